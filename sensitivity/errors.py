@@ -1,0 +1,65 @@
+"""Errors that a user can act on.
+
+    SensitivityError              a user's mistake or a limit met: printed as one sentence, exit code 1
+    ├── TaskError                 the task file, its data or its metric
+    ├── ModelError                the model is not calibrated, or its quantizers cannot be used
+    ├── NamesError                a name or pattern that matches nothing
+    ├── RunDirError               a run directory lacks or holds something else than is needed
+    │   └── JournalMismatch       the journal is of another model, data set or configuration
+    ├── WriteError                a file could not be written
+    ├── ExportError               the model cannot be exported, or the exported file is not what was planned
+    ├── OnnxFileError             an ONNX file that cannot be read or used
+    ├── RuntimeUnavailable        a requested runtime cannot load or run the file
+    └── MissingPackage            an optional package is not installed
+
+Anything else that escapes is our bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SensitivityError(Exception):
+    """What must hold, what came, what to try: one sentence."""
+
+
+class TaskError(SensitivityError): ...
+
+
+class ModelError(SensitivityError): ...
+
+
+class NamesError(SensitivityError): ...
+
+
+class RunDirError(SensitivityError): ...
+
+
+class JournalMismatch(RunDirError): ...
+
+
+class WriteError(SensitivityError): ...
+
+
+class ExportError(SensitivityError): ...
+
+
+class OnnxFileError(SensitivityError): ...
+
+
+class RuntimeUnavailable(SensitivityError): ...
+
+
+class MissingPackage(SensitivityError):
+    def __init__(self, package: str, purpose: str, extra: str) -> None:
+        super().__init__(f"Expected {package} to be installed for {purpose}; run: pip install 'sensitivity[{extra}]'.")
+
+
+def unknown_name(what: str, got: str, known: Iterable[str]) -> NamesError:
+    """The error for a name that matches nothing, with the closest names that exist."""
+    names = sorted(known)
+    close = difflib.get_close_matches(got, names, n=3, cutoff=0.4)
+    hint = f"Close names: {', '.join(close)}." if close else f"Known: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+    return NamesError(f"Expected {what} to match exactly one of {len(names)} names, got {got!r}. {hint}")

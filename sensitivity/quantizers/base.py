@@ -1,0 +1,61 @@
+"""How a calibrated model is seen and switched, whatever toolkit made it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from sensitivity.errors import ModelError
+from sensitivity.records import Grid, Quantizer, Unit
+
+
+class QuantizedModel(Protocol):
+    """A calibrated model and its enabled quantizers.
+
+    source: the toolkit's name in the registry, such as "modelopt".
+    model: the user's own object, never copied, always left as it was found.
+    quantizers: every quantizer that was enabled when this was made, in the model's order. Quantizers that the user
+        had already disabled are not listed and stay disabled.
+    """
+
+    source: str
+    model: Any
+    quantizers: tuple[Quantizer, ...]
+
+    def disabled(self, names: Iterable[str]) -> AbstractContextManager[None]:
+        """Leave exactly these quantizers unquantized inside the `with`; the state before it is restored after it,
+        also after an exception. Raises NamesError for a name that is not in `quantizers`."""
+        ...
+
+    def grid(self, name: str) -> Grid:
+        """The integer grid of one quantizer. Raises ModelError where it is not an integer grid (FP8, block-wise)."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex digest of weights, buffers and every quantizer's settings: changes when any of them does."""
+        ...
+
+
+def layers(quantizers: Iterable[Quantizer]) -> tuple[Unit, ...]:
+    """Group quantizers into layers by exact layer name, in the model's order.
+
+    >>> layers([Quantizer("a.input_quantizer", "a", "input", 8, None), Quantizer("a.weight_quantizer", "a", "weight", 8, 0)])
+    (Unit(name='a', quantizers=('a.input_quantizer', 'a.weight_quantizer')),)
+    """
+    grouped: dict[str, list[str]] = {}
+    for quantizer in quantizers:
+        grouped.setdefault(quantizer.layer, []).append(quantizer.name)
+    return tuple(Unit(layer, tuple(names)) for layer, names in grouped.items())
+
+
+def check_calibrated(quantizers: Iterable[Quantizer]) -> None:
+    """Raise ModelError that names each quantizer which is enabled but not calibrated."""
+    bad = [quantizer for quantizer in quantizers if quantizer.problem]
+    if bad:
+        shown = "; ".join(f"{quantizer.name}: {quantizer.problem}" for quantizer in bad[:5])
+        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise ModelError(
+            f"Expected every enabled quantizer to be calibrated, got {len(bad)} that are not ({shown}{more}); "
+            "run calibration on data that reaches these layers, or disable them."
+        )

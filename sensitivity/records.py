@@ -1,0 +1,191 @@
+"""Frozen records: the only things that pass from one step to the next.
+
+A model's quantizers become units, units become variants, variants are measured,
+measurements become effects, effects become a plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Role = Literal["input", "weight", "output"]
+Mode = Literal["disable", "enable"]
+Scores = NDArray[np.float64]
+"""Per-sample scores: first axis is the sample, [n] or [n, k]."""
+
+SPLITS = ("rank", "confirm", "holdout")
+"""rank: sensitivities; confirm: choosing a plan; holdout: the reported accuracy, never used to choose."""
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """One fake-quantization point of a calibrated model.
+
+    name: exact and unique in the model. layer: the operation it belongs to.
+    axis: channel axis of a per-channel quantizer; None means per tensor.
+    problem: why it cannot be used ("amax is missing"); None means calibrated.
+    """
+
+    name: str
+    layer: str
+    role: Role
+    bits: int
+    axis: int | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """An integer grid: x is replaced by (clip(round(x / scale) + zero_point, low, high) - zero_point) * scale.
+
+    scale: float32[1] per tensor, float32[channels] along `axis` otherwise; finite and > 0.
+    """
+
+    scale: NDArray[np.float32]
+    zero_point: int
+    low: int
+    high: int
+    axis: int | None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a scan toggles: a layer or a group, with the exact names of its quantizers."""
+
+    name: str
+    quantizers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The model with some quantizers disabled.
+
+    Two variants with the same `disabled` are the same variant, whatever their labels.
+    """
+
+    label: str
+    disabled: frozenset[str]
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256("\n".join(sorted(self.disabled)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval. low and high are None where no interval can be had (n < 2)."""
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Sensitivity of one unit.
+
+    effect: mode `disable`: metric gained when only this unit is left unquantized; mode `enable`: metric lost
+        when only this unit is quantized. In the metric's own unit.
+    metric: the aggregate metric of the variant itself.
+    rank: 1 is the most sensitive; unique. tie: the rank of the first unit that the data cannot tell from this
+        one; equal to `rank` where there is none.
+    """
+
+    rank: int
+    tie: int
+    unit: str
+    effect: Estimate
+    metric: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the plan must hold on `confirm`: exactly one of the three is given.
+
+    metric: absolute. drop: largest loss against float, in the metric's unit. relative: the same as a fraction of float.
+    """
+
+    metric: float | None = None
+    drop: float | None = None
+    relative: float | None = None
+
+    def floor(self, float_metric: float) -> float:
+        """The lowest metric that meets the target, given the float baseline on the same samples."""
+        if self.metric is not None:
+            return self.metric
+        if self.drop is not None:
+            return float_metric - self.drop
+        assert self.relative is not None
+        return float_metric * (1 - self.relative)
+
+
+@dataclass(frozen=True)
+class PlanStep:
+    """A skip-set that a planner tried on `confirm`, in the order tried."""
+
+    skip: tuple[str, ...]
+    metric: float
+    met: bool
+
+
+@dataclass(frozen=True)
+class PlanMetric:
+    """Accuracy of a plan. float, quantized and confirm are on the `confirm` split, where the target was checked;
+    holdout is on samples that no choice has seen; holdout_float and holdout_drop (paired, float minus plan) too."""
+
+    name: str
+    float: Estimate
+    quantized: Estimate
+    confirm: Estimate
+    holdout: Estimate
+    holdout_float: Estimate
+    holdout_drop: Estimate
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A skip-set with its evidence.
+
+    skip: exact unit names, most sensitive first. quantizers: exact names of all quantizers it disables.
+    floor: the metric that had to be reached on `confirm`. reason: why the target was missed; None when met.
+    try_next: what else to try when missed.
+    """
+
+    skip: tuple[str, ...]
+    quantizers: tuple[str, ...]
+    met: bool
+    target: Target
+    floor: float
+    metric: PlanMetric
+    path: tuple[PlanStep, ...]
+    planner: str
+    reason: str | None = None
+    try_next: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one file in one runtime, all files of a bench interleaved in the same run.
+
+    ratio: time of the float file over time of this one, with a bootstrap interval; above 1 is faster than float.
+    """
+
+    file: str
+    variant: Literal["float", "fp16", "int8", "partial"]
+    runtime: str
+    precision: str
+    batch: int
+    threads: int
+    n: int
+    median_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    spread_ms: float
+    ratio: Estimate

@@ -1,0 +1,23 @@
+"""Names to "module:Class", imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from sensitivity.errors import unknown_name
+
+FAMILIES: dict[str, dict[str, str]] = {
+    "quantizers": {"modelopt": "sensitivity.quantizers.modelopt:ModelOptModel"},
+    "planners": {"greedy": "sensitivity.planners.greedy:GreedyPlanner"},
+    "runtimes": {"onnxruntime": "sensitivity.runtimes.onnxruntime:OnnxRuntime"},
+}
+
+
+def load(family: str, name: str) -> Any:
+    """The class registered under this name. Raises NamesError, with close names, where there is none."""
+    members = FAMILIES[family]
+    if name not in members:
+        raise unknown_name(f"a name in {family}", name, members)
+    module, _, attribute = members[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,25 @@
+"""How the outputs of many variants of a fake-quantized model are computed for one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+
+class Simulator(Protocol):
+    """Computes what the model would output with some quantizers disabled.
+
+    name: "toggle", "replay", ... as shown in reports and kept in the journal's head.
+    reason: one sentence that says why this one was chosen.
+    """
+
+    name: str
+    reason: str
+
+    def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
+        """Yield (index into `variants`, outputs of the model on `inputs` with exactly those quantizers disabled).
+
+        Each index comes once, in the order that is cheapest. Outputs are valid until the next one is asked for.
+        The model is as it was found whenever the iterator is exhausted, closed, or raises.
+        """
+        ...

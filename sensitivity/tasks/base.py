@@ -1,0 +1,61 @@
+"""What a user's Python file returns: a calibrated model, its data by split, and how outputs become scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sensitivity.records import Scores
+
+Batches = Iterable[tuple[Any, Any]]
+"""Batches of (inputs, targets): iterable again and again in the same order, with `len()` (a list, a DataLoader
+without shuffling). The first axis of every tensor is the sample."""
+
+
+def mean(scores: Scores) -> float:
+    """The default aggregate: the mean of per-sample scores float[n]."""
+    return float(np.mean(scores))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model to analyse and how to judge it.
+
+    model: calibrated, in eval mode, on the device where it shall run.
+    data: batches for the splits "rank", "confirm" and "holdout"; different samples in each, drawn at random from
+        the same population, and none of them used for calibration.
+    score: (outputs, targets) -> per-sample scores float[n] or float[n, k], higher is better, all finite.
+    aggregate: scores of any number of samples -> the metric, higher is better; the mean by default.
+    metric: its name in reports. full_scale: its largest value; "1pt" is a hundredth of it.
+    inputs: model(*inputs) for a tuple, model(**inputs) for a dict, model(inputs) otherwise.
+    """
+
+    model: Any
+    data: Mapping[str, Batches]
+    score: Callable[[Any, Any], ArrayLike]
+    aggregate: Callable[[Scores], float] = mean
+    metric: str = "accuracy"
+    full_scale: float = 1.0
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EvaluateTask:
+    """For a user who only has `evaluate(model) -> float`, higher is better.
+
+    Slower (each variant is a whole evaluation) and without intervals. `confirm` and `holdout` are evaluations on other
+    samples; None means that `evaluate` serves for them too, and the reported accuracy is then not held out.
+    example_inputs: one batch of inputs, needed for export and bench only.
+    """
+
+    model: Any
+    evaluate: Callable[[Any], float]
+    confirm: Callable[[Any], float] | None = None
+    holdout: Callable[[Any], float] | None = None
+    example_inputs: Any = None
+    metric: str = "metric"
+    full_scale: float = 1.0
