@@ -1,0 +1,105 @@
+"""Read an ONNX file from anyone, or say in one sentence why it cannot be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from sensitivity.errors import OnnxFileError
+
+LARGEST_BYTES = 2**31 - 1
+"""protobuf cannot hold more in one message."""
+
+
+def load_model(path: Path) -> ir.Model:
+    """The model in `path`, with external data found in its own folder only.
+
+    Values of scales are not judged here: see `qdq.check_scales`.
+    Raises OnnxFileError for a file that is missing, not ONNX, cut short, larger than 2 GB, or whose external data is
+    missing, cut short or outside the file's folder.
+    """
+    path = Path(path)
+    proto = _parse(path)
+    _check_external_data(proto, path)
+    try:
+        model: ir.Model = ir.from_proto(proto)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise OnnxFileError(f"Expected {path} to hold a valid ONNX graph, got: {error}; export it again.") from error
+    for graph in model.graphs():
+        ir.external_data.set_base_dir(graph, str(path.parent))
+    return model
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_BYTES:
+            raise OnnxFileError(
+                f"Expected {path} to be smaller than 2 GB, got {size / 1e9:.2f} GB; "
+                "save it with its weights as external data."
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise OnnxFileError(f"Expected {path} to be a readable ONNX file, got: {error.strerror or error}.") from error
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise OnnxFileError(
+            f"Expected {path} to be a whole ONNX file, got {size} bytes that do not parse; "
+            "it is cut short or not ONNX: copy or export it again."
+        ) from error
+    if not proto.opset_import or not proto.graph.output:
+        raise OnnxFileError(f"Expected {path} to be an ONNX model, got {size} bytes without a graph or an opset.")
+    return proto
+
+
+def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
+    folder = path.parent.resolve()
+    total = 0
+    for tensor in _tensors(proto.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        info = {entry.key: entry.value for entry in tensor.external_data}
+        location = info.get("location", "")
+        file = (folder / location).resolve()  # follows links: a link out of the folder is outside it
+        if not location or os.path.isabs(location) or not file.is_relative_to(folder):
+            raise OnnxFileError(
+                f"Expected external data of {path} to lie in its own folder, got {location!r} for {tensor.name}; "
+                "save the model with its data beside it."
+            )
+        if not file.is_file():
+            raise OnnxFileError(
+                f"Expected external data {location!r} of {path} to exist, for {tensor.name}; copy it beside the model."
+            )
+        try:
+            offset, length = int(info.get("offset", 0)), int(info.get("length", 0))
+        except ValueError:
+            offset, length = -1, 0
+        if offset < 0 or length < 0 or offset + length > file.stat().st_size:
+            raise OnnxFileError(
+                f"Expected external data {location!r} of {path} to hold bytes {offset} to {offset + length} for "
+                f"{tensor.name}, got a file of {file.stat().st_size} bytes; copy or export it again."
+            )
+        total += length
+    if total > LARGEST_BYTES:
+        raise OnnxFileError(f"Expected the weights of {path} to be smaller than 2 GB, got {total / 1e9:.2f} GB.")
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor: initializers and attributes, also of sub-graphs."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            if attribute.HasField("g"):
+                yield from _tensors(attribute.g)
+            for inner in attribute.graphs:
+                yield from _tensors(inner)

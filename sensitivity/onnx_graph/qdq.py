@@ -1,0 +1,148 @@
+"""QuantizeLinear/DequantizeLinear pairs, as they stand in a graph.
+
+activation -> Q -> DQ -> op            an activation pair
+FP32 initializer -> Q -> DQ -> op      a weight pair
+INT8 initializer -> DQ -> op           a weight pair in the compact form: it has no Q
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sensitivity.errors import OnnxFileError
+
+WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+"""Operations with a weight, and which input it is. A MatMul of two activations has no weight: see `weight`."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One Q/DQ pair. `quantize` is None in the compact form. A Q with two DQs makes two pairs."""
+
+    quantize: ir.Node | None
+    dequantize: ir.Node
+
+    @property
+    def source(self) -> ir.Value:
+        """What is quantized: an activation, or the initializer."""
+        value = (self.quantize or self.dequantize).inputs[0]
+        assert value is not None
+        return value
+
+    @property
+    def output(self) -> ir.Value:
+        return self.dequantize.outputs[0]
+
+    @property
+    def name(self) -> str:
+        return (self.quantize or self.dequantize).name or self.output.name or "?"
+
+    @property
+    def scale(self) -> Array | None:
+        """float[] or float[1] per tensor, float[channels] along `axis`; None where it is not a constant."""
+        return constant(self.dequantize.inputs[1])
+
+    @property
+    def zero_point(self) -> Array | None:
+        """None where it is left out or not a constant."""
+        return constant(zero_point_value(self.dequantize))
+
+    @property
+    def axis(self) -> int | None:
+        """Channel axis, also where the file leaves it to the default; None per tensor."""
+        scale = self.scale
+        return None if scale is None or scale.ndim == 0 or scale.size == 1 else axis_of(self.dequantize)
+
+    @property
+    def of_weight(self) -> bool:
+        return constant(self.source) is not None
+
+
+def pairs(graph: ir.Graph) -> Iterator[Pair]:
+    """Every pair, in the order of the graph's nodes."""
+    for node in graph.all_nodes():
+        if node.op_type == "DequantizeLinear":
+            pair = pair_of(node.outputs[0])
+            if pair is not None:
+                yield pair
+
+
+def pair_of(value: ir.Value | None) -> Pair | None:
+    """The pair that ends in this value; None where there is none (an INT32 bias behind a DQ is one, without a Q)."""
+    node = value.producer() if value is not None else None
+    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return None
+    quantize = node.inputs[0].producer()
+    if quantize is not None and quantize.op_type == "QuantizeLinear":
+        return Pair(quantize, node)
+    return Pair(None, node) if constant(node.inputs[0]) is not None else None
+
+
+def activation(node: ir.Node) -> ir.Value | None:
+    """The first input of an operation with a weight."""
+    return node.inputs[0]
+
+
+def weight(node: ir.Node) -> ir.Value | None:
+    """The weight input of a node, quantized or not; None for operations without one (also MatMul of activations)."""
+    index = WEIGHT_INPUT.get(node.op_type)
+    value = node.inputs[index] if index is not None and len(node.inputs) > index else None
+    return value if value is not None and rooted_at_constant(value) else None
+
+
+def weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    return (node for node in graph.all_nodes() if weight(node) is not None)
+
+
+def rooted_at_constant(value: ir.Value) -> bool:
+    """Whether the value is a constant, or one behind Q, DQ, Transpose, Cast, Reshape or Identity."""
+    while constant(value) is None:
+        node = value.producer()
+        if node is None or node.op_type not in {
+            "QuantizeLinear", "DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity",
+        }:  # fmt: skip
+            return False
+        first = node.inputs[0]
+        if first is None:
+            return False
+        value = first
+    return True
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """The array of an initializer or of a Constant node; None for anything else."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return None if tensor is None else tensor.numpy()
+
+
+def zero_point_value(node: ir.Node) -> ir.Value | None:
+    """The zero point input of a Q or DQ; None where it is left out."""
+    return node.inputs[2] if len(node.inputs) > 2 else None
+
+
+def axis_of(node: ir.Node) -> int:
+    """The axis of a Q or DQ, also where the file leaves it to the default of opset 13 and later."""
+    attribute = node.attributes.get("axis")
+    return 1 if attribute is None else int(attribute.as_int())
+
+
+def check_scales(model: ir.Model, name: str) -> None:
+    """Raise OnnxFileError that names the first scale which is not finite and positive. `name` is the file."""
+    for node in model.graph.all_nodes():
+        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+            continue
+        scale = constant(node.inputs[1])
+        if scale is not None and not (np.isfinite(scale).all() and (scale > 0).all()):
+            worst = scale[~(np.isfinite(scale) & (scale > 0))].ravel()[0]
+            raise OnnxFileError(
+                f"Expected every scale in {name} to be finite and above 0, got {worst} at {node.name}; "
+                "calibrate that quantizer again or leave it out."
+            )
