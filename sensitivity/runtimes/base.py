@@ -1,15 +1,42 @@
-"""A runtime builds an engine from an ONNX file, runs it and times it."""
+"""A runtime builds an engine from an ONNX file, runs it, times it, and says what precision each layer ran in."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.errors import OnnxFileError
+
 Tensors = Mapping[str, NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """One step of an engine as the runtime ran it.
+
+    name, op: the runtime's own words for the step and its kind.
+    precision: what it computed in: "int8", "fp16", "fp32", ...; "?" where the runtime does not say.
+    ms: median time of this step in one inference, from a profiling run (which is slower in total than an unprofiled
+        one); None where it was not measured.
+    onnx: names of the ONNX nodes it computes, in the file's order; empty for a step that the runtime added.
+    origin: "reformat" for a copy that only changes layout, type or scale, "qdq" for a quantize or dequantize step
+        that was not fused into another, None for everything else.
+    detail: what a reader needs to find it, such as "float NHWC -> int8 NC/32HW32"; may be empty.
+    """
+
+    name: str
+    op: str
+    precision: str
+    ms: float | None
+    onnx: tuple[str, ...] = ()
+    origin: str | None = None
+    detail: str = ""
 
 
 class Engine(Protocol):
@@ -27,6 +54,14 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
+class ProfiledEngine(Engine, Protocol):
+    """An engine that also says what it did. Not every runtime can."""
+
+    def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
+        """Every step of one inference in the order it ran, from `repeats` profiled inferences apart from any timing."""
+        ...
+
+
 class Runtime(Protocol):
     name: str
 
@@ -39,3 +74,52 @@ class Runtime(Protocol):
     def build(self, file: Path, *, threads: int | None = None) -> Engine:
         """Raises RuntimeUnavailable where the runtime is missing, OnnxFileError where it refuses the file."""
         ...
+
+
+class Closing:
+    """`with engine:` closes it, also after an exception."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what the engine holds; it cannot be used afterwards."""
+
+
+def existing(file: Path) -> Path:
+    """The file itself. Raises OnnxFileError where there is none, or it is empty."""
+    if not file.is_file():
+        raise OnnxFileError(
+            f"Expected an ONNX file at {file}, got none; run 'sensitivity export' first, or check the path."
+        )
+    if file.stat().st_size == 0:
+        raise OnnxFileError(f"Expected an ONNX model in {file}, got an empty file; export it again.")
+    return file
+
+
+def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
+    """The error for a file that a runtime cannot load, with the first line of what it said."""
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return OnnxFileError(
+        f"Expected {file.name} to be an ONNX model that {runtime} can load, got: {said[:300]}; "
+        "check it with 'sensitivity lint', or export it again."
+    )
+
+
+def fitted(inputs: Tensors, wanted: Mapping[str, np.dtype[Any]]) -> dict[str, NDArray[np.generic]]:
+    """The inputs as contiguous arrays of the types that the file wants; floats are cast to its float type.
+
+    Raises OnnxFileError where names differ, or a type that is not a float does.
+    """
+    if set(inputs) != set(wanted):
+        raise OnnxFileError(f"Expected inputs named {', '.join(wanted)}, got {', '.join(inputs) or 'none'}.")
+    for name, dtype in wanted.items():
+        got = inputs[name].dtype
+        if got != dtype and not (got.kind == dtype.kind == "f"):
+            raise OnnxFileError(f"Expected input {name} of type {dtype}, got {got}; convert it before the run.")
+    return {name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in wanted.items()}

@@ -1,0 +1,101 @@
+"""What a latency depends on besides the model: the machine, its clocks, threads and versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16")
+ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "fphp", "sve")
+PACKAGES = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torch",
+    "nvidia-modelopt",
+)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
+GPU_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "persistence_mode", "power.limit")
+
+
+def environment() -> dict[str, str]:
+    """Name -> value, for a report; what cannot be read says so ("governor": "not readable")."""
+    return _machine() | _cpu() | _clocks() | _threads() | _gpu() | _versions()
+
+
+def _machine() -> dict[str, str]:
+    return {"machine": platform.machine(), "os": platform.platform(), "python": platform.python_version()}
+
+
+def _cpu() -> dict[str, str]:
+    info = _cpu_info(_read("/proc/cpuinfo") or "")
+    present = set((info.get("flags") or info.get("Features") or "").split())
+    flags = [flag for flag in FLAGS + ARM_FLAGS if flag in present]
+    return {
+        "cpu": info.get("model name") or platform.processor() or "not readable",
+        "cpu flags": " ".join(flags) if present else "not readable",
+        "int8 instructions": "yes" if {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"} & present else "no",
+        "hypervisor": "yes" if "hypervisor" in present else "no",
+    }
+
+
+def _cpu_info(text: str) -> dict[str, str]:
+    """The first processor's block of /proc/cpuinfo."""
+    first = text.split("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _clocks() -> dict[str, str]:
+    cpufreq = "/sys/devices/system/cpu/cpu0/cpufreq"
+    khz = {name: _read(f"{cpufreq}/scaling_{name}_freq") for name in ("min", "cur", "max")}
+    return {
+        "governor": _read(f"{cpufreq}/scaling_governor") or "not readable",
+        "clock MHz": ", ".join(f"{name} {int(value) // 1000}" for name, value in khz.items() if value)
+        or "not readable",
+        "load": " ".join(f"{load:.2f}" for load in os.getloadavg()) if hasattr(os, "getloadavg") else "not readable",
+    }
+
+
+def _threads() -> dict[str, str]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota = _read("/sys/fs/cgroup/cpu.max") or "not readable"
+    settings = {name: value for name in THREAD_VARIABLES if (value := os.environ.get(name))}
+    return {"cores": str(os.cpu_count()), "usable cores": str(usable), "cpu quota": quota} | settings
+
+
+def _gpu() -> dict[str, str]:
+    if not (tool := shutil.which("nvidia-smi")):
+        return {"gpu": "none found (no nvidia-smi)"}
+    query = [tool, f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return {"gpu": "nvidia-smi does not answer"}
+    values = [value.strip() for value in answer.splitlines()[0].split(",")] if answer else []
+    return {f"gpu {field}": value for field, value in zip(GPU_FIELDS, values, strict=False)}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None

@@ -1,0 +1,125 @@
+"""Latency of several files in one runtime, taken in turn so that all of them see the same machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.bench.ratio import median_ratio
+from sensitivity.errors import SensitivityError
+from sensitivity.records import Timing
+from sensitivity.runtimes.base import Engine, Runtime, Tensors
+
+Variant = Literal["float", "fp16", "int8", "partial"]
+
+
+def bench_files(
+    files: Mapping[Variant, Path],
+    runtime: Runtime,
+    inputs: Tensors,
+    *,
+    threads: int,
+    rounds: int,
+    warmup: int,
+    progress: Callable[[int, int], None] | None = None,
+    seed: int = 0,
+) -> tuple[Timing, ...]:
+    """Time every file once per round, in an order that is drawn anew for each round.
+
+    inputs: one batch, the same for all files; the first axis is the sample.
+    threads: of the runtime, for one inference. warmup: untimed inferences of each file before the first round.
+    progress: called with (rounds done, rounds) after each round.
+    All files are loaded at once; every engine is closed at the end, also after an exception.
+    Raises SensitivityError where the float file is missing (every ratio is against it) or a number makes no sense,
+    and what the runtime raises for a file that it cannot load.
+    """
+    _check(files, threads, rounds, warmup)
+    with contextlib.ExitStack() as stack:
+        engines: dict[Variant, Engine] = {}
+        for variant, file in files.items():
+            engines[variant] = runtime.build(file, threads=threads)
+            stack.callback(engines[variant].close)
+        times = interleaved(engines, inputs, rounds=rounds, warmup=warmup, progress=progress, seed=seed)
+        batch = len(next(iter(inputs.values())))
+        return tuple(
+            timing(
+                str(file),
+                variant,
+                runtime.name,
+                engines[variant].precision,
+                batch,
+                threads,
+                times[variant],
+                times["float"],
+            )
+            for variant, file in files.items()
+        )
+
+
+def interleaved(
+    engines: Mapping[Variant, Engine],
+    inputs: Tensors,
+    *,
+    rounds: int,
+    warmup: int,
+    progress: Callable[[int, int], None] | None = None,
+    seed: int = 0,
+) -> dict[Variant, NDArray[np.float64]]:
+    """Milliseconds float64[rounds] of each engine; entry i of all of them is of the same round."""
+    rng = np.random.default_rng(seed)
+    variants = list(engines)
+    times = {variant: np.empty(rounds) for variant in variants}
+    for engine in engines.values():
+        if warmup:
+            engine.time_ms(inputs, warmup)
+    for i in range(rounds):
+        for k in rng.permutation(len(variants)):
+            # The first inference of a turn brings back into the caches what the other files drove out of them.
+            times[variants[k]][i] = engines[variants[k]].time_ms(inputs, 2)[-1]
+        if progress:
+            progress(i + 1, rounds)
+    return times
+
+
+def timing(
+    file: str,
+    variant: Variant,
+    runtime: str,
+    precision: str,
+    batch: int,
+    threads: int,
+    ms: NDArray[np.float64],
+    float_ms: NDArray[np.float64],
+) -> Timing:
+    """Summarize times float64[n] of one file; spread_ms is the interquartile range."""
+    q25, q50, q75, q90, q95, q99 = (float(q) for q in np.quantile(ms, [0.25, 0.5, 0.75, 0.9, 0.95, 0.99]))
+    return Timing(
+        file=file,
+        variant=variant,
+        runtime=runtime,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        n=len(ms),
+        median_ms=q50,
+        p90_ms=q90,
+        p95_ms=q95,
+        p99_ms=q99,
+        spread_ms=q75 - q25,
+        ratio=median_ratio(float_ms, ms),
+    )
+
+
+def _check(files: Mapping[Variant, Path], threads: int, rounds: int, warmup: int) -> None:
+    if "float" not in files:
+        raise SensitivityError(
+            f"Expected a float file to compare with, got {', '.join(files) or 'no files'}; export it with the others."
+        )
+    for what, value, least in (("threads", threads, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
+        if value < least:
+            raise SensitivityError(f"Expected {what} of at least {least}, got {value}.")

@@ -1,0 +1,70 @@
+"""Timings in words: what is faster, by how much, and what to do where INT8 is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sensitivity.records import Estimate, Timing
+
+NAMES = {"float": "The float model", "fp16": "FP16", "int8": "Full INT8", "partial": "The partial plan"}
+LOWERED_FOR = {
+    "onnxruntime": "ONNX Runtime fuses Q/DQ into integer kernels only where the output of a layer is quantized too: "
+    "an unlowered Q/DQ file is often slower than float there, and says nothing about other runtimes; "
+    "'sensitivity export --for onnxruntime' makes a file that it can fuse.",
+    "openvino": "'sensitivity export --for openvino' makes a file on the uint8 grid that OpenVINO's kernels expect.",
+    "tensorrt": "See which layers ran in INT8 and where reformats come from in the per-layer profile.",
+}
+
+
+def verdict(timings: Sequence[Timing]) -> list[str]:
+    """Sentences about one bench run of one runtime, the most important first; the float file must be among them."""
+    by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
+    base = by_variant["float"]
+    others = [by_variant[variant] for variant in ("partial", "int8", "fp16") if variant in by_variant]
+    sentences = [_against_float(timing) for timing in others]
+    sentences += _against_each_other(by_variant)
+    if any(_speed(timing.ratio) != "faster" for timing in others if timing.variant in ("int8", "partial")):
+        sentences.append(_why_slow(base.runtime))
+    sentences.append(
+        f"Float takes {base.median_ms:.3g} ms. Measured in {base.runtime} ({base.threads} "
+        f"thread{'s' if base.threads > 1 else ''}, batch {base.batch}, unquantized layers in {base.precision}), "
+        f"{base.n} rounds with all files in turn."
+    )
+    return sentences
+
+
+def _speed(ratio: Estimate) -> str:
+    """'faster', 'slower', or 'no different' where the interval holds 1 or there is none."""
+    if ratio.low is None or ratio.high is None or ratio.low <= 1 <= ratio.high:
+        return "no different"
+    return "faster" if ratio.low > 1 else "slower"
+
+
+def _against_float(timing: Timing) -> str:
+    ratio, name = timing.ratio, NAMES[timing.variant]
+    took = f"{timing.median_ms:.3g} ms, p95 {timing.p95_ms:.3g} ms"
+    if ratio.low is None:
+        return f"{name} runs at {ratio.value:.2f} times the speed of float ({took}); one round gives no interval."
+    interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
+    if _speed(ratio) == "no different":
+        return f"{name} cannot be told from float: {ratio.value:.2f} times its speed ({interval}; {took})."
+    return f"{name} is {_speed(ratio)} than float: {ratio.value:.2f} times its speed ({interval}; {took})."
+
+
+def _against_each_other(by_variant: dict[str, Timing]) -> list[str]:
+    partial, int8, fp16 = (by_variant.get(variant) for variant in ("partial", "int8", "fp16"))
+    sentences = []
+    if partial and int8 and _speed(int8.ratio) == "faster":
+        gain = (1 - 1 / partial.ratio.value) / (1 - 1 / int8.ratio.value)
+        sentences.append(f"The partial plan keeps {max(gain, 0):.0%} of the time that full INT8 saves.")
+    if partial and fp16 and partial.median_ms > fp16.median_ms:
+        sentences.append(
+            f"The partial plan is slower than FP16 ({partial.median_ms:.3g} against {fp16.median_ms:.3g} ms): as it "
+            "is, FP16 is the better engine; have fewer boundaries between INT8 and float, or leave out fewer layers."
+        )
+    return sentences
+
+
+def _why_slow(runtime: str) -> str:
+    family = next((name for name in LOWERED_FOR if runtime.startswith(name)), "onnxruntime")
+    return LOWERED_FOR[family]

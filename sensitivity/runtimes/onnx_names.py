@@ -1,0 +1,54 @@
+"""Which node of the ONNX file a runtime's own name for a step comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+@dataclass(frozen=True)
+class NodeName:
+    """A node of the file: its name, or its first output where the exporter left it unnamed."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class OnnxNames:
+    """Looks nodes up by their own name or by the name of a tensor that they make."""
+
+    def __init__(self, nodes: Iterable[NodeName]) -> None:
+        self.nodes = tuple(nodes)
+        self.by_name = {node.name: node for node in self.nodes}
+        self.by_output = {output: node for node in self.nodes for output in node.outputs}
+
+    def find(self, name: str) -> NodeName | None:
+        return self.by_name.get(name) or self.by_output.get(name)
+
+    def weighted_at_or_before(self, name: str) -> NodeName | None:
+        """The nearest weighted node (Conv, Gemm, ...) at this node or before it along first inputs: fused steps are
+        often named by the last tensor they make, such as the output of the ReLU after a convolution."""
+        node = self.find(name)
+        while node is not None and node.op not in WEIGHTED:
+            node = self.by_output.get(node.inputs[0]) if node.inputs else None
+        return node
+
+    def known(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of the names that are nodes, each once, in the file's order."""
+        wanted = {node.name for name in names if (node := self.find(name))}
+        return tuple(node.name for node in self.nodes if node.name in wanted)
+
+
+def onnx_names(file: Path) -> OnnxNames:
+    """Names of the main graph's nodes; weights are not read."""
+    import onnx
+
+    return OnnxNames(
+        NodeName(node.name or node.output[0], node.op_type, tuple(node.input), tuple(node.output))
+        for node in onnx.load(file, load_external_data=False).graph.node
+    )

@@ -1,0 +1,115 @@
+"""ONNX Runtime on the CPU, with its default graph optimizations."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import RuntimeUnavailable
+from sensitivity.runtimes.base import Closing, LayerRun, Tensors, existing, fitted, refused
+from sensitivity.runtimes.onnx_names import onnx_names
+from sensitivity.runtimes.ort_profile import layer_runs
+
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+} | {f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+
+
+class OnnxRuntime:
+    """optimize: False switches every graph optimization off: the reference numerics of a Q/DQ file, slow."""
+
+    name = "onnxruntime"
+
+    def __init__(self, *, optimize: bool = True) -> None:
+        self.optimize = optimize
+
+    def unavailable(self) -> str | None:
+        if importlib.util.find_spec("onnxruntime") is None:
+            return "ONNX Runtime is not installed; run: pip install onnxruntime"
+        return None
+
+    def version(self) -> str:
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
+
+    def build(self, file: Path, *, threads: int | None = None) -> OnnxRuntimeEngine:
+        if problem := self.unavailable():
+            raise RuntimeUnavailable(problem)
+        return OnnxRuntimeEngine(existing(file), threads, self.optimize)
+
+
+class OnnxRuntimeEngine(Closing):
+    """One session. A second one with the profiler on is made by `profile`, so that timing is never profiled."""
+
+    precision = "fp32"  # the CPU kernels of x64 compute FP16 files in FP32, between casts
+
+    def __init__(self, file: Path, threads: int | None, optimize: bool) -> None:
+        self._file, self._threads, self._optimize = file, threads, optimize
+        self._session: Any = _session(file, _options(threads, optimize))
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
+        names = [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, _feed(self._session, inputs)), strict=True))
+
+    def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
+        session, feed = self._session, _feed(self._session, inputs)
+        times = np.empty(repeats)
+        for i in range(repeats):
+            start = time.perf_counter_ns()
+            session.run(None, feed)
+            times[i] = (time.perf_counter_ns() - start) / 1e6
+        return times
+
+    def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
+        with tempfile.TemporaryDirectory() as folder:
+            options = _options(self._threads, self._optimize)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = _session(self._file, options)
+            feed = _feed(session, inputs)
+            for _ in range(repeats + 1):
+                session.run(None, feed)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        return layer_runs(events, onnx_names(self._file), skip=1)
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _options(threads: int | None, optimize: bool) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.inter_op_num_threads = 1
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    # Files are timed in turn: idle threads of one session must not spin on the cores that the next one uses.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _session(file: Path, options: Any) -> Any:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no public base class
+        raise refused(file, "ONNX Runtime", error) from error
+
+
+def _feed(session: Any, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
+    return fitted(inputs, {item.name: np.dtype(DTYPES[item.type]) for item in session.get_inputs()})

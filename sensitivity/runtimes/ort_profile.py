@@ -1,0 +1,55 @@
+"""ONNX Runtime's profile events -> the layers that ran, their precision and time."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sensitivity.runtimes.base import LayerRun
+from sensitivity.runtimes.onnx_names import OnnxNames
+
+PRECISION = {"float": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8", "double": "fp64"}
+QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+REFORMAT_OPS = frozenset({"ReorderInput", "ReorderOutput", "Transpose", "Cast"})
+MADE_BY_FUSION = re.compile(r"(_token_\d+|_nchwc|_quant|_fused)+$")
+
+
+def layer_runs(events: Iterable[Mapping[str, Any]], names: OnnxNames, *, skip: int = 0) -> tuple[LayerRun, ...]:
+    """One LayerRun per node that ran, in the order of the first inference.
+
+    skip: how many first inferences are left out of the medians (they allocate memory and pack weights).
+    """
+    ran: dict[str, list[Mapping[str, Any]]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and str(event["name"]).endswith("_kernel_time"):
+            ran.setdefault(str(event["name"]).removesuffix("_kernel_time"), []).append(event)
+    return tuple(_layer_run(name, seen, names, skip) for name, seen in ran.items())
+
+
+def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip: int) -> LayerRun:
+    args = seen[0]["args"]
+    op = str(args["op_name"])
+    source = MADE_BY_FUSION.sub("", name)
+    node = names.weighted_at_or_before(source) if "Conv" in op or "Gemm" in op or "MatMul" in op else names.find(source)
+    added = node is None or (op in REFORMAT_OPS and node.op != op)
+    took, made = _types(args["input_type_shape"]), _types(args["output_type_shape"])
+    return LayerRun(
+        name=name,
+        op=op,
+        precision=_precision(took),
+        ms=statistics.median([float(event["dur"]) for event in seen][skip:] or [float(seen[0]["dur"])]) / 1000,
+        onnx=() if added or node is None else (node.name,),
+        origin="qdq" if op in QDQ_OPS else "reformat" if op in REFORMAT_OPS and added else None,
+        detail=f"{', '.join(took[:1])} -> {', '.join(made[:1])}",
+    )
+
+
+def _types(shapes: Iterable[Mapping[str, Any]]) -> list[str]:
+    return [kind for item in shapes for kind in item]
+
+
+def _precision(took: list[str]) -> str:
+    """What it computes in: the type of its first input."""
+    return PRECISION.get(took[0], took[0]) if took else "?"
