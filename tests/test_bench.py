@@ -1,0 +1,255 @@
+import csv
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from qdq_chain import chain, inputs
+
+from sensitivity.bench.environment import _cpu_info, environment
+from sensitivity.bench.protocol import bench_files, interleaved, timing
+from sensitivity.bench.ratio import median_ratio
+from sensitivity.bench.rows import timings_to_rows
+from sensitivity.bench.verdict import verdict
+from sensitivity.errors import OnnxFileError, SensitivityError
+from sensitivity.records import Estimate, Timing
+from sensitivity.runtimes.onnxruntime import OnnxRuntime
+
+
+class FakeEngine:
+    """Takes always the same time; writes down each call."""
+
+    precision = "fp32"
+
+    def __init__(self, name: str, ms: float, calls: list[tuple[str, int]]) -> None:
+        self.name, self.ms, self.calls, self.closed = name, ms, calls, False
+
+    def run(self, inputs: object) -> dict:
+        return {}
+
+    def time_ms(self, inputs: object, repeats: int) -> np.ndarray:
+        self.calls.append((self.name, repeats))
+        if self.ms < 0:
+            raise OnnxFileError("broken while running")
+        return np.full(repeats, self.ms)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeRuntime:
+    name = "fake"
+
+    def __init__(self, ms: dict[str, float]) -> None:
+        self.ms, self.calls, self.engines = ms, [], []
+
+    def build(self, file: Path, *, threads: int | None = None) -> FakeEngine:
+        self.engines.append(FakeEngine(file.stem, self.ms[file.stem], self.calls))
+        return self.engines[-1]
+
+
+FILES = {"float": Path("f.onnx"), "int8": Path("q.onnx")}
+X = {"x": np.zeros((4, 3))}
+
+
+def row(variant: str, ratio: Estimate, median_ms: float = 10.0, runtime: str = "onnxruntime") -> Timing:
+    return Timing(
+        file=f"model.{variant}.onnx",
+        variant=variant,  # type: ignore[arg-type]
+        runtime=runtime,
+        precision="fp32",
+        batch=1,
+        threads=2,
+        n=50,
+        median_ms=median_ms,
+        p90_ms=median_ms * 1.1,
+        p95_ms=median_ms * 1.2,
+        p99_ms=median_ms * 1.3,
+        spread_ms=0.2,
+        ratio=ratio,
+    )
+
+
+FLOAT = row("float", Estimate(1, 1, 1, 50))
+
+
+def test_every_file_has_one_turn_per_round_and_the_order_differs_between_rounds() -> None:
+    runtime = FakeRuntime({"f": 2.0, "q": 1.0})
+    bench_files(FILES, runtime, X, threads=1, rounds=20, warmup=3)
+    warm, turns = runtime.calls[:2], runtime.calls[2:]
+    assert warm == [("f", 3), ("q", 3)]
+    rounds = [tuple(name for name, _ in turns[i : i + 2]) for i in range(0, 40, 2)]
+    assert {frozenset(names) for names in rounds} == {frozenset({"f", "q"})}
+    assert set(Counter(rounds)) == {("f", "q"), ("q", "f")}
+
+
+def test_the_same_seed_gives_the_same_order() -> None:
+    first, second, other = (FakeRuntime({"f": 2.0, "q": 1.0}) for _ in range(3))
+    for runtime, seed in ((first, 7), (second, 7), (other, 8)):
+        bench_files(FILES, runtime, X, threads=1, rounds=20, warmup=0, seed=seed)
+    assert first.calls == second.calls != other.calls
+
+
+def test_a_file_that_takes_half_the_time_has_ratio_two() -> None:
+    timings = bench_files(FILES, FakeRuntime({"f": 2.0, "q": 1.0}), X, threads=3, rounds=5, warmup=0)
+    int8 = timings[1]
+    assert (int8.variant, int8.median_ms, int8.ratio, int8.batch, int8.threads) == (
+        "int8",
+        1.0,
+        Estimate(2, 2, 2, 5),
+        4,
+        3,
+    )
+
+
+def test_engines_are_closed_also_when_one_of_them_fails() -> None:
+    runtime = FakeRuntime({"f": 2.0, "q": -1.0})
+    with pytest.raises(OnnxFileError, match="broken while running"):
+        bench_files(FILES, runtime, X, threads=1, rounds=5, warmup=0)
+    assert [engine.closed for engine in runtime.engines] == [True, True]
+
+
+def test_progress_is_told_after_each_round() -> None:
+    seen: list[tuple[int, int]] = []
+    engines = {"float": FakeEngine("f", 1.0, [])}
+    interleaved(engines, X, rounds=3, warmup=0, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("files", "numbers", "sentence"),
+    [
+        ({"int8": Path("q")}, {}, "Expected a float file to compare with, got int8"),
+        (FILES, {"rounds": 0}, "Expected rounds of at least 1, got 0"),
+        (FILES, {"threads": 0}, "Expected threads of at least 1, got 0"),
+        (FILES, {"warmup": -1}, "Expected warmup of at least 0, got -1"),
+    ],
+    ids=["no-float-file", "no-rounds", "no-threads", "negative-warmup"],
+)
+def test_settings_that_make_no_sense_are_refused(files: dict, numbers: dict, sentence: str) -> None:
+    with pytest.raises(SensitivityError, match=sentence):
+        bench_files(files, FakeRuntime({}), X, **({"threads": 1, "rounds": 1, "warmup": 0} | numbers))
+
+
+def test_the_summary_agrees_with_numpy_and_scipy() -> None:
+    ms = np.random.default_rng(0).gamma(2, size=101)
+    summary = timing("m.onnx", "int8", "r", "fp32", 1, 1, ms, ms)
+    assert summary.median_ms == np.median(ms)
+    assert summary.spread_ms == pytest.approx(scipy.stats.iqr(ms))
+    assert summary.p99_ms == pytest.approx(np.percentile(ms, 99))
+    assert summary.median_ms <= summary.p90_ms <= summary.p95_ms <= summary.p99_ms
+
+
+def test_the_interval_agrees_with_scipy_where_rounds_are_independent() -> None:
+    rng = np.random.default_rng(3)
+    base, other = rng.normal(20, 1, 400), rng.normal(10, 1, 400)
+    ours = median_ratio(base, other, resamples=4000)
+    theirs = scipy.stats.bootstrap(
+        (base, other),
+        lambda a, b: np.median(a) / np.median(b),
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
+    assert ours.low == pytest.approx(theirs.low, abs=0.01)
+    assert ours.high == pytest.approx(theirs.high, abs=0.01)
+
+
+def test_what_slows_a_whole_round_falls_out_of_the_ratio() -> None:
+    slow = np.exp(np.cumsum(np.random.default_rng(0).normal(0, 0.1, 200)))
+    ratio = median_ratio(3 * slow, slow)
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((3, 3, 3))
+
+
+def test_neighbouring_rounds_that_are_slowed_alike_widen_the_interval() -> None:
+    rng = np.random.default_rng(5)
+    base, noise = np.full(216, 10.0), rng.normal(0, 1, 216)
+    runs = 10 + np.repeat(noise[:12], 18)
+    shuffled = rng.permutation(runs)
+    wide, narrow = median_ratio(base, runs), median_ratio(base, shuffled)
+    assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low)
+
+
+@given(st.lists(st.floats(0.01, 1e4), min_size=2, max_size=40), st.floats(0.1, 10))
+@settings(max_examples=50, deadline=None)
+def test_the_interval_holds_the_ratio_of_proportional_times(base: list[float], factor: float) -> None:
+    ratio = median_ratio(np.array(base) * factor, np.array(base), resamples=50)
+    assert ratio.low == pytest.approx(factor)
+    assert ratio.value == pytest.approx(factor)
+
+
+def test_one_round_gives_no_interval() -> None:
+    assert median_ratio(np.array([2.0]), np.array([1.0])) == Estimate(2.0, None, None, 1)
+
+
+def test_the_verdict_says_when_int8_is_slower_and_what_to_do() -> None:
+    words = " ".join(verdict([FLOAT, row("int8", Estimate(0.7, 0.68, 0.72, 50), 14.3)]))
+    assert "Full INT8 is slower than float: 0.70 times its speed (0.68 to 0.72; 14.3 ms, p95 17.2 ms)." in words
+    assert "an unlowered Q/DQ file is often slower than float" in words
+    assert "sensitivity export --for onnxruntime" in words
+
+
+def test_the_verdict_of_a_faster_plan_gives_no_excuses() -> None:
+    rows = [FLOAT, row("int8", Estimate(2, 1.9, 2.1, 50), 5), row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25)]
+    words = verdict(rows)
+    assert (
+        words[0] == "The partial plan is faster than float: 1.60 times its speed (1.50 to 1.70; 6.25 ms, p95 7.5 ms)."
+    )
+    assert "The partial plan keeps 75% of the time that full INT8 saves." in words
+    assert not any("unlowered" in sentence for sentence in words)
+
+
+def test_an_interval_that_holds_one_is_no_difference() -> None:
+    words = verdict([FLOAT, row("partial", Estimate(1.02, 0.97, 1.05, 50))])
+    assert words[0].startswith("The partial plan cannot be told from float: 1.02 times its speed (0.97 to 1.05")
+
+
+def test_a_plan_slower_than_fp16_is_called_so() -> None:
+    rows = [FLOAT, row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), row("fp16", Estimate(2, 1.9, 2.1, 50), 5)]
+    assert any("slower than FP16 (6.25 against 5 ms)" in sentence for sentence in verdict(rows))
+
+
+def test_the_verdict_ends_with_how_it_was_measured() -> None:
+    words = verdict([FLOAT, row("int8", Estimate(2, 1.9, 2.1, 50))])
+    assert words[-1].startswith(
+        "Float takes 10 ms. Measured in onnxruntime (2 threads, batch 1, unquantized layers in fp32)"
+    )
+
+
+def test_rows_hold_every_number_of_a_timing(tmp_path: Path) -> None:
+    (flat,) = timings_to_rows([row("int8", Estimate(0.7, 0.6, 0.8, 50))])
+    assert (flat["ratio_vs_float"], flat["low"], flat["high"], flat["n"]) == (0.7, 0.6, 0.8, 50)
+    assert set(flat) - {"ratio_vs_float", "low", "high"} == {f.name for f in dataclasses.fields(Timing)} - {"ratio"}
+    with (tmp_path / "bench.csv").open("w") as out:
+        csv.DictWriter(out, list(flat)).writerow(flat)
+
+
+def test_the_environment_says_what_a_latency_depends_on() -> None:
+    found = environment()
+    assert {"machine", "os", "cpu", "cpu flags", "governor", "clock MHz", "cores", "onnxruntime"} <= set(found)
+    assert all(isinstance(value, str) and value for value in found.values())
+    json.dumps(found)
+
+
+def test_the_first_processor_of_cpuinfo_is_read() -> None:
+    info = _cpu_info("model name\t: Some CPU @ 2: GHz\nflags\t\t: avx2 avx512_vnni\n\nmodel name\t: Other\n")
+    assert info == {"model name": "Some CPU @ 2: GHz", "flags": "avx2 avx512_vnni"}
+
+
+def test_three_real_files_are_timed_in_onnx_runtime(tmp_path: Path) -> None:
+    files = {
+        "float": chain(tmp_path / "model.float.onnx"),
+        "int8": chain(tmp_path / "model.int8.onnx", {0, 1, 2}),
+        "partial": chain(tmp_path / "model.partial.onnx", {1, 2}),
+    }
+    timings = bench_files(files, OnnxRuntime(), inputs(), threads=1, rounds=5, warmup=1)
+    assert [(each.variant, each.n) for each in timings] == [("float", 5), ("int8", 5), ("partial", 5)]
+    assert timings[0].ratio.value == 1.0
+    assert all(np.isfinite([each.median_ms, each.p99_ms, each.ratio.low]).all() for each in timings)
+    assert len(verdict(timings)) >= 3
