@@ -1,0 +1,47 @@
+"""For tasks that only have `evaluate(model) -> float`: one whole evaluation per variant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from sensitivity.errors import SensitivityError, TaskError
+from sensitivity.quantizers.base import QuantizedModel
+
+
+class EvaluateSimulator:
+    """Yields the metric itself, a finite float, in the place of outputs; `inputs` are ignored.
+
+    Raises TaskError, with the user's exception as its cause, where `evaluate` fails or does not give a finite number.
+    """
+
+    name = "evaluate"
+    reason = "the task has only evaluate(model), so each variant is a whole evaluation"
+
+    def __init__(self, source: QuantizedModel, evaluate: Callable[[Any], float]) -> None:
+        self._source = source
+        self._evaluate = evaluate
+
+    def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, float]]:
+        for index, disabled in enumerate(variants):
+            with self._source.disabled(disabled):
+                metric = self._metric()
+            yield index, metric
+
+    def _metric(self) -> float:
+        try:
+            metric = float(self._evaluate(self._source.model))
+        except SensitivityError:
+            raise
+        except Exception as error:
+            raise TaskError(
+                f"Expected evaluate(model) to return a number, got {type(error).__name__}: {error}; "
+                "run it on the model by hand to see where."
+            ) from error
+        if not math.isfinite(metric):
+            raise TaskError(
+                f"Expected evaluate(model) to return a finite number, got {metric}; "
+                "check the metric for a division by zero, or the model for NaN outputs."
+            )
+        return metric
