@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Scores = NDArray[np.float64]
+    """Per-sample scores: first axis is the sample, [n] or [n, k]."""
+else:
+    Scores = Any  # numpy stays out of the start of the command line
 
 Role = Literal["input", "weight", "output"]
 Mode = Literal["disable", "enable"]
-Scores = NDArray[np.float64]
-"""Per-sample scores: first axis is the sample, [n] or [n, k]."""
 
 SPLITS = ("rank", "confirm", "holdout")
 """rank: sensitivities; confirm: choosing a plan; holdout: the reported accuracy, never used to choose."""
@@ -189,3 +193,12 @@ class Timing:
     p99_ms: float
     spread_ms: float
     ratio: Estimate
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Latencies of a run's files with what they mean in words, the most important sentence first."""
+
+    timings: tuple[Timing, ...]
+    sentences: tuple[str, ...]
+    environment: dict[str, str]

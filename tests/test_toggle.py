@@ -75,10 +75,10 @@ def test_evaluate_is_called_with_the_variants_quantizers_off(source: ModelOptMod
             sum(module._disabled for name, module in model.named_modules() if name.endswith("input_quantizer"))
         )
 
-    simulator = EvaluateSimulator(source, evaluate)
+    simulator = EvaluateSimulator(source)
     variants = [frozenset(), frozenset(["conv1.input_quantizer", "conv2.input_quantizer"])]
     base = evaluate(source.model)
-    assert list(simulator.outputs(None, variants)) == [(0, base), (1, base + 2)]
+    assert list(simulator.outputs(evaluate, variants)) == [(0, base), (1, base + 2)]
 
 
 def test_an_exception_of_evaluate_keeps_its_cause_and_restores_the_model(source: ModelOptModel) -> None:
@@ -86,7 +86,7 @@ def test_an_exception_of_evaluate_keeps_its_cause_and_restores_the_model(source:
         raise ZeroDivisionError("no boxes")
 
     with pytest.raises(TaskError, match="got ZeroDivisionError: no boxes") as caught:
-        list(EvaluateSimulator(source, evaluate).outputs(None, [frozenset(["conv1.input_quantizer"])]))
+        list(EvaluateSimulator(source).outputs(evaluate, [frozenset(["conv1.input_quantizer"])]))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert not source.model.conv1.input_quantizer._disabled
 
@@ -94,4 +94,4 @@ def test_an_exception_of_evaluate_keeps_its_cause_and_restores_the_model(source:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_metric_that_is_not_finite_is_refused(source: ModelOptModel, value: float) -> None:
     with pytest.raises(TaskError, match=rf"return a finite number, got {value}"):
-        list(EvaluateSimulator(source, lambda model: value).outputs(None, [frozenset()]))
+        list(EvaluateSimulator(source).outputs(lambda model: value, [frozenset()]))

@@ -11,7 +11,7 @@ from sensitivity.quantizers.base import QuantizedModel
 
 
 class EvaluateSimulator:
-    """Yields the metric itself, a finite float, in the place of outputs; `inputs` are ignored.
+    """Yields the metric itself, a finite float, in the place of outputs; `inputs` is the user's evaluate(model).
 
     Raises TaskError, with the user's exception as its cause, where `evaluate` fails or does not give a finite number.
     """
@@ -19,19 +19,20 @@ class EvaluateSimulator:
     name = "evaluate"
     reason = "the task has only evaluate(model), so each variant is a whole evaluation"
 
-    def __init__(self, source: QuantizedModel, evaluate: Callable[[Any], float]) -> None:
+    def __init__(self, source: QuantizedModel) -> None:
         self._source = source
-        self._evaluate = evaluate
 
-    def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, float]]:
+    def outputs(
+        self, inputs: Callable[[Any], float], variants: Sequence[frozenset[str]]
+    ) -> Iterator[tuple[int, float]]:
         for index, disabled in enumerate(variants):
             with self._source.disabled(disabled):
-                metric = self._metric()
+                metric = self._metric(inputs)
             yield index, metric
 
-    def _metric(self) -> float:
+    def _metric(self, evaluate: Callable[[Any], float]) -> float:
         try:
-            metric = float(self._evaluate(self._source.model))
+            metric = float(evaluate(self._source.model))
         except SensitivityError:
             raise
         except Exception as error:

@@ -1,0 +1,179 @@
+"""Each verb as one function: settings in, records out, files in the run directory.
+
+    from sensitivity import api
+    from sensitivity.config import RunSettings
+
+    plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sensitivity.bench.environment import environment
+from sensitivity.config import (
+    BenchChoices,
+    BenchSettings,
+    ExportSettings,
+    PlanChoices,
+    PlanSettings,
+    ReportSettings,
+    RunSettings,
+    ScanSettings,
+    command_line,
+    shown,
+    target_of,
+)
+from sensitivity.errors import SensitivityError
+from sensitivity.export import Verification
+from sensitivity.records import SPLITS, BenchResult, Mode, Plan
+from sensitivity.registry import load
+from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.scan.choose import choose_plan
+from sensitivity.scan.progress import Progress, silent
+from sensitivity.scan.scan import Scan
+from sensitivity.scan.scan import scan as measure_scan
+from sensitivity.session import Session, open_session
+
+WARMUP_ROUNDS = 10
+
+
+def run(settings: RunSettings, progress: Progress = silent) -> Plan:
+    """Scan, plan, export, bench and report. The plan says whether the target was met."""
+    command = command_line("run", settings)
+    with open_session(settings.task, out_of(settings), resume=settings.resume, progress=progress) as session:
+        target_of(settings, session.task.full_scale)  # a mistake in the target is told before the long work
+        _scan(session, settings.mode, command, settings)
+        found = _plan(session, settings, command, settings.mode)
+        _export(session, found, command)
+    _bench(session.run_dir, settings, command, progress)
+    report(ReportSettings(directory=session.run_dir.path))
+    return found
+
+
+def scan(settings: ScanSettings, progress: Progress = silent) -> Scan:
+    """Rank the units of a task's model and write run.json, scan.json and scan.csv."""
+    with open_session(settings.task, out_of(settings), resume=settings.resume, progress=progress) as session:
+        return _scan(session, settings.mode, command_line("scan", settings), settings)
+
+
+def plan(settings: PlanSettings, progress: Progress = silent) -> Plan:
+    """Choose a skip-set for the run in `settings.directory` and write plan.json."""
+    info = RunDir(settings.directory).info()
+    target_of(settings, info.full_scale)
+    with open_session(info.task, settings.directory, resume=True, progress=progress) as session:
+        return _plan(session, settings, command_line("plan", settings), info.mode)
+
+
+def export(settings: ExportSettings, progress: Progress = silent) -> Verification:
+    """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json."""
+    run_dir = RunDir(settings.directory)
+    info, chosen = run_dir.info(), run_dir.plan()
+    with open_session(info.task, settings.directory, resume=True, progress=progress) as session:
+        return _export(session, chosen, command_line("export", settings))
+
+
+def bench(settings: BenchSettings, progress: Progress = silent) -> BenchResult:
+    """Time the exported files and write bench.json and bench.csv. Needs neither the task nor its framework."""
+    return _bench(RunDir(settings.directory), settings, command_line("bench", settings), progress)
+
+
+def report(settings: ReportSettings) -> Path:
+    """Write report.html, the CSV files and the figures from what the run directory holds."""
+    from sensitivity.reporting.html import write_report
+
+    run_dir = RunDir(settings.directory)
+    write_report(_report_data(run_dir), run_dir.path)
+    return run_dir.path / "report.html"
+
+
+def out_of(settings: ScanSettings | RunSettings) -> Path:
+    """The run directory: as given, or runs/<file>, or runs/<folder> for a file that is just called task.py."""
+    if settings.out is not None:
+        return settings.out
+    file = Path(settings.task.partition(":")[0])
+    return Path("runs") / (file.resolve().parent.name if file.stem == "task" else file.stem)
+
+
+def _scan(session: Session, mode: Mode, command: str, settings: ScanSettings | RunSettings) -> Scan:
+    from sensitivity.reporting.csv import write_csv
+    from sensitivity.reporting.tables import scan_table
+
+    run_dir = session.run_dir
+    run_dir.write("run.json", _info(session, mode, settings))
+    with _noted(session.run_dir, "scan", command, session):
+        result = measure_scan(session.measurer, session.units, session.source.quantizers, mode)
+        run_dir.write("scan.json", result)
+        write_csv(scan_table(result.effects, session.units), run_dir.path / "scan.csv")
+    return result
+
+
+def _plan(session: Session, settings: PlanChoices, command: str, mode: Mode) -> Plan:
+    with _noted(session.run_dir, "plan", command, session):
+        scanned = measure_scan(session.measurer, session.units, session.source.quantizers, mode)
+        found = choose_plan(
+            session.measurer,
+            session.units,
+            session.source.quantizers,
+            [effect.unit for effect in scanned.effects],
+            load("planners", "greedy")(),
+            target_of(settings, session.task.full_scale),
+        )
+        session.run_dir.write("plan.json", found)
+    return found
+
+
+def _export(session: Session, chosen: Plan, command: str) -> Verification:
+    from sensitivity.export.torch_model import export_files, verify
+
+    if session.example is None:
+        raise SensitivityError("Expected the task to have example_inputs for export, got None; add one batch of inputs to the EvaluateTask.")
+    run_dir = session.run_dir
+    with _noted(run_dir, "export", command, session):
+        raise NotImplementedError
+
+
+def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress) -> BenchResult:
+    raise NotImplementedError
+
+
+def _info(session: Session, mode: Mode, settings: Any) -> RunInfo:
+    return RunInfo(
+        task=session.reference,
+        mode=mode,
+        metric=session.task.metric,
+        full_scale=session.task.full_scale,
+        source=session.source.source,
+        quantizers=session.source.quantizers,
+        units=session.units,
+        splits={split: len(session.task.data[split]) for split in SPLITS},
+        settings=shown(settings),
+        environment=environment(),
+        warnings=session.warnings,
+    )
+
+
+@contextmanager
+def _noted(run_dir: RunDir, verb: str, command: str, session: Session | None = None) -> Iterator[None]:
+    """Note in run.json the command, time and samples of a verb that has ended well."""
+    start = time.monotonic()
+    before = session.measurer.samples if session else 0
+    yield
+    info = run_dir.info()
+    info = replace(
+        info,
+        commands=info.commands | {verb: command},
+        seconds=info.seconds | {verb: round(time.monotonic() - start, 3)},
+    )
+    if session and session.measurer.samples > before:
+        info = replace(info, samples=info.samples + session.measurer.samples - before)
+    run_dir.write("run.json", info)
+
+
+def _report_data(run_dir: RunDir) -> Any:
+    raise NotImplementedError

@@ -1,0 +1,24 @@
+"""`sensitivity doctor`: what is installed and what works here."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("doctor")
+def command() -> None:
+    """Say what is installed, what is missing, and what it would add."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from sensitivity.doctor import packages, runtimes
+
+    console = Console()
+    table = Table("package", "version", "what it adds", "how to get it", title="Packages")
+    for package in packages():
+        table.add_row(package.name, package.version or "-", package.purpose, "" if package.version else package.install)
+    console.print(table)
+    table = Table("runtime", "works here", "version or reason", title="Runtimes")
+    for runtime in runtimes():
+        table.add_row(runtime.name, "no" if runtime.problem else "yes", runtime.problem or runtime.version)
+    console.print(table)

@@ -1,0 +1,22 @@
+"""`sensitivity export`: write and verify the ONNX files."""
+
+from __future__ import annotations
+
+from sensitivity.cli.options import verb
+from sensitivity.config import ExportSettings
+
+
+@verb(ExportSettings, "export")
+def command(settings: ExportSettings) -> None:
+    """Write and verify the float, INT8 and partial ONNX files.
+
+    DIRECTORY is a run directory with a plan.
+    """
+    import click
+
+    from sensitivity import api
+    from sensitivity.cli.progress import bar
+
+    verification = api.export(settings, bar)
+    for sentence in verification.sentences:
+        click.echo(sentence)

@@ -1,0 +1,73 @@
+"""The command line: one verb a file, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+import sensitivity
+from sensitivity.errors import SensitivityError
+
+VERBS = {
+    "run": "Scan, plan, export, bench and report in one go.",
+    "scan": "Rank layers by how much accuracy each costs in INT8.",
+    "plan": "Choose the layers to leave out of INT8 so that a target holds.",
+    "export": "Write and verify the float, INT8 and partial ONNX files.",
+    "lint": "Check a Q/DQ ONNX file for a runtime.",
+    "bench": "Measure the latency of the exported files, interleaved.",
+    "report": "Write report.html, the CSV files and the figures.",
+    "doctor": "Say what is installed, what is missing, and what it would add.",
+    "demo": "Run the whole job on handwritten digits, in minutes.",
+}
+INTERRUPTED = 130
+
+
+class Verbs(click.Group):
+    """Knows its verbs by name, so that `--help` imports none of them."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"sensitivity.cli.{name}").command
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(sensitivity.__version__)
+def group() -> None:
+    """Which layers of a calibrated network stay out of INT8: measured, planned, exported and proved.
+
+    \b
+    Start with:  sensitivity run my_task.py:task --max-drop 1pt
+    Exit codes:  0 target met, 2 target missed, 1 error, 130 interrupted
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit. A user's mistake is one sentence on stderr; our bugs show their traceback."""
+    try:
+        code = group.main(arguments, prog_name="sensitivity", standalone_mode=False)
+    except click.UsageError as error:
+        error.show()
+        code = 1
+    except click.ClickException as error:
+        error.show()
+        code = 1
+    except SensitivityError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(
+            "Stopped. What was measured is in the run directory: add --resume to the same command to go on.", err=True
+        )
+        code = INTERRUPTED
+    sys.exit(code)

@@ -1,0 +1,52 @@
+"""Click options and arguments made from the settings dataclasses, so that each setting is listed once."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import click
+
+Settings = TypeVar("Settings")
+
+
+def verb(settings: type[Settings], name: str) -> Callable[[Callable[[Settings], int | None]], click.Command]:
+    """Make a click command whose options are the fields of `settings`; the function gets one instance, whole.
+
+    An int that the function returns is the exit code.
+    """
+
+    def decorate(function: Callable[[Settings], int | None]) -> click.Command:
+        def callback(**values: Any) -> None:
+            code = function(settings(**values))
+            if code:
+                click.get_current_context().exit(code)
+
+        hints = get_type_hints(settings)
+        parameters = [_parameter(field, hints[field.name]) for field in fields(settings)]  # type: ignore[arg-type]
+        return click.Command(name, params=parameters, callback=callback, help=function.__doc__ or settings.__doc__)
+
+    return decorate
+
+
+def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
+    kind = _click_type(hint)
+    if field.metadata.get("argument"):
+        return click.Argument([field.name], type=kind, metavar=field.name.upper())
+    flag = f"--{field.name.replace('_', '-')}"
+    default = None if field.default is MISSING else field.default
+    help_text = field.metadata["help"]
+    if hint is bool:
+        return click.Option([flag], is_flag=True, default=default, help=help_text)
+    return click.Option([flag], type=kind, default=default, show_default=default is not None, help=help_text)
+
+
+def _click_type(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        hint = next(option for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is Literal:
+        return click.Choice(get_args(hint))
+    return click.Path(path_type=Path) if hint is Path else hint

@@ -1,0 +1,19 @@
+"""`sensitivity report`: write the report."""
+
+from __future__ import annotations
+
+from sensitivity.cli.options import verb
+from sensitivity.config import ReportSettings
+
+
+@verb(ReportSettings, "report")
+def command(settings: ReportSettings) -> None:
+    """Write report.html, the CSV files and the figures.
+
+    DIRECTORY is a run directory; the report shows the steps that have been done in it.
+    """
+    import click
+
+    from sensitivity import api
+
+    click.echo(f"Report: {api.report(settings)}")

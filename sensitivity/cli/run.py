@@ -1,0 +1,23 @@
+"""`sensitivity run`: everything in one go."""
+
+from __future__ import annotations
+
+from sensitivity.cli.options import verb
+from sensitivity.config import RunSettings
+
+
+@verb(RunSettings, "run")
+def command(settings: RunSettings) -> int:
+    """Scan, plan, export, bench and report in one go.
+
+    TASK is a Python file and a function in it that returns a task, as in my_task.py:task. The file is run as it is.
+
+    Exit codes: 0 target met, 2 target missed, 1 error.
+    """
+    from sensitivity import api
+    from sensitivity.cli.progress import bar
+    from sensitivity.cli.render import show
+
+    plan = api.run(settings, bar)
+    show(api.out_of(settings), ranking=True, latency=True)
+    return 0 if plan.met else 2

@@ -1,0 +1,20 @@
+"""`sensitivity scan`: rank layers."""
+
+from __future__ import annotations
+
+from sensitivity.cli.options import verb
+from sensitivity.config import ScanSettings
+
+
+@verb(ScanSettings, "scan")
+def command(settings: ScanSettings) -> None:
+    """Rank layers by how much accuracy each costs in INT8.
+
+    TASK is a Python file and a function in it that returns a task, as in my_task.py:task. The file is run as it is.
+    """
+    from sensitivity import api
+    from sensitivity.cli.progress import bar
+    from sensitivity.cli.render import show
+
+    api.scan(settings, bar)
+    show(api.out_of(settings), ranking=True)

@@ -1,0 +1,136 @@
+"""Every setting of every verb, once: command-line options, help and the settings shown in reports come from here.
+
+A field's metadata holds `help`; a Literal type gives its choices; None means what the help says.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from sensitivity.errors import SensitivityError
+from sensitivity.records import Mode, Target
+
+
+def setting(default: Any, help: str) -> Any:  # noqa: A002 - the word that dataclass metadata and click use
+    return field(default=default, metadata={"help": help})
+
+
+def argument(help: str) -> Any:  # noqa: A002
+    return field(metadata={"help": help, "argument": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    task: str = argument("A Python file and a function in it that returns a task, as in my_task.py:task.")
+    out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
+    resume: bool = setting(False, "Go on with the run that is in the run directory.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanChoices:
+    mode: Mode = setting(
+        "disable",
+        "disable: what is gained when one layer alone is left unquantized; "
+        "enable: what is lost when one layer alone is quantized.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanChoices:
+    max_drop: str | None = setting(
+        None, "Largest accuracy drop from float: points (1pt) or relative (1%). 1pt when no target is given."
+    )
+    target: float | None = setting(None, "The metric that must be reached, as an absolute number such as 0.51.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchChoices:
+    runtime: str = setting("onnxruntime", "The runtime to measure latency in.")
+    threads: int | None = setting(None, "Threads of the runtime; all physical cores by default.")
+    rounds: int = setting(100, "How many times each file is timed; files take turns.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirSettings:
+    directory: Path = argument("Run directory made by `sensitivity scan` or `sensitivity run`.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSettings(ScanChoices, TaskSettings):
+    """Rank layers by how much accuracy each costs in INT8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSettings(PlanChoices, DirSettings):
+    """Choose the layers to leave out of INT8 so that a target holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings(DirSettings):
+    """Write and verify the float, INT8 and partial ONNX files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings(BenchChoices, DirSettings):
+    """Measure the latency of the exported files, interleaved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings(DirSettings):
+    """Write report.html, the CSV files and the figures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(BenchChoices, PlanChoices, ScanChoices, TaskSettings):
+    """Scan, plan, export, bench and report in one go."""
+
+
+def target_of(settings: PlanChoices, full_scale: float) -> Target:
+    """The target that the settings ask for. full_scale: the metric's largest value; a point is a hundredth of it.
+
+    >>> target_of(PlanSettings(directory=Path("."), max_drop="1pt"), full_scale=1.0)
+    Target(metric=None, drop=0.01, relative=None)
+    >>> target_of(PlanSettings(directory=Path("."), max_drop="2%"), full_scale=1.0)
+    Target(metric=None, drop=None, relative=0.02)
+    """
+    if settings.target is not None and settings.max_drop is not None:
+        raise SensitivityError("Expected one of --target and --max-drop, got both; leave one out.")
+    if settings.target is not None:
+        return Target(metric=settings.target)
+    text = (settings.max_drop or "1pt").strip()
+    number, unit = (text[:-2], "pt") if text.endswith("pt") else (text[:-1], text[-1:])
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if unit not in ("pt", "%") or not 0 <= value < 100:
+        raise SensitivityError(
+            f"Expected --max-drop in points (1pt) or relative to float (1%), from 0 to under 100, got {text!r}."
+        )
+    return Target(drop=value / 100 * full_scale) if unit == "pt" else Target(relative=value / 100)
+
+
+def shown(settings: Any) -> dict[str, str]:
+    """Settings as text for reports: name -> value, in the order of the fields."""
+    return {field.name.replace("_", "-"): str(getattr(settings, field.name)) for field in fields(settings)}
+
+
+
+
+def command_line(verb: str, settings: Any) -> str:
+    """The command that gives these settings.
+
+    >>> command_line("plan", PlanSettings(directory=Path("runs/a b"), max_drop="1pt"))
+    "sensitivity plan 'runs/a b' --max-drop 1pt"
+    """
+    words, options = [], []
+    for item in fields(settings):
+        value, flag = getattr(settings, item.name), f"--{item.name.replace('_', '-')}"
+        if item.metadata.get("argument"):
+            words.append(str(value))
+        elif value != item.default and item.name != "resume":
+            options += [flag] if value is True else [flag, str(value)]
+    return shlex.join(["sensitivity", verb, *words, *options])

@@ -1,0 +1,59 @@
+"""What is installed, what each missing package would add, and which runtimes work on this machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+
+from sensitivity.registry import FAMILIES, load
+
+
+@dataclass(frozen=True)
+class Package:
+    """version: None where it is not installed."""
+
+    name: str
+    version: str | None
+    purpose: str
+    install: str
+
+
+@dataclass(frozen=True)
+class RuntimeState:
+    """problem: why it cannot work here; None where it can. version: empty where it cannot work."""
+
+    name: str
+    version: str
+    problem: str | None
+
+
+PURPOSES = {
+    "onnxruntime": ("runs and times ONNX files on any CPU", "pip install sensitivity"),
+    "torch": ("fake-quantized PyTorch models", "pip install 'sensitivity[modelopt]'"),
+    "nvidia-modelopt": ("models calibrated with NVIDIA ModelOpt", "pip install 'sensitivity[modelopt]'"),
+    "pillow": ("image folders as tasks", "pip install 'sensitivity[images]'"),
+    "scikit-learn": ("the digits of `sensitivity demo`", "pip install 'sensitivity[demo]'"),
+    "openvino": ("builds and times OpenVINO models", "pip install 'sensitivity[openvino]'"),
+    "tensorrt": ("builds and times TensorRT engines", "pip install tensorrt, on a machine with an NVIDIA GPU"),
+}
+
+
+def packages() -> tuple[Package, ...]:
+    return tuple(Package(name, _version(name), purpose, install) for name, (purpose, install) in PURPOSES.items())
+
+
+def runtimes() -> tuple[RuntimeState, ...]:
+    """Every runtime in the registry, tried for real: its library is imported."""
+    states = []
+    for name in FAMILIES["runtimes"]:
+        runtime = load("runtimes", name)()
+        problem = runtime.unavailable()
+        states.append(RuntimeState(name, "" if problem else runtime.version(), problem))
+    return tuple(states)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,71 @@
+"""From per-sample scores to ranked effects. Pure functions over arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sensitivity.records import Effect, Estimate, Mode, Scores, Unit
+from sensitivity.stats.jackknife import pseudo_values
+from sensitivity.stats.paired import differs, mean_estimate, paired_effect
+from sensitivity.tasks.base import mean
+
+Aggregate = Callable[[Scores], float]
+
+
+def per_sample(scores: Scores, aggregate: Aggregate) -> Scores:
+    """Values float[m] whose mean is the metric: the scores themselves for a mean, jackknife pseudo-values otherwise."""
+    if scores.ndim == 1 and (aggregate is mean or len(scores) < 2):
+        return scores
+    return pseudo_values(scores, aggregate) if len(scores) > 1 else np.array([aggregate(scores)])
+
+
+def estimate(scores: Scores, aggregate: Aggregate) -> Estimate:
+    """The metric of these scores with its interval; n is the number of samples."""
+    return centred(mean_estimate(per_sample(scores, aggregate)), aggregate(scores), len(scores))
+
+
+def gain(base: Scores, other: Scores, aggregate: Aggregate) -> Estimate:
+    """How much the metric of `other` is above that of `base` on the same samples, with a paired interval."""
+    effect = paired_effect(per_sample(base, aggregate), per_sample(other, aggregate))
+    return centred(effect, aggregate(other) - aggregate(base), len(base))
+
+
+def centred(interval: Estimate, value: float, n: int) -> Estimate:
+    """The interval moved to a value that was computed directly: jackknife means differ from it by their bias."""
+    if interval.low is None or interval.high is None:
+        return Estimate(value, None, None, n)
+    shift = value - interval.value
+    return Estimate(value, interval.low + shift, interval.high + shift, n)
+
+
+def rank_effects(
+    units: Sequence[Unit], scores: Sequence[Scores], base: Scores, aggregate: Aggregate, mode: Mode
+) -> tuple[Effect, ...]:
+    """Units ordered by effect, largest first; equal effects in the model's order, and marked as ties.
+
+    scores: per unit, of its variant. base: of the quantized model (mode `disable`) or the float one (mode `enable`).
+    """
+    sign = 1 if mode == "disable" else -1
+    values = [sign * per_sample(s, aggregate) for s in scores]
+    reference = sign * per_sample(base, aggregate)
+    metrics = [aggregate(s) for s in scores]
+    effects = [
+        centred(paired_effect(reference, value), sign * (metric - aggregate(base)), len(base))
+        for value, metric in zip(values, metrics, strict=True)
+    ]
+    order = sorted(range(len(units)), key=lambda index: -effects[index].value)
+    return tuple(
+        Effect(rank, _tie(order, rank, values), units[index].name, effects[index], metrics[index])
+        for rank, index in enumerate(order, 1)
+    )
+
+
+def _tie(order: Sequence[int], rank: int, values: Sequence[Scores]) -> int:
+    """The rank of the first unit that the data cannot tell from the one at `rank`."""
+    own = values[order[rank - 1]]
+    for above in range(1, rank):
+        if not differs(values[order[above - 1]], own):
+            return above
+    return rank

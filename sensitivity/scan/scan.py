@@ -1,0 +1,36 @@
+"""The scan: baselines and every unit in turn on the `rank` split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sensitivity.records import Effect, Estimate, Mode, Quantizer, Unit
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.ranking import estimate, rank_effects
+from sensitivity.scan.variants import baselines, unit_variant
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Ranked effects of all units, and the baselines on the same samples by name (see `variants.BASELINES`)."""
+
+    mode: Mode
+    baselines: dict[str, Estimate]
+    effects: tuple[Effect, ...]
+
+
+def scan(measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode) -> Scan:
+    """Measure baselines and units on all of `rank` and rank the units by effect."""
+    base = baselines(quantizers)
+    variants = [*base.values(), *(unit_variant(unit, quantizers, mode) for unit in units)]
+    measured = measurer.scores(variants, "rank", f"scan: {len(units)} units")
+    by_name = dict(zip(base, measured, strict=False))
+    reference = by_name["quantized" if mode == "disable" else "float"]
+    measurer.aggregate(reference)  # a broken aggregate is named here, before statistics run into it
+    aggregate = measurer.task.aggregate
+    return Scan(
+        mode=mode,
+        baselines={name: estimate(scores, aggregate) for name, scores in by_name.items()},
+        effects=rank_effects(units, measured[len(base) :], reference, aggregate, mode),
+    )

@@ -1,0 +1,32 @@
+"""Which variants a scan measures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sensitivity.records import Mode, Quantizer, Unit, Variant
+
+BASELINES = ("float", "quantized", "weights only", "activations only")
+"""Everything disabled; nothing disabled; only weights quantized; only activations quantized."""
+
+
+def baselines(quantizers: Sequence[Quantizer]) -> dict[str, Variant]:
+    every = frozenset(quantizer.name for quantizer in quantizers)
+    weights = frozenset(quantizer.name for quantizer in quantizers if quantizer.role == "weight")
+    disabled = {"float": every, "quantized": frozenset[str](), "weights only": every - weights, "activations only": weights}
+    return {name: Variant(name, disabled[name]) for name in BASELINES}
+
+
+def unit_variant(unit: Unit, quantizers: Sequence[Quantizer], mode: Mode) -> Variant:
+    """Mode `disable`: only this unit is left unquantized. Mode `enable`: only this unit is quantized."""
+    own = frozenset(unit.quantizers)
+    if mode == "disable":
+        return Variant(f"without {unit.name}", own)
+    return Variant(f"only {unit.name}", frozenset(quantizer.name for quantizer in quantizers) - own)
+
+
+def skip_variant(skip: Iterable[str], units: Sequence[Unit]) -> Variant:
+    """The model with these units left unquantized."""
+    chosen = set(skip)
+    names = [name for unit in units if unit.name in chosen for name in unit.quantizers]
+    return Variant(f"skip {len(chosen)} of {len(units)}", frozenset(names))

@@ -1,0 +1,134 @@
+"""A task opened for measuring: its model seen through an adapter, its units, and the journal of its run directory."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sensitivity.errors import ModelError
+from sensitivity.journal.journal import Head, open_journal
+from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
+from sensitivity.records import SPLITS, Unit
+from sensitivity.registry import FAMILIES, load
+from sensitivity.run_dir import RunDir
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.progress import Progress, silent
+from sensitivity.simulators.base import Simulator
+from sensitivity.tasks.base import EvaluateTask, Task
+from sensitivity.tasks.batches import batch_digest
+from sensitivity.tasks.load import load_task, task_digest
+
+FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
+NO_INTERVALS = (
+    "The task has only evaluate(model): no per-sample scores, so no intervals and no ties; "
+    "each variant costs a whole evaluation. Return a Task with score() to get them."
+)
+NOT_HELD_OUT = "The task has no holdout evaluation: the reported accuracy is on data that chose the plan, and too kind to it."
+
+
+@dataclass(frozen=True)
+class Session:
+    """reference: the task as the user gave it. task: always with batches; an EvaluateTask has been turned into one.
+    example: one batch of inputs, for export; None where the task has none. warnings: what the reader must know."""
+
+    reference: str
+    task: Task
+    source: QuantizedModel
+    units: tuple[Unit, ...]
+    run_dir: RunDir
+    measurer: Measurer
+    example: Any
+    warnings: tuple[str, ...]
+
+
+@contextmanager
+def open_session(reference: str, out: Path, *, resume: bool, progress: Progress = silent) -> Iterator[Session]:
+    """Load the task and open the journal of `out`.
+
+    Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run), JournalMismatch.
+    """
+    loaded = load_task(reference)
+    source = quantized_model(loaded.model)
+    check_calibrated(source.quantizers)
+    task = with_batches(loaded) if isinstance(loaded, EvaluateTask) else loaded
+    run_dir = RunDir(out)
+    with open_journal(run_dir.journal, head_of(task, source, reference), resume=resume) as journal:
+        yield Session(
+            reference=reference,
+            task=task,
+            source=source,
+            units=layers(source.quantizers),
+            run_dir=run_dir,
+            measurer=Measurer(task, lambda: _simulator(loaded, source), journal, progress),
+            example=_example(loaded),
+            warnings=_warnings(loaded),
+        )
+
+
+def quantized_model(model: Any) -> QuantizedModel:
+    """The adapter whose toolkit made this model. Raises ModelError where none recognises it."""
+    for name in FAMILIES["quantizers"]:
+        adapter = load("quantizers", name)
+        if adapter.recognises(model):
+            found: QuantizedModel = adapter(model)
+            if found.quantizers:
+                return found
+            raise ModelError(f"Expected a calibrated model with enabled quantizers, got a {name} model with none enabled; quantize and calibrate it first.")
+    known = ", ".join(FAMILIES["quantizers"])
+    raise ModelError(f"Expected a model with quantizers of {known}, got {type(model).__name__} without any; quantize and calibrate it first.")
+
+
+def with_batches(task: EvaluateTask) -> Task:
+    """The same as a Task: each split is one batch whose input is the evaluation, and whose output is its score."""
+    data = {split: [(getattr(task, "evaluate" if split == "rank" else split) or task.evaluate, None)] for split in SPLITS}
+    return Task(task.model, data, lambda output, _: [output], metric=task.metric, full_scale=task.full_scale)
+
+
+def head_of(task: Task, source: QuantizedModel, reference: str) -> Head:
+    """What the measurements of a journal are of: anything that would change them."""
+    return {
+        "task": task_digest(reference),
+        "metric": task.metric,
+        "source": source.source,
+        "model": source.fingerprint(),
+        "quantizers": len(source.quantizers),
+        "data": {split: _split_head(task, split) for split in SPLITS},
+        "versions": {name: version for name in FRAMEWORKS if (version := _version(name))},
+    }
+
+
+def _split_head(task: Task, split: str) -> dict[str, Any]:
+    batches = task.data[split]
+    inputs, targets = next(iter(batches))
+    return {"batches": len(batches), "first": batch_digest(inputs, targets)}  # type: ignore[arg-type]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _simulator(loaded: Task | EvaluateTask, source: QuantizedModel) -> Simulator:
+    if isinstance(loaded, EvaluateTask):
+        from sensitivity.simulators.evaluate import EvaluateSimulator
+
+        return EvaluateSimulator(source)
+    from sensitivity.simulators.toggle import ToggleSimulator
+
+    return ToggleSimulator(source)
+
+
+def _example(loaded: Task | EvaluateTask) -> Any:
+    return loaded.example_inputs if isinstance(loaded, EvaluateTask) else next(iter(loaded.data["rank"]))[0]
+
+
+def _warnings(loaded: Task | EvaluateTask) -> tuple[str, ...]:
+    if not isinstance(loaded, EvaluateTask):
+        return ()
+    return (NO_INTERVALS,) if loaded.holdout else (NO_INTERVALS, NOT_HELD_OUT)

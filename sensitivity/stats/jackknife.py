@@ -1,0 +1,23 @@
+"""Per-sample values for a metric that is not a mean, such as mAP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_GROUPS = 200
+
+
+def pseudo_values(scores: NDArray[np.float64], aggregate: Callable[[NDArray[np.float64]], float]) -> NDArray[np.float64]:
+    """Jackknife pseudo-values (Tukey 1958): their mean is the bias-corrected metric, their spread its sampling error.
+
+    scores: float[n, ...]; aggregate: any number of rows -> metric. At most MAX_GROUPS groups of consecutive samples are
+    left out in turn, so the result is float[min(n, MAX_GROUPS)]; for a mean and n <= MAX_GROUPS it is `scores` itself.
+    The same call on two variants' scores of the same samples gives pairs.
+    """
+    groups = np.array_split(np.arange(len(scores)), min(len(scores), MAX_GROUPS))
+    whole = aggregate(scores)
+    left_out = np.array([aggregate(np.delete(scores, group, axis=0)) for group in groups])
+    return len(groups) * whole - (len(groups) - 1) * left_out

@@ -1,0 +1,103 @@
+"""The journal is a promise: what was measured is kept, and never taken for something else."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sensitivity.errors import JournalMismatch, RunDirError, WriteError
+from sensitivity.journal.journal import open_journal, write_line
+from sensitivity.records import Variant
+
+HEAD = {"model": "ab12", "data": {"rank": {"batches": 2}}}
+FLOAT = Variant("float", frozenset({"a", "b"}))
+INT8 = Variant("quantized", frozenset())
+
+
+def fill(path: Path) -> None:
+    with open_journal(path, HEAD, resume=False) as journal:
+        journal.add_batch("rank", 0, "d0")
+        journal.add_scores(FLOAT, "rank", 0, np.array([1.0, 0.0, 1 / 3]))
+        journal.add_scores(INT8, "rank", 0, np.array([[1.0, 2.0]]))
+
+
+def test_scores_come_back_bit_for_bit(tmp_path: Path) -> None:
+    fill(tmp_path / "j")
+    with open_journal(tmp_path / "j", HEAD, resume=True) as journal:
+        assert journal.scores(FLOAT, "rank", 0).tolist() == [1.0, 0.0, 1 / 3]
+        assert journal.scores(INT8, "rank", 0).shape == (1, 2)
+        assert journal.scores(INT8, "confirm", 0) is None
+        assert set(journal.variants) == {FLOAT, INT8}
+
+
+@settings(max_examples=200, deadline=None)
+@given(cut=st.integers(0, 10_000))
+def test_a_journal_cut_at_any_byte_opens_and_goes_on(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("cut") / "j"
+    fill(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: cut % (len(whole) + 1)])
+    with open_journal(path, HEAD, resume=True) as journal:
+        for variant, scores in ((FLOAT, np.array([1.0, 0.0, 1 / 3])), (INT8, np.array([[1.0, 2.0]]))):
+            journal.add_batch("rank", 0, "d0")
+            if journal.scores(variant, "rank", 0) is None:
+                journal.add_scores(variant, "rank", 0, scores)
+    assert path.read_bytes() == whole
+
+
+def test_a_journal_of_another_model_is_refused_with_the_difference_named(tmp_path: Path) -> None:
+    fill(tmp_path / "j")
+    with pytest.raises(JournalMismatch, match=r'got another: data.rank.batches was 2, is 3; model was "ab12", is "cd34"'):
+        open_journal(tmp_path / "j", {"model": "cd34", "data": {"rank": {"batches": 3}}}, resume=True)
+
+
+def test_other_data_under_the_same_head_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "j")
+    with (
+        open_journal(tmp_path / "j", HEAD, resume=True) as journal,
+        pytest.raises(JournalMismatch, match="Expected batch 0 of split 'rank' to be the data"),
+    ):
+        journal.add_batch("rank", 0, "other")
+
+
+def test_a_journal_is_not_overwritten_without_resume(tmp_path: Path) -> None:
+    fill(tmp_path / "j")
+    before = (tmp_path / "j").read_bytes()
+    with pytest.raises(RunDirError, match="add --resume to go on with it"):
+        open_journal(tmp_path / "j", HEAD, resume=False)
+    assert (tmp_path / "j").read_bytes() == before
+
+
+def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
+    fill(tmp_path / "j")
+    lines = (tmp_path / "j").read_bytes().splitlines(keepends=True)
+    (tmp_path / "j").write_bytes(lines[0] + b"{torn\n" + lines[2])
+    with pytest.raises(RunDirError, match="Expected JSON in line 2"):
+        open_journal(tmp_path / "j", HEAD, resume=True)
+
+
+class FullDisk(io.BytesIO):
+    """Writes half of what it is given and then fails, as a full disk does."""
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        super().write(bytes(data)[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_whole_lines() -> None:
+    file = FullDisk()
+    io.BytesIO.write(file, b'{"op":"open"}\n')
+    with pytest.raises(WriteError, match=r"Expected to append to j, got No space left on device; .* --resume"):
+        write_line(file, Path("j"), {"op": "scores", "data": "x" * 100})
+    assert file.getvalue() == b'{"op":"open"}\n'
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WriteError, match="Expected to write to"):
+        open_journal(tmp_path / "file" / "j", HEAD, resume=False)
