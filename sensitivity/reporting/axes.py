@@ -1,0 +1,61 @@
+"""Where things lie in a figure: axes around data, round ticks, labels that do not overlap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Axis:
+    low: float
+    high: float
+    ticks: tuple[float, ...]
+
+    def at(self, value: float) -> float:
+        """Where a value lies: 0 at the low end, 1 at the high end."""
+        return (value - self.low) / (self.high - self.low)
+
+    def label(self, tick: float) -> str:
+        """A tick in words, with as many digits as the ticks need to differ."""
+        return f"{tick:.10g}".replace("-", "\N{MINUS SIGN}")
+
+
+def axis_around(values: Iterable[float], zero: bool, ticks: int = 5) -> Axis:
+    """An axis that holds all values with a little room, and zero itself only if asked.
+
+    >>> axis_around([28.0, 52.0], zero=False)
+    Axis(low=26.8, high=53.2, ticks=(30.0, 35.0, 40.0, 45.0, 50.0))
+    """
+    all_values = [*values, *([0.0] if zero else [])]
+    low, high = min(all_values), max(all_values)
+    room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    low, high = (low - room if low < 0 or not zero else low), (high + room if high > 0 or not zero else high)
+    return Axis(low, high, _ticks(low, high, ticks))
+
+
+def _ticks(low: float, high: float, wanted: int) -> tuple[float, ...]:
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough * 0.999)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return tuple(round(number * step, 12) for number in range(first, last + 1))
+
+
+def spread(places: Sequence[float], gap: float) -> list[float]:
+    """The same places pushed apart until neighbours are at least `gap` away, for labels that would overlap.
+
+    >>> spread([0.50, 0.52], gap=0.1)
+    [0.46, 0.56]
+    """
+    order = sorted(range(len(places)), key=lambda index: places[index])
+    moved = [places[index] for index in order]
+    for _ in range(len(moved)):
+        for left in range(len(moved) - 1):
+            overlap = gap - (moved[left + 1] - moved[left])
+            if overlap > 1e-12:
+                moved[left] -= overlap / 2
+                moved[left + 1] += overlap / 2
+    by_index = dict(zip(order, moved, strict=True))
+    return [round(by_index[index], 6) for index in range(len(places))]

@@ -1,0 +1,17 @@
+"""Tables as CSV files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from sensitivity.reporting.files import write_text
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write the table with a header and no index; floats with all their digits, what is missing as an empty cell.
+
+    The same table gives the same bytes. Raises WriteError; what was at `path` before is then still there.
+    """
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))

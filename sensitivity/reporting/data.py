@@ -1,0 +1,48 @@
+"""What a report is made of: one frozen record, whatever part of the job has been done so far."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sensitivity.records import Effect, Estimate, Mode, Plan, Timing, Unit
+
+BASELINES = ("float", "quantized", "weights only", "activations only")
+"""Keys of `ReportData.baselines`, in the order shown; "weights only" quantizes the weights and nothing else."""
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report shows. What is empty or None is left out of the report.
+
+    metric: its name, such as "top-1". full_scale: its largest value; a point is a hundredth of it.
+    command: the command line that makes these numbers again.
+    settings, environment: shown as they are. verification: what the check of the exported files found.
+    baselines: keys from `BASELINES`, all on the `rank` split.
+    effects: one for each unit measured so far. units: all units of the model, with their quantizers.
+    bench_sentences: the latency verdict in words, the most important first.
+    warnings: what a reader must know before believing a number.
+    confidence: what all intervals cover.
+    """
+
+    title: str
+    metric: str
+    full_scale: float
+    mode: Mode
+    command: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+    baselines: Mapping[str, Estimate] = field(default_factory=dict)
+    effects: tuple[Effect, ...] = ()
+    units: tuple[Unit, ...] = ()
+    plan: Plan | None = None
+    timings: tuple[Timing, ...] = ()
+    bench_sentences: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    verification: Mapping[str, str | float] | None = None
+    warnings: tuple[str, ...] = ()
+    confidence: float = 0.95
+
+    @property
+    def layers(self) -> int:
+        """How many units the model has; those measured where that is all that is known."""
+        return len(self.units) or len(self.effects)

@@ -1,0 +1,128 @@
+"""Numbers in words: every value with its unit, every estimate with its interval."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from sensitivity.records import Estimate, Target
+
+MINUS = "\N{MINUS SIGN}"
+_PERCENT_NAME = re.compile(r"acc|top|map|\bap|f1|precision|recall|iou|dice|auc|exact|hit|correct", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class MetricFormat:
+    """How the values of one metric are written.
+
+    A metric of full scale 1 or 100 whose name says it is a share (accuracy, top-1, mAP, ...) is written in percent
+    and its changes in points; any other is written in its own unit.
+
+    >>> top1 = MetricFormat("top-1", 1.0)
+    >>> top1.level(0.299), top1.change(0.161)
+    ('29.9 %', '+16.1 pt')
+    >>> MetricFormat("psnr", 60.0).level(31.4159)
+    '31.42'
+    """
+
+    name: str
+    full_scale: float
+
+    @property
+    def percent(self) -> bool:
+        return self.full_scale in (1.0, 100.0) and _PERCENT_NAME.search(self.name) is not None
+
+    @property
+    def level_unit(self) -> str:
+        return "%" if self.percent else ""
+
+    @property
+    def level_label(self) -> str:
+        """Name and unit, for an axis or the head of a column."""
+        return f"{self.name}, %" if self.percent else self.name
+
+    @property
+    def change_unit(self) -> str:
+        return "pt" if self.percent else ""
+
+    def shown(self, value: float) -> float:
+        """The value as a number in the unit shown."""
+        return value * 100 / self.full_scale if self.percent else value
+
+    def shown_interval(self, estimate: Estimate) -> tuple[float, float] | tuple[None, None]:
+        if estimate.low is None or estimate.high is None:
+            return None, None
+        return self.shown(estimate.low), self.shown(estimate.high)
+
+    def number(self, value: float, sign: bool = False) -> str:
+        """The value in the unit shown, without the unit."""
+        shown = self.shown(value)
+        return signed(f"{shown:.1f}" if self.percent else f"{shown:.4g}", plus=sign)
+
+    def level(self, value: float) -> str:
+        return f"{self.number(value)} {self.level_unit}".rstrip()
+
+    def change(self, value: float, sign: bool = True) -> str:
+        return f"{self.number(value, sign)} {self.change_unit}".rstrip()
+
+    def interval(self, estimate: Estimate) -> str:
+        """Such as "[27.0, 32.8]"."""
+        if estimate.low is None or estimate.high is None:
+            return "(no interval)"
+        return f"[{self.number(estimate.low)}, {self.number(estimate.high)}]"
+
+    def target(self, target: Target) -> str:
+        if target.metric is not None:
+            return f"at least {self.level(target.metric)}"
+        if target.drop is not None:
+            return f"at most {self.change(target.drop, sign=False)} under float"
+        assert target.relative is not None
+        return f"at most {100 * target.relative:g} % of float's own value under float"
+
+
+def signed(number: str, plus: bool) -> str:
+    """A number with a true minus sign, a plus sign if asked, and no sign on zero.
+
+    >>> signed("0.5", plus=True), signed("-0.0", plus=True)
+    ('+0.5', '0.0')
+    """
+    if float(number) == 0:
+        return number.lstrip("-")
+    return MINUS + number[1:] if number.startswith("-") else ("+" if plus else "") + number
+
+
+def ratio(estimate: Estimate) -> str:
+    """Such as "1.35x [1.31, 1.40]"."""
+    interval = f" [{estimate.low:.2f}, {estimate.high:.2f}]" if estimate.low is not None and estimate.high is not None else ""
+    return f"{estimate.value:.2f}x{interval}"
+
+
+def milliseconds(value_ms: float) -> str:
+    """Three digits that matter.
+
+    >>> milliseconds(0.04567), milliseconds(4.567), milliseconds(1234.5)
+    ('0.0457 ms', '4.57 ms', '1234 ms')
+    """
+    return f"{value_ms:.0f} ms" if value_ms >= 100 else f"{value_ms:.3g} ms"
+
+
+def includes_zero(estimate: Estimate) -> bool:
+    """Whether the data allow no effect at all; False where there is no interval to say so."""
+    return estimate.low is not None and estimate.high is not None and estimate.low <= 0 <= estimate.high
+
+
+def listing(names: tuple[str, ...], most: int = 6) -> str:
+    """
+    >>> listing(("a", "b", "c", "d"), most=2)
+    'a, b and 2 more'
+    """
+    more = len(names) - most
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
+
+
+def count(n: int, noun: str) -> str:
+    """
+    >>> count(1, "layer"), count(28, "layer")
+    ('1 layer', '28 layers')
+    """
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")

@@ -1,0 +1,85 @@
+"""The accuracy path of a plan as plain numbers in the unit shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sensitivity.records import Plan
+from sensitivity.reporting.axes import Axis, axis_around
+from sensitivity.reporting.formats import MetricFormat
+
+
+@dataclass(frozen=True)
+class PathPoint:
+    """A skip-set tried: `slot` is its place among the counts, `tries` the numbers of the tries, from 1."""
+
+    slot: int
+    value: float
+    met: bool
+    chosen: bool
+    tries: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reference:
+    name: Literal["float", "target"]
+    value: float
+    text: str
+
+
+@dataclass(frozen=True)
+class PathChart:
+    """Accuracy on `confirm` against how many layers are left out.
+
+    counts: every number of layers tried, ascending, one slot each: the horizontal axis is an order, not a scale.
+    best: the points with the highest accuracy of each count, by slot. chosen: interval of the chosen plan, in the unit shown.
+    """
+
+    axis: Axis
+    counts: tuple[int, ...]
+    points: tuple[PathPoint, ...]
+    references: tuple[Reference, ...]
+    chosen_interval: tuple[float, float] | None
+    unit: str
+
+    def across(self, slot: int) -> float:
+        """Where a slot lies: 0 at the left end, 1 at the right end."""
+        return (slot + 0.5) / len(self.counts)
+
+    @property
+    def best(self) -> tuple[PathPoint, ...]:
+        tops = {}
+        for point in sorted(self.points, key=lambda point: point.value):
+            tops[point.slot] = point
+        return tuple(tops[slot] for slot in sorted(tops))
+
+
+def path_chart(plan: Plan, full_scale: float) -> PathChart:
+    """Every skip-set tried on `confirm`, with all of INT8 at zero layers and the chosen plan, tried or not."""
+    metric = MetricFormat(plan.metric.name, full_scale)
+    tried = _tried(plan)
+    counts = tuple(sorted({len(skip) for skip in tried}))
+    points = tuple(
+        PathPoint(counts.index(len(skip)), metric.shown(value), met, skip == frozenset(plan.skip), tries)
+        for skip, (value, met, tries) in tried.items()
+    )
+    references = (
+        Reference("float", metric.shown(plan.metric.float.value), f"float {metric.level(plan.metric.float.value)}"),
+        Reference("target", metric.shown(plan.floor), f"target {metric.level(plan.floor)}"),
+    )
+    low, high = metric.shown_interval(plan.metric.confirm)
+    interval = None if low is None or high is None else (low, high)
+    values = [*(point.value for point in points), *(line.value for line in references), *(interval or ())]
+    return PathChart(axis_around(values, zero=False), counts, points, references, interval, f"{metric.level_label} on confirm")
+
+
+def _tried(plan: Plan) -> dict[frozenset[str], tuple[float, bool, tuple[int, ...]]]:
+    """Metric, met and numbers of the tries of each distinct skip-set."""
+    start, end = plan.metric.quantized.value, plan.metric.confirm.value
+    tried: dict[frozenset[str], tuple[float, bool, tuple[int, ...]]] = {frozenset(): (start, start >= plan.floor, ())}
+    for number, step in enumerate(plan.path, start=1):
+        before = tried.get(frozenset(step.skip), (0.0, False, ()))[2]
+        tried[frozenset(step.skip)] = (step.metric, step.met, (*before, number))
+    tried.setdefault(frozenset(plan.skip), (end, plan.met, ()))
+    return tried

@@ -1,0 +1,144 @@
+"""The answer in words, from the evidence and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from sensitivity.records import Effect, Estimate, Plan
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """state: whether the plan met its target; "scan" where there is no plan. headline: one sentence."""
+
+    state: Literal["met", "missed", "scan"]
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def verdict(data: ReportData) -> Verdict:
+    """What was found, the most important first; every number with its interval, its samples and their split."""
+    metric = MetricFormat(data.metric, data.full_scale)
+    scan = tuple(_scan_sentences(data, metric))
+    latency = data.bench_sentences[:1]
+    if data.plan is None:
+        headline, *rest = scan or ("Nothing has been measured yet.",)
+        return Verdict("scan", headline, (*rest, *latency))
+    plan = data.plan
+    state: Literal["met", "missed"] = "met" if plan.met else "missed"
+    return Verdict(state, _plan_headline(plan, data.layers, metric), (*_plan_sentences(plan, metric), *latency, *scan))
+
+
+def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
+    before, after = metric.level(plan.metric.quantized.value), metric.level(plan.metric.confirm.value)
+    target = metric.target(plan.target)
+    if not plan.skip:
+        if plan.met:
+            return f"All of INT8 already meets the target of {target}: {metric.name} is {after}, and no layer has to stay out."
+        return f"The target of {target} is missed: all of INT8 has {metric.name} {before}, and no skip-set tried was better."
+    left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
+    if plan.met:
+        return f"Leaving {left_out} out of INT8 brings {metric.name} from {before} to {after} and meets the target of {target}."
+    short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
+    return (
+        f"The target of {target} is missed by {short}: the best plan found leaves {left_out} out of INT8 "
+        f"and brings {metric.name} from {before} to {after}."
+    )
+
+
+def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
+    found = plan.metric
+    if plan.skip:
+        yield f"Left out: {listing(plan.skip)}."
+    yield (
+        f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks for "
+        f"{metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
+        f"all of INT8 {metric.level(found.quantized.value)}."
+    )
+    yield (
+        f"On holdout, samples that no choice has seen: {_level(found.holdout, metric)}; float has "
+        f"{metric.level(found.holdout_float.value)} there, so the drop is {_change(found.holdout_drop, metric)}."
+    )
+    yield from _held_out_doubt(plan, metric)
+    if plan.reason:
+        yield f"Why: {_sentence(plan.reason)}"
+    if plan.try_next:
+        yield f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
+
+
+def _held_out_doubt(plan: Plan, metric: MetricFormat) -> Iterator[str]:
+    """What holdout says against a target that confirm met. Choosing on confirm makes confirm a little too kind."""
+    if not plan.met:
+        return
+    float_metric, drop = plan.metric.holdout_float.value, plan.metric.holdout_drop
+    allowed = float_metric - plan.target.floor(float_metric)
+    worst = drop.value if drop.high is None else drop.high
+    if drop.low is not None and drop.low > allowed:
+        yield f"Holdout contradicts confirm: its drop is larger than the {metric.change(allowed, sign=False)} allowed."
+    elif drop.value > allowed:
+        yield f"On holdout the drop is larger than the {metric.change(allowed, sign=False)} allowed, within its interval."
+    elif worst > allowed:
+        yield (
+            f"Holdout does not rule out a drop larger than the {metric.change(allowed, sign=False)} allowed; "
+            "more samples there would settle it."
+        )
+
+
+def _scan_sentences(data: ReportData, metric: MetricFormat) -> Iterator[str]:
+    if data.effects:
+        yield _first_layer(data, metric)
+        yield from _unclear(data.effects)
+    if {"float", "quantized"} <= data.baselines.keys():
+        yield _whole_loss(data, metric)
+
+
+def _first_layer(data: ReportData, metric: MetricFormat) -> str:
+    first = min(data.effects, key=lambda effect: effect.rank)
+    change = _change(first.effect, metric)
+    if data.mode == "disable":
+        what = f"Leaving only {first.unit} out of INT8 gains {change}"
+    else:
+        what = f"Quantizing only {first.unit} costs {change}"
+    if includes_zero(first.effect):
+        return f"No layer stands out: {what[0].lower()}{what[1:]}, and that is the largest effect."
+    return f"{what}, the largest effect of {count(len(data.effects), 'layer')} measured."
+
+
+def _unclear(effects: tuple[Effect, ...]) -> Iterator[str]:
+    tied = sum(effect.tie == 1 for effect in effects)
+    if tied > 1:
+        yield f"The data cannot tell the first {tied} layers apart: they are tied for rank 1."
+    silent = sum(includes_zero(effect.effect) for effect in effects)
+    if silent:
+        yield f"The interval of {count(silent, 'layer')} includes no effect at all."
+
+
+def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
+    float_ = data.baselines["float"]
+    loss = float_.value - data.baselines["quantized"].value
+    alone = [
+        f"{metric.change(float_.value - data.baselines[f'{part} only'].value, sign=False)} with only {part}"
+        for part in ("weights", "activations")
+        if f"{part} only" in data.baselines
+    ]
+    more = f" ({', '.join(alone)})" if alone else ""
+    return (
+        f"All of INT8 costs {metric.change(loss, sign=False)} of {metric.name}{more}: from {metric.level(float_.value)} to "
+        f"{metric.level(data.baselines['quantized'].value)} on {count(float_.n, 'rank sample')}."
+    )
+
+
+def _level(estimate: Estimate, metric: MetricFormat) -> str:
+    return f"{metric.level(estimate.value)} {metric.interval(estimate)} on {count(estimate.n, 'sample')}"
+
+
+def _change(estimate: Estimate, metric: MetricFormat) -> str:
+    return f"{metric.change(estimate.value, sign=False)} {metric.interval(estimate)} on {count(estimate.n, 'sample')}"
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
