@@ -1,0 +1,87 @@
+"""What a batch holds and how many samples, whatever library its arrays are of."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from sensitivity.errors import TaskError
+
+DIGEST_BYTES = 8
+
+
+def batch_digest(inputs: Any, targets: Any) -> str:
+    """Hex digest of every array, number and text in a batch: equal in another process, other when a value changes.
+
+    Tuples, lists, dicts and dataclasses are looked into. Of any other object only its type and name count.
+    """
+    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    _add(digest.update, inputs)
+    _add(digest.update, targets)
+    return digest.hexdigest()
+
+
+def batch_size(inputs: Any) -> int:
+    """Samples in a batch: the first axis of its first array. A function counts as one sample.
+
+    Raises TaskError where there is no array, or two of them differ in their first axis.
+    """
+    if callable(inputs):  # the evaluation of a task that has no samples
+        return 1
+    shapes = [tuple(int(side) for side in array.shape) for array in _arrays(inputs)]
+    sizes = {shape[0] for shape in shapes if shape}
+    if len(sizes) != 1:
+        got = f"shapes {', '.join(str(shape) for shape in shapes)}" if shapes else type(inputs).__name__
+        raise TaskError(
+            f"Expected the inputs of a batch to be arrays that all have the sample as their first axis, got {got}; "
+            "yield (inputs, targets) pairs of batches, not of single samples."
+        )
+    return sizes.pop()
+
+
+def _arrays(value: Any) -> Iterator[Any]:
+    if hasattr(value, "shape"):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _arrays(item)
+
+
+def _add(update: Callable[[Any], None], value: Any) -> None:
+    """Feed one value to a digest, its kind and size first so that neighbours cannot run into each other."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        _add_array(update, value)
+    elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+        text = repr(value).encode()
+        update(f"{type(value).__name__}{len(text)}:".encode() + text)
+    elif isinstance(value, Mapping):
+        _add(update, tuple(item for pair in value.items() for item in pair))
+    elif isinstance(value, (tuple, list)):
+        update(f"sequence{len(value)}:".encode())
+        for item in value:
+            _add(update, item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _add(update, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    else:  # never repr(): it holds an address, which is another one in the next process
+        update(f"{type(value).__qualname__}:{getattr(value, '__qualname__', '')};".encode())
+
+
+def _add_array(update: Callable[[Any], None], value: Any) -> None:
+    array = as_numpy(value)
+    if array.dtype.hasobject:
+        _add(update, array.tolist())
+        return
+    update(f"{value.dtype}{array.shape}:".encode())
+    update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
+    """A tensor or array as a numpy array on the host; bfloat16, which numpy lacks, as float32 of the same values."""
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
+    return np.asarray(tensor.float().numpy() if "bfloat16" in str(tensor.dtype) else tensor.numpy())

@@ -1,0 +1,194 @@
+"""From "path/to/task.py:function" to a checked task. This is the only place that runs a user's file."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sensitivity.errors import SensitivityError, TaskError
+from sensitivity.records import SPLITS
+from sensitivity.tasks.base import EvaluateTask, Task
+
+DEFAULT_FUNCTION = "task"
+
+
+def load_task(reference: str) -> Task | EvaluateTask:
+    """Run the user's function and check what it returned.
+
+    reference: "path/to/task.py:function"; without ":function" it is `task`. The file's folder is importable while the
+    file and the function run. Raises TaskError, with the user's own exception as its cause.
+    """
+    file, name = split_reference(reference)
+    with _importable(file.parent):
+        module = _run_file(file)
+        function = _function(module, name, file)
+        try:
+            task = function()
+        except Exception as error:
+            raise _user_error(f"{name}() in {file} to return a task", file, error) from error
+    if isinstance(task, Task):
+        check_task(task)
+        return task
+    if isinstance(task, EvaluateTask):
+        check_evaluate_task(task)
+        return task
+    raise TaskError(
+        f"Expected {name}() in {file} to return a Task or EvaluateTask of sensitivity.tasks.base, got {_kind(task)}; "
+        "see docs/tasks.md."
+    )
+
+
+def task_digest(reference: str) -> str:
+    """Hex sha256 of the task file's source; what the file imports or reads does not count."""
+    return hashlib.sha256(split_reference(reference)[0].read_bytes()).hexdigest()
+
+
+def split_reference(reference: str) -> tuple[Path, str]:
+    """The file, absolute, and the function's name. Raises TaskError where there is no such Python file."""
+    before, colon, after = reference.rpartition(":")
+    path, name = (before, after) if colon and after.isidentifier() else (reference, DEFAULT_FUNCTION)
+    file = Path(path).expanduser()
+    if not file.is_file():
+        got = "a folder" if file.is_dir() else f"nothing there (from {Path.cwd()})"
+        raise TaskError(f"Expected a Python file at {path}, got {got}; give it as path/to/task.py:function.")
+    if file.suffix != ".py":
+        raise TaskError(f"Expected a Python file ending in .py, got {path}; give it as path/to/task.py:function.")
+    return file.resolve(), name
+
+
+def check_task(task: Task) -> None:
+    """Raise TaskError that names what is wrong with a task before anything is measured."""
+    _check_model(task.model)
+    if not isinstance(task.data, Mapping):
+        raise TaskError(
+            f"Expected task.data to map {', '.join(SPLITS)} to batches, got {_kind(task.data)}; "
+            'pass {"rank": ..., "confirm": ..., "holdout": ...}.'
+        )
+    missing = [split for split in SPLITS if split not in task.data]
+    if missing:
+        raise TaskError(
+            f"Expected task.data to have the splits {', '.join(SPLITS)}, got no {' and no '.join(missing)} "
+            f"(only {', '.join(map(str, task.data)) or 'an empty mapping'}); add batches of other samples for it."
+        )
+    for split in SPLITS:
+        _check_split(split, task.data[split])
+    _check_callable("score", task.score)
+    _check_callable("aggregate", task.aggregate)
+
+
+def check_evaluate_task(task: EvaluateTask) -> None:
+    _check_model(task.model)
+    _check_callable("evaluate", task.evaluate)
+    for name in ("confirm", "holdout"):
+        if getattr(task, name) is not None:
+            _check_callable(name, getattr(task, name))
+
+
+def _check_split(split: str, batches: Any) -> None:
+    def fail(got: str, fix: str) -> TaskError:
+        return TaskError(
+            f"Expected split {split!r} to be batches of (inputs, targets) with a len(), which give the same samples "
+            f"in the same order each time, got {got}; {fix}."
+        )
+
+    if not hasattr(batches, "__iter__") or hasattr(batches, "__next__"):
+        raise fail(_kind(batches), "pass a list of batches, or a DataLoader")
+    try:
+        count = len(batches)
+    except TypeError as error:
+        raise fail(f"{_kind(batches)} without a len()", "pass a list of batches, or a DataLoader") from error
+    if count == 0:
+        raise TaskError(
+            f"Expected split {split!r} to hold at least one batch, got none; check the data's path and size."
+        )
+    # By class name, so that torch stays out of here.
+    if type(getattr(batches, "sampler", None)).__name__ == "RandomSampler":
+        raise fail("a DataLoader that shuffles", "pass shuffle=False")
+
+
+def _check_model(model: Any) -> None:
+    if model is None:
+        raise TaskError("Expected a calibrated model in the task, got None; return the model that was quantized.")
+    training = "the model" if getattr(model, "training", False) else _training_layer(model)
+    if training:
+        raise TaskError(
+            f"Expected the model in eval mode, got {training} in training mode; call model.eval() before returning it."
+        )
+
+
+def _training_layer(model: Any) -> str | None:
+    """The first layer whose values depend on the mode and that is in training mode.
+
+    Others do not matter: quantizers inserted after `model.eval()` are born in training mode.
+    """
+    named = model.named_modules() if hasattr(model, "named_modules") else ()
+    depends = ("BatchNorm", "Dropout")
+    return next((n for n, m in named if m.training and any(kind in type(m).__name__ for kind in depends)), None)
+
+
+def _check_callable(name: str, value: Any) -> None:
+    if not callable(value):
+        raise TaskError(f"Expected task.{name} to be a function, got {_kind(value)}; see docs/tasks.md.")
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Modules next to the task file can be imported inside the `with`, as if the file were run as a script."""
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _run_file(file: Path) -> ModuleType:
+    # A name of its own: a user's json.py must not become `json` for everyone else.
+    name = f"sensitivity_task_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look their module up here
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise _user_error(f"{file} to be imported", file, error) from error
+    return module
+
+
+def _function(module: ModuleType, name: str, file: Path) -> Any:
+    function = getattr(module, name, None)
+    if callable(function):
+        return function
+    known = [
+        key
+        for key, value in vars(module).items()
+        if callable(value) and getattr(value, "__module__", "") == module.__name__
+    ]
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or known[:5]
+    hint = f"Close names: {', '.join(close)}." if close else "The file defines no function."
+    raise TaskError(f"Expected {file} to define a function {name}(), got none of that name. {hint}")
+
+
+def _user_error(what: str, file: Path, error: Exception) -> SensitivityError:
+    """One sentence for an exception out of the user's file, with the last line of theirs that it came through."""
+    if isinstance(error, SensitivityError):
+        return error
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    where = f" (line {lines[-1]})" if lines else ""
+    said = " ".join(str(error).split())[:300]
+    return TaskError(f"Expected {what}, got {type(error).__name__}: {said}{where}.")
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
