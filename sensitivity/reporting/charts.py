@@ -50,7 +50,11 @@ def effect_chart(data: ReportData, most: int = 30) -> RowChart:
     effects = sorted(data.effects, key=lambda effect: effect.rank)
     skip = frozenset(data.plan.skip if data.plan else ())
     rows = tuple(_effect_row(effect, metric, skip) for effect in effects[:most])
-    verb = "gained when only this layer is left out of INT8" if data.mode == "disable" else "lost when only this layer is INT8"
+    verb = (
+        "gained when only this layer is left out of INT8"
+        if data.mode == "disable"
+        else "lost when only this layer is INT8"
+    )
     unit = f"{data.metric} {verb}{metric.change_unit and ', '}{metric.change_unit}"
     return RowChart("bar", axis_around(_extremes(rows), zero=True), rows, unit, hidden=len(effects) - len(rows))
 
@@ -58,9 +62,9 @@ def effect_chart(data: ReportData, most: int = 30) -> RowChart:
 def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str]) -> Row:
     silent = includes_zero(effect.effect)
     notes = [
-        *(["left out by the plan"] if effect.unit in skip else []),
+        *(["left out"] if effect.unit in skip else []),
         *([f"tied with rank {effect.tie}"] if effect.tie != effect.rank else []),
-        *(["interval includes 0"] if silent else []),
+        *(["includes 0"] if silent else []),
     ]
     tone: Tone = "muted" if silent else "chosen" if effect.unit in skip else "plain"
     text = metric.change(effect.effect.value)

@@ -60,7 +60,9 @@ def path_figure(chart: PathChart, title: str) -> Figure:
     """Accuracy against the number of layers left out; the vertical axis is around the data."""
     figure = Figure(figsize=(9.0, 4.2), layout="constrained")
     axes = _axes(figure, title)
-    axes.plot([p.slot for p in chart.best], [p.value for p in chart.best], color=TONES["plain"], linewidth=1.2, zorder=1)
+    axes.plot(
+        [p.slot for p in chart.best], [p.value for p in chart.best], color=TONES["plain"], linewidth=1.2, zorder=1
+    )
     for point in chart.points:
         fill = TONES["chosen"] if point.met else "white"
         size = 9 if point.chosen else 6
@@ -82,7 +84,9 @@ def _draw_references(axes: Axes, chart: PathChart) -> None:
     places = spread([chart.axis.at(line.value) for line in chart.references], gap=0.06)
     for line, place in zip(chart.references, places, strict=True):
         colour = TARGET if line.name == "target" else SOFT
-        axes.axhline(line.value, color=colour, linewidth=1.2, linestyle="--" if line.name == "target" else "-", zorder=1)
+        axes.axhline(
+            line.value, color=colour, linewidth=1.2, linestyle="--" if line.name == "target" else "-", zorder=1
+        )
         axes.annotate(
             line.text, (1.0, place), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points", va="center",
             fontsize=8, color=colour, annotation_clip=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -93,17 +94,20 @@ def signed(number: str, plus: bool) -> str:
 
 def ratio(estimate: Estimate) -> str:
     """Such as "1.35x [1.31, 1.40]"."""
-    interval = f" [{estimate.low:.2f}, {estimate.high:.2f}]" if estimate.low is not None and estimate.high is not None else ""
+    interval = (
+        f" [{estimate.low:.2f}, {estimate.high:.2f}]" if estimate.low is not None and estimate.high is not None else ""
+    )
     return f"{estimate.value:.2f}x{interval}"
 
 
 def milliseconds(value_ms: float) -> str:
     """Three digits that matter.
 
-    >>> milliseconds(0.04567), milliseconds(4.567), milliseconds(1234.5)
-    ('0.0457 ms', '4.57 ms', '1234 ms')
+    >>> milliseconds(0.04567), milliseconds(4.5), milliseconds(1234.5)
+    ('0.0457 ms', '4.50 ms', '1234 ms')
     """
-    return f"{value_ms:.0f} ms" if value_ms >= 100 else f"{value_ms:.3g} ms"
+    digits = 2 - math.floor(math.log10(value_ms)) if value_ms > 0 else 0
+    return f"{value_ms:.{max(digits, 0)}f} ms"
 
 
 def includes_zero(estimate: Estimate) -> bool:

@@ -11,14 +11,13 @@ import jinja2
 from markupsafe import Markup, escape
 
 import sensitivity
-from sensitivity.records import Effect, Plan
 from sensitivity.reporting import formats
 from sensitivity.reporting.axes import spread
 from sensitivity.reporting.charts import RowChart, baseline_chart, effect_chart, latency_chart
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.path import PathChart, path_chart
-from sensitivity.reporting.verdict import verdict
+from sensitivity.reporting.verdict import scan_sentences, verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -38,6 +37,7 @@ def render(data: ReportData) -> str:
         "count": formats.count,
         "ms": formats.milliseconds,
         "ratio": formats.ratio,
+        "tight": tight,
         "place_on": lambda value, axis: axis.at(value),
         "percent": "{:.4g}%".format,
         "silent": formats.includes_zero,
@@ -48,6 +48,7 @@ def render(data: ReportData) -> str:
         data=data,
         metric=MetricFormat(data.metric, data.full_scale),
         verdict=verdict(data),
+        scan_sentences=scan_sentences(data),
         tiles=tiles(data),
         rows=row_charts(data),
         path=plan_chart(data),
@@ -78,8 +79,8 @@ def plan_chart(data: ReportData) -> PathChart | None:
     return path_chart(data.plan, data.full_scale) if data.plan else None
 
 
-def tiles(data: ReportData) -> list[tuple[str, str, str]]:
-    """The few numbers at the head of the report: name, value, and the interval with its samples."""
+def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:
+    """The few numbers at the head of the report: name, value, interval, and the samples they are of."""
     metric = MetricFormat(data.metric, data.full_scale)
     if data.plan is None:
         named = {"float": "Float", "quantized": "All INT8"}
@@ -93,14 +94,27 @@ def tiles(data: ReportData) -> list[tuple[str, str, str]]:
             ("Partial INT8, held out", found.holdout, "holdout"),
         ]
     made = [
-        (name, metric.level(estimate.value), f"{metric.interval(estimate)} n = {estimate.n:,} {split}")
+        (name, metric.level(estimate.value), metric.interval(estimate), f"n = {estimate.n:,}, {split}")
         for name, estimate, split in shown
     ]
-    return made + [
-        (f"Latency, {timing.variant}", formats.milliseconds(timing.median_ms), f"{formats.ratio(timing.ratio)} of float's speed")
-        for timing in data.timings
-        if timing.variant == "partial"
-    ][:1]
+    return (
+        made
+        + [
+            (
+                "Latency, partial",
+                formats.milliseconds(timing.median_ms),
+                f"{formats.ratio(timing.ratio)} of float",
+                timing.runtime,
+            )
+            for timing in data.timings
+            if timing.variant == "partial"
+        ][:1]
+    )
+
+
+def tight(text: str) -> str:
+    """The text with no line break between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:%|pt|ms)(?!\w))", "\N{NO-BREAK SPACE}", text)
 
 
 def breakable(name: str) -> Markup:

@@ -71,7 +71,14 @@ def path_chart(plan: Plan, full_scale: float) -> PathChart:
     low, high = metric.shown_interval(plan.metric.confirm)
     interval = None if low is None or high is None else (low, high)
     values = [*(point.value for point in points), *(line.value for line in references), *(interval or ())]
-    return PathChart(axis_around(values, zero=False), counts, points, references, interval, f"{metric.level_label} on confirm")
+    return PathChart(
+        axis_around(values, zero=False, ticks=7),
+        counts,
+        points,
+        references,
+        interval,
+        f"{metric.level_label} on confirm",
+    )
 
 
 def _tried(plan: Plan) -> dict[frozenset[str], tuple[float, bool, tuple[int, ...]]]:

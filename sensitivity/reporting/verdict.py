@@ -22,15 +22,20 @@ class Verdict:
 
 def verdict(data: ReportData) -> Verdict:
     """What was found, the most important first; every number with its interval, its samples and their split."""
-    metric = MetricFormat(data.metric, data.full_scale)
-    scan = tuple(_scan_sentences(data, metric))
     latency = data.bench_sentences[:1]
     if data.plan is None:
-        headline, *rest = scan or ("Nothing has been measured yet.",)
+        headline, *rest = scan_sentences(data) or ("Nothing has been measured yet.",)
         return Verdict("scan", headline, (*rest, *latency))
-    plan = data.plan
-    state: Literal["met", "missed"] = "met" if plan.met else "missed"
-    return Verdict(state, _plan_headline(plan, data.layers, metric), (*_plan_sentences(plan, metric), *latency, *scan))
+    metric = MetricFormat(data.metric, data.full_scale)
+    sentences = (*_plan_sentences(data.plan, metric), *latency)
+    return Verdict("met" if data.plan.met else "missed", _plan_headline(data.plan, data.layers, metric), sentences)
+
+
+def scan_sentences(data: ReportData) -> tuple[str, ...]:
+    """What the scan alone says: the most sensitive layer, what cannot be told apart, the loss as a whole."""
+    metric = MetricFormat(data.metric, data.full_scale)
+    layers = (_first_layer(data, metric), *_unclear(data.effects)) if data.effects else ()
+    return (*layers, _whole_loss(data, metric)) if {"float", "quantized"} <= data.baselines.keys() else layers
 
 
 def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
@@ -88,14 +93,6 @@ def _held_out_doubt(plan: Plan, metric: MetricFormat) -> Iterator[str]:
         )
 
 
-def _scan_sentences(data: ReportData, metric: MetricFormat) -> Iterator[str]:
-    if data.effects:
-        yield _first_layer(data, metric)
-        yield from _unclear(data.effects)
-    if {"float", "quantized"} <= data.baselines.keys():
-        yield _whole_loss(data, metric)
-
-
 def _first_layer(data: ReportData, metric: MetricFormat) -> str:
     first = min(data.effects, key=lambda effect: effect.rank)
     change = _change(first.effect, metric)
@@ -114,7 +111,7 @@ def _unclear(effects: tuple[Effect, ...]) -> Iterator[str]:
         yield f"The data cannot tell the first {tied} layers apart: they are tied for rank 1."
     silent = sum(includes_zero(effect.effect) for effect in effects)
     if silent:
-        yield f"The interval of {count(silent, 'layer')} includes no effect at all."
+        yield f"For {silent} of {count(len(effects), 'layer')} the interval includes 0: the data show no effect of them."
 
 
 def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
