@@ -17,17 +17,26 @@ Tensors = Mapping[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
+class Port:
+    """A tensor that a step reads or writes. tensor: its name in the engine, "" where the runtime does not say."""
+
+    tensor: str
+    precision: str
+    layout: str = ""
+
+
+@dataclass(frozen=True)
 class LayerRun:
     """One step of an engine as the runtime ran it.
 
     name, op: the runtime's own words for the step and its kind.
     precision: what it computed in: "int8", "fp16", "fp32", ...; "?" where the runtime does not say.
-    ms: median time of this step in one inference, from a profiling run (which is slower in total than an unprofiled
-        one); None where it was not measured.
+    ms: time of this step in one inference (the median, or the mean where the runtime gives only that), from a
+        profiling run, which is slower in total than an unprofiled one; None where it was not measured.
     onnx: names of the ONNX nodes it computes, in the file's order; empty for a step that the runtime added.
     origin: "reformat" for a copy that only changes layout, type or scale, "qdq" for a quantize or dequantize step
         that was not fused into another, None for everything else.
-    detail: what a reader needs to find it, such as "float NHWC -> int8 NC/32HW32"; may be empty.
+    inputs, outputs: its activations, not its weights.
     """
 
     name: str
@@ -36,7 +45,8 @@ class LayerRun:
     ms: float | None
     onnx: tuple[str, ...] = ()
     origin: str | None = None
-    detail: str = ""
+    inputs: tuple[Port, ...] = ()
+    outputs: tuple[Port, ...] = ()
 
 
 class Engine(Protocol):

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sensitivity.runtimes.base import LayerRun
+from sensitivity.runtimes.base import LayerRun, Port
 from sensitivity.runtimes.onnx_names import OnnxNames
 
 PRECISION = {"float": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8", "double": "fp64"}
@@ -38,18 +38,14 @@ def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip:
     return LayerRun(
         name=name,
         op=op,
-        precision=_precision(took),
+        precision=took[0] if took else "?",  # the first input decides which kernel runs
         ms=statistics.median([float(event["dur"]) for event in seen][skip:] or [float(seen[0]["dur"])]) / 1000,
         onnx=() if added or node is None else (node.name,),
         origin="qdq" if op in QDQ_OPS else "reformat" if op in REFORMAT_OPS and added else None,
-        detail=f"{', '.join(took[:1])} -> {', '.join(made[:1])}",
+        inputs=tuple(Port("", kind) for kind in took[:1]),
+        outputs=tuple(Port("", kind) for kind in made[:1]),
     )
 
 
 def _types(shapes: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [kind for item in shapes for kind in item]
-
-
-def _precision(took: list[str]) -> str:
-    """What it computes in: the type of its first input."""
-    return PRECISION.get(took[0], took[0]) if took else "?"
+    return [PRECISION.get(kind, kind) for item in shapes for kind in item]

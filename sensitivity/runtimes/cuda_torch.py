@@ -1,0 +1,77 @@
+"""CUDA through torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.runtimes.cuda import Buffer, Work
+
+
+class TorchCuda:
+    name = "torch"
+
+    @staticmethod
+    def problem() -> str | None:
+        import torch
+
+        return None if torch.cuda.is_available() else "torch sees no CUDA device"
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch: Any = torch
+        self._stream = self._torch.cuda.Stream()
+        self._tensors: dict[int, Any] = {}  # by address: TensorRT holds no reference
+        self._graphs: list[Any] = []
+        self.device = str(torch.cuda.get_device_name())
+        self.handle = int(self._stream.cuda_stream)
+
+    def allocate(self, nbytes: int) -> Buffer:
+        tensor = self._torch.empty(max(nbytes, 1), dtype=self._torch.uint8, device="cuda")
+        self._tensors[int(tensor.data_ptr())] = tensor
+        return Buffer(int(tensor.data_ptr()), nbytes)
+
+    def copy_in(self, buffer: Buffer, array: NDArray[np.generic]) -> None:
+        host = self._torch.from_numpy(_bytes(array).copy())
+        self._tensors[buffer.address][: array.nbytes].copy_(host)
+        self._torch.cuda.synchronize()
+
+    def copy_out(self, buffer: Buffer, array: NDArray[np.generic]) -> None:
+        self.synchronize()
+        _bytes(array)[:] = self._tensors[buffer.address][: array.nbytes].cpu().numpy()
+
+    def synchronize(self) -> None:
+        self._stream.synchronize()
+
+    def elapsed_ms(self, work: Work) -> float:
+        start, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record(self._stream)
+        work()
+        end.record(self._stream)
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    def captured(self, work: Work) -> Work:
+        graph = self._torch.cuda.CUDAGraph()
+        self.synchronize()
+        with self._torch.cuda.graph(graph, stream=self._stream):
+            work()
+        self._graphs.append(graph)
+
+        def launch() -> None:
+            with self._torch.cuda.stream(self._stream):
+                graph.replay()
+
+        return launch
+
+    def close(self) -> None:
+        self.synchronize()
+        self._graphs.clear()
+        self._tensors.clear()
+
+
+def _bytes(array: NDArray[np.generic]) -> NDArray[np.uint8]:
+    return array.reshape(-1).view(np.uint8)

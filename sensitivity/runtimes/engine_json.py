@@ -1,0 +1,135 @@
+"""TensorRT's own JSON about an engine -> the layers that ran, their precision and time.
+
+It is what `trtexec --exportLayerInfo`, `--exportProfile` and `--exportTimes` write, and what EngineInspector returns.
+Written from engines of TensorRT 8; the forms of 10 and 11 (short format names, `Metadata`, `kgen`) from documentation.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import RuntimeUnavailable
+from sensitivity.runtimes.base import LayerRun, Port
+from sensitivity.runtimes.onnx_names import OnnxNames
+
+PRECISIONS = {
+    "int8": "int8",
+    "fp8": "fp8",
+    "fp16": "fp16",
+    "half": "fp16",
+    "bf16": "bf16",
+    "bfloat16": "bf16",
+    "fp32": "fp32",
+    "float": "fp32",
+    "int4": "int4",
+    "int32": "int32",
+    "int64": "int64",
+    "bool": "bool",
+}
+WIDTH = ("int4", "int8", "fp8", "fp16", "bf16", "fp32")
+WEIGHTED_KINDS = ("conv", "gemm", "matmul", "matrixmultiply", "fullyconnected")
+ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]\x1e\x1f]+)\]")
+REFORMAT_OF = re.compile(r"^Reformatting CopyNode for (Input|Output) Tensor \d+ to ")
+
+
+def read_json(file: Path) -> Any:
+    """Raises RuntimeUnavailable where the file is missing or not JSON: whatever should have written it failed."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise RuntimeUnavailable(f"Expected TensorRT to have written JSON to {file}, got: {error}.") from error
+
+
+def compute_times(data: Iterable[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """GPU time of each inference, float64[n], milliseconds, without transfers."""
+    return np.array([float(item["computeMs"]) for item in data])
+
+
+def layer_times(data: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Milliseconds by engine layer; a name that several layers share has as many times, in the engine's order."""
+    times: dict[str, list[float]] = defaultdict(list)
+    for item in data:
+        if "name" in item:  # the first item holds only the number of inferences
+            times[str(item["name"])].append(float(item.get("medianMs", item.get("averageMs", 0.0))))
+    return dict(times)
+
+
+def engine_layers(
+    data: Mapping[str, Any], times: Mapping[str, list[float]] | None = None, names: OnnxNames | None = None
+) -> tuple[LayerRun, ...]:
+    """The engine's layers in its order.
+
+    data: the layer information; an engine built without detailed verbosity only has names, and its precisions are "?".
+    times: from `layer_times`. names: of the ONNX file; without it, `LayerRun.onnx` holds the parts of TensorRT's names.
+    """
+    left = {name: deque(values) for name, values in (times or {}).items()}
+    runs = []
+    for raw in data["Layers"]:
+        layer = raw if isinstance(raw, Mapping) else {"Name": str(raw)}
+        queue = left.get(str(layer["Name"]))
+        runs.append(_run(layer, queue.popleft() if queue else None, names))
+    return tuple(runs)
+
+
+def _run(layer: Mapping[str, Any], ms: float | None, names: OnnxNames | None) -> LayerRun:
+    name, kind = str(layer["Name"]), str(layer.get("LayerType", "?"))
+    inputs, outputs = _ports(layer.get("Inputs", ())), _ports(layer.get("Outputs", ()))
+    candidates = _onnx_candidates(name, str(layer.get("Metadata", "")))
+    return LayerRun(
+        name=name,
+        op=kind,
+        precision=_precision(layer, kind, inputs, outputs),
+        ms=ms,
+        onnx=() if REFORMAT_OF.match(name) else names.known(candidates) if names else candidates,
+        origin=_origin(layer, kind),
+        inputs=inputs,
+        outputs=outputs,
+    )
+
+
+def _origin(layer: Mapping[str, Any], kind: str) -> str | None:
+    """A NoOp named "Reformatting CopyNode" costs nothing and is no reformat."""
+    if kind != "Reformat":
+        return None
+    return "qdq" if layer.get("Origin") == "QDQ" else "reformat"
+
+
+def _ports(tensors: Iterable[Any]) -> tuple[Port, ...]:
+    ports = (tensor for tensor in tensors if isinstance(tensor, Mapping))
+    return tuple(
+        Port(str(t["Name"]), _format_precision(str(t.get("Format/Datatype", ""))), str(t.get("Format/Datatype", "")))
+        for t in ports
+    )
+
+
+def _format_precision(text: str) -> str:
+    """Of "Thirty-two wide channel vectorized row major Int8 format" (8.x) as of "Int8" (10 on): int8."""
+    words = re.findall(r"[a-z]+\d*", text.lower())
+    return next((PRECISIONS[word] for word in words if word in PRECISIONS), "?")
+
+
+def _precision(layer: Mapping[str, Any], kind: str, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> str:
+    """Weighted layers compute in the type of their weights, or of their first input; others in the widest type."""
+    for key in ("Weights", "ConvWeights"):
+        if isinstance(layer.get(key), Mapping) and layer[key].get("Type"):
+            return _format_precision(str(layer[key]["Type"]))
+    if inputs and any(word in kind.lower() for word in WEIGHTED_KINDS):
+        return inputs[0].precision
+    known = [port.precision for port in inputs + outputs if port.precision in WIDTH]
+    return max(known, key=WIDTH.index) if known else "?"
+
+
+def _onnx_candidates(name: str, metadata: str) -> tuple[str, ...]:
+    """Names of ONNX nodes: from the metadata where there is any, otherwise the parts of a fused layer's name."""
+    if found := ONNX_LAYER.findall(metadata):
+        return tuple(dict.fromkeys(found))
+    parts = re.sub(r"PWN\(|\)", "", name).split(" + ")
+    return tuple(dict.fromkeys(piece.strip() for part in parts for piece in part.split(", ") if piece.strip()))

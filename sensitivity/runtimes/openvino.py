@@ -1,0 +1,151 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import RuntimeUnavailable
+from sensitivity.runtimes.base import Closing, LayerRun, Port, Tensors, existing, fitted, refused
+from sensitivity.runtimes.onnx_names import OnnxNames, onnx_names
+
+PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
+HINT = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+NOT_STEPS = frozenset({"Input", "Const", "Output"})
+ADDED_BY_OPENVINO = ("/WithoutBiases", "_original", "/fq_input_0", "/fq_weights_1")
+
+
+class OpenVino:
+    """precision: of the layers that are not quantized. It is forced, because OpenVINO's own choice on a processor with
+    AVX512-BF16 or AMX is bf16, which is neither the float model's accuracy nor its speed elsewhere. None leaves the
+    choice to OpenVINO."""
+
+    name = "openvino"
+
+    def __init__(self, *, precision: str | None = "fp32") -> None:
+        self.precision = precision
+
+    def unavailable(self) -> str | None:
+        if importlib.util.find_spec("openvino") is None:
+            return "OpenVINO is not installed; run: pip install 'sensitivity[openvino]'"
+        return None
+
+    def version(self) -> str:
+        import openvino
+
+        return str(openvino.__version__).split("-")[0]
+
+    def build(self, file: Path, *, threads: int | None = None) -> OpenVinoEngine:
+        if problem := self.unavailable():
+            raise RuntimeUnavailable(problem)
+        return OpenVinoEngine(existing(file), threads, self.precision)
+
+
+class OpenVinoEngine(Closing):
+    """One compiled model. `profile` compiles a second one with performance counters, so that timing has none."""
+
+    def __init__(self, file: Path, threads: int | None, precision: str | None) -> None:
+        self._file, self._settings = file, _settings(threads, precision)
+        self._compiled = _compile(file, self._settings)
+        self._request: Any = self._compiled.create_infer_request()
+        told = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
+        self.precision = PRECISION.get(told, told)
+
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
+        self._request.infer(self._feed(inputs))
+        return {port.get_any_name(): np.array(self._request.get_tensor(port).data) for port in self._compiled.outputs}
+
+    def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
+        request, feed = self._request, self._feed(inputs)
+        times = np.empty(repeats)
+        for i in range(repeats):
+            start = time.perf_counter_ns()
+            request.infer(feed, share_inputs=True)
+            times[i] = (time.perf_counter_ns() - start) / 1e6
+        return times
+
+    def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
+        counted = _compile(self._file, self._settings | {"PERF_COUNT": True})
+        request = counted.create_infer_request()
+        for _ in range(repeats):
+            request.infer(self._feed(inputs))
+        return _steps(counted.get_runtime_model().get_ordered_ops(), onnx_names(self._file))
+
+    def close(self) -> None:
+        self._request = self._compiled = None
+
+    def _feed(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
+        ports = self._compiled.inputs
+        return fitted(inputs, {port.get_any_name(): port.get_element_type().to_dtype() for port in ports})
+
+
+def _settings(threads: int | None, precision: str | None) -> dict[str, Any]:
+    settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    if precision is not None:
+        settings["INFERENCE_PRECISION_HINT"] = HINT[precision]
+    return settings
+
+
+def _compile(file: Path, settings: dict[str, Any]) -> Any:
+    import openvino
+
+    try:
+        return openvino.Core().compile_model(str(file), "CPU", settings)
+    except RuntimeError as error:
+        raise refused(file, "OpenVINO", error) from error
+
+
+def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
+    """The executed nodes of a runtime graph, in its order; weights and constants are left out of their inputs."""
+    info = {
+        node.get_friendly_name(): {key: _text(value) for key, value in node.get_rt_info().items()} for node in nodes
+    }
+    steps = []
+    for node in nodes:
+        name = node.get_friendly_name()
+        about = info[name]
+        if about["layerType"] in NOT_STEPS or not about["execTimeMcs"].isdigit():
+            continue
+        sources = [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()]
+        reads = [source for source in sources if info[source]["layerType"] != "Const"]
+        steps.append(_step(name, about, tuple(_port(source, info[source]) for source in reads), names))
+    return tuple(steps)
+
+
+def _step(name: str, about: dict[str, str], inputs: tuple[Port, ...], names: OnnxNames) -> LayerRun:
+    onnx = names.known(_without_additions(part) for part in about["originalLayersNames"].split(","))
+    quantizes = all(names.by_name[node].op in QDQ_OPS for node in onnx)
+    added = about["layerType"] in ("Reorder", "Convert") and not onnx
+    return LayerRun(
+        name=name,
+        op=about["layerType"],
+        precision=PRECISION.get(about["runtimePrecision"], about["runtimePrecision"]),
+        ms=int(about["execTimeMcs"]) / 1000,
+        onnx=onnx,
+        origin="reformat" if added else "qdq" if onnx and quantizes else None,
+        inputs=inputs,
+        outputs=(_port(name, about),),
+    )
+
+
+def _port(name: str, about: dict[str, str]) -> Port:
+    made = about["outputPrecisions"].split(",")[0]
+    return Port(name, PRECISION.get(made, made), about["outputLayouts"].split(",")[0])
+
+
+def _without_additions(name: str) -> str:
+    for suffix in ADDED_BY_OPENVINO:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _text(value: Any) -> str:
+    return str(value.astype(str) if hasattr(value, "astype") else value)

@@ -1,0 +1,175 @@
+"""An ONNX file -> a serialized TensorRT engine, by one path for TensorRT 8.6, 10, 11 and TensorRT for RTX.
+
+`trt` is the imported module throughout. Names that some version lacks are read with getattr; tests check every other
+name, and every keyword, against the API lists of 8.6, 10.0, 10.16 and 11.1. Variables are named after the classes they
+hold (builder, network, parser, config, profile, cache, tensor), which is how those tests know what to look up.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sensitivity.errors import OnnxFileError, RuntimeUnavailable
+
+Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class TensorRtSettings:
+    """How engines are built and launched.
+
+    strongly_typed: types come from the ONNX file alone, as always in 11; None means wherever the version can (10 on).
+    float_type: of the layers that are not quantized, in a weakly typed network only.
+    workspace_mib: limit of scratch memory; None leaves TensorRT's own. timing_cache: file that is read before a build
+    and updated after it. engines: folder where engines are kept and found again. shapes: smallest, best and largest
+    shape of each input with a dynamic dimension. cuda_graph: launch by a graph, as trtexec does by default in 11.
+    """
+
+    strongly_typed: bool | None = None
+    float_type: Literal["fp16", "fp32"] = "fp16"
+    workspace_mib: int | None = None
+    timing_cache: Path | None = None
+    engines: Path | None = None
+    shapes: Shapes = field(default_factory=dict)
+    cuda_graph: bool = True
+
+
+def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
+    """Raises RuntimeUnavailable where the settings ask for what this version cannot do."""
+    can = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+    must = not hasattr(trt.BuilderFlag, "INT8")
+    if settings.strongly_typed and not can:
+        raise RuntimeUnavailable(
+            f"Expected TensorRT 10 or later for a strongly typed network, got {trt.__version__}; "
+            "build the canonical file weakly typed."
+        )
+    if settings.strongly_typed is False and must:
+        raise RuntimeUnavailable(
+            f"Expected TensorRT 10 or earlier for a weakly typed network, got {trt.__version__}; "
+            "export with --for tensorrt, which puts the types into the file."
+        )
+    return can if settings.strongly_typed is None else settings.strongly_typed
+
+
+def build_plan(trt: Any, logger: Any, file: Path, settings: TensorRtSettings) -> bytes:
+    """The serialized engine. Raises OnnxFileError where the parser refuses the file, RuntimeUnavailable where the
+    build fails; both with TensorRT's own words."""
+    strong = strongly_typed(trt, settings)
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt, strong))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(file)):
+        raise OnnxFileError(
+            f"Expected {file.name} to be a model that TensorRT can parse, got: {_parser_errors(parser)}."
+        )
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers are mapped back to the model's by name
+    if settings.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
+    if not strong:
+        _set_weak_types(trt, config, settings)
+    _add_profile(builder, network, config, settings.shapes)
+    _read_timing_cache(config, settings.timing_cache)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise RuntimeUnavailable(f"Expected TensorRT to build {file.name}, got: {last_error(logger)}.")
+    _write_timing_cache(config, settings.timing_cache)
+    return bytes(plan)
+
+
+def _network_flags(trt: Any, strong: bool) -> int:
+    flags = 0
+    batch = getattr(trt.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH", None)
+    if batch is not None:
+        flags |= 1 << int(batch)  # needed by 8.6, accepted by 10, gone in 11
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if strong and typed is not None:
+        flags |= 1 << int(typed)  # 8.6 lacks it, 11 ignores it
+    return flags
+
+
+def _set_weak_types(trt: Any, config: Any, settings: TensorRtSettings) -> None:
+    config.set_flag(getattr(trt.BuilderFlag, "INT8", None))
+    if settings.float_type == "fp16":
+        config.set_flag(getattr(trt.BuilderFlag, "FP16", None))
+
+
+def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes) -> None:
+    """One optimization profile for all inputs with a dynamic dimension."""
+    profile = builder.create_optimization_profile()
+    dynamic = []
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
+        if -1 not in shape:
+            continue
+        if tensor.name not in shapes:
+            raise RuntimeUnavailable(
+                f"Expected smallest, best and largest shape of input {tensor.name}, whose shape {shape} is dynamic; "
+                f"give them as shapes={{{tensor.name!r}: (smallest, best, largest)}}."
+            )
+        smallest, best, largest = shapes[tensor.name]
+        profile.set_shape(tensor.name, smallest, best, largest)
+        dynamic.append(tensor.name)
+    if dynamic:
+        config.add_optimization_profile(profile)
+
+
+def _read_timing_cache(config: Any, file: Path | None) -> None:
+    """A cache of another version or device is ignored by TensorRT, and replaced after the build."""
+    if file is not None:
+        config.set_timing_cache(config.create_timing_cache(file.read_bytes() if file.exists() else b""), False)
+
+
+def _write_timing_cache(config: Any, file: Path | None) -> None:
+    cache = config.get_timing_cache() if file is not None else None
+    if file is not None and cache is not None:
+        replace_file(file, bytes(cache.serialize()))
+
+
+def _parser_errors(parser: Any) -> str:
+    errors = [parser.get_error(index) for index in range(min(parser.num_errors, 3))]
+    return "; ".join(error.desc() for error in errors) or "no reason given"
+
+
+def plan_file(trt: Any, file: Path, settings: TensorRtSettings, device: str) -> Path | None:
+    """Where the engine of this very file, version, device and settings is kept; None where engines are not kept."""
+    if settings.engines is None:
+        return None
+    key = hashlib.sha256(file.read_bytes())
+    for extra in sorted(file.parent.glob(f"{file.name}.*")):  # weights kept outside the file, such as model.onnx.data
+        key.update(f"{extra.name} {extra.stat().st_size} {extra.stat().st_mtime_ns}".encode())
+    what = (trt.__name__, trt.__version__, device, strongly_typed(trt, settings), settings.float_type)
+    key.update(repr((*what, settings.workspace_mib, sorted(settings.shapes.items()))).encode())
+    return settings.engines / f"{file.stem}-{key.hexdigest()[:16]}.engine"
+
+
+def replace_file(file: Path, data: bytes) -> None:
+    """Write beside the file, then rename: a reader never sees half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f"{file.name}.new")
+    beside.write_bytes(data)
+    beside.replace(file)
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger that keeps what TensorRT calls an error, so that our errors can say it."""
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(msg)
+
+    return Log()
+
+
+def last_error(logger: Any) -> str:
+    return str(logger.errors[-1]) if logger.errors else "no reason given"
