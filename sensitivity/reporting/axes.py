@@ -38,7 +38,7 @@ def axis_around(values: Iterable[float], zero: bool, ticks: int = 5) -> Axis:
 def _ticks(low: float, high: float, wanted: int) -> tuple[float, ...]:
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(step * power for step in (1, 2, 5, 10) if step * power >= rough * 0.999)
+    step = next(step * power for step in (1, 2, 5, 10) if step * power >= 0.7 * rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return tuple(round(number * step, 12) for number in range(first, last + 1))
 

@@ -1,4 +1,4 @@
-"""Charts of rows as plain numbers in the unit shown: the page draws them as inline SVG, matplotlib draws them into files."""
+"""Charts of rows as plain numbers in the unit shown; drawn as inline SVG by the page and by matplotlib for files."""
 
 from __future__ import annotations
 
@@ -50,12 +50,10 @@ def effect_chart(data: ReportData, most: int = 30) -> RowChart:
     effects = sorted(data.effects, key=lambda effect: effect.rank)
     skip = frozenset(data.plan.skip if data.plan else ())
     rows = tuple(_effect_row(effect, metric, skip) for effect in effects[:most])
-    verb = (
-        "gained when only this layer is left out of INT8"
-        if data.mode == "disable"
-        else "lost when only this layer is INT8"
+    change = (
+        "gained when only this layer is left out of" if data.mode == "disable" else "lost when only this layer is in"
     )
-    unit = f"{data.metric} {verb}{metric.change_unit and ', '}{metric.change_unit}"
+    unit = f"{data.metric} {change} INT8{metric.change_unit and ', '}{metric.change_unit}"
     return RowChart("bar", axis_around(_extremes(rows), zero=True), rows, unit, hidden=len(effects) - len(rows))
 
 
@@ -76,20 +74,19 @@ def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str]) -> R
 def baseline_chart(data: ReportData) -> RowChart:
     """The baselines on `rank` as dots with intervals. `data.baselines` must not be empty."""
     metric = MetricFormat(data.metric, data.full_scale)
-    words = {"float": "Float", "quantized": "All of INT8", "weights only": "Only weights in INT8"}
-    words["activations only"] = "Only activations in INT8"
-    known = [key for key in BASELINES if key in data.baselines]
     rows = []
-    for key in (*known, *(key for key in data.baselines if key not in BASELINES)):
+    for key, words in BASELINES.items():
+        if key not in data.baselines:
+            continue
         estimate = data.baselines[key]
         low, high = metric.shown_interval(estimate)
         text, interval = metric.level(estimate.value), metric.interval(estimate)
-        rows.append(Row(words.get(key, key), metric.shown(estimate.value), low, high, text, interval))
+        rows.append(Row(words, metric.shown(estimate.value), low, high, text, interval))
     return RowChart("dot", axis_around(_extremes(rows), zero=False), tuple(rows), metric.level_label)
 
 
 def latency_chart(timings: Sequence[Timing]) -> RowChart:
-    """Median latency of each file as bars from zero, with a mark at the 95th percentile. `timings` must not be empty."""
+    """Median latency of each file as bars from zero, a mark at the 95th percentile. `timings` must not be empty."""
     rows = tuple(
         Row(
             name=timing.file,

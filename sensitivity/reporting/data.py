@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 
 from sensitivity.records import Effect, Estimate, Mode, Plan, Timing, Unit
 
-BASELINES = ("float", "quantized", "weights only", "activations only")
-"""Keys of `ReportData.baselines`, in the order shown; "weights only" quantizes the weights and nothing else."""
+BASELINES = {
+    "float": "Float",
+    "quantized": "Everything in INT8",
+    "weights only": "Only weights in INT8",
+    "activations only": "Only activations in INT8",
+}
+"""Keys of `ReportData.baselines` in the order shown, each with its words."""
 
 
 @dataclass(frozen=True)

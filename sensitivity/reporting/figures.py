@@ -83,10 +83,8 @@ def path_figure(chart: PathChart, title: str) -> Figure:
 def _draw_references(axes: Axes, chart: PathChart) -> None:
     places = spread([chart.axis.at(line.value) for line in chart.references], gap=0.06)
     for line, place in zip(chart.references, places, strict=True):
-        colour = TARGET if line.name == "target" else SOFT
-        axes.axhline(
-            line.value, color=colour, linewidth=1.2, linestyle="--" if line.name == "target" else "-", zorder=1
-        )
+        colour, style = (TARGET, "--") if line.name == "target" else (SOFT, "-")
+        axes.axhline(line.value, color=colour, linewidth=1.2, linestyle=style, zorder=1)
         axes.annotate(
             line.text, (1.0, place), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points", va="center",
             fontsize=8, color=colour, annotation_clip=False,
@@ -114,7 +112,7 @@ def _axes(figure: Figure, title: str) -> Axes:
 
 
 def _name(row: Row) -> str:
-    return row.name if row.rank is None else f"{row.name}  {row.rank}"
+    return row.name if row.rank is None else f"{row.rank}  {row.name}"
 
 
 def _clean(text: str) -> str:

@@ -19,7 +19,8 @@ def write_text(path: Path, text: str) -> None:
         _replace(path, text.encode())
     except OSError as error:
         raise WriteError(
-            f"Expected to write {path}, got: {error.strerror or error}; free some space or choose another folder with --out."
+            f"Expected to write {path}, got: {error.strerror or error}; "
+            "free some space or choose another folder with --out."
         ) from error
 
 

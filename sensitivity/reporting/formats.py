@@ -115,8 +115,14 @@ def includes_zero(estimate: Estimate) -> bool:
     return estimate.low is not None and estimate.high is not None and estimate.low <= 0 <= estimate.high
 
 
+def samples(estimate: Estimate) -> str:
+    """What a value rests on; one evaluation where the task gives no per-sample scores."""
+    return "in one evaluation" if estimate.n < 2 else f"on {count(estimate.n, 'sample')}"
+
+
 def listing(names: tuple[str, ...], most: int = 6) -> str:
-    """
+    """The names in a sentence.
+
     >>> listing(("a", "b", "c", "d"), most=2)
     'a, b and 2 more'
     """
@@ -125,7 +131,8 @@ def listing(names: tuple[str, ...], most: int = 6) -> str:
 
 
 def count(n: int, noun: str) -> str:
-    """
+    """A number with its noun.
+
     >>> count(1, "layer"), count(28, "layer")
     ('1 layer', '28 layers')
     """

@@ -1,122 +1,43 @@
-"""The report as one HTML file that needs nothing else: style, script and charts are inside it."""
+"""Writing the report of a run into its folder: the page, and the figures as SVG files."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup, escape
-
 import sensitivity
-from sensitivity.reporting import formats
-from sensitivity.reporting.axes import spread
-from sensitivity.reporting.charts import RowChart, baseline_chart, effect_chart, latency_chart
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat
-from sensitivity.reporting.path import PathChart, path_chart
-from sensitivity.reporting.verdict import scan_sentences, verdict
-
-TEMPLATES = Path(__file__).parent / "templates"
-
-
-def render(data: ReportData) -> str:
-    """The whole page. Every text in `data` is escaped, and the page may run no script but its own."""
-    # Escaping by file name, jinja2's usual rule, would leave out a template whose name ends in ".j2".
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "breakable": breakable,
-        "count": formats.count,
-        "ms": formats.milliseconds,
-        "ratio": formats.ratio,
-        "tight": tight,
-        "place_on": lambda value, axis: axis.at(value),
-        "percent": "{:.4g}%".format,
-        "silent": formats.includes_zero,
-        "value": lambda value: f"{value:.4g}" if isinstance(value, float) else value,
-    }
-    script = (TEMPLATES / "report.js").read_text()
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        metric=MetricFormat(data.metric, data.full_scale),
-        verdict=verdict(data),
-        scan_sentences=scan_sentences(data),
-        tiles=tiles(data),
-        rows=row_charts(data),
-        path=plan_chart(data),
-        effects=sorted(data.effects, key=lambda effect: effect.rank),
-        quantizers={unit.name: unit.quantizers for unit in data.units},
-        left_out=frozenset(data.plan.skip if data.plan else ()),
-        spread=spread,
-        style=Markup((TEMPLATES / "report.css").read_text()),  # noqa: S704 our own file
-        script=Markup(script),  # noqa: S704 our own file
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=sensitivity.__version__,
-    )
+from sensitivity.reporting.figures import path_figure, rows_figure, svg
+from sensitivity.reporting.files import write_text
+from sensitivity.reporting.formats import samples
+from sensitivity.reporting.page import plan_chart, render, row_charts
 
 
-def row_charts(data: ReportData) -> dict[str, RowChart]:
-    """The charts of rows that `data` has something for, by name."""
-    charts: dict[str, RowChart] = {}
+def write_report(data: ReportData, out: Path) -> None:
+    """Write `figures/*.svg` and `report.html` into the folder `out`, with what `data` holds so far.
+
+    Files of an earlier report are replaced one by one, `report.html` last. Raises WriteError.
+    """
+    titles = _titles(data)
+    figures = {name: rows_figure(chart, titles[name]) for name, chart in row_charts(data).items()}
+    path = plan_chart(data)
+    if path is not None:
+        figures["path"] = path_figure(path, titles["path"])
+    for name, figure in figures.items():
+        made = f"{data.title}. Made by sensitivity {sensitivity.__version__} with: {data.command}"
+        write_text(out / "figures" / f"{name}.svg", svg(figure, made))
+    write_text(out / "report.html", render(data))
+
+
+def _titles(data: ReportData) -> dict[str, str]:
+    """Of each figure, with what its numbers rest on."""
+    interval = f"{100 * data.confidence:g} % intervals"
+    titles = {}
     if data.effects:
-        charts["effects"] = effect_chart(data)
+        titles["effects"] = f"Sensitivity of the layers, {interval}, {samples(data.effects[0].effect)} of rank"
     if data.baselines:
-        charts["baselines"] = baseline_chart(data)
+        titles["baselines"] = f"Baselines, {interval}, {samples(next(iter(data.baselines.values())))} of rank"
     if data.timings:
-        charts["latency"] = latency_chart(data.timings)
-    return charts
-
-
-def plan_chart(data: ReportData) -> PathChart | None:
-    return path_chart(data.plan, data.full_scale) if data.plan else None
-
-
-def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:
-    """The few numbers at the head of the report: name, value, interval, and the samples they are of."""
-    metric = MetricFormat(data.metric, data.full_scale)
-    if data.plan is None:
-        named = {"float": "Float", "quantized": "All INT8"}
-        shown = [(words, data.baselines[key], "rank") for key, words in named.items() if key in data.baselines]
-    else:
-        found = data.plan.metric
-        shown = [
-            ("Float", found.float, "confirm"),
-            ("All INT8", found.quantized, "confirm"),
-            ("Partial INT8", found.confirm, "confirm"),
-            ("Partial INT8, held out", found.holdout, "holdout"),
-        ]
-    made = [
-        (name, metric.level(estimate.value), metric.interval(estimate), f"n = {estimate.n:,}, {split}")
-        for name, estimate, split in shown
-    ]
-    return (
-        made
-        + [
-            (
-                "Latency, partial",
-                formats.milliseconds(timing.median_ms),
-                f"{formats.ratio(timing.ratio)} of float",
-                timing.runtime,
-            )
-            for timing in data.timings
-            if timing.variant == "partial"
-        ][:1]
-    )
-
-
-def tight(text: str) -> str:
-    """The text with no line break between a number and its unit."""
-    return re.sub(r"(?<=\d) (?=(?:%|pt|ms)(?!\w))", "\N{NO-BREAK SPACE}", text)
-
-
-def breakable(name: str) -> Markup:
-    """A name that a browser may break after each dot, slash or underscore."""
-    return Markup("<wbr>").join(Markup(escape(part)) for part in re.split(r"(?<=[./_])", name))  # noqa: S704 escaped
+        titles["latency"] = f"Median latency and 95th percentile, {data.timings[0].n} runs each"
+    if data.plan:
+        titles["path"] = f"Skip-sets tried, {interval}, {samples(data.plan.metric.confirm)} of confirm"
+    return titles

@@ -33,7 +33,7 @@ class PathChart:
     """Accuracy on `confirm` against how many layers are left out.
 
     counts: every number of layers tried, ascending, one slot each: the horizontal axis is an order, not a scale.
-    best: the points with the highest accuracy of each count, by slot. chosen: interval of the chosen plan, in the unit shown.
+    best: the points with the highest accuracy of each count, by slot. chosen_interval: that of the chosen plan.
     """
 
     axis: Axis
@@ -71,14 +71,8 @@ def path_chart(plan: Plan, full_scale: float) -> PathChart:
     low, high = metric.shown_interval(plan.metric.confirm)
     interval = None if low is None or high is None else (low, high)
     values = [*(point.value for point in points), *(line.value for line in references), *(interval or ())]
-    return PathChart(
-        axis_around(values, zero=False, ticks=7),
-        counts,
-        points,
-        references,
-        interval,
-        f"{metric.level_label} on confirm",
-    )
+    unit = f"{metric.level_label} on confirm"
+    return PathChart(axis_around(values, zero=False, ticks=7), counts, points, references, interval, unit)
 
 
 def _tried(plan: Plan) -> dict[frozenset[str], tuple[float, bool, tuple[int, ...]]]:

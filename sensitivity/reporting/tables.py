@@ -40,8 +40,8 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
 def path_table(plan: Plan) -> pd.DataFrame:
     """One row for each skip-set tried on `confirm`, in the order tried.
 
-    layers: how many are left out. gap: metric minus the floor that meets the target. skip: exact names, joined with ";".
-    n: samples of `confirm`.
+    layers: how many are left out. gap: metric minus the floor that meets the target. n: samples of `confirm`.
+    skip: exact names, joined with ";".
     """
     rows = [
         {

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sensitivity.records import Effect, Estimate, Plan
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing
+from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing, samples
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
     target = metric.target(plan.target)
     if not plan.skip:
         if plan.met:
-            return f"All of INT8 already meets the target of {target}: {metric.name} is {after}, and no layer has to stay out."
-        return f"The target of {target} is missed: all of INT8 has {metric.name} {before}, and no skip-set tried was better."
+            return f"Everything in INT8 meets the target of {target}: {metric.name} is {after}, and no layer has to stay out."
+        return f"The target of {target} is missed: {metric.name} is {before} in INT8, and no skip-set tried was better."
     left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
     if plan.met:
-        return f"Leaving {left_out} out of INT8 brings {metric.name} from {before} to {after} and meets the target of {target}."
+        gain = f"brings {metric.name} from {before} to {after}"
+        return f"Leaving {left_out} out of INT8 {gain} and meets the target of {target}."
     short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
     return (
         f"The target of {target} is missed by {short}: the best plan found leaves {left_out} out of INT8 "
@@ -62,7 +63,7 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     yield (
         f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks for "
         f"{metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
-        f"all of INT8 {metric.level(found.quantized.value)}."
+        f"everything in INT8 {metric.level(found.quantized.value)}."
     )
     yield (
         f"On holdout, samples that no choice has seen: {_level(found.holdout, metric)}; float has "
@@ -81,16 +82,14 @@ def _held_out_doubt(plan: Plan, metric: MetricFormat) -> Iterator[str]:
         return
     float_metric, drop = plan.metric.holdout_float.value, plan.metric.holdout_drop
     allowed = float_metric - plan.target.floor(float_metric)
+    limit = metric.change(allowed, sign=False)
     worst = drop.value if drop.high is None else drop.high
     if drop.low is not None and drop.low > allowed:
-        yield f"Holdout contradicts confirm: its drop is larger than the {metric.change(allowed, sign=False)} allowed."
+        yield f"Holdout contradicts confirm: the whole interval of that drop is above the {limit} allowed."
     elif drop.value > allowed:
-        yield f"On holdout the drop is larger than the {metric.change(allowed, sign=False)} allowed, within its interval."
+        yield f"That drop is above the {limit} allowed, but its interval also holds smaller ones."
     elif worst > allowed:
-        yield (
-            f"Holdout does not rule out a drop larger than the {metric.change(allowed, sign=False)} allowed; "
-            "more samples there would settle it."
-        )
+        yield f"Holdout does not rule out a drop above the {limit} allowed; more samples there would settle it."
 
 
 def _first_layer(data: ReportData, metric: MetricFormat) -> str:
@@ -111,7 +110,7 @@ def _unclear(effects: tuple[Effect, ...]) -> Iterator[str]:
         yield f"The data cannot tell the first {tied} layers apart: they are tied for rank 1."
     silent = sum(includes_zero(effect.effect) for effect in effects)
     if silent:
-        yield f"For {silent} of {count(len(effects), 'layer')} the interval includes 0: the data show no effect of them."
+        yield f"For {silent} of {count(len(effects), 'layer')} the interval includes 0: no effect is shown."
 
 
 def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
@@ -123,18 +122,17 @@ def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
         if f"{part} only" in data.baselines
     ]
     more = f" ({', '.join(alone)})" if alone else ""
-    return (
-        f"All of INT8 costs {metric.change(loss, sign=False)} of {metric.name}{more}: from {metric.level(float_.value)} to "
-        f"{metric.level(data.baselines['quantized'].value)} on {count(float_.n, 'rank sample')}."
-    )
+    before, after = metric.level(float_.value), metric.level(data.baselines["quantized"].value)
+    cost = f"Everything in INT8 costs {metric.change(loss, sign=False)} of {metric.name}{more}"
+    return f"{cost}: from {before} to {after} {samples(float_)} of rank."
 
 
 def _level(estimate: Estimate, metric: MetricFormat) -> str:
-    return f"{metric.level(estimate.value)} {metric.interval(estimate)} on {count(estimate.n, 'sample')}"
+    return f"{metric.level(estimate.value)} {metric.interval(estimate)} {samples(estimate)}"
 
 
 def _change(estimate: Estimate, metric: MetricFormat) -> str:
-    return f"{metric.change(estimate.value, sign=False)} {metric.interval(estimate)} on {count(estimate.n, 'sample')}"
+    return f"{metric.change(estimate.value, sign=False)} {metric.interval(estimate)} {samples(estimate)}"
 
 
 def _sentence(text: str) -> str:

@@ -1,0 +1,114 @@
+"""The report as one HTML file that needs nothing else: style, script and charts are inside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup, escape
+
+import sensitivity
+from sensitivity.reporting import formats
+from sensitivity.reporting.axes import spread
+from sensitivity.reporting.charts import RowChart, baseline_chart, effect_chart, latency_chart
+from sensitivity.reporting.data import BASELINES, ReportData
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.path import PathChart, path_chart
+from sensitivity.reporting.verdict import scan_sentences, verdict
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(data: ReportData) -> str:
+    """The whole page. Every text in `data` is escaped, and the page may run no script but its own."""
+    # Escaping by file name, jinja2's usual rule, would leave out a template whose name ends in ".j2".
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "breakable": breakable,
+        "count": formats.count,
+        "ms": formats.milliseconds,
+        "ratio": formats.ratio,
+        "tight": tight,
+        "place_on": lambda value, axis: axis.at(value),
+        "percent": "{:.4g}%".format,
+        "samples": formats.samples,
+        "silent": formats.includes_zero,
+        "value": lambda value: f"{value:.4g}" if isinstance(value, float) else value,
+    }
+    script = (TEMPLATES / "report.js").read_text()
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        metric=MetricFormat(data.metric, data.full_scale),
+        verdict=verdict(data),
+        scan_sentences=scan_sentences(data),
+        tiles=tiles(data),
+        rows=row_charts(data),
+        path=plan_chart(data),
+        effects=sorted(data.effects, key=lambda effect: effect.rank),
+        quantizers={unit.name: unit.quantizers for unit in data.units},
+        left_out=frozenset(data.plan.skip if data.plan else ()),
+        spread=spread,
+        style=Markup((TEMPLATES / "report.css").read_text()),  # noqa: S704 our own file
+        script=Markup(script),  # noqa: S704 our own file
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=sensitivity.__version__,
+    )
+
+
+def row_charts(data: ReportData) -> dict[str, RowChart]:
+    """The charts of rows that `data` has something for, by name."""
+    charts: dict[str, RowChart] = {}
+    if data.effects:
+        charts["effects"] = effect_chart(data)
+    if data.baselines:
+        charts["baselines"] = baseline_chart(data)
+    if data.timings:
+        charts["latency"] = latency_chart(data.timings)
+    return charts
+
+
+def plan_chart(data: ReportData) -> PathChart | None:
+    return path_chart(data.plan, data.full_scale) if data.plan else None
+
+
+def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:
+    """The few numbers at the head of the report: name, value, interval, and the samples they are of."""
+    metric = MetricFormat(data.metric, data.full_scale)
+    if data.plan is None:
+        shown = [(BASELINES[key], data.baselines[key], "rank") for key in BASELINES if key in data.baselines]
+    else:
+        found = data.plan.metric
+        shown = [
+            ("Float", found.float, "confirm"),
+            (BASELINES["quantized"], found.quantized, "confirm"),
+            ("Partial INT8", found.confirm, "confirm"),
+            ("Partial INT8, held out", found.holdout, "holdout"),
+        ]
+    made = [
+        (name, metric.level(estimate.value), metric.interval(estimate), f"n = {estimate.n:,}, {split}")
+        for name, estimate, split in shown
+    ]
+    partial = [timing for timing in data.timings if timing.variant == "partial"][:1]
+    return made + [
+        ("Latency, partial", formats.milliseconds(one.median_ms), f"{formats.ratio(one.ratio)} of float", one.runtime)
+        for one in partial
+    ]
+
+
+def tight(text: str) -> str:
+    """The text with no line break between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=(?:%|pt|ms)(?!\w))", "\N{NO-BREAK SPACE}", text)
+
+
+def breakable(name: str) -> Markup:
+    """A name that a browser may break after each dot, slash or underscore."""
+    return Markup("<wbr>").join(Markup(escape(part)) for part in re.split(r"(?<=[./_])", name))  # noqa: S704 escaped
