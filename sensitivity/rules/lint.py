@@ -1,0 +1,51 @@
+"""Judge one ONNX file for one target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx_ir as ir
+
+from sensitivity.errors import RunDirError, unknown_name
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.rules.base import Finding, PlanNames, Subject
+from sensitivity.rules.catalog import RULES
+from sensitivity.rules.targets import TARGETS
+
+ORDER = {"error": 0, "warning": 1, "info": 2}
+
+
+def run_lint(path: Path, target: str, plan: Path | None = None) -> list[Finding]:
+    """Every place in `path` where a rule for `target` does not hold: errors first, then by code, then as in the file.
+
+    target: one of TARGETS. plan: a plan.json to compare the file with; None for no comparison.
+    Raises OnnxFileError for a file that cannot be read, RunDirError for such a plan, NamesError for another target.
+    """
+    if target not in TARGETS:
+        raise unknown_name("--for", target, TARGETS)
+    names = read_plan(plan) if plan is not None else None
+    return lint_model(load_model(path), target, names)
+
+
+def lint_model(model: ir.Model, target: str, plan: PlanNames | None = None) -> list[Finding]:
+    """The same for a model in memory."""
+    subject = Subject(model, target, plan)
+    found = [finding for rule in RULES if target in rule.targets for finding in rule.findings(subject)]
+    return sorted(found, key=lambda finding: (ORDER[finding.severity], finding.code))
+
+
+def read_plan(path: Path) -> PlanNames:
+    """Units and quantizers that a plan.json skips. Raises RunDirError where it is not one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        skip, quantizers = data["skip"], data["quantizers"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = getattr(error, "strerror", None) or (f"no {error}" if isinstance(error, KeyError) else error)
+        raise RunDirError(
+            f"Expected {path} to be a plan.json with 'skip' and 'quantizers', got: {said}; "
+            "use the one that 'sensitivity plan' wrote."
+        ) from error
+    if not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in (skip, quantizers)):
+        raise RunDirError(f"Expected 'skip' and 'quantizers' in {path} to be lists of names; write the plan again.")
+    return PlanNames(tuple(skip), tuple(quantizers))

@@ -1,0 +1,106 @@
+"""Walking a graph past what does not matter for quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+
+MOVES_VALUES = frozenset(
+    {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
+    | {"MaxPool", "Slice", "Split", "DepthToSpace", "SpaceToDepth"}
+)
+"""Every value that comes out went in, so a Q or DQ may stand before or after without changing a result."""
+
+ACTIVATIONS = frozenset(
+    {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Tanh"} | {"Sigmoid", "HardSigmoid", "HardSwish", "Silu", "Swish"}
+)
+QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+def name_of(node: ir.Node) -> str:
+    """Its name in the file; that of its first output where it has none."""
+    return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
+
+
+def attribute(node: ir.Node, name: str, default: int) -> int:
+    found = node.attributes.get(name)
+    return default if found is None else int(found.as_int())
+
+
+def pair_before(value: ir.Value | None) -> qdq.Pair | None:
+    """The Q/DQ pair that this value comes from, perhaps through nodes that only move values."""
+    while value is not None:
+        found = qdq.pair_of(value)
+        if found is not None:
+            return found
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in MOVES_VALUES else None
+    return None
+
+
+def quantizers_after(value: ir.Value, through: frozenset[str] = MOVES_VALUES) -> Iterator[ir.Node]:
+    """Every QuantizeLinear that this value reaches directly or through operations named in `through`."""
+    for node in value.consumers():
+        if node.op_type == "QuantizeLinear" and node.inputs[0] is value:
+            yield node
+        elif node.op_type in through:
+            for output in node.outputs:
+                yield from quantizers_after(output, through)
+
+
+def origin(value: ir.Value | None) -> ir.Value | None:
+    """The float value behind any Q/DQ pairs and Identity nodes."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in QDQ | {"Identity"}:
+        value = node.inputs[0]
+    return value
+
+
+def grid_type(node: ir.Node) -> str | None:
+    """Integer type of a Q or DQ, such as "int8"; None where the file does not say it outright.
+
+    ONNX takes uint8 for a Q whose zero point is left out.
+    """
+    zero = qdq.zero_point_value(node)
+    if zero is not None:
+        array = qdq.constant(zero)
+        return array.dtype.name if array is not None else (zero.dtype.name.lower() if zero.dtype else None)
+    data = node.inputs[0] if node.op_type == "DequantizeLinear" else None
+    return data.dtype.name.lower() if data is not None and data.dtype is not None else None
+
+
+def steps(nodes: tuple[ir.Node, ...]) -> Iterator[ir.Node]:
+    """Every Q, and every DQ that is not the equal partner of the Q before it: one place for each thing to report."""
+    for node in nodes:
+        if node.op_type not in QDQ or node.inputs[0] is None:
+            continue
+        before = node.inputs[0].producer()
+        paired = node.op_type == "DequantizeLinear" and before is not None and before.op_type == "QuantizeLinear"
+        if not (paired and before is not None and same_grid(before, node)):
+            yield node
+
+
+def same_grid(one: ir.Node, other: ir.Node) -> bool:
+    """Whether two Q/DQ nodes have the same scale, zero point and axis. Computed ones are never equal, unless shared."""
+    return (
+        _same(one.inputs[1], other.inputs[1])
+        and _same(qdq.zero_point_value(one), qdq.zero_point_value(other))
+        and (qdq.axis_of(one) == qdq.axis_of(other) or _scalar(one))
+    )
+
+
+def _same(one: ir.Value | None, other: ir.Value | None) -> bool:
+    if one is other:
+        return True
+    a, b = qdq.constant(one), qdq.constant(other)
+    return (
+        a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+    )
+
+
+def _scalar(node: ir.Node) -> bool:
+    scale = qdq.constant(node.inputs[1])
+    return scale is not None and scale.size == 1

@@ -1,0 +1,124 @@
+"""SQ5: does the file hold what the plan says? Silent where no plan is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.rules.base import Hit, Subject, rule
+from sensitivity.rules.examples import CANONICAL, Example
+from sensitivity.rules.paths import name_of, pair_before
+from sensitivity.rules.targets import TARGETS
+
+KEPT, SKIPPED = "sensitivity.kept", "sensitivity.skipped"
+"""Metadata of our exports: JSON lists of unit names."""
+
+
+def _named(skip: tuple[str, ...]) -> str:
+    """The canonical convolution as our export names it, with `conv` left unquantized if the plan says so."""
+    if "conv" in skip:
+        return "[conv] y = Conv <pads = [1, 1, 1, 1]> (x, w)"
+    return CANONICAL.body.replace("xq =", '["conv.input_quantizer/QuantizeLinear"] xq =')
+
+
+def _metadata(*, kept: tuple[str, ...] = (), skipped: tuple[str, ...] = ()) -> dict[str, str]:
+    return {KEPT: json.dumps(kept), SKIPPED: json.dumps(skipped)}
+
+
+@rule(
+    "SQ501",
+    "quantized-but-skipped",
+    "error",
+    TARGETS,
+    why="The plan leaves this unit in float to reach the accuracy target; quantized, the file is not the one that"
+    " was measured.",
+    fix="Export again with this plan, and lint the file that is deployed.",
+    source="plan.json of sensitivity",
+    bad=Example(CANONICAL.body, metadata=_metadata(kept=("conv",)), skip=("conv",)),
+    good=Example(_named(("conv",)), metadata=_metadata(skipped=("conv",)), skip=("conv",)),
+)
+def quantized_but_skipped(subject: Subject) -> Iterator[Hit]:
+    if subject.plan is None:
+        return
+    found = quantizers_in(subject)
+    for name in subject.plan.quantizers:
+        if name in found:
+            yield found[name], f"expected no Q/DQ for {name}, which the plan leaves out, got a pair"
+    told = {name.rpartition(".")[0] for name in subject.plan.quantizers if name in found}
+    for unit in subject.plan.skip:
+        node = operation_of(subject, unit)
+        quantized = node is not None and pair_before(qdq.weight(node)) is not None
+        if unit not in told and (quantized or unit in _units(subject, KEPT)):
+            yield unit, f"expected {unit} in float, which the plan skips, got it quantized"
+
+
+@rule(
+    "SQ502",
+    "kept-but-float",
+    "error",
+    TARGETS,
+    why="The plan keeps this unit in INT8 and counts on its speed; the file has it in float.",
+    fix="Export again with this plan; if the file went through another tool, look for what that tool removed.",
+    source="plan.json of sensitivity",
+    bad=Example(_named(("conv",)), metadata=_metadata(skipped=("conv",)), skip=()),
+    good=Example(CANONICAL.body, metadata=_metadata(kept=("conv",)), skip=()),
+)
+def kept_but_float(subject: Subject) -> Iterator[Hit]:
+    if subject.plan is None:
+        return
+    skip = set(subject.plan.skip)
+    for unit in _units(subject, SKIPPED):
+        if unit not in skip:
+            yield unit, f"expected {unit} in INT8, which the plan keeps, got it skipped in the file"
+    for unit in _units(subject, KEPT):
+        node = operation_of(subject, unit)
+        if unit not in skip and node is not None and not _quantized(node):
+            yield unit, f"expected {unit} in INT8, which the plan keeps, got it without Q/DQ"
+
+
+@rule(
+    "SQ503",
+    "plan-not-comparable",
+    "warning",
+    TARGETS,
+    why="Units are found by the names that our export writes into the file; without them nothing can be said "
+    "about the plan.",
+    fix="Lint the file that 'sensitivity export' wrote, or run lint without --plan.",
+    source="plan.json of sensitivity",
+    bad=Example(CANONICAL.body, skip=("stem",)),
+    good=Example(_named(("conv",)), metadata=_metadata(skipped=("conv",)), skip=("conv",)),
+)
+def plan_not_comparable(subject: Subject) -> Iterator[Hit]:
+    if subject.plan is None or {KEPT, SKIPPED} & set(subject.model.metadata_props):
+        return
+    found = quantizers_in(subject)
+    known = [name for name in subject.plan.quantizers if name in found]
+    if not known and not any(operation_of(subject, unit) for unit in subject.plan.skip):
+        yield "graph", f"expected the {len(subject.plan.skip)} units of the plan by name, got none of them"
+
+
+def quantizers_in(subject: Subject) -> dict[str, str]:
+    """Names of quantizers whose Q/DQ the file holds, and the node: our export names nodes <quantizer>/<operation>."""
+    found: dict[str, str] = {}
+    for pair in subject.pairs:
+        name, slash, _ = name_of(pair.quantize or pair.dequantize).rpartition("/")
+        if slash:
+            found.setdefault(name, pair.name)
+    return found
+
+
+def operation_of(subject: Subject, unit: str) -> ir.Node | None:
+    """The operation that our export named after this unit; None where there is none, or the unit has several."""
+    found = [node for node in subject.nodes if node.name == unit and qdq.weight(node) is not None]
+    return found[0] if len(found) == 1 else None
+
+
+def _quantized(node: ir.Node) -> bool:
+    return pair_before(qdq.weight(node)) is not None or pair_before(qdq.activation(node)) is not None
+
+
+def _units(subject: Subject, key: str) -> tuple[str, ...]:
+    return tuple(json.loads(subject.model.metadata_props.get(key, "[]")))

@@ -1,0 +1,182 @@
+"""SQ3: what makes a convolution or matrix product run in INT8."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.rules.base import Hit, Subject, rule
+from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
+from sensitivity.rules.examples import qdq as pair
+from sensitivity.rules.paths import QDQ, attribute, name_of, pair_before
+from sensitivity.rules.targets import TARGETS, TENSORRT
+
+PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ layer-placement recommendations"
+
+
+@rule(
+    "SQ301",
+    "one-input-quantized",
+    "warning",
+    TARGETS,
+    why="A convolution or matrix product runs in INT8 only if both its activation and its weight are quantized; "
+    "with one of them it pays the rounding and runs in float.",
+    fix="Quantize both inputs, or neither.",
+    source=PLACEMENT,
+    bad=Example(WEIGHT + conv("x")),
+    good=CANONICAL,
+)
+def one_input_quantized(subject: Subject) -> Iterator[Hit]:
+    for node in qdq.weighted_nodes(subject.graph):
+        has = {"activation": pair_before(qdq.activation(node)), "weight": pair_before(qdq.weight(node))}
+        missing = [what for what, found in has.items() if found is None]
+        if len(missing) == 1:
+            yield (
+                name_of(node),
+                f"expected both inputs of this {node.op_type} quantized or none, got a float {missing[0]}",
+            )
+
+
+@rule(
+    "SQ302",
+    "bias-quantized",
+    "error",
+    TENSORRT,
+    why="TensorRT takes the bias in float and adds it to the INT32 sum itself; a bias behind a DequantizeLinear, "
+    "as ONNX Runtime's quantizer writes it, is refused.",
+    fix="Keep the bias in float (quantize_static: extra_options={'QuantizeBias': False}).",
+    source="onnx-tensorrt, QuantDequantLinearHelper: INT8, FP8 and INT4 inputs only; NVIDIA/TensorRT issue 3360",
+    bad=Example(
+        pair("x") + WEIGHT + "bd = DequantizeLinear <axis = 0> (b32, bs, b0)\n"
+        "[conv] y = Conv <pads = [1, 1, 1, 1]> (xd, wd, bd)",
+        constants={"b32": np.ones(16, np.int32), "bs": np.full(16, 5e-4, np.float32), "b0": np.zeros(16, np.int32)},
+    ),
+    good=Example(pair("x") + WEIGHT + "[conv] y = Conv <pads = [1, 1, 1, 1]> (xd, wd, b)"),
+)
+def bias_quantized(subject: Subject) -> Iterator[Hit]:
+    for node in subject.nodes:
+        bias = node.inputs[2] if node.op_type in {"Conv", "ConvTranspose", "Gemm"} and len(node.inputs) > 2 else None
+        producer = bias.producer() if bias is not None else None
+        if producer is not None and producer.op_type == "DequantizeLinear":
+            yield name_of(node), f"expected a float bias, got one behind {name_of(producer)}"
+
+
+@rule(
+    "SQ303",
+    "weight-path-broken",
+    "warning",
+    TARGETS,
+    why="Between the stored weight and its operation there may be a Q/DQ pair (or a DQ) and nothing else: any "
+    "other node there hides the pattern from the passes that look for it, and the weight may be computed in "
+    "float at run time.",
+    fix="Store the weight in the layout that the operation reads, then Q -> DQ -> operation.",
+    source=PLACEMENT + "; ONNX Runtime, QDQ node-group selectors: DQ directly before the operation",
+    bad=Example(pair("x") + WEIGHT + "wt = Transpose <perm = [0, 1, 3, 2]> (wd)\n" + conv(weight="wt")),
+    good=CANONICAL,
+)
+def weight_path_broken(subject: Subject) -> Iterator[Hit]:
+    for node in qdq.weighted_nodes(subject.graph):
+        path = list(weight_path(qdq.weight(node)))
+        others = [step.op_type for step in path if step.op_type not in QDQ]
+        if others and len(others) < len(path):
+            shown = " -> ".join(step.op_type for step in reversed(path))
+            yield (
+                name_of(node),
+                f"expected weight -> Q -> DQ -> {node.op_type}, got weight -> {shown} -> {node.op_type}",
+            )
+
+
+def weight_path(value: ir.Value | None) -> Iterator[ir.Node]:
+    """The nodes between an operation and its stored weight, from the operation back."""
+    while value is not None and qdq.constant(value) is None and (node := value.producer()) is not None:
+        yield node
+        value = node.inputs[0]
+
+
+@rule(
+    "SQ304",
+    "grouped-transposed-conv",
+    "error",
+    TENSORRT,
+    why="Per-channel weights of a ConvTranspose have their output channels on axis 1, which with groups holds "
+    "only one group's share: TensorRT has no way to read such scales.",
+    fix="Leave grouped transposed convolutions unquantized.",
+    source="onnx-tensorrt, importer of ConvTranspose; ModelOpt leaves them out",
+    bad=Example(
+        pair("x") + pair("t", "ts", "tz", axis=1) + "[up] y = ConvTranspose <group = 2> (xd, td)",
+        constants={"t": weights(16, 8, 1, 1), "ts": np.full(8, 0.01, np.float32), "tz": np.zeros(8, np.int8)},
+    ),
+    good=Example("[up] y = ConvTranspose <group = 2> (x, t)", constants={"t": weights(16, 8, 1, 1)}),
+)
+def grouped_transposed_conv(subject: Subject) -> Iterator[Hit]:
+    for node in qdq.weighted_nodes(subject.graph):
+        groups = attribute(node, "group", 1)
+        if node.op_type == "ConvTranspose" and groups > 1 and pair_before(qdq.weight(node)) is not None:
+            yield name_of(node), f"expected no Q/DQ around a ConvTranspose with groups, got {groups} groups quantized"
+
+
+@rule(
+    "SQ305",
+    "thin-conv",
+    "info",
+    TENSORRT,
+    why="INT8 kernels work on blocks of channels: a convolution with fewer than 16 channels in or out fills them "
+    "with padding and is often no faster than FP16, while it still costs accuracy.",
+    fix="Leave it unquantized if it is sensitive; it costs little speed.",
+    source="ModelOpt 0.47, onnx/quantization/graph_utils.py, find_nodes_from_convs_to_exclude",
+    bad=Example(
+        pair("x") + pair("n", "ns", "nz", axis=0) + conv(weight="nd"),
+        inputs="float[1,4,8,8] x",
+        outputs="float[1,4,8,8] y",
+        constants={"n": weights(4, 4, 3, 3), "ns": np.full(4, 0.01, np.float32), "nz": np.zeros(4, np.int8)},
+    ),
+    good=CANONICAL,
+)
+def thin_conv(subject: Subject) -> Iterator[Hit]:
+    for node in qdq.weighted_nodes(subject.graph):
+        weight = pair_before(qdq.weight(node))
+        shape = qdq.constant(weight.source) if node.op_type == "Conv" and weight is not None else None
+        if shape is not None and thin(node, shape.shape):
+            out, into = shape.shape[:2]
+            yield (
+                name_of(node),
+                f"expected 16 channels or more for INT8 to gain, got {into} in (per group) and {out} out",
+            )
+
+
+def thin(node: ir.Node, shape: tuple[int, ...]) -> bool:
+    """Whether ModelOpt would leave this convolution out: under 16 channels, and of a shape that has no kernels.
+
+    The shapes with kernels are square ones with 8, 16, ... channels on one side and 16 or more on the other, or the
+    model's input in front; and grouped ones of 3x3 or more with 8, 16, ... output channels.
+    """
+    out, into, *kernel = shape
+    if out >= 16 and into >= 16:
+        return False
+    if attribute(node, "group", 1) > 1:
+        return out % 8 != 0 or min(kernel, default=1) < 3
+    found = pair_before(qdq.activation(node))
+    first = found is not None and found.source.is_graph_input()
+    return not ((out % 8 == 0 or into % 8 == 0) and (first or out >= 16 or into >= 16) and len(set(kernel)) <= 1)
+
+
+@rule(
+    "SQ306",
+    "output-quantized",
+    "warning",
+    TENSORRT,
+    why="A Q/DQ pair on an output of the model rounds the result once more and gains nothing: no INT8 operation "
+    "follows.",
+    fix="Remove the pair in front of the output.",
+    source=PLACEMENT,
+    bad=Example(pair("x") + WEIGHT + conv(to="c") + pair("c", to="y")),
+    good=CANONICAL,
+)
+def output_quantized(subject: Subject) -> Iterator[Hit]:
+    for output in subject.graph.outputs:
+        node = output.producer()
+        if node is not None and node.op_type in QDQ:
+            yield name_of(node), f"expected no Q/DQ on the output {output.name}, got {node.op_type}"

@@ -1,0 +1,190 @@
+"""SQ0: can the file be judged, and read, at all?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.rules.base import Hit, Subject, rule
+from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv
+from sensitivity.rules.examples import qdq as pair
+from sensitivity.rules.paths import QDQ, grid_type, name_of, steps
+from sensitivity.rules.targets import TARGETS, TENSORRT
+
+OPSETS = {"tensorrt-8.6": (7, 17), "tensorrt-10": (9, 20), "tensorrt-11": (9, 25)}
+OPERATOR_FORM = {
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
+    *("QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool"),
+    *("QLinearGlobalAveragePool", "QLinearSoftmax", "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+    *("QAttention", "DynamicQuantizeLSTM"),
+}
+"""Operations that compute on integers themselves: ONNX's and, from QLinearAdd on, ONNX Runtime's own."""
+
+FLOAT = Example("[conv] y = Conv <pads = [1, 1, 1, 1]> (x, w)")
+DYNAMIC = Example(
+    "xq, xs, xz = DynamicQuantizeLinear (x)\n"
+    "[conv] yi = ConvInteger <pads = [1, 1, 1, 1]> (xq, w8, xz)\n"
+    "yf = Cast <to = 1> (yi)\n"
+    "y = Mul (yf, xs)\n",
+    constants={"w8": np.ones((16, 16, 3, 3), np.int8)},
+)
+ORT_DOMAIN = Example(
+    "xq = com.microsoft.QuantizeLinear (x, s, z)\nxd = com.microsoft.DequantizeLinear (xq, s, z)\n" + WEIGHT + conv()
+)
+HALF = {"s": np.array(0.05, np.float16), "h": np.ones((16, 16, 3, 3), np.float16)}
+
+
+@rule(
+    "SQ001",
+    "no-qdq",
+    "warning",
+    TARGETS,
+    why="A file without QuantizeLinear and DequantizeLinear runs in float: there is nothing to gain and nothing "
+    "to judge.",
+    fix="Export the quantized model ('sensitivity export'), or check that this is the file you meant.",
+    source="ONNX operators QuantizeLinear and DequantizeLinear",
+    bad=FLOAT,
+    good=CANONICAL,
+)
+def no_qdq(subject: Subject) -> Iterator[Hit]:
+    if not any(node.op_type in QDQ | OPERATOR_FORM for node in subject.nodes):
+        yield subject.graph.name or "graph", f"expected Q/DQ pairs, got none among {len(subject.nodes)} nodes"
+
+
+@rule(
+    "SQ002",
+    "operator-form",
+    "error",
+    (*TENSORRT, "openvino"),
+    why="QLinearConv, ConvInteger, DynamicQuantizeLinear and their kind are ONNX Runtime's way to run integers; "
+    "TensorRT reads Q/DQ pairs around float operations only, OpenVINO reads few others.",
+    fix="Quantize to Q/DQ pairs instead: in ONNX Runtime, quantize_static with quant_format=QuantFormat.QDQ.",
+    source="onnx-tensorrt docs/operators.md (no such importers); openvino docs, supported ONNX operations",
+    bad=DYNAMIC,
+    good=CANONICAL,
+)
+def operator_form(subject: Subject) -> Iterator[Hit]:
+    yield from _operator_form(subject)
+
+
+@rule(
+    "SQ003",
+    "operator-form-not-judged",
+    "info",
+    ("onnxruntime",),
+    why="The file is quantized in operator form, static (QLinearConv) or dynamic (DynamicQuantizeLinear). ONNX "
+    "Runtime runs it, but the other rules judge Q/DQ pairs and say nothing about it.",
+    fix="Nothing, if ONNX Runtime is the only target; otherwise quantize to Q/DQ pairs.",
+    source="ONNX Runtime docs, Quantize ONNX Models > ONNX quantization representation format",
+    bad=DYNAMIC,
+    good=CANONICAL,
+)
+def operator_form_not_judged(subject: Subject) -> Iterator[Hit]:
+    yield from _operator_form(subject)
+
+
+def _operator_form(subject: Subject) -> Iterator[Hit]:
+    found = [node for node in subject.nodes if node.op_type in OPERATOR_FORM]
+    if found:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(n.op_type for n in found).items()))
+        yield name_of(found[0]), f"expected Q/DQ pairs around float operations, got {kinds}"
+
+
+@rule(
+    "SQ010",
+    "opset-range",
+    "error",
+    TENSORRT,
+    why="Each TensorRT version reads a range of ONNX opsets; a file outside it fails to parse, or parses with "
+    "operations that changed meaning.",
+    fix="Export with opset 17, which 8.6, 10 and 11 read; with opset 19 for FP16 scales on 10 and 11.",
+    source="onnx-tensorrt docs/operators.md: 8.6 up to 17, 10 from 9 to 20, 11 from 9 to 25; ModelImporter.cpp 8.6: "
+    "from 7",
+    bad=Example(CANONICAL.body, opset=26),
+    good=CANONICAL,
+)
+def opset_range(subject: Subject) -> Iterator[Hit]:
+    low, high = OPSETS[subject.target]
+    if not low <= subject.opset <= high:
+        yield "graph", f"expected an opset from {low} to {high} for {subject.target}, got {subject.opset}"
+
+
+@rule(
+    "SQ011",
+    "opset-too-old",
+    "error",
+    TARGETS,
+    why="Per-channel scales came with opset 13, FP16 scales with 19, 16-bit and 4-bit integers with 21: in an "
+    "older opset such a node is not valid, and what a runtime makes of it is not defined.",
+    fix="Export with a newer opset: 17 for per-channel scales, 19 for FP16 scales, 21 for 4 and 16 bits.",
+    source="ONNX operators, versions of QuantizeLinear (10, 13, 19, 21)",
+    bad=Example(CANONICAL.body, opset=12),
+    good=CANONICAL,
+)
+def opset_too_old(subject: Subject) -> Iterator[Hit]:
+    for node in steps(subject.nodes):
+        for what, needed in _needs(node):
+            if subject.opset < needed and not node.domain:
+                yield name_of(node), f"expected opset {needed} or later for {what}, got {subject.opset}"
+
+
+def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
+    scale = qdq.constant(node.inputs[1])
+    if scale is not None and scale.size > 1:
+        yield "a per-channel scale", 13
+    if scale is not None and scale.dtype in (np.float16, ml_dtypes.bfloat16):
+        yield f"a {scale.dtype.name} scale", 19
+    kind = grid_type(node)
+    if kind is not None and kind.removeprefix("u") in ("int16", "int4"):
+        yield f"{kind} values", 21
+
+
+@rule(
+    "SQ012",
+    "runtime-specific-operators",
+    "error",
+    (*TENSORRT, "openvino"),
+    why="A file saved by ONNX Runtime after optimization, or quantized with its own operators, holds nodes of the"
+    " domain com.microsoft (and an INT32 bias behind DQ), which other runtimes do not know.",
+    fix="Give the runtime the file from before optimization; quantize without UseQDQContribOps.",
+    source="ONNX Runtime docs, Graph Optimizations > offline mode; onnx-tensorrt docs/operators.md",
+    bad=ORT_DOMAIN,
+    good=CANONICAL,
+)
+def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
+    found = [node for node in subject.nodes if node.domain == "com.microsoft"]
+    if found:
+        kinds = ", ".join(sorted({node.op_type for node in found}))
+        yield name_of(found[0]), f"expected ONNX's own operators, got {len(found)} of com.microsoft: {kinds}"
+
+
+@rule(
+    "SQ013",
+    "lone-quantize",
+    "warning",
+    TENSORRT,
+    why="TensorRT finds INT8 layers by Q/DQ pairs; integers that go from a Q to anything but a DQ are left as "
+    "they stand, and most layers refuse them.",
+    fix="Put a DequantizeLinear with the same scale and zero point behind every QuantizeLinear.",
+    source="NVIDIA TensorRT documentation, Explicit Quantization > TensorRT processing of Q/DQ networks",
+    bad=Example(
+        "xq = QuantizeLinear (x, s, z)\nxt = MaxPool <kernel_shape = [1, 1]> (xq)\nxd = DequantizeLinear (xt, s, z)\n"
+        + WEIGHT
+        + conv()
+    ),
+    good=Example("xt = MaxPool <kernel_shape = [1, 1]> (x)\n" + pair("xt", to="xd") + WEIGHT + conv()),
+)
+def lone_quantize(subject: Subject) -> Iterator[Hit]:
+    for node in subject.nodes:
+        if node.op_type == "QuantizeLinear":
+            others = [user.op_type for user in node.outputs[0].consumers() if user.op_type != "DequantizeLinear"]
+            if others or not node.outputs[0].consumers():
+                yield (
+                    name_of(node),
+                    f"expected only DequantizeLinear behind this Q, got {', '.join(others) or 'nothing'}",
+                )

@@ -1,0 +1,121 @@
+"""SQ1: zero points."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.rules.base import Hit, Subject, rule
+from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv
+from sensitivity.rules.examples import qdq as pair
+from sensitivity.rules.paths import grid_type, name_of, same_grid, steps
+from sensitivity.rules.targets import TARGETS, TENSORRT
+
+PARSER = "onnx-tensorrt, QuantDequantLinearHelper (8.6-GA builtin_op_importers.cpp, 10.1-GA onnxOpImporters.cpp)"
+TYPES = {
+    "tensorrt-8.6": {"int8"},
+    "tensorrt-10": {"int8", "float8_e4m3fn", "int4"},
+    "tensorrt-11": {"int8", "float8_e4m3fn", "int4", "float4_e2m1fn"},
+}
+
+
+@rule(
+    "SQ101",
+    "zero-point-missing",
+    "error",
+    TENSORRT,
+    why="Where the zero point is left out, ONNX takes uint8, TensorRT 10 and later take int8, and TensorRT 8.6 "
+    "fails: the same file means different things.",
+    fix="Write a zero point of type int8 and value 0 into every Q and DQ.",
+    source=PARSER,
+    bad=Example("xq = QuantizeLinear (x, s)\nxd = DequantizeLinear (xq, s)\n" + WEIGHT + conv()),
+    good=CANONICAL,
+)
+def zero_point_missing(subject: Subject) -> Iterator[Hit]:
+    for node in steps(subject.nodes):
+        if qdq.zero_point_value(node) is None and "output_dtype" not in node.attributes:
+            yield name_of(node), "expected a zero point, got none"
+
+
+@rule(
+    "SQ102",
+    "zero-point-not-zero",
+    "error",
+    TENSORRT,
+    why="TensorRT computes with symmetric grids only and refuses any other zero point.",
+    fix="Quantize symmetrically: int8 with zero point 0 (quantize_static: extra_options={'ActivationSymmetric': "
+    "True, 'WeightSymmetric': True}).",
+    source=PARSER,
+    bad=Example(pair("x", zero="z3") + WEIGHT + conv(), constants={"z3": np.array(3, np.int8)}),
+    good=CANONICAL,
+)
+def zero_point_not_zero(subject: Subject) -> Iterator[Hit]:
+    for node in steps(subject.nodes):
+        zero = qdq.constant(qdq.zero_point_value(node))
+        if zero is not None and np.any(zero.astype(np.float32) != 0):
+            worst = zero.astype(np.float32).ravel()[np.flatnonzero(zero)[0]]
+            yield name_of(node), f"expected a zero point of 0, got {worst:g}"
+
+
+@rule(
+    "SQ103",
+    "zero-point-size",
+    "error",
+    TARGETS,
+    why="A zero point belongs to a scale: there must be as many of one as of the other.",
+    fix="Write one zero point for each scale.",
+    source=PARSER + "; ONNX operator QuantizeLinear",
+    bad=Example(pair("x") + pair("w", "ws", "z", axis=0) + conv()),
+    good=CANONICAL,
+)
+def zero_point_size(subject: Subject) -> Iterator[Hit]:
+    for node in steps(subject.nodes):
+        zero, scale = qdq.constant(qdq.zero_point_value(node)), qdq.constant(node.inputs[1])
+        if zero is not None and scale is not None and zero.size != scale.size:
+            yield name_of(node), f"expected as many zero points as scales, got {zero.size} and {scale.size}"
+
+
+@rule(
+    "SQ104",
+    "grid-type",
+    "error",
+    TENSORRT,
+    why="TensorRT has signed 8-bit grids (from 10 on also FP8 and INT4); it refuses uint8 and 16 bits, or reads "
+    "them as int8.",
+    fix="Quantize to int8 (quantize_static: activation_type=QuantType.QInt8, weight_type=QuantType.QInt8).",
+    source=PARSER,
+    bad=Example(pair("x", zero="u") + WEIGHT + conv()),
+    good=CANONICAL,
+)
+def grid_type_of_target(subject: Subject) -> Iterator[Hit]:
+    allowed = TYPES[subject.target]
+    for node in steps(subject.nodes):
+        kind = grid_type(node)
+        if kind is not None and kind not in allowed and kind != "int32":  # an int32 bias has its own rule
+            yield name_of(node), f"expected {' or '.join(sorted(allowed))} for {subject.target}, got {kind}"
+
+
+@rule(
+    "SQ105",
+    "pair-disagrees",
+    "error",
+    TARGETS,
+    why="Q and DQ of one pair must have the same scale, zero point and axis: otherwise the pair multiplies every "
+    "value.",
+    fix="Give both nodes the same scale, zero point and axis.",
+    source="ONNX operators QuantizeLinear and DequantizeLinear",
+    bad=Example(
+        "xq = QuantizeLinear (x, s, z)\nxd = DequantizeLinear (xq, s2, z)\n" + WEIGHT + conv(),
+        constants={"s2": np.array(0.5, np.float32)},
+    ),
+    good=CANONICAL,
+)
+def pair_disagrees(subject: Subject) -> Iterator[Hit]:
+    for found in subject.pairs:
+        if found.quantize is not None and not same_grid(found.quantize, found.dequantize):
+            yield (
+                name_of(found.dequantize),
+                (f"expected the scale, zero point and axis of {name_of(found.quantize)}, got another"),
+            )
