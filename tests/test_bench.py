@@ -107,6 +107,14 @@ def test_a_file_that_takes_half_the_time_has_ratio_two() -> None:
     )
 
 
+def test_a_runtime_with_costly_turns_runs_several_rounds_in_one_turn() -> None:
+    runtime = FakeRuntime({"f": 2.0, "q": 1.0})
+    runtime.per_turn = 4  # type: ignore[attr-defined]
+    timings = bench_files(FILES, runtime, X, threads=1, rounds=10, warmup=0)
+    assert [repeats for name, repeats in runtime.calls if name == "q"] == [5, 5, 3]
+    assert [each.n for each in timings] == [10, 10]
+
+
 def test_engines_are_closed_also_when_one_of_them_fails() -> None:
     runtime = FakeRuntime({"f": 2.0, "q": -1.0})
     with pytest.raises(OnnxFileError, match="broken while running"):
@@ -138,7 +146,8 @@ def test_settings_that_make_no_sense_are_refused(files: dict, numbers: dict, sen
 
 def test_the_summary_agrees_with_numpy_and_scipy() -> None:
     ms = np.random.default_rng(0).gamma(2, size=101)
-    summary = timing("m.onnx", "int8", "r", "fp32", 1, 1, ms, ms)
+    ratio = Estimate(1, 1, 1, 101)
+    summary = timing(ms, ratio=ratio, file="m.onnx", variant="int8", runtime="r", precision="fp32", batch=1, threads=1)
     assert summary.median_ms == np.median(ms)
     assert summary.spread_ms == pytest.approx(scipy.stats.iqr(ms))
     assert summary.p99_ms == pytest.approx(np.percentile(ms, 99))

@@ -31,6 +31,11 @@ def environment() -> dict[str, str]:
     return _machine() | _cpu() | _clocks() | _threads() | _gpu() | _versions()
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _machine() -> dict[str, str]:
     return {"machine": platform.machine(), "os": platform.platform(), "python": platform.python_version()}
 
@@ -66,10 +71,9 @@ def _clocks() -> dict[str, str]:
 
 
 def _threads() -> dict[str, str]:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota = _read("/sys/fs/cgroup/cpu.max") or "not readable"
     settings = {name: value for name in THREAD_VARIABLES if (value := os.environ.get(name))}
-    return {"cores": str(os.cpu_count()), "usable cores": str(usable), "cpu quota": quota} | settings
+    return {"cores": str(os.cpu_count()), "usable cores": str(usable_cores()), "cpu quota": quota} | settings
 
 
 def _gpu() -> dict[str, str]:

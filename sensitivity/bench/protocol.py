@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sensitivity.bench.ratio import median_ratio
 from sensitivity.errors import SensitivityError
-from sensitivity.records import Timing
+from sensitivity.records import Estimate, Timing
 from sensitivity.runtimes.base import Engine, Runtime, Tensors
 
 Variant = Literal["float", "fp16", "int8", "partial"]
@@ -44,18 +44,21 @@ def bench_files(
         for variant, file in files.items():
             engines[variant] = runtime.build(file, threads=threads)
             stack.callback(engines[variant].close)
-        times = interleaved(engines, inputs, rounds=rounds, warmup=warmup, progress=progress, seed=seed)
+        per_turn = getattr(runtime, "per_turn", 1)  # more where a turn is costly, such as a process
+        times = interleaved(
+            engines, inputs, rounds=rounds, warmup=warmup, per_turn=per_turn, progress=progress, seed=seed
+        )
         batch = len(next(iter(inputs.values())))
         return tuple(
             timing(
-                str(file),
-                variant,
-                runtime.name,
-                engines[variant].precision,
-                batch,
-                threads,
                 times[variant],
-                times["float"],
+                ratio=median_ratio(times["float"], times[variant], block=per_turn if per_turn > 1 else None),
+                file=str(file),
+                variant=variant,
+                runtime=runtime.name,
+                precision=engines[variant].precision,
+                batch=batch,
+                threads=threads,
             )
             for variant, file in files.items()
         )
@@ -67,34 +70,40 @@ def interleaved(
     *,
     rounds: int,
     warmup: int,
+    per_turn: int = 1,
     progress: Callable[[int, int], None] | None = None,
     seed: int = 0,
 ) -> dict[Variant, NDArray[np.float64]]:
-    """Milliseconds float64[rounds] of each engine; entry i of all of them is of the same round."""
+    """Milliseconds float64[rounds] of each engine; entry i of all of them is of the same round.
+
+    per_turn: rounds that an engine runs in one go before the next engine has its turn.
+    """
     rng = np.random.default_rng(seed)
     variants = list(engines)
-    times = {variant: np.empty(rounds) for variant in variants}
+    times: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for engine in engines.values():
         if warmup:
             engine.time_ms(inputs, warmup)
-    for i in range(rounds):
+    for done in range(0, rounds, per_turn):
+        timed = min(per_turn, rounds - done)
         for k in rng.permutation(len(variants)):
             # The first inference of a turn brings back into the caches what the other files drove out of them.
-            times[variants[k]][i] = engines[variants[k]].time_ms(inputs, 2)[-1]
+            times[variants[k]] += engines[variants[k]].time_ms(inputs, timed + 1)[1:].tolist()
         if progress:
-            progress(i + 1, rounds)
-    return times
+            progress(done + timed, rounds)
+    return {variant: np.array(values) for variant, values in times.items()}
 
 
 def timing(
+    ms: NDArray[np.float64],
+    *,
+    ratio: Estimate,
     file: str,
     variant: Variant,
     runtime: str,
     precision: str,
     batch: int,
     threads: int,
-    ms: NDArray[np.float64],
-    float_ms: NDArray[np.float64],
 ) -> Timing:
     """Summarize times float64[n] of one file; spread_ms is the interquartile range."""
     q25, q50, q75, q90, q95, q99 = (float(q) for q in np.quantile(ms, [0.25, 0.5, 0.75, 0.9, 0.95, 0.99]))
@@ -111,7 +120,7 @@ def timing(
         p95_ms=q95,
         p99_ms=q99,
         spread_ms=q75 - q25,
-        ratio=median_ratio(float_ms, ms),
+        ratio=ratio,
     )
 
 

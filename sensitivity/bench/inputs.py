@@ -1,0 +1,45 @@
+"""Inputs to time a file with, when only the file is at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.runtimes.base import Tensors
+
+
+def random_inputs(file: Path, *, batch: int = 1, seed: int = 0) -> Tensors:
+    """Seeded normal values for every input of the file; its first axis, if dynamic, becomes `batch`.
+
+    The latency of convolutions and matrix products does not depend on the values.
+    Raises OnnxFileError where another axis is dynamic: its size cannot be guessed.
+    """
+    rng = np.random.default_rng(seed)
+    model = load_model(file)
+    return {
+        str(value.name): rng.standard_normal(_shape(value, batch, file)).astype(_dtype(value, file))
+        for value in model.graph.inputs
+        if value.name not in model.graph.initializers
+    }
+
+
+def _shape(value: ir.Value, batch: int, file: Path) -> list[int]:
+    if value.shape is None:
+        raise OnnxFileError(f"Expected input {value.name!r} of {file} to have a shape, got none; export it with one.")
+    first, *rest = [size if isinstance(size, int) else None for size in value.shape]
+    if None in rest:
+        raise OnnxFileError(
+            f"Expected only the first axis of input {value.name!r} of {file} to be dynamic, got {value.shape}; "
+            "export it with fixed sizes."
+        )
+    return [batch if first is None else first, *(size for size in rest if size is not None)]
+
+
+def _dtype(value: ir.Value, file: Path) -> np.dtype[np.generic]:
+    if value.dtype is None:
+        raise OnnxFileError(f"Expected input {value.name!r} of {file} to have a type, got none; export it again.")
+    return value.dtype.numpy()

@@ -1,0 +1,112 @@
+"""The command lines of trtexec, which differ by version.
+
+From TensorRT 11 on, CUDA graph, spin wait and no data transfers are its defaults; on 8.6 and 10 they are asked for, or
+the numbers do not compare. `--int8` and `--fp16` go only to weakly typed builds of 8.6 and 10: 11 fails on them.
+Tests check every flag against the lists of 8.6, 10.0, 10.12, 10.16, 11.0 and 11.1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from sensitivity.errors import RuntimeUnavailable
+from sensitivity.runtimes.tensorrt_build import TensorRtSettings
+
+Version = tuple[int, int]
+
+
+def version_from_banner(text: str) -> Version:
+    """From "TensorRT v8601" (8.6.1), "v101600" (10.16.0) or "v11.1.0.106".
+
+    >>> version_from_banner("&&&& RUNNING TensorRT.trtexec [TensorRT v8601] # trtexec --help")
+    (8, 6)
+    """
+    found = re.search(r"TensorRT v([\d.]+)", text)
+    if not found:
+        raise RuntimeUnavailable(
+            f"Expected trtexec to print its TensorRT version, got {text[:80]!r}; give its full path."
+        )
+    if "." in found[1]:
+        first, second, *_ = found[1].split(".")
+        return int(first), int(second)
+    number = int(found[1])
+    step = 10_000 if number >= 100_000 else 1_000  # 8.6.1 is 8601, 10.16.0 is 101600
+    return number // step, number % step // 100
+
+
+def is_strong(version: Version, settings: TensorRtSettings) -> bool:
+    if settings.strongly_typed and version < (10, 0):
+        raise RuntimeUnavailable(f"Expected TensorRT 10 or later for a strongly typed network, got {_dotted(version)}.")
+    if settings.strongly_typed is False and version >= (11, 0):
+        raise RuntimeUnavailable(f"Expected TensorRT 10 or earlier for a weakly typed network, got {_dotted(version)}.")
+    return version >= (10, 0) if settings.strongly_typed is None else settings.strongly_typed
+
+
+def build_flags(version: Version, file: Path, engine: Path, settings: TensorRtSettings) -> list[str]:
+    flags = [f"--onnx={file}", f"--saveEngine={engine}", "--skipInference", "--profilingVerbosity=detailed"]
+    if is_strong(version, settings):
+        flags += ["--stronglyTyped"] if version < (11, 0) else []
+    else:
+        flags += ["--int8", "--fp16"] if settings.float_type == "fp16" else ["--int8"]
+    if settings.workspace_mib is not None:
+        flags.append(f"--memPoolSize=workspace:{settings.workspace_mib}")
+    if settings.timing_cache is not None:
+        flags.append(f"--timingCacheFile={settings.timing_cache}")
+    for index, flag in enumerate(("--minShapes", "--optShapes", "--maxShapes")):
+        if settings.shapes:
+            flags.append(f"{flag}={shapes_text({name: triple[index] for name, triple in settings.shapes.items()})}")
+    return flags
+
+
+def time_flags(version: Version, engine: Path, times: Path, repeats: int, settings: TensorRtSettings) -> list[str]:
+    """`--duration=0` makes the count of iterations decide; warm-up is in milliseconds."""
+    flags = [f"--loadEngine={engine}", f"--exportTimes={times}"]
+    flags += [f"--iterations={repeats}", "--duration=0", "--warmUp=200"]
+    if version >= (11, 0):
+        return flags if settings.cuda_graph else [*flags, "--noCudaGraph"]
+    flags += ["--useSpinWait", "--noDataTransfers"]
+    return [*flags, "--useCudaGraph"] if settings.cuda_graph else flags
+
+
+def profile_flags(engine: Path, layers: Path, profile: Path, repeats: int) -> list[str]:
+    return [
+        f"--loadEngine={engine}",
+        f"--exportLayerInfo={layers}",
+        f"--exportProfile={profile}",
+        "--profilingVerbosity=detailed",
+        "--separateProfileRun",
+        f"--iterations={repeats}",
+        "--duration=0",
+    ]
+
+
+def run_flags(version: Version, engine: Path, outputs: Path) -> list[str]:
+    flags = [f"--loadEngine={engine}", f"--exportOutput={outputs}", "--iterations=1", "--duration=0", "--warmUp=0"]
+    return flags if version < (11, 0) else [*flags, "--includeDataTransfers"]
+
+
+def input_flags(
+    files: Mapping[str, Path], shapes: Mapping[str, tuple[int, ...]], settings: TensorRtSettings
+) -> list[str]:
+    """Values from raw files, and their shapes where the engine is dynamic (a static one refuses them)."""
+    flags = ["--loadInputs=" + ",".join(f"{_quoted(name)}:{file}" for name, file in files.items())] if files else []
+    return [*flags, f"--shapes={shapes_text(shapes)}"] if settings.shapes else flags
+
+
+def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """As trtexec reads shapes; a name with a colon is quoted.
+
+    >>> shapes_text({"x": (1, 3, 224, 224), "images:0": (1, 3, 8, 8)})
+    "x:1x3x224x224,'images:0':1x3x8x8"
+    """
+    return ",".join(f"{_quoted(name)}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if ":" in name else name
+
+
+def _dotted(version: Version) -> str:
+    return ".".join(map(str, version))
