@@ -1,0 +1,160 @@
+"""Object detectors judged by COCO's mAP50-95, image by image.
+
+    labels = coco_images(Path("instances.json"), Path("images"))
+    task = detection_task(model, random_splits(labels.images, seed=0), labels.names, size=640)
+
+Per-image scores are records, not single numbers (see `detection_map`): the metric of any subset or resample of images
+comes from them at once, so intervals are had by resampling images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import TaskError
+from sensitivity.records import SPLITS, Scores
+from sensitivity.tasks.base import Task
+from sensitivity.tasks.detection_boxes import Detections, Floats, Suppression, decode_ultralytics, detections
+from sensitivity.tasks.detection_images import Geometry, letterbox, load_rgb, to_image
+from sensitivity.tasks.detection_labels import LabelledImage
+from sensitivity.tasks.detection_map import Truth, image_scores, mean_average_precision
+
+Decode = Callable[[Any], tuple[Floats, Floats]]
+"""Model outputs -> boxes float[n, anchors, 4] (x1 y1 x2 y2 in input pixels), confidences float[n, classes, anchors]."""
+
+CACHE_BYTES = 1 << 29
+"""Letterboxed images kept in memory for each split; the rest is read again on each pass."""
+
+
+def detection_task(
+    model: Any,
+    splits: Mapping[str, Sequence[LabelledImage]],
+    names: Sequence[str],
+    *,
+    size: int,
+    batch: int = 8,
+    decode: Decode = decode_ultralytics,
+    rule: Suppression | None = None,
+) -> Task:
+    """A task whose metric is mAP50-95, 0..1.
+
+    model: calibrated, takes float32[n, 3, size, size], RGB 0..1. splits: images for "rank", "confirm" and "holdout".
+    names: of the classes, as many as the model has. size: side of the square input in pixels. decode: what the model's
+    outputs mean. rule: which boxes are reported; ultralytics' validation settings by default.
+    """
+    data = {name: ImageBatches(images, size=size, batch=batch) for name, images in splits.items()}
+    score = DetectionScore(tuple(names), decode, rule or Suppression())
+    aggregate = partial(mean_average_precision, classes=len(names))
+    return Task(model, data, score, aggregate, metric="mAP50-95", notes={"input": f"{size}x{size} letterboxed"})
+
+
+def random_splits(
+    images: Sequence[LabelledImage], *, seed: int, parts: tuple[float, float, float] = (0.5, 0.25, 0.25)
+) -> dict[str, tuple[LabelledImage, ...]]:
+    """Disjoint random splits "rank", "confirm" and "holdout"; the same for the same seed.
+
+    parts: their shares, which sum to at most 1.
+    """
+    if min(parts) <= 0 or sum(parts) > 1 + 1e-9:
+        raise TaskError(f"Expected three positive shares that sum to at most 1, got {parts}.")
+    ends = [round(len(images) * share) for share in np.cumsum([0.0, *parts])]
+    if min(np.diff(ends)) < 1:
+        raise TaskError(f"Expected enough images for three splits, got {len(images)} with shares {parts}; add images.")
+    order = np.random.default_rng(seed).permutation(len(images))
+    return {
+        name: tuple(images[at] for at in sorted(order[ends[number] : ends[number + 1]]))
+        for number, name in enumerate(SPLITS)
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatches:
+    """Letterboxed batches of (inputs, targets), in the given order, again and again.
+
+    inputs: float32[n, 3, size, size], RGB 0..1. targets: a dict of tensors, the image first in each: boxes
+    float64[n, most, 4] in image pixels, classes int64[n, most] (-1 where there is no box), crowd bool[n, most],
+    geometry float64[n, 6]; `most` is the same in all batches.
+    """
+
+    images: Sequence[LabelledImage]
+    size: int
+    batch: int
+    _kept: dict[int, tuple[NDArray[np.uint8], Geometry]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise TaskError("Expected at least one image in each split, got none.")
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch)
+
+    def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        import torch
+
+        most = self.most
+        for start in range(0, len(self.images), self.batch):
+            numbers = range(start, min(start + self.batch, len(self.images)))
+            pixels, geometry = zip(*(self._letterboxed(number) for number in numbers), strict=True)
+            truth = pad_truth([self.images[number] for number in numbers], most)
+            inputs = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous().float().div_(255)
+            targets = {"boxes": truth.boxes, "classes": truth.classes, "crowd": truth.crowd}
+            targets["geometry"] = np.stack(geometry)
+            yield inputs, {name: torch.from_numpy(value) for name, value in targets.items()}
+
+    @property
+    def most(self) -> int:
+        """The largest number of boxes in an image, at least 1."""
+        return max(1, *(len(image.boxes) for image in self.images))
+
+    def _letterboxed(self, number: int) -> tuple[NDArray[np.uint8], Geometry]:
+        if number in self._kept:
+            return self._kept[number]
+        image = self.images[number]
+        made = letterbox(load_rgb(image.file, image.size), self.size)
+        if (len(self._kept) + 1) * made[0].nbytes <= CACHE_BYTES:
+            self._kept[number] = made
+        return made
+
+
+@dataclass(frozen=True)
+class DetectionScore:
+    """(outputs, targets) -> one record per image, float64[n, 2 * rule.limit + classes]; see `detection_map`."""
+
+    names: tuple[str, ...]
+    decode: Decode
+    rule: Suppression
+
+    def __call__(self, outputs: Any, targets: Mapping[str, Any]) -> Scores:
+        boxes, classes, crowd = (np.asarray(targets[name].cpu()) for name in ("boxes", "classes", "crowd"))
+        return image_scores(self.detections(outputs, targets), Truth(boxes, classes, crowd), len(self.names))
+
+    def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
+        """What the model reports, in pixels of the original images."""
+        boxes, confidences = self.decode(outputs)
+        if confidences.shape[1] != len(self.names):
+            raise TaskError(
+                f"Expected the model to tell the {len(self.names)} classes that the data set names, got outputs for "
+                f"{confidences.shape[1]}; use the data set that the model was trained for, or another `decode`."
+            )
+        found = detections(boxes, confidences, self.rule)
+        placed = to_image(found.boxes, np.asarray(targets["geometry"].cpu()))
+        return Detections(placed, found.confidences, found.classes)
+
+
+def pad_truth(images: Sequence[LabelledImage], most: int) -> Truth:
+    """The images' boxes as arrays of `most` boxes each."""
+    truth = Truth(
+        np.zeros((len(images), most, 4)), np.full((len(images), most), -1), np.zeros((len(images), most), bool)
+    )
+    for row, image in enumerate(images):
+        count = len(image.boxes)
+        truth.boxes[row, :count] = image.boxes
+        truth.classes[row, :count] = image.classes
+        truth.crowd[row, :count] = image.crowd
+    return truth

@@ -1,0 +1,176 @@
+"""From a detector's raw outputs to the boxes it reports: decoding and non-maximum suppression, numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+Integers = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
+
+# Suppression works through the candidates in chunks of this many: pairs cost its square, and a detector's
+# 100 best boxes are mostly among its 300 most confident candidates.
+CHUNK = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What was found in a batch, most confident first in each image.
+
+    boxes: float64[n, limit, 4], x1 y1 x2 y2. confidences: float32[n, limit], 0 where there is no detection.
+    classes: int64[n, limit].
+    """
+
+    boxes: NDArray[np.float64]
+    confidences: NDArray[np.float32]
+    classes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """Which candidates become detections. The defaults are those of ultralytics' validator, except `limit`.
+
+    confidence: candidates must lie above it. iou: of two boxes of a class that overlap more, the less confident goes.
+    limit: detections per image over all classes; COCO's metric counts 100 per class and image at most.
+    """
+
+    confidence: float = 0.001
+    iou: float = 0.7
+    limit: int = 100
+
+
+def decode_ultralytics(outputs: Any) -> tuple[Floats, Floats]:
+    """Boxes float[n, anchors, 4] as x1 y1 x2 y2 and confidences float[n, classes, anchors] of an ultralytics model.
+
+    outputs: [n, 4 + classes, anchors], boxes as centre and size in input pixels, confidences after the sigmoid; or a
+        tuple that starts with it.
+    """
+    raw = as_array(outputs)
+    return _corners(raw[:, :2], raw[:, 2:4]), raw[:, 4:]
+
+
+def decode_yolox(outputs: Any, size: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Floats, Floats]:
+    """The same for a YOLOX model exported without its decoding.
+
+    outputs: [n, anchors, 5 + classes]: centre as offset from the cell and log of the size, both in strides, then
+        objectness and class confidences after the sigmoid. size: side of the square input, pixels.
+    """
+    raw = np.moveaxis(as_array(outputs), 2, 1)
+    cells, stride = _grid(size, strides)
+    centre, extent = (raw[:, :2] + cells) * stride, np.exp(raw[:, 2:4]) * stride
+    return _corners(centre, extent), raw[:, 4:5] * raw[:, 5:]
+
+
+def detections(boxes: Floats, confidences: Floats, rule: Suppression) -> Detections:
+    """Non-maximum suppression per class, as decoded: an anchor may be reported once for each class it is above
+    the threshold for.
+
+    boxes: [n, anchors, 4]. confidences: [n, classes, anchors].
+    """
+    n, anchors = len(boxes), boxes.shape[1]
+    found = Detections(
+        np.zeros((n, rule.limit, 4)), np.zeros((n, rule.limit), np.float32), np.zeros((n, rule.limit), np.int64)
+    )
+    for image in range(n):
+        flat = confidences[image].reshape(-1)
+        candidates = np.flatnonzero(flat > rule.confidence)
+        classes, anchor = np.divmod(candidates, anchors)
+        kept = nms(boxes[image, anchor], flat[candidates], classes, iou=rule.iou, limit=rule.limit)
+        found.boxes[image, : len(kept)] = boxes[image, anchor[kept]]
+        found.confidences[image, : len(kept)] = flat[candidates[kept]]
+        found.classes[image, : len(kept)] = classes[kept]
+    return found
+
+
+def nms(boxes: Floats, confidences: Floats, classes: Integers, *, iou: float, limit: int) -> NDArray[np.int64]:
+    """Indices of the boxes that greedy suppression keeps, most confident first, at most `limit`.
+
+    boxes: float[n, 4]. confidences: float[n]; of equal ones the first comes first. classes: int[n]; only boxes of the
+    same class suppress each other. A box goes when its overlap with a kept, more confident one is above `iou`.
+
+    >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [40, 0, 50, 10]])
+    >>> nms(boxes, np.array([0.8, 0.9, 0.1]), np.array([3, 3, 3]), iou=0.5, limit=10)
+    array([1, 2])
+    """
+    order = np.argsort(-confidences, kind="stable")
+    kept: NDArray[np.int64] = np.empty(0, np.int64)
+    for start in range(0, len(order), CHUNK):
+        chunk = order[start : start + CHUNK]
+        if len(kept):
+            chunk = chunk[~_overlaps(boxes, classes, kept, chunk, iou).any(axis=0)]
+        kept = np.concatenate([kept, chunk[_survivors(np.triu(_overlaps(boxes, classes, chunk, chunk, iou), k=1))]])
+        if len(kept) >= limit:
+            break
+    return kept[:limit]
+
+
+def pairwise_iou(first: Floats, second: Floats) -> Floats:
+    """Intersection over union, float[..., n, m] of boxes [..., n, 4] and [..., m, 4]; 0 for two empty boxes."""
+    shared = intersections(first, second)
+    union: Floats = areas(first)[..., :, None] + areas(second)[..., None, :] - shared
+    ratio: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return ratio
+
+
+def intersections(first: Floats, second: Floats) -> Floats:
+    """Areas shared by boxes [..., n, 4] and [..., m, 4], float[..., n, m]."""
+    a, b = first[..., :, None, :], second[..., None, :, :]
+    width = np.minimum(a[..., 2], b[..., 2]) - np.maximum(a[..., 0], b[..., 0])
+    height = np.minimum(a[..., 3], b[..., 3]) - np.maximum(a[..., 1], b[..., 1])
+    shared: Floats = np.maximum(width, 0) * np.maximum(height, 0)
+    return shared
+
+
+def areas(boxes: Floats) -> Floats:
+    area: Floats = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    return area
+
+
+def as_array(outputs: Any) -> Floats:
+    """The first output as float32 numpy, whether it came from torch (any device) or from a runtime."""
+    first = outputs[0] if isinstance(outputs, tuple | list) else outputs
+    if hasattr(first, "detach"):
+        first = first.detach().float().cpu().numpy()
+    return np.asarray(first, np.float32)
+
+
+def _overlaps(boxes: Floats, classes: Integers, rows: Integers, columns: Integers, iou: float) -> Bools:
+    same: Bools = classes[rows][:, None] == classes[columns]
+    return same & (pairwise_iou(boxes[rows], boxes[columns]) > iou)
+
+
+def _survivors(suppresses: Bools) -> Bools:
+    """bool[n]: kept by greedy suppression. suppresses: bool[n, n], [i, j] only for i before j.
+
+    Repeats "kept unless a kept one suppresses it" until nothing changes. Box j is settled once all before it are, so
+    this ends, and its end is the greedy result (Zheng et al., Cluster-NMS, arXiv 2005.03572); few rounds in practice.
+    """
+    first, second = np.nonzero(suppresses)
+    keep = np.ones(len(suppresses), bool)
+    while True:
+        after = np.ones_like(keep)
+        after[second[keep[first]]] = False
+        if np.array_equal(after, keep):
+            return keep
+        keep = after
+
+
+def _corners(centre: Floats, extent: Floats) -> Floats:
+    """[n, anchors, 4] corners of centres and sizes [n, 2, anchors]."""
+    half = extent / 2
+    return np.moveaxis(np.concatenate([centre - half, centre + half], axis=1), 1, 2)
+
+
+def _grid(size: int, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Cell of each anchor float32[2, anchors] (x, y) and its stride float32[anchors]."""
+    cells, stride = [], []
+    for step in strides:
+        side = size // step
+        y, x = np.divmod(np.arange(side * side), side)
+        cells.append(np.stack([x, y]))
+        stride.append(np.full(side * side, step))
+    return np.concatenate(cells, axis=1).astype(np.float32), np.concatenate(stride).astype(np.float32)

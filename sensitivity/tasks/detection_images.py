@@ -1,0 +1,108 @@
+"""Images of any size and kind to the square input of a detector, and boxes back to the image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import MissingPackage, TaskError
+from sensitivity.tasks.detection_boxes import Floats
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PAD = 114
+"""Grey level of the border, as ultralytics and YOLOX train with it."""
+
+Geometry = NDArray[np.float64]
+"""float64[..., 6]: image pixels per input pixel in x and y; left and top border in input pixels; its width, height."""
+
+
+def image_size(file: Path) -> tuple[int, int]:
+    """(width, height) as shown: EXIF orientation applied. Reads only the head of the file."""
+    with _open(file) as image:
+        turned = image.getexif().get(0x0112, 1) >= 5
+        return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def load_rgb(file: Path, size: tuple[int, int] | None = None) -> Image:
+    """The image in RGB, whatever its mode (grey, palette, alpha).
+
+    size: (width, height) of its labels, which says whether they were made with or without EXIF orientation; None
+    applies it. Raises TaskError where the file is no image, is cut off, or has another size than its labels.
+    """
+    from PIL import ImageOps
+
+    with _open(file) as image:
+        try:
+            image.load()
+        except OSError as error:
+            raise _unreadable(file, error) from error
+        shown = image if size == image.size else ImageOps.exif_transpose(image)
+        if size is not None and shown.size != size:
+            raise TaskError(
+                f"Expected {file} to be {size[0]}x{size[1]} pixels as its annotations say, got "
+                f"{shown.width}x{shown.height}; annotations are of the original files, not of resized ones."
+            )
+        return shown.convert("RGB")
+
+
+def letterbox(image: Image, size: int) -> tuple[NDArray[np.uint8], Geometry]:
+    """The image scaled to fit a square of `size` pixels, centred on grey: uint8[size, size, 3], and its geometry.
+
+    Plain bilinear sampling, without the smoothing that Pillow's `resize` adds when it shrinks: detectors are trained
+    with OpenCV's, which has none; the two agree to one grey level.
+    """
+    from PIL.Image import Resampling, Transform
+
+    geometry = fit(image.width, image.height, size)
+    scale_x, scale_y, left, top = geometry[:4].tolist()
+    matrix = (scale_x, 0.0, -left * scale_x, 0.0, scale_y, -top * scale_y)
+    grey = (PAD, PAD, PAD)
+    boxed = image.transform((size, size), Transform.AFFINE, matrix, Resampling.BILINEAR, fillcolor=grey)
+    return np.asarray(boxed), geometry
+
+
+def fit(width: int, height: int, size: int) -> Geometry:
+    """Where ultralytics' LetterBox puts an image of this size, float64[6]; each side keeps at least one pixel.
+
+    >>> fit(640, 480, 320)
+    array([  2.,   2.,   0.,  40., 640., 480.])
+    """
+    ratio = min(size / width, size / height)
+    inner = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    # An odd border gets its extra pixel right and below.
+    left, top = round((size - inner[0]) / 2 - 0.1), round((size - inner[1]) / 2 - 0.1)
+    return np.array([width / inner[0], height / inner[1], left, top, width, height])
+
+
+def to_image(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
+    """Boxes [..., m, 4] of the square input in image pixels, cut at the image's border. geometry: [..., 6]."""
+    scale, border, extent = (np.tile(geometry[..., None, at : at + 2], 2) for at in (0, 2, 4))
+    inside: NDArray[np.float64] = np.clip((boxes - border) * scale, 0, extent)
+    return inside
+
+
+def to_input(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
+    """The reverse: boxes [..., m, 4] of the image in pixels of the square input."""
+    scale, border = (np.tile(geometry[..., None, at : at + 2], 2) for at in (0, 2))
+    placed: NDArray[np.float64] = boxes / scale + border
+    return placed
+
+
+def _open(file: Path) -> Image:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingPackage("pillow", "reading images", "images") from None
+    try:
+        return Image.open(file)
+    except (OSError, ImportError) as error:  # ultralytics replaces Image.open by one that looks for pi_heif
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> TaskError:
+    return TaskError(f"Expected a readable image at {file}, got: {error}; replace or remove the file.")

@@ -1,0 +1,71 @@
+"""What the detection code must agree with: greedy suppression as written in textbooks, and pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+
+import numpy as np
+
+from sensitivity.tasks.detection_boxes import Detections
+from sensitivity.tasks.detection_map import Truth
+
+
+def greedy_nms(boxes, confidences, classes, iou, limit):
+    """One box after the other, most confident first; dropped where it overlaps a kept box of its class."""
+    kept = []
+    for j in sorted(range(len(boxes)), key=lambda j: -confidences[j]):
+        if all(classes[i] != classes[j] or not _iou(boxes[i], boxes[j]) > iou for i in kept):
+            kept.append(j)
+    return kept[:limit]
+
+
+def _iou(a, b):
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    shared = width * height
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared
+    return shared / union if union > 0 else 0.0
+
+
+def pycocotools_ap(found: Detections, truth: Truth, classes: int) -> np.ndarray:
+    """AP float64[10, classes] by pycocotools, all areas, 100 detections; nan for classes without ground truth."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    annotations = [
+        {"image_id": image, "category_id": int(label), "bbox": _xywh(box), "area": 1.0, "iscrowd": int(crowd)}
+        for image in range(len(truth.boxes))
+        for box, label, crowd in zip(truth.boxes[image], truth.classes[image], truth.crowd[image], strict=True)
+        if label >= 0
+    ]
+    results = [
+        {"image_id": image, "category_id": int(label), "bbox": _xywh(box), "score": float(confidence)}
+        for image in range(len(found.boxes))
+        for box, label, confidence in zip(
+            found.boxes[image], found.classes[image], found.confidences[image], strict=True
+        )
+        if confidence > 0
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground = COCO()
+        ground.dataset = {
+            "images": [{"id": image} for image in range(len(truth.boxes))],
+            "categories": [{"id": label} for label in range(classes)],
+            "annotations": [annotation | {"id": number} for number, annotation in enumerate(annotations, 1)],
+        }
+        ground.createIndex()
+        # loadRes refuses an empty list; one detection of a class that does not exist stands for none.
+        nothing = {"image_id": 0, "category_id": classes, "bbox": [0, 0, 1, 1], "score": 0.5}
+        evaluation = COCOeval(ground, ground.loadRes(results or [nothing]), "bbox")
+        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
+        evaluation.params.maxDets = [100]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, 0]
+    return np.where(precision[:, 0] == -1, np.nan, precision.mean(axis=1))
+
+
+def _xywh(box):
+    x1, y1, x2, y2 = box.tolist()
+    return [x1, y1, x2 - x1, y2 - y1]
