@@ -1,0 +1,82 @@
+"""Image files to the arrays that a classifier reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import MissingPackage, TaskError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Channels = tuple[float, float, float]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Every image below a folder, by its ending, sorted by path. Raises TaskError where there is no such folder."""
+    if not folder.is_dir():
+        got = "a file" if folder.exists() else "nothing there"
+        raise TaskError(f"Expected a folder of images at {folder}, got {got}; check the path.")
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not _hidden(file, folder))
+
+
+def read_rgb(file: Path) -> Image:
+    """The image in RGB, whatever its mode; EXIF orientation is left alone, as torchvision's ImageFolder does.
+
+    Raises TaskError where the file is no image or is cut off.
+    """
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingPackage("pillow", "reading images", "images") from None
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+        raise TaskError(f"Expected a readable image at {file}, got: {error}; replace or remove the file.") from error
+
+
+def centre_crop(
+    size: int, *, resize: int | None = None, mean: Channels = IMAGENET_MEAN, std: Channels = IMAGENET_STD
+) -> Callable[[Image], NDArray[np.float32]]:
+    """The usual preparation of ImageNet models, as a function from an RGB image to float32[3, size, size].
+
+    resize: the shorter side is scaled to this many pixels first, bilinear; None leaves the image as it is.
+    mean, std: of each channel on the scale 0..1, taken off and divided by.
+    """
+    centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+    def prepare(image: Image) -> NDArray[np.float32]:
+        if resize is not None:
+            image = _shorter_side(image, resize)
+        if min(image.size) < size:
+            raise TaskError(
+                f"Expected images of at least {size}x{size} pixels to crop from, got {image.width}x{image.height}; "
+                f"pass resize={size} or more."
+            )
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+        return np.ascontiguousarray(((pixels - centre) / spread).transpose(2, 0, 1))
+
+    return prepare
+
+
+def _shorter_side(image: Image, pixels: int) -> Image:
+    from PIL.Image import Resampling
+
+    ratio = pixels / min(image.size)
+    size = max(round(image.width * ratio), pixels), max(round(image.height * ratio), pixels)
+    return image if size == image.size else image.resize(size, Resampling.BILINEAR)
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
