@@ -52,30 +52,29 @@ def command(context: click.Context, file: Path, target: str, plan: Path | None, 
 def show(findings: Sequence[Finding], file: Path, target: str) -> None:
     """Print one row for each rule that was broken, and how often."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(soft_wrap=False)
     if not findings:
         console.print(f"{file}: nothing to report for {target}.", markup=False, highlight=False)
         return
-    table = Table("Rule", "Where and what", "Fix", title=f"{file} for {target}", title_justify="left", show_lines=True)
+    table = Table(title=escape(f"{file} for {target}"), title_justify="left", show_lines=True)
+    for heading, share in (("Rule", None), ("Where and what", 3), ("Fix", 2)):
+        table.add_column(heading, ratio=share, overflow="fold")  # names are folded, never cut
     for code, group in groupby(findings, lambda finding: finding.code):
         same = list(group)
         severity = same[0].severity
-        table.add_row(f"[{STYLES[severity]}]{severity}[/]\n{code}", _places(same), _escaped(same[0].fix))
+        table.add_row(f"[{STYLES[severity]}]{severity}[/]\n{code}", _places(same), escape(same[0].fix))
     console.print(table)
     console.print(count(findings), highlight=False)
 
 
 def _places(same: Sequence[Finding]) -> str:
-    lines = [f"[bold]{_escaped(finding.node)}[/]: {_escaped(finding.message)}" for finding in same[:SHOWN]]
-    return "\n".join(lines + ([f"... and {len(same) - SHOWN} more"] if len(same) > SHOWN else []))
-
-
-def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    lines = [f"[bold]{escape(finding.node)}[/]: {escape(finding.message)}" for finding in same[:SHOWN]]
+    return "\n".join(lines + ([f"... and {len(same) - SHOWN} more"] if len(same) > SHOWN else []))
 
 
 def count(findings: Sequence[Finding]) -> str:
