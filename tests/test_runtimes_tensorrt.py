@@ -1,0 +1,222 @@
+"""TensorRT's call order and answers, in a strict stand-in: nothing here ran on TensorRT."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from contract.api import VERSIONS
+from contract.standin import FakeCuda, Module, NoTimeHereError
+from qdq_chain import chain, inputs
+
+from sensitivity.errors import OnnxFileError, RuntimeUnavailable
+from sensitivity.runtimes.tensorrt import TensorRt, TensorRtEngine, TensorRtRtx
+from sensitivity.runtimes.tensorrt_build import TensorRtSettings, plan_file
+
+DYNAMIC = TensorRtSettings(shapes={"x": ((1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16))})
+STRONG = ("10.0", "10.16", "11.1")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return chain(tmp_path / "model.onnx", {0, 1, 2})
+
+
+def engine(
+    version: str, file: Path, settings: TensorRtSettings | None = None, **world: Any
+) -> tuple[TensorRtEngine, Module]:
+    module = Module(version, **world)
+    return TensorRtEngine(module, file, settings or TensorRtSettings(), FakeCuda()), module
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_version_builds_loads_and_runs_by_the_same_path(version: str, file: Path) -> None:
+    made, module = engine(version, file)
+    with made:
+        outputs = made.run(inputs())
+    assert outputs["y"].shape == (1, 16, 1, 1)
+    names = module.world.names()
+    assert names.index("OnnxParser.parse_from_file") < names.index("Builder.build_serialized_network")
+    assert names.index("IExecutionContext.set_input_shape") < names.index("IExecutionContext.execute_async_v3")
+    assert module.world.loaded == [b"plan"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_launch_is_captured_after_a_first_run_and_no_time_is_made_up(version: str, file: Path) -> None:
+    made, module = engine(version, file)
+    with pytest.raises(NoTimeHereError):
+        made.time_ms(inputs(), 3)
+    cuda = made._cuda
+    assert cuda.calls == ["synchronize", "capture", "timed launch", "graph launch"]
+    assert module.world.names().count("IExecutionContext.execute_async_v3") == 2  # the first run, and the capture
+
+
+def test_without_a_graph_each_launch_is_enqueued(file: Path) -> None:
+    made, module = engine("10.16", file, TensorRtSettings(cuda_graph=False))
+    with pytest.raises(NoTimeHereError):
+        made.time_ms(inputs(), 1)
+    assert "capture" not in made._cuda.calls
+    assert module.world.names().count("IExecutionContext.execute_async_v3") == 2
+
+
+def test_a_second_turn_with_the_same_shapes_only_copies_the_values(file: Path) -> None:
+    made, _ = engine("10.16", file)
+    for _ in range(2):
+        with pytest.raises(NoTimeHereError):
+            made.time_ms(inputs(), 1)
+    assert made._cuda.calls.count("capture") == 1
+    made.run(inputs())  # may change shapes and addresses
+    with pytest.raises(NoTimeHereError):
+        made.time_ms(inputs(), 1)
+    assert made._cuda.calls.count("capture") == 2
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_profiling_has_its_own_context_and_no_graph(version: str, file: Path) -> None:
+    made, module = engine(version, file)
+    (layer,) = made.profile(inputs(), 2)
+    assert (layer.onnx, layer.precision, layer.ms) == (("layer0/Conv", "layer0/Relu"), "int8", None)
+    names = module.world.names()
+    assert names.count("ICudaEngine.create_execution_context") == 2
+    assert names.count("IExecutionContext.report_to_profiler") == 2
+    assert "capture" not in made._cuda.calls
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_types_come_from_flags_only_in_a_weakly_typed_network(version: str, file: Path) -> None:
+    made, module = engine(version, file)
+    flags = [args[0].name for name, args in module.world.calls if name == "IBuilderConfig.set_flag"]
+    assert flags == (["BuilderFlag.INT8", "BuilderFlag.FP16"] if version == "8.6" else [])
+    assert made.precision == ("fp16" if version == "8.6" else "as typed in the file")
+
+
+def test_a_weak_fp32_network_asks_for_int8_alone(file: Path) -> None:
+    made, module = engine("10.0", file, TensorRtSettings(strongly_typed=False, float_type="fp32"))
+    flags = [args[0].name for name, args in module.world.calls if name == "IBuilderConfig.set_flag"]
+    assert (flags, made.precision) == (["BuilderFlag.INT8"], "fp32")
+
+
+@pytest.mark.parametrize(
+    ("version", "typed", "sentence"),
+    [
+        ("8.6", True, "Expected TensorRT 10 or later for a strongly typed network, got 8.6.1"),
+        ("11.1", False, "Expected TensorRT 10 or earlier for a weakly typed network, got 11.1.0"),
+    ],
+)
+def test_a_typing_that_the_version_lacks_is_refused(version: str, typed: bool, sentence: str, file: Path) -> None:
+    with pytest.raises(RuntimeUnavailable, match=sentence):
+        engine(version, file, TensorRtSettings(strongly_typed=typed))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_dynamic_input_gets_an_optimization_profile(version: str, tmp_path: Path) -> None:
+    file = chain(tmp_path / "model.onnx", dynamic=True)
+    made, module = engine(version, file, DYNAMIC, dynamic=True)
+    (shapes,) = [args for name, args in module.world.calls if name == "IOptimizationProfile.set_shape"]
+    assert shapes == ("x", (1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16))
+    assert made.run(inputs(batch=4))["y"].shape == (4, 16, 1, 1)
+
+
+def test_a_dynamic_input_without_shapes_is_named(tmp_path: Path) -> None:
+    file = chain(tmp_path / "model.onnx", dynamic=True)
+    with pytest.raises(RuntimeUnavailable, match=r"shape of input x, whose shape \(-1, 3, 16, 16\) is dynamic"):
+        engine("10.0", file, dynamic=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_workspace_and_timing_cache_are_set_before_the_build_and_the_cache_is_kept(
+    version: str, file: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "caches" / "timing.cache"
+    _, module = engine(version, file, TensorRtSettings(workspace_mib=64, timing_cache=cache))
+    (limit,) = [args for name, args in module.world.calls if name == "IBuilderConfig.set_memory_pool_limit"]
+    assert (limit[0].name, limit[1]) == ("MemoryPoolType.WORKSPACE", 64 * 2**20)
+    assert cache.read_bytes() == b"cache"
+    _, again = engine(version, file, TensorRtSettings(timing_cache=cache))
+    assert (b"cache",) in [args for name, args in again.world.calls if name == "IBuilderConfig.create_timing_cache"]
+
+
+def test_a_kept_engine_is_loaded_and_not_built_again(file: Path, tmp_path: Path) -> None:
+    settings = TensorRtSettings(engines=tmp_path / "engines")
+    engine("10.16", file, settings)
+    _, module = engine("10.16", file, settings)
+    assert "Builder.build_serialized_network" not in module.world.names()
+    assert len(list(settings.engines.iterdir())) == 1
+
+
+def test_a_kept_engine_that_no_longer_loads_is_built_again(file: Path, tmp_path: Path) -> None:
+    settings = TensorRtSettings(engines=tmp_path / "engines")
+    engine("10.16", file, settings)
+    (kept,) = settings.engines.iterdir()
+    kept.write_bytes(b"of another driver")
+    _, module = engine("10.16", file, settings)
+    assert module.world.loaded == [b"of another driver", b"plan"]
+    assert kept.read_bytes() == b"plan"
+
+
+def test_another_file_version_device_or_setting_is_another_engine(file: Path, tmp_path: Path) -> None:
+    settings = TensorRtSettings(engines=tmp_path)
+    small = TensorRtSettings(engines=tmp_path, workspace_mib=1)
+    names = {
+        plan_file(Module("10.16"), file, settings, "A100"),
+        plan_file(Module("10.16"), file, settings, "H200"),
+        plan_file(Module("10.0"), file, settings, "A100"),
+        plan_file(Module("10.16"), file, small, "A100"),
+    }
+    other = chain(tmp_path / "model.onnx", {1})
+    names.add(plan_file(Module("10.16"), other, settings, "A100"))
+    assert len(names) == 5
+
+
+@pytest.mark.parametrize(
+    ("refuse", "error", "sentence"),
+    [
+        ("parse", OnnxFileError, "to be a model that TensorRT can parse, got: unsupported operator Foo"),
+        ("build", RuntimeUnavailable, "Expected TensorRT to build model.onnx, got: no kernel for node conv"),
+        ("load", RuntimeUnavailable, "Expected TensorRT to load the engine it built, got: no reason given"),
+        ("run", RuntimeUnavailable, "Expected the engine to run"),
+        ("shape", OnnxFileError, "Expected input x within the engine's shapes, got"),
+        ("output", OnnxFileError, r"Expected output y to have a shape that follows .* got \(-1, 4\)"),
+        ("dtype", OnnxFileError, "Expected x to have a type that numpy knows"),
+    ],
+)
+def test_each_refusal_is_one_sentence_with_tensorrts_words(
+    refuse: str, error: type[Exception], sentence: str, file: Path
+) -> None:
+    with pytest.raises(error, match=sentence):
+        engine("10.16", file, refuse=refuse)[0].run(inputs())
+
+
+def test_closing_frees_the_device(file: Path) -> None:
+    made, _ = engine("10.16", file)
+    with made:
+        pass
+    assert made._cuda.calls[-1] == "close"
+
+
+@pytest.mark.parametrize("runtime", [TensorRt(), TensorRtRtx()], ids=["tensorrt", "rtx"])
+def test_a_missing_module_says_how_to_get_it(runtime: TensorRt, file: Path) -> None:
+    problem = runtime.unavailable()
+    if problem is None or "is installed, but" in problem:
+        pytest.skip(f"{runtime.module} is installed here")
+    assert problem == f"{runtime.module} is not installed; run: pip install {runtime.module.replace('_', '-')}"
+    with pytest.raises(RuntimeUnavailable, match=f"{runtime.module} is not installed"):
+        runtime.build(file)
+
+
+class TestTheStandInIsStrict:
+    def test_an_unknown_name_raises(self) -> None:
+        with pytest.raises(AttributeError, match=r"TensorRT 11\.1 has no BuilderFlag\.INT8"):
+            _ = Module("11.1").BuilderFlag.INT8
+        with pytest.raises(AttributeError, match=r"TensorRT 8\.6 has no tensorrt\.Foo"):
+            _ = Module("8.6").Foo
+
+    def test_an_unknown_argument_raises(self) -> None:
+        module = Module("10.0")
+        with pytest.raises(TypeError, match="create_network takes"):
+            module.Builder(module.ILogger()).create_network(flag=1)
+
+    def test_a_launch_without_addresses_raises(self) -> None:
+        module = Module("10.0")
+        loaded = module.Runtime(module.ILogger()).deserialize_cuda_engine(b"plan")
+        with pytest.raises(AssertionError, match="needs an address"):
+            loaded.create_execution_context().execute_async_v3(0)
