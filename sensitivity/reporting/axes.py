@@ -31,7 +31,10 @@ def axis_around(values: Iterable[float], zero: bool, ticks: int = 5) -> Axis:
     all_values = [*values, *([0.0] if zero else [])]
     low, high = min(all_values), max(all_values)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    low, high = (low - room if low < 0 or not zero else low), (high + room if high > 0 or not zero else high)
+    if not zero or low < 0:
+        low -= room
+    if not zero or high > 0 or low == high:
+        high += room
     return Axis(low, high, _ticks(low, high, ticks))
 
 
@@ -51,7 +54,7 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     """
     order = sorted(range(len(places)), key=lambda index: places[index])
     moved = [places[index] for index in order]
-    for _ in range(len(moved)):
+    for _ in range(20 * len(moved)):  # each round moves neighbours only, so a crowd needs several
         for left in range(len(moved) - 1):
             overlap = gap - (moved[left + 1] - moved[left])
             if overlap > 1e-12:

@@ -21,7 +21,7 @@ class ReportData:
     """Everything a report shows. What is empty or None is left out of the report.
 
     metric: its name, such as "top-1". full_scale: its largest value; a point is a hundredth of it.
-    command: the command line that makes these numbers again.
+    command: the command line that makes these numbers again; one a line where it takes several.
     settings, environment: shown as they are. verification: what the check of the exported files found.
     baselines: keys from `BASELINES`, all on the `rank` split.
     effects: one for each unit measured so far. units: all units of the model, with their quantizers.

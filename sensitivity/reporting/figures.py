@@ -23,8 +23,8 @@ _PLAIN: dict[str, Any] = {"parse_math": False}
 
 def rows_figure(chart: RowChart, title: str) -> Figure:
     """Bars or dots with their intervals, the first row on top."""
-    figure = Figure(figsize=(9.0, 1.1 + 0.27 * len(chart.rows)), layout="constrained")
-    axes = _axes(figure, title)
+    longest = max(len(_name(row)) for row in chart.rows)
+    figure, axes = _figure(title, width=8.0 + 0.07 * longest, height=1.3 + 0.27 * len(chart.rows))
     for place, row in enumerate(chart.rows):
         _draw_row(axes, place, row, bar=chart.kind == "bar")
     axes.set_ylim(len(chart.rows) - 0.4, -0.6)
@@ -58,8 +58,7 @@ def _draw_row(axes: Axes, place: int, row: Row, bar: bool) -> None:
 
 def path_figure(chart: PathChart, title: str) -> Figure:
     """Accuracy against the number of layers left out; the vertical axis is around the data."""
-    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
-    axes = _axes(figure, title)
+    figure, axes = _figure(title, width=9.0, height=4.2)
     axes.plot(
         [p.slot for p in chart.best], [p.value for p in chart.best], color=TONES["plain"], linewidth=1.2, zorder=1
     )
@@ -102,13 +101,14 @@ def svg(figure: Figure, description: str) -> str:
     return out.getvalue()
 
 
-def _axes(figure: Figure, title: str) -> Axes:
+def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")  # not pyplot, which keeps every figure
+    figure.suptitle(_clean(title), x=0.01, ha="left", fontsize=10, color=INK, **_PLAIN)
     axes = figure.add_subplot()
-    axes.set_title(_clean(title), loc="left", fontsize=10, color=INK, **_PLAIN)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.tick_params(length=0, colors=INK)
-    return axes
+    return figure, axes
 
 
 def _name(row: Row) -> str:

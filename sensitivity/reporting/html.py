@@ -23,7 +23,9 @@ def write_report(data: ReportData, out: Path) -> None:
     if path is not None:
         figures["path"] = path_figure(path, titles["path"])
     for name, figure in figures.items():
-        made = f"{data.title}. Made by sensitivity {sensitivity.__version__} with: {data.command}"
+        made = (
+            f"{data.title}. Made by sensitivity {sensitivity.__version__} with: {'; '.join(data.command.splitlines())}"
+        )
         write_text(out / "figures" / f"{name}.svg", svg(figure, made))
     write_text(out / "report.html", render(data))
 
@@ -39,5 +41,6 @@ def _titles(data: ReportData) -> dict[str, str]:
     if data.timings:
         titles["latency"] = f"Median latency and 95th percentile, {data.timings[0].n} runs each"
     if data.plan:
-        titles["path"] = f"Skip-sets tried, {interval}, {samples(data.plan.metric.confirm)} of confirm"
+        rests = f"{samples(data.plan.metric.confirm)} of confirm"
+        titles["path"] = f"Skip-sets tried (large: the plan; filled: meets the target), {interval}, {rests}"
     return titles

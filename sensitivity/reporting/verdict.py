@@ -43,7 +43,7 @@ def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
     target = metric.target(plan.target)
     if not plan.skip:
         if plan.met:
-            return f"Everything in INT8 meets the target of {target}: {metric.name} is {after}, and no layer has to stay out."
+            return f"Everything in INT8 meets the target of {target}, with {metric.name} {after}: nothing is left out."
         return f"The target of {target} is missed: {metric.name} is {before} in INT8, and no skip-set tried was better."
     left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
     if plan.met:

@@ -1,0 +1,217 @@
+"""The report as a file: complete, safe, the same each time, and with only the parts there is something for."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib as mpl
+import pytest
+from matplotlib import _pylab_helpers
+from reporting_samples import complete, effects, scan_only, units
+
+from sensitivity.errors import WriteError
+from sensitivity.records import Unit
+from sensitivity.reporting.axes import axis_around, spread
+from sensitivity.reporting.charts import effect_chart
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.html import write_report
+from sensitivity.reporting.page import render
+from sensitivity.reporting.path import path_chart
+
+EVIL = "<script>alert(1)</script>\"'&$x^2$"
+VOID = {"meta", "link", "br", "wbr", "input"}
+
+
+class Page(HTMLParser):
+    """Tags and texts of a page; unclosed tags are an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def ids(self) -> set[str | None]:
+        return {attributes["id"] for _, attributes in self.tags if "id" in attributes}
+
+
+def test_a_page_asks_nothing_of_the_network() -> None:
+    page = Page(render(complete()))
+    links = [value for _, found in page.tags for name, value in found.items() if name in ("src", "href")]
+    assert all(link and link.startswith(("#", "data:")) for link in links)
+    assert not re.search(r"https?://|@import|url\(", render(complete()))
+
+
+def test_every_link_of_a_page_leads_to_a_part_that_is_there() -> None:
+    for data in (complete(), scan_only(), replace(complete(), timings=(), bench_sentences=())):
+        page = Page(render(data))
+        assert {str(found["href"])[1:] for tag, found in page.tags if tag == "a"} <= page.ids()
+
+
+def test_names_and_texts_are_escaped_wherever_they_are_shown() -> None:
+    plain = complete(8)
+    evil_units = tuple(Unit(f"{EVIL}{unit.name}", (f"{EVIL}.weight_quantizer",)) for unit in plain.units)
+    assert plain.plan
+    evil_plan = replace(
+        plain.plan,
+        skip=tuple(f"{EVIL}{name}" for name in plain.plan.skip),
+        reason=EVIL,
+        try_next=(EVIL,),
+        planner=EVIL,
+    )
+    facts = {EVIL: EVIL}
+    timings = tuple(replace(timing, file=EVIL, runtime=EVIL, precision=EVIL) for timing in plain.timings)
+    data = ReportData(
+        EVIL, EVIL, 1.0, "disable", EVIL, facts, plain.baselines, effects(evil_units), evil_units, evil_plan, timings,
+        (EVIL,), facts, facts, (EVIL,),
+    )  # fmt: skip
+    page = Page(render(data))
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert page.text.count("alert(1)") > 20
+
+
+def test_a_page_runs_no_script_but_its_own() -> None:
+    text = render(complete())
+    script = text[text.index("<script>") + len("<script>") : text.index("</script>")]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        (complete(), {"sensitivities", "baselines", "plan", "latency", "layers", "repeat"}),
+        (scan_only(), {"sensitivities", "baselines", "layers", "repeat"}),
+        (
+            replace(complete(), timings=(), bench_sentences=()),
+            {"sensitivities", "baselines", "plan", "layers", "repeat"},
+        ),
+        (ReportData("t", "top-1", 1.0, "enable", "c"), {"repeat"}),
+        (ReportData("t", "top-1", 1.0, "enable", "c", bench_sentences=("Slow.",)), {"latency", "repeat"}),
+        (
+            replace(scan_only(), effects=effects(units(3), interval=False)),
+            {"sensitivities", "baselines", "layers", "repeat"},
+        ),
+    ],
+    ids=["complete", "scan-only", "no-bench", "nothing", "sentences-only", "no-intervals"],
+)
+def test_a_page_has_the_parts_there_is_something_for(data: ReportData, parts: set[str]) -> None:
+    known = {"sensitivities", "baselines", "plan", "latency", "layers", "repeat"}
+    page = Page(render(data))
+    assert page.ids() & known == parts
+    assert data.command in page.text
+
+
+def test_the_verdict_comes_before_every_chart() -> None:
+    text = render(complete())
+    assert text.index("Target met") < text.index('id="chart-effects"')
+
+
+def test_a_page_draws_thirty_layers_and_lists_them_all() -> None:
+    page = Page(render(complete(120)))
+    assert sum(found.get("class") == "rank" for tag, found in page.tags if tag == "span") == 30 + 1  # and the axis
+    assert sum(tag == "details" for tag, _ in page.tags) == 120 + 1  # and the skip-sets tried
+    assert "The first 30 of 120 are drawn" in page.text
+
+
+def test_every_value_of_a_chart_is_inside_its_axis() -> None:
+    chart = effect_chart(complete())
+    for row in chart.rows:
+        assert row.low is not None
+        assert row.high is not None
+        assert 0 <= chart.axis.at(row.low) <= chart.axis.at(row.value) <= chart.axis.at(row.high) <= 1
+
+
+def test_ties_and_effects_that_may_be_nothing_are_marked_in_words() -> None:
+    rows = effect_chart(complete()).rows
+    assert rows[0].notes == ("left out",)
+    assert rows[3].notes == ("left out", "tied with rank 3")
+    assert (rows[-1].notes, rows[-1].tone) == (("tied with rank 3", "includes 0"), "muted")
+
+
+def test_the_axis_of_the_path_is_around_the_data_and_the_page_says_so() -> None:
+    data = complete()
+    assert data.plan
+    chart = path_chart(data.plan, 1.0)
+    assert chart.axis.low > 25
+    assert chart.counts == (0, 3, 4, 5, 7, 14, 28)
+    assert [point.value for point in chart.best] == sorted(point.value for point in chart.best)
+    assert re.search(r"vertical axis runs from 28\.\d to 57\.\d %, not from 0", Page(render(data)).text)
+
+
+def test_a_path_shows_the_chosen_plan_even_if_it_is_not_among_the_tries() -> None:
+    data = complete()
+    assert data.plan
+    chart = path_chart(replace(data.plan, path=()), 1.0)
+    assert [(chart.counts[point.slot], point.chosen) for point in chart.points] == [(0, False), (5, True)]
+
+
+def test_labels_that_would_overlap_are_pushed_apart_in_their_order() -> None:
+    places = spread([0.5, 0.9, 0.51, 0.52], gap=0.05)
+    assert sorted(places) == [places[0], places[2], places[3], places[1]]
+    assert min(b - a for a, b in zip(sorted(places), sorted(places)[1:], strict=False)) >= 0.0499
+
+
+@pytest.mark.parametrize("values", [[0.0], [5.0, 5.0], [-3.0, -1.0], [1e-9, 2e-9], [0.0, 1e6]])
+def test_an_axis_has_ticks_for_any_data(values: list[float]) -> None:
+    for zero in (True, False):
+        axis = axis_around(values, zero)
+        assert axis.low < axis.high
+        assert 1 <= len(axis.ticks) <= 8
+        assert all(0 <= axis.at(value) <= 1 for value in values)
+
+
+def test_a_report_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_report(complete(), tmp_path / name)
+    files = [
+        {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*.*")}
+        for folder in (tmp_path / "one", tmp_path / "two")
+    ]
+    assert files[0] == files[1]
+    assert {str(path) for path in files[0]} == {
+        "report.html", "figures/effects.svg", "figures/baselines.svg", "figures/latency.svg", "figures/path.svg",
+    }  # fmt: skip
+
+
+def test_figures_are_valid_svg_with_names_as_they_are_and_the_command_inside(tmp_path: Path) -> None:
+    names = (EVIL, "a$b$\x1ec")
+    made = tuple(Unit(name, ()) for name in names)
+    before = dict(mpl.rcParams)
+    write_report(replace(scan_only(), units=made, effects=effects(made)), tmp_path)
+    root = ET.parse(tmp_path / "figures" / "effects.svg").getroot()
+    text = " ".join(root.itertext())
+    assert EVIL in text
+    assert "a$b$\N{REPLACEMENT CHARACTER}c" in text
+    assert "--max-drop 1pt" in text
+    assert "300 samples" in text
+    assert dict(mpl.rcParams) == before
+    assert _pylab_helpers.Gcf.figs == {}
+
+
+def test_a_report_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(WriteError, match=r"Expected to write .*out/figures/effects\.svg"):
+        write_report(complete(), tmp_path / "out")

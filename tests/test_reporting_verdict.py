@@ -1,0 +1,152 @@
+"""The verdict in words, and how numbers are written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from reporting_samples import complete, effects, near, scan_only, units
+
+from sensitivity.records import Estimate, Target
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.verdict import scan_sentences, verdict
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def words(data: ReportData) -> str:
+    found = verdict(data)
+    return "\n".join((found.headline, *found.sentences))
+
+
+def with_metric(data: ReportData, **changes: Estimate) -> ReportData:
+    assert data.plan
+    return replace(data, plan=replace(data.plan, metric=replace(data.plan.metric, **changes)))
+
+
+def test_a_met_target_is_said_with_before_after_and_held_out_evidence() -> None:
+    found = verdict(complete())
+    assert found.state == "met"
+    assert found.headline == (
+        "Leaving 5 of 28 layers out of INT8 brings top-1 from 30.1 % to 51.4 % "
+        "and meets the target of at most 1.0 pt under float."
+    )
+    assert found.sentences[0] == "Left out: stage1.0, stage1.1, stage1.2, stage1.3, stage1.4."
+    assert "51.4 % [47.0, 55.8] on 500 samples; the target asks for 51.2 %, float has 52.2 %" in found.sentences[1]
+    assert "On holdout, samples that no choice has seen: 50.8 % [44.6, 57.0] on 250 samples" in found.sentences[2]
+    assert f"the drop is 1.2 pt [{MINUS}0.4, 2.8] on 250 samples" in found.sentences[2]
+
+
+def test_a_missed_target_says_by_how_much_why_and_what_else_to_try() -> None:
+    found = verdict(complete(met=False))
+    assert found.state == "missed"
+    assert found.headline.startswith(
+        "The target of at most 1.0 pt under float is missed by 4.7 pt: the best plan found"
+    )
+    assert any(sentence.startswith("Why: leaving out all") for sentence in found.sentences)
+    assert any(sentence.startswith("What else to try: calibrate again") for sentence in found.sentences)
+
+
+def test_a_model_that_needs_no_plan_is_told_so() -> None:
+    data = complete()
+    assert data.plan
+    data = replace(data, plan=replace(data.plan, skip=()))
+    assert verdict(data).headline.startswith("Everything in INT8 meets the target of at most 1.0 pt under float")
+
+
+def test_a_plan_that_leaves_nothing_out_and_misses_does_not_claim_a_gain() -> None:
+    data = complete(met=False)
+    assert data.plan
+    found = verdict(replace(data, plan=replace(data.plan, skip=())))
+    assert found.headline.endswith("top-1 is 30.1 % in INT8, and no skip-set tried was better.")
+
+
+@pytest.mark.parametrize(
+    ("drop", "doubt"),
+    [
+        (Estimate(0.03, 0.02, 0.04, 250), "Holdout contradicts confirm"),
+        (Estimate(0.012, -0.004, 0.028, 250), "That drop is above the 1.0 pt allowed, but its interval"),
+        (Estimate(0.004, -0.012, 0.02, 250), "Holdout does not rule out a drop above the 1.0 pt allowed"),
+        (Estimate(0.004, 0.001, 0.007, 250), None),
+        (Estimate(0.004, None, None, 1), None),
+    ],
+    ids=["contradicted", "above", "not-ruled-out", "confirmed", "no-interval"],
+)
+def test_holdout_is_allowed_to_doubt_what_confirm_met(drop: Estimate, doubt: str | None) -> None:
+    text = words(with_metric(complete(), holdout_drop=drop))
+    doubts = [line for line in text.splitlines() if "allowed" in line]
+    assert [line.startswith(doubt or "") for line in doubts] == ([True] if doubt else [])
+
+
+def test_a_scan_alone_says_which_layer_hurts_most_and_what_cannot_be_told_apart() -> None:
+    found = verdict(scan_only())
+    assert found.state == "scan"
+    assert found.headline == (
+        "Leaving only stage1.0 out of INT8 gains 17.0 pt [13.6, 20.4] on 300 samples, "
+        "the largest effect of 28 layers measured."
+    )
+    assert "For 20 of 28 layers the interval includes 0: no effect is shown." in found.sentences
+    assert (
+        "Everything in INT8 costs 22.0 pt of top-1 (3.2 pt with only weights, 18.8 pt with only activations)"
+        in (found.sentences[-1])
+    )
+
+
+def test_a_scan_in_mode_enable_speaks_of_cost() -> None:
+    assert scan_sentences(replace(scan_only(), mode="enable"))[0].startswith("Quantizing only stage1.0 costs 17.0 pt")
+
+
+def test_ties_for_the_first_rank_are_said() -> None:
+    data = scan_only(4)
+    tied = tuple(replace(effect, tie=1) if effect.rank < 4 else effect for effect in data.effects)
+    assert "The data cannot tell the first 3 layers apart: they are tied for rank 1." in words(
+        replace(data, effects=tied)
+    )
+
+
+def test_a_scan_where_nothing_stands_out_does_not_name_a_culprit() -> None:
+    data = scan_only(3)
+    first = replace(data.effects[0], effect=near(0.01, 0.02))
+    found = verdict(replace(data, effects=(first, *data.effects[1:])))
+    assert found.headline.startswith("No layer stands out: leaving only stage1.0 out of INT8 gains 1.0 pt")
+
+
+def test_a_metric_without_intervals_is_not_given_any() -> None:
+    text = words(replace(scan_only(4), effects=effects(units(4), interval=False)))
+    assert "gains 17.0 pt (no interval) in one evaluation" in text
+    assert "includes 0" not in text
+
+
+def test_nothing_measured_is_said_plainly() -> None:
+    assert verdict(ReportData("t", "top-1", 1.0, "disable", "c")).headline == "Nothing has been measured yet."
+
+
+@pytest.mark.parametrize(
+    ("metric", "level", "change"),
+    [
+        (MetricFormat("top-1", 1.0), "29.9 %", "+29.9 pt"),
+        (MetricFormat("accuracy", 100.0), "0.3 %", "+0.3 pt"),
+        (MetricFormat("mAP50-95", 1.0), "29.9 %", "+29.9 pt"),
+        (MetricFormat("psnr", 60.0), "0.299", "+0.299"),
+        (MetricFormat("minus loss", 1.0), "0.299", "+0.299"),
+    ],
+    ids=lambda value: value.name if isinstance(value, MetricFormat) else None,
+)
+def test_shares_are_written_in_percent_and_points_and_all_else_in_its_own_unit(
+    metric: MetricFormat, level: str, change: str
+) -> None:
+    assert (metric.level(0.299), metric.change(0.299)) == (level, change)
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        (Target(metric=0.51), "at least 51.0 %"),
+        (Target(drop=0.01), "at most 1.0 pt under float"),
+        (Target(relative=0.01), "at most 1 % of float's own value under float"),
+    ],
+    ids=["absolute", "points", "relative"],
+)
+def test_each_kind_of_target_is_said_in_its_own_words(target: Target, said: str) -> None:
+    assert MetricFormat("top-1", 1.0).target(target) == said
