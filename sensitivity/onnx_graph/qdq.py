@@ -86,6 +86,14 @@ def pair_of(value: ir.Value | None) -> Pair | None:
     return Pair(None, node) if constant(node.inputs[0]) is not None else None
 
 
+def through_transpose(value: ir.Value | None) -> Pair | None:
+    """The pair that ends in this value, also where a Transpose stands between (a Linear layer as MatMul)."""
+    node = value.producer() if value is not None else None
+    if node is not None and node.op_type == "Transpose":
+        return pair_of(node.inputs[0])
+    return pair_of(value)
+
+
 def activation(node: ir.Node) -> ir.Value | None:
     """The first input of an operation with a weight."""
     return node.inputs[0]

@@ -1,0 +1,121 @@
+"""Export a calibrated model as three ONNX files: float, fully quantized, and with a skip-set left out."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+import sensitivity
+from sensitivity.errors import WriteError, unknown_name
+from sensitivity.onnx_graph.marks import module_outputs
+from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
+from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight
+from sensitivity.onnx_graph.passes.name_nodes import NameNodes
+from sensitivity.onnx_graph.passes.take_marks import TakeMarks
+from sensitivity.onnx_graph.passes.tidy import tidy
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.records import Grid, Unit
+
+FILES = {"float": "model.float.onnx", "int8": "model.int8.onnx", "partial": "model.partial.onnx"}
+
+
+def export_files(
+    source: QuantizedModel,
+    example_inputs: Any,
+    units: Sequence[Unit],
+    skip: Sequence[str],
+    out: Path,
+    *,
+    fingerprint: str,
+) -> dict[str, Path]:
+    """Write model.float.onnx, model.int8.onnx and model.partial.onnx into `out`, and return them by variant.
+
+    example_inputs: one batch, as the model takes it: a tensor, a tuple or a dict of tensors, first axis the sample.
+    skip: names of units left unquantized in the partial file. fingerprint: of the run, kept in the files.
+    The files are not verified yet: see `verify`. Raises NamesError for a name in `skip` that is no unit, ExportError
+    where the model cannot be exported, WriteError where a file cannot be written.
+    """
+    from sensitivity.export.simulate import quantized_weights
+    from sensitivity.export.trace import trace
+
+    disabled = disabled_by_variant(source, units, skip)
+    weights, _ = quantized_weights(source, example_inputs)
+    traced = trace(source, example_inputs)
+    grids = {quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers}
+    layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
+    files = {}
+    for variant, name in FILES.items():
+        kept = {quantizer: grid for quantizer, grid in grids.items() if quantizer not in disabled[variant]}
+        model = canonical(traced, kept, weights, layers)
+        model.metadata_props.update(_metadata(variant, units, disabled[variant], fingerprint))
+        files[variant] = save(model, Path(out) / name)
+    return files
+
+
+def disabled_by_variant(
+    source: QuantizedModel, units: Sequence[Unit], skip: Sequence[str]
+) -> dict[str, frozenset[str]]:
+    """Which quantizers each of the three files leaves out."""
+    by_name = {unit.name: unit for unit in units}
+    for name in skip:
+        if name not in by_name:
+            raise unknown_name("a unit to skip", name, by_name)
+    every = frozenset(quantizer.name for quantizer in source.quantizers)
+    skipped = frozenset(quantizer for name in skip for quantizer in by_name[name].quantizers)
+    return {"float": every, "int8": frozenset(), "partial": skipped}
+
+
+def canonical(
+    traced: ir.Model, grids: Mapping[str, Grid], weights: Mapping[str, QuantizedWeight], layers: Mapping[str, str]
+) -> ir.Model:
+    """The canonical Q/DQ form of a traced model with the quantizers in `grids` enabled. `traced` is left as it is."""
+    model = traced.clone()
+    passes = ir.passes.Sequential(NameNodes(layers), InsertQdq(grids, weights), TakeMarks(), FoldBatchNorm(), tidy())
+    model = passes(model).model
+    model.opset_imports.pop("sensitivity", None)
+    model.metadata_props["sensitivity.layers"] = json.dumps(_layers(model))
+    return model
+
+
+def _layers(model: ir.Model) -> dict[str, list[dict[str, Any]]]:
+    """Of each marked module and each of its calls: the value it gives, and the last module folded into it."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            modules = module_outputs(value)
+            for output in modules:
+                record = {"call": output.call, "value": value.name, "last": modules[-1].module}
+                found.setdefault(output.module, []).append(record)
+    return found
+
+
+def _metadata(variant: str, units: Sequence[Unit], disabled: Collection[str], fingerprint: str) -> dict[str, str]:
+    skipped = [unit.name for unit in units if set(unit.quantizers) <= set(disabled)]
+    return {
+        "sensitivity.version": sensitivity.__version__,
+        "sensitivity.variant": variant,
+        "sensitivity.fingerprint": fingerprint,
+        "sensitivity.skipped": json.dumps(skipped),
+        "sensitivity.kept": json.dumps([unit.name for unit in units if unit.name not in set(skipped)]),
+    }
+
+
+def save(model: ir.Model, path: Path) -> Path:
+    """Write under a temporary name and move, so that a file is whole or not there. Raises WriteError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = ir.to_proto(model).SerializeToString()
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise WriteError(
+            f"Expected to write {path}, got: {error.strerror or error}; free space or choose another folder with --out."
+        ) from error
+    return path

@@ -1,0 +1,191 @@
+"""A PyTorch model as an ONNX graph in which quantizers and layers are still marked by name.
+
+Each enabled quantizer becomes a node `sensitivity.Quantizer(x, name=...)` that changes nothing, and the output of each
+quantized layer and BatchNorm a node `sensitivity.Output(x, module=..., call=...)`. The passes of `onnx_graph.passes`
+turn the first into Q/DQ pairs and use the second to name nodes and to check layers one at a time. One traced graph
+serves the float, the quantized and the partial file.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from sensitivity.errors import ExportError
+from sensitivity.onnx_graph.marks import DOMAIN
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.simulators.calls import to_device
+
+OPSET = 17
+"""The newest that TensorRT 8.6 reads."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def trace(source: QuantizedModel, example_inputs: Any) -> ir.Model:
+    """Trace a copy of the model on one batch; the user's model is left alone. The batch axis (the first) stays free.
+
+    Raises ExportError, with torch's own exception as its cause, where the model cannot be exported.
+    """
+    model = copy.deepcopy(source.model).cpu().eval()
+    mark_quantizers(model, source)
+    mark_outputs(model, {quantizer.layer for quantizer in source.quantizers})
+    names, tensors = flat_inputs(to_device(example_inputs, "cpu"))
+    structures: list[tuple[list[str], str]] = []
+    model.forward = flat_forward(model.forward, example_inputs, structures)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        proto = _export(model, names, tensors)
+    outputs, structure = structures[-1]
+    return _named(proto, outputs, structure)
+
+
+def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
+    """Replace every enabled quantizer, under all of its names, by a mark, and every disabled one by nothing."""
+    modules = dict(model.named_modules())
+    enabled = {id(modules[quantizer.name]): QuantizerMark(quantizer.name) for quantizer in source.quantizers}
+    kinds = {type(modules[quantizer.name]) for quantizer in source.quantizers}
+    for parent in list(model.modules()):
+        for attribute, child in list(parent._modules.items()):
+            if id(child) in enabled:
+                parent._modules[attribute] = enabled[id(child)]
+            elif type(child) in kinds:
+                parent._modules[attribute] = nn.Identity()
+
+
+def mark_outputs(model: nn.Module, layers: set[str]) -> None:
+    """Mark what each layer, and each BatchNorm, gives each time that it is called."""
+    for name, module in model.named_modules():
+        if name in layers or isinstance(module, BATCH_NORMS):
+            module.register_forward_hook(_marker(name))
+
+
+def _marker(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+    calls: Counter[str] = Counter()
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        calls[name] += 1
+        if not isinstance(output, torch.Tensor):
+            return output
+        return _Output.apply(output, name, calls[name] - 1)  # type: ignore[no-untyped-call]
+
+    return hook
+
+
+class QuantizerMark(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        marked: torch.Tensor = _Quantizer.apply(x, self.name)  # type: ignore[no-untyped-call]
+        return marked
+
+
+class _Quantizer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, name: str) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, name: str) -> Any:
+        return g.op(f"{DOMAIN}::Quantizer", x, name_s=name).setType(x.type())
+
+
+class _Output(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, module: str, call: int) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, module: str, call: int) -> Any:
+        return g.op(f"{DOMAIN}::Output", x, module_s=module, call_i=call).setType(x.type())
+
+
+def flat_inputs(inputs: Any) -> tuple[list[str], list[torch.Tensor]]:
+    """Names and tensors of one batch: `input`, or `input_0`, ... of a tuple, or the keys of a dict."""
+    if isinstance(inputs, dict):
+        named = {str(key): value for key, value in inputs.items()}
+    elif isinstance(inputs, tuple):
+        named = {f"input_{index}": value for index, value in enumerate(inputs)}
+    else:
+        named = {"input": inputs}
+    for name, value in named.items():
+        if not isinstance(value, torch.Tensor):
+            raise ExportError(
+                f"Expected every input of the model to be a tensor, got {type(value).__name__} for {name}; "
+                "wrap the model in a module that takes tensors only."
+            )
+    return list(named), list(named.values())
+
+
+def flat_forward(forward: Any, example_inputs: Any, structures: list[tuple[list[str], str]]) -> Any:
+    """A forward that takes a flat list of tensors and gives a flat tuple of them.
+
+    At each call it appends to `structures` the names of its outputs, and the nest that they came in as JSON.
+    """
+
+    def flat(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if isinstance(example_inputs, dict):
+            outputs = forward(**dict(zip(example_inputs, tensors, strict=True)))
+        else:
+            outputs = forward(*tensors)
+        paths, spec = pytree.tree_flatten_with_path(outputs)
+        for path, value in paths:
+            if not isinstance(value, torch.Tensor):
+                raise ExportError(
+                    f"Expected every output of the model to be a tensor, got {type(value).__name__} "
+                    f"at output{pytree.keystr(path)}; wrap the model in a module that gives tensors only."
+                )
+        structures.append(([_output_name(path) for path, _ in paths], pytree.treespec_dumps(spec)))
+        return tuple(value for _, value in paths)
+
+    return flat
+
+
+def _output_name(path: Any) -> str:
+    parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
+    return "_".join(["output", *parts])
+
+
+def _export(model: nn.Module, names: list[str], tensors: list[torch.Tensor]) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    try:
+        torch.onnx.export(
+            model,
+            tuple(tensors),
+            buffer,  # type: ignore[arg-type]
+            input_names=names,
+            opset_version=OPSET,
+            dynamo=False,  # the exporter that gives opset 17 and keeps the modules' names
+            do_constant_folding=False,
+            dynamic_axes={name: {0: "batch"} for name in names},
+            custom_opsets={DOMAIN: 1},
+        )
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"Expected torch.onnx.export (TorchScript, opset {OPSET}) to take the model, got {type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else ''}; the model must be traceable."
+        ) from error
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _named(proto: onnx.ModelProto, outputs: list[str], structure: str) -> ir.Model:
+    model: ir.Model = ir.from_proto(proto)
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = name
+        value.shape = ir.Shape(["batch", *value.shape[1:]]) if value.shape is not None and len(value.shape) else None
+    model.metadata_props["sensitivity.outputs"] = structure
+    return model

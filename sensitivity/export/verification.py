@@ -1,0 +1,75 @@
+"""What was checked of exported files, as records that are kept with the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LAYER_TOLERANCE = 1e-5
+"""Largest difference of one layer's output, relative to the largest output, when file and model get the same input."""
+
+OUTPUT_TOLERANCE = 0.05
+"""Largest difference of the file's outputs from the model's, as a part of what quantization changes (both RMS)."""
+
+FLOOR_TOLERANCE = 2.0
+"""The same, as a multiple of how far the simulated model is from itself when its sums are rounded otherwise: flips of
+single values at rounding boundaries add up in deep models, whatever computes them."""
+
+FLOAT_TOLERANCE = 1e-4
+"""Where quantization changes next to nothing: largest difference of outputs, relative to the model's (both RMS)."""
+
+METRIC_TOLERANCE = 0.003
+"""Largest difference of the metric that is not chance, as a part of its full scale: 0.3 points."""
+
+
+@dataclass(frozen=True)
+class LayerCheck:
+    """One quantized layer of the file, alone, against the model's own module on the same input.
+
+    difference: largest, relative to the largest output; None where the layer could not be cut out of the graph.
+    moved: part of the input's values that were moved off a rounding boundary first, where either side may round
+    differently.
+    """
+
+    layer: str
+    difference: float | None
+    moved: float
+
+
+@dataclass(frozen=True)
+class MetricCheck:
+    """The metric on the same n samples: of the simulated model, and of the file in ONNX Runtime."""
+
+    simulated: float
+    file: float
+    n: int
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """One exported file against the simulated model. Each rms is of a difference of outputs, relative to the float
+    model's outputs.
+
+    quantizers: how many the file holds. rms: file and simulated model. quantization_rms: float and simulated model,
+    what quantization itself changes. floor_rms: the simulated model and itself with other rounding of sums; None where
+    rms was within the bounds without it. metric: None where none was asked for.
+    """
+
+    variant: str
+    quantizers: int
+    rms: float
+    quantization_rms: float
+    floor_rms: float | None
+    layers: tuple[LayerCheck, ...]
+    metric: MetricCheck | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Every exported file, checked. unreached: quantizers that the example batch never reaches; they are in no file.
+
+    samples: in the batch that outputs were compared on.
+    """
+
+    files: tuple[FileCheck, ...]
+    unreached: tuple[str, ...]
+    samples: int

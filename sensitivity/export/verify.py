@@ -1,0 +1,187 @@
+"""Is an exported file what was planned, and does it compute what was measured?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike
+
+from sensitivity.errors import ExportError
+from sensitivity.export.evaluate import evaluate_file, run
+from sensitivity.export.torch_model import disabled_by_variant
+from sensitivity.export.verification import (
+    FLOAT_TOLERANCE,
+    FLOOR_TOLERANCE,
+    METRIC_TOLERANCE,
+    OUTPUT_TOLERANCE,
+    FileCheck,
+    MetricCheck,
+    Verification,
+)
+from sensitivity.export.verify_layers import check_layers
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.records import Scores, Unit
+from sensitivity.runtimes.onnxruntime import OnnxRuntime
+from sensitivity.stats.jackknife import pseudo_values
+from sensitivity.stats.paired import differs
+from sensitivity.tasks.base import mean
+
+Outputs = Sequence[np.ndarray]
+
+
+def verify(
+    source: QuantizedModel,
+    files: Mapping[str, Path],
+    example_inputs: Any,
+    units: Sequence[Unit],
+    skip: Sequence[str],
+    *,
+    batches: Iterable[tuple[Any, Any]] | None = None,
+    score: Callable[[Any, Any], ArrayLike] | None = None,
+    aggregate: Callable[[Scores], float] = mean,
+    full_scale: float = 1.0,
+) -> Verification:
+    """Check the files that `export_files` wrote with the same arguments.
+
+    Kept layers hold exactly their quantizers and skipped ones none; scales are finite and positive; each quantized
+    layer alone, and the whole file, agree with the simulated model within the bounds of `verification`; with `batches`
+    and `score` (as in a task; full_scale: of its metric), the metric of the quantized files does too.
+    Raises ExportError that names the file, the layer and the numbers.
+    """
+    from sensitivity.export.simulate import outputs_of, quantized_weights
+
+    disabled = disabled_by_variant(source, units, skip)
+    _, reached = quantized_weights(source, example_inputs)
+    reference = {variant: flat(outputs_of(source, example_inputs, disabled[variant])) for variant in ("float", *files)}
+    checks = []
+    for variant, file in files.items():
+        model = load_model(file)
+        qdq.check_scales(model, file.name)
+        check_placement(model, file.name, source, reached - disabled[variant])
+        layers = check_layers(source, model, example_inputs, disabled[variant], file.name)
+        rms, own, floor = check_outputs(
+            source, file, example_inputs, disabled[variant], reference[variant], reference["float"]
+        )
+        metric = None
+        if batches is not None and score is not None and variant != "float":
+            metric = check_metric(source, file, disabled[variant], batches, score, aggregate, full_scale)
+        checks.append(FileCheck(variant, len(reached - disabled[variant]), rms, own, floor, layers, metric))
+    unreached = tuple(quantizer.name for quantizer in source.quantizers if quantizer.name not in reached)
+    return Verification(tuple(checks), unreached, len(reference["float"][0]))
+
+
+def check_placement(model: ir.Model, name: str, source: QuantizedModel, kept: Collection[str]) -> None:
+    """Raise ExportError unless the file holds a pair for each kept quantizer, and no other.
+
+    Judged by what each pair feeds where the layer's operation is in the graph, and by the pairs' names everywhere.
+    """
+    found = {pair.name.partition("/")[0] for pair in qdq.pairs(model.graph)}
+    problems = [f"{quantizer} is missing" for quantizer in sorted(set(kept) - found)]
+    problems += [f"{quantizer} should not be there" for quantizer in sorted(found - set(kept))]
+    nodes = {node.name: node for node in model.graph.all_nodes()}
+    for layer in {quantizer.layer for quantizer in source.quantizers} & nodes.keys():
+        expected = {
+            quantizer.role for quantizer in source.quantizers if quantizer.layer == layer and quantizer.name in kept
+        }
+        problems += _misplaced(nodes[layer], expected)
+    if problems:
+        raise ExportError(
+            f"Expected {name} to hold Q/DQ pairs for exactly {len(kept)} quantizers, got {len(problems)} differences: "
+            f"{'; '.join(problems[:5])}; this is a fault of the export: please report it."
+        )
+
+
+def _misplaced(node: ir.Node, roles: Collection[str]) -> list[str]:
+    """What is wrong with the pairs on the inputs of a layer's operation, given the roles of its kept quantizers."""
+    value = qdq.weight(node)
+    found = {"weight"} if value is not None and qdq.through_transpose(value) is not None else set()
+    if any(qdq.pair_of(given) is not None for given in node.inputs if given is not value):
+        found.add("input")
+    wrong = found ^ (set(roles) - {"output"})
+    return [f"layer {node.name} {'has' if role in found else 'lacks'} Q/DQ on its {role}" for role in sorted(wrong)]
+
+
+def flat(outputs: Any) -> list[np.ndarray]:
+    """All tensors of a nest of outputs, in order, as arrays."""
+    from torch.utils import _pytree as pytree
+
+    return [np.asarray(tensor.numpy()) for tensor in pytree.tree_leaves(outputs)]
+
+
+def check_outputs(
+    source: QuantizedModel, file: Path, inputs: Any, disabled: Collection[str], reference: Outputs, unquantized: Outputs
+) -> tuple[float, float, float | None]:
+    """Relative RMS of file and simulated model, of float and simulated model, and the floor where it was needed.
+
+    reference, unquantized: outputs of the simulated and of the float model. Raises ExportError beyond the bounds.
+    """
+    from sensitivity.export.simulate import jittered_outputs
+
+    with OnnxRuntime(optimize=False).build(file) as engine:
+        outputs = list(run(engine, inputs).values())
+    shapes, expected = [output.shape for output in outputs], [output.shape for output in reference]
+    if shapes != expected:
+        raise ExportError(
+            f"Expected {file.name} to give outputs of shapes {expected}, got {shapes}; the model must be traceable, "
+            "with a free batch axis."
+        )
+    rms, own = relative_rms(outputs, reference, unquantized), relative_rms(unquantized, reference, unquantized)
+    limit, floor = max(OUTPUT_TOLERANCE * own, FLOAT_TOLERANCE), None
+    if not rms <= limit:  # also where it is not a number
+        floor = relative_rms(flat(jittered_outputs(source, inputs, disabled)), reference, unquantized)
+        limit = max(limit, FLOOR_TOLERANCE * floor)
+    if not rms <= limit:
+        raise ExportError(
+            f"Expected outputs of {file.name} to differ from the simulated model's by at most {limit:.2g} (relative "
+            f"RMS), got {rms:.2g}, where quantization itself changes {own:.2g} and rounding of sums {floor:.2g}; "
+            "the model may hold operations that do not export faithfully."
+        )
+    return rms, own, floor
+
+
+def relative_rms(outputs: Outputs, others: Outputs, unit: Outputs) -> float:
+    """RMS of outputs minus others over RMS of unit, each output counting the same whatever its scale and size."""
+    parts = []
+    for output, other, reference in zip(outputs, others, unit, strict=True):
+        power = float(np.mean(np.square(reference, dtype=np.float64)))
+        error = float(np.mean(np.square(output.astype(np.float64) - other)))
+        parts.append(error / power if power else float(error > 0))
+    return float(np.sqrt(np.mean(parts)))
+
+
+def check_metric(
+    source: QuantizedModel,
+    file: Path,
+    disabled: Collection[str],
+    batches: Iterable[tuple[Any, Any]],
+    score: Callable[[Any, Any], ArrayLike],
+    aggregate: Callable[[Scores], float],
+    full_scale: float,
+) -> MetricCheck:
+    """The metric of file and simulated model on the same batches.
+
+    Raises ExportError where they differ by more than 0.3 points and more than by chance: rounding flips turn single
+    samples right and wrong, which on few samples is more than 0.3 points.
+    """
+    from sensitivity.export.simulate import outputs_of
+
+    simulated = np.concatenate(
+        [np.asarray(score(outputs_of(source, inputs, disabled), targets), np.float64) for inputs, targets in batches]
+    )
+    found, scores = evaluate_file(file, batches, score, aggregate)
+    check = MetricCheck(float(aggregate(simulated)), found, len(scores))
+    limit = METRIC_TOLERANCE * full_scale
+    apart = not abs(check.file - check.simulated) <= limit
+    if apart and (len(scores) < 2 or differs(pseudo_values(simulated, aggregate), pseudo_values(scores, aggregate))):
+        raise ExportError(
+            f"Expected the metric of {file.name} in ONNX Runtime within {limit:.4g} of the simulated model's "
+            f"{check.simulated:.4g}, got {check.file:.4g} on {check.n} samples; check that the metric depends on the "
+            "outputs only."
+        )
+    return check

@@ -1,0 +1,49 @@
+"""Nodes that carry names of the user's model through an export, and what is kept of them afterwards.
+
+Domain `sensitivity`: `Quantizer(x, name)` where a quantizer stood, `Output(x, module, call)` behind a layer. Both give
+x. They never leave the export: `passes.insert_qdq` and `passes.take_marks` remove all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+DOMAIN = "sensitivity"
+OUTPUTS = "outputs of modules"
+
+
+@dataclass(frozen=True)
+class ModuleOutput:
+    """A value that is what `module` gave at its call number `call` (from 0)."""
+
+    module: str
+    call: int
+
+
+def module_outputs(value: ir.Value) -> tuple[ModuleOutput, ...]:
+    """Which modules gave this value, in the order that they did: a convolution, then the BatchNorm folded into it."""
+    found: tuple[ModuleOutput, ...] = value.meta.get(OUTPUTS, ())
+    return found
+
+
+def add_module_outputs(value: ir.Value, outputs: tuple[ModuleOutput, ...]) -> None:
+    value.meta[OUTPUTS] = (*module_outputs(value), *outputs)
+
+
+def is_mark(node: ir.Node, kind: str) -> bool:
+    return node.domain == DOMAIN and node.op_type == kind
+
+
+def remove(node: ir.Node) -> None:
+    """Take a node that changes nothing out of its graph; its output's users get its input."""
+    source, output = node.inputs[0], node.outputs[0]
+    assert source is not None
+    assert node.graph is not None
+    if output.is_graph_output() and not source.is_graph_output() and source.producer() is not None:
+        source.name, output.name = output.name, f"{output.name}_marked"  # outputs keep the name users know
+    if source.type is None or source.shape is None:
+        source.type, source.shape = output.type, output.shape
+    output.replace_all_uses_with(source, replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)

@@ -1,0 +1,112 @@
+"""Put Q/DQ pairs where quantizers are marked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.errors import ExportError
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.marks import is_mark, remove
+from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.records import Grid
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """values: float32, before the quantizer. levels: int8 of the same shape, the integers it turns them into."""
+
+    values: np.ndarray
+    levels: np.ndarray
+
+
+class InsertQdq(ir.passes.InPlacePass):
+    """Turn each `Quantizer` mark whose name is in `grids` into Q -> DQ, and remove the others.
+
+    grids: signed 8-bit with zero point 0. weights: what each weight quantizer gets and gives in the simulated model.
+    Weights that the user's model computes become initializers; weights are moved, if need be, so that Q gives exactly
+    the simulated levels. Promises an explicit axis and explicit int8 zero points. Raises ExportError for other grids.
+    """
+
+    def __init__(self, grids: Mapping[str, Grid], weights: Mapping[str, QuantizedWeight]) -> None:
+        self.grids = grids
+        self.weights = weights
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        marks = [node for node in model.graph.all_nodes() if is_mark(node, "Quantizer")]
+        uses: Counter[str] = Counter()
+        for node in marks:
+            name = node.attributes.get_string("name")
+            if name in self.grids:
+                self._insert(model.graph, node, name, uses[name])
+                uses[name] += 1
+            remove(node)
+        return ir.passes.PassResult(model, modified=bool(marks))
+
+    def _insert(self, graph: ir.Graph, mark: ir.Node, name: str, use: int) -> None:
+        grid = self.grids[name]
+        check_grid(name, grid)
+        source = mark.inputs[0]
+        assert source is not None
+        if name in self.weights:
+            source = _exact(graph, source, self.weights[name], grid)
+        scale, zero_point = _parameters(graph, name, grid)
+        suffix = f"_{use}" if use else ""
+        axis = {} if grid.axis is None else {"axis": grid.axis}
+        quantize = ir.node("QuantizeLinear", [source, scale, zero_point], axis, name=f"{name}/QuantizeLinear{suffix}")
+        dequantize = ir.node(
+            "DequantizeLinear",
+            [quantize.outputs[0], scale, zero_point],
+            axis,
+            name=f"{name}/DequantizeLinear{suffix}",
+        )
+        quantize.outputs[0].name = f"{name}.quantized{suffix}"
+        dequantize.outputs[0].name = f"{name}.dequantized{suffix}"
+        dequantize.outputs[0].type, dequantize.outputs[0].shape = source.type, source.shape
+        graph.insert_before(mark, [quantize, dequantize])
+        mark.replace_input_with(0, dequantize.outputs[0])
+
+
+def _exact(graph: ir.Graph, source: ir.Value, weight: QuantizedWeight, grid: Grid) -> ir.Value:
+    values = qdq.constant(source)
+    moved = snapped(weight.values if values is None else values, weight.levels, grid)
+    return source if moved is values else add(graph, f"{source.name}.on_grid", moved)
+
+
+def check_grid(name: str, grid: Grid) -> None:
+    """Raise ExportError unless Q/DQ with signed 8 bits and zero point 0 is this grid, up to -128 for a narrow range."""
+    if grid.zero_point != 0 or grid.low not in {-128, -127} or grid.high != 127:
+        raise ExportError(
+            f"Expected {name} to be symmetric signed 8-bit, got integers {grid.low} to {grid.high} with zero point "
+            f"{grid.zero_point}; calibrate it with 8 bits and unsigned=False, or leave its layer out."
+        )
+
+
+def snapped(weight: np.ndarray, levels: np.ndarray, grid: Grid) -> np.ndarray:
+    """The same weight, with the few values moved that Q would not round to `levels`: those on a rounding boundary, or
+    beyond a narrow range. The very same array where there are none."""
+    scale = along(grid.scale, grid.axis, weight.ndim)
+    wrong = np.clip(np.rint(weight / scale), -128, 127) != levels
+    return np.where(wrong, (levels * scale).astype(weight.dtype), weight) if wrong.any() else weight
+
+
+def along(scale: np.ndarray, axis: int | None, ndim: int) -> np.ndarray:
+    """Scale [channels] shaped to broadcast along `axis` of a tensor with `ndim` axes."""
+    if axis is None or scale.size == 1:
+        return scale.reshape(())
+    return scale.reshape([-1 if index == axis else 1 for index in range(ndim)])
+
+
+def _parameters(graph: ir.Graph, name: str, grid: Grid) -> tuple[ir.Value, ir.Value]:
+    """Initializers for scale and zero point, scalars per tensor; shared by all uses of one quantizer."""
+    if f"{name}.scale" in graph.initializers:
+        return graph.initializers[f"{name}.scale"], graph.initializers[f"{name}.zero_point"]
+    scale = grid.scale.reshape(()) if grid.axis is None else grid.scale.reshape(-1)
+    return (
+        add(graph, f"{name}.scale", scale.astype(np.float32)),
+        add(graph, f"{name}.zero_point", np.zeros(scale.shape, np.int8)),
+    )

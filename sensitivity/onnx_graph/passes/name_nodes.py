@@ -1,0 +1,42 @@
+"""Name the operation of each layer after the layer, so that engines and reports speak the user's names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from sensitivity.onnx_graph.marks import is_mark
+
+
+class NameNodes(ir.passes.InPlacePass):
+    """Give the one operation behind each `Quantizer` mark the name of the quantizer's layer.
+
+    layers: quantizer's name to layer's name. A layer called again is named `layer_1`, `layer_2`, ... Operations behind
+    quantizers of several layers, and layers that quantize for several operations, keep the exporter's names.
+    """
+
+    def __init__(self, layers: Mapping[str, str]) -> None:
+        self.layers = layers
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        named: dict[ir.Node, str] = {}
+        taken: Counter[str] = Counter()
+        for mark in [node for node in model.graph.all_nodes() if is_mark(node, "Quantizer")]:
+            layer = self.layers.get(mark.attributes.get_string("name"), "")
+            operations = _operations(mark)
+            if len(operations) == 1 and operations[0] not in named and layer:
+                named[operations[0]] = f"{layer}_{taken[layer]}" if taken[layer] else layer
+                taken[layer] += 1
+        for node, name in named.items():
+            node.name = name
+        return ir.passes.PassResult(model, modified=bool(named))
+
+
+def _operations(mark: ir.Node) -> list[ir.Node]:
+    """What uses the quantized value; a weight reaches its MatMul through a Transpose."""
+    found: list[ir.Node] = []
+    for user in mark.outputs[0].consumers():
+        found += user.outputs[0].consumers() if user.op_type == "Transpose" else [user]
+    return found
