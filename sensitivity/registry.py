@@ -10,7 +10,13 @@ from sensitivity.errors import unknown_name
 FAMILIES: dict[str, dict[str, str]] = {
     "quantizers": {"modelopt": "sensitivity.quantizers.modelopt:ModelOptModel"},
     "planners": {"greedy": "sensitivity.planners.greedy:GreedyPlanner"},
-    "runtimes": {"onnxruntime": "sensitivity.runtimes.onnxruntime:OnnxRuntime"},
+    "runtimes": {
+        "onnxruntime": "sensitivity.runtimes.onnxruntime:OnnxRuntime",
+        "openvino": "sensitivity.runtimes.openvino:OpenVino",
+        "tensorrt": "sensitivity.runtimes.tensorrt:TensorRt",
+        "tensorrt_rtx": "sensitivity.runtimes.tensorrt:TensorRtRtx",
+        "trtexec": "sensitivity.runtimes.trtexec:TrtExec",
+    },
 }
 
 

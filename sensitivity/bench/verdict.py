@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from sensitivity.bench.explain import explain
+from sensitivity.bench.profile import FileProfile
 from sensitivity.records import Estimate, Timing
 
 NAMES = {"float": "The float model", "fp16": "FP16", "int8": "Full INT8", "partial": "The partial plan"}
@@ -16,8 +18,11 @@ LOWERED_FOR = {
 }
 
 
-def verdict(timings: Sequence[Timing]) -> list[str]:
-    """Sentences about one bench run of one runtime, the most important first; the float file must be among them."""
+def verdict(timings: Sequence[Timing], profiles: Mapping[str, FileProfile] | None = None) -> list[str]:
+    """Sentences about one bench run of one runtime, the most important first; the float file must be among them.
+
+    profiles: of some of the files, by variant; each adds what its layers ran in and what its reformats cost.
+    """
     by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
     base = by_variant["float"]
     others = [by_variant[variant] for variant in ("partial", "int8", "fp16") if variant in by_variant]
@@ -25,6 +30,8 @@ def verdict(timings: Sequence[Timing]) -> list[str]:
     sentences += _against_each_other(by_variant)
     if any(_speed(timing.ratio) != "faster" for timing in others if timing.variant in ("int8", "partial")):
         sentences.append(_why_slow(base.runtime))
+    for variant, profile in (profiles or {}).items():
+        sentences += [f"{NAMES[variant]}: {text}" for text in explain(profile.runs, profile.kept)]
     sentences.append(
         f"Float takes {base.median_ms:.3g} ms. Measured in {base.runtime} ({base.threads} "
         f"thread{'s' if base.threads > 1 else ''}, batch {base.batch}, unquantized layers in {base.precision}), "

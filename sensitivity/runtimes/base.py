@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
 
+WHERE_THEY_FAILED = ("Exception from ", "Check ", "[WARNING]")  # C++ files and lines, of no use to a reader
 Tensors = Mapping[str, NDArray[np.generic]]
 
 
@@ -114,7 +115,8 @@ def existing(file: Path) -> Path:
 
 def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
     """The error for a file that a runtime cannot load, with the first line of what it said."""
-    said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = next((line for line in lines if not line.startswith(WHERE_THEY_FAILED)), type(error).__name__)
     return OnnxFileError(
         f"Expected {file.name} to be an ONNX model that {runtime} can load, got: {said[:300]}; "
         "check it with 'sensitivity lint', or export it again."

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from sensitivity.onnx_graph.load import load_model
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
@@ -45,10 +48,17 @@ class OnnxNames:
 
 
 def onnx_names(file: Path) -> OnnxNames:
-    """Names of the main graph's nodes; weights are not read."""
-    import onnx
-
+    """Names of the main graph's nodes. Raises OnnxFileError for a file that is not a whole ONNX model."""
     return OnnxNames(
-        NodeName(node.name or node.output[0], node.op_type, tuple(node.input), tuple(node.output))
-        for node in onnx.load(file, load_external_data=False).graph.node
+        NodeName(
+            node.name or _name(node.outputs[0]),
+            node.op_type,
+            tuple(_name(value) for value in node.inputs),
+            tuple(_name(value) for value in node.outputs),
+        )
+        for node in load_model(file).graph
     )
+
+
+def _name(value: Any) -> str:
+    return "" if value is None else str(value.name)

@@ -52,6 +52,7 @@ class OpenVinoEngine(Closing):
 
     def __init__(self, file: Path, threads: int | None, precision: str | None) -> None:
         self._file, self._settings = file, _settings(threads, precision)
+        self._names = onnx_names(file)  # first: OpenVINO tries a file that is not ONNX in every other format, loudly
         self._compiled = _compile(file, self._settings)
         self._request: Any = self._compiled.create_infer_request()
         told = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
@@ -75,7 +76,7 @@ class OpenVinoEngine(Closing):
         request = counted.create_infer_request()
         for _ in range(repeats):
             request.infer(self._feed(inputs))
-        return _steps(counted.get_runtime_model().get_ordered_ops(), onnx_names(self._file))
+        return _steps(counted.get_runtime_model().get_ordered_ops(), self._names)
 
     def close(self) -> None:
         self._request = self._compiled = None

@@ -1,0 +1,178 @@
+"""Why an engine is as fast as it is: from the steps it ran, in words.
+
+Pure functions over `LayerRun`s of any runtime. The causes follow from the tensors that steps share, so a runtime that
+does not name its tensors (ONNX Runtime's profile) gets times and precisions, but no causes for its reformats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sensitivity.runtimes.base import LayerRun, Port
+
+FLOATS = frozenset({"fp32", "fp16", "bf16"})
+ADVICE = {
+    "residual": "Quantize the residual input of these adds as well (one scale with the other input's consumers)",
+    "float neighbour": "Quantize the layer between, or leave its INT8 neighbours unquantized too, "
+    "so that fewer boundaries remain",
+    "layout": "The runtime chose these layouts; fewer changes of precision nearby make such copies rarer",
+    "input": "Feed the engine INT8 or FP16 inputs if this matters",
+    "output": "Take the output in the engine's own type if this matters",
+    "unfused": "Lower the file for this runtime with 'sensitivity export --for', or leave those layers unquantized",
+    "unknown": "Look at the layers before and after them in layers.csv",
+}
+WORDS = {
+    "residual": "On residual adds that are not quantized",
+    "float neighbour": "Beside layers that run in float",
+    "layout": "Between two layouts of one type",
+    "input": "At the network's input",
+    "output": "At the network's output",
+    "unfused": "Q and DQ of the file that were not fused into a layer",
+    "unknown": "At places that the profile does not show",
+}
+
+
+@dataclass(frozen=True)
+class Reformat:
+    """A step that computes nothing: cause is a key of WORDS; beside: the steps that it sits between."""
+
+    step: LayerRun
+    cause: str
+    beside: tuple[str, ...]
+
+
+def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]:
+    """ONNX node -> the precision it ran in, for each node of `kept` (quantized in the file) that did not run in INT8;
+    "?" where no step says that it computed the node."""
+    ran = {node: run.precision for run in runs if run.origin is None for node in run.onnx}
+    return {node: ran.get(node, "?") for node in kept if ran.get(node) != "int8"}
+
+
+def mixed_adds(runs: Sequence[LayerRun]) -> tuple[LayerRun, ...]:
+    """INT8 steps with a second input in float: a residual add that was fused into a convolution, but not quantized."""
+    return tuple(
+        run for run in runs if run.precision == "int8" and any(port.precision in FLOATS for port in run.inputs[1:])
+    )
+
+
+def reformats(runs: Sequence[LayerRun]) -> tuple[Reformat, ...]:
+    """Each reformat and unfused Q or DQ, with its cause."""
+    graph = _Neighbours(runs)
+    return tuple(_cause(run, graph) for run in runs if run.origin is not None)
+
+
+def explain(runs: Sequence[LayerRun], kept: Collection[str] = ()) -> list[str]:
+    """Sentences about one profiled engine: what did not run in INT8, what the reformats cost, where they come from,
+    and what to change. kept: names of the ONNX nodes that are quantized in the file."""
+    sentences = _precision_sentences(runs, kept)
+    if mixed := mixed_adds(runs):
+        sentences.append(
+            f"{len(mixed)} residual add{_s(mixed)} {_are(mixed)} unquantized: {_shown(_shorts(mixed))}. Of each, "
+            "one input is in INT8 and the other in float, so the sum is in float and must be quantized anew."
+        )
+    return sentences + _reformat_sentences(runs)
+
+
+def _precision_sentences(runs: Sequence[LayerRun], kept: Collection[str]) -> list[str]:
+    missed = not_in_int8(runs, kept)
+    if not kept:
+        return []
+    if not missed:
+        return [f"All {len(kept)} quantized layers ran in INT8."]
+    shown = _shown([f"{node} ({precision})" for node, precision in missed.items()])
+    return [
+        f"{len(missed)} of {len(kept)} quantized layers did not run in INT8: {shown}; "
+        "see 'sensitivity lint' for what keeps each from it."
+    ]
+
+
+def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
+    found = reformats(runs)
+    total = sum(run.ms or 0.0 for run in runs)
+    spent = sum(item.step.ms or 0.0 for item in found)
+    if not found:
+        return ["No step only converts or copies."]
+    cost = f", {spent:.3g} of {total:.3g} ms ({spent / total:.0%} of the profiled time)" if total else ""
+    sentences = [f"Conversions and copies: {len(found)} step{_s(found)}{cost}."]
+    by_cause: dict[str, list[Reformat]] = {}
+    for item in found:
+        by_cause.setdefault(item.cause, []).append(item)
+    for cause, items in sorted(by_cause.items(), key=lambda pair: -sum(item.step.ms or 0.0 for item in pair[1])):
+        beside = list(dict.fromkeys(name for item in items for name in item.beside))
+        where = f" ({_shown(beside)})" if beside else ""
+        ms = sum(item.step.ms or 0.0 for item in items)
+        sentences.append(f"{WORDS[cause]}: {len(items)} step{_s(items)}, {ms:.3g} ms{where}. {ADVICE[cause]}.")
+    return sentences
+
+
+class _Neighbours:
+    """Which step writes and which steps read each tensor."""
+
+    def __init__(self, runs: Sequence[LayerRun]) -> None:
+        self.writer: Mapping[str, LayerRun] = {port.tensor: run for run in runs for port in run.outputs if port.tensor}
+        self.readers: dict[str, list[LayerRun]] = {}
+        for run in runs:
+            for port in run.inputs:
+                if port.tensor:
+                    self.readers.setdefault(port.tensor, []).append(run)
+        self.mixed = {run.name for run in mixed_adds(runs)}
+
+    def source(self, port: Port) -> LayerRun | None:
+        """The step that computed this tensor, looking through reformats; None for an input of the network."""
+        writer = self.writer.get(port.tensor)
+        while writer is not None and writer.origin is not None and writer.inputs:
+            writer = self.writer.get(writer.inputs[0].tensor)
+        return writer
+
+    def targets(self, port: Port) -> list[LayerRun]:
+        """The steps that use this tensor, looking through reformats."""
+        found: list[LayerRun] = []
+        for reader in self.readers.get(port.tensor, []):
+            found += self.targets(reader.outputs[0]) if reader.origin is not None and reader.outputs else [reader]
+        return found
+
+
+def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
+    ports = run.inputs[:1] + run.outputs[:1]
+    if len(ports) < 2 or not all(port.tensor for port in ports):
+        return Reformat(run, "unfused" if run.origin == "qdq" and run.onnx else "unknown", ())
+    source, targets = graph.source(ports[0]), graph.targets(ports[1])
+    between = _unique([*([source] if source else []), *targets])
+    mixed = [step for step in _unique([*between, *graph.readers[ports[0].tensor]]) if step.name in graph.mixed]
+    floats = [step for step in between if step.precision in FLOATS]
+    if source and targets and ports[0].precision == ports[1].precision:
+        return Reformat(run, "layout", _shorts(between))
+    if mixed:
+        return Reformat(run, "residual", _shorts(mixed))
+    if not source or not targets:
+        return Reformat(run, "output" if source else "input", _shorts(between))
+    return Reformat(run, "float neighbour", _shorts(floats or between))
+
+
+def _shorts(steps: Iterable[LayerRun]) -> tuple[str, ...]:
+    return tuple(_short(step) for step in steps)
+
+
+def _unique(steps: Iterable[LayerRun]) -> list[LayerRun]:
+    return list({step.name: step for step in steps}.values())
+
+
+def _short(run: LayerRun) -> str:
+    """The first ONNX nodes of a fused step, enough to find it; weights and Q/DQ, which are in every name, left out."""
+    names = [name for name in run.onnx if not name.endswith((".weight", ".bias")) and "QuantizeLinear" not in name]
+    names = [name for name in names if "DequantizeLinear" not in name and "[" not in name]
+    return " + ".join(names[:3]) if names else run.name[:60]
+
+
+def _shown(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def _s(items: Collection[object]) -> str:
+    return "" if len(items) == 1 else "s"
+
+
+def _are(items: Collection[object]) -> str:
+    return "is" if len(items) == 1 else "are"
