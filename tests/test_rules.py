@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx
 import pytest
 
+from sensitivity.rules import docs
 from sensitivity.rules.base import PlanNames, Rule, Subject
 from sensitivity.rules.catalog import RULES
 from sensitivity.rules.examples import Example
@@ -59,3 +62,8 @@ def test_a_rule_says_why_how_to_fix_it_and_who_says_so(rule: Rule) -> None:
     assert rule.source
     assert rule.targets
     assert set(rule.targets) <= set(TARGETS)
+
+
+def test_the_page_of_rules_is_current() -> None:
+    page = Path(__file__).parents[1] / "docs" / "rules.md"
+    assert page.read_text(encoding="utf-8") == docs.page(), "run: python -m sensitivity.rules.docs > docs/rules.md"

@@ -55,9 +55,9 @@ def show(findings: Sequence[Finding], file: Path, target: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(soft_wrap=False)
+    console = Console(highlight=False)
     if not findings:
-        console.print(f"{file}: nothing to report for {target}.", markup=False, highlight=False)
+        console.print(f"{file}: nothing to report for {target}.", markup=False, soft_wrap=True)
         return
     table = Table(title=escape(f"{file} for {target}"), title_justify="left", show_lines=True)
     for heading, share in (("Rule", None), ("Where and what", 3), ("Fix", 2)):
@@ -67,7 +67,7 @@ def show(findings: Sequence[Finding], file: Path, target: str) -> None:
         severity = same[0].severity
         table.add_row(f"[{STYLES[severity]}]{severity}[/]\n{code}", _places(same), escape(same[0].fix))
     console.print(table)
-    console.print(count(findings), highlight=False)
+    console.print(count(findings))
 
 
 def _places(same: Sequence[Finding]) -> str:

@@ -30,7 +30,8 @@ def _relu(zero: str) -> Example:
     ORT,
     why="On x64 ONNX Runtime's fast kernels take uint8 activations with int8 weights; int8 activations run in "
     "slow ones.",
-    fix="Shift activations to uint8 ('sensitivity export --for onnxruntime'): zero point 128 is the same grid.",
+    fix="Shift activations to uint8 ('sensitivity export --for onnxruntime'): with 128 more in the zero point it is "
+    "the same grid.",
     source="ONNX Runtime docs, Quantize ONNX Models > Method selection (U8S8 on x86-64); " + MEASURED,
     bad=S8,
     good=U8,
@@ -57,7 +58,7 @@ def signed_activations(subject: Subject) -> Iterator[Hit]:
     good=U8,
 )
 def output_not_quantized(subject: Subject) -> Iterator[Hit]:
-    for node in _quantized_layers(subject):
+    for node in _quantized_convs(subject):
         if not any(user.op_type == "QuantizeLinear" for user in _behind(node)):
             yield name_of(node), f"expected a Q/DQ pair behind this {node.op_type}, got none"
 
@@ -75,20 +76,20 @@ def output_not_quantized(subject: Subject) -> Iterator[Hit]:
     good=_relu("u"),
 )
 def relu_not_absorbed(subject: Subject) -> Iterator[Hit]:
-    for node in _quantized_layers(subject):
-        for relu in node.outputs[0].consumers():
-            if relu.op_type == "Relu":
-                for user in relu.outputs[0].consumers():
-                    if user.op_type == "QuantizeLinear" and not _cuts_below_zero(user):
-                        yield (
-                            name_of(user),
-                            f"expected the smallest {grid_type(user) or 'uint8'} as zero point behind Relu",
-                        )
+    for node in _quantized_convs(subject):
+        for relu in (user for user in node.outputs[0].consumers() if user.op_type == "Relu"):
+            for user in relu.outputs[0].consumers():
+                if user.op_type == "QuantizeLinear" and not _cuts_below_zero(user):
+                    yield (
+                        name_of(user),
+                        f"expected the smallest {grid_type(user) or 'uint8'} as zero point behind Relu",
+                    )
 
 
-def _quantized_layers(subject: Subject) -> Iterator[ir.Node]:
-    for node in qdq.weighted_nodes(subject.graph):
-        if pair_before(qdq.weight(node)) is not None and pair_before(qdq.activation(node)) is not None:
+def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
+    """Convolutions with both inputs quantized. Gemm and MatMul run in INT8 without a Q behind them too."""
+    for node in subject.nodes:
+        if node.op_type == "Conv" and pair_before(qdq.weight(node)) and pair_before(qdq.activation(node)):
             yield node
 
 

@@ -171,7 +171,8 @@ def activation_per_channel(subject: Subject) -> Iterator[Hit]:
     "ConvTranspose, for Gemm 0 with transB=1 and 1 without, the last for MatMul. No kernel can take another "
     "axis out of its sum.",
     fix="Quantize the weight along its output channels, or per tensor.",
-    source="NVIDIA TensorRT documentation, Working with Quantized Types; ONNX Runtime quantization docs for MatMul",
+    source="NVIDIA TensorRT documentation, Working with Quantized Types; NVIDIA/TensorRT issue 1694 (versions around "
+    "8.2 wanted axis 0 for ConvTranspose)",
     bad=Example(pair("x") + pair("w", "ws", "wz", axis=1) + conv()),
     good=CANONICAL,
 )

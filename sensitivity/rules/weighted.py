@@ -48,7 +48,8 @@ def one_input_quantized(subject: Subject) -> Iterator[Hit]:
     why="TensorRT takes the bias in float and adds it to the INT32 sum itself; a bias behind a DequantizeLinear, "
     "as ONNX Runtime's quantizer writes it, is refused.",
     fix="Keep the bias in float (quantize_static: extra_options={'QuantizeBias': False}).",
-    source="onnx-tensorrt, QuantDequantLinearHelper: INT8, FP8 and INT4 inputs only; NVIDIA/TensorRT issue 3360",
+    source="microsoft/onnxruntime issue 14229 (TensorRT: 'only activation types allowed as input to this layer'); "
+    "onnx/onnx-tensorrt issue 850",
     bad=Example(
         pair("x") + WEIGHT + "bd = DequantizeLinear <axis = 0> (b32, bs, b0)\n"
         "[conv] y = Conv <pads = [1, 1, 1, 1]> (xd, wd, bd)",
@@ -104,7 +105,7 @@ def weight_path(value: ir.Value | None) -> Iterator[ir.Node]:
     why="Per-channel weights of a ConvTranspose have their output channels on axis 1, which with groups holds "
     "only one group's share: TensorRT has no way to read such scales.",
     fix="Leave grouped transposed convolutions unquantized.",
-    source="onnx-tensorrt, importer of ConvTranspose; ModelOpt leaves them out",
+    source="NVIDIA/TensorRT issue 1934: grouped quantized transposed convolutions are rejected",
     bad=Example(
         pair("x") + pair("t", "ts", "tz", axis=1) + "[up] y = ConvTranspose <group = 2> (xd, td)",
         constants={"t": weights(16, 8, 1, 1), "ts": np.full(8, 0.01, np.float32), "tz": np.zeros(8, np.int8)},

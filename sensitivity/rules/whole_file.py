@@ -64,7 +64,7 @@ def no_qdq(subject: Subject) -> Iterator[Hit]:
     why="QLinearConv, ConvInteger, DynamicQuantizeLinear and their kind compute on integers themselves; TensorRT "
     "reads Q/DQ pairs around float operations only.",
     fix="Quantize to Q/DQ pairs instead: in ONNX Runtime, quantize_static with quant_format=QuantFormat.QDQ.",
-    source="onnx-tensorrt docs/operators.md, where none of them is supported",
+    source="onnx-tensorrt docs/operators.md: none of ONNX's five is supported",
     bad=DYNAMIC,
     good=CANONICAL,
 )

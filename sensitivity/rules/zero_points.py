@@ -15,9 +15,9 @@ from sensitivity.rules.targets import TARGETS, TENSORRT
 
 PARSER = "onnx-tensorrt, QuantDequantLinearHelper (8.6-GA builtin_op_importers.cpp, 10.1-GA onnxOpImporters.cpp)"
 TYPES = {
-    "tensorrt-8.6": {"int8"},
-    "tensorrt-10": {"int8", "float8_e4m3fn", "int4"},
-    "tensorrt-11": {"int8", "float8_e4m3fn", "int4", "float4_e2m1fn"},
+    "tensorrt-8.6": ("int8",),
+    "tensorrt-10": ("int8", "float8_e4m3fn", "int4"),
+    "tensorrt-11": ("int8", "float8_e4m3fn", "int4", "float4_e2m1fn"),
 }
 
 
@@ -94,7 +94,7 @@ def grid_type_of_target(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
         kind = grid_type(node)
         if kind is not None and kind not in allowed and kind != "int32":  # an int32 bias has its own rule
-            yield name_of(node), f"expected {' or '.join(sorted(allowed))} for {subject.target}, got {kind}"
+            yield name_of(node), f"expected {' or '.join(allowed)} for {subject.target}, got {kind}"
 
 
 @rule(

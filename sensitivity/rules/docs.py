@@ -1,0 +1,100 @@
+"""docs/rules.md, written from the rules: python -m sensitivity.rules.docs > docs/rules.md"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from sensitivity.rules.base import Rule
+from sensitivity.rules.catalog import RULES, TOPICS, rules_of
+from sensitivity.rules.examples import CANONICAL, Array, Example
+from sensitivity.rules.targets import TARGETS, TENSORRT
+
+HEAD = f"""# Rules of `sensitivity lint`
+
+    sensitivity lint model.onnx --for tensorrt-10
+    sensitivity lint model.onnx --for onnxruntime --plan runs/my_task/plan.json --format json
+
+Judges any Q/DQ ONNX file, also from other tools, for {", ".join(f"`{target}`" for target in TARGETS)}.
+
+- **error**: the runtime refuses the file, or computes something else; the exit code is 1.
+- **warning**: it costs speed or accuracy. **info**: it may. The exit code is 0.
+
+Rules for TensorRT come from its public sources and documents, as each says; none was tried on TensorRT itself. Those
+marked *measured* were tried. Each rule's two examples, in ONNX's text syntax, are its tests. Where *Good* is missing,
+it is this:
+
+```text
+{{canonical}}
+```
+
+This page is written from the rules: `python -m sensitivity.rules.docs > docs/rules.md`.
+"""
+
+
+def page() -> str:
+    """The whole page as Markdown, one line break at its end."""
+    parts = [HEAD.replace("{canonical}", onnx_text(CANONICAL)), index()]
+    for topic in TOPICS:
+        parts.append(f"## {topic}\n")
+        parts += [entry(rule) for rule in rules_of(topic)]
+    return "\n".join(parts)
+
+
+def index() -> str:
+    rows = [f"| [{rule.code}](#{anchor(rule)}) | {rule.name} | {rule.severity} | {_for(rule)} |" for rule in RULES]
+    return "\n".join(["| code | name | severity | for |", "|---|---|---|---|", *rows, ""])
+
+
+def anchor(rule: Rule) -> str:
+    """How code hosts link to the rule's heading."""
+    return f"{rule.code}-{rule.name}".lower()
+
+
+def entry(rule: Rule) -> str:
+    """One rule's section."""
+    lines = [
+        f"### {rule.code} {rule.name}\n",
+        f"*{rule.severity}* for {_for(rule)}.\n",
+        f"{rule.why}\n",
+        f"**Fix.** {rule.fix}\n",
+        f"**Source.** {rule.source}.\n",
+        f"**Bad**\n\n```text\n{onnx_text(rule.bad)}\n```\n",
+    ]
+    if rule.good is not CANONICAL:
+        lines.append(f"**Good**\n\n```text\n{onnx_text(rule.good)}\n```\n")
+    return "\n".join(lines)
+
+
+def _for(rule: Rule) -> str:
+    if set(rule.targets) == set(TARGETS):
+        return "every target"
+    if rule.targets == TENSORRT:
+        return "TensorRT"
+    return ", ".join(rule.targets)
+
+
+def onnx_text(example: Example) -> str:
+    """An example with its inputs, outputs and constants."""
+    head = f"({example.inputs}) => ({example.outputs})"
+    opset = f"opset {example.opset}: " if example.opset != 17 else ""
+    return "\n".join([opset + head, *_given(example), example.body.strip()])
+
+
+def _given(example: Example) -> Iterator[str]:
+    yield from _constants(example.used)
+    yield from (f"# metadata: {key} = {value}" for key, value in example.metadata.items())
+    if example.skip is not None:
+        yield f"# plan: skip {', '.join(example.skip) or 'nothing'}"
+
+
+def _constants(constants: Mapping[str, Array]) -> Iterator[str]:
+    for name, value in constants.items():
+        shape = f"[{','.join(map(str, value.shape))}]" if value.shape else ""
+        same = bool(np.all(value == value.ravel()[0]) or np.all(np.isnan(value.astype(np.float32))))
+        yield f"# {name}: {value.dtype.name}{shape}" + (f" = {value.ravel()[0]:g}" if same else "")
+
+
+if __name__ == "__main__":
+    print(page(), end="")
