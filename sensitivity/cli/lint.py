@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+import sensitivity
 from sensitivity.rules.targets import TARGETS
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def command(context: click.Context, file: Path, target: str, plan: Path | None, 
     elif form == "sarif":
         from sensitivity.rules.sarif import sarif
 
-        click.echo(json.dumps(sarif(findings, file, target), indent=2))
+        click.echo(json.dumps(sarif(findings, file, target, version=sensitivity.__version__), indent=2))
     else:
         show(findings, file, target)
     context.exit(1 if any(finding.severity == "error" for finding in findings) else 0)

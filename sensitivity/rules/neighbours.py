@@ -190,11 +190,14 @@ def _is_term(node: ir.Node) -> bool:
 
 
 def _terms(node: ir.Node) -> Iterator[ir.Value]:
-    """What a tree of Add and Sum adds up."""
-    for value in node.inputs:
+    """What a tree of Add and Sum adds up, once each."""
+    open_values, seen = list(node.inputs), set(node.inputs)
+    while open_values:
+        value = open_values.pop(0)
         inner = value.producer() if value is not None else None
         if inner is not None and inner.op_type in {"Add", "Sum"}:
-            yield from _terms(inner)
+            open_values += [term for term in inner.inputs if term not in seen]
+            seen.update(inner.inputs)
         elif value is not None:
             yield value
 

@@ -43,13 +43,16 @@ def pair_before(value: ir.Value | None) -> qdq.Pair | None:
 
 
 def quantizers_after(value: ir.Value, through: frozenset[str] = MOVES_VALUES) -> Iterator[ir.Node]:
-    """Every QuantizeLinear that this value reaches directly or through operations named in `through`."""
-    for node in value.consumers():
-        if node.op_type == "QuantizeLinear" and node.inputs[0] is value:
-            yield node
-        elif node.op_type in through:
-            for output in node.outputs:
-                yield from quantizers_after(output, through)
+    """Every QuantizeLinear that this value reaches directly or through operations named in `through`, once each."""
+    open_values, seen = [value], {value}
+    while open_values:
+        current = open_values.pop(0)
+        for node in current.consumers():
+            if node.op_type == "QuantizeLinear" and node.inputs[0] is current:
+                yield node
+            elif node.op_type in through:
+                open_values += [output for output in node.outputs if output not in seen]
+                seen.update(node.outputs)
 
 
 def origin(value: ir.Value | None) -> ir.Value | None:

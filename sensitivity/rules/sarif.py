@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import sensitivity
 from sensitivity.rules.base import Finding, Rule
 from sensitivity.rules.catalog import RULES
 
@@ -15,11 +14,11 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 
 
-def sarif(findings: Sequence[Finding], path: Path, target: str) -> dict[str, Any]:
-    """One run of this linter on one file. An ONNX file has no lines: places are names of nodes (logical locations)."""
+def sarif(findings: Sequence[Finding], path: Path, target: str, *, version: str) -> dict[str, Any]:
+    """One run of this linter, of this version, on one file. An ONNX file has no lines: places are names of nodes (logical locations)."""
     rules = [rule for rule in RULES if target in rule.targets]
     index = {rule.code: position for position, rule in enumerate(rules)}
-    driver = {"name": "sensitivity lint", "version": sensitivity.__version__, "rules": [_rule(rule) for rule in rules]}
+    driver = {"name": "sensitivity lint", "version": version, "rules": [_rule(rule) for rule in rules]}
     results = [_result(finding, index[finding.code], path) for finding in findings]
     run = {"tool": {"driver": driver}, "results": results, "properties": {"target": target}}
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}
