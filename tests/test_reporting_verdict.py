@@ -128,6 +128,7 @@ def test_nothing_measured_is_said_plainly() -> None:
         (MetricFormat("top-1", 1.0), "29.9 %", "+29.9 pt"),
         (MetricFormat("accuracy", 100.0), "0.3 %", "+0.3 pt"),
         (MetricFormat("mAP50-95", 1.0), "29.9 %", "+29.9 pt"),
+        (MetricFormat("accuracy of 10", 10.0), "0.299", "+0.299"),
         (MetricFormat("psnr", 60.0), "0.299", "+0.299"),
         (MetricFormat("minus loss", 1.0), "0.299", "+0.299"),
     ],
