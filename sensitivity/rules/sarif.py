@@ -15,7 +15,10 @@ LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 
 
 def sarif(findings: Sequence[Finding], path: Path, target: str, *, version: str) -> dict[str, Any]:
-    """One run of this linter, of this version, on one file. An ONNX file has no lines: places are names of nodes (logical locations)."""
+    """One run of this linter, of `version`, on one file.
+
+    An ONNX file has no lines: places are names of nodes (logical locations).
+    """
     rules = [rule for rule in RULES if target in rule.targets]
     index = {rule.code: position for position, rule in enumerate(rules)}
     driver = {"name": "sensitivity lint", "version": version, "rules": [_rule(rule) for rule in rules]}
