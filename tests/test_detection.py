@@ -3,6 +3,7 @@ import importlib.util
 import io
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from PIL import Image
 from sensitivity.errors import TaskError
 from sensitivity.tasks import detection
 from sensitivity.tasks.detection import detection_task, random_splits
-from sensitivity.tasks.detection_labels import LabelledImage
+from sensitivity.tasks.detection_boxes import decode_yolox
+from sensitivity.tasks.detection_labels import LabelledImage, coco_images
 from sensitivity.tasks.detection_map import average_precision, mean_average_precision, mean_average_precision_50
 
 ASSETS = os.environ.get("SENSITIVITY_ASSETS")
@@ -78,6 +80,14 @@ def test_batches_can_be_read_again_and_hold_every_image_once_in_order(images):
         assert {len(value) for value in targets.values()} == {len(inputs)}
 
 
+def test_each_image_is_read_from_disk_once(images):
+    batches = detection_task(whiteness, {"rank": images}, ["a", "b"], size=32).data["rank"]
+    first = next(iter(batches))[0]
+    for image in images:
+        image.file.unlink()
+    assert torch.equal(next(iter(batches))[0], first)
+
+
 def test_images_that_do_not_fit_in_the_cache_are_read_again_and_are_the_same(images, monkeypatch):
     kept = list(detection_task(whiteness, {"rank": images}, ["a", "b"], size=32).data["rank"])
     monkeypatch.setattr(detection, "CACHE_BYTES", 2 * 32 * 32 * 3)
@@ -104,10 +114,8 @@ def test_splits_are_disjoint_and_the_same_for_the_same_seed(images):
 
 
 def test_impossible_splits_are_refused(images):
-    with pytest.raises(TaskError, match=r"shares that sum to at most 1, got \(0\.5, 0\.5, 0\.5\)"):
-        random_splits(images, seed=0, parts=(0.5, 0.5, 0.5))
-    with pytest.raises(TaskError, match=r"Expected enough images for three splits, got 1"):
-        random_splits(images[:1], seed=0)
+    with pytest.raises(TaskError, match=r"that fit into the 4 there are, got rank 3, confirm 3"):
+        random_splits(images, sizes={"rank": 3, "confirm": 3})
     with pytest.raises(TaskError, match="Expected at least one image in each split, got none"):
         detection_task(whiteness, {"rank": []}, ["a"], size=32)
 
@@ -116,6 +124,29 @@ def test_a_model_with_other_classes_than_the_data_set_is_refused(images):
     task = detection_task(whiteness, {"rank": images}, ["a", "b", "c"], size=32)
     with pytest.raises(TaskError, match="the 3 classes that the data set names, got outputs for 2"):
         scored(task)
+
+
+def test_confidences_that_are_not_numbers_are_refused(images):
+    task = detection_task(lambda inputs: whiteness(inputs) * torch.nan, {"rank": images}, ["a", "b"], size=32)
+    with pytest.raises(TaskError, match="Expected confidences that are numbers, got NaN for sample 0"):
+        scored(task)
+
+
+@pytest.mark.skipif(not ASSETS, reason="SENSITIVITY_ASSETS is not set: YOLOX and the COCO images are not here")
+def test_a_yolox_file_without_decoding_is_judged_through_onnxruntime():
+    import onnxruntime
+
+    folder = Path(ASSETS) / "coco" / "val"
+    labels = coco_images(folder / "instances.json", folder / "images")
+    decode = partial(decode_yolox, size=416)
+    task = detection_task(None, {"rank": labels.images[:20]}, labels.names, size=416, batch=1, decode=decode)
+    session = onnxruntime.InferenceSession(Path(ASSETS) / "weights" / "yolox_nano.onnx")
+    scores = []
+    for inputs, targets in task.data["rank"]:
+        blue_first = inputs.numpy()[:, ::-1] * 255
+        outputs = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(blue_first)})
+        scores.append(task.score(outputs, targets))
+    assert 0.3 < task.aggregate(np.concatenate(scores)) < 0.5
 
 
 @pytest.fixture(scope="module")

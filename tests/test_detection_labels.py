@@ -102,7 +102,7 @@ def test_yolo_lines_that_cannot_be_read_are_named(folder, line, message):
 
 
 def test_a_missing_folder_and_missing_labels_are_told_apart(folder):
-    with pytest.raises(TaskError, match=r"Expected a folder of images at .*nowhere, got none"):
+    with pytest.raises(TaskError, match=r"Expected a folder of images at .*nowhere, got nothing there"):
         yolo_images(folder / "nowhere", folder / "labels", ["cat"])
     with pytest.raises(
         TaskError, match=r"Expected label files below .*labels for the 3 images below .*images, got none"

@@ -139,6 +139,16 @@ def test_a_box_lost_at_one_threshold_stays_free_for_the_next_detection_at_the_ot
     assert hits[0].tolist() == [0b0011111111, 0b1100000011]
 
 
+def test_of_two_boxes_overlapped_alike_the_last_is_taken_as_in_pycocotools():
+    # The first detection lies midway between the boxes; the second fits the last one, which is gone.
+    found, truth = one_image(
+        [((1, 0, 11, 10), 0.9, 0), ((2, 0, 12, 10), 0.8, 0)],
+        [((0, 0, 10, 10), 0, False), ((2, 0, 12, 10), 0, False)],
+    )
+    assert match(found, truth)[0][0].tolist() == [0b0001111111, 0b1110001111]
+    np.testing.assert_allclose(average_precision(image_scores(found, truth, 1), 1), pycocotools_ap(found, truth, 1))
+
+
 def test_a_crowd_takes_any_number_of_detections_out_of_the_count():
     inside = [((1, 1, 3, 3), 0.9, 0), ((4, 4, 6, 6), 0.8, 0), ((20, 20, 30, 30), 0.7, 0)]
     found, truth = one_image(inside, [((0, 0, 10, 10), 0, True), ((20, 20, 30, 30), 0, False)])

@@ -72,7 +72,9 @@ def float_model() -> torch.nn.Module:
 
     model = DetectionModel("yolov8n.yaml", verbose=False).fuse(verbose=False).eval()
     model.load_state_dict(torch.load(ASSETS / "weights" / "yolov8n_fused_state.pt", weights_only=True))
-    model.model[-1].export = True  # the head gives the decoded tensor without the feature maps it came from
+    head = model.model[-1]
+    head.export = True  # gives the decoded tensor alone, without the feature maps it came from
+    head.dynamic = True  # computes its anchors each time; keeping them ties an exported graph to one batch size
     return model
 
 

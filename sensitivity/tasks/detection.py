@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
-from sensitivity.records import SPLITS, Scores
+from sensitivity.records import Scores
 from sensitivity.tasks.base import Task
+from sensitivity.tasks.batches import as_numpy
+from sensitivity.tasks.classification import random_parts
 from sensitivity.tasks.detection_boxes import Detections, Floats, Suppression, decode_ultralytics, detections
 from sensitivity.tasks.detection_images import Geometry, letterbox, load_rgb, to_image
 from sensitivity.tasks.detection_labels import LabelledImage
@@ -27,6 +29,8 @@ from sensitivity.tasks.detection_map import Truth, image_scores, mean_average_pr
 
 Decode = Callable[[Any], tuple[Floats, Floats]]
 """Model outputs -> boxes float[n, anchors, 4] (x1 y1 x2 y2 in input pixels), confidences float[n, classes, anchors]."""
+
+SIZES: Mapping[str, float] = {"rank": 0.5, "confirm": 0.25, "holdout": 0.25}
 
 CACHE_BYTES = 1 << 29
 """Letterboxed images kept in memory for each split; the rest is read again on each pass."""
@@ -55,22 +59,11 @@ def detection_task(
 
 
 def random_splits(
-    images: Sequence[LabelledImage], *, seed: int, parts: tuple[float, float, float] = (0.5, 0.25, 0.25)
+    images: Sequence[LabelledImage], *, sizes: Mapping[str, float] = SIZES, seed: int = 0
 ) -> dict[str, tuple[LabelledImage, ...]]:
-    """Disjoint random splits "rank", "confirm" and "holdout"; the same for the same seed.
-
-    parts: their shares, which sum to at most 1.
-    """
-    if min(parts) <= 0 or sum(parts) > 1 + 1e-9:
-        raise TaskError(f"Expected three positive shares that sum to at most 1, got {parts}.")
-    ends = [round(len(images) * share) for share in np.cumsum([0.0, *parts])]
-    if min(np.diff(ends)) < 1:
-        raise TaskError(f"Expected enough images for three splits, got {len(images)} with shares {parts}; add images.")
-    order = np.random.default_rng(seed).permutation(len(images))
-    return {
-        name: tuple(images[at] for at in sorted(order[ends[number] : ends[number + 1]]))
-        for number, name in enumerate(SPLITS)
-    }
+    """Disjoint random splits "rank", "confirm" and "holdout"; sizes and errors as in `random_parts`."""
+    parts = random_parts(len(images), sizes, seed)
+    return {name: tuple(images[at] for at in part) for name, part in parts.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +124,7 @@ class DetectionScore:
     rule: Suppression
 
     def __call__(self, outputs: Any, targets: Mapping[str, Any]) -> Scores:
-        boxes, classes, crowd = (np.asarray(targets[name].cpu()) for name in ("boxes", "classes", "crowd"))
+        boxes, classes, crowd = (as_numpy(targets[name]) for name in ("boxes", "classes", "crowd"))
         return image_scores(self.detections(outputs, targets), Truth(boxes, classes, crowd), len(self.names))
 
     def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
@@ -142,8 +135,11 @@ class DetectionScore:
                 f"Expected the model to tell the {len(self.names)} classes that the data set names, got outputs for "
                 f"{confidences.shape[1]}; use the data set that the model was trained for, or another `decode`."
             )
+        if np.isnan(confidences.sum()):
+            bad = int(np.argwhere(np.isnan(confidences).any(axis=(1, 2)))[0, 0])
+            raise TaskError(f"Expected confidences that are numbers, got NaN for sample {bad}; check the model on it.")
         found = detections(boxes, confidences, self.rule)
-        placed = to_image(found.boxes, np.asarray(targets["geometry"].cpu()))
+        placed = to_image(found.boxes, as_numpy(targets["geometry"]))
         return Detections(placed, found.confidences, found.classes)
 
 

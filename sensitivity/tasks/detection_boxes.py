@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.tasks.batches import as_numpy
+
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
@@ -49,7 +51,7 @@ def decode_ultralytics(outputs: Any) -> tuple[Floats, Floats]:
     outputs: [n, 4 + classes, anchors], boxes as centre and size in input pixels, confidences after the sigmoid; or a
         tuple that starts with it.
     """
-    raw = as_array(outputs)
+    raw = _first(outputs)
     return _corners(raw[:, :2], raw[:, 2:4]), raw[:, 4:]
 
 
@@ -59,7 +61,7 @@ def decode_yolox(outputs: Any, size: int, strides: tuple[int, ...] = (8, 16, 32)
     outputs: [n, anchors, 5 + classes]: centre as offset from the cell and log of the size, both in strides, then
         objectness and class confidences after the sigmoid. size: side of the square input, pixels.
     """
-    raw = np.moveaxis(as_array(outputs), 2, 1)
+    raw = np.moveaxis(_first(outputs), 2, 1)
     cells, stride = _grid(size, strides)
     centre, extent = (raw[:, :2] + cells) * stride, np.exp(raw[:, 2:4]) * stride
     return _corners(centre, extent), raw[:, 4:5] * raw[:, 5:]
@@ -92,9 +94,9 @@ def nms(boxes: Floats, confidences: Floats, classes: Integers, *, iou: float, li
     boxes: float[n, 4]. confidences: float[n]; of equal ones the first comes first. classes: int[n]; only boxes of the
     same class suppress each other. A box goes when its overlap with a kept, more confident one is above `iou`.
 
-    >>> boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [40, 0, 50, 10]])
-    >>> nms(boxes, np.array([0.8, 0.9, 0.1]), np.array([3, 3, 3]), iou=0.5, limit=10)
-    array([1, 2])
+    >>> boxes = np.array([[0.0, 0, 10, 10], [1, 0, 11, 10], [40, 0, 50, 10]])
+    >>> nms(boxes, np.array([0.8, 0.9, 0.1]), np.array([3, 3, 3]), iou=0.5, limit=10).tolist()
+    [1, 2]
     """
     order = np.argsort(-confidences, kind="stable")
     kept: NDArray[np.int64] = np.empty(0, np.int64)
@@ -130,12 +132,9 @@ def areas(boxes: Floats) -> Floats:
     return area
 
 
-def as_array(outputs: Any) -> Floats:
-    """The first output as float32 numpy, whether it came from torch (any device) or from a runtime."""
-    first = outputs[0] if isinstance(outputs, tuple | list) else outputs
-    if hasattr(first, "detach"):
-        first = first.detach().float().cpu().numpy()
-    return np.asarray(first, np.float32)
+def _first(outputs: Any) -> Floats:
+    """The first output as float32."""
+    return np.asarray(as_numpy(outputs[0] if isinstance(outputs, tuple | list) else outputs), np.float32)
 
 
 def _overlaps(boxes: Floats, classes: Integers, rows: Integers, columns: Integers, iou: float) -> Bools:

@@ -69,8 +69,8 @@ def letterbox(image: Image, size: int) -> tuple[NDArray[np.uint8], Geometry]:
 def fit(width: int, height: int, size: int) -> Geometry:
     """Where ultralytics' LetterBox puts an image of this size, float64[6]; each side keeps at least one pixel.
 
-    >>> fit(640, 480, 320)
-    array([  2.,   2.,   0.,  40., 640., 480.])
+    >>> fit(640, 480, 320).tolist()
+    [2.0, 2.0, 0.0, 40.0, 640.0, 480.0]
     """
     ratio = min(size / width, size / height)
     inner = max(round(width * ratio), 1), max(round(height * ratio), 1)

@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from sensitivity.errors import TaskError
 from sensitivity.tasks.detection_images import image_size
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+from sensitivity.tasks.images import image_files
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +68,7 @@ def yolo_images(folder: Path, labels: Path, names: Sequence[str]) -> LabelledIma
     A line is `class x y width height` or `class x1 y1 x2 y2 ...` (an outline, reduced to its box), in fractions of the
     image. An image without a file holds no object; no file at all is a TaskError, as is a line that cannot be read.
     """
-    if not folder.is_dir():
-        raise TaskError(f"Expected a folder of images at {folder}, got none; check the path in your data set's file.")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = image_files(folder)
     texts = [(labels / file.relative_to(folder)).with_suffix(".txt") for file in files]
     if not any(text.is_file() for text in texts):
         raise TaskError(
