@@ -48,7 +48,7 @@ def all_images() -> Task:
 
 
 def calibrated(calib: ImageBatches) -> torch.nn.Module:
-    """INT8: weights per channel, activations per tensor, ranges by largest value. 28 layers: 27 convolutions and `fc`."""
+    """INT8: weights per channel, activations per tensor, max ranges. 28 layers: 27 convolutions and `fc`."""
 
     def run(model: torch.nn.Module) -> None:
         for inputs, _ in calib:
