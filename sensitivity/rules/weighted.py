@@ -12,7 +12,7 @@ from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
 from sensitivity.rules.paths import QDQ, attribute, name_of, pair_before
-from sensitivity.rules.targets import TARGETS, TENSORRT
+from sensitivity.rules.targets import TENSORRT
 
 PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ layer-placement recommendations"
 
@@ -21,7 +21,7 @@ PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ 
     "SQ301",
     "one-input-quantized",
     "warning",
-    TARGETS,
+    (*TENSORRT, "openvino"),
     why="A convolution or matrix product runs in INT8 only if both its activation and its weight are quantized; "
     "with one of them it pays the rounding and runs in float.",
     fix="Quantize both inputs, or neither.",
@@ -69,12 +69,12 @@ def bias_quantized(subject: Subject) -> Iterator[Hit]:
     "SQ303",
     "weight-path-broken",
     "warning",
-    TARGETS,
-    why="Between the stored weight and its operation there may be a Q/DQ pair (or a DQ) and nothing else: any "
-    "other node there hides the pattern from the passes that look for it, and the weight may be computed in "
-    "float at run time.",
+    TENSORRT,
+    why="Between the stored weight and its operation there may be a Q/DQ pair (or a DQ) and nothing else: any other "
+    "node there hides the pattern from the passes that look for it, and the weight may be computed in float at run "
+    "time. ONNX Runtime alone folds a Transpose there away.",
     fix="Store the weight in the layout that the operation reads, then Q -> DQ -> operation.",
-    source=PLACEMENT + "; ONNX Runtime, QDQ node-group selectors: DQ directly before the operation",
+    source=PLACEMENT + "; ONNX Runtime 1.31: read from its optimized graph",
     bad=Example(pair("x") + WEIGHT + "wt = Transpose <perm = [0, 1, 3, 2]> (wd)\n" + conv(weight="wt")),
     good=CANONICAL,
 )
