@@ -1,9 +1,9 @@
 """Each verb as one function: settings in, records out, files in the run directory.
 
-    from sensitivity import api
-    from sensitivity.config import RunSettings
+from sensitivity import api
+from sensitivity.config import RunSettings
 
-    plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
+plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sensitivity.bench.environment import environment
+from sensitivity.bench.environment import environment, usable_cores
 from sensitivity.config import (
     BenchChoices,
     BenchSettings,
@@ -29,10 +29,12 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import SensitivityError
-from sensitivity.export import Verification
+from sensitivity.errors import TaskError
+from sensitivity.export.facts import facts
+from sensitivity.export.verification import Verification
 from sensitivity.records import SPLITS, BenchResult, Mode, Plan
 from sensitivity.registry import load
+from sensitivity.reporting.data import ReportData
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.choose import choose_plan
 from sensitivity.scan.progress import Progress, silent
@@ -41,6 +43,8 @@ from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.session import Session, open_session
 
 WARMUP_ROUNDS = 10
+METRIC_BATCHES = 6
+"""Of each split at most, for the metric of the exported files."""
 
 
 def run(settings: RunSettings, progress: Progress = silent) -> Plan:
@@ -88,7 +92,7 @@ def report(settings: ReportSettings) -> Path:
     from sensitivity.reporting.html import write_report
 
     run_dir = RunDir(settings.directory)
-    write_report(_report_data(run_dir), run_dir.path)
+    write_report(report_data(run_dir.path), run_dir.path)
     return run_dir.path / "report.html"
 
 
@@ -129,17 +133,53 @@ def _plan(session: Session, settings: PlanChoices, command: str, mode: Mode) -> 
 
 
 def _export(session: Session, chosen: Plan, command: str) -> Verification:
-    from sensitivity.export.torch_model import export_files, verify
+    from sensitivity.export.torch_model import export_files
+    from sensitivity.export.verify import verify
 
     if session.example is None:
-        raise SensitivityError("Expected the task to have example_inputs for export, got None; add one batch of inputs to the EvaluateTask.")
-    run_dir = session.run_dir
+        raise TaskError(
+            "Expected the task to have example_inputs for export, got None; add one batch of inputs to the EvaluateTask."
+        )
+    task, source, units, run_dir = session.task, session.source, session.units, session.run_dir
     with _noted(run_dir, "export", command, session):
-        raise NotImplementedError
+        fingerprint = source.fingerprint()
+        files = export_files(source, session.example, units, chosen.skip, run_dir.path, fingerprint=fingerprint)
+        verification = verify(
+            source,
+            files,
+            session.example,
+            units,
+            chosen.skip,
+            batches=session.some_batches(METRIC_BATCHES),
+            score=task.score,
+            aggregate=task.aggregate,
+            full_scale=task.full_scale,
+        )
+        run_dir.write("export.json", verification)
+    return verification
 
 
 def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress) -> BenchResult:
-    raise NotImplementedError
+    from sensitivity.bench.inputs import random_inputs
+    from sensitivity.bench.protocol import bench_files
+    from sensitivity.bench.verdict import verdict
+
+    files = run_dir.models()
+    runtime = load("runtimes", settings.runtime)()
+    inputs = random_inputs(files["float"])
+    with _noted(run_dir, "bench", command), progress("bench", settings.rounds) as advance:
+        timings = bench_files(
+            files,
+            runtime,
+            inputs,
+            threads=settings.threads or usable_cores(),
+            rounds=settings.rounds,
+            warmup=WARMUP_ROUNDS,
+            progress=lambda done, rounds: advance(1, len(files)),
+        )
+        result = BenchResult(timings, tuple(verdict(timings)), environment())
+        run_dir.write("bench.json", result)
+    return result
 
 
 def _info(session: Session, mode: Mode, settings: Any) -> RunInfo:
@@ -175,5 +215,34 @@ def _noted(run_dir: RunDir, verb: str, command: str, session: Session | None = N
     run_dir.write("run.json", info)
 
 
-def _report_data(run_dir: RunDir) -> Any:
-    raise NotImplementedError
+def report_data(directory: Path) -> ReportData:
+    """What the report of a run directory shows: the steps that have been done in it. Raises RunDirError."""
+    run_dir = RunDir(directory)
+    info = run_dir.info()
+    scanned = run_dir.read_if_there("scan.json", Scan)
+    exported = run_dir.read_if_there("export.json", Verification)
+    timed = run_dir.read_if_there("bench.json", BenchResult)
+    return ReportData(
+        title=f"{info.task.rpartition('/')[2]} in INT8",
+        metric=info.metric,
+        full_scale=info.full_scale,
+        mode=info.mode,
+        command="\n".join(dict.fromkeys(info.commands.values())),
+        settings=info.settings | _spent(info),
+        baselines=scanned.baselines if scanned else {},
+        effects=scanned.effects if scanned else (),
+        units=info.units,
+        plan=run_dir.read_if_there("plan.json", Plan),
+        timings=timed.timings if timed else (),
+        bench_sentences=timed.sentences if timed else (),
+        environment=timed.environment if timed else info.environment,
+        verification=facts(exported) if exported else None,
+        warnings=info.warnings,
+    )
+
+
+def _spent(info: RunInfo) -> dict[str, str]:
+    """What the numbers cost, for the report."""
+    simulator = {"simulator": f"{info.simulator['name']}: {info.simulator['reason']}"} if info.simulator else {}
+    seconds = ", ".join(f"{verb} {value:.1f} s" for verb, value in info.seconds.items())
+    return {"samples forwarded": str(info.samples), "time": seconds} | simulator

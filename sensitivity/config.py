@@ -114,10 +114,9 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
 
 
 def shown(settings: Any) -> dict[str, str]:
-    """Settings as text for reports: name -> value, in the order of the fields."""
-    return {field.name.replace("_", "-"): str(getattr(settings, field.name)) for field in fields(settings)}
-
-
+    """Settings as text for reports: name -> value, in the order of the fields; those that are not set are left out."""
+    values = {item.name.replace("_", "-"): getattr(settings, item.name) for item in fields(settings)}
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def command_line(verb: str, settings: Any) -> str:

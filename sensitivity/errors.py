@@ -61,5 +61,9 @@ def unknown_name(what: str, got: str, known: Iterable[str]) -> NamesError:
     """The error for a name that matches nothing, with the closest names that exist."""
     names = sorted(known)
     close = difflib.get_close_matches(got, names, n=3, cutoff=0.4)
-    hint = f"Close names: {', '.join(close)}." if close else f"Known: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+    hint = (
+        f"Close names: {', '.join(close)}."
+        if close
+        else f"Known: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+    )
     return NamesError(f"Expected {what} to match exactly one of {len(names)} names, got {got!r}. {hint}")

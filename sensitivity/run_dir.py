@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -13,6 +13,8 @@ from sensitivity.files import write_whole
 from sensitivity.records import Mode, Plan, Quantizer, Unit
 
 Record = TypeVar("Record")
+Exported = Literal["float", "fp16", "int8", "partial"]
+EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 
 
 @dataclass(frozen=True)
@@ -53,9 +55,14 @@ class RunDir:
     def plan(self) -> Plan:
         return self.read("plan.json", Plan, "sensitivity plan")
 
-    def model(self, variant: str) -> Path:
-        """The exported file of a variant: "float", "int8" or "partial"."""
-        return self.path / f"model.{variant}.onnx"
+    def models(self) -> dict[Exported, Path]:
+        """The exported files that are there, by variant. Raises RunDirError where the float one is missing."""
+        files = {variant: self.path / f"model.{variant}.onnx" for variant in EXPORTED}
+        if not files["float"].exists():
+            raise RunDirError(
+                f"Expected {files['float']} to exist, got nothing there; make it with: sensitivity export {self.path}"
+            )
+        return {variant: file for variant, file in files.items() if file.exists()}
 
     def read(self, name: str, kind: type[Record], verb: str) -> Record:
         """A record from its file. Raises RunDirError that says which verb makes it."""
@@ -65,7 +72,13 @@ class RunDir:
         try:
             return msgspec.json.decode(file.read_bytes(), type=kind)
         except msgspec.MsgspecError as error:
-            raise RunDirError(f"Expected {file} to be as it was written, got {error}; make it again with: {verb} {self.path}") from error
+            raise RunDirError(
+                f"Expected {file} to be as it was written, got {error}; make it again with: {verb} {self.path}"
+            ) from error
+
+    def read_if_there(self, name: str, kind: type[Record]) -> Record | None:
+        """A record from its file; None where that step has not been done."""
+        return self.read(name, kind, "sensitivity run TASK --out") if (self.path / name).exists() else None
 
     def write(self, name: str, record: Any) -> None:
         """A record to its file, whole or not at all."""

@@ -6,6 +6,7 @@ import importlib.metadata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ NO_INTERVALS = (
     "The task has only evaluate(model): no per-sample scores, so no intervals and no ties; "
     "each variant costs a whole evaluation. Return a Task with score() to get them."
 )
-NOT_HELD_OUT = "The task has no holdout evaluation: the reported accuracy is on data that chose the plan, and too kind to it."
+NOT_HELD_OUT = (
+    "The task has no holdout evaluation: the reported accuracy is on data that chose the plan, and too kind to it."
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,22 @@ class Session:
     measurer: Measurer
     example: Any
     warnings: tuple[str, ...]
+
+    def some_batches(self, most: int) -> SomeBatches | None:
+        """Up to `most` batches of each split; None for a task that has no samples."""
+        has_samples = not callable(next(iter(self.task.data["rank"]))[0])
+        return SomeBatches(self.task, most) if has_samples else None
+
+
+@dataclass(frozen=True)
+class SomeBatches:
+    """Batches from the start of each split, read anew each time they are iterated over."""
+
+    task: Task
+    most: int
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return chain.from_iterable(islice(self.task.data[split], self.most) for split in SPLITS)
 
 
 @contextmanager
@@ -77,14 +96,20 @@ def quantized_model(model: Any) -> QuantizedModel:
             found: QuantizedModel = adapter(model)
             if found.quantizers:
                 return found
-            raise ModelError(f"Expected a calibrated model with enabled quantizers, got a {name} model with none enabled; quantize and calibrate it first.")
+            raise ModelError(
+                f"Expected a calibrated model with enabled quantizers, got a {name} model with none enabled; quantize and calibrate it first."
+            )
     known = ", ".join(FAMILIES["quantizers"])
-    raise ModelError(f"Expected a model with quantizers of {known}, got {type(model).__name__} without any; quantize and calibrate it first.")
+    raise ModelError(
+        f"Expected a model with quantizers of {known}, got {type(model).__name__} without any; quantize and calibrate it first."
+    )
 
 
 def with_batches(task: EvaluateTask) -> Task:
     """The same as a Task: each split is one batch whose input is the evaluation, and whose output is its score."""
-    data = {split: [(getattr(task, "evaluate" if split == "rank" else split) or task.evaluate, None)] for split in SPLITS}
+    data = {
+        split: [(getattr(task, "evaluate" if split == "rank" else split) or task.evaluate, None)] for split in SPLITS
+    }
     return Task(task.model, data, lambda output, _: [output], metric=task.metric, full_scale=task.full_scale)
 
 
@@ -104,7 +129,7 @@ def head_of(task: Task, source: QuantizedModel, reference: str) -> Head:
 def _split_head(task: Task, split: str) -> dict[str, Any]:
     batches = task.data[split]
     inputs, targets = next(iter(batches))
-    return {"batches": len(batches), "first": batch_digest(inputs, targets)}  # type: ignore[arg-type]
+    return {"batches": len(batches), "first": batch_digest(inputs, targets)}
 
 
 def _version(package: str) -> str | None:

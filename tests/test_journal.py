@@ -52,7 +52,9 @@ def test_a_journal_cut_at_any_byte_opens_and_goes_on(cut: int, tmp_path_factory:
 
 def test_a_journal_of_another_model_is_refused_with_the_difference_named(tmp_path: Path) -> None:
     fill(tmp_path / "j")
-    with pytest.raises(JournalMismatch, match=r'got another: data.rank.batches was 2, is 3; model was "ab12", is "cd34"'):
+    with pytest.raises(
+        JournalMismatch, match=r'got another: data.rank.batches was 2, is 3; model was "ab12", is "cd34"'
+    ):
         open_journal(tmp_path / "j", {"model": "cd34", "data": {"rank": {"batches": 3}}}, resume=True)
 
 

@@ -36,7 +36,9 @@ def fake_task(score: Callable[[Any, Any], Any] = lambda outputs, _: outputs, **c
     return Task(**{"model": FakeModel(HARM), "data": data, "score": score} | changes)
 
 
-def run_scan(task: Task, path: Path, mode: str = "disable", resume: bool = True) -> tuple[Scan, FakeSimulator, Measurer]:
+def run_scan(
+    task: Task, path: Path, mode: str = "disable", resume: bool = True
+) -> tuple[Scan, FakeSimulator, Measurer]:
     simulator = FakeSimulator(task.model)
     with open_journal(path, {"model": "fake"}, resume=resume) as journal:
         measurer = Measurer(task, lambda: simulator, journal)

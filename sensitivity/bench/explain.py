@@ -17,6 +17,7 @@ ADVICE = {
     "float neighbour": "Quantize the layer between, or leave its INT8 neighbours unquantized too, "
     "so that fewer boundaries remain",
     "layout": "The runtime chose these layouts; fewer changes of precision nearby make such copies rarer",
+    "scales": "Give the inputs of one concat, and the readers of one tensor, one scale",
     "input": "Feed the engine INT8 or FP16 inputs if this matters",
     "output": "Take the output in the engine's own type if this matters",
     "unfused": "Lower the file for this runtime with 'sensitivity export --for', or leave those layers unquantized",
@@ -26,6 +27,7 @@ WORDS = {
     "residual": "On residual adds that are not quantized",
     "float neighbour": "Beside layers that run in float",
     "layout": "Between two layouts of one type",
+    "scales": "Between two scales of one type",
     "input": "At the network's input",
     "output": "At the network's output",
     "unfused": "Q and DQ of the file that were not fused into a layer",
@@ -142,7 +144,7 @@ def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
     mixed = [step for step in _unique([*between, *graph.readers[ports[0].tensor]]) if step.name in graph.mixed]
     floats = [step for step in between if step.precision in FLOATS]
     if source and targets and ports[0].precision == ports[1].precision:
-        return Reformat(run, "layout", _shorts(between))
+        return Reformat(run, "scales" if run.origin == "qdq" else "layout", _shorts(between))
     if mixed:
         return Reformat(run, "residual", _shorts(mixed))
     if not source or not targets:

@@ -16,7 +16,8 @@ def command(settings: ExportSettings) -> None:
 
     from sensitivity import api
     from sensitivity.cli.progress import bar
+    from sensitivity.export.facts import facts
 
     verification = api.export(settings, bar)
-    for sentence in verification.sentences:
-        click.echo(sentence)
+    for file, fact in facts(verification).items():
+        click.echo(f"{file}: {fact}")

@@ -44,7 +44,7 @@ class Verbs(click.Group):
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sensitivity.__version__)
 def group() -> None:
-    """Which layers of a calibrated network stay out of INT8: measured, planned, exported and proved.
+    r"""Which layers of a calibrated network stay out of INT8: measured, planned, exported and proved.
 
     \b
     Start with:  sensitivity run my_task.py:task --max-drop 1pt

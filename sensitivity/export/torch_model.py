@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
 import sensitivity
-from sensitivity.errors import WriteError, unknown_name
+from sensitivity.errors import unknown_name
+from sensitivity.export.ranges import activation_ranges, keep_ranges
+from sensitivity.files import write_whole
 from sensitivity.onnx_graph.marks import module_outputs
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight
@@ -32,11 +33,13 @@ def export_files(
     out: Path,
     *,
     fingerprint: str,
+    calibration: Iterable[Any] | None = None,
 ) -> dict[str, Path]:
     """Write model.float.onnx, model.int8.onnx and model.partial.onnx into `out`, and return them by variant.
 
     example_inputs: one batch, as the model takes it: a tensor, a tuple or a dict of tensors, first axis the sample.
     skip: names of units left unquantized in the partial file. fingerprint: of the run, kept in the files.
+    calibration: batches of inputs for the ranges that lowerings need; None for the example batch.
     The files are not verified yet: see `verify`. Raises NamesError for a name in `skip` that is no unit, ExportError
     where the model cannot be exported, WriteError where a file cannot be written.
     """
@@ -48,13 +51,15 @@ def export_files(
     traced = trace(source, example_inputs)
     grids = {quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers}
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
-    files = {}
-    for variant, name in FILES.items():
+    models = {}
+    for variant in FILES:
         kept = {quantizer: grid for quantizer, grid in grids.items() if quantizer not in disabled[variant]}
-        model = canonical(traced, kept, weights, layers)
-        model.metadata_props.update(_metadata(variant, units, disabled[variant], fingerprint))
-        files[variant] = save(model, Path(out) / name)
-    return files
+        models[variant] = canonical(traced, kept, weights, layers)
+        models[variant].metadata_props.update(_metadata(variant, units, disabled[variant], fingerprint))
+    ranges = activation_ranges(models["int8"], [example_inputs] if calibration is None else calibration)
+    for variant in ("int8", "partial"):
+        keep_ranges(models[variant], ranges)
+    return {variant: save(models[variant], Path(out) / name) for variant, name in FILES.items()}
 
 
 def disabled_by_variant(
@@ -106,16 +111,6 @@ def _metadata(variant: str, units: Sequence[Unit], disabled: Collection[str], fi
 
 
 def save(model: ir.Model, path: Path) -> Path:
-    """Write under a temporary name and move, so that a file is whole or not there. Raises WriteError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = ir.to_proto(model).SerializeToString()
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise WriteError(
-            f"Expected to write {path}, got: {error.strerror or error}; free space or choose another folder with --out."
-        ) from error
+    """Write the file whole or not at all. Raises WriteError."""
+    write_whole(path, ir.to_proto(model).SerializeToString())
     return path

@@ -12,6 +12,7 @@ model, data set or configuration is refused with the difference named.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import zlib
@@ -45,7 +46,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.close()
 
     @property
@@ -108,10 +111,8 @@ def write_line(file: BinaryIO, path: Path, record: Mapping[str, Any]) -> None:
         file.flush()
     except OSError as error:
         # A full disk can refuse even this; the torn line is then cut off by the next open.
-        try:
+        with contextlib.suppress(OSError):
             file.truncate(end)
-        except OSError:
-            pass
         raise WriteError(
             f"Expected to append to {path}, got {error.strerror or error}; what was measured before is kept: "
             "free some space and go on with --resume."
@@ -128,7 +129,9 @@ def open_journal(path: Path, head: Head, *, resume: bool) -> Journal:
     head = json.loads(json.dumps(head))
     lines = read_lines(path) if path.exists() else []
     if lines and not resume:
-        raise RunDirError(f"Expected {path.parent} to be a new run, got a journal of an earlier one; add --resume to go on with it, or choose another --out.")
+        raise RunDirError(
+            f"Expected {path.parent} to be a new run, got a journal of an earlier one; add --resume to go on with it, or choose another --out."
+        )
     if lines:
         check_head(path, lines[0], head)
     try:
@@ -136,7 +139,9 @@ def open_journal(path: Path, head: Head, *, resume: bool) -> Journal:
         # Unbuffered, so that a failed write leaves nothing behind that `close` would write again.
         file = path.open("ab", buffering=0)
     except OSError as error:
-        raise WriteError(f"Expected to write to {path}, got {error.strerror or error}; choose another --out.") from error
+        raise WriteError(
+            f"Expected to write to {path}, got {error.strerror or error}; choose another --out."
+        ) from error
     journal = Journal(path, head, file)
     if not lines:
         file.truncate(0)
@@ -157,13 +162,17 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         try:
             records.append(json.loads(line))
         except ValueError as error:
-            raise RunDirError(f"Expected JSON in line {number} of {path}, got damage; choose another --out and start again.") from error
+            raise RunDirError(
+                f"Expected JSON in line {number} of {path}, got damage; choose another --out and start again."
+            ) from error
     return records
 
 
 def check_head(path: Path, first: Mapping[str, Any], head: Head) -> None:
     if first.get("op") != "open" or first.get("schema") != SCHEMA:
-        raise RunDirError(f"Expected a journal of schema {SCHEMA} in {path}, got {first.get('schema')!r}; choose another --out.")
+        raise RunDirError(
+            f"Expected a journal of schema {SCHEMA} in {path}, got {first.get('schema')!r}; choose another --out."
+        )
     different = differences(first["head"], head)
     if different:
         raise JournalMismatch(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sensitivity.reporting.files import write_text
+from sensitivity.files import write_whole
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -14,4 +14,4 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
     The same table gives the same bytes. Raises WriteError; what was at `path` before is then still there.
     """
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    write_whole(path, table.to_csv(index=False, lineterminator="\n").encode())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import sensitivity
+from sensitivity.files import write_whole
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.figures import path_figure, rows_figure, svg
-from sensitivity.reporting.files import write_text
 from sensitivity.reporting.formats import samples
 from sensitivity.reporting.page import plan_chart, render, row_charts
 
@@ -26,8 +26,8 @@ def write_report(data: ReportData, out: Path) -> None:
         made = (
             f"{data.title}. Made by sensitivity {sensitivity.__version__} with: {'; '.join(data.command.splitlines())}"
         )
-        write_text(out / "figures" / f"{name}.svg", svg(figure, made))
-    write_text(out / "report.html", render(data))
+        write_whole(out / "figures" / f"{name}.svg", svg(figure, made).encode())
+    write_whole(out / "report.html", render(data).encode())
 
 
 def _titles(data: ReportData) -> dict[str, str]:

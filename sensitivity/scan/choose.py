@@ -59,9 +59,7 @@ def _metric(
         return estimate(scores, measurer.task.aggregate)
 
     drop = gain(held, held_float, measurer.task.aggregate)
-    return PlanMetric(
-        measurer.task.metric, one(float_), one(quantized), one(confirm), one(held), one(held_float), drop
-    )
+    return PlanMetric(measurer.task.metric, one(float_), one(quantized), one(confirm), one(held), one(held_float), drop)
 
 
 def _reason(choice: Choice, floor: float, float_metric: float) -> str:

@@ -37,7 +37,7 @@ class Measurer:
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
         """Per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the order of `variants`."""
         data = self.task.data[split]
-        count = len(data)  # type: ignore[arg-type]  # load_task has checked that it has a length
+        count = len(data)
         missing = [
             [v for v in _distinct(variants) if self.journal.scores(v, split, batch) is None] for batch in range(count)
         ]
@@ -52,10 +52,12 @@ class Measurer:
         """The task's metric of these scores. Raises TaskError if it raises or is not finite."""
         try:
             value = float(self.task.aggregate(scores))
-        except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        except Exception as error:
             raise user_error("task.aggregate", "", error) from error
         if not np.isfinite(value):
-            raise TaskError(f"Expected task.aggregate to return a finite number, got {value}; check it on scores of shape {scores.shape}.")
+            raise TaskError(
+                f"Expected task.aggregate to return a finite number, got {value}; check it on scores of shape {scores.shape}."
+            )
         return value
 
     def _measure(self, missing: list[list[Variant]], split: str, what: str) -> None:
@@ -63,7 +65,9 @@ class Measurer:
         with self.progress(what, total) as advance:
             for batch, (inputs, targets) in enumerate(self.task.data[split]):
                 if batch >= len(missing):
-                    raise TaskError(f"Expected split {split!r} to hold {len(missing)} batches as its len() says, got more; make len() and iteration agree.")
+                    raise TaskError(
+                        f"Expected split {split!r} to hold {len(missing)} batches as its len() says, got more; make len() and iteration agree."
+                    )
                 if missing[batch]:
                     before = self.samples
                     self._measure_batch(missing[batch], split, batch, inputs, targets)
@@ -84,7 +88,9 @@ class Measurer:
     def _known(self, variant: Variant, split: str, batch: int) -> Scores:
         scores = self.journal.scores(variant, split, batch)
         if scores is None:
-            raise TaskError(f"Expected split {split!r} to hold as many batches as its len() says, got only {batch}; make len() and iteration agree.")
+            raise TaskError(
+                f"Expected split {split!r} to hold as many batches as its len() says, got only {batch}; make len() and iteration agree."
+            )
         return scores
 
     @property
@@ -98,14 +104,18 @@ def checked_scores(task: Task, output: Any, targets: Any, size: int, where: str)
     """The task's scores of one batch, float64. Raises TaskError if the user's function fails or returns anything else."""
     try:
         scores = np.asarray(task.score(output, targets), dtype=np.float64)
-    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+    except Exception as error:
         raise user_error("task.score", where, error) from error
     if scores.ndim == 0 or len(scores) != size:
         got = "a single number" if scores.ndim == 0 else f"{len(scores)} scores"
-        raise TaskError(f"Expected task.score to return one score for each of the {size} samples{where}, got {got}; return an array whose first axis is the sample.")
+        raise TaskError(
+            f"Expected task.score to return one score for each of the {size} samples{where}, got {got}; return an array whose first axis is the sample."
+        )
     if not np.isfinite(scores).all():
         bad = int(np.argwhere(~np.isfinite(scores))[0][0])
-        raise TaskError(f"Expected task.score to return finite scores{where}, got {scores[bad]} for sample {bad}; check the metric on this sample.")
+        raise TaskError(
+            f"Expected task.score to return finite scores{where}, got {scores[bad]} for sample {bad}; check the metric on this sample."
+        )
     return scores
 
 
@@ -114,7 +124,9 @@ def user_error(what: str, where: str, error: Exception) -> SensitivityError:
     if isinstance(error, SensitivityError):
         return error
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return TaskError(f"Expected {what} to return{where}, got {type(error).__name__}: {error} ({frame.filename}:{frame.lineno}).")
+    return TaskError(
+        f"Expected {what} to return{where}, got {type(error).__name__}: {error} ({frame.filename}:{frame.lineno})."
+    )
 
 
 def _distinct(variants: Sequence[Variant]) -> list[Variant]:

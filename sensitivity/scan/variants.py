@@ -13,7 +13,12 @@ BASELINES = ("float", "quantized", "weights only", "activations only")
 def baselines(quantizers: Sequence[Quantizer]) -> dict[str, Variant]:
     every = frozenset(quantizer.name for quantizer in quantizers)
     weights = frozenset(quantizer.name for quantizer in quantizers if quantizer.role == "weight")
-    disabled = {"float": every, "quantized": frozenset[str](), "weights only": every - weights, "activations only": weights}
+    disabled = {
+        "float": every,
+        "quantized": frozenset[str](),
+        "weights only": every - weights,
+        "activations only": weights,
+    }
     return {name: Variant(name, disabled[name]) for name in BASELINES}
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from sensitivity.records import Scores
 
-Batches = Iterable[tuple[Any, Any]]
-"""Batches of (inputs, targets): iterable again and again in the same order, with `len()` (a list, a DataLoader
-without shuffling). The first axis of every tensor is the sample."""
+
+class Batches(Protocol):
+    """Batches of (inputs, targets), such as a list or a DataLoader without shuffling: iterable again and again in the
+    same order. The first axis of every tensor is the sample."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]: ...
 
 
 def mean(scores: Scores) -> float:
@@ -40,7 +45,6 @@ class Task:
     aggregate: Callable[[Scores], float] = mean
     metric: str = "accuracy"
     full_scale: float = 1.0
-    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def detection_task(
     data = {name: ImageBatches(images, size=size, batch=batch) for name, images in splits.items()}
     score = DetectionScore(tuple(names), decode, rule or Suppression())
     aggregate = partial(mean_average_precision, classes=len(names))
-    return Task(model, data, score, aggregate, metric="mAP50-95", notes={"input": f"{size}x{size} letterboxed"})
+    return Task(model, data, score, aggregate, metric="mAP50-95")
 
 
 def random_splits(

@@ -27,7 +27,7 @@ class FakeModel:
         self.model = self
         self.off: frozenset[str] = frozenset()
         self.quantizers = tuple(
-            Quantizer(f"{layer}.{role}_quantizer", layer, role, 8, 0 if role == "weight" else None)  # type: ignore[arg-type]
+            Quantizer(f"{layer}.{role}_quantizer", layer, role, 8, 0 if role == "weight" else None)
             for layer in harm
             for role in ("input", "weight")
         )
