@@ -53,11 +53,13 @@ def test_a_step_that_only_quantizes_does_not_count_as_running_the_layer() -> Non
         ([INPUT, CONV, step("D", "int8", ["a:int8"], "a16:fp16", 1, "qdq"), FLOAT], "float neighbour", ("pool",)),
         ([CONV, step("R", "int8", ["a:int8"], "r:int8", 1, "reformat"), step("conv2", "int8", ["r:int8"], "c:int8")],
          "layout", ("conv1", "conv2")),
+        ([CONV, step("Q", "int8", ["a:int8"], "r:int8", 1, "qdq"), step("concat", "int8", ["r:int8"], "c:int8")],
+         "scales", ("conv1", "concat")),
         ([CONV, step("add", "int8", ["a:int8", "skip:fp16"], "s:fp16"),
           step("Q", "fp16", ["s:fp16"], "s8:int8", 1, "qdq"), step("conv2", "int8", ["s8:int8"], "c:int8")],
          "residual", ("add",)),
     ],
-    ids=["input", "output", "float-neighbour", "layout", "residual"],
+    ids=["input", "output", "float-neighbour", "layout", "scales", "residual"],
 )  # fmt: skip
 def test_the_cause_of_a_reformat_follows_from_its_neighbours(
     runs: list[LayerRun], cause: str, beside: tuple[str, ...]

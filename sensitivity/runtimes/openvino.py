@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from sensitivity.runtimes.onnx_names import OnnxNames, onnx_names
 PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
 HINT = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
-NOT_STEPS = frozenset({"Input", "Const", "Output"})
 ADDED_BY_OPENVINO = ("/WithoutBiases", "_original", "/fq_input_0", "/fq_weights_1")
 
 
@@ -105,33 +105,39 @@ def _compile(file: Path, settings: dict[str, Any]) -> Any:
 
 
 def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
-    """The executed nodes of a runtime graph, in its order; weights and constants are left out of their inputs."""
+    """The executed nodes of a runtime graph, in its order, without what is computed from constants alone."""
     info = {
         node.get_friendly_name(): {key: _text(value) for key, value in node.get_rt_info().items()} for node in nodes
     }
+    constants: set[str] = set()  # also a bias behind a Reshape: it is no activation
+    same: dict[str, str] = {}  # a step that is not executed works in place: its output is its input
     steps = []
     for node in nodes:
-        name = node.get_friendly_name()
-        about = info[name]
-        if about["layerType"] in NOT_STEPS or not about["execTimeMcs"].isdigit():
-            continue
+        name, about = node.get_friendly_name(), info[node.get_friendly_name()]
         sources = [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()]
-        reads = [source for source in sources if info[source]["layerType"] != "Const"]
-        steps.append(_step(name, about, tuple(_port(source, info[source]) for source in reads), names))
+        reads = [same.get(source, source) for source in sources if source not in constants]
+        if about["layerType"] == "Const" or (sources and not reads):
+            constants.add(name)
+        elif not sources or about["layerType"] == "Output":
+            continue
+        elif about["execTimeMcs"].isdigit() or len(reads) > 1:  # a Concat may work in place, too
+            steps.append(_step(name, about, tuple(_port(source, info[source]) for source in reads), names))
+        else:
+            same[name] = reads[0]
     return tuple(steps)
 
 
 def _step(name: str, about: dict[str, str], inputs: tuple[Port, ...], names: OnnxNames) -> LayerRun:
-    onnx = names.known(_without_additions(part) for part in about["originalLayersNames"].split(","))
-    quantizes = all(names.by_name[node].op in QDQ_OPS for node in onnx)
+    onnx = names.known(_in_file(part, names) for part in about["originalLayersNames"].split(","))
+    quantizes = bool(onnx) and all(names.by_name[node].op in QDQ_OPS for node in onnx)
     added = about["layerType"] in ("Reorder", "Convert") and not onnx
     return LayerRun(
         name=name,
         op=about["layerType"],
         precision=PRECISION.get(about["runtimePrecision"], about["runtimePrecision"]),
-        ms=int(about["execTimeMcs"]) / 1000,
+        ms=int(about["execTimeMcs"]) / 1000 if about["execTimeMcs"].isdigit() else 0.0,
         onnx=onnx,
-        origin="reformat" if added else "qdq" if onnx and quantizes else None,
+        origin="reformat" if added else "qdq" if quantizes else None,
         inputs=inputs,
         outputs=(_port(name, about),),
     )
@@ -142,10 +148,11 @@ def _port(name: str, about: dict[str, str]) -> Port:
     return Port(name, PRECISION.get(made, made), about["outputLayouts"].split(",")[0])
 
 
-def _without_additions(name: str) -> str:
+def _in_file(name: str, names: OnnxNames) -> str:
+    """OpenVINO's name as the file has it: it adds endings to nodes that it splits, and numbers to those it copies."""
     for suffix in ADDED_BY_OPENVINO:
         name = name.removesuffix(suffix)
-    return name
+    return name if names.find(name) else re.sub(r"_\d+$", "", name)
 
 
 def _text(value: Any) -> str:

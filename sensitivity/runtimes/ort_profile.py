@@ -13,7 +13,7 @@ from sensitivity.runtimes.onnx_names import OnnxNames
 PRECISION = {"float": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8", "double": "fp64"}
 QDQ_OPS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 REFORMAT_OPS = frozenset({"ReorderInput", "ReorderOutput", "Transpose", "Cast"})
-MADE_BY_FUSION = re.compile(r"(_token_\d+|_nchwc|_quant|_fused)+$")
+MADE_BY_FUSION = re.compile(r"(_token_\d+|_nchwc|_quant|_fused|/\w+Fusion/?)+$")
 
 
 def layer_runs(events: Iterable[Mapping[str, Any]], names: OnnxNames, *, skip: int = 0) -> tuple[LayerRun, ...]:
@@ -34,7 +34,7 @@ def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip:
     source = MADE_BY_FUSION.sub("", name)
     node = names.weighted_at_or_before(source) if "Conv" in op or "Gemm" in op or "MatMul" in op else names.find(source)
     added = node is None or (op in REFORMAT_OPS and node.op != op)
-    took, made = _types(args["input_type_shape"]), _types(args["output_type_shape"])
+    took, made = _tensors(args["input_type_shape"]), _tensors(args["output_type_shape"])
     return LayerRun(
         name=name,
         op=op,
@@ -47,5 +47,6 @@ def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip:
     )
 
 
-def _types(shapes: Iterable[Mapping[str, Any]]) -> list[str]:
-    return [PRECISION.get(kind, kind) for item in shapes for kind in item]
+def _tensors(shapes: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Precisions of what is no scalar: QLinearConcat, for one, takes its scales before its tensors."""
+    return [PRECISION.get(kind, kind) for item in shapes for kind, shape in item.items() if shape]
