@@ -57,12 +57,12 @@ FILES = {"float": Path("f.onnx"), "int8": Path("q.onnx")}
 X = {"x": np.zeros((4, 3))}
 
 
-def row(variant: str, ratio: Estimate, median_ms: float = 10.0, runtime: str = "onnxruntime") -> Timing:
+def row(variant: str, ratio: Estimate, median_ms: float = 10.0, precision: str = "fp32") -> Timing:
     return Timing(
         file=f"model.{variant}.onnx",
         variant=variant,  # type: ignore[arg-type]
-        runtime=runtime,
-        precision="fp32",
+        runtime="onnxruntime",
+        precision=precision,
         batch=1,
         threads=2,
         n=50,
@@ -220,8 +220,15 @@ def test_an_interval_that_holds_one_is_no_difference() -> None:
 
 
 def test_a_plan_slower_than_fp16_is_called_so() -> None:
-    rows = [FLOAT, row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), row("fp16", Estimate(2, 1.9, 2.1, 50), 5)]
+    rows = [FLOAT, row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), row("fp16", Estimate(2, 1.9, 2.1, 50), 5, "fp16")]
     assert any("slower than FP16 (6.25 against 5 ms)" in sentence for sentence in verdict(rows))
+
+
+def test_an_fp16_file_that_ran_in_fp32_is_no_measure_of_fp16() -> None:
+    rows = [FLOAT, row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), row("fp16", Estimate(2, 1.9, 2.1, 50), 5)]
+    words = verdict(rows)
+    assert "onnxruntime ran the FP16 file in fp32: its time says nothing about FP16 on a GPU." in words
+    assert not any("slower than FP16" in sentence for sentence in words)
 
 
 def test_the_verdict_ends_with_how_it_was_measured() -> None:

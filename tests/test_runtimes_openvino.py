@@ -5,17 +5,15 @@ import pytest
 from qdq_chain import chain, inputs
 
 from sensitivity.errors import OnnxFileError
-from sensitivity.runtimes.onnxruntime import OnnxRuntime
+from sensitivity.testing.runtimes import RuntimeConformance
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 from sensitivity.runtimes.openvino import OpenVino
 
 
-def test_it_computes_what_onnx_runtime_computes(tmp_path: Path) -> None:
-    file = chain(tmp_path / "float.onnx")
-    with OpenVino().build(file, threads=1) as here, OnnxRuntime().build(file, threads=1) as there:
-        np.testing.assert_allclose(here.run(inputs())["y"], there.run(inputs())["y"], atol=1e-5)
+class TestOpenVino(RuntimeConformance):
+    runtime = OpenVino()
 
 
 def test_float_is_fp32_unless_it_is_told_otherwise(tmp_path: Path) -> None:
@@ -43,13 +41,6 @@ def test_each_step_names_the_tensors_between_it_and_its_neighbours(tmp_path: Pat
     assert {port.tensor for step in steps for port in step.inputs} <= made
 
 
-def test_times_are_one_positive_number_per_repeat(tmp_path: Path) -> None:
-    with OpenVino().build(chain(tmp_path / "float.onnx"), threads=1) as engine:
-        times = engine.time_ms(inputs(), 4)
-    assert times.shape == (4,)
-    assert (times > 0).all()
-
-
 def test_the_threads_asked_for_are_the_threads_it_has(tmp_path: Path) -> None:
     with OpenVino().build(chain(tmp_path / "float.onnx"), threads=1) as engine:
         assert engine._compiled.get_property("INFERENCE_NUM_THREADS") == 1
@@ -61,9 +52,3 @@ def test_a_file_that_is_no_model_gives_one_clear_sentence(tmp_path: Path, capfd:
     with pytest.raises(OnnxFileError, match=r"Expected .*model\.onnx to be"):
         OpenVino().build(file)
     assert capfd.readouterr().err == ""
-
-
-def test_a_wrong_input_name_is_refused(tmp_path: Path) -> None:
-    engine = OpenVino().build(chain(tmp_path / "float.onnx"), threads=1)
-    with engine, pytest.raises(OnnxFileError, match="Expected inputs named x, got image"):
-        engine.run({"image": inputs()["x"]})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from qdq_chain import chain, inputs
 
-from sensitivity.errors import RuntimeUnavailable
+from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings
 from sensitivity.runtimes.trtexec import TrtExec
 
@@ -106,6 +106,13 @@ def test_shapes_are_given_to_a_dynamic_engine_only(tool: Tool) -> None:
         with tool.runtime(settings=settings).build(tool.file) as engine:
             engine.time_ms(inputs(), 1)
         assert [flag for flag in tool.calls()[-1] if flag.startswith("--shapes")] == expected
+
+
+def test_inputs_are_written_in_the_type_of_the_file_or_refused(tool: Tool) -> None:
+    with tool.runtime().build(tool.file) as engine:
+        engine.run({"x": inputs()["x"].astype(np.float64)})  # the script checks the size of the file
+        with pytest.raises(OnnxFileError, match="Expected inputs named x, got image"):
+            engine.run({"image": inputs()["x"]})
 
 
 def test_a_missing_tool_says_where_it_comes_from(tmp_path: Path) -> None:

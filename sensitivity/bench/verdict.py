@@ -64,7 +64,9 @@ def _against_each_other(by_variant: dict[str, Timing]) -> list[str]:
     if partial and int8 and _speed(int8.ratio) == "faster":
         gain = (1 - 1 / partial.ratio.value) / (1 - 1 / int8.ratio.value)
         sentences.append(f"The partial plan keeps {max(gain, 0):.0%} of the time that full INT8 saves.")
-    if partial and fp16 and partial.median_ms > fp16.median_ms:
+    if fp16 and fp16.precision == "fp32":
+        sentences.append(f"{fp16.runtime} ran the FP16 file in fp32: its time says nothing about FP16 on a GPU.")
+    elif partial and fp16 and partial.median_ms > fp16.median_ms:
         sentences.append(
             f"The partial plan is slower than FP16 ({partial.median_ms:.3g} against {fp16.median_ms:.3g} ms): as it "
             "is, FP16 is the better engine; have fewer boundaries between INT8 and float, or leave out fewer layers."

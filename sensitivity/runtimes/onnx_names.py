@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sensitivity.onnx_graph.load import load_model
 
 WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -23,10 +25,14 @@ class NodeName:
 
 
 class OnnxNames:
-    """Looks nodes up by their own name or by the name of a tensor that they make."""
+    """Looks nodes up by their own name or by the name of a tensor that they make.
 
-    def __init__(self, nodes: Iterable[NodeName]) -> None:
+    ends: names of the model's inputs and outputs.
+    """
+
+    def __init__(self, nodes: Iterable[NodeName], ends: Iterable[str] = ()) -> None:
         self.nodes = tuple(nodes)
+        self.ends = frozenset(ends)
         self.by_name = {node.name: node for node in self.nodes}
         self.by_output = {output: node for node in self.nodes for output in node.outputs}
 
@@ -49,15 +55,24 @@ class OnnxNames:
 
 def onnx_names(file: Path) -> OnnxNames:
     """Names of the main graph's nodes. Raises OnnxFileError for a file that is not a whole ONNX model."""
-    return OnnxNames(
+    graph = load_model(file).graph
+    nodes = (
         NodeName(
             node.name or _name(node.outputs[0]),
             node.op_type,
             tuple(_name(value) for value in node.inputs),
             tuple(_name(value) for value in node.outputs),
         )
-        for node in load_model(file).graph
+        for node in graph
     )
+    return OnnxNames(nodes, map(_name, [*graph.inputs, *graph.outputs]))
+
+
+def input_types(file: Path) -> dict[str, np.dtype[Any]]:
+    """Type of each input of the model, in its order. Raises OnnxFileError as `onnx_names` does."""
+    graph = load_model(file).graph
+    given = (value for value in graph.inputs if value.name not in graph.initializers)
+    return {_name(value): np.dtype(value.dtype.numpy()) for value in given if value.dtype is not None}
 
 
 def _name(value: Any) -> str:

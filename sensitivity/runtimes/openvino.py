@@ -60,7 +60,7 @@ class OpenVinoEngine(Closing):
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         self._request.infer(self._feed(inputs))
-        return {port.get_any_name(): np.array(self._request.get_tensor(port).data) for port in self._compiled.outputs}
+        return {self._name(port): np.array(self._request.get_tensor(port).data) for port in self._compiled.outputs}
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
         request, feed = self._request, self._feed(inputs)
@@ -83,7 +83,12 @@ class OpenVinoEngine(Closing):
 
     def _feed(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         ports = self._compiled.inputs
-        return fitted(inputs, {port.get_any_name(): port.get_element_type().to_dtype() for port in ports})
+        return fitted(inputs, {self._name(port): port.get_element_type().to_dtype() for port in ports})
+
+    def _name(self, port: Any) -> str:
+        """OpenVINO gives a port the names of all tensors that it folded into it; the file's own is one of them."""
+        names: set[str] = port.get_names()
+        return next(iter(names & self._names.ends), None) or port.get_any_name()
 
 
 def _settings(threads: int | None, precision: str | None) -> dict[str, Any]:

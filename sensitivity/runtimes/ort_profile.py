@@ -31,7 +31,7 @@ def layer_runs(events: Iterable[Mapping[str, Any]], names: OnnxNames, *, skip: i
 def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip: int) -> LayerRun:
     args = seen[0]["args"]
     op = str(args["op_name"])
-    source = MADE_BY_FUSION.sub("", name)
+    source = MADE_BY_FUSION.sub("", name.removeprefix("InsertedPrecisionFreeCast_"))  # FP16 files on a CPU
     node = names.weighted_at_or_before(source) if "Conv" in op or "Gemm" in op or "MatMul" in op else names.find(source)
     added = node is None or (op in REFORMAT_OPS and node.op != op)
     took, made = _tensors(args["input_type_shape"]), _tensors(args["output_type_shape"])

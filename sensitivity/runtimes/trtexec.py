@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import RuntimeUnavailable
-from sensitivity.runtimes.base import Closing, LayerRun, Tensors, existing
+from sensitivity.runtimes.base import Closing, LayerRun, Tensors, existing, fitted
 from sensitivity.runtimes.engine_json import compute_times, engine_layers, layer_times, read_json
-from sensitivity.runtimes.onnx_names import onnx_names
+from sensitivity.runtimes.onnx_names import input_types, onnx_names
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings
 from sensitivity.runtimes.trtexec_flags import (
     Version,
@@ -67,6 +67,7 @@ class TrtExecEngine(Closing):
 
     def __init__(self, command: str, version: Version, file: Path, settings: TensorRtSettings) -> None:
         self._command, self._version, self._file, self._settings = command, version, file, settings
+        self._types = input_types(file)
         self.precision = "as typed in the file" if is_strong(version, settings) else settings.float_type
         self._folder = tempfile.TemporaryDirectory()
         self._plan = self._path("model.engine")
@@ -106,9 +107,9 @@ class TrtExecEngine(Closing):
 
     def _inputs(self, inputs: Tensors) -> list[str]:
         files = {}
-        for index, (name, array) in enumerate(inputs.items()):
+        for index, (name, array) in enumerate(fitted(inputs, self._types).items()):
             files[name] = self._path(f"input{index}.bin")
-            files[name].write_bytes(np.ascontiguousarray(array).tobytes())
+            files[name].write_bytes(array.tobytes())
         return input_flags(files, {name: array.shape for name, array in inputs.items()}, self._settings)
 
     def _call(self, flags: Sequence[str]) -> None:
