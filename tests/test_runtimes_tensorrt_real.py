@@ -10,7 +10,6 @@ from sensitivity.runtimes.tensorrt_build import TensorRtSettings, build_plan, ma
 from sensitivity.runtimes.trtexec import TrtExec
 from sensitivity.testing.runtimes import RuntimeConformance
 
-
 SETTINGS = TensorRtSettings(float_type="fp32")
 RUNTIMES = {runtime.name: runtime for runtime in (TensorRt(SETTINGS), TensorRtRtx(SETTINGS), TrtExec(SETTINGS))}
 MISSING = {name: problem for name, runtime in RUNTIMES.items() if (problem := runtime.unavailable())}
