@@ -11,7 +11,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import QDQ, attribute, name_of, pair_before
+from sensitivity.rules.paths import MOVES_VALUES, QDQ, attribute, name_of, pair_before
 from sensitivity.rules.targets import TENSORRT
 
 PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ layer-placement recommendations"
@@ -31,13 +31,21 @@ PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ 
 )
 def one_input_quantized(subject: Subject) -> Iterator[Hit]:
     for node in qdq.weighted_nodes(subject.graph):
-        has = {"activation": pair_before(qdq.activation(node)), "weight": pair_before(qdq.weight(node))}
-        missing = [what for what, found in has.items() if found is None]
+        inputs = {"activation": qdq.activation(node), "weight": qdq.weight(node)}
+        missing = [what for what, value in inputs.items() if not _dequantized(value)]
         if len(missing) == 1:
             yield (
                 name_of(node),
                 f"expected both inputs of this {node.op_type} quantized or none, got a float {missing[0]}",
             )
+
+
+def _dequantized(value: ir.Value | None) -> bool:
+    """Whether a DQ gives this value, perhaps through nodes that only move values; whatever stands before the DQ."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in MOVES_VALUES:
+        value = node.inputs[0]
+    node = value.producer() if value is not None else None
+    return node is not None and node.op_type == "DequantizeLinear"
 
 
 @rule(
