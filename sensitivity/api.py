@@ -163,6 +163,8 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
     from sensitivity.bench.inputs import random_inputs
     from sensitivity.bench.protocol import bench_files
     from sensitivity.bench.verdict import verdict
+    from sensitivity.reporting.csv import write_csv
+    from sensitivity.reporting.tables import bench_table
 
     files = run_dir.models()
     runtime = load("runtimes", settings.runtime)()
@@ -179,6 +181,7 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
         )
         result = BenchResult(timings, tuple(verdict(timings)), environment())
         run_dir.write("bench.json", result)
+        write_csv(bench_table(timings), run_dir.path / "bench.csv")
     return result
 
 

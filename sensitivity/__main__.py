@@ -1,0 +1,5 @@
+"""`python -m sensitivity`."""
+
+from sensitivity.cli.main import main
+
+main()

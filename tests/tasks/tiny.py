@@ -1,0 +1,73 @@
+"""A task that runs in seconds: ten small convolutions on random images, labelled by the float model itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from models import Chain, quantized, seeded
+
+from sensitivity import EvaluateTask, Task
+
+BATCH = 4
+
+
+def images(samples: int, seed: int) -> torch.Tensor:
+    return torch.randn(samples, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs.argmax(1) == targets).double()
+
+
+def labelled(samples: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    x = images(samples, seed)
+    with torch.inference_mode():
+        y = seeded(lambda: Chain(6))(x).argmax(1)
+    return [(x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, samples, BATCH)]
+
+
+def model() -> torch.nn.Module:
+    """Ranges of two layers far too wide, as outliers in calibration data make them."""
+    calibrated = quantized(seeded(lambda: Chain(6)), images(8, seed=9))
+    calibrated.conv2.input_quantizer.amax *= 60
+    calibrated.conv5.input_quantizer.amax *= 30
+    return calibrated
+
+
+def task() -> Task:
+    data = {split: labelled(40, seed) for seed, split in enumerate(("rank", "confirm", "holdout"))}
+    return Task(model(), data, top1, metric="top-1")
+
+
+def evaluate_only() -> EvaluateTask:
+    batches = labelled(40, seed=0)
+
+    def evaluate(switched: torch.nn.Module) -> float:
+        with torch.inference_mode():
+            return float(torch.cat([top1(switched(x), y) for x, y in batches]).mean())
+
+    return EvaluateTask(model(), evaluate, example_inputs=images(4, seed=1), metric="top-1")
+
+
+def uncalibrated() -> Task:
+    broken = task()
+    broken.model.conv3.input_quantizer.reset_amax()
+    return broken
+
+
+def empty_split() -> Task:
+    whole = task()
+    return Task(whole.model, {**whole.data, "confirm": []}, top1)
+
+
+def metric_raises() -> Task:
+    whole = task()
+
+    def score(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        raise KeyError("labels")
+
+    return Task(whole.model, whole.data, score)

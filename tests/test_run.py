@@ -1,0 +1,188 @@
+"""The verbs, from a task file to a report, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sensitivity.cli.main import main
+from sensitivity.journal.journal import Journal
+
+TASK = Path(__file__).parent / "tasks" / "tiny.py"
+LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc"]
+
+
+def verb(*words: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main([str(word) for word in words])
+    return int(stop.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the tiny task."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    assert verb("run", f"{TASK}:task", "--target", "0.95", "--rounds", "10", "--threads", "1", "--out", out) == 0
+    return out
+
+
+def test_a_run_leaves_every_file_that_others_rely_on(done: Path) -> None:
+    for name in ("run.json", "journal.jsonl", "scan.csv", "plan.json", "bench.csv", "report.html"):
+        assert (done / name).stat().st_size > 0, name
+    for variant in ("float", "int8", "partial"):
+        assert (done / f"model.{variant}.onnx").stat().st_size > 0
+    scan = pd.read_csv(done / "scan.csv")
+    assert sorted(scan["unit"]) == LAYERS
+    assert {"rank", "unit", "effect", "low", "high", "n"} <= set(scan.columns)
+    assert scan["rank"].tolist() == list(range(1, 8))
+    assert scan["effect"].is_monotonic_decreasing
+    assert (scan["n"] == 40).all()
+
+
+def test_the_plan_file_holds_the_accuracy_of_each_split(done: Path) -> None:
+    plan = json.loads((done / "plan.json").read_text())
+    assert plan["met"] is True
+    assert set(plan["skip"]) <= set(LAYERS)
+    for name in ("float", "quantized", "confirm", "holdout"):
+        assert {"value", "low", "high"} <= set(plan["metric"][name])
+    assert plan["metric"]["float"]["value"] == 1.0
+    assert plan["metric"]["confirm"]["value"] >= 0.95
+
+
+def test_another_target_is_planned_without_forwarding_known_variants_again(done: Path) -> None:
+    before = json.loads((done / "run.json").read_text())["samples"]
+    assert verb("plan", done, "--target", "0.95") == 0
+    assert json.loads((done / "run.json").read_text())["samples"] == before
+
+
+def test_a_target_above_float_is_missed_with_exit_code_2(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = (done / "plan.json").read_bytes()
+    assert verb("plan", done, "--target", "1.5") == 2
+    out = capsys.readouterr().out
+    assert "the float model itself reaches 1.0000 on confirm, under the target of 1.5000" in out
+    assert "quantization-aware training" in out
+    (done / "plan.json").write_bytes(plan)
+
+
+def test_each_verb_works_alone_on_a_run_directory(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "alone"
+    assert verb("scan", f"{TASK}:task", "--out", out) == 0
+    assert verb("plan", out, "--target", "0.95") == 0
+    assert verb("export", out) == 0
+    assert verb("bench", out, "--rounds", "5", "--threads", "1") == 0
+    assert verb("report", out) == 0
+    assert (out / "scan.csv").read_bytes() == (done / "scan.csv").read_bytes()
+    assert "sensitivity bench" in (out / "report.html").read_text()
+
+
+def test_a_task_with_only_evaluate_is_served_and_told_what_it_lacks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evaluate"
+    code = verb("run", f"{TASK}:evaluate_only", "--target", "0.9", "--rounds", "5", "--threads", "1", "--out", out)
+    assert code == 0
+    printed = capsys.readouterr().out
+    assert "no intervals" in printed
+    assert "The task has no holdout evaluation" in printed
+    scan = pd.read_csv(out / "scan.csv")
+    assert scan["low"].isna().all()
+    assert (out / "model.partial.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("run", "nope.py"), "Expected a Python file at nope.py, got nothing there"),
+        (("run", f"{TASK}:tusk"), "Close names: task"),
+        (("run", f"{TASK}:uncalibrated"), "got 1 that are not (conv3.input_quantizer: amax is missing)"),
+        (("run", f"{TASK}:empty_split"), "confirm"),
+        (("run", f"{TASK}:metric_raises"), "got KeyError: 'labels'"),
+        (("run", f"{TASK}:task", "--max-drop", "1"), "Expected --max-drop in points (1pt) or relative to float (1%)"),
+        (("run", f"{TASK}:task", "--max-drop", "1pt", "--target", "0.5"), "Expected one of --target and --max-drop"),
+        (("run", f"{TASK}:task", "--runtime", "onnxrt"), "Close names: onnxruntime"),
+        (("plan", "nowhere"), "make it with: sensitivity scan TASK --out nowhere"),
+        (("run", f"{TASK}:task", "--mode", "both"), "'both' is not one of"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value[-2:])),
+)
+def test_a_mistake_is_one_sentence_and_exit_code_1(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = () if arguments[0] == "plan" else ("--out", str(tmp_path / "out"))
+    assert verb(*arguments, *place) == 1
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert "Traceback" not in said
+
+
+def test_a_used_run_directory_is_not_overwritten(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (done / "journal.jsonl").read_bytes()
+    assert verb("run", f"{TASK}:task", "--out", done) == 1
+    assert "add --resume to go on with it" in capsys.readouterr().err
+    assert (done / "journal.jsonl").read_bytes() == before
+
+
+def test_the_journal_of_another_task_is_refused_with_the_difference_named(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verb("run", f"{TASK}:evaluate_only", "--out", done, "--resume") == 1
+    assert "data.confirm.batches was 10, is 1" in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = Journal.add_batch
+
+    def interrupted(self: Journal, split: str, batch: int, digest: str) -> None:
+        if batch == 3:
+            raise KeyboardInterrupt
+        real(self, split, batch, digest)
+
+    monkeypatch.setattr(Journal, "add_batch", interrupted)
+    assert verb("scan", f"{TASK}:task", "--out", tmp_path / "r") == 130
+    assert "add --resume to the same command to go on" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert verb("scan", f"{TASK}:task", "--out", tmp_path / "r", "--resume") == 0
+
+
+def test_a_scan_killed_at_five_moments_and_resumed_equals_the_uninterrupted_one(done: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "sensitivity", "scan", f"{TASK}:task", "--out", str(out), "--resume"]
+    for lines in (3, 20, 45, 70, 100):
+        assert kill_at(command, out / "journal.jsonl", lines), f"ended before {lines} lines"
+    subprocess.run(command, check=True, capture_output=True)
+    assert (out / "scan.csv").read_bytes() == (done / "scan.csv").read_bytes()
+
+
+def kill_at(command: list[str], journal: Path, lines: int) -> bool:
+    """Start the command and SIGKILL it once the journal has that many lines; whether it was still running."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None:
+        if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
+            process.send_signal(signal.SIGKILL)
+            return process.wait() == -signal.SIGKILL
+        time.sleep(0.002)
+    return False
+
+
+def test_help_names_every_verb_and_starts_without_heavy_imports() -> None:
+    code = "import sys; from sensitivity.cli.main import group; print(group.get_help(group.make_context('s', [], resilient_parsing=True))); print(sorted({'torch','numpy','pandas','onnx','scipy'} & set(sys.modules)))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for name in ("run", "scan", "plan", "export", "bench", "report", "doctor", "demo", "lint"):
+        assert f"  {name} " in out
+    assert out.strip().endswith("[]")
+
+
+def test_doctor_names_what_is_missing_and_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert verb("doctor") == 0
+    out = capsys.readouterr().out
+    assert "nvidia-modelopt" in out
+    assert "onnxruntime" in out
