@@ -204,6 +204,14 @@ def test_the_verdict_says_when_int8_is_slower_and_what_to_do() -> None:
     assert "sensitivity export --for onnxruntime" in words
 
 
+def test_another_runtime_gets_no_advice_about_onnx_runtime() -> None:
+    rows = [FLOAT, row("int8", Estimate(0.7, 0.68, 0.72, 50), 14.3)]
+    for name, advice in (("trtexec", "The per-layer profile says"), ("mine", None)):
+        words = " ".join(verdict([dataclasses.replace(each, runtime=name) for each in rows]))
+        assert "ONNX Runtime" not in words
+        assert advice is None or advice in words
+
+
 def test_the_verdict_of_a_faster_plan_gives_no_excuses() -> None:
     rows = [FLOAT, row("int8", Estimate(2, 1.9, 2.1, 50), 5), row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25)]
     words = verdict(rows)

@@ -149,5 +149,6 @@ def test_the_verdict_holds_the_explanation_of_each_profiled_file() -> None:
         [row("float", Estimate(1, 1, 1, 50)), row("partial", Estimate(0.9, 0.8, 0.95, 50))], {"partial": profile}
     )
     assert "The partial plan: All 1 quantized layers ran in INT8." in words
+    assert not any("per-layer profile" in sentence for sentence in words)
     assert any(sentence.startswith("The partial plan: At the network's input: 1 step") for sentence in words)
     assert words[-1].startswith("Float takes 10 ms.")

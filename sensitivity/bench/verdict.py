@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sensitivity.bench.explain import explain
+from sensitivity.bench.explain import explain, not_in_int8
 from sensitivity.bench.profile import FileProfile
 from sensitivity.records import Estimate, Timing
 
 NAMES = {"float": "The float model", "fp16": "FP16", "int8": "Full INT8", "partial": "The partial plan"}
-LOWERED_FOR = {
+SEE_PROFILE = "The per-layer profile says which layers ran in INT8 and where reformats come from."
+WHY_SLOW = {
     "onnxruntime": "ONNX Runtime fuses Q/DQ into integer kernels only where the output of a layer is quantized too: "
     "an unlowered Q/DQ file is often slower than float there, and says nothing about other runtimes; "
     "'sensitivity export --for onnxruntime' makes a file that it can fuse.",
     "openvino": "'sensitivity export --for openvino' makes a file on the uint8 grid that OpenVINO's kernels expect.",
-    "tensorrt": "See which layers ran in INT8 and where reformats come from in the per-layer profile.",
+    "tensorrt": SEE_PROFILE,
+    "tensorrt_rtx": SEE_PROFILE,
+    "trtexec": SEE_PROFILE,
 }
 
 
@@ -28,9 +31,12 @@ def verdict(timings: Sequence[Timing], profiles: Mapping[str, FileProfile] | Non
     others = [by_variant[variant] for variant in ("partial", "int8", "fp16") if variant in by_variant]
     sentences = [_against_float(timing) for timing in others]
     sentences += _against_each_other(by_variant)
-    if any(_speed(timing.ratio) != "faster" for timing in others if timing.variant in ("int8", "partial")):
-        sentences.append(_why_slow(base.runtime))
-    for variant, profile in (profiles or {}).items():
+    profiles = profiles or {}
+    all_int8 = any(profile.kept and not not_in_int8(profile.runs, profile.kept) for profile in profiles.values())
+    slow = any(_speed(timing.ratio) != "faster" for timing in others if timing.variant in ("int8", "partial"))
+    if slow and not all_int8 and base.runtime in WHY_SLOW:
+        sentences.append(WHY_SLOW[base.runtime])
+    for variant, profile in profiles.items():
         sentences += [f"{NAMES[variant]}: {text}" for text in explain(profile.runs, profile.kept)]
     sentences.append(
         f"Float takes {base.median_ms:.3g} ms. Measured in {base.runtime} ({base.threads} "
@@ -72,8 +78,3 @@ def _against_each_other(by_variant: dict[str, Timing]) -> list[str]:
             "is, FP16 is the better engine; have fewer boundaries between INT8 and float, or leave out fewer layers."
         )
     return sentences
-
-
-def _why_slow(runtime: str) -> str:
-    family = next((name for name in LOWERED_FOR if runtime.startswith(name)), "onnxruntime")
-    return LOWERED_FOR[family]
