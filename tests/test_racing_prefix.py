@@ -55,6 +55,10 @@ def test_a_search_without_success_has_tried_to_skip_everything(signal: list[floa
     assert search(signal, losses, 0.01)[-1].size == len(signal)
 
 
+def test_a_target_above_float_is_found_out_in_two_tries() -> None:
+    assert [one.size for one in search([3.0, 2.0, 1.0], [0.2, 0.1, 0.05, 0.0], -0.01)] == [0, 3]
+
+
 def test_near_tries_with_many_samples_weigh_most() -> None:
     left = np.array([16.0, 8.0, 4.0, 2.0, 0.0])
     far, near = Tried(0, 0.32, 100, False), Tried(2, 0.04, 100, False)

@@ -31,7 +31,7 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
     signal: float[units] >= 0 in ranking order, largest first: mean squared distortion of the outputs when only this unit
         is quantized. tried: what was judged so far, in any order. allowed: the largest loss that meets the target.
     Starts with 0, everything quantized, and never repeats a size. The answer is the smallest size that met the target;
-    one or a few units fewer may do where the signal gave no hope for them. With none that met, all units were tried.
+    one or a few units fewer may do where the signal gave no hope for them. With none that met, skipping all was tried.
     Raises ValueError for a signal that is negative or not finite.
     """
     noise = np.asarray(signal, dtype=np.float64)
@@ -47,7 +47,7 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
     if hopeful:
         return hopeful[0]
     if met is None:
-        return failed + 1 if failed < len(noise) else None
+        return len(noise) if failed < len(noise) else None
     # The signal has been far off: halve what is left to search, as bisection does.
     return (failed + met) // 2 if met - failed > max(3, met // 2) else None
 
