@@ -48,6 +48,16 @@ class Chain:
         )
         return f"{tag}_dq"
 
+    def to_half(self) -> None:
+        """FP16 inside, FP32 outside: a Cast at both ends, constants in FP16."""
+        for constant in self.constants:
+            constant.CopyFrom(
+                numpy_helper.from_array(numpy_helper.to_array(constant).astype(np.float16), constant.name)
+            )
+        self.nodes[0].input[0], self.nodes[-1].output[0] = "x_half", "y_half"
+        self.nodes.insert(0, helper.make_node("Cast", ["x"], ["x_half"], name="half", to=TensorProto.FLOAT16))
+        self.nodes.append(helper.make_node("Cast", ["y_half"], ["y"], name="float", to=TensorProto.FLOAT))
+
     def save(self, path: Path) -> Path:
         x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [self.batch, 3, 16, 16])
         y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [self.batch, 16, 1, 1])
@@ -64,6 +74,13 @@ def chain(
     outputs_too: bool = False,
     dtype: type = np.int8,
     dynamic: bool = False,
+    half: bool = False,
 ) -> Path:
-    """Write a chain whose layers in `quantized` have Q/DQ on input and weight (and on outputs too, if asked)."""
-    return Chain(layers, frozenset(quantized or ()), outputs_too, dtype, dynamic).save(path)
+    """Write a chain whose layers in `quantized` have Q/DQ on input and weight (and on outputs too, if asked).
+
+    half: the float chain in FP16.
+    """
+    made = Chain(layers, frozenset(quantized or ()), outputs_too, dtype, dynamic)
+    if half:
+        made.to_half()
+    return made.save(path)

@@ -115,6 +115,21 @@ def test_a_runtime_with_costly_turns_runs_several_rounds_in_one_turn() -> None:
     assert [each.n for each in timings] == [10, 10]
 
 
+def test_rounds_of_one_turn_are_one_block_of_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks: list[int | None] = []
+
+    def ratio(base: np.ndarray, other: np.ndarray, *, block: int | None = None) -> Estimate:
+        blocks.append(block)
+        return Estimate(1, 1, 1, len(base))
+
+    monkeypatch.setattr("sensitivity.bench.protocol.median_ratio", ratio)
+    for per_turn in (1, 4):
+        runtime = FakeRuntime({"f": 2.0})
+        runtime.per_turn = per_turn  # type: ignore[attr-defined]
+        bench_files({"float": Path("f.onnx")}, runtime, X, threads=1, rounds=8, warmup=0)
+    assert blocks == [None, 4]
+
+
 def test_engines_are_closed_also_when_one_of_them_fails() -> None:
     runtime = FakeRuntime({"f": 2.0, "q": -1.0})
     with pytest.raises(OnnxFileError, match="broken while running"):

@@ -86,6 +86,10 @@ def test_a_tensor_that_an_unquantized_add_also_reads_is_its_residual() -> None:
     assert [run.name for run in mixed_adds(runs)] == ["conv2 + add"]
 
 
+def test_an_int8_step_that_reads_one_float_tensor_is_no_residual_add() -> None:
+    assert mixed_adds([step("conv1", "int8", ["x:fp32"], "a:int8")]) == ()
+
+
 def test_times_are_summed_by_cause_and_the_dearest_comes_first() -> None:
     runs = [INPUT, CONV, step("D", "int8", ["a:int8"], "a16:fp16", 2.0, "qdq"), FLOAT]
     words = explain(runs)

@@ -10,6 +10,7 @@ from contract.api import API, FLAGS, VERSIONS, members, overloads
 
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.runtimes import tensorrt, tensorrt_build, trtexec_flags
+from sensitivity.runtimes.file_types import FileTypes
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings
 from sensitivity.runtimes.trtexec_flags import build_flags, profile_flags, run_flags, time_flags, version_from_banner
 
@@ -149,7 +150,7 @@ SETTINGS = {
 def all_flags(version: tuple[int, int], settings: TensorRtSettings) -> list[str]:
     paths = [Path(name) for name in "abcd"]
     return [
-        *build_flags(version, paths[0], paths[1], settings),
+        *build_flags(version, paths[0], paths[1], FileTypes(quantized=True, half=True), settings),
         *time_flags(version, paths[1], paths[2], 100, settings),
         *profile_flags(paths[1], paths[2], paths[3], 10),
         *run_flags(version, paths[1], paths[2]),
@@ -182,6 +183,13 @@ def test_a_typing_that_a_version_does_not_have_is_refused() -> None:
         RuntimeUnavailable, match=r"Expected TensorRT 10 or earlier for a weakly typed network, got 11\.1"
     ):
         all_flags((11, 1), SETTINGS["weak-fp16"])
+
+
+def test_precision_flags_are_known_to_the_versions_that_get_them() -> None:
+    for version in ("8.6", "10.0", "10.12", "10.16"):
+        assert {"--int8", "--fp16"} <= set(FLAGS[version])
+    flags = all_flags((8, 6), SETTINGS["default"])
+    assert {"--int8", "--fp16"} <= set(flags)
 
 
 def test_every_flag_written_in_the_source_is_in_some_version() -> None:

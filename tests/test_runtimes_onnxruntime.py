@@ -54,3 +54,9 @@ def test_a_profile_tells_layers_in_int8_from_layers_whose_qdq_was_not_fused(tmp_
             steps = engine.profile(inputs(), 1)
         assert {step.precision for step in steps if "Conv" in step.op} == {precision}
         assert any(step.origin == "qdq" for step in steps)
+
+
+def test_an_fp16_file_runs_in_fp32_between_casts_and_keeps_its_names(tmp_path: Path) -> None:
+    with OnnxRuntime().build(chain(tmp_path / "fp16.onnx", half=True), threads=1) as engine:
+        steps = [step for step in engine.profile(inputs(), 1) if "Conv" in step.op]
+    assert [(step.precision, step.onnx) for step in steps] == [("fp32", (f"layer{i}/Conv",)) for i in range(3)]

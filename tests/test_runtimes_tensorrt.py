@@ -86,13 +86,22 @@ def test_types_come_from_flags_only_in_a_weakly_typed_network(version: str, file
     made, module = engine(version, file)
     flags = [args[0].name for name, args in module.world.calls if name == "IBuilderConfig.set_flag"]
     assert flags == (["BuilderFlag.INT8", "BuilderFlag.FP16"] if version == "8.6" else [])
-    assert made.precision == ("fp16" if version == "8.6" else "as typed in the file")
+    assert made.precision == ("fp16" if version == "8.6" else "fp32")  # the types of the file, where they decide
 
 
 def test_a_weak_fp32_network_asks_for_int8_alone(file: Path) -> None:
     made, module = engine("10.0", file, TensorRtSettings(strongly_typed=False, float_type="fp32"))
     flags = [args[0].name for name, args in module.world.calls if name == "IBuilderConfig.set_flag"]
     assert (flags, made.precision) == (["BuilderFlag.INT8"], "fp32")
+
+
+def test_the_float_baseline_stays_float_and_an_fp16_file_is_fp16(tmp_path: Path) -> None:
+    plain, half = chain(tmp_path / "float.onnx"), chain(tmp_path / "fp16.onnx", half=True)
+    for file, flags, precision in ((plain, [], "fp32"), (half, ["BuilderFlag.FP16"], "fp16")):
+        made, module = engine("8.6", file)
+        assert [args[0].name for name, args in module.world.calls if name == "IBuilderConfig.set_flag"] == flags
+        assert made.precision == precision
+    assert engine("11.1", half)[0].precision == "fp16"
 
 
 @pytest.mark.parametrize(

@@ -80,13 +80,17 @@ def test_an_engine_is_built_once_and_every_call_loads_it(tool: Tool) -> None:
 
 
 def test_the_version_decides_the_flags(tool: Tool) -> None:
-    for version, precision, expected in (
-        ("8601", "fp16", {"--int8", "--fp16"}),
-        ("110100", "as typed in the file", set()),
-    ):
-        with tool.runtime(version).build(tool.file) as engine:
+    file = chain(tool.folder / "int8.onnx", {0, 1, 2})
+    for version, precision, expected in (("8601", "fp16", {"--int8", "--fp16"}), ("110100", "fp32", set())):
+        with tool.runtime(version).build(file) as engine:
             assert engine.precision == precision
         assert {"--int8", "--fp16", "--stronglyTyped"} & set(tool.calls()[-1]) == expected
+
+
+def test_the_float_baseline_gets_no_precision_flags(tool: Tool) -> None:
+    with tool.runtime("8601").build(tool.file) as engine:
+        assert engine.precision == "fp32"
+    assert not {"--int8", "--fp16"} & set(tool.calls()[-1])
 
 
 def test_a_failed_build_gives_the_tools_own_words_and_leaves_no_folder(

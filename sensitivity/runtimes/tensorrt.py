@@ -21,6 +21,7 @@ from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 from sensitivity.runtimes.base import Closing, LayerRun, Tensors, existing, fitted
 from sensitivity.runtimes.cuda import Buffer, Cuda, Work, cuda_problem, open_cuda
 from sensitivity.runtimes.engine_json import engine_layers
+from sensitivity.runtimes.file_types import file_types
 from sensitivity.runtimes.onnx_names import OnnxNames, onnx_names
 from sensitivity.runtimes.tensorrt_build import (
     TensorRtSettings,
@@ -73,7 +74,7 @@ class TensorRtEngine(Closing):
         self._trt, self._cuda, self._settings = trt, cuda, settings
         self._names: OnnxNames = onnx_names(file)
         self._logger = make_logger(trt)
-        self.precision = "as typed in the file" if strongly_typed(trt, settings) else settings.float_type
+        self.precision = file_types(file).precision(settings.float_type, strong=strongly_typed(trt, settings))
         runtime = trt.Runtime(self._logger)
         self._runtime = runtime  # must outlive its engines
         self._engine = self._loaded(file, runtime)

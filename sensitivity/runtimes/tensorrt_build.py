@@ -8,12 +8,13 @@ hold (builder, network, parser, config, profile, cache, tensor), which is how th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
+from sensitivity.runtimes.file_types import file_types
 
 Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 
@@ -23,7 +24,8 @@ class TensorRtSettings:
     """How engines are built and launched.
 
     strongly_typed: types come from the ONNX file alone, as always in 11; None means wherever the version can (10 on).
-    float_type: of the layers that are not quantized, in a weakly typed network only.
+    float_type: of the layers that a quantized file leaves in float, in a weakly typed network only; a file without
+    Q/DQ is built in the types that it has.
     workspace_mib: limit of scratch memory; None leaves TensorRT's own. timing_cache: file that is read before a build
     and updated after it. engines: folder where engines are kept and found again. shapes: smallest, best and largest
     shape of each input with a dynamic dimension. cuda_graph: launch by a graph, as trtexec does by default in 11.
@@ -71,7 +73,7 @@ def build_plan(trt: Any, logger: Any, file: Path, settings: TensorRtSettings) ->
     if settings.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
     if not strong:
-        _set_weak_types(trt, config, settings)
+        _set_weak_types(trt, config, file_types(file).builder_flags(settings.float_type))
     _add_profile(builder, network, config, settings.shapes)
     _read_timing_cache(config, settings.timing_cache)
     plan = builder.build_serialized_network(network, config)
@@ -92,9 +94,10 @@ def _network_flags(trt: Any, strong: bool) -> int:
     return flags
 
 
-def _set_weak_types(trt: Any, config: Any, settings: TensorRtSettings) -> None:
-    config.set_flag(getattr(trt.BuilderFlag, "INT8", None))
-    if settings.float_type == "fp16":
+def _set_weak_types(trt: Any, config: Any, wanted: Collection[str]) -> None:
+    if "INT8" in wanted:
+        config.set_flag(getattr(trt.BuilderFlag, "INT8", None))
+    if "FP16" in wanted:
         config.set_flag(getattr(trt.BuilderFlag, "FP16", None))
 
 

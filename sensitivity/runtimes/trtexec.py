@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.runtimes.base import Closing, LayerRun, Tensors, existing, fitted
 from sensitivity.runtimes.engine_json import compute_times, engine_layers, layer_times, read_json
+from sensitivity.runtimes.file_types import file_types
 from sensitivity.runtimes.onnx_names import input_types, onnx_names
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings
 from sensitivity.runtimes.trtexec_flags import (
@@ -68,11 +69,12 @@ class TrtExecEngine(Closing):
     def __init__(self, command: str, version: Version, file: Path, settings: TensorRtSettings) -> None:
         self._command, self._version, self._file, self._settings = command, version, file, settings
         self._types = input_types(file)
-        self.precision = "as typed in the file" if is_strong(version, settings) else settings.float_type
+        types = file_types(file)
+        self.precision = types.precision(settings.float_type, strong=is_strong(version, settings))
         self._folder = tempfile.TemporaryDirectory()
         self._plan = self._path("model.engine")
         try:
-            self._call(build_flags(version, file, self._plan, settings))
+            self._call(build_flags(version, file, self._plan, types, settings))
         except BaseException:
             self.close()
             raise

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sensitivity.errors import RuntimeUnavailable
+from sensitivity.runtimes.file_types import FileTypes
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings
 
 Version = tuple[int, int]
@@ -44,12 +45,12 @@ def is_strong(version: Version, settings: TensorRtSettings) -> bool:
     return version >= (10, 0) if settings.strongly_typed is None else settings.strongly_typed
 
 
-def build_flags(version: Version, file: Path, engine: Path, settings: TensorRtSettings) -> list[str]:
+def build_flags(version: Version, file: Path, engine: Path, types: FileTypes, settings: TensorRtSettings) -> list[str]:
     flags = [f"--onnx={file}", f"--saveEngine={engine}", "--skipInference", "--profilingVerbosity=detailed"]
     if is_strong(version, settings):
         flags += ["--stronglyTyped"] if version < (11, 0) else []
     else:
-        flags += ["--int8", "--fp16"] if settings.float_type == "fp16" else ["--int8"]
+        flags += [f"--{name.lower()}" for name in types.builder_flags(settings.float_type)]
     if settings.workspace_mib is not None:
         flags.append(f"--memPoolSize=workspace:{settings.workspace_mib}")
     if settings.timing_cache is not None:
