@@ -130,9 +130,12 @@ def test_a_lowered_file_in_onnx_runtime_runs_in_int8(tmp_path: Path) -> None:
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
 
 
-def test_a_runtime_without_a_profiler_says_so(tmp_path: Path) -> None:
+def test_a_runtime_without_a_profiler_says_so_and_its_engine_is_closed(tmp_path: Path) -> None:
+    closed: list[bool] = []
+
     class Plain:
-        def close(self) -> None: ...
+        def close(self) -> None:
+            closed.append(True)
 
     class NoProfiler(OnnxRuntime):
         name = "plain"
@@ -142,6 +145,7 @@ def test_a_runtime_without_a_profiler_says_so(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeUnavailable, match="Expected a runtime with a profiler, got plain, which has none"):
         profile_file(tmp_path / "any.onnx", NoProfiler(), inputs())
+    assert closed == [True]
 
 
 def test_the_verdict_holds_the_explanation_of_each_profiled_file() -> None:
