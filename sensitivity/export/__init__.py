@@ -1,5 +1,5 @@
 """From a calibrated model and a skip-set to verified ONNX files, and from those to files for each runtime."""
 
-from sensitivity.export.verification import FileCheck, LayerCheck, MetricCheck, Verification
+from sensitivity.export.verification import FileCheck, LayerCheck, LoweringCheck, MetricCheck, Verification
 
-__all__ = ["FileCheck", "LayerCheck", "MetricCheck", "Verification"]
+__all__ = ["FileCheck", "LayerCheck", "LoweringCheck", "MetricCheck", "Verification"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -92,8 +92,27 @@ def numpy(tensor: Any) -> np.ndarray:
 
 def first_samples(inputs: Any, samples: int) -> Any:
     """The first samples of a batch: a tensor, or a tuple or dict of tensors."""
+    return _slice(inputs, 0, samples)
+
+
+def chunks(batches: Iterable[Any], size: int, most: int) -> Iterator[Any]:
+    """The first `most` samples of batches of inputs, `size` at a time."""
+    left = most
+    for inputs in batches:
+        leaves = (
+            list(inputs.values()) if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else [inputs]
+        )
+        count = min(len(leaves[0]), left)
+        for start in range(0, count, size):
+            yield _slice(inputs, start, min(start + size, count))
+        left -= count
+        if left <= 0:
+            return
+
+
+def _slice(inputs: Any, start: int, stop: int) -> Any:
     if isinstance(inputs, dict):
-        return {key: first_samples(value, samples) for key, value in inputs.items()}
+        return {key: _slice(value, start, stop) for key, value in inputs.items()}
     if isinstance(inputs, tuple):
-        return tuple(first_samples(value, samples) for value in inputs)
-    return inputs[:samples]
+        return tuple(_slice(value, start, stop) for value in inputs)
+    return inputs[start:stop]

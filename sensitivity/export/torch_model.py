@@ -12,9 +12,10 @@ import onnx_ir as ir
 import sensitivity
 from sensitivity.errors import unknown_name
 from sensitivity.export.ranges import activation_ranges, keep_ranges
-from sensitivity.files import write_whole
+from sensitivity.export.writing import save, writing
 from sensitivity.onnx_graph.marks import module_outputs
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
+from sensitivity.onnx_graph.passes.fold_constants import FoldConstants
 from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight
 from sensitivity.onnx_graph.passes.name_nodes import NameNodes
 from sensitivity.onnx_graph.passes.take_marks import TakeMarks
@@ -56,7 +57,8 @@ def export_files(
         kept = {quantizer: grid for quantizer, grid in grids.items() if quantizer not in disabled[variant]}
         models[variant] = canonical(traced, kept, weights, layers)
         models[variant].metadata_props.update(_metadata(variant, units, disabled[variant], fingerprint))
-    ranges = activation_ranges(models["int8"], [example_inputs] if calibration is None else calibration)
+    with writing(Path(out) / FILES["int8"]):  # ranges are taken from a temporary file
+        ranges = activation_ranges(models["int8"], [example_inputs] if calibration is None else calibration)
     for variant in ("int8", "partial"):
         keep_ranges(models[variant], ranges)
     return {variant: save(models[variant], Path(out) / name) for variant, name in FILES.items()}
@@ -80,7 +82,9 @@ def canonical(
 ) -> ir.Model:
     """The canonical Q/DQ form of a traced model with the quantizers in `grids` enabled. `traced` is left as it is."""
     model = traced.clone()
-    passes = ir.passes.Sequential(NameNodes(layers), InsertQdq(grids, weights), TakeMarks(), FoldBatchNorm(), tidy())
+    passes = ir.passes.Sequential(
+        NameNodes(layers), InsertQdq(grids, weights), TakeMarks(), FoldBatchNorm(), FoldConstants(), tidy()
+    )
     model = passes(model).model
     model.opset_imports.pop("sensitivity", None)
     model.metadata_props["sensitivity.layers"] = json.dumps(_layers(model))
@@ -108,9 +112,3 @@ def _metadata(variant: str, units: Sequence[Unit], disabled: Collection[str], fi
         "sensitivity.skipped": json.dumps(skipped),
         "sensitivity.kept": json.dumps([unit.name for unit in units if unit.name not in set(skipped)]),
     }
-
-
-def save(model: ir.Model, path: Path) -> Path:
-    """Write the file whole or not at all. Raises WriteError."""
-    write_whole(path, ir.to_proto(model).SerializeToString())
-    return path

@@ -73,3 +73,17 @@ class Verification:
     files: tuple[FileCheck, ...]
     unreached: tuple[str, ...]
     samples: int
+
+
+@dataclass(frozen=True)
+class LoweringCheck:
+    """A lowered file against the canonical one, in ONNX Runtime. Each rms is relative to the float file's outputs.
+
+    rms: lowered and canonical. quantization_rms: float and canonical, what quantization itself changes.
+    metric: simulated is the canonical file's, file the lowered one's; None where none was asked for.
+    """
+
+    target: str
+    rms: float
+    quantization_rms: float
+    metric: MetricCheck | None

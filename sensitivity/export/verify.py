@@ -174,14 +174,25 @@ def check_metric(
     simulated = np.concatenate(
         [np.asarray(score(outputs_of(source, inputs, disabled), targets), np.float64) for inputs, targets in batches]
     )
-    found, scores = evaluate_file(file, batches, score, aggregate)
-    check = MetricCheck(float(aggregate(simulated)), found, len(scores))
+    _, scores = evaluate_file(file, batches, score, aggregate)
+    return agreed(file.name, "the simulated model", simulated, scores, aggregate, full_scale)
+
+
+def agreed(
+    file: str,
+    reference: str,
+    expected: Scores,
+    scores: Scores,
+    aggregate: Callable[[Scores], float],
+    full_scale: float,
+) -> MetricCheck:
+    """Compare the metric of two sets of scores of the same samples, as `check_metric` does. file, reference: names."""
+    check = MetricCheck(float(aggregate(expected)), float(aggregate(scores)), len(scores))
     limit = METRIC_TOLERANCE * full_scale
     apart = not abs(check.file - check.simulated) <= limit
-    if apart and (len(scores) < 2 or differs(pseudo_values(simulated, aggregate), pseudo_values(scores, aggregate))):
+    if apart and (len(scores) < 2 or differs(pseudo_values(expected, aggregate), pseudo_values(scores, aggregate))):
         raise ExportError(
-            f"Expected the metric of {file.name} in ONNX Runtime within {limit:.4g} of the simulated model's "
-            f"{check.simulated:.4g}, got {check.file:.4g} on {check.n} samples; check that the metric depends on the "
-            "outputs only."
+            f"Expected the metric of {file} in ONNX Runtime within {limit:.4g} of {check.simulated:.4g}, that of "
+            f"{reference}, got {check.file:.4g} on {check.n} samples; check that the metric depends on the outputs only."
         )
     return check

@@ -1,0 +1,50 @@
+"""Weights as the float values that their Q/DQ pair gives, for operations that are computed in float anyway."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.insert_qdq import along
+
+ANY_OUTPUT = {"MatMul"}
+"""Integer kernels of ONNX Runtime that give float where asked to."""
+
+
+class FloatWeights(ir.passes.InPlacePass):
+    """Compute Q/DQ of a weight now where the operation's output is not quantized. No value changes."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in list(qdq.weighted_nodes(model.graph)):
+            value = qdq.weight(node)
+            pair = qdq.pair_of(value)
+            if pair is None or node.op_type in ANY_OUTPUT or _output_is_quantized(node):
+                continue
+            weight = dequantized(pair)
+            if weight is not None:
+                name = f"{pair.source.name}.dequantized"
+                node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], add(model.graph, name, weight))
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def dequantized(pair: qdq.Pair) -> np.ndarray | None:
+    """What a weight pair gives; None where it is not symmetric int8 from a float constant."""
+    weight, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
+    if weight is None or scale is None or zero_point is None or pair.quantize is None or zero_point.any():
+        return None
+    if zero_point.dtype != np.int8:
+        return None
+    shaped = along(scale, pair.axis, weight.ndim)
+    result: np.ndarray = (np.clip(np.rint(weight / shaped), -128, 127) * shaped).astype(weight.dtype)
+    return result
+
+
+def _output_is_quantized(node: ir.Node) -> bool:
+    users = node.outputs[0].consumers()
+    if len(users) == 1 and users[0].op_type == "Relu":
+        users = users[0].outputs[0].consumers()
+    return node.op_type != "ConvTranspose" and bool(users) and all(user.op_type == "QuantizeLinear" for user in users)

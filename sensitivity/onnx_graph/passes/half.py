@@ -1,0 +1,128 @@
+"""FP16 by types in the graph, for engines that take every type from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.passes.initializers import add
+
+FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+FLOAT_ONLY = {"NonMaxSuppression", "Range", "If", "Loop", "Scan", "CumSum", "EyeLike", "ImageDecoder"}
+"""Operations that ONNX defines without FP16, or that hold graphs of their own."""
+
+FLOAT_INPUTS = {("Resize", 2)}
+"""Inputs that ONNX wants in FP32 whatever the operation computes in: the scales of a Resize."""
+
+SMALLEST, LARGEST = 2.0**-14, 65504.0
+"""Scales outside lose digits in FP16 (below 6.1e-5), become 0 (below 3e-8) or infinite."""
+
+LARGEST_VALUE = 512.0
+"""Above it FP16 steps are 0.5 and more: pixel coordinates stay FP32, as ModelOpt's mixed precision keeps them."""
+
+LARGEST_SUM = 32752.0
+"""Half of FP16's range, for weighted operations: their outputs are activations, which need few digits."""
+
+
+class Half(ir.passes.InPlacePass):
+    """Compute in FP16 whatever can be; inputs and outputs of the model stay FP32.
+
+    ranges: smallest and largest value by value name, for what FP16 cannot hold. Stay FP32: operations whose values are
+    too large, operations that ONNX defines for FP32 only, and quantized operations with a scale that FP16 cannot hold.
+    Needs opset 19 or later (FP16 scales) and no Constant nodes.
+    """
+
+    def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
+        self.ranges = ranges
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+        common.ShapeInferencePass()(model)
+        graph = model.graph
+        half = {node for node in graph if self._can_be_half(node)} - _with_wide_scales(graph)
+        floats = [value for value in _values(graph) if value.dtype == FLOAT]
+        for node in half:
+            _retype_attributes(node)
+        for value in floats:
+            _convert(graph, value, half)
+        return ir.passes.PassResult(model, modified=True)
+
+    def _can_be_half(self, node: ir.Node) -> bool:
+        if node.op_type in FLOAT_ONLY or node.domain:
+            return False
+        limit = LARGEST_SUM if qdq.weight(node) is not None else LARGEST_VALUE
+        return all(max(map(abs, self.ranges.get(value.name or "", (0.0, 0.0)))) <= limit for value in node.outputs)
+
+
+def _with_wide_scales(graph: ir.Graph) -> set[ir.Node]:
+    """Q and DQ nodes whose scale FP16 cannot hold, and the operations that they feed, with all other Q/DQ of those."""
+    wide = {node for node in graph if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and _is_wide(node)}
+    fed = {user for node in wide if node.op_type == "DequantizeLinear" for user in node.outputs[0].consumers()}
+    others = {value.producer() for node in fed for value in node.inputs if value is not None}
+    return wide | fed | {node for node in others if node is not None and node.op_type == "DequantizeLinear"}
+
+
+def _is_wide(node: ir.Node) -> bool:
+    scale = qdq.constant(node.inputs[1])
+    return scale is None or bool((scale < SMALLEST).any() or (scale > LARGEST).any())
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+
+
+def _retype_attributes(node: ir.Node) -> None:
+    if node.op_type == "Cast" and node.attributes.get_int("to") == FLOAT:
+        node.attributes["to"] = ir.AttrInt64("to", HALF)
+    if node.op_type == "ConstantOfShape" and "value" in node.attributes:
+        tensor = node.attributes["value"].as_tensor().numpy()
+        if tensor.dtype == np.float32:
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(tensor.astype(np.float16)))
+
+
+def _convert(graph: ir.Graph, value: ir.Value, half: set[ir.Node]) -> None:
+    """Give the value the type that its producer makes now, and every user the type that it takes."""
+    producer = value.producer()
+    made = HALF if producer in half else FLOAT
+    uses = [(use.node, use.idx) for use in value.uses()]
+    wrong = [(node, index) for node, index in uses if _taken(node, index, half) != made]
+    constant = qdq.constant(value)
+    if constant is not None and not value.is_graph_input():
+        if wrong:
+            other = add(graph, f"{value.name}.fp16", constant.astype(np.float16))
+            for node, index in wrong:
+                node.replace_input_with(index, other)
+        return
+    other_type = FLOAT if made == HALF else HALF
+    cast = _cast(graph, value, other_type, producer) if wrong or (made == HALF and value.is_graph_output()) else None
+    if made == HALF:
+        value.type = ir.TensorType(HALF)
+    if cast is None:
+        return
+    for node, index in wrong:
+        node.replace_input_with(index, cast)
+    if made == HALF and value.is_graph_output():
+        place = graph.outputs.index(value)
+        graph.outputs[place] = cast
+        value.name, cast.name = f"{value.name}.fp16", value.name
+
+
+def _taken(node: ir.Node, index: int, half: set[ir.Node]) -> ir.DataType:
+    if (node.op_type, index) in FLOAT_INPUTS or node not in half:
+        return FLOAT
+    return HALF
+
+
+def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, producer: ir.Node | None) -> ir.Value:
+    node = ir.node("Cast", [value], {"to": int(to)}, name=f"{value.name}/Cast")
+    output = node.outputs[0]
+    output.name, output.type, output.shape = f"{value.name}.cast", ir.TensorType(to), value.shape
+    if producer is None:
+        graph.insert_before(graph[0], node)
+    else:
+        graph.insert_after(producer, node)
+    return output

@@ -1,0 +1,28 @@
+"""Weights stored as INT8, in the place of FP32 and a Q node."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.insert_qdq import along
+
+
+class Int8Weights(ir.passes.InPlacePass):
+    """FP32 initializer -> Q -> DQ becomes INT8 initializer -> DQ: the same levels, whatever type the rest computes in."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for pair in list(qdq.pairs(model.graph)):
+            weight, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
+            if pair.quantize is None or weight is None or scale is None or zero_point is None:
+                continue
+            limits = np.iinfo(zero_point.dtype)
+            shaped = along(scale, pair.axis, weight.ndim)
+            levels = np.rint(weight / shaped) + along(zero_point, pair.axis, weight.ndim)
+            stored = np.clip(levels, limits.min, limits.max).astype(zero_point.dtype)
+            pair.dequantize.replace_input_with(0, add(model.graph, f"{pair.source.name}.int8", stored))
+            modified = True
+        return ir.passes.PassResult(model, modified=modified)

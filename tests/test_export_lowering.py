@@ -1,0 +1,187 @@
+"""Lowering canonical files for TensorRT, OpenVINO and ONNX Runtime."""
+
+from pathlib import Path
+
+import models
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from sensitivity.errors import ExportError
+from sensitivity.export.lower import lower_file
+from sensitivity.export.ranges import ranges_of
+from sensitivity.export.torch_model import export_files
+from sensitivity.export.verify_lowering import check_lowering
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.sign import non_negative
+from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.runtimes.onnxruntime import OnnxRuntime
+
+
+class Blocks(nn.Module):
+    """Residual and concat blocks with ReLU and SiLU, resized, a pooled head: what runtimes fuse."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+        self.first = nn.Conv2d(16, 16, 3, padding=1)
+        self.second = nn.Conv2d(16, 16, 3, padding=1)
+        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
+        self.left = nn.Conv2d(16, 8, 1)
+        self.right = nn.Conv2d(16, 8, 1)
+        self.merge = nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.relu(self.second(torch.relu(self.first(x))) + x)
+        x = nn.functional.silu(self.depthwise(x))
+        small = nn.functional.max_pool2d(x, 2)
+        large = nn.functional.interpolate(small, scale_factor=2.0, mode="nearest")
+        x = torch.cat([self.left(large), self.right(x)], 1)
+        return self.head(nn.functional.silu(self.merge(x)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    source = ModelOptModel(models.quantized(models.seeded(Blocks), models.batch(16, 32)))
+    units = layers(source.quantizers)
+    folder = tmp_path_factory.mktemp("blocks")
+    return export_files(source, models.batch(16, 32), units, ["second"], folder, fingerprint="f00d")
+
+
+BATCH = {"input": models.batch(8, 32, seed=3).numpy()}
+
+
+def optimized_operations(file: Path, folder: Path) -> set[str]:
+    """The operations that ONNX Runtime really runs."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    return {node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node}
+
+
+@pytest.mark.parametrize("variant", ["int8", "partial"])
+@pytest.mark.parametrize("target", ["tensorrt", "openvino", "onnxruntime"])
+def test_a_lowered_file_agrees_with_the_canonical_one(files, tmp_path, target, variant):
+    lowered = lower_file(files[variant], target, tmp_path / "lowered.onnx")
+    onnx.checker.check_model(onnx.load(lowered), full_check=True)
+    check = check_lowering(files[variant], lowered, files["float"], BATCH)
+    assert check.target == target
+    assert check.quantization_rms > 0.001
+    props = load_model(lowered).metadata_props
+    assert (props["sensitivity.lowered"], props["sensitivity.fingerprint"]) == (target, "f00d")
+
+
+def test_openvino_gets_unsigned_activations_on_the_same_grid(files, tmp_path):
+    lowered = load_model(lower_file(files["int8"], "openvino", tmp_path / "o.onnx"))
+    before = {pair.name: pair for pair in qdq.pairs(load_model(files["int8"]).graph)}
+    for pair in qdq.pairs(lowered.graph):
+        same = before[pair.name]
+        np.testing.assert_array_equal(pair.scale, same.scale)
+        assert pair.zero_point.dtype == (np.int8 if pair.of_weight else np.uint8)
+        assert (pair.zero_point == (0 if pair.of_weight else 128)).all()
+    assert check_lowering(files["int8"], tmp_path / "o.onnx", files["float"], BATCH).rms < 1e-6
+
+
+def test_openvino_itself_computes_the_lowered_file_right(files, tmp_path):
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    from sensitivity.runtimes.openvino import OpenVino
+
+    lowered = lower_file(files["int8"], "openvino", tmp_path / "o.onnx")
+    (expected, unquantized, output) = (
+        runtime.build(file).run(BATCH)["output"]
+        for runtime, file in (
+            (OnnxRuntime(optimize=False), files["int8"]),
+            (OnnxRuntime(optimize=False), files["float"]),
+            (OpenVino(), lowered),
+        )
+    )
+    assert np.abs(output - expected).mean() < np.abs(unquantized - expected).mean()
+
+
+def test_onnx_runtime_runs_every_layer_in_integers_but_the_last(files, tmp_path):
+    lowered = lower_file(files["int8"], "onnxruntime", tmp_path / "o.onnx")
+    operations = optimized_operations(lowered, tmp_path)
+    assert {"QLinearConv", "QLinearAdd", "QLinearConcat"} <= operations
+    assert "Conv" not in operations
+    assert "Conv" in optimized_operations(files["int8"], tmp_path)
+
+
+def test_onnx_runtime_leaves_skipped_layers_unquantized(files, tmp_path):
+    model = load_model(lower_file(files["partial"], "onnxruntime", tmp_path / "o.onnx"))
+    (second,) = [node for node in model.graph.all_nodes() if node.name == "second"]
+    assert [qdq.pair_of(value) for value in second.inputs] == [None] * 3
+    assert "Conv" in optimized_operations(tmp_path / "o.onnx", tmp_path)
+
+
+def test_tensors_that_cannot_be_negative_get_the_zero_point_0(files, tmp_path):
+    model = load_model(lower_file(files["int8"], "onnxruntime", tmp_path / "o.onnx"))
+    for pair in qdq.pairs(model.graph):
+        if not pair.of_weight:
+            assert pair.zero_point == (0 if non_negative(pair.source) else 128)
+    assert {0, 128} == {int(pair.zero_point) for pair in qdq.pairs(model.graph) if not pair.of_weight}
+
+
+def test_tensorrt_gets_fp16_and_keeps_its_inputs_and_outputs(files, tmp_path):
+    model = load_model(lower_file(files["partial"], "tensorrt", tmp_path / "t.onnx"))
+    assert model.opset_imports[""] == 19
+    assert {value.dtype.name for value in (*model.graph.inputs, *model.graph.outputs)} == {"FLOAT"}
+    convolutions = [node for node in model.graph.all_nodes() if node.op_type == "Conv"]
+    assert {node.inputs[2].dtype.name for node in convolutions} == {"FLOAT16"}
+    for pair in qdq.pairs(model.graph):
+        assert pair.scale.dtype == np.float16
+        assert (pair.quantize is None) == pair.of_weight
+
+
+def test_the_float_file_in_fp16_is_the_baseline(files, tmp_path):
+    lowered = lower_file(files["float"], "tensorrt", tmp_path / "f.onnx")
+    assert not list(qdq.pairs(load_model(lowered).graph))
+    assert check_lowering(files["float"], lowered, files["float"], BATCH).rms < 1e-2
+
+
+def test_scales_that_fp16_cannot_hold_stay_fp32_with_their_layer(files, tmp_path):
+    import onnx_ir as ir
+
+    model = load_model(files["int8"])
+    (left,) = [node for node in model.graph.all_nodes() if node.name == "left"]
+    pair = qdq.pair_of(qdq.weight(left))
+    for value, array in ((pair.dequantize.inputs[1], pair.scale), (pair.source, qdq.constant(pair.source))):
+        value.const_value = ir.tensor((array * 1e-5).astype(np.float32), name=value.name)
+    ir.save(model, tmp_path / "small.onnx")
+    lowered = load_model(lower_file(tmp_path / "small.onnx", "tensorrt", tmp_path / "t.onnx"))
+    (left,) = [node for node in lowered.graph.all_nodes() if node.name == "left"]
+    assert [value.dtype.name for value in left.inputs] == ["FLOAT"] * 3
+    assert qdq.pair_of(left.inputs[1]).scale.dtype == np.float32
+    check_lowering(tmp_path / "small.onnx", tmp_path / "t.onnx", files["float"], BATCH)
+
+
+def test_ranges_of_activations_are_kept_in_the_file(files):
+    ranges = ranges_of(load_model(files["int8"]))
+    (low, high) = next(value for name, value in ranges.items() if "stem" in name and "Relu" in name)
+    assert low == 0
+    assert high > 0.1
+
+
+def test_a_lowered_file_is_not_lowered_again(files, tmp_path):
+    lowered = lower_file(files["int8"], "openvino", tmp_path / "o.onnx")
+    with pytest.raises(ExportError, match=r"a canonical file to lower, got o.onnx, which is lowered for openvino"):
+        lower_file(lowered, "tensorrt", tmp_path / "t.onnx")
+
+
+def test_an_unknown_target_is_refused(files, tmp_path):
+    with pytest.raises(ExportError, match="one of tensorrt, openvino, onnxruntime to export for, got 'coreml'"):
+        lower_file(files["int8"], "coreml", tmp_path / "c.onnx")
+
+
+def test_a_lowered_file_with_other_values_is_refused(files, tmp_path):
+    lowered = lower_file(files["int8"], "openvino", tmp_path / "o.onnx")
+    with pytest.raises(ExportError, match=r"o.onnx to differ from model.partial.onnx by at most 0.0001 .*got 0\."):
+        check_lowering(files["partial"], lowered, files["float"], BATCH)
