@@ -78,6 +78,13 @@ def test_without_replacement_the_fair_mean_follows_what_was_drawn() -> None:
     assert np.exp(log_evidence([1.0, 0.0], 0.0, 4)[1]) == pytest.approx(by_hand)
 
 
+def test_the_wealth_is_that_of_the_authors_own_implementation() -> None:
+    """Numbers made once with `betting_mart` of confseq 0.0.11, without replacement, its bets set to each of our stakes."""
+    values = np.random.default_rng(7).permutation(np.repeat([1.0, -1.0, 0.0], [50, 30, 920]))[:300]
+    wealth = log_evidence(values, -0.04, 1000)[[0, 49, 299]]
+    assert wealth == pytest.approx([0.01078481454625784, 0.30989583318090347, 4.120453742180781], rel=1e-9)
+
+
 @settings(max_examples=60, deadline=None)
 @given(values=SIGNS, threshold=st.floats(-0.95, 0.95))
 def test_evidence_is_never_stronger_than_the_exact_binomial_test(values: list[float], threshold: float) -> None:
