@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from sensitivity.testing.runtimes import RuntimeConformance
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
-from sensitivity.runtimes.openvino import OpenVino
+from sensitivity.runtimes.onnx_names import OnnxNames
+from sensitivity.runtimes.openvino import OpenVino, _steps
 
 
 class TestOpenVino(RuntimeConformance):
@@ -52,3 +54,50 @@ def test_a_file_that_is_no_model_gives_one_clear_sentence(tmp_path: Path, capfd:
     with pytest.raises(OnnxFileError, match=r"Expected .*model\.onnx to be"):
         OpenVino().build(file)
     assert capfd.readouterr().err == ""
+
+
+class Node:
+    """A node of a runtime graph, as OpenVINO's Python objects answer."""
+
+    def __init__(self, name: str, kind: str, *sources: "Node", ms: str = "not_executed", precision: str = "u8") -> None:
+        self.name, self.sources = name, sources
+        self.info = {"layerType": kind, "execTimeMcs": ms, "runtimePrecision": precision, "originalLayersNames": name}
+        self.info |= {"outputPrecisions": precision, "outputLayouts": "abcd"}
+
+    def get_friendly_name(self) -> str:
+        return self.name
+
+    def get_rt_info(self) -> dict[str, str]:
+        return self.info
+
+    def inputs(self) -> list[SimpleNamespace]:
+        outputs = [SimpleNamespace(get_node=lambda node=node: node) for node in self.sources]
+        return [SimpleNamespace(get_source_output=lambda output=output: output) for output in outputs]
+
+
+def test_what_is_computed_from_constants_alone_is_no_step_and_no_input() -> None:
+    x, weight, shift = Node("x", "Input"), Node("w", "Const"), Node("b", "Const", precision="f32")
+    bias = Node("bias", "Reshape", shift, ms="3", precision="f32")
+    convolution = Node("conv", "Convolution", x, weight, bias, ms="20")
+    (step,) = _steps([x, weight, shift, bias, convolution], OnnxNames([]))
+    assert [port.tensor for port in step.inputs] == ["x"]
+    assert (step.ms, step.precision) == (0.02, "int8")
+
+
+def test_a_step_that_works_in_place_is_looked_through_and_an_in_place_concat_costs_nothing() -> None:
+    x = Node("x", "Input")
+    first = Node("first", "Convolution", x, ms="5")
+    reshape = Node("reshape", "Reshape", first)
+    second = Node("second", "Convolution", reshape, ms="5")
+    concat = Node("concat", "Concatenation", reshape, second)
+    steps = _steps([x, first, reshape, second, concat, Node("y", "Output", concat)], OnnxNames([]))
+    assert [(step.name, step.ms) for step in steps] == [("first", 0.005), ("second", 0.005), ("concat", 0.0)]
+    assert [port.tensor for port in steps[1].inputs] == ["first"]
+    assert [port.tensor for port in steps[2].inputs] == ["first", "second"]
+
+
+def test_inputs_keep_their_names_where_openvino_folds_a_cast_into_them(tmp_path: Path) -> None:
+    with OpenVino().build(chain(tmp_path / "fp16.onnx", half=True), threads=1) as engine:
+        assert engine.run(inputs())["y"].shape == (1, 16, 1, 1)
+        folded = SimpleNamespace(get_names=lambda: {"x", *(f"x_cast_{i}" for i in range(50))})
+        assert engine._name(folded) == "x"
