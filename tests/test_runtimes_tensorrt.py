@@ -1,5 +1,6 @@
 """TensorRT's call order and answers, in a strict stand-in: nothing here ran on TensorRT."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from contract.standin import FakeCuda, Module, NoTimeHereError
 from qdq_chain import chain, inputs
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
-from sensitivity.runtimes.tensorrt import TensorRt, TensorRtEngine, TensorRtRtx
+from sensitivity.runtimes.tensorrt import TensorRt, TensorRtEngine, TensorRtRtx, _medians
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings, plan_file
 
 DYNAMIC = TensorRtSettings(shapes={"x": ((1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16))})
@@ -193,6 +194,26 @@ def test_each_refusal_is_one_sentence_with_tensorrts_words(
 ) -> None:
     with pytest.raises(error, match=sentence):
         engine("10.16", file, refuse=refuse)[0].run(inputs())
+
+
+def test_layers_that_share_a_name_have_a_median_each() -> None:
+    assert _medians([1.0, 10.0, 3.0, 30.0, 2.0, 20.0], 3) == [2.0, 20.0]
+    assert _medians([1.0, 3.0, 2.0], 3) == [2.0]
+
+
+@pytest.mark.parametrize("refuse", ["", "build"])
+def test_a_failed_build_frees_the_device(refuse: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = FakeCuda()
+    monkeypatch.setitem(sys.modules, "tensorrt", Module("10.16", refuse=refuse))  # type: ignore[arg-type]
+    monkeypatch.setattr("sensitivity.runtimes.tensorrt.open_cuda", lambda: cuda)
+    monkeypatch.setattr(TensorRt, "unavailable", lambda self: None)
+    if refuse:
+        with pytest.raises(RuntimeUnavailable, match=r"Expected TensorRT to build model\.onnx"):
+            TensorRt().build(file)
+    else:
+        assert TensorRt().version() == "10.16.0"
+        assert TensorRt().build(file).run(inputs())["y"].shape == (1, 16, 1, 1)
+    assert ("close" in cuda.calls) is bool(refuse)
 
 
 def test_closing_frees_the_device(file: Path) -> None:

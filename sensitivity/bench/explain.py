@@ -161,9 +161,9 @@ def _unique(steps: Iterable[LayerRun]) -> list[LayerRun]:
 
 
 def _short(run: LayerRun) -> str:
-    """The first ONNX nodes of a fused step, enough to find it; weights and Q/DQ, which are in every name, left out."""
-    names = [name for name in run.onnx if not name.endswith((".weight", ".bias")) and "QuantizeLinear" not in name]
-    names = [name for name in names if "DequantizeLinear" not in name and "[" not in name]
+    """The first ONNX nodes of a fused step, enough to find it, without weights, Q/DQ and TensorRT's unnamed layers."""
+    names = [name for name in run.onnx if not name.endswith((".weight", ".bias")) and "[" not in name]
+    names = [name for name in names if "quantizelinear" not in name.lower()]
     return " + ".join(names[:3]) if names else run.name[:60]
 
 

@@ -57,7 +57,12 @@ class TensorRt:
         """threads: has no meaning on a GPU, and is taken only because every runtime is built alike."""
         if problem := self.unavailable():
             raise RuntimeUnavailable(problem)
-        return TensorRtEngine(importlib.import_module(self.module), existing(file), self.settings, open_cuda())
+        trt, file, cuda = importlib.import_module(self.module), existing(file), open_cuda()
+        try:
+            return TensorRtEngine(trt, file, self.settings, cuda)
+        except BaseException:
+            cuda.close()
+            raise
 
 
 class TensorRtRtx(TensorRt):
@@ -125,7 +130,7 @@ class TensorRtEngine(Closing):
             self._enqueue(context)
             self._cuda.synchronize()
             context.report_to_profiler()
-        times = {name: [statistics.median(values)] for name, values in timer.times.items()}
+        times = {name: _medians(values, repeats) for name, values in timer.times.items()}
         return engine_layers(self._information(context), times, self._names)
 
     def close(self) -> None:
@@ -202,6 +207,12 @@ class TensorRtEngine(Closing):
             outputs[name] = np.empty(_known_shape(context, name), self._dtype(name))
             self._cuda.copy_out(self._bound[name], outputs[name])
         return outputs
+
+
+def _medians(values: list[float], repeats: int) -> list[float]:
+    """One median per layer of this name: layers that share a name report one after the other in each inference."""
+    layers = len(values) // repeats
+    return [statistics.median(values[index::layers]) for index in range(layers)]
 
 
 def _known_shape(context: Any, name: str) -> tuple[int, ...]:
