@@ -14,7 +14,6 @@ from sensitivity.runtimes.tensorrt import TensorRt, TensorRtEngine, TensorRtRtx,
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings, plan_file
 
 DYNAMIC = TensorRtSettings(shapes={"x": ((1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16))})
-STRONG = ("10.0", "10.16", "11.1")
 
 
 @pytest.fixture
@@ -88,6 +87,18 @@ def test_types_come_from_flags_only_in_a_weakly_typed_network(version: str, file
     flags = [args[0].name for name, args in module.world.calls if name == "IBuilderConfig.set_flag"]
     assert flags == (["BuilderFlag.INT8", "BuilderFlag.FP16"] if version == "8.6" else [])
     assert made.precision == ("fp16" if version == "8.6" else "fp32")  # the types of the file, where they decide
+
+
+WEAK_OR_STRONG = [("8.6", False), ("10.0", False), ("10.0", True), ("10.16", False), ("10.16", True), ("11.1", True)]
+
+
+@pytest.mark.parametrize(("version", "typed"), WEAK_OR_STRONG)
+def test_the_network_is_made_with_the_flags_of_its_version(version: str, typed: bool, file: Path) -> None:
+    _, module = engine(version, file, TensorRtSettings(strongly_typed=typed))
+    ((flags,),) = [args for name, args in module.world.calls if name == "Builder.create_network"]
+    known = module.NetworkDefinitionCreationFlag
+    expected = {"EXPLICIT_BATCH": version != "11.1", "STRONGLY_TYPED": typed}
+    assert flags == sum(1 << int(getattr(known, name)) for name, wanted in expected.items() if wanted)
 
 
 def test_a_weak_fp32_network_asks_for_int8_alone(file: Path) -> None:

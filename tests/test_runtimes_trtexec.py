@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,9 @@ def test_a_failed_build_gives_the_tools_own_words_and_leaves_no_folder(
     scratch = tool.folder / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    kept: list[object] = []  # a folder that nobody holds would be removed by the garbage collector
+    made = tempfile.TemporaryDirectory
+    monkeypatch.setattr("tempfile.TemporaryDirectory", lambda: kept.append(made()) or kept[-1])
     with pytest.raises(RuntimeUnavailable, match=r"to succeed, got: .*Error Code 4: no implementation for node conv"):
         tool.runtime(fails=True).build(tool.file)
     assert list(scratch.iterdir()) == []
