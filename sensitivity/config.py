@@ -88,6 +88,13 @@ class RunSettings(BenchChoices, PlanChoices, ScanChoices, TaskSettings):
     """Scan, plan, export, bench and report in one go."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Run the whole job on handwritten digits, in minutes."""
+
+    out: Path = setting(Path("runs/demo"), "Run directory.")
+
+
 def target_of(settings: PlanChoices, full_scale: float) -> Target:
     """The target that the settings ask for. full_scale: the metric's largest value; a point is a hundredth of it.
 
