@@ -18,6 +18,7 @@ from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.fold_constants import FoldConstants
 from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight
 from sensitivity.onnx_graph.passes.name_nodes import NameNodes
+from sensitivity.onnx_graph.passes.quantize_once import QuantizeOnce
 from sensitivity.onnx_graph.passes.take_marks import TakeMarks
 from sensitivity.onnx_graph.passes.tidy import tidy
 from sensitivity.quantizers.base import QuantizedModel
@@ -83,7 +84,13 @@ def canonical(
     """The canonical Q/DQ form of a traced model with the quantizers in `grids` enabled. `traced` is left as it is."""
     model = traced.clone()
     passes = ir.passes.Sequential(
-        NameNodes(layers), InsertQdq(grids, weights), TakeMarks(), FoldBatchNorm(), FoldConstants(), tidy()
+        NameNodes(layers),
+        InsertQdq(grids, weights),
+        TakeMarks(),
+        QuantizeOnce(),
+        FoldBatchNorm(),
+        FoldConstants(),
+        tidy(),
     )
     model = passes(model).model
     model.opset_imports.pop("sensitivity", None)
@@ -92,13 +99,12 @@ def canonical(
 
 
 def _layers(model: ir.Model) -> dict[str, list[dict[str, Any]]]:
-    """Of each marked module and each of its calls: the value it gives, and the last module folded into it."""
+    """Of each marked module and each of its calls: the value it gives, and the BatchNorm folded into it."""
     found: dict[str, list[dict[str, Any]]] = {}
     for node in model.graph.all_nodes():
         for value in node.outputs:
-            modules = module_outputs(value)
-            for output in modules:
-                record = {"call": output.call, "value": value.name, "last": modules[-1].module}
+            for output in module_outputs(value):
+                record = {"call": output.call, "value": value.name, "then": output.then}
                 found.setdefault(output.module, []).append(record)
     return found
 

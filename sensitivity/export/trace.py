@@ -32,14 +32,16 @@ OPSET = 17
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def trace(source: QuantizedModel, example_inputs: Any) -> ir.Model:
+def trace(source: QuantizedModel, example_inputs: Any, *, every_module: bool = False) -> ir.Model:
     """Trace a copy of the model on one batch; the user's model is left alone. The batch axis (the first) stays free.
 
+    every_module: mark the output of every module, not only of quantized layers and BatchNorms.
     Raises ExportError, with torch's own exception as its cause, where the model cannot be exported.
     """
     model = copy.deepcopy(source.model).cpu().eval()
     mark_quantizers(model, source)
-    mark_outputs(model, {quantizer.layer for quantizer in source.quantizers})
+    layers = {quantizer.layer for quantizer in source.quantizers}
+    mark_outputs(model, {name for name, _ in model.named_modules()} if every_module else layers)
     names, tensors = flat_inputs(to_device(example_inputs, "cpu"))
     structures: list[tuple[list[str], str]] = []
     model.forward = flat_forward(model.forward, example_inputs, structures)
@@ -66,7 +68,7 @@ def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
 def mark_outputs(model: nn.Module, layers: set[str]) -> None:
     """Mark what each layer, and each BatchNorm, gives each time that it is called."""
     for name, module in model.named_modules():
-        if name in layers or isinstance(module, BATCH_NORMS):
+        if not isinstance(module, QuantizerMark) and (name in layers or isinstance(module, BATCH_NORMS)):
             module.register_forward_hook(_marker(name))
 
 

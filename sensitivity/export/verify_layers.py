@@ -114,8 +114,8 @@ def _check(
     args, moved = _off_boundaries(source, call)
     modules = dict(source.model.named_modules())
     expected = modules[layer](*args)
-    if record["last"] != layer:
-        expected = modules[record["last"]](expected)
+    if record["then"] is not None:
+        expected = modules[record["then"]](expected)
     with OnnxRuntime(optimize=False).build(file) as engine:
         (output,) = engine.run({name: numpy(args[place]) for name, place in values.items()}).values()
     return LayerCheck(layer, _largest_difference(output, numpy(expected)), moved)

@@ -16,10 +16,14 @@ OUTPUTS = "outputs of modules"
 
 @dataclass(frozen=True)
 class ModuleOutput:
-    """A value that is what `module` gave at its call number `call` (from 0)."""
+    """A value that is what `module` gave at its call number `call` (from 0).
+
+    then: the BatchNorm that was folded into it, and whose output the value is now; None where there is none.
+    """
 
     module: str
     call: int
+    then: str | None = None
 
 
 def module_outputs(value: ir.Value) -> tuple[ModuleOutput, ...]:

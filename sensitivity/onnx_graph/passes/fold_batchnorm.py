@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -136,7 +136,11 @@ def _apply(node: ir.Node, norm: ir.Node, folded: Folded) -> None:
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
     output, normed = node.outputs[0], norm.outputs[0]
-    outputs = (*module_outputs(output), *module_outputs(normed))
+    after = module_outputs(normed)
+    # What had a BatchNorm folded in already is the output of no one module after it any more.
+    single = [given for given in module_outputs(output) if given.then is None]
+    before = [replace(given, then=after[0].module) for given in single] if after else []
+    outputs = (*before, *after)
     normed_name = normed.name
     normed.replace_all_uses_with(output, replace_graph_outputs=True)
     graph.remove(norm, safe=True)

@@ -1,0 +1,115 @@
+"""What engines want before a model is scanned: shared scales, quantized skip connections.
+
+Both change what the quantized model computes, so they come before the scan: what is measured is what is exported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sensitivity.errors import ModelError
+from sensitivity.onnx_graph import groups
+from sensitivity.onnx_graph.marks import ModuleOutput, is_mark
+from sensitivity.quantizers.base import QuantizedModel
+
+RESIDUAL = "residual_quantizer"
+
+
+def scale_groups(source: QuantizedModel, example_inputs: Any) -> tuple[tuple[str, ...], ...]:
+    """Names of the quantizers that should share one scale: fan-out siblings, and all that meet in a Concat.
+
+    Raises ExportError where the model cannot be traced.
+    """
+    from sensitivity.export.trace import trace
+
+    return groups.shared_scales(trace(source, example_inputs))
+
+
+@contextmanager
+def unified_scales(source: QuantizedModel, names: Iterable[Sequence[str]]) -> Iterator[tuple[tuple[str, ...], ...]]:
+    """Inside the `with`, every group of quantizers has the largest amax of its members; before and after it, their own.
+
+    Yields the groups that changed. Raises ModelError for a quantizer without a per-tensor amax.
+    """
+    ranges = [[_amax(source, name) for name in group] for group in names]
+    before = [[amax.clone() for amax in group] for group in ranges]
+    changed = []
+    try:
+        for group, members in zip(names, ranges, strict=True):
+            largest = max(float(amax) for amax in members)
+            if any(float(amax) != largest for amax in members):
+                changed.append(tuple(group))
+            for amax in members:
+                amax.fill_(largest)
+        yield tuple(changed)
+    finally:
+        for members, values in zip(ranges, before, strict=True):
+            for amax, value in zip(members, values, strict=True):
+                amax.copy_(value)
+
+
+def _amax(source: QuantizedModel, name: str) -> Any:
+    amax = getattr(source.model.get_submodule(name), "_amax", None)
+    if amax is None or amax.numel() != 1:
+        raise ModelError(
+            f"Expected {name} to have one amax to share with its group, got {amax}; calibrate it per tensor."
+        )
+    return amax.detach()
+
+
+def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> tuple[str, ...]:
+    """Quantize what comes over each skip connection, as TensorRT needs to fuse the Add in INT8.
+
+    The model is changed for good: the module whose output the skip connection carries gets a `residual_quantizer`, a
+    copy of one of the model's input quantizers, that its output passes. amax is the largest absolute value over
+    `batches` (inputs, for calibration). Make the `QuantizedModel` anew afterwards. A skip connection that is no
+    module's output is left alone. Returns the names of the new quantizers.
+    """
+    from sensitivity.export.trace import trace
+
+    traced = trace(source, batches[0], every_module=True)
+    modules = [_module_of(value) for value in groups.residual_inputs(traced)]
+    wanted = list(dict.fromkeys(output.module for output in modules if output is not None))
+    template = next((one.name for one in source.quantizers if one.role == "input" and one.axis is None), None)
+    if template is None or not wanted:
+        return ()
+    largest = _largest_outputs(source, wanted, batches)
+    for name in wanted:
+        quantizer = copy.deepcopy(source.model.get_submodule(template))
+        quantizer._amax.fill_(largest[name])
+        module = source.model.get_submodule(name)
+        module.add_module(RESIDUAL, quantizer)
+        module.register_forward_hook(quantize_output)
+    return tuple(f"{name}.{RESIDUAL}" for name in wanted)
+
+
+def quantize_output(module: Any, args: Any, output: Any) -> Any:
+    return getattr(module, RESIDUAL)(output)
+
+
+def _module_of(value: Any) -> ModuleOutput | None:
+    """The outermost module that gave this value: all that read it outside of that module see it quantized."""
+    found = None
+    user = next((node for node in value.consumers() if is_mark(node, "Output")), None)
+    while user is not None:
+        found = ModuleOutput(user.attributes.get_string("module"), user.attributes.get_int("call"))
+        user = next((node for node in user.outputs[0].consumers() if is_mark(node, "Output")), None)
+    return found
+
+
+def _largest_outputs(source: QuantizedModel, names: Sequence[str], batches: Sequence[Any]) -> dict[str, float]:
+    from sensitivity.export.simulate import hooked, outputs_of
+
+    largest = dict.fromkeys(names, 0.0)
+
+    def keep(name: str, args: Any, output: Any) -> None:
+        largest[name] = max(largest[name], float(output.abs().max()))
+
+    with hooked(source, names, keep):
+        for inputs in batches:
+            # In float, as ranges are calibrated.
+            outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers])
+    return largest

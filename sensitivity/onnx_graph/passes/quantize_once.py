@@ -1,0 +1,32 @@
+"""A value that is quantized twice to the same grid is quantized once."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+
+
+class QuantizeOnce(ir.passes.InPlacePass):
+    """DQ -> Q to the same grid reads what the first pair reads: the second rounding changes nothing.
+
+    So the quantizer of a residual and that of the next layer stand side by side, as runtimes expect them.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for pair in list(qdq.pairs(model.graph)):
+            before = qdq.pair_of(pair.source)
+            while pair.quantize is not None and before is not None and _same_grid(before, pair):
+                pair.quantize.replace_input_with(0, before.source)
+                before = qdq.pair_of(pair.source)
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+
+def _same_grid(first: qdq.Pair, second: qdq.Pair) -> bool:
+    if first.quantize is None or first.axis != second.axis:
+        return False
+    pairs = ((first.scale, second.scale), (first.zero_point, second.zero_point))
+    return all(one is not None and other is not None and np.array_equal(one, other) for one, other in pairs)
