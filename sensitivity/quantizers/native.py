@@ -1,0 +1,114 @@
+"""Torch models with each quantizer replaced by one node that a tracer can see, and that node's arithmetic."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.errors import ModelError
+from sensitivity.quantizers.base import QuantizedModel
+
+
+@torch.library.custom_op("sensitivity::quantizer", mutates_args=())
+def quantizer_node(x: Tensor, index: int) -> Tensor:
+    """Marks the place of `quantizers[index]` in a traced graph; changes nothing itself."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+@quantizer_node.register_fake
+def _(x: Tensor, index: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+class _Mark(nn.Module):
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.index = index
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ops.sensitivity.quantizer(x, self.index)  # type: ignore[no-any-return]
+
+
+def marked_copy(source: QuantizedModel) -> nn.Module:
+    """A copy of the model, for tracing only, with a `quantizer_node` in the place of each enabled quantizer.
+
+    Weights and buffers are shared with the user's model, so the copy costs no memory and must not be changed.
+    A quantizer that has several names is replaced under all of them.
+    """
+    model = source.model
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    marked: nn.Module = copy.deepcopy(model, shared)
+    marks = {id(marked.get_submodule(each.name)): _Mark(index) for index, each in enumerate(source.quantizers)}
+    for module in list(marked.modules()):
+        for attribute, child in list(module._modules.items()):
+            if id(child) in marks:
+                module._modules[attribute] = marks[id(child)]
+    return marked
+
+
+class GridQuantizer:
+    """Fake quantization to an integer grid, bit for bit as the torch toolkits of NVIDIA compute it on a CPU.
+
+    They multiply by high / amax, round, clip, and divide by it again, in float32
+    (`modelopt/torch/quantization/tensor_quant.py`, `_tensor_quant`). `torch.fake_quantize_per_*_affine` multiplies by
+    the scale instead: the last bit differs, a rounding turns over now and then, and the difference grows downstream.
+    It also takes several times as long, since it fills a mask for the gradient.
+    """
+
+    fresh = True
+
+    def __init__(self, source: QuantizedModel, name: str) -> None:
+        grid = source.grid(name)
+        amax = getattr(source.model.get_submodule(name), "amax", None)
+        if grid.zero_point != 0 or not isinstance(amax, Tensor):
+            raise ModelError(f"Expected {name} to be symmetric with a fixed amax, got zero point {grid.zero_point}.")
+        amax = amax.detach().float()
+        # A tensor and not a number: CUDA divides by a number through its reciprocal, which changes the last bit.
+        self._multiplier = torch.tensor(float(grid.high), device=amax.device) / amax
+        self._low, self._high = grid.low, grid.high
+
+    def __call__(self, x: Tensor) -> Tensor:
+        result = torch.mul(x.contiguous().float(), self._multiplier)
+        return self._round(result).to(x.dtype)
+
+    def overwrite(self, x: Tensor) -> Tensor:
+        """The same, into the memory of x where its type and layout allow."""
+        if x.dtype != torch.float32 or not x.is_contiguous():
+            return self(x)
+        return self._round(x.mul_(self._multiplier))
+
+    def _round(self, scaled: Tensor) -> Tensor:
+        return scaled.round_().clamp_(self._low, self._high).div_(self._multiplier)
+
+
+class OwnQuantizer:
+    """The user's own quantizer module, for what has no integer grid (FP8, blocks, ranges taken from each batch)."""
+
+    fresh = False
+
+    def __init__(self, source: QuantizedModel, name: str) -> None:
+        self._module: Any = source.model.get_submodule(name)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._module(x)  # type: ignore[no-any-return]
+
+    overwrite = None
+
+
+NativeQuantizer = GridQuantizer | OwnQuantizer
+
+
+def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[NativeQuantizer]:
+    """One for each of `source.quantizers`: on its grid where it has one, else (or if `own`) the user's own module."""
+    return [OwnQuantizer(source, each.name) if own else _native(source, each.name) for each in source.quantizers]
+
+
+def _native(source: QuantizedModel, name: str) -> NativeQuantizer:
+    try:
+        return GridQuantizer(source, name)
+    except ModelError:
+        return OwnQuantizer(source, name)

@@ -1,0 +1,122 @@
+"""What is known of single ATen ops: how to call them from values, and when they share, change or reuse memory."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+Run = Callable[..., Any]
+
+FRESH = {
+    *("aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose1d", "aten::conv_transpose2d.input"),
+    *("aten::conv_transpose3d.input", "aten::conv2d.padding", "aten::linear", "aten::batch_norm", "aten::layer_norm"),
+    *("aten::group_norm", "aten::instance_norm", "aten::max_pool2d", "aten::upsample_nearest2d.vec"),
+}
+"""Composite ops that never give back what they read. Of the others that is not known: dropout does, in eval mode."""
+
+OVERWRITES = {
+    *("relu", "leaky_relu", "silu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "elu", "mish", "clamp"),
+    *("add", "sub", "mul", "div", "exp", "neg", "clamp_min", "clamp_max", "relu6", "gelu"),
+}
+"""Elementwise ops: their in-place form runs the same kernel."""
+
+DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"}
+
+
+def bind(target: Run, node: fx.Node, deps: Sequence[fx.Node]) -> Run:
+    """A function of the values of `deps`, in their order, that calls `target` with the arguments of `node`."""
+    position = {dep: index for index, dep in enumerate(deps)}
+    template, kwargs = list(node.args), dict(node.kwargs)
+    fill = [(at, position[value]) for at, value in enumerate(template) if isinstance(value, fx.Node)]
+    if {template[at] for at, _ in fill} != set(deps) or any(_holds_nodes(value) for value in kwargs.values()):
+        return _bind_nested(target, node, position)
+    if any(not isinstance(value, fx.Node) and _holds_nodes(value) for value in template):
+        return _bind_nested(target, node, position)
+
+    def run(*values: Any) -> Any:
+        args = template.copy()
+        for at, index in fill:
+            args[at] = values[index]
+        return target(*args, **kwargs)
+
+    return run
+
+
+def _holds_nodes(value: Any) -> bool:
+    found: list[fx.Node] = []
+    fx.map_arg(value, found.append)
+    return bool(found)
+
+
+def _bind_nested(target: Run, node: fx.Node, position: dict[fx.Node, int]) -> Run:
+    args, kwargs = node.args, node.kwargs
+
+    def run(*values: Any) -> Any:
+        def value_of(dep: fx.Node) -> Any:
+            return values[position[dep]]
+
+        return target(*fx.map_arg(args, value_of), **fx.map_arg(kwargs, value_of))
+
+    return run
+
+
+def functional(node: fx.Node) -> tuple[Run | None, fx.Node | None]:
+    """The op without side effects, and the node that the original changes in place, None where it changes nothing.
+
+    The op is None where the original writes to something in a way that has no such form.
+    """
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return (target if callable(target) else None), None
+    schema = target._schema
+    if not schema.is_mutable:
+        return target, None
+    written = [argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments]
+    namespace, _, name = schema.name.partition("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None) if name.endswith("_") else None
+    plain = getattr(packet, schema.overload_name or "default", None)
+    if plain is None or written != [True] + [False] * (len(written) - 1) or not isinstance(node.args[0], fx.Node):
+        return None, None
+    return plain, node.args[0]
+
+
+def is_fresh(target: Any) -> bool:
+    """Whether the result surely shares no memory with what was read."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return target is not operator.getitem
+    if any(result.alias_info is not None for result in target._schema.returns):
+        return False
+    name: str = target.name()  # type: ignore[no-untyped-call]
+    return name in FRESH or not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+
+
+def is_random(node: fx.Node) -> bool:
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    train = node.args[2] if len(node.args) > 2 else True
+    return target._schema.name.removeprefix("aten::") not in DROPOUTS or train is not False
+
+
+def updates_statistics(node: fx.Node) -> bool:
+    """Whether a normalization takes its statistics from the batch and keeps them, which its schema does not say."""
+    normalizes = node.target in (torch.ops.aten.batch_norm.default, torch.ops.aten.instance_norm.default)
+    return normalizes and isinstance(node.args[3], fx.Node) and node.args[5] is True
+
+
+def in_place(target: Any, node: fx.Node, deps: Sequence[fx.Node]) -> Run | None:
+    """The op's in-place form, bound; None where there is none, or where its result does not fit into the first dep."""
+    if not isinstance(target, torch._ops.OpOverload) or not deps or node.args[0] is not deps[0]:
+        return None
+    name = target._schema.name.removeprefix("aten::")
+    packet = getattr(torch.ops.aten, f"{name}_", None) if name in OVERWRITES else None
+    overload = getattr(packet, target._schema.overload_name or "default", None)
+    result, source = node.meta.get("val"), deps[0].meta.get("val")
+    if overload is None or not isinstance(result, torch.Tensor) or not isinstance(source, torch.Tensor):
+        return None
+    fits = result.dtype == source.dtype and str(result.shape) == str(source.shape)
+    return bind(overload, node, deps) if fits else None

@@ -1,0 +1,72 @@
+"""Which simulator a model gets: replay where its numbers are the model's own, toggling otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.simulators.base import Simulator
+from sensitivity.simulators.toggle import ToggleSimulator
+
+
+def simulator_for(
+    source: QuantizedModel, example_inputs: Any, *, memory: int | None = None, exact_toggle: bool = False
+) -> Simulator:
+    """A replay simulator that was found to agree with the model on `example_inputs`, else a toggling one.
+
+    example_inputs: one batch as the task gives it. memory: bytes that replay may hold besides the weights; None takes
+    a quarter of what is free. exact_toggle: toggle without trying. `reason` of the result says what was found.
+    """
+    if exact_toggle:
+        return ToggleSimulator(source)
+    from sensitivity.simulators.compare import TOLERANCE
+    from sensitivity.simulators.replay import ReplaySimulator
+    from sensitivity.simulators.tracing import Untraceable
+
+    memory = free_memory(source.model) // 4 if memory is None else memory
+    found: list[tuple[float, ReplaySimulator]] = []
+    try:
+        for own in (False, True):
+            replay = ReplaySimulator(source, memory, own=own)
+            found.append((_difference(source, replay, example_inputs), replay))
+            if found[-1][0] == 0:
+                replay.reason = "a traced graph of the model gives its own outputs bit for bit on the example batch"
+                return replay
+    except Untraceable as error:
+        return ToggleSimulator(source, f"the model cannot be replayed, since {error}")
+    difference, replay = min(found, key=lambda pair: pair[0])
+    if difference <= TOLERANCE:
+        replay.reason = f"a traced graph of the model gives its own outputs to {difference:.1e} on the example batch"
+        return replay
+    return ToggleSimulator(
+        source, f"a traced graph of the model differs from it by {difference:.1e} on the example batch"
+    )
+
+
+def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
+    """The largest difference from the model itself, with all quantizers on, all off, and every other one off."""
+    from sensitivity.simulators.compare import difference
+
+    replay.prepare(inputs)
+    names = [quantizer.name for quantizer in source.quantizers]
+    variants = [frozenset[str](), frozenset(names), frozenset(names[::2]), frozenset(names[1::2])]
+    ours = dict(replay.outputs(inputs, variants))
+    return max(difference(outputs, ours[index]) for index, outputs in ToggleSimulator(source).outputs(inputs, variants))
+
+
+def free_memory(model: Any) -> int:
+    """Bytes free on the device of the model's first parameter; 8 GiB where the system does not say."""
+    import torch
+
+    from sensitivity.simulators.calls import device_of
+
+    device = device_of(model)
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 8 * 2**30
+    available = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return int(available.split()[1]) * 1024 if available else 8 * 2**30

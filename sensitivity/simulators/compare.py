@@ -1,0 +1,48 @@
+"""How far two nests of outputs are apart."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+TOLERANCE = 1e-4
+"""Largest difference at which a graph that is not equal bit for bit is used. A rounding that turns over moves the outputs
+of most models by more than this."""
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two nests are equal bit for bit, up to the sign of zero; NaN equals NaN."""
+    return difference(one, other) == 0
+
+
+def difference(one: Any, other: Any) -> float:
+    """The largest difference as a part of the largest finite value of its tensor in `one`.
+
+    inf where the structure, a shape, a type or the place of a value that is not finite differs.
+    """
+    ours, spec = pytree.tree_flatten(one)
+    theirs, other_spec = pytree.tree_flatten(other)
+    if spec != other_spec:
+        return math.inf
+    return max((_leaf(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+
+
+def _leaf(one: Any, other: Any) -> float:
+    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+        return 0.0 if type(one) is type(other) and one == other else math.inf
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return math.inf
+    if torch.equal(one, other):
+        return 0.0
+    one, other = one.double(), other.double()
+    finite = one.isfinite()
+    if not torch.equal(finite, other.isfinite()) or not torch.equal(
+        one[~finite].nan_to_num(), other[~finite].nan_to_num()
+    ):
+        return math.inf
+    largest = float((one[finite] - other[finite]).abs().max()) if finite.any() else 0.0
+    return largest / max(float(one[finite].abs().max()), 1e-30) if largest else 0.0

@@ -1,0 +1,213 @@
+"""Runs many variants of a torch model on one batch and computes what they have in common once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sensitivity.errors import unknown_name
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.native import OwnQuantizer, marked_copy, native_quantizers
+from sensitivity.simulators.calls import device_of, to_device
+from sensitivity.simulators.compare import TOLERANCE, difference, same
+from sensitivity.simulators.graph import Graph
+from sensitivity.simulators.toggle import ToggleSimulator
+from sensitivity.simulators.tracing import Untraceable, arguments, trace
+
+LARGEST_VALUE = 24 * 2**20
+"""Bytes. On a CPU a batch is split until no value is larger: glibc gives memory of 32 MiB and more back to the system
+at once, and fetching it again, page by page, costs more than the arithmetic of a whole layer."""
+
+GRAPHS = 6
+"""How many graphs to keep for models whose graph holds for one input shape only; other shapes are toggled."""
+
+
+class ReplaySimulator:
+    """Recomputes, for each variant, only what differs from the variants before it.
+
+    memory: bytes for values that wait for a later variant, and for those of the variant at work; None: no limit.
+    own: run the user's own quantizer modules in the graph, where the arithmetic of `GridQuantizer` differs from theirs.
+    True as long as the weights, buffers and quantizers of the model are not changed.
+    Batches of a shape that cannot be traced run on the user's own modules.
+    """
+
+    name = "replay"
+
+    def __init__(
+        self, source: QuantizedModel, memory: int | None = None, *, own: bool = False, reason: str = "it was asked for"
+    ) -> None:
+        self.reason = reason
+        self._source = source
+        self._memory = memory
+        self._bits = {quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)}
+        self._quantizers = native_quantizers(source, own=own)
+        self._marked = _marked(source)
+        self._own = any(isinstance(quantizer, OwnQuantizer) for quantizer in self._quantizers)
+        self._graphs: list[tuple[Any, Graph]] = []
+        self._parts: dict[Any, int] = {}
+        self._refused: dict[Any, Untraceable] = {}
+        self._checked: set[Any] = set()
+
+    def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
+        masks = [self._mask(variant) for variant in variants]
+        inputs = to_device(inputs, device_of(self._source.model))
+        leaves, spec = pytree.tree_flatten(arguments(self._marked, inputs))
+        try:
+            graph, pieces = self._pieces(leaves, spec)
+            self._check(inputs, graph, pieces)
+        except Untraceable as error:
+            if "own modules" not in self.reason:
+                self.reason += f"; batches of another shape run on the model's own modules, since {error}"
+            yield from ToggleSimulator(self._source).outputs(inputs, variants)
+            return
+        results = graph.outputs(pieces, masks, self._memory)
+        while True:
+            with self._ready():
+                item = next(results, None)
+            if item is None:
+                return
+            yield item
+            del item  # not kept while the next one is computed
+
+    def prepare(self, inputs: Any) -> None:
+        """Trace the model for batches like this one, and leave it to the caller to check the outputs.
+
+        Raises Untraceable.
+        """
+        inputs = to_device(inputs, device_of(self._source.model))
+        leaves, spec = pytree.tree_flatten(arguments(self._marked, inputs))
+        self._pieces(leaves, spec)
+        self._checked.add(_shape(leaves, spec))
+
+    def peak(self, inputs: Any, variants: Sequence[frozenset[str]]) -> int:
+        """Bytes that values will take at most while these variants run on this batch; Raises Untraceable."""
+        inputs = to_device(inputs, device_of(self._source.model))
+        graph, pieces = self._pieces(*pytree.tree_flatten(arguments(self._marked, inputs)))
+        return graph.peak(pieces, [self._mask(variant) for variant in variants], self._memory)
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """No gradients, and the user's own quantizers enabled, for as long as something is computed."""
+        with torch.no_grad(), self._source.disabled(()) if self._own else nullcontext():
+            yield
+
+    def _check(self, inputs: Any, graph: Graph, pieces: list[list[Any]]) -> None:
+        """Compare with the model itself, all quantizers on, at the first batch of each shape. Raises Untraceable."""
+        leaves, spec = pytree.tree_flatten(arguments(self._marked, inputs))
+        shape = _shape(leaves, spec)
+        if shape in self._checked:
+            return
+        ((_, theirs),) = ToggleSimulator(self._source).outputs(inputs, [frozenset()])
+        with self._ready():
+            ((_, ours),) = graph.outputs(pieces, [0], self._memory)
+        distance = difference(theirs, ours)
+        if distance > TOLERANCE:
+            self._refused[shape] = Untraceable(f"its traced graph differs from it by {distance:.1e}")
+            raise self._refused[shape]
+        self._checked.add(shape)
+
+    def _mask(self, variant: frozenset[str]) -> int:
+        mask = 0
+        for name in variant:
+            if name not in self._bits:
+                raise unknown_name("a quantizer's name", name, self._bits)
+            mask |= self._bits[name]
+        return mask
+
+    def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]]]:
+        """The batch as micro-batches, and the graph for them; as one where splitting does not pay or changes a bit."""
+        shape = _shape(leaves, spec)
+        if shape in self._refused:
+            raise self._refused[shape]
+        if shape not in self._parts:
+            with self._ready():
+                self._parts[shape] = self._measured_parts(leaves, spec)
+        pieces = _split(leaves, self._parts[shape])
+        return self._graph(pieces[0], spec), pieces
+
+    def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
+        whole = self._graph(leaves, spec)
+        length = _length(leaves)
+        largest = whole.largest(leaves)
+        on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
+        if length is None or largest <= LARGEST_VALUE or not on_cpu:
+            return 1
+        parts = _parts(length, largest)
+        pieces = _split(leaves, parts)
+        graphs = {id(graph): graph for graph in (self._graph(piece, spec) for piece in pieces)}
+        if len(graphs) > 1:
+            return 1
+        masks = [0, sum(self._bits.values())]
+        (split,) = graphs.values()
+        pairs = zip(whole.outputs([leaves], masks, None), split.outputs(pieces, masks, None), strict=True)
+        return parts if all(same(one, other) for (_, one), (_, other) in pairs) else 1
+
+    def _graph(self, leaves: list[Any], spec: Any) -> Graph:
+        key = (spec, tuple(_kind(leaf) for leaf in leaves))
+        length = _length(leaves)
+        for known, graph in self._graphs:
+            if known == key and (length is None or graph.batches[0] <= length <= graph.batches[1]):
+                return graph
+        if len(self._graphs) >= GRAPHS:
+            raise Untraceable(f"its batches have more than {GRAPHS} shapes")
+        graph = self._traced(leaves, spec)
+        self._graphs.append((key, graph))
+        return graph
+
+    def _traced(self, leaves: list[Any], spec: Any) -> Graph:
+        shape = _shape(leaves, spec)
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        try:
+            graph = Graph(trace(self._marked, kwargs or args), self._quantizers)
+            with self._ready():
+                graph.largest(leaves)
+        except Untraceable as error:
+            self._refused[shape] = error
+            raise
+        except RuntimeError as error:  # a graph that does not run is no better than none
+            self._refused[shape] = Untraceable(f"its traced graph fails ({type(error).__name__}: {error})")
+            raise self._refused[shape] from error
+        return graph
+
+
+def _marked(source: QuantizedModel) -> torch.nn.Module:
+    try:
+        return marked_copy(source)
+    except Exception as error:  # whatever the model's own attributes meet in a deep copy
+        raise Untraceable(f"it cannot be copied ({type(error).__name__}: {error})") from error
+
+
+def _split(leaves: list[Any], parts: int) -> list[list[Any]]:
+    """Every tensor whose axis 0 is the batch cut into `parts` pieces; all else as it is in each of them."""
+    length = _length(leaves)
+
+    def cut(leaf: Any) -> list[Any]:
+        batched = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == length
+        return list(leaf.tensor_split(parts)) if batched else [leaf] * parts
+
+    return [list(piece) for piece in zip(*map(cut, leaves), strict=True)]
+
+
+def _kind(leaf: Any) -> Any:
+    """What must be the same for a graph to hold, besides the length of the batch."""
+    return (leaf.dtype, tuple(leaf.shape[1:]), leaf.device) if isinstance(leaf, Tensor) else leaf
+
+
+def _shape(leaves: list[Any], spec: Any) -> Any:
+    return spec, tuple(_kind(leaf) for leaf in leaves), _length(leaves)
+
+
+def _length(leaves: list[Any]) -> int | None:
+    """The axis-0 length of the first tensor; None where there is none."""
+    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
+
+
+def _parts(length: int, largest: int) -> int:
+    """As few parts as the limit allows; equal ones where twice as many are not needed for it."""
+    few = min(length, -(-largest // LARGEST_VALUE))
+    return next((parts for parts in range(few, min(2 * few, length) + 1) if length % parts == 0), few)

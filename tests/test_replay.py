@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import gc
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models import Branches, Chain, batch, quantized, seeded
+from test_lowering import Branching, Fixed, WritesIntoViews
+from torch import Tensor, nn
+
+from sensitivity.errors import NamesError
+from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.simulators import replay as replay_module
+from sensitivity.simulators.choose import simulator_for
+from sensitivity.simulators.compare import difference, same
+from sensitivity.simulators.replay import ReplaySimulator
+from sensitivity.simulators.toggle import ToggleSimulator
+
+pytest.importorskip("modelopt")
+
+Variants = list[frozenset[str]]
+
+
+def source_of(build, *inputs: Tensor) -> ModelOptModel:
+    return ModelOptModel(quantized(seeded(build), *inputs))
+
+
+@pytest.fixture(scope="module")
+def branches() -> ModelOptModel:
+    return source_of(Branches, batch())
+
+
+@pytest.fixture(scope="module")
+def chain() -> ModelOptModel:
+    return source_of(Chain, batch())
+
+
+def scan(source: ModelOptModel) -> Variants:
+    """What a scan asks for: quantized, float, each layer off, each layer on alone, weights only."""
+    names = frozenset(quantizer.name for quantizer in source.quantizers)
+    units = [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
+    weights = frozenset(quantizer.name for quantizer in source.quantizers if quantizer.role == "weight")
+    return [frozenset(), names, *units, *(names - unit for unit in units), weights]
+
+
+def copied(results: Iterator[tuple[int, Any]]) -> dict[int, Any]:
+    """Outputs are valid until the next are asked for: keep copies, and spoil what was handed out."""
+    kept = {}
+    for index, outputs in results:
+        leaves, spec = torch.utils._pytree.tree_flatten(outputs)
+        kept[index] = torch.utils._pytree.tree_unflatten([leaf.clone() for leaf in leaves], spec)
+        for leaf in leaves:
+            leaf.fill_(float("nan"))
+    return kept
+
+
+def check(source: ModelOptModel, simulator: ReplaySimulator, inputs: Any, variants: Variants) -> None:
+    ours = copied(simulator.outputs(inputs, variants))
+    assert sorted(ours) == list(range(len(variants)))
+    for index, theirs in ToggleSimulator(source).outputs(inputs, variants):
+        assert same(ours[index], theirs), variants[index]
+
+
+@pytest.mark.parametrize("name", ["branches", "chain"])
+@pytest.mark.parametrize("memory", [None, 60_000, 0], ids=["unlimited", "tight", "nothing"])
+def test_every_variant_equals_the_toggled_model_bit_for_bit(name: str, memory: int | None, request) -> None:
+    source = request.getfixturevalue(name)
+    check(source, ReplaySimulator(source, memory), batch(seed=7), scan(source))
+
+
+def test_all_quantizers_off_equals_the_float_model(branches: ModelOptModel) -> None:
+    names = frozenset(quantizer.name for quantizer in branches.quantizers)
+    ((_, outputs),) = ReplaySimulator(branches).outputs(batch(seed=1), [names])
+    with torch.no_grad():
+        assert same(outputs, seeded(Branches)(batch(seed=1)))
+
+
+def test_any_order_of_variants_gives_the_same_outputs(branches: ModelOptModel) -> None:
+    simulator, variants = ReplaySimulator(branches), scan(branches)
+    forward = copied(simulator.outputs(batch(), variants))
+    backward = copied(simulator.outputs(batch(), variants[::-1]))
+    assert all(same(forward[index], backward[len(variants) - 1 - index]) for index in forward)
+
+
+def test_equal_variants_get_equal_outputs_of_their_own(branches: ModelOptModel) -> None:
+    variant = frozenset(["left.input_quantizer"])
+    outputs = copied(ReplaySimulator(branches).outputs(batch(), [variant, frozenset(), variant]))
+    assert same(outputs[0], outputs[2])
+    assert not same(outputs[0], outputs[1])
+
+
+def test_a_smaller_last_batch_is_replayed_too(chain: ModelOptModel) -> None:
+    simulator = ReplaySimulator(chain)
+    for samples in (4, 3, 1):
+        check(chain, simulator, batch(samples), scan(chain)[:4])
+    assert "own modules" not in simulator.reason
+
+
+def test_a_model_tied_to_its_batch_size_is_traced_for_each() -> None:
+    source = source_of(Fixed, torch.randn(4, 3))
+    simulator = ReplaySimulator(source)
+    for samples in (4, 2):
+        check(source, simulator, torch.randn(samples, 3), scan(source))
+
+
+def test_more_shapes_than_graphs_run_on_the_models_own_modules(monkeypatch) -> None:
+    monkeypatch.setattr(replay_module, "GRAPHS", 1)
+    source = source_of(Fixed, torch.randn(4, 3))
+    simulator = ReplaySimulator(source)
+    for samples in (4, 2, 3):
+        check(source, simulator, torch.randn(samples, 3), scan(source))
+    assert simulator.reason.count("run on the model's own modules, since its batches have more than 1 shapes") == 1
+
+
+class CountsSamples(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(x) if x.shape[0] != 3 else -self.fc(x)
+
+
+def test_a_batch_size_at_which_the_graph_differs_from_the_model_runs_on_its_own_modules() -> None:
+    source = source_of(CountsSamples, torch.randn(4, 3))
+    simulator = ReplaySimulator(source)
+    for samples in (4, 3, 5):
+        check(source, simulator, torch.randn(samples, 3), scan(source))
+    assert "run on the model's own modules, since its traced graph differs" in simulator.reason
+
+
+def test_a_batch_with_large_values_is_cut_into_equal_pieces_and_gives_the_same_bits(
+    branches: ModelOptModel, monkeypatch
+) -> None:
+    monkeypatch.setattr(replay_module, "LARGEST_VALUE", 8 * 8 * 8 * 4 * 2)
+    simulator = ReplaySimulator(branches, memory=100_000)
+    check(branches, simulator, batch(6, seed=2), scan(branches))
+    assert set(simulator._parts.values()) == {3}
+
+
+def test_a_batch_is_not_cut_where_that_changes_the_numbers(monkeypatch) -> None:
+    class Mixing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) - self.conv(x).mean(0)
+
+    monkeypatch.setattr(replay_module, "LARGEST_VALUE", 100)
+    source = source_of(Mixing, batch())
+    simulator = ReplaySimulator(source)
+    check(source, simulator, batch(), scan(source))
+    assert set(simulator._parts.values()) == {1}
+
+
+def test_writes_into_views_are_replayed() -> None:
+    source = source_of(WritesIntoViews, batch())
+    check(source, ReplaySimulator(source), batch(seed=3), scan(source))
+
+
+def test_a_shared_quantizer_switches_at_all_its_places() -> None:
+    model = quantized(seeded(Chain), batch())
+    model.conv5.input_quantizer = model.conv2.input_quantizer
+    source = ModelOptModel(model)
+    check(source, ReplaySimulator(source), batch(seed=3), scan(source))
+
+
+def test_quantizers_without_an_integer_grid_are_replayed_with_the_users_own_modules() -> None:
+    model = quantized(seeded(Chain), batch())
+    for index in (2, 5):
+        getattr(model, f"conv{index}").input_quantizer._num_bits = (4, 3)
+    source = ModelOptModel(model)
+    check(source, ReplaySimulator(source), batch(seed=3), scan(source))
+
+
+def test_channels_last_inputs_give_the_same_bits(branches: ModelOptModel) -> None:
+    inputs = batch(seed=4).to(memory_format=torch.channels_last)
+    check(branches, ReplaySimulator(branches), inputs, scan(branches))
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(2, 4)
+
+    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, list[Tensor]]:
+        one, two = self.a(first), self.b(second)
+        return one + two, [one, second]
+
+
+def test_several_inputs_by_position_or_name_and_nested_outputs_are_replayed() -> None:
+    first, second = torch.randn(4, 3), torch.randn(4, 2)
+    source = source_of(Two, first, second)
+    variants = scan(source)
+    for inputs in ((first, second), {"second": second, "first": first}):
+        ours = dict(ReplaySimulator(source).outputs(inputs, variants))
+        assert all(same(ours[index], theirs) for index, theirs in ToggleSimulator(source).outputs(inputs, variants))
+
+
+def test_writing_into_an_output_does_not_reach_the_inputs() -> None:
+    first, second = torch.randn(4, 3), torch.randn(4, 2)
+    before = second.clone()
+    for _, outputs in ReplaySimulator(source_of(Two, first, second)).outputs((first, second), [frozenset()]):
+        outputs[1][1].zero_()
+    assert torch.equal(second, before)
+
+
+def test_the_model_and_its_quantizers_are_never_touched(branches: ModelOptModel) -> None:
+    before = branches.fingerprint()
+    results = ReplaySimulator(branches).outputs(batch(), scan(branches))
+    next(results)
+    assert torch.is_grad_enabled()
+    results.close()
+    assert branches.fingerprint() == before
+
+
+def test_an_unknown_name_is_refused(branches: ModelOptModel) -> None:
+    with pytest.raises(NamesError, match=r"got 'lefd\.input_quantizer'.*Close names: left\.input_quantizer"):
+        list(ReplaySimulator(branches).outputs(batch(), [frozenset(["lefd.input_quantizer"])]))
+
+
+def test_the_announced_peak_shrinks_with_the_budget_and_is_what_is_held(branches: ModelOptModel) -> None:
+    inputs, variants = batch(16, 32), scan(branches)
+    peaks = []
+    for memory in (None, 1_500_000, 0):
+        simulator = ReplaySimulator(branches, memory)
+        announced = simulator.peak(inputs, variants)
+        assert most_held(simulator, inputs, variants) <= announced
+        peaks.append(announced)
+    assert peaks[0] > peaks[2]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) -> int:
+    """The most bytes that new tensors hold at once, counted after every op, the op's own scratch left out."""
+    deque(simulator.outputs(inputs, variants), maxlen=0)  # weights are folded now, and not counted
+    ((_, graph),) = simulator._graphs
+    original, most = list(graph._run), 0
+
+    def watched(run):
+        def call(*values):
+            nonlocal most
+            result = run(*values)
+            held = {
+                tensor.untyped_storage().data_ptr(): tensor for tensor in gc.get_objects() if type(tensor) is Tensor
+            }
+            most = max(most, sum(tensor.untyped_storage().nbytes() for tensor in held.values()))
+            return result
+
+        return call
+
+    graph._run[:] = [watched(run) if run else run for run in original]
+    gc.collect()
+    gc.freeze()  # what is there already is not looked at
+    try:
+        deque(simulator.outputs(inputs, variants), maxlen=0)
+    finally:
+        gc.unfreeze()
+        graph._run[:] = original
+    return most
+
+
+class Drawn(nn.Module):
+    """A random graph of equal-sized values: convolutions, also used twice, residuals, concats, in-place and view ops."""
+
+    def __init__(self, plan: list[tuple[str, int, int]]) -> None:
+        super().__init__()
+        self.plan = plan
+        self.convs = nn.ModuleList(nn.Conv2d(3, 3, 3, padding=1) for _ in range(3))
+        self.mixes = nn.ModuleList(nn.Conv2d(6, 3, 1) for _ in plan)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        values = [x]
+        for step, (kind, one, two) in enumerate(self.plan):
+            a, b = values[one % len(values)], values[two % len(values)]
+            if kind == "conv":
+                values.append(self.convs[two % 3](a))
+            elif kind == "add":
+                values.append(a + b)
+            elif kind == "concat":
+                values.append(self.mixes[step](torch.cat([a, b], 1)))
+            elif kind == "inplace":
+                values.append(nn.functional.leaky_relu_(self.convs[two % 3](a), 0.3))
+            elif kind == "view":
+                values.append(a.flatten(2).transpose(1, 2).reshape(b.shape[0], *a.shape[2:], 3).permute(0, 3, 1, 2))
+            else:
+                values.append(torch.sigmoid(a) * b)
+        return [values[-1], values[len(values) // 2] * 1]
+
+
+plans = st.lists(
+    st.tuples(
+        st.sampled_from(["conv", "add", "concat", "inplace", "view", "gate"]), st.integers(0, 9), st.integers(0, 9)
+    ),
+    min_size=3,
+    max_size=8,
+).map(lambda plan: [("conv", 0, 0), *plan])
+
+
+@settings(max_examples=12, deadline=None, database=None)
+@given(plans, st.randoms(use_true_random=False))
+def test_replay_equals_full_recomputation_on_random_graphs_at_any_budget(plan, random) -> None:
+    model = quantized(seeded(lambda: Drawn(plan)), batch(3, 6))
+    source = ModelOptModel(model)
+    if random.random() < 0.5:
+        model.convs[1].input_quantizer = model.convs[0].input_quantizer
+        source = ModelOptModel(model)
+    names = [quantizer.name for quantizer in source.quantizers]
+    variants = scan(source) + [frozenset(random.sample(names, random.randint(0, len(names)))) for _ in range(4)]
+    random.shuffle(variants)
+    expected = dict(ToggleSimulator(source).outputs(batch(3, 6, seed=9), variants))
+    for memory in (None, 3000, 0):
+        ours = copied(ReplaySimulator(source, memory).outputs(batch(3, 6, seed=9), variants))
+        assert all(same(ours[index], expected[index]) for index in expected)
+
+
+def test_the_factory_replays_what_agrees_and_says_so(branches: ModelOptModel) -> None:
+    simulator = simulator_for(branches, batch())
+    assert simulator.name == "replay"
+    assert simulator.reason == "a traced graph of the model gives its own outputs bit for bit on the example batch"
+
+
+def test_the_factory_toggles_what_cannot_be_traced_and_says_why() -> None:
+    simulator = simulator_for(source_of(Branching, torch.randn(4, 3)), torch.randn(4, 3))
+    assert simulator.name == "toggle"
+    assert simulator.reason.startswith("the model cannot be replayed, since torch.export cannot follow it")
+
+
+def test_the_factory_toggles_what_differs_and_says_by_how_much(branches: ModelOptModel, monkeypatch) -> None:
+    monkeypatch.setattr(replay_module, "native_quantizers", lambda source, own: [Wrong()] * len(source.quantizers))
+    simulator = simulator_for(branches, batch())
+    assert simulator.name == "toggle"
+    assert "a traced graph of the model differs from it by" in simulator.reason
+
+
+class Wrong:
+    fresh = True
+    overwrite = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * 1.01
+
+
+def test_the_factory_toggles_when_told(branches: ModelOptModel) -> None:
+    assert simulator_for(branches, batch(), exact_toggle=True).name == "toggle"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ([1.0, float("nan")], [1.0, float("nan")], 0.0),
+        ([1.0, float("nan")], [float("nan"), 1.0], float("inf")),
+        ([4.0, 2.0], [4.0, 1.0], 0.25),
+        ([1.0], [1.0, 1.0], float("inf")),
+        ([float("inf")], [float("-inf")], float("inf")),
+    ],
+)
+def test_the_difference_of_outputs_is_relative_and_knows_nan_and_inf(one, other, expected: float) -> None:
+    assert difference({"y": torch.tensor(one)}, {"y": torch.tensor(other)}) == expected
+    assert difference({"y": torch.tensor(one)}, {"z": torch.tensor(one)}) == float("inf")
