@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from sensitivity.bench.environment import environment, usable_cores
 from sensitivity.config import (
@@ -24,6 +23,7 @@ from sensitivity.config import (
     PlanSettings,
     ReportSettings,
     RunSettings,
+    ScanChoices,
     ScanSettings,
     command_line,
     shown,
@@ -32,12 +32,13 @@ from sensitivity.config import (
 from sensitivity.errors import TaskError
 from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
-from sensitivity.records import SPLITS, BenchResult, Mode, Plan
+from sensitivity.records import SPLITS, BenchResult, Plan
 from sensitivity.registry import load
 from sensitivity.reporting.data import ReportData
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.choose import choose_plan
 from sensitivity.scan.progress import Progress, silent
+from sensitivity.scan.raced import Budget, raced_scan
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.session import Session, open_session
@@ -50,10 +51,10 @@ METRIC_BATCHES = 6
 def run(settings: RunSettings, progress: Progress = silent) -> Plan:
     """Scan, plan, export, bench and report. The plan says whether the target was met."""
     command = command_line("run", settings)
-    with open_session(settings.task, out_of(settings), resume=settings.resume, progress=progress) as session:
+    with _session(settings, progress) as session:
         target_of(settings, session.task.full_scale)  # a mistake in the target is told before the long work
-        _scan(session, settings.mode, command, settings)
-        found = _plan(session, settings, command, settings.mode)
+        scanned = _scan(session, command, settings)
+        found = _plan(session, settings, command, scanned)
         _export(session, found, command)
     _bench(session.run_dir, settings, command, progress)
     report(ReportSettings(directory=session.run_dir.path))
@@ -62,16 +63,17 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
 
 def scan(settings: ScanSettings, progress: Progress = silent) -> Scan:
     """Rank the units of a task's model and write run.json, scan.json and scan.csv."""
-    with open_session(settings.task, out_of(settings), resume=settings.resume, progress=progress) as session:
-        return _scan(session, settings.mode, command_line("scan", settings), settings)
+    with _session(settings, progress) as session:
+        return _scan(session, command_line("scan", settings), settings)
 
 
 def plan(settings: PlanSettings, progress: Progress = silent) -> Plan:
     """Choose a skip-set for the run in `settings.directory` and write plan.json."""
-    info = RunDir(settings.directory).info()
+    run_dir = RunDir(settings.directory)
+    info, scanned = run_dir.info(), run_dir.read("scan.json", Scan, "sensitivity scan TASK --out")
     target_of(settings, info.full_scale)
     with open_session(info.task, settings.directory, resume=True, progress=progress) as session:
-        return _plan(session, settings, command_line("plan", settings), info.mode)
+        return _plan(session, settings, command_line("plan", settings), scanned)
 
 
 def export(settings: ExportSettings, progress: Progress = silent) -> Verification:
@@ -104,30 +106,41 @@ def out_of(settings: ScanSettings | RunSettings) -> Path:
     return Path("runs") / (file.resolve().parent.name if file.stem == "task" else file.stem)
 
 
-def _scan(session: Session, mode: Mode, command: str, settings: ScanSettings | RunSettings) -> Scan:
+def _session(settings: ScanSettings | RunSettings, progress: Progress) -> AbstractContextManager[Session]:
+    memory = None if settings.memory is None else settings.memory * 2**20
+    return open_session(settings.task, out_of(settings), resume=settings.resume, memory=memory, progress=progress)
+
+
+def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) -> Scan:
     from sensitivity.reporting.csv import write_csv
     from sensitivity.reporting.tables import scan_table
 
     run_dir = session.run_dir
-    run_dir.write("run.json", _info(session, mode, settings))
+    run_dir.write("run.json", _info(session, settings))
     with _noted(session.run_dir, "scan", command, session):
-        result = measure_scan(session.measurer, session.units, session.source.quantizers, mode)
+        result = _measured(session, settings)
         run_dir.write("scan.json", result)
         write_csv(scan_table(result.effects, session.units), run_dir.path / "scan.csv")
     return result
 
 
-def _plan(session: Session, settings: PlanChoices, command: str, mode: Mode) -> Plan:
+def _measured(session: Session, settings: ScanChoices) -> Scan:
+    """The exact scan where it is asked for or affordable, else a race for which a cheap signal orders the units."""
+    subject = (session.measurer, session.units, session.source.quantizers)
+    if (
+        settings.exact
+        or settings.signal == "metric"
+        or (settings.time_budget is None and session.exact_samples() <= settings.samples)
+    ):
+        return measure_scan(*subject, settings.mode)
+    signal = session.signal(settings.signal)
+    return raced_scan(*subject, settings.mode, signal, Budget(settings.samples, settings.time_budget))
+
+
+def _plan(session: Session, settings: PlanChoices, command: str, scanned: Scan) -> Plan:
     with _noted(session.run_dir, "plan", command, session):
-        scanned = measure_scan(session.measurer, session.units, session.source.quantizers, mode)
-        found = choose_plan(
-            session.measurer,
-            session.units,
-            session.source.quantizers,
-            [effect.unit for effect in scanned.effects],
-            load("planners", "greedy")(),
-            target_of(settings, session.task.full_scale),
-        )
+        target = target_of(settings, session.task.full_scale)
+        found = choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target)
         session.run_dir.write("plan.json", found)
     return found
 
@@ -185,10 +198,10 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
     return result
 
 
-def _info(session: Session, mode: Mode, settings: Any) -> RunInfo:
+def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
     return RunInfo(
         task=session.reference,
-        mode=mode,
+        mode=settings.mode,
         metric=session.task.metric,
         full_scale=session.task.full_scale,
         source=session.source.source,
@@ -213,8 +226,13 @@ def _noted(run_dir: RunDir, verb: str, command: str, session: Session | None = N
         commands=info.commands | {verb: command},
         seconds=info.seconds | {verb: round(time.monotonic() - start, 3)},
     )
-    if session and session.measurer.samples > before:
-        info = replace(info, samples=info.samples + session.measurer.samples - before)
+    if session and (simulator := session.measurer.simulator_used()):
+        spent = session.measurer.samples - before
+        info = replace(
+            info,
+            samples=info.samples + spent,
+            simulator={"name": simulator.name, "reason": simulator.reason},
+        )
     run_dir.write("run.json", info)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sensitivity.errors import SensitivityError
 from sensitivity.records import Mode, Target
+
+SignalName = Literal["metric", "sqnr", "kl", "fisher"]
 
 
 def setting(default: Any, help: str) -> Any:  # noqa: A002 - the word that dataclass metadata and click use
@@ -36,6 +38,15 @@ class ScanChoices:
         "disable: what is gained when one layer alone is left unquantized; "
         "enable: what is lost when one layer alone is quantized.",
     )
+    exact: bool = setting(False, "Measure every layer on all of rank, and every set tried on all of confirm.")
+    samples: int = setting(
+        20_000, "Samples to forward in the scan at most; layers race where measuring them all would take more."
+    )
+    time_budget: float | None = setting(None, "Seconds after which the race ends with what it has; none by default.")
+    signal: SignalName = setting(
+        "sqnr", "What orders the layers before the race; metric: nothing, measure them all as --exact does."
+    )
+    memory: int | None = setting(None, "MiB for values kept for replay; a quarter of what is free by default.")
 
 
 @dataclass(frozen=True, kw_only=True)

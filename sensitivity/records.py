@@ -131,11 +131,12 @@ class Target:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """A skip-set that a planner tried on `confirm`, in the order tried."""
+    """A skip-set that a planner tried on `confirm`, in the order tried. n: samples that settled it."""
 
     skip: tuple[str, ...]
     metric: float
     met: bool
+    n: int
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from sensitivity.errors import unknown_name
 
 FAMILIES: dict[str, dict[str, str]] = {
     "quantizers": {"modelopt": "sensitivity.quantizers.modelopt:ModelOptModel"},
-    "planners": {"greedy": "sensitivity.planners.greedy:GreedyPlanner"},
+    "signals": {"sqnr": "sensitivity.signals.distortion:SQNR", "kl": "sensitivity.signals.distortion:KL"},
     "runtimes": {
         "onnxruntime": "sensitivity.runtimes.onnxruntime:OnnxRuntime",
         "openvino": "sensitivity.runtimes.openvino:OpenVino",

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from sensitivity.errors import ModelError
+from sensitivity.errors import ModelError, TaskError
 from sensitivity.journal.journal import Head, open_journal
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
 from sensitivity.records import SPLITS, Unit
@@ -18,11 +18,14 @@ from sensitivity.registry import FAMILIES, load
 from sensitivity.run_dir import RunDir
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.progress import Progress, silent
+from sensitivity.scan.raced import measured_signal
+from sensitivity.scan.variants import BASELINES
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import EvaluateTask, Task
-from sensitivity.tasks.batches import batch_digest
+from sensitivity.tasks.batches import batch_digest, batch_size
 from sensitivity.tasks.load import load_task, task_digest
 
+FISHER_BATCHES = 2
 FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
 NO_INTERVALS = (
     "The task has only evaluate(model): no per-sample scores, so no intervals and no ties; "
@@ -47,10 +50,31 @@ class Session:
     example: Any
     warnings: tuple[str, ...]
 
+    @property
+    def has_samples(self) -> bool:
+        """False for a task that has only evaluate(model)."""
+        return not callable(next(iter(self.task.data["rank"]))[0])
+
+    def exact_samples(self) -> int:
+        """What measuring every unit and the baselines on all of `rank` takes, from the size of its first batch."""
+        size = batch_size(self.example) if self.has_samples else 1
+        return len(self.task.data["rank"]) * size * (len(self.units) + len(BASELINES))
+
+    def signal(self, name: str) -> dict[str, float]:
+        """Unit -> cheap signal of its sensitivity: "sqnr", "kl" or "fisher". Raises TaskError where it cannot be had."""
+        if not self.has_samples:
+            raise TaskError(
+                f"Expected a task with samples for --signal {name}, got one with evaluate(model) only; use --exact."
+            )
+        if name == "fisher":
+            from sensitivity.signals.fisher import fisher
+
+            return fisher(self.source, self.units, islice(self.task.data["rank"], FISHER_BATCHES))
+        return measured_signal(self.measurer, self.units, self.source.quantizers, load("signals", name))
+
     def some_batches(self, most: int) -> SomeBatches | None:
         """Up to `most` batches of each split; None for a task that has no samples."""
-        has_samples = not callable(next(iter(self.task.data["rank"]))[0])
-        return SomeBatches(self.task, most) if has_samples else None
+        return SomeBatches(self.task, most) if self.has_samples else None
 
 
 @dataclass(frozen=True)
@@ -65,9 +89,12 @@ class SomeBatches:
 
 
 @contextmanager
-def open_session(reference: str, out: Path, *, resume: bool, progress: Progress = silent) -> Iterator[Session]:
+def open_session(
+    reference: str, out: Path, *, resume: bool, memory: int | None = None, progress: Progress = silent
+) -> Iterator[Session]:
     """Load the task and open the journal of `out`.
 
+    memory: bytes that the simulator may hold besides the weights; None takes a quarter of what is free.
     Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run), JournalMismatch.
     """
     loaded = load_task(reference)
@@ -82,7 +109,7 @@ def open_session(reference: str, out: Path, *, resume: bool, progress: Progress 
             source=source,
             units=layers(source.quantizers),
             run_dir=run_dir,
-            measurer=Measurer(task, lambda: _simulator(loaded, source), journal, progress),
+            measurer=Measurer(task, lambda: _simulator(loaded, source, memory), journal, progress),
             example=_example(loaded),
             warnings=_warnings(loaded),
         )
@@ -139,14 +166,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _simulator(loaded: Task | EvaluateTask, source: QuantizedModel) -> Simulator:
+def _simulator(loaded: Task | EvaluateTask, source: QuantizedModel, memory: int | None) -> Simulator:
     if isinstance(loaded, EvaluateTask):
         from sensitivity.simulators.evaluate import EvaluateSimulator
 
         return EvaluateSimulator(source)
-    from sensitivity.simulators.toggle import ToggleSimulator
+    from sensitivity.simulators.choose import simulator_for
 
-    return ToggleSimulator(source)
+    return simulator_for(source, _example(loaded), memory=memory)
 
 
 def _example(loaded: Task | EvaluateTask) -> Any:

@@ -36,9 +36,9 @@ def plan(of: tuple[Unit, ...], left_out: int = 5, met: bool = True) -> Plan:
     floor = 0.512 if met else 0.561
     tried = [len(names), len(names) // 2, 7, 3, 4, left_out]
     path = tuple(
-        PlanStep(names[:k], round(0.5365 - 0.2355 * math.exp(-k / 2.13), 3), met and k >= left_out) for k in tried
+        PlanStep(names[:k], round(0.5365 - 0.2355 * math.exp(-k / 2.13), 3), met and k >= left_out, 300) for k in tried
     )
-    path += (PlanStep((names[0], *names[2:left_out]), 0.497, False),)
+    path += (PlanStep((names[0], *names[2:left_out]), 0.497, False, 300),)
     metric = PlanMetric(
         name="top-1",
         float=near(floor + 0.01, n=500),

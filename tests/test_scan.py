@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.journal.journal import open_journal
-from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.quantizers.base import layers
 from sensitivity.records import Target
 from sensitivity.scan.choose import choose_plan
@@ -141,8 +140,7 @@ def plan_for(task: Task, path: Path, target: Target) -> Any:
     quantizers = task.model.quantizers
     with open_journal(path, {"model": "fake"}, resume=True) as journal:
         measurer = Measurer(task, lambda: simulator, journal)
-        ranking = [effect.unit for effect in result.effects]
-        return choose_plan(measurer, layers(quantizers), quantizers, ranking, GreedyPlanner(), target)
+        return choose_plan(measurer, layers(quantizers), quantizers, result, target)
 
 
 def test_a_plan_meets_its_target_on_confirm_and_is_judged_on_holdout(tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensitivity.planners.base import Choice, Planner
+from sensitivity.planners.base import Choice, Goal, Judge, Planner
+from sensitivity.planners.greedy import GreedyPlanner
+from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.records import Estimate, Plan, PlanMetric, Quantizer, Scores, Target, Unit
 from sensitivity.scan.engine import Measurer
+from sensitivity.scan.judge import SequentialJudge, SplitJudge
 from sensitivity.scan.ranking import estimate, gain
+from sensitivity.scan.scan import Scan
 from sensitivity.scan.variants import baselines, skip_variant
 
 
@@ -15,19 +19,22 @@ def choose_plan(
     measurer: Measurer,
     units: Sequence[Unit],
     quantizers: Sequence[Quantizer],
-    ranking: Sequence[str],
-    planner: Planner,
+    scanned: Scan,
     target: Target,
 ) -> Plan:
-    """The planner's skip-set with its evidence. ranking: unit names, most sensitive first."""
+    """The smallest skip-set found that meets the target, with its evidence.
+
+    After a raced scan the search is guided by its signal and stops measuring a set once the answer is clear.
+    """
     base = baselines(quantizers)
     float_scores, int8_scores = measurer.scores([base["float"], base["quantized"]], "confirm", "plan: baselines")
     floor = target.floor(measurer.aggregate(float_scores))
-
-    def evaluate(skip: tuple[str, ...]) -> float:
-        return measurer.metric(skip_variant(skip, units), "confirm", f"plan: {len(skip)} units skipped")
-
-    choice = planner.choose(ranking, evaluate, floor)
+    planner: Planner = InterpolatedPlanner(scanned.signal) if scanned.signal else GreedyPlanner()
+    judge: Judge = (
+        SequentialJudge(measurer, units, floor, float_scores) if scanned.signal else SplitJudge(measurer, units, floor)
+    )
+    ranking = [effect.unit for effect in scanned.effects]
+    choice = planner.choose(ranking, judge, Goal(floor, measurer.aggregate(float_scores)))
     variant = skip_variant(choice.skip, units)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
     held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
@@ -40,7 +47,9 @@ def choose_plan(
         metric=_metric(measurer, float_scores, int8_scores, confirmed, *held),
         path=choice.path,
         planner=planner.name,
-        reason=None if choice.met else _reason(choice, floor, measurer.aggregate(float_scores)),
+        reason=None
+        if choice.met
+        else _reason(choice, floor, measurer.aggregate(float_scores), measurer.aggregate(confirmed)),
         try_next=() if choice.met else TRY_NEXT,
     )
 
@@ -62,7 +71,7 @@ def _metric(
     return PlanMetric(measurer.task.metric, one(float_), one(quantized), one(confirm), one(held), one(held_float), drop)
 
 
-def _reason(choice: Choice, floor: float, float_metric: float) -> str:
+def _reason(choice: Choice, floor: float, float_metric: float, metric: float) -> str:
     if float_metric < floor:
         return f"the float model itself reaches {float_metric:.4f} on confirm, under the target of {floor:.4f}"
-    return f"the best of {len(choice.path)} skip-sets tried reaches {choice.metric:.4f} on confirm, under the target of {floor:.4f}"
+    return f"the best of {len(choice.path)} skip-sets tried reaches {metric:.4f} on confirm, under the target of {floor:.4f}"

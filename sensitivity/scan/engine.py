@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,33 @@ import numpy as np
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.journal.journal import Journal
 from sensitivity.records import Scores, Variant
-from sensitivity.scan.progress import Progress, silent
+from sensitivity.scan.progress import Advance, Progress, silent
+from sensitivity.signals.base import Signal
+from sensitivity.signals.distortion import flat_outputs
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_digest, batch_size
+
+
+class Reader:
+    """The batches of one split in order, read when first asked for. Batch numbers may only grow."""
+
+    def __init__(self, task: Task, split: str) -> None:
+        self._count = len(task.data[split])
+        self._split = split
+        self._batches = enumerate(iter(task.data[split]))
+
+    def at(self, batch: int) -> tuple[Any, Any]:
+        """(inputs, targets) of this batch. Raises TaskError where the data has fewer or more batches than its len()."""
+        found = next((pair for number, pair in self._batches if number == batch), None)
+        last = batch == self._count - 1
+        if found is None or (last and next(self._batches, None) is not None):
+            got = "fewer" if found is None else "more"
+            raise TaskError(
+                f"Expected split {self._split!r} to hold {self._count} batches as its len() says, got {got}; "
+                "make len() and iteration agree."
+            )
+        return found
 
 
 class Measurer:
@@ -36,17 +60,46 @@ class Measurer:
 
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
         """Per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the order of `variants`."""
-        data = self.task.data[split]
-        count = len(data)
-        missing = [
-            [v for v in _distinct(variants) if self.journal.scores(v, split, batch) is None] for batch in range(count)
-        ]
-        if any(missing):
-            self._measure(missing, split, what)
-        return [np.concatenate([self._known(v, split, batch) for batch in range(count)]) for v in variants]
+        batches = list(self.stream(variants, split, what))
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
-    def metric(self, variant: Variant, split: str, what: str) -> float:
-        return self.aggregate(self.scores([variant], split, what)[0])
+    def stream(self, variants: Sequence[Variant], split: str, what: str) -> Iterator[list[Scores]]:
+        """The same batch by batch, each measured when it is asked for: who has seen enough stops asking."""
+        reader = Reader(self.task, split)
+        count = len(self.task.data[split])
+        missing = sum(self.journal.scores(v, split, batch) is None for v in variants for batch in range(count))
+        with self.progress(what, missing) if missing else nullcontext(_no_progress) as advance:
+            for batch in range(count):
+                yield self.batch(variants, split, batch, reader, advance)
+
+    def batch(
+        self, variants: Sequence[Variant], split: str, batch: int, reader: Reader, advance: Advance
+    ) -> list[Scores]:
+        """Scores of each variant on one batch."""
+        distinct = {variant.key: variant for variant in variants}.values()
+        missing = [variant for variant in distinct if self.journal.scores(variant, split, batch) is None]
+        if missing:
+            inputs, targets = reader.at(batch)
+            self._measure(missing, split, batch, inputs, targets)
+            advance(len(missing), len(missing) * batch_size(inputs))
+        return [self._known(variant, split, batch) for variant in variants]
+
+    def distortion(self, signal: Signal, variants: Sequence[Variant], reference: Variant, first: int) -> list[Scores]:
+        """How far each variant's outputs are from those of `reference`: float64[n] on the first batches of `rank`.
+
+        signal: its name is part of the journal's key. first: how many batches.
+        """
+        split = f"rank: {signal.name}"
+        reader = Reader(self.task, "rank")
+        with self.progress(f"signal: {signal.name}", first) as advance:
+            for batch in range(first):
+                missing = [v for v in variants if self.journal.scores(v, split, batch) is None]
+                if missing:
+                    inputs, targets = reader.at(batch)
+                    self.journal.add_batch(split, batch, batch_digest(inputs, targets))
+                    self._distort(signal, missing, reference, split, batch, inputs)
+                    advance(1, (len(missing) + 1) * batch_size(inputs))
+        return [np.concatenate([self._known(v, split, batch) for batch in range(first)]) for v in variants]
 
     def aggregate(self, scores: Scores) -> float:
         """The task's metric of these scores. Raises TaskError if it raises or is not finite."""
@@ -60,44 +113,48 @@ class Measurer:
             )
         return value
 
-    def _measure(self, missing: list[list[Variant]], split: str, what: str) -> None:
-        total = sum(len(variants) for variants in missing)
-        with self.progress(what, total) as advance:
-            for batch, (inputs, targets) in enumerate(self.task.data[split]):
-                if batch >= len(missing):
-                    raise TaskError(
-                        f"Expected split {split!r} to hold {len(missing)} batches as its len() says, got more; make len() and iteration agree."
-                    )
-                if missing[batch]:
-                    before = self.samples
-                    self._measure_batch(missing[batch], split, batch, inputs, targets)
-                    advance(len(missing[batch]), self.samples - before)
-
-    def _measure_batch(self, variants: list[Variant], split: str, batch: int, inputs: Any, targets: Any) -> None:
-        self.journal.add_batch(split, batch, batch_digest(inputs, targets))
-        size = batch_size(inputs)
-        where = f" on batch {batch} of split {split!r}"
-        outputs = self.simulator.outputs(inputs, [variant.disabled for variant in variants])
-        measured: list[tuple[Variant, Scores]] = []
-        for index, output in outputs:
-            measured.append((variants[index], checked_scores(self.task, output, targets, size, where)))
-            self.samples += size
-        for variant, scores in measured:
-            self.journal.add_scores(variant, split, batch, scores)
-
-    def _known(self, variant: Variant, split: str, batch: int) -> Scores:
-        scores = self.journal.scores(variant, split, batch)
-        if scores is None:
-            raise TaskError(
-                f"Expected split {split!r} to hold as many batches as its len() says, got only {batch}; make len() and iteration agree."
-            )
-        return scores
-
     @property
     def simulator(self) -> Simulator:
         if self._simulator is None:
             self._simulator = self._make_simulator()
         return self._simulator
+
+    def simulator_used(self) -> Simulator | None:
+        """None where nothing has been forwarded."""
+        return self._simulator
+
+    def _measure(self, variants: list[Variant], split: str, batch: int, inputs: Any, targets: Any) -> None:
+        self.journal.add_batch(split, batch, batch_digest(inputs, targets))
+        size = batch_size(inputs)
+        where = f" on batch {batch} of split {split!r}"
+        measured: list[tuple[Variant, Scores]] = []
+        for index, output in self.simulator.outputs(inputs, [variant.disabled for variant in variants]):
+            measured.append((variants[index], checked_scores(self.task, output, targets, size, where)))
+            self.samples += size
+        for variant, scores in measured:
+            self.journal.add_scores(variant, split, batch, scores)
+
+    def _distort(
+        self, signal: Signal, variants: list[Variant], reference: Variant, split: str, batch: int, inputs: Any
+    ) -> None:
+        ((_, output),) = self.simulator.outputs(inputs, [reference.disabled])
+        float_outputs = [array.copy() for array in flat_outputs(output)]
+        self.samples += batch_size(inputs)
+        measured: list[tuple[Variant, Scores]] = []
+        for index, output in self.simulator.outputs(inputs, [variant.disabled for variant in variants]):
+            measured.append((variants[index], signal.of(float_outputs, flat_outputs(output))))
+            self.samples += batch_size(inputs)
+        for variant, values in measured:
+            self.journal.add_scores(variant, split, batch, values)
+
+    def _known(self, variant: Variant, split: str, batch: int) -> Scores:
+        scores = self.journal.scores(variant, split, batch)
+        assert scores is not None, "measured just before"
+        return scores
+
+
+def _no_progress(steps: int, samples: int) -> None:
+    """Nothing is forwarded."""
 
 
 def checked_scores(task: Task, output: Any, targets: Any, size: int, where: str) -> Scores:
@@ -127,7 +184,3 @@ def user_error(what: str, where: str, error: Exception) -> SensitivityError:
     return TaskError(
         f"Expected {what} to return{where}, got {type(error).__name__}: {error} ({frame.filename}:{frame.lineno})."
     )
-
-
-def _distinct(variants: Sequence[Variant]) -> list[Variant]:
-    return list({variant.key: variant for variant in variants}.values())

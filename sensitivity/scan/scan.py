@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sensitivity.records import Effect, Estimate, Mode, Quantizer, Unit
 from sensitivity.scan.engine import Measurer
@@ -13,11 +13,15 @@ from sensitivity.scan.variants import baselines, unit_variant
 
 @dataclass(frozen=True)
 class Scan:
-    """Ranked effects of all units, and the baselines on the same samples by name (see `variants.BASELINES`)."""
+    """Ranked effects of all units, and the baselines on the same samples by name (see `variants.BASELINES`).
+
+    signal: unit -> distortion, in ranking order, where the scan was a race; empty where every unit was measured whole.
+    """
 
     mode: Mode
     baselines: dict[str, Estimate]
     effects: tuple[Effect, ...]
+    signal: dict[str, float] = field(default_factory=dict)
 
 
 def scan(measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode) -> Scan:

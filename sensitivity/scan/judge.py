@@ -1,0 +1,65 @@
+"""Does a skip-set meet the target on `confirm`? All of the split, or as much of it as the answer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sensitivity.planners.base import Judged
+from sensitivity.records import Scores, Unit
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.raced import score_bound
+from sensitivity.scan.variants import skip_variant
+from sensitivity.stats.sequential import verdict
+
+REJECT = 0.2
+"""Largest chance of refusing a set that meets the target. It only costs a unit more, so it may be loose."""
+
+
+class SplitJudge:
+    """Measures every skip-set on the whole split: exact."""
+
+    def __init__(self, measurer: Measurer, units: Sequence[Unit], floor: float) -> None:
+        self._measurer, self._units, self._floor = measurer, units, floor
+
+    def __call__(self, skip: tuple[str, ...]) -> Judged:
+        variant = skip_variant(skip, self._units)
+        (scores,) = self._measurer.scores([variant], "confirm", f"plan: {len(skip)} units skipped")
+        metric = self._measurer.aggregate(scores)
+        return Judged(metric, metric >= self._floor, len(scores))
+
+
+class SequentialJudge:
+    """Stops as soon as it is clear that a skip-set misses the target, looking after every batch (`stats.sequential`).
+
+    float_scores: of all of `confirm`. A set is only called met once it has been measured on all of the split: a
+    refusal may be wrong with a small chance, a plan never is. For a metric whose scores have no known range, every set
+    is measured on the whole split.
+    """
+
+    def __init__(self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores) -> None:
+        self._measurer, self._units = measurer, units
+        self._float = float_scores
+        self._allowed = floor - measurer.aggregate(float_scores)
+        self._bound = score_bound(measurer.task, float_scores)
+        self._whole = SplitJudge(measurer, units, floor)
+
+    def __call__(self, skip: tuple[str, ...]) -> Judged:
+        refused = self._refused(skip) if self._bound is not None else None
+        return refused or self._whole(skip)
+
+    def _refused(self, skip: tuple[str, ...]) -> Judged | None:
+        """The answer no, once it is clear; None where the whole split has to say."""
+        variant = skip_variant(skip, self._units)
+        difference = np.empty(0)
+        for (scores,) in self._measurer.stream([variant], "confirm", f"plan: {len(skip)} units skipped"):
+            seen = difference.size
+            difference = np.append(difference, scores - self._float[seen : seen + len(scores)])
+            if difference.size < len(self._float) and self._is_below(difference):
+                return Judged(float(self._float.mean() + difference.mean()), False, difference.size)
+        return None
+
+    def _is_below(self, difference: Scores) -> bool:
+        answer = verdict(difference, self._allowed, len(self._float), alpha=REJECT, bound=self._bound)
+        return answer == "below"

@@ -1,0 +1,194 @@
+"""A scan that spends samples only where the order of units is still open.
+
+1. A cheap signal on few samples orders all units: how far the outputs move when one unit alone is quantized.
+2. The metric of every unit on the first batch, then only of the most promising ones, batch by batch, until the order
+   of the first is settled or the budget is spent. Evidence may be looked at after every batch (`stats.sequential`).
+3. Units that the metric can tell apart are ordered by it, all others by the signal, and marked as ties.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sensitivity.records import Effect, Mode, Quantizer, Scores, Unit, Variant
+from sensitivity.scan.engine import Measurer, Reader
+from sensitivity.scan.ranking import centred, estimate, per_sample
+from sensitivity.scan.scan import Scan
+from sensitivity.scan.variants import baselines, unit_variant
+from sensitivity.signals.base import Signal
+from sensitivity.stats.racing import standing
+from sensitivity.stats.sequential import confidence_sequence, log_evidence
+from sensitivity.tasks.base import Task, mean
+from sensitivity.tasks.batches import batch_size
+
+SIGNAL_SAMPLES = 32
+CONTENDERS = 8
+"""Units that race on the metric once the signal has ordered all of them."""
+
+GROUP = 4
+"""The race asks which of the contenders are the best so many, up to differences that do not matter."""
+
+TOLERANCE = 0.005
+"""Part of the metric's full scale that does not matter: half a point."""
+
+LOOK_AGAIN = 1.25
+"""The race is judged whenever this many times as many samples were seen: a look costs time where the metric is no mean."""
+
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Budget:
+    """samples: most to measure in the race, baselines included; seconds: after which no batch is begun. None: no limit.
+
+    A time budget ends a resumed scan elsewhere than an uninterrupted one; a sample budget does not.
+    """
+
+    samples: int | None = None
+    seconds: float | None = None
+
+
+def measured_signal(
+    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], signal: Signal
+) -> dict[str, float]:
+    """Unit -> mean distortion when it alone is quantized, on the first SIGNAL_SAMPLES samples of `rank`, or just more."""
+    variants = [unit_variant(unit, quantizers, "enable") for unit in units]
+    first, _ = next(iter(measurer.task.data["rank"]))
+    batches = min(-(-SIGNAL_SAMPLES // batch_size(first)), len(measurer.task.data["rank"]))
+    values = measurer.distortion(signal, variants, baselines(quantizers)["float"], batches)
+    return {unit.name: float(np.mean(value)) for unit, value in zip(units, values, strict=True)}
+
+
+def raced_scan(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    mode: Mode,
+    signal: Mapping[str, float],
+    budget: Budget,
+) -> Scan:
+    """Rank the units within a budget. signal: unit -> distortion >= 0, for all units."""
+    base = baselines(quantizers)
+    by_signal = sorted(units, key=lambda unit: -signal[unit.name])
+    entrants = {unit.name: unit_variant(unit, quantizers, mode) for unit in by_signal}
+    race = _Race(measurer, base, entrants, mode)
+    race.run(budget)
+    order = race.order()
+    return Scan(
+        mode=mode,
+        baselines={name: estimate(race.scores[name], measurer.task.aggregate) for name in base},
+        effects=tuple(race.effect(order, rank) for rank in range(1, len(order) + 1)),
+        signal={name: signal[name] for name in order},
+    )
+
+
+class _Race:
+    """Scores of baselines and units, as far as they have been measured. entrants: by signal, the strongest first."""
+
+    def __init__(
+        self, measurer: Measurer, base: Mapping[str, Variant], entrants: Mapping[str, Variant], mode: Mode
+    ) -> None:
+        self.scores: dict[str, Scores] = {}
+        self._measurer = measurer
+        self._base = base
+        self._entrants = entrants
+        self._reference = "quantized" if mode == "disable" else "float"
+        self._sign = 1 if mode == "disable" else -1
+        self._per_sample: dict[tuple[str, int], Scores] = {}
+
+    def run(self, budget: Budget) -> None:
+        data = self._measurer.task.data["rank"]
+        reader, start, spent = Reader(self._measurer.task, "rank"), time.monotonic(), 0
+        running, looked = list(self._entrants), 0
+        with self._measurer.progress("race on the metric", len(data) * (len(self._base) + CONTENDERS)) as advance:
+            for batch in range(len(data)):
+                variants = {**self._base, **{name: self._entrants[name] for name in running}}
+                size = 0 if batch == 0 else _size(self.scores, batch)
+                late = budget.seconds is not None and time.monotonic() - start > budget.seconds
+                dear = budget.samples is not None and spent + size * len(variants) > budget.samples
+                if batch > 0 and (late or dear):
+                    return
+                measured = self._measurer.batch(list(variants.values()), "rank", batch, reader, advance)
+                for name, scores in zip(variants, measured, strict=True):
+                    self.scores[name] = np.concatenate([self.scores[name], scores]) if batch else scores
+                spent += len(measured[0]) * len(variants)
+                seen = len(self.scores[self._reference])
+                if batch == 0 or seen >= LOOK_AGAIN * looked:
+                    looked = seen
+                    running = self._open(list(self._entrants)[:CONTENDERS])
+                if not running:
+                    return
+
+    def _open(self, contenders: Sequence[str]) -> list[str]:
+        """Contenders whose place is not settled yet."""
+        if len(contenders) <= GROUP:
+            return list(contenders)
+        gains = [self.gain(name) for name in contenders]
+        values = np.full((len(gains), max(map(len, gains))), np.nan)
+        for row, gain in zip(values, gains, strict=True):
+            row[: len(gain)] = gain
+        scale = self._measurer.task.full_scale
+        now = standing(values, GROUP, None, tolerance=TOLERANCE * scale, alpha=ALPHA, bound=self.bound)
+        return [contenders[index] for index in sorted(now.open)]
+
+    @property
+    def bound(self) -> float | None:
+        """The largest difference of two scores of one sample, where that is known."""
+        return score_bound(self._measurer.task, self.scores[self._reference])
+
+    def gain(self, name: str) -> Scores:
+        """Per-sample gain of a unit over the reference, on the samples it was measured on; a loss in mode `enable`."""
+        own = len(self.scores[name])
+        return self._sign * (self._values(name, own) - self._values(self._reference, own))
+
+    def _values(self, name: str, samples: int) -> Scores:
+        if (name, samples) not in self._per_sample:
+            scores = self.scores[name][:samples]
+            self._per_sample[name, samples] = per_sample(scores, self._measurer.task.aggregate)
+        return self._per_sample[name, samples]
+
+    def order(self) -> list[str]:
+        """By signal, except that no unit stands right behind one that the metric knows to be less sensitive."""
+        order = list(self._entrants)
+        for end in range(len(order) - 1, 0, -1):
+            for index in range(end):
+                if self._better(order[index + 1], order[index]):
+                    order[index], order[index + 1] = order[index + 1], order[index]
+        return order
+
+    def _better(self, one: str, other: str) -> bool:
+        """Whether the metric proves that one unit is more sensitive than the other, all pairs of units together."""
+        ours, theirs = self.gain(one), self.gain(other)
+        shared = min(len(ours), len(theirs))
+        pairs = len(self._entrants) * (len(self._entrants) - 1)
+        evidence = log_evidence(ours[:shared] - theirs[:shared], 0.0, None, bound=self.bound)
+        return bool(evidence.max() >= np.log(pairs / ALPHA))
+
+    def effect(self, order: Sequence[str], rank: int) -> Effect:
+        name, aggregate = order[rank - 1], self._measurer.task.aggregate
+        scores = self.scores[name]
+        interval = confidence_sequence(self.gain(name), None, alpha=ALPHA, bound=self.bound)
+        metric = aggregate(scores)
+        value = self._sign * (metric - aggregate(self.scores[self._reference][: len(scores)]))
+        told_apart = (above for above, other in enumerate(order[: rank - 1], 1) if not self._better(other, name))
+        return Effect(rank, next(told_apart, rank), name, centred(interval, value, len(scores)), metric)
+
+
+def score_bound(task: Task, scores: Scores) -> float | None:
+    """The largest difference that two scores of one sample can have; None where the metric does not say.
+
+    scores: of a baseline, to see that they keep to the metric's scale.
+    """
+    keeps_to_scale = (
+        task.aggregate is mean and scores.ndim == 1 and scores.min() >= 0 and scores.max() <= task.full_scale
+    )
+    return task.full_scale if keeps_to_scale else None
+
+
+def _size(scores: Mapping[str, Scores], batches: int) -> int:
+    """Samples in a batch, from the longest scores so far."""
+    return max(map(len, scores.values())) // batches

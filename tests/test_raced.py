@@ -1,0 +1,129 @@
+"""A raced scan and its plan, on a model whose quantization errors are known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sensitivity.journal.journal import open_journal
+from sensitivity.planners.base import Goal, Judged
+from sensitivity.planners.interpolated import InterpolatedPlanner
+from sensitivity.quantizers.base import layers
+from sensitivity.records import Plan, Target
+from sensitivity.scan.choose import choose_plan
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.judge import SequentialJudge
+from sensitivity.scan.raced import Budget, measured_signal, raced_scan
+from sensitivity.scan.scan import Scan
+from sensitivity.scan.variants import baselines
+from sensitivity.signals.base import Signal
+from sensitivity.tasks.base import Task
+from sensitivity.testing.fakes import FakeModel, FakeSimulator
+
+HARM = {"stem": 0.20, "head": 0.10} | {f"block{index}": 0.002 for index in range(18)}
+
+
+def batches(n: int, seed: int, size: int = 50) -> list[tuple[Any, Any]]:
+    samples = np.random.default_rng(seed).permutation(np.linspace(0, 0.999, n))
+    return [(samples[i : i + size], None) for i in range(0, n, size)]
+
+
+def fake_task(n: int = 1000) -> Task:
+    data = {split: batches(n, seed) for seed, split in enumerate(("rank", "confirm", "holdout"))}
+    return Task(FakeModel(HARM), data, lambda outputs, _: outputs)
+
+
+def difference(reference: Any, outputs: Any) -> Any:
+    return np.abs(reference[0] - outputs[0])
+
+
+def raced(task: Task, path: Path, budget: Budget, target: Target | None = None) -> tuple[Scan, Plan | None, Measurer]:
+    quantizers = task.model.quantizers
+    units = layers(quantizers)
+    with open_journal(path, {}, resume=True) as journal:
+        measurer = Measurer(task, lambda: FakeSimulator(task.model), journal)
+        signal = measured_signal(measurer, units, quantizers, Signal("difference", difference))
+        scan = raced_scan(measurer, units, quantizers, "disable", signal, budget)
+        plan = choose_plan(measurer, units, quantizers, scan, target) if target else None
+    return scan, plan, measurer
+
+
+def test_a_race_finds_the_worst_units_with_a_fraction_of_the_samples(tmp_path: Path) -> None:
+    scan, _, measurer = raced(fake_task(), tmp_path / "j", Budget(6000))
+    assert [effect.unit for effect in scan.effects[:2]] == ["stem", "head"]
+    assert scan.effects[1].tie == 2, "the metric itself tells these two apart"
+    assert measurer.samples < 0.4 * 1000 * (len(HARM) + 4)
+    for effect, harm in zip(scan.effects[:2], (0.20, 0.10), strict=True):
+        assert effect.effect.low <= harm <= effect.effect.high
+
+
+def test_a_budget_that_runs_out_still_ranks_every_unit_with_wide_intervals(tmp_path: Path) -> None:
+    scan, _, _ = raced(fake_task(), tmp_path / "j", Budget(samples=1))
+    assert sorted(effect.unit for effect in scan.effects) == sorted(HARM)
+    assert all(effect.effect.n == 50 for effect in scan.effects)
+    assert all(effect.effect.low < effect.effect.value < effect.effect.high for effect in scan.effects)
+
+
+def test_a_resumed_race_gives_the_same_and_forwards_only_what_is_missing(tmp_path: Path) -> None:
+    target = Target(drop=0.05)
+    whole, plan, measurer = raced(fake_task(), tmp_path / "whole", Budget(6000), target)
+    content = (tmp_path / "whole").read_bytes()
+    (tmp_path / "part").write_bytes(content[: len(content) // 3])
+    resumed, again, rest = raced(fake_task(), tmp_path / "part", Budget(6000), target)
+    assert (resumed, again) == (whole, plan)
+    assert 0 < rest.samples < measurer.samples
+
+
+def test_a_raced_plan_is_only_called_met_on_all_of_confirm(tmp_path: Path) -> None:
+    _, plan, _ = raced(fake_task(), tmp_path / "j", Budget(6000), Target(drop=0.05))
+    assert plan.met
+    assert set(plan.skip) == {"stem", "head"}
+    assert plan.planner == "interpolated"
+    assert plan.metric.confirm.n == 1000
+    assert plan.metric.confirm.value >= plan.floor
+    rejected = [step for step in plan.path if not step.met]
+    assert min(step.n for step in rejected) < 1000, "a set that is clearly too small is not measured to the end"
+
+
+def test_a_sequential_judge_agrees_with_the_whole_split_where_the_answer_is_clear(tmp_path: Path) -> None:
+    task = fake_task()
+    units = layers(task.model.quantizers)
+    with open_journal(tmp_path / "j", {}, resume=False) as journal:
+        measurer = Measurer(task, lambda: FakeSimulator(task.model), journal)
+        (float_scores,) = measurer.scores([baselines(task.model.quantizers)["float"]], "confirm", "")
+        judge = SequentialJudge(measurer, units, 0.9, float_scores)
+        refused, met = judge(()), judge(tuple(HARM))
+    assert not refused.met
+    assert refused.n < 1000
+    assert refused.metric == pytest.approx(0.664, abs=0.1)
+    assert met == Judged(1.0, True, 1000)
+
+
+@pytest.mark.parametrize("needed", [0, 1, 3, 7, 12])
+def test_the_interpolated_planner_ends_at_a_set_that_meets_the_goal(needed: int) -> None:
+    units = [f"u{index}" for index in range(12)]
+    signal = {unit: 2.0**-index for index, unit in enumerate(units)}
+    tries: list[int] = []
+
+    def judge(skip: tuple[str, ...]) -> Judged:
+        tries.append(len(skip))
+        left = sum(signal.values()) - sum(signal[unit] for unit in skip)
+        return Judged(1 - left / 4, set(units[:needed]) <= set(skip), 100)
+
+    allowed = (sum(signal.values()) - sum(signal[unit] for unit in units[:needed])) / 4
+    choice = InterpolatedPlanner(signal).choose(units, judge, Goal(floor=1 - allowed, start=1.0))
+    assert choice.met
+    assert choice.skip == tuple(units[:needed])
+    assert len(tries) <= 8
+
+
+def test_a_goal_that_nothing_meets_gives_the_best_set_tried() -> None:
+    units = ["a", "b", "c"]
+    choice = InterpolatedPlanner(dict.fromkeys(units, 1.0)).choose(
+        units, lambda skip: Judged(len(skip) / 10, False, 100), Goal(floor=2.0, start=1.0)
+    )
+    assert not choice.met
+    assert choice.skip == ("a", "b", "c")
