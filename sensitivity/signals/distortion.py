@@ -1,0 +1,118 @@
+"""How far quantization moves the outputs of the model: needs no labels and no metric, and no framework."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import ModelError
+from sensitivity.records import Scores
+from sensitivity.signals.base import Outputs, Signal
+from sensitivity.tasks.batches import as_numpy
+
+
+def sqnr(reference: Outputs, outputs: Outputs) -> Scores:
+    """Power of the quantization noise over power of the signal, float64[n]: 0 is no distortion, larger is worse.
+
+    reference, outputs: of the float model and of a variant, each array float[n, ...], the same samples. Per sample and
+    array ||output - reference||^2 / ||reference||^2, averaged over the arrays, so that each counts the same whatever
+    its size. The signal-to-quantization-noise ratio in decibels is -10 log10 of it. An array that is all 0 in the
+    reference counts 0 where it stays so and 1, all noise, where it does not.
+    Raises ModelError where shapes differ or a value is not finite.
+
+    >>> sqnr([np.array([[3.0, 4.0]])], [np.array([[3.0, 4.5]])])
+    array([0.01])
+    """
+    _check_alike(reference, outputs)
+    ratios = [_noise_ratio(_rows(wanted), _rows(got)) for wanted, got in zip(reference, outputs, strict=True)]
+    return np.asarray(np.mean(ratios, axis=0), dtype=np.float64)
+
+
+def kl(reference: Outputs, outputs: Outputs) -> Scores:
+    """Kullback-Leibler divergence of a classifier's probabilities, float64[n], in nats: KL(reference || output).
+
+    reference, outputs: one array each, logits float[n, classes]; the softmax is taken here.
+    Raises ModelError for any other outputs, and where a value is not finite.
+
+    >>> kl([np.log([[0.5, 0.5]])], [np.log([[0.25, 0.75]])]).round(4)
+    array([0.1438])
+    """
+    _check_alike(reference, outputs)
+    if len(reference) != 1 or reference[0].ndim != 2 or reference[0].shape[1] < 2:
+        shapes = ", ".join(str(array.shape) for array in reference)
+        raise ModelError(
+            f"Expected the model to have one output, the logits [samples, classes] of two classes or more, got {shapes}; "
+            "use --signal sqnr."
+        )
+    wanted, got = _log_softmax(reference[0]), _log_softmax(outputs[0])
+    # Never negative but for rounding.
+    return np.asarray(np.maximum(np.sum(np.exp(wanted) * (wanted - got), axis=1), 0.0))
+
+
+SQNR = Signal("sqnr", sqnr)
+KL = Signal("kl", kl)
+
+
+def flat_outputs(outputs: Any) -> list[NDArray[np.floating]]:
+    """The arrays of floating-point numbers in what a model returned, in order, on the host.
+
+    outputs: a tensor or array, or a nest of tuples, lists, dicts and dataclasses of them. Numbers that are no floats,
+    such as chosen classes and masks, have no distance and are left out. Arrays may share memory with `outputs`.
+    Raises ModelError where nothing is left.
+    """
+    found = [array for array in _arrays(outputs) if np.issubdtype(array.dtype, np.floating) and array.ndim]
+    if not found:
+        raise ModelError(
+            f"Expected the model to return arrays of floating-point numbers, got {type(outputs).__name__} without any; "
+            "use --signal metric."
+        )
+    return found
+
+
+def _arrays(value: Any) -> Iterator[NDArray[Any]]:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        yield as_numpy(value)
+    elif isinstance(value, Mapping):
+        yield from _arrays(tuple(value.values()))
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _arrays(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield from _arrays(tuple(getattr(value, field.name) for field in dataclasses.fields(value)))
+
+
+def _check_alike(reference: Outputs, outputs: Outputs) -> None:
+    """The same samples and shapes: what is left of boxes after suppression, say, cannot be compared."""
+    wanted, got = [array.shape for array in reference], [array.shape for array in outputs]
+    if wanted != got or len({shape[:1] for shape in wanted}) != 1:
+        raise ModelError(
+            "Expected outputs whose first axis is the sample and whose shapes do not depend on the values, "
+            f"got {_shapes(wanted)} from the float model and {_shapes(got)} from a quantized one; "
+            "return what comes before suppression or selection, or use --signal metric."
+        )
+    if not all(np.isfinite(array).all() for array in (*reference, *outputs)):
+        raise ModelError("Expected finite outputs, got infinite values or NaN; use --signal metric.")
+
+
+def _shapes(shapes: list[tuple[int, ...]]) -> str:
+    return " and ".join(str(shape) for shape in shapes[:4]) + (", ..." if len(shapes) > 4 else "")
+
+
+def _rows(array: NDArray[np.floating]) -> NDArray[np.float64]:
+    # float64 first: the square of a float16 above 255 is infinite.
+    return array.reshape(len(array), -1).astype(np.float64)
+
+
+def _noise_ratio(wanted: NDArray[np.float64], got: NDArray[np.float64]) -> NDArray[np.float64]:
+    noise, signal = np.sum((got - wanted) ** 2, axis=1), np.sum(wanted**2, axis=1)
+    silent = (noise > 0).astype(np.float64)
+    return np.asarray(np.divide(noise, signal, out=silent, where=signal > 0))
+
+
+def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=1, keepdims=True)))

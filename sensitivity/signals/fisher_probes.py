@@ -1,0 +1,127 @@
+"""Hooks that open one direction per unit into a float model's forward: the error that quantizing the unit makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.records import Quantizer, Unit
+
+
+class Probes:
+    """Inside the `with` each layer returns output + step * error, with a step of 0 for each unit and sample.
+
+    error: the layer with only this unit quantized, less the layer in float, on the same input; computed on the spot,
+    so that in-place operations before and after it do no harm. The derivative by the step is that along the error,
+    summed over all calls of all layers of the unit, whatever parameters are trainable. To be entered with all
+    quantizers disabled.
+    ran: indices of the units of which a quantizer was called.
+    """
+
+    def __init__(self, source: QuantizedModel, units: Sequence[Unit]) -> None:
+        every = {quantizer.name: quantizer for quantizer in source.quantizers}
+        self.ran: set[int] = set()
+        self._source = source
+        self._others = [every.keys() - set(unit.quantizers) for unit in units]
+        self._units_of: dict[nn.Module, list[int]] = {}
+        self._quantizers: list[tuple[nn.Module, int]] = []
+        for index, unit in enumerate(units):
+            found = [every[name] for name in unit.quantizers]
+            self._quantizers += [(source.model.get_submodule(each.name), index) for each in found]
+            for module in {module: None for each in found for module in _holders(source.model, each)}:
+                self._units_of.setdefault(module, []).append(index)
+        self._steps: list[Tensor] = []
+        self._waiting: dict[nn.Module, list[list[Any]]] = {}
+        self._paused = False
+        self._hooks = ExitStack()
+
+    def restart(self, samples: int, device: Any) -> list[Tensor]:
+        """New steps for the next forward, one float32[samples] per unit."""
+        self._steps = [torch.zeros(samples, device=device, requires_grad=True) for _ in self._others]
+        self._waiting = {module: [] for module in self._units_of}
+        return self._steps
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def __enter__(self) -> Probes:
+        with ExitStack() as hooks:
+            for module in self._units_of:
+                # Last before the forward and first after it: what the user's own hooks change is not the layer's.
+                before = module.register_forward_pre_hook(self._before, with_kwargs=True)
+                after = module.register_forward_hook(self._after, prepend=True)
+                hooks.callback(before.remove)
+                hooks.callback(after.remove)
+            for quantizer, index in self._quantizers:
+                hooks.callback(quantizer.register_forward_pre_hook(self._mark(index)).remove)
+            self._hooks = hooks.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._hooks.close()
+        self._steps, self._waiting = [], {}
+
+    def _mark(self, index: int) -> Any:
+        return lambda module, args: self.ran.add(index)
+
+    def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """Compute the layer with each of its units quantized, before it can overwrite its input."""
+        if self._paused:
+            return
+        results = []
+        for index in self._units_of[module]:
+            with torch.no_grad(), self.paused(), self._source.disabled(self._others[index]):
+                own_args, own_kwargs = pytree.tree_map(_copy, (args, kwargs))
+                results.append(module.forward(*own_args, **own_kwargs))
+        self._waiting[module].append(results)
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self._paused:
+            return None
+        leaves, spec = pytree.tree_flatten(output)
+        moved = list(leaves)
+        for index, quantized in zip(self._units_of[module], self._waiting[module].pop(), strict=True):
+            for place, (leaf, other) in enumerate(zip(leaves, pytree.tree_leaves(quantized), strict=True)):
+                if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                    moved[place] = moved[place] + _along(other - leaf.detach(), self._steps[index])
+        return pytree.tree_unflatten(moved, spec)
+
+
+def _along(error: Tensor, step: Tensor) -> Tensor:
+    """The error times the step of its sample, in the error's shape.
+
+    The first axis may be a multiple of the samples, such as windows of images. Where it is not, all samples share one
+    step: its squared derivative has the same mean, since theirs are of random signs, but it is noisier.
+    """
+    samples = len(step)
+    if error.ndim and error.shape[0] and error.shape[0] % samples == 0:
+        rows = error.reshape(samples, -1)
+        return (step.to(error.dtype)[:, None] * rows).reshape(error.shape)
+    return step[0].to(error.dtype) * error
+
+
+def _copy(leaf: Any) -> Any:
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _holders(model: nn.Module, quantizer: Quantizer) -> Iterator[nn.Module]:
+    """The modules whose attribute the quantizer is: its layer, and others that share it."""
+    shared = model.get_submodule(quantizer.name)
+    attribute = quantizer.name[len(quantizer.layer) :].removeprefix(".")
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module is shared:
+            holder = (
+                name.removesuffix(attribute).removesuffix(".") if name.endswith(attribute) else name.rpartition(".")[0]
+            )
+            yield model.get_submodule(holder)
