@@ -1,0 +1,126 @@
+"""The demo: handwritten digits, a small RepVGG trained on the spot, and the whole job on it.
+
+    reference = prepare(Path("runs/demo"))      # trains once, in seconds
+    api.run(RunSettings(task=reference, out=Path("runs/demo"), max_drop="1pt"))
+
+The weights and a task file that loads them lie in the run directory, so every verb works on it alone.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sensitivity.errors import MissingPackage, TaskError, WriteError
+from sensitivity.files import write_whole
+from sensitivity.tasks.base import Task
+from sensitivity.tasks.classification import ArrayBatches, classification_task, from_arrays
+
+if TYPE_CHECKING:
+    from sensitivity.workflows.repvgg import PlainVGG
+
+SEED = 0
+SIZES = {"train": 700, "calib": 100, "rank": 400, "confirm": 300, "holdout": 297}
+WIDTH, DEPTHS = 32, (4, 4)
+EPOCHS, RATE, DECAY = 20, 0.3, 1e-2
+
+INT8_PER_TENSOR = {
+    "quant_cfg": [
+        {"quantizer_name": "*", "enable": False},
+        {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": 8, "axis": None}},
+        {"quantizer_name": "*input_quantizer", "cfg": {"num_bits": 8, "axis": None}},
+    ],
+    "algorithm": "max",
+}
+
+TASK_FILE = '''\
+"""Handwritten digits and a re-parameterised RepVGG with the weights beside this file, calibrated by ModelOpt.
+
+Written by `sensitivity demo`. Change it to see what happens: a changed task needs a run directory of its own.
+"""
+
+from pathlib import Path
+
+from sensitivity.workflows import demo
+
+
+def task():
+    return demo.task(Path(__file__).with_name("weights.pt"))
+'''
+
+
+def prepare(folder: Path) -> str:
+    """Train the demo's model, unless `folder` holds its weights already, and return the reference of its task.
+
+    Raises MissingPackage without torch, ModelOpt or scikit-learn, WriteError where the folder cannot be written.
+    """
+    import torch
+
+    splits = digits()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"Expected to write to {folder}, got {error.strerror}; choose another --out.") from error
+    weights = folder / "weights.pt"
+    if not weights.exists():
+        content = io.BytesIO()
+        torch.save(trained(splits["train"]).state_dict(), content)
+        write_whole(weights, content.getvalue())
+    write_whole(folder / "task.py", TASK_FILE.encode())
+    return f"{folder / 'task.py'}:task"
+
+
+def task(weights: Path) -> Task:
+    """The demo's task from the weights that `prepare` wrote."""
+    import torch
+
+    from sensitivity.workflows.repvgg import RepVGG
+
+    splits = digits()
+    model = RepVGG(WIDTH, DEPTHS, classes=10).plain()
+    try:
+        model.load_state_dict(torch.load(weights, weights_only=True))
+    except (OSError, RuntimeError) as error:
+        raise TaskError(f"Expected the demo's weights in {weights}, got none; run 'sensitivity demo' again.") from error
+    return classification_task(calibrated(model, splits["calib"]), splits)
+
+
+def digits() -> dict[str, ArrayBatches]:
+    """The 1,797 real digits of scikit-learn, 8x8 pixels on the scale 0..1, drawn at random into disjoint splits."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError:
+        raise MissingPackage("scikit-learn", "the demo's digits", "demo") from None
+    images, labels = load_digits(return_X_y=True)
+    return from_arrays(images.reshape(-1, 1, 8, 8).astype("float32") / 16, labels, sizes=SIZES, batch=100, seed=SEED)
+
+
+def trained(split: ArrayBatches) -> PlainVGG:
+    """The trained model, re-parameterised: the same bits each time on one machine."""
+    import torch
+
+    from sensitivity.workflows.repvgg import RepVGG, repeatable, train
+
+    x, y = torch.from_numpy(split.x), torch.from_numpy(split.y)
+    with repeatable(SEED):
+        model = RepVGG(WIDTH, DEPTHS, classes=10)
+        train(model, x, y, epochs=EPOCHS, rate=RATE, decay=DECAY, seed=SEED)
+        return model.plain()
+
+
+def calibrated(model: PlainVGG, calib: ArrayBatches) -> Any:
+    """INT8 with max ranges, one scale for each activation and each weight tensor.
+
+    One scale per weight tensor is the default of ONNX Runtime's `quantize_static`, and all that some accelerators know.
+    It is what hurts here, as it does RepVGG in the literature: where training has left an input channel almost unused,
+    its identity branch divides by a tiny deviation, and re-parameterising puts that one huge number next to ordinary
+    weights. One scale per output channel costs this model nothing, and is the better remedy where it can be had.
+    """
+    import modelopt.torch.quantization as mtq
+
+    def run(model: Any) -> None:
+        for inputs, _ in calib:
+            model(inputs)
+
+    return mtq.quantize(model.eval(), INT8_PER_TENSOR, run).eval()
