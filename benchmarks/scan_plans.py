@@ -1,0 +1,106 @@
+"""From a ranking to a plan, by hand and by a race; and what both cost at other sizes."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sensitivity.journal.journal import open_journal
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.records import Plan, Target, Unit
+from sensitivity.run_dir import RunDir
+from sensitivity.scan.choose import choose_plan
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.raced import SIGNAL_SAMPLES, Budget, raced_scan
+from sensitivity.session import Session
+from sensitivity.simulators.base import Simulator
+from sensitivity.tasks.base import Task
+
+Metric = Callable[[frozenset[str]], float]
+"""Disabled quantizers -> the metric on all images."""
+
+
+@dataclass(frozen=True)
+class Raced:
+    """What one raced scan plus plan took. setup_s: of the seconds, those in which the model was traced and checked."""
+
+    seconds: float
+    setup_s: float
+    samples: int
+    ranking: tuple[str, ...]
+    plan: Plan
+
+
+def raced(
+    task: Task, source: QuantizedModel, units: Sequence[Unit], target: Target, *, signal: str, memory: int | None
+) -> Raced:
+    """Scan and plan as `sensitivity run` does with --signal, through a journal on disk, on a new simulator."""
+    from sensitivity.simulators.choose import simulator_for
+
+    start = time.perf_counter()
+    setup: list[float] = []
+
+    def simulator() -> Simulator:
+        before = time.perf_counter()
+        made = simulator_for(source, example, memory=memory)
+        setup.append(time.perf_counter() - before)
+        return made
+
+    with tempfile.TemporaryDirectory() as folder:
+        example = next(iter(task.data["rank"]))[0]
+        with open_journal(Path(folder) / "journal.jsonl", {"benchmark": "raced"}, resume=False) as journal:
+            measurer = Measurer(task, simulator, journal)
+            session = Session("", task, source, tuple(units), RunDir(Path(folder)), measurer, example, ())
+            subject = (measurer, units, source.quantizers)
+            scanned = raced_scan(*subject, "disable", session.signal(signal), Budget())
+            plan = choose_plan(*subject, scanned, target)
+        ranking = tuple(effect.unit for effect in scanned.effects)
+        return Raced(time.perf_counter() - start, sum(setup), measurer.samples, ranking, plan)
+
+
+def naive_plan(ranking: Sequence[str], units: Sequence[Unit], metric: Metric, floor: float) -> tuple[str, ...] | None:
+    """The shortest prefix of the ranking that meets the target, one layer added at a time; None where none does."""
+    names = {unit.name: unit.quantizers for unit in units}
+    for size in range(len(ranking) + 1):
+        if metric(frozenset(name for unit in ranking[:size] for name in names[unit])) >= floor:
+            return tuple(ranking[:size])
+    return None
+
+
+def cost_model(
+    layers: int, samples: int, at: Mapping[str, float], curve: Sequence[tuple[int, float, float]]
+) -> dict[str, dict[str, float]]:
+    """Samples forwarded and seconds at another size, from what was measured.
+
+    at: naive_s, exact_s and exact_setup_s, measured with `units` layers on `samples` samples.
+    curve: (samples of the data, samples forwarded, seconds) of raced scans with their plans.
+
+    naive: layers x samples, each as long as measured. exact: the same count, each as long as measured without the
+    setup, and the setup once. raced: a straight line in the number of samples is fitted to the curve; the signal, on
+    SIGNAL_SAMPLES samples of each layer, grows with the layers, and the rest does not: how many layers race is fixed.
+    """
+    measured = at["units"] * at["samples"]
+    forwarded = layers * samples
+    more = (layers - at["units"]) * SIGNAL_SAMPLES
+    size, spent, seconds = (np.array(values, dtype=float) for values in zip(*curve, strict=True))
+    raced_samples = _line(size, spent, samples) + more
+    per_sample = float(seconds.sum() / spent.sum())
+    setup = at["exact_setup_s"]
+    return {
+        "naive": {"samples": forwarded, "seconds": forwarded * at["naive_s"] / measured},
+        "exact": {"samples": forwarded, "seconds": setup + forwarded * (at["exact_s"] - setup) / measured},
+        "raced": {"samples": raced_samples, "seconds": setup + raced_samples * per_sample},
+    }
+
+
+def _line(x: np.ndarray, y: np.ndarray, at: float) -> float:
+    """The fitted line at a point; in proportion where only one point was measured."""
+    if len(set(x.tolist())) < 2:
+        return float(y.mean() / x.mean() * at)
+    slope, start = np.polyfit(x, y, 1)
+    return float(start + slope * at)
