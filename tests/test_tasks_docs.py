@@ -1,0 +1,77 @@
+"""Every task in docs/tasks.md loads, scores and aggregates."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sensitivity.quantizers.base import check_calibrated
+from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.records import SPLITS
+from sensitivity.tasks.base import EvaluateTask
+from sensitivity.tasks.load import load_task
+
+PAGE = Path(__file__).parent.parent / "docs/tasks.md"
+SECTIONS = dict(re.findall(r"^## (.+?)\n(?:(?!^## ).*\n)*?```python\n((?:.*\n)*?)```", PAGE.read_text(), re.MULTILINE))
+
+NEIGHBOUR = """
+import torch
+from torch import nn
+
+def load_model():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+
+def load_segmenter():
+    return nn.Conv2d(3, 1, 3, padding=1)
+
+def some_inputs():
+    return torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+def accuracy_on(split, model):
+    return {"rank": 0.1, "confirm": 0.2, "holdout": 0.3}[split] + 0 * float(model(some_inputs()).sum())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder with all that the page's tasks read."""
+    (tmp_path / "my_model.py").write_text(NEIGHBOUR)
+    random = np.random.default_rng(0)
+    for number in range(20):
+        file = tmp_path / "images" / f"class{number % 3}" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (260, 300, 3), np.uint8)).save(file)
+    x = random.random((100, 3, 8, 8), np.float32)
+    np.savez(tmp_path / "samples.npz", x=x, y=random.integers(0, 3, 100))
+    torch.save({"x": torch.from_numpy(x), "y": torch.from_numpy(x[:, 0] > 0.5)}, tmp_path / "masks.pt")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_page_has_a_task_of_each_kind():
+    assert list(SECTIONS) == [
+        "Images in class folders",
+        "Arrays or tensors",
+        "A metric of your own",
+        "Only `evaluate(model)`",
+    ]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_a_task_of_the_page_works(section, folder):
+    (folder / "my_task.py").write_text(SECTIONS[section])
+    task = load_task("my_task.py:task")
+    check_calibrated(ModelOptModel(task.model).quantizers)
+    if isinstance(task, EvaluateTask):
+        assert (task.evaluate(task.model), task.holdout(task.model)) == (0.1, 0.3)
+        return
+    for split in SPLITS:
+        with torch.no_grad():
+            scores = [np.asarray(task.score(task.model(x), y), np.float64) for x, y in task.data[split]]
+        assert len(scores) == len(task.data[split])
+        assert 0 <= task.aggregate(np.concatenate(scores)) <= 1
