@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sensitivity.errors import ExportError
+from sensitivity.errors import ExportError, OnnxFileError
 from sensitivity.export.lower import lower_file
 from sensitivity.export.ranges import ranges_of
 from sensitivity.export.torch_model import export_files
@@ -123,11 +123,29 @@ def test_onnx_runtime_leaves_skipped_layers_unquantized(files, tmp_path):
 
 
 def test_tensors_that_cannot_be_negative_get_the_zero_point_0(files, tmp_path):
+    before = {pair.name for pair in qdq.pairs(load_model(files["int8"]).graph)}
     model = load_model(lower_file(files["int8"], "onnxruntime", tmp_path / "o.onnx"))
-    for pair in qdq.pairs(model.graph):
-        if not pair.of_weight:
-            assert pair.zero_point == (0 if non_negative(pair.source) else 128)
-    assert {0, 128} == {int(pair.zero_point) for pair in qdq.pairs(model.graph) if not pair.of_weight}
+    kept = {pair.name: pair for pair in qdq.pairs(model.graph) if pair.name in before and not pair.of_weight}
+    assert kept["second.input_quantizer/QuantizeLinear"].zero_point == 0  # behind a ReLU
+    assert kept["first.input_quantizer/QuantizeLinear"].zero_point == 0
+    assert kept["merge.input_quantizer/QuantizeLinear"].zero_point == 128
+    assert kept["stem.0.input_quantizer/QuantizeLinear"].zero_point == 128
+
+
+def test_no_sum_of_non_negative_values_is_taken_for_negative_and_the_reverse(files):
+    (total,) = [node.outputs[0] for node in load_model(files["float"]).graph.all_nodes() if node.op_type == "Add"]
+    assert not non_negative(total)
+    assert non_negative(total.consumers()[0].outputs[0])
+
+
+def test_what_a_skipped_layer_gets_is_not_quantized_on_the_way(files, tmp_path):
+    model = load_model(lower_file(files["partial"], "onnxruntime", tmp_path / "o.onnx"))
+    (second,) = [node for node in model.graph.all_nodes() if node.name == "second"]
+    value, quantized = second.inputs[0], set()
+    while (node := value.producer()) is not None and node.op_type != "Conv":
+        quantized.add(node.op_type)
+        value = node.inputs[0]
+    assert quantized == {"Relu"}
 
 
 def test_tensorrt_gets_fp16_and_keeps_its_inputs_and_outputs(files, tmp_path):
@@ -185,3 +203,15 @@ def test_a_lowered_file_with_other_values_is_refused(files, tmp_path):
     lowered = lower_file(files["int8"], "openvino", tmp_path / "o.onnx")
     with pytest.raises(ExportError, match=r"o.onnx to differ from model.partial.onnx by at most 0.0001 .*got 0\."):
         check_lowering(files["partial"], lowered, files["float"], BATCH)
+
+
+def test_a_file_with_nan_scales_is_not_lowered(files, tmp_path):
+    import onnx_ir as ir
+
+    model = load_model(files["int8"])
+    value = model.graph.initializers["right.input_quantizer.scale"]
+    value.const_value = ir.tensor(np.float32(np.nan), name=value.name)
+    ir.save(model, tmp_path / "nan.onnx")
+    message = r"every scale in nan.onnx to be finite and above 0, got nan at right.input_quantizer/QuantizeLinear"
+    with pytest.raises(OnnxFileError, match=message):
+        lower_file(tmp_path / "nan.onnx", "openvino", tmp_path / "o.onnx")

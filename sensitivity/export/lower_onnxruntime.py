@@ -16,10 +16,10 @@ def lower(model: ir.Model) -> ir.Model:
     """Numbers change a little: more values are quantized than in the canonical file, and clipped a little later."""
     passes = ir.passes.Sequential(
         OnePairPerValue(),
+        UnsignedActivations(zero_point_0=True),
         QuantizeOutputs(ranges_of(model)),
         OnePairPerValue(),
         FloatWeights(),
-        UnsignedActivations(zero_point_0=True),
         tidy(),
     )
     return passes(model).model

@@ -1,0 +1,66 @@
+"""Export and lowering of a real model: MobileNetV1 x0.25 on ImageNet images."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from sensitivity.export.lower import lower_file
+from sensitivity.export.torch_model import export_files
+from sensitivity.export.verify import verify
+from sensitivity.export.verify_lowering import check_lowering
+from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.modelopt import ModelOptModel
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "01_mobilenet"
+SKIP = ["stage1.1.0"]
+SAMPLES = 100
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("SENSITIVITY_ASSETS"), reason="SENSITIVITY_ASSETS does not name a folder with MobileNet weights"
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    sys.path.insert(0, str(EXAMPLE))
+    try:
+        import task
+    finally:
+        sys.path.remove(str(EXAMPLE))
+    images = task.imagenet()
+    source = ModelOptModel(task.calibrated(task.batches(images.take(range(task.CALIBRATION_IMAGES)))))
+    batches = list(task.batches(images.take(range(0, 1000, 1000 // SAMPLES))))
+    units = layers(source.quantizers)
+    files = export_files(source, batches[0][0][:16], units, SKIP, tmp_path_factory.mktemp("mobilenet"), fingerprint="")
+    return source, units, batches, batches[0][0][:16], files
+
+
+def correct(outputs, targets):
+    return outputs.argmax(1) == targets
+
+
+def test_the_exported_files_agree_with_the_simulated_model(exported):
+    source, units, batches, example, files = exported
+    found = verify(source, files, example, units, SKIP, batches=batches, score=correct)
+    whole, partial = found.files[1:]
+    assert (whole.quantizers, partial.quantizers) == (56, 54)
+    assert len(whole.layers) == 28  # 27 convolutions and the linear layer
+    assert max(layer.difference for layer in whole.layers) < 2e-6
+    assert 0.5 < whole.quantization_rms < 0.9
+    assert whole.rms < 0.05 * whole.quantization_rms
+    assert partial.quantization_rms < 0.5 * whole.quantization_rms
+    assert whole.metric.file + 0.05 < partial.metric.file
+
+
+def test_lowered_files_agree_with_the_canonical_one(exported, tmp_path):
+    _, _, batches, example, files = exported
+    inputs = {"input": example.numpy()}
+    openvino = lower_file(files["int8"], "openvino", tmp_path / "openvino.onnx")
+    assert check_lowering(files["int8"], openvino, files["float"], inputs).rms < 1e-6
+    fast = lower_file(files["partial"], "onnxruntime", tmp_path / "onnxruntime.onnx")
+    check = check_lowering(files["partial"], fast, files["float"], inputs, batches=batches, score=correct)
+    assert check.metric.n == SAMPLES
+    half = lower_file(files["partial"], "tensorrt", tmp_path / "tensorrt.onnx")
+    check_lowering(files["partial"], half, files["float"], inputs)
