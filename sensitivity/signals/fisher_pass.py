@@ -117,7 +117,7 @@ def _check_reached(unreached: Sequence[str], count: int) -> None:
 @contextmanager
 def _trainable(model: nn.Module) -> Iterator[None]:
     """Gradients on, but none kept for parameters, and no tensor made under inference_mode, which autograd refuses."""
-    required = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    required = [each for each in model.parameters() if each.requires_grad and not each.is_inference()]
     swapped: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         with torch.inference_mode(False), torch.enable_grad():
@@ -141,5 +141,5 @@ def _trainable(model: nn.Module) -> Iterator[None]:
 def _normal(value: Any) -> Any:
     """The same nest, with a copy of each tensor that was made under inference_mode."""
     return pytree.tree_map(
-        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, value
+        lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, value
     )
