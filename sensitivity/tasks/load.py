@@ -99,7 +99,7 @@ def _check_split(split: str, batches: Any) -> None:
             f"in the same order each time, got {got}; {fix}."
         )
 
-    if not hasattr(batches, "__iter__") or hasattr(batches, "__next__"):
+    if not hasattr(batches, "__iter__"):
         raise fail(_kind(batches), "pass a list of batches, or a DataLoader")
     try:
         count = len(batches)
