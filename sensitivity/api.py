@@ -244,7 +244,7 @@ def report_data(directory: Path) -> ReportData:
     exported = run_dir.read_if_there("export.json", Verification)
     timed = run_dir.read_if_there("bench.json", BenchResult)
     return ReportData(
-        title=f"{info.task.rpartition('/')[2]} in INT8",
+        title=f"{directory.resolve().name} in INT8",
         metric=info.metric,
         full_scale=info.full_scale,
         mode=info.mode,
