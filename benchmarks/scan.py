@@ -13,7 +13,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,14 +70,27 @@ def benchmark(subject: Subject, settings: Settings) -> dict[str, Any]:
     source = quantized_model(task.model)
     units = layers(source.quantizers)
     _warm_up(task)
-    times, naive, exact = paired_loops(task, source, units)
-    metric = _metric(task, {frozenset(unit.quantizers): task.aggregate(naive[unit.name]) for unit in units})
     target = Target(drop=subject.points / 100 * task.full_scale)
+
+    def race(seed: int, size: int) -> Raced:
+        return raced(reordered(task, seed, size), source, units, target, signal=settings.signal, memory=None)
+
+    runs: list[Raced] = []
+    seeds = range(settings.seeds)
+    racing = (runs.append(race(seed, count(task))) for seed in seeds)
+    times, naive, exact = paired_loops(task, source, units, (len(seeds), racing))
+    metric = _metric(task, {frozenset(unit.quantizers): task.aggregate(naive[unit.name]) for unit in units})
     found = Subjected(task, source, units, naive, exact, metric, target)
     result = {"model": subject.name, "units": len(units), "samples": count(task), "metric": task.metric, **times}
     result |= _agreement(found)
     result |= _naive_plan(found)
-    result |= races(found, settings)
+    result |= _races(found, runs)
+    sizes = [max(1, int(share * count(task))) for share in CURVE_SHARES]
+    smaller = [(size, race(seed, size)) for size in sizes for seed in seeds[:CURVE_SEEDS]]
+    result["raced_curve"] = [
+        (size, run.samples, run.seconds - run.setup_s)
+        for size, run in [*smaller, *((count(task), run) for run in runs)]
+    ]
     result |= _memory(subject, settings)
     result["cost_model"] = {
         "layers": MODEL_LAYERS,
@@ -98,9 +111,12 @@ def _warm_up(task: Task) -> None:
 
 
 def paired_loops(
-    task: Task, source: QuantizedModel, units: Sequence[Unit]
+    task: Task, source: QuantizedModel, units: Sequence[Unit], *others: tuple[int, Iterator[None]]
 ) -> tuple[dict[str, Any], dict[str, Scores], dict[str, Scores]]:
-    """Times of the naive loop, the exact replay and the floor, taken in turn; scores of each layer by the first two."""
+    """Times of the naive loop, the exact replay and the floor, taken in turn; scores of each layer by the first two.
+
+    others: more steps to take in turn with these; see `interleaved`.
+    """
     naive, exact, floor = (Clock(task.model) for _ in range(3))
     by_naive: dict[str, Scores] = {}
     by_exact: dict[str, Scores] = {}
@@ -111,6 +127,7 @@ def paired_loops(
             (len(units), naive_steps(task.model, units, task, naive, by_naive)),
             (batches + 1, exact_steps(source, units, task, exact, by_exact, Path(folder), None, simulators)),
             (batches, floor_steps(source, units, task, floor)),
+            *others,
         )
     base = evaluated(task.model, (), task, Clock(task.model))
     with exact.on("effects"):
@@ -177,16 +194,9 @@ def _naive_plan(found: Subjected) -> dict[str, Any]:
     }
 
 
-def races(found: Subjected, settings: Settings) -> dict[str, Any]:
-    """The raced scan with its plan in several orders of the data; each plan evaluated in full by the user's modules."""
-    task, samples = found.task, count(found.task)
+def _races(found: Subjected, runs: Sequence[Raced]) -> dict[str, Any]:
+    """What the raced scans took, each with its plan evaluated in full by the user's own modules."""
     floor = found.target.floor(found.metric(frozenset(quantizer.name for quantizer in found.source.quantizers)))
-
-    def race(seed: int, size: int) -> Raced:
-        order = reordered(task, seed, size)
-        return raced(order, found.source, found.units, found.target, signal=settings.signal, memory=None)
-
-    runs = [race(seed, samples) for seed in range(settings.seeds)]
     rows = [
         {
             "seed": seed,
@@ -200,10 +210,6 @@ def races(found: Subjected, settings: Settings) -> dict[str, Any]:
         }
         for seed, run in enumerate(runs)
     ]
-    sizes = [max(1, int(share * samples)) for share in CURVE_SHARES]
-    smaller = [(size, race(seed, size)) for size in sizes for seed in range(min(CURVE_SEEDS, settings.seeds))]
-    curve = [(size, run.samples, run.seconds - run.setup_s) for size, run in smaller]
-    curve += [(samples, run.samples, run.seconds - run.setup_s) for run in runs]
     skipped = [len(run.plan.skip) for run in runs]
     return {
         "raced_s": float(np.mean([run.seconds for run in runs])),
@@ -217,7 +223,6 @@ def races(found: Subjected, settings: Settings) -> dict[str, Any]:
         "plans_met": sum(row["met"] for row in rows),
         "plan_units": float(np.mean(skipped)),
         "plan_units_worst": max(skipped),
-        "raced_curve": curve,
         "raced_runs": rows,
     }
 

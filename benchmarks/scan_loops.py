@@ -198,4 +198,4 @@ def interleaved(*loops: tuple[int, Iterator[None]]) -> None:
         size, steps = loops[behind]
         if next(steps, running) is running:
             running.discard(behind)
-        done[behind] += 1 / size
+        done[behind] += 1 / max(size, 1)

@@ -61,9 +61,9 @@ def heading(r: dict[str, Any]) -> list[str]:
 
 
 def show(result: dict[str, Any]) -> None:
-    console = Console()
+    console = Console(width=140)
     for line in heading(result):
-        console.print(escape(line))
+        console.print(escape(line), soft_wrap=True)
     table = Table(*COLUMNS)
     for row in rows(result):
         table.add_row(*row)

@@ -29,7 +29,7 @@ def bench():
 
 @pytest.fixture(scope="module")
 def result(bench):
-    settings = bench.scan.Settings(samples=24, seeds=2, memory=(1, 64))
+    settings = bench.scan.Settings(samples=24, seeds=1, memory=(1, 64))
     found = bench.scan.benchmark(bench.scan_models.Subject("tiny", TINY, 10.0), settings)
     return json.loads(json.dumps({"command": "test", "environment": bench.scan.environment(), **found}))
 
