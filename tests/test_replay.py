@@ -138,7 +138,7 @@ def test_a_batch_size_at_which_the_graph_differs_from_the_model_runs_on_its_own_
 def test_a_batch_with_large_values_is_cut_into_equal_pieces_and_gives_the_same_bits(
     branches: ModelOptModel, monkeypatch
 ) -> None:
-    monkeypatch.setattr(replay_module, "LARGEST_VALUE", 8 * 8 * 8 * 4 * 2)
+    monkeypatch.setattr(replay_module, "LARGEST_VALUES", (8 * 8 * 8 * 4 * 2,))
     simulator = ReplaySimulator(branches, memory=100_000)
     check(branches, simulator, batch(6, seed=2), scan(branches))
     assert set(simulator._parts.values()) == {3}
@@ -153,7 +153,7 @@ def test_a_batch_is_not_cut_where_that_changes_the_numbers(monkeypatch) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.conv(x) - self.conv(x).mean(0)
 
-    monkeypatch.setattr(replay_module, "LARGEST_VALUE", 100)
+    monkeypatch.setattr(replay_module, "LARGEST_VALUES", (100, 200))
     source = source_of(Mixing, batch())
     simulator = ReplaySimulator(source)
     check(source, simulator, batch(), scan(source))

@@ -19,9 +19,10 @@ from sensitivity.simulators.graph import Graph
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.tracing import Untraceable, arguments, trace
 
-LARGEST_VALUE = 24 * 2**20
-"""Bytes. On a CPU a batch is split until no value is larger: glibc gives memory of 32 MiB and more back to the system
-at once, and fetching it again, page by page, costs more than the arithmetic of a whole layer."""
+LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
+"""Bytes. On a CPU a batch is cut until no value is larger than the first of these, or the next where that changes a bit.
+The first is for the caches; the last, for glibc gives memory of 32 MiB and more back to the system at once, and fetching
+it again, page by page, costs more than the arithmetic of a whole layer."""
 
 GRAPHS = 6
 """How many graphs to keep for models whose graph holds for one input shape only; other shapes are toggled."""
@@ -135,17 +136,26 @@ class ReplaySimulator:
         length = _length(leaves)
         largest = whole.largest(leaves)
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
-        if length is None or largest <= LARGEST_VALUE or not on_cpu:
-            return 1
-        parts = _parts(length, largest)
-        pieces = _split(leaves, parts)
-        graphs = {id(graph): graph for graph in (self._graph(piece, spec) for piece in pieces)}
-        if len(graphs) > 1:
+        if length is None or not on_cpu:
             return 1
         masks = [0, sum(self._bits.values())]
-        (split,) = graphs.values()
-        pairs = zip(whole.outputs([leaves], masks, None), split.outputs(pieces, masks, None), strict=True)
-        return parts if all(same(one, other) for (_, one), (_, other) in pairs) else 1
+        for parts in dict.fromkeys(_parts(length, largest, limit) for limit in LARGEST_VALUES):
+            graph = self._common_graph(_split(leaves, parts), spec) if parts > 1 else None
+            if graph is None:
+                continue
+            theirs = whole.outputs([leaves], masks, None)
+            ours = graph.outputs(_split(leaves, parts), masks, None)
+            if all(same(one, other) for (_, one), (_, other) in zip(theirs, ours, strict=True)):
+                return parts
+        return 1
+
+    def _common_graph(self, pieces: list[list[Any]], spec: Any) -> Graph | None:
+        """The graph that holds for all the pieces; None where they would need different ones, or none can be had."""
+        try:
+            graphs = [self._graph(piece, spec) for piece in pieces]
+        except Untraceable:
+            return None
+        return graphs[0] if all(graph is graphs[0] for graph in graphs) else None
 
     def _graph(self, leaves: list[Any], spec: Any) -> Graph:
         key = (spec, tuple(_kind(leaf) for leaf in leaves))
@@ -207,7 +217,7 @@ def _length(leaves: list[Any]) -> int | None:
     return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
 
 
-def _parts(length: int, largest: int) -> int:
+def _parts(length: int, largest: int, limit: int) -> int:
     """As few parts as the limit allows; equal ones where twice as many are not needed for it."""
-    few = min(length, -(-largest // LARGEST_VALUE))
+    few = max(1, min(length, -(-largest // limit)))
     return next((parts for parts in range(few, min(2 * few, length) + 1) if length % parts == 0), few)
