@@ -9,12 +9,19 @@ plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
 
 from sensitivity.bench.environment import environment, usable_cores
+from sensitivity.bench.inputs import random_inputs
+from sensitivity.bench.profile import layer_rows, profile_files
+from sensitivity.bench.protocol import bench_files
+from sensitivity.bench.verdict import verdict
 from sensitivity.config import (
     BenchChoices,
     BenchSettings,
@@ -31,17 +38,24 @@ from sensitivity.config import (
 )
 from sensitivity.errors import TaskError
 from sensitivity.export.facts import facts
+from sensitivity.export.lower import TARGETS, LowerTarget
 from sensitivity.export.verification import Verification
-from sensitivity.records import SPLITS, BenchResult, Plan
+from sensitivity.records import SPLITS, BenchResult, Estimate, Plan
 from sensitivity.registry import load
+from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
-from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.reporting.tables import bench_table, scan_table
+from sensitivity.run_dir import Exported, RunDir, RunInfo
+from sensitivity.runtimes.base import Runtime
 from sensitivity.scan.choose import choose_plan
 from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import Budget, raced_scan
+from sensitivity.scan.ranking import estimate
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.session import Session, open_session
+from sensitivity.tasks.base import EvaluateTask
+from sensitivity.tasks.load import load_task
 
 WARMUP_ROUNDS = 10
 METRIC_BATCHES = 6
@@ -55,7 +69,7 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
         target_of(settings, session.task.full_scale)  # a mistake in the target is told before the long work
         scanned = _scan(session, command, settings)
         found = _plan(session, settings, command, scanned)
-        _export(session, found, command)
+        _export(session, found, command, targets_of(settings.runtime))
     _bench(session.run_dir, settings, command, progress)
     report(ReportSettings(directory=session.run_dir.path))
     return found
@@ -81,7 +95,7 @@ def export(settings: ExportSettings, progress: Progress = silent) -> Verificatio
     run_dir = RunDir(settings.directory)
     info, chosen = run_dir.info(), run_dir.plan()
     with open_session(info.task, settings.directory, resume=True, progress=progress) as session:
-        return _export(session, chosen, command_line("export", settings))
+        return _export(session, chosen, command_line("export", settings), targets_of(settings.for_))
 
 
 def bench(settings: BenchSettings, progress: Progress = silent) -> BenchResult:
@@ -112,9 +126,6 @@ def _session(settings: ScanSettings | RunSettings, progress: Progress) -> Abstra
 
 
 def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) -> Scan:
-    from sensitivity.reporting.csv import write_csv
-    from sensitivity.reporting.tables import scan_table
-
     run_dir = session.run_dir
     run_dir.write("run.json", _info(session, settings))
     with _noted(session.run_dir, "scan", command, session):
@@ -145,7 +156,14 @@ def _plan(session: Session, settings: PlanChoices, command: str, scanned: Scan) 
     return found
 
 
-def _export(session: Session, chosen: Plan, command: str) -> Verification:
+def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
+    """The runtimes that files are lowered for: those that `export --for` names, or that of a bench where it has any."""
+    names = TARGETS if wanted == "all" else TARGETS.keys() & {wanted}
+    return tuple(cast(LowerTarget, name) for name in names)
+
+
+def _export(session: Session, chosen: Plan, command: str, targets: Sequence[LowerTarget]) -> Verification:
+    from sensitivity.export.lowered import lower_files
     from sensitivity.export.torch_model import export_files
     from sensitivity.export.verify import verify
 
@@ -155,47 +173,75 @@ def _export(session: Session, chosen: Plan, command: str) -> Verification:
         )
     task, source, units, run_dir = session.task, session.source, session.units, session.run_dir
     with _noted(run_dir, "export", command, session):
+        judge: dict[str, Any] = {
+            "batches": session.some_batches(METRIC_BATCHES),
+            "score": task.score,
+            "aggregate": task.aggregate,
+            "full_scale": task.full_scale,
+        }
         fingerprint = source.fingerprint()
-        files = export_files(source, session.example, units, chosen.skip, run_dir.path, fingerprint=fingerprint)
+        files = export_files(
+            source,
+            session.example,
+            units,
+            chosen.skip,
+            run_dir.path,
+            fingerprint=fingerprint,
+            calibration=session.inputs(),
+        )
         verification = verify(
             source,
             files,
             session.example,
             units,
             chosen.skip,
-            batches=session.some_batches(METRIC_BATCHES),
-            score=task.score,
-            aggregate=task.aggregate,
-            full_scale=task.full_scale,
+            **judge,
         )
+        lowered = lower_files(files, targets, session.example, **judge)
+        verification = replace(verification, lowered=lowered)
         run_dir.write("export.json", verification)
     return verification
 
 
 def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress) -> BenchResult:
-    from sensitivity.bench.inputs import random_inputs
-    from sensitivity.bench.protocol import bench_files
-    from sensitivity.bench.verdict import verdict
-    from sensitivity.reporting.csv import write_csv
-    from sensitivity.reporting.tables import bench_table
-
-    files = run_dir.models()
-    runtime = load("runtimes", settings.runtime)()
+    files = run_dir.models(settings.runtime)
+    runtime: Runtime = load("runtimes", settings.runtime)()
     inputs = random_inputs(files["float"])
-    with _noted(run_dir, "bench", command), progress("bench", settings.rounds) as advance:
-        timings = bench_files(
-            files,
-            runtime,
-            inputs,
-            threads=settings.threads or usable_cores(),
-            rounds=settings.rounds,
-            warmup=WARMUP_ROUNDS,
-            progress=lambda done, rounds: advance(1, len(files)),
-        )
-        result = BenchResult(timings, tuple(verdict(timings)), environment())
+    with _noted(run_dir, "bench", command):
+        with progress("bench", settings.rounds) as advance:
+            timings = bench_files(
+                files,
+                runtime,
+                inputs,
+                threads=settings.threads or usable_cores(),
+                rounds=settings.rounds,
+                warmup=WARMUP_ROUNDS,
+                progress=lambda done, rounds: advance(1, len(files)),
+            )
+        profiles = profile_files(files, runtime, inputs)
+        accuracy = _accuracy(run_dir, files, runtime) if settings.accuracy else {}
+        result = BenchResult(timings, tuple(verdict(timings, profiles)), environment(), accuracy)
         run_dir.write("bench.json", result)
         write_csv(bench_table(timings), run_dir.path / "bench.csv")
+        layers = [row for variant, profile in profiles.items() for row in layer_rows(variant, profile)]
+        write_csv(pd.DataFrame(layers), run_dir.path / "layers.csv")
     return result
+
+
+def _accuracy(run_dir: RunDir, files: Mapping[Exported, Path], runtime: Runtime) -> dict[str, Estimate]:
+    """The metric of each file in this runtime, on `holdout`. Loads the run's task. Raises TaskError."""
+    from sensitivity.export.evaluate import evaluate_file
+
+    task = load_task(run_dir.info().task)
+    if isinstance(task, EvaluateTask):
+        raise TaskError(
+            "Expected a task with samples for --accuracy, got one with evaluate(model) only; return a Task with score()."
+        )
+    found: dict[str, Estimate] = {}
+    for variant, file in files.items():
+        _, scores = evaluate_file(file, task.data["holdout"], task.score, task.aggregate, runtime=runtime)
+        found[variant] = estimate(scores, task.aggregate)
+    return found
 
 
 def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:

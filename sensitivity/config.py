@@ -13,6 +13,7 @@ from typing import Any, Literal
 from sensitivity.errors import SensitivityError
 from sensitivity.records import Mode, Target
 
+ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 SignalName = Literal["metric", "sqnr", "kl", "fisher"]
 
 
@@ -62,6 +63,7 @@ class BenchChoices:
     runtime: str = setting("onnxruntime", "The runtime to measure latency in.")
     threads: int | None = setting(None, "Threads of the runtime; all physical cores by default.")
     rounds: int = setting(100, "How many times each file is timed; files take turns.")
+    accuracy: bool = setting(False, "Also measure the metric of each file in this runtime, on holdout.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,10 @@ class PlanSettings(PlanChoices, DirSettings):
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings(DirSettings):
     """Write and verify the float, INT8 and partial ONNX files."""
+
+    for_: ExportTarget | None = setting(
+        None, "Also write files lowered for this runtime, checked against the canonical ones."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +143,15 @@ def shown(settings: Any) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
+def flag_of(name: str) -> str:
+    """The option of a field; a trailing underscore keeps a field from being a word of Python.
+
+    >>> flag_of("max_drop"), flag_of("for_")
+    ('--max-drop', '--for')
+    """
+    return f"--{name.rstrip('_').replace('_', '-')}"
+
+
 def command_line(verb: str, settings: Any) -> str:
     """The command that gives these settings.
 
@@ -145,7 +160,7 @@ def command_line(verb: str, settings: Any) -> str:
     """
     words, options = [], []
     for item in fields(settings):
-        value, flag = getattr(settings, item.name), f"--{item.name.replace('_', '-')}"
+        value, flag = getattr(settings, item.name), flag_of(item.name)
         if item.metadata.get("argument"):
             words.append(str(value))
         elif value != item.default and item.name != "resume":

@@ -198,8 +198,12 @@ class Timing:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Latencies of a run's files with what they mean in words, the most important sentence first."""
+    """Latencies of a run's files with what they mean in words, the most important sentence first.
+
+    accuracy: variant -> the metric of its file in this runtime, on `holdout`; empty where it was not asked for.
+    """
 
     timings: tuple[Timing, ...]
     sentences: tuple[str, ...]
     environment: dict[str, str]
+    accuracy: dict[str, Estimate]

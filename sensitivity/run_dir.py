@@ -14,6 +14,9 @@ from sensitivity.records import Mode, Plan, Quantizer, Unit
 
 Record = TypeVar("Record")
 Exported = Literal["float", "fp16", "int8", "partial"]
+LOWERED = {"tensorrt_rtx": "tensorrt", "trtexec": "tensorrt"}
+"""Runtimes that take the files of another."""
+
 EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 
 
@@ -55,9 +58,14 @@ class RunDir:
     def plan(self) -> Plan:
         return self.read("plan.json", Plan, "sensitivity plan")
 
-    def models(self) -> dict[Exported, Path]:
-        """The exported files that are there, by variant. Raises RunDirError where the float one is missing."""
+    def models(self, runtime: str) -> dict[Exported, Path]:
+        """The exported files by variant, those lowered for `runtime` where there are any.
+
+        Raises RunDirError where the float one is missing.
+        """
         files = {variant: self.path / f"model.{variant}.onnx" for variant in EXPORTED}
+        lowered = {variant: self.path / f"model.{variant}.{LOWERED.get(runtime, runtime)}.onnx" for variant in EXPORTED}
+        files |= {variant: file for variant, file in lowered.items() if file.exists()}
         if not files["float"].exists():
             raise RunDirError(
                 f"Expected {files['float']} to exist, got nothing there; make it with: sensitivity export {self.path}"

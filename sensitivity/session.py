@@ -72,6 +72,10 @@ class Session:
             return fisher(self.source, self.units, islice(self.task.data["rank"], FISHER_BATCHES))
         return measured_signal(self.measurer, self.units, self.source.quantizers, load("signals", name))
 
+    def inputs(self) -> Iterator[Any] | None:
+        """Inputs of `rank`, batch by batch; None for a task that has no samples."""
+        return (inputs for inputs, _ in self.task.data["rank"]) if self.has_samples else None
+
     def some_batches(self, most: int) -> SomeBatches | None:
         """Up to `most` batches of each split; None for a task that has no samples."""
         return SomeBatches(self.task, most) if self.has_samples else None

@@ -1,4 +1,3 @@
-import csv
 import dataclasses
 import json
 from collections import Counter
@@ -14,7 +13,6 @@ from qdq_chain import chain, inputs
 from sensitivity.bench.environment import _cpu_info, environment
 from sensitivity.bench.protocol import bench_files, interleaved, timing
 from sensitivity.bench.ratio import median_ratio
-from sensitivity.bench.rows import timings_to_rows
 from sensitivity.bench.verdict import verdict
 from sensitivity.errors import OnnxFileError, SensitivityError
 from sensitivity.records import Estimate, Timing
@@ -259,14 +257,6 @@ def test_the_verdict_ends_with_how_it_was_measured() -> None:
     assert words[-1].startswith(
         "Float takes 10 ms. Measured in onnxruntime (2 threads, batch 1, unquantized layers in fp32)"
     )
-
-
-def test_rows_hold_every_number_of_a_timing(tmp_path: Path) -> None:
-    (flat,) = timings_to_rows([row("int8", Estimate(0.7, 0.6, 0.8, 50))])
-    assert (flat["ratio_vs_float"], flat["low"], flat["high"], flat["n"]) == (0.7, 0.6, 0.8, 50)
-    assert set(flat) - {"ratio_vs_float", "low", "high"} == {f.name for f in dataclasses.fields(Timing)} - {"ratio"}
-    with (tmp_path / "bench.csv").open("w") as out:
-        csv.DictWriter(out, list(flat)).writerow(flat)
 
 
 def test_the_environment_says_what_a_latency_depends_on() -> None:

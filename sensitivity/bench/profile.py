@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sensitivity.bench.protocol import Variant
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.qdq import activation, pair_of, through_transpose, weight, weighted_nodes
@@ -32,6 +33,14 @@ def profile_file(
         return FileProfile(profile(inputs, repeats), quantized_nodes(file))
     finally:
         engine.close()
+
+
+def profile_files(files: Mapping[Variant, Path], runtime: Runtime, inputs: Tensors) -> dict[str, FileProfile]:
+    """The profile of each file, by variant; empty for a runtime that cannot say."""
+    try:
+        return {variant: profile_file(file, runtime, inputs) for variant, file in files.items()}
+    except RuntimeUnavailable:
+        return {}
 
 
 def quantized_nodes(file: Path) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import click
 
+from sensitivity.config import flag_of
+
 Settings = TypeVar("Settings")
 
 
@@ -36,12 +38,14 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
     kind = _click_type(hint)
     if field.metadata.get("argument"):
         return click.Argument([field.name], type=kind, metavar=field.name.upper())
-    flag = f"--{field.name.replace('_', '-')}"
+    flag = flag_of(field.name)
     default = None if field.default is MISSING else field.default
     help_text = field.metadata["help"]
     if hint is bool:
-        return click.Option([flag], is_flag=True, default=default, help=help_text)
-    return click.Option([flag], type=kind, default=default, show_default=default is not None, help=help_text)
+        return click.Option([flag, field.name], is_flag=True, default=default, help=help_text)
+    return click.Option(
+        [flag, field.name], type=kind, default=default, show_default=default is not None, help=help_text
+    )
 
 
 def _click_type(hint: Any) -> Any:

@@ -10,7 +10,9 @@ from sensitivity.cli.main import VERBS, group
 def markdown() -> str:
     """docs/commands.md, whole."""
     parts = ["# Commands\n", "Every verb as `--help` shows it.\n"]
-    context = click.Context(group, info_name="sensitivity", max_content_width=110, terminal_width=110)
+    context = click.Context(
+        group, info_name="sensitivity", max_content_width=110, terminal_width=110, **group.context_settings
+    )
     for name in VERBS:
         command = group.get_command(context, name)
         assert command is not None

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from sensitivity.export.verification import FileCheck, Verification
+from sensitivity.export.verification import FileCheck, LoweringCheck, Verification
 
 
 def facts(verification: Verification) -> dict[str, str]:
     """File -> what holds for it, for reports and the command line."""
     found = {f"model.{check.variant}.onnx": _file(check, verification.samples) for check in verification.files}
+    found |= {name: _lowered(check) for name, check in verification.lowered.items()}
     if verification.unreached:
         found["never reached"] = f"quantizers that no input passes, in no file: {', '.join(verification.unreached)}"
     return found
+
+
+def _lowered(check: LoweringCheck) -> str:
+    text = f"lowered for {check.target}; outputs differ from the canonical file by {check.rms:.2%} relative RMS"
+    if check.quantization_rms:
+        text += f" ({check.rms / check.quantization_rms:.1%} of what quantization changes)"
+    if check.metric is not None:
+        text += f"; metric {check.metric.file:.4f}, canonical {check.metric.simulated:.4f}, on {check.metric.n} samples"
+    return text
 
 
 def _file(check: FileCheck, samples: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LAYER_TOLERANCE = 1e-5
 """Largest difference of one layer's output, relative to the largest output, when file and model get the same input."""
@@ -64,18 +64,6 @@ class FileCheck:
 
 
 @dataclass(frozen=True)
-class Verification:
-    """Every exported file, checked. unreached: quantizers that the example batch never reaches; they are in no file.
-
-    samples: in the batch that outputs were compared on.
-    """
-
-    files: tuple[FileCheck, ...]
-    unreached: tuple[str, ...]
-    samples: int
-
-
-@dataclass(frozen=True)
 class LoweringCheck:
     """A lowered file against the canonical one, in ONNX Runtime. Each rms is relative to the float file's outputs.
 
@@ -87,3 +75,16 @@ class LoweringCheck:
     rms: float
     quantization_rms: float
     metric: MetricCheck | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Every exported file, checked. unreached: quantizers that the example batch never reaches; they are in no file.
+
+    samples: in the batch that outputs were compared on. lowered: name of each lowered file -> what its check found.
+    """
+
+    files: tuple[FileCheck, ...]
+    unreached: tuple[str, ...]
+    samples: int
+    lowered: dict[str, LoweringCheck] = field(default_factory=dict)

@@ -75,14 +75,14 @@ def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
             "p95_ms": timing.p95_ms,
             "p99_ms": timing.p99_ms,
             "spread_ms": timing.spread_ms,
-            "ratio": timing.ratio.value,
-            "ratio_low": timing.ratio.low,
-            "ratio_high": timing.ratio.high,
+            "ratio_vs_float": timing.ratio.value,
+            "low": timing.ratio.low,
+            "high": timing.ratio.high,
         }
         for timing in timings
     ]
     text = ["file", "variant", "runtime", "precision", "batch", "threads", "n"]
-    numbers = ["median_ms", "p90_ms", "p95_ms", "p99_ms", "spread_ms", "ratio", "ratio_low", "ratio_high"]
+    numbers = ["median_ms", "p90_ms", "p95_ms", "p99_ms", "spread_ms", "ratio_vs_float", "low", "high"]
     return _floats(pd.DataFrame(rows, columns=text + numbers), numbers)
 
 

@@ -1,0 +1,52 @@
+"""Files for runtimes, lowered from the canonical ones of a run and checked against them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from sensitivity.export.lower import LowerTarget, lower_file
+from sensitivity.export.trace import flat_inputs
+from sensitivity.export.verification import LoweringCheck
+from sensitivity.export.verify_lowering import check_lowering
+from sensitivity.records import Scores
+
+
+def lower_files(
+    files: Mapping[str, Path],
+    targets: Sequence[LowerTarget],
+    example_inputs: Any,
+    *,
+    batches: Iterable[tuple[Any, Any]] | None,
+    score: Callable[[Any, Any], ArrayLike],
+    aggregate: Callable[[Scores], float],
+    full_scale: float,
+) -> dict[str, LoweringCheck]:
+    """Write model.<variant>.<target>.onnx beside each canonical file; name of the file -> what its check found.
+
+    files: canonical, by variant ("float", "int8", "partial"). The float file lowered for TensorRT is the FP16 baseline
+    and is named so. Raises ExportError where a lowered file does not compute what it should.
+    """
+    names, tensors = flat_inputs(example_inputs)
+    inputs = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
+    found = {}
+    for target in targets:
+        for variant, canonical in files.items():
+            if variant == "float" and target != "tensorrt":
+                continue  # nothing in it to lower
+            name = "fp16" if variant == "float" else variant
+            lowered = lower_file(canonical, target, canonical.with_name(f"model.{name}.{target}.onnx"))
+            found[lowered.name] = check_lowering(
+                canonical,
+                lowered,
+                files["float"],
+                inputs,
+                batches=batches,
+                score=score,
+                aggregate=aggregate,
+                full_scale=full_scale,
+            )
+    return found
