@@ -63,6 +63,17 @@ def test_kl_agrees_with_scipy(logits: np.ndarray) -> None:
     assert (got >= 0).all()
 
 
+def test_kl_is_never_negative_by_rounding() -> None:
+    logits = np.random.default_rng(0).normal(size=(200, 1000))
+    assert kl([logits], [logits + 1e-9]).min() >= 0
+
+
+def test_outputs_whose_first_axes_differ_are_refused() -> None:
+    boxes_of_two_images = [np.ones((5, 4)), np.ones((3, 4))]
+    with pytest.raises(ModelError, match="Expected outputs whose first axis is the sample"):
+        sqnr(boxes_of_two_images, boxes_of_two_images)
+
+
 def test_kl_of_extreme_logits_is_finite() -> None:
     assert kl([np.array([[1e4, 0.0]])], [np.array([[0.0, 1e4]])]) == pytest.approx([1e4])
 
@@ -236,6 +247,32 @@ def test_shared_modules_in_place_steps_and_several_outputs_agree_with_sqnr() -> 
     assert fisher(source, units, batches) == pytest.approx(measured(source, units, batches, sqnr), rel=0.15)
 
 
+class Doubled(Line):
+    """Quantizes the result of a step that overwrites its own input."""
+
+    class Step(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.quantizer(x.mul_(2))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = Doubled.Step()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.c(self.step(self.b(self.a(x))))
+
+
+def test_a_step_that_overwrites_its_own_input_is_scored_on_the_input_it_was_given() -> None:
+    from modelopt.torch.quantization.nn import TensorQuantizer
+
+    model = seeded(Doubled)
+    model.step.quantizer = TensorQuantizer(amax=torch.tensor(9.0))
+    source = ModelOptModel(model)
+    units, batches = layers(source.quantizers), [(rows(), None)]
+    assert [unit.name for unit in units] == ["step"]
+    assert fisher(source, units, batches) == pytest.approx(measured(source, units, batches, sqnr), rel=1e-3)
+
+
 def test_a_layer_with_a_hugely_widened_range_comes_first() -> None:
     model = quantized(seeded(Chain), batch())
     model.conv6.input_quantizer.amax = model.conv6.input_quantizer.amax * 100
@@ -296,8 +333,9 @@ def test_a_tensor_cached_under_inference_mode_does_not_stop_the_gradients() -> N
     source = line(Cached)
     source.model.strides = None
     with torch.inference_mode():
-        source.model(rows())
-    assert min(fisher(source, layers(source.quantizers), [(rows(), None)]).values()) > 0
+        inputs = rows()
+        source.model(inputs)
+    assert min(fisher(source, layers(source.quantizers), [(inputs, None)]).values()) > 0
     assert source.model.strides.is_inference()
 
 
