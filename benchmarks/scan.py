@@ -46,7 +46,7 @@ class Settings:
 
     samples: int | None = None
     seeds: int = 10
-    memory: tuple[int, ...] = (64, 256, 1024)
+    memory: tuple[int, ...] = (16, 64, 256)
     signal: str = "sqnr"
     device: str = "cpu"
 

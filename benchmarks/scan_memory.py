@@ -13,6 +13,9 @@ from typing import Any
 from scan_models import loaded, read_anew
 
 MIB = 2**20
+OVERHEAD_MIB = 4
+"""Whatever the model: the schedules, and gaps that the allocator leaves."""
+
 BATCHES = 2
 """Memory is that of one batch; the second shows that none is left over from the first."""
 
@@ -20,9 +23,10 @@ BATCHES = 2
 def memory_of(reference: str, samples: int | None, budget_mib: int, device: str = "cpu") -> dict[str, Any]:
     """Peak of replaying all layers on the first batches, in a new process.
 
-    peak_mib: most memory over that before the first batch, resident or, on a GPU, allocated. forward_mib: the same for one variant, for which
-    nothing is kept; no budget can be lower. planned_mib: what the schedule counts, values only. within: the peak is at
-    most the budget and one forward. digest: of all outputs.
+    peak_mib: most memory over that before the first batch, resident or, on a GPU, allocated. forward_mib: the same for
+    one variant, for which nothing is kept; no budget can be lower. planned_mib: what the schedule counts, values only;
+    unlimited_mib: what that would be without a budget. over_mib: peak less budget and one forward. within: that is at
+    most OVERHEAD_MIB. digest: of all outputs.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_measured, reference, samples, budget_mib, device).result()
@@ -41,13 +45,15 @@ def _measured(reference: str, samples: int | None, budget_mib: int, device: str)
     simulator = simulator_for(source, batches[0], memory=budget_mib * MIB)
     forward, _ = _peak(simulator, batches[:1], variants[:1], device)
     peak, digest = _peak(simulator, batches, variants, device)
-    planned = simulator.peak(batches[0], variants) / MIB if isinstance(simulator, ReplaySimulator) else None
+    replays = isinstance(simulator, ReplaySimulator)
     return {
         "budget_mib": budget_mib,
         "peak_mib": peak,
         "forward_mib": forward,
-        "planned_mib": planned,
-        "within": peak <= budget_mib + forward,
+        "planned_mib": simulator.peak(batches[0], variants) / MIB if replays else None,
+        "unlimited_mib": ReplaySimulator(source).peak(batches[0], variants) / MIB if replays else None,
+        "over_mib": peak - budget_mib - forward,
+        "within": peak - budget_mib - forward <= OVERHEAD_MIB,
         "digest": digest,
     }
 

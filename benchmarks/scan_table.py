@@ -38,7 +38,9 @@ def rows(result: dict[str, Any]) -> Iterator[Row]:
     yield "making the plan, s", f"{_s(r['naive_plan_s'])}, not in wall", "", "in wall"
     for row in r["memory"]:
         within = "within" if row["within"] else "OVER"
-        planned = "" if row["planned_mib"] is None else f", planned {row['planned_mib']:.0f}"
+        planned = (
+            "" if row["planned_mib"] is None else f", planned {row['planned_mib']:.0f} of {row['unlimited_mib']:.0f}"
+        )
         peak = f"{row['peak_mib']:.0f}{planned}, one forward {row['forward_mib']:.0f}: {within}"
         yield f"peak at a budget of {row['budget_mib']} MiB, MiB", "", peak, ""
     model = r["cost_model"]
