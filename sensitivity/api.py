@@ -49,7 +49,7 @@ from sensitivity.run_dir import Exported, RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
 from sensitivity.scan.choose import choose_plan
 from sensitivity.scan.progress import Progress, silent
-from sensitivity.scan.raced import Budget, raced_scan
+from sensitivity.scan.raced import EXACT_UP_TO, Budget, raced_scan
 from sensitivity.scan.ranking import estimate
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.scan import scan as measure_scan
@@ -138,14 +138,14 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
 def _measured(session: Session, settings: ScanChoices) -> Scan:
     """The exact scan where it is asked for or affordable, else a race for which a cheap signal orders the units."""
     subject = (session.measurer, session.units, session.source.quantizers)
-    if (
-        settings.exact
-        or settings.signal == "metric"
-        or (settings.time_budget is None and session.exact_samples() <= settings.samples)
-    ):
+    budget = Budget(settings.samples, settings.time_budget)
+    if budget == Budget(None, None):
+        if session.exact_samples() <= EXACT_UP_TO:
+            return measure_scan(*subject, settings.mode)
+        budget = Budget()
+    if settings.exact or settings.signal == "metric":
         return measure_scan(*subject, settings.mode)
-    signal = session.signal(settings.signal)
-    return raced_scan(*subject, settings.mode, signal, Budget(settings.samples, settings.time_budget))
+    return raced_scan(*subject, settings.mode, session.signal(settings.signal), budget)
 
 
 def _plan(session: Session, settings: PlanChoices, command: str, scanned: Scan) -> Plan:

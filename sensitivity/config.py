@@ -40,8 +40,10 @@ class ScanChoices:
         "enable: what is lost when one layer alone is quantized.",
     )
     exact: bool = setting(False, "Measure every layer on all of rank, and every set tried on all of confirm.")
-    samples: int = setting(
-        20_000, "Samples to forward in the scan at most; layers race where measuring them all would take more."
+    samples: int | None = setting(
+        None,
+        "Samples that the layers may spend in a race on the metric. By default they race, for 2500 samples, only where "
+        "measuring them all would take more than 20000.",
     )
     time_budget: float | None = setting(None, "Seconds after which the race ends with what it has; none by default.")
     signal: SignalName = setting(

@@ -186,3 +186,15 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "nvidia-modelopt" in out
     assert "onnxruntime" in out
+
+
+def test_a_sample_budget_turns_the_scan_into_a_race(tmp_path: Path) -> None:
+    out = tmp_path / "raced"
+    assert verb("scan", f"{TASK}:task", "--samples", "50", "--out", out) == 0
+    scan = pd.read_csv(out / "scan.csv")
+    assert sorted(scan["unit"]) == LAYERS
+    assert scan["unit"].tolist()[:2] == ["conv2", "conv5"], "the two layers whose ranges are far too wide"
+    assert scan["n"].min() == 4, "one batch for those that the budget does not reach"
+    assert json.loads((out / "scan.json").read_text())["signal"]
+    assert verb("plan", out, "--target", "0.9") == 0
+    assert json.loads((out / "plan.json").read_text())["planner"] == "interpolated"

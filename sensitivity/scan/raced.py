@@ -40,15 +40,22 @@ LOOK_AGAIN = 1.25
 
 ALPHA = 0.05
 
+RACE_SAMPLES = 2500
+"""Enough to show the first few units with an interval; the plan is judged on other samples."""
+
+EXACT_UP_TO = 20_000
+"""Samples up to which measuring every unit whole is affordable."""
+
 
 @dataclass(frozen=True)
 class Budget:
-    """samples: most to measure in the race, baselines included; seconds: after which no batch is begun. None: no limit.
+    """samples: most to measure in the race, baselines included, but for the first batch, which every unit gets.
+    seconds: after which no batch is begun. None: no limit.
 
     A time budget ends a resumed scan elsewhere than an uninterrupted one; a sample budget does not.
     """
 
-    samples: int | None = None
+    samples: int | None = RACE_SAMPLES
     seconds: float | None = None
 
 
