@@ -36,7 +36,7 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import TaskError
+from sensitivity.errors import RuntimeUnavailable, TaskError
 from sensitivity.export.facts import facts
 from sensitivity.export.lower import TARGETS, LowerTarget
 from sensitivity.export.verification import Verification
@@ -44,6 +44,7 @@ from sensitivity.records import SPLITS, BenchResult, Estimate, Plan
 from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.tables import bench_table, scan_table
 from sensitivity.run_dir import Exported, RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
@@ -65,8 +66,10 @@ METRIC_BATCHES = 6
 def run(settings: RunSettings, progress: Progress = silent) -> Plan:
     """Scan, plan, export, bench and report. The plan says whether the target was met."""
     command = command_line("run", settings)
+    # A mistake in the last step's settings is told before the long work.
+    runtime_of(settings.runtime)
+    target_of(settings, full_scale=1.0)
     with _session(settings, progress) as session:
-        target_of(settings, session.task.full_scale)  # a mistake in the target is told before the long work
         scanned = _scan(session, command, settings)
         found = _plan(session, settings, command, scanned)
         _export(session, found, command, targets_of(settings.runtime))
@@ -159,7 +162,7 @@ def _plan(session: Session, settings: PlanChoices, command: str, scanned: Scan) 
 def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
     """The runtimes that files are lowered for: those that `export --for` names, or that of a bench where it has any."""
     names = TARGETS if wanted == "all" else TARGETS.keys() & {wanted}
-    return tuple(cast(LowerTarget, name) for name in names)
+    return tuple(cast("LowerTarget", name) for name in names)
 
 
 def _export(session: Session, chosen: Plan, command: str, targets: Sequence[LowerTarget]) -> Verification:
@@ -179,33 +182,37 @@ def _export(session: Session, chosen: Plan, command: str, targets: Sequence[Lowe
             "aggregate": task.aggregate,
             "full_scale": task.full_scale,
         }
-        fingerprint = source.fingerprint()
-        files = export_files(
-            source,
-            session.example,
-            units,
-            chosen.skip,
-            run_dir.path,
-            fingerprint=fingerprint,
-            calibration=session.inputs(),
-        )
-        verification = verify(
-            source,
-            files,
-            session.example,
-            units,
-            chosen.skip,
-            **judge,
-        )
-        lowered = lower_files(files, targets, session.example, **judge)
+        with session.measurer.progress("export, verify, lower", 3) as advance:
+            files = export_files(
+                source,
+                session.example,
+                units,
+                chosen.skip,
+                run_dir.path,
+                fingerprint=source.fingerprint(),
+                calibration=session.inputs(),
+            )
+            advance(1, 0)
+            verification = verify(source, files, session.example, units, chosen.skip, **judge)
+            advance(1, 0)
+            lowered = lower_files(files, targets, session.example, **judge)
+            advance(1, 0)
         verification = replace(verification, lowered=lowered)
         run_dir.write("export.json", verification)
     return verification
 
 
+def runtime_of(name: str) -> Runtime:
+    """The runtime of this name. Raises NamesError for an unknown one, RuntimeUnavailable where it cannot work here."""
+    runtime: Runtime = load("runtimes", name)()
+    problem = runtime.unavailable()
+    if problem:
+        raise RuntimeUnavailable(f"Expected {name} to work on this machine, got: {problem}.")
+    return runtime
+
+
 def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress) -> BenchResult:
-    files = run_dir.models(settings.runtime)
-    runtime: Runtime = load("runtimes", settings.runtime)()
+    runtime, files = runtime_of(settings.runtime), run_dir.models(settings.runtime)
     inputs = random_inputs(files["float"])
     with _noted(run_dir, "bench", command):
         with progress("bench", settings.rounds) as advance:
@@ -220,7 +227,8 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
             )
         profiles = profile_files(files, runtime, inputs)
         accuracy = _accuracy(run_dir, files, runtime) if settings.accuracy else {}
-        result = BenchResult(timings, tuple(verdict(timings, profiles)), environment(), accuracy)
+        sentences = [*verdict(timings, profiles), *accuracy_sentences(accuracy, runtime.name, run_dir)]
+        result = BenchResult(timings, tuple(sentences), environment(), accuracy)
         run_dir.write("bench.json", result)
         write_csv(bench_table(timings), run_dir.path / "bench.csv")
         layers = [row for variant, profile in profiles.items() for row in layer_rows(variant, profile)]
@@ -244,8 +252,22 @@ def _accuracy(run_dir: RunDir, files: Mapping[Exported, Path], runtime: Runtime)
     return found
 
 
+def accuracy_sentences(accuracy: Mapping[str, Estimate], runtime: str, run_dir: RunDir) -> list[str]:
+    """The metric of each file in this runtime, beside what the plan simulated for it."""
+    if not accuracy:
+        return []
+    info, chosen = run_dir.info(), run_dir.plan()
+    metric = MetricFormat(info.metric, info.full_scale)
+    found = ", ".join(f"{name} {metric.level(one.value)} {metric.interval(one)}" for name, one in accuracy.items())
+    simulated = metric.level(chosen.metric.holdout.value)
+    return [f"{metric.name} measured in {runtime} on holdout: {found}; the plan's was simulated as {simulated}."]
+
+
 def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
+    earlier = session.run_dir.read_if_there("run.json", RunInfo)
     return RunInfo(
+        simulator=earlier.simulator if earlier else None,
+        samples=earlier.samples if earlier else 0,
         task=session.reference,
         mode=settings.mode,
         metric=session.task.metric,
@@ -263,6 +285,7 @@ def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
 @contextmanager
 def _noted(run_dir: RunDir, verb: str, command: str, session: Session | None = None) -> Iterator[None]:
     """Note in run.json the command, time and samples of a verb that has ended well."""
+    run_dir.info()  # a folder that is no run is told before the work
     start = time.monotonic()
     before = session.measurer.samples if session else 0
     yield

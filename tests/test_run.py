@@ -56,6 +56,13 @@ def test_the_plan_file_holds_the_accuracy_of_each_split(done: Path) -> None:
     assert plan["metric"]["confirm"]["value"] >= 0.95
 
 
+def test_a_resumed_run_keeps_count_of_the_samples_it_has_spent(done: Path) -> None:
+    before = json.loads((done / "run.json").read_text())["samples"]
+    arguments = ("--target", "0.95", "--rounds", "5", "--threads", "1", "--out", done, "--resume")
+    assert verb("run", f"{TASK}:task", *arguments) == 0
+    assert json.loads((done / "run.json").read_text())["samples"] == before > 0
+
+
 def test_another_target_is_planned_without_forwarding_known_variants_again(done: Path) -> None:
     before = json.loads((done / "run.json").read_text())["samples"]
     assert verb("plan", done, "--target", "0.95") == 0
@@ -71,12 +78,18 @@ def test_a_target_above_float_is_missed_with_exit_code_2(done: Path, capsys: pyt
     (done / "plan.json").write_bytes(plan)
 
 
-def test_each_verb_works_alone_on_a_run_directory(done: Path, tmp_path: Path) -> None:
+def test_each_verb_works_alone_on_a_run_directory(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "alone"
     assert verb("scan", f"{TASK}:task", "--out", out) == 0
     assert verb("plan", out, "--target", "0.95") == 0
-    assert verb("export", out) == 0
-    assert verb("bench", out, "--rounds", "5", "--threads", "1") == 0
+    assert verb("export", out, "--for", "all") == 0
+    for name in ("int8.onnxruntime", "partial.openvino", "fp16.tensorrt"):
+        assert (out / f"model.{name}.onnx").exists(), name
+    assert verb("bench", out, "--rounds", "5", "--threads", "1", "--accuracy") == 0
+    assert "top-1 measured in onnxruntime on holdout: float 100.0 %" in capsys.readouterr().out
+    assert pd.read_csv(out / "layers.csv")["variant"].nunique() == 3
     assert verb("report", out) == 0
     assert (out / "scan.csv").read_bytes() == (done / "scan.csv").read_bytes()
     assert "sensitivity bench" in (out / "report.html").read_text()
@@ -107,6 +120,7 @@ def test_a_task_with_only_evaluate_is_served_and_told_what_it_lacks(
         (("run", f"{TASK}:task", "--max-drop", "1"), "Expected --max-drop in points (1pt) or relative to float (1%)"),
         (("run", f"{TASK}:task", "--max-drop", "1pt", "--target", "0.5"), "Expected one of --target and --max-drop"),
         (("run", f"{TASK}:task", "--runtime", "onnxrt"), "Close names: onnxruntime"),
+        (("run", f"{TASK}:task", "--runtime", "tensorrt"), "tensorrt"),
         (("plan", "nowhere"), "make it with: sensitivity scan TASK --out nowhere"),
         (("run", f"{TASK}:task", "--mode", "both"), "'both' is not one of"),
     ],

@@ -14,7 +14,7 @@ def command(settings: BenchSettings) -> None:
     """
     from sensitivity import api
     from sensitivity.cli.progress import bar
-    from sensitivity.cli.render import show
+    from sensitivity.cli.render import show_bench
 
     api.bench(settings, bar)
-    show(settings.directory, latency=True)
+    show_bench(settings.directory)

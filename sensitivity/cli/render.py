@@ -30,6 +30,15 @@ def show(directory: Path, *, ranking: bool = False, latency: bool = False) -> No
     console.print(f"Files: {directory}", soft_wrap=True, markup=False)
 
 
+def show_bench(directory: Path) -> None:
+    """Print the latencies of a run directory's files and what they mean."""
+    data = api.report_data(directory)
+    console = Console(highlight=False)
+    console.print(latency_table(data))
+    for sentence in data.bench_sentences:
+        console.print(sentence, soft_wrap=True, markup=False)
+
+
 def ranking_table(data: ReportData) -> Table:
     metric = MetricFormat(data.metric, data.full_scale)
     verb = "gained without it" if data.mode == "disable" else "lost with it alone"
