@@ -140,6 +140,23 @@ def test_the_batch_axis_stays_free(branches):
     assert metric == pytest.approx(0, abs=1e-2)
 
 
+def test_batchnorms_with_equal_parameters_are_folded_each(tmp_path):
+    """torch writes parameters of equal values once, and reads them through Identity elsewhere."""
+
+    def fresh():
+        stages = [(nn.Conv2d(3, 3, 3, bias=False), nn.BatchNorm2d(3)) for _ in range(3)]
+        return nn.Sequential(*(module for stage in stages for module in stage))
+
+    def equal(model):
+        for module in model:
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()
+
+    done = exported(tmp_path, fresh, models.batch(4, 16), change=equal)
+    done.verify()
+    assert {node.op_type for node in done.model("float").graph.all_nodes()} == {"Conv"}
+
+
 def test_folding_batchnorm_keeps_the_weights_levels(tmp_path):
     def awkward(model):
         with torch.no_grad():  # a channel that is off, one turned round

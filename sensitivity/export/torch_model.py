@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+from onnx_ir.passes.common import IdentityEliminationPass
 
 import sensitivity
 from sensitivity.errors import unknown_name
@@ -88,6 +89,7 @@ def canonical(
         InsertQdq(grids, weights),
         TakeMarks(),
         QuantizeOnce(),
+        IdentityEliminationPass(),  # torch writes parameters of equal values once, and reads them through Identity
         FoldBatchNorm(),
         FoldConstants(),
         tidy(),
