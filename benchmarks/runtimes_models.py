@@ -99,6 +99,10 @@ def resnet18(images: int = 0, *, width: int = 64, size: int = 224) -> Subject:
 
     torch.manual_seed(0)
     model = ResNet18(width)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.2)
     batches = [torch.randn(4, 3, size, size) for _ in range(4)]
     with torch.no_grad():
         for batch in batches:
