@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -179,3 +180,24 @@ def test_a_limit_that_can_be_held_is_held_by_computing_again() -> None:
     tight = schedule(network, masks, memory=free.peak - 1, copies=4)
     assert tight.peak < free.peak
     assert sum(len(leg.steps) for leg in tight.legs) > sum(len(leg.steps) for leg in free.legs)
+
+
+@pytest.mark.parametrize("is_view", [True, False])
+def test_memory_that_a_view_still_looks_at_is_not_overwritten(is_view: bool) -> None:
+    network = Network(
+        deps=((), (0,), (1,), (1,), (2, 3)),
+        switch=(0,) * 5,
+        fixed=(False,) * 5,
+        fresh=(True, True, not is_view, True, True),
+        overwrites=(False, False, False, True, False),
+        size=(1,) * 5,
+        outputs=(4,),
+    )
+    (leg,) = schedule(network, [0]).legs
+    assert {step.node: step.overwrite for step in leg.steps}[3] is not is_view
+
+
+def test_values_that_wait_are_counted_once_for_each_micro_batch() -> None:
+    masks = [0, *(1 << bit for bit in range(6))]
+    waiting = 100 + 10  # the big value, and the one at which the variants at work part
+    assert schedule(two_branches(), masks, copies=4).peak >= schedule(two_branches(), masks).peak + 3 * waiting
