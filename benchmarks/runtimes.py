@@ -67,8 +67,9 @@ def benchmark(subject: Subject, settings: Settings, folder: Path) -> list[dict[s
 def canonical_files(subject: Subject, folder: Path) -> dict[str, Path]:
     """Variant -> canonical file: "float", "int8", and the two plans."""
     source, units = subject.source, layers(subject.source.quantizers)
+    weighted = {quantizer.layer for quantizer in source.quantizers if quantizer.role == "weight"}
     signal = fisher(source, units, [(subject.calibration[0], None)])
-    ranked = sorted(signal, key=signal.__getitem__, reverse=True)
+    ranked = sorted(weighted, key=signal.__getitem__, reverse=True)
     found: dict[str, Path] = {}
     with unified_scales(source, scale_groups(source, subject.calibration[0])):
         for plan, share in PLANS.items():

@@ -8,8 +8,8 @@ from sensitivity.planners.base import Choice, Goal, Judge, Search
 from sensitivity.planners.greedy import pruned
 from sensitivity.stats.racing_prefix import Tried, next_size
 
-PATIENCE = 2
-"""Units needed in a row after which pruning stops: each try costs samples of `confirm`."""
+PATIENCE = 1
+"""Units that turn out needed after which pruning stops: each try costs samples of `confirm`."""
 
 
 class InterpolatedPlanner:

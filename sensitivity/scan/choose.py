@@ -27,7 +27,7 @@ def choose_plan(
     After a raced scan the search is guided by its signal and stops measuring a set once the answer is clear.
     """
     base = baselines(quantizers)
-    float_scores, int8_scores = measurer.scores([base["float"], base["quantized"]], "confirm", "plan: baselines")
+    (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
     floor = target.floor(measurer.aggregate(float_scores))
     planner: Planner = InterpolatedPlanner(scanned.signal) if scanned.signal else GreedyPlanner()
     judge: Judge = (
@@ -44,7 +44,8 @@ def choose_plan(
         met=choice.met,
         target=target,
         floor=floor,
-        metric=_metric(measurer, float_scores, int8_scores, confirmed, *held),
+        # Every planner judges the empty set first: as much of the quantized baseline as that took is known.
+        metric=_metric(measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held),
         path=choice.path,
         planner=planner.name,
         reason=None

@@ -57,6 +57,7 @@ class Measurer:
         self.samples = 0
         self._make_simulator = simulator
         self._simulator: Simulator | None = None
+        self._checked: set[tuple[str, int]] = set()
 
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
         """Per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the order of `variants`."""
@@ -96,10 +97,17 @@ class Measurer:
                 missing = [v for v in variants if self.journal.scores(v, split, batch) is None]
                 if missing:
                     inputs, targets = reader.at(batch)
-                    self.journal.add_batch(split, batch, batch_digest(inputs, targets))
+                    self._check_data(split, batch, inputs, targets)
                     self._distort(signal, missing, reference, split, batch, inputs)
                     advance(1, (len(missing) + 1) * batch_size(inputs))
         return [np.concatenate([self._known(v, split, batch) for batch in range(first)]) for v in variants]
+
+    def known(self, variant: Variant, split: str) -> Scores:
+        """Scores of the first batches of `split` that have been measured; at least one must have been."""
+        parts: list[Scores] = []
+        while (scores := self.journal.scores(variant, split, len(parts))) is not None:
+            parts.append(scores)
+        return np.concatenate(parts)
 
     def aggregate(self, scores: Scores) -> float:
         """The task's metric of these scores. Raises TaskError if it raises or is not finite."""
@@ -124,7 +132,7 @@ class Measurer:
         return self._simulator
 
     def _measure(self, variants: list[Variant], split: str, batch: int, inputs: Any, targets: Any) -> None:
-        self.journal.add_batch(split, batch, batch_digest(inputs, targets))
+        self._check_data(split, batch, inputs, targets)
         size = batch_size(inputs)
         where = f" on batch {batch} of split {split!r}"
         measured: list[tuple[Variant, Scores]] = []
@@ -133,6 +141,13 @@ class Measurer:
             self.samples += size
         for variant, scores in measured:
             self.journal.add_scores(variant, split, batch, scores)
+
+    def _check_data(self, split: str, batch: int, inputs: Any, targets: Any) -> None:
+        """Raise JournalMismatch where this batch is not the one that earlier scores were of. Once for each batch:
+        a digest takes as long as a small model does."""
+        if (split, batch) not in self._checked:
+            self.journal.add_batch(split, batch, batch_digest(inputs, targets))
+            self._checked.add((split, batch))
 
     def _distort(
         self, signal: Signal, variants: list[Variant], reference: Variant, split: str, batch: int, inputs: Any

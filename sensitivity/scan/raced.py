@@ -40,7 +40,7 @@ LOOK_AGAIN = 1.25
 
 ALPHA = 0.05
 
-RACE_SAMPLES = 2500
+RACE_SAMPLES = 2000
 """Enough to show the first few units with an interval; the plan is judged on other samples."""
 
 EXACT_UP_TO = 20_000
