@@ -11,6 +11,7 @@ from torch import nn
 
 from sensitivity.errors import ExportError, OnnxFileError
 from sensitivity.export.lower import lower_file
+from sensitivity.export.placement import add_residual_quantizers
 from sensitivity.export.ranges import ranges_of
 from sensitivity.export.torch_model import export_files
 from sensitivity.export.verify_lowering import check_lowering
@@ -215,3 +216,38 @@ def test_a_file_with_nan_scales_is_not_lowered(files, tmp_path):
     message = r"every scale in nan.onnx to be finite and above 0, got nan at right.input_quantizer/QuantizeLinear"
     with pytest.raises(OnnxFileError, match=message):
         lower_file(tmp_path / "nan.onnx", "openvino", tmp_path / "o.onnx")
+
+
+class Strided(nn.Module):
+    """A block with a shortcut of its own: two convolutions with stride 2 read one value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.conv = nn.Conv2d(16, 16, 3, 2, 1)
+        self.shortcut = nn.Conv2d(16, 16, 1, 2)
+        self.head = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        return self.head(torch.relu(self.conv(x) + self.shortcut(x)))
+
+
+def test_openvino_quantizes_a_value_once_and_computes_a_strided_shortcut_in_int8(tmp_path):
+    pytest.importorskip("openvino")
+    from sensitivity.bench.explain import not_in_int8
+    from sensitivity.bench.profile import profile_file
+    from sensitivity.runtimes.openvino import OpenVino
+
+    inputs = models.batch(8, 32)
+    model = models.quantized(models.seeded(Strided), inputs)
+    add_residual_quantizers(ModelOptModel(model), [inputs])
+    source = ModelOptModel(model)
+    canonical = export_files(source, inputs, layers(source.quantizers), [], tmp_path, fingerprint="f00d")
+    file = lower_file(canonical["int8"], "openvino", tmp_path / "lowered.onnx")
+    check_lowering(canonical["int8"], file, canonical["float"], BATCH)
+    quantized = [node.inputs[0] for node in load_model(file).graph if node.op_type == "QuantizeLinear"]
+    assert len(quantized) == len(set(quantized))
+    profile = profile_file(file, OpenVino(), BATCH, threads=1, repeats=1)
+    assert "shortcut" in profile.kept
+    assert not_in_int8(profile.runs, profile.kept) == {}
