@@ -86,7 +86,7 @@ class GridQuantizer:
     def _quantized(self, x: Tensor, result: Tensor) -> Tensor:
         """Fill `result`. Four passes over memory are made piece by piece, while each piece is in a CPU's cache."""
         whole = x.device.type != "cpu" or self._multiplier.numel() > 1
-        pieces = [(x, result)] if whole else zip(x.view(-1).split(PIECE), result.view(-1).split(PIECE), strict=True)
+        pieces = [(x, result)] if whole else zip(x.view(-1).split(PIECE), result.view(-1).split(PIECE), strict=True)  # type: ignore[no-untyped-call]
         for source, target in pieces:
             torch.mul(source, self._multiplier, out=target)
             target.round_().clamp_(self._low, self._high).div_(self._multiplier)
