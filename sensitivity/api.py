@@ -36,7 +36,7 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import RuntimeUnavailable, TaskError
+from sensitivity.errors import RunDirError, RuntimeUnavailable, TaskError
 from sensitivity.export.facts import facts
 from sensitivity.export.lower import TARGETS, LowerTarget
 from sensitivity.export.verification import Verification
@@ -59,6 +59,7 @@ from sensitivity.tasks.base import EvaluateTask
 from sensitivity.tasks.load import load_task
 
 WARMUP_ROUNDS = 10
+STALE = "The exported files and their latencies are of an earlier plan and are not shown; run export and bench again."
 METRIC_BATCHES = 6
 """Of each split at most, for the metric of the exported files."""
 
@@ -197,7 +198,7 @@ def _export(session: Session, chosen: Plan, command: str, targets: Sequence[Lowe
             advance(1, 0)
             lowered = lower_files(files, targets, session.example, **judge)
             advance(1, 0)
-        verification = replace(verification, lowered=lowered)
+        verification = replace(verification, lowered=lowered, skip=chosen.skip)
         run_dir.write("export.json", verification)
     return verification
 
@@ -213,6 +214,12 @@ def runtime_of(name: str) -> Runtime:
 
 def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress) -> BenchResult:
     runtime, files = runtime_of(settings.runtime), run_dir.models(settings.runtime)
+    exported = run_dir.read("export.json", Verification, "sensitivity export")
+    if exported.skip != run_dir.plan().skip:
+        raise RunDirError(
+            f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an earlier plan; "
+            f"make them again with: sensitivity export {run_dir.path}"
+        )
     inputs = random_inputs(files["float"])
     with _noted(run_dir, "bench", command):
         with progress("bench", settings.rounds) as advance:
@@ -225,10 +232,10 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
                 warmup=WARMUP_ROUNDS,
                 progress=lambda done, rounds: advance(1, len(files)),
             )
-        profiles = profile_files(files, runtime, inputs)
+        profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
         accuracy = _accuracy(run_dir, files, runtime) if settings.accuracy else {}
         sentences = [*verdict(timings, profiles), *accuracy_sentences(accuracy, runtime.name, run_dir)]
-        result = BenchResult(timings, tuple(sentences), environment(), accuracy)
+        result = BenchResult(timings, tuple(sentences), environment(), accuracy, exported.skip)
         run_dir.write("bench.json", result)
         write_csv(bench_table(timings), run_dir.path / "bench.csv")
         layers = [row for variant, profile in profiles.items() for row in layer_rows(variant, profile)]
@@ -312,6 +319,10 @@ def report_data(directory: Path) -> ReportData:
     scanned = run_dir.read_if_there("scan.json", Scan)
     exported = run_dir.read_if_there("export.json", Verification)
     timed = run_dir.read_if_there("bench.json", BenchResult)
+    chosen = run_dir.read_if_there("plan.json", Plan)
+    stale = any(one and chosen and one.skip != chosen.skip for one in (exported, timed))
+    if stale:
+        exported = timed = None
     return ReportData(
         title=f"{directory.resolve().name} in INT8",
         metric=info.metric,
@@ -322,12 +333,12 @@ def report_data(directory: Path) -> ReportData:
         baselines=scanned.baselines if scanned else {},
         effects=scanned.effects if scanned else (),
         units=info.units,
-        plan=run_dir.read_if_there("plan.json", Plan),
+        plan=chosen,
         timings=timed.timings if timed else (),
         bench_sentences=timed.sentences if timed else (),
         environment=timed.environment if timed else info.environment,
         verification=facts(exported) if exported else None,
-        warnings=info.warnings,
+        warnings=info.warnings + ((STALE,) if stale else ()),
     )
 
 

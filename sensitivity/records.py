@@ -201,9 +201,11 @@ class BenchResult:
     """Latencies of a run's files with what they mean in words, the most important sentence first.
 
     accuracy: variant -> the metric of its file in this runtime, on `holdout`; empty where it was not asked for.
+    skip: the units that the partial file leaves unquantized.
     """
 
     timings: tuple[Timing, ...]
     sentences: tuple[str, ...]
     environment: dict[str, str]
     accuracy: dict[str, Estimate]
+    skip: tuple[str, ...]

@@ -58,19 +58,24 @@ class RunDir:
     def plan(self) -> Plan:
         return self.read("plan.json", Plan, "sensitivity plan")
 
+    def canonical(self) -> dict[Exported, Path]:
+        """The canonical files that are there, by variant."""
+        files = {variant: self.path / f"model.{variant}.onnx" for variant in EXPORTED}
+        return {variant: file for variant, file in files.items() if file.exists()}
+
     def models(self, runtime: str) -> dict[Exported, Path]:
         """The exported files by variant, those lowered for `runtime` where there are any.
 
         Raises RunDirError where the float one is missing.
         """
-        files = {variant: self.path / f"model.{variant}.onnx" for variant in EXPORTED}
         lowered = {variant: self.path / f"model.{variant}.{LOWERED.get(runtime, runtime)}.onnx" for variant in EXPORTED}
-        files |= {variant: file for variant, file in lowered.items() if file.exists()}
-        if not files["float"].exists():
+        files = self.canonical() | {variant: file for variant, file in lowered.items() if file.exists()}
+        if "float" not in files:
             raise RunDirError(
-                f"Expected {files['float']} to exist, got nothing there; make it with: sensitivity export {self.path}"
+                f"Expected {self.path / 'model.float.onnx'} to exist, got nothing there; "
+                f"make it with: sensitivity export {self.path}"
             )
-        return {variant: file for variant, file in files.items() if file.exists()}
+        return files
 
     def read(self, name: str, kind: type[Record], verb: str) -> Record:
         """A record from its file. Raises RunDirError that says which verb makes it."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity.errors import ModelError, TaskError
-from sensitivity.journal.journal import Head, open_journal
+from sensitivity.journal.journal import Head, open_journal, refuse_used
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
 from sensitivity.records import SPLITS, Unit
 from sensitivity.registry import FAMILIES, load
@@ -30,6 +30,9 @@ FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
 NO_INTERVALS = (
     "The task has only evaluate(model): no per-sample scores, so no intervals and no ties; "
     "each variant costs a whole evaluation. Return a Task with score() to get them."
+)
+SAME_DATA = (
+    "Splits {} begin with the same batch: what is chosen on samples cannot be judged on them. Use different ones."
 )
 NOT_HELD_OUT = (
     "The task has no holdout evaluation: the reported accuracy is on data that chose the plan, and too kind to it."
@@ -101,6 +104,7 @@ def open_session(
     memory: bytes that the simulator may hold besides the weights; None takes a quarter of what is free.
     Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run), JournalMismatch.
     """
+    refuse_used(RunDir(out).journal, resume)  # before the task's own long work
     loaded = load_task(reference)
     source = quantized_model(loaded.model)
     check_calibrated(source.quantizers)
@@ -186,5 +190,7 @@ def _example(loaded: Task | EvaluateTask) -> Any:
 
 def _warnings(loaded: Task | EvaluateTask) -> tuple[str, ...]:
     if not isinstance(loaded, EvaluateTask):
-        return ()
+        firsts = {split: _split_head(loaded, split)["first"] for split in SPLITS}
+        same = [split for split in SPLITS if list(firsts.values()).count(firsts[split]) > 1]
+        return (SAME_DATA.format(" and ".join(same)),) if same else ()
     return (NO_INTERVALS,) if loaded.holdout else (NO_INTERVALS, NOT_HELD_OUT)

@@ -102,4 +102,6 @@ def test_a_full_disk_is_one_sentence_and_leaves_whole_lines() -> None:
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WriteError, match="Expected to write to"):
+        open_journal(tmp_path / "file" / "run" / "j", HEAD, resume=False)
+    with pytest.raises(RunDirError, match="to be a folder, got a file"):
         open_journal(tmp_path / "file" / "j", HEAD, resume=False)

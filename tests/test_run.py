@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,34 @@ def test_a_target_above_float_is_missed_with_exit_code_2(done: Path, capsys: pyt
     assert "the float model itself reaches 1.0000 on confirm, under the target of 1.5000" in out
     assert "quantization-aware training" in out
     (done / "plan.json").write_bytes(plan)
+
+
+def test_files_of_an_earlier_plan_are_neither_benched_nor_reported(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "moved"
+    shutil.copytree(done, out)
+    plan = json.loads((out / "plan.json").read_text())
+    (out / "plan.json").write_text(json.dumps(plan | {"skip": ["conv1"]}))
+    assert verb("bench", out, "--rounds", "5") == 1
+    assert "got those of an earlier plan; make them again with: sensitivity export" in capsys.readouterr().err
+    assert verb("report", out) == 0
+    page = (out / "report.html").read_text()
+    assert "are of an earlier plan and are not shown" in page
+    assert "model.partial" not in page
+
+
+def test_splits_of_the_same_samples_are_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verb("scan", f"{TASK}:same_splits", "--out", tmp_path / "same") == 0
+    assert "Splits rank and confirm and holdout begin with the same batch" in capsys.readouterr().out
+
+
+def test_a_place_that_cannot_take_a_run_is_refused_before_the_task_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert verb("scan", "nowhere.py", "--out", tmp_path / "file") == 1
+    assert "to be a folder, got a file; choose another --out" in capsys.readouterr().err
 
 
 def test_each_verb_works_alone_on_a_run_directory(

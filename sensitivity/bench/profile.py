@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sensitivity.bench.protocol import Variant
@@ -35,12 +35,21 @@ def profile_file(
         engine.close()
 
 
-def profile_files(files: Mapping[Variant, Path], runtime: Runtime, inputs: Tensors) -> dict[str, FileProfile]:
-    """The profile of each file, by variant; empty for a runtime that cannot say."""
+def profile_files(
+    files: Mapping[Variant, Path], canonical: Mapping[Variant, Path], runtime: Runtime, inputs: Tensors
+) -> dict[str, FileProfile]:
+    """The profile of each file, by variant; empty for a runtime that cannot say.
+
+    canonical: what is quantized there should run in INT8; a file lowered for the runtime may have given up on some.
+    """
+    found = {}
     try:
-        return {variant: profile_file(file, runtime, inputs) for variant, file in files.items()}
+        for variant, file in files.items():
+            profile = profile_file(file, runtime, inputs)
+            found[str(variant)] = replace(profile, kept=quantized_nodes(canonical.get(variant, file)))
     except RuntimeUnavailable:
         return {}
+    return found
 
 
 def quantized_nodes(file: Path) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from sensitivity.bench.explain import explain, not_in_int8
 from sensitivity.bench.profile import FileProfile
@@ -34,7 +35,8 @@ def verdict(timings: Sequence[Timing], profiles: Mapping[str, FileProfile] | Non
     profiles = profiles or {}
     all_int8 = any(profile.kept and not not_in_int8(profile.runs, profile.kept) for profile in profiles.values())
     slow = any(_speed(timing.ratio) != "faster" for timing in others if timing.variant in ("int8", "partial"))
-    if slow and not all_int8 and base.runtime in WHY_SLOW:
+    lowered = any(Path(timing.file).stem.endswith(f".{base.runtime}") for timing in others)
+    if slow and not all_int8 and not lowered and base.runtime in WHY_SLOW:
         sentences.append(WHY_SLOW[base.runtime])
     for variant, profile in profiles.items():
         sentences += [f"{NAMES[variant]}: {text}" for text in explain(profile.runs, profile.kept)]

@@ -44,12 +44,12 @@ class Verbs(click.Group):
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sensitivity.__version__)
 def group() -> None:
-    r"""Which layers of a calibrated network stay out of INT8: measured, planned, exported and proved.
+    """Which layers of a calibrated network stay out of INT8: measured, planned, exported and proved.
 
     \b
     Start with:  sensitivity run my_task.py:task --max-drop 1pt
     Exit codes:  0 target met, 2 target missed, 1 error, 130 interrupted
-    """
+    """  # noqa: D301 - a backspace keeps click from wrapping the lines below it
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,8 +66,6 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Error: {error}", err=True)
         code = 1
     except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "Stopped. What was measured is in the run directory: add --resume to the same command to go on.", err=True
-        )
+        click.echo("Stopped. Nothing that was measured is lost: add --resume to the same command to go on.", err=True)
         code = INTERRUPTED
     sys.exit(code)

@@ -82,9 +82,11 @@ class Verification:
     """Every exported file, checked. unreached: quantizers that the example batch never reaches; they are in no file.
 
     samples: in the batch that outputs were compared on. lowered: name of each lowered file -> what its check found.
+    skip: the units that the partial file leaves unquantized.
     """
 
     files: tuple[FileCheck, ...]
     unreached: tuple[str, ...]
     samples: int
     lowered: dict[str, LoweringCheck] = field(default_factory=dict)
+    skip: tuple[str, ...] = ()

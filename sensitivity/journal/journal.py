@@ -127,11 +127,8 @@ def open_journal(path: Path, head: Head, *, resume: bool) -> Journal:
     Raises RunDirError, JournalMismatch, WriteError.
     """
     head = json.loads(json.dumps(head))
+    refuse_used(path, resume)
     lines = read_lines(path) if path.exists() else []
-    if lines and not resume:
-        raise RunDirError(
-            f"Expected {path.parent} to be a new run, got a journal of an earlier one; add --resume to go on with it, or choose another --out."
-        )
     if lines:
         check_head(path, lines[0], head)
     try:
@@ -149,6 +146,17 @@ def open_journal(path: Path, head: Head, *, resume: bool) -> Journal:
     for line in lines[1:]:
         journal._replay(line)
     return journal
+
+
+def refuse_used(path: Path, resume: bool) -> None:
+    """Raise RunDirError where this place cannot take a new run, or holds one that is not to be gone on with."""
+    if path.parent.exists() and not path.parent.is_dir():
+        raise RunDirError(f"Expected {path.parent} to be a folder, got a file; choose another --out.")
+    if not resume and path.exists() and b"\n" in path.read_bytes():
+        raise RunDirError(
+            f"Expected {path.parent} to be a new run, got a journal of an earlier one; "
+            "add --resume to go on with it, or choose another --out."
+        )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

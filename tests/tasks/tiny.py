@@ -64,6 +64,10 @@ def empty_split() -> Task:
     return Task(whole.model, {**whole.data, "confirm": []}, top1)
 
 
+def same_splits() -> Task:
+    return Task(model(), dict.fromkeys(("rank", "confirm", "holdout"), labelled(40, seed=0)), top1)
+
+
 def metric_raises() -> Task:
     whole = task()
 
