@@ -24,8 +24,8 @@ def sqnr(reference: Outputs, outputs: Outputs) -> Scores:
     reference counts 0 where it stays so and 1, all noise, where it does not.
     Raises ModelError where shapes differ or a value is not finite.
 
-    >>> sqnr([np.array([[3.0, 4.0]])], [np.array([[3.0, 4.5]])])
-    array([0.01])
+    >>> sqnr([np.array([[3.0, 4.0]])], [np.array([[3.0, 4.5]])]).tolist()
+    [0.01]
     """
     _check_alike(reference, outputs)
     ratios = [_noise_ratio(_rows(wanted), _rows(got)) for wanted, got in zip(reference, outputs, strict=True)]
@@ -38,8 +38,8 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
     reference, outputs: one array each, logits float[n, classes]; the softmax is taken here.
     Raises ModelError for any other outputs, and where a value is not finite.
 
-    >>> kl([np.log([[0.5, 0.5]])], [np.log([[0.25, 0.75]])]).round(4)
-    array([0.1438])
+    >>> kl([np.log([[0.5, 0.5]])], [np.log([[0.25, 0.75]])]).round(4).tolist()
+    [0.1438]
     """
     _check_alike(reference, outputs)
     if len(reference) != 1 or reference[0].ndim != 2 or reference[0].shape[1] < 2:

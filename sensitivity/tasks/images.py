@@ -41,7 +41,8 @@ def read_rgb(file: Path) -> Image:
     try:
         with Image.open(file) as image:
             return image.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
+    except (OSError, SyntaxError, ImportError) as error:
+        # Pillow raises SyntaxError for a broken PNG; ultralytics replaces Image.open by one that looks for pi_heif.
         raise TaskError(f"Expected a readable image at {file}, got: {error}; replace or remove the file.") from error
 
 
