@@ -251,3 +251,51 @@ def test_openvino_quantizes_a_value_once_and_computes_a_strided_shortcut_in_int8
     profile = profile_file(file, OpenVino(), BATCH, threads=1, repeats=1)
     assert "shortcut" in profile.kept
     assert not_in_int8(profile.runs, profile.kept) == {}
+
+
+class Distribution(nn.Module):
+    """As in a detector's head: Softmax over an axis in the middle, and one over the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 50 * self.conv(x).softmax(1).softmax(-1)
+
+
+def test_onnxruntime_gets_softmax_over_an_inner_axis_spelled_out_with_the_same_values(tmp_path):
+    inputs = 100 * models.batch(4, 32)  # exp of what the convolution gives would overflow
+    source = ModelOptModel(models.quantized(models.seeded(Distribution), inputs))
+    canonical = export_files(source, inputs, layers(source.quantizers), ["conv"], tmp_path, fingerprint="f00d")
+    lowered = lower_file(canonical["partial"], "onnxruntime", tmp_path / "lowered.onnx")
+    nodes = [node for node in load_model(lowered).graph if node.op_type == "Softmax"]
+    assert [node.attributes.get_int("axis") for node in nodes] in ([-1], [3])
+    with OnnxRuntime().build(canonical["partial"]) as before, OnnxRuntime().build(lowered) as after:
+        (expected,), (got,) = (engine.run({"input": inputs.numpy()}).values() for engine in (before, after))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+class Joined(nn.Module):
+    """Two convolutions into one Concat into a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(3, 4, 3, padding=1)
+        self.right = nn.Conv2d(3, 4, 3, padding=1)
+        self.merge = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.merge(torch.cat([self.left(x), self.right(x)], 1))
+
+
+def test_onnxruntime_gets_the_parts_of_a_concat_on_its_own_grid(tmp_path):
+    inputs = models.batch(4, 32)
+    source = ModelOptModel(models.quantized(models.seeded(Joined), inputs))
+    canonical = export_files(source, inputs, layers(source.quantizers), [], tmp_path, fingerprint="f00d")
+    graph = load_model(lower_file(canonical["int8"], "onnxruntime", tmp_path / "lowered.onnx")).graph
+    (concat,) = [node for node in graph if node.op_type == "Concat"]
+    after = next(node for node in concat.outputs[0].consumers() if node.op_type == "QuantizeLinear")
+    for value in concat.inputs:
+        assert qdq.pair_of(value).scale == qdq.constant(after.inputs[1])
+        assert qdq.pair_of(value).zero_point == qdq.constant(after.inputs[2])

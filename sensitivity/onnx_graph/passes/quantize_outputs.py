@@ -88,7 +88,7 @@ def _grid_of_input(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
 def _later_grid(value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
     """The grid of the one quantizer that the value's own numbers reach: taking it here already changes nothing."""
     users = value.consumers()
-    if len(users) != 1 or users[0].op_type not in SAME_GRID:
+    if len(users) != 1 or users[0].op_type not in SAME_GRID | {"Concat"}:
         return None
     quantizers = [node for node in users[0].outputs[0].consumers() if node.op_type == "QuantizeLinear"]
     if not quantizers:
