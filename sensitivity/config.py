@@ -134,7 +134,8 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
         value = -1.0
     if unit not in ("pt", "%") or not 0 <= value < 100:
         raise SensitivityError(
-            f"Expected --max-drop in points (1pt) or relative to float (1%), from 0 to under 100, got {text!r}."
+            f"Expected --max-drop in points (1pt) or relative to float (1%), from 0 to under 100, got {text!r}; "
+            "write the unit behind the number."
         )
     return Target(drop=value / 100 * full_scale) if unit == "pt" else Target(relative=value / 100)
 
