@@ -20,7 +20,7 @@ ADVICE = {
     "scales": "Give the inputs of one concat, and the readers of one tensor, one scale",
     "input": "Feed the engine INT8 or FP16 inputs if this matters",
     "output": "Take the output in the engine's own type if this matters",
-    "unfused": "Lower the file for this runtime with 'sensitivity export --for', or leave those layers unquantized",
+    "unfused": "Lower the file for this runtime with 'sensitivity export --for' if it is not yet, or leave those layers unquantized",
     "unknown": "Look at the layers before and after them in layers.csv",
 }
 WORDS = {
