@@ -109,8 +109,8 @@ def open_session(
     source = quantized_model(loaded.model)
     check_calibrated(source.quantizers)
     task = with_batches(loaded) if isinstance(loaded, EvaluateTask) else loaded
-    run_dir = RunDir(out)
-    with open_journal(run_dir.journal, head_of(task, source, reference), resume=resume) as journal:
+    run_dir, head = RunDir(out), head_of(task, source, reference)
+    with open_journal(run_dir.journal, head, resume=resume) as journal:
         yield Session(
             reference=reference,
             task=task,
@@ -119,7 +119,7 @@ def open_session(
             run_dir=run_dir,
             measurer=Measurer(task, lambda: _simulator(loaded, source, memory), journal, progress),
             example=_example(loaded),
-            warnings=_warnings(loaded),
+            warnings=_warnings(loaded, head),
         )
 
 
@@ -188,9 +188,9 @@ def _example(loaded: Task | EvaluateTask) -> Any:
     return loaded.example_inputs if isinstance(loaded, EvaluateTask) else next(iter(loaded.data["rank"]))[0]
 
 
-def _warnings(loaded: Task | EvaluateTask) -> tuple[str, ...]:
+def _warnings(loaded: Task | EvaluateTask, head: Head) -> tuple[str, ...]:
     if not isinstance(loaded, EvaluateTask):
-        firsts = {split: _split_head(loaded, split)["first"] for split in SPLITS}
+        firsts = {split: head["data"][split]["first"] for split in SPLITS}
         same = [split for split in SPLITS if list(firsts.values()).count(firsts[split]) > 1]
         return (SAME_DATA.format(" and ".join(same)),) if same else ()
     return (NO_INTERVALS,) if loaded.holdout else (NO_INTERVALS, NOT_HELD_OUT)

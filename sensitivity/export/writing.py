@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from sensitivity.errors import ExportError, WriteError
+from sensitivity.files import write_whole
 from sensitivity.onnx_graph.load import LARGEST_BYTES
 
 
@@ -26,18 +26,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def save(model: ir.Model | onnx.ModelProto, path: Path) -> Path:
-    """Write under a temporary name and move, so that a file is whole or not there. Raises WriteError, and ExportError
+    """Write the file whole or not at all. Raises WriteError, and ExportError
     for a model that no single file can hold."""
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     if proto.ByteSize() > LARGEST_BYTES:
         raise ExportError(f"Expected a model smaller than 2 GB for {path}, got {proto.ByteSize() / 1e9:.2f} GB.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(proto.SerializeToString())
-            os.replace(temporary, path)
-    finally:
-        if temporary.exists():
-            temporary.unlink()
+    write_whole(path, proto.SerializeToString())
     return path
