@@ -1,0 +1,55 @@
+"""The network that the conformance suite of sources quantizes with each toolkit, and its inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LAYERS = ("stem", "block.conv1", "block.conv10", "down", "wide", "head")
+
+
+class _Block(nn.Module):
+    """`conv1` is a prefix of `conv10`; a residual reads what the first of them reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.conv10 = nn.Conv2d(6, 6, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv10(torch.relu(self.conv1(x)))  # type: ignore[no-any-return]
+
+
+class Reference(nn.Module):
+    """Six weighted layers (`LAYERS`), a residual, a ReLU; no BatchNorm. float32[n, 3, 12, 12] -> float32[n, 5]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.block = _Block()
+        self.down = nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.wide = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(torch.relu(self.stem(x)))
+        x = self.wide(torch.relu(self.down(x)))
+        return self.head(torch.relu(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def reference_network() -> nn.Module:
+    """In eval mode, with the same weights at each call. Inputs of layers differ in range, so that the layers differ in
+    sensitivity by more than rounding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Reference().eval()
+    with torch.no_grad():
+        model.stem.weight[0] *= 60  # this channel sets the range that all share,
+        model.down.weight[:, 0] *= 0.003  # and hardly matters to `down`, which therefore suffers most
+        model.wide.weight *= 3
+    return model
+
+
+def reference_inputs(samples: int = 8, seed: int = 0) -> Tensor:
+    """float32[samples, 3, 12, 12], the same at each call. seed 0 is what sources are calibrated on."""
+    return torch.randn(samples, 3, 12, 12, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,269 @@
+"""What every source of quantized models promises, as tests to inherit.
+
+    class TestMyToolkit(SourceConformance):
+        source_name = "my_toolkit"                       # its name in the registry
+
+        def make(self):                                  # the calibrated model, new at each call
+            return my_toolkit.quantize(reference_network(), reference_inputs())
+
+        def uncalibrate(self, model):                    # undo the calibration of one quantizer, and name it
+            del model.stem.input_quantizer.amax
+            return "stem.input_quantizer"
+
+That is all that a torch toolkit needs. A source that is no torch model also overrides `own_outputs`, `simulators`,
+`change_weight` and `unquantized`, each a few lines. A source with other layers than `LAYERS` overrides `layers`.
+
+`ranking` and `check_same_ranking` compare the same model through two sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import kendalltau
+
+from sensitivity.errors import ModelError, NamesError
+from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
+from sensitivity.scan.variants import unit_variant
+from sensitivity.session import quantized_model
+from sensitivity.signals.distortion import SQNR, flat_outputs
+from sensitivity.simulators.base import Simulator
+from sensitivity.testing.reference import LAYERS, reference_inputs, reference_network
+
+Outputs = list[NDArray[Any]]
+
+
+class SourceConformance:
+    """source_name: the source in the registry. layers: weighted layers that must be among the units, by exact name.
+
+    float_tolerance: how far all quantizers off may be from the float model, as a part of its largest output: 0 where
+    nothing but the quantizers was added, 1e-6 where the toolkit also folds or reorders arithmetic.
+    own_tolerance: the same for all quantizers on against the model as the toolkit itself runs it.
+    """
+
+    source_name: str
+    layers: Sequence[str] = LAYERS
+    float_tolerance = 0.0
+    own_tolerance = 0.0
+
+    # What a source must give. --------------------------------------------------------------------------------------
+
+    def make(self) -> Any:
+        """The reference network, quantized and calibrated on `inputs(0)`; a new and equal one at each call."""
+        raise NotImplementedError
+
+    def uncalibrate(self, model: Any) -> str:
+        """Make one quantizer of the model uncalibrated, in place, and return its exact name."""
+        raise NotImplementedError
+
+    # What a source that is no torch model overrides. -----------------------------------------------------------------
+
+    def inputs(self, seed: int = 0) -> Any:
+        """One batch, as the source's simulators take it."""
+        return reference_inputs(seed=seed)
+
+    def float_outputs(self, inputs: Any) -> Any:
+        """What the float model gives."""
+        import torch
+
+        with torch.no_grad():
+            return reference_network()(inputs)
+
+    def unquantized(self) -> Any:
+        """A model of the same kind without any quantizer."""
+        return reference_network()
+
+    def own_outputs(self, model: Any, inputs: Any) -> Any:
+        """What the quantized model gives in the toolkit itself, without this project."""
+        import torch
+
+        with torch.no_grad():
+            return model(inputs)
+
+    def simulators(self, source: QuantizedModel) -> Iterable[Simulator]:
+        """Every simulator that a scan of this source may use."""
+        from sensitivity.simulators.choose import simulator_for
+        from sensitivity.simulators.toggle import ToggleSimulator
+
+        return ToggleSimulator(source), simulator_for(source, self.inputs())
+
+    def change_weight(self, model: Any) -> None:
+        """Change one weight of the model slightly, in place."""
+        weight = next(parameter for parameter in model.parameters() if parameter.ndim > 1)
+        weight.data.view(-1)[0] += 1e-3
+
+    # The promises. -----------------------------------------------------------------------------------------------------
+
+    @pytest.fixture
+    def model(self) -> Any:
+        return self.make()
+
+    @pytest.fixture
+    def source(self, model: Any) -> QuantizedModel:
+        return quantized_model(model)
+
+    def test_the_registry_finds_it(self, source: QuantizedModel) -> None:
+        assert source.source == self.source_name
+
+    def test_every_quantizer_is_calibrated_and_has_an_integer_grid(self, source: QuantizedModel) -> None:
+        check_calibrated(source.quantizers)
+        for quantizer in source.quantizers:
+            grid = source.grid(quantizer.name)
+            assert grid.low < grid.high, quantizer
+            assert np.isfinite(grid.scale).all()
+            assert (grid.scale > 0).all()
+            assert (grid.axis is None) == (len(grid.scale) == 1)
+            assert grid.axis == quantizer.axis
+            assert grid.axis is None or grid.axis >= 0
+
+    def test_names_are_unique_and_the_same_at_each_time(self, source: QuantizedModel) -> None:
+        names = [quantizer.name for quantizer in source.quantizers]
+        assert len(set(names)) == len(names)
+        assert source.quantizers == quantized_model(self.make()).quantizers
+
+    def test_units_are_the_layers_by_their_own_names(self, source: QuantizedModel) -> None:
+        units = {unit.name: unit for unit in layers(source.quantizers)}
+        assert set(self.layers) <= units.keys()
+        roles = {quantizer.name: quantizer.role for quantizer in source.quantizers}
+        for layer in self.layers:
+            assert {"input", "weight"} <= {roles[name] for name in units[layer].quantizers}, layer
+
+    def test_all_off_equals_the_float_model(self, source: QuantizedModel) -> None:
+        names = frozenset(quantizer.name for quantizer in source.quantizers)
+        expected = flat(self.float_outputs(self.inputs(1)))
+        for simulator in self.simulators(source):
+            assert distance(self._one(simulator, names), expected) <= self.float_tolerance, simulator.name
+
+    def test_all_on_equals_the_toolkits_own_model(self, model: Any, source: QuantizedModel) -> None:
+        expected = flat(self.own_outputs(model, self.inputs(1)))
+        for simulator in self.simulators(source):
+            assert distance(self._one(simulator, frozenset()), expected) <= self.own_tolerance, simulator.name
+
+    def test_each_layer_alone_changes_the_outputs_and_no_two_alike(self, source: QuantizedModel) -> None:
+        units = [unit for unit in layers(source.quantizers) if unit.name in self.layers]
+        variants = [frozenset[str](), *(frozenset(unit.quantizers) for unit in units)]
+        for simulator in self.simulators(source):
+            found = self._outputs(simulator, variants)
+            alike = [
+                (one, other)
+                for one in range(len(found))
+                for other in range(one)
+                if distance(found[one], found[other]) == 0
+            ]
+            assert not alike, simulator.name
+
+    def test_all_simulators_give_the_same_in_any_order(self, source: QuantizedModel) -> None:
+        units = layers(source.quantizers)
+        variants = [frozenset[str](), *(frozenset(unit.quantizers) for unit in units)]
+        reference, *others = [self._outputs(simulator, variants) for simulator in self.simulators(source)]
+        backward = [self._outputs(simulator, variants[::-1])[::-1] for simulator in self.simulators(source)]
+        for found in (*others, *backward):
+            for ours, theirs in zip(found, reference, strict=True):
+                assert distance(ours, theirs) <= self.own_tolerance
+
+    def test_an_exception_inside_leaves_everything_as_it_was(self, model: Any, source: QuantizedModel) -> None:
+        before, outputs = source.fingerprint(), flat(self.own_outputs(model, self.inputs(1)))
+        names = [quantizer.name for quantizer in source.quantizers]
+        with pytest.raises(ZeroDivisionError), source.disabled(names[:3]):
+            raise ZeroDivisionError
+        assert source.fingerprint() == before
+        assert distance(flat(self.own_outputs(model, self.inputs(1))), outputs) == 0
+
+    def test_an_evaluation_that_is_stopped_halfway_leaves_everything_as_it_was(
+        self, model: Any, source: QuantizedModel
+    ) -> None:
+        before, outputs = source.fingerprint(), flat(self.own_outputs(model, self.inputs(1)))
+        variants = [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
+        for simulator in self.simulators(source):
+            results = simulator.outputs(self.inputs(1), variants)
+            next(iter(results))
+            results.close()  # type: ignore[attr-defined]
+        assert source.fingerprint() == before
+        assert distance(flat(self.own_outputs(model, self.inputs(1))), outputs) == 0
+
+    def test_contexts_nest(self, source: QuantizedModel) -> None:
+        first, second = (unit.quantizers for unit in layers(source.quantizers)[:2])
+        before = source.fingerprint()
+        with source.disabled(first), source.disabled(second):
+            pass
+        assert source.fingerprint() == before
+
+    def test_a_name_that_only_begins_a_quantizers_is_refused(self, source: QuantizedModel) -> None:
+        name = source.quantizers[0].name
+        for wrong in (name[:-1], f"{name}0", name.rpartition(".")[0] or "x"):
+            with pytest.raises(NamesError, match="Expected a quantizer's name"), source.disabled([wrong]):
+                raise AssertionError("it was accepted")
+            with pytest.raises(NamesError):
+                source.grid(wrong)
+
+    def test_the_fingerprint_is_of_the_state_and_changes_with_a_weight(
+        self, model: Any, source: QuantizedModel
+    ) -> None:
+        before = source.fingerprint()
+        assert quantized_model(self.make()).fingerprint() == before
+        self.change_weight(model)
+        assert quantized_model(model).fingerprint() != before
+
+    def test_an_uncalibrated_quantizer_is_named(self, model: Any) -> None:
+        name = self.uncalibrate(model)
+        with pytest.raises(ModelError, match=r"^Expected every enabled quantizer to be calibrated") as caught:
+            check_calibrated(quantized_model(model).quantizers)
+        assert f"{name}: " in str(caught.value)
+
+    def test_a_model_without_quantizers_is_refused_with_what_to_do(self) -> None:
+        with pytest.raises(ModelError, match=r"^Expected .*; .*quantize"):
+            quantized_model(self.unquantized())
+
+    def _one(self, simulator: Simulator, variant: frozenset[str]) -> Outputs:
+        return self._outputs(simulator, [variant])[0]
+
+    def _outputs(self, simulator: Simulator, variants: Sequence[frozenset[str]]) -> list[Outputs]:
+        found = {index: flat(outputs) for index, outputs in simulator.outputs(self.inputs(1), variants)}
+        assert sorted(found) == list(range(len(variants)))
+        return [found[index] for index in range(len(variants))]
+
+
+def flat(outputs: Any) -> Outputs:
+    """All arrays of a nest of outputs, copied: what a simulator gives is valid until the next is asked for."""
+    return [np.array(array) for array in flat_outputs(outputs)]
+
+
+def distance(one: Outputs, other: Outputs) -> float:
+    """The largest difference as a part of the largest value of its array in `other`; inf where shapes differ."""
+    if [array.shape for array in one] != [array.shape for array in other]:
+        return float("inf")
+    parts = [
+        float(np.abs(a - b).max(initial=0) / max(float(np.abs(b).max(initial=0)), 1e-30))
+        for a, b in zip(one, other, strict=True)
+    ]
+    return max(parts, default=0.0)
+
+
+def ranking(source: QuantizedModel, simulator: Simulator, batches: Iterable[Any]) -> dict[str, float]:
+    """Unit -> what quantizing it alone does to the float model's outputs (mean noise over signal, `signals.SQNR`)."""
+    units = layers(source.quantizers)
+    every = frozenset(quantizer.name for quantizer in source.quantizers)
+    variants = [every, *(unit_variant(unit, source.quantizers, "enable").disabled for unit in units)]
+    totals: dict[str, list[NDArray[Any]]] = {unit.name: [] for unit in units}
+    for inputs in batches:
+        ((_, output),) = simulator.outputs(inputs, variants[:1])
+        unquantized = flat(output)
+        for index, output in simulator.outputs(inputs, variants[1:]):
+            totals[units[index].name].append(SQNR.of(unquantized, flat(output)))
+    return {name: float(np.mean(np.concatenate(values))) for name, values in totals.items()}
+
+
+def check_same_ranking(one: Mapping[str, float], other: Mapping[str, float], tau: float = 0.95) -> float:
+    """Kendall's tau-b of two rankings over the units that both have. Raises AssertionError where it is under `tau`, where
+    another unit comes first, or where fewer than three units are in both."""
+    shared = [name for name in one if name in other]
+    assert len(shared) >= 3, f"only {shared} are units of both"
+    found = float(kendalltau([one[name] for name in shared], [other[name] for name in shared]).statistic)
+    tops = [max(shared, key=values.__getitem__) for values in (one, other)]
+    assert tops[0] == tops[1], f"{tops[0]} comes first in one, {tops[1]} in the other"
+    assert found >= tau, f"Kendall's tau is {found:.3f}"
+    return found

@@ -1,0 +1,55 @@
+"""Every source passes the public conformance suite, and the same model ranks the same through all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from models import quantized
+
+from sensitivity.session import quantized_model
+from sensitivity.testing.reference import LAYERS, reference_inputs, reference_network
+from sensitivity.testing.sources import SourceConformance, check_same_ranking, ranking
+
+
+class TestModelOpt(SourceConformance):
+    source_name = "modelopt"
+
+    def make(self) -> Any:
+        pytest.importorskip("modelopt")
+        return quantized(reference_network(), reference_inputs())
+
+    def uncalibrate(self, model: Any) -> str:
+        model.block.conv1.input_quantizer.reset_amax()
+        return "block.conv1.input_quantizer"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"a": 1.0, "b": 2.0, "c": 3.0, "d": 2.5}, None),
+        ({"a": 2.1, "b": 2.0, "c": 3.0, "d": 2.5}, "tau is 0.667"),
+        ({"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}, "c comes first in one, d in the other"),
+        ({"a": 1.0, "b": 2.0, "x": 3.0}, "units of both"),
+    ],
+    ids=["same", "order", "top", "names"],
+)
+def test_rankings_are_compared_over_the_units_of_both(other: dict[str, float], said: str | None) -> None:
+    one = {"a": 0.1, "b": 0.2, "c": 0.4, "d": 0.3}
+    if said is None:
+        assert check_same_ranking(one, other) == 1.0
+    else:
+        with pytest.raises(AssertionError, match=said):
+            check_same_ranking(one, other)
+
+
+def test_a_ranking_has_every_unit_and_the_layer_that_reads_one_huge_channel_comes_first() -> None:
+    found = ranking_of(TestModelOpt())
+    assert set(found) == set(LAYERS)
+    assert max(found, key=found.__getitem__) == "down"
+
+
+def ranking_of(conformance: SourceConformance) -> dict[str, float]:
+    source = quantized_model(conformance.make())
+    simulator, *_ = conformance.simulators(source)
+    return ranking(source, simulator, [conformance.inputs(seed) for seed in (1, 2)])
