@@ -15,6 +15,7 @@ from sensitivity.records import Mode, Target
 
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 SignalName = Literal["metric", "sqnr", "kl", "fisher"]
+UnitName = Literal["layer", "group", "quantizer"]
 
 
 def setting(default: Any, help: str) -> Any:  # noqa: A002 - the word that dataclass metadata and click use
@@ -33,7 +34,22 @@ class TaskSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanChoices:
+class UnitChoices:
+    unit: UnitName = setting(
+        "layer",
+        "What is left out of INT8 as a whole: layer; group: layers that the compiler wants in one precision, and parts "
+        "of detection heads; quantizer.",
+    )
+    group: tuple[str, ...] = setting(
+        (), "A unit of your own as NAME=PATTERN of layers, as in 'head=model.22.*'; several patterns with commas."
+    )
+    separate_scales: bool = setting(
+        False, "Leave each quantizer its own range, also where an engine wants one for all that read or join a tensor."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanChoices(UnitChoices):
     mode: Mode = setting(
         "disable",
         "disable: what is gained when one layer alone is left unquantized; "
@@ -58,6 +74,13 @@ class PlanChoices:
         None, "Largest accuracy drop from float: points (1pt) or relative (1%). 1pt when no target is given."
     )
     target: float | None = setting(None, "The metric that must be reached, as an absolute number such as 0.51.")
+    skip: tuple[str, ...] = setting(
+        (), "Leave this unit out of INT8 in every plan: a name, or a pattern such as 'head.*'."
+    )
+    keep: tuple[str, ...] = setting((), "Keep this unit in INT8 in every plan: a name, or a pattern.")
+    no_recalibrate: bool = setting(
+        False, "Take ranges as they are; by default the worst units are tried with others before any is left out."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +166,11 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
 def shown(settings: Any) -> dict[str, str]:
     """Settings as text for reports: name -> value, in the order of the fields; those that are not set are left out."""
     values = {item.name.replace("_", "-"): getattr(settings, item.name) for item in fields(settings)}
-    return {name: str(value) for name, value in values.items() if value is not None}
+    return {
+        name: " ".join(value) if isinstance(value, tuple) else str(value)
+        for name, value in values.items()
+        if value is not None and value != ()
+    }
 
 
 def flag_of(name: str) -> str:
@@ -167,5 +194,6 @@ def command_line(verb: str, settings: Any) -> str:
         if item.metadata.get("argument"):
             words.append(str(value))
         elif value != item.default and item.name != "resume":
-            options += [flag] if value is True else [flag, str(value)]
+            values = value if isinstance(value, tuple) else (value,)
+            options += [flag] if value is True else [word for one in values for word in (flag, str(one))]
     return shlex.join(["sensitivity", verb, *words, *options])

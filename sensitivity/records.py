@@ -21,6 +21,7 @@ else:
 
 Role = Literal["input", "weight", "output"]
 Mode = Literal["disable", "enable"]
+UnitKind = Literal["layer", "quantizer", "fan-out", "concat", "residual", "shared", "repvgg", "head", "pattern"]
 
 SPLITS = ("rank", "confirm", "holdout")
 """rank: sensitivities; confirm: choosing a plan; holdout: the reported accuracy, never used to choose."""
@@ -33,6 +34,7 @@ class Quantizer:
     name: exact and unique in the model. layer: the operation it belongs to.
     axis: channel axis of a per-channel quantizer; None means per tensor.
     problem: why it cannot be used ("amax is missing"); None means calibrated.
+    replaces: the quantizer of which this is the same with another range; None for those of the model itself.
     """
 
     name: str
@@ -41,6 +43,27 @@ class Quantizer:
     bits: int
     axis: int | None
     problem: str | None = None
+    replaces: str | None = None
+
+
+@dataclass(frozen=True)
+class Range:
+    """A range that a quantizer may take in place of its own.
+
+    method: how it was found ("mse", "percentile 99.9", "own", ...). amax: largest absolute value that does not clip,
+    one per tensor, or one per channel along `axis`.
+    """
+
+    quantizer: str
+    method: str
+    amax: tuple[float, ...]
+    axis: int | None = None
+
+    @property
+    def key(self) -> str:
+        """The name under which simulators and journals know it: no two ranges of one model have the same."""
+        digest = hashlib.sha256(repr((self.amax, self.axis)).encode()).hexdigest()[:8]
+        return f"{self.quantizer}@{self.method}#{digest}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,25 +82,42 @@ class Grid:
 
 @dataclass(frozen=True)
 class Unit:
-    """What a scan toggles: a layer or a group, with the exact names of its quantizers."""
+    """What a scan toggles: a layer, a group or one quantizer, with the exact names of its quantizers.
+
+    kind: why its quantizers switch together; "head" and "repvgg" also mark single layers. layers: those it is of; empty
+    for a unit that is one layer.
+    """
 
     name: str
     quantizers: tuple[str, ...]
+    kind: UnitKind = "layer"
+    layers: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a pattern may match: the unit's own name and those of its layers."""
+        return (self.name, *(layer for layer in self.layers if layer != self.name))
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The model with some quantizers disabled.
+    """The model with some quantizers disabled, and some with another range than their own.
 
-    Two variants with the same `disabled` are the same variant, whatever their labels.
+    Two variants with the same `disabled` and `ranges` are the same variant, whatever their labels.
     """
 
     label: str
     disabled: frozenset[str]
+    ranges: frozenset[Range] = frozenset()
+
+    @property
+    def switched(self) -> frozenset[str]:
+        """What a simulator is asked for: names of disabled quantizers and keys of the ranges in use."""
+        return self.disabled | {one.key for one in self.ranges}
 
     @property
     def key(self) -> str:
-        return hashlib.sha256("\n".join(sorted(self.disabled)).encode()).hexdigest()[:16]
+        return hashlib.sha256("\n".join(sorted(self.switched)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -140,9 +180,25 @@ class PlanStep:
 
 
 @dataclass(frozen=True)
+class Recalibrated:
+    """A unit that stays in INT8 with other ranges than it came with.
+
+    method: in words. before, ranges: old and new, for the same quantizers. gain: of the metric on `rank`, on top of
+    the units recalibrated before it; paired.
+    """
+
+    unit: str
+    method: str
+    before: tuple[Range, ...]
+    ranges: tuple[Range, ...]
+    gain: Estimate
+
+
+@dataclass(frozen=True)
 class PlanMetric:
     """Accuracy of a plan. float, quantized and confirm are on the `confirm` split, where the target was checked;
-    holdout is on samples that no choice has seen; holdout_float and holdout_drop (paired, float minus plan) too."""
+    holdout is on samples that no choice has seen; holdout_float and holdout_drop (paired, float minus plan) too.
+    quantized is everything in INT8 with its own ranges, recalibrated with those of the plan; None where it has none."""
 
     name: str
     float: Estimate
@@ -151,6 +207,7 @@ class PlanMetric:
     holdout: Estimate
     holdout_float: Estimate
     holdout_drop: Estimate
+    recalibrated: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +217,7 @@ class Plan:
     skip: exact unit names, most sensitive first. quantizers: exact names of all quantizers it disables.
     floor: the metric that had to be reached on `confirm`. reason: why the target was missed; None when met.
     try_next: what else to try when missed.
+    recalibrated: units that stay in INT8 with other ranges than they came with.
     """
 
     skip: tuple[str, ...]
@@ -172,6 +230,12 @@ class Plan:
     planner: str
     reason: str | None = None
     try_next: tuple[str, ...] = ()
+    recalibrated: tuple[Recalibrated, ...] = ()
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """Of all recalibrated units."""
+        return tuple(one for unit in self.recalibrated for one in unit.ranges)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from sensitivity.errors import JournalMismatch, RunDirError, WriteError
 from sensitivity.journal.journal import open_journal, write_line
-from sensitivity.records import Variant
+from sensitivity.records import Range, Variant
 
 HEAD = {"model": "ab12", "data": {"rank": {"batches": 2}}}
 FLOAT = Variant("float", frozenset({"a", "b"}))
 INT8 = Variant("quantized", frozenset())
+RANGES = frozenset({Range("a", "mse", (1 / 3,)), Range("b", "per channel", (1.0, 2.0), 0)})
+RECALIBRATED = Variant("quantized", frozenset(), RANGES)
 
 
 def fill(path: Path) -> None:
@@ -24,6 +26,7 @@ def fill(path: Path) -> None:
         journal.add_batch("rank", 0, "d0")
         journal.add_scores(FLOAT, "rank", 0, np.array([1.0, 0.0, 1 / 3]))
         journal.add_scores(INT8, "rank", 0, np.array([[1.0, 2.0]]))
+        journal.add_scores(RECALIBRATED, "rank", 0, np.array([0.5]))
 
 
 def test_scores_come_back_bit_for_bit(tmp_path: Path) -> None:
@@ -32,7 +35,8 @@ def test_scores_come_back_bit_for_bit(tmp_path: Path) -> None:
         assert journal.scores(FLOAT, "rank", 0).tolist() == [1.0, 0.0, 1 / 3]
         assert journal.scores(INT8, "rank", 0).shape == (1, 2)
         assert journal.scores(INT8, "confirm", 0) is None
-        assert set(journal.variants) == {FLOAT, INT8}
+        assert set(journal.variants) == {FLOAT, INT8, RECALIBRATED}
+        assert journal.scores(RECALIBRATED, "rank", 0).tolist() == [0.5]
 
 
 @settings(max_examples=200, deadline=None)
@@ -43,11 +47,21 @@ def test_a_journal_cut_at_any_byte_opens_and_goes_on(cut: int, tmp_path_factory:
     whole = path.read_bytes()
     path.write_bytes(whole[: cut % (len(whole) + 1)])
     with open_journal(path, HEAD, resume=True) as journal:
-        for variant, scores in ((FLOAT, np.array([1.0, 0.0, 1 / 3])), (INT8, np.array([[1.0, 2.0]]))):
+        for variant, scores in (
+            (FLOAT, np.array([1.0, 0.0, 1 / 3])),
+            (INT8, np.array([[1.0, 2.0]])),
+            (RECALIBRATED, np.array([0.5])),
+        ):
             journal.add_batch("rank", 0, "d0")
             if journal.scores(variant, "rank", 0) is None:
                 journal.add_scores(variant, "rank", 0, scores)
     assert path.read_bytes() == whole
+
+
+def test_another_range_of_the_same_method_is_another_variant() -> None:
+    other = frozenset({Range("a", "mse", (0.3334,)), Range("b", "per channel", (1.0, 2.0), 0)})
+    keys = {INT8.key, RECALIBRATED.key, Variant("quantized", frozenset(), other).key}
+    assert len(keys) == 3
 
 
 def test_a_journal_of_another_model_is_refused_with_the_difference_named(tmp_path: Path) -> None:

@@ -44,13 +44,20 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
     if hint is bool:
         return click.Option([flag, field.name], is_flag=True, default=default, help=help_text)
     return click.Option(
-        [flag, field.name], type=kind, default=default, show_default=default is not None, help=help_text
+        [flag, field.name],
+        type=kind,
+        default=default,
+        show_default=default not in (None, ()),
+        multiple=get_origin(hint) is tuple,
+        help=help_text,
     )
 
 
 def _click_type(hint: Any) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(option for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is tuple:
+        hint = get_args(hint)[0]
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint))
     return click.Path(path_type=Path) if hint is Path else hint

@@ -1,7 +1,8 @@
 """The journal: one JSON line per operation, written as measurements are made, replayed on open.
 
     {"op": "open", "schema": 1, "head": {...}}                          what the measurements are of
-    {"op": "variant", "key": ..., "label": ..., "disabled": [...]}      once per variant
+    {"op": "range", "key": ..., "quantizer": ..., "method": ..., "amax": [...], "axis": null}   once per range tried
+    {"op": "variant", "key": ..., "label": ..., "disabled": [...], "ranges": [...]}     once per variant
     {"op": "batch", "split": "rank", "batch": 0, "digest": ...}         once per batch of data
     {"op": "scores", "key": ..., "split": ..., "batch": 0, "shape": [50], "data": base64(zlib(float64))}
 
@@ -17,6 +18,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -24,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sensitivity.errors import JournalMismatch, RunDirError, WriteError
-from sensitivity.records import Scores, Variant
+from sensitivity.records import Range, Scores, Variant
 
 SCHEMA = 1
 
@@ -39,6 +41,7 @@ class Journal:
         self.path = path
         self.head = head
         self._file = file
+        self._ranges: dict[str, Range] = {}
         self._variants: dict[str, Variant] = {}
         self._digests: dict[tuple[str, int], str] = {}
         self._scores: dict[tuple[str, str, int], Scores] = {}
@@ -73,14 +76,19 @@ class Journal:
     def add_scores(self, variant: Variant, split: str, batch: int, scores: Scores) -> None:
         """Append scores float64[n] or [n, k] of one variant on one batch. Raises WriteError; earlier lines stay whole."""
         if variant.key not in self._variants:
-            self._append(
-                {"op": "variant", "key": variant.key, "label": variant.label, "disabled": sorted(variant.disabled)}
-            )
+            self._add_variant(variant)
         packed = base64.b64encode(zlib.compress(np.ascontiguousarray(scores, "<f8").tobytes())).decode()
         self._append(
             {"op": "scores", "key": variant.key, "split": split, "batch": batch}
             | {"shape": list(scores.shape), "data": packed}
         )
+
+    def _add_variant(self, variant: Variant) -> None:
+        for one in sorted(variant.ranges, key=lambda one: one.key):
+            if one.key not in self._ranges:
+                self._append({"op": "range", "key": one.key, **asdict(one)})
+        record = {"op": "variant", "key": variant.key, "label": variant.label, "disabled": sorted(variant.disabled)}
+        self._append(record | ({"ranges": sorted(one.key for one in variant.ranges)} if variant.ranges else {}))
 
     def _append(self, record: dict[str, Any]) -> None:
         write_line(self._file, self.path, record)
@@ -88,8 +96,12 @@ class Journal:
 
     def _replay(self, record: dict[str, Any]) -> None:
         match record["op"]:
+            case "range":
+                amax = tuple(record["amax"])
+                self._ranges[record["key"]] = Range(record["quantizer"], record["method"], amax, record["axis"])
             case "variant":
-                self._variants[record["key"]] = Variant(record["label"], frozenset(record["disabled"]))
+                ranges = frozenset(self._ranges[key] for key in record.get("ranges", ()))
+                self._variants[record["key"]] = Variant(record["label"], frozenset(record["disabled"]), ranges)
             case "batch":
                 self._digests[record["split"], record["batch"]] = record["digest"]
             case "scores":
