@@ -78,6 +78,8 @@ def quantized(model: nn.Module, *inputs: Any, skip: tuple[str, ...] = ()) -> nn.
         import modelopt.torch.quantization as mtq
 
         config = copy.deepcopy(mtq.INT8_DEFAULT_CFG)
+        transposed = {"parent_class": "nn.ConvTranspose2d", "cfg": {"num_bits": 8, "axis": 1}}
+        config["quant_cfg"].append({"quantizer_name": "*weight_quantizer", **transposed})
         result = mtq.quantize(copy.deepcopy(model), config, lambda model: model(*inputs))
         for pattern in skip:
             mtq.disable_quantizer(result, pattern)

@@ -10,14 +10,35 @@ import pytest
 torch = pytest.importorskip("torch", reason="exports a PyTorch model")
 pytest.importorskip("modelopt", reason="exports a model calibrated by ModelOpt")
 
+from blocks import Residual, Transposed, YoloLike  # noqa: E402
 from models import Chain, batch, quantized, seeded  # noqa: E402
 
+from sensitivity.errors import ExportError, ModelError  # noqa: E402
 from sensitivity.export.lower import lower_file  # noqa: E402
+from sensitivity.export.placement import add_residual_quantizers, scale_groups, unified_scales  # noqa: E402
 from sensitivity.export.torch_model import export_files  # noqa: E402
-from sensitivity.quantizers.base import layers  # noqa: E402
+from sensitivity.onnx_graph import qdq  # noqa: E402
+from sensitivity.onnx_graph.load import load_model  # noqa: E402
+from sensitivity.quantizers.base import check_calibrated, layers  # noqa: E402
 from sensitivity.quantizers.modelopt import ModelOptModel  # noqa: E402
 from sensitivity.rules.lint import run_lint  # noqa: E402
 from sensitivity.rules.targets import TENSORRT  # noqa: E402
+
+MODELS = {"chain": lambda: Chain(channels=16), "yolo-like": YoloLike, "residual": Residual}
+SKIPPED = {"chain": "conv2", "yolo-like": "coarse.cv1.0", "residual": "second.1"}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def placed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model exported whole and with one convolution left out, its scales shared and skip connections quantized."""
+    folder = tmp_path_factory.mktemp(request.param)
+    images = batch(size=32)
+    source = ModelOptModel(quantized(seeded(MODELS[request.param]), images, skip=("*Pool*", "*pool*", "*norm*")))
+    add_residual_quantizers(source, [images])
+    source = ModelOptModel(source.model)
+    with unified_scales(source, scale_groups(source, images)):
+        export_files(source, images, layers(source.quantizers), [SKIPPED[request.param]], folder, fingerprint="test")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +55,78 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("file", ["model.int8.onnx", "model.partial.onnx"])
 @pytest.mark.parametrize("target", TENSORRT)
-def test_the_canonical_files_break_no_rule_for_tensorrt(exported: Path, file: str, target: str) -> None:
-    assert run_lint(exported / file, target) == []
+def test_the_canonical_files_break_no_rule_for_tensorrt(placed: Path, file: str, target: str) -> None:
+    assert faults(placed / file, target) == []
 
 
 @pytest.mark.parametrize("file", ["model.int8.onnx", "model.partial.onnx"])
-@pytest.mark.parametrize("target", ["openvino", "onnxruntime"])
-def test_a_lowered_file_breaks_no_rule_of_its_runtime(exported: Path, tmp_path: Path, file: str, target: str) -> None:
-    lowered = lower_file(exported / file, target, tmp_path / file)  # type: ignore[arg-type]
-    assert run_lint(lowered, target) == []
+@pytest.mark.parametrize(
+    ("runtime", "target"),
+    [*(("tensorrt", target) for target in TENSORRT[1:]), ("openvino", "openvino"), ("onnxruntime", "onnxruntime")],
+)
+def test_a_lowered_file_breaks_no_rule_of_its_runtime(
+    placed: Path, tmp_path: Path, file: str, runtime: str, target: str
+) -> None:
+    lowered = lower_file(placed / file, runtime, tmp_path / file)  # type: ignore[arg-type]
+    assert faults(lowered, target) == []
+
+
+def test_a_channel_that_is_all_but_dead_is_no_fault_of_a_file_lowered_for_tensorrt(tmp_path: Path) -> None:
+    """Its scale is too small for FP16, so the layer computes in FP32: Q and DQ of one pair differ in type only."""
+    model = seeded(Residual)
+    model.first[1].weight.data[3] = 1e-9
+    source = ModelOptModel(quantized(model, batch(size=32), skip=("*norm*",)))
+    add_residual_quantizers(source, [batch(size=32)])
+    source = ModelOptModel(source.model)
+    files = export_files(source, batch(size=32), layers(source.quantizers), [], tmp_path, fingerprint="test")
+    lowered = lower_file(files["int8"], "tensorrt", tmp_path / "lowered.onnx")
+    assert faults(lowered, "tensorrt-11") == []
+    assert {finding.code for finding in run_lint(lowered, "tensorrt-11")} >= {"SQ203"}
+
+
+def test_weights_of_a_linear_layer_on_three_axes_lie_directly_behind_their_pair(tmp_path: Path) -> None:
+    source = ModelOptModel(quantized(seeded(Transposed), batch(size=32), skip=("up*",)))
+    files = export_files(source, batch(size=32), layers(source.quantizers), [], tmp_path, fingerprint="test")
+    assert faults(files["int8"], "tensorrt-10") == []
+    mixer = next(node for node in load_model(files["int8"]).graph if node.name == "mixer")
+    pair = qdq.pair_of(mixer.inputs[1])
+    assert mixer.op_type == "MatMul"
+    assert pair is not None
+    assert (pair.source.name, pair.axis, qdq.constant(pair.source).shape) == ("mixer.weight", 1, (24, 16))
+
+
+@pytest.mark.parametrize("target", TENSORRT)
+def test_a_transposed_convolution_has_its_scales_along_its_output_channels(tmp_path: Path, target: str) -> None:
+    source = ModelOptModel(quantized(seeded(Transposed), batch(size=32)))
+    files = export_files(source, batch(size=32), layers(source.quantizers), [], tmp_path, fingerprint="test")
+    assert faults(files["int8"], target) == []
+    up = next(node for node in load_model(files["int8"]).graph if node.name == "up")
+    pair = qdq.pair_of(qdq.weight(up))
+    assert pair is not None
+    assert (pair.axis, pair.scale.shape) == (1, (24,))
+
+
+def test_a_transposed_convolution_with_scales_along_its_input_channels_is_refused(tmp_path: Path) -> None:
+    """As every configuration of ModelOpt calibrates it."""
+    import modelopt.torch.quantization as mtq
+
+    model = mtq.quantize(seeded(Transposed), mtq.INT8_DEFAULT_CFG, lambda model: model(batch(size=32)))
+    source = ModelOptModel(model)
+    with pytest.raises(
+        ModelError,
+        match=r"up\.weight_quantizer: its scales run along axis 0, and the output channels of a ConvTranspose are "
+        r"axis 1; give ModelOpt's quant_cfg \{'quantizer_name': '\*weight_quantizer', 'parent_class'",
+    ):
+        check_calibrated(source.quantizers)
+    with pytest.raises(
+        ExportError, match=r"Expected the weight of up \(ConvTranspose\) quantized along axis 1, .* got axis 0"
+    ):
+        export_files(source, batch(size=32), layers(source.quantizers), [], tmp_path, fingerprint="test")
+
+
+def faults(file: Path, target: str) -> list[tuple[str, str, str]]:
+    """What would keep the file out of a CI that fails on warnings."""
+    return [(one.code, one.node, one.message) for one in run_lint(file, target) if one.severity != "info"]
 
 
 def test_the_canonical_file_is_slow_in_onnxruntime_and_the_rules_say_why(exported: Path) -> None:

@@ -11,9 +11,10 @@ import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass
 
 import sensitivity
-from sensitivity.errors import unknown_name
+from sensitivity.errors import ExportError, unknown_name
 from sensitivity.export.ranges import activation_ranges, keep_ranges
 from sensitivity.export.writing import save, writing
+from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import module_outputs
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.fold_constants import FoldConstants
@@ -22,6 +23,7 @@ from sensitivity.onnx_graph.passes.name_nodes import NameNodes
 from sensitivity.onnx_graph.passes.quantize_once import QuantizeOnce
 from sensitivity.onnx_graph.passes.take_marks import TakeMarks
 from sensitivity.onnx_graph.passes.tidy import tidy
+from sensitivity.onnx_graph.passes.transposed_weights import TransposedWeights
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Grid, Unit
 
@@ -89,15 +91,33 @@ def canonical(
         InsertQdq(grids, weights),
         TakeMarks(),
         QuantizeOnce(),
+        TransposedWeights(),
         IdentityEliminationPass(),  # torch writes parameters of equal values once, and reads them through Identity
         FoldBatchNorm(),
         FoldConstants(),
         tidy(),
     )
     model = passes(model).model
+    check_weight_axes(model)
     model.opset_imports.pop("sensitivity", None)
     model.metadata_props["sensitivity.layers"] = json.dumps(_layers(model))
     return model
+
+
+def check_weight_axes(model: ir.Model) -> None:
+    """Raise ExportError for a weight with scales along another axis than its output channels."""
+    for node in qdq.weighted_nodes(model.graph):
+        pair = qdq.pair_of(qdq.weight(node))
+        weight = qdq.constant(pair.source) if pair is not None else None
+        if pair is None or weight is None or pair.axis is None:
+            continue
+        wanted = qdq.output_axis(node, weight.ndim)
+        if pair.axis % weight.ndim != wanted:
+            raise ExportError(
+                f"Expected the weight of {node.name} ({node.op_type}) quantized along axis {wanted}, its output "
+                f"channels, got axis {pair.axis}, which no engine can run in INT8; calibrate it along axis {wanted} or "
+                "per tensor, or leave the layer out."
+            )
 
 
 def _layers(model: ir.Model) -> dict[str, list[dict[str, Any]]]:

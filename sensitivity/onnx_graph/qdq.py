@@ -106,6 +106,18 @@ def weight(node: ir.Node) -> ir.Value | None:
     return value if value is not None and rooted_at_constant(value) else None
 
 
+def output_axis(node: ir.Node, rank: int) -> int:
+    """Which axis of a weight of this rank holds the output channels: the only one that scales may run along.
+
+    Per-channel weights of a grouped ConvTranspose have no such axis; lint has a rule for them.
+    """
+    if node.op_type == "MatMul":
+        return rank - 1
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    return {"Conv": 0, "ConvTranspose": 1}[node.op_type]
+
+
 def weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
     return (node for node in graph.all_nodes() if weight(node) is not None)
 

@@ -122,7 +122,22 @@ def _quantizer(name: str, module: Any, modules: dict[str, Any]) -> Quantizer:
     while layer and any(_is_a(modules[layer], container) for container in CONTAINERS):
         layer, _, attribute = layer.rpartition(".")
     bits = module._num_bits if isinstance(module._num_bits, int) else 1 + sum(module._num_bits)
-    return Quantizer(name, layer, _role(attribute), bits, _axis(module), _problem(module))
+    problem = _problem(module) or _wrong_axis(module, _role(attribute), modules[layer])
+    return Quantizer(name, layer, _role(attribute), bits, _axis(module), problem)
+
+
+def _wrong_axis(module: Any, role: Role, layer: Any) -> str | None:
+    """ModelOpt's own configurations give every weight axis 0, which in a transposed convolution is the axis that the
+    kernel sums over: no engine can take scales out of that sum."""
+    names = {base.__name__ for base in type(layer).__mro__}
+    transposed = bool(names & {"ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"})
+    if role != "weight" or not transposed or _axis(module) in (None, 1):
+        return None
+    return (
+        f"its scales run along axis {_axis(module)}, and the output channels of a ConvTranspose are axis 1; give "
+        "ModelOpt's quant_cfg {'quantizer_name': '*weight_quantizer', 'parent_class': 'nn.ConvTranspose2d', 'cfg': "
+        "{'num_bits': 8, 'axis': 1}} behind its other entries"
+    )
 
 
 def _role(attribute: str) -> Role:

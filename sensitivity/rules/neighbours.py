@@ -50,7 +50,7 @@ def residual_float(subject: Subject) -> Iterator[Hit]:
 def _from_quantized_layer(value: ir.Value | None) -> bool:
     """Whether a convolution or matrix product with a quantized weight gives this value, perhaps through BatchNorm."""
     node = value.producer() if value is not None else None
-    while node is not None and node.op_type == "BatchNormalization" and node.inputs[0] is not None:
+    while node is not None and node.op_type in {"BatchNormalization", "Cast"} and node.inputs[0] is not None:
         node = node.inputs[0].producer()
     return node is not None and pair_before(qdq.weight(node)) is not None
 

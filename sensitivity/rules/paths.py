@@ -11,9 +11,10 @@ from sensitivity.onnx_graph import qdq
 
 MOVES_VALUES = frozenset(
     {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
-    | {"MaxPool", "Slice", "Split", "DepthToSpace", "SpaceToDepth"}
+    | {"MaxPool", "Slice", "Split", "DepthToSpace", "SpaceToDepth", "Cast"}
 )
-"""Every value that comes out went in, so a Q or DQ may stand before or after without changing a result."""
+"""Every value that comes out went in, so a Q or DQ may stand before or after without changing a result. A Cast between
+FP32 and FP16 rounds it, which is nothing beside the grid."""
 
 ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Tanh"} | {"Sigmoid", "HardSigmoid", "HardSwish", "Silu", "Swish"}
@@ -87,21 +88,24 @@ def steps(nodes: tuple[ir.Node, ...]) -> Iterator[ir.Node]:
 
 
 def same_grid(one: ir.Node, other: ir.Node) -> bool:
-    """Whether two Q/DQ nodes have the same scale, zero point and axis. Computed ones are never equal, unless shared."""
+    """Whether two Q/DQ nodes have the same scale, zero point and axis. Computed ones are never equal, unless shared.
+
+    The scales may be of two types, FP16 and FP32, as long as they are the same number.
+    """
     return (
-        _same(one.inputs[1], other.inputs[1])
+        _same(one.inputs[1], other.inputs[1], types=False)
         and _same(qdq.zero_point_value(one), qdq.zero_point_value(other))
         and (qdq.axis_of(one) == qdq.axis_of(other) or _scalar(one))
     )
 
 
-def _same(one: ir.Value | None, other: ir.Value | None) -> bool:
+def _same(one: ir.Value | None, other: ir.Value | None, *, types: bool = True) -> bool:
     if one is other:
         return True
     a, b = qdq.constant(one), qdq.constant(other)
-    return (
-        a is not None and b is not None and a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
-    )
+    if a is None or b is None or (types and a.dtype != b.dtype):
+        return False
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
 
 def _scalar(node: ir.Node) -> bool:

@@ -11,7 +11,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Array, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import attribute, name_of, steps
+from sensitivity.rules.paths import name_of, steps
 from sensitivity.rules.targets import TARGETS, TENSORRT
 from sensitivity.rules.zero_points import PARSER
 
@@ -19,6 +19,18 @@ FP16_NORMAL = 2.0**-14
 """About 6.1e-5; below it FP16 loses one bit for each halving."""
 FP16_ZERO = 2.0**-25
 """About 3.0e-8; this and anything smaller rounds to zero in FP16."""
+
+HALF = Example(
+    pair("x") + "wd = DequantizeLinear <axis = 0> (i8, ws, wz)\n" + conv(),
+    inputs="float16[1,16,8,8] x",
+    outputs="float16[1,16,8,8] y",
+    opset=19,
+    constants={
+        "s": np.array(0.05, np.float16),
+        "ws": np.full(16, 0.01, np.float16),
+        "i8": np.ones((16, 16, 3, 3), np.int8),
+    },
+)
 
 SCALE_TYPES = {
     "tensorrt-8.6": {"float32"},
@@ -82,29 +94,28 @@ def scale_type(subject: Subject) -> Iterator[Hit]:
 @rule(
     "SQ203",
     "scale-not-in-fp16",
-    "warning",
+    "info",
     ("tensorrt-10", "tensorrt-11"),
-    why="FP16 has full precision down to 6.1e-5 only and is zero from 3e-8 on. Small per-channel scales are "
-    "common after BatchNorm was folded into a convolution; in FP16 they round badly, or become zero and end "
-    "in infinities.",
-    fix="Keep these scales, and the operations they feed, in FP32; a channel that small may also be pruned.",
+    why="As FP32 this scale is right, and the operation that it feeds computes in FP32. In FP16 it would become zero "
+    "(from 3e-8 on) and end in infinities, so this operation cannot take part in FP16. Such scales come from channels "
+    "that are all but dead, after BatchNorm was folded into a convolution.",
+    fix="Leave these scales, and the operations they feed, in FP32 when the rest is converted to FP16 ('sensitivity "
+    "export --for tensorrt' does); a channel that small may also be pruned.",
     source="IEEE 754 binary16; ModelOpt 0.47 onnx/autocast keeps such layers in FP32",
     bad=Example(CANONICAL.body, constants={"ws": np.full(16, 1e-9, np.float32)}),
     good=CANONICAL,
 )
 def scale_not_in_fp16(subject: Subject) -> Iterator[Hit]:
+    yield from _below(subject, np.dtype(np.float32), FP16_ZERO)
+
+
+def _below(subject: Subject, kind: np.dtype[np.generic], limit: float) -> Iterator[Hit]:
     for node, scale in _scales(subject):
         values = scale.astype(np.float64).ravel()
-        limit = FP16_NORMAL if scale.dtype == np.float16 else FP16_ZERO
         small = values[(values > 0) & (values < limit)]
-        if small.size:
-            yield (
-                name_of(node),
-                (
-                    f"expected scales of {limit:.2g} or more in {scale.dtype.name}, "
-                    f"got {small.min():.2g} ({small.size} of {values.size})"
-                ),
-            )
+        if scale.dtype == kind and small.size:
+            got = f"{small.min():.2g} ({small.size} of {values.size})"
+            yield name_of(node), f"expected scales of {limit:.2g} or more for FP16, got {got} in {kind.name}"
 
 
 @rule(
@@ -181,21 +192,9 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
         found = qdq.pair_of(qdq.weight(node))
         if found is None or found.axis is None or (data := qdq.constant(found.source)) is None:
             continue
-        wanted, got = output_axis(node, data.ndim), found.axis % data.ndim
+        wanted, got = qdq.output_axis(node, data.ndim), found.axis % data.ndim
         if got != wanted:
             yield found.name, f"expected axis {wanted} for the weight of {node.op_type} {name_of(node)}, got {got}"
-
-
-def output_axis(node: ir.Node, rank: int) -> int:
-    """Which axis of a weight of this rank holds the output channels.
-
-    Per-channel weights of a grouped ConvTranspose have no such axis; they have a rule of their own.
-    """
-    if node.op_type == "MatMul":
-        return rank - 1
-    if node.op_type == "Gemm":
-        return 0 if attribute(node, "transB", 0) else 1
-    return {"Conv": 0, "ConvTranspose": 1}[node.op_type]
 
 
 @rule(
@@ -225,3 +224,19 @@ def scale_count(subject: Subject) -> Iterator[Hit]:
         if not -data.ndim <= axis < data.ndim or data.shape[axis] != scale.size:
             shape = "x".join(map(str, data.shape))
             yield name_of(node), f"expected one scale for each entry along axis {axis} of {shape}, got {scale.size}"
+
+
+@rule(
+    "SQ209",
+    "scale-rounded-in-fp16",
+    "warning",
+    ("tensorrt-10", "tensorrt-11"),
+    why="FP16 has full precision down to 6.1e-5 only: this scale has lost digits already, and every value of its "
+    "channel is off by as much.",
+    fix="Write these scales as FP32 and let the operations they feed compute in FP32.",
+    source="IEEE 754 binary16; ModelOpt 0.47 onnx/autocast keeps such layers in FP32",
+    bad=Example(HALF.body, HALF.inputs, HALF.outputs, 19, {**HALF.constants, "ws": np.full(16, 1e-6, np.float16)}),
+    good=HALF,
+)
+def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
+    yield from _below(subject, np.dtype(np.float16), FP16_NORMAL)

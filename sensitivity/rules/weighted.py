@@ -168,8 +168,16 @@ def thin(node: ir.Node, shape: tuple[int, ...]) -> bool:
     if attribute(node, "group", 1) > 1:
         return out % 8 != 0 or min(kernel, default=1) < 3
     found = pair_before(qdq.activation(node))
-    first = found is not None and found.source.is_graph_input()
+    first = found is not None and _given(found.source)
     return not ((out % 8 == 0 or into % 8 == 0) and (first or out >= 16 or into >= 16) and len(set(kernel)) <= 1)
+
+
+def _given(value: ir.Value) -> bool:
+    """Whether this is an input of the model, perhaps in another float type."""
+    node = value.producer()
+    return value.is_graph_input() or (
+        node is not None and node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].is_graph_input()
+    )
 
 
 @rule(

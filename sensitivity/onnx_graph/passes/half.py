@@ -44,6 +44,7 @@ class Half(ir.passes.InPlacePass):
         common.ShapeInferencePass()(model)
         graph = model.graph
         half = {node for node in graph if self._can_be_half(node)} - _with_wide_scales(graph)
+        _round_scales(graph)
         floats = [value for value in _values(graph) if value.dtype == FLOAT]
         for node in half:
             _retype_attributes(node)
@@ -69,6 +70,16 @@ def _with_wide_scales(graph: ir.Graph) -> set[ir.Node]:
 def _is_wide(node: ir.Node) -> bool:
     scale = qdq.constant(node.inputs[1])
     return scale is None or bool((scale < SMALLEST).any() or (scale > LARGEST).any())
+
+
+def _round_scales(graph: ir.Graph) -> None:
+    """Round every scale that FP16 can hold, so that Q and DQ of one pair agree where one of them stays FP32."""
+    for node in graph:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and not _is_wide(node):
+            value, scale = node.inputs[1], qdq.constant(node.inputs[1])
+            assert value is not None
+            assert scale is not None
+            value.const_value = ir.tensor(scale.astype(np.float16).astype(scale.dtype), name=value.name)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:

@@ -7,12 +7,12 @@ import onnx_ir.passes.common as common
 
 
 class PlainNames(ir.passes.InPlacePass):
-    """Strip `.folded` and `.on_grid` from initializers whose plain name is free by now."""
+    """Strip `.folded`, `.on_grid` and `.transposed` from initializers whose plain name is free by now."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for name, value in list(model.graph.initializers.items()):
-            plain = name.replace(".folded", "").replace(".on_grid", "")
+            plain = name.replace(".folded", "").replace(".on_grid", "").replace(".transposed", "")
             if plain != name and plain not in model.graph.initializers:
                 value.name = plain
                 modified = True
