@@ -48,7 +48,7 @@ from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.tables import bench_table, scan_table
 from sensitivity.run_dir import Exported, RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
-from sensitivity.scan.choose import choose_plan
+from sensitivity.scan.choose import Means, choose_plan
 from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import EXACT_UP_TO, Budget, raced_scan
 from sensitivity.scan.ranking import estimate
@@ -155,7 +155,9 @@ def _measured(session: Session, settings: ScanChoices) -> Scan:
 def _plan(session: Session, settings: PlanChoices, command: str, scanned: Scan) -> Plan:
     with _noted(session.run_dir, "plan", command, session):
         target = target_of(settings, session.task.full_scale)
-        found = choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target)
+        found = choose_plan(
+            session.measurer, session.units, session.source.quantizers, scanned, target, Means(settings.planner)
+        )
         session.run_dir.write("plan.json", found)
     return found
 

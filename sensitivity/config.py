@@ -14,6 +14,8 @@ from sensitivity.errors import SensitivityError
 from sensitivity.records import Mode, Target
 
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
+PlannerName = Literal["greedy", "cost", "exhaustive"]
+CostName = Literal["macs", "table", "engine"]
 SignalName = Literal["metric", "sqnr", "kl", "fisher"]
 UnitName = Literal["layer", "group", "quantizer"]
 
@@ -81,12 +83,26 @@ class PlanChoices:
     no_recalibrate: bool = setting(
         False, "Take ranges as they are; by default the worst units are tried with others before any is left out."
     )
+    planner: PlannerName = setting(
+        "greedy",
+        "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer programs; exhaustive: every "
+        "set, for up to 12 layers.",
+    )
+    cost: CostName = setting(
+        "table",
+        "What a layer out of INT8 costs, for --planner cost. macs: arithmetic and bytes from the graph; table: each "
+        "distinct layer timed in the runtime; engine: as table, and the whole file of each plan that may be the best.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchChoices:
+class RuntimeChoices:
     runtime: str = setting("onnxruntime", "The runtime to measure latency in.")
     threads: int | None = setting(None, "Threads of the runtime; all physical cores by default.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchChoices(RuntimeChoices):
     rounds: int = setting(100, "How many times each file is timed; files take turns.")
     accuracy: bool = setting(False, "Also measure the metric of each file in this runtime, on holdout.")
 
@@ -102,7 +118,7 @@ class ScanSettings(ScanChoices, TaskSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanSettings(PlanChoices, DirSettings):
+class PlanSettings(RuntimeChoices, PlanChoices, DirSettings):
     """Choose the layers to leave out of INT8 so that a target holds."""
 
 

@@ -7,6 +7,7 @@ measurements become effects, effects become a plan.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -198,7 +199,9 @@ class Recalibrated:
 class PlanMetric:
     """Accuracy of a plan. float, quantized and confirm are on the `confirm` split, where the target was checked;
     holdout is on samples that no choice has seen; holdout_float and holdout_drop (paired, float minus plan) too.
-    quantized is everything in INT8 with its own ranges, recalibrated with those of the plan; None where it has none."""
+    quantized is everything in INT8 with its own ranges, recalibrated with those of the plan; None where it has none.
+    confirm_drop: float minus plan on `confirm`, corrected for choosing the plan there (`stats.selection`); None where
+    the scores do not allow it."""
 
     name: str
     float: Estimate
@@ -208,6 +211,18 @@ class PlanMetric:
     holdout_float: Estimate
     holdout_drop: Estimate
     recalibrated: Estimate | None = None
+    confirm_drop: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What to do in the end. choice: all of INT8 is enough; the plan; quantization-aware training; or float.
+
+    sentences: why, with the numbers behind it, the most important first.
+    """
+
+    choice: Literal["ptq", "partial", "qat", "float"]
+    sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -216,8 +231,10 @@ class Plan:
 
     skip: exact unit names, most sensitive first. quantizers: exact names of all quantizers it disables.
     floor: the metric that had to be reached on `confirm`. reason: why the target was missed; None when met.
-    try_next: what else to try when missed.
-    recalibrated: units that stay in INT8 with other ranges than they came with.
+    try_next: what else to try when missed. recalibrated: units that stay in INT8 with other ranges than they came with.
+    notes: what the search noticed, such as a path that is not monotone.
+    predicted_ms: by the cost model; None where it measured no times. measured_ms: median latency of the exported plan;
+    None until it was measured. Both are of the runtime that the cost or the bench was asked for.
     """
 
     skip: tuple[str, ...]
@@ -231,11 +248,64 @@ class Plan:
     reason: str | None = None
     try_next: tuple[str, ...] = ()
     recalibrated: tuple[Recalibrated, ...] = ()
+    notes: tuple[str, ...] = ()
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
+    advice: Advice | None = None
 
     @property
     def ranges(self) -> tuple[Range, ...]:
         """Of all recalibrated units."""
         return tuple(one for unit in self.recalibrated for one in unit.ranges)
+
+
+@dataclass(frozen=True)
+class Border:
+    """Two units that exchange a tensor. cost: of converting it, paid where exactly one of them is left unquantized.
+
+    b: "" is what is never quantized, such as the model's input.
+    """
+
+    a: str
+    b: str
+    cost: float
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """What a model costs to run when a skip-set stays out of INT8.
+
+    kind: how it was had ("macs", "table", "engine"). unit: "ms" for times that were measured; "work" is no time, only
+    good for comparing. base: of everything in INT8, without borders. units: what leaving each one out adds; below 0
+    where it is faster in float.
+    """
+
+    kind: str
+    unit: Literal["ms", "work"]
+    base: float
+    units: dict[str, float]
+    borders: tuple[Border, ...] = ()
+
+    def of(self, skip: Iterable[str]) -> float:
+        left_out = {*skip, ""}
+        cut = sum(border.cost for border in self.borders if (border.a in left_out) != (border.b in left_out))
+        return self.base + sum(self.units[unit] for unit in left_out - {""}) + cut
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """A skip-set that was measured whole on `confirm`. drop: float minus this set there, paired.
+
+    holdout, holdout_drop: None where it was not measured there. predicted_ms and measured_ms as in `Plan`.
+    """
+
+    skip: tuple[str, ...]
+    confirm: Estimate
+    drop: Estimate
+    holdout: Estimate | None = None
+    holdout_drop: Estimate | None = None
+    predicted_ms: float | None = None
+    measured_ms: float | None = None
 
 
 @dataclass(frozen=True)

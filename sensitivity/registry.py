@@ -10,6 +10,11 @@ from sensitivity.errors import unknown_name
 FAMILIES: dict[str, dict[str, str]] = {
     "quantizers": {"modelopt": "sensitivity.quantizers.modelopt:ModelOptModel"},
     "signals": {"sqnr": "sensitivity.signals.distortion:SQNR", "kl": "sensitivity.signals.distortion:KL"},
+    "planners": {
+        "greedy": "sensitivity.planners.greedy:GreedyPlanner",
+        "cost": "sensitivity.planners.cost:CostPlanner",
+        "exhaustive": "sensitivity.planners.exhaustive:ExhaustivePlanner",
+    },
     "runtimes": {
         "onnxruntime": "sensitivity.runtimes.onnxruntime:OnnxRuntime",
         "openvino": "sensitivity.runtimes.openvino:OpenVino",

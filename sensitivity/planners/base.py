@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from sensitivity.records import PlanStep
+from sensitivity.records import CostModel, PlanStep
+
+Probe = Callable[[Sequence[tuple[str, ...]]], list[float]]
+"""Measures the whole engine with each of these skip-sets left out, in milliseconds."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """floor: the metric to reach on `confirm`; start: float's metric there."""
+    """floor: the metric to reach on `confirm`; start: float's metric there.
+
+    cost: of a skip-set; None counts units. loss: unit -> how much quantizing it costs, >= 0, on any one scale: where a
+    search begins, never what it believes. probe: None where engines are not measured.
+    """
 
     floor: float
     start: float
+    cost: CostModel | None = None
+    loss: Mapping[str, float] = field(default_factory=dict)
+    probe: Probe | None = None
+
+    def cost_of(self, skip: Sequence[str]) -> float:
+        return float(len(skip)) if self.cost is None else self.cost.of(skip)
 
 
 @dataclass(frozen=True)
@@ -32,18 +45,23 @@ Judge = Callable[[tuple[str, ...]], Judged]
 
 @dataclass(frozen=True)
 class Choice:
-    """What a planner found. skip: unit names in ranking order; path: every set it tried, in order."""
+    """What a planner found. skip: unit names in ranking order; path: every set it tried, in order.
+
+    notes: what it noticed on the way, one sentence each. ms: skip-set -> time of the whole engine, as far as measured.
+    """
 
     skip: tuple[str, ...]
     met: bool
     path: tuple[PlanStep, ...]
+    notes: tuple[str, ...] = ()
+    ms: Mapping[tuple[str, ...], float] = field(default_factory=dict)
 
 
 class Planner(Protocol):
     name: str
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        """The smallest skip-set found that meets the goal; the best one tried where none does.
+        """The cheapest skip-set found that meets the goal; the best one tried where none does.
 
         ranking: unit names, most sensitive first.
         """
@@ -70,7 +88,7 @@ class Search:
         return self.step(skip).met
 
     def choice(self, skip: tuple[str, ...]) -> Choice:
-        return Choice(skip, self.step(skip).met, tuple(self.path))
+        return Choice(skip, self.step(skip).met, tuple(self.path), not_monotone(self.path))
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:
         """For a target that skipping everything misses: the best of everything tried and of prefixes that double."""
@@ -80,3 +98,25 @@ class Search:
             size *= 2
         best = max(self.path, key=lambda step: (step.metric, -len(step.skip)))
         return self.choice(best.skip)
+
+
+def not_monotone(path: Sequence[PlanStep]) -> tuple[str, ...]:
+    """A sentence where leaving more units out made the metric worse, for the pair of tries where it did most.
+
+    Only tries on the same samples are compared.
+    """
+    worse = [
+        (small.metric - large.metric, small, large)
+        for small in path
+        for large in path
+        if set(small.skip) < set(large.skip) and small.metric > large.metric and small.n == large.n
+    ]
+    if not worse:
+        return ()
+    _, small, large = max(worse, key=lambda found: found[0])
+    added = sorted(set(large.skip) - set(small.skip))
+    names = ", ".join(added[:3]) + (f" and {len(added) - 3} more" if len(added) > 3 else "")
+    return (
+        f"The path is not monotone: leaving out {names} as well, besides {len(small.skip)} others, lowers the metric on "
+        f"confirm from {small.metric:.4f} to {large.metric:.4f}.",
+    )

@@ -18,7 +18,10 @@ class GreedyPlanner:
     name = "greedy"
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        search = Search(judge)
+        return self.searched(ranking, Search(judge))
+
+    def searched(self, ranking: Sequence[str], search: Search) -> Choice:
+        """The same in a search that may go on afterwards."""
         low, high = 0, len(ranking)
         if search.met(()):
             return search.choice(())

@@ -1,0 +1,85 @@
+"""The lowest cost for the accuracy: integer programs over what the judged sets have taught, each answer judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sensitivity.planners.base import Choice, Goal, Judge, Search
+from sensitivity.planners.greedy import GreedyPlanner
+from sensitivity.planners.loss_model import first_guess, fitted
+from sensitivity.planners.program import Program
+
+TRIES = 40
+"""Sets to judge after the greedy ones: each costs up to a pass over `confirm`."""
+
+PATIENCE = 12
+"""Misses in a row after which the search ends, once it has a plan."""
+
+CHEAPER = 1e-3
+"""Part of the cost by which a set must be cheaper to be worth judging."""
+
+DOUBT = (0.0, 1.0, 2.0)
+"""How much optimism a program is given, in errors of the model: what seems allowed first, then what might be."""
+
+PROBED = 6
+"""Sets whose whole engine is measured."""
+
+
+class CostPlanner:
+    """Asks for the cheapest set that the model of the loss allows, judges it, learns, and asks again.
+
+    It begins with what greedy tries, so its answer never costs more than greedy's. Where effects do not add up a set
+    that was thought to meet the target misses it: the set is barred, and the interaction it shows becomes the weight of
+    pairs of units (`loss_model`). It ends when no cheaper set can be hoped for, or after TRIES sets.
+    A plan is met only where the judge said so on all of `confirm`.
+    """
+
+    name = "cost"
+
+    def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
+        search = Search(judge)
+        begun = GreedyPlanner().searched(ranking, search)
+        if not search.met(tuple(ranking)) and not begun.met:
+            return begun
+        self._improve(ranking, search, goal)
+        met = sorted((step for step in search.path if step.met), key=lambda step: goal.cost_of(step.skip))
+        skips = [step.skip for step in met]
+        ms = _probed(skips, goal)
+        best = min(ms, key=lambda skip: ms[skip]) if ms else skips[0]
+        ordered = tuple(unit for unit in ranking if unit in best)
+        return replace(search.choice(ordered), ms={tuple(u for u in ranking if u in s): t for s, t in ms.items()})
+
+    def _improve(self, ranking: Sequence[str], search: Search, goal: Goal) -> None:
+        program = Program(tuple(ranking), goal.cost)
+        whole = goal.start - search.step(()).metric
+        guess = first_guess([goal.loss.get(unit, 0.0) for unit in ranking], whole)
+        misses = 0
+        for _ in range(TRIES):
+            skip = self._next(program, guess, search, goal)
+            if skip is None or misses >= PATIENCE:
+                return
+            misses = 0 if search.met(skip) else misses + 1
+
+    def _next(self, program: Program, guess: np.ndarray, search: Search, goal: Goal) -> tuple[str, ...] | None:
+        tried = [frozenset(step.skip) for step in search.path]
+        quantized = np.array([[unit not in skip for unit in program.units] for skip in tried])
+        losses = np.array([goal.start - step.metric for step in search.path])
+        weights, error = fitted(guess, quantized, losses)
+        cheapest = min(goal.cost_of(step.skip) for step in search.path if step.met)
+        below = cheapest - CHEAPER * abs(cheapest)
+        for doubt in DOUBT:
+            skip = program.solve(weights, goal.start - goal.floor + doubt * error, tried, below)
+            if skip is not None:
+                return skip
+        return None
+
+
+def _probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...], float]:
+    """Milliseconds of the whole engine for the cheapest of these sets; empty where engines are not measured."""
+    if goal.probe is None:
+        return {}
+    chosen = list(skips[:PROBED])
+    return dict(zip(chosen, goal.probe(chosen), strict=True))

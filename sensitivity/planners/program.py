@@ -1,0 +1,121 @@
+"""The cheapest skip-set whose modelled loss is allowed, as a mixed-integer linear program for SciPy's HiGHS."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import lil_array
+
+from sensitivity.planners.loss_model import Weights
+from sensitivity.records import CostModel
+
+MOST_PAIRS = 150
+"""Pairs with the largest weights are in the program; the others are left to be judged."""
+
+NEGLIGIBLE = 1e-3
+"""Part of the largest pair's weight below which a pair is left out."""
+
+TIME_LIMIT_S = 10.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """units: names, in the order of the weights. cost: of a skip-set; None counts units."""
+
+    units: tuple[str, ...]
+    cost: CostModel | None
+
+    def solve(
+        self, weights: Weights, allowed: float, tried: Collection[frozenset[str]], below: float
+    ) -> tuple[str, ...] | None:
+        """The cheapest untried set with a modelled loss of at most `allowed` and a cost under `below`; None: there is none.
+
+        Variables: x[n] binary, 1 for skipped; y, 1 for each border that is cut; z, 1 for each pair that is quantized.
+        """
+        n = len(self.units)
+        index = {unit: at for at, unit in enumerate(self.units)}
+        borders = [b for b in (self.cost.borders if self.cost else ()) if b.cost > 0]
+        pairs = _largest(weights.pairs)
+        width = n + len(borders) + len(pairs)
+        objective = np.zeros(width)
+        objective[:n] = [self.cost.units[unit] if self.cost else 1.0 for unit in self.units]
+        objective[n : n + len(borders)] = [border.cost for border in borders]
+        rows = _Rows(width)
+        for at, border in enumerate(borders, n):
+            a, b = (index.get(name) for name in (border.a, border.b))
+            rows.cut(at, a, b)
+        loss, constant = np.zeros(width), float(weights.units.sum())
+        loss[:n] = -weights.units
+        for at, (i, j) in enumerate(pairs, n + len(borders)):
+            loss[at] = weights.pairs[i, j]
+            rows.both(at, i, j, heavier=loss[at] > 0)
+        rows.at_most(loss, allowed - constant)
+        rows.at_most(objective, below - (self.cost.base if self.cost else 0.0))
+        for skip in tried:
+            rows.other_than([unit in skip for unit in self.units])
+        integral = np.r_[np.ones(n), np.zeros(width - n)]
+        found = milp(
+            objective, integrality=integral, bounds=Bounds(0, 1), constraints=rows.constraint(),
+            options={"time_limit": TIME_LIMIT_S},
+        )  # fmt: skip
+        if found.x is None:
+            return None
+        return tuple(unit for unit, value in zip(self.units, found.x, strict=False) if value > 0.5)
+
+
+class _Rows:
+    """Rows of `matrix @ variables <= upper`."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._rows: list[dict[int, float]] = []
+        self._upper: list[float] = []
+
+    def add(self, row: dict[int, float], upper: float) -> None:
+        self._rows.append(row)
+        self._upper.append(upper)
+
+    def at_most(self, row: np.ndarray, upper: float) -> None:
+        self.add({int(at): float(row[at]) for at in np.flatnonzero(row)}, upper)
+
+    def cut(self, y: int, a: int | None, b: int | None) -> None:
+        """Y >= |x[a] - x[b]|, where a missing end counts as skipped."""
+        for first, second in ((a, b), (b, a)):
+            row, upper = {y: -1.0}, 0.0
+            if first is None:
+                upper -= 1.0
+            else:
+                row[first] = 1.0
+            if second is None:
+                upper += 1.0
+            else:
+                row[second] = -1.0
+            self.add(row, upper)
+
+    def both(self, z: int, i: int, j: int, *, heavier: bool) -> None:
+        """Z stands for "neither i nor j is skipped". A program that wants little loss lowers z by itself where the pair
+        makes the loss heavier, so it is only held from below there, and only from above elsewhere."""
+        if heavier:
+            self.add({z: -1.0, i: -1.0, j: -1.0}, -1.0)
+        else:
+            self.add({z: 1.0, i: 1.0}, 1.0)
+            self.add({z: 1.0, j: 1.0}, 1.0)
+
+    def other_than(self, skipped: Sequence[bool]) -> None:
+        self.add({at: 1.0 if one else -1.0 for at, one in enumerate(skipped)}, sum(skipped) - 1.0)
+
+    def constraint(self) -> LinearConstraint:
+        matrix = lil_array((len(self._rows), self._width))
+        for number, row in enumerate(self._rows):
+            for at, value in row.items():
+                matrix[number, at] = value
+        return LinearConstraint(matrix.tocsr(), -np.inf, np.array(self._upper))
+
+
+def _largest(pairs: np.ndarray) -> list[tuple[int, int]]:
+    rows, columns = np.nonzero(np.abs(pairs) > NEGLIGIBLE * np.abs(pairs).max(initial=0))
+    order = np.argsort(-np.abs(pairs[rows, columns]), kind="stable")[:MOST_PAIRS]
+    return [(int(rows[at]), int(columns[at])) for at in order]

@@ -1,0 +1,140 @@
+"""The cost and the exhaustive planner, beside brute force."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from planner_instances import Instance, instance
+
+from sensitivity.errors import SensitivityError
+from sensitivity.planners.base import Goal, Judged
+from sensitivity.planners.cost import CostPlanner
+from sensitivity.planners.exhaustive import ExhaustivePlanner
+from sensitivity.planners.greedy import GreedyPlanner
+from sensitivity.planners.loss_model import first_guess, fitted
+from sensitivity.planners.program import Program
+from sensitivity.records import Border, CostModel
+
+UNITS = ("a", "b", "c", "d")
+
+
+def judged_by(loss, allowed: float):
+    def judge(skip: tuple[str, ...]) -> Judged:
+        lost = loss(frozenset(skip))
+        return Judged(1 - lost, lost <= allowed, 100)
+
+    return judge
+
+
+def excess(one: Instance) -> float:
+    """Cost of the planner's plan over the best one, as a part of it; the plan must hold what it says."""
+    choice = CostPlanner().choose(one.ranking, one.judge, one.goal)
+    assert choice.met
+    assert one.loss(frozenset(choice.skip)) <= one.allowed
+    return one.cost.of(choice.skip) / one.best_cost() - 1
+
+
+def test_cost_is_within_one_percent_of_brute_force_in_95_of_100_instances_with_interactions() -> None:
+    excesses = np.array([excess(instance(seed, largest=10)) for seed in range(60)])
+    assert np.mean(excesses <= 0.01) >= 0.95, f"worst: {np.sort(excesses)[-5:]}"
+    assert np.median(excesses) == pytest.approx(0)
+
+
+def test_cost_never_costs_more_than_greedy() -> None:
+    for seed in range(200, 210):
+        one = instance(seed, largest=10)
+        ours = CostPlanner().choose(one.ranking, one.judge, one.goal)
+        greedy = GreedyPlanner().choose(one.ranking, one.judge, one.goal)
+        assert one.cost.of(ours.skip) <= one.cost.of(greedy.skip) + 1e-12
+
+
+def test_exhaustive_finds_what_brute_force_finds() -> None:
+    for seed in range(20):
+        one = instance(seed, largest=7)
+        choice = ExhaustivePlanner().choose(one.ranking, one.judge, one.goal)
+        assert choice.met
+        assert one.cost.of(choice.skip) == pytest.approx(one.best_cost())
+
+
+def test_exhaustive_refuses_what_it_cannot_finish() -> None:
+    units = [f"u{index}" for index in range(13)]
+    with pytest.raises(
+        SensitivityError, match=r"at most 12 units for --planner exhaustive, got 13 \(8,192 skip-sets\)"
+    ):
+        ExhaustivePlanner().choose(units, lambda skip: Judged(0, False, 1), Goal(1.0, 1.0))
+
+
+def test_a_layer_that_matters_only_once_another_is_out_is_found() -> None:
+    """Skipping `b` alone gains nothing, skipping `a` alone not enough: only both do, however dear they are."""
+
+    def loss(skip: frozenset[str]) -> float:
+        return 0.5 if "a" not in skip else 0.2 if "b" not in skip else 0.0
+
+    cost = CostModel("table", "ms", 1.0, {"a": 0.3, "b": 0.2, "c": 0.01, "d": 0.01})
+    alone = {"a": 0.5, "b": 0.2, "c": 0.05, "d": 0.05}
+    choice = CostPlanner().choose(["a", "c", "d", "b"], judged_by(loss, 0.1), Goal(0.9, 1.0, cost, alone))
+    assert (set(choice.skip), choice.met) == ({"a", "b"}, True)
+
+
+def test_units_that_are_faster_in_float_are_left_out_even_where_accuracy_does_not_ask_for_it() -> None:
+    cost = CostModel("table", "ms", 1.0, {"a": 0.3, "b": -0.2, "c": 0.1, "d": 0.1})
+    choice = CostPlanner().choose(UNITS, judged_by(lambda skip: 0.0, 0.1), Goal(0.9, 1.0, cost, {}))
+    assert choice.skip == ("b",)
+
+
+def test_two_neighbours_are_cheaper_than_two_strangers_where_borders_cost() -> None:
+    chain = tuple(Border(a, b, 0.12) for a, b in pairwise(UNITS))
+    cost = CostModel("table", "ms", 1.0, dict.fromkeys(UNITS, 0.1), chain)
+    choice = CostPlanner().choose(
+        UNITS, judged_by(lambda skip: 0.1 * (4 - len(skip)), 0.2), Goal(0.8, 1.0, cost, dict.fromkeys(UNITS, 0.1))
+    )
+    assert set(choice.skip) in ({"a", "b"}, {"c", "d"})
+
+
+def test_a_target_that_nothing_meets_gives_the_best_set_tried_and_says_so() -> None:
+    choice = CostPlanner().choose(UNITS, judged_by(lambda skip: 1 - 0.1 * len(skip), 0.1), Goal(0.9, 1.0))
+    assert not choice.met
+    assert choice.skip == UNITS
+
+
+def test_of_the_plans_that_meet_the_target_the_one_with_the_fastest_engine_is_taken() -> None:
+    cost = CostModel("table", "ms", 1.0, {"a": 0.1, "b": 0.2, "c": 0.3, "d": 0.4})
+    truth = {("a",): 3.0, ("b",): 2.0}
+
+    def probe(skips):
+        return [truth.get(skip, 5.0) for skip in skips]
+
+    judge = judged_by(lambda skip: 0.0 if skip & {"a", "b"} else 1.0, 0.1)
+    goal = Goal(0.9, 1.0, cost, {"a": 1.0, "b": 1.0}, probe)
+    choice = CostPlanner().choose(UNITS, judge, goal)
+    assert choice.skip == ("b",) or choice.ms[choice.skip] == min(choice.ms.values())
+    assert choice.ms[choice.skip] <= 3.0
+
+
+def test_the_loss_model_repeats_what_it_was_told_and_learns_a_pair() -> None:
+    guess = first_guess([1.0, 1.0, 1.0], 0.6)
+    quantized = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=bool)
+    losses = np.array([0.6, 0.1, 0.1, 0.1, 0.5])
+    weights, error = fitted(guess, quantized, losses)
+    assert weights.loss(quantized) == pytest.approx(losses, abs=2e-3)
+    assert weights.pairs[0, 1] > 0.1 > abs(weights.pairs[0, 2])
+    assert error > 0
+
+
+def test_a_program_has_no_answer_where_every_set_was_tried() -> None:
+    weights, _ = fitted(first_guess([1.0], 1.0), np.array([[True]]), np.array([1.0]))
+    program = Program(("a",), None)
+    assert program.solve(weights, 0.1, [], below=10.0) == ("a",)
+    assert program.solve(weights, 0.1, [frozenset({"a"})], below=10.0) is None
+    assert program.solve(weights, 2.0, [frozenset({"a"})], below=10.0) == ()
+
+
+def test_a_path_that_is_not_monotone_is_noticed() -> None:
+    metrics = {(): 0.0, ("a",): 0.9, ("a", "b"): 0.5}
+    judge = lambda skip: Judged(metrics.get(skip, 1.0), metrics.get(skip, 1.0) >= 0.95, 100)  # noqa: E731
+    choice = GreedyPlanner().choose(UNITS, judge, Goal(0.95, 1.0))
+    (note,) = choice.notes
+    assert note.startswith("The path is not monotone: leaving out b as well, besides 1 others, lowers the metric")
+    assert "from 0.9000 to 0.5000" in note
