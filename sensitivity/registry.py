@@ -8,7 +8,10 @@ from typing import Any
 from sensitivity.errors import unknown_name
 
 FAMILIES: dict[str, dict[str, str]] = {
-    "quantizers": {"modelopt": "sensitivity.quantizers.modelopt:ModelOptModel"},
+    "quantizers": {
+        "modelopt": "sensitivity.quantizers.modelopt:ModelOptModel",
+        "pytorch_quantization": "sensitivity.quantizers.pytorch_quantization:PytorchQuantizationModel",
+    },
     "signals": {"sqnr": "sensitivity.signals.distortion:SQNR", "kl": "sensitivity.signals.distortion:KL"},
     "planners": {
         "greedy": "sensitivity.planners.greedy:GreedyPlanner",

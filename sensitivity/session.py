@@ -119,7 +119,7 @@ def open_session(
             run_dir=run_dir,
             measurer=Measurer(task, lambda: _simulator(loaded, source, memory), journal, progress),
             example=_example(loaded),
-            warnings=_warnings(loaded, head),
+            warnings=source.warnings + _warnings(loaded, head),
         )
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from models import quantized
+from pq_models import quantized_by_pq
 
 from sensitivity.session import quantized_model
-from sensitivity.testing.reference import LAYERS, reference_inputs, reference_network
+from sensitivity.testing.reference import LAYERS, Reference, reference_inputs, reference_network
 from sensitivity.testing.sources import SourceConformance, check_same_ranking, ranking
 
 
@@ -22,6 +23,17 @@ class TestModelOpt(SourceConformance):
     def uncalibrate(self, model: Any) -> str:
         model.block.conv1.input_quantizer.reset_amax()
         return "block.conv1.input_quantizer"
+
+
+class TestPytorchQuantization(SourceConformance):
+    source_name = "pytorch_quantization"
+
+    def make(self) -> Any:
+        return quantized_by_pq(Reference, reference_inputs(), like=reference_network())
+
+    def uncalibrate(self, model: Any) -> str:
+        del model.block.conv1._input_quantizer._amax
+        return "block.conv1._input_quantizer"
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from sensitivity.export.verification import (
 from sensitivity.export.verify_layers import check_layers
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.passes.quantize_once import merged_quantizers
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Scores, Unit
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
@@ -81,7 +82,7 @@ def check_placement(model: ir.Model, name: str, source: QuantizedModel, kept: Co
 
     Judged by what each pair feeds where the layer's operation is in the graph, and by the pairs' names everywhere.
     """
-    found = {pair.name.partition("/")[0] for pair in qdq.pairs(model.graph)}
+    found = {pair.name.partition("/")[0] for pair in qdq.pairs(model.graph)} | merged_quantizers(model)
     problems = [f"{quantizer} is missing" for quantizer in sorted(set(kept) - found)]
     problems += [f"{quantizer} should not be there" for quantizer in sorted(found - set(kept))]
     nodes = {node.name: node for node in model.graph.all_nodes()}

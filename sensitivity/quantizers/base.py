@@ -17,11 +17,13 @@ class QuantizedModel(Protocol):
     model: the user's own object, never copied, always left as it was found.
     quantizers: every quantizer that was enabled when this was made, in the model's order. Quantizers that the user
         had already disabled are not listed and stay disabled.
+    warnings: what the reader of results must know of this model, a sentence each.
     """
 
     source: str
     model: Any
     quantizers: tuple[Quantizer, ...]
+    warnings: tuple[str, ...]
 
     def disabled(self, names: Iterable[str]) -> AbstractContextManager[None]:
         """Leave exactly these quantizers unquantized inside the `with`; the state before it is restored after it,

@@ -67,7 +67,8 @@ class GridQuantizer:
 
     def __init__(self, source: QuantizedModel, name: str) -> None:
         grid = source.grid(name)
-        amax = getattr(source.model.get_submodule(name), "amax", None)
+        find = getattr(source, "amax", None)  # sources whose grids come from a range of values have it
+        amax = find(name) if find else None
         if grid.zero_point != 0 or not isinstance(amax, Tensor):
             raise ModelError(f"Expected {name} to be symmetric with a fixed amax, got zero point {grid.zero_point}.")
         amax = amax.detach().float()
@@ -85,7 +86,7 @@ class GridQuantizer:
 
     def _quantized(self, x: Tensor, result: Tensor) -> Tensor:
         """Fill `result`. Four passes over memory are made piece by piece, while each piece is in a CPU's cache."""
-        whole = x.device.type != "cpu" or self._multiplier.numel() > 1
+        whole = x.device.type != "cpu" or self._multiplier.ndim > 0
         pieces = [(x, result)] if whole else zip(x.view(-1).split(PIECE), result.view(-1).split(PIECE), strict=True)  # type: ignore[no-untyped-call]
         for source, target in pieces:
             torch.mul(source, self._multiplier, out=target)

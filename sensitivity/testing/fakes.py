@@ -21,6 +21,7 @@ class FakeModel:
     """
 
     source = "fake"
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, harm: dict[str, float]) -> None:
         self.harm = harm

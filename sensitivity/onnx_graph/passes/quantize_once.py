@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+
+MERGED = "sensitivity.merged"
+"""Metadata: names of quantizers whose pair was left without readers, since all that read it quantize the same again."""
 
 
 class QuantizeOnce(ir.passes.InPlacePass):
@@ -22,7 +27,17 @@ class QuantizeOnce(ir.passes.InPlacePass):
                 pair.quantize.replace_input_with(0, before.source)
                 before = qdq.pair_of(pair.source)
                 modified = True
+        unread = [
+            pair for pair in qdq.pairs(model.graph) if not pair.output.uses() and not pair.output.is_graph_output()
+        ]
+        if unread:
+            model.metadata_props[MERGED] = json.dumps([pair.name.partition("/")[0] for pair in unread])
         return ir.passes.PassResult(model, modified=modified)
+
+
+def merged_quantizers(model: ir.Model) -> set[str]:
+    """Names of quantizers that are in the file as the pairs of others."""
+    return set(json.loads(model.metadata_props.get(MERGED, "[]")))
 
 
 def _same_grid(first: qdq.Pair, second: qdq.Pair) -> bool:

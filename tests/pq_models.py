@@ -1,0 +1,56 @@
+"""Models quantized with pytorch-quantization: the real package where it can be imported, else the stand-in."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+try:
+    from pytorch_quantization import nn as quant_nn
+    from pytorch_quantization import quant_modules
+    from pytorch_quantization.tensor_quant import QuantDescriptor
+except ImportError:  # also the placeholder of the registry
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pytorch_quantization"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(Path(__file__).parent / "standins"))
+    from pytorch_quantization import nn as quant_nn
+    from pytorch_quantization import quant_modules
+    from pytorch_quantization.tensor_quant import QuantDescriptor
+
+__all__ = ["QuantDescriptor", "calibrate", "quant_nn", "quantized_by_pq", "quantizers_of"]
+
+
+def quantized_by_pq(build: Callable[[], nn.Module], *inputs: Any, like: nn.Module | None = None) -> nn.Module:
+    """The model made with quantized layers, with the weights of `like`, calibrated on `inputs`."""
+    quant_modules.initialize()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build().eval()
+    finally:
+        quant_modules.deactivate()
+    if like is not None:
+        model.load_state_dict(like.state_dict())
+    calibrate(model, *inputs)
+    return model
+
+
+def calibrate(model: nn.Module, *inputs: Any) -> None:
+    for quantizer in quantizers_of(model).values():
+        quantizer.disable_quant()
+        quantizer.enable_calib()
+    with torch.no_grad():
+        model(*inputs)
+    for quantizer in quantizers_of(model).values():
+        quantizer.load_calib_amax()
+        quantizer.enable_quant()
+        quantizer.disable_calib()
+
+
+def quantizers_of(model: nn.Module) -> dict[str, Any]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, quant_nn.TensorQuantizer)}
