@@ -25,8 +25,16 @@ except ImportError:  # also the placeholder of the registry
 __all__ = ["QuantDescriptor", "calibrate", "quant_nn", "quantized_by_pq", "quantizers_of"]
 
 
-def quantized_by_pq(build: Callable[[], nn.Module], *inputs: Any, like: nn.Module | None = None) -> nn.Module:
-    """The model made with quantized layers, with the weights of `like`, calibrated on `inputs`."""
+def quantized_by_pq(
+    build: Callable[[], nn.Module], *inputs: Any, like: nn.Module | None = None, transposed_axis: int = 1
+) -> nn.Module:
+    """The model made with quantized layers, with the weights of `like`, calibrated on `inputs`.
+
+    transposed_axis: of the scales of transposed convolutions; 0 is the toolkit's default, and cannot be exported.
+    """
+    transposed = quant_nn.QuantConvTranspose2d
+    default = transposed.default_quant_desc_weight
+    transposed.set_default_quant_desc_weight(QuantDescriptor(axis=transposed_axis))
     quant_modules.initialize()
     try:
         with torch.random.fork_rng(devices=[]):
@@ -34,6 +42,7 @@ def quantized_by_pq(build: Callable[[], nn.Module], *inputs: Any, like: nn.Modul
             model = build().eval()
     finally:
         quant_modules.deactivate()
+        transposed.set_default_quant_desc_weight(default)
     if like is not None:
         model.load_state_dict(like.state_dict())
     calibrate(model, *inputs)

@@ -270,6 +270,13 @@ def test_what_is_wrong_with_a_range_is_said(chain: nn.Module, amax: Tensor | Non
         check_calibrated(PytorchQuantizationModel(chain).quantizers)
 
 
+def test_a_transposed_convolution_with_the_toolkits_default_axis_is_named_and_what_the_sentence_says_helps() -> None:
+    build, x = (lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 2))), batch()
+    with pytest.raises(ModelError, match=r"along axis 0, .*QuantConvTranspose2d\.set_default_quant_desc_weight"):
+        check_calibrated(PytorchQuantizationModel(quantized_by_pq(build, x, transposed_axis=0)).quantizers)
+    check_calibrated(PytorchQuantizationModel(quantized_by_pq(build, x)).quantizers)
+
+
 def test_a_model_whose_quantizers_are_all_off_is_refused_with_what_to_do(chain: nn.Module) -> None:
     for quantizer in quantizers_of(chain).values():
         quantizer.disable()

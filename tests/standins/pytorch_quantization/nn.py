@@ -130,6 +130,14 @@ class _Quantized:
         for which, descriptor in zip(_WHICH, given, strict=True):
             setattr(self, f"_{which}_quantizer", TensorQuantizer(descriptor))
 
+    @classmethod
+    def set_default_quant_desc_input(cls, value):
+        cls.default_quant_desc_input = value
+
+    @classmethod
+    def set_default_quant_desc_weight(cls, value):
+        cls.default_quant_desc_weight = value
+
     @property
     def input_quantizer(self):
         return self._input_quantizer
