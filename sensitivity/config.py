@@ -18,10 +18,17 @@ PlannerName = Literal["greedy", "cost", "exhaustive"]
 CostName = Literal["macs", "table", "engine"]
 SignalName = Literal["metric", "sqnr", "kl", "fisher"]
 UnitName = Literal["layer", "group", "quantizer"]
+CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
+DetectorOutput = Literal["decoded", "raw"]
+Evaluator = Literal["built-in", "ultralytics"]
 
 
 def setting(default: Any, help: str) -> Any:  # noqa: A002 - the word that dataclass metadata and click use
     return field(default=default, metadata={"help": help})
+
+
+def required(help: str) -> Any:  # noqa: A002
+    return field(metadata={"help": help})
 
 
 def argument(help: str) -> Any:  # noqa: A002
@@ -144,6 +151,56 @@ class ReportSettings(DirSettings):
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(BenchChoices, PlanChoices, ScanChoices, TaskSettings):
     """Scan, plan, export, bench and report in one go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoloChoices:
+    weights: Path = required("A .pt file of the ultralytics package: v5u, v8, v9, v10, 11, 12, 26.")
+    data: Path = required(
+        "Labelled images: a data YAML, a COCO JSON file, or a folder with images and labels; class folders to classify."
+    )
+    imgsz: int = setting(640, "Side of the square input in pixels, a multiple of 32.")
+    batch: int = setting(8, "Images in a batch.")
+    split: str = setting("val", "Which part of a data YAML is measured; its train part calibrates.")
+    image_folder: Path | None = setting(
+        None, "Where the images of a COCO JSON file are; the folder images beside it by default."
+    )
+    limit: int | None = setting(None, "Measure this many of the images, drawn at random; all by default.")
+    calib: Path | None = setting(
+        None,
+        "Images to calibrate with, in any form that --data takes, labels not needed. By default the train part of the "
+        "data YAML; else a fifth of --data is set aside.",
+    )
+    calib_images: int = setting(64, "How many images calibrate.")
+    calib_method: CalibrationMethod = setting("max", "How activation ranges are found; weights always take the max.")
+    output: DetectorOutput = setting(
+        "decoded",
+        "What the model and the exported files give. decoded: boxes and confidences, as ultralytics exports them; "
+        "raw: box bins and class logits, for runtimes that decode themselves.",
+    )
+    end2end: bool = setting(
+        False,
+        "Take the one-to-one head of v10 and 26: corners of boxes that need no suppression, only the best to be chosen.",
+    )
+    quantize_dfl: bool = setting(False, "Quantize the convolution in DFL too, which sums 16 bins and stays float.")
+    evaluator: Evaluator = setting(
+        "built-in",
+        "What judges the boxes. built-in: COCO mAP image by image, with intervals; ultralytics: its own validator, one "
+        "number for each evaluation and slow.",
+    )
+    trust_weights: bool = setting(
+        False,
+        "Run whatever code the weights file holds. Only for a file you trust, with classes that ultralytics does not "
+        "know.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoloSettings(BenchChoices, PlanChoices, ScanChoices, YoloChoices):
+    """Scan, plan, export, bench and report a YOLO of the ultralytics package."""
+
+    out: Path | None = setting(None, "Run directory; by default runs/<name of the weights file>.")
+    resume: bool = setting(False, "Go on with the run in the run directory, with the task file that is there.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ VERBS = {
     "bench": "Measure the latency of the exported files, interleaved.",
     "report": "Write report.html, the CSV files and the figures.",
     "doctor": "Say what is installed, what is missing, and what it would add.",
+    "yolo": "The whole job for a YOLO of ultralytics: give weights and labelled images.",
     "demo": "Run the whole job on handwritten digits, in minutes.",
 }
 INTERRUPTED = 130

@@ -43,6 +43,8 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
     help_text = field.metadata["help"]
     if hint is bool:
         return click.Option([flag, field.name], is_flag=True, default=default, help=help_text)
+    if field.default is MISSING:  # click takes any default, even None, for an answer
+        return click.Option([flag, field.name], type=kind, required=True, help=help_text)
     return click.Option(
         [flag, field.name],
         type=kind,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import click
 
 from sensitivity.cli.main import VERBS, group
@@ -16,10 +18,18 @@ def markdown() -> str:
     for name in VERBS:
         command = group.get_command(context, name)
         assert command is not None
-        # `info_name` of the child gives the usage line the full command.
-        own = click.Context(command, info_name=name, parent=context, max_content_width=110, terminal_width=110)
-        parts.append(f"## sensitivity {name}\n\n```text\n{command.get_help(own)}\n```\n")
+        parts.append(f"## sensitivity {name}\n\n" + "\n".join(_helps(command, name, context)))
     return "\n".join(parts)
+
+
+def _helps(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
+    """The help of a verb, and behind it that of the verbs inside it."""
+    # `info_name` of the child gives the usage line the full command.
+    own = click.Context(command, info_name=name, parent=parent, max_content_width=110, terminal_width=110)
+    yield f"```text\n{command.get_help(own)}\n```\n"
+    if isinstance(command, click.Group):
+        for inner, child in command.commands.items():
+            yield from _helps(child, inner, own)
 
 
 if __name__ == "__main__":

@@ -45,14 +45,44 @@ class Suppression:
     limit: int = 100
 
 
-def decode_ultralytics(outputs: Any) -> tuple[Floats, Floats]:
+def decode_ultralytics(outputs: Any, classes: int | None = None) -> tuple[Floats, Floats]:
     """Boxes float[n, anchors, 4] as x1 y1 x2 y2 and confidences float[n, classes, anchors] of an ultralytics model.
 
     outputs: [n, 4 + classes, anchors], boxes as centre and size in input pixels, confidences after the sigmoid; or a
-        tuple that starts with it.
+        tuple that starts with it. classes: where masks or key points follow the confidences.
     """
     raw = _first(outputs)
-    return _corners(raw[:, :2], raw[:, 2:4]), raw[:, 4:]
+    return _corners(raw[:, :2], raw[:, 2:4]), raw[:, 4 : None if classes is None else 4 + classes]
+
+
+def decode_bins(outputs: Any, size: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Floats, Floats]:
+    """The same for a model of ultralytics without its decoding.
+
+    outputs: (bins [n, 4 * bins, anchors], logits [n, classes, anchors]): logits of how far the left, upper, right and
+        lower side are from the cell's centre, in strides; with one bin the distance itself. size: of the input, pixels.
+    """
+    raw, logits = (np.asarray(as_numpy(output), np.float32) for output in outputs)
+    cells, stride = _grid(size, strides)
+    bins = raw.reshape(len(raw), 4, -1, raw.shape[-1])
+    reach = bins[:, :, 0] if bins.shape[2] == 1 else np.einsum("nsba,b->nsa", _softmax(bins), _bins(bins))
+    low, high = cells + np.float32(0.5) - reach[:, :2], cells + np.float32(0.5) + reach[:, 2:]
+    return np.moveaxis(np.concatenate([low, high], axis=1) * stride, 1, 2), _sigmoid(logits)
+
+
+def decode_corners(outputs: Any, classes: int | None = None) -> tuple[Floats, Floats]:
+    """The same as `decode_ultralytics` for boxes given as x1 y1 x2 y2, as one-to-one heads do."""
+    raw = _first(outputs)
+    return np.moveaxis(raw[:, :4], 1, 2), raw[:, 4 : None if classes is None else 4 + classes]
+
+
+def decode_objectness(outputs: Any) -> tuple[Floats, Floats]:
+    """The same for YOLOv5, v6 and v7 of their own repositories.
+
+    outputs: [n, anchors, 5 + classes]: centre and size in input pixels, objectness, class confidences, or a tuple that
+        starts with it.
+    """
+    raw = np.moveaxis(_first(outputs), 2, 1)
+    return _corners(raw[:, :2], raw[:, 2:4]), raw[:, 4:5] * raw[:, 5:]
 
 
 def decode_yolox(outputs: Any, size: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Floats, Floats]:
@@ -173,3 +203,19 @@ def _grid(size: int, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
         cells.append(np.stack([x, y]))
         stride.append(np.full(side * side, step))
     return np.concatenate(cells, axis=1).astype(np.float32), np.concatenate(stride).astype(np.float32)
+
+
+def _bins(bins: Floats) -> Floats:
+    return np.arange(bins.shape[2], dtype=np.float32)
+
+
+def _softmax(bins: Floats) -> Floats:
+    """Over the third axis."""
+    power: Floats = np.exp(bins - bins.max(axis=2, keepdims=True))
+    share: Floats = power / power.sum(axis=2, keepdims=True)
+    return share
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    share: Floats = np.float32(1) / (np.float32(1) + np.exp(-np.clip(logits, -80, 80)))
+    return share

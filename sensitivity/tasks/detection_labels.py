@@ -75,8 +75,12 @@ def yolo_images(folder: Path, labels: Path, names: Sequence[str]) -> LabelledIma
             f"Expected label files below {labels} for the {len(files)} images below {folder}, got none; "
             "YOLO data sets keep them in a folder `labels` beside `images`."
         )
-    images = tuple(_yolo_image(file, text, len(names)) for file, text in zip(files, texts, strict=True))
-    return LabelledImages(images, tuple(names))
+    return LabelledImages(labelled_files(files, texts, len(names)), tuple(names))
+
+
+def labelled_files(files: Sequence[Path], texts: Sequence[Path], classes: int) -> tuple[LabelledImage, ...]:
+    """Images with their YOLO text files, in this order. A text file that is not there means that nothing is shown."""
+    return tuple(_yolo_image(file, text, classes) for file, text in zip(files, texts, strict=True))
 
 
 def _read_json(annotations: Path) -> dict[str, Any]:

@@ -14,20 +14,28 @@ class NameNodes(ir.passes.InPlacePass):
     """Give the one operation behind each `Quantizer` mark the name of the quantizer's layer.
 
     layers: quantizer's name to layer's name. A layer called again is named `layer_1`, `layer_2`, ... Operations behind
-    quantizers of several layers, and layers that quantize for several operations, keep the exporter's names.
+    quantizers of several layers, and layers that quantize for several operations, keep the exporter's names. So does an
+    operation that shares only one of a layer's quantizers, such as the Add of a shortcut.
     """
 
     def __init__(self, layers: Mapping[str, str]) -> None:
         self.layers = layers
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        found = [
+            (self.layers.get(node.attributes.get_string("name"), ""), _operations(node))
+            for node in model.graph.all_nodes()
+            if is_mark(node, "Quantizer")
+        ]
+        reached = Counter((layer, operations[0]) for layer, operations in found if len(operations) == 1 and layer)
+        most: dict[str, int] = {}
+        for (layer, _), count in reached.items():
+            most[layer] = max(count, most.get(layer, 0))
         named: dict[ir.Node, str] = {}
         taken: Counter[str] = Counter()
-        for mark in [node for node in model.graph.all_nodes() if is_mark(node, "Quantizer")]:
-            layer = self.layers.get(mark.attributes.get_string("name"), "")
-            operations = _operations(mark)
-            if len(operations) == 1 and operations[0] not in named and layer:
-                named[operations[0]] = f"{layer}_{taken[layer]}" if taken[layer] else layer
+        for (layer, operation), count in reached.items():
+            if operation not in named and count == most[layer]:
+                named[operation] = f"{layer}_{taken[layer]}" if taken[layer] else layer
                 taken[layer] += 1
         for node, name in named.items():
             node.name = name

@@ -1,0 +1,50 @@
+"""`sensitivity yolo`: the whole job on a YOLO of the ultralytics package."""
+
+from __future__ import annotations
+
+import click
+
+from sensitivity.cli.options import verb
+from sensitivity.config import YoloSettings
+
+
+@verb(YoloSettings, "run")
+def run(settings: YoloSettings) -> int:
+    """Load, quantize, scan, plan, export, bench and report.
+
+    Folds BatchNorm, re-parameterises RepVGG blocks, quantizes convolutions by rules that fit TensorRT and calibrates
+    them with ModelOpt; then does what `sensitivity run` does. DFL and the decoding of boxes stay float.
+
+    The run directory then holds a task file, task.py, to read and change; every other verb works on it.
+
+    \b
+    sensitivity yolo run --weights yolov8n.pt --data coco.yaml --max-drop 0.3pt
+    sensitivity yolo run --weights best.pt --data instances.json --calib train/images --imgsz 320
+
+    Exit codes: 0 target met, 2 target missed, 1 error.
+    """  # noqa: D301 - a backspace keeps click from wrapping the lines below it
+    from sensitivity import api
+    from sensitivity.cli.progress import bar
+    from sensitivity.cli.render import show
+    from sensitivity.workflows.yolo import prepare
+
+    click.echo("Loading, quantizing and calibrating (minutes for a large model).", err=True)
+    own = prepare(settings)
+    plan = api.run(own, bar)
+    assert own.out is not None
+    show(own.out, ranking=True, latency=True)
+    click.echo(f"Report: {own.out / 'report.html'}")
+    return 0 if plan.met else 2
+
+
+@click.group("yolo")
+def command() -> None:
+    """A YOLO of the ultralytics package lost accuracy in INT8: which layers stay out of it?
+
+    Give a weights file (v5u, v8, v9, v10, 11, 12, 26; detection, and boxes of segmentation and pose models, and
+    classification) and labelled images. YOLOv5, v6 and v7 of their own repositories: examples/06 to 08.
+    Only an ONNX file: give it to `sensitivity run`.
+    """
+
+
+command.add_command(run)

@@ -1,0 +1,168 @@
+"""A YOLO of the ultralytics package: from a weights file and labelled images to a run directory.
+
+    settings = YoloSettings(weights=Path("yolov8n.pt"), data=Path("coco.yaml"), max_drop="0.3pt")
+    api.run(prepare(settings))
+
+A task file lies in the run directory afterwards, so every verb works on it alone and it can be changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensitivity.config import RunSettings, YoloChoices, YoloSettings
+from sensitivity.errors import TaskError, WriteError
+from sensitivity.files import write_whole
+from sensitivity.journal.journal import refuse_used
+from sensitivity.run_dir import RunDir
+from sensitivity.tasks.base import EvaluateTask, Task
+from sensitivity.tasks.classification import classification_task, from_folder, random_parts
+from sensitivity.tasks.detection import SIZES, Decode, ImageBatches, detection_task, random_splits
+from sensitivity.tasks.detection_boxes import Suppression, decode_bins, decode_corners, decode_ultralytics
+from sensitivity.tasks.detection_labels import LabelledImage
+from sensitivity.tasks.images import centre_crop
+from sensitivity.workflows.yolo_data import calibration_files, has_train_images, labelled, unlabelled
+from sensitivity.workflows.yolo_quantize import quantized
+from sensitivity.workflows.yolo_weights import Yolo, give_raw, load_yolo
+
+SEED = 0
+SET_ASIDE: Mapping[str, float] = {"calib": 0.2, "rank": 0.4, "confirm": 0.2, "holdout": 0.2}
+NO_SUPPRESSION = 1.0
+"""An overlap that no two boxes exceed."""
+
+TASK_FILE = '''\
+"""{name}, quantized by ModelOpt and judged on {data}.
+
+Written by `sensitivity yolo run`. Change it to see what happens: a changed task needs a run directory of its own.
+"""
+
+from sensitivity.workflows import yolo
+
+
+def task():
+    return yolo.task(
+{arguments}
+    )
+'''
+
+
+def prepare(settings: YoloSettings) -> RunSettings:
+    """Write the task file into the run directory, and return the settings of the run of it.
+
+    With `resume` a task file that is there is kept as it is. Raises RunDirError where the folder holds another run,
+    WriteError where it cannot be written.
+    """
+    out = settings.out or Path("runs") / settings.weights.stem
+    refuse_used(RunDir(out).journal, settings.resume)
+    file = out / "task.py"
+    if not (settings.resume and file.exists()):
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise WriteError(f"Expected to write to {out}, got {error.strerror}; choose another --out.") from error
+        write_whole(file, task_file(settings).encode())
+    own = {field.name: getattr(settings, field.name) for field in fields(RunSettings) if hasattr(settings, field.name)}
+    return RunSettings(**own | {"task": f"{file}:task", "out": out})
+
+
+def task_file(choices: YoloChoices) -> str:
+    """The text of a task file with these choices; those that are as by default are left out, paths are absolute."""
+    lines = []
+    for field in fields(YoloChoices):
+        value = getattr(choices, field.name)
+        if field.default is MISSING or value != field.default or field.name == "imgsz":
+            shown = str(_absolute(value)) if isinstance(value, Path) else value
+            lines.append(f"        {field.name}={shown!r},")
+    return TASK_FILE.format(name=choices.weights.name, data=choices.data.name, arguments="\n".join(lines))
+
+
+def task(weights: str | Path, data: str | Path, **choices: Any) -> Task | EvaluateTask:
+    """The task of a weights file on labelled images. choices: the other fields of `YoloChoices`.
+
+    Raises MissingPackage, and TaskError for weights or data that cannot be used.
+    """
+    paths = {name: Path(choices[name]) for name in ("image_folder", "calib") if choices.get(name) is not None}
+    settings = YoloChoices(**{"weights": Path(weights), "data": Path(data)} | choices | paths)
+    yolo = load_yolo(settings.weights, end2end=settings.end2end, trust=settings.trust_weights)
+    if settings.imgsz < yolo.stride or settings.imgsz % yolo.stride:
+        raise TaskError(
+            f"Expected --imgsz to be a multiple of {yolo.stride}, the coarsest step of {settings.weights.name}, got "
+            f"{settings.imgsz}; use {max(round(settings.imgsz / yolo.stride), 1) * yolo.stride}."
+        )
+    if yolo.kind == "classify":
+        return _classifier(yolo, settings)
+    return _detector(yolo, settings)
+
+
+def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
+    found = labelled(settings.data, yolo.names, split=settings.split, folder=settings.image_folder).images
+    found = _drawn(found, settings.limit)
+    splits, calib = _splits(found, settings)
+    decode = _decode(yolo, settings)
+    batches = ImageBatches(calib, size=settings.imgsz, batch=settings.batch)
+    model = quantized(
+        yolo.model, (inputs for inputs, _ in batches), method=settings.calib_method, dfl=settings.quantize_dfl
+    )
+    rule = Suppression(iou=NO_SUPPRESSION) if yolo.end2end else Suppression()
+    names, size, batch = yolo.names, settings.imgsz, settings.batch
+    if settings.evaluator == "ultralytics":
+        from sensitivity.workflows.yolo_validator import validator_task
+
+        return validator_task(model, yolo, splits, settings)
+    found_task = detection_task(model, splits, names, size=size, batch=batch, decode=decode, rule=rule)
+    return found_task if yolo.kind == "detect" else replace(found_task, metric=f"box {found_task.metric}")
+
+
+def _decode(yolo: Yolo, settings: YoloChoices) -> Decode:
+    """What the outputs of the model mean; with --output raw the model is changed to give those."""
+    if settings.output == "raw":
+        give_raw(yolo)
+        strides = tuple(int(step) for step in yolo.head.stride)
+        return partial(decode_bins, size=settings.imgsz, strides=strides)
+    if yolo.end2end:
+        return partial(decode_corners, classes=len(yolo.names))
+    return partial(decode_ultralytics, classes=len(yolo.names))
+
+
+def _splits(
+    images: Sequence[LabelledImage], settings: YoloChoices
+) -> tuple[dict[str, tuple[LabelledImage, ...]], list[LabelledImage]]:
+    """Images for "rank", "confirm" and "holdout", and those to calibrate with."""
+    source = settings.calib or (settings.data if has_train_images(settings.data) else None)
+    if source is None:
+        parts = random_splits(images, sizes=SET_ASIDE, seed=SEED)
+        return parts, list(parts.pop("calib"))[: settings.calib_images]
+    files = calibration_files(source)
+    order = np.random.default_rng(SEED).permutation(len(files))[: settings.calib_images]
+    return random_splits(images, sizes=SIZES, seed=SEED), [unlabelled(files[at]) for at in sorted(order)]
+
+
+def _drawn(images: Sequence[LabelledImage], limit: int | None) -> tuple[LabelledImage, ...]:
+    """At most `limit` of the images, drawn at random, in their order."""
+    if limit is None or limit >= len(images):
+        return tuple(images)
+    return tuple(images[at] for at in sorted(random_parts(len(images), {"drawn": limit}, SEED)["drawn"]))
+
+
+def _classifier(yolo: Yolo, settings: YoloChoices) -> Task:
+    """Top-1 on a folder with one folder per class, prepared as ultralytics does it."""
+    if not settings.data.is_dir():
+        raise TaskError(f"Expected --data to be a folder with one folder per class, got {settings.data}.")
+    root = settings.data / settings.split if (settings.data / settings.split).is_dir() else settings.data
+    transform = centre_crop(settings.imgsz, resize=settings.imgsz, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    splits = from_folder(root, transform=transform, batch=settings.batch, seed=SEED)
+    some = -(-settings.calib_images // settings.batch)
+    inputs = (inputs for number, (inputs, _) in enumerate(splits.pop("calib")) if number < some)
+    model = quantized(yolo.model, inputs, method=settings.calib_method)
+    return classification_task(model, splits)
+
+
+def _absolute(path: Path) -> Path:
+    """Absolute, except for the bare name of a data set that comes with ultralytics."""
+    return path.resolve() if path.exists() or path.parent != Path() else path

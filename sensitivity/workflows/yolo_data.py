@@ -1,0 +1,203 @@
+"""Labelled images in the forms that YOLO users have: a data YAML, COCO JSON, or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensitivity.errors import MissingPackage, TaskError
+from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages, coco_images, labelled_files, yolo_images
+from sensitivity.tasks.images import SUFFIXES, image_files
+
+FORMS = "a data YAML, a COCO JSON file, or a folder that holds images and labels"
+
+
+def labelled(data: Path, names: Sequence[str], *, split: str, folder: Path | None = None) -> LabelledImages:
+    """The labelled images of a data set, checked to have the classes of the model.
+
+    data: a data YAML as ultralytics takes it; COCO JSON, whose images lie in `folder` or in `images` beside it; or a
+    folder with `images` and `labels` (YOLO text files). names: classes of the model. split: of a YAML.
+    Raises TaskError where something is missing or the classes are not as many as the model's.
+    """
+    if data.is_dir():
+        images, labels = (data / "images", data / "labels") if (data / "images").is_dir() else (data, data)
+        return yolo_images(images, labels, names)
+    if data.suffix == ".json":
+        found = coco_images(data, folder or _beside(data))
+        _check_classes(found.names, names, data)
+        return found
+    if data.suffix in {".yaml", ".yml"}:
+        return _from_yaml(data, names, split)
+    got = "another kind of file" if data.exists() else f"nothing there (from {Path.cwd()})"
+    raise TaskError(f"Expected --data to be {FORMS}, got {data}: {got}.")
+
+
+def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
+    """Image files to calibrate with, from any of the same forms; labels are not needed. Of a YAML its train part."""
+    if data.is_dir():
+        files = image_files(data)
+    elif data.suffix == ".json":
+        files = [image.file for image in coco_images(data, folder or _beside(data)).images]
+    elif data.suffix in {".yaml", ".yml"}:
+        file = _find_yaml(data)
+        files = split_files(_read_yaml(file), file, "train")
+    else:
+        got = "another kind of file" if data.exists() else "nothing there"
+        raise TaskError(f"Expected --calib to be {FORMS}, got {data}: {got}.")
+    if not files:
+        raise TaskError(
+            f"Expected images to calibrate with at {data}, got none that end in {', '.join(sorted(SUFFIXES))}."
+        )
+    return files
+
+
+def unlabelled(file: Path) -> LabelledImage:
+    """An image of which only the pixels are wanted."""
+    return LabelledImage(file, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+
+
+def has_train_images(data: Path) -> bool:
+    """Whether this is a data YAML whose train part is there."""
+    if data.suffix not in {".yaml", ".yml"}:
+        return False
+    try:
+        return bool(calibration_files(data))
+    except TaskError:
+        return False
+
+
+def yaml_for_validator(path: Path, images: Mapping[str, Sequence[LabelledImage]], names: Sequence[str]) -> Path:
+    """Write a data set that ultralytics can read, with one list of images for each split, below `path`.
+
+    Images are links in `images`, and their labels text files in `labels`, as ultralytics wants them. Crowds are left
+    out. Returns the YAML file.
+    """
+    from sensitivity.tasks.detection_images import image_size
+
+    for kind in ("images", "labels"):
+        (path / kind).mkdir(parents=True, exist_ok=True)
+    for split, some in images.items():
+        lines = []
+        for number, image in enumerate(some):
+            link = path / "images" / f"{split}-{number:06d}{image.file.suffix.lower()}"
+            if not link.exists():
+                link.symlink_to(image.file.resolve())
+            width, height = image.size or image_size(image.file)
+            rows = [
+                f"{label} {(x1 + x2) / 2 / width:.8f} {(y1 + y2) / 2 / height:.8f} {(x2 - x1) / width:.8f} {(y2 - y1) / height:.8f}"
+                for (x1, y1, x2, y2), label, crowd in zip(image.boxes, image.classes, image.crowd, strict=True)
+                if not crowd
+            ]
+            (path / "labels" / link.with_suffix(".txt").name).write_text("\n".join(rows))
+            lines.append(str(link))
+        (path / f"{split}.txt").write_text("\n".join(lines))
+    listed = "\n".join(f"  {number}: {name!r}" for number, name in enumerate(names))
+    splits = "\n".join(f"{split}: {split}.txt" for split in images)
+    file = path / "data.yaml"
+    file.write_text(f"path: {path}\ntrain: {next(iter(images))}.txt\n{splits}\nnames:\n{listed}\n")
+    return file
+
+
+def _from_yaml(data: Path, names: Sequence[str], split: str) -> LabelledImages:
+    file = _find_yaml(data)
+    content = _read_yaml(file)
+    declared = content.get("names")
+    own = tuple(map(str, declared.values() if isinstance(declared, Mapping) else declared or ()))
+    _check_classes(own or range(int(content.get("nc") or len(names))), names, file)
+    files = split_files(content, file, split)
+    return LabelledImages(labelled_files(files, [label_file(image) for image in files], len(names)), tuple(names))
+
+
+def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path]:
+    """The image files that a data YAML lists for a split. Raises TaskError where a folder or list is not there."""
+    entries = content.get(split)
+    if not entries:
+        parts = [key for key in ("train", "val", "test") if content.get(key)]
+        raise TaskError(f"Expected {file} to name the images of {split!r}, got {', '.join(parts) or 'no part'} only.")
+    files: list[Path] = []
+    for entry in [entries] if isinstance(entries, str) else entries:
+        place = _place(str(content.get("path") or ""), str(entry), file, split)
+        files += image_files(place) if place.is_dir() else _listed(place)
+    if not files:
+        raise TaskError(f"Expected images for {split!r} of {file}, got none in {entries}.")
+    return files
+
+
+def label_file(image: Path) -> Path:
+    """Where ultralytics looks for the labels of an image: `labels` in the place of the last `images` of its path.
+
+    >>> label_file(Path("/data/images/val/7.jpg")).as_posix()
+    '/data/labels/val/7.txt'
+    """
+    before, found, after = image.as_posix().rpartition("/images/")
+    return (Path(f"{before}/labels/{after}") if found else image).with_suffix(".txt")
+
+
+def _place(root: str, entry: str, file: Path, split: str) -> Path:
+    """The folder or list that an entry means. ultralytics looks for a relative `path` in its own folder of data sets;
+    here the folders of the YAML file and of the call come first."""
+    roots = [file.parent, Path.cwd(), Path.cwd() / "datasets"]
+    tried = [one / root / entry for one in roots]
+    if entry.startswith("../"):  # as Roboflow writes it, and ultralytics reads it
+        tried += [one / root / entry[3:] for one in roots]
+    found = next((one for one in tried if one.exists()), None)
+    if found is None:
+        raise TaskError(
+            f"Expected the images of {split!r} in {file} to be at {tried[0].resolve()}, got nothing there; correct "
+            "`path` in it. Nothing is downloaded."
+        )
+    return found.resolve()
+
+
+def _listed(place: Path) -> list[Path]:
+    lines = [line.strip() for line in place.read_text().splitlines() if line.strip()]
+    files = [place.parent / line for line in lines]  # an absolute path stays as it is
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise TaskError(
+            f"Expected the {len(files)} images listed in {place}, got {len(missing)} missing, first {missing[0]}."
+        )
+    return files
+
+
+def _find_yaml(data: Path) -> Path:
+    """The file; where there is none and only a name is given, the one that comes with ultralytics."""
+    if data.is_file():
+        return data
+    if data.parent == Path():
+        from sensitivity.workflows.yolo_weights import ultralytics
+
+        own = Path(ultralytics().__file__).parent / "cfg" / "datasets" / data.name
+        if own.is_file():
+            return own
+    raise TaskError(f"Expected a data YAML at {data}, got nothing there (from {Path.cwd()}).")
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingPackage("pyyaml", "reading a data YAML", "yolo") from None
+    try:
+        content = yaml.safe_load(file.read_text(errors="replace"))
+    except yaml.YAMLError as error:
+        raise TaskError(f"Expected YAML in {file}, got: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise TaskError(f"Expected {file} to hold path, train, val and names, got {type(content).__name__}.")
+    return content
+
+
+def _beside(annotations: Path) -> Path:
+    return annotations.parent / "images"
+
+
+def _check_classes(own: Sequence[Any], names: Sequence[str], data: Path) -> None:
+    if len(own) != len(names):
+        shown = ", ".join(map(str, own[:3])) + (", ..." if len(own) > 3 else "")
+        raise TaskError(
+            f"Expected {data} to have the {len(names)} classes of the weights, got {len(own)} ({shown}); use the data "
+            "that the model was trained for."
+        )

@@ -1,0 +1,80 @@
+"""ultralytics' own validator as the judge: one number for each whole evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sensitivity.config import YoloChoices
+from sensitivity.errors import TaskError
+from sensitivity.tasks.base import EvaluateTask
+from sensitivity.tasks.detection import ImageBatches
+from sensitivity.tasks.detection_labels import LabelledImage
+from sensitivity.workflows.yolo_data import yaml_for_validator
+from sensitivity.workflows.yolo_weights import Yolo
+
+
+def validator_task(
+    model: Any, yolo: Yolo, splits: Mapping[str, Sequence[LabelledImage]], settings: YoloChoices
+) -> EvaluateTask:
+    """A task whose metric is mAP50-95 as `DetectionValidator` of ultralytics computes it, 0..1.
+
+    Raises TaskError for a model that is no detector, an output that it does not read, or a torchvision that does not
+    import.
+    """
+    if yolo.kind != "detect" or yolo.end2end or settings.output == "raw":
+        got = (
+            f"a model that does {yolo.kind}"
+            if yolo.kind != "detect"
+            else "--end2end"
+            if yolo.end2end
+            else "--output raw"
+        )
+        raise TaskError(
+            f"Expected a detector that gives decoded boxes for --evaluator ultralytics, got {got}; leave one of them out."
+        )
+    _require_torchvision()
+    folder = Path(tempfile.mkdtemp(prefix="sensitivity-yolo-"))
+    data = yaml_for_validator(folder, splits, yolo.names)
+    judge = partial(evaluate, data=data, imgsz=settings.imgsz, batch=settings.batch, folder=folder)
+    first = ImageBatches(splits["rank"][: settings.batch], size=settings.imgsz, batch=settings.batch)
+    return EvaluateTask(
+        model,
+        evaluate=partial(judge, split="rank"),
+        confirm=partial(judge, split="confirm"),
+        holdout=partial(judge, split="holdout"),
+        example_inputs=next(iter(first))[0],
+        metric="mAP50-95",
+    )
+
+
+def evaluate(model: Any, *, data: Path, split: str, imgsz: int, batch: int, folder: Path) -> float:
+    """mAP50-95 of a model, or of an exported file, on one split of a data YAML."""
+    from ultralytics.models.yolo.detect import DetectionValidator
+
+    settings = {
+        "data": str(data), "split": split, "imgsz": imgsz, "batch": batch, "rect": False, "plots": False,
+        "workers": 0, "verbose": False, "task": "detect", "device": "cpu",
+    }  # fmt: skip
+    if not hasattr(model, "forward"):
+        settings["model"] = str(model)
+        model = None
+    with contextlib.redirect_stdout(io.StringIO()):
+        stats = DetectionValidator(args=settings, save_dir=folder)(model=model)
+    return float(stats["metrics/mAP50-95(B)"])
+
+
+def _require_torchvision() -> None:
+    try:
+        import torchvision  # noqa: F401
+    except Exception as error:
+        said = " ".join(str(error).split())[:150]
+        raise TaskError(
+            f"Expected torchvision to import for --evaluator ultralytics, got {type(error).__name__}: {said}; install "
+            "the build that belongs to your torch, or leave --evaluator out."
+        ) from error

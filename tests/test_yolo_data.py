@@ -1,0 +1,106 @@
+"""Labelled images of a YOLO user, in each form, and what is said where they are not as they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from yolo_models import NAMES, coco, images, yolo_folder
+
+from sensitivity.errors import TaskError
+from sensitivity.tasks.detection import ImageBatches
+from sensitivity.workflows.yolo_data import calibration_files, label_file, labelled, yaml_for_validator
+
+
+def boxes_of(found) -> list[list[float]]:
+    return [image.boxes.round(3).tolist() for image in found.images]
+
+
+def test_a_folder_a_list_and_a_data_yaml_of_the_same_images_give_the_same_boxes(tmp_path):
+    yaml = yolo_folder(tmp_path, count=4)
+    by_yaml = labelled(yaml, NAMES, split="val")
+    listed = sorted((tmp_path / "images" / "val").iterdir())
+    (tmp_path / "val.txt").write_text("\n".join(f"./images/val/{file.name}" for file in listed))
+    (tmp_path / "list.yaml").write_text("val: val.txt\nnc: 3\n")
+    by_list = labelled(tmp_path / "list.yaml", NAMES, split="val")
+    assert boxes_of(by_yaml) == boxes_of(by_list)
+    assert [image.classes.tolist() for image in by_yaml.images] == [[0], [1], [2], [0]]
+    other = tmp_path / "other"
+    other.mkdir()
+    for kind in ("images", "labels"):
+        (other / kind).symlink_to(tmp_path / kind / "val")
+    assert boxes_of(labelled(other, NAMES, split="val")) == boxes_of(by_yaml)
+
+
+def test_images_of_odd_sizes_and_in_grey_are_read_as_rgb_squares(tmp_path):
+    found = labelled(coco(tmp_path, 6), NAMES, split="val")
+    inputs, targets = next(iter(ImageBatches(found.images, size=32, batch=6)))
+    assert inputs.shape == (6, 3, 32, 32)
+    assert targets["geometry"][:, 4:].tolist()[:2] == [[48, 64], [96, 50]]
+    grey = inputs[2].numpy()
+    assert np.array_equal(grey[0], grey[1])
+
+
+def test_the_images_of_a_coco_file_may_lie_elsewhere(tmp_path):
+    annotations = coco(tmp_path, 3)
+    (tmp_path / "images").rename(tmp_path / "pictures")
+    assert len(labelled(annotations, NAMES, split="val", folder=tmp_path / "pictures").images) == 3
+    with pytest.raises(TaskError, match="3 missing"):
+        labelled(annotations, NAMES, split="val")
+
+
+def test_labels_lie_where_ultralytics_looks_for_them():
+    data_utils = pytest.importorskip("ultralytics.data.utils")
+    for path in ("/d/images/val/a.b.jpg", "/d/images/x/images/7.png", "/d/pictures/7.png"):
+        assert [label_file(Path(path)).as_posix()] == data_utils.img2label_paths([path])
+
+
+@pytest.mark.parametrize(
+    ("content", "split", "message"),
+    [
+        ("val: images/val\nnames: [cat, dog]\n", "val", r"3 classes of the weights, got 2 \(cat, dog\)"),
+        ("val: images/val\nnc: 4\n", "val", "3 classes of the weights, got 4"),
+        ("path: nowhere\nval: images/val\nnc: 3\n", "val", "to be at .*nowhere/images/val, got nothing there; correct `path`"),
+        ("train: images/train\nval: images/val\nnc: 3\n", "test", "name the images of 'test', got train, val only"),
+        ("- a\n- b\n", "val", "to hold path, train, val and names, got list"),
+        ("val: [\n", "val", "Expected YAML in"),
+        ("val: empty\nnc: 3\n", "val", "Expected images for 'val' .* got none in empty"),
+        ("val: list.txt\nnc: 3\n", "val", r"1 images listed in .*list\.txt, got 1 missing, first .*gone\.jpg"),
+    ],
+)  # fmt: skip
+def test_a_data_yaml_that_is_not_as_it_should_be_is_told_in_one_sentence(tmp_path, content, split, message):
+    yolo_folder(tmp_path, count=3)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "list.txt").write_text("gone.jpg\n")
+    (tmp_path / "bad.yaml").write_text(content)
+    with pytest.raises(TaskError, match=message):
+        labelled(tmp_path / "bad.yaml", NAMES, split=split)
+
+
+def test_missing_data_and_unknown_forms_are_told(tmp_path):
+    (tmp_path / "data.csv").write_text("")
+    with pytest.raises(TaskError, match="Expected a data YAML at .*none.yaml, got nothing there"):
+        labelled(tmp_path / "none.yaml", NAMES, split="val")
+    with pytest.raises(TaskError, match="data.csv: another kind of file"):
+        labelled(tmp_path / "data.csv", NAMES, split="val")
+    with pytest.raises(TaskError, match=r"data \(from .*: nothing there|data: nothing there"):
+        labelled(tmp_path / "data", NAMES, split="val")
+
+
+def test_calibration_images_need_no_labels(tmp_path):
+    images(tmp_path / "some" / "deep", 3)
+    assert len(calibration_files(tmp_path / "some")) == 3
+    assert len(calibration_files(coco(tmp_path / "coco", 5))) == 5
+    (tmp_path / "none").mkdir()
+    with pytest.raises(TaskError, match="Expected images to calibrate with at .*none, got none"):
+        calibration_files(tmp_path / "none")
+
+
+def test_a_data_set_written_for_the_validator_holds_the_same_boxes(tmp_path):
+    found = labelled(coco(tmp_path / "coco", 4), NAMES, split="val")
+    file = yaml_for_validator(tmp_path / "own", {"rank": found.images[:3], "confirm": found.images[3:]}, NAMES)
+    again = labelled(file, NAMES, split="rank")
+    for one, other in zip(found.images[:3], again.images, strict=True):
+        np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-4)
+        assert np.array_equal(one.classes, other.classes)
