@@ -125,7 +125,7 @@ def exact_steps(
     variants = [Variant(f"without {unit.name}", frozenset(unit.quantizers)) for unit in units]
     parts: list[list[Scores]] = []
     with open_journal(folder / "journal.jsonl", {"benchmark": "exact"}, resume=False) as journal:
-        measurer = Measurer(task, lambda: Timed(backends[0], clock), journal)
+        measurer = Measurer(task, lambda _: Timed(backends[0], clock), journal)
         batches = measurer.stream(variants, "rank", "scan")
         while True:
             with clock.on("wall"):

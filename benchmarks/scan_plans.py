@@ -45,7 +45,7 @@ def raced(
     start = time.perf_counter()
     setup: list[float] = []
 
-    def simulator() -> Simulator:
+    def simulator(_: object) -> Simulator:
         before = time.perf_counter()
         made = simulator_for(source, example, memory=memory)
         setup.append(time.perf_counter() - before)

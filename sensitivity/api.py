@@ -126,7 +126,9 @@ def out_of(settings: ScanSettings | RunSettings) -> Path:
 
 def _session(settings: ScanSettings | RunSettings, progress: Progress) -> AbstractContextManager[Session]:
     memory = None if settings.memory is None else settings.memory * 2**20
-    return open_session(settings.task, out_of(settings), resume=settings.resume, memory=memory, progress=progress)
+    return open_session(
+        settings.task, out_of(settings), resume=settings.resume, choices=settings, memory=memory, progress=progress
+    )
 
 
 def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) -> Scan:
@@ -192,7 +194,7 @@ def _export(session: Session, chosen: Plan, command: str, targets: Sequence[Lowe
                 units,
                 chosen.skip,
                 run_dir.path,
-                fingerprint=source.fingerprint(),
+                fingerprint=str(session.measurer.journal.head["model"]),
                 calibration=session.inputs(),
             )
             advance(1, 0)
@@ -288,6 +290,7 @@ def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
         settings=shown(settings),
         environment=environment(),
         warnings=session.warnings,
+        scales=session.scales,
     )
 
 

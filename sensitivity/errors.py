@@ -60,10 +60,21 @@ class MissingPackage(SensitivityError):
 def unknown_name(what: str, got: str, known: Iterable[str]) -> NamesError:
     """The error for a name that matches nothing, with the closest names that exist."""
     names = sorted(known)
-    close = difflib.get_close_matches(got, names, n=3, cutoff=0.4)
-    hint = (
-        f"Close names: {', '.join(close)}."
-        if close
-        else f"Known: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
+    return NamesError(
+        f"Expected {what} to match exactly one of {len(names)} names, got {got!r}. {_close_names(got, names)}"
     )
-    return NamesError(f"Expected {what} to match exactly one of {len(names)} names, got {got!r}. {hint}")
+
+
+def unmatched(option: str, pattern: str, known: Iterable[str]) -> NamesError:
+    """The error for a name or pattern that matches nothing, with the closest names that exist."""
+    names = sorted(known)
+    return NamesError(
+        f"Expected {option} to match at least one name, got {pattern!r} (0 of {len(names)}). {_close_names(pattern, names)}"
+    )
+
+
+def _close_names(got: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(got, names, n=3, cutoff=0.4)
+    if close:
+        return f"Close names: {', '.join(close)}."
+    return f"Known: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."

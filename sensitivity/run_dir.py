@@ -25,6 +25,7 @@ class RunInfo:
     """run.json: what a run is of and how to repeat it.
 
     commands: verb -> the command that last ran it. simulator: its name and the reason it was chosen; None until used.
+    scales: quantizers that share one range, in the scan and in what is exported.
     samples: forwarded in all, over all verbs and resumes. seconds: verb -> wall time of its last run.
     """
 
@@ -43,6 +44,7 @@ class RunInfo:
     settings: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    scales: tuple[tuple[str, ...], ...] = ()
 
 
 class RunDir:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from sensitivity.config import UnitChoices
 from sensitivity.errors import ModelError, TaskError
+from sensitivity.export.placement import unified_scales
+from sensitivity.export.relations import Placed, placed
 from sensitivity.journal.journal import Head, open_journal, refuse_used
-from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
-from sensitivity.records import SPLITS, Unit
+from sensitivity.quantizers.alternatives import with_alternatives
+from sensitivity.quantizers.base import QuantizedModel, check_calibrated
+from sensitivity.records import SPLITS, Range, Unit
 from sensitivity.registry import FAMILIES, load
-from sensitivity.run_dir import RunDir
+from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import measured_signal
@@ -42,7 +46,9 @@ NOT_HELD_OUT = (
 @dataclass(frozen=True)
 class Session:
     """reference: the task as the user gave it. task: always with batches; an EvaluateTask has been turned into one.
-    example: one batch of inputs, for export; None where the task has none. warnings: what the reader must know."""
+    example: one batch of inputs, for export; None where the task has none. warnings: what the reader must know.
+    scales: quantizers that share one range for as long as the session is open. own_ranges: those that they had before,
+    where the shared one differs."""
 
     reference: str
     task: Task
@@ -52,6 +58,8 @@ class Session:
     measurer: Measurer
     example: Any
     warnings: tuple[str, ...]
+    scales: tuple[tuple[str, ...], ...] = ()
+    own_ranges: tuple[Range, ...] = ()
 
     @property
     def has_samples(self) -> bool:
@@ -97,10 +105,17 @@ class SomeBatches:
 
 @contextmanager
 def open_session(
-    reference: str, out: Path, *, resume: bool, memory: int | None = None, progress: Progress = silent
+    reference: str,
+    out: Path,
+    *,
+    resume: bool,
+    choices: UnitChoices | None = None,
+    memory: int | None = None,
+    progress: Progress = silent,
 ) -> Iterator[Session]:
-    """Load the task and open the journal of `out`.
+    """Load the task, unify the ranges that an engine wants to be one, and open the journal of `out`.
 
+    choices: what the units are; None takes the units and shared ranges in run.json, from the scan.
     memory: bytes that the simulator may hold besides the weights; None takes a quarter of what is free.
     Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run), JournalMismatch.
     """
@@ -109,18 +124,31 @@ def open_session(
     source = quantized_model(loaded.model)
     check_calibrated(source.quantizers)
     task = with_batches(loaded) if isinstance(loaded, EvaluateTask) else loaded
-    run_dir, head = RunDir(out), head_of(task, source, reference)
-    with open_journal(run_dir.journal, head, resume=resume) as journal:
-        yield Session(
-            reference=reference,
-            task=task,
-            source=source,
-            units=layers(source.quantizers),
-            run_dir=run_dir,
-            measurer=Measurer(task, lambda: _simulator(loaded, source, memory), journal, progress),
-            example=_example(loaded),
-            warnings=source.warnings + _warnings(loaded, head),
-        )
+    run_dir, example = RunDir(out), _example(loaded)
+    found = placed(source, example, choices) if choices else _as_scanned(run_dir.info())
+    with unified_scales(source, found.scales) if found.scales else nullcontext(()) as own_ranges:
+        head = head_of(task, source, reference) | ({"scales": found.scales} if found.scales else {})
+        with open_journal(run_dir.journal, head, resume=resume) as journal:
+
+            def simulator(offered: tuple[Range, ...]) -> Simulator:
+                return _simulator(loaded, with_alternatives(source, offered), memory)
+
+            yield Session(
+                reference=reference,
+                task=task,
+                source=source,
+                units=found.units,
+                run_dir=run_dir,
+                measurer=Measurer(task, simulator, journal, progress),
+                example=example,
+                warnings=(*source.warnings, *_warnings(loaded, head), *found.warnings),
+                scales=found.scales,
+                own_ranges=own_ranges,
+            )
+
+
+def _as_scanned(info: RunInfo) -> Placed:
+    return Placed(info.units, info.scales)
 
 
 def quantized_model(model: Any) -> QuantizedModel:
@@ -148,7 +176,7 @@ def with_batches(task: EvaluateTask) -> Task:
     return Task(task.model, data, lambda output, _: [output], metric=task.metric, full_scale=task.full_scale)
 
 
-def head_of(task: Task, source: QuantizedModel, reference: str) -> Head:
+def head_of(task: Task, source: QuantizedModel, reference: str) -> dict[str, Any]:
     """What the measurements of a journal are of: anything that would change them."""
     return {
         "task": task_digest(reference),

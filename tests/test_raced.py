@@ -44,7 +44,7 @@ def raced(task: Task, path: Path, budget: Budget, target: Target | None = None) 
     quantizers = task.model.quantizers
     units = layers(quantizers)
     with open_journal(path, {}, resume=True) as journal:
-        measurer = Measurer(task, lambda: FakeSimulator(task.model), journal)
+        measurer = Measurer(task, lambda _: FakeSimulator(task.model), journal)
         signal = measured_signal(measurer, units, quantizers, Signal("difference", difference))
         scan = raced_scan(measurer, units, quantizers, "disable", signal, budget)
         plan = choose_plan(measurer, units, quantizers, scan, target) if target else None
@@ -92,7 +92,7 @@ def test_a_sequential_judge_agrees_with_the_whole_split_where_the_answer_is_clea
     task = fake_task()
     units = layers(task.model.quantizers)
     with open_journal(tmp_path / "j", {}, resume=False) as journal:
-        measurer = Measurer(task, lambda: FakeSimulator(task.model), journal)
+        measurer = Measurer(task, lambda _: FakeSimulator(task.model), journal)
         (float_scores,) = measurer.scores([baselines(task.model.quantizers)["float"]], "confirm", "")
         judge = SequentialJudge(measurer, units, 0.9, float_scores)
         refused, met = judge(()), judge(tuple(HARM))

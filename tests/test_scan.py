@@ -40,7 +40,7 @@ def run_scan(
 ) -> tuple[Scan, FakeSimulator, Measurer]:
     simulator = FakeSimulator(task.model)
     with open_journal(path, {"model": "fake"}, resume=resume) as journal:
-        measurer = Measurer(task, lambda: simulator, journal)
+        measurer = Measurer(task, lambda _: simulator, journal)
         result = scan(measurer, layers(task.model.quantizers), task.model.quantizers, mode)  # type: ignore[arg-type]
     return result, simulator, measurer
 
@@ -135,7 +135,7 @@ def plan_for(task: Task, path: Path, target: Target) -> Any:
     result, simulator, _ = run_scan(task, path)
     quantizers = task.model.quantizers
     with open_journal(path, {"model": "fake"}, resume=True) as journal:
-        measurer = Measurer(task, lambda: simulator, journal)
+        measurer = Measurer(task, lambda _: simulator, journal)
         return choose_plan(measurer, layers(quantizers), quantizers, result, target)
 
 

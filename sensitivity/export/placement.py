@@ -13,7 +13,8 @@ from typing import Any
 from sensitivity.errors import ModelError
 from sensitivity.onnx_graph import groups
 from sensitivity.onnx_graph.marks import ModuleOutput, is_mark
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.records import Range
 
 RESIDUAL = "residual_quantizer"
 
@@ -25,39 +26,37 @@ def scale_groups(source: QuantizedModel, example_inputs: Any) -> tuple[tuple[str
     """
     from sensitivity.export.trace import trace
 
-    return groups.shared_scales(trace(source, example_inputs))
+    return tuple(meeting.quantizers for meeting in groups.meetings(trace(source, example_inputs)))
 
 
 @contextmanager
-def unified_scales(source: QuantizedModel, names: Iterable[Sequence[str]]) -> Iterator[tuple[tuple[str, ...], ...]]:
+def unified_scales(source: QuantizedModel, names: Iterable[Sequence[str]]) -> Iterator[tuple[Range, ...]]:
     """Inside the `with`, every group of quantizers has the largest amax of its members; before and after it, their own.
 
-    Yields the groups that changed. Raises ModelError for a quantizer without a per-tensor amax.
+    Yields the own ranges of the quantizers that changed. Raises ModelError for a model whose ranges cannot be changed,
+    or a quantizer without a per-tensor amax.
     """
-    ranges = [[_amax(source, name) for name in group] for group in names]
-    before = [[amax.clone() for amax in group] for group in ranges]
-    changed = []
-    try:
-        for group, members in zip(names, ranges, strict=True):
-            largest = max(float(amax) for amax in members)
-            if any(float(amax) != largest for amax in members):
-                changed.append(tuple(group))
-            for amax in members:
-                amax.fill_(largest)
+    if not isinstance(source, Recalibratable):
+        raise ModelError(f"Expected a model whose ranges can be changed, got one of {source.source}.")
+    own = [[_per_tensor(source.range(name)) for name in group] for group in names]
+    changed: list[Range] = []
+    shared: list[Range] = []
+    for group in own:
+        largest = max(one.amax[0] for one in group)
+        lower = [one for one in group if one.amax[0] != largest]
+        changed += lower
+        shared += [Range(one.quantizer, "shared", (largest,)) for one in lower]
+    with source.with_ranges(shared):
         yield tuple(changed)
-    finally:
-        for members, values in zip(ranges, before, strict=True):
-            for amax, value in zip(members, values, strict=True):
-                amax.copy_(value)
 
 
-def _amax(source: QuantizedModel, name: str) -> Any:
-    amax = getattr(source.model.get_submodule(name), "_amax", None)
-    if amax is None or amax.numel() != 1:
+def _per_tensor(one: Range) -> Range:
+    if one.axis is not None or len(one.amax) != 1:
         raise ModelError(
-            f"Expected {name} to have one amax to share with its group, got {amax}; calibrate it per tensor."
+            f"Expected {one.quantizer} to have one amax to share with its group, got {len(one.amax)}; "
+            "calibrate it per tensor."
         )
-    return amax.detach()
+    return one
 
 
 def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> tuple[str, ...]:

@@ -1,6 +1,10 @@
-"""Which activation quantizers must share one scale, and where the residual inputs of skip connections are."""
+"""What belongs together in a traced graph: quantizers that must share one scale, the inputs of residual adds."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -12,17 +16,32 @@ SAME_VALUES = {
 }  # fmt: skip
 """Operations that move values, or choose among them, without making new ones. Resize too, where it takes the nearest."""
 
+ACTIVATIONS = {
+    "BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "HardSwish", "Sigmoid", "Tanh", "Mish", "Gelu",
+    "Softplus", "Identity",
+}  # fmt: skip
+SUMS = {"Add", "Sum"}
 
-def shared_scales(model: ir.Model) -> tuple[tuple[str, ...], ...]:
-    """Groups of two or more quantizers, in the graph's order, that see the same values or parts of one Concat.
 
-    model: traced, with its quantizers still marked. Unequal scales there cost a requantization in the engine. Weights
-    are in no group.
+@dataclass(frozen=True)
+class Meeting:
+    """Quantizers that see the same values ("fan-out"), or parts of what one Concat joins ("concat"). Two or more."""
+
+    kind: Literal["fan-out", "concat"]
+    quantizers: tuple[str, ...]
+
+
+def meetings(model: ir.Model) -> tuple[Meeting, ...]:
+    """Quantizers that should share one scale, in the graph's order: unequal ones cost a requantization in the engine.
+
+    model: traced, with its quantizers still marked. Weights are in no group.
     """
     parents: dict[ir.Value, ir.Value] = {}
+    joined = []
     for node in model.graph:
         inputs = [value for value in node.inputs if value is not None and qdq.constant(value) is None]
-        if node.op_type == "Concat":
+        if node.op_type == "Concat" and inputs:
+            joined.append(node.outputs[0])
             _join(parents, [*inputs, *node.outputs])
         elif inputs and _keeps_values(node):
             _join(parents, [inputs[0], *node.outputs])
@@ -31,7 +50,44 @@ def shared_scales(model: ir.Model) -> tuple[tuple[str, ...], ...]:
         source = node.inputs[0] if is_mark(node, "Quantizer") else None
         if source is not None and qdq.constant(source) is None:
             groups.setdefault(_root(parents, source), {})[node.attributes.get_string("name")] = None
-    return tuple(tuple(names) for names in groups.values() if len(names) > 1)
+    concats = {_root(parents, value) for value in joined}
+    return tuple(
+        Meeting("concat" if root in concats else "fan-out", tuple(names))
+        for root, names in groups.items()
+        if len(names) > 1
+    )
+
+
+def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str, ...], ...]:
+    """Of each Add of two values: the layers that give them, through BatchNorm and activations, two or more.
+
+    model: traced, with marks. layers: names of quantized modules. A quantizer on an input of the Add counts for the
+    module that holds it.
+    """
+    found: dict[tuple[str, ...], None] = {}
+    for node in model.graph:
+        inputs = [value for value in node.inputs if value is not None]
+        if node.op_type != "Add" or len(inputs) != 2 or any(qdq.constant(value) is not None for value in inputs):
+            continue
+        given = dict.fromkeys(name for value in inputs for name in _givers(value, layers))
+        if len(given) > 1:
+            found[tuple(given)] = None
+    return tuple(found)
+
+
+def branched_blocks(model: ir.Model) -> tuple[tuple[str, ...], ...]:
+    """RepVGG blocks in their training form: the convolutions of one tensor, two or more, that one sum adds up."""
+    found: list[tuple[str, ...]] = []
+    for node in model.graph:
+        if node.op_type not in SUMS or _is_term(node):
+            continue
+        branches: dict[ir.Value, list[str]] = {}
+        for value in _terms(node):
+            branch = _branch(value)
+            if branch is not None:
+                branches.setdefault(branch[0], []).append(branch[1])
+        found += [tuple(names) for names in branches.values() if len(names) > 1]
+    return tuple(found)
 
 
 def residual_inputs(model: ir.Model) -> tuple[ir.Value, ...]:
@@ -50,6 +106,79 @@ def residual_inputs(model: ir.Model) -> tuple[ir.Value, ...]:
         elif _of_weighted(second):
             found[first] = None
     return tuple(value for value in found if not _is_quantized(value))
+
+
+def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
+    """The layer that gives this value, and those whose quantizers it passed since."""
+    node = value.producer()
+    while node is not None and node.inputs[0] is not None:
+        if is_mark(node, "Quantizer"):
+            holder = node.attributes.get_string("name").rpartition(".")[0]
+            if holder in layers:
+                yield holder
+        elif is_mark(node, "Output"):
+            module = node.attributes.get_string("module")
+            if module in layers:
+                yield module
+                return
+        elif not _is_activation(node):
+            return
+        node = node.inputs[0].producer()
+
+
+def _is_activation(node: ir.Node) -> bool:
+    """BatchNorm, or an activation with its value as its first input; x * sigmoid(x) too."""
+    if node.op_type == "Mul":
+        gate = node.inputs[1].producer() if node.inputs[1] is not None else None
+        return gate is not None and gate.op_type in {"Sigmoid", "HardSigmoid"} and gate.inputs[0] is node.inputs[0]
+    return node.op_type in ACTIVATIONS
+
+
+def _is_term(node: ir.Node) -> bool:
+    """Whether this sum is only a term of another one."""
+    users = [user for value in node.outputs for user in _users(value)]
+    return any(user.op_type in SUMS for user in users)
+
+
+def _users(value: ir.Value) -> Iterator[ir.Node]:
+    for user in value.consumers():
+        if is_mark(user, "Output"):
+            yield from _users(user.outputs[0])
+        else:
+            yield user
+
+
+def _terms(node: ir.Node) -> Iterator[ir.Value]:
+    for value in node.inputs:
+        inner = _unmarked(value).producer() if value is not None else None
+        if inner is not None and inner.op_type in SUMS:
+            yield from _terms(inner)
+        elif value is not None:
+            yield value
+
+
+def _branch(value: ir.Value) -> tuple[ir.Value, str] | None:
+    """(what a convolution reads, the module it is) where one gives this value, perhaps through BatchNorm."""
+    module = None
+    node = value.producer()
+    while node is not None and node.inputs[0] is not None:
+        if is_mark(node, "Output"):
+            module = node.attributes.get_string("module")
+        elif node.op_type == "Conv":
+            return (_unquantized(node.inputs[0]), module) if module is not None else None
+        elif node.op_type != "BatchNormalization":
+            return None
+        node = node.inputs[0].producer()
+    return None
+
+
+def _unquantized(value: ir.Value) -> ir.Value:
+    """The value before the marks behind it."""
+    node = value.producer()
+    while node is not None and node.domain == DOMAIN and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
 
 
 def _keeps_values(node: ir.Node) -> bool:

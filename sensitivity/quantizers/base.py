@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from sensitivity.errors import ModelError
-from sensitivity.records import Grid, Quantizer, Unit
+from sensitivity.records import Grid, Quantizer, Range, Unit
 
 
 class QuantizedModel(Protocol):
@@ -39,11 +39,33 @@ class QuantizedModel(Protocol):
         ...
 
 
+@runtime_checkable
+class Recalibratable(Protocol):
+    """A calibrated model whose quantizers can take other ranges: what shared scales and recalibration need."""
+
+    def range(self, name: str) -> Range:
+        """The range that a quantizer has now. Raises ModelError where it has no fixed one on an integer grid."""
+        ...
+
+    def with_ranges(self, ranges: Iterable[Range]) -> AbstractContextManager[None]:
+        """Give quantizers these ranges inside the `with`; those before it are restored after it, also after an
+        exception. Raises NamesError for an unknown quantizer, ModelError for one without an integer grid."""
+        ...
+
+    def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
+        """Ranges that other methods of calibration find for these quantizers; none where there is no other.
+        forward: runs the model on the calibration data."""
+        ...
+
+
 def layers(quantizers: Iterable[Quantizer]) -> tuple[Unit, ...]:
     """Group quantizers into layers by exact layer name, in the model's order.
 
-    >>> layers([Quantizer("a.input_quantizer", "a", "input", 8, None), Quantizer("a.weight_quantizer", "a", "weight", 8, 0)])
-    (Unit(name='a', quantizers=('a.input_quantizer', 'a.weight_quantizer')),)
+    >>> [unit] = layers(
+    ...     [Quantizer("a.input_quantizer", "a", "input", 8, None), Quantizer("a.weight_quantizer", "a", "weight", 8, 0)]
+    ... )
+    >>> unit.name, unit.quantizers
+    ('a', ('a.input_quantizer', 'a.weight_quantizer'))
     """
     grouped: dict[str, list[str]] = {}
     for quantizer in quantizers:

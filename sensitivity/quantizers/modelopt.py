@@ -25,6 +25,7 @@ class ModelOptModel(TensorQuantizerModel):
     toolkit = "ModelOpt"
     how = "quantize the model with modelopt.torch.quantization.quantize(model, config, forward_loop)"
     package = "modelopt"
+    calibrators = "modelopt.torch.quantization.calib"
     transposed = (
         "give ModelOpt's quant_cfg {'quantizer_name': '*weight_quantizer', 'parent_class': 'nn.ConvTranspose2d', 'cfg': "
         "{'num_bits': 8, 'axis': 1}} behind its other entries"

@@ -24,25 +24,31 @@ def _(x: Tensor, index: int) -> Tensor:
 
 
 class _Mark(nn.Module):
-    def __init__(self, index: int) -> None:
+    def __init__(self, indices: list[int]) -> None:
         super().__init__()
-        self.index = index
+        self.indices = indices
         self.training = False
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.sensitivity.quantizer(x, self.index)  # type: ignore[no-any-return]
+        for index in self.indices:
+            x = torch.ops.sensitivity.quantizer(x, index)
+        return x
 
 
 def marked_copy(source: QuantizedModel) -> nn.Module:
     """A copy of the model, for tracing only, with a `quantizer_node` in the place of each enabled quantizer.
 
     Weights and buffers are shared with the user's model, so the copy costs no memory and must not be changed.
-    A quantizer that has several names is replaced under all of them.
+    A quantizer that has several names is replaced under all of them. Other ranges for a quantizer (`alternatives`)
+    have nodes of their own in front of its own one: the graph enables one of them at a time.
     """
     model = source.model
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     marked: nn.Module = copy.deepcopy(model, shared)
-    marks = {id(marked.get_submodule(each.name)): _Mark(index) for index, each in enumerate(source.quantizers)}
+    indices: dict[str, list[int]] = {}
+    for index, each in enumerate(source.quantizers):
+        indices.setdefault(each.replaces or each.name, []).append(index)
+    marks = {id(marked.get_submodule(name)): _Mark(places) for name, places in indices.items()}
     for module in list(marked.modules()):
         for attribute, child in list(module._modules.items()):
             if id(child) in marks:
@@ -100,7 +106,8 @@ class OwnQuantizer:
     fresh = False
 
     def __init__(self, source: QuantizedModel, name: str) -> None:
-        self._module: Any = source.model.get_submodule(name)
+        find = getattr(source, "module", source.model.get_submodule)  # a range offered has no module of its own
+        self._module: Any = find(name)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._module(x)  # type: ignore[no-any-return]

@@ -34,6 +34,7 @@ class PytorchQuantizationModel(TensorQuantizerModel):
     toolkit = "pytorch-quantization"
     how = "call pytorch_quantization.quant_modules.initialize() before the model is made, and calibrate it"
     package = "pytorch_quantization"
+    calibrators = "pytorch_quantization.calib"
     transposed = (
         "call QuantConvTranspose2d.set_default_quant_desc_weight(QuantDescriptor(axis=1)) before the model is made"
     )

@@ -7,15 +7,16 @@ imported it already.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError, unknown_name
-from sensitivity.records import Grid, Quantizer, Role
+from sensitivity.quantizers.ranges import other_ranges, own_range, ranges_set
+from sensitivity.records import Grid, Quantizer, Range, Role
 
 SMALLEST_AMAX = 2.0**-24
 """Both toolkits (`_tensor_quant`) replace every value of a channel by 0 where amax is not above this."""
@@ -29,7 +30,7 @@ class TensorQuantizerModel:
     the first. Raises ModelError where the model has no enabled quantizer.
 
     toolkit, how: its name in messages, and how to quantize with it. transposed: how to get scales along axis 1 for the
-    weights of transposed convolutions. package: of its classes. flags: every switch of a
+    weights of transposed convolutions. package: of its classes. calibrators: the module that has its `HistogramCalibrator`. flags: every switch of a
     quantizer, and what else its forward writes. settings: what, next to its buffers, decides the values it gives.
     """
 
@@ -37,6 +38,7 @@ class TensorQuantizerModel:
     toolkit: ClassVar[str]
     how: ClassVar[str]
     package: ClassVar[str]
+    calibrators: ClassVar[str]
     transposed: ClassVar[str]
     flags: ClassVar[tuple[str, ...]]
     settings: ClassVar[tuple[str, ...]]
@@ -88,6 +90,30 @@ class TensorQuantizerModel:
     def amax(self, name: str) -> Any:
         """The largest absolute value that a quantizer can give, a tensor that broadcasts against what it quantizes."""
         return self._amax(self._enabled[name])
+
+    def range(self, name: str) -> Range:
+        """The range that a quantizer has now, as `with_ranges` takes it."""
+        self.grid(name)
+        module = self._enabled[name]
+        amax = self._amax(module)
+        if amax is not getattr(module, "_amax", None):
+            raise ModelError(f"Expected {name} to have a range that can be changed, got a learned or scaled one.")
+        return own_range(name, amax, self._axis(module))
+
+    def with_ranges(self, ranges: Iterable[Range]) -> AbstractContextManager[None]:
+        ranges = tuple(ranges)
+        for one in ranges:
+            self.range(one.quantizer)
+        return ranges_set(self._enabled, ranges, {one.quantizer: self._dimensions(one.quantizer) for one in ranges})
+
+    def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
+        return other_ranges(self, names, forward)
+
+    def _dimensions(self, name: str) -> int:
+        """How many axes the tensor that this quantizer gets has, as far as per-channel ranges need it."""
+        amax = self._enabled[name]._amax
+        weight = getattr(self.model.get_submodule(name.rpartition(".")[0]), "weight", None)
+        return max(int(amax.ndim), 0 if weight is None else int(weight.ndim))
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()

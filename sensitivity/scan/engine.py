@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.journal.journal import Journal
-from sensitivity.records import Scores, Variant
+from sensitivity.records import Range, Scores, Variant
 from sensitivity.scan.progress import Advance, Progress, silent
 from sensitivity.signals.base import Signal
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_digest, batch_size
+
+MakeSimulator = Callable[[tuple[Range, ...]], Simulator]
 
 
 class Reader:
@@ -44,20 +47,43 @@ class Reader:
 class Measurer:
     """Scores of variants on splits, from the journal where it has them and from the simulator where not.
 
-    simulator: called once, when the first sample has to be forwarded.
+    simulator: called with the ranges that it has to offer, when the first sample has to be forwarded and again when
+        others are needed.
     samples: how many samples have been forwarded (one variant on one sample counts one).
     """
 
-    def __init__(
-        self, task: Task, simulator: Callable[[], Simulator], journal: Journal, progress: Progress = silent
-    ) -> None:
+    def __init__(self, task: Task, simulator: MakeSimulator, journal: Journal, progress: Progress = silent) -> None:
         self.task = task
         self.journal = journal
         self.progress = progress
         self.samples = 0
+        self.ranges: tuple[Range, ...] = ()
         self._make_simulator = simulator
         self._simulator: Simulator | None = None
+        self._offered: tuple[Range, ...] = ()
         self._checked: set[tuple[str, int]] = set()
+
+    def offer(self, ranges: Iterable[Range]) -> None:
+        """Say which ranges variants will use from now on, so that one simulator serves them all."""
+        wanted = tuple(dict.fromkeys(ranges))
+        if not set(wanted) <= set(self._offered):
+            self._offered, self._simulator = wanted, None
+
+    @contextmanager
+    def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
+        """Inside the `with`, quantizers have these ranges in every variant, unless it gives them others."""
+        before = self.ranges
+        self.ranges = tuple(ranges)
+        try:
+            yield
+        finally:
+            self.ranges = before
+
+    def of(self, variant: Variant) -> Variant:
+        """The variant as it is measured: with the ranges of now, and none for what is disabled."""
+        own = {one.quantizer for one in variant.ranges}
+        ranges = [*variant.ranges, *(one for one in self.ranges if one.quantizer not in own)]
+        return replace(variant, ranges=frozenset(one for one in ranges if one.quantizer not in variant.disabled))
 
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
         """Per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the order of `variants`."""
@@ -66,6 +92,7 @@ class Measurer:
 
     def stream(self, variants: Sequence[Variant], split: str, what: str) -> Iterator[list[Scores]]:
         """The same batch by batch, each measured when it is asked for: who has seen enough stops asking."""
+        variants = [self.of(variant) for variant in variants]
         reader = Reader(self.task, split)
         count = len(self.task.data[split])
         missing = sum(self.journal.scores(v, split, batch) is None for v in variants for batch in range(count))
@@ -77,6 +104,7 @@ class Measurer:
         self, variants: Sequence[Variant], split: str, batch: int, reader: Reader, advance: Advance
     ) -> list[Scores]:
         """Scores of each variant on one batch."""
+        variants = [self.of(variant) for variant in variants]
         distinct = {variant.key: variant for variant in variants}.values()
         missing = [variant for variant in distinct if self.journal.scores(variant, split, batch) is None]
         if missing:
@@ -91,6 +119,7 @@ class Measurer:
         signal: its name is part of the journal's key. first: how many batches.
         """
         split = f"rank: {signal.name}"
+        variants = [self.of(variant) for variant in variants]
         reader = Reader(self.task, "rank")
         with self.progress(f"signal: {signal.name}", first) as advance:
             for batch in range(first):
@@ -104,6 +133,7 @@ class Measurer:
 
     def known(self, variant: Variant, split: str) -> Scores:
         """Scores of the first batches of `split` that have been measured; at least one must have been."""
+        variant = self.of(variant)
         parts: list[Scores] = []
         while (scores := self.journal.scores(variant, split, len(parts))) is not None:
             parts.append(scores)
@@ -124,8 +154,14 @@ class Measurer:
     @property
     def simulator(self) -> Simulator:
         if self._simulator is None:
-            self._simulator = self._make_simulator()
+            self._simulator = self._make_simulator(self._offered)
         return self._simulator
+
+    def _simulator_for(self, variants: Iterable[Variant]) -> Simulator:
+        needed = {one for variant in variants for one in variant.ranges}
+        if not needed <= set(self._offered):
+            self.offer(dict.fromkeys([*self._offered, *sorted(needed, key=lambda one: one.key)]))
+        return self.simulator
 
     def simulator_used(self) -> Simulator | None:
         """None where nothing has been forwarded."""
@@ -136,7 +172,7 @@ class Measurer:
         size = batch_size(inputs)
         where = f" on batch {batch} of split {split!r}"
         measured: list[tuple[Variant, Scores]] = []
-        for index, output in self.simulator.outputs(inputs, [variant.disabled for variant in variants]):
+        for index, output in self._simulator_for(variants).outputs(inputs, [each.switched for each in variants]):
             measured.append((variants[index], checked_scores(self.task, output, targets, size, where)))
             self.samples += size
         for variant, scores in measured:
@@ -156,7 +192,7 @@ class Measurer:
         float_outputs = [array.copy() for array in flat_outputs(output)]
         self.samples += batch_size(inputs)
         measured: list[tuple[Variant, Scores]] = []
-        for index, output in self.simulator.outputs(inputs, [variant.disabled for variant in variants]):
+        for index, output in self._simulator_for(variants).outputs(inputs, [each.switched for each in variants]):
             measured.append((variants[index], signal.of(float_outputs, flat_outputs(output))))
             self.samples += batch_size(inputs)
         for variant, values in measured:

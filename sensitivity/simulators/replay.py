@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sensitivity.errors import unknown_name
+from sensitivity.quantizers.alternatives import replacing
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.native import OwnQuantizer, marked_copy, native_quantizers
 from sensitivity.simulators.calls import device_of, to_device
@@ -46,6 +47,7 @@ class ReplaySimulator:
         self._source = source
         self._memory = memory
         self._bits = {quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)}
+        self._offered = frozenset(quantizer.name for quantizer in source.quantizers if quantizer.replaces)
         self._quantizers = native_quantizers(source, own=own)
         self._marked = _marked(source)
         self._own = any(isinstance(quantizer, OwnQuantizer) for quantizer in self._quantizers)
@@ -105,7 +107,7 @@ class ReplaySimulator:
             return
         ((_, theirs),) = ToggleSimulator(self._source).outputs(inputs, [frozenset()])
         with self._ready():
-            ((_, ours),) = graph.outputs(pieces, [0], self._memory)
+            ((_, ours),) = graph.outputs(pieces, [self._mask(frozenset())], self._memory)
         distance = difference(theirs, ours)
         if distance > TOLERANCE:
             self._refused[shape] = Untraceable(f"its traced graph differs from it by {distance:.1e}")
@@ -113,12 +115,12 @@ class ReplaySimulator:
         self._checked.add(shape)
 
     def _mask(self, variant: frozenset[str]) -> int:
-        mask = 0
-        for name in variant:
-            if name not in self._bits:
-                raise unknown_name("a quantizer's name", name, self._bits)
-            mask |= self._bits[name]
-        return mask
+        """Bits of what the graph leaves out: disabled quantizers, those replaced by another range, ranges not in use."""
+        for name in variant - self._bits.keys():
+            raise unknown_name("a quantizer's name", name, self._bits)
+        replaced = replacing(self._source.quantizers, variant)
+        out = ((variant | self._offered) - set(replaced.values())) | replaced.keys()
+        return sum(self._bits[name] for name in out)
 
     def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]]]:
         """The batch as micro-batches, and the graph for them; as one where splitting does not pay or changes a bit."""

@@ -1,0 +1,91 @@
+"""A calibrated model that offers other ranges for its quantizers, so that any mix of them can be measured at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from sensitivity.errors import ModelError, unknown_name
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.records import Grid, Quantizer, Range
+
+
+class Alternatives:
+    """A `QuantizedModel` in which each range offered is one more quantizer, named by its key, off by default.
+
+    What `disabled` takes are switches: the name of a quantizer turns it off, the key of a range puts the range in the
+    place of the quantizer's own. For a quantizer that is off its ranges do nothing; of several ranges the first counts.
+    """
+
+    def __init__(self, source: QuantizedModel, ranges: Iterable[Range]) -> None:
+        if not isinstance(source, Recalibratable):
+            raise ModelError(f"Expected a model whose ranges can be changed, got one of {source.source}.")
+        self.source = source.source
+        self.model: Any = source.model
+        self.warnings = source.warnings
+        self._own: QuantizedModel = source
+        self._set = source.with_ranges
+        self._ranges = {one.key: one for one in ranges}
+        by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
+        offered = tuple(_as_quantizer(by_name[one.quantizer], one) for one in self._ranges.values())
+        self.quantizers = (*source.quantizers, *offered)
+
+    @contextmanager
+    def disabled(self, names: Iterable[str]) -> Iterator[None]:
+        wanted = frozenset(names)
+        for name in sorted(wanted - {quantizer.name for quantizer in self.quantizers}):
+            raise unknown_name("a quantizer's name", name, (quantizer.name for quantizer in self.quantizers))
+        with self._set(in_use(self.quantizers, wanted, self._ranges)), self._own.disabled(wanted - self._ranges.keys()):
+            yield
+
+    def grid(self, name: str) -> Grid:
+        if name not in self._ranges:
+            return self._own.grid(name)
+        with self._set([self._ranges[name]]):
+            return self._own.grid(self._ranges[name].quantizer)
+
+    def amax(self, name: str) -> Any:
+        """As the adapter has it; None for models that are quantized otherwise."""
+        find = getattr(self._own, "amax", None)
+        if find is None or name not in self._ranges:
+            return find(name) if find else None
+        with self._set([self._ranges[name]]):
+            return find(self._ranges[name].quantizer)
+
+    def module(self, name: str) -> Any:
+        """The user's own module; for a range offered, a copy that has it."""
+        if name not in self._ranges:
+            return self.model.get_submodule(name)
+        with self._set([self._ranges[name]]):
+            return copy.deepcopy(self.model.get_submodule(self._ranges[name].quantizer))
+
+    def fingerprint(self) -> str:
+        return self._own.fingerprint()
+
+
+def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> QuantizedModel:
+    """The model itself where there are no ranges. Raises ModelError where its ranges cannot be changed."""
+    ranges = tuple(ranges)
+    return Alternatives(source, ranges) if ranges else source
+
+
+def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[str, str]:
+    """Quantizer -> key of the range that takes its place when these names are switched."""
+    switched = frozenset(switched)
+    found: dict[str, str] = {}
+    for quantizer in quantizers:
+        original = quantizer.replaces
+        if original is not None and quantizer.name in switched and original not in switched:
+            found.setdefault(original, quantizer.name)
+    return found
+
+
+def in_use(quantizers: Iterable[Quantizer], switched: Iterable[str], ranges: dict[str, Range]) -> list[Range]:
+    return [ranges[key] for key in replacing(quantizers, switched).values()]
+
+
+def _as_quantizer(quantizer: Quantizer, one: Range) -> Quantizer:
+    return replace(quantizer, name=one.key, axis=one.axis, replaces=quantizer.name)

@@ -1,0 +1,150 @@
+"""Other ranges for `TensorQuantizer` modules: set for a while, and found by their toolkit's own calibrators."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.records import Quantizer, Range
+
+if TYPE_CHECKING:
+    from sensitivity.quantizers.tensor_quantizer import TensorQuantizerModel
+
+PERCENTILES = (99.9, 99.99)
+STRIDE = 16
+"""Of 2048 bins, how many to go on between two ranges tried for entropy: ModelOpt's loop over them is in Python."""
+
+CHANNEL_AXIS = {"ConvTranspose1d": 1, "ConvTranspose2d": 1, "ConvTranspose3d": 1}
+"""Of the weight, where it is not 0."""
+
+Amax = tuple[float, ...]
+
+
+@contextmanager
+def ranges_set(modules: Mapping[str, Any], ranges: Iterable[Range], dims: Mapping[str, int]) -> Iterator[None]:
+    """Each quantizer module has this range inside the `with`, its own before and after it.
+
+    dims: how many axes the tensor of a per-channel range has.
+    """
+    import torch
+
+    before: list[tuple[Any, Any, Any]] = []
+    try:
+        for one in ranges:
+            module = modules[one.quantizer]
+            own = module._buffers["_amax"]
+            before.append((module, own, module._axis))
+            amax = torch.tensor(one.amax, dtype=own.dtype, device=own.device)
+            if one.axis is not None:
+                amax = amax.reshape([-1 if axis == one.axis else 1 for axis in range(dims[one.quantizer])])
+            module._buffers["_amax"] = amax.reshape(own.shape) if amax.numel() == own.numel() else amax
+            vars(module)["_axis"] = module._axis if one.axis == _first(module._axis) else one.axis
+        yield
+    finally:
+        for module, own, axis in reversed(before):
+            module._buffers["_amax"] = own
+            vars(module)["_axis"] = axis
+
+
+def own_range(name: str, amax: Any, axis: int | None) -> Range:
+    return Range(name, "own", _values(amax), axis)
+
+
+def other_ranges(source: TensorQuantizerModel, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
+    """Ranges that the toolkit's calibrators find for these quantizers, in the order of `names`.
+
+    Activations with one range per tensor: percentiles, MSE and entropy of what reaches them in float, as calibration
+    does it. Weights with one range per tensor: one per output channel. Quantizers for which there is nothing else, and
+    those that no batch reaches, get nothing. forward: runs the model on the calibration data.
+    """
+    by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
+    wanted = [by_name[name] for name in dict.fromkeys(names) if by_name[name].axis is None]
+    activations = [one for one in wanted if one.role != "weight" and isinstance(_module(source, one)._num_bits, int)]
+    found = {one.name: per_channel(source, one) for one in wanted if one.role == "weight"}
+    found |= _calibrated(source, activations, forward)
+    return tuple(one for quantizer in wanted for one in found.get(quantizer.name, ()))
+
+
+def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Range, ...]:
+    """One range per output channel for a weight that has one in all. None for grouped transposed convolutions: TensorRT
+    takes no quantized ones."""
+    layer = source.model.get_submodule(quantizer.layer)
+    kind = next((name for base in type(layer).__mro__ if (name := base.__name__) in CHANNEL_AXIS), "")
+    weight = getattr(layer, "weight", None)
+    if weight is None or weight.ndim < 2 or (kind and layer.groups > 1):
+        return ()
+    axis = CHANNEL_AXIS.get(kind, 0)
+    amax = weight.detach().abs().amax(dim=[other for other in range(weight.ndim) if other != axis])
+    if not bool((amax > 0).all()):
+        return ()
+    return (Range(quantizer.name, "per channel", _values(amax), axis),)
+
+
+def _calibrated(
+    source: TensorQuantizerModel, quantizers: list[Quantizer], forward: Callable[[], None]
+) -> dict[str, tuple[Range, ...]]:
+    import torch
+
+    if not quantizers:
+        return {}
+    histogram = importlib.import_module(source.calibrators).HistogramCalibrator
+    seen: dict[str, Any] = {}
+    with ExitStack() as stack:
+        for one in quantizers:
+            module = _module(source, one)
+            seen[one.name] = histogram(one.bits, None, bool(module._unsigned))
+            stack.callback(module.register_forward_pre_hook(_collector(seen[one.name])).remove)
+        stack.enter_context(source.disabled(each.name for each in source.quantizers))
+        stack.enter_context(torch.no_grad())
+        forward()
+    return {name: _ranges_of(name, calibrator) for name, calibrator in seen.items()}
+
+
+def _collector(calibrator: Any) -> Any:
+    def hook(module: Any, args: Any) -> None:
+        calibrator.collect(args[0].detach())
+
+    return hook
+
+
+def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
+    if calibrator._calib_hist is None:
+        return ()
+    tried = {f"percentile {share}": {"method": "percentile", "percentile": share} for share in PERCENTILES}
+    tried["entropy"] = {"method": "entropy", "stride": STRIDE}
+    amaxes = {method: float(calibrator.compute_amax(**options)) for method, options in tried.items()}
+    levels = 2 ** (calibrator._num_bits - 1 + int(calibrator._unsigned)) - 1
+    counts, edges = (np.asarray(each, np.float64) for each in (calibrator._calib_hist, calibrator._calib_bin_edges))
+    amaxes["mse"] = lowest_error(counts, edges, levels)
+    good = {method: float(np.float32(amax)) for method, amax in amaxes.items() if np.isfinite(amax) and amax > 0}
+    return tuple(Range(name, method, (amax,)) for method, amax in good.items())
+
+
+def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels: int) -> float:
+    """The amax with the smallest squared error of quantization, among the edges of a histogram of absolute values.
+
+    counts: float[bins]. edges: float[bins + 1], ascending from 0. levels: of the positive half, 127 for INT8.
+    ModelOpt 0.47's own search hands the number of bits to `fake_tensor_quant` as a bias, and finds ranges of noise.
+    """
+    centres = (edges[1:] + edges[:-1]) / 2
+    tried = edges[len(edges) // 16 :: STRIDE // 4]
+    steps = tried[:, None] / levels
+    error = (np.minimum(np.rint(centres / steps), levels) * steps - centres) ** 2 @ counts
+    return float(tried[error.argmin()])
+
+
+def _module(source: TensorQuantizerModel, quantizer: Quantizer) -> Any:
+    return source.model.get_submodule(quantizer.name)
+
+
+def _values(amax: Any) -> Amax:
+    return tuple(float(value) for value in amax.detach().float().cpu().reshape(-1))
+
+
+def _first(axis: Any) -> Any:
+    return axis[0] if isinstance(axis, (tuple, list)) and len(axis) == 1 else axis
