@@ -11,6 +11,7 @@ FAMILIES: dict[str, dict[str, str]] = {
     "quantizers": {
         "modelopt": "sensitivity.quantizers.modelopt:ModelOptModel",
         "pytorch_quantization": "sensitivity.quantizers.pytorch_quantization:PytorchQuantizationModel",
+        "pt2e": "sensitivity.quantizers.pt2e:Pt2eModel",
     },
     "signals": {"sqnr": "sensitivity.signals.distortion:SQNR", "kl": "sensitivity.signals.distortion:KL"},
     "planners": {

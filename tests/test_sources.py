@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from models import quantized
 from pq_models import quantized_by_pq
+from pt2e_models import quantized_by_pt2e
 
 from sensitivity.session import quantized_model
 from sensitivity.testing.reference import LAYERS, Reference, reference_inputs, reference_network
@@ -34,6 +35,22 @@ class TestPytorchQuantization(SourceConformance):
     def uncalibrate(self, model: Any) -> str:
         del model.block.conv1._input_quantizer._amax
         return "block.conv1._input_quantizer"
+
+
+class TestPt2e(SourceConformance):
+    source_name = "pt2e"
+
+    def make(self) -> Any:
+        return quantized_by_pt2e(reference_network(), reference_inputs())
+
+    def uncalibrate(self, model: Any) -> str:
+        """What torchao gives where no data passed."""
+        convolutions = [node for node in model.graph.nodes if "conv2d" in str(node.target)]
+        dequantize = convolutions[1].args[0]
+        for node in (dequantize, dequantize.args[0]):
+            node.args = (node.args[0], 1.0, 0, *node.args[3:])
+        model.recompile()
+        return "block.conv1.input_quantizer"
 
 
 @pytest.mark.parametrize(
@@ -65,3 +82,11 @@ def ranking_of(conformance: SourceConformance) -> dict[str, float]:
     source = quantized_model(conformance.make())
     simulator, *_ = conformance.simulators(source)
     return ranking(source, simulator, [conformance.inputs(seed) for seed in (1, 2)])
+
+
+SOURCES = (TestModelOpt, TestPytorchQuantization, TestPt2e)
+
+
+@pytest.mark.parametrize("other", SOURCES[1:], ids=lambda kind: kind.source_name)
+def test_the_same_model_ranks_the_same_through_every_source(other: type[SourceConformance]) -> None:
+    assert check_same_ranking(ranking_of(TestModelOpt()), ranking_of(other())) > 0.999

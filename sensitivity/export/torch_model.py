@@ -18,7 +18,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import module_outputs
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.fold_constants import FoldConstants
-from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight
+from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight, check_grid
 from sensitivity.onnx_graph.passes.name_nodes import NameNodes
 from sensitivity.onnx_graph.passes.quantize_once import QuantizeOnce
 from sensitivity.onnx_graph.passes.take_marks import TakeMarks
@@ -52,6 +52,8 @@ def export_files(
     from sensitivity.export.trace import trace
 
     disabled = disabled_by_variant(source, units, skip)
+    for quantizer in source.quantizers:
+        check_grid(quantizer.name, source.grid(quantizer.name))
     weights, _ = quantized_weights(source, example_inputs)
     traced = trace(source, example_inputs)
     grids = {quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers}

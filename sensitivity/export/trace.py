@@ -44,7 +44,10 @@ def trace(source: QuantizedModel, example_inputs: Any, *, every_module: bool = F
     mark_outputs(model, {name for name, _ in model.named_modules()} if every_module else layers)
     names, tensors = flat_inputs(to_device(example_inputs, "cpu"))
     structures: list[tuple[list[str], str]] = []
-    model.forward = flat_forward(model.forward, example_inputs, structures)
+    forward = flat_forward(model.forward, example_inputs, structures)
+    if hasattr(model, "graph"):  # the exporter would take the graph of a torch.fx module for a scripted one
+        model = nn.ModuleDict({"model": model})
+    model.forward = forward
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         proto = _export(model, names, tensors)

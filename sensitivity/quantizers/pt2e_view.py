@@ -1,0 +1,321 @@
+"""The graph of a PT2E model with its quantize/dequantize pairs as modules that can be switched."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from sensitivity.errors import ModelError
+from sensitivity.records import Role
+
+NAMESPACE = "quantized_decomposed"
+DEQUANTIZE = {
+    torch.ops.quantized_decomposed.dequantize_per_tensor.default: False,
+    torch.ops.quantized_decomposed.dequantize_per_channel.default: True,
+}
+"""The ops with fixed scales, and whether they are per channel."""
+QUANTIZE = {
+    torch.ops.quantized_decomposed.quantize_per_tensor.default,
+    torch.ops.quantized_decomposed.quantize_per_channel.default,
+}
+GUARDS = "_guards_fn"
+"""What torch.export adds to check inputs by; a graph with it cannot be exported again."""
+
+
+class PairQuantizer(nn.Module):
+    """One pair: quantizes to its grid and back, in the arithmetic of the ops of PT2E; gives x itself while `_disabled`.
+
+    axis: None per tensor. scale: float64 as the op has it, or float32[channels]. zero_point: the same as integers.
+    """
+
+    fresh = True
+
+    def __init__(self, scale: Any, zero_point: Any, axis: int | None, low: int, high: int) -> None:
+        super().__init__()
+        self.axis, self.low, self.high = axis, low, high
+        self.scale, self.zero_point = scale, zero_point
+        self._disabled = False
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._disabled:
+            return x
+        scale, zero_point = self._along(self.scale, x), self._along(self.zero_point, x)
+        levels = torch.mul(x.float(), 1.0 / scale).round_().add_(zero_point).clamp_(self.low, self.high)
+        return levels.sub_(zero_point).mul_(scale)
+
+    def _along(self, value: Any, x: Tensor) -> Any:
+        shape = [-1 if at == self.axis else 1 for at in range(x.ndim)]
+        return value if self.axis is None else value.to(x.device).reshape(shape)
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """The place of an argument that is another node's value."""
+
+    at: int
+
+
+class Operation(nn.Module):
+    """One op of the graph, called with the values of its arguments; quantizers stand in front of some of them.
+
+    fed: place of an argument -> attribute of its quantizer. template: (args, kwargs) with a `_Slot` for each value.
+    """
+
+    def __init__(self, target: Callable[..., Any], template: Any, fed: dict[int, str]) -> None:
+        super().__init__()
+        self.target, self.template, self.fed = target, template, fed
+        self.training = False
+
+    def forward(self, *values: Any) -> Any:
+        given = [getattr(self, self.fed[at])(value) if at in self.fed else value for at, value in enumerate(values)]
+        args, kwargs = fx.node.map_aggregate(self.template, lambda a: given[a.at] if isinstance(a, _Slot) else a)
+        return self.target(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A quantizer of the view. folded: its weight is stored as integers, and the float weight is gone."""
+
+    name: str
+    layer: str
+    role: Role
+    module: PairQuantizer
+    folded: bool
+
+
+class View:
+    """module: a GraphModule that computes what `model` does and shares its weights. quantizers: in the graph's order.
+
+    Every op that reads a dequantized value becomes an `Operation`, named by the module of the user's code that it came
+    from, which holds a quantizer for each such value: `conv1.input_quantizer`, `conv1.weight_quantizer`. A pair whose
+    value is an output, or is quantized again, belongs to the op that made the value: `conv1.output_quantizer`.
+    Integer weights are replaced by the float weight where that is still in the model, else by what they dequantize to.
+    Raises ModelError for ops of PT2E without fixed scales.
+    """
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        _check_ops(model)
+        self.module = fx.GraphModule(model, copy.deepcopy(model.graph))
+        for name, value in vars(model).items():
+            if name not in vars(self.module) and name not in ("train", "eval"):  # those of torch.export only raise
+                setattr(self.module, name, value)
+        self.module.training = False
+        self._modules = {path for node in model.graph.nodes for path, _ in _stack(node)}
+        self._floats = _unused_floats(model)
+        self._layers: dict[str, str] = {}  # of each new module
+        self._shared: dict[Any, PairQuantizer] = {}
+        self._outputs: dict[fx.Node, fx.Node] = {}
+        self._found: list[Placed] = []
+        self._rewrite()
+        self.quantizers = tuple(self._found)
+
+    def _rewrite(self) -> None:
+        graph = self.module.graph
+        for node in list(graph.nodes):
+            if node.op == "call_module" and node.target == GUARDS:
+                graph.erase_node(node)
+            elif node.op == "output" or node.target in QUANTIZE:
+                for source in filter(_is_pair, node.all_input_nodes):
+                    node.replace_input_with(source, self._output(source))
+            elif node.op == "call_function" and node.target not in DEQUANTIZE:
+                self._operation(node)
+        for node in reversed(list(graph.nodes)):
+            if not node.users and (node.op == "get_attr" or node.target in DEQUANTIZE or node.target in QUANTIZE):
+                graph.erase_node(node)
+        graph.lint()
+        self.module.recompile()
+
+    def _operation(self, node: fx.Node) -> None:
+        """Put an `Operation` in the place of an op that reads dequantized values."""
+        sources: list[fx.Node] = []
+
+        def slot(value: fx.Node) -> Any:
+            sources.append(value)
+            return _Slot(len(sources) - 1)
+
+        template = fx.map_arg((node.args, node.kwargs), slot)
+        pairs = {at: source for at, source in enumerate(sources) if _is_pair(source)}
+        if not pairs:
+            return
+        layer, path = self._names(node, has_weight=any(map(_is_weight, sources)))
+        operation = Operation(node.target, template, {})  # type: ignore[arg-type]
+        self._put(path, operation, layer)
+        for at, source in pairs.items():
+            sources[at], operation.fed[at] = self._input(source, layer, path, operation)
+        with self.module.graph.inserting_before(node):
+            call = self.module.graph.call_module(path, tuple(sources))
+        call.meta = dict(node.meta)
+        node.replace_all_uses_with(call)
+        self.module.graph.erase_node(node)
+
+    def _input(self, source: fx.Node, layer: str, path: str, operation: Operation) -> tuple[fx.Node, str]:
+        """What the operation reads in the place of a dequantized value, and the attribute of the quantizer for it."""
+        value, folded = self._unquantized(source)
+        role: Role = "weight" if value.op == "get_attr" else "input"
+        taken = sum(name.startswith(f"{role}_quantizer") for name in operation._modules)
+        attribute = f"{role}_quantizer_{taken}" if taken else f"{role}_quantizer"
+        # A layer that is called again reads the same weight through the same quantizer.
+        key = (layer, value, str(source.args[1:]))
+        if key not in self._shared:
+            self._shared[key] = self._quantizer(source)
+            self._found.append(Placed(f"{path}.{attribute}", layer, role, self._shared[key], folded))
+        operation.add_module(attribute, self._shared[key])
+        return value, attribute
+
+    def _output(self, source: fx.Node) -> fx.Node:
+        """A call of the quantizer of a value that no op reads, but an output or another pair."""
+        if source not in self._outputs:
+            value, folded = self._unquantized(source)
+            if value.op == "call_module":
+                maker = str(value.target).removesuffix(".output_quantizer")
+                layer = self._layers[str(value.target)]
+            else:
+                layer, maker = self._names(value, has_weight=any(map(_is_weight, value.all_input_nodes)))
+                self._ensure(maker)
+            path = self._free(f"{maker}.output_quantizer")
+            quantizer = self._quantizer(source)
+            self._put(path, quantizer, layer)
+            self._found.append(Placed(path, layer, "output", quantizer, folded))
+            with self.module.graph.inserting_after(source):
+                self._outputs[source] = self.module.graph.call_module(path, (value,))
+        return self._outputs[source]
+
+    def _names(self, node: fx.Node, *, has_weight: bool) -> tuple[str, str]:
+        """The layer of an op, and the path of its module: that of the user's code that the op is, or that with the op's
+        own name behind it.
+
+        An op is its module where that is one of torch's layers, or where the op reads a weight. A module that is called
+        again is the same layer at another path.
+        """
+        path, kind = _stack(node)[-1] if _stack(node) else ("", "")
+        if path and (has_weight or kind.startswith("torch.nn.")):
+            return path, self._free(path)
+        name = str(node.target if node.op == "placeholder" else getattr(node.target, "__name__", node.name))
+        name = name.partition(".")[0].rstrip("_")
+        whole = self._free(f"{path}.{name}" if path else name, but=self._modules)
+        return whole, whole
+
+    def _free(self, path: str, but: Collection[str] = ()) -> str:
+        """The path, or the first with a number behind it where something has it."""
+        names = chain([path], (f"{path}_{number}" for number in count(1)))
+        return next(
+            name
+            for name in names
+            if name not in self._layers and name not in but and not (name != path and name in self._modules)
+        )
+
+    def _put(self, path: str, module: nn.Module, layer: str) -> None:
+        """Put a module at this path, with the weights and modules that were there."""
+        old = _submodule(self.module, path)
+        self.module.add_submodule(path, module)
+        self._layers[path] = layer
+        if old is not None:
+            for kind in ("_parameters", "_buffers", "_modules"):
+                getattr(module, kind).update(getattr(old, kind))
+
+    def _ensure(self, path: str) -> None:
+        if _submodule(self.module, path) is None:
+            self.module.add_submodule(path, nn.Module())
+            self._layers[path] = path
+
+    def _unquantized(self, dequantize: fx.Node) -> tuple[fx.Node, bool]:
+        """The node of the value before the pair; for an integer weight one of its float values, and True where those
+        had to be made from the integers."""
+        quantized = dequantize.args[0]
+        assert isinstance(quantized, fx.Node)
+        if quantized.target in QUANTIZE:
+            value = quantized.args[0]
+            assert isinstance(value, fx.Node)
+            return value, False
+        name, folded = self._float_of(str(quantized.target), dequantize)
+        existing = (node for node in self.module.graph.nodes if node.op == "get_attr" and node.target == name)
+        with self.module.graph.inserting_before(quantized):
+            return next(existing, None) or self.module.graph.get_attr(name), folded
+
+    def _float_of(self, frozen: str, dequantize: fx.Node) -> tuple[str, bool]:
+        """Name of the float weight that quantizes to exactly these integers; else it is made, by dequantizing them."""
+        levels, pair = _attribute(self.module, frozen), self._quantizer(dequantize)
+        with torch.no_grad():
+            restored = dequantize.target(levels, *_arguments(self.module, dequantize))  # type: ignore[operator]
+            for name, weight in self._floats.items():
+                if weight.shape == levels.shape and torch.equal(pair(weight), restored):
+                    self._set(name, weight)
+                    return name, False
+        name = f"{frozen}_restored"
+        self._set(name, restored)
+        return name, True
+
+    def _set(self, name: str, value: Tensor) -> None:
+        path, _, attribute = name.rpartition(".")
+        if path and _submodule(self.module, path) is None:
+            self.module.add_submodule(path, nn.Module())
+        holder = self.module.get_submodule(path)
+        if isinstance(value, nn.Parameter):
+            holder.register_parameter(attribute, value)
+        else:
+            holder.register_buffer(attribute, value)
+
+    def _quantizer(self, dequantize: fx.Node) -> PairQuantizer:
+        scale, zero_point, *rest = _arguments(self.module, dequantize)
+        axis = int(rest.pop(0)) if DEQUANTIZE[dequantize.target] else None  # type: ignore[index]
+        return PairQuantizer(scale, zero_point, axis, int(rest[0]), int(rest[1]))
+
+
+def _check_ops(model: fx.GraphModule) -> None:
+    for node in model.graph.nodes:
+        if is_pt2e_op(node) and node.target not in {*DEQUANTIZE, *QUANTIZE}:
+            raise ModelError(
+                f"Expected quantize and dequantize ops with fixed scales, got {node.target} at {node.name}; "
+                "use a quantizer with static, per-tensor or per-channel quantization."
+            )
+
+
+def is_pt2e_op(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == NAMESPACE
+
+
+def _is_pair(node: fx.Node) -> bool:
+    return node.op == "call_function" and node.target in DEQUANTIZE
+
+
+def _is_weight(node: fx.Node) -> bool:
+    """Whether this is a weight or buffer, or one behind its pair."""
+    while node.target in DEQUANTIZE or node.target in QUANTIZE:
+        node = node.args[0]  # type: ignore[assignment]
+    return node.op == "get_attr"
+
+
+def _stack(node: fx.Node) -> list[tuple[str, str]]:
+    """(path, class) of the modules of the user's code that the op came from, outermost first."""
+    return [(str(path), str(kind)) for path, kind in (node.meta.get("nn_module_stack") or {}).values()]
+
+
+def _arguments(module: nn.Module, node: fx.Node) -> list[Any]:
+    """Arguments of a dequantize op behind the first, scales and zero points of channels as tensors."""
+    return [_attribute(module, str(a.target)) if isinstance(a, fx.Node) else a for a in node.args[1:]]
+
+
+def _attribute(module: Any, path: str) -> Any:
+    for name in path.split("."):
+        module = getattr(module, name)
+    return module
+
+
+def _submodule(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _unused_floats(model: fx.GraphModule) -> dict[str, Tensor]:
+    """Float parameters that the graph does not read: what folding leaves behind."""
+    read = {str(node.target) for node in model.graph.nodes if node.op == "get_attr"}
+    return {name: value for name, value in model.named_parameters() if name not in read and value.is_floating_point()}
