@@ -29,7 +29,7 @@ class Split(nn.Module):
 
 class YoloLike(nn.Module):
     """Stem, split, pooling pyramid, nearest resize, concat over scales, and a head whose softmax is not on the last
-    axis. Its output [n, 16 + 5, positions] is of a size that one would decode boxes from."""
+    axis and that adds positions, which it counts from the size of its input. Output [n, 16 + 5, positions]."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class YoloLike(nn.Module):
         self.down = ConvSiLU(width, width, 3, 2)
         self.coarse = Split(width)
         self.pool = nn.MaxPool2d(5, 1, 2)
-        self.pooled = ConvSiLU(2 * width, width)
+        self.spp = ConvSiLU(2 * width, width)
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
         self.joined = ConvSiLU(2 * width, width)
         self.box, self.classes = nn.Conv2d(width, 16, 1), nn.Conv2d(width, 5, 1)
@@ -46,10 +46,11 @@ class YoloLike(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         fine = self.fine(self.stem(x))
         coarse = self.coarse(self.down(fine))
-        coarse = self.pooled(torch.cat([coarse, self.pool(coarse)], 1))
+        coarse = self.spp(torch.cat([coarse, self.pool(coarse)], 1))
         x = self.joined(torch.cat([self.up(coarse), fine], 1))
         box = self.box(x).flatten(2).unflatten(1, (4, 4)).transpose(1, 2).softmax(1).flatten(1, 2)
-        return torch.cat([box, self.classes(x).flatten(2).sigmoid()], 1)
+        positions = torch.arange(x.shape[2] * x.shape[3]) + 0.5
+        return torch.cat([box + positions, self.classes(x).flatten(2).sigmoid()], 1)
 
 
 class Residual(nn.Module):

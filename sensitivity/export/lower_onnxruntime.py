@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from sensitivity.export.ranges import ranges_of
 from sensitivity.onnx_graph.passes.float_weights import FloatWeights
+from sensitivity.onnx_graph.passes.join_slices import JoinSlices
 from sensitivity.onnx_graph.passes.one_pair_per_value import OnePairPerValue
 from sensitivity.onnx_graph.passes.quantize_outputs import QuantizeOutputs
 from sensitivity.onnx_graph.passes.softmax_off_last_axis import SoftmaxOffLastAxis
@@ -19,6 +20,7 @@ def lower(model: ir.Model) -> ir.Model:
     Softmax over an inner axis, slow in this runtime, is spelled out.
     """
     passes = ir.passes.Sequential(
+        JoinSlices(),
         OnePairPerValue(),
         UnsignedActivations(zero_point_0=True),
         QuantizeOutputs(ranges_of(model)),

@@ -14,6 +14,10 @@ ELEMENTWISE = {
 """Operations without weights that have integer kernels."""
 
 
+ONLY_SHAPE = {"Shape", "Size"}
+"""Operations that read no values: integers will do."""
+
+
 class OnePairPerValue(ir.passes.InPlacePass):
     """Where an activation is quantized, let operations without weights read the quantized value too.
 
@@ -40,5 +44,8 @@ def share(value: ir.Value, found: list[qdq.Pair]) -> bool:
     for user, index in list(value.uses()):
         if user.op_type in ELEMENTWISE:
             user.replace_input_with(index, kept.output)
+            modified = True
+        elif user.op_type in ONLY_SHAPE and kept.quantize is not None:
+            user.replace_input_with(index, kept.quantize.outputs[0])  # or the float value would have to be kept too
             modified = True
     return modified

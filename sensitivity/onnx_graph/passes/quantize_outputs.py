@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE
+from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE, ONLY_SHAPE
 
 SAME_GRID = {
     "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze",
@@ -86,15 +86,22 @@ def _grid_of_input(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _later_grid(value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
-    """The grid of the one quantizer that the value's own numbers reach: taking it here already changes nothing."""
-    users = value.consumers()
-    if len(users) != 1 or users[0].op_type not in SAME_GRID | {"Concat"}:
-        return None
-    quantizers = [node for node in users[0].outputs[0].consumers() if node.op_type == "QuantizeLinear"]
-    if not quantizers:
-        return _later_grid(users[0].outputs[0])
-    scale, zero_point = (qdq.constant(given) for given in quantizers[0].inputs[1:3])
-    return None if scale is None or zero_point is None else (scale, zero_point)
+    """The one grid that the value's own numbers are put on later, wherever they go: taking it here changes nothing,
+    and what only moves them can move integers. None where they reach several grids, or an operation in float."""
+    found: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray]] = {}
+    ready = [value]
+    while ready:
+        for user in ready.pop().consumers():
+            if user.op_type == "QuantizeLinear":
+                scale, zero_point = (qdq.constant(given) for given in user.inputs[1:3])
+                if scale is None or zero_point is None:
+                    return None
+                found[scale.tobytes(), zero_point.tobytes()] = scale, zero_point
+            elif user.op_type in SAME_GRID | {"Concat"}:
+                ready += user.outputs
+            elif user.op_type not in ONLY_SHAPE:
+                return None
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def _next_scale(value: ir.Value) -> float:
@@ -141,7 +148,7 @@ def _only_to_quantized(value: ir.Value) -> bool:
                 reached = True
             elif qdq.weight(user) is not None:
                 return False
-            elif user.op_type not in {"Shape", "Size"}:
+            elif user.op_type not in ONLY_SHAPE:
                 ready += [output for output in user.outputs if output not in seen]
                 seen.update(user.outputs)
     return reached

@@ -30,7 +30,8 @@ class UnsignedActivations(ir.passes.InPlacePass):
                 continue
             offset = 0 if self.zero_point_0 and non_negative(source) else 128
             value = _zero_point(model.graph, node, zero_point, offset)
-            for user in (node, *node.outputs[0].consumers()):
+            readers = [user for user in node.outputs[0].consumers() if user.op_type == "DequantizeLinear"]
+            for user in (node, *readers):
                 user.replace_input_with(2, value)
             node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
             modified = True
