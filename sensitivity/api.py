@@ -13,20 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
 from sensitivity.bench.environment import environment, usable_cores
-from sensitivity.bench.inputs import random_inputs
-from sensitivity.bench.profile import layer_rows, profile_files
 from sensitivity.bench.protocol import bench_files
-from sensitivity.bench.verdict import verdict
 from sensitivity.config import (
     BenchChoices,
     BenchSettings,
     ExportSettings,
-    PlanChoices,
     PlanSettings,
     ReportSettings,
     RunSettings,
@@ -38,8 +34,8 @@ from sensitivity.config import (
 )
 from sensitivity.errors import RunDirError, RuntimeUnavailable, TaskError
 from sensitivity.export.facts import facts
-from sensitivity.export.lower import TARGETS, LowerTarget
 from sensitivity.export.verification import Verification
+from sensitivity.planning import replan, searched, with_timings
 from sensitivity.records import SPLITS, BenchResult, Estimate, Plan
 from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
@@ -48,7 +44,6 @@ from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.tables import bench_table, scan_table
 from sensitivity.run_dir import Exported, RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
-from sensitivity.scan.choose import Means, choose_plan
 from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import EXACT_UP_TO, Budget, raced_scan
 from sensitivity.scan.ranking import estimate
@@ -57,6 +52,9 @@ from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.session import Session, open_session
 from sensitivity.tasks.base import EvaluateTask
 from sensitivity.tasks.load import load_task
+
+if TYPE_CHECKING:
+    from sensitivity.export.lower import LowerTarget
 
 WARMUP_ROUNDS = 10
 STALE = "The exported files and their latencies are of an earlier plan and are not shown; run export and bench again."
@@ -90,8 +88,14 @@ def plan(settings: PlanSettings, progress: Progress = silent) -> Plan:
     run_dir = RunDir(settings.directory)
     info, scanned = run_dir.info(), run_dir.read("scan.json", Scan, "sensitivity scan TASK --out")
     target_of(settings, info.full_scale)
+    command = command_line("plan", settings)
+    if not settings.search:
+        with _noted(run_dir, "plan", command):
+            answered = replan(run_dir, settings)
+        if answered is not None:
+            return answered
     with open_session(info.task, settings.directory, resume=True, progress=progress) as session:
-        return _plan(session, settings, command_line("plan", settings), scanned)
+        return _plan(session, settings, command, scanned)
 
 
 def export(settings: ExportSettings, progress: Progress = silent) -> Verification:
@@ -154,18 +158,15 @@ def _measured(session: Session, settings: ScanChoices) -> Scan:
     return raced_scan(*subject, settings.mode, session.signal(settings.signal), budget)
 
 
-def _plan(session: Session, settings: PlanChoices, command: str, scanned: Scan) -> Plan:
+def _plan(session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan) -> Plan:
     with _noted(session.run_dir, "plan", command, session):
-        target = target_of(settings, session.task.full_scale)
-        found = choose_plan(
-            session.measurer, session.units, session.source.quantizers, scanned, target, Means(settings.planner)
-        )
-        session.run_dir.write("plan.json", found)
-    return found
+        return searched(session, settings, scanned, runtime_of(settings.runtime))
 
 
 def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
     """The runtimes that files are lowered for: those that `export --for` names, or that of a bench where it has any."""
+    from sensitivity.export.lower import TARGETS
+
     names = TARGETS if wanted == "all" else TARGETS.keys() & {wanted}
     return tuple(cast("LowerTarget", name) for name in names)
 
@@ -217,6 +218,11 @@ def runtime_of(name: str) -> Runtime:
 
 
 def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress) -> BenchResult:
+    # Here, since they import ONNX, which takes half a second that `plan` need not wait.
+    from sensitivity.bench.inputs import random_inputs
+    from sensitivity.bench.profile import layer_rows, profile_files
+    from sensitivity.bench.verdict import verdict
+
     runtime, files = runtime_of(settings.runtime), run_dir.models(settings.runtime)
     exported = run_dir.read("export.json", Verification, "sensitivity export")
     if exported.skip != run_dir.plan().skip:
@@ -241,6 +247,7 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
         sentences = [*verdict(timings, profiles), *accuracy_sentences(accuracy, runtime.name, run_dir)]
         result = BenchResult(timings, tuple(sentences), environment(), accuracy, exported.skip)
         run_dir.write("bench.json", result)
+        with_timings(run_dir, result)
         write_csv(bench_table(timings), run_dir.path / "bench.csv")
         layers = [row for variant, profile in profiles.items() for row in layer_rows(variant, profile)]
         write_csv(pd.DataFrame(layers), run_dir.path / "layers.csv")

@@ -95,9 +95,9 @@ class PlanChoices:
         "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer programs; exhaustive: every "
         "set, for up to 12 layers.",
     )
-    cost: CostName = setting(
-        "table",
-        "What a layer out of INT8 costs, for --planner cost. macs: arithmetic and bytes from the graph; table: each "
+    cost: CostName | None = setting(
+        None,
+        "What a layer out of INT8 costs; table by default, and for greedy nothing. macs: arithmetic and bytes from the graph; table: each "
         "distinct layer timed in the runtime; engine: as table, and the whole file of each plan that may be the best.",
     )
 
@@ -127,6 +127,9 @@ class ScanSettings(ScanChoices, TaskSettings):
 @dataclass(frozen=True, kw_only=True)
 class PlanSettings(RuntimeChoices, PlanChoices, DirSettings):
     """Choose the layers to leave out of INT8 so that a target holds."""
+
+    frontier: bool = setting(False, "Print accuracy against latency of the plans met so far; choose nothing.")
+    search: bool = setting(False, "Search anew, also where sets that were measured before answer for this target.")
 
 
 @dataclass(frozen=True, kw_only=True)

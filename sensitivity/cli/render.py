@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from sensitivity import api
+from sensitivity.planning import read_frontier
+from sensitivity.records import FrontierPoint, Plan
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio
 from sensitivity.reporting.verdict import verdict
+from sensitivity.run_dir import RunDir
+from sensitivity.scan.frontier import Frontier
 
 TOP = 10
 
@@ -37,6 +42,27 @@ def show_bench(directory: Path) -> None:
     console.print(latency_table(data))
     for sentence in data.bench_sentences:
         console.print(sentence, soft_wrap=True, markup=False)
+
+
+def show_frontier(directory: Path) -> None:
+    """Print accuracy against latency of the plans that a run has met so far."""
+    data = api.report_data(directory)
+    frontier, best = read_frontier(RunDir(directory))
+    Console(highlight=False).print(frontier_rows(best, frontier, MetricFormat(data.metric, data.full_scale), data.plan))
+
+
+def frontier_rows(best: Sequence[FrontierPoint], frontier: Frontier, metric: MetricFormat, plan: Plan | None) -> Table:
+    table = Table("layers out", metric.name, "95 % interval", "drop", "holdout drop", "predicted", "measured", "plan")
+    for point in best:
+        held = metric.change(point.holdout_drop.value, sign=False) if point.holdout_drop else "-"
+        times = (milliseconds(ms) if ms is not None else "-" for ms in (point.predicted_ms, point.measured_ms))
+        chosen = "chosen" if plan and point.skip == plan.skip else ""
+        level = (metric.level(point.confirm.value), metric.interval(point.confirm))
+        row = (str(len(point.skip)), *level, metric.change(point.drop.value, sign=False), held, *times, chosen)
+        table.add_row(*row)
+    left = len(frontier.points) - len(best)
+    table.caption = f"on confirm; {left} more that others beat in frontier.csv" if left else "on confirm"
+    return table
 
 
 def ranking_table(data: ReportData) -> Table:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import pandas as pd
 
-from sensitivity.records import Effect, Plan, Timing, Unit
+from sensitivity.records import CostModel, Effect, FrontierPoint, Plan, Timing, Unit
 
 SEPARATOR = ";"
 """Between the names in one cell."""
@@ -57,6 +57,39 @@ def path_table(plan: Plan) -> pd.DataFrame:
     ]
     columns = ["try", "layers", "metric", "gap", "met", "n", "skip"]
     return _floats(pd.DataFrame(rows, columns=columns), ["metric", "gap"])
+
+
+def frontier_table(
+    points: Iterable[FrontierPoint], plan: Plan, cost: CostModel | None, best: Collection[tuple[str, ...]]
+) -> pd.DataFrame:
+    """One row for each skip-set measured on all of `confirm`, the cheapest first.
+
+    drop, low, high: float minus this set on confirm, paired. met: the plan's target. best: nothing beats it in both cost
+    and metric. cost: by the cost model, in its unit; empty where layers were counted. Times are in milliseconds and only
+    there where something was timed. skip: exact names, joined with ";".
+    """
+    rows = [
+        {
+            "layers": len(point.skip),
+            "metric": point.confirm.value,
+            "drop": point.drop.value,
+            "low": point.drop.low,
+            "high": point.drop.high,
+            "met": point.confirm.value >= plan.floor,
+            "chosen": point.skip == plan.skip,
+            "best": point.skip in best,
+            "holdout": point.holdout.value if point.holdout else None,
+            "holdout_drop": point.holdout_drop.value if point.holdout_drop else None,
+            "cost": cost.of(point.skip) if cost else None,
+            "predicted_ms": point.predicted_ms,
+            "measured_ms": point.measured_ms,
+            "skip": SEPARATOR.join(point.skip),
+        }
+        for point in sorted(points, key=lambda point: cost.of(point.skip) if cost else len(point.skip))
+    ]
+    numbers = ["metric", "drop", "low", "high", "holdout", "holdout_drop", "cost", "predicted_ms", "measured_ms"]
+    columns = ["layers", *numbers[:4], "met", "chosen", "best", *numbers[4:], "skip"]
+    return _floats(pd.DataFrame(rows, columns=columns), numbers)
 
 
 def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sensitivity.records import Effect, Estimate, Plan
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing, samples
+from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing, milliseconds, samples
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,34 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
         f"{metric.level(found.holdout_float.value)} there, so the drop is {_change(found.holdout_drop, metric)}."
     )
     yield from _held_out_doubt(plan, metric)
+    if found.confirm_drop:
+        yield (
+            f"Corrected for choosing among {count(len(plan.path), 'skip-set')}, the drop on confirm is "
+            f"{_change(found.confirm_drop, metric)}."
+        )
+    if plan.predicted_ms is not None or plan.measured_ms is not None:
+        yield _latency(plan)
     if plan.reason:
         yield f"Why: {_sentence(plan.reason)}"
     if plan.try_next:
         yield f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
+    if plan.advice:
+        yield f"Advice: {' '.join(plan.advice.sentences)}"
+    yield from plan.notes
+
+
+def _latency(plan: Plan) -> str:
+    """Predicted against measured."""
+    predicted = None if plan.predicted_ms is None else milliseconds(plan.predicted_ms)
+    measured = None if plan.measured_ms is None else milliseconds(plan.measured_ms)
+    if predicted and measured and plan.predicted_ms and plan.measured_ms:
+        off = plan.predicted_ms / plan.measured_ms - 1
+        return f"Latency of the plan: predicted {predicted}, measured {measured} ({off:+.0%})."
+    return (
+        f"Latency of the plan: predicted {predicted}, not measured."
+        if predicted
+        else f"Latency of the plan: {measured}."
+    )
 
 
 def _held_out_doubt(plan: Plan, metric: MetricFormat) -> Iterator[str]:

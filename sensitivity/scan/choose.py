@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sensitivity.errors import ModelError
 from sensitivity.planners.base import Choice, Goal, Judge, Planner, Probe
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.records import CostModel, Estimate, Plan, PlanMetric, Quantizer, Scores, Target, Unit
@@ -12,20 +13,25 @@ from sensitivity.registry import load
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.judge import SequentialJudge, SplitJudge
 from sensitivity.scan.ranking import estimate, gain
+from sensitivity.scan.rerank import Order, reranked
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.variants import baselines, skip_variant
+from sensitivity.signals.base import Signal
 
 
 @dataclass(frozen=True)
 class Means:
     """How a plan is searched for. planner: a name in the registry. cost: of a skip-set; None counts units.
 
-    probe: measures whole engines; None where that is not asked for.
+    probe: measures whole engines; None where that is not asked for. signal: orders the units anew after each that is left
+    out; None keeps the scan's order. alone: unit -> that signal when it alone is quantized; measured where it is None.
     """
 
     planner: str = "greedy"
     cost: CostModel | None = None
     probe: Probe | None = None
+    signal: Signal | None = None
+    alone: Mapping[str, float] | None = None
 
 
 def choose_plan(
@@ -43,13 +49,13 @@ def choose_plan(
     base = baselines(quantizers)
     (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
     floor = target.floor(measurer.aggregate(float_scores))
-    planner = _planner(means.planner, scanned)
+    order, notes = _order(measurer, units, quantizers, scanned, means)
+    planner = _planner(means.planner, order if scanned.signal else None)
     judge: Judge = (
         SequentialJudge(measurer, units, floor, float_scores) if scanned.signal else SplitJudge(measurer, units, floor)
     )
-    ranking = [effect.unit for effect in scanned.effects]
-    goal = Goal(floor, measurer.aggregate(float_scores), means.cost, _loss(scanned), means.probe)
-    choice = planner.choose(ranking, judge, goal)
+    goal = Goal(floor, measurer.aggregate(float_scores), means.cost, order.signal, means.probe)
+    choice = planner.choose(order.units, judge, goal)
     variant = skip_variant(choice.skip, units)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
     held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
@@ -67,22 +73,32 @@ def choose_plan(
         if choice.met
         else _reason(choice, floor, measurer.aggregate(float_scores), measurer.aggregate(confirmed)),
         try_next=() if choice.met else TRY_NEXT,
-        notes=choice.notes,
+        notes=(*notes, *choice.notes),
         predicted_ms=means.cost.of(choice.skip) if means.cost and means.cost.unit == "ms" else None,
         measured_ms=choice.ms.get(choice.skip),
     )
 
 
-def _planner(name: str, scanned: Scan) -> Planner:
-    if name == "greedy" and scanned.signal:
-        return InterpolatedPlanner(scanned.signal)
+def _planner(name: str, raced: Order | None) -> Planner:
+    """raced: the order of a raced scan, whose signal says which prefix to try; None after a whole scan."""
+    if name == "greedy" and raced:
+        return InterpolatedPlanner(raced.signal)
     planner: Planner = load("planners", name)()
     return planner
 
 
-def _loss(scanned: Scan) -> dict[str, float]:
-    """What each unit costs, as far as the scan says: its signal, or else its effect where that is above zero."""
-    return scanned.signal or {effect.unit: max(effect.effect.value, 0.0) for effect in scanned.effects}
+def _order(
+    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], scanned: Scan, means: Means
+) -> tuple[Order, tuple[str, ...]]:
+    """The order in which units are left out, with what each is worth; and a note where it could not be had anew."""
+    names = [effect.unit for effect in scanned.effects]
+    ranked = Order(tuple(names), scanned.signal or {one.unit: max(one.effect.value, 0.0) for one in scanned.effects})
+    if means.signal is None:
+        return ranked, ()
+    try:
+        return reranked(measurer, units, quantizers, means.signal, means.alone), ()
+    except ModelError as error:
+        return ranked, (f"The layers could not be ranked anew on the way: {error}",)
 
 
 TRY_NEXT = (

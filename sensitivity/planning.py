@@ -1,0 +1,170 @@
+"""The plan of a run, with all that goes beside it: plan.json, frontier.json, frontier.csv, and advice."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeChoices, target_of
+from sensitivity.files import write_whole
+from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Timing
+from sensitivity.registry import load
+from sensitivity.reporting.advice import advice, small_splits
+from sensitivity.reporting.csv import write_csv
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.tables import frontier_table
+from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.runtimes.base import Runtime
+from sensitivity.scan.choose import Means, choose_plan
+from sensitivity.scan.frontier import Frontier, best_points, confirm_values, correction, measured_frontier, replanned
+from sensitivity.scan.scan import Scan
+from sensitivity.scan.variants import skip_variant
+from sensitivity.session import Session
+from sensitivity.signals.base import Signal
+from sensitivity.tasks.load import task_digest
+
+if TYPE_CHECKING:
+    from sensitivity.planners.base import Probe
+
+COUNTED = {"max_drop", "target", "frontier", "search", "directory"}
+"""Settings that may change between two plans of one search; all others are of the search."""
+
+DISTORTIONS = ("sqnr", "kl")
+
+
+PlanSearch = RunSettings | PlanSettings
+"""What tells a search what to look for; its other settings are of no interest here."""
+
+
+def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Runtime) -> Plan:
+    """Search for a plan and write plan.json, frontier.json and frontier.csv."""
+    target = target_of(settings, session.task.full_scale)
+    with _priced(session, settings, runtime) as (cost, probe):
+        signal, alone = _signal(session, scanned)
+        means = Means(settings.planner, cost, probe, signal, alone)
+        found = choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target, means)
+    points, values = _frontier(session, found, cost)
+    if len(values):
+        corrected = correction(values, points, found.floor, cost)
+        found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
+    _write(session.run_dir, found, Frontier(points, _choices(settings), cost), values)
+    return _advised(session.run_dir, found, ())
+
+
+def replan(run_dir: RunDir, settings: PlanSearch) -> Plan | None:
+    """A plan for another target from what an earlier search of the same kind measured; loads no task.
+
+    None where there was no such search, the task file has changed since, or no measured set answers for the target.
+    """
+    earlier, frontier = run_dir.read_if_there("plan.json", Plan), run_dir.read_if_there("frontier.json", Frontier)
+    info = run_dir.info()
+    if earlier is None or frontier is None or not frontier.points or frontier.search != _choices(settings):
+        return None
+    values = run_dir.path / "frontier.npz"
+    if not values.exists() or _task_of_journal(run_dir) != task_digest(info.task):
+        return None
+    with np.load(values) as stored:
+        table = stored["values"]
+    target = target_of(settings, info.full_scale)
+    found = replanned(earlier, frontier, table, target, info.units, info.quantizers)
+    if found is None:
+        return None
+    _write(run_dir, found, frontier, table)
+    return _advised(run_dir, found, ())
+
+
+def with_timings(run_dir: RunDir, result: BenchResult) -> None:
+    """Put the measured latency into plan.json and the frontier, and the advice that follows from it."""
+    found = run_dir.plan()
+    times = {timing.variant: timing.median_ms for timing in result.timings}
+    found = replace(found, measured_ms=times.get("partial", times.get("int8") if not found.skip else None))
+    frontier = run_dir.read_if_there("frontier.json", Frontier)
+    if frontier is not None:
+        known = {found.skip: found.measured_ms, (): times.get("int8")}
+        points = tuple(
+            replace(point, measured_ms=known.get(point.skip, point.measured_ms)) for point in frontier.points
+        )
+        run_dir.write("frontier.json", replace(frontier, points=points))
+        _write_csv(run_dir, found, points, frontier.cost)
+    _advised(run_dir, found, result.timings)
+
+
+def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
+    """What plans have met so far, and those of it that nothing beats, the cheapest first. Raises RunDirError."""
+    frontier = run_dir.read("frontier.json", Frontier, "sensitivity plan")
+    return frontier, best_points(frontier.points, frontier.cost)
+
+
+def _advised(run_dir: RunDir, found: Plan, timings: Sequence[Timing]) -> Plan:
+    info: RunInfo = run_dir.info()
+    metric = MetricFormat(info.metric, info.full_scale)
+    found = replace(found, advice=advice(found, timings, len(info.units), metric))
+    allowed = found.metric.float.value - found.floor
+    small = tuple(note for note in small_splits(found.metric, allowed, metric) if note not in found.notes)
+    found = replace(found, notes=(*found.notes, *small))
+    run_dir.write("plan.json", found)
+    return found
+
+
+def _priced(
+    session: Session, settings: PlanSearch, runtime: Runtime
+) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
+    """None for the greedy planner, which counts layers, unless a cost was asked for."""
+    from sensitivity.pricing import priced
+
+    if settings.cost is None and settings.planner == "greedy":
+        return nullcontext((None, None))
+    return priced(session, settings.cost or "table", runtime, settings.threads)
+
+
+def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, float] | None]:
+    """What re-ranks the units, and its values for each alone where the scan has them; None where outputs are unknown."""
+    if not session.has_samples:
+        return None, None
+    name = session.run_dir.info().settings.get("signal", "sqnr")
+    if scanned.signal and name in DISTORTIONS:
+        return load("signals", name), scanned.signal
+    return load("signals", "sqnr"), None
+
+
+def _frontier(session: Session, found: Plan, cost: CostModel | None) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:
+    def variant_of(skip: tuple[str, ...]):  # type: ignore[no-untyped-def]
+        return skip_variant(skip, session.units)
+
+    quantizers = session.source.quantizers
+    points = measured_frontier(session.measurer, quantizers, found, variant_of, cost)
+    points = tuple(replace(one, measured_ms=found.measured_ms) if one.skip == found.skip else one for one in points)
+    return points, confirm_values(session.measurer, quantizers, points, variant_of)
+
+
+def _write(run_dir: RunDir, found: Plan, frontier: Frontier, values: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, values=values)
+    write_whole(run_dir.path / "frontier.npz", buffer.getvalue())
+    run_dir.write("frontier.json", frontier)
+    _write_csv(run_dir, found, frontier.points, frontier.cost)
+
+
+def _write_csv(run_dir: RunDir, found: Plan, points: Sequence[FrontierPoint], cost: CostModel | None) -> None:
+    best = {point.skip for point in best_points(points, cost)}
+    write_csv(frontier_table(points, found, cost, best), run_dir.path / "frontier.csv")
+
+
+def _choices(settings: PlanSearch) -> dict[str, str]:
+    """What two searches must share for one to answer for the other; the runtime only where it was timed."""
+    names = {field.name for kind in (PlanChoices, RuntimeChoices) for field in fields(kind)} - COUNTED
+    timed = settings.cost is not None or settings.planner != "greedy"
+    names -= set() if timed else {"runtime", "threads"}
+    return {name: str(getattr(settings, name)) for name in sorted(names)}
+
+
+def _task_of_journal(run_dir: RunDir) -> str | None:
+    with run_dir.journal.open("rb") as file:
+        head = json.loads(file.readline()).get("head", {})
+    return str(head["task"]) if "task" in head else None

@@ -1,0 +1,90 @@
+"""What a skip-set costs to run, for the planners: from the graph, from a table of measured layers, or from engines."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from sensitivity.bench.cost import table_cost, work_cost
+from sensitivity.bench.environment import environment, usable_cores
+from sensitivity.bench.inputs import random_inputs
+from sensitivity.bench.protocol import interleaved
+from sensitivity.bench.shapes import work_of
+from sensitivity.bench.table import FILE, measured_table, to_measure
+from sensitivity.config import CostName
+from sensitivity.errors import TaskError
+from sensitivity.export.lower import TARGETS, LowerTarget
+from sensitivity.planners.base import Probe
+from sensitivity.records import CostModel
+from sensitivity.run_dir import LOWERED
+from sensitivity.runtimes.base import Runtime
+from sensitivity.session import Session
+
+if TYPE_CHECKING:
+    from sensitivity.export.candidates import Candidates
+
+ROUNDS, WARMUP = 60, 10
+
+
+@contextmanager
+def priced(
+    session: Session, kind: CostName, runtime: Runtime, threads: int | None
+) -> Iterator[tuple[CostModel, Probe | None]]:
+    """The cost of leaving units out, and for `engine` what measures whole engines, inside the `with`.
+
+    Raises TaskError for a task without example inputs, ExportError where the model cannot be exported, and what the
+    runtime raises.
+    """
+    from sensitivity.export.candidates import Candidates
+
+    if session.example is None:
+        raise TaskError(
+            "Expected the task to have example_inputs for --planner cost, got None; add one batch of inputs to the "
+            "EvaluateTask."
+        )
+    threads = threads or usable_cores()
+    with tempfile.TemporaryDirectory() as name:
+        target = LOWERED.get(runtime.name, runtime.name)
+        lowered = cast("LowerTarget", target) if target in TARGETS else None
+        inputs = session.inputs()
+        made = Candidates(session.source, session.example, session.units, inputs, Path(name), lowered)
+        work = work_of(made.canonical(()))
+        if kind == "macs":
+            yield work_cost(work, session.units), None
+            return
+        probe = _Prober(made, runtime, threads)
+        with session.measurer.progress(f"cost: layers in {runtime.name}", to_measure(work)) as advance:
+            file = session.run_dir.path / FILE
+            table = measured_table(work, runtime, place(runtime, threads), file, threads=threads, advance=advance)
+        every = tuple(unit.name for unit in session.units)
+        int8_ms, float_ms = probe([(), every])
+        yield table_cost(work, session.units, table, int8_ms, float_ms), probe if kind == "engine" else None
+
+
+def place(runtime: Runtime, threads: int) -> str:
+    """Where a time was measured; two that differ in any of these are not comparable."""
+    return f"{runtime.name} {runtime.version()}, {threads} threads, {environment().get('cpu', '?')}"
+
+
+class _Prober:
+    """Milliseconds of the whole engine with each skip-set left out, medians of engines that take turns."""
+
+    def __init__(self, made: Candidates, runtime: Runtime, threads: int) -> None:
+        self._made, self._runtime, self._threads = made, runtime, threads
+
+    def __call__(self, skips: Sequence[tuple[str, ...]]) -> list[float]:
+        with contextlib.ExitStack() as stack:
+            engines, inputs = {}, None
+            for number, skip in enumerate(skips):
+                file = self._made.lowered(skip, str(number))
+                inputs = inputs or random_inputs(file)
+                engines[number] = self._runtime.build(file, threads=self._threads)
+                stack.callback(engines[number].close)
+            times = interleaved(engines, inputs or {}, rounds=ROUNDS, warmup=WARMUP)  # type: ignore[arg-type]
+        return [float(np.median(times[number])) for number in engines]  # type: ignore[index]

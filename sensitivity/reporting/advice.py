@@ -1,0 +1,138 @@
+"""What to do in the end, in words: from the plan's evidence and, where there are any, from measured latencies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sensitivity.records import Advice, Plan, PlanMetric, Timing
+from sensitivity.reporting.formats import MetricFormat, count, listing, milliseconds, ratio
+from sensitivity.stats.power import samples_needed, spread_of
+
+WORTH = 0.5
+"""Part of the time that INT8 saves which a partial plan must keep to be worth it."""
+
+REDUCED = ("fp16", "bf16")
+"""Precisions of an FP16 file that ran as one; a CPU runs it in FP32 and says nothing about FP16."""
+
+
+def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFormat) -> Advice:
+    """timings: of one bench, with the plan's own file; empty where nothing was timed. layers: how many the model has."""
+    times: dict[str, Timing] = {timing.variant: timing for timing in timings}
+    int8 = times.get("int8")
+    if int8 is not None and int8.ratio.value <= 1:
+        return Advice("float", tuple(_stay_with_float(plan, int8, metric)))
+    if plan.met and len(plan.skip) >= layers > 0:
+        return Advice("float", tuple(_all_out(plan)))
+    if not plan.met:
+        return Advice("qat", (_missed(plan, metric), *_prize(plan, times, metric)))
+    if not plan.skip:
+        return Advice("ptq", tuple(_enough(plan, int8, metric)))
+    return _partial(plan, times, layers, metric)
+
+
+def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFormat) -> Advice:
+    left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')} left out ({listing(plan.skip)})"
+    partial, int8, float_, fp16 = (times.get(name) for name in ("partial", "int8", "float", "fp16"))
+    if partial is None or int8 is None or float_ is None:
+        price = "what it costs in speed was not measured: run sensitivity bench"
+        return Advice("partial", (f"Partial PTQ holds the target with {left_out}; {price}.", _must_win(plan, metric)))
+    saved = float_.median_ms - int8.median_ms
+    kept = (float_.median_ms - partial.median_ms) / saved
+    price = f"{milliseconds(partial.median_ms)} against {milliseconds(int8.median_ms)} with everything in INT8"
+    if fp16 is not None and fp16.precision in REDUCED and partial.median_ms >= fp16.median_ms:
+        first = (
+            f"Partial PTQ gives the speed away: with {left_out} it takes {price}, and FP16 takes "
+            f"{milliseconds(fp16.median_ms)}. Use quantization-aware training, or FP16 as it is."
+        )
+        return Advice("qat", (first, *_prize(plan, times, metric)))
+    if kept < WORTH:
+        first = (
+            f"Partial PTQ gives the speed away: with {left_out} it takes {price}, which keeps {max(kept, 0):.0%} of the "
+            f"time that INT8 saves against float ({milliseconds(float_.median_ms)}). Use quantization-aware training."
+        )
+        return Advice("qat", (first, *_prize(plan, times, metric)))
+    first = (
+        f"Partial PTQ holds the target with {left_out}, at {price}: {ratio(partial.ratio)} the speed of float, "
+        f"and {kept:.0%} of the time that INT8 saves."
+    )
+    return Advice("partial", (first, _must_win(plan, metric)))
+
+
+def _stay_with_float(plan: Plan, int8: Timing, metric: MetricFormat) -> Iterator[str]:
+    yield (
+        f"Stay with float in {int8.runtime} on this machine: everything in INT8 runs at {ratio(int8.ratio)} the speed "
+        "of float there, so neither a plan nor quantization-aware training has any speed to win."
+    )
+    state = "holds" if plan.met else "misses"
+    yield (
+        f"For another runtime the plan {state} the target with {count(len(plan.skip), 'layer')} left out; bench it there."
+    )
+
+
+def _all_out(plan: Plan) -> Iterator[str]:
+    if plan.planner == "greedy":
+        yield "Only float holds the target: everything is left out of INT8. Use quantization-aware training, or float."
+    else:
+        yield "Nothing in INT8 is the cheapest in this runtime: stay with float there; another runtime may say otherwise."
+
+
+def _enough(plan: Plan, int8: Timing | None, metric: MetricFormat) -> Iterator[str]:
+    speed = f" It runs at {ratio(int8.ratio)} the speed of float in {int8.runtime}." if int8 else ""
+    yield (
+        f"PTQ is enough: with everything in INT8 {metric.name} is {metric.level(plan.metric.confirm.value)} on confirm, "
+        f"where the target asks for {metric.level(plan.floor)}.{speed}"
+    )
+
+
+def _missed(plan: Plan, metric: MetricFormat) -> str:
+    short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
+    return f"No plan holds the target: the best one found is {short} short of it. Use quantization-aware training."
+
+
+def _must_win(plan: Plan, metric: MetricFormat) -> str:
+    """What training would have to add to everything in INT8 before it beats the plan."""
+    gap = plan.floor - plan.metric.quantized.value
+    if gap <= 0:
+        return "Everything in INT8 holds the target too, so training has no accuracy to win."
+    return (
+        f"Quantization-aware training would have to win {metric.change(gap, sign=False)} with everything in INT8 "
+        "to do without the plan."
+    )
+
+
+def _prize(plan: Plan, times: dict[str, Timing], metric: MetricFormat) -> Iterator[str]:
+    yield _must_win(plan, metric)
+    partial, int8 = times.get("partial"), times.get("int8")
+    if partial and int8 and partial.median_ms > int8.median_ms:
+        gain = partial.median_ms / int8.median_ms
+        yield f"That would run {gain:.2f} times as fast as the plan, at {milliseconds(int8.median_ms)}."
+
+
+def small_splits(found: PlanMetric, allowed: float, metric: MetricFormat) -> Iterator[str]:
+    """A sentence for each split that is too small to see the drop which the target allows.
+
+    allowed: that drop, in the metric's own unit. The spread of per-sample differences is taken from holdout, where
+    nothing was chosen.
+    """
+    spread = spread_of(found.holdout_drop)
+    if spread is None or allowed <= 0:
+        return
+    needed = samples_needed(allowed, spread)
+    sizes = {"confirm": found.confirm.n, "holdout": found.holdout.n}
+    small = {split: n for split, n in sizes.items() if n < needed}
+    if small:
+        words = " and ".join(f"{split} has {n:,}" for split, n in small.items())
+        yield (
+            f"Seeing a drop of {metric.change(allowed, sign=False)} takes about {_round(needed):,} samples "
+            f"(paired, 80 % power at 5 %); {words}: whether the target is met is partly chance."
+        )
+
+
+def _round(n: int) -> int:
+    """Two digits that matter.
+
+    >>> _round(3142)
+    3100
+    """
+    step: int = 10 ** max(len(str(n)) - 2, 0)
+    return round(n / step) * step

@@ -1,0 +1,85 @@
+"""The order of the units once the first ones are out: effects interact, so a ranking of units alone goes out of date.
+
+On MobileNetV1 one layer hides all others: only when it is out does it matter what the second one is. After each addition
+the cheap signal says, on a few samples, which of the next units brings the outputs nearest to those of float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sensitivity.records import Quantizer, Unit
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.raced import SIGNAL_SAMPLES, measured_signal
+from sensitivity.scan.variants import baselines, skip_variant
+from sensitivity.signals.base import Signal
+from sensitivity.tasks.batches import batch_size
+
+CONTENDERS = 8
+"""Units tried at each place: those that moved the outputs most when they were tried last."""
+
+MOST = 16
+"""Places that are filled so; a skip-set that needs more is hardly a partial one."""
+
+SETTLED = 0.02
+"""Part of the distortion of all of INT8 below which the order no longer matters."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """units: all of them, the first to leave out first. signal: what each takes from the distortion when those before it
+    are out already, >= 0; those that were not tried share what is left as their own signals do."""
+
+    units: tuple[str, ...]
+    signal: dict[str, float]
+
+
+def reranked(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    signal: Signal,
+    alone: Mapping[str, float] | None = None,
+) -> Order:
+    """Forward selection on the signal: what is left of the distortion decides, not what a unit does by itself.
+
+    alone: unit -> signal when it alone is quantized; measured where it is None. Raises ModelError where outputs cannot
+    be compared.
+    """
+    alone = alone or measured_signal(measurer, units, quantizers, signal)
+    float_, batches = baselines(quantizers)["float"], _batches(measurer)
+
+    def distortions(skips: Sequence[Sequence[str]]) -> list[float]:
+        variants = [skip_variant(skip, units) for skip in skips]
+        return [float(np.mean(values)) for values in measurer.distortion(signal, variants, float_, batches)]
+
+    last = dict(sorted(alone.items(), key=lambda item: -item[1]))
+    chosen: list[str] = []
+    taken: dict[str, float] = {}
+    (whole,) = distortions([()])
+    left = whole
+    while last and len(chosen) < MOST and left > SETTLED * whole:
+        contenders = sorted(last, key=lambda name: -last[name])[:CONTENDERS]
+        after = dict(zip(contenders, distortions([(*chosen, name) for name in contenders]), strict=True))
+        best = min(after, key=lambda name: after[name])
+        last |= {name: left - after[name] for name in contenders}
+        del last[best]
+        chosen.append(best)
+        taken[best] = max(left - after[best], 0.0)
+        left = after[best]
+    return Order((*chosen, *last), taken | _shared(left, {name: alone[name] for name in last}))
+
+
+def _shared(left: float, alone: Mapping[str, float]) -> dict[str, float]:
+    """What is left of the distortion, in proportion to the units' own signals."""
+    total = sum(alone.values())
+    share = left / total if total > 0 else 0.0
+    return {name: value * share for name, value in sorted(alone.items(), key=lambda item: -item[1])}
+
+
+def _batches(measurer: Measurer) -> int:
+    data = measurer.task.data["rank"]
+    return min(-(-SIGNAL_SAMPLES // batch_size(next(iter(data))[0])), len(data))

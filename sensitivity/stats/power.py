@@ -1,0 +1,45 @@
+"""How many samples it takes to see a drop."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import optimize, stats
+
+from sensitivity.records import Estimate
+
+
+def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
+    """Samples with which a paired t test tells a mean drop from none, two-sided at `alpha`, in `power` of all cases.
+
+    drop: > 0, of the mean per-sample difference. spread: its standard deviation, >= 0.
+
+    >>> samples_needed(0.01, 0.2)
+    3142
+    """
+    if not drop > 0 or not spread >= 0:
+        raise ValueError(f"Expected a drop above 0 and a spread of at least 0, got {drop} and {spread}.")
+    if spread == 0 or _power(2, drop / spread, alpha) >= power:
+        return 2
+    normal = ((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * spread / drop) ** 2
+    found = optimize.brentq(lambda n: _power(n, drop / spread, alpha) - power, 2, 2 * normal + 20)
+    return math.ceil(found)
+
+
+def spread_of(effect: Estimate, *, alpha: float = 0.05) -> float | None:
+    """Standard deviation of the per-sample differences that a paired effect came from; None without an interval."""
+    if effect.low is None or effect.high is None:
+        return None
+    return float((effect.high - effect.low) / 2 * np.sqrt(effect.n) / stats.norm.ppf(1 - alpha / 2))
+
+
+def _power(n: float, size: float, alpha: float) -> float:
+    """Of a two-sided one-sample t test with n samples and standardized effect `size`."""
+    limit = stats.t.ppf(1 - alpha / 2, n - 1)
+    centre = size * np.sqrt(n)
+    if n > 1000:  # the noncentral t has become normal, and SciPy's is slow there
+        return float(stats.norm.sf(limit - centre) + stats.norm.cdf(-limit - centre))
+    if centre > limit + 20:  # and SciPy's is not a number this far out
+        return 1.0
+    return float(stats.nct.sf(limit, n - 1, centre) + np.nan_to_num(stats.nct.cdf(-limit, n - 1, centre)))

@@ -1,0 +1,50 @@
+"""What a plan's drop is worth on the samples that chose it: corrected for having tried many plans."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sensitivity.records import Estimate
+
+
+def corrected_drop(
+    float_values: ArrayLike,
+    values: ArrayLike,
+    costs: ArrayLike,
+    allowed: float,
+    *,
+    alpha: float = 0.05,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean loss against float of what the search would choose, judged on samples that did not choose it.
+
+    float_values: float[n]. values: float[k, n] of the k sets tried, same samples. costs: float[k]. allowed: the largest
+    drop that meets the target. In each bootstrap sample the cheapest set that meets the target is chosen, or the one
+    with the smallest drop where none does, and its drop is taken on the samples that were not drawn (Tsamardinos,
+    Greasidou and Borboudakis 2018, "Bootstrapping the out-of-sample predictions for efficient and accurate
+    cross-validation", Machine Learning 107). A little too high, since a bootstrap sample holds two thirds of the samples.
+    No interval for n < 2. Raises ValueError where shapes do not fit.
+    """
+    difference = np.asarray(float_values, dtype=np.float64) - np.asarray(values, dtype=np.float64)
+    cost = np.asarray(costs, dtype=np.float64)
+    if difference.ndim != 2 or len(cost) != len(difference):
+        raise ValueError(f"Expected values float[k, n] and costs float[k], got {difference.shape} and {cost.shape}.")
+    n = difference.shape[1]
+    if n < 2:
+        return Estimate(float(difference[_chosen(difference.mean(axis=1), cost, allowed)].mean()), None, None, n)
+    rng = np.random.default_rng(seed)
+    drops = []
+    for _ in range(resamples):
+        times = np.bincount(rng.integers(0, n, n), minlength=n)
+        out = times == 0
+        if out.any():
+            drops.append(difference[_chosen(difference @ times / n, cost, allowed)][out].mean())
+    low, high = np.quantile(drops, [alpha / 2, 1 - alpha / 2])
+    return Estimate(float(np.mean(drops)), float(low), float(high), n)
+
+
+def _chosen(drops: np.ndarray, cost: np.ndarray, allowed: float) -> int:
+    met = drops <= allowed + 1e-12
+    return int(np.argmin(np.where(met, cost, np.inf))) if met.any() else int(np.argmin(drops))

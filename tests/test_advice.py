@@ -1,0 +1,104 @@
+"""What to do in the end, in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import reporting_samples as samples
+
+from sensitivity.records import Estimate
+from sensitivity.reporting.advice import advice, small_splits
+from sensitivity.reporting.formats import MetricFormat
+
+METRIC = MetricFormat("top-1", 1.0)
+UNITS = samples.units(28)
+PLAN = samples.plan(UNITS)
+
+
+def timings(int8: float, partial: float, fp16: float | None = None, precision: str = "fp16"):
+    """Milliseconds, float takes 4."""
+    made = [
+        samples.timing("f", 4.0, 1.0),
+        samples.timing("i", int8, 4 / int8, "int8"),
+        samples.timing("p", partial, 4 / partial, "partial"),
+    ]
+    half = samples.timing("h", fp16, 4 / fp16, "fp16") if fp16 else None
+    return (*made, replace(half, precision=precision)) if half else tuple(made)
+
+
+def words(*args) -> tuple[str, str]:
+    found = advice(*args)
+    return found.choice, " ".join(found.sentences)
+
+
+def test_ptq_is_enough_where_nothing_is_left_out() -> None:
+    choice, text = words(replace(PLAN, skip=()), timings(2.0, 2.0), 28, METRIC)
+    assert choice == "ptq"
+    assert "PTQ is enough: with everything in INT8 top-1 is 51.4 % on confirm" in text
+    assert "2.00x" in text
+
+
+def test_a_partial_plan_that_keeps_the_speed_is_taken_with_its_price() -> None:
+    choice, text = words(PLAN, timings(2.0, 2.4), 28, METRIC)
+    assert choice == "partial"
+    assert "5 of 28 layers left out" in text
+    assert "2.40 ms against 2.00 ms with everything in INT8" in text
+    assert "80% of the time that INT8 saves" in text
+    assert "would have to win 21.1 pt with everything in INT8" in text
+
+
+def test_a_partial_plan_that_loses_most_of_the_speed_is_training_s_case() -> None:
+    choice, text = words(PLAN, timings(2.0, 3.2), 28, METRIC)
+    assert choice == "qat"
+    assert "gives the speed away" in text
+    assert "keeps 40% of the time that INT8 saves" in text
+    assert "1.60 times as fast as the plan" in text
+
+
+def test_a_partial_plan_slower_than_fp16_is_training_s_case() -> None:
+    choice, text = words(PLAN, timings(1.5, 2.4, fp16=2.2), 28, METRIC)
+    assert choice == "qat"
+    assert "FP16 takes 2.20 ms" in text
+
+
+def test_an_fp16_file_that_ran_in_fp32_says_nothing() -> None:
+    assert words(PLAN, timings(2.0, 2.4, fp16=2.2, precision="fp32"), 28, METRIC)[0] == "partial"
+
+
+def test_where_int8_is_slower_than_float_no_plan_has_speed_to_win() -> None:
+    choice, text = words(PLAN, samples.TIMINGS, 28, METRIC)
+    assert choice == "float"
+    assert "Stay with float in onnxruntime on this machine" in text
+
+
+def test_a_missed_target_says_what_training_would_have_to_win() -> None:
+    missed = samples.plan(UNITS, met=False)
+    choice, text = words(missed, timings(2.0, 2.4), 28, METRIC)
+    assert choice == "qat"
+    assert "is 4.7 pt short of it" in text
+    assert "would have to win 26.0 pt" in text
+
+
+def test_without_latencies_the_price_is_said_to_be_unknown() -> None:
+    choice, text = words(PLAN, (), 28, METRIC)
+    assert choice == "partial"
+    assert "was not measured: run sensitivity bench" in text
+
+
+def test_a_plan_that_leaves_everything_out_is_float() -> None:
+    names = tuple(unit.name for unit in UNITS)
+    assert words(replace(PLAN, skip=names), (), 28, METRIC)[0] == "float"
+    assert "cheapest in this runtime" in words(replace(PLAN, skip=names, planner="cost"), (), 28, METRIC)[1]
+
+
+def test_small_splits_are_named_with_the_samples_that_it_takes() -> None:
+    found = replace(PLAN.metric, holdout_drop=Estimate(0.012, 0.012 - 0.0392, 0.012 + 0.0392, 400))
+    (sentence,) = small_splits(found, 0.01, METRIC)
+    assert "Seeing a drop of 1.0 pt takes about 13,000 samples" in sentence
+    assert "confirm has 500 and holdout has 250" in sentence
+
+
+@pytest.mark.parametrize("allowed", [0.0, 0.5])
+def test_large_splits_and_targets_without_a_drop_are_not_warned_about(allowed: float) -> None:
+    assert not list(small_splits(PLAN.metric, allowed, METRIC))

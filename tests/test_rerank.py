@@ -1,0 +1,90 @@
+"""Re-ranking: units that matter only once another one is out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensitivity.journal.journal import open_journal
+from sensitivity.quantizers.base import layers
+from sensitivity.records import Target
+from sensitivity.scan.choose import Means, choose_plan
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.rerank import reranked
+from sensitivity.scan.scan import scan
+from sensitivity.signals.base import Signal
+from sensitivity.tasks.base import Task
+from sensitivity.testing.fakes import FakeModel, FakeSimulator
+
+HARM = {"mask": 0.5, "second": 0.2, "third": 0.1} | {f"tail{index}": 0.001 for index in range(12)}
+
+
+class Masked(FakeModel):
+    """While `mask` is quantized it drowns all other layers: leaving one of those out changes nothing."""
+
+    def __call__(self, inputs: Any) -> Any:
+        on = {q.layer for q in self.quantizers if q.name not in self.off}
+        total = 0.85 if "mask" in on and len(on) > 1 else sum(self.harm[layer] for layer in on)
+        return (inputs >= total - 1e-12).astype(np.float64)
+
+
+def measurer_of(path: Path):
+    model = Masked(HARM)
+    samples = np.linspace(0, 0.999, 400)
+    rng = np.random.default_rng(0)
+    data = {split: [(rng.permutation(samples), None)] for split in ("rank", "confirm", "holdout")}
+    task = Task(model, data, lambda outputs, _: outputs)
+    simulator = FakeSimulator(model)
+    return open_journal(path, {}, resume=True), task, simulator, model
+
+
+def moved(reference: Any, outputs: Any) -> Any:
+    return np.abs(reference[0] - outputs[0])
+
+
+SIGNAL = Signal("moved", moved)
+
+
+def test_units_are_ordered_by_what_they_take_once_the_first_are_out(tmp_path: Path) -> None:
+    journal, task, simulator, model = measurer_of(tmp_path / "j")
+    with journal:
+        measurer = Measurer(task, lambda: simulator, journal)
+        order = reranked(measurer, layers(model.quantizers), model.quantizers, SIGNAL)
+    assert order.units[:3] == ("mask", "second", "third")
+    assert set(order.units) == set(HARM)
+    assert list(order.signal)[:3] == ["mask", "second", "third"]
+    assert order.signal["mask"] > order.signal["second"] > order.signal["third"] > 0
+    whole = sum(order.signal.values())
+    assert abs(whole - 0.85) < 0.01, "the parts add up to the distortion of all of INT8"
+
+
+def test_a_plan_needs_fewer_units_with_re_ranking_than_with_the_order_of_the_scan(tmp_path: Path) -> None:
+    """The scan cannot tell the other units apart while `mask` is in: it keeps the model's order, here the wrong one."""
+    model = Masked(dict(reversed(HARM.items())))
+    samples = np.linspace(0, 0.999, 400)
+    data = {split: [(samples, None)] for split in ("rank", "confirm", "holdout")}
+    task = Task(model, data, lambda outputs, _: outputs)
+    found = {}
+    for name, signal in (("scan", None), ("anew", SIGNAL)):
+        with open_journal(tmp_path / name, {}, resume=True) as journal:
+            measurer = Measurer(task, lambda: FakeSimulator(model), journal)
+            subject = (measurer, layers(model.quantizers), model.quantizers)
+            scanned = scan(*subject, "disable")
+            found[name] = choose_plan(*subject, scanned, Target(drop=0.03), Means(signal=signal))
+    assert found["anew"].met
+    assert set(found["anew"].skip) == {"mask", "second", "third"}
+    assert len(found["anew"].path) < len(found["scan"].path), "and it takes fewer tries"
+
+
+def test_the_same_order_comes_from_the_journal_without_a_new_sample(tmp_path: Path) -> None:
+    orders, calls = [], []
+    for _ in range(2):
+        journal, task, simulator, model = measurer_of(tmp_path / "j")
+        with journal:
+            measurer = Measurer(task, lambda simulator=simulator: simulator, journal)
+            orders.append(reranked(measurer, layers(model.quantizers), model.quantizers, SIGNAL))
+        calls.append(simulator.calls)
+    assert orders[0] == orders[1]
+    assert calls[0] > calls[1] == 0
