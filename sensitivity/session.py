@@ -8,12 +8,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sensitivity.config import UnitChoices
 from sensitivity.errors import ModelError, TaskError
-from sensitivity.export.placement import unified_scales
-from sensitivity.export.relations import Placed, placed
 from sensitivity.journal.journal import Head, open_journal, refuse_used
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated
@@ -28,6 +26,9 @@ from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size
 from sensitivity.tasks.load import load_task, task_digest
+
+if TYPE_CHECKING:
+    from sensitivity.export.relations import Placed
 
 FISHER_BATCHES = 2
 FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
@@ -119,6 +120,10 @@ def open_session(
     memory: bytes that the simulator may hold besides the weights; None takes a quarter of what is free.
     Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run), JournalMismatch.
     """
+    # Both import ONNX, which takes half a second: `plan` for another target opens no session and need not wait.
+    from sensitivity.export.placement import unified_scales
+    from sensitivity.export.relations import placed
+
     refuse_used(RunDir(out).journal, resume)  # before the task's own long work
     loaded = load_task(reference)
     source = quantized_model(loaded.model)
@@ -148,6 +153,8 @@ def open_session(
 
 
 def _as_scanned(info: RunInfo) -> Placed:
+    from sensitivity.export.relations import Placed
+
     return Placed(info.units, info.scales)
 
 
