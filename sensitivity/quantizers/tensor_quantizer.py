@@ -171,8 +171,8 @@ class TensorQuantizerModel:
     def _wrong_axis(self, module: Any, role: Role, layer: Any) -> str | None:
         """Both toolkits give every weight axis 0 by default, which in a transposed convolution is the axis that the
         kernel sums over: no engine can take scales out of that sum."""
-        names = {base.__name__ for base in type(layer).__mro__}
-        transposed = bool(names & {"ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"})
+        # pytorch-quantization's own layers do not descend from torch's ConvTranspose2d, only from its base.
+        transposed = "_ConvTransposeNd" in {base.__name__ for base in type(layer).__mro__}
         if role != "weight" or not transposed or self._axis(module) in (None, 1):
             return None
         return (

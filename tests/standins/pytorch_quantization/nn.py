@@ -150,13 +150,28 @@ class _Quantized:
 _WHICH = ("input", "weight")
 
 
-class QuantConv2d(_Quantized, nn.Conv2d):
+def _pair(value):
+    return value if isinstance(value, tuple) else (value, value)
+
+
+class QuantConv2d(_Quantized, nn.modules.conv._ConvNd):
+    """As in the toolkit, not a `torch.nn.Conv2d`: what looks for that class does not find it."""
+
+    def __init__(self, inputs, outputs, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, **kwargs):
+        sizes = [_pair(value) for value in (kernel_size, stride, padding, dilation)]
+        super().__init__(inputs, outputs, *sizes, False, _pair(0), groups, bias, "zeros", **kwargs)
+
     def forward(self, input):  # noqa: A002
-        return self._conv_forward(self._input_quantizer(input), self._weight_quantizer(self.weight), self.bias)
+        x, weight = self._input_quantizer(input), self._weight_quantizer(self.weight)
+        return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-class QuantConvTranspose2d(_Quantized, nn.ConvTranspose2d):
+class QuantConvTranspose2d(_Quantized, nn.modules.conv._ConvTransposeNd):
     default_quant_desc_weight = tq.QUANT_DESC_8BIT_CONVTRANSPOSE2D_WEIGHT_PER_CHANNEL
+
+    def __init__(self, inputs, outputs, kernel_size, stride=1, padding=0, groups=1, bias=True, dilation=1, **kwargs):
+        sizes = [_pair(value) for value in (kernel_size, stride, padding, dilation)]
+        super().__init__(inputs, outputs, *sizes, True, _pair(0), groups, bias, "zeros", **kwargs)
 
     def forward(self, input):  # noqa: A002
         x, weight = self._input_quantizer(input), self._weight_quantizer(self.weight)
