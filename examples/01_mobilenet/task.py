@@ -7,7 +7,6 @@ per class, whose sorted names are in the order of the classes.
 import os
 from pathlib import Path
 
-import modelopt.torch.quantization as mtq
 import numpy as np
 import torch
 from mobilenet import MobileNet
@@ -27,12 +26,16 @@ def task() -> Task:
     The first files are other classes (fish, birds) than the rest. A user with a lazy calibration set does just that,
     and it costs accuracy: which layers pay for it is what the scan finds out.
     """
+    calib, splits = parts()
+    return classification_task(calibrated(calib), splits)
+
+
+def parts() -> tuple[ImageBatches, dict[str, ImageBatches]]:
+    """Batches to calibrate on, and the splits."""
     images = imagenet()
-    calib, others = images.take(range(CALIBRATION_IMAGES)), images.take(range(CALIBRATION_IMAGES, len(images.files)))
-    parts = random_parts(len(others.files), SIZES, seed=0)
-    return classification_task(
-        calibrated(batches(calib)), {name: batches(others.take(at)) for name, at in parts.items()}
-    )
+    others = images.take(range(CALIBRATION_IMAGES, len(images.files)))
+    at = random_parts(len(others.files), SIZES, seed=0)
+    return batches(images.take(range(CALIBRATION_IMAGES))), {name: batches(others.take(at[name])) for name in at}
 
 
 def all_images() -> Task:
@@ -49,6 +52,7 @@ def all_images() -> Task:
 
 def calibrated(calib: ImageBatches) -> torch.nn.Module:
     """INT8: weights per channel, activations per tensor, max ranges. 28 layers: 27 convolutions and `fc`."""
+    import modelopt.torch.quantization as mtq
 
     def run(model: torch.nn.Module) -> None:
         for inputs, _ in calib:
