@@ -117,7 +117,9 @@ def _check_split(split: str, batches: Any) -> None:
 def _check_model(model: Any) -> None:
     if model is None:
         raise TaskError("Expected a calibrated model in the task, got None; return the model that was quantized.")
-    training = "the model" if getattr(model, "training", False) else _training_layer(model)
+    # A graph of torch.export has its mode built in: its flag says nothing, and its eval() raises.
+    is_graph = any(base.__name__ == "GraphModule" for base in type(model).__mro__)
+    training = "the model" if getattr(model, "training", False) and not is_graph else _training_layer(model)
     if training:
         raise TaskError(
             f"Expected the model in eval mode, got {training} in training mode; call model.eval() before returning it."
