@@ -32,7 +32,7 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import RunDirError, RuntimeUnavailable, TaskError
+from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError, TaskError
 from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
 from sensitivity.planning import replan, searched, with_timings
@@ -172,6 +172,8 @@ def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
 
 
 def _export(session: Session, chosen: Plan, command: str, targets: Sequence[LowerTarget]) -> Verification:
+    from sensitivity.export.half_baseline import NAME as HALF
+    from sensitivity.export.half_baseline import half_baseline
     from sensitivity.export.lowered import lower_files
     from sensitivity.export.torch_model import export_files
     from sensitivity.export.verify import verify
@@ -202,8 +204,11 @@ def _export(session: Session, chosen: Plan, command: str, targets: Sequence[Lowe
             verification = verify(source, files, session.example, units, chosen.skip, **judge)
             advance(1, 0)
             lowered = lower_files(files, targets, session.example, **judge)
+            half = half_baseline(files["float"], session.example)
             advance(1, 0)
-        verification = replace(verification, lowered=lowered, skip=chosen.skip)
+        lowered |= {} if isinstance(half, str) else {HALF: half}
+        left_out = {HALF: half} if isinstance(half, str) else {}
+        verification = replace(verification, lowered=lowered, left_out=left_out, skip=chosen.skip)
         run_dir.write("export.json", verification)
     return verification
 
@@ -223,7 +228,8 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
     from sensitivity.bench.profile import layer_rows, profile_files
     from sensitivity.bench.verdict import verdict
 
-    runtime, files = runtime_of(settings.runtime), run_dir.models(settings.runtime)
+    runtime = runtime_of(settings.runtime)
+    files = run_dir.models(runtime.lowering if hasattr(runtime, "lowering") else runtime.name)
     exported = run_dir.read("export.json", Verification, "sensitivity export")
     if exported.skip != run_dir.plan().skip:
         raise RunDirError(
@@ -231,6 +237,7 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
             f"make them again with: sensitivity export {run_dir.path}"
         )
     inputs = random_inputs(files["float"])
+    refused: list[SensitivityError] = []
     with _noted(run_dir, "bench", command):
         with progress("bench", settings.rounds) as advance:
             timings = bench_files(
@@ -241,10 +248,13 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
                 rounds=settings.rounds,
                 warmup=WARMUP_ROUNDS,
                 progress=lambda done, rounds: advance(1, len(files)),
+                left_out=refused.append,
             )
+        files = {timing.variant: files[timing.variant] for timing in timings}
         profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
         accuracy = _accuracy(run_dir, files, runtime) if settings.accuracy else {}
         sentences = [*verdict(timings, profiles), *accuracy_sentences(accuracy, runtime.name, run_dir)]
+        sentences += [f"The FP16 file is left out: {error}" for error in refused]
         result = BenchResult(timings, tuple(sentences), environment(), accuracy, exported.skip)
         run_dir.write("bench.json", result)
         with_timings(run_dir, result)

@@ -313,6 +313,7 @@ class Timing:
     """Latency of one file in one runtime, all files of a bench interleaved in the same run.
 
     ratio: time of the float file over time of this one, with a bootstrap interval; above 1 is faster than float.
+    against_fp16: the same with the FP16 file; None where there is none, or the runtime computed it in another type.
     """
 
     file: str
@@ -328,6 +329,7 @@ class Timing:
     p99_ms: float
     spread_ms: float
     ratio: Estimate
+    against_fp16: Estimate | None = None
 
 
 @dataclass(frozen=True)

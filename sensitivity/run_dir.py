@@ -65,13 +65,16 @@ class RunDir:
         files = {variant: self.path / f"model.{variant}.onnx" for variant in EXPORTED}
         return {variant: file for variant, file in files.items() if file.exists()}
 
-    def models(self, runtime: str) -> dict[Exported, Path]:
-        """The exported files by variant, those lowered for `runtime` where there are any.
+    def models(self, runtime: str | None) -> dict[Exported, Path]:
+        """The exported files by variant, those lowered for `runtime` where there are any; None for canonical ones.
 
         Raises RunDirError where the float one is missing.
         """
-        lowered = {variant: self.path / f"model.{variant}.{LOWERED.get(runtime, runtime)}.onnx" for variant in EXPORTED}
-        files = self.canonical() | {variant: file for variant, file in lowered.items() if file.exists()}
+        files = self.canonical()
+        if runtime is not None:
+            name = LOWERED.get(runtime, runtime)
+            lowered = {variant: self.path / f"model.{variant}.{name}.onnx" for variant in EXPORTED}
+            files |= {variant: file for variant, file in lowered.items() if file.exists()}
         if "float" not in files:
             raise RunDirError(
                 f"Expected {self.path / 'model.float.onnx'} to exist, got nothing there; "

@@ -240,16 +240,61 @@ def test_an_interval_that_holds_one_is_no_difference() -> None:
     assert words[0].startswith("The partial plan cannot be told from float: 1.02 times its speed (0.97 to 1.05")
 
 
-def test_a_plan_slower_than_fp16_is_called_so() -> None:
-    rows = [FLOAT, row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), row("fp16", Estimate(2, 1.9, 2.1, 50), 5, "fp16")]
-    assert any("slower than FP16 (6.25 against 5 ms)" in sentence for sentence in verdict(rows))
+@pytest.mark.parametrize(
+    ("against", "said"),
+    [
+        (
+            Estimate(0.8, 0.75, 0.85, 50),
+            "The partial plan is slower than FP16: 0.80 times its speed (0.75 to 0.85); as ",
+        ),
+        (Estimate(1.0, 0.95, 1.05, 50), "The partial plan cannot be told from FP16: 1.00 times its speed (0.95 to 1.0"),
+        (Estimate(1.3, 1.25, 1.35, 50), "The partial plan is faster than FP16: 1.30 times its speed (1.25 to 1.35)."),
+    ],
+    ids=["slower", "equal", "faster"],
+)
+def test_a_plan_is_compared_with_fp16_where_fp16_was_computed(against: Estimate, said: str) -> None:
+    partial = dataclasses.replace(row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), against_fp16=against)
+    words = verdict([FLOAT, partial, row("fp16", Estimate(2, 1.9, 2.1, 50), 5, "fp16")])
+    assert [sentence[: len(said)] for sentence in words if "than FP16" in sentence or "from FP16" in sentence] == [said]
 
 
 def test_an_fp16_file_that_ran_in_fp32_is_no_measure_of_fp16() -> None:
     rows = [FLOAT, row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), row("fp16", Estimate(2, 1.9, 2.1, 50), 5)]
     words = verdict(rows)
-    assert "onnxruntime ran the FP16 file in fp32: its time says nothing about FP16 on a GPU." in words
-    assert not any("slower than FP16" in sentence for sentence in words)
+    ran = "onnxruntime ran the FP16 file in fp32, at 2.00 times the speed of float: that says nothing about FP16 on a GPU."
+    assert [sentence for sentence in words if "FP16" in sentence] == [ran]
+
+
+class Half(FakeRuntime):
+    """Computes the FP16 file in FP16, or refuses it."""
+
+    def __init__(self, *, refuses: bool = False) -> None:
+        super().__init__({"float": 4.0, "fp16": 2.0, "int8": 1.0})
+        self.refuses = refuses
+
+    def build(self, file: Path, *, threads: int | None = None) -> FakeEngine:
+        if file.stem == "fp16" and self.refuses:
+            raise OnnxFileError("no FP16 here")
+        engine = super().build(file, threads=threads)
+        engine.precision = "fp16" if file.stem == "fp16" else "fp32"
+        return engine
+
+
+HALVES = {name: Path(f"{name}.onnx") for name in ("float", "fp16", "int8")}
+
+
+def test_every_file_is_compared_with_fp16_in_pairs() -> None:
+    timings = bench_files(HALVES, Half(), X, threads=1, rounds=20, warmup=0)
+    assert [one.against_fp16.value for one in timings] == [0.5, 1.0, 2.0]
+
+
+def test_an_fp16_file_that_a_runtime_refuses_is_left_out_with_the_reason() -> None:
+    refused: list[SensitivityError] = []
+    timings = bench_files(HALVES, Half(refuses=True), X, threads=1, rounds=2, warmup=0, left_out=refused.append)
+    assert [(one.variant, one.against_fp16) for one in timings] == [("float", None), ("int8", None)]
+    assert [str(error) for error in refused] == ["no FP16 here"]
+    with pytest.raises(OnnxFileError, match="no FP16 here"):
+        bench_files(HALVES, Half(refuses=True), X, threads=1, rounds=2, warmup=0)
 
 
 def test_the_verdict_ends_with_how_it_was_measured() -> None:

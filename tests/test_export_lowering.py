@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sensitivity.errors import ExportError, OnnxFileError
+from sensitivity.export.half_baseline import half_baseline
 from sensitivity.export.lower import lower_file
 from sensitivity.export.placement import add_residual_quantizers
 from sensitivity.export.ranges import ranges_of
@@ -164,6 +165,30 @@ def test_the_float_file_in_fp16_is_the_baseline(files, tmp_path):
     lowered = lower_file(files["float"], "tensorrt", tmp_path / "f.onnx")
     assert not list(qdq.pairs(load_model(lowered).graph))
     assert check_lowering(files["float"], lowered, files["float"], BATCH).rms < 1e-2
+
+
+def test_the_fp16_baseline_keeps_opset_inputs_and_outputs(files):
+    check = half_baseline(files["float"], models.batch(8, 32, seed=3))
+    made = onnx.load(files["float"].with_name("model.fp16.onnx"))
+    assert check.target == "fp16"
+    assert 0 < check.rms < 0.01
+    assert made.opset_import[0].version == 17
+    ends = (*made.graph.input, *made.graph.output)
+    assert {value.type.tensor_type.elem_type for value in ends} == {onnx.TensorProto.FLOAT}
+    assert {one.data_type for one in made.graph.initializer if len(one.dims) > 1} == {onnx.TensorProto.FLOAT16}
+
+
+def test_without_an_fp16_baseline_where_fp16_cannot_hold_the_values_and_it_is_said_why(files, tmp_path):
+    proto = onnx.load(files["float"])
+    for one in proto.graph.initializer:
+        if one.name == "head.bias":
+            one.CopyFrom(onnx.numpy_helper.from_array(np.full(10, 1e6, np.float32), one.name))
+    file = tmp_path / "model.float.onnx"
+    onnx.save(proto, file)
+    (tmp_path / "model.fp16.onnx").write_text("of an earlier export")
+    why = half_baseline(file, models.batch(8, 32))
+    assert why.startswith("left out, so there is no FP16 baseline: Expected outputs of model.fp16.onnx to differ from")
+    assert not (tmp_path / "model.fp16.onnx").exists()
 
 
 def test_scales_that_fp16_cannot_hold_stay_fp32_with_their_layer(files, tmp_path):

@@ -114,11 +114,11 @@ def test_each_verb_works_alone_on_a_run_directory(
     assert verb("scan", f"{TASK}:task", "--out", out) == 0
     assert verb("plan", out, "--target", "0.95") == 0
     assert verb("export", out, "--for", "all") == 0
-    for name in ("int8.onnxruntime", "partial.openvino", "fp16.tensorrt"):
+    for name in ("int8.onnxruntime", "partial.openvino", "fp16.tensorrt", "fp16"):
         assert (out / f"model.{name}.onnx").exists(), name
     assert verb("bench", out, "--rounds", "5", "--threads", "1", "--accuracy") == 0
     assert "top-1 measured in onnxruntime on holdout: float 100.0 %" in capsys.readouterr().out
-    assert pd.read_csv(out / "layers.csv")["variant"].nunique() == 3
+    assert pd.read_csv(out / "layers.csv")["variant"].nunique() == 4
     assert verb("report", out) == 0
     assert (out / "scan.csv").read_bytes() == (done / "scan.csv").read_bytes()
     assert "sensitivity bench" in (out / "report.html").read_text()

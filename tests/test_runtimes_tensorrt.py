@@ -10,6 +10,7 @@ from contract.standin import FakeCuda, Module, NoTimeHereError
 from qdq_chain import chain, inputs
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
+from sensitivity.run_dir import RunDir
 from sensitivity.runtimes.tensorrt import TensorRt, TensorRtEngine, TensorRtRtx, _medians
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings, plan_file
 
@@ -48,6 +49,23 @@ def test_a_launch_is_captured_after_a_first_run_and_no_time_is_made_up(version: 
     cuda = made._cuda
     assert cuda.calls == ["synchronize", "capture", "timed launch", "graph launch"]
     assert module.world.names().count("IExecutionContext.execute_async_v3") == 2  # the first run, and the capture
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_weakly_typed_networks_take_canonical_files_and_the_others_lowered_ones(
+    version: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """TensorRT 8.6 reads opset 17 and earlier; files lowered for TensorRT are of opset 19."""
+    monkeypatch.setitem(sys.modules, "tensorrt", Module(version))
+    for name in ("float", "int8", "int8.tensorrt", "fp16", "fp16.tensorrt"):
+        (tmp_path / f"model.{name}.onnx").touch()
+    lowered = TensorRt().lowering
+    assert lowered == (None if version == "8.6" else "tensorrt")
+    names = {variant: file.name for variant, file in RunDir(tmp_path).models(lowered).items()}
+    suffix = ".onnx" if lowered is None else ".tensorrt.onnx"
+    assert names == {"float": "model.float.onnx", "int8": f"model.int8{suffix}", "fp16": f"model.fp16{suffix}"}
+    if version not in ("8.6", "11.1"):
+        assert TensorRt(TensorRtSettings(strongly_typed=False)).lowering is None
 
 
 def test_without_a_graph_each_launch_is_enqueued(file: Path) -> None:

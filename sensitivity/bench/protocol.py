@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.bench.ratio import median_ratio
-from sensitivity.errors import SensitivityError
+from sensitivity.errors import OnnxFileError, RuntimeUnavailable, SensitivityError
 from sensitivity.records import Estimate, Timing
 from sensitivity.runtimes.base import Engine, Runtime, Tensors
 
@@ -27,6 +27,7 @@ def bench_files(
     rounds: int,
     warmup: int,
     progress: Callable[[int, int], None] | None = None,
+    left_out: Callable[[SensitivityError], None] | None = None,
     seed: int = 0,
 ) -> tuple[Timing, ...]:
     """Time every file once per round, in an order that is drawn anew for each round.
@@ -34,6 +35,8 @@ def bench_files(
     inputs: one batch, the same for all files; the first axis is the sample.
     threads: of the runtime, for one inference. warmup: untimed inferences of each file before the first round.
     progress: called with (rounds done, rounds) after each round.
+    left_out: called with the reason where the runtime does not take the FP16 file, which is then not timed; None
+        raises it.
     All files are loaded at once; every engine is closed at the end, also after an exception.
     Raises SensitivityError where the float file is missing (every ratio is against it) or a number makes no sense,
     and what the runtime raises for a file that it cannot load.
@@ -42,17 +45,26 @@ def bench_files(
     with contextlib.ExitStack() as stack:
         engines: dict[Variant, Engine] = {}
         for variant, file in files.items():
-            engines[variant] = runtime.build(file, threads=threads)
+            try:
+                engines[variant] = runtime.build(file, threads=threads)
+            except (OnnxFileError, RuntimeUnavailable) as error:
+                if variant != "fp16" or left_out is None:
+                    raise
+                left_out(error)
+                continue
             stack.callback(engines[variant].close)
         per_turn = getattr(runtime, "per_turn", 1)  # more where a turn is costly, such as a process
         times = interleaved(
             engines, inputs, rounds=rounds, warmup=warmup, per_turn=per_turn, progress=progress, seed=seed
         )
         batch = len(next(iter(inputs.values())))
+        blocks = per_turn if per_turn > 1 else None
+        half = times.get("fp16") if "fp16" in engines and engines["fp16"].precision == "fp16" else None
         return tuple(
             timing(
                 times[variant],
-                ratio=median_ratio(times["float"], times[variant], block=per_turn if per_turn > 1 else None),
+                ratio=median_ratio(times["float"], times[variant], block=blocks),
+                against_fp16=None if half is None else median_ratio(half, times[variant], block=blocks),
                 file=str(file),
                 variant=variant,
                 runtime=runtime.name,
@@ -61,6 +73,7 @@ def bench_files(
                 threads=threads,
             )
             for variant, file in files.items()
+            if variant in engines
         )
 
 
@@ -98,6 +111,7 @@ def timing(
     ms: NDArray[np.float64],
     *,
     ratio: Estimate,
+    against_fp16: Estimate | None = None,
     file: str,
     variant: Variant,
     runtime: str,
@@ -121,6 +135,7 @@ def timing(
         p99_ms=q99,
         spread_ms=q75 - q25,
         ratio=ratio,
+        against_fp16=against_fp16,
     )
 
 

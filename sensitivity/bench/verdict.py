@@ -30,7 +30,7 @@ def verdict(timings: Sequence[Timing], profiles: Mapping[str, FileProfile] | Non
     by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
     base = by_variant["float"]
     others = [by_variant[variant] for variant in ("partial", "int8", "fp16") if variant in by_variant]
-    sentences = [_against_float(timing) for timing in others]
+    sentences = [_against_float(one) for one in others if one.variant != "fp16" or one.precision == "fp16"]
     sentences += _against_each_other(by_variant)
     profiles = profiles or {}
     all_int8 = any(profile.kept and not not_in_int8(profile.runs, profile.kept) for profile in profiles.values())
@@ -72,11 +72,24 @@ def _against_each_other(by_variant: dict[str, Timing]) -> list[str]:
     if partial and int8 and _speed(int8.ratio) == "faster":
         gain = (1 - 1 / partial.ratio.value) / (1 - 1 / int8.ratio.value)
         sentences.append(f"The partial plan keeps {max(gain, 0):.0%} of the time that full INT8 saves.")
-    if fp16 and fp16.precision == "fp32":
-        sentences.append(f"{fp16.runtime} ran the FP16 file in fp32: its time says nothing about FP16 on a GPU.")
-    elif partial and fp16 and partial.median_ms > fp16.median_ms:
+    if fp16 and fp16.precision != "fp16":
         sentences.append(
-            f"The partial plan is slower than FP16 ({partial.median_ms:.3g} against {fp16.median_ms:.3g} ms): as it "
-            "is, FP16 is the better engine; have fewer boundaries between INT8 and float, or leave out fewer layers."
+            f"{fp16.runtime} ran the FP16 file in {fp16.precision}, at {fp16.ratio.value:.2f} times the speed of float: "
+            "that says nothing about FP16 on a GPU."
         )
+    else:
+        sentences += [_against_fp16(timing) for timing in (partial, int8) if timing and timing.against_fp16]
     return sentences
+
+
+def _against_fp16(timing: Timing) -> str:
+    ratio, name = timing.against_fp16, NAMES[timing.variant]
+    assert ratio is not None
+    interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    if _speed(ratio) == "faster":
+        return f"{name} is faster than FP16: {ratio.value:.2f} times its speed{interval}."
+    told = "is slower than FP16" if _speed(ratio) == "slower" else "cannot be told from FP16"
+    return (
+        f"{name} {told}: {ratio.value:.2f} times its speed{interval}; as it is, FP16 is the better engine: have fewer "
+        "boundaries between INT8 and float, quantize residual adds, or leave out fewer layers."
+    )

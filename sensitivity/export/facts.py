@@ -9,13 +9,17 @@ def facts(verification: Verification) -> dict[str, str]:
     """File -> what holds for it, for reports and the command line."""
     found = {f"model.{check.variant}.onnx": _file(check, verification.samples) for check in verification.files}
     found |= {name: _lowered(check) for name, check in verification.lowered.items()}
+    found |= verification.left_out
     if verification.unreached:
         found["never reached"] = f"quantizers that no input passes, in no file: {', '.join(verification.unreached)}"
     return found
 
 
 def _lowered(check: LoweringCheck) -> str:
-    text = f"lowered for {check.target}; outputs differ from the canonical file by {check.rms:.2%} relative RMS"
+    made, against = (
+        ("FP16 baseline", "float") if check.target == "fp16" else (f"lowered for {check.target}", "canonical")
+    )
+    text = f"{made}; outputs differ from the {against} file by {check.rms:.2%} relative RMS"
     if check.quantization_rms:
         text += f" ({check.rms / check.quantization_rms:.1%} of what quantization changes)"
     if check.metric is not None:

@@ -82,7 +82,7 @@ class Verification:
     """Every exported file, checked. unreached: quantizers that the example batch never reaches; they are in no file.
 
     samples: in the batch that outputs were compared on. lowered: name of each lowered file -> what its check found.
-    skip: the units that the partial file leaves unquantized.
+    left_out: name of each file that could not be made -> why. skip: the units that the partial file leaves unquantized.
     """
 
     files: tuple[FileCheck, ...]
@@ -90,3 +90,4 @@ class Verification:
     samples: int
     lowered: dict[str, LoweringCheck] = field(default_factory=dict)
     skip: tuple[str, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)

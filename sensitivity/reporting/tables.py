@@ -111,11 +111,13 @@ def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
             "ratio_vs_float": timing.ratio.value,
             "low": timing.ratio.low,
             "high": timing.ratio.high,
+            "ratio_vs_fp16": timing.against_fp16.value if timing.against_fp16 else None,
         }
         for timing in timings
     ]
     text = ["file", "variant", "runtime", "precision", "batch", "threads", "n"]
     numbers = ["median_ms", "p90_ms", "p95_ms", "p99_ms", "spread_ms", "ratio_vs_float", "low", "high"]
+    numbers.append("ratio_vs_fp16")
     return _floats(pd.DataFrame(rows, columns=text + numbers), numbers)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.runtimes.base import Closing, LayerRun, Port, Tensors, existing, fitted, refused
+from sensitivity.runtimes.file_types import file_types
 from sensitivity.runtimes.onnx_names import OnnxNames, onnx_names
 
 PRECISION = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "i8": "int8", "u8": "int8"}
@@ -22,7 +23,7 @@ ADDED_BY_OPENVINO = ("/WithoutBiases", "_original", "/fq_input_0", "/fq_weights_
 
 
 class OpenVino:
-    """precision: of the layers that are not quantized. It is forced, because OpenVINO's own choice on a processor with
+    """precision: of the layers that are not quantized; an FP16 file runs in FP16 where the processor has it. It is forced, because OpenVINO's own choice on a processor with
     AVX512-BF16 or AMX is bf16, which is neither the float model's accuracy nor its speed elsewhere. None leaves the
     choice to OpenVINO."""
 
@@ -44,7 +45,8 @@ class OpenVino:
     def build(self, file: Path, *, threads: int | None = None) -> OpenVinoEngine:
         if problem := self.unavailable():
             raise RuntimeUnavailable(problem)
-        return OpenVinoEngine(existing(file), threads, self.precision)
+        half = self.precision == "fp32" and existing(file) and file_types(file).half and computes_fp16()
+        return OpenVinoEngine(existing(file), threads, "fp16" if half else self.precision)
 
 
 class OpenVinoEngine(Closing):
@@ -89,6 +91,13 @@ class OpenVinoEngine(Closing):
         """OpenVINO gives a port the names of all tensors that it folded into it; the file's own is one of them."""
         names: set[str] = port.get_names()
         return next(iter(names & self._names.ends), None) or port.get_any_name()
+
+
+def computes_fp16() -> bool:
+    """Whether this processor computes in FP16; others take an FP16 file and compute it in FP32, or in BF16."""
+    import openvino
+
+    return "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _settings(threads: int | None, precision: str | None) -> dict[str, Any]:

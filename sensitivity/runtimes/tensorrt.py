@@ -53,6 +53,13 @@ class TensorRt:
     def version(self) -> str:
         return str(importlib.import_module(self.module).__version__)
 
+    @property
+    def lowering(self) -> str | None:
+        """Whose lowered files it takes: strongly typed networks "tensorrt", the others canonical files (None), to whose
+        float layers the builder's flag gives FP16, and of which 8.6 reads no later opset."""
+        strong = strongly_typed(importlib.import_module(self.module), self.settings)
+        return "tensorrt" if strong else None
+
     def build(self, file: Path, *, threads: int | None = None) -> TensorRtEngine:
         """threads: has no meaning on a GPU, and is taken only because every runtime is built alike."""
         if problem := self.unavailable():

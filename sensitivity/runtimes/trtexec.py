@@ -56,6 +56,11 @@ class TrtExec:
     def _version(self) -> Version:
         return version_from_banner(_answer([self.command, "--help"]))
 
+    @property
+    def lowering(self) -> str | None:
+        """As of the Python module: "tensorrt" for strongly typed networks, None (canonical files) for the others."""
+        return "tensorrt" if is_strong(self._version(), self.settings) else None
+
     def build(self, file: Path, *, threads: int | None = None) -> TrtExecEngine:
         """threads: has no meaning on a GPU, and is taken only because every runtime is built alike."""
         if problem := self.unavailable():
