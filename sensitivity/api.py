@@ -36,6 +36,8 @@ from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError
 from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
 from sensitivity.planning import replan, searched, with_timings
+from sensitivity.quantizers.units import pins
+from sensitivity.recalibration import ranges_of
 from sensitivity.records import SPLITS, BenchResult, Estimate, Plan
 from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
@@ -49,6 +51,7 @@ from sensitivity.scan.raced import EXACT_UP_TO, Budget, raced_scan
 from sensitivity.scan.ranking import estimate
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.scan import scan as measure_scan
+from sensitivity.scan.sharing import sharing_cost
 from sensitivity.session import Session, open_session
 from sensitivity.tasks.base import EvaluateTask
 from sensitivity.tasks.load import load_task
@@ -69,6 +72,7 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
     runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
     with _session(settings, progress) as session:
+        pins(settings.skip, settings.keep, session.units)
         scanned = _scan(session, command, settings)
         found = _plan(session, settings, command, scanned)
         _export(session, found, command, targets_of(settings.runtime))
@@ -88,6 +92,7 @@ def plan(settings: PlanSettings, progress: Progress = silent) -> Plan:
     run_dir = RunDir(settings.directory)
     info, scanned = run_dir.info(), run_dir.read("scan.json", Scan, "sensitivity scan TASK --out")
     target_of(settings, info.full_scale)
+    pins(settings.skip, settings.keep, info.units)
     command = command_line("plan", settings)
     if not settings.search:
         with _noted(run_dir, "plan", command):
@@ -140,6 +145,8 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
     run_dir.write("run.json", _info(session, settings))
     with _noted(session.run_dir, "scan", command, session):
         result = _measured(session, settings)
+        sharing = sharing_cost(session.measurer, session.source.quantizers, session.own_ranges)
+        result = replace(result, sharing=sharing)
         run_dir.write("scan.json", result)
         write_csv(scan_table(result.effects, session.units), run_dir.path / "scan.csv")
     return result
@@ -183,7 +190,7 @@ def _export(session: Session, chosen: Plan, command: str, targets: Sequence[Lowe
             "Expected the task to have example_inputs for export, got None; add one batch of inputs to the EvaluateTask."
         )
     task, source, units, run_dir = session.task, session.source, session.units, session.run_dir
-    with _noted(run_dir, "export", command, session):
+    with _noted(run_dir, "export", command, session), ranges_of(chosen, source):
         judge: dict[str, Any] = {
             "batches": session.some_batches(METRIC_BATCHES),
             "score": task.score,

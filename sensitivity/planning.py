@@ -13,7 +13,9 @@ import numpy as np
 
 from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeChoices, target_of
 from sensitivity.files import write_whole
-from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Timing
+from sensitivity.quantizers.units import Pins, pins
+from sensitivity.recalibration import in_force, kept, recalibrated_plan, recalibration
+from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, Timing
 from sensitivity.registry import load
 from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
@@ -45,16 +47,31 @@ PlanSearch = RunSettings | PlanSettings
 def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Runtime) -> Plan:
     """Search for a plan and write plan.json, frontier.json and frontier.csv."""
     target = target_of(settings, session.task.full_scale)
-    with _priced(session, settings, runtime) as (cost, probe):
-        signal, alone = _signal(session, scanned)
-        means = Means(settings.planner, cost, probe, signal, alone)
-        found = choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target, means)
-    points, values = _frontier(session, found, cost)
+    fixed = pins(settings.skip, settings.keep, session.units)
+    new = None if settings.no_recalibrate else recalibration(session, scanned, target, fixed.skip)
+    with session.measurer.with_ranges(new.ranges if new else ()), _priced(session, settings, runtime) as (cost, probe):
+        found = _chosen(session, settings, new.scan if new else scanned, target, (cost, probe), fixed)
+        found = recalibrated_plan(session, found, new) if new else found
+        points, values = _frontier(session, found, cost)
     if len(values):
         corrected = correction(values, points, found.floor, cost)
         found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
     _write(session.run_dir, found, Frontier(points, _choices(settings), cost), values)
     return _advised(session.run_dir, found, ())
+
+
+def _chosen(
+    session: Session,
+    settings: PlanSearch,
+    scanned: Scan,
+    target: Target,
+    price: tuple[CostModel | None, Probe | None],
+    fixed: Pins,
+) -> Plan:
+    signal, alone = _signal(session, scanned)
+    # The scan's own signal is of the ranges that the model came with.
+    means = Means(settings.planner, *price, signal, None if session.measurer.ranges else alone)
+    return choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target, means, fixed)
 
 
 def replan(run_dir: RunDir, settings: PlanSearch) -> Plan | None:
@@ -75,6 +92,7 @@ def replan(run_dir: RunDir, settings: PlanSearch) -> Plan | None:
     found = replanned(earlier, frontier, table, target, info.units, info.quantizers)
     if found is None:
         return None
+    found = replace(found, recalibrated=kept(in_force(run_dir, earlier), found.quantizers))
     _write(run_dir, found, frontier, table)
     return _advised(run_dir, found, ())
 

@@ -23,6 +23,7 @@ from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import measured_signal
 from sensitivity.scan.variants import BASELINES
 from sensitivity.simulators.base import Simulator
+from sensitivity.simulators.calls import call, device_of, to_device
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size
 from sensitivity.tasks.load import load_task, task_digest
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from sensitivity.export.relations import Placed
 
 FISHER_BATCHES = 2
+CALIBRATION_SAMPLES = 512
+"""At most, for other ranges."""
 FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
 NO_INTERVALS = (
     "The task has only evaluate(model): no per-sample scores, so no intervals and no ties; "
@@ -88,6 +91,20 @@ class Session:
         """Inputs of `rank`, batch by batch; None for a task that has no samples."""
         return (inputs for inputs, _ in self.task.data["rank"]) if self.has_samples else None
 
+    def forward_calibration(self) -> None:
+        """Run the model on the calibration data: split "calib" where the task has it, else `rank`; where there are no
+        samples, one evaluation."""
+        if not self.has_samples:
+            evaluate, _ = next(iter(self.task.data["rank"]))
+            evaluate(self.source.model)
+            return
+        seen = 0
+        for inputs, _ in self.task.data.get("calib", self.task.data["rank"]):
+            call(self.source.model, to_device(inputs, device_of(self.source.model)))
+            seen += batch_size(inputs)
+            if seen >= CALIBRATION_SAMPLES:
+                return
+
     def some_batches(self, most: int) -> SomeBatches | None:
         """Up to `most` batches of each split; None for a task that has no samples."""
         return SomeBatches(self.task, most) if self.has_samples else None
@@ -144,12 +161,17 @@ def open_session(
                 source=source,
                 units=found.units,
                 run_dir=run_dir,
-                measurer=Measurer(task, simulator, journal, progress),
+                measurer=_measurer(Measurer(task, simulator, journal, progress), own_ranges),
                 example=example,
                 warnings=(*source.warnings, *_warnings(loaded, head), *found.warnings),
                 scales=found.scales,
                 own_ranges=own_ranges,
             )
+
+
+def _measurer(measurer: Measurer, own_ranges: tuple[Range, ...]) -> Measurer:
+    measurer.offer(own_ranges)  # for what sharing them costs
+    return measurer
 
 
 def _as_scanned(info: RunInfo) -> Placed:

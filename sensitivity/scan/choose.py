@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from sensitivity.errors import ModelError
 from sensitivity.planners.base import Choice, Goal, Judge, Planner, Probe
 from sensitivity.planners.interpolated import InterpolatedPlanner
+from sensitivity.planners.pinned import PinnedPlanner
+from sensitivity.quantizers.units import Pins
 from sensitivity.records import CostModel, Estimate, Plan, PlanMetric, Quantizer, Scores, Target, Unit
 from sensitivity.registry import load
 from sensitivity.scan.engine import Measurer
@@ -41,8 +43,11 @@ def choose_plan(
     scanned: Scan,
     target: Target,
     means: Means = Means(),
+    fixed: Pins = Pins(),
 ) -> Plan:
     """The cheapest skip-set found that meets the target, with its evidence.
+
+    fixed: units that the user has decided about.
 
     After a raced scan the search is guided by its signal and stops measuring a set once the answer is clear.
     """
@@ -50,7 +55,7 @@ def choose_plan(
     (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
     floor = target.floor(measurer.aggregate(float_scores))
     order, notes = _order(measurer, units, quantizers, scanned, means)
-    planner = _planner(means.planner, order if scanned.signal else None)
+    planner = PinnedPlanner(_planner(means.planner, order if scanned.signal else None), fixed.skip, fixed.keep)
     judge: Judge = (
         SequentialJudge(measurer, units, floor, float_scores) if scanned.signal else SplitJudge(measurer, units, floor)
     )

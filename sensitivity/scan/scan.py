@@ -16,12 +16,14 @@ class Scan:
     """Ranked effects of all units, and the baselines on the same samples by name (see `variants.BASELINES`).
 
     signal: unit -> distortion, in ranking order, where the scan was a race; empty where every unit was measured whole.
+    sharing: what it costs, with everything in INT8, that some quantizers share one range; None where none changed.
     """
 
     mode: Mode
     baselines: dict[str, Estimate]
     effects: tuple[Effect, ...]
     signal: dict[str, float] = field(default_factory=dict)
+    sharing: Estimate | None = None
 
 
 def scan(measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode) -> Scan:

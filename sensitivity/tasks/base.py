@@ -32,7 +32,8 @@ class Task:
 
     model: calibrated, in eval mode, on the device where it shall run.
     data: batches for the splits "rank", "confirm" and "holdout"; different samples in each, drawn at random from
-        the same population, and none of them used for calibration.
+        the same population, and none of them used for calibration. "calib", where it is there, is what other ranges
+        are calibrated on, which else takes `rank`.
     score: (outputs, targets) -> per-sample scores float[n] or float[n, k], higher is better, all finite.
     aggregate: scores of any number of samples -> the metric, higher is better; the mean by default.
     metric: its name in reports. full_scale: its largest value; "1pt" is a hundredth of it.

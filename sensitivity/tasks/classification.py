@@ -146,9 +146,9 @@ def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
     """A task whose metric is top-1 accuracy, 0..1.
 
     model: calibrated, gives scores [n, classes]. splits: batches for "rank", "confirm" and "holdout", as
-    `from_folder` and `from_arrays` make them; "calib" is left aside.
+    `from_folder` and `from_arrays` make them; "calib", where it is there, is what other ranges are calibrated on.
     """
-    data = {name: batches for name, batches in splits.items() if name in SPLITS}
+    data = {name: batches for name, batches in splits.items() if name in (*SPLITS, "calib")}
     classes = next((batches.classes for batches in data.values() if getattr(batches, "classes", None)), None)
     return Task(model, data, Top1(classes), metric="top-1")
 

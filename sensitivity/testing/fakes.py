@@ -72,4 +72,4 @@ class FakeSimulator:
         for index, disabled in enumerate(variants):
             with self.source.disabled(disabled):
                 self.calls += 1
-                yield index, self.source(inputs)
+                yield index, self.source.model(inputs)

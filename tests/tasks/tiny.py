@@ -23,10 +23,10 @@ def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs.argmax(1) == targets).double()
 
 
-def labelled(samples: int, seed: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def labelled(samples: int, seed: int, net: torch.nn.Module | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
     x = images(samples, seed)
     with torch.inference_mode():
-        y = seeded(lambda: Chain(6))(x).argmax(1)
+        y = (net or seeded(lambda: Chain(6)))(x).argmax(1)
     return [(x[i : i + BATCH], y[i : i + BATCH]) for i in range(0, samples, BATCH)]
 
 
@@ -41,6 +41,23 @@ def model() -> torch.nn.Module:
 def task() -> Task:
     data = {split: labelled(40, seed) for seed, split in enumerate(("rank", "confirm", "holdout"))}
     return Task(model(), data, top1, metric="top-1")
+
+
+def balanced() -> torch.nn.Module:
+    """The same layers, with a bias that makes every class as likely."""
+    net = seeded(lambda: Chain(6))
+    with torch.no_grad():
+        net.fc.bias -= net(images(200, seed=7)).mean(0)
+    return net
+
+
+def far_too_wide() -> Task:
+    """Ranges so wide that hardly a value is left of two layers: another calibration mends all of it."""
+    calibrated = quantized(balanced(), images(8, seed=9))
+    calibrated.conv2.input_quantizer.amax *= 60
+    calibrated.conv5.input_quantizer.amax *= 30
+    data = {split: labelled(40, seed, balanced()) for seed, split in enumerate(("rank", "confirm", "holdout"))}
+    return Task(calibrated, data, top1, metric="top-1")
 
 
 def evaluate_only() -> EvaluateTask:

@@ -1,0 +1,229 @@
+"""Other ranges before other precision: which are taken, on a model whose quantization errors are known, and in a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_run import TASK, verb
+from test_scan import batches
+
+from sensitivity.journal.journal import open_journal
+from sensitivity.planners.base import Goal, Judged
+from sensitivity.planners.greedy import GreedyPlanner
+from sensitivity.planners.pinned import PinnedPlanner
+from sensitivity.quantizers.alternatives import with_alternatives
+from sensitivity.quantizers.base import layers
+from sensitivity.records import Range, Variant
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.recalibrate import Place, places_of, recalibrate, shares
+from sensitivity.scan.sharing import sharing_cost
+from sensitivity.signals.base import Signal
+from sensitivity.tasks.base import Task
+from sensitivity.testing.fakes import FakeModel, FakeSimulator
+
+HARM = {"stem": 0.30, "body": 0.02, "head": 0.10}
+
+
+class Adjustable(FakeModel):
+    """A FakeModel in which the harm of a quantizer is multiplied by its amax, which is 1 before it is changed."""
+
+    def __init__(self, harm: dict[str, float]) -> None:
+        super().__init__(harm)
+        self.amax = {quantizer.name: 1.0 for quantizer in self.quantizers}
+
+    def range(self, name: str) -> Range:
+        return Range(name, "own", (self.amax[name],))
+
+    @contextmanager
+    def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
+        before = dict(self.amax)
+        self.amax.update({one.quantizer: one.amax[0] for one in ranges})
+        try:
+            yield
+        finally:
+            self.amax = before
+
+    def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
+        return ()
+
+    def __call__(self, inputs: Any) -> Any:
+        on = [quantizer for quantizer in self.quantizers if quantizer.name not in self.off]
+        total = sum(self.harm[quantizer.layer] / 2 * self.amax[quantizer.name] for quantizer in on)
+        return np.stack([(inputs >= total - 1e-12).astype(float), np.full(len(inputs), total)], axis=1)
+
+
+MOVED = Signal("moved", lambda reference, outputs: outputs[0][:, 1] - reference[0][:, 1] + NOISE[: len(outputs[0])])
+NOISE = np.random.default_rng(0).normal(0, 1e-3, 1000)
+INPUTS = [f"{name}.input_quantizer" for name in HARM]
+
+
+def tried(quantizer: str, **amax: float) -> Place:
+    return Place(
+        (Range(quantizer, "own", (1.0,)),),
+        tuple((Range(quantizer, method, (value,)),) for method, value in amax.items()),
+    )
+
+
+@pytest.fixture
+def measurer(tmp_path: Path) -> Iterator[Measurer]:
+    model = Adjustable(HARM)
+    data = {split: batches(200, 40, seed) for seed, split in enumerate(("rank", "confirm", "holdout"))}
+    task = Task(model, data, lambda outputs, _: outputs[:, 0])
+    with open_journal(tmp_path / "j", {"model": "fake"}, resume=False) as journal:
+        yield Measurer(task, lambda offered: FakeSimulator(with_alternatives(model, offered)), journal)
+
+
+def found(measurer: Measurer, places: list[Place], **options: Any) -> dict[str, tuple[str, float]]:
+    source = measurer.task.model
+    order = ["stem", "head", "body"]
+    taken = recalibrate(measurer, layers(source.quantizers), source.quantizers, order, places, **options)
+    return {one.unit: (one.method, round(one.gain.value, 3)) for one in taken}
+
+
+@pytest.mark.parametrize("signal", [MOVED, None], ids=["by signal", "by metric alone"])
+def test_the_range_that_helps_most_is_taken_and_one_that_harms_is_not(measurer, signal):
+    places = [tried(INPUTS[0], mse=0.5, entropy=0.1, percentile=1.5), tried(INPUTS[2], mse=1.2)]
+    assert found(measurer, places, signal=signal) == {"stem": ("entropy", 0.135)}
+    assert measurer.task.model.amax == dict.fromkeys(measurer.task.model.amax, 1.0)
+
+
+def test_each_unit_is_tried_on_top_of_those_before_it(measurer):
+    places = [tried(INPUTS[0], mse=0.5), tried(INPUTS[2], mse=0.5)]
+    before = measurer.samples
+    assert found(measurer, places, signal=MOVED) == {"stem": ("mse", 0.075), "head": ("mse", 0.025)}
+    assert measurer.samples > before
+    both = Variant("both", frozenset(), frozenset(place.choices[0][0] for place in places))
+    (scores,) = measurer.scores([both], "rank", "test")
+    assert scores.mean() == pytest.approx(1 - 0.42 + 0.1)
+
+
+def test_many_improvements_that_do_not_show_alone_are_taken_together(measurer):
+    """The metric falls by a step that only shows once all are in: each alone is not below, so all are kept."""
+    places = [tried(name, mse=0.97) for name in INPUTS]
+    taken = found(measurer, places, signal=MOVED)
+    assert set(taken) == {"stem", "head", "body"}
+
+
+def test_a_unit_that_is_skipped_is_left_out_of_every_trial(measurer):
+    places = [tried(INPUTS[2], mse=0.5)]
+    source = measurer.task.model
+    taken = recalibrate(
+        measurer, layers(source.quantizers), source.quantizers, ["head"], places, skip=["stem"], signal=MOVED
+    )
+    assert [one.unit for one in taken] == ["head"]
+    tried_variants = [variant for variant in measurer.journal.variants if variant.label == "recalibrated"]
+    assert tried_variants
+    assert all("stem.input_quantizer" in variant.disabled for variant in tried_variants)
+
+
+def test_quantizers_that_share_a_range_take_another_one_together():
+    own = {name: Range(name, "own", (1.0,)) for name in INPUTS}
+    other = [Range(INPUTS[0], "mse", (0.5,)), Range(INPUTS[1], "mse", (0.75,)), Range(INPUTS[2], "mse", (0.25,))]
+    (shared, alone) = places_of(INPUTS, own, other, [INPUTS[:2]])
+    assert shared.quantizers == frozenset(INPUTS[:2])
+    assert shared.choices == ((Range(INPUTS[0], "mse", (0.75,)), Range(INPUTS[1], "mse", (0.75,))),)
+    assert alone.choices == ((other[2],),)
+    units = layers(FakeModel(HARM).quantizers)
+    assert shares(["body", "stem", "head"], units, [shared, alone]) == {"body": [shared], "head": [alone]}
+
+
+def test_ranges_of_now_apply_to_every_variant_but_for_what_is_disabled_or_has_others(measurer):
+    one, other = Range(INPUTS[0], "mse", (0.5,)), Range(INPUTS[0], "entropy", (0.1,))
+    plain = Variant("plain", frozenset())
+    with measurer.with_ranges([one]):
+        assert measurer.of(plain).ranges == {one}
+        assert measurer.of(Variant("other", frozenset(), frozenset([other]))).ranges == {other}
+        off = Variant("off", frozenset([INPUTS[0]]))
+        assert measurer.of(off) == off
+        assert measurer.scores([plain], "rank", "test")[0].mean() == pytest.approx(0.655)
+    assert measurer.of(plain) == plain
+    assert measurer.scores([plain], "rank", "test")[0].mean() == pytest.approx(0.58)
+
+
+def test_what_sharing_costs_is_paired_on_what_the_baseline_was_measured_on(measurer):
+    quantizers = measurer.task.model.quantizers
+    list(zip(range(3), measurer.stream([Variant("quantized", frozenset())], "rank", "test"), strict=False))
+    own = [Range(INPUTS[0], "own", (0.5,))]
+    cost = sharing_cost(measurer, quantizers, own)
+    assert cost.n == 120
+    assert cost.value == pytest.approx(0.075, abs=0.03)
+    assert cost.low < cost.value < cost.high
+    assert sharing_cost(measurer, quantizers, []) is None
+
+
+def test_pinned_units_are_in_every_set_tried_or_in_none():
+    asked = []
+
+    def judge(skip: tuple[str, ...]) -> Judged:
+        asked.append(skip)
+        met = {"b", "d"} <= set(skip)
+        return Judged(float(len(skip)), met, 10)
+
+    planner = PinnedPlanner(GreedyPlanner(), skip=["d"], keep=["a"])
+    choice = planner.choose(["a", "b", "c", "d"], judge, Goal(0.5, 1.0))
+    assert choice.skip == ("b", "d")
+    assert choice.met
+    assert all("d" in skip and "a" not in skip for skip in asked)
+    assert [step.skip for step in choice.path] == asked
+    everything = PinnedPlanner(GreedyPlanner(), skip=[], keep=["a", "b"])
+    assert everything.choose(["a", "b"], judge, Goal(0.5, 1.0)).skip == ()
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in which the ranges of conv2 and conv5 are far too wide."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    assert verb("run", f"{TASK}:far_too_wide", "--target", "0.8", "--rounds", "5", "--threads", "1", "--out", out) == 0
+    return out
+
+
+def test_ranges_that_are_far_too_wide_are_mended_and_nothing_is_skipped(done: Path, capsys):
+    plan = json.loads((done / "plan.json").read_text())
+    assert plan["met"]
+    assert plan["skip"] == []
+    mended = {one["unit"]: one for one in plan["recalibrated"]}
+    assert {"conv2", "conv5"} <= set(mended)
+    assert mended["conv2"]["ranges"][0]["amax"][0] < mended["conv2"]["before"][0]["amax"][0] / 20
+    assert plan["metric"]["quantized"]["value"] < 0.8 <= plan["metric"]["recalibrated"]["value"]
+    assert verb("plan", done, "--target", "0.8", "--no-recalibrate") == 0
+    without = json.loads((done / "plan.json").read_text())
+    assert without["skip"]
+    assert without["recalibrated"] == []
+    assert without["metric"]["recalibrated"] is None
+
+
+def test_the_export_has_the_new_scales_and_another_target_calibrates_nothing_again(done: Path, monkeypatch):
+    from sensitivity.onnx_graph import qdq
+    from sensitivity.onnx_graph.load import load_model
+    from sensitivity.quantizers.modelopt import ModelOptModel
+
+    assert verb("plan", done, "--target", "0.8") == 0
+    monkeypatch.setattr(ModelOptModel, "other_ranges", None)
+    assert verb("plan", done, "--target", "0.82") in (0, 2)
+    plan = json.loads((done / "plan.json").read_text())
+    assert verb("export", done) == 0
+    (new,) = next(one["ranges"][0]["amax"] for one in plan["recalibrated"] if one["unit"] == "conv2")
+    for variant in ("int8", "partial"):
+        pairs = {
+            pair.name.partition("/")[0]: pair for pair in qdq.pairs(load_model(done / f"model.{variant}.onnx").graph)
+        }
+        assert float(pairs["conv2.input_quantizer"].scale) == np.float32(new) / np.float32(127)
+
+
+def test_pins_hold_in_the_plan_and_a_mistake_in_one_is_told_before_the_work(done: Path, capsys):
+    assert verb("plan", done, "--target", "0.8", "--skip", "conv3", "--keep", "conv[25]") == 0
+    plan = json.loads((done / "plan.json").read_text())
+    assert "conv3" in plan["skip"]
+    assert not {"conv2", "conv5"} & set(plan["skip"])
+    assert all("conv3" in step["skip"] for step in plan["path"])
+    assert verb("plan", done, "--keep", "conf2") == 1
+    assert (
+        "Expected --keep to match at least one name, got 'conf2' (0 of 7). Close names: conv2"
+        in capsys.readouterr().err
+    )
