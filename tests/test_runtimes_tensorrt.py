@@ -1,6 +1,7 @@
 """TensorRT's call order and answers, in a strict stand-in: nothing here ran on TensorRT."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ def file(tmp_path: Path) -> Path:
 
 
 def engine(
-    version: str, file: Path, settings: TensorRtSettings | None = None, **world: Any
+    version: str, file: Path, settings: TensorRtSettings | None = None, *, warm_up_ms: int = 0, **world: Any
 ) -> tuple[TensorRtEngine, Module]:
     module = Module(version, **world)
-    return TensorRtEngine(module, file, settings or TensorRtSettings(), FakeCuda()), module
+    settings = replace(settings or TensorRtSettings(), warm_up_ms=warm_up_ms)
+    return TensorRtEngine(module, file, settings, FakeCuda()), module
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -74,6 +76,16 @@ def test_without_a_graph_each_launch_is_enqueued(file: Path) -> None:
         made.time_ms(inputs(), 1)
     assert "capture" not in made._cuda.calls
     assert module.world.names().count("IExecutionContext.execute_async_v3") == 2
+
+
+def test_launches_warm_the_gpu_up_before_the_first_timed_one(file: Path) -> None:
+    made, _ = engine("10.16", file, warm_up_ms=5)
+    with pytest.raises(NoTimeHereError):
+        made.time_ms(inputs(), 1)
+    calls = made._cuda.calls
+    assert calls[:2] == ["synchronize", "capture"]
+    assert calls[2:4] == ["graph launch", "synchronize"]
+    assert calls.index("timed launch") == len(calls) - 2
 
 
 def test_a_second_turn_with_the_same_shapes_only_copies_the_values(file: Path) -> None:
@@ -155,10 +167,19 @@ def test_a_dynamic_input_gets_an_optimization_profile(version: str, tmp_path: Pa
     assert made.run(inputs(batch=4))["y"].shape == (4, 16, 1, 1)
 
 
-def test_a_dynamic_input_without_shapes_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_free_number_of_samples_as_in_our_exports_is_built_for_one(version: str, tmp_path: Path) -> None:
+    made, module = engine(version, chain(tmp_path / "model.onnx", dynamic=True), dynamic=True)
+    (shapes,) = [args for name, args in module.world.calls if name == "IOptimizationProfile.set_shape"]
+    assert shapes == ("x", *[(1, 3, 16, 16)] * 3)
+    assert made.run(inputs(batch=3))["y"].shape == (3, 16, 1, 1)
+    assert module.world.names().count("IExecutionContext.execute_async_v3") == 3
+
+
+def test_another_free_axis_without_shapes_is_named(tmp_path: Path) -> None:
     file = chain(tmp_path / "model.onnx", dynamic=True)
-    with pytest.raises(RuntimeUnavailable, match=r"shape of input x, whose shape \(-1, 3, 16, 16\) is dynamic"):
-        engine("10.0", file, dynamic=True)
+    with pytest.raises(RuntimeUnavailable, match=r"shape of input x, whose shape \(-1, 3, -1, 16\) is dynamic"):
+        engine("10.0", file, dynamic=True, free_height=True)
 
 
 @pytest.mark.parametrize("version", VERSIONS)

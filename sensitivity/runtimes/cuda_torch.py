@@ -57,7 +57,8 @@ class TorchCuda:
     def captured(self, work: Work) -> Work:
         graph = self._torch.cuda.CUDAGraph()
         self.synchronize()
-        with self._torch.cuda.graph(graph, stream=self._stream):
+        # Thread-local: what other threads do to CUDA meanwhile is no fault of the capture.
+        with self._torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             work()
         self._graphs.append(graph)
 

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import math
 import statistics
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,11 @@ class TensorRtEngine(Closing):
         return context
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
+        """An engine whose free first axis was built for one sample gets them one after the other."""
+        samples = len(next(iter(inputs.values()))) if self._takes_one_sample() else 1
+        if samples > 1:
+            each = [self.run({name: array[[i]] for name, array in inputs.items()}) for i in range(samples)]
+            return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
         self._bind(self._context, inputs)
         self._enqueue(self._context)
         return self._outputs(self._context)
@@ -161,7 +167,15 @@ class TensorRtEngine(Closing):
         direct = lambda: self._enqueue(self._context)  # noqa: E731
         self._launch = self._cuda.captured(direct) if self._settings.cuda_graph else direct
         self._shapes = shapes
+        until = time.monotonic() + self._settings.warm_up_ms / 1000
+        while time.monotonic() < until:
+            self._launch()
+            self._cuda.synchronize()
         return self._launch
+
+    def _takes_one_sample(self) -> bool:
+        names = [] if self._settings.shapes else self._tensor_names(inputs=True)
+        return any(tuple(self._engine.get_tensor_shape(name))[:1] == (-1,) for name in names)
 
     def _tensor_names(self, *, inputs: bool) -> list[str]:
         engine = self._engine

@@ -28,7 +28,8 @@ class TensorRtSettings:
     Q/DQ is built in the types that it has.
     workspace_mib: limit of scratch memory; None leaves TensorRT's own. timing_cache: file that is read before a build
     and updated after it. engines: folder where engines are kept and found again. shapes: smallest, best and largest
-    shape of each input with a dynamic dimension. cuda_graph: launch by a graph, as trtexec does by default in 11.
+    shape of each input with a dynamic dimension; left out, a free first axis is built for one sample. cuda_graph: launch by a graph, as trtexec does by default in 11.
+    warm_up_ms: launches before the first timed one, until the GPU's clocks are up; 200 as trtexec's.
     """
 
     strongly_typed: bool | None = None
@@ -38,6 +39,7 @@ class TensorRtSettings:
     engines: Path | None = None
     shapes: Shapes = field(default_factory=dict)
     cuda_graph: bool = True
+    warm_up_ms: int = 200
 
 
 def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
@@ -102,7 +104,7 @@ def _set_weak_types(trt: Any, config: Any, wanted: Collection[str]) -> None:
 
 
 def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes) -> None:
-    """One optimization profile for all inputs with a dynamic dimension."""
+    """One optimization profile for all inputs with a dynamic dimension; one sample where only their number is free."""
     profile = builder.create_optimization_profile()
     dynamic = []
     for index in range(network.num_inputs):
@@ -110,12 +112,12 @@ def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes) -> Non
         shape = tuple(tensor.shape)
         if -1 not in shape:
             continue
-        if tensor.name not in shapes:
+        if tensor.name not in shapes and -1 in shape[1:]:
             raise RuntimeUnavailable(
                 f"Expected smallest, best and largest shape of input {tensor.name}, whose shape {shape} is dynamic; "
                 f"give them as shapes={{{tensor.name!r}: (smallest, best, largest)}}."
             )
-        smallest, best, largest = shapes[tensor.name]
+        smallest, best, largest = shapes.get(tensor.name, ((1, *shape[1:]),) * 3)
         profile.set_shape(tensor.name, smallest, best, largest)
         dynamic.append(tensor.name)
     if dynamic:

@@ -64,7 +64,7 @@ def build_flags(version: Version, file: Path, engine: Path, types: FileTypes, se
 def time_flags(version: Version, engine: Path, times: Path, repeats: int, settings: TensorRtSettings) -> list[str]:
     """`--duration=0` makes the count of iterations decide; warm-up is in milliseconds."""
     flags = [f"--loadEngine={engine}", f"--exportTimes={times}"]
-    flags += [f"--iterations={repeats}", "--duration=0", "--warmUp=200"]
+    flags += [f"--iterations={repeats}", "--duration=0", f"--warmUp={settings.warm_up_ms}"]
     if version >= (11, 0):
         return flags if settings.cuda_graph else [*flags, "--noCudaGraph"]
     flags += ["--useSpinWait", "--noDataTransfers"]

@@ -67,8 +67,9 @@ class EnumValue:
 class World:
     """Behaviour behind the names: which object a call returns, and what must have happened before it."""
 
-    def __init__(self, version: str, *, dynamic: bool = False, refuse: str = "") -> None:
+    def __init__(self, version: str, *, dynamic: bool = False, free_height: bool = False, refuse: str = "") -> None:
         self.version, self.dynamic, self.refuse = version, dynamic, refuse
+        self.input_shape = (-1 if dynamic else 1, 3, -1 if free_height else 16, 16)
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.loaded: list[bytes] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
@@ -128,7 +129,10 @@ class World:
 
     def INetworkDefinition_get_input(self, network: Strict, index: int) -> Strict:
         self.after("OnnxParser.parse_from_file")
-        return Strict(self, "ITensor", name="x", shape=(-1 if self.dynamic else 1, 3, 16, 16))
+        return Strict(self, "ITensor", name="x", shape=self.input_shape)
+
+    def ICudaEngine_get_tensor_shape(self, engine: Strict, name: str) -> tuple[int, ...]:
+        return self.input_shape if name == "x" else (self.input_shape[0], 16, 1, 1)
 
     def IOptimizationProfile_set_shape(self, profile: Strict, name: str, *shapes: tuple[int, ...]) -> None:
         assert len(shapes) == 3
