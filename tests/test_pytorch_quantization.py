@@ -340,3 +340,15 @@ def test_calibrating_again_is_another_model(chain: nn.Module) -> None:
     before = PytorchQuantizationModel(chain).fingerprint()
     calibrate(chain, batch() * 2)
     assert PytorchQuantizationModel(chain).fingerprint() != before
+
+
+def test_the_toolkits_own_calibrators_find_other_ranges_which_are_put_back(chain: nn.Module) -> None:
+    source = PytorchQuantizationModel(chain)
+    before, name = source.fingerprint(), "conv3._input_quantizer"
+    found = source.other_ranges([name], lambda: chain(batch(seed=1)))
+    assert {one.method for one in found} == {"percentile 99.9", "percentile 99.99", "entropy", "mse"}
+    largest = batch(seed=1).abs().max() * 100
+    assert all(0 < one.amax[0] < largest for one in found)
+    with source.with_ranges(found[:1]):
+        assert source.grid(name).scale * 127 == pytest.approx(found[0].amax[0])
+    assert source.fingerprint() == before
