@@ -35,6 +35,7 @@ from sensitivity.config import (
 from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError, TaskError
 from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
+from sensitivity.journal.journal import refuse_used
 from sensitivity.planning import replan, searched, with_timings
 from sensitivity.quantizers.units import pins
 from sensitivity.recalibration import ranges_of
@@ -135,9 +136,20 @@ def out_of(settings: ScanSettings | RunSettings) -> Path:
 
 def _session(settings: ScanSettings | RunSettings, progress: Progress) -> AbstractContextManager[Session]:
     memory = None if settings.memory is None else settings.memory * 2**20
+    out = out_of(settings)
     return open_session(
-        settings.task, out_of(settings), resume=settings.resume, choices=settings, memory=memory, progress=progress
+        _reference(settings, out), out, resume=settings.resume, choices=settings, memory=memory, progress=progress
     )
+
+
+def _reference(settings: ScanSettings | RunSettings, out: Path) -> str:
+    """The task as given; for an ONNX file, a task file that is written into the run directory."""
+    if not settings.task.endswith(".onnx"):
+        return settings.task
+    from sensitivity.onnx_task import written_task
+
+    refuse_used(RunDir(out).journal, settings.resume)
+    return written_task(settings.task, out, data=settings.data, decode=settings.decode, float_path=settings.float_model)
 
 
 def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) -> Scan:
@@ -179,17 +191,11 @@ def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
 
 
 def _export(session: Session, chosen: Plan, command: str, targets: Sequence[LowerTarget]) -> Verification:
-    from sensitivity.export.half_baseline import NAME as HALF
-    from sensitivity.export.half_baseline import half_baseline
-    from sensitivity.export.lowered import lower_files
-    from sensitivity.export.torch_model import export_files
-    from sensitivity.export.verify import verify
-
     if session.example is None:
         raise TaskError(
             "Expected the task to have example_inputs for export, got None; add one batch of inputs to the EvaluateTask."
         )
-    task, source, units, run_dir = session.task, session.source, session.units, session.run_dir
+    task, source, run_dir = session.task, session.source, session.run_dir
     with _noted(run_dir, "export", command, session), ranges_of(chosen, source):
         judge: dict[str, Any] = {
             "batches": session.some_batches(METRIC_BATCHES),
@@ -197,26 +203,58 @@ def _export(session: Session, chosen: Plan, command: str, targets: Sequence[Lowe
             "aggregate": task.aggregate,
             "full_scale": task.full_scale,
         }
-        with session.measurer.progress("export, verify, lower", 3) as advance:
-            files = export_files(
-                source,
-                session.example,
-                units,
-                chosen.skip,
-                run_dir.path,
-                fingerprint=str(session.measurer.journal.head["model"]),
-                calibration=session.inputs(),
-            )
-            advance(1, 0)
-            verification = verify(source, files, session.example, units, chosen.skip, **judge)
-            advance(1, 0)
-            lowered = lower_files(files, targets, session.example, **judge)
-            half = half_baseline(files["float"], session.example)
-            advance(1, 0)
-        lowered |= {} if isinstance(half, str) else {HALF: half}
-        left_out = {HALF: half} if isinstance(half, str) else {}
-        verification = replace(verification, lowered=lowered, left_out=left_out, skip=chosen.skip)
+        if source.source == "onnx_qdq":
+            verification = _exported_onnx(session, chosen, judge)
+        else:
+            verification = _exported_torch(session, chosen, targets, judge)
+        verification = replace(verification, skip=chosen.skip)
         run_dir.write("export.json", verification)
+    return verification
+
+
+def _exported_torch(
+    session: Session, chosen: Plan, targets: Sequence[LowerTarget], judge: dict[str, Any]
+) -> Verification:
+    from sensitivity.export.half_baseline import NAME as HALF
+    from sensitivity.export.half_baseline import half_baseline
+    from sensitivity.export.lowered import lower_files
+    from sensitivity.export.torch_model import export_files
+    from sensitivity.export.verify import verify
+
+    source, units = session.source, session.units
+    with session.measurer.progress("export, verify, lower", 3) as advance:
+        files = export_files(
+            source,
+            session.example,
+            units,
+            chosen.skip,
+            session.run_dir.path,
+            fingerprint=str(session.measurer.journal.head["model"]),
+            calibration=session.inputs(),
+        )
+        advance(1, 0)
+        verification = verify(source, files, session.example, units, chosen.skip, **judge)
+        advance(1, 0)
+        lowered = lower_files(files, targets, session.example, **judge)
+        half = half_baseline(files["float"], session.example)
+        advance(1, 0)
+    lowered |= {} if isinstance(half, str) else {HALF: half}
+    return replace(verification, lowered=lowered, left_out={HALF: half} if isinstance(half, str) else {})
+
+
+def _exported_onnx(session: Session, chosen: Plan, judge: dict[str, Any]) -> Verification:
+    """The files keep the form that the source's toolkit gave them: none is lowered for a runtime."""
+    from sensitivity.export.onnx_file import export_onnx, verify_onnx
+    from sensitivity.simulators.choose import simulator_for
+
+    source, units = session.source, session.units
+    with session.measurer.progress("export, verify", 2) as advance:
+        fingerprint = str(session.measurer.journal.head["model"])
+        files = export_onnx(source, units, chosen.skip, session.run_dir.path, fingerprint=fingerprint)
+        advance(1, 0)
+        simulator = simulator_for(source, session.example)
+        verification = verify_onnx(source, files, units, chosen.skip, session.example, simulator, **judge)
+        advance(1, 0)
     return verification
 
 

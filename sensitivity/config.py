@@ -16,6 +16,7 @@ from sensitivity.records import Mode, Target
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 PlannerName = Literal["greedy", "cost", "exhaustive"]
 CostName = Literal["macs", "table", "engine"]
+DecodeName = Literal["yolo", "yolox"]
 SignalName = Literal["metric", "sqnr", "kl", "fisher"]
 UnitName = Literal["layer", "group", "quantizer"]
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
@@ -37,9 +38,21 @@ def argument(help: str) -> Any:  # noqa: A002
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings:
-    task: str = argument("A Python file and a function in it that returns a task, as in my_task.py:task.")
+    task: str = argument(
+        "A Python file and a function in it that returns a task, as in my_task.py:task; or a Q/DQ ONNX file with --data."
+    )
     out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
     resume: bool = setting(False, "Go on with the run that is in the run directory.")
+    data: Path | None = setting(
+        None,
+        "For an ONNX file: COCO annotations, a folder with one folder of images per class, or an .npz with x and y.",
+    )
+    decode: DecodeName | None = setting(
+        None, "For an ONNX detector: what its output means; told by its shape by default."
+    )
+    float_model: Path | None = setting(
+        None, "For an ONNX file: the float file it was made from, whose weights skipped operations then get."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "modelopt": "sensitivity.quantizers.modelopt:ModelOptModel",
         "pytorch_quantization": "sensitivity.quantizers.pytorch_quantization:PytorchQuantizationModel",
         "pt2e": "sensitivity.quantizers.pt2e:Pt2eModel",
+        "onnx_qdq": "sensitivity.quantizers.onnx_qdq:OnnxQdqModel",
     },
     "signals": {"sqnr": "sensitivity.signals.distortion:SQNR", "kl": "sensitivity.signals.distortion:KL"},
     "planners": {

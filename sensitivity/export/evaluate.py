@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,40 @@ def evaluate_file(
     batches, score, aggregate: as in a task. runtime: None for ONNX Runtime without optimizations.
     Outputs reach `score` in the nest that the model gave them in, where the file is one of our exports.
     """
-    structure = output_structure(file)
+    structure, ports = output_structure(file), input_ports(file)
     scores = []
     with (runtime or OnnxRuntime(optimize=False)).build(file) as engine:  # type: ignore[attr-defined]
         for inputs, targets in batches:
-            outputs = nested(list(run(engine, inputs).values()), structure)
+            outputs = outputs_of(engine, inputs, ports, structure)
             scores.append(np.asarray(score(outputs, targets), dtype=np.float64))
     every = np.concatenate(scores)
     return float(aggregate(every)), every
+
+
+def outputs_of(engine: Engine, inputs: Any, ports: Mapping[str, int | None], structure: str | None) -> Any:
+    """What the file gives for a batch of torch tensors, as tensors; for a batch of arrays, as arrays."""
+    if _is_torch(inputs):
+        return nested(list(run(engine, inputs).values()), structure)
+    from sensitivity.quantizers.onnx_model import feed
+    from sensitivity.simulators.onnx_batches import joined, length, pieces
+
+    arrays = feed(inputs, list(ports))
+    fixed = next((size for size in ports.values() if size is not None), None)
+    return joined([list(engine.run(part).values()) for part in pieces(arrays, fixed)], length(arrays))
+
+
+def input_ports(file: Path) -> dict[str, int | None]:
+    """The file's inputs by name, and the batch size that each is made for; None where it takes any."""
+    graph = onnx.load(file, load_external_data=False).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    sides = {value.name: value.type.tensor_type.shape.dim for value in graph.input if value.name not in stored}
+    return {name: dims[0].dim_value or None if dims else None for name, dims in sides.items()}
+
+
+def _is_torch(inputs: Any) -> bool:
+    values = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    values = values if isinstance(values, (tuple, list)) else (values,)
+    return any(hasattr(value, "detach") for value in values)
 
 
 def output_structure(file: Path) -> str | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.simulators.base import Simulator
+from sensitivity.simulators.memory import host_memory
 from sensitivity.simulators.toggle import ToggleSimulator
 
 
@@ -18,6 +18,10 @@ def simulator_for(
     example_inputs: one batch as the task gives it. memory: bytes that replay may hold besides the weights; None takes
     a quarter of what is free. exact_toggle: toggle without trying. `reason` of the result says what was found.
     """
+    if source.source == "onnx_qdq":
+        from sensitivity.simulators.onnx_whole import WholeFile, onnx_simulator
+
+        return WholeFile(source) if exact_toggle else onnx_simulator(source, example_inputs, memory=memory)
     if exact_toggle:
         return ToggleSimulator(source)
     from sensitivity.simulators.compare import TOLERANCE
@@ -64,9 +68,4 @@ def free_memory(model: Any) -> int:
     device = device_of(model)
     if device is not None and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 8 * 2**30
-    available = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return int(available.split()[1]) * 1024 if available else 8 * 2**30
+    return host_memory()

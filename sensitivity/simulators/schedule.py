@@ -23,7 +23,8 @@ class Network:
     switch: the bit of a quantizer's node, 0 for any other; while disabled it gives back the one node that it reads.
     fixed: it does not depend on the model's inputs. fresh: its result never shares memory with what it reads.
     overwrites: it can put its result into the memory of the first node it reads. size: bytes of its result.
-    outputs: the nodes whose values the model returns.
+    outputs: the nodes whose values the model returns. twins: for a quantizer's node that reads and computes the same as
+    another, that other one, whose values then serve for both; itself for all else; None where there are none.
     """
 
     deps: tuple[tuple[int, ...], ...]
@@ -33,6 +34,7 @@ class Network:
     overwrites: tuple[bool, ...]
     size: tuple[int, ...]
     outputs: tuple[int, ...]
+    twins: tuple[int, ...] | None = None
 
     @cached_property
     def upstream(self) -> tuple[int, ...]:
@@ -168,7 +170,8 @@ def value_of(network: Network, node: int, mask: int) -> Value:
     """The value of a node where `mask` is disabled; that of what it reads where it is itself a disabled quantizer."""
     while network.switch[node] & mask:
         (node,) = network.deps[node]
-    return node, mask & network.upstream[node]
+    upstream = network.upstream[node] & ~network.switch[node]  # an enabled quantizer's own bit is not in the mask
+    return network.twins[node] if network.twins else node, mask & upstream
 
 
 def _missing(network: Network, wanted: list[Value], held: dict[Value, int]) -> list[Value]:

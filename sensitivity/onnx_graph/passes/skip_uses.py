@@ -1,0 +1,149 @@
+"""Leave some uses of Q/DQ pairs out of a Q/DQ file: the operation then reads what the pair read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.insert_qdq import along
+from sensitivity.onnx_graph.uses import Link, Path, Use, paths
+
+Weights = Mapping[str, NDArray[Any]]
+
+
+class SkipUses(ir.passes.InPlacePass):
+    """Everything else stays as it is: names, order, opset, metadata, and pairs that others still use.
+
+    skip: names of uses. weights: name of a stored weight -> its float values, for pairs in the compact form; a weight
+    that is not there becomes what its pair gives, which is all that such a file still knows of it.
+    """
+
+    def __init__(self, skip: Collection[str], weights: Weights | None = None) -> None:
+        self._skip = frozenset(skip)
+        self._weights = weights or {}
+        self._made: dict[tuple[int, ir.Value], ir.Value] = {}
+        self._copies: list[tuple[ir.Node, ir.Node]] = []
+        self._floats: dict[ir.Value, ir.Value] = {}
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        found = [path for path in paths(model.graph) if any(use and use.name in self._skip for _, use in path.links)]
+        for path in found:
+            _connect(model.graph, path, self._rebuilt(model.graph, path))
+        _remove_unread(model.graph, [node for path in found for link, _ in path.links for node in nodes_of(link)])
+        for old, new in self._copies:  # a copy whose original is gone takes its names
+            if old.graph is None:
+                new.name = old.name
+                if not new.outputs[0].is_graph_output():
+                    new.outputs[0].name = old.outputs[0].name
+        return ir.passes.PassResult(model, modified=bool(found))
+
+    def _rebuilt(self, graph: ir.Graph, path: Path) -> ir.Value:
+        """The value that the path's user is to read."""
+        value, changed = path.root, False
+        for link, use in path.links:
+            if use is not None and use.name in self._skip:
+                value, changed = self._unquantized(graph, use, value), True
+            elif changed:
+                for node in nodes_of(link):
+                    value = self._copy(graph, node, value)
+            else:
+                value = nodes_of(link)[-1].outputs[0]
+        return value
+
+    def _unquantized(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
+        if use.pair.quantize is not None:
+            return value
+        source = use.pair.source
+        if source not in self._floats:
+            name = source.name or "weight"
+            plain = name.removesuffix("_quantized")
+            values = self._weights.get(name, dequantized(use.pair))
+            self._floats[source] = add(graph, plain if plain != name else f"{name}_float", values)
+        return self._floats[source]
+
+    def _copy(self, graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
+        if (id(node), value) not in self._made:
+            output = node.outputs[0]
+            given = ir.Value(name=f"{output.name}_skipped", type=output.type, shape=output.shape)
+            attributes = list(node.attributes.values())
+            inputs = [value, *node.inputs[1:]]
+            new = ir.Node(node.domain, node.op_type, inputs, attributes, name=f"{node.name}_skipped", outputs=[given])
+            graph.insert_after(node, new)
+            self._copies.append((node, new))
+            self._made[id(node), value] = given
+        return self._made[id(node), value]
+
+
+def dequantized(pair: qdq.Pair) -> NDArray[Any]:
+    """The float values that a pair in the compact form gives: (level - zero point) * scale, as ONNX defines it.
+
+    Raises OnnxFileError where the scale is not a constant.
+    """
+    levels, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
+    if levels is None or scale is None:
+        raise OnnxFileError(
+            f"Expected the scale of the weight at {pair.name} to be a constant, got one that the graph computes; "
+            "export the model with constant folding."
+        )
+    offset = np.zeros_like(scale, np.float32) if zero_point is None else zero_point.astype(np.float32)
+    shifted = levels.astype(np.float32) - _spread(offset, pair, levels.shape)
+    return np.asarray(shifted * _spread(scale.astype(np.float32), pair, levels.shape)).astype(scale.dtype)
+
+
+def _spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Values per tensor, per channel or per block, in a shape that goes with the weight's."""
+    if values.ndim == len(shape) > 1 and values.size > 1:  # blocks, from opset 21
+        axis = qdq.axis_of(pair.dequantize) % len(shape)
+        every = np.repeat(values, -(-shape[axis] // values.shape[axis]), axis)
+        return every[tuple(slice(0, side) for side in shape)]
+    return along(values, None if pair.axis is None else pair.axis % len(shape), len(shape))
+
+
+def nodes_of(link: Link) -> list[ir.Node]:
+    """The nodes of a pair or a mover, in the order they run."""
+    if isinstance(link, ir.Node):
+        return [link]
+    return [link.dequantize] if link.quantize is None else [link.quantize, link.dequantize]
+
+
+def _connect(graph: ir.Graph, path: Path, value: ir.Value) -> None:
+    if path.user is not None:
+        path.user.replace_input_with(path.index, value)
+        return
+    old = graph.outputs[path.index]
+    if value.producer() is None or value.is_graph_output():
+        node = ir.Node("", "Identity", [value], name=f"{old.name}_skipped")
+        graph.append(node)
+        value = node.outputs[0]
+    value.type, value.shape = value.type or old.type, value.shape or old.shape
+    # The name that users know stays with what the graph gives.
+    old.name, value.name = f"{old.name}_skipped", old.name
+    graph.outputs[path.index] = value
+
+
+def _remove_unread(graph: ir.Graph, candidates: list[ir.Node]) -> None:
+    """Remove the candidates that nothing reads any more, and the constants that only they read."""
+    for node in reversed(candidates):
+        if node.graph is None or any(_is_read(value) for value in node.outputs):
+            continue
+        read = [value for value in node.inputs if value is not None]
+        graph.remove(node, safe=True)
+        for value in read:
+            producer = value.producer()
+            if _is_read(value):
+                continue
+            if producer is not None and producer.op_type == "Constant":
+                graph.remove(producer, safe=True)
+            elif value.is_initializer() and not value.is_graph_input():
+                graph.initializers.pop(value.name, None)  # type: ignore[arg-type]
+
+
+def _is_read(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()

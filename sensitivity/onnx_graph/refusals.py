@@ -1,0 +1,84 @@
+"""Is this a file whose quantizers can be switched? If not, why, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+import onnx_ir as ir
+
+from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph import qdq
+
+DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
+INTEGER = {"ConvInteger", "MatMulInteger", "QGemm", "QAttention", "QEmbedLayerNormalization", "QOrderedMatMul"}
+STANDARD = {"", "ai.onnx", "ai.onnx.ml"}
+RUNTIME = {"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
+"""Domains of ONNX Runtime's own operations."""
+
+FIRST_OPSET, FIRST_PER_AXIS = 10, 13
+"""Opsets that brought QuantizeLinear, and its channel axis."""
+
+
+def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) -> None:
+    """Raise OnnxFileError unless the file holds Q/DQ pairs and nothing that is quantized in another way.
+
+    name: of the file. custom_ops: operations of other domains are had from a library.
+    """
+    nodes = list(model.graph.all_nodes())
+    dynamic = [node for node in nodes if node.op_type in DYNAMIC]
+    integer = [node for node in nodes if node.op_type in INTEGER or node.op_type.startswith("QLinear")]
+    if dynamic:
+        raise OnnxFileError(
+            f"Expected {name} to be quantized statically, with QuantizeLinear and DequantizeLinear, got dynamic "
+            f"quantization ({_listed(dynamic)}), whose ranges are taken from each input: there is nothing calibrated "
+            "to choose among; quantize the float model with onnxruntime.quantization.quantize_static."
+        )
+    if integer:
+        raise OnnxFileError(
+            f"Expected {name} to keep float operations between QuantizeLinear and DequantizeLinear, got integer "
+            f"operations ({_listed(integer)}), the QOperator format; quantize the float model again with "
+            "quant_format=QuantFormat.QDQ."
+        )
+    _check_opset(model, nodes, name)
+    if not any(True for _ in qdq.pairs(model.graph)):
+        raise OnnxFileError(
+            f"Expected {name} to hold Q/DQ pairs, got {len(nodes)} operations and no pair of QuantizeLinear and "
+            "DequantizeLinear; quantize it first, for instance with onnxruntime.quantization.quantize_static."
+        )
+    unknown = [] if custom_ops else [node for node in nodes if not _is_known(model, node)]
+    if unknown:
+        raise OnnxFileError(
+            f"Expected {name} to hold operations that ONNX Runtime knows, got {_listed(unknown)}; cut the file before "
+            "them with onnx.utils.extract_model, or give OnnxModel the library that has them as custom_ops=."
+        )
+
+
+def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+    ours = [
+        node for node in nodes if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.domain in STANDARD
+    ]
+    per_axis = [node for node in ours if (scale := qdq.constant(node.inputs[1])) is not None and scale.size > 1]
+    for needed, found, what in ((FIRST_OPSET, ours, "Q/DQ pairs"), (FIRST_PER_AXIS, per_axis, "scales per channel")):
+        if found and opset < needed:
+            raise OnnxFileError(
+                f"Expected {name} with {what} ({_listed(found)}) to be of opset {needed} or later, got opset {opset}; "
+                f"convert the float model with onnx.version_converter.convert_version(model, {FIRST_PER_AXIS}) and "
+                "quantize it again."
+            )
+
+
+def _is_known(model: ir.Model, node: ir.Node) -> bool:
+    if node.op_identifier() in model.functions or node.domain in RUNTIME:
+        return True
+    return node.domain in STANDARD and onnx.defs.has(
+        node.op_type, domain=node.domain.removeprefix("ai.onnx") and node.domain
+    )
+
+
+def _listed(nodes: list[ir.Node]) -> str:
+    first = nodes[0]
+    kind = f"{first.domain}.{first.op_type}" if first.domain else first.op_type
+    more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
+    return f"{kind} at {first.name or first.outputs[0].name}{more}"

@@ -1,0 +1,198 @@
+"""Which operation uses which Q/DQ pair: the switches of a Q/DQ file.
+
+activation -> Q -> DQ -> Conv and Sigmoid      two uses of one pair: each operation can be left unquantized alone
+weight -> Q -> DQ -> Transpose -> Conv         a use by Conv: a Transpose only moves values
+x -> Q -> DQ -> Reshape -> Q -> DQ -> Add      two uses by Add, a chain: on one grid either alone changes nothing
+x -> Q -> DQ -> graph output                   a use by the output itself
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.records import Role
+
+MOVERS = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
+"""Operations that give the values of their first input in another shape, order or type."""
+
+SUFFIXES = ("/QuantizeLinear", "_QuantizeLinear", "/DequantizeLinear", "_DequantizeLinear")
+
+Link = qdq.Pair | ir.Node
+"""A pair, or a mover, between a value and the operation that reads it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One pair as one operation uses it. name: exact and unique in the file. unit: name of the operation or output."""
+
+    name: str
+    unit: str
+    role: Role
+    pair: qdq.Pair
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """How an operation gets one of its inputs, or the graph one of its outputs, through at least one pair.
+
+    user: the operation; None for a graph output. index: of the input or output. root: the value it starts from.
+    links: from the root to the user, `None` for a mover in the place of its use.
+    """
+
+    user: ir.Node | None
+    index: int
+    unit: str
+    root: ir.Value
+    links: tuple[tuple[Link, Use | None], ...]
+
+
+def paths(graph: ir.Graph) -> tuple[Path, ...]:
+    """Every path, in the order of the graph's operations and their inputs; those of the graph's outputs come last."""
+    names = _unit_names(graph)
+    found = [
+        _path(graph, node, index, names[node], value)
+        for node in graph
+        if _is_operation(node)
+        for index, value in enumerate(node.inputs)
+    ]
+    found += [_path(graph, None, index, value.name or "output", value) for index, value in enumerate(graph.outputs)]
+    return _named([path for path in found if path is not None])
+
+
+def uses(found: Sequence[Path]) -> tuple[Use, ...]:
+    return tuple(use for path in found for _, use in path.links if use is not None)
+
+
+def bits_of(pair: qdq.Pair) -> int:
+    """Bits of the pair's quantized values."""
+    return int(_stored(pair).bitwidth)
+
+
+def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
+    """Smallest and largest level of an integer type; None for the others."""
+    stored = _stored(pair)
+    if not stored.is_integer():
+        return None
+    bits = stored.bitwidth
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.is_signed() else (0, 2**bits - 1)
+
+
+def problem(pair: qdq.Pair) -> str | None:
+    """Why the pair cannot be used; None where it can. A scale that is computed in the graph is not judged."""
+    scale = pair.scale
+    if scale is None:
+        return None
+    values = np.asarray(scale, np.float64)
+    faults = {"not finite": ~np.isfinite(values), "0": values == 0, "negative": values < 0}
+    found = [
+        f"its scale is {fault}"
+        if values.size == 1
+        else f"its scale is {fault} in {where.sum()} of {values.size} places"
+        for fault, where in faults.items()
+        if where.any()
+    ]
+    return "; ".join(found) or None
+
+
+def _stored(pair: qdq.Pair) -> ir.DataType:
+    """The type of the quantized values. Where the file leaves out the zero point it is what ONNX says: uint8 for Q."""
+    if pair.quantize is None:
+        return _type(pair.source) or ir.DataType.INT8
+    kind = _type(qdq.zero_point_value(pair.quantize))
+    attribute = pair.quantize.attributes.get("output_dtype")
+    if kind is None and attribute is not None and attribute.as_int():
+        kind = ir.DataType(attribute.as_int())
+    return kind or ir.DataType.UINT8
+
+
+def _type(value: ir.Value | None) -> ir.DataType | None:
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return tensor.dtype if tensor is not None else value.dtype
+
+
+def _is_operation(node: ir.Node) -> bool:
+    """False for Q and DQ, and for a mover on the way to a single reader."""
+    if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+        return False
+    return not _only_moves(node)
+
+
+def _only_moves(node: ir.Node) -> bool:
+    output = node.outputs[0]
+    return node.op_type in MOVERS and len(output.uses()) + output.is_graph_output() == 1
+
+
+def _path(graph: ir.Graph, user: ir.Node | None, index: int, unit: str, value: ir.Value | None) -> Path | None:
+    links: list[Link] = []
+    end = 0
+    while value is not None:
+        pair, producer = qdq.pair_of(value), value.producer()
+        if pair is not None:
+            links.append(pair)
+            value, end = pair.source, len(links)
+            root = value
+        elif producer is not None and _only_moves(producer):
+            links.append(producer)
+            value = producer.inputs[0]
+        else:
+            break
+    if not end:
+        return None
+    output = user is None
+    made = [(link, _use(link, unit, output) if isinstance(link, qdq.Pair) else None) for link in reversed(links[:end])]
+    return Path(user, index, unit, root, tuple(made))
+
+
+def _use(pair: qdq.Pair, unit: str, output: bool) -> Use:
+    role: Role = "weight" if qdq.rooted_at_constant(pair.source) else "output" if output else "input"
+    return Use(pair.name, unit, role, pair)
+
+
+def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
+    """The node's own name; the name of its first output where it has none, or shares it with another."""
+    count = Counter(node.name for node in graph)
+    outputs = {value.name for value in graph.outputs}
+    return {
+        node: node.name
+        if node.name and count[node.name] == 1 and node.name not in outputs
+        else f"{node.op_type}:{node.outputs[0].name}"
+        for node in graph
+    }
+
+
+def _named(found: list[Path]) -> tuple[Path, ...]:
+    """Each use named by its pair, shortened where that stays unique, and by its unit too where the pair has several."""
+    every = uses(found)
+    pairs = {use.pair.dequantize: use.pair.name for use in every}
+    short = Counter(_short(name) for name in pairs.values())
+    full = Counter(pairs.values())
+    names = {
+        node: _short(name) if short[_short(name)] == 1 else name if full[name] == 1 else node.outputs[0].name or name
+        for node, name in pairs.items()
+    }
+    users = Counter(use.pair.dequantize for use in every)
+    taken: Counter[str] = Counter()
+
+    def renamed(use: Use) -> Use:
+        name = names[use.pair.dequantize]
+        if users[use.pair.dequantize] > 1:
+            name = f"{name}>{use.unit}"
+        taken[name] += 1
+        return replace(use, name=name if taken[name] == 1 else f"{name}#{taken[name]}")
+
+    return tuple(replace(path, links=tuple((link, use and renamed(use)) for link, use in path.links)) for path in found)
+
+
+def _short(name: str) -> str:
+    for suffix in SUFFIXES:
+        if name.endswith(suffix) and name != suffix:
+            return name.removesuffix(suffix)
+    return name

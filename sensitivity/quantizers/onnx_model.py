@@ -1,0 +1,158 @@
+"""A Q/DQ ONNX file as the model of a task, used like an `onnxruntime.InferenceSession`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sensitivity.errors import OnnxFileError, TaskError
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.original import original_weights
+from sensitivity.onnx_graph.passes.skip_uses import SkipUses, Weights
+from sensitivity.onnx_graph.refusals import check_switchable
+from sensitivity.onnx_graph.uses import paths, uses
+
+SESSIONS = 2
+"""How many variants keep their session: an evaluator asks for one again and again, then never more."""
+
+
+class OnnxModel:
+    """run, get_inputs, get_outputs and get_providers are those of an InferenceSession.
+
+    path: a Q/DQ file from any toolkit. float_path: the file it was made from; its weights are what a skipped operation
+    gets where `path` holds integers only. Without it that is their dequantized values.
+    custom_ops: a library for ONNX Runtime's `register_custom_ops_library`.
+    Every graph optimization is off, so that the numbers are those of the Q/DQ file itself and of no runtime's fusions.
+    Raises OnnxFileError for a file that cannot be read, or whose quantizers cannot be switched.
+    """
+
+    def __init__(
+        self, path: str | Path, *, float_path: str | Path | None = None, custom_ops: str | Path | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.custom_ops = custom_ops
+        self.graph = _loaded(self.path)
+        check_switchable(self.graph, self.path.name, custom_ops=custom_ops is not None)
+        self.paths = paths(self.graph.graph)
+        self.uses = uses(self.paths)
+        if not self.uses:
+            raise OnnxFileError(
+                f"Expected {self.path.name} to hold Q/DQ pairs that operations of its main graph read, got none; "
+                "inline its functions and sub-graphs first (onnx.inliner.inline_local_functions)."
+            )
+        self.weights: Weights = {}
+        if float_path is not None:
+            self.weights = original_weights(self.uses, _loaded(Path(float_path)), Path(float_path).name)
+        self._skipped: frozenset[str] = frozenset()
+        self._sessions: dict[frozenset[str], Any] = {}
+
+    def run(
+        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
+    ) -> list[Any]:
+        """Outputs as numpy arrays, with the uses skipped that are skipped at this moment."""
+        result: list[Any] = self._session().run(output_names, dict(input_feed), run_options)
+        return result
+
+    def get_inputs(self) -> list[Any]:
+        return list(self._session().get_inputs())
+
+    def get_outputs(self) -> list[Any]:
+        return list(self._session().get_outputs())
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+    @property
+    def skipped(self) -> frozenset[str]:
+        return self._skipped
+
+    @contextmanager
+    def skipping(self, names: frozenset[str]) -> Iterator[None]:
+        """Leave exactly these uses of pairs out inside the `with`."""
+        before = self._skipped
+        self._skipped = names
+        try:
+            yield
+        finally:
+            self._skipped = before
+
+    def without(self, names: frozenset[str]) -> ir.Model:
+        """The graph with these uses of pairs left out, all else as in the file."""
+        model = self.graph.clone()
+        if names:
+            SkipUses(names, self.weights)(model)
+        return model
+
+    def _session(self) -> Any:
+        if self._skipped not in self._sessions:
+            while len(self._sessions) >= SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
+            proto = ir.to_proto(self.without(self._skipped)).SerializeToString()
+            self._sessions[self._skipped] = session(proto, self.path.name, self.custom_ops)
+        return self._sessions[self._skipped]
+
+
+def session(
+    content: bytes, name: str, custom_ops: str | Path | None = None, *, threads: int = 0, shared: bool = False
+) -> Any:
+    """An InferenceSession without graph optimizations. threads: 0 for all cores.
+
+    shared: memory from the allocator that all such sessions share. Raises OnnxFileError where it is refused.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False
+    if shared:
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    try:
+        if custom_ops is not None:
+            options.register_custom_ops_library(str(custom_ops))
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no public base class
+        said = " ".join(str(error).split())[:300]
+        raise OnnxFileError(
+            f"Expected {name} to be a model that ONNX Runtime can run, got: {said}; "
+            "check it with onnx.checker.check_model, or export it again."
+        ) from error
+
+
+def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The inputs of a batch by name: an array for a model with one input, a tuple in the file's order, or a dict.
+
+    Raises TaskError where number or names differ from the file's.
+    """
+    if isinstance(inputs, Mapping):
+        given = {str(name): value for name, value in inputs.items()}
+    else:
+        values = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+    if set(given) != set(names):
+        got = ", ".join(given) if isinstance(inputs, Mapping) else f"{len(values)} without names"
+        raise TaskError(f"Expected a batch with the inputs {', '.join(names)} of the ONNX file, got {got}.")
+    return {name: _array(given[name]) for name in names}
+
+
+def nested(outputs: Sequence[Any]) -> Any:
+    """What a model gives: its output, or a tuple of several."""
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return np.ascontiguousarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+
+
+def _loaded(path: Path) -> ir.Model:
+    model = load_model(path)
+    ir.external_data.load_to_model(model)
+    return model

@@ -1,0 +1,81 @@
+"""Q/DQ ONNX files of any toolkit: ONNX Runtime's quantize_static, ModelOpt ONNX, tf2onnx, this project's own exports.
+
+A quantizer is one Q/DQ pair as one operation uses it, so that each operation can be left unquantized alone. Layers are
+the operations, weighted or not, and the graph's outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sensitivity.errors import ModelError, unknown_name
+from sensitivity.records import Grid, Quantizer
+
+if TYPE_CHECKING:
+    from sensitivity.quantizers.onnx_model import OnnxModel
+
+
+class OnnxQdqModel:
+    """An `OnnxModel`, seen as a `QuantizedModel`."""
+
+    source = "onnx_qdq"
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self, model: OnnxModel) -> None:
+        from sensitivity.onnx_graph.uses import bits_of, problem
+
+        self.model = model
+        self._uses = {use.name: use for use in model.uses if use.name not in model.skipped}
+        self.quantizers = tuple(
+            Quantizer(use.name, use.unit, use.role, bits_of(use.pair), use.pair.axis, problem(use.pair))
+            for use in self._uses.values()
+        )
+
+    @staticmethod
+    def recognises(model: Any) -> bool:
+        return type(model).__name__ == "OnnxModel" and type(model).__module__ == "sensitivity.quantizers.onnx_model"
+
+    @contextmanager
+    def disabled(self, names: Iterable[str]) -> Iterator[None]:
+        wanted = frozenset(names)
+        for name in sorted(wanted - self._uses.keys()):
+            raise unknown_name("a quantizer's name", name, self._uses)
+        with self.model.skipping(wanted):
+            yield
+
+    def grid(self, name: str) -> Grid:
+        from sensitivity.onnx_graph.uses import grid_limits, problem
+
+        if name not in self._uses:
+            raise unknown_name("a quantizer's name", name, self._uses)
+        pair = self._uses[name].pair
+        limits, scale = grid_limits(pair), pair.scale
+        zero_points = np.unique(0 if pair.zero_point is None else pair.zero_point.astype(np.int64))
+        reasons = {
+            "its type is no integer": limits is None,
+            "its scale is computed in the graph": scale is None,
+            "its channels have different zero points": len(zero_points) > 1,
+            str(problem(pair)): problem(pair) is not None,
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise ModelError(
+                    f"Expected {name} to quantize to one integer grid, got a quantizer that does not: {reason}."
+                )
+        assert limits is not None
+        assert scale is not None
+        values = np.asarray(scale, np.float32).reshape(-1)
+        return Grid(values, int(zero_points[0]), *limits, axis=pair.axis)
+
+    def fingerprint(self) -> str:
+        import onnx_ir as ir
+
+        digest = hashlib.sha256(ir.to_proto(self.model.graph).SerializeToString(deterministic=True))
+        for name, values in sorted(self.model.weights.items()):
+            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,223 @@
+"""From a Q/DQ file and data to a verified partial file, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from onnx_models import float_file, images, labelled, run_file, static_file
+from test_run import verb
+
+from sensitivity.errors import TaskError
+from sensitivity.onnx_task import onnx_task
+from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.tasks.base import EvaluateTask
+
+EVALUATE = """
+import numpy as np
+from sensitivity import EvaluateTask
+from sensitivity.quantizers.onnx_model import OnnxModel
+
+def task():
+    with np.load({data!r}) as content:
+        x, y = content["x"], content["y"]
+
+    def accuracy(session):  # a script of someone's, that knows nothing of this project
+        name = session.get_inputs()[0].name
+        (scores,) = session.run([session.get_outputs()[0].name], {{name: x}})
+        return float((scores.argmax(1) == y).mean())
+
+    return EvaluateTask(OnnxModel({path!r}, float_path={original!r}), accuracy, example_inputs=x[:4])
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with float.onnx, int8.onnx and data.npz."""
+    folder = tmp_path_factory.mktemp("onnx")
+    static_file(float_file(folder / "float.onnx"), folder / "int8.onnx")
+    labelled(folder / "float.onnx", folder / "data.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(made: Path) -> Path:
+    """A finished run."""
+    arguments = ("--data", made / "data.npz", "--float-model", made / "float.onnx", "--target", "0.95")
+    code = verb("run", made / "int8.onnx", *arguments, "--rounds", "5", "--threads", "1", "--out", made / "run")
+    assert code == 0
+    return made / "run"
+
+
+def test_a_run_from_a_file_and_data_leaves_what_every_run_leaves(done: Path) -> None:
+    for name in ("task.py", "run.json", "scan.csv", "plan.json", "export.json", "bench.csv", "report.html"):
+        assert (done / name).stat().st_size > 0, name
+    info = json.loads((done / "run.json").read_text())
+    assert info["source"] == "onnx_qdq"
+    assert info["simulator"]["reason"] == "the file run in parts gives its own outputs bit for bit on the example batch"
+    assert "Conv_c2" in set(pd.read_csv(done / "scan.csv")["unit"])
+
+
+def test_the_int8_file_is_the_users_own_byte_for_byte(done: Path, made: Path) -> None:
+    assert (done / "model.int8.onnx").read_bytes() == (made / "int8.onnx").read_bytes()
+
+
+def test_the_partial_file_is_the_original_without_the_skipped_pairs_and_nothing_else(done: Path, made: Path) -> None:
+    plan = json.loads((done / "plan.json").read_text())
+    assert plan["skip"], "something had to be left out"
+    partial, original = onnx.load(done / "model.partial.onnx"), onnx.load(made / "int8.onnx")
+    nodes = {node.name: node for node in original.graph.node}
+    changed = set()
+    for node in partial.graph.node:
+        before = onnx.NodeProto()
+        before.CopyFrom(nodes[node.name])
+        for one in (node, before):  # "" may be written or left out
+            one.domain or one.ClearField("domain")
+        if list(node.input) != list(before.input):
+            changed.add(node.name)
+            before.input[:] = node.input
+        assert node.SerializeToString() == before.SerializeToString(), node.name
+    assert changed <= {*plan["skip"], "Flatten_f1"}, "Flatten only moves what the linear layer reads"
+    assert [node.name for node in partial.graph.node] == [
+        node.name for node in original.graph.node if node.name in {one.name for one in partial.graph.node}
+    ]
+    reads = {name for node in partial.graph.node if node.name in plan["skip"] for name in node.input}
+    quantized = {node.output[0] for node in partial.graph.node if node.op_type == "DequantizeLinear"}
+    assert not reads & quantized
+    assert partial.opset_import == original.opset_import
+    assert list(partial.graph.input) == list(original.graph.input)
+    assert list(partial.graph.output) == list(original.graph.output)
+    assert {item.key: item.value for item in partial.metadata_props}["author"] == "someone"
+
+
+def test_the_files_reach_what_the_plan_says(done: Path, made: Path) -> None:
+    with np.load(made / "data.npz") as content:
+        x, y = content["x"], content["y"]
+    accuracy = {
+        name: float((run_file(done / f"model.{name}.onnx", x).argmax(1) == y).mean())
+        for name in ("float", "int8", "partial")
+    }
+    assert accuracy["float"] == 1.0
+    assert accuracy["int8"] < accuracy["partial"]
+    assert np.array_equal(run_file(done / "model.float.onnx", x), run_file(made / "float.onnx", x))
+
+
+def test_later_verbs_work_on_the_run_directory_alone(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verb("plan", done, "--target", "0.95") == 0
+    assert verb("export", done) == 0
+    assert verb("bench", done, "--rounds", "5", "--threads", "1", "--accuracy") == 0
+    assert "measured in onnxruntime on holdout: float 100.0 %" in capsys.readouterr().out
+
+
+def test_a_damaged_partial_file_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sensitivity.errors import ExportError
+    from sensitivity.export import onnx_file
+    from sensitivity.quantizers.base import layers
+    from sensitivity.session import quantized_model
+    from sensitivity.simulators.onnx_whole import WholeFile
+
+    task = onnx_task(made / "int8.onnx", made / "data.npz")
+    source = quantized_model(task.model)
+    units = layers(source.quantizers)
+    judge: dict[str, Any] = {"batches": None, "score": task.score, "aggregate": task.aggregate, "full_scale": 1.0}
+    files = onnx_file.export_onnx(source, units, ["Conv_c2"], made / "damaged", fingerprint="")
+
+    def refused(match: str) -> None:
+        with pytest.raises(ExportError, match=match):
+            onnx_file.verify_onnx(source, files, units, ["Conv_c2"], images(4, 0), WholeFile(source), **judge)
+
+    onnx_file.verify_onnx(source, files, units, ["Conv_c2"], images(4, 0), WholeFile(source), **judge)
+    whole = files["partial"].read_bytes()
+    files["partial"].write_bytes(files["int8"].read_bytes())
+    refused("model.partial.onnx to hold Q/DQ pairs for exactly .* of Conv_c2 should not be there")
+    partial = onnx.load_from_string(whole)
+    next(node for node in partial.graph.node if node.name == "Add_a1").op_type = "Sub"
+    onnx.save(partial, files["partial"])
+    refused("to keep the operations of the original file, got 2 changed")
+    partial = onnx.load_from_string(whole)
+    weight = next(tensor for tensor in partial.graph.initializer if tensor.name == "w2")
+    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * 2, "w2"))
+    onnx.save(partial, files["partial"])
+    refused("Expected outputs of model.partial.onnx to differ from what was measured by at most")
+
+
+def test_an_evaluator_that_expects_an_inference_session_gets_the_switched_file(made: Path, tmp_path: Path) -> None:
+    task = tmp_path / "task.py"
+    names = {"data": "data.npz", "path": "int8.onnx", "original": "float.onnx"}
+    task.write_text(EVALUATE.format(**{key: str(made / name) for key, name in names.items()}))
+    out = tmp_path / "out"
+    assert verb("run", f"{task}:task", "--target", "0.95", "--rounds", "5", "--threads", "1", "--out", out) == 0
+    scan = json.loads((out / "scan.json").read_text())
+    assert scan["baselines"]["float"]["value"] == 1.0
+    assert scan["baselines"]["quantized"]["value"] < 0.95
+    assert (out / "model.partial.onnx").exists()
+
+
+def test_a_session_like_model_is_put_back_after_an_exception(made: Path) -> None:
+    from sensitivity.session import quantized_model
+    from sensitivity.simulators.evaluate import EvaluateSimulator
+
+    model = OnnxModel(made / "int8.onnx")
+    source = quantized_model(model)
+    (before,) = model.run(None, {"x": images(2, 0)})
+
+    def broken(session: Any) -> float:
+        assert session.skipped
+        raise KeyError("labels")
+
+    task = EvaluateTask(model, broken)
+    with pytest.raises(TaskError, match="got KeyError"):
+        list(EvaluateSimulator(source).outputs(task.evaluate, [frozenset([source.quantizers[0].name])]))
+    (after,) = model.run(None, {"x": images(2, 0)})
+    assert np.array_equal(before, after)
+
+
+def test_an_onnx_file_without_data_is_told_what_data_can_be(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert verb("scan", made / "int8.onnx", "--out", made / "none") == 1
+    said = capsys.readouterr().err
+    assert "Expected --data with" in said
+    assert "COCO annotations, a folder with one folder of images per class, or an .npz" in said
+
+
+def test_folders_of_images_are_classified_as_the_file_takes_them(tmp_path: Path) -> None:
+    from PIL import Image
+
+    original = onnx.load(float_file(tmp_path / "float.onnx"))
+    onnx.save(original, tmp_path / "float.onnx")
+    static_file(tmp_path / "float.onnx", tmp_path / "int8.onnx")
+    rng = np.random.default_rng(0)
+    for name in "abcde":
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = rng.integers(0, 255, (16, 18, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{number}.png")
+    task = onnx_task(tmp_path / "int8.onnx", tmp_path / "data")
+    inputs, labels = next(iter(task.data["rank"]))
+    assert inputs.shape == (10, 3, 12, 12)
+    assert inputs.dtype == np.float32
+    assert set(labels.tolist()) <= set(range(5))
+    assert task.metric == "top-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("none", None, "to be COCO annotations .* got nothing there"),
+        (
+            "data.npz",
+            {"a": np.zeros((4, 3)), "b": np.zeros((4, 2))},
+            r"to hold inputs x and labels y .* got a float64\[4, 3\]",
+        ),
+    ],
+    ids=["missing", "npz"],
+)
+def test_data_of_no_known_kind_is_told(made: Path, tmp_path: Path, name: str, content: Any, sentence: str) -> None:
+    if content:
+        np.savez(tmp_path / name, **content)
+    with pytest.raises(TaskError, match=sentence):
+        onnx_task(made / "int8.onnx", tmp_path / name)
