@@ -36,7 +36,7 @@ from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError
 from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
 from sensitivity.journal.journal import refuse_used
-from sensitivity.planning import replan, searched, with_timings
+from sensitivity.planning import read_frontier, replan, searched, with_timings
 from sensitivity.quantizers.units import pins
 from sensitivity.recalibration import ranges_of
 from sensitivity.records import SPLITS, BenchResult, Estimate, Plan
@@ -401,6 +401,7 @@ def report_data(directory: Path) -> ReportData:
         effects=scanned.effects if scanned else (),
         units=info.units,
         plan=chosen,
+        frontier=tuple(read_frontier(run_dir)[1]) if (run_dir.path / "frontier.json").exists() else (),
         timings=timed.timings if timed else (),
         bench_sentences=timed.sentences if timed else (),
         environment=timed.environment if timed else info.environment,

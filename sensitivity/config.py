@@ -111,7 +111,7 @@ class PlanChoices:
     cost: CostName | None = setting(
         None,
         "What a layer out of INT8 costs; table by default, and for greedy nothing. macs: arithmetic and bytes from the graph; table: each "
-        "distinct layer timed in the runtime; engine: as table, and the whole file of each plan that may be the best.",
+        "distinct layer timed in the runtime; engine: whole files, with each layer out and of each plan that may be best.",
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from sensitivity.bench.cost import table_cost, work_cost
+from sensitivity.bench.cost import engine_cost, table_cost, work_cost
 from sensitivity.bench.environment import environment, usable_cores
 from sensitivity.bench.inputs import random_inputs
 from sensitivity.bench.protocol import interleaved
@@ -62,9 +62,16 @@ def priced(
         with session.measurer.progress(f"cost: layers in {runtime.name}", to_measure(work)) as advance:
             file = session.run_dir.path / FILE
             table = measured_table(work, runtime, place(runtime, threads), file, threads=threads, advance=advance)
-        every = tuple(unit.name for unit in session.units)
-        int8_ms, float_ms = probe([(), every])
-        yield table_cost(work, session.units, table, int8_ms, float_ms), probe if kind == "engine" else None
+        names = tuple(unit.name for unit in session.units)
+        if kind == "table":
+            int8_ms, float_ms = probe([(), names])
+            yield table_cost(work, session.units, table, int8_ms, float_ms), None
+            return
+        with session.measurer.progress(f"cost: {len(names) + 2} engines in {runtime.name}", 1) as advance:
+            int8_ms, float_ms, *alone = probe([(), names, *((name,) for name in names)])
+            advance(1, 0)
+        layers = table_cost(work, session.units, table)
+        yield engine_cost(layers, int8_ms, float_ms, dict(zip(names, alone, strict=True))), probe
 
 
 def place(runtime: Runtime, threads: int) -> str:

@@ -277,7 +277,7 @@ class CostModel:
 
     kind: how it was had ("macs", "table", "engine"). unit: "ms" for times that were measured; "work" is no time, only
     good for comparing. base: of everything in INT8, without borders. units: what leaving each one out adds; below 0
-    where it is faster in float.
+    where it is faster in float. note: why not to trust it; "" where nothing speaks against it.
     """
 
     kind: str
@@ -285,6 +285,7 @@ class CostModel:
     base: float
     units: dict[str, float]
     borders: tuple[Border, ...] = ()
+    note: str = ""
 
     def of(self, skip: Iterable[str]) -> float:
         left_out = {*skip, ""}

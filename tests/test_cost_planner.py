@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.exhaustive import ExhaustivePlanner
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.loss_model import first_guess, fitted
+from sensitivity.planners.pinned import PinnedPlanner, given
 from sensitivity.planners.program import Program
 from sensitivity.records import Border, CostModel
 
@@ -138,3 +139,25 @@ def test_a_path_that_is_not_monotone_is_noticed() -> None:
     (note,) = choice.notes
     assert note.startswith("The path is not monotone: leaving out b as well, besides 1 others, lowers the metric")
     assert "from 0.9000 to 0.5000" in note
+
+
+def test_with_pins_the_cost_of_the_rest_is_that_of_the_whole() -> None:
+    for seed in range(20):
+        one = instance(seed, largest=7)
+        skip, keep, *free = [(unit,) for unit in one.units]
+        left = given(one.cost, skip, keep)
+        assert set(left.units) == {unit for (unit,) in free}
+        for size in range(len(free) + 1):
+            for chosen in combinations([unit for (unit,) in free], size):
+                assert left.of(chosen) == pytest.approx(one.cost.of((*chosen, *skip)))
+
+
+def test_a_pinned_plan_is_the_cheapest_one_that_obeys() -> None:
+    one = instance(3, largest=7)
+    skip, keep = one.units[:1], one.units[1:2]
+    choice = PinnedPlanner(ExhaustivePlanner(), skip, keep).choose(one.ranking, one.judge, one.goal)
+    sets = [frozenset(c) for size in range(len(one.units) + 1) for c in combinations(one.units, size)]
+    obeys = [s for s in sets if s >= set(skip) and not s & set(keep) and one.loss(s) <= one.allowed]
+    assert choice.met == bool(obeys)
+    if obeys:
+        assert one.cost.of(choice.skip) == pytest.approx(min(map(one.cost.of, obeys)))

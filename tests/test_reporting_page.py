@@ -13,10 +13,10 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from matplotlib import _pylab_helpers
-from reporting_samples import complete, effects, scan_only, units
+from reporting_samples import complete, effects, near, scan_only, units
 
 from sensitivity.errors import WriteError
-from sensitivity.records import Unit
+from sensitivity.records import Advice, FrontierPoint, Unit
 from sensitivity.reporting.axes import axis_around, spread
 from sensitivity.reporting.charts import effect_chart
 from sensitivity.reporting.data import ReportData
@@ -80,6 +80,8 @@ def test_names_and_texts_are_escaped_wherever_they_are_shown() -> None:
         reason=EVIL,
         try_next=(EVIL,),
         planner=EVIL,
+        notes=(EVIL,),
+        advice=Advice("qat", (EVIL,)),
     )
     facts = {EVIL: EVIL}
     timings = tuple(replace(timing, file=EVIL, runtime=EVIL, precision=EVIL) for timing in plain.timings)
@@ -215,3 +217,17 @@ def test_a_report_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "out").write_text("")
     with pytest.raises(WriteError, match=r"Expected to write .*out/figures/effects\.svg"):
         write_report(complete(), tmp_path / "out")
+
+
+def test_accuracy_against_latency_is_shown_where_plans_were_met() -> None:
+    data = complete()
+    level, drop = near(0.508), near(0.012, 0.016)
+    points = (
+        FrontierPoint((), near(0.301), near(0.22), level, drop, predicted_ms=2.0, measured_ms=2.125),
+        FrontierPoint(data.plan.skip, level, drop, predicted_ms=2.4),
+    )
+    page = Page(render(replace(data, frontier=points)))
+    assert "frontier" in page.ids()
+    section = page.text[page.text.index("Accuracy against latency") :]
+    assert section.index("2.12 ms") < section.index("2.40 ms") < section.index("chosen")
+    assert "frontier" not in Page(render(data)).ids()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,8 @@ INT8_SPEED = 4.0
 
 MACS_PER_BYTE = 16.0
 """Multiply-accumulates in float32 that a machine does while it moves one byte."""
+
+INSTEAD = {"table": "; --cost engine measures whole files"}
 
 LEAST_SCALE, MOST_SCALE = 1 / 3, 3.0
 """Between these the sum of single layers is corrected to the whole engines; beyond, the table is of something else."""
@@ -64,15 +67,36 @@ def table_cost(
     return model if int8_ms is None or float_ms is None else _anchored(model, int8_ms, float_ms)
 
 
+def engine_cost(table: CostModel, int8_ms: float, float_ms: float, alone_ms: Mapping[str, float]) -> CostModel:
+    """Whole engines in place of single layers: what each unit adds is what its own engine took more than all of INT8.
+
+    table: of `table_cost`, for the borders: two neighbours left out share one, which their own engines both paid.
+    alone_ms: unit -> time of the engine with it alone left out.
+    """
+    before = {unit: _cut(table, (unit,)) - _cut(table, ()) for unit in alone_ms}
+    units = {unit: ms - int8_ms - before[unit] for unit, ms in alone_ms.items()}
+    return _anchored(replace(table, kind="engine", units=units), int8_ms, float_ms)
+
+
+def _cut(model: CostModel, skip: Sequence[str]) -> float:
+    return model.of(skip) - model.base - sum(model.units[unit] for unit in skip)
+
+
 def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
     every = tuple(model.units)
     span = model.of(every) - model.of(())
     scale = (float_ms - int8_ms) / span if span else 1.0
+    note = ""
     if not LEAST_SCALE <= scale <= MOST_SCALE:
+        note = (
+            f"The {model.kind} says that leaving everything out of INT8 takes {span:+.3g} ms, the whole engines say "
+            f"{float_ms - int8_ms:+.3g} ms: do not trust the predicted times{INSTEAD.get(model.kind, '')}."
+        )
         scale = 1.0
     borders = tuple(Border(one.a, one.b, one.cost * scale) for one in model.borders)
-    scaled = CostModel(model.kind, model.unit, 0.0, {u: ms * scale for u, ms in model.units.items()}, borders)
-    return CostModel(model.kind, model.unit, int8_ms - scaled.of(()), scaled.units, borders)
+    units = {unit: ms * scale for unit, ms in model.units.items()}
+    scaled = replace(model, base=0.0, units=units, borders=borders, note=note)
+    return replace(scaled, base=int8_ms - scaled.of(()))
 
 
 def _model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sensitivity.records import Effect, Estimate, Mode, Plan, Timing, Unit
+from sensitivity.records import Effect, Estimate, FrontierPoint, Mode, Plan, Timing, Unit
 
 BASELINES = {
     "float": "Float",
@@ -25,6 +25,7 @@ class ReportData:
     settings, environment: shown as they are. verification: what the check of the exported files found.
     baselines: keys from `BASELINES`, all on the `rank` split.
     effects: one for each unit measured so far. units: all units of the model, with their quantizers.
+    frontier: skip-sets that no other one met so far beats in cost and metric, the cheapest first.
     bench_sentences: the latency verdict in words, the most important first.
     warnings: what a reader must know before believing a number.
     confidence: what all intervals cover.
@@ -46,6 +47,7 @@ class ReportData:
     verification: Mapping[str, str | float] | None = None
     warnings: tuple[str, ...] = ()
     confidence: float = 0.95
+    frontier: tuple[FrontierPoint, ...] = ()
 
     @property
     def layers(self) -> int:

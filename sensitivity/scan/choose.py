@@ -78,7 +78,7 @@ def choose_plan(
         if choice.met
         else _reason(choice, floor, measurer.aggregate(float_scores), measurer.aggregate(confirmed)),
         try_next=() if choice.met else TRY_NEXT,
-        notes=(*notes, *choice.notes),
+        notes=(*notes, *choice.notes, *([means.cost.note] if means.cost and means.cost.note else [])),
         predicted_ms=means.cost.of(choice.skip) if means.cost and means.cost.unit == "ms" else None,
         measured_ms=choice.ms.get(choice.skip),
     )

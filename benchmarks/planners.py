@@ -1,0 +1,229 @@
+"""What each planner's skip-set costs and holds, beside the ways of peers, for several targets.
+
+    python benchmarks/planners.py --model demo --json benchmarks/results/planners_demo.json
+
+Every row is written as soon as it is there. See README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from planners_peers import NncfPlanner, PrefixPlanner
+from planners_table import markdown
+
+from sensitivity.bench.environment import environment, usable_cores
+from sensitivity.config import UnitChoices
+from sensitivity.planners.base import Goal, Planner, Probe
+from sensitivity.planners.exhaustive import LARGEST
+from sensitivity.pricing import priced
+from sensitivity.records import CostModel, Plan, Target
+from sensitivity.registry import load
+from sensitivity.scan.choose import Means, choose_plan
+from sensitivity.scan.judge import SplitJudge
+from sensitivity.scan.ranking import estimate, gain, per_sample
+from sensitivity.scan.scan import Scan, scan
+from sensitivity.scan.variants import baselines, skip_variant
+from sensitivity.session import Session, open_session
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+MODELS = {
+    "mobilenet_v1": f"{EXAMPLES}/01_mobilenet/task.py:task",
+    "yolov8n": f"{EXAMPLES}/03_yolov8n/task.py:task",
+}
+WORST = 300
+"""Samples in NNCF's ranking subset."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One planner's plan for one target. samples: forwarded for it, the scans apart; what was known costs nothing."""
+
+    planner: str
+    skip: tuple[str, ...]
+    met: bool
+    confirm_drop: float
+    holdout_drop: float
+    holdout_low: float | None
+    holdout_high: float | None
+    predicted_ms: float | None
+    tries: int
+    samples: int
+    seconds: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=[*MODELS, "demo", "instances"], required=True)
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--points", type=float, nargs="+", default=[0.3, 1.0, 3.0])
+    parser.add_argument("--runtime", default="openvino")
+    parser.add_argument("--instances", type=int, default=200)
+    parser.add_argument("--run", type=Path, help="A folder for the journal, to go on after a stop.")
+    options = parser.parse_args()
+    head = {"command": "python " + " ".join(sys.argv), "machine": environment(), "model": options.model}
+    if options.model == "instances":
+        return write(options.json, head | {"instances": list(instances(options.instances))})
+    with tempfile.TemporaryDirectory() as folder:
+        out = options.run or Path(folder) / "run"
+        with open_session(reference_of(options.model, out), out, resume=True, choices=UnitChoices()) as session:
+            measure(session, options, head)
+    return None
+
+
+def reference_of(model: str, out: Path) -> str:
+    if model == "demo":
+        from sensitivity.workflows.demo import prepare
+
+        return prepare(out)
+    return MODELS[model]
+
+
+def write(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1) + "\n")
+    file.with_suffix(".md").write_text(markdown(content))
+
+
+def measure(session: Session, options: argparse.Namespace, head: Mapping[str, Any]) -> None:
+    """Plans for every target, then the latency of all of them in one interleaved run; written as it goes."""
+    runtime = load("runtimes", options.runtime)()
+    start = time.perf_counter()
+    subject = (session.measurer, session.units, session.source.quantizers)
+    scans = {mode: scan(*subject, mode) for mode in ("disable", "enable")}
+    head = {**head, "units": len(session.units), "runtime": options.runtime}
+    head |= {"splits": {split: len(known(session, split)) for split in ("rank", "confirm", "holdout")}}
+    head |= {"scan_seconds": time.perf_counter() - start, "metric": session.task.metric}
+    with priced(session, "engine", runtime, usable_cores()) as (cost, probe):
+        assert probe is not None, "engines are measured for --cost engine"
+        rows: list[dict[str, Any]] = []
+        for points in options.points:
+            for found in plans(session, scans, points, cost, probe):
+                rows.append({"points": points, **asdict(found)})
+                write(options.json, {**head, "rows": rows})
+                print(points, found.planner, len(found.skip), found.met, found.predicted_ms, flush=True)
+        write(options.json, {**head, "rows": rows, **measured(session, rows, probe)})
+
+
+def plans(session: Session, scans: Mapping[str, Scan], points: float, cost: CostModel, probe: Probe) -> Iterator[Found]:
+    target = Target(drop=points / 100 * session.task.full_scale)
+    isolated = [effect.unit for effect in scans["enable"].effects]
+    yield peer(session, PrefixPlanner(), isolated, target, cost)
+    yield peer(session, NncfPlanner(worst_samples(session)), isolated, target, cost)
+    signal = load("signals", "sqnr")
+    yield ours(session, scans["disable"], target, Means("greedy", cost, None, signal), cost)
+    yield ours(session, scans["disable"], target, Means("cost", cost, probe, signal), cost)
+    if len(session.units) <= LARGEST:
+        yield ours(session, scans["disable"], target, Means("exhaustive", cost, None, None), cost)
+
+
+def ours(session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel) -> Found:
+    start, before = time.perf_counter(), session.measurer.samples
+    subject = (session.measurer, session.units, session.source.quantizers)
+    plan: Plan = choose_plan(*subject, scanned, target, means)
+    spent = session.measurer.samples - before
+    return found(session, plan.planner, plan.skip, plan.met, len(plan.path), spent, time.perf_counter() - start, cost)
+
+
+def peer(session: Session, planner: Planner, ranking: Sequence[str], target: Target, cost: CostModel) -> Found:
+    start, before = time.perf_counter(), session.measurer.samples
+    (float_,) = session.measurer.scores([baselines(session.source.quantizers)["float"]], "confirm", "float")
+    level = session.measurer.aggregate(float_)
+    floor = target.floor(level)
+    choice = planner.choose(ranking, SplitJudge(session.measurer, session.units, floor), Goal(floor, level))
+    spent, took = session.measurer.samples - before, time.perf_counter() - start
+    return found(session, planner.name, choice.skip, choice.met, len(choice.path), spent, took, cost)
+
+
+def found(
+    session: Session,
+    planner: str,
+    skip: tuple[str, ...],
+    met: bool,
+    tries: int,
+    samples: int,
+    seconds: float,
+    cost: CostModel,
+) -> Found:
+    variants = [baselines(session.source.quantizers)["float"], skip_variant(skip, session.units)]
+    aggregate = session.task.aggregate
+    drops = {}
+    for split in ("confirm", "holdout"):
+        float_, own = session.measurer.scores(variants, split, split)
+        drops[split] = gain(own, float_, aggregate)
+    held = drops["holdout"]
+    ms = cost.of(skip) if cost.unit == "ms" else None
+    values = (drops["confirm"].value, held.value, held.low, held.high, ms, tries, samples, seconds)
+    return Found(planner, skip, met, *values)
+
+
+def worst_samples(session: Session) -> Any:
+    """The metric on the samples of `confirm` where everything in INT8 loses most against float; ties in their order."""
+    base = baselines(session.source.quantizers)
+    pair = session.measurer.scores([base["float"], base["quantized"]], "confirm", "worst samples")
+    float_, quantized = (per_sample(scores, session.task.aggregate) for scores in pair)
+    if len(float_) != len(pair[0]):  # a metric that is no mean has no worst samples of its own: all of them rank
+        chosen = np.arange(len(pair[0]))
+    else:
+        chosen = np.argsort(quantized - float_, kind="stable")[:WORST]
+
+    def metric(skip: tuple[str, ...]) -> float:
+        (scores,) = session.measurer.scores([skip_variant(skip, session.units)], "confirm", "NNCF: rank")
+        return session.measurer.aggregate(scores[chosen])
+
+    return metric
+
+
+def known(session: Session, split: str) -> Any:
+    (scores,) = session.measurer.scores([baselines(session.source.quantizers)["float"]], split, split)
+    return scores
+
+
+def measured(session: Session, rows: Sequence[Mapping[str, Any]], probe: Probe) -> dict[str, Any]:
+    """Milliseconds of every distinct skip-set, of all of INT8 and of float, all engines in turn."""
+    every = tuple(unit.name for unit in session.units)
+    sets = list(dict.fromkeys([(), every, *(tuple(sorted(row["skip"])) for row in rows)]))
+    ms = dict(zip(sets, probe(sets), strict=True))
+    float_ = estimate(known(session, "holdout"), session.task.aggregate)
+    return {
+        "int8_ms": ms[()],
+        "float_ms": ms[every],
+        "measured_ms": [ms[tuple(sorted(row["skip"]))] for row in rows],
+        "float_holdout": asdict(float_),
+    }
+
+
+def instances(number: int) -> Iterator[dict[str, Any]]:
+    """Random small problems with interactions: the cost planner's plan against the best one."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from planner_instances import instance
+
+    from sensitivity.planners.cost import CostPlanner
+    from sensitivity.planners.greedy import GreedyPlanner
+
+    for seed in range(number):
+        one = instance(seed)
+        best = one.best_cost()
+        row: dict[str, Any] = {"seed": seed, "units": len(one.units), "best": best}
+        for planner in (CostPlanner(), GreedyPlanner()):
+            choice = planner.choose(one.ranking, one.judge, one.goal)
+            row[planner.name] = {
+                "excess": one.cost.of(choice.skip) / best - 1,
+                "tries": len(choice.path),
+                "met": choice.met,
+                "holds": one.loss(frozenset(choice.skip)) <= one.allowed,
+            }
+        yield row
+
+
+if __name__ == "__main__":
+    main()
