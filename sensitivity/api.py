@@ -47,6 +47,7 @@ from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.tables import bench_table, scan_table
 from sensitivity.run_dir import Exported, RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
+from sensitivity.scan.detail import detection_detail
 from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import EXACT_UP_TO, Budget, raced_scan
 from sensitivity.scan.ranking import estimate
@@ -55,6 +56,7 @@ from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.scan.sharing import sharing_cost
 from sensitivity.session import Session, open_session
 from sensitivity.tasks.base import EvaluateTask
+from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import load_task
 
 if TYPE_CHECKING:
@@ -179,7 +181,11 @@ def _measured(session: Session, settings: ScanChoices) -> Scan:
 
 def _plan(session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan) -> Plan:
     with _noted(session.run_dir, "plan", command, session):
-        return searched(session, settings, scanned, runtime_of(settings.runtime))
+        found = searched(session, settings, scanned, runtime_of(settings.runtime))
+        detail = detection_detail(session.measurer, session.source.quantizers, found)
+        if detail:
+            session.run_dir.write("detection.json", detail)
+    return found
 
 
 def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
@@ -387,6 +393,7 @@ def report_data(directory: Path) -> ReportData:
     exported = run_dir.read_if_there("export.json", Verification)
     timed = run_dir.read_if_there("bench.json", BenchResult)
     chosen = run_dir.read_if_there("plan.json", Plan)
+    detail = run_dir.read_if_there("detection.json", DetectionDetail)
     stale = any(one and chosen and one.skip != chosen.skip for one in (exported, timed))
     if stale:
         exported = timed = None
@@ -402,6 +409,7 @@ def report_data(directory: Path) -> ReportData:
         units=info.units,
         plan=chosen,
         frontier=tuple(read_frontier(run_dir)[1]) if (run_dir.path / "frontier.json").exists() else (),
+        detection=detail if detail and chosen and detail.skip == chosen.skip else None,
         timings=timed.timings if timed else (),
         bench_sentences=timed.sentences if timed else (),
         environment=timed.environment if timed else info.environment,

@@ -111,7 +111,7 @@ def residual_inputs(model: ir.Model) -> tuple[ir.Value, ...]:
 def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
     """The layer that gives this value, and those whose quantizers it passed since."""
     node = value.producer()
-    while node is not None and node.inputs[0] is not None:
+    while node is not None and node.inputs and node.inputs[0] is not None:
         if is_mark(node, "Quantizer"):
             holder = node.attributes.get_string("name").rpartition(".")[0]
             if holder in layers:
@@ -161,7 +161,7 @@ def _branch(value: ir.Value) -> tuple[ir.Value, str] | None:
     """(what a convolution reads, the module it is) where one gives this value, perhaps through BatchNorm."""
     module = None
     node = value.producer()
-    while node is not None and node.inputs[0] is not None:
+    while node is not None and node.inputs and node.inputs[0] is not None:
         if is_mark(node, "Output"):
             module = node.attributes.get_string("module")
         elif node.op_type == "Conv":

@@ -12,13 +12,15 @@ from sensitivity.reporting.data import BASELINES, ReportData
 from sensitivity.reporting.formats import MetricFormat, count, includes_zero, milliseconds, ratio
 
 Tone = Literal["plain", "chosen", "muted"]
+PARTS = {"head": "head", "repvgg": "RepVGG"}
+"""Kinds of units that are marked, each with its mark."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One line of a chart of rows. low, high: the interval, None without one. mark: a second value, such as a p95.
 
-    text, interval: the value in words. notes: what must be said beside the name.
+    text, interval: the value in words. notes: what must be said beside the name. part: of the model, shown as a mark.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Row:
     notes: tuple[str, ...] = ()
     mark: float | None = None
     rank: int | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ def effect_chart(data: ReportData, most: int = 30) -> RowChart:
     metric = MetricFormat(data.metric, data.full_scale)
     effects = sorted(data.effects, key=lambda effect: effect.rank)
     skip = frozenset(data.plan.skip if data.plan else ())
-    rows = tuple(_effect_row(effect, metric, skip) for effect in effects[:most])
+    parts = parts_of(data)
+    rows = tuple(_effect_row(effect, metric, skip, parts.get(effect.unit, "")) for effect in effects[:most])
     change = (
         "gained when only this layer is left out of" if data.mode == "disable" else "lost when only this layer is in"
     )
@@ -57,7 +61,12 @@ def effect_chart(data: ReportData, most: int = 30) -> RowChart:
     return RowChart("bar", axis_around(_extremes(rows), zero=True), rows, unit, hidden=len(effects) - len(rows))
 
 
-def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str]) -> Row:
+def parts_of(data: ReportData) -> dict[str, str]:
+    """Unit -> the part of a detector that it is: of a detection head, or a RepVGG block."""
+    return {unit.name: PARTS[unit.kind] for unit in data.units if unit.kind in PARTS}
+
+
+def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str], part: str) -> Row:
     silent = includes_zero(effect.effect)
     notes = [
         *(["left out"] if effect.unit in skip else []),
@@ -68,7 +77,7 @@ def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str]) -> R
     text = metric.change(effect.effect.value)
     low, high = metric.shown_interval(effect.effect)
     value, interval = metric.shown(effect.effect.value), metric.interval(effect.effect)
-    return Row(effect.unit, value, low, high, text, interval, tone, tuple(notes), rank=effect.rank)
+    return Row(effect.unit, value, low, high, text, interval, tone, tuple(notes), rank=effect.rank, part=part)
 
 
 def baseline_chart(data: ReportData) -> RowChart:

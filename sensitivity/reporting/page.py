@@ -13,8 +13,9 @@ from markupsafe import Markup, escape
 import sensitivity
 from sensitivity.reporting import formats
 from sensitivity.reporting.axes import spread
-from sensitivity.reporting.charts import RowChart, baseline_chart, effect_chart, latency_chart
+from sensitivity.reporting.charts import RowChart, baseline_chart, effect_chart, latency_chart, parts_of
 from sensitivity.reporting.data import BASELINES, ReportData
+from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, pixels, told
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.path import PathChart, path_chart
 from sensitivity.reporting.verdict import scan_sentences, verdict
@@ -38,6 +39,8 @@ def render(data: ReportData) -> str:
         "ms": formats.milliseconds,
         "ratio": formats.ratio,
         "tight": tight,
+        "pixels": pixels,
+        "told": told,
         "place_on": lambda value, axis: axis.at(value),
         "percent": "{:.4g}%".format,
         "samples": formats.samples,
@@ -55,6 +58,9 @@ def render(data: ReportData) -> str:
         path=plan_chart(data),
         effects=sorted(data.effects, key=lambda effect: effect.rank),
         quantizers={unit.name: unit.quantizers for unit in data.units},
+        parts=parts_of(data),
+        detection=detection_section(data),
+        least_height=LEAST_HEIGHT,
         left_out=frozenset(data.plan.skip if data.plan else ()),
         spread=spread,
         style=Markup((TEMPLATES / "report.css").read_text()),  # noqa: S704 our own file

@@ -1,0 +1,125 @@
+"""Rows of the report's section on a detector: metrics, classes, and images with their boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sensitivity.records import Estimate
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.tasks.detection_detail import ClassResult, DetectionDetail, ShownBox, ShownImage
+
+COLUMNS = {"float": "Float", "int8": "INT8", "partial": "Partial"}
+CLASSES_SHOWN = 12
+LEAST_HEIGHT = 0.09
+"""Of a box, as a share of the picture's height, to have room for its name."""
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """values: text, interval for each of `COLUMNS`. drops: text of INT8 and of the plan against float."""
+
+    name: str
+    values: tuple[tuple[str, str], ...]
+    drops: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    name: str
+    boxes: int
+    values: tuple[str, ...]
+    drops: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a variant. counts: of its boxes, in words."""
+
+    title: str
+    counts: str
+    boxes: tuple[ShownBox, ...]
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    image: ShownImage
+    loss: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class DetectionSection:
+    """columns: names of the variants. more: rows of the classes table that come after the first ones."""
+
+    n: int
+    columns: tuple[str, ...]
+    metrics: tuple[MetricRow, ...]
+    classes: tuple[ClassRow, ...]
+    more: tuple[ClassRow, ...]
+    images: tuple[ImageRow, ...]
+
+
+def detection_section(data: ReportData) -> DetectionSection | None:
+    """None where the run is not of a detector."""
+    detail = data.detection
+    if detail is None:
+        return None
+    metric = MetricFormat(data.metric, data.full_scale)
+    classes = tuple(_class_row(one, metric) for one in detail.classes)
+    return DetectionSection(
+        detail.n,
+        tuple(COLUMNS.values()),
+        tuple(_metric_row(name, found, metric) for name, found in detail.metrics.items()),
+        classes[:CLASSES_SHOWN],
+        classes[CLASSES_SHOWN:],
+        _image_rows(detail, metric),
+    )
+
+
+def _metric_row(name: str, found: Mapping[str, Estimate], metric: MetricFormat) -> MetricRow:
+    values = tuple((metric.level(found[key].value), metric.interval(found[key])) for key in COLUMNS)
+    return MetricRow(name, values, _drops({key: one.value for key, one in found.items()}, metric))
+
+
+def _class_row(one: ClassResult, metric: MetricFormat) -> ClassRow:
+    values = tuple(metric.number(one.precision[key]) for key in COLUMNS)
+    return ClassRow(one.name, one.boxes, values, _drops(one.precision, metric))
+
+
+def _drops(values: Mapping[str, float], metric: MetricFormat) -> tuple[str, str]:
+    return (
+        metric.change(values["int8"] - values["float"]),
+        metric.change(values["partial"] - values["float"]),
+    )
+
+
+def _image_rows(detail: DetectionDetail, metric: MetricFormat) -> tuple[ImageRow, ...]:
+    return tuple(
+        ImageRow(
+            image,
+            f"{metric.shown(image.loss):.2f} {metric.change_unit}".rstrip(),
+            tuple(Panel(title, _counts(image.boxes[key]), image.boxes[key]) for key, title in COLUMNS.items()),
+        )
+        for image in detail.images
+    )
+
+
+def _counts(boxes: tuple[ShownBox, ...]) -> str:
+    """Such as "4 found, 1 false, 2 missed"."""
+    outcomes = [box.outcome for box in boxes]
+    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in ("found", "false", "missed"))
+
+
+def pixels(box: ShownBox, image: ShownImage) -> dict[str, str]:
+    """x, y, width and height of a box in the pixels of its picture, as SVG wants them."""
+    places = {"x": box.x * image.width, "y": box.y * image.height}
+    sides = {"width": box.width * image.width, "height": box.height * image.height}
+    return {name: f"{max(value, 0):.1f}" for name, value in (places | sides).items()}
+
+
+def told(box: ShownBox) -> str:
+    """Such as "cat 87 %, found"."""
+    sure = "" if box.confidence is None else f" {100 * box.confidence:.0f} %"
+    return f"{box.name}{sure}, {box.outcome}"
