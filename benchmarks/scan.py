@@ -13,7 +13,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,10 @@ class Subjected:
     target: Target
 
 
-def benchmark(subject: Subject, settings: Settings) -> dict[str, Any]:
-    """All numbers, JSON-able; see README.md."""
+def benchmark(
+    subject: Subject, settings: Settings, keep: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """All numbers, JSON-able; see README.md. keep: gets what is known after each part, for a run that is cut short."""
     task = read_anew(loaded(subject.reference, settings.device), settings.samples)
     source = quantized_model(task.model)
     units = layers(source.quantizers)
@@ -83,14 +85,17 @@ def benchmark(subject: Subject, settings: Settings) -> dict[str, Any]:
     found = Subjected(task, source, units, naive, exact, metric, target)
     result = {"model": subject.name, "units": len(units), "samples": count(task), "metric": task.metric, **times}
     result |= _agreement(found)
+    keep(result)
     result |= _naive_plan(found)
     result |= _races(found, runs)
+    keep(result)
     sizes = [max(1, int(share * count(task))) for share in CURVE_SHARES]
     smaller = [(size, race(seed, size)) for size in sizes for seed in seeds[:CURVE_SEEDS]]
     result["raced_curve"] = [
         (size, run.samples, run.seconds - run.setup_s)
         for size, run in [*smaller, *((count(task), run) for run in runs)]
     ]
+    keep(result)
     result |= _memory(subject, settings)
     result["cost_model"] = {
         "layers": MODEL_LAYERS,
@@ -259,10 +264,15 @@ def main(arguments: Sequence[str]) -> None:
     settings = Settings(given.samples, given.seeds, tuple(given.memory), given.signal, given.device)
     command = shlex.join(["python", "benchmarks/scan.py", *arguments])
     before = environment()  # the load that other work puts on the machine, not this benchmark
-    result = {"command": command, "environment": before, **benchmark(SUBJECTS[given.model], settings)}
+
+    def keep(found: dict[str, Any]) -> None:
+        if given.json:
+            given.json.parent.mkdir(parents=True, exist_ok=True)
+            given.json.write_text(json.dumps({"command": command, "environment": before, **found}, indent=1) + "\n")
+
+    result = {"command": command, "environment": before, **benchmark(SUBJECTS[given.model], settings, keep)}
+    keep(result)
     if given.json:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
         given.json.with_suffix(".md").write_text(markdown(result))
     show(result)
 
