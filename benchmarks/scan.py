@@ -36,16 +36,15 @@ from sensitivity.tasks.base import Task, mean
 MODEL_LAYERS, MODEL_SAMPLES = 70, 5000
 """Of the model whose cost is computed from what was measured."""
 
-CURVE_SHARES, CURVE_SEEDS = (0.25, 0.5), 3
-"""Shares of the samples on which the race is run too, to see how its cost grows, and with how many orders of data."""
-
 
 @dataclass(frozen=True)
 class Settings:
-    """samples: of `rank` to use, None for all. memory: budgets in MiB. signal: as in `sensitivity scan --signal`."""
+    """samples: of `rank` to use, None for all. seeds, large: orders of the data for the race, on these samples and on
+    MODEL_SAMPLES. memory: budgets in MiB. signal: as in `sensitivity scan --signal`."""
 
     samples: int | None = None
     seeds: int = 10
+    large: int = 3
     memory: tuple[int, ...] = (16, 64, 256)
     signal: str = "sqnr"
     device: str = "cpu"
@@ -89,18 +88,17 @@ def benchmark(
     result |= _naive_plan(found)
     result |= _races(found, runs)
     keep(result)
-    sizes = [max(1, int(share * count(task))) for share in CURVE_SHARES]
-    smaller = [(size, race(seed, size)) for size in sizes for seed in seeds[:CURVE_SEEDS]]
-    result["raced_curve"] = [
-        (size, run.samples, run.seconds - run.setup_s)
-        for size, run in [*smaller, *((count(task), run) for run in runs)]
-    ]
-    keep(result)
     result |= _memory(subject, settings)
+    keep(result)
+    large = [race(seed, MODEL_SAMPLES) for seed in range(settings.large)]
+    result["raced_large"] = [
+        {"samples": run.samples, "seconds": run.seconds, "skip": len(run.plan.skip), "met": run.plan.met}
+        for run in large
+    ]
     result["cost_model"] = {
         "layers": MODEL_LAYERS,
         "samples": MODEL_SAMPLES,
-        **cost_model(MODEL_LAYERS, MODEL_SAMPLES, result, result["raced_curve"]),
+        **cost_model(MODEL_LAYERS, MODEL_SAMPLES, result, large),
     }
     return result
 
@@ -257,11 +255,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", type=Path, help="file for all numbers; a table goes beside it, as .md")
     parser.add_argument("--samples", type=int, help="of the images; all by default")
     parser.add_argument("--seeds", type=int, default=Settings.seeds, help="orders of the data for the raced scan")
+    parser.add_argument("--large", type=int, default=Settings.large, help=f"the same on {MODEL_SAMPLES} samples")
     parser.add_argument("--memory", type=int, nargs="*", default=Settings.memory, help="budgets in MiB")
     parser.add_argument("--signal", default=Settings.signal, choices=("sqnr", "kl", "fisher"))
     parser.add_argument("--device", default=Settings.device, choices=("cpu", "cuda"))
     given = parser.parse_args(arguments)
-    settings = Settings(given.samples, given.seeds, tuple(given.memory), given.signal, given.device)
+    settings = Settings(given.samples, given.seeds, given.large, tuple(given.memory), given.signal, given.device)
     command = shlex.join(["python", "benchmarks/scan.py", *arguments])
     before = environment()  # the load that other work puts on the machine, not this benchmark
 

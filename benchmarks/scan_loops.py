@@ -56,7 +56,7 @@ class Timed:
     """A simulator whose own time goes to `model` on a clock."""
 
     def __init__(self, simulator: Simulator, clock: Clock) -> None:
-        self.name, self.reason = simulator.name, simulator.reason
+        self.name, self.reason, self.smallest = simulator.name, simulator.reason, simulator.smallest
         self._simulator, self._clock = simulator, clock
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:

@@ -66,11 +66,13 @@ def read_anew(task: Task, samples: int | None) -> Task:
 
 
 def reordered(task: Task, seed: int, samples: int) -> Task:
-    """The first `samples` samples of `rank` in a random order, to rank and to confirm; one batch of them as holdout.
+    """`samples` samples of `rank` in a random order, to rank and to confirm; one batch of them as holdout.
 
+    The first ones where there are more; where there are fewer each comes again as often as it takes.
     What has been decoded to rank is kept to confirm, as in a user's run.
     """
-    batches = taken(task.data["rank"], np.random.default_rng(seed).permutation(samples).tolist())
+    order = np.random.default_rng(seed).permutation(np.arange(samples) % count(task))
+    batches = taken(task.data["rank"], order.tolist())
     return replace(task, data={"rank": batches, "confirm": batches, "holdout": [next(iter(batches))]})
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sensitivity.journal.journal import open_journal
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Plan, Target, Unit
@@ -73,34 +71,31 @@ def naive_plan(ranking: Sequence[str], units: Sequence[Unit], metric: Metric, fl
 
 
 def cost_model(
-    layers: int, samples: int, at: Mapping[str, float], curve: Sequence[tuple[int, float, float]]
-) -> dict[str, dict[str, float]]:
+    layers: int, samples: int, at: Mapping[str, float], large: Sequence[Raced]
+) -> dict[str, dict[str, float] | None]:
     """Samples forwarded and seconds at another size, from what was measured.
 
     at: naive_s, exact_s and exact_setup_s, measured with `units` layers on `samples` samples.
-    curve: (samples of the data, samples forwarded, seconds) of raced scans with their plans.
+    large: raced scans with their plans on as many samples as asked for, with `units` layers.
 
     naive: layers x samples, each as long as measured. exact: the same count, each as long as measured without the
-    setup, and the setup once. raced: a straight line in the number of samples is fitted to the curve; the signal, on
-    SIGNAL_SAMPLES samples of each layer, grows with the layers, and the rest does not: how many layers race is fixed.
+    setup, and the setup once. raced: the mean of what was measured, and the signal of the other layers, SIGNAL_SAMPLES
+    samples of each; how many layers race does not depend on how many there are. None without such runs.
     """
     measured = at["units"] * at["samples"]
     forwarded = layers * samples
-    more = (layers - at["units"]) * SIGNAL_SAMPLES
-    size, spent, seconds = (np.array(values, dtype=float) for values in zip(*curve, strict=True))
-    raced_samples = _line(size, spent, samples) + more
-    per_sample = float(seconds.sum() / spent.sum())
     setup = at["exact_setup_s"]
     return {
         "naive": {"samples": forwarded, "seconds": forwarded * at["naive_s"] / measured},
         "exact": {"samples": forwarded, "seconds": setup + forwarded * (at["exact_s"] - setup) / measured},
-        "raced": {"samples": raced_samples, "seconds": setup + raced_samples * per_sample},
+        "raced": _raced_cost((layers - at["units"]) * SIGNAL_SAMPLES, large) if large else None,
     }
 
 
-def _line(x: np.ndarray, y: np.ndarray, at: float) -> float:
-    """The fitted line at a point; in proportion where only one point was measured."""
-    if len(set(x.tolist())) < 2:
-        return float(y.mean() / x.mean() * at)
-    slope, start = np.polyfit(x, y, 1)
-    return float(start + slope * at)
+def _raced_cost(more: float, large: Sequence[Raced]) -> dict[str, float]:
+    spent = sum(run.samples for run in large)
+    per_sample = sum(run.seconds - run.setup_s for run in large) / spent
+    mean = spent / len(large) + more
+    setup = sum(run.setup_s for run in large) / len(large)
+    worst = max(run.samples for run in large) + more
+    return {"samples": mean, "samples_worst": worst, "seconds": setup + mean * per_sample}

@@ -46,8 +46,8 @@ def rows(result: dict[str, Any]) -> Iterator[Row]:
     model = r["cost_model"]
     at = f"computed for {model['layers']} layers, {model['samples']:,} samples"
     loops = [model[name] for name in ("naive", "exact", "raced")]
-    yield f"{at}: samples", *(f"{loop['samples']:,.0f}" for loop in loops)
-    yield f"{at}: s", *(_s(loop["seconds"]) for loop in loops)
+    yield f"{at}: samples", *(f"{loop['samples']:,.0f}" if loop else "" for loop in loops)
+    yield f"{at}: s", *(_s(loop["seconds"]) if loop else "" for loop in loops)
 
 
 def heading(r: dict[str, Any]) -> list[str]:

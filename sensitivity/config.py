@@ -80,7 +80,7 @@ class ScanChoices(UnitChoices):
     exact: bool = setting(False, "Measure every layer on all of rank, and every set tried on all of confirm.")
     samples: int | None = setting(
         None,
-        "Samples that the layers may spend in a race on the metric. By default they race, for 2000 samples, only where "
+        "Samples that the layers may spend in a race on the metric. By default they race, for 1000 samples, only where "
         "measuring them all would take more than 20000.",
     )
     time_budget: float | None = setting(None, "Seconds after which the race ends with what it has; none by default.")

@@ -136,7 +136,8 @@ class Effect:
     """Sensitivity of one unit.
 
     effect: mode `disable`: metric gained when only this unit is left unquantized; mode `enable`: metric lost
-        when only this unit is quantized. In the metric's own unit.
+        when only this unit is quantized. In the metric's own unit. n is 0 for a unit that a race ranked by its signal
+        alone: its value, 0, and `metric` then say nothing.
     metric: the aggregate metric of the variant itself.
     rank: 1 is the most sensitive; unique. tie: the rank of the first unit that the data cannot tell from this
         one; equal to `rank` where there is none.

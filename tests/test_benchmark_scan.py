@@ -29,8 +29,10 @@ def bench():
 
 @pytest.fixture(scope="module")
 def result(bench):
-    settings = bench.scan.Settings(samples=24, seeds=1, memory=(1, 64))
-    found = bench.scan.benchmark(bench.scan_models.Subject("tiny", TINY, 10.0), settings)
+    settings = bench.scan.Settings(samples=24, seeds=1, large=1, memory=(1, 64))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench.scan, "MODEL_SAMPLES", 60)
+        found = bench.scan.benchmark(bench.scan_models.Subject("tiny", TINY, 10.0), settings)
     return json.loads(json.dumps({"command": "test", "environment": bench.scan.environment(), **found}))
 
 
@@ -105,6 +107,13 @@ def test_the_float_replay_gives_the_float_model_for_every_variant(bench):
         assert torch.equal(outputs, expected)
 
 
+def test_more_samples_than_there_are_come_again_and_again(bench):
+    task = bench.scan_models.read_anew(bench.scan_models.loaded(TINY), 10)
+    pixels = torch.cat([inputs for inputs, _ in bench.scan_models.reordered(task, 0, 30).data["confirm"]])
+    _, counts = torch.unique(pixels.sum((1, 2, 3)), return_counts=True)
+    assert counts.tolist() == [3] * 10
+
+
 def test_steps_are_taken_in_proportion(bench):
     taken: list[str] = []
 
@@ -132,9 +141,12 @@ def test_naive_plans_grow_one_layer_at_a_time_until_the_target_holds(bench):
 
 def test_the_cost_model_follows_its_formulas(bench):
     at = {"units": 7, "samples": 100, "naive_s": 70.0, "exact_s": 12.0, "exact_setup_s": 5.0}
-    curve = [(50, 1000, 10.0), (100, 1500, 15.0)]
-    cost = bench.scan_plans.cost_model(70, 5000, at, curve)
+    large = [
+        bench.scan_plans.Raced(seconds, 5.0, samples, (), None) for seconds, samples in ((15.0, 11000), (17.0, 11000))
+    ]
+    cost = bench.scan_plans.cost_model(70, 5000, at, large)
     assert cost["naive"] == {"samples": 350_000, "seconds": 35_000}
     assert cost["exact"]["seconds"] == 5 + 350_000 * 7 / 700
-    assert cost["raced"]["samples"] == pytest.approx(500 + 10 * 5000 + 63 * bench.scan_plans.SIGNAL_SAMPLES)
-    assert cost["raced"]["seconds"] == pytest.approx(5 + cost["raced"]["samples"] / 100)
+    assert cost["raced"]["samples"] == 11000 + 63 * 32
+    assert cost["raced"]["seconds"] == pytest.approx(5 + cost["raced"]["samples"] / 1000)
+    assert bench.scan_plans.cost_model(70, 5000, at, [])["raced"] is None

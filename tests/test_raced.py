@@ -63,8 +63,29 @@ def test_a_race_finds_the_worst_units_with_a_fraction_of_the_samples(tmp_path: P
 def test_a_budget_that_runs_out_still_ranks_every_unit_with_wide_intervals(tmp_path: Path) -> None:
     scan, _, _ = raced(fake_task(), tmp_path / "j", Budget(samples=1))
     assert sorted(effect.unit for effect in scan.effects) == sorted(HARM)
-    assert all(effect.effect.n == 50 for effect in scan.effects)
-    assert all(effect.effect.low < effect.effect.value < effect.effect.high for effect in scan.effects)
+    measured = [effect.effect for effect in scan.effects if effect.effect.n]
+    assert [effect.n for effect in measured] == [50] * 8
+    assert all(effect.low < effect.value < effect.high for effect in measured)
+
+
+def test_units_that_the_race_spent_no_samples_on_say_so_and_tie_with_all_above_them(tmp_path: Path) -> None:
+    scan, _, _ = raced(fake_task(), tmp_path / "j", Budget(samples=1))
+    unmeasured = [effect for effect in scan.effects if effect.effect.n == 0]
+    assert len(unmeasured) == len(HARM) - 8
+    assert all((effect.effect.low, effect.effect.high, effect.tie) == (None, None, 1) for effect in unmeasured)
+
+
+def test_a_signal_is_measured_on_32_samples_and_no_more_where_batches_can_be_cut(tmp_path: Path) -> None:
+    task = fake_task()
+    units = layers(task.model.quantizers)
+    for smallest, samples in ((1, 32), (None, 50)):
+        with open_journal(tmp_path / str(smallest), {}, resume=False) as journal:
+            simulator = FakeSimulator(task.model)
+            simulator.smallest = smallest
+            measurer = Measurer(task, lambda simulator=simulator: simulator, journal)
+            signal = measured_signal(measurer, units, task.model.quantizers, Signal("difference", difference))
+        assert measurer.samples == samples * (len(HARM) + 1)
+        assert max(signal, key=lambda name: signal[name]) == "stem"
 
 
 def test_a_resumed_race_gives_the_same_and_forwards_only_what_is_missing(tmp_path: Path) -> None:
@@ -116,8 +137,9 @@ def test_the_interpolated_planner_ends_at_a_set_that_meets_the_goal(needed: int)
     allowed = (sum(signal.values()) - sum(signal[unit] for unit in units[:needed])) / 4
     choice = InterpolatedPlanner(signal).choose(units, judge, Goal(floor=1 - allowed, start=1.0))
     assert choice.met
-    assert choice.skip == tuple(units[:needed])
-    assert len(tries) <= 8
+    # The target is just met by `needed` units: where that is not sure, it is worth one unit more.
+    assert choice.skip in (tuple(units[:needed]), tuple(units[: needed + 1]))
+    assert len(tries) <= 4
 
 
 def test_a_goal_that_nothing_meets_gives_the_best_set_tried() -> None:

@@ -365,3 +365,23 @@ def test_the_factory_toggles_when_told(branches: ModelOptModel) -> None:
 def test_the_difference_of_outputs_is_relative_and_knows_nan_and_inf(one, other, expected: float) -> None:
     assert difference({"y": torch.tensor(one)}, {"y": torch.tensor(other)}) == expected
     assert difference({"y": torch.tensor(one)}, {"z": torch.tensor(one)}) == float("inf")
+
+
+def test_a_shorter_batch_takes_the_parts_of_a_longer_one_and_is_compared_with_the_model(
+    chain: ModelOptModel, monkeypatch
+) -> None:
+    replay = ReplaySimulator(chain)
+    monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: 2)
+    list(replay.outputs(batch(8), [frozenset()]))
+    monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: pytest.fail("measured again"))
+    ours, theirs = (dict(one.outputs(batch(6), [frozenset()])) for one in (replay, ToggleSimulator(chain)))
+    assert same(theirs[0], ours[0])
+
+
+def test_parts_that_change_a_bit_are_given_up_at_the_first_batch_of_a_shape(chain: ModelOptModel, monkeypatch) -> None:
+    replay = ReplaySimulator(chain)
+    monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: 2)
+    differences = iter([1e-6, 0.0])
+    monkeypatch.setattr(replay_module, "difference", lambda *_: next(differences))
+    list(replay.outputs(batch(8), [frozenset()]))
+    assert list(replay._parts.values()) == [1]

@@ -112,6 +112,15 @@ def test_a_scan_where_nothing_stands_out_does_not_name_a_culprit() -> None:
     assert found.headline.startswith("No layer stands out: leaving only stage1.0 out of INT8 gains 1.0 pt")
 
 
+def test_layers_that_a_race_ranked_by_signal_alone_are_counted_and_given_no_effect() -> None:
+    data = scan_only()
+    unmeasured = [replace(one, effect=Estimate(0.0, None, None, 0), tie=1) for one in data.effects[8:]]
+    found = "\n".join(scan_sentences(replace(data, effects=(*data.effects[:8], *unmeasured))))
+    assert "the largest effect of 8 layers measured" in found
+    assert "The metric was not spent on 20 layers: there the ranking is a signal's alone." in found
+    assert MetricFormat("top-1", 1.0).effect(unmeasured[0].effect) == "by signal only"
+
+
 def test_a_metric_without_intervals_is_not_given_any() -> None:
     text = words(replace(scan_only(4), effects=effects(units(4), interval=False)))
     assert "gains 17.0 pt (no interval) in one evaluation" in text

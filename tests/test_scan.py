@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sensitivity.scan.engine import Measurer
 from sensitivity.scan.ranking import rank_effects
 from sensitivity.scan.scan import Scan, scan
 from sensitivity.tasks.base import Task, mean
+from sensitivity.tasks.batches import first_samples
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
 
 HARM = {"stem": 0.30, "body": 0.02, "head": 0.10}
@@ -156,3 +158,11 @@ def test_a_missed_target_is_an_answer_with_a_reason(tmp_path: Path) -> None:
     assert plan.reason == "the float model itself reaches 1.0000 on confirm, under the target of 1.0100"
     assert "quantization-aware training" in plan.try_next
     assert plan.metric.confirm.value == 1.0
+
+
+def test_a_batch_is_cut_in_every_array_that_it_holds() -> None:
+    Pair = namedtuple("Pair", "a b")
+    x = np.arange(12.0).reshape(6, 2)
+    cut = first_samples({"x": (x, [x]), "pair": Pair(x, 3), "scale": np.float64(2)}, 4)
+    assert cut["x"][0].shape == cut["x"][1][0].shape == cut["pair"].a.shape == (4, 2)
+    assert (cut["pair"].b, cut["scale"]) == (3, 2)

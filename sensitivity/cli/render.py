@@ -71,9 +71,7 @@ def ranking_table(data: ReportData) -> Table:
     table = Table("rank", "unit", f"{metric.name} {verb}", "95 % interval", "tied with")
     for effect in data.effects[:TOP]:
         tie = "" if effect.tie == effect.rank else f"rank {effect.tie}"
-        table.add_row(
-            str(effect.rank), effect.unit, metric.change(effect.effect.value), metric.interval(effect.effect), tie
-        )
+        table.add_row(str(effect.rank), effect.unit, metric.effect(effect.effect), metric.interval(effect.effect), tie)
     if len(data.effects) > TOP:
         table.caption = f"{len(data.effects) - TOP} more in scan.csv"
     return table

@@ -32,11 +32,15 @@ class Goal:
 
 @dataclass(frozen=True)
 class Judged:
-    """metric: on the first n samples of `confirm`. met: whether that of the whole split is at least the floor."""
+    """metric: on the first n samples of `confirm`. met: whether that of the whole split is at least the floor.
+
+    error: standard error of `metric` as an estimate of that on the whole split; 0 where all of it was measured.
+    """
 
     metric: float
     met: bool
     n: int
+    error: float = 0.0
 
 
 Judge = Callable[[tuple[str, ...]], Judged]

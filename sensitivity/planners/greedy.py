@@ -41,19 +41,14 @@ class GreedyPlanner:
         return search.choice(pruned(ranking[:high], search))
 
 
-def pruned(prefix: Sequence[str], search: Search, patience: int | None = None) -> tuple[str, ...]:
+def pruned(prefix: Sequence[str], search: Search) -> tuple[str, ...]:
     """The prefix without the units that the target does not need, tried from its end.
 
-    patience: after how many needed units in a row to stop trying; None tries all. The last unit of the prefix is taken
-    to be needed: the prefix without it missed the target.
+    The last unit of the prefix is taken to be needed: the prefix without it missed the target.
     """
-    kept, needed = tuple(prefix), 0
+    kept = tuple(prefix)
     for unit in reversed(prefix[:-1]):
-        if patience is not None and needed >= patience:
-            break
         without = tuple(other for other in kept if other != unit)
         if search.met(without):
-            kept, needed = without, 0
-        else:
-            needed += 1
+            kept = without
     return kept

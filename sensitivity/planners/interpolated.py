@@ -1,22 +1,19 @@
-"""For a raced scan: which prefix to try next comes from the cheap signal, then prune back."""
+"""For a raced scan: which prefix to try next comes from the cheap signal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sensitivity.planners.base import Choice, Goal, Judge, Search
-from sensitivity.planners.greedy import pruned
+from sensitivity.planners.base import Choice, Goal, Judge, Judged, Search
 from sensitivity.stats.racing_prefix import Tried, next_size
-
-PATIENCE = 1
-"""Units that turn out needed after which pruning stops: each try costs samples of `confirm`."""
 
 
 class InterpolatedPlanner:
-    """Tries the prefix at which the signal that is left explains the loss that is allowed (`stats.racing_prefix`).
+    """Tries the shortest prefix that probably meets the target, given the signal that is left and all tries so far.
 
     signal: unit -> mean distortion of the outputs when only this unit is quantized, >= 0. A plan takes a few tries
-    where bisection takes log2(N) near-undecidable ones; every try is judged by the metric all the same.
+    where bisection takes log2(N) near-undecidable ones (`stats.racing_prefix`); every try is judged by the metric all
+    the same. Units that the target does not need are not sought: each try near the target is a pass over `confirm`.
     """
 
     name = "interpolated"
@@ -25,12 +22,16 @@ class InterpolatedPlanner:
         self._signal = signal
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        search, tried = Search(judge), list[Tried]()
+        judged: dict[tuple[str, ...], Judged] = {}
+
+        def noted(skip: tuple[str, ...]) -> Judged:
+            judged[skip] = judge(skip)
+            return judged[skip]
+
+        search, tried = Search(noted), list[Tried]()
         noise = [self._signal[unit] for unit in ranking]
         while (size := next_size(noise, tried, goal.start - goal.floor)) is not None:
             step = search.step(tuple(ranking[:size]))
-            tried.append(Tried(size, goal.start - step.metric, step.n, step.met))
+            tried.append(Tried(size, goal.start - step.metric, judged[step.skip].error, step.met))
         met = [one.size for one in tried if one.met]
-        if not met:
-            return search.best_missed(ranking)
-        return search.choice(pruned(ranking[: min(met)], search, PATIENCE))
+        return search.choice(tuple(ranking[: min(met)])) if met else search.best_missed(ranking)

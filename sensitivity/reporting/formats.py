@@ -66,10 +66,14 @@ class MetricFormat:
     def change(self, value: float, sign: bool = True) -> str:
         return f"{self.number(value, sign)} {self.change_unit}".rstrip()
 
+    def effect(self, estimate: Estimate) -> str:
+        """The change, or why there is none: a race does not spend the metric on every layer."""
+        return self.change(estimate.value) if estimate.n else "by signal only"
+
     def interval(self, estimate: Estimate) -> str:
         """Such as "[27.0, 32.8]"."""
         if estimate.low is None or estimate.high is None:
-            return "(no interval)"
+            return "(no interval)" if estimate.n else ""
         return f"[{self.number(estimate.low)}, {self.number(estimate.high)}]"
 
     def target(self, target: Target) -> str:

@@ -15,7 +15,8 @@ SEPARATOR = ";"
 def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame:
     """One row for each unit, most sensitive first.
 
-    effect, low, high, metric: in the metric's own unit; low and high are empty where there is no interval.
+    effect, low, high, metric: in the metric's own unit; low and high are empty where there is no interval, all four where
+    a race did not spend the metric on the unit, and n is 0.
     tie: the rank of the first unit that cannot be told from this one. quantizers: exact names, joined with ";".
     """
     quantizers = {unit.name: SEPARATOR.join(unit.quantizers) for unit in units}
@@ -23,12 +24,12 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
         {
             "rank": effect.rank,
             "unit": effect.unit,
-            "effect": effect.effect.value,
+            "effect": effect.effect.value if effect.effect.n else None,
             "low": effect.effect.low,
             "high": effect.effect.high,
             "n": effect.effect.n,
             "tie": effect.tie,
-            "metric": effect.metric,
+            "metric": effect.metric if effect.effect.n else None,
             "quantizers": quantizers.get(effect.unit, ""),
         }
         for effect in sorted(effects, key=lambda effect: effect.rank)
@@ -50,7 +51,7 @@ def path_table(plan: Plan) -> pd.DataFrame:
             "metric": step.metric,
             "gap": step.metric - plan.floor,
             "met": step.met,
-            "n": plan.metric.confirm.n,
+            "n": step.n,
             "skip": SEPARATOR.join(step.skip),
         }
         for number, step in enumerate(plan.path, start=1)

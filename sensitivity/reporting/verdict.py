@@ -125,16 +125,21 @@ def _first_layer(data: ReportData, metric: MetricFormat) -> str:
         what = f"Quantizing only {first.unit} costs {change}"
     if includes_zero(first.effect):
         return f"No layer stands out: {what[0].lower()}{what[1:]}, and that is the largest effect."
-    return f"{what}, the largest effect of {count(len(data.effects), 'layer')} measured."
+    measured = sum(effect.effect.n > 0 for effect in data.effects)
+    return f"{what}, the largest effect of {count(measured, 'layer')} measured."
 
 
 def _unclear(effects: tuple[Effect, ...]) -> Iterator[str]:
     tied = sum(effect.tie == 1 for effect in effects)
     if tied > 1:
         yield f"The data cannot tell the first {tied} layers apart: they are tied for rank 1."
-    silent = sum(includes_zero(effect.effect) for effect in effects)
+    measured = [effect for effect in effects if effect.effect.n]
+    silent = sum(includes_zero(effect.effect) for effect in measured)
     if silent:
-        yield f"For {silent} of {count(len(effects), 'layer')} the interval includes 0: no effect is shown."
+        yield f"For {silent} of {count(len(measured), 'layer')} the interval includes 0: no effect is shown."
+    if len(measured) < len(effects):
+        rest = count(len(effects) - len(measured), "layer")
+        yield f"The metric was not spent on {rest}: there the ranking is a signal's alone."
 
 
 def _whole_loss(data: ReportData, metric: MetricFormat) -> str:

@@ -18,7 +18,7 @@ from sensitivity.signals.base import Signal
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import batch_digest, batch_size
+from sensitivity.tasks.batches import batch_digest, batch_size, first_samples
 
 MakeSimulator = Callable[[tuple[Range, ...]], Simulator]
 
@@ -27,18 +27,18 @@ class Reader:
     """The batches of one split in order, read when first asked for. Batch numbers may only grow."""
 
     def __init__(self, task: Task, split: str) -> None:
-        self._count = len(task.data[split])
+        self.count = len(task.data[split])
         self._split = split
         self._batches = enumerate(iter(task.data[split]))
 
     def at(self, batch: int) -> tuple[Any, Any]:
         """(inputs, targets) of this batch. Raises TaskError where the data has fewer or more batches than its len()."""
         found = next((pair for number, pair in self._batches if number == batch), None)
-        last = batch == self._count - 1
+        last = batch == self.count - 1
         if found is None or (last and next(self._batches, None) is not None):
             got = "fewer" if found is None else "more"
             raise TaskError(
-                f"Expected split {self._split!r} to hold {self._count} batches as its len() says, got {got}; "
+                f"Expected split {self._split!r} to hold {self.count} batches as its len() says, got {got}; "
                 "make len() and iteration agree."
             )
         return found
@@ -113,23 +113,29 @@ class Measurer:
             advance(len(missing), len(missing) * batch_size(inputs))
         return [self._known(variant, split, batch) for variant in variants]
 
-    def distortion(self, signal: Signal, variants: Sequence[Variant], reference: Variant, first: int) -> list[Scores]:
-        """How far each variant's outputs are from those of `reference`: float64[n] on the first batches of `rank`.
+    def distortion(self, signal: Signal, variants: Sequence[Variant], reference: Variant, samples: int) -> list[Scores]:
+        """How far each variant's outputs are from those of `reference`: float64[n] on the first samples of `rank`.
 
-        signal: its name is part of the journal's key. first: how many batches.
+        signal: its name is part of the journal's key. samples: how many; some more where batches have to stay whole,
+        all where there are fewer.
         """
-        split = f"rank: {signal.name}"
+        split = f"rank: {signal.name}, first {samples}"
         variants = [self.of(variant) for variant in variants]
-        reader = Reader(self.task, "rank")
-        with self.progress(f"signal: {signal.name}", first) as advance:
-            for batch in range(first):
+        reader, found = Reader(self.task, "rank"), list[list[Scores]]()
+        with self.progress(f"signal: {signal.name}", samples) as advance:
+            while (open_ := samples - sum(len(parts[0]) for parts in found)) > 0 and len(found) < reader.count:
+                batch = len(found)
                 missing = [v for v in variants if self.journal.scores(v, split, batch) is None]
                 if missing:
                     inputs, targets = reader.at(batch)
                     self._check_data(split, batch, inputs, targets)
+                    if (smallest := self._simulator_for(missing).smallest) is not None:
+                        inputs = first_samples(inputs, max(open_, smallest))
                     self._distort(signal, missing, reference, split, batch, inputs)
-                    advance(1, (len(missing) + 1) * batch_size(inputs))
-        return [np.concatenate([self._known(v, split, batch) for batch in range(first)]) for v in variants]
+                    size = batch_size(inputs)
+                    advance(min(size, open_), (len(missing) + 1) * size)
+                found.append([self._known(variant, split, batch) for variant in variants])
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def known(self, variant: Variant, split: str) -> Scores:
         """Scores of the first batches of `split` that have been measured; at least one must have been."""

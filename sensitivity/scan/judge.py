@@ -13,8 +13,9 @@ from sensitivity.scan.raced import score_bound
 from sensitivity.scan.variants import skip_variant
 from sensitivity.stats.sequential import verdict
 
-REJECT = 0.2
-"""Largest chance of refusing a set that meets the target. It only costs a unit more, so it may be loose."""
+REJECT = 0.3
+"""Largest chance of refusing a set that meets the target, for one that just meets it (`docs/statistics.md`). It only costs
+a unit more, so it may be loose."""
 
 
 class SplitJudge:
@@ -57,8 +58,16 @@ class SequentialJudge:
             seen = difference.size
             difference = np.append(difference, scores - self._float[seen : seen + len(scores)])
             if difference.size < len(self._float) and self._is_below(difference):
-                return Judged(float(self._float.mean() + difference.mean()), False, difference.size)
+                metric = float(self._float.mean() + difference.mean())
+                return Judged(metric, False, difference.size, self._error(difference))
         return None
+
+    def _error(self, difference: Scores) -> float:
+        """Standard error of the mean as that of the split, as if one sample more had been off by all that can be."""
+        assert self._bound is not None
+        n = difference.size
+        variance = (np.sum(difference**2) + self._bound**2) / (n + 1) - difference.mean() ** 2
+        return float(np.sqrt(variance / n * (1 - n / len(self._float))))
 
     def _is_below(self, difference: Scores) -> bool:
         answer = verdict(difference, self._allowed, len(self._float), alpha=REJECT, bound=self._bound)

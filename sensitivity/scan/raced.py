@@ -1,9 +1,11 @@
 """A scan that spends samples only where the order of units is still open.
 
 1. A cheap signal on few samples orders all units: how far the outputs move when one unit alone is quantized.
-2. The metric of every unit on the first batch, then only of the most promising ones, batch by batch, until the order
-   of the first is settled or the budget is spent. Evidence may be looked at after every batch (`stats.sequential`).
-3. Units that the metric can tell apart are ordered by it, all others by the signal, and marked as ties.
+2. The metric on the first batch of as many units as the budget has room for, then only of the most promising ones,
+   batch by batch, until the order of the first is settled or the budget is spent. Evidence may be looked at after every
+   batch (`stats.sequential`).
+3. Units that the metric can tell apart are ordered by it, all others by the signal, and marked as ties. A unit that the
+   metric was not spent on has an effect of no samples.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sensitivity.records import Effect, Mode, Quantizer, Scores, Unit, Variant
+from sensitivity.records import Effect, Estimate, Mode, Quantizer, Scores, Unit, Variant
 from sensitivity.scan.engine import Measurer, Reader
 from sensitivity.scan.ranking import centred, estimate, per_sample
 from sensitivity.scan.scan import Scan
@@ -26,6 +28,7 @@ from sensitivity.tasks.base import Task, mean
 from sensitivity.tasks.batches import batch_size
 
 SIGNAL_SAMPLES = 32
+
 CONTENDERS = 8
 """Units that race on the metric once the signal has ordered all of them."""
 
@@ -40,8 +43,8 @@ LOOK_AGAIN = 1.25
 
 ALPHA = 0.05
 
-RACE_SAMPLES = 2000
-"""Enough to show the first few units with an interval; the plan is judged on other samples."""
+RACE_SAMPLES = 1000
+"""Enough for an interval of the first few units; the plan is judged on other samples."""
 
 EXACT_UP_TO = 20_000
 """Samples up to which measuring every unit whole is affordable."""
@@ -49,7 +52,7 @@ EXACT_UP_TO = 20_000
 
 @dataclass(frozen=True)
 class Budget:
-    """samples: most to measure in the race, baselines included, but for the first batch, which every unit gets.
+    """samples: most to measure in the race, baselines included, but for the first batch, which all contenders get.
     seconds: after which no batch is begun. None: no limit.
 
     A time budget ends a resumed scan elsewhere than an uninterrupted one; a sample budget does not.
@@ -64,9 +67,7 @@ def measured_signal(
 ) -> dict[str, float]:
     """Unit -> mean distortion when it alone is quantized, on the first SIGNAL_SAMPLES samples of `rank`, or just more."""
     variants = [unit_variant(unit, quantizers, "enable") for unit in units]
-    first, _ = next(iter(measurer.task.data["rank"]))
-    batches = min(-(-SIGNAL_SAMPLES // batch_size(first)), len(measurer.task.data["rank"]))
-    values = measurer.distortion(signal, variants, baselines(quantizers)["float"], batches)
+    values = measurer.distortion(signal, variants, baselines(quantizers)["float"], SIGNAL_SAMPLES)
     return {unit.name: float(np.mean(value)) for unit, value in zip(units, values, strict=True)}
 
 
@@ -110,11 +111,12 @@ class _Race:
     def run(self, budget: Budget) -> None:
         data = self._measurer.task.data["rank"]
         reader, start, spent = Reader(self._measurer.task, "rank"), time.monotonic(), 0
-        running, looked = list(self._entrants), 0
+        size = batch_size(next(iter(data))[0])
+        room = len(self._entrants) if budget.samples is None else budget.samples // size - len(self._base)
+        running, looked = list(self._entrants)[: max(room, CONTENDERS)], 0
         with self._measurer.progress("race on the metric", len(data) * (len(self._base) + CONTENDERS)) as advance:
             for batch in range(len(data)):
                 variants = {**self._base, **{name: self._entrants[name] for name in running}}
-                size = 0 if batch == 0 else _size(self.scores, batch)
                 late = budget.seconds is not None and time.monotonic() - start > budget.seconds
                 dear = budget.samples is not None and spent + size * len(variants) > budget.samples
                 if batch > 0 and (late or dear):
@@ -149,10 +151,12 @@ class _Race:
 
     def gain(self, name: str) -> Scores:
         """Per-sample gain of a unit over the reference, on the samples it was measured on; a loss in mode `enable`."""
-        own = len(self.scores[name])
+        own = len(self.scores.get(name, ()))
         return self._sign * (self._values(name, own) - self._values(self._reference, own))
 
     def _values(self, name: str, samples: int) -> Scores:
+        if samples == 0:
+            return np.empty(0)
         if (name, samples) not in self._per_sample:
             scores = self.scores[name][:samples]
             self._per_sample[name, samples] = per_sample(scores, self._measurer.task.aggregate)
@@ -171,18 +175,23 @@ class _Race:
         """Whether the metric proves that one unit is more sensitive than the other, all pairs of units together."""
         ours, theirs = self.gain(one), self.gain(other)
         shared = min(len(ours), len(theirs))
+        if shared == 0:
+            return False
         pairs = len(self._entrants) * (len(self._entrants) - 1)
         evidence = log_evidence(ours[:shared] - theirs[:shared], 0.0, None, bound=self.bound)
         return bool(evidence.max() >= np.log(pairs / ALPHA))
 
     def effect(self, order: Sequence[str], rank: int) -> Effect:
         name, aggregate = order[rank - 1], self._measurer.task.aggregate
+        told_apart = (above for above, other in enumerate(order[: rank - 1], 1) if not self._better(other, name))
+        tie = next(told_apart, rank)
+        if name not in self.scores:
+            return Effect(rank, tie, name, Estimate(0.0, None, None, 0), aggregate(self.scores[self._reference]))
         scores = self.scores[name]
         interval = confidence_sequence(self.gain(name), None, alpha=ALPHA, bound=self.bound)
         metric = aggregate(scores)
         value = self._sign * (metric - aggregate(self.scores[self._reference][: len(scores)]))
-        told_apart = (above for above, other in enumerate(order[: rank - 1], 1) if not self._better(other, name))
-        return Effect(rank, next(told_apart, rank), name, centred(interval, value, len(scores)), metric)
+        return Effect(rank, tie, name, centred(interval, value, len(scores)), metric)
 
 
 def score_bound(task: Task, scores: Scores) -> float | None:
@@ -194,8 +203,3 @@ def score_bound(task: Task, scores: Scores) -> float | None:
         task.aggregate is mean and scores.ndim == 1 and scores.min() >= 0 and scores.max() <= task.full_scale
     )
     return task.full_scale if keeps_to_scale else None
-
-
-def _size(scores: Mapping[str, Scores], batches: int) -> int:
-    """Samples in a batch, from the longest scores so far."""
-    return max(map(len, scores.values())) // batches

@@ -61,8 +61,8 @@ class ReplaySimulator:
         inputs = to_device(inputs, device_of(self._source.model))
         leaves, spec = pytree.tree_flatten(arguments(self._marked, inputs))
         try:
+            self._check(inputs, leaves, spec)
             graph, pieces = self._pieces(leaves, spec)
-            self._check(inputs, graph, pieces)
         except Untraceable as error:
             if "own modules" not in self.reason:
                 self.reason += f"; batches of another shape run on the model's own modules, since {error}"
@@ -76,6 +76,14 @@ class ReplaySimulator:
                 return
             yield item
             del item  # not kept while the next one is computed
+
+    @property
+    def smallest(self) -> int | None:
+        """Of the first graph traced; None before that, and where the graph holds for one length only."""
+        if not self._graphs:
+            return None
+        low, high = self._graphs[0][1].batches
+        return low if low < high else None
 
     def prepare(self, inputs: Any) -> None:
         """Trace the model for batches like this one, and leave it to the caller to check the outputs.
@@ -99,16 +107,20 @@ class ReplaySimulator:
         with torch.no_grad(), self._source.disabled(()) if self._own else nullcontext():
             yield
 
-    def _check(self, inputs: Any, graph: Graph, pieces: list[list[Any]]) -> None:
+    def _check(self, inputs: Any, leaves: list[Any], spec: Any) -> None:
         """Compare with the model itself, all quantizers on, at the first batch of each shape. Raises Untraceable."""
-        leaves, spec = pytree.tree_flatten(arguments(self._marked, inputs))
         shape = _shape(leaves, spec)
         if shape in self._checked:
             return
+        graph, pieces = self._pieces(leaves, spec)
         ((_, theirs),) = ToggleSimulator(self._source).outputs(inputs, [frozenset()])
         with self._ready():
             ((_, ours),) = graph.outputs(pieces, [self._mask(frozenset())], self._memory)
         distance = difference(theirs, ours)
+        if distance > 0 and len(pieces) > 1:  # the number of parts may be that of a longer batch
+            self._parts[shape] = 1
+            self._check(inputs, leaves, spec)
+            return
         if distance > TOLERANCE:
             self._refused[shape] = Untraceable(f"its traced graph differs from it by {distance:.1e}")
             raise self._refused[shape]
@@ -129,9 +141,17 @@ class ReplaySimulator:
             raise self._refused[shape]
         if shape not in self._parts:
             with self._ready():
-                self._parts[shape] = self._measured_parts(leaves, spec)
+                self._parts[shape] = self._known_parts(shape) or self._measured_parts(leaves, spec)
         pieces = _split(leaves, self._parts[shape])
         return self._graph(pieces[0], spec), pieces
+
+    def _known_parts(self, shape: Any) -> int | None:
+        """Into how many parts a longer batch of the same kind is cut; None where there was none."""
+        spec, kinds, length = shape
+        if length is None:
+            return None
+        longer = [parts for (a, b, other), parts in self._parts.items() if (a, b) == (spec, kinds) and other > length]
+        return min(longer[0], length) if longer else None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
         whole = self._graph(leaves, spec)
@@ -141,13 +161,13 @@ class ReplaySimulator:
         if length is None or not on_cpu:
             return 1
         masks = [0, sum(self._bits.values())]
+        theirs = dict(whole.outputs([leaves], masks, None))
         for parts in dict.fromkeys(_parts(length, largest, limit) for limit in LARGEST_VALUES):
             graph = self._common_graph(_split(leaves, parts), spec) if parts > 1 else None
             if graph is None:
                 continue
-            theirs = whole.outputs([leaves], masks, None)
             ours = graph.outputs(_split(leaves, parts), masks, None)
-            if all(same(one, other) for (_, one), (_, other) in zip(theirs, ours, strict=True)):
+            if all(same(theirs[index], outputs) for index, outputs in ours):
                 return parts
         return 1
 

@@ -1,9 +1,10 @@
-"""Which prefix of a ranking to try next on `confirm`: interpolation instead of bisection.
+"""Which prefix of a ranking to try next on `confirm`: the smallest that probably meets the target.
 
 Quantization noise of different units adds up, and for small noise the loss of a metric grows with its variance, so the
-loss of a skip-set is about proportional to the signal (output distortion) of the units that stay quantized. That only
-chooses what to try; whether a prefix meets the target is measured. A plan on a plateau of the curve, where bisection
-needs log2(units) near-undecidable answers, then takes two or three.
+loss of a skip-set is about proportional to the signal (output distortion) of the units that stay quantized. About: the
+loss per signal drifts on the way to small signals. So it is a random walk, and what the tries so far say of it, each as
+exactly as its samples allow, is a Gaussian process (Rasmussen and Williams 2006, chapter 2). That only chooses what to
+try; whether a prefix meets the target is measured.
 """
 
 from __future__ import annotations
@@ -12,26 +13,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+Values = NDArray[np.float64]
+
+LIKELY = 0.7
+"""A prefix is tried where it meets the target with this probability. Lower: shorter plans, and more tries that take a
+pass over the split to fail; `benchmarks/plan_search.py`."""
+
+DRIFT, OFFSET = 0.6, 0.25
+"""The loss per signal changes by DRIFT of that of the model quantized as a whole, standard deviation, while the signal
+that is left falls by a factor e; and by that times the root of OFFSET in any case."""
+
+LUCK = 0.3
+"""Part of the allowed loss by which a set is better or worse than its signal says, whatever its size."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A prefix that was judged. size: units skipped; loss: mean loss against float so far; n: samples it rests on."""
+    """A prefix that was judged. size: units skipped; loss: mean loss against float so far; error: its standard error
+    as an estimate of that on the whole split, 0 where that was measured."""
 
     size: int
     loss: float
-    n: int
+    error: float
     met: bool
 
 
 def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int | None:
-    """How many units of the ranking to skip in the next try; None when there is nothing left to learn.
+    """How many units of the ranking to skip in the next try; None when there is nothing left to learn cheaply.
 
     signal: float[units] >= 0 in ranking order, largest first: mean squared distortion of the outputs when only this unit
         is quantized. tried: what was judged so far, in any order. allowed: the largest loss that meets the target.
     Starts with 0, everything quantized, and never repeats a size. The answer is the smallest size that met the target;
-    one or a few units fewer may do where the signal gave no hope for them. With none that met, skipping all was tried.
+    fewer units may do where the signal gave little hope for them. With none that met, skipping all was tried.
     Raises ValueError for a signal that is negative or not finite.
     """
     noise = np.asarray(signal, dtype=np.float64)
@@ -39,32 +55,40 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
         raise ValueError(f"Expected a finite signal >= 0 for each unit, got shape {noise.shape}.")
     if not tried:
         return 0
+    units = len(noise)
     failed = max((one.size for one in tried if not one.met), default=-1)
     met = min((one.size for one in tried if one.met), default=None)
-    between = range(failed + 1, len(noise) + 1 if met is None else met)
-    left = np.append(np.cumsum(noise[::-1])[::-1], 0.0)
-    hopeful = [size for size in between if predicted_loss(left, tried, size) <= allowed]
-    if hopeful:
-        return hopeful[0]
-    if met is None:
-        return len(noise) if failed < len(noise) else None
-    # The signal has been far off: halve what is left to search, as bisection does.
-    return (failed + met) // 2 if met - failed > max(3, met // 2) else None
+    if met is not None:
+        # One more near the answer takes a whole pass; where more than half of the units are in doubt it is worth that.
+        return (failed + met) // 2 if met - failed > max(units / 2, 1) else None
+    loss, error = predicted_loss(noise, tried, allowed)
+    likely = stats.norm.cdf((allowed - loss) / np.maximum(error, 1e-12)) >= LIKELY
+    hopeful = failed + 1 + np.flatnonzero(likely[failed + 1 :])
+    if hopeful.size:
+        return int(hopeful[0])
+    return units if failed < units else None
 
 
-def predicted_loss(left: ArrayLike, tried: Sequence[Tried], size: int) -> float:
-    """Loss at `size` from the loss per signal of the tries, weighted by their samples and by how near they are.
+def predicted_loss(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> tuple[Values, Values]:
+    """Loss on the whole split of each size, and its standard error, float[units + 1] both; the first try is of size 0."""
+    noise = np.asarray(signal, dtype=np.float64)
+    left = np.append(np.cumsum((noise if noise.any() else noise + 1)[::-1])[::-1], 0.0)
+    left = np.maximum(left / left[0], 1e-9)
+    way = -np.log(left)
+    start = next(one for one in tried if one.size == 0)
+    slope = max(start.loss, abs(allowed), 1e-9)
+    at = np.array([one.size for one in tried])
+    luck = (LUCK * allowed) ** 2
 
-    left: float[units + 1], the signal left when so many units are skipped.
-    """
-    remains = np.asarray(left, dtype=np.float64)
-    none = 1e-9 * remains[0]
-    if remains[size] <= none:
-        return 0.0
-    known = [one for one in tried if remains[one.size] > none]
-    if not known:
-        return np.inf
-    apart = np.array([abs(np.log(remains[one.size] / remains[size])) for one in known])
-    weight = np.array([one.n for one in known]) / (0.1 + apart)
-    slope = np.array([max(one.loss, 0.0) / remains[one.size] for one in known])
-    return float(weight @ slope / weight.sum() * remains[size])
+    def shared(one: Values, other: Values) -> Values:
+        """Covariance of two losses: signal left, times how far the random walk had come where they parted."""
+        walk = OFFSET + np.minimum(-np.log(one)[:, None], -np.log(other))
+        return np.asarray((DRIFT * slope) ** 2 * one[:, None] * walk * other)
+
+    measured = np.array([one.loss for one in tried]) - slope * left[at]
+    noise_of_tries = np.diag([one.error**2 + luck + 1e-12 for one in tried])
+    weights = np.linalg.solve(shared(left[at], left[at]) + noise_of_tries, shared(left[at], left))
+    loss = slope * left + measured @ weights
+    prior = (DRIFT * slope * left) ** 2 * (OFFSET + way)
+    variance = prior + luck - np.einsum("ij,ij->j", shared(left[at], left), weights)
+    return np.asarray(loss), np.sqrt(np.maximum(variance, 0.0))

@@ -126,15 +126,6 @@ def verdict(
     return "below" if log_evidence(-sample, -threshold, population, bound=bound).max() >= enough else "open"
 
 
-def spend(alpha: float, question: int) -> float:
-    """The share of alpha for the first, second, ... question of an open list: all shares sum to alpha.
-
-    >>> spend(0.05, 1), spend(0.06, 2)
-    (0.025, 0.01)
-    """
-    return alpha / (question * (question + 1))
-
-
 def _betting(value: Values, before: Values, after: Values) -> Values:
     """Log of the mixed wealth after each sample. value >= 0; before, after: its fair mean before and after each one."""
     ratio = np.where(before > ROUNDING, value / np.maximum(before, ROUNDING), 1.0)

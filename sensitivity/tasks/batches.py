@@ -43,6 +43,19 @@ def batch_size(inputs: Any) -> int:
     return sizes.pop()
 
 
+def first_samples(inputs: Any, samples: int) -> Any:
+    """The same inputs with so many samples at most: every array of a batch has the sample as its first axis."""
+    if hasattr(inputs, "shape"):
+        return inputs[:samples] if len(inputs.shape) else inputs
+    if isinstance(inputs, Mapping):
+        return {key: first_samples(value, samples) for key, value in inputs.items()}
+    if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):
+        return type(inputs)(*(first_samples(value, samples) for value in inputs))
+    if isinstance(inputs, (tuple, list)):
+        return type(inputs)(first_samples(value, samples) for value in inputs)
+    return inputs
+
+
 def _arrays(value: Any) -> Iterator[Any]:
     if hasattr(value, "shape"):
         yield value

@@ -63,6 +63,7 @@ class FakeSimulator:
 
     name = "fake"
     reason = "for tests"
+    smallest = 1
 
     def __init__(self, source: FakeModel) -> None:
         self.source = source
