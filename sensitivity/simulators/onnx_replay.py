@@ -43,6 +43,7 @@ class OnnxReplay:
     """memory: bytes for values that wait for a later variant; None: no limit. threads: pieces of a batch run at a time."""
 
     name = "replay"
+    smallest = None
 
     def __init__(self, source: QuantizedModel, memory: int | None = None, *, threads: int | None = None) -> None:
         share_memory()

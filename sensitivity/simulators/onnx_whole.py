@@ -19,6 +19,7 @@ class WholeFile:
     """Edits the file, builds a session and runs it, for each variant: slow, and right for every file."""
 
     name = "sessions"
+    smallest = None
 
     def __init__(self, source: QuantizedModel, reason: str = "it was asked for") -> None:
         self.reason = reason
