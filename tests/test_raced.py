@@ -82,7 +82,7 @@ def test_a_signal_is_measured_on_32_samples_and_no_more_where_batches_can_be_cut
         with open_journal(tmp_path / str(smallest), {}, resume=False) as journal:
             simulator = FakeSimulator(task.model)
             simulator.smallest = smallest
-            measurer = Measurer(task, lambda simulator=simulator: simulator, journal)
+            measurer = Measurer(task, lambda _, simulator=simulator: simulator, journal)
             signal = measured_signal(measurer, units, task.model.quantizers, Signal("difference", difference))
         assert measurer.samples == samples * (len(HARM) + 1)
         assert max(signal, key=lambda name: signal[name]) == "stem"
