@@ -41,7 +41,6 @@ RUNTIMES: tuple[LowerTarget, ...] = ("onnxruntime", "openvino")
 PLANS = {"skip-quarter": 0.25, "skip-half": 0.5}
 """Partial plans: the share of the layers that they leave unquantized, those that a cheap signal ranks first."""
 
-RANGE_BATCHES = 2
 WARM_UP = 5
 PROFILED = 3
 
@@ -80,7 +79,7 @@ def canonical_files(subject: Subject, folder: Path) -> dict[str, Path]:
                 ranked[: round(share * len(ranked))],
                 folder / plan,
                 fingerprint=source.fingerprint(),
-                calibration=subject.calibration[:RANGE_BATCHES],
+                calibration=subject.calibration,
             )
             found = {"float": files["float"], "int8": files["int8"], **found, plan: files["partial"]}
     return found

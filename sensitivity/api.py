@@ -275,7 +275,7 @@ def runtime_of(name: str) -> Runtime:
 
 def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress) -> BenchResult:
     # Here, since they import ONNX, which takes half a second that `plan` need not wait.
-    from sensitivity.bench.inputs import random_inputs
+    from sensitivity.bench.inputs import check_files, random_inputs
     from sensitivity.bench.profile import layer_rows, profile_files
     from sensitivity.bench.verdict import verdict
 
@@ -287,6 +287,7 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
             f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an earlier plan; "
             f"make them again with: sensitivity export {run_dir.path}"
         )
+    check_files(files.values())
     inputs = random_inputs(files["float"])
     refused: list[SensitivityError] = []
     with _noted(run_dir, "bench", command):

@@ -9,7 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import pandas as pd
 import pytest
 
@@ -241,3 +244,57 @@ def test_a_sample_budget_turns_the_scan_into_a_race(tmp_path: Path) -> None:
     assert json.loads((out / "scan.json").read_text())["signal"]
     assert verb("plan", out, "--target", "0.9") == 0
     assert json.loads((out / "plan.json").read_text())["planner"] == "interpolated"
+
+
+def not_onnx(file: Path) -> None:
+    file.write_text("this is not a model, it is a sentence")
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def outside(file: Path) -> None:
+    model = onnx.load(file)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../weights.bin")
+    file.write_bytes(model.SerializeToString())
+
+
+def nan_scale(file: Path) -> None:
+    model = onnx.load(file)
+    node = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    scale = next(one for one in model.graph.initializer if one.name == node.input[1])
+    scale.CopyFrom(onnx.numpy_helper.from_array(np.full(tuple(scale.dims), np.nan, np.float32), scale.name))
+    onnx.save(model, file)
+
+
+def huge(file: Path) -> None:
+    with file.open("r+b") as opened:
+        opened.truncate(2**31)  # a hole: no bytes on the disk
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (not_onnx, "to be a whole ONNX file, got 37 bytes that do not parse; it is cut short or not ONNX"),
+        (truncated, "it is cut short or not ONNX: copy or export it again."),
+        (outside, "to lie in its own folder, got '../weights.bin'"),
+        (nan_scale, "Expected every scale in model.int8.onnxruntime.onnx to be finite and above 0, got nan at"),
+        (huge, "to be smaller than 2 GB, got 2.15 GB; save it with its weights as external data."),
+    ],
+)
+def test_a_bench_of_a_spoilt_file_says_in_one_sentence_what_is_wrong(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Any, said: str
+) -> None:
+    out = tmp_path / "spoilt"
+    shutil.copytree(done, out)
+    spoil(out / "model.int8.onnxruntime.onnx")
+    capsys.readouterr()
+    assert verb("bench", out, "--rounds", "2", "--threads", "1") == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("Error: Expected ")
+    assert printed.err.count("\n") == 1
+    assert said in printed.err

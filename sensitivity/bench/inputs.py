@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,15 @@ import onnx_ir as ir
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.qdq import check_scales
 from sensitivity.runtimes.base import Tensors
+
+
+def check_files(files: Iterable[Path]) -> None:
+    """Raise OnnxFileError for the first file that is not whole, not ONNX, too large, has external data outside its
+    folder, or scales that are not finite: runtimes time some of those without a word."""
+    for file in files:
+        check_scales(load_model(file), file.name)
 
 
 def random_inputs(file: Path, *, batch: int = 1, seed: int = 0) -> Tensors:
