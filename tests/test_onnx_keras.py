@@ -1,0 +1,52 @@
+"""What tf2onnx makes of TensorFlow's fake-quant ops is a source like any other."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_run import verb
+
+from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.session import quantized_model
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "05_keras_qat"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("sklearn")
+    spec = importlib.util.spec_from_file_location("keras_data", EXAMPLE / "data.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = tmp_path_factory.mktemp("keras") / "digits.npz"
+    module.save(str(path))
+    return path
+
+
+def test_every_fake_quant_op_on_an_activation_is_a_quantizer() -> None:
+    source = quantized_model(OnnxModel(EXAMPLE / "digits_qat.onnx"))
+    units = {unit.name: unit.quantizers for unit in layers(source.quantizers)}
+    assert list(units) == ["Conv__42", "Conv__48", "digits_1/add_2", "digits_1/MaxPool2d", "digits_1/MatMul"]
+    assert len(units["digits_1/add_2"]) == 2, "the residual reads what the convolution reads"
+    grids = [source.grid(quantizer.name) for quantizer in source.quantizers]
+    assert {(grid.low, grid.high) for grid in grids} == {(0, 255)}
+    assert any(grid.zero_point for grid in grids), "asymmetric"
+
+
+def test_the_range_that_is_too_wide_is_found_and_the_plan_leaves_one_operation_out(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("--data", data, "--max-drop", "1pt", "--rounds", "5", "--threads", "1", "--out", out)
+    assert verb("run", EXAMPLE / "digits_qat.onnx", *arguments) == 0
+    scan = pd.read_csv(out / "scan.csv")
+    assert scan["unit"][0] == "Conv__48"
+    assert scan["low"][0] > 0.05
+    assert "Left out: Conv__48." in capsys.readouterr().out
+    assert (out / "model.partial.onnx").exists()
