@@ -50,7 +50,7 @@ SIGNAL = Signal("moved", moved)
 def test_units_are_ordered_by_what_they_take_once_the_first_are_out(tmp_path: Path) -> None:
     journal, task, simulator, model = measurer_of(tmp_path / "j")
     with journal:
-        measurer = Measurer(task, lambda: simulator, journal)
+        measurer = Measurer(task, lambda offered: simulator, journal)
         order = reranked(measurer, layers(model.quantizers), model.quantizers, SIGNAL)
     assert order.units[:3] == ("mask", "second", "third")
     assert set(order.units) == set(HARM)
@@ -69,7 +69,7 @@ def test_a_plan_needs_fewer_units_with_re_ranking_than_with_the_order_of_the_sca
     found = {}
     for name, signal in (("scan", None), ("anew", SIGNAL)):
         with open_journal(tmp_path / name, {}, resume=True) as journal:
-            measurer = Measurer(task, lambda: FakeSimulator(model), journal)
+            measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
             subject = (measurer, layers(model.quantizers), model.quantizers)
             scanned = scan(*subject, "disable")
             found[name] = choose_plan(*subject, scanned, Target(drop=0.03), Means(signal=signal))
@@ -83,7 +83,7 @@ def test_the_same_order_comes_from_the_journal_without_a_new_sample(tmp_path: Pa
     for _ in range(2):
         journal, task, simulator, model = measurer_of(tmp_path / "j")
         with journal:
-            measurer = Measurer(task, lambda simulator=simulator: simulator, journal)
+            measurer = Measurer(task, lambda offered, simulator=simulator: simulator, journal)
             orders.append(reranked(measurer, layers(model.quantizers), model.quantizers, SIGNAL))
         calls.append(simulator.calls)
     assert orders[0] == orders[1]

@@ -16,7 +16,6 @@ from sensitivity.scan.engine import Measurer
 from sensitivity.scan.raced import SIGNAL_SAMPLES, measured_signal
 from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.signals.base import Signal
-from sensitivity.tasks.batches import batch_size
 
 CONTENDERS = 8
 """Units tried at each place: those that moved the outputs most when they were tried last."""
@@ -50,11 +49,11 @@ def reranked(
     be compared.
     """
     alone = alone or measured_signal(measurer, units, quantizers, signal)
-    float_, batches = baselines(quantizers)["float"], _batches(measurer)
+    float_ = baselines(quantizers)["float"]
 
     def distortions(skips: Sequence[Sequence[str]]) -> list[float]:
         variants = [skip_variant(skip, units) for skip in skips]
-        return [float(np.mean(values)) for values in measurer.distortion(signal, variants, float_, batches)]
+        return [float(np.mean(values)) for values in measurer.distortion(signal, variants, float_, SIGNAL_SAMPLES)]
 
     last = dict(sorted(alone.items(), key=lambda item: -item[1]))
     chosen: list[str] = []
@@ -78,8 +77,3 @@ def _shared(left: float, alone: Mapping[str, float]) -> dict[str, float]:
     total = sum(alone.values())
     share = left / total if total > 0 else 0.0
     return {name: value * share for name, value in sorted(alone.items(), key=lambda item: -item[1])}
-
-
-def _batches(measurer: Measurer) -> int:
-    data = measurer.task.data["rank"]
-    return min(-(-SIGNAL_SAMPLES // batch_size(next(iter(data))[0])), len(data))
