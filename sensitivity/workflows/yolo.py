@@ -102,8 +102,7 @@ def task(weights: str | Path, data: str | Path, **choices: Any) -> Task | Evalua
 
 def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
     found = labelled(settings.data, yolo.names, split=settings.split, folder=settings.image_folder).images
-    found = _drawn(found, settings.limit)
-    splits, calib = _splits(found, settings)
+    splits, calib = splits_of(found, settings)
     decode = _decode(yolo, settings)
     batches = ImageBatches(calib, size=settings.imgsz, batch=settings.batch)
     model = quantized(
@@ -130,10 +129,11 @@ def _decode(yolo: Yolo, settings: YoloChoices) -> Decode:
     return partial(decode_ultralytics, classes=len(yolo.names))
 
 
-def _splits(
+def splits_of(
     images: Sequence[LabelledImage], settings: YoloChoices
 ) -> tuple[dict[str, tuple[LabelledImage, ...]], list[LabelledImage]]:
     """Images for "rank", "confirm" and "holdout", and those to calibrate with."""
+    images = _drawn(images, settings.limit)
     source = settings.calib or (settings.data if has_train_images(settings.data) else None)
     if source is None:
         parts = random_splits(images, sizes=SET_ASIDE, seed=SEED)

@@ -48,12 +48,6 @@ class Yolo:
     def head(self) -> Any:
         return self.model.model[-1]
 
-    @property
-    def parts(self) -> dict[str, str]:
-        """Pattern of layer names -> part of the model, for groups and for marks in a report."""
-        last = len(self.model.model) - 1
-        return {"model.0.*": "stem", f"model.{last}.*": "head"} | {f"{name}.*": "RepVGG" for name in self.repvgg}
-
 
 def load_yolo(weights: Path, *, end2end: bool = False, trust: bool = False) -> Yolo:
     """The model in a weights file of ultralytics.

@@ -1,0 +1,64 @@
+"""RepVGG blocks of any repository: recognised, and merged into the one convolution that they are in inference.
+
+Quantizing the branches of a block instead means a quantizer on each, an Add of INT8 and float, and none of the speed
+that the block was made for; and what is measured is not what is deployed. So they are merged first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sensitivity.errors import ModelError
+
+METHODS = ("switch_to_deploy", "fuse_repvgg_block", "fuse_convs", "reparameterize")
+"""Of RepVGG and YOLOv6, YOLOv7, ultralytics, MobileOne."""
+
+BRANCHES = ("rbr_dense", "rbr_1x1", "conv1", "conv2", "rbr_conv")
+"""Attributes that a block with branches has, and a merged one has not."""
+
+TOLERANCE = 1e-3
+"""Largest difference of outputs, as a share of the largest output: sums are taken in another order."""
+
+
+def branched(model: Any) -> tuple[str, ...]:
+    """Names of the blocks that have branches to merge, whatever repository they are of."""
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if any(callable(getattr(module, method, None)) for method in METHODS)
+        and any(getattr(module, attribute, None) is not None for attribute in BRANCHES)
+    )
+
+
+def reparameterised(model: Any, example: Any) -> tuple[str, ...]:
+    """Merge all RepVGG blocks of a float model in place, in eval mode, and return their names.
+
+    example: inputs, by which the result is checked: raises ModelError where the outputs change, as they do in
+    training mode.
+    """
+    import torch
+
+    names = branched(model)
+    if not names:
+        return ()
+    with torch.no_grad():
+        before = _first(model(example)).clone()
+        for name in names:
+            block = model.get_submodule(name)
+            next(getattr(block, method) for method in METHODS if hasattr(block, method))()
+            # ultralytics merges, and leaves it to its model to call the merged way.
+            if hasattr(block, "forward_fuse") and hasattr(block, "conv"):
+                block.forward = block.forward_fuse
+        after = _first(model(example))
+    change = float((after - before).abs().max()) / max(float(before.abs().max()), 1e-12)
+    if not change <= TOLERANCE:
+        raise ModelError(
+            f"Expected merging the branches of {len(names)} RepVGG blocks to leave the outputs as they are, got a "
+            f"change of {change:.2g} of the largest output; call model.eval() before, and merge them with the "
+            "repository's own code."
+        )
+    return names
+
+
+def _first(outputs: Any) -> Any:
+    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
