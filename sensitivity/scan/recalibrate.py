@@ -19,7 +19,6 @@ from sensitivity.scan.ranking import gain, per_sample
 from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.signals.base import Signal
 from sensitivity.stats.paired import paired_effect
-from sensitivity.tasks.batches import batch_size
 
 WORST = 16
 """Units that are tried, from the top of the ranking."""
@@ -117,14 +116,12 @@ def closer_choices(
     """For each place the choice with which the outputs move least when nothing else is quantized; places where that is
     not credibly less than with their own range are left out."""
     every = frozenset(quantizer.name for quantizer in quantizers)
-    first, _ = next(iter(measurer.task.data["rank"]))
-    batches = min(-(-SIGNAL_SAMPLES // batch_size(first)), len(measurer.task.data["rank"]))
     variants = [
         Variant("range", every - place.quantizers, frozenset(choice))
         for place in places
         for choice in ((), *place.choices)
     ]
-    moved = iter(measurer.distortion(signal, variants, baselines(quantizers)["float"], batches))
+    moved = iter(measurer.distortion(signal, variants, baselines(quantizers)["float"], SIGNAL_SAMPLES))
     found = {}
     for place in places:
         own, *others = (next(moved) for _ in range(1 + len(place.choices)))
