@@ -213,7 +213,8 @@ def _export(session: Session, chosen: Plan, command: str, targets: Sequence[Lowe
             verification = _exported_onnx(session, chosen, judge)
         else:
             verification = _exported_torch(session, chosen, targets, judge)
-        verification = replace(verification, skip=chosen.skip)
+        ranges = tuple(one.key for one in chosen.ranges)
+        verification = replace(verification, skip=chosen.skip, ranges=ranges)
         run_dir.write("export.json", verification)
     return verification
 
@@ -282,7 +283,7 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
     runtime = runtime_of(settings.runtime)
     files = run_dir.models(runtime.lowering if hasattr(runtime, "lowering") else runtime.name)
     exported = run_dir.read("export.json", Verification, "sensitivity export")
-    if exported.skip != run_dir.plan().skip:
+    if not exported.is_of(run_dir.plan()):
         raise RunDirError(
             f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an earlier plan; "
             f"make them again with: sensitivity export {run_dir.path}"
@@ -395,7 +396,8 @@ def report_data(directory: Path) -> ReportData:
     timed = run_dir.read_if_there("bench.json", BenchResult)
     chosen = run_dir.read_if_there("plan.json", Plan)
     detail = run_dir.read_if_there("detection.json", DetectionDetail)
-    stale = any(one and chosen and one.skip != chosen.skip for one in (exported, timed))
+    old_files = exported and chosen and not exported.is_of(chosen)
+    stale = old_files or (timed and chosen and timed.skip != chosen.skip)
     if stale:
         exported = timed = None
     return ReportData(
@@ -416,6 +418,8 @@ def report_data(directory: Path) -> ReportData:
         environment=timed.environment if timed else info.environment,
         verification=facts(exported) if exported else None,
         warnings=info.warnings + ((STALE,) if stale else ()),
+        scales=info.scales,
+        sharing=scanned.sharing if scanned else None,
     )
 
 

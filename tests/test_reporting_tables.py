@@ -50,7 +50,7 @@ def test_a_unit_that_the_race_did_not_measure_has_no_samples_and_four_empty_cell
 
 def test_an_empty_scan_is_a_table_with_a_header_only(tmp_path: Path) -> None:
     write_csv(scan_table((), ()), tmp_path / "scan.csv")
-    assert (tmp_path / "scan.csv").read_text() == "rank,unit,effect,low,high,n,tie,metric,quantizers\n"
+    assert (tmp_path / "scan.csv").read_text() == "rank,unit,effect,low,high,n,tie,metric,quantizers,kind\n"
 
 
 @settings(max_examples=40, deadline=None)

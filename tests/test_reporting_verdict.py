@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from reporting_samples import complete, effects, near, scan_only, units
 
-from sensitivity.records import Estimate, Target
+from sensitivity.records import Estimate, Range, Recalibrated, Target
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.verdict import scan_sentences, verdict
@@ -53,6 +53,37 @@ def test_a_model_that_needs_no_plan_is_told_so() -> None:
     assert data.plan
     data = replace(data, plan=replace(data.plan, skip=()))
     assert verdict(data).headline.startswith("Everything in INT8 meets the target of at most 1.0 pt under float")
+
+
+def recalibrated(data: ReportData, skip: tuple[str, ...]) -> ReportData:
+    assert data.plan
+    one = Recalibrated("stage2.0", "mse", (Range("q", "own", (2.0,)),), (Range("q", "mse", (1.0,)),), near(0.02))
+    metric = replace(data.plan.metric, recalibrated=near(0.45, n=500))
+    return replace(data, plan=replace(data.plan, skip=skip, recalibrated=(one,), metric=metric))
+
+
+def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
+    found = verdict(recalibrated(complete(), ("stage1.0",)))
+    assert found.headline == (
+        "Leaving 1 of 28 layers out of INT8 and giving 1 other new ranges brings top-1 from 30.1 % to 51.4 % "
+        "and meets the target of at most 1.0 pt under float."
+    )
+    assert found.sentences[1] == (
+        "In INT8 with other ranges, at no cost in speed: stage2.0 (mse); with the new ranges everything in INT8 reaches "
+        "45.0 % [39.5, 50.5] on 500 samples of confirm."
+    )
+    assert verdict(recalibrated(complete(), ())).headline == (
+        "With new ranges for 1 layer everything in INT8 meets the target of at most 1.0 pt under float, with top-1 "
+        "51.4 % instead of 30.1 %: nothing is left out."
+    )
+
+
+def test_what_shared_ranges_cost_is_said() -> None:
+    data = replace(scan_only(), scales=(("a", "b"), ("c", "d", "e")), sharing=near(0.012, 0.02))
+    assert scan_sentences(data)[-1] == (
+        "5 quantizers in 2 groups share one range each, as engines want it where tensors meet; with everything in INT8 "
+        f"that costs 1.2 pt [{MINUS}0.8, 3.2] on 300 samples of rank."
+    )
 
 
 def test_a_plan_that_leaves_nothing_out_and_misses_does_not_claim_a_gain() -> None:

@@ -148,11 +148,12 @@ def test_sizes_that_do_not_fit_are_refused(sizes, got):
         random_parts(20, sizes, 0)
 
 
-def test_the_task_has_the_scored_splits_only(folder):
+def test_the_task_has_the_scored_splits_and_what_ranges_are_calibrated_on(folder):
     splits = from_folder(folder, transform=red, sizes=COUNTS)
     task = classification_task(torch.nn.Identity().eval(), splits)
     check_task(task)
-    assert set(task.data) == set(SPLITS)
+    assert set(task.data) == {*SPLITS, "calib"}
+    assert set(classification_task(task.model, {**splits, "train": []}).data) == {*SPLITS, "calib"}
     assert task.metric == "top-1"
 
 

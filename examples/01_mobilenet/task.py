@@ -27,14 +27,14 @@ def task() -> Task:
     and it costs accuracy: which layers pay for it is what the scan finds out.
     """
     calib, splits = parts()
-    return classification_task(calibrated(calib), splits)
+    return classification_task(calibrated(calib), {"calib": calib, **splits})
 
 
-def parts() -> tuple[ImageBatches, dict[str, ImageBatches]]:
-    """Batches to calibrate on, and the splits."""
+def parts(seed: int = 0) -> tuple[ImageBatches, dict[str, ImageBatches]]:
+    """Batches to calibrate on, and the splits. seed: of drawing them."""
     images = imagenet()
     others = images.take(range(CALIBRATION_IMAGES, len(images.files)))
-    at = random_parts(len(others.files), SIZES, seed=0)
+    at = random_parts(len(others.files), SIZES, seed=seed)
     return batches(images.take(range(CALIBRATION_IMAGES))), {name: batches(others.take(at[name])) for name in at}
 
 

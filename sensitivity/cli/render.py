@@ -13,6 +13,7 @@ from sensitivity.planning import read_frontier
 from sensitivity.records import FrontierPoint, Plan
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio
+from sensitivity.reporting.kinds import kind_of
 from sensitivity.reporting.verdict import verdict
 from sensitivity.run_dir import RunDir
 from sensitivity.scan.frontier import Frontier
@@ -68,10 +69,12 @@ def frontier_rows(best: Sequence[FrontierPoint], frontier: Frontier, metric: Met
 def ranking_table(data: ReportData) -> Table:
     metric = MetricFormat(data.metric, data.full_scale)
     verb = "gained without it" if data.mode == "disable" else "lost with it alone"
-    table = Table("rank", "unit", f"{metric.name} {verb}", "95 % interval", "tied with")
+    kinds = {unit.name: kind_of(unit) for unit in data.units if kind_of(unit)}
+    table = Table("rank", "unit", f"{metric.name} {verb}", "95 % interval", "tied with", *(["kind"] if kinds else []))
     for effect in data.effects[:TOP]:
         tie = "" if effect.tie == effect.rank else f"rank {effect.tie}"
-        table.add_row(str(effect.rank), effect.unit, metric.effect(effect.effect), metric.interval(effect.effect), tie)
+        row = (str(effect.rank), effect.unit, metric.effect(effect.effect), metric.interval(effect.effect), tie)
+        table.add_row(*row, *([kinds.get(effect.unit, "")] if kinds else []))
     if len(data.effects) > TOP:
         table.caption = f"{len(data.effects) - TOP} more in scan.csv"
     return table

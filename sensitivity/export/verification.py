@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sensitivity.records import Plan
+
 LAYER_TOLERANCE = 1e-5
 """Largest difference of one layer's output, relative to the largest output, when file and model get the same input."""
 
@@ -83,6 +85,7 @@ class Verification:
 
     samples: in the batch that outputs were compared on. lowered: name of each lowered file -> what its check found.
     left_out: name of each file that could not be made -> why. skip: the units that the partial file leaves unquantized.
+    ranges: keys of those that the plan gave quantizers in the place of their own.
     """
 
     files: tuple[FileCheck, ...]
@@ -91,3 +94,8 @@ class Verification:
     lowered: dict[str, LoweringCheck] = field(default_factory=dict)
     skip: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
+    ranges: tuple[str, ...] = ()
+
+    def is_of(self, plan: Plan) -> bool:
+        """Whether the files are what this plan asks for."""
+        return self.skip == plan.skip and self.ranges == tuple(one.key for one in plan.ranges)

@@ -10,10 +10,9 @@ from sensitivity.records import Effect, Timing
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import BASELINES, ReportData
 from sensitivity.reporting.formats import MetricFormat, count, includes_zero, milliseconds, ratio
+from sensitivity.reporting.kinds import kind_of
 
 Tone = Literal["plain", "chosen", "muted"]
-PARTS = {"head": "head", "repvgg": "RepVGG"}
-"""Kinds of units that are marked, each with its mark."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +61,8 @@ def effect_chart(data: ReportData, most: int = 30) -> RowChart:
 
 
 def parts_of(data: ReportData) -> dict[str, str]:
-    """Unit -> the part of a detector that it is: of a detection head, or a RepVGG block."""
-    return {unit.name: PARTS[unit.kind] for unit in data.units if unit.kind in PARTS}
+    """Unit -> what it is: part of a detection head, a RepVGG block, or layers that are switched together."""
+    return {unit.name: kind_of(unit) for unit in data.units if kind_of(unit)}
 
 
 def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str], part: str) -> Row:

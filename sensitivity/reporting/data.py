@@ -30,6 +30,7 @@ class ReportData:
     detection: what the plan changes for a detector, class by class and in pictures.
     bench_sentences: the latency verdict in words, the most important first.
     warnings: what a reader must know before believing a number.
+    scales: quantizers that share one range. sharing: what that costs with everything in INT8; None where none changed.
     confidence: what all intervals cover.
     """
 
@@ -48,6 +49,8 @@ class ReportData:
     environment: Mapping[str, str] = field(default_factory=dict)
     verification: Mapping[str, str | float] | None = None
     warnings: tuple[str, ...] = ()
+    scales: tuple[tuple[str, ...], ...] = ()
+    sharing: Estimate | None = None
     confidence: float = 0.95
     frontier: tuple[FrontierPoint, ...] = ()
     detection: DetectionDetail | None = None

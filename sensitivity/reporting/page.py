@@ -17,6 +17,7 @@ from sensitivity.reporting.charts import RowChart, baseline_chart, effect_chart,
 from sensitivity.reporting.data import BASELINES, ReportData
 from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, pixels, told
 from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.kinds import range_words
 from sensitivity.reporting.path import PathChart, path_chart
 from sensitivity.reporting.verdict import scan_sentences, verdict
 
@@ -57,6 +58,7 @@ def render(data: ReportData) -> str:
         rows=row_charts(data),
         path=plan_chart(data),
         effects=sorted(data.effects, key=lambda effect: effect.rank),
+        range_words=range_words,
         quantizers={unit.name: unit.quantizers for unit in data.units},
         parts=parts_of(data),
         detection=detection_section(data),

@@ -18,7 +18,10 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
     effect, low, high, metric: in the metric's own unit; low and high are empty where there is no interval, all four where
     a race did not spend the metric on the unit, and n is 0.
     tie: the rank of the first unit that cannot be told from this one. quantizers: exact names, joined with ";".
+    kind: why they switch together ("layer", "concat", "head", ...).
     """
+    units = tuple(units)
+    kinds = {unit.name: unit.kind for unit in units}
     quantizers = {unit.name: SEPARATOR.join(unit.quantizers) for unit in units}
     rows = [
         {
@@ -31,10 +34,11 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
             "tie": effect.tie,
             "metric": effect.metric if effect.effect.n else None,
             "quantizers": quantizers.get(effect.unit, ""),
+            "kind": kinds.get(effect.unit, ""),
         }
         for effect in sorted(effects, key=lambda effect: effect.rank)
     ]
-    columns = ["rank", "unit", "effect", "low", "high", "n", "tie", "metric", "quantizers"]
+    columns = ["rank", "unit", "effect", "low", "high", "n", "tie", "metric", "quantizers", "kind"]
     return _floats(pd.DataFrame(rows, columns=columns), ["effect", "low", "high", "metric"])
 
 

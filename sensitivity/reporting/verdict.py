@@ -35,19 +35,27 @@ def scan_sentences(data: ReportData) -> tuple[str, ...]:
     """What the scan alone says: the most sensitive layer, what cannot be told apart, the loss as a whole."""
     metric = MetricFormat(data.metric, data.full_scale)
     layers = (_first_layer(data, metric), *_unclear(data.effects)) if data.effects else ()
-    return (*layers, _whole_loss(data, metric)) if {"float", "quantized"} <= data.baselines.keys() else layers
+    shared = (_sharing(data, metric),) if data.sharing is not None else ()
+    return (*layers, _whole_loss(data, metric), *shared) if {"float", "quantized"} <= data.baselines.keys() else layers
 
 
 def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
     before, after = metric.level(plan.metric.quantized.value), metric.level(plan.metric.confirm.value)
     target = metric.target(plan.target)
+    others = f"{len(plan.recalibrated)} {'other' if plan.skip else 'layer'}{'s' if len(plan.recalibrated) > 1 else ''}"
     if not plan.skip:
+        if plan.met and plan.recalibrated:
+            return (
+                f"With new ranges for {others} everything in INT8 meets the target of {target}, with {metric.name} "
+                f"{after} instead of {before}: nothing is left out."
+            )
         if plan.met:
             return f"Everything in INT8 meets the target of {target}, with {metric.name} {after}: nothing is left out."
         return f"The target of {target} is missed: {metric.name} is {before} in INT8, and no skip-set tried was better."
     left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
     if plan.met:
         gain = f"brings {metric.name} from {before} to {after}"
+        gain = f"and giving {others} new ranges {gain}" if plan.recalibrated else gain
         return f"Leaving {left_out} out of INT8 {gain} and meets the target of {target}."
     short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
     return (
@@ -60,6 +68,12 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     found = plan.metric
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
+    if plan.recalibrated and found.recalibrated is not None:
+        named = tuple(f"{one.unit} ({one.method})" for one in plan.recalibrated)
+        yield (
+            f"In INT8 with other ranges, at no cost in speed: {listing(named)}; with the new ranges everything in INT8 "
+            f"reaches {_level(found.recalibrated, metric)} of confirm."
+        )
     yield (
         f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks for "
         f"{metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
@@ -154,6 +168,16 @@ def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
     before, after = metric.level(float_.value), metric.level(data.baselines["quantized"].value)
     cost = f"Everything in INT8 costs {metric.change(loss, sign=False)} of {metric.name}{more}"
     return f"{cost}: from {before} to {after} {samples(float_)} of rank."
+
+
+def _sharing(data: ReportData, metric: MetricFormat) -> str:
+    assert data.sharing is not None
+    names = sum(len(group) for group in data.scales)
+    groups = count(len(data.scales), "group")
+    return (
+        f"{names} quantizers in {groups} share one range each, as engines want it where tensors meet; with everything in "
+        f"INT8 that costs {_change(data.sharing, metric)} of rank."
+    )
 
 
 def _level(estimate: Estimate, metric: MetricFormat) -> str:

@@ -1,0 +1,46 @@
+"""Units and ranges in words."""
+
+from __future__ import annotations
+
+from sensitivity.records import Range, Unit
+from sensitivity.reporting.formats import count
+
+WORDS = {
+    "fan-out": "read one tensor",
+    "concat": "meet in a concat",
+    "residual": "meet in a residual add",
+    "shared": "share a quantizer",
+    "repvgg": "RepVGG",
+    "head": "head",
+    "pattern": "group of yours",
+}
+
+
+def kind_of(unit: Unit) -> str:
+    """What the reader must know of a unit beside its name; empty for a plain layer or quantizer.
+
+    >>> kind_of(Unit("concat:a", ("a.q", "b.q"), "concat", ("a", "b")))
+    '2 layers that meet in a concat'
+    >>> kind_of(Unit("head.0", ("head.0.q",), "head")), kind_of(Unit("a", ("a.q",)))
+    ('head', '')
+    """
+    words = WORDS.get(unit.kind, "")
+    if len(unit.layers) < 2 or not words:
+        return words
+    several = count(len(unit.layers), "layer")
+    return f"{words}, {several}" if unit.kind in ("repvgg", "head", "pattern") else f"{several} that {words}"
+
+
+def range_words(ranges: tuple[Range, ...]) -> str:
+    """Ranges of one unit: each amax, or from the smallest to the largest of a range per channel.
+
+    >>> range_words((Range("a", "mse", (1.25,)), Range("b", "per channel", (0.5, 2.0), 0)))
+    '1.25; 0.5 to 2 over 2 channels'
+    """
+    return "; ".join(_amax_words(amax) for amax in dict.fromkeys(one.amax for one in ranges))
+
+
+def _amax_words(amax: tuple[float, ...]) -> str:
+    if len(amax) == 1:
+        return f"{amax[0]:.4g}"
+    return f"{min(amax):.4g} to {max(amax):.4g} over {len(amax)} channels"
