@@ -177,9 +177,10 @@ def test_pinned_units_are_in_every_set_tried_or_in_none():
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run in which the ranges of conv2 and conv5 are far too wide."""
+    """A scan and its plan, where the ranges of conv2 and conv5 are far too wide."""
     out = tmp_path_factory.mktemp("run") / "tiny"
-    assert verb("run", f"{TASK}:far_too_wide", "--target", "0.8", "--rounds", "5", "--threads", "1", "--out", out) == 0
+    assert verb("scan", f"{TASK}:far_too_wide", "--out", out) == 0
+    assert verb("plan", out, "--target", "0.8") == 0
     return out
 
 
