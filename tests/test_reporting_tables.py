@@ -45,7 +45,7 @@ def test_an_effect_without_an_interval_is_a_number_with_two_empty_cells(tmp_path
 def test_a_unit_that_the_race_did_not_measure_has_no_samples_and_four_empty_cells(tmp_path: Path) -> None:
     effect = Effect(1, 1, "a", Estimate(0.0, None, None, 0), 0.5)
     write_csv(scan_table([effect], [Unit("a", ("a.q",))]), tmp_path / "scan.csv")
-    assert (tmp_path / "scan.csv").read_text().splitlines()[1] == "1,a,,,,0,1,,a.q"
+    assert (tmp_path / "scan.csv").read_text().splitlines()[1] == "1,a,,,,0,1,,a.q,layer"
 
 
 def test_an_empty_scan_is_a_table_with_a_header_only(tmp_path: Path) -> None:
