@@ -81,3 +81,15 @@ def test_a_path_that_is_not_monotone_still_meets_the_target() -> None:
     choice = choose(UNITS, evaluate, 5.0)
     assert choice.met
     assert evaluate(choice.skip) >= 5.0
+
+
+def test_units_that_make_it_worse_are_stepped_over_where_the_path_shows_them() -> None:
+    """The second of the ranking spoils every set that it is in; three others meet the target."""
+
+    def evaluate(skip: tuple[str, ...]) -> float:
+        return len(set(skip) & {"u0", "u2", "u3"}) - 2.0 * ("u1" in skip) + 0.4 * len(set(skip) & set(UNITS[4:]))
+
+    choice = choose(UNITS, evaluate, 3.0)
+    assert choice.met
+    assert set(choice.skip) == {"u0", "u2", "u3"}
+    assert choice.notes, "and the plan says that its path was not monotone"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensitivity.planners.base import Choice, Goal, Judge, Search
+from sensitivity.planners.base import Choice, Goal, Judge, Search, not_monotone
+
+REACH = 16
+"""Units that are tried one at a time where a longer prefix turned out worse."""
 
 
 class GreedyPlanner:
     """Skips the most sensitive units first.
 
-    Bisection takes log2(N) tries and assumes that a longer prefix is not worse; where that does not hold the result
-    still meets the target, but may not be the shortest. Prune-back then returns to INT8, least sensitive first, every
+    Bisection takes log2(N) tries and assumes that a longer prefix is not worse; where the tries show otherwise, units are
+    added one at a time as well, and those that lower the metric left in INT8. Prune-back then returns to INT8, least sensitive first, every
     unit of the prefix that the target does not need.
     """
 
@@ -38,7 +41,26 @@ class GreedyPlanner:
                 high = middle
             else:
                 low = middle
-        return search.choice(pruned(ranking[:high], search))
+        found = tuple(ranking[:high])
+        if not_monotone(search.path):
+            found = climbed(ranking, search, len(found)) or found
+        return search.choice(pruned(found, search))
+
+
+def climbed(ranking: Sequence[str], search: Search, fewer: int) -> tuple[str, ...] | None:
+    """A set of fewer units that meets the target, by adding one at a time and undoing what lowers the metric.
+
+    For a path on which more is not always better. Looks at the first REACH units; None where it finds nothing.
+    """
+    kept: tuple[str, ...] = ()
+    for unit in ranking[:REACH]:
+        if search.met(kept):
+            return kept
+        if len(kept) + 1 >= fewer:
+            return None
+        if search.step((*kept, unit)).metric >= search.step(kept).metric:
+            kept = (*kept, unit)
+    return kept if search.met(kept) else None
 
 
 def pruned(prefix: Sequence[str], search: Search) -> tuple[str, ...]:
