@@ -361,6 +361,7 @@ def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
         environment=environment(),
         warnings=session.warnings,
         scales=session.scales,
+        residuals=session.residuals,
     )
 
 

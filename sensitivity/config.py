@@ -68,6 +68,10 @@ class UnitChoices:
     separate_scales: bool = setting(
         False, "Leave each quantizer its own range, also where an engine wants one for all that read or join a tensor."
     )
+    quantize_residuals: bool = setting(
+        False,
+        "Quantize what comes over each skip connection too, as TensorRT needs to fuse the Add in INT8; calibrated here.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

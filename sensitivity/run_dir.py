@@ -26,6 +26,7 @@ class RunInfo:
 
     commands: verb -> the command that last ran it. simulator: its name and the reason it was chosen; None until used.
     scales: quantizers that share one range, in the scan and in what is exported.
+    residuals: whether quantizers for skip connections were added to the model.
     samples: forwarded in all, over all verbs and resumes. seconds: verb -> wall time of its last run.
     """
 
@@ -45,6 +46,7 @@ class RunInfo:
     environment: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     scales: tuple[tuple[str, ...], ...] = ()
+    residuals: bool = False
 
 
 class RunDir:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -52,7 +52,7 @@ class Session:
     """reference: the task as the user gave it. task: always with batches; an EvaluateTask has been turned into one.
     example: one batch of inputs, for export; None where the task has none. warnings: what the reader must know.
     scales: quantizers that share one range for as long as the session is open. own_ranges: those that they had before,
-    where the shared one differs."""
+    where the shared one differs. residuals: whether skip connections have got quantizers for as long."""
 
     reference: str
     task: Task
@@ -64,6 +64,7 @@ class Session:
     warnings: tuple[str, ...]
     scales: tuple[tuple[str, ...], ...] = ()
     own_ranges: tuple[Range, ...] = ()
+    residuals: bool = False
 
     @property
     def has_samples(self) -> bool:
@@ -98,12 +99,8 @@ class Session:
             evaluate, _ = next(iter(self.task.data["rank"]))
             evaluate(self.source.model)
             return
-        seen = 0
-        for inputs, _ in self.task.data.get("calib", self.task.data["rank"]):
+        for inputs in _calibration(self.task):
             call(self.source.model, to_device(inputs, device_of(self.source.model)))
-            seen += batch_size(inputs)
-            if seen >= CALIBRATION_SAMPLES:
-                return
 
     def some_batches(self, most: int) -> SomeBatches | None:
         """Up to `most` batches of each split; None for a task that has no samples."""
@@ -138,7 +135,7 @@ def open_session(
     Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run), JournalMismatch.
     """
     # Both import ONNX, which takes half a second: `plan` for another target opens no session and need not wait.
-    from sensitivity.export.placement import unified_scales
+    from sensitivity.export.placement import residual_quantizers, unified_scales
     from sensitivity.export.relations import placed
 
     refuse_used(RunDir(out).journal, resume)  # before the task's own long work
@@ -147,8 +144,13 @@ def open_session(
     check_calibrated(source.quantizers)
     task = with_batches(loaded) if isinstance(loaded, EvaluateTask) else loaded
     run_dir, example = RunDir(out), _example(loaded)
-    found = placed(source, example, choices) if choices else _as_scanned(run_dir.info())
-    with unified_scales(source, found.scales) if found.scales else nullcontext(()) as own_ranges:
+    residuals = choices.quantize_residuals if choices else run_dir.info().residuals
+    with ExitStack() as stack:
+        if residuals:
+            stack.enter_context(residual_quantizers(source, list(_calibration(loaded))))
+            source = quantized_model(loaded.model)
+        found = placed(source, example, choices) if choices else _as_scanned(run_dir.info())
+        own_ranges = stack.enter_context(unified_scales(source, found.scales)) if found.scales else ()
         head = head_of(task, source, reference) | ({"scales": found.scales} if found.scales else {})
         with open_journal(run_dir.journal, head, resume=resume) as journal:
 
@@ -166,7 +168,25 @@ def open_session(
                 warnings=(*source.warnings, *_warnings(loaded, head), *found.warnings),
                 scales=found.scales,
                 own_ranges=own_ranges,
+                residuals=residuals,
             )
+
+
+def _calibration(task: Task | EvaluateTask) -> Iterator[Any]:
+    """Batches of inputs that ranges are taken from: split "calib" where the task has it, else `rank`."""
+    if isinstance(task, EvaluateTask):
+        if task.example_inputs is None:
+            raise TaskError(
+                "Expected the task to have example_inputs to calibrate on, got None; add one batch of inputs."
+            )
+        yield task.example_inputs
+        return
+    seen = 0
+    for inputs, _ in task.data.get("calib", task.data["rank"]):
+        yield inputs
+        seen += batch_size(inputs)
+        if seen >= CALIBRATION_SAMPLES:
+            return
 
 
 def _measurer(measurer: Measurer, own_ranges: tuple[Range, ...]) -> Measurer:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import models
 import pytest
 import torch
 from torch import nn
 
 from sensitivity.config import ScanSettings
-from sensitivity.errors import NamesError, SensitivityError
+from sensitivity.errors import ModelError, NamesError, SensitivityError
 from sensitivity.export.relations import placed, structure_of
 from sensitivity.quantizers.modelopt import ModelOptModel
 from sensitivity.quantizers.units import Pins, Relation, patterns, pins, units_of
@@ -283,3 +285,39 @@ def test_a_pin_that_matches_nothing_or_is_pinned_both_ways_is_told():
         pins([], ["modle.3"], UNITS)
     with pytest.raises(NamesError, match=r"Expected --skip and --keep to name different units, got concat:model.1 in"):
         pins(["model.1"], ["model.2"], UNITS)
+
+
+def test_skip_connections_get_quantizers_for_the_whole_of_a_session_and_lose_them_after_it(tmp_path):
+    from sensitivity import api
+    from sensitivity.config import PlanSettings
+    from sensitivity.export.placement import residual_quantizers
+    from sensitivity.run_dir import RunDir
+    from sensitivity.tasks.load import load_task
+
+    task = f"{Path(__file__).parent / 'tasks' / 'tiny.py'}:residual"
+    source = ModelOptModel(load_task(task).model)
+    fingerprint = source.fingerprint()
+    with residual_quantizers(source, [models.batch()]) as names:
+        inside = ModelOptModel(source.model)
+        assert names == ("short.residual_quantizer",)
+        assert {quantizer.name for quantizer in inside.quantizers} >= set(names)
+    assert ModelOptModel(source.model).fingerprint() == fingerprint
+    assert not source.model.short._forward_hooks
+
+    api.scan(ScanSettings(task=task, out=tmp_path, quantize_residuals=True))
+    info = RunDir(tmp_path).info()
+    assert info.residuals
+    assert any("residual_quantizer" in name for unit in info.units for name in unit.quantizers)
+    assert api.plan(PlanSettings(directory=tmp_path, max_drop="99pt", skip=("*short*",))).skip
+
+
+def test_a_model_that_takes_no_new_quantizers_is_told():
+    from sensitivity.export.placement import residual_quantizers
+
+    with (
+        pytest.raises(
+            ModelError, match="Expected a model that takes new quantizers for --quantize-residuals, got one of"
+        ),
+        residual_quantizers(FakeModel({"a": 0.1}), []),
+    ):
+        pass

@@ -85,6 +85,25 @@ def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> t
     return tuple(f"{name}.{RESIDUAL}" for name in wanted)
 
 
+@contextmanager
+def residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> Iterator[tuple[str, ...]]:
+    """`add_residual_quantizers`, taken back after the `with`. Raises ModelError for a model that takes no new ones."""
+    if not isinstance(source, Recalibratable):
+        raise ModelError(
+            f"Expected a model that takes new quantizers for --quantize-residuals, got one of {source.source}; "
+            "quantize the skip connections where it was made."
+        )
+    names = add_residual_quantizers(source, batches)
+    try:
+        yield names
+    finally:
+        for name in names:
+            module = source.model.get_submodule(name.rpartition(".")[0])
+            delattr(module, RESIDUAL)
+            for key in [key for key, hook in module._forward_hooks.items() if hook is quantize_output]:
+                del module._forward_hooks[key]
+
+
 def quantize_output(module: Any, args: Any, output: Any) -> Any:
     return getattr(module, RESIDUAL)(output)
 

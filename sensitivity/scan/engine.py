@@ -138,12 +138,12 @@ class Measurer:
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def known(self, variant: Variant, split: str) -> Scores:
-        """Scores of the first batches of `split` that have been measured; at least one must have been."""
+        """Scores of the first batches of `split` that have been measured; of all, measured now, where none has been."""
         variant = self.of(variant)
         parts: list[Scores] = []
         while (scores := self.journal.scores(variant, split, len(parts))) is not None:
             parts.append(scores)
-        return np.concatenate(parts)
+        return np.concatenate(parts) if parts else self.scores([variant], split, variant.label)[0]
 
     def aggregate(self, scores: Scores) -> float:
         """The task's metric of these scores. Raises TaskError if it raises or is not finite."""

@@ -60,6 +60,24 @@ def far_too_wide() -> Task:
     return Task(calibrated, data, top1, metric="top-1")
 
 
+class Skip(torch.nn.Module):
+    """A residual add with a convolution in its shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.short, self.fc = torch.nn.Conv2d(4, 4, 1), torch.nn.Linear(4, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.stem(x))
+        return self.fc(torch.relu(self.conv(x) + self.short(x)).mean((2, 3)))
+
+
+def residual() -> Task:
+    data = {split: labelled(16, seed, seeded(Skip)) for seed, split in enumerate(("rank", "confirm", "holdout"))}
+    return Task(quantized(seeded(Skip), images(8, seed=9)), data, top1)
+
+
 def evaluate_only() -> EvaluateTask:
     batches = labelled(40, seed=0)
 
