@@ -165,6 +165,14 @@ def test_replay_is_the_same_within_any_memory(tmp_path: Path, memory: int | None
     assert all(np.array_equal(unlimited[index], limited[index]) for index in range(len(variants)))
 
 
+def test_outputs_are_the_callers_to_change(tmp_path: Path) -> None:
+    source = quantized_model(OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx")))
+    expected = run_file(tmp_path / "q.onnx", images(1, 0))
+    for _, outputs in OnnxReplay(source).outputs(images(1, 0), [frozenset()] * 3):
+        assert np.array_equal(outputs, expected)
+        outputs *= 0
+
+
 def test_a_file_for_one_sample_serves_batches_of_any_size(tmp_path: Path) -> None:
     whole = float_file(tmp_path / "f.onnx")
     fixed = quantized_model(OnnxModel(_with_batch(static_file(whole, tmp_path / "q.onnx"), 2, tmp_path / "q2.onnx")))

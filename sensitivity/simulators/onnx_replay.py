@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from numpy.typing import NDArray
@@ -27,7 +25,7 @@ from sensitivity.simulators.schedule import Leg, Schedule, Value, schedule, valu
 LARGEST_VALUE = 4 * 2**20
 """Bytes. A batch is cut until no value is larger than this, for the caches, and until every core has a piece."""
 
-SCHEDULES = 4
+SCHEDULES = 2
 """How many to keep, with their sessions. A scan asks for the same variants batch after batch."""
 
 
@@ -74,12 +72,18 @@ class OnnxReplay:
         return mask
 
     def _run(self, plan: Plan, parts: Sequence[Arrays], samples: int | None) -> Iterator[tuple[int, Any]]:
+        """While the caller judges a variant the next one is computed."""
         states = [self._start(plan.schedule, part) for part in parts]
-        with ThreadPoolExecutor(self._threads) if len(states) > 1 else nullcontext() as pool:
-            for leg, program in plan.legs:
+        with ThreadPoolExecutor(min(self._threads, len(states))) as pool:
+
+            def begin(leg: Leg, program: Program) -> list[Future[list[NDArray[Any]]]]:
                 self._refusing(program.build, states[0])
-                work = partial(self._finish, leg, program)
-                found = list(pool.map(work, states)) if pool else [work(states[0])]
+                return [pool.submit(self._finish, leg, program, slots) for slots in states]
+
+            running = begin(*plan.legs[0]) if plan.legs else []
+            for number, (leg, _) in enumerate(plan.legs, 1):
+                found = [future.result() for future in running]  # all pieces: the next leg reads what this one leaves
+                running = begin(*plan.legs[number]) if number < len(plan.legs) else []
                 yield leg.variant, joined(found, samples)
 
     def _size_of_pieces(self, arrays: Arrays) -> int | None:
@@ -185,7 +189,9 @@ class OnnxReplay:
         for key, values in self._refusing(program.run, slots).items():
             slots[key] = values
         outputs = zip(leg.outputs, self._split.outputs, strict=True)
-        found = [slots[slot][output].numpy() for slot, (_, output) in outputs]
+        arrays = [(slot, slots[slot][output].numpy()) for slot, (_, output) in outputs]
+        # They share ONNX Runtime's memory, and what a later variant gives too must not be the caller's to change.
+        found = [array if slot in leg.frees else array.copy() for slot, array in arrays]
         for slot in (*leg.frees, *(slot for step in leg.steps for slot in step.frees)):
             slots[slot] = None
         return found
