@@ -26,6 +26,7 @@ from sensitivity.bench.explain import not_in_int8
 from sensitivity.bench.profile import profile_file
 from sensitivity.bench.protocol import Variant, bench_files
 from sensitivity.export.evaluate import evaluate_file
+from sensitivity.export.half_baseline import half_file
 from sensitivity.export.lower import LowerTarget, lower_file
 from sensitivity.export.placement import scale_groups, unified_scales
 from sensitivity.export.torch_model import export_files
@@ -91,8 +92,9 @@ def runtime_rows(
     """Rows of one model in one runtime: float, the canonical file, and each quantized file lowered for the runtime."""
     runtime: Runtime = load("runtimes", target)()
     inputs = {"input": subject.calibration[0][:1].numpy()}
-    origins = {"float": "float", "canonical int8": "int8"}
-    files = {"float": canonical["float"], "canonical int8": canonical["int8"]}
+    origins = {"float": "float", "fp16": "float", "canonical int8": "int8"}
+    half = half_file(canonical["float"], canonical["float"].with_name("model.fp16.onnx"))
+    files = {"float": canonical["float"], "fp16": half, "canonical int8": canonical["int8"]}
     for variant in ("int8", *PLANS):
         origins[variant] = variant
         files[variant] = lower_file(canonical[variant], target, canonical[variant].with_suffix(f".{target}.onnx"))
@@ -110,7 +112,7 @@ def runtime_rows(
             "model": subject.name,
             "file": timing.variant,
             "runtime": runtime.name,
-            "precision": timing.precision if timing.variant == "float" else f"int8, rest {timing.precision}",
+            "precision": timing.precision if origins[timing.variant] == "float" else f"int8, rest {timing.precision}",
             "median_ms": timing.median_ms,
             "p95_ms": timing.p95_ms,
             "ratio_vs_float": timing.ratio.value,

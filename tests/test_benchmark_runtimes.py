@@ -17,7 +17,7 @@ KEYS = {
     *("model", "file", "runtime", "precision", "median_ms", "p95_ms", "ratio_vs_float", "low", "high"),
     *("rms_vs_canonical", "metric"),
 }
-FILES = ["float", "canonical int8", "int8", "skip-quarter", "skip-half"]
+FILES = ["float", "fp16", "canonical int8", "int8", "skip-quarter", "skip-half"]
 
 
 @pytest.fixture(scope="module")
@@ -70,16 +70,18 @@ def test_float_files_agree_with_the_reference_and_int8_files_to_what_int8_change
     for (_, file), row in rows.items():
         if file == "float":
             assert row["rms_vs_canonical"] < 1e-5
+        elif file == "fp16":
+            assert 0 < row["rms_vs_canonical"] < 0.01
         else:
             assert 0 < row["rms_vs_canonical"] < 3 * row["quantization_rms"]
 
 
 def test_plans_keep_fewer_layers_in_int8_the_more_they_skip(rows):
     for runtime in ("onnxruntime", "openvino"):
-        kept = [rows[runtime, file]["quantized_layers"] for file in FILES[2:]]
+        kept = [rows[runtime, file]["quantized_layers"] for file in FILES[3:]]
         assert kept == sorted(kept, reverse=True)
         assert len(set(kept)) == 3
-    assert [rows["openvino", file]["quantized_layers"] for file in FILES] == [0, 21, 21, 16, 11]
+    assert [rows["openvino", file]["quantized_layers"] for file in FILES] == [0, 0, 21, 21, 16, 11]
 
 
 def test_metrics_are_those_of_the_file_in_its_runtime(rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from sensitivity.quantizers.base import check_calibrated, layers  # noqa: E402
 from sensitivity.quantizers.modelopt import ModelOptModel  # noqa: E402
 from sensitivity.rules.lint import run_lint  # noqa: E402
 from sensitivity.rules.targets import TENSORRT  # noqa: E402
+from sensitivity.tasks.load import load_task  # noqa: E402
 
 MODELS = {"chain": lambda: Chain(channels=16), "yolo-like": YoloLike, "residual": Residual}
 SKIPPED = {"chain": "conv2", "yolo-like": "coarse.cv1.0", "residual": "second.1"}
@@ -151,3 +153,20 @@ def test_a_file_that_skips_more_than_the_plan_is_an_error(exported: Path, tmp_pa
     plan.write_text(json.dumps({"skip": [], "quantizers": []}))
     found = run_lint(exported / "model.partial.onnx", "tensorrt-10", plan)
     assert [(finding.code, finding.severity, finding.node) for finding in found] == [("SQ502", "error", "conv2")]
+
+
+@pytest.mark.skipif("SENSITIVITY_ASSETS" not in os.environ, reason="SENSITIVITY_ASSETS is not set: no weights")
+@pytest.mark.parametrize(
+    ("example", "expected"), [("01_mobilenet", set()), ("02_resnet20", {"SQ401"})], ids=["mobilenet", "resnet20"]
+)
+def test_exports_of_the_examples_break_no_rule(tmp_path: Path, example: str, expected: set[str]) -> None:
+    """ResNet-20's skip connections carry what functions give, no modules: they are not quantized, and lint says so."""
+    task = load_task(str(Path(__file__).parents[1] / "examples" / example / "task.py") + ":task")
+    source = ModelOptModel(task.model)
+    images = next(iter(task.data["rank"]))[0][:4]
+    files = export_files(source, images, layers(source.quantizers), [], tmp_path, fingerprint="test")
+    for target in TENSORRT:
+        assert {code for code, _, _ in faults(files["int8"], target)} == expected
+    for runtime, target in (("tensorrt", "tensorrt-11"), ("openvino", "openvino"), ("onnxruntime", "onnxruntime")):
+        lowered = lower_file(files["int8"], runtime, tmp_path / f"{runtime}.onnx")  # type: ignore[arg-type]
+        assert {code for code, _, _ in faults(lowered, target)} == (expected if runtime == "tensorrt" else set())
