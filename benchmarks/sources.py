@@ -12,6 +12,7 @@ import argparse
 import importlib
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,34 +27,49 @@ from sensitivity.files import write_whole
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
 from sensitivity.scan.variants import unit_variant
 from sensitivity.session import quantized_model
-from sensitivity.signals.distortion import sqnr
+from sensitivity.signals.distortion import flat_outputs, sqnr
 from sensitivity.simulators.choose import simulator_for
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "examples/01_mobilenet"), str(ROOT / "tests")]
-SOURCES = ("modelopt", "pytorch_quantization", "pt2e")
+SOURCES = ("modelopt", "pytorch_quantization", "pt2e", "onnx_qdq")
 COLUMNS = ("source", "top-1 float", "top-1 INT8", "costs most", "tau by metric", "tau by noise", "simulator", "seconds")
 
 
 def made_by(source: str) -> Callable[[Any], Any]:
     """Calibration batches -> calibrated MobileNet."""
+    if source == "onnx_qdq":
+        return exported
     if source == "pytorch_quantization":
         importlib.import_module("pq_models")  # the stand-in, where the toolkit cannot be imported
     found: Callable[[Any], Any] = importlib.import_module({"modelopt": "task"}.get(source, f"task_{source}")).calibrated
     return found
 
 
+def exported(calib: Sequence[tuple[Any, Any]]) -> Any:
+    """The Q/DQ file that ModelOpt's model is exported to, read back."""
+    from sensitivity.export.torch_model import export_files
+    from sensitivity.quantizers.onnx_model import OnnxModel
+
+    source = quantized_model(made_by("modelopt")(calib))
+    with tempfile.TemporaryDirectory() as folder:
+        files = export_files(source, calib[0][0][:4], layers(source.quantizers), (), Path(folder), fingerprint="")
+        return OnnxModel(files["int8"])
+
+
 def measured(source: QuantizedModel, batches: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
     """Per unit and sample whether the answer is right, and the noise; float and all-quantized first."""
     check_calibrated(source.quantizers)
     units, start = layers(source.quantizers), time.monotonic()
+    if source.source == "onnx_qdq":
+        batches = [(inputs.numpy(), targets) for inputs, targets in batches]
     simulator = simulator_for(source, batches[0][0])
     every = frozenset(quantizer.name for quantizer in source.quantizers)
     variants = [every, frozenset[str](), *(unit_variant(one, source.quantizers, "enable").disabled for one in units)]
     right: list[NDArray[Any]] = []
     noise: list[NDArray[Any]] = []
     for inputs, targets in batches:
-        outputs = {at: found.numpy().copy() for at, found in simulator.outputs(inputs, variants)}
+        outputs = {at: flat_outputs(found)[0].copy() for at, found in simulator.outputs(inputs, variants)}
         right.append(np.stack([outputs[at].argmax(1) == np.asarray(targets) for at in range(len(variants))]))
         noise.append(np.stack([sqnr([outputs[0]], [outputs[at]]) for at in range(2, len(variants))]))
     top1 = np.concatenate(right, axis=1).mean(1)
