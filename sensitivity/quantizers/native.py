@@ -101,15 +101,13 @@ class GridQuantizer:
 
 
 class OwnQuantizer:
-    """The user's own quantizer module, for what has no integer grid (FP8, blocks, ranges taken from each batch).
+    """The user's own quantizer module, for what has no integer grid (FP8, blocks, ranges taken from each batch)."""
 
-    fresh: whether it says of itself that what it gives never shares memory with what it got.
-    """
+    fresh = False
 
     def __init__(self, source: QuantizedModel, name: str) -> None:
         find = getattr(source, "module", source.model.get_submodule)  # a range offered has no module of its own
         self._module: Any = find(name)
-        self.fresh = bool(getattr(self._module, "fresh", False))
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._module(x)  # type: ignore[no-any-return]

@@ -32,10 +32,7 @@ class PairQuantizer(nn.Module):
     """One pair: quantizes to its grid and back, in the arithmetic of the ops of PT2E; gives x itself while `_disabled`.
 
     axis: None per tensor. scale: float64 as the op has it, or float32[channels]. zero_point: the same as integers.
-    fresh: while enabled, what it gives is new memory, which a replay may write into.
     """
-
-    fresh = True
 
     def __init__(self, scale: Any, zero_point: Any, axis: int | None, low: int, high: int) -> None:
         super().__init__()
