@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -248,6 +250,18 @@ def test_a_model_that_is_only_prepared_or_only_exported_is_told_what_is_missing(
     ):
         quantized_model(prepare_pt2e(program.module(), WeightedLayers()))
     assert not Pt2eModel.recognises(program.module())
+
+
+def test_a_graph_of_another_kind_is_refused_without_torchao() -> None:
+    script = """
+import torch
+from sensitivity.session import quantized_model
+quantized_model(torch.fx.symbolic_trace(torch.nn.Linear(2, 2)))
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert found.stderr.splitlines()[-1].startswith(
+        "sensitivity.errors.ModelError: Expected a model with quantizers of"
+    )
 
 
 def test_dynamic_quantization_is_refused_with_the_op() -> None:

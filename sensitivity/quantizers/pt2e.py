@@ -123,9 +123,8 @@ def _is_graph(model: Any) -> bool:
 
 
 def _has_pairs(model: Any) -> bool:
-    from sensitivity.quantizers.pt2e_view import is_pt2e_op
-
-    return any(map(is_pt2e_op, model.graph.nodes))
+    # Not by the ops themselves: torch has them only where torchao was imported, which a plain graph does not need.
+    return any(getattr(node.target, "namespace", None) == "quantized_decomposed" for node in model.graph.nodes)
 
 
 def _observers(model: Any) -> list[str]:
