@@ -95,9 +95,12 @@ def yaml_for_validator(path: Path, images: Mapping[str, Sequence[LabelledImage]]
             lines.append(str(link))
         (path / f"{split}.txt").write_text("\n".join(lines))
     listed = "\n".join(f"  {number}: {name!r}" for number, name in enumerate(names))
-    splits = "\n".join(f"{split}: {split}.txt" for split in images)
+    first = next(iter(images))
+    # ultralytics asks for train and val, whatever is read, and takes lists of other names by their whole path only.
+    parts = {"train": first, "val": first} | {split: split for split in images}
+    lists = "\n".join(f"{part}: {path.resolve() / split}.txt" for part, split in parts.items())
     file = path / "data.yaml"
-    file.write_text(f"path: {path}\ntrain: {next(iter(images))}.txt\n{splits}\nnames:\n{listed}\n")
+    file.write_text(f"path: {path.resolve()}\n{lists}\nnames:\n{listed}\n")
     return file
 
 
