@@ -18,7 +18,7 @@ from yolo_models import NAMES, coco, images, save, yolo, yolo_folder
 
 from sensitivity import api
 from sensitivity.cli.main import group, main
-from sensitivity.config import YoloSettings
+from sensitivity.config import RunSettings, YoloSettings
 from sensitivity.errors import MissingPackage, RunDirError, TaskError
 from sensitivity.quantizers.modelopt import ModelOptModel
 from sensitivity.tasks.load import load_task
@@ -264,6 +264,8 @@ def test_options_of_the_other_steps_are_passed_on(tmp_path):
     )
     own = workflow.prepare(settings)
     assert (own.max_drop, own.skip, own.unit, own.rounds, own.out) == ("0.3pt", ("head",), "group", 7, tmp_path)
+    plain = RunSettings(task=own.task, out=tmp_path, max_drop="0.3pt", skip=("head",), unit="group", rounds=7)
+    assert own == plain  # what the task file holds is not passed on under the same name
 
 
 def test_a_changed_task_file_is_kept_on_resume_and_a_run_of_others_is_not_touched(tmp_path):

@@ -67,7 +67,9 @@ def prepare(settings: YoloSettings) -> RunSettings:
         except OSError as error:
             raise WriteError(f"Expected to write to {out}, got {error.strerror}; choose another --out.") from error
         write_whole(file, task_file(settings).encode())
-    own = {field.name: getattr(settings, field.name) for field in fields(RunSettings) if hasattr(settings, field.name)}
+    mine = {field.name for field in fields(YoloChoices)}  # what the task file holds, whatever it is called elsewhere
+    shared = [field.name for field in fields(RunSettings) if field.name not in mine and hasattr(settings, field.name)]
+    own = {name: getattr(settings, name) for name in shared}
     return RunSettings(**own | {"task": f"{file}:task", "out": out})
 
 

@@ -1,0 +1,102 @@
+"""Train the RepVGG-YOLO on scenes of digits with the loss of ultralytics: minutes on a CPU.
+
+python train.py repvgg_yolo.pt --data scenes --epochs 16
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from repvgg_yolo import repvgg_yolo
+from scenes import write
+from torch import Tensor
+
+from sensitivity.tasks.detection import ImageBatches
+from sensitivity.workflows.yolo_data import labelled
+from sensitivity.workflows.yolo_weights import ultralytics
+
+NAMES = tuple(f"digit {digit}" for digit in range(10))
+SIZE, BATCH = 96, 32
+RATE, DECAY = 0.05, 1e-2
+GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("weights", type=Path, help="file to write")
+    parser.add_argument("--data", type=Path, default=Path("scenes"), help="folder of scenes, made where it is missing")
+    parser.add_argument("--epochs", type=int, default=16)
+    settings = parser.parse_args()
+    data = settings.data / "data.yaml"
+    if not data.exists():
+        write(settings.data)
+    model = trained(data, settings.epochs)
+    torch.save({"model": model, "train_args": {}}, settings.weights)
+
+
+def trained(data: Path, epochs: int) -> Any:
+    """The trained model in eval mode, with its branches."""
+    ultralytics()
+    torch.manual_seed(0)
+    images, batch = loaded(data)
+    model = repvgg_yolo()
+    model.names, model.args = dict(enumerate(NAMES)), GAINS
+    weights = [p for name, p in model.named_parameters() if p.ndim > 1]
+    others = [p for name, p in model.named_parameters() if p.ndim <= 1 and p.requires_grad]
+    groups = [{"params": weights, "weight_decay": DECAY}, {"params": others, "weight_decay": DECAY}]
+    optimizer = torch.optim.SGD(groups, RATE, momentum=0.9, nesterov=True)
+    steps = epochs * (len(images) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+    model.train()
+    start = time.monotonic()
+    for epoch in range(epochs):
+        total = 0.0
+        for some in torch.randperm(len(images))[: len(images) // BATCH * BATCH].reshape(-1, BATCH):
+            loss = model.loss(batch(some))[0].sum()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            schedule.step()
+            total += loss.item() / BATCH
+        print(
+            f"epoch {epoch + 1} of {epochs}: loss {total / (len(images) // BATCH):.2f}, {time.monotonic() - start:.0f} s",
+            flush=True,
+        )
+    del model.criterion, model.args
+    return model.eval()
+
+
+def loaded(data: Path) -> tuple[Tensor, Any]:
+    """All training images uint8[n, 3, SIZE, SIZE], and a function from indices to a batch as ultralytics' loss wants it."""
+    found = labelled(data, NAMES, split="train").images
+    reader = ImageBatches(found, size=SIZE, batch=100)
+    images = torch.cat([(inputs * 255).round().to(torch.uint8) for inputs, _ in reader])
+    boxes = [torch.from_numpy(_centres(image.boxes)).float() for image in found]
+    classes = [torch.from_numpy(image.classes).float() for image in found]
+
+    def batch(some: Tensor) -> dict[str, Tensor]:
+        return {
+            "img": images[some].float() / 255,
+            "batch_idx": torch.cat([torch.full((len(boxes[at]),), float(n)) for n, at in enumerate(some)]),
+            "cls": torch.cat([classes[at] for at in some])[:, None],
+            "bboxes": torch.cat([boxes[at] for at in some]),
+        }
+
+    return images, batch
+
+
+def _centres(corners: np.ndarray) -> np.ndarray:
+    """Corners in pixels to centre and size as shares of the image."""
+    x1, y1, x2, y2 = corners.T
+    return np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1) / SIZE
+
+
+if __name__ == "__main__":
+    main()
