@@ -185,8 +185,8 @@ class PlanStep:
 class Recalibrated:
     """A unit that stays in INT8 with other ranges than it came with.
 
-    method: in words. before, ranges: old and new, for the same quantizers. gain: of the metric on `rank`, on top of
-    the units recalibrated before it; paired.
+    method: in words. before, ranges: old and new, for the same quantizers. gain: of the metric on `rank`, paired: on top
+    of the units recalibrated before it, or of all of them at once where they were taken together.
     """
 
     unit: str
@@ -194,6 +194,7 @@ class Recalibrated:
     before: tuple[Range, ...]
     ranges: tuple[Range, ...]
     gain: Estimate
+    together: bool = False
 
 
 @dataclass(frozen=True)

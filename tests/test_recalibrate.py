@@ -110,6 +110,21 @@ def test_many_improvements_that_do_not_show_alone_are_taken_together(measurer):
     assert set(taken) == {"stem", "head", "body"}
 
 
+def test_changes_that_only_gain_together_have_the_gain_of_all(measurer, monkeypatch):
+    """Each alone lowers the metric, both together raise it."""
+    levels = {0: 0.5, 1: 0.4, 2: 0.6}
+
+    def scores(variants: Iterable[Variant], split: str, what: str) -> list[np.ndarray]:
+        return [(np.arange(200) < 200 * levels[len(variant.ranges)]).astype(float) for variant in variants]
+
+    monkeypatch.setattr(measurer, "scores", scores)
+    places = [tried(name, mse=0.5) for name in INPUTS[:2]]
+    units = layers(measurer.task.model.quantizers)
+    taken = recalibrate(measurer, units, measurer.task.model.quantizers, ["stem", "body"], places, signal=MOVED)
+    assert [(one.unit, one.together) for one in taken] == [("stem", True), ("body", True)]
+    assert [one.gain.value for one in taken] == pytest.approx([0.1, 0.1])
+
+
 def test_a_unit_that_is_skipped_is_left_out_of_every_trial(measurer):
     places = [tried(INPUTS[2], mse=0.5)]
     source = measurer.task.model

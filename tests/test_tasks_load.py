@@ -92,6 +92,13 @@ def test_the_path_is_put_back_after_an_exception(write):
     assert sys.path == before
 
 
+def test_folders_that_an_imported_package_adds_to_the_path_stay_there(write, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    load_task(str(write(f"import sys\nsys.path.append({str(tmp_path / 'own')!r})\n" + GOOD)))
+    assert sys.path[-1] == str(tmp_path / "own")
+    assert str(tmp_path) not in sys.path
+
+
 def test_a_file_with_the_name_of_a_module_does_not_replace_it(write):
     import json
 

@@ -306,7 +306,7 @@ def test_the_whole_job_on_yolov8n_from_a_weights_file(tmp_path):
     report = api.report_data(tmp_path / "run")
     assert report.plan is not None
     assert len(report.units) == 63
-    assert {timing.variant for timing in report.timings} == {"float", "int8", "partial"}
+    assert {timing.variant for timing in report.timings} == {"float", "fp16", "int8", "partial"}
     assert re.search("mAP50-95", (tmp_path / "run" / "report.html").read_text())
 
 

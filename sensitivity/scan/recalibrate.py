@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -163,11 +163,12 @@ class _Trials:
 
     def worth(self) -> tuple[Recalibrated, ...]:
         """What was taken; or all that was tried, where the metric is no lower with all of it together: many small
-        improvements show where none does alone."""
+        improvements show where none does alone. Each then has the gain of all, and says so."""
         if len(self._tried) > len(self._taken):
-            taken, every = self._scores([self._ranges(self._taken), self._ranges(self._tried)], "all")
+            own, taken, every = self._scores([(), self._ranges(self._taken), self._ranges(self._tried)], "all")
             if self._measurer.aggregate(every) >= self._measurer.aggregate(taken):
-                return tuple(self._tried)
+                together = gain(own, every, self._measurer.task.aggregate)
+                return tuple(replace(one, gain=together, together=True) for one in self._tried)
         return tuple(self._taken)
 
     def _scores(self, ranges: Sequence[Choice], what: str) -> list[Scores]:

@@ -8,7 +8,7 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -144,12 +144,13 @@ def _check_callable(name: str, value: Any) -> None:
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
     """Modules next to the task file can be imported inside the `with`, as if the file were run as a script."""
-    before = list(sys.path)
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        sys.path[:] = before
+        # Only what was put there: packages that the file imports may add folders of their own, and need them later.
+        with suppress(ValueError):
+            sys.path.remove(str(folder))
 
 
 def _run_file(file: Path) -> ModuleType:
