@@ -1,5 +1,6 @@
 """Lowering canonical files for TensorRT, OpenVINO and ONNX Runtime."""
 
+import re
 from pathlib import Path
 
 import models
@@ -12,7 +13,7 @@ from torch import nn
 from sensitivity.errors import ExportError, OnnxFileError
 from sensitivity.export.half_baseline import half_baseline
 from sensitivity.export.lower import lower_file
-from sensitivity.export.placement import add_residual_quantizers
+from sensitivity.export.placement import add_residual_quantizers, scale_groups, unified_scales
 from sensitivity.export.ranges import ranges_of
 from sensitivity.export.torch_model import export_files
 from sensitivity.export.verify_lowering import check_lowering
@@ -21,6 +22,7 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.sign import non_negative
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.rules.lint import run_lint
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 
 
@@ -86,7 +88,7 @@ def test_openvino_gets_unsigned_activations_on_the_same_grid(files, tmp_path):
     lowered = load_model(lower_file(files["int8"], "openvino", tmp_path / "o.onnx"))
     before = {pair.name: pair for pair in qdq.pairs(load_model(files["int8"]).graph)}
     for pair in qdq.pairs(lowered.graph):
-        same = before[pair.name]
+        same = before[re.sub(r"[.\d]+$", "", pair.name)]  # pairs that moved to before a Concat are numbered
         np.testing.assert_array_equal(pair.scale, same.scale)
         assert pair.zero_point.dtype == (np.int8 if pair.of_weight else np.uint8)
         assert (pair.zero_point == (0 if pair.of_weight else 128)).all()
@@ -276,6 +278,61 @@ def test_openvino_quantizes_a_value_once_and_computes_a_strided_shortcut_in_int8
     profile = profile_file(file, OpenVino(), BATCH, threads=1, repeats=1)
     assert "shortcut" in profile.kept
     assert not_in_int8(profile.runs, profile.kept) == {}
+
+
+class Cuts(nn.Module):
+    """As in YOLOv8: a value is cut in two, one half goes on in float too, all meet in a Concat; pooled, enlarged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.inner = nn.Conv2d(8, 8, 3, padding=1)
+        self.merge = nn.Conv2d(24, 16, 1)
+        self.head = nn.Conv2d(32, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = nn.functional.silu(self.stem(x)).chunk(2, 1)
+        x = torch.cat([left, right, right + nn.functional.silu(self.inner(right))], 1)
+        x = nn.functional.silu(self.merge(x))
+        small = nn.functional.max_pool2d(x, 2)
+        return self.head(torch.cat([nn.functional.interpolate(small, scale_factor=2.0, mode="nearest"), x], 1))
+
+
+@pytest.fixture(scope="module")
+def cuts(tmp_path_factory):
+    inputs = models.batch(8, 32)
+    source = ModelOptModel(models.quantized(models.seeded(Cuts), inputs))
+    folder = tmp_path_factory.mktemp("cuts")
+    with unified_scales(source, scale_groups(source, inputs)):
+        return export_files(source, inputs, layers(source.quantizers), ["inner"], folder, fingerprint="f00d")
+
+
+def test_openvino_moves_integers_that_convolutions_wrote(cuts, tmp_path):
+    pytest.importorskip("openvino")
+    from sensitivity.bench.explain import not_in_int8
+    from sensitivity.bench.profile import profile_file
+    from sensitivity.runtimes.openvino import OpenVino
+
+    lowered = lower_file(cuts["int8"], "openvino", tmp_path / "lowered.onnx")
+    assert check_lowering(cuts["int8"], lowered, cuts["float"], BATCH).rms < 1e-6
+    profile = profile_file(lowered, OpenVino(), BATCH, threads=1, repeats=1)
+    assert len(profile.kept) == 4
+    assert not_in_int8(profile.runs, profile.kept) == {}
+    moving = [run for run in profile.runs if run.op in {"Concatenation", "Pooling", "Interpolate"}]
+    assert [run.precision for run in moving] == ["int8"] * 4
+    assert run_lint(lowered, "openvino") == []
+    separate = [run.onnx for run in profile.runs if run.op == "FakeQuantize"]
+    assert len(separate) == 2, separate  # the input, and what is cut, as the sum needs it in float too
+    with OpenVino().build(lowered) as engine, OnnxRuntime(optimize=False).build(cuts["int8"]) as reference:
+        (got,), (expected,) = (runtime.run(BATCH).values() for runtime in (engine, reference))
+    assert np.abs(got - expected).mean() < 0.01 * np.abs(expected).mean()
+
+
+def test_openvino_gives_a_layer_in_float_what_it_had_before_quantizers_moved(cuts, tmp_path):
+    lowered = lower_file(cuts["partial"], "openvino", tmp_path / "lowered.onnx")
+    assert check_lowering(cuts["partial"], lowered, cuts["float"], BATCH).rms < 1e-6
+    (inner,) = [node for node in load_model(lowered).graph if node.name == "inner/Conv" or node.name == "inner"]
+    assert not qdq.quantized(inner.inputs[0])
 
 
 class Distribution(nn.Module):

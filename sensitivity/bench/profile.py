@@ -9,7 +9,7 @@ from pathlib import Path
 from sensitivity.bench.protocol import Variant
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.onnx_graph.qdq import activation, pair_of, through_transpose, weight, weighted_nodes
+from sensitivity.onnx_graph.qdq import activation, quantized, through_transpose, weight, weighted_nodes
 from sensitivity.runtimes.base import LayerRun, Runtime, Tensors
 
 
@@ -53,12 +53,12 @@ def profile_files(
 
 
 def quantized_nodes(file: Path) -> tuple[str, ...]:
-    """Names of the weighted nodes (Conv, Gemm, ...) whose input and weight both come from Q/DQ, in the file's order.
-    A node without a name goes by its first output."""
+    """Names of the weighted nodes (Conv, Gemm, ...) whose input and weight both come from Q/DQ, in the file's order. The
+    input may have been moved since, by a Concat for one. A node without a name goes by its first output."""
     return tuple(
         node.name or node.outputs[0].name or "?"
         for node in weighted_nodes(load_model(file).graph)
-        if pair_of(activation(node)) is not None and through_transpose(weight(node)) is not None
+        if quantized(activation(node)) and through_transpose(weight(node)) is not None
     )
 
 

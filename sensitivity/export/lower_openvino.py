@@ -1,4 +1,7 @@
-"""For OpenVINO: uint8 activations with zero point 128 on the same grid, quantized once for all that read them.
+"""For OpenVINO: uint8 activations with zero point 128 on the same grid, quantized once where they are made.
+
+What moves values (Concat, Slice, Resize, MaxPool) then moves integers, and a convolution writes them itself: OpenVINO
+fuses a quantizer into a convolution that nothing else reads, but not one behind a Slice.
 
 OpenVINO 2024.6 to 2026.4 give wrong values where a Concat feeds a quantizer with int8 and zero point 0; with uint8 and
 zero point 128 they are exact. They move the stride of a 1x1 convolution to before its own pair, which then is no longer
@@ -10,6 +13,8 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from sensitivity.onnx_graph.passes.join_slices import JoinSlices
+from sensitivity.onnx_graph.passes.quantize_before_moves import QuantizeBeforeMoves
 from sensitivity.onnx_graph.passes.tidy import tidy
 from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 
@@ -17,9 +22,11 @@ from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 def lower(model: ir.Model) -> ir.Model:
     passes = ir.passes.Sequential(
         UnsignedActivations(zero_point_0=False),
+        QuantizeBeforeMoves(),
         # Pairs are the same where their inputs are, scales and zero points included.
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
+        JoinSlices(),
         tidy(),
     )
     return passes(model).model

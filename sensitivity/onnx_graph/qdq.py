@@ -86,6 +86,29 @@ def pair_of(value: ir.Value | None) -> Pair | None:
     return Pair(None, node) if constant(node.inputs[0]) is not None else None
 
 
+def moved_values(node: ir.Node) -> list[ir.Value]:
+    """The inputs whose values come out of this operation as they went in: rounding may stand before or after it.
+
+    Empty for operations that compute. A MaxPool counts: the largest rounded value is the largest value rounded.
+    """
+    if node.op_type not in {"Concat", "MaxPool", "Resize", "Slice", "Split"}:
+        return []
+    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
+        return []
+    if node.op_type == "MaxPool" and len(node.outputs) > 1:
+        return []
+    return [value for value in (node.inputs if node.op_type == "Concat" else node.inputs[:1]) if value is not None]
+
+
+def quantized(value: ir.Value | None) -> bool:
+    """Whether the value is the output of pairs, perhaps moved since."""
+    if pair_of(value) is not None:
+        return True
+    node = value.producer() if value is not None else None
+    moved = moved_values(node) if node is not None else []
+    return bool(moved) and all(quantized(one) for one in moved)
+
+
 def through_transpose(value: ir.Value | None) -> Pair | None:
     """The pair that ends in this value, also where a Transpose stands between (a Linear layer as MatMul)."""
     node = value.producer() if value is not None else None

@@ -45,7 +45,7 @@ def _dequantized(value: ir.Value | None) -> bool:
     while value is not None and (node := value.producer()) is not None and node.op_type in MOVES_VALUES:
         value = node.inputs[0]
     node = value.producer() if value is not None else None
-    return node is not None and node.op_type == "DequantizeLinear"
+    return (node is not None and node.op_type == "DequantizeLinear") or qdq.quantized(value)
 
 
 @rule(
