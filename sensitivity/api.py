@@ -32,7 +32,7 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError, TaskError
+from sensitivity.errors import ExportError, RunDirError, RuntimeUnavailable, SensitivityError, TaskError
 from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
 from sensitivity.journal.journal import refuse_used
@@ -110,6 +110,11 @@ def export(settings: ExportSettings, progress: Progress = silent) -> Verificatio
     """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json."""
     run_dir = RunDir(settings.directory)
     info, chosen = run_dir.info(), run_dir.plan()
+    if settings.for_ and info.source == "onnx_qdq":
+        raise ExportError(
+            f"Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its toolkit gave it, "
+            f"got {settings.for_}; export without it and let {settings.for_} read these files."
+        )
     with open_session(info.task, settings.directory, resume=True, progress=progress) as session:
         return _export(session, chosen, command_line("export", settings), targets_of(settings.for_))
 

@@ -89,7 +89,8 @@ class ScanChoices(UnitChoices):
     )
     time_budget: float | None = setting(None, "Seconds after which the race ends with what it has; none by default.")
     signal: SignalName = setting(
-        "sqnr", "What orders the layers before the race; metric: nothing, measure them all as --exact does."
+        "sqnr",
+        "What orders the layers before the race; metric: nothing, measure them all as --exact does, and plan in that order.",
     )
     memory: int | None = setting(None, "MiB for values kept for replay; a quarter of what is free by default.")
 

@@ -142,10 +142,11 @@ def _priced(
 
 
 def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, float] | None]:
-    """What re-ranks the units, and its values for each alone where the scan has them; None where outputs are unknown."""
-    if not session.has_samples:
-        return None, None
+    """What re-ranks the units, and its values for each alone where the scan has them; None where outputs are unknown or
+    the user wants the order of the metric."""
     name = session.run_dir.info().settings.get("signal", "sqnr")
+    if not session.has_samples or name == "metric":
+        return None, None
     if scanned.signal and name in DISTORTIONS:
         return load("signals", name), scanned.signal
     return load("signals", "sqnr"), None

@@ -114,6 +114,26 @@ def test_later_verbs_work_on_the_run_directory_alone(done: Path, capsys: pytest.
     assert "measured in onnxruntime on holdout: float 100.0 %" in capsys.readouterr().out
 
 
+def test_lowering_the_files_of_a_qdq_source_is_refused(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (done / "export.json").read_bytes()
+    assert verb("export", done, "--for", "openvino") == 1
+    assert (
+        "Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its toolkit gave it, got openvino; "
+        "export without it"
+    ) in " ".join(capsys.readouterr().err.split())
+    assert (done / "export.json").read_bytes() == before
+
+
+def test_with_the_metric_as_signal_the_plan_takes_the_units_in_the_order_of_the_scan(made: Path) -> None:
+    out = made / "metric"
+    arguments = ("--data", made / "data.npz", "--float-model", made / "float.onnx", "--target", "0.95")
+    assert verb("run", made / "int8.onnx", *arguments, "--signal", "metric", "--rounds", "5", "--out", out) == 0
+    ranking = list(pd.read_csv(out / "scan.csv")["unit"])
+    path = [step["skip"] for step in json.loads((out / "plan.json").read_text())["path"]]
+    assert path[2] == ranking[:1], "the first prefix after nothing and everything"
+    assert '"rank: sqnr' not in (out / "journal.jsonl").read_text(), "no outputs were compared"
+
+
 def test_a_damaged_partial_file_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sensitivity.errors import ExportError
     from sensitivity.export import onnx_file
