@@ -23,7 +23,7 @@ from sensitivity.workflows.yolo_weights import ultralytics
 
 NAMES = tuple(f"digit {digit}" for digit in range(10))
 SIZE, BATCH = 96, 32
-RATE, DECAY = 0.05, 1e-2
+RATE, DECAY = 0.02, 1e-3
 GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
 
 
