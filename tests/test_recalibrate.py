@@ -161,6 +161,16 @@ def test_ranges_of_now_apply_to_every_variant_but_for_what_is_disabled_or_has_ot
     assert measurer.scores([plain], "rank", "test")[0].mean() == pytest.approx(0.58)
 
 
+def test_outputs_are_given_with_ranges_that_the_present_simulator_does_not_offer(measurer):
+    inputs, _ = next(iter(measurer.task.data["rank"]))
+    own, other = (
+        Variant("own", frozenset()),
+        Variant("other", frozenset(), frozenset([Range(INPUTS[0], "mse", (0.5,))])),
+    )
+    assert [outputs[0, 1] for _, outputs in measurer.outputs([own], inputs)] == pytest.approx([0.42])
+    assert [outputs[0, 1] for _, outputs in measurer.outputs([own, other], inputs)] == pytest.approx([0.42, 0.345])
+
+
 def test_what_sharing_costs_is_paired_on_what_the_baseline_was_measured_on(measurer):
     quantizers = measurer.task.model.quantizers
     list(zip(range(3), measurer.stream([Variant("quantized", frozenset())], "rank", "test"), strict=False))

@@ -78,7 +78,7 @@ def _shown(
     truth = pad_truth([image], max(1, len(image.boxes)))
     boxes = {
         VARIANTS[number]: shown_boxes(judge.detections(outputs, targets), truth, image, judge.names)
-        for number, outputs in measurer.simulator.outputs(inputs, [variant.switched for variant in variants])
+        for number, outputs in measurer.outputs(variants, inputs)
     }
     picture, width, height = _picture(image)
     return ShownImage(image.file.name, picture, width, height, loss, {name: boxes[name] for name in VARIANTS})

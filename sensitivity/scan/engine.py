@@ -157,6 +157,10 @@ class Measurer:
             )
         return value
 
+    def outputs(self, variants: Sequence[Variant], inputs: Any) -> Iterator[tuple[int, Any]]:
+        """What each variant gives for these inputs, with its place in `variants`; nothing is scored or kept."""
+        return self._simulator_for(variants).outputs(inputs, [variant.switched for variant in variants])
+
     @property
     def simulator(self) -> Simulator:
         if self._simulator is None:
@@ -178,7 +182,7 @@ class Measurer:
         size = batch_size(inputs)
         where = f" on batch {batch} of split {split!r}"
         measured: list[tuple[Variant, Scores]] = []
-        for index, output in self._simulator_for(variants).outputs(inputs, [each.switched for each in variants]):
+        for index, output in self.outputs(variants, inputs):
             measured.append((variants[index], checked_scores(self.task, output, targets, size, where)))
             self.samples += size
         for variant, scores in measured:
@@ -194,11 +198,11 @@ class Measurer:
     def _distort(
         self, signal: Signal, variants: list[Variant], reference: Variant, split: str, batch: int, inputs: Any
     ) -> None:
-        ((_, output),) = self.simulator.outputs(inputs, [reference.disabled])
+        ((_, output),) = self.outputs([reference], inputs)
         float_outputs = [array.copy() for array in flat_outputs(output)]
         self.samples += batch_size(inputs)
         measured: list[tuple[Variant, Scores]] = []
-        for index, output in self._simulator_for(variants).outputs(inputs, [each.switched for each in variants]):
+        for index, output in self.outputs(variants, inputs):
             measured.append((variants[index], signal.of(float_outputs, flat_outputs(output))))
             self.samples += batch_size(inputs)
         for variant, values in measured:
