@@ -203,7 +203,7 @@ class PlanMetric:
     holdout is on samples that no choice has seen; holdout_float and holdout_drop (paired, float minus plan) too.
     quantized is everything in INT8 with its own ranges, recalibrated with those of the plan; None where it has none.
     confirm_drop: float minus plan on `confirm`, corrected for choosing the plan there (`stats.selection`); None where
-    the scores do not allow it."""
+    the scores do not allow it, and where one set was tried."""
 
     name: str
     float: Estimate

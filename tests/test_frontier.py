@@ -52,6 +52,7 @@ def test_the_correction_is_of_the_set_that_the_target_chooses() -> None:
     values = np.stack([float_, rng.random(400) < 0.5, float_]).astype(float)
     assert correction(values, POINTS[:2], floor=0.85, cost=None).value == pytest.approx(0.0, abs=0.01)
     assert correction(values, POINTS[:2], floor=0.1, cost=None).value == pytest.approx(0.4, abs=0.06)
+    assert correction(values[:2], POINTS[:1], floor=0.1, cost=None) is None, "nothing was chosen"
 
 
 def test_another_target_takes_the_cheapest_measured_set_that_meets_it(planned: Path) -> None:

@@ -106,8 +106,13 @@ def confirm_values(
     return np.stack([per_sample(one, measurer.task.aggregate) for one in scores])
 
 
-def correction(values: np.ndarray, points: Sequence[FrontierPoint], floor: float, cost: CostModel | None) -> Estimate:
-    """The drop on `confirm` of what this search would choose, corrected for choosing. values: of `confirm_values`."""
+def correction(
+    values: np.ndarray, points: Sequence[FrontierPoint], floor: float, cost: CostModel | None
+) -> Estimate | None:
+    """The drop on `confirm` of what this search would choose, corrected for choosing; None for one set, where nothing was
+    chosen. values: of `confirm_values`."""
+    if len(points) < 2:
+        return None
     costs = [_cost(point.skip, cost) for point in points]
     return corrected_drop(values[0], values[1:], costs, float(values[0].mean()) - floor)
 
