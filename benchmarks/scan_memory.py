@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import itertools
-import weakref
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,115 +12,50 @@ from typing import Any
 
 from scan_models import loaded, read_anew
 
-from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.tasks.base import Task
-
 MIB = 2**20
+OVERHEAD_MIB = 4
+"""Whatever the model: the schedules, and gaps that the allocator leaves."""
+
 BATCHES = 2
 """Memory is that of one batch; the second shows that none is left over from the first."""
 
-SHARES = (0.8, 0.9, 1.0)
-"""Budgets as parts of what would be held without one."""
 
+def memory_of(reference: str, samples: int | None, budget_mib: int, device: str = "cpu") -> dict[str, Any]:
+    """Peak of replaying all layers on the first batches, in a new process.
 
-def unlimited_mib(task: Task, source: QuantizedModel) -> float:
-    """What replaying all layers on the first batch would hold without a budget; 0 where the model is not replayed."""
-    from sensitivity.simulators.replay import ReplaySimulator
-    from sensitivity.simulators.tracing import Untraceable
-
-    inputs, _ = next(iter(task.data["rank"]))
-    try:
-        return ReplaySimulator(source).peak(inputs, _variants(source)) / MIB
-    except Untraceable:
-        return 0.0
-
-
-def memory_of(
-    reference: str, samples: int | None, budget_mib: float, unlimited: float, device: str = "cpu"
-) -> dict[str, Any]:
-    """What replaying all layers on the first batches holds, in a new process.
-
-    planned_mib: what the schedule counts, values only. held_mib: the most bytes that tensors made meanwhile had at once,
-    counted after every op. outputs_mib: of that, what is handed out for one variant, as it is and joined from parts.
-    within: what is held without the outputs is at most the budget. binds: the budget is under `unlimited`. warned: the
-    run says that the budget is not held. peak_mib: most memory over that before the first batch, resident or, on a GPU,
-    allocated; forward_mib: the same for one variant, for which nothing is kept. digest: of all outputs.
+    peak_mib: most memory over that before the first batch, resident or, on a GPU, allocated. forward_mib: the same for
+    one variant, for which nothing is kept; no budget can be lower. planned_mib: what the schedule counts, values only;
+    unlimited_mib: what that would be without a budget. over_mib: peak less budget and one forward. within: that is at
+    most OVERHEAD_MIB. digest: of all outputs.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        found = pool.submit(_measured, reference, samples, budget_mib, device).result()
-    return {"budget_mib": budget_mib, "unlimited_mib": unlimited, "binds": budget_mib < unlimited, **found}
+        return pool.submit(_measured, reference, samples, budget_mib, device).result()
 
 
-def _variants(source: QuantizedModel) -> list[frozenset[str]]:
+def _measured(reference: str, samples: int | None, budget_mib: int, device: str) -> dict[str, Any]:
     from sensitivity.quantizers.base import layers
-
-    return [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
-
-
-def _measured(reference: str, samples: int | None, budget_mib: float, device: str) -> dict[str, Any]:
     from sensitivity.session import quantized_model
     from sensitivity.simulators.choose import simulator_for
     from sensitivity.simulators.replay import ReplaySimulator
 
     task = read_anew(loaded(reference, device), samples)
     source = quantized_model(task.model)
-    variants = _variants(source)
+    variants = [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
     batches = [inputs for inputs, _ in itertools.islice(task.data["rank"], BATCHES)]
-    simulator = simulator_for(source, batches[0], memory=int(budget_mib * MIB))
+    simulator = simulator_for(source, batches[0], memory=budget_mib * MIB)
     forward, _ = _peak(simulator, batches[:1], variants[:1], device)
     peak, digest = _peak(simulator, batches, variants, device)
-    held, outputs = most_held(simulator, batches[0], variants)
     replays = isinstance(simulator, ReplaySimulator)
     return {
-        "planned_mib": simulator.peak(batches[0], variants) / MIB if replays else None,
-        "held_mib": held / MIB,
-        "outputs_mib": outputs / MIB,
-        "within": held - outputs <= budget_mib * MIB,
-        "warned": bool(simulator.warnings),
+        "budget_mib": budget_mib,
         "peak_mib": peak,
         "forward_mib": forward,
+        "planned_mib": simulator.peak(batches[0], variants) / MIB if replays else None,
+        "unlimited_mib": ReplaySimulator(source).peak(batches[0], variants) / MIB if replays else None,
+        "over_mib": peak - budget_mib - forward,
+        "within": peak - budget_mib - forward <= OVERHEAD_MIB,
         "digest": digest,
     }
-
-
-def most_held(simulator: Any, inputs: Any, variants: list[frozenset[str]]) -> tuple[int, int]:
-    """The most bytes held at once by tensors that are made while these variants run, what ops need inside left out; and
-    the bytes of the outputs of one variant, twice, since parts are joined."""
-    import torch
-    from torch.utils import _pytree as pytree
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    class Held(TorchDispatchMode):
-        now = most = 0
-
-        def __init__(self) -> None:
-            super().__init__()
-            self._known: set[int] = set()
-
-        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = op(*args, **(kwargs or {}))
-            read = {storage._cdata for storage in _storages((args, kwargs))}
-            for storage in _storages(result):
-                if storage._cdata not in self._known | read:
-                    self._known.add(storage._cdata)
-                    self.now += storage.nbytes()
-                    weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-            self.most = max(self.most, self.now)
-            return result
-
-        def _gone(self, name: int, size: int) -> None:
-            self._known.discard(name)
-            self.now -= size
-
-    def _storages(nest: Any) -> list[Any]:
-        return [leaf.untyped_storage() for leaf in pytree.tree_leaves(nest) if isinstance(leaf, torch.Tensor)]
-
-    outputs = 0
-    with Held() as held:
-        for _, found in simulator.outputs(inputs, variants):
-            outputs = max(outputs, 2 * sum(storage.nbytes() for storage in _storages(found)))
-            del found
-    return held.most, outputs
 
 
 def _peak(simulator: Any, batches: list[Any], variants: list[frozenset[str]], device: str) -> tuple[float, str]:

@@ -17,7 +17,6 @@ from sensitivity.quantizers.native import OwnQuantizer, marked_copy, native_quan
 from sensitivity.simulators.calls import device_of, to_device
 from sensitivity.simulators.compare import TOLERANCE, difference, same
 from sensitivity.simulators.graph import Graph
-from sensitivity.simulators.memory import over_budget
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.tracing import Untraceable, arguments, trace
 
@@ -26,9 +25,6 @@ LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
 The first is for the caches; the last, for glibc gives memory of 32 MiB and more back to the system at once, and fetching
 it again, page by page, costs more than the arithmetic of a whole layer."""
 
-VALUES_AT_ONCE = 4
-"""How many of its largest values one forward holds at most, about: a batch is also cut until so many fit the budget."""
-
 GRAPHS = 6
 """How many graphs to keep for models whose graph holds for one input shape only; other shapes are toggled."""
 
@@ -36,8 +32,7 @@ GRAPHS = 6
 class ReplaySimulator:
     """Recomputes, for each variant, only what differs from the variants before it.
 
-    memory: bytes for values that wait for a later variant, and for those of the variant at work; None: no limit. A batch
-    is cut for it as far as its numbers stay the same, and `warnings` says so where that is not far enough.
+    memory: bytes for values that wait for a later variant, and for those of the variant at work; None: no limit.
     own: run the user's own quantizer modules in the graph, where the arithmetic of `GridQuantizer` differs from theirs.
     True as long as the weights, buffers and quantizers of the model are not changed.
     Batches of a shape that cannot be traced run on the user's own modules.
@@ -60,7 +55,6 @@ class ReplaySimulator:
         self._parts: dict[Any, int] = {}
         self._refused: dict[Any, Untraceable] = {}
         self._checked: set[Any] = set()
-        self._needed = 0
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
         masks = [self._mask(variant) for variant in variants]
@@ -74,7 +68,6 @@ class ReplaySimulator:
                 self.reason += f"; batches of another shape run on the model's own modules, since {error}"
             yield from ToggleSimulator(self._source).outputs(inputs, variants)
             return
-        self._needed = max(self._needed, graph.peak(pieces, masks, self._memory))
         results = graph.outputs(pieces, masks, self._memory)
         while True:
             with self._ready():
@@ -91,11 +84,6 @@ class ReplaySimulator:
             return None
         low, high = self._graphs[0][1].batches
         return low if low < high else None
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        held = self._memory is None or self._needed <= self._memory
-        return () if held else (over_budget(self._needed, self._memory or 0),)
 
     def prepare(self, inputs: Any) -> None:
         """Trace the model for batches like this one, and leave it to the caller to check the outputs.
@@ -170,15 +158,11 @@ class ReplaySimulator:
         length = _length(leaves)
         largest = whole.largest(leaves)
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
-        if length is None:
+        if length is None or not on_cpu:
             return 1
-        tries = [_parts(length, largest, limit) for limit in LARGEST_VALUES if on_cpu]
-        if self._memory is not None:
-            needed = _parts(length, largest, max(self._memory // VALUES_AT_ONCE, 1))
-            tries = [max(min(needed, length // whole.batches[0]), *tries, 1), *tries]
         masks = [0, sum(self._bits.values())]
-        theirs = dict(whole.outputs([leaves], masks, None)) if max(tries, default=1) > 1 else {}
-        for parts in dict.fromkeys(tries):
+        theirs = dict(whole.outputs([leaves], masks, None))
+        for parts in dict.fromkeys(_parts(length, largest, limit) for limit in LARGEST_VALUES):
             graph = self._common_graph(_split(leaves, parts), spec) if parts > 1 else None
             if graph is None:
                 continue
