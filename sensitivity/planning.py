@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -153,9 +154,7 @@ def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, f
 
 
 def _frontier(session: Session, found: Plan, cost: CostModel | None) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:
-    def variant_of(skip: tuple[str, ...]):  # type: ignore[no-untyped-def]
-        return skip_variant(skip, session.units)
-
+    variant_of = partial(skip_variant, units=session.units)
     quantizers = session.source.quantizers
     points = measured_frontier(session.measurer, quantizers, found, variant_of, cost)
     points = tuple(replace(one, measured_ms=found.measured_ms) if one.skip == found.skip else one for one in points)

@@ -14,7 +14,7 @@ import numpy as np
 from sensitivity.records import CostModel, Estimate, FrontierPoint, Plan, PlanStep, Quantizer, Target, Unit, Variant
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.ranking import estimate, gain, per_sample
-from sensitivity.scan.variants import baselines
+from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.stats.selection import corrected_drop
 
 HOLDOUT_SAMPLES = 5_000
@@ -127,14 +127,14 @@ def replanned(
 ) -> Plan | None:
     """The cheapest measured set that meets another target; None where none does, or its holdout is not known.
 
-    earlier: the plan of the same search, whose baselines it keeps.
+    earlier: the plan of the same search, whose baselines and recalibrated units it keeps.
     """
     floor = target.floor(earlier.metric.float.value)
     order = sorted(frontier.points, key=lambda point: _cost(point.skip, frontier.cost))
     found = next((point for point in order if point.confirm.value >= floor), None)
     if found is None or found.holdout is None or found.holdout_drop is None:
         return None
-    disabled = {name for unit in units if unit.name in found.skip for name in unit.quantizers}
+    disabled = skip_variant(found.skip, units).disabled
     known = found.skip == earlier.skip
     return replace(
         earlier,
@@ -159,7 +159,6 @@ def replanned(
         notes=(FROM_MEASURED.format(len(frontier.points)),),
         predicted_ms=found.predicted_ms,
         measured_ms=found.measured_ms or (earlier.measured_ms if known else None),
-        recalibrated=tuple(one for one in earlier.recalibrated if one.unit not in found.skip),
         advice=None,
     )
 
