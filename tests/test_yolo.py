@@ -64,7 +64,9 @@ def test_dfl_is_quantized_where_it_is_asked_for(folder):
 def test_batch_norm_is_folded_and_the_free_batch_axis_does_not_change_the_result(task):
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in task.model.modules())
     inputs, _ = next(iter(task.data["rank"]))
-    with torch.no_grad():
+    source = ModelOptModel(task.model)
+    # In float: sums in another order may fall to the other side of a rounding step, and random weights make much of it.
+    with torch.no_grad(), source.disabled([quantizer.name for quantizer in source.quantizers]):
         whole, alone = task.model(inputs), task.model(inputs[:1])
     assert whole.shape == (2, 4 + len(NAMES), 84)
     torch.testing.assert_close(whole[:1], alone, rtol=1e-3, atol=1e-3)
