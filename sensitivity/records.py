@@ -7,7 +7,7 @@ measurements become effects, effects become a plan.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -293,6 +293,11 @@ class CostModel:
         left_out = {*skip, ""}
         cut = sum(border.cost for border in self.borders if (border.a in left_out) != (border.b in left_out))
         return self.base + sum(self.units[unit] for unit in left_out - {""}) + cut
+
+
+def cost_of(skip: Collection[str], cost: CostModel | None) -> float:
+    """What to compare skip-sets by; without a cost their size."""
+    return float(len(skip)) if cost is None else cost.of(skip)
 
 
 @dataclass(frozen=True)

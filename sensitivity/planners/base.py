@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sensitivity.records import CostModel, PlanStep
+from sensitivity.records import CostModel, PlanStep, cost_of
 
 Probe = Callable[[Sequence[tuple[str, ...]]], list[float]]
 """Measures the whole engine with each of these skip-sets left out, in milliseconds."""
@@ -27,7 +27,7 @@ class Goal:
     probe: Probe | None = None
 
     def cost_of(self, skip: Sequence[str]) -> float:
-        return float(len(skip)) if self.cost is None else self.cost.of(skip)
+        return cost_of(skip, self.cost)
 
 
 @dataclass(frozen=True)

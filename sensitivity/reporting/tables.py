@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 import pandas as pd
 
-from sensitivity.records import CostModel, Effect, FrontierPoint, Plan, Timing, Unit
+from sensitivity.records import CostModel, Effect, FrontierPoint, Plan, Timing, Unit, cost_of
 
 SEPARATOR = ";"
 """Between the names in one cell."""
@@ -90,7 +90,7 @@ def frontier_table(
             "measured_ms": point.measured_ms,
             "skip": SEPARATOR.join(point.skip),
         }
-        for point in sorted(points, key=lambda point: cost.of(point.skip) if cost else len(point.skip))
+        for point in sorted(points, key=lambda point: cost_of(point.skip, cost))
     ]
     numbers = ["metric", "drop", "low", "high", "holdout", "holdout_drop", "cost", "predicted_ms", "measured_ms"]
     columns = ["layers", *numbers[:4], "met", "chosen", "best", *numbers[4:], "skip"]

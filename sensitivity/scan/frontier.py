@@ -11,7 +11,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sensitivity.records import CostModel, Estimate, FrontierPoint, Plan, PlanStep, Quantizer, Target, Unit, Variant
+from sensitivity.records import (
+    CostModel,
+    Estimate,
+    FrontierPoint,
+    Plan,
+    PlanStep,
+    Quantizer,
+    Target,
+    Unit,
+    Variant,
+    cost_of,
+)
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.ranking import estimate, gain, per_sample
 from sensitivity.scan.variants import baselines, skip_variant
@@ -86,7 +97,7 @@ def _held_out(
 
 def best_points(points: Sequence[FrontierPoint], cost: CostModel | None) -> list[FrontierPoint]:
     """Those that no other one beats in both cost and metric on `confirm`, the cheapest first."""
-    order = sorted(points, key=lambda point: (_cost(point.skip, cost), -point.confirm.value))
+    order = sorted(points, key=lambda point: (cost_of(point.skip, cost), -point.confirm.value))
     best: list[FrontierPoint] = []
     for point in order:
         if not best or point.confirm.value > best[-1].confirm.value:
@@ -113,7 +124,7 @@ def correction(
     chosen. values: of `confirm_values`."""
     if len(points) < 2:
         return None
-    costs = [_cost(point.skip, cost) for point in points]
+    costs = [cost_of(point.skip, cost) for point in points]
     return corrected_drop(values[0], values[1:], costs, float(values[0].mean()) - floor)
 
 
@@ -130,7 +141,7 @@ def replanned(
     earlier: the plan of the same search, whose baselines and recalibrated units it keeps.
     """
     floor = target.floor(earlier.metric.float.value)
-    order = sorted(frontier.points, key=lambda point: _cost(point.skip, frontier.cost))
+    order = sorted(frontier.points, key=lambda point: cost_of(point.skip, frontier.cost))
     found = next((point for point in order if point.confirm.value >= floor), None)
     if found is None or found.holdout is None or found.holdout_drop is None:
         return None
@@ -164,7 +175,3 @@ def replanned(
 
 
 FROM_MEASURED = "Taken from {} skip-sets that were measured before, without a new one; --search looks for a cheaper one between them."
-
-
-def _cost(skip: tuple[str, ...], cost: CostModel | None) -> float:
-    return float(len(skip)) if cost is None else cost.of(skip)
