@@ -13,19 +13,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from planners_peers import NncfPlanner, PrefixPlanner
-from planners_table import markdown
+from planners_table import RECALIBRATED, markdown
 
 from sensitivity.bench.environment import environment, usable_cores
 from sensitivity.config import UnitChoices
 from sensitivity.planners.base import Goal, Planner, Probe
 from sensitivity.planners.exhaustive import LARGEST
 from sensitivity.pricing import priced
+from sensitivity.recalibration import recalibration
 from sensitivity.records import CostModel, Plan, Target
 from sensitivity.registry import load
 from sensitivity.scan.choose import Means, choose_plan
@@ -122,6 +123,10 @@ def plans(session: Session, scans: Mapping[str, Scan], points: float, cost: Cost
     signal = load("signals", "sqnr")
     yield ours(session, scans["disable"], target, Means("greedy", cost, None, signal), cost)
     yield ours(session, scans["disable"], target, Means("cost", cost, probe, signal), cost)
+    new = recalibration(session, scans["disable"], target, ())
+    with session.measurer.with_ranges(new.ranges):
+        row = ours(session, new.scan, target, Means("cost", cost, probe, signal), cost)
+    yield replace(row, planner=RECALIBRATED)
     if len(session.units) <= LARGEST:
         yield ours(session, scans["disable"], target, Means("exhaustive", cost, None, None), cost)
 
