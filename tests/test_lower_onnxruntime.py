@@ -45,7 +45,8 @@ def test_sizes_that_are_known_are_no_longer_computed_in_the_file(files: dict[str
 def test_everything_between_the_input_and_the_heads_runs_in_integers(files: dict[str, Path], tmp_path: Path) -> None:
     kinds = kinds_in(optimized(files["lowered"], tmp_path / "optimized.onnx"))
     assert kinds["QuantizeLinear"] == 1  # the input
-    assert kinds["DequantizeLinear"] == kinds["Conv"] == 2  # box and classes
+    assert kinds["MatMulIntegerToFloat"] == 2  # box and classes, from integers to float
+    assert kinds["DequantizeLinear"] == kinds["Conv"] == kinds["Resize"] == 0
     assert kinds["QLinearSigmoid"] == kinds["QLinearMul"] == kinds["QLinearConv"] == 12
     assert kinds["QLinearAdd"] == 2
 

@@ -101,10 +101,10 @@ def moved_values(node: ir.Node) -> list[ir.Value]:
 
 
 def quantized(value: ir.Value | None) -> bool:
-    """Whether the value is the output of pairs, perhaps moved since."""
-    if pair_of(value) is not None:
-        return True
+    """Whether the value comes from integers, perhaps moved since: what is moved may be integers as well."""
     node = value.producer() if value is not None else None
+    if node is not None and node.op_type == "DequantizeLinear":
+        return True
     moved = moved_values(node) if node is not None else []
     return bool(moved) and all(quantized(one) for one in moved)
 

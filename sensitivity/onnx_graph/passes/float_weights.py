@@ -21,7 +21,7 @@ class FloatWeights(ir.passes.InPlacePass):
         for node in list(qdq.weighted_nodes(model.graph)):
             value = qdq.weight(node)
             pair = qdq.pair_of(value)
-            if pair is None or node.op_type in ANY_OUTPUT or _output_is_quantized(node):
+            if pair is None or node.op_type in ANY_OUTPUT or output_is_quantized(node):
                 continue
             weight = dequantized(pair)
             if weight is not None:
@@ -43,7 +43,8 @@ def dequantized(pair: qdq.Pair) -> np.ndarray | None:
     return result
 
 
-def _output_is_quantized(node: ir.Node) -> bool:
+def output_is_quantized(node: ir.Node) -> bool:
+    """Whether the output, or that of a Relu behind it, goes to quantizers only."""
     users = node.outputs[0].consumers()
     if len(users) == 1 and users[0].op_type == "Relu":
         users = users[0].outputs[0].consumers()

@@ -1,0 +1,170 @@
+"""What the lowering for ONNX Runtime spells in another way, against the same graph before: equal values."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sensitivity.onnx_graph.passes.enlarge_by_copies import EnlargeByCopies
+from sensitivity.onnx_graph.passes.pad_channels import PadChannels
+from sensitivity.onnx_graph.passes.pointwise_as_matmul import PointwiseAsMatMul
+
+HEAD = (
+    '<ir_version: 8, opset_import: ["" : 17]> example (float[n,{channels},{height},{width}] x) => (float[n,a,b,c] y) {{'
+)
+QUANTIZED = """
+    q = QuantizeLinear (x, s, z)
+    d = DequantizeLinear (q, s, z)"""
+CONV = (
+    HEAD
+    + QUANTIZED
+    + """
+    wq = QuantizeLinear <axis = 0> (w, ws, wz)
+    wd = DequantizeLinear <axis = 0> (wq, ws, wz)
+    c = Conv <{attributes}> (d, wd, bias)
+    {rest}
+}}"""
+)
+TO_GRID = """cq = QuantizeLinear (c, s, z)
+    y = DequantizeLinear (cq, s, z)"""
+RESIZE = (
+    HEAD
+    + QUANTIZED
+    + """
+    r = Resize <{attributes}> (d, , scales)
+    rq = QuantizeLinear (r, {grid}, z)
+    y = DequantizeLinear (rq, {grid}, z)
+}}"""
+)
+ENLARGED = 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"'
+
+
+def model(text: str, **arrays: np.ndarray) -> ir.Model:
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+
+
+def conv(
+    channels: int,
+    size: int,
+    *,
+    outputs: int = 5,
+    side: int = 3,
+    attributes: str = "dilations = [1, 1]",
+    rest: str = TO_GRID,
+):
+    draw = np.random.default_rng(channels * 31 + outputs)
+    groups = channels if "group" in attributes else 1
+    text = CONV.format(channels=channels, height=size, width=size + 1, attributes=attributes, rest=rest)
+    weight = draw.normal(size=(outputs, channels // groups, side, side)).astype(np.float32)
+    return model(
+        text,
+        **grid(),
+        w=weight,
+        ws=(np.abs(weight).max((1, 2, 3)) / 127).astype(np.float32),
+        wz=np.zeros(outputs, np.int8),
+        bias=draw.normal(size=outputs).astype(np.float32),
+    )
+
+
+def resize(size: tuple[int, int], scales: list[float], *, attributes: str = ENLARGED, coarse: str = "s") -> ir.Model:
+    text = RESIZE.format(channels=3, height=size[0], width=size[1], attributes=attributes, grid=coarse)
+    return model(text, **grid(), s2=np.array(0.1, np.float32), scales=np.array(scales, np.float32))
+
+
+def grid() -> dict[str, np.ndarray]:
+    return {"s": np.array(0.05, np.float32), "z": np.array(128, np.uint8)}
+
+
+def values(lowered: ir.Model, images: int = 2, *, optimize: bool = False) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(lowered).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    shape = [images, *session.get_inputs()[0].shape[1:]]
+    return session.run(None, {"x": np.random.default_rng(7).normal(0, 3, shape).astype(np.float32)})[0]
+
+
+def kinds(lowered: ir.Model) -> Counter[str]:
+    return Counter(node.op_type for node in lowered.graph)
+
+
+@settings(max_examples=15, deadline=None)
+@given(channels=st.integers(1, 9), outputs=st.integers(1, 6), side=st.sampled_from([1, 3]))
+def test_channels_of_zeros_change_no_value(channels: int, outputs: int, side: int) -> None:
+    before = values(conv(channels, 6, outputs=outputs, side=side))
+    lowered = PadChannels()(conv(channels, 6, outputs=outputs, side=side)).model
+    assert kinds(lowered)["Pad"] == bool(channels % 4)
+    np.testing.assert_array_equal(values(lowered), before)
+    np.testing.assert_allclose(values(lowered, optimize=True), before, atol=0.0501)  # a step of the grid
+
+
+def test_a_grouped_convolution_keeps_its_channels() -> None:
+    assert not PadChannels()(conv(3, 6, outputs=3, attributes="group = 3")).modified
+
+
+@settings(max_examples=15, deadline=None)
+@given(size=st.tuples(st.integers(1, 5), st.integers(1, 5)), factors=st.tuples(st.integers(1, 3), st.integers(1, 3)))
+def test_copies_are_what_resize_gives(size: tuple[int, int], factors: tuple[int, int]) -> None:
+    before = values(resize(size, [1, 1, *factors]), images=3)
+    lowered = EnlargeByCopies()(resize(size, [1, 1, *factors])).model
+    assert kinds(lowered)["Resize"] == 0
+    np.testing.assert_array_equal(values(lowered, images=3), before)
+    np.testing.assert_array_equal(values(lowered, images=3, optimize=True), before)
+
+
+@pytest.mark.parametrize(
+    ("scales", "given"),
+    [([1, 1, 1.5, 2], {}), ([1, 2, 2, 2], {}), ([1, 1, 2, 2], {"coarse": "s2"}),
+     ([1, 1, 2, 2], {"attributes": ENLARGED.replace("asymmetric", "align_corners")}),
+     ([1, 1, 2, 2], {"attributes": 'mode = "linear"'})],
+    ids=["not-whole", "channels-too", "another-grid", "other-pixels", "blended"],
+)  # fmt: skip
+def test_what_copies_cannot_give_stays_a_resize(scales: list[float], given: dict[str, str]) -> None:
+    assert not EnlargeByCopies()(resize((4, 4), scales, **given)).modified
+
+
+@settings(max_examples=15, deadline=None)
+@given(channels=st.integers(1, 70), outputs=st.integers(1, 9))
+def test_a_pointwise_convolution_is_a_product_of_matrices(channels: int, outputs: int) -> None:
+    given = {"outputs": outputs, "side": 1, "rest": "y = Sigmoid (c)"}
+    before = values(conv(channels, 4, **given))
+    lowered = PointwiseAsMatMul()(conv(channels, 4, **given)).model
+    assert (kinds(lowered)["Conv"], kinds(lowered)["MatMul"]) == (0, 1)
+    np.testing.assert_allclose(values(lowered), before, atol=1e-5)
+    np.testing.assert_allclose(values(lowered, optimize=True), before, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"side": 3}, {"attributes": "strides = [2, 2]"}, {"attributes": "pads = [1, 1, 1, 1]"},
+     {"attributes": "group = 5"}, {"rest": TO_GRID}],
+    ids=["wider", "strided", "padded", "grouped", "to-integers"],
+)  # fmt: skip
+def test_other_convolutions_stay_convolutions(given: dict[str, str]) -> None:
+    given = {"side": 1, "rest": "y = Sigmoid (c)"} | given
+    assert not PointwiseAsMatMul()(conv(5, 4, **given)).modified
+
+
+def test_the_product_of_matrices_runs_in_integers_and_keeps_the_layers_name(tmp_path) -> None:
+    lowered = conv(8, 4, side=1, rest="y = Sigmoid (c)")
+    next(node for node in lowered.graph if node.op_type == "Conv").name = "layer"
+    PointwiseAsMatMul()(lowered)
+    assert [node.name for node in lowered.graph if node.op_type == "MatMul"] == ["layer"]
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(ir.to_proto(lowered).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ran = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
+    assert "MatMulIntegerToFloat" in ran
+    assert "MatMul" not in ran
