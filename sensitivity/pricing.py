@@ -29,7 +29,12 @@ from sensitivity.session import Session
 if TYPE_CHECKING:
     from sensitivity.export.candidates import Candidates
 
-ROUNDS, WARMUP = 60, 10
+ROUNDS, MOST_ROUNDS, WARMUP, PER_TURN = 60, 600, 10, 5
+BUILDS = 3
+"""Engines of everything in INT8, whose median all others are compared with: two builds of one file differ by some percent."""
+
+TIMED_MS = 200.0
+"""Of each engine at least, within the rounds: medians of engines that take a tenth of a millisecond need many of them."""
 
 
 @contextmanager
@@ -67,9 +72,11 @@ def priced(
             int8_ms, float_ms = probe([(), names])
             yield table_cost(work, session.units, table, int8_ms, float_ms), None
             return
-        with session.measurer.progress(f"cost: {len(names) + 2} engines in {runtime.name}", 1) as advance:
-            int8_ms, float_ms, *alone = probe([(), names, *((name,) for name in names)])
+        sets = [*[()] * BUILDS, names, *((name,) for name in names)]
+        with session.measurer.progress(f"cost: {len(sets)} engines in {runtime.name}", 1) as advance:
+            ms = probe(sets)
             advance(1, 0)
+        int8_ms, float_ms, *alone = float(np.median(ms[:BUILDS])), *ms[BUILDS:]
         layers = table_cost(work, session.units, table)
         yield engine_cost(layers, int8_ms, float_ms, dict(zip(names, alone, strict=True))), probe
 
@@ -93,5 +100,7 @@ class _Prober:
                 inputs = inputs or random_inputs(file)
                 engines[number] = self._runtime.build(file, threads=self._threads)
                 stack.callback(engines[number].close)
-            times = interleaved(engines, inputs or {}, rounds=ROUNDS, warmup=WARMUP)  # type: ignore[arg-type]
+            once = float(np.median(engines[0].time_ms(inputs or {}, WARMUP)))
+            rounds = int(np.clip(TIMED_MS / once, ROUNDS, MOST_ROUNDS))
+            times = interleaved(engines, inputs or {}, rounds=rounds, warmup=WARMUP, per_turn=PER_TURN)  # type: ignore[arg-type]
         return [float(np.median(times[number])) for number in engines]  # type: ignore[index]

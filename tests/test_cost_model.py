@@ -161,6 +161,27 @@ def test_whole_engines_take_the_place_of_single_layers_and_neighbours_share_thei
     assert cost.of(["a", "b"]) == pytest.approx(5.0 + 0.4 + 0.6 - 2 * 0.15)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
+def test_borders_come_to_what_the_float_engine_says(file: Path, share: float) -> None:
+    layers = table_cost(work_of(file), UNITS, times_of(file))
+    alone = {"a": 5.4, "b": 5.6, "fc": 5.2}
+    cost = engine_cost(layers, 5.0, 5.0 + 1.2 - share * 4 * 0.15, alone)
+    assert cost.of(()) == pytest.approx(5.0)
+    assert [cost.of([name]) for name in alone] == pytest.approx(list(alone.values()))
+    assert cost.of(["a", "b"]) == pytest.approx(6.0 - share * 2 * 0.15)
+    assert not cost.note
+
+
+def test_engines_that_do_not_add_up_to_the_float_one_are_told(file: Path) -> None:
+    layers = table_cost(work_of(file), UNITS, times_of(file))
+    cost = engine_cost(layers, 5.0, 9.0, {"a": 5.4, "b": 5.6, "fc": 5.2})
+    assert cost.of(["a", "b", "fc"]) == pytest.approx(6.2)
+    assert cost.note == (
+        "Engines with one unit out of INT8 add up to 6.2 ms for all of them, the float engine takes 9 ms: do not trust the "
+        "predicted times of large skip-sets."
+    )
+
+
 def test_a_unit_without_quantized_layers_costs_nothing_to_leave_out(file: Path) -> None:
     cost = table_cost(work_of(file), (*UNITS, Unit("ghost", ("ghost.q",))), times_of(file))
     assert cost.of(["ghost"]) == cost.of(())

@@ -114,6 +114,19 @@ def test_of_the_plans_that_meet_the_target_the_one_with_the_fastest_engine_is_ta
     assert choice.ms[choice.skip] <= 3.0
 
 
+def test_the_smallest_set_is_measured_too_where_the_cost_model_calls_large_ones_cheaper() -> None:
+    units = tuple("abcdefgh")
+    cost = CostModel("engine", "ms", 1.0, dict.fromkeys(units, -0.1) | {"a": 0.1})
+
+    def probe(skips):
+        return [1.0 + 0.1 * len(skip) for skip in skips]
+
+    judge = judged_by(lambda skip: 0.0 if "a" in skip else 1.0, 0.1)
+    choice = CostPlanner().choose(units[::-1], judge, Goal(0.9, 1.0, cost, {"a": 1.0}, probe))
+    assert choice.skip == ("a",)
+    assert any(len(skip) > 4 for skip in choice.ms), "the cost model was believed as well"
+
+
 def test_the_loss_model_repeats_what_it_was_told_and_learns_a_pair() -> None:
     guess = first_guess([1.0, 1.0, 1.0], 0.6)
     quantized = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=bool)
