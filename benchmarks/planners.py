@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -69,8 +70,10 @@ def main() -> None:
     parser.add_argument("--points", type=float, nargs="+", default=[0.3, 1.0, 3.0])
     parser.add_argument("--runtime", default="openvino")
     parser.add_argument("--instances", type=int, default=200)
+    parser.add_argument("--size", type=int, default=640, help="Side of YOLOv8n's images in pixels.")
     parser.add_argument("--run", type=Path, help="A folder for the journal, to go on after a stop.")
     options = parser.parse_args()
+    os.environ["YOLOV8N_SIZE"] = str(options.size)
     head = {"command": "python " + " ".join(sys.argv), "machine": environment(), "model": options.model}
     if options.model == "instances":
         return write(options.json, head | {"instances": list(instances(options.instances))})

@@ -24,14 +24,16 @@ from sensitivity.planners.base import Probe
 from sensitivity.records import CostModel
 from sensitivity.run_dir import LOWERED
 from sensitivity.runtimes.base import Runtime
+from sensitivity.scan.progress import Advance
 from sensitivity.session import Session
 
 if TYPE_CHECKING:
     from sensitivity.export.candidates import Candidates
 
 ROUNDS, MOST_ROUNDS, WARMUP, PER_TURN = 60, 600, 10, 5
-BUILDS = 3
-"""Engines of everything in INT8, whose median all others are compared with: two builds of one file differ by some percent."""
+AT_ONCE = 6
+BUILDS = 2
+"""Of the engine that the others of a group are compared with: two builds of one file differ by some percent."""
 
 TIMED_MS = 200.0
 """Of each engine at least, within the rounds: medians of engines that take a tenth of a millisecond need many of them."""
@@ -63,7 +65,7 @@ def priced(
         if kind == "macs":
             yield work_cost(work, session.units), None
             return
-        probe = _Prober(made, runtime, threads)
+        probe = Prober(made, runtime, threads)
         with session.measurer.progress(f"cost: layers in {runtime.name}", to_measure(work)) as advance:
             file = session.run_dir.path / FILE
             table = measured_table(work, runtime, place(runtime, threads), file, threads=threads, advance=advance)
@@ -72,11 +74,9 @@ def priced(
             int8_ms, float_ms = probe([(), names])
             yield table_cost(work, session.units, table, int8_ms, float_ms), None
             return
-        sets = [*[()] * BUILDS, names, *((name,) for name in names)]
-        with session.measurer.progress(f"cost: {len(sets)} engines in {runtime.name}", 1) as advance:
-            ms = probe(sets)
-            advance(1, 0)
-        int8_ms, float_ms, *alone = float(np.median(ms[:BUILDS])), *ms[BUILDS:]
+        sets = [(), names, *((name,) for name in names)]
+        with session.measurer.progress(f"cost: engines in {runtime.name}", len(sets) - 1) as advance:
+            int8_ms, float_ms, *alone = probe(sets, advance)
         layers = table_cost(work, session.units, table)
         yield engine_cost(layers, int8_ms, float_ms, dict(zip(names, alone, strict=True))), probe
 
@@ -86,13 +86,30 @@ def place(runtime: Runtime, threads: int) -> str:
     return f"{runtime.name} {runtime.version()}, {threads} threads, {environment().get('cpu', '?')}"
 
 
-class _Prober:
-    """Milliseconds of the whole engine with each skip-set left out, medians of engines that take turns."""
+class Prober:
+    """Milliseconds of the whole engine with each skip-set left out.
+
+    A few engines at a time take turns, for many would drive each other out of the caches; the first set is in every such
+    group, in several builds, and what the others take more or less than it is what counts.
+    """
 
     def __init__(self, made: Candidates, runtime: Runtime, threads: int) -> None:
         self._made, self._runtime, self._threads = made, runtime, threads
 
-    def __call__(self, skips: Sequence[tuple[str, ...]]) -> list[float]:
+    def __call__(self, skips: Sequence[tuple[str, ...]], advance: Advance | None = None) -> list[float]:
+        first, rest = skips[0], skips[1:]
+        groups = [rest[at : at + AT_ONCE] for at in range(0, len(rest), AT_ONCE)] or [()]
+        references, ratios = [], []
+        for group in groups:
+            ms = self._medians([*[first] * BUILDS, *group])
+            references.append(float(np.mean(ms[:BUILDS])))
+            ratios += [one / references[-1] for one in ms[BUILDS:]]
+            if advance:
+                advance(len(group), 0)
+        reference = float(np.median(references))
+        return [reference, *(reference * ratio for ratio in ratios)]
+
+    def _medians(self, skips: Sequence[tuple[str, ...]]) -> list[float]:
         with contextlib.ExitStack() as stack:
             engines, inputs = {}, None
             for number, skip in enumerate(skips):

@@ -1,0 +1,73 @@
+"""What whole engines cost: groups that take turns, each beside the same first engine."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from sensitivity.pricing import AT_ONCE, Prober
+
+UNITS = tuple(f"unit{number}" for number in range(2 * AT_ONCE + 1))
+TRUTH = {(): 2.0, **{(unit,): 2.0 + 0.1 * number for number, unit in enumerate(UNITS)}}
+
+
+class Made:
+    """Every skip-set in a file of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.skip_of = folder, {}
+
+    def lowered(self, skip: tuple[str, ...], name: str) -> Path:
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
+        out = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [value], [out])
+        file = self.folder / f"{name}.onnx"
+        onnx.save(helper.make_model(graph), file)
+        self.skip_of[file] = skip
+        return file
+
+
+class SlowingRuntime:
+    """Each time all engines are closed the machine gets slower by half."""
+
+    name = "fake"
+
+    def __init__(self, made: Made) -> None:
+        self.made, self.loaded, self.most, self.slow = made, 0, 0, 1.0
+
+    def build(self, file: Path, *, threads: int) -> "SlowingEngine":
+        self.loaded += 1
+        self.most = max(self.most, self.loaded)
+        return SlowingEngine(self, TRUTH[self.made.skip_of[file]])
+
+
+class SlowingEngine:
+    def __init__(self, runtime: SlowingRuntime, ms: float) -> None:
+        self.runtime, self.ms = runtime, ms
+
+    def time_ms(self, inputs, repeats: int) -> np.ndarray:
+        return np.full(repeats, self.ms * self.runtime.slow)
+
+    def close(self) -> None:
+        self.runtime.loaded -= 1
+        if not self.runtime.loaded:
+            self.runtime.slow *= 1.5
+
+
+def test_engines_are_compared_within_their_group_so_that_a_slower_machine_changes_nothing(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    runtime = SlowingRuntime(made)
+    done = []
+    found = Prober(made, runtime, 1)(list(TRUTH), lambda steps, samples: done.append(steps))
+    assert np.array(found) / found[0] == pytest.approx(np.array(list(TRUTH.values())) / 2.0)
+    assert found[0] == pytest.approx(2.0 * 1.5), "the median of the three groups"
+    assert runtime.loaded == 0
+    assert runtime.most <= AT_ONCE + 2, "few engines are in memory at once"
+    assert sum(done) == len(UNITS)
+
+
+def test_one_set_alone_is_timed_as_it_is(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    assert Prober(made, SlowingRuntime(made), 1)([()]) == [2.0]
