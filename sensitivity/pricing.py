@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from sensitivity.export.candidates import Candidates
 
 ROUNDS, MOST_ROUNDS, WARMUP, PER_TURN = 60, 600, 10, 5
+PASSES, QUICK_MS = 3, 2.0
+"""Times that each set is built and timed, in other groups; once is enough for engines that take longer than this."""
+
 AT_ONCE = 6
 BUILDS = 2
 """Of the engine that the others of a group are compared with: two builds of one file differ by some percent."""
@@ -75,7 +79,7 @@ def priced(
             yield table_cost(work, session.units, table, int8_ms, float_ms), None
             return
         sets = [(), names, *((name,) for name in names)]
-        with session.measurer.progress(f"cost: engines in {runtime.name}", len(sets) - 1) as advance:
+        with session.measurer.progress(f"cost: engines in {runtime.name}", probe.passes * (len(sets) - 1)) as advance:
             int8_ms, float_ms, *alone = probe(sets, advance)
         layers = table_cost(work, session.units, table)
         yield engine_cost(layers, int8_ms, float_ms, dict(zip(names, alone, strict=True))), probe
@@ -96,18 +100,23 @@ class Prober:
     def __init__(self, made: Candidates, runtime: Runtime, threads: int) -> None:
         self._made, self._runtime, self._threads = made, runtime, threads
 
+    @cached_property
+    def passes(self) -> int:
+        """How often each set is built and timed."""
+        return PASSES if self._medians([()])[0] < QUICK_MS else 1
+
     def __call__(self, skips: Sequence[tuple[str, ...]], advance: Advance | None = None) -> list[float]:
-        first, rest = skips[0], skips[1:]
-        groups = [rest[at : at + AT_ONCE] for at in range(0, len(rest), AT_ONCE)] or [()]
-        references, ratios = [], []
-        for group in groups:
-            ms = self._medians([*[first] * BUILDS, *group])
-            references.append(float(np.mean(ms[:BUILDS])))
-            ratios += [one / references[-1] for one in ms[BUILDS:]]
-            if advance:
-                advance(len(group), 0)
-        reference = float(np.median(references))
-        return [reference, *(reference * ratio for ratio in ratios)]
+        rng, references, ratios = np.random.default_rng(0), [], np.ones((self.passes, len(skips)))
+        for ratio in ratios:
+            order = rng.permutation(np.arange(1, len(skips))).tolist()
+            for at in range(0, max(len(order), 1), AT_ONCE):
+                group = order[at : at + AT_ONCE]
+                ms = self._medians([*[skips[0]] * BUILDS, *(skips[one] for one in group)])
+                references.append(float(np.mean(ms[:BUILDS])))
+                ratio[group] = np.array(ms[BUILDS:]) / references[-1]
+                if advance:
+                    advance(len(group), 0)
+        return [float(np.median(references) * one) for one in np.median(ratios, axis=0)]
 
     def _medians(self, skips: Sequence[tuple[str, ...]]) -> list[float]:
         with contextlib.ExitStack() as stack:

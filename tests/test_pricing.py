@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sensitivity.pricing import AT_ONCE, Prober
+from sensitivity.pricing import AT_ONCE, PASSES, Prober
 
 UNITS = tuple(f"unit{number}" for number in range(2 * AT_ONCE + 1))
 TRUTH = {(): 2.0, **{(unit,): 2.0 + 0.1 * number for number, unit in enumerate(UNITS)}}
@@ -34,13 +34,13 @@ class SlowingRuntime:
 
     name = "fake"
 
-    def __init__(self, made: Made) -> None:
-        self.made, self.loaded, self.most, self.slow = made, 0, 0, 1.0
+    def __init__(self, made: Made, scale: float = 1.0) -> None:
+        self.made, self.scale, self.loaded, self.most, self.slow = made, scale, 0, 0, 1.0
 
     def build(self, file: Path, *, threads: int) -> "SlowingEngine":
         self.loaded += 1
         self.most = max(self.most, self.loaded)
-        return SlowingEngine(self, TRUTH[self.made.skip_of[file]])
+        return SlowingEngine(self, self.scale * TRUTH[self.made.skip_of[file]])
 
 
 class SlowingEngine:
@@ -62,7 +62,7 @@ def test_engines_are_compared_within_their_group_so_that_a_slower_machine_change
     done = []
     found = Prober(made, runtime, 1)(list(TRUTH), lambda steps, samples: done.append(steps))
     assert np.array(found) / found[0] == pytest.approx(np.array(list(TRUTH.values())) / 2.0)
-    assert found[0] == pytest.approx(2.0 * 1.5), "the median of the three groups"
+    assert found[0] == pytest.approx(2.0 * 1.5**2), "the median of the three groups, slower than a first engine alone"
     assert runtime.loaded == 0
     assert runtime.most <= AT_ONCE + 2, "few engines are in memory at once"
     assert sum(done) == len(UNITS)
@@ -70,4 +70,12 @@ def test_engines_are_compared_within_their_group_so_that_a_slower_machine_change
 
 def test_one_set_alone_is_timed_as_it_is(tmp_path: Path) -> None:
     made = Made(tmp_path)
-    assert Prober(made, SlowingRuntime(made), 1)([()]) == [2.0]
+    assert Prober(made, SlowingRuntime(made), 1)([()]) == [2.0 * 1.5]
+
+
+def test_quick_engines_are_built_and_timed_several_times(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    done = []
+    found = Prober(made, SlowingRuntime(made, 0.1), 1)(list(TRUTH), lambda steps, samples: done.append(steps))
+    assert np.array(found) / found[0] == pytest.approx(np.array(list(TRUTH.values())) / 2.0)
+    assert sum(done) == PASSES * len(UNITS)
