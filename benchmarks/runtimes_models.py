@@ -16,6 +16,7 @@ from sensitivity.export.placement import add_residual_quantizers
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Scores
 from sensitivity.session import quantized_model
+from sensitivity.workflows.yolo_quantize import share_residual_quantizers
 
 YOLO = Path(__file__).parents[1] / "examples" / "03_yolov8n" / "task.py"
 YOLO_SIZE = 640
@@ -121,7 +122,8 @@ def yolov8n(images: int) -> Subject:
     if images:
         chosen = replace(task.data["rank"], images=example.coco("val").images[:images], batch=1, _kept={})
         judge = Judge(task.metric, chosen, task.score, task.aggregate)
-    return with_residuals(Subject("yolov8n", quantized_model(task.model), calibration, judge))
+    share_residual_quantizers(task.model)  # as `sensitivity yolo` does: its skip connections carry no module's output
+    return Subject("yolov8n", quantized_model(task.model), calibration, judge)
 
 
 def with_residuals(subject: Subject) -> Subject:
