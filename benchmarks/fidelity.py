@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from fidelity_forced import forced_shares
 
 from sensitivity.bench.environment import environment
 from sensitivity.export.evaluate import evaluate_file, run
 from sensitivity.export.lower import lower_file
 from sensitivity.export.placement import scale_groups, unified_scales
-from sensitivity.export.simulate import outputs_of
+from sensitivity.export.simulate import first_samples, outputs_of
 from sensitivity.export.torch_model import export_files
 from sensitivity.export.verify import flat, relative_rms
 from sensitivity.quantizers.base import QuantizedModel, layers
@@ -52,7 +53,11 @@ RUNTIMES: dict[str, tuple[str, Callable[[], Runtime]]] = {
     "openvino": ("int8.openvino", OpenVino),
     "onnxruntime": ("int8.onnxruntime", OnnxRuntime),
 }
-COLUMNS = ("model", "file", "runtime", "images", "metric", "difference, points", "interval", "of INT8's own error")
+PIECES_ON = 4
+"""Samples that the pieces of the canonical file are compared on: all values of each count."""
+
+COLUMNS = ("model", "file", "runtime", "images", "metric", "difference, points", "interval", "of INT8's own error",
+           "worst piece alone")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ def benchmark(name: str, most: int | None, folder: Path) -> list[dict[str, Any]]
         files = export_files(source, example, layers(source.quantizers), [], folder, fingerprint="", calibration=images)
         simulated = scores_of(source, task, part)
         expected = flat(outputs_of(source, example, ()))
+        pieces = forced_shares(source, files["int8"], first_samples(example, PIECES_ON))
     lower_file(files["int8"], "openvino", folder / "model.int8.openvino.onnx")
     lower_file(files["int8"], "onnxruntime", folder / "model.int8.onnxruntime.onnx")
     plain = outputs_in(OnnxRuntime(optimize=False), files["float"], example)
@@ -86,6 +92,7 @@ def benchmark(name: str, most: int | None, folder: Path) -> list[dict[str, Any]]
         _, scores = evaluate_file(path, part, task.score, task.aggregate, runtime=runtime)
         rms = relative_rms(outputs_in(runtime, path, example), expected, plain)
         rows.append(row(name, file, runtime.name, task, simulated, scores, rms / own))
+    rows[1] |= {"pieces": len(pieces), "worst_piece": max(pieces.values())}
     return rows
 
 
@@ -133,6 +140,7 @@ def markdown(result: dict[str, Any]) -> str:
             f"{row['difference_points']:+.2f}",
             "" if row["low"] is None else f"{row['low']:+.2f} to {row['high']:+.2f}",
             f"{row['share_of_quantization']:.1%}",
+            f"{row['worst_piece']:.4%}" if "worst_piece" in row else "",
         )
         for row in result["rows"]
     ]

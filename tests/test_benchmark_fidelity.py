@@ -27,5 +27,7 @@ def test_files_of_resnet20_have_the_accuracy_of_the_simulated_model(
     assert {row["images"] for row in rows} == {200}
     assert rows[0]["share_of_quantization"] == rows[0]["difference_points"] == 0
     assert 0 < rows[1]["share_of_quantization"] < 0.5
+    assert rows[1]["pieces"] == 20
+    assert rows[1]["worst_piece"] < 1e-3
     assert all(abs(row["difference_points"]) <= 2 for row in rows)
     assert "| resnet20 | canonical | onnxruntime | 200 |" in file.with_suffix(".md").read_text()

@@ -16,7 +16,7 @@ from sensitivity.export.evaluate import evaluate_file
 from sensitivity.export.facts import facts
 from sensitivity.export.simulate import outputs_of
 from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import verify
+from sensitivity.export.verify import rounding_floor, verify
 from sensitivity.export.writing import save
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
@@ -242,6 +242,21 @@ def test_outputs_that_differ_more_than_rounding_are_refused(branches):
     message = r"outputs of changed.float.onnx to differ from the simulated model's by at most 0.0001.*got 0\."
     with pytest.raises(ExportError, match=message):
         changed(branches, shift, "float").verify()
+
+
+@pytest.mark.parametrize(("lucky", "ran"), [(0, 1), (3, 4), (5, 6)], ids=["first", "fourth", "last"])
+def test_the_models_own_rounding_is_drawn_until_it_explains_the_difference(branches, monkeypatch, lucky, ran):
+    reference = [np.ones((4, 3), np.float32)]
+    seeds = []
+
+    def jittered(source, inputs, disabled, seed):
+        seeds.append(seed)
+        return torch.from_numpy(reference[0] + (0.01 if seed == lucky else 0.001 * seed))
+
+    monkeypatch.setattr("sensitivity.export.simulate.jittered_outputs", jittered)
+    floor = rounding_floor(branches.source, None, (), reference, reference, enough=0.009)
+    assert floor == pytest.approx(0.01, rel=1e-4)
+    assert seeds == list(range(ran))
 
 
 def test_a_metric_that_differs_by_more_than_chance_is_refused(branches):

@@ -46,7 +46,7 @@ def _quantized_weight(source: QuantizedModel, name: str, given: Any, output: Any
     return QuantizedWeight(values, np.clip(levels, -128, 127).astype(np.int8))
 
 
-def jittered_outputs(source: QuantizedModel, inputs: Any, disabled: Collection[str]) -> Any:
+def jittered_outputs(source: QuantizedModel, inputs: Any, disabled: Collection[str], seed: int) -> Any:
     """As `outputs_of`, with every activation moved by float32's own rounding error before it is quantized.
 
     What the model gives when the same sums are taken in another order: a few values near a rounding boundary change
@@ -54,7 +54,7 @@ def jittered_outputs(source: QuantizedModel, inputs: Any, disabled: Collection[s
     quantization changes), so no exact export can agree better than this.
     """
     modules = dict(source.model.named_modules())
-    draw = np.random.default_rng(0)
+    draw = np.random.default_rng(seed)
 
     def jitter(module: Any, args: Any) -> Any:
         array = numpy(args[0])
