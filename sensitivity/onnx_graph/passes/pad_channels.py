@@ -15,7 +15,7 @@ MULTIPLE = 4
 class PadChannels(ir.passes.InPlacePass):
     """Append channels of zeros to the integers that a convolution reads, and to its weights. No value changes.
 
-    The first layer of YOLOv8n at 640 pixels, of three channels, takes half the time.
+    The first layer of YOLOv8n at 640 pixels, of three channels: 1.0 of 13.4 ms are saved.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
