@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from scan_loops import Clock, evaluated, exact_steps, floor_steps, interleaved, naive_steps
-from scan_memory import memory_of
+from scan_memory import SHARES, memory_of, unlimited_mib
 from scan_models import SUBJECTS, Subject, count, loaded, read_anew, reordered
 from scan_plans import Metric, Raced, cost_model, naive_plan, raced
 from scan_table import markdown, show
@@ -40,12 +40,12 @@ MODEL_LAYERS, MODEL_SAMPLES = 70, 5000
 @dataclass(frozen=True)
 class Settings:
     """samples: of `rank` to use, None for all. seeds, large: orders of the data for the race, on these samples and on
-    MODEL_SAMPLES. memory: budgets in MiB. signal: as in `sensitivity scan --signal`."""
+    MODEL_SAMPLES. memory: budgets in MiB; none for SHARES of what is held without one. signal: as in `sensitivity scan --signal`."""
 
     samples: int | None = None
     seeds: int = 10
     large: int = 3
-    memory: tuple[int, ...] = (16, 64, 256)
+    memory: tuple[float, ...] = ()
     signal: str = "sqnr"
     device: str = "cpu"
 
@@ -88,7 +88,7 @@ def benchmark(
     result |= _naive_plan(found)
     result |= _races(found, runs)
     keep(result)
-    result |= _memory(subject, settings)
+    result |= _memory(subject, settings, found)
     keep(result)
     large = [race(seed, MODEL_SAMPLES) for seed in range(settings.large)]
     result["raced_large"] = [
@@ -239,8 +239,10 @@ def _tau(found: Subjected, ranking: Sequence[str]) -> float:
     return 0.0 if np.isnan(tau) else tau
 
 
-def _memory(subject: Subject, settings: Settings) -> dict[str, Any]:
-    rows = [memory_of(subject.reference, settings.samples, budget, settings.device) for budget in settings.memory]
+def _memory(subject: Subject, settings: Settings, found: Subjected) -> dict[str, Any]:
+    unlimited = unlimited_mib(found.task, found.source)
+    budgets = settings.memory or tuple(share * unlimited for share in SHARES)
+    rows = [memory_of(subject.reference, settings.samples, each, unlimited, settings.device) for each in budgets]
     return {
         "peak_mib": max((row["peak_mib"] for row in rows), default=None),
         "memory": rows,
@@ -256,7 +258,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--samples", type=int, help="of the images; all by default")
     parser.add_argument("--seeds", type=int, default=Settings.seeds, help="orders of the data for the raced scan")
     parser.add_argument("--large", type=int, default=Settings.large, help=f"the same on {MODEL_SAMPLES} samples")
-    parser.add_argument("--memory", type=int, nargs="*", default=Settings.memory, help="budgets in MiB")
+    parser.add_argument("--memory", type=float, nargs="*", default=(), help="budgets in MiB")
     parser.add_argument("--signal", default=Settings.signal, choices=("sqnr", "kl", "fisher"))
     parser.add_argument("--device", default=Settings.device, choices=("cpu", "cuda"))
     given = parser.parse_args(arguments)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import itertools
+import weakref
+from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -12,50 +14,110 @@ from typing import Any
 
 from scan_models import loaded, read_anew
 
-MIB = 2**20
-OVERHEAD_MIB = 4
-"""Whatever the model: the schedules, and gaps that the allocator leaves."""
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.tasks.base import Task
 
+MIB = 2**20
 BATCHES = 2
 """Memory is that of one batch; the second shows that none is left over from the first."""
 
+SHARES = (0.5, 0.75, 1.0)
+"""Budgets as parts of what would be held without one."""
 
-def memory_of(reference: str, samples: int | None, budget_mib: int, device: str = "cpu") -> dict[str, Any]:
-    """Peak of replaying all layers on the first batches, in a new process.
 
-    peak_mib: most memory over that before the first batch, resident or, on a GPU, allocated. forward_mib: the same for
-    one variant, for which nothing is kept; no budget can be lower. planned_mib: what the schedule counts, values only;
-    unlimited_mib: what that would be without a budget. over_mib: peak less budget and one forward. within: that is at
-    most OVERHEAD_MIB. digest: of all outputs.
+def unlimited_mib(task: Task, source: QuantizedModel) -> float:
+    """What replaying all layers on the first batch would hold without a budget; 0 where the model is not replayed."""
+    from sensitivity.simulators.replay import ReplaySimulator
+    from sensitivity.simulators.tracing import Untraceable
+
+    inputs, _ = next(iter(task.data["rank"]))
+    try:
+        return ReplaySimulator(source).peak(inputs, _variants(source)) / MIB
+    except Untraceable:
+        return 0.0
+
+
+def memory_of(
+    reference: str, samples: int | None, budget_mib: float, unlimited: float, device: str = "cpu"
+) -> dict[str, Any]:
+    """What replaying all layers on the first batches holds, in a new process.
+
+    planned_mib: what the schedule counts. held_mib: the most bytes that tensors made meanwhile had at once, counted after
+    every op. within: that is at most the budget. binds: the budget is under `unlimited`. warned: the run says that the
+    budget is not held. peak_mib: most memory over that before the first batch,
+    resident or, on a GPU, allocated; forward_mib: the same for one variant, for which nothing is kept. digest: of all
+    outputs.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measured, reference, samples, budget_mib, device).result()
+        found = pool.submit(_measured, reference, samples, budget_mib, device).result()
+    return {"budget_mib": budget_mib, "unlimited_mib": unlimited, "binds": budget_mib < unlimited, **found}
 
 
-def _measured(reference: str, samples: int | None, budget_mib: int, device: str) -> dict[str, Any]:
+def _variants(source: QuantizedModel) -> list[frozenset[str]]:
     from sensitivity.quantizers.base import layers
+
+    return [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
+
+
+def _measured(reference: str, samples: int | None, budget_mib: float, device: str) -> dict[str, Any]:
     from sensitivity.session import quantized_model
     from sensitivity.simulators.choose import simulator_for
     from sensitivity.simulators.replay import ReplaySimulator
 
     task = read_anew(loaded(reference, device), samples)
     source = quantized_model(task.model)
-    variants = [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
+    variants = _variants(source)
     batches = [inputs for inputs, _ in itertools.islice(task.data["rank"], BATCHES)]
-    simulator = simulator_for(source, batches[0], memory=budget_mib * MIB)
+    simulator = simulator_for(source, batches[0], memory=int(budget_mib * MIB))
     forward, _ = _peak(simulator, batches[:1], variants[:1], device)
     peak, digest = _peak(simulator, batches, variants, device)
+    held = most_held(simulator, batches[0], variants)
     replays = isinstance(simulator, ReplaySimulator)
     return {
-        "budget_mib": budget_mib,
+        "planned_mib": simulator.peak(batches[0], variants) / MIB if replays else None,
+        "held_mib": held / MIB,
+        "within": held <= budget_mib * MIB,
+        "warned": bool(simulator.warnings),
         "peak_mib": peak,
         "forward_mib": forward,
-        "planned_mib": simulator.peak(batches[0], variants) / MIB if replays else None,
-        "unlimited_mib": ReplaySimulator(source).peak(batches[0], variants) / MIB if replays else None,
-        "over_mib": peak - budget_mib - forward,
-        "within": peak - budget_mib - forward <= OVERHEAD_MIB,
         "digest": digest,
     }
+
+
+def most_held(simulator: Any, inputs: Any, variants: list[frozenset[str]]) -> int:
+    """The most bytes held at once by tensors that are made while these variants run, what ops need inside left out."""
+    import torch
+    from torch.utils import _pytree as pytree
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Held(TorchDispatchMode):
+        now = most = 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._known: set[int] = set()
+
+        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = op(*args, **(kwargs or {}))
+            read = {storage._cdata for storage in _storages((args, kwargs))}
+            for storage in _storages(result):
+                if storage._cdata not in self._known | read:
+                    self._known.add(storage._cdata)
+                    self.now += storage.nbytes()
+                    weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+            self.most = max(self.most, self.now)
+            return result
+
+        def _gone(self, name: int, size: int) -> None:
+            self._known.discard(name)
+            self.now -= size
+
+    def _storages(nest: Any) -> list[Any]:
+        return [leaf.untyped_storage() for leaf in pytree.tree_leaves(nest) if isinstance(leaf, torch.Tensor)]
+
+    with Held() as held:
+        deque(simulator.outputs(inputs, variants), maxlen=0)
+    return held.most
 
 
 def _peak(simulator: Any, batches: list[Any], variants: list[frozenset[str]], device: str) -> tuple[float, str]:
@@ -65,6 +127,7 @@ def _peak(simulator: Any, batches: list[Any], variants: list[frozenset[str]], de
     for number, inputs in enumerate(batches):
         for index, outputs in simulator.outputs(inputs, variants):
             found[number, index] = _digest(outputs)
+            del outputs  # as the scan does
     return _peak_mib(device) - before, hashlib.sha256(b"".join(found[key] for key in sorted(found))).hexdigest()[:16]
 
 

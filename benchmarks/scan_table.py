@@ -37,12 +37,9 @@ def rows(result: dict[str, Any]) -> Iterator[Row]:
     yield "plans that meet the target on all images", "", "", f"{r['plans_met']} of {len(r['raced_runs'])}"
     yield "making the plan, s", f"{_s(r['naive_plan_s'])}, not in wall", "", "in wall"
     for row in r["memory"]:
-        within = "within" if row["within"] else "OVER"
-        planned = (
-            "" if row["planned_mib"] is None else f", planned {row['planned_mib']:.0f} of {row['unlimited_mib']:.0f}"
-        )
-        peak = f"{row['peak_mib']:.0f}{planned}, one forward {row['forward_mib']:.0f}: {within}"
-        yield f"peak at a budget of {row['budget_mib']} MiB, MiB", "", peak, ""
+        within = "within" if row["within"] else "over, and the run says so" if row["warned"] else "OVER"
+        held = f"{row['held_mib']:.1f} of {row['unlimited_mib']:.1f} without a budget: {within}"
+        yield f"values held at a budget of {row['budget_mib']:.1f} MiB, MiB", "", held, ""
     model = r["cost_model"]
     at = f"computed for {model['layers']} layers, {model['samples']:,} samples"
     loops = [model[name] for name in ("naive", "exact", "raced")]

@@ -389,6 +389,7 @@ def _noted(run_dir: RunDir, verb: str, command: str, session: Session | None = N
             info,
             samples=info.samples + spent,
             simulator={"name": simulator.name, "reason": simulator.reason},
+            warnings=tuple(dict.fromkeys((*info.warnings, *simulator.warnings))),
         )
     run_dir.write("run.json", info)
 

@@ -58,7 +58,10 @@ def test_a_plan_that_is_said_to_meet_the_target_reaches_it_on_all_images(result)
 def test_results_are_the_same_at_each_memory_budget(result):
     assert result["memory_results_equal"]
     assert [row["budget_mib"] for row in result["memory"]] == [1, 64]
-    assert all(row["planned_mib"] <= row["unlimited_mib"] for row in result["memory"])
+    for row in result["memory"]:
+        assert row["planned_mib"] <= row["unlimited_mib"]
+        assert 0 < row["held_mib"] <= row["planned_mib"]
+        assert row["within"] or row["warned"]
 
 
 def test_the_table_shows_the_command_and_both_loops(bench, result):

@@ -161,8 +161,10 @@ def test_replay_is_the_same_within_any_memory(tmp_path: Path, memory: int | None
     source = quantized_model(OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx")))
     variants = [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
     unlimited = dict(OnnxReplay(source).outputs(images(6, 2), variants))
-    limited = dict(OnnxReplay(source, memory).outputs(images(6, 2), variants))
+    replay = OnnxReplay(source, memory)
+    limited = dict(replay.outputs(images(6, 2), variants))
     assert all(np.array_equal(unlimited[index], limited[index]) for index in range(len(variants)))
+    assert bool(replay.warnings) == (memory is not None)  # neither holds the values of one piece
 
 
 def test_outputs_are_the_callers_to_change(tmp_path: Path) -> None:

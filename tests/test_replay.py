@@ -226,6 +226,26 @@ def test_an_unknown_name_is_refused(branches: ModelOptModel) -> None:
         list(ReplaySimulator(branches).outputs(batch(), [frozenset(["lefd.input_quantizer"])]))
 
 
+def test_a_batch_is_cut_until_the_values_of_one_part_fit_the_budget(chain: ModelOptModel) -> None:
+    inputs, variants = batch(16, 32), scan(chain)
+    value = 4 * 4 * 16 * 32 * 32  # bytes of four float channels of the whole batch
+    simulator = ReplaySimulator(chain, memory=value)
+    check(chain, simulator, inputs, variants)
+    assert simulator.peak(inputs, variants) <= value
+    assert simulator.warnings == ()
+
+
+def test_a_budget_that_cannot_be_held_is_told_with_what_is_needed(branches: ModelOptModel) -> None:
+    simulator = ReplaySimulator(branches, memory=1)
+    assert simulator.warnings == ()
+    deque(simulator.outputs(batch(2, 256), scan(branches)), maxlen=0)
+    needed = simulator.peak(batch(2, 256), scan(branches)) / 2**20
+    assert simulator.warnings == (
+        f"Replay holds up to {needed:.1f} MiB of values at once, more than its budget of 0.0 MiB (--memory): one batch "
+        "takes that much where cutting it further would change the numbers; use smaller batches or a larger budget.",
+    )
+
+
 def test_the_announced_peak_shrinks_with_the_budget_and_is_what_is_held(branches: ModelOptModel) -> None:
     inputs, variants = batch(16, 32), scan(branches)
     peaks = []
@@ -239,7 +259,8 @@ def test_the_announced_peak_shrinks_with_the_budget_and_is_what_is_held(branches
 
 
 def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) -> int:
-    """The most bytes that new tensors hold at once, counted after every op, the op's own scratch left out."""
+    """The most bytes that new tensors hold at once, counted after every op: the op's own scratch is left out, and the inputs,
+    of which each part of a batch is a view."""
     deque(simulator.outputs(inputs, variants), maxlen=0)  # weights are folded now, and not counted
     ((_, graph),) = simulator._graphs
     original, most = list(graph._run), 0
@@ -251,6 +272,7 @@ def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) ->
             held = {
                 tensor.untyped_storage().data_ptr(): tensor for tensor in gc.get_objects() if type(tensor) is Tensor
             }
+            held.pop(inputs.untyped_storage().data_ptr(), None)
             most = max(most, sum(tensor.untyped_storage().nbytes() for tensor in held.values()))
             return result
 
@@ -316,9 +338,13 @@ def test_replay_equals_full_recomputation_on_random_graphs_at_any_budget(plan, r
     variants = scan(source) + [frozenset(random.sample(names, random.randint(0, len(names)))) for _ in range(4)]
     random.shuffle(variants)
     expected = dict(ToggleSimulator(source).outputs(batch(3, 6, seed=9), variants))
-    for memory in (None, 3000, 0):
-        ours = copied(ReplaySimulator(source, memory).outputs(batch(3, 6, seed=9), variants))
+    unlimited = ReplaySimulator(source).peak(batch(3, 6, seed=9), variants)
+    for memory in (None, unlimited, random.randint(1, unlimited), 3000, 0):
+        simulator = ReplaySimulator(source, memory)
+        ours = copied(simulator.outputs(batch(3, 6, seed=9), variants))
         assert all(same(ours[index], expected[index]) for index in expected)
+        held = memory is None or simulator.peak(batch(3, 6, seed=9), variants) <= memory
+        assert held == (simulator.warnings == ())
 
 
 def test_the_factory_replays_what_agrees_and_says_so(branches: ModelOptModel) -> None:

@@ -128,6 +128,54 @@ def test_a_limit_never_costs_more_memory_and_never_saves_steps(network: Network,
     assert sum(len(leg.steps) for leg in tight.legs) >= sum(len(leg.steps) for leg in free.legs)
 
 
+def held(network: Network, plan: Schedule, copies: int) -> int:
+    """The most bytes held when micro-batches take turns at each leg, counted cell by cell after each step."""
+    uncounted = {*plan.inputs.values(), *plan.fixed.values()}
+    states: list[dict[int, frozenset[int]]] = [dict.fromkeys(uncounted, frozenset()) for _ in range(copies)]
+    size: dict[int, int] = {}
+    most = 0
+    for leg in plan.legs:
+        results: list[frozenset[int]] = []
+        for cells in states:
+            for step in leg.steps:
+                read = [cells[slot] for slot in step.reads]
+                if step.overwrite:
+                    cells[step.out] = read[0]
+                elif network.fresh[step.node]:
+                    size[len(size)] = network.size[step.node]
+                    cells[step.out] = frozenset([len(size) - 1])
+                else:
+                    cells[step.out] = frozenset().union(*read)
+                most = max(
+                    most,
+                    sum(size[cell] for cell in frozenset().union(*results, *(c for s in states for c in s.values()))),
+                )
+                for slot in step.frees:
+                    del cells[slot]
+            results += [cells[slot] for slot in leg.outputs]
+            for slot in leg.frees:
+                del cells[slot]
+        waiting = frozenset().union(*results, *(c for s in states for c in s.values()))
+        most = max(most, sum(size[cell] for cell in waiting) + copies * network.handed)
+    return most
+
+
+@settings(max_examples=200, deadline=None)
+@given(networks(), masks, st.sampled_from([None, 0, 5, 20]), st.integers(1, 4), st.integers(0, 9))
+def test_the_announced_peak_is_what_micro_batches_in_turn_hold(
+    network: Network, masks: list[int], memory: int | None, copies: int, handed: int
+) -> None:
+    network = replace(network, handed=handed, overwrites=(False,) * len(network.deps))
+    plan = schedule(network, masks, memory, copies)
+    assert held(network, plan, copies) == plan.peak
+
+
+def test_with_no_memory_nothing_waits_from_one_variant_for_another() -> None:
+    network, masks = two_branches(), [0, *(1 << bit for bit in range(6))]
+    alone = max(schedule(network, [mask]).peak for mask in masks)
+    assert schedule(network, masks, memory=0).peak == alone
+
+
 def chain(length: int) -> Network:
     """input -> (quantizer -> layer) * length, each value of one byte."""
     deps: list[tuple[int, ...]] = [()]

@@ -185,6 +185,7 @@ class Measurer:
         for index, output in self.outputs(variants, inputs):
             measured.append((variants[index], checked_scores(self.task, output, targets, size, where)))
             self.samples += size
+            del output  # not kept while the next one is computed
         for variant, scores in measured:
             self.journal.add_scores(variant, split, batch, scores)
 
@@ -205,6 +206,7 @@ class Measurer:
         for index, output in self.outputs(variants, inputs):
             measured.append((variants[index], signal.of(float_outputs, flat_outputs(output))))
             self.samples += batch_size(inputs)
+            del output
         for variant, values in measured:
             self.journal.add_scores(variant, split, batch, values)
 

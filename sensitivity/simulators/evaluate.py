@@ -18,6 +18,7 @@ class EvaluateSimulator:
 
     name = "evaluate"
     smallest = None
+    warnings: tuple[str, ...] = ()
     reason = "the task has only evaluate(model), so each variant is a whole evaluation"
 
     def __init__(self, source: QuantizedModel) -> None:

@@ -34,15 +34,16 @@ class Graph:
                 self._run[place] = quantizers[node.index]
                 self._overwrite[place] = quantizers[node.index].overwrite
         self._fixed: dict[Value, Any] = {}
-        self._size: dict[Any, tuple[int, ...]] = {}
+        self._size: dict[Any, tuple[tuple[int, ...], int]] = {}
         self._schedules: dict[Any, Schedule] = {}
 
     def largest(self, leaves: Sequence[Any]) -> int:
         """Bytes of the largest value that one forward on these inputs makes."""
-        return max(self._sizes(leaves), default=0)
+        return max(self._sizes(leaves)[0], default=0)
 
     def peak(self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None) -> int:
-        """The most bytes that running these variants holds at once, weights and the ops' own scratch not counted."""
+        """The most bytes that running these variants holds at once: not counted are weights, inputs, the ops' own scratch,
+        and outputs that the caller keeps."""
         return self._schedule(pieces, masks, memory).peak
 
     def outputs(
@@ -55,16 +56,17 @@ class Graph:
             yield leg.variant, self._outputs(leg, states)
 
     def _schedule(self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None) -> Schedule:
-        size = self._sizes(pieces[0])
+        size, handed = self._sizes(pieces[0])
         key = (tuple(masks), memory, len(pieces), size)
         if key not in self._schedules:
             if len(self._schedules) >= SCHEDULES:
                 del self._schedules[next(iter(self._schedules))]
-            self._schedules[key] = schedule(replace(self._network, size=size), masks, memory, len(pieces))
+            network = replace(self._network, size=size, handed=handed)
+            self._schedules[key] = schedule(network, masks, memory, len(pieces))
         return self._schedules[key]
 
-    def _sizes(self, leaves: Sequence[Any]) -> tuple[int, ...]:
-        """Bytes of new memory that each node takes: measured in one forward with all quantizers on."""
+    def _sizes(self, leaves: Sequence[Any]) -> tuple[tuple[int, ...], int]:
+        """Bytes of new memory that each node takes, and of the outputs: measured in one forward, all quantizers on."""
         shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
         if shapes not in self._size:
             plan = schedule(self._network, [0])
@@ -76,7 +78,8 @@ class Graph:
                 size[step.node] = sum(_storages(slots[step.out], but=_storages(read)).values())
                 for slot in step.frees:
                     slots[slot] = None
-            self._size[shapes] = tuple(size)
+            outputs = [slots[slot] for slot in plan.legs[0].outputs]
+            self._size[shapes] = tuple(size), sum(leaf.nbytes for leaf in outputs if isinstance(leaf, Tensor))
         return self._size[shapes]
 
     def _start(self, plan: Schedule, leaves: Sequence[Any]) -> Slots:

@@ -1,4 +1,4 @@
-"""How much memory the machine has to spare."""
+"""How much memory the machine has to spare, and what to say where a budget cannot be held."""
 
 from __future__ import annotations
 
@@ -13,3 +13,12 @@ def host_memory() -> int:
         return 8 * 2**30
     available = next((line for line in lines if line.startswith("MemAvailable:")), None)
     return int(available.split()[1]) * 1024 if available else 8 * 2**30
+
+
+def over_budget(needed: int, memory: int) -> str:
+    """One sentence for values that take more bytes than the budget has. needed: the most that were planned."""
+    return (
+        f"Replay holds up to {needed / 2**20:.1f} MiB of values at once, more than its budget of {memory / 2**20:.1f} MiB "
+        "(--memory): one batch takes that much where cutting it further would change the numbers; use smaller batches or a "
+        "larger budget."
+    )

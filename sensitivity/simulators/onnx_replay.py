@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import SensitivityError, TaskError, unknown_name
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx_model import OnnxModel, feed
+from sensitivity.simulators.memory import over_budget
 from sensitivity.simulators.onnx_batches import Arrays, difference, fixed_batch, joined, length, pieces
 from sensitivity.simulators.onnx_network import Unsplittable, split
 from sensitivity.simulators.onnx_program import Action, Program, Values, share_memory
@@ -56,12 +57,20 @@ class OnnxReplay:
         self._sizes: dict[Any, tuple[int, ...]] = {}
         self._cuts: dict[Any, int | None] = {}
         self._plans: dict[Any, Plan] = {}
+        self._needed = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        held = self._memory is None or self._needed <= self._memory
+        return () if held else (over_budget(self._needed, self._memory or 0),)
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
         masks = [self._mask(variant) for variant in variants]
         arrays = feed(inputs, list(self._split.inputs))
         parts = pieces(arrays, self._size_of_pieces(arrays))
-        yield from self._run(self._plan(parts, masks), parts, length(arrays))
+        plan = self._plan(parts, masks)
+        self._needed = max(self._needed, plan.schedule.peak)
+        yield from self._run(plan, parts, length(arrays))
 
     def _mask(self, variant: frozenset[str]) -> int:
         mask = 0

@@ -20,6 +20,7 @@ class WholeFile:
 
     name = "sessions"
     smallest = None
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, source: QuantizedModel, reason: str = "it was asked for") -> None:
         self.reason = reason

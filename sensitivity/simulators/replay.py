@@ -17,6 +17,7 @@ from sensitivity.quantizers.native import OwnQuantizer, marked_copy, native_quan
 from sensitivity.simulators.calls import device_of, to_device
 from sensitivity.simulators.compare import TOLERANCE, difference, same
 from sensitivity.simulators.graph import Graph
+from sensitivity.simulators.memory import over_budget
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.tracing import Untraceable, arguments, trace
 
@@ -32,7 +33,8 @@ GRAPHS = 6
 class ReplaySimulator:
     """Recomputes, for each variant, only what differs from the variants before it.
 
-    memory: bytes for values that wait for a later variant, and for those of the variant at work; None: no limit.
+    memory: bytes for values that wait for a later variant, and for those of the variant at work; None: no limit. A batch
+    is cut for it as far as its numbers stay the same; `warnings` says where that is not far enough.
     own: run the user's own quantizer modules in the graph, where the arithmetic of `GridQuantizer` differs from theirs.
     True as long as the weights, buffers and quantizers of the model are not changed.
     Batches of a shape that cannot be traced run on the user's own modules.
@@ -55,6 +57,7 @@ class ReplaySimulator:
         self._parts: dict[Any, int] = {}
         self._refused: dict[Any, Untraceable] = {}
         self._checked: set[Any] = set()
+        self._needed = 0
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
         masks = [self._mask(variant) for variant in variants]
@@ -68,6 +71,7 @@ class ReplaySimulator:
                 self.reason += f"; batches of another shape run on the model's own modules, since {error}"
             yield from ToggleSimulator(self._source).outputs(inputs, variants)
             return
+        self._needed = max(self._needed, graph.peak(pieces, masks, self._memory))
         results = graph.outputs(pieces, masks, self._memory)
         while True:
             with self._ready():
@@ -84,6 +88,11 @@ class ReplaySimulator:
             return None
         low, high = self._graphs[0][1].batches
         return low if low < high else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        held = self._memory is None or self._needed <= self._memory
+        return () if held else (over_budget(self._needed, self._memory or 0),)
 
     def prepare(self, inputs: Any) -> None:
         """Trace the model for batches like this one, and leave it to the caller to check the outputs.
@@ -154,22 +163,31 @@ class ReplaySimulator:
         return min(longer[0], length) if longer else None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
-        whole = self._graph(leaves, spec)
-        length = _length(leaves)
-        largest = whole.largest(leaves)
-        on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
-        if length is None or not on_cpu:
+        """Few enough samples in each part for the caches, and for one forward in half of the memory; as far as no bit of the
+        outputs changes. That depends on the kernels, which are chosen by the shape and the number of threads: tried here."""
+        whole, length = self._graph(leaves, spec), _length(leaves)
+        if length is None:
             return 1
-        masks = [0, sum(self._bits.values())]
-        theirs = dict(whole.outputs([leaves], masks, None))
-        for parts in dict.fromkeys(_parts(length, largest, limit) for limit in LARGEST_VALUES):
-            graph = self._common_graph(_split(leaves, parts), spec) if parts > 1 else None
+        masks, theirs = [0, sum(self._bits.values())], dict[int, Any]()
+
+        def changes_nothing(parts: int) -> bool:
+            pieces = _split(leaves, parts)
+            graph = self._common_graph(pieces, spec)
             if graph is None:
-                continue
-            ours = graph.outputs(_split(leaves, parts), masks, None)
-            if all(same(theirs[index], outputs) for index, outputs in ours):
-                return parts
-        return 1
+                return False
+            theirs.update(theirs or whole.outputs([leaves], masks, None))
+            return all(same(theirs[index], ours) for index, ours in graph.outputs(pieces, masks, None))
+
+        on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
+        tries = dict.fromkeys(_parts(length, whole.largest(leaves), limit) for limit in LARGEST_VALUES if on_cpu)
+        parts = finer = next((parts for parts in tries if parts > 1 and changes_nothing(parts)), 1)
+        while not self._fits(_split(leaves, parts), spec) and (finer := 2 * finer) <= length // whole.batches[0]:
+            parts = finer if changes_nothing(finer) else parts
+        return parts
+
+    def _fits(self, pieces: list[list[Any]], spec: Any) -> bool:
+        """Whether the forward of one variant leaves half of the memory to values that wait for later ones."""
+        return self._memory is None or self._graph(pieces[0], spec).peak(pieces, [0], None) <= self._memory // 2
 
     def _common_graph(self, pieces: list[list[Any]], spec: Any) -> Graph | None:
         """The graph that holds for all the pieces; None where they would need different ones, or none can be had."""

@@ -17,7 +17,7 @@ Value = tuple[int, int]
 
 @dataclass(frozen=True)
 class Network:
-    """A functional graph in topological order; every field but `outputs` has one entry per node.
+    """A functional graph in topological order; every field but `outputs` and `handed` has one entry per node.
 
     deps: the nodes it reads; a node without any, and not fixed, is an input of the model.
     switch: the bit of a quantizer's node, 0 for any other; while disabled it gives back the one node that it reads.
@@ -25,6 +25,7 @@ class Network:
     overwrites: it can put its result into the memory of the first node it reads. size: bytes of its result.
     outputs: the nodes whose values the model returns. twins: for a quantizer's node that reads and computes the same as
     another, that other one, whose values then serve for both; itself for all else; None where there are none.
+    handed: bytes of the outputs as they are handed out, copied or joined.
     """
 
     deps: tuple[tuple[int, ...], ...]
@@ -35,6 +36,7 @@ class Network:
     size: tuple[int, ...]
     outputs: tuple[int, ...]
     twins: tuple[int, ...] | None = None
+    handed: int = 0
 
     @cached_property
     def upstream(self) -> tuple[int, ...]:
@@ -78,7 +80,7 @@ class Leg:
 @dataclass(frozen=True)
 class Schedule:
     """inputs: node to slot. fixed: the slots to fill with values that no input changes, once for all batches.
-    peak: the most bytes held at once, fixed values not counted.
+    peak: the most bytes held at once until outputs are handed out; fixed values and inputs are not counted.
     """
 
     legs: tuple[Leg, ...]
@@ -224,33 +226,41 @@ def _holds(network: Network, draft: _Draft) -> list[int]:
 
 
 def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
-    """The most bytes held at once, and the leg in which that is."""
+    """The most bytes held at once, and the leg in which that is.
+
+    Micro-batches take turns at each leg. While one of them runs, each of the others holds what waits before the leg, or
+    what is left after it, outputs included; then the outputs of all are joined.
+    """
     holds = _holds(network, draft)
     going = [0] * len(draft.moments)
     held = peak = at = 0
     for leg, (_, first, handout) in enumerate(draft.legs):
-        for moment in range(first, handout + 1):
+        before = running = held
+        for moment in range(first, handout):
             node, _, out = draft.moments[moment]
-            if node != HANDOUT:
-                size = network.size[node] * (copies if holds[out] > handout else 1)
-                going[holds[out]] += size
-                held += size
-            if held > peak:
-                peak, at = held, leg
+            going[holds[out]] += network.size[node]
+            held += network.size[node]
+            running = max(running, held)
             held -= going[moment]
+        most = max(running + (copies - 1) * max(before, held), copies * (held + network.handed))
+        if most > peak:
+            peak, at = most, leg
+        held -= going[handout]
     return peak, at
 
 
 def _victims(network: Network, draft: _Draft, leg: int, excess: int, copies: int) -> set[Value]:
-    """Values that wait during this leg for a later one: enough of them to save `excess` bytes, where there are."""
-    _, _, handout = draft.legs[leg]
+    """Values kept from an earlier leg for this one, or during it for a later one: enough of them to save `excess` bytes,
+    where there are; those needed farthest in the future first."""
+    _, first, handout = draft.legs[leg]
     last = _lives(draft)
     again: dict[int, int] = {}
     for moment in range(len(draft.moments) - 1, handout, -1):
         again.update(dict.fromkeys(draft.moments[moment][1], moment))
-    waiting = [out for node, _, out in draft.moments[:handout] if node != HANDOUT and last[out] > handout]
+    made = [(moment, out) for moment, (node, _, out) in enumerate(draft.moments[:handout]) if node != HANDOUT]
+    waiting = [out for moment, out in made if last[out] > handout or moment < first <= last[out]]
     victims: set[Value] = set()
-    for slot in sorted(waiting, key=lambda slot: again[slot], reverse=True):
+    for slot in sorted(waiting, key=lambda slot: again.get(slot, last[slot]), reverse=True):
         if excess > 0:
             victims.add(draft.values[slot])
             excess -= network.size[draft.values[slot][0]] * copies

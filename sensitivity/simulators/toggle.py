@@ -17,6 +17,7 @@ class ToggleSimulator:
 
     name = "toggle"
     smallest = None
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, source: QuantizedModel, reason: str = "the model's own modules were asked for") -> None:
         self.reason = reason

@@ -64,6 +64,7 @@ class FakeSimulator:
     name = "fake"
     reason = "for tests"
     smallest = 1
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, source: FakeModel) -> None:
         self.source = source
