@@ -3,7 +3,7 @@
 python benchmarks/plan_search.py    (about a minute)
 
 A sample is right if its margin plus the noise of all quantized units is positive: six strong units and a tail of weak
-ones, float accuracy about 74 %, fully quantized about 65 %. Counted: the signal on 32 samples of every unit and of
+ones, float accuracy about 74 %, fully quantized about 65 %. Counted: the signal on 16 samples of every unit and of
 float, every skip-set judged on `confirm`, and float on all of it.
 """
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from sensitivity.stats.racing_prefix import Tried, next_size
 from sensitivity.stats.sequential import verdict
 
-UNITS, STRONG, SIGNAL_SAMPLES, BATCH = 70, 6, 32, 50
-REJECT = 0.3
+UNITS, STRONG, SIGNAL_SAMPLES, BATCH = 70, 6, 16, 50
+REJECT, LEAST = 0.3, 0.1
 Values = NDArray[np.float64]
 
 
@@ -32,7 +32,7 @@ def model(seed: int, confirm: int) -> tuple[Values, Values, Values]:
 def judged(difference: Values, allowed: float) -> tuple[bool, int]:
     """Whether the target is met, and on how many samples that was decided: met only on all, as `scan.judge` does."""
     size = difference.size
-    for n in range(BATCH, size, BATCH):
+    for n in range(int(LEAST * size), size, BATCH):
         if verdict(difference[:n], -allowed, size, alpha=REJECT) == "below":
             return False, n
     return bool(difference.mean() >= -allowed), size
@@ -56,7 +56,7 @@ def search(seed: int, confirm: int, allowed: float) -> tuple[int, int, bool, int
         met, n = judged(change, allowed)
         spent.append(n)
         error = np.sqrt((np.sum(change[:n] ** 2) + 1) / (n + 1) / n * (1 - n / confirm))
-        tried.append(Tried(size, -float(change[:n].mean()), float(error), met))
+        tried.append(Tried(size, -float(change[:n].mean()), float(error), met, n / confirm))
     found = min((one.size for one in tried if one.met), default=UNITS)
     samples = (UNITS + 1) * SIGNAL_SAMPLES + sum(spent) + confirm
     ideal = np.argsort(-variance)

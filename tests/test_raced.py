@@ -75,10 +75,10 @@ def test_units_that_the_race_spent_no_samples_on_say_so_and_tie_with_all_above_t
     assert all((effect.effect.low, effect.effect.high, effect.tie) == (None, None, 1) for effect in unmeasured)
 
 
-def test_a_signal_is_measured_on_32_samples_and_no_more_where_batches_can_be_cut(tmp_path: Path) -> None:
+def test_a_signal_is_measured_on_16_samples_and_no_more_where_batches_can_be_cut(tmp_path: Path) -> None:
     task = fake_task()
     units = layers(task.model.quantizers)
-    for smallest, samples in ((1, 32), (None, 50)):
+    for smallest, samples in ((1, 16), (None, 50)):
         with open_journal(tmp_path / str(smallest), {}, resume=False) as journal:
             simulator = FakeSimulator(task.model)
             simulator.smallest = smallest

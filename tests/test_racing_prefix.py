@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensitivity.stats.racing_prefix import DRIFT, LUCK, OFFSET, Tried, next_size, predicted_loss
@@ -21,7 +21,7 @@ def search(signal: list[float], losses: list[float], allowed: float) -> list[Tri
 def test_where_the_loss_follows_the_signal_the_second_try_is_the_answer() -> None:
     signal = [8.0, 4.0, 2.0, 1.0, 0.5, 0.5]
     losses = [0.01 * left for left in (16, 8, 4, 2, 1, 0.5, 0)]
-    assert [one.size for one in search(signal, losses, 0.035)] == [0, 3]
+    assert [one.size for one in search(signal, losses, 0.038)] == [0, 3]
 
 
 def test_a_model_that_meets_the_target_fully_quantized_needs_one_try() -> None:
@@ -29,9 +29,9 @@ def test_a_model_that_meets_the_target_fully_quantized_needs_one_try() -> None:
 
 
 def test_a_miss_is_followed_by_a_longer_prefix() -> None:
-    """The signal promised that three units are enough; they are not."""
+    """The signal promised that three units are enough; they are not, and the next try is surer than that one was."""
     losses = [0.2, 0.05, 0.02, 0.012, 0.005, 0.001, 0.0]
-    assert [one.size for one in search([90.0, 6.0, 3.0, 1.0, 1.0, 0.5], losses, 0.01)] == [0, 3, 4]
+    assert [one.size for one in search([90.0, 6.0, 3.0, 1.0, 1.0, 0.5], losses, 0.01)] == [0, 3, 5]
 
 
 def test_a_prefix_that_met_the_target_easily_is_followed_by_a_shorter_one() -> None:
@@ -40,6 +40,7 @@ def test_a_prefix_that_met_the_target_easily_is_followed_by_a_shorter_one() -> N
     assert min(one.size for one in found if one.met) == 2
 
 
+@settings(deadline=None)
 @given(signal=SIGNALS, data=st.data())
 def test_every_search_ends_without_a_size_tried_twice(signal: list[float], data: st.DataObject) -> None:
     losses = data.draw(st.lists(st.floats(-0.1, 1), min_size=len(signal) + 1, max_size=len(signal) + 1))
@@ -49,6 +50,7 @@ def test_every_search_ends_without_a_size_tried_twice(signal: list[float], data:
     assert max(sizes) <= len(signal)
 
 
+@settings(deadline=None)
 @given(signal=SIGNALS, data=st.data())
 def test_a_search_without_success_has_tried_to_skip_everything(signal: list[float], data: st.DataObject) -> None:
     losses = data.draw(st.lists(st.floats(0.02, 1), min_size=len(signal) + 1, max_size=len(signal) + 1))
@@ -87,6 +89,13 @@ def test_predictions_agree_with_the_textbook_form_of_gaussian_regression() -> No
     assert loss[1] == pytest.approx(0.02)  # the first try sets the slope, so nothing is left to correct
     variance = scale * 0.25**2 * (OFFSET + np.log(4)) + luck - cross**2 / own
     assert error[1] == pytest.approx(np.sqrt(variance), rel=1e-6)
+
+
+def test_each_miss_makes_the_search_more_careful_so_that_it_does_not_creep() -> None:
+    """Each prefix of up to 29 units misses by a hair, and the signal says each time that a few units more will do."""
+    tries = search([100.0] + [0.1] * 39, [0.2] + [0.0101] * 29 + [0.0] * 11, 0.01)
+    assert tries[-1].met
+    assert len(tries) <= 6, "thirteen where the same chance is good enough after each miss"
 
 
 def test_where_more_than_half_of_the_units_are_in_doubt_a_plan_is_followed_by_half_of_it() -> None:

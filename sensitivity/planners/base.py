@@ -35,12 +35,14 @@ class Judged:
     """metric: on the first n samples of `confirm`. met: whether that of the whole split is at least the floor.
 
     error: standard error of `metric` as an estimate of that on the whole split; 0 where all of it was measured.
+    part: how much of the split was measured, n over its size.
     """
 
     metric: float
     met: bool
     n: int
     error: float = 0.0
+    part: float = 1.0
 
 
 Judge = Callable[[tuple[str, ...]], Judged]

@@ -32,6 +32,7 @@ class InterpolatedPlanner:
         noise = [self._signal[unit] for unit in ranking]
         while (size := next_size(noise, tried, goal.start - goal.floor)) is not None:
             step = search.step(tuple(ranking[:size]))
-            tried.append(Tried(size, goal.start - step.metric, judged[step.skip].error, step.met))
+            found = judged[step.skip]
+            tried.append(Tried(size, goal.start - step.metric, found.error, step.met, found.part))
         met = [one.size for one in tried if one.met]
         return search.choice(tuple(ranking[: min(met)])) if met else search.best_missed(ranking)

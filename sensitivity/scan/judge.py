@@ -17,6 +17,9 @@ REJECT = 0.3
 """Largest chance of refusing a set that meets the target, for one that just meets it (`docs/statistics.md`). It only costs
 a unit more, so it may be loose."""
 
+LEAST = 0.1
+"""Part of the split on which a set is measured before it may be refused: what it loses is what the search goes on from."""
+
 
 class SplitJudge:
     """Measures every skip-set on the whole split: exact."""
@@ -57,9 +60,10 @@ class SequentialJudge:
         for (scores,) in self._measurer.stream([variant], "confirm", f"plan: {len(skip)} units skipped"):
             seen = difference.size
             difference = np.append(difference, scores - self._float[seen : seen + len(scores)])
-            if difference.size < len(self._float) and self._is_below(difference):
+            part = difference.size / len(self._float)
+            if LEAST <= part < 1 and self._is_below(difference):
                 metric = float(self._float.mean() + difference.mean())
-                return Judged(metric, False, difference.size, self._error(difference))
+                return Judged(metric, False, difference.size, self._error(difference), part)
         return None
 
     def _error(self, difference: Scores) -> float:

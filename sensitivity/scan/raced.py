@@ -27,7 +27,8 @@ from sensitivity.stats.sequential import confidence_sequence, log_evidence
 from sensitivity.tasks.base import Task, mean
 from sensitivity.tasks.batches import batch_size
 
-SIGNAL_SAMPLES = 32
+SIGNAL_SAMPLES = 16
+"""More do not change what is found (`docs/signals.md`), and every unit takes them."""
 
 CONTENDERS = 8
 """Units that race on the metric once the signal has ordered all of them."""
@@ -63,11 +64,15 @@ class Budget:
 
 
 def measured_signal(
-    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], signal: Signal
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    signal: Signal,
+    samples: int = SIGNAL_SAMPLES,
 ) -> dict[str, float]:
-    """Unit -> mean distortion when it alone is quantized, on the first SIGNAL_SAMPLES samples of `rank`, or just more."""
+    """Unit -> mean distortion when it alone is quantized, on the first `samples` samples of `rank`, or just more."""
     variants = [unit_variant(unit, quantizers, "enable") for unit in units]
-    values = measurer.distortion(signal, variants, baselines(quantizers)["float"], SIGNAL_SAMPLES)
+    values = measurer.distortion(signal, variants, baselines(quantizers)["float"], samples)
     return {unit.name: float(np.mean(value)) for unit, value in zip(units, values, strict=True)}
 
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from sensitivity.records import Quantizer, Unit
 from sensitivity.scan.engine import Measurer
-from sensitivity.scan.raced import SIGNAL_SAMPLES, measured_signal
+from sensitivity.scan.raced import measured_signal
 from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.signals.base import Signal
+
+SIGNAL_SAMPLES = 32
 
 CONTENDERS = 8
 """Units tried at each place: those that moved the outputs most when they were tried last."""
@@ -48,7 +50,7 @@ def reranked(
     alone: unit -> signal when it alone is quantized; measured where it is None. Raises ModelError where outputs cannot
     be compared.
     """
-    alone = alone or measured_signal(measurer, units, quantizers, signal)
+    alone = alone or measured_signal(measurer, units, quantizers, signal, SIGNAL_SAMPLES)
     float_ = baselines(quantizers)["float"]
 
     def distortions(skips: Sequence[Sequence[str]]) -> list[float]:

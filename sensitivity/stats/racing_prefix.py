@@ -18,9 +18,9 @@ from scipy import stats
 
 Values = NDArray[np.float64]
 
-LIKELY = 0.7
-"""A prefix is tried where it meets the target with this probability. Lower: shorter plans, and more tries that take a
-pass over the split to fail; `benchmarks/plan_search.py`."""
+LIKELY = 0.75
+"""A prefix is tried where it meets the target with this probability, and with half of the doubt after each pass over the split
+that was a miss. Lower: shorter plans, more such passes; `benchmarks/plan_search.py`."""
 
 DRIFT, OFFSET = 0.6, 0.25
 """The loss per signal changes by DRIFT of that of the model quantized as a whole, standard deviation, while the signal
@@ -33,12 +33,13 @@ LUCK = 0.3
 @dataclass(frozen=True)
 class Tried:
     """A prefix that was judged. size: units skipped; loss: mean loss against float so far; error: its standard error
-    as an estimate of that on the whole split, 0 where that was measured."""
+    as an estimate of that on the whole split, 0 where that was measured. part: how much of the split that took."""
 
     size: int
     loss: float
     error: float
     met: bool
+    part: float = 1.0
 
 
 def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int | None:
@@ -62,7 +63,9 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
         # One more near the answer takes a whole pass; where more than half of the units are in doubt it is worth that.
         return (failed + met) // 2 if met - failed > max(units / 2, 1) else None
     loss, error = predicted_loss(noise, tried, allowed)
-    likely = stats.norm.cdf((allowed - loss) / np.maximum(error, 1e-12)) >= LIKELY
+    missed = sum(one.part for one in tried if one.size > 0 and not one.met)
+    enough = 1 - (1 - LIKELY) / 2**missed
+    likely = stats.norm.cdf((allowed - loss) / np.maximum(error, 1e-12)) >= enough
     hopeful = failed + 1 + np.flatnonzero(likely[failed + 1 :])
     if hopeful.size:
         return int(hopeful[0])
