@@ -44,7 +44,7 @@ class Settings:
 
     samples: int | None = None
     seeds: int = 10
-    large: int = 3
+    large: int = 10
     memory: tuple[float, ...] = ()
     signal: str = "sqnr"
     device: str = "cpu"
