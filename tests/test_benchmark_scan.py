@@ -150,6 +150,6 @@ def test_the_cost_model_follows_its_formulas(bench):
     cost = bench.scan_plans.cost_model(70, 5000, at, large)
     assert cost["naive"] == {"samples": 350_000, "seconds": 35_000}
     assert cost["exact"]["seconds"] == 5 + 350_000 * 7 / 700
-    assert cost["raced"]["samples"] == 11000 + 63 * 32
+    assert cost["raced"]["samples"] == 11000 + 63 * 16
     assert cost["raced"]["seconds"] == pytest.approx(5 + cost["raced"]["samples"] / 1000)
     assert bench.scan_plans.cost_model(70, 5000, at, [])["raced"] is None
