@@ -9,8 +9,9 @@ from torch import nn
 
 # Channels and stride of each block; 96x96 pixels become 12x12 at block 7 and 6x6 at block 10.
 BLOCKS = (
-    (16, 2), (24, 2), (24, 1), (24, 1), (48, 2), (48, 1), (48, 1), (48, 1), (64, 2), (64, 1), (64, 1),
+    (32, 2), (48, 2), (48, 1), (48, 1), (96, 2), (96, 1), (96, 1), (96, 1), (128, 2), (128, 1), (128, 1),
 )  # fmt: skip
+EPS = 1e-5  # of BatchNorm, as PyTorch and RepVGG have it; ultralytics takes 1e-3
 CONFIG = {
     "nc": 10,
     "reg_max": 8,  # bins of 8 and 16 pixels: enough for digits of 32
@@ -32,4 +33,7 @@ def repvgg_yolo() -> Any:
         plain = model.model[at]
         block.i, block.f, block.type, block.np = plain.i, plain.f, "RepConv", plain.np  # how ultralytics runs a layer
         model.model[at] = block
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = EPS
     return model
