@@ -25,9 +25,18 @@ from sensitivity.reporting.tables import frontier_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
 from sensitivity.scan.choose import Means, choose_plan
-from sensitivity.scan.frontier import Frontier, best_points, confirm_values, correction, measured_frontier, replanned
+from sensitivity.scan.frontier import (
+    HOLDOUT_SAMPLES,
+    Frontier,
+    best_points,
+    confirm_values,
+    correction,
+    measured_frontier,
+    replanned,
+)
+from sensitivity.scan.ranking import estimate
 from sensitivity.scan.scan import Scan
-from sensitivity.scan.variants import skip_variant
+from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.load import task_digest
@@ -54,11 +63,23 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
         found = _chosen(session, settings, new.scan if new else scanned, target, (cost, probe), fixed)
         found = recalibrated_plan(session, found, new) if new else found
         points, values = _frontier(session, found, cost)
+    found = _int8_held_out(session, found)
     if len(values):
         corrected = correction(values, points, found.floor, cost)
         found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
     _write(session.run_dir, found, Frontier(points, _choices(settings), cost), values)
     return _advised(session.run_dir, found, ())
+
+
+def _int8_held_out(session: Session, found: Plan) -> Plan:
+    """The same with everything in INT8, as it was calibrated, on holdout too: what the plan is worth where nothing was
+    chosen. Left out where that is a whole evaluation, or many samples."""
+    size = found.metric.holdout.n
+    if not session.has_samples or size > HOLDOUT_SAMPLES:
+        return found
+    measurer = session.measurer
+    (scores,) = measurer.scores([baselines(session.source.quantizers)["quantized"]], "holdout", "plan: INT8 on holdout")
+    return replace(found, metric=replace(found.metric, holdout_quantized=estimate(scores, measurer.task.aggregate)))
 
 
 def _chosen(

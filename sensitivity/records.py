@@ -200,7 +200,8 @@ class Recalibrated:
 @dataclass(frozen=True)
 class PlanMetric:
     """Accuracy of a plan. float, quantized and confirm are on the `confirm` split, where the target was checked;
-    holdout is on samples that no choice has seen; holdout_float and holdout_drop (paired, float minus plan) too.
+    holdout is on samples that no choice has seen; holdout_float, holdout_drop (paired, float minus plan) and
+    holdout_quantized too, the last None where it was not measured.
     quantized is everything in INT8 with its own ranges, recalibrated with those of the plan; None where it has none.
     confirm_drop: float minus plan on `confirm`, corrected for choosing the plan there (`stats.selection`); None where
     the scores do not allow it, and where one set was tried."""
@@ -214,6 +215,7 @@ class PlanMetric:
     holdout_drop: Estimate
     recalibrated: Estimate | None = None
     confirm_drop: Estimate | None = None
+    holdout_quantized: Estimate | None = None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def write_report(data: ReportData, out: Path) -> None:
     titles = _titles(data)
     figures = {name: rows_figure(chart, titles[name]) for name, chart in row_charts(data).items()}
     path = plan_chart(data)
-    if path is not None:
+    if path is not None and len(path.points) > 1:
         figures["path"] = path_figure(path, titles["path"])
     for name, figure in figures.items():
         made = (

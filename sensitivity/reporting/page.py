@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 import sensitivity
+from sensitivity.records import Estimate
 from sensitivity.reporting import formats
 from sensitivity.reporting.axes import spread
 from sensitivity.reporting.charts import RowChart, baseline_chart, effect_chart, latency_chart, parts_of
@@ -91,6 +92,7 @@ def plan_chart(data: ReportData) -> PathChart | None:
 def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:
     """The few numbers at the head of the report: name, value, interval, and the samples they are of."""
     metric = MetricFormat(data.metric, data.full_scale)
+    shown: list[tuple[str, Estimate | None, str]]
     if data.plan is None:
         shown = [(BASELINES[key], data.baselines[key], "rank") for key in BASELINES if key in data.baselines]
     else:
@@ -99,11 +101,14 @@ def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:
             ("Float", found.float, "confirm"),
             (BASELINES["quantized"], found.quantized, "confirm"),
             ("Partial INT8", found.confirm, "confirm"),
+            ("Float, held out", found.holdout_float, "holdout"),
+            ("All INT8, held out", found.holdout_quantized, "holdout"),
             ("Partial INT8, held out", found.holdout, "holdout"),
         ]
     made = [
         (name, metric.level(estimate.value), metric.interval(estimate), f"n = {estimate.n:,}, {split}")
         for name, estimate, split in shown
+        if estimate is not None
     ]
     partial = [timing for timing in data.timings if timing.variant == "partial"][:1]
     return made + [

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sensitivity.records import Effect, Estimate, Plan
+from sensitivity.reporting.advice import small_splits
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing, milliseconds, samples
 
@@ -66,6 +67,19 @@ def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
 
 def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     found = plan.metric
+    yield (
+        f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks for "
+        f"{metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
+        f"everything in INT8 {metric.level(found.quantized.value)}."
+    )
+    int8 = "" if found.holdout_quantized is None else f", everything in INT8 {_level(found.holdout_quantized, metric)}"
+    yield (
+        f"On holdout, samples that no choice has seen: {_level(found.holdout, metric)}; float has "
+        f"{metric.level(found.holdout_float.value)} there{int8}, so the drop is {_change(found.holdout_drop, metric)}."
+    )
+    yield from _held_out_doubt(plan, metric)
+    few = tuple(small_splits(found, found.float.value - plan.floor, metric))
+    yield from few
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
     if plan.recalibrated and found.recalibrated is not None:
@@ -74,16 +88,6 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
             f"In INT8 with other ranges, at no cost in speed: {listing(named)}; with the new ranges everything in INT8 "
             f"reaches {_level(found.recalibrated, metric)} of confirm."
         )
-    yield (
-        f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks for "
-        f"{metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
-        f"everything in INT8 {metric.level(found.quantized.value)}."
-    )
-    yield (
-        f"On holdout, samples that no choice has seen: {_level(found.holdout, metric)}; float has "
-        f"{metric.level(found.holdout_float.value)} there, so the drop is {_change(found.holdout_drop, metric)}."
-    )
-    yield from _held_out_doubt(plan, metric)
     if found.confirm_drop:
         yield (
             f"Corrected for choosing among {count(len(plan.path), 'skip-set')}, the drop on confirm is "
@@ -97,7 +101,7 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
         yield f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
     if plan.advice:
         yield f"Advice: {' '.join(plan.advice.sentences)}"
-    yield from plan.notes
+    yield from (note for note in plan.notes if note not in few)
 
 
 def _latency(plan: Plan) -> str:
