@@ -182,7 +182,7 @@ def of_yolov5(folder: Path) -> Path:
         (lambda folder: folder / "none.pt", r"ending in \.pt, at .*none\.pt, got nothing there \(nothing is downloaded\)"),
         (lambda folder: save(yolo("yolov8n-obb.yaml", "OBBModel"), folder / "obb.pt"), "head of class OBB"),
         (lambda folder: save(yolo(ch=1), folder / "grey.pt"), "whose input has 1 channels"),
-        (not_a_pickle, "noise.pt, got one that cannot be read"),
+        (not_a_pickle, "noise.pt, got a file that torch has not saved"),
         (a_state, "got a state of 2 tensors without the model"),
         (of_another_package, r"got .*test_yolo\.Stranger; add --trust-weights"),
         (of_yolov5, "of YOLOv5 or YOLOv7 from its own repository"),
@@ -191,6 +191,12 @@ def of_yolov5(folder: Path) -> Path:
 def test_weights_that_cannot_be_used_are_told_in_one_sentence(tmp_path, weights, message):
     with pytest.raises(TaskError, match=message):
         load_yolo(weights(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["yolov5n.pt", "it's mine.pt"])
+def test_a_file_is_read_whatever_ultralytics_makes_of_its_name(folder, tmp_path, name):
+    (tmp_path / name).write_bytes((folder / "small.pt").read_bytes())
+    assert load_yolo(tmp_path / name).names == NAMES
 
 
 def test_an_onnx_file_is_sent_to_the_other_verb(tmp_path):
@@ -227,6 +233,9 @@ def test_without_ultralytics_its_install_line_is_told(monkeypatch, folder):
     ("choices", "message"),
     [
         ({"imgsz": 100}, "Expected --imgsz to be a multiple of 32, .* got 100; use 96"),
+        ({"batch": 0}, "Expected --batch to be at least 1, got 0"),
+        ({"calib_images": -1}, "Expected --calib-images to be at least 1, got -1"),
+        ({"limit": 3}, "Expected at least 5 images for calib, rank, confirm and holdout, got 3; .* higher --limit"),
         ({"output": "raw", "evaluator": "ultralytics"}, "for --evaluator ultralytics, got --output raw"),
         ({"calib": "/nowhere"}, "Expected --calib to be a data YAML, .* got /nowhere: nothing there"),
     ],

@@ -39,7 +39,7 @@ def load_rgb(file: Path, size: tuple[int, int] | None = None) -> Image:
     with _open(file) as image:
         try:
             image.load()
-        except OSError as error:
+        except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
             raise _unreadable(file, error) from error
         shown = image if size == image.size else ImageOps.exif_transpose(image)
         if size is not None and shown.size != size:
@@ -100,9 +100,11 @@ def _open(file: Path) -> Image:
         raise MissingPackage("pillow", "reading images", "images") from None
     try:
         return Image.open(file)
-    except (OSError, ImportError) as error:  # ultralytics replaces Image.open by one that looks for pi_heif
+    except (OSError, SyntaxError, ImportError) as error:
         raise _unreadable(file, error) from error
 
 
 def _unreadable(file: Path, error: Exception) -> TaskError:
-    return TaskError(f"Expected a readable image at {file}, got: {error}; replace or remove the file.")
+    # ultralytics replaces Image.open by one that looks for pi_heif where the format is unknown, and misses it.
+    got = "no format that Pillow knows" if isinstance(error, ImportError) else error
+    return TaskError(f"Expected a readable image at {file}, got: {got}; replace or remove the file.")

@@ -43,7 +43,8 @@ def read_rgb(file: Path) -> Image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ImportError) as error:
         # Pillow raises SyntaxError for a broken PNG; ultralytics replaces Image.open by one that looks for pi_heif.
-        raise TaskError(f"Expected a readable image at {file}, got: {error}; replace or remove the file.") from error
+        got = "no format that Pillow knows" if isinstance(error, ImportError) else error
+        raise TaskError(f"Expected a readable image at {file}, got: {got}; replace or remove the file.") from error
 
 
 def centre_crop(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import tempfile
 import types
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ KINDS = {"Detect": "detect", "v10Detect": "detect", "Segment": "segment", "Segme
     "Pose": "pose", "Pose26": "pose", "Classify": "classify",
 }  # fmt: skip
 """Class of the last module -> what the model does. A class that is not here is refused."""
+
+
+STARTS = (b"PK", b"\x80")
+"""First bytes of what torch saves: a zip archive, or before torch 1.6 a pickle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,16 +144,26 @@ def _checkpoint(weights: Path, trust: bool) -> dict[str, Any]:
         got = f"a {weights.suffix or 'folder'}" if weights.exists() else "nothing there (nothing is downloaded)"
         also = "; an ONNX file with Q/DQ is analysed by `sensitivity run`" if weights.suffix == ".onnx" else ""
         raise TaskError(f"Expected a weights file of ultralytics, ending in .pt, at {weights}, got {got}{also}.")
+    with weights.open("rb") as file:
+        if not file.read(2).startswith(STARTS):
+            raise TaskError(
+                f"Expected a weights file of ultralytics at {weights}, got a file that torch has not saved; it is damaged "
+                "or another kind of file."
+            )
     found = _classes(weights)
     whose = next(
         (whose for module, whose in TEMPLATES.items() if any(name.startswith(f"{module}.") for name in found)), ""
     )
     if whose:
         raise TaskError(f"Expected weights of the ultralytics package, got {weights} of {whose}.")
-    try:
-        loaded, _ = load(str(weights), safe_only=not trust)
-    except Exception as error:
-        raise _unreadable(weights, error, found, trust) from error
+    with tempfile.TemporaryDirectory() as folder:
+        # By a name that ultralytics knows nothing of: a file called yolov5n.pt it takes for another, and downloads that.
+        link = Path(folder) / "weights.pt"
+        link.symlink_to(weights.resolve())
+        try:
+            loaded, _ = load(str(link), safe_only=not trust)
+        except Exception as error:
+            raise _unreadable(weights, error, found, trust) from error
     return loaded if isinstance(loaded, dict) else {"model": loaded}
 
 
@@ -169,7 +184,7 @@ def _unreadable(weights: Path, error: Exception, found: list[str], trust: bool) 
             f"Expected {weights} to hold classes of ultralytics and torch only, got {', '.join(foreign[:3])}; add "
             "--trust-weights to run the code in it, if you know where the file is from."
         )
-    said = " ".join(str(error).split())[:200]
+    said = re.sub(r"\S*/weights\.pt", weights.name, " ".join(str(error).split()))[:200].rstrip(".")
     return TaskError(f"Expected a weights file of ultralytics at {weights}, got one that cannot be read: {said}.")
 
 
