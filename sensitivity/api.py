@@ -78,7 +78,7 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
         pins(settings.skip, settings.keep, session.units)
         scanned = _scan(session, command, settings)
         found = _plan(session, settings, command, scanned)
-        _export(session, found, command, targets_of(settings.runtime))
+        _export(session, found, command, targets_of(settings.runtime), forgiving=True)
     _bench(session.run_dir, settings, command, progress)
     report(ReportSettings(directory=session.run_dir.path))
     return found
@@ -201,7 +201,10 @@ def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
     return tuple(cast("LowerTarget", name) for name in names)
 
 
-def _export(session: Session, chosen: Plan, command: str, targets: Sequence[LowerTarget]) -> Verification:
+def _export(
+    session: Session, chosen: Plan, command: str, targets: Sequence[LowerTarget], *, forgiving: bool = False
+) -> Verification:
+    """forgiving: a lowered file that does not compute what it should is left out, where it was not asked for by name."""
     if session.example is None:
         raise TaskError(
             "Expected the task to have example_inputs for export, got None; add one batch of inputs to the EvaluateTask."
@@ -217,7 +220,7 @@ def _export(session: Session, chosen: Plan, command: str, targets: Sequence[Lowe
         if source.source == "onnx_qdq":
             verification = _exported_onnx(session, chosen, judge)
         else:
-            verification = _exported_torch(session, chosen, targets, judge)
+            verification = _exported_torch(session, chosen, targets, judge, {} if forgiving else None)
         ranges = tuple(one.key for one in chosen.ranges)
         verification = replace(verification, skip=chosen.skip, ranges=ranges)
         run_dir.write("export.json", verification)
@@ -225,7 +228,11 @@ def _export(session: Session, chosen: Plan, command: str, targets: Sequence[Lowe
 
 
 def _exported_torch(
-    session: Session, chosen: Plan, targets: Sequence[LowerTarget], judge: dict[str, Any]
+    session: Session,
+    chosen: Plan,
+    targets: Sequence[LowerTarget],
+    judge: dict[str, Any],
+    refused: dict[str, str] | None,
 ) -> Verification:
     from sensitivity.export.half_baseline import NAME as HALF
     from sensitivity.export.half_baseline import half_baseline
@@ -247,11 +254,19 @@ def _exported_torch(
         advance(1, 0)
         verification = verify(source, files, session.example, units, chosen.skip, **judge)
         advance(1, 0)
-        lowered = lower_files(files, targets, session.example, **judge)
+        lowered = lower_files(files, targets, session.example, left_out=refused, **judge)
         half = half_baseline(files["float"], session.example)
         advance(1, 0)
     lowered |= {} if isinstance(half, str) else {HALF: half}
-    return replace(verification, lowered=lowered, left_out={HALF: half} if isinstance(half, str) else {})
+    left_out = (refused or {}) | ({HALF: half} if isinstance(half, str) else {})
+    made = [*files.values(), *(session.run_dir.path / name for name in lowered)]
+    return replace(verification, lowered=lowered, left_out=left_out, finished=_finished(session, made))
+
+
+def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
+    """What the task makes of the verified files."""
+    finish = session.task.finish
+    return {name: fact for file in files for name, fact in finish(file, session.example).items()} if finish else {}
 
 
 def _exported_onnx(session: Session, chosen: Plan, judge: dict[str, Any]) -> Verification:

@@ -201,7 +201,8 @@ class YoloChoices:
     )
     end2end: bool = setting(
         False,
-        "Take the one-to-one head of v10 and 26: corners of boxes that need no suppression, only the best to be chosen.",
+        "Take the one-to-one head of v10 and 26, whose boxes need no suppression. Beside each file one more, "
+        "model.*.end2end.onnx, chooses the best 300 of them in its graph.",
     )
     quantize_dfl: bool = setting(False, "Quantize the convolution in DFL too, which sums 16 bins and stays float.")
     evaluator: Evaluator = setting(

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sensitivity.errors import ExportError, OnnxFileError
+from sensitivity.export import lowered
 from sensitivity.export.half_baseline import half_baseline
 from sensitivity.export.lower import lower_file
 from sensitivity.export.placement import add_residual_quantizers, scale_groups, unified_scales
@@ -381,3 +382,21 @@ def test_onnxruntime_gets_the_parts_of_a_concat_on_its_own_grid(tmp_path):
     for value in concat.inputs:
         assert qdq.pair_of(value).scale == qdq.constant(after.inputs[1])
         assert qdq.pair_of(value).zero_point == qdq.constant(after.inputs[2])
+
+
+def test_a_lowered_file_that_does_not_hold_is_refused_or_left_out_with_its_reason(files, tmp_path, monkeypatch):
+    def wrong(canonical, lowered, *_, **__):
+        raise ExportError(f"Expected outputs of {lowered.name} to be right, got others.")
+
+    monkeypatch.setattr(lowered, "check_lowering", wrong)
+    mine = {variant: tmp_path / file.name for variant, file in files.items()}
+    for variant, file in files.items():
+        mine[variant].write_bytes(file.read_bytes())
+    judge = {"batches": None, "score": None, "aggregate": None, "full_scale": 1.0}
+    example = torch.rand(2, 3, 32, 32)
+    with pytest.raises(ExportError, match=r"Expected outputs of model\.int8\.openvino\.onnx"):
+        lowered.lower_files(mine, ["openvino"], example, **judge)
+    reasons: dict[str, str] = {}
+    assert lowered.lower_files(mine, ["openvino"], example, left_out=reasons, **judge) == {}
+    assert "so the canonical file is benched: Expected outputs" in reasons["model.int8.openvino.onnx"]
+    assert not (tmp_path / "model.int8.openvino.onnx").exists()

@@ -5,31 +5,49 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from yolo_models import NAMES, yolo
+from yolo_models import NAMES, coco, images, save, yolo
 
-from sensitivity.export.trace import trace
-from sensitivity.onnx_graph.marks import is_mark
-from sensitivity.quantizers.base import check_calibrated
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.config import ScanSettings, YoloSettings
+from sensitivity.export.torch_model import export_files
+from sensitivity.export.verify import verify
+from sensitivity.scan.scan import scan
+from sensitivity.session import open_session
 from sensitivity.tasks.detection_boxes import decode_corners, decode_ultralytics
-from sensitivity.workflows.yolo_quantize import quantized
+from sensitivity.workflows.yolo import prepare
 from sensitivity.workflows.yolo_weights import give_raw, prepared
 
 FAMILIES = ("yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
+HEADS = {"yolov8n-seg": "SegmentationModel", "yolo26n-pose": "PoseModel", "yolov8n-cls": "ClassificationModel"}
+END2END = ("yolov10n", "yolo26n", "yolo26n-pose")
+SIZE = {"imgsz": 64, "batch": 2, "calib_images": 4}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_is_folded_quantized_calibrated_and_traced(family):
-    found = prepared(yolo(f"{family}.yaml"), family)
-    inputs = torch.rand(2, 3, 64, 64)
-    source = ModelOptModel(quantized(found.model, [inputs]))
-    check_calibrated(source.quantizers)
-    assert not any("dfl" in quantizer.name for quantizer in source.quantizers)
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) and "bn" not in name for name, module in found.model.named_modules())  # fmt: skip
-    with torch.no_grad():
-        assert found.model(inputs).shape == (2, 4 + len(NAMES), 84)
-    marks = {node.attributes.get_string("name") for node in trace(source, inputs).graph if is_mark(node, "Quantizer")}
-    assert marks == {quantizer.name for quantizer in source.quantizers}
+@pytest.mark.parametrize("family", [*FAMILIES, *HEADS])
+def test_a_family_goes_the_whole_way_from_weights_to_verified_files(family, tmp_path):
+    weights, data = (
+        save(yolo(f"{family}.yaml", HEADS.get(family, "DetectionModel")), tmp_path / f"{family}.pt"),
+        coco(tmp_path),
+    )
+    if family.endswith("cls"):
+        data = tmp_path / "data"
+        for name in NAMES:
+            images(data / name, 8)
+    own = prepare(YoloSettings(weights=weights, data=data, out=tmp_path / "run", end2end=family in END2END, **SIZE))
+    # Two units, since a scan of all would take minutes for nothing new.
+    halves = ScanSettings(task=own.task, group=("stem=model.0*", "rest=model.[1-9]*"))
+    with open_session(own.task, tmp_path / "run", resume=False, choices=halves) as session:
+        assert not any("dfl" in quantizer.name for quantizer in session.source.quantizers)
+        assert {unit.name for unit in session.units} == {"stem", "rest"}
+        effects = scan(session.measurer, session.units, session.source.quantizers, "disable").effects
+        assert {effect.unit for effect in effects} == {"stem", "rest"}
+        made = (session.source, session.example, session.units, ["stem"])
+        files = export_files(*made, tmp_path / "run", fingerprint="tiny")
+        source, example, units, skip = made
+        checks = {check.variant: check for check in verify(source, files, example, units, skip).files}
+        assert checks["float"].quantizers == 0 < checks["partial"].quantizers < checks["int8"].quantizers
+        assert (session.task.finish is not None) == (family in END2END)
+        if session.task.finish:
+            assert set(session.task.finish(files["partial"], example)) == {"model.partial.end2end.onnx"}
 
 
 def test_re_parameterised_blocks_of_v9_and_v10_are_plain_convolutions_and_named():

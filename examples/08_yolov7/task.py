@@ -6,6 +6,9 @@
 
 Loading merges RepConv blocks (`fuse_repvgg_block`) and the implicit layers of the head. Weights of this repository are
 pickles of its classes: its own loader reads them, and runs the code that they hold. Use files that you trust.
+
+Run in the tests on a small stand-in with the same blocks and entry points; no real weights of this repository were at
+hand, so no real YOLOv7 has been run.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ def facts(verification: Verification) -> dict[str, str]:
     """File -> what holds for it, for reports and the command line."""
     found = {f"model.{check.variant}.onnx": _file(check, verification.samples) for check in verification.files}
     found |= {name: _lowered(check) for name, check in verification.lowered.items()}
-    found |= verification.left_out
+    found |= verification.left_out | verification.finished
     if verification.unreached:
         found["never reached"] = f"quantizers that no input passes, in no file: {', '.join(verification.unreached)}"
     return found

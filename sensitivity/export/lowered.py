@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from sensitivity.errors import ExportError
 from sensitivity.export.lower import LowerTarget, lower_file
 from sensitivity.export.trace import flat_inputs
 from sensitivity.export.verification import LoweringCheck
@@ -24,11 +25,13 @@ def lower_files(
     score: Callable[[Any, Any], ArrayLike],
     aggregate: Callable[[Scores], float],
     full_scale: float,
+    left_out: dict[str, str] | None = None,
 ) -> dict[str, LoweringCheck]:
     """Write model.<variant>.<target>.onnx beside each canonical file; name of the file -> what its check found.
 
     files: canonical, by variant ("float", "int8", "partial"). The float file lowered for TensorRT is the FP16 baseline
-    and is named so. Raises ExportError where a lowered file does not compute what it should.
+    and is named so. Raises ExportError where a lowered file does not compute what it should; with `left_out` such a file is
+    removed, and its name and the reason are put there: the canonical one serves in its place.
     """
     names, tensors = flat_inputs(example_inputs)
     inputs = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
@@ -39,14 +42,20 @@ def lower_files(
                 continue  # nothing in it to lower
             name = "fp16" if variant == "float" else variant
             lowered = lower_file(canonical, target, canonical.with_name(f"model.{name}.{target}.onnx"))
-            found[lowered.name] = check_lowering(
-                canonical,
-                lowered,
-                files["float"],
-                inputs,
-                batches=batches,
-                score=score,
-                aggregate=aggregate,
-                full_scale=full_scale,
-            )
+            try:
+                found[lowered.name] = check_lowering(
+                    canonical,
+                    lowered,
+                    files["float"],
+                    inputs,
+                    batches=batches,
+                    score=score,
+                    aggregate=aggregate,
+                    full_scale=full_scale,
+                )
+            except ExportError as error:
+                if left_out is None:
+                    raise
+                lowered.unlink()
+                left_out[lowered.name] = f"left out, so the canonical file is benched: {error}"
     return found

@@ -90,7 +90,8 @@ class Verification:
 
     samples: in the batch that outputs were compared on. lowered: name of each lowered file -> what its check found.
     left_out: name of each file that could not be made -> why. skip: the units that the partial file leaves unquantized.
-    ranges: keys of those that the plan gave quantizers in the place of their own.
+    ranges: keys of those that the plan gave quantizers in the place of their own. finished: name of each file that the
+    task made of a verified one -> what holds for it.
     """
 
     files: tuple[FileCheck, ...]
@@ -100,6 +101,7 @@ class Verification:
     skip: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
     ranges: tuple[str, ...] = ()
+    finished: dict[str, str] = field(default_factory=dict)
 
     def is_of(self, plan: Plan) -> bool:
         """Whether the files are what this plan asks for."""

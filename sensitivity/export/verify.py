@@ -134,6 +134,8 @@ def check_outputs(
     rms, own = relative_rms(outputs, reference, unquantized), relative_rms(unquantized, reference, unquantized)
     limit, floor = max(OUTPUT_TOLERANCE * own, FLOAT_TOLERANCE), None
     if not rms <= limit:  # also where it is not a number
+        rms = min(rms, _sample_by_sample(file, inputs, reference, unquantized))
+    if not rms <= limit:
         floor = rounding_floor(source, inputs, disabled, reference, unquantized, enough=rms / FLOOR_TOLERANCE)
         limit = max(limit, FLOOR_TOLERANCE * floor)
     if not rms <= limit:
@@ -143,6 +145,16 @@ def check_outputs(
             "the model may hold operations that do not export faithfully."
         )
     return rms, own, floor
+
+
+def _sample_by_sample(file: Path, inputs: Any, reference: Outputs, unquantized: Outputs) -> float:
+    """The same difference with the file run on one sample at a time: ONNX Runtime then takes sums in another order, which
+    is as right, and a flip of one value in an early layer may be all that kept the two apart."""
+    from sensitivity.export.simulate import chunks
+
+    with OnnxRuntime(optimize=False).build(file) as engine:
+        parts = [list(run(engine, one).values()) for one in chunks([inputs], 1, len(reference[0]))]
+    return relative_rms([np.concatenate(some) for some in zip(*parts, strict=True)], reference, unquantized)
 
 
 def rounding_floor(

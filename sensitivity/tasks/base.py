@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +20,10 @@ class Batches(Protocol):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]: ...
+
+
+Finish = Callable[[Path, Any], Mapping[str, str]]
+"""(exported file, example inputs) -> name of each file written beside it, and in words what was checked of it."""
 
 
 def mean(scores: Scores) -> float:
@@ -38,6 +43,8 @@ class Task:
     aggregate: scores of any number of samples -> the metric, higher is better; the mean by default.
     metric: its name in reports. full_scale: its largest value; "1pt" is a hundredth of it.
     inputs: model(*inputs) for a tuple, model(**inputs) for a dict, model(inputs) otherwise.
+    finish: what is made of each exported file once it is verified; for ends of a graph that cannot be compared value by
+        value, such as the choice of the best boxes.
     """
 
     model: Any
@@ -46,6 +53,7 @@ class Task:
     aggregate: Callable[[Scores], float] = mean
     metric: str = "accuracy"
     full_scale: float = 1.0
+    finish: Finish | None = None
 
 
 @dataclass(frozen=True)

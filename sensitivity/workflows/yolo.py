@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.config import RunSettings, YoloChoices, YoloSettings
+from sensitivity.config import RunSettings, YoloChoices, YoloSettings, flag_of
 from sensitivity.errors import TaskError, WriteError
 from sensitivity.files import write_whole
 from sensitivity.journal.journal import refuse_used
@@ -28,6 +28,7 @@ from sensitivity.tasks.detection_boxes import Suppression, decode_bins, decode_c
 from sensitivity.tasks.detection_labels import LabelledImage
 from sensitivity.tasks.images import centre_crop
 from sensitivity.workflows.yolo_data import calibration_files, has_train_images, labelled, unlabelled
+from sensitivity.workflows.yolo_end2end import with_best_boxes
 from sensitivity.workflows.yolo_quantize import quantized
 from sensitivity.workflows.yolo_weights import Yolo, give_raw, load_yolo
 
@@ -91,6 +92,10 @@ def task(weights: str | Path, data: str | Path, **choices: Any) -> Task | Evalua
     """
     paths = {name: Path(choices[name]) for name in ("image_folder", "calib") if choices.get(name) is not None}
     settings = YoloChoices(**{"weights": Path(weights), "data": Path(data)} | choices | paths)
+    for name in ("batch", "limit", "calib_images"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise TaskError(f"Expected {flag_of(name)} to be at least 1, got {value}.")
     yolo = load_yolo(settings.weights, end2end=settings.end2end, trust=settings.trust_weights)
     if settings.imgsz < yolo.stride or settings.imgsz % yolo.stride:
         raise TaskError(
@@ -117,6 +122,8 @@ def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
 
         return validator_task(model, yolo, splits, settings)
     found_task = detection_task(model, splits, names, size=size, batch=batch, decode=decode, rule=rule)
+    if yolo.end2end and settings.output == "decoded":
+        found_task = replace(found_task, finish=partial(with_best_boxes, classes=len(names)))
     return found_task if yolo.kind == "detect" else replace(found_task, metric=f"box {found_task.metric}")
 
 
@@ -137,6 +144,12 @@ def splits_of(
     """Images for "rank", "confirm" and "holdout", and those to calibrate with."""
     images = _drawn(images, settings.limit)
     source = settings.calib or (settings.data if has_train_images(settings.data) else None)
+    least = round(1 / min((SET_ASIDE if source is None else SIZES).values()))
+    if len(images) < least:
+        raise TaskError(
+            f"Expected at least {least} images for calib, rank, confirm and holdout, got {len(images)}; give more with --data, or a "
+            "higher --limit."
+        )
     if source is None:
         parts = random_splits(images, sizes=SET_ASIDE, seed=SEED)
         return parts, list(parts.pop("calib"))[: settings.calib_images]
