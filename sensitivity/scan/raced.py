@@ -28,7 +28,7 @@ from sensitivity.tasks.base import Task, mean
 from sensitivity.tasks.batches import batch_size
 
 SIGNAL_SAMPLES = 16
-"""More do not change what is found (`docs/signals.md`), and every unit takes them."""
+"""Of every unit. Plans of MobileNetV1 from 32 were no shorter (twelve orders of its images)."""
 
 CONTENDERS = 8
 """Units that race on the metric once the signal has ordered all of them."""
