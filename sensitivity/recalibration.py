@@ -26,8 +26,10 @@ from sensitivity.signals.distortion import SQNR
 
 FILE = "recalibration.json"
 CANNOT = (
-    "Recalibration was left out: the ranges of a {source} model cannot be changed here. Change them where it was made."
+    "Recalibration was left out: other ranges are tried in models of ModelOpt and pytorch-quantization; {kind} keeps those "
+    "that it came with. Calibrate it again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
+KINDS = {"onnx_qdq": "a Q/DQ file, which holds no calibration data,", "pt2e": "a PT2E graph"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def recalibration(session: Session, scanned: Scan, target: Target, skip: Sequenc
     skip: units that every plan leaves out.
     """
     if not isinstance(session.source, Recalibratable):
-        return Recalibration("", (), scanned, CANNOT.format(source=session.source.source))
+        source = session.source.source
+        return Recalibration("", (), scanned, CANNOT.format(kind=KINDS.get(source, f"a {source} model")))
     if _meets(session, scanned, target, tuple(skip)):
         return Recalibration("", (), scanned)
     basis = _basis(session, scanned, skip)

@@ -7,12 +7,14 @@ from pathlib import Path
 import models
 import pytest
 import torch
+from pt2e_models import quantized_by_pt2e
 from torch import nn
 
 from sensitivity.config import ScanSettings
 from sensitivity.errors import ModelError, NamesError, SensitivityError
 from sensitivity.export.relations import placed, structure_of
 from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.pt2e import Pt2eModel
 from sensitivity.quantizers.units import Pins, Relation, patterns, pins, units_of
 from sensitivity.records import Quantizer, Unit
 from sensitivity.testing.fakes import FakeModel
@@ -92,6 +94,12 @@ def test_each_relation_has_its_layers(residual):
         ("fan-out", ("detect.box.1", "detect.classes.1")),
         ("residual", ("conv2.0", "short.0")),
     ]
+
+
+def test_a_pt2e_model_has_the_same_groups(residual):
+    converted = quantized_by_pt2e(models.seeded(Residual), models.batch())
+    units = placed(Pt2eModel(converted), models.batch(), choices(unit="group")).units
+    assert units == placed(residual, models.batch(), choices(unit="group")).units
 
 
 def test_a_residual_without_a_convolution_in_its_shortcut_is_no_group_by_itself():

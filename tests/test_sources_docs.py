@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,24 +89,19 @@ def run(data, model):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's repository with all that the page's tasks read."""
-    (tmp_path / "pq_task.py").write_text(SECTIONS["pytorch-quantization"])
-    (tmp_path / "pt2e_task.py").write_text(SECTIONS["PyTorch PT2E"])
+    (user_folder / "pq_task.py").write_text(SECTIONS["pytorch-quantization"])
+    (user_folder / "pt2e_task.py").write_text(SECTIONS["PyTorch PT2E"])
     quantizer = (ROOT / "examples/01_mobilenet/task_pt2e.py").read_text().partition("\ndef task(")[0]
-    (tmp_path / "my_quantizer.py").write_text(
+    (user_folder / "my_quantizer.py").write_text(
         re.sub(r"^from (task|sensitivity).*\n", "", quantizer, flags=re.MULTILINE)
     )
-    (tmp_path / "my_model.py").write_text(MY_MODEL)
-    (tmp_path / "val.py").write_text(VAL)
-    (tmp_path / "my_task.py").write_text(SECTIONS[SCRIPT])
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
+    (user_folder / "my_model.py").write_text(MY_MODEL)
+    (user_folder / "val.py").write_text(VAL)
+    (user_folder / "my_task.py").write_text(SECTIONS[SCRIPT])
+    monkeypatch.syspath_prepend(str(user_folder))
+    return user_folder
 
 
 def test_the_page_names_every_source_and_has_a_task_for_each_of_its_own() -> None:

@@ -38,19 +38,18 @@ def accuracy_on(split, model):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(user_folder: Path) -> Path:
     """A user's folder with all that the page's tasks read."""
-    (tmp_path / "my_model.py").write_text(NEIGHBOUR)
+    (user_folder / "my_model.py").write_text(NEIGHBOUR)
     random = np.random.default_rng(0)
     for number in range(20):
-        file = tmp_path / "images" / f"class{number % 3}" / f"{number}.png"
+        file = user_folder / "images" / f"class{number % 3}" / f"{number}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 255, (260, 300, 3), np.uint8)).save(file)
     x = random.random((100, 3, 8, 8), np.float32)
-    np.savez(tmp_path / "samples.npz", x=x, y=random.integers(0, 3, 100))
-    torch.save({"x": torch.from_numpy(x), "y": torch.from_numpy(x[:, 0] > 0.5)}, tmp_path / "masks.pt")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    np.savez(user_folder / "samples.npz", x=x, y=random.integers(0, 3, 100))
+    torch.save({"x": torch.from_numpy(x), "y": torch.from_numpy(x[:, 0] > 0.5)}, user_folder / "masks.pt")
+    return user_folder
 
 
 def test_the_page_has_a_task_of_each_kind():

@@ -8,6 +8,7 @@ from typing import Any
 from sensitivity.config import UnitChoices
 from sensitivity.errors import ExportError, ModelError
 from sensitivity.onnx_graph import groups
+from sensitivity.onnx_graph.qdq_groups import belonging
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable
 from sensitivity.quantizers.modules import head_parts, merged_blocks, shared_objects
 from sensitivity.quantizers.units import Relation, patterns, units_of
@@ -71,8 +72,9 @@ def structure_of(source: QuantizedModel, example: Any) -> Structure:
 
     example: one batch of inputs; None where there is none.
     """
-    if source.source == "onnx_qdq":  # its units are the file's own operations, and its ranges are final
-        return Structure()
+    if source.source == "onnx_qdq":  # its ranges are final
+        found = belonging(source.model.graph.graph, source.model.paths)
+        return Structure(tuple(Relation(one.kind, one.units) for one in found))
     if not hasattr(source.model, "named_modules"):
         return Structure(problem=f"a {source.source} model is no torch model")
     layers = list(dict.fromkeys(quantizer.layer for quantizer in source.quantizers))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +25,10 @@ SUMS = {"Add", "Sum"}
 
 @dataclass(frozen=True)
 class Meeting:
-    """Quantizers that see the same values ("fan-out"), or parts of what one Concat joins ("concat"). Two or more."""
+    """Quantizers that see the same values ("fan-out"), or parts of what one Concat joins ("concat"). Two or more.
+
+    Of a Q/DQ file the operations that read them.
+    """
 
     kind: Literal["fan-out", "concat"]
     quantizers: tuple[str, ...]
@@ -36,20 +39,32 @@ def meetings(model: ir.Model) -> tuple[Meeting, ...]:
 
     model: traced, with its quantizers still marked. Weights are in no group.
     """
+    marks = [node for node in model.graph if is_mark(node, "Quantizer") and node.inputs[0] is not None]
+    readers = [(node.inputs[0], node.attributes.get_string("name")) for node in marks]
+    return met(model.graph, [(value, name) for value, name in readers if value is not None], keeps_values)
+
+
+def met(
+    graph: ir.Graph, readers: Iterable[tuple[ir.Value, str]], keeps: Callable[[ir.Node], bool]
+) -> tuple[Meeting, ...]:
+    """Readers that see the same values, or parts of what one Concat joins, in the order of `readers`; two or more each.
+
+    readers: (what is read, who reads it); a constant counts for nothing. keeps: whether an operation's output holds no other
+    values than its first input.
+    """
     parents: dict[ir.Value, ir.Value] = {}
     joined = []
-    for node in model.graph:
+    for node in graph:
         inputs = [value for value in node.inputs if value is not None and qdq.constant(value) is None]
         if node.op_type == "Concat" and inputs:
             joined.append(node.outputs[0])
             _join(parents, [*inputs, *node.outputs])
-        elif inputs and _keeps_values(node):
+        elif inputs and keeps(node):
             _join(parents, [inputs[0], *node.outputs])
     groups: dict[ir.Value, dict[str, None]] = {}
-    for node in model.graph:
-        source = node.inputs[0] if is_mark(node, "Quantizer") else None
-        if source is not None and qdq.constant(source) is None:
-            groups.setdefault(_root(parents, source), {})[node.attributes.get_string("name")] = None
+    for value, name in readers:
+        if qdq.constant(value) is None:
+            groups.setdefault(_root(parents, value), {})[name] = None
     concats = {_root(parents, value) for value in joined}
     return tuple(
         Meeting("concat" if root in concats else "fan-out", tuple(names))
@@ -181,7 +196,8 @@ def _unquantized(value: ir.Value) -> ir.Value:
     return value
 
 
-def _keeps_values(node: ir.Node) -> bool:
+def keeps_values(node: ir.Node) -> bool:
+    """Whether the output holds no other values than the first input."""
     if node.op_type == "Resize":
         return node.attributes.get_string("mode", "nearest") == "nearest"
     return node.op_type in SAME_VALUES or is_mark(node, "Output")
