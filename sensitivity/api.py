@@ -39,7 +39,7 @@ from sensitivity.journal.journal import refuse_used
 from sensitivity.planning import read_frontier, replan, searched, with_timings
 from sensitivity.quantizers.units import pins
 from sensitivity.recalibration import ranges_of
-from sensitivity.records import SPLITS, BenchResult, Estimate, Plan
+from sensitivity.records import SPLITS, BenchResult, Estimate, Mode, Plan
 from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
@@ -51,7 +51,7 @@ from sensitivity.scan.detail import detection_detail
 from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import EXACT_UP_TO, Budget, raced_scan
 from sensitivity.scan.ranking import estimate
-from sensitivity.scan.scan import Scan
+from sensitivity.scan.scan import Scan, usual_mode
 from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.scan.sharing import sharing_cost
 from sensitivity.session import Session, open_session
@@ -163,7 +163,9 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
     run_dir = session.run_dir
     run_dir.write("run.json", _info(session, settings))
     with _noted(session.run_dir, "scan", command, session):
-        result = _measured(session, settings)
+        mode = settings.mode or usual_mode(session.measurer, session.source.quantizers)
+        run_dir.write("run.json", replace(run_dir.info(), mode=mode))
+        result = _measured(session, settings, mode)
         sharing = sharing_cost(session.measurer, session.source.quantizers, session.own_ranges)
         result = replace(result, sharing=sharing)
         run_dir.write("scan.json", result)
@@ -171,17 +173,17 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
     return result
 
 
-def _measured(session: Session, settings: ScanChoices) -> Scan:
+def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
     """The exact scan where it is asked for or affordable, else a race for which a cheap signal orders the units."""
     subject = (session.measurer, session.units, session.source.quantizers)
     budget = Budget(settings.samples, settings.time_budget)
     if budget == Budget(None, None):
         if session.exact_samples() <= EXACT_UP_TO:
-            return measure_scan(*subject, settings.mode)
+            return measure_scan(*subject, mode)
         budget = Budget()
     if settings.exact or settings.signal == "metric":
-        return measure_scan(*subject, settings.mode)
-    return raced_scan(*subject, settings.mode, session.signal(settings.signal), budget)
+        return measure_scan(*subject, mode)
+    return raced_scan(*subject, mode, session.signal(settings.signal), budget)
 
 
 def _plan(session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan) -> Plan:
@@ -370,7 +372,7 @@ def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
         simulator=earlier.simulator if earlier else None,
         samples=earlier.samples if earlier else 0,
         task=session.reference,
-        mode=settings.mode,
+        mode=settings.mode or "disable",
         metric=session.task.metric,
         full_scale=session.task.full_scale,
         source=session.source.source,

@@ -17,7 +17,7 @@ ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 PlannerName = Literal["greedy", "cost", "exhaustive"]
 CostName = Literal["macs", "table", "engine"]
 DecodeName = Literal["yolo", "yolox"]
-SignalName = Literal["metric", "sqnr", "kl", "fisher"]
+SignalName = Literal["metric", "sqnr", "kl", "boxes", "fisher"]
 UnitName = Literal["layer", "group", "quantizer"]
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
 DetectorOutput = Literal["decoded", "raw"]
@@ -76,10 +76,11 @@ class UnitChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanChoices(UnitChoices):
-    mode: Mode = setting(
-        "disable",
+    mode: Mode | None = setting(
+        None,
         "disable: what is gained when one layer alone is left unquantized; "
-        "enable: what is lost when one layer alone is quantized.",
+        "enable: what is lost when one layer alone is quantized. By default disable, and enable where everything in INT8 "
+        "keeps less than a tenth of float's metric, so that no layer alone gains anything.",
     )
     exact: bool = setting(False, "Measure every layer on all of rank, and every set tried on all of confirm.")
     samples: int | None = setting(
@@ -90,7 +91,8 @@ class ScanChoices(UnitChoices):
     time_budget: float | None = setting(None, "Seconds after which the race ends with what it has; none by default.")
     signal: SignalName = setting(
         "sqnr",
-        "What orders the layers before the race; metric: nothing, measure them all as --exact does, and plan in that order.",
+        "What orders the layers before the race; boxes: of detectors; metric: nothing, measure them all as --exact does, "
+        "and plan in that order.",
     )
     memory: int | None = setting(None, "MiB for values kept for replay; a quarter of what is free by default.")
 

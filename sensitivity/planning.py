@@ -17,7 +17,6 @@ from sensitivity.files import write_whole
 from sensitivity.quantizers.units import Pins, pins
 from sensitivity.recalibration import in_force, kept, recalibrated_plan, recalibration
 from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, Timing
-from sensitivity.registry import load
 from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 COUNTED = {"max_drop", "target", "frontier", "search", "directory"}
 """Settings that may change between two plans of one search; all others are of the search."""
 
-DISTORTIONS = ("sqnr", "kl")
+DISTORTIONS = ("sqnr", "kl", "boxes")
 
 
 PlanSearch = RunSettings | PlanSettings
@@ -169,9 +168,9 @@ def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, f
     name = session.run_dir.info().settings.get("signal", "sqnr")
     if not session.has_samples or name == "metric":
         return None, None
-    if scanned.signal and name in DISTORTIONS:
-        return load("signals", name), scanned.signal
-    return load("signals", "sqnr"), None
+    if name not in DISTORTIONS:
+        return session.distortion("sqnr"), None
+    return session.distortion(name), scanned.signal or None
 
 
 def _frontier(session: Session, found: Plan, cost: CostModel | None) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:

@@ -22,6 +22,8 @@ from sensitivity.scan.engine import Measurer
 from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import measured_signal
 from sensitivity.scan.variants import BASELINES
+from sensitivity.signals.base import Signal
+from sensitivity.signals.boxes import boxes_signal
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.calls import call, device_of, to_device
 from sensitivity.tasks.base import EvaluateTask, Task
@@ -77,7 +79,7 @@ class Session:
         return len(self.task.data["rank"]) * size * (len(self.units) + len(BASELINES))
 
     def signal(self, name: str) -> dict[str, float]:
-        """Unit -> cheap signal of its sensitivity: "sqnr", "kl" or "fisher". Raises TaskError where it cannot be had."""
+        """Unit -> cheap signal of its sensitivity: "sqnr", "kl", "boxes" or "fisher". Raises TaskError where it cannot be had."""
         if not self.has_samples:
             raise TaskError(
                 f"Expected a task with samples for --signal {name}, got one with evaluate(model) only; use --exact."
@@ -86,7 +88,14 @@ class Session:
             from sensitivity.signals.fisher import fisher
 
             return fisher(self.source, self.units, islice(self.task.data["rank"], FISHER_BATCHES))
-        return measured_signal(self.measurer, self.units, self.source.quantizers, load("signals", name))
+        return measured_signal(self.measurer, self.units, self.source.quantizers, self.distortion(name))
+
+    def distortion(self, name: str) -> Signal:
+        """The signal of this name that compares outputs. Raises TaskError for "boxes" where the task is no detector's."""
+        if name == "boxes":
+            return boxes_signal(self.task)
+        found: Signal = load("signals", name)
+        return found
 
     def inputs(self) -> Iterator[Any] | None:
         """Inputs of `rank`, batch by batch; None for a task that has no samples."""

@@ -57,6 +57,15 @@ def test_units_that_the_target_does_not_need_are_pruned_back(needed: set[str]) -
     assert set(choice.skip) == needed
 
 
+@given(st.sets(st.sampled_from(UNITS), min_size=1))
+def test_a_prefix_is_the_shortest_one_and_keeps_what_stands_in_it(needed: set[str]) -> None:
+    def judge(skip: tuple[str, ...]) -> Judged:
+        return Judged(float(needed <= set(skip)), needed <= set(skip), 100)
+
+    choice = GreedyPlanner(prefix=True).choose(UNITS, judge, Goal(1.0, start=1.0))
+    assert choice.skip == tuple(UNITS[: max(map(UNITS.index, needed)) + 1])
+
+
 def test_bisection_takes_logarithmically_many_evaluations_before_pruning() -> None:
     evaluate, calls = additive(dict.fromkeys(UNITS, 1.0))
     choice = choose(UNITS, evaluate, 9.0)

@@ -18,23 +18,6 @@ from sensitivity.onnx_task import onnx_task
 from sensitivity.quantizers.onnx_model import OnnxModel
 from sensitivity.tasks.base import EvaluateTask
 
-EVALUATE = """
-import numpy as np
-from sensitivity import EvaluateTask
-from sensitivity.quantizers.onnx_model import OnnxModel
-
-def task():
-    with np.load({data!r}) as content:
-        x, y = content["x"], content["y"]
-
-    def accuracy(session):  # a script of someone's, that knows nothing of this project
-        name = session.get_inputs()[0].name
-        (scores,) = session.run([session.get_outputs()[0].name], {{name: x}})
-        return float((scores.argmax(1) == y).mean())
-
-    return EvaluateTask(OnnxModel({path!r}, float_path={original!r}), accuracy, example_inputs=x[:4])
-"""
-
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -166,18 +149,6 @@ def test_a_damaged_partial_file_is_refused(made: Path, monkeypatch: pytest.Monke
     refused("Expected outputs of model.partial.onnx to differ from what was measured by at most")
 
 
-def test_an_evaluator_that_expects_an_inference_session_gets_the_switched_file(made: Path, tmp_path: Path) -> None:
-    task = tmp_path / "task.py"
-    names = {"data": "data.npz", "path": "int8.onnx", "original": "float.onnx"}
-    task.write_text(EVALUATE.format(**{key: str(made / name) for key, name in names.items()}))
-    out = tmp_path / "out"
-    assert verb("run", f"{task}:task", "--target", "0.95", "--rounds", "5", "--threads", "1", "--out", out) == 0
-    scan = json.loads((out / "scan.json").read_text())
-    assert scan["baselines"]["float"]["value"] == 1.0
-    assert scan["baselines"]["quantized"]["value"] < 0.95
-    assert (out / "model.partial.onnx").exists()
-
-
 def test_a_session_like_model_is_put_back_after_an_exception(made: Path) -> None:
     from sensitivity.session import quantized_model
     from sensitivity.simulators.evaluate import EvaluateSimulator
@@ -241,3 +212,28 @@ def test_data_of_no_known_kind_is_told(made: Path, tmp_path: Path, name: str, co
         np.savez(tmp_path / name, **content)
     with pytest.raises(TaskError, match=sentence):
         onnx_task(made / "int8.onnx", tmp_path / name)
+
+
+COLLAPSED = """
+from sensitivity import EvaluateTask
+from sensitivity.quantizers.onnx_model import OnnxModel
+
+def task():
+    model = OnnxModel({path!r})
+
+    def accuracy(session):  # any ten quantizers ruin it
+        return 1.0 - 0.1 * min(len(session.uses) - len(session.skipped), 9.9)
+
+    return EvaluateTask(model, accuracy)
+"""
+
+
+def test_a_file_that_has_collapsed_is_scanned_with_one_operation_quantized_at_a_time(made: Path, tmp_path: Path) -> None:
+    task, out = tmp_path / "task.py", tmp_path / "out"
+    task.write_text(COLLAPSED.format(path=str(made / "int8.onnx")))
+    assert verb("scan", f"{task}:task", "--out", out) == 0
+    assert json.loads((out / "run.json").read_text())["mode"] == "enable"
+    scanned = pd.read_csv(out / "scan.csv")
+    assert (scanned.effect > 0).all(), "what each costs alone"
+    assert verb("scan", f"{task}:task", "--mode", "disable", "--out", tmp_path / "asked") == 0
+    assert json.loads((tmp_path / "asked/run.json").read_text())["mode"] == "disable"

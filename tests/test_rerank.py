@@ -10,10 +10,11 @@ import numpy as np
 from sensitivity.journal.journal import open_journal
 from sensitivity.quantizers.base import layers
 from sensitivity.records import Target
-from sensitivity.scan.choose import Means, choose_plan
+from sensitivity.scan.choose import COLLAPSED_ORDER, Means, choose_plan
 from sensitivity.scan.engine import Measurer
+from sensitivity.scan.raced import Budget, raced_scan
 from sensitivity.scan.rerank import reranked
-from sensitivity.scan.scan import scan
+from sensitivity.scan.scan import scan, usual_mode
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
@@ -87,3 +88,59 @@ def test_the_same_order_comes_from_the_journal_without_a_new_sample(tmp_path: Pa
         calls.append(simulator.calls)
     assert orders[0] == orders[1]
     assert calls[0] > calls[1] == 0
+
+
+def test_a_model_that_has_collapsed_is_left_out_in_the_order_of_what_each_layer_does_alone(tmp_path: Path) -> None:
+    """Two layers of which either alone ruins everything: while the other is in INT8, leaving one out shows nothing."""
+    harm = {"tail": 0.02, "worse": 0.98, "middle": 0.3, "bad": 0.97}
+
+    class Ruined(FakeModel):
+        def __call__(self, inputs: Any) -> Any:
+            on = {q.layer for q in self.quantizers if q.name not in self.off}
+            return (inputs >= min(sum(self.harm[layer] for layer in on), 0.999) - 1e-12).astype(np.float64)
+
+    model = Ruined(harm)
+    samples = np.linspace(0, 0.999, 32)
+    task = Task(
+        model, {split: [(samples, None)] for split in ("rank", "confirm", "holdout")}, lambda outputs, _: outputs
+    )
+    units = layers(model.quantizers)
+    with open_journal(tmp_path / "j", {}, resume=True) as journal:
+        measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
+        mode = usual_mode(measurer, model.quantizers)
+        scanned = scan(measurer, units, model.quantizers, mode)
+        plan = choose_plan(measurer, units, model.quantizers, scanned, Target(drop=0.1), Means(signal=SIGNAL))
+    assert mode == "enable"
+    assert scanned.collapsed
+    assert plan.skip == ("worse", "bad", "middle")
+    assert COLLAPSED_ORDER in plan.notes
+
+
+def test_a_collapsed_model_gets_the_shortest_prefix_of_a_raced_scan(tmp_path: Path) -> None:
+    """Losses of everything in INT8 and of half of it are both the whole: they do not say which prefix to try."""
+    harm = {f"layer{index:02}": 0.5 / (index + 1) for index in range(32)}
+
+    class Ruined(FakeModel):
+        def __call__(self, inputs: Any) -> Any:
+            on = {q.layer for q in self.quantizers if q.name not in self.off}
+            return (inputs >= min(sum(self.harm[layer] for layer in on), 0.999) - 1e-12).astype(np.float64)
+
+    model = Ruined(harm)
+    samples = np.linspace(0, 0.999, 200)
+    task = Task(
+        model, {split: [(samples, None)] for split in ("rank", "confirm", "holdout")}, lambda outputs, _: outputs
+    )
+    units = layers(model.quantizers)
+    with open_journal(tmp_path / "j", {}, resume=True) as journal:
+        measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
+        scanned = raced_scan(measurer, units, model.quantizers, "enable", harm, Budget(2000))
+        plan = choose_plan(measurer, units, model.quantizers, scanned, Target(drop=0.1), Means(signal=SIGNAL))
+    left = [sum(list(harm.values())[size:]) for size in range(33)]
+    assert len(plan.skip) == next(size for size in range(33) if left[size] <= 0.1)
+    assert plan.planner == "greedy"
+
+
+def test_a_model_that_still_works_in_int8_is_scanned_by_leaving_layers_out(tmp_path: Path) -> None:
+    journal, task, simulator, model = measurer_of(tmp_path / "j")
+    with journal:
+        assert usual_mode(Measurer(task, lambda offered: simulator, journal), model.quantizers) == "disable"

@@ -20,6 +20,11 @@ class GreedyPlanner:
 
     name = "greedy"
 
+    def __init__(self, *, prefix: bool = False) -> None:
+        """prefix: the answer is the shortest prefix as bisection finds it. Which of many units could go back is then not
+        asked: on few samples that fits the set to them."""
+        self._prefix = prefix
+
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
         return self.searched(ranking, Search(judge))
 
@@ -42,6 +47,8 @@ class GreedyPlanner:
             else:
                 low = middle
         found = tuple(ranking[:high])
+        if self._prefix:
+            return search.choice(found)
         if not_monotone(search.path):
             found = climbed(ranking, search, len(found)) or found
         return search.choice(pruned(found, search))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sensitivity.errors import ModelError
 from sensitivity.planners.base import Choice, Goal, Judge, Planner, Probe
+from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.quantizers.units import Pins
@@ -15,7 +16,7 @@ from sensitivity.registry import load
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.judge import SequentialJudge, SplitJudge
 from sensitivity.scan.ranking import estimate, gain
-from sensitivity.scan.rerank import Order, reranked
+from sensitivity.scan.rerank import Order, by_signal, reranked
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.signals.base import Signal
@@ -55,7 +56,7 @@ def choose_plan(
     (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
     floor = target.floor(measurer.aggregate(float_scores))
     order, notes = _order(measurer, units, quantizers, scanned, means)
-    planner = PinnedPlanner(_planner(means.planner, order if scanned.signal else None), fixed.skip, fixed.keep)
+    planner = PinnedPlanner(_planner(means.planner, order, scanned), fixed.skip, fixed.keep)
     judge: Judge = (
         SequentialJudge(measurer, units, floor, float_scores) if scanned.signal else SplitJudge(measurer, units, floor)
     )
@@ -84,10 +85,11 @@ def choose_plan(
     )
 
 
-def _planner(name: str, raced: Order | None) -> Planner:
-    """raced: the order of a raced scan, whose signal says which prefix to try; None after a whole scan."""
-    if name == "greedy" and raced:
-        return InterpolatedPlanner(raced.signal)
+def _planner(name: str, order: Order, scanned: Scan) -> Planner:
+    """After a raced scan a prefix of the order. Its signal says which one to try; not where the loss of everything in
+    INT8 is as large as it can be, and so not in proportion to it."""
+    if name == "greedy" and scanned.signal:
+        return GreedyPlanner(prefix=True) if scanned.collapsed else InterpolatedPlanner(order.signal)
     planner: Planner = load("planners", name)()
     return planner
 
@@ -101,9 +103,17 @@ def _order(
     if means.signal is None:
         return ranked, ()
     try:
+        if scanned.collapsed:
+            return by_signal(measurer, units, quantizers, means.signal, means.alone), (COLLAPSED_ORDER,)
         return reranked(measurer, units, quantizers, means.signal, means.alone), ()
     except ModelError as error:
         return ranked, (f"The layers could not be ranked anew on the way: {error}",)
+
+
+COLLAPSED_ORDER = (
+    "With everything in INT8 the outputs are noise, and leaving out one layer more or less shows nothing: the layers were "
+    "left out in the order of what each alone in INT8 does to the outputs."
+)
 
 
 TRY_NEXT = (

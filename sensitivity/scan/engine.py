@@ -199,12 +199,13 @@ class Measurer:
     def _distort(
         self, signal: Signal, variants: list[Variant], reference: Variant, split: str, batch: int, inputs: Any
     ) -> None:
+        view = signal.view or flat_outputs
         ((_, output),) = self.outputs([reference], inputs)
-        float_outputs = [array.copy() for array in flat_outputs(output)]
+        float_outputs = [array.copy() for array in view(output)]
         self.samples += batch_size(inputs)
         measured: list[tuple[Variant, Scores]] = []
         for index, output in self.outputs(variants, inputs):
-            measured.append((variants[index], signal.of(float_outputs, flat_outputs(output))))
+            measured.append((variants[index], signal.of(float_outputs, view(output))))
             self.samples += batch_size(inputs)
             del output
         for variant, values in measured:

@@ -74,6 +74,21 @@ def reranked(
     return Order((*chosen, *last), taken | _shared(left, {name: alone[name] for name in last}))
 
 
+def by_signal(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    signal: Signal,
+    alone: Mapping[str, float] | None = None,
+) -> Order:
+    """The order of what each unit alone does, for a model that has collapsed: from there forward selection sees only noise.
+
+    Arguments and errors as in `reranked`. Errors of single units add up as long as they are small.
+    """
+    alone = alone or measured_signal(measurer, units, quantizers, signal)
+    return Order(tuple(sorted(alone, key=lambda name: -alone[name])), dict(alone))
+
+
 def _shared(left: float, alone: Mapping[str, float]) -> dict[str, float]:
     """What is left of the distortion, in proportion to the units' own signals."""
     total = sum(alone.values())

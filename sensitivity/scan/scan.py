@@ -6,9 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sensitivity.records import Effect, Estimate, Mode, Quantizer, Unit
-from sensitivity.scan.engine import Measurer
+from sensitivity.scan.engine import Measurer, Reader
 from sensitivity.scan.ranking import estimate, rank_effects
 from sensitivity.scan.variants import baselines, unit_variant
+
+COLLAPSED = 0.1
+"""Part of float's metric: where everything in INT8 keeps less, its outputs are noise."""
+
+
+def has_collapsed(float_metric: float, quantized: float) -> bool:
+    return quantized < COLLAPSED * float_metric
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,11 @@ class Scan:
     signal: dict[str, float] = field(default_factory=dict)
     sharing: Estimate | None = None
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether everything in INT8 is so bad that leaving out one unit shows nothing."""
+        return has_collapsed(self.baselines["float"].value, self.baselines["quantized"].value)
+
 
 def scan(measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode) -> Scan:
     """Measure baselines and units on all of `rank` and rank the units by effect."""
@@ -40,3 +52,12 @@ def scan(measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantiz
         baselines={name: estimate(scores, aggregate) for name, scores in by_name.items()},
         effects=rank_effects(units, measured[len(base) :], reference, aggregate, mode),
     )
+
+
+def usual_mode(measurer: Measurer, quantizers: Sequence[Quantizer]) -> Mode:
+    """The mode that shows something: `enable` where everything in INT8 has collapsed on the first batch of `rank`."""
+    base = baselines(quantizers)
+    variants = [base["float"], base["quantized"]]
+    with measurer.progress("scan: has INT8 collapsed", len(variants)) as advance:
+        first = measurer.batch(variants, "rank", 0, Reader(measurer.task, "rank"), advance)
+    return "enable" if has_collapsed(*(measurer.aggregate(scores) for scores in first)) else "disable"

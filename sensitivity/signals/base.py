@@ -20,7 +20,11 @@ else:
 
 @dataclass(frozen=True)
 class Signal:
-    """of: (outputs of the float model, outputs of a variant) -> distortion per sample float64[n], >= 0."""
+    """of: (outputs of the float model, outputs of a variant) -> distortion per sample float64[n], >= 0.
+
+    view: what the model returned -> the arrays that are compared; None takes all of its floating-point arrays.
+    """
 
     name: str
     of: Callable[[Outputs, Outputs], Scores]
+    view: Callable[[Any], Outputs] | None = None

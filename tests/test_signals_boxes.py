@@ -1,0 +1,84 @@
+"""The signal `boxes`: what is lost of the boxes and confidences that a float detector reports."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sensitivity.errors import ModelError, TaskError
+from sensitivity.signals.boxes import SURE, boxes_signal, distortion
+
+
+def detector(confidences: Any, boxes: Any = None) -> list[np.ndarray]:
+    """One image. confidences: [classes, anchors]; boxes: [anchors, 4], unit squares by default."""
+    made = np.array([confidences], np.float32)
+    unit = np.tile(np.array([0.0, 0.0, 10.0, 10.0], np.float32), (made.shape[2], 1))
+    return [np.array([unit if boxes is None else boxes], np.float32), made]
+
+
+def test_the_same_outputs_lose_nothing():
+    same = detector([[0.9, 0.001, 0.3]])
+    assert distortion(same, same).tolist() == [0.0]
+
+
+def test_a_confidence_counts_by_its_divergence():
+    p, q = 0.8, 0.4
+    wanted = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+    assert distortion(detector([[p]]), detector([[q]])) == pytest.approx([wanted / p], rel=1e-5)
+
+
+def test_a_box_counts_by_the_overlap_it_lacks_times_its_confidence():
+    moved = [[0, 0, 10, 10], [5, 0, 15, 10]]  # the second overlaps by a third
+    found = distortion(detector([[0.5, 0.25]]), detector([[0.5, 0.25]], moved))
+    assert found == pytest.approx([0.25 * (2 / 3) / 0.75], rel=1e-5)
+
+
+def test_the_background_may_do_what_it_wants():
+    background = detector([[0.9, SURE / 10]], [[0, 0, 10, 10], [500, 500, 900, 900]])
+    assert distortion(detector([[0.9, SURE / 5]]), background) == pytest.approx([0.0], abs=1e-3)
+
+
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
+    st.lists(st.floats(0, 1, width=32), min_size=4, max_size=4),
+)
+def test_it_is_never_negative_and_agrees_with_a_plain_sum_over_all_anchors(
+    one: list[float], other: list[float]
+) -> None:
+    wanted, got = np.reshape(one, (2, 2)), np.reshape(other, (2, 2))
+    p, q = np.clip(wanted, SURE, 1 - SURE), np.clip(got, SURE, 1 - SURE)
+    plain = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() / max(wanted.max(axis=0).sum(), SURE)
+    found = distortion(detector(wanted), detector(got))
+    assert found[0] >= 0
+    assert found == pytest.approx([plain], rel=1e-4, abs=1e-6)
+
+
+def test_a_box_that_overflowed_overlaps_nothing():
+    assert distortion(detector([[0.5]]), detector([[0.5]], [[-np.inf, -np.inf, np.inf, np.inf]])) == pytest.approx(
+        [1.0]
+    )
+
+
+def test_confidences_that_are_no_numbers_are_refused():
+    with pytest.raises(ModelError, match="Expected finite confidences, got infinite values or NaN"):
+        distortion(detector([[0.5]]), detector([[np.nan]]))
+
+
+def test_outputs_are_decoded_as_the_task_says():
+    task: Any = SimpleNamespace(score=SimpleNamespace(decode=lambda outputs: (outputs["boxes"], outputs["scores"])))
+    signal = boxes_signal(task)
+    assert signal.name == "boxes"
+    assert signal.view is not None
+    boxes, confidences = signal.view({"scores": np.ones((1, 2, 3)), "boxes": np.zeros((1, 3, 4))})
+    assert (boxes.shape, confidences.shape) == ((1, 3, 4), (1, 2, 3))
+
+
+def test_a_task_that_is_no_detector_is_told():
+    task: Any = SimpleNamespace(score=lambda outputs, targets: outputs)
+    with pytest.raises(TaskError, match="for --signal boxes, got one whose score has no decode; use --signal sqnr"):
+        boxes_signal(task)
