@@ -74,6 +74,17 @@ def test_another_target_takes_the_cheapest_measured_set_that_meets_it(planned: P
     assert at(Target(metric=1.1)) is None, "no set meets it"
 
 
+def test_float_itself_answers_for_no_other_target(planned: Path) -> None:
+    plan, levels = RunDir(planned).plan(), (point((), 0.5), point(("a", "b"), 1.0))
+    plan = replace(plan, skip=("a",), metric=replace(plan.metric, float=Estimate(1.0, None, None, 100)))
+    units = tuple(Unit(name, (f"{name}.w",)) for name in "ab")
+    quantizers = tuple(Quantizer(f"{name}.w", name, "weight", 8, None) for name in "ab")
+    frontier, values = Frontier(levels, {}, None), np.ones((3, 100))
+    assert replanned(plan, frontier, values, Target(drop=0.1), units, quantizers) is None, "a search may find less"
+    everything = replace(plan, skip=("a", "b"))
+    assert replanned(everything, frontier, values, Target(drop=0.1), units, quantizers) is not None
+
+
 def test_planning_again_loads_neither_the_task_nor_torch(planned: Path) -> None:
     code = (
         "import sys; from sensitivity.cli.main import group; "

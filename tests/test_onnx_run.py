@@ -228,7 +228,9 @@ def task():
 """
 
 
-def test_a_file_that_has_collapsed_is_scanned_with_one_operation_quantized_at_a_time(made: Path, tmp_path: Path) -> None:
+def test_a_file_that_has_collapsed_is_scanned_with_one_operation_quantized_at_a_time(
+    made: Path, tmp_path: Path
+) -> None:
     task, out = tmp_path / "task.py", tmp_path / "out"
     task.write_text(COLLAPSED.format(path=str(made / "int8.onnx")))
     assert verb("scan", f"{task}:task", "--out", out) == 0

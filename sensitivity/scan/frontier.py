@@ -136,7 +136,8 @@ def replanned(
     units: Sequence[Unit],
     quantizers: Sequence[Quantizer],
 ) -> Plan | None:
-    """The cheapest measured set that meets another target; None where none does, or its holdout is not known.
+    """The cheapest measured set that meets another target; None where none does, where only float itself does, and where its
+    holdout is not known.
 
     earlier: the plan of the same search, whose baselines and recalibrated units it keeps.
     """
@@ -145,6 +146,8 @@ def replanned(
     found = next((point for point in order if point.confirm.value >= floor), None)
     if found is None or found.holdout is None or found.holdout_drop is None:
         return None
+    if len(found.skip) == len(units) and found.skip != earlier.skip:
+        return None  # float itself, which every search tries: a search for this target may find less
     disabled = skip_variant(found.skip, units).disabled
     known = found.skip == earlier.skip
     return replace(
