@@ -105,8 +105,9 @@ def naive_steps(
 
 
 def first(task: Task, samples: int | None) -> Task:
-    """The first samples of `rank` to rank and to confirm, read and letterboxed anew on each pass; one batch held out."""
-    batches: Any = task.data["rank"]
+    """The first samples of the largest split to rank and to confirm, read and letterboxed anew on each pass; one batch
+    held out."""
+    batches: Any = max(task.data.values(), key=len)
     if not hasattr(batches, "images"):
         arrays = list(islice(batches, samples and -(-samples // batch_size(next(iter(batches))[0]))))
         return replace(task, data={"rank": arrays, "confirm": arrays, "holdout": arrays[:1]})
@@ -233,7 +234,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--file", required=True, type=Path)
     parser.add_argument("--float-model", type=Path)
     parser.add_argument("--data", required=True, type=Path)
-    parser.add_argument("--samples", type=int, help="of `rank`; all by default")
+    parser.add_argument("--samples", type=int, help="of the largest split; all by default")
     parser.add_argument("--points", type=float, default=1.0, help="largest loss of the raced plan, in points")
     parser.add_argument("--races", type=int, default=1)
     parser.add_argument("--every", type=int, default=1, help="of the operations, in the naive loop and the exact scan")
