@@ -249,12 +249,13 @@ def test_the_models_own_rounding_is_drawn_until_it_explains_the_difference(branc
     reference = [np.ones((4, 3), np.float32)]
     seeds = []
 
-    def jittered(source, inputs, disabled, seed):
+    def jittered(source, inputs, disabled, seed, noise):
+        assert noise == 3e-7
         seeds.append(seed)
         return torch.from_numpy(reference[0] + (0.01 if seed == lucky else 0.001 * seed))
 
     monkeypatch.setattr("sensitivity.export.simulate.jittered_outputs", jittered)
-    floor = rounding_floor(branches.source, None, (), reference, reference, enough=0.009)
+    floor = rounding_floor(branches.source, None, (), reference, reference, noise=3e-7, enough=0.009)
     assert floor == pytest.approx(0.01, rel=1e-4)
     assert seeds == list(range(ran))
 

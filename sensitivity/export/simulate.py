@@ -46,8 +46,11 @@ def _quantized_weight(source: QuantizedModel, name: str, given: Any, output: Any
     return QuantizedWeight(values, np.clip(levels, -128, 127).astype(np.int8))
 
 
-def jittered_outputs(source: QuantizedModel, inputs: Any, disabled: Collection[str], seed: int) -> Any:
-    """As `outputs_of`, with every activation moved by float32's own rounding error before it is quantized.
+def jittered_outputs(
+    source: QuantizedModel, inputs: Any, disabled: Collection[str], seed: int, noise: float = 0.0
+) -> Any:
+    """As `outputs_of`, with every activation moved before it is quantized, by `noise` in parts of the largest, and by
+    float32's own rounding error at least.
 
     What the model gives when the same sums are taken in another order: a few values near a rounding boundary change
     by a whole step, and those steps move others. Deep models end up far from themselves (ResNet-20: a quarter of what
@@ -58,8 +61,8 @@ def jittered_outputs(source: QuantizedModel, inputs: Any, disabled: Collection[s
 
     def jitter(module: Any, args: Any) -> Any:
         array = numpy(args[0])
-        noise = draw.uniform(-1, 1, array.shape) * np.abs(array).max(initial=0) * ROUNDING
-        return (args[0] + torch.from_numpy(noise.astype(array.dtype)).to(args[0].device), *args[1:])
+        moved = draw.uniform(-1, 1, array.shape) * np.abs(array).max(initial=0) * max(noise, ROUNDING)
+        return (args[0] + torch.from_numpy(moved.astype(array.dtype)).to(args[0].device), *args[1:])
 
     with ExitStack() as stack:
         for quantizer in source.quantizers:

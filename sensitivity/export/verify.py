@@ -21,6 +21,7 @@ from sensitivity.export.verification import (
     METRIC_TOLERANCE,
     OUTPUT_TOLERANCE,
     FileCheck,
+    LayerCheck,
     MetricCheck,
     Verification,
 )
@@ -69,7 +70,7 @@ def verify(
         check_placement(model, file.name, source, reached - disabled[variant])
         layers = check_layers(source, model, example_inputs, disabled[variant], file.name)
         rms, own, floor = check_outputs(
-            source, file, example_inputs, disabled[variant], reference[variant], reference["float"]
+            source, file, example_inputs, disabled[variant], reference[variant], reference["float"], noise_of(layers)
         )
         metric = None
         if batches is not None and score is not None and variant != "float":
@@ -117,12 +118,24 @@ def flat(outputs: Any) -> list[np.ndarray]:
     return [np.asarray(tensor.numpy()) for tensor in pytree.tree_leaves(outputs)]
 
 
+def noise_of(layers: Iterable[LayerCheck]) -> float:
+    """How far file and model are apart on one layer where nothing is rounded to a grid, relative to its largest output."""
+    return max((layer.difference for layer in layers if layer.difference is not None), default=0.0)
+
+
 def check_outputs(
-    source: QuantizedModel, file: Path, inputs: Any, disabled: Collection[str], reference: Outputs, unquantized: Outputs
+    source: QuantizedModel,
+    file: Path,
+    inputs: Any,
+    disabled: Collection[str],
+    reference: Outputs,
+    unquantized: Outputs,
+    noise: float,
 ) -> tuple[float, float, float | None]:
     """Relative RMS of file and simulated model, of float and simulated model, and the floor where it was needed.
 
-    reference, unquantized: outputs of the simulated and of the float model. Raises ExportError beyond the bounds.
+    reference, unquantized: outputs of the simulated and of the float model. noise: as `noise_of` says. Raises ExportError
+    beyond the bounds.
     """
     with OnnxRuntime(optimize=False).build(file) as engine:
         outputs = list(run(engine, inputs).values())
@@ -137,7 +150,9 @@ def check_outputs(
     if not rms <= limit:  # also where it is not a number
         rms = min(rms, _sample_by_sample(file, inputs, reference, unquantized))
     if not rms <= limit:
-        floor = rounding_floor(source, inputs, disabled, reference, unquantized, enough=rms / FLOOR_TOLERANCE)
+        floor = rounding_floor(
+            source, inputs, disabled, reference, unquantized, noise=noise, enough=rms / FLOOR_TOLERANCE
+        )
         limit = max(limit, FLOOR_TOLERANCE * floor)
     if not rms <= limit:
         raise ExportError(
@@ -165,17 +180,18 @@ def rounding_floor(
     reference: Outputs,
     unquantized: Outputs,
     *,
+    noise: float,
     enough: float,
 ) -> float:
     """How far the simulated model gets from itself when its sums are rounded otherwise: the largest of a few draws.
 
-    No more are drawn once one reaches `enough`. reference, unquantized: as in `check_outputs`.
+    noise: how much the sums of a layer were seen to differ, relative to the largest. No more are drawn once one reaches `enough`. reference, unquantized: as in `check_outputs`.
     """
     from sensitivity.export.simulate import jittered_outputs
 
     floor = 0.0
     for seed in range(FLOOR_DRAWS):
-        outputs = flat(jittered_outputs(source, inputs, disabled, seed))
+        outputs = flat(jittered_outputs(source, inputs, disabled, seed, noise))
         floor = max(floor, relative_rms(outputs, reference, unquantized))
         if floor >= enough:
             break
