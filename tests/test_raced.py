@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from sensitivity.records import Plan, Target
 from sensitivity.scan.choose import choose_plan
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.judge import SequentialJudge
+from sensitivity.scan.progress import Advance, Progress, silent
 from sensitivity.scan.raced import Budget, measured_signal, raced_scan
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.variants import baselines
@@ -40,11 +43,13 @@ def difference(reference: Any, outputs: Any) -> Any:
     return np.abs(reference[0] - outputs[0])
 
 
-def raced(task: Task, path: Path, budget: Budget, target: Target | None = None) -> tuple[Scan, Plan | None, Measurer]:
+def raced(
+    task: Task, path: Path, budget: Budget, target: Target | None = None, progress: Progress = silent
+) -> tuple[Scan, Plan | None, Measurer]:
     quantizers = task.model.quantizers
     units = layers(quantizers)
     with open_journal(path, {}, resume=True) as journal:
-        measurer = Measurer(task, lambda _: FakeSimulator(task.model), journal)
+        measurer = Measurer(task, lambda _: FakeSimulator(task.model), journal, progress)
         signal = measured_signal(measurer, units, quantizers, Signal("difference", difference))
         scan = raced_scan(measurer, units, quantizers, "disable", signal, budget)
         plan = choose_plan(measurer, units, quantizers, scan, target) if target else None
@@ -58,6 +63,24 @@ def test_a_race_finds_the_worst_units_with_a_fraction_of_the_samples(tmp_path: P
     assert measurer.samples < 0.4 * 1000 * (len(HARM) + 4)
     for effect, harm in zip(scan.effects[:2], (0.20, 0.10), strict=True):
         assert effect.effect.low <= harm <= effect.effect.high
+
+
+def test_progress_never_says_that_more_was_done_than_there_is(tmp_path: Path) -> None:
+    steps: dict[str, list[int]] = {}
+
+    @contextmanager
+    def progress(what: str, total: int) -> Iterator[Advance]:
+        steps[what] = [total, 0]
+
+        def advance(done: int, samples: int) -> None:
+            steps[what][1] += done
+
+        yield advance
+
+    raced(fake_task(100), tmp_path / "j", Budget(6000), progress=progress)
+    total, done = steps["race on the metric"]
+    assert 2 * 8 < done <= total
+    assert done > 22, "all units had the first batch"
 
 
 def test_a_budget_that_runs_out_still_ranks_every_unit_with_wide_intervals(tmp_path: Path) -> None:

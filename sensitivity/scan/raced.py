@@ -28,7 +28,7 @@ from sensitivity.tasks.base import Task, mean
 from sensitivity.tasks.batches import batch_size
 
 SIGNAL_SAMPLES = 16
-"""Of every unit. Plans of MobileNetV1 from 32 were no shorter (twelve orders of its images)."""
+"""Of every unit, before any races."""
 
 CONTENDERS = 8
 """Units that race on the metric once the signal has ordered all of them."""
@@ -119,7 +119,8 @@ class _Race:
         size = batch_size(next(iter(data))[0])
         room = len(self._entrants) if budget.samples is None else budget.samples // size - len(self._base)
         running, looked = list(self._entrants)[: max(room, CONTENDERS)], 0
-        with self._measurer.progress("race on the metric", len(data) * (len(self._base) + CONTENDERS)) as advance:
+        most = len(self._base) + len(running) + (len(data) - 1) * (len(self._base) + CONTENDERS)
+        with self._measurer.progress("race on the metric", most) as advance:
             for batch in range(len(data)):
                 variants = {**self._base, **{name: self._entrants[name] for name in running}}
                 late = budget.seconds is not None and time.monotonic() - start > budget.seconds
