@@ -17,7 +17,7 @@ from sensitivity.config import PlanSettings, ScanSettings
 from sensitivity.planning import read_frontier
 from sensitivity.records import CostModel, Estimate, FrontierPoint, Quantizer, Target, Unit
 from sensitivity.run_dir import RunDir
-from sensitivity.scan.frontier import Frontier, best_points, correction, replanned
+from sensitivity.scan.frontier import Frontier, best_points, centred_values, correction, replanned
 
 TASK = Path(__file__).parent / "tasks" / "tiny.py"
 
@@ -44,6 +44,17 @@ def test_only_what_nothing_beats_is_on_the_curve() -> None:
     assert [one.skip for one in best_points(POINTS, None)] == [(), ("a",), ("a", "b", "c")]
     cost = CostModel("table", "ms", 1.0, {"a": 0.5, "b": -0.6, "c": 0.1})
     assert [one.skip for one in best_points(POINTS, cost)] == [("a", "b"), ("a", "b", "c")]
+
+
+def test_values_of_single_samples_have_the_metric_as_their_mean_also_where_it_is_no_mean() -> None:
+    def top(scores: np.ndarray) -> float:
+        return float(np.quantile(scores, 0.9) ** 2)
+
+    scores = np.random.default_rng(0).exponential(size=(40, 1))
+    values = centred_values(scores, top)
+    assert len(values) == 40
+    assert values.std() > 0
+    assert values.mean() == pytest.approx(top(scores), abs=1e-12)
 
 
 def test_the_correction_is_of_the_set_that_the_target_chooses() -> None:

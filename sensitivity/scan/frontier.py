@@ -18,6 +18,7 @@ from sensitivity.records import (
     Plan,
     PlanStep,
     Quantizer,
+    Scores,
     Target,
     Unit,
     Variant,
@@ -114,7 +115,13 @@ def confirm_values(
     """float[1 + points, m]: values on `confirm` whose mean is the metric, of float first and then of each point."""
     variants = [baselines(quantizers)["float"], *(variant_of(point.skip) for point in points)]
     scores = measurer.scores(variants, "confirm", "frontier: confirm")
-    return np.stack([per_sample(one, measurer.task.aggregate) for one in scores])
+    return np.stack([centred_values(one, measurer.task.aggregate) for one in scores])
+
+
+def centred_values(scores: Scores, aggregate: Callable[[Scores], float]) -> np.ndarray:
+    """float[m]: values of single samples, moved so that their mean is the metric: pseudo-values of mAP alone are tenths off."""
+    values = per_sample(scores, aggregate)
+    return np.asarray(values + (aggregate(scores) - values.mean()))
 
 
 def correction(
