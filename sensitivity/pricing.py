@@ -120,13 +120,12 @@ class Prober:
 
     def _medians(self, skips: Sequence[tuple[str, ...]]) -> list[float]:
         with contextlib.ExitStack() as stack:
-            engines, inputs = {}, None
+            files = {skip: self._made.lowered(skip, str(number)) for number, skip in enumerate(dict.fromkeys(skips))}
+            inputs, engines = random_inputs(files[skips[0]]), {}
             for number, skip in enumerate(skips):
-                file = self._made.lowered(skip, str(number))
-                inputs = inputs or random_inputs(file)
-                engines[number] = self._runtime.build(file, threads=self._threads)
+                engines[number] = self._runtime.build(files[skip], threads=self._threads)
                 stack.callback(engines[number].close)
-            once = float(np.median(engines[0].time_ms(inputs or {}, WARMUP)))
+            once = float(np.median(engines[0].time_ms(inputs, WARMUP)))
             rounds = int(np.clip(TIMED_MS / once, ROUNDS, MOST_ROUNDS))
-            times = interleaved(engines, inputs or {}, rounds=rounds, warmup=WARMUP, per_turn=PER_TURN)  # type: ignore[arg-type]
+            times = interleaved(engines, inputs, rounds=rounds, warmup=WARMUP, per_turn=PER_TURN)  # type: ignore[arg-type]
         return [float(np.median(times[number])) for number in engines]  # type: ignore[index]
