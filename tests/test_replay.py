@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 from sensitivity.errors import NamesError
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.simulators import graph as graph_module
 from sensitivity.simulators import replay as replay_module
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.compare import difference, same
+from sensitivity.simulators.graph import Graph
 from sensitivity.simulators.replay import ReplaySimulator
+from sensitivity.simulators.schedule import schedule
 from sensitivity.simulators.toggle import ToggleSimulator
 
 pytest.importorskip("modelopt")
@@ -142,6 +146,28 @@ def test_a_batch_with_large_values_is_cut_into_equal_pieces_and_gives_the_same_b
     simulator = ReplaySimulator(branches, memory=100_000)
     check(branches, simulator, batch(6, seed=2), scan(branches))
     assert set(simulator._parts.values()) == {3}
+
+
+@pytest.mark.parametrize("fastest", [1, 2, 3])
+def test_a_batch_is_cut_in_the_way_that_takes_the_least_time(
+    branches: ModelOptModel, fastest: int, monkeypatch
+) -> None:
+    one = 8 * 8 * 8 * 4
+    monkeypatch.setattr(replay_module, "LARGEST_VALUES", (2 * one, 3 * one, 6 * one))
+    monkeypatch.setattr(Graph, "seconds", lambda self, pieces: abs(len(pieces) - fastest))
+    simulator = ReplaySimulator(branches)
+    check(branches, simulator, batch(6, seed=2), scan(branches))
+    assert set(simulator._parts.values()) == {fastest}
+
+
+def test_the_time_of_a_node_counts_as_often_as_there_are_quantizers_upstream(chain: ModelOptModel, monkeypatch) -> None:
+    simulator = ReplaySimulator(chain)
+    simulator.prepare(batch())
+    ((_, graph),) = simulator._graphs
+    upstream = [graph._network.upstream[step.node].bit_count() for step in schedule(graph._network, [0]).legs[0].steps]
+    now = itertools.count()
+    monkeypatch.setattr(graph_module.time, "perf_counter", lambda: float(next(now)))
+    assert graph.seconds([[batch()]] * 3) == 3 * sum(upstream) > 0
 
 
 def test_a_batch_is_not_cut_where_that_changes_the_numbers(monkeypatch) -> None:

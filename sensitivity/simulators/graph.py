@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sensitivity.quantizers.native import NativeQuantizer
-from sensitivity.simulators.schedule import Leg, Network, Schedule, Value, schedule, value_of
+from sensitivity.simulators.schedule import Leg, Network, Schedule, Step, Value, schedule, value_of
 from sensitivity.simulators.tracing import Traced
 
 Slots = list[Any]
@@ -54,6 +55,19 @@ class Graph:
         states = [self._start(plan, piece) for piece in pieces]
         for leg in plan.legs:
             yield leg.variant, self._outputs(leg, states)
+
+    def seconds(self, pieces: Sequence[Sequence[Any]]) -> float:
+        """How long the variants that each leave out one quantizer take, as far as one forward tells: the time of each
+        node counts as often as there are quantizers upstream of it, which is how often these variants recompute it."""
+        plan = schedule(self._network, [0])
+        total = 0.0
+        for piece in pieces:
+            slots = self._start(plan, piece)
+            for step in plan.legs[0].steps:
+                start = time.perf_counter()
+                self._do(step, slots)
+                total += (time.perf_counter() - start) * self._network.upstream[step.node].bit_count()
+        return total
 
     def _schedule(self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None) -> Schedule:
         size, handed = self._sizes(pieces[0])
@@ -107,14 +121,16 @@ class Graph:
         assert run is not None
         return run(*values)
 
+    def _do(self, step: Step, slots: Slots) -> None:
+        run = self._overwrite[step.node] if step.overwrite else self._run[step.node]
+        slots[step.out] = run(*[slots[slot] for slot in step.reads])  # type: ignore[misc]
+        for slot in step.frees:
+            slots[slot] = None
+
     def _finish(self, leg: Leg, slots: Slots, *, alone: bool) -> list[Any]:
         """Do the steps of one leg and give its outputs, as copies where later legs still read them."""
-        runs, overwrites = self._run, self._overwrite
         for step in leg.steps:
-            run = overwrites[step.node] if step.overwrite else runs[step.node]
-            slots[step.out] = run(*[slots[slot] for slot in step.reads])  # type: ignore[misc]
-            for slot in step.frees:
-                slots[slot] = None
+            self._do(step, slots)
         results = [slots[slot] for slot in leg.outputs]
         if alone:
             results = [value if owned else _copy(value) for value, owned in zip(results, leg.owned, strict=True)]

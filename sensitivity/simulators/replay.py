@@ -22,9 +22,13 @@ from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.tracing import Untraceable, arguments, trace
 
 LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
-"""Bytes. On a CPU a batch is cut until no value is larger than the first of these, or the next where that changes a bit.
-The first is for the caches; the last, for glibc gives memory of 32 MiB and more back to the system at once, and fetching
-it again, page by page, costs more than the arithmetic of a whole layer."""
+"""Bytes. On a CPU a batch is cut until no value is larger than one of these, whichever is fastest: small parts stay in the
+caches, large ones share what each call of a kernel costs, which weighs in the deep layers that most variants recompute.
+The last is for glibc, which gives memory of 32 MiB and more back to the system at once; fetching it again, page by page,
+costs more than the arithmetic of a whole layer."""
+
+TIMINGS = 2
+"""How often each way to cut a batch is timed; the fastest counts."""
 
 GRAPHS = 6
 """How many graphs to keep for models whose graph holds for one input shape only; other shapes are toggled."""
@@ -163,8 +167,8 @@ class ReplaySimulator:
         return min(longer[0], length) if longer else None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
-        """Few enough samples in each part for the caches, and for one forward in half of the memory; as far as no bit of the
-        outputs changes. That depends on the kernels, which are chosen by the shape and the number of threads: tried here."""
+        """As many parts as are fastest, and as let one forward fit in half of the memory; as far as no bit of the outputs
+        changes. That depends on the kernels, which are chosen by the shape and the number of threads: tried here."""
         whole, length = self._graph(leaves, spec), _length(leaves)
         if length is None:
             return 1
@@ -180,10 +184,20 @@ class ReplaySimulator:
 
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
         tries = dict.fromkeys(_parts(length, whole.largest(leaves), limit) for limit in LARGEST_VALUES if on_cpu)
-        parts = finer = next((parts for parts in tries if parts > 1 and changes_nothing(parts)), 1)
+        same_bits = [parts for parts in tries if parts == 1 or changes_nothing(parts)]
+        parts = finer = self._fastest(same_bits or [1], leaves, spec)
         while not self._fits(_split(leaves, parts), spec) and (finer := 2 * finer) <= length // whole.batches[0]:
             parts = finer if changes_nothing(finer) else parts
         return parts
+
+    def _fastest(self, parts: Sequence[int], leaves: list[Any], spec: Any) -> int:
+        """Of these ways to cut the batch."""
+        if len(parts) == 1:
+            return parts[0]
+        pieces = [_split(leaves, number) for number in parts]
+        graphs = [self._graph(cut[0], spec) for cut in pieces]
+        rounds = [[graph.seconds(cut) for graph, cut in zip(graphs, pieces, strict=True)] for _ in range(TIMINGS)]
+        return min(zip(map(min, zip(*rounds, strict=True)), parts, strict=True))[1]
 
     def _fits(self, pieces: list[list[Any]], spec: Any) -> bool:
         """Whether the forward of one variant leaves half of the memory to values that wait for later ones."""
