@@ -122,7 +122,6 @@ def plans(session: Session, scans: Mapping[str, Scan], points: float, cost: Cost
     target = Target(drop=points / 100 * session.task.full_scale)
     isolated = [effect.unit for effect in scans["enable"].effects]
     yield peer(session, PrefixPlanner(), isolated, target, cost)
-    yield peer(session, NncfPlanner(worst_samples(session)), isolated, target, cost)
     signal = load("signals", "sqnr")
     yield ours(session, scans["disable"], target, Means("greedy", cost, None, signal), cost)
     yield ours(session, scans["disable"], target, Means("cost", cost, probe, signal), cost)
@@ -132,6 +131,7 @@ def plans(session: Session, scans: Mapping[str, Scan], points: float, cost: Cost
     yield replace(row, planner=RECALIBRATED)
     if len(session.units) <= LARGEST:
         yield ours(session, scans["disable"], target, Means("exhaustive", cost, None, None), cost)
+    yield peer(session, NncfPlanner(worst_samples(session)), isolated, target, cost)  # last: it may take longest
 
 
 def ours(session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel) -> Found:

@@ -9,16 +9,13 @@ plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
 
-import pandas as pd
-
-from sensitivity.bench.environment import environment, usable_cores
-from sensitivity.bench.protocol import bench_files
+from sensitivity.bench.environment import environment
+from sensitivity.benching import benched, runtime_of
 from sensitivity.config import (
     BenchChoices,
     BenchSettings,
@@ -32,40 +29,28 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import ExportError, RunDirError, RuntimeUnavailable, SensitivityError, TaskError
+from sensitivity.errors import ExportError
 from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
+from sensitivity.exporting import exported, targets_of
 from sensitivity.journal.journal import refuse_used
-from sensitivity.planning import read_frontier, replan, searched, with_timings
+from sensitivity.planning import read_frontier, replan, searched
 from sensitivity.quantizers.units import pins
-from sensitivity.recalibration import ranges_of
-from sensitivity.records import SPLITS, BenchResult, Estimate, Mode, Plan
-from sensitivity.registry import load
+from sensitivity.records import SPLITS, BenchResult, Mode, Plan
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat
-from sensitivity.reporting.tables import bench_table, scan_table
-from sensitivity.run_dir import Exported, RunDir, RunInfo
-from sensitivity.runtimes.base import Runtime
+from sensitivity.reporting.tables import scan_table
+from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.detail import detection_detail
 from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import EXACT_UP_TO, Budget, raced_scan
-from sensitivity.scan.ranking import estimate
 from sensitivity.scan.scan import Scan, usual_mode
 from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.scan.sharing import sharing_cost
 from sensitivity.session import Session, open_session
-from sensitivity.tasks.base import EvaluateTask
 from sensitivity.tasks.detection_detail import DetectionDetail
-from sensitivity.tasks.load import load_task
 
-if TYPE_CHECKING:
-    from sensitivity.export.lower import LowerTarget
-
-WARMUP_ROUNDS = 10
 STALE = "The exported files and their latencies are of an earlier plan and are not shown; run export and bench again."
-METRIC_BATCHES = 6
-"""Of each split at most, for the metric of the exported files."""
 
 
 def run(settings: RunSettings, progress: Progress = silent) -> Plan:
@@ -78,7 +63,7 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
         pins(settings.skip, settings.keep, session.units)
         scanned = _scan(session, command, settings)
         found = _plan(session, settings, command, scanned)
-        _export(session, found, command, targets_of(settings.runtime), forgiving=True)
+        _export(session, found, command, settings.runtime, forgiving=True)
     _bench(session.run_dir, settings, command, progress)
     report(ReportSettings(directory=session.run_dir.path))
     return found
@@ -116,7 +101,7 @@ def export(settings: ExportSettings, progress: Progress = silent) -> Verificatio
             f"got {settings.for_}; export without it and let {settings.for_} read these files."
         )
     with open_session(info.task, settings.directory, resume=True, progress=progress) as session:
-        return _export(session, chosen, command_line("export", settings), targets_of(settings.for_))
+        return _export(session, chosen, command_line("export", settings), settings.for_)
 
 
 def bench(settings: BenchSettings, progress: Progress = silent) -> BenchResult:
@@ -195,175 +180,16 @@ def _plan(session: Session, settings: RunSettings | PlanSettings, command: str, 
     return found
 
 
-def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
-    """The runtimes that files are lowered for: those that `export --for` names, or that of a bench where it has any."""
-    from sensitivity.export.lower import TARGETS
-
-    names = TARGETS if wanted == "all" else TARGETS.keys() & {wanted}
-    return tuple(cast("LowerTarget", name) for name in names)
-
-
 def _export(
-    session: Session, chosen: Plan, command: str, targets: Sequence[LowerTarget], *, forgiving: bool = False
+    session: Session, chosen: Plan, command: str, wanted: str | None, *, forgiving: bool = False
 ) -> Verification:
-    """forgiving: a lowered file that does not compute what it should is left out, where it was not asked for by name."""
-    if session.example is None:
-        raise TaskError(
-            "Expected the task to have example_inputs for export, got None; add one batch of inputs to the EvaluateTask."
-        )
-    task, source, run_dir = session.task, session.source, session.run_dir
-    with _noted(run_dir, "export", command, session), ranges_of(chosen, source):
-        judge: dict[str, Any] = {
-            "batches": session.some_batches(METRIC_BATCHES),
-            "score": task.score,
-            "aggregate": task.aggregate,
-            "full_scale": task.full_scale,
-        }
-        if source.source == "onnx_qdq":
-            verification = _exported_onnx(session, chosen, judge)
-        else:
-            verification = _exported_torch(session, chosen, targets, judge, {} if forgiving else None)
-        ranges = tuple(one.key for one in chosen.ranges)
-        verification = replace(verification, skip=chosen.skip, ranges=ranges)
-        run_dir.write("export.json", verification)
-    return verification
-
-
-def _exported_torch(
-    session: Session,
-    chosen: Plan,
-    targets: Sequence[LowerTarget],
-    judge: dict[str, Any],
-    refused: dict[str, str] | None,
-) -> Verification:
-    from sensitivity.export.half_baseline import NAME as HALF
-    from sensitivity.export.half_baseline import half_baseline
-    from sensitivity.export.lowered import lower_files
-    from sensitivity.export.torch_model import export_files
-    from sensitivity.export.verify import verify
-
-    source, units = session.source, session.units
-    with session.measurer.progress("export, verify, lower", 3) as advance:
-        files = export_files(
-            source,
-            session.example,
-            units,
-            chosen.skip,
-            session.run_dir.path,
-            fingerprint=str(session.measurer.journal.head["model"]),
-            calibration=session.inputs(),
-        )
-        advance(1, 0)
-        verification = verify(source, files, session.example, units, chosen.skip, **judge)
-        advance(1, 0)
-        lowered = lower_files(files, targets, session.example, left_out=refused, **judge)
-        half = half_baseline(files["float"], session.example)
-        advance(1, 0)
-    lowered |= {} if isinstance(half, str) else {HALF: half}
-    left_out = (refused or {}) | ({HALF: half} if isinstance(half, str) else {})
-    made = [*files.values(), *(session.run_dir.path / name for name in lowered)]
-    return replace(verification, lowered=lowered, left_out=left_out, finished=_finished(session, made))
-
-
-def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
-    """What the task makes of the verified files."""
-    finish = session.task.finish
-    return {name: fact for file in files for name, fact in finish(file, session.example).items()} if finish else {}
-
-
-def _exported_onnx(session: Session, chosen: Plan, judge: dict[str, Any]) -> Verification:
-    """The files keep the form that the source's toolkit gave them: none is lowered for a runtime."""
-    from sensitivity.export.onnx_file import export_onnx, verify_onnx
-    from sensitivity.simulators.choose import simulator_for
-
-    source, units = session.source, session.units
-    with session.measurer.progress("export, verify", 2) as advance:
-        fingerprint = str(session.measurer.journal.head["model"])
-        files = export_onnx(source, units, chosen.skip, session.run_dir.path, fingerprint=fingerprint)
-        advance(1, 0)
-        simulator = simulator_for(source, session.example)
-        verification = verify_onnx(source, files, units, chosen.skip, session.example, simulator, **judge)
-        advance(1, 0)
-    return verification
-
-
-def runtime_of(name: str) -> Runtime:
-    """The runtime of this name. Raises NamesError for an unknown one, RuntimeUnavailable where it cannot work here."""
-    runtime: Runtime = load("runtimes", name)()
-    problem = runtime.unavailable()
-    if problem:
-        raise RuntimeUnavailable(f"Expected {name} to work on this machine, got: {problem}.")
-    return runtime
+    with _noted(session.run_dir, "export", command, session):
+        return exported(session, chosen, targets_of(wanted), forgiving=forgiving)
 
 
 def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress) -> BenchResult:
-    # Here, since they import ONNX, which takes half a second that `plan` need not wait.
-    from sensitivity.bench.inputs import check_files, random_inputs
-    from sensitivity.bench.profile import layer_rows, profile_files
-    from sensitivity.bench.verdict import verdict
-
-    runtime = runtime_of(settings.runtime)
-    files = run_dir.models(runtime.lowering if hasattr(runtime, "lowering") else runtime.name)
-    exported = run_dir.read("export.json", Verification, "sensitivity export")
-    if not exported.is_of(run_dir.plan()):
-        raise RunDirError(
-            f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an earlier plan; "
-            f"make them again with: sensitivity export {run_dir.path}"
-        )
-    check_files(files.values())
-    inputs = random_inputs(files["float"])
-    refused: list[SensitivityError] = []
     with _noted(run_dir, "bench", command):
-        with progress("bench", settings.rounds) as advance:
-            timings = bench_files(
-                files,
-                runtime,
-                inputs,
-                threads=settings.threads or usable_cores(),
-                rounds=settings.rounds,
-                warmup=WARMUP_ROUNDS,
-                progress=lambda done, rounds: advance(1, len(files)),
-                left_out=refused.append,
-            )
-        files = {timing.variant: files[timing.variant] for timing in timings}
-        profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
-        accuracy = _accuracy(run_dir, files, runtime) if settings.accuracy else {}
-        sentences = [*verdict(timings, profiles), *accuracy_sentences(accuracy, runtime.name, run_dir)]
-        sentences += [f"The FP16 file is left out: {error}" for error in refused]
-        result = BenchResult(timings, tuple(sentences), environment(), accuracy, exported.skip)
-        run_dir.write("bench.json", result)
-        with_timings(run_dir, result)
-        write_csv(bench_table(timings), run_dir.path / "bench.csv")
-        layers = [row for variant, profile in profiles.items() for row in layer_rows(variant, profile)]
-        write_csv(pd.DataFrame(layers), run_dir.path / "layers.csv")
-    return result
-
-
-def _accuracy(run_dir: RunDir, files: Mapping[Exported, Path], runtime: Runtime) -> dict[str, Estimate]:
-    """The metric of each file in this runtime, on `holdout`. Loads the run's task. Raises TaskError."""
-    from sensitivity.export.evaluate import evaluate_file
-
-    task = load_task(run_dir.info().task)
-    if isinstance(task, EvaluateTask):
-        raise TaskError(
-            "Expected a task with samples for --accuracy, got one with evaluate(model) only; return a Task with score()."
-        )
-    found: dict[str, Estimate] = {}
-    for variant, file in files.items():
-        _, scores = evaluate_file(file, task.data["holdout"], task.score, task.aggregate, runtime=runtime)
-        found[variant] = estimate(scores, task.aggregate)
-    return found
-
-
-def accuracy_sentences(accuracy: Mapping[str, Estimate], runtime: str, run_dir: RunDir) -> list[str]:
-    """The metric of each file in this runtime, beside what the plan simulated for it."""
-    if not accuracy:
-        return []
-    info, chosen = run_dir.info(), run_dir.plan()
-    metric = MetricFormat(info.metric, info.full_scale)
-    found = ", ".join(f"{name} {metric.level(one.value)} {metric.interval(one)}" for name, one in accuracy.items())
-    simulated = metric.level(chosen.metric.holdout.value)
-    return [f"{metric.name} measured in {runtime} on holdout: {found}; the plan's was simulated as {simulated}."]
+        return benched(run_dir, settings, progress)
 
 
 def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
@@ -416,14 +242,14 @@ def report_data(directory: Path) -> ReportData:
     run_dir = RunDir(directory)
     info = run_dir.info()
     scanned = run_dir.read_if_there("scan.json", Scan)
-    exported = run_dir.read_if_there("export.json", Verification)
+    verified = run_dir.read_if_there("export.json", Verification)
     timed = run_dir.read_if_there("bench.json", BenchResult)
     chosen = run_dir.read_if_there("plan.json", Plan)
     detail = run_dir.read_if_there("detection.json", DetectionDetail)
-    old_files = exported and chosen and not exported.is_of(chosen)
+    old_files = verified and chosen and not verified.is_of(chosen)
     stale = old_files or (timed and chosen and timed.skip != chosen.skip)
     if stale:
-        exported = timed = None
+        verified = timed = None
     return ReportData(
         title=f"{directory.resolve().name} in INT8",
         metric=info.metric,
@@ -440,7 +266,7 @@ def report_data(directory: Path) -> ReportData:
         timings=timed.timings if timed else (),
         bench_sentences=timed.sentences if timed else (),
         environment=timed.environment if timed else info.environment,
-        verification=facts(exported) if exported else None,
+        verification=facts(verified) if verified else None,
         warnings=info.warnings + ((STALE,) if stale else ()),
         scales=info.scales,
         sharing=scanned.sharing if scanned else None,

@@ -107,7 +107,7 @@ def _detection(
     name = decode or onnx_data.decode_name(model.get_outputs()[0].shape, image.size, len(labels.names))
     usual = onnx_data.PIXELS[name]
     pixels = Pixels(colours or usual.colours, usual.top if top is None else top, image.layout)
-    splits = random_splits(labels.images, sizes=onnx_data.DETECTION_SIZES)
+    splits = random_splits(labels.images)
     batches = {
         split: onnx_data.DetectionBatches(part, image.size, DETECTION_BATCH, pixels=pixels)
         for split, part in splits.items()

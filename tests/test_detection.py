@@ -60,7 +60,7 @@ def test_a_detector_that_finds_the_squares_is_scored_in_the_pixels_of_each_image
     found = task.score.detections(whiteness(inputs), targets)
     np.testing.assert_allclose(found.boxes[0, 0], [4, 2, 24, 12], atol=0.6)
     scores = scored(task)
-    assert scores.shape == (4, 2 * 100 + 2)
+    assert scores.shape == (4, 2 * 300 + 2)
     # The third image shows the square without a label: of four equally confident detections in order of the images,
     # precision is 1 up to recall 2/3 (67 of 101 recall thresholds) and 3/4 beyond.
     assert mean_average_precision_50(scores, 2) == pytest.approx((67 + 34 * 0.75) / 101)
@@ -106,7 +106,7 @@ def test_the_scores_of_an_image_do_not_depend_on_the_size_of_the_batch(images):
 def test_splits_are_disjoint_and_the_same_for_the_same_seed(images):
     many = [replace(images[0]) for _ in range(40)]
     splits = random_splits(many, seed=3)
-    assert {name: len(split) for name, split in splits.items()} == {"rank": 20, "confirm": 10, "holdout": 10}
+    assert {name: len(split) for name, split in splits.items()} == {"rank": 10, "confirm": 20, "holdout": 10}
     assert len({id(image) for split in splits.values() for image in split}) == 40
     again, other = random_splits(many, seed=3), random_splits(many, seed=4)
     assert [id(image) for image in again["rank"]] == [id(image) for image in splits["rank"]]

@@ -56,6 +56,21 @@ def test_an_anchor_is_reported_for_every_class_above_the_threshold_and_for_no_ot
     assert found.boxes[0, :2].tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]
 
 
+def test_of_one_class_the_best_hundred_are_reported_and_of_all_classes_three_hundred():
+    far_apart = np.arange(200)[:, None] * 10 + np.array([0, 0, 5, 5])
+    confidences = np.random.default_rng(0).uniform(0.1, 0.9, (1, 4, 200)).astype(np.float32)
+    confidences[0, 0] += 0.4
+    confidences[0, 3, 50:] = 0
+    found = detections(far_apart[None].astype(float), confidences, Suppression())
+    kept = found.confidences[0] > 0
+    best = sorted(((-c, k) for k in range(4) for c in confidences[0, k] if c), key=lambda pair: pair[0])[:300]
+    expected = {k: sorted(c for c, label in best if label == k)[:100] for k in range(4)}
+    assert len(expected[0]) == 100 < sum(label == 0 for _, label in best)
+    for k in range(4):
+        assert (-found.confidences[0, kept & (found.classes[0] == k)]).tolist() == pytest.approx(expected[k])
+    assert (np.diff(found.confidences[0]) <= 0).all()
+
+
 def test_an_image_without_candidates_has_no_detections():
     found = detections(np.zeros((2, 5, 4)), np.zeros((2, 3, 5), np.float32), Suppression(limit=6))
     assert found.boxes.shape == (2, 6, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import runpy
 import sys
 import types
 from collections import OrderedDict
@@ -27,6 +28,8 @@ from sensitivity.workflows import yolo_quantize
 from sensitivity.workflows.yolo_weights import load_yolo
 
 ASSETS = os.environ.get("SENSITIVITY_ASSETS")
+COCO = Path(ASSETS or "") / "coco"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 SIZE = {"imgsz": 64, "batch": 2, "calib_images": 4}
 
 
@@ -302,23 +305,41 @@ def test_a_missing_option_is_told(capsys):
     assert "Missing option '--weights'" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not ASSETS, reason="SENSITIVITY_ASSETS is not set: YOLOv8n and the COCO images are not here")
-def test_the_whole_job_on_yolov8n_from_a_weights_file(tmp_path):
-    model = yolo_of_assets()
-    save(model, tmp_path / "yolov8n.pt")
-    data = Path(ASSETS) / "coco"
+@pytest.fixture(scope="module")
+def yolov8n_run(tmp_path_factory):
+    """The run directory of the whole job on a few images."""
+    if not ASSETS:
+        pytest.skip("SENSITIVITY_ASSETS is not set: YOLOv8n and the COCO images are not here")
+    folder = tmp_path_factory.mktemp("yolov8n")
+    save(yolo_of_assets(), folder / "yolov8n.pt")
     words = [
-        *("yolo", "run", "--weights", str(tmp_path / "yolov8n.pt"), "--data", str(data / "val" / "instances.json")),
-        *("--calib", str(data / "calib" / "images"), "--calib-images", "8", "--imgsz", "96", "--limit", "16"),
-        *("--rounds", "3", "--max-drop", "3pt", "--no-recalibrate", "--out", str(tmp_path / "run")),
+        *("yolo", "run", "--weights", str(folder / "yolov8n.pt"), "--data", str(COCO / "val" / "instances.json")),
+        *("--calib", str(COCO / "calib" / "images"), "--calib-images", "8", "--imgsz", "96", "--limit", "16"),
+        *("--rounds", "3", "--max-drop", "3pt", "--no-recalibrate", "--out", str(folder / "run")),
     ]
     done = CliRunner().invoke(group, words)
     assert done.exit_code in (0, 2), done.output
-    report = api.report_data(tmp_path / "run")
+    return folder / "run"
+
+
+def test_the_whole_job_on_yolov8n_from_a_weights_file(yolov8n_run):
+    report = api.report_data(yolov8n_run)
     assert report.plan is not None
     assert len(report.units) == 63
     assert {timing.variant for timing in report.timings} == {"float", "fp16", "int8", "partial"}
-    assert re.search("mAP50-95", (tmp_path / "run" / "report.html").read_text())
+    assert re.search("mAP50-95", (yolov8n_run / "report.html").read_text())
+
+
+def test_pycocotools_finds_in_the_exported_files_what_the_report_says(yolov8n_run):
+    judge = runpy.run_path(str(EXAMPLES / "03_yolov8n" / "judge.py"))
+    told = judge["reported"](yolov8n_run, "verified")
+    data = load_task(f"{yolov8n_run / 'task.py'}:task").data
+    assert set(told) == {"int8", "partial"}
+    for variant, value in told.items():
+        batches = judge["measured"](data, "verified")
+        found, count = judge["judged"](yolov8n_run / f"model.{variant}.onnx", batches, COCO / "val" / "instances.json")
+        assert count == 16
+        assert found == pytest.approx(value, abs=0.003)
 
 
 def yolo_of_assets():

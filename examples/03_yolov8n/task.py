@@ -37,7 +37,7 @@ INT8 = {
 
 
 def task(size: int = SIZE) -> Task:
-    """Half of the 200 images to rank, a quarter to confirm, a quarter held out."""
+    """A quarter of the 200 images to rank, half to confirm, a quarter held out."""
     labels = coco("val")
     return detection_task(int8_model(size), random_splits(labels.images, seed=0), labels.names, size=size)
 

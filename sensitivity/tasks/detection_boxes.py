@@ -18,6 +18,9 @@ Bools = NDArray[np.bool_]
 # 100 best boxes are mostly among its 300 most confident candidates.
 CHUNK = 256
 
+PER_CLASS = 100
+"""Detections of one class in an image that COCO's metric counts, the most confident ones."""
+
 
 @dataclass(frozen=True, eq=False)
 class Detections:
@@ -34,15 +37,15 @@ class Detections:
 
 @dataclass(frozen=True)
 class Suppression:
-    """Which candidates become detections. The defaults are those of ultralytics' validator, except `limit`.
+    """Which candidates become detections. The defaults are those of ultralytics' validator.
 
     confidence: candidates must lie above it. iou: of two boxes of a class that overlap more, the less confident goes.
-    limit: detections per image over all classes; COCO's metric counts 100 per class and image at most.
+    limit: detections per image over all classes.
     """
 
     confidence: float = 0.001
     iou: float = 0.7
-    limit: int = 100
+    limit: int = 300
 
 
 def decode_ultralytics(outputs: Any, classes: int | None = None) -> tuple[Floats, Floats]:
@@ -99,7 +102,7 @@ def decode_yolox(outputs: Any, size: int, strides: tuple[int, ...] = (8, 16, 32)
 
 def detections(boxes: Floats, confidences: Floats, rule: Suppression) -> Detections:
     """Non-maximum suppression per class, as decoded: an anchor may be reported once for each class it is above
-    the threshold for.
+    the threshold for. Of one class the best `PER_CLASS` are reported.
 
     boxes: [n, anchors, 4]. confidences: [n, classes, anchors].
     """
@@ -112,6 +115,7 @@ def detections(boxes: Floats, confidences: Floats, rule: Suppression) -> Detecti
         candidates = np.flatnonzero(flat > rule.confidence)
         classes, anchor = np.divmod(candidates, anchors)
         kept = nms(boxes[image, anchor], flat[candidates], classes, iou=rule.iou, limit=rule.limit)
+        kept = kept[_rank_in_class(classes[kept]) < PER_CLASS]
         found.boxes[image, : len(kept)] = boxes[image, anchor[kept]]
         found.confidences[image, : len(kept)] = flat[candidates[kept]]
         found.classes[image, : len(kept)] = classes[kept]
@@ -160,6 +164,15 @@ def intersections(first: Floats, second: Floats) -> Floats:
 def areas(boxes: Floats) -> Floats:
     area: Floats = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     return area
+
+
+def _rank_in_class(classes: Integers) -> Integers:
+    """int[n]: how many before each one are of its class."""
+    order = np.argsort(classes, kind="stable")
+    together = classes[order]
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order)) - np.searchsorted(together, together)
+    return rank
 
 
 def _first(outputs: Any) -> Floats:

@@ -20,9 +20,6 @@ from sensitivity.tasks.images import centre_crop
 SIZES: Mapping[str, float] = {"rank": 0.5, "confirm": 0.25, "holdout": 0.25}
 """The file is calibrated already: no samples are set aside for that."""
 
-DETECTION_SIZES: Mapping[str, float] = {"rank": 0.25, "confirm": 0.5, "holdout": 0.25}
-"""Signals rank detectors on few images; it is the choice of a plan by mAP that takes many."""
-
 DecodeName = Literal["yolo", "yolox"]
 ANNOTATIONS = "instances.json"
 RESIZE = 256 / 224

@@ -33,7 +33,7 @@ from sensitivity.workflows.yolo_quantize import quantized
 from sensitivity.workflows.yolo_weights import Yolo, give_raw, load_yolo
 
 SEED = 0
-SET_ASIDE: Mapping[str, float] = {"calib": 0.2, "rank": 0.4, "confirm": 0.2, "holdout": 0.2}
+SET_ASIDE: Mapping[str, float] = {"calib": 0.2, "rank": 0.2, "confirm": 0.4, "holdout": 0.2}
 NO_SUPPRESSION = 1.0
 """An overlap that no two boxes exceed."""
 
