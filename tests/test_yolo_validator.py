@@ -64,9 +64,9 @@ def test_it_agrees_with_the_built_in_judge_on_yolov8n(tmp_path):
         source = ModelOptModel(task.model)
         with torch.no_grad(), source.disabled([quantizer.name for quantizer in source.quantizers]):
             if isinstance(task, EvaluateTask):
-                found.append(task.evaluate(task.model))
+                found.append(task.confirm(task.model))
             else:
-                scores = [task.score(task.model(inputs), targets) for inputs, targets in task.data["rank"]]
+                scores = [task.score(task.model(inputs), targets) for inputs, targets in task.data["confirm"]]
                 found.append(task.aggregate(np.concatenate(scores)))
     assert found[0] == pytest.approx(found[1], abs=0.02)  # it counts crowds otherwise, and draws its curve otherwise
     assert found[0] > 0.25
