@@ -339,7 +339,7 @@ def test_pycocotools_finds_in_the_exported_files_what_the_report_says(yolov8n_ru
         batches = judge["measured"](data, "verified")
         found, count = judge["judged"](yolov8n_run / f"model.{variant}.onnx", batches, COCO / "val" / "instances.json")
         assert count == 16
-        assert found == pytest.approx(value, abs=0.003)
+        assert found == pytest.approx(value, abs=1e-6)
 
 
 def yolo_of_assets():

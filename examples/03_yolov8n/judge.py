@@ -24,11 +24,11 @@ import onnxruntime
 import torch
 
 from sensitivity.exporting import METRIC_BATCHES
+from sensitivity.records import SPLITS
 from sensitivity.tasks.load import load_task
 from sensitivity.workflows.yolo_weights import ultralytics
 
 CONFIDENCE, OVERLAP, MOST = 0.001, 0.7, 300
-SPLITS = ("rank", "confirm", "holdout")
 SIMULATED = {
     "confirm": {"float": "float", "partial": "confirm"},
     "holdout": {"float": "holdout_float", "partial": "holdout"},

@@ -14,8 +14,7 @@ Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 
-# Suppression works through the candidates in chunks of this many: pairs cost its square, and a detector's
-# 100 best boxes are mostly among its 300 most confident candidates.
+# Suppression works through the candidates in chunks of this many, since pairs cost its square, until enough are kept.
 CHUNK = 256
 
 PER_CLASS = 100
