@@ -24,9 +24,10 @@ from planners_table import RECALIBRATED, markdown
 
 from sensitivity.bench.environment import environment, usable_cores
 from sensitivity.config import UnitChoices
-from sensitivity.planners.base import Goal, Planner, Probe
+from sensitivity.planners.base import Goal, Planner
 from sensitivity.planners.exhaustive import LARGEST
-from sensitivity.pricing import priced
+from sensitivity.planning import cheapest
+from sensitivity.pricing import Prober, priced
 from sensitivity.recalibration import recalibration
 from sensitivity.records import CostModel, Plan, Target
 from sensitivity.registry import load
@@ -44,6 +45,9 @@ MODELS = {
 }
 WORST = 300
 """Samples in NNCF's ranking subset."""
+
+BUILDS = 5
+"""Of every plan's engine, each timed: two builds of one file differ by some percent."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def measure(session: Session, options: argparse.Namespace, head: Mapping[str, An
     head |= {"splits": {split: len(known(session, split)) for split in ("rank", "confirm", "holdout")}}
     head |= {"scan_seconds": time.perf_counter() - start, "metric": session.task.metric}
     with priced(session, "engine", runtime, usable_cores()) as (cost, probe):
-        assert probe is not None, "engines are measured for --cost engine"
+        assert isinstance(probe, Prober), "engines are measured for --cost engine"
         rows: list[dict[str, Any]] = []
         for points in options.points:
             for found in plans(session, scans, points, cost, probe):
@@ -118,17 +122,17 @@ def measure(session: Session, options: argparse.Namespace, head: Mapping[str, An
         write(options.json, {**head, "rows": rows, **measured(session, rows, probe)})
 
 
-def plans(session: Session, scans: Mapping[str, Scan], points: float, cost: CostModel, probe: Probe) -> Iterator[Found]:
+def plans(
+    session: Session, scans: Mapping[str, Scan], points: float, cost: CostModel, probe: Prober
+) -> Iterator[Found]:
     target = Target(drop=points / 100 * session.task.full_scale)
     isolated = [effect.unit for effect in scans["enable"].effects]
     yield peer(session, PrefixPlanner(), isolated, target, cost)
     signal = load("signals", "sqnr")
     yield ours(session, scans["disable"], target, Means("greedy", cost, None, signal), cost)
-    yield ours(session, scans["disable"], target, Means("cost", cost, probe, signal), cost)
-    new = recalibration(session, scans["disable"], target, ())
-    with session.measurer.with_ranges(new.ranges):
-        row = ours(session, new.scan, target, Means("cost", cost, probe, signal), cost)
-    yield replace(row, planner=RECALIBRATED)
+    means = Means("cost", cost, probe, signal)
+    yield ours(session, scans["disable"], target, means, cost)
+    yield recalibrated(session, scans["disable"], target, means, cost)
     if len(session.units) <= LARGEST:
         yield ours(session, scans["disable"], target, Means("exhaustive", cost, None, None), cost)
     yield peer(session, NncfPlanner(worst_samples(session)), isolated, target, cost)  # last: it may take longest
@@ -136,10 +140,31 @@ def plans(session: Session, scans: Mapping[str, Scan], points: float, cost: Cost
 
 def ours(session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel) -> Found:
     start, before = time.perf_counter(), session.measurer.samples
-    subject = (session.measurer, session.units, session.source.quantizers)
-    plan: Plan = choose_plan(*subject, scanned, target, means)
-    spent = session.measurer.samples - before
-    return found(session, plan.planner, plan.skip, plan.met, len(plan.path), spent, time.perf_counter() - start, cost)
+    return row_of(session, [chosen(session, scanned, target, means)], 0, before, start, cost)
+
+
+def recalibrated(session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel) -> Found:
+    """As `sensitivity plan` does: where layers are left out under other ranges, also with the model's own ones."""
+    start, before = time.perf_counter(), session.measurer.samples
+    new = recalibration(session, scanned, target, ())
+    with session.measurer.with_ranges(new.ranges):
+        found = [chosen(session, new.scan, target, means)]
+    if new.units and found[0].skip:
+        found.append(chosen(session, scanned, target, means))
+    best = cheapest(found, cost, means.probe)
+    with session.measurer.with_ranges(() if best else new.ranges):
+        return replace(row_of(session, found, best, before, start, cost), planner=RECALIBRATED)
+
+
+def chosen(session: Session, scanned: Scan, target: Target, means: Means) -> Plan:
+    return choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target, means)
+
+
+def row_of(session: Session, plans: Sequence[Plan], best: int, before: int, start: float, cost: CostModel) -> Found:
+    """The best of some plans, with what all of them took."""
+    spent, took = session.measurer.samples - before, time.perf_counter() - start
+    tries = sum(len(plan.path) for plan in plans)
+    return found(session, plans[best].planner, plans[best].skip, plans[best].met, tries, spent, took, cost)
 
 
 def peer(session: Session, planner: Planner, ranking: Sequence[str], target: Target, cost: CostModel) -> Found:
@@ -196,16 +221,17 @@ def known(session: Session, split: str) -> Any:
     return scores
 
 
-def measured(session: Session, rows: Sequence[Mapping[str, Any]], probe: Probe) -> dict[str, Any]:
-    """Milliseconds of every distinct skip-set, of all of INT8 and of float, all engines in turn."""
+def measured(session: Session, rows: Sequence[Mapping[str, Any]], probe: Prober) -> dict[str, Any]:
+    """Every distinct skip-set in several builds, of all of INT8 and of float, a few engines in turn."""
     every = tuple(unit.name for unit in session.units)
     sets = list(dict.fromkeys([(), every, *(tuple(sorted(row["skip"])) for row in rows)]))
-    ms = dict(zip(sets, probe(sets), strict=True))
+    int8_ms, ratios = probe.timed(sets, BUILDS)
+    of = dict(zip(sets, (int8_ms * ratios).T.tolist(), strict=True))
     float_ = estimate(known(session, "holdout"), session.task.aggregate)
     return {
-        "int8_ms": ms[()],
-        "float_ms": ms[every],
-        "measured_ms": [ms[tuple(sorted(row["skip"]))] for row in rows],
+        "int8_ms": int8_ms,
+        "float_ms": float(np.mean(of[every])),
+        "builds_ms": [of[tuple(sorted(row["skip"]))] for row in rows],
         "float_holdout": asdict(float_),
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.stats import ttest_1samp
 
 HEAD = (
     "| target, points | planner | layers out | met on confirm | predicted ms | measured ms | against all of INT8 | holdout drop, points | tries | samples | seconds |",
@@ -27,7 +28,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     if "instances" in content:
         return "\n".join([*lines, "", *_instances(content["instances"])]) + "\n"
     lines += ["", _subject(content), "", *HEAD]
-    measured = content.get("measured_ms")
+    measured = content.get("builds_ms")
     for index, row in enumerate(content["rows"]):
         lines.append(_row(row, measured[index] if measured else None, content.get("int8_ms")))
     if measured:
@@ -42,24 +43,24 @@ def _subject(content: Mapping[str, Any]) -> str:
         times = f" Float {content['float_ms']:.3g} ms, all of INT8 {content['int8_ms']:.3g} ms."
     return (
         f"{content['units']} layers; samples: {splits}; latency in {content['runtime']}, cost by whole engines.{times} "
-        "Measured times: medians, all engines in turn. Drops: float minus plan, paired, with 95 % interval."
+        "Measured times: mean and standard error over builds, each beside everything in INT8. Drops: float minus plan, paired, with 95 % interval."
     )
 
 
-def _row(row: Mapping[str, Any], ms: float | None, int8_ms: float | None) -> str:
+def _row(row: Mapping[str, Any], ms: Sequence[float] | None, int8_ms: float | None) -> str:
     held = f"{100 * row['holdout_drop']:.1f}"
     if row["holdout_low"] is not None:
         held += f" ({100 * row['holdout_low']:.1f} to {100 * row['holdout_high']:.1f})"
-    against = f"{ms / int8_ms:.2f}" if ms and int8_ms else ""
+    against = f"{np.mean(ms) / int8_ms:.2f}" if ms and int8_ms else ""
     cells = (
         f"{row['points']:g}", row["planner"], str(len(row["skip"])), "yes" if row["met"] else "no",
-        _ms(row["predicted_ms"]), _ms(ms), against, held, str(row["tries"]), f"{row['samples']:,}", f"{row['seconds']:.1f}",
+        _ms(row["predicted_ms"]), _builds(ms), against, held, str(row["tries"]), f"{row['samples']:,}", f"{row['seconds']:.1f}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
-def _gains(rows: Sequence[Mapping[str, Any]], measured: Sequence[float]) -> list[str]:
-    """Ours against each way of peers at the same target, where both meet it."""
+def _gains(rows: Sequence[Mapping[str, Any]], measured: Sequence[Sequence[float]]) -> list[str]:
+    """Ours against each way of peers at the same target, where both meet it; intervals of 95 % over builds."""
     lines = []
     for points in dict.fromkeys(row["points"] for row in rows):
         times = {
@@ -67,8 +68,21 @@ def _gains(rows: Sequence[Mapping[str, Any]], measured: Sequence[float]) -> list
         }
         for own, name in itertools.product(("cost", RECALIBRATED), (*PEERS, "greedy")):
             if name in times and own in times:
-                lines.append(f"- {points:g} points: {own} runs {times[name] / times[own]:.2f} times as fast as {name}.")
+                gain = _gain(times[name], times[own])
+                lines.append(f"- {points:g} points: {own} runs {gain} times as fast as {name}.")
     return lines
+
+
+def _gain(theirs: Sequence[float], ours: Sequence[float]) -> str:
+    logs = np.log(theirs) - np.log(ours)
+    if not logs.any():
+        return "1.00"  # one plan
+    interval = ttest_1samp(logs, 0.0).confidence_interval()
+    return f"{np.exp(logs.mean()):.2f} ({np.exp(interval.low):.2f} to {np.exp(interval.high):.2f})"
+
+
+def _builds(ms: Sequence[float] | None) -> str:
+    return "" if ms is None else f"{np.mean(ms):.3g} ± {np.std(ms, ddof=1) / len(ms) ** 0.5:.2g}"
 
 
 def _instances(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,8 @@ import numpy as np
 from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeChoices, target_of
 from sensitivity.files import write_whole
 from sensitivity.quantizers.units import Pins, pins
-from sensitivity.recalibration import in_force, kept, recalibrated_plan, recalibration
-from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, Timing
+from sensitivity.recalibration import Recalibration, in_force, kept, recalibrated_plan, recalibration
+from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, Timing, cost_of
 from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat
@@ -53,21 +53,67 @@ PlanSearch = RunSettings | PlanSettings
 """What tells a search what to look for; its other settings are of no interest here."""
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """A plan with the ranges that it was searched for under, and what was measured on the way.
+
+    values: float[1 + points, m], of `confirm_values`.
+    """
+
+    plan: Plan
+    points: tuple[FrontierPoint, ...]
+    values: np.ndarray
+
+
 def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Runtime) -> Plan:
     """Search for a plan and write plan.json, frontier.json and frontier.csv."""
     target = target_of(settings, session.task.full_scale)
     fixed = pins(settings.skip, settings.keep, session.units)
-    new = None if settings.no_recalibrate else recalibration(session, scanned, target, fixed.skip)
-    with session.measurer.with_ranges(new.ranges if new else ()), _priced(session, settings, runtime) as (cost, probe):
-        found = _chosen(session, settings, new.scan if new else scanned, target, (cost, probe), fixed)
-        found = recalibrated_plan(session, found, new) if new else found
-        points, values = _frontier(session, found, cost)
-    found = _int8_held_out(session, found)
-    if len(values):
-        corrected = correction(values, points, found.floor, cost)
-        found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
-    _write(session.run_dir, found, Frontier(points, _choices(settings), cost), values)
+    new = Recalibration("", (), scanned)
+    if not settings.no_recalibrate:
+        new = recalibration(session, scanned, target, fixed.skip)
+    with _priced(session, settings, runtime) as (cost, probe):
+        attempts = [_attempt(session, settings, new, target, (cost, probe), fixed)]
+        if cost and new.units and set(attempts[0].plan.skip) - set(fixed.skip):
+            own = Recalibration("", (), scanned)
+            attempts.append(_attempt(session, settings, own, target, (cost, probe), fixed))
+        best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
+    found = _int8_held_out(session, best.plan)
+    points = [point for attempt in attempts for point in attempt.points]
+    values = np.concatenate([attempts[0].values, *(attempt.values[1:] for attempt in attempts[1:])])
+    corrected = correction(values, points, found.floor, cost)
+    found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
+    _write(session.run_dir, found, Frontier(best.points, _choices(settings), cost), best.values)
     return _advised(session.run_dir, found, ())
+
+
+def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None) -> int:
+    """Which of plans that were searched for under different ranges takes least, the first of equals.
+
+    Engines are measured side by side where `probe` measures them. Where no plan meets the target: the most accurate one.
+    """
+    met = [at for at, plan in enumerate(plans) if plan.met]
+    if not met:
+        return int(np.argmax([plan.metric.confirm.value for plan in plans]))
+    skips = [plans[at].skip for at in met]
+    if len(set(map(frozenset, skips))) == 1:
+        return met[0]
+    taken = probe(skips) if probe else [cost_of(skip, cost) for skip in skips]
+    return met[int(np.argmin(taken))]
+
+
+def _attempt(
+    session: Session,
+    settings: PlanSearch,
+    new: Recalibration,
+    target: Target,
+    price: tuple[CostModel | None, Probe | None],
+    fixed: Pins,
+) -> Attempt:
+    with session.measurer.with_ranges(new.ranges):
+        found = _chosen(session, settings, new.scan, target, price, fixed)
+        found = recalibrated_plan(session, found, new)
+        return Attempt(found, *_frontier(session, found, price[0]))
 
 
 def _int8_held_out(session: Session, found: Plan) -> Plan:

@@ -32,12 +32,13 @@ if TYPE_CHECKING:
     from sensitivity.export.candidates import Candidates
 
 ROUNDS, MOST_ROUNDS, WARMUP, PER_TURN = 60, 600, 10, 5
-PASSES, QUICK_MS = 3, 2.0
-"""Times that each set is built and timed, in other groups; once is enough for engines that take longer than this."""
+PASSES, QUICK_MS, FEW = 3, 2.0, 12
+"""Times that each set is built and timed, in other groups. Many engines that take longer than `QUICK_MS` are timed once: that is
+for each unit alone, for a plan is chosen among a few."""
 
 AT_ONCE = 6
 BUILDS = 2
-"""Of the engine that the others of a group are compared with: two builds of one file differ by some percent."""
+"""Of everything in INT8, which the others of a group are compared with: two builds of one file differ by some percent."""
 
 TIMED_MS = 200.0
 """Of each engine at least, within the rounds: medians of engines that take a tenth of a millisecond need many of them."""
@@ -79,7 +80,8 @@ def priced(
             yield table_cost(work, session.units, table, int8_ms, float_ms), None
             return
         sets = [(), names, *((name,) for name in names)]
-        with session.measurer.progress(f"cost: engines in {runtime.name}", probe.passes * (len(sets) - 1)) as advance:
+        number = probe.passes(len(sets)) * (len(sets) - 1)
+        with session.measurer.progress(f"cost: engines in {runtime.name}", number) as advance:
             int8_ms, float_ms, *alone = probe(sets, advance)
         layers = table_cost(work, session.units, table)
         yield engine_cost(layers, int8_ms, float_ms, dict(zip(names, alone, strict=True))), probe
@@ -93,30 +95,44 @@ def place(runtime: Runtime, threads: int) -> str:
 class Prober:
     """Milliseconds of the whole engine with each skip-set left out.
 
-    A few engines at a time take turns, for many would drive each other out of the caches; the first set is in every such
-    group, in several builds, and what the others take more or less than it is what counts.
+    A few engines at a time take turns, for many would drive each other out of the caches; everything in INT8 is in every
+    such group, and what the others take more or less than it is what counts. All calls speak of the pace that the machine
+    had at the first one, so that what they say can be compared.
     """
 
     def __init__(self, made: Candidates, runtime: Runtime, threads: int) -> None:
         self._made, self._runtime, self._threads = made, runtime, threads
-
-    @cached_property
-    def passes(self) -> int:
-        """How often each set is built and timed."""
-        return PASSES if self._medians([()])[0] < QUICK_MS else 1
+        self._int8_ms: float | None = None
 
     def __call__(self, skips: Sequence[tuple[str, ...]], advance: Advance | None = None) -> list[float]:
-        rng, references, ratios = np.random.default_rng(0), [], np.ones((self.passes, len(skips)))
+        int8_ms, ratios = self.timed(skips, self.passes(len(skips)), advance)
+        self._int8_ms = self._int8_ms or int8_ms
+        return [float(self._int8_ms * one) for one in np.median(ratios, axis=0)]
+
+    def passes(self, sets: int) -> int:
+        """How often each of so many sets is built and timed."""
+        return PASSES if sets <= FEW or self._once < QUICK_MS else 1
+
+    def timed(
+        self, skips: Sequence[tuple[str, ...]], passes: int, advance: Advance | None = None
+    ) -> tuple[float, np.ndarray]:
+        """Milliseconds of everything in INT8 now, and float[passes, skips]: what each set takes, in parts of that."""
+        rng, references, ratios = np.random.default_rng(0), [], np.ones((passes, len(skips)))
+        others = [at for at, skip in enumerate(skips) if skip]
         for ratio in ratios:
-            order = rng.permutation(np.arange(1, len(skips))).tolist()
+            order = rng.permutation(others).astype(int).tolist()
             for at in range(0, max(len(order), 1), AT_ONCE):
                 group = order[at : at + AT_ONCE]
-                ms = self._medians([*[skips[0]] * BUILDS, *(skips[one] for one in group)])
+                ms = self._medians([*[()] * BUILDS, *(skips[one] for one in group)])
                 references.append(float(np.mean(ms[:BUILDS])))
                 ratio[group] = np.array(ms[BUILDS:]) / references[-1]
                 if advance:
                     advance(len(group), 0)
-        return [float(np.median(references) * one) for one in np.median(ratios, axis=0)]
+        return float(np.median(references)), ratios
+
+    @cached_property
+    def _once(self) -> float:
+        return self._medians([()])[0]
 
     def _medians(self, skips: Sequence[tuple[str, ...]]) -> list[float]:
         with contextlib.ExitStack() as stack:

@@ -12,10 +12,10 @@ from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.loss_model import first_guess, fitted
 from sensitivity.planners.program import Program
 
-TRIES = 40
+TRIES = 60
 """Sets to judge after the greedy ones: each costs up to a pass over `confirm`."""
 
-PATIENCE = 12
+PATIENCE = 24
 """Misses in a row after which the search ends, once it has a plan."""
 
 CHEAPER = 1e-3
