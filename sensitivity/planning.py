@@ -48,6 +48,10 @@ COUNTED = {"max_drop", "target", "frontier", "search", "directory"}
 
 DISTORTIONS = ("sqnr", "kl", "boxes")
 
+OWN_RANGES = (
+    "Other ranges of {} units were tried as well: the plan found under them leaves out {} and is not as good, so all units have their "
+    "own ranges."
+)
 
 PlanSearch = RunSettings | PlanSettings
 """What tells a search what to look for; its other settings are of no interest here."""
@@ -77,8 +81,11 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
         if cost and new.units and set(attempts[0].plan.skip) - set(fixed.skip):
             own = Recalibration("", (), scanned)
             attempts.append(_attempt(session, settings, own, target, (cost, probe), fixed))
-        best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
+        plans = [attempt.plan for attempt in attempts]
+        best = attempts[cheapest(plans, cost, probe)]
     found = _int8_held_out(session, best.plan)
+    if best is not attempts[0]:
+        found = replace(found, notes=(*found.notes, OWN_RANGES.format(len(new.units), len(plans[0].skip))))
     points = [point for attempt in attempts for point in attempt.points]
     values = np.concatenate([attempts[0].values, *(attempt.values[1:] for attempt in attempts[1:])])
     corrected = correction(values, points, found.floor, cost)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from sensitivity.planners.base import Goal, Judged
 from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.exhaustive import ExhaustivePlanner
 from sensitivity.planners.greedy import GreedyPlanner
-from sensitivity.planners.loss_model import first_guess, fitted
+from sensitivity.planners.loss_model import Weights, first_guess, fitted
 from sensitivity.planners.pinned import PinnedPlanner, given
 from sensitivity.planners.program import Program
 from sensitivity.records import Border, CostModel
@@ -127,22 +127,46 @@ def test_the_smallest_set_is_measured_too_where_the_cost_model_calls_large_ones_
     assert any(len(skip) > 4 for skip in choice.ms), "the cost model was believed as well"
 
 
+def every_set(units: int) -> np.ndarray:
+    """bool[2 ** units, units]"""
+    return np.array(list(product([True, False], repeat=units)))
+
+
 def test_the_loss_model_repeats_what_it_was_told_and_learns_a_pair() -> None:
-    guess = first_guess([1.0, 1.0, 1.0], 0.6)
-    quantized = np.array([[1, 1, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]], dtype=bool)
-    losses = np.array([0.6, 0.1, 0.1, 0.1, 0.5])
-    weights, error = fitted(guess, quantized, losses)
-    assert weights.loss(quantized) == pytest.approx(losses, abs=2e-3)
+    quantized = every_set(3)
+    losses = quantized.sum(axis=1) * 0.1 + 0.3 * quantized[:, 0] * quantized[:, 1]
+    weights, error = fitted(first_guess([1.0, 1.0, 1.0], 0.6), quantized, losses)
+    assert weights.loss(quantized) == pytest.approx(losses, abs=5e-3)
     assert weights.pairs[0, 1] > 0.1 > abs(weights.pairs[0, 2])
     assert error > 0
+
+
+def test_the_loss_model_does_not_take_luck_for_interactions() -> None:
+    """The metric of few samples: each set's loss is off by its own luck, which tells nothing about other sets."""
+    rng = np.random.default_rng(0)
+    quantized = every_set(6)
+    truth = quantized @ np.linspace(0.02, 0.3, 6)
+    weights, error = fitted(first_guess(np.ones(6), 1.0), quantized, truth + rng.normal(0, 0.1, len(truth)))
+    off = weights.loss(quantized) - truth
+    assert off.std() < 0.05
+    assert error == pytest.approx(0.1, rel=0.3)
+
+
+def test_a_program_names_the_set_that_loses_least_within_a_cost() -> None:
+    weights = Weights(np.array([0.5, 0.3, 0.1, 0.0]), np.zeros((4, 4)))
+    program = Program(UNITS, CostModel("table", "ms", 1.0, {"a": 0.4, "b": 0.2, "c": 0.1, "d": 0.1}, ()))
+    assert program.surest(weights, [], below=1.35) == ("b", "c")
+    assert program.surest(weights, [frozenset("bc")], below=1.35) in {("b",), ("b", "d")}
+    assert set(program.surest(weights, [], below=1.45)) - {"d"} == {"a"}
+    assert program.surest(weights, [frozenset()], below=1.05) is None
 
 
 def test_a_program_has_no_answer_where_every_set_was_tried() -> None:
     weights, _ = fitted(first_guess([1.0], 1.0), np.array([[True]]), np.array([1.0]))
     program = Program(("a",), None)
-    assert program.solve(weights, 0.1, [], below=10.0) == ("a",)
-    assert program.solve(weights, 0.1, [frozenset({"a"})], below=10.0) is None
-    assert program.solve(weights, 2.0, [frozenset({"a"})], below=10.0) == ()
+    assert program.cheapest(weights, 0.1, [], below=10.0) == ("a",)
+    assert program.cheapest(weights, 0.1, [frozenset({"a"})], below=10.0) is None
+    assert program.cheapest(weights, 2.0, [frozenset({"a"})], below=10.0) == ()
 
 
 def test_a_path_that_is_not_monotone_is_noticed() -> None:

@@ -1,4 +1,4 @@
-"""What whole engines cost: groups that take turns, each beside the same first engine."""
+"""What whole engines cost: groups that take turns, each beside everything in INT8."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from sensitivity.pricing import AT_ONCE, PASSES, Prober
+from sensitivity.pricing import AT_ONCE, FEW, PASSES, Prober
 
 UNITS = tuple(f"unit{number}" for number in range(2 * AT_ONCE + 1))
 TRUTH = {(): 2.0, **{(unit,): 2.0 + 0.1 * number for number, unit in enumerate(UNITS)}}
@@ -79,3 +79,26 @@ def test_quick_engines_are_built_and_timed_several_times(tmp_path: Path) -> None
     found = Prober(made, SlowingRuntime(made, 0.1), 1)(list(TRUTH), lambda steps, samples: done.append(steps))
     assert np.array(found) / found[0] == pytest.approx(np.array(list(TRUTH.values())) / 2.0)
     assert sum(done) == PASSES * len(UNITS)
+
+
+def test_a_few_engines_are_built_and_timed_several_times_however_slow(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    done = []
+    few = list(TRUTH)[:FEW]
+    Prober(made, SlowingRuntime(made), 1)(few, lambda steps, samples: done.append(steps))
+    assert sum(done) == PASSES * (FEW - 1), "everything in INT8 is built in every group anyway"
+
+
+def test_later_calls_speak_of_the_pace_of_the_first(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    probe = Prober(made, SlowingRuntime(made), 1)
+    first = probe([(), UNITS[:1], UNITS[3:4]])
+    assert probe([UNITS[3:4], UNITS[:1]]) == pytest.approx([first[2], first[1]])
+
+
+def test_each_build_is_given_as_a_part_of_all_in_int8_beside_it(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    int8_ms, ratios = Prober(made, SlowingRuntime(made), 1).timed([UNITS[5:6], ()], passes=4)
+    assert ratios.shape == (4, 2)
+    assert ratios == pytest.approx(np.tile([2.5 / 2.0, 1.0], (4, 1)))
+    assert int8_ms == pytest.approx(2.0 * np.median(1.5 ** np.arange(4)))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,21 @@ import pytest
 from test_run import TASK, verb
 from test_scan import batches
 
+from sensitivity import api, planning
+from sensitivity.config import PlanSettings
 from sensitivity.journal.journal import open_journal
 from sensitivity.planners.base import Goal, Judged
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.pinned import PinnedPlanner
+from sensitivity.planning import read_frontier
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
-from sensitivity.records import Range, Variant
+from sensitivity.recalibration import Recalibration
+from sensitivity.records import CostModel, Estimate, Plan, Range, Recalibrated, Variant
+from sensitivity.run_dir import RunDir
+from sensitivity.scan.choose import choose_plan
 from sensitivity.scan.engine import Measurer
+from sensitivity.scan.frontier import correction
 from sensitivity.scan.recalibrate import Place, places_of, recalibrate, shares
 from sensitivity.scan.sharing import sharing_cost
 from sensitivity.signals.base import Signal
@@ -253,3 +262,89 @@ def test_pins_hold_in_the_plan_and_a_mistake_in_one_is_told_before_the_work(done
         "Expected --keep to match at least one name, got 'conf2' (0 of 7). Close names: conv2"
         in capsys.readouterr().err
     )
+
+
+def ranges_given(monkeypatch: pytest.MonkeyPatch, quantizer: str, times: float) -> list[str]:
+    """As if recalibration had found this one range. Gives the list in which each search for a plan leaves its planner."""
+
+    def recalibration(session, scanned, target, skip):
+        own = session.source.range(quantizer)
+        new = replace(own, amax=tuple(value * times for value in own.amax))
+        unit = Recalibrated(quantizer.partition(".")[0], "mse", (own,), (new,), Estimate(0.0, None, None, 1))
+        return Recalibration("basis", (unit,), scanned)
+
+    searches = []
+
+    def searched(*arguments):
+        searches.append(arguments[5].planner)
+        return choose_plan(*arguments)
+
+    monkeypatch.setattr(planning, "recalibration", recalibration)
+    monkeypatch.setattr(planning, "choose_plan", searched)
+    return searches
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A scan where the ranges of conv2 and conv5 are far too wide."""
+    out = tmp_path_factory.mktemp("run") / "tiny"
+    assert verb("scan", f"{TASK}:far_too_wide", "--out", out) == 0
+    return out
+
+
+def planned(out: Path, **choices: Any) -> Plan:
+    return api.plan(PlanSettings(directory=out, target=0.8, search=True, **choices))
+
+
+def test_other_ranges_that_make_the_plan_dearer_are_left_behind(scanned: Path, monkeypatch) -> None:
+    own = planned(scanned, planner="cost", cost="macs", no_recalibrate=True)
+    searches = ranges_given(monkeypatch, "conv3.input_quantizer", 200)
+    chosen_among = []
+
+    def corrected(values, points, floor, cost):
+        assert len(values) == 1 + len(points)
+        chosen_among.append(len(points))
+        return correction(values, points, floor, cost)
+
+    monkeypatch.setattr(planning, "correction", corrected)
+    plan = planned(scanned, planner="cost", cost="macs")
+    assert searches == ["cost", "cost"]
+    assert "conv3" not in plan.skip
+    assert plan.skip == own.skip
+    assert plan.recalibrated == ()
+    assert plan.metric.recalibrated is None
+    assert plan.metric.quantized == own.metric.quantized
+    assert plan.path == own.path
+    assert any("Other ranges of 1 units were tried as well" in note for note in plan.notes)
+    frontier, _ = read_frontier(RunDir(scanned))
+    assert {point.skip for point in frontier.points} <= {step.skip for step in own.path}
+    assert chosen_among[-1] > len(frontier.points), "the drop is corrected for both searches"
+
+
+def test_other_ranges_that_make_the_plan_cheaper_are_kept(scanned: Path, monkeypatch) -> None:
+    own = planned(scanned, planner="cost", cost="macs", no_recalibrate=True)
+    searches = ranges_given(monkeypatch, "conv2.input_quantizer", 1 / 60)
+    plan = planned(scanned, planner="cost", cost="macs")
+    assert searches == ["cost", "cost"]
+    assert set(plan.skip) < set(own.skip)
+    assert [one.unit for one in plan.recalibrated] == ["conv2"]
+    assert plan.metric.recalibrated is not None
+
+
+def test_without_a_cost_there_is_one_search(scanned: Path, monkeypatch) -> None:
+    searches = ranges_given(monkeypatch, "conv3.input_quantizer", 200)
+    assert "conv3" in planned(scanned).skip
+    assert searches == ["greedy"]
+
+
+def test_the_cheapest_plan_meets_its_target_and_its_engine_is_measured() -> None:
+    def plan(skip: str, metric: float, *, met: bool = True) -> Any:
+        return SimpleNamespace(skip=tuple(skip), met=met, metric=SimpleNamespace(confirm=SimpleNamespace(value=metric)))
+
+    cost = CostModel("table", "ms", 1.0, {"a": 0.5, "b": 0.2, "c": 0.2})
+    assert planning.cheapest([plan("a", 0.9), plan("bc", 0.9)], cost, None) == 1
+    assert planning.cheapest([plan("a", 0.9), plan("bc", 0.9)], None, None) == 0
+    assert planning.cheapest([plan("a", 0.9), plan("bc", 0.9)], cost, lambda skips: [1.3, 1.4]) == 0
+    assert planning.cheapest([plan("a", 0.9), plan("b", 0.8, met=False)], cost, None) == 0
+    assert planning.cheapest([plan("a", 0.7, met=False), plan("b", 0.8, met=False)], cost, None) == 1
+    assert planning.cheapest([plan("bc", 0.9), plan("cb", 0.9)], cost, lambda skips: pytest.fail("one engine")) == 0

@@ -24,12 +24,16 @@ CHEAPER = 1e-3
 DOUBT = (0.0, 1.0, 2.0)
 """How much optimism a program is given, in errors of the model: what seems allowed first, then what might be."""
 
+PARTS = (0.5, 0.75, 0.9)
+"""Of what the best plan so far costs more than the cheapest set tried: what the surest set may cost, in turn."""
+
 CHEAPEST, SMALLEST = 5, 3
 """Sets whose whole engine is measured: those that the model calls cheapest, and those of fewest units, for where it errs."""
 
 
 class CostPlanner:
-    """Asks for the cheapest set that the model of the loss allows, judges it, learns, and asks again.
+    """Asks for the cheapest set that the model of the loss allows, judges it, learns, and asks again; in every other turn
+    for the set of a limited cost that it allows most surely, since the cheapest allowed is the one most likely to miss.
 
     It begins with what greedy tries, so its answer never costs more than greedy's. Where effects do not add up a set
     that was thought to meet the target misses it: the set is barred, and the interaction it shows becomes the weight of
@@ -57,24 +61,30 @@ class CostPlanner:
         whole = goal.start - search.step(()).metric
         guess = first_guess([goal.loss.get(unit, 0.0) for unit in ranking], whole)
         misses = 0
-        for _ in range(TRIES):
-            skip = self._next(program, guess, search, goal)
+        for turn in range(TRIES):
+            skip = self._next(program, guess, search, goal, turn)
             if skip is None or misses >= PATIENCE:
                 return
             misses = 0 if search.met(skip) else misses + 1
 
-    def _next(self, program: Program, guess: np.ndarray, search: Search, goal: Goal) -> tuple[str, ...] | None:
+    def _next(
+        self, program: Program, guess: np.ndarray, search: Search, goal: Goal, turn: int
+    ) -> tuple[str, ...] | None:
         tried = [frozenset(step.skip) for step in search.path]
         quantized = np.array([[unit not in skip for unit in program.units] for skip in tried])
         losses = np.array([goal.start - step.metric for step in search.path])
         weights, error = fitted(guess, quantized, losses)
+        least = min(goal.cost_of(step.skip) for step in search.path)
         cheapest = min(goal.cost_of(step.skip) for step in search.path if step.met)
         below = cheapest - CHEAPER * abs(cheapest)
-        for doubt in DOUBT:
-            skip = program.solve(weights, goal.start - goal.floor + doubt * error, tried, below)
-            if skip is not None:
-                return skip
-        return None
+        allowed = goal.start - goal.floor
+        hopes = (program.cheapest(weights, allowed + doubt * error, tried, below) for doubt in DOUBT)
+        hope = next((skip for skip in hopes if skip is not None), None)
+        if hope is None or turn % 2 == 0:
+            return hope
+        limit = least + PARTS[turn // 2 % len(PARTS)] * (cheapest - least)
+        sure = program.surest(weights, tried, min(below, limit))
+        return hope if sure is None else sure
 
 
 def _probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...], float]:

@@ -6,11 +6,13 @@ them. Two layers that only matter together, or that hide each other, show up as 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import multivariate_normal
 
 Array = NDArray[np.float64]
 
@@ -20,8 +22,12 @@ UNIT_DOUBT, PAIR_DOUBT = 1.0, 0.5
 FLOOR = 0.02
 """The least that a unit is thought to weigh, as part of the mean: a scan may have missed it."""
 
-NOISE = 1e-3
-"""Standard deviation of a judged loss, as part of the whole loss: interactions of three and more."""
+NOISES = (1e-3, 1e-2, 0.03, 0.06, 0.12, 0.25)
+"""Standard deviations of a judged loss, as parts of the whole loss: interactions of three and more, and the luck of a metric on
+few samples."""
+
+SCALES = (0.3, 1.0, 3.0, 10.0)
+"""Factors of the variances of all weights: a scan on other samples may say little about these."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +57,30 @@ def first_guess(loss: Sequence[float], whole: float) -> Array:
 def fitted(guess: Array, quantized: Array, losses: Array) -> tuple[Weights, float]:
     """Weights after seeing the losses float[m] of sets bool[m, n], and how far the guess for a new set may be off.
 
-    The second is the root mean square error of predicting each judged set from the others.
+    The noise and the scale under which these losses are likeliest are taken (Rasmussen and Williams 2006, "Gaussian
+    Processes for Machine Learning", 5.4.1). The second is the root mean square error of predicting each judged set from
+    the others.
     """
     units, pairs = guess * UNIT_DOUBT, np.triu(np.sqrt(np.outer(guess, guess)) * PAIR_DOUBT, 1)
     seen = np.asarray(quantized, dtype=np.float64)
     both = np.einsum("ai,bi->abi", seen, seen)
     kernel = both @ units**2 + np.einsum("abi,ij,abj->ab", both, pairs**2, both)
     surprise = losses - seen @ guess
-    scale = (NOISE * guess.sum()) ** 2
-    inverse = np.linalg.inv(kernel + scale * np.eye(len(seen)))
+    scale, covariance = _likeliest(kernel, surprise, float(guess.sum()))
+    inverse = np.linalg.inv(covariance)
     alpha = inverse @ surprise
-    weights = Weights(guess + units**2 * (alpha @ seen), pairs**2 * np.einsum("m,mi,mj->ij", alpha, seen, seen))
+    moved = scale * np.einsum("m,mi,mj->ij", alpha, seen, seen)
+    weights = Weights(guess + scale * units**2 * (alpha @ seen), pairs**2 * moved)
     # Leave-one-out residuals of a Gaussian process, in closed form (Sundararajan and Keerthi 2001).
     left_out = alpha / np.diag(inverse)
     return weights, float(np.sqrt(np.mean(left_out**2)))
+
+
+def _likeliest(kernel: Array, surprise: Array, whole: float) -> tuple[float, Array]:
+    """The scale of the kernel, and the covariance of what was seen, with the largest marginal likelihood."""
+    found = []
+    for scale, noise in itertools.product(SCALES, NOISES):
+        covariance = scale * kernel + (noise * whole) ** 2 * np.eye(len(kernel))
+        found.append((multivariate_normal(cov=covariance).logpdf(surprise), scale, covariance))
+    _, scale, covariance = max(found, key=lambda one: float(one[0]))
+    return scale, covariance

@@ -1,4 +1,4 @@
-"""The cheapest skip-set whose modelled loss is allowed, as a mixed-integer linear program for SciPy's HiGHS."""
+"""Skip-sets that a model of the loss and a cost speak for, as mixed-integer linear programs for SciPy's HiGHS."""
 
 from __future__ import annotations
 
@@ -28,10 +28,23 @@ class Program:
     units: tuple[str, ...]
     cost: CostModel | None
 
-    def solve(
+    def cheapest(
         self, weights: Weights, allowed: float, tried: Collection[frozenset[str]], below: float
     ) -> tuple[str, ...] | None:
-        """The cheapest untried set with a modelled loss of at most `allowed` and a cost under `below`; None: there is none.
+        """The cheapest untried set with a modelled loss of at most `allowed` and a cost under `below`; None: there is none."""
+        cost, loss, rows = self._parts(weights, tried, below)
+        rows.at_most(loss, allowed - float(weights.units.sum()))
+        return self._solved(cost, rows)
+
+    def surest(self, weights: Weights, tried: Collection[frozenset[str]], below: float) -> tuple[str, ...] | None:
+        """The untried set with a cost under `below` that the model says loses least; None: there is none."""
+        _, loss, rows = self._parts(weights, tried, below)
+        return self._solved(loss, rows)
+
+    def _parts(
+        self, weights: Weights, tried: Collection[frozenset[str]], below: float
+    ) -> tuple[np.ndarray, np.ndarray, _Rows]:
+        """What a set costs and what it loses, less the loss of quantizing all, by variable; and what must hold.
 
         Variables: x[n] binary, 1 for skipped; y, 1 for each border that is cut; z, 1 for each pair that is quantized.
         """
@@ -40,25 +53,27 @@ class Program:
         borders = [b for b in (self.cost.borders if self.cost else ()) if b.cost > 0]
         pairs = _largest(weights.pairs)
         width = n + len(borders) + len(pairs)
-        objective = np.zeros(width)
-        objective[:n] = [self.cost.units[unit] if self.cost else 1.0 for unit in self.units]
-        objective[n : n + len(borders)] = [border.cost for border in borders]
+        cost = np.zeros(width)
+        cost[:n] = [self.cost.units[unit] if self.cost else 1.0 for unit in self.units]
+        cost[n : n + len(borders)] = [border.cost for border in borders]
         rows = _Rows(width)
         for at, border in enumerate(borders, n):
             a, b = (index.get(name) for name in (border.a, border.b))
             rows.cut(at, a, b)
-        loss, constant = np.zeros(width), float(weights.units.sum())
+        loss = np.zeros(width)
         loss[:n] = -weights.units
         for at, (i, j) in enumerate(pairs, n + len(borders)):
             loss[at] = weights.pairs[i, j]
             rows.both(at, i, j, heavier=loss[at] > 0)
-        rows.at_most(loss, allowed - constant)
-        rows.at_most(objective, below - (self.cost.base if self.cost else 0.0))
+        rows.at_most(cost, below - (self.cost.base if self.cost else 0.0))
         for skip in tried:
             rows.other_than([unit in skip for unit in self.units])
-        integral = np.r_[np.ones(n), np.zeros(width - n)]
+        return cost, loss, rows
+
+    def _solved(self, objective: np.ndarray, rows: _Rows) -> tuple[str, ...] | None:
+        n = len(self.units)
         found = milp(
-            objective, integrality=integral, bounds=Bounds(0, 1), constraints=rows.constraint(),
+            objective, integrality=np.r_[np.ones(n, int), np.zeros(len(objective) - n, int)], bounds=Bounds(0, 1), constraints=rows.constraint(),
             options={"time_limit": TIME_LIMIT_S},
         )  # fmt: skip
         if found.x is None:
