@@ -13,8 +13,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ MODELS = {
 }
 WORST = 300
 """Samples in NNCF's ranking subset."""
+
+ROWS = "rows.json"
 
 BUILDS = 5
 """Of every plan's engine, each timed: two builds of one file differ by some percent."""
@@ -114,28 +116,42 @@ def measure(session: Session, options: argparse.Namespace, head: Mapping[str, An
     with priced(session, "engine", runtime, usable_cores()) as (cost, probe):
         assert isinstance(probe, Prober), "engines are measured for --cost engine"
         rows: list[dict[str, Any]] = []
+        kept = {(row["points"], row["planner"]): row for row in kept_rows(session.run_dir.path)}
         for points in options.points:
-            for found in plans(session, scans, points, cost, probe):
-                rows.append({"points": points, **asdict(found)})
+            for name, way in ways(session, scans, points, cost, probe).items():
+                row = kept.get((points, name)) or {"points": points, **asdict(way()), "planner": name}
+                rows.append(row | {"predicted_ms": cost.of(row["skip"])})
+                session.run_dir.write(ROWS, rows)
                 write(options.json, {**head, "rows": rows})
-                print(points, found.planner, len(found.skip), found.met, found.predicted_ms, flush=True)
+                print(points, name, len(row["skip"]), row["met"], rows[-1]["predicted_ms"], flush=True)
         write(options.json, {**head, "rows": rows, **measured(session, rows, probe)})
 
 
-def plans(
+def kept_rows(out: Path) -> list[dict[str, Any]]:
+    """Rows of the same run before it was stopped: what they had to measure would cost nothing now."""
+    file = out / ROWS
+    return json.loads(file.read_text()) if file.exists() else []
+
+
+def ways(
     session: Session, scans: Mapping[str, Scan], points: float, cost: CostModel, probe: Prober
-) -> Iterator[Found]:
+) -> dict[str, Callable[[], Found]]:
+    """By name, in the order in which they take their turn: the journal is shared, who comes later pays less."""
     target = Target(drop=points / 100 * session.task.full_scale)
     isolated = [effect.unit for effect in scans["enable"].effects]
-    yield peer(session, PrefixPlanner(), isolated, target, cost)
-    signal = load("signals", "sqnr")
-    yield ours(session, scans["disable"], target, Means("greedy", cost, None, signal), cost)
-    means = Means("cost", cost, probe, signal)
-    yield ours(session, scans["disable"], target, means, cost)
-    yield recalibrated(session, scans["disable"], target, means, cost)
+    scanned, signal = scans["disable"], load("signals", "sqnr")
+    greedy, means = Means("greedy", cost, None, signal), Means("cost", cost, probe, signal)
+    found: dict[str, Callable[[], Found]] = {
+        "ranked prefix": lambda: peer(session, PrefixPlanner(), isolated, target, cost),
+        "greedy": lambda: ours(session, scanned, target, greedy, cost),
+        "cost": lambda: ours(session, scanned, target, means, cost),
+        RECALIBRATED: lambda: recalibrated(session, scanned, target, means, cost),
+    }
     if len(session.units) <= LARGEST:
-        yield ours(session, scans["disable"], target, Means("exhaustive", cost, None, None), cost)
-    yield peer(session, NncfPlanner(worst_samples(session)), isolated, target, cost)  # last: it may take longest
+        found["exhaustive"] = lambda: ours(session, scanned, target, Means("exhaustive", cost), cost)
+    # Last, for it may take longest.
+    found["NNCF-style greedy"] = lambda: peer(session, NncfPlanner(worst_samples(session)), isolated, target, cost)
+    return found
 
 
 def ours(session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel) -> Found:
@@ -153,7 +169,7 @@ def recalibrated(session: Session, scanned: Scan, target: Target, means: Means, 
         found.append(chosen(session, scanned, target, means))
     best = cheapest(found, cost, means.probe)
     with session.measurer.with_ranges(() if best else new.ranges):
-        return replace(row_of(session, found, best, before, start, cost), planner=RECALIBRATED)
+        return row_of(session, found, best, before, start, cost)
 
 
 def chosen(session: Session, scanned: Scan, target: Target, means: Means) -> Plan:

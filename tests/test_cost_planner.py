@@ -135,10 +135,10 @@ def every_set(units: int) -> np.ndarray:
 def test_the_loss_model_repeats_what_it_was_told_and_learns_a_pair() -> None:
     quantized = every_set(3)
     losses = quantized.sum(axis=1) * 0.1 + 0.3 * quantized[:, 0] * quantized[:, 1]
-    weights, error = fitted(first_guess([1.0, 1.0, 1.0], 0.6), quantized, losses)
-    assert weights.loss(quantized) == pytest.approx(losses, abs=5e-3)
-    assert weights.pairs[0, 1] > 0.1 > abs(weights.pairs[0, 2])
-    assert error > 0
+    known = fitted(first_guess([1.0, 1.0, 1.0], 0.6), quantized, losses)
+    assert known.weights.loss(quantized) == pytest.approx(losses, abs=5e-3)
+    assert known.weights.pairs[0, 1] > 0.1 > abs(known.weights.pairs[0, 2])
+    assert known.error > 0
 
 
 def test_the_loss_model_does_not_take_luck_for_interactions() -> None:
@@ -146,10 +146,32 @@ def test_the_loss_model_does_not_take_luck_for_interactions() -> None:
     rng = np.random.default_rng(0)
     quantized = every_set(6)
     truth = quantized @ np.linspace(0.02, 0.3, 6)
-    weights, error = fitted(first_guess(np.ones(6), 1.0), quantized, truth + rng.normal(0, 0.1, len(truth)))
-    off = weights.loss(quantized) - truth
+    known = fitted(first_guess(np.ones(6), 1.0), quantized, truth + rng.normal(0, 0.1, len(truth)))
+    off = known.weights.loss(quantized) - truth
     assert off.std() < 0.05
-    assert error == pytest.approx(0.1, rel=0.3)
+    assert known.error == pytest.approx(0.1, rel=0.3)
+
+
+def test_the_doubt_of_the_loss_model_is_that_of_a_gaussian_process() -> None:
+    """Against scikit-learn's regression with the same kernel, in explicit features of units and pairs."""
+    gaussian_process = pytest.importorskip("sklearn.gaussian_process")
+    rng = np.random.default_rng(1)
+    guess, sets = rng.uniform(0.05, 0.3, 5), every_set(5)
+    order = rng.permutation(len(sets))
+    seen, new = sets[order[:12]], sets[order[12:]]
+    losses = seen @ guess + 0.3 * seen[:, 0] * seen[:, 3] + rng.normal(0, 0.02, len(seen))
+    known = fitted(guess, seen, losses)
+    upper = np.triu_indices(5, 1)
+
+    def features(one: np.ndarray) -> np.ndarray:
+        pairs = (one[:, upper[0]] * one[:, upper[1]]) * np.sqrt(known.kernel.pairs[upper])
+        return np.hstack([one * np.sqrt(known.kernel.units), pairs])
+
+    linear = gaussian_process.kernels.DotProduct(sigma_0=0.0, sigma_0_bounds="fixed")
+    theirs = gaussian_process.GaussianProcessRegressor(linear, alpha=known.noise**2, optimizer=None)
+    mean, deviation = theirs.fit(features(seen), losses - seen @ guess).predict(features(new), return_std=True)
+    assert known.weights.loss(new) == pytest.approx(mean + new @ guess, abs=1e-6)
+    assert known.doubt(new) == pytest.approx(np.hypot(deviation, known.noise), rel=1e-4)
 
 
 def test_a_program_names_the_set_that_loses_least_within_a_cost() -> None:
@@ -162,7 +184,7 @@ def test_a_program_names_the_set_that_loses_least_within_a_cost() -> None:
 
 
 def test_a_program_has_no_answer_where_every_set_was_tried() -> None:
-    weights, _ = fitted(first_guess([1.0], 1.0), np.array([[True]]), np.array([1.0]))
+    weights = fitted(first_guess([1.0], 1.0), np.array([[True]]), np.array([1.0])).weights
     program = Program(("a",), None)
     assert program.cheapest(weights, 0.1, [], below=10.0) == ("a",)
     assert program.cheapest(weights, 0.1, [frozenset({"a"})], below=10.0) is None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
 from sensitivity.planners.base import Choice, Goal, Judge, Search
 from sensitivity.planners.greedy import GreedyPlanner
-from sensitivity.planners.loss_model import first_guess, fitted
+from sensitivity.planners.loss_model import Posterior, first_guess, fitted
 from sensitivity.planners.program import Program
 
 TRIES = 60
@@ -23,6 +24,9 @@ CHEAPER = 1e-3
 
 DOUBT = (0.0, 1.0, 2.0)
 """How much optimism a program is given, in errors of the model: what seems allowed first, then what might be."""
+
+HOPE = 2.0
+"""Standard deviations by which the model may be wrong about a set for it to be worth judging."""
 
 PARTS = (0.5, 0.75, 0.9)
 """Of what the best plan so far costs more than the cheapest set tried: what the surest set may cost, in turn."""
@@ -70,21 +74,30 @@ class CostPlanner:
     def _next(
         self, program: Program, guess: np.ndarray, search: Search, goal: Goal, turn: int
     ) -> tuple[str, ...] | None:
+        """The set to judge; None where no cheaper one can be hoped for."""
+        known = _learned(program, guess, search, goal)
         tried = [frozenset(step.skip) for step in search.path]
-        quantized = np.array([[unit not in skip for unit in program.units] for skip in tried])
-        losses = np.array([goal.start - step.metric for step in search.path])
-        weights, error = fitted(guess, quantized, losses)
-        least = min(goal.cost_of(step.skip) for step in search.path)
         cheapest = min(goal.cost_of(step.skip) for step in search.path if step.met)
+        least = min(goal.cost_of(step.skip) for step in search.path)
         below = cheapest - CHEAPER * abs(cheapest)
-        allowed = goal.start - goal.floor
-        hopes = (program.cheapest(weights, allowed + doubt * error, tried, below) for doubt in DOUBT)
-        hope = next((skip for skip in hopes if skip is not None), None)
-        if hope is None or turn % 2 == 0:
-            return hope
         limit = least + PARTS[turn // 2 % len(PARTS)] * (cheapest - least)
-        sure = program.surest(weights, tried, min(below, limit))
-        return hope if sure is None else sure
+        allowed = goal.start - goal.floor
+        allowing = (program.cheapest(known.weights, allowed + one * known.error, tried, below) for one in DOUBT)
+        limited = (program.surest(known.weights, tried, one) for one in (min(limit, below), below))
+        asked = chain(limited, allowing) if turn % 2 else chain(allowing, limited)
+        return next((skip for skip in asked if skip is not None and _may_meet(program, known, skip, allowed)), None)
+
+
+def _may_meet(program: Program, known: Posterior, skip: Sequence[str], allowed: float) -> bool:
+    quantized = np.array([[unit not in skip for unit in program.units]])
+    (loss,), (doubt,) = known.weights.loss(quantized), known.doubt(quantized)
+    return bool(loss - HOPE * doubt <= allowed)
+
+
+def _learned(program: Program, guess: np.ndarray, search: Search, goal: Goal) -> Posterior:
+    quantized = np.array([[unit not in step.skip for unit in program.units] for step in search.path])
+    losses = np.array([goal.start - step.metric for step in search.path])
+    return fitted(guess, quantized, losses)
 
 
 def _probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...], float]:

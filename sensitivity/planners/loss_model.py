@@ -54,33 +54,67 @@ def first_guess(loss: Sequence[float], whole: float) -> Array:
     return np.asarray(share / share.sum() * max(whole, 1e-12))
 
 
-def fitted(guess: Array, quantized: Array, losses: Array) -> tuple[Weights, float]:
-    """Weights after seeing the losses float[m] of sets bool[m, n], and how far the guess for a new set may be off.
+@dataclass(frozen=True)
+class Kernel:
+    """Covariance of the losses of sets before any is judged. units: float[n], pairs: float[n, n], variances of weights."""
+
+    units: Array
+    pairs: Array
+
+    def __call__(self, one: Array, other: Array) -> Array:
+        both = np.einsum("ai,bi->abi", np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64))
+        return np.asarray(both @ self.units + np.einsum("abi,ij,abj->ab", both, self.pairs, both))
+
+    def __mul__(self, scale: float) -> Kernel:
+        return Kernel(self.units * scale, self.pairs * scale)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the judged sets have taught.
+
+    error: root mean square error of predicting each of them from the others. noise: standard deviation of what is of one
+    set alone. seen: float[m, n], the judged sets. inverse: float[m, m], of the covariance of their losses.
+    """
+
+    weights: Weights
+    error: float
+    kernel: Kernel
+    noise: float
+    seen: Array
+    inverse: Array
+
+    def doubt(self, quantized: Array) -> Array:
+        """float[m]: standard deviation of the loss of sets bool[m, n] that were not judged, luck included."""
+        known = self.kernel(quantized, self.seen)
+        left = np.diag(self.kernel(quantized, quantized)) - np.sum((known @ self.inverse) * known, axis=1)
+        return np.asarray(np.sqrt(np.maximum(left, 0.0) + self.noise**2))
+
+
+def fitted(guess: Array, quantized: Array, losses: Array) -> Posterior:
+    """From the losses float[m] of judged sets bool[m, n].
 
     The noise and the scale under which these losses are likeliest are taken (Rasmussen and Williams 2006, "Gaussian
-    Processes for Machine Learning", 5.4.1). The second is the root mean square error of predicting each judged set from
-    the others.
+    Processes for Machine Learning", 5.4.1).
     """
-    units, pairs = guess * UNIT_DOUBT, np.triu(np.sqrt(np.outer(guess, guess)) * PAIR_DOUBT, 1)
     seen = np.asarray(quantized, dtype=np.float64)
-    both = np.einsum("ai,bi->abi", seen, seen)
-    kernel = both @ units**2 + np.einsum("abi,ij,abj->ab", both, pairs**2, both)
     surprise = losses - seen @ guess
-    scale, covariance = _likeliest(kernel, surprise, float(guess.sum()))
-    inverse = np.linalg.inv(covariance)
+    pairs = np.triu(np.outer(guess, guess), 1) * PAIR_DOUBT**2
+    kernel, noise = _likeliest(Kernel((guess * UNIT_DOUBT) ** 2, pairs), seen, surprise, float(guess.sum()))
+    inverse: Array = np.asarray(np.linalg.inv(kernel(seen, seen) + noise**2 * np.eye(len(seen))), dtype=np.float64)
     alpha = inverse @ surprise
-    moved = scale * np.einsum("m,mi,mj->ij", alpha, seen, seen)
-    weights = Weights(guess + scale * units**2 * (alpha @ seen), pairs**2 * moved)
+    moved = kernel.pairs * np.einsum("m,mi,mj->ij", alpha, seen, seen)
+    weights = Weights(guess + kernel.units * (alpha @ seen), moved)
     # Leave-one-out residuals of a Gaussian process, in closed form (Sundararajan and Keerthi 2001).
     left_out = alpha / np.diag(inverse)
-    return weights, float(np.sqrt(np.mean(left_out**2)))
+    return Posterior(weights, float(np.sqrt(np.mean(left_out**2))), kernel, noise, seen, inverse)
 
 
-def _likeliest(kernel: Array, surprise: Array, whole: float) -> tuple[float, Array]:
-    """The scale of the kernel, and the covariance of what was seen, with the largest marginal likelihood."""
-    found = []
+def _likeliest(kernel: Kernel, seen: Array, surprise: Array, whole: float) -> tuple[Kernel, float]:
+    """The scaled kernel and the noise with the largest marginal likelihood."""
+    own, found = kernel(seen, seen), []
     for scale, noise in itertools.product(SCALES, NOISES):
-        covariance = scale * kernel + (noise * whole) ** 2 * np.eye(len(kernel))
-        found.append((multivariate_normal(cov=covariance).logpdf(surprise), scale, covariance))
-    _, scale, covariance = max(found, key=lambda one: float(one[0]))
-    return scale, covariance
+        covariance = scale * own + (noise * whole) ** 2 * np.eye(len(own))
+        found.append((float(multivariate_normal(cov=covariance).logpdf(surprise)), scale, noise * whole))
+    _, scale, noise = max(found)
+    return kernel * scale, noise
