@@ -13,10 +13,10 @@ from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.loss_model import Posterior, first_guess, fitted
 from sensitivity.planners.program import Program
 
-TRIES = 60
+TRIES = 80
 """Sets to judge after the greedy ones: each costs up to a pass over `confirm`."""
 
-PATIENCE = 24
+PATIENCE = 40
 """Misses in a row after which the search ends, once it has a plan."""
 
 CHEAPER = 1e-3
