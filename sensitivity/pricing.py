@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 ROUNDS, MOST_ROUNDS, WARMUP, PER_TURN = 60, 600, 10, 5
 PASSES, QUICK_MS, FEW = 3, 2.0, 12
-"""Times that each set is built and timed, in other groups. Many engines that take longer than `QUICK_MS` are timed once: that is
-for each unit alone, for a plan is chosen among a few."""
+"""Times that each set is built and timed, in other groups; once where there are more than `FEW` and one takes longer than
+`QUICK_MS`: so each unit alone may be timed once, the plans to choose among never."""
 
 AT_ONCE = 6
 BUILDS = 2

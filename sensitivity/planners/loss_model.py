@@ -100,8 +100,9 @@ def fitted(guess: Array, quantized: Array, losses: Array) -> Posterior:
     seen = np.asarray(quantized, dtype=np.float64)
     surprise = losses - seen @ guess
     pairs = np.triu(np.outer(guess, guess), 1) * PAIR_DOUBT**2
-    kernel, noise = _likeliest(Kernel((guess * UNIT_DOUBT) ** 2, pairs), seen, surprise, float(guess.sum()))
-    inverse: Array = np.asarray(np.linalg.inv(kernel(seen, seen) + noise**2 * np.eye(len(seen))), dtype=np.float64)
+    before = Kernel((guess * UNIT_DOUBT) ** 2, pairs)
+    scale, noise, covariance = _likeliest(before(seen, seen), surprise, float(guess.sum()))
+    kernel, inverse = before * scale, np.asarray(np.linalg.inv(covariance), dtype=np.float64)
     alpha = inverse @ surprise
     moved = kernel.pairs * np.einsum("m,mi,mj->ij", alpha, seen, seen)
     weights = Weights(guess + kernel.units * (alpha @ seen), moved)
@@ -110,11 +111,11 @@ def fitted(guess: Array, quantized: Array, losses: Array) -> Posterior:
     return Posterior(weights, float(np.sqrt(np.mean(left_out**2))), kernel, noise, seen, inverse)
 
 
-def _likeliest(kernel: Kernel, seen: Array, surprise: Array, whole: float) -> tuple[Kernel, float]:
-    """The scaled kernel and the noise with the largest marginal likelihood."""
-    own, found = kernel(seen, seen), []
+def _likeliest(own: Array, surprise: Array, whole: float) -> tuple[float, float, Array]:
+    """The scale of the covariance float[m, m] and the noise with the largest marginal likelihood, and what both make of it."""
+    found = []
     for scale, noise in itertools.product(SCALES, NOISES):
         covariance = scale * own + (noise * whole) ** 2 * np.eye(len(own))
-        found.append((float(multivariate_normal(cov=covariance).logpdf(surprise)), scale, noise * whole))
-    _, scale, noise = max(found)
-    return kernel * scale, noise
+        found.append((float(multivariate_normal(cov=covariance).logpdf(surprise)), scale, noise * whole, covariance))
+    _, scale, noise, covariance = max(found, key=lambda one: one[:3])
+    return scale, noise, covariance
