@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from sensitivity.bench.cost import engine_cost, table_cost, work_cost
+from sensitivity.bench.cost import table_cost, work_cost
+from sensitivity.bench.engine_cost import engine_cost, engine_sets
 from sensitivity.bench.environment import environment, usable_cores
 from sensitivity.bench.inputs import random_inputs
 from sensitivity.bench.protocol import interleaved
@@ -79,12 +80,11 @@ def priced(
             int8_ms, float_ms = probe([(), names])
             yield table_cost(work, session.units, table, int8_ms, float_ms), None
             return
-        sets = [(), names, *((name,) for name in names)]
+        sets = engine_sets(names)
         number = probe.passes(len(sets)) * (len(sets) - 1)
         with session.measurer.progress(f"cost: engines in {runtime.name}", number) as advance:
-            int8_ms, float_ms, *alone = probe(sets, advance)
-        layers = table_cost(work, session.units, table)
-        yield engine_cost(layers, int8_ms, float_ms, dict(zip(names, alone, strict=True))), probe
+            ms = dict(zip(sets, probe(sets, advance), strict=True))
+        yield engine_cost(table_cost(work, session.units, table, ms[()], ms[names]), ms), probe
 
 
 def place(runtime: Runtime, threads: int) -> str:

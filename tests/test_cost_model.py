@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sensitivity.bench.cost import engine_cost, table_cost, work_cost
+from sensitivity.bench.cost import table_cost, work_cost
 from sensitivity.bench.shapes import work_of
 from sensitivity.bench.table import ConversionTime, LayerTime, Table, key_of, measured_table, size_key, to_measure
 from sensitivity.errors import SensitivityError
@@ -149,36 +149,6 @@ def test_a_correction_that_is_out_of_hand_is_not_used(file: Path) -> None:
     assert cost.of(["a", "b", "fc"]) == pytest.approx(5.0 + 6.0 - 3.3)
     assert cost.note.startswith(
         "The table says that leaving everything out of INT8 takes +2.7 ms, the whole engines say -1 ms"
-    )
-
-
-def test_whole_engines_take_the_place_of_single_layers_and_neighbours_share_their_border(file: Path) -> None:
-    layers = table_cost(work_of(file), UNITS, times_of(file))
-    alone = {"a": 5.4, "b": 5.6, "fc": 5.2}
-    cost = engine_cost(layers, 5.0, 5.0 + 0.4 + 0.6 + 0.2 - 4 * 0.15, alone)
-    assert cost.kind == "engine"
-    assert [cost.of([name]) for name in alone] == pytest.approx(list(alone.values()))
-    assert cost.of(["a", "b"]) == pytest.approx(5.0 + 0.4 + 0.6 - 2 * 0.15)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
-def test_borders_come_to_what_the_float_engine_says(file: Path, share: float) -> None:
-    layers = table_cost(work_of(file), UNITS, times_of(file))
-    alone = {"a": 5.4, "b": 5.6, "fc": 5.2}
-    cost = engine_cost(layers, 5.0, 5.0 + 1.2 - share * 4 * 0.15, alone)
-    assert cost.of(()) == pytest.approx(5.0)
-    assert [cost.of([name]) for name in alone] == pytest.approx(list(alone.values()))
-    assert cost.of(["a", "b"]) == pytest.approx(6.0 - share * 2 * 0.15)
-    assert not cost.note
-
-
-def test_engines_that_do_not_add_up_to_the_float_one_are_told(file: Path) -> None:
-    layers = table_cost(work_of(file), UNITS, times_of(file))
-    cost = engine_cost(layers, 5.0, 9.0, {"a": 5.4, "b": 5.6, "fc": 5.2})
-    assert cost.of(["a", "b", "fc"]) == pytest.approx(6.2)
-    assert cost.note == (
-        "Engines with one unit out of INT8 add up to 6.2 ms for all of them, the float engine takes 9 ms: do not trust the "
-        "predicted times of large skip-sets."
     )
 
 

@@ -10,7 +10,7 @@ from planner_instances import Instance, instance
 
 from sensitivity.errors import SensitivityError
 from sensitivity.planners.base import Goal, Judged
-from sensitivity.planners.cost import CostPlanner
+from sensitivity.planners.cost import FINALISTS, CostPlanner
 from sensitivity.planners.exhaustive import ExhaustivePlanner
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.loss_model import Weights, first_guess, fitted
@@ -152,6 +152,35 @@ def test_the_smallest_set_is_measured_too_where_the_cost_model_calls_large_ones_
     choice = CostPlanner().choose(units[::-1], judge, Goal(0.9, 1.0, cost, {"a": 1.0}, probe))
     assert choice.skip == ("a",)
     assert any(len(skip) > 4 for skip in choice.ms), "the cost model was believed as well"
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_sets_within_the_error_of_the_cost_are_judged_only_where_their_engines_will_tell(measured: bool) -> None:
+    cost = CostModel("engine", "ms", 1.0, {"a": 0.1, "b": 0.15, "c": 0.4, "d": 0.4}, error=0.1)
+    judge = judged_by(lambda skip: 0.4 * len({"a", "b"} - skip), 0.5)
+    probe = (lambda skips: [1.0 if skip == ("b",) else 2.0 for skip in skips]) if measured else None
+    choice = CostPlanner().choose(UNITS, judge, Goal(0.5, 1.0, cost, {"a": 1.0, "b": 1.0}, probe))
+    assert choice.skip == (("b",) if measured else ("a",))
+    assert any(step.skip == ("b",) for step in choice.path) == measured
+
+
+def test_of_many_plans_the_fastest_engines_are_measured_again() -> None:
+    units = tuple(f"u{number}" for number in range(12))
+    asked: list[list[tuple[str, ...]]] = []
+
+    def probe(skips):
+        """Luck speaks for the first set asked for; the second time it is gone."""
+        asked.append(list(skips))
+        return [0.5 if len(asked) == 1 and at == 0 else 1.0 + 0.01 * len(skip) for at, skip in enumerate(skips)]
+
+    cost = CostModel("engine", "ms", 1.0, dict.fromkeys(units, 0.01), error=0.02)
+    judge = judged_by(lambda skip: 0.2 - 0.1 * len(skip), 0.1)
+    choice = CostPlanner().choose(units, judge, Goal(0.9, 1.0, cost, dict.fromkeys(units, 1.0), probe))
+    many, few = asked
+    assert len(many) > len(few) == FINALISTS
+    assert many[0] in few
+    assert set(choice.ms) == set(few)
+    assert choice.ms[choice.skip] == 1.01, "what was measured again counts"
 
 
 def every_set(units: int) -> np.ndarray:

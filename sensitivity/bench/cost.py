@@ -19,14 +19,6 @@ MACS_PER_BYTE = 16.0
 
 INSTEAD = {"table": "; --cost engine measures whole files"}
 
-FITS = 0.1
-"""Part of the float engine's time by which the model may miss it without a word."""
-
-OUT_OF_HAND = (
-    "Engines with one unit out of INT8 add up to {says:.3g} ms for all of them, the float engine takes {whole:.3g} ms: do not trust "
-    "the predicted times of large skip-sets."
-)
-
 LEAST_SCALE, MOST_SCALE = 1 / 3, 3.0
 """Between these the sum of single layers is corrected to the whole engines; beyond, the table is of something else."""
 
@@ -73,35 +65,6 @@ def table_cost(
     owners = unit_of_layer(work.layers, units)
     model = _model("table", "ms", base, added, borders, owners, units)
     return model if int8_ms is None or float_ms is None else _anchored(model, int8_ms, float_ms)
-
-
-def engine_cost(table: CostModel, int8_ms: float, float_ms: float, alone_ms: Mapping[str, float]) -> CostModel:
-    """Whole engines in place of single layers: what each unit adds is what its own engine took more than all of INT8.
-
-    Two neighbours left out share a border that their own engines both paid. The table (of `table_cost`) says how the
-    borders compare, the float engine how much they come to: the one share of the table's times with which the model
-    says `float_ms` for everything left out. Borders of an engine may cost next to nothing, where a layer in front
-    converts as it writes; taken for dear they would make long runs of neighbours look cheaper than they are.
-
-    alone_ms: unit -> time of the engine with it alone left out.
-    """
-    every = tuple(alone_ms)
-    alone = {unit: ms - int8_ms for unit, ms in alone_ms.items()}
-    moved = {unit: _cut(table, (unit,)) - _cut(table, ()) for unit in every}
-    shared = sum(moved.values()) - (_cut(table, every) - _cut(table, ()))
-    saved = sum(alone.values()) - (float_ms - int8_ms)
-    share = float(np.clip(saved / shared, 0.0, MOST_SCALE)) if shared > 0 else 0.0
-    borders = tuple(Border(one.a, one.b, one.cost * share) for one in table.borders)
-    units = {unit: alone[unit] - share * moved[unit] for unit in every}
-    model = replace(table, kind="engine", base=int8_ms - share * _cut(table, ()), units=units, borders=borders)
-    off = model.of(every) - float_ms
-    if abs(off) <= FITS * float_ms:
-        return model
-    return replace(model, note=OUT_OF_HAND.format(says=model.of(every), whole=float_ms))
-
-
-def _cut(model: CostModel, skip: Sequence[str]) -> float:
-    return model.of(skip) - model.base - sum(model.units[unit] for unit in skip)
 
 
 def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:

@@ -31,8 +31,12 @@ HOPE = 2.0
 PARTS = (0.5, 0.75, 0.9)
 """Of what the best plan so far costs more than the cheapest set tried: what the surest set may cost, in turn."""
 
-CHEAPEST, SMALLEST = 5, 3
-"""Sets whose whole engine is measured: those that the model calls cheapest, and those of fewest units, for where it errs."""
+CHEAPEST, SMALLEST, FINALISTS = 21, 3, 6
+"""Sets whose whole engine is measured: those that the model calls cheapest, and those of fewest units, for where it errs.
+The fastest of them are measured again, several times."""
+
+ERRORS = 1.0
+"""Of the cost model, by which a set may cost more than the best one and be worth judging, where engines will be measured."""
 
 
 class CostPlanner:
@@ -79,7 +83,7 @@ class CostPlanner:
         tried = [frozenset(step.skip) for step in search.path]
         cheapest = min(goal.cost_of(step.skip) for step in search.path if step.met)
         least = min(goal.cost_of(step.skip) for step in search.path)
-        below = cheapest - CHEAPER * abs(cheapest)
+        below = cheapest - CHEAPER * abs(cheapest) + ERRORS * _error(goal)
         limit = least + PARTS[turn // 2 % len(PARTS)] * (cheapest - least)
         allowed = goal.start - goal.floor
         allowing = (program.cheapest(known.weights, allowed + one * known.error, tried, below) for one in DOUBT)
@@ -100,9 +104,17 @@ def _learned(program: Program, guess: np.ndarray, search: Search, goal: Goal) ->
     return fitted(guess, quantized, losses)
 
 
+def _error(goal: Goal) -> float:
+    """Of the cost of a set, where its engine will tell; 0 elsewhere, for then nothing but the cost decides."""
+    return goal.cost.error if goal.cost and goal.probe else 0.0
+
+
 def _probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...], float]:
     """Milliseconds of the whole engine for some of these sets, cheapest first; empty where engines are not measured."""
     if goal.probe is None:
         return {}
     chosen = list(dict.fromkeys([*skips[:CHEAPEST], *sorted(skips, key=len)[:SMALLEST]]))
+    if len(chosen) > FINALISTS:
+        first = dict(zip(chosen, goal.probe(chosen), strict=True))
+        chosen = sorted(chosen, key=lambda skip: first[skip])[:FINALISTS]
     return dict(zip(chosen, goal.probe(chosen), strict=True))

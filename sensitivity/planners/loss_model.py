@@ -6,13 +6,13 @@ them. Two layers that only matter together, or that hide each other, show up as 
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import multivariate_normal
+
+from sensitivity.stats.evidence import likeliest
 
 Array = NDArray[np.float64]
 
@@ -94,28 +94,17 @@ class Posterior:
 def fitted(guess: Array, quantized: Array, losses: Array) -> Posterior:
     """From the losses float[m] of judged sets bool[m, n].
 
-    The noise and the scale under which these losses are likeliest are taken (Rasmussen and Williams 2006, "Gaussian
-    Processes for Machine Learning", 5.4.1).
+    The noise and the scale under which these losses are likeliest are taken.
     """
     seen = np.asarray(quantized, dtype=np.float64)
     surprise = losses - seen @ guess
     pairs = np.triu(np.outer(guess, guess), 1) * PAIR_DOUBT**2
-    before = Kernel((guess * UNIT_DOUBT) ** 2, pairs)
-    scale, noise, covariance = _likeliest(before(seen, seen), surprise, float(guess.sum()))
-    kernel, inverse = before * scale, np.asarray(np.linalg.inv(covariance), dtype=np.float64)
-    alpha = inverse @ surprise
+    before, whole = Kernel((guess * UNIT_DOUBT) ** 2, pairs), float(guess.sum())
+    known = likeliest(before(seen, seen), surprise, SCALES, [one * whole for one in NOISES])
+    kernel = before * known.scale
+    alpha = known.inverse @ surprise
     moved = kernel.pairs * np.einsum("m,mi,mj->ij", alpha, seen, seen)
     weights = Weights(guess + kernel.units * (alpha @ seen), moved)
     # Leave-one-out residuals of a Gaussian process, in closed form (Sundararajan and Keerthi 2001).
-    left_out = alpha / np.diag(inverse)
-    return Posterior(weights, float(np.sqrt(np.mean(left_out**2))), kernel, noise, seen, inverse)
-
-
-def _likeliest(own: Array, surprise: Array, whole: float) -> tuple[float, float, Array]:
-    """The scale of the covariance float[m, m] and the noise with the largest marginal likelihood, and what both make of it."""
-    found = []
-    for scale, noise in itertools.product(SCALES, NOISES):
-        covariance = scale * own + (noise * whole) ** 2 * np.eye(len(own))
-        found.append((float(multivariate_normal(cov=covariance).logpdf(surprise)), scale, noise * whole, covariance))
-    _, scale, noise, covariance = max(found, key=lambda one: one[:3])
-    return scale, noise, covariance
+    left_out = alpha / np.diag(known.inverse)
+    return Posterior(weights, float(np.sqrt(np.mean(left_out**2))), kernel, known.noise, seen, known.inverse)

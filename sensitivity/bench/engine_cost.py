@@ -1,0 +1,83 @@
+"""What units cost by whole engines: a Bayesian linear model of engines with one unit left out, and with several.
+
+Two builds of one file differ by some percent and so does a sum of layers from the engine with all of them, as much as a
+layer costs. So each unit is in several engines, the way things are weighed together that are light for the scales
+(Hotelling 1944, "Some improvements in weighing and other experimental techniques"), and its own table time counts too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from sensitivity.records import Border, CostModel
+from sensitivity.stats.evidence import Evidence, likeliest
+
+TOGETHER, PARTITIONS = 8, 3
+"""Units left out together, about, and how often every unit is in such a set."""
+
+SHARES = (0.0, 0.25, 0.5, 1.0, 2.0)
+"""Of the table's time for a border: next to nothing where a layer in front converts as it writes."""
+
+SCALES, NOISES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), (0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.5, 2.0)
+"""Variances of units' times about the table's, and standard deviations of engines about the sum: both against what leaving
+one unit out adds."""
+
+FITS = 0.1
+"""Part of the float engine's time by which the model may miss it without a word."""
+
+OUT_OF_HAND = (
+    "Engines with some units out of INT8 add up to {says:.3g} ms for all of them, the float engine takes {whole:.3g} ms: do not trust "
+    "the predicted times of large skip-sets."
+)
+
+
+def engine_sets(units: Sequence[str]) -> list[tuple[str, ...]]:
+    """Skip-sets to time: none, all, each unit alone, and random partitions of all units."""
+    rng, sets = np.random.default_rng(0), [(), tuple(units), *((unit,) for unit in units)]
+    for _ in range(PARTITIONS):
+        parts = np.array_split(rng.permutation(len(units)), max(2, round(len(units) / TOGETHER)))
+        sets += [tuple(units[at] for at in sorted(part)) for part in parts if len(part)]
+    return list(dict.fromkeys(sets))
+
+
+def engine_cost(table: CostModel, ms: Mapping[tuple[str, ...], float]) -> CostModel:
+    """Whole engines in place of single layers.
+
+    table: of `table_cost`, tied to the engines of all INT8 and of float: what to expect of each unit, and how borders
+    compare. How much borders come to, how far units may be from the table and engines from the sum are taken where
+    the engines are likeliest. ms: skip-set -> time of its engine, of `engine_sets`.
+    """
+    every, int8_ms = tuple(table.units), ms[()]
+    sets = [skip for skip in ms if skip]
+    added = np.array([ms[skip] - int8_ms for skip in sets])
+    out = np.array([[float(unit in skip) for unit in every] for skip in sets])
+    guess = np.array([table.units[unit] for unit in every])
+    moved = np.array([_cut(table, skip) - _cut(table, ()) for skip in sets])
+    size = max(float(np.sqrt(np.mean(added[out.sum(axis=1) == 1] ** 2))), 1e-9)
+    own = size**2 * out @ out.T
+    tried: list[tuple[Evidence, float]] = [
+        (likeliest(own, added - out @ guess - share * moved, SCALES, [size * one for one in NOISES]), share)
+        for share in SHARES
+    ]
+    known, share = max(tried, key=lambda one: one[0].log_likelihood)
+    surprise = added - out @ guess - share * moved
+    units = guess + known.scale * size**2 * out.T @ (known.inverse @ surprise)
+    model = CostModel(
+        kind="engine",
+        unit="ms",
+        base=int8_ms - share * _cut(table, ()),
+        units=dict(zip(every, units.tolist(), strict=True)),
+        borders=tuple(Border(one.a, one.b, one.cost * share) for one in table.borders),
+        error=known.noise,
+    )
+    float_ms = ms[every]
+    if abs(model.of(every) - float_ms) <= FITS * float_ms:
+        return model
+    return replace(model, note=OUT_OF_HAND.format(says=model.of(every), whole=float_ms))
+
+
+def _cut(model: CostModel, skip: Sequence[str]) -> float:
+    return model.of(skip) - model.base - sum(model.units[unit] for unit in skip)
