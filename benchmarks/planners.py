@@ -26,9 +26,9 @@ from sensitivity.bench.environment import environment, usable_cores
 from sensitivity.config import UnitChoices
 from sensitivity.planners.base import Goal, Planner
 from sensitivity.planners.exhaustive import LARGEST
-from sensitivity.planning import cheapest
+from sensitivity.planning import cheapest, under_each
 from sensitivity.pricing import Prober, priced
-from sensitivity.recalibration import recalibration
+from sensitivity.recalibration import Recalibration, recalibration
 from sensitivity.records import CostModel, Plan, Target
 from sensitivity.registry import load
 from sensitivity.scan.choose import Means, choose_plan
@@ -162,13 +162,11 @@ def ours(session: Session, scanned: Scan, target: Target, means: Means, cost: Co
 def recalibrated(session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel) -> Found:
     """As `sensitivity plan` does: where layers are left out under other ranges, also with the model's own ones."""
     start, before = time.perf_counter(), session.measurer.samples
-    new = recalibration(session, scanned, target, ())
-    with session.measurer.with_ranges(new.ranges):
-        found = [chosen(session, new.scan, target, means)]
-    if new.units and found[0].skip:
-        found.append(chosen(session, scanned, target, means))
+    new, own = recalibration(session, scanned, target, ()), Recalibration("", (), scanned)
+    ranges = (new, own) if new.units else (new,)
+    found = under_each(session, ranges, lambda one: chosen(session, one.scan, target, means), lambda plan: plan)
     best = cheapest(found, cost, means.probe)
-    with session.measurer.with_ranges(() if best else new.ranges):
+    with session.measurer.with_ranges(ranges[best].ranges):
         return row_of(session, found, best, before, start, cost)
 
 

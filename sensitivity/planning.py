@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -53,6 +53,8 @@ OWN_RANGES = (
     "own ranges."
 )
 
+Found = TypeVar("Found")
+
 PlanSearch = RunSettings | PlanSettings
 """What tells a search what to look for; its other settings are of no interest here."""
 
@@ -73,14 +75,13 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
     """Search for a plan and write plan.json, frontier.json and frontier.csv."""
     target = target_of(settings, session.task.full_scale)
     fixed = pins(settings.skip, settings.keep, session.units)
-    new = Recalibration("", (), scanned)
+    own = new = Recalibration("", (), scanned)
     if not settings.no_recalibrate:
         new = recalibration(session, scanned, target, fixed.skip)
     with _priced(session, settings, runtime) as (cost, probe):
-        attempts = [_attempt(session, settings, new, target, (cost, probe), fixed)]
-        if cost and new.units and set(attempts[0].plan.skip) - set(fixed.skip):
-            own = Recalibration("", (), scanned)
-            attempts.append(_attempt(session, settings, own, target, (cost, probe), fixed))
+        search = partial(_attempt, session, settings, target=target, price=(cost, probe), fixed=fixed)
+        ranges = (new, own) if cost and new.units else (new,)
+        attempts = under_each(session, ranges, search, lambda one: one.plan, fixed.skip)
         plans = [attempt.plan for attempt in attempts]
         best = attempts[cheapest(plans, cost, probe)]
     found = _int8_held_out(session, best.plan)
@@ -92,6 +93,23 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
     found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
     _write(session.run_dir, found, Frontier(best.points, _choices(settings), cost), best.values)
     return _advised(session.run_dir, found, ())
+
+
+def under_each(
+    session: Session,
+    ranges: Iterable[Recalibration],
+    search: Callable[[Recalibration], Found],
+    plan_of: Callable[[Found], Plan],
+    pinned: Collection[str] = (),
+) -> list[Found]:
+    """What `search` finds under these ranges in turn, until a plan leaves out no more than `pinned`."""
+    found: list[Found] = []
+    for one in ranges:
+        with session.measurer.with_ranges(one.ranges):
+            found.append(search(one))
+        if not set(plan_of(found[-1]).skip) - set(pinned):
+            break
+    return found
 
 
 def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None) -> int:
@@ -113,14 +131,14 @@ def _attempt(
     session: Session,
     settings: PlanSearch,
     new: Recalibration,
+    *,
     target: Target,
     price: tuple[CostModel | None, Probe | None],
     fixed: Pins,
 ) -> Attempt:
-    with session.measurer.with_ranges(new.ranges):
-        found = _chosen(session, settings, new.scan, target, price, fixed)
-        found = recalibrated_plan(session, found, new)
-        return Attempt(found, *_frontier(session, found, price[0]))
+    found = _chosen(session, settings, new.scan, target, price, fixed)
+    found = recalibrated_plan(session, found, new)
+    return Attempt(found, *_frontier(session, found, price[0]))
 
 
 def _int8_held_out(session: Session, found: Plan) -> Plan:

@@ -10,7 +10,7 @@ from planner_instances import Instance, instance
 
 from sensitivity.errors import SensitivityError
 from sensitivity.planners.base import Goal, Judged
-from sensitivity.planners.cost import FINALISTS, CostPlanner
+from sensitivity.planners.cost import FINALISTS, CostPlanner, probed
 from sensitivity.planners.exhaustive import ExhaustivePlanner
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.loss_model import Weights, first_guess, fitted
@@ -181,6 +181,23 @@ def test_of_many_plans_the_fastest_engines_are_measured_again() -> None:
     assert many[0] in few
     assert set(choice.ms) == set(few)
     assert choice.ms[choice.skip] == 1.01, "what was measured again counts"
+
+
+@pytest.mark.parametrize(("gain", "skip"), [(0.005, ()), (0.05, ("b",))])
+def test_a_layer_is_not_left_out_for_what_may_be_luck_where_everything_in_int8_meets(gain: float, skip: tuple) -> None:
+    """Leaving `b` out is predicted to be faster; sets that are predicted to be dearer are not even judged."""
+    cost = CostModel("engine", "ms", 1.0, {"a": 0.05, "b": -0.05, "c": 0.05, "d": 0.05}, error=0.1)
+    goal = Goal(0.9, 1.0, cost, {}, lambda skips: [1.0 - gain * ("b" in skip) for skip in skips])
+    choice = CostPlanner().choose(UNITS, judged_by(lambda skip: 0.0, 0.1), goal)
+    assert choice.skip == skip
+    assert {step.skip for step in choice.path} - {UNITS} == {(), ("b",)}
+
+
+def test_everything_in_int8_is_measured_again_with_the_fastest() -> None:
+    skips = [(unit,) for unit in "hgfedcba"] + [()]
+    goal = Goal(0.9, 1.0, probe=lambda skips: [1.0 - 0.001 * len("".join(skip)) for skip in skips])
+    ms = probed(skips, goal)
+    assert (ms[()], len(ms)) == (1.0, FINALISTS + 1)
 
 
 def every_set(units: int) -> np.ndarray:
