@@ -193,6 +193,16 @@ def test_a_layer_is_not_left_out_for_what_may_be_luck_where_everything_in_int8_m
     assert {step.skip for step in choice.path} - {UNITS} == {(), ("b",)}
 
 
+@pytest.mark.parametrize(("ms", "skip"), [(1.99, ("a",)), (1.9, ("b", "c"))])
+def test_of_plans_as_fast_as_each_other_the_smallest_is_taken(ms: float, skip: tuple[str, ...]) -> None:
+    cost = CostModel("engine", "ms", 1.0, {"a": 0.3, "b": 0.1, "c": 0.1, "d": 0.4}, error=0.2)
+    judge = judged_by(lambda skip: 0.4 - 0.4 * len({"a"} & skip) - 0.2 * len({"b", "c"} & skip), 0.1)
+    goal = Goal(
+        0.9, 1.0, cost, {"a": 0.4, "b": 0.2, "c": 0.2}, lambda skips: [ms if "a" not in s else 2.0 for s in skips]
+    )
+    assert CostPlanner().choose(UNITS, judge, goal).skip == skip
+
+
 def test_everything_in_int8_is_measured_again_with_the_fastest() -> None:
     skips = [(unit,) for unit in "hgfedcba"] + [()]
     goal = Goal(0.9, 1.0, probe=lambda skips: [1.0 - 0.001 * len("".join(skip)) for skip in skips])

@@ -39,7 +39,7 @@ ERRORS = 1.0
 """Of the cost model, by which a set may cost more than the best one and be worth judging, where engines will be measured."""
 
 ALIKE = 0.01
-"""Part of an engine's time by which two builds of one file differ: leaving units out must win more over leaving none out."""
+"""Part of an engine's time by which two builds of one file differ: of sets no further apart the smallest is taken."""
 
 
 class CostPlanner:
@@ -125,6 +125,6 @@ def probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...]
 
 
 def _fastest(ms: Mapping[tuple[str, ...], float]) -> tuple[str, ...]:
-    """Of many engines some look faster than everything in INT8 by luck."""
-    best = min(ms, key=lambda skip: ms[skip])
-    return () if () in ms and ms[best] > (1 - ALIKE) * ms[()] else best
+    """The smallest of the sets that are as fast as the fastest: of many engines some look faster by luck."""
+    least = min(ms.values())
+    return min((skip for skip in ms if ms[skip] * (1 - ALIKE) <= least), key=lambda skip: (len(skip), ms[skip]))
