@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from sensitivity.records import Border, CostModel
-from sensitivity.stats.evidence import Evidence, likeliest
+from sensitivity.stats.evidence import likeliest
 
 TOGETHER, PARTITIONS = 8, 3
 """Units left out together, about, and how often every unit is in such a set."""
@@ -57,14 +57,12 @@ def engine_cost(table: CostModel, ms: Mapping[tuple[str, ...], float]) -> CostMo
     guess = np.array([table.units[unit] for unit in every])
     moved = np.array([_cut(table, skip) - _cut(table, ()) for skip in sets])
     size = max(float(np.sqrt(np.mean(added[out.sum(axis=1) == 1] ** 2))), 1e-9)
-    own = size**2 * out @ out.T
-    tried: list[tuple[Evidence, float]] = [
-        (likeliest(own, added - out @ guess - share * moved, SCALES, [size * one for one in NOISES]), share)
-        for share in SHARES
-    ]
-    known, share = max(tried, key=lambda one: one[0].log_likelihood)
-    surprise = added - out @ guess - share * moved
-    units = guess + known.scale * size**2 * out.T @ (known.inverse @ surprise)
+    own, noises = size**2 * out @ out.T, [size * one for one in NOISES]
+    surprises = {share: added - out @ guess - share * moved for share in SHARES}
+    found = {share: likeliest(own, surprise, SCALES, noises) for share, surprise in surprises.items()}
+    share = max(found, key=lambda one: found[one].log_likelihood)
+    known = found[share]
+    units = guess + known.scale * size**2 * out.T @ (known.inverse @ surprises[share])
     model = CostModel(
         kind="engine",
         unit="ms",

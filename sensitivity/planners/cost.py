@@ -35,9 +35,6 @@ CHEAPEST, SMALLEST, FINALISTS = 21, 3, 6
 """Sets whose whole engine is measured: those that the model calls cheapest, and those of fewest units, for where it errs.
 The fastest of them are measured again, several times."""
 
-ERRORS = 1.0
-"""Of the cost model, by which a set may cost more than the best one and be worth judging, where engines will be measured."""
-
 ALIKE = 0.01
 """Part of an engine's time by which two builds of one file differ: of sets no further apart the smallest is taken."""
 
@@ -46,9 +43,10 @@ class CostPlanner:
     """Asks for the cheapest set that the model of the loss allows, judges it, learns, and asks again; in every other turn
     for the set of a limited cost that it allows most surely, since the cheapest allowed is the one most likely to miss.
 
-    It begins with what greedy tries, so its answer never costs more than greedy's. Where effects do not add up a set
-    that was thought to meet the target misses it: the set is barred, and the interaction it shows becomes the weight of
-    pairs of units (`loss_model`). It ends when no cheaper set can be hoped for, or after TRIES sets.
+    It begins with what greedy tries, so its answer never costs more than greedy's, unless engines are measured: they
+    decide then. Where effects do not add up a set that was thought to meet the target misses it: the set is barred,
+    and the interaction it shows becomes the weight of pairs of units (`loss_model`). It ends when no cheaper set can
+    be hoped for, or after TRIES sets.
     A plan is met only where the judge said so on all of `confirm`.
     """
 
@@ -86,7 +84,7 @@ class CostPlanner:
         tried = [frozenset(step.skip) for step in search.path]
         cheapest = min(goal.cost_of(step.skip) for step in search.path if step.met)
         least = min(goal.cost_of(step.skip) for step in search.path)
-        below = cheapest - CHEAPER * abs(cheapest) + (0.0 if search.met(()) else ERRORS * _error(goal))
+        below = cheapest - CHEAPER * abs(cheapest) + (0.0 if search.met(()) else _error(goal))
         limit = least + PARTS[turn // 2 % len(PARTS)] * (cheapest - least)
         allowed = goal.start - goal.floor
         allowing = (program.cheapest(known.weights, allowed + one * known.error, tried, below) for one in DOUBT)
@@ -108,7 +106,8 @@ def _learned(program: Program, guess: np.ndarray, search: Search, goal: Goal) ->
 
 
 def _error(goal: Goal) -> float:
-    """Of the cost of a set, where its engine will tell; 0 elsewhere, for then nothing but the cost decides."""
+    """By how much a set may cost more than the best one and be worth judging: the error of the cost where engines will tell;
+    0 elsewhere, for then nothing but the cost decides."""
     return goal.cost.error if goal.cost and goal.probe else 0.0
 
 
