@@ -22,6 +22,7 @@ else:
 
 Role = Literal["input", "weight", "output"]
 Mode = Literal["disable", "enable"]
+Severity = Literal["error", "warning", "note"]
 UnitKind = Literal["layer", "quantizer", "fan-out", "concat", "residual", "shared", "repvgg", "head", "pattern"]
 
 SPLITS = ("rank", "confirm", "holdout")
@@ -119,6 +120,22 @@ class Variant:
     @property
     def key(self) -> str:
         return hashlib.sha256("\n".join(sorted(self.switched)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that a check found before the work began.
+
+    code: stable and kebab-case, for programs. severity: an "error" stops the work, a "warning" is shown wherever the
+    results are, a "note" only tells. where: the quantizer, layer, tensor, split or file that it is about; "" for the
+    whole task. message: one sentence that says what must hold and what came. fix: what to do about it; "" for a note.
+    """
+
+    code: str
+    severity: Severity
+    where: str
+    message: str
+    fix: str
 
 
 @dataclass(frozen=True)
