@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sensitivity.rules.base import Finding, PlanNames, Subject
-from sensitivity.rules.catalog import rule
+from sensitivity.errors import OnnxFileError
+from sensitivity.rules.base import Finding, PlanNames, Rule, Subject
+from sensitivity.rules.catalog import RULES, rule
 from sensitivity.rules.examples import CANONICAL, POINTWISE, WEIGHT, Example, conv, qdq, weights
 from sensitivity.rules.lint import lint_model, read_plan
 from sensitivity.rules.openvino import CONCAT, HALVES
@@ -237,15 +242,19 @@ def openvino_error(example: Example) -> float:
     """Largest difference between OpenVINO and unoptimized ONNX Runtime, over the largest output."""
     ort = pytest.importorskip("onnxruntime", reason="compares with ONNX Runtime")
     openvino = pytest.importorskip("openvino", reason="asks OpenVINO itself")
-    data, generator = example.proto().SerializeToString(), np.random.default_rng(0)
-    feed = {name: generator.standard_normal((1, 8, 8, 8)).astype(np.float32) for name in ("x", "x2")}
+    proto, generator = example.proto(), np.random.default_rng(0)
+    data, shapes = proto.SerializeToString(), {one.name: one.type.tensor_type.shape.dim for one in proto.graph.input}
+    feed = {
+        name: generator.standard_normal([side.dim_value for side in sides]).astype(np.float32)
+        for name, sides in shapes.items()
+    }
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     expected = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, feed)[0]
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     got = next(iter(compiled(feed).values()))
-    return float(np.abs(got - expected).max() / np.abs(expected).max())
+    return float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-9))
 
 
 GROUPED = {"g": weights(16, 8, 3, 3)}
@@ -286,3 +295,220 @@ def test_openvino_itself_is_exact_where_the_concat_rule_is_silent(case: str) -> 
     if case in WRONG and error < 1e-3:
         pytest.skip("this version of OpenVINO, or this CPU, computes it right")
     assert (error > 1e-3) == (case in WRONG)
+
+
+def in_a_branch(example: Example) -> onnx.ModelProto:
+    """The same graph as both branches of an If, whose constants lie outside."""
+    proto = example.proto()
+    names = [value.name for value in proto.graph.output]
+    branches = []
+    for branch in ("then", "else"):
+        copy = onnx.ModelProto.FromString(proto.SerializeToString()).graph
+        for node in copy.node:
+            for at, name in enumerate(node.output):
+                node.output[at] = f"{branch}.{name}"
+            for at, name in enumerate(node.input):
+                if any(name in other.output for other in proto.graph.node):
+                    node.input[at] = f"{branch}.{name}"
+        outputs = [onnx.helper.make_tensor_value_info(f"{branch}.{n}", onnx.TensorProto.FLOAT, None) for n in names]
+        branches.append(onnx.helper.make_graph(copy.node, branch, [], outputs))
+    chosen = onnx.helper.make_node("If", ["k"], names, name="if", then_branch=branches[0], else_branch=branches[1])
+    del proto.graph.node[:]
+    proto.graph.node.append(chosen)
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("k", onnx.TensorProto.BOOL, []))
+    return proto
+
+
+def in_a_function(example: Example) -> onnx.ModelProto:
+    """The same graph as a local function that is called once by a function that is called once."""
+    proto = example.proto()
+    outputs, opsets = [value.name for value in proto.graph.output], list(proto.opset_import)
+    own = onnx.helper.make_opsetid("own", 1)
+    inputs = [*(value.name for value in proto.graph.input), *(value.name for value in proto.graph.initializer)]
+    inner = onnx.helper.make_function("own", "Inner", inputs, outputs, proto.graph.node, opsets)
+    call = onnx.helper.make_node("Inner", inputs, outputs, name="inner", domain="own")
+    outer = onnx.helper.make_function("own", "Outer", inputs, outputs, [call], [*opsets, own])
+    del proto.graph.node[:]
+    proto.graph.node.append(onnx.helper.make_node("Outer", inputs, outputs, name="outer", domain="own"))
+    proto.functions.extend([inner, outer])
+    proto.opset_import.append(own)
+    return proto
+
+
+OF_THE_MAIN_GRAPH = {"SQ306"}
+"""Rules about the model's own outputs; a branch's outputs go on into the graph."""
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_a_rule_sees_sub_graphs(rule: Rule) -> None:
+    plan = None if rule.bad.skip is None else PlanNames(rule.bad.skip, ())
+    found = lint_model(ir.from_proto(in_a_branch(rule.bad)), rule.targets[-1], plan)
+    assert (rule.code in {finding.code for finding in found}) == (rule.code not in OF_THE_MAIN_GRAPH)
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.bad.skip is None], ids=lambda rule: rule.code)
+def test_a_rule_sees_local_functions_and_names_their_calls(rule: Rule) -> None:
+    model = ir.from_proto(in_a_function(rule.bad))
+    direct = [one for one in lint_model(rule.bad.model(), rule.targets[-1]) if one.code == rule.code]
+    found = [one for one in lint_model(model, rule.targets[-1]) if one.code == rule.code]
+    assert len(found) == len(direct) > 0
+    of_the_file = {"graph", "example", "x"}
+    assert all(one.node in of_the_file or one.node.startswith("outer/inner/") for one in found)
+    assert ir.to_proto(model).functions  # the model that was given stays as it was
+
+
+def test_a_finding_in_a_function_has_the_name_of_the_node_there_for_each_call() -> None:
+    proto = in_a_function(Example(qdq("x", zero="u128") + WEIGHT + conv()))
+    call = proto.graph.node[0]
+    proto.graph.node.append(onnx.helper.make_node("Outer", call.input, ["y2"], domain="own"))
+    found = [one.node for one in lint_model(ir.from_proto(proto), "tensorrt-10") if one.code == "SQ104"]
+    assert found == ["outer/inner/xq", "y2/inner/xq"]
+
+
+def test_functions_of_another_opset_are_one_sentence() -> None:
+    proto = in_a_function(CANONICAL)
+    proto.functions[0].opset_import[0].version = 13
+    with pytest.raises(OnnxFileError, match=r"Expected local functions that can be written out .* has version 17"):
+        lint_model(ir.from_proto(proto), "tensorrt-10")
+
+
+def blocks(rows: int = 128, block: int = 64, scales: int = 2, *, sign: int = 1) -> Example:
+    """A MatMul with a weight of INT4 in blocks along its sum, without zero point, as ModelOpt's INT4 modes write it."""
+    return Example(
+        f"wd = DequantizeLinear <axis = 0, block_size = {block}> (w4, bs)\n[fc] y = MatMul (x2, wd)",
+        inputs=f"float[4,{rows}] x2", outputs="float[4,32] y", opset=21,
+        constants={"w4": np.ones((rows, 32), ml_dtypes.int4), "bs": np.full((scales, 32), sign * 0.1, np.float32)},
+    )  # fmt: skip
+
+
+def test_the_axis_of_blocks_is_no_channel_axis_and_a_stored_weight_needs_no_zero_point() -> None:
+    assert lint_model(blocks().model(), "tensorrt-11") == []
+    assert [one.code for one in lint_model(blocks(scales=3).model(), "tensorrt-11")] == ["SQ208"]
+    assert [one.message for one in findings("SQ208", blocks(scales=3), "tensorrt-11")] == [
+        "expected one scale for each block of 64 entries along axis 0 of 128x32, got 3x32"
+    ]
+
+
+def test_a_last_block_that_is_cut_short_is_what_tensorrt_reads_wrongly() -> None:
+    assert [one.code for one in lint_model(blocks(rows=100).model(), "tensorrt-11")] == ["SQ211"]
+    assert lint_model(blocks(rows=100).model(), "onnxruntime") == []
+
+
+@pytest.mark.parametrize(("target", "codes"), [
+    ("tensorrt-11", ["SQ210"]), ("openvino", []), ("onnxruntime", []),
+])  # fmt: skip
+def test_negative_scales_of_stored_weights_are_refused_by_tensorrt_only(target: str, codes: list[str]) -> None:
+    assert [one.code for one in lint_model(blocks(sign=-1).model(), target)] == codes
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_negative_scale_of_an_activation_is_an_error_everywhere(target: str) -> None:
+    negative = Example(CANONICAL.body, constants={"s": np.array(-0.05, np.float32)})
+    assert [one.code for one in lint_model(negative.model(), target) if one.code in {"SQ201", "SQ210"}] == ["SQ201"]
+
+
+def ort_outputs(example: Example, *, optimize: bool) -> np.ndarray:
+    ort = pytest.importorskip("onnxruntime", reason="asks ONNX Runtime itself")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(example.proto().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    feed = {
+        one.name: np.random.default_rng(0).standard_normal(one.shape).astype(np.float32) for one in session.get_inputs()
+    }
+    outputs: np.ndarray = session.run(None, feed)[0]
+    return outputs
+
+
+def between(operation: str, *, weight: str, front: str = "xd", behind: str = "c", **constants: np.ndarray) -> Example:
+    """`operation` from xd to c between a DQ and a Q; its weight w2 is 16x16 with dead channels 0 to 3, its bias b2."""
+    dead = {"w2": weights(16, 16), "ws2": np.full(16, 0.01, np.float32), "b2": np.linspace(2, 1, 16, dtype=np.float32)}
+    dead["w2"][:, :4] *= 1e-8
+    dead["ws2"][:4] = 1e-10
+    move = f"{front} = Transpose <perm = [1, 0]> (xd)\n" if front != "xd" else ""
+    end = f"{behind} = Relu (c)\n" if behind != "c" else ""
+    body = (
+        qdq("x2", zero="u128", to="xd") + weight + move + f"[fc] {operation}\n" + end + qdq(behind, "s", "u128", to="y")
+    )
+    return Example(body, inputs="float[16,16] x2", outputs="float[16,16] y", constants={**dead, **constants})
+
+
+W2 = qdq("w2", "ws2", "wz", axis=1, to="wd")
+STORED = "wd = DequantizeLinear <axis = 1> (w2q, ws2, wz)\n"
+BETWEEN = {
+    "Gemm": between("c = Gemm (xd, wd, b2)", weight=W2),
+    "Gemm with a Relu": between("c = Gemm (xd, wd, b2)", weight=W2, behind="r"),
+    "Gemm with a stored weight": between("c = Gemm (xd, wd, b2)", weight=STORED, w2q=np.ones((16, 16), np.int8)),
+    "Gemm behind a Transpose": between("c = Gemm (m, wd, b2)", weight=W2, front="m"),
+    "MatMul and Add": between("m = MatMul (xd, wd)\nc = Add (m, b2)", weight=W2),
+    "Gemm without a bias": between("c = Gemm (xd, wd)", weight=W2),
+    "Gemm with two users": between("c = Gemm (xd, wd, b2)\nt = Sigmoid (c)\nc2 = Add (c, t)", weight=W2, behind="c"),
+    "Gemm in front of a Sigmoid": between("t = Gemm (xd, wd, b2)\nc = Sigmoid (t)", weight=W2),
+    "small bias": between("c = Gemm (xd, wd, b2)", weight=W2, b2=np.full(16, 1e-3, np.float32)),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_bias_beyond_int32_is_reported_exactly_where_onnxruntime_loses_it(name: str) -> None:
+    plain, real = (ort_outputs(BETWEEN[name], optimize=optimize) for optimize in (False, True))
+    lost = np.abs(real - plain).max() > 0.3
+    assert bool(findings("SQ704", BETWEEN[name], "onnxruntime")) == lost
+    assert lost == (name in list(BETWEEN)[:5])
+
+
+def test_the_channels_whose_bias_is_lost_are_counted() -> None:
+    (found,) = findings("SQ704", BETWEEN["Gemm"], "onnxruntime")
+    needed = 2 / (2**31 - 1) / 0.05
+    assert found.message == (
+        f"expected weight scales of {needed:.3g} or more for the bias to fit int32, got 1e-10 (4 of 16)"
+    )
+
+
+@pytest.mark.parametrize(("operation", "quantized"), [
+    ("c = Gemm (xd, w2, b2)", True), ("c = Gemm (xd, w2)", True), ("m = MatMul (xd, w2)\nc = Add (m, b2)", True),
+    ("c = MatMul (xd, w2)", False), ("t = Gemm (xd, w2, b2)\nc = Sigmoid (t)", False),
+])  # fmt: skip
+def test_a_float_weight_is_reported_exactly_where_onnxruntime_quantizes_it(operation: str, quantized: bool) -> None:
+    example = between(operation, weight="")
+    plain, real = (ort_outputs(example, optimize=optimize) for optimize in (False, True))
+    assert bool(findings("SQ705", example, "onnxruntime")) == quantized == bool(np.any(plain != real))
+
+
+@pytest.mark.parametrize("opset", [17, 19, 21])
+@pytest.mark.parametrize("behind", ["y = Sigmoid (m)", "y = Identity (m)", qdq("m", to="y")])
+@pytest.mark.parametrize("move", [
+    "Transpose <perm = [0, 1, 3, 2]> (xd)", "MaxPool <kernel_shape = [1, 1]> (xd)", "Reshape (xd, shape)",
+    "Relu (xd)", "Flatten (xd)",
+])  # fmt: skip
+@pytest.mark.parametrize("zero", ["z", "u128"])
+def test_int8_that_is_moved_is_reported_exactly_where_onnxruntime_fails(
+    zero: str, move: str, behind: str, opset: int
+) -> None:
+    example = Example(
+        qdq("x", zero=zero) + f"m = {move}\n{behind}", opset=opset, outputs="float y",
+        constants={"shape": np.array([16, 64], np.int64)},
+    )  # fmt: skip
+    proto = example.proto()
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    ort = pytest.importorskip("onnxruntime", reason="asks ONNX Runtime itself")
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    fires = bool(findings("SQ706", example, "onnxruntime"))
+    with pytest.raises(Exception, match="output_dtype INT8") if fires else nullcontext():
+        ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(("zero", "relu", "codes"), [
+    (np.uint16(0), False, ["SQ602", "SQ603"]), (np.int16(-32768), False, ["SQ602", "SQ603"]),
+    (np.uint16(0), True, ["SQ603"]), (np.uint16(32768), False, ["SQ603"]), (np.int16(0), False, ["SQ603"]),
+    (np.uint16(65535), True, ["SQ602", "SQ603"]), (np.uint8(0), False, []), (np.int8(-128), False, []),
+])  # fmt: skip
+def test_what_a_pair_of_16_bits_cuts_off_is_lost_in_openvino(zero: np.generic, relu: bool, codes: list[str]) -> None:
+    name = "r" if relu else "c"
+    example = Example(
+        conv("x", "w", to="c", name="first") + "r = Relu (c)\n" * relu + qdq(name, "st", "zt") + conv(f"{name}d", "w"),
+        opset=21, constants={"zt": np.array(zero), "st": np.array(2e-2 if zero.dtype.itemsize == 1 else 4e-4, np.float32)},
+    )  # fmt: skip
+    assert [one.code for one in lint_model(example.model(), "openvino") if one.code[:3] == "SQ6"] == codes
+    assert (openvino_error(example) > 0.3) == ("SQ602" in codes)

@@ -64,8 +64,9 @@ class Example:
 
     def proto(self) -> onnx.ModelProto:
         imports = f'"" : {self.opset}' + (', "com.microsoft" : 1' if "com.microsoft." in self.body else "")
+        newest = 8 if self.opset < 19 else 10  # 4-bit types came with IR version 10
         proto = onnx.parser.parse_model(
-            f"<ir_version: 8, opset_import: [{imports}]> example ({self.inputs}) => ({self.outputs}) {{{self.body}}}"
+            f"<ir_version: {newest}, opset_import: [{imports}]> example ({self.inputs}) => ({self.outputs}) {{{self.body}}}"
         )
         proto.graph.initializer.extend(onnx.numpy_helper.from_array(v, name) for name, v in self.used.items())
         onnx.helper.set_model_props(proto, dict(self.metadata))

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from sensitivity.errors import RunDirError, unknown_name
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.rules.base import Finding, PlanNames, Subject
+from sensitivity.rules.calls import written_out
 from sensitivity.rules.catalog import RULES
 from sensitivity.rules.targets import TARGETS
 
@@ -29,8 +30,8 @@ def run_lint(path: Path, target: str, plan: Path | None = None) -> list[Finding]
 
 
 def lint_model(model: ir.Model, target: str, plan: PlanNames | None = None) -> list[Finding]:
-    """The same for a model in memory."""
-    subject = Subject(model, target, plan)
+    """The same for a model in memory, which stays as it is. Names of nodes in functions start with that of the call."""
+    subject = Subject(written_out(model), target, plan)
     found = [finding for rule in RULES if target in rule.targets for finding in rule.findings(subject)]
     return sorted(found, key=lambda finding: (ORDER[finding.severity], finding.code))
 

@@ -1,4 +1,4 @@
-"""SQ7: what keeps ONNX Runtime's CPU kernels from INT8 speed."""
+"""SQ7: what keeps ONNX Runtime's CPU kernels from INT8 speed, and what it computes in another way."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.integer_layers import PASSED_BY, integer_layers
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
@@ -84,6 +85,100 @@ def relu_not_absorbed(subject: Subject) -> Iterator[Hit]:
                         name_of(user),
                         f"expected the smallest {grid_type(user) or 'uint8'} as zero point behind Relu",
                     )
+
+
+def _biased(scale: str, bias: str = "b") -> Example:
+    body = pair("x", zero="u128") + pair("w", scale, "wz", axis=0)
+    body += f"[conv] c = Conv <pads = [1, 1, 1, 1]> (xd, wd, {bias})\n" + pair("c", zero="u128", to="y")
+    return Example(body, constants={"dead": np.array([1e-9, *[0.01] * 15], np.float32)})
+
+
+@rule(
+    "SQ704",
+    "bias-beyond-int32",
+    "error",
+    ORT,
+    why="ONNX Runtime puts the float bias of a layer between a DQ and a Q on int32, with the scale of the input times "
+    "that of the weight, while it loads the file, whether it fits or not. In a channel of almost no weight (BatchNorm "
+    "switched it off, and its bias is all it gives) it does not fit, and the channel is lost: 20.4 % where the file "
+    "has 97.6.",
+    fix="Raise the scale of such channels until the bias fits: 'sensitivity export --for onnxruntime' does, as "
+    "quantize_static does; the weights there are too small to matter.",
+    source="ONNX Runtime 1.31, optimizer/qdq_transformer/weight_bias_quantization.cc; " + MEASURED,
+    bad=_biased("dead"),
+    good=_biased("ws"),
+)
+def bias_beyond_int32(subject: Subject) -> Iterator[Hit]:
+    for layer in integer_layers(subject.graph):
+        needed = layer.smallest_weight_scale()
+        scale = layer.weight.scale if layer.weight is not None else None
+        if needed is None or scale is None or np.all(needed <= scale):
+            continue
+        needed, scale = needed.ravel(), np.maximum(scale.ravel(), np.finfo(np.float32).tiny)
+        worst = int(np.argmax(needed / scale))
+        got = f"{scale[worst]:.3g} ({np.count_nonzero(needed > scale)} of {scale.size})"
+        yield (
+            name_of(layer.node),
+            f"expected weight scales of {needed[worst]:.3g} or more for the bias to fit int32, got {got}",
+        )
+
+
+@rule(
+    "SQ705",
+    "float-weight-quantized",
+    "warning",
+    ORT,
+    why="ONNX Runtime also quantizes a float weight of a Conv, ConvTranspose or Gemm between a DQ and a Q, to 8 bits with "
+    "one scale for the whole tensor, while it loads the file: a layer that was left out for its weight is quantized "
+    "again, and worse.",
+    fix="Take the pair off the input of the layer too, or lower the file ('sensitivity run' and 'sensitivity export "
+    "--for onnxruntime' do), which keeps such weights in float.",
+    source="ONNX Runtime 1.31, optimizer/qdq_transformer/weight_bias_quantization.cc; " + MEASURED,
+    bad=Example(pair("x", zero="u128") + conv(weight="w", to="c") + pair("c", zero="u128", to="y")),
+    good=U8,
+)
+def float_weight_quantized(subject: Subject) -> Iterator[Hit]:
+    for layer in integer_layers(subject.graph):
+        if layer.weight is None:
+            yield name_of(layer.node), f"expected the weight of this {layer.node.op_type} quantized, or no DQ before it"
+
+
+def _moved(zero: str) -> Example:
+    """A quantized value that is only moved, up to an operation in float."""
+    return Example(pair("x", zero=zero) + "[move] m = Transpose <perm = [0, 1, 3, 2]> (xd)\ny = Sigmoid (m)", opset=21)
+
+
+@rule(
+    "SQ706",
+    "int8-moved",
+    "error",
+    ORT,
+    why="From opset 21 on ONNX Runtime cannot load a file in which an int8 activation is moved (Transpose, MaxPool, "
+    "Reshape, Squeeze, Unsqueeze, Slice) behind its pair, and not quantized again there: it puts another pair behind the "
+    "operation, int8 by one attribute and uint8 by its zero point ('output_dtype INT8 does not match y_zero_point type "
+    "UINT8').",
+    fix="Shift activations to uint8 (128 more in the zero point is the same grid), or convert the file to opset 17.",
+    source="measured: ONNX Runtime 1.31 on x64 (right with opset 17 and 19)",
+    bad=_moved("z"),
+    good=_moved("u128"),
+)
+def int8_moved(subject: Subject) -> Iterator[Hit]:
+    if subject.opset < 21:
+        return
+    for found in subject.pairs:
+        if found.quantize is None or found.of_weight or grid_type(found.dequantize) != "int8":
+            continue
+        for user in found.output.consumers():
+            if user.op_type in PASSED_BY - {"Identity"} and not _only_to_quantizers(user):
+                yield (
+                    name_of(user),
+                    f"expected uint8 in front of this {user.op_type}, got int8 in opset {subject.opset}",
+                )
+
+
+def _only_to_quantizers(node: ir.Node) -> bool:
+    users = node.outputs[0].consumers()
+    return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
 
 
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:

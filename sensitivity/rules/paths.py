@@ -32,6 +32,11 @@ def attribute(node: ir.Node, name: str, default: int) -> int:
     return default if found is None else int(found.as_int())
 
 
+def block_size(node: ir.Node) -> int:
+    """Entries along the axis of a Q or DQ that share a scale; 0 where there is one scale per tensor or channel."""
+    return attribute(node, "block_size", 0)
+
+
 def pair_before(value: ir.Value | None) -> qdq.Pair | None:
     """The Q/DQ pair that this value comes from, perhaps through nodes that only move values."""
     while value is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -11,7 +12,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Array, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import name_of, steps
+from sensitivity.rules.paths import block_size, name_of, steps
 from sensitivity.rules.targets import TARGETS, TENSORRT
 from sensitivity.rules.zero_points import PARSER
 
@@ -41,6 +42,35 @@ SCALE_TYPES = {
 }
 
 
+INT4 = {
+    "w4": np.tile(np.arange(-8, 8, dtype=np.int8), (128, 2)).astype(ml_dtypes.int4),
+    "bs": np.full((2, 32), 0.01, np.float32),
+}
+
+
+def _in_blocks(rows: int) -> Example:
+    """A weight of 4 bits with one scale for 64 entries along the sum of a MatMul."""
+    return Example(
+        "wd = DequantizeLinear <axis = 0, block_size = 64> (w4, bs)\n[fc] y = MatMul (x2, wd)",
+        inputs=f"float[4,{rows}] x2",
+        outputs="float[4,32] y",
+        opset=21,
+        constants={**INT4, "w4": INT4["w4"][:rows]},
+    )
+
+
+def _stored(scales: str) -> Example:
+    """A convolution with a weight stored in INT8."""
+    return Example(
+        pair("x") + f"wd = DequantizeLinear <axis = 0> (i8, {scales}, wz)\n" + conv(),
+        constants={"i8": np.ones((16, 16, 3, 3), np.int8), "ns": np.full(16, -0.01, np.float32)},
+    )
+
+
+def _of_weight(node: ir.Node) -> bool:
+    return node.inputs[0] is not None and qdq.rooted_at_constant(node.inputs[0])
+
+
 def _scales(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
     for node in steps(subject.nodes):
         scale = qdq.constant(node.inputs[1])
@@ -54,7 +84,7 @@ def _scales(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
     "error",
     TARGETS,
     why="A scale of NaN, infinity, zero or below comes from a quantizer that saw no data, or only zeros; every "
-    "value behind it is lost.",
+    "value behind it is lost. Scales of stored weights may be negative in some runtimes: SQ210.",
     fix="Calibrate that quantizer again on data that reaches it, or leave it out.",
     source=PARSER + ": 'Scale coefficients must all be positive'",
     bad=Example(CANONICAL.body, constants={"s": np.array(np.nan, np.float32)}),
@@ -63,7 +93,9 @@ def _scales(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
 def scale_not_positive(subject: Subject) -> Iterator[Hit]:
     for node, scale in _scales(subject):
         values = scale.astype(np.float64).ravel()
-        wrong = values[~(np.isfinite(values) & (values > 0))]
+        # A weight's scale may be negative, which is SQ210's: 4-bit quantizers of ONNX Runtime write such blocks.
+        right = values != 0 if _of_weight(node) else values > 0
+        wrong = values[~(np.isfinite(values) & right)]
         if wrong.size:
             yield (
                 name_of(node),
@@ -192,6 +224,8 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
         found = qdq.pair_of(qdq.weight(node))
         if found is None or found.axis is None or (data := qdq.constant(found.source)) is None:
             continue
+        if block_size(found.dequantize):  # the axis of blocks is the one that is summed over
+            continue
         wanted, got = qdq.output_axis(node, data.ndim), found.axis % data.ndim
         if got != wanted:
             yield found.name, f"expected axis {wanted} for the weight of {node.op_type} {name_of(node)}, got {got}"
@@ -202,8 +236,9 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
     "scale-count",
     "error",
     TARGETS,
-    why="A per-channel quantizer needs one scale for each slice along its axis.",
-    fix="Write as many scales as the axis has entries, or a single one.",
+    why="A per-channel quantizer needs one scale for each slice along its axis; one in blocks needs a scale for each "
+    "block along its axis, and as many as the weight has entries along the others.",
+    fix="Write as many scales as the axis has entries or blocks, or a single one.",
     source=PARSER + "; ONNX operator QuantizeLinear",
     bad=Example(
         pair("x") + pair("w", "s8", "z8", axis=0) + conv(),
@@ -217,13 +252,26 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
 )
 def scale_count(subject: Subject) -> Iterator[Hit]:
     for node, scale in _scales(subject):
-        data = qdq.constant(node.inputs[0])
-        if data is None or scale.size == 1 or scale.ndim != 1:
+        data, axis, block = qdq.constant(node.inputs[0]), qdq.axis_of(node), block_size(node)
+        per_tensor = scale.size == 1 and not block
+        if data is None or per_tensor or (scale.ndim != 1 and not block):
             continue
-        axis = qdq.axis_of(node)
-        if not -data.ndim <= axis < data.ndim or data.shape[axis] != scale.size:
-            shape = "x".join(map(str, data.shape))
-            yield name_of(node), f"expected one scale for each entry along axis {axis} of {shape}, got {scale.size}"
+        if scale.shape != _wanted(data.shape, axis, block):
+            what = f"block of {block} entries" if block else "entry"
+            expected = f"one scale for each {what} along axis {axis} of {_shown(data.shape)}"
+            yield name_of(node), f"expected {expected}, got {_shown(scale.shape)}"
+
+
+def _wanted(shape: tuple[int, ...], axis: int, block: int) -> tuple[int, ...] | None:
+    """The shape of the scales of a weight; None for an axis that it has not. The last block may be cut short."""
+    if not -len(shape) <= axis < len(shape):
+        return None
+    at = axis % len(shape)
+    return (*shape[:at], -(-shape[at] // block), *shape[at + 1 :]) if block else (shape[at],)
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 @rule(
@@ -240,3 +288,49 @@ def scale_count(subject: Subject) -> Iterator[Hit]:
 )
 def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
     yield from _below(subject, np.dtype(np.float16), FP16_NORMAL)
+
+
+@rule(
+    "SQ210",
+    "negative-weight-scale",
+    "error",
+    TENSORRT,
+    why="TensorRT refuses a scale below zero. ONNX allows it, and ONNX Runtime and OpenVINO compute such stored weights "
+    "as they are meant: 4-bit quantizers write them, to give the entry of largest size the level -8, which has no "
+    "positive counterpart.",
+    fix="Quantize these weights again symmetrically, to levels from -7 to 7; a block may also change the sign of its "
+    "scale and its levels where none of them is -8.",
+    source=PARSER
+    + ": 'Scale coefficients must all be positive'; measured with ONNX Runtime 1.31 and OpenVINO 2026.4.1: "
+    "right, with INT4 blocks and with INT8 channels",
+    bad=_stored("ns"),
+    good=_stored("ws"),
+)
+def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
+    for node, scale in _scales(subject):
+        values = scale.astype(np.float64).ravel()
+        negative = values[values < 0]
+        if negative.size and _of_weight(node):
+            got = f"{negative[0]:g} ({negative.size} of {values.size})"
+            yield name_of(node), f"expected every scale to be above 0 for {subject.target}, got {got}"
+
+
+@rule(
+    "SQ211",
+    "block-cut-short",
+    "error",
+    ("tensorrt-11",),
+    why="TensorRT does not read block_size: it divides the weight's shape by that of the scales. Where the last block is "
+    "cut short it takes another size than the file says, or refuses the file.",
+    fix="Choose a block size that divides the weight's side, or pad the weight.",
+    source="onnx-tensorrt, QuantDequantLinearHelper (onnxOpImporters.cpp of 10.x)",
+    bad=_in_blocks(100),
+    good=_in_blocks(128),
+)
+def block_cut_short(subject: Subject) -> Iterator[Hit]:
+    for node, _ in _scales(subject):
+        data, axis = qdq.constant(node.inputs[0]), qdq.axis_of(node)
+        block = block_size(node)
+        if block and data is not None and -data.ndim <= axis < data.ndim and data.shape[axis] % block:
+            side = data.shape[axis]
+            yield name_of(node), f"expected blocks that divide the {side} entries along axis {axis}, got {block}"

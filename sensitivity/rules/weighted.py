@@ -11,7 +11,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import MOVES_VALUES, QDQ, attribute, name_of, pair_before
+from sensitivity.rules.paths import MOVES_VALUES, QDQ, attribute, grid_type, name_of, pair_before
 from sensitivity.rules.targets import TENSORRT
 
 PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ layer-placement recommendations"
@@ -23,7 +23,7 @@ PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ 
     "warning",
     (*TENSORRT, "openvino"),
     why="A convolution or matrix product runs in INT8 only if both its activation and its weight are quantized; "
-    "with one of them it pays the rounding and runs in float.",
+    "with one of them it pays the rounding and runs in float. Weights of 4 bits are meant so: they save memory.",
     fix="Quantize both inputs, or neither.",
     source=PLACEMENT,
     bad=Example(WEIGHT + conv("x")),
@@ -33,11 +33,16 @@ def one_input_quantized(subject: Subject) -> Iterator[Hit]:
     for node in qdq.weighted_nodes(subject.graph):
         inputs = {"activation": qdq.activation(node), "weight": qdq.weight(node)}
         missing = [what for what, value in inputs.items() if not _dequantized(value)]
-        if len(missing) == 1:
+        if len(missing) == 1 and not _four_bits(qdq.weight(node)):
             yield (
                 name_of(node),
                 f"expected both inputs of this {node.op_type} quantized or none, got a float {missing[0]}",
             )
+
+
+def _four_bits(weight: ir.Value | None) -> bool:
+    found = pair_before(weight)
+    return found is not None and grid_type(found.dequantize) in {"int4", "uint4"}
 
 
 def _dequantized(value: ir.Value | None) -> bool:

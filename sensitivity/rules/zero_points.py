@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.rules.base import Hit, Subject, rule
@@ -26,8 +27,8 @@ TYPES = {
     "zero-point-missing",
     "error",
     TENSORRT,
-    why="Where the zero point is left out, ONNX takes uint8, TensorRT 10 and later take int8, and TensorRT 8.6 "
-    "fails: the same file means different things.",
+    why="Where a Q has no zero point, ONNX takes uint8, TensorRT 10 and later take int8, and TensorRT 8.6 fails: the "
+    "same file means different things. A DQ of a stored weight has the type of the weight, from TensorRT 10 on too.",
     fix="Write a zero point of type int8 and value 0 into every Q and DQ.",
     source=PARSER,
     bad=Example("xq = QuantizeLinear (x, s)\nxd = DequantizeLinear (xq, s)\n" + WEIGHT + conv()),
@@ -35,8 +36,14 @@ TYPES = {
 )
 def zero_point_missing(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
-        if qdq.zero_point_value(node) is None and "output_dtype" not in node.attributes:
+        typed = "output_dtype" in node.attributes or (_stored(node) and subject.target != "tensorrt-8.6")
+        if qdq.zero_point_value(node) is None and not typed:
             yield name_of(node), "expected a zero point, got none"
+
+
+def _stored(node: ir.Node) -> bool:
+    """Whether the integers that a DQ reads are in the file, with a type of their own."""
+    return node.op_type == "DequantizeLinear" and qdq.constant(node.inputs[0]) is not None
 
 
 @rule(
