@@ -221,8 +221,10 @@ def _noted(run_dir: RunDir, verb: str, command: str, session: Session | None = N
     before = session.measurer.samples if session else 0
     yield
     info = run_dir.info()
+    told = session.warnings if session else ()
     info = replace(
         info,
+        warnings=tuple(dict.fromkeys((*info.warnings, *told))),
         commands=info.commands | {verb: command},
         seconds=info.seconds | {verb: round(time.monotonic() - start, 3)},
     )

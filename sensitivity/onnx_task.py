@@ -26,7 +26,7 @@ DETECTION_BATCH, CLASSIFICATION_BATCH = 8, 50
 TASK_FILE = '''\
 """What `sensitivity` made of {what}.
 
-Change it where the file is meant otherwise; a changed task needs a run directory of its own.
+Change it where the file is meant otherwise; a task that measures something else needs a run directory of its own.
 """
 
 from sensitivity.onnx_task import onnx_task

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -14,6 +13,7 @@ import numpy as np
 
 from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeChoices, target_of
 from sensitivity.files import write_whole
+from sensitivity.journal.journal import task_of
 from sensitivity.quantizers.units import Pins, pins
 from sensitivity.recalibration import Recalibration, in_force, kept, recalibrated_plan, recalibration
 from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, Timing, cost_of
@@ -38,7 +38,7 @@ from sensitivity.scan.scan import Scan
 from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
-from sensitivity.tasks.load import task_digest
+from sensitivity.tasks.load import same_task, task_digest
 
 if TYPE_CHECKING:
     from sensitivity.planners.base import Probe
@@ -176,7 +176,7 @@ def replan(run_dir: RunDir, settings: PlanSearch) -> Plan | None:
     if earlier is None or frontier is None or not frontier.points or frontier.search != _choices(settings):
         return None
     values = run_dir.path / "frontier.npz"
-    if not values.exists() or _task_of_journal(run_dir) != task_digest(info.task):
+    if not values.exists() or not same_task(task_of(run_dir.journal), task_digest(info.task)):
         return None
     with np.load(values) as stored:
         table = stored["values"]
@@ -271,9 +271,3 @@ def _choices(settings: PlanSearch) -> dict[str, str]:
     timed = settings.cost is not None or settings.planner != "greedy"
     names -= set() if timed else {"runtime", "threads"}
     return {name: str(getattr(settings, name)) for name in sorted(names)}
-
-
-def _task_of_journal(run_dir: RunDir) -> str | None:
-    with run_dir.journal.open("rb") as file:
-        head = json.loads(file.readline()).get("head", {})
-    return str(head["task"]) if "task" in head else None

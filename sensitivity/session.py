@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -18,9 +18,11 @@ from sensitivity.quantizers.base import QuantizedModel, check_calibrated
 from sensitivity.records import SPLITS, Range, Unit
 from sensitivity.registry import FAMILIES, load
 from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.scan.changed_task import CHANGED, check_same_task
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.progress import Progress, silent
 from sensitivity.scan.raced import measured_signal
+from sensitivity.scan.scan import Scan
 from sensitivity.scan.variants import BASELINES
 from sensitivity.signals.base import Signal
 from sensitivity.signals.boxes import boxes_signal
@@ -28,7 +30,7 @@ from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.calls import call, device_of, to_device
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size
-from sensitivity.tasks.load import load_task, task_digest
+from sensitivity.tasks.load import load_task, same_task, task_digest
 
 if TYPE_CHECKING:
     from sensitivity.export.relations import Placed
@@ -166,15 +168,17 @@ def open_session(
             def simulator(offered: tuple[Range, ...]) -> Simulator:
                 return _simulator(loaded, with_alternatives(source, offered), memory)
 
+            measurer = _measurer(Measurer(task, simulator, journal, progress), own_ranges)
+            changed = _changed(measurer, source, run_dir, head["task"])
             yield Session(
                 reference=reference,
                 task=task,
                 source=source,
                 units=found.units,
                 run_dir=run_dir,
-                measurer=_measurer(Measurer(task, simulator, journal, progress), own_ranges),
+                measurer=measurer,
                 example=example,
-                warnings=(*source.warnings, *_warnings(loaded, head), *found.warnings),
+                warnings=(*source.warnings, *_warnings(loaded, head), *found.warnings, *changed),
                 scales=found.scales,
                 own_ranges=own_ranges,
                 residuals=residuals,
@@ -201,6 +205,20 @@ def _calibration(task: Task | EvaluateTask) -> Iterator[Any]:
 def _measurer(measurer: Measurer, own_ranges: tuple[Range, ...]) -> Measurer:
     measurer.offer(own_ranges)  # for what sharing them costs
     return measurer
+
+
+def _changed(measurer: Measurer, source: QuantizedModel, run_dir: RunDir, task: Mapping[str, str]) -> tuple[str, ...]:
+    """What to tell of a task file that has changed since the journal began; nothing where it does the same.
+
+    Raises JournalMismatch where it measures something else.
+    """
+    journal = measurer.journal
+    if journal.task is None or same_task(journal.task, task):
+        return ()
+    scanned = run_dir.read_if_there("scan.json", Scan)
+    check_same_task(measurer, source.quantizers, scanned.baselines if scanned else {})
+    journal.add_task(task)
+    return (CHANGED,)
 
 
 def _as_scanned(info: RunInfo) -> Placed:
@@ -235,7 +253,7 @@ def with_batches(task: EvaluateTask) -> Task:
 
 
 def head_of(task: Task, source: QuantizedModel, reference: str) -> dict[str, Any]:
-    """What the measurements of a journal are of: anything that would change them."""
+    """What the measurements of a journal are of: anything that would change them. "task" may change, where `_changed` agrees."""
     return {
         "task": task_digest(reference),
         "metric": task.metric,

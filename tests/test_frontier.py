@@ -126,7 +126,7 @@ def test_another_planner_and_a_changed_task_are_searched_anew(planned: Path, mon
     assert not searched
     api.plan(PlanSettings(directory=planned, target=1.0, planner="exhaustive", cost="macs"))
     assert len(searched) == 1
-    monkeypatch.setattr("sensitivity.planning.task_digest", lambda reference: "another")
+    monkeypatch.setattr("sensitivity.planning.task_digest", lambda reference: {"text": "another"})
     api.plan(PlanSettings(directory=planned, target=1.0))
     assert len(searched) == 2
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from sensitivity.errors import JournalMismatch, RunDirError, WriteError
 from sensitivity.journal.journal import open_journal, write_line
+from sensitivity.journal.lines import BatchRead
 from sensitivity.records import Range, Variant
 
 HEAD = {"model": "ab12", "data": {"rank": {"batches": 2}}}
@@ -22,6 +25,7 @@ RECALIBRATED = Variant("quantized", frozenset(), RANGES)
 
 
 def fill(path: Path) -> None:
+    """Three variants on one batch."""
     with open_journal(path, HEAD, resume=False) as journal:
         journal.add_batch("rank", 0, "d0")
         journal.add_scores(FLOAT, "rank", 0, np.array([1.0, 0.0, 1 / 3]))
@@ -93,7 +97,100 @@ def test_damage_before_the_last_line_is_named(tmp_path: Path) -> None:
     fill(tmp_path / "j")
     lines = (tmp_path / "j").read_bytes().splitlines(keepends=True)
     (tmp_path / "j").write_bytes(lines[0] + b"{torn\n" + lines[2])
-    with pytest.raises(RunDirError, match="Expected JSON in line 2"):
+    with pytest.raises(RunDirError, match="Expected line 2 of .*it has no checksum.*sed -i '2,.d'"):
+        open_journal(tmp_path / "j", HEAD, resume=True)
+
+
+def old_journal(path: Path) -> None:
+    """The same as `fill`, as it was written before lines had checksums."""
+    fill(path)
+    whole = re.sub(rb',"crc":"[0-9a-f]{8}"\}', b"}", path.read_bytes())
+    path.write_bytes(whole.replace(b'"schema":2', b'"schema":1'))
+
+
+def contents(path: Path) -> dict[str, object]:
+    """All that an open journal answers, under the keys that a run asks for."""
+    with open_journal(path, HEAD, resume=True) as journal:
+        return {
+            "labels": sorted((one.key, one.label) for one in journal.variants),
+            "scores": [
+                found.tolist() if (found := journal.scores(one, "rank", 0)) is not None else None
+                for one in (FLOAT, INT8, RECALIBRATED)
+            ],
+            "digests": dict(journal.digests),
+        }
+
+
+def test_a_journal_from_before_checksums_opens_and_goes_on_with_them(tmp_path: Path) -> None:
+    old_journal(tmp_path / "j")
+    fill(tmp_path / "new")
+    assert contents(tmp_path / "j") == contents(tmp_path / "new")
+    with open_journal(tmp_path / "j", HEAD, resume=True) as journal:
+        journal.add_batch("rank", 1, "d1")
+    assert b'"crc"' in (tmp_path / "j").read_bytes().splitlines()[-1]
+    assert contents(tmp_path / "j")["digests"] == {("rank", 0): "d0", ("rank", 1): "d1"}
+
+
+def measured_again(path: Path) -> dict[str, object]:
+    """What is in the journal after a run has asked for everything and measured what was missing."""
+    with open_journal(path, HEAD, resume=True) as journal:
+        journal.add_batch("rank", 0, "d0")
+        for variant, scores in ((FLOAT, [1.0, 0.0, 1 / 3]), (INT8, [[1.0, 2.0]]), (RECALIBRATED, [0.5])):
+            if journal.scores(variant, "rank", 0) is None:
+                journal.add_scores(variant, "rank", 0, np.array(scores))
+    return contents(path)
+
+
+def test_any_flipped_bit_gives_the_same_result_or_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    fill(path)
+    whole, result = path.read_bytes(), contents(path)
+    refused = 0
+    for bit in range(0, 8 * len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert measured_again(path) == result, bit
+        except RunDirError as error:
+            refused += "\n" not in str(error)
+    assert refused > 0.9 * 8 * len(whole) / 7, "nothing but the seal and the last newline may change unseen"
+
+
+def test_a_flipped_bit_in_a_journal_without_checksums_ends_in_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    old_journal(path)
+    whole = path.read_bytes()
+    for bit in range(0, 8 * len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(RunDirError):
+            assert measured_again(path)["scores"] == [[1.0, 0.0, 1 / 3], [[1.0, 2.0]], [0.5]], bit
+
+
+def test_what_cannot_follow_is_damage_also_without_a_checksum(tmp_path: Path) -> None:
+    old_journal(tmp_path / "j")
+    lines = (tmp_path / "j").read_bytes().splitlines(keepends=True)
+    opened, batch, variant, scores = lines[:4]
+    for order, sentence in (
+        ((opened, batch, scores), "its variant is unknown"),
+        ((opened, variant, scores), "its batch is unknown"),
+        ((opened, batch, variant, scores, scores), "an earlier line holds these scores"),
+        ((opened, batch, opened), "it opens the journal anew"),
+        ((opened, batch, variant, scores.replace(b'"shape":[3]', b'"shape":[2]')), "24 bytes are no scores of shape"),
+        ((opened, variant.replace(b'"disabled":["a"', b'"disabled":["x"')), "the key is of another variant"),
+    ):
+        (tmp_path / "j").write_bytes(b"".join(order))
+        with pytest.raises(RunDirError, match=sentence):
+            open_journal(tmp_path / "j", HEAD, resume=True)
+
+
+def test_a_journal_of_a_newer_version_is_told_so(tmp_path: Path) -> None:
+    fill(tmp_path / "j")
+    content = (tmp_path / "j").read_bytes().replace(b'"schema":2', b'"schema":3')
+    (tmp_path / "j").write_bytes(re.sub(rb',"crc":"[0-9a-f]{8}"\}', b"}", content))
+    with pytest.raises(RunDirError, match="got 3; it was written by a newer version"):
         open_journal(tmp_path / "j", HEAD, resume=True)
 
 
@@ -109,7 +206,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_whole_lines() -> None:
     file = FullDisk()
     io.BytesIO.write(file, b'{"op":"open"}\n')
     with pytest.raises(WriteError, match=r"Expected to append to j, got No space left on device; .* --resume"):
-        write_line(file, Path("j"), {"op": "scores", "data": "x" * 100})
+        write_line(file, Path("j"), BatchRead("rank", 0, "x" * 100))
     assert file.getvalue() == b'{"op":"open"}\n'
 
 

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 from sensitivity.errors import MissingPackage, TaskError
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size
-from sensitivity.tasks.load import load_task, split_reference, task_digest
+from sensitivity.tasks.load import load_task, same_task, split_reference, task_digest
 
 HEAD = """
 from sensitivity.tasks.base import EvaluateTask, Task
@@ -225,12 +225,28 @@ def test_quantizers_inserted_after_eval_are_no_training_mode(write):
     load_task(write("import torch\n" + net + returning("Task(net, DATA, score)")))
 
 
-def test_the_digest_is_of_the_files_source(write):
-    reference = write(GOOD)
-    before = task_digest(reference + ":task")
-    assert before == hashlib.sha256(GOOD.encode()).hexdigest()
-    write(GOOD + "# changed\n")
-    assert task_digest(reference) != before
+def test_only_what_changes_the_code_makes_another_task_of_it(write):
+    digest = task_digest(write(GOOD) + ":task")
+    assert digest["text"] == hashlib.sha256(GOOD.encode()).hexdigest()
+    for same in (
+        GOOD + "# changed\n",
+        '"""What it is."""\n' + GOOD,
+        GOOD.replace("\n", "\r\n"),
+        GOOD.replace("(", "(\n"),
+    ):
+        other = task_digest(write(same) + ":task")
+        assert other["text"] != digest["text"]
+        assert same_task(other, digest), same
+        assert not same_task(other, digest["text"]), "an old journal knows the text only"
+    assert not same_task(task_digest(write(GOOD + "x = 1\n") + ":task"), digest)
+    assert not same_task(task_digest(write(GOOD) + ":other"), digest)
+    assert same_task(digest, digest["text"])
+    assert not same_task(None, digest)
+
+
+def test_a_file_that_is_not_python_has_a_digest_too(write):
+    digest = task_digest(write("def task(:\n") + ":task")
+    assert digest["text"] == digest["code"]
 
 
 def test_the_digest_of_a_missing_file_is_an_error_too(tmp_path):

@@ -1,46 +1,68 @@
 """The journal: one JSON line per operation, written as measurements are made, replayed on open.
 
-    {"op": "open", "schema": 1, "head": {...}}                          what the measurements are of
+    {"op": "open", "schema": 2, "head": {...}}                          what the measurements are of
     {"op": "range", "key": ..., "quantizer": ..., "method": ..., "amax": [...], "axis": null}   once per range tried
     {"op": "variant", "key": ..., "label": ..., "disabled": [...], "ranges": [...]}     once per variant
     {"op": "batch", "split": "rank", "batch": 0, "digest": ...}         once per batch of data
     {"op": "scores", "key": ..., "split": ..., "batch": 0, "shape": [50], "data": base64(zlib(float64))}
+    {"op": "task", "task": {...}}               where the task has changed and was shown to measure the same
 
-A kill at any byte leaves at most a torn last line, which the next open cuts off. A journal whose head is of another
-model, data set or configuration is refused with the difference named.
+Each line ends with its own checksum (`lines.py`). A kill at any byte leaves at most a torn last line, which the next open
+cuts off; any other damage is refused with its line. A journal whose head is of another model, data set or configuration is
+refused with the difference named.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
-import zlib
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from sensitivity.errors import JournalMismatch, RunDirError, WriteError
+from sensitivity.journal.lines import (
+    FIRST_SEALED,
+    SCHEMA,
+    BatchRead,
+    Damaged,
+    Opened,
+    RangeTried,
+    Record,
+    Scored,
+    TaskTold,
+    VariantMade,
+    made_range,
+    made_variant,
+    packed,
+    record_of,
+    sealed,
+    unpacked,
+)
 from sensitivity.records import Range, Scores, Variant
 
-SCHEMA = 1
+TASK = "task"
+"""The part of a head that may change: whether what is measured has changed with it is for the session to find out."""
 
 Head = Mapping[str, Any]
 """JSON-able, flat enough to name a difference: {"model": "ab12...", "data": {"rank": ...}, ...}."""
 
 
 class Journal:
-    """Scores of every (variant, split, batch) measured so far. Made by `open_journal`; use inside `with`."""
+    """Scores of every (variant, split, batch) measured so far. Made by `open_journal`; use inside `with`.
+
+    head: of what is measured now. task: of the task that measured last; None where the head tells of none.
+    """
 
     def __init__(self, path: Path, head: Head, file: BinaryIO) -> None:
         self.path = path
         self.head = head
         self._file = file
+        self.task: Any = head.get(TASK)
         self._ranges: dict[str, Range] = {}
         self._variants: dict[str, Variant] = {}
         self._digests: dict[tuple[str, int], str] = {}
@@ -62,11 +84,20 @@ class Journal:
         """Per-sample scores of one batch; None where they have not been measured."""
         return self._scores.get((variant.key, split, batch))
 
+    def add_task(self, task: Mapping[str, str]) -> None:
+        """Say that the task has changed from here on, and measures the same."""
+        self._append(TaskTold(dict(task)))
+
+    @property
+    def digests(self) -> Mapping[tuple[str, int], str]:
+        """(split, batch) -> digest of the data, for every batch that was read."""
+        return self._digests
+
     def add_batch(self, split: str, batch: int, digest: str) -> None:
         """Say which data batch this is. Raises JournalMismatch if earlier scores were of other data."""
         known = self._digests.get((split, batch))
         if known is None:
-            self._append({"op": "batch", "split": split, "batch": batch, "digest": digest})
+            self._append(BatchRead(split, batch, digest))
         elif known != digest:
             raise JournalMismatch(
                 f"Expected batch {batch} of split {split!r} to be the data that {self.path} was measured on, "
@@ -77,49 +108,52 @@ class Journal:
         """Append scores float64[n] or [n, k] of one variant on one batch. Raises WriteError; earlier lines stay whole."""
         if variant.key not in self._variants:
             self._add_variant(variant)
-        packed = base64.b64encode(zlib.compress(np.ascontiguousarray(scores, "<f8").tobytes())).decode()
-        self._append(
-            {"op": "scores", "key": variant.key, "split": split, "batch": batch}
-            | {"shape": list(scores.shape), "data": packed}
-        )
+        self._append(Scored(variant.key, split, batch, scores.shape, packed(scores)))
 
     def _add_variant(self, variant: Variant) -> None:
         for one in sorted(variant.ranges, key=lambda one: one.key):
             if one.key not in self._ranges:
-                self._append({"op": "range", "key": one.key, **asdict(one)})
-        record = {"op": "variant", "key": variant.key, "label": variant.label, "disabled": sorted(variant.disabled)}
-        self._append(record | ({"ranges": sorted(one.key for one in variant.ranges)} if variant.ranges else {}))
+                self._append(RangeTried(one.key, **asdict(one)))
+        keys = tuple(sorted(one.key for one in variant.ranges))
+        self._append(VariantMade(variant.key, variant.label, tuple(sorted(variant.disabled)), keys))
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, record: Record) -> None:
         write_line(self._file, self.path, record)
         self._replay(record)
 
-    def _replay(self, record: dict[str, Any]) -> None:
-        match record["op"]:
-            case "range":
-                amax = tuple(record["amax"])
-                self._ranges[record["key"]] = Range(record["quantizer"], record["method"], amax, record["axis"])
-            case "variant":
-                ranges = frozenset(self._ranges[key] for key in record.get("ranges", ()))
-                self._variants[record["key"]] = Variant(record["label"], frozenset(record["disabled"]), ranges)
-            case "batch":
-                self._digests[record["split"], record["batch"]] = record["digest"]
-            case "scores":
-                raw = zlib.decompress(base64.b64decode(record["data"]))
-                scores = np.frombuffer(raw, "<f8").reshape(record["shape"])
-                self._scores[record["key"], record["split"], record["batch"]] = scores
-            case other:
-                raise RunDirError(
-                    f"Expected operations of journal schema {SCHEMA} in {self.path}, got {other!r}; "
-                    "it was written by a newer version: upgrade, or choose another --out."
-                )
+    def _replay(self, record: Record) -> None:
+        """Take one record in. Raises Damaged where it does not fit to those before it."""
+        match record:
+            case RangeTried():
+                self._ranges[record.key] = made_range(record)
+            case VariantMade():
+                self._variants[record.key] = made_variant(record, self._ranges)
+            case BatchRead():
+                if self._digests.setdefault((record.split, record.batch), record.digest) != record.digest:
+                    raise Damaged("an earlier line says that this batch is other data")
+            case Scored():
+                self._replay_scores(record)
+            case TaskTold():
+                self.task = record.task
+            case Opened():
+                raise Damaged("it opens the journal anew")
+
+    def _replay_scores(self, record: Scored) -> None:
+        place = (record.key, record.split, record.batch)
+        if record.key not in self._variants:
+            raise Damaged("its variant is unknown")
+        if place[1:] not in self._digests:
+            raise Damaged("its batch is unknown")
+        if place in self._scores:
+            raise Damaged("an earlier line holds these scores")
+        self._scores[place] = unpacked(record)
 
 
-def write_line(file: BinaryIO, path: Path, record: Mapping[str, Any]) -> None:
+def write_line(file: BinaryIO, path: Path, record: Record) -> None:
     """Append one record whole or not at all: after a failed write the file ends where it ended before."""
     end = file.seek(0, os.SEEK_END)
     try:
-        file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        file.write(sealed(record) + b"\n")
         file.flush()
     except OSError as error:
         # A full disk can refuse even this; the torn line is then cut off by the next open.
@@ -134,15 +168,15 @@ def write_line(file: BinaryIO, path: Path, record: Mapping[str, Any]) -> None:
 def open_journal(path: Path, head: Head, *, resume: bool) -> Journal:
     """Open or start the journal of a run.
 
-    head: what is measured; must equal the head of an existing journal.
+    head: what is measured; must equal the head of an existing journal, its `TASK` apart.
     resume: False refuses a journal that holds measurements.
     Raises RunDirError, JournalMismatch, WriteError.
     """
     head = json.loads(json.dumps(head))
     refuse_used(path, resume)
-    lines = read_lines(path) if path.exists() else []
-    if lines:
-        check_head(path, lines[0], head)
+    records = read_records(path)
+    if records:
+        check_head(path, records[0], head)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Unbuffered, so that a failed write leaves nothing behind that `close` would write again.
@@ -152,48 +186,100 @@ def open_journal(path: Path, head: Head, *, resume: bool) -> Journal:
             f"Expected to write to {path}, got {error.strerror or error}; choose another --out."
         ) from error
     journal = Journal(path, head, file)
-    if not lines:
-        file.truncate(0)
-        write_line(file, path, {"op": "open", "schema": SCHEMA, "head": head})
-    for line in lines[1:]:
-        journal._replay(line)
+    try:
+        _fill(journal, records, file)
+    except BaseException:
+        file.close()
+        raise
     return journal
+
+
+def _fill(journal: Journal, records: Sequence[Record], file: BinaryIO) -> None:
+    if not records:
+        file.truncate(0)
+        write_line(file, journal.path, Opened(SCHEMA, dict(journal.head)))
+        return
+    assert isinstance(records[0], Opened)
+    journal.task = records[0].head.get(TASK)
+    for number, record in enumerate(records[1:], 2):
+        try:
+            journal._replay(record)
+        except Damaged as error:
+            raise _damaged(journal.path, number, error) from error
 
 
 def refuse_used(path: Path, resume: bool) -> None:
     """Raise RunDirError where this place cannot take a new run, or holds one that is not to be gone on with."""
     if path.parent.exists() and not path.parent.is_dir():
         raise RunDirError(f"Expected {path.parent} to be a folder, got a file; choose another --out.")
-    if not resume and path.exists() and b"\n" in path.read_bytes():
+    if not resume and b"\n" in _content(path):
         raise RunDirError(
             f"Expected {path.parent} to be a new run, got a journal of an earlier one; "
             "add --resume to go on with it, or choose another --out."
         )
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole records; a torn last line is cut off the file. Raises RunDirError for damage elsewhere."""
-    content = path.read_bytes()
+def read_records(path: Path) -> list[Record]:
+    """All whole records, none where there is no file; a torn last line is cut off. Raises RunDirError for damage elsewhere."""
+    content = _content(path)
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    records = []
-    for number, line in enumerate(whole.splitlines(), 1):
+    records: list[Record] = []
+    needs_seal = False
+    for number, line in enumerate(whole.split(b"\n")[:-1], 1):
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
-            raise RunDirError(
-                f"Expected JSON in line {number} of {path}, got damage; choose another --out and start again."
-            ) from error
+            records.append(record_of(line, needs_seal=needs_seal))
+        except Damaged as error:
+            raise _damaged(path, number, error) from error
+        needs_seal = needs_seal or _schema(path, records[0]) >= FIRST_SEALED
     return records
 
 
-def check_head(path: Path, first: Mapping[str, Any], head: Head) -> None:
-    if first.get("op") != "open" or first.get("schema") != SCHEMA:
+def _content(path: Path) -> bytes:
+    """Of the file; empty where there is none."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return b""
+    except OSError as error:
         raise RunDirError(
-            f"Expected a journal of schema {SCHEMA} in {path}, got {first.get('schema')!r}; choose another --out."
+            f"Expected {path} to be a readable file, got {error.strerror or error}; choose another --out."
+        ) from error
+
+
+def _schema(path: Path, first: Record) -> int:
+    """Of the journal that begins with this record. Raises RunDirError where this version cannot read it."""
+    schema = first.schema if isinstance(first, Opened) else None
+    if schema is None or not 1 <= schema <= SCHEMA:
+        raise RunDirError(
+            f"Expected a journal of schema {SCHEMA} in {path}, got {schema}; it was written by a newer version, or is "
+            "damaged: upgrade, or choose another --out."
         )
-    different = differences(first["head"], head)
+    return schema
+
+
+def task_of(path: Path) -> Any:
+    """Of the task that measured last, as its head told it; None where that cannot be said. Raises RunDirError."""
+    records = read_records(path)
+    told = [record.task for record in records if isinstance(record, TaskTold)]
+    opened = [record.head.get(TASK) for record in records if isinstance(record, Opened)]
+    return (told or opened or [None])[-1]
+
+
+def _damaged(path: Path, number: int, error: Damaged) -> RunDirError:
+    fix = "choose another --out and start again."
+    if number > 1:
+        cut = shlex.join(["sed", "-i", f"{number},$d", str(path)])
+        fix = f"cut off it and what follows, which is then measured again, with: {cut}"
+    return RunDirError(f"Expected line {number} of {path} to be as it was written, got damage ({error}); {fix}")
+
+
+def check_head(path: Path, first: Record, head: Head) -> None:
+    """Raise JournalMismatch where the journal is of something else."""
+    assert isinstance(first, Opened), "checked while reading"
+    old, new = ({key: value for key, value in one.items() if key != TASK} for one in (first.head, head))
+    different = differences(old, new)
     if different:
         raise JournalMismatch(
             f"Expected the journal {path} to be of this model, data and configuration, got another: "

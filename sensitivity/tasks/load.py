@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import importlib.util
@@ -18,6 +19,7 @@ from sensitivity.records import SPLITS
 from sensitivity.tasks.base import EvaluateTask, Task
 
 DEFAULT_FUNCTION = "task"
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def load_task(reference: str) -> Task | EvaluateTask:
@@ -46,9 +48,40 @@ def load_task(reference: str) -> Task | EvaluateTask:
     )
 
 
-def task_digest(reference: str) -> str:
-    """Hex sha256 of the task file's source; what the file imports or reads does not count."""
-    return hashlib.sha256(split_reference(reference)[0].read_bytes()).hexdigest()
+def task_digest(reference: str) -> dict[str, str]:
+    """What a task is told apart by: "text", the hex sha256 of its file's source; "code", the same of what Python makes of
+    it, without comments, docstrings and layout; and "function". What the file imports or reads does not count.
+    """
+    file, function = split_reference(reference)
+    source = file.read_bytes()
+    return {"text": _sha(source), "code": _sha(_code(source)), "function": function}
+
+
+def same_task(one: Any, other: Any) -> bool:
+    """Whether two digests are of tasks that do the same. A digest of an old journal is that of the text alone."""
+    if isinstance(one, str) or isinstance(other, str):
+        texts = [digest["text"] if isinstance(digest, Mapping) else digest for digest in (one, other)]
+        return bool(texts[0] == texts[1])
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return False
+    same_code = one.get("text") == other.get("text") or one.get("code") == other.get("code")
+    return same_code and one.get("function") == other.get("function")
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _code(source: bytes) -> bytes:
+    """The syntax tree as text, without docstrings; the source itself where it is not valid Python."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return source
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree, annotate_fields=False).encode()
 
 
 def split_reference(reference: str) -> tuple[Path, str]:

@@ -37,7 +37,7 @@ INT8_PER_TENSOR = {
 TASK_FILE = '''\
 """Handwritten digits and a re-parameterised RepVGG with the weights beside this file, calibrated by ModelOpt.
 
-Written by `sensitivity demo`. Change it to see what happens: a changed task needs a run directory of its own.
+Written by `sensitivity demo`. Change it to see what happens: a task that measures something else needs a run directory of its own.
 """
 
 from pathlib import Path
