@@ -21,10 +21,10 @@ import numpy as np
 
 from sensitivity.journal.journal import open_journal
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.calls import call, device_of, to_device
 from sensitivity.records import Scores, Unit, Variant
 from sensitivity.scan.engine import Measurer
 from sensitivity.simulators.base import Simulator
-from sensitivity.simulators.calls import call, device_of, to_device
 from sensitivity.tasks.base import Task
 
 FLOOR = "it is the floor"

@@ -8,6 +8,7 @@ plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -19,12 +20,15 @@ from sensitivity.benching import benched, runtime_of
 from sensitivity.config import (
     BenchChoices,
     BenchSettings,
+    CheckSettings,
     ExportSettings,
     PlanSettings,
     ReportSettings,
     RunSettings,
     ScanChoices,
     ScanSettings,
+    TaskChoices,
+    UnitChoices,
     command_line,
     shown,
     target_of,
@@ -35,8 +39,10 @@ from sensitivity.export.verification import Verification
 from sensitivity.exporting import exported, targets_of
 from sensitivity.journal.journal import refuse_used
 from sensitivity.planning import read_frontier, replan, searched
+from sensitivity.preflight import check as preflight
+from sensitivity.preflight.file import check_file
 from sensitivity.quantizers.units import pins
-from sensitivity.records import SPLITS, BenchResult, Mode, Plan
+from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.tables import scan_table
@@ -61,6 +67,7 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
     target_of(settings, full_scale=1.0)
     with _session(settings, progress) as session:
         pins(settings.skip, settings.keep, session.units)
+        session = _checked(session, settings)
         scanned = _scan(session, command, settings)
         found = _plan(session, settings, command, scanned)
         _export(session, found, command, settings.runtime, forgiving=True)
@@ -72,7 +79,17 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
 def scan(settings: ScanSettings, progress: Progress = silent) -> Scan:
     """Rank the units of a task's model and write run.json, scan.json and scan.csv."""
     with _session(settings, progress) as session:
-        return _scan(session, command_line("scan", settings), settings)
+        return _scan(_checked(session, settings), command_line("scan", settings), settings)
+
+
+def check(settings: CheckSettings) -> tuple[Finding, ...]:
+    """What speaks against scanning a task's model, or a Q/DQ file's with or without data; errors first."""
+    if settings.task.endswith(".onnx") and settings.data is None:
+        return check_file(Path(settings.task), settings.float_model)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        with open_session(_reference(settings, out), out, resume=False, choices=UnitChoices()) as session:
+            return preflight.check(session)
 
 
 def plan(settings: PlanSettings, progress: Progress = silent) -> Plan:
@@ -129,18 +146,26 @@ def out_of(settings: ScanSettings | RunSettings) -> Path:
 def _session(settings: ScanSettings | RunSettings, progress: Progress) -> AbstractContextManager[Session]:
     memory = None if settings.memory is None else settings.memory * 2**20
     out = out_of(settings)
+    refuse_used(RunDir(out).journal, settings.resume)  # before a task file is written there
     return open_session(
         _reference(settings, out), out, resume=settings.resume, choices=settings, memory=memory, progress=progress
     )
 
 
-def _reference(settings: ScanSettings | RunSettings, out: Path) -> str:
+def _checked(session: Session, settings: ScanSettings | RunSettings) -> Session:
+    """The session with what the check found among its warnings. Raises CheckError without --force."""
+    findings = preflight.check(session)
+    if not settings.force:
+        preflight.refuse_errors(findings)
+    return replace(session, warnings=(*session.warnings, *preflight.warnings_of(findings)))
+
+
+def _reference(settings: TaskChoices, out: Path) -> str:
     """The task as given; for an ONNX file, a task file that is written into the run directory."""
     if not settings.task.endswith(".onnx"):
         return settings.task
     from sensitivity.onnx_task import written_task
 
-    refuse_used(RunDir(out).journal, settings.resume)
     return written_task(settings.task, out, data=settings.data, decode=settings.decode, float_path=settings.float_model)
 
 

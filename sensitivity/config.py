@@ -37,12 +37,10 @@ def argument(help: str) -> Any:  # noqa: A002
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskSettings:
+class TaskChoices:
     task: str = argument(
         "A Python file and a function in it that returns a task, as in my_task.py:task; or a Q/DQ ONNX file with --data."
     )
-    out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
-    resume: bool = setting(False, "Go on with the run that is in the run directory.")
     data: Path | None = setting(
         None,
         "For an ONNX file: COCO annotations, a folder with one folder of images per class, or an .npz with x and y.",
@@ -53,6 +51,22 @@ class TaskSettings:
     float_model: Path | None = setting(
         None, "For an ONNX file: the float file it was made from, whose weights skipped operations then get."
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings(TaskChoices):
+    out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
+    resume: bool = setting(False, "Go on with the run that is in the run directory.")
+    force: bool = setting(
+        False, "Go on where a check before the scan finds an error; it stays as a warning with the results."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings(TaskChoices):
+    """Prove on one batch what a scan rests on."""
+
+    format: Literal["text", "json"] = setting("text", "Sentences, or JSON with one object for each finding.")
 
 
 @dataclass(frozen=True, kw_only=True)

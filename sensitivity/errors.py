@@ -2,6 +2,7 @@
 
     SensitivityError              a user's mistake or a limit met: printed as one sentence, exit code 1
     ├── TaskError                 the task file, its data or its metric
+    ├── CheckError                a check before the scan found that its numbers would be about something else
     ├── ModelError                the model is not calibrated, or its quantizers cannot be used
     ├── NamesError                a name or pattern that matches nothing
     ├── RunDirError               a run directory lacks or holds something else than is needed
@@ -26,6 +27,9 @@ class SensitivityError(Exception):
 
 
 class TaskError(SensitivityError): ...
+
+
+class CheckError(SensitivityError): ...
 
 
 class ModelError(SensitivityError): ...

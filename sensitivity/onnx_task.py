@@ -116,10 +116,6 @@ def _detection(
     return Task(model, batches, score, partial(mean_average_precision, classes=len(labels.names)), metric="mAP50-95")
 
 
-def is_onnx(reference: str) -> bool:
-    return reference.endswith(".onnx")
-
-
 def written_task(path: str, out: Path, *, data: Path | None, decode: DecodeName | None, float_path: Path | None) -> str:
     """Write a task file for this ONNX file into the run directory and return its reference.
 

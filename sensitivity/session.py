@@ -15,7 +15,8 @@ from sensitivity.errors import ModelError, TaskError
 from sensitivity.journal.journal import Head, open_journal, refuse_used
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated
-from sensitivity.records import SPLITS, Range, Unit
+from sensitivity.quantizers.calls import call, device_of, to_device
+from sensitivity.records import SPLITS, Quantizer, Range, Unit
 from sensitivity.registry import FAMILIES, load
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.changed_task import CHANGED, check_same_task
@@ -27,7 +28,6 @@ from sensitivity.scan.variants import BASELINES
 from sensitivity.signals.base import Signal
 from sensitivity.signals.boxes import boxes_signal
 from sensitivity.simulators.base import Simulator
-from sensitivity.simulators.calls import call, device_of, to_device
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size
 from sensitivity.tasks.load import load_task, same_task, task_digest
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from sensitivity.export.relations import Placed
 
 FISHER_BATCHES = 2
+EXECUTED_BATCHES = 16
+"""Of `rank`, at most, for finding quantizers that are never executed."""
 CALIBRATION_SAMPLES = 512
 """At most, for other ranges."""
 FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
@@ -56,7 +58,9 @@ class Session:
     """reference: the task as the user gave it. task: always with batches; an EvaluateTask has been turned into one.
     example: one batch of inputs, for export; None where the task has none. warnings: what the reader must know.
     scales: quantizers that share one range for as long as the session is open. own_ranges: those that they had before,
-    where the shared one differs. residuals: whether skip connections have got quantizers for as long."""
+    where the shared one differs. residuals: whether skip connections have got quantizers for as long.
+    unexecuted: quantizers of the user's model that no forward executes; they are in no unit and disabled for as long.
+    loaded: the task as the user's function returned it."""
 
     reference: str
     task: Task
@@ -69,6 +73,8 @@ class Session:
     scales: tuple[tuple[str, ...], ...] = ()
     own_ranges: tuple[Range, ...] = ()
     residuals: bool = False
+    unexecuted: tuple[Quantizer, ...] = ()
+    loaded: Task | EvaluateTask | None = None
 
     @property
     def has_samples(self) -> bool:
@@ -151,12 +157,11 @@ def open_session(
 
     refuse_used(RunDir(out).journal, resume)  # before the task's own long work
     loaded = load_task(reference)
-    source = quantized_model(loaded.model)
-    check_calibrated(source.quantizers)
     task = with_batches(loaded) if isinstance(loaded, EvaluateTask) else loaded
     run_dir, example = RunDir(out), _example(loaded)
     residuals = choices.quantize_residuals if choices else run_dir.info().residuals
     with ExitStack() as stack:
+        source, unexecuted = stack.enter_context(executed_only(quantized_model(loaded.model), loaded))
         if residuals:
             stack.enter_context(residual_quantizers(source, list(_calibration(loaded))))
             source = quantized_model(loaded.model)
@@ -182,7 +187,51 @@ def open_session(
                 scales=found.scales,
                 own_ranges=own_ranges,
                 residuals=residuals,
+                unexecuted=unexecuted,
+                loaded=loaded,
             )
+
+
+@contextmanager
+def executed_only(
+    source: QuantizedModel, loaded: Task | EvaluateTask
+) -> Iterator[tuple[QuantizedModel, tuple[Quantizer, ...]]]:
+    """The model without the quantizers that no forward executes, and these.
+
+    They are disabled inside the `with`. Nothing is left out where the task gives no inputs to run the model on.
+    Raises ModelError where no quantizer is executed, and for one that is executed but not calibrated.
+    """
+    unexecuted = _unexecuted(source, loaded)
+    executed = tuple(quantizer for quantizer in source.quantizers if quantizer not in unexecuted)
+    if not executed:
+        raise ModelError(
+            f"Expected the model to execute its quantizers, got none of {len(unexecuted)} executed by a batch of the "
+            "task's data; check that the modules which were quantized are those that its forward calls."
+        )
+    check_calibrated(executed)
+    if not unexecuted:
+        yield source, ()
+        return
+    with source.disabled(quantizer.name for quantizer in unexecuted):
+        yield quantized_model(loaded.model), unexecuted
+
+
+def _unexecuted(source: QuantizedModel, loaded: Task | EvaluateTask) -> tuple[Quantizer, ...]:
+    missing = {quantizer.name for quantizer in source.quantizers}
+    if _example(loaded) is None:
+        return ()  # nothing is known of them
+    for inputs in _first_inputs(loaded):
+        missing -= source.executed(inputs)
+        if not missing:
+            break
+    return tuple(quantizer for quantizer in source.quantizers if quantizer.name in missing)
+
+
+def _first_inputs(loaded: Task | EvaluateTask) -> Iterator[Any]:
+    """Batches of inputs that show which quantizers are executed: a model may route some samples past a part of it."""
+    if isinstance(loaded, EvaluateTask):
+        return iter(() if loaded.example_inputs is None else (loaded.example_inputs,))
+    return (inputs for inputs, _ in islice(loaded.data["rank"], EXECUTED_BATCHES))
 
 
 def _calibration(task: Task | EvaluateTask) -> Iterator[Any]:

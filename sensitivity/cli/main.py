@@ -13,6 +13,7 @@ from sensitivity.errors import SensitivityError
 VERBS = {
     "run": "Scan, plan, export, bench and report in one go.",
     "scan": "Rank layers by how much accuracy each costs in INT8.",
+    "check": "Prove on one batch what a scan rests on.",
     "plan": "Choose the layers to leave out of INT8 so that a target holds.",
     "export": "Write and verify the float, INT8 and partial ONNX files.",
     "lint": "Check a Q/DQ ONNX file for a runtime.",

@@ -11,7 +11,7 @@ import torch
 
 from sensitivity.onnx_graph.passes.insert_qdq import QuantizedWeight, along
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.simulators.calls import call, device_of, to_device
+from sensitivity.quantizers.calls import call, device_of, to_device
 
 ROUNDING = 2.0**-24
 """Half a unit in the last place of float32, relative to the largest value that is summed."""

@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 from sensitivity.errors import ExportError
 from sensitivity.onnx_graph.marks import DOMAIN
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.simulators.calls import to_device
+from sensitivity.quantizers.calls import to_device
 
 OPSET = 17
 """The newest that TensorRT 8.6 reads."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable
-from sensitivity.records import Grid, Quantizer, Range
+from sensitivity.records import Finding, Grid, Quantizer, Range
 
 
 class Alternatives:
@@ -64,6 +64,14 @@ class Alternatives:
 
     def fingerprint(self) -> str:
         return self._own.fingerprint()
+
+    def remaining(self) -> tuple[Finding, ...]:
+        return self._own.remaining()
+
+    def executed(self, inputs: Any) -> frozenset[str]:
+        """A range that is offered is executed where its quantizer is."""
+        own = self._own.executed(inputs)
+        return own | {key for key, one in self._ranges.items() if one.quantizer in own}
 
 
 def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> QuantizedModel:

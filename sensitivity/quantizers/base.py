@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 from sensitivity.errors import ModelError
-from sensitivity.records import Grid, Quantizer, Range, Unit
+from sensitivity.records import Finding, Grid, Quantizer, Range, Unit
 
 
 class QuantizedModel(Protocol):
@@ -36,6 +36,17 @@ class QuantizedModel(Protocol):
 
     def fingerprint(self) -> str:
         """Hex digest of weights, buffers and every quantizer's settings: changes when any of them does."""
+        ...
+
+    def remaining(self) -> tuple[Finding, ...]:
+        """What is still quantized with every quantizer disabled, named: an error each; empty where nothing is."""
+        ...
+
+    def executed(self, inputs: Any) -> frozenset[str]:
+        """Names of the quantizers that a forward on one batch of inputs executes, with all of them enabled.
+
+        inputs: as the task gives them. A quantizer without a calibrated range is executed too where the forward reaches
+        it. Raises TaskError where the model refuses the batch."""
         ...
 
 

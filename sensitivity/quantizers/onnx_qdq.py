@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sensitivity.errors import ModelError, unknown_name
-from sensitivity.records import Grid, Quantizer
+from sensitivity.records import Finding, Grid, Quantizer
 
 if TYPE_CHECKING:
     from sensitivity.quantizers.onnx_model import OnnxModel
@@ -79,3 +79,17 @@ class OnnxQdqModel:
         for name, values in sorted(self.model.weights.items()):
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
+
+    def remaining(self) -> tuple[Finding, ...]:
+        from sensitivity.onnx_graph.reach import quantized_nodes
+        from sensitivity.quantizers.proofs import left_quantized
+
+        left = quantized_nodes(self.model.without(frozenset(self._uses)))
+        return tuple(left_quantized(name, f"a {node.op_type}") for name, node in left)
+
+    def executed(self, inputs: Any) -> frozenset[str]:
+        """Those whose values reach an output of the graph: a runtime leaves out the others while loading."""
+        from sensitivity.onnx_graph.reach import reaching_outputs
+
+        live = reaching_outputs(self.model.graph.graph)
+        return frozenset(name for name, use in self._uses.items() if use.pair.dequantize in live)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import ModelError, unknown_name
+from sensitivity.quantizers.proofs import left_quantized
 from sensitivity.quantizers.tensor_quantizer import add_tensors
-from sensitivity.records import Grid, Quantizer
+from sensitivity.records import Finding, Grid, Quantizer
 
 HOW = "call torchao's prepare_pt2e, the calibration and convert_pt2e"
 RESTORED = (
@@ -92,6 +93,13 @@ class Pt2eModel:
         digest.update(repr([name for name, placed in self._placed.items() if placed.module._disabled]).encode())
         return digest.hexdigest()
 
+    def remaining(self) -> tuple[Finding, ...]:
+        left = [node for node in self.model.graph.nodes if _is_pair(node)] if _is_graph(self.model) else []
+        return tuple(left_quantized(str(node.name), f"an operation {node.target}") for node in left)
+
+    def executed(self, inputs: Any) -> frozenset[str]:
+        return frozenset(self._placed)  # a graph of torch.export computes all of its nodes
+
     def _warnings(self) -> Iterator[str]:
         weights = [placed for placed in self._placed.values() if placed.role == "weight"]
         if folded := sum(placed.folded for placed in weights):
@@ -124,7 +132,11 @@ def _is_graph(model: Any) -> bool:
 
 def _has_pairs(model: Any) -> bool:
     # Not by the ops themselves: torch has them only where torchao was imported, which a plain graph does not need.
-    return any(getattr(node.target, "namespace", None) == "quantized_decomposed" for node in model.graph.nodes)
+    return any(map(_is_pair, model.graph.nodes))
+
+
+def _is_pair(node: Any) -> bool:
+    return getattr(node.target, "namespace", None) == "quantized_decomposed"
 
 
 def _observers(model: Any) -> list[str]:

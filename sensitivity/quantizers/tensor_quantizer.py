@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError, unknown_name
+from sensitivity.quantizers.proofs import reached, still_quantized
 from sensitivity.quantizers.ranges import other_ranges, own_range, ranges_set
-from sensitivity.records import Grid, Quantizer, Range, Role
+from sensitivity.records import Finding, Grid, Quantizer, Range, Role
 
 SMALLEST_AMAX = 2.0**-24
 """Both toolkits (`_tensor_quant`) replace every value of a channel by 0 where amax is not above this."""
@@ -124,6 +125,13 @@ class TensorQuantizerModel:
             digest.update(f"{name}:{settings}\n".encode())
         add_tensors(digest, self.model)
         return digest.hexdigest()
+
+    def remaining(self) -> tuple[Finding, ...]:
+        return still_quantized(self.model, self._all.values())
+
+    def executed(self, inputs: Any) -> frozenset[str]:
+        with self.disabled(()):
+            return reached(self.model, self._enabled, inputs)
 
     # What differs between the toolkits. ------------------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ from torch.utils import _pytree as pytree
 
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.calls import call, device_of, to_device
 from sensitivity.records import Unit
 from sensitivity.signals.fisher_probes import Probes
-from sensitivity.simulators.calls import call, device_of, to_device
 from sensitivity.tasks.batches import batch_size
 
 

@@ -66,7 +66,7 @@ def free_memory(model: Any) -> int:
     """Bytes free on the device of the model's first parameter; 8 GiB where the system does not say."""
     import torch
 
-    from sensitivity.simulators.calls import device_of
+    from sensitivity.quantizers.calls import device_of
 
     device = device_of(model)
     if device is not None and device.type == "cuda":

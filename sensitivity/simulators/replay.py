@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from sensitivity.errors import unknown_name
 from sensitivity.quantizers.alternatives import replacing
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.calls import device_of, to_device
 from sensitivity.quantizers.native import OwnQuantizer, marked_copy, native_quantizers
-from sensitivity.simulators.calls import device_of, to_device
 from sensitivity.simulators.compare import TOLERANCE, difference, same
 from sensitivity.simulators.graph import Graph
 from sensitivity.simulators.memory import over_budget

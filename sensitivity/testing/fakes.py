@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import unknown_name
-from sensitivity.records import Grid, Quantizer
+from sensitivity.records import Finding, Grid, Quantizer
 
 
 class FakeModel:
@@ -56,6 +56,12 @@ class FakeModel:
 
     def fingerprint(self) -> str:
         return repr(sorted(self.harm.items()))
+
+    def remaining(self) -> tuple[Finding, ...]:
+        return ()
+
+    def executed(self, inputs: Any) -> frozenset[str]:
+        return frozenset(quantizer.name for quantizer in self.quantizers)
 
 
 class FakeSimulator:

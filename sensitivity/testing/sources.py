@@ -185,6 +185,14 @@ class SourceConformance:
         assert source.fingerprint() == before
         assert distance(flat(self.own_outputs(model, self.inputs(1))), outputs) == 0
 
+    def test_nothing_is_quantized_with_every_quantizer_disabled(self, source: QuantizedModel) -> None:
+        assert source.remaining() == ()
+
+    def test_a_forward_executes_every_quantizer_and_leaves_everything_as_it_was(self, source: QuantizedModel) -> None:
+        before = source.fingerprint()
+        assert source.executed(self.inputs()) == {quantizer.name for quantizer in source.quantizers}
+        assert source.fingerprint() == before
+
     def test_contexts_nest(self, source: QuantizedModel) -> None:
         first, second = (unit.quantizers for unit in layers(source.quantizers)[:2])
         before = source.fingerprint()

@@ -1,0 +1,55 @@
+"""`sensitivity check`: the proof that a scan begins with, alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from sensitivity.cli.options import verb
+from sensitivity.config import CheckSettings
+
+if TYPE_CHECKING:
+    from sensitivity.records import Finding
+
+STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
+
+
+@verb(CheckSettings, "check")
+def command(settings: CheckSettings) -> int:
+    """Prove on one batch what a scan rests on: that "float" is your float model, and that each quantizer is executed.
+
+    TASK is a Python file and a function in it that returns a task, as in my_task.py:task, or a Q/DQ ONNX file, with or
+    without --data. `scan` and `run` do the same first.
+
+    Exit codes: 0 no error, 1 errors.
+    """
+    from sensitivity import api
+
+    with redirect_stdout(sys.stderr):  # toolkits print while they quantize: what is printed here is the result alone
+        findings = api.check(settings)
+    ok = all(finding.severity != "error" for finding in findings)
+    if settings.format == "json":
+        click.echo(json.dumps({"ok": ok, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        show(findings, settings.task)
+    return 0 if ok else 1
+
+
+def show(findings: Sequence[Finding], task: str) -> None:
+    """Print each finding: its severity and code, what was found, and what to do."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    for finding in findings:
+        console.print(f"[{STYLES[finding.severity]}]{finding.severity}[/] {finding.code}")
+        console.print(f"  {finding.message}", markup=False)
+        if finding.fix:
+            console.print(f"  {finding.fix}", markup=False)
+    if not findings:
+        console.print(f"{task}: nothing to report.", markup=False)

@@ -1,0 +1,1 @@
+"""What all later numbers rest on, proved on one batch before the scan."""

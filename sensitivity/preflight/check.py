@@ -1,0 +1,76 @@
+"""The checks in turn, and what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from sensitivity.errors import CheckError
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.records import Finding, Quantizer
+from sensitivity.session import Session
+
+NAMED = 5
+"""Names that one sentence lists."""
+
+
+def check(session: Session) -> tuple[Finding, ...]:
+    """Everything that is wrong or doubtful with a task's model and data, the errors first."""
+    found = [
+        *check_model(session.source, session.example),
+        *unexecuted(session.unexecuted),
+    ]
+    return by_severity(found)
+
+
+def check_model(source: QuantizedModel, example: Any) -> Iterator[Finding]:
+    """What can be said of a model without its data. example: one batch of inputs; None where there is none."""
+    yield from source.remaining()
+    find = getattr(source, "float_findings", None)  # of sources that know the file which the float model came from
+    if find is not None and example is not None:
+        yield from find(example)
+
+
+def unexecuted(quantizers: Sequence[Quantizer]) -> Iterator[Finding]:
+    """One warning for each layer of which no forward executes some quantizer."""
+    layers: dict[str, list[str]] = {}
+    for quantizer in quantizers:
+        layers.setdefault(quantizer.layer, []).append(quantizer.name)
+    for layer, names in layers.items():
+        yield Finding(
+            "never-executed",
+            "warning",
+            layer,
+            f"Expected a forward of the task's data to execute every quantizer, got {listed(names)} of {layer} never "
+            "executed: left out of the scan, and not quantized.",
+            "Nothing, where this part runs in training only; else check that the forward calls it.",
+        )
+
+
+def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    order = {"error": 0, "warning": 1, "note": 2}
+    return tuple(sorted(findings, key=lambda finding: order[finding.severity]))
+
+
+def refuse_errors(findings: Sequence[Finding]) -> None:
+    """Raise CheckError where there is an error among the findings."""
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        more = f" ({len(errors) - 1} more: see sensitivity check.)" if len(errors) > 1 else ""
+        raise CheckError(f"{sentence(errors[0])} To go on all the same, add --force.{more}")
+
+
+def sentence(finding: Finding) -> str:
+    """What was found and what to do, for one who reads text."""
+    return f"{finding.message} {finding.fix}".strip()
+
+
+def warnings_of(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """What the reader of results must know: everything but the notes."""
+    return tuple(sentence(finding) for finding in findings if finding.severity != "note")
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some of the names, and how many more."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

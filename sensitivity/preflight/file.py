@@ -1,0 +1,62 @@
+"""The check of a Q/DQ ONNX file alone, on inputs that are made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.preflight.check import by_severity, check_model, unexecuted
+from sensitivity.records import Finding
+
+MADE_UP_SIDE = 1
+"""Length of an axis whose length the file leaves open."""
+
+
+def check_file(path: Path, float_model: Path | None = None) -> tuple[Finding, ...]:
+    """What speaks against a scan of this file, errors first. float_model: the file it was made from.
+
+    Raises OnnxFileError for a file that cannot be read or switched.
+    """
+    from sensitivity.quantizers.onnx_model import OnnxModel
+    from sensitivity.quantizers.onnx_qdq import OnnxQdqModel
+
+    source = OnnxQdqModel(OnnxModel(path, float_path=float_model))
+    inputs = made_up(source.model)
+    executed = source.executed(inputs)
+    missing = [quantizer for quantizer in source.quantizers if quantizer.name not in executed]
+    return by_severity([*check_model(source, inputs), *unexecuted(missing), MADE_UP])
+
+
+def made_up(model: Any) -> dict[str, NDArray[Any]]:
+    """One batch for the model's inputs: normal numbers, and 0 for integers, which may be indices."""
+    draw = np.random.default_rng(0)
+    return {value.name: _values(value, draw) for value in model.get_inputs()}
+
+
+def _values(value: Any, draw: np.random.Generator) -> NDArray[Any]:
+    shape = [side if isinstance(side, int) else MADE_UP_SIDE for side in value.shape]
+    kind = np.dtype(KINDS.get(value.type, "int64"))
+    return draw.normal(size=shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
+
+
+KINDS = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+}
+"""ONNX Runtime's names of input types; others are int64."""
+
+MADE_UP = Finding(
+    "inputs-made-up",
+    "note",
+    "",
+    "The file was checked on inputs that were made up, without data: nothing is said of its metric and its splits.",
+    "",
+)

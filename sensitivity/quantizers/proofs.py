@@ -1,0 +1,69 @@
+"""What a torch model says of itself before it is measured: what stays quantized, and which quantizers a batch reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+from sensitivity.quantizers.calls import call, device_of, to_device
+from sensitivity.records import Finding
+
+QUANTIZED_PACKAGES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "bitsandbytes")
+"""Packages whose modules compute in integers, or hold integer weights, and have no switch."""
+FAKE_QUANTIZERS = ("TensorQuantizer", "FakeQuantize", "FusedMovingAvgObsFakeQuantize")
+
+
+def still_quantized(model: Any, switched: Collection[Any]) -> tuple[Finding, ...]:
+    """One finding for each module of the model that quantizes and is not among those that the source can switch.
+
+    switched: the quantizer modules that the source knows, enabled or disabled by the user.
+    """
+    known = {id(module) for module in switched}
+    found = [
+        (name, type(module))
+        for name, module in model.named_modules()
+        if id(module) not in known and _quantizes(module) and not getattr(module, "_disabled", False)
+    ]
+    return tuple(left_quantized(name or "the model", f"a {kind.__name__}") for name, kind in found)
+
+
+def left_quantized(where: str, what: str) -> Finding:
+    """The finding for one thing that stays quantized when every quantizer is disabled."""
+    return Finding(
+        "quantization-remains",
+        "error",
+        where,
+        f"Expected nothing to be quantized with every quantizer disabled, got {what} at {where} that stays quantized.",
+        "Quantize the model with one toolkit only, or give it without this part.",
+    )
+
+
+def reached(model: Any, quantizers: Mapping[str, Any], inputs: Any) -> frozenset[str]:
+    """Names of those modules that a forward of the model on one batch calls.
+
+    quantizers: name -> module. Raises TaskError where the model refuses the batch.
+    """
+    import torch
+
+    names: set[str] = set()
+
+    def hook_for(name: str) -> Any:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            names.add(name)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in quantizers.items():
+            stack.callback(module.register_forward_hook(hook_for(name)).remove)
+        with torch.no_grad():
+            call(model, to_device(inputs, device_of(model)))
+    return frozenset(names)
+
+
+def _quantizes(module: Any) -> bool:
+    kinds = type(module).__mro__
+    if any(kind.__name__ in FAKE_QUANTIZERS for kind in kinds):
+        return True
+    return any(kind.__module__.startswith(QUANTIZED_PACKAGES) for kind in kinds)
