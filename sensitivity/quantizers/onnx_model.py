@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError, TaskError
+from sensitivity.onnx_graph.float_model import FloatModel, Form, float_model, with_batchnorm_folded
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.onnx_graph.original import original_weights
 from sensitivity.onnx_graph.passes.skip_uses import SkipUses, Weights
 from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import paths, uses
@@ -25,8 +26,8 @@ SESSIONS = 2
 class OnnxModel:
     """run, get_inputs, get_outputs and get_providers are those of an InferenceSession.
 
-    path: a Q/DQ file from any toolkit. float_path: the file it was made from; its weights are what a skipped operation
-    gets where `path` holds integers only. Without it that is their dequantized values.
+    path: a Q/DQ file from any toolkit. float_path: the file it was made from; its weights, biases and activations are
+    what a skipped operation gets. Without it weights stay what their pairs give.
     custom_ops: a library for ONNX Runtime's `register_custom_ops_library`.
     Every graph optimization is off, so that the numbers are those of the Q/DQ file itself and of no runtime's fusions.
     Raises OnnxFileError for a file that cannot be read, or whose quantizers cannot be switched.
@@ -46,9 +47,11 @@ class OnnxModel:
                 f"Expected {self.path.name} to hold Q/DQ pairs that operations of its main graph read, got none; "
                 "inline its functions and sub-graphs first (onnx.inliner.inline_local_functions)."
             )
-        self.weights: Weights = {}
+        self.float: FloatModel | None = None
         if float_path is not None:
-            self.weights = original_weights(self.uses, _loaded(Path(float_path)), Path(float_path).name)
+            forms = float_forms(Path(float_path), custom_ops)
+            self.float = float_model(self.graph.graph, self.paths, forms, Path(float_path).name)
+        self.weights: Weights = {} if self.float is None else self.float.weights
         self._skipped: frozenset[str] = frozenset()
         self._sessions: dict[frozenset[str], Any] = {}
 
@@ -98,6 +101,29 @@ class OnnxModel:
         return self._sessions[self._skipped]
 
 
+def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
+    """Ways to write a float model that compute the same: a tool may have quantized any of them."""
+    original = _loaded(path)
+    return [
+        ("as it is", lambda: original),
+        ("with BatchNorm folded", lambda: with_batchnorm_folded(original)),
+        ("as ONNX Runtime's basic optimizations write it", lambda: _optimized(path, custom_ops)),
+    ]
+
+
+def _optimized(path: Path, custom_ops: str | Path | None) -> ir.Model:
+    """What the preprocessing of ONNX Runtime's quantizer makes of the file."""
+    import onnxruntime
+
+    options = _options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(written)
+        _made(str(path), path.name, options, custom_ops)
+        return _loaded(written)
+
+
 def session(
     content: bytes, name: str, custom_ops: str | Path | None = None, *, threads: int = 0, shared: bool = False
 ) -> Any:
@@ -105,16 +131,27 @@ def session(
 
     shared: memory from the allocator that all such sessions share. Raises OnnxFileError where it is refused.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options = _options()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False
     if shared:
         options.add_session_config_entry("session.use_env_allocators", "1")
+    return _made(content, name, options, custom_ops)
+
+
+def _options() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _made(content: bytes | str, name: str, options: Any, custom_ops: str | Path | None) -> Any:
+    import onnxruntime
+
     try:
         if custom_ops is not None:
             options.register_custom_ops_library(str(custom_ops))

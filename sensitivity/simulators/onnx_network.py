@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.passes.skip_uses import dequantized, nodes_of
+from sensitivity.onnx_graph.passes.skip_uses import CorrectedBias, corrected_bias, dequantized, nodes_of
 from sensitivity.onnx_graph.uses import Link, Use
 from sensitivity.quantizers.onnx_model import OnnxModel
 from sensitivity.simulators.schedule import Network
@@ -71,6 +71,8 @@ class _Splitter:
         self._at: dict[ir.Value, Place] = {}
         self._of_pair: dict[tuple[ir.Node, Place], int] = {}
         self._paths = {(path.user, path.index): path for path in source.paths}
+        corrected = ((path.user, corrected_bias(path, source.weights)) for path in source.paths)
+        self._corrected = {(user, found.index): found for user, found in corrected if found is not None}
 
     def split(self) -> Split:
         graph = self._model.graph
@@ -117,7 +119,7 @@ class _Splitter:
             self._at[value] = (at, output)
 
     def _is_embedded(self, node: ir.Node, index: int, value: ir.Value) -> bool:
-        if (node, index) in self._paths or value in self._at:
+        if (node, index) in self._paths or (node, index) in self._corrected or value in self._at:
             return False
         array = qdq.constant(value)
         return array is None or array.nbytes <= EMBEDDED
@@ -131,7 +133,9 @@ class _Splitter:
 
     def _reached(self, user: ir.Node | None, index: int, value: ir.Value) -> Place:
         """Where an input of an operation, or an output of the graph, is had from."""
-        path = self._paths.get((user, index))
+        path, corrected = self._paths.get((user, index)), self._corrected.get((user, index))
+        if corrected is not None:
+            return self._switched_bias(corrected), 0
         if path is None:
             if value not in self._at:
                 self._at[value] = (self._constant(qdq.constant(value)), 0)
@@ -155,7 +159,8 @@ class _Splitter:
     def _switched(self, use: Use, before: Place | None) -> int:
         """A node that quantizes unless its bit is disabled, and then gives what it reads."""
         nodes = nodes_of(use.pair)
-        if before is None or use.pair.quantize is None:
+        stored_otherwise = use.pair.quantize is None or (use.pair.source.name or "") in self._source.weights
+        if before is None or stored_otherwise:
             before = (self._unquantized_weight(use), 0)
         if before[1]:  # a switch gives back all that its node reads, so it must read one value
             identity = onnx.helper.make_node("Identity", ["x"], ["value"])
@@ -169,7 +174,7 @@ class _Splitter:
         }
         if others:
             raise Unsplittable(f"the scale of {use.name} is computed in the graph")
-        reads = {source: (0, 0)} if use.pair.quantize is not None else {}
+        reads = {} if stored_otherwise else {source: (0, 0)}
         bit = self._bits.get(use.name, 0)
         at = self._add((before[0],), _recipe(nodes, reads, {}), fixed=self._fixed[before[0]], switch=bit)
         self._twins[at] = self._of_pair.setdefault((use.pair.dequantize, before), at)
@@ -177,10 +182,18 @@ class _Splitter:
 
     def _unquantized_weight(self, use: Use) -> int:
         source = use.pair.source
-        if use.pair.quantize is not None:
-            return self._constant(qdq.constant(source))
         given = self._source.weights.get(source.name or "")
-        return self._constant(dequantized(use.pair) if given is None else given)
+        if given is not None:
+            return self._constant(given)
+        return self._constant(dequantized(use.pair) if use.pair.quantize is None else qdq.constant(source))
+
+    def _switched_bias(self, corrected: CorrectedBias) -> int:
+        """A node that gives the corrected bias unless the weight's bit is disabled, and then the one before that."""
+        before = self._constant(corrected.values)
+        name = corrected.bias.name or ""
+        keep = onnx.helper.make_node("Identity", [name], ["value"])
+        recipe = Recipe((keep,), {}, constants={name: _tensor(corrected.bias)})
+        return self._add((before,), recipe, fixed=True, switch=self._bits.get(corrected.weight.name, 0))
 
     def _constant(self, array: NDArray[Any] | None) -> int:
         if array is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,16 @@ from sensitivity.onnx_graph.uses import Link, Path, Use, paths
 
 Weights = Mapping[str, NDArray[Any]]
 
+BIAS_INPUT = 2
+"""Of every operation with a weight that has a bias."""
+
 
 class SkipUses(ir.passes.InPlacePass):
     """Everything else stays as it is: names, order, opset, metadata, and pairs that others still use.
 
-    skip: names of uses. weights: name of a stored weight -> its float values, for pairs in the compact form; a weight
-    that is not there becomes what its pair gives, which is all that such a file still knows of it.
+    skip: names of uses. weights: name of a stored constant -> its float values. A weight in the compact form that is
+    not there becomes what its pair gives, which is all that such a file still knows of it. A bias that is there and
+    has no pair was corrected for the quantized weight beside it, so it changes when that weight does.
     """
 
     def __init__(self, skip: Collection[str], weights: Weights | None = None) -> None:
@@ -36,6 +41,9 @@ class SkipUses(ir.passes.InPlacePass):
         found = [path for path in paths(model.graph) if any(use and use.name in self._skip for _, use in path.links)]
         for path in found:
             _connect(model.graph, path, self._rebuilt(model.graph, path))
+            corrected = corrected_bias(path, self._weights)
+            if corrected is not None and corrected.weight.name in self._skip:
+                _restore(model.graph, path, corrected)
         _remove_unread(model.graph, [node for path in found for link, _ in path.links for node in nodes_of(link)])
         for old, new in self._copies:  # a copy whose original is gone takes its names
             if old.graph is None:
@@ -58,13 +66,13 @@ class SkipUses(ir.passes.InPlacePass):
         return value
 
     def _unquantized(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
-        if use.pair.quantize is not None:
-            return value
         source = use.pair.source
+        name = source.name or "weight"
+        if use.pair.quantize is not None and name not in self._weights:
+            return value
         if source not in self._floats:
-            name = source.name or "weight"
             plain = name.removesuffix("_quantized")
-            values = self._weights.get(name, dequantized(use.pair))
+            values = self._weights[name] if name in self._weights else dequantized(use.pair)
             self._floats[source] = add(graph, plain if plain != name else f"{name}_float", values)
         return self._floats[source]
 
@@ -93,11 +101,11 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
             "export the model with constant folding."
         )
     offset = np.zeros_like(scale, np.float32) if zero_point is None else zero_point.astype(np.float32)
-    shifted = levels.astype(np.float32) - _spread(offset, pair, levels.shape)
-    return np.asarray(shifted * _spread(scale.astype(np.float32), pair, levels.shape)).astype(scale.dtype)
+    shifted = levels.astype(np.float32) - spread(offset, pair, levels.shape)
+    return np.asarray(shifted * spread(scale.astype(np.float32), pair, levels.shape)).astype(scale.dtype)
 
 
-def _spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
+def spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
     """Values per tensor, per channel or per block, in a shape that goes with the weight's."""
     if values.ndim == len(shape) > 1 and values.size > 1:  # blocks, from opset 21
         axis = qdq.axis_of(pair.dequantize) % len(shape)
@@ -106,11 +114,42 @@ def _spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDA
     return along(values, None if pair.axis is None else pair.axis % len(shape), len(shape))
 
 
+@dataclass(frozen=True, eq=False)
+class CorrectedBias:
+    """A float bias that belongs to a quantized weight. weight: the use of it. index: the bias's, among the inputs."""
+
+    weight: Use
+    index: int
+    bias: ir.Value
+    values: NDArray[Any]
+
+
+def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
+    """The bias that changes with the weight at the end of this path; None where there is none, or no weight."""
+    user = path.user
+    if user is None or qdq.WEIGHT_INPUT.get(user.op_type) != path.index or len(user.inputs) <= BIAS_INPUT:
+        return None
+    weight = next((use for _, use in path.links if use is not None and use.role == "weight"), None)
+    bias = user.inputs[BIAS_INPUT]
+    values = weights.get(bias.name or "") if bias is not None and qdq.constant(bias) is not None else None
+    if weight is None or bias is None or values is None:
+        return None
+    return CorrectedBias(weight, BIAS_INPUT, bias, values)
+
+
 def nodes_of(link: Link) -> list[ir.Node]:
     """The nodes of a pair or a mover, in the order they run."""
     if isinstance(link, ir.Node):
         return [link]
     return [link.dequantize] if link.quantize is None else [link.quantize, link.dequantize]
+
+
+def _restore(graph: ir.Graph, path: Path, corrected: CorrectedBias) -> None:
+    """Give the operation its bias as it was before it was corrected."""
+    bias, name = corrected.bias, corrected.bias.name or "bias"
+    assert path.user is not None
+    path.user.replace_input_with(corrected.index, add(graph, f"{name}_float", corrected.values))
+    _remove_constant(graph, bias)
 
 
 def _connect(graph: ir.Graph, path: Path, value: ir.Value) -> None:
@@ -136,13 +175,18 @@ def _remove_unread(graph: ir.Graph, candidates: list[ir.Node]) -> None:
         read = [value for value in node.inputs if value is not None]
         graph.remove(node, safe=True)
         for value in read:
-            producer = value.producer()
-            if _is_read(value):
-                continue
-            if producer is not None and producer.op_type == "Constant":
-                graph.remove(producer, safe=True)
-            elif value.is_initializer() and not value.is_graph_input():
-                graph.initializers.pop(value.name, None)  # type: ignore[arg-type]
+            _remove_constant(graph, value)
+
+
+def _remove_constant(graph: ir.Graph, value: ir.Value) -> None:
+    """Remove the value where it is a constant that nothing reads any more."""
+    producer = value.producer()
+    if _is_read(value):
+        return
+    if producer is not None and producer.op_type == "Constant":
+        graph.remove(producer, safe=True)
+    elif value.is_initializer() and not value.is_graph_input():
+        graph.initializers.pop(value.name, None)  # type: ignore[arg-type]
 
 
 def _is_read(value: ir.Value) -> bool:

@@ -1,0 +1,262 @@
+"""What the float model that a Q/DQ file was made from tells of the file: its weights, biases and activations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.align import Alignment, Limits, align
+from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
+from sensitivity.onnx_graph.passes.skip_uses import Weights, dequantized, spread
+from sensitivity.onnx_graph.uses import MOVERS, Path
+
+Array = NDArray[Any]
+
+
+ROUNDED = 0.51
+"""In steps of the grid: how far a weight may be from the stored one where it was rounded to the nearest step."""
+
+MOST = 0.99
+"""Part of a tensor's values that must be so near: the others may be clamped."""
+
+LEARNED = 1.0
+"""In steps, the root of the mean square: how far the weight with the right place or name may be from the stored one.
+Its rounding may be learned (AdaRound, GPTQ), its range chosen."""
+
+LARGEST_RANK = 4
+"""A weight of the float model is found in any order of its axes up to this many."""
+
+Form = tuple[str, Callable[[], ir.Model]]
+"""A way to write the float model that computes the same, and how it is had."""
+
+
+@dataclass(frozen=True, eq=False)
+class FloatModel:
+    """weights: name of a stored constant of the Q/DQ file -> the float model's own values, in the file's shape and type.
+
+    It has the quantized weights and biases, and float biases that the quantizing tool corrected; a corrected bias is
+    only right beside the quantized weight. limits: tensor of the Q/DQ file -> what activations that the file has no
+    more limited it to (-inf and inf for none); a tensor is left out where that is not known. stored: how many quantized
+    constants the file has. missing: names of those that the float model does not have. doubts: operations that
+    nothing in the float model stands for, and weights that are not just rounded.
+    """
+
+    name: str
+    form: str
+    model: ir.Model
+    weights: Weights = field(default_factory=dict)
+    limits: dict[str, Limits] = field(default_factory=dict)
+    stored: int = 0
+    missing: tuple[str, ...] = ()
+    doubts: int = 0
+
+
+def float_model(graph: ir.Graph, paths: Sequence[Path], forms: Sequence[Form], name: str) -> FloatModel:
+    """The float model in that of its forms in which most weights and operations of the file are found.
+
+    graph, paths: of the Q/DQ file. name: of the float file. Raises OnnxFileError where no weight is found.
+    """
+    best: FloatModel | None = None
+    for form, load in forms:
+        found = _Finder(graph, paths, load()).found(name, form)
+        if best is None or (len(found.missing), found.doubts) < (len(best.missing), best.doubts):
+            best = found
+        if not found.missing and not found.doubts:
+            break
+    assert best is not None
+    if best.stored and len(best.missing) == best.stored:
+        raise OnnxFileError(
+            f"Expected {name} to be the float model that was quantized, got none of the {best.stored} quantized "
+            "weights in it; give the very file that the quantizer read."
+        )
+    return best
+
+
+def with_batchnorm_folded(model: ir.Model) -> ir.Model:
+    folded = model.clone()
+    FoldBatchNorm()(folded)
+    return folded
+
+
+@dataclass(frozen=True, eq=False)
+class _Stored:
+    """A constant of the Q/DQ file that a pair quantizes.
+
+    values: float, as the pair gives them (as the file stores them in front of a Q). step: of the grid, in their shape.
+    is_integer: the file has integers of it, and no Q.
+    """
+
+    name: str
+    is_integer: bool
+    values: Array
+    step: Array
+    path: Path
+
+
+class _Finder:
+    def __init__(self, graph: ir.Graph, paths: Sequence[Path], original: ir.Model) -> None:
+        self._graph, self._original = graph, original
+        self._paths = paths
+        self._alignment: Alignment = align(graph, original.graph)
+        self._constants = _constants(original.graph)
+        self._weights: dict[str, Array] = {}
+        self._seen: set[str] = set()
+        self._learned = 0
+
+    def found(self, name: str, form: str) -> FloatModel:
+        stored = {one.name: one for path in self._paths for one in _stored(path)}
+        biases = [one for one in stored.values() if _is_bias(one.path)]
+        for one in stored.values():
+            if not _is_bias(one.path):
+                self._take(one, self._nearest(one))
+        for one in biases:
+            self._take(one, self._bias_beside(one))
+        self._take_corrected()
+        limits = {value.name or "": limits for value, limits in self._alignment.limits.items()}
+        missing = tuple(one for one in stored if one not in self._seen)
+        doubts = self._learned + len(self._alignment.unmatched)
+        return FloatModel(name, form, self._original, self._weights, limits, len(stored), missing, doubts)
+
+    def _take(self, one: _Stored, values: Array | None) -> None:
+        if values is None:
+            return
+        self._seen.add(one.name)
+        if one.is_integer or not np.array_equal(values, one.values):
+            self._weights[one.name] = values
+
+    def _nearest(self, one: _Stored) -> Array | None:
+        """The constant of the operation that stands for the reader, of the same name, or else of the same values."""
+        own = self._of_operation(one.path)
+        named = self._constants.get(one.name.removesuffix("_quantized"))
+        likely = [array for array in (own, named) if array is not None]
+        for array in (*likely, *self._constants.values()):
+            for version in _versions(array, one.values.shape):
+                if _is_rounded(version, one):
+                    return version.astype(one.values.dtype)
+        for array in likely:
+            if array.shape == one.values.shape and _is_learned(array, one):
+                self._learned += 1
+                return array.astype(one.values.dtype)
+        return None
+
+    def _bias_beside(self, one: _Stored) -> Array | None:
+        """The bias beside the weight that was found: also where it was corrected; zeros where it was added."""
+        user = one.path.user
+        assert user is not None
+        if user in self._alignment.nodes and self._has_weight(user):
+            bias = self._of_operation(one.path)
+            if bias is None:
+                return np.zeros_like(one.values) if not self._reads(one.path) else self._nearest(one)
+            if bias.size == one.values.size:
+                return bias.reshape(one.values.shape).astype(one.values.dtype)
+        return self._nearest(one)
+
+    def _take_corrected(self) -> None:
+        """Float biases that are others than the float model's, beside weights that were found."""
+        quantized = {(path.user, path.index) for path in self._paths}
+        for node, twin in self._alignment.nodes.items():
+            if not self._has_weight(node) or len(node.inputs) < 3 or (node, 2) in quantized:
+                continue
+            own, theirs = qdq.constant(node.inputs[2]), _constant_input(twin, 2)
+            name = node.inputs[2].name if node.inputs[2] is not None else None
+            if own is None or name is None:
+                continue
+            if theirs is None and len(twin.inputs) < 3:
+                theirs = np.zeros_like(own)
+            if theirs is not None and theirs.size == own.size:
+                theirs = theirs.reshape(own.shape).astype(own.dtype)
+                if not np.allclose(own, theirs, rtol=1e-5, atol=1e-6):
+                    self._weights[name] = theirs
+
+    def _has_weight(self, node: ir.Node) -> bool:
+        """Whether the node's weight is quantized, and is the float model's."""
+        index = qdq.WEIGHT_INPUT.get(node.op_type)
+        return any(
+            one.name in self._seen
+            for path in self._paths
+            if path.user is node and path.index == index
+            for one in _stored(path)
+        )
+
+    def _of_operation(self, path: Path) -> Array | None:
+        twin = self._alignment.nodes.get(path.user) if path.user is not None else None
+        return None if twin is None else _constant_input(twin, path.index)
+
+    def _reads(self, path: Path) -> bool:
+        twin = self._alignment.nodes.get(path.user) if path.user is not None else None
+        return twin is not None and len(twin.inputs) > path.index and twin.inputs[path.index] is not None
+
+
+def _is_bias(path: Path) -> bool:
+    return path.user is not None and path.user.op_type in {"Conv", "ConvTranspose", "Gemm"} and path.index == 2
+
+
+def _stored(path: Path) -> Iterator[_Stored]:
+    for link, _ in path.links:
+        if not isinstance(link, qdq.Pair) or link.scale is None:
+            continue
+        values = dequantized(link) if link.quantize is None else qdq.constant(link.source)
+        if values is not None:
+            step = np.abs(spread(link.scale.astype(np.float64), link, values.shape))
+            yield _Stored(
+                link.source.name or "", link.quantize is None, values, np.broadcast_to(step, values.shape), path
+            )
+
+
+def _constants(graph: ir.Graph) -> dict[str, Array]:
+    """Every float constant of the graph by name."""
+    values = [*graph.initializers.values(), *(node.outputs[0] for node in graph if node.op_type == "Constant")]
+    arrays = {value.name or "": qdq.constant(value) for value in values}
+    return {name: array for name, array in arrays.items() if array is not None and _is_float(array)}
+
+
+def _is_float(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
+def _constant_input(node: ir.Node, index: int) -> Array | None:
+    """The float constant that the operation reads there, in front of operations that only move values."""
+    value = node.inputs[index] if index < len(node.inputs) else None
+    while value is not None:
+        array = qdq.constant(value)
+        if array is not None:
+            return array if _is_float(array) else None
+        producer = value.producer()
+        if producer is None or producer.op_type not in MOVERS:
+            return None
+        value = producer.inputs[0]
+    return None
+
+
+def _versions(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
+    """The array in this shape: as it is, with its axes in another order, or reshaped."""
+    if array.size != np.prod(shape, dtype=int):
+        return
+    if array.shape == shape:
+        yield array
+    if 1 < array.ndim <= LARGEST_RANK:
+        for order in itertools.permutations(range(array.ndim)):
+            moved = array.transpose(order)
+            if moved.shape == shape and order != tuple(range(array.ndim)):
+                yield moved
+    if array.shape != shape:
+        yield array.reshape(shape)
+
+
+def _is_rounded(array: Array, one: _Stored) -> bool:
+    off = np.abs(array.astype(np.float64) - one.values.astype(np.float64))
+    near = off <= ROUNDED * one.step + 1e-6 * np.abs(one.values.astype(np.float64))
+    return bool(near.mean() >= MOST) if near.size else True
+
+
+def _is_learned(array: Array, one: _Stored) -> bool:
+    off = array.astype(np.float64) - one.values.astype(np.float64)
+    return bool(np.sqrt(np.mean(np.square(off / np.maximum(one.step, 1e-30)))) <= LEARNED)

@@ -1,0 +1,247 @@
+"""What is left unquantized computes what the float model computes, whatever the tool did to its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from onnx_models import float_file, images, qdq_file, run_file, static_file
+
+from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.session import quantized_model
+from sensitivity.simulators.onnx_replay import OnnxReplay
+from sensitivity.simulators.onnx_whole import WholeFile
+
+NORMED = """
+<ir_version: 8, opset_import: ["" : 17]>
+normed (float[batch, 3, 12, 12] x) => (float[batch, 4] y)
+{
+    c1 = Conv <pads = [1, 1, 1, 1]> (x, w1)
+    n1 = BatchNormalization (c1, g1, e1, m1, v1)
+    r1 = Relu (n1)
+    c2 = Conv (r1, w2)
+    n2 = BatchNormalization (c2, g2, e2, m2, v2)
+    s2 = Sigmoid (n2)
+    p2 = Mul (n2, s2)
+    a2 = GlobalAveragePool (p2)
+    f2 = Flatten (a2)
+    y = Gemm (f2, w3, b3)
+}
+"""
+
+
+def normed_file(path: Path) -> Path:
+    """Two convolutions with BatchNorm, and a linear layer whose weight is [in, out]."""
+    model = onnx.parser.parse_model(NORMED)
+    rng = np.random.default_rng(5)
+    values: dict[str, np.ndarray] = {"w1": rng.normal(size=(6, 3, 3, 3)), "w2": rng.normal(size=(5, 6, 1, 1))}
+    values |= {"w3": rng.normal(size=(5, 4)), "b3": rng.normal(size=4)}
+    for number, channels in ((1, 6), (2, 5)):
+        values |= {f"g{number}": rng.uniform(0.2, 3, channels), f"v{number}": rng.uniform(0.5, 30, channels)}
+        values |= {f"e{number}": rng.normal(size=channels), f"m{number}": rng.normal(size=channels)}
+    for name, value in values.items():
+        model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
+    for node in model.graph.node:
+        node.name = f"{node.op_type}_{node.output[0]}"
+    onnx.save(model, path)
+    return path
+
+
+def changed(source: Path, path: Path, changes: dict[str, Callable[[np.ndarray], np.ndarray]]) -> Path:
+    """The file with some initializers of other values."""
+    model = onnx.load(source)
+    left = dict(changes)
+    for tensor in model.graph.initializer:
+        if tensor.name in left:
+            values = left.pop(tensor.name)(numpy_helper.to_array(tensor))
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    assert not left, "every change has its initializer"
+    onnx.save(model, path)
+    return path
+
+
+def all_off(model: OnnxModel, x: np.ndarray) -> np.ndarray:
+    with model.skipping(frozenset(use.name for use in model.uses)):
+        return np.asarray(model.run(None, {model.get_inputs()[0].name: x})[0])
+
+
+def check_off_is(model: OnnxModel, original: Path, x: np.ndarray, tolerance: float = 1e-5) -> None:
+    theirs = run_file(original, x)
+    assert np.max(np.abs(all_off(model, x) - theirs)) <= tolerance * theirs.std()
+
+
+def weights_of(model: OnnxModel, unit: str) -> frozenset[str]:
+    return frozenset(use.name for use in model.uses if use.unit == unit and use.role == "weight")
+
+
+def with_corrected_biases(folder: Path) -> tuple[Path, Path]:
+    """(float file, its Q/DQ file with float biases that were corrected for the quantized weights)."""
+    original = float_file(folder / "float.onnx")
+    path = static_file(original, folder / "q.onnx", extra_options={"QuantizeBias": False})
+    return original, changed(path, folder / "int8.onnx", {"b1": lambda b: b + np.float32(0.2), "b3": lambda b: b * 2})
+
+
+def test_a_corrected_bias_stays_beside_the_quantized_weight_and_goes_with_it(tmp_path: Path) -> None:
+    original, path = with_corrected_biases(tmp_path)
+    model = OnnxModel(path, float_path=original)
+    check_off_is(model, original, images(4, 0), 0)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(original).graph.initializer}
+    partial = model.without(weights_of(model, "Conv_c1"))
+    nodes = {node.name: node for node in partial.graph}
+    assert np.array_equal(nodes["Conv_c1"].inputs[2].const_value.numpy(), known["b1"])  # type: ignore[union-attr]
+    assert np.array_equal(nodes["Gemm_y"].inputs[2].const_value.numpy(), stored["b3"])  # type: ignore[union-attr]
+    assert [node.op_type for node in partial.graph].count("Identity") == 0
+    assert "b1" not in partial.graph.initializers, "nothing that is not read is left in the file"
+    inputs = frozenset(use.name for use in model.uses if use.unit == "Conv_c1" and use.role == "input")
+    assert "b1" in model.without(inputs).graph.initializers, "the weight stays in INT8, so does its bias"
+
+
+def test_replay_switches_a_corrected_bias_with_its_weight_bit_for_bit(tmp_path: Path) -> None:
+    original, path = with_corrected_biases(tmp_path)
+    source = quantized_model(OnnxModel(path, float_path=original))
+    rng = np.random.default_rng(0)
+    names = np.array([quantizer.name for quantizer in source.quantizers])
+    variants = [frozenset(), weights_of(source.model, "Conv_c1"), frozenset(names.tolist())]
+    variants += [frozenset(names[rng.random(len(names)) < share].tolist()) for share in (0.2, 0.5, 0.8)]
+    ours = dict(OnnxReplay(source).outputs(images(5, 1), variants))
+    for index, theirs in WholeFile(source).outputs(images(5, 1), variants):
+        assert np.array_equal(ours[index], theirs), variants[index]
+
+
+def test_weights_stored_as_rounded_floats_in_front_of_a_pair_are_the_float_models_again(tmp_path: Path) -> None:
+    original = float_file(tmp_path / "float.onnx")
+    path = static_file(original, tmp_path / "q.onnx", extra_options={"AddQDQPairToWeight": True})
+
+    def learned(weight: np.ndarray) -> np.ndarray:
+        step = np.abs(weight).max() / 127
+        drawn = np.random.default_rng(1).integers(0, 2, weight.shape)  # up or down, as AdaRound does
+        return ((np.floor(weight / step) + drawn) * step).astype(np.float32)
+
+    path = changed(path, tmp_path / "int8.onnx", dict.fromkeys(("w1", "w2", "w3"), learned))
+    model = OnnxModel(path, float_path=original)
+    assert model.float is not None
+    assert model.float.missing == ()
+    check_off_is(model, original, images(4, 0), 0)
+    assert np.array_equal(model.run(None, {"x": images(4, 0)})[0], run_file(path, images(4, 0)))
+    source = quantized_model(model)
+    variants = [frozenset(), weights_of(model, "Conv_c2"), frozenset(use.name for use in model.uses)]
+    ours = dict(OnnxReplay(source).outputs(images(3, 1), variants))
+    for index, theirs in WholeFile(source).outputs(images(3, 1), variants):
+        assert np.array_equal(ours[index], theirs), variants[index]
+
+
+@pytest.mark.parametrize("stored", ["compact", "pairs"])
+def test_weights_are_cast_to_the_type_of_a_half_precision_graph(tmp_path: Path, stored: str) -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    scale = np.float16(np.abs(weight).max() / 127)
+    levels = np.clip(np.rint(weight / np.float32(scale)), -127, 127).astype(np.int8)
+    rounded = (levels.astype(np.float16) * scale).astype(np.float16)
+    ports = "(float16[n, 4] x) => (float16[n, 4] y)"
+    body = {
+        "compact": "d = DequantizeLinear (w, s, z) y = MatMul (x, d)",
+        "pairs": "q = QuantizeLinear (w, s, z) d = DequantizeLinear (q, s, z) y = MatMul (x, d)",
+    }[stored]
+    constants = {"w": levels if stored == "compact" else rounded, "s": scale, "z": np.int8(0)}
+    path = qdq_file(tmp_path / "q.onnx", body, constants, opset=19, ports=ports)
+    original = qdq_file(
+        tmp_path / "f.onnx", "y = MatMul (x, w)", {"w": weight}, ports="(float[n, 4] x) => (float[n, 4] y)"
+    )
+    x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float16)
+    off = all_off(OnnxModel(path, float_path=original), x)
+    assert off.dtype == np.float16
+    assert np.array_equal(off, (x.astype(np.float32) @ weight.astype(np.float16).astype(np.float32)).astype(np.float16))
+
+
+@pytest.mark.parametrize("order", [(1, 0), (3, 2, 0, 1)], ids=["linear", "convolution"])
+def test_weights_that_the_tool_transposed_are_found(tmp_path: Path, order: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    if len(order) == 2:
+        weight, ports = rng.normal(size=(5, 4)), "(float[n, 4] x) => (float[n, 5] y)"
+        body, off = "t = Transpose <perm = [1, 0]> (w) y = MatMul (x, t)", "y = MatMul (x, d)"
+        x = rng.normal(size=(3, 4)).astype(np.float32)
+    else:
+        weight, ports = rng.normal(size=(3, 3, 2, 6)), "(float[n, 2, 5, 5] x) => (float[n, 6, 3, 3] y)"
+        body, off = "t = Transpose <perm = [3, 2, 0, 1]> (w) y = Conv (x, t)", "y = Conv (x, d)"
+        x = rng.normal(size=(3, 2, 5, 5)).astype(np.float32)
+    weight = weight.astype(np.float32)
+    moved = weight.T if len(order) == 2 else weight.transpose(3, 2, 0, 1)
+    scale = np.float32(np.abs(weight).max() / 127)
+    levels = np.rint(moved / scale).astype(np.int8)
+    original = qdq_file(tmp_path / "f.onnx", body, {"w": weight}, ports=ports)
+    constants = {"other": levels, "s": scale, "z": np.int8(0)}
+    path = qdq_file(tmp_path / "q.onnx", f"d = DequantizeLinear (other, s, z) {off}", constants, ports=ports)
+    model = OnnxModel(path, float_path=original)
+    check_off_is(model, original, x, 1e-6)
+
+
+def preprocessed(source: Path, path: Path) -> Path:
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    quant_pre_process(str(source), str(path))
+    return path
+
+
+def folded_by_us(source: Path, path: Path) -> Path:
+    import onnx_ir as ir
+
+    from sensitivity.onnx_graph.float_model import with_batchnorm_folded
+
+    ir.save(with_batchnorm_folded(ir.load(source)), path)
+    return path
+
+
+def of_opset(version: int) -> Callable[[Path, Path], Path]:
+    def convert(source: Path, path: Path) -> Path:
+        onnx.save(onnx.version_converter.convert_version(onnx.load(source), version), path)
+        return path
+
+    return convert
+
+
+@pytest.mark.parametrize(
+    "form",
+    [preprocessed, folded_by_us, of_opset(21), of_opset(16)],
+    ids=["onnxruntime", "batchnorm", "opset-21", "opset-16"],
+)
+@pytest.mark.parametrize(
+    "options", [{}, {"per_channel": True}, {"extra_options": {"AddQDQPairToWeight": True}}], ids=str
+)
+def test_the_float_file_may_be_the_one_before_equivalent_changes(
+    tmp_path: Path, form: Callable[[Path, Path], Path], options: dict[str, Any]
+) -> None:
+    from onnxruntime.quantization import QuantType
+
+    original = normed_file(tmp_path / "float.onnx")
+    extra = {"ActivationSymmetric": True, **options.get("extra_options", {})}
+    options = {**options, "activation_type": QuantType.QInt8, "extra_options": extra}
+    path = static_file(form(original, tmp_path / "form.onnx"), tmp_path / "q.onnx", **options)
+    model = OnnxModel(path, float_path=original)
+    assert model.float is not None
+    assert model.float.missing == ()
+    check_off_is(model, original, images(4, 0), 1e-5)
+
+
+def test_on_a_coarse_grid_the_folded_weight_is_taken_not_one_that_is_near_enough(tmp_path: Path) -> None:
+    original = changed(
+        normed_file(tmp_path / "plain.onnx"),
+        tmp_path / "float.onnx",
+        {"w1": lambda w: w * np.where(np.arange(6) == 0, 60, 1).astype(np.float32).reshape(-1, 1, 1, 1),
+         "v1": lambda v: np.where(np.arange(6) == 0, 3600, 1).astype(np.float32)},
+    )  # fmt: skip
+    from onnxruntime.quantization import QuantType
+
+    path = static_file(
+        preprocessed(original, tmp_path / "form.onnx"),
+        tmp_path / "q.onnx",
+        activation_type=QuantType.QInt8,
+        weight_type=QuantType.QInt4,
+        op_types_to_quantize=["Conv", "Gemm"],
+        extra_options={"ActivationSymmetric": True},
+    )
+    check_off_is(OnnxModel(path, float_path=original), original, images(4, 0), 1e-5)
