@@ -292,6 +292,24 @@ def test_older_and_newer_opsets_are_handled(tmp_path: Path, opset: int) -> None:
     assert np.array_equal(found[1], np.maximum(x, 0))
 
 
+def test_replay_is_compared_with_the_file_in_one_thread_as_it_runs_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads add in another order than one, and a rounding that turns over is a whole step of the grid."""
+    body = "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = Relu (d)"
+    model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, GRID))
+    run = OnnxModel.run
+
+    def off_by_a_step_in_several_threads(self: OnnxModel, *arguments: Any) -> list[Any]:
+        return [output + (0.1 if self._threads != 1 else 0.0) for output in run(self, *arguments)]
+
+    monkeypatch.setattr(OnnxModel, "run", off_by_a_step_in_several_threads)
+    x = np.array([[0.44, -0.44, 0.26, 1.0]], np.float32)
+    replay = onnx_simulator(quantized_model(model), x)
+    assert (replay.name, "bit for bit" in replay.reason) == ("replay", True)
+    assert model.run(None, {"x": x})[0][0, 0] == pytest.approx(0.5), "and all cores again afterwards"
+
+
 @pytest.mark.parametrize(
     ("body", "opset", "sentence"),
     [

@@ -53,7 +53,8 @@ class OnnxModel:
             self.float = float_model(self.graph.graph, self.paths, forms, Path(float_path).name)
         self.weights: Weights = {} if self.float is None else self.float.weights
         self._skipped: frozenset[str] = frozenset()
-        self._sessions: dict[frozenset[str], Any] = {}
+        self._threads = 0
+        self._sessions: dict[tuple[frozenset[str], int], Any] = {}
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
@@ -85,6 +86,16 @@ class OnnxModel:
         finally:
             self._skipped = before
 
+    @contextmanager
+    def in_one_thread(self) -> Iterator[None]:
+        """Run in one thread inside the `with`: several add in another order, which turns roundings over."""
+        before = self._threads
+        self._threads = 1
+        try:
+            yield
+        finally:
+            self._threads = before
+
     def without(self, names: frozenset[str]) -> ir.Model:
         """The graph with these uses of pairs left out, all else as in the file."""
         model = self.graph.clone()
@@ -93,12 +104,13 @@ class OnnxModel:
         return model
 
     def _session(self) -> Any:
-        if self._skipped not in self._sessions:
+        key = (self._skipped, self._threads)
+        if key not in self._sessions:
             while len(self._sessions) >= SESSIONS:
                 del self._sessions[next(iter(self._sessions))]
             proto = ir.to_proto(self.without(self._skipped)).SerializeToString()
-            self._sessions[self._skipped] = session(proto, self.path.name, self.custom_ops)
-        return self._sessions[self._skipped]
+            self._sessions[key] = session(proto, self.path.name, self.custom_ops, threads=self._threads)
+        return self._sessions[key]
 
 
 def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
