@@ -48,7 +48,7 @@ def exported(
             "full_scale": task.full_scale,
         }
         if source.source == "onnx_qdq":
-            verification = _exported_onnx(session, chosen, judge)
+            verification = _exported_onnx(session, chosen, judge, {} if forgiving else None)
         else:
             verification = _exported_torch(session, chosen, targets, judge, {} if forgiving else None)
         ranges = tuple(one.key for one in chosen.ranges)
@@ -99,8 +99,12 @@ def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
     return {name: fact for file in files for name, fact in finish(file, session.example).items()} if finish else {}
 
 
-def _exported_onnx(session: Session, chosen: Plan, judge: dict[str, Any]) -> Verification:
-    """The files keep the form that the source's toolkit gave them: none is lowered for a runtime."""
+def _exported_onnx(
+    session: Session, chosen: Plan, judge: dict[str, Any], refused: dict[str, str] | None
+) -> Verification:
+    """The files keep the form that the source's toolkit gave them; ONNX Runtime gets copies where it would compute
+    something else."""
+    from sensitivity.export.for_onnxruntime import faithful_copies
     from sensitivity.export.onnx_file import export_onnx, verify_onnx
     from sensitivity.simulators.choose import simulator_for
 
@@ -111,5 +115,6 @@ def _exported_onnx(session: Session, chosen: Plan, judge: dict[str, Any]) -> Ver
         advance(1, 0)
         simulator = simulator_for(source, session.example)
         verification = verify_onnx(source, files, units, chosen.skip, session.example, simulator, **judge)
+        copies = faithful_copies(files, session.example, left_out=refused, **judge)
         advance(1, 0)
-    return verification
+    return replace(verification, lowered=copies, left_out=refused or {})

@@ -52,6 +52,18 @@ def outputs_of(engine: Engine, inputs: Any, ports: Mapping[str, int | None], str
     return joined([list(engine.run(part).values()) for part in pieces(arrays, fixed)], length(arrays))
 
 
+def arrays_of(file: Path, inputs: Any) -> dict[str, np.ndarray]:
+    """A batch of arrays by the names of the file's inputs; the first samples only, where the file takes so many.
+
+    Raises TaskError where number or names differ from the file's.
+    """
+    from sensitivity.quantizers.onnx_model import feed
+
+    ports = input_ports(file)
+    fixed = next((size for size in ports.values() if size is not None), None)
+    return {name: array[:fixed] for name, array in feed(inputs, list(ports)).items()}
+
+
 def input_ports(file: Path) -> dict[str, int | None]:
     """The file's inputs by name, and the batch size that each is made for; None where it takes any."""
     graph = onnx.load(file, load_external_data=False).graph

@@ -9,11 +9,13 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from sensitivity.errors import ExportError
+from sensitivity.export.for_onnxruntime import faithful_copy
 from sensitivity.export.lower import LowerTarget, lower_file
 from sensitivity.export.trace import flat_inputs
 from sensitivity.export.verification import LoweringCheck
 from sensitivity.export.verify_lowering import check_lowering
 from sensitivity.records import Scores
+from sensitivity.runtimes.base import Tensors
 
 
 def lower_files(
@@ -31,7 +33,8 @@ def lower_files(
 
     files: canonical, by variant ("float", "int8", "partial"). The float file lowered for TensorRT is the FP16 baseline
     and is named so. Raises ExportError where a lowered file does not compute what it should; with `left_out` such a file is
-    removed, and its name and the reason are put there: the canonical one serves in its place.
+    removed, and its name and the reason are put there: the canonical one serves in its place, for ONNX Runtime a copy of
+    it where that runtime would compute something else.
     """
     names, tensors = flat_inputs(example_inputs)
     inputs = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
@@ -58,4 +61,15 @@ def lower_files(
                     raise
                 lowered.unlink()
                 left_out[lowered.name] = f"left out, so the canonical file is benched: {error}"
+                if target == "onnxruntime" and (copied := _faithful(canonical, files["float"], inputs)):
+                    found[lowered.name] = copied
+                    left_out[lowered.name] = f"changed only where ONNX Runtime would compute something else: {error}"
     return found
+
+
+def _faithful(canonical: Path, unquantized: Path, inputs: Tensors) -> LoweringCheck | None:
+    """The canonical file with what ONNX Runtime would else change; None where it needs none, or it cannot be had."""
+    try:
+        return faithful_copy(canonical, unquantized, inputs)
+    except ExportError:
+        return None  # the canonical file serves, and the reason why nothing else does is told already

@@ -49,12 +49,18 @@ class IntegerLayer:
         None where the layer has no bias, or no weight scale that is known.
         """
         scale = self.weight.scale if self.weight is not None else None
-        if scale is None or self.bias is None or scale.size not in (1, self.bias.size):
+        if scale is None or self.bias is None or scale.size not in (1, self.bias.size) or not self._along_channels():
             return None
         if not (np.isfinite(self.input_scale) and self.input_scale > 0):
             return None
         needed = np.abs(self.bias) / LARGEST / self.input_scale
         return np.reshape(needed.max() if scale.size == 1 else needed, scale.shape)
+
+    def _along_channels(self) -> bool:
+        data = qdq.constant(self.weight.source) if self.weight is not None else None
+        if self.weight is None or data is None:
+            return False
+        return self.weight.axis is None or self.weight.axis % data.ndim == qdq.output_axis(self.node, data.ndim)
 
 
 def integer_layers(graph: ir.Graph) -> Iterator[IntegerLayer]:
@@ -67,6 +73,28 @@ def integer_layers(graph: ir.Graph) -> Iterator[IntegerLayer]:
         stored = weight is not None or qdq.constant(qdq.weight(node)) is not None
         if scale is not None and output is not None and stored:
             yield IntegerLayer(node, scale, weight, bias, output)
+
+
+def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
+    """Operations that move an int8 activation behind its pair, in a file that ONNX Runtime therefore cannot load.
+
+    From opset 21 on it puts a pair behind them that is int8 by one attribute and uint8 by its zero point; not where what
+    follows is a Q already.
+    """
+    if model.opset_imports.get("", 0) < 21:
+        return
+    for pair in qdq.pairs(model.graph):
+        zero = pair.zero_point
+        if pair.quantize is None or pair.of_weight or zero is None or zero.dtype != np.int8 or zero.size != 1:
+            continue
+        for user in pair.output.consumers():
+            if user.op_type in PASSED_BY - {"Identity"} and not _only_to_quantizers(user.outputs[0]):
+                yield user
+
+
+def _only_to_quantizers(value: ir.Value) -> bool:
+    users = value.consumers()
+    return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
 
 
 def _input_scale(node: ir.Node) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.integer_layers import PASSED_BY, integer_layers
+from sensitivity.onnx_graph.integer_layers import integer_layers, moved_int8
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
@@ -102,8 +102,8 @@ def _biased(scale: str, bias: str = "b") -> Example:
     "that of the weight, while it loads the file, whether it fits or not. In a channel of almost no weight (BatchNorm "
     "switched it off, and its bias is all it gives) it does not fit, and the channel is lost: 20.4 % where the file "
     "has 97.6.",
-    fix="Raise the scale of such channels until the bias fits: 'sensitivity export --for onnxruntime' does, as "
-    "quantize_static does; the weights there are too small to matter.",
+    fix="Raise the scale of such channels until the bias fits, as quantize_static does; the weights there are too small "
+    "to matter. 'sensitivity run' and 'sensitivity export --for onnxruntime' write such a file, model.*.onnxruntime.onnx.",
     source="ONNX Runtime 1.31, optimizer/qdq_transformer/weight_bias_quantization.cc; " + MEASURED,
     bad=_biased("dead"),
     good=_biased("ws"),
@@ -131,8 +131,8 @@ def bias_beyond_int32(subject: Subject) -> Iterator[Hit]:
     why="ONNX Runtime also quantizes a float weight of a Conv, ConvTranspose or Gemm between a DQ and a Q, to 8 bits with "
     "one scale for the whole tensor, while it loads the file: a layer that was left out for its weight is quantized "
     "again, and worse.",
-    fix="Take the pair off the input of the layer too, or lower the file ('sensitivity run' and 'sensitivity export "
-    "--for onnxruntime' do), which keeps such weights in float.",
+    fix="Take the pair off the input of the layer too. 'sensitivity run' and 'sensitivity export --for onnxruntime' write "
+    "a file that keeps such weights in float, model.*.onnxruntime.onnx.",
     source="ONNX Runtime 1.31, optimizer/qdq_transformer/weight_bias_quantization.cc; " + MEASURED,
     bad=Example(pair("x", zero="u128") + conv(weight="w", to="c") + pair("c", zero="u128", to="y")),
     good=U8,
@@ -157,28 +157,15 @@ def _moved(zero: str) -> Example:
     "Reshape, Squeeze, Unsqueeze, Slice) behind its pair, and not quantized again there: it puts another pair behind the "
     "operation, int8 by one attribute and uint8 by its zero point ('output_dtype INT8 does not match y_zero_point type "
     "UINT8').",
-    fix="Shift activations to uint8 (128 more in the zero point is the same grid), or convert the file to opset 17.",
+    fix="Shift activations to uint8 (128 more in the zero point is the same grid), or convert the file to opset 17. "
+    "'sensitivity run' writes a file that does, model.*.onnxruntime.onnx.",
     source="measured: ONNX Runtime 1.31 on x64 (right with opset 17 and 19)",
     bad=_moved("z"),
     good=_moved("u128"),
 )
 def int8_moved(subject: Subject) -> Iterator[Hit]:
-    if subject.opset < 21:
-        return
-    for found in subject.pairs:
-        if found.quantize is None or found.of_weight or grid_type(found.dequantize) != "int8":
-            continue
-        for user in found.output.consumers():
-            if user.op_type in PASSED_BY - {"Identity"} and not _only_to_quantizers(user):
-                yield (
-                    name_of(user),
-                    f"expected uint8 in front of this {user.op_type}, got int8 in opset {subject.opset}",
-                )
-
-
-def _only_to_quantizers(node: ir.Node) -> bool:
-    users = node.outputs[0].consumers()
-    return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
+    for node in moved_int8(subject.model):
+        yield name_of(node), f"expected uint8 in front of this {node.op_type}, got int8 in opset {subject.opset}"
 
 
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:

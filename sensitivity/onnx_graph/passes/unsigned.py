@@ -11,10 +11,10 @@ from sensitivity.onnx_graph.sign import non_negative
 
 
 class UnsignedActivations(ir.passes.InPlacePass):
-    """Turn int8 activations with zero point 0 into uint8 with zero point 128: the same grid, the same values.
+    """Turn int8 activations into uint8 with a zero point that is 128 more: the same grid, the same values.
 
-    zero_point_0: give tensors that cannot be negative the zero point 0 with the same scale. Their values below amax
-    stay the same; values above it are clipped at twice amax. Weights stay signed.
+    zero_point_0: give tensors that cannot be negative, and whose zero point is 0, the zero point 0 with the same scale.
+    Their values below amax stay the same; values above it are clipped at twice amax. Weights stay signed.
     """
 
     def __init__(self, *, zero_point_0: bool) -> None:
@@ -26,10 +26,11 @@ class UnsignedActivations(ir.passes.InPlacePass):
             source, zero_point = node.inputs[0], qdq.constant(qdq.zero_point_value(node))
             if source is None or qdq.constant(source) is not None or zero_point is None:
                 continue
-            if zero_point.dtype != np.int8 or zero_point.any():
+            if zero_point.dtype != np.int8:
                 continue
-            offset = 0 if self.zero_point_0 and non_negative(source) else 128
-            value = _zero_point(model.graph, node, zero_point, offset)
+            from_0 = self.zero_point_0 and not zero_point.any() and non_negative(source)
+            shifted = zero_point.astype(np.int16) + (0 if from_0 else 128)
+            value = _zero_point(model.graph, node, shifted.astype(np.uint8))
             readers = [user for user in node.outputs[0].consumers() if user.op_type == "DequantizeLinear"]
             for user in (node, *readers):
                 user.replace_input_with(2, value)
@@ -38,7 +39,7 @@ class UnsignedActivations(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=modified)
 
 
-def _zero_point(graph: ir.Graph, node: ir.Node, old: np.ndarray, offset: int) -> ir.Value:
+def _zero_point(graph: ir.Graph, node: ir.Node, shifted: np.ndarray) -> ir.Value:
     value = qdq.zero_point_value(node)
     name = value.name if value is not None and value.name else "zero_point"
-    return add(graph, f"{name}.unsigned", np.full(old.shape, offset, np.uint8))
+    return add(graph, f"{name}.unsigned", shifted)
