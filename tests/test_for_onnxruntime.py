@@ -63,9 +63,10 @@ def outputs(model: ir.Model, *, optimize: bool = True) -> np.ndarray:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     data = ir.to_proto(model).SerializeToString()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    shape = [side if isinstance(side, int) else 4 for side in session.get_inputs()[0].shape]
+    (given,) = session.get_inputs()
+    shape = [side if isinstance(side, int) else 4 for side in given.shape]
     x = np.random.default_rng(1).normal(size=shape).astype(np.float32)
-    return np.asarray(session.run(None, {"x": x})[0])
+    return np.asarray(session.run(None, {given.name: x})[0])
 
 
 CONV = "c = Conv <pads = [1, 1, 1, 1]> (xd, wd, b)\n"
