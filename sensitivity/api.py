@@ -29,6 +29,7 @@ from sensitivity.config import (
     ScanSettings,
     TaskChoices,
     UnitChoices,
+    began,
     command_line,
     shown,
     target_of,
@@ -55,6 +56,7 @@ from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.scan.sharing import sharing_cost
 from sensitivity.session import Session, open_session
 from sensitivity.tasks.detection_detail import DetectionDetail
+from sensitivity.tasks.load import split_reference
 
 STALE = "The exported files and their latencies are of an earlier plan and are not shown; run export and bench again."
 
@@ -72,6 +74,8 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
         found = _plan(session, settings, command, scanned)
         _export(session, found, command, settings.runtime, forgiving=True)
     _bench(session.run_dir, settings, command, progress)
+    info = session.run_dir.info()
+    session.run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))
     report(ReportSettings(directory=session.run_dir.path))
     return found
 
@@ -95,7 +99,7 @@ def check(settings: CheckSettings) -> tuple[Finding, ...]:
 def plan(settings: PlanSettings, progress: Progress = silent) -> Plan:
     """Choose a skip-set for the run in `settings.directory` and write plan.json."""
     run_dir = RunDir(settings.directory)
-    info, scanned = run_dir.info(), run_dir.read("scan.json", Scan, "sensitivity scan TASK --out")
+    info, scanned = run_dir.info(), run_dir.read("scan.json", Scan)
     target_of(settings, info.full_scale)
     pins(settings.skip, settings.keep, info.units)
     command = command_line("plan", settings)
@@ -104,7 +108,7 @@ def plan(settings: PlanSettings, progress: Progress = silent) -> Plan:
             answered = replan(run_dir, settings)
         if answered is not None:
             return answered
-    with open_session(info.task, settings.directory, resume=True, progress=progress) as session:
+    with open_session(run_dir.reference(), settings.directory, resume=True, progress=progress) as session:
         return _plan(session, settings, command, scanned)
 
 
@@ -117,7 +121,7 @@ def export(settings: ExportSettings, progress: Progress = silent) -> Verificatio
             f"Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its toolkit gave it, "
             f"got {settings.for_}; export without it and let {settings.for_} read these files."
         )
-    with open_session(info.task, settings.directory, resume=True, progress=progress) as session:
+    with open_session(run_dir.reference(), settings.directory, resume=True, progress=progress) as session:
         return _export(session, chosen, command_line("export", settings), settings.for_)
 
 
@@ -219,10 +223,13 @@ def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Prog
 
 def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
     earlier = session.run_dir.read_if_there("run.json", RunInfo)
+    task, near = session.run_dir.place_of(*split_reference(session.reference))
     return RunInfo(
         simulator=earlier.simulator if earlier else None,
         samples=earlier.samples if earlier else 0,
-        task=session.reference,
+        task=task,
+        near=near,
+        began=began(settings),
         mode=settings.mode or "disable",
         metric=session.task.metric,
         full_scale=session.task.full_scale,
@@ -273,6 +280,7 @@ def report_data(directory: Path) -> ReportData:
     timed = run_dir.read_if_there("bench.json", BenchResult)
     chosen = run_dir.read_if_there("plan.json", Plan)
     detail = run_dir.read_if_there("detection.json", DetectionDetail)
+    unfinished = run_dir.unfinished()
     old_files = verified and chosen and not verified.is_of(chosen)
     stale = old_files or (timed and chosen and timed.skip != chosen.skip)
     if stale:
@@ -294,7 +302,7 @@ def report_data(directory: Path) -> ReportData:
         bench_sentences=timed.sentences if timed else (),
         environment=timed.environment if timed else info.environment,
         verification=facts(verified) if verified else None,
-        warnings=info.warnings + ((STALE,) if stale else ()),
+        warnings=info.warnings + ((STALE,) if stale else ()) + ((unfinished,) if unfinished else ()),
         scales=info.scales,
         sharing=scanned.sharing if scanned else None,
     )

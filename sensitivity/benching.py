@@ -67,7 +67,7 @@ def benched(run_dir: RunDir, settings: BenchChoices, progress: Progress) -> Benc
 
 
 def _of_the_plan(run_dir: RunDir) -> Verification:
-    exported = run_dir.read("export.json", Verification, "sensitivity export")
+    exported = run_dir.read("export.json", Verification)
     if not exported.is_of(run_dir.plan()):
         raise RunDirError(
             f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an earlier plan; "
@@ -99,7 +99,7 @@ def _accuracy(run_dir: RunDir, files: Mapping[Exported, Path], runtime: Runtime)
     """The metric of each file in this runtime, on `holdout`. Loads the run's task. Raises TaskError."""
     from sensitivity.export.evaluate import evaluate_file
 
-    task = load_task(run_dir.info().task)
+    task = load_task(run_dir.reference())
     if isinstance(task, EvaluateTask):
         raise TaskError(
             "Expected a task with samples for --accuracy, got one with evaluate(model) only; return a Task with score()."

@@ -6,6 +6,7 @@ A field's metadata holds `help`; a Literal type gives its choices; None means wh
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -299,12 +300,28 @@ def command_line(verb: str, settings: Any) -> str:
     >>> command_line("plan", PlanSettings(directory=Path("runs/a b"), max_drop="1pt"))
     "sensitivity plan 'runs/a b' --max-drop 1pt"
     """
-    words, options = [], []
+    words = [str(getattr(settings, item.name)) for item in fields(settings) if item.metadata.get("argument")]
+    return shlex.join(["sensitivity", verb, *words, *_options(settings, ("resume",))])
+
+
+def began(settings: ScanSettings | RunSettings) -> tuple[str, ...]:
+    """Verb and options of the command that began a run; its task, data and directory are in the run directory.
+
+    >>> began(ScanSettings(task="a.py", out=Path("b"), exact=True))
+    ('scan', '--exact')
+    """
+    verb = "run" if isinstance(settings, RunSettings) else "scan"
+    return (verb, *_options(settings, [item.name for item in fields(TaskSettings)]))
+
+
+def _options(settings: Any, without: Collection[str]) -> Iterator[str]:
+    """Words that give these settings, those of arguments and of `without` apart."""
     for item in fields(settings):
         value, flag = getattr(settings, item.name), flag_of(item.name)
-        if item.metadata.get("argument"):
-            words.append(str(value))
-        elif value != item.default and item.name != "resume":
-            values = value if isinstance(value, tuple) else (value,)
-            options += [flag] if value is True else [word for one in values for word in (flag, str(one))]
-    return shlex.join(["sensitivity", verb, *words, *options])
+        if item.metadata.get("argument") or item.name in without or value == item.default:
+            continue
+        if value is True:
+            yield flag
+            continue
+        for one in value if isinstance(value, tuple) else (value,):
+            yield from (flag, str(one))

@@ -1,12 +1,28 @@
-"""Files that are either written whole or not at all."""
+"""Files that are written whole or not at all, and JSON that tells when a byte of it has changed."""
 
 from __future__ import annotations
 
 import os
+import re
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
 from sensitivity.errors import WriteError
+
+CHECKSUM = re.compile(rb',\n  "checksum": "([0-9a-f]{8})"\n\}\n\Z')
+
+
+def with_checksum(text: bytes) -> bytes:
+    """A JSON object, indented by two, with a checksum of itself as its last key."""
+    body = text.rstrip().removesuffix(b"}").rstrip()
+    return body + b',\n  "checksum": "%08x"\n}\n' % zlib.crc32(body)
+
+
+def is_as_written(content: bytes) -> bool:
+    """Whether no byte has changed since `with_checksum`; True for what does not end with a checksum."""
+    found = CHECKSUM.search(content)
+    return found is None or zlib.crc32(content[: found.start()]) == int(found[1], 16)
 
 
 def write_whole(path: Path, content: bytes) -> None:

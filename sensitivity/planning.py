@@ -176,10 +176,11 @@ def replan(run_dir: RunDir, settings: PlanSearch) -> Plan | None:
     if earlier is None or frontier is None or not frontier.points or frontier.search != _choices(settings):
         return None
     values = run_dir.path / "frontier.npz"
-    if not values.exists() or not same_task(task_of(run_dir.journal), task_digest(info.task)):
+    if not values.exists() or not same_task(task_of(run_dir.journal), task_digest(run_dir.reference())):
         return None
-    with np.load(values) as stored:
-        table = stored["values"]
+    table = run_dir.read_values(values.name)
+    if len(table) != 1 + len(frontier.points):
+        return None
     target = target_of(settings, info.full_scale)
     found = replanned(earlier, frontier, table, target, info.units, info.quantizers)
     if found is None:
@@ -207,7 +208,7 @@ def with_timings(run_dir: RunDir, result: BenchResult) -> None:
 
 def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
     """What plans have met so far, and those of it that nothing beats, the cheapest first. Raises RunDirError."""
-    frontier = run_dir.read("frontier.json", Frontier, "sensitivity plan")
+    frontier = run_dir.read("frontier.json", Frontier)
     return frontier, best_points(frontier.points, frontier.cost)
 
 
@@ -255,6 +256,8 @@ def _frontier(session: Session, found: Plan, cost: CostModel | None) -> tuple[tu
 def _write(run_dir: RunDir, found: Plan, frontier: Frontier, values: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, values=values)
+    # A kill between the two must not leave the points of one search beside the values of another.
+    (run_dir.path / "frontier.json").unlink(missing_ok=True)
     write_whole(run_dir.path / "frontier.npz", buffer.getvalue())
     run_dir.write("frontier.json", frontier)
     _write_csv(run_dir, found, frontier.points, frontier.cost)

@@ -98,7 +98,7 @@ def in_force(run_dir: RunDir, plan: Plan) -> tuple[Recalibrated, ...]:
     """All units that were recalibrated in the search that a plan is of, also those that it leaves out."""
     if plan.metric.recalibrated is None:
         return ()
-    return run_dir.read(FILE, Recalibration, "sensitivity plan").units
+    return run_dir.read(FILE, Recalibration).units
 
 
 def ranges_of(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:

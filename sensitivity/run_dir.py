@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from zipfile import BadZipFile
 
 import msgspec
 
 from sensitivity.errors import RunDirError
-from sensitivity.files import write_whole
+from sensitivity.files import is_as_written, with_checksum, write_whole
 from sensitivity.records import Mode, Plan, Quantizer, Unit
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Record = TypeVar("Record")
 Exported = Literal["float", "fp16", "int8", "partial"]
 LOWERED = {"tensorrt_rtx": "tensorrt", "trtexec": "tensorrt"}
 """Runtimes that take the files of another."""
+
+MADE_BY = {"export.json": "export", "bench.json": "bench"}
+"""File -> the verb that makes it from the directory; those of a scan apart, all others are made by `plan`."""
 
 EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 
@@ -24,6 +35,9 @@ EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 class RunInfo:
     """run.json: what a run is of and how to repeat it.
 
+    task: reference of the task; relative to the run directory where the file lies in it, absolute otherwise. near: the
+    way from the run directory to the task's file, for a project that was moved as a whole.
+    began: verb and options of the command that began the run, without its task and directory.
     commands: verb -> the command that last ran it. simulator: its name and the reason it was chosen; None until used.
     scales: quantizers that share one range, in the scan and in what is exported.
     residuals: whether quantizers for skip connections were added to the model.
@@ -47,6 +61,8 @@ class RunInfo:
     warnings: tuple[str, ...] = ()
     scales: tuple[tuple[str, ...], ...] = ()
     residuals: bool = False
+    near: str = ""
+    began: tuple[str, ...] = ()
 
 
 class RunDir:
@@ -57,10 +73,51 @@ class RunDir:
         self.journal = path / "journal.jsonl"
 
     def info(self) -> RunInfo:
-        return self.read("run.json", RunInfo, "sensitivity scan TASK --out")
+        return self.read("run.json", RunInfo)
 
     def plan(self) -> Plan:
-        return self.read("plan.json", Plan, "sensitivity plan")
+        return self.read("plan.json", Plan)
+
+    def place_of(self, file: Path, function: str) -> tuple[str, str]:
+        """Where a task is, for `RunInfo`: its `task` and `near`. file: absolute."""
+        own = self.path.resolve()
+        if file.is_relative_to(own):
+            return f"{file.relative_to(own)}:{function}", ""
+        return f"{file}:{function}", os.path.relpath(file, own)
+
+    def reference(self) -> str:
+        """The task of this run, from any folder and wherever the directory is now. Raises RunDirError where it is gone."""
+        info = self.info()
+        path, _, function = info.task.rpartition(":")
+        if not path:
+            path, function = info.task, "task"
+        # A run of an older version names its task as it was given, from a folder that nobody wrote down.
+        places = (self.path / path, Path(path), self.path / (info.near or path), self.path / Path(path).name)
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise RunDirError(
+                f"Expected the task file of the run {self.path} at {path}, got nothing there; put it back, or put a "
+                f"copy of it into {self.path}."
+            )
+        return f"{found}:{function}"
+
+    def go_on(self) -> str:
+        """The command that goes on with the scan or run of this directory; TASK where nothing is known of it."""
+        words, task = ["scan"], "TASK"
+        if (self.path / "run.json").exists():
+            info = self.info()
+            words, task = list(info.began) or words, self.reference()
+        return shlex.join(["sensitivity", words[0], task, *words[1:], "--out", str(self.path), "--resume"])
+
+    def unfinished(self) -> str | None:
+        """What to tell of a scan or run that has not come to its end; None where it has."""
+        info = self.info()
+        verb = info.began[0] if info.began else ""
+        steps = ("scan", "plan", "export", "bench") if verb == "run" else ("scan",)
+        missing = [step for step in steps if not (self.path / f"{step}.json").exists()]
+        if not verb or verb in info.commands or not missing:
+            return None
+        return f"This {verb} has not come to its end: no {', no '.join(missing)}. Go on with: {self.go_on()}"
 
     def canonical(self) -> dict[Exported, Path]:
         """The canonical files that are there, by variant."""
@@ -80,26 +137,59 @@ class RunDir:
         if "float" not in files:
             raise RunDirError(
                 f"Expected {self.path / 'model.float.onnx'} to exist, got nothing there; "
-                f"make it with: sensitivity export {self.path}"
+                f"make it with: {shlex.join(['sensitivity', 'export', str(self.path)])}"
             )
         return files
 
-    def read(self, name: str, kind: type[Record], verb: str) -> Record:
-        """A record from its file. Raises RunDirError that says which verb makes it."""
+    def read(self, name: str, kind: type[Record]) -> Record:
+        """A record from its file. Raises RunDirError that says how to make it."""
         file = self.path / name
-        if not file.exists():
-            raise RunDirError(f"Expected {file} to exist, got nothing there; make it with: {verb} {self.path}")
         try:
-            return msgspec.json.decode(file.read_bytes(), type=kind)
-        except msgspec.MsgspecError as error:
+            content = file.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             raise RunDirError(
-                f"Expected {file} to be as it was written, got {error}; make it again with: {verb} {self.path}"
-            ) from error
+                f"Expected {file} to exist, got nothing there; make it with: {self._makes(name)}"
+            ) from None
+        except OSError as error:
+            raise RunDirError(f"Expected {file} to be a readable file, got {error.strerror or error}.") from error
+        try:
+            record = msgspec.json.decode(content, type=kind)
+        except ValueError as error:
+            raise self._damaged(name, str(error)) from error
+        if not is_as_written(content):
+            raise self._damaged(name, 'another checksum; if you changed it on purpose, take its line "checksum" out')
+        return record
 
     def read_if_there(self, name: str, kind: type[Record]) -> Record | None:
         """A record from its file; None where that step has not been done."""
-        return self.read(name, kind, "sensitivity run TASK --out") if (self.path / name).exists() else None
+        return self.read(name, kind) if (self.path / name).exists() else None
+
+    def read_values(self, name: str) -> NDArray[np.float64]:
+        """The table in an .npz. Raises RunDirError where it is damaged."""
+        import numpy as np
+
+        try:
+            with np.load(self.path / name, allow_pickle=False) as stored:
+                table: NDArray[np.float64] = stored["values"]
+        except (OSError, ValueError, KeyError, EOFError, zlib.error, BadZipFile, NotImplementedError) as error:
+            raise self._damaged(name, " ".join(str(error).split())) from error
+        return table
 
     def write(self, name: str, record: Any) -> None:
-        """A record to its file, whole or not at all."""
-        write_whole(self.path / name, msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
+        """A record to its file, whole or not at all, with a checksum."""
+        write_whole(self.path / name, with_checksum(msgspec.json.format(msgspec.json.encode(record), indent=2)))
+
+    def _makes(self, name: str) -> str:
+        """The command that makes a file of this directory."""
+        if name in ("run.json", "scan.json"):
+            return self.go_on()
+        return shlex.join(["sensitivity", MADE_BY.get(name, "plan"), str(self.path)])
+
+    def _damaged(self, name: str, got: str) -> RunDirError:
+        file = self.path / name
+        makes = "sensitivity scan TASK --resume --out" if name == "run.json" else self._makes(name)
+        if name == "run.json":
+            makes = f"{makes} {shlex.quote(str(self.path))}"
+        return RunDirError(
+            f"Expected {file} to be as it was written, got {got}; make it again with: rm {shlex.quote(str(file))}; {makes}"
+        )

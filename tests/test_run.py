@@ -194,7 +194,7 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
 
     monkeypatch.setattr(Journal, "add_batch", interrupted)
     assert verb("scan", f"{TASK}:task", "--out", tmp_path / "r") == 130
-    assert "add --resume to the same command to go on" in capsys.readouterr().err
+    assert f"go on with: sensitivity scan {TASK}:task --out {tmp_path / 'r'} --resume" in capsys.readouterr().err
     monkeypatch.undo()
     assert verb("scan", f"{TASK}:task", "--out", tmp_path / "r", "--resume") == 0
 

@@ -244,6 +244,12 @@ def test_only_what_changes_the_code_makes_another_task_of_it(write):
     assert not same_task(None, digest)
 
 
+def test_a_file_that_is_missing_from_the_current_folder_is_told_with_the_folder(write):
+    reference = write('def task():\n    open("data.npz")\n')
+    with pytest.raises(TaskError, match=r"FileNotFoundError: .*data.npz.*; paths are taken from the current folder, /"):
+        load_task(reference)
+
+
 def test_a_file_that_is_not_python_has_a_digest_too(write):
     digest = task_digest(write("def task(:\n") + ":task")
     assert digest["text"] == digest["code"]

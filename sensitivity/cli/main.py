@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import sys
+from collections.abc import Sequence
 
 import click
 
@@ -24,6 +26,8 @@ VERBS = {
     "demo": "Run the whole job on handwritten digits, in minutes.",
 }
 INTERRUPTED = 130
+RESUMED, GOES_ON, STARTS_ANEW = ("run", "scan", "yolo"), ("plan", "demo"), ("export", "bench", "report")
+"""Verbs that go on where they stopped with --resume, and without; and those that keep nothing of what they had begun."""
 
 
 class Verbs(click.Group):
@@ -68,6 +72,19 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"Error: {error}", err=True)
         code = 1
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. Nothing that was measured is lost: add --resume to the same command to go on.", err=True)
+        click.echo(stopped(sys.argv[1:] if arguments is None else arguments), err=True)
         code = INTERRUPTED
     sys.exit(code)
+
+
+def stopped(words: Sequence[str]) -> str:
+    """What to say of an interrupted command: how to go on, as it can be typed."""
+    verb, again = (*words, "")[0], shlex.join(["sensitivity", *words])
+    if verb in RESUMED:
+        again += "" if "--resume" in words else " --resume"
+        return f"Stopped. Nothing that was measured is lost; go on with: {again}"
+    if verb in GOES_ON:
+        return f"Stopped. Nothing that was measured is lost; go on with: {again}"
+    if verb in STARTS_ANEW:
+        return f"Stopped. Start it again with: {again}"
+    return "Stopped."

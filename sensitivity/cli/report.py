@@ -15,5 +15,9 @@ def command(settings: ReportSettings) -> None:
     import click
 
     from sensitivity import api
+    from sensitivity.run_dir import RunDir
 
     click.echo(f"Report: {api.report(settings)}")
+    unfinished = RunDir(settings.directory).unfinished()
+    if unfinished:
+        click.echo(f"Note: {unfinished}")

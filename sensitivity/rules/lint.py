@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from sensitivity.errors import RunDirError, unknown_name
+from sensitivity.files import is_as_written
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.rules.base import Finding, PlanNames, Subject
 from sensitivity.rules.calls import written_out
@@ -39,7 +40,10 @@ def lint_model(model: ir.Model, target: str, plan: PlanNames | None = None) -> l
 def read_plan(path: Path) -> PlanNames:
     """Units and quantizers that a plan.json skips. Raises RunDirError where it is not one."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        data = json.loads(content)
+        if not is_as_written(content):
+            raise ValueError("another checksum than it was written with")
         skip, quantizers = data["skip"], data["quantizers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         said = getattr(error, "strerror", None) or (f"no {error}" if isinstance(error, KeyError) else error)

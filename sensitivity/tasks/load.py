@@ -6,6 +6,7 @@ import ast
 import difflib
 import hashlib
 import importlib.util
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -223,6 +224,8 @@ def _user_error(what: str, file: Path, error: Exception) -> SensitivityError:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     where = f" (line {lines[-1]})" if lines else ""
     said = " ".join(str(error).split())[:300]
+    if isinstance(error, FileNotFoundError) and not os.path.isabs(error.filename or "/"):
+        said += f"; paths are taken from the current folder, {Path.cwd()}: start from Path(__file__).parent"
     return TaskError(f"Expected {what}, got {type(error).__name__}: {said}{where}.")
 
 
