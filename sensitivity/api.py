@@ -197,7 +197,7 @@ def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
         budget = Budget()
     if settings.exact or settings.signal == "metric":
         return measure_scan(*subject, mode)
-    return raced_scan(*subject, mode, session.signal(settings.signal), budget)
+    return raced_scan(*subject, mode, session.signal(settings.signal or session.usual_signal), budget)
 
 
 def _plan(session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan) -> Plan:

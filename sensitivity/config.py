@@ -104,10 +104,10 @@ class ScanChoices(UnitChoices):
         "measuring them all would take more than 20000.",
     )
     time_budget: float | None = setting(None, "Seconds after which the race ends with what it has; none by default.")
-    signal: SignalName = setting(
-        "sqnr",
-        "What orders the layers before the race; boxes: of detectors; metric: nothing, measure them all as --exact does, "
-        "and plan in that order.",
+    signal: SignalName | None = setting(
+        None,
+        "What orders the layers before the race and in a plan. By default boxes for detectors, and sqnr for all else; "
+        "metric: nothing, measure them all as --exact does, and plan in that order.",
     )
     memory: int | None = setting(None, "MiB for values kept for replay; a quarter of what is free by default.")
 

@@ -237,11 +237,11 @@ def _priced(
 def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, float] | None]:
     """What re-ranks the units, and its values for each alone where the scan has them; None where outputs are unknown or
     the user wants the order of the metric."""
-    name = session.run_dir.info().settings.get("signal", "sqnr")
+    name = session.run_dir.info().settings.get("signal", session.usual_signal)
     if not session.has_samples or name == "metric":
         return None, None
     if name not in DISTORTIONS:
-        return session.distortion("sqnr"), None
+        return session.distortion(session.usual_signal), None
     return session.distortion(name), scanned.signal or None
 
 

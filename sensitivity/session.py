@@ -30,6 +30,7 @@ from sensitivity.signals.boxes import boxes_signal
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size
+from sensitivity.tasks.detection import DetectionScore
 from sensitivity.tasks.load import load_task, same_task, task_digest
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class Session:
         """What measuring every unit and the baselines on all of `rank` takes, from the size of its first batch."""
         size = batch_size(self.example) if self.has_samples else 1
         return len(self.task.data["rank"]) * size * (len(self.units) + len(BASELINES))
+
+    @property
+    def usual_signal(self) -> str:
+        """The signal of a task for which the user names none: its own where it has one."""
+        return "boxes" if isinstance(self.task.score, DetectionScore) else "sqnr"
 
     def signal(self, name: str) -> dict[str, float]:
         """Unit -> cheap signal of its sensitivity: "sqnr", "kl", "boxes" or "fisher". Raises TaskError where it cannot be had."""

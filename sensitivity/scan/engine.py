@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.journal.journal import Journal
 from sensitivity.records import Range, Scores, Variant
 from sensitivity.scan.progress import Advance, Progress, silent
-from sensitivity.signals.base import Signal
+from sensitivity.signals.base import Distance, Outputs, Signal
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
@@ -62,6 +63,7 @@ class Measurer:
         self._simulator: Simulator | None = None
         self._offered: tuple[Range, ...] = ()
         self._checked: set[tuple[str, int]] = set()
+        self._distances: dict[tuple[str, str, int], Distance] = {}
 
     def offer(self, ranges: Iterable[Range]) -> None:
         """Say which ranges variants will use from now on, so that one simulator serves them all."""
@@ -119,7 +121,8 @@ class Measurer:
         signal: its name is part of the journal's key. samples: how many; some more where batches have to stay whole,
         all where there are fewer.
         """
-        split = f"rank: {signal.name}, first {samples}"
+        by = " by spread" if signal.fitted else ""  # of which the first part alone was another number
+        split = f"rank: {signal.name}{by}, first {samples}"
         variants = [self.of(variant) for variant in variants]
         reader, found = Reader(self.task, "rank"), list[list[Scores]]()
         with self.progress(f"signal: {signal.name}", samples) as advance:
@@ -129,9 +132,9 @@ class Measurer:
                 if missing:
                     inputs, targets = reader.at(batch)
                     self._check_data(split, batch, inputs, targets)
-                    if (smallest := self._simulator_for(missing).smallest) is not None:
-                        inputs = first_samples(inputs, max(open_, smallest))
-                    self._distort(signal, missing, reference, split, batch, inputs)
+                    simulator = self._simulator_for(missing)
+                    fitted = self._fitted(signal, reference, samples)
+                    self._distort(fitted, missing, reference, split, batch, _at_least(open_, inputs, simulator))
                     size = batch_size(inputs)
                     advance(min(size, open_), (len(missing) + 1) * size)
                 found.append([self._known(variant, split, batch) for variant in variants])
@@ -196,13 +199,35 @@ class Measurer:
             self.journal.add_batch(split, batch, batch_digest(inputs, targets))
             self._checked.add((split, batch))
 
+    def _fitted(self, signal: Signal, reference: Variant, samples: int) -> Signal:
+        """The signal with its distance on the first `samples` samples of `rank`."""
+        if signal.fitted is None:
+            return signal
+        key = (signal.name, self.of(reference).key, samples)
+        if key not in self._distances:
+            self._distances[key] = signal.fitted(self._references(signal, reference, samples))
+        return replace(signal, of=self._distances[key], fitted=None)
+
+    def _references(self, signal: Signal, reference: Variant, samples: int) -> Iterator[Outputs]:
+        """What `reference` gives on the first `samples` samples of `rank`, batch by batch."""
+        reader, open_ = Reader(self.task, "rank"), samples
+        for batch in range(reader.count):
+            inputs = _at_least(open_, reader.at(batch)[0], self.simulator)
+            yield self._reference(signal, reference, inputs)
+            open_ -= batch_size(inputs)
+            if open_ <= 0:
+                return
+
+    def _reference(self, signal: Signal, reference: Variant, inputs: Any) -> list[NDArray[np.floating]]:
+        ((_, output),) = self.outputs([reference], inputs)
+        self.samples += batch_size(inputs)
+        return [array.copy() for array in (signal.view or flat_outputs)(output)]
+
     def _distort(
         self, signal: Signal, variants: list[Variant], reference: Variant, split: str, batch: int, inputs: Any
     ) -> None:
         view = signal.view or flat_outputs
-        ((_, output),) = self.outputs([reference], inputs)
-        float_outputs = [array.copy() for array in view(output)]
-        self.samples += batch_size(inputs)
+        float_outputs = self._reference(signal, reference, inputs)
         measured: list[tuple[Variant, Scores]] = []
         for index, output in self.outputs(variants, inputs):
             measured.append((variants[index], signal.of(float_outputs, view(output))))
@@ -215,6 +240,11 @@ class Measurer:
         scores = self.journal.scores(variant, split, batch)
         assert scores is not None, "measured just before"
         return scores
+
+
+def _at_least(samples: int, inputs: Any, simulator: Simulator) -> Any:
+    """The first samples of a batch, all of it where it has to stay whole."""
+    return inputs if simulator.smallest is None else first_samples(inputs, max(samples, simulator.smallest))
 
 
 def _no_progress(steps: int, samples: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,19 @@ else:
     Outputs = Any
 
 
+Distance = Callable[[Outputs, Outputs], Scores]
+"""(Outputs of the float model, outputs of a variant) -> distortion per sample float64[n], >= 0."""
+
+
 @dataclass(frozen=True)
 class Signal:
-    """of: (outputs of the float model, outputs of a variant) -> distortion per sample float64[n], >= 0.
+    """of: how far a variant is from float, from these samples alone.
 
     view: what the model returned -> the arrays that are compared; None takes all of its floating-point arrays.
+    fitted: outputs of the float model, batch by batch -> the distance to use in place of `of` on this data; None: `of`.
     """
 
     name: str
-    of: Callable[[Outputs, Outputs], Scores]
+    of: Distance
     view: Callable[[Any], Outputs] | None = None
+    fitted: Callable[[Iterable[Outputs]], Distance] | None = None

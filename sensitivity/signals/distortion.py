@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError
 from sensitivity.records import Scores
-from sensitivity.signals.base import Outputs, Signal
+from sensitivity.signals.base import Distance, Outputs, Signal
+from sensitivity.signals.channels import Group, groups_of
 from sensitivity.tasks.batches import as_numpy
 
 
@@ -30,6 +31,24 @@ def sqnr(reference: Outputs, outputs: Outputs) -> Scores:
     _check_alike(reference, outputs)
     ratios = [_noise_ratio(_rows(wanted), _rows(got)) for wanted, got in zip(reference, outputs, strict=True)]
     return np.asarray(np.mean(ratios, axis=0), dtype=np.float64)
+
+
+def by_spread(batches: Iterable[Outputs]) -> Distance:
+    """The distance that `sqnr` is where all outputs are of one unit, and the mean over their groups elsewhere.
+
+    batches: what the float model gives for the data. Of each group of channels that share a unit (`channels.groups_of`):
+    the mean square of the noise over the square of float's own spread there, so that pixels do not drown the probabilities
+    beside them. A group that float always gives as 0 counts 0 where it stays so and 1 where it does not.
+    Raises ModelError where a value is not finite; the distance does as `sqnr`.
+    """
+    groups = groups_of(_finite(outputs) for outputs in batches)
+
+    def distance(reference: Outputs, outputs: Outputs) -> Scores:
+        _check_alike(reference, outputs)
+        ratios = [_over_spread(group, reference[group.output], outputs[group.output]) for group in groups]
+        return np.asarray(np.mean(ratios, axis=0), dtype=np.float64)
+
+    return distance if len(groups) > 1 else sqnr
 
 
 def kl(reference: Outputs, outputs: Outputs) -> Scores:
@@ -53,7 +72,7 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
     return np.asarray(np.maximum(np.sum(np.exp(wanted) * (wanted - got), axis=1), 0.0))
 
 
-SQNR = Signal("sqnr", sqnr)
+SQNR = Signal("sqnr", sqnr, fitted=by_spread)
 KL = Signal("kl", kl)
 
 
@@ -94,8 +113,13 @@ def _check_alike(reference: Outputs, outputs: Outputs) -> None:
             f"got {_shapes(wanted)} from the float model and {_shapes(got)} from a quantized one; "
             "return what comes before suppression or selection, or use --signal metric."
         )
-    if not all(np.isfinite(array).all() for array in (*reference, *outputs)):
+    _finite((*reference, *outputs))
+
+
+def _finite(outputs: Outputs) -> Outputs:
+    if not all(np.isfinite(array).all() for array in outputs):
         raise ModelError("Expected finite outputs, got infinite values or NaN; use --signal metric.")
+    return outputs
 
 
 def _shapes(shapes: list[tuple[int, ...]]) -> str:
@@ -111,6 +135,11 @@ def _noise_ratio(wanted: NDArray[np.float64], got: NDArray[np.float64]) -> NDArr
     noise, signal = np.sum((got - wanted) ** 2, axis=1), np.sum(wanted**2, axis=1)
     silent = (noise > 0).astype(np.float64)
     return np.asarray(np.divide(noise, signal, out=silent, where=signal > 0))
+
+
+def _over_spread(group: Group, wanted: NDArray[np.floating], got: NDArray[np.floating]) -> NDArray[np.float64]:
+    noise = np.mean((group.of(got) - group.of(wanted)) ** 2, axis=1)
+    return noise / group.power if group.power > 0 else (noise > 0).astype(np.float64)
 
 
 def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -1,0 +1,135 @@
+"""Which channels of a model's outputs share a unit, so that no unit is drowned by another: pixels beside probabilities, say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.signals.base import Outputs
+
+Values = NDArray[np.float64]
+
+GAP = 10.0
+"""Of channels ordered by size, two neighbours that are this many times apart are of different units."""
+
+LEAST = 8
+"""Values that a channel must have for its size to be known."""
+
+CONSTANT = 1e-12
+"""Part of a group's power below which its spread is rounding."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels of one output that share a unit.
+
+    output: which of the outputs. axis: that of its channels, and channels: int[k], their places there; None for the
+    whole output. power: float's spread squared, over the data and the group: 0 where float gives nothing but 0.
+    """
+
+    output: int
+    power: float
+    axis: int | None = None
+    channels: NDArray[np.intp] | None = None
+
+    def of(self, array: NDArray[np.floating]) -> Values:
+        """float64[n, values]: what belongs to the group."""
+        part = array if self.axis is None else np.take(array, self.channels, self.axis)
+        return part.reshape(len(part), -1).astype(np.float64)
+
+
+def groups_of(batches: Iterable[Outputs]) -> tuple[Group, ...]:
+    """The groups of all outputs, in order. batches: what the float model gives for the data.
+
+    Channels lie along the axis that shows the largest gap between sizes. Those whose values all lie in [0, 1] are taken
+    for probabilities, one unit however rare some of them are; others are parted where their root mean squares are GAP
+    times apart. An output without such a gap is one group.
+    """
+    found: list[_Output] = []
+    for outputs in batches:
+        found = found or [_Output(array.ndim) for array in outputs]
+        for one, array in zip(found, outputs, strict=True):
+            one.add(array)
+    return tuple(group for index, one in enumerate(found) for group in one.groups(index))
+
+
+@dataclass
+class _Sums:
+    """Of each channel along one axis: how many values, their sum, their squares' sum, the least and the largest."""
+
+    count: int = 0
+    total: Values = field(default_factory=lambda: np.zeros(0))
+    squares: Values = field(default_factory=lambda: np.zeros(0))
+    low: Values = field(default_factory=lambda: np.zeros(0))
+    high: Values = field(default_factory=lambda: np.zeros(0))
+
+    def add(self, rows: Values) -> None:
+        """rows: float64[channels, values]."""
+        if not self.count:
+            self.total, self.squares = np.zeros((2, len(rows)))
+            self.low, self.high = np.full(len(rows), np.inf), np.full(len(rows), -np.inf)
+        self.count += rows.shape[1]
+        self.total = self.total + rows.sum(axis=1)
+        self.squares = self.squares + np.einsum("cv,cv->c", rows, rows)
+        self.low, self.high = np.minimum(self.low, rows.min(axis=1)), np.maximum(self.high, rows.max(axis=1))
+
+    def size(self) -> Values:
+        """Root mean square of each channel."""
+        return np.asarray(np.sqrt(self.squares / self.count))
+
+    def power(self, channels: NDArray[np.intp]) -> float:
+        """Mean square distance from each channel's own mean; of a constant, from 0."""
+        square = self.squares[channels].mean() / self.count
+        spread = square - np.mean((self.total[channels] / self.count) ** 2)
+        return float(spread if spread > CONSTANT * square else square)
+
+
+class _Output:
+    """What float gives in one output, summed over the batches, for every axis that may be that of its channels."""
+
+    def __init__(self, axes: int) -> None:
+        self._whole = _Sums()
+        self._axes = {axis: _Sums() for axis in range(1, axes)}
+
+    def add(self, array: NDArray[np.floating]) -> None:
+        values = array.astype(np.float64)
+        if not values.size:
+            return
+        self._whole.add(values.reshape(1, -1))
+        for axis, sums in list(self._axes.items()):
+            rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+            if sums.count and len(rows) != len(sums.total):
+                del self._axes[axis]  # its length depends on the values: no axis of channels
+            else:
+                sums.add(rows)
+
+    def groups(self, output: int) -> list[Group]:
+        parted = {axis: _parts(sums) for axis, sums in self._axes.items()}
+        axis = max(parted, key=lambda one: parted[one][0], default=None)
+        if axis is None or parted[axis][0] < GAP:
+            power = self._whole.power(np.array([0])) if self._whole.count else 0.0
+            return [Group(output, power)]
+        return [Group(output, self._axes[axis].power(part), axis, part) for part in parted[axis][1]]
+
+
+def _parts(sums: _Sums) -> tuple[float, list[NDArray[np.intp]]]:
+    """The channels in groups of one unit, and how many times the sizes of the two that are furthest apart differ."""
+    channels = np.arange(len(sums.total))
+    if sums.count < LEAST:
+        return 1.0, [channels]
+    size = sums.size()
+    probable = (sums.low >= 0) & (sums.high <= 1)
+    parts = [part for part in (channels[probable], *_by_gap(channels[~probable], size)) if part.size]
+    typical = [float(np.sqrt(np.mean(size[part] ** 2))) for part in parts]
+    least = min((one for one in typical if one > 0), default=1.0)
+    return max(typical, default=1.0) / least, parts
+
+
+def _by_gap(channels: NDArray[np.intp], size: Values) -> list[NDArray[np.intp]]:
+    order = channels[np.argsort(size[channels], kind="stable")]
+    ordered = size[order]
+    gaps = np.flatnonzero((ordered[1:] > GAP * ordered[:-1]) & (ordered[:-1] > 0)) + 1
+    return [np.sort(part) for part in np.split(order, gaps)]
