@@ -30,9 +30,7 @@ def detector(images: int = 4, anchors: int = 50) -> np.ndarray:
 
 
 def channels(batches: list[list[np.ndarray]]) -> list[tuple[int, list[int] | None]]:
-    return [
-        (group.output, None if group.channels is None else group.channels.tolist()) for group in groups_of(batches)
-    ]
+    return [(group.output, None if group.channels is None else group.channels.tolist()) for group in groups_of(batches)]
 
 
 def test_pixels_and_probabilities_of_one_array_are_two_groups_on_whatever_axis() -> None:
@@ -50,7 +48,9 @@ def test_the_noise_of_a_group_is_taken_over_floats_own_spread_in_it() -> None:
         ratios = []
         for part in (range(4), range(4, 10)):
             spread = np.mean([np.var(found[:, channel].astype(np.float64)) for channel in part])
-            noise = np.mean([(float(a) - float(b)) ** 2 for c in part for a, b in zip(moved[image, c], found[image, c])])  # noqa: B905 - one shape
+            noise = np.mean(
+                [(float(a) - float(b)) ** 2 for c in part for a, b in zip(moved[image, c], found[image, c])]
+            )  # noqa: B905 - one shape
             ratios.append(noise / spread)
         wanted.append(np.mean(ratios))
     assert by_spread([[found[:3]], [found[3:]]])([found], [moved]) == pytest.approx(wanted, rel=1e-5)
@@ -78,7 +78,7 @@ def test_an_offset_does_not_hide_a_channel() -> None:
     """A temperature of 300 K that varies by 5, and a yield that varies by 0.1."""
     kelvin, grams = 300 + 5 * RANDOM.normal(size=(64, 1)), 0.1 * RANDOM.normal(size=(64, 1))
     both = np.concatenate([kelvin, grams], axis=1)
-    (mean_kelvin,) = by_spread([[both]])([both], [both + [5.0, 0.0]]).mean(keepdims=True)
+    (mean_kelvin,) = by_spread([[both]])([both], [both + np.array([5.0, 0.0])]).mean(keepdims=True)
     assert mean_kelvin == pytest.approx(0.5, rel=0.3), "one spread of one of two groups"
 
 
@@ -100,7 +100,7 @@ def test_a_map_of_one_unit_is_one_group() -> None:
 
 def test_an_output_that_float_always_gives_as_0_counts_as_noise_where_it_is_not() -> None:
     silent, loud = np.zeros((2, 3)), RANDOM.normal(size=(2, 3))
-    assert by_spread([[silent, loud]])([silent, loud], [silent + [[0], [1]], loud]).tolist() == [0.0, 0.5]
+    assert by_spread([[silent, loud]])([silent, loud], [silent + np.array([[0], [1]]), loud]).tolist() == [0.0, 0.5]
 
 
 def test_values_that_are_not_finite_are_refused_before_they_are_compared() -> None:
