@@ -48,9 +48,8 @@ def test_the_noise_of_a_group_is_taken_over_floats_own_spread_in_it() -> None:
         ratios = []
         for part in (range(4), range(4, 10)):
             spread = np.mean([np.var(found[:, channel].astype(np.float64)) for channel in part])
-            noise = np.mean(
-                [(float(a) - float(b)) ** 2 for c in part for a, b in zip(moved[image, c], found[image, c])]
-            )  # noqa: B905 - one shape
+            errors = [moved[image, channel].astype(np.float64) - found[image, channel] for channel in part]
+            noise = np.mean([error**2 for channel in errors for error in channel])
             ratios.append(noise / spread)
         wanted.append(np.mean(ratios))
     assert by_spread([[found[:3]], [found[3:]]])([found], [moved]) == pytest.approx(wanted, rel=1e-5)

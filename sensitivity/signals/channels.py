@@ -37,7 +37,7 @@ class Group:
 
     def of(self, array: NDArray[np.floating]) -> Values:
         """float64[n, values]: what belongs to the group."""
-        part = array if self.axis is None else np.take(array, self.channels, self.axis)
+        part = array if self.axis is None or self.channels is None else np.take(array, self.channels, self.axis)
         return part.reshape(len(part), -1).astype(np.float64)
 
 

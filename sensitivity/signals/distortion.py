@@ -139,7 +139,7 @@ def _noise_ratio(wanted: NDArray[np.float64], got: NDArray[np.float64]) -> NDArr
 
 def _over_spread(group: Group, wanted: NDArray[np.floating], got: NDArray[np.floating]) -> NDArray[np.float64]:
     noise = np.mean((group.of(got) - group.of(wanted)) ** 2, axis=1)
-    return noise / group.power if group.power > 0 else (noise > 0).astype(np.float64)
+    return np.asarray(noise / group.power if group.power > 0 else (noise > 0).astype(np.float64))
 
 
 def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
