@@ -38,12 +38,12 @@ from scan_plans import Raced, raced
 from sensitivity.bench.environment import environment
 from sensitivity.onnx_task import onnx_task
 from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.onnx_batches import fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx_model import OnnxModel, feed
 from sensitivity.records import Scores, Target, Unit
 from sensitivity.scan.ranking import rank_effects
 from sensitivity.session import quantized_model
 from sensitivity.simulators.base import Simulator
-from sensitivity.simulators.onnx_batches import fixed_batch, joined, length, pieces
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_size
 

@@ -245,3 +245,161 @@ def test_on_a_coarse_grid_the_folded_weight_is_taken_not_one_that_is_near_enough
         extra_options={"ActivationSymmetric": True},
     )
     check_off_is(OnnxModel(path, float_path=original), original, images(4, 0), 1e-5)
+
+
+ACTIVATED = """
+<ir_version: 10, opset_import: ["" : {opset}]>
+activated (float[batch, 3, 12, 12] x) => (float[batch, 4, 12, 12] y, float[batch, 6] z)
+{{
+    c1 = Conv <pads = [1, 1, 1, 1]> (x, w1, b1)
+    r1 = Relu (c1)
+    c2 = Conv <pads = [1, 1, 1, 1]> (r1, w2, b2)
+    r2 = Clip (c2, zero, one)
+    c3 = Conv (r2, w3, b3)
+    r3 = Clip (c3, minus, half)
+    a1 = Add (r3, r2)
+    r4 = Relu (a1)
+    c4 = Conv (r4, w4, b4)
+    p4 = Abs (c4)
+    c5 = Conv (p4, w5, b5)
+    y = Clip (c5, , half)
+    g1 = GlobalAveragePool (p4)
+    z = Flatten (g1)
+}}
+"""
+ACTIVATED_SHAPES = {"w1": (6, 3, 3, 3), "w2": (6, 6, 3, 3), "w3": (6, 6, 1, 1), "w4": (6, 6, 1, 1), "w5": (4, 6, 1, 1)}
+ENDS = {"zero": 0, "one": 1, "minus": -0.5, "half": 0.5}
+
+
+def activated_file(path: Path, opset: int = 17) -> Path:
+    """Convolutions and an Add with Relu, Clip(0, 1), Clip(-0.5, 0.5), and a Clip of one end on an output."""
+    model = onnx.parser.parse_model(ACTIVATED.format(opset=opset))
+    rng = np.random.default_rng(7)
+    values: dict[str, Any] = {name: rng.normal(size=shape) * 0.4 for name, shape in ACTIVATED_SHAPES.items()}
+    values |= {f"b{name[1:]}": rng.normal(size=shape[0]) for name, shape in ACTIVATED_SHAPES.items()} | ENDS
+    for name, value in values.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
+    for node in model.graph.node:
+        node.name = f"{node.op_type}_{node.output[0]}"
+    onnx.save(model, path)
+    return path
+
+
+def activations(graph: Any) -> list[str]:
+    return [node.op_type for node in graph if node.op_type in {"Relu", "Clip"}]
+
+
+def modes() -> dict[str, dict[str, Any]]:
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+
+    return {
+        "default": {},
+        "uint8": {"activation_type": QuantType.QUInt8},
+        "uint8-per_channel": {"activation_type": QuantType.QUInt8, "per_channel": True},
+        "reduced": {"activation_type": QuantType.QUInt8, "reduce_range": True},
+        "symmetric": {"extra_options": {"ActivationSymmetric": True}},
+        "16-bit": {"activation_type": QuantType.QUInt16},
+        "signed_16-bit": {"activation_type": QuantType.QInt16},
+        "uint8_weights": {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QUInt8},
+        "float_weights": {"extra_options": {"AddQDQPairToWeight": True}},
+        "float_biases": {"extra_options": {"QuantizeBias": False}},
+        "dedicated": {"extra_options": {"DedicatedQDQPair": True}},
+        "convolutions": {"op_types_to_quantize": ["Conv"]},
+        "kept_activations": {"extra_options": {"QDQKeepRemovableActivations": True}},
+        "percentile": {"calibrate_method": CalibrationMethod.Percentile},
+    }
+
+
+@pytest.mark.parametrize("mode", sorted(modes()))
+@pytest.mark.parametrize("opset", [13, 17, 21])
+def test_activations_that_the_quantizer_removed_stand_again_where_their_pair_is_left_out(
+    tmp_path: Path, mode: str, opset: int
+) -> None:
+    original = activated_file(tmp_path / "float.onnx", opset)
+    path = static_file(original, tmp_path / "int8.onnx", **modes()[mode])
+    source = quantized_model(OnnxModel(path, float_path=original))
+    model = source.model
+    off = model.without(frozenset(use.name for use in model.uses))
+    assert activations(off.graph) == ["Relu", "Clip", "Clip", "Relu", "Clip"], "each once, where the float model has it"
+    check_off_is(model, original, images(4, 0), 1e-6)
+    findings = source.float_findings(images(4, 0))  # type: ignore[attr-defined]
+    assert [finding.code for finding in findings] == ["float-proved"], findings
+
+
+def test_without_the_float_file_a_pair_that_clamps_at_zero_keeps_its_relu(tmp_path: Path) -> None:
+    path = static_file(activated_file(tmp_path / "float.onnx"), tmp_path / "int8.onnx")
+    model = OnnxModel(path)
+    assert activations(model.graph.graph) == ["Clip"] * 0
+    off = model.without(frozenset(use.name for use in model.uses))
+    assert activations(off.graph) == ["Relu", "Relu", "Relu"], "after c1, c2 and a1; Abs is never negative"
+
+
+def test_a_relu_is_not_put_where_the_float_model_has_none(tmp_path: Path) -> None:
+    original = qdq_file(tmp_path / "f.onnx", "y = MatMul (x, w)", {"w": np.eye(4, dtype=np.float32)}, ports=PORTS)
+    body = "m = MatMul (x, w) q = QuantizeLinear (m, s, z) y = DequantizeLinear (q, s, z)"
+    constants = {"w": np.eye(4, dtype=np.float32), "s": np.float32(0.1), "z": np.uint8(0)}
+    path = qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS)
+    x = np.array([[-1, 0, 1, 30]], np.float32)
+    assert np.array_equal(all_off(OnnxModel(path), x), [[0, 0, 1, 30]]), "a Relu, for all that is known"
+    assert np.array_equal(all_off(OnnxModel(path, float_path=original), x), x)
+
+
+PORTS = "(float[n, 4] x) => (float[n, 4] y)"
+
+
+def test_a_partial_file_holds_an_activation_only_where_its_pair_is_left_out(tmp_path: Path) -> None:
+    original = activated_file(tmp_path / "float.onnx")
+    model = OnnxModel(static_file(original, tmp_path / "int8.onnx"), float_path=original)
+    names = frozenset(use.name for use in model.uses if use.unit == "Conv_c3" and use.role == "input")
+    partial = model.without(names)
+    assert activations(partial.graph) == ["Clip"]
+    (clip,) = (node for node in partial.graph if node.op_type == "Clip")
+    assert [reader.name for reader, _ in clip.outputs[0].uses()] == ["Conv_c3"], "the Add still reads the pair"
+    assert activations(model.without(frozenset()).graph) == []
+
+
+def test_replay_restores_activations_bit_for_bit(tmp_path: Path) -> None:
+    original = activated_file(tmp_path / "float.onnx")
+    source = quantized_model(OnnxModel(static_file(original, tmp_path / "int8.onnx"), float_path=original))
+    rng = np.random.default_rng(0)
+    names = np.array([quantizer.name for quantizer in source.quantizers])
+    variants = [frozenset[str](), frozenset(names.tolist())]
+    variants += [frozenset(names[rng.random(len(names)) < share].tolist()) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    ours = dict(OnnxReplay(source).outputs(images(5, 1), variants))
+    for index, theirs in WholeFile(source).outputs(images(5, 1), variants):
+        assert all(np.array_equal(one, other) for one, other in zip(ours[index], theirs, strict=True)), variants[index]
+
+
+def test_a_wrong_float_file_is_an_error_that_names_the_first_tensor_that_differs(tmp_path: Path) -> None:
+    original = activated_file(tmp_path / "float.onnx")
+    path = static_file(original, tmp_path / "int8.onnx")
+    other = onnx.load(original)
+    for node in other.graph.node:
+        if node.name == "Abs_p4":
+            node.op_type = "Exp"
+    onnx.save(other, tmp_path / "other.onnx")
+    (finding,) = quantized_model(OnnxModel(path, float_path=tmp_path / "other.onnx")).float_findings(images(4, 0))  # type: ignore[attr-defined]
+    assert (finding.code, finding.severity) == ("float-differs", "error")
+    assert "the first tensor that differs is p4, by" in finding.message
+    assert "10 of 10 quantized constants were found in it" in finding.message
+
+
+def test_a_weight_that_the_float_file_does_not_have_is_named(tmp_path: Path) -> None:
+    original = activated_file(tmp_path / "float.onnx")
+    path = static_file(original, tmp_path / "int8.onnx")
+    other = changed(original, tmp_path / "other.onnx", {"w4": lambda w: w[::-1] * np.float32(1.5)})
+    (finding,) = quantized_model(OnnxModel(path, float_path=other)).float_findings(images(4, 0))  # type: ignore[attr-defined]
+    assert finding.code == "float-differs"
+    assert "9 of 10 quantized constants were found in it (not w4_quantized)" in finding.message
+
+
+def test_a_float_file_with_other_outputs_is_told_to_be_unproved(tmp_path: Path) -> None:
+    original = activated_file(tmp_path / "float.onnx")
+    path = static_file(original, tmp_path / "int8.onnx")
+    other = onnx.load(original)
+    del other.graph.output[:]
+    other.graph.output.append(onnx.helper.make_tensor_value_info("p4", onnx.TensorProto.FLOAT, None))
+    onnx.save(other, tmp_path / "other.onnx")
+    findings = quantized_model(OnnxModel(path, float_path=tmp_path / "other.onnx")).float_findings(images(4, 0))  # type: ignore[attr-defined]
+    assert [(one.code, one.severity) for one in findings] == [("float-not-compared", "warning")]
+    assert "it has other outputs" in findings[0].message

@@ -44,8 +44,8 @@ def outputs_of(engine: Engine, inputs: Any, ports: Mapping[str, int | None], str
     """What the file gives for a batch of torch tensors, as tensors; for a batch of arrays, as arrays."""
     if _is_torch(inputs):
         return nested(list(run(engine, inputs).values()), structure)
+    from sensitivity.quantizers.onnx_batches import joined, length, pieces
     from sensitivity.quantizers.onnx_model import feed
-    from sensitivity.simulators.onnx_batches import joined, length, pieces
 
     arrays = feed(inputs, list(ports))
     fixed = next((size for size in ports.values() if size is not None), None)

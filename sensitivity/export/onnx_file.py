@@ -25,6 +25,7 @@ from sensitivity.export.verify import agreed, relative_rms
 from sensitivity.export.writing import save
 from sensitivity.files import write_whole
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.clamps import RESTORED
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import paths, uses
 from sensitivity.quantizers.base import QuantizedModel
@@ -151,7 +152,9 @@ def _operations(model: ir.Model) -> list[Any]:
     return [
         (node.name, node.domain, node.op_type, str(sorted(node.attributes)))
         for node in model.graph
-        if node.op_type not in QDQ and node.op_type != "Constant" and not (node.name or "").endswith("_skipped")
+        if node.op_type not in QDQ
+        and node.op_type != "Constant"
+        and not (node.name or "").endswith(("_skipped", RESTORED))
     ]
 
 

@@ -10,18 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.clamps import CLAMPING, UNLIMITED, Limits, limits_of, within
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
 
 PASSING = {"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"}
 """Operations whose output stands for the same tensor of the float model as their first input."""
-
-CLAMPING = {"Relu", "Clip"}
-"""Activations that ONNX Runtime's quantizer removes where an asymmetric pair follows, for its grid ends there."""
-
-Limits = tuple[float, float]
-"""The smallest and the largest value that a tensor can have; -inf and inf where nothing clamps it."""
-
-UNLIMITED: Limits = (-np.inf, np.inf)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +52,7 @@ class _Aligner:
         }
 
     def align(self) -> Alignment:
-        for own, theirs in zip(*_ports(self._graph.inputs, self._original.inputs), strict=True):
+        for own, theirs in zip(*ports(self._graph.inputs, self._original.inputs), strict=True):
             self._found.values[own] = theirs
         for node in self._graph:
             if node.op_type in PASSING:
@@ -126,32 +119,9 @@ class _Aligner:
         kept = {reader.op_type for reader in _readers(own)}
         limits: Limits | None = UNLIMITED
         while (activation := _only_activation(theirs)) is not None and activation.op_type not in kept:
-            limits = _within(limits, limits_of(activation))
+            limits = within(limits, limits_of(activation))
             theirs = activation.outputs[0]
         return theirs, limits
-
-
-def limits_of(activation: ir.Node) -> Limits | None:
-    """What a Relu or Clip limits its output to; None where the graph computes it."""
-    if activation.op_type == "Relu":
-        return 0.0, np.inf
-    ends = [activation.attributes.get_float("min", -np.inf), activation.attributes.get_float("max", np.inf)]
-    for index, value in enumerate(activation.inputs[1:3]):
-        if value is None:
-            continue
-        end = qdq.constant(value)
-        if end is None:
-            return None
-        ends[index] = float(end.reshape(-1)[0])
-    return ends[0], ends[1]
-
-
-def _within(limits: Limits | None, others: Limits | None) -> Limits | None:
-    """The limits of one clamp behind another."""
-    if limits is None or others is None:
-        return None
-    low, high = others
-    return min(max(limits[0], low), high), min(max(limits[1], low), high)
 
 
 def _only_activation(value: ir.Value) -> ir.Node | None:
@@ -161,7 +131,7 @@ def _only_activation(value: ir.Value) -> ir.Node | None:
     return single if single is not None and single.op_type in CLAMPING and single.inputs[0] is not None else None
 
 
-def _ports(own: Iterable[ir.Value], theirs: Iterable[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
+def ports(own: Iterable[ir.Value], theirs: Iterable[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
     """Inputs (or outputs) that stand for each other: of one name, or all by position where there are as many."""
     ours = [value for value in own if not value.is_initializer()]
     others = [value for value in theirs if not value.is_initializer()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.align import Alignment, Limits, align
+from sensitivity.onnx_graph.align import Alignment, align
+from sensitivity.onnx_graph.clamps import Limits
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.skip_uses import Weights, dequantized, spread
 from sensitivity.onnx_graph.uses import MOVERS, Path
@@ -40,7 +41,9 @@ Form = tuple[str, Callable[[], ir.Model]]
 
 @dataclass(frozen=True, eq=False)
 class FloatModel:
-    """weights: name of a stored constant of the Q/DQ file -> the float model's own values, in the file's shape and type.
+    """original: the user's model. form, model: the way to write it that is nearest to the Q/DQ file.
+
+    weights: name of a stored constant of the Q/DQ file -> the float model's own values, in the file's shape and type.
 
     It has the quantized weights and biases, and float biases that the quantizing tool corrected; a corrected bias is
     only right beside the quantized weight. limits: tensor of the Q/DQ file -> what activations that the file has no
@@ -50,6 +53,7 @@ class FloatModel:
     """
 
     name: str
+    original: ir.Model
     form: str
     model: ir.Model
     weights: Weights = field(default_factory=dict)
@@ -65,8 +69,9 @@ def float_model(graph: ir.Graph, paths: Sequence[Path], forms: Sequence[Form], n
     graph, paths: of the Q/DQ file. name: of the float file. Raises OnnxFileError where no weight is found.
     """
     best: FloatModel | None = None
+    original = forms[0][1]()
     for form, load in forms:
-        found = _Finder(graph, paths, load()).found(name, form)
+        found = replace(_Finder(graph, paths, load()).found(name, form), original=original)
         if best is None or (len(found.missing), found.doubts) < (len(best.missing), best.doubts):
             best = found
         if not found.missing and not found.doubts:
@@ -123,7 +128,9 @@ class _Finder:
         limits = {value.name or "": limits for value, limits in self._alignment.limits.items()}
         missing = tuple(one for one in stored if one not in self._seen)
         doubts = self._learned + len(self._alignment.unmatched)
-        return FloatModel(name, form, self._original, self._weights, limits, len(stored), missing, doubts)
+        return FloatModel(
+            name, self._original, form, self._original, self._weights, limits, len(stored), missing, doubts
+        )
 
     def _take(self, one: _Stored, values: Array | None) -> None:
         if values is None:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError, TaskError
+from sensitivity.onnx_graph.clamps import clamping_pairs, clamps_of
 from sensitivity.onnx_graph.float_model import FloatModel, Form, float_model, with_batchnorm_folded
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.skip_uses import SkipUses, Weights
@@ -52,6 +53,7 @@ class OnnxModel:
             forms = float_forms(Path(float_path), custom_ops)
             self.float = float_model(self.graph.graph, self.paths, forms, Path(float_path).name)
         self.weights: Weights = {} if self.float is None else self.float.weights
+        self.clamps = clamps_of(clamping_pairs(self.uses), {} if self.float is None else self.float.limits)
         self._skipped: frozenset[str] = frozenset()
         self._threads = 0
         self._sessions: dict[tuple[frozenset[str], int], Any] = {}
@@ -100,7 +102,7 @@ class OnnxModel:
         """The graph with these uses of pairs left out, all else as in the file."""
         model = self.graph.clone()
         if names:
-            SkipUses(names, self.weights)(model)
+            SkipUses(names, self.weights, self.clamps)(model)
         return model
 
     def _session(self) -> Any:

@@ -78,6 +78,7 @@ class OnnxQdqModel:
         digest = hashlib.sha256(ir.to_proto(self.model.graph).SerializeToString(deterministic=True))
         for name, values in sorted(self.model.weights.items()):
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        digest.update(repr(sorted(self.model.clamps.items())).encode())
         return digest.hexdigest()
 
     def remaining(self) -> tuple[Finding, ...]:
@@ -93,3 +94,9 @@ class OnnxQdqModel:
 
         live = reaching_outputs(self.model.graph.graph)
         return frozenset(name for name, use in self._uses.items() if use.pair.dequantize in live)
+
+    def float_findings(self, inputs: Any) -> tuple[Finding, ...]:
+        """Whether the file with everything unquantized computes what its float model computes on this batch."""
+        from sensitivity.quantizers.onnx_float import compare_with_float
+
+        return compare_with_float(self.model, inputs) if self.model.float is not None else ()

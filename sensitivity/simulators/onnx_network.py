@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.clamps import Limits, activation
 from sensitivity.onnx_graph.passes.skip_uses import CorrectedBias, corrected_bias, dequantized, nodes_of
 from sensitivity.onnx_graph.uses import Link, Use
 from sensitivity.quantizers.onnx_model import OnnxModel
@@ -69,6 +70,7 @@ class _Splitter:
         self._fixed: list[bool] = []
         self._twins: list[int] = []
         self._at: dict[ir.Value, Place] = {}
+        self._activated: dict[tuple[Place, Limits], int] = {}
         self._of_pair: dict[tuple[ir.Node, Place], int] = {}
         self._paths = {(path.user, path.index): path for path in source.paths}
         corrected = ((path.user, corrected_bias(path, source.weights)) for path in source.paths)
@@ -174,11 +176,24 @@ class _Splitter:
         }
         if others:
             raise Unsplittable(f"the scale of {use.name} is computed in the graph")
-        reads = {} if stored_otherwise else {source: (0, 0)}
+        clamped = None if stored_otherwise else self._clamped(use, before)
+        deps = (before[0],) if clamped is None else (clamped, before[0])
+        reads = {} if stored_otherwise else {source: (len(deps) - 1, 0)}
         bit = self._bits.get(use.name, 0)
-        at = self._add((before[0],), _recipe(nodes, reads, {}), fixed=self._fixed[before[0]], switch=bit)
+        at = self._add(deps, _recipe(nodes, reads, {}), fixed=self._fixed[before[0]], switch=bit)
         self._twins[at] = self._of_pair.setdefault((use.pair.dequantize, before), at)
         return at
+
+    def _clamped(self, use: Use, before: Place) -> int | None:
+        """A node with the activation that only the pair stands for; None where there is none."""
+        limits = self._source.clamps.get(use.pair.source.name or "")
+        if limits is None:
+            return None
+        if (before, limits) not in self._activated:
+            value = ir.Value(name="clamped_input")
+            node = activation(limits, value, use.pair, self._model.opset_imports.get("", 0))
+            self._activated[before, limits] = self._call([node], {"clamped_input": before})
+        return self._activated[before, limits]
 
     def _unquantized_weight(self, use: Use) -> int:
         source = use.pair.source

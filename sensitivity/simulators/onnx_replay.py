@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import SensitivityError, TaskError, unknown_name
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.onnx_batches import Arrays, difference, fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx_model import OnnxModel, feed
 from sensitivity.simulators.memory import over_budget
-from sensitivity.simulators.onnx_batches import Arrays, difference, fixed_batch, joined, length, pieces
 from sensitivity.simulators.onnx_network import Unsplittable, split
 from sensitivity.simulators.onnx_program import Action, Program, Values, share_memory
 from sensitivity.simulators.schedule import Leg, Schedule, Value, schedule, value_of

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.onnx_batches import difference, fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx_model import OnnxModel, feed
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.memory import host_memory
-from sensitivity.simulators.onnx_batches import difference, fixed_batch, joined, length, pieces
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest value of an output, at which replay is used."""

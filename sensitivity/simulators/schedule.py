@@ -20,7 +20,7 @@ class Network:
     """A functional graph in topological order; every field but `outputs` and `handed` has one entry per node.
 
     deps: the nodes it reads; a node without any, and not fixed, is an input of the model.
-    switch: the bit of a quantizer's node, 0 for any other; while disabled it gives back the one node that it reads.
+    switch: the bit of a quantizer's node, 0 for any other; while disabled it gives back the first node that it reads.
     fixed: it does not depend on the model's inputs. fresh: its result never shares memory with what it reads.
     overwrites: it can put its result into the memory of the first node it reads. size: bytes of its result.
     outputs: the nodes whose values the model returns. twins: for a quantizer's node that reads and computes the same as
@@ -169,9 +169,9 @@ def _draft(network: Network, ranked: list[tuple[int, int]], dropped: set[Value])
 
 
 def value_of(network: Network, node: int, mask: int) -> Value:
-    """The value of a node where `mask` is disabled; that of what it reads where it is itself a disabled quantizer."""
+    """The value of a node where `mask` is disabled; that of what it first reads where it is a disabled quantizer."""
     while network.switch[node] & mask:
-        (node,) = network.deps[node]
+        node = network.deps[node][0]
     upstream = network.upstream[node] & ~network.switch[node]  # an enabled quantizer's own bit is not in the mask
     return network.twins[node] if network.twins else node, mask & upstream
 
@@ -303,6 +303,6 @@ def _exclusive(network: Network) -> list[bool]:
         for source in () if network.fresh[node] else deps:
             exclusive[source] = False
             while network.switch[source]:
-                (source,) = network.deps[source]
+                source = network.deps[source][0]
                 exclusive[source] = False
     return exclusive

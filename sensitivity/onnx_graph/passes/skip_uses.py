@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.clamps import Clamps, activation
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.onnx_graph.uses import Link, Path, Use, paths
@@ -27,17 +28,23 @@ class SkipUses(ir.passes.InPlacePass):
 
     skip: names of uses. weights: name of a stored constant -> its float values. A weight in the compact form that is
     not there becomes what its pair gives, which is all that such a file still knows of it. A bias that is there and
-    has no pair was corrected for the quantized weight beside it, so it changes when that weight does.
+    has no pair was corrected for the quantized weight beside it, so it changes when that weight does. clamps: tensor in
+    front of a pair -> what an activation that only the pair stands for limited it to: it stands in the graph again for
+    what reads the tensor past the pair.
     """
 
-    def __init__(self, skip: Collection[str], weights: Weights | None = None) -> None:
+    def __init__(self, skip: Collection[str], weights: Weights | None = None, clamps: Clamps | None = None) -> None:
         self._skip = frozenset(skip)
         self._weights = weights or {}
+        self._clamps = clamps or {}
+        self._opset = 0
+        self._clamped: dict[ir.Value, ir.Value] = {}
         self._made: dict[tuple[int, ir.Value], ir.Value] = {}
         self._copies: list[tuple[ir.Node, ir.Node]] = []
         self._floats: dict[ir.Value, ir.Value] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        self._opset = model.opset_imports.get("", 0)
         found = [path for path in paths(model.graph) if any(use and use.name in self._skip for _, use in path.links)]
         for path in found:
             _connect(model.graph, path, self._rebuilt(model.graph, path))
@@ -69,12 +76,26 @@ class SkipUses(ir.passes.InPlacePass):
         source = use.pair.source
         name = source.name or "weight"
         if use.pair.quantize is not None and name not in self._weights:
-            return value
+            return self._activated(graph, use, value) if name in self._clamps else value
         if source not in self._floats:
             plain = name.removesuffix("_quantized")
             values = self._weights[name] if name in self._weights else dequantized(use.pair)
             self._floats[source] = add(graph, plain if plain != name else f"{name}_float", values)
         return self._floats[source]
+
+    def _activated(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
+        if value not in self._clamped:
+            node = activation(self._clamps[use.pair.source.name or ""], value, use.pair, self._opset)
+            for constant in node.inputs[1:]:
+                if constant is not None:
+                    graph.register_initializer(constant)
+            producer = value.producer()
+            if producer is None:
+                graph.insert_before(graph[0], node)
+            else:
+                graph.insert_after(producer, node)
+            self._clamped[value] = node.outputs[0]
+        return self._clamped[value]
 
     def _copy(self, graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
         if (id(node), value) not in self._made:

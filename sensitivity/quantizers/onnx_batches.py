@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.quantizers.onnx_model import OnnxModel, nested
+from sensitivity.quantizers.onnx_model import nested
 
 Arrays = Mapping[str, NDArray[Any]]
 
 
-def fixed_batch(model: OnnxModel) -> int | None:
-    """The batch size that the file is made for; None where it takes any."""
+def fixed_batch(model: Any) -> int | None:
+    """The batch size that a session (or an `OnnxModel`) is made for; None where it takes any."""
     sizes = [value.shape[0] for value in model.get_inputs() if value.shape]
     return next((size for size in sizes if isinstance(size, int)), None)
 

@@ -1,0 +1,106 @@
+"""Activations that a Q/DQ file has no more, because a pair whose grid ends where they do clamps as they did.
+
+Conv -> Relu -> Q -> DQ     is written as     Conv -> Q -> DQ     with the zero point at the lower end of the type
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.sign import non_negative
+from sensitivity.onnx_graph.uses import Use, grid_limits
+
+CLAMPING = {"Relu", "Clip"}
+"""Activations that ONNX Runtime's quantizer removes in front of an asymmetric pair."""
+
+CLIP_WITH_INPUTS = 11
+"""From this opset on the ends of a Clip are inputs."""
+
+RESTORED = "_restored"
+"""Ends the name of an activation that stands in a graph again."""
+
+Limits = tuple[float, float]
+"""The smallest and the largest value that a tensor can have; -inf and inf where nothing clamps it."""
+
+UNLIMITED: Limits = (-np.inf, np.inf)
+RELU: Limits = (0.0, np.inf)
+
+Clamps = Mapping[str, Limits]
+"""Tensor in front of a pair -> what an activation limited it to."""
+
+
+def clamping_pairs(uses: Iterable[Use]) -> dict[str, Limits]:
+    """What pairs that clamp at 0 limit to, where the graph does not prove that the tensor is clamped already.
+
+    A Relu there is harmless on a tensor that is never negative. Where the other end was clamped (Clip) is not known.
+    """
+    found = {}
+    for use in uses:
+        limits = _clamped_at_zero(use.pair)
+        if use.role != "weight" and limits is not None and not (limits[0] == 0 and non_negative(use.pair.source)):
+            found[use.pair.source.name or ""] = limits
+    return found
+
+
+def clamps_of(found: Mapping[str, Limits], known: Mapping[str, Limits]) -> dict[str, Limits]:
+    """The clamps to restore. found: by pairs that clamp. known: by the float model, which knows better."""
+    return {name: limits for name, limits in {**found, **known}.items() if limits != UNLIMITED}
+
+
+def limits_of(activation: ir.Node) -> Limits | None:
+    """What a Relu or Clip limits its output to; None where the graph computes it."""
+    if activation.op_type == "Relu":
+        return RELU
+    ends = [activation.attributes.get_float("min", -np.inf), activation.attributes.get_float("max", np.inf)]
+    for index, value in enumerate(activation.inputs[1:3]):
+        if value is None:
+            continue
+        end = qdq.constant(value)
+        if end is None:
+            return None
+        ends[index] = float(end.reshape(-1)[0])
+    return ends[0], ends[1]
+
+
+def within(limits: Limits | None, others: Limits | None) -> Limits | None:
+    """The limits of one clamp behind another; None where one is not known."""
+    if limits is None or others is None:
+        return None
+    low, high = others
+    return min(max(limits[0], low), high), min(max(limits[1], low), high)
+
+
+def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> ir.Node:
+    """A Relu or Clip of the value, in no graph yet; the ends of a Clip are constants of the type that the pair gives."""
+    name = f"{pair.source.name}_{'Relu' if limits == RELU else 'Clip'}{RESTORED}"
+    made = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
+    if limits == RELU:
+        return ir.Node("", "Relu", [value], name=name, outputs=[made])
+    ends = {key: end for key, end in zip(("min", "max"), limits, strict=True) if np.isfinite(end)}
+    if opset < CLIP_WITH_INPUTS:
+        attributes = [ir.AttrFloat32(key, end) for key, end in ends.items()]
+        return ir.Node("", "Clip", [value], attributes, name=name, outputs=[made])
+    scale = pair.scale
+    kind = np.float32 if scale is None else scale.dtype
+    constants = [_constant(f"{name}_{key}", ends[key], kind) if key in ends else None for key in ("min", "max")]
+    return ir.Node("", "Clip", [value, *constants], name=name, outputs=[made])
+
+
+def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:
+    tensor = ir.tensor(np.asarray(number, kind), name=name)
+    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
+
+
+def _clamped_at_zero(pair: qdq.Pair) -> Limits | None:
+    """(0, inf) or (-inf, 0) for a pair whose grid has 0 at one end; None for any other."""
+    grid, zero_points = grid_limits(pair), pair.zero_point
+    if pair.quantize is None or grid is None:
+        return None
+    levels = np.unique(np.zeros(1) if zero_points is None else zero_points.astype(np.int64))
+    if len(levels) > 1 or levels[0] not in grid:
+        return None
+    return RELU if levels[0] == grid[0] else (-np.inf, 0.0)
