@@ -41,11 +41,13 @@ from sensitivity.exporting import exported, targets_of
 from sensitivity.journal.journal import refuse_used
 from sensitivity.planning import read_frontier, replan, searched
 from sensitivity.preflight import check as preflight
+from sensitivity.preflight.export import check_export
 from sensitivity.preflight.file import check_file
 from sensitivity.quantizers.units import pins
 from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.number_formats import format_of
 from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.detail import detection_detail
@@ -69,11 +71,15 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
     target_of(settings, full_scale=1.0)
     with _session(settings, progress) as session:
         pins(settings.skip, settings.keep, session.units)
-        session = _checked(session, settings)
+        session, exportable = _checked(session, settings)
+        if not exportable and (settings.cost or settings.planner == "cost"):
+            check_export(session)  # says why there are no files to time
         scanned = _scan(session, command, settings)
         found = _plan(session, settings, command, scanned)
-        _export(session, found, command, settings.runtime, forgiving=True)
-    _bench(session.run_dir, settings, command, progress)
+        if exportable:
+            _export(session, found, command, settings.runtime, forgiving=True)
+    if exportable:
+        _bench(session.run_dir, settings, command, progress)
     info = session.run_dir.info()
     session.run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))
     report(ReportSettings(directory=session.run_dir.path))
@@ -83,7 +89,7 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
 def scan(settings: ScanSettings, progress: Progress = silent) -> Scan:
     """Rank the units of a task's model and write run.json, scan.json and scan.csv."""
     with _session(settings, progress) as session:
-        return _scan(_checked(session, settings), command_line("scan", settings), settings)
+        return _scan(_checked(session, settings)[0], command_line("scan", settings), settings)
 
 
 def check(settings: CheckSettings) -> tuple[Finding, ...]:
@@ -156,12 +162,16 @@ def _session(settings: ScanSettings | RunSettings, progress: Progress) -> Abstra
     )
 
 
-def _checked(session: Session, settings: ScanSettings | RunSettings) -> Session:
-    """The session with what the check found among its warnings. Raises CheckError without --force."""
+def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Session, bool]:
+    """The session with what the check found among its warnings, and whether its model can be exported.
+
+    Raises CheckError for an error without --force.
+    """
     findings = preflight.check(session)
     if not settings.force:
         preflight.refuse_errors(findings)
-    return replace(session, warnings=(*session.warnings, *preflight.warnings_of(findings)))
+    exportable = all(finding.code != "export-impossible" for finding in findings)
+    return replace(session, warnings=(*session.warnings, *preflight.warnings_of(findings))), exportable
 
 
 def _reference(settings: TaskChoices, out: Path) -> str:
@@ -305,6 +315,7 @@ def report_data(directory: Path) -> ReportData:
         warnings=info.warnings + ((STALE,) if stale else ()) + ((unfinished,) if unfinished else ()),
         scales=info.scales,
         sharing=scanned.sharing if scanned else None,
+        format=format_of(info.quantizers),
     )
 
 

@@ -58,9 +58,6 @@ class TaskChoices:
 class TaskSettings(TaskChoices):
     out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
     resume: bool = setting(False, "Go on with the run that is in the run directory.")
-    force: bool = setting(
-        False, "Go on where a check before the scan finds an error; it stays as a warning with the results."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +105,9 @@ class ScanChoices(UnitChoices):
         None,
         "What orders the layers before the race and in a plan. By default boxes for detectors, and sqnr for all else; "
         "metric: nothing, measure them all as --exact does, and plan in that order.",
+    )
+    force: bool = setting(
+        False, "Go on where the check before the scan finds an error; it stays as a warning with the results."
     )
     memory: int | None = setting(None, "MiB for values kept for replay; a quarter of what is free by default.")
 

@@ -20,6 +20,7 @@ from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Tar
 from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.number_formats import format_of, in_format
 from sensitivity.reporting.tables import frontier_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
@@ -219,8 +220,24 @@ def _advised(run_dir: RunDir, found: Plan, timings: Sequence[Timing]) -> Plan:
     allowed = found.metric.float.value - found.floor
     small = tuple(note for note in small_splits(found.metric, allowed, metric) if note not in found.notes)
     found = replace(found, notes=(*found.notes, *small))
+    found = _said_in(found, format_of(info.quantizers))
     run_dir.write("plan.json", found)
     return found
+
+
+def _said_in(found: Plan, format_name: str) -> Plan:
+    """The plan with its sentences about the format of the model."""
+
+    def said(sentences: Iterable[str]) -> tuple[str, ...]:
+        return tuple(in_format(sentence, format_name) for sentence in sentences)
+
+    return replace(
+        found,
+        reason=found.reason and in_format(found.reason, format_name),
+        try_next=said(found.try_next),
+        notes=said(found.notes),
+        advice=found.advice and replace(found.advice, sentences=said(found.advice.sentences)),
+    )
 
 
 def _priced(

@@ -37,6 +37,7 @@ class Quantizer:
     axis: channel axis of a per-channel quantizer; None means per tensor.
     problem: why it cannot be used ("amax is missing"); None means calibrated.
     replaces: the quantizer of which this is the same with another range; None for those of the model itself.
+    format: of the quantized values, as one says it ("INT8", "FP8 E4M3", "INT4 in blocks of 128").
     """
 
     name: str
@@ -46,6 +47,7 @@ class Quantizer:
     axis: int | None
     problem: str | None = None
     replaces: str | None = None
+    format: str = "INT8"
 
 
 @dataclass(frozen=True)

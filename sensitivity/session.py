@@ -61,7 +61,8 @@ class Session:
     scales: quantizers that share one range for as long as the session is open. own_ranges: those that they had before,
     where the shared one differs. residuals: whether skip connections have got quantizers for as long.
     unexecuted: quantizers of the user's model that no forward executes; they are in no unit and disabled for as long.
-    loaded: the task as the user's function returned it."""
+    loaded: the task as the user's function returned it. graph: what `export.relations.placed` read of the model; None
+    where the units came from an earlier scan."""
 
     reference: str
     task: Task
@@ -76,6 +77,7 @@ class Session:
     residuals: bool = False
     unexecuted: tuple[Quantizer, ...] = ()
     loaded: Task | EvaluateTask | None = None
+    graph: Placed | None = None
 
     @property
     def has_samples(self) -> bool:
@@ -195,6 +197,7 @@ def open_session(
                 residuals=residuals,
                 unexecuted=unexecuted,
                 loaded=loaded,
+                graph=found if choices else None,
             )
 
 

@@ -14,6 +14,7 @@ from sensitivity.records import FrontierPoint, Plan
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio
 from sensitivity.reporting.kinds import kind_of
+from sensitivity.reporting.number_formats import in_format
 from sensitivity.reporting.verdict import verdict
 from sensitivity.run_dir import RunDir
 from sensitivity.scan.frontier import Frontier
@@ -30,9 +31,9 @@ def show(directory: Path, *, ranking: bool = False, latency: bool = False) -> No
     if latency and data.timings:
         console.print(latency_table(data))
     words = verdict(data)
-    console.print(words.headline, style="bold", soft_wrap=True, markup=False)
+    console.print(in_format(words.headline, data.format), style="bold", soft_wrap=True, markup=False)
     for sentence in (*words.sentences, *(f"Note: {warning}" for warning in data.warnings)):
-        console.print(sentence, soft_wrap=True, markup=False)
+        console.print(in_format(sentence, data.format), soft_wrap=True, markup=False)
     console.print(f"Files: {directory}", soft_wrap=True, markup=False)
 
 

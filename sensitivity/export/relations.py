@@ -31,22 +31,28 @@ class Structure:
     """relations: layers that belong together, the strongest claim first. scales: quantizers that should share a range.
 
     branched: RepVGG blocks in their training form, by their first convolution. problem: why the graph could not be read,
-    as a clause; None where it was.
+    as a clause; None where it was. traced: the graph, of a torch model only.
     """
 
     relations: tuple[Relation, ...] = ()
     scales: tuple[tuple[str, ...], ...] = ()
     branched: tuple[str, ...] = ()
     problem: str | None = None
+    traced: Any = None
 
 
 @dataclass(frozen=True)
 class Placed:
-    """The units of a scan, the quantizers that share a range during it, and what the reader must know of both."""
+    """The units of a scan, the quantizers that share a range during it, and what the reader must know of both.
+
+    problem, traced: as in `Structure`.
+    """
 
     units: tuple[Unit, ...]
     scales: tuple[tuple[str, ...], ...] = ()
     warnings: tuple[str, ...] = ()
+    problem: str | None = None
+    traced: Any = None
 
 
 def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed:
@@ -64,7 +70,8 @@ def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed
     if found.branched:
         shown = ", ".join(found.branched[:3]) + (", ..." if len(found.branched) > 3 else "")
         warnings.append(BRANCHED.format(count=len(found.branched), names=shown))
-    return Placed(units, () if choices.separate_scales else found.scales, tuple(warnings))
+    scales = () if choices.separate_scales else found.scales
+    return Placed(units, scales, tuple(warnings), found.problem, found.traced)
 
 
 def structure_of(source: QuantizedModel, example: Any) -> Structure:
@@ -98,6 +105,7 @@ def structure_of(source: QuantizedModel, example: Any) -> Structure:
         (*branched, *merged, *heads, *shared, *met, *residual),
         tuple(one.quantizers for one in meetings if sharable(source, one.quantizers)),
         tuple(block[0] for block in blocks),
+        traced=traced,
     )
 
 

@@ -8,6 +8,7 @@ x -> Q -> DQ -> graph output                   a use by the output itself
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -72,6 +73,16 @@ def uses(found: Sequence[Path]) -> tuple[Use, ...]:
 def bits_of(pair: qdq.Pair) -> int:
     """Bits of the pair's quantized values."""
     return int(_stored(pair).bitwidth)
+
+
+def format_of(pair: qdq.Pair) -> str:
+    """Of the pair's quantized values, in words: "INT8" for int8 and uint8, "FP8 E4M3", "INT4 in blocks of 32"."""
+    stored = _stored(pair)
+    floating = re.match(r"FLOAT(\d)(E\dM\d)", stored.name)
+    name = f"FP{floating[1]} {floating[2]}" if floating else f"INT{stored.bitwidth}"
+    size = pair.dequantize.attributes.get("block_size")
+    blocks = size.as_int() if size is not None else 0
+    return f"{name} in blocks of {blocks}" if blocks else name
 
 
 def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:

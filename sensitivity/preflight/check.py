@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sensitivity.errors import CheckError
+from sensitivity.preflight.export import export_findings
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Finding, Quantizer
 from sensitivity.session import Session
@@ -19,6 +20,7 @@ def check(session: Session) -> tuple[Finding, ...]:
     found = [
         *check_model(session.source, session.example),
         *unexecuted(session.unexecuted),
+        *export_findings(session),
     ]
     return by_severity(found)
 

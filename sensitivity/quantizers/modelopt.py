@@ -39,6 +39,10 @@ class ModelOptModel(TensorQuantizerModel):
     def _is_fixed(self, module: Any) -> bool:
         return not (module._dynamic or getattr(module, "_use_constant_amax", False) or module.is_mx_format)
 
+    def _format(self, module: Any) -> str:
+        sizes = [size for axis, size in (module._block_sizes or {}).items() if isinstance(axis, int) and size]
+        return super()._format(module) + (f" in blocks of {sizes[0]}" if len(sizes) == 1 else "")
+
     def _not_an_integer_grid(self, module: Any) -> str | None:
         reasons = {
             f"its number format is {module._num_bits}": not isinstance(module._num_bits, int),

@@ -27,12 +27,20 @@ class OnnxQdqModel:
     warnings: tuple[str, ...] = ()
 
     def __init__(self, model: OnnxModel) -> None:
-        from sensitivity.onnx_graph.uses import bits_of, problem
+        from sensitivity.onnx_graph.uses import bits_of, format_of, problem
 
         self.model = model
         self._uses = {use.name: use for use in model.uses if use.name not in model.skipped}
         self.quantizers = tuple(
-            Quantizer(use.name, use.unit, use.role, bits_of(use.pair), use.pair.axis, problem(use.pair))
+            Quantizer(
+                use.name,
+                use.unit,
+                use.role,
+                bits_of(use.pair),
+                use.pair.axis,
+                problem(use.pair),
+                format=format_of(use.pair),
+            )
             for use in self._uses.values()
         )
 

@@ -148,7 +148,7 @@ def _observers(model: Any) -> list[str]:
 def _quantizer(placed: Any) -> Quantizer:
     module = placed.module
     bits = math.ceil(math.log2(module.high - module.low + 1))
-    return Quantizer(placed.name, placed.layer, placed.role, bits, module.axis, _problem(module))
+    return Quantizer(placed.name, placed.layer, placed.role, bits, module.axis, _problem(module), format=f"INT{bits}")
 
 
 def _is_symmetric(module: Any) -> bool:

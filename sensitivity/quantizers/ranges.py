@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.errors import ModelError
 from sensitivity.records import Quantizer, Range
 
 if TYPE_CHECKING:
@@ -60,14 +61,23 @@ def other_ranges(source: TensorQuantizerModel, names: Iterable[str], forward: Ca
 
     Activations with one range per tensor: percentiles, MSE and entropy of what reaches them in float, as calibration
     does it. Weights with one range per tensor: one per output channel. Quantizers for which there is nothing else, and
-    those that no batch reaches, get nothing. forward: runs the model on the calibration data.
+    those that no batch reaches or that have no integer grid, get nothing. forward: runs the model on the calibration data.
     """
     by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
-    wanted = [by_name[name] for name in dict.fromkeys(names) if by_name[name].axis is None]
+    wanted = [by_name[name] for name in dict.fromkeys(names) if by_name[name].axis is None and _on_grid(source, name)]
     activations = [one for one in wanted if one.role != "weight" and isinstance(_module(source, one)._num_bits, int)]
     found = {one.name: per_channel(source, one) for one in wanted if one.role == "weight"}
     found |= _calibrated(source, activations, forward)
     return tuple(one for quantizer in wanted for one in found.get(quantizer.name, ()))
+
+
+def _on_grid(source: TensorQuantizerModel, name: str) -> bool:
+    """Whether the quantizer has an integer grid, whose range can be changed."""
+    try:
+        source.grid(name)
+    except ModelError:
+        return False
+    return True
 
 
 def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Range, ...]:

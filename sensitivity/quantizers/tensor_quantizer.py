@@ -153,6 +153,13 @@ class TensorQuantizerModel:
     def _not_an_integer_grid(self, module: Any) -> str | None:
         raise NotImplementedError
 
+    def _format(self, module: Any) -> str:
+        """Of the quantized values, in words."""
+        if isinstance(module._num_bits, int):
+            return f"INT{module._num_bits}"
+        exponent, mantissa = module._num_bits
+        return f"FP{1 + exponent + mantissa} E{exponent}M{mantissa}"
+
     def _is_container(self, module: Any) -> bool:
         """Whether the module only holds the quantizers of the module above it."""
         return False
@@ -174,7 +181,7 @@ class TensorQuantizerModel:
             layer = name  # it stands by itself: what it quantizes is the operation
         bits = module._num_bits if isinstance(module._num_bits, int) else 1 + sum(module._num_bits)
         problem = self._problem(module) or self._wrong_axis(module, _role(attribute), modules[layer])
-        return Quantizer(name, layer, _role(attribute), bits, self._axis(module), problem)
+        return Quantizer(name, layer, _role(attribute), bits, self._axis(module), problem, format=self._format(module))
 
     def _wrong_axis(self, module: Any, role: Role, layer: Any) -> str | None:
         """Both toolkits give every weight axis 0 by default, which in a transposed convolution is the axis that the

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sensitivity.records import Effect, Estimate, FrontierPoint, Mode, Plan, Timing, Unit
+from sensitivity.reporting.number_formats import USUAL
 from sensitivity.tasks.detection_detail import DetectionDetail
 
 BASELINES = {
@@ -27,6 +28,7 @@ class ReportData:
     baselines: keys from `BASELINES`, all on the `rank` split.
     effects: one for each unit measured so far. units: all units of the model, with their quantizers.
     frontier: skip-sets that no other one met so far beats in cost and metric, the cheapest first.
+    format: what the model is quantized to; every sentence is written with INT8 and said of this format.
     detection: what the plan changes for a detector, class by class and in pictures.
     bench_sentences: the latency verdict in words, the most important first.
     warnings: what a reader must know before believing a number.
@@ -54,6 +56,7 @@ class ReportData:
     confidence: float = 0.95
     frontier: tuple[FrontierPoint, ...] = ()
     detection: DetectionDetail | None = None
+    format: str = USUAL
 
     @property
     def layers(self) -> int:

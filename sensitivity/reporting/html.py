@@ -9,6 +9,7 @@ from sensitivity.files import write_whole
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.figures import path_figure, rows_figure, svg
 from sensitivity.reporting.formats import samples
+from sensitivity.reporting.number_formats import in_format
 from sensitivity.reporting.page import plan_chart, render, row_charts
 
 
@@ -26,8 +27,8 @@ def write_report(data: ReportData, out: Path) -> None:
         made = (
             f"{data.title}. Made by sensitivity {sensitivity.__version__} with: {'; '.join(data.command.splitlines())}"
         )
-        write_whole(out / "figures" / f"{name}.svg", svg(figure, made).encode())
-    write_whole(out / "report.html", render(data).encode())
+        write_whole(out / "figures" / f"{name}.svg", in_format(svg(figure, made), data.format).encode())
+    write_whole(out / "report.html", in_format(render(data), data.format).encode())
 
 
 def _titles(data: ReportData) -> dict[str, str]:

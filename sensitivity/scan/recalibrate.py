@@ -88,6 +88,8 @@ def recalibrate(
     order: names of the units to try, worst first. skip: units left unquantized throughout.
     signal: of how far outputs have moved; None where there are no outputs, and the metric alone chooses.
     """
+    if not places:
+        return ()  # nothing of the model has a range that can be changed
     measurer.offer(one for place in places for choice in place.choices for one in choice)
     closer = closer_choices(measurer, quantizers, places, signal) if signal else None
     trials = _Trials(measurer, units, skip)

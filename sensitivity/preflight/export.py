@@ -1,0 +1,129 @@
+"""Whether the model can be exported, asked of the export's own steps before anything is measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensitivity.errors import ExportError, ModelError, SensitivityError
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.records import Finding
+from sensitivity.session import Session
+
+TRACED, OTHER, ONLY = 2, 3, 1
+"""Samples that the graph is traced with, and another number to run it with; where there are no more than two, one."""
+TOLERANCE = 1e-3
+"""Largest RMS difference between the exported graph and the model, relative to its outputs: sums may be reordered."""
+NO_FILES = (
+    "{problem} The scan, the plan and the report can be had all the same; there will be no ONNX file and no latency."
+)
+
+
+def export_findings(session: Session) -> Iterator[Finding]:
+    """One warning where no file can be written of this model, with the export's own reason."""
+    try:
+        check_export(session)
+    except SensitivityError as error:
+        message, _, fix = str(error).partition("; ")
+        message = f"The model cannot be exported: {message.rstrip('.')}."
+        yield Finding(
+            "export-impossible", "warning", "", NO_FILES.format(problem=message), f"To get files: {fix or OTHER_FORMAT}"
+        )
+
+
+OTHER_FORMAT = (
+    "calibrate with symmetric 8-bit integers, or take the plan's layers to the export of the toolkit that quantized it."
+)
+
+
+def check_export(session: Session) -> None:
+    """Raise SensitivityError, with what the export would say, where it cannot write this model."""
+    if session.example is None:
+        raise ExportError("the task has no example_inputs; add one batch of inputs to the EvaluateTask.")
+    if session.source.source == "onnx_qdq":
+        return  # its files are cut from the one that is there
+    check_grids(session.source)
+    graph = session.graph
+    if graph is None or graph.traced is None:
+        raise ExportError(graph.problem if graph and graph.problem else "its graph could not be traced")
+    check_traced(session.source, graph.traced, session.example)
+
+
+def check_grids(source: QuantizedModel) -> None:
+    """Raise ModelError or ExportError that names the first quantizer whose grid no file can hold, and how many more."""
+    from sensitivity.onnx_graph.passes.insert_qdq import check_grid
+
+    errors = []
+    for quantizer in source.quantizers:
+        try:
+            check_grid(quantizer.name, source.grid(quantizer.name))
+        except (ModelError, ExportError) as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        message, _, fix = str(errors[0]).partition("; ")
+        more = f" ({len(errors)} of {len(source.quantizers)} quantizers are like this)"
+        raise ExportError(f"{message.rstrip('.')}{more}" + (f"; {fix}" if fix else "."))
+
+
+def check_traced(source: QuantizedModel, traced: Any, example: Any) -> None:
+    """Raise ExportError where the float graph does not run with another batch size than it was traced with, or gives
+    something else than the model."""
+    from sensitivity.export.simulate import first_samples
+    from sensitivity.export.torch_model import canonical
+    from sensitivity.tasks.batches import batch_size
+
+    layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
+    size = batch_size(example)
+    with tempfile.TemporaryDirectory() as folder:
+        file = _written(canonical(traced, {}, {}, layers), Path(folder))
+        for samples in dict.fromkeys((min(TRACED, size), OTHER if size >= OTHER else ONLY)):
+            difference = _difference(source, file, first_samples(example, samples))
+            if not difference <= TOLERANCE:
+                raise _other_batch(samples, f"outputs that differ from the model's by {difference:.1g}")
+
+
+def _written(model: Any, folder: Path) -> Path:
+    from sensitivity.export.writing import save
+
+    return save(model, folder / "model.onnx")
+
+
+def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
+    """RMS difference between the file and the model with everything disabled; inf where shapes differ."""
+    from sensitivity.export.evaluate import run
+    from sensitivity.export.simulate import outputs_of
+    from sensitivity.runtimes.onnxruntime import OnnxRuntime
+    from sensitivity.signals.distortion import flat_outputs
+    from sensitivity.tasks.batches import batch_size
+
+    expected = flat_outputs(outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers]))
+    with OnnxRuntime(optimize=False).build(file, threads=1) as engine:
+        try:
+            found = list(run(engine, inputs).values())
+        except SensitivityError:
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise _other_batch(batch_size(inputs), " ".join(str(error).split())[:200]) from error
+    if [array.shape for array in found] != [array.shape for array in expected]:
+        return float("inf")
+    return max((_rms(one, other) for one, other in zip(found, expected, strict=True)), default=0.0)
+
+
+def _rms(one: np.ndarray, other: np.ndarray) -> float:
+    power = float(np.sqrt(np.mean(np.square(other, dtype=np.float64))))
+    error = float(np.sqrt(np.mean(np.square(one.astype(np.float64) - other))))
+    return error / power if power else error
+
+
+def _other_batch(samples: int, got: str) -> ExportError:
+    return ExportError(
+        f"Expected its exported graph, traced with {TRACED} samples, to give the model's outputs for {samples}, got "
+        f"{got}; write the forward so that nothing is fixed while tracing: x.shape[0] instead of len(x), and no choice "
+        "that depends on values."
+    )
