@@ -17,12 +17,14 @@ from sensitivity.records import Mode, Target
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 PlannerName = Literal["greedy", "cost", "exhaustive"]
 CostName = Literal["macs", "table", "engine"]
-DecodeName = Literal["yolo", "yolox"]
+DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
 SignalName = Literal["metric", "sqnr", "kl", "boxes", "fisher"]
 UnitName = Literal["layer", "group", "quantizer"]
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
 DetectorOutput = Literal["decoded", "raw"]
 Evaluator = Literal["built-in", "ultralytics"]
+ImageSize = int | tuple[int, int]
+"""Side of a square in pixels, or (height, width)."""
 
 
 def setting(default: Any, help: str) -> Any:  # noqa: A002 - the word that dataclass metadata and click use
@@ -197,7 +199,7 @@ class YoloChoices:
     data: Path = required(
         "Labelled images: a data YAML, a COCO JSON file, or a folder with images and labels; class folders to classify."
     )
-    imgsz: int = setting(640, "Side of the square input in pixels, a multiple of 32.")
+    imgsz: ImageSize = setting(640, "Side of the square input in pixels, or HEIGHTxWIDTH; multiples of 32.")
     batch: int = setting(8, "Images in a batch.")
     split: str = setting("val", "Which part of a data YAML is measured; its train part calibrates.")
     image_folder: Path | None = setting(

@@ -5,23 +5,29 @@ task = onnx_task("model.qdq.onnx", "coco/val")
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sensitivity.errors import TaskError
 from sensitivity.files import write_whole
 from sensitivity.quantizers.onnx_model import OnnxModel
-from sensitivity.tasks import onnx_data
+from sensitivity.tasks import onnx_arrays, onnx_data
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.classification import Top1
+from sensitivity.tasks.classification import Images, Top1
 from sensitivity.tasks.detection import DetectionScore, random_splits
-from sensitivity.tasks.detection_boxes import Suppression
+from sensitivity.tasks.detection_labels import LabelledImages
 from sensitivity.tasks.detection_map import mean_average_precision
-from sensitivity.tasks.onnx_data import DecodeName, Pixels
+from sensitivity.tasks.onnx_arrays import Port
+from sensitivity.tasks.onnx_data import ClassifierPixels, Colours, DecodeName, Layout, Pixels, whole_numbers
 
 DETECTION_BATCH, CLASSIFICATION_BATCH = 8, 50
+DTYPES = (
+    *("float16", "float32", "float64", "bool"),
+    *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+)
 
 TASK_FILE = '''\
 """What `sensitivity` made of {what}.
@@ -40,10 +46,11 @@ def task():
 
 @dataclass(frozen=True)
 class ImageInput:
-    """size: side of the square input in pixels."""
+    """size: (height, width) in pixels. dtype: numpy's name of the input's type."""
 
-    size: int
-    layout: Literal["nchw", "nhwc"]
+    size: tuple[int, int]
+    layout: Layout
+    dtype: str = "float32"
 
 
 def onnx_task(
@@ -52,7 +59,7 @@ def onnx_task(
     *,
     float_path: str | Path | None = None,
     decode: DecodeName | None = None,
-    colours: Literal["rgb", "bgr"] | None = None,
+    colours: Colours | None = None,
     top: float | None = None,
     images: str | Path | None = None,
     custom_ops: str | Path | None = None,
@@ -60,59 +67,95 @@ def onnx_task(
     """The task of a Q/DQ file: detection for COCO annotations, classification for class folders and arrays.
 
     path, float_path, custom_ops: as in `OnnxModel`. data: see `onnx_data.data_kind`. None of it may have been used for
-    calibration. decode: what a detector's output means; told by its shape by default. colours, top: the order of a
-    detector's colours and its value of white; by default those that YOLO (RGB, 1) or YOLOX (BGR, 255) is trained with.
-    images: folder of the COCO images; by default beside the annotations.
-    Raises TaskError, OnnxFileError.
+    calibration. decode: what a detector's output means; told by its shape by default. colours, top: the order of an
+    image's colours and its value of white; by default those that YOLO (RGB, 1) or YOLOX (BGR, 255) is trained with, for
+    classifiers RGB with ImageNet's mean and deviation, for inputs of whole numbers 255. images: folder of the COCO
+    images; by default beside the annotations. Raises TaskError, OnnxFileError.
     """
     model = OnnxModel(path, float_path=float_path, custom_ops=custom_ops)
     data = Path(data)
     kind = onnx_data.data_kind(data)
     if kind == "coco":
-        return _detection(model, data, decode, colours, top, None if images is None else Path(images))
+        labels = onnx_data.coco(data, None if images is None else Path(images))
+        return _detection(model, labels, decode, colours, top)
     if kind == "folders":
-        image = image_input(model)
-        found = onnx_data.folders(data)
-        splits: dict[str, Any] = dict(onnx_data.split_folders(found, image.size, image.layout, CLASSIFICATION_BATCH))
-        return Task(model, splits, Top1(found.classes), metric="top-1")
-    x, y = onnx_data.arrays(data)
-    return Task(model, dict(onnx_data.split_arrays(x, y, CLASSIFICATION_BATCH)), Top1(), metric="top-1")
+        return _folders(model, onnx_data.folders(data), colours, top)
+    if colours is not None or top is not None:
+        raise TaskError(
+            f"Expected colours and top with images, got them with {data}, whose arrays are taken as they are; leave them "
+            "out."
+        )
+    x, y = onnx_arrays.arrays(data, ports(model), _classes(model))
+    return Task(model, dict(onnx_arrays.split_arrays(x, y, CLASSIFICATION_BATCH)), Top1(), metric="top-1")
+
+
+def ports(model: OnnxModel) -> list[Port]:
+    """The inputs of the file. Raises TaskError for a type that no array has."""
+    return [Port(item.name, _dtype(model, item), _sides(item.shape)) for item in model.get_inputs()]
+
+
+def _dtype(model: OnnxModel, item: Any) -> str:
+    name = str(item.type).removeprefix("tensor(").removesuffix(")")
+    name = {"float": "float32", "double": "float64"}.get(name, name)
+    if name not in DTYPES:
+        raise TaskError(
+            f"Expected inputs of numbers that numpy has, got {item.type} for {item.name} of {model.path.name}; write a "
+            "task file, see docs/onnx.md."
+        )
+    return name
+
+
+def _sides(shape: Sequence[Any]) -> tuple[int | None, ...]:
+    return tuple(side if isinstance(side, int) else None for side in shape)
+
+
+def _classes(model: OnnxModel) -> int | None:
+    """How many classes the file's output tells; None where its shape does not say."""
+    shape = _sides(model.get_outputs()[0].shape)
+    return shape[1] if len(shape) == 2 else None
 
 
 def image_input(model: OnnxModel) -> ImageInput:
-    """The file's input, if it is one of square colour images of a fixed size. Raises TaskError."""
-    inputs = model.get_inputs()
-    shape = list(inputs[0].shape)
-    if len(inputs) == 1 and len(shape) == 4:
-        if shape[1] == 3 and isinstance(shape[2], int) and shape[2] == shape[3]:
-            return ImageInput(shape[2], "nchw")
-        if shape[3] == 3 and isinstance(shape[1], int) and shape[1] == shape[2]:
-            return ImageInput(shape[1], "nhwc")
+    """The file's input, if it is one of colour images of a fixed size. Raises TaskError."""
+    found = ports(model)
+    if len(found) == 1 and len(found[0].shape) == 4:
+        _, one, two, three = found[0].shape
+        if one == 3 and two is not None and three is not None:
+            return ImageInput((two, three), "nchw", found[0].dtype)
+        if three == 3 and one is not None and two is not None:
+            return ImageInput((one, two), "nhwc", found[0].dtype)
     raise TaskError(
-        f"Expected {model.path.name} to have one input of square colour images of a fixed size, [n, 3, size, size] or "
-        f"[n, size, size, 3], got {', '.join(f'{item.name} {list(item.shape)}' for item in inputs)}; "
+        f"Expected {model.path.name} to have one input of colour images of a fixed size, [n, 3, height, width] or "
+        f"[n, height, width, 3], got {', '.join(f'{item.name} {list(item.shape)}' for item in model.get_inputs())}; "
         "write a task file, see docs/onnx.md."
     )
 
 
+def _folders(model: OnnxModel, found: Images, colours: Colours | None, top: float | None) -> Task:
+    image = image_input(model)
+    if top is None and whole_numbers(image.dtype):
+        top = 255.0
+    transform = ClassifierPixels(image.size, colours or "rgb", top, image.dtype)
+    splits = onnx_data.split_folders(found, transform, image.layout, CLASSIFICATION_BATCH)
+    return Task(model, dict(splits), Top1(found.classes), metric="top-1")
+
+
 def _detection(
-    model: OnnxModel,
-    data: Path,
-    decode: DecodeName | None,
-    colours: Literal["rgb", "bgr"] | None,
-    top: float | None,
-    images: Path | None,
+    model: OnnxModel, labels: LabelledImages, decode: DecodeName | None, colours: Colours | None, top: float | None
 ) -> Task:
-    image, labels = image_input(model), onnx_data.coco(data, images)
+    image = image_input(model)
     name = decode or onnx_data.decode_name(model.get_outputs()[0].shape, image.size, len(labels.names))
     usual = onnx_data.PIXELS[name]
-    pixels = Pixels(colours or usual.colours, usual.top if top is None else top, image.layout)
+    if top is None:
+        top = 255.0 if whole_numbers(image.dtype) else usual.top
+    pixels = Pixels(colours or usual.colours, top, image.layout, image.dtype)
     splits = random_splits(labels.images)
     batches = {
         split: onnx_data.DetectionBatches(part, image.size, DETECTION_BATCH, pixels=pixels)
         for split, part in splits.items()
     }
-    score = DetectionScore(labels.names, onnx_data.Decode(name, image.size), Suppression())
+    meaning = onnx_data.Decode(name, image.size, len(labels.names))
+    score = DetectionScore(labels.names, meaning, meaning.rule)
     return Task(model, batches, score, partial(mean_average_precision, classes=len(labels.names)), metric="mAP50-95")
 
 

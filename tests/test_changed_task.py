@@ -14,7 +14,7 @@ TASK = '''
 import numpy as np
 from dataclasses import replace
 from sensitivity.onnx_task import onnx_task
-from sensitivity.tasks.onnx_data import ArrayBatches
+from sensitivity.tasks.onnx_arrays import ArrayBatches
 
 def whole(last=0):
     """In batches of 20; `last` is added to the labels behind the first batch."""

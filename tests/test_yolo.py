@@ -236,6 +236,8 @@ def test_without_ultralytics_its_install_line_is_told(monkeypatch, folder):
     ("choices", "message"),
     [
         ({"imgsz": 100}, "Expected --imgsz to be a multiple of 32, .* got 100; use 96"),
+        ({"imgsz": (64, 100)}, "Expected --imgsz to be a multiple of 32, .* got 64x100; use 64x96"),
+        ({"imgsz": (64, 96), "evaluator": "ultralytics"}, "Expected a square --imgsz for --evaluator .* got 64x96"),
         ({"batch": 0}, "Expected --batch to be at least 1, got 0"),
         ({"calib_images": -1}, "Expected --calib-images to be at least 1, got -1"),
         ({"limit": 3}, "Expected at least 5 images for calib, rank, confirm and holdout, got 3; .* higher --limit"),
@@ -246,6 +248,26 @@ def test_without_ultralytics_its_install_line_is_told(monkeypatch, folder):
 def test_choices_that_cannot_be_served_are_told(folder, choices, message):
     with pytest.raises(TaskError, match=message):
         workflow.task(folder / "small.pt", folder / "instances.json", **SIZE | choices)
+
+
+@pytest.mark.parametrize("output", ["decoded", "raw"])
+def test_a_rectangular_input_is_height_and_width(folder, output):
+    made = workflow.task(folder / "small.pt", folder / "instances.json", **SIZE | {"imgsz": (64, 96), "output": output})
+    inputs, targets = next(iter(made.data["rank"]))
+    assert inputs.shape == (2, 3, 64, 96)
+    with torch.inference_mode():
+        outputs = made.model(inputs)
+    boxes, confidences = made.score.decode(outputs)
+    assert boxes.shape[1] == confidences.shape[2] == 8 * 12 + 4 * 6 + 2 * 3
+    centres = (boxes[..., :2] + boxes[..., 2:]) / 2
+    cells = [(x + 0.5, y + 0.5) for y in range(8) for x in range(12)]
+    assert np.abs(centres[0, : len(cells)] / 8 - cells).max() <= 8, "half of the 16 bins around each cell"
+    assert made.score(outputs, targets).shape[0] == 2
+
+
+def test_the_task_file_of_a_rectangular_input_says_so(folder):
+    settings = YoloSettings(weights=folder / "small.pt", data=folder / "instances.json", imgsz=(64, 96))
+    assert "imgsz=(64, 96)," in workflow.task_file(settings)
 
 
 def test_a_torchvision_that_does_not_import_is_told(folder, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import click
 
-from sensitivity.config import flag_of
+from sensitivity.config import ImageSize, flag_of
 
 Settings = TypeVar("Settings")
 
@@ -55,7 +55,26 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
     )
 
 
+class _ImageSize(click.ParamType[ImageSize]):
+    """A whole number, or two as 64x96 or 64,96."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ImageSize:
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        numbers = value.lower().replace(",", "x").split("x")
+        if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
+            self.fail(
+                f"{value!r} is neither a side in pixels such as 640 nor HEIGHTxWIDTH such as 384x640.", param, ctx
+            )
+        height, width = int(numbers[0]), int(numbers[-1])
+        return height if height == width else (height, width)
+
+
 def _click_type(hint: Any) -> Any:
+    if hint == ImageSize:
+        return _ImageSize()
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(option for option in get_args(hint) if option is not type(None))
     if get_origin(hint) is tuple:

@@ -26,6 +26,7 @@ from sensitivity.tasks.detection_boxes import Detections, Floats, Suppression, d
 from sensitivity.tasks.detection_images import Geometry, letterbox, load_rgb, to_image
 from sensitivity.tasks.detection_labels import LabelledImage
 from sensitivity.tasks.detection_map import Truth, image_scores, mean_average_precision
+from sensitivity.tasks.images import Size
 
 Decode = Callable[[Any], tuple[Floats, Floats]]
 """Model outputs -> boxes float[n, anchors, 4] (x1 y1 x2 y2 in input pixels), confidences float[n, classes, anchors]."""
@@ -42,16 +43,16 @@ def detection_task(
     splits: Mapping[str, Sequence[LabelledImage]],
     names: Sequence[str],
     *,
-    size: int,
+    size: Size,
     batch: int = 8,
     decode: Decode = decode_ultralytics,
     rule: Suppression | None = None,
 ) -> Task:
     """A task whose metric is mAP50-95, 0..1.
 
-    model: calibrated, takes float32[n, 3, size, size], RGB 0..1. splits: images for "rank", "confirm" and "holdout".
-    names: of the classes, as many as the model has. size: side of the square input in pixels. decode: what the model's
-    outputs mean. rule: which boxes are reported; ultralytics' validation settings by default.
+    model: calibrated, takes float32[n, 3, height, width], RGB 0..1. splits: images for "rank", "confirm" and "holdout".
+    names: of the classes, as many as the model has. size: side of the square input in pixels, or (height, width). decode: what the
+    model's outputs mean. rule: which boxes are reported; ultralytics' validation settings by default.
     """
     data = {name: ImageBatches(images, size=size, batch=batch) for name, images in splits.items()}
     score = DetectionScore(tuple(names), decode, rule or Suppression())
@@ -71,13 +72,13 @@ def random_splits(
 class ImageBatches:
     """Letterboxed batches of (inputs, targets), in the given order, again and again.
 
-    inputs: float32[n, 3, size, size], RGB 0..1. targets: a dict of tensors, the image first in each: boxes
+    inputs: float32[n, 3, height, width], RGB 0..1. targets: a dict of tensors, the image first in each: boxes
     float64[n, most, 4] in image pixels, classes int64[n, most] (-1 where there is no box), crowd bool[n, most],
     geometry float64[n, 6]; `most` is the same in all batches.
     """
 
     images: Sequence[LabelledImage]
-    size: int
+    size: Size
     batch: int
     _kept: dict[int, tuple[NDArray[np.uint8], Geometry]] = field(default_factory=dict, repr=False)
 

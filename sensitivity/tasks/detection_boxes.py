@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.tasks.batches import as_numpy
+from sensitivity.tasks.images import Size, sides
 
 Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
@@ -57,11 +58,11 @@ def decode_ultralytics(outputs: Any, classes: int | None = None) -> tuple[Floats
     return _corners(raw[:, :2], raw[:, 2:4]), raw[:, 4 : None if classes is None else 4 + classes]
 
 
-def decode_bins(outputs: Any, size: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Floats, Floats]:
+def decode_bins(outputs: Any, size: Size, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Floats, Floats]:
     """The same for a model of ultralytics without its decoding.
 
     outputs: (bins [n, 4 * bins, anchors], logits [n, classes, anchors]): logits of how far the left, upper, right and
-        lower side are from the cell's centre, in strides; with one bin the distance itself. size: of the input, pixels.
+        lower side are from the cell's centre, in strides; with one bin the distance itself. size: of the input.
     """
     raw, logits = (np.asarray(as_numpy(output), np.float32) for output in outputs)
     cells, stride = _grid(size, strides)
@@ -87,16 +88,28 @@ def decode_objectness(outputs: Any) -> tuple[Floats, Floats]:
     return _corners(raw[:, :2], raw[:, 2:4]), raw[:, 4:5] * raw[:, 5:]
 
 
-def decode_yolox(outputs: Any, size: int, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Floats, Floats]:
+def decode_yolox(outputs: Any, size: Size, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Floats, Floats]:
     """The same for a YOLOX model exported without its decoding.
 
     outputs: [n, anchors, 5 + classes]: centre as offset from the cell and log of the size, both in strides, then
-        objectness and class confidences after the sigmoid. size: side of the square input, pixels.
+        objectness and class confidences after the sigmoid. size: of the input.
     """
     raw = np.moveaxis(_first(outputs), 2, 1)
     cells, stride = _grid(size, strides)
     centre, extent = (raw[:, :2] + cells) * stride, np.exp(raw[:, 2:4]) * stride
     return _corners(centre, extent), raw[:, 4:5] * raw[:, 5:]
+
+
+def decode_chosen(outputs: Any, classes: int) -> tuple[Floats, Floats]:
+    """The same for a model that chooses its boxes itself, as one-to-one heads exported by ultralytics do.
+
+    outputs: [n, most, 6]: x1 y1 x2 y2 in input pixels, confidence, class; or a tuple that starts with it. No box
+    suppresses another: judge with `Suppression(iou=1.0)`.
+    """
+    raw = _first(outputs)
+    label = np.rint(raw[:, None, :, 5])  # a Q/DQ pair on the output moves it a little
+    confidences = np.where(label == np.arange(classes)[:, None], raw[:, None, :, 4], np.float32(0))
+    return raw[..., :4], confidences
 
 
 def detections(boxes: Floats, confidences: Floats, rule: Suppression) -> Detections:
@@ -206,14 +219,15 @@ def _corners(centre: Floats, extent: Floats) -> Floats:
     return np.moveaxis(np.concatenate([centre - half, centre + half], axis=1), 1, 2)
 
 
-def _grid(size: int, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
+def _grid(size: Size, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
     """Cell of each anchor float32[2, anchors] (x, y) and its stride float32[anchors]."""
+    height, width = sides(size)
     cells, stride = [], []
     for step in strides:
-        side = size // step
-        y, x = np.divmod(np.arange(side * side), side)
+        rows, columns = height // step, width // step
+        y, x = np.divmod(np.arange(rows * columns), columns)
         cells.append(np.stack([x, y]))
-        stride.append(np.full(side * side, step))
+        stride.append(np.full(rows * columns, step))
     return np.concatenate(cells, axis=1).astype(np.float32), np.concatenate(stride).astype(np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Images of any size and kind to the square input of a detector, and boxes back to the image."""
+"""Images of any size and kind to the input of a detector, and boxes back to the image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import MissingPackage, TaskError
 from sensitivity.tasks.detection_boxes import Floats
+from sensitivity.tasks.images import Size, sides
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,8 +51,8 @@ def load_rgb(file: Path, size: tuple[int, int] | None = None) -> Image:
         return shown.convert("RGB")
 
 
-def letterbox(image: Image, size: int) -> tuple[NDArray[np.uint8], Geometry]:
-    """The image scaled to fit a square of `size` pixels, centred on grey: uint8[size, size, 3], and its geometry.
+def letterbox(image: Image, size: Size) -> tuple[NDArray[np.uint8], Geometry]:
+    """The image scaled to fit an input of this size, centred on grey: uint8[height, width, 3], and its geometry.
 
     Plain bilinear sampling, without the smoothing that Pillow's `resize` adds when it shrinks: detectors are trained
     with OpenCV's, which has none; the two agree to one grey level.
@@ -62,32 +63,36 @@ def letterbox(image: Image, size: int) -> tuple[NDArray[np.uint8], Geometry]:
     scale_x, scale_y, left, top = geometry[:4].tolist()
     matrix = (scale_x, 0.0, -left * scale_x, 0.0, scale_y, -top * scale_y)
     grey = (PAD, PAD, PAD)
-    boxed = image.transform((size, size), Transform.AFFINE, matrix, Resampling.BILINEAR, fillcolor=grey)
+    height, width = sides(size)
+    boxed = image.transform((width, height), Transform.AFFINE, matrix, Resampling.BILINEAR, fillcolor=grey)
     return np.asarray(boxed), geometry
 
 
-def fit(width: int, height: int, size: int) -> Geometry:
+def fit(width: int, height: int, size: Size) -> Geometry:
     """Where ultralytics' LetterBox puts an image of this size, float64[6]; each side keeps at least one pixel.
 
     >>> fit(640, 480, 320).tolist()
     [2.0, 2.0, 0.0, 40.0, 640.0, 480.0]
+    >>> fit(640, 480, (240, 480)).tolist()
+    [2.0, 2.0, 80.0, 0.0, 640.0, 480.0]
     """
-    ratio = min(size / width, size / height)
+    rows, columns = sides(size)
+    ratio = min(columns / width, rows / height)
     inner = max(round(width * ratio), 1), max(round(height * ratio), 1)
     # An odd border gets its extra pixel right and below.
-    left, top = round((size - inner[0]) / 2 - 0.1), round((size - inner[1]) / 2 - 0.1)
+    left, top = round((columns - inner[0]) / 2 - 0.1), round((rows - inner[1]) / 2 - 0.1)
     return np.array([width / inner[0], height / inner[1], left, top, width, height])
 
 
 def to_image(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
-    """Boxes [..., m, 4] of the square input in image pixels, cut at the image's border. geometry: [..., 6]."""
+    """Boxes [..., m, 4] of the input in image pixels, cut at the image's border. geometry: [..., 6]."""
     scale, border, extent = (np.tile(geometry[..., None, at : at + 2], 2) for at in (0, 2, 4))
     inside: NDArray[np.float64] = np.clip((boxes - border) * scale, 0, extent)
     return inside
 
 
 def to_input(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
-    """The reverse: boxes [..., m, 4] of the image in pixels of the square input."""
+    """The reverse: boxes [..., m, 4] of the image in pixels of the input."""
     scale, border = (np.tile(geometry[..., None, at : at + 2], 2) for at in (0, 2))
     placed: NDArray[np.float64] = boxes / scale + border
     return placed

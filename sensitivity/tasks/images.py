@@ -20,6 +20,24 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Channels = tuple[float, float, float]
 
+Size = int | tuple[int, int]
+"""Of an input, in pixels: the side of a square one, or (height, width)."""
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """(height, width)."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def shown_size(size: Size) -> str:
+    """The side of a square, or height x width.
+
+    >>> shown_size((64, 96)), shown_size((64, 64))
+    ('64x96', '64')
+    """
+    height, width = sides(size)
+    return str(height) if height == width else f"{height}x{width}"
+
 
 def image_files(folder: Path) -> list[Path]:
     """Every image below a folder, by its ending, sorted by path. Raises TaskError where there is no such folder."""
@@ -48,35 +66,38 @@ def read_rgb(file: Path) -> Image:
 
 
 def centre_crop(
-    size: int, *, resize: int | None = None, mean: Channels = IMAGENET_MEAN, std: Channels = IMAGENET_STD
+    size: Size, *, resize: Size | None = None, mean: Channels = IMAGENET_MEAN, std: Channels = IMAGENET_STD
 ) -> Callable[[Image], NDArray[np.float32]]:
-    """The usual preparation of ImageNet models, as a function from an RGB image to float32[3, size, size].
+    """The usual preparation of ImageNet models, as a function from an RGB image to float32[3, height, width].
 
-    resize: the shorter side is scaled to this many pixels first, bilinear; None leaves the image as it is.
+    resize: the shorter side is scaled to this many pixels first, bilinear, or the image to cover (height, width); None
+    leaves it as it is.
     mean, std: of each channel on the scale 0..1, taken off and divided by.
     """
+    height, width = sides(size)
     centre, spread = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def prepare(image: Image) -> NDArray[np.float32]:
         if resize is not None:
-            image = _shorter_side(image, resize)
-        if min(image.size) < size:
+            image = _covering(image, *sides(resize))
+        if image.width < width or image.height < height:
             raise TaskError(
-                f"Expected images of at least {size}x{size} pixels to crop from, got {image.width}x{image.height}; "
+                f"Expected images of at least {width}x{height} pixels to crop from, got {image.width}x{image.height}; "
                 f"pass resize={size} or more."
             )
-        left, top = (image.width - size) // 2, (image.height - size) // 2
-        pixels = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
         return np.ascontiguousarray(((pixels - centre) / spread).transpose(2, 0, 1))
 
     return prepare
 
 
-def _shorter_side(image: Image, pixels: int) -> Image:
+def _covering(image: Image, height: int, width: int) -> Image:
+    """The image scaled to be just as high and as wide as this, or more; of a square: its shorter side is that long."""
     from PIL.Image import Resampling
 
-    ratio = pixels / min(image.size)
-    size = max(round(image.width * ratio), pixels), max(round(image.height * ratio), pixels)
+    ratio = max(width / image.width, height / image.height)
+    size = max(round(image.width * ratio), width), max(round(image.height * ratio), height)
     return image if size == image.size else image.resize(size, Resampling.BILINEAR)
 
 

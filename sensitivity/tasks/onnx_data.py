@@ -1,9 +1,9 @@
-"""Data for Q/DQ files, as numpy arrays: labelled images as the file takes them, and arrays."""
+"""Images for Q/DQ files, as numpy arrays as the file takes them. Arrays: see `onnx_arrays`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,15 +12,24 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
 from sensitivity.tasks import classification, detection
-from sensitivity.tasks.classification import Images, Labels, images_by_class, random_parts
-from sensitivity.tasks.detection_boxes import Floats, decode_ultralytics, decode_yolox
+from sensitivity.tasks.classification import Images, images_by_class, random_parts
+from sensitivity.tasks.detection_boxes import (
+    Floats,
+    Suppression,
+    decode_chosen,
+    decode_objectness,
+    decode_ultralytics,
+    decode_yolox,
+)
 from sensitivity.tasks.detection_labels import LabelledImages, coco_images
-from sensitivity.tasks.images import centre_crop
+from sensitivity.tasks.images import Size, centre_crop, shown_size, sides
 
 SIZES: Mapping[str, float] = {"rank": 0.5, "confirm": 0.25, "holdout": 0.25}
 """The file is calibrated already: no samples are set aside for that."""
 
-DecodeName = Literal["yolo", "yolox"]
+DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
+Colours = Literal["rgb", "bgr"]
+Layout = Literal["nchw", "nhwc"]
 ANNOTATIONS = "instances.json"
 RESIZE = 256 / 224
 """Shorter side before the crop, as a multiple of the crop: what ImageNet models are evaluated with."""
@@ -28,16 +37,18 @@ RESIZE = 256 / 224
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a file takes images. colours: their order. top: the value of white. layout: of the input's axes."""
+    """How a file takes images. colours: their order. top: the value of white. layout: of the input's axes. dtype: the
+    name of the input's type."""
 
-    colours: Literal["rgb", "bgr"] = "rgb"
+    colours: Colours = "rgb"
     top: float = 1.0
-    layout: Literal["nchw", "nhwc"] = "nchw"
+    layout: Layout = "nchw"
+    dtype: str = "float32"
 
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """uint8[n, h, w, 3] in RGB -> float32 as the file takes it."""
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """uint8[n, h, w, 3] in RGB -> as the file takes it."""
         ordered = images if self.colours == "rgb" else images[..., ::-1]
-        scaled = ordered.astype(np.float32) * np.float32(self.top / 255)
+        scaled = in_type(ordered.astype(np.float32) * np.float32(self.top / 255), self.dtype)
         return np.ascontiguousarray(scaled if self.layout == "nhwc" else scaled.transpose(0, 3, 1, 2))
 
 
@@ -60,7 +71,7 @@ class DetectionBatches(detection.ImageBatches):
 class ImageBatches(classification.ImageBatches):
     """Batches (float32[n, ...], int64[n]) of labelled images as numpy arrays."""
 
-    layout: Literal["nchw", "nhwc"] = "nchw"
+    layout: Layout = "nchw"
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         for start in range(0, len(self.images.files), self.batch):
@@ -72,23 +83,6 @@ class ImageBatches(classification.ImageBatches):
                 np.ascontiguousarray(pixels if self.layout == "nchw" else pixels.transpose(0, 2, 3, 1)),
                 self.images.labels[numbers.start : numbers.stop],
             )
-
-
-@dataclass(frozen=True, eq=False)
-class ArrayBatches:
-    """Batches (x, y) of two arrays, in their order, again and again."""
-
-    x: NDArray[Any]
-    y: Labels
-    batch: int = 50
-    classes: int | None = field(default=None)
-
-    def __len__(self) -> int:
-        return -(-len(self.x) // self.batch)
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for start in range(0, len(self.x), self.batch):
-            yield self.x[start : start + self.batch], self.y[start : start + self.batch]
 
 
 def data_kind(data: Path) -> Literal["coco", "folders", "arrays"]:
@@ -120,48 +114,73 @@ def folders(data: Path) -> Images:
     return images_by_class(data)
 
 
-def arrays(data: Path) -> tuple[NDArray[Any], Labels]:
-    """Inputs and labels of an .npz: `x` and `y`, or its two arrays, of which the integers of one axis are the labels."""
-    with np.load(data, allow_pickle=False) as content:
-        found = {name: content[name] for name in content.files}
-    if {"x", "y"} <= found.keys():
-        return found["x"], found["y"].astype(np.int64)
-    labels = [name for name, array in found.items() if array.ndim == 1 and array.dtype.kind in "iu"]
-    if len(found) != 2 or len(labels) != 1:
-        listed = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in found.items())
-        raise TaskError(
-            f"Expected {data} to hold inputs x and labels y (integers, one for each sample), got {listed or 'nothing'}; "
-            "save it with numpy.savez(file, x=inputs, y=labels)."
-        )
-    (inputs,) = found.keys() - set(labels)
-    return found[inputs], found[labels[0]].astype(np.int64)
-
-
-def split_arrays(x: NDArray[Any], y: Labels, batch: int, seed: int = 0) -> dict[str, ArrayBatches]:
-    parts = random_parts(len(x), SIZES, seed)
-    return {name: ArrayBatches(np.ascontiguousarray(x[at]), y[at], batch) for name, at in parts.items()}
-
-
 def split_folders(
-    images: Images, size: int, layout: Literal["nchw", "nhwc"], batch: int, seed: int = 0
+    images: Images, transform: Callable[[Any], NDArray[Any]], layout: Layout, batch: int, seed: int = 0
 ) -> dict[str, ImageBatches]:
-    transform = centre_crop(size, resize=round(size * RESIZE))
     parts = random_parts(len(images.files), SIZES, seed)
     return {name: ImageBatches(images.take(at), transform, batch, layout=layout) for name, at in parts.items()}
 
 
-def decode_name(shape: Sequence[Any], size: int, classes: int) -> DecodeName:
-    """What a detector's first output means, told by its shape. Raises TaskError where it is neither."""
-    sides = [side if isinstance(side, int) else None for side in shape]
-    if len(sides) == 3 and sides[2] == 5 + classes:
-        return "yolox"
-    if len(sides) == 3 and sides[1] == 4 + classes:
-        return "yolo"
+@dataclass(frozen=True)
+class ClassifierPixels:
+    """From an RGB image to [3, height, width] as a classifier takes it: the usual crop, then colours and scale.
+
+    top: the value of white, where black is 0; None for ImageNet's mean and deviation. dtype: the name of the file's type.
+    """
+
+    size: Size
+    colours: Colours = "rgb"
+    top: float | None = None
+    dtype: str = "float32"
+
+    def __call__(self, image: Any) -> NDArray[Any]:
+        height, width = sides(self.size)
+        resize = round(height * RESIZE), round(width * RESIZE)
+        if self.top is None:
+            made = centre_crop(self.size, resize=resize)(image)
+        else:
+            whole = centre_crop(self.size, resize=resize, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))(image)
+            made = np.rint(whole * 255) * np.float32(self.top / 255)  # 255 levels, whatever dividing them left
+        ordered = made if self.colours == "rgb" else made[::-1]
+        return np.ascontiguousarray(in_type(ordered, self.dtype))
+
+
+def in_type(pixels: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Pixels in the type of a file's input; whole numbers are rounded to."""
+    return (np.rint(pixels) if whole_numbers(dtype) else pixels).astype(dtype)
+
+
+def whole_numbers(dtype: str) -> bool:
+    """Whether a type of this name holds integers."""
+    return np.dtype(dtype).kind in "iu"
+
+
+def decode_name(shape: Sequence[Any], size: Size, classes: int) -> DecodeName:
+    """What a detector's first output means, told by its shape. Raises TaskError where it is none of those known."""
+    given = [side if isinstance(side, int) else None for side in shape]
+    if len(given) == 3:
+        if given[2] == 6 and given[1] is not None and _cells(size, given[1]) is None:
+            return "end2end"
+        if given[2] == 5 + classes and (classes != 1 or given[1] is not None):
+            return "yolov5" if _cells(size, given[1]) == 3 else "yolox"
+        if given[1] == 4 + classes:
+            return "yolo"
     raise TaskError(
-        f"Expected the file's first output to be that of YOLOX without decoding [n, anchors, {5 + classes}] or of "
-        f"ultralytics' YOLO [n, {4 + classes}, anchors] for {classes} classes, got {list(shape)} at input size {size}; "
-        "write a task file with a `decode` of your own, see docs/onnx.md."
+        f"Expected the file's first output to be that of YOLOX without decoding or of YOLOv5 [n, anchors, {5 + classes}], "
+        f"of ultralytics' YOLO [n, {4 + classes}, anchors] or of its end2end export [n, 300, 6] for {classes} "
+        f"class{'es' if classes > 1 else ''}, got {list(shape)} at input size {shown_size(size)}; say which it is with "
+        "--decode, or write a task file with a `decode` of your own, see docs/onnx.md."
     )
+
+
+def _cells(size: Size, anchors: int | None) -> int | None:
+    """How many anchors each cell of a detector has, 1 or 3; None where so many anchors belong to no such detector."""
+    height, width = sides(size)
+    for strides in ((8, 16, 32), (8, 16, 32, 64)):
+        cells = sum((height // step) * (width // step) for step in strides)
+        if anchors in (cells, 3 * cells):
+            return 1 if anchors == cells else 3
+    return None
 
 
 @dataclass(frozen=True)
@@ -169,11 +188,26 @@ class Decode:
     """Model outputs -> boxes and confidences, as `detection_task` wants it."""
 
     name: DecodeName
-    size: int
+    size: Size
+    classes: int
 
     def __call__(self, outputs: Any) -> tuple[Floats, Floats]:
-        return decode_yolox(outputs, self.size) if self.name == "yolox" else decode_ultralytics(outputs)
+        if self.name == "yolox":
+            return decode_yolox(outputs, self.size)
+        if self.name == "yolov5":
+            return decode_objectness(outputs)
+        return decode_chosen(outputs, self.classes) if self.name == "end2end" else decode_ultralytics(outputs)
+
+    @property
+    def rule(self) -> Suppression:
+        """Which boxes are reported: of a model that chooses them itself, all."""
+        return Suppression(iou=1.0) if self.name == "end2end" else Suppression()
 
 
-PIXELS: Mapping[DecodeName, Pixels] = {"yolo": Pixels("rgb", 1.0), "yolox": Pixels("bgr", 255.0)}
-"""What the two are trained with."""
+PIXELS: Mapping[DecodeName, Pixels] = {
+    "yolo": Pixels("rgb", 1.0),
+    "yolox": Pixels("bgr", 255.0),
+    "yolov5": Pixels("rgb", 1.0),
+    "end2end": Pixels("rgb", 1.0),
+}
+"""What they are trained with."""

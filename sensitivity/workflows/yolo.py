@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.config import RunSettings, YoloChoices, YoloSettings, flag_of
+from sensitivity.config import ImageSize, RunSettings, YoloChoices, YoloSettings, flag_of
 from sensitivity.errors import TaskError, WriteError
 from sensitivity.files import write_whole
 from sensitivity.journal.journal import refuse_used
@@ -26,7 +26,7 @@ from sensitivity.tasks.classification import classification_task, from_folder, r
 from sensitivity.tasks.detection import SIZES, Decode, ImageBatches, detection_task, random_splits
 from sensitivity.tasks.detection_boxes import Suppression, decode_bins, decode_corners, decode_ultralytics
 from sensitivity.tasks.detection_labels import LabelledImage
-from sensitivity.tasks.images import centre_crop
+from sensitivity.tasks.images import centre_crop, shown_size, sides
 from sensitivity.workflows.yolo_data import calibration_files, has_train_images, labelled, unlabelled
 from sensitivity.workflows.yolo_end2end import with_best_boxes
 from sensitivity.workflows.yolo_quantize import quantized
@@ -97,14 +97,19 @@ def task(weights: str | Path, data: str | Path, **choices: Any) -> Task | Evalua
         if value is not None and value < 1:
             raise TaskError(f"Expected {flag_of(name)} to be at least 1, got {value}.")
     yolo = load_yolo(settings.weights, end2end=settings.end2end, trust=settings.trust_weights)
-    if settings.imgsz < yolo.stride or settings.imgsz % yolo.stride:
-        raise TaskError(
-            f"Expected --imgsz to be a multiple of {yolo.stride}, the coarsest step of {settings.weights.name}, got "
-            f"{settings.imgsz}; use {max(round(settings.imgsz / yolo.stride), 1) * yolo.stride}."
-        )
+    _check_size(settings.imgsz, yolo.stride, settings.weights.name)
     if yolo.kind == "classify":
         return _classifier(yolo, settings)
     return _detector(yolo, settings)
+
+
+def _check_size(size: ImageSize, stride: int, name: str) -> None:
+    if any(side < stride or side % stride for side in sides(size)):
+        height, width = (max(round(side / stride), 1) * stride for side in sides(size))
+        raise TaskError(
+            f"Expected --imgsz to be a multiple of {stride}, the coarsest step of {name}, got {shown_size(size)}; use "
+            f"{shown_size((height, width))}."
+        )
 
 
 def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sensitivity.config import CalibrationMethod, YoloChoices
+from sensitivity.config import CalibrationMethod, ImageSize, YoloChoices
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.detection import Decode, ImageBatches, detection_task
 from sensitivity.tasks.detection_boxes import decode_objectness
@@ -25,7 +25,7 @@ def repository_task(
     data: str | Path,
     *,
     names: Iterable[str],
-    imgsz: int = 640,
+    imgsz: ImageSize = 640,
     batch: int = 8,
     decode: Decode = decode_objectness,
     calib: str | Path | None = None,
@@ -35,7 +35,7 @@ def repository_task(
 ) -> Task:
     """Merge RepVGG blocks, quantize and calibrate a float YOLO, and judge it by COCO mAP.
 
-    model: takes float32[n, 3, imgsz, imgsz], RGB 0..1; gives [n, anchors, 5 + classes] (centre, size in pixels,
+    model: takes float32[n, 3, height, width], RGB 0..1; gives [n, anchors, 5 + classes] (centre, size in pixels,
     objectness, class confidences), alone or first; other outputs need another `decode`. data, calib, limit: as in
     `sensitivity yolo run`. Raises TaskError, and ModelError where merging changes the outputs.
     """

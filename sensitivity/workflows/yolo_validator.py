@@ -15,6 +15,7 @@ from sensitivity.errors import TaskError
 from sensitivity.tasks.base import EvaluateTask
 from sensitivity.tasks.detection import ImageBatches
 from sensitivity.tasks.detection_labels import LabelledImage
+from sensitivity.tasks.images import shown_size, sides
 from sensitivity.workflows.yolo_data import yaml_for_validator
 from sensitivity.workflows.yolo_weights import Yolo
 
@@ -38,10 +39,16 @@ def validator_task(
         raise TaskError(
             f"Expected a detector that gives decoded boxes for --evaluator ultralytics, got {got}; leave one of them out."
         )
+    side, width = sides(settings.imgsz)
+    if side != width:
+        raise TaskError(
+            f"Expected a square --imgsz for --evaluator ultralytics, which validates nothing else, got "
+            f"{shown_size(settings.imgsz)}; leave --evaluator out."
+        )
     _require_torchvision()
     folder = Path(tempfile.mkdtemp(prefix="sensitivity-yolo-"))
     data = yaml_for_validator(folder, splits, yolo.names)
-    judge = partial(evaluate, data=data, imgsz=settings.imgsz, batch=settings.batch, folder=folder)
+    judge = partial(evaluate, data=data, imgsz=side, batch=settings.batch, folder=folder)
     first = ImageBatches(splits["rank"][: settings.batch], size=settings.imgsz, batch=settings.batch)
     return EvaluateTask(
         model,
