@@ -6,6 +6,7 @@ import importlib
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -60,21 +61,49 @@ def group() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit. A user's mistake is one sentence on stderr; our bugs show their traceback."""
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = group.main(arguments, prog_name="sensitivity", standalone_mode=False)
-    except click.UsageError as error:
-        error.show()
-        code = 1
+        code = group.main(words, prog_name="sensitivity", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         code = 1
     except SensitivityError as error:
-        click.echo(f"Error: {error}", err=True)
-        code = 1
+        code = _told(error)
     except (KeyboardInterrupt, click.Abort):
-        click.echo(stopped(sys.argv[1:] if arguments is None else arguments), err=True)
+        click.echo(stopped(words), err=True)
         code = INTERRUPTED
+    except Exception as error:
+        found = _foreign(error, words)
+        if found is None:
+            raise
+        code = _told(found)
     sys.exit(code)
+
+
+def _told(error: SensitivityError) -> int:
+    """Print a user's mistake in one line, whatever a library had to say about it."""
+    click.echo(f"Error: {' '.join(str(error).split())}", err=True)
+    return 1
+
+
+def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
+    """What to say of an exception that nobody foresaw; None where nothing but our own code can be at fault."""
+    for word in words:
+        if word.endswith(".onnx"):
+            from sensitivity.onnx_graph.well_formed import refused
+
+            found = refused(Path(word))
+            if found:
+                return found
+    if isinstance(error, MemoryError):
+        return SensitivityError(
+            "Expected enough memory, got less than is needed; try a smaller batch, --memory, or fewer other programs."
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return SensitivityError(
+            f"Expected to be able to use {error.filename}, got: {error.strerror}; check the path and its permissions."
+        )
+    return None
 
 
 def stopped(words: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph.well_formed import DAMAGED, check_tensors, check_text, check_values
 
 LARGEST_BYTES = 2**31 - 1
 """protobuf cannot hold more in one message."""
@@ -25,11 +26,16 @@ def load_model(path: Path) -> ir.Model:
     """
     path = Path(path)
     proto = _parse(path)
+    check_text(proto, path)
+    check_tensors(_all_tensors(proto), path)
     _check_external_data(proto, path)
     try:
         model: ir.Model = ir.from_proto(proto)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise OnnxFileError(f"Expected {path} to hold a valid ONNX graph, got: {error}; export it again.") from error
+    # onnx-ir wraps whatever it meets into a RuntimeError of its own.
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        said = " ".join(str(error.__cause__ or error).split())[:300]
+        raise OnnxFileError(f"Expected {path} to hold a valid ONNX graph, got: {said}; {DAMAGED}") from error
+    check_values(model, path)
     for graph in model.graphs():
         ir.external_data.set_base_dir(graph, str(path.parent))
     return model
@@ -62,7 +68,7 @@ def _parse(path: Path) -> onnx.ModelProto:
 def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
     folder = path.parent.resolve()
     total = 0
-    for tensor in _tensors(proto.graph):
+    for tensor in _all_tensors(proto):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         info = {entry.key: entry.value for entry in tensor.external_data}
@@ -91,15 +97,26 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
         raise OnnxFileError(f"Expected the weights of {path} to be smaller than 2 GB, got {total / 1e9:.2f} GB.")
 
 
+def _all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every stored tensor: initializers and attributes, also of sub-graphs and functions."""
+    yield from _tensors(proto.graph)
+    for function in proto.functions:
+        for node in function.node:
+            yield from _attribute_tensors(node)
+
+
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Every stored tensor: initializers and attributes, also of sub-graphs."""
     yield from graph.initializer
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            if attribute.HasField("g"):
-                yield from _tensors(attribute.g)
-            for inner in attribute.graphs:
-                yield from _tensors(inner)
+        yield from _attribute_tensors(node)
+
+
+def _attribute_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("g"):
+            yield from _tensors(attribute.g)
+        for inner in attribute.graphs:
+            yield from _tensors(inner)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from sensitivity.errors import RunDirError, unknown_name
 from sensitivity.files import is_as_written
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.well_formed import blamed_on
 from sensitivity.rules.base import Finding, PlanNames, Subject
 from sensitivity.rules.calls import written_out
 from sensitivity.rules.catalog import RULES
@@ -27,7 +28,8 @@ def run_lint(path: Path, target: str, plan: Path | None = None) -> list[Finding]
     if target not in TARGETS:
         raise unknown_name("--for", target, TARGETS)
     names = read_plan(plan) if plan is not None else None
-    return lint_model(load_model(path), target, names)
+    with blamed_on(path):
+        return lint_model(load_model(path), target, names)
 
 
 def lint_model(model: ir.Model, target: str, plan: PlanNames | None = None) -> list[Finding]:

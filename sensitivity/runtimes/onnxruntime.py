@@ -6,6 +6,8 @@ import importlib.util
 import json
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +62,17 @@ class OnnxRuntimeEngine(Closing):
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         names = [output.name for output in self._session.get_outputs()]
-        return dict(zip(names, self._session.run(names, _feed(self._session, inputs)), strict=True))
+        with _running(self._file):
+            return dict(zip(names, self._session.run(names, _feed(self._session, inputs)), strict=True))
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
         session, feed = self._session, _feed(self._session, inputs)
         times = np.empty(repeats)
-        for i in range(repeats):
-            start = time.perf_counter_ns()
-            session.run(None, feed)
-            times[i] = (time.perf_counter_ns() - start) / 1e6
+        with _running(self._file):
+            for i in range(repeats):
+                start = time.perf_counter_ns()
+                session.run(None, feed)
+                times[i] = (time.perf_counter_ns() - start) / 1e6
         return times
 
     def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
@@ -85,6 +89,15 @@ class OnnxRuntimeEngine(Closing):
 
     def close(self) -> None:
         self._session = None
+
+
+@contextmanager
+def _running(file: Path) -> Iterator[None]:
+    """A file may load and still not run, with kernels that look at its values only then."""
+    try:
+        yield
+    except Exception as error:  # its exceptions share no public base class
+        raise refused(file, "ONNX Runtime", error) from error
 
 
 def _options(threads: int | None, optimize: bool) -> Any:
