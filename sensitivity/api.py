@@ -47,7 +47,9 @@ from sensitivity.quantizers.units import pins
 from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of
+from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.detail import detection_detail
@@ -295,6 +297,8 @@ def report_data(directory: Path) -> ReportData:
     stale = old_files or (timed and chosen and timed.skip != chosen.skip)
     if stale:
         verified = timed = None
+    if chosen:
+        chosen = replace(chosen, verdict=verdict_of(chosen, timed, MetricFormat(info.metric, info.full_scale)))
     return ReportData(
         title=f"{directory.resolve().name} in INT8",
         metric=info.metric,

@@ -16,11 +16,12 @@ from sensitivity.files import write_whole
 from sensitivity.journal.journal import task_of
 from sensitivity.quantizers.units import Pins, pins
 from sensitivity.recalibration import Recalibration, in_force, kept, recalibrated_plan, recalibration
-from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, Timing, cost_of
+from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, cost_of
 from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of, in_format
+from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import frontier_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
@@ -90,10 +91,10 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
         found = replace(found, notes=(*found.notes, OWN_RANGES.format(len(new.units), len(plans[0].skip))))
     points = [point for attempt in attempts for point in attempt.points]
     values = np.concatenate([attempts[0].values, *(attempt.values[1:] for attempt in attempts[1:])])
-    corrected = correction(values, points, found.floor, cost)
+    corrected = correction(values, points, found.skip, found.floor, cost)
     found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
     _write(session.run_dir, found, Frontier(best.points, _choices(settings), cost), best.values)
-    return _advised(session.run_dir, found, ())
+    return _advised(session.run_dir, found)
 
 
 def under_each(
@@ -188,13 +189,13 @@ def replan(run_dir: RunDir, settings: PlanSearch) -> Plan | None:
         return None
     found = replace(found, recalibrated=kept(in_force(run_dir, earlier), found.quantizers))
     _write(run_dir, found, frontier, table)
-    return _advised(run_dir, found, ())
+    return _advised(run_dir, found)
 
 
 def with_timings(run_dir: RunDir, result: BenchResult) -> None:
     """Put the measured latency into plan.json and the frontier, and the advice that follows from it."""
     found = run_dir.plan()
-    times = {timing.variant: timing.median_ms for timing in result.timings}
+    times = {name: timing.median_ms for timing in result.timings for name in timing.variants}
     found = replace(found, measured_ms=times.get("partial", times.get("int8") if not found.skip else None))
     frontier = run_dir.read_if_there("frontier.json", Frontier)
     if frontier is not None:
@@ -204,7 +205,7 @@ def with_timings(run_dir: RunDir, result: BenchResult) -> None:
         )
         run_dir.write("frontier.json", replace(frontier, points=points))
         _write_csv(run_dir, found, points, frontier.cost)
-    _advised(run_dir, found, result.timings)
+    _advised(run_dir, found, result)
 
 
 def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
@@ -213,10 +214,11 @@ def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
     return frontier, best_points(frontier.points, frontier.cost)
 
 
-def _advised(run_dir: RunDir, found: Plan, timings: Sequence[Timing]) -> Plan:
+def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> Plan:
     info: RunInfo = run_dir.info()
     metric = MetricFormat(info.metric, info.full_scale)
-    found = replace(found, advice=advice(found, timings, len(info.units), metric))
+    found = replace(found, advice=advice(found, bench.timings if bench else (), len(info.units), metric))
+    found = replace(found, verdict=verdict_of(found, bench, metric))
     allowed = found.metric.float.value - found.floor
     small = tuple(note for note in small_splits(found.metric, allowed, metric) if note not in found.notes)
     found = replace(found, notes=(*found.notes, *small))
@@ -237,6 +239,13 @@ def _said_in(found: Plan, format_name: str) -> Plan:
         try_next=said(found.try_next),
         notes=said(found.notes),
         advice=found.advice and replace(found.advice, sentences=said(found.advice.sentences)),
+        verdict=found.verdict
+        and replace(
+            found.verdict,
+            accuracy_sentence=in_format(found.verdict.accuracy_sentence, format_name),
+            speed_sentence=in_format(found.verdict.speed_sentence, format_name),
+            action_sentence=in_format(found.verdict.action_sentence, format_name),
+        ),
     )
 
 

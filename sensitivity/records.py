@@ -23,6 +23,10 @@ else:
 Role = Literal["input", "weight", "output"]
 Mode = Literal["disable", "enable"]
 Severity = Literal["error", "warning", "note"]
+AccuracyStatus = Literal["met", "not proven", "missed"]
+SpeedStatus = Literal["faster", "slower", "no different", "same file", "not measured"]
+Action = Literal["use", "prove", "bench", "float", "train", "repair"]
+Tone = Literal["good", "open", "bad"]
 UnitKind = Literal["layer", "quantizer", "fan-out", "concat", "residual", "shared", "repvgg", "head", "pattern"]
 
 SPLITS = ("rank", "confirm", "holdout")
@@ -222,8 +226,8 @@ class PlanMetric:
     holdout is on samples that no choice has seen; holdout_float, holdout_drop (paired, float minus plan) and
     holdout_quantized too, the last None where it was not measured.
     quantized is everything in INT8 with its own ranges, recalibrated with those of the plan; None where it has none.
-    confirm_drop: float minus plan on `confirm`, corrected for choosing the plan there (`stats.selection`); None where
-    the scores do not allow it, and where one set was tried."""
+    confirm_drop: float minus plan on `confirm`, corrected for choosing the plan there (`stats.selection`) where more
+    than one set was tried; None where the plan was not measured on all of it."""
 
     name: str
     float: Estimate
@@ -246,6 +250,32 @@ class Advice:
 
     choice: Literal["ptq", "partial", "qat", "float"]
     sentences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a run found, in three lines that a reader can act on. Each has a status and a sentence with its numbers.
+
+    accuracy: "met" where the drop is within the target with 97.5 % confidence, "missed" where it is above it with as
+        much, or where no set tried reached it on `confirm`; "not proven" otherwise.
+    speed: of the plan's file against the float file, in one runtime; "same file" where nothing is in INT8.
+    action: "use" the file; "prove" the accuracy on more samples; "bench" it; stay with "float"; "train" for INT8;
+        "repair" a file whose accuracy in the runtime is not what was simulated.
+    """
+
+    accuracy: AccuracyStatus
+    accuracy_sentence: str
+    speed: SpeedStatus
+    speed_sentence: str
+    action: Action
+    action_sentence: str
+
+    @property
+    def tone(self) -> Tone:
+        """Good only where the file can be used: never for a target that is met by what is not worth having."""
+        if self.action == "use":
+            return "good"
+        return "bad" if self.accuracy == "missed" or self.action == "repair" else "open"
 
 
 @dataclass(frozen=True)
@@ -275,6 +305,7 @@ class Plan:
     predicted_ms: float | None = None
     measured_ms: float | None = None
     advice: Advice | None = None
+    verdict: Verdict | None = None
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -344,6 +375,7 @@ class Timing:
     """Latency of one file in one runtime, all files of a bench interleaved in the same run.
 
     ratio: time of the float file over time of this one, with a bootstrap interval; above 1 is faster than float.
+    same: other variants that are this very file.
     against_fp16: the same with the FP16 file; None where there is none, or the runtime computed it in another type.
     """
 
@@ -361,6 +393,33 @@ class Timing:
     spread_ms: float
     ratio: Estimate
     against_fp16: Estimate | None = None
+    same: tuple[str, ...] = ()
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """All that this file is."""
+        return (self.variant, *self.same)
+
+
+def timing_of(variant: str, timings: Iterable[Timing]) -> Timing | None:
+    """The timing of the file that is this variant; None where it was not timed."""
+    return next((timing for timing in timings if variant in timing.variants), None)
+
+
+@dataclass(frozen=True)
+class RuntimeAccuracy:
+    """The metric of the plan's file in the runtime where it was timed, on `holdout`.
+
+    simulated: what the plan promised on the same samples. drop: float minus the file, paired. differs: whether file and
+    promise differ by more than chance. cause: what is known of why; "" where nothing is.
+    """
+
+    runtime: str
+    level: Estimate
+    simulated: Estimate
+    drop: Estimate
+    differs: bool
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -368,7 +427,7 @@ class BenchResult:
     """Latencies of a run's files with what they mean in words, the most important sentence first.
 
     accuracy: variant -> the metric of its file in this runtime, on `holdout`; empty where it was not asked for.
-    skip: the units that the partial file leaves unquantized.
+    skip: the units that the partial file leaves unquantized. judged: of the plan's file; None where it was not measured.
     """
 
     timings: tuple[Timing, ...]
@@ -376,3 +435,4 @@ class BenchResult:
     environment: dict[str, str]
     accuracy: dict[str, Estimate]
     skip: tuple[str, ...]
+    judged: RuntimeAccuracy | None = None

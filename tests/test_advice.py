@@ -35,7 +35,7 @@ def words(*args) -> tuple[str, str]:
 def test_ptq_is_enough_where_nothing_is_left_out() -> None:
     choice, text = words(replace(PLAN, skip=()), timings(2.0, 2.0), 28, METRIC)
     assert choice == "ptq"
-    assert "PTQ is enough: with everything in INT8 top-1 is 51.4 % on confirm" in text
+    assert "PTQ is enough on confirm: with everything in INT8 top-1 is 51.4 %" in text
     assert "2.00x" in text
 
 

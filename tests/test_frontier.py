@@ -61,9 +61,10 @@ def test_the_correction_is_of_the_set_that_the_target_chooses() -> None:
     rng = np.random.default_rng(0)
     float_ = rng.random(400) < 0.9
     values = np.stack([float_, rng.random(400) < 0.5, float_]).astype(float)
-    assert correction(values, POINTS[:2], floor=0.85, cost=None).value == pytest.approx(0.0, abs=0.01)
-    assert correction(values, POINTS[:2], floor=0.1, cost=None).value == pytest.approx(0.4, abs=0.06)
-    assert correction(values[:2], POINTS[:1], floor=0.1, cost=None) is None, "nothing was chosen"
+    assert correction(values, POINTS[:2], POINTS[0].skip, floor=0.85, cost=None).value == pytest.approx(0.0, abs=0.01)
+    assert correction(values, POINTS[:2], POINTS[0].skip, floor=0.1, cost=None).value == pytest.approx(0.4, abs=0.06)
+    assert correction(values[:2], POINTS[:1], POINTS[0].skip, 0.1, None) == POINTS[0].drop, "nothing was chosen"
+    assert correction(values, POINTS[:2], ("unknown",), 0.1, None) is None
 
 
 def test_another_target_takes_the_cheapest_measured_set_that_meets_it(planned: Path) -> None:

@@ -128,7 +128,9 @@ def test_a_page_has_the_parts_there_is_something_for(data: ReportData, parts: se
 
 def test_the_verdict_comes_before_every_chart() -> None:
     text = render(complete())
-    assert text.index("Target met") < text.index('id="chart-effects"')
+    lines = [text.index(f"<dt>{title}</dt>") for title in ("Accuracy", "Speed", "What to do")]
+    assert lines == sorted(lines)
+    assert lines[-1] < text.index('class="headline"') < text.index('id="chart-effects"')
 
 
 def test_a_page_draws_thirty_layers_and_lists_them_all() -> None:

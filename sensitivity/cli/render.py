@@ -20,6 +20,7 @@ from sensitivity.run_dir import RunDir
 from sensitivity.scan.frontier import Frontier
 
 TOP = 10
+STYLES = {"good": "green", "open": "yellow", "bad": "red"}
 
 
 def show(directory: Path, *, ranking: bool = False, latency: bool = False) -> None:
@@ -31,7 +32,11 @@ def show(directory: Path, *, ranking: bool = False, latency: bool = False) -> No
     if latency and data.timings:
         console.print(latency_table(data))
     words = verdict(data)
-    console.print(in_format(words.headline, data.format), style="bold", soft_wrap=True, markup=False)
+    for line in words.lines:
+        console.print(f"{line.title}: {line.status}.", style=f"bold {STYLES[line.tone]}", end=" ", soft_wrap=True)
+        console.print(in_format(line.sentence, data.format), soft_wrap=True, markup=False)
+    headline = in_format(words.headline, data.format)
+    console.print(headline, style=None if words.lines else "bold", soft_wrap=True, markup=False)
     for sentence in (*words.sentences, *(f"Note: {warning}" for warning in data.warnings)):
         console.print(in_format(sentence, data.format), soft_wrap=True, markup=False)
     console.print(f"Files: {directory}", soft_wrap=True, markup=False)

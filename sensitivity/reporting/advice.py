@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sensitivity.records import Advice, Plan, PlanMetric, Timing
-from sensitivity.reporting.formats import MetricFormat, count, listing, milliseconds, ratio
+from sensitivity.reporting.formats import MetricFormat, count, listing, milliseconds, ratio, rounded
 from sensitivity.stats.power import samples_needed, spread_of
 
 WORTH = 0.5
@@ -17,7 +17,7 @@ REDUCED = ("fp16", "bf16")
 
 def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFormat) -> Advice:
     """timings: of one bench, with the plan's own file; empty where nothing was timed. layers: how many the model has."""
-    times: dict[str, Timing] = {timing.variant: timing for timing in timings}
+    times: dict[str, Timing] = {name: timing for timing in timings for name in timing.variants}
     int8 = times.get("int8")
     if int8 is not None and int8.ratio.value <= 1:
         return Advice("float", tuple(_stay_with_float(plan, int8, metric)))
@@ -35,7 +35,9 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
     partial, int8, float_, fp16 = (times.get(name) for name in ("partial", "int8", "float", "fp16"))
     if partial is None or int8 is None or float_ is None:
         price = "what it costs in speed was not measured: run sensitivity bench"
-        return Advice("partial", (f"Partial PTQ holds the target with {left_out}; {price}.", _must_win(plan, metric)))
+        return Advice(
+            "partial", (f"Partial PTQ holds the target on confirm with {left_out}; {price}.", _must_win(plan, metric))
+        )
     saved = float_.median_ms - int8.median_ms
     kept = (float_.median_ms - partial.median_ms) / saved
     price = f"{milliseconds(partial.median_ms)} against {milliseconds(int8.median_ms)} with everything in INT8"
@@ -52,7 +54,7 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
         )
         return Advice("qat", (first, *_prize(plan, times, metric)))
     first = (
-        f"Partial PTQ holds the target with {left_out}, at {price}: {ratio(partial.ratio)} the speed of float, "
+        f"Partial PTQ holds the target on confirm with {left_out}, at {price}: {ratio(partial.ratio)} the speed of float, "
         f"and {kept:.0%} of the time that INT8 saves."
     )
     return Advice("partial", (first, _must_win(plan, metric)))
@@ -79,7 +81,7 @@ def _all_out(plan: Plan) -> Iterator[str]:
 def _enough(plan: Plan, int8: Timing | None, metric: MetricFormat) -> Iterator[str]:
     speed = f" It runs at {ratio(int8.ratio)} the speed of float in {int8.runtime}." if int8 else ""
     yield (
-        f"PTQ is enough: with everything in INT8 {metric.name} is {metric.level(plan.metric.confirm.value)} on confirm, "
+        f"PTQ is enough on confirm: with everything in INT8 {metric.name} is {metric.level(plan.metric.confirm.value)}, "
         f"where the target asks for {metric.level(plan.floor)}.{speed}"
     )
 
@@ -123,16 +125,6 @@ def small_splits(found: PlanMetric, allowed: float, metric: MetricFormat) -> Ite
     if small:
         words = " and ".join(f"{split} has {n:,}" for split, n in small.items())
         yield (
-            f"Seeing a drop of {metric.change(allowed, sign=False)} takes about {_round(needed):,} samples "
+            f"Seeing a drop of {metric.change(allowed, sign=False)} takes about {rounded(needed):,} samples "
             f"(paired, 80 % power at 5 %); {words}: whether the target is met is partly chance."
         )
-
-
-def _round(n: int) -> int:
-    """Two digits that matter.
-
-    >>> _round(3142)
-    3100
-    """
-    step: int = 10 ** max(len(str(n)) - 2, 0)
-    return round(n / step) * step

@@ -141,3 +141,13 @@ def count(n: int, noun: str) -> str:
     ('1 layer', '28 layers')
     """
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def rounded(n: int) -> int:
+    """Two digits that matter.
+
+    >>> rounded(3142)
+    3100
+    """
+    step: int = 10 ** max(len(str(n)) - 2, 0)
+    return round(n / step) * step

@@ -6,30 +6,76 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from sensitivity.records import Effect, Estimate, Plan
+from sensitivity.records import Action, Effect, Estimate, Plan, Tone, Verdict
 from sensitivity.reporting.advice import small_splits
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing, milliseconds, samples
+from sensitivity.reporting.outcome import verdict_of
+
+TITLES: dict[Action, str] = {
+    "use": "use it",
+    "prove": "prove it first",
+    "bench": "time it first",
+    "float": "stay with float",
+    "train": "do not use it as it is",
+    "repair": "do not use this file",
+}
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """state: whether the plan met its target; "scan" where there is no plan. headline: one sentence."""
+class Line:
+    """One line of the verdict: a title, what was found in a word or two, and that in a sentence."""
 
-    state: Literal["met", "missed", "scan"]
+    title: str
+    status: str
+    sentence: str
+    tone: Tone
+
+
+@dataclass(frozen=True)
+class Words:
+    """state: of the whole; "scan" where there is no plan. lines: accuracy, speed, what to do; none without a plan.
+
+    headline: one sentence. sentences: the rest, the most important first.
+    """
+
+    state: Literal["good", "open", "bad", "scan"]
+    lines: tuple[Line, ...]
     headline: str
     sentences: tuple[str, ...]
 
 
-def verdict(data: ReportData) -> Verdict:
+def verdict(data: ReportData) -> Words:
     """What was found, the most important first; every number with its interval, its samples and their split."""
     latency = data.bench_sentences[:1]
     if data.plan is None:
         headline, *rest = scan_sentences(data) or ("Nothing has been measured yet.",)
-        return Verdict("scan", headline, (*rest, *latency))
+        return Words("scan", (), headline, (*rest, *latency))
     metric = MetricFormat(data.metric, data.full_scale)
+    found = data.plan.verdict or verdict_of(data.plan, None, metric)
     sentences = (*_plan_sentences(data.plan, metric), *latency)
-    return Verdict("met" if data.plan.met else "missed", _plan_headline(data.plan, data.layers, metric), sentences)
+    return Words(found.tone, lines_of(found), _plan_headline(data.plan, data.layers, metric), sentences)
+
+
+def lines_of(found: Verdict) -> tuple[Line, ...]:
+    """The three lines. The words are never greener than what to do."""
+    accuracy: Tone = {"met": "good", "not proven": "open", "missed": "bad"}[found.accuracy]  # type: ignore[assignment]
+    if accuracy == "good":
+        accuracy = found.tone
+    speed: Tone = "good" if found.speed == "faster" else "open"
+    return (
+        Line("Accuracy", found.accuracy, found.accuracy_sentence, accuracy),
+        Line("Speed", SPEED_WORDS.get(found.speed, found.speed), found.speed_sentence, speed),
+        Line("What to do", TITLES[found.action], found.action_sentence, found.tone),
+    )
+
+
+SPEED_WORDS = {
+    "faster": "faster than float",
+    "slower": "slower than float",
+    "no different": "no faster than float",
+    "same file": "same file as float",
+}
 
 
 def scan_sentences(data: ReportData) -> tuple[str, ...]:
@@ -47,20 +93,23 @@ def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
     if not plan.skip:
         if plan.met and plan.recalibrated:
             return (
-                f"With new ranges for {others} everything in INT8 meets the target of {target}, with {metric.name} "
-                f"{after} instead of {before}: nothing is left out."
+                f"With new ranges for {others} everything in INT8 meets the target of {target} on confirm, with "
+                f"{metric.name} {after} instead of {before}: nothing is left out."
             )
         if plan.met:
-            return f"Everything in INT8 meets the target of {target}, with {metric.name} {after}: nothing is left out."
-        return f"The target of {target} is missed: {metric.name} is {before} in INT8, and no skip-set tried was better."
+            return (
+                f"Everything in INT8 meets the target of {target} on confirm, with {metric.name} {after}: "
+                "nothing is left out."
+            )
+        return f"The target of {target} is missed on confirm: {metric.name} is {before} in INT8, and no skip-set tried was better."
     left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
     if plan.met:
         gain = f"brings {metric.name} from {before} to {after}"
         gain = f"and giving {others} new ranges {gain}" if plan.recalibrated else gain
-        return f"Leaving {left_out} out of INT8 {gain} and meets the target of {target}."
+        return f"Leaving {left_out} out of INT8 {gain} on confirm and meets the target of {target} there."
     short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
     return (
-        f"The target of {target} is missed by {short}: the best plan found leaves {left_out} out of INT8 "
+        f"The target of {target} is missed on confirm by {short}: the best plan found leaves {left_out} out of INT8 "
         f"and brings {metric.name} from {before} to {after}."
     )
 
@@ -77,7 +126,6 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
         f"On holdout, samples that no choice has seen: {_level(found.holdout, metric)}; float has "
         f"{metric.level(found.holdout_float.value)} there{int8}, so the drop is {_change(found.holdout_drop, metric)}."
     )
-    yield from _held_out_doubt(plan, metric)
     few = tuple(small_splits(found, found.float.value - plan.floor, metric))
     yield from few
     if plan.skip:
@@ -88,7 +136,7 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
             f"In INT8 with other ranges, at no cost in speed: {listing(named)}; with the new ranges everything in INT8 "
             f"reaches {_level(found.recalibrated, metric)} of confirm."
         )
-    if found.confirm_drop:
+    if found.confirm_drop and len(plan.path) > 1:
         yield (
             f"Corrected for choosing among {count(len(plan.path), 'skip-set')}, the drop on confirm is "
             f"{_change(found.confirm_drop, metric)}."
@@ -100,7 +148,7 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     if plan.try_next:
         yield f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
     if plan.advice:
-        yield f"Advice: {' '.join(plan.advice.sentences)}"
+        yield " ".join(plan.advice.sentences)
     yield from (note for note in plan.notes if note not in few)
 
 
@@ -116,22 +164,6 @@ def _latency(plan: Plan) -> str:
         if predicted
         else f"Latency of the plan: {measured}."
     )
-
-
-def _held_out_doubt(plan: Plan, metric: MetricFormat) -> Iterator[str]:
-    """What holdout says against a target that confirm met. Choosing on confirm makes confirm a little too kind."""
-    if not plan.met:
-        return
-    float_metric, drop = plan.metric.holdout_float.value, plan.metric.holdout_drop
-    allowed = float_metric - plan.target.floor(float_metric)
-    limit = metric.change(allowed, sign=False)
-    worst = drop.value if drop.high is None else drop.high
-    if drop.low is not None and drop.low > allowed:
-        yield f"Holdout contradicts confirm: the whole interval of that drop is above the {limit} allowed."
-    elif drop.value > allowed:
-        yield f"That drop is above the {limit} allowed, but its interval also holds smaller ones."
-    elif worst > allowed:
-        yield f"Holdout does not rule out a drop above the {limit} allowed; more samples there would settle it."
 
 
 def _first_layer(data: ReportData, metric: MetricFormat) -> str:

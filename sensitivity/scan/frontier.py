@@ -27,6 +27,7 @@ from sensitivity.records import (
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.ranking import estimate, gain, per_sample
 from sensitivity.scan.variants import baselines, skip_variant
+from sensitivity.stats.proof import widened
 from sensitivity.stats.selection import corrected_drop
 
 HOLDOUT_SAMPLES = 5_000
@@ -125,14 +126,19 @@ def centred_values(scores: Scores, aggregate: Callable[[Scores], float]) -> np.n
 
 
 def correction(
-    values: np.ndarray, points: Sequence[FrontierPoint], floor: float, cost: CostModel | None
+    values: np.ndarray, points: Sequence[FrontierPoint], chosen: tuple[str, ...], floor: float, cost: CostModel | None
 ) -> Estimate | None:
-    """The drop on `confirm` of what this search would choose, corrected for choosing; None for one set, where nothing was
-    chosen. values: of `confirm_values`."""
-    if len(points) < 2:
-        return None
+    """The drop of the set `chosen` on `confirm`, corrected for choosing it there; as it is for one set, where nothing was
+    chosen. None where the set was not measured on all of it.
+
+    values: of `confirm_values`. The interval is at least as wide as that of the plain paired drop: a bootstrap of
+    samples that all agree would have none.
+    """
+    plain = next((point.drop for point in points if point.skip == chosen), None)
+    if plain is None or len(points) < 2:
+        return plain
     costs = [cost_of(point.skip, cost) for point in points]
-    return corrected_drop(values[0], values[1:], costs, float(values[0].mean()) - floor)
+    return widened(corrected_drop(values[0], values[1:], costs, float(values[0].mean()) - floor), plain)
 
 
 def replanned(
@@ -169,7 +175,7 @@ def replanned(
             confirm=found.confirm,
             holdout=found.holdout,
             holdout_drop=found.holdout_drop,
-            confirm_drop=correction(values, frontier.points, floor, frontier.cost),
+            confirm_drop=correction(values, frontier.points, found.skip, floor, frontier.cost),
         ),
         path=tuple(
             PlanStep(point.skip, point.confirm.value, point.confirm.value >= floor, point.confirm.n)

@@ -1,0 +1,230 @@
+"""The verdict of a run: accuracy, speed, and what to do, from the plan's evidence and a bench of its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensitivity.records import (
+    AccuracyStatus,
+    Action,
+    BenchResult,
+    Estimate,
+    Plan,
+    RuntimeAccuracy,
+    SpeedStatus,
+    Timing,
+    Verdict,
+    timing_of,
+)
+from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio, rounded, samples
+from sensitivity.stats.proof import combined, corrected_level, judged, samples_to_settle, shortfall
+
+ALARM = 3.29 / 1.96
+"""How much wider an interval is that covers 99.9 % than one that covers 95 %: a plan above float by more is no luck."""
+
+MOST_SAMPLES = 1_000_000
+"""More samples than this are no advice."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the accuracy is judged by. shown: the drop, or for an absolute target the level. missing: the shortfall.
+
+    splits: where the samples are from, in words.
+    """
+
+    shown: Estimate
+    missing: Estimate
+    drop: Estimate
+    splits: str
+
+
+def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> Verdict:
+    """bench: of the plan's own files; None where nothing was timed."""
+    measured = bench.judged if bench else None
+    evidence = evidence_of(plan, measured)
+    accuracy = judged(evidence.missing) if plan.met else "missed"
+    partial = None if bench is None else timing_of("partial", bench.timings)
+    speed = speed_of(partial)
+    action = _action(plan, accuracy, speed, measured)
+    return Verdict(
+        accuracy=accuracy,
+        accuracy_sentence=" ".join(_accuracy_words(plan, accuracy, evidence, measured, metric)),
+        speed=speed,
+        speed_sentence=_speed_words(speed, partial, bench),
+        action=action,
+        action_sentence=_action_words(plan, action, evidence, partial, metric),
+    )
+
+
+def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence:
+    """The drop on `holdout`, of the benched file where it was measured, together with the drop on `confirm`, corrected
+    for choosing the plan there. What `confirm` simulated says nothing of a file that differs from its simulation."""
+    found, target = plan.metric, plan.target
+    level = measured.level if measured else found.holdout
+    drop = measured.drop if measured else found.holdout_drop
+    levels, drops = [level], [drop]
+    missing = [shortfall(target, found.holdout_float, level, drop)]
+    differs = measured is not None and measured.differs
+    if found.confirm_drop is not None and not differs:
+        chosen = corrected_level(found.confirm, found.float, found.confirm_drop)
+        levels.append(chosen)
+        drops.append(found.confirm_drop)
+        missing.append(shortfall(target, found.float, chosen, found.confirm_drop))
+    where = f"holdout in {measured.runtime}" if measured else "holdout"
+    if len(drops) > 1:
+        corrected = ", corrected for choosing there" if len(plan.path) > 1 else ""
+        where = f"{where} and confirm{corrected}"
+    shown = levels if target.metric is not None else drops
+    return Evidence(combined(shown), combined(missing), combined(drops), where)
+
+
+def speed_of(partial: Timing | None) -> SpeedStatus:
+    """Of the plan's file against float; "no different" where the interval holds 1 or there is none."""
+    if partial is None:
+        return "not measured"
+    if "float" in partial.variants:
+        return "same file"
+    low, high = partial.ratio.low, partial.ratio.high
+    if low is None or high is None or low <= 1 <= high:
+        return "no different"
+    return "faster" if low > 1 else "slower"
+
+
+def _action(plan: Plan, accuracy: AccuracyStatus, speed: SpeedStatus, measured: RuntimeAccuracy | None) -> Action:
+    if measured is not None and measured.differs:
+        return "repair"
+    choice = plan.advice.choice if plan.advice else "partial"
+    if speed in ("slower", "no different", "same file") or choice == "float":
+        return "float"
+    if accuracy == "missed" or choice == "qat":
+        return "train"
+    if speed == "not measured":
+        return "bench"
+    return "use" if accuracy == "met" else "prove"
+
+
+def _accuracy_words(
+    plan: Plan,
+    accuracy: AccuracyStatus,
+    evidence: Evidence,
+    measured: RuntimeAccuracy | None,
+    metric: MetricFormat,
+) -> list[str]:
+    said = []
+    if measured is not None and measured.differs:
+        said.append(_broken_promise(measured, metric))
+    if not plan.met:
+        short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
+        said.append(f"No set tried reached the target on confirm: the best one is {short} short of it.")
+    said.append(_drop_words(plan, evidence, metric))
+    if accuracy == "not proven":
+        said.append(_doubt(evidence))
+    if _better_than_float(evidence.drop):
+        said.append(
+            "That is better than float by more than chance: check that what is called float is your own model, and that "
+            "holdout was not used to tune the quantized one."
+        )
+    return said
+
+
+def _broken_promise(measured: RuntimeAccuracy, metric: MetricFormat) -> str:
+    runtime = RUNTIMES.get(measured.runtime, measured.runtime)
+    cause = f": {measured.cause}" if measured.cause else ""
+    return (
+        f"The file does not do in {runtime} what the plan promised: {metric.name} is "
+        f"{metric.level(measured.level.value)} there, and {metric.level(measured.simulated.value)} as simulated, on the same "
+        f"{measured.level.n:,} samples of holdout{cause}."
+    )
+
+
+RUNTIMES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "tensorrt_rtx": "TensorRT-RTX",
+}
+
+
+def _drop_words(plan: Plan, evidence: Evidence, metric: MetricFormat) -> str:
+    shown, target = evidence.shown, plan.target
+    where = f"{samples(shown)} of {evidence.splits}"
+    if target.metric is not None:
+        found = f"{metric.name} is {metric.level(shown.value)} {metric.interval(shown)} {where}"
+        return f"{found}; the target asks for {metric.level(target.metric)}."
+    float_ = plan.metric.holdout_float.value
+    allowed = metric.change(float_ - target.floor(float_), sign=False)
+    found = f"{metric.name} is {metric.change(shown.value, sign=False)} {metric.interval(shown)} under float {where}"
+    return f"{found}; {allowed} is allowed."
+
+
+def _doubt(evidence: Evidence) -> str:
+    needed = _needed(evidence)
+    if evidence.missing.low is None:
+        return "One evaluation gives no interval, so nothing is proven."
+    if needed is None:
+        return "That is so close to the limit that no affordable number of samples would settle it."
+    return f"About {needed:,} samples would settle it, if the drop is what it seems."
+
+
+def _needed(evidence: Evidence) -> int | None:
+    """Samples that would settle it, rounded; None where that is out of reach."""
+    needed = samples_to_settle(evidence.missing)
+    return None if needed is None or needed > MOST_SAMPLES else rounded(needed)
+
+
+def _better_than_float(drop: Estimate) -> bool:
+    return drop.high is not None and drop.value + ALARM * (drop.high - drop.value) < 0
+
+
+def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult | None) -> str:
+    if partial is None or bench is None:
+        return "No file was timed yet."
+    if speed == "same file":
+        return "The plan leaves everything out of INT8, so its file is float."
+    float_ = timing_of("float", bench.timings)
+    assert float_ is not None, "every ratio is against it"
+    times = f"{milliseconds(partial.median_ms)} against {milliseconds(float_.median_ms)}"
+    said = f"{ratio(partial.ratio)} the speed of float in {partial.runtime} on this machine ({times})."
+    if "int8" in partial.variants:
+        said += " Nothing is left out: the plan is the same file as everything in INT8."
+    return said
+
+
+def _action_words(plan: Plan, action: Action, evidence: Evidence, partial: Timing | None, metric: MetricFormat) -> str:
+    file = Path(partial.file).name if partial else "model.partial.onnx"
+    where = f"in {partial.runtime} on this machine" if partial else "in this runtime"
+    match action:
+        case "use":
+            return f"Use {file}."
+        case "bench":
+            return "Measure its speed before you take it: sensitivity export, then sensitivity bench."
+        case "float":
+            return f"Stay with float {where}: the plan wins no speed there. For another runtime bench it there."
+        case "repair":
+            return f"Do not use {file} {where}; sensitivity lint says what that runtime does with it."
+        case "train":
+            return _train_words(plan)
+        case "prove":
+            return _prove_words(file, evidence, plan, metric)
+
+
+def _train_words(plan: Plan) -> str:
+    if plan.met and plan.advice and plan.advice.choice == "qat":
+        return "Use quantization-aware training: the plan gives most of the speed of INT8 away."
+    if plan.try_next:
+        return f"Do not use the plan as it is. Try {'; '.join(step.rstrip('.') for step in plan.try_next)}."
+    return "Do not use the plan as it is: loosen the target, calibrate again, or use quantization-aware training."
+
+
+def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat) -> str:
+    shown, needed = evidence.shown, _needed(evidence)
+    more = f"judge it on about {needed:,} samples" if needed else "judge it on more samples, or allow a larger drop"
+    if shown.low is None or shown.high is None:
+        return f"Before you rely on {file}, {more}."
+    if plan.target.metric is not None:
+        risk = f"{metric.name} may be as low as {metric.level(shown.low)}"
+    else:
+        risk = f"the drop may be up to {metric.change(shown.high, sign=False)}"
+    return f"Use {file} if you can take the risk ({risk}); to be sure, {more}."

@@ -1,0 +1,175 @@
+"""The three lines of the verdict: accuracy, speed, what to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import msgspec
+import pytest
+from reporting_samples import TIMINGS, complete, near, plan, timing, units
+
+from sensitivity.records import BenchResult, Estimate, Plan, RuntimeAccuracy, Target, Verdict
+from sensitivity.reporting.advice import advice
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.outcome import evidence_of, verdict_of
+from sensitivity.reporting.verdict import verdict
+
+METRIC = MetricFormat("top-1", 1.0)
+UNITS = units(28)
+MINUS = "\N{MINUS SIGN}"
+
+
+def bench(ratio: float, same: tuple[str, ...] = (), judged: RuntimeAccuracy | None = None) -> BenchResult:
+    """Float takes 4 ms and everything in INT8 2 ms; the plan is `ratio` times as fast as float."""
+    files = [timing("model.float.onnx", 4.0, 1.0), timing("model.int8.onnx", 2.0, 2.0, "int8")]
+    own = timing("model.partial.onnx", 4 / ratio, ratio, "partial")
+    if same:
+        files = [replace(file, same=("partial",)) if file.variant in same else file for file in files]
+    else:
+        files.append(own)
+    return BenchResult(tuple(files), (), {}, {}, (), judged)
+
+
+def planned(drop: Estimate, met: bool = True, **changes: object) -> Plan:
+    made = plan(UNITS, met=met)
+    return replace(made, metric=replace(made.metric, holdout_drop=drop), **changes)
+
+
+def found(plan: Plan, timed: BenchResult | None = None) -> Verdict:
+    advised = replace(plan, advice=advice(plan, timed.timings if timed else (), len(UNITS), METRIC))
+    return verdict_of(advised, timed, METRIC)
+
+
+GOOD, OPEN, BAD = (Estimate(0.002, low, high, 4000) for low, high in ((-0.003, 0.007), (-0.02, 0.024), (0.0, 0.0)))
+BAD = Estimate(0.03, 0.02, 0.04, 4000)
+
+
+@pytest.mark.parametrize(
+    ("drop", "ratio", "accuracy", "speed", "action", "tone"),
+    [
+        (GOOD, 1.8, "met", "faster", "use", "good"),
+        (OPEN, 1.8, "not proven", "faster", "prove", "open"),
+        (BAD, 1.8, "missed", "faster", "train", "bad"),
+        (GOOD, 0.8, "met", "slower", "float", "open"),
+        (GOOD, 1.01, "met", "no different", "float", "open"),
+        (OPEN, 0.8, "not proven", "slower", "float", "open"),
+        (BAD, 0.8, "missed", "slower", "float", "bad"),
+        (GOOD, None, "met", "not measured", "bench", "open"),
+        (OPEN, None, "not proven", "not measured", "bench", "open"),
+    ],
+)
+def test_what_to_do_follows_from_accuracy_and_speed(
+    drop: Estimate, ratio: float | None, accuracy: str, speed: str, action: str, tone: str
+) -> None:
+    got = found(planned(drop), bench(ratio) if ratio else None)
+    assert (got.accuracy, got.speed, got.action, got.tone) == (accuracy, speed, action, tone)
+
+
+def test_a_met_target_is_never_green_where_float_is_the_answer() -> None:
+    data = complete()
+    assert data.plan
+    slow = replace(data.plan, verdict=found(planned(GOOD), bench(0.8)))
+    lines = verdict(replace(data, plan=slow)).lines
+    assert [(line.status, line.tone) for line in lines] == [
+        ("met", "open"),
+        ("slower than float", "open"),
+        ("stay with float", "open"),
+    ]
+
+
+def test_a_target_that_no_set_reached_on_confirm_is_missed_whatever_holdout_says() -> None:
+    got = found(planned(GOOD, met=False), bench(1.8))
+    assert (got.accuracy, got.action, got.tone) == ("missed", "train", "bad")
+    assert got.accuracy_sentence.startswith("No set tried reached the target on confirm: the best one is 4.7 pt short")
+    assert "calibrate again" in got.action_sentence
+
+
+def test_the_numbers_come_with_their_interval_their_samples_and_what_is_allowed() -> None:
+    assert found(planned(GOOD)).accuracy_sentence == (
+        f"top-1 is 0.2 pt [{MINUS}0.3, 0.7] under float on 4,000 samples of holdout; 1.0 pt is allowed."
+    )
+
+
+def test_what_is_not_proven_says_how_many_samples_would_settle_it_and_the_risk() -> None:
+    got = found(planned(Estimate(0.002, -0.02, 0.024, 400)), bench(1.8))
+    # shortfall 0.008, spread 0.022 * 20 / 1.96 = 0.2245: a paired t test needs (2.8 * 0.2245 / 0.008)^2 = 6,180.
+    assert "About 6,200 samples would settle it" in got.accuracy_sentence
+    assert got.action_sentence == (
+        "Use model.partial.onnx if you can take the risk (the drop may be up to 2.4 pt); to be sure, judge it on about "
+        "6,200 samples."
+    )
+
+
+def test_holdout_and_the_corrected_drop_of_confirm_count_by_their_samples() -> None:
+    made = planned(Estimate(0.004, -0.006, 0.014, 250))
+    made = replace(made, metric=replace(made.metric, confirm_drop=Estimate(0.001, -0.005, 0.007, 750)))
+    shown = evidence_of(made).shown
+    assert (shown.value, shown.n) == (pytest.approx(0.00175), 1000)
+    assert shown.high == pytest.approx(0.00175 + (0.0025**2 + 0.0045**2) ** 0.5)
+    assert "holdout and confirm, corrected for choosing there" in found(made).accuracy_sentence
+    one = replace(made, path=made.path[:1])
+    assert "1,000 samples of holdout and confirm; 1.0 pt" in found(one).accuracy_sentence
+
+
+def test_an_absolute_target_is_judged_by_the_level() -> None:
+    made = planned(GOOD, target=Target(metric=0.48), floor=0.48)
+    made = replace(made, metric=replace(made.metric, holdout=Estimate(0.508, 0.49, 0.526, 4000)))
+    got = found(made)
+    assert got.accuracy == "met"
+    assert (
+        "top-1 is 50.8 % [49.0, 52.6] on 4,000 samples of holdout; the target asks for 48.0 %" in got.accuracy_sentence
+    )
+    assert found(replace(made, target=Target(metric=0.5), floor=0.5)).accuracy == "not proven"
+
+
+def test_one_evaluation_proves_nothing() -> None:
+    got = found(planned(Estimate(0.0, None, None, 1)), bench(1.8))
+    assert got.accuracy == "not proven"
+    assert "One evaluation gives no interval" in got.accuracy_sentence
+
+
+def test_a_plan_that_is_better_than_float_by_more_than_chance_raises_an_alarm() -> None:
+    alarm = "better than float by more than chance"
+    assert alarm in found(planned(Estimate(-0.03, -0.04, -0.02, 4000))).accuracy_sentence
+    assert alarm not in found(planned(Estimate(-0.011, -0.02, -0.002, 4000))).accuracy_sentence
+
+
+def broken(level: float, differs: bool, cause: str = "") -> RuntimeAccuracy:
+    drop = near(0.52 - level, 0.004, 4000)
+    return RuntimeAccuracy("onnxruntime", near(level, n=4000), near(0.51, n=4000), drop, differs, cause)
+
+
+def test_a_file_that_does_not_keep_its_promise_in_the_runtime_is_said_first_and_judged_by_what_was_measured() -> None:
+    made = planned(GOOD)
+    made = replace(made, metric=replace(made.metric, confirm_drop=Estimate(0.0, -0.001, 0.001, 9000)))
+    got = found(made, bench(1.8, judged=broken(0.2, True, "a bias does not fit int32 there")))
+    assert (got.accuracy, got.action, got.tone) == ("missed", "repair", "bad")
+    assert got.accuracy_sentence.startswith(
+        "The file does not do in ONNX Runtime what the plan promised: top-1 is 20.0 % there, and 51.0 % as simulated, on the "
+        "same 4,000 samples of holdout: a bias does not fit int32 there."
+    )
+    assert "32.0 pt [31.6, 32.4] under float on 4,000 samples of holdout in onnxruntime" in got.accuracy_sentence
+
+
+def test_a_file_that_keeps_its_promise_is_judged_by_what_was_measured_too() -> None:
+    got = found(planned(OPEN), bench(1.8, judged=broken(0.518, False)))
+    assert (got.accuracy, got.action) == ("met", "use")
+    assert "of holdout in onnxruntime" in got.accuracy_sentence
+
+
+def test_one_file_of_two_names_is_the_same_file() -> None:
+    nothing_out = found(planned(GOOD, skip=()), bench(2.0, same=("int8",)))
+    assert nothing_out.speed == "faster"
+    assert "the plan is the same file as everything in INT8" in nothing_out.speed_sentence
+    everything_out = found(planned(GOOD), bench(1.0, same=("float",)))
+    assert (everything_out.speed, everything_out.action) == ("same file", "float")
+
+
+def test_a_plan_json_of_before_is_read_and_judged() -> None:
+    old = msgspec.json.decode(msgspec.json.encode(planned(GOOD)))
+    del old["verdict"]
+    read = msgspec.convert(old, Plan)
+    assert read.verdict is None
+    data = ReportData("t", "top-1", 1.0, "disable", "c", plan=read, timings=TIMINGS)
+    assert [line.title for line in verdict(data).lines] == ["Accuracy", "Speed", "What to do"]
