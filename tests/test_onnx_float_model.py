@@ -403,3 +403,20 @@ def test_a_float_file_with_other_outputs_is_told_to_be_unproved(tmp_path: Path) 
     findings = quantized_model(OnnxModel(path, float_path=tmp_path / "other.onnx")).float_findings(images(4, 0))  # type: ignore[attr-defined]
     assert [(one.code, one.severity) for one in findings] == [("float-not-compared", "warning")]
     assert "it has other outputs" in findings[0].message
+
+
+def test_without_the_float_file_what_makes_the_claim_doubtful_is_told(tmp_path: Path) -> None:
+    original = activated_file(tmp_path / "float.onnx")
+    path = static_file(original, tmp_path / "int8.onnx")
+    (finding,) = quantized_model(OnnxModel(path)).float_findings(images(4, 0))  # type: ignore[attr-defined]
+    assert (finding.code, finding.severity) == ("float-doubtful", "warning")
+    assert "of 10 weights it has integers only" in finding.message
+    assert "3 pairs clamp at 0 (r1, r2, r4): a Relu stays in their place" in finding.message
+    assert "beyond the range of the pair on" in finding.message, "r2 was clipped to 1, r3 to -0.5 and 0.5"
+
+
+def test_nothing_is_doubted_of_a_file_that_holds_all_of_the_float_model(tmp_path: Path) -> None:
+    original = float_file(tmp_path / "float.onnx")
+    extra = {"AddQDQPairToWeight": True, "QuantizeBias": False, "ActivationSymmetric": True}
+    path = static_file(original, tmp_path / "int8.onnx", extra_options=extra)
+    assert quantized_model(OnnxModel(path)).float_findings(images(4, 0)) == ()  # type: ignore[attr-defined]

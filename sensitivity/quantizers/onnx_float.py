@@ -42,17 +42,19 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
     """
     known = model.float
     assert known is not None
-    arrays = _first(feed(inputs, [value.name for value in model.get_inputs()]), SAMPLES)
+    arrays = first_samples(feed(inputs, [value.name for value in model.get_inputs()]), SAMPLES)
     found = _weights(model, known)
     outputs = _comparable_outputs(model.graph, known)
     if not outputs:
         return (*found, _not_compared(model, known, "it has other outputs"))
     try:
-        theirs = _run(session(_bytes(known.original), known.name, model.custom_ops), arrays, list(outputs.values()))
+        theirs = run_batch(
+            session(with_outputs(known.original), known.name, model.custom_ops), arrays, list(outputs.values())
+        )
     except (OnnxFileError, FloatInputError) as error:
         return (*found, _not_compared(model, known, str(error).rstrip(".")))
     with model.skipping(frozenset(use.name for use in model.uses)):
-        ours = _run(model, arrays, list(outputs))
+        ours = run_batch(model, arrays, list(outputs))
     tolerance = _tolerance(model.graph, known.original)
     distances = {name: distance(own, their) for (name, own), their in zip(ours.items(), theirs.values(), strict=True)}
     worst = max(distances, key=lambda name: distances[name])
@@ -97,7 +99,7 @@ def _spread(values: Array, axis: int | None) -> Array:
     return np.asarray(values.std(others, keepdims=True) + 0.02 * largest + 1e-3 * whole)
 
 
-def _first(arrays: Arrays, samples: int) -> Arrays:
+def first_samples(arrays: Arrays, samples: int) -> Arrays:
     batch = length(arrays)
     return {name: array[:samples] if array.ndim and len(array) == batch else array for name, array in arrays.items()}
 
@@ -110,7 +112,7 @@ def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
     return {one.name or "": other.name or "" for one, other in zip(own, theirs, strict=True)}
 
 
-def _run(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Array]:
+def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Array]:
     """Some outputs of a session (or an `OnnxModel`) for a batch, whose inputs are by name or by position."""
     wanted = model.get_inputs()
     given = _given(arrays, [value.name for value in wanted])
@@ -138,7 +140,7 @@ def _as(array: Array, kind: str) -> Array:
     return array if wanted is None or array.dtype.kind != "f" else array.astype(wanted)
 
 
-def _bytes(model: ir.Model, outputs: Sequence[str] = ()) -> bytes:
+def with_outputs(model: ir.Model, outputs: Sequence[str] = ()) -> bytes:
     """The model as ONNX Runtime reads it. outputs: tensors that it is to give too."""
     proto = ir.to_proto(model)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
@@ -161,10 +163,10 @@ def _first_difference(model: OnnxModel, known: FloatModel, arrays: Arrays, toler
     """The first tensor that differs in what both models compute for one sample, in words."""
     off = model.without(frozenset(use.name for use in model.uses))
     pairs = _common_tensors(off.graph, known.model.graph)
-    one = _first(arrays, 1)
-    ours = _run(session(_bytes(off, list(pairs)), model.path.name, model.custom_ops), one, list(pairs))
-    original = session(_bytes(known.model, sorted(set(pairs.values()))), known.name, model.custom_ops)
-    theirs = _run(original, one, sorted(set(pairs.values())))
+    one = first_samples(arrays, 1)
+    ours = run_batch(session(with_outputs(off, list(pairs)), model.path.name, model.custom_ops), one, list(pairs))
+    original = session(with_outputs(known.model, sorted(set(pairs.values()))), known.name, model.custom_ops)
+    theirs = run_batch(original, one, sorted(set(pairs.values())))
     for name, other in pairs.items():
         apart = distance(ours[name], theirs[other])
         if apart > tolerance:
@@ -192,7 +194,7 @@ def _told(known: FloatModel) -> str:
     return f"{known.stored - len(known.missing)} of {known.stored} quantized constants were found in it{as_written}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 
@@ -202,7 +204,7 @@ def _weights(model: OnnxModel, known: FloatModel) -> tuple[Finding, ...]:
     if not known.missing:
         return ()
     message = (
-        f"Expected every weight of {model.path.name} in {known.name}: {_told(known)}, not {_listed(known.missing)}, "
+        f"Expected every weight of {model.path.name} in {known.name}: {_told(known)}, not {listed(known.missing)}, "
         "which stay what their pairs give where their layer is left out."
     )
     return (Finding("float-weights", "warning", model.path.name, message, "Give the very file that was quantized."),)
@@ -225,7 +227,7 @@ def _not_compared(model: OnnxModel, known: FloatModel, why: str) -> Finding:
 
 
 def _differs(model: OnnxModel, known: FloatModel, output: str, apart: float, tolerance: float, where: str) -> Finding:
-    missing = f" (not {_listed(known.missing)})" if known.missing else ""
+    missing = f" (not {listed(known.missing)})" if known.missing else ""
     message = (
         f"Expected {model.path.name} with everything unquantized to compute what {known.name} computes, got output "
         f"{output} that differs by {apart:.2g} of its spread (up to {tolerance:.0e} is rounding); {where}; "

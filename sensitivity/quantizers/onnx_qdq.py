@@ -104,7 +104,8 @@ class OnnxQdqModel:
         return frozenset(name for name, use in self._uses.items() if use.pair.dequantize in live)
 
     def float_findings(self, inputs: Any) -> tuple[Finding, ...]:
-        """Whether the file with everything unquantized computes what its float model computes on this batch."""
+        """Whether the file with everything unquantized is its float model: compared on this batch, or doubted."""
+        from sensitivity.quantizers.onnx_doubts import float_doubts
         from sensitivity.quantizers.onnx_float import compare_with_float
 
-        return compare_with_float(self.model, inputs) if self.model.float is not None else ()
+        return (float_doubts if self.model.float is None else compare_with_float)(self.model, inputs)
