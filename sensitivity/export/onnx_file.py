@@ -25,6 +25,7 @@ from sensitivity.export.verify import agreed, relative_rms
 from sensitivity.export.writing import save
 from sensitivity.files import write_whole
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import RESTORED
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import paths, uses
@@ -47,7 +48,7 @@ def export_onnx(
     model: OnnxModel = source.model
     files = {}
     for variant, disabled in disabled_by_variant(source, units, skip).items():
-        made = model.without(disabled)
+        made = model.without(disabled | model.skipped)
         skipped = [unit.name for unit in units if set(unit.quantizers) <= disabled]
         kept = [unit.name for unit in units if not set(unit.quantizers) <= disabled]
         if variant != "int8":
@@ -94,9 +95,10 @@ def verify_onnx(
     reference = {variant: _outputs(simulator, example_inputs, names) for variant, names in disabled.items()}
     checks = []
     for variant, file in files.items():
-        model = load_model(file)
+        model = canonical(load_model(file))
         qdq.check_scales(model, file.name)
-        kept = _check_placement(source, model, disabled[variant], file.name)
+        left_out = disabled[variant] | (source.model.skipped if variant != "int8" else frozenset())
+        kept = _check_placement(source, model, left_out, file.name)
         _check_rest(source.model.graph, model, file.name)
         outputs = _flat(_of_file(file, example_inputs))
         rms = relative_rms(outputs, reference[variant], reference["float"])

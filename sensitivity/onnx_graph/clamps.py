@@ -55,15 +55,7 @@ def limits_of(activation: ir.Node) -> Limits | None:
     """What a Relu or Clip limits its output to; None where the graph computes it."""
     if activation.op_type == "Relu":
         return RELU
-    ends = [activation.attributes.get_float("min", -np.inf), activation.attributes.get_float("max", np.inf)]
-    for index, value in enumerate(activation.inputs[1:3]):
-        if value is None:
-            continue
-        end = qdq.constant(value)
-        if end is None:
-            return None
-        ends[index] = float(end.reshape(-1)[0])
-    return ends[0], ends[1]
+    return qdq.clip_limits(activation)
 
 
 def within(limits: Limits | None, others: Limits | None) -> Limits | None:

@@ -3,6 +3,7 @@
 activation -> Q -> DQ -> op            an activation pair
 FP32 initializer -> Q -> DQ -> op      a weight pair
 INT8 initializer -> DQ -> op           a weight pair in the compact form: it has no Q
+activation -> Q -> Clip -> DQ -> op    a pair whose grid has fewer levels than its type
 """
 
 from __future__ import annotations
@@ -25,15 +26,24 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One Q/DQ pair. `quantize` is None in the compact form. A Q with two DQs makes two pairs."""
+    """One Q/DQ pair. `quantize` is None in the compact form. A Q with two DQs makes two pairs.
+
+    clip: the Clip between the two that leaves the grid fewer levels than its type has; None where there is none.
+    """
 
     quantize: ir.Node | None
     dequantize: ir.Node
+    clip: ir.Node | None = None
+
+    @property
+    def nodes(self) -> list[ir.Node]:
+        """The nodes of the pair in the order they run."""
+        return [node for node in (self.quantize, self.clip, self.dequantize) if node is not None]
 
     @property
     def source(self) -> ir.Value:
         """What is quantized: an activation, or the initializer."""
-        value = (self.quantize or self.dequantize).inputs[0]
+        value = self.nodes[0].inputs[0]
         assert value is not None
         return value
 
@@ -80,10 +90,27 @@ def pair_of(value: ir.Value | None) -> Pair | None:
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
         return None
-    quantize = node.inputs[0].producer()
+    levels, clip = node.inputs[0], None
+    before = levels.producer()
+    if before is not None and before.op_type == "Clip" and clip_limits(before) is not None:
+        levels, clip = before.inputs[0] or levels, before
+    quantize = levels.producer()
     if quantize is not None and quantize.op_type == "QuantizeLinear":
-        return Pair(quantize, node)
-    return Pair(None, node) if constant(node.inputs[0]) is not None else None
+        return Pair(quantize, node, clip)
+    return Pair(None, node, clip) if constant(levels) is not None else None
+
+
+def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
+    """What a Clip limits its input to, -inf and inf where it does not; None where the graph computes that."""
+    ends = [clip.attributes.get_float("min", -np.inf), clip.attributes.get_float("max", np.inf)]
+    for index, value in enumerate(clip.inputs[1:3]):
+        if value is None:
+            continue
+        end = constant(value)
+        if end is None:
+            return None
+        ends[index] = float(end.reshape(-1)[0])
+    return ends[0], ends[1]
 
 
 def moved_values(node: ir.Node) -> list[ir.Value]:
@@ -178,13 +205,19 @@ def axis_of(node: ir.Node) -> int:
 
 
 def check_scales(model: ir.Model, name: str) -> None:
-    """Raise OnnxFileError that names the first scale which is not finite and positive. `name` is the file."""
+    """Raise OnnxFileError that names the first scale which is not finite and positive. `name` is the file.
+
+    Scales of stored integers may be 0 (a channel without any weight) and negative (blocks whose largest value is
+    positive): the runtime only multiplies by them.
+    """
     for node in model.graph.all_nodes():
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
             continue
         scale = constant(node.inputs[1])
-        if scale is not None and not (np.isfinite(scale).all() and (scale > 0).all()):
-            worst = scale[~(np.isfinite(scale) & (scale > 0))].ravel()[0]
+        stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
+        good = np.isfinite(scale) & ((scale > 0) | stored) if scale is not None else np.True_
+        if scale is not None and not good.all():
+            worst = scale[~good].ravel()[0]
             raise OnnxFileError(
                 f"Expected every scale in {name} to be finite and above 0, got {worst} at {node.name}; "
                 "calibrate that quantizer again or leave it out."

@@ -6,15 +6,58 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from sensitivity.onnx_graph.passes.lift_dequantize import moved_places
+
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
-    """Every Q and DQ of the main graph, its sub-graphs and the model-local functions, with a name to find it by."""
+    """Every Q and DQ of the main graph, its bodies and the model-local functions, with a name to find it by.
+
+    Those at integer inputs and outputs of the main graph are not among them: they are the form in which the file takes
+    and gives its values (`rounded_outputs`).
+    """
     nodes = [*model.graph.all_nodes(), *(node for body in model.functions.values() for node in body.all_nodes())]
     for node in nodes:
-        if node.op_type in QUANTIZED:
-            yield node.name or node.outputs[0].name or node.op_type, node
+        if node.op_type in QUANTIZED and not _is_port(node):
+            yield name_of(node), node
+
+
+def rounded_outputs(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
+    """Every Q whose integers are an output of the main graph and reach no DQ, with a name to find it by."""
+    for node in model.graph.all_nodes():
+        if node.op_type == "QuantizeLinear" and _is_port(node):
+            yield name_of(node), node
+
+
+def name_of(node: ir.Node) -> str:
+    """Its name in the file; that of its first output where it has none."""
+    return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
+
+
+def _is_port(node: ir.Node) -> bool:
+    """Whether a DQ reads an integer input of the model, or a Q gives an integer output of it, perhaps moved."""
+    if node.op_type == "DequantizeLinear":
+        return node.inputs[0] is not None and _comes_from_input(node.inputs[0])
+    return _goes_to_output(node.outputs[0])
+
+
+def _comes_from_input(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None:
+        return value.is_graph_input() and not value.is_initializer()
+    places = moved_places(node)
+    return bool(places) and all(
+        source is not None and _comes_from_input(source) for source in (node.inputs[place] for place in places)
+    )
+
+
+def _goes_to_output(value: ir.Value) -> bool:
+    """Whether the integers only reach outputs, through nothing but operations that move them."""
+    readers = value.consumers()
+    if not readers:
+        return value.is_graph_output()
+    return all(moved_places(node) and all(map(_goes_to_output, node.outputs)) for node in readers)
 
 
 def reaching_outputs(graph: ir.Graph) -> set[ir.Node]:

@@ -4,13 +4,14 @@ activation -> Q -> DQ -> Conv and Sigmoid      two uses of one pair: each operat
 weight -> Q -> DQ -> Transpose -> Conv         a use by Conv: a Transpose only moves values
 x -> Q -> DQ -> Reshape -> Q -> DQ -> Add      two uses by Add, a chain: on one grid either alone changes nothing
 x -> Q -> DQ -> graph output                   a use by the output itself
+x -> Q -> DQ -> If(Conv)                       a use by the Conv in the body, and not by the If
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,10 +43,12 @@ class Use:
 class Path:
     """How an operation gets one of its inputs, or the graph one of its outputs, through at least one pair.
 
-    user: the operation; None for a graph output. index: of the input or output. root: the value it starts from.
+    graph: the main graph, or the body of an If, Loop or Scan that the operation stands in. user: the operation; None
+    for an output of `graph`. index: of the input or output. root: the value it starts from.
     links: from the root to the user, `None` for a mover in the place of its use.
     """
 
+    graph: ir.Graph
     user: ir.Node | None
     index: int
     unit: str
@@ -54,16 +57,11 @@ class Path:
 
 
 def paths(graph: ir.Graph) -> tuple[Path, ...]:
-    """Every path, in the order of the graph's operations and their inputs; those of the graph's outputs come last."""
+    """Every path, in the order of the graph's operations and their inputs; those of the graph's outputs come last, and
+    those of bodies behind them."""
     names = _unit_names(graph)
-    found = [
-        _path(graph, node, index, names[node], value)
-        for node in graph
-        if _is_operation(node)
-        for index, value in enumerate(node.inputs)
-    ]
-    found += [_path(graph, None, index, value.name or "output", value) for index, value in enumerate(graph.outputs)]
-    return _named([path for path in found if path is not None])
+    found = [path for one, owner in _graphs(graph) for path in _paths_of(one, owner, names)]
+    return _named(found)
 
 
 def uses(found: Sequence[Path]) -> tuple[Use, ...]:
@@ -91,16 +89,24 @@ def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
     if not stored.is_integer():
         return None
     bits = stored.bitwidth
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.is_signed() else (0, 2**bits - 1)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.is_signed() else (0, 2**bits - 1)
+    limits = qdq.clip_limits(pair.clip) if pair.clip is not None else None
+    smallest, largest = limits or (low, high)
+    return int(max(low, smallest)), int(min(high, largest))
 
 
 def problem(pair: qdq.Pair) -> str | None:
-    """Why the pair cannot be used; None where it can. A scale that is computed in the graph is not judged."""
+    """Why the pair cannot be used; None where it can. A scale that is computed in the graph is not judged.
+
+    Stored integers may have scales of 0 and below: nothing is divided by them.
+    """
     scale = pair.scale
     if scale is None:
         return None
     values = np.asarray(scale, np.float64)
-    faults = {"not finite": ~np.isfinite(values), "0": values == 0, "negative": values < 0}
+    faults = {"not finite": ~np.isfinite(values)}
+    if pair.quantize is not None:
+        faults |= {"0": values == 0, "negative": values < 0}
     found = [
         f"its scale is {fault}"
         if values.size == 1
@@ -129,19 +135,19 @@ def _type(value: ir.Value | None) -> ir.DataType | None:
     return tensor.dtype if tensor is not None else value.dtype
 
 
-def _is_operation(node: ir.Node) -> bool:
-    """False for Q and DQ, and for a mover on the way to a single reader."""
-    if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-        return False
-    return not _only_moves(node)
+def _paths_of(graph: ir.Graph, owner: ir.Node | None, names: Mapping[ir.Node, str]) -> Iterator[Path]:
+    """Those of one graph; owner: the node whose body it is, None for the main graph."""
+    for node in graph:
+        if _is_operation(node):
+            for index, value in enumerate(node.inputs):
+                yield from _path(graph, node, index, names[node], value)
+    within = "" if owner is None else f"{names[owner]}/"
+    for index, value in enumerate(graph.outputs):
+        yield from _path(graph, None, index, f"{within}{value.name or 'output'}", value)
 
 
-def _only_moves(node: ir.Node) -> bool:
-    output = node.outputs[0]
-    return node.op_type in MOVERS and len(output.uses()) + output.is_graph_output() == 1
-
-
-def _path(graph: ir.Graph, user: ir.Node | None, index: int, unit: str, value: ir.Value | None) -> Path | None:
+def _path(graph: ir.Graph, user: ir.Node | None, index: int, unit: str, value: ir.Value | None) -> Iterator[Path]:
+    """The path that ends in this input or output, if a pair is on it."""
     links: list[Link] = []
     end = 0
     while value is not None:
@@ -155,27 +161,58 @@ def _path(graph: ir.Graph, user: ir.Node | None, index: int, unit: str, value: i
             value = producer.inputs[0]
         else:
             break
-    if not end:
+    if end:
+        made = [(link, _use(link, unit, user)) for link in reversed(links[:end])]
+        yield Path(graph, user, index, unit, root, tuple(made))
+
+
+def _use(link: Link, unit: str, user: ir.Node | None) -> Use | None:
+    if isinstance(link, ir.Node):
         return None
-    output = user is None
-    made = [(link, _use(link, unit, output) if isinstance(link, qdq.Pair) else None) for link in reversed(links[:end])]
-    return Path(user, index, unit, root, tuple(made))
+    role: Role = "output" if user is None else "input"
+    return Use(link.name, unit, "weight" if qdq.rooted_at_constant(link.source) else role, link)
 
 
-def _use(pair: qdq.Pair, unit: str, output: bool) -> Use:
-    role: Role = "weight" if qdq.rooted_at_constant(pair.source) else "output" if output else "input"
-    return Use(pair.name, unit, role, pair)
+def _graphs(graph: ir.Graph, owner: ir.Node | None = None) -> Iterator[tuple[ir.Graph, ir.Node | None]]:
+    """The graph and every body in it, each with the node whose body it is."""
+    yield graph, owner
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from _graphs(attribute.as_graph(), node)
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                for body in attribute.as_graphs():
+                    yield from _graphs(body, node)
+
+
+def _is_operation(node: ir.Node) -> bool:
+    """False for Q and DQ, for what belongs to a pair, and for a mover on the way to a single reader."""
+    if node.op_type in {"QuantizeLinear", "DequantizeLinear"} or _is_inside_pair(node):
+        return False
+    return not _only_moves(node)
+
+
+def _is_inside_pair(node: ir.Node) -> bool:
+    return node.op_type == "Clip" and any(
+        (pair := qdq.pair_of(user.outputs[0])) is not None and pair.clip is node for user in node.outputs[0].consumers()
+    )
+
+
+def _only_moves(node: ir.Node) -> bool:
+    output = node.outputs[0]
+    return node.op_type in MOVERS and len(output.uses()) + output.is_graph_output() == 1
 
 
 def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
     """The node's own name; the name of its first output where it has none, or shares it with another."""
-    count = Counter(node.name for node in graph)
+    nodes = list(graph.all_nodes())
+    count = Counter(node.name for node in nodes)
     outputs = {value.name for value in graph.outputs}
     return {
         node: node.name
         if node.name and count[node.name] == 1 and node.name not in outputs
         else f"{node.op_type}:{node.outputs[0].name}"
-        for node in graph
+        for node in nodes
     }
 
 

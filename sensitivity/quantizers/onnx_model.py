@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError, TaskError
+from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import clamping_pairs, clamps_of
 from sensitivity.onnx_graph.float_model import FloatModel, Form, float_model, with_batchnorm_folded
 from sensitivity.onnx_graph.load import load_model
@@ -39,20 +41,20 @@ class OnnxModel:
     ) -> None:
         self.path = Path(path)
         self.custom_ops = custom_ops
-        self.graph = _loaded(self.path)
+        self.graph = canonical(_loaded(self.path))
         check_switchable(self.graph, self.path.name, custom_ops=custom_ops is not None)
         self.paths = paths(self.graph.graph)
-        self.uses = uses(self.paths)
-        if not self.uses:
-            raise OnnxFileError(
-                f"Expected {self.path.name} to hold Q/DQ pairs that operations of its main graph read, got none; "
-                "inline its functions and sub-graphs first (onnx.inliner.inline_local_functions)."
-            )
         self.float: FloatModel | None = None
         if float_path is not None:
             forms = float_forms(Path(float_path), custom_ops)
             self.float = float_model(self.graph.graph, self.paths, forms, Path(float_path).name)
         self.weights: Weights = {} if self.float is None else self.float.weights
+        self.uses = uses(self.paths)
+        if not self.uses:
+            raise OnnxFileError(
+                f"Expected {self.path.name} to hold Q/DQ pairs that operations read, got pairs that nothing reads; "
+                "export the model again."
+            )
         self.clamps = clamps_of(clamping_pairs(self.uses), {} if self.float is None else self.float.limits)
         self._skipped: frozenset[str] = frozenset()
         self._threads = 0
@@ -104,6 +106,25 @@ class OnnxModel:
         if names:
             SkipUses(names, self.weights, self.clamps)(model)
         return model
+
+    def branches_not_taken(self, inputs: Any) -> set[ir.Graph]:
+        """Bodies of the If nodes of the main graph, and all in them, that a run on these inputs does not enter.
+
+        inputs: as `feed` takes them. Other bodies (of Loop and Scan, and in bodies) count as entered.
+        """
+        choices = {node: node.inputs[0] for node in self.graph.graph if node.op_type == "If"}
+        names = list(dict.fromkeys(value.name for value in choices.values() if value is not None))
+        if not names:
+            return set()
+        runner = session(_giving(self.graph, names), self.path.name, self.custom_ops)
+        given = feed(inputs, [value.name for value in runner.get_inputs()])
+        taken = dict(zip(names, runner.run([_copied(name) for name in names], given), strict=True))
+        idle: set[ir.Graph] = set()
+        for node, condition in choices.items():
+            is_true = condition is not None and bool(np.ravel(taken[condition.name])[0])
+            body = node.attributes["else_branch" if is_true else "then_branch"].as_graph()
+            idle |= {body, *body.subgraphs()}
+        return idle
 
     def _session(self) -> Any:
         key = (self._skipped, self._threads)
@@ -192,6 +213,22 @@ def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         got = ", ".join(given) if isinstance(inputs, Mapping) else f"{len(values)} without names"
         raise TaskError(f"Expected a batch with the inputs {', '.join(names)} of the ONNX file, got {got}.")
     return {name: _array(given[name]) for name in names}
+
+
+def _giving(model: ir.Model, names: Sequence[str | None]) -> bytes:
+    """The model with copies of these booleans of its main graph as further outputs."""
+    proto = ir.to_proto(model)
+    for name in names:
+        node = onnx.helper.make_node("Identity", [name], [_copied(name)])
+        proto.graph.node.append(node)
+        output = onnx.helper.make_tensor_value_info(_copied(name), onnx.TensorProto.BOOL, None)
+        proto.graph.output.append(output)
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _copied(name: str | None) -> str:
+    return f"{name}_copied"
 
 
 def nested(outputs: Sequence[Any]) -> Any:

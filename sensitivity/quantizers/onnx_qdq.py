@@ -30,6 +30,7 @@ class OnnxQdqModel:
         from sensitivity.onnx_graph.uses import bits_of, format_of, problem
 
         self.model = model
+        self._left_out = model.skipped
         self._uses = {use.name: use for use in model.uses if use.name not in model.skipped}
         self.quantizers = tuple(
             Quantizer(
@@ -53,7 +54,7 @@ class OnnxQdqModel:
         wanted = frozenset(names)
         for name in sorted(wanted - self._uses.keys()):
             raise unknown_name("a quantizer's name", name, self._uses)
-        with self.model.skipping(wanted):
+        with self.model.skipping(wanted | self._left_out):
             yield
 
     def grid(self, name: str) -> Grid:
@@ -90,18 +91,23 @@ class OnnxQdqModel:
         return digest.hexdigest()
 
     def remaining(self) -> tuple[Finding, ...]:
-        from sensitivity.onnx_graph.reach import quantized_nodes
+        from sensitivity.onnx_graph.reach import quantized_nodes, rounded_outputs
         from sensitivity.quantizers.proofs import left_quantized
 
-        left = quantized_nodes(self.model.without(frozenset(self._uses)))
-        return tuple(left_quantized(name, f"a {node.op_type}") for name, node in left)
+        plain = self.model.without(self._left_out | frozenset(self._uses))
+        left = [left_quantized(name, f"a {node.op_type}") for name, node in quantized_nodes(plain)]
+        return (*left, *(_integer_output(name) for name, _ in rounded_outputs(plain)))
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """Those whose values reach an output of the graph: a runtime leaves out the others while loading."""
+        """Those whose values reach an output, and do not stand in a branch that an If did not take on these inputs."""
         from sensitivity.onnx_graph.reach import reaching_outputs
 
         live = reaching_outputs(self.model.graph.graph)
-        return frozenset(name for name, use in self._uses.items() if use.pair.dequantize in live)
+        idle = self.model.branches_not_taken(inputs)
+        unit_graphs = {use.name: path.graph for path in self.model.paths for _, use in path.links if use is not None}
+        return frozenset(
+            name for name, use in self._uses.items() if use.pair.dequantize in live and unit_graphs[name] not in idle
+        )
 
     def float_findings(self, inputs: Any) -> tuple[Finding, ...]:
         """Whether the file with everything unquantized is its float model: compared on this batch, or doubted."""
@@ -109,3 +115,14 @@ class OnnxQdqModel:
         from sensitivity.quantizers.onnx_float import compare_with_float
 
         return (float_doubts if self.model.float is None else compare_with_float)(self.model, inputs)
+
+
+def _integer_output(name: str) -> Finding:
+    return Finding(
+        "integer-output",
+        "warning",
+        name,
+        f"Expected the model to give float values, got an output of integers: the rounding of {name} belongs to the "
+        "file's interface and stays in every variant, in float too.",
+        "Quantize the model without its outputs to have them judged.",
+    )

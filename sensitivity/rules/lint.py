@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from sensitivity.errors import RunDirError, unknown_name
 from sensitivity.files import is_as_written
+from sensitivity.onnx_graph.calls import written_out
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.well_formed import blamed_on
 from sensitivity.rules.base import Finding, PlanNames, Subject
-from sensitivity.rules.calls import written_out
 from sensitivity.rules.catalog import RULES
 from sensitivity.rules.targets import TARGETS
 

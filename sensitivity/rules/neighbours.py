@@ -8,10 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.reach import name_of
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import POINTWISE, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import ACTIVATIONS, MOVES_VALUES, name_of, origin, pair_before, quantizers_after
+from sensitivity.rules.paths import ACTIVATIONS, MOVES_VALUES, origin, pair_before, quantizers_after
 from sensitivity.rules.targets import TARGETS, TENSORRT
 from sensitivity.rules.weighted import PLACEMENT
 

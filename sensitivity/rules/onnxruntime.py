@@ -9,10 +9,11 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.integer_layers import integer_layers, moved_int8
+from sensitivity.onnx_graph.reach import name_of
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import grid_type, name_of, pair_before
+from sensitivity.rules.paths import grid_type, pair_before
 
 ORT = ("onnxruntime",)
 MEASURED = "measured: ONNX Runtime CPU, 2 threads with VNNI"

@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.reach import name_of
 from sensitivity.onnx_graph.sign import non_negative
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import QDQ, attribute, grid_type, name_of, pair_before
+from sensitivity.rules.paths import QDQ, attribute, grid_type, pair_before
 
 HALVES = "float[1,8,8,8] x, float[1,8,8,8] x2"
 CONCAT = "[concat] c = Concat <axis = 1> (x, x2)\n"

@@ -22,11 +22,6 @@ ACTIVATIONS = frozenset(
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
-def name_of(node: ir.Node) -> str:
-    """Its name in the file; that of its first output where it has none."""
-    return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
-
-
 def attribute(node: ir.Node, name: str, default: int) -> int:
     found = node.attributes.get(name)
     return default if found is None else int(found.as_int())

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.reach import name_of
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, Example
-from sensitivity.rules.paths import name_of, pair_before
+from sensitivity.rules.paths import pair_before
 from sensitivity.rules.targets import TARGETS
 
 KEPT, SKIPPED = "sensitivity.kept", "sensitivity.skipped"

@@ -9,10 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.reach import name_of
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Array, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import block_size, name_of, steps
+from sensitivity.rules.paths import block_size, steps
 from sensitivity.rules.targets import TARGETS, TENSORRT
 from sensitivity.rules.zero_points import PARSER
 

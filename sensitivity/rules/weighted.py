@@ -8,10 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.reach import name_of
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import MOVES_VALUES, QDQ, attribute, grid_type, name_of, pair_before
+from sensitivity.rules.paths import MOVES_VALUES, QDQ, attribute, grid_type, pair_before
 from sensitivity.rules.targets import TENSORRT
 
 PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ layer-placement recommendations"

@@ -10,10 +10,11 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.reach import name_of
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import QDQ, grid_type, name_of, steps
+from sensitivity.rules.paths import QDQ, grid_type, steps
 from sensitivity.rules.targets import TARGETS, TENSORRT
 
 OPSETS = {"tensorrt-8.6": (7, 17), "tensorrt-10": (9, 20), "tensorrt-11": (9, 25)}

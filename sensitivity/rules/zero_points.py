@@ -8,10 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.reach import name_of
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import grid_type, name_of, same_grid, steps
+from sensitivity.rules.paths import grid_type, same_grid, steps
 from sensitivity.rules.targets import TARGETS, TENSORRT
 
 PARSER = "onnx-tensorrt, QuantDequantLinearHelper (8.6-GA builtin_op_importers.cpp, 10.1-GA onnxOpImporters.cpp)"

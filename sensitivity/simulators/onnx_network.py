@@ -78,6 +78,8 @@ class _Splitter:
 
     def split(self) -> Split:
         graph = self._model.graph
+        if any(path.graph is not graph for path in self._source.paths):
+            raise Unsplittable("bodies of If, Loop or Scan hold Q/DQ pairs")
         inputs = {}
         for value in graph.inputs:
             if not value.is_initializer():

@@ -47,11 +47,11 @@ class SkipUses(ir.passes.InPlacePass):
         self._opset = model.opset_imports.get("", 0)
         found = [path for path in paths(model.graph) if any(use and use.name in self._skip for _, use in path.links)]
         for path in found:
-            _connect(model.graph, path, self._rebuilt(model.graph, path))
+            _connect(path, self._rebuilt(model.graph, path))
             corrected = corrected_bias(path, self._weights)
             if corrected is not None and corrected.weight.name in self._skip:
                 _restore(model.graph, path, corrected)
-        _remove_unread(model.graph, [node for path in found for link, _ in path.links for node in nodes_of(link)])
+        _remove_unread([node for path in found for link, _ in path.links for node in nodes_of(link)])
         for old, new in self._copies:  # a copy whose original is gone takes its names
             if old.graph is None:
                 new.name = old.name
@@ -67,7 +67,7 @@ class SkipUses(ir.passes.InPlacePass):
                 value, changed = self._unquantized(graph, use, value), True
             elif changed:
                 for node in nodes_of(link):
-                    value = self._copy(graph, node, value)
+                    value = self._copy(node, value)
             else:
                 value = nodes_of(link)[-1].outputs[0]
         return value
@@ -93,18 +93,20 @@ class SkipUses(ir.passes.InPlacePass):
             if producer is None:
                 graph.insert_before(graph[0], node)
             else:
-                graph.insert_after(producer, node)
+                assert producer.graph is not None
+                producer.graph.insert_after(producer, node)
             self._clamped[value] = node.outputs[0]
         return self._clamped[value]
 
-    def _copy(self, graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
+    def _copy(self, node: ir.Node, value: ir.Value) -> ir.Value:
         if (id(node), value) not in self._made:
             output = node.outputs[0]
             given = ir.Value(name=f"{output.name}_skipped", type=output.type, shape=output.shape)
             attributes = list(node.attributes.values())
             inputs = [value, *node.inputs[1:]]
             new = ir.Node(node.domain, node.op_type, inputs, attributes, name=f"{node.name}_skipped", outputs=[given])
-            graph.insert_after(node, new)
+            assert node.graph is not None
+            node.graph.insert_after(node, new)
             self._copies.append((node, new))
             self._made[id(node), value] = given
         return self._made[id(node), value]
@@ -122,7 +124,9 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
             "export the model with constant folding."
         )
     offset = np.zeros_like(scale, np.float32) if zero_point is None else zero_point.astype(np.float32)
-    shifted = levels.astype(np.float32) - spread(offset, pair, levels.shape)
+    limits = qdq.clip_limits(pair.clip) if pair.clip is not None else None
+    kept = levels.astype(np.float32).clip(*(limits or (None, None)))
+    shifted = kept - spread(offset, pair, levels.shape)
     return np.asarray(shifted * spread(scale.astype(np.float32), pair, levels.shape)).astype(scale.dtype)
 
 
@@ -160,9 +164,7 @@ def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
 
 def nodes_of(link: Link) -> list[ir.Node]:
     """The nodes of a pair or a mover, in the order they run."""
-    if isinstance(link, ir.Node):
-        return [link]
-    return [link.dequantize] if link.quantize is None else [link.quantize, link.dequantize]
+    return [link] if isinstance(link, ir.Node) else link.nodes
 
 
 def _restore(graph: ir.Graph, path: Path, corrected: CorrectedBias) -> None:
@@ -170,15 +172,16 @@ def _restore(graph: ir.Graph, path: Path, corrected: CorrectedBias) -> None:
     bias, name = corrected.bias, corrected.bias.name or "bias"
     assert path.user is not None
     path.user.replace_input_with(corrected.index, add(graph, f"{name}_float", corrected.values))
-    _remove_constant(graph, bias)
+    _remove_constant(bias)
 
 
-def _connect(graph: ir.Graph, path: Path, value: ir.Value) -> None:
+def _connect(path: Path, value: ir.Value) -> None:
     if path.user is not None:
         path.user.replace_input_with(path.index, value)
         return
-    old = graph.outputs[path.index]
-    if value.producer() is None or value.is_graph_output():
+    graph = path.graph
+    old, producer = graph.outputs[path.index], value.producer()
+    if producer is None or producer.graph is not graph or value.is_graph_output():
         node = ir.Node("", "Identity", [value], name=f"{old.name}_skipped")
         graph.append(node)
         value = node.outputs[0]
@@ -188,26 +191,27 @@ def _connect(graph: ir.Graph, path: Path, value: ir.Value) -> None:
     graph.outputs[path.index] = value
 
 
-def _remove_unread(graph: ir.Graph, candidates: list[ir.Node]) -> None:
+def _remove_unread(candidates: list[ir.Node]) -> None:
     """Remove the candidates that nothing reads any more, and the constants that only they read."""
     for node in reversed(candidates):
         if node.graph is None or any(_is_read(value) for value in node.outputs):
             continue
         read = [value for value in node.inputs if value is not None]
-        graph.remove(node, safe=True)
+        node.graph.remove(node, safe=True)
         for value in read:
-            _remove_constant(graph, value)
+            _remove_constant(value)
 
 
-def _remove_constant(graph: ir.Graph, value: ir.Value) -> None:
+def _remove_constant(value: ir.Value) -> None:
     """Remove the value where it is a constant that nothing reads any more."""
     producer = value.producer()
     if _is_read(value):
         return
     if producer is not None and producer.op_type == "Constant":
-        graph.remove(producer, safe=True)
-    elif value.is_initializer() and not value.is_graph_input():
-        graph.initializers.pop(value.name, None)  # type: ignore[arg-type]
+        assert producer.graph is not None
+        producer.graph.remove(producer, safe=True)
+    elif value.is_initializer() and value.graph is not None and not value.is_graph_input():
+        value.graph.initializers.pop(value.name, None)  # type: ignore[arg-type]
 
 
 def _is_read(value: ir.Value) -> bool:

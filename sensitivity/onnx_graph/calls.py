@@ -1,4 +1,4 @@
-"""Model-local functions written out, so that rules see what runs."""
+"""Model-local functions written out, so that what is in them is seen as what runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from sensitivity.errors import OnnxFileError
-from sensitivity.rules.paths import name_of
+from sensitivity.onnx_graph.reach import name_of
 
 CALL, NAME = "sensitivity.call.", "sensitivity.name"
 """Metadata that the pass carries to the nodes it writes out: it gives them names of its own."""

@@ -1,0 +1,21 @@
+"""Bring a Q/DQ graph of any tool into the one form that pairs are looked for in; what it computes stays the same."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from sensitivity.onnx_graph.calls import written_out
+from sensitivity.onnx_graph.passes.lift_dequantize import LiftDequantize
+from sensitivity.onnx_graph.passes.one_grid_per_pair import OneGridPerPair
+
+
+def canonical(model: ir.Model) -> ir.Model:
+    """The same model with each DQ directly behind its Q (a Clip may stand between), both on one grid.
+
+    Model-local functions are written out first, since pairs may be in them. The model given may be changed.
+    Raises OnnxFileError where a function cannot be written out.
+    """
+    model = written_out(model)
+    LiftDequantize()(model)
+    OneGridPerPair()(model)
+    return model

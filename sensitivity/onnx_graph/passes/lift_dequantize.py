@@ -1,0 +1,208 @@
+"""Move a DequantizeLinear in front of operations that only move integers, so that it stands behind its QuantizeLinear.
+
+x -> Q -> MaxPool -> Transpose -> DQ -> Conv     becomes     x -> Q -> DQ -> MaxPool -> Transpose -> Conv
+
+The values are the same: such operations give each integer as it came, and a MaxPool the integer of the largest value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.passes.initializers import add
+
+FIRST_INPUT = {
+    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "MaxPool", "Pad",
+    "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
+    "Unsqueeze",
+}  # fmt: skip
+"""Operations whose output holds values of their first input, and what else they read is no value of a tensor."""
+
+KEEP_CHANNELS = {"Identity", "MaxPool"}
+"""Those that leave every channel of axis 0 and 1 in its place; a Transpose takes the channel axis along."""
+
+PAD_VALUE = 2
+"""Input of Pad that holds the value to fill with."""
+
+
+class LiftDequantize(ir.passes.InPlacePass):
+    """Leaves a DQ where it is if its channels or blocks could not be told behind the operation any more."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        lifted: dict[Any, ir.Node] = {}
+        changed = False
+        waiting = [node for node in model.graph.all_nodes() if node.op_type == "DequantizeLinear"]
+        while waiting:
+            dequantize = waiting.pop()
+            mover = _mover_before(dequantize)
+            if mover is None:
+                continue
+            waiting += _lift(model.graph, mover, dequantize, lifted)
+            changed = True
+        if changed:
+            _remove_dead(model.graph)
+            model.graph.sort()  # constants may stand behind what reads them now
+        return ir.passes.PassResult(model, modified=changed)
+
+
+@dataclass(frozen=True)
+class _Mover:
+    """node: the operation. moved: places of the inputs whose integers it moves. axis: of the channels in front of it;
+    None for one scale."""
+
+    node: ir.Node
+    moved: tuple[int, ...]
+    axis: int | None
+
+
+def _mover_before(dequantize: ir.Node) -> _Mover | None:
+    """The operation in front of a DQ, if it moves integers of a Q or of the file, and the DQ can be in front of it."""
+    levels, scale = dequantize.inputs[0], qdq.constant(dequantize.inputs[1])
+    node = levels.producer() if levels is not None else None
+    if node is None or scale is None or not _only_moves(node):
+        return None
+    places = moved_places(node)
+    if not places or not all(_is_quantized(node.inputs[place]) for place in places):
+        return None
+    if scale.size == 1:
+        return _Mover(node, places, None)
+    axis = _axis_before(node, qdq.axis_of(dequantize), scale.ndim)
+    return None if axis is None or len(places) > 1 else _Mover(node, places, axis)
+
+
+def moved_places(node: ir.Node) -> tuple[int, ...]:
+    """Which inputs hold the values that come out of this operation; none where it computes."""
+    if node.op_type == "Concat":
+        return tuple(range(len(node.inputs)))
+    if node.op_type == "Where":
+        return (1, 2)
+    return (0,) if node.op_type in FIRST_INPUT else ()
+
+
+def _only_moves(node: ir.Node) -> bool:
+    """Whether this one, with its attributes, computes nothing."""
+    if node.op_type == "Resize":
+        mode = node.attributes.get_string("mode", "nearest")
+        return mode == "nearest" and "extrapolation_value" not in node.attributes
+    if node.op_type == "MaxPool":
+        return len(node.outputs) == 1
+    if node.op_type == "Pad" and len(node.inputs) > PAD_VALUE and node.inputs[PAD_VALUE] is not None:
+        return qdq.constant(node.inputs[PAD_VALUE]) is not None
+    return True
+
+
+def _is_quantized(value: ir.Value | None) -> bool:
+    """Whether integers come from a Q or are stored in the file, perhaps moved or clipped since."""
+    if value is None:
+        return False
+    node = value.producer()
+    if qdq.constant(value) is not None:
+        return True
+    if node is None:
+        return False
+    if node.op_type in {"QuantizeLinear", "Clip"}:
+        return node.op_type == "QuantizeLinear" or _is_quantized(node.inputs[0])
+    places = moved_places(node)
+    return bool(places) and all(_is_quantized(node.inputs[place]) for place in places)
+
+
+def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int | None:
+    """Where the channel axis is in front of the operation; None where it is not there as it is behind."""
+    if dimensions > 1:
+        return None  # blocks
+    if node.op_type in KEEP_CHANNELS:
+        return axis if node.op_type == "Identity" or axis in (0, 1) else None
+    order = node.attributes.get_ints("perm", ()) if node.op_type == "Transpose" else ()
+    return order[axis % len(order)] if order else None
+
+
+def _lift(graph: ir.Graph, mover: _Mover, dequantize: ir.Node, lifted: dict[Any, ir.Node]) -> list[ir.Node]:
+    """Let the operation move what the DQ gives. Returns the new DQs, which may be lifted further."""
+    node, made = mover.node, []
+    levels = dequantize.inputs[0]
+    assert levels is not None
+    assert node.graph is not None
+    key = (node, *dequantize.inputs[1:], mover.axis)
+    if key not in lifted:
+        inputs = list(node.inputs)
+        for place in mover.moved:
+            before = _dequantize(dequantize, inputs[place], mover, place)
+            node.graph.insert_before(node, before)
+            inputs[place] = before.outputs[0]
+            made.append(before)
+        if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
+            inputs = _with_fill(graph, node, inputs, dequantize)
+        lifted[key] = _copy(node, inputs, dequantize)
+        node.graph.insert_after(node, lifted[key])
+    _replace(dequantize.outputs[0], lifted[key].outputs[node.outputs.index(levels)])
+    assert dequantize.graph is not None
+    dequantize.graph.remove(dequantize, safe=True)
+    return made
+
+
+def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int) -> ir.Node:
+    """The same DQ for an input of the mover."""
+    attributes = {name: value for name, value in old.attributes.items() if name != "axis"}
+    if mover.axis is not None:
+        attributes["axis"] = ir.AttrInt64("axis", mover.axis)
+    suffix = "" if place == mover.moved[0] else f"_{place}"
+    given = ir.Value(name=f"{levels.name if levels else ''}_dequantized_{old.name}{suffix}", type=old.outputs[0].type)
+    return ir.Node(
+        old.domain,
+        old.op_type,
+        [levels, *old.inputs[1:]],
+        list(attributes.values()),
+        name=f"{old.name}{suffix}",
+        outputs=[given],
+    )
+
+
+def _copy(node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node) -> ir.Node:
+    """The operation on float values. It keeps its name: where others still read its integers, they are named anew."""
+    outputs = [
+        ir.Value(name=f"{value.name}_{dequantize.name}", type=dequantize.outputs[0].type, shape=value.shape)
+        for value in node.outputs
+    ]
+    attributes = list(node.attributes.values())
+    new = ir.Node(node.domain, node.op_type, inputs, attributes, name=node.name, outputs=outputs)
+    node.name = f"{node.name}_integers"
+    return new
+
+
+def _with_fill(
+    graph: ir.Graph, node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node
+) -> list[ir.Value | None]:
+    """The inputs of a Pad with the float value of the integer that it fills with, which is 0 where it names none."""
+    given = node.inputs[PAD_VALUE] if len(node.inputs) > PAD_VALUE else None
+    level = qdq.constant(given)
+    scale, zero_point = qdq.constant(dequantize.inputs[1]), qdq.constant(qdq.zero_point_value(dequantize))
+    assert scale is not None
+    offset = 0 if zero_point is None else int(zero_point.reshape(-1)[0])
+    value: NDArray[Any] = np.asarray(scale).reshape(-1)[0] * (
+        (0 if level is None else int(level.reshape(-1)[0])) - offset
+    )
+    padded = [*inputs, None][: PAD_VALUE + 1]
+    padded[PAD_VALUE] = add(graph, f"{node.name}_fill", np.asarray(value, scale.dtype))
+    return [*padded, *inputs[PAD_VALUE + 1 :]]
+
+
+def _replace(old: ir.Value, new: ir.Value) -> None:
+    """Let all that reads the old value read the new one, under the name that a graph's output has."""
+    if old.is_graph_output():
+        old.name, new.name = f"{old.name}_moved", old.name
+        new.type, new.shape = old.type, old.shape
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+
+
+def _remove_dead(graph: ir.Graph) -> None:
+    """Remove the operations on integers that nothing reads any more, from the last to the first."""
+    for node in reversed(list(graph.all_nodes())):
+        read = any(value.uses() or value.is_graph_output() for value in node.outputs)
+        if not read and (moved_places(node)) and node.graph is not None:
+            node.graph.remove(node, safe=True)
