@@ -11,7 +11,7 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 
 DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
-INTEGER = {"ConvInteger", "MatMulInteger", "QGemm", "QAttention", "QEmbedLayerNormalization", "QOrderedMatMul"}
+INTEGER = {"ConvInteger", "GatherBlockQuantized", "MatMulBnb4", "MatMulInteger", "MatMulNBits"}
 STANDARD = {"", "ai.onnx", "ai.onnx.ml"}
 RUNTIME = {"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
 """Domains of ONNX Runtime's own operations."""
@@ -27,7 +27,7 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
     """
     nodes = list(model.graph.all_nodes())
     dynamic = [node for node in nodes if node.op_type in DYNAMIC]
-    integer = [node for node in nodes if node.op_type in INTEGER or node.op_type.startswith("QLinear")]
+    integer = [node for node in nodes if _computes_in_integers(node)]
     if dynamic:
         raise OnnxFileError(
             f"Expected {name} to be quantized statically, with QuantizeLinear and DequantizeLinear, got dynamic "
@@ -52,6 +52,14 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
             f"Expected {name} to hold operations that ONNX Runtime knows, got {_listed(unknown)}; cut the file before "
             "them with onnx.utils.extract_model, or give OnnxModel the library that has them as custom_ops=."
         )
+
+
+def _computes_in_integers(node: ir.Node) -> bool:
+    """Whether the operation holds or takes integers itself, so that nothing can be switched in front of it."""
+    if node.op_type in INTEGER or node.op_type.startswith("QLinear"):
+        return True
+    # ONNX Runtime's own: QAttention, QGemm, QMoE, QOrderedMatMul, ..., and not QuickGelu.
+    return node.domain in RUNTIME and node.op_type[0] == "Q" and node.op_type[1:2].isupper()
 
 
 def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
