@@ -43,6 +43,7 @@ from sensitivity.planning import read_frontier, replan, searched
 from sensitivity.preflight import check as preflight
 from sensitivity.preflight.export import check_export
 from sensitivity.preflight.file import check_file
+from sensitivity.preflight.metric import measured_findings
 from sensitivity.quantizers.units import pins
 from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan
 from sensitivity.reporting.csv import write_csv
@@ -169,9 +170,9 @@ def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Se
 
     Raises CheckError for an error without --force.
     """
-    findings = preflight.check(session)
-    if not settings.force:
-        preflight.refuse_errors(findings)
+    target = target_of(settings, session.task.full_scale) if isinstance(settings, RunSettings) else None
+    findings = preflight.check(session, target)
+    preflight.refuse_errors(findings, force=settings.force)
     exportable = all(finding.code != "export-impossible" for finding in findings)
     return replace(session, warnings=(*session.warnings, *preflight.warnings_of(findings))), exportable
 
@@ -196,6 +197,12 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
         result = replace(result, sharing=sharing)
         run_dir.write("scan.json", result)
         write_csv(scan_table(result.effects, session.units), run_dir.path / "scan.csv")
+    doubts = tuple(measured_findings(session))
+    preflight.refuse_errors(doubts, force=settings.force)
+    if doubts:
+        info = run_dir.info()
+        warnings = dict.fromkeys((*info.warnings, *preflight.warnings_of(doubts)))
+        run_dir.write("run.json", replace(info, warnings=tuple(warnings)))
     return result
 
 

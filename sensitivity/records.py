@@ -191,7 +191,7 @@ class Target:
         if self.drop is not None:
             return float_metric - self.drop
         assert self.relative is not None
-        return float_metric * (1 - self.relative)
+        return float_metric - self.relative * abs(float_metric)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sensitivity.config import UnitChoices
 from sensitivity.errors import ModelError, TaskError
-from sensitivity.journal.journal import Head, open_journal, refuse_used
+from sensitivity.journal.journal import open_journal, refuse_used
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated
 from sensitivity.quantizers.calls import call, device_of, to_device
@@ -45,9 +45,6 @@ FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
 NO_INTERVALS = (
     "The task has only evaluate(model): no per-sample scores, so no intervals and no ties; "
     "each variant costs a whole evaluation. Return a Task with score() to get them."
-)
-SAME_DATA = (
-    "Splits {} begin with the same batch: what is chosen on samples cannot be judged on them. Use different ones."
 )
 NOT_HELD_OUT = (
     "The task has no holdout evaluation: the reported accuracy is on data that chose the plan, and too kind to it."
@@ -191,7 +188,7 @@ def open_session(
                 run_dir=run_dir,
                 measurer=measurer,
                 example=example,
-                warnings=(*source.warnings, *_warnings(loaded, head), *found.warnings, *changed),
+                warnings=(*source.warnings, *_warnings(loaded), *found.warnings, *changed),
                 scales=found.scales,
                 own_ranges=own_ranges,
                 residuals=residuals,
@@ -350,9 +347,7 @@ def _example(loaded: Task | EvaluateTask) -> Any:
     return loaded.example_inputs if isinstance(loaded, EvaluateTask) else next(iter(loaded.data["rank"]))[0]
 
 
-def _warnings(loaded: Task | EvaluateTask, head: Head) -> tuple[str, ...]:
+def _warnings(loaded: Task | EvaluateTask) -> tuple[str, ...]:
     if not isinstance(loaded, EvaluateTask):
-        firsts = {split: head["data"][split]["first"] for split in SPLITS}
-        same = [split for split in SPLITS if list(firsts.values()).count(firsts[split]) > 1]
-        return (SAME_DATA.format(" and ".join(same)),) if same else ()
+        return ()
     return (NO_INTERVALS,) if loaded.holdout else (NO_INTERVALS, NOT_HELD_OUT)

@@ -7,8 +7,10 @@ import json
 import re
 import sys
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +25,16 @@ from sensitivity.config import UnitChoices
 from sensitivity.errors import ModelError
 from sensitivity.preflight.check import check as preflight
 from sensitivity.preflight.check import unexecuted
+from sensitivity.preflight.data import data_findings
 from sensitivity.preflight.file import check_file
-from sensitivity.records import Finding, Quantizer
+from sensitivity.preflight.metric import metric_findings, target_findings
+from sensitivity.records import Estimate, Finding, PlanMetric, Quantizer, Target
+from sensitivity.reporting.advice import above_float
+from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.session import Session, executed_only, open_session, quantized_model
 from sensitivity.tasks.base import Task
+from sensitivity.tasks.classification import Top1
 
 ROOT = Path(__file__).parents[1]
 TINY = Path(__file__).parent / "tasks" / "tiny.py"
@@ -238,6 +245,135 @@ def fp8_task() -> Task:
         split: [(x[at : at + 40], y[at : at + 40])] for at, split in ((0, "rank"), (40, "confirm"), (80, "holdout"))
     }
     return Task(model, data, lambda outputs, targets: (outputs.argmax(1) == targets).double(), metric="top-1")
+
+
+# The metric. ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Answers:
+    """What the check needs of a session: float gives `outputs` for every batch."""
+
+    outputs: np.ndarray
+    targets: Any
+    score: Any = None
+    aggregate: Any = None
+    batch: int = 32
+
+    def found(self, target: Target | None = None) -> list[Finding]:
+        places = range(0, len(self.outputs), self.batch)
+        data = [(self.outputs[at : at + self.batch], self.targets[at : at + self.batch]) for at in places]
+        chosen = {"score": self.score or Top1()} | ({"aggregate": self.aggregate} if self.aggregate else {})
+        task = Task(None, dict.fromkeys(("rank", "confirm", "holdout"), data), metric="top-1", **chosen)
+        session = SimpleNamespace(
+            task=task,
+            has_samples=True,
+            source=SimpleNamespace(quantizers=()),
+            measurer=SimpleNamespace(aggregate=task.aggregate, outputs=lambda variants, inputs: iter([(0, inputs)])),
+        )
+        return list(metric_findings(session, target))  # type: ignore[arg-type]
+
+
+def answers(right: float, classes: int = 10, n: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """One-hot outputs, and targets that the first samples' share `right` of them meets."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, n)
+    said = np.where(np.arange(n) < right * n, labels, (labels + 1 + rng.integers(0, classes - 1, n)) % classes)
+    order = rng.permutation(n)
+    return np.eye(classes)[said][order], labels[order]
+
+
+def test_a_float_that_answers_well_has_no_finding() -> None:
+    assert Answers(*answers(0.8)).found() == []
+
+
+@pytest.mark.parametrize("right", [0.0, 0.08])
+def test_a_float_at_or_below_chance_is_an_error(right: float) -> None:
+    (finding,) = Answers(*answers(right)).found()
+    assert (finding.code, finding.severity, finding.where) == ("metric-at-chance", "error", "rank")
+    assert "no better than chance" in finding.message
+
+
+def test_a_float_that_always_answers_the_same_is_an_error_though_most_samples_are_of_that_class() -> None:
+    labels = (np.arange(128) % 4 == 0).astype(int)
+    outputs = np.tile([1.0, 0.0], (128, 1))
+    (finding,) = Answers(outputs, labels).found()
+    assert "0.75 on 128 samples of rank, and 0.75 with the answers given for other samples" in finding.message
+
+
+def test_a_regression_that_ignores_its_inputs_is_an_error_and_a_good_one_is_not() -> None:
+    wanted = np.random.default_rng(0).normal(size=(128, 1))
+    score = lambda outputs, targets: -np.square(outputs - targets).mean(1)  # noqa: E731
+    assert Answers(wanted * 0.9, wanted, score).found() == []
+    (finding,) = Answers(np.zeros_like(wanted), wanted, score).found()
+    assert finding.code == "metric-at-chance"
+
+
+def test_a_score_that_looks_at_no_target_is_not_judged_by_other_samples_answers() -> None:
+    outputs = np.random.default_rng(0).normal(size=(64, 3))
+    assert Answers(outputs, np.arange(64), lambda outputs, targets: outputs.mean(1) - 1).found() == []
+
+
+def test_samples_of_one_class_only_are_not_taken_for_a_constant_model() -> None:
+    assert Answers(np.tile([1.0, 0.0], (64, 1)), np.zeros(64, int)).found() == []
+
+
+def test_scores_that_are_not_finite_are_one_error() -> None:
+    (finding,) = Answers(*answers(0.8), score=lambda outputs, targets: np.full(len(targets), np.nan)).found()
+    assert finding.code == "metric-fails"
+    assert "finite scores on batch 0 of split 'rank'" in finding.message
+
+
+def test_a_target_that_every_model_meets_is_an_error_only_where_the_metric_cannot_be_negative() -> None:
+    scores = np.array([0.0, 0.0, 0.02])
+    codes_of = lambda values, target: [one.code for one in target_findings(values, float(values.mean()), target, "m")]  # noqa: E731
+    assert codes_of(scores, Target(drop=0.01)) == ["target-below-zero"]
+    assert codes_of(scores, Target(metric=-0.5)) == ["target-below-zero"]
+    assert codes_of(scores, Target(relative=0.01)) == []
+    assert codes_of(-scores, Target(drop=0.01)) == []
+
+
+def test_a_relative_drop_of_a_negative_metric_lowers_the_floor() -> None:
+    assert Target(relative=0.01).floor(-2.0) == pytest.approx(-2.02)
+    assert Target(relative=0.01).floor(2.0) == pytest.approx(1.98)
+
+
+# The splits. ------------------------------------------------------------------------------------------------------------
+
+
+def split_task(rank: np.ndarray, confirm: np.ndarray, holdout: np.ndarray) -> Task:
+    named = {"rank": rank, "confirm": confirm, "holdout": holdout}
+    return Task(None, {name: [(part[:5], None), (part[5:], None)] for name, part in named.items()}, lambda o, t: o)
+
+
+@pytest.mark.parametrize(("shared", "severity"), [(20, "error"), (10, "error"), (3, "warning")])
+def test_samples_that_are_in_two_splits_are_found_whatever_batch_they_are_in(shared: int, severity: str) -> None:
+    values = np.random.default_rng(0).normal(size=(60, 4))
+    confirm = np.concatenate([values[20 : 40 - shared], values[:shared]])
+    (finding,) = data_findings(split_task(values[:20], confirm, values[40:]))
+    assert (finding.code, finding.severity, finding.where) == ("splits-overlap", severity, "rank, confirm")
+    assert f"got {shared} that are in both" in finding.message
+
+
+def test_a_split_of_a_few_samples_and_a_drop_below_one_of_them_are_told() -> None:
+    values = np.random.default_rng(0).normal(size=(47, 4))
+    found = data_findings(split_task(values[:20], values[20:40], values[40:]), Target(drop=0.01))
+    assert [(finding.code, finding.where) for finding in found] == [
+        ("split-too-small", "holdout"),
+        ("drop-below-one-sample", "confirm"),
+    ]
+
+
+# A plan that is better than float. --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("high", "alarms"), [(-0.001, 1), (0.001, 0)])
+def test_a_plan_that_is_more_than_chance_better_than_float_raises_an_alarm(high: float, alarms: int) -> None:
+    level = Estimate(0.9, 0.85, 0.95, 500)
+    found = PlanMetric("top-1", level, level, level, level, level, Estimate(-0.05, -0.09, high, 500))
+    said = list(above_float(found, MetricFormat("top-1", 1.0)))
+    assert len(said) == alarms
+    assert all("better than float on holdout, by 5.0 pt" in sentence for sentence in said)
 
 
 # The verb. --------------------------------------------------------------------------------------------------------------

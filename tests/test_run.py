@@ -97,9 +97,15 @@ def test_files_of_an_earlier_plan_are_neither_benched_nor_reported(
     assert "model.partial" not in page
 
 
-def test_splits_of_the_same_samples_are_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert verb("scan", f"{TASK}:same_splits", "--out", tmp_path / "same") == 0
-    assert "Splits rank and confirm and holdout begin with the same batch" in capsys.readouterr().out
+def test_splits_of_the_same_samples_are_refused_and_with_force_warned_about(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("scan", f"{TASK}:same_splits", "--out", tmp_path / "same")
+    said = "Expected the splits rank and confirm to hold different samples, got 40 that are in both"
+    assert verb(*arguments) == 1
+    assert said in capsys.readouterr().err
+    assert verb(*arguments, "--force") == 0  # into the same folder, where nothing was measured
+    assert said in capsys.readouterr().out
 
 
 def test_a_place_that_cannot_take_a_run_is_refused_before_the_task_is_loaded(

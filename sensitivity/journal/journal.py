@@ -174,7 +174,7 @@ def open_journal(path: Path, head: Head, *, resume: bool) -> Journal:
     """
     head = json.loads(json.dumps(head))
     refuse_used(path, resume)
-    records = read_records(path)
+    records = read_records(path) if resume else []
     if records:
         check_head(path, records[0], head)
     try:
@@ -212,7 +212,7 @@ def refuse_used(path: Path, resume: bool) -> None:
     """Raise RunDirError where this place cannot take a new run, or holds one that is not to be gone on with."""
     if path.parent.exists() and not path.parent.is_dir():
         raise RunDirError(f"Expected {path.parent} to be a folder, got a file; choose another --out.")
-    if not resume and b"\n" in _content(path):
+    if not resume and _content(path).count(b"\n") > 1:  # the first line says what was to be measured
         raise RunDirError(
             f"Expected {path.parent} to be a new run, got a journal of an earlier one; "
             "add --resume to go on with it, or choose another --out."

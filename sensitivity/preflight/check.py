@@ -6,21 +6,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sensitivity.errors import CheckError
+from sensitivity.preflight.data import data_findings
 from sensitivity.preflight.export import export_findings
+from sensitivity.preflight.metric import metric_findings
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.records import Finding, Quantizer
+from sensitivity.records import Finding, Quantizer, Target
 from sensitivity.session import Session
 
 NAMED = 5
 """Names that one sentence lists."""
 
 
-def check(session: Session) -> tuple[Finding, ...]:
-    """Everything that is wrong or doubtful with a task's model and data, the errors first."""
+def check(session: Session, target: Target | None = None) -> tuple[Finding, ...]:
+    """Everything that is wrong or doubtful with a task's model and data, the errors first.
+
+    target: what a plan must hold; None where it is not known yet.
+    """
     found = [
         *check_model(session.source, session.example),
         *unexecuted(session.unexecuted),
         *export_findings(session),
+        *metric_findings(session, target),
+        *(data_findings(session.task, target) if session.has_samples else ()),
     ]
     return by_severity(found)
 
@@ -54,10 +61,13 @@ def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda finding: order[finding.severity]))
 
 
-def refuse_errors(findings: Sequence[Finding]) -> None:
-    """Raise CheckError where there is an error among the findings."""
+def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
+    """Raise CheckError where there is an error among the findings; with `force` only where nothing can be measured."""
     errors = [finding for finding in findings if finding.severity == "error"]
-    if errors:
+    broken = [finding for finding in errors if finding.code == "metric-fails"]
+    if broken:
+        raise CheckError(broken[0].message)
+    if errors and not force:
         more = f" ({len(errors) - 1} more: see sensitivity check.)" if len(errors) > 1 else ""
         raise CheckError(f"{sentence(errors[0])} To go on all the same, add --force.{more}")
 

@@ -15,7 +15,12 @@ COLLAPSED = 0.1
 
 
 def has_collapsed(float_metric: float, quantized: float) -> bool:
-    return quantized < COLLAPSED * float_metric
+    """Whether the outputs of the quantized model are noise. A negative metric, such as -loss, is then ten times float's.
+
+    >>> has_collapsed(0.8, 0.05), has_collapsed(-0.1, -0.2), has_collapsed(-0.1, -2.0)
+    (True, False, True)
+    """
+    return quantized < (COLLAPSED * float_metric if float_metric >= 0 else float_metric / COLLAPSED)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ def batch_size(inputs: Any) -> int:
     """
     if callable(inputs):  # the evaluation of a task that has no samples
         return 1
-    shapes = [tuple(int(side) for side in array.shape) for array in _arrays(inputs)]
+    shapes = [tuple(int(side) for side in array.shape) for array in arrays(inputs)]
     sizes = {shape[0] for shape in shapes if shape}
     if len(sizes) != 1:
         got = f"shapes {', '.join(str(shape) for shape in shapes)}" if shapes else type(inputs).__name__
@@ -56,12 +56,13 @@ def first_samples(inputs: Any, samples: int) -> Any:
     return inputs
 
 
-def _arrays(value: Any) -> Iterator[Any]:
+def arrays(value: Any) -> Iterator[Any]:
+    """Every array of a nest of tuples, lists and dicts."""
     if hasattr(value, "shape"):
         yield value
     elif isinstance(value, (tuple, list, Mapping)):
         for item in value.values() if isinstance(value, Mapping) else value:
-            yield from _arrays(item)
+            yield from arrays(item)
 
 
 def _add(update: Callable[[Any], None], value: Any) -> None:

@@ -1,0 +1,106 @@
+"""Whether the splits hold different samples, and enough of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from sensitivity.errors import TaskError
+from sensitivity.records import SPLITS, Finding, Target
+from sensitivity.tasks.base import Task
+from sensitivity.tasks.batches import arrays, as_numpy, batch_size
+
+READ = 256
+"""Samples of a split that are read where its batches are made when they are asked for; those in a list are all read."""
+SAME, SOME = 0.5, 0.01
+"""Part of the smaller split that is in another one: from SAME on they are the same data, below SOME it may be chance."""
+FEWEST = 8
+"""Samples, below which a split says nothing."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """samples: how many the split holds. digests: of the inputs of those that were read."""
+
+    samples: int
+    digests: frozenset[str]
+
+
+def data_findings(task: Task, target: Target | None = None) -> Iterator[Finding]:
+    """What speaks against the splits of a task that has samples. Raises TaskError for a batch without a sample axis."""
+    splits = {name: read(task.data[name]) for name in SPLITS}
+    for one, other in combinations(SPLITS, 2):
+        yield from _overlap(one, splits[one], other, splits[other])
+    for name, split in splits.items():
+        yield from _size(name, split.samples)
+    if target is not None and target.drop is not None:
+        yield from _one_sample(target.drop / task.full_scale, splits["confirm"].samples)
+
+
+def read(batches: Any) -> Split:
+    """Digests of the samples of one split, and how many it holds."""
+    whole = isinstance(batches, (list, tuple))
+    digests: set[str] = set()
+    seen = done = 0
+    for inputs, _ in batches:
+        digests.update(sample_digests(inputs))
+        seen, done = seen + batch_size(inputs), done + 1
+        if seen >= READ and not whole:
+            break
+    return Split(round(seen * len(batches) / max(done, 1)), frozenset(digests))
+
+
+def sample_digests(inputs: Any) -> Iterator[str]:
+    """A digest for each sample of a batch, over all of its input arrays."""
+    found = [np.ascontiguousarray(as_numpy(value)) for value in arrays(inputs)]
+    if any(array.ndim == 0 or array.dtype.hasobject for array in found):
+        raise TaskError("Expected every input of a batch to have the sample as its first axis, got a single number.")
+    for at in range(batch_size(inputs)):
+        digest = hashlib.blake2b(digest_size=8)
+        for array in found:
+            digest.update(array[at].tobytes())
+        yield digest.hexdigest()
+
+
+def _overlap(one: str, first: Split, other: str, second: Split) -> Iterator[Finding]:
+    shared = len(first.digests & second.digests)
+    part = shared / max(min(len(first.digests), len(second.digests)), 1)
+    if part < SOME:
+        return
+    yield Finding(
+        "splits-overlap",
+        "error" if part >= SAME else "warning",
+        f"{one}, {other}",
+        f"Expected the splits {one} and {other} to hold different samples, got {shared} that are in both: what is chosen "
+        "on samples cannot be judged on them.",
+        "Draw each split from other samples of the same population.",
+    )
+
+
+def _size(name: str, samples: int) -> Iterator[Finding]:
+    if samples < FEWEST:
+        yield Finding(
+            "split-too-small",
+            "error",
+            name,
+            f"Expected split {name} to hold at least {FEWEST} samples, got {samples}: nothing can be concluded from it.",
+            "Give more samples; some hundreds are a start.",
+        )
+
+
+def _one_sample(drop: float, samples: int) -> Iterator[Finding]:
+    """drop: the part of the metric's full scale that may be lost."""
+    if 0 < drop * samples < 1:
+        yield Finding(
+            "drop-below-one-sample",
+            "warning",
+            "confirm",
+            f"Expected the drop allowed to be worth one sample of confirm at least, got {drop:.2%} of {samples} samples: "
+            "where answers are right or wrong, none may be lost.",
+            "Give more samples, or a larger --max-drop.",
+        )

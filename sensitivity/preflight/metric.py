@@ -1,0 +1,229 @@
+"""Whether the metric makes sense for float: judged on the first samples of `rank`, and again on all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import TaskError
+from sensitivity.records import Finding, Scores, Target, Variant
+from sensitivity.scan.engine import checked_scores
+from sensitivity.scan.variants import baselines
+from sensitivity.session import Session
+from sensitivity.signals.distortion import flat_outputs
+from sensitivity.stats.paired import mean_estimate
+from sensitivity.tasks.base import Task
+from sensitivity.tasks.batches import batch_digest, batch_size
+
+SAMPLES = 128
+"""Of `rank`, about, that float is judged on before the scan."""
+SHUFFLES = 3
+"""How often the answers are given to other samples of their batch."""
+FEWEST = 16
+"""Samples with shuffled answers, below which nothing is concluded from them."""
+
+WRONG_DATA = "Check the order of the classes, the preprocessing and the labels: a drop from such a float says nothing of the model."
+
+
+@dataclass
+class Judged:
+    """Float on the first samples of `rank`.
+
+    scores: of all of them. classes: how many answers the outputs choose among; None where they are no class scores.
+    own, shuffled: metric of the samples whose batch has different targets, and the same with each answer given to
+    another sample of its batch; own is None where the outputs cannot be given to other samples.
+    """
+
+    scores: Scores
+    classes: int | None
+    own: float | None
+    shuffled: tuple[float, ...] = ()
+    n: int = 0
+
+
+def metric_findings(session: Session, target: Target | None = None) -> Iterator[Finding]:
+    """What speaks against the metric on the first samples of `rank`; nothing for a task that has only evaluate(model).
+
+    target: what a plan must hold; None where it is not known yet.
+    """
+    if not session.has_samples:
+        return
+    try:
+        found = judged(session)
+        value = session.measurer.aggregate(found.scores)
+    except TaskError as error:
+        yield Finding("metric-fails", "error", "rank", str(error), "")
+        return
+    name, n = session.task.metric, len(found.scores)
+    if not found.scores.any():
+        yield _at_chance(f"0 for each of the first {n} samples of rank", name)
+    elif _counts(found.scores, value) and found.classes and value <= 1 / found.classes:
+        yield _at_chance(
+            f"{value:.4g} on the first {n} samples of rank, and guessing has {1 / found.classes:.4g}", name
+        )
+    elif found.own is not None and found.n >= FEWEST and found.own <= max(found.shuffled):
+        yield _at_chance(
+            f"{found.own:.4g} on {found.n} samples of rank, and {max(found.shuffled):.4g} with the answers given for "
+            "other samples",
+            name,
+        )
+    if target is not None:
+        yield from target_findings(found.scores, value, target, name)
+
+
+def measured_findings(session: Session) -> Iterator[Finding]:
+    """The same once float is measured on all of `rank`: whether it can be told from guessing."""
+    scores = session.measurer.known(baselines(session.source.quantizers)["float"], "rank")
+    value, name = session.measurer.aggregate(scores), session.task.metric
+    if not scores.any():
+        yield _at_chance(f"0 on all of rank ({len(scores)} samples)", name)
+        return
+    classes = _classes_of(session)
+    if classes and _counts(scores, value) and len(scores) > 1:
+        low = mean_estimate(scores).low
+        if low is not None and low <= 1 / classes:
+            yield _at_chance(
+                f"{value:.4g} on all of rank ({len(scores)} samples; its interval begins at {low:.4g}), and guessing "
+                f"has {1 / classes:.4g}",
+                name,
+            )
+
+
+def target_findings(scores: Scores, value: float, target: Target, name: str) -> Iterator[Finding]:
+    """A target that every model meets. value: the metric of float's scores."""
+    floor = target.floor(value)
+    if scores.min(initial=0.0) >= 0 and floor <= 0:
+        yield Finding(
+            "target-below-zero",
+            "error",
+            "",
+            f"Expected a target above 0, the least that {name} can be, got {floor:.4g}, where float has {value:.4g}: "
+            "every model meets it.",
+            "Give a smaller --max-drop, a relative one such as 1%, or a --target.",
+        )
+
+
+def judged(session: Session) -> Judged:
+    """Float's scores on the first samples of `rank`. Raises TaskError where the metric fails on them."""
+    task, size, classes = session.task, 0, None
+    scores: list[Scores] = []
+    shuffles = _Shuffles()
+    variant = baselines(session.source.quantizers)["float"]
+    for number, (inputs, targets) in enumerate(task.data["rank"]):
+        outputs = _outputs(session, variant, inputs)
+        count = batch_size(inputs)
+        scores.append(checked_scores(task, outputs, targets, count, f" on batch {number} of split 'rank'"))
+        shuffles.add(task, outputs, targets, scores[-1])
+        classes = _classes(outputs)
+        size += count
+        if size >= SAMPLES:
+            break
+    own, shuffled = shuffles.metrics(session)
+    return Judged(np.concatenate(scores), classes, own, shuffled, shuffles.samples)
+
+
+@dataclass
+class _Shuffles:
+    """Scores of the same batches with the right answers, and with each answer given to another sample."""
+
+    own: list[Scores] = field(default_factory=list)
+    others: list[list[Scores]] = field(default_factory=lambda: [[] for _ in range(SHUFFLES)])
+    possible: bool = True
+
+    @property
+    def samples(self) -> int:
+        return sum(map(len, self.own))
+
+    def add(self, task: Task, outputs: Any, targets: Any, scores: Scores) -> None:
+        """Leave out a batch whose targets are all alike, and everything where the score does not look at targets."""
+        n = len(scores)
+        if not self.possible or n < 4 or _alike(targets, n):
+            return
+        made = []
+        for seed in range(SHUFFLES):
+            order = np.random.default_rng(seed).permutation(n)
+            try:
+                shuffled = checked_scores(task, _taken(outputs, order), targets, n, "")
+            except (_NotBySample, TaskError):
+                self.possible = False
+                return
+            if np.array_equal(shuffled, scores[order]) and not np.array_equal(shuffled, scores):
+                self.possible = False
+                return
+            made.append(shuffled)
+        self.own.append(scores)
+        for others, shuffled in zip(self.others, made, strict=True):
+            others.append(shuffled)
+
+    def metrics(self, session: Session) -> tuple[float | None, tuple[float, ...]]:
+        if not self.possible or not self.own:
+            return None, ()
+        aggregate = session.measurer.aggregate
+        return aggregate(np.concatenate(self.own)), tuple(aggregate(np.concatenate(one)) for one in self.others)
+
+
+class _NotBySample(Exception):
+    """Outputs whose first axis is not the sample."""
+
+
+def _taken(outputs: Any, order: NDArray[np.int64]) -> Any:
+    """The same nest with the samples in another order. Raises _NotBySample."""
+    if hasattr(outputs, "shape"):
+        if len(outputs.shape) == 0 or int(outputs.shape[0]) != len(order):
+            raise _NotBySample
+        return outputs[order.tolist()] if hasattr(outputs, "detach") else outputs[order]
+    if isinstance(outputs, Mapping):
+        return type(outputs)(**{str(key): _taken(value, order) for key, value in outputs.items()})
+    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
+        return type(outputs)(*(_taken(value, order) for value in outputs))
+    if isinstance(outputs, (tuple, list)):
+        return type(outputs)(_taken(value, order) for value in outputs)
+    raise _NotBySample
+
+
+def _outputs(session: Session, variant: Variant, inputs: Any) -> Any:
+    ((_, outputs),) = session.measurer.outputs([variant], inputs)
+    return outputs
+
+
+def _alike(targets: Any, n: int) -> bool:
+    """Whether all samples of a batch have the same target, or it cannot be seen what each has."""
+    try:
+        rows = [targets[at] for at in range(n)]
+    except (TypeError, KeyError, IndexError):
+        return True
+    return len({batch_digest(None, row) for row in rows}) == 1
+
+
+def _classes_of(session: Session) -> int | None:
+    if not session.has_samples:
+        return None
+    inputs, _ = next(islice(iter(session.task.data["rank"]), 1))
+    return _classes(_outputs(session, baselines(session.source.quantizers)["float"], inputs))
+
+
+def _classes(outputs: Any) -> int | None:
+    arrays = list(flat_outputs(outputs))
+    if len(arrays) == 1 and arrays[0].ndim == 2 and arrays[0].shape[1] > 1:
+        return int(arrays[0].shape[1])
+    return None
+
+
+def _counts(scores: Scores, value: float) -> bool:
+    """Whether the metric is a share of samples that are right."""
+    return scores.ndim == 1 and bool(np.isin(scores, (0.0, 1.0)).all()) and bool(np.isclose(scores.mean(), value))
+
+
+def _at_chance(got: str, name: str) -> Finding:
+    return Finding(
+        "metric-at-chance",
+        "error",
+        "rank",
+        f"Expected the {name} of the float model to be above what needs no model, got {got}: it is no better than chance.",
+        WRONG_DATA,
+    )
