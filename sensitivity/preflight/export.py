@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.errors import ExportError, ModelError, SensitivityError
+from sensitivity.errors import ExportError, ModelError, OnnxFileError, SensitivityError
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Finding
 from sensitivity.session import Session
@@ -106,10 +106,9 @@ def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
     with OnnxRuntime(optimize=False).build(file, threads=1) as engine:
         try:
             found = list(run(engine, inputs).values())
-        except SensitivityError:
-            raise
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise _other_batch(batch_size(inputs), " ".join(str(error).split())[:200]) from error
+        except OnnxFileError as error:
+            said = " ".join(str(error.__cause__ or error).split())
+            raise _other_batch(batch_size(inputs), f"an error of ONNX Runtime (...{said[-100:]})") from error
     if [array.shape for array in found] != [array.shape for array in expected]:
         return float("inf")
     return max((_rms(one, other) for one, other in zip(found, expected, strict=True)), default=0.0)
