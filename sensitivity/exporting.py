@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from sensitivity.errors import TaskError
 from sensitivity.export.verification import Verification
+from sensitivity.quantizers.half import in_float32
 from sensitivity.recalibration import ranges_of
 from sensitivity.records import Plan
 from sensitivity.session import Session
@@ -71,7 +72,7 @@ def _exported_torch(
     from sensitivity.export.verify import verify
 
     source, units = session.source, session.units
-    with session.measurer.progress("export, verify, lower", 3) as advance:
+    with in_float32(source.model), session.measurer.progress("export, verify, lower", 3) as advance:
         files = export_files(
             source,
             session.example,

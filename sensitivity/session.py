@@ -16,6 +16,7 @@ from sensitivity.journal.journal import open_journal, refuse_used
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated
 from sensitivity.quantizers.calls import call, device_of, to_device
+from sensitivity.quantizers.wrappers import unwrapped
 from sensitivity.records import SPLITS, Quantizer, Range, Unit
 from sensitivity.registry import FAMILIES, load
 from sensitivity.run_dir import RunDir, RunInfo
@@ -283,7 +284,11 @@ def _as_scanned(info: RunInfo) -> Placed:
 
 
 def quantized_model(model: Any) -> QuantizedModel:
-    """The adapter whose toolkit made this model. Raises ModelError where none recognises it."""
+    """The adapter whose toolkit made this model, without what is around it, such as DataParallel.
+
+    Raises ModelError where none recognises it.
+    """
+    model = unwrapped(model)
     for name in FAMILIES["quantizers"]:
         adapter = load("quantizers", name)
         if adapter.recognises(model):

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from sensitivity.records import Scores
 from sensitivity.runtimes.base import Engine, Runtime
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
+from sensitivity.tasks.batches import as_numpy, scores_of
 
 STRUCTURE = "sensitivity.outputs"
 
@@ -35,7 +36,7 @@ def evaluate_file(
     with (runtime or OnnxRuntime(optimize=False)).build(file) as engine:  # type: ignore[attr-defined]
         for inputs, targets in batches:
             outputs = outputs_of(engine, inputs, ports, structure)
-            scores.append(np.asarray(score(outputs, targets), dtype=np.float64))
+            scores.append(scores_of(score(outputs, targets)))
     every = np.concatenate(scores)
     return float(aggregate(every)), every
 
@@ -89,7 +90,7 @@ def run(engine: Engine, inputs: Any) -> dict[str, np.ndarray]:
     from sensitivity.export.trace import flat_inputs
 
     names, tensors = flat_inputs(inputs)
-    feed = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
+    feed = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
     return engine.run(feed)
 
 

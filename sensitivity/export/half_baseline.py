@@ -14,6 +14,7 @@ from sensitivity.export.verification import LoweringCheck
 from sensitivity.export.verify_lowering import check_lowering
 from sensitivity.export.writing import save
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.tasks.batches import as_numpy
 
 NAME = "model.fp16.onnx"
 
@@ -25,7 +26,7 @@ def half_baseline(unquantized: Path, example_inputs: Any) -> LoweringCheck | str
     """
     out = unquantized.with_name(NAME)
     names, tensors = flat_inputs(example_inputs)
-    inputs = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
+    inputs = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
     try:
         half_file(unquantized, out)
         return check_lowering(unquantized, out, unquantized, inputs)

@@ -16,6 +16,7 @@ from sensitivity.export.verification import LoweringCheck
 from sensitivity.export.verify_lowering import check_lowering
 from sensitivity.records import Scores
 from sensitivity.runtimes.base import Tensors
+from sensitivity.tasks.batches import as_numpy
 
 
 def lower_files(
@@ -37,7 +38,7 @@ def lower_files(
     it where that runtime would compute something else.
     """
     names, tensors = flat_inputs(example_inputs)
-    inputs = {name: tensor.detach().cpu().numpy() for name, tensor in zip(names, tensors, strict=True)}
+    inputs = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
     found = {}
     for target in targets:
         for variant, canonical in files.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from sensitivity.onnx_graph.passes.insert_qdq import QuantizedWeight, along
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.calls import call, device_of, to_device
+from sensitivity.tasks.batches import as_numpy, batch_size
 
 ROUNDING = 2.0**-24
 """Half a unit in the last place of float32, relative to the largest value that is summed."""
@@ -89,12 +90,11 @@ def hooked(source: QuantizedModel, names: Collection[str], keep: Any) -> Iterato
 
 
 def numpy(tensor: Any) -> np.ndarray:
-    array: np.ndarray = tensor.detach().cpu().numpy()
-    return array
+    return as_numpy(tensor)
 
 
 def first_samples(inputs: Any, samples: int) -> Any:
-    """The first samples of a batch: a tensor, or a tuple or dict of tensors."""
+    """The first samples of a batch: a tensor, or a tuple, list or mapping of tensors."""
     return _slice(inputs, 0, samples)
 
 
@@ -102,10 +102,7 @@ def chunks(batches: Iterable[Any], size: int, most: int) -> Iterator[Any]:
     """The first `most` samples of batches of inputs, `size` at a time."""
     left = most
     for inputs in batches:
-        leaves = (
-            list(inputs.values()) if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else [inputs]
-        )
-        count = min(len(leaves[0]), left)
+        count = min(batch_size(inputs), left)
         for start in range(0, count, size):
             yield _slice(inputs, start, min(start + size, count))
         left -= count
@@ -114,8 +111,8 @@ def chunks(batches: Iterable[Any], size: int, most: int) -> Iterator[Any]:
 
 
 def _slice(inputs: Any, start: int, stop: int) -> Any:
-    if isinstance(inputs, dict):
+    if isinstance(inputs, Mapping):
         return {key: _slice(value, start, stop) for key, value in inputs.items()}
-    if isinstance(inputs, tuple):
+    if isinstance(inputs, (tuple, list)):
         return tuple(_slice(value, start, stop) for value in inputs)
     return inputs[start:stop]

@@ -8,11 +8,10 @@ serves the float, the quantized and the partial file.
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx
@@ -24,7 +23,9 @@ from torch.utils import _pytree as pytree
 from sensitivity.errors import ExportError
 from sensitivity.onnx_graph.marks import DOMAIN
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.calls import to_device
+from sensitivity.quantizers.calls import arguments, every_module_called, to_device, with_types_known
+from sensitivity.quantizers.half import as_float32, half_type
+from sensitivity.quantizers.native import model_copy, put_in_place
 
 OPSET = 17
 """The newest that TensorRT 8.6 reads."""
@@ -35,10 +36,14 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def trace(source: QuantizedModel, example_inputs: Any, *, every_module: bool = False) -> ir.Model:
     """Trace a copy of the model on one batch; the user's model is left alone. The batch axis (the first) stays free.
 
+    A model in BF16 or FP16 is traced in FP32, with the same weights.
+
     every_module: mark the output of every module, not only of quantized layers and BatchNorms.
     Raises ExportError, with torch's own exception as its cause, where the model cannot be exported.
     """
-    model = copy.deepcopy(source.model).cpu().eval()
+    model, example_inputs = _copy(source.model).cpu().eval(), as_float32(example_inputs)
+    if half_type(model) is not None:
+        model = model.float()
     mark_quantizers(model, source)
     layers = {quantizer.layer for quantizer in source.quantizers}
     mark_outputs(model, {name for name, _ in model.named_modules()} if every_module else layers)
@@ -48,24 +53,30 @@ def trace(source: QuantizedModel, example_inputs: Any, *, every_module: bool = F
     if hasattr(model, "graph"):  # the exporter would take the graph of a torch.fx module for a scripted one
         model = nn.ModuleDict({"model": model})
     model.forward = forward
-    with torch.inference_mode(), warnings.catch_warnings():
+    with torch.inference_mode(), every_module_called(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         proto = _export(model, names, tensors)
     outputs, structure = structures[-1]
     return _named(proto, outputs, structure)
 
 
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return model_copy(model)
+    except Exception as error:  # whatever the model's own attributes meet in a deep copy
+        raise ExportError(
+            f"Expected a model that can be copied for the export, got {type(error).__name__}: {error}; keep what cannot be "
+            "copied, such as open files and locks, out of the model."
+        ) from error
+
+
 def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
     """Replace every enabled quantizer, under all of its names, by a mark, and every disabled one by nothing."""
     modules = dict(model.named_modules())
-    enabled = {id(modules[quantizer.name]): QuantizerMark(quantizer.name) for quantizer in source.quantizers}
     kinds = {type(modules[quantizer.name]) for quantizer in source.quantizers}
-    for parent in list(model.modules()):
-        for attribute, child in list(parent._modules.items()):
-            if id(child) in enabled:
-                parent._modules[attribute] = enabled[id(child)]
-            elif type(child) in kinds:
-                parent._modules[attribute] = nn.Identity()
+    marks: dict[int, nn.Module] = {id(each): nn.Identity() for each in modules.values() if type(each) in kinds}
+    marks |= {id(modules[quantizer.name]): QuantizerMark(quantizer.name) for quantizer in source.quantizers}
+    put_in_place(model, marks)
 
 
 def mark_outputs(model: nn.Module, layers: set[str]) -> None:
@@ -118,12 +129,10 @@ class _Output(torch.autograd.Function):
 
 
 def flat_inputs(inputs: Any) -> tuple[list[str], list[torch.Tensor]]:
-    """Names and tensors of one batch: `input`, or `input_0`, ... of a tuple, or the keys of a dict."""
-    if isinstance(inputs, dict):
-        named = {str(key): value for key, value in inputs.items()}
-    elif isinstance(inputs, tuple):
-        named = {f"input_{index}": value for index, value in enumerate(inputs)}
-    else:
+    """Names and tensors of one batch: `input`, or `input_0`, ... of a tuple or list, or the keys of a mapping."""
+    args, kwargs = arguments(inputs)
+    named = {f"input_{index}": value for index, value in enumerate(args)} | kwargs
+    if not isinstance(inputs, (tuple, list, Mapping)):
         named = {"input": inputs}
     for name, value in named.items():
         if not isinstance(value, torch.Tensor):
@@ -141,11 +150,11 @@ def flat_forward(forward: Any, example_inputs: Any, structures: list[tuple[list[
     """
 
     def flat(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        if isinstance(example_inputs, dict):
+        if isinstance(example_inputs, Mapping):
             outputs = forward(**dict(zip(example_inputs, tensors, strict=True)))
         else:
             outputs = forward(*tensors)
-        paths, spec = pytree.tree_flatten_with_path(outputs)
+        paths, spec = pytree.tree_flatten_with_path(with_types_known(outputs))
         for path, value in paths:
             if not isinstance(value, torch.Tensor):
                 raise ExportError(

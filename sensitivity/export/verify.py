@@ -35,6 +35,7 @@ from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.stats.jackknife import pseudo_values
 from sensitivity.stats.paired import differs
 from sensitivity.tasks.base import mean
+from sensitivity.tasks.batches import as_numpy, scores_of
 
 Outputs = Sequence[np.ndarray]
 
@@ -115,7 +116,7 @@ def flat(outputs: Any) -> list[np.ndarray]:
     """All tensors of a nest of outputs, in order, as arrays."""
     from torch.utils import _pytree as pytree
 
-    return [np.asarray(tensor.numpy()) for tensor in pytree.tree_leaves(outputs)]
+    return [as_numpy(tensor) for tensor in pytree.tree_leaves(outputs)]
 
 
 def noise_of(layers: Iterable[LayerCheck]) -> float:
@@ -225,7 +226,7 @@ def check_metric(
     from sensitivity.export.simulate import outputs_of
 
     simulated = np.concatenate(
-        [np.asarray(score(outputs_of(source, inputs, disabled), targets), np.float64) for inputs, targets in batches]
+        [scores_of(score(outputs_of(source, inputs, disabled), targets)) for inputs, targets in batches]
     )
     _, scores = evaluate_file(file, batches, score, aggregate)
     return agreed(file.name, "the simulated model", simulated, scores, aggregate, full_scale)

@@ -18,6 +18,7 @@ from sensitivity.export.simulate import first_samples, hooked, numpy, outputs_of
 from sensitivity.export.verification import LAYER_TOLERANCE, LayerCheck
 from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.calls import every_module_called
 from sensitivity.records import Grid, Quantizer
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 
@@ -49,7 +50,12 @@ def check_layers(
             layers.setdefault(quantizer.layer, []).append(quantizer)
     calls = _first_calls(source, first_samples(example_inputs, LAYER_SAMPLES), disabled, layers)
     records = json.loads(model.metadata_props.get("sensitivity.layers", "{}"))
-    with torch.inference_mode(), source.disabled(disabled), tempfile.TemporaryDirectory() as folder:
+    with (
+        torch.inference_mode(),
+        every_module_called(),
+        source.disabled(disabled),
+        tempfile.TemporaryDirectory() as folder,
+    ):
         checks = tuple(
             _check(source, model, layers[layer], call, records.get(layer, []), Path(folder) / "layer.onnx")
             for layer, call in calls.items()

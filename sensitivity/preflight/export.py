@@ -11,6 +11,7 @@ import numpy as np
 
 from sensitivity.errors import ExportError, ModelError, OnnxFileError, SensitivityError
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.half import in_float32
 from sensitivity.records import Finding
 from sensitivity.session import Session
 
@@ -50,7 +51,8 @@ def check_export(session: Session) -> None:
     graph = session.graph
     if graph is None or graph.traced is None:
         raise ExportError(graph.problem if graph and graph.problem else "its graph could not be traced")
-    check_traced(session.source, graph.traced, session.example)
+    with in_float32(session.source.model):
+        check_traced(session.source, graph.traced, session.example)
 
 
 def check_grids(source: QuantizedModel) -> None:
@@ -107,8 +109,7 @@ def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
         try:
             found = list(run(engine, inputs).values())
         except OnnxFileError as error:
-            said = " ".join(str(error.__cause__ or error).split())
-            raise _other_batch(batch_size(inputs), f"an error of ONNX Runtime (...{said[-100:]})") from error
+            raise _other_batch(batch_size(inputs), " ".join(str(error.__cause__ or error).split())[:200]) from error
     if [array.shape for array in found] != [array.shape for array in expected]:
         return float("inf")
     return max((_rms(one, other) for one, other in zip(found, expected, strict=True)), default=0.0)

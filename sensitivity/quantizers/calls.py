@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sensitivity.errors import TaskError
 
 
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a batch is passed: a tuple or list by position, a mapping by name, anything else as the one input.
+
+    A list is what torch's DataLoader makes of a tuple of inputs.
+    """
+    if isinstance(inputs, (tuple, list)):
+        return tuple(inputs), {}
+    return ((), dict(inputs)) if isinstance(inputs, Mapping) else ((inputs,), {})
+
+
 def call(model: Any, inputs: Any) -> Any:
-    """model(*inputs) for a tuple, model(**inputs) for a dict, model(inputs) otherwise.
+    """What the model gives for a batch, passed as `arguments` says, with every module called.
+
+    Types of dataclasses and named tuples in it are made known to torch (`with_types_known`).
 
     Raises TaskError, with the model's own exception as its cause, where the model refuses the batch.
     """
+    args, kwargs = arguments(inputs)
     try:
-        if isinstance(inputs, tuple):
-            return model(*inputs)
-        return model(**inputs) if isinstance(inputs, dict) else model(inputs)
+        with every_module_called():
+            return with_types_known(model(*args, **kwargs))
     except Exception as error:
         raise TaskError(
             f"Expected the model to accept a batch of the task's data, got {type(error).__name__}: {error}; "
             "run model(inputs) on one batch by hand to see where."
         ) from error
+
+
+@contextmanager
+def every_module_called() -> Iterator[None]:
+    """Inside the `with`, torch's own encoder and attention layers call their parts.
+
+    In eval mode they may hand all weights to one fused kernel instead, and quantizers on the way are never executed.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:  # then no model of torch is there either
+        yield
+        return
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def device_of(model: Any) -> Any:
@@ -32,17 +66,65 @@ def device_of(model: Any) -> Any:
 
 
 def to_device(value: Any, device: Any) -> Any:
-    """The same nest of tuples, lists and dicts with every tensor on `device`; values that are no tensors stay."""
+    """The same nest of tuples, lists, mappings and dataclasses with every tensor on `device`; other values stay.
+
+    A mapping that torch does not know, such as the batch of a tokenizer, becomes a dict.
+    """
     import torch
+    from torch.utils import _pytree as pytree
 
     if device is None:
         return value
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(to_device(item, device) for item in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(to_device(item, device) for item in value)
+    if isinstance(value, Mapping) and not isinstance(value, dict):
+        value = dict(value)
+    with_types_known(value)
+    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), value)
+
+
+def with_types_known(value: Any) -> Any:
+    """The same value, after torch was told of the dataclasses and named tuples in it: only then can it take a nest of
+    them apart, follow it in a trace, and write it down."""
+    from torch.utils import _pytree as pytree
+
+    kind = type(value)
+    is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    is_named_tuple = isinstance(value, tuple) and hasattr(value, "_fields")
+    if is_dataclass and kind not in pytree.SUPPORTED_NODES:
+        pytree.register_pytree_node(
+            kind,
+            _fields_that_are_set,
+            lambda values, names: kind(**dict(zip(names, values, strict=True))),
+            serialized_type_name=_full_name(kind),
+            flatten_with_keys_fn=_fields_with_keys,
+        )
+    if is_named_tuple and kind not in pytree.SUPPORTED_SERIALIZED_TYPES:
+        pytree._register_namedtuple(kind, serialized_type_name=_full_name(kind))
+    for item in _items(value):
+        with_types_known(item)
     return value
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if dataclasses.is_dataclass(value) and not isinstance(value, (type, dict)):
+        return [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, (tuple, list)) else ()
+
+
+def _fields_that_are_set(value: Any) -> tuple[list[Any], list[str]]:
+    """Values and names; None is what models give for an output that was not asked for."""
+    fields = [field.name for field in dataclasses.fields(value) if field.init]
+    names = [name for name in fields if getattr(value, name) is not None]
+    return [getattr(value, name) for name in names], names
+
+
+def _fields_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], list[str]]:
+    from torch.utils import _pytree as pytree
+
+    values, names = _fields_that_are_set(value)
+    return [(pytree.GetAttrKey(name), item) for name, item in zip(names, values, strict=True)], names
+
+
+def _full_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"

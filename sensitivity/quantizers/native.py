@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.tensor_quantizer import SMALLEST_AMAX
 
 
 @torch.library.custom_op("sensitivity::quantizer", mutates_args=())
@@ -43,17 +45,36 @@ def marked_copy(source: QuantizedModel) -> nn.Module:
     have nodes of their own in front of its own one: the graph enables one of them at a time.
     """
     model = source.model
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    marked: nn.Module = copy.deepcopy(model, shared)
+    marked = model_copy(model, shared=(*model.parameters(), *model.buffers()))
     indices: dict[str, list[int]] = {}
     for index, each in enumerate(source.quantizers):
         indices.setdefault(each.replaces or each.name, []).append(index)
     marks = {id(marked.get_submodule(name)): _Mark(places) for name, places in indices.items()}
-    for module in list(marked.modules()):
-        for attribute, child in list(module._modules.items()):
-            if id(child) in marks:
-                module._modules[attribute] = marks[id(child)]
+    put_in_place(marked, marks)
     return marked
+
+
+def model_copy(model: nn.Module, *, shared: Iterable[Tensor] = ()) -> nn.Module:
+    """A deep copy that has these tensors in common with the model, and torch's table of functions: a recurrent layer of
+    ModelOpt holds that, and it cannot be copied."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    memo[id(torch._VF)] = torch._VF
+    return copy.deepcopy(model, memo)
+
+
+def put_in_place(model: nn.Module, others: Mapping[int, nn.Module]) -> None:
+    """Put modules in the place of those of these ids, under all of their names, also in plain lists: recurrent layers
+    of ModelOpt call the quantizers in theirs.
+
+    others: id of a module inside of `model` -> what takes its place.
+    """
+    for module in list(model.modules()):
+        for attribute, child in list(module._modules.items()):
+            if id(child) in others:
+                module._modules[attribute] = others[id(child)]
+        for value in vars(module).values():
+            if isinstance(value, list):
+                value[:] = [others.get(id(item), item) for item in value]
 
 
 PIECE = 2**20
@@ -78,8 +99,11 @@ class GridQuantizer:
         if grid.zero_point != 0 or not isinstance(amax, Tensor):
             raise ModelError(f"Expected {name} to be symmetric with a fixed amax, got zero point {grid.zero_point}.")
         amax = amax.detach().float()
+        dead = amax <= SMALLEST_AMAX
         # A tensor and not a number: CUDA divides by a number through its reciprocal, which changes the last bit.
-        self._multiplier = torch.tensor(float(grid.high), device=amax.device) / amax
+        multiplier = torch.tensor(float(grid.high), device=amax.device) / amax
+        # The toolkits multiply a dead channel by 0 and divide it by 1.
+        self._multiplier, self._divisor = multiplier.masked_fill(dead, 0.0), multiplier.masked_fill(dead, 1.0)
         self._low, self._high = grid.low, grid.high
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -96,7 +120,7 @@ class GridQuantizer:
         pieces = [(x, result)] if whole else zip(x.view(-1).split(PIECE), result.view(-1).split(PIECE), strict=True)  # type: ignore[no-untyped-call]
         for source, target in pieces:
             torch.mul(source, self._multiplier, out=target)
-            target.round_().clamp_(self._low, self._high).div_(self._multiplier)
+            target.round_().clamp_(self._low, self._high).div_(self._divisor)
         return result
 
 

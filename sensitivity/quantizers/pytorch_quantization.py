@@ -70,7 +70,7 @@ class PytorchQuantizationModel(TensorQuantizerModel):
         stored = getattr(module, "_amax", None)
         if stored is not None and not module._learn_amax and module._if_quant:
             # A scale_amax of 0.5 must not hide that the calibrated amax itself is broken.
-            return range_problem(array(stored), self.toolkit) or super()._problem(module)
+            return range_problem(array(stored)) or super()._problem(module)
         return super()._problem(module)
 
     def _not_an_integer_grid(self, module: Any) -> str | None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError
+from sensitivity.quantizers.calls import every_module_called
 from sensitivity.records import Quantizer, Range
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Ran
         return ()
     axis = CHANNEL_AXIS.get(kind, 0)
     amax = weight.detach().abs().amax(dim=[other for other in range(weight.ndim) if other != axis])
-    if not bool((amax > 0).all()):
+    if not bool((amax > 0).any()):
         return ()
     return (Range(quantizer.name, "per channel", _values(amax), axis),)
 
@@ -111,6 +112,7 @@ def _calibrated(
             stack.callback(module.register_forward_pre_hook(_collector(seen[one.name])).remove)
         stack.enter_context(source.disabled(each.name for each in source.quantizers))
         stack.enter_context(torch.no_grad())
+        stack.enter_context(every_module_called())
         forward()
     return {name: _ranges_of(name, calibrator) for name, calibrator in seen.items()}
 

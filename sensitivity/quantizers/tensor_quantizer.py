@@ -7,7 +7,7 @@ imported it already.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, ClassVar
 
@@ -15,12 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError, unknown_name
+from sensitivity.quantizers.half import HALF, half_type
 from sensitivity.quantizers.proofs import reached, still_quantized
 from sensitivity.quantizers.ranges import other_ranges, own_range, ranges_set
 from sensitivity.records import Finding, Grid, Quantizer, Range, Role
 
 SMALLEST_AMAX = 2.0**-24
-"""Both toolkits (`_tensor_quant`) replace every value of a channel by 0 where amax is not above this."""
+"""Both toolkits (`_tensor_quant`) replace every value of a channel by 0 where amax is not above this: it is dead."""
+
+SMALLEST_SCALE = 4 * SMALLEST_AMAX
+"""Of a dead channel: no value of it is rounded to anything but 0."""
+
+DEAD_INPUT_SCALE = 2.0**20
+"""Of a dead activation: values up to half of this are rounded to 0, as the toolkits replace them all by 0."""
+
+DEAD_INPUT = (
+    "{names}: only values of 0 came there in calibration, so everything that comes there becomes 0. Calibrate on data that "
+    "reaches this layer, unless it is dead."
+)
 
 
 class TensorQuantizerModel:
@@ -55,6 +67,11 @@ class TensorQuantizerModel:
             raise ModelError(f"Expected at least one enabled {self.toolkit} quantizer, got {found}; {self.how} first.")
         self._enabled = enabled
         self.quantizers = tuple(self._quantizer(name, module, modules) for name, module in enabled.items())
+        self._roles = {quantizer.name: quantizer.role for quantizer in self.quantizers}
+        dead = [name for name, role in self._roles.items() if role != "weight" and self._is_dead(enabled[name])]
+        self.warnings = (DEAD_INPUT.format(names=listed(dead)),) if dead else ()
+        if half := half_type(model):
+            self.warnings += (HALF.format(type=half),)
 
     @classmethod
     def recognises(cls, model: Any) -> bool:
@@ -85,7 +102,8 @@ class TensorQuantizerModel:
                 f"Expected {name} to quantize to one integer grid, got a quantizer that does not: {reason}."
             )
         low, high = self._bounds(module)
-        scale = array(self._amax(module)).reshape(-1) / np.float32(high)
+        amax = array(self._amax(module)).reshape(-1)
+        scale = scales_of(amax, high, is_weight=self._roles[name] == "weight")
         return Grid(scale=scale, zero_point=0, low=low, high=high, axis=self._axis(module))
 
     def amax(self, name: str) -> Any:
@@ -166,6 +184,11 @@ class TensorQuantizerModel:
 
     # -------------------------------------------------------------------------------------------------------------------
 
+    def _is_dead(self, module: Any) -> bool:
+        """Whether it replaces all that it gets by 0."""
+        amax = self._amax(module) if self._is_fixed(module) else None
+        return amax is not None and bool((amax <= SMALLEST_AMAX).all())
+
     @classmethod
     def _is_quantizer(cls, module: Any) -> bool:
         return is_a(module, "TensorQuantizer", cls.package)
@@ -221,25 +244,40 @@ class TensorQuantizerModel:
         if amax is None:
             # Both toolkits would take the range of each batch instead, silently.
             return "amax is missing"
-        return range_problem(array(amax), self.toolkit)
+        return range_problem(array(amax))
 
 
 def is_a(module: Any, kind: str, package: str) -> bool:
     return any(base.__name__ == kind and base.__module__.partition(".")[0] == package for base in type(module).__mro__)
 
 
+def listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def array(tensor: Any) -> NDArray[np.float32]:
     return np.asarray(tensor.detach().float().cpu().numpy(), dtype=np.float32)
 
 
-def range_problem(amax: NDArray[np.float32], toolkit: str) -> str | None:
-    """What is wrong with the ranges of a quantizer's channels; None where nothing is."""
-    faults = {
-        "not finite": ~np.isfinite(amax),
-        "negative": amax < 0,
-        "0": amax == 0,
-        f"at most 2^-24, which {toolkit} treats as 0": (amax > 0) & (amax <= SMALLEST_AMAX),
-    }
+def scales_of(amax: NDArray[np.float32], high: int, *, is_weight: bool) -> NDArray[np.float32]:
+    """float32[channels], all above 0: amax over the largest level, and for dead channels one that keeps their values 0.
+
+    A dead channel of a weight takes the smallest scale of the living ones, 1 at most, so that its bias, in steps of it, is held as
+    well as theirs.
+
+    >>> scales_of(np.float32([127.0, 254.0, 0.0]), 127, is_weight=True).tolist()
+    [1.0, 2.0, 1.0]
+    """
+    dead = amax <= SMALLEST_AMAX
+    scale = amax / np.float32(high)
+    of_weight = max(float(scale[~dead].min(initial=1.0)), SMALLEST_SCALE)
+    kept = of_weight if is_weight else DEAD_INPUT_SCALE
+    return np.where(dead, np.float32(kept), scale)
+
+
+def range_problem(amax: NDArray[np.float32]) -> str | None:
+    """What is wrong with the ranges of a quantizer's channels; None where nothing is. Those of dead channels are right."""
+    faults = {"not finite": ~np.isfinite(amax), "negative": amax < 0}
     found = [_describe(fault, where) for fault, where in faults.items() if where.any()]
     return "; ".join(found) or None
 

@@ -126,9 +126,10 @@ def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
 def fitted(inputs: Tensors, wanted: Mapping[str, np.dtype[Any]]) -> dict[str, NDArray[np.generic]]:
     """The inputs as contiguous arrays of the types that the file wants; floats are cast to its float type.
 
-    Raises OnnxFileError where names differ, or a type that is not a float does.
+    Inputs that the file does not have are left out: a traced graph has none that it does not read, such as a mask.
+    Raises OnnxFileError where one is missing, or a type that is not a float differs.
     """
-    if set(inputs) != set(wanted):
+    if not set(wanted) <= set(inputs):
         raise OnnxFileError(f"Expected inputs named {', '.join(wanted)}, got {', '.join(inputs) or 'none'}.")
     for name, dtype in wanted.items():
         got = inputs[name].dtype

@@ -19,7 +19,7 @@ from sensitivity.signals.base import Distance, Outputs, Signal
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import batch_digest, batch_size, first_samples
+from sensitivity.tasks.batches import batch_digest, batch_size, first_samples, scores_of
 
 MakeSimulator = Callable[[tuple[Range, ...]], Simulator]
 
@@ -254,7 +254,7 @@ def _no_progress(steps: int, samples: int) -> None:
 def checked_scores(task: Task, output: Any, targets: Any, size: int, where: str) -> Scores:
     """The task's scores of one batch, float64. Raises TaskError if the user's function fails or returns anything else."""
     try:
-        scores = np.asarray(task.score(output, targets), dtype=np.float64)
+        scores = scores_of(task.score(output, targets))
     except Exception as error:
         raise user_error("task.score", where, error) from error
     if scores.ndim == 0 or len(scores) != size:

@@ -24,7 +24,10 @@ OVERWRITES = {
 }
 """Elementwise ops: their in-place form runs the same kernel."""
 
-DROPOUTS = {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "native_dropout"}
+SHARES = ("p", "dropout_p")
+"""Arguments of random ops: at 0 nothing is drawn."""
+MODES = ("train", "training")
+"""Arguments of ops that are random in training only."""
 
 
 def bind(target: Run, node: fx.Node, deps: Sequence[fx.Node]) -> Run:
@@ -95,11 +98,22 @@ def is_fresh(target: Any) -> bool:
 
 
 def is_random(node: fx.Node) -> bool:
+    """Whether the op draws random numbers as it is called here: dropout of nothing does not, nor dropout in eval mode."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
         return False
-    train = node.args[2] if len(node.args) > 2 else True
-    return target._schema.name.removeprefix("aten::") not in DROPOUTS or train is not False
+    given = _given(target, node)
+    draws_nothing = any(isinstance(given.get(name), (int, float)) and given[name] == 0 for name in SHARES)
+    in_eval = any(given.get(name) is False for name in MODES)
+    return not (draws_nothing or in_eval)
+
+
+def _given(target: torch._ops.OpOverload, node: fx.Node) -> dict[str, Any]:
+    """Arguments of a call by name, with the defaults of those that are not given."""
+    arguments = target._schema.arguments
+    defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
+    placed = {argument.name: value for argument, value in zip(arguments, node.args, strict=False)}
+    return defaults | placed | dict(node.kwargs)
 
 
 def updates_statistics(node: fx.Node) -> bool:

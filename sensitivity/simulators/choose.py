@@ -55,11 +55,11 @@ def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
     """
     from sensitivity.simulators.compare import difference
 
-    replay.prepare(inputs)
     names = [quantizer.name for quantizer in source.quantizers]
     variants = [frozenset(names[::2]), frozenset(names[1::2])]
-    ours = dict(replay.outputs(inputs, variants))
-    return max(difference(outputs, ours[index]) for index, outputs in ToggleSimulator(source).outputs(inputs, variants))
+    theirs = dict(ToggleSimulator(source).outputs(inputs, variants))
+    replay.prepare(inputs)
+    return max(difference(theirs[index], outputs) for index, outputs in replay.outputs(inputs, variants))
 
 
 def free_memory(model: Any) -> int:

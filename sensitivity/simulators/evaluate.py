@@ -8,6 +8,7 @@ from typing import Any
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.calls import every_module_called
 
 
 class EvaluateSimulator:
@@ -34,7 +35,8 @@ class EvaluateSimulator:
 
     def _metric(self, evaluate: Callable[[Any], float]) -> float:
         try:
-            metric = float(evaluate(self._source.model))
+            with every_module_called():
+                metric = float(evaluate(self._source.model))
         except SensitivityError:
             raise
         except Exception as error:

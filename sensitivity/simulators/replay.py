@@ -19,7 +19,7 @@ from sensitivity.simulators.compare import TOLERANCE, difference, same
 from sensitivity.simulators.graph import Graph
 from sensitivity.simulators.memory import over_budget
 from sensitivity.simulators.toggle import ToggleSimulator
-from sensitivity.simulators.tracing import Untraceable, arguments, trace
+from sensitivity.simulators.tracing import Untraceable, ordered_arguments, trace
 
 LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
 """Bytes. On a CPU a batch is cut until no value is larger than one of these, whichever is fastest: small parts stay in the
@@ -66,7 +66,7 @@ class ReplaySimulator:
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
         masks = [self._mask(variant) for variant in variants]
         inputs = to_device(inputs, device_of(self._source.model))
-        leaves, spec = pytree.tree_flatten(arguments(self._marked, inputs))
+        leaves, spec = pytree.tree_flatten(ordered_arguments(self._marked, inputs))
         try:
             self._check(inputs, leaves, spec)
             graph, pieces = self._pieces(leaves, spec)
@@ -104,14 +104,14 @@ class ReplaySimulator:
         Raises Untraceable.
         """
         inputs = to_device(inputs, device_of(self._source.model))
-        leaves, spec = pytree.tree_flatten(arguments(self._marked, inputs))
+        leaves, spec = pytree.tree_flatten(ordered_arguments(self._marked, inputs))
         self._pieces(leaves, spec)
         self._checked.add(_shape(leaves, spec))
 
     def peak(self, inputs: Any, variants: Sequence[frozenset[str]]) -> int:
         """Bytes that values will take at most while these variants run on this batch; Raises Untraceable."""
         inputs = to_device(inputs, device_of(self._source.model))
-        graph, pieces = self._pieces(*pytree.tree_flatten(arguments(self._marked, inputs)))
+        graph, pieces = self._pieces(*pytree.tree_flatten(ordered_arguments(self._marked, inputs)))
         return graph.peak(pieces, [self._mask(variant) for variant in variants], self._memory)
 
     @contextmanager

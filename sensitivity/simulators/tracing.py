@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
+from sensitivity.quantizers.calls import arguments, every_module_called
 from sensitivity.simulators.binding import bind, functional, in_place, is_fresh, is_random, updates_statistics
 
 Run = Callable[..., Any]
@@ -61,19 +62,16 @@ class Traced:
     batches: tuple[int, int]
 
 
-def arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A tuple is passed by position, a dict by name in the order of the signature, anything else as the one input."""
-    if isinstance(inputs, tuple):
-        return inputs, {}
-    if not isinstance(inputs, dict):
-        return (inputs,), {}
-    known = [name for name in inspect.signature(model.forward).parameters if name in inputs]
-    return (), {name: inputs[name] for name in dict.fromkeys([*known, *inputs])}
+def ordered_arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """As `calls.arguments`, with the names in the order of the model's signature, as torch.export wants them."""
+    args, kwargs = arguments(inputs)
+    known = [name for name in inspect.signature(model.forward).parameters if name in kwargs]
+    return args, {name: kwargs[name] for name in dict.fromkeys([*known, *kwargs])}
 
 
 def trace(model: nn.Module, inputs: Any) -> Traced:
     """Export the model on one batch; the graph holds for any batch size where the model allows. Raises Untraceable."""
-    program = _export(model, *arguments(model, inputs))
+    program = _export(model, *ordered_arguments(model, inputs))
     try:
         return _Reader(program).read()
     except _NotFunctional:
@@ -86,7 +84,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
     shapes = pytree.tree_map(free_batch, kwargs or args)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with torch.no_grad(), every_module_called(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # whatever the model's code meets while it is followed

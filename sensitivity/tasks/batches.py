@@ -99,3 +99,8 @@ def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
         return np.asarray(value)
     tensor = value.detach().cpu()
     return np.asarray(tensor.float().numpy() if "bfloat16" in str(tensor.dtype) else tensor.numpy())
+
+
+def scores_of(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """What a task's `score` gave, as float64 on the host: a tensor of any type and device, an array, or a list."""
+    return as_numpy(value).astype(np.float64)

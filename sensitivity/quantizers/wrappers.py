@@ -1,0 +1,41 @@
+"""What people put around a model: taken off, since the quantizers are those of the module inside, by its own names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sensitivity.errors import ModelError
+
+INSIDE = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+"""Class of a wrapper (the last is that of torch.compile) -> attribute of the module inside."""
+
+
+def unwrapped(model: Any) -> Any:
+    """The module inside of DataParallel, DistributedDataParallel and torch.compile; any other model itself.
+
+    Raises ModelError for TorchScript, and for a part that is compiled alone: neither shows its quantizers.
+    """
+    while type(model).__name__ in INSIDE:
+        model = getattr(model, INSIDE[type(model).__name__])
+    if _is_script(model):
+        raise ModelError(
+            "Expected a torch module that runs as Python, got TorchScript, in which quantizers cannot be switched; give the "
+            "model as it was before torch.jit.script or torch.jit.trace."
+        )
+    for name, module in model.named_modules() if hasattr(model, "named_modules") else ():
+        is_compiled = type(module).__name__ == "OptimizedModule" or _compiled_in_place(module)
+        if is_compiled or _is_script(module):
+            what = "torch.compile" if is_compiled else "TorchScript"
+            raise ModelError(
+                f"Expected a model whose modules run as Python, got {name or 'the model'} under {what}; give it as it was "
+                "before: quantizers are switched hundreds of times, and each time it would be compiled again."
+            )
+    return model
+
+
+def _compiled_in_place(module: Any) -> bool:
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _is_script(module: Any) -> bool:
+    return any(base.__name__ == "ScriptModule" for base in type(module).__mro__)
