@@ -420,3 +420,13 @@ def test_nothing_is_doubted_of_a_file_that_holds_all_of_the_float_model(tmp_path
     extra = {"AddQDQPairToWeight": True, "QuantizeBias": False, "ActivationSymmetric": True}
     path = static_file(original, tmp_path / "int8.onnx", extra_options=extra)
     assert quantized_model(OnnxModel(path)).float_findings(images(4, 0)) == ()  # type: ignore[attr-defined]
+
+
+def test_a_file_whose_nodes_stand_in_another_order_is_read(tmp_path: Path) -> None:
+    original = float_file(tmp_path / "float.onnx")
+    model = onnx.load(static_file(original, tmp_path / "q.onnx"))
+    nodes = list(model.graph.node)[::-1]  # runtimes sort them, whatever the standard says
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "int8.onnx")
+    check_off_is(OnnxModel(tmp_path / "int8.onnx", float_path=original), original, images(4, 0), 1e-6)

@@ -31,6 +31,7 @@ def load_model(path: Path) -> ir.Model:
     _check_external_data(proto, path)
     try:
         model: ir.Model = ir.from_proto(proto)
+        sort_nodes(model)
     # onnx-ir wraps whatever it meets into a RuntimeError of its own.
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         said = " ".join(str(error.__cause__ or error).split())[:300]
@@ -39,6 +40,21 @@ def load_model(path: Path) -> ir.Model:
     for graph in model.graphs():
         ir.external_data.set_base_dir(graph, str(path.parent))
     return model
+
+
+def sort_nodes(model: ir.Model) -> None:
+    """Put nodes behind what they read, where some tool (AMD Quark) appended them in another order; runtimes do too.
+
+    Raises ValueError for a graph with a cycle.
+    """
+    for graph in model.graphs():
+        seen: set[ir.Node] = set()
+        for node in graph:
+            producers = (value.producer() for value in node.inputs if value is not None)
+            if any(one is not None and one.graph is graph and one not in seen for one in producers):
+                graph.sort()
+                break
+            seen.add(node)
 
 
 def _parse(path: Path) -> onnx.ModelProto:
