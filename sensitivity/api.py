@@ -34,7 +34,7 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import ExportError
+from sensitivity.errors import ExportError, ModelError
 from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
 from sensitivity.exporting import exported, targets_of
@@ -55,7 +55,15 @@ from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.detail import detection_detail
 from sensitivity.scan.progress import Progress, silent
-from sensitivity.scan.raced import EXACT_UP_TO, Budget, raced_scan
+from sensitivity.scan.raced import (
+    COLLAPSED_BUDGET,
+    EXACT_IF_COLLAPSED,
+    EXACT_UP_TO,
+    FEW_SAMPLES,
+    SIGNAL_SAMPLES,
+    Budget,
+    raced_scan,
+)
 from sensitivity.scan.scan import Scan, usual_mode
 from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.scan.sharing import sharing_cost
@@ -207,16 +215,26 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
 
 
 def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
-    """The exact scan where it is asked for or affordable, else a race for which a cheap signal orders the units."""
+    """The exact scan where it is asked for or affordable, else a race for which a cheap signal orders the units.
+
+    Where everything in INT8 has collapsed a plan does not follow the metric of single units, and less is spent on it.
+    """
     subject = (session.measurer, session.units, session.source.quantizers)
+    collapsed = settings.mode is None and mode == "enable"
     budget = Budget(settings.samples, settings.time_budget)
     if budget == Budget(None, None):
-        if session.exact_samples() <= EXACT_UP_TO:
+        if session.exact_samples() <= (EXACT_IF_COLLAPSED if collapsed else EXACT_UP_TO):
             return measure_scan(*subject, mode)
-        budget = Budget()
+        budget = COLLAPSED_BUDGET if collapsed else Budget()
     if settings.exact or settings.signal == "metric":
         return measure_scan(*subject, mode)
-    return raced_scan(*subject, mode, session.signal(settings.signal or session.usual_signal), budget)
+    try:
+        signal = session.signal(settings.signal or session.usual_signal, FEW_SAMPLES if collapsed else SIGNAL_SAMPLES)
+    except ModelError:  # outputs that cannot be compared
+        if settings.signal is not None or session.exact_samples() > EXACT_UP_TO:
+            raise
+        return measure_scan(*subject, mode)
+    return raced_scan(*subject, mode, signal, budget)
 
 
 def _plan(session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan) -> Plan:

@@ -100,7 +100,7 @@ class ScanChoices(UnitChoices):
     samples: int | None = setting(
         None,
         "Samples that the layers may spend in a race on the metric. By default they race, for 1000 samples, only where "
-        "measuring them all would take more than 20000.",
+        "measuring them all would take more than 20000; for 400 and 5000 where everything in INT8 has collapsed.",
     )
     time_budget: float | None = setting(None, "Seconds after which the race ends with what it has; none by default.")
     signal: SignalName | None = setting(

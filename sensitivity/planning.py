@@ -164,7 +164,7 @@ def _chosen(
 ) -> Plan:
     signal, alone = _signal(session, scanned)
     # The scan's own signal is of the ranges that the model came with.
-    means = Means(settings.planner, *price, signal, None if session.measurer.ranges else alone)
+    means = Means(settings.planner, *price, signal, None if session.measurer.ranges else alone, session.ends())
     return choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target, means, fixed)
 
 

@@ -14,7 +14,7 @@ from sensitivity.config import UnitChoices
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.journal.journal import open_journal, refuse_used
 from sensitivity.quantizers.alternatives import with_alternatives
-from sensitivity.quantizers.base import QuantizedModel, check_calibrated
+from sensitivity.quantizers.base import QuantizedModel, check_calibrated, ends
 from sensitivity.quantizers.calls import call, device_of, to_device
 from sensitivity.quantizers.wrappers import unwrapped
 from sensitivity.records import SPLITS, Quantizer, Range, Unit
@@ -23,7 +23,7 @@ from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.changed_task import CHANGED, check_same_task
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.progress import Progress, silent
-from sensitivity.scan.raced import measured_signal
+from sensitivity.scan.raced import SIGNAL_SAMPLES, measured_signal
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.variants import BASELINES
 from sensitivity.signals.base import Signal
@@ -92,8 +92,12 @@ class Session:
         """The signal of a task for which the user names none: its own where it has one."""
         return "boxes" if isinstance(self.task.score, DetectionScore) else "sqnr"
 
-    def signal(self, name: str) -> dict[str, float]:
-        """Unit -> cheap signal of its sensitivity: "sqnr", "kl", "boxes" or "fisher". Raises TaskError where it cannot be had."""
+    def signal(self, name: str, samples: int = SIGNAL_SAMPLES) -> dict[str, float]:
+        """Unit -> cheap signal of its sensitivity: "sqnr", "kl", "boxes" or "fisher".
+
+        samples: how many to compare outputs on. Raises TaskError where the signal cannot be had, ModelError where outputs
+        cannot be compared.
+        """
         if not self.has_samples:
             raise TaskError(
                 f"Expected a task with samples for --signal {name}, got one with evaluate(model) only; use --exact."
@@ -102,7 +106,7 @@ class Session:
             from sensitivity.signals.fisher import fisher
 
             return fisher(self.source, self.units, islice(self.task.data["rank"], FISHER_BATCHES))
-        return measured_signal(self.measurer, self.units, self.source.quantizers, self.distortion(name))
+        return measured_signal(self.measurer, self.units, self.source.quantizers, self.distortion(name), samples)
 
     def distortion(self, name: str) -> Signal:
         """The signal of this name that compares outputs. Raises TaskError for "boxes" where the task is no detector's."""
@@ -110,6 +114,10 @@ class Session:
             return boxes_signal(self.task)
         found: Signal = load("signals", name)
         return found
+
+    def ends(self) -> tuple[tuple[str, ...], ...]:
+        """For each end of the graph its units, the nearest first: of the inputs, then of each output."""
+        return ends(self.source, self.units)
 
     def inputs(self) -> Iterator[Any] | None:
         """Inputs of `rank`, batch by batch; None for a task that has no samples."""

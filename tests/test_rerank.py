@@ -10,7 +10,7 @@ import numpy as np
 from sensitivity.journal.journal import open_journal
 from sensitivity.quantizers.base import layers
 from sensitivity.records import Target
-from sensitivity.scan.choose import COLLAPSED_ORDER, Means, choose_plan
+from sensitivity.scan.choose import COLLAPSED, Means, choose_plan
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.raced import Budget, raced_scan
 from sensitivity.scan.rerank import reranked
@@ -113,10 +113,10 @@ def test_a_model_that_has_collapsed_is_left_out_in_the_order_of_what_each_layer_
     assert mode == "enable"
     assert scanned.collapsed
     assert plan.skip == ("worse", "bad", "middle")
-    assert COLLAPSED_ORDER in plan.notes
+    assert COLLAPSED in plan.notes
 
 
-def test_a_collapsed_model_gets_the_shortest_prefix_of_a_raced_scan(tmp_path: Path) -> None:
+def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(tmp_path: Path) -> None:
     """Losses of everything in INT8 and of half of it are both the whole: they do not say which prefix to try."""
     harm = {f"layer{index:02}": 0.5 / (index + 1) for index in range(32)}
 
@@ -137,7 +137,7 @@ def test_a_collapsed_model_gets_the_shortest_prefix_of_a_raced_scan(tmp_path: Pa
         plan = choose_plan(measurer, units, model.quantizers, scanned, Target(drop=0.1), Means(signal=SIGNAL))
     left = [sum(list(harm.values())[size:]) for size in range(33)]
     assert len(plan.skip) == next(size for size in range(33) if left[size] <= 0.1)
-    assert plan.planner == "greedy"
+    assert plan.planner == "culprits"
 
 
 def test_a_model_that_still_works_in_int8_is_scanned_by_leaving_layers_out(tmp_path: Path) -> None:

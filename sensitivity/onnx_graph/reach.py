@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
 from sensitivity.onnx_graph.passes.lift_dequantize import moved_places
+from sensitivity.onnx_graph.uses import Path
 
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
 
@@ -71,6 +73,34 @@ def reaching_outputs(graph: ir.Graph) -> set[ir.Node]:
         found.add(node)
         waiting += [value.producer() for value in _read(node)]
     return found
+
+
+def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
+    """For each output of the graph the names of the uses that it depends on, those of the nearest operations first.
+
+    Those in bodies of If, Loop and Scan are left out.
+    """
+    main = [path for path in paths if path.graph is graph]
+    found = []
+    for index, value in enumerate(graph.outputs):
+        away: dict[ir.Node | None, int] = _nodes_away(value.producer())
+        own = [path for path in main if (path.index == index if path.user is None else path.user in away)]
+        own.sort(key=lambda path: away.get(path.user, -1))  # the output's own pairs are the nearest of all
+        found.append(tuple(use.name for path in own for _, use in path.links if use is not None))
+    return tuple(found)
+
+
+def _nodes_away(last: ir.Node | None) -> dict[ir.Node | None, int]:
+    """How many nodes each node that reaches `last` is away from it, by the shortest way."""
+    away: dict[ir.Node | None, int] = {}
+    waiting = deque([(last, 0)])
+    while waiting:
+        node, distance = waiting.popleft()
+        if node is None or node in away:
+            continue
+        away[node] = distance
+        waiting.extend((value.producer(), distance + 1) for value in _read(node))
+    return away
 
 
 def _read(node: ir.Node) -> Iterator[ir.Value]:

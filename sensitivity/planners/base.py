@@ -8,8 +8,14 @@ from typing import Protocol
 
 from sensitivity.records import CostModel, PlanStep, cost_of
 
-Probe = Callable[[Sequence[tuple[str, ...]]], list[float]]
+Skip = tuple[str, ...]
+"""Names of units that are left out together."""
+
+Probe = Callable[[Sequence[Skip]], list[float]]
 """Measures the whole engine with each of these skip-sets left out, in milliseconds."""
+
+Distortion = Callable[[Sequence[Skip]], list[float]]
+"""How far the outputs with each of these skip-sets left out are from float's, >= 0, on a few samples that are not `confirm`."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,8 @@ class Goal:
     """floor: the metric to reach on `confirm`; start: float's metric there.
 
     cost: of a skip-set; None counts units. loss: unit -> how much quantizing it costs, >= 0, on any one scale: where a
-    search begins, never what it believes. probe: None where engines are not measured.
+    search begins, never what it believes. probe: None where engines are not measured. distortion: None where outputs
+    cannot be compared.
     """
 
     floor: float
@@ -25,6 +32,7 @@ class Goal:
     cost: CostModel | None = None
     loss: Mapping[str, float] = field(default_factory=dict)
     probe: Probe | None = None
+    distortion: Distortion | None = None
 
     def cost_of(self, skip: Sequence[str]) -> float:
         return cost_of(skip, self.cost)

@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 
 from sensitivity.planners.base import Choice, Goal, Judge, Search
+from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.loss_model import Posterior, first_guess, fitted
 from sensitivity.planners.program import Program
@@ -52,9 +53,13 @@ class CostPlanner:
 
     name = "cost"
 
+    def __init__(self, begin: CulpritPlanner | GreedyPlanner | None = None) -> None:
+        """begin: whose search it goes on from; greedy's by default."""
+        self._begin = begin or GreedyPlanner()
+
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
         search = Search(judge)
-        begun = GreedyPlanner().searched(ranking, search)
+        begun = self._begin.searched(ranking, search, goal)
         if not search.met(tuple(ranking)) and not begun.met:
             return begun
         self._improve(ranking, search, goal)

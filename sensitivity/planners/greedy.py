@@ -26,9 +26,9 @@ class GreedyPlanner:
         self._prefix = prefix
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        return self.searched(ranking, Search(judge))
+        return self.searched(ranking, Search(judge), goal)
 
-    def searched(self, ranking: Sequence[str], search: Search) -> Choice:
+    def searched(self, ranking: Sequence[str], search: Search, goal: Goal) -> Choice:
         """The same in a search that may go on afterwards."""
         low, high = 0, len(ranking)
         if search.met(()):

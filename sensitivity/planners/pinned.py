@@ -27,6 +27,9 @@ class PinnedPlanner:
         probe = goal.probe
         if probe is not None:
             goal = replace(goal, probe=lambda skips: probe([whole(skip) for skip in skips]))
+        distortion = goal.distortion
+        if distortion is not None:
+            goal = replace(goal, distortion=lambda skips: distortion([whole(skip) for skip in skips]))
         if goal.cost is not None:
             goal = replace(goal, cost=given(goal.cost, self._skip, self._fixed - set(self._skip)))
         free = [unit for unit in ranking if unit not in self._fixed]

@@ -69,6 +69,29 @@ class Recalibratable(Protocol):
         ...
 
 
+@runtime_checkable
+class Ordered(Protocol):
+    """A model whose graph is known."""
+
+    def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
+        """For each output of the model the quantizers that it depends on, those nearest to it first."""
+        ...
+
+
+def ends(source: QuantizedModel, units: Iterable[Unit]) -> tuple[tuple[str, ...], ...]:
+    """For each end of the graph its units, the nearest first: of the inputs, then of each output.
+
+    A model that does not know its graph is taken to compute its units in order, and to have one output.
+    """
+    unit_of = {name: unit.name for unit in units for name in unit.quantizers}
+    names = tuple(dict.fromkeys(unit_of[one.name] for one in source.quantizers if one.name in unit_of))
+    if not isinstance(source, Ordered):
+        return names, names[::-1]
+    return names, *(
+        tuple(dict.fromkeys(unit_of[name] for name in near if name in unit_of)) for near in source.nearest_outputs()
+    )
+
+
 def layers(quantizers: Iterable[Quantizer]) -> tuple[Unit, ...]:
     """Group quantizers into layers by exact layer name, in the model's order.
 

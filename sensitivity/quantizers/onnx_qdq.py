@@ -90,6 +90,12 @@ class OnnxQdqModel:
         digest.update(repr(sorted(self.model.clamps.items())).encode())
         return digest.hexdigest()
 
+    def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
+        from sensitivity.onnx_graph.reach import nearest_outputs
+
+        found = nearest_outputs(self.model.graph.graph, self.model.paths)
+        return tuple(tuple(name for name in near if name in self._uses) for near in found)
+
     def remaining(self) -> tuple[Finding, ...]:
         from sensitivity.onnx_graph.reach import quantized_nodes, rounded_outputs
         from sensitivity.quantizers.proofs import left_quantized

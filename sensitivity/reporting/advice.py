@@ -72,10 +72,10 @@ def _stay_with_float(plan: Plan, int8: Timing, metric: MetricFormat) -> Iterator
 
 
 def _all_out(plan: Plan) -> Iterator[str]:
-    if plan.planner == "greedy":
-        yield "Only float holds the target: everything is left out of INT8. Use quantization-aware training, or float."
-    else:
+    if plan.planner in ("cost", "exhaustive"):
         yield "Nothing in INT8 is the cheapest in this runtime: stay with float there; another runtime may say otherwise."
+    else:  # those that count layers
+        yield "Only float holds the target: everything is left out of INT8. Use quantization-aware training, or float."
 
 
 def _enough(plan: Plan, int8: Timing | None, metric: MetricFormat) -> Iterator[str]:

@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sensitivity.errors import ModelError
-from sensitivity.planners.base import Choice, Goal, Judge, Planner, Probe
-from sensitivity.planners.greedy import GreedyPlanner
+from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Planner, Probe
+from sensitivity.planners.cost import CostPlanner
+from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.quantizers.units import Pins
 from sensitivity.records import CostModel, Estimate, Plan, PlanMetric, Quantizer, Scores, Target, Unit
 from sensitivity.registry import load
 from sensitivity.scan.engine import Measurer
-from sensitivity.scan.judge import SequentialJudge, SplitJudge
+from sensitivity.scan.judge import RoughJudge, SequentialJudge, SplitJudge
+from sensitivity.scan.raced import score_bound
 from sensitivity.scan.ranking import estimate, gain
-from sensitivity.scan.rerank import Order, by_signal, reranked
+from sensitivity.scan.rerank import Order, by_signal, distortion_of, reranked
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.signals.base import Signal
@@ -28,6 +30,7 @@ class Means:
 
     probe: measures whole engines; None where that is not asked for. signal: orders the units anew after each that is left
     out; None keeps the scan's order. alone: unit -> that signal when it alone is quantized; measured where it is None.
+    ends: for each end of the graph its units, the nearest first.
     """
 
     planner: str = "greedy"
@@ -35,6 +38,7 @@ class Means:
     probe: Probe | None = None
     signal: Signal | None = None
     alone: Mapping[str, float] | None = None
+    ends: Sequence[Sequence[str]] = ()
 
 
 def choose_plan(
@@ -55,12 +59,10 @@ def choose_plan(
     base = baselines(quantizers)
     (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
     floor = target.floor(measurer.aggregate(float_scores))
-    order, notes = _order(measurer, units, quantizers, scanned, means)
-    planner = PinnedPlanner(_planner(means.planner, order, scanned), fixed.skip, fixed.keep)
-    judge: Judge = (
-        SequentialJudge(measurer, units, floor, float_scores) if scanned.signal else SplitJudge(measurer, units, floor)
-    )
-    goal = Goal(floor, measurer.aggregate(float_scores), means.cost, order.signal, means.probe)
+    order, distortion, notes = _order(measurer, units, quantizers, scanned, means)
+    planner = PinnedPlanner(_planner(means, order, scanned), fixed.skip, fixed.keep)
+    judge = _judge(measurer, units, floor, float_scores, scanned)
+    goal = Goal(floor, measurer.aggregate(float_scores), means.cost, order.signal, means.probe, distortion)
     choice = planner.choose(order.units, judge, goal)
     variant = skip_variant(choice.skip, units)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
@@ -85,34 +87,51 @@ def choose_plan(
     )
 
 
-def _planner(name: str, order: Order, scanned: Scan) -> Planner:
-    """After a raced scan a prefix of the order. Its signal says which one to try; not where the loss of everything in
-    INT8 is as large as it can be, and so not in proportion to it."""
-    if name == "greedy" and scanned.signal:
-        return GreedyPlanner(prefix=True) if scanned.collapsed else InterpolatedPlanner(order.signal)
-    planner: Planner = load("planners", name)()
+def _judge(measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores, scanned: Scan) -> Judge:
+    """After a raced scan one that stops once the answer is clear."""
+    if not scanned.signal:
+        return SplitJudge(measurer, units, floor)
+    if scanned.collapsed and score_bound(measurer.task, float_scores) is None:
+        return RoughJudge(measurer, units, floor, float_scores)
+    return SequentialJudge(measurer, units, floor, float_scores)
+
+
+def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
+    """Where everything in INT8 has collapsed, the few units that cause it are looked for; elsewhere, after a raced scan, a
+    prefix of the order, whose signal says which one to try."""
+    culprits = CulpritPlanner(means.ends)
+    if scanned.collapsed and means.planner == "greedy":
+        return culprits
+    if scanned.collapsed and means.planner == "cost":
+        return CostPlanner(culprits)
+    if means.planner == "greedy" and scanned.signal:
+        return InterpolatedPlanner(order.signal)
+    planner: Planner = load("planners", means.planner)()
     return planner
 
 
 def _order(
     measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], scanned: Scan, means: Means
-) -> tuple[Order, tuple[str, ...]]:
-    """The order in which units are left out, with what each is worth; and a note where it could not be had anew."""
+) -> tuple[Order, Distortion | None, tuple[str, ...]]:
+    """The order in which units are left out, with what each is worth; what sets of them do to the outputs, None where
+    that cannot be had; and a note where this is not the usual."""
     names = [effect.unit for effect in scanned.effects]
     ranked = Order(tuple(names), scanned.signal or {one.unit: max(one.effect.value, 0.0) for one in scanned.effects})
     if means.signal is None:
-        return ranked, ()
+        return ranked, None, (COLLAPSED,) if scanned.collapsed else ()
+    subject = (measurer, units, quantizers, means.signal)
     try:
         if scanned.collapsed:
-            return by_signal(measurer, units, quantizers, means.signal, means.alone), (COLLAPSED_ORDER,)
-        return reranked(measurer, units, quantizers, means.signal, means.alone), ()
+            return by_signal(*subject, means.alone), distortion_of(*subject), (COLLAPSED,)
+        return reranked(*subject, means.alone), None, ()
     except ModelError as error:
-        return ranked, (f"The layers could not be ranked anew on the way: {error}",)
+        return ranked, None, (f"The layers could not be ranked anew on the way: {error}",)
 
 
-COLLAPSED_ORDER = (
-    "With everything in INT8 the outputs are noise, and leaving out one layer more or less shows nothing: the layers were "
-    "left out in the order of what each alone in INT8 does to the outputs."
+COLLAPSED = (
+    "With everything in INT8 the outputs are noise, and leaving out one layer more or less shows nothing: the few layers that "
+    "ruin them were looked for among those that do most alone in INT8 and at the ends of the graph, and what the target "
+    "does not need went back to INT8."
 )
 
 

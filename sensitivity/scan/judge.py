@@ -10,6 +10,7 @@ from sensitivity.planners.base import Judged
 from sensitivity.records import Scores, Unit
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.raced import score_bound
+from sensitivity.scan.ranking import gain
 from sensitivity.scan.variants import skip_variant
 from sensitivity.stats.sequential import verdict
 
@@ -19,6 +20,9 @@ a unit more, so it may be loose."""
 
 LEAST = 0.1
 """Part of the split on which a set is measured before it may be refused: what it loses is what the search goes on from."""
+
+FIRST_LOOK = 16
+"""Samples of a set before it may be refused roughly."""
 
 
 class SplitJudge:
@@ -76,3 +80,40 @@ class SequentialJudge:
     def _is_below(self, difference: Scores) -> bool:
         answer = verdict(difference, self._allowed, len(self._float), alpha=REJECT, bound=self._bound)
         return answer == "below"
+
+
+class RoughJudge:
+    """Stops where a skip-set misses the target by far, for a metric whose scores have no known range, such as mAP.
+
+    float_scores: of all of `confirm`. It looks at FIRST_LOOK samples and whenever they have doubled, and refuses where the 95 %
+    interval of the drop, from jackknife values, lies above what is allowed. So a refusal may be wrong with a small chance,
+    which costs a unit more; a set is only called met once it has been measured on all of the split.
+    """
+
+    def __init__(self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores) -> None:
+        self._measurer, self._units = measurer, units
+        self._float = float_scores
+        self._metric = measurer.aggregate(float_scores)
+        self._allowed = self._metric - floor
+        self._whole = SplitJudge(measurer, units, floor)
+
+    def __call__(self, skip: tuple[str, ...]) -> Judged:
+        variant = skip_variant(skip, self._units)
+        parts, seen, look = list[Scores](), 0, FIRST_LOOK
+        for (scores,) in self._measurer.stream([variant], "confirm", f"plan: {len(skip)} units skipped"):
+            parts.append(scores)
+            seen += len(scores)
+            if look <= seen < len(self._float):
+                refused = self._refused(np.concatenate(parts))
+                if refused is not None:
+                    return refused
+                look = 2 * seen
+        return self._whole(skip)
+
+    def _refused(self, scores: Scores) -> Judged | None:
+        seen, whole = len(scores), len(self._float)
+        drop = gain(scores, self._float[:seen], self._measurer.task.aggregate)
+        if drop.low is None or drop.low <= self._allowed:
+            return None
+        error = (drop.value - drop.low) / 2 * np.sqrt(1 - seen / whole)
+        return Judged(self._metric - drop.value, False, seen, float(error), seen / whole)

@@ -50,6 +50,12 @@ RACE_SAMPLES = 1000
 EXACT_UP_TO = 20_000
 """Samples up to which measuring every unit whole is affordable."""
 
+EXACT_IF_COLLAPSED = 5_000
+"""The same where everything in INT8 has collapsed: no plan follows from the metric of single units then."""
+
+FEW_SAMPLES = 4
+"""Of every unit in place of SIGNAL_SAMPLES there: what ruins a model shows on any sample."""
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -61,6 +67,10 @@ class Budget:
 
     samples: int | None = RACE_SAMPLES
     seconds: float | None = None
+
+
+COLLAPSED_BUDGET = Budget(400)
+"""Of the race where everything in INT8 has collapsed."""
 
 
 def measured_signal(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sensitivity.planners.base import Distortion, Skip
 from sensitivity.records import Quantizer, Unit
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.raced import measured_signal
@@ -18,6 +19,9 @@ from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.signals.base import Signal
 
 SIGNAL_SAMPLES = 32
+
+SET_SAMPLES = 8
+"""For comparing sets of a model that has collapsed, which differ by much."""
 
 CONTENDERS = 8
 """Units tried at each place: those that moved the outputs most when they were tried last."""
@@ -87,6 +91,19 @@ def by_signal(
     """
     alone = alone or measured_signal(measurer, units, quantizers, signal)
     return Order(tuple(sorted(alone, key=lambda name: -alone[name])), dict(alone))
+
+
+def distortion_of(
+    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], signal: Signal
+) -> Distortion:
+    """Skip-sets -> mean distortion of the outputs with each left out, on a few samples of `rank`."""
+    float_ = baselines(quantizers)["float"]
+
+    def distortions(skips: Sequence[Skip]) -> list[float]:
+        variants = [skip_variant(skip, units) for skip in skips]
+        return [float(np.mean(values)) for values in measurer.distortion(signal, variants, float_, SET_SAMPLES)]
+
+    return distortions
 
 
 def _shared(left: float, alone: Mapping[str, float]) -> dict[str, float]:

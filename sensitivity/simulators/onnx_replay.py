@@ -42,7 +42,6 @@ class OnnxReplay:
     """memory: bytes for values that wait for a later variant; None: no limit. threads: pieces of a batch run at a time."""
 
     name = "replay"
-    smallest = None
 
     def __init__(self, source: QuantizedModel, memory: int | None = None, *, threads: int | None = None) -> None:
         share_memory()
@@ -53,6 +52,7 @@ class OnnxReplay:
         self._bits = {quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)}
         self._split = split(self._model, self._bits)
         self._batch = fixed_batch(self._model)
+        self.smallest = self._batch  # a file that takes any size may mix its samples
         self._constants: dict[Value, Values] = {}
         self._sizes: dict[Any, tuple[int, ...]] = {}
         self._cuts: dict[Any, int | None] = {}

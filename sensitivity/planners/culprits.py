@@ -1,0 +1,103 @@
+"""The few units that ruin a model: sets that the signal and the ends of the graph name, pruned back to what is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip
+from sensitivity.planners.greedy import GreedyPlanner, pruned
+
+END = 16
+"""Units that are left out together at an end of the graph, at most: those that ruin a model there are few."""
+
+ROUNDS = 3
+"""How often a set is ordered by what each unit of it is needed for, and cut down."""
+
+ORDERED = 64
+"""Units of a set up to which each is asked for: that is one forward of the signal's samples for each."""
+
+CLOSER = 0.95
+"""A larger set is worth judging where it leaves less than this part of the distortion that any smaller one leaves."""
+
+
+class CulpritPlanner:
+    """For a model whose outputs are noise with everything in INT8.
+
+    1. Sets of 1, 2, 4, ... units: the first of the ranking, and those at each end of the graph, up to END. Only sets that bring the
+       outputs nearer to float's than every smaller one are judged, the smallest first, until one meets the target.
+    2. That set is pruned: its units in the order of what the outputs lose when one of them goes back, and the shortest
+       prefix of that order which meets the target by bisection; again until nothing more goes back, ROUNDS times at most.
+    Where outputs cannot be compared all sets up to END units are judged, and units go back one at a time.
+    """
+
+    name = "culprits"
+
+    def __init__(self, ends: Sequence[Sequence[str]] = ()) -> None:
+        """ends: for each end of the graph its units, the nearest first."""
+        self._ends = ends
+
+    def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
+        return self.searched(ranking, Search(judge), goal)
+
+    def searched(self, ranking: Sequence[str], search: Search, goal: Goal) -> Choice:
+        """The same in a search that may go on afterwards."""
+        if search.met(()):
+            return search.choice(())
+        found = next((skip for skip in self._promising(ranking, goal) if search.met(skip)), None)
+        if found is None:
+            return search.best_missed(ranking)
+        needed = set(_needed(found, search, goal))
+        return search.choice(tuple(unit for unit in ranking if unit in needed))
+
+    def _promising(self, ranking: Sequence[str], goal: Goal) -> Iterator[Skip]:
+        """Sets to judge, smaller ones first; everything at last."""
+        sets = sorted(self._sets(ranking), key=len)
+        if goal.distortion is None:
+            yield from sets
+        elif sets:
+            least = float("inf")
+            for skip, left in zip(sets, goal.distortion(sets), strict=True):
+                if left < CLOSER * least:
+                    least = left
+                    yield skip
+        yield tuple(ranking)
+
+    def _sets(self, ranking: Sequence[str]) -> list[Skip]:
+        place = {unit: index for index, unit in enumerate(ranking)}
+        ends = [[unit for unit in end if unit in place] for end in self._ends]
+        firsts = [(ranking, size) for size in _doubling(len(ranking))]
+        firsts += [(end, size) for end in ends for size in _doubling(min(len(end), END + 1))]
+        found = (tuple(sorted(order[:size], key=place.__getitem__)) for order, size in firsts)
+        return list(dict.fromkeys(found))
+
+
+def _doubling(end: int) -> list[int]:
+    """1, 2, 4, ... below `end`."""
+    return [2**power for power in range(end.bit_length()) if 2**power < end]
+
+
+def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
+    if goal.distortion is None:
+        return pruned(found, search)
+    if len(found) > ORDERED:
+        found = GreedyPlanner(prefix=True).searched(found, search, goal).skip
+    for _ in range(ROUNDS if len(found) <= ORDERED else 0):
+        back = [tuple(other for other in found if other != unit) for unit in found]
+        lost = dict(zip(found, goal.distortion(back), strict=True))
+        shorter = _shortest(sorted(found, key=lambda unit: -lost[unit]), search)
+        if len(shorter) == len(found):
+            return found
+        found = shorter
+    return found
+
+
+def _shortest(order: Sequence[str], search: Search) -> Skip:
+    """The shortest prefix that meets the target, by bisection. order: all of it meets the target, nothing of it does not."""
+    low, high = 0, len(order)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if search.met(tuple(order[:middle])):
+            high = middle
+        else:
+            low = middle
+    return tuple(order[:high])

@@ -1,0 +1,269 @@
+"""After a collapse the few units that cause it are found and nothing else is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx_models import qdq_file
+
+from sensitivity.journal.journal import open_journal
+from sensitivity.planners.base import Choice, Goal, Judged
+from sensitivity.planners.culprits import END, CulpritPlanner
+from sensitivity.planners.pinned import PinnedPlanner
+from sensitivity.quantizers.base import ends, layers
+from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.records import Plan, Target
+from sensitivity.scan.choose import Means, choose_plan
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.judge import RoughJudge
+from sensitivity.scan.raced import FEW_SAMPLES, Budget, measured_signal, raced_scan
+from sensitivity.scan.scan import scan, usual_mode
+from sensitivity.scan.variants import baselines
+from sensitivity.session import quantized_model
+from sensitivity.signals.distortion import SQNR
+from sensitivity.tasks.base import Task
+from sensitivity.testing.fakes import FakeModel, FakeSimulator
+
+UNITS = [f"op{index:02}" for index in range(60)]
+SMALL = 1e-4
+
+
+# --- whole networks
+
+
+class Detector(FakeModel):
+    """Boxes in pixels beside probabilities in one tensor: float32[n, 4 + 3].
+
+    Each operation adds a little noise to both. `wrong`: operations that put both on one grid of 2.5 pixels, so that every
+    probability is 0 while one of them is in INT8.
+    """
+
+    def __init__(self, units: list[str], wrong: tuple[str, ...]) -> None:
+        super().__init__(dict.fromkeys(units, SMALL))
+        self.wrong = wrong
+
+    def __call__(self, inputs: Any) -> Any:
+        on = {quantizer.layer for quantizer in self.quantizers if quantizer.name not in self.off}
+        pixels = inputs[:, :1] * np.array([600.0, 400, 90, 50]) + len(on) * SMALL * 640
+        sure = 0.9 * (inputs[:, 1:] > 0.7) - len(on) * SMALL * inputs[:, 1:]
+        found = np.concatenate([pixels, np.maximum(sure, 0)], axis=1)
+        return np.round(found / 2.5) * 2.5 if on & set(self.wrong) else found
+
+
+class TwoOutputs(FakeModel):
+    """Logits of a few, and beside them an embedding of thousands that counts nothing and that a harmless operation moves."""
+
+    def __call__(self, inputs: Any) -> Any:
+        on = {quantizer.layer for quantizer in self.quantizers if quantizer.name not in self.off}
+        logits = inputs[:, 1:] * (0.0 if "ruins" in on else 1.0)
+        return {"embedding": 3000 * inputs + 100.0 * ("moves" in on), "logits": logits + 1e-9 * len(on)}
+
+
+def detected(outputs: Any, _: Any) -> Any:
+    """Part of the three classes that is told rightly, where something is there."""
+    wanted = detected.wanted  # type: ignore[attr-defined]
+    return ((outputs[:, 4:] > 0.5) & wanted[: len(outputs)]).sum(axis=1) / np.maximum(wanted.sum(axis=1), 1)
+
+
+def planned(model: FakeModel, score: Callable[[Any, Any], Any], width: int, path: Path, **means: Any) -> Plan:
+    """What the plain command does: mode, raced scan and plan with the usual signal."""
+    inputs = np.random.default_rng(3).uniform(0, 1, (40, width))
+    inputs[:, -1] = 1.0  # something is there in every sample
+    detected.wanted = inputs[:, 1:] > 0.7  # type: ignore[attr-defined]
+    data = {split: [(inputs, inputs)] for split in ("rank", "confirm", "holdout")}
+    task = Task(model, data, score)
+    units = layers(model.quantizers)
+    subject = (units, model.quantizers)
+    with open_journal(path, {}, resume=True) as journal:
+        measurer = Measurer(task, lambda _: FakeSimulator(model), journal)
+        assert usual_mode(measurer, model.quantizers) == "enable"
+        signal = measured_signal(measurer, *subject, SQNR, FEW_SAMPLES)
+        scanned = raced_scan(measurer, *subject, "enable", signal, Budget(2000))
+        found = Means(signal=SQNR, alone=scanned.signal, ends=ends(model, units), **means)
+        return choose_plan(measurer, *subject, scanned, Target(drop=0.01), found)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("op58", "op59"), ("op57",), ("op00",), ("op00", "op59"), ("op20", "op41")],
+    ids=["last-two", "one-of-the-last", "the-first", "both-ends", "in-the-middle"],
+)
+@pytest.mark.parametrize("planner", ["greedy", "cost"])
+def test_exactly_the_operations_that_round_pixels_and_probabilities_alike_are_left_out(
+    wrong: tuple[str, ...], planner: str, tmp_path: Path
+) -> None:
+    plan = planned(Detector(UNITS, wrong), detected, 4, tmp_path / "j", planner=planner)
+    assert plan.met
+    assert set(plan.skip) == set(wrong)
+
+
+def test_the_output_that_ruins_the_metric_is_found_beside_one_of_a_scale_of_thousands(tmp_path: Path) -> None:
+    def right(outputs: Any, inputs: Any) -> Any:
+        return (np.sign(outputs["logits"] - 0.5) == np.sign(inputs[:, 1:] - 0.5)).all(axis=1) & (
+            outputs["logits"].max(axis=1) > 0.1
+        )
+
+    harm = dict.fromkeys([*UNITS, "moves", "ruins"], SMALL)
+    plan = planned(TwoOutputs(harm), right, 4, tmp_path / "j")
+    assert plan.met
+    assert plan.skip == ("ruins",)
+
+
+def test_a_collapse_that_is_measured_whole_is_planned_alike(tmp_path: Path) -> None:
+    """A small model has no race, and a task without outputs no distortion."""
+    model = Detector(UNITS[:20], ("op18", "op19"))
+    inputs = np.random.default_rng(3).uniform(0, 1, (40, 4))
+    inputs[:, -1] = 1.0
+    detected.wanted = inputs[:, 1:] > 0.7  # type: ignore[attr-defined]
+    task = Task(model, {split: [(inputs, None)] for split in ("rank", "confirm", "holdout")}, detected)
+    units = layers(model.quantizers)
+    for signal in (SQNR, None):
+        with open_journal(tmp_path / str(signal is None), {}, resume=True) as journal:
+            measurer = Measurer(task, lambda _: FakeSimulator(model), journal)
+            scanned = scan(measurer, units, model.quantizers, "enable")
+            means = Means(signal=signal, ends=ends(model, units))
+            plan = choose_plan(measurer, units, model.quantizers, scanned, Target(drop=0.01), means)
+        assert plan.met
+        assert set(plan.skip) == {"op18", "op19"}
+
+
+# --- the planner alone
+
+
+def search(
+    needed: set[str],
+    ranking: list[str],
+    *,
+    ends_: Any = (),
+    noise: Mapping[str, float] | None = None,
+    planner: Any = None,
+) -> tuple[Choice, list[int]]:
+    """A model that works where `needed` is left out. noise: unit -> its part of the distortion; None: unknown."""
+    asked: list[int] = []
+
+    def judge(skip: tuple[str, ...]) -> Judged:
+        met = needed <= set(skip)
+        return Judged(float(met), met, 100)
+
+    def distortion(skips: Any) -> list[float]:
+        asked.append(len(skips))
+        return [sum(noise[unit] for unit in ranking if unit not in skip) for skip in skips]
+
+    goal = Goal(1.0, 1.0, distortion=distortion if noise is not None else None)
+    return (planner or CulpritPlanner(ends_)).choose(ranking, judge, goal), asked
+
+
+@settings(deadline=None)
+@given(st.sets(st.sampled_from(UNITS), max_size=9), st.randoms(use_true_random=False))
+def test_what_is_left_out_is_what_is_needed_wherever_it_stands(needed: set[str], random: Any) -> None:
+    ranking = random.sample(UNITS, len(UNITS))
+    noise = {unit: 1.0 if unit in needed else 1e-3 for unit in UNITS}
+    choice, _ = search(needed, ranking, noise=noise)
+    assert set(choice.skip) == needed
+    assert choice.skip == tuple(unit for unit in ranking if unit in needed), "in the order of the ranking"
+
+
+def test_an_end_of_the_graph_is_tried_where_the_ranking_does_not_know_it() -> None:
+    """Three of the last four, last in the ranking: a prefix would hold everything."""
+    needed = {"op56", "op58", "op59"}
+    noise = {unit: 1.0 if unit in needed else 1e-3 for unit in UNITS}
+    choice, asked = search(needed, UNITS, ends_=(UNITS, UNITS[::-1]), noise=noise)
+    assert set(choice.skip) == needed
+    assert max(len(step.skip) for step in choice.path) == 4, "no set was judged that is larger than the end"
+    assert sum(asked) < 25, "distortions: of the sets of both steps"
+    assert len(choice.path) <= 8
+
+
+def test_without_a_distortion_ends_and_prefixes_are_judged_and_units_go_back_one_at_a_time() -> None:
+    choice, _ = search({"op59", "op57"}, UNITS, ends_=(UNITS, UNITS[::-1]))
+    assert set(choice.skip) == {"op57", "op59"}
+    assert max(len(step.skip) for step in choice.path) <= END
+
+
+def test_a_set_that_leaves_no_less_distortion_than_a_smaller_one_is_not_judged() -> None:
+    noise = dict.fromkeys(UNITS, 0.0) | {"op03": 1.0}
+    choice, _ = search({"op03"}, ["op03", *(unit for unit in UNITS if unit != "op03")], ends_=(UNITS,), noise=noise)
+    assert [step.skip for step in choice.path] == [(), ("op03",)]
+
+
+def test_units_that_are_pinned_are_kept_and_left_out_in_every_set() -> None:
+    noise = {unit: 1.0 if unit in {"op10", "op20"} else 1e-3 for unit in UNITS}
+    pinned = PinnedPlanner(CulpritPlanner((UNITS, UNITS[::-1])), ["op05"], ["op59"])
+    choice, _ = search({"op10", "op20"}, UNITS, noise=noise, planner=pinned)
+    assert set(choice.skip) == {"op05", "op10", "op20"}
+    assert all("op05" in step.skip and "op59" not in step.skip for step in choice.path)
+
+
+def test_a_target_that_nothing_meets_gives_the_best_set_tried() -> None:
+    noise = dict.fromkeys(UNITS, 1.0)
+    goal = Goal(2.0, 1.0, distortion=lambda skips: [sum(noise.values()) - len(skip) for skip in skips])
+    choice = CulpritPlanner().choose(UNITS, lambda skip: Judged(-abs(len(skip) - 8.0), False, 100), goal)
+    assert not choice.met
+    assert len(choice.skip) == 8
+
+
+def test_a_model_that_does_not_know_its_graph_has_two_ends() -> None:
+    model = FakeModel({"a": 0.1, "b": 0.1, "c": 0.1})
+    assert ends(model, layers(model.quantizers)) == (("a", "b", "c"), ("c", "b", "a"))
+
+
+# --- judging
+
+
+def test_a_set_that_misses_by_far_is_refused_on_a_part_of_confirm_and_a_plan_never_is(tmp_path: Path) -> None:
+    """A metric that is no mean has no bound: its jackknife values say when the drop is clear."""
+    model = FakeModel({"ruins": 0.6, "harms": 0.004})
+    samples = np.random.default_rng(0).permutation(np.linspace(0, 0.999, 200))
+    batches = [(samples[i : i + 10], None) for i in range(0, 200, 10)]
+    task = Task(
+        model, dict.fromkeys(("rank", "confirm", "holdout"), batches), lambda outputs, _: outputs, aggregate=median_free
+    )
+    units = layers(model.quantizers)
+    with open_journal(tmp_path / "j", {}, resume=True) as journal:
+        measurer = Measurer(task, lambda _: FakeSimulator(model), journal)
+        (float_scores,) = measurer.scores([baselines(model.quantizers)["float"]], "confirm", "float")
+        judge = RoughJudge(measurer, units, 0.99, float_scores)
+        ruined, harmed = judge(()), judge(("ruins",))
+    assert (ruined.met, ruined.n, ruined.part) == (False, 20, 0.1)
+    assert ruined.metric == pytest.approx(0.4, abs=0.3)
+    assert 0 < ruined.error < 0.2
+    assert (harmed.met, harmed.n, harmed.part, harmed.error) == (True, 200, 1.0, 0.0)
+    assert harmed.metric == pytest.approx(0.995, abs=0.005)
+
+
+def median_free(scores: Any) -> float:
+    """A mean that is not known to be one."""
+    return float(np.mean(scores))
+
+
+# --- ends of a graph
+
+
+def test_the_ends_of_a_file_are_the_operations_before_each_output_the_nearest_first(tmp_path: Path) -> None:
+    """Two branches: what is near to one output is not before the other, wherever it stands in the file."""
+    body = (
+        "qx = QuantizeLinear (x, s, z) dx = DequantizeLinear (qx, s, z) t = Relu (dx) "
+        "qt = QuantizeLinear (t, s, z) dt = DequantizeLinear (qt, s, z) a = Neg (dt) "
+        "qu = QuantizeLinear (t, s, z) du = DequantizeLinear (qu, s, z) b = Abs (du) "
+        "qb = QuantizeLinear (b, s, z) db = DequantizeLinear (qb, s, z) y2 = Exp (db) "
+        "qa = QuantizeLinear (a, s, z) y = DequantizeLinear (qa, s, z)"
+    )
+    grid = {"s": np.float32(0.1), "z": np.int8(0)}
+    path = qdq_file(tmp_path / "q.onnx", body, grid)
+    model = onnx.load(path)
+    model.graph.output.append(onnx.helper.make_tensor_value_info("y2", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    source = quantized_model(OnnxModel(path))
+    found = ends(source, layers(source.quantizers))
+    assert found == (
+        ("Relu_t", "Neg_a", "Abs_b", "Exp_y2", "y"),
+        ("y", "Neg_a", "Relu_t"),
+        ("Exp_y2", "Abs_b", "Relu_t"),
+    )
