@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,14 +19,16 @@ from models import quantized, seeded
 from onnx_models import qdq_file
 from torch import nn
 from torch.ao.quantization import FakeQuantize
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sensitivity.cli.main import main
 from sensitivity.config import UnitChoices
-from sensitivity.errors import ModelError
+from sensitivity.errors import CheckError, ModelError
 from sensitivity.preflight.check import check as preflight
-from sensitivity.preflight.check import unexecuted
+from sensitivity.preflight.check import refuse_errors, unexecuted, warnings_of
 from sensitivity.preflight.data import data_findings
 from sensitivity.preflight.file import check_file
+from sensitivity.preflight.float_model import compared, tolerance_of
 from sensitivity.preflight.metric import metric_findings, target_findings
 from sensitivity.records import Estimate, Finding, PlanMetric, Quantizer, Target
 from sensitivity.reporting.advice import above_float
@@ -156,11 +158,11 @@ class FixedBatch(Auxiliary):
         return self.fc(torch.relu(self.conv(x)).mean((2, 3)) + self.token.expand(len(x), -1))
 
 
-def opened(model: nn.Module, folder: Path) -> AbstractContextManager[Session]:
+def opened(model: nn.Module, folder: Path, float_model: nn.Module | None = None) -> AbstractContextManager[Session]:
     """A session of a task with this model."""
     (folder / "task.py").write_text("import held\n\n\ndef task():\n    return held.task\n")
     held = ModuleType("held")
-    held.task = task_of(model)  # type: ignore[attr-defined]
+    held.task = replace(task_of(model), float_model=float_model)  # type: ignore[attr-defined]
     sys.modules["held"] = held
     return open_session(f"{folder / 'task.py'}:task", folder / "out", resume=False, choices=UnitChoices())
 
@@ -245,6 +247,73 @@ def fp8_task() -> Task:
         split: [(x[at : at + 40], y[at : at + 40])] for at, split in ((0, "rank"), (40, "confirm"), (80, "holdout"))
     }
     return Task(model, data, lambda outputs, targets: (outputs.argmax(1) == targets).double(), metric="top-1")
+
+
+# The task's own float model. --------------------------------------------------------------------------------------------
+
+
+def float_finding(model: nn.Module, given: nn.Module) -> Finding:
+    return compared(quantized_model(model), given, images())
+
+
+def test_a_model_that_is_float_with_everything_disabled_is_proved() -> None:
+    finding = float_finding(auxiliary(), seeded(Auxiliary))
+    assert (finding.code, finding.severity) == ("float-proved", "note")
+
+
+def test_the_first_module_that_differs_is_named() -> None:
+    given = seeded(Auxiliary)
+    with torch.no_grad():
+        given.fc.weight[0, 0] += 0.1
+    finding = float_finding(auxiliary(), given)
+    assert (finding.code, finding.severity, finding.where) == ("float-differs", "error", "fc")
+    assert "of their spread (allowed: 0.0001), first at fc" in finding.message
+
+
+def test_batchnorm_that_was_folded_into_weights_is_the_same_float() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.bn(self.conv(x))
+
+    folded = seeded(Normed)
+    folded.conv, folded.bn = fuse_conv_bn_eval(folded.conv, folded.bn), nn.Identity()
+    assert float_finding(quantized(folded, images()), seeded(Normed)).code == "float-proved"
+
+
+def test_the_quantized_model_itself_and_one_in_training_mode_are_refused() -> None:
+    model = auxiliary()
+    with pytest.raises(ModelError, match="to be another object than model"):
+        float_finding(model, model)
+    with pytest.raises(ModelError, match="in eval mode, got training mode"):
+        float_finding(model, seeded(Auxiliary).train())
+
+
+def test_outputs_of_another_shape_are_told() -> None:
+    given = seeded(Auxiliary)
+    given.fc = nn.Linear(4, 6)
+    assert "outputs of shapes [4, 5] and not [4, 6]" in float_finding(auxiliary(), given).message
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-4), ("float16", 1e-2), ("bfloat16", 5e-2)])
+def test_a_coarser_type_of_weights_may_differ_by_more(kind: str, tolerance: float) -> None:
+    assert tolerance_of(nn.Linear(2, 2), nn.Linear(2, 2).to(getattr(torch, kind))) == tolerance
+
+
+def test_a_task_whose_float_model_differs_is_refused_and_with_force_warned_about(tmp_path: Path) -> None:
+    given = seeded(Auxiliary)
+    with torch.no_grad():
+        given.conv.weight *= 2
+    with opened(auxiliary(), tmp_path, given) as session:
+        findings = preflight(session)
+    assert findings[0].code == "float-differs"
+    with pytest.raises(CheckError, match=r"first at conv\. .*add --force"):
+        refuse_errors(findings[:1])
+    refuse_errors(findings[:1], force=True)
+    assert "first at conv" in warnings_of(findings)[0]
 
 
 # The metric. ------------------------------------------------------------------------------------------------------------

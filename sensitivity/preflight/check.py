@@ -8,6 +8,7 @@ from typing import Any
 from sensitivity.errors import CheckError
 from sensitivity.preflight.data import data_findings
 from sensitivity.preflight.export import export_findings
+from sensitivity.preflight.float_model import task_float_findings
 from sensitivity.preflight.metric import metric_findings
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Finding, Quantizer, Target
@@ -24,6 +25,7 @@ def check(session: Session, target: Target | None = None) -> tuple[Finding, ...]
     """
     found = [
         *check_model(session.source, session.example),
+        *task_float_findings(session),
         *unexecuted(session.unexecuted),
         *export_findings(session),
         *metric_findings(session, target),

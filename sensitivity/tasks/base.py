@@ -43,6 +43,8 @@ class Task:
     aggregate: scores of any number of samples -> the metric, higher is better; the mean by default.
     metric: its name in reports. full_scale: its largest value; "1pt" is a hundredth of it.
     inputs: model(*inputs) for a tuple, model(**inputs) for a dict, model(inputs) otherwise.
+    float_model: the user's own unquantized model, another object than `model`; before a scan, `model` with everything
+        disabled is shown to compute the same. None where it is not at hand.
     finish: what is made of each exported file once it is verified; for ends of a graph that cannot be compared value by
         value, such as the choice of the best boxes.
     """
@@ -54,6 +56,7 @@ class Task:
     metric: str = "accuracy"
     full_scale: float = 1.0
     finish: Finish | None = None
+    float_model: Any = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class EvaluateTask:
 
     Slower (each variant is a whole evaluation) and without intervals. `confirm` and `holdout` are evaluations on other
     samples; None means that `evaluate` serves for them too, and the reported accuracy is then not held out.
-    example_inputs: one batch of inputs, needed for export and bench only.
+    example_inputs: one batch of inputs, needed for export and bench only. float_model: as in `Task`; compared on
+    `example_inputs`.
     """
 
     model: Any
@@ -72,3 +76,4 @@ class EvaluateTask:
     example_inputs: Any = None
     metric: str = "metric"
     full_scale: float = 1.0
+    float_model: Any = None

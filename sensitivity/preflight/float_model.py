@@ -1,0 +1,180 @@
+"""Whether a task's model with everything disabled computes what the user's own unquantized model computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import ModelError, SensitivityError
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.records import Finding
+from sensitivity.session import Session
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Arrays = list[NDArray[Any]]
+
+TOLERANCES = {"bfloat16": 5e-2, "float16": 1e-2}
+USUAL_TOLERANCE = 1e-4
+"""Largest RMS difference of an output, as a part of its standard deviation: room for sums in another order, and for
+BatchNorm folded into weights. Looser where weights of either model are of a type of `TOLERANCES`."""
+SAMPLES = 2
+"""Of the example batch, for finding the first module that differs: the outputs of all modules are held at once."""
+
+
+def task_float_findings(session: Session) -> Iterator[Finding]:
+    """A note where the two compute the same, an error that names the first module where not; nothing where the task
+    gives no float model."""
+    given = session.loaded.float_model if session.loaded else None
+    if given is None:
+        return
+    reason = not_comparable(session.source, given, session.example)
+    if reason:
+        yield Finding("float-not-compared", "warning", "", f"The task's float_model was not compared: {reason}.", "")
+        return
+    try:
+        yield compared(session.source, given, session.example)
+    except SensitivityError as error:
+        yield Finding("float-differs", "error", "", f"The task's float_model cannot be compared: {error}", "")
+
+
+def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | None:
+    """Why the two cannot be compared; None where they can."""
+    if example is None:
+        return "the task has no example_inputs"
+    if source.source == "onnx_qdq":
+        return "a Q/DQ file is compared with the file that OnnxModel(float_path=...) names"
+    if not hasattr(given, "named_modules"):
+        return f"it is a {type(given).__name__}, and no torch model"
+    return None
+
+
+def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
+    """Raises ModelError where the float model is the quantized one, or in training mode; TaskError where it refuses the
+    batch."""
+    if given is source.model:
+        raise ModelError(
+            "Expected float_model to be another object than model, got the same one: toolkits quantize in place; "
+            "give copy.deepcopy(model) from before it was quantized."
+        )
+    if given.training:
+        raise ModelError("Expected float_model in eval mode, got training mode; call float_model.eval().")
+    wanted, found = _outputs(given, example), _float_outputs(source, example)
+    shapes, others = [array.shape for array in wanted], [array.shape for array in found]
+    if shapes != others:
+        return _differs("", f"outputs of shapes {_shapes(others)} and not {_shapes(shapes)}")
+    difference, tolerance = furthest(found, wanted), tolerance_of(source.model, given)
+    if difference <= tolerance:
+        message = (
+            f"With everything disabled the model computes what float_model computes, to {difference:.1e} of the "
+            f"outputs' spread (allowed: {tolerance:g})."
+        )
+        return Finding("float-proved", "note", "", message, "")
+    got = f"outputs that differ by {difference:.2g} of their spread (allowed: {tolerance:g})"
+    where = first_difference(source, given, example, tolerance)
+    return _differs(where, f"{got}, first at {where}" if where else got)
+
+
+def tolerance_of(*models: Any) -> float:
+    """The loosest that a type of their weights asks for."""
+    kinds = {str(tensor.dtype).removeprefix("torch.") for model in models for tensor in model.parameters()}
+    return max((TOLERANCES.get(kind, USUAL_TOLERANCE) for kind in kinds), default=USUAL_TOLERANCE)
+
+
+def furthest(found: Arrays, wanted: Arrays) -> float:
+    """The largest RMS difference of two arrays as a part of the standard deviation of the wanted one."""
+    return max((_distance(one, other) for one, other in zip(found, wanted, strict=True)), default=0.0)
+
+
+def first_difference(source: QuantizedModel, given: nn.Module, example: Any, tolerance: float) -> str:
+    """Name of the first module, in the order of execution, that both models have and whose outputs differ; "" for none."""
+    from sensitivity.export.simulate import first_samples
+
+    inputs = first_samples(example, SAMPLES)
+    shared = set(dict(given.named_modules())) & set(dict(source.model.named_modules())) - {""}
+    wanted: dict[str, Arrays] = {}
+    different: list[str] = []
+
+    def keep(name: str, outputs: Arrays) -> None:
+        wanted.setdefault(name, outputs)
+
+    def compare(name: str, outputs: Arrays) -> None:
+        other = wanted.pop(name, None)  # of its first call
+        if other is None or different:
+            return
+        alike = [array.shape for array in outputs] == [array.shape for array in other]
+        if not alike or furthest(outputs, other) > tolerance:
+            different.append(name)
+
+    with _seen(given, shared, keep):
+        _outputs(given, inputs)
+    with _seen(source.model, shared, compare):
+        _float_outputs(source, inputs)
+    return different[0] if different else ""
+
+
+def _seen(model: Any, names: set[str], take: Any) -> ExitStack:
+    """Inside the `with`, call take(name, output arrays) whenever one of these modules has given its outputs."""
+    stack = ExitStack()
+
+    def hook_for(name: str) -> Any:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            take(name, _flat(output))
+
+        return hook
+
+    for name, module in model.named_modules():
+        if name in names:
+            stack.callback(module.register_forward_hook(hook_for(name)).remove)
+    return stack
+
+
+def _outputs(model: Any, inputs: Any) -> Arrays:
+    import torch
+
+    from sensitivity.quantizers.calls import call, device_of, to_device
+
+    with torch.no_grad():
+        return _flat(call(model, to_device(inputs, device_of(model))))
+
+
+def _float_outputs(source: QuantizedModel, inputs: Any) -> Arrays:
+    with source.disabled([quantizer.name for quantizer in source.quantizers]):
+        return _outputs(source.model, inputs)
+
+
+def _flat(outputs: Any) -> Arrays:
+    """Every tensor of a nest of outputs, as float64 on the host; what is no tensor is left out."""
+    from torch.utils import _pytree as pytree
+
+    tensors = [value for value in pytree.tree_leaves(outputs) if hasattr(value, "detach")]
+    return [np.array(tensor.detach().double().cpu().numpy()) for tensor in tensors]
+
+
+def _distance(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """Inf where a value is not finite in one of them alone."""
+    finite = np.isfinite(wanted)
+    if not np.array_equal(np.isfinite(found), finite):
+        return float("inf")
+    error = float(np.sqrt(np.mean(np.square(found[finite] - wanted[finite])))) if finite.any() else 0.0
+    spread = float(np.std(wanted[finite])) if finite.any() else 0.0
+    return error / (spread or 1.0)
+
+
+def _differs(where: str, got: str) -> Finding:
+    return Finding(
+        "float-differs",
+        "error",
+        where,
+        f"Expected the model with everything disabled to compute what the task's float_model computes, got {got}.",
+        "Give the very model that was quantized, with the same weights; or see what the toolkit changed there.",
+    )
+
+
+def _shapes(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(str(list(shape)) for shape in shapes)
