@@ -34,7 +34,7 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import ExportError, ModelError
+from sensitivity.errors import ExportError, ModelError, SensitivityError
 from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
 from sensitivity.exporting import exported, targets_of
@@ -104,7 +104,17 @@ def scan(settings: ScanSettings, progress: Progress = silent) -> Scan:
 
 
 def check(settings: CheckSettings) -> tuple[Finding, ...]:
-    """What speaks against scanning a task's model, or a Q/DQ file's with or without data; errors first."""
+    """What speaks against scanning a task's model, or a Q/DQ file's with or without data; errors first.
+
+    What no session can be opened of is one error too.
+    """
+    try:
+        return _findings(settings)
+    except SensitivityError as error:
+        return (Finding("unusable", "error", "", str(error), ""),)
+
+
+def _findings(settings: CheckSettings) -> tuple[Finding, ...]:
     if settings.task.endswith(".onnx") and settings.data is None:
         return check_file(Path(settings.task), settings.float_model)
     with tempfile.TemporaryDirectory() as folder:
