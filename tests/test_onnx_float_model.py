@@ -430,3 +430,25 @@ def test_a_file_whose_nodes_stand_in_another_order_is_read(tmp_path: Path) -> No
     model.graph.node.extend(nodes)
     onnx.save(model, tmp_path / "int8.onnx")
     check_off_is(OnnxModel(tmp_path / "int8.onnx", float_path=original), original, images(4, 0), 1e-6)
+
+
+def test_the_ends_of_a_clip_that_are_constants_of_the_graph_are_clamped_by_nothing(tmp_path: Path) -> None:
+    body = """
+        low = Constant <value = float {0}> () high = Constant <value = float {6}> ()
+        m = MatMul (x, w) c = Clip (m, low, high) y = MatMul (c, w)
+    """
+    weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    original = qdq_file(tmp_path / "f.onnx", body, {"w": weight}, ports=PORTS)
+    values = "q = QuantizeLinear (m, s, z) d = DequantizeLinear (q, s, z)"
+    body = f"m = MatMul (x, w) {values} y = MatMul (d, w)"
+    constants = {"w": weight, "s": np.float32(6 / 255), "z": np.uint8(0)}
+    model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS), float_path=original)
+    assert model.clamps == {"m": (0, 6)}
+    check_off_is(model, original, np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32) * 4, 0)
+
+
+def test_no_activation_is_put_behind_an_input_of_the_graph(tmp_path: Path) -> None:
+    body = "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = MatMul (d, w)"
+    constants = {"w": np.eye(4, dtype=np.float32), "s": np.float32(1 / 255), "z": np.uint8(0)}
+    model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS))
+    assert np.array_equal(all_off(model, -np.ones((1, 4), np.float32)), -np.ones((1, 4)))

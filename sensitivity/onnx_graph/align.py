@@ -54,6 +54,7 @@ class _Aligner:
     def align(self) -> Alignment:
         for own, theirs in zip(*ports(self._graph.inputs, self._original.inputs), strict=True):
             self._found.values[own] = theirs
+            self._found.limits[own] = UNLIMITED
         for node in self._graph:
             if node.op_type in PASSING:
                 self._pass_on(node)
@@ -128,7 +129,9 @@ def _only_activation(value: ir.Value) -> ir.Node | None:
     """The Relu or Clip that alone reads the value; None where there is none."""
     readers = _readers(value)
     single = readers[0] if len(readers) == 1 and not value.is_graph_output() else None
-    return single if single is not None and single.op_type in CLAMPING and single.inputs[0] is not None else None
+    if single is None or single.op_type not in CLAMPING or single.inputs[0] is None:
+        return None
+    return single if _behind_passing(single.inputs[0]) is value else None  # not one of the ends of a Clip
 
 
 def ports(own: Iterable[ir.Value], theirs: Iterable[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:

@@ -37,12 +37,15 @@ def clamping_pairs(uses: Iterable[Use]) -> dict[str, Limits]:
     """What pairs that clamp at 0 limit to, where the graph does not prove that the tensor is clamped already.
 
     A Relu there is harmless on a tensor that is never negative. Where the other end was clamped (Clip) is not known.
+    Inputs of the graph have no activation.
     """
     found = {}
     for use in uses:
-        limits = _clamped_at_zero(use.pair)
-        if use.role != "weight" and limits is not None and not (limits[0] == 0 and non_negative(use.pair.source)):
-            found[use.pair.source.name or ""] = limits
+        source, limits = use.pair.source, _clamped_at_zero(use.pair)
+        if use.role == "weight" or source.is_graph_input() or limits is None:
+            continue
+        if limits != RELU or not non_negative(source):
+            found[source.name or ""] = limits
     return found
 
 

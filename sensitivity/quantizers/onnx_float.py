@@ -20,8 +20,8 @@ from sensitivity.records import Finding
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
-SAMPLES = 8
-"""Of the batch, at most, that both models are run on."""
+SAMPLES, LARGEST_INPUT = 8, 4_000_000
+"""Of the batch, how many samples both models are run on: so many at most, and no more numbers, for it is to take seconds."""
 
 TOLERANCE, TOLERANCE_FP16, TOLERANCE_BF16 = 1e-4, 2e-2, 1e-1
 """How far outputs may be from each other, as a part of their spread, where nothing, or something, is computed in half
@@ -42,7 +42,7 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
     """
     known = model.float
     assert known is not None
-    arrays = first_samples(feed(inputs, [value.name for value in model.get_inputs()]), SAMPLES)
+    arrays = _few_samples(feed(inputs, [value.name for value in model.get_inputs()]))
     found = _weights(model, known)
     outputs = _comparable_outputs(model.graph, known)
     if not outputs:
@@ -97,6 +97,11 @@ def _spread(values: Array, axis: int | None) -> Array:
     others = tuple(one for one in range(values.ndim) if one != axis)
     largest = np.abs(values).max(others, keepdims=True)
     return np.asarray(values.std(others, keepdims=True) + 0.02 * largest + 1e-3 * whole)
+
+
+def _few_samples(arrays: Arrays) -> Arrays:
+    numbers = sum(array.size for array in first_samples(arrays, 1).values())
+    return first_samples(arrays, min(SAMPLES, max(1, LARGEST_INPUT // max(numbers, 1))))
 
 
 def first_samples(arrays: Arrays, samples: int) -> Arrays:
