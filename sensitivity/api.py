@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sensitivity.bench.environment import environment
-from sensitivity.benching import benched, runtime_of
+from sensitivity.benching import HeldOut, benched, held_out, runtime_of
 from sensitivity.config import (
     BenchChoices,
     BenchSettings,
@@ -80,6 +80,7 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
     # A mistake in the last step's settings is told before the long work.
     runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
+    _check_accuracy(settings)
     with _session(settings, progress) as session:
         pins(settings.skip, settings.keep, session.units)
         session, exportable = _checked(session, settings)
@@ -89,8 +90,9 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
         found = _plan(session, settings, command, scanned)
         if exportable:
             _export(session, found, command, settings.runtime, forgiving=True)
+        held = None if settings.no_accuracy or not exportable else held_out(session, found)
     if exportable:
-        _bench(session.run_dir, settings, command, progress)
+        _bench(session.run_dir, settings, command, progress, held)
     info = session.run_dir.info()
     session.run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))
     report(ReportSettings(directory=session.run_dir.path))
@@ -154,6 +156,7 @@ def export(settings: ExportSettings, progress: Progress = silent) -> Verificatio
 
 def bench(settings: BenchSettings, progress: Progress = silent) -> BenchResult:
     """Time the exported files and write bench.json and bench.csv. Needs neither the task nor its framework."""
+    _check_accuracy(settings)
     return _bench(RunDir(settings.directory), settings, command_line("bench", settings), progress)
 
 
@@ -263,9 +266,16 @@ def _export(
         return exported(session, chosen, targets_of(wanted), forgiving=forgiving)
 
 
-def _bench(run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress) -> BenchResult:
+def _check_accuracy(settings: BenchChoices) -> None:
+    if settings.accuracy and settings.no_accuracy:
+        raise SensitivityError("Expected one of --accuracy and --no-accuracy, got both; leave one out.")
+
+
+def _bench(
+    run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress, held: HeldOut | None = None
+) -> BenchResult:
     with _noted(run_dir, "bench", command):
-        return benched(run_dir, settings, progress)
+        return benched(run_dir, settings, progress, held)
 
 
 def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:

@@ -17,7 +17,7 @@ from sensitivity.journal.journal import task_of
 from sensitivity.quantizers.units import Pins, pins
 from sensitivity.recalibration import Recalibration, in_force, kept, recalibrated_plan, recalibration
 from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, cost_of
-from sensitivity.reporting.advice import above_float, advice, small_splits
+from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of, in_format
@@ -221,8 +221,7 @@ def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> 
     found = replace(found, verdict=verdict_of(found, bench, metric))
     allowed = found.metric.float.value - found.floor
     small = tuple(note for note in small_splits(found.metric, allowed, metric) if note not in found.notes)
-    notes = dict.fromkeys((*found.notes, *small, *above_float(found.metric, metric)))
-    found = replace(found, notes=tuple(notes))
+    found = replace(found, notes=(*found.notes, *small))
     found = _said_in(found, format_of(info.quantizers))
     run_dir.write("plan.json", found)
     return found

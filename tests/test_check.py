@@ -30,9 +30,7 @@ from sensitivity.preflight.data import data_findings
 from sensitivity.preflight.file import check_file
 from sensitivity.preflight.float_model import compared, tolerance_of
 from sensitivity.preflight.metric import metric_findings, target_findings
-from sensitivity.records import Estimate, Finding, PlanMetric, Quantizer, Target
-from sensitivity.reporting.advice import above_float
-from sensitivity.reporting.formats import MetricFormat
+from sensitivity.records import Finding, Quantizer, Target
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.session import Session, executed_only, open_session, quantized_model
 from sensitivity.tasks.base import EvaluateTask, Task
@@ -431,18 +429,6 @@ def test_a_split_of_a_few_samples_and_a_drop_below_one_of_them_are_told() -> Non
         ("split-too-small", "holdout"),
         ("drop-below-one-sample", "confirm"),
     ]
-
-
-# A plan that is better than float. --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("high", "alarms"), [(-0.001, 1), (0.001, 0)])
-def test_a_plan_that_is_more_than_chance_better_than_float_raises_an_alarm(high: float, alarms: int) -> None:
-    level = Estimate(0.9, 0.85, 0.95, 500)
-    found = PlanMetric("top-1", level, level, level, level, level, Estimate(-0.05, -0.09, high, 500))
-    said = list(above_float(found, MetricFormat("top-1", 1.0)))
-    assert len(said) == alarms
-    assert all("better than float on holdout, by 5.0 pt" in sentence for sentence in said)
 
 
 # The verb. --------------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def test_what_is_not_proven_says_how_many_samples_would_settle_it_and_the_risk()
     # shortfall 0.008, spread 0.022 * 20 / 1.96 = 0.2245: a paired t test needs (2.8 * 0.2245 / 0.008)^2 = 6,180.
     assert "About 6,200 samples would settle it" in got.accuracy_sentence
     assert got.action_sentence == (
-        "Use model.partial.onnx if you can take the risk (the drop may be up to 2.4 pt); to be sure, judge it on about "
+        "model.partial.onnx is for who can take the risk (the drop may be up to 2.4 pt); to be sure, judge it on about "
         "6,200 samples."
     )
 

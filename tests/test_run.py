@@ -60,6 +60,17 @@ def test_the_plan_file_holds_the_accuracy_of_each_split(done: Path) -> None:
     assert plan["metric"]["confirm"]["value"] >= 0.95
 
 
+def test_the_plan_s_file_is_judged_in_the_runtime_where_it_is_timed(done: Path) -> None:
+    bench = json.loads((done / "bench.json").read_text())
+    assert bench["accuracy"].keys() >= {"float", "int8", "partial"}
+    judged = bench["judged"]
+    assert (judged["runtime"], judged["differs"]) == ("onnxruntime", False)
+    assert judged["level"] == bench["accuracy"]["partial"]
+    verdict = json.loads((done / "plan.json").read_text())["verdict"]
+    assert "holdout in onnxruntime" in verdict["accuracy_sentence"]
+    assert verdict["speed"] in ("faster", "slower", "no different", "same file")
+
+
 def test_a_resumed_run_keeps_count_of_the_samples_it_has_spent(done: Path) -> None:
     before = json.loads((done / "run.json").read_text())["samples"]
     arguments = ("--target", "0.95", "--rounds", "5", "--threads", "1", "--out", done, "--resume")
@@ -127,7 +138,7 @@ def test_each_verb_works_alone_on_a_run_directory(
         assert (out / f"model.{name}.onnx").exists(), name
     assert verb("bench", out, "--rounds", "5", "--threads", "1", "--accuracy") == 0
     assert "top-1 measured in onnxruntime on holdout: float 100.0 %" in capsys.readouterr().out
-    assert pd.read_csv(out / "layers.csv")["variant"].nunique() == 4
+    assert pd.read_csv(out / "layers.csv")["variant"].nunique() == 3, "nothing is left out: two are one file"
     assert verb("report", out) == 0
     assert (out / "scan.csv").read_bytes() == (done / "scan.csv").read_bytes()
     assert "sensitivity bench" in (out / "report.html").read_text()
@@ -150,6 +161,10 @@ def test_a_task_with_only_evaluate_is_served_and_told_what_it_lacks(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        (
+            ("run", f"{TASK}:task", "--accuracy", "--no-accuracy"),
+            "Expected one of --accuracy and --no-accuracy, got both",
+        ),
         (("run", "nope.py"), "Expected a Python file at nope.py, got nothing there"),
         (("run", f"{TASK}:tusk"), "Close names: task"),
         (("run", f"{TASK}:uncalibrated"), "got 1 that are not (conv3.input_quantizer: amax is missing)"),

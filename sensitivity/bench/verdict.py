@@ -30,7 +30,8 @@ def verdict(timings: Sequence[Timing], profiles: Mapping[str, FileProfile] | Non
     by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
     base = by_variant["float"]
     others = [by_variant[variant] for variant in ("partial", "int8", "fp16") if variant in by_variant]
-    sentences = [_against_float(one) for one in others if one.variant != "fp16" or one.precision == "fp16"]
+    sentences = [SAME.format(_names(one)) for one in timings if one.same]
+    sentences += [_against_float(one) for one in others if one.variant != "fp16" or one.precision == "fp16"]
     sentences += _against_each_other(by_variant)
     profiles = profiles or {}
     all_int8 = any(profile.kept and not not_in_int8(profile.runs, profile.kept) for profile in profiles.values())
@@ -46,6 +47,15 @@ def verdict(timings: Sequence[Timing], profiles: Mapping[str, FileProfile] | Non
         f"{base.n} rounds with all files in turn."
     )
     return sentences
+
+
+SAME = "{} are the same file, timed once."
+
+
+def _names(timing: Timing) -> str:
+    """Such as "Full INT8 and the partial plan"."""
+    first, *rest = (NAMES[variant] for variant in timing.variants)
+    return " and ".join([first, *(f"{name[0].lower()}{name[1:]}" for name in rest)])
 
 
 def _speed(ratio: Estimate) -> str:

@@ -89,6 +89,6 @@ def ranking_table(data: ReportData) -> Table:
 def latency_table(data: ReportData) -> Table:
     table = Table("file", "runtime", "median", "p95", "speed against float")
     for timing in data.timings:
-        row = (timing.variant, timing.runtime, milliseconds(timing.median_ms), milliseconds(timing.p95_ms))
+        row = (" = ".join(timing.variants), timing.runtime, milliseconds(timing.median_ms), milliseconds(timing.p95_ms))
         table.add_row(*row, ratio(timing.ratio))
     return table

@@ -109,7 +109,8 @@ def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
         try:
             found = list(run(engine, inputs).values())
         except OnnxFileError as error:
-            raise _other_batch(batch_size(inputs), " ".join(str(error.__cause__ or error).split())[:200]) from error
+            said = " ".join(str(error.__cause__ or error).split())
+            raise _other_batch(batch_size(inputs), f"an error of ONNX Runtime (...{said[-100:]})") from error
     if [array.shape for array in found] != [array.shape for array in expected]:
         return float("inf")
     return max((_rms(one, other) for one, other in zip(found, expected, strict=True)), default=0.0)

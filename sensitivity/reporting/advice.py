@@ -128,14 +128,3 @@ def small_splits(found: PlanMetric, allowed: float, metric: MetricFormat) -> Ite
             f"Seeing a drop of {metric.change(allowed, sign=False)} takes about {rounded(needed):,} samples "
             f"(paired, 80 % power at 5 %); {words}: whether the target is met is partly chance."
         )
-
-
-def above_float(found: PlanMetric, metric: MetricFormat) -> Iterator[str]:
-    """A sentence where the plan is better than float, which quantization cannot be trusted to do."""
-    drop = found.holdout_drop
-    if drop.high is not None and drop.high < 0:
-        yield (
-            f"The plan is better than float on holdout, by {metric.change(-drop.value, sign=False)}, and that is more than "
-            "chance: what is called float may not be your float model, or the metric rewards something else. Compare "
-            "float with your own model: sensitivity check."
-        )

@@ -9,7 +9,7 @@ from typing import Literal
 from sensitivity.records import Effect, Timing
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import BASELINES, ReportData
-from sensitivity.reporting.formats import MetricFormat, count, includes_zero, milliseconds, ratio
+from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing, milliseconds, ratio
 from sensitivity.reporting.kinds import kind_of
 
 Tone = Literal["plain", "chosen", "muted"]
@@ -103,8 +103,11 @@ def latency_chart(timings: Sequence[Timing]) -> RowChart:
             high=None,
             text=milliseconds(timing.median_ms),
             interval=ratio(timing.ratio) if timing.variant != "float" else "",
-            tone="chosen" if timing.variant == "partial" else "plain",
-            notes=(f"{timing.runtime}, {timing.precision}, batch {timing.batch}, {count(timing.threads, 'thread')}",),
+            tone="chosen" if "partial" in timing.variants else "plain",
+            notes=(
+                *([f"the same file as {listing(timing.same)}"] if timing.same else []),
+                f"{timing.runtime}, {timing.precision}, batch {timing.batch}, {count(timing.threads, 'thread')}",
+            ),
             mark=timing.p95_ms,
         )
         for timing in timings

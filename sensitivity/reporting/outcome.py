@@ -197,13 +197,13 @@ def _action_words(plan: Plan, action: Action, evidence: Evidence, partial: Timin
     where = f"in {partial.runtime} on this machine" if partial else "in this runtime"
     match action:
         case "use":
-            return f"Use {file}."
+            return f"It is {file}."
         case "bench":
-            return "Measure its speed before you take it: sensitivity export, then sensitivity bench."
+            return "Its speed is not known: sensitivity export makes the file and sensitivity bench times it."
         case "float":
-            return f"Stay with float {where}: the plan wins no speed there. For another runtime bench it there."
+            return f"The plan wins no speed {where}; for another runtime bench it there."
         case "repair":
-            return f"Do not use {file} {where}; sensitivity lint says what that runtime does with it."
+            return f"{file} has another accuracy {where}; sensitivity lint says what that runtime does with it."
         case "train":
             return _train_words(plan)
         case "prove":
@@ -212,10 +212,10 @@ def _action_words(plan: Plan, action: Action, evidence: Evidence, partial: Timin
 
 def _train_words(plan: Plan) -> str:
     if plan.met and plan.advice and plan.advice.choice == "qat":
-        return "Use quantization-aware training: the plan gives most of the speed of INT8 away."
+        return "The plan gives most of the speed of INT8 away: use quantization-aware training."
     if plan.try_next:
-        return f"Do not use the plan as it is. Try {'; '.join(step.rstrip('.') for step in plan.try_next)}."
-    return "Do not use the plan as it is: loosen the target, calibrate again, or use quantization-aware training."
+        return f"Try {'; '.join(step.rstrip('.') for step in plan.try_next)}."
+    return "Loosen the target, calibrate again, or use quantization-aware training."
 
 
 def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat) -> str:
@@ -227,4 +227,4 @@ def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat
         risk = f"{metric.name} may be as low as {metric.level(shown.low)}"
     else:
         risk = f"the drop may be up to {metric.change(shown.high, sign=False)}"
-    return f"Use {file} if you can take the risk ({risk}); to be sure, {more}."
+    return f"{file} is for who can take the risk ({risk}); to be sure, {more}."

@@ -110,7 +110,7 @@ def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:
         for name, estimate, split in shown
         if estimate is not None
     ]
-    partial = [timing for timing in data.timings if timing.variant == "partial"][:1]
+    partial = [timing for timing in data.timings if "partial" in timing.variants][:1]
     return made + [
         ("Latency, partial", formats.milliseconds(one.median_ms), f"{formats.ratio(one.ratio)} of float", one.runtime)
         for one in partial

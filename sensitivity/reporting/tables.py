@@ -98,11 +98,15 @@ def frontier_table(
 
 
 def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
-    """One row for each file and runtime; times in milliseconds; ratio above 1 is faster than the float file."""
+    """One row for each file and runtime; times in milliseconds; ratio above 1 is faster than the float file.
+
+    same: other variants that are this very file, joined with ";".
+    """
     rows = [
         {
             "file": timing.file,
             "variant": timing.variant,
+            "same": SEPARATOR.join(timing.same),
             "runtime": timing.runtime,
             "precision": timing.precision,
             "batch": timing.batch,
@@ -120,7 +124,7 @@ def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
         }
         for timing in timings
     ]
-    text = ["file", "variant", "runtime", "precision", "batch", "threads", "n"]
+    text = ["file", "variant", "same", "runtime", "precision", "batch", "threads", "n"]
     numbers = ["median_ms", "p90_ms", "p95_ms", "p99_ms", "spread_ms", "ratio_vs_float", "low", "high"]
     numbers.append("ratio_vs_fp16")
     return _floats(pd.DataFrame(rows, columns=text + numbers), numbers)

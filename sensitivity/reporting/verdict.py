@@ -147,7 +147,7 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
         yield f"Why: {_sentence(plan.reason)}"
     if plan.try_next:
         yield f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
-    if plan.advice:
+    if plan.advice and plan.advice.choice != "float":  # which the verdict's last line has said
         yield " ".join(plan.advice.sentences)
     yield from (note for note in plan.notes if note not in few)
 
