@@ -339,3 +339,42 @@ def test_imgsz_takes_height_and_width(capsys: pytest.CaptureFixture[str]) -> Non
         assert verb("yolo", "run", *arguments, "--imgsz", text) == 1
         said = " ".join(capsys.readouterr().err.split())
         assert f"'{text}' is neither a side in pixels such as 640 nor HEIGHTxWIDTH such as 384x640" in said
+
+
+TENSORS = """
+import torch
+from sensitivity import Task
+from sensitivity.quantizers.onnx_model import OnnxModel
+
+generator = torch.Generator().manual_seed(0)
+rgb, depth = (torch.randn(80, channels, 6, 6, generator=generator) for channels in (3, 1))
+labels = torch.arange(80) % 5
+
+class Samples(torch.utils.data.Dataset):
+    def __init__(self, start, stop): self.start, self.stop = start, stop
+    def __len__(self): return self.stop - self.start
+    def __getitem__(self, at): return {items}, labels[self.start + at]
+
+def score(outputs, targets):
+    return (outputs.argmax(1) == targets.numpy()).astype(float)
+
+def task():
+    loader = lambda start, stop: torch.utils.data.DataLoader(Samples(start, stop), batch_size=10)
+    data = {{"rank": loader(0, 40), "confirm": loader(40, 60), "holdout": loader(60, 80)}}
+    return Task(OnnxModel({file!r}), data, score)
+"""
+
+
+@pytest.mark.parametrize(
+    "items", ["rgb[self.start + at]", "(rgb[self.start + at], depth[self.start + at])"], ids=["one", "two"]
+)
+def test_a_data_loader_of_tensors_serves_a_qdq_file(tmp_path: Path, items: str) -> None:
+    pytest.importorskip("torch", reason="a DataLoader is torch's")
+    names = ["rgb", "depth"] if "depth" in items else ["rgb"]
+    inputs = {name: (TensorProto.FLOAT, ["n", channels, 6, 6]) for name, channels in zip(names, (3, 1), strict=False)}
+    file = classifier(tmp_path / "q.onnx", inputs)
+    (tmp_path / "own.py").write_text(TENSORS.format(items=items, file=str(file)))
+    out = tmp_path / "out"
+    assert verb("run", f"{tmp_path / 'own.py'}:task", "--target", "0.01", "--rounds", "3", "--out", out) in (0, 2)
+    checked = json.loads((out / "export.json").read_text())["files"]
+    assert [one["metric"]["n"] for one in checked if one["variant"] == "int8"] == [80]

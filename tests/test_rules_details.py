@@ -512,3 +512,16 @@ def test_what_a_pair_of_16_bits_cuts_off_is_lost_in_openvino(zero: np.generic, r
     )  # fmt: skip
     assert [one.code for one in lint_model(example.model(), "openvino") if one.code[:3] == "SQ6"] == codes
     assert (openvino_error(example) > 0.3) == ("SQ602" in codes)
+
+
+def test_what_a_loop_hands_to_its_body_is_a_value_like_any_other() -> None:
+    body = (
+        "body = b (float[1,16,8,8] h) => (float[1,16,8,8] o, float[1,16,8,8] r) {"
+        + "o = Identity (h) hq = QuantizeLinear (h, s, z) hd = DequantizeLinear (hq, s, z) "
+        + "hq2 = QuantizeLinear (h, s2, z) hd2 = DequantizeLinear (hq2, s2, z) r = Add (hd, hd2)}"
+    )
+    example = Example(f"y, all = Scan <num_scan_inputs = 0, {body}> (x)", constants={"s2": np.array(0.07, np.float32)})
+    found = findings("SQ403", example, "tensorrt-10")
+    assert [(one.node, one.message) for one in found] == [
+        ("h", "expected one scale for the users of h, got 0.05, 0.07")
+    ]

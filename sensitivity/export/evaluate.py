@@ -42,8 +42,9 @@ def evaluate_file(
 
 
 def outputs_of(engine: Engine, inputs: Any, ports: Mapping[str, int | None], structure: str | None) -> Any:
-    """What the file gives for a batch of torch tensors, as tensors; for a batch of arrays, as arrays."""
-    if _is_torch(inputs):
+    """What the file gives for a batch: as tensors in the model's own nest, for files of a torch model; else as arrays,
+    also where the task's data are tensors, as a Q/DQ file's own task gets them."""
+    if structure is not None:
         return nested(list(run(engine, inputs).values()), structure)
     from sensitivity.quantizers.onnx_batches import joined, length, pieces
     from sensitivity.quantizers.onnx_model import feed
@@ -71,12 +72,6 @@ def input_ports(file: Path) -> dict[str, int | None]:
     stored = {tensor.name for tensor in graph.initializer}
     sides = {value.name: value.type.tensor_type.shape.dim for value in graph.input if value.name not in stored}
     return {name: dims[0].dim_value or None if dims else None for name, dims in sides.items()}
-
-
-def _is_torch(inputs: Any) -> bool:
-    values = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
-    values = values if isinstance(values, (tuple, list)) else (values,)
-    return any(hasattr(value, "detach") for value in values)
 
 
 def output_structure(file: Path) -> str | None:

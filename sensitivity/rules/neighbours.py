@@ -109,7 +109,8 @@ def concat_scales(subject: Subject) -> Iterator[Hit]:
     ),
 )
 def fan_out_scales(subject: Subject) -> Iterator[Hit]:
-    for value in (*subject.graph.inputs, *(output for node in subject.nodes for output in node.outputs)):
+    given = [value for graph in subject.model.graphs() for value in graph.inputs]
+    for value in (*given, *(output for node in subject.nodes for output in node.outputs)):
         producer = value.producer()
         if producer is None or producer.op_type not in MOVES_VALUES:  # those are judged at the value that they move
             where = name_of(producer) if producer is not None else value.name or "?"
