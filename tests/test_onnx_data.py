@@ -149,7 +149,7 @@ def test_a_file_with_two_inputs_takes_its_arrays_by_name(tmp_path: Path) -> None
     }  # fmt: skip
     assert labels.shape == (40,)
     out = tmp_path / "out"
-    assert verb("run", file, "--data", data, "--target", "0.01", "--rounds", "3", "--out", out) in (0, 2)
+    assert verb("run", file, "--data", data, "--target", "0.01", "--rounds", "3", "--force", "--out", out) in (0, 2)
     assert (out / "model.partial.onnx").exists()
     saved(tmp_path, x=content["rgb"], y=content["y"])
     with pytest.raises(
@@ -375,6 +375,9 @@ def test_a_data_loader_of_tensors_serves_a_qdq_file(tmp_path: Path, items: str) 
     file = classifier(tmp_path / "q.onnx", inputs)
     (tmp_path / "own.py").write_text(TENSORS.format(items=items, file=str(file)))
     out = tmp_path / "out"
-    assert verb("run", f"{tmp_path / 'own.py'}:task", "--target", "0.01", "--rounds", "3", "--out", out) in (0, 2)
+    assert verb("run", f"{tmp_path / 'own.py'}:task", "--target", "0.01", "--rounds", "3", "--force", "--out", out) in (
+        0,
+        2,
+    )
     checked = json.loads((out / "export.json").read_text())["files"]
     assert [one["metric"]["n"] for one in checked if one["variant"] == "int8"] == [80]
