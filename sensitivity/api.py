@@ -48,7 +48,7 @@ from sensitivity.quantizers.units import pins
 from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.formats import MetricFormat, listing
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import scan_table
@@ -67,10 +67,15 @@ from sensitivity.scan.raced import (
 from sensitivity.scan.scan import Scan, usual_mode
 from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.scan.sharing import sharing_cost
+from sensitivity.scan.unjudged import mark_unjudged
 from sensitivity.session import Session, open_session
 from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import split_reference
 
+NOT_JUDGED = (
+    "{} of {} units reach no output that {} reads, such as masks, key points or an auxiliary head: {}. What INT8 does to "
+    "them is not judged, and no plan leaves them out. Score those outputs too, or keep them out of INT8 with --skip."
+)
 STALE = "The exported files and their latencies are of an earlier plan and are not shown; run export and bench again."
 
 
@@ -214,8 +219,12 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
         mode = settings.mode or usual_mode(session.measurer, session.source.quantizers)
         run_dir.write("run.json", replace(run_dir.info(), mode=mode))
         result = _measured(session, settings, mode)
+        if session.has_samples:
+            result = mark_unjudged(session.measurer, session.units, session.source.quantizers, result)
         sharing = sharing_cost(session.measurer, session.source.quantizers, session.own_ranges)
         result = replace(result, sharing=sharing)
+        if result.unjudged:
+            _warn_unjudged(session, result.unjudged)
         run_dir.write("scan.json", result)
         write_csv(scan_table(result.effects, session.units), run_dir.path / "scan.csv")
     doubts = tuple(measured_findings(session))
@@ -225,6 +234,12 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
         warnings = dict.fromkeys((*info.warnings, *preflight.warnings_of(doubts)))
         run_dir.write("run.json", replace(info, warnings=tuple(warnings)))
     return result
+
+
+def _warn_unjudged(session: Session, names: tuple[str, ...]) -> None:
+    info = session.run_dir.info()
+    told = NOT_JUDGED.format(len(names), len(session.units), session.task.metric, listing(names))
+    session.run_dir.write("run.json", replace(info, warnings=tuple(dict.fromkeys((*info.warnings, told)))))
 
 
 def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:

@@ -77,6 +77,10 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
     """Search for a plan and write plan.json, frontier.json and frontier.csv."""
     target = target_of(settings, session.task.full_scale)
     fixed = pins(settings.skip, settings.keep, session.units)
+    unseen = set(scanned.unjudged) - {*fixed.skip, *fixed.keep}
+    fixed = replace(
+        fixed, keep=(*fixed.keep, *sorted(unseen))
+    )  # they would cost time and gain nothing that is measured
     own = new = Recalibration("", (), scanned)
     if not settings.no_recalibrate:
         new = recalibration(session, scanned, target, fixed.skip)

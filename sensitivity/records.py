@@ -162,6 +162,7 @@ class Effect:
         when only this unit is quantized. In the metric's own unit. n is 0 for a unit that a race ranked by its signal
         alone: its value, 0, and `metric` then say nothing.
     metric: the aggregate metric of the variant itself.
+    judged: False where what the unit computes reaches no output that the score reads, so that its effect is not known.
     rank: 1 is the most sensitive; unique. tie: the rank of the first unit that the data cannot tell from this
         one; equal to `rank` where there is none.
     """
@@ -171,6 +172,7 @@ class Effect:
     unit: str
     effect: Estimate
     metric: float
+    judged: bool = True
 
 
 @dataclass(frozen=True)

@@ -42,15 +42,21 @@ def test_an_effect_without_an_interval_is_a_number_with_two_empty_cells(tmp_path
     assert (tmp_path / "scan.csv").read_text().splitlines()[1].split(",")[3:6] == ["", "", "1"]
 
 
+def test_a_unit_that_is_not_judged_has_no_effect_and_says_so() -> None:
+    table = scan_table([Effect(1, 1, "a", Estimate(0.0, None, None, 0), 0.5, judged=False)], [])
+    assert table["judged"].tolist() == [False]
+    assert table[["effect", "low", "high", "metric"]].isna().all().all()
+
+
 def test_a_unit_that_the_race_did_not_measure_has_no_samples_and_four_empty_cells(tmp_path: Path) -> None:
     effect = Effect(1, 1, "a", Estimate(0.0, None, None, 0), 0.5)
     write_csv(scan_table([effect], [Unit("a", ("a.q",))]), tmp_path / "scan.csv")
-    assert (tmp_path / "scan.csv").read_text().splitlines()[1] == "1,a,,,,0,1,,a.q,layer"
+    assert (tmp_path / "scan.csv").read_text().splitlines()[1] == "1,a,,,,0,1,,a.q,layer,True"
 
 
 def test_an_empty_scan_is_a_table_with_a_header_only(tmp_path: Path) -> None:
     write_csv(scan_table((), ()), tmp_path / "scan.csv")
-    assert (tmp_path / "scan.csv").read_text() == "rank,unit,effect,low,high,n,tie,metric,quantizers,kind\n"
+    assert (tmp_path / "scan.csv").read_text() == "rank,unit,effect,low,high,n,tie,metric,quantizers,kind,judged\n"
 
 
 @settings(max_examples=40, deadline=None)

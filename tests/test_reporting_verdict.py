@@ -150,7 +150,7 @@ def test_layers_that_a_race_ranked_by_signal_alone_are_counted_and_given_no_effe
     found = "\n".join(scan_sentences(replace(data, effects=(*data.effects[:8], *unmeasured))))
     assert "the largest effect of 8 layers measured" in found
     assert "The metric was not spent on 20 layers: there the ranking is a signal's alone." in found
-    assert MetricFormat("top-1", 1.0).effect(unmeasured[0].effect) == "by signal only"
+    assert MetricFormat("top-1", 1.0).effect(unmeasured[0]) == "by signal only"
 
 
 def test_a_metric_without_intervals_is_not_given_any() -> None:
@@ -192,3 +192,14 @@ def test_shares_are_written_in_percent_and_points_and_all_else_in_its_own_unit(
 )
 def test_each_kind_of_target_is_said_in_its_own_words(target: Target, said: str) -> None:
     assert MetricFormat("top-1", 1.0).target(target) == said
+
+
+def test_layers_that_the_metric_does_not_see_are_counted_apart_and_not_called_without_effect() -> None:
+    data = scan_only()
+    nothing = Estimate(0.0, None, None, 0)
+    unseen = [replace(one, effect=nothing, tie=one.rank, judged=False) for one in data.effects[-3:]]
+    found = "\n".join(scan_sentences(replace(data, effects=(*data.effects[:-3], *unseen))))
+    assert "3 layers reach no output that the metric reads: they are not judged." in found
+    assert "For 17 of 25 layers the interval includes 0" in found
+    assert "signal" not in found
+    assert MetricFormat("top-1", 1.0).effect(unseen[0]) == "not judged"

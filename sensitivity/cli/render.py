@@ -79,7 +79,7 @@ def ranking_table(data: ReportData) -> Table:
     table = Table("rank", "unit", f"{metric.name} {verb}", "95 % interval", "tied with", *(["kind"] if kinds else []))
     for effect in data.effects[:TOP]:
         tie = "" if effect.tie == effect.rank else f"rank {effect.tie}"
-        row = (str(effect.rank), effect.unit, metric.effect(effect.effect), metric.interval(effect.effect), tie)
+        row = (str(effect.rank), effect.unit, metric.effect(effect), metric.interval(effect.effect), tie)
         table.add_row(*row, *([kinds.get(effect.unit, "")] if kinds else []))
     if len(data.effects) > TOP:
         table.caption = f"{len(data.effects) - TOP} more in scan.csv"

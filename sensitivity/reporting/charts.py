@@ -72,8 +72,8 @@ def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str], part
         *([f"tied with rank {effect.tie}"] if effect.tie != effect.rank else []),
         *(["includes 0"] if silent else []),
     ]
-    tone: Tone = "muted" if silent else "chosen" if effect.unit in skip else "plain"
-    text = metric.effect(effect.effect)
+    tone: Tone = "muted" if silent or not effect.judged else "chosen" if effect.unit in skip else "plain"
+    text = metric.effect(effect)
     low, high = metric.shown_interval(effect.effect)
     value, interval = metric.shown(effect.effect.value), metric.interval(effect.effect)
     return Row(effect.unit, value, low, high, text, interval, tone, tuple(notes), rank=effect.rank, part=part)

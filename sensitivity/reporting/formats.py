@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from sensitivity.records import Estimate, Target
+from sensitivity.records import Effect, Estimate, Target
 
 MINUS = "\N{MINUS SIGN}"
 _PERCENT_NAME = re.compile(r"acc|top|map|\bap|f1|precision|recall|iou|dice|auc|exact|hit|correct", re.IGNORECASE)
@@ -66,9 +66,11 @@ class MetricFormat:
     def change(self, value: float, sign: bool = True) -> str:
         return f"{self.number(value, sign)} {self.change_unit}".rstrip()
 
-    def effect(self, estimate: Estimate) -> str:
-        """The change, or why there is none: a race does not spend the metric on every layer."""
-        return self.change(estimate.value) if estimate.n else "by signal only"
+    def effect(self, effect: Effect) -> str:
+        """The change, or why there is none: the metric does not see the layer, or a race did not spend it there."""
+        if not effect.judged:
+            return "not judged"
+        return self.change(effect.effect.value) if effect.effect.n else "by signal only"
 
     def interval(self, estimate: Estimate) -> str:
         """Such as "[27.0, 32.8]"."""

@@ -18,6 +18,7 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
     effect, low, high, metric: in the metric's own unit; low and high are empty where there is no interval, all four where
     a race did not spend the metric on the unit, and n is 0.
     tie: the rank of the first unit that cannot be told from this one. quantizers: exact names, joined with ";".
+    judged: whether the unit reaches an output that the metric reads; where not, its effect is not known.
     kind: why they switch together ("layer", "concat", "head", ...).
     """
     units = tuple(units)
@@ -35,10 +36,11 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
             "metric": effect.metric if effect.effect.n else None,
             "quantizers": quantizers.get(effect.unit, ""),
             "kind": kinds.get(effect.unit, ""),
+            "judged": effect.judged,
         }
         for effect in sorted(effects, key=lambda effect: effect.rank)
     ]
-    columns = ["rank", "unit", "effect", "low", "high", "n", "tie", "metric", "quantizers", "kind"]
+    columns = ["rank", "unit", "effect", "low", "high", "n", "tie", "metric", "quantizers", "kind", "judged"]
     return _floats(pd.DataFrame(rows, columns=columns), ["effect", "low", "high", "metric"])
 
 

@@ -183,6 +183,10 @@ def _unclear(effects: tuple[Effect, ...]) -> Iterator[str]:
     tied = sum(effect.tie == 1 for effect in effects)
     if tied > 1:
         yield f"The data cannot tell the first {tied} layers apart: they are tied for rank 1."
+    unseen = sum(not effect.judged for effect in effects)
+    if unseen:
+        yield f"{count(unseen, 'layer')} reach no output that the metric reads: they are not judged."
+    effects = tuple(effect for effect in effects if effect.judged)
     measured = [effect for effect in effects if effect.effect.n]
     silent = sum(includes_zero(effect.effect) for effect in measured)
     if silent:

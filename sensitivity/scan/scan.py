@@ -38,6 +38,11 @@ class Scan:
     sharing: Estimate | None = None
 
     @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Units that the metric cannot see."""
+        return tuple(effect.unit for effect in self.effects if not effect.judged)
+
+    @property
     def collapsed(self) -> bool:
         """Whether everything in INT8 is so bad that leaving out one unit shows nothing."""
         return has_collapsed(self.baselines["float"].value, self.baselines["quantized"].value)

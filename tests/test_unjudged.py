@@ -1,0 +1,162 @@
+"""Units whose outputs the score does not read are marked, and no others."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sensitivity.journal.journal import open_journal
+from sensitivity.records import Effect, Estimate, Quantizer, Unit
+from sensitivity.scan.engine import Measurer
+from sensitivity.scan.scan import scan
+from sensitivity.scan.unjudged import behind, block, leaves, mapped, mark_unjudged, with_arrays
+from sensitivity.tasks.base import Task
+
+UNITS = tuple(Unit(name, (f"{name}.q",)) for name in ("trunk", "boxes", "masks", "protos", "extra", "idle"))
+QUANTIZERS = tuple(Quantizer(unit.quantizers[0], unit.name, "input", 8, None) for unit in UNITS)
+N, CLASSES, MASKS = 24, 4, 3
+
+
+class Heads:
+    """A detector with masks: "preds" holds scores of classes and mask coefficients as channels, "protos" the masks.
+
+    Each quantizer that is on moves its own part a little; the trunk moves all, and idle nothing.
+    """
+
+    name, reason, smallest, warnings = "heads", "made up", None, ()
+
+    def __init__(self, form: str) -> None:
+        self.form = form
+        self.asked = 0
+
+    def outputs(self, inputs: Any, variants: Any) -> Any:
+        for index, disabled in enumerate(variants):
+            on = {unit.name: unit.quantizers[0] not in disabled for unit in UNITS}
+            self.asked += 1
+            yield index, self.nest(inputs, on)
+
+    def nest(self, inputs: Any, on: dict[str, bool]) -> Any:
+        trunk = 0.3 * on["trunk"]
+        classes = inputs[:, :CLASSES] + trunk + 0.05 * on["boxes"]
+        masks = inputs[:, CLASSES:] + trunk + 0.5 * on["masks"]
+        preds = np.concatenate([classes, masks], axis=1)[..., None].repeat(2, axis=2)
+        protos = np.ones((len(inputs), 2, 3)) + trunk + 0.5 * on["protos"]
+        extra = np.zeros((len(inputs), 5)) + 0.5 * on["extra"]
+        if self.form == "dict":
+            return {"preds": preds, "rest": [protos, extra]}
+        if self.form == "dataclass":
+            return Outputs(preds, (protos, extra))
+        return preds, (protos, extra)
+
+
+@dataclass
+class Outputs:
+    preds: Any
+    rest: Any
+
+
+def first(outputs: Any) -> Any:
+    if isinstance(outputs, dict):
+        return outputs["preds"]
+    return outputs.preds if isinstance(outputs, Outputs) else outputs[0]
+
+
+def top1(outputs: Any, targets: Any) -> Any:
+    return (first(outputs)[:, :CLASSES, 0].argmax(1) == targets).astype(float)
+
+
+def constant(outputs: Any, targets: Any) -> Any:
+    return np.zeros(len(targets))
+
+
+def measurer(tmp_path: Any, score: Any, form: str = "tuple", simulator: Any = None) -> Measurer:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(N, CLASSES + MASKS))
+    batches = [(inputs[at : at + 8], inputs[at : at + 8, :CLASSES].argmax(1)) for at in range(0, N, 8)]
+    task = Task(None, {"rank": batches}, score)
+    journal = open_journal(tmp_path / "journal.jsonl", {"model": "made up"}, resume=True)
+    return Measurer(task, lambda ranges: simulator or Heads(form), journal)
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict", "dataclass"])
+@pytest.mark.parametrize("mode", ["disable", "enable"])
+def test_channels_and_outputs_that_the_score_does_not_read_are_found_in_any_nest(tmp_path, form, mode) -> None:
+    measured = measurer(tmp_path, top1, form)
+    found = mark_unjudged(measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, mode))
+    assert set(found.unjudged) == {"masks", "protos", "extra"}
+    assert [effect.unit for effect in found.effects if not effect.judged] == list(found.unjudged)
+    assert [effect.rank for effect in found.effects] == [1, 2, 3, 4, 5, 6]
+    assert {effect.unit for effect in found.effects[:3]} == {"trunk", "boxes", "idle"}, "no effect is not unseen"
+    assert all(effect.effect.n == 0 for effect in found.effects[3:])
+
+
+def test_a_score_that_reads_everything_leaves_nothing_unjudged(tmp_path) -> None:
+    def all_of_it(outputs: Any, targets: Any) -> Any:
+        return top1(outputs, targets) + sum(np.abs(leaf).reshape(len(targets), -1).sum(1) for leaf in leaves(outputs))
+
+    measured = measurer(tmp_path, all_of_it)
+    assert mark_unjudged(measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable")).unjudged == ()
+
+
+def test_a_score_that_notices_nothing_at_all_says_nothing_about_any_unit(tmp_path) -> None:
+    measured = measurer(tmp_path, constant)
+    assert mark_unjudged(measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable")).unjudged == ()
+
+
+def test_a_score_that_complains_about_other_values_has_read_them(tmp_path) -> None:
+    def strict(outputs: Any, targets: Any) -> Any:
+        if np.abs(outputs[1][0]).max() > 3:
+            raise ValueError("a mask of that size")
+        return top1(outputs, targets)
+
+    measured = measurer(tmp_path, strict)
+    found = mark_unjudged(measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable"))
+    assert set(found.unjudged) == {"masks", "extra"}
+
+
+def test_what_the_journal_knows_is_not_looked_at_again(tmp_path) -> None:
+    simulator = Heads("tuple")
+    measured = measurer(tmp_path, top1, simulator=simulator)
+    scanned = scan(measured, UNITS, QUANTIZERS, "disable")
+    found = mark_unjudged(measured, UNITS, QUANTIZERS, scanned)
+    asked = simulator.asked
+    assert mark_unjudged(measurer(tmp_path, top1, simulator=simulator), UNITS, QUANTIZERS, scanned) == found
+    assert simulator.asked == asked
+
+
+def test_ranks_and_ties_are_of_the_order_that_is_left() -> None:
+    one = Estimate(0.1, 0.0, 0.2, 9)
+    effects = [
+        Effect(rank, tie, name, one, 0.5) for rank, tie, name in ((1, 1, "a"), (2, 1, "b"), (3, 2, "c"), (4, 2, "d"))
+    ]
+    found = behind(effects, frozenset({"b"}))
+    assert [(effect.unit, effect.rank, effect.tie) for effect in found] == [
+        ("a", 1, 1),
+        ("c", 2, 2),
+        ("d", 3, 2),
+        ("b", 4, 4),
+    ]
+
+
+def test_nan_in_the_same_place_is_no_difference() -> None:
+    before = np.array([[np.nan, 1.0, 2.0]])
+    assert block(before, before.copy()) is None
+    assert [axis.tolist() for axis in block(before, np.array([[np.nan, 1.0, 3.0]]))] == [[2]]
+
+
+def test_a_nest_is_rebuilt_of_its_own_kinds() -> None:
+    torch = pytest.importorskip("torch", reason="tensors among the leaves")
+    Pair = namedtuple("Pair", "a b")
+    nest = {"x": Pair(torch.ones(2, dtype=torch.float16), None), "y": [np.ones(3), "text"]}
+    assert [tuple(leaf.shape) for leaf in leaves(nest)] == [(2,), (3,)]
+    rebuilt = with_arrays(nest, [np.zeros(2), np.full(3, 2.0)])
+    assert isinstance(rebuilt["x"], Pair)
+    assert rebuilt["x"].a.dtype == torch.float16
+    assert rebuilt["x"].a.sum() == 0
+    assert (rebuilt["y"][0].sum(), rebuilt["y"][1]) == (6.0, "text")
+    assert nest["x"].a.sum() == 2, "the nest itself stays"
+    assert mapped(5, lambda leaf: None) == 5
