@@ -452,3 +452,14 @@ def test_no_activation_is_put_behind_an_input_of_the_graph(tmp_path: Path) -> No
     constants = {"w": np.eye(4, dtype=np.float32), "s": np.float32(1 / 255), "z": np.uint8(0)}
     model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS))
     assert np.array_equal(all_off(model, -np.ones((1, 4), np.float32)), -np.ones((1, 4)))
+
+
+def test_one_relu_of_two_in_a_row_that_was_removed_stands_again(tmp_path: Path) -> None:
+    body = "m = MatMul (x, w) r = Relu (m) a = Relu (r) b = Relu (r) s = Sub (a, b) t = Add (s, r) y = MatMul (t, w)"
+    weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    original = qdq_file(tmp_path / "f.onnx", body, {"w": weight}, ports=PORTS)
+    pair = "q = QuantizeLinear (r, s1, z) d = DequantizeLinear (q, s1, z)"
+    body = f"r = MatMul (x, w) {pair} a = Relu (d) b = Relu (d) s = Sub (a, b) t = Add (s, d) y = MatMul (t, w)"
+    constants = {"w": weight, "s1": np.float32(0.1), "z": np.uint8(0)}
+    model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS), float_path=original)
+    check_off_is(model, original, np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +11,14 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.clamps import CLAMPING, UNLIMITED, Limits, limits_of, within
+from sensitivity.onnx_graph.clamps import CLAMPING, RESTORED, UNLIMITED, Limits, limits_of, within
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
 
 PASSING = {"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"}
 """Operations whose output stands for the same tensor of the float model as their first input."""
+
+OUTPUT_SUFFIX = "_QuantizeLinear_Input"
+"""What ONNX Runtime's quantizer puts behind the name of a graph output, in front of its pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,12 +121,32 @@ class _Aligner:
 
     def _behind_removed(self, own: ir.Value, theirs: ir.Value) -> tuple[ir.Value, Limits | None]:
         """The tensor of the float model behind the activations that the Q/DQ file has no more, and what they limit."""
-        kept = {reader.op_type for reader in _readers(own)}
         limits: Limits | None = UNLIMITED
-        while (activation := _only_activation(theirs)) is not None and activation.op_type not in kept:
-            limits = within(limits, limits_of(activation))
-            theirs = activation.outputs[0]
+        for removed in _removed(own, theirs):
+            limits = within(limits, limits_of(removed))
+            theirs = removed.outputs[0]
         return theirs, limits
+
+
+def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
+    """The activations behind `theirs`, each its only reader, that are no more behind `own`.
+
+    ONNX Runtime's quantizer gives the tensor the name that the last of them had. Without such a name they are those
+    whose kind does not read `own`.
+    """
+    chain: list[ir.Node] = []
+    value = theirs
+    while (found := _only_activation(value)) is not None:
+        chain.append(found)
+        value = found.outputs[0]
+    readers = _readers(own)
+    if not any((reader.name or "").endswith(RESTORED) for reader in readers):
+        names = [node.outputs[0].name for node in chain]
+        name = (own.name or "").removesuffix(OUTPUT_SUFFIX)
+        if name in names:
+            return chain[: names.index(name) + 1]
+    kept = {reader.op_type for reader in readers}
+    return list(itertools.takewhile(lambda node: node.op_type not in kept, chain))
 
 
 def _only_activation(value: ir.Value) -> ir.Node | None:
