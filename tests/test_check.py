@@ -423,7 +423,7 @@ def test_samples_that_are_in_two_splits_are_found_whatever_batch_they_are_in(sha
 
 
 def test_a_split_of_a_few_samples_and_a_drop_below_one_of_them_are_told() -> None:
-    values = np.random.default_rng(0).normal(size=(47, 4))
+    values = np.random.default_rng(0).normal(size=(43, 4))
     found = data_findings(split_task(values[:20], values[20:40], values[40:]), Target(drop=0.01))
     assert [(finding.code, finding.where) for finding in found] == [
         ("split-too-small", "holdout"),

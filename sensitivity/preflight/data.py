@@ -19,7 +19,7 @@ READ = 256
 """Samples of a split that are read where its batches are made when they are asked for; those in a list are all read."""
 SAME, SOME = 0.5, 0.01
 """Part of the smaller split that is in another one: from SAME on they are the same data, below SOME it may be chance."""
-FEWEST = 8
+FEWEST = 4
 """Samples, below which a split says nothing."""
 
 

@@ -60,8 +60,8 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
         yield Finding("metric-fails", "error", "rank", str(error), "")
         return
     name, n = session.task.metric, len(found.scores)
-    if not found.scores.any():
-        yield _at_chance(f"0 for each of the first {n} samples of rank", name)
+    if _is_zero(found.scores, value):
+        yield _at_chance(f"0 on the first {n} samples of rank", name)
     elif _counts(found.scores, value) and found.classes and value <= 1 / found.classes:
         yield _at_chance(
             f"{value:.4g} on the first {n} samples of rank, and guessing has {1 / found.classes:.4g}", name
@@ -80,7 +80,7 @@ def measured_findings(session: Session) -> Iterator[Finding]:
     """The same once float is measured on all of `rank`: whether it can be told from guessing."""
     scores = session.measurer.known(baselines(session.source.quantizers)["float"], "rank")
     value, name = session.measurer.aggregate(scores), session.task.metric
-    if not scores.any():
+    if _is_zero(scores, value):
         yield _at_chance(f"0 on all of rank ({len(scores)} samples)", name)
         return
     classes = _classes_of(session)
@@ -212,6 +212,11 @@ def _classes(outputs: Any) -> int | None:
     if len(arrays) == 1 and arrays[0].ndim == 2 and arrays[0].shape[1] > 1:
         return int(arrays[0].shape[1])
     return None
+
+
+def _is_zero(scores: Scores, value: float) -> bool:
+    """Whether the metric is the least that it can be; one that may be negative has no such value."""
+    return value == 0 and scores.min(initial=0.0) >= 0
 
 
 def _counts(scores: Scores, value: float) -> bool:
