@@ -114,7 +114,7 @@ def test_a_run_of_a_detector_writes_and_shows_its_classes_and_images(tmp_path):
         "--rounds",
         "2",
     ]
-    done = CliRunner().invoke(group, [*map(str, words), "--no-recalibrate", "--out", str(tmp_path / "run")])
+    done = CliRunner().invoke(group, [*map(str, words), "--no-recalibrate", "--force", "--out", str(tmp_path / "run")])
     assert done.exit_code in (0, 2), done.output
     report = api.report_data(tmp_path / "run")
     assert report.detection
