@@ -192,11 +192,148 @@ def branches(condition: str | bool) -> Body:
     return body
 
 
+CHANNEL_SCALES, CHANNEL_ZEROS = np.array([0.05, 0.1, 0.02, 0.04], "f4"), np.array([3, 0, -1, 2], "i1")
+
+
+def by_channel(net: Net, kind: str, x: str, axis: int, zeros: Any = CHANNEL_ZEROS, factor: float = 1) -> str:
+    """A Q or DQ with a scale for each of four channels; nothing in the float graph."""
+    if not net.pairs:
+        return x
+    return net.op(kind, x, net.constant(CHANNEL_SCALES * np.float32(factor)), net.constant(zeros), axis=axis)
+
+
+def channels_turned(net: Net, x: str) -> str:
+    levels = by_channel(net, "QuantizeLinear", net.conv(x), axis=1)
+    return by_channel(net, "DequantizeLinear", net.op("Transpose", levels, perm=[0, 2, 3, 1]), axis=3)
+
+
+def other_channels_behind(net: Net, x: str) -> str:
+    """Scales and zero points differ in each channel, on a tensor whose axes the file does not tell."""
+    value = net.conv(x)
+    if not net.pairs:
+        shift = (CHANNEL_ZEROS - 1) * 2 * CHANNEL_SCALES
+        doubled = net.op("Mul", value, net.constant(np.float32(2)))
+        return net.op("Add", doubled, net.constant(shift.astype("f4")[:, None, None]))
+    levels = by_channel(net, "QuantizeLinear", value, axis=1)
+    return by_channel(net, "DequantizeLinear", levels, axis=1, zeros=np.ones(4, "i1"), factor=2)
+
+
+def one_scale_then_one_by_channel(net: Net, x: str) -> str:
+    value = net.conv(x)
+    if not net.pairs:
+        return net.op("Mul", value, net.constant((CHANNEL_SCALES / SCALE).astype("f4")[:, None, None]))
+    levels = net.quantize(value, zero=0)
+    return by_channel(net, "DequantizeLinear", levels, axis=1, zeros=np.zeros(4, "i1"))
+
+
+def half_precision_behind(net: Net, x: str) -> str:
+    """Q in FP32 and DQ in FP16: the pair is a Cast as well."""
+    value = net.conv(x)
+    if net.pairs:
+        half = [net.constant(np.float16(1 / 16)), net.constant(np.int8(ZERO))]
+        value = net.op("DequantizeLinear", net.quantize(value, scale=1 / 16), *half)
+    else:
+        value = net.op("Cast", value, to=T.FLOAT16)
+    return net.op("Cast", net.op("Identity", value), to=T.FLOAT)
+
+
+Limit = Callable[[Net, str], str]
+
+
+def limited(limit: Limit) -> Body:
+    """Integers between -7 and 7, by anything but one Clip behind the Q."""
+
+    def body(net: Net, x: str) -> str:
+        value = net.conv(x)
+        return net.dequantize(limit(net, net.quantize(value, zero=0)), zero=0) if net.pairs else value
+
+    return body
+
+
+def by_min_and_max(net: Net, levels: str) -> str:
+    above = net.op("Max", net.constant(np.int8(-7)), levels)
+    return net.op("Min", above, net.constant(np.int8(7)))
+
+
+def by_two_clips(net: Net, levels: str) -> str:
+    above = net.op("Clip", levels, net.constant(np.int8(-7)))
+    return net.op("Clip", above, "", net.constant(np.int8(7)))
+
+
+def clipped_behind_a_move(net: Net, x: str) -> str:
+    value = net.conv(x)
+    turned = net.op("Transpose", net.quantize(value, zero=0), perm=[0, 2, 3, 1])
+    if not net.pairs:
+        return turned
+    return net.dequantize(net.op("Clip", turned, net.constant(np.int8(-7)), net.constant(np.int8(7))), zero=0)
+
+
+def stored_integers_reshaped(net: Net, x: str) -> str:
+    """int8 weights in another shape, per channel of the shape that the DQ reads."""
+    levels = net.rng.integers(-127, 128, size=(4, 36)).astype("i1")
+    scale = net.rng.uniform(0.001, 0.003, 4).astype("f4")
+    if net.pairs:
+        shaped = net.op("Reshape", net.constant(levels), net.constant(np.array([4, 4, 3, 3])))
+        inputs = [net.constant(scale), net.constant(np.zeros(4, "i1"))]
+        weight = net.op("DequantizeLinear", shaped, *inputs, axis=0)
+    else:
+        weight = net.constant(levels.reshape(4, 4, 3, 3) * scale[:, None, None, None])
+    return net.op("Conv", net.pair(x), weight, pads=[1] * 4)
+
+
+def stored_integers_clipped(net: Net, x: str) -> str:
+    levels = net.rng.integers(-127, 128, size=(4, 4, 1, 1)).astype("i1")
+    if net.pairs:
+        inside = net.op("Clip", net.constant(levels), net.constant(np.int8(-7)), net.constant(np.int8(7)))
+        weight = net.dequantize(inside, zero=0)
+    else:
+        weight = net.constant(levels.clip(-7, 7) * np.float32(SCALE))
+    return net.op("Conv", net.pair(x), weight)
+
+
+def embedding(net: Net, x: str) -> str:
+    """Rows of stored integers, looked up by what the graph computes."""
+    levels = net.rng.integers(-127, 128, size=(10, 4)).astype("i1")
+    rows = net.op("Cast", net.op("Mul", net.op("Abs", x), net.constant(np.float32(9))), to=T.INT64)
+    table = net.constant(levels if net.pairs else levels * np.float32(SCALE))
+    return net.op("Tanh", net.pair(net.dequantize(net.op("Gather", table, rows), zero=0)))
+
+
+def branches_with_the_same_names(net: Net, x: str) -> str:
+    """Two bodies, made alike, whose values and nodes share their names; the pair of one clamps at 0."""
+    outer, graphs = net.conv(x), []
+    for index, zero in enumerate((-128, ZERO)):
+        inner = Net(net.pairs)
+        inner.count = 900
+        pair = inner.dequantize(
+            inner.quantize(inner.op("Mul", outer, inner.constant(np.float32(2))), zero=zero), zero=zero
+        )
+        if not net.pairs and index == 0:
+            pair = inner.op("Relu", pair)
+        inner.nodes.append(h.make_node("Abs" if index else "Neg", [pair], ["same"], name="same"))
+        output = h.make_tensor_value_info("same", T.FLOAT, None)
+        graphs.append(h.make_graph(inner.nodes, f"body{index}", [], [output], inner.constants))
+    return net.op("If", "which", then_branch=graphs[0], else_branch=graphs[1])
+
+
+def loop_that_clamps(net: Net, x: str) -> str:
+    """The pair in the body reads the body's input and stands for a Relu."""
+    inner = Net(net.pairs)
+    inner.count = 5000
+    value = inner.dequantize(inner.quantize("carried", zero=-128), zero=-128)
+    if not net.pairs:
+        value = inner.op("Relu", value)
+    return looped(net, inner, inner.op("Sub", value, inner.constant(np.float32(0.9))), x)
+
+
 def loop(net: Net, x: str) -> str:
     """A Loop of three turns whose body quantizes what it carries."""
     inner = Net(net.pairs, seed=5)
     inner.count = 5000
-    carried = inner.op("Mul", inner.pair("carried"), inner.constant(np.float32(0.9)))
+    return looped(net, inner, inner.op("Mul", inner.pair("carried"), inner.constant(np.float32(0.9))), x)
+
+
+def looped(net: Net, inner: Net, carried: str, x: str) -> str:
     go_on = inner.op("Identity", "go_on")
     inputs = [("turn", T.INT64, []), ("go_on", T.BOOL, []), ("carried", T.FLOAT, ["n", 4, 8, 8])]
     graph = h.make_graph(
@@ -225,6 +362,7 @@ KINDS: dict[str, Body] = {
     "identity": moved("Identity"),
     "concat": two_joined,
     "split": split_in_two,
+    "reduce-max": moved("ReduceMax", axes=[2]),
     "three-in-a-row": three_in_a_row,
     "pad-with-a-level": padded_with(20),
     "pad-with-nothing": padded_with(None),
@@ -233,16 +371,31 @@ KINDS: dict[str, Body] = {
     "clip-in-the-middle": clipped_in_the_middle,
     "scale-of-its-own-behind": other_scale_behind,
     "zero-point-of-its-own-behind": other_zero_point_behind,
+    "channels-turned": channels_turned,
+    "channels-of-their-own-behind": other_channels_behind,
+    "one-scale-then-one-by-channel": one_scale_then_one_by_channel,
+    "half-precision-behind": half_precision_behind,
+    "min-and-max": limited(by_min_and_max),
+    "two-clips": limited(by_two_clips),
+    "clip-behind-a-move": clipped_behind_a_move,
+    "stored-integers-reshaped": stored_integers_reshaped,
+    "stored-integers-clipped": stored_integers_clipped,
+    "embedding": embedding,
     "stored-integers-turned": stored_integers_turned,
     "channel-of-scale-0": stored_integers(np.full((4, 4, 1, 1), 9, "i1"), np.array([0.01, 0, 0.02, 0.01], "f4")),
     "negative-scales": stored_integers(np.full((4, 4, 1, 1), 9, "i1"), np.array([0.01, -0.03, 0.02, -0.01], "f4")),
     "if-with-a-constant": branches(True),
     "if-with-an-input": branches("which"),
+    "branches-with-the-same-names": branches_with_the_same_names,
     "loop": loop,
+    "loop-that-clamps": loop_that_clamps,
 }
 
+OPSET_OF_MIXED_TYPES = 21
+"""From this one on Q and DQ may be of different float types."""
 
-def model_of(body: Body, pairs: bool) -> onnx.ModelProto:
+
+def model_of(body: Body, pairs: bool, opset: int = 17) -> onnx.ModelProto:
     net = Net(pairs)
     y = net.op("Neg", body(net, net.op("Tanh", "x")))
     inputs = [h.make_tensor_value_info("x", T.FLOAT, ["n", 4, 8, 8])]
@@ -250,7 +403,7 @@ def model_of(body: Body, pairs: bool) -> onnx.ModelProto:
         inputs.append(h.make_tensor_value_info("which", T.BOOL, [1]))
     shape = None
     graph = h.make_graph(net.nodes, "g", inputs, [h.make_tensor_value_info(y, T.FLOAT, shape)], net.constants)
-    return h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+    return h.make_model(graph, opset_imports=[h.make_opsetid("", opset)], ir_version=10 if opset > 17 else 8)
 
 
 def run(model: onnx.ModelProto | str, feed: dict[str, Any]) -> Any:
@@ -273,7 +426,8 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 def opened(kind: str, tmp_path: Path) -> tuple[OnnxModel, onnx.ModelProto, onnx.ModelProto]:
-    quantized, truth = (model_of(KINDS[kind], pairs) for pairs in (True, False))
+    opset = OPSET_OF_MIXED_TYPES if kind == "half-precision-behind" else 17
+    quantized, truth = (model_of(KINDS[kind], pairs, opset) for pairs in (True, False))
     onnx.save(quantized, tmp_path / "q.onnx")
     return OnnxModel(tmp_path / "q.onnx"), quantized, truth
 
@@ -389,6 +543,23 @@ def test_integers_that_something_computes_with_are_named(tmp_path: Path) -> None
     assert {finding.code for finding in found} == {"quantization-remains"}
     assert {finding.severity for finding in found} == {"error"}
     assert any("quantizelinear" in finding.where for finding in found)
+
+
+def test_integers_that_leave_a_body_are_named(tmp_path: Path) -> None:
+    net = Net(pairs=True)
+    value, graphs = net.conv("x"), []
+    for count in (800, 900):
+        inner = Net(pairs=True)
+        inner.count = count
+        made = inner.quantize(inner.op("Relu", value))
+        output = h.make_tensor_value_info(made, T.INT8, None)
+        graphs.append(h.make_graph(inner.nodes, f"body{count}", [], [output], inner.constants))
+    y = net.dequantize(net.op("If", "which", then_branch=graphs[0], else_branch=graphs[1]))
+    inputs = [h.make_tensor_value_info("x", T.FLOAT, ["n", 4, 8, 8]), h.make_tensor_value_info("which", T.BOOL, [])]
+    graph = h.make_graph(net.nodes, "g", inputs, [h.make_tensor_value_info(y, T.FLOAT, None)], net.constants)
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), tmp_path / "q.onnx")
+    with pytest.raises(OnnxFileError, match=r"behind each other, .* QuantizeLinear at .* and 2 more without the other"):
+        OnnxModel(tmp_path / "q.onnx")
 
 
 @pytest.mark.parametrize("kind", ["MatMulNBits", "QMoE", "GatherBlockQuantized", "DynamicQuantizeMatMul", "MatMulBnb4"])

@@ -5,17 +5,24 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sensitivity.onnx_graph.calls import written_out
+from sensitivity.onnx_graph.passes.fold_moved_integers import FoldMovedIntegers
 from sensitivity.onnx_graph.passes.lift_dequantize import LiftDequantize
+from sensitivity.onnx_graph.passes.names_of_bodies import NamesOfBodies
+from sensitivity.onnx_graph.passes.one_clip_per_pair import OneClipPerPair
 from sensitivity.onnx_graph.passes.one_grid_per_pair import OneGridPerPair
 
 
 def canonical(model: ir.Model) -> ir.Model:
     """The same model with each DQ directly behind its Q (a Clip may stand between), both on one grid.
 
-    Model-local functions are written out first, since pairs may be in them. The model given may be changed.
+    Model-local functions are written out first, since pairs may be in them, and names of bodies are made unique. The
+    model given may be changed.
     Raises OnnxFileError where a function cannot be written out.
     """
     model = written_out(model)
+    NamesOfBodies()(model)
+    OneClipPerPair()(model)
     LiftDequantize()(model)
+    FoldMovedIntegers()(model)
     OneGridPerPair()(model)
     return model

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.passes.one_grid_per_pair import differing_grids
 
 DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
 INTEGER = {"ConvInteger", "GatherBlockQuantized", "MatMulBnb4", "MatMulInteger", "MatMulNBits"}
@@ -41,16 +42,34 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
             "quant_format=QuantFormat.QDQ."
         )
     _check_opset(model, nodes, name)
-    if not any(True for _ in qdq.pairs(model.graph)):
-        raise OnnxFileError(
-            f"Expected {name} to hold Q/DQ pairs, got {len(nodes)} operations and no pair of QuantizeLinear and "
-            "DequantizeLinear; quantize it first, for instance with onnxruntime.quantization.quantize_static."
-        )
+    _check_pairs(model.graph, nodes, name)
     unknown = [] if custom_ops else [node for node in nodes if not _is_known(model, node)]
     if unknown:
         raise OnnxFileError(
             f"Expected {name} to hold operations that ONNX Runtime knows, got {_listed(unknown)}; cut the file before "
             "them with onnx.utils.extract_model, or give OnnxModel the library that has them as custom_ops=."
+        )
+
+
+def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
+    if not any(True for _ in qdq.pairs(graph)):
+        alone = [node for node in nodes if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+        if alone:
+            raise OnnxFileError(
+                f"Expected a QuantizeLinear and a DequantizeLinear of {name} to stand behind each other, with nothing "
+                f"but moves of integers between them, got {_listed(alone)} without the other one; export the model "
+                "with its operations in float between pairs."
+            )
+        raise OnnxFileError(
+            f"Expected {name} to hold Q/DQ pairs, got {len(nodes)} operations and no pair of QuantizeLinear and "
+            "DequantizeLinear; quantize it first, for instance with onnxruntime.quantization.quantize_static."
+        )
+    differing = [pair.dequantize for pair in differing_grids(graph)]
+    if differing:
+        raise OnnxFileError(
+            f"Expected the QuantizeLinear and the DequantizeLinear of each pair in {name} to have one grid, got scales "
+            f"or zero points that differ ({_listed(differing)}) on a tensor whose axes are not known; export the model "
+            "with onnx.shape_inference.infer_shapes."
         )
 
 

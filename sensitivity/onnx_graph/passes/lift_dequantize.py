@@ -2,7 +2,8 @@
 
 x -> Q -> MaxPool -> Transpose -> DQ -> Conv     becomes     x -> Q -> DQ -> MaxPool -> Transpose -> Conv
 
-The values are the same: such operations give each integer as it came, and a MaxPool the integer of the largest value.
+The values are the same: such operations give each integer as it came, and a MaxPool or ReduceMax the integer of the
+largest value.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from sensitivity.onnx_graph.passes.initializers import add
 
 FIRST_INPUT = {
     "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "MaxPool", "Pad",
-    "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
+    "ReduceMax", "ReduceMin", "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
     "Unsqueeze",
 }  # fmt: skip
 """Operations whose output holds values of their first input, and what else they read is no value of a tensor."""
 
 KEEP_CHANNELS = {"Identity", "MaxPool"}
 """Those that leave every channel of axis 0 and 1 in its place; a Transpose takes the channel axis along."""
+
+ORDERED = {"MaxPool", "ReduceMax", "ReduceMin"}
+"""Those that compare integers: as their values are ordered, unless a scale is negative."""
 
 PAD_VALUE = 2
 """Input of Pad that holds the value to fill with."""
@@ -46,7 +50,7 @@ class LiftDequantize(ir.passes.InPlacePass):
             waiting += _lift(model.graph, mover, dequantize, lifted)
             changed = True
         if changed:
-            _remove_dead(model.graph)
+            remove_dead(model.graph)
             model.graph.sort()  # constants may stand behind what reads them now
         return ir.passes.PassResult(model, modified=changed)
 
@@ -68,7 +72,9 @@ def _mover_before(dequantize: ir.Node) -> _Mover | None:
     if node is None or scale is None or not _only_moves(node):
         return None
     places = moved_places(node)
-    if not places or not all(_is_quantized(node.inputs[place]) for place in places):
+    if not places or not all(is_quantized(node.inputs[place]) for place in places):
+        return None
+    if node.op_type in ORDERED and not (scale > 0).all():
         return None
     if scale.size == 1:
         return _Mover(node, places, None)
@@ -97,7 +103,7 @@ def _only_moves(node: ir.Node) -> bool:
     return True
 
 
-def _is_quantized(value: ir.Value | None) -> bool:
+def is_quantized(value: ir.Value | None) -> bool:
     """Whether integers come from a Q or are stored in the file, perhaps moved or clipped since."""
     if value is None:
         return False
@@ -107,9 +113,9 @@ def _is_quantized(value: ir.Value | None) -> bool:
     if node is None:
         return False
     if node.op_type in {"QuantizeLinear", "Clip"}:
-        return node.op_type == "QuantizeLinear" or _is_quantized(node.inputs[0])
+        return node.op_type == "QuantizeLinear" or is_quantized(node.inputs[0])
     places = moved_places(node)
-    return bool(places) and all(_is_quantized(node.inputs[place]) for place in places)
+    return bool(places) and all(is_quantized(node.inputs[place]) for place in places)
 
 
 def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int | None:
@@ -200,7 +206,7 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
-def _remove_dead(graph: ir.Graph) -> None:
+def remove_dead(graph: ir.Graph) -> None:
     """Remove the operations on integers that nothing reads any more, from the last to the first."""
     for node in reversed(list(graph.all_nodes())):
         read = any(value.uses() or value.is_graph_output() for value in node.outputs)

@@ -1,82 +1,140 @@
-"""Where Q and DQ have different scales or zero points the pair also scales and shifts: let operations of their own do that.
+"""Where Q and DQ have different grids the pair also scales, shifts or casts: let operations of their own do that.
 
 x -> Q(a) -> DQ(b) -> Conv     becomes     x -> Q(a) -> DQ(a) -> Mul(b / a) -> Conv
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.insert_qdq import along
+
+Step = tuple[str, NDArray[Any] | None]
+"""An operation behind the pair, and its second input; None for a Cast."""
 
 
 class OneGridPerPair(ir.passes.InPlacePass):
-    """Pairs whose scales or zero points are computed in the graph, or run along an axis, stay as they are."""
+    """Leaves pairs with scales in blocks as they are, and those by channel of a tensor whose number of axes is not known:
+    what is left is refused (`differing_grids`). Grids that the graph computes are not looked at."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        found = [(pair, *ends) for pair in qdq.pairs(model.graph) if (ends := _different_grids(pair)) is not None]
+        by_channel = any(grid.axis is not None for _, *ends in found for grid in ends)
+        ranks = _ranks(model) if by_channel else {}
         changed = False
-        for pair in list(qdq.pairs(model.graph)):
-            ends = _grids(pair)
-            if ends is not None and ends[0] != ends[1]:
-                _unify(model.graph, pair, *ends)
+        for pair, own, other in found:
+            steps = _steps(own, other, ranks.get(pair.source.name))
+            if steps is not None:
+                _unify(model.graph, pair, steps)
                 changed = True
         return ir.passes.PassResult(model, modified=changed)
 
 
-Grid = tuple[float, int]
-"""Scale and zero point of a pair that has one of each."""
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """scale: one, or one for each channel along `axis`. zero_point: integers of the same shape."""
+
+    scale: NDArray[Any]
+    zero_point: NDArray[np.int64]
+    axis: int | None
+
+    def equals(self, other: _Grid) -> bool:
+        return (
+            self.scale.dtype == other.scale.dtype
+            and self.axis == other.axis
+            and np.array_equal(self.scale.reshape(-1), other.scale.reshape(-1))
+            and np.array_equal(self.zero_point.reshape(-1), other.zero_point.reshape(-1))
+        )
 
 
-def _grids(pair: qdq.Pair) -> tuple[Grid, Grid] | None:
-    """What Q and DQ have; None where they are not both known, or not one for the whole tensor."""
-    if pair.quantize is None:
-        return None
-    found = [_grid(node) for node in (pair.quantize, pair.dequantize)]
-    first, second = found
-    return None if first is None or second is None else (first, second)
+def differing_grids(graph: ir.Graph) -> list[qdq.Pair]:
+    """The pairs whose Q and DQ are known to have different grids."""
+    return [pair for pair in qdq.pairs(graph) if _different_grids(pair) is not None]
 
 
-def _grid(node: ir.Node) -> Grid | None:
+def _different_grids(pair: qdq.Pair) -> tuple[_Grid, _Grid] | None:
+    """Those of Q and DQ; None where they are the same, or one is not known."""
+    own, other = (None if node is None else _grid(node) for node in (pair.quantize, pair.dequantize))
+    return None if own is None or other is None or own.equals(other) else (own, other)
+
+
+def _grid(node: ir.Node) -> _Grid | None:
+    """The grid of a Q or DQ; None where the graph computes it."""
     scale, given = qdq.constant(node.inputs[1]), qdq.zero_point_value(node)
     zero_point = qdq.constant(given)
-    if scale is None or scale.size != 1 or (given is not None and zero_point is None):
+    if scale is None or (given is not None and zero_point is None):
         return None
-    return float(scale.reshape(-1)[0]), 0 if zero_point is None else int(zero_point.reshape(-1)[0])
+    levels = np.zeros(scale.shape, np.int64) if zero_point is None else zero_point.astype(np.int64)
+    return _Grid(scale, levels, qdq.axis_of(node) if scale.size > 1 else None)
 
 
-def _unify(graph: ir.Graph, pair: qdq.Pair, own: Grid, other: Grid) -> None:
-    quantize, dequantize = pair.quantize, pair.dequantize
-    assert quantize is not None
+def _ranks(model: ir.Model) -> dict[str | None, int]:
+    """Value -> its number of axes, where it can be known."""
+    known = model.clone()
+    common.ShapeInferencePass()(known)
+    values = [*known.graph.inputs, *known.graph.initializers.values()]
+    values += [value for node in known.graph.all_nodes() for value in node.outputs]
+    return {value.name: len(value.shape) for value in values if value.shape is not None}
+
+
+def _steps(own: _Grid, other: _Grid, rank: int | None) -> list[Step] | None:
+    """What turns values of the pair's own grid into what its DQ gives; None where that cannot be written."""
+    if own.scale.ndim > 1 or other.scale.ndim > 1:
+        return None
+    axes = {grid.axis for grid in (own, other)} - {None}
+    if rank is None and axes:
+        return None
+    kind = other.scale.dtype
+    # A scale that was only rounded to the other type is no factor.
+    scales = [_shaped(grid.scale.astype(kind).astype(np.float64), grid, rank) for grid in (own, other)]
+    levels = [_shaped(grid.zero_point, grid, rank) for grid in (own, other)]
+    factor, shift = scales[1] / scales[0], (levels[0] - levels[1]) * scales[1]
+    steps: list[Step] = [] if kind == own.scale.dtype else [("Cast", None)]
+    steps += [("Mul", factor.astype(kind))] if (factor != 1).any() else []
+    return steps + ([("Add", shift.astype(kind))] if shift.any() else [])
+
+
+def _shaped(values: NDArray[Any], grid: _Grid, rank: int | None) -> NDArray[Any]:
+    if rank is None or grid.axis is None:
+        return values.reshape(())
+    return along(values, grid.axis % rank, rank)
+
+
+def _unify(graph: ir.Graph, pair: qdq.Pair, steps: list[Step]) -> None:
+    dequantize, output = pair.dequantize, pair.output
+    kind = ir.DataType.from_numpy(np.asarray(pair.scale).dtype)
     assert dequantize.graph is not None
-    output = dequantize.outputs[0]
-    kind = pair.scale.dtype if pair.scale is not None else np.dtype(np.float32)
-    steps: list[tuple[str, NDArray[Any]]] = [("Mul", np.asarray(other[0] / own[0], kind))]
-    if own[1] != other[1]:
-        steps.append(("Add", np.asarray((own[1] - other[1]) * other[0], kind)))
-    given, last = ir.Value(name=f"{output.name}_own_grid", type=output.type, shape=output.shape), dequantize
-    value = given
-    for operation, operand in steps:
-        constant = add(graph, f"{pair.name}_{operation.lower()}", operand)
-        made = ir.Value(name=f"{pair.name}_{operation.lower()}_out", type=output.type, shape=output.shape)
-        node = ir.node(operation, [value, constant], name=f"{pair.name}_{operation.lower()}", outputs=[made])
-        last.graph.insert_after(last, node)  # type: ignore[union-attr]
-        value, last = made, node
-    # The value is read where the DQ's was, and has its name.
-    new = _with_output(dequantize, quantize, given)
+    new = _on_own_grid(pair)
     dequantize.graph.insert_before(dequantize, new)
-    if output.is_graph_output():
+    value = new.outputs[0]
+    for operation, operand in steps:
+        name = f"{pair.name}_{operation.lower()}"
+        inputs = [value] if operand is None else [value, add(graph, name, operand)]
+        attributes = {"to": int(kind)} if operation == "Cast" else {}
+        made = ir.Value(name=f"{name}_out", type=output.type, shape=output.shape)
+        dequantize.graph.insert_before(dequantize, ir.node(operation, inputs, attributes, name=name, outputs=[made]))
+        value = made
+    if output.is_graph_output():  # what is read where the DQ's was has its name
         output.name, value.name = f"{output.name}_unified", output.name
     ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
     dequantize.graph.remove(dequantize, safe=True)
 
 
-def _with_output(dequantize: ir.Node, quantize: ir.Node, output: ir.Value) -> ir.Node:
+def _on_own_grid(pair: qdq.Pair) -> ir.Node:
     """The DQ with the parameters of its Q."""
+    quantize, dequantize, output = pair.quantize, pair.dequantize, pair.output
+    assert quantize is not None
+    attributes = [value for name, value in dequantize.attributes.items() if name != "axis"]
+    attributes += [value for name, value in quantize.attributes.items() if name == "axis"]
+    kind = ir.DataType.from_numpy(np.asarray(qdq.constant(quantize.inputs[1])).dtype)
+    given = ir.Value(name=f"{output.name}_own_grid", type=ir.TensorType(kind), shape=output.shape)
     inputs = [dequantize.inputs[0], *quantize.inputs[1:]]
-    attributes = list(dequantize.attributes.values())
-    return ir.Node(dequantize.domain, dequantize.op_type, inputs, attributes, name=dequantize.name, outputs=[output])
+    return ir.Node(dequantize.domain, dequantize.op_type, inputs, attributes, name=dequantize.name, outputs=[given])

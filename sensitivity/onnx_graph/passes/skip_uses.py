@@ -90,8 +90,9 @@ class SkipUses(ir.passes.InPlacePass):
                 if constant is not None:
                     graph.register_initializer(constant)
             producer = value.producer()
-            if producer is None:
-                graph.insert_before(graph[0], node)
+            if producer is None:  # an input, perhaps of the body of a Loop
+                owner = value.graph or graph
+                owner.insert_before(owner[0], node)
             else:
                 assert producer.graph is not None
                 producer.graph.insert_after(producer, node)
