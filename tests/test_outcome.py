@@ -87,7 +87,7 @@ def test_a_target_that_no_set_reached_on_confirm_is_missed_whatever_holdout_says
 
 def test_the_numbers_come_with_their_interval_their_samples_and_what_is_allowed() -> None:
     assert found(planned(GOOD)).accuracy_sentence == (
-        f"top-1 is 0.2 pt [{MINUS}0.3, 0.7] under float on 4,000 samples of holdout; 1.0 pt is allowed."
+        f"The plan is 0.2 pt [{MINUS}0.3, 0.7] under float on 4,000 samples of holdout; 1.0 pt is allowed."
     )
 
 
@@ -118,7 +118,8 @@ def test_an_absolute_target_is_judged_by_the_level() -> None:
     got = found(made)
     assert got.accuracy == "met"
     assert (
-        "top-1 is 50.8 % [49.0, 52.6] on 4,000 samples of holdout; the target asks for 48.0 %" in got.accuracy_sentence
+        "The plan's top-1 is 50.8 % [49.0, 52.6] on 4,000 samples of holdout; the target asks for 48.0 %"
+        in got.accuracy_sentence
     )
     assert found(replace(made, target=Target(metric=0.5), floor=0.5)).accuracy == "not proven"
 
@@ -149,13 +150,13 @@ def test_a_file_that_does_not_keep_its_promise_in_the_runtime_is_said_first_and_
         "The file does not do in ONNX Runtime what the plan promised: top-1 is 20.0 % there, and 51.0 % as simulated, on the "
         "same 4,000 samples of holdout: a bias does not fit int32 there."
     )
-    assert "32.0 pt [31.6, 32.4] under float on 4,000 samples of holdout in onnxruntime" in got.accuracy_sentence
+    assert "32.0 pt [31.6, 32.4] under float on 4,000 samples of holdout in ONNX Runtime" in got.accuracy_sentence
 
 
 def test_a_file_that_keeps_its_promise_is_judged_by_what_was_measured_too() -> None:
     got = found(planned(OPEN), bench(1.8, judged=broken(0.518, False)))
     assert (got.accuracy, got.action) == ("met", "use")
-    assert "of holdout in onnxruntime" in got.accuracy_sentence
+    assert "of holdout in ONNX Runtime" in got.accuracy_sentence
 
 
 def test_one_file_of_two_names_is_the_same_file() -> None:

@@ -67,7 +67,7 @@ def test_the_plan_s_file_is_judged_in_the_runtime_where_it_is_timed(done: Path) 
     assert (judged["runtime"], judged["differs"]) == ("onnxruntime", False)
     assert judged["level"] == bench["accuracy"]["partial"]
     verdict = json.loads((done / "plan.json").read_text())["verdict"]
-    assert "holdout in onnxruntime" in verdict["accuracy_sentence"]
+    assert "holdout in ONNX Runtime" in verdict["accuracy_sentence"]
     assert verdict["speed"] in ("faster", "slower", "no different", "same file")
 
 

@@ -33,6 +33,23 @@ def test_a_folder_a_list_and_a_data_yaml_of_the_same_images_give_the_same_boxes(
     assert boxes_of(labelled(other, NAMES, split="val")) == boxes_of(by_yaml)
 
 
+@pytest.mark.parametrize(
+    ("declared", "names"),
+    [
+        ("[cat, dog, bird]", ("cat", "dog", "bird")),
+        ("{2: bird, 0: cat, 1: dog}", ("cat", "dog", "bird")),
+        ("{'2': bird, '0': cat, '1': dog}", ("cat", "dog", "bird")),
+        (None, ("0", "1", "2")),
+    ],
+    ids=["list", "numbered", "numbered-as-text", "none"],
+)
+def test_classes_are_called_as_the_data_set_calls_them_where_weights_have_only_numbers(tmp_path, declared, names):
+    yolo_folder(tmp_path, count=3)
+    (tmp_path / "own.yaml").write_text("val: images/val\n" + (f"names: {declared}\n" if declared else "nc: 3\n"))
+    assert labelled(tmp_path / "own.yaml", ("0", "1", "2"), split="val").names == names
+    assert labelled(coco(tmp_path / "coco", 3), ("0", "1", "2"), split="val").names == tuple(NAMES)
+
+
 def test_images_of_odd_sizes_and_in_grey_are_read_as_rgb_squares(tmp_path):
     found = labelled(coco(tmp_path, 6), NAMES, split="val")
     inputs, targets = next(iter(ImageBatches(found.images, size=32, batch=6)))
@@ -60,6 +77,7 @@ def test_labels_lie_where_ultralytics_looks_for_them():
     ("content", "split", "message"),
     [
         ("val: images/val\nnames: [cat, dog]\n", "val", r"3 classes of the weights, got 2 \(cat, dog\)"),
+        ("val: images/val\nnames: {cat: 0}\n", "val", "a name for each class number, got 'cat'"),
         ("val: images/val\nnc: 4\n", "val", "3 classes of the weights, got 4"),
         ("path: nowhere\nval: images/val\nnc: 3\n", "val", "to be at .*nowhere/images/val, got nothing there; correct `path`"),
         ("train: images/train\nval: images/val\nnc: 3\n", "test", "name the images of 'test', got train, val only"),

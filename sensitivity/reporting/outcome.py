@@ -23,6 +23,13 @@ from sensitivity.stats.proof import combined, corrected_level, judged, samples_t
 ALARM = 3.29 / 1.96
 """How much wider an interval is that covers 99.9 % than one that covers 95 %: a plan above float by more is no luck."""
 
+RUNTIMES = {
+    "onnxruntime": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "tensorrt_rtx": "TensorRT-RTX",
+}
+
 MOST_SAMPLES = 1_000_000
 """More samples than this are no advice."""
 
@@ -72,12 +79,17 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
         levels.append(chosen)
         drops.append(found.confirm_drop)
         missing.append(shortfall(target, found.float, chosen, found.confirm_drop))
-    where = f"holdout in {measured.runtime}" if measured else "holdout"
+    where = f"holdout in {called(measured.runtime)}" if measured else "holdout"
     if len(drops) > 1:
         corrected = ", corrected for choosing there" if len(plan.path) > 1 else ""
         where = f"{where} and confirm{corrected}"
     shown = levels if target.metric is not None else drops
     return Evidence(combined(shown), combined(missing), combined(drops), where)
+
+
+def called(runtime: str) -> str:
+    """The runtime as its makers write it."""
+    return RUNTIMES.get(runtime, runtime)
 
 
 def speed_of(partial: Timing | None) -> SpeedStatus:
@@ -130,7 +142,7 @@ def _accuracy_words(
 
 
 def _broken_promise(measured: RuntimeAccuracy, metric: MetricFormat) -> str:
-    runtime = RUNTIMES.get(measured.runtime, measured.runtime)
+    runtime = called(measured.runtime)
     cause = f": {measured.cause}" if measured.cause else ""
     return (
         f"The file does not do in {runtime} what the plan promised: {metric.name} is "
@@ -139,23 +151,15 @@ def _broken_promise(measured: RuntimeAccuracy, metric: MetricFormat) -> str:
     )
 
 
-RUNTIMES = {
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "tensorrt": "TensorRT",
-    "tensorrt_rtx": "TensorRT-RTX",
-}
-
-
 def _drop_words(plan: Plan, evidence: Evidence, metric: MetricFormat) -> str:
     shown, target = evidence.shown, plan.target
     where = f"{samples(shown)} of {evidence.splits}"
     if target.metric is not None:
-        found = f"{metric.name} is {metric.level(shown.value)} {metric.interval(shown)} {where}"
+        found = f"The plan's {metric.name} is {metric.level(shown.value)} {metric.interval(shown)} {where}"
         return f"{found}; the target asks for {metric.level(target.metric)}."
     float_ = plan.metric.holdout_float.value
     allowed = metric.change(float_ - target.floor(float_), sign=False)
-    found = f"{metric.name} is {metric.change(shown.value, sign=False)} {metric.interval(shown)} under float {where}"
+    found = f"The plan is {metric.change(shown.value, sign=False)} {metric.interval(shown)} under float {where}"
     return f"{found}; {allowed} is allowed."
 
 
@@ -186,7 +190,7 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
     float_ = timing_of("float", bench.timings)
     assert float_ is not None, "every ratio is against it"
     times = f"{milliseconds(partial.median_ms)} against {milliseconds(float_.median_ms)}"
-    said = f"{ratio(partial.ratio)} the speed of float in {partial.runtime} on this machine ({times})."
+    said = f"{ratio(partial.ratio)} the speed of float in {called(partial.runtime)} on this machine ({times})."
     if "int8" in partial.variants:
         said += " Nothing is left out: the plan is the same file as everything in INT8."
     return said
@@ -194,7 +198,7 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
 
 def _action_words(plan: Plan, action: Action, evidence: Evidence, partial: Timing | None, metric: MetricFormat) -> str:
     file = Path(partial.file).name if partial else "model.partial.onnx"
-    where = f"in {partial.runtime} on this machine" if partial else "in this runtime"
+    where = f"in {called(partial.runtime)} on this machine" if partial else "in this runtime"
     match action:
         case "use":
             return f"It is {file}."

@@ -113,15 +113,15 @@ def _check_size(size: ImageSize, stride: int, name: str) -> None:
 
 
 def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
-    found = labelled(settings.data, yolo.names, split=settings.split, folder=settings.image_folder).images
-    splits, calib = splits_of(found, settings)
+    found = labelled(settings.data, yolo.names, split=settings.split, folder=settings.image_folder)
+    splits, calib = splits_of(found.images, settings)
     decode = _decode(yolo, settings)
     batches = ImageBatches(calib, size=settings.imgsz, batch=settings.batch)
     model = quantized(
         yolo.model, (inputs for inputs, _ in batches), method=settings.calib_method, dfl=settings.quantize_dfl
     )
     rule = Suppression(iou=NO_SUPPRESSION) if yolo.end2end else Suppression()
-    names, size, batch = yolo.names, settings.imgsz, settings.batch
+    names, size, batch = found.names, settings.imgsz, settings.batch
     if settings.evaluator == "ultralytics":
         from sensitivity.workflows.yolo_validator import validator_task
 

@@ -19,7 +19,8 @@ def labelled(data: Path, names: Sequence[str], *, split: str, folder: Path | Non
     """The labelled images of a data set, checked to have the classes of the model.
 
     data: a data YAML as ultralytics takes it; COCO JSON, whose images lie in `folder` or in `images` beside it; or a
-    folder with `images` and `labels` (YOLO text files). names: classes of the model. split: of a YAML.
+    folder with `images` and `labels` (YOLO text files). names: classes of the model, which stand in where the data set
+    has no names of its own. split: of a YAML.
     Raises TaskError where something is missing or the classes are not as many as the model's.
     """
     if data.is_dir():
@@ -107,11 +108,22 @@ def yaml_for_validator(path: Path, images: Mapping[str, Sequence[LabelledImage]]
 def _from_yaml(data: Path, names: Sequence[str], split: str) -> LabelledImages:
     file = _find_yaml(data)
     content = _read_yaml(file)
-    declared = content.get("names")
-    own = tuple(map(str, declared.values() if isinstance(declared, Mapping) else declared or ()))
+    own = _names_of(content.get("names"), file)
     _check_classes(own or range(int(content.get("nc") or len(names))), names, file)
     files = split_files(content, file, split)
-    return LabelledImages(labelled_files(files, [label_file(image) for image in files], len(names)), tuple(names))
+    return LabelledImages(
+        labelled_files(files, [label_file(image) for image in files], len(names)), own or tuple(names)
+    )
+
+
+def _names_of(declared: Any, file: Path) -> tuple[str, ...]:
+    """Class names of a data YAML, a list or a number -> name in any order; empty where it has none."""
+    if not isinstance(declared, Mapping):
+        return tuple(map(str, declared or ()))
+    wrong = [number for number in declared if not str(number).isdecimal()]
+    if wrong:
+        raise TaskError(f"Expected names in {file} as a list, or a name for each class number, got {wrong[0]!r}.")
+    return tuple(str(declared[number]) for number in sorted(declared, key=int))
 
 
 def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path]:
