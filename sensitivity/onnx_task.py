@@ -155,7 +155,8 @@ def _detection(
         for split, part in splits.items()
     }
     meaning = onnx_data.Decode(name, image.size, len(labels.names))
-    score = DetectionScore(labels.names, meaning, meaning.rule)
+    reading = "" if decode else onnx_data.reading(name, model.get_outputs()[0].shape)
+    score = DetectionScore(labels.names, meaning, meaning.rule, reading)
     return Task(model, batches, score, partial(mean_average_precision, classes=len(labels.names)), metric="mAP50-95")
 
 

@@ -381,3 +381,18 @@ def test_a_data_loader_of_tensors_serves_a_qdq_file(tmp_path: Path, items: str) 
     )
     checked = json.loads((out / "export.json").read_text())["files"]
     assert [one["metric"]["n"] for one in checked if one["variant"] == "int8"] == [80]
+
+
+def test_a_detector_whose_float_finds_nothing_is_told_how_its_output_was_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = detector(tmp_path / "q.onnx", ["n", 3, 64, 64], [300, 6])
+    model = onnx.load(file)
+    rows = next(one for one in model.graph.initializer if one.name == "rows")
+    rows.CopyFrom(numpy_helper.from_array(np.zeros((300, 6), np.float32), "rows"))
+    onnx.save(model, file)
+    data = coco(tmp_path / "d", (64, 64))
+    assert verb("run", file, "--data", data, "--max-drop", "1pt", "--out", tmp_path / "out") == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "was taken for chosen boxes (end2end: corners, confidence, class), not YOLOX" in said
+    assert onnx_task(file, data, decode="end2end").score.reading == ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -73,7 +73,7 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
             name,
         )
     if target is not None:
-        yield from target_findings(found.scores, value, target, name)
+        yield from (_with_reading(one, session, value) for one in target_findings(found.scores, value, target, name))
 
 
 def measured_findings(session: Session) -> Iterator[Finding]:
@@ -106,6 +106,12 @@ def target_findings(scores: Scores, value: float, target: Target, name: str) -> 
             "every model meets it.",
             "Give a smaller --max-drop, a relative one such as 1%, or a --target.",
         )
+
+
+def _with_reading(finding: Finding, session: Session, value: float) -> Finding:
+    """With what a task that was made from a file took the outputs for, where float is no good: it may be meant otherwise."""
+    reading = getattr(session.task.score, "reading", "")
+    return replace(finding, fix=f"{reading} {finding.fix}") if reading and value == 0 else finding
 
 
 def judged(session: Session) -> Judged:

@@ -119,11 +119,15 @@ class ImageBatches:
 
 @dataclass(frozen=True)
 class DetectionScore:
-    """(outputs, targets) -> one record per image, float64[n, 2 * rule.limit + classes]; see `detection_map`."""
+    """(outputs, targets) -> one record per image, float64[n, 2 * rule.limit + classes]; see `detection_map`.
+
+    reading: a sentence on what the outputs were taken for, where nobody said so; told where float finds nothing.
+    """
 
     names: tuple[str, ...]
     decode: Decode
     rule: Suppression
+    reading: str = ""
 
     def __call__(self, outputs: Any, targets: Mapping[str, Any]) -> Scores:
         boxes, classes, crowd = (as_numpy(targets[name]) for name in ("boxes", "classes", "crowd"))

@@ -173,6 +173,22 @@ def decode_name(shape: Sequence[Any], size: Size, classes: int) -> DecodeName:
     )
 
 
+MEANINGS: Mapping[DecodeName, str] = {
+    "yolo": "that of ultralytics' YOLO",
+    "yolox": "that of YOLOX without decoding",
+    "yolov5": "that of YOLOv5 or v7",
+    "end2end": "chosen boxes (end2end: corners, confidence, class), not YOLOX",
+}
+
+
+def reading(name: DecodeName, shape: Sequence[Any]) -> str:
+    """A sentence on what a detector's output was taken for."""
+    return (
+        f"Its output {list(shape)} was taken for {MEANINGS[name]}, and its colours for those it is trained with: "
+        "--decode, or `colours` and `top` in the task file, say otherwise."
+    )
+
+
 def _cells(size: Size, anchors: int | None) -> int | None:
     """How many anchors each cell of a detector has, 1 or 3; None where so many anchors belong to no such detector."""
     height, width = sides(size)
