@@ -33,9 +33,15 @@ def test_a_confidence_counts_by_its_divergence():
 
 
 def test_a_box_counts_by_the_overlap_it_lacks_times_its_confidence():
+    moved = [[0, 0, 10, 10], [2, 0, 12, 10]]  # the second overlaps by 8 / 12
+    found = distortion(detector([[0.5, 0.25]]), detector([[0.5, 0.25]], moved))
+    assert found == pytest.approx([0.25 * 2 * (4 / 12) / 0.75], rel=1e-5), "twice, as precision over 0.50 to 0.95 falls"
+
+
+def test_a_box_that_overlaps_by_less_than_a_half_is_lost_as_a_whole():
     moved = [[0, 0, 10, 10], [5, 0, 15, 10]]  # the second overlaps by a third
     found = distortion(detector([[0.5, 0.25]]), detector([[0.5, 0.25]], moved))
-    assert found == pytest.approx([0.25 * (2 / 3) / 0.75], rel=1e-5)
+    assert found == pytest.approx([0.25 / 0.75], rel=1e-5)
 
 
 def test_the_background_may_do_what_it_wants():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip
-from sensitivity.planners.greedy import GreedyPlanner, pruned
+from sensitivity.planners.greedy import pruned
 
 END = 16
 """Units that are left out together at an end of the graph, at most: those that ruin a model there are few."""
@@ -25,8 +25,8 @@ class CulpritPlanner:
 
     1. Sets of 1, 2, 4, ... units: the first of the ranking, and those at each end of the graph, up to END. Only sets that bring the
        outputs nearer to float's than every smaller one are judged, the smallest first, until one meets the target.
-    2. That set is pruned: its units in the order of what the outputs lose when one of them goes back, and the shortest
-       prefix of that order which meets the target by bisection; again until nothing more goes back, ROUNDS times at most.
+    2. That set is pruned: to the shortest prefix of the ranking that meets the target, by bisection; and then in the order of what
+       the outputs lose when one of its units goes back, until none more does, ROUNDS times at most.
     Where outputs cannot be compared all sets up to END units are judged, and units go back one at a time.
     """
 
@@ -77,23 +77,32 @@ def _doubling(end: int) -> list[int]:
 
 
 def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
+    """found: in the order of the ranking."""
     if goal.distortion is None:
         return pruned(found, search)
-    if len(found) > ORDERED:
-        found = GreedyPlanner(prefix=True).searched(found, search, goal).skip
+    found = _bisected(found, search, 0, len(found))
     for _ in range(ROUNDS if len(found) <= ORDERED else 0):
         back = [tuple(other for other in found if other != unit) for unit in found]
         lost = dict(zip(found, goal.distortion(back), strict=True))
-        shorter = _shortest(sorted(found, key=lambda unit: -lost[unit]), search)
+        shorter = _cut(sorted(found, key=lambda unit: -lost[unit]), search)
         if len(shorter) == len(found):
             return found
         found = shorter
     return found
 
 
-def _shortest(order: Sequence[str], search: Search) -> Skip:
-    """The shortest prefix that meets the target, by bisection. order: all of it meets the target, nothing of it does not."""
-    low, high = 0, len(order)
+def _cut(order: Sequence[str], search: Search) -> Skip:
+    """The shortest prefix that meets the target, looked for from the end: mostly all of it is needed."""
+    high, step = len(order), 1
+    while step < high:
+        if not search.met(tuple(order[: high - step])):
+            return _bisected(order, search, high - step, high)
+        high, step = high - step, 2 * step
+    return _bisected(order, search, 0, high)
+
+
+def _bisected(order: Sequence[str], search: Search, low: int, high: int) -> Skip:
+    """The shortest prefix that meets the target, by bisection: that of `high` units meets it, that of `low` does not."""
     while high - low > 1:
         middle = (low + high) // 2
         if search.met(tuple(order[:middle])):

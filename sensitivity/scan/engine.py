@@ -121,8 +121,7 @@ class Measurer:
         signal: its name is part of the journal's key. samples: how many; some more where batches have to stay whole,
         all where there are fewer.
         """
-        by = " by spread" if signal.fitted else ""  # of which the first part alone was another number
-        split = f"rank: {signal.name}{by}, first {samples}"
+        split = f"rank: {signal.name}{signal.edition}, first {samples}"
         variants = [self.of(variant) for variant in variants]
         reader, found = Reader(self.task, "rank"), list[list[Scores]]()
         with self.progress(f"signal: {signal.name}", samples) as advance:

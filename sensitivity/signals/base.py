@@ -26,6 +26,7 @@ Distance = Callable[[Outputs, Outputs], Scores]
 class Signal:
     """of: how far a variant is from float, from these samples alone.
 
+    edition: what tells it, in a journal, from what it was in an earlier release.
     view: what the model returned -> the arrays that are compared; None takes all of its floating-point arrays.
     fitted: outputs of the float model, batch by batch -> the distance to use in place of `of` on this data; None: `of`.
     """
@@ -34,3 +35,4 @@ class Signal:
     of: Distance
     view: Callable[[Any], Outputs] | None = None
     fitted: Callable[[Iterable[Outputs]], Distance] | None = None
+    edition: str = ""

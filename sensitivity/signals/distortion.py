@@ -72,7 +72,7 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
     return np.asarray(np.maximum(np.sum(np.exp(wanted) * (wanted - got), axis=1), 0.0))
 
 
-SQNR = Signal("sqnr", sqnr, fitted=by_spread)
+SQNR = Signal("sqnr", sqnr, fitted=by_spread, edition=" by spread")
 KL = Signal("kl", kl)
 
 
