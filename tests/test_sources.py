@@ -25,6 +25,11 @@ class TestModelOpt(SourceConformance):
         model.block.conv1.input_quantizer.reset_amax()
         return "block.conv1.input_quantizer"
 
+    def kill_channel(self, model: Any) -> str:
+        model.stem.weight.data[0] = 0
+        model.stem.weight_quantizer._amax[0] = 0
+        return "stem.weight_quantizer"
+
 
 class TestPytorchQuantization(SourceConformance):
     source_name = "pytorch_quantization"
@@ -35,6 +40,11 @@ class TestPytorchQuantization(SourceConformance):
     def uncalibrate(self, model: Any) -> str:
         del model.block.conv1._input_quantizer._amax
         return "block.conv1._input_quantizer"
+
+    def kill_channel(self, model: Any) -> str:
+        model.stem.weight.data[0] = 0
+        model.stem._weight_quantizer._amax[0] = 0
+        return "stem._weight_quantizer"
 
 
 class TestPt2e(SourceConformance):

@@ -96,6 +96,13 @@ class SourceConformance:
         weight = next(parameter for parameter in model.parameters() if parameter.ndim > 1)
         weight.data.view(-1)[0] += 1e-3
 
+    def kill_channel(self, model: Any) -> str | None:
+        """Make the first channel of one weight, and the range that was calibrated for it, 0; its quantizer's exact name.
+
+        None where the toolkit has no such ranges.
+        """
+        return None
+
     # The promises. -----------------------------------------------------------------------------------------------------
 
     @pytest.fixture
@@ -221,6 +228,19 @@ class SourceConformance:
         with pytest.raises(ModelError, match=r"^Expected every enabled quantizer to be calibrated") as caught:
             check_calibrated(quantized_model(model).quantizers)
         assert f"{name}: " in str(caught.value)
+
+    def test_a_dead_channel_of_a_weight_is_calibrated_and_becomes_0(self, model: Any) -> None:
+        name = self.kill_channel(model)
+        if name is None:
+            pytest.skip("the toolkit has no ranges of 0")
+        source = quantized_model(model)
+        check_calibrated(source.quantizers)
+        assert np.isfinite(source.grid(name).scale).all()
+        assert (source.grid(name).scale > 0).all()
+        expected = flat(self.own_outputs(model, self.inputs(1)))
+        assert all(np.isfinite(array).all() for array in expected)
+        for simulator in self.simulators(source):
+            assert distance(self._one(simulator, frozenset()), expected) <= self.own_tolerance, simulator.name
 
     def test_a_model_without_quantizers_is_refused_with_what_to_do(self) -> None:
         with pytest.raises(ModelError, match=r"^Expected .*; .*quantize"):
