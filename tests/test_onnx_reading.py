@@ -489,6 +489,35 @@ def test_a_pair_in_a_branch_that_was_not_taken_is_not_executed(tmp_path: Path) -
     assert [relu in names for names in executed] == [True, False]
 
 
+def test_an_if_may_stand_in_front_of_what_only_its_branches_read(tmp_path: Path) -> None:
+    """As ONNX Runtime's quantizer writes it, and as runtimes read it."""
+    quantized = model_of(KINDS["if-with-an-input"], pairs=True)
+    chosen = next(node for node in quantized.graph.node if node.op_type == "If")
+    moved_to_front = [chosen, *(node for node in quantized.graph.node if node is not chosen)]
+    moved_to_front = [onnx.NodeProto.FromString(node.SerializeToString()) for node in moved_to_front]
+    del quantized.graph.node[:]
+    quantized.graph.node.extend(moved_to_front)
+    onnx.save(quantized, tmp_path / "q.onnx")
+    model, feed = OnnxModel(tmp_path / "q.onnx"), feed_of(quantized)
+    with model.skipping(frozenset(use.name for use in model.uses)):
+        (off,) = model.run(None, feed)
+    np.testing.assert_allclose(off, run(model_of(KINDS["if-with-an-input"], pairs=False), feed), rtol=1e-5, atol=1e-5)
+
+
+def test_a_pair_that_nothing_reads_is_no_quantizer_and_goes(tmp_path: Path) -> None:
+    """ONNX Runtime's quantizer leaves one on a tensor that only branches of an If read."""
+    net = Net(pairs=True)
+    value = net.conv(net.pair("x"))
+    net.pair(value)
+    y = net.op("Neg", value)
+    inputs, outputs = ([h.make_tensor_value_info(name, T.FLOAT, ["n", 4, 8, 8])] for name in ("x", y))
+    graph = h.make_graph(net.nodes, "g", inputs, outputs, net.constants)
+    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), tmp_path / "q.onnx")
+    source = OnnxQdqModel(OnnxModel(tmp_path / "q.onnx"))
+    assert len(source.quantizers) == 1
+    assert source.remaining() == ()
+
+
 def test_integers_at_the_inputs_of_a_file_are_no_quantizer(tmp_path: Path) -> None:
     net = Net(pairs=True)
     y = net.op("Neg", net.pair(net.conv(net.dequantize("x"))))

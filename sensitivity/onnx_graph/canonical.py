@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph.calls import written_out
 from sensitivity.onnx_graph.passes.fold_moved_integers import FoldMovedIntegers
-from sensitivity.onnx_graph.passes.lift_dequantize import LiftDequantize
+from sensitivity.onnx_graph.passes.lift_dequantize import LiftDequantize, remove_dead
 from sensitivity.onnx_graph.passes.names_of_bodies import NamesOfBodies
 from sensitivity.onnx_graph.passes.one_clip_per_pair import OneClipPerPair
 from sensitivity.onnx_graph.passes.one_grid_per_pair import OneGridPerPair
@@ -20,6 +20,7 @@ def canonical(model: ir.Model) -> ir.Model:
     Raises OnnxFileError where a function cannot be written out.
     """
     model = written_out(model)
+    remove_dead(model.graph)  # ONNX Runtime's quantizer leaves pairs for tensors that only branches of an If read
     NamesOfBodies()(model)
     OneClipPerPair()(model)
     LiftDequantize()(model)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph.reach import values_read
 from sensitivity.onnx_graph.well_formed import DAMAGED, check_tensors, check_text, check_values
 
 LARGEST_BYTES = 2**31 - 1
@@ -43,14 +44,15 @@ def load_model(path: Path) -> ir.Model:
 
 
 def sort_nodes(model: ir.Model) -> None:
-    """Put nodes behind what they read, where some tool (AMD Quark) appended them in another order; runtimes do too.
+    """Put nodes behind what they read, where some tool appended them in another order; runtimes do too. AMD Quark does, and
+    ONNX Runtime's quantizer puts an If in front of what only its branches read.
 
     Raises ValueError for a graph with a cycle.
     """
     for graph in model.graphs():
         seen: set[ir.Node] = set()
         for node in graph:
-            producers = (value.producer() for value in node.inputs if value is not None)
+            producers = (value.producer() for value in values_read(node))
             if any(one is not None and one.graph is graph and one not in seen for one in producers):
                 graph.sort()
                 break

@@ -71,7 +71,7 @@ def reaching_outputs(graph: ir.Graph) -> set[ir.Node]:
         if node is None or node in found:
             continue
         found.add(node)
-        waiting += [value.producer() for value in _read(node)]
+        waiting += [value.producer() for value in values_read(node)]
     return found
 
 
@@ -99,11 +99,11 @@ def _nodes_away(last: ir.Node | None) -> dict[ir.Node | None, int]:
         if node is None or node in away:
             continue
         away[node] = distance
-        waiting.extend((value.producer(), distance + 1) for value in _read(node))
+        waiting.extend((value.producer(), distance + 1) for value in values_read(node))
     return away
 
 
-def _read(node: ir.Node) -> Iterator[ir.Value]:
+def values_read(node: ir.Node) -> Iterator[ir.Value]:
     """What a node reads, also inside its sub-graphs."""
     yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
@@ -117,4 +117,4 @@ def _read(node: ir.Node) -> Iterator[ir.Value]:
 def _read_inside(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.outputs
     for node in graph:
-        yield from _read(node)
+        yield from values_read(node)

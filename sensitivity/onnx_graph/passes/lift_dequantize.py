@@ -207,8 +207,9 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
 
 
 def remove_dead(graph: ir.Graph) -> None:
-    """Remove the operations on integers that nothing reads any more, from the last to the first."""
+    """Remove what quantizes, dequantizes or moves and is read by nothing, from the last to the first."""
     for node in reversed(list(graph.all_nodes())):
         read = any(value.uses() or value.is_graph_output() for value in node.outputs)
-        if not read and (moved_places(node)) and node.graph is not None:
+        removable = node.op_type in {"QuantizeLinear", "DequantizeLinear"} or moved_places(node)
+        if removable and not read and node.graph is not None:
             node.graph.remove(node, safe=True)
