@@ -21,6 +21,7 @@ from sensitivity.export.verify import verify
 from sensitivity.quantizers.base import QuantizedModel, layers
 from sensitivity.quantizers.calls import call
 from sensitivity.quantizers.half import in_float32
+from sensitivity.quantizers.native import GridQuantizer
 from sensitivity.quantizers.tensor_quantizer import scales_of
 from sensitivity.session import quantized_model
 from sensitivity.simulators.choose import simulator_for
@@ -224,6 +225,9 @@ def test_dead_channels_are_calibrated_replayed_bit_for_bit_and_exported(tmp_path
     scale = source.grid("depthwise.weight_quantizer").scale
     assert (scale[[3, 5]] == np.delete(scale, [3, 5]).min()).all()
     assert (scale > 0).all()
+    weight = model.depthwise._parameters["weight"].detach()
+    ours = GridQuantizer(source, "depthwise.weight_quantizer")(weight)
+    assert torch.equal(ours, model.depthwise.weight_quantizer(weight))
     assert "bit for bit" in simulator_for(source, x).reason
     exported(model, x, tmp_path)
 
