@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx_models import qdq_file
 
+from sensitivity import api
+from sensitivity.config import ScanSettings
+from sensitivity.errors import ModelError
 from sensitivity.journal.journal import open_journal
 from sensitivity.planners.base import Choice, Goal, Judged
 from sensitivity.planners.culprits import END, CulpritPlanner
@@ -23,7 +27,7 @@ from sensitivity.records import Plan, Target
 from sensitivity.scan.choose import Means, choose_plan
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.judge import RoughJudge
-from sensitivity.scan.raced import FEW_SAMPLES, Budget, measured_signal, raced_scan
+from sensitivity.scan.raced import FEW_SAMPLES, SIGNAL_SAMPLES, Budget, measured_signal, raced_scan
 from sensitivity.scan.scan import scan, usual_mode
 from sensitivity.scan.variants import baselines
 from sensitivity.session import quantized_model
@@ -267,3 +271,46 @@ def test_the_ends_of_a_file_are_the_operations_before_each_output_the_nearest_fi
         ("y", "Neg_a", "Relu_t"),
         ("Exp_y2", "Abs_b", "Relu_t"),
     )
+
+
+# --- what is measured
+
+
+@pytest.mark.parametrize(
+    ("samples", "mode", "answer"),
+    [(5000, "enable", "exact"), (5001, "enable", "race of 400"), (5001, "disable", "exact"), (20001, "disable", "race of 1000")],
+)  # fmt: skip
+def test_a_collapsed_model_is_raced_sooner_and_for_less(
+    samples: int, mode: Any, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert measured(samples, mode, monkeypatch) == answer
+
+
+def test_a_collapsed_model_whose_outputs_cannot_be_compared_is_measured_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = ModelError("Expected finite outputs, got infinite values or NaN.")
+    assert measured(20000, "enable", monkeypatch, refused) == "exact"
+    with pytest.raises(ModelError, match="Expected finite outputs"):
+        measured(20001, "enable", monkeypatch, refused)
+
+
+def measured(samples: int, mode: Any, monkeypatch: pytest.MonkeyPatch, refused: Exception | None = None) -> str:
+    """How the plain command scans a model whose exact scan takes so many samples. refused: what its signal raises."""
+
+    def signal(name: str, few: int) -> dict[str, float]:
+        assert (name, few) == ("boxes", FEW_SAMPLES if mode == "enable" else SIGNAL_SAMPLES)
+        if refused:
+            raise refused
+        return {}
+
+    monkeypatch.setattr(api, "measure_scan", lambda *_: "exact")
+    monkeypatch.setattr(api, "raced_scan", lambda *subject: f"race of {subject[-1].samples}")
+    session: Any = SimpleNamespace(
+        measurer=None,
+        units=(),
+        source=SimpleNamespace(quantizers=()),
+        exact_samples=lambda: samples,
+        signal=signal,
+        usual_signal="boxes",
+    )
+    found: Any = api._measured(session, ScanSettings(task="task.py:task"), mode)
+    return str(found)
