@@ -5,7 +5,7 @@ Conv -> Relu -> Q -> DQ     is written as     Conv -> Q -> DQ     with the zero 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -33,16 +33,16 @@ Clamps = Mapping[str, Limits]
 """Tensor in front of a pair -> what an activation limited it to."""
 
 
-def clamping_pairs(uses: Iterable[Use]) -> dict[str, Limits]:
+def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[str, Limits]:
     """What pairs that clamp at 0 limit to, where the graph does not prove that the tensor is clamped already.
 
     A Relu there is harmless on a tensor that is never negative. Where the other end was clamped (Clip) is not known.
-    Inputs of the graph have no activation.
+    inputs: of the main graph, which have no activation; those of the body of a Loop carry what may have had one.
     """
     found = {}
     for use in uses:
         source, limits = use.pair.source, _clamped_at_zero(use.pair)
-        if use.role == "weight" or source.is_graph_input() or limits is None:
+        if use.role == "weight" or source in inputs or limits is None:
             continue
         if limits != RELU or not non_negative(source):
             found[source.name or ""] = limits

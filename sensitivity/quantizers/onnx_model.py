@@ -55,7 +55,9 @@ class OnnxModel:
                 f"Expected {self.path.name} to hold Q/DQ pairs that operations read, got pairs that nothing reads; "
                 "export the model again."
             )
-        self.clamps = clamps_of(clamping_pairs(self.uses), {} if self.float is None else self.float.limits)
+        self.clamps = clamps_of(
+            clamping_pairs(self.uses, self.graph.graph.inputs), {} if self.float is None else self.float.limits
+        )
         self._skipped: frozenset[str] = frozenset()
         self._threads = 0
         self._sessions: dict[tuple[frozenset[str], int], Any] = {}
