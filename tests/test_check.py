@@ -498,3 +498,10 @@ def test_every_code_is_documented_and_no_other() -> None:
     rows = re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs/check.md").read_text(), flags=re.MULTILINE)
     assert len(rows) == len(set(rows))
     assert set(rows) == codes()
+
+
+def test_a_metric_of_0_that_is_no_mean_of_scores_is_a_warning() -> None:
+    """A detector finds nothing on a handful of images without any mistake in the task."""
+    scores = np.zeros((6, 2))
+    (finding,) = target_findings(scores, 0.0, Target(drop=0.01), "mAP")
+    assert (finding.code, finding.severity) == ("target-below-zero", "warning")

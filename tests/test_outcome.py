@@ -174,3 +174,12 @@ def test_a_plan_json_of_before_is_read_and_judged() -> None:
     assert read.verdict is None
     data = ReportData("t", "top-1", 1.0, "disable", "c", plan=read, timings=TIMINGS)
     assert [line.title for line in verdict(data).lines] == ["Accuracy", "Speed", "What to do"]
+
+
+def test_a_drop_from_a_float_that_is_right_on_nothing_proves_nothing() -> None:
+    nothing = Estimate(0.0, 0.0, 0.0, 4000)
+    made = planned(nothing)
+    metric = replace(made.metric, float=nothing, holdout_float=nothing, holdout=nothing, confirm=nothing)
+    got = found(replace(made, metric=metric), bench(1.8))
+    assert (got.accuracy, got.action) == ("not proven", "prove")
+    assert "Float itself has 0.0 %, so a drop from it says nothing" in got.accuracy_sentence

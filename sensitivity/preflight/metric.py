@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
-from sensitivity.records import Finding, Scores, Target, Variant
+from sensitivity.records import Finding, Scores, Severity, Target, Variant
 from sensitivity.scan.engine import checked_scores
 from sensitivity.scan.variants import baselines
 from sensitivity.session import Session
@@ -61,7 +61,7 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
         return
     name, n = session.task.metric, len(found.scores)
     if _is_zero(found.scores, value):
-        yield _at_chance(f"0 on the first {n} samples of rank", name)
+        yield _at_chance(f"0 on the first {n} samples of rank", name, _severity(found.scores, value))
     elif _counts(found.scores, value) and found.classes and value <= 1 / found.classes:
         yield _at_chance(
             f"{value:.4g} on the first {n} samples of rank, and guessing has {1 / found.classes:.4g}", name
@@ -81,7 +81,7 @@ def measured_findings(session: Session) -> Iterator[Finding]:
     scores = session.measurer.known(baselines(session.source.quantizers)["float"], "rank")
     value, name = session.measurer.aggregate(scores), session.task.metric
     if _is_zero(scores, value):
-        yield _at_chance(f"0 on all of rank ({len(scores)} samples)", name)
+        yield _at_chance(f"0 on all of rank ({len(scores)} samples)", name, _severity(scores, value))
         return
     classes = _classes_of(session)
     if classes and _counts(scores, value) and len(scores) > 1:
@@ -100,7 +100,7 @@ def target_findings(scores: Scores, value: float, target: Target, name: str) -> 
     if scores.min(initial=0.0) >= 0 and floor <= 0:
         yield Finding(
             "target-below-zero",
-            "error",
+            _severity(scores, value),
             "",
             f"Expected a target above 0, the least that {name} can be, got {floor:.4g}, where float has {value:.4g}: "
             "every model meets it.",
@@ -230,10 +230,18 @@ def _counts(scores: Scores, value: float) -> bool:
     return scores.ndim == 1 and bool(np.isin(scores, (0.0, 1.0)).all()) and bool(np.isclose(scores.mean(), value))
 
 
-def _at_chance(got: str, name: str) -> Finding:
+def _severity(scores: Scores, value: float) -> Severity:
+    """An error where the metric is the mean of the samples' scores. One that is no mean, such as a detector's mAP, is 0
+    on a handful of images, or before a detector is trained, without any mistake in the task: the verdict then claims
+    nothing."""
+    is_mean = scores.ndim == 1 and bool(np.isclose(scores.mean(), value))
+    return "error" if is_mean else "warning"
+
+
+def _at_chance(got: str, name: str, severity: Severity = "error") -> Finding:
     return Finding(
         "metric-at-chance",
-        "error",
+        severity,
         "rank",
         f"Expected the {name} of the float model to be above what needs no model, got {got}: it is no better than chance.",
         WRONG_DATA,

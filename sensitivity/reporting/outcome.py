@@ -51,7 +51,9 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
     """bench: of the plan's own files; None where nothing was timed."""
     measured = bench.judged if bench else None
     evidence = evidence_of(plan, measured)
-    accuracy = judged(evidence.missing) if plan.met else "missed"
+    accuracy: AccuracyStatus = judged(evidence.missing) if plan.met else "missed"
+    if accuracy == "met" and _is_worthless(plan):
+        accuracy = "not proven"
     partial = None if bench is None else timing_of("partial", bench.timings)
     speed = speed_of(partial)
     action = _action(plan, accuracy, speed, measured)
@@ -131,7 +133,9 @@ def _accuracy_words(
         short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
         said.append(f"No set tried reached the target on confirm: the best one is {short} short of it.")
     said.append(_drop_words(plan, evidence, metric))
-    if accuracy == "not proven":
+    if _is_worthless(plan):
+        said.append(f"Float itself has {metric.level(0.0)}, so a drop from it says nothing: check the task.")
+    elif accuracy == "not proven":
         said.append(_doubt(evidence))
     if _better_than_float(evidence.drop):
         said.append(
@@ -139,6 +143,11 @@ def _accuracy_words(
             "holdout was not used to tune the quantized one."
         )
     return said
+
+
+def _is_worthless(plan: Plan) -> bool:
+    """Whether float is right on nothing at all, so that nothing could be lost."""
+    return plan.metric.float.value == plan.metric.holdout_float.value == 0
 
 
 def _broken_promise(measured: RuntimeAccuracy, metric: MetricFormat) -> str:
