@@ -13,7 +13,7 @@ from sensitivity.journal.journal import open_journal
 from sensitivity.records import Effect, Estimate, Quantizer, Unit
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.scan import scan
-from sensitivity.scan.unjudged import behind, block, leaves, mapped, mark_unjudged, with_arrays
+from sensitivity.scan.unjudged import behind, block, every_part, leaves, mapped, mark_unjudged, with_arrays
 from sensitivity.tasks.base import Task
 
 UNITS = tuple(Unit(name, (f"{name}.q",)) for name in ("trunk", "boxes", "masks", "protos", "extra", "idle"))
@@ -160,3 +160,15 @@ def test_a_nest_is_rebuilt_of_its_own_kinds() -> None:
     assert (rebuilt["y"][0].sum(), rebuilt["y"][1]) == (6.0, "text")
     assert nest["x"].a.sum() == 2, "the nest itself stays"
     assert mapped(5, lambda leaf: None) == 5
+
+
+def test_every_part_of_the_outputs_is_looked_at() -> None:
+    """Each channel and each stretch of positions on its own, and an output of one value for each sample as a whole."""
+    shapes = [(2, 3, 200), (2,)]
+    covered = [np.zeros(shape, int) for shape in shapes]
+    for touched in every_part([np.zeros(shape) for shape in shapes]):
+        for counts, part in zip(covered, touched, strict=True):
+            if part is not None:
+                counts[np.ix_(np.arange(len(counts)), *part)] += 1
+    assert (covered[0] == 2).all()  # by its channel and by its stretch
+    assert (covered[1] == 1).all()

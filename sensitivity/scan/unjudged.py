@@ -30,6 +30,9 @@ Block = tuple[np.ndarray, ...] | None
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+MOST_CHANNELS, STRETCHES = 128, 16
+"""An axis up to this long is looked at index by index, a longer one in so many stretches."""
+
 
 def mark_unjudged(measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], scanned: Scan) -> Scan:
     """The scan with the units that the score cannot see marked, behind all others in the ranking."""
@@ -93,15 +96,26 @@ def _look(measurer: Measurer, variants: Sequence[Variant], float_: Variant) -> N
     reads = _Reads(measurer.task, outputs, arrays, targets, batch_size(inputs))
     # A score that notices nothing at all on this batch, such as one that is 0 for all its samples, cannot tell.
     tells = reads([everything(array) for array in arrays])
+    if tells and all(reads(part) for part in every_part(arrays)):
+        answers = dict.fromkeys(range(len(variants)), True)  # nothing that a unit could reach goes unread
+    else:
+        answers = _looked_at(measurer, variants, inputs, arrays, reads if tells else None)
+    measurer.journal.add_batch(SPLIT, 0, batch_digest(inputs, targets))
+    for index, answer in answers.items():
+        measurer.journal.add_scores(measurer.of(variants[index]), SPLIT, 0, np.array([float(answer)]))
+
+
+def _looked_at(
+    measurer: Measurer, variants: Sequence[Variant], inputs: Any, arrays: Sequence[Array], reads: _Reads | None
+) -> dict[int, bool]:
+    """Whether the score reads what each variant touches of float's outputs. reads: None where the score cannot tell."""
     answers: dict[int, bool] = {}
     with measurer.progress("scan: what the score reads", len(variants)) as advance:
         for index, changed in measurer.outputs(variants, inputs):
             pairs = zip(arrays, leaves(changed), strict=True)
-            answers[index] = not tells or reads([block(array, as_numpy(leaf)) for array, leaf in pairs])
+            answers[index] = reads is None or reads([block(array, as_numpy(leaf)) for array, leaf in pairs])
             advance(1, batch_size(inputs))
-    measurer.journal.add_batch(SPLIT, 0, batch_digest(inputs, targets))
-    for index, answer in answers.items():
-        measurer.journal.add_scores(measurer.of(variants[index]), SPLIT, 0, np.array([float(answer)]))
+    return answers
 
 
 class _Reads:
@@ -179,6 +193,24 @@ def block(before: Array, after: Array) -> Block:
 def everything(array: Array) -> Block:
     """All of an output."""
     return tuple(np.arange(side) for side in array.shape[1:])
+
+
+def every_part(arrays: Sequence[Array]) -> Iterator[list[Block]]:
+    """Each channel of each output, and each stretch of its positions, as something touched alone."""
+    for number, array in enumerate(arrays):
+        for part in _parts([np.arange(side) for side in array.shape[1:]]):
+            touched: list[Block] = [None] * len(arrays)
+            touched[number] = part
+            yield touched
+
+
+def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
+    """All of a value for each sample; each part of every axis of a larger output."""
+    if not axes:
+        yield ()
+    for axis, indices in enumerate(axes):
+        for part in np.array_split(indices, len(indices) if len(indices) <= MOST_CHANNELS else STRETCHES):
+            yield tuple(part if at == axis else whole for at, whole in enumerate(axes))
 
 
 def leaves(outputs: Any) -> list[Any]:
