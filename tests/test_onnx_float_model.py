@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -156,6 +157,28 @@ def test_weights_are_cast_to_the_type_of_a_half_precision_graph(tmp_path: Path, 
     off = all_off(OnnxModel(path, float_path=original), x)
     assert off.dtype == np.float16
     assert np.array_equal(off, (x.astype(np.float32) @ weight.astype(np.float16).astype(np.float32)).astype(np.float16))
+
+
+@pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "FLOAT8E5M2"])
+@pytest.mark.parametrize("stored", ["compact", "pairs"])
+def test_weights_on_a_grid_of_fp8_are_found_whose_steps_grow_with_the_value(
+    tmp_path: Path, kind: str, stored: str
+) -> None:
+    weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    element = onnx.helper.tensor_dtype_to_np_dtype(getattr(onnx.TensorProto, kind))
+    scale = np.float32(np.abs(weight).max() / float(ml_dtypes.finfo(element).max))
+    levels = (weight / scale).astype(element)
+    body = {
+        "compact": "d = DequantizeLinear (w, s, z) y = MatMul (x, d)",
+        "pairs": "q = QuantizeLinear (w, s, z) d = DequantizeLinear (q, s, z) y = MatMul (x, d)",
+    }[stored]
+    held = levels if stored == "compact" else levels.astype(np.float32) * scale
+    path = qdq_file(tmp_path / "q.onnx", body, {"w": held, "s": scale, "z": np.zeros((), element)}, opset=19)
+    original = qdq_file(tmp_path / "f.onnx", "y = MatMul (x, w)", {"w": weight})
+    model = OnnxModel(path, float_path=original)
+    assert model.float is not None
+    assert (model.float.stored, model.float.missing, model.float.doubts) == (1, (), 0)
+    check_off_is(model, original, np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32), 0)
 
 
 @pytest.mark.parametrize("order", [(1, 0), (3, 2, 0, 1)], ids=["linear", "convolution"])

@@ -17,7 +17,7 @@ from sensitivity.onnx_graph.align import Alignment, align
 from sensitivity.onnx_graph.clamps import Limits
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.skip_uses import Weights, dequantized, spread
-from sensitivity.onnx_graph.uses import MOVERS, Path
+from sensitivity.onnx_graph.uses import MOVERS, Path, level_gap
 
 Array = NDArray[Any]
 
@@ -95,7 +95,8 @@ def with_batchnorm_folded(model: ir.Model) -> ir.Model:
 class _Stored:
     """A constant of the Q/DQ file that a pair quantizes.
 
-    values: float, as the pair gives them (as the file stores them in front of a Q). step: of the grid, in their shape.
+    values: float, as the pair gives them (as the file stores them in front of a Q). step: from each to the next value
+    of the grid, in their shape.
     is_integer: the file has integers of it, and no Q.
     """
 
@@ -212,10 +213,9 @@ def _stored(path: Path) -> Iterator[_Stored]:
             continue
         values = dequantized(link) if link.quantize is None else qdq.constant(link.source)
         if values is not None:
-            step = np.abs(spread(link.scale.astype(np.float64), link, values.shape))
-            yield _Stored(
-                link.source.name or "", link.quantize is None, values, np.broadcast_to(step, values.shape), path
-            )
+            scale = np.abs(spread(link.scale.astype(np.float64), link, values.shape))
+            step = scale * level_gap(link, values.astype(np.float64) / np.where(scale == 0, 1, scale))
+            yield _Stored(link.source.name or "", link.quantize is None, values, step, path)
 
 
 def _constants(graph: ir.Graph) -> dict[str, Array]:

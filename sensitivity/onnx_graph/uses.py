@@ -14,8 +14,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.records import Role
@@ -93,6 +95,16 @@ def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
     limits = qdq.clip_limits(pair.clip) if pair.clip is not None else None
     smallest, largest = limits or (low, high)
     return int(max(low, smallest)), int(min(high, largest))
+
+
+def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From each of these levels of the pair's type (any shape) to the next: 1 for integers, more at large FP8 values."""
+    stored = _stored(pair)
+    if not stored.is_floating_point():
+        return np.ones_like(levels)
+    kind = ml_dtypes.finfo(stored.numpy())
+    _, exponent = np.frexp(levels.astype(stored.numpy()).astype(np.float64))
+    return np.ldexp(1.0, np.maximum(exponent - 1, kind.minexp) - kind.nmant)
 
 
 def problem(pair: qdq.Pair) -> str | None:
