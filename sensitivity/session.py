@@ -30,7 +30,7 @@ from sensitivity.signals.base import Signal
 from sensitivity.signals.boxes import boxes_signal
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import EvaluateTask, Task
-from sensitivity.tasks.batches import batch_digest, batch_size
+from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
 from sensitivity.tasks.detection import DetectionScore
 from sensitivity.tasks.load import load_task, same_task, task_digest
 
@@ -246,7 +246,7 @@ def _first_inputs(loaded: Task | EvaluateTask) -> Iterator[Any]:
     """Batches of inputs that show which quantizers are executed: a model may route some samples past a part of it."""
     if isinstance(loaded, EvaluateTask):
         return iter(() if loaded.example_inputs is None else (loaded.example_inputs,))
-    return (inputs for inputs, _ in islice(loaded.data["rank"], EXECUTED_BATCHES))
+    return (check_pair(batch, "rank")[0] for batch in islice(loaded.data["rank"], EXECUTED_BATCHES))
 
 
 def _calibration(task: Task | EvaluateTask) -> Iterator[Any]:
@@ -357,7 +357,12 @@ def _simulator(loaded: Task | EvaluateTask, source: QuantizedModel, memory: int 
 
 
 def _example(loaded: Task | EvaluateTask) -> Any:
-    return loaded.example_inputs if isinstance(loaded, EvaluateTask) else next(iter(loaded.data["rank"]))[0]
+    return loaded.example_inputs if isinstance(loaded, EvaluateTask) else _first(loaded)
+
+
+def _first(task: Task) -> Any:
+    inputs, _ = check_pair(next(iter(task.data["rank"])), "rank")
+    return inputs
 
 
 def _warnings(loaded: Task | EvaluateTask) -> tuple[str, ...]:

@@ -367,3 +367,9 @@ def test_a_batch_that_does_not_fit_the_file_is_told(tmp_path: Path) -> None:
         list(OnnxReplay(source).outputs(np.zeros((1, 4, 12, 12), np.float32), [frozenset()]))
     with pytest.raises(TaskError, match="Expected a batch with the inputs x of the ONNX file, got image"):
         list(OnnxReplay(source).outputs({"image": images(1, 0)}, [frozenset()]))
+
+
+def test_batches_of_another_type_than_the_file_takes_are_told_and_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = static_file(float_file(tmp_path / "float.onnx"), tmp_path / "int8.onnx")
+    with pytest.raises(TaskError, match="to have float32 in the input x of int8.onnx, got float64; cast them"):
+        onnx_simulator(quantized_model(OnnxModel(path)), images(2, 0).astype(np.float64))

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as hnp
 
 from sensitivity.errors import MissingPackage, TaskError
 from sensitivity.tasks.base import EvaluateTask, Task
-from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size
+from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size, check_pair
 from sensitivity.tasks.load import load_task, same_task, split_reference, task_digest
 
 HEAD = """
@@ -345,3 +345,20 @@ def test_an_evaluation_counts_as_one_sample():
 def test_inputs_without_a_common_first_axis_are_refused(inputs, got):
     with pytest.raises(TaskError, match=re.escape(got)):
         batch_size(inputs)
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        (np.zeros((2, 3)), "one ndarray"),
+        ({"pixels": np.zeros(2), "labels": np.zeros(2)}, "one dict"),
+        ((np.zeros(2), np.zeros(2), np.zeros(2)), "3 parts"),
+    ],
+)
+def test_a_batch_that_is_no_pair_is_refused_also_where_it_has_two_of_something(batch: Any, got: str) -> None:
+    with pytest.raises(TaskError, match=f"to be \\(inputs, targets\\), got {got};"):
+        check_pair(batch, "rank")
+
+
+def test_a_list_of_inputs_and_targets_is_a_pair_as_loaders_give_it() -> None:
+    assert check_pair([1, 2], "rank") == (1, 2)

@@ -102,9 +102,10 @@ def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64
     stored = _stored(pair)
     if not stored.is_floating_point():
         return np.ones_like(levels)
-    kind = ml_dtypes.finfo(stored.numpy())
+    kind = ml_dtypes.finfo(stored.numpy())  # type: ignore[no-untyped-call]
     _, exponent = np.frexp(levels.astype(stored.numpy()).astype(np.float64))
-    return np.ldexp(1.0, np.maximum(exponent - 1, kind.minexp) - kind.nmant)
+    gaps: NDArray[np.float64] = np.ldexp(1.0, np.maximum(exponent - 1, int(kind.minexp)) - int(kind.nmant))
+    return gaps
 
 
 def problem(pair: qdq.Pair) -> str | None:

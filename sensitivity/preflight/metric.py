@@ -18,7 +18,7 @@ from sensitivity.session import Session
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.stats.paired import mean_estimate
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import batch_digest, batch_size
+from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
 
 SAMPLES = 128
 """Of `rank`, about, that float is judged on before the scan."""
@@ -120,7 +120,8 @@ def judged(session: Session) -> Judged:
     scores: list[Scores] = []
     shuffles = _Shuffles()
     variant = baselines(session.source.quantizers)["float"]
-    for number, (inputs, targets) in enumerate(task.data["rank"]):
+    for number, batch in enumerate(task.data["rank"]):
+        inputs, targets = check_pair(batch, "rank")
         outputs = _outputs(session, variant, inputs)
         count = batch_size(inputs)
         scores.append(checked_scores(task, outputs, targets, count, f" on batch {number} of split 'rank'"))

@@ -19,7 +19,7 @@ from sensitivity.signals.base import Distance, Outputs, Signal
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import batch_digest, batch_size, first_samples, scores_of
+from sensitivity.tasks.batches import batch_digest, batch_size, check_pair, first_samples, scores_of
 
 MakeSimulator = Callable[[tuple[Range, ...]], Simulator]
 
@@ -34,7 +34,7 @@ class Reader:
 
     def at(self, batch: int) -> tuple[Any, Any]:
         """(inputs, targets) of this batch. Raises TaskError where the data has fewer or more batches than its len()."""
-        found = next((pair for number, pair in self._batches if number == batch), None)
+        found = next((found for number, found in self._batches if number == batch), None)
         last = batch == self.count - 1
         if found is None or (last and next(self._batches, None) is not None):
             got = "fewer" if found is None else "more"
@@ -42,7 +42,7 @@ class Reader:
                 f"Expected split {self._split!r} to hold {self.count} batches as its len() says, got {got}; "
                 "make len() and iteration agree."
             )
-        return found
+        return check_pair(found, self._split)
 
 
 class Measurer:

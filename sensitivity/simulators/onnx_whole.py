@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import TaskError
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx_batches import difference, fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx_model import OnnxModel, feed
@@ -46,6 +50,7 @@ def onnx_simulator(source: QuantizedModel, example_inputs: Any, *, memory: int |
 
     whole = WholeFile(source)
     arrays = feed(example_inputs, [value.name for value in source.model.get_inputs()])
+    _check_types(arrays, source.model)
     first = pieces(arrays, fixed_batch(source.model))[0]
     names = [quantizer.name for quantizer in source.quantizers]
     variants = [frozenset[str](), frozenset(names), frozenset(names[::2]), frozenset(names[1::2])]
@@ -63,3 +68,17 @@ def onnx_simulator(source: QuantizedModel, example_inputs: Any, *, memory: int |
     how = "bit for bit" if worst == 0 else f"to {worst:.1e}"
     replay.reason = f"the file run in parts gives its own outputs {how} on the example batch"
     return replay
+
+
+def _check_types(arrays: dict[str, NDArray[Any]], model: OnnxModel) -> None:
+    """Raises TaskError for numbers of another type than the file's input: ONNX Runtime would blame the file."""
+    for value in model.graph.graph.inputs:
+        array, kind = arrays.get(value.name or ""), value.dtype
+        if array is None or kind is None or array.dtype.kind not in "biuf":
+            continue
+        wanted = np.dtype(kind.numpy())
+        if array.dtype != wanted:
+            raise TaskError(
+                f"Expected the batches to have {wanted} in the input {value.name} of {model.path.name}, got "
+                f"{array.dtype}; cast them in the task."
+            )

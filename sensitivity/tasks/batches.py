@@ -25,6 +25,17 @@ def batch_digest(inputs: Any, targets: Any) -> str:
     return digest.hexdigest()
 
 
+def check_pair(batch: Any, split: str) -> tuple[Any, Any]:
+    """The batch as (inputs, targets). Raises TaskError for anything else, also for an array or a dict of two."""
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch[0], batch[1]
+    got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else f"one {type(batch).__name__}"
+    raise TaskError(
+        f"Expected each batch of split {split!r} to be (inputs, targets), got {got}; yield pairs, with several inputs "
+        "as a tuple or dict in the first place."
+    )
+
+
 def batch_size(inputs: Any) -> int:
     """Samples in a batch: the first axis of its first array. A function counts as one sample.
 
