@@ -28,7 +28,7 @@ from sensitivity.preflight.check import check as preflight
 from sensitivity.preflight.check import refuse_errors, unexecuted, warnings_of
 from sensitivity.preflight.data import data_findings
 from sensitivity.preflight.file import check_file
-from sensitivity.preflight.float_model import compared, tolerance_of
+from sensitivity.preflight.float_model import compared, not_comparable, tolerance_of
 from sensitivity.preflight.metric import metric_findings, target_findings
 from sensitivity.records import Finding, Quantizer, Target
 from sensitivity.reporting.number_formats import format_of
@@ -288,6 +288,11 @@ def test_the_quantized_model_itself_and_one_in_training_mode_are_refused() -> No
         float_finding(model, model)
     with pytest.raises(ModelError, match="in eval mode, got training mode"):
         float_finding(model, seeded(Auxiliary).train())
+
+
+def test_the_class_of_a_model_is_no_model_to_compare_with() -> None:
+    why = not_comparable(quantized_model(auxiliary()), Auxiliary, images())
+    assert why == "it is the class Auxiliary, and no model of it"
 
 
 def test_outputs_of_another_shape_are_told() -> None:

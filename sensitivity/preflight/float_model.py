@@ -49,6 +49,8 @@ def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | No
         return "the task has no example_inputs"
     if source.source == "onnx_qdq":
         return "a Q/DQ file is compared with the file that OnnxModel(float_path=...) names"
+    if isinstance(given, type):
+        return f"it is the class {given.__name__}, and no model of it"
     if not hasattr(given, "named_modules"):
         return f"it is a {type(given).__name__}, and no torch model"
     return None
