@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
 import os
 import re
 import shutil
@@ -34,6 +33,8 @@ from onnx import numpy_helper
 from sensitivity.cli.main import main as command_line
 
 LIMIT_S = 120
+FINDING = re.compile(r"^error \S+\n  (.+)$", re.MULTILINE)
+"""What `check` prints of an error."""
 RNG_SEED = 0
 KINDS = ("bit", "byte", "bytes", "cut", "zeros")
 TARGETS = ("tensorrt-10", "tensorrt-11", "openvino", "onnxruntime")
@@ -157,10 +158,11 @@ def damaged(content: bytes, kind: str, rng: np.random.Generator) -> bytes:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. code: None for a hang, negative for a signal. said: its stderr."""
+    """How a command ended. code: None for a hang, negative for a signal. said: its stderr. printed: its stdout."""
 
     code: int | None
     said: str
+    printed: str = ""
 
     @property
     def verdict(self) -> str:
@@ -169,10 +171,11 @@ class Ended:
         if self.code < 0:
             return f"CRASH by {signal.Signals(-self.code).name}"
         errors = [line for line in self.said.splitlines() if line.startswith("Error: ")]
+        errors += FINDING.findall(self.printed) if not errors and self.code == 1 else []
         if "Traceback (most recent call last)" in self.said or self.code not in (0, 1, 2):
             return "TRACEBACK"
         if errors:
-            return "one sentence" if self.code == 1 and len(errors) == 1 else "ODD"
+            return "one sentence" if self.code == 1 else "ODD"
         return "a result"
 
 
@@ -185,7 +188,8 @@ def forked(arguments: list[str], log: Path, modules: Path | None = None) -> Ende
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
-            return Ended(os.waitstatus_to_exitcode(status), log.read_text(errors="replace"))
+            code, printed = os.waitstatus_to_exitcode(status), log.with_suffix(".out").read_text(errors="replace")
+            return Ended(code, log.read_text(errors="replace"), printed)
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
@@ -204,9 +208,9 @@ def warm(arguments: list[str], log: Path) -> None:
 
 def _in_child(arguments: list[str], log: Path, modules: Path | None) -> None:
     code = 70
-    with log.open("w") as file:
+    with log.open("w") as file, log.with_suffix(".out").open("w") as out:
         os.dup2(file.fileno(), 2)
-        with redirect_stdout(io.StringIO()), redirect_stderr(file):
+        with redirect_stdout(out), redirect_stderr(file):
             try:
                 command_line(arguments)
             except SystemExit as stop:
@@ -292,16 +296,21 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time, with what there is")
     options = parser.parse_args()
     numbers = [options.only] if options.only is not None else list(range(options.first, options.first + options.number))
     counts: Counter[tuple[str, str]] = Counter()
+    done: set[int] = set()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         for number, what, ended in SUITES[options.suite](Path(name), numbers):
             counts[what.partition(" ")[0], ended.verdict] += 1
+            done.add(number)
             if ended.verdict not in ("one sentence", "a result") or options.only is not None:
                 print(f"{number}: {what}: {ended.verdict}\n{ended.said[-6000:]}", flush=True)
-    print(f"{len(numbers)} damaged files, {time.monotonic() - start:.0f} s")
+            if time.monotonic() - start > options.seconds:
+                break
+    print(f"{len(done)} damaged files, {time.monotonic() - start:.0f} s")
     print("| command | how it ended | number |\n|---|---|---|")
     for (verb, verdict), count in sorted(counts.items()):
         print(f"| {verb} | {verdict} | {count} |")

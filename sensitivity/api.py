@@ -30,6 +30,7 @@ from sensitivity.config import (
     TaskChoices,
     UnitChoices,
     began,
+    check_numbers,
     command_line,
     shown,
     target_of,
@@ -82,6 +83,7 @@ STALE = "The exported files and their latencies are of an earlier plan and are n
 def run(settings: RunSettings, progress: Progress = silent) -> Plan:
     """Scan, plan, export, bench and report. The plan says whether the target was met."""
     command = command_line("run", settings)
+    check_numbers(settings)
     # A mistake in the last step's settings is told before the long work.
     runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
@@ -106,6 +108,7 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
 
 def scan(settings: ScanSettings, progress: Progress = silent) -> Scan:
     """Rank the units of a task's model and write run.json, scan.json and scan.csv."""
+    check_numbers(settings)
     with _session(settings, progress) as session:
         return _scan(_checked(session, settings)[0], command_line("scan", settings), settings)
 
@@ -132,6 +135,7 @@ def _findings(settings: CheckSettings) -> tuple[Finding, ...]:
 
 def plan(settings: PlanSettings, progress: Progress = silent) -> Plan:
     """Choose a skip-set for the run in `settings.directory` and write plan.json."""
+    check_numbers(settings)
     run_dir = RunDir(settings.directory)
     info, scanned = run_dir.info(), run_dir.read("scan.json", Scan)
     target_of(settings, info.full_scale)
@@ -161,6 +165,7 @@ def export(settings: ExportSettings, progress: Progress = silent) -> Verificatio
 
 def bench(settings: BenchSettings, progress: Progress = silent) -> BenchResult:
     """Time the exported files and write bench.json and bench.csv. Needs neither the task nor its framework."""
+    check_numbers(settings)
     _check_accuracy(settings)
     return _bench(RunDir(settings.directory), settings, command_line("bench", settings), progress)
 

@@ -5,6 +5,7 @@ A field's metadata holds `help`; a Literal type gives its choices; None means wh
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields
@@ -27,8 +28,9 @@ ImageSize = int | tuple[int, int]
 """Side of a square in pixels, or (height, width)."""
 
 
-def setting(default: Any, help: str) -> Any:  # noqa: A002 - the word that dataclass metadata and click use
-    return field(default=default, metadata={"help": help})
+def setting(default: Any, help: str, *, least: float | None = None) -> Any:  # noqa: A002 - the word that dataclass metadata and click use
+    """A field of settings. least: the smallest number that it may be, see `check_numbers`."""
+    return field(default=default, metadata={"help": help, "least": least})
 
 
 def required(help: str) -> Any:  # noqa: A002
@@ -101,8 +103,11 @@ class ScanChoices(UnitChoices):
         None,
         "Samples that the layers may spend in a race on the metric. By default they race, for 1000 samples, only where "
         "measuring them all would take more than 20000; for 400 and 5000 where everything in INT8 has collapsed.",
+        least=1,
     )
-    time_budget: float | None = setting(None, "Seconds after which the race ends with what it has; none by default.")
+    time_budget: float | None = setting(
+        None, "Seconds after which the race ends with what it has; none by default.", least=0
+    )
     signal: SignalName | None = setting(
         None,
         "What orders the layers before the race and in a plan. By default boxes for detectors, and sqnr for all else; "
@@ -111,7 +116,7 @@ class ScanChoices(UnitChoices):
     force: bool = setting(
         False, "Go on where the check before the scan finds an error; it stays as a warning with the results."
     )
-    memory: int | None = setting(None, "MiB for values kept for replay; a quarter of what is free by default.")
+    memory: int | None = setting(None, "MiB for values kept for replay; a quarter of what is free by default.", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +147,12 @@ class PlanChoices:
 @dataclass(frozen=True, kw_only=True)
 class RuntimeChoices:
     runtime: str = setting("onnxruntime", "The runtime to measure latency in.")
-    threads: int | None = setting(None, "Threads of the runtime; all physical cores by default.")
+    threads: int | None = setting(None, "Threads of the runtime; all physical cores by default.", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchChoices(RuntimeChoices):
-    rounds: int = setting(100, "How many times each file is timed; files take turns.")
+    rounds: int = setting(100, "How many times each file is timed; files take turns.", least=1)
     accuracy: bool = setting(
         False,
         "Measure the metric of each file in this runtime, on holdout. Without it a run measures what takes no more than "
@@ -258,6 +263,21 @@ class DemoSettings:
     out: Path = setting(Path("runs/demo"), "Run directory.")
 
 
+def check_numbers(settings: Any) -> None:
+    """Raise SensitivityError for a number that is under the least of its setting, or none.
+
+    >>> check_numbers(BenchSettings(directory=Path("."), rounds=0))
+    Traceback (most recent call last):
+    sensitivity.errors.SensitivityError: Expected --rounds to be at least 1, got 0; leave it out for the usual.
+    """
+    for item in fields(settings):
+        least, value = item.metadata.get("least"), getattr(settings, item.name)
+        if least is not None and value is not None and not least <= value < math.inf:
+            raise SensitivityError(
+                f"Expected {flag_of(item.name)} to be at least {least:g}, got {value}; leave it out for the usual."
+            )
+
+
 def target_of(settings: PlanChoices, full_scale: float) -> Target:
     """The target that the settings ask for. full_scale: the metric's largest value; a point is a hundredth of it.
 
@@ -269,6 +289,10 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
     if settings.target is not None and settings.max_drop is not None:
         raise SensitivityError("Expected one of --target and --max-drop, got both; leave one out.")
     if settings.target is not None:
+        if not math.isfinite(settings.target):
+            raise SensitivityError(
+                f"Expected --target to be a number such as 0.51, got {settings.target}; give the metric to be reached."
+            )
         return Target(metric=settings.target)
     text = (settings.max_drop or "1pt").strip()
     number, unit = (text[:-2], "pt") if text.endswith("pt") else (text[:-1], text[-1:])

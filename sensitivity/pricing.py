@@ -56,6 +56,11 @@ def priced(
     """
     from sensitivity.export.candidates import Candidates
 
+    if session.source.source == "onnx_qdq":
+        raise TaskError(
+            "Expected a PyTorch model for --cost and the cost planner, which export each set, got a Q/DQ ONNX file; "
+            "use --planner greedy without --cost."
+        )
     if session.example is None:
         raise TaskError(
             "Expected the task to have example_inputs for --planner cost, got None; add one batch of inputs to the "

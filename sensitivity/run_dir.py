@@ -147,11 +147,15 @@ class RunDir:
         try:
             content = file.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
+            if self.path.is_file():
+                raise RunDirError(f"Expected {self.path} to be a run directory, got a file; give its folder.") from None
             raise RunDirError(
                 f"Expected {file} to exist, got nothing there; make it with: {self._makes(name)}"
             ) from None
         except OSError as error:
-            raise RunDirError(f"Expected {file} to be a readable file, got {error.strerror or error}.") from error
+            raise RunDirError(
+                f"Expected {file} to be a readable file, got {error.strerror or error}; move it away."
+            ) from error
         try:
             record = msgspec.json.decode(content, type=kind)
         except ValueError as error:
@@ -172,7 +176,7 @@ class RunDir:
             with np.load(self.path / name, allow_pickle=False) as stored:
                 table: NDArray[np.float64] = stored["values"]
         except (OSError, ValueError, KeyError, EOFError, zlib.error, BadZipFile, NotImplementedError) as error:
-            raise self._damaged(name, " ".join(str(error).split())) from error
+            raise self._damaged(name, "no whole archive of numbers") from error
         return table
 
     def write(self, name: str, record: Any) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
 from sensitivity.records import Finding, Scores, Severity, Target, Variant
-from sensitivity.scan.engine import checked_scores
+from sensitivity.scan.engine import check_values, checked_scores
 from sensitivity.scan.variants import baselines
 from sensitivity.session import Session
 from sensitivity.signals.distortion import flat_outputs
@@ -122,9 +122,11 @@ def judged(session: Session) -> Judged:
     variant = baselines(session.source.quantizers)["float"]
     for number, batch in enumerate(task.data["rank"]):
         inputs, targets = check_pair(batch, "rank")
-        outputs = _outputs(session, variant, inputs)
         count = batch_size(inputs)
-        scores.append(checked_scores(task, outputs, targets, count, f" on batch {number} of split 'rank'"))
+        outputs = _outputs(session, variant, inputs)
+        where = f" on batch {number} of split 'rank'"
+        scores.append(checked_scores(task, outputs, targets, count, where))
+        check_values(scores[-1], scores[0].shape[1:], where)
         shuffles.add(task, outputs, targets, scores[-1])
         classes = _classes(outputs)
         size += count
@@ -157,6 +159,9 @@ class _Shuffles:
             try:
                 shuffled = checked_scores(task, _taken(outputs, order), targets, n, "")
             except (_NotBySample, TaskError):
+                self.possible = False
+                return
+            if shuffled.shape != scores.shape:
                 self.possible = False
                 return
             if np.array_equal(shuffled, scores[order]) and not np.array_equal(shuffled, scores):

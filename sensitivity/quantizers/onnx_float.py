@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sensitivity.errors import OnnxFileError
+from sensitivity.errors import OnnxFileError, TaskError
 from sensitivity.onnx_graph.align import align, ports
 from sensitivity.onnx_graph.float_model import FloatModel
 from sensitivity.quantizers.onnx_batches import fixed_batch, joined, length, pieces
@@ -64,8 +64,8 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
     return (_differs(model, known, worst, distances[worst], tolerance, where),)
 
 
-class FloatInputError(Exception):
-    """Why the float model cannot be given the batch."""
+class FloatInputError(TaskError):
+    """Why a file cannot be given the batch."""
 
 
 def distance(own: Array, theirs: Array) -> float:
@@ -126,7 +126,9 @@ def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Arr
         parts = [model.run(list(names), dict(part)) for part in pieces(typed, fixed_batch(model))]
     except Exception as error:  # ONNX Runtime's exceptions share no public base class
         said = " ".join(str(error).split())[:200]
-        raise FloatInputError(f"ONNX Runtime says of this batch: {said}") from error
+        raise FloatInputError(
+            f"Expected the batch to fit the inputs of the file, got from ONNX Runtime: {said}"
+        ) from error
     found = joined(parts, length(typed))
     return dict(zip(names, found if isinstance(found, tuple) else (found,), strict=True))
 

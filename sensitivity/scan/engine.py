@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,7 @@ class Measurer:
         self._simulator: Simulator | None = None
         self._offered: tuple[Range, ...] = ()
         self._checked: set[tuple[str, int]] = set()
+        self._values: tuple[int, ...] | None = None
         self._distances: dict[tuple[str, str, int], Distance] = {}
 
     def offer(self, ranges: Iterable[Range]) -> None:
@@ -188,6 +190,9 @@ class Measurer:
             measured.append((variants[index], checked_scores(self.task, output, targets, size, where)))
             self.samples += size
             del output  # not kept while the next one is computed
+        for _, scores in measured:
+            self._values = scores.shape[1:] if self._values is None else self._values
+            check_values(scores, self._values, where)
         for variant, scores in measured:
             self.journal.add_scores(variant, split, batch, scores)
 
@@ -195,7 +200,9 @@ class Measurer:
         """Raise JournalMismatch where this batch is not the one that earlier scores were of. Once for each batch:
         a digest takes as long as a small model does."""
         if (split, batch) not in self._checked:
-            self.journal.add_batch(split, batch, batch_digest(inputs, targets))
+            digest = batch_digest(inputs, targets)
+            self._check_first(split.partition(":")[0], batch, digest)
+            self.journal.add_batch(split, batch, digest)
             self._checked.add((split, batch))
 
     def _fitted(self, signal: Signal, reference: Variant, samples: int) -> Signal:
@@ -221,6 +228,15 @@ class Measurer:
         ((_, output),) = self.outputs([reference], inputs)
         self.samples += batch_size(inputs)
         return [array.copy() for array in (signal.view or flat_outputs)(output)]
+
+    def _check_first(self, split: str, batch: int, digest: str) -> None:
+        """Raise TaskError where the first batch is another one than when the journal's head was made of it."""
+        first = self.journal.head.get("data", {}).get(split, {}).get("first", digest)
+        if batch == 0 and digest != first:
+            raise TaskError(
+                f"Expected split {split!r} to give the same batches in the same order each time, got another first "
+                "batch; fix the seed of what is drawn at random, and do not shuffle."
+            )
 
     def _distort(
         self, signal: Signal, variants: list[Variant], reference: Variant, split: str, batch: int, inputs: Any
@@ -269,11 +285,29 @@ def checked_scores(task: Task, output: Any, targets: Any, size: int, where: str)
     return scores
 
 
+def check_values(scores: Scores, before: tuple[int, ...], where: str) -> None:
+    """Raise TaskError where samples have another number of values than those `before`: they could not be joined."""
+    if scores.shape[1:] != before:
+        raise TaskError(
+            f"Expected task.score to return as many values for each sample{where} as before, got shape "
+            f"{list(scores.shape[1:])} and {list(before)} before; pad them to one shape."
+        )
+
+
 def user_error(what: str, where: str, error: Exception) -> SensitivityError:
     """One sentence for an exception out of the user's own code, with the place where it was raised."""
     if isinstance(error, SensitivityError):
         return error
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return TaskError(
-        f"Expected {what} to return{where}, got {type(error).__name__}: {error} ({frame.filename}:{frame.lineno})."
-    )
+    said = " ".join(str(error).split())[:300]
+    return TaskError(f"Expected {what} to return{where}, got {type(error).__name__}: {said}{_place(error)}.")
+
+
+def _place(error: Exception) -> str:
+    """The last line of the user's own that an exception came through; "" where it came through none."""
+    own = str(Path(__file__).parents[1])
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(own)]
+    users = [frame for frame in frames if "site-packages" not in frame.filename]
+    if not frames:
+        return ""
+    last = (users or frames)[-1]
+    return f" ({last.filename}:{last.lineno})"

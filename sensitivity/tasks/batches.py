@@ -113,5 +113,11 @@ def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def scores_of(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """What a task's `score` gave, as float64 on the host: a tensor of any type and device, an array, or a list."""
-    return as_numpy(value).astype(np.float64)
+    """What a task's `score` gave, as float64 on the host: a tensor of any type and device, an array, or a list.
+
+    Raises TypeError for complex numbers, whose imaginary part would be lost.
+    """
+    found = as_numpy(value)
+    if np.iscomplexobj(found):
+        raise TypeError("complex numbers")
+    return found.astype(np.float64)

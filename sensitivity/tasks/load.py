@@ -6,6 +6,7 @@ import ast
 import difflib
 import hashlib
 import importlib.util
+import math
 import os
 import sys
 import traceback
@@ -15,11 +16,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.records import SPLITS
 from sensitivity.tasks.base import EvaluateTask, Task
+from sensitivity.tasks.batches import check_pair
 
 DEFAULT_FUNCTION = "task"
+NUMBERS = (int, float, np.integer, np.floating)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -35,7 +40,7 @@ def load_task(reference: str) -> Task | EvaluateTask:
         function = _function(module, name, file)
         try:
             task = function()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _user_error(f"{name}() in {file} to return a task", file, error) from error
     if isinstance(task, Task):
         check_task(task)
@@ -116,10 +121,25 @@ def check_task(task: Task) -> None:
         _check_split(split, task.data[split])
     _check_callable("score", task.score)
     _check_callable("aggregate", task.aggregate)
+    if task.finish is not None:
+        _check_callable("finish", task.finish)
+    _check_scale(task)
+
+
+def _check_scale(task: Task | EvaluateTask) -> None:
+    scale = task.full_scale
+    if not isinstance(scale, NUMBERS) or not 0 < scale < math.inf:
+        raise TaskError(
+            f"Expected task.full_scale to be the metric's largest value, a number above 0, got {scale!r}; "
+            "it is 1.0 for a fraction and 100.0 for per cent."
+        )
+    if not isinstance(task.metric, str):
+        raise TaskError(f"Expected task.metric to be the metric's name, got {_kind(task.metric)}; give it as text.")
 
 
 def check_evaluate_task(task: EvaluateTask) -> None:
     _check_model(task.model)
+    _check_scale(task)
     _check_callable("evaluate", task.evaluate)
     for name in ("confirm", "holdout"):
         if getattr(task, name) is not None:
@@ -139,6 +159,8 @@ def _check_split(split: str, batches: Any) -> None:
         count = len(batches)
     except TypeError as error:
         raise fail(f"{_kind(batches)} without a len()", "pass a list of batches, or a DataLoader") from error
+    except Exception as error:  # out of the user's own class
+        raise fail(f"{type(error).__name__} from its len(): {error}", "correct its __len__") from error
     if count == 0:
         raise TaskError(
             f"Expected split {split!r} to hold at least one batch, got none; check the data's path and size."
@@ -146,6 +168,17 @@ def _check_split(split: str, batches: Any) -> None:
     # By class name, so that torch stays out of here.
     if type(getattr(batches, "sampler", None)).__name__ == "RandomSampler":
         raise fail("a DataLoader that shuffles", "pass shuffle=False")
+    _check_first(split, batches)
+
+
+def _check_first(split: str, batches: Any) -> None:
+    """Raise TaskError where the first batch is no pair, or cannot be read."""
+    try:
+        first = next(iter(batches))
+    except Exception as error:  # out of the user's own data
+        got = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise TaskError(f"Expected split {split!r} to give its first batch, got {got}; check its data.") from error
+    check_pair(first, split)
 
 
 def _check_model(model: Any) -> None:
@@ -197,7 +230,7 @@ def _run_file(file: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look their module up here
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise _user_error(f"{file} to be imported", file, error) from error
     return module
@@ -217,7 +250,7 @@ def _function(module: ModuleType, name: str, file: Path) -> Any:
     raise TaskError(f"Expected {file} to define a function {name}(), got none of that name. {hint}")
 
 
-def _user_error(what: str, file: Path, error: Exception) -> SensitivityError:
+def _user_error(what: str, file: Path, error: BaseException) -> SensitivityError:
     """One sentence for an exception out of the user's file, with the last line of theirs that it came through."""
     if isinstance(error, SensitivityError):
         return error

@@ -113,6 +113,14 @@ class SkipUses(ir.passes.InPlacePass):
         return self._made[id(node), value]
 
 
+def _fits(scale: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> bool:
+    try:
+        np.broadcast_to(spread(scale, pair, shape), shape)
+    except ValueError:
+        return False
+    return True
+
+
 def dequantized(pair: qdq.Pair) -> NDArray[Any]:
     """The float values that a pair in the compact form gives: (level - zero point) * scale, as ONNX defines it.
 
@@ -126,6 +134,11 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
         )
     offset = np.zeros_like(scale, np.float32) if zero_point is None else zero_point.astype(np.float32)
     limits = qdq.clip_limits(pair.clip) if pair.clip is not None else None
+    if not _fits(scale, pair, levels.shape):
+        raise OnnxFileError(
+            f"Expected as many scales at {pair.name} as its weight of shape {list(levels.shape)} has channels, got "
+            f"{scale.size}; quantize the model again."
+        )
     kept = levels.astype(np.float32).clip(*(limits or (None, None)))
     shifted = kept - spread(offset, pair, levels.shape)
     return np.asarray(shifted * spread(scale.astype(np.float32), pair, levels.shape)).astype(scale.dtype)
