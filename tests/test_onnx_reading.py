@@ -606,3 +606,24 @@ def test_weights_that_only_a_runtime_can_take_apart_are_refused(kind: str, tmp_p
     onnx.save(h.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "q.onnx")
     with pytest.raises(OnnxFileError, match=kind):
         OnnxModel(tmp_path / "q.onnx")
+
+
+def test_a_pair_that_a_relu_of_the_graph_reads_stands_for_none(tmp_path: Path) -> None:
+    """The sums are an output too: they have the range of what the Relu passes on, and no Relu of their own."""
+    nets = {pairs: Net(pairs) for pairs in (True, False)}
+    for pairs, net in nets.items():
+        sums = net.dequantize(net.quantize(net.conv("x"), zero=-128), zero=-128)
+        outputs = [sums, net.op("Relu", sums)]
+        graph = h.make_graph(
+            net.nodes,
+            "g",
+            [h.make_tensor_value_info("x", T.FLOAT, ["n", 4, 8, 8])],
+            [h.make_tensor_value_info(name, T.FLOAT, None) for name in outputs],
+            net.constants,
+        )
+        model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+        onnx.save(model, tmp_path / f"{pairs}.onnx")
+    opened = OnnxModel(tmp_path / "True.onnx")
+    feed = {"x": np.random.default_rng(7).normal(size=(2, 4, 8, 8)).astype("f4") * 3}
+    with opened.skipping(frozenset(use.name for use in opened.uses)):
+        np.testing.assert_allclose(opened.run(None, feed)[0], run(str(tmp_path / "False.onnx"), feed), rtol=1e-5)

@@ -37,16 +37,21 @@ def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[st
     """What pairs that clamp at 0 limit to, where the graph does not prove that the tensor is clamped already.
 
     A Relu there is harmless on a tensor that is never negative. Where the other end was clamped (Clip) is not known.
+    A pair that an activation of the graph reads has taken none away: it only has the range of what that one passes on.
     inputs: of the main graph, which have no activation; those of the body of a Loop carry what may have had one.
     """
     found = {}
     for use in uses:
         source, limits = use.pair.source, _clamped_at_zero(use.pair)
-        if use.role == "weight" or source in inputs or limits is None:
+        if use.role == "weight" or source in inputs or limits is None or _is_activated(use.pair):
             continue
         if limits != RELU or not non_negative(source):
             found[source.name or ""] = limits
     return found
+
+
+def _is_activated(pair: qdq.Pair) -> bool:
+    return any(reader.op_type in CLAMPING for reader in pair.output.consumers())
 
 
 def clamps_of(found: Mapping[str, Limits], known: Mapping[str, Limits]) -> dict[str, Limits]:
