@@ -373,6 +373,11 @@ def test_a_float_that_always_answers_the_same_is_an_error_though_most_samples_ar
     assert "0.75 on 128 samples of rank, and 0.75 with the answers given for other samples" in finding.message
 
 
+def test_a_float_that_is_right_everywhere_is_above_chance_though_one_target_is_nearly_all_there_is() -> None:
+    labels = (np.arange(128) % 40 == 39).astype(int)
+    assert Answers(np.eye(2)[labels], labels).found() == []
+
+
 def test_a_regression_that_ignores_its_inputs_is_an_error_and_a_good_one_is_not() -> None:
     wanted = np.random.default_rng(0).normal(size=(128, 1))
     score = lambda outputs, targets: -np.square(outputs - targets).mean(1)  # noqa: E731

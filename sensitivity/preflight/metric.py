@@ -66,7 +66,7 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
         yield _at_chance(
             f"{value:.4g} on the first {n} samples of rank, and guessing has {1 / found.classes:.4g}", name
         )
-    elif found.own is not None and found.n >= FEWEST and found.own <= max(found.shuffled):
+    elif _is_luck(found, value):
         yield _at_chance(
             f"{found.own:.4g} on {found.n} samples of rank, and {max(found.shuffled):.4g} with the answers given for "
             "other samples",
@@ -74,6 +74,14 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
         )
     if target is not None:
         yield from (_with_reading(one, session, value) for one in target_findings(found.scores, value, target, name))
+
+
+def _is_luck(found: Judged, value: float) -> bool:
+    """Whether the answers are no better than when they are given to other samples. Where every answer is right nothing
+    is wrong with them: then most samples of a batch have the same target."""
+    if found.own is None or found.n < FEWEST or (_counts(found.scores, value) and value == 1):
+        return False
+    return found.own <= max(found.shuffled)
 
 
 def measured_findings(session: Session) -> Iterator[Finding]:
