@@ -308,7 +308,7 @@ def test_a_changed_task_file_is_kept_on_resume_and_a_run_of_others_is_not_touche
     settings = YoloSettings(weights=Path("a.pt"), data=Path("b.yaml"), out=tmp_path)
     workflow.prepare(settings)
     (tmp_path / "task.py").write_text("# mine")
-    (tmp_path / "journal.jsonl").write_text("{}\n")
+    (tmp_path / "journal.jsonl").write_text("{}\n{}\n")
     with pytest.raises(RunDirError, match="journal of an earlier one"):
         workflow.prepare(settings)
     workflow.prepare(YoloSettings(weights=Path("a.pt"), data=Path("b.yaml"), out=tmp_path, resume=True))
@@ -348,7 +348,8 @@ def test_the_whole_job_on_yolov8n_from_a_weights_file(yolov8n_run):
     report = api.report_data(yolov8n_run)
     assert report.plan is not None
     assert len(report.units) == 63
-    assert {timing.variant for timing in report.timings} == {"float", "fp16", "int8", "partial"}
+    timed = {variant for timing in report.timings for variant in timing.variants}
+    assert timed == {"float", "fp16", "int8", "partial"}
     assert re.search("mAP50-95", (yolov8n_run / "report.html").read_text())
 
 
