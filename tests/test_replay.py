@@ -252,17 +252,15 @@ def test_an_unknown_name_is_refused(branches: ModelOptModel) -> None:
         list(ReplaySimulator(branches).outputs(batch(), [frozenset(["lefd.input_quantizer"])]))
 
 
-def test_a_batch_is_cut_until_the_values_of_one_part_fit_the_budget(
-    chain: ModelOptModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether a finer cut changes a bit depends on the kernels that the processor has: here none is said to."""
-    monkeypatch.setattr("sensitivity.simulators.replay.same", lambda one, other: True)
+def test_a_batch_is_cut_until_the_values_of_one_part_fit_the_budget(chain: ModelOptModel) -> None:
+    """As far as no bit changes, which depends on the kernels that the processor has: the rest is told."""
     inputs, variants = batch(16, 32), scan(chain)
     value = 4 * 4 * 16 * 32 * 32  # bytes of four float channels of the whole batch
     simulator = ReplaySimulator(chain, memory=value)
-    deque(simulator.outputs(inputs, variants), maxlen=0)
-    assert simulator.peak(inputs, variants) <= value
-    assert simulator.warnings == ()
+    check(chain, simulator, inputs, variants)
+    peak = simulator.peak(inputs, variants)
+    assert peak <= value * 1.001
+    assert (simulator.warnings == ()) == (peak <= value)
 
 
 def test_a_budget_that_cannot_be_held_is_told_with_what_is_needed(branches: ModelOptModel) -> None:
