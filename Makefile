@@ -14,8 +14,9 @@ $(VENV)/.done: pyproject.toml requirements.lock
 demo: setup
 	$(BIN)/sensitivity demo --out runs/demo
 
+# Two workers, each computing with one thread: threads of torch and BLAS would take the other's core.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
