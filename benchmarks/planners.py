@@ -253,7 +253,7 @@ def measured(session: Session, rows: Sequence[Mapping[str, Any]], probe: Prober)
 def instances(number: int) -> Iterator[dict[str, Any]]:
     """Random small problems with interactions: the cost planner's plan against the best one."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from planner_instances import instance
+    from support.planner_instances import instance
 
     from sensitivity.planners.cost import CostPlanner
     from sensitivity.planners.greedy import GreedyPlanner

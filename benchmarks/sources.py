@@ -41,7 +41,7 @@ def made_by(source: str) -> Callable[[Any], Any]:
     if source == "onnx_qdq":
         return exported
     if source == "pytorch_quantization":
-        importlib.import_module("pq_models")  # the stand-in, where the toolkit cannot be imported
+        importlib.import_module("support.pq_models")  # the stand-in, where the toolkit cannot be imported
     found: Callable[[Any], Any] = importlib.import_module({"modelopt": "task"}.get(source, f"task_{source}")).calibrated
     return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import reporting_samples as samples
+from support import reporting_samples as samples
 
 from sensitivity.records import Estimate
 from sensitivity.reporting.advice import advice, small_splits

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import models
 import numpy as np
 import pytest
 import torch
-from test_replay import check
+from support import models
+from support.replays import check
 from torch import nn
 
 from sensitivity.errors import ModelError, NamesError

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qdq_chain import chain, inputs
+from support.qdq_chain import chain, inputs
 
 from sensitivity.bench.environment import _cpu_info, environment
 from sensitivity.bench.protocol import bench_files, interleaved, timing

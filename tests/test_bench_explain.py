@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qdq_chain import chain, inputs
+from support.qdq_chain import chain, inputs
 
 from sensitivity.bench.explain import explain, mixed_adds, not_in_int8, reformats
 from sensitivity.bench.profile import FileProfile, layer_rows, profile_file, quantized_nodes

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from reporting_samples import timing
+from support.reporting_samples import timing
 
 from sensitivity import benching
 from sensitivity.bench.same_files import same_files

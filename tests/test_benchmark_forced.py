@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="runs a PyTorch model")
 pytest.importorskip("modelopt", reason="runs a model calibrated by ModelOpt")
 
-from models import Branches, Chain, batch, quantized, seeded  # noqa: E402
+from support.models import Branches, Chain, batch, quantized, seeded  # noqa: E402
 
 from sensitivity.export.torch_model import export_files  # noqa: E402
 from sensitivity.export.writing import save  # noqa: E402

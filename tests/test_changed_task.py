@@ -43,7 +43,7 @@ def verb(*words: object) -> int:
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a task file and the run of its scan and plan."""
-    from onnx_models import float_file, labelled, static_file
+    from support.onnx_models import float_file, labelled, static_file
 
     folder = tmp_path_factory.mktemp("changed")
     static_file(float_file(folder / "float.onnx"), folder / "int8.onnx")

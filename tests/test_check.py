@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import quantized, seeded
-from onnx_models import qdq_file
+from support.models import quantized, seeded
+from support.onnx_models import qdq_file
 from torch import nn
 from torch.ao.quantization import FakeQuantize
 from torch.nn.utils.fusion import fuse_conv_bn_eval

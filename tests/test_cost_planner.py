@@ -6,7 +6,7 @@ from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
-from planner_instances import Instance, instance
+from support.planner_instances import Instance, instance
 
 from sensitivity.errors import SensitivityError
 from sensitivity.planners.base import Goal, Judged

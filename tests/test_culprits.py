@@ -12,7 +12,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx_models import qdq_file
+from support.onnx_models import qdq_file
 
 from sensitivity import api
 from sensitivity.config import ScanSettings

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from detection_reference import greedy_nms
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.detection_reference import greedy_nms
 
 from sensitivity.tasks import detection_boxes
 from sensitivity.tasks.detection_boxes import Suppression, decode_ultralytics, decode_yolox, detections, nms

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from detection_reference import pycocotools_ap
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.detection_reference import pycocotools_ap
 
 from sensitivity.tasks.detection_boxes import Detections
 from sensitivity.tasks.detection_map import (

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from reporting_samples import complete
-from yolo_models import NAMES, coco, save, yolo
+from support.reporting_samples import complete
+from support.yolo_models import NAMES, coco, save, yolo
 
 from sensitivity import api
 from sensitivity.cli.main import group

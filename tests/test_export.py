@@ -3,12 +3,12 @@
 import dataclasses
 import json
 
-import models
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from support import models
 from torch import nn
 
 from sensitivity.errors import ExportError, NamesError, WriteError

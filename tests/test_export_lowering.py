@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
-import models
 import numpy as np
 import onnx
 import pytest
 import torch
+from support import models
+from support.blocks import Blocks
 from torch import nn
 
 from sensitivity.errors import ExportError, OnnxFileError
@@ -25,30 +26,6 @@ from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.modelopt import ModelOptModel
 from sensitivity.rules.lint import run_lint
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
-
-
-class Blocks(nn.Module):
-    """Residual and concat blocks with ReLU and SiLU, resized, a pooled head: what runtimes fuse."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
-        self.first = nn.Conv2d(16, 16, 3, padding=1)
-        self.second = nn.Conv2d(16, 16, 3, padding=1)
-        self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)
-        self.left = nn.Conv2d(16, 8, 1)
-        self.right = nn.Conv2d(16, 8, 1)
-        self.merge = nn.Conv2d(16, 16, 1)
-        self.head = nn.Linear(16, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.stem(x)
-        x = torch.relu(self.second(torch.relu(self.first(x))) + x)
-        x = nn.functional.silu(self.depthwise(x))
-        small = nn.functional.max_pool2d(x, 2)
-        large = nn.functional.interpolate(small, scale_factor=2.0, mode="nearest")
-        x = torch.cat([self.left(large), self.right(x)], 1)
-        return self.head(nn.functional.silu(self.merge(x)).mean((2, 3)))
 
 
 @pytest.fixture(scope="module")

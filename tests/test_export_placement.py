@@ -1,10 +1,10 @@
 """Shared scales and quantized skip connections, found before a scan and kept by the export."""
 
-import models
 import numpy as np
 import pytest
 import torch
-from test_export_lowering import Blocks
+from support import models
+from support.blocks import Blocks
 from torch import nn
 
 from sensitivity.errors import ModelError

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from test_run import verb
+from support.commands import verb
 
 from sensitivity.errors import ExportError
 from sensitivity.export.for_onnxruntime import faithful, faithful_copies
@@ -252,7 +252,7 @@ def dead_channels() -> tuple[Any, Any]:
     """A calibrated model whose first channels have almost no weight, and a batch."""
     torch = pytest.importorskip("torch", reason="exports a PyTorch model")
     pytest.importorskip("modelopt", reason="exports a model calibrated by ModelOpt")
-    from models import quantized
+    from support.models import quantized
 
     torch.manual_seed(0)
     net = torch.nn.Sequential(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import models
 import pytest
 import torch
-from pt2e_models import quantized_by_pt2e
+from support import models
+from support.pt2e_models import quantized_by_pt2e
 from torch import nn
 
 from sensitivity.config import ScanSettings

@@ -14,8 +14,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="exports a PyTorch model")
 pytest.importorskip("modelopt", reason="exports a model calibrated by ModelOpt")
 
-from blocks import YoloLike  # noqa: E402
-from models import batch, quantized, seeded  # noqa: E402
+from support.blocks import YoloLike  # noqa: E402
+from support.models import batch, quantized, seeded  # noqa: E402
 
 from sensitivity.export.lower import lower_file  # noqa: E402
 from sensitivity.export.placement import scale_groups, unified_scales  # noqa: E402

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from models import Branches, Chain, batch, quantized, seeded
+from support.models import Branches, Branching, Chain, Fixed, WritesIntoViews, batch, quantized, seeded
 from torch import Tensor, nn
 
 from sensitivity.quantizers.modelopt import ModelOptModel
@@ -73,27 +73,8 @@ def test_the_graph_holds_for_other_batch_sizes() -> None:
     assert traced(seeded(Chain), batch()).batches == (2, sys.maxsize)
 
 
-class Fixed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x) / int(x.shape[0])
-
-
 def test_a_graph_tied_to_one_batch_size_says_so() -> None:
     assert traced(seeded(Fixed), torch.randn(4, 3)).batches == (4, 4)
-
-
-class Branching(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.fc(x)
-        return -y if y.sum() > 0 else y
 
 
 class Random(nn.Module):
@@ -147,18 +128,6 @@ class TrainingNorm(nn.Module):
 def test_what_cannot_be_replayed_is_refused_with_the_reason(build, reason: str) -> None:
     with pytest.raises(Untraceable, match=reason):
         traced(seeded(build), torch.randn(4, 3))
-
-
-class WritesIntoViews(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        y[:, :2] *= 3
-        y[:, 1:3].relu_()
-        return y
 
 
 def test_writes_into_views_are_left_to_torchs_own_functionalization() -> None:

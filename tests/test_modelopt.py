@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from models import Branches, Chain, batch, quantized, seeded
+from support.models import Branches, Chain, batch, quantized, seeded
 from torch import nn
 
 from sensitivity.errors import ModelError, NamesError

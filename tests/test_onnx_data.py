@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from test_run import verb
+from support.commands import verb
 
 from sensitivity.errors import TaskError
 from sensitivity.onnx_task import onnx_task

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx_models import float_file, labelled, static_file
-from test_run import verb
+from support.commands import verb
+from support.onnx_models import float_file, labelled, static_file
 
 from sensitivity import onnx_task
 from sensitivity.records import SPLITS

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from onnx_models import float_file, images, qdq_file, run_file, static_file
+from support.onnx_models import float_file, images, qdq_file, run_file, static_file
 
 from sensitivity.quantizers.onnx_model import OnnxModel
 from sensitivity.session import quantized_model

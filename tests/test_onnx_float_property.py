@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from random_graphs import CHANNELS, SIDE, RandomGraph
+from support.random_graphs import CHANNELS, SIDE, RandomGraph
 
 from sensitivity.quantizers.onnx_model import OnnxModel
 from sensitivity.session import quantized_model

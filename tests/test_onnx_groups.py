@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx_models
 import pytest
+from support import onnx_models
 
 from sensitivity import api
 from sensitivity.config import ScanSettings, UnitChoices

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_run import verb
+from support.commands import verb
 
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.onnx_model import OnnxModel

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
-from onnx_models import run_file
-from onnx_random import QUANTIZERS, Recipe, network, quantized_by_onnxruntime, recipes, samples
+from support.onnx_models import run_file
+from support.onnx_random import QUANTIZERS, Recipe, network, quantized_by_onnxruntime, recipes, samples
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.quantizers.onnx_model import OnnxModel

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from onnx_models import float_file, images, labelled, run_file, static_file
-from test_run import verb
+from support.commands import verb
+from support.onnx_models import float_file, images, labelled, run_file, static_file
 
 from sensitivity.errors import TaskError
 from sensitivity.onnx_task import onnx_task

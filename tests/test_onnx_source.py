@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from models import quantized
-from onnx_models import UNITS, float_file, images, qdq_file, run_file, static_file
+from support.models import quantized
+from support.onnx_models import UNITS, float_file, images, qdq_file, run_file, static_file
 
 from sensitivity.errors import ModelError, OnnxFileError, TaskError
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers

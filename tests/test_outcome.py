@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import msgspec
 import pytest
-from reporting_samples import TIMINGS, complete, near, plan, timing, units
+from support.reporting_samples import TIMINGS, complete, near, plan, timing, units
 
 from sensitivity.records import BenchResult, Estimate, Plan, RuntimeAccuracy, Target, Verdict
 from sensitivity.reporting.advice import advice

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import Branches, batch, seeded
-from pt2e_models import INPUTS, WeightedLayers, aten, quantized_by_pt2e
+from support.models import Branches, batch, seeded
+from support.pt2e_models import INPUTS, WeightedLayers, aten, quantized_by_pt2e
 from torch import Tensor, nn
 from torchao.quantization.pt2e import MinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import Branches, Chain, batch, seeded
-from pq_models import QuantDescriptor, calibrate, quant_nn, quantized_by_pq, quantizers_of
+from support.models import Branches, Chain, batch, seeded
+from support.pq_models import QuantDescriptor, calibrate, quant_nn, quantized_by_pq, quantizers_of
 from torch import Tensor, nn
 
 from sensitivity.errors import ModelError

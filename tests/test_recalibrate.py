@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_run import TASK, verb
-from test_scan import batches
+from support.batches import batches
+from support.commands import TASK, verb
 
 from sensitivity import api, planning
 from sensitivity.config import PlanSettings

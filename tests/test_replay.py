@@ -3,15 +3,13 @@ from __future__ import annotations
 import gc
 import itertools
 from collections import deque
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Branches, Chain, batch, quantized, seeded
-from test_lowering import Branching, Fixed, WritesIntoViews
+from support.models import Branches, Branching, Chain, Fixed, WritesIntoViews, batch, quantized, seeded
+from support.replays import Variants, check, copied
 from torch import Tensor, nn
 
 from sensitivity.errors import NamesError
@@ -27,8 +25,6 @@ from sensitivity.simulators.schedule import schedule
 from sensitivity.simulators.toggle import ToggleSimulator
 
 pytest.importorskip("modelopt")
-
-Variants = list[frozenset[str]]
 
 
 def source_of(build, *inputs: Tensor) -> ModelOptModel:
@@ -51,24 +47,6 @@ def scan(source: ModelOptModel) -> Variants:
     units = [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
     weights = frozenset(quantizer.name for quantizer in source.quantizers if quantizer.role == "weight")
     return [frozenset(), names, *units, *(names - unit for unit in units), weights]
-
-
-def copied(results: Iterator[tuple[int, Any]]) -> dict[int, Any]:
-    """Outputs are valid until the next are asked for: keep copies, and spoil what was handed out."""
-    kept = {}
-    for index, outputs in results:
-        leaves, spec = torch.utils._pytree.tree_flatten(outputs)
-        kept[index] = torch.utils._pytree.tree_unflatten([leaf.clone() for leaf in leaves], spec)
-        for leaf in leaves:
-            leaf.fill_(float("nan"))
-    return kept
-
-
-def check(source: ModelOptModel, simulator: ReplaySimulator, inputs: Any, variants: Variants) -> None:
-    ours = copied(simulator.outputs(inputs, variants))
-    assert sorted(ours) == list(range(len(variants)))
-    for index, theirs in ToggleSimulator(source).outputs(inputs, variants):
-        assert same(ours[index], theirs), variants[index]
 
 
 @pytest.mark.parametrize("name", ["branches", "chain"])

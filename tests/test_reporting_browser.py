@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reporting_samples import complete
+from support.reporting_samples import complete
 
 from sensitivity.records import Estimate
 from sensitivity.reporting.page import render

@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from matplotlib import _pylab_helpers
-from reporting_samples import complete, effects, near, scan_only, units
+from support.reporting_samples import complete, effects, near, scan_only, units
 
 from sensitivity.errors import WriteError
 from sensitivity.records import Advice, FrontierPoint, Unit

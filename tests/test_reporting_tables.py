@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reporting_samples import TIMINGS, effects, plan, units
+from support.reporting_samples import TIMINGS, effects, plan, units
 
 from sensitivity.errors import WriteError
 from sensitivity.records import Effect, Estimate, Unit

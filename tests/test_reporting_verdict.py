@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from reporting_samples import complete, effects, near, scan_only, units
+from support.reporting_samples import complete, effects, near, scan_only, units
 
 from sensitivity.records import Estimate, Range, Recalibrated, Target
 from sensitivity.reporting.data import ReportData

@@ -11,8 +11,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="exports a PyTorch model")
 pytest.importorskip("modelopt", reason="exports a model calibrated by ModelOpt")
 
-from blocks import Residual, Transposed, YoloLike  # noqa: E402
-from models import Chain, batch, quantized, seeded  # noqa: E402
+from support.blocks import Residual, Transposed, YoloLike  # noqa: E402
+from support.models import Chain, batch, quantized, seeded  # noqa: E402
 
 from sensitivity.errors import ExportError, ModelError  # noqa: E402
 from sensitivity.export.lower import lower_file  # noqa: E402

@@ -15,18 +15,9 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+from support.commands import LAYERS, TASK, verb
 
-from sensitivity.cli.main import main
 from sensitivity.journal.journal import Journal
-
-TASK = Path(__file__).parent / "tasks" / "tiny.py"
-LAYERS = ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc"]
-
-
-def verb(*words: object) -> int:
-    with pytest.raises(SystemExit) as stop:
-        main([str(word) for word in words])
-    return int(stop.value.code or 0)
 
 
 @pytest.fixture(scope="module")

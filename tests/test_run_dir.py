@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx_models import float_file, labelled, static_file
+from support.onnx_models import float_file, labelled, static_file
 
 from sensitivity import api
 from sensitivity.cli.main import main, stopped

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from qdq_chain import chain
+from support.qdq_chain import chain
 
 from sensitivity.bench.explain import ADVICE, WORDS
 from sensitivity.registry import FAMILIES, load

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
-from qdq_chain import chain, inputs
+from support.qdq_chain import chain, inputs
 
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.testing.runtimes import RuntimeConformance

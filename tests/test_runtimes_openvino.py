@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from qdq_chain import chain, inputs
+from support.qdq_chain import chain, inputs
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.testing.runtimes import RuntimeConformance

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from contract.api import VERSIONS
 from contract.standin import FakeCuda, Module, NoTimeHereError
-from qdq_chain import chain, inputs
+from support.qdq_chain import chain, inputs
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 from sensitivity.run_dir import RunDir

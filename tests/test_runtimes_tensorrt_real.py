@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from qdq_chain import chain
+from support.qdq_chain import chain
 
 from sensitivity.runtimes.tensorrt import TensorRt, TensorRtRtx
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings, build_plan, make_logger

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qdq_chain import chain, inputs
+from support.qdq_chain import chain, inputs
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings

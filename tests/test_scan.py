@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.batches import batches
 
 from sensitivity.errors import TaskError
 from sensitivity.journal.journal import open_journal
@@ -25,11 +26,6 @@ from sensitivity.tasks.batches import first_samples
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
 
 HARM = {"stem": 0.30, "body": 0.02, "head": 0.10}
-
-
-def batches(n: int = 100, size: int = 20, seed: int = 0) -> list[tuple[Any, Any]]:
-    samples = np.random.default_rng(seed).permutation(np.linspace(0, 0.999, n))
-    return [(samples[i : i + size], None) for i in range(0, n, size)]
 
 
 def fake_task(score: Callable[[Any, Any], Any] = lambda outputs, _: outputs, **changes: Any) -> Task:

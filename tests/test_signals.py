@@ -14,8 +14,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from models import Branches, Chain, batch, quantized, seeded
 from scipy.special import rel_entr, softmax
+from support.models import Branches, Chain, batch, quantized, seeded
 from torch import nn
 
 from sensitivity.errors import ModelError, TaskError

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from models import quantized
-from pq_models import quantized_by_pq
-from pt2e_models import quantized_by_pt2e
+from support.models import quantized
+from support.pq_models import quantized_by_pq
+from support.pt2e_models import quantized_by_pt2e
 
 from sensitivity.session import quantized_model
 from sensitivity.testing.reference import LAYERS, Reference, reference_inputs, reference_network

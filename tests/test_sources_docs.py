@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pq_models  # noqa: F401 - makes pytorch_quantization importable
 import pytest
 import torch
+from support import pq_models  # noqa: F401 - makes pytorch_quantization importable
 
 from sensitivity import api
 from sensitivity.config import PlanSettings, ScanSettings

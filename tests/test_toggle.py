@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from models import Branches, Chain, batch, quantized, seeded
+from support.models import Branches, Chain, batch, quantized, seeded
 from torch import nn
 
 from sensitivity.errors import TaskError

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models import quantized, seeded
+from support.models import quantized, seeded
 from torch import Tensor, nn
 
 from sensitivity.errors import ModelError

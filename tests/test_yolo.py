@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from yolo_models import NAMES, coco, images, save, yolo, yolo_folder
+from support.yolo_models import NAMES, coco, images, save, yolo, yolo_folder, yolov8n
 
 from sensitivity import api
 from sensitivity.cli.main import group, main
@@ -333,7 +333,7 @@ def yolov8n_run(tmp_path_factory):
     if not ASSETS:
         pytest.skip("SENSITIVITY_ASSETS is not set: YOLOv8n and the COCO images are not here")
     folder = tmp_path_factory.mktemp("yolov8n")
-    save(yolo_of_assets(), folder / "yolov8n.pt")
+    save(yolov8n(ASSETS), folder / "yolov8n.pt")
     words = [
         *("yolo", "run", "--weights", str(folder / "yolov8n.pt"), "--data", str(COCO / "val" / "instances.json")),
         *("--calib", str(COCO / "calib" / "images"), "--calib-images", "8", "--imgsz", "96", "--limit", "16"),
@@ -363,18 +363,3 @@ def test_pycocotools_finds_in_the_exported_files_what_the_report_says(yolov8n_ru
         found, count = judge["judged"](yolov8n_run / f"model.{variant}.onnx", batches, COCO / "val" / "instances.json")
         assert count == 16
         assert found == pytest.approx(value, abs=1e-6)
-
-
-def yolo_of_assets():
-    model = yolo_fused(80)
-    state = torch.load(Path(ASSETS) / "weights" / "yolov8n_fused_state.pt", weights_only=True)
-    model.load_state_dict(state)
-    return model
-
-
-def yolo_fused(classes: int):
-    from ultralytics.nn.tasks import DetectionModel
-
-    model = DetectionModel("yolov8n.yaml", nc=classes, verbose=False).fuse(verbose=False).eval()
-    model.names = {number: f"class {number}" for number in range(classes)}
-    return model

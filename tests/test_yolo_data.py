@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from yolo_models import NAMES, coco, images, yolo_folder
+from support.yolo_models import NAMES, coco, images, yolo_folder
 
 from sensitivity.errors import TaskError
 from sensitivity.tasks.detection import ImageBatches

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from yolo_models import NAMES, coco, images, save, yolo
+from support.yolo_models import NAMES, coco, images, save, yolo
 
 from sensitivity.config import ScanSettings, YoloSettings
 from sensitivity.export.torch_model import export_files

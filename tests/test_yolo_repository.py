@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.yolo_models import NAMES, yolo, yolo_folder
 from torch import nn
-from yolo_models import NAMES, yolo, yolo_folder
 
 from sensitivity.config import ScanSettings
 from sensitivity.errors import ModelError

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from yolo_models import coco, save, yolo
+from support.yolo_models import coco, save, yolo, yolov8n
 
 from sensitivity.quantizers.modelopt import ModelOptModel
 from sensitivity.tasks.base import EvaluateTask
@@ -54,9 +54,7 @@ def test_each_split_is_an_evaluation_of_its_own_images(tmp_path):
 
 @pytest.mark.skipif(not ASSETS, reason="SENSITIVITY_ASSETS is not set: YOLOv8n and the COCO images are not here")
 def test_it_agrees_with_the_built_in_judge_on_yolov8n(tmp_path):
-    from test_yolo import yolo_of_assets
-
-    weights, data = save(yolo_of_assets(), tmp_path / "yolov8n.pt"), Path(ASSETS) / "coco"
+    weights, data = save(yolov8n(ASSETS), tmp_path / "yolov8n.pt"), Path(ASSETS) / "coco"
     choices = {"imgsz": 320, "calib": data / "calib" / "images", "calib_images": 4, "limit": 48}
     found = []
     for evaluator in ("built-in", "ultralytics"):

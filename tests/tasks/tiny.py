@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from models import Chain, quantized, seeded
+from support.models import Chain, quantized, seeded
 
 from sensitivity import EvaluateTask, Task
 

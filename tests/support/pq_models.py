@@ -17,7 +17,7 @@ try:
 except ImportError:  # also the placeholder of the registry
     for name in [name for name in sys.modules if name.partition(".")[0] == "pytorch_quantization"]:
         del sys.modules[name]
-    sys.path.insert(0, str(Path(__file__).parent / "standins"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "standins"))
     from pytorch_quantization import nn as quant_nn
     from pytorch_quantization import quant_modules
     from pytorch_quantization.tensor_quant import QuantDescriptor

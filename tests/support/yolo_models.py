@@ -82,3 +82,19 @@ def yolo_folder(folder: Path, count: int = 12) -> Path:
     names = "\n".join(f"  {number}: {name}" for number, name in enumerate(NAMES))
     (folder / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/val\nnames:\n{names}\n")
     return folder / "data.yaml"
+
+
+def yolov8n(assets: str) -> Any:
+    """The trained YOLOv8n of the folder that SENSITIVITY_ASSETS names, with its BatchNorms folded."""
+    model = yolo_fused(80)
+    state = torch.load(Path(assets) / "weights" / "yolov8n_fused_state.pt", weights_only=True)
+    model.load_state_dict(state)
+    return model
+
+
+def yolo_fused(classes: int) -> Any:
+    from ultralytics.nn.tasks import DetectionModel
+
+    model = DetectionModel("yolov8n.yaml", nc=classes, verbose=False).fuse(verbose=False).eval()
+    model.names = {number: f"class {number}" for number in range(classes)}
+    return model

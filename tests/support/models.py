@@ -84,3 +84,34 @@ def quantized(model: nn.Module, *inputs: Any, skip: tuple[str, ...] = ()) -> nn.
         for pattern in skip:
             mtq.disable_quantizer(result, pattern)
     return result
+
+
+class Fixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x) / int(x.shape[0])
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.fc(x)
+        return -y if y.sum() > 0 else y
+
+
+class WritesIntoViews(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        y[:, :2] *= 3
+        y[:, 1:3].relu_()
+        return y
