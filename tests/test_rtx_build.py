@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import pytest
-from qdq_chain import chain
+from support.qdq_chain import chain
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 from sensitivity.runtimes import tensorrt_rtx_build as rtx
