@@ -40,7 +40,7 @@ from sensitivity.export.facts import facts
 from sensitivity.export.verification import Verification
 from sensitivity.exporting import exported, targets_of
 from sensitivity.journal.journal import refuse_used
-from sensitivity.planning import read_frontier, replan, searched
+from sensitivity.planning import read_frontier, replan, searched, wants_cost
 from sensitivity.preflight import check as preflight
 from sensitivity.preflight.export import check_export
 from sensitivity.preflight.file import check_file
@@ -91,7 +91,7 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
     with _session(settings, progress) as session:
         pins(settings.skip, settings.keep, session.units)
         session, exportable = _checked(session, settings)
-        if not exportable and (settings.cost or settings.planner == "cost"):
+        if not exportable and (settings.cost or wants_cost(settings)):
             check_export(session)  # says why there are no files to time
         scanned = _scan(session, command, settings)
         found = _plan(session, settings, command, scanned)

@@ -16,10 +16,8 @@ from sensitivity.errors import SensitivityError
 from sensitivity.records import Mode, Target
 
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
-PlannerName = Literal["greedy", "cost", "exhaustive"]
 CostName = Literal["macs", "table", "engine"]
 DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
-SignalName = Literal["metric", "sqnr", "kl", "boxes", "fisher"]
 UnitName = Literal["layer", "group", "quantizer"]
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
 DetectorOutput = Literal["decoded", "raw"]
@@ -31,6 +29,11 @@ ImageSize = int | tuple[int, int]
 def setting(default: Any, help: str, *, least: float | None = None) -> Any:  # noqa: A002 - the word that dataclass metadata and click use
     """A field of settings. least: the smallest number that it may be, see `check_numbers`."""
     return field(default=default, metadata={"help": help, "least": least})
+
+
+def registered(default: Any, help: str, *, family: str, also: tuple[str, ...] = ()) -> Any:  # noqa: A002
+    """A field whose value is a name in a family of the registry, which other packages may add to, or one in `also`."""
+    return field(default=default, metadata={"help": help, "family": family, "also": also})
 
 
 def required(help: str) -> Any:  # noqa: A002
@@ -108,10 +111,12 @@ class ScanChoices(UnitChoices):
     time_budget: float | None = setting(
         None, "Seconds after which the race ends with what it has; none by default.", least=0
     )
-    signal: SignalName | None = setting(
+    signal: str | None = registered(
         None,
         "What orders the layers before the race and in a plan. By default boxes for detectors, and sqnr for all else; "
         "metric: nothing, measure them all as --exact does, and plan in that order.",
+        family="signals",
+        also=("metric", "boxes", "fisher"),
     )
     force: bool = setting(
         False, "Go on where the check before the scan finds an error; it stays as a warning with the results."
@@ -132,10 +137,11 @@ class PlanChoices:
     no_recalibrate: bool = setting(
         False, "Take ranges as they are; by default the worst units are tried with others before any is left out."
     )
-    planner: PlannerName = setting(
+    planner: str = registered(
         "greedy",
         "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer programs; exhaustive: every "
         "set, for up to 12 layers.",
+        family="planners",
     )
     cost: CostName | None = setting(
         None,
@@ -146,7 +152,7 @@ class PlanChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeChoices:
-    runtime: str = setting("onnxruntime", "The runtime to measure latency in.")
+    runtime: str = registered("onnxruntime", "The runtime to measure latency in.", family="runtimes")
     threads: int | None = setting(None, "Threads of the runtime; all physical cores by default.", least=1)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 
-from sensitivity.registry import FAMILIES, load
+from sensitivity.errors import GuestError
+from sensitivity.registry import MEMBER, guests, load, names, package_of
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class RuntimeState:
     problem: str | None
 
 
+@dataclass(frozen=True)
+class Addition:
+    """kind: in words, such as "planner". problem: why it cannot be used; None where it can."""
+
+    package: str
+    kind: str
+    name: str
+    problem: str | None
+
+
 PURPOSES = {
     "onnxruntime": ("runs and times ONNX files on any CPU", "pip install sensitivity"),
     "torch": ("fake-quantized PyTorch models", "pip install 'sensitivity[modelopt]'"),
@@ -45,11 +56,32 @@ def packages() -> tuple[Package, ...]:
 def runtimes() -> tuple[RuntimeState, ...]:
     """Every runtime in the registry, tried for real: its library is imported."""
     states = []
-    for name in FAMILIES["runtimes"]:
-        runtime = load("runtimes", name)()
+    for name in names("runtimes"):
+        try:
+            runtime = load("runtimes", name)()
+        except GuestError as error:
+            states.append(RuntimeState(name, "", str(error)))
+            continue
         problem = runtime.unavailable()
         states.append(RuntimeState(name, "" if problem else runtime.version(), problem))
     return tuple(states)
+
+
+def additions() -> tuple[Addition, ...]:
+    """What other installed packages bring for the families of the registry, each tried for real."""
+    return tuple(
+        Addition(package_of(entry), MEMBER[family], entry.name, _problem(family, entry.name))
+        for family in MEMBER
+        for entry in guests(family)
+    )
+
+
+def _problem(family: str, name: str) -> str | None:
+    try:
+        load(family, name)
+    except GuestError as error:
+        return str(error)
+    return None
 
 
 def _version(name: str) -> str | None:

@@ -11,6 +11,7 @@
     ├── ExportError               the model cannot be exported, or the exported file is not what was planned
     ├── OnnxFileError             an ONNX file that cannot be read or used
     ├── RuntimeUnavailable        a requested runtime cannot load or run the file
+    ├── GuestError                what another package brings for a family, such as a planner, cannot be used
     └── MissingPackage            an optional package is not installed
 
 Anything else that escapes is our bug and shows its traceback.
@@ -54,6 +55,9 @@ class OnnxFileError(SensitivityError): ...
 
 
 class RuntimeUnavailable(SensitivityError): ...
+
+
+class GuestError(SensitivityError): ...
 
 
 class MissingPackage(SensitivityError):

@@ -17,6 +17,7 @@ from sensitivity.journal.journal import task_of
 from sensitivity.quantizers.units import Pins, pins
 from sensitivity.recalibration import Recalibration, in_force, kept, recalibrated_plan, recalibration
 from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, cost_of
+from sensitivity.registry import load
 from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
 
 COUNTED = {"max_drop", "target", "frontier", "search", "directory"}
 """Settings that may change between two plans of one search; all others are of the search."""
-
-DISTORTIONS = ("sqnr", "kl", "boxes")
 
 OWN_RANGES = (
     "Other ranges of {} units were tried as well: the plan found under them leaves out {} and is not as good, so all units have their "
@@ -99,6 +98,11 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
     found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
     _write(session.run_dir, found, Frontier(best.points, _choices(settings), cost), best.values)
     return _advised(session.run_dir, found)
+
+
+def wants_cost(settings: PlanChoices) -> bool:
+    """Whether the planner compares skip-sets by what they cost to run, rather than by how many units they hold."""
+    return bool(getattr(load("planners", settings.planner), "wants_cost", False))
 
 
 def under_each(
@@ -256,10 +260,10 @@ def _said_in(found: Plan, format_name: str) -> Plan:
 def _priced(
     session: Session, settings: PlanSearch, runtime: Runtime
 ) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
-    """None for the greedy planner, which counts layers, unless a cost was asked for."""
+    """None for a planner that counts layers, unless a cost was asked for."""
     from sensitivity.pricing import priced
 
-    if settings.cost is None and settings.planner == "greedy":
+    if settings.cost is None and not wants_cost(settings):
         return nullcontext((None, None))
     return priced(session, settings.cost or "table", runtime, settings.threads)
 
@@ -270,7 +274,7 @@ def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, f
     name = session.run_dir.info().settings.get("signal", session.usual_signal)
     if not session.has_samples or name == "metric":
         return None, None
-    if name not in DISTORTIONS:
+    if name == "fisher":  # says nothing about a set of units
         return session.distortion(session.usual_signal), None
     return session.distortion(name), scanned.signal or None
 
@@ -301,6 +305,6 @@ def _write_csv(run_dir: RunDir, found: Plan, points: Sequence[FrontierPoint], co
 def _choices(settings: PlanSearch) -> dict[str, str]:
     """What two searches must share for one to answer for the other; the runtime only where it was timed."""
     names = {field.name for kind in (PlanChoices, RuntimeChoices) for field in fields(kind)} - COUNTED
-    timed = settings.cost is not None or settings.planner != "greedy"
+    timed = settings.cost is not None or wants_cost(settings)
     names -= set() if timed else {"runtime", "threads"}
     return {name: str(getattr(settings, name)) for name in sorted(names)}

@@ -1,11 +1,23 @@
-"""Names to "module:Class", imported only when asked for."""
+"""Names to the classes behind them, imported only when asked for: ours, and those that other packages bring.
+
+Another package brings a member of a family by an entry point, whose group is `sensitivity.` and the family:
+
+    [project.entry-points."sensitivity.planners"]
+    halves = "my_package.planners:HalvesPlanner"
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from sensitivity.errors import unknown_name
+from sensitivity.errors import GuestError, unknown_name
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 FAMILIES: dict[str, dict[str, str]] = {
     "quantizers": {
@@ -27,13 +39,110 @@ FAMILIES: dict[str, dict[str, str]] = {
         "tensorrt_rtx": "sensitivity.runtimes.tensorrt:TensorRtRtx",
         "trtexec": "sensitivity.runtimes.trtexec:TrtExec",
     },
+    "rules": {},  # ours are found by `rules.catalog`, topic by topic
 }
+
+MEMBER = {
+    "quantizers": "source of quantized models",
+    "signals": "signal",
+    "planners": "planner",
+    "runtimes": "runtime",
+    "rules": "lint rule",
+}
+"""What one member of a family is called in messages."""
+
+PROMISED = {
+    "quantizers": ("source", "recognises", "disabled", "grid", "fingerprint", "remaining", "executed"),
+    "signals": ("name", "of"),
+    "planners": ("name", "choose"),
+    "runtimes": ("name", "unavailable", "version", "build"),
+    "rules": ("code", "targets", "findings"),
+}
+"""Attributes that a guest must have. The first is what it calls itself, which must be its entry point's name."""
+
+
+def names(family: str) -> tuple[str, ...]:
+    """Every name that a user may give: ours first, then those of guests in alphabetical order. Imports no member."""
+    foreign = sorted({entry.name for entry in guests(family)} - FAMILIES[family].keys())
+    return (*FAMILIES[family], *foreign)
 
 
 def load(family: str, name: str) -> Any:
-    """The class registered under this name. Raises NamesError, with close names, where there is none."""
-    members = FAMILIES[family]
-    if name not in members:
-        raise unknown_name(f"a name in {family}", name, members)
-    module, _, attribute = members[name].partition(":")
+    """The class, or for signals and rules the object, that is registered under this name.
+
+    Raises NamesError, with close names, where there is none, and GuestError where two packages give this name, or the
+    one that does cannot be used.
+    """
+    entries = [entry for entry in guests(family) if entry.name == name]
+    own = FAMILIES[family].get(name)
+    if own is None and not entries:
+        raise unknown_name(f"a name in {family}", name, names(family))
+    if len(entries) + (own is not None) > 1:
+        raise clash(family, name, entries, ours=own is not None)
+    if own is None:
+        return _loaded(family, entries[0])
+    module, _, attribute = own.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def check_name(what: str, family: str, name: str, also: Sequence[str] = ()) -> None:
+    """Raise NamesError, with close names, for a name that is neither in the family nor in `also`."""
+    known = (*also, *names(family))
+    if name not in known:
+        raise unknown_name(what, name, known)
+
+
+def guests(family: str) -> tuple[EntryPoint, ...]:
+    """Entry points of installed packages for this family, by name. Nothing of them has been imported."""
+    return _guests(family, tuple(sys.path))
+
+
+def package_of(entry: EntryPoint) -> str:
+    """Name and version of the package that brings an entry point."""
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
+
+
+def version_of_guest(family: str, name: str) -> dict[str, str]:
+    """The package that brings this name -> its version; empty for a name of ours."""
+    return {entry.dist.name: entry.dist.version for entry in guests(family) if entry.name == name and entry.dist}
+
+
+def clash(family: str, name: str, entries: Sequence[EntryPoint], *, ours: bool) -> GuestError:
+    """The error for a name that more than one package gives. ours: whether `sensitivity` itself is one of them."""
+    packages = [package_of(entry) for entry in entries]
+    who = " and ".join((["sensitivity itself"] if ours else []) + packages)
+    return GuestError(
+        f"Expected one package to give the {MEMBER[family]} {name!r}, got {who}; "
+        f"uninstall {packages[0] if ours else 'one of them'}, or ask its author for another name."
+    )
+
+
+@cache
+def _guests(family: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """path: what sys.path was, since packages are looked for along it."""
+    from importlib.metadata import entry_points  # takes longer than most verbs' --help needs
+
+    return tuple(sorted(entry_points(group=f"sensitivity.{family}"), key=lambda entry: entry.name))
+
+
+def _loaded(family: str, entry: EntryPoint) -> Any:
+    """What a guest brings. Raises GuestError where it cannot be imported, or lacks what its family promises."""
+
+    def refused(must: str, got: str) -> GuestError:
+        return GuestError(
+            f"Expected the {MEMBER[family]} {entry.name!r} of {package_of(entry)} to {must}, got {got}; "
+            "upgrade that package, or uninstall it."
+        )
+
+    try:
+        found = entry.load()
+    except Exception as error:  # whatever another package's import raises
+        said = " ".join(str(error).split())[:200]
+        raise refused(f"be importable from {entry.value}", f"{type(error).__name__}: {said}") from error
+    missing = [attribute for attribute in PROMISED[family] if not hasattr(found, attribute)]
+    if missing:
+        raise refused(f"have {', '.join(PROMISED[family])}", f"no {' and no '.join(missing)}")
+    called = PROMISED[family][0]
+    if getattr(found, called) != entry.name:
+        raise refused(f"have {called} = {entry.name!r}, as it is registered", repr(getattr(found, called)))
+    return found

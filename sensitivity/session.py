@@ -18,7 +18,7 @@ from sensitivity.quantizers.base import QuantizedModel, check_calibrated, ends
 from sensitivity.quantizers.calls import call, device_of, to_device
 from sensitivity.quantizers.wrappers import unwrapped
 from sensitivity.records import SPLITS, Quantizer, Range, Unit
-from sensitivity.registry import FAMILIES, load
+from sensitivity.registry import load, names, version_of_guest
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.scan.changed_task import CHANGED, check_same_task
 from sensitivity.scan.engine import Measurer
@@ -297,7 +297,8 @@ def quantized_model(model: Any) -> QuantizedModel:
     Raises ModelError where none recognises it.
     """
     model = unwrapped(model)
-    for name in FAMILIES["quantizers"]:
+    # Guests come last: one that cannot be used is in nobody's way whose model is of a source of ours.
+    for name in names("quantizers"):
         adapter = load("quantizers", name)
         if adapter.recognises(model):
             found: QuantizedModel = adapter(model)
@@ -306,7 +307,7 @@ def quantized_model(model: Any) -> QuantizedModel:
             raise ModelError(
                 f"Expected a calibrated model with enabled quantizers, got a {name} model with none enabled; quantize and calibrate it first."
             )
-    known = ", ".join(FAMILIES["quantizers"])
+    known = ", ".join(names("quantizers"))
     raise ModelError(
         f"Expected a model with quantizers of {known}, got {type(model).__name__} without any; quantize and calibrate it first."
     )
@@ -329,7 +330,8 @@ def head_of(task: Task, source: QuantizedModel, reference: str) -> dict[str, Any
         "model": source.fingerprint(),
         "quantizers": len(source.quantizers),
         "data": {split: _split_head(task, split) for split in SPLITS},
-        "versions": {name: version for name in FRAMEWORKS if (version := _version(name))},
+        "versions": {name: version for name in FRAMEWORKS if (version := _version(name))}
+        | version_of_guest("quantizers", source.source),
     }
 
 

@@ -11,7 +11,7 @@ def command() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sensitivity.doctor import packages, runtimes
+    from sensitivity.doctor import additions, packages, runtimes
 
     console = Console()
     table = Table("package", "version", "what it adds", "how to get it", title="Packages")
@@ -21,4 +21,11 @@ def command() -> None:
     table = Table("runtime", "works here", "version or reason", title="Runtimes")
     for runtime in runtimes():
         table.add_row(runtime.name, "no" if runtime.problem else "yes", runtime.problem or runtime.version)
+    console.print(table)
+    found = additions()
+    if not found:
+        return
+    table = Table("package", "what", "name", "usable", title="From other packages")
+    for addition in found:
+        table.add_row(addition.package, addition.kind, addition.name, addition.problem or "yes")
     console.print(table)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 import click
 
 from sensitivity.config import ImageSize, flag_of
+from sensitivity.registry import check_name, names
 
 Settings = TypeVar("Settings")
 
@@ -35,7 +36,8 @@ def verb(settings: type[Settings], name: str) -> Callable[[Callable[[Settings], 
 
 
 def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
-    kind = _click_type(hint)
+    family = field.metadata.get("family")
+    kind = _Registered(flag_of(field.name), family, field.metadata["also"]) if family else _click_type(hint)
     if field.metadata.get("argument"):
         return click.Argument([field.name], type=kind, metavar=field.name.upper())
     flag = flag_of(field.name)
@@ -53,6 +55,22 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
         multiple=get_origin(hint) is tuple,
         help=help_text,
     )
+
+
+class _Registered(click.ParamType[str]):
+    """A name in a family of the registry, or one in `also`. Raises NamesError, with close names, for any other."""
+
+    name = "name"
+
+    def __init__(self, flag: str, family: str, also: tuple[str, ...]) -> None:
+        self.flag, self.family, self.also = flag, family, also
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return f"[{'|'.join((*self.also, *names(self.family)))}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        check_name(self.flag, self.family, value, self.also)
+        return str(value)
 
 
 class _ImageSize(click.ParamType[ImageSize]):

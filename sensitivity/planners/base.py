@@ -72,6 +72,9 @@ class Choice:
 
 
 class Planner(Protocol):
+    """name: what the user calls it by. A planner that compares skip-sets by `Goal.cost_of` also has the class attribute
+    `wants_cost = True`: layers are then timed before it is asked. Made without arguments, once for each search."""
+
     name: str
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:

@@ -52,6 +52,7 @@ class CostPlanner:
     """
 
     name = "cost"
+    wants_cost = True
 
     def __init__(self, begin: CulpritPlanner | GreedyPlanner | None = None) -> None:
         """begin: whose search it goes on from; greedy's by default."""

@@ -19,6 +19,7 @@ class ExhaustivePlanner:
     """
 
     name = "exhaustive"
+    wants_cost = True
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
         if len(ranking) > LARGEST:

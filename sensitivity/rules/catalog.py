@@ -1,7 +1,10 @@
-"""Every rule, by code."""
+"""Every rule, by code: ours, and those of other packages."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from sensitivity.registry import clash, guests, load, names
 from sensitivity.rules import neighbours, onnxruntime, openvino, plan, scales, weighted, whole_file, zero_points
 from sensitivity.rules.base import Rule
 
@@ -26,6 +29,19 @@ def rules_of(topic: str) -> tuple[Rule, ...]:
 RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in rules_of(topic))
 
 
+def rules_for(target: str) -> tuple[Rule, ...]:
+    """Ours and those of guests that hold for this target. Raises GuestError for one of a guest that cannot be used."""
+    return tuple(rule for rule in (*RULES, *_foreign()) if target in rule.targets)
+
+
+def _foreign() -> Iterator[Rule]:
+    ours = {rule.code for rule in RULES}
+    for name in names("rules"):
+        if name in ours:
+            raise clash("rules", name, [entry for entry in guests("rules") if entry.name == name], ours=True)
+        yield load("rules", name)
+
+
 def rule(code: str) -> Rule:
-    """The rule with this code. Raises KeyError."""
+    """The rule of ours with this code. Raises KeyError."""
     return {found.code: found for found in RULES}[code]

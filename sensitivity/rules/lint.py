@@ -13,7 +13,7 @@ from sensitivity.onnx_graph.calls import written_out
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.well_formed import blamed_on
 from sensitivity.rules.base import Finding, PlanNames, Subject
-from sensitivity.rules.catalog import RULES
+from sensitivity.rules.catalog import rules_for
 from sensitivity.rules.targets import TARGETS
 
 ORDER = {"error": 0, "warning": 1, "info": 2}
@@ -35,7 +35,7 @@ def run_lint(path: Path, target: str, plan: Path | None = None) -> list[Finding]
 def lint_model(model: ir.Model, target: str, plan: PlanNames | None = None) -> list[Finding]:
     """The same for a model in memory, which stays as it is. Names of nodes in functions start with that of the call."""
     subject = Subject(written_out(model), target, plan)
-    found = [finding for rule in RULES if target in rule.targets for finding in rule.findings(subject)]
+    found = [finding for rule in rules_for(target) for finding in rule.findings(subject)]
     return sorted(found, key=lambda finding: (ORDER[finding.severity], finding.code))
 
 

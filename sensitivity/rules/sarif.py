@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sensitivity.rules.base import Finding, Rule
-from sensitivity.rules.catalog import RULES
+from sensitivity.rules.catalog import rules_for
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS = {"error": "error", "warning": "warning", "info": "note"}
@@ -19,7 +19,7 @@ def sarif(findings: Sequence[Finding], path: Path, target: str, *, version: str)
 
     An ONNX file has no lines: places are names of nodes (logical locations).
     """
-    rules = [rule for rule in RULES if target in rule.targets]
+    rules = rules_for(target)
     index = {rule.code: position for position, rule in enumerate(rules)}
     driver = {"name": "sensitivity lint", "version": version, "rules": [_rule(rule) for rule in rules]}
     results = [_result(finding, index[finding.code], path) for finding in findings]
