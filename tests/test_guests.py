@@ -58,8 +58,7 @@ def test_a_planner_of_another_package_is_listed_and_loaded_by_its_name(place: Pa
 
 def test_the_help_of_a_verb_lists_what_is_registered_and_imports_none_of_it(place: Path) -> None:
     install(place, "alpha", "raise AssertionError('imported')", "[sensitivity.planners]\nmine = guest_alpha:Planner\n")
-    command = group.get_command(None, "plan")  # type: ignore[arg-type]
-    said = CliRunner().invoke(command, ["--help"]).output
+    said = CliRunner().invoke(group, ["plan", "--help"]).output
     assert "[greedy|cost|exhaustive|mine]" in said
     assert "guest_alpha" not in sys.modules
 
@@ -123,7 +122,7 @@ def test_what_is_wrong_with_a_guest_is_one_sentence(place: Path, code: str, got:
 def test_a_source_that_cannot_be_loaded_is_in_nobody_s_way_whose_model_is_of_ours(place: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("modelopt")
-    from models import Chain, batch, quantized, seeded
+    from support.models import Chain, batch, quantized, seeded
 
     install(place, "alpha", "", "[sensitivity.quantizers]\nmine = guest_alpha:Source\n")
     assert quantized_model(quantized(seeded(Chain), batch())).source == "modelopt"
