@@ -12,6 +12,7 @@ from sensitivity.errors import ExportError
 from sensitivity.export.ranges import ranges_of
 from sensitivity.onnx_graph.passes.half import Half
 from sensitivity.onnx_graph.passes.int8_weights import Int8Weights
+from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
 from sensitivity.onnx_graph.passes.tidy import tidy
 
 OPSET = 19
@@ -22,7 +23,7 @@ IR_VERSION = 9
 
 def lower(model: ir.Model) -> ir.Model:
     """Weights become INT8 initializers first, so that FP16 moves none of them to another level."""
-    passes = ir.passes.Sequential(Int8Weights(), tidy())
+    passes = ir.passes.Sequential(ScalarScales(), Int8Weights(), tidy())
     converted = _with_opset(passes(model).model)
     return ir.passes.Sequential(Half(ranges_of(converted)), tidy())(converted).model
 

@@ -1,7 +1,8 @@
 """Float, INT8 and partial file of a Q/DQ ONNX source, cut out of the file itself, and their verification.
 
 The INT8 file is the user's, byte for byte. The other two are that graph without the skipped uses of pairs; all else in
-them (operations, names, order, opset, metadata) is as it was.
+them (operations, names, order, opset, metadata) is as it was. Where scales of activations have the shape [1] they become
+scalars in all three, which TensorRT-RTX needs for INT8; the values are the same.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import RESTORED
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
 from sensitivity.onnx_graph.uses import paths, uses
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx_model import OnnxModel
@@ -49,6 +51,7 @@ def export_onnx(
     files = {}
     for variant, disabled in disabled_by_variant(source, units, skip).items():
         made = model.without(disabled | model.skipped)
+        ScalarScales()(made)
         skipped = [unit.name for unit in units if set(unit.quantizers) <= disabled]
         kept = [unit.name for unit in units if not set(unit.quantizers) <= disabled]
         if variant != "int8":
@@ -62,11 +65,12 @@ def export_onnx(
 
 
 def _same_file(model: OnnxModel, made: ir.Model, path: Path) -> Path:
-    """A copy of the user's file; with its weights inside where they lie beside it."""
-    if any(
-        isinstance(value.const_value, ir.ExternalTensor) for value in load_model(model.path).graph.initializers.values()
-    ):
+    """A copy of the user's file; with its weights inside where they lie beside it, and with scalars for scales [1]."""
+    original = load_model(model.path)
+    if any(isinstance(value.const_value, ir.ExternalTensor) for value in original.graph.initializers.values()):
         return save(made, path)
+    if ScalarScales()(original).modified:
+        return save(original, path)
     write_whole(path, model.path.read_bytes())
     return path
 

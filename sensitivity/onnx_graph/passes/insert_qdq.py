@@ -56,7 +56,7 @@ class InsertQdq(ir.passes.InPlacePass):
             source = _exact(graph, source, self.weights[name], grid)
         scale, zero_point = _parameters(graph, name, grid)
         suffix = f"_{use}" if use else ""
-        axis = {} if grid.axis is None else {"axis": grid.axis}
+        axis = {} if is_per_tensor(grid) else {"axis": grid.axis}
         quantize = ir.node("QuantizeLinear", [source, scale, zero_point], axis, name=f"{name}/QuantizeLinear{suffix}")
         dequantize = ir.node(
             "DequantizeLinear",
@@ -101,11 +101,16 @@ def along(scale: np.ndarray, axis: int | None, ndim: int) -> np.ndarray:
     return scale.reshape([-1 if index == axis else 1 for index in range(ndim)])
 
 
+def is_per_tensor(grid: Grid) -> bool:
+    """Whether one scale is for the whole tensor: also where it runs along an axis of one entry."""
+    return grid.axis is None or grid.scale.size == 1
+
+
 def _parameters(graph: ir.Graph, name: str, grid: Grid) -> tuple[ir.Value, ir.Value]:
     """Initializers for scale and zero point, scalars per tensor; shared by all uses of one quantizer."""
     if f"{name}.scale" in graph.initializers:
         return graph.initializers[f"{name}.scale"], graph.initializers[f"{name}.zero_point"]
-    scale = grid.scale.reshape(()) if grid.axis is None else grid.scale.reshape(-1)
+    scale = grid.scale.reshape(() if is_per_tensor(grid) else -1)
     return (
         add(graph, f"{name}.scale", scale.astype(np.float32)),
         add(graph, f"{name}.zero_point", np.zeros(scale.shape, np.int8)),
