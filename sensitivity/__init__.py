@@ -1,21 +1,65 @@
-"""Which layers of a neural network stay out of INT8: measured, planned, exported and proved."""
+"""Which layers of a neural network stay out of INT8: measured, planned, exported and proved.
+
+    import sensitivity as sv
+
+    run = sv.run(task, out="runs/my_model", max_drop="1pt")   # a Task in memory, or "my_task.py:task"
+    run.to_frame()                                            # one row for each layer
+    with run.apply(model):                                    # the model with the plan's layers left out
+        ...
+
+What is named in `__all__` is stable, see docs/python.md; all else may change from one version to the next.
+"""
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sensitivity.errors import SensitivityError as SensitivityError
     from sensitivity.tasks.base import EvaluateTask as EvaluateTask
     from sensitivity.tasks.base import Task as Task
+    from sensitivity.verbs import bench as bench
+    from sensitivity.verbs import check as check
+    from sensitivity.verbs import export as export
+    from sensitivity.verbs import plan as plan
+    from sensitivity.verbs import report as report
+    from sensitivity.verbs import run as run
+    from sensitivity.verbs import scan as scan
 
 __version__ = "0.1.0"
-__all__ = ["EvaluateTask", "Task", "__version__"]
+
+_PLACES = {
+    "SensitivityError": "errors",
+    "EvaluateTask": "tasks.base",
+    "Task": "tasks.base",
+    **dict.fromkeys(("run", "scan", "plan", "export", "bench", "report", "check"), "verbs"),
+}
+"""Public name -> the module that has it, imported when it is asked for: the command line starts without numpy."""
+
+__all__ = ["__version__", *_PLACES]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: the command line starts without numpy.
-    if name in ("EvaluateTask", "Task"):
-        from sensitivity.tasks import base
+    if name not in _PLACES:
+        raise AttributeError(f"module 'sensitivity' has no attribute {name!r}")
+    import importlib
 
-        return getattr(base, name)
-    raise AttributeError(f"module 'sensitivity' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"sensitivity.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+class _Front(ModuleType):
+    """`sensitivity.scan`, `.export` and `.bench` are functions here, and packages for `from sensitivity.scan import`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing a package inside this one would put it in the place of the function of the same name.
+        if not (name in _PLACES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Front

@@ -4,6 +4,9 @@ from sensitivity import api
 from sensitivity.config import RunSettings
 
 plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
+
+The command line calls these functions, and so does `sensitivity.verbs`, the front door for Python. A task that was made
+in a program is given as `task`; its place in the settings is then `config.IN_PYTHON`.
 """
 
 from __future__ import annotations
@@ -14,10 +17,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sensitivity.bench.environment import environment
 from sensitivity.benching import HeldOut, benched, held_out, runtime_of
 from sensitivity.config import (
+    IN_PYTHON,
     BenchChoices,
     BenchSettings,
     CheckSettings,
@@ -32,6 +37,7 @@ from sensitivity.config import (
     began,
     check_numbers,
     command_line,
+    python_call,
     shown,
     target_of,
 )
@@ -71,7 +77,7 @@ from sensitivity.scan.sharing import sharing_cost
 from sensitivity.scan.unjudged import mark_unjudged
 from sensitivity.session import Session, open_session
 from sensitivity.tasks.detection_detail import DetectionDetail
-from sensitivity.tasks.load import split_reference
+from sensitivity.tasks.load import Given, split_reference
 
 NOT_JUDGED = (
     "{} of {} units reach no output that {} reads, such as masks, key points or an auxiliary head: {}. What INT8 does to "
@@ -80,15 +86,15 @@ NOT_JUDGED = (
 STALE = "The exported files and their latencies are of an earlier plan and are not shown; run export and bench again."
 
 
-def run(settings: RunSettings, progress: Progress = silent) -> Plan:
+def run(settings: RunSettings, progress: Progress = silent, task: Given | None = None) -> Plan:
     """Scan, plan, export, bench and report. The plan says whether the target was met."""
-    command = command_line("run", settings)
+    command = _command("run", settings, in_python=settings.task == IN_PYTHON)
     check_numbers(settings)
     # A mistake in the last step's settings is told before the long work.
     runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
     _check_accuracy(settings)
-    with _session(settings, progress) as session:
+    with _session(settings, progress, task) as session:
         pins(settings.skip, settings.keep, session.units)
         session, exportable = _checked(session, settings)
         if not exportable and (settings.cost or wants_cost(settings)):
@@ -106,52 +112,60 @@ def run(settings: RunSettings, progress: Progress = silent) -> Plan:
     return found
 
 
-def scan(settings: ScanSettings, progress: Progress = silent) -> Scan:
+def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None = None) -> Scan:
     """Rank the units of a task's model and write run.json, scan.json and scan.csv."""
     check_numbers(settings)
-    with _session(settings, progress) as session:
-        return _scan(_checked(session, settings)[0], command_line("scan", settings), settings)
+    command = _command("scan", settings, in_python=settings.task == IN_PYTHON)
+    with _session(settings, progress, task) as session:
+        return _scan(_checked(session, settings)[0], command, settings)
 
 
-def check(settings: CheckSettings) -> tuple[Finding, ...]:
+def check(settings: CheckSettings, task: Given | None = None) -> tuple[Finding, ...]:
     """What speaks against scanning a task's model, or a Q/DQ file's with or without data; errors first.
 
     What no session can be opened of is one error too.
     """
     try:
-        return _findings(settings)
+        return _findings(settings, task)
     except SensitivityError as error:
         return (Finding("unusable", "error", "", str(error), ""),)
 
 
-def _findings(settings: CheckSettings) -> tuple[Finding, ...]:
+def _findings(settings: CheckSettings, task: Given | None) -> tuple[Finding, ...]:
     if settings.task.endswith(".onnx") and settings.data is None:
         return check_file(Path(settings.task), settings.float_model)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        with open_session(_reference(settings, out), out, resume=False, choices=UnitChoices()) as session:
+        with open_session(task or _reference(settings, out), out, resume=False, choices=UnitChoices()) as session:
             return preflight.check(session)
 
 
-def plan(settings: PlanSettings, progress: Progress = silent) -> Plan:
-    """Choose a skip-set for the run in `settings.directory` and write plan.json."""
+def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None = None) -> Plan:
+    """Choose a skip-set for the run in `settings.directory` and write plan.json.
+
+    task: of the run; needed only where it was made in Python and the answer has to be searched for.
+    """
     check_numbers(settings)
     run_dir = RunDir(settings.directory)
     info, scanned = run_dir.info(), run_dir.read("scan.json", Scan)
     target_of(settings, info.full_scale)
     pins(settings.skip, settings.keep, info.units)
-    command = command_line("plan", settings)
+    command = _command("plan", settings, in_python=info.in_python)
     if not settings.search:
         with _noted(run_dir, "plan", command):
-            answered = replan(run_dir, settings)
+            answered = replan(run_dir, settings, task)
         if answered is not None:
             return answered
-    with open_session(run_dir.reference(), settings.directory, resume=True, progress=progress) as session:
+    given = task or run_dir.reference()
+    with open_session(given, settings.directory, resume=True, progress=progress) as session:
         return _plan(session, settings, command, scanned)
 
 
-def export(settings: ExportSettings, progress: Progress = silent) -> Verification:
-    """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json."""
+def export(settings: ExportSettings, progress: Progress = silent, task: Given | None = None) -> Verification:
+    """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json.
+
+    task: of the run; needed where it was made in Python.
+    """
     run_dir = RunDir(settings.directory)
     info, chosen = run_dir.info(), run_dir.plan()
     if settings.for_ and info.source == "onnx_qdq":
@@ -159,15 +173,22 @@ def export(settings: ExportSettings, progress: Progress = silent) -> Verificatio
             f"Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its toolkit gave it, "
             f"got {settings.for_}; export without it and let {settings.for_} read these files."
         )
-    with open_session(run_dir.reference(), settings.directory, resume=True, progress=progress) as session:
-        return _export(session, chosen, command_line("export", settings), settings.for_)
+    command = _command("export", settings, in_python=info.in_python)
+    given = task or run_dir.reference()
+    with open_session(given, settings.directory, resume=True, progress=progress) as session:
+        return _export(session, chosen, command, settings.for_)
 
 
-def bench(settings: BenchSettings, progress: Progress = silent) -> BenchResult:
-    """Time the exported files and write bench.json and bench.csv. Needs neither the task nor its framework."""
+def bench(settings: BenchSettings, progress: Progress = silent, task: Given | None = None) -> BenchResult:
+    """Time the exported files and write bench.json and bench.csv.
+
+    task: of the run; needed where it was made in Python, for --accuracy only. All else needs neither it nor its framework.
+    """
     check_numbers(settings)
     _check_accuracy(settings)
-    return _bench(RunDir(settings.directory), settings, command_line("bench", settings), progress)
+    run_dir = RunDir(settings.directory)
+    command = _command("bench", settings, in_python=run_dir.info().in_python)
+    return _bench(run_dir, settings, command, progress, task)
 
 
 def report(settings: ReportSettings) -> Path:
@@ -183,17 +204,27 @@ def out_of(settings: ScanSettings | RunSettings) -> Path:
     """The run directory: as given, or runs/<file>, or runs/<folder> for a file that is just called task.py."""
     if settings.out is not None:
         return settings.out
+    if settings.task == IN_PYTHON:
+        raise SensitivityError(
+            "Expected a run directory for a task made in Python, got none; give one, as in out='runs/my_model'."
+        )
     file = Path(settings.task.partition(":")[0])
     return Path("runs") / (file.resolve().parent.name if file.stem == "task" else file.stem)
 
 
-def _session(settings: ScanSettings | RunSettings, progress: Progress) -> AbstractContextManager[Session]:
+def _command(verb: str, settings: Any, *, in_python: bool) -> str:
+    """How to repeat this: a command, or a call for a task that is in no file."""
+    return python_call(verb, settings) if in_python else command_line(verb, settings)
+
+
+def _session(
+    settings: ScanSettings | RunSettings, progress: Progress, task: Given | None
+) -> AbstractContextManager[Session]:
     memory = None if settings.memory is None else settings.memory * 2**20
     out = out_of(settings)
     refuse_used(RunDir(out).journal, settings.resume)  # before a task file is written there
-    return open_session(
-        _reference(settings, out), out, resume=settings.resume, choices=settings, memory=memory, progress=progress
-    )
+    given = task or _reference(settings, out)
+    return open_session(given, out, resume=settings.resume, choices=settings, memory=memory, progress=progress)
 
 
 def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Session, bool]:
@@ -292,7 +323,7 @@ def _check_accuracy(settings: BenchChoices) -> None:
 
 
 def _bench(
-    run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress, held: HeldOut | None = None
+    run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress, held: HeldOut | Given | None = None
 ) -> BenchResult:
     with _noted(run_dir, "bench", command):
         return benched(run_dir, settings, progress, held)
@@ -300,7 +331,9 @@ def _bench(
 
 def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
     earlier = session.run_dir.read_if_there("run.json", RunInfo)
-    task, near = session.run_dir.place_of(*split_reference(session.reference))
+    task, near = IN_PYTHON, ""
+    if isinstance(session.given, str):
+        task, near = session.run_dir.place_of(*split_reference(session.given))
     return RunInfo(
         simulator=earlier.simulator if earlier else None,
         samples=earlier.samples if earlier else 0,

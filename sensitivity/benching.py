@@ -27,6 +27,7 @@ from sensitivity.scan.variants import baselines
 from sensitivity.session import Session, open_session
 from sensitivity.stats.paired import differs
 from sensitivity.tasks.base import Task
+from sensitivity.tasks.load import Given
 
 WARMUP_ROUNDS = 10
 
@@ -71,9 +72,9 @@ def held_out(session: Session, chosen: Plan) -> HeldOut | None:
     return HeldOut(session.task, *session.measurer.scores(variants, "holdout", "bench: holdout"))
 
 
-def held_out_of(run_dir: RunDir, progress: Progress) -> HeldOut:
-    """The same from a run directory alone, whose task is loaded. Raises TaskError where it has no samples."""
-    with open_session(run_dir.reference(), run_dir.path, resume=True, progress=progress) as session:
+def held_out_of(run_dir: RunDir, given: Given | None, progress: Progress) -> HeldOut:
+    """The same from a run directory. given: its task; None loads it from its file. Raises TaskError without samples."""
+    with open_session(given or run_dir.reference(), run_dir.path, resume=True, progress=progress) as session:
         found = held_out(session, run_dir.plan())
     if found is None:
         raise TaskError(
@@ -82,10 +83,13 @@ def held_out_of(run_dir: RunDir, progress: Progress) -> HeldOut:
     return found
 
 
-def benched(run_dir: RunDir, settings: BenchChoices, progress: Progress, held: HeldOut | None = None) -> BenchResult:
+def benched(
+    run_dir: RunDir, settings: BenchChoices, progress: Progress, held: HeldOut | Given | None = None
+) -> BenchResult:
     """Time the files of a run's plan, say what they ran in, and write bench.json, bench.csv and layers.csv.
 
-    held: what judges the files in the runtime, as far as that takes little time; all of them with --accuracy.
+    held: what judges the files in the runtime, as far as that takes little time; all of them with --accuracy. A task,
+    or None for that of the run, is asked with --accuracy only.
     Raises RunDirError where the files are those of an earlier plan, and what the runtime raises for one it cannot take.
     """
     # Here, since they import ONNX, which takes half a second that `plan` need not wait.
@@ -97,8 +101,8 @@ def benched(run_dir: RunDir, settings: BenchChoices, progress: Progress, held: H
     runtime = runtime_of(settings.runtime)
     files = run_dir.models(runtime.lowering if hasattr(runtime, "lowering") else runtime.name)
     exported = _of_the_plan(run_dir)
-    if settings.accuracy and held is None:
-        held = held_out_of(run_dir, progress)
+    if not isinstance(held, HeldOut):
+        held = held_out_of(run_dir, held, progress) if settings.accuracy else None
     check_files(files.values())
     inputs = random_inputs(files["float"])
     same = same_files(run_dir.canonical())
@@ -128,7 +132,7 @@ def _of_the_plan(run_dir: RunDir) -> Verification:
     if not exported.is_of(run_dir.plan()):
         raise RunDirError(
             f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an earlier plan; "
-            f"make them again with: sensitivity export {run_dir.path}"
+            f"make them again with: {run_dir.makes('export.json')}"
         )
     return exported
 

@@ -6,8 +6,9 @@ A field's metadata holds `help`; a Literal type gives its choices; None means wh
 from __future__ import annotations
 
 import math
+import re
 import shlex
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,9 @@ UnitName = Literal["layer", "group", "quantizer"]
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
 DetectorOutput = Literal["decoded", "raw"]
 Evaluator = Literal["built-in", "ultralytics"]
+IN_PYTHON = "<Python>"
+"""What stands for a task's place where it was made in a program and is in no file."""
+
 ImageSize = int | tuple[int, int]
 """Side of a square in pixels, or (height, width)."""
 
@@ -343,14 +347,54 @@ def command_line(verb: str, settings: Any) -> str:
     return shlex.join(["sensitivity", verb, *words, *_options(settings, ("resume",))])
 
 
+def python_call(verb: str, settings: Any) -> str:
+    """The same as a call in Python, for a task that is in no file and is called `task` there.
+
+    >>> python_call("plan", PlanSettings(directory=Path("runs/a"), max_drop="1pt", skip=("head.*",)))
+    "sensitivity.plan('runs/a', task=task, max_drop='1pt', skip=('head.*',))"
+    >>> python_call("scan", ScanSettings(task=IN_PYTHON, out=Path("runs/a")))
+    "sensitivity.scan(task, out='runs/a')"
+    """
+    of_directory = [f"{str(settings.directory)!r}", "task=task"] if hasattr(settings, "directory") else ["task"]
+    return f"sensitivity.{verb}({', '.join([*of_directory, *_keywords(settings, ('resume',))])})"
+
+
 def began(settings: ScanSettings | RunSettings) -> tuple[str, ...]:
     """Verb and options of the command that began a run; its task, data and directory are in the run directory.
 
+    Of a task made in Python it is the name of the function and its keywords.
+
     >>> began(ScanSettings(task="a.py", out=Path("b"), exact=True))
     ('scan', '--exact')
+    >>> began(ScanSettings(task=IN_PYTHON, out=Path("b"), exact=True))
+    ('scan', 'exact=True')
     """
     verb = "run" if isinstance(settings, RunSettings) else "scan"
-    return (verb, *_options(settings, [item.name for item in fields(TaskSettings)]))
+    words = _keywords if settings.task == IN_PYTHON else _options
+    return (verb, *words(settings, [item.name for item in fields(TaskSettings)]))
+
+
+def in_python(sentence: str, kinds: Iterable[type[Any]]) -> str:
+    """A message for somebody who calls functions: options as keywords. kinds: the settings whose options are meant.
+
+    >>> in_python("Expected --rounds to be at least 1; add --resume to go on.", [BenchSettings, RunSettings])
+    'Expected rounds= to be at least 1; add resume=True to go on.'
+    """
+    keywords = {
+        flag_of(item.name): f"{item.name}={'True' if item.default is False else ''}"
+        for kind in kinds
+        for item in fields(kind)
+    }
+    return re.sub(r"--[a-z][a-z-]*", lambda found: keywords.get(found.group(), found.group()), sentence)
+
+
+def _keywords(settings: Any, without: Collection[str]) -> Iterator[str]:
+    """Keywords that give these settings, those of arguments and of `without` apart."""
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if not (item.metadata.get("argument") or item.name in without or value == item.default):
+            shown_value = str(value) if isinstance(value, Path) else value
+            yield f"{item.name}={shown_value!r}"
 
 
 def _options(settings: Any, without: Collection[str]) -> Iterator[str]:

@@ -41,7 +41,7 @@ from sensitivity.scan.scan import Scan
 from sensitivity.scan.variants import baselines, skip_variant
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
-from sensitivity.tasks.load import same_task, task_digest
+from sensitivity.tasks.load import Given, same_task, task_digest
 
 if TYPE_CHECKING:
     from sensitivity.planners.base import Probe
@@ -176,17 +176,22 @@ def _chosen(
     return choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target, means, fixed)
 
 
-def replan(run_dir: RunDir, settings: PlanSearch) -> Plan | None:
+def replan(run_dir: RunDir, settings: PlanSearch, given: Given | None = None) -> Plan | None:
     """A plan for another target from what an earlier search of the same kind measured; loads no task.
 
-    None where there was no such search, the task file has changed since, or no measured set answers for the target.
+    given: the task; None for that of the run, which nobody can have changed where it is in no file.
+    None where there was no such search, the task has changed since, or no measured set answers for the target.
     """
     earlier, frontier = run_dir.read_if_there("plan.json", Plan), run_dir.read_if_there("frontier.json", Frontier)
     info = run_dir.info()
     if earlier is None or frontier is None or not frontier.points or frontier.search != _choices(settings):
         return None
     values = run_dir.path / "frontier.npz"
-    if not values.exists() or not same_task(task_of(run_dir.journal), task_digest(run_dir.reference())):
+    if not values.exists():
+        return None
+    if given is None and not info.in_python:
+        given = run_dir.reference()
+    if given is not None and not same_task(task_of(run_dir.journal), task_digest(given)):
         return None
     table = run_dir.read_values(values.name)
     if len(table) != 1 + len(frontier.points):

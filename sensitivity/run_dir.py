@@ -12,6 +12,7 @@ from zipfile import BadZipFile
 
 import msgspec
 
+from sensitivity.config import IN_PYTHON
 from sensitivity.errors import RunDirError
 from sensitivity.files import is_as_written, with_checksum, write_whole
 from sensitivity.records import Mode, Plan, Quantizer, Unit
@@ -35,9 +36,11 @@ EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 class RunInfo:
     """run.json: what a run is of and how to repeat it.
 
-    task: reference of the task; relative to the run directory where the file lies in it, absolute otherwise. near: the
-    way from the run directory to the task's file, for a project that was moved as a whole.
-    began: verb and options of the command that began the run, without its task and directory.
+    task: reference of the task; relative to the run directory where the file lies in it, absolute otherwise; `IN_PYTHON`
+    for one that was made in a program. near: the way from the run directory to the task's file, for a project that was
+    moved as a whole.
+    began: verb and options of the command that began the run, without its task and directory; for a task made in Python
+    the function and its keywords.
     commands: verb -> the command that last ran it. simulator: its name and the reason it was chosen; None until used.
     scales: quantizers that share one range, in the scan and in what is exported.
     residuals: whether quantizers for skip connections were added to the model.
@@ -64,6 +67,11 @@ class RunInfo:
     near: str = ""
     began: tuple[str, ...] = ()
 
+    @property
+    def in_python(self) -> bool:
+        """Whether the task was made in a program and is in no file."""
+        return self.task == IN_PYTHON
+
 
 class RunDir:
     """Paths and JSON records of one run directory."""
@@ -88,6 +96,11 @@ class RunDir:
     def reference(self) -> str:
         """The task of this run, from any folder and wherever the directory is now. Raises RunDirError where it is gone."""
         info = self.info()
+        if info.in_python:
+            raise RunDirError(
+                f"Expected the task of the run {self.path}, which was made in Python and is in no file, got none; give "
+                f"it to the function, as in sensitivity.plan({str(self.path)!r}, task=task)."
+            )
         path, _, function = info.task.rpartition(":")
         if not path:
             path, function = info.task, "task"
@@ -102,10 +115,14 @@ class RunDir:
         return f"{found}:{function}"
 
     def go_on(self) -> str:
-        """The command that goes on with the scan or run of this directory; TASK where nothing is known of it."""
+        """What goes on with the scan or run of this directory: a command with TASK where nothing is known of it, or a call
+        for a task made in Python."""
         words, task = ["scan"], "TASK"
         if (self.path / "run.json").exists():
             info = self.info()
+            if info.in_python:
+                given = ["task", f"out={str(self.path)!r}", "resume=True", *info.began[1:]]
+                return f"sensitivity.{info.began[0]}({', '.join(given)})"
             words, task = list(info.began) or words, self.reference()
         return shlex.join(["sensitivity", words[0], task, *words[1:], "--out", str(self.path), "--resume"])
 
@@ -137,7 +154,7 @@ class RunDir:
         if "float" not in files:
             raise RunDirError(
                 f"Expected {self.path / 'model.float.onnx'} to exist, got nothing there; "
-                f"make it with: {shlex.join(['sensitivity', 'export', str(self.path)])}"
+                f"make it with: {self.makes('export.json')}"
             )
         return files
 
@@ -150,7 +167,7 @@ class RunDir:
             if self.path.is_file():
                 raise RunDirError(f"Expected {self.path} to be a run directory, got a file; give its folder.") from None
             raise RunDirError(
-                f"Expected {file} to exist, got nothing there; make it with: {self._makes(name)}"
+                f"Expected {file} to exist, got nothing there; make it with: {self.makes(name)}"
             ) from None
         except OSError as error:
             raise RunDirError(
@@ -183,15 +200,18 @@ class RunDir:
         """A record to its file, whole or not at all, with a checksum."""
         write_whole(self.path / name, with_checksum(msgspec.json.format(msgspec.json.encode(record), indent=2)))
 
-    def _makes(self, name: str) -> str:
-        """The command that makes a file of this directory."""
+    def makes(self, name: str) -> str:
+        """What makes a file of this directory: a command, or a call for a task made in Python."""
         if name in ("run.json", "scan.json"):
             return self.go_on()
-        return shlex.join(["sensitivity", MADE_BY.get(name, "plan"), str(self.path)])
+        verb = MADE_BY.get(name, "plan")
+        if (self.path / "run.json").exists() and self.info().in_python:
+            return f"sensitivity.{verb}({str(self.path)!r}, task=task)"
+        return shlex.join(["sensitivity", verb, str(self.path)])
 
     def _damaged(self, name: str, got: str) -> RunDirError:
         file = self.path / name
-        makes = "sensitivity scan TASK --resume --out" if name == "run.json" else self._makes(name)
+        makes = "sensitivity scan TASK --resume --out" if name == "run.json" else self.makes(name)
         if name == "run.json":
             makes = f"{makes} {shlex.quote(str(self.path))}"
         return RunDirError(

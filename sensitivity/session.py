@@ -10,7 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.config import UnitChoices
+from sensitivity.config import IN_PYTHON, UnitChoices
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.journal.journal import open_journal, refuse_used
 from sensitivity.quantizers.alternatives import with_alternatives
@@ -32,7 +32,7 @@ from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
 from sensitivity.tasks.detection import DetectionScore
-from sensitivity.tasks.load import load_task, same_task, task_digest
+from sensitivity.tasks.load import Given, load_task, same_task, task_digest
 
 if TYPE_CHECKING:
     from sensitivity.export.relations import Placed
@@ -54,7 +54,7 @@ NOT_HELD_OUT = (
 
 @dataclass(frozen=True)
 class Session:
-    """reference: the task as the user gave it. task: always with batches; an EvaluateTask has been turned into one.
+    """given: the task as the user gave it. task: always with batches; an EvaluateTask has been turned into one.
     example: one batch of inputs, for export; None where the task has none. warnings: what the reader must know.
     scales: quantizers that share one range for as long as the session is open. own_ranges: those that they had before,
     where the shared one differs. residuals: whether skip connections have got quantizers for as long.
@@ -62,7 +62,7 @@ class Session:
     loaded: the task as the user's function returned it. graph: what `export.relations.placed` read of the model; None
     where the units came from an earlier scan."""
 
-    reference: str
+    given: Given
     task: Task
     source: QuantizedModel
     units: tuple[Unit, ...]
@@ -151,7 +151,7 @@ class SomeBatches:
 
 @contextmanager
 def open_session(
-    reference: str,
+    given: Given,
     out: Path,
     *,
     resume: bool,
@@ -159,7 +159,7 @@ def open_session(
     memory: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Session]:
-    """Load the task, unify the ranges that an engine wants to be one, and open the journal of `out`.
+    """Load the task where it is in a file, unify the ranges that an engine wants to be one, and open the journal of `out`.
 
     choices: what the units are; None takes the units and shared ranges in run.json, from the scan.
     memory: bytes that the simulator may hold besides the weights; None takes a quarter of what is free.
@@ -170,7 +170,7 @@ def open_session(
     from sensitivity.export.relations import placed
 
     refuse_used(RunDir(out).journal, resume)  # before the task's own long work
-    loaded = load_task(reference)
+    loaded = load_task(given)
     task = with_batches(loaded) if isinstance(loaded, EvaluateTask) else loaded
     run_dir, example = RunDir(out), _example(loaded)
     residuals = choices.quantize_residuals if choices else run_dir.info().residuals
@@ -181,16 +181,16 @@ def open_session(
             source = quantized_model(loaded.model)
         found = placed(source, example, choices) if choices else _as_scanned(run_dir.info())
         own_ranges = stack.enter_context(unified_scales(source, found.scales)) if found.scales else ()
-        head = head_of(task, source, reference) | ({"scales": found.scales} if found.scales else {})
+        head = head_of(task, source, given) | ({"scales": found.scales} if found.scales else {})
         with open_journal(run_dir.journal, head, resume=resume) as journal:
 
             def simulator(offered: tuple[Range, ...]) -> Simulator:
                 return _simulator(loaded, with_alternatives(source, offered), memory)
 
             measurer = _measurer(Measurer(task, simulator, journal, progress), own_ranges)
-            changed = _changed(measurer, source, run_dir, head["task"])
+            changed = _changed(measurer, source, run_dir, head["task"], loaded)
             yield Session(
-                reference=reference,
+                given=given,
                 task=task,
                 source=source,
                 units=found.units,
@@ -271,18 +271,26 @@ def _measurer(measurer: Measurer, own_ranges: tuple[Range, ...]) -> Measurer:
     return measurer
 
 
-def _changed(measurer: Measurer, source: QuantizedModel, run_dir: RunDir, task: Mapping[str, str]) -> tuple[str, ...]:
-    """What to tell of a task file that has changed since the journal began; nothing where it does the same.
+def _changed(
+    measurer: Measurer, source: QuantizedModel, run_dir: RunDir, task: Mapping[str, str], loaded: Task | EvaluateTask
+) -> tuple[str, ...]:
+    """What to tell of a task that has changed since the journal began; nothing where it does the same.
 
+    One made in Python is measured again also where its functions read the same: what they call may be another.
     Raises JournalMismatch where it measures something else.
     """
     journal = measurer.journal
-    if journal.task is None or same_task(journal.task, task):
+    same = journal.task is None or same_task(journal.task, task)
+    in_python = task["function"] == IN_PYTHON
+    if same and not (in_python and isinstance(loaded, Task)):
         return ()
     scanned = run_dir.read_if_there("scan.json", Scan)
-    check_same_task(measurer, source.quantizers, scanned.baselines if scanned else {})
+    what = "task" if in_python else "task file"
+    check_same_task(measurer, source.quantizers, scanned.baselines if scanned else {}, what)
+    if same:
+        return ()
     journal.add_task(task)
-    return (CHANGED,)
+    return (CHANGED.format(what),)
 
 
 def _as_scanned(info: RunInfo) -> Placed:
@@ -321,10 +329,10 @@ def with_batches(task: EvaluateTask) -> Task:
     return Task(task.model, data, lambda output, _: [output], metric=task.metric, full_scale=task.full_scale)
 
 
-def head_of(task: Task, source: QuantizedModel, reference: str) -> dict[str, Any]:
+def head_of(task: Task, source: QuantizedModel, given: Given) -> dict[str, Any]:
     """What the measurements of a journal are of: anything that would change them. "task" may change, where `_changed` agrees."""
     return {
-        "task": task_digest(reference),
+        "task": task_digest(given),
         "metric": task.metric,
         "source": source.source,
         "model": source.fingerprint(),

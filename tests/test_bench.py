@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.qdq_chain import chain, inputs
 
+from sensitivity.bench import protocol
 from sensitivity.bench.environment import _cpu_info, environment
 from sensitivity.bench.protocol import bench_files, interleaved, timing
 from sensitivity.bench.ratio import median_ratio
@@ -120,7 +121,7 @@ def test_rounds_of_one_turn_are_one_block_of_the_interval(monkeypatch: pytest.Mo
         blocks.append(block)
         return Estimate(1, 1, 1, len(base))
 
-    monkeypatch.setattr("sensitivity.bench.protocol.median_ratio", ratio)
+    monkeypatch.setattr(protocol, "median_ratio", ratio)
     for per_turn in (1, 4):
         runtime = FakeRuntime({"f": 2.0})
         runtime.per_turn = per_turn  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from support import models
 from torch import nn
 
 from sensitivity.errors import ExportError, NamesError, WriteError
+from sensitivity.export import simulate
 from sensitivity.export.evaluate import evaluate_file
 from sensitivity.export.facts import facts
 from sensitivity.export.simulate import outputs_of
@@ -254,7 +255,7 @@ def test_the_models_own_rounding_is_drawn_until_it_explains_the_difference(branc
         seeds.append(seed)
         return torch.from_numpy(reference[0] + (0.01 if seed == lucky else 0.001 * seed))
 
-    monkeypatch.setattr("sensitivity.export.simulate.jittered_outputs", jittered)
+    monkeypatch.setattr(simulate, "jittered_outputs", jittered)
     floor = rounding_floor(branches.source, None, (), reference, reference, noise=3e-7, enough=0.009)
     assert floor == pytest.approx(0.01, rel=1e-4)
     assert seeds == list(range(ran))

@@ -14,6 +14,7 @@ import pytest
 from support.commands import verb
 
 from sensitivity.errors import ExportError
+from sensitivity.export import for_onnxruntime
 from sensitivity.export.for_onnxruntime import faithful, faithful_copies
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.keep_float import KeepFloat
@@ -217,7 +218,7 @@ def test_a_copy_that_computes_something_else_is_refused_or_left_out(
     files = {name: saved(LOST["Conv"], tmp_path / f"model.{name}.onnx") for name in ("int8", "partial")}
     files["float"] = saved(build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)"), tmp_path / "model.float.onnx")
     wrong = LOST["Conv"].clone()
-    monkeypatch.setattr("sensitivity.export.for_onnxruntime.faithful", lambda model: wrong)
+    monkeypatch.setattr(for_onnxruntime, "faithful", lambda model: wrong)
     judge = {"batches": None, "score": top1, "aggregate": mean, "full_scale": 1.0}
     x = np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)
     with pytest.raises(ExportError, match="model.int8.onnxruntime.onnx to differ from model.int8.onnx by at most"):

@@ -70,6 +70,16 @@ class Recalibratable(Protocol):
 
 
 @runtime_checkable
+class Changeable(Protocol):
+    """A calibrated model in which a plan can be left for good."""
+
+    def change(self, names: Iterable[str], ranges: Iterable[Range]) -> None:
+        """Disable these quantizers, and give these ranges to theirs, for good. Nothing is changed where it raises:
+        NamesError for an unknown quantizer, ModelError for a range that cannot be changed."""
+        ...
+
+
+@runtime_checkable
 class Ordered(Protocol):
     """A model whose graph is known."""
 

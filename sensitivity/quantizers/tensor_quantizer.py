@@ -125,6 +125,19 @@ class TensorQuantizerModel:
             self.range(one.quantizer)
         return ranges_set(self._enabled, ranges, {one.quantizer: self._dimensions(one.quantizer) for one in ranges})
 
+    def change(self, names: Iterable[str], ranges: Iterable[Range]) -> None:
+        ranges, wanted = tuple(ranges), set(names)
+        for name in sorted(wanted - self._enabled.keys()):
+            raise unknown_name("a quantizer's name", name, self._enabled)
+        modules = [self._enabled[one.quantizer] for one in ranges]
+        with self.with_ranges(ranges):
+            states = [(module._buffers["_amax"], module._axis) for module in modules]
+        for module, (amax, axis) in zip(modules, states, strict=True):
+            module._buffers["_amax"] = amax
+            vars(module)["_axis"] = axis
+        for name in wanted:
+            self._enabled[name]._disabled = True
+
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
         return other_ranges(self, names, forward)
 

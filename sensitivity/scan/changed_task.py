@@ -1,4 +1,4 @@
-"""The task file was changed since its journal began: does it still measure the same?
+"""The task was changed since its journal began: does it still measure the same?
 
 A comment never gets here (`tasks.load.same_task`). Where the code is another, what was measured
 decides: every batch of data that was read, the scores of the first one, and the metric of all.
@@ -17,7 +17,7 @@ from sensitivity.scan.variants import baselines
 from sensitivity.tasks.batches import batch_digest, batch_size
 
 CHANGED = (
-    "The task file has changed since this run began. Its model, its data and the scores of its first batch "
+    "The {} has changed since this run began. Its model, its data and the scores of its first batch "
     "are the same, so what was measured before still counts."
 )
 COMPARED = ("float", "quantized")
@@ -25,19 +25,30 @@ TOLERANCE = 1e-6
 """Relative, of scores: another order of additions may round in another way."""
 
 
-def check_same_task(measurer: Measurer, quantizers: Sequence[Quantizer], known: Mapping[str, Estimate]) -> None:
+class _MeasuresAnother(Exception):
+    """The difference, as a clause."""
+
+
+def check_same_task(
+    measurer: Measurer, quantizers: Sequence[Quantizer], known: Mapping[str, Estimate], what: str = "task file"
+) -> None:
     """Raise JournalMismatch, with the difference, where the task does not measure what it did.
 
     known: baselines of the scan by name, which an earlier task's metric was taken from; empty
-        where there was no scan yet.
+        where there was no scan yet. what: how messages name the task.
     """
-    for split in SPLITS:
-        _check_data(measurer, split)
     base = {name: measurer.of(baselines(quantizers)[name]) for name in COMPARED}
-    _check_scores(measurer, base)
-    for name, variant in base.items():
-        if name in known:
-            _check_metric(measurer, name, variant, known[name])
+    try:
+        for split in SPLITS:
+            _check_data(measurer, split)
+        _check_scores(measurer, base)
+        for name in [name for name in COMPARED if name in known]:
+            _check_metric(measurer, name, base[name], known[name])
+    except _MeasuresAnother as error:
+        raise JournalMismatch(
+            f"Expected the changed {what} to measure what it did when this run began, got {error}; "
+            "undo the change, or choose another --out."
+        ) from None
 
 
 def _check_data(measurer: Measurer, split: str) -> None:
@@ -46,7 +57,7 @@ def _check_data(measurer: Measurer, split: str) -> None:
     reader = Reader(measurer.task, split)
     for batch in sorted(read):
         if batch_digest(*reader.at(batch)) != read[batch]:
-            raise _refused(f"other data in batch {batch} of split {split!r}")
+            raise _MeasuresAnother(f"other data in batch {batch} of split {split!r}")
 
 
 def _check_scores(measurer: Measurer, base: Mapping[str, Variant]) -> None:
@@ -66,9 +77,9 @@ def _check_scores(measurer: Measurer, base: Mapping[str, Variant]) -> None:
 
 def _compare(name: str, before: Scores, scores: Scores) -> None:
     if before.shape != scores.shape:
-        raise _refused(f"scores of shape {list(scores.shape)}, {list(before.shape)} before")
+        raise _MeasuresAnother(f"scores of shape {list(scores.shape)}, {list(before.shape)} before")
     if not np.allclose(before, scores, rtol=TOLERANCE, atol=TOLERANCE):
-        raise _refused(
+        raise _MeasuresAnother(
             f"other scores of the {name} model on the first batch of rank, "
             f"whose mean is {scores.mean():.6g} and was {before.mean():.6g}"
         )
@@ -80,13 +91,6 @@ def _check_metric(measurer: Measurer, name: str, variant: Variant, known: Estima
         return
     value = measurer.aggregate(scores)
     if not np.isclose(value, known.value, rtol=TOLERANCE, atol=TOLERANCE):
-        raise _refused(
+        raise _MeasuresAnother(
             f"another metric from the same scores of the {name} model, {value:.6g} instead of {known.value:.6g}"
         )
-
-
-def _refused(got: str) -> JournalMismatch:
-    return JournalMismatch(
-        f"Expected the changed task file to measure what it did when this run began, got {got}; "
-        "undo the change, or choose another --out."
-    )

@@ -1,4 +1,7 @@
-"""From "path/to/task.py:function" to a checked task. This is the only place that runs a user's file."""
+"""From "path/to/task.py:function", or a task made in Python, to a checked task.
+
+This is the only place that runs a user's file.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,30 @@ from typing import Any
 
 import numpy as np
 
+from sensitivity.config import IN_PYTHON
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.records import SPLITS
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import check_pair
+from sensitivity.tasks.fingerprint import judges_digest
+
+Given = str | Task | EvaluateTask
+"""A task as the user gives it: "path/to/task.py:function", or the object itself."""
 
 DEFAULT_FUNCTION = "task"
 NUMBERS = (int, float, np.integer, np.floating)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def load_task(reference: str) -> Task | EvaluateTask:
-    """Run the user's function and check what it returned.
+def load_task(given: Given) -> Task | EvaluateTask:
+    """The user's task, checked: the object itself, or what the user's function returns.
 
-    reference: "path/to/task.py:function"; without ":function" it is `task`. The file's folder is importable while the
+    given: "path/to/task.py:function"; without ":function" it is `task`. The file's folder is importable while the
     file and the function run. Raises TaskError, with the user's own exception as its cause.
     """
-    file, name = split_reference(reference)
+    if not isinstance(given, str):
+        return checked(given, "a Task or EvaluateTask of sensitivity, or the path of its file")
+    file, name = split_reference(given)
     with _importable(file.parent):
         module = _run_file(file)
         function = _function(module, name, file)
@@ -42,23 +52,30 @@ def load_task(reference: str) -> Task | EvaluateTask:
             task = function()
         except (Exception, SystemExit) as error:
             raise _user_error(f"{name}() in {file} to return a task", file, error) from error
+    return checked(task, f"{name}() in {file} to return a Task or EvaluateTask of sensitivity.tasks.base")
+
+
+def checked(task: Any, what: str) -> Task | EvaluateTask:
+    """The task itself. what: how messages name it. Raises TaskError for what is no task, or a task with a fault."""
     if isinstance(task, Task):
         check_task(task)
         return task
     if isinstance(task, EvaluateTask):
         check_evaluate_task(task)
         return task
-    raise TaskError(
-        f"Expected {name}() in {file} to return a Task or EvaluateTask of sensitivity.tasks.base, got {_kind(task)}; "
-        "see docs/tasks.md."
-    )
+    raise TaskError(f"Expected {what}, got {_kind(task)}; see docs/tasks.md.")
 
 
-def task_digest(reference: str) -> dict[str, str]:
+def task_digest(given: Given) -> dict[str, str]:
     """What a task is told apart by: "text", the hex sha256 of its file's source; "code", the same of what Python makes of
     it, without comments, docstrings and layout; and "function". What the file imports or reads does not count.
+
+    A task made in Python has no file: "text" and "code" are then of the functions that judge its outputs.
     """
-    file, function = split_reference(reference)
+    if not isinstance(given, str):
+        digest = judges_digest(given)
+        return {"text": digest, "code": digest, "function": IN_PYTHON}
+    file, function = split_reference(given)
     source = file.read_bytes()
     return {"text": _sha(source), "code": _sha(_code(source)), "function": function}
 

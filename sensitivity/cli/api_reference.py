@@ -1,0 +1,125 @@
+"""The API reference, from signatures and docstrings: python -m sensitivity.cli.api_reference > docs/api.md.
+
+With the word `signatures` it prints what tests/public_signatures.txt holds: all that is promised to stay.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import sensitivity
+from sensitivity import results, verbs
+from sensitivity.config import in_python
+from sensitivity.verbs import SETTINGS, settings_of
+
+RESULTS = ("Result", "Run", "Planned", "Scanned", "Exported", "Benched", "Checked")
+HEAD = """# API reference
+
+What [python.md](python.md) shows, in full. This page is written from the code:
+`python -m sensitivity.cli.api_reference > docs/api.md`.
+"""
+
+
+def markdown() -> str:
+    """docs/api.md, whole."""
+    parts = [HEAD, "## Functions\n"]
+    for name in SETTINGS:
+        parts += _function(name)
+    parts.append("## Tasks\n")
+    for name in ("Task", "EvaluateTask"):
+        parts += _class(getattr(sensitivity, name), members=False)
+    parts.append("## Results\n\nAll are in `sensitivity.results`.\n")
+    for name in RESULTS:
+        parts += _class(getattr(results, name), members=True)
+    parts += ["## Errors\n", *_docstring(sensitivity.SensitivityError)]
+    return "\n".join(parts)
+
+
+def signatures() -> str:
+    """One line for each public function, class, attribute and method."""
+    lines = [f"sensitivity.{name}{_text(getattr(verbs, name))}" for name in SETTINGS]
+    lines += [f"sensitivity.{name}{_text(getattr(sensitivity, name))}" for name in ("Task", "EvaluateTask")]
+    for name in RESULTS:
+        kind = getattr(results, name)
+        lines += [f"sensitivity.results.{name}.{member}" for member, _ in _members(kind)]
+    lines += [f"sensitivity.{name}" for name in sensitivity.__all__]
+    return "\n".join(sorted(lines)) + "\n"
+
+
+def _function(name: str) -> Iterator[str]:
+    function = getattr(verbs, name)
+    own = [each for each in inspect.signature(function).parameters.values() if not _is_setting(name, each.name)]
+    shown = inspect.signature(function).replace(parameters=own)
+    yield f"### sensitivity.{name}\n"
+    yield f"```python\nsensitivity.{name}{_plain(shown)}\n```\n"
+    yield from _docstring(function)
+    settings = settings_of(SETTINGS[name])
+    if not settings:
+        return
+    yield "| setting | default | what it does |\n|---|---|---|"
+    for item in settings:
+        told = in_python(item.metadata["help"], SETTINGS.values()).replace("|", "\\|")
+        yield f"| `{item.name}` | `{item.default!r}` | {told} |"
+    yield ""
+
+
+def _is_setting(verb: str, name: str) -> bool:
+    return name in {item.name for item in settings_of(SETTINGS[verb])}
+
+
+def _class(kind: type[Any], *, members: bool) -> Iterator[str]:
+    yield f"### {kind.__name__}\n"
+    if not members:
+        yield f"```python\nsensitivity.{kind.__name__}{_text(kind)}\n```\n"
+    yield from _docstring(kind)
+    for member, told in _members(kind) if members else ():
+        yield f"- `{member}` {' '.join(told.split())}"
+    if members:
+        yield ""
+
+
+def _members(kind: type[Any]) -> Iterator[tuple[str, str]]:
+    """(signature, docstring) of the public properties and methods that a class defines itself."""
+    for name, value in vars(kind).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(value, property):
+            yield f"{name}: {inspect.signature(value.fget).return_annotation}", value.__doc__ or ""  # type: ignore[arg-type]
+        elif inspect.isfunction(value):
+            yield f"{name}{_text(value)}", value.__doc__ or ""
+    for name, hint in vars(kind).get("__annotations__", {}).items():
+        yield f"{name}: {hint}", ""
+
+
+def _docstring(thing: Any) -> Iterator[str]:
+    yield f"{inspect.getdoc(thing)}\n"
+
+
+def _text(function: Any) -> str:
+    return _plain(inspect.signature(function))
+
+
+def _plain(signature: inspect.Signature) -> str:
+    """The signature as it is written: without quotes around types, without addresses of functions."""
+    kept = [_named_default(each) for each in signature.parameters.values()]
+    return str(signature.replace(parameters=kept)).replace("'", "")
+
+
+def _named_default(parameter: inspect.Parameter) -> inspect.Parameter:
+    if not inspect.isfunction(parameter.default):
+        return parameter
+    return parameter.replace(default=_Name(parameter.default.__name__))
+
+
+class _Name(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+if __name__ == "__main__":
+    print(signatures() if "signatures" in sys.argv[1:] else markdown(), end="")

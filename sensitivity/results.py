@@ -1,0 +1,262 @@
+"""What the functions of `sensitivity` return: records of a run directory, as they were when the function ended.
+
+Each can be shown in a notebook and turned into a pandas DataFrame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from sensitivity.errors import NamesError
+from sensitivity.export.verification import Verification
+from sensitivity.planning import read_frontier
+from sensitivity.records import BenchResult, Finding, Plan, PlanMetric, Verdict
+from sensitivity.reporting.tables import bench_table, frontier_table, scan_table
+from sensitivity.reporting.verdict import lines_of
+from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.scan.scan import Scan
+from sensitivity.tasks.base import EvaluateTask, Task
+
+if TYPE_CHECKING:
+    from sensitivity.tasks.load import Given
+
+SHOWN_ROWS = 20
+"""Of a table in a notebook; `to_frame()` has all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """directory: the run directory. task: as it was given, for the functions that go on from here; None for that of the
+    run, which is in a file."""
+
+    directory: Path
+    task: Given | None = field(repr=False)
+    info: RunInfo = field(repr=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A table of this result, in full precision."""
+        raise NotImplementedError
+
+    def _sentences(self) -> Sequence[tuple[str, str]]:
+        """(title, sentence) for each line over the table in a notebook."""
+        return ()
+
+    def _repr_html_(self) -> str:
+        return html(self._sentences(), self.to_frame())
+
+
+@dataclass(frozen=True, eq=False)
+class Scanned(Result):
+    """What each unit costs. record: effects, baselines and mode, see `sensitivity.scan.scan.Scan`."""
+
+    record: Scan = field(repr=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each unit, the most sensitive first, as in scan.csv: rank, unit, effect, low, high, n, tie, metric,
+        quantizers, kind, judged. Effects are in the metric's own unit."""
+        return scan_table(self.record.effects, self.info.units)
+
+    def _sentences(self) -> Sequence[tuple[str, str]]:
+        levels = ", ".join(f"{name} {level.value:.4g}" for name, level in self.record.baselines.items())
+        return ((f"{self.info.metric} on rank", levels),)
+
+
+@dataclass(frozen=True, eq=False)
+class Planned(Result):
+    """The layers to leave out. record: the plan with its evidence, see `sensitivity.records.Plan`. scan: what it is from."""
+
+    record: Plan = field(repr=False)
+    scan: Scanned = field(repr=False)
+
+    @property
+    def skip(self) -> tuple[str, ...]:
+        """Exact names of the units that are left out, the most sensitive first."""
+        return self.record.skip
+
+    @property
+    def quantizers(self) -> tuple[str, ...]:
+        """Exact names of all quantizers that the plan disables."""
+        return self.record.quantizers
+
+    @property
+    def met(self) -> bool:
+        """Whether the target is met on `confirm`; how sure that is, `verdict` says."""
+        return self.record.met
+
+    @property
+    def metric(self) -> PlanMetric:
+        """Accuracy of the plan on `confirm` and `holdout`, with intervals."""
+        return self.record.metric
+
+    @property
+    def verdict(self) -> Verdict:
+        """Accuracy, speed and what to do, each with a sentence."""
+        assert self.record.verdict is not None, "every plan that is written has one"
+        return self.record.verdict
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each unit: the columns of the scan, and `left_out`."""
+        table = self.scan.to_frame()
+        table.insert(2, "left_out", table["unit"].isin(self.skip))
+        return table
+
+    def frontier(self) -> pd.DataFrame:
+        """One row for each set that plans of this directory have met so far, the cheapest first, as in frontier.csv."""
+        found, best = read_frontier(RunDir(self.directory))
+        return frontier_table(found.points, self.record, found.cost, {point.skip for point in best})
+
+    def apply(self, model: Any) -> AbstractContextManager[Any]:
+        """`with plan.apply(model):` the model is as the plan was judged: layers left out, ranges as in the plan.
+
+        model: the one that was scanned, or another with the same quantizers; put back afterwards, also after an exception.
+        """
+        from sensitivity.applying import applied
+
+        return applied(model, self.record, self.info)
+
+    def apply_permanently(self, model: Any) -> None:
+        """Leave the model as the plan was judged. For models of ModelOpt and pytorch-quantization; ModelError for others."""
+        from sensitivity.applying import apply_for_good
+
+        apply_for_good(model, self.record, self.info)
+
+    def _sentences(self) -> Sequence[tuple[str, str]]:
+        return [(f"{line.title}: {line.status}", line.sentence) for line in lines_of(self.verdict)]
+
+
+@dataclass(frozen=True, eq=False)
+class Exported(Result):
+    """Exported and verified files. record: what was checked, see `sensitivity.export.verification.Verification`."""
+
+    record: Verification = field(repr=False)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Variant ("float", "int8", "partial") -> its file, and the name of each lowered file -> that file."""
+        found: dict[str, Path] = {}
+        found.update(RunDir(self.directory).canonical().items())
+        found.update((name, self.directory / name) for name in self.record.lowered)
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each canonical file: variant, file, quantizers, and how far its outputs are from the simulated
+        model's (rms, relative to the float model's outputs)."""
+        rows = [
+            {
+                "variant": check.variant,
+                "file": str(self.files[check.variant]),
+                "quantizers": check.quantizers,
+                "rms": check.rms,
+                "quantization_rms": check.quantization_rms,
+            }
+            for check in self.record.files
+        ]
+        return pd.DataFrame(rows, columns=["variant", "file", "quantizers", "rms", "quantization_rms"])
+
+
+@dataclass(frozen=True, eq=False)
+class Benched(Result):
+    """Latencies of the exported files. record: see `sensitivity.records.BenchResult`."""
+
+    record: BenchResult = field(repr=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each distinct file, as in bench.csv; times in milliseconds."""
+        return bench_table(self.record.timings)
+
+    def _sentences(self) -> Sequence[tuple[str, str]]:
+        return [("", sentence) for sentence in self.record.sentences]
+
+
+@dataclass(frozen=True, eq=False)
+class Run(Planned):
+    """A whole run: a plan, with all that came before and after it. export and bench are None where the model cannot be
+    exported. report: report.html."""
+
+    export: Exported | None = field(repr=False)
+    bench: Benched | None = field(repr=False)
+    report: Path = field(repr=False)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The exported files, see `Exported.files`; empty where there are none."""
+        return self.export.files if self.export else {}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What speaks against scanning a task, errors first. See `sensitivity.records.Finding`."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error."""
+        return all(finding.severity != "error" for finding in self.findings)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each finding: code, severity, where, message, fix."""
+        return pd.DataFrame([asdict(one) for one in self.findings], columns=list(Finding.__dataclass_fields__))
+
+    def _repr_html_(self) -> str:
+        return html([("", "Nothing to report.")] if not self.findings else [], self.to_frame())
+
+
+def scanned(directory: Path, task: Given | None) -> Scanned:
+    run_dir = RunDir(directory)
+    return Scanned(directory, task, run_dir.info(), run_dir.read("scan.json", Scan))
+
+
+def planned(directory: Path, task: Given | None) -> Planned:
+    run_dir = RunDir(directory)
+    return Planned(directory, task, run_dir.info(), run_dir.plan(), scanned(directory, task))
+
+
+def exported(directory: Path, task: Given | None) -> Exported:
+    run_dir = RunDir(directory)
+    return Exported(directory, task, run_dir.info(), run_dir.read("export.json", Verification))
+
+
+def benched(directory: Path, task: Given | None) -> Benched:
+    run_dir = RunDir(directory)
+    return Benched(directory, task, run_dir.info(), run_dir.read("bench.json", BenchResult))
+
+
+def whole_run(directory: Path, task: Given | None) -> Run:
+    plan, folder = planned(directory, task), directory
+    has = {name: (folder / name).exists() for name in ("export.json", "bench.json")}
+    export = exported(folder, task) if has["export.json"] else None
+    bench = benched(folder, task) if has["bench.json"] else None
+    return Run(folder, task, plan.info, plan.record, plan.scan, export, bench, folder / "report.html")
+
+
+def html(sentences: Iterable[tuple[str, str]], table: pd.DataFrame) -> str:
+    """Lines and the head of a table as HTML; every name and sentence is escaped."""
+    parts = []
+    for title, sentence in sentences:
+        head = f"<b>{escape(title)}</b>. " if title else ""
+        parts.append(f"<p>{head}{escape(sentence)}</p>")
+    if len(table):
+        parts.append(table.head(SHOWN_ROWS).to_html(index=False, border=0, escape=True))
+    if len(table) > SHOWN_ROWS:
+        parts.append(f"<p>{len(table) - SHOWN_ROWS} more rows in to_frame().</p>")
+    return "\n".join(parts)
+
+
+def place_of(run: Any, task: Any) -> tuple[Path, Any]:
+    """Directory and task of what is given to go on with: a path, or an earlier result, whose task counts where no other
+    is given."""
+    if isinstance(run, Result):
+        return run.directory, task if task is not None else run.task
+    if isinstance(run, (str, Path)):
+        return Path(run), task
+    kind = type(run).__name__
+    fix = "scan or run it first" if isinstance(run, (Task, EvaluateTask)) else "give one of them"
+    raise NamesError(f"Expected a run directory, or the result of an earlier step, got a {kind}; {fix}.")

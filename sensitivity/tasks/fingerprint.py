@@ -1,0 +1,108 @@
+"""What a task made in a program is told apart by: it has no file whose text could be read.
+
+Its model and its data are fingerprinted where the journal begins. Here it is the functions that turn outputs into a
+metric: their code, their defaults, and the values that they close over or read from their module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from sensitivity.tasks.base import EvaluateTask, Task
+
+SIMPLE = (type(None), bool, int, float, complex, str, bytes)
+JUDGES = {Task: ("score", "aggregate"), EvaluateTask: ("evaluate", "confirm", "holdout")}
+"""Attributes of a task that are functions and decide what is measured."""
+
+
+def judges_digest(task: Task | EvaluateTask) -> str:
+    """Hex sha256 of the functions that judge outputs: equal in another process where they are written the same.
+
+    Of an object that is neither a function nor made of plain values, numbers and arrays, only the class counts.
+    """
+    digest = hashlib.sha256()
+    reader = _Reader(digest.update)
+    for name in JUDGES[type(task)]:
+        reader.text(name)
+        reader.read(getattr(task, name))
+    return digest.hexdigest()
+
+
+class _Reader:
+    """Feeds values to a digest, each object once, so that functions which call each other come to an end."""
+
+    def __init__(self, update: Callable[[bytes], None]) -> None:
+        self._update = update
+        self._seen: dict[
+            int, Any
+        ] = {}  # by address; kept, so that no other object gets the address of one that was read
+
+    def text(self, words: str) -> None:
+        self._update(f"{len(words)}:{words};".encode())
+
+    def read(self, value: Any) -> None:
+        if isinstance(value, SIMPLE):
+            self.text(f"{type(value).__name__} {value!r}")
+            return
+        if id(value) in self._seen:
+            return
+        self._seen[id(value)] = value
+        self.text(type(value).__qualname__)
+        self._compound(value)
+
+    def _compound(self, value: Any) -> None:
+        match value:
+            case FunctionType():
+                self._function(value)
+            case MethodType():
+                self._all((value.__func__, value.__self__))
+            case partial():
+                self._all((value.func, value.args, value.keywords))
+            case ModuleType():
+                self.text(value.__name__)
+            case BuiltinFunctionType() | type():
+                self.text(f"{value.__module__}.{value.__qualname__}")
+            case Mapping():
+                self._all(item for pair in value.items() for item in pair)
+            case tuple() | list():
+                self._all(value)
+            case set() | frozenset():
+                self.text(repr(sorted(map(repr, value))))
+            case _:
+                self._object(value)
+
+    def _all(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self.read(value)
+
+    def _function(self, function: FunctionType) -> None:
+        self._code(function.__code__, function.__globals__)
+        self._all((function.__defaults__, function.__kwdefaults__))
+        for cell in function.__closure__ or ():
+            with suppress(ValueError):  # a name that has got no value yet
+                self.read(cell.cell_contents)
+
+    def _code(self, code: CodeType, known: Mapping[str, Any]) -> None:
+        """known: what its names stand for in its module."""
+        self._update(code.co_code)
+        self._all(code.co_names)
+        self._all(known[name] for name in code.co_names if name in known)
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):  # a function inside of it
+                self._code(constant, known)
+            else:
+                self.read(constant)
+
+    def _object(self, value: Any) -> None:
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            from sensitivity.tasks.batches import batch_digest
+
+            self.text(batch_digest(value, None))
+        elif callable(value) and not hasattr(value, "named_modules"):
+            # An object that is called like a function; a model among them has a fingerprint of its own.
+            self._all((type(value).__call__, vars(value) if hasattr(value, "__dict__") else None))

@@ -1,0 +1,273 @@
+"""The verbs as functions: `import sensitivity as sv; run = sv.run(task, out="runs/a", max_drop="1pt")`.
+
+A task is a `Task` or `EvaluateTask` in memory, or the path of its file. Settings are keywords: the fields of the verb's
+dataclass in `sensitivity.config`, which are the options of the command line too. Mistakes raise `SensitivityError`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import Field, fields
+from numbers import Integral, Real
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from sensitivity import api
+from sensitivity.config import (
+    IN_PYTHON,
+    BenchSettings,
+    CheckSettings,
+    ExportSettings,
+    PlanSettings,
+    ReportSettings,
+    RunSettings,
+    ScanSettings,
+    in_python,
+)
+from sensitivity.errors import SensitivityError, unknown_name
+from sensitivity.registry import check_name
+from sensitivity.results import (
+    Benched,
+    Checked,
+    Exported,
+    Planned,
+    Result,
+    Run,
+    Scanned,
+    benched,
+    exported,
+    place_of,
+    planned,
+    scanned,
+    whole_run,
+)
+from sensitivity.scan.progress import Progress, silent
+from sensitivity.tasks.base import EvaluateTask, Task
+from sensitivity.tasks.load import Given, checked
+
+Returned = TypeVar("Returned")
+Verb = Callable[..., Returned]
+
+TASK = "a Task or EvaluateTask of sensitivity, or the path of its file"
+
+SHOWN_ONLY = {"frontier", "format"}
+"""Settings of what a command prints: a function returns all of it."""
+
+NUMBERS = {int: Integral, float: Real}
+"""What counts as a number, whatever library it is of."""
+
+GIVEN = {"task", "out", "directory"}
+"""Settings that each function has as parameters of its own."""
+
+
+SETTINGS: dict[str, type[Any]] = {
+    "run": RunSettings,
+    "scan": ScanSettings,
+    "check": CheckSettings,
+    "plan": PlanSettings,
+    "export": ExportSettings,
+    "bench": BenchSettings,
+    "report": ReportSettings,
+}
+
+
+def settings_of(kind: type[Any]) -> list[Field[Any]]:
+    """The settings of a verb that its function takes as keywords, in the order of the dataclass."""
+    return [item for item in fields(kind) if item.name not in SHOWN_ONLY | GIVEN]
+
+
+def _verb(function: Verb[Returned]) -> Verb[Returned]:
+    """Name the settings of a verb as keywords, in the signature of its function and in its errors."""
+
+    @functools.wraps(function)
+    def told(*args: Any, **keywords: Any) -> Returned:
+        try:
+            return function(*args, **keywords)
+        except SensitivityError as error:
+            error.args = (in_python(str(error), SETTINGS.values()),)
+            raise
+
+    signature = inspect.signature(function)
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    added = [
+        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type)
+        for item in settings_of(SETTINGS[function.__name__])
+    ]
+    told.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    return told
+
+
+@_verb
+def run(
+    task: Task | EvaluateTask | str | Path,
+    *,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Run:
+    """Scan, plan, export, bench and report in one go.
+
+    task: a task in memory, "my_task.py:task", or a Q/DQ ONNX file with `data=`. out: the run directory; for a file it
+    is runs/<name of the file> by default, for a task in memory it must be given. progress: told of each step, see
+    `sensitivity.scan.progress`. The model is left as it was found.
+    """
+    chosen, given = _of_task("run", task, out, settings)
+    api.run(chosen, progress, given)
+    return whole_run(api.out_of(chosen), given)
+
+
+@_verb
+def scan(
+    task: Task | EvaluateTask | str | Path,
+    *,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Scanned:
+    """Rank layers by how much accuracy each costs. task, out, progress: as for `run`."""
+    chosen, given = _of_task("scan", task, out, settings)
+    api.scan(chosen, progress, given)
+    return scanned(api.out_of(chosen), given)
+
+
+@_verb
+def check(task: Task | EvaluateTask | str | Path, **settings: Any) -> Checked:
+    """Prove on one batch what a scan rests on. task: as for `run`; a Q/DQ ONNX file also without `data=`."""
+    chosen, given = _of_task("check", task, None, settings)
+    return Checked(api.check(chosen, given))
+
+
+@_verb
+def plan(
+    run: Result | str | Path,
+    *,
+    task: Task | EvaluateTask | str | Path | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Planned:
+    """Choose the layers to leave out so that a target holds.
+
+    run: a run directory, or what an earlier function returned. task: needed for a task that was made in Python where
+    only the directory is given.
+    """
+    chosen, given = _of_run("plan", run, task, settings)
+    api.plan(chosen, progress, given)
+    return planned(chosen.directory, given)
+
+
+@_verb
+def export(
+    run: Result | str | Path,
+    *,
+    task: Task | EvaluateTask | str | Path | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Exported:
+    """Write and verify the float, INT8 and partial ONNX files of the plan. run, task: as for `plan`."""
+    chosen, given = _of_run("export", run, task, settings)
+    api.export(chosen, progress, given)
+    return exported(chosen.directory, given)
+
+
+@_verb
+def bench(
+    run: Result | str | Path,
+    *,
+    task: Task | EvaluateTask | str | Path | None = None,
+    progress: Progress = silent,
+    **settings: Any,
+) -> Benched:
+    """Measure the latency of the exported files, interleaved. run: as for `plan`. task: for `accuracy=True` only."""
+    chosen, given = _of_run("bench", run, task, settings)
+    api.bench(chosen, progress, given)
+    return benched(chosen.directory, given)
+
+
+@_verb
+def report(run: Result | str | Path) -> Path:
+    """Write report.html, the CSV files and the figures, and return the path of report.html. run: as for `plan`."""
+    directory, _ = place_of(run, None)
+    return api.report(ReportSettings(directory=directory))
+
+
+def _of_task(verb: str, task: Any, out: str | Path | None, values: dict[str, Any]) -> tuple[Any, Given | None]:
+    """The settings of a verb that begins with a task, and the task where it is in no file."""
+    given = None if isinstance(task, (str, Path)) else _object(task)
+    own = {"task": str(task) if given is None else IN_PYTHON}
+    if out is not None:
+        own["out"] = _fitting(f"sensitivity.{verb}", "out", Path | None, out)
+    return _settings(verb, own, values), given
+
+
+def _object(task: Any) -> Task | EvaluateTask:
+    """A task in memory; what is in it is checked where it is opened. Raises TaskError for anything else."""
+    return task if isinstance(task, (Task, EvaluateTask)) else checked(task, TASK)
+
+
+def _of_run(verb: str, run: Any, task: Any, values: dict[str, Any]) -> tuple[Any, Given | None]:
+    """The settings of a verb that goes on in a run directory, and the task where one is at hand."""
+    directory, given = place_of(run, task)
+    if given is not None:
+        given = str(given) if isinstance(given, (str, Path)) else _object(given)
+    return _settings(verb, {"directory": directory}, values), given
+
+
+def _settings(verb: str, own: dict[str, Any], values: dict[str, Any]) -> Any:
+    """The verb's settings. Raises NamesError for a name that is none of them, SensitivityError for a wrong value."""
+    kind = SETTINGS[verb]
+    known = {item.name: item for item in settings_of(kind)}
+    hints = get_type_hints(kind)
+    where = f"sensitivity.{verb}"
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_name(f"a setting of {where}", name, known)
+        own[name] = _fitting(where, name, hints[name], value)
+        family = known[name].metadata.get("family")
+        if family and value is not None:
+            check_name(f"{name}= of {where}", family, value, known[name].metadata["also"])
+    return kind(**own)
+
+
+def _fitting(where: str, name: str, hint: Any, value: Any) -> Any:
+    """The value as the setting's type has it. Raises SensitivityError with what is expected."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for option in options:
+        found = _as(option, value)
+        if found is not NotImplemented:
+            return found
+    wanted = " or ".join(_words(option) for option in options)
+    raise SensitivityError(f"Expected {name}= of {where} to be {wanted}, got {value!r}.")
+
+
+def _as(option: Any, value: Any) -> Any:
+    """The value as one type; NotImplemented where it is of another."""
+    if get_origin(option) is Literal:
+        return value if value in get_args(option) else NotImplemented
+    if get_origin(option) is tuple:
+        return _names(value)
+    if option is Path:
+        return Path(value).expanduser() if isinstance(value, (str, Path)) else NotImplemented
+    kind = NUMBERS.get(option, option)
+    if option is not bool and isinstance(value, bool):  # which Python takes for a whole number
+        return NotImplemented
+    return option(value) if isinstance(value, kind) else NotImplemented
+
+
+def _names(value: Any) -> Any:
+    """Several names as a tuple: one alone may be given as text."""
+    several = [value] if isinstance(value, str) else value
+    is_list = isinstance(several, (list, tuple)) and all(isinstance(each, str) for each in several)
+    return tuple(several) if is_list else NotImplemented
+
+
+def _words(option: Any) -> str:
+    """What a type is called in messages."""
+    if get_origin(option) is Literal:
+        return " or ".join(map(repr, get_args(option)))
+    if get_origin(option) is tuple:
+        return "a name or a list of names"
+    words = {str: "text", int: "a whole number", float: "a number", bool: "True or False", Path: "a path"}
+    return words.get(option, "None")
