@@ -438,3 +438,56 @@ class BenchResult:
     accuracy: dict[str, Estimate]
     skip: tuple[str, ...]
     judged: RuntimeAccuracy | None = None
+
+
+@dataclass(frozen=True)
+class BuiltLayer:
+    """A weighted layer of a file: what the plan wants ("int8" or "float"), and what the engine has ("int8", "fp32", ...).
+
+    built: None where no layer of the engine names it.
+    """
+
+    layer: str
+    planned: str
+    built: str | None
+
+    @property
+    def as_planned(self) -> bool:
+        """Whether it is in INT8 exactly where the plan wants it to be."""
+        return self.built is not None and (self.built == "int8") == (self.planned == "int8")
+
+
+@dataclass(frozen=True)
+class EngineStructure:
+    """The engine that a builder made of one file, which nothing has executed.
+
+    version: of the builder. sm: compute capability that it is for. layers: the weighted ones, in the file's order.
+    kernels: layers of the engine that write something. requantize_kernels: those that do nothing but quantize,
+    dequantize, cast or reorder. activation_bytes: what all kernels write, weights apart, for one sample.
+    """
+
+    version: str
+    sm: int
+    layers: tuple[BuiltLayer, ...]
+    kernels: int
+    requantize_kernels: int
+    activation_bytes: int
+
+    @property
+    def as_planned(self) -> bool:
+        return all(layer.as_planned for layer in self.layers)
+
+    @property
+    def sentence(self) -> str:
+        """What the builder made, in words: structure, and no time."""
+        shares = []
+        for planned, words in (("int8", "in INT8"), ("float", "in float")):
+            layers = [layer for layer in self.layers if layer.planned == planned]
+            if layers:
+                right = sum(layer.as_planned for layer in layers)
+                shares.append(f"{right} of {len(layers)} layers {words} as planned")
+        return (
+            f"TensorRT-RTX {self.version} builds it for SM {self.sm}: {'; '.join(shares)}; "
+            f"{self.kernels} kernels, {self.requantize_kernels} of which only requantize; "
+            f"{self.activation_bytes / 1e6:.2f} MB of activations. Nothing was executed."
+        )

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 import click
 
 import sensitivity
-from sensitivity.rules.targets import TARGETS
+from sensitivity.errors import SensitivityError
+from sensitivity.rules.targets import RTX, TARGETS
 
 if TYPE_CHECKING:
+    from sensitivity.records import EngineStructure
     from sensitivity.rules.base import Finding
 
 SHOWN = 5
@@ -32,22 +34,73 @@ STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
     "--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text", show_default=True,
     help="A table, JSON with one object for each finding, or SARIF 2.1.0 for code hosts.",
 )  # fmt: skip
+@click.option(
+    "--build", "with_build", is_flag=True,
+    help="Also let NVIDIA's TensorRT-RTX parse and build the file, which needs no GPU, and say what each layer became.",
+)  # fmt: skip
+@click.option("--sm", type=int, help="Compute capability that --build is for: 89 by default.")
 @click.pass_context
-def command(context: click.Context, file: Path, target: str, plan: Path | None, form: str) -> None:
+def command(
+    context: click.Context, file: Path, target: str, plan: Path | None, form: str, with_build: bool, sm: int | None
+) -> None:
     """Check a Q/DQ ONNX file, from any tool, for a runtime. Exits with 1 if there is any error."""
     from sensitivity.rules.lint import run_lint
 
+    check_build(target, form, with_build, sm)
     findings = run_lint(file, target, plan)
+    refused = any(finding.severity == "error" for finding in findings)
+    try:
+        built = _build(file, plan, sm) if with_build and not refused else None
+    except SensitivityError:
+        _print(findings, file, target, form, None)
+        raise
+    _print(findings, file, target, form, built)
+    if with_build and refused:
+        click.echo("Not built: TensorRT-RTX gets only files that have no error above.", err=True)
+    context.exit(1 if refused or (built is not None and not built.as_planned) else 0)
+
+
+def check_build(target: str, form: str, with_build: bool, sm: int | None) -> None:
+    """Raise UsageError for options that do not go with each other."""
+    if sm is not None and not with_build:
+        raise click.UsageError("Expected --build with --sm, which says what the build is for; got --sm alone.")
+    if with_build and target != RTX:
+        raise click.UsageError(f"Expected --for {RTX} with --build, got --for {target}, which nothing here builds for.")
+    if with_build and form == "sarif":
+        raise click.UsageError(
+            "Expected --format text or json with --build, got sarif, which has no place for an engine."
+        )
+
+
+def _build(file: Path, plan: Path | None, sm: int | None) -> EngineStructure:
+    from sensitivity.bench.engine_structure import build_structure
+    from sensitivity.rules.lint import read_plan
+    from sensitivity.runtimes.tensorrt_rtx_build import SM
+
+    return build_structure(file, sm=SM if sm is None else sm, plan=None if plan is None else read_plan(plan))
+
+
+def _print(findings: Sequence[Finding], file: Path, target: str, form: str, built: EngineStructure | None) -> None:
     if form == "json":
         found = [asdict(finding) for finding in findings]
-        click.echo(json.dumps({"file": str(file), "target": target, "findings": found}, indent=2))
+        more = {} if built is None else {"build": asdict(built)}
+        click.echo(json.dumps({"file": str(file), "target": target, "findings": found, **more}, indent=2))
     elif form == "sarif":
         from sensitivity.rules.sarif import sarif
 
         click.echo(json.dumps(sarif(findings, file, target, version=sensitivity.__version__), indent=2))
     else:
         show(findings, file, target)
-    context.exit(1 if any(finding.severity == "error" for finding in findings) else 0)
+        if built is not None:
+            show_build(built)
+
+
+def show_build(built: EngineStructure) -> None:
+    """Print what the engine has of the plan, and each layer that is not as planned."""
+    click.echo(built.sentence)
+    for layer in built.layers:
+        if not layer.as_planned:
+            click.echo(f"{layer.layer}: planned {layer.planned}, built {layer.built or 'under no name'}")
 
 
 def show(findings: Sequence[Finding], file: Path, target: str) -> None:

@@ -38,6 +38,7 @@ SCALE_TYPES = {
     "tensorrt-8.6": {"float32"},
     "tensorrt-10": {"float32", "float16", "bfloat16"},
     "tensorrt-11": {"float32", "float16", "bfloat16"},
+    "tensorrt-rtx": {"float32", "float16", "bfloat16"},
     "openvino": {"float32", "float16"},
     "onnxruntime": {"float32", "float16"},
 }

@@ -3,4 +3,5 @@
 from __future__ import annotations
 
 TENSORRT = ("tensorrt-8.6", "tensorrt-10", "tensorrt-11")
-TARGETS = (*TENSORRT, "openvino", "onnxruntime")
+RTX = "tensorrt-rtx"
+TARGETS = (*TENSORRT, RTX, "openvino", "onnxruntime")
