@@ -1,0 +1,1 @@
+"""A planner, a source of quantized models and a lint rule for sensitivity, from outside."""
