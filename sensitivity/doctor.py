@@ -46,7 +46,10 @@ PURPOSES = {
     "scikit-learn": ("the digits of `sensitivity demo`", "pip install 'sensitivity[demo]'"),
     "openvino": ("builds and times OpenVINO models", "pip install 'sensitivity[openvino]'"),
     "tensorrt": ("builds and times TensorRT engines", "pip install tensorrt, on a machine with an NVIDIA GPU"),
+    "tensorrt-rtx": ("NVIDIA's parser and builder judge files, without a GPU", "pip install 'sensitivity[rtx]'"),
 }
+OTHER_NAMES = {"tensorrt-rtx": ("tensorrt-rtx-cu12",)}
+"""Distributions that bring the same module where the one of this name is not installed."""
 
 
 def packages() -> tuple[Package, ...]:
@@ -85,7 +88,9 @@ def _problem(family: str, name: str) -> str | None:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for distribution in (name, *OTHER_NAMES.get(name, ())):
+        try:
+            return importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None

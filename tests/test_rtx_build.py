@@ -1,15 +1,22 @@
 """The builder of TensorRT for RTX: the real one where it is installed, harmless stand-ins for what it may do."""
 
+import importlib.metadata
+import importlib.util
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
 from support.qdq_chain import chain
 
+from sensitivity import doctor
+from sensitivity.bench.environment import environment
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 from sensitivity.runtimes import tensorrt_rtx_build as rtx
+from sensitivity.runtimes.tensorrt import TensorRtRtx
+from sensitivity.runtimes.tensorrt_build import TensorRtSettings, build_plan, make_logger, strongly_typed
 from sensitivity.runtimes.tensorrt_rtx_log import Tensor, engine_layers
 
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))
@@ -148,3 +155,44 @@ def test_it_says_how_to_install_what_is_missing(tmp_path: Path, monkeypatch: pyt
 def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(OnnxFileError, match=r"Expected an ONNX file at .*gone\.onnx, got none"):
         rtx.build(tmp_path / "gone.onnx")
+
+
+def test_a_weakly_typed_network_is_refused_by_the_name_of_rtx() -> None:
+    trt = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1")
+    with pytest.raises(
+        RuntimeUnavailable, match=r"strongly typed networks with TensorRT-RTX 1\.7\.1, which has no others"
+    ):
+        strongly_typed(trt, TensorRtSettings(strongly_typed=False))
+
+
+@real
+def test_a_parser_error_of_the_runtime_names_the_node_too(tmp_path: Path) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    file = chain(tmp_path / "unknown.onnx", {0})
+    model = onnx.load(file)
+    model.graph.node[-1].op_type = "GlobalNothingPool"
+    onnx.save(model, file)
+    with pytest.raises(OnnxFileError, match="can parse, got: GlobalNothingPool pool: "):
+        build_plan(trt, make_logger(trt), file, TensorRtSettings())
+
+
+def test_without_a_gpu_the_runtime_says_that_it_builds_and_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensitivity.runtimes.tensorrt.cuda_problem", lambda: "no CUDA driver is here")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    problem = TensorRtRtx().unavailable()
+    assert problem is not None
+    assert "no CUDA driver is here" in problem
+    assert problem.endswith("builds: yes, with sensitivity lint --build; runs: no, which needs an RTX GPU")
+
+
+def test_the_packages_for_cuda_12_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They bring the same module and no distribution called tensorrt-rtx."""
+
+    def version(name: str) -> str:
+        if name != "tensorrt-rtx-cu12":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.7.1.116"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert {one.name: one.version for one in doctor.packages()}["tensorrt-rtx"] == "1.7.1.116"
+    assert environment()["tensorrt-rtx-cu12"] == "1.7.1.116"

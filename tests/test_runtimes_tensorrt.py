@@ -230,7 +230,7 @@ def test_another_file_version_device_or_setting_is_another_engine(file: Path, tm
 @pytest.mark.parametrize(
     ("refuse", "error", "sentence"),
     [
-        ("parse", OnnxFileError, "to be a model that TensorRT can parse, got: unsupported operator Foo"),
+        ("parse", OnnxFileError, "to be a model that TensorRT can parse, got: Foo foo/Foo: unsupported operator Foo"),
         ("build", RuntimeUnavailable, "Expected TensorRT to build model.onnx, got: no kernel for node conv"),
         ("load", RuntimeUnavailable, "Expected TensorRT to load the engine it built, got: no reason given"),
         ("run", RuntimeUnavailable, "Expected the engine to run"),

@@ -19,6 +19,7 @@ PACKAGES = (
     "openvino",
     "tensorrt",
     "tensorrt-rtx",
+    "tensorrt-rtx-cu12",  # comes without a distribution called tensorrt-rtx
     "torch",
     "nvidia-modelopt",
 )

@@ -79,6 +79,13 @@ class TensorRtRtx(TensorRt):
     name = "tensorrt_rtx"
     module = "tensorrt_rtx"
 
+    def unavailable(self) -> str | None:
+        """Running needs a GPU and building does not, which the sentence says."""
+        problem = super().unavailable()
+        if problem is None or importlib.util.find_spec(self.module) is None:
+            return problem
+        return f"{problem}; builds: yes, with sensitivity lint --build; runs: no, which needs an RTX GPU"
+
 
 class TensorRtEngine(Closing):
     """One engine with one context. `time_ms` is GPU time between events, without transfers, as trtexec's computeMs."""

@@ -44,6 +44,11 @@ class TensorRtSettings:
 
 def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
     """Raises RuntimeUnavailable where the settings ask for what this version cannot do."""
+    if settings.strongly_typed is False and trt.__name__ == "tensorrt_rtx":
+        raise RuntimeUnavailable(
+            f"Expected strongly typed networks with TensorRT-RTX {trt.__version__}, which has no others, got "
+            "strongly_typed=False; leave it out, and export with --for tensorrt for FP16 outside INT8."
+        )
     can = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     must = not hasattr(trt.BuilderFlag, "INT8")
     if settings.strongly_typed and not can:
@@ -138,7 +143,14 @@ def _write_timing_cache(config: Any, file: Path | None) -> None:
 
 def _parser_errors(parser: Any) -> str:
     errors = [parser.get_error(index) for index in range(min(parser.num_errors, 3))]
-    return "; ".join(error.desc() for error in errors) or "no reason given"
+    return "; ".join(map(_parser_error, errors)) or "no reason given"
+
+
+def _parser_error(error: Any) -> str:
+    """With operator and name of the node, which 8.6 does not say."""
+    named = [getattr(error, name, None) for name in ("node_operator", "node_name")]
+    where = " ".join(filter(None, (part() for part in named if part is not None)))
+    return f"{where}: {error.desc()}" if where else str(error.desc())
 
 
 def plan_file(trt: Any, file: Path, settings: TensorRtSettings, device: str) -> Path | None:

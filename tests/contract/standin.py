@@ -124,6 +124,12 @@ class World:
     def OnnxParser_get_error(self, parser: Strict, index: int) -> Strict:
         return Strict(self, "ParserError")
 
+    def ParserError_node_name(self, error: Strict) -> str:
+        return "foo/Foo"
+
+    def ParserError_node_operator(self, error: Strict) -> str:
+        return "Foo"
+
     def ParserError_desc(self, error: Strict) -> str:
         return "unsupported operator Foo"
 
