@@ -53,9 +53,30 @@ def exported(
         else:
             verification = _exported_torch(session, chosen, targets, judge, {} if forgiving else None)
         ranges = tuple(one.key for one in chosen.ranges)
-        verification = replace(verification, skip=chosen.skip, ranges=ranges)
+        verification = _built(session, chosen, replace(verification, skip=chosen.skip, ranges=ranges))
         run_dir.write("export.json", verification)
     return verification
+
+
+def _built(session: Session, chosen: Plan, verification: Verification) -> Verification:
+    """With what TensorRT-RTX makes of the plan's files: those lowered for TensorRT, or else the canonical one. Where it
+    is not installed, that is said of files lowered for TensorRT alone."""
+    from sensitivity.bench.engine_structure import build_or_say_why
+    from sensitivity.rules.base import PlanNames
+    from sensitivity.runtimes.tensorrt_rtx_build import unavailable
+
+    lowered = [name for name, check in verification.lowered.items() if check.target == "tensorrt"]
+    quantized = [name for name in lowered if ".partial." in name]
+    problem = unavailable()
+    if problem:
+        return replace(verification, not_built=dict.fromkeys(quantized, problem))
+    plan = PlanNames(tuple(chosen.skip), tuple(chosen.quantizers))
+    names = quantized or ["model.partial.onnx"]
+    found = {name: build_or_say_why(session.run_dir.path / name, plan) for name in names}
+    engines = {name: built for name, built in found.items() if not isinstance(built, str)}
+    return replace(
+        verification, engines=engines, not_built={n: why for n, why in found.items() if isinstance(why, str)}
+    )
 
 
 def _exported_torch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import onnx
 import pytest
 from support.qdq_chain import chain
 
-from sensitivity.bench.engine_structure import build_structure, planned_float, structure_of
+from sensitivity.bench.engine_structure import build_or_say_why, build_structure, planned_float, structure_of
 from sensitivity.cli.main import main
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
+from sensitivity.export.facts import facts
+from sensitivity.export.verification import Verification
 from sensitivity.records import BuiltLayer, EngineStructure
 from sensitivity.rules.base import PlanNames
 from sensitivity.rules.examples import CANONICAL, Example, qdq, weights
@@ -20,6 +23,7 @@ from sensitivity.runtimes import tensorrt_rtx_build as rtx
 from sensitivity.runtimes.tensorrt_rtx_build import Build, ParserError
 from sensitivity.runtimes.tensorrt_rtx_log import Layer, Tensor
 
+STRUCTURE = importlib.import_module("sensitivity.bench.engine_structure")  # `sensitivity.bench` is the verb
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))
 TRANSPOSED = Example(
     qdq("x") + qdq("d", "s") + "[up] y = ConvTranspose <pads = [1, 1, 1, 1]> (xd, dd)",
@@ -134,7 +138,7 @@ def test_kernels_write_and_bytes_are_what_they_write(partial: Path) -> None:
 def test_why_there_is_no_engine_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, answer: Build, kind: type[Exception], sentence: str
 ) -> None:
-    monkeypatch.setattr("sensitivity.bench.engine_structure.build", lambda file, sm: answer)
+    monkeypatch.setattr(STRUCTURE, "build", lambda file, sm: answer)
     with pytest.raises(kind) as error:
         build_structure(Path("f.onnx"))
     assert str(error.value) == sentence
@@ -172,7 +176,7 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         asked.append({"file": file, **settings})
         return EngineStructure("1.7.1.116", settings["sm"], (BuiltLayer("conv", "int8", "fp32"),), 5, 2, 1_500_000)
 
-    monkeypatch.setattr("sensitivity.bench.engine_structure.build_structure", stand_in)
+    monkeypatch.setattr(STRUCTURE, "build_structure", stand_in)
     return asked
 
 
@@ -239,3 +243,23 @@ def test_a_layer_that_the_builder_leaves_in_float_is_found(capsys: pytest.Captur
     onnx.save(TRANSPOSED.proto(), tmp_path / "up.onnx")
     found = build_structure(tmp_path / "up.onnx")
     assert found.layers == (BuiltLayer("up", "int8", "fp32"),)
+
+
+def test_a_longer_job_gets_the_engine_or_why_there_is_none(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[Build] = [made(QUANTIZE), Build("1.7", 89, ok=False, parsed=True, ended="the builder had no end")]
+    monkeypatch.setattr(STRUCTURE, "build", lambda file, sm: answers.pop(0))
+    nothing = PlanNames((), ())
+    assert isinstance(build_or_say_why(partial, nothing), EngineStructure)
+    assert build_or_say_why(partial, nothing) == (
+        "Expected TensorRT-RTX to build partial.onnx, got: the builder had no end."
+    )
+
+
+def test_what_was_built_and_what_was_not_is_told_with_the_files() -> None:
+    engine = EngineStructure("1.7.1.116", 89, (BuiltLayer("conv", "int8", "int8"),), 5, 2, 1_500_000)
+    told = facts(Verification((), (), 1, engines={"a.onnx": engine}, not_built={"b.onnx": "no wheel"}))
+    assert told == {
+        "a.onnx in TensorRT-RTX": "TensorRT-RTX 1.7.1.116 builds it for SM 89: 1 of 1 layers in INT8 as planned; 5 "
+        "kernels, 2 of which only requantize; 1.50 MB of activations. Nothing was executed.",
+        "b.onnx in TensorRT-RTX": "not built: no wheel",
+    }

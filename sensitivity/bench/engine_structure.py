@@ -8,11 +8,13 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from sensitivity.bench.profile import quantized_nodes
-from sensitivity.errors import OnnxFileError, RuntimeUnavailable
+from sensitivity.errors import OnnxFileError, RuntimeUnavailable, SensitivityError
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.qdq import weighted_nodes
 from sensitivity.records import BuiltLayer, EngineStructure
 from sensitivity.rules.base import PlanNames
+from sensitivity.rules.lint import run_lint
+from sensitivity.rules.targets import RTX
 from sensitivity.runtimes.onnx_names import WEIGHTED, OnnxNames, onnx_names
 from sensitivity.runtimes.tensorrt_rtx_build import SM, Build, build
 from sensitivity.runtimes.tensorrt_rtx_log import Layer
@@ -41,6 +43,17 @@ def build_structure(file: Path, *, sm: int = SM, plan: PlanNames | None = None) 
     if not made.ok:
         raise RuntimeUnavailable(f"Expected TensorRT-RTX to build {file.name}, got: {str(made.problem).rstrip('.')}.")
     return structure_of(made, file, None if plan is None else planned_float(plan))
+
+
+def build_or_say_why(file: Path, plan: PlanNames) -> EngineStructure | str:
+    """The same as a step of a longer job, which never fails for it: the engine, or why there is none."""
+    refusals = {finding.code for finding in run_lint(file, RTX) if finding.severity == "error"}
+    if refusals:
+        return f"lint refuses it for {RTX}: {', '.join(sorted(refusals))}"
+    try:
+        return build_structure(file, plan=plan)
+    except SensitivityError as error:
+        return str(error)
 
 
 def planned_float(plan: PlanNames) -> frozenset[str]:

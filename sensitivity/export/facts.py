@@ -10,6 +10,8 @@ def facts(verification: Verification) -> dict[str, str]:
     found = {f"model.{check.variant}.onnx": _file(check, verification.samples) for check in verification.files}
     found |= {name: _lowered(check) for name, check in verification.lowered.items()}
     found |= verification.left_out | verification.finished
+    found |= {f"{name} in TensorRT-RTX": built.sentence for name, built in verification.engines.items()}
+    found |= {f"{name} in TensorRT-RTX": f"not built: {why}" for name, why in verification.not_built.items()}
     if verification.unreached:
         found["never reached"] = f"quantizers that no input passes, in no file: {', '.join(verification.unreached)}"
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sensitivity.records import Plan
+from sensitivity.records import EngineStructure, Plan
 
 LAYER_TOLERANCE = 1e-5
 """Largest difference of one layer's output, relative to the largest output, when file and model get the same input."""
@@ -95,7 +95,8 @@ class Verification:
     samples: in the batch that outputs were compared on. lowered: name of each lowered file -> what its check found.
     left_out: name of each file that could not be made -> why. skip: the units that the partial file leaves unquantized.
     ranges: keys of those that the plan gave quantizers in the place of their own. finished: name of each file that the
-    task made of a verified one -> what holds for it.
+    task made of a verified one -> what holds for it. engines: name of each file that TensorRT-RTX built -> the engine.
+    not_built: name of each that it should have built -> why it did not.
     """
 
     files: tuple[FileCheck, ...]
@@ -106,6 +107,8 @@ class Verification:
     left_out: dict[str, str] = field(default_factory=dict)
     ranges: tuple[str, ...] = ()
     finished: dict[str, str] = field(default_factory=dict)
+    engines: dict[str, EngineStructure] = field(default_factory=dict)
+    not_built: dict[str, str] = field(default_factory=dict)
 
     def is_of(self, plan: Plan) -> bool:
         """Whether the files are what this plan asks for."""
