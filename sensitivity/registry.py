@@ -94,7 +94,7 @@ def check_name(what: str, family: str, name: str, also: Sequence[str] = ()) -> N
 
 def guests(family: str) -> tuple[EntryPoint, ...]:
     """Entry points of installed packages for this family, by name. Nothing of them has been imported."""
-    return _guests(family, tuple(sys.path))
+    return tuple(sorted(_entries(tuple(sys.path)).select(group=f"sensitivity.{family}"), key=lambda entry: entry.name))
 
 
 def package_of(entry: EntryPoint) -> str:
@@ -118,11 +118,11 @@ def clash(family: str, name: str, entries: Sequence[EntryPoint], *, ours: bool) 
 
 
 @cache
-def _guests(family: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """path: what sys.path was, since packages are looked for along it."""
-    from importlib.metadata import entry_points  # takes longer than most verbs' --help needs
+def _entries(path: tuple[str, ...]) -> Any:
+    """Of all packages, read once. path: what sys.path was, since packages are looked for along it."""
+    from importlib.metadata import entry_points  # the top level's --help need not wait for it
 
-    return tuple(sorted(entry_points(group=f"sensitivity.{family}"), key=lambda entry: entry.name))
+    return entry_points()
 
 
 def _loaded(family: str, entry: EntryPoint) -> Any:
