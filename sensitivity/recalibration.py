@@ -12,12 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from sensitivity.errors import ModelError
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing
 from sensitivity.records import Plan, Quantizer, Range, Recalibrated, Target
 from sensitivity.run_dir import RunDir
 from sensitivity.scan.judge import SequentialJudge, SplitJudge
 from sensitivity.scan.ranking import estimate
-from sensitivity.scan.recalibrate import WORST, places_of, recalibrate
+from sensitivity.scan.recalibrate import WORST, places_of, recalibrate, together
 from sensitivity.scan.scan import Scan
 from sensitivity.scan.scan import scan as measure_scan
 from sensitivity.scan.variants import baselines
@@ -26,10 +26,10 @@ from sensitivity.signals.distortion import SQNR
 
 FILE = "recalibration.json"
 CANNOT = (
-    "Recalibration was left out: other ranges are tried in models of ModelOpt and pytorch-quantization; {kind} keeps those "
+    "Recalibration was left out: other ranges are tried in models of ModelOpt and pytorch-quantization and in Q/DQ files; {kind} keeps those "
     "that it came with. Calibrate it again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
-KINDS = {"onnx_qdq": "a Q/DQ file, which holds no calibration data,", "pt2e": "a PT2E graph"}
+KINDS = {"pt2e": "a PT2E graph"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def recalibration(session: Session, scanned: Scan, target: Target, skip: Sequenc
     if known is not None and known.basis == basis:
         return known
     units = _found(session, scanned, skip)
-    found = Recalibration(basis, units, scanned)
+    missing = session.source.missing() if isinstance(session.source, Sharing) else None
+    found = Recalibration(basis, units, scanned, missing)
     # Where outputs can be compared the planner ranks the units anew by their signal; where not, the metric has to.
     if units and not session.has_samples:
         with session.measurer.with_ranges(found.ranges):
@@ -130,16 +131,23 @@ def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
 
 
 def _found(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recalibrated, ...]:
+    """Where everything in INT8 has collapsed, all units at once by the task's own signal; else the worst, one by one."""
     source, measurer, units = session.source, session.measurer, session.units
     assert isinstance(source, Recalibratable)
-    order = [effect.unit for effect in scanned.effects if effect.unit not in skip][:WORST]
+    at_once = scanned.collapsed and session.has_samples
+    order = [effect.unit for effect in scanned.effects if effect.unit not in skip]
+    order = order if at_once else order[:WORST]
     names = [name for unit in units if unit.name in order for name in unit.quantizers]
-    group_of = {name: group for group in session.scales for name in group}
+    scales = (*session.scales, *(source.sharing() if isinstance(source, Sharing) else ()))
+    group_of = {name: group for group in scales for name in group}
     members = dict.fromkeys(member for name in names for member in group_of.get(name, (name,)))
     other = source.other_ranges(members, session.forward_calibration)
     own = {one.quantizer: source.range(one.quantizer) for one in other}
     own |= {member: source.range(member) for name in own for member in group_of.get(name, ())}
-    places = places_of(own, own, other, session.scales)
+    places = places_of(own, own, other, scales)
+    if at_once:
+        signal = session.distortion(session.usual_signal)
+        return together(measurer, units, _quantizers(session), places, skip=skip, signal=signal)
     subject = (measurer, units, session.source.quantizers, order, places)
     try:
         return recalibrate(*subject, skip=skip, signal=SQNR if session.has_samples else None)

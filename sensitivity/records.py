@@ -59,18 +59,21 @@ class Range:
     """A range that a quantizer may take in place of its own.
 
     method: how it was found ("mse", "percentile 99.9", "own", ...). amax: largest absolute value that does not clip,
-    one per tensor, or one per channel along `axis`.
+    one per tensor, or one per channel along `axis`. low: of an asymmetric grid the smallest value that does not clip,
+    0 at most, beside the largest in `amax`; None where the grid keeps its zero point.
     """
 
     quantizer: str
     method: str
     amax: tuple[float, ...]
     axis: int | None = None
+    low: float | None = None
 
     @property
     def key(self) -> str:
         """The name under which simulators and journals know it: no two ranges of one model have the same."""
-        digest = hashlib.sha256(repr((self.amax, self.axis)).encode()).hexdigest()[:8]
+        ends = (self.amax, self.axis) if self.low is None else (self.amax, self.axis, self.low)
+        digest = hashlib.sha256(repr(ends).encode()).hexdigest()[:8]
         return f"{self.quantizer}@{self.method}#{digest}"
 
 

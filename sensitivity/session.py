@@ -130,6 +130,14 @@ class Session:
             evaluate, _ = next(iter(self.task.data["rank"]))
             evaluate(self.source.model)
             return
+        if self.source.source == "onnx_qdq":
+            from sensitivity.quantizers.onnx_model import feed
+
+            model = self.source.model
+            names = [value.name for value in model.get_inputs()]
+            for inputs in _calibration(self.task):
+                model.run(None, feed(inputs, names))
+            return
         for inputs in _calibration(self.task):
             call(self.source.model, to_device(inputs, device_of(self.source.model)))
 

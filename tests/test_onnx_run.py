@@ -30,8 +30,16 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(made: Path) -> Path:
-    """A finished run."""
-    arguments = ("--data", made / "data.npz", "--float-model", made / "float.onnx", "--target", "0.95")
+    """A finished run with the file's own ranges (`test_onnx_ranges` has one with others)."""
+    arguments = (
+        "--data",
+        made / "data.npz",
+        "--float-model",
+        made / "float.onnx",
+        "--target",
+        "0.95",
+        "--no-recalibrate",
+    )
     code = verb("run", made / "int8.onnx", *arguments, "--rounds", "5", "--threads", "1", "--out", made / "run")
     assert code == 0
     return made / "run"
@@ -109,7 +117,15 @@ def test_lowering_the_files_of_a_qdq_source_is_refused(done: Path, capsys: pytes
 
 def test_with_the_metric_as_signal_the_plan_takes_the_units_in_the_order_of_the_scan(made: Path) -> None:
     out = made / "metric"
-    arguments = ("--data", made / "data.npz", "--float-model", made / "float.onnx", "--target", "0.95")
+    arguments = (
+        "--data",
+        made / "data.npz",
+        "--float-model",
+        made / "float.onnx",
+        "--target",
+        "0.95",
+        "--no-recalibrate",
+    )
     assert verb("run", made / "int8.onnx", *arguments, "--signal", "metric", "--rounds", "5", "--out", out) == 0
     ranking = list(pd.read_csv(out / "scan.csv")["unit"])
     path = [step["skip"] for step in json.loads((out / "plan.json").read_text())["path"]]

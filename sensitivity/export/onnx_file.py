@@ -1,7 +1,8 @@
 """Float, INT8 and partial file of a Q/DQ ONNX source, cut out of the file itself, and their verification.
 
-The INT8 file is the user's, byte for byte. The other two are that graph without the skipped uses of pairs; all else in
-them (operations, names, order, opset, metadata) is as it was. Where scales of activations have the shape [1] they become
+The INT8 file is the user's, byte for byte, unless the plan has other ranges. The other two are that graph without the
+skipped uses of pairs, with the grids of this moment; all else in them (operations, names, order, opset, metadata) is as
+it was. Only scales per channel raise an opset that has none. Where scales of activations have the shape [1] they become
 scalars in all three, which TensorRT-RTX needs for INT8; the values are the same.
 """
 
@@ -30,6 +31,7 @@ from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import RESTORED
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
+from sensitivity.onnx_graph.passes.skip_uses import PER_CHANNEL_FROM
 from sensitivity.onnx_graph.uses import paths, uses
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx_model import OnnxModel
@@ -54,7 +56,7 @@ def export_onnx(
         ScalarScales()(made)
         skipped = [unit.name for unit in units if set(unit.quantizers) <= disabled]
         kept = [unit.name for unit in units if not set(unit.quantizers) <= disabled]
-        if variant != "int8":
+        if variant != "int8" or model.grids:
             own = {"version": sensitivity.__version__, "variant": variant, "fingerprint": fingerprint}
             own |= {"skipped": json.dumps(skipped), "kept": json.dumps(kept)}
             made.metadata_props.update({f"{OWN}{key}": value for key, value in own.items()})
@@ -101,9 +103,9 @@ def verify_onnx(
     for variant, file in files.items():
         model = canonical(load_model(file))
         qdq.check_scales(model, file.name)
-        left_out = disabled[variant] | (source.model.skipped if variant != "int8" else frozenset())
+        left_out = disabled[variant] | _left_out_besides(source.model, variant)
         kept = _check_placement(source, model, left_out, file.name)
-        _check_rest(source.model.graph, model, file.name)
+        _check_rest(source.model.graph, model, file.name, opset=_opset(source.model, left_out))
         outputs = _flat(_of_file(file, example_inputs))
         rms = relative_rms(outputs, reference[variant], reference["float"])
         own = relative_rms(reference["float"], reference[variant], reference["float"])
@@ -142,10 +144,26 @@ def _pair(pair: qdq.Pair) -> str:
     return pair.name.removesuffix("_skipped")
 
 
-def _check_rest(original: ir.Model, model: ir.Model, name: str) -> None:
-    """Raise ExportError unless operations, inputs, outputs, opset and the user's metadata are as in the original."""
+def _left_out_besides(model: OnnxModel, variant: str) -> frozenset[str]:
+    """Uses that a file is without, besides those of the plan."""
+    is_users_own = variant == "int8" and not model.grids
+    return frozenset() if is_users_own else model.skipped | model.freed
+
+
+def _opset(model: OnnxModel, left_out: Collection[str]) -> int:
+    """Of the file's own operations, raised where pairs that it keeps have got scales per channel."""
+    own = int(model.graph.opset_imports.get("", 0))
+    per_channel = any(grid.axis is not None for name, grid in model.grids.items() if name not in left_out)
+    return max(own, PER_CHANNEL_FROM) if per_channel else own
+
+
+def _check_rest(original: ir.Model, model: ir.Model, name: str, *, opset: int) -> None:
+    """Raise ExportError unless operations, inputs, outputs and the user's metadata are as in the original, and opsets too,
+    but for `opset` of the standard operations."""
     for what, read in {"operations": _operations, "ports": _ports, "opsets": _opsets, "metadata": _metadata}.items():
         before, after = read(original), read(model)
+        if what == "opsets":
+            before = sorted({**dict(before), "": opset}.items())
         if before != after:
             changed = [str(one) for one in chain(before, after) if (one in before) != (one in after)]
             raise ExportError(

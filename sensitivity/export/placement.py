@@ -88,7 +88,7 @@ def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> t
 @contextmanager
 def residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> Iterator[tuple[str, ...]]:
     """`add_residual_quantizers`, taken back after the `with`. Raises ModelError for a model that takes no new ones."""
-    if not isinstance(source, Recalibratable):
+    if not hasattr(source.model, "named_modules") or not isinstance(source, Recalibratable):
         raise ModelError(
             f"Expected a model that takes new quantizers for --quantize-residuals, got one of {source.source}; "
             "quantize the skip connections where it was made."

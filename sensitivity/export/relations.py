@@ -79,7 +79,7 @@ def structure_of(source: QuantizedModel, example: Any) -> Structure:
 
     example: one batch of inputs; None where there is none.
     """
-    if source.source == "onnx_qdq":  # its ranges are final
+    if source.source == "onnx_qdq":  # what shares a range does so in the file
         found = belonging(source.model.graph.graph, source.model.paths)
         return Structure(tuple(Relation(one.kind, one.units) for one in found))
     if not hasattr(source.model, "named_modules"):

@@ -25,6 +25,9 @@ from sensitivity.records import Role
 MOVERS = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
 """Operations that give the values of their first input in another shape, order or type."""
 
+BIAS_INPUT = 2
+"""Of every operation with a weight that has a bias."""
+
 SUFFIXES = ("/QuantizeLinear", "_QuantizeLinear", "/DequantizeLinear", "_DequantizeLinear")
 
 Link = qdq.Pair | ir.Node
@@ -68,6 +71,32 @@ def paths(graph: ir.Graph) -> tuple[Path, ...]:
 
 def uses(found: Sequence[Path]) -> tuple[Use, ...]:
     return tuple(use for path in found for _, use in path.links if use is not None)
+
+
+def integer_biases(found: Sequence[Path]) -> dict[str, str]:
+    """Use of the input or the weight of an operation -> use of its bias, where that is stored as INT32."""
+    by_user: dict[ir.Node, dict[int, Use]] = {}
+    for path in found:
+        last = next((use for _, use in reversed(path.links) if use is not None), None)
+        if path.user is not None and last is not None:
+            by_user.setdefault(path.user, {})[path.index] = last
+    return {
+        use.name: places[BIAS_INPUT].name
+        for user, places in by_user.items()
+        if user.op_type in qdq.WEIGHT_INPUT and BIAS_INPUT in places and is_integer_bias(places[BIAS_INPUT])
+        for index, use in places.items()
+        if index != BIAS_INPUT
+    }
+
+
+def is_integer_bias(use: Use) -> bool:
+    """Whether it is of a constant that is stored as INT32."""
+    return use.pair.quantize is None and _stored(use.pair) is ir.DataType.INT32
+
+
+def stored_type(pair: qdq.Pair) -> ir.DataType:
+    """Of the quantized values."""
+    return _stored(pair)
 
 
 def bits_of(pair: qdq.Pair) -> int:

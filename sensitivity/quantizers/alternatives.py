@@ -26,11 +26,11 @@ class Alternatives:
         self.source = source.source
         self.model: Any = source.model
         self.warnings = source.warnings
-        self._own: QuantizedModel = source
+        self.own: QuantizedModel = source
         self._set = source.with_ranges
-        self._ranges = {one.key: one for one in ranges}
+        self.ranges = {one.key: one for one in ranges}
         by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
-        offered = tuple(_as_quantizer(by_name[one.quantizer], one) for one in self._ranges.values())
+        offered = tuple(_as_quantizer(by_name[one.quantizer], one) for one in self.ranges.values())
         self.quantizers = (*source.quantizers, *offered)
 
     @contextmanager
@@ -38,40 +38,40 @@ class Alternatives:
         wanted = frozenset(names)
         for name in sorted(wanted - {quantizer.name for quantizer in self.quantizers}):
             raise unknown_name("a quantizer's name", name, (quantizer.name for quantizer in self.quantizers))
-        with self._set(in_use(self.quantizers, wanted, self._ranges)), self._own.disabled(wanted - self._ranges.keys()):
+        with self._set(in_use(self.quantizers, wanted, self.ranges)), self.own.disabled(wanted - self.ranges.keys()):
             yield
 
     def grid(self, name: str) -> Grid:
-        if name not in self._ranges:
-            return self._own.grid(name)
-        with self._set([self._ranges[name]]):
-            return self._own.grid(self._ranges[name].quantizer)
+        if name not in self.ranges:
+            return self.own.grid(name)
+        with self._set([self.ranges[name]]):
+            return self.own.grid(self.ranges[name].quantizer)
 
     def amax(self, name: str) -> Any:
         """As the adapter has it; None for models that are quantized otherwise."""
-        find = getattr(self._own, "amax", None)
-        if find is None or name not in self._ranges:
+        find = getattr(self.own, "amax", None)
+        if find is None or name not in self.ranges:
             return find(name) if find else None
-        with self._set([self._ranges[name]]):
-            return find(self._ranges[name].quantizer)
+        with self._set([self.ranges[name]]):
+            return find(self.ranges[name].quantizer)
 
     def module(self, name: str) -> Any:
         """The user's own module; for a range offered, a copy that has it."""
-        if name not in self._ranges:
+        if name not in self.ranges:
             return self.model.get_submodule(name)
-        with self._set([self._ranges[name]]):
-            return copy.deepcopy(self.model.get_submodule(self._ranges[name].quantizer))
+        with self._set([self.ranges[name]]):
+            return copy.deepcopy(self.model.get_submodule(self.ranges[name].quantizer))
 
     def fingerprint(self) -> str:
-        return self._own.fingerprint()
+        return self.own.fingerprint()
 
     def remaining(self) -> tuple[Finding, ...]:
-        return self._own.remaining()
+        return self.own.remaining()
 
     def executed(self, inputs: Any) -> frozenset[str]:
         """A range that is offered is executed where its quantizer is."""
-        own = self._own.executed(inputs)
-        return own | {key for key, one in self._ranges.items() if one.quantizer in own}
+        own = self.own.executed(inputs)
+        return own | {key for key, one in self.ranges.items() if one.quantizer in own}
 
 
 def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> QuantizedModel:

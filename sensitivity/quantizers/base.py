@@ -80,6 +80,19 @@ class Changeable(Protocol):
 
 
 @runtime_checkable
+class Sharing(Protocol):
+    """A model some of whose quantizers have to have one range: those of one pair of a Q/DQ file."""
+
+    def sharing(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of names of such quantizers, two or more each."""
+        ...
+
+    def missing(self) -> str | None:
+        """Why some other ranges cannot be had, and what to do, as a sentence; None where nothing is missing."""
+        ...
+
+
+@runtime_checkable
 class Ordered(Protocol):
     """A model whose graph is known."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import clamping_pairs, clamps_of
 from sensitivity.onnx_graph.float_model import FloatModel, Form, float_model, with_batchnorm_folded
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.onnx_graph.passes.skip_uses import SkipUses, Weights
+from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights
 from sensitivity.onnx_graph.refusals import check_switchable
-from sensitivity.onnx_graph.uses import paths, uses
+from sensitivity.onnx_graph.uses import integer_biases, paths, uses
+
+Watcher = Callable[[str, NDArray[Any]], None]
 
 SESSIONS = 2
 """How many variants keep their session: an evaluator asks for one again and again, then never more."""
@@ -59,13 +62,17 @@ class OnnxModel:
             clamping_pairs(self.uses, self.graph.graph.inputs), {} if self.float is None else self.float.limits
         )
         self._skipped: frozenset[str] = frozenset()
+        self._grids: dict[str, NewGrid] = {}
         self._threads = 0
-        self._sessions: dict[tuple[frozenset[str], int], Any] = {}
+        self._sessions: dict[Any, Any] = {}
+        self._watched: tuple[tuple[str, ...], Watcher] | None = None
 
     def run(
         self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
     ) -> list[Any]:
         """Outputs as numpy arrays, with the uses skipped that are skipped at this moment."""
+        if self._watched is not None:
+            return self._run_watched(output_names, dict(input_feed), *self._watched)
         result: list[Any] = self._session().run(output_names, dict(input_feed), run_options)
         return result
 
@@ -92,6 +99,45 @@ class OnnxModel:
         finally:
             self._skipped = before
 
+    @property
+    def grids(self) -> Mapping[str, NewGrid]:
+        """Use -> the grid that it has in place of its own at this moment."""
+        return self._grids
+
+    @contextmanager
+    def on_grids(self, grids: Mapping[str, NewGrid]) -> Iterator[None]:
+        """Give uses of pairs these grids inside the `with`, besides those that others have already.
+
+        The integer bias of an operation whose input or weight gets one is float: its steps were those of the old one.
+        """
+        before = self._grids
+        self._grids = {**before, **grids}
+        try:
+            yield
+        finally:
+            self._grids = before
+
+    @cached_property
+    def biases(self) -> Mapping[str, str]:
+        """Use of an operation's input or weight -> use of its bias, stored as integers in steps of both their scales."""
+        return integer_biases(self.paths)
+
+    @property
+    def freed(self) -> frozenset[str]:
+        """Uses of biases that are float at this moment, since a grid that their steps are of has changed."""
+        return frozenset(self.biases[name] for name in self._grids if name in self.biases)
+
+    @contextmanager
+    def watching(self, names: Sequence[str], see: Watcher) -> Iterator[None]:
+        """Inside the `with`, the model runs unquantized, one sample at a time, and `see` is called for each of these
+        tensors of the main graph with its name and its values."""
+        before = self._watched
+        self._watched = (tuple(names), see)
+        try:
+            yield
+        finally:
+            self._watched = before
+
     @contextmanager
     def in_one_thread(self) -> Iterator[None]:
         """Run in one thread inside the `with`: several add in another order, which turns roundings over."""
@@ -103,10 +149,10 @@ class OnnxModel:
             self._threads = before
 
     def without(self, names: frozenset[str]) -> ir.Model:
-        """The graph with these uses of pairs left out, all else as in the file."""
+        """The graph with these uses of pairs left out and the grids of this moment, all else as in the file."""
         model = self.graph.clone()
-        if names:
-            SkipUses(names, self.weights, self.clamps)(model)
+        if names or self._grids:
+            SkipUses(names | self.freed, self.weights, self.clamps, self._grids)(model)
         return model
 
     def branches_not_taken(self, inputs: Any) -> set[ir.Graph]:
@@ -129,13 +175,47 @@ class OnnxModel:
         return idle
 
     def _session(self) -> Any:
-        key = (self._skipped, self._threads)
+        grids = frozenset((name, grid.key) for name, grid in self._grids.items())
+        return self._kept((self._skipped, grids, self._threads), lambda: ir.to_proto(self.without(self._skipped)))
+
+    def _kept(self, key: Any, make: Callable[[], onnx.ModelProto]) -> Any:
+        """The session of this key."""
         if key not in self._sessions:
             while len(self._sessions) >= SESSIONS:
                 del self._sessions[next(iter(self._sessions))]
-            proto = ir.to_proto(self.without(self._skipped)).SerializeToString()
-            self._sessions[key] = session(proto, self.path.name, self.custom_ops, threads=self._threads)
+            self._sessions[key] = session(
+                make().SerializeToString(), self.path.name, self.custom_ops, threads=self._threads
+            )
         return self._sessions[key]
+
+    def _run_watched(
+        self, output_names: Sequence[str] | None, given: dict[str, Any], names: tuple[str, ...], see: Watcher
+    ) -> list[Any]:
+        from sensitivity.quantizers.onnx_batches import fixed_batch, length, pieces
+
+        inputs = {value.name for value in self.graph.graph.inputs}
+        inner = tuple(name for name in names if name not in inputs)
+        runner = self._kept((inner, self._threads), lambda: self._giving_float(inner))
+        outputs = list(output_names or [value.name or "" for value in self.graph.graph.outputs])
+        size = fixed_batch(runner) or 1
+        found = []
+        for start, part in enumerate(pieces(given, size)):
+            values = runner.run([*outputs, *inner], part)
+            fresh = (length(given) or size) - start * size  # the last piece may be filled up
+            for name, array in [*zip(inner, values[len(outputs) :], strict=True), *part.items()]:
+                if name in names:
+                    see(name, array[:fresh] if array.ndim and len(array) == size else array)
+            found.append(values[: len(outputs)])
+        return [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*found, strict=True)]
+
+    def _giving_float(self, names: Sequence[str]) -> onnx.ModelProto:
+        """The unquantized model with these tensors of its main graph as further outputs."""
+        model = self.graph.clone()
+        produced = {value.name: value for node in model.graph for value in node.outputs}
+        outputs = {value.name for value in model.graph.outputs}
+        model.graph.outputs.extend(produced[name] for name in names if name not in outputs)
+        SkipUses([use.name for use in self.uses], self.weights, self.clamps)(model)
+        return ir.to_proto(model)
 
 
 def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:

@@ -7,17 +7,24 @@ the operations, weighted or not, and the graph's outputs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sensitivity.errors import ModelError, unknown_name
-from sensitivity.records import Finding, Grid, Quantizer
+from sensitivity.records import Finding, Grid, Quantizer, Range
 
 if TYPE_CHECKING:
+    from sensitivity.onnx_graph.passes.skip_uses import NewGrid
     from sensitivity.quantizers.onnx_model import OnnxModel
+
+NO_FLOAT_WEIGHTS = (
+    "Weights with one scale per tensor keep it: of one scale per channel nothing is gained where only their integers are "
+    "known. Give the float file with --float-model."
+)
 
 
 class OnnxQdqModel:
@@ -78,8 +85,49 @@ class OnnxQdqModel:
                 )
         assert limits is not None
         assert scale is not None
+        new = self.model.grids.get(name)
+        if new is not None:
+            zero_point = int(new.zero_point.reshape(-1)[0])
+            return Grid(np.asarray(new.scale, np.float32).reshape(-1), zero_point, *limits, axis=new.axis)
         values = np.asarray(scale, np.float32).reshape(-1)
         return Grid(values, int(zero_points[0]), *limits, axis=pair.axis)
+
+    def range(self, name: str) -> Range:
+        """The range that a quantizer has now. Raises ModelError where it has none that could be changed."""
+        from sensitivity.quantizers.onnx_ranges import own_range
+
+        self.grid(name)
+        new = self.model.grids.get(name)
+        return own_range(name, self._uses[name]) if new is None else replace(new.range, quantizer=name)
+
+    @contextmanager
+    def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
+        with self.model.on_grids(self.new_grids(ranges)):
+            yield
+
+    def new_grids(self, ranges: Iterable[Range]) -> dict[str, NewGrid]:
+        """Use -> the grid that it gets with this range. Errors as in `with_ranges`."""
+        from sensitivity.quantizers.onnx_ranges import new_grids
+
+        ranges = tuple(ranges)
+        for one in ranges:
+            self.range(one.quantizer)
+        return new_grids(self.model, self._uses, ranges)
+
+    def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
+        from sensitivity.quantizers.onnx_ranges import other_ranges
+
+        return other_ranges(self.model, self._uses, names, forward)
+
+    def sharing(self) -> tuple[tuple[str, ...], ...]:
+        from sensitivity.quantizers.onnx_ranges import sharing
+
+        return sharing(self.model, self._uses)
+
+    def missing(self) -> str | None:
+        from sensitivity.quantizers.onnx_ranges import lacks_float_weights
+
+        return NO_FLOAT_WEIGHTS if lacks_float_weights(self.model, self._uses) else None
 
     def fingerprint(self) -> str:
         import onnx_ir as ir
@@ -88,6 +136,8 @@ class OnnxQdqModel:
         for name, values in sorted(self.model.weights.items()):
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
         digest.update(repr(sorted(self.model.clamps.items())).encode())
+        if self.model.grids:
+            digest.update(repr(sorted((name, grid.key) for name, grid in self.model.grids.items())).encode())
         return digest.hexdigest()
 
     def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sensitivity.records import Quantizer, Range, Recalibrated, Scores, Unit, Variant
+from sensitivity.records import Estimate, Quantizer, Range, Recalibrated, Scores, Unit, Variant
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.ranking import gain, per_sample
 from sensitivity.scan.variants import baselines, skip_variant
@@ -24,6 +24,9 @@ WORST = 16
 """Units that are tried, from the top of the ranking."""
 
 SIGNAL_SAMPLES = 64
+TOGETHER_SAMPLES = 16
+"""For methods that are tried on all of a model at once, which differ by much."""
+
 ALPHA = 0.05
 
 Choice = tuple[Range, ...]
@@ -50,7 +53,7 @@ def places_of(
     """The places of these quantizers that have any other range.
 
     own: of every quantizer in them. other: ranges of single quantizers. scales: groups that share one range: what a
-    method finds for such a group is the largest amax that it finds for a member.
+    method finds for such a group is the widest range that it finds for a member.
     """
     group_of = {name: tuple(group) for group in scales for name in group}
     by_method: dict[str, dict[str, Range]] = {}
@@ -70,7 +73,82 @@ def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Choice:
     if len(group) == 1 or not found:
         return tuple(found)
     amax = max(one.amax[0] for one in found)
-    return tuple(Range(name, found[0].method, (amax,)) for name in group)
+    low = min((one.low for one in found if one.low is not None), default=None)
+    return tuple(Range(name, found[0].method, (amax,), low=low) for name in group)
+
+
+def together(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    places: Sequence[Place],
+    *,
+    skip: Sequence[str] = (),
+    signal: Signal,
+) -> tuple[Recalibrated, ...]:
+    """Ranges of one method for all weights, then for all activations: for a model that has collapsed, where a unit more or
+    less shows nothing.
+
+    Weights are judged with nothing else quantized, and so are activations: the method with which the outputs are nearest
+    to float's is taken, where that is credibly nearer than the own ranges. The metric on `rank` may not fall.
+    """
+    every = frozenset(quantizer.name for quantizer in quantizers)
+    weights = {quantizer.name for quantizer in quantizers if quantizer.role == "weight"}
+    left_out = skip_variant(skip, units).disabled
+    taken: list[Choice] = []
+    for kind in (weights, every - weights):
+        mine = [place for place in places if place.quantizers <= kind]
+        base = Variant("together", left_out | (every - kind))
+        choice = _nearest(measurer, quantizers, base, _by_method(mine), signal)
+        taken += [choice] if choice else []
+    if not taken:
+        return ()
+    tries = [Choice(), *(sum(taken[: size + 1], ()) for size in range(len(taken)))]
+    measurer.offer(one for one in tries[-1])
+    scores = measurer.scores(
+        [Variant("recalibrated", left_out, frozenset(one)) for one in tries], "rank", "recalibrate: together"
+    )
+    values = [measurer.aggregate(each) for each in scores]
+    best = max(range(len(tries)), key=lambda at: (values[at], at))
+    brought = gain(scores[0], scores[best], measurer.task.aggregate)
+    return _of_units(units, places, tries[best], brought)
+
+
+def _by_method(places: Iterable[Place]) -> dict[str, Choice]:
+    """Method -> its ranges for all of these places that have any."""
+    found: dict[str, Choice] = {}
+    for choice in (choice for place in places for choice in place.choices):
+        found[choice[0].method] = (*found.get(choice[0].method, ()), *choice)
+    return found
+
+
+def _nearest(
+    measurer: Measurer, quantizers: Sequence[Quantizer], base: Variant, choices: Mapping[str, Choice], signal: Signal
+) -> Choice:
+    """The choice with which the outputs are nearest to float's; empty where none is credibly nearer than the own ranges."""
+    if not choices:
+        return ()
+    tried = list(choices.values())
+    measurer.offer(one for choice in tried for one in choice)
+    variants = [replace(base, ranges=frozenset(choice)) for choice in ((), *tried)]
+    own, *others = measurer.distortion(signal, variants, baselines(quantizers)["float"], TOGETHER_SAMPLES)
+    best = min(range(len(tried)), key=lambda at: float(np.mean(others[at])))
+    return tried[best] if _is_above(own, others[best], ALPHA / len(tried)) else ()
+
+
+def _of_units(
+    units: Sequence[Unit], places: Sequence[Place], choice: Choice, brought: Estimate
+) -> tuple[Recalibrated, ...]:
+    """Each range with the first unit that has a quantizer of its place."""
+    new = {one.quantizer: one for one in choice}
+    found = []
+    for name, mine in shares([unit.name for unit in units], units, places).items():
+        before = tuple(one for place in mine for one in place.own if one.quantizer in new)
+        if before:
+            ranges = tuple(new[one.quantizer] for one in before)
+            method = ", ".join(dict.fromkeys(one.method for one in ranges))
+            found.append(Recalibrated(name, method, before, ranges, brought, together=True))
+    return tuple(found)
 
 
 def recalibrate(

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import Limits, activation
-from sensitivity.onnx_graph.passes.skip_uses import CorrectedBias, corrected_bias, dequantized, nodes_of
+from sensitivity.onnx_graph.passes.skip_uses import CorrectedBias, NewGrid, corrected_bias, dequantized, nodes_of
 from sensitivity.onnx_graph.uses import Link, Use
 from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx_ranges import weight_on_grid
 from sensitivity.simulators.schedule import Network
 
 Place = tuple[int, int]
@@ -55,14 +56,20 @@ class Split:
     outputs: tuple[Place, ...]
 
 
-def split(source: OnnxModel, bits: dict[str, int]) -> Split:
-    """The network of a file. bits: name of a use -> its bit; uses that are not in it are always enabled."""
-    return _Splitter(source, bits).split()
+Offered = Mapping[str, Mapping[str, NewGrid]]
+"""Use -> key of a range -> the grid that takes the place of the use's own."""
+
+
+def split(source: OnnxModel, bits: dict[str, int], offered: Offered | None = None) -> Split:
+    """The network of a file. bits: name of a use or key of a range -> its bit; uses that are not in it are always
+    enabled. A use with ranges on offer is a chain of switches on one value, its own first: the last that is enabled
+    gives what the operation reads."""
+    return _Splitter(source, bits, offered or {}).split()
 
 
 class _Splitter:
-    def __init__(self, source: OnnxModel, bits: dict[str, int]) -> None:
-        self._source, self._bits = source, bits
+    def __init__(self, source: OnnxModel, bits: dict[str, int], offered: Offered) -> None:
+        self._source, self._bits, self._offered = source, bits, offered
         self._model = source.graph
         self._deps: list[tuple[int, ...]] = []
         self._switch: list[int] = []
@@ -71,7 +78,7 @@ class _Splitter:
         self._twins: list[int] = []
         self._at: dict[ir.Value, Place] = {}
         self._activated: dict[tuple[Place, Limits], int] = {}
-        self._of_pair: dict[tuple[ir.Node, Place], int] = {}
+        self._of_pair: dict[tuple[ir.Node, Place, NewGrid | None], int] = {}
         self._paths = {(path.user, path.index): path for path in source.paths}
         corrected = ((path.user, corrected_bias(path, source.weights)) for path in source.paths)
         self._corrected = {(user, found.index): found for user, found in corrected if found is not None}
@@ -162,6 +169,8 @@ class _Splitter:
 
     def _switched(self, use: Use, before: Place | None) -> int:
         """A node that quantizes unless its bit is disabled, and then gives what it reads."""
+        if use.name in self._source.freed:
+            return self._unquantized_weight(use)
         nodes = nodes_of(use.pair)
         stored_otherwise = use.pair.quantize is None or (use.pair.source.name or "") in self._source.weights
         if before is None or stored_otherwise:
@@ -181,9 +190,13 @@ class _Splitter:
         clamped = None if stored_otherwise else self._clamped(use, before)
         deps = (before[0],) if clamped is None else (clamped, before[0])
         reads = {} if stored_otherwise else {source: (len(deps) - 1, 0)}
-        bit = self._bits.get(use.name, 0)
-        at = self._add(deps, _recipe(nodes, reads, {}), fixed=self._fixed[before[0]], switch=bit)
-        self._twins[at] = self._of_pair.setdefault((use.pair.dequantize, before), at)
+        grid = self._source.grids.get(use.name)
+        recipe = _recipe(nodes, reads, {}) if grid is None else _on_grid(use, grid, len(deps) - 1)
+        fixed = self._fixed[before[0]]
+        at = self._add(deps, recipe, fixed=fixed, switch=self._bits.get(use.name, 0))
+        self._twins[at] = self._of_pair.setdefault((use.pair.dequantize, before, grid), at)
+        for key, other in self._offered.get(use.name, {}).items():
+            at = self._add((at, before[0]), _on_grid(use, other, 1), fixed=fixed, switch=self._bits[key])
         return at
 
     def _clamped(self, use: Use, before: Place) -> int | None:
@@ -207,6 +220,8 @@ class _Splitter:
     def _switched_bias(self, corrected: CorrectedBias) -> int:
         """A node that gives the corrected bias unless the weight's bit is disabled, and then the one before that."""
         before = self._constant(corrected.values)
+        if corrected.weight.name in self._source.grids:
+            return before
         name = corrected.bias.name or ""
         keep = onnx.helper.make_node("Identity", [name], ["value"])
         recipe = Recipe((keep,), {}, constants={name: _tensor(corrected.bias)})
@@ -216,6 +231,26 @@ class _Splitter:
         if array is None:
             raise Unsplittable("it reads a value that nothing gives")
         return self._add((), Recipe(value=array), fixed=True)
+
+
+def _on_grid(use: Use, grid: NewGrid, source: int) -> Recipe:
+    """A pair on another grid. source: which dep gives what it quantizes; a weight's values are computed here, since
+    older opsets have no scales per channel."""
+    names = {what: f"{grid.key}.{what}" for what in ("scale", "zero_point", "values")}
+    if grid.constant is not None:
+        keep = onnx.helper.make_node("Identity", [names["values"]], ["value"])
+        return Recipe((keep,), {}, constants=_tensors({names["values"]: weight_on_grid(use, grid)}))
+    recipe = _recipe(nodes_of(use.pair), {use.pair.source.name or "": (source, 0)}, {})
+    for node in recipe.nodes:
+        if node.op_type != "Clip":
+            del node.input[1:]
+            node.input.extend([names["scale"], names["zero_point"]])
+    parameters = _tensors({names["scale"]: grid.scale, names["zero_point"]: grid.zero_point})
+    return Recipe(recipe.nodes, recipe.reads, recipe.outputs, {**recipe.constants, **parameters})
+
+
+def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, onnx.TensorProto]:
+    return {name: onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()}
 
 
 def _recipe(nodes: Sequence[ir.Node], reads: Mapping[str, Place], renamed: Mapping[int, str]) -> Recipe:

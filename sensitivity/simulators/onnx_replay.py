@@ -15,11 +15,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from sensitivity.errors import SensitivityError, TaskError, unknown_name
+from sensitivity.onnx_graph.passes.skip_uses import NewGrid
+from sensitivity.quantizers.alternatives import Alternatives, replacing
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx_batches import Arrays, difference, fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx_model import OnnxModel, feed
 from sensitivity.simulators.memory import over_budget
-from sensitivity.simulators.onnx_network import Unsplittable, split
+from sensitivity.simulators.onnx_network import Offered, Unsplittable, split
 from sensitivity.simulators.onnx_program import Action, Program, Values, share_memory
 from sensitivity.simulators.schedule import Leg, Schedule, Value, schedule, value_of
 
@@ -50,7 +52,9 @@ class OnnxReplay:
         self._memory = memory
         self._threads = threads or len(os.sched_getaffinity(0))
         self._bits = {quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)}
-        self._split = split(self._model, self._bits)
+        self._quantizers = source.quantizers
+        self._offered = frozenset(quantizer.name for quantizer in source.quantizers if quantizer.replaces)
+        self._split = split(self._model, self._bits, offered_grids(source))
         self._batch = fixed_batch(self._model)
         self.smallest = self._batch  # a file that takes any size may mix its samples
         self._constants: dict[Value, Values] = {}
@@ -73,12 +77,14 @@ class OnnxReplay:
         yield from self._run(plan, parts, length(arrays))
 
     def _mask(self, variant: frozenset[str]) -> int:
-        mask = 0
-        for name in variant:
-            if name not in self._bits:
-                raise unknown_name("a quantizer's name", name, self._bits)
-            mask |= self._bits[name]
-        return mask
+        """Bits of what is left out: disabled quantizers, those replaced by another range, ranges not in use, and biases
+        whose steps were those of a range that is replaced."""
+        for name in variant - self._bits.keys():
+            raise unknown_name("a quantizer's name", name, self._bits)
+        replaced = replacing(self._quantizers, variant)
+        out = ((variant | self._offered) - set(replaced.values())) | replaced.keys()
+        out |= {self._model.biases[name] for name in replaced if name in self._model.biases} & self._bits.keys()
+        return sum(self._bits[name] for name in out)
 
     def _run(self, plan: Plan, parts: Sequence[Arrays], samples: int | None) -> Iterator[tuple[int, Any]]:
         """While the caller judges a variant the next one is computed."""
@@ -204,6 +210,17 @@ class OnnxReplay:
         for slot in (*leg.frees, *(slot for step in leg.steps for slot in step.frees)):
             slots[slot] = None
         return found
+
+
+def offered_grids(source: QuantizedModel) -> Offered:
+    """The grids of the ranges that a model offers."""
+    if not isinstance(source, Alternatives):
+        return {}
+    own: Any = source.own
+    found: dict[str, dict[str, NewGrid]] = {}
+    for key, one in source.ranges.items():
+        found.setdefault(one.quantizer, {})[key] = own.new_grids([one])[one.quantizer]
+    return found
 
 
 def _shape(arrays: Mapping[str, Any]) -> Any:

@@ -1,7 +1,8 @@
-"""Leave some uses of Q/DQ pairs out of a Q/DQ file: the operation then reads what the pair read."""
+"""Leave some uses of Q/DQ pairs out of a Q/DQ file: the operation then reads what the pair read. Others get new grids."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,41 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import Clamps, activation
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
-from sensitivity.onnx_graph.uses import Link, Path, Use, paths
+from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths
+from sensitivity.records import Range
 
 Weights = Mapping[str, NDArray[Any]]
 
-BIAS_INPUT = 2
-"""Of every operation with a weight that has a bias."""
+PER_CHANNEL_FROM = 13
+"""The opset from which on Q and DQ have scales per channel."""
+
+OLDEST_RAISED = 11
+IR_OF_13 = 7
+
+CHANGED_BEFORE_13 = {
+    "Dropout", "Hardmax", "LogSoftmax", "ReduceSum", "Softmax", "Split", "Squeeze", "Unsqueeze",
+}  # fmt: skip
+"""Operations that opset 12 or 13 reads otherwise than opset 11; of all others it only takes more types."""
+
+
+@dataclass(frozen=True, eq=False)
+class NewGrid:
+    """A grid that a pair gets in place of its own, for some of its uses.
+
+    range: that it was made for. scale, zero_point: of the types that the file has, and of one shape: [] per tensor, [channels] along
+    `axis`. constant: of a weight, what the pair reads in place of what is stored; None for an activation.
+    """
+
+    range: Range
+    scale: NDArray[Any]
+    zero_point: NDArray[Any]
+    axis: int | None = None
+    constant: NDArray[Any] | None = None
+
+    @property
+    def key(self) -> str:
+        """Names it, as the range's own key does."""
+        return self.range.key
 
 
 class SkipUses(ir.passes.InPlacePass):
@@ -30,29 +60,42 @@ class SkipUses(ir.passes.InPlacePass):
     not there becomes what its pair gives, which is all that such a file still knows of it. A bias that is there and
     has no pair was corrected for the quantized weight beside it, so it changes when that weight does. clamps: tensor in
     front of a pair -> what an activation that only the pair stands for limited it to: it stands in the graph again for
-    what reads the tensor past the pair.
+    what reads the tensor past the pair. grids: name of a use -> its new grid; uses with the same one keep one pair. With
+    one per channel the model becomes of the opset that first has them (`can_be_per_channel`).
     """
 
-    def __init__(self, skip: Collection[str], weights: Weights | None = None, clamps: Clamps | None = None) -> None:
+    def __init__(
+        self,
+        skip: Collection[str],
+        weights: Weights | None = None,
+        clamps: Clamps | None = None,
+        grids: Mapping[str, NewGrid] | None = None,
+    ) -> None:
         self._skip = frozenset(skip)
+        self._grids = {name: grid for name, grid in (grids or {}).items() if name not in self._skip}
         self._weights = weights or {}
         self._clamps = clamps or {}
         self._opset = 0
         self._clamped: dict[ir.Value, ir.Value] = {}
-        self._made: dict[tuple[int, ir.Value], ir.Value] = {}
-        self._copies: list[tuple[ir.Node, ir.Node]] = []
+        self._made: dict[tuple[int, ir.Value, tuple[ir.Value, ir.Value] | None], ir.Value] = {}
+        self._copies: dict[ir.Node, ir.Node] = {}
+        self._count: Counter[ir.Node] = Counter()
         self._floats: dict[ir.Value, ir.Value] = {}
+        self._parameters: dict[NewGrid, list[ir.Value]] = {}
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
+        if any(grid.axis is not None for grid in self._grids.values()):
+            _raise_opset(model)
         self._opset = model.opset_imports.get("", 0)
-        found = [path for path in paths(model.graph) if any(use and use.name in self._skip for _, use in path.links)]
+        changed = self._skip | self._grids.keys()
+        found = [path for path in paths(model.graph) if any(use and use.name in changed for _, use in path.links)]
         for path in found:
             _connect(path, self._rebuilt(model.graph, path))
             corrected = corrected_bias(path, self._weights)
-            if corrected is not None and corrected.weight.name in self._skip:
+            if corrected is not None and corrected.weight.name in changed:
                 _restore(model.graph, path, corrected)
         _remove_unread([node for path in found for link, _ in path.links for node in nodes_of(link)])
-        for old, new in self._copies:  # a copy whose original is gone takes its names
+        for old, new in self._copies.items():  # the first copy of an original that is gone takes its names
             if old.graph is None:
                 new.name = old.name
                 if not new.outputs[0].is_graph_output():
@@ -65,6 +108,8 @@ class SkipUses(ir.passes.InPlacePass):
         for link, use in path.links:
             if use is not None and use.name in self._skip:
                 value, changed = self._unquantized(graph, use, value), True
+            elif use is not None and use.name in self._grids:
+                value, changed = self._on_grid(graph, use.pair, self._grids[use.name], value), True
             elif changed:
                 for node in nodes_of(link):
                     value = self._copy(node, value)
@@ -99,18 +144,59 @@ class SkipUses(ir.passes.InPlacePass):
             self._clamped[value] = node.outputs[0]
         return self._clamped[value]
 
-    def _copy(self, node: ir.Node, value: ir.Value) -> ir.Value:
-        if (id(node), value) not in self._made:
+    def _on_grid(self, graph: ir.Graph, pair: qdq.Pair, grid: NewGrid, value: ir.Value) -> ir.Value:
+        if grid not in self._parameters:
+            name = pair.source.name or pair.name
+            arrays = {"scale": grid.scale, "zero_point": grid.zero_point, "values": grid.constant}
+            self._parameters[grid] = [
+                add(graph, f"{name}_recalibrated_{what}", array) for what, array in arrays.items() if array is not None
+            ]
+        scale, zero_point, *constant = self._parameters[grid]
+        value = constant[0] if constant else value
+        for node in pair.nodes:
+            value = self._copy(node, value, None if node is pair.clip else (scale, zero_point), grid.axis)
+        return value
+
+    def _copy(
+        self,
+        node: ir.Node,
+        value: ir.Value,
+        parameters: tuple[ir.Value, ir.Value] | None = None,
+        axis: int | None = None,
+    ) -> ir.Value:
+        """What the same node gives for this value; with these parameters along this axis, where it is a Q or DQ that
+        gets others."""
+        key = (id(node), value, parameters)
+        if key not in self._made:
             output = node.outputs[0]
-            given = ir.Value(name=f"{output.name}_skipped", type=output.type, shape=output.shape)
+            self._count[node] += 1
+            suffix = "_skipped" if self._count[node] == 1 else f"_{self._count[node]}_skipped"
+            given = ir.Value(name=f"{output.name}{suffix}", type=output.type, shape=output.shape)
             attributes = list(node.attributes.values())
-            inputs = [value, *node.inputs[1:]]
-            new = ir.Node(node.domain, node.op_type, inputs, attributes, name=f"{node.name}_skipped", outputs=[given])
+            if parameters is not None:
+                attributes = [each for each in attributes if each.name != "axis"]
+                attributes += [] if axis is None else [ir.AttrInt64("axis", axis)]
+            inputs = [value, *(parameters or node.inputs[1:])]
+            new = ir.Node(node.domain, node.op_type, inputs, attributes, name=f"{node.name}{suffix}", outputs=[given])
             assert node.graph is not None
             node.graph.insert_after(node, new)
-            self._copies.append((node, new))
-            self._made[id(node), value] = given
-        return self._made[id(node), value]
+            self._copies.setdefault(node, new)
+            self._made[key] = given
+        return self._made[key]
+
+
+def can_be_per_channel(model: ir.Model) -> bool:
+    """Whether pairs of this model can have scales per channel, all its operations as they are."""
+    opset = model.opset_imports.get("", 0)
+    if opset >= PER_CHANNEL_FROM:
+        return True
+    return opset >= OLDEST_RAISED and not any(node.op_type in CHANGED_BEFORE_13 for node in model.graph.all_nodes())
+
+
+def _raise_opset(model: ir.Model) -> None:
+    if model.opset_imports.get("", 0) < PER_CHANNEL_FROM:
+        model.opset_imports[""] = PER_CHANNEL_FROM
+        model.ir_version = max(model.ir_version or 0, IR_OF_13)
 
 
 def _fits(scale: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> bool:

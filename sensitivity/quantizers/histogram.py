@@ -1,0 +1,149 @@
+"""How often values occur, streamed in bounded memory, and the ranges for quantization that follow from it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.quantizers.ranges import PERCENTILES, lowest_error
+
+HALF = 2048
+"""Bins on each side of 0."""
+
+ENTROPY_LEVELS = 128
+"""Into how many bins the search by entropy merges them, as TensorRT and ONNX Runtime do."""
+
+ENTROPY_STRIDE = 16
+"""How many bins it goes on from one range to the next."""
+
+LEAST_SHARE = 1e-6
+"""What the quantized distribution has at least where the other has anything, for a finite divergence."""
+
+CANDIDATES = 48
+"""Ends of a range that are tried on each side of 0, and in how many rounds."""
+ROUNDS = 2
+
+Ends = tuple[float, float]
+"""The smallest and the largest value that does not clip; 0 lies between them."""
+
+
+class Histogram:
+    """Of bins as wide on both sides of 0. Where values are larger than its ends, pairs of bins become one.
+
+    total: how many finite values were added. low, high: the smallest and the largest of them.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.low, self.high = np.inf, -np.inf
+        self._counts = np.zeros(2 * HALF)
+        self._top = 0.0
+
+    def add(self, values: NDArray[np.floating]) -> None:
+        """values: of any shape; what is not finite counts for nothing."""
+        flat = np.asarray(values, np.float32).reshape(-1)
+        flat = flat if np.isfinite(flat).all() else flat[np.isfinite(flat)]
+        if not flat.size:
+            return
+        low, high = float(flat.min()), float(flat.max())
+        self._widen(max(abs(low), abs(high)))
+        self.low, self.high, self.total = min(self.low, low), max(self.high, high), self.total + flat.size
+        if self._top == 0:
+            self._counts[HALF] += flat.size
+            return
+        bins = np.floor(flat * np.float32(HALF / self._top)).astype(np.int32) + HALF
+        self._counts += np.bincount(bins.clip(0, 2 * HALF - 1), minlength=2 * HALF)
+
+    def ranges(self, levels: int, *, symmetric: bool) -> dict[str, Ends]:
+        """Method -> the range that it finds. levels: of the whole grid less one, 255 for INT8.
+
+        symmetric: the grid has as many levels on both sides of 0. Empty where all values are 0.
+        """
+        if self._top == 0:
+            return {}
+        tried = {f"percentile {share}": self._percentile(share, symmetric) for share in PERCENTILES}
+        tried["entropy"] = self._entropy()
+        tried["mse"] = self._symmetric_mse(levels) if symmetric else self._mse(levels)
+        found = {method: _symmetric(ends) if symmetric else ends for method, ends in tried.items()}
+        return {method: (low, high) for method, (low, high) in found.items() if high > low}
+
+    def _widen(self, largest: float) -> None:
+        self._top = self._top or largest  # what came before was 0, and is in the bin above it
+        while self._top < largest:
+            merged = self._counts.reshape(-1, 2).sum(1)
+            self._counts = np.concatenate([np.zeros(HALF // 2), merged, np.zeros(HALF // 2)])
+            self._top *= 2
+
+    @property
+    def _edges(self) -> NDArray[np.float64]:
+        return np.linspace(-self._top, self._top, 2 * HALF + 1)
+
+    def _within(self, low: float, high: float) -> Ends:
+        """No wider than the values are, and with 0 inside."""
+        return min(max(low, self.low), 0.0), max(min(high, self.high), 0.0)
+
+    def _percentile(self, share: float, symmetric: bool) -> Ends:
+        """What leaves out (100 - share) % of the values; of a tensor with both signs half of that on each side."""
+        edges, out = self._edges, (100 - share) / 100 * self.total
+        if symmetric:
+            counts = self._counts[HALF:] + self._counts[HALF - 1 :: -1]
+            end = float(edges[HALF + 1 + int(np.searchsorted(np.cumsum(counts), self.total - out))])
+            return self._within(-end, end)
+        out = out / 2 if self.low < 0 < self.high else out
+        running = np.cumsum(self._counts)
+        low = edges[int(np.searchsorted(running, out, side="right"))] if self.low < 0 else 0.0
+        high = edges[1 + int(np.searchsorted(running, self.total - out))] if self.high > 0 else 0.0
+        return self._within(float(low), float(high))
+
+    def _entropy(self) -> Ends:
+        """The same end on both sides, with which the distribution of the quantized values diverges least (Kullback-Leibler).
+
+        ONNX Runtime's own search over as many bins takes seconds for each tensor.
+        """
+        halves = range(ENTROPY_LEVELS // 2, HALF + 1, ENTROPY_STRIDE)
+        best = min(halves, key=lambda half: _divergence(self._counts, half))
+        end = float(self._edges[HALF + best])
+        return self._within(-end, end)
+
+    def _symmetric_mse(self, levels: int) -> Ends:
+        counts = self._counts[HALF:] + self._counts[HALF - 1 :: -1]
+        end = lowest_error(counts, self._edges[HALF:], levels // 2)
+        return -end, end
+
+    def _mse(self, levels: int) -> Ends:
+        """Each end in turn, with the other as it is."""
+        low, high = self._within(-np.inf, np.inf)
+        parts = np.linspace(1, CANDIDATES, CANDIDATES) / CANDIDATES
+        lows, highs = low * parts, high * parts
+        for _ in range(ROUNDS):
+            high = float(highs[np.argmin(self._errors(np.full(CANDIDATES, low), highs, levels))])
+            low = float(lows[np.argmin(self._errors(lows, np.full(CANDIDATES, high), levels))])
+        return low, high
+
+    def _errors(self, low: NDArray[np.float64], high: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
+        """float[n]: squared errors of quantization with these ends, float[n] each."""
+        seen = self._counts > 0
+        centres = ((self._edges[1:] + self._edges[:-1]) / 2)[seen]
+        steps = np.maximum(high - low, 1e-30)[:, None] / levels
+        zero = np.rint(-low[:, None] / steps)
+        quantized = (np.clip(np.rint(centres / steps) + zero, 0, levels) - zero) * steps
+        return np.asarray((quantized - centres) ** 2 @ self._counts[seen])
+
+
+def _symmetric(ends: Ends) -> Ends:
+    largest = max(-ends[0], ends[1])
+    return -largest, largest
+
+
+def _divergence(counts: NDArray[np.float64], half: int) -> float:
+    """Of the values within `half` bins of 0, those beyond added to the last bins, from what 128 levels make of them."""
+    middle = len(counts) // 2
+    window = counts[middle - half : middle + half]
+    clipped = window.copy()
+    clipped[0] += counts[: middle - half].sum()
+    clipped[-1] += counts[middle + half :].sum()
+    level = np.arange(2 * half) * ENTROPY_LEVELS // (2 * half)
+    filled = clipped > 0
+    share = np.bincount(level, window) / np.maximum(np.bincount(level, filled), 1)
+    p, q = clipped[filled] / clipped.sum(), share[level][filled] / max(window.sum(), 1)
+    return float(np.sum(p * np.log(p / np.maximum(q, LEAST_SHARE))))
