@@ -30,7 +30,7 @@ from sensitivity.run_dir import RunDir
 from sensitivity.scan.choose import choose_plan
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.frontier import correction
-from sensitivity.scan.recalibrate import Place, places_of, recalibrate, shares
+from sensitivity.scan.recalibrate import Place, places_of, recalibrate, shares, together
 from sensitivity.scan.sharing import sharing_cost
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import Task
@@ -134,6 +134,42 @@ def test_changes_that_only_gain_together_have_the_gain_of_all(measurer, monkeypa
     assert [one.gain.value for one in taken] == pytest.approx([0.1, 0.1])
 
 
+def test_after_a_collapse_weights_and_activations_are_changed_all_at_once(measurer):
+    """The method that is nearest to float's outputs is taken for each kind, and each unit has the gain of all."""
+    source = measurer.task.model
+    weights = [name.replace("input", "weight") for name in INPUTS]
+    places = [tried(name, **{"per channel": 0.1}) for name in weights]
+    places += [tried(name, mse=0.5, entropy=0.4, percentile=1.5) for name in INPUTS]
+    taken = together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED)
+    assert [(one.unit, one.method, one.together) for one in taken] == [
+        (unit, "per channel, entropy", True) for unit in ("stem", "body", "head")
+    ]
+    assert {one.amax for unit in taken for one in unit.before} == {(1.0,)}
+    assert {round(one.gain.value, 3) for one in taken} == {0.315}  # of a harm of 0.42, from 1 to (0.1 + 0.4) / 2
+    assert source.amax == dict.fromkeys(source.amax, 1.0)
+
+
+def test_after_a_collapse_ranges_that_are_no_nearer_are_not_taken(measurer):
+    source = measurer.task.model
+    places = [tried(name, mse=1.01) for name in INPUTS]
+    assert together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED) == ()
+
+
+def test_after_a_collapse_what_lowers_the_metric_is_not_kept(measurer, monkeypatch):
+    source = measurer.task.model
+    weight = INPUTS[0].replace("input", "weight")
+    places = [tried(weight, **{"per channel": 0.1}), tried(INPUTS[0], mse=0.5)]
+    levels = {0: 0.5, 1: 0.6, 2: 0.4}
+
+    def scores(variants: Iterable[Variant], split: str, what: str) -> list[np.ndarray]:
+        return [(np.arange(200) < 200 * levels[len(variant.ranges)]).astype(float) for variant in variants]
+
+    monkeypatch.setattr(measurer, "scores", scores)
+    (one,) = together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED)
+    assert (one.unit, one.method) == ("stem", "per channel")
+    assert one.gain.value == pytest.approx(0.1)
+
+
 def test_a_unit_that_is_skipped_is_left_out_of_every_trial(measurer):
     places = [tried(INPUTS[2], mse=0.5)]
     source = measurer.task.model
@@ -144,6 +180,13 @@ def test_a_unit_that_is_skipped_is_left_out_of_every_trial(measurer):
     tried_variants = [variant for variant in measurer.journal.variants if variant.label == "recalibrated"]
     assert tried_variants
     assert all("stem.input_quantizer" in variant.disabled for variant in tried_variants)
+
+
+def test_a_group_of_asymmetric_ranges_takes_the_widest_on_both_sides():
+    own = {name: Range(name, "own", (1.0,), low=-1.0) for name in INPUTS[:2]}
+    other = [Range(INPUTS[0], "mse", (0.5,), low=-0.9), Range(INPUTS[1], "mse", (0.7,), low=-0.2)]
+    (place,) = places_of(own, own, other, [INPUTS[:2]])
+    assert place.choices == (tuple(Range(name, "mse", (0.7,), low=-0.9) for name in INPUTS[:2]),)
 
 
 def test_quantizers_that_share_a_range_take_another_one_together():

@@ -198,14 +198,15 @@ class OnnxModel:
         runner = self._kept((inner, self._threads), lambda: self._giving_float(inner))
         outputs = list(output_names or [value.name or "" for value in self.graph.graph.outputs])
         size = fixed_batch(runner) or 1
+        asked = list(dict.fromkeys([*outputs, *inner]))
         found = []
         for start, part in enumerate(pieces(given, size)):
-            values = runner.run([*outputs, *inner], part)
+            values = {**part, **dict(zip(asked, runner.run(asked, part), strict=True))}
             fresh = (length(given) or size) - start * size  # the last piece may be filled up
-            for name, array in [*zip(inner, values[len(outputs) :], strict=True), *part.items()]:
-                if name in names:
-                    see(name, array[:fresh] if array.ndim and len(array) == size else array)
-            found.append(values[: len(outputs)])
+            for name in names:
+                array = values[name]
+                see(name, array[:fresh] if array.ndim and len(array) == size else array)
+            found.append([values[name] for name in outputs])
         return [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*found, strict=True)]
 
     def _giving_float(self, names: Sequence[str]) -> onnx.ModelProto:

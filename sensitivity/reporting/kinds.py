@@ -32,15 +32,20 @@ def kind_of(unit: Unit) -> str:
 
 
 def range_words(ranges: tuple[Range, ...]) -> str:
-    """Ranges of one unit: each amax, or from the smallest to the largest of a range per channel.
+    """Ranges of one unit: each amax, or from the smallest to the largest of a range per channel; both ends of an
+    asymmetric one.
 
     >>> range_words((Range("a", "mse", (1.25,)), Range("b", "per channel", (0.5, 2.0), 0)))
     '1.25; 0.5 to 2 over 2 channels'
+    >>> range_words((Range("a", "mse", (1.25,), low=-0.5),))
+    '[-0.5, 1.25]'
     """
-    return "; ".join(_amax_words(amax) for amax in dict.fromkeys(one.amax for one in ranges))
+    return "; ".join(_amax_words(*ends) for ends in dict.fromkeys((one.amax, one.low) for one in ranges))
 
 
-def _amax_words(amax: tuple[float, ...]) -> str:
+def _amax_words(amax: tuple[float, ...], low: float | None) -> str:
+    if low is not None:
+        return f"[{low:.4g}, {amax[0]:.4g}]"
     if len(amax) == 1:
         return f"{amax[0]:.4g}"
     return f"{min(amax):.4g} to {max(amax):.4g} over {len(amax)} channels"
