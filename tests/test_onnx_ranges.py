@@ -12,14 +12,20 @@ import pytest
 from onnx import numpy_helper
 from support.commands import verb
 from support.onnx_models import images, qdq_file, run_file, static_file
+from support.onnx_quantizers import inputs, quantizers
+from support.random_graphs import RandomGraph
 
 from sensitivity.errors import ModelError, NamesError
+from sensitivity.export.onnx_file import export_onnx, verify_onnx
 from sensitivity.export.placement import residual_quantizers
 from sensitivity.quantizers.alternatives import Alternatives
+from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.histogram import HALF, Histogram
+from sensitivity.quantizers.onnx_batches import difference
 from sensitivity.quantizers.onnx_model import OnnxModel
 from sensitivity.quantizers.onnx_qdq import NO_FLOAT_WEIGHTS, OnnxQdqModel
 from sensitivity.records import Range
+from sensitivity.scan.recalibrate import places_of
 from sensitivity.simulators.onnx_replay import OnnxReplay
 from sensitivity.simulators.onnx_whole import WholeFile, onnx_simulator
 
@@ -250,6 +256,34 @@ def test_one_scale_per_channel_brings_a_layer_back_whose_weights_were_rounded_to
     with source.with_ranges(per_channel):
         new = np.abs(outputs(WholeFile(source), activations, x) - wanted).max()
     assert new < 0.1 * own
+
+
+@pytest.mark.parametrize("how", sorted(set(quantizers()) - {"modelopt"}))
+@pytest.mark.parametrize("seed", range(2))
+def test_random_networks_are_replayed_and_exported_with_other_ranges(tmp_path: Path, how: str, seed: int) -> None:
+    original = RandomGraph(seed, (13, 17)[seed % 2]).save(tmp_path / "float.onnx")
+    quantizers()[how](original, tmp_path / "int8.onnx")
+    own = opened((original, tmp_path / "int8.onnx"))
+    names = [one.name for one in own.quantizers]
+    ranges = own.other_ranges(names, lambda: own.model.run(None, {"x": inputs(5)}) and None)
+    source, x, rng = Alternatives(own, ranges), inputs(3), np.random.default_rng(seed)
+    switches = [one.name for one in source.quantizers]
+    variants = [frozenset(rng.choice(switches, rng.integers(1, len(switches)), replace=False)) for _ in range(4)]
+    whole = dict(WholeFile(source).outputs(x, variants))
+    with own.model.in_one_thread():
+        assert all(
+            difference(whole[index], values) <= 1e-4 for index, values in OnnxReplay(source).outputs(x, variants)
+        )
+    own_ranges = {name: own.range(name) for name in dict.fromkeys([one.quantizer for one in ranges])}
+    own_ranges |= {name: own.range(name) for group in own.sharing() for name in group}
+    places = places_of(own_ranges, own_ranges, ranges, own.sharing())
+    units = layers(own.quantizers)
+    judge: Any = {"batches": None, "score": None, "aggregate": None, "full_scale": 1.0}
+    with own.with_ranges([one for place in places for one in place.choices[-1]]):
+        files = export_onnx(own, units, [units[0].name], tmp_path, fingerprint="")
+        for file in files.values():
+            onnx.checker.check_model(str(file), full_check=True)
+        verify_onnx(own, files, units, [units[0].name], x, onnx_simulator(own, x), **judge)
 
 
 # A histogram. ---------------------------------------------------------------------------------------------------------
