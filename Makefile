@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint site package clean
 
 setup: $(VENV)/.done
 
@@ -23,6 +23,14 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documents as a site in build/site; a link that leads nowhere is an error.
+site: setup
+	$(BIN)/python docs/stage.py build/pages
+	$(BIN)/mkdocs build --quiet --strict
+
+package: setup
+	.ci/package $(BIN)/python
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

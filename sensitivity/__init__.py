@@ -12,9 +12,12 @@ What is named in `__all__` is stable, see docs/python.md; all else may change fr
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from sensitivity.distribution import warn_if_overwritten
 
 if TYPE_CHECKING:
     from sensitivity.errors import SensitivityError as SensitivityError
@@ -39,6 +42,8 @@ _PLACES = {
 """Public name -> the module that has it, imported when it is asked for: the command line starts without numpy."""
 
 __all__ = ["__version__", *_PLACES]
+
+warn_if_overwritten(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from dataclasses import dataclass
 
+from sensitivity.distribution import install_line
 from sensitivity.errors import GuestError
 from sensitivity.registry import MEMBER, guests, load, names, package_of
 
@@ -39,14 +40,14 @@ class Addition:
 
 
 PURPOSES = {
-    "onnxruntime": ("runs and times ONNX files on any CPU", "pip install sensitivity"),
-    "torch": ("fake-quantized PyTorch models", "pip install 'sensitivity[modelopt]'"),
-    "nvidia-modelopt": ("models calibrated with NVIDIA ModelOpt", "pip install 'sensitivity[modelopt]'"),
-    "pillow": ("image folders as tasks", "pip install 'sensitivity[images]'"),
-    "scikit-learn": ("the digits of `sensitivity demo`", "pip install 'sensitivity[demo]'"),
-    "openvino": ("builds and times OpenVINO models", "pip install 'sensitivity[openvino]'"),
+    "onnxruntime": ("runs and times ONNX files on any CPU", install_line()),
+    "torch": ("fake-quantized PyTorch models", install_line("modelopt")),
+    "nvidia-modelopt": ("models calibrated with NVIDIA ModelOpt", install_line("modelopt")),
+    "pillow": ("image folders as tasks", install_line("images")),
+    "scikit-learn": ("the digits of `sensitivity demo`", install_line("demo")),
+    "openvino": ("builds and times OpenVINO models", install_line("openvino")),
     "tensorrt": ("builds and times TensorRT engines", "pip install tensorrt, on a machine with an NVIDIA GPU"),
-    "tensorrt-rtx": ("NVIDIA's parser and builder judge files, without a GPU", "pip install 'sensitivity[rtx]'"),
+    "tensorrt-rtx": ("NVIDIA's parser and builder judge files, without a GPU", install_line("rtx")),
 }
 OTHER_NAMES = {"tensorrt-rtx": ("tensorrt-rtx-cu12",)}
 """Distributions that bring the same module where the one of this name is not installed."""

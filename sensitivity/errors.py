@@ -22,6 +22,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from sensitivity.distribution import install_line
+
 
 class SensitivityError(Exception):
     """What must hold, what came, what to try: one sentence."""
@@ -62,7 +64,7 @@ class GuestError(SensitivityError): ...
 
 class MissingPackage(SensitivityError):
     def __init__(self, package: str, purpose: str, extra: str) -> None:
-        super().__init__(f"Expected {package} to be installed for {purpose}; run: pip install 'sensitivity[{extra}]'.")
+        super().__init__(f"Expected {package} to be installed for {purpose}; run: {install_line(extra)}.")
 
 
 def unknown_name(what: str, got: str, known: Iterable[str]) -> NamesError:

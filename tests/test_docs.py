@@ -11,7 +11,7 @@ from sensitivity.cli.main import VERBS
 from sensitivity.cli.reference import markdown
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
 
 
 def test_the_command_reference_is_what_help_says() -> None:

@@ -43,7 +43,6 @@ def race(scores: np.ndarray, k: int, tolerance: float = 0.0) -> tuple[list[Stand
     return looks, forwarded
 
 
-@pytest.mark.timeout(120)
 def test_a_unit_of_the_top_group_is_dropped_in_at_most_5_percent_of_1000_runs_with_a_look_after_every_batch() -> None:
     """The third and fourth unit are close: the hardest case for the boundary of a top group of three."""
     dropped = 0

@@ -228,7 +228,7 @@ def test_a_one_to_one_head_is_asked_of_models_that_have_one_only(folder):
 
 def test_without_ultralytics_its_install_line_is_told(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, "ultralytics", None)
-    with pytest.raises(MissingPackage, match=r"Expected ultralytics .* pip install 'sensitivity\[yolo\]'"):
+    with pytest.raises(MissingPackage, match=r"Expected ultralytics .* pip install 'layer-sensitivity\[yolo\]'"):
         load_yolo(folder / "small.pt")
 
 

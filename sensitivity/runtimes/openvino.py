@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.distribution import install_line
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.runtimes.base import Closing, LayerRun, Port, Tensors, existing, fitted, refused
 from sensitivity.runtimes.file_types import file_types
@@ -34,7 +35,7 @@ class OpenVino:
 
     def unavailable(self) -> str | None:
         if importlib.util.find_spec("openvino") is None:
-            return "OpenVINO is not installed; run: pip install 'sensitivity[openvino]'"
+            return f"OpenVINO is not installed; run: {install_line('openvino')}"
         return None
 
     def version(self) -> str:
