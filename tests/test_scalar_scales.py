@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from onnx_models import qdq_file, run_file
+from support.onnx_models import qdq_file, run_file
 
 from sensitivity.export.lower import lower_file
 from sensitivity.export.onnx_file import export_onnx, verify_onnx
