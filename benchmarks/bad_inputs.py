@@ -3,7 +3,8 @@
     python benchmarks/bad_inputs.py --out docs/bad_inputs.md        # the table; exit 1 where one is not one clear sentence
     python benchmarks/bad_inputs.py --only journal                  # those whose name holds the word, with all that was printed
 
-Each command runs in a process of its own, in a folder with small valid files, a finished run and task files, each with one mistake.
+Each command runs in a process of its own, in a folder with small valid files, a finished run and
+task files, each with one mistake.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def made(folder: Path) -> None:
     np.savez("data.npz", x=x, y=np.arange(60) % 3)
     shutil.copy(TASKS, "tasks.py")
     float_ = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> f (float[batch, 4] x) => (float[batch, 3] y) { y = MatMul (x, w) }'
+        '<ir_version: 8, opset_import: ["" : 17]> f (float[batch, 4] x) => (float[batch, 3] y) { y '
+        "= MatMul (x, w) }"
     )
     float_.graph.initializer.append(onnx.numpy_helper.from_array(np.ones((4, 3), np.float32), "w"))
     onnx.save(float_, "float.onnx")
@@ -133,7 +135,16 @@ def coco(**values: object) -> Callable[[], object]:
     """COCO annotations of one image, with some keys changed; the image itself is not there."""
     whole: dict[str, object] = {
         "images": [{"id": 1, "file_name": "a.png", "width": 32, "height": 32}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 8, 8], "area": 64, "iscrowd": 0}],
+        "annotations": [
+            {
+                "id": 1,
+                "image_id": 1,
+                "category_id": 1,
+                "bbox": [1, 1, 8, 8],
+                "area": 64,
+                "iscrowd": 0,
+            }
+        ],
         "categories": [{"id": 1, "name": "thing"}],
     }
     return text("coco.json", json.dumps(whole | values))
@@ -161,7 +172,8 @@ def image_file(shape: str = "1, 3, 16, 16") -> None:
     """A Q/DQ file whose input is images."""
     body = (
         f'<ir_version: 8, opset_import: ["" : 17]> g (float[{shape}] x) => (float[n, 3] y) {{ '
-        "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) p = GlobalAveragePool (d) y = Flatten (p) }"
+        "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) p = GlobalAveragePool (d) y = "
+        "Flatten (p) }"
     )
     model = onnx.parser.parse_model(body)
     for name, value in (("s", np.float32(0.1)), ("z", np.int8(0))):
@@ -180,7 +192,8 @@ QUICK = "--no-recalibrate --force"
 def command_line_cases() -> Iterator[Case]:
     for words in (
         "scn", "scan", "plan", "export", "bench", "report", "lint int8.onnx", "check", "yolo run", "yolo scan",
-        f"{SCAN} --fast", f"{SCAN} extra", "plan runs/ok --samples 3", "bench runs/ok --rounds", "doctor now",
+        f"{SCAN} --fast", f"{SCAN} extra", "plan runs/ok --samples "
+                                           "3", "bench runs/ok --rounds", "doctor now",
     ):  # fmt: skip
         yield Case("usage", words)
     for option, values in {
@@ -190,12 +203,17 @@ def command_line_cases() -> Iterator[Case]:
         for value in values:
             yield Case(f"scan {option}", f"{SCAN} {option} {value}")
     for option, values in {
-        "--max-drop": ("1", "x", "pt", "nanpt", "-1pt", "200%", "1pt --target 0.5"), "--target": ("x", "nan", "inf"),
-        "--skip": ("nothing", "MatMul_h --keep MatMul_h", "*x*["), "--keep": ("MatMul_q",), "--planner": ("best",),
-        "--cost": ("joules --planner cost", "macs"), "--threads": ("0", "-1", "many"), "--runtime": ("onnxrt", "tensorrt", "trtexec"),
+        "--max-drop": ("1", "x", "pt", "nanpt", "-1pt", "200%", "1pt --target "
+                                                                "0.5"), "--target": ("x", "nan", "inf"),
+        "--skip": ("nothing", "MatMul_h --keep "
+                              "MatMul_h", "*x*["), "--keep": ("MatMul_q",), "--planner": ("best",),
+        "--cost": ("joules --planner "
+                   "cost", "macs"), "--threads": ("0", "-1", "many"), "--runtime": ("onnxrt", "tensorrt", "trtexec"),
     }.items():  # fmt: skip
         for value in values:
-            yield Case(f"plan {option}", f"plan runs/ok {QUICK.split()[0]} --search {option} {value}")
+            yield Case(
+                f"plan {option}", f"plan runs/ok {QUICK.split()[0]} --search {option} {value}"
+            )
     for option, values in {
         "--rounds": ("0", "-3", "x"), "--threads": ("0", "-2"), "--runtime": ("cuda", "tensorrt", "trtexec"),
     }.items():  # fmt: skip
@@ -218,7 +236,8 @@ def task_cases() -> Iterator[Case]:
     yield Case("task: no such function", "scan tasks.py:god --out new")
     yield Case("task: no function", "scan tasks.py:NUMBER --out new")
     for name, content in {
-        "syntax error": "def task(:\n", "not UTF-8": b"def task():\n    return '\xff'\n", "null bytes": b"\0\0",
+        "syntax error": "def task(:\n", "not UTF-8": b"def task():\n    return "
+                                                     b"'\xff'\n", "null bytes": b"\0\0",
         "empty": "", "missing module": "import nowhere_to_be_found\n", "raises on import": "1 / 0\n", "leaves": "import sys\nsys.exit(3)\n",
         "imports itself": "from mine import task\n",
     }.items():  # fmt: skip
@@ -227,7 +246,9 @@ def task_cases() -> Iterator[Case]:
     for verb, function in re.findall(r"^def (\w+?)__(\w+)\(", content, re.MULTILINE):
         yield Case(
             f"task: {function.replace('_', ' ')}",
-            f"{verb} tasks.py:{verb}__{function} --out new --no-recalibrate"[: None if verb == "run" else -17],
+            f"{verb} tasks.py:{verb}__{function} --out new --no-recalibrate"[
+                : None if verb == "run" else -17
+            ],
         )
 
 
@@ -242,26 +263,55 @@ def onnx_cases() -> Iterator[Case]:
         "scale not a number": edited("bad.onnx", lambda m: constant(m, "sx", np.float32("nan"))),
         "scale of zero": edited("bad.onnx", lambda m: constant(m, "sx", np.float32(0))),
         "negative scale": edited("bad.onnx", lambda m: constant(m, "sx", np.float32(-0.1))),
-        "scales of another number": edited("bad.onnx", lambda m: constant(m, "sw", np.full(3, 0.1, np.float32))),
+        "scales of another number": edited(
+            "bad.onnx", lambda m: constant(m, "sw", np.full(3, 0.1, np.float32))
+        ),
         "unknown operation": edited("bad.onnx", lambda m: renamed(m, "Relu", "Relish")),
         "custom operation": edited("bad.onnx", lambda m: renamed(m, "Relu", "Mine", "my.ops")),
-        "integer operation": edited("bad.onnx", lambda m: renamed(m, "Relu", "QLinearSigmoid", "com.microsoft")),
-        "dynamic quantization": edited("bad.onnx", lambda m: renamed(m, "Relu", "DynamicQuantizeLinear")),
+        "integer operation": edited(
+            "bad.onnx", lambda m: renamed(m, "Relu", "QLinearSigmoid", "com.microsoft")
+        ),
+        "dynamic quantization": edited(
+            "bad.onnx", lambda m: renamed(m, "Relu", "DynamicQuantizeLinear")
+        ),
         "old opset": edited("bad.onnx", lambda m: setattr(m.opset_import[0], "version", 9)),
         "future opset": edited("bad.onnx", lambda m: setattr(m.opset_import[0], "version", 99)),
         "no opset": edited("bad.onnx", lambda m: m.ClearField("opset_import")),
         "no output": edited("bad.onnx", lambda m: m.graph.ClearField("output")),
-        "value that nobody makes": edited("bad.onnx", lambda m: m.graph.node[4].input.__setitem__(0, "nobody")),
-        "two of one name": edited("bad.onnx", lambda m: m.graph.node[4].output.__setitem__(0, "xd")),
-        "weight cut short": edited("bad.onnx", lambda m: setattr(m.graph.initializer[0], "raw_data", b"abc")),
+        "value that nobody makes": edited(
+            "bad.onnx", lambda m: m.graph.node[4].input.__setitem__(0, "nobody")
+        ),
+        "two of one name": edited(
+            "bad.onnx", lambda m: m.graph.node[4].output.__setitem__(0, "xd")
+        ),
+        "weight cut short": edited(
+            "bad.onnx", lambda m: setattr(m.graph.initializer[0], "raw_data", b"abc")
+        ),
     }.items():
         yield Case(f"ONNX file: {name}", "scan bad.onnx --data data.npz --out new", before)
-        if name in ("missing", "text", "half", "a folder", "value that nobody makes", "weight cut short"):
+        if name in (
+            "missing",
+            "text",
+            "half",
+            "a folder",
+            "value that nobody makes",
+            "weight cut short",
+        ):
             yield Case(f"lint of an ONNX file: {name}", "lint bad.onnx --for onnxruntime", before)
             yield Case(f"check of an ONNX file: {name}", "check bad.onnx --data data.npz", before)
-    yield Case("external data gone", "scan external/model.onnx --data data.npz --out new", gone("external/weights.bin"))
-    yield Case("external data cut", "lint external/model.onnx --for openvino", cut("external/weights.bin"))
-    for name, words in {"missing": "nowhere.onnx", "no model": "data.npz", "another model": "float.onnx"}.items():
+    yield Case(
+        "external data gone",
+        "scan external/model.onnx --data data.npz --out new",
+        gone("external/weights.bin"),
+    )
+    yield Case(
+        "external data cut", "lint external/model.onnx --for openvino", cut("external/weights.bin")
+    )
+    for name, words in {
+        "missing": "nowhere.onnx",
+        "no model": "data.npz",
+        "another model": "float.onnx",
+    }.items():
         yield Case(f"--float-model: {name}", f"{SCAN} --float-model {words}")
     yield Case("--decode of no detector", f"{SCAN} --decode yolo --data coco.json", coco())
     yield Case("lint --plan: missing", "lint int8.onnx --for openvino --plan nowhere.json")
@@ -306,12 +356,22 @@ def data_cases() -> Iterator[Case]:
         "no images": coco(images=[]),
         "no categories": coco(categories=[]),
         "image without a file": coco(),
-        "box of three numbers": coco(annotations=[{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]),
-        "box of an unknown image": coco(annotations=[{"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 1, 2, 2]}]),
-        "box of an unknown class": coco(annotations=[{"id": 1, "image_id": 1, "category_id": 9, "bbox": [1, 1, 2, 2]}]),
+        "box of three numbers": coco(
+            annotations=[{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3]}]
+        ),
+        "box of an unknown image": coco(
+            annotations=[{"id": 1, "image_id": 7, "category_id": 1, "bbox": [1, 1, 2, 2]}]
+        ),
+        "box of an unknown class": coco(
+            annotations=[{"id": 1, "image_id": 1, "category_id": 9, "bbox": [1, 1, 2, 2]}]
+        ),
         "image without a name": coco(images=[{"id": 1}]),
     }.items():
-        yield Case(f"--data: COCO, {name}", "scan image.onnx --data coco.json --out new", both(image_file, before))
+        yield Case(
+            f"--data: COCO, {name}",
+            "scan image.onnx --data coco.json --out new",
+            both(image_file, before),
+        )
     for name, before in {
         "an empty folder": folder_of("images"),
         "empty class folders": classes("a", "b"),
@@ -319,9 +379,13 @@ def data_cases() -> Iterator[Case]:
         "files that are no images": classes("a", "b", "c", images=8, broken=True),
         "two images": classes("a", "b", images=1),
     }.items():
-        yield Case(f"--data: {name}", "scan image.onnx --data images --out new", both(image_file, before))
+        yield Case(
+            f"--data: {name}", "scan image.onnx --data images --out new", both(image_file, before)
+        )
     yield Case(
-        "--data: images for a file of no images", "scan int8.onnx --data images --out new", classes("a", "b", images=8)
+        "--data: images for a file of no images",
+        "scan int8.onnx --data images --out new",
+        classes("a", "b", images=8),
     )
 
 
@@ -347,22 +411,40 @@ def run_dir_cases() -> Iterator[Case]:
             "a folder": both(gone(file), folder_of(file)),
         }.items():
             yield Case(f"{name}.json: {how}", f"{verb} runs/ok", before)
-    yield Case("run.json: a number that is a word", "report runs/ok", record("runs/ok/run.json", full_scale="one"))
-    yield Case("plan.json: a unit that is none", "export runs/ok", record("runs/ok/plan.json", skip=["nothing"]))
-    yield Case("frontier.npz: cut short", "plan runs/ok --target 0.3 --no-recalibrate", cut("runs/ok/frontier.npz"))
     yield Case(
-        "frontier.npz: no archive", "plan runs/ok --target 0.3 --no-recalibrate", text("runs/ok/frontier.npz", "x")
+        "run.json: a number that is a word",
+        "report runs/ok",
+        record("runs/ok/run.json", full_scale="one"),
+    )
+    yield Case(
+        "plan.json: a unit that is none",
+        "export runs/ok",
+        record("runs/ok/plan.json", skip=["nothing"]),
+    )
+    yield Case(
+        "frontier.npz: cut short",
+        "plan runs/ok --target 0.3 --no-recalibrate",
+        cut("runs/ok/frontier.npz"),
+    )
+    yield Case(
+        "frontier.npz: no archive",
+        "plan runs/ok --target 0.3 --no-recalibrate",
+        text("runs/ok/frontier.npz", "x"),
     )
     yield Case("frontier: none yet", "plan runs/ok --frontier", gone("runs/ok/frontier.json"))
     for how, before in {
         "a flipped bit": flipped("runs/ok/journal.jsonl"),
         "garbage": text("runs/ok/journal.jsonl", "garbage\n"),
         "a folder": both(gone("runs/ok/journal.jsonl"), folder_of("runs/ok/journal.jsonl")),
-        "of another version": text("runs/ok/journal.jsonl", '{"op":"open","schema":99,"head":{}}\n'),
+        "of another version": text(
+            "runs/ok/journal.jsonl", '{"op":"open","schema":99,"head":{}}\n'
+        ),
         "of another model": replaced("tasks.py", '"int8.onnx"', '"branch.onnx"'),
     }.items():
         words = (
-            "scan tasks.py:scan_good --out runs/task --resume" if "another model" in how else "plan runs/ok --search"
+            "scan tasks.py:scan_good --out runs/task --resume"
+            if "another model" in how
+            else "plan runs/ok --search"
         )
         yield Case(f"journal: {how}", words, before)
     yield Case(
@@ -371,7 +453,9 @@ def run_dir_cases() -> Iterator[Case]:
         replaced("tasks.py", "return hits(", "return 0.5 * hits("),
     )
     yield Case(
-        "task changed: other data", "plan runs/task --search", replaced("tasks.py", "default_rng(2)", "default_rng(3)")
+        "task changed: other data",
+        "plan runs/task --search",
+        replaced("tasks.py", "default_rng(2)", "default_rng(3)"),
     )
     yield Case(
         "task changed: another metric",
@@ -382,8 +466,14 @@ def run_dir_cases() -> Iterator[Case]:
     yield Case("its ONNX file gone", "plan runs/ok --search", gone("int8.onnx"))
     yield Case("its data gone", "export runs/ok", gone("data.npz"))
     for name in ("float", "int8", "partial"):
-        yield Case(f"model.{name}.onnx: cut short", "bench runs/ok --rounds 2", cut(f"runs/ok/model.{name}.onnx"))
-    yield Case("model.float.onnx: gone", "bench runs/ok --rounds 2", gone("runs/ok/model.float.onnx"))
+        yield Case(
+            f"model.{name}.onnx: cut short",
+            "bench runs/ok --rounds 2",
+            cut(f"runs/ok/model.{name}.onnx"),
+        )
+    yield Case(
+        "model.float.onnx: gone", "bench runs/ok --rounds 2", gone("runs/ok/model.float.onnx")
+    )
     yield Case("--out: a used run", "scan int8.onnx --data data.npz --out runs/ok")
     yield Case("--out: a file", "scan int8.onnx --data data.npz --out data.npz")
     yield Case("--out: below a file", "scan int8.onnx --data data.npz --out data.npz/run")
@@ -394,23 +484,44 @@ def run_dir_cases() -> Iterator[Case]:
 
 def yolo_cases() -> Iterator[Case]:
     for words in (
-        "--weights nowhere.pt --data coco.json", "--weights data.npz --data coco.json", "--weights bad.pt --data coco.json",
-        "--weights bad.pt --data nowhere.yaml", "--weights bad.pt --data coco.json --batch 0", "--weights bad.pt --data coco.json --limit 0",
-        "--weights bad.pt --data coco.json --calib-images 0", "--weights bad.pt --data coco.json --imgsz 0", "--weights bad.pt --data coco.json --imgsz x",
-        "--weights bad.pt --data coco.json --calib-method best", "--weights bad.pt --data coco.json --output boxes", "--weights bad.pt --data coco.json --evaluator mine",
+        "--weights nowhere.pt --data "
+        "coco.json", "--weights data.npz --data coco.json", "--weights bad.pt --data coco.json",
+        "--weights bad.pt --data "
+        "nowhere.yaml", "--weights bad.pt --data coco.json --batch "
+                        "0", "--weights bad.pt --data coco.json --limit 0",
+        "--weights bad.pt --data coco.json --calib-images "
+        "0", "--weights bad.pt --data coco.json --imgsz "
+             "0", "--weights bad.pt --data coco.json --imgsz x",
+        "--weights bad.pt --data coco.json --calib-method "
+        "best", "--weights bad.pt --data coco.json --output "
+                "boxes", "--weights bad.pt --data coco.json --evaluator mine",
     ):  # fmt: skip
-        yield Case("yolo run", f"yolo run {words} --out new", both(coco(), text("bad.pt", "no weights")))
+        yield Case(
+            "yolo run", f"yolo run {words} --out new", both(coco(), text("bad.pt", "no weights"))
+        )
 
 
 def cases() -> list[Case]:
-    return [*command_line_cases(), *task_cases(), *onnx_cases(), *data_cases(), *run_dir_cases(), *yolo_cases()]
+    return [
+        *command_line_cases(),
+        *task_cases(),
+        *onnx_cases(),
+        *data_cases(),
+        *run_dir_cases(),
+        *yolo_cases(),
+    ]
 
 
 def sentence(ended: Ended) -> str:
-    """What was said behind "Error:", or the first error that `check` found; "" where that was not one line."""
+    """What was said behind "Error:", or the first error that `check` found; "" where that was not
+    one line."""
     if ended.printed.startswith("error "):
         return str(FINDING.findall(ended.printed)[0])
-    found = [line.removeprefix("Error: ") for line in ended.said.splitlines() if line.startswith("Error: ")]
+    found = [
+        line.removeprefix("Error: ")
+        for line in ended.said.splitlines()
+        if line.startswith("Error: ")
+    ]
     return found[0] if len(found) == 1 else ""
 
 
@@ -424,7 +535,11 @@ def results(chosen: list[Case], folder: Path) -> Iterator[tuple[Case, Ended]]:
     here.mkdir(parents=True)
     os.chdir(here)
     made(here)
-    warm(f"run int8.onnx --data data.npz --out runs/ok --target 0.3 --rounds 2 --threads 1 {QUICK}".split(), log)
+    warm(
+        "run int8.onnx --data data.npz --out runs/ok --target 0.3 --rounds 2 --threads 1 "
+        f"{QUICK}".split(),
+        log,
+    )
     for words in (
         f"run tasks.py:scan_good --out runs/task --target 0.3 --rounds 2 --threads 1 {QUICK}",
         f"plan runs/ok {QUICK.split()[0]} --max-drop 1pt",
@@ -453,7 +568,9 @@ def table(rows: list[tuple[Case, Ended]], folder: Path) -> str:
             .replace("\n", " ")
         )
         said = re.sub(r"\S*/site-packages/", "", said)
-        lines.append(f"| {number} | {case.name} | `sensitivity {case.words}` | {said} | {ended.code} |")
+        lines.append(
+            f"| {number} | {case.name} | `sensitivity {case.words}` | {said} | {ended.code} |"
+        )
     return "\n".join(lines)
 
 
@@ -471,7 +588,11 @@ def main() -> int:
     parser.add_argument("--only")
     parser.add_argument("--every", type=int, default=1, help="take every so many-th of them")
     options = parser.parse_args()
-    chosen = [case for case in cases() if options.only is None or options.only in f"{case.name} {case.words}"]
+    chosen = [
+        case
+        for case in cases()
+        if options.only is None or options.only in f"{case.name} {case.words}"
+    ]
     chosen = chosen[:: options.every]
     out = options.out.resolve() if options.out else None
     with tempfile.TemporaryDirectory() as name:
@@ -479,7 +600,10 @@ def main() -> int:
         rows = list(results(chosen, folder))
         for case, ended in rows:
             if options.only is not None or not is_good(ended):
-                print(f"{case.name}: sensitivity {case.words}: {ended.code}\n{ended.said[-2500:]}\n", flush=True)
+                print(
+                    f"{case.name}: sensitivity {case.words}: {ended.code}\n{ended.said[-2500:]}\n",
+                    flush=True,
+                )
         if out:
             out.write_text(HEAD.format(number=len(rows)) + table(rows, folder) + "\n")
     bad = sum(not is_good(ended) for _, ended in rows)

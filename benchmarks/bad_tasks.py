@@ -1,4 +1,5 @@
-"""Tasks with one mistake each, for `bad_inputs.py`: a function VERB__MISTAKE is given to that verb."""
+"""Tasks with one mistake each, for `bad_inputs.py`: a function VERB__MISTAKE is given to that
+verb."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def score(outputs: Any, targets: Any) -> Any:
 
 def batches(seed: int, count: int = 2) -> list[tuple[Any, Any]]:
     rng = np.random.default_rng(2).spawn(seed + 1)[seed]
-    return [(rng.normal(size=(10, 4)).astype(np.float32), rng.integers(0, 3, 10)) for _ in range(count)]
+    return [
+        (rng.normal(size=(10, 4)).astype(np.float32), rng.integers(0, 3, 10)) for _ in range(count)
+    ]
 
 
 def data() -> dict[str, Any]:
@@ -157,15 +160,22 @@ def scan__inputs_of_single_samples() -> Task:
 
 
 def scan__inputs_of_another_shape() -> Task:
-    return replace(scan_good(), data=data() | {"rank": [(np.zeros((10, 7), np.float32), np.zeros(10))]})
+    return replace(
+        scan_good(), data=data() | {"rank": [(np.zeros((10, 7), np.float32), np.zeros(10))]}
+    )
 
 
 def scan__inputs_of_another_type() -> Task:
-    return replace(scan_good(), data=data() | {"rank": [(np.zeros((10, 4), np.int64), np.zeros(10))]})
+    return replace(
+        scan_good(), data=data() | {"rank": [(np.zeros((10, 4), np.int64), np.zeros(10))]}
+    )
 
 
 def scan__inputs_of_another_name() -> Task:
-    return replace(scan_good(), data=data() | {"rank": [({"image": np.zeros((10, 4), np.float32)}, np.zeros(10))]})
+    return replace(
+        scan_good(),
+        data=data() | {"rank": [({"image": np.zeros((10, 4), np.float32)}, np.zeros(10))]},
+    )
 
 
 def scan__two_inputs() -> Task:
@@ -174,7 +184,10 @@ def scan__two_inputs() -> Task:
 
 
 def scan__later_batch_of_another_shape() -> Task:
-    return replace(scan_good(), data=data() | {"rank": [*batches(0), (np.zeros((10, 7), np.float32), np.zeros(10))]})
+    return replace(
+        scan_good(),
+        data=data() | {"rank": [*batches(0), (np.zeros((10, 7), np.float32), np.zeros(10))]},
+    )
 
 
 class Broken(list[Any]):

@@ -1,10 +1,12 @@
-"""Damage files at random and see what the commands make of them: the same result, another one, or one sentence.
+"""Damage files at random and see what the commands make of them: the same result, another one, or
+one sentence.
 
     python benchmarks/damage.py onnx --number 1000       # small valid ONNX files: lint, check and run
     python benchmarks/damage.py journal --number 1000    # the journal of a finished run: plan --search
 
-Each command runs in a process of its own (forked, so that nothing is imported again): a crash, a hang and a traceback are
-told apart. What is neither a result nor one sentence is printed with its number, which `--only` repeats alone.
+Each command runs in a process of its own (forked, so that nothing is imported again): a crash, a
+hang and a traceback are told apart. What is neither a result nor one sentence is printed with its
+number, which `--only` repeats alone.
 """
 
 from __future__ import annotations
@@ -109,7 +111,10 @@ def constants(hidden: int) -> dict[str, np.ndarray]:
         "zw": np.zeros(4, np.int8),
         "z": np.array(0, np.int8),
         "limit": np.array(0, np.float32),
-        **{name: np.array(value, np.float32) for name, value in (("sx", 0.03), ("sh", 0.05), ("sv", 0.01))},
+        **{
+            name: np.array(value, np.float32)
+            for name, value in (("sx", 0.03), ("sh", 0.05), ("sv", 0.01))
+        },
     }
 
 
@@ -119,18 +124,25 @@ def write(text: str, path: Path, *, hidden: int = 6, external: bool = False) -> 
     main_graph = text.partition('<opset_import: ["" : 17], domain')[0]
     used = set(re.findall(r"\w+", main_graph))
     values = {name: value for name, value in constants(hidden).items() if name in used}
-    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in values.items())
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in values.items()
+    )
     for node in model.graph.node:
         node.name = f"{node.op_type}_{node.output[0]}"
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0} if external else {}
+    data = (
+        {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+        if external
+        else {}
+    )
     onnx.save(model, path, **data)
     return path
 
 
 def subjects(folder: Path) -> dict[str, Path]:
-    """Small valid files: pairs, a sub-graph, a local function, external data, and weights that take most of the bytes."""
+    """Small valid files: pairs, a sub-graph, a local function, external data, and weights that take
+    most of the bytes."""
     return {
         "pairs": write(PAIRS, folder / "pairs/model.onnx"),
         "sub-graph": write(BRANCH, folder / "branch/model.onnx"),
@@ -141,7 +153,8 @@ def subjects(folder: Path) -> dict[str, Path]:
 
 
 def damaged(content: bytes, kind: str, rng: np.random.Generator) -> bytes:
-    """The content with one bit flipped, one or several bytes replaced, a run of zeros, or cut short."""
+    """The content with one bit flipped, one or several bytes replaced, a run of zeros, or cut
+    short."""
     at = int(rng.integers(len(content)))
     if kind == "cut":
         return content[:at]
@@ -158,7 +171,8 @@ def damaged(content: bytes, kind: str, rng: np.random.Generator) -> bytes:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. code: None for a hang, negative for a signal. said: its stderr. printed: its stdout."""
+    """How a command ended. code: None for a hang, negative for a signal. said: its stderr. printed:
+    its stdout."""
 
     code: int | None
     said: str
@@ -188,7 +202,10 @@ def forked(arguments: list[str], log: Path, modules: Path | None = None) -> Ende
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
-            code, printed = os.waitstatus_to_exitcode(status), log.with_suffix(".out").read_text(errors="replace")
+            code, printed = (
+                os.waitstatus_to_exitcode(status),
+                log.with_suffix(".out").read_text(errors="replace"),
+            )
             return Ended(code, log.read_text(errors="replace"), printed)
         time.sleep(0.005)
     os.kill(child, signal.SIGKILL)
@@ -253,14 +270,17 @@ def of_onnx(folder: Path, numbers: list[int]) -> Iterator[tuple[int, str, Ended]
         place = folder / "damaged"
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(files[name].parent, place)
-        subject = place / ("weights.bin" if name == "external data" and rng.random() < 0.3 else "model.onnx")
+        subject = place / (
+            "weights.bin" if name == "external data" and rng.random() < 0.3 else "model.onnx"
+        )
         subject.write_bytes(damaged(subject.read_bytes(), kind, rng))
         for arguments in onnx_commands(place / "model.onnx", data, number):
             yield number, f"{arguments[0]} of {name}, {kind}", forked(arguments, folder / "log")
 
 
 def of_journal(folder: Path, numbers: list[int]) -> Iterator[tuple[int, str, Ended]]:
-    """Flip one bit in the journal of a finished run, and plan from it; a result has to be the same plan."""
+    """Flip one bit in the journal of a finished run, and plan from it; a result has to be the same
+    plan."""
     file = write(PAIRS, folder / "model.onnx")
     x = np.random.default_rng(2).normal(size=(200, 4)).astype(np.float32)
     np.savez(folder / "data.npz", x=x, y=np.arange(200) % 3)
@@ -296,9 +316,18 @@ def main() -> int:
     parser.add_argument("--number", type=int, default=1000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--only", type=int)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time, with what there is")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=float("inf"),
+        help="stop after this time, with what there is",
+    )
     options = parser.parse_args()
-    numbers = [options.only] if options.only is not None else list(range(options.first, options.first + options.number))
+    numbers = (
+        [options.only]
+        if options.only is not None
+        else list(range(options.first, options.first + options.number))
+    )
     counts: Counter[tuple[str, str]] = Counter()
     done: set[int] = set()
     start = time.monotonic()

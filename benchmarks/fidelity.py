@@ -2,9 +2,10 @@
 
 python benchmarks/fidelity.py --json benchmarks/results/fidelity.json
 
-Full INT8 of the models of `examples/`, with shared scales, on all their images: the model with its quantizers, the
-canonical file in ONNX Runtime without optimizations, and the files lowered for OpenVINO and ONNX Runtime in those
-runtimes. See README.md beside it. Needs SENSITIVITY_ASSETS; YOLOv8n is at 320 pixels unless YOLOV8N_SIZE says other.
+Full INT8 of the models of `examples/`, with shared scales, on all their images: the model with its
+quantizers, the canonical file in ONNX Runtime without optimizations, and the files lowered for
+OpenVINO and ONNX Runtime in those runtimes. See README.md beside it. Needs SENSITIVITY_ASSETS;
+YOLOv8n is at 320 pixels unless YOLOV8N_SIZE says other.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ RUNTIMES: dict[str, tuple[str, Callable[[], Runtime]]] = {
 PIECES_ON = 4
 """Samples that the pieces of the canonical file are compared on: all values of each count."""
 
-COLUMNS = ("model", "file", "runtime", "images", "metric", "difference, points", "interval", "of INT8's own error",
+COLUMNS = ("model", "file", "runtime", "images", "metric", "difference, "
+                                                           "points", "interval", "of INT8's own "
+                                                                                 "error",
            "worst piece alone")  # fmt: skip
 
 
@@ -78,7 +81,15 @@ def benchmark(name: str, most: int | None, folder: Path) -> list[dict[str, Any]]
     example = next(iter(part))[0]
     with unified_scales(source, scale_groups(source, example)):
         images = (inputs for inputs, _ in part)
-        files = export_files(source, example, layers(source.quantizers), [], folder, fingerprint="", calibration=images)
+        files = export_files(
+            source,
+            example,
+            layers(source.quantizers),
+            [],
+            folder,
+            fingerprint="",
+            calibration=images,
+        )
         simulated = scores_of(source, task, part)
         expected = flat(outputs_of(source, example, ()))
         pieces = forced_shares(source, files["int8"], first_samples(example, PIECES_ON))
@@ -98,7 +109,10 @@ def benchmark(name: str, most: int | None, folder: Path) -> list[dict[str, Any]]
 
 def scores_of(source: QuantizedModel, task: Task, part: Part) -> Scores:
     """Of the user's own model with every quantizer on."""
-    found = [np.asarray(task.score(outputs_of(source, inputs, ()), targets), np.float64) for inputs, targets in part]
+    found = [
+        np.asarray(task.score(outputs_of(source, inputs, ()), targets), np.float64)
+        for inputs, targets in part
+    ]
     return np.concatenate(found)
 
 
@@ -113,9 +127,9 @@ def outputs_in(runtime: Runtime, file: Path, inputs: Any) -> list[np.ndarray]:
 def row(
     model: str, file: str, runtime: str, task: Task, simulated: Scores, scores: Scores, share: float
 ) -> dict[str, Any]:
-    """difference_points: of the metric from the simulated model's, in hundredths of full scale, with the 95 % interval
-    of what other images would give. share_of_quantization: RMS of the difference of outputs on the first batch, as a
-    part of what quantization changes."""
+    """difference_points: of the metric from the simulated model's, in hundredths of full scale,
+    with the 95 % interval of what other images would give. share_of_quantization: RMS of the
+    difference of outputs on the first batch, as a part of what quantization changes."""
     points = 100 / task.full_scale
     effect = paired_effect(*(pseudo_values(each, task.aggregate) for each in (simulated, scores)))
     low, high = (None, None) if scores is simulated else (effect.low, effect.high)
@@ -136,7 +150,13 @@ def row(
 def markdown(result: dict[str, Any]) -> str:
     cells = [
         (
-            *(row["model"], row["file"], row["runtime"], str(row["images"]), f"{row['metric']:.4f}"),
+            *(
+                row["model"],
+                row["file"],
+                row["runtime"],
+                str(row["images"]),
+                f"{row['metric']:.4f}",
+            ),
             f"{row['difference_points']:+.2f}",
             "" if row["low"] is None else f"{row['low']:+.2f} to {row['high']:+.2f}",
             f"{row['share_of_quantization']:.1%}",
@@ -150,15 +170,22 @@ def markdown(result: dict[str, Any]) -> str:
         if name in result["environment"]
     )
     head = (
-        f"# Accuracy of full INT8: the simulated model, and its files in runtimes\n\nCommand: {result['command']}\n\n"
+        "# Accuracy of full INT8: the simulated model, and its files in runtimes\n\nCommand: "
+        f"{result['command']}\n\n"
     )
-    table = "\n".join(f"| {' | '.join(line)} |" for line in [COLUMNS, ("---",) * len(COLUMNS), *cells])
+    table = "\n".join(
+        f"| {' | '.join(line)} |" for line in [COLUMNS, ("---",) * len(COLUMNS), *cells]
+    )
     return f"{head}Machine: {machine}\n\n{table}\n"
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Compare the accuracy of exported files with the simulated model's.")
-    parser.add_argument("--json", type=Path, help="file for all numbers; a table goes beside it, as .md")
+    parser = argparse.ArgumentParser(
+        description="Compare the accuracy of exported files with the simulated model's."
+    )
+    parser.add_argument(
+        "--json", type=Path, help="file for all numbers; a table goes beside it, as .md"
+    )
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--batches", type=int, help="of each model's images; all by default")
     given = parser.parse_args(arguments)

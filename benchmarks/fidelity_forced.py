@@ -1,8 +1,9 @@
 """Each piece of an exported file between two quantizers, on the simulated model's own values.
 
-In a deep model one value that rounds to the other side of a step moves others, and two computations that differ only in
-the order of their sums end up far apart. Here every quantizer of the file gets what the simulated model's quantizer got, so
-nothing adds up, and what is left is what the file itself computes otherwise.
+In a deep model one value that rounds to the other side of a step moves others, and two computations
+that differ only in the order of their sums end up far apart. Here every quantizer of the file gets
+what the simulated model's quantizer got, so nothing adds up, and what is left is what the file
+itself computes otherwise.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ Array = NDArray[Any]
 
 
 def forced_shares(source: QuantizedModel, file: Path, inputs: Any) -> dict[str, float]:
-    """Value of the file -> how far it is from the simulated model's, as a part of what quantization changes there (RMS).
+    """Value of the file -> how far it is from the simulated model's, as a part of what quantization
+    changes there (RMS).
 
-    Of all values that the canonical `file` of full INT8 quantizes, but for its inputs, and of its outputs. inputs: one
-    batch.
+    Of all values that the canonical `file` of full INT8 quantizes, but for its inputs, and of its
+    outputs. inputs: one batch.
     """
     expected, outputs = _simulated(source, inputs, ())
-    unquantized, plain = _simulated(source, inputs, [quantizer.name for quantizer in source.quantizers])
+    unquantized, plain = _simulated(
+        source, inputs, [quantizer.name for quantizer in source.quantizers]
+    )
     model = load_model(file)
     names = [value.name or "" for value in model.graph.outputs]
     fed = _fed_by_quantizers(model)
@@ -42,10 +46,13 @@ def forced_shares(source: QuantizedModel, file: Path, inputs: Any) -> dict[str, 
     shares: dict[str, float] = {}
     for key, value in fed.values():
         if value in found:
-            # A value that is quantized twice in a row may stand before the first quantizer: the nearer one counts.
+            # A value that is quantized twice in a row may stand before the first quantizer: the
+            # nearer one counts.
             share = _share(found[value], expected[key], unquantized[key])
             shares[value] = min(share, shares.get(value, np.inf))
-    return shares | {name: _share(found[name], *pair) for name, *pair in zip(names, outputs, plain, strict=True)}
+    return shares | {
+        name: _share(found[name], *pair) for name, *pair in zip(names, outputs, plain, strict=True)
+    }
 
 
 def _simulated(
@@ -65,7 +72,8 @@ def _simulated(
 
 
 def _fed_by_quantizers(model: ir.Model) -> dict[str, tuple[tuple[str, int], str]]:
-    """Cut the graph before each quantizer of an activation. Name of the new input -> (quantizer and call, value cut)."""
+    """Cut the graph before each quantizer of an activation. Name of the new input -> (quantizer and
+    call, value cut)."""
     fed = {}
     for node in [node for node in model.graph if node.op_type == "QuantizeLinear"]:
         value = node.inputs[0]
@@ -92,5 +100,7 @@ def _run(model: ir.Model, inputs: Any, given: Mapping[str, Array]) -> dict[str, 
 
 
 def _share(found: Array, expected: Array, unquantized: Array) -> float:
-    error, own = (np.linalg.norm(array.astype(np.float64) - expected) for array in (found, unquantized))
+    error, own = (
+        np.linalg.norm(array.astype(np.float64) - expected) for array in (found, unquantized)
+    )
     return float(error / own) if own else float(np.inf if error else 0)

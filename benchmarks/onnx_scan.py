@@ -1,17 +1,25 @@
-"""What a scan of a Q/DQ ONNX file costs: a naive loop, the exact scan and a raced scan, paired in one process.
+"""What a scan of a Q/DQ ONNX file costs: a naive loop, the exact scan and a raced scan, paired in
+one process.
 
-python benchmarks/onnx_scan.py --file yolox_nano.qdq.onnx --float-model yolox_nano.onnx --data coco/val \\
+python benchmarks/onnx_scan.py --file yolox_nano.qdq.onnx --float-model yolox_nano.onnx --data
+coco/val \\
     --json benchmarks/results/onnx_scan_yolox_nano.json
 
-naive: for each operation the file without its pairs is written, a session is built, and all samples are read, run and
-    scored; the edit itself is not counted. Its session has the graph optimizations off, so that its metrics are those of the file itself.
-fused: the same with ONNX Runtime's default optimizations, which change the numbers (integer kernels): for every
+naive: for each operation the file without its pairs is written, a session is built, and all samples
+are read, run and
+    scored; the edit itself is not counted. Its session has the graph optimizations off, so that its
+    metrics are those of the file itself.
+fused: the same with ONNX Runtime's default optimizations, which change the numbers (integer
+kernels): for every
     `--fused-every`th operation only, since it is for its time alone.
 exact: the project's own exact scan of the same variants, through a journal on disk.
-raced: its raced scan with the plan, everything from the first session on. The same samples rank and confirm, as in scan.py.
+raced: its raced scan with the plan, everything from the first session on. The same samples rank and
+confirm, as in scan.py.
 
---every 30: the naive loop and the exact scan take every 30th operation, in the order of the file, and their times for all are
-    scaled from those: of the exact scan all but its setup, which it pays once. The raced scan is always of all operations.
+--every 30: the naive loop and the exact scan take every 30th operation, in the order of the file,
+and their times for all are
+    scaled from those: of the exact scan all but its setup, which it pays once. The raced scan is
+    always of all operations.
 
 The loops take turns, so that what else the machine does slows all alike. See README.md beside it.
 """
@@ -63,7 +71,9 @@ def edited(model: OnnxModel, unit: Unit | None) -> bytes:
     return ir.to_proto(model.without(skipped)).SerializeToString()
 
 
-def evaluated(model: OnnxModel, content: bytes, task: Task, clock: Clock, folder: Path, *, fused: bool) -> Scores:
+def evaluated(
+    model: OnnxModel, content: bytes, task: Task, clock: Clock, folder: Path, *, fused: bool
+) -> Scores:
     """Write the file, build a session, evaluate: what one writes by hand for each operation."""
     import onnxruntime
 
@@ -74,7 +84,9 @@ def evaluated(model: OnnxModel, content: bytes, task: Task, clock: Clock, folder
         options.log_severity_level = 3
         if not fused:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
     names, size = [item.name for item in session.get_inputs()], fixed_batch(model)
     parts: list[Scores] = []
     batches = iter(task.data["rank"])
@@ -85,18 +97,27 @@ def evaluated(model: OnnxModel, content: bytes, task: Task, clock: Clock, folder
             return np.concatenate(parts)
         with clock.on("model"):
             arrays = feed(batch[0], names)
-            outputs = joined([session.run(None, dict(part)) for part in pieces(arrays, size)], length(arrays))
+            outputs = joined(
+                [session.run(None, dict(part)) for part in pieces(arrays, size)], length(arrays)
+            )
         with clock.on("score"):
             parts.append(np.asarray(task.score(outputs, batch[1]), np.float64))
 
 
 def naive_steps(
-    model: OnnxModel, units: Sequence[Unit], task: Task, clock: Clock, found: dict[str, Scores], *, fused: bool = False
+    model: OnnxModel,
+    units: Sequence[Unit],
+    task: Task,
+    clock: Clock,
+    found: dict[str, Scores],
+    *,
+    fused: bool = False,
 ) -> Iterator[None]:
     """One step per operation. found: gets its scores."""
     with tempfile.TemporaryDirectory() as folder:
         for unit in units:
-            with clock.on("edit"):  # not in wall: by hand it may be done faster than `OnnxModel.without` does it
+            # not in wall: by hand it may be done faster than `OnnxModel.without` does it
+            with clock.on("edit"):
                 content = edited(model, unit)
             with clock.on("wall"):
                 found[unit.name] = evaluated(model, content, task, clock, Path(folder), fused=fused)
@@ -105,11 +126,13 @@ def naive_steps(
 
 
 def first(task: Task, samples: int | None) -> Task:
-    """The first samples of the largest split to rank and to confirm, read and letterboxed anew on each pass; one batch
-    held out."""
+    """The first samples of the largest split to rank and to confirm, read and letterboxed anew on
+    each pass; one batch held out."""
     batches: Any = max(task.data.values(), key=len)
     if not hasattr(batches, "images"):
-        arrays = list(islice(batches, samples and -(-samples // batch_size(next(iter(batches))[0]))))
+        arrays = list(
+            islice(batches, samples and -(-samples // batch_size(next(iter(batches))[0])))
+        )
         return replace(task, data={"rank": arrays, "confirm": arrays, "holdout": arrays[:1]})
     images = batches.images[:samples]
     anew = replace(batches, images=images, _kept=Forgetting())
@@ -124,7 +147,9 @@ class Forgetting(dict[Any, Any]):
         """Not kept."""
 
 
-def benchmark(task: Task, points: float, every: int, fused_every: int, races: int) -> dict[str, Any]:
+def benchmark(
+    task: Task, points: float, every: int, fused_every: int, races: int
+) -> dict[str, Any]:
     model = task.model
     source = quantized_model(model)
     everything = layers(source.quantizers)
@@ -144,16 +169,25 @@ def benchmark(task: Task, points: float, every: int, fused_every: int, races: in
 
     some = units[:: max(fused_every, 1)]
     with tempfile.TemporaryDirectory() as folder:
-        exact = exact_steps(source, units, task, clocks["exact"], scores["exact"], Path(folder), None, simulators)
+        exact = exact_steps(
+            source, units, task, clocks["exact"], scores["exact"], Path(folder), None, simulators
+        )
         interleaved(
             (len(units), naive_steps(model, units, task, clocks["naive"], scores["naive"])),
-            (len(some), naive_steps(model, some, task, clocks["fused"], scores["fused"], fused=True)),
+            (
+                len(some),
+                naive_steps(model, some, task, clocks["fused"], scores["fused"], fused=True),
+            ),
             (len(task.data["rank"]) + 1, exact),
             (races, race()),
         )
-        base = evaluated(model, edited(model, None), task, Clock(NoDevice()), Path(folder), fused=False)
+        base = evaluated(
+            model, edited(model, None), task, Clock(NoDevice()), Path(folder), fused=False
+        )
     with clocks["exact"].on("wall"):
-        rank_effects(units, [scores["exact"][unit.name] for unit in units], base, task.aggregate, "disable")
+        rank_effects(
+            units, [scores["exact"][unit.name] for unit in units], base, task.aggregate, "disable"
+        )
     return _numbers(task, len(everything), units, clocks, scores, runs, simulators[0])
 
 
@@ -166,12 +200,20 @@ def _numbers(
     runs: Sequence[Raced],
     simulator: Simulator,
 ) -> dict[str, Any]:
-    metrics = {name: {unit: task.aggregate(found) for unit, found in by.items()} for name, by in scores.items()}
+    metrics = {
+        name: {unit: task.aggregate(found) for unit, found in by.items()}
+        for name, by in scores.items()
+    }
     apart = max(abs(metrics["naive"][unit.name] - metrics["exact"][unit.name]) for unit in units)
-    fused_apart = max(abs(value - metrics["naive"][unit]) for unit, value in metrics["fused"].items())
+    fused_apart = max(
+        abs(value - metrics["naive"][unit]) for unit, value in metrics["fused"].items()
+    )
     seconds = {name: dict(clock.seconds) for name, clock in clocks.items()}
     scale, setup = operations / len(units), seconds["exact"]["setup"]
-    naive, exact = seconds["naive"]["wall"] * scale, setup + (seconds["exact"]["wall"] - setup) * scale
+    naive, exact = (
+        seconds["naive"]["wall"] * scale,
+        setup + (seconds["exact"]["wall"] - setup) * scale,
+    )
     raced_s = float(np.mean([run.seconds for run in runs]))
     return {
         "operations": operations,
@@ -205,9 +247,24 @@ def table(result: dict[str, Any]) -> str:
         ("", "naive loop", "exact scan", "raced scan + plan"),
         ("---", "---", "---", "---"),
         ("wall, s", *(f"{result[key]:.1f}" for key in ("naive_s", "exact_s", "raced_s"))),
-        ("naive loop takes times as long", "1", f"{result['exact_times']:.2f}", f"{result['raced_times']:.2f}"),
-        ("scores equal to the naive loop's, bit for bit", "", "yes" if result["scores_equal"] else "NO", ""),
-        ("operations skipped by the plan", "", "", ", ".join(str(len(run["skip"])) for run in result["raced_runs"])),
+        (
+            "naive loop takes times as long",
+            "1",
+            f"{result['exact_times']:.2f}",
+            f"{result['raced_times']:.2f}",
+        ),
+        (
+            "scores equal to the naive loop's, bit for bit",
+            "",
+            "yes" if result["scores_equal"] else "NO",
+            "",
+        ),
+        (
+            "operations skipped by the plan",
+            "",
+            "",
+            ", ".join(str(len(run["skip"])) for run in result["raced_runs"]),
+        ),
     ]
     drawn = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     count = result["measured_operations"]
@@ -215,31 +272,50 @@ def table(result: dict[str, Any]) -> str:
         measured = "The naive loop and the exact scan were measured on all operations."
     else:
         measured = (
-            f"The naive loop and the exact scan were measured on {count} operations, spread evenly over the file, and their "
-            f"times computed for all {result['operations']} from those ({result['seconds']['naive']['wall']:.1f} s and "
-            f"{result['seconds']['exact']['wall']:.1f} s, {result['seconds']['exact']['setup']:.1f} s of it setup that is paid once); "
-            "the raced scan was measured whole."
+            f"The naive loop and the exact scan were measured on {count} operations, spread evenly "
+            f"over the file, and their times computed for all {result['operations']} from those "
+            f"({result['seconds']['naive']['wall']:.1f} s and "
+            f"{result['seconds']['exact']['wall']:.1f} s, "
+            f"{result['seconds']['exact']['setup']:.1f} s of it setup that is paid once); the "
+            "raced scan was measured whole."
         )
-    machine = ", ".join(f"{key} {result['environment'][key]}" for key in ("cpu", "usable cores", "load"))
+    machine = ", ".join(
+        f"{key} {result['environment'][key]}" for key in ("cpu", "usable cores", "load")
+    )
     return (
-        f"# {result['file']}: {result['operations']} operations, {result['samples']} samples\n\n{drawn}\n\n"
-        f"{measured}\n\nA naive evaluation takes {result['naive_s_per_operation']:.2f} s per operation; with ONNX Runtime's default "
-        f"optimizations, measured on {result['fused_operations']} operations, {fused:.2f} s, and the metric of one then "
-        f"differs by up to {result['fused_metric_difference']:.4f}.\n\nCommand: {result['command']}\n\nMachine: {machine}\n"
+        f"# {result['file']}: {result['operations']} operations, {result['samples']} "
+        f"samples\n\n{drawn}\n\n"
+        f"{measured}\n\nA naive evaluation takes {result['naive_s_per_operation']:.2f} s per "
+        "operation; with ONNX Runtime's default "
+        f"optimizations, measured on {result['fused_operations']} operations, {fused:.2f} s, and "
+        "the metric of one then "
+        f"differs by up to {result['fused_metric_difference']:.4f}.\n\nCommand: "
+        f"{result['command']}\n\nMachine: {machine}\n"
     )
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Time a naive scan of a Q/DQ file, the exact scan and a raced one.")
+    parser = argparse.ArgumentParser(
+        description="Time a naive scan of a Q/DQ file, the exact scan and a raced one."
+    )
     parser.add_argument("--file", required=True, type=Path)
     parser.add_argument("--float-model", type=Path)
     parser.add_argument("--data", required=True, type=Path)
     parser.add_argument("--samples", type=int, help="of the largest split; all by default")
-    parser.add_argument("--points", type=float, default=1.0, help="largest loss of the raced plan, in points")
+    parser.add_argument(
+        "--points", type=float, default=1.0, help="largest loss of the raced plan, in points"
+    )
     parser.add_argument("--races", type=int, default=1)
-    parser.add_argument("--every", type=int, default=1, help="of the operations, in the naive loop and the exact scan")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=1,
+        help="of the operations, in the naive loop and the exact scan",
+    )
     parser.add_argument("--fused-every", type=int, default=20, help="of those")
-    parser.add_argument("--json", type=Path, help="file for all numbers; a table goes beside it, as .md")
+    parser.add_argument(
+        "--json", type=Path, help="file for all numbers; a table goes beside it, as .md"
+    )
     given = parser.parse_args(arguments)
     before = environment()  # the load that other work puts on the machine, not this benchmark
     task = first(onnx_task(given.file, given.data, float_path=given.float_model), given.samples)

@@ -54,7 +54,8 @@ BUILDS = 5
 
 @dataclass(frozen=True)
 class Found:
-    """One planner's plan for one target. samples: forwarded for it, the scans apart; what was known costs nothing."""
+    """One planner's plan for one target. samples: forwarded for it, the scans apart; what was known
+    costs nothing."""
 
     planner: str
     skip: tuple[str, ...]
@@ -80,12 +81,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, help="A folder for the journal, to go on after a stop.")
     options = parser.parse_args()
     os.environ["YOLOV8N_SIZE"] = str(options.size)
-    head = {"command": "python " + " ".join(sys.argv), "machine": environment(), "model": options.model}
+    head = {
+        "command": "python " + " ".join(sys.argv),
+        "machine": environment(),
+        "model": options.model,
+    }
     if options.model == "instances":
         return write(options.json, head | {"instances": list(instances(options.instances))})
     with tempfile.TemporaryDirectory() as folder:
         out = options.run or Path(folder) / "run"
-        with open_session(reference_of(options.model, out), out, resume=True, choices=UnitChoices()) as session:
+        with open_session(
+            reference_of(options.model, out), out, resume=True, choices=UnitChoices()
+        ) as session:
             measure(session, options, head)
     return None
 
@@ -105,13 +112,16 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def measure(session: Session, options: argparse.Namespace, head: Mapping[str, Any]) -> None:
-    """Plans for every target, then the latency of all of them in one interleaved run; written as it goes."""
+    """Plans for every target, then the latency of all of them in one interleaved run; written as it
+    goes."""
     runtime = load("runtimes", options.runtime)()
     start = time.perf_counter()
     subject = (session.measurer, session.units, session.source.quantizers)
     scans = {mode: scan(*subject, mode) for mode in ("disable", "enable")}
     head = {**head, "units": len(session.units), "runtime": options.runtime}
-    head |= {"splits": {split: len(known(session, split)) for split in ("rank", "confirm", "holdout")}}
+    head |= {
+        "splits": {split: len(known(session, split)) for split in ("rank", "confirm", "holdout")}
+    }
     head |= {"scan_seconds": time.perf_counter() - start, "metric": session.task.metric}
     with priced(session, "engine", runtime, usable_cores()) as (cost, probe):
         assert isinstance(probe, Prober), "engines are measured for --cost engine"
@@ -119,16 +129,23 @@ def measure(session: Session, options: argparse.Namespace, head: Mapping[str, An
         kept = {(row["points"], row["planner"]): row for row in kept_rows(session.run_dir.path)}
         for points in options.points:
             for name, way in ways(session, scans, points, cost, probe).items():
-                row = kept.get((points, name)) or {"points": points, **asdict(way()), "planner": name}
+                row = kept.get((points, name)) or {
+                    "points": points,
+                    **asdict(way()),
+                    "planner": name,
+                }
                 rows.append(row | {"predicted_ms": cost.of(row["skip"])})
                 session.run_dir.write(ROWS, rows)
                 write(options.json, {**head, "rows": rows})
-                print(points, name, len(row["skip"]), row["met"], rows[-1]["predicted_ms"], flush=True)
+                print(
+                    points, name, len(row["skip"]), row["met"], rows[-1]["predicted_ms"], flush=True
+                )
         write(options.json, {**head, "rows": rows, **measured(session, rows, probe)})
 
 
 def kept_rows(out: Path) -> list[dict[str, Any]]:
-    """Rows of the same run before it was stopped: what they had to measure would cost nothing now."""
+    """Rows of the same run before it was stopped: what they had to measure would cost nothing
+    now."""
     file = out / ROWS
     return json.loads(file.read_text()) if file.exists() else []
 
@@ -136,7 +153,8 @@ def kept_rows(out: Path) -> list[dict[str, Any]]:
 def ways(
     session: Session, scans: Mapping[str, Scan], points: float, cost: CostModel, probe: Prober
 ) -> dict[str, Callable[[], Found]]:
-    """By name, in the order in which they take their turn: the journal is shared, who comes later pays less."""
+    """By name, in the order in which they take their turn: the journal is shared, who comes later
+    pays less."""
     target = Target(drop=points / 100 * session.task.full_scale)
     isolated = [effect.unit for effect in scans["enable"].effects]
     scanned, signal = scans["disable"], load("signals", "sqnr")
@@ -148,9 +166,13 @@ def ways(
         RECALIBRATED: lambda: recalibrated(session, scanned, target, means, cost),
     }
     if len(session.units) <= LARGEST:
-        found["exhaustive"] = lambda: ours(session, scanned, target, Means("exhaustive", cost), cost)
+        found["exhaustive"] = lambda: ours(
+            session, scanned, target, Means("exhaustive", cost), cost
+        )
     # Last, for it may take longest.
-    found["NNCF-style greedy"] = lambda: peer(session, NncfPlanner(worst_samples(session)), isolated, target, cost)
+    found["NNCF-style greedy"] = lambda: peer(
+        session, NncfPlanner(worst_samples(session)), isolated, target, cost
+    )
     return found
 
 
@@ -159,36 +181,55 @@ def ours(session: Session, scanned: Scan, target: Target, means: Means, cost: Co
     return row_of(session, [chosen(session, scanned, target, means)], 0, before, start, cost)
 
 
-def recalibrated(session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel) -> Found:
-    """As `sensitivity plan` does: where layers are left out under other ranges, also with the model's own ones."""
+def recalibrated(
+    session: Session, scanned: Scan, target: Target, means: Means, cost: CostModel
+) -> Found:
+    """As `sensitivity plan` does: where layers are left out under other ranges, also with the
+    model's own ones."""
     start, before = time.perf_counter(), session.measurer.samples
     new, own = recalibration(session, scanned, target, ()), Recalibration("", (), scanned)
     ranges = (new, own) if new.units else (new,)
-    found = under_each(session, ranges, lambda one: chosen(session, one.scan, target, means), lambda plan: plan)
+    found = under_each(
+        session, ranges, lambda one: chosen(session, one.scan, target, means), lambda plan: plan
+    )
     best = cheapest(found, cost, means.probe)
     with session.measurer.with_ranges(ranges[best].ranges):
         return row_of(session, found, best, before, start, cost)
 
 
 def chosen(session: Session, scanned: Scan, target: Target, means: Means) -> Plan:
-    return choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target, means)
+    return choose_plan(
+        session.measurer, session.units, session.source.quantizers, scanned, target, means
+    )
 
 
-def row_of(session: Session, plans: Sequence[Plan], best: int, before: int, start: float, cost: CostModel) -> Found:
+def row_of(
+    session: Session, plans: Sequence[Plan], best: int, before: int, start: float, cost: CostModel
+) -> Found:
     """The best of some plans, with what all of them took."""
     spent, took = session.measurer.samples - before, time.perf_counter() - start
     tries = sum(len(plan.path) for plan in plans)
-    return found(session, plans[best].planner, plans[best].skip, plans[best].met, tries, spent, took, cost)
+    return found(
+        session, plans[best].planner, plans[best].skip, plans[best].met, tries, spent, took, cost
+    )
 
 
-def peer(session: Session, planner: Planner, ranking: Sequence[str], target: Target, cost: CostModel) -> Found:
+def peer(
+    session: Session, planner: Planner, ranking: Sequence[str], target: Target, cost: CostModel
+) -> Found:
     start, before = time.perf_counter(), session.measurer.samples
-    (float_,) = session.measurer.scores([baselines(session.source.quantizers)["float"]], "confirm", "float")
+    (float_,) = session.measurer.scores(
+        [baselines(session.source.quantizers)["float"]], "confirm", "float"
+    )
     level = session.measurer.aggregate(float_)
     floor = target.floor(level)
-    choice = planner.choose(ranking, SplitJudge(session.measurer, session.units, floor), Goal(floor, level))
+    choice = planner.choose(
+        ranking, SplitJudge(session.measurer, session.units, floor), Goal(floor, level)
+    )
     spent, took = session.measurer.samples - before, time.perf_counter() - start
-    return found(session, planner.name, choice.skip, choice.met, len(choice.path), spent, took, cost)
+    return found(
+        session, planner.name, choice.skip, choice.met, len(choice.path), spent, took, cost
+    )
 
 
 def found(
@@ -214,29 +255,36 @@ def found(
 
 
 def worst_samples(session: Session) -> Any:
-    """The metric on the samples of `confirm` where everything in INT8 loses most against float; ties in their order."""
+    """The metric on the samples of `confirm` where everything in INT8 loses most against float;
+    ties in their order."""
     base = baselines(session.source.quantizers)
     pair = session.measurer.scores([base["float"], base["quantized"]], "confirm", "worst samples")
     float_, quantized = (per_sample(scores, session.task.aggregate) for scores in pair)
-    if len(float_) != len(pair[0]):  # a metric that is no mean has no worst samples of its own: all of them rank
+    # a metric that is no mean has no worst samples of its own: all of them rank
+    if len(float_) != len(pair[0]):
         chosen = np.arange(len(pair[0]))
     else:
         chosen = np.argsort(quantized - float_, kind="stable")[:WORST]
 
     def metric(skip: tuple[str, ...]) -> float:
-        (scores,) = session.measurer.scores([skip_variant(skip, session.units)], "confirm", "NNCF: rank")
+        (scores,) = session.measurer.scores(
+            [skip_variant(skip, session.units)], "confirm", "NNCF: rank"
+        )
         return session.measurer.aggregate(scores[chosen])
 
     return metric
 
 
 def known(session: Session, split: str) -> Any:
-    (scores,) = session.measurer.scores([baselines(session.source.quantizers)["float"]], split, split)
+    (scores,) = session.measurer.scores(
+        [baselines(session.source.quantizers)["float"]], split, split
+    )
     return scores
 
 
 def measured(session: Session, rows: Sequence[Mapping[str, Any]], probe: Prober) -> dict[str, Any]:
-    """Every distinct skip-set in several builds, of all of INT8 and of float, a few engines in turn."""
+    """Every distinct skip-set in several builds, of all of INT8 and of float, a few engines in
+    turn."""
     every = tuple(unit.name for unit in session.units)
     sets = list(dict.fromkeys([(), every, *(tuple(sorted(row["skip"])) for row in rows)]))
     int8_ms, ratios = probe.timed(sets, BUILDS)

@@ -1,4 +1,5 @@
-"""How peers choose a skip-set, behind the project's own planner protocol, to stand beside it in the same table."""
+"""How peers choose a skip-set, behind the project's own planner protocol, to stand beside it in the
+same table."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ Worst = Callable[[tuple[str, ...]], float]
 
 
 class PrefixPlanner:
-    """Layers in the order of a scan in isolation, one added at a time until the target is met; rows are counted.
+    """Layers in the order of a scan in isolation, one added at a time until the target is met; rows
+    are counted.
 
     As in YOLOv6's and pytorch-quantization's sensitivity scripts.
     """
@@ -27,10 +29,12 @@ class PrefixPlanner:
 
 
 class NncfPlanner:
-    """Accuracy control as NNCF does it: rank on the worst samples, revert one by one, undo and rank again what hurts.
+    """Accuracy control as NNCF does it: rank on the worst samples, revert one by one, undo and rank
+    again what hurts.
 
-    worst: the metric on the ranking subset. After a revert that lowers the metric on the whole set it is undone, that
-    layer is not tried again, and the others are ranked anew with what has been reverted so far.
+    worst: the metric on the ranking subset. After a revert that lowers the metric on the whole set
+    it is undone, that layer is not tried again, and the others are ranked anew with what has been
+    reverted so far.
     """
 
     name = "NNCF-style greedy"

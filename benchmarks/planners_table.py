@@ -10,7 +10,8 @@ import numpy as np
 from scipy.stats import ttest_1samp
 
 HEAD = (
-    "| target, points | planner | layers out | met on confirm | predicted ms | measured ms | against all of INT8 | holdout drop, points | tries | samples | seconds |",
+    "| target, points | planner | layers out | met on confirm | predicted ms | measured ms | "
+    "against all of INT8 | holdout drop, points | tries | samples | seconds |",
     "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
 )
 PEERS = ("ranked prefix", "NNCF-style greedy")
@@ -42,8 +43,9 @@ def _subject(content: Mapping[str, Any]) -> str:
     if "int8_ms" in content:
         times = f" Float {content['float_ms']:.3g} ms, all of INT8 {content['int8_ms']:.3g} ms."
     return (
-        f"{content['units']} layers; samples: {splits}; latency in {content['runtime']}, cost by whole engines.{times} "
-        "Measured times: mean and standard error over builds, each beside everything in INT8. Drops: float minus plan, paired, with 95 % interval."
+        f"{content['units']} layers; samples: {splits}; latency in {content['runtime']}, cost by "
+        f"whole engines.{times} Measured times: mean and standard error over builds, each beside "
+        "everything in INT8. Drops: float minus plan, paired, with 95 % interval."
     )
 
 
@@ -60,11 +62,14 @@ def _row(row: Mapping[str, Any], ms: Sequence[float] | None, int8_ms: float | No
 
 
 def _gains(rows: Sequence[Mapping[str, Any]], measured: Sequence[Sequence[float]]) -> list[str]:
-    """Ours against each way of peers at the same target, where both meet it; intervals of 95 % over builds."""
+    """Ours against each way of peers at the same target, where both meet it; intervals of 95 % over
+    builds."""
     lines = []
     for points in dict.fromkeys(row["points"] for row in rows):
         times = {
-            row["planner"]: ms for row, ms in zip(rows, measured, strict=True) if row["points"] == points and row["met"]
+            row["planner"]: ms
+            for row, ms in zip(rows, measured, strict=True)
+            if row["points"] == points and row["met"]
         }
         for own, name in itertools.product(("cost", RECALIBRATED), (*PEERS, "greedy")):
             if name in times and own in times:
@@ -86,7 +91,10 @@ def _builds(ms: Sequence[float] | None) -> str:
 
 
 def _instances(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = ["| planner | within 1 % of the best cost | the best | mean excess | worst | tries, mean | met and holds |"]
+    lines = [
+        "| planner | within 1 % of the best cost | the best | mean excess | worst | tries, mean | "
+        "met and holds |"
+    ]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for name in ("cost", "greedy"):
         excess = np.array([row[name]["excess"] for row in rows])
@@ -101,7 +109,16 @@ def _instances(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _machine(machine: Mapping[str, str]) -> str:
-    names = ("cpu", "usable cores", "load", "python", "onnxruntime", "openvino", "torch", "nvidia-modelopt")
+    names = (
+        "cpu",
+        "usable cores",
+        "load",
+        "python",
+        "onnxruntime",
+        "openvino",
+        "torch",
+        "nvidia-modelopt",
+    )
     return "Machine: " + ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
 
 

@@ -2,7 +2,8 @@
 
 python benchmarks/recalibration.py --json benchmarks/results/recalibration.json
 
-Each seed draws other splits from the 800 images that were not calibrated on. Needs SENSITIVITY_ASSETS.
+Each seed draws other splits from the 800 images that were not calibrated on. Needs
+SENSITIVITY_ASSETS.
 """
 
 from __future__ import annotations
@@ -48,14 +49,20 @@ def rows(drops: Sequence[str], seeds: Sequence[int]) -> Iterator[Row]:
     for seed in seeds:
         with tempfile.TemporaryDirectory() as name:
             file = Path(name) / "mobilenet_splits.py"
-            file.write_text(TASK.format(folder=str(EXAMPLE), file=str(EXAMPLE / "task.py"), seed=seed))
+            file.write_text(
+                TASK.format(folder=str(EXAMPLE), file=str(EXAMPLE / "task.py"), seed=seed)
+            )
             out = Path(name) / "run"
             api.scan(ScanSettings(task=f"{file}:task", out=out))
             for drop in drops:
                 for off in (True, False):
                     before = RunDir(out).info().samples
-                    plan = api.plan(PlanSettings(directory=out, max_drop=drop, no_recalibrate=off, search=True))
-                    yield row(seed, drop, off, plan) | {"samples": RunDir(out).info().samples - before}
+                    plan = api.plan(
+                        PlanSettings(directory=out, max_drop=drop, no_recalibrate=off, search=True)
+                    )
+                    yield row(seed, drop, off, plan) | {
+                        "samples": RunDir(out).info().samples - before
+                    }
 
 
 def row(seed: int, drop: str, off: bool, plan: Plan) -> Row:
@@ -80,7 +87,8 @@ def row(seed: int, drop: str, off: bool, plan: Plan) -> Row:
 
 def markdown(result: dict[str, Any]) -> str:
     head = (
-        "| seed | target | ranges | met | layers skipped | recalibrated | INT8, nothing skipped | plan on confirm | "
+        "| seed | target | ranges | met | layers skipped | recalibrated | INT8, nothing skipped | "
+        "plan on confirm | "
         "float there | drop on holdout |\n|---|---|---|---|---|---|---|---|---|---|"
     )
     lines = []
@@ -88,13 +96,20 @@ def markdown(result: dict[str, Any]) -> str:
         drop, low, high = (f"{100 * value:.1f}" for value in one["holdout_drop"])
         int8 = one["int8_recalibrated"] if one["int8_recalibrated"] is not None else one["int8"]
         lines.append(
-            f"| {one['seed']} | {one['max_drop']} | {'recalibrated' if one['recalibrate'] else 'as they came'} | "
-            f"{'yes' if one['met'] else 'no'} | {one['skipped']} | {one['recalibrated']} | {100 * int8:.1f} | "
-            f"{100 * one['confirm']:.1f} | {100 * one['float']:.1f} | {drop} [{low}, {high}] |"
+            f"| {one['seed']} | {one['max_drop']} | "
+            f"{'recalibrated' if one['recalibrate'] else 'as they came'} | "
+            f"{'yes' if one['met'] else 'no'} | {one['skipped']} | {one['recalibrated']} | "
+            f"{100 * int8:.1f} | {100 * one['confirm']:.1f} | {100 * one['float']:.1f} | {drop} "
+            f"[{low}, {high}] |"
         )
-    machine = ", ".join(f"{name} {value}" for name, value in result["environment"].items() if name in ("torch", "cpu"))
+    machine = ", ".join(
+        f"{name} {value}"
+        for name, value in result["environment"].items()
+        if name in ("torch", "cpu")
+    )
     return "\n".join([
-        "# Layers skipped with recalibration and without: MobileNetV1 x0.25, top-1 in %", "", head, *lines, "",
+        "# Layers skipped with recalibration and without: MobileNetV1 x0.25, top-1 in "
+        "%", "", head, *lines, "",
         f"Command: `{result['command']}`. {machine}.", "",
     ])  # fmt: skip
 
@@ -107,7 +122,9 @@ def _numbers(estimate: Estimate) -> list[float]:
 
 def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Layers skipped with recalibration and without.")
-    parser.add_argument("--json", type=Path, help="file for all numbers; a table goes beside it, as .md")
+    parser.add_argument(
+        "--json", type=Path, help="file for all numbers; a table goes beside it, as .md"
+    )
     parser.add_argument("--drops", nargs="*", default=["0.3pt", "1pt", "3pt"])
     parser.add_argument("--seeds", type=int, default=3, help="how many ways to draw the splits")
     given = parser.parse_args(arguments)
@@ -118,7 +135,14 @@ def main(arguments: Sequence[str]) -> None:
     }
     for one in rows(given.drops, range(given.seeds)):
         result["rows"].append(one)
-        print(json.dumps({key: one[key] for key in ("seed", "max_drop", "recalibrate", "met", "skipped", "confirm")}))
+        print(
+            json.dumps(
+                {
+                    key: one[key]
+                    for key in ("seed", "max_drop", "recalibrate", "met", "skipped", "confirm")
+                }
+            )
+        )
         if given.json:  # after each row, so that a long run that is stopped leaves what it has
             given.json.parent.mkdir(parents=True, exist_ok=True)
             given.json.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,11 +1,13 @@
-"""What NVIDIA's TensorRT-RTX parser and builder make of the exported files: structure of the engine, and no time.
+"""What NVIDIA's TensorRT-RTX parser and builder make of the exported files: structure of the
+engine, and no time.
 
 python benchmarks/rtx.py
 
-Five models, each in float, INT8 and partial, in the canonical form and lowered for TensorRT (strongly typed). Needs
-tensorrt-rtx and no GPU: nothing is executed. SENSITIVITY_ASSETS says where weights and images are, REPVGG_YOLO and
-SCENES where `examples/09_repvgg_yolo/train.py` left its own; a model whose files are missing is told and left out.
-Partial files leave out the layers of the plans in `reports/`; ResNet-20's, which has no report, its first and last.
+Five models, each in float, INT8 and partial, in the canonical form and lowered for TensorRT
+(strongly typed). Needs tensorrt-rtx and no GPU: nothing is executed. SENSITIVITY_ASSETS says where
+weights and images are, REPVGG_YOLO and SCENES where `examples/09_repvgg_yolo/train.py` left its
+own; a model whose files are missing is told and left out. Partial files leave out the layers of the
+plans in `reports/`; ResNet-20's, which has no report, its first and last.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ OUT = ROOT / "benchmarks" / "results" / "rtx.md"
 
 @dataclass(frozen=True)
 class Model:
-    """task: reference of its task, or what writes it into a folder. skip: layers that the partial file leaves out."""
+    """task: reference of its task, or what writes it into a folder. skip: layers that the partial
+    file leaves out."""
 
     task: str | Callable[[Path], str]
     skip: Callable[[], list[str]]
@@ -97,12 +100,18 @@ def rows(name: str, model: Model, folder: Path) -> Iterator[Row]:
             if form == "strongly typed":
                 file = lower_file(file, "tensorrt", file.with_suffix(".tensorrt.onnx"))
             made = build(file)
-            structure = structure_of(made, file, skip if variant == "partial" else None) if made.ok else None
+            structure = (
+                structure_of(made, file, skip if variant == "partial" else None)
+                if made.ok
+                else None
+            )
             yield Row(name, form, variant, structure, made.problem)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--out", type=Path, default=OUT, help="The table, as Markdown.")
     parser.add_argument("--files", type=Path, help="Keep the ONNX files in this folder.")
@@ -122,18 +131,26 @@ def main() -> None:
 
 def markdown(found: list[Row], missing: Mapping[str, str]) -> str:
     """The table, with the versions it rests on in its head."""
-    versions = sorted({f"{row.structure.version}, SM {row.structure.sm}" for row in found if row.structure})
+    versions = sorted(
+        {f"{row.structure.version}, SM {row.structure.sm}" for row in found if row.structure}
+    )
     lines = [
         "# What TensorRT-RTX builds of the exported files",
         "",
-        f"`python benchmarks/rtx.py`, with tensorrt-rtx {'; '.join(versions)}. Structure of the engine that NVIDIA's builder",
-        "makes; nothing was executed, and nothing here is a time. Kernels are the layers that the builder lists; the GPU's",
-        "driver compiles them later. A kernel requantizes where it does nothing but quantize, dequantize, cast or reorder.",
-        "Activation MB: what kernels write, weights apart. A dash: not in the file. Partial files leave out the layers",
-        "of the plans in `reports/`, ResNet-20's its first and its last. A RepVGG-YOLO of one epoch of training serves as well as one",
+        f"`python benchmarks/rtx.py`, with tensorrt-rtx {'; '.join(versions)}. Structure of the "
+        "engine that NVIDIA's builder",
+        "makes; nothing was executed, and nothing here is a time. Kernels are the layers that the "
+        "builder lists; the GPU's",
+        "driver compiles them later. A kernel requantizes where it does nothing but quantize, "
+        "dequantize, cast or reorder.",
+        "Activation MB: what kernels write, weights apart. A dash: not in the file. Partial files "
+        "leave out the layers",
+        "of the plans in `reports/`, ResNet-20's its first and its last. A RepVGG-YOLO of one "
+        "epoch of training serves as well as one",
         "of ten: its types are looked at, not its accuracy.",
         "",
-        "| model | form | file | parses, builds | INT8 as planned | float as planned | kernels | of them requantize | activation MB |",
+        "| model | form | file | parses, builds | INT8 as planned | float as planned | kernels | "
+        "of them requantize | activation MB |",
         "|---|---|---|---|---|---|---|---|---|",
         *map(_line, found),
     ]

@@ -1,4 +1,5 @@
-"""How fast the exported files run against float in the same runtime, and whether their values are right.
+"""How fast the exported files run against float in the same runtime, and whether their values are
+right.
 
 python benchmarks/runtimes.py --json benchmarks/results/runtimes.json
 
@@ -40,7 +41,8 @@ from sensitivity.signals.fisher import fisher
 
 RUNTIMES: tuple[LowerTarget, ...] = ("onnxruntime", "openvino")
 PLANS = {"skip-quarter": 0.25, "skip-half": 0.5}
-"""Partial plans: the share of the layers that they leave unquantized, those that a cheap signal ranks first."""
+"""Partial plans: the share of the layers that they leave unquantized, those that a cheap signal
+ranks first."""
 
 WARM_UP = 5
 PROFILED = 3
@@ -56,7 +58,8 @@ class Settings:
 
 
 def benchmark(subject: Subject, settings: Settings, folder: Path) -> list[dict[str, Any]]:
-    """One row per file and runtime, JSON-able; see README.md. folder: where the files are written."""
+    """One row per file and runtime, JSON-able; see README.md. folder: where the files are
+    written."""
     canonical = canonical_files(subject, folder)
     rows = []
     for name in RUNTIMES:
@@ -82,14 +85,20 @@ def canonical_files(subject: Subject, folder: Path) -> dict[str, Path]:
                 fingerprint=source.fingerprint(),
                 calibration=subject.calibration,
             )
-            found = {"float": files["float"], "int8": files["int8"], **found, plan: files["partial"]}
+            found = {
+                "float": files["float"],
+                "int8": files["int8"],
+                **found,
+                plan: files["partial"],
+            }
     return found
 
 
 def runtime_rows(
     subject: Subject, canonical: Mapping[str, Path], target: LowerTarget, settings: Settings
 ) -> list[dict[str, Any]]:
-    """Rows of one model in one runtime: float, the canonical file, and each quantized file lowered for the runtime."""
+    """Rows of one model in one runtime: float, the canonical file, and each quantized file lowered
+    for the runtime."""
     runtime: Runtime = load("runtimes", target)()
     inputs = {"input": subject.calibration[0][:1].numpy()}
     origins = {"float": "float", "fp16": "float", "canonical int8": "int8"}
@@ -97,7 +106,9 @@ def runtime_rows(
     files = {"float": canonical["float"], "fp16": half, "canonical int8": canonical["int8"]}
     for variant in ("int8", *PLANS):
         origins[variant] = variant
-        files[variant] = lower_file(canonical[variant], target, canonical[variant].with_suffix(f".{target}.onnx"))
+        files[variant] = lower_file(
+            canonical[variant], target, canonical[variant].with_suffix(f".{target}.onnx")
+        )
         check_lowering(canonical[variant], files[variant], canonical["float"], inputs)
     timings = bench_files(
         cast("Mapping[Variant, Path]", files),
@@ -112,13 +123,17 @@ def runtime_rows(
             "model": subject.name,
             "file": timing.variant,
             "runtime": runtime.name,
-            "precision": timing.precision if origins[timing.variant] == "float" else f"int8, rest {timing.precision}",
+            "precision": timing.precision
+            if origins[timing.variant] == "float"
+            else f"int8, rest {timing.precision}",
             "median_ms": timing.median_ms,
             "p95_ms": timing.p95_ms,
             "ratio_vs_float": timing.ratio.value,
             "low": timing.ratio.low,
             "high": timing.ratio.high,
-            **_distances(file, canonical[origins[timing.variant]], canonical["float"], runtime, inputs),
+            **_distances(
+                file, canonical[origins[timing.variant]], canonical["float"], runtime, inputs
+            ),
             **_precisions(file, runtime, inputs, settings.threads),
             "metric": _metric(file, subject, runtime),
         }
@@ -126,10 +141,16 @@ def runtime_rows(
     ]
 
 
-def _distances(file: Path, canonical: Path, unquantized: Path, runtime: Runtime, inputs: Tensors) -> dict[str, float]:
-    """Of the file's outputs in this runtime, and of the float file's, from the canonical file's reference numerics."""
+def _distances(
+    file: Path, canonical: Path, unquantized: Path, runtime: Runtime, inputs: Tensors
+) -> dict[str, float]:
+    """Of the file's outputs in this runtime, and of the float file's, from the canonical file's
+    reference numerics."""
     reference = OnnxRuntime(optimize=False)
-    expected, plain = _outputs(canonical, reference, inputs), _outputs(unquantized, reference, inputs)
+    expected, plain = (
+        _outputs(canonical, reference, inputs),
+        _outputs(unquantized, reference, inputs),
+    )
     return {
         "rms_vs_canonical": relative_rms(_outputs(file, runtime, inputs), expected, plain),
         "quantization_rms": relative_rms(plain, expected, plain),
@@ -145,7 +166,8 @@ def _outputs(file: Path, runtime: Runtime, inputs: Tensors) -> list[np.ndarray]:
 
 
 def _precisions(file: Path, runtime: Runtime, inputs: Tensors, threads: int) -> dict[str, int]:
-    """How many convolutions and matrix products the file holds quantized, and how many of those ran in INT8."""
+    """How many convolutions and matrix products the file holds quantized, and how many of those ran
+    in INT8."""
     profile = profile_file(file, runtime, inputs, threads=threads, repeats=PROFILED)
     missed = not_in_int8(profile.runs, profile.kept)
     return {"quantized_layers": len(profile.kept), "ran_in_int8": len(profile.kept) - len(missed)}
@@ -159,20 +181,31 @@ def _metric(file: Path, subject: Subject, runtime: Runtime) -> float | None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Time exported files against float, each in its runtime.")
-    parser.add_argument("--json", type=Path, help="file for all numbers; a table goes beside it, as .md")
+    parser = argparse.ArgumentParser(
+        description="Time exported files against float, each in its runtime."
+    )
+    parser.add_argument(
+        "--json", type=Path, help="file for all numbers; a table goes beside it, as .md"
+    )
     parser.add_argument("--models", nargs="+", default=list(SUBJECTS), choices=SUBJECTS)
-    parser.add_argument("--rounds", type=int, default=Settings.rounds, help="times that each file is timed")
+    parser.add_argument(
+        "--rounds", type=int, default=Settings.rounds, help="times that each file is timed"
+    )
     parser.add_argument("--threads", type=int, default=Settings.threads, help="of the runtime")
-    parser.add_argument("--accuracy", type=int, default=Settings.accuracy, help="images for the metric, 0 for none")
+    parser.add_argument(
+        "--accuracy", type=int, default=Settings.accuracy, help="images for the metric, 0 for none"
+    )
     given = parser.parse_args(arguments)
     settings = Settings(given.rounds, given.threads, given.accuracy)
     result: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/runtimes.py", *arguments]),
-        "environment": environment(),  # with the load that other work puts on the machine, not this benchmark
+        # with the load that other work puts on the machine, not this benchmark
+        "environment": environment(),
         "threads": settings.threads,
         "rounds": settings.rounds,
-        "metric": f"mAP50-95 on {settings.accuracy} COCO images (yolov8n)" if settings.accuracy else None,
+        "metric": f"mAP50-95 on {settings.accuracy} COCO images (yolov8n)"
+        if settings.accuracy
+        else None,
         "rows": [],
     }
     for name in given.models:

@@ -1,4 +1,5 @@
-"""The models that `runtimes.py` times: calibrated, with skip connections quantized as engines want them."""
+"""The models that `runtimes.py` times: calibrated, with skip connections quantized as engines want
+them."""
 
 from __future__ import annotations
 
@@ -26,7 +27,11 @@ INT8 = {
     "quant_cfg": [
         {"quantizer_name": "*", "enable": False},
         *(
-            {"quantizer_name": f"*{role}_quantizer", "parent_class": kind, "cfg": {"num_bits": 8, "axis": axis}}
+            {
+                "quantizer_name": f"*{role}_quantizer",
+                "parent_class": kind,
+                "cfg": {"num_bits": 8, "axis": axis},
+            }
             for kind in ("nn.Conv2d", "nn.Linear")
             for role, axis in (("weight", 0), ("input", None))
         ),
@@ -47,7 +52,8 @@ class Judge:
 
 @dataclass(frozen=True)
 class Subject:
-    """calibration: batches of inputs; the first is also what outputs are compared on. judge: None without a metric."""
+    """calibration: batches of inputs; the first is also what outputs are compared on. judge: None
+    without a metric."""
 
     name: str
     source: QuantizedModel
@@ -76,7 +82,8 @@ class Block(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """The layers of He et al. 2015, "Deep residual learning", with 18 of them that have weights on the longest path."""
+    """The layers of He et al. 2015, "Deep residual learning", with 18 of them that have weights on
+    the longest path."""
 
     def __init__(self, width: int = 64, classes: int = 1000) -> None:
         super().__init__()
@@ -86,7 +93,9 @@ class ResNet18(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         widths = [width * factor for factor in (1, 2, 4, 8)]
         stages = zip([width, *widths[:3]], widths, (1, 2, 2, 2), strict=True)
-        self.layers = nn.Sequential(*(nn.Sequential(Block(a, b, stride), Block(b, b, 1)) for a, b, stride in stages))
+        self.layers = nn.Sequential(
+            *(nn.Sequential(Block(a, b, stride), Block(b, b, 1)) for a, b, stride in stages)
+        )
         self.fc = nn.Linear(widths[-1], classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -95,7 +104,8 @@ class ResNet18(nn.Module):
 
 
 def resnet18(images: int = 0, *, width: int = 64, size: int = 224) -> Subject:
-    """Random weights, BatchNorm statistics of random images (`momentum=None` averages them); it has no metric."""
+    """Random weights, BatchNorm statistics of random images (`momentum=None` averages them); it has
+    no metric."""
     import modelopt.torch.quantization as mtq
 
     torch.manual_seed(0)
@@ -108,26 +118,35 @@ def resnet18(images: int = 0, *, width: int = 64, size: int = 224) -> Subject:
     with torch.no_grad():
         for batch in batches:
             model.train()(batch)
-        quantized = mtq.quantize(model.eval(), INT8, lambda model: [model(batch) for batch in batches])
+        quantized = mtq.quantize(
+            model.eval(), INT8, lambda model: [model(batch) for batch in batches]
+        )
     return with_residuals(Subject("resnet18", quantized_model(quantized), batches))
 
 
 def yolov8n(images: int) -> Subject:
-    """At 640 pixels, calibrated on COCO images; mAP on the first `images` others, without it for 0."""
+    """At 640 pixels, calibrated on COCO images; mAP on the first `images` others, without it for
+    0."""
     example = yolo_example()
     task = example.task(YOLO_SIZE)
     photos = example.coco("calib").images[: example.CALIBRATION_IMAGES]
-    calibration = [inputs for inputs, _ in replace(task.data["rank"], images=photos, batch=8, _kept={})]
+    calibration = [
+        inputs for inputs, _ in replace(task.data["rank"], images=photos, batch=8, _kept={})
+    ]
     judge = None
     if images:
-        chosen = replace(task.data["rank"], images=example.coco("val").images[:images], batch=1, _kept={})
+        chosen = replace(
+            task.data["rank"], images=example.coco("val").images[:images], batch=1, _kept={}
+        )
         judge = Judge(task.metric, chosen, task.score, task.aggregate)
-    share_residual_quantizers(task.model)  # as `sensitivity yolo` does: its skip connections carry no module's output
+    # as `sensitivity yolo` does: its skip connections carry no module's output
+    share_residual_quantizers(task.model)
     return Subject("yolov8n", quantized_model(task.model), calibration, judge)
 
 
 def with_residuals(subject: Subject) -> Subject:
-    """Ranges come from the calibration of the other quantizers, so that those that see the same values are equal."""
+    """Ranges come from the calibration of the other quantizers, so that those that see the same
+    values are equal."""
     add_residual_quantizers(subject.source, subject.calibration)
     return replace(subject, source=quantized_model(subject.source.model))
 

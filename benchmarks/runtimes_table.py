@@ -9,7 +9,15 @@ from rich.markup import escape
 from rich.table import Table
 
 COLUMNS = (
-    *("model", "runtime", "file", "computes in", "median ms", "p95 ms", "float takes times as long"),
+    *(
+        "model",
+        "runtime",
+        "file",
+        "computes in",
+        "median ms",
+        "p95 ms",
+        "float takes times as long",
+    ),
     *("differs from canonical", "… of what INT8 changes", "in INT8", "metric"),
 )
 SHOWN = (
@@ -37,16 +45,21 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['p95_ms']:.2f}",
         f"{row['ratio_vs_float']:.2f}{interval}",
         f"{row['rms_vs_canonical']:.2%}",
-        "" if not row["quantization_rms"] else f"{row['rms_vs_canonical'] / row['quantization_rms']:.1%}",
+        ""
+        if not row["quantization_rms"]
+        else f"{row['rms_vs_canonical'] / row['quantization_rms']:.1%}",
         f"{row['ran_in_int8']} of {row['quantized_layers']}" if row["quantized_layers"] else "",
         "" if row["metric"] is None else f"{row['metric']:.4f}",
     )
 
 
 def heading(result: dict[str, Any]) -> list[str]:
-    machine = ", ".join(f"{name} {result['environment'][name]}" for name in SHOWN if name in result["environment"])
+    machine = ", ".join(
+        f"{name} {result['environment'][name]}" for name in SHOWN if name in result["environment"]
+    )
     return [
-        f"Latency of one inference, batch 1, {result['threads']} threads, {result['rounds']} rounds in turn",
+        f"Latency of one inference, batch 1, {result['threads']} threads, {result['rounds']} "
+        "rounds in turn",
         f"Metric: {result['metric'] or 'none'}.",
         f"Command: {result['command']}",
         f"Machine: {machine}",

@@ -1,4 +1,5 @@
-"""What a scan costs: a naive loop, the exact replay and a raced scan of the same model, paired in one process.
+"""What a scan costs: a naive loop, the exact replay and a raced scan of the same model, paired in
+one process.
 
 python benchmarks/scan.py --model mobilenet_v1 --json benchmarks/results/scan_mobilenet_v1.json
 
@@ -39,8 +40,9 @@ MODEL_LAYERS, MODEL_SAMPLES = 70, 5000
 
 @dataclass(frozen=True)
 class Settings:
-    """samples: of `rank` to use, None for all. seeds, large: orders of the data for the race, on these samples and on
-    MODEL_SAMPLES. memory: budgets in MiB; none for SHARES of what is held without one. signal: as in `sensitivity scan --signal`."""
+    """samples: of `rank` to use, None for all. seeds, large: orders of the data for the race, on
+    these samples and on MODEL_SAMPLES. memory: budgets in MiB; none for SHARES of what is held
+    without one. signal: as in `sensitivity scan --signal`."""
 
     samples: int | None = None
     seeds: int = 10
@@ -52,7 +54,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Subjected:
-    """A loaded subject and what was found of it. naive, exact: scores of each layer. metric: of any skip-set."""
+    """A loaded subject and what was found of it. naive, exact: scores of each layer. metric: of any
+    skip-set."""
 
     task: Task
     source: QuantizedModel
@@ -66,7 +69,8 @@ class Subjected:
 def benchmark(
     subject: Subject, settings: Settings, keep: Callable[[dict[str, Any]], None] = lambda _: None
 ) -> dict[str, Any]:
-    """All numbers, JSON-able; see README.md. keep: gets what is known after each part, for a run that is cut short."""
+    """All numbers, JSON-able; see README.md. keep: gets what is known after each part, for a run
+    that is cut short."""
     task = read_anew(loaded(subject.reference, settings.device), settings.samples)
     source = quantized_model(task.model)
     units = layers(source.quantizers)
@@ -74,15 +78,25 @@ def benchmark(
     target = Target(drop=subject.points / 100 * task.full_scale)
 
     def race(seed: int, size: int) -> Raced:
-        return raced(reordered(task, seed, size), source, units, target, signal=settings.signal, memory=None)
+        return raced(
+            reordered(task, seed, size), source, units, target, signal=settings.signal, memory=None
+        )
 
     runs: list[Raced] = []
     seeds = range(settings.seeds)
     racing = (runs.append(race(seed, count(task))) for seed in seeds)
     times, naive, exact = paired_loops(task, source, units, (len(seeds), racing))
-    metric = _metric(task, {frozenset(unit.quantizers): task.aggregate(naive[unit.name]) for unit in units})
+    metric = _metric(
+        task, {frozenset(unit.quantizers): task.aggregate(naive[unit.name]) for unit in units}
+    )
     found = Subjected(task, source, units, naive, exact, metric, target)
-    result = {"model": subject.name, "units": len(units), "samples": count(task), "metric": task.metric, **times}
+    result = {
+        "model": subject.name,
+        "units": len(units),
+        "samples": count(task),
+        "metric": task.metric,
+        **times,
+    }
     result |= _agreement(found)
     keep(result)
     result |= _naive_plan(found)
@@ -92,7 +106,12 @@ def benchmark(
     keep(result)
     large = [race(seed, MODEL_SAMPLES) for seed in range(settings.large)]
     result["raced_large"] = [
-        {"samples": run.samples, "seconds": run.seconds, "skip": len(run.plan.skip), "met": run.plan.met}
+        {
+            "samples": run.samples,
+            "seconds": run.seconds,
+            "skip": len(run.plan.skip),
+            "met": run.plan.met,
+        }
         for run in large
     ]
     result["cost_model"] = {
@@ -104,7 +123,8 @@ def benchmark(
 
 
 def _warm_up(task: Task) -> None:
-    """Read every file once, so that all loops find them in the page cache, and run the model on one batch."""
+    """Read every file once, so that all loops find them in the page cache, and run the model on one
+    batch."""
     for _ in task.data["rank"]:
         pass
     first = next(iter(task.data["rank"]))
@@ -116,7 +136,8 @@ def _warm_up(task: Task) -> None:
 def paired_loops(
     task: Task, source: QuantizedModel, units: Sequence[Unit], *others: tuple[int, Iterator[None]]
 ) -> tuple[dict[str, Any], dict[str, Scores], dict[str, Scores]]:
-    """Times of the naive loop, the exact replay and the floor, taken in turn; scores of each layer by the first two.
+    """Times of the naive loop, the exact replay and the floor, taken in turn; scores of each layer
+    by the first two.
 
     others: more steps to take in turn with these; see `interleaved`.
     """
@@ -128,13 +149,18 @@ def paired_loops(
     with tempfile.TemporaryDirectory() as folder:
         interleaved(
             (len(units), naive_steps(task.model, units, task, naive, by_naive)),
-            (batches + 1, exact_steps(source, units, task, exact, by_exact, Path(folder), None, simulators)),
+            (
+                batches + 1,
+                exact_steps(source, units, task, exact, by_exact, Path(folder), None, simulators),
+            ),
             (batches, floor_steps(source, units, task, floor)),
             *others,
         )
     base = evaluated(task.model, (), task, Clock(task.model))
     with exact.on("effects"):
-        rank_effects(units, [by_exact[unit.name] for unit in units], base, task.aggregate, "disable")
+        rank_effects(
+            units, [by_exact[unit.name] for unit in units], base, task.aggregate, "disable"
+        )
     n, e, f = naive.seconds, exact.seconds, floor.seconds
     times = {
         "backend": simulators[0].name,
@@ -160,17 +186,22 @@ def _metric(task: Task, known: dict[frozenset[str], float]) -> Metric:
 
     def metric(disabled: frozenset[str]) -> float:
         if disabled not in known:
-            known[disabled] = task.aggregate(evaluated(task.model, sorted(disabled), task, Clock(task.model)))
+            known[disabled] = task.aggregate(
+                evaluated(task.model, sorted(disabled), task, Clock(task.model))
+            )
         return known[disabled]
 
     return metric
 
 
 def _agreement(found: Subjected) -> dict[str, Any]:
-    """Whether both loops give each layer the same metric: counts for a mean, within 1e-6 for mAP."""
+    """Whether both loops give each layer the same metric: counts for a mean, within 1e-6 for
+    mAP."""
     names = [unit.name for unit in found.units]
     aggregate = found.task.aggregate
-    difference = max(abs(aggregate(found.naive[name]) - aggregate(found.exact[name])) for name in names)
+    difference = max(
+        abs(aggregate(found.naive[name]) - aggregate(found.exact[name])) for name in names
+    )
     counts = all(found.naive[name].sum() == found.exact[name].sum() for name in names)
     return {
         "metrics_equal": counts if aggregate is mean else difference <= 1e-6,
@@ -199,7 +230,9 @@ def _naive_plan(found: Subjected) -> dict[str, Any]:
 
 def _races(found: Subjected, runs: Sequence[Raced]) -> dict[str, Any]:
     """What the raced scans took, each with its plan evaluated in full by the user's own modules."""
-    floor = found.target.floor(found.metric(frozenset(quantizer.name for quantizer in found.source.quantizers)))
+    floor = found.target.floor(
+        found.metric(frozenset(quantizer.name for quantizer in found.source.quantizers))
+    )
     rows = [
         {
             "seed": seed,
@@ -231,7 +264,8 @@ def _races(found: Subjected, runs: Sequence[Raced]) -> dict[str, Any]:
 
 
 def _tau(found: Subjected, ranking: Sequence[str]) -> float:
-    """Kendall's tau-b of a ranking against the exact metrics, of which some may be equal; 0 where all are."""
+    """Kendall's tau-b of a ranking against the exact metrics, of which some may be equal; 0 where
+    all are."""
     from scipy.stats import kendalltau
 
     exact = [found.task.aggregate(found.exact[name]) for name in ranking]
@@ -242,7 +276,10 @@ def _tau(found: Subjected, ranking: Sequence[str]) -> float:
 def _memory(subject: Subject, settings: Settings, found: Subjected) -> dict[str, Any]:
     unlimited = unlimited_mib(found.task, found.source)
     budgets = settings.memory or tuple(share * unlimited for share in SHARES)
-    rows = [memory_of(subject.reference, settings.samples, each, unlimited, settings.device) for each in budgets]
+    rows = [
+        memory_of(subject.reference, settings.samples, each, unlimited, settings.device)
+        for each in budgets
+    ]
     return {
         "peak_mib": max((row["peak_mib"] for row in rows), default=None),
         "memory": rows,
@@ -252,26 +289,42 @@ def _memory(subject: Subject, settings: Settings, found: Subjected) -> dict[str,
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description="Time a naive scan, the exact replay and a raced scan.")
+    parser = argparse.ArgumentParser(
+        description="Time a naive scan, the exact replay and a raced scan."
+    )
     parser.add_argument("--model", required=True, choices=SUBJECTS)
-    parser.add_argument("--json", type=Path, help="file for all numbers; a table goes beside it, as .md")
+    parser.add_argument(
+        "--json", type=Path, help="file for all numbers; a table goes beside it, as .md"
+    )
     parser.add_argument("--samples", type=int, help="of the images; all by default")
-    parser.add_argument("--seeds", type=int, default=Settings.seeds, help="orders of the data for the raced scan")
-    parser.add_argument("--large", type=int, default=Settings.large, help=f"the same on {MODEL_SAMPLES} samples")
+    parser.add_argument(
+        "--seeds", type=int, default=Settings.seeds, help="orders of the data for the raced scan"
+    )
+    parser.add_argument(
+        "--large", type=int, default=Settings.large, help=f"the same on {MODEL_SAMPLES} samples"
+    )
     parser.add_argument("--memory", type=float, nargs="*", default=(), help="budgets in MiB")
     parser.add_argument("--signal", default=Settings.signal, choices=("sqnr", "kl", "fisher"))
     parser.add_argument("--device", default=Settings.device, choices=("cpu", "cuda"))
     given = parser.parse_args(arguments)
-    settings = Settings(given.samples, given.seeds, given.large, tuple(given.memory), given.signal, given.device)
+    settings = Settings(
+        given.samples, given.seeds, given.large, tuple(given.memory), given.signal, given.device
+    )
     command = shlex.join(["python", "benchmarks/scan.py", *arguments])
     before = environment()  # the load that other work puts on the machine, not this benchmark
 
     def keep(found: dict[str, Any]) -> None:
         if given.json:
             given.json.parent.mkdir(parents=True, exist_ok=True)
-            given.json.write_text(json.dumps({"command": command, "environment": before, **found}, indent=1) + "\n")
+            given.json.write_text(
+                json.dumps({"command": command, "environment": before, **found}, indent=1) + "\n"
+            )
 
-    result = {"command": command, "environment": before, **benchmark(SUBJECTS[given.model], settings, keep)}
+    result = {
+        "command": command,
+        "environment": before,
+        **benchmark(SUBJECTS[given.model], settings, keep),
+    }
     keep(result)
     if given.json:
         given.json.with_suffix(".md").write_text(markdown(result))

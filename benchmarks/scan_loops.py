@@ -1,11 +1,14 @@
-"""The three loops that `scan.py` compares, each as steps that can be taken in turn, and the clock that times them.
+"""The three loops that `scan.py` compares, each as steps that can be taken in turn, and the clock
+that times them.
 
-naive: for each layer its quantizers are disabled in the user's own model, all samples are read, decoded and evaluated,
+naive: for each layer its quantizers are disabled in the user's own model, all samples are read,
+decoded and evaluated,
     and the quantizers are enabled again: what users write by hand.
 exact: the project's own exact scan, batch by batch for all layers, through a journal on disk.
-floor: the float work of the exact scan alone: the same graph, schedule and micro-batches with every quantizer passing
-    its input through, less one whole forward per batch, from which all layers start. What is left is, for each layer,
-    the float forward of what lies downstream of its quantizers.
+floor: the float work of the exact scan alone: the same graph, schedule and micro-batches with every
+quantizer passing
+    its input through, less one whole forward per batch, from which all layers start. What is left
+    is, for each layer, the float forward of what lies downstream of its quantizers.
 """
 
 from __future__ import annotations
@@ -70,7 +73,8 @@ class Timed:
 
 
 def evaluated(model: Any, disabled: Sequence[str], task: Task, clock: Clock) -> Scores:
-    """Per-sample scores of one whole evaluation with these quantizers disabled, by the user's own modules."""
+    """Per-sample scores of one whole evaluation with these quantizers disabled, by the user's own
+    modules."""
     import torch
 
     modules = [model.get_submodule(name) for name in disabled]
@@ -116,7 +120,8 @@ def exact_steps(
     memory: int | None,
     backends: list[Simulator],
 ) -> Iterator[None]:
-    """One step per batch, after one that makes the simulator. found: gets the scores of each layer at the end."""
+    """One step per batch, after one that makes the simulator. found: gets the scores of each layer
+    at the end."""
     from sensitivity.simulators.choose import simulator_for
 
     with clock.on("wall"), clock.on("setup"):
@@ -141,11 +146,17 @@ def exact_steps(
             task.aggregate(found[unit.name])
 
 
-def floor_steps(source: QuantizedModel, units: Sequence[Unit], task: Task, clock: Clock) -> Iterator[None]:
-    """One step per batch; "float replay" and "float forward" on the clock. None where the model cannot be replayed."""
+def floor_steps(
+    source: QuantizedModel, units: Sequence[Unit], task: Task, clock: Clock
+) -> Iterator[None]:
+    """One step per batch; "float replay" and "float forward" on the clock. None where the model
+    cannot be replayed."""
     replay = float_replay(source)
     everything = frozenset(quantizer.name for quantizer in source.quantizers)
-    passes = {"float replay": [frozenset(unit.quantizers) for unit in units], "float forward": [everything]}
+    passes = {
+        "float replay": [frozenset(unit.quantizers) for unit in units],
+        "float forward": [everything],
+    }
     for number, (inputs, _) in enumerate(task.data["rank"]):
         for name, variants in passes.items():
             if number == 0:  # traces the model, measures its values, and makes the schedule
@@ -158,7 +169,8 @@ def floor_steps(source: QuantizedModel, units: Sequence[Unit], task: Task, clock
 
 
 def float_replay(source: QuantizedModel) -> Simulator:
-    """Replay in which quantizers, enabled or not, pass their input through: the same steps without quantization."""
+    """Replay in which quantizers, enabled or not, pass their input through: the same steps without
+    quantization."""
     from sensitivity.simulators.replay import ReplaySimulator
 
     class PassThrough:
@@ -187,7 +199,8 @@ def _exhaust(results: Iterator[Any]) -> None:
 
 
 def interleaved(*loops: tuple[int, Iterator[None]]) -> None:
-    """Take the steps of all loops in turn, so that what else the machine does slows all of them alike.
+    """Take the steps of all loops in turn, so that what else the machine does slows all of them
+    alike.
 
     loops: (how many steps it has, about; the steps).
     """

@@ -26,7 +26,8 @@ SHARES = (0.5, 0.75, 1.0)
 
 
 def unlimited_mib(task: Task, source: QuantizedModel) -> float:
-    """What replaying all layers on the first batch would hold without a budget; 0 where the model is not replayed."""
+    """What replaying all layers on the first batch would hold without a budget; 0 where the model
+    is not replayed."""
     from sensitivity.simulators.replay import ReplaySimulator
     from sensitivity.simulators.tracing import Untraceable
 
@@ -42,15 +43,20 @@ def memory_of(
 ) -> dict[str, Any]:
     """What replaying all layers on the first batches holds, in a new process.
 
-    planned_mib: what the schedule counts. held_mib: the most bytes that tensors made meanwhile had at once, counted after
-    every op. within: that is at most the budget. binds: the budget is under `unlimited`. warned: the run says that the
-    budget is not held. peak_mib: most memory over that before the first batch,
-    resident or, on a GPU, allocated; forward_mib: the same for one variant, for which nothing is kept. digest: of all
-    outputs.
+    planned_mib: what the schedule counts. held_mib: the most bytes that tensors made meanwhile had
+    at once, counted after every op. within: that is at most the budget. binds: the budget is under
+    `unlimited`. warned: the run says that the budget is not held. peak_mib: most memory over that
+    before the first batch, resident or, on a GPU, allocated; forward_mib: the same for one variant,
+    for which nothing is kept. digest: of all outputs.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         found = pool.submit(_measured, reference, samples, budget_mib, device).result()
-    return {"budget_mib": budget_mib, "unlimited_mib": unlimited, "binds": budget_mib < unlimited, **found}
+    return {
+        "budget_mib": budget_mib,
+        "unlimited_mib": unlimited,
+        "binds": budget_mib < unlimited,
+        **found,
+    }
 
 
 def _variants(source: QuantizedModel) -> list[frozenset[str]]:
@@ -59,7 +65,9 @@ def _variants(source: QuantizedModel) -> list[frozenset[str]]:
     return [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
 
 
-def _measured(reference: str, samples: int | None, budget_mib: float, device: str) -> dict[str, Any]:
+def _measured(
+    reference: str, samples: int | None, budget_mib: float, device: str
+) -> dict[str, Any]:
     from sensitivity.session import quantized_model
     from sensitivity.simulators.choose import simulator_for
     from sensitivity.simulators.replay import ReplaySimulator
@@ -85,7 +93,8 @@ def _measured(reference: str, samples: int | None, budget_mib: float, device: st
 
 
 def most_held(simulator: Any, inputs: Any, variants: list[frozenset[str]]) -> int:
-    """The most bytes held at once by tensors that are made while these variants run, what ops need inside left out."""
+    """The most bytes held at once by tensors that are made while these variants run, what ops need
+    inside left out."""
     import torch
     from torch.utils import _pytree as pytree
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -97,7 +106,9 @@ def most_held(simulator: Any, inputs: Any, variants: list[frozenset[str]]) -> in
             super().__init__()
             self._known: set[int] = set()
 
-        def __torch_dispatch__(self, op: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, op: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             result = op(*args, **(kwargs or {}))
             read = {storage._cdata for storage in _storages((args, kwargs))}
             for storage in _storages(result):
@@ -113,22 +124,31 @@ def most_held(simulator: Any, inputs: Any, variants: list[frozenset[str]]) -> in
             self.now -= size
 
     def _storages(nest: Any) -> list[Any]:
-        return [leaf.untyped_storage() for leaf in pytree.tree_leaves(nest) if isinstance(leaf, torch.Tensor)]
+        return [
+            leaf.untyped_storage()
+            for leaf in pytree.tree_leaves(nest)
+            if isinstance(leaf, torch.Tensor)
+        ]
 
     with Held() as held:
         deque(simulator.outputs(inputs, variants), maxlen=0)
     return held.most
 
 
-def _peak(simulator: Any, batches: list[Any], variants: list[frozenset[str]], device: str) -> tuple[float, str]:
-    """MiB over what was resident before, and a digest of all outputs in the order of the variants."""
+def _peak(
+    simulator: Any, batches: list[Any], variants: list[frozenset[str]], device: str
+) -> tuple[float, str]:
+    """MiB over what was resident before, and a digest of all outputs in the order of the
+    variants."""
     before = _reset_peak(device)
     found: dict[tuple[int, int], bytes] = {}
     for number, inputs in enumerate(batches):
         for index, outputs in simulator.outputs(inputs, variants):
             found[number, index] = _digest(outputs)
             del outputs  # as the scan does
-    return _peak_mib(device) - before, hashlib.sha256(b"".join(found[key] for key in sorted(found))).hexdigest()[:16]
+    return _peak_mib(device) - before, hashlib.sha256(
+        b"".join(found[key] for key in sorted(found))
+    ).hexdigest()[:16]
 
 
 def _digest(outputs: Any) -> bytes:
@@ -143,7 +163,8 @@ def _digest(outputs: Any) -> bytes:
 def _reset_peak(device: str) -> float:
     """Start a new count of the peak, and give what is held now, in MiB."""
     if device == "cpu":
-        ctypes.CDLL(None).malloc_trim(0)  # what is free but not given back would hide a part of the peak
+        # what is free but not given back would hide a part of the peak
+        ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
         return _status("VmRSS")
     import torch

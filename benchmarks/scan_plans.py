@@ -25,7 +25,8 @@ Metric = Callable[[frozenset[str]], float]
 
 @dataclass(frozen=True)
 class Raced:
-    """What one raced scan plus plan took. setup_s: of the seconds, those in which the model was traced and checked."""
+    """What one raced scan plus plan took. setup_s: of the seconds, those in which the model was
+    traced and checked."""
 
     seconds: float
     setup_s: float
@@ -35,9 +36,16 @@ class Raced:
 
 
 def raced(
-    task: Task, source: QuantizedModel, units: Sequence[Unit], target: Target, *, signal: str, memory: int | None
+    task: Task,
+    source: QuantizedModel,
+    units: Sequence[Unit],
+    target: Target,
+    *,
+    signal: str,
+    memory: int | None,
 ) -> Raced:
-    """Scan and plan as `sensitivity run` does with --signal, through a journal on disk, on a new simulator."""
+    """Scan and plan as `sensitivity run` does with --signal, through a journal on disk, on a new
+    simulator."""
     from sensitivity.simulators.choose import simulator_for
 
     start = time.perf_counter()
@@ -51,9 +59,13 @@ def raced(
 
     with tempfile.TemporaryDirectory() as folder:
         example = next(iter(task.data["rank"]))[0]
-        with open_journal(Path(folder) / "journal.jsonl", {"benchmark": "raced"}, resume=False) as journal:
+        with open_journal(
+            Path(folder) / "journal.jsonl", {"benchmark": "raced"}, resume=False
+        ) as journal:
             measurer = Measurer(task, simulator, journal)
-            session = Session("", task, source, tuple(units), RunDir(Path(folder)), measurer, example, ())
+            session = Session(
+                "", task, source, tuple(units), RunDir(Path(folder)), measurer, example, ()
+            )
             subject = (measurer, units, source.quantizers)
             scanned = raced_scan(*subject, "disable", session.signal(signal), Budget())
             plan = choose_plan(*subject, scanned, target)
@@ -61,8 +73,11 @@ def raced(
         return Raced(time.perf_counter() - start, sum(setup), measurer.samples, ranking, plan)
 
 
-def naive_plan(ranking: Sequence[str], units: Sequence[Unit], metric: Metric, floor: float) -> tuple[str, ...] | None:
-    """The shortest prefix of the ranking that meets the target, one layer added at a time; None where none does."""
+def naive_plan(
+    ranking: Sequence[str], units: Sequence[Unit], metric: Metric, floor: float
+) -> tuple[str, ...] | None:
+    """The shortest prefix of the ranking that meets the target, one layer added at a time; None
+    where none does."""
     names = {unit.name: unit.quantizers for unit in units}
     for size in range(len(ranking) + 1):
         if metric(frozenset(name for unit in ranking[:size] for name in names[unit])) >= floor:
@@ -78,16 +93,20 @@ def cost_model(
     at: naive_s, exact_s and exact_setup_s, measured with `units` layers on `samples` samples.
     large: raced scans with their plans on as many samples as asked for, with `units` layers.
 
-    naive: layers x samples, each as long as measured. exact: the same count, each as long as measured without the
-    setup, and the setup once. raced: the mean of what was measured, and the signal of the other layers, SIGNAL_SAMPLES
-    samples of each; how many layers race does not depend on how many there are. None without such runs.
+    naive: layers x samples, each as long as measured. exact: the same count, each as long as
+    measured without the setup, and the setup once. raced: the mean of what was measured, and the
+    signal of the other layers, SIGNAL_SAMPLES samples of each; how many layers race does not depend
+    on how many there are. None without such runs.
     """
     measured = at["units"] * at["samples"]
     forwarded = layers * samples
     setup = at["exact_setup_s"]
     return {
         "naive": {"samples": forwarded, "seconds": forwarded * at["naive_s"] / measured},
-        "exact": {"samples": forwarded, "seconds": setup + forwarded * (at["exact_s"] - setup) / measured},
+        "exact": {
+            "samples": forwarded,
+            "seconds": setup + forwarded * (at["exact_s"] - setup) / measured,
+        },
         "raced": _raced_cost((layers - at["units"]) * SIGNAL_SAMPLES, large) if large else None,
     }
 

@@ -1,8 +1,10 @@
-"""Intervals that may be looked at after every batch, compared: half widths and how often they fail at some look.
+"""Intervals that may be looked at after every batch, compared: half widths and how often they fail
+at some look.
 
 python benchmarks/sequential.py    (about a minute; the tables of docs/statistics.md)
 
-Differences of right or wrong, 5 % gained and 3 % lost unless given, drawn without replacement, a look every 50 samples.
+Differences of right or wrong, 5 % gained and 3 % lost unless given, drawn without replacement, a
+look every 50 samples.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ def serfling(n: int, size: int, alpha: float) -> float:
 
 
 def bernstein(seen: Values, size: int, alpha: float) -> float:
-    """Empirical Bernstein-Serfling (Bardenet and Maillard 2015, theorem 4.3), alpha shared by the looks."""
+    """Empirical Bernstein-Serfling (Bardenet and Maillard 2015, theorem 4.3), alpha shared by the
+    looks."""
     n = seen.shape[1]
     left = 1 - (n - 1) / size if n <= size / 2 else (1 - n / size) * (1 + 1 / n)
     log = math.log(5 * looks(size) / alpha)
@@ -56,7 +59,10 @@ def bernstein(seen: Values, size: int, alpha: float) -> float:
 
 
 def widths() -> None:
-    print("| split | n | alpha | betting | half-normal | t, shared alpha | Bernstein | Hoeffding | one look |")
+    print(
+        "| split | n | alpha | betting | half-normal | t, shared alpha | Bernstein | Hoeffding | "
+        "one look |"
+    )
     for size in (300, 1000, 5000):
         orders = split(size, size // 20, 3 * size // 100, runs=60)
         for n in [n for n in (100, 200, 500, 1000, 2500) if n < size]:
@@ -71,7 +77,11 @@ def widths() -> None:
                     serfling(n, size, alpha),
                     error * stats.norm.ppf(1 - alpha / 2),
                 ]
-                print(f"| {size} | {n} | {alpha:.5f} | " + " | ".join(f"{100 * width:.1f}" for width in row) + " |")
+                print(
+                    f"| {size} | {n} | {alpha:.5f} | "
+                    + " | ".join(f"{100 * width:.1f}" for width in row)
+                    + " |"
+                )
 
 
 def failures(runs: int = 4000, alpha: float = 0.05) -> None:
@@ -90,7 +100,11 @@ def failures(runs: int = 4000, alpha: float = 0.05) -> None:
                 half = stats.t.ppf(1 - share / 2, n - 1) * standard_error(orders[:, :n], size)
                 outside |= np.abs(orders[:, :n].mean(axis=1) - mean) > half
             row.append(outside.mean())
-        print(f"| {size} | {gained} | {lost} | " + " | ".join(f"{100 * share:.1f}" for share in row) + " |")
+        print(
+            f"| {size} | {gained} | {lost} | "
+            + " | ".join(f"{100 * share:.1f}" for share in row)
+            + " |"
+        )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 SENSITIVITY_ASSETS=... OMP_NUM_THREADS=1 python benchmarks/signals.py    (about two minutes; the table of docs/signals.md)
 
-MobileNetV1 x0.25 as in examples/01_mobilenet, mode `enable`: each layer alone quantized. Exact: correct answers lost on
-all 1,000 images. Signals: on random images of them, drawn five times.
+MobileNetV1 x0.25 as in examples/01_mobilenet, mode `enable`: each layer alone quantized. Exact:
+correct answers lost on all 1,000 images. Signals: on random images of them, drawn five times.
 """
 
 from __future__ import annotations
@@ -32,11 +32,18 @@ TASK = Path(__file__).parents[1] / "examples/01_mobilenet/task.py"
 BATCH, DRAWS, SAMPLES, FIRST = 50, 5, (32, 100), 6
 
 
-def unit_outputs(source: ModelOptModel, units: Sequence[Unit], images: torch.Tensor) -> NDArray[np.float32]:
+def unit_outputs(
+    source: ModelOptModel, units: Sequence[Unit], images: torch.Tensor
+) -> NDArray[np.float32]:
     """float32[1 + units, n, classes]: of the float model and with each unit alone quantized."""
     every = frozenset(quantizer.name for quantizer in source.quantizers)
-    variants = [every, *(unit_variant(unit, source.quantizers, "enable").disabled for unit in units)]
-    return np.stack([outputs.numpy() for _, outputs in ToggleSimulator(source).outputs(images, variants)])
+    variants = [
+        every,
+        *(unit_variant(unit, source.quantizers, "enable").disabled for unit in units),
+    ]
+    return np.stack(
+        [outputs.numpy() for _, outputs in ToggleSimulator(source).outputs(images, variants)]
+    )
 
 
 def main() -> None:
@@ -44,22 +51,33 @@ def main() -> None:
     assert isinstance(task, Task)
     source = ModelOptModel(task.model)
     units = layers(source.quantizers)
-    draws = [np.random.default_rng(seed).choice(1000, max(SAMPLES), replace=False) for seed in range(DRAWS)]
+    draws = [
+        np.random.default_rng(seed).choice(1000, max(SAMPLES), replace=False)
+        for seed in range(DRAWS)
+    ]
     wanted = {int(index) for draw in draws for index in draw}
     images: dict[int, torch.Tensor] = {}
     labels: list[int] = []
     parts: list[NDArray[np.float32]] = []
     for inputs, targets in task.data["rank"]:
-        images |= {len(labels) + at: image.clone() for at, image in enumerate(inputs) if len(labels) + at in wanted}
+        images |= {
+            len(labels) + at: image.clone()
+            for at, image in enumerate(inputs)
+            if len(labels) + at in wanted
+        }
         labels += [int(label) for label in targets]
         parts.append(unit_outputs(source, units, inputs))
     outputs = np.concatenate(parts, axis=1)
     right = outputs.argmax(2) == np.array(labels)
     lost = right[0].mean() - right[1:].mean(1)
     print(
-        f"float {right[0].mean():.3f}; lost by each unit: {dict(zip([u.name for u in units], lost.round(3), strict=True))}"
+        f"float {right[0].mean():.3f}; lost by each unit: "
+        f"{dict(zip([u.name for u in units], lost.round(3), strict=True))}"
     )
-    scores = {kind.__name__: np.stack([kind([outputs[0]], [other]) for other in outputs[1:]]) for kind in (sqnr, kl)}
+    scores = {
+        kind.__name__: np.stack([kind([outputs[0]], [other]) for other in outputs[1:]])
+        for kind in (sqnr, kl)
+    }
 
     def sampled(name: str) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
         return lambda chosen: scores[name][:, chosen].mean(1)
@@ -74,11 +92,18 @@ def main() -> None:
         for name, member in members.items():
             found = [member(draw[:count]) for draw in draws]
             taus = [kendalltau(values, lost).statistic for values in found]
-            hits = [len({*np.argsort(-values)[:FIRST]} & {*np.argsort(-lost)[:FIRST]}) for values in found]
-            print(f"| `{name}` | {count} | {np.mean(taus):.2f} | {min(taus):.2f} | {np.mean(hits):.1f} |")
+            hits = [
+                len({*np.argsort(-values)[:FIRST]} & {*np.argsort(-lost)[:FIRST]})
+                for values in found
+            ]
+            print(
+                f"| `{name}` | {count} | {np.mean(taus):.2f} | {min(taus):.2f} | "
+                f"{np.mean(hits):.1f} |"
+            )
     whole = {name: kendalltau(values.mean(1), lost).statistic for name, values in scores.items()}
     print(
-        f"tau of all {len(labels)} samples: {whole}; of sqnr with kl {kendalltau(*[v.mean(1) for v in scores.values()]).statistic:.2f}"
+        f"tau of all {len(labels)} samples: {whole}; of sqnr with kl "
+        f"{kendalltau(*[v.mean(1) for v in scores.values()]).statistic:.2f}"
     )
     times(source, units, torch.stack([images[int(i)] for i in draws[0][:32]]))
 
@@ -98,8 +123,10 @@ def times(source: ModelOptModel, units: Sequence[Unit], images: torch.Tensor) ->
     with torch.no_grad(), source.disabled(every):
         forward = best(lambda: source.model(images))
     print(
-        f"one float forward of 32: {forward:.3f} s; fisher {best(lambda: fisher(source, units, [(images, None)])) / forward:.1f} forwards; "
-        f"float and each of {len(units)} units toggled {best(lambda: unit_outputs(source, units, images)) / forward:.1f}"
+        f"one float forward of 32: {forward:.3f} s; fisher "
+        f"{best(lambda: fisher(source, units, [(images, None)])) / forward:.1f} forwards; "
+        f"float and each of {len(units)} units toggled "
+        f"{best(lambda: unit_outputs(source, units, images)) / forward:.1f}"
     )
 
 

@@ -2,8 +2,9 @@
 
 SENSITIVITY_ASSETS=... python benchmarks/sources.py --json benchmarks/results/sources.json    (about 4 minutes)
 
-MobileNetV1 x0.25 of examples/01_mobilenet, calibrated on the same 200 images by each toolkit, with the same kind of grids.
-Every layer alone quantized, on the same images: correct answers lost, and noise over signal of the outputs.
+MobileNetV1 x0.25 of examples/01_mobilenet, calibrated on the same 200 images by each toolkit, with
+the same kind of grids. Every layer alone quantized, on the same images: correct answers lost, and
+noise over signal of the outputs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,16 @@ from sensitivity.simulators.choose import simulator_for
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "examples/01_mobilenet"), str(ROOT / "tests")]
 SOURCES = ("modelopt", "pytorch_quantization", "pt2e", "onnx_qdq")
-COLUMNS = ("source", "top-1 float", "top-1 INT8", "costs most", "tau by metric", "tau by noise", "simulator", "seconds")
+COLUMNS = (
+    "source",
+    "top-1 float",
+    "top-1 INT8",
+    "costs most",
+    "tau by metric",
+    "tau by noise",
+    "simulator",
+    "seconds",
+)
 
 
 def made_by(source: str) -> Callable[[Any], Any]:
@@ -41,8 +51,11 @@ def made_by(source: str) -> Callable[[Any], Any]:
     if source == "onnx_qdq":
         return exported
     if source == "pytorch_quantization":
-        importlib.import_module("support.pq_models")  # the stand-in, where the toolkit cannot be imported
-    found: Callable[[Any], Any] = importlib.import_module({"modelopt": "task"}.get(source, f"task_{source}")).calibrated
+        # the stand-in, where the toolkit cannot be imported
+        importlib.import_module("support.pq_models")
+    found: Callable[[Any], Any] = importlib.import_module(
+        {"modelopt": "task"}.get(source, f"task_{source}")
+    ).calibrated
     return found
 
 
@@ -53,25 +66,38 @@ def exported(calib: Sequence[tuple[Any, Any]]) -> Any:
 
     source = quantized_model(made_by("modelopt")(calib))
     with tempfile.TemporaryDirectory() as folder:
-        files = export_files(source, calib[0][0][:4], layers(source.quantizers), (), Path(folder), fingerprint="")
+        files = export_files(
+            source, calib[0][0][:4], layers(source.quantizers), (), Path(folder), fingerprint=""
+        )
         return OnnxModel(files["int8"])
 
 
 def measured(source: QuantizedModel, batches: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
-    """Per unit and sample whether the answer is right, and the noise; float and all-quantized first."""
+    """Per unit and sample whether the answer is right, and the noise; float and all-quantized
+    first."""
     check_calibrated(source.quantizers)
     units, start = layers(source.quantizers), time.monotonic()
     if source.source == "onnx_qdq":
         batches = [(inputs.numpy(), targets) for inputs, targets in batches]
     simulator = simulator_for(source, batches[0][0])
     every = frozenset(quantizer.name for quantizer in source.quantizers)
-    variants = [every, frozenset[str](), *(unit_variant(one, source.quantizers, "enable").disabled for one in units)]
+    variants = [
+        every,
+        frozenset[str](),
+        *(unit_variant(one, source.quantizers, "enable").disabled for one in units),
+    ]
     right: list[NDArray[Any]] = []
     noise: list[NDArray[Any]] = []
     for inputs, targets in batches:
-        outputs = {at: flat_outputs(found)[0].copy() for at, found in simulator.outputs(inputs, variants)}
-        right.append(np.stack([outputs[at].argmax(1) == np.asarray(targets) for at in range(len(variants))]))
-        noise.append(np.stack([sqnr([outputs[0]], [outputs[at]]) for at in range(2, len(variants))]))
+        outputs = {
+            at: flat_outputs(found)[0].copy() for at, found in simulator.outputs(inputs, variants)
+        }
+        right.append(
+            np.stack([outputs[at].argmax(1) == np.asarray(targets) for at in range(len(variants))])
+        )
+        noise.append(
+            np.stack([sqnr([outputs[0]], [outputs[at]]) for at in range(2, len(variants))])
+        )
     top1 = np.concatenate(right, axis=1).mean(1)
     return {
         "units": [unit.name for unit in units],
@@ -86,9 +112,12 @@ def measured(source: QuantizedModel, batches: Sequence[tuple[Any, Any]]) -> dict
 
 
 def compared(reference: dict[str, Any], other: dict[str, Any]) -> dict[str, float]:
-    """Kendall's tau-b of the two rankings, by the metric and by the noise. Both must have the same units."""
+    """Kendall's tau-b of the two rankings, by the metric and by the noise. Both must have the same
+    units."""
     assert reference["units"] == other["units"], sorted({*reference["units"]} ^ {*other["units"]})
-    return {key: float(kendalltau(reference[key], other[key]).statistic) for key in ("lost", "noise")}
+    return {
+        key: float(kendalltau(reference[key], other[key]).statistic) for key in ("lost", "noise")
+    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -97,12 +126,27 @@ def table(result: dict[str, Any]) -> str:
         top = one["units"][int(np.argmax(one["lost"]))]
         taus = (f"{one['tau'][key]:.3f}" for key in ("lost", "noise"))
         rows.append(
-            (name, f"{one['float']:.1%}", f"{one['int8']:.1%}", top, *taus, one["simulator"], f"{one['seconds']:.1f}")
+            (
+                name,
+                f"{one['float']:.1%}",
+                f"{one['int8']:.1%}",
+                top,
+                *taus,
+                one["simulator"],
+                f"{one['seconds']:.1f}",
+            )
         )
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     machine = ", ".join(f"{key} {value}" for key, value in result["environment"].items())
-    title = f"# One model through every source, {result['images']} images, each layer alone quantized"
-    return "\n\n".join([title, f"Command: {result['command']}", f"Machine: {machine}", "\n".join(lines)]) + "\n"
+    title = (
+        f"# One model through every source, {result['images']} images, each layer alone quantized"
+    )
+    return (
+        "\n\n".join(
+            [title, f"Command: {result['command']}", f"Machine: {machine}", "\n".join(lines)]
+        )
+        + "\n"
+    )
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -121,7 +165,12 @@ def main(arguments: Sequence[str]) -> None:
         sources[name] = measured(quantized_model(made_by(name)(calib)), batches)
         sources[name]["tau"] = compared(next(iter(sources.values())), sources[name])
     command = " ".join(["python benchmarks/sources.py", *arguments])
-    result = {"command": command, "environment": environment(), "images": settings.images, "sources": sources}
+    result = {
+        "command": command,
+        "environment": environment(),
+        "images": settings.images,
+        "sources": sources,
+    }
     print(table(result))
     if settings.json:
         write_whole(settings.json, json.dumps(result, indent=1).encode())

@@ -1,8 +1,10 @@
-"""Copy the pages of the site, and the files that they link to, into one folder that keeps the layout of the repository.
+"""Copy the pages of the site, and the files that they link to, into one folder that keeps the
+layout of the repository.
 
     python docs/stage.py build/pages && mkdocs build --strict
 
-MkDocs reads one folder, while pages of `docs/` link to `examples/`, `benchmarks/`, `findings/` and `reports/` beside it.
+MkDocs reads one folder, while pages of `docs/` link to `examples/`, `benchmarks/`, `findings/` and
+`reports/` beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("*.md", "docs/*.md", "examples/*/*.md", "benchmarks/**/*.md", "findings/*.md", "reports/**/*.md")
+PAGES = (
+    "*.md",
+    "docs/*.md",
+    "examples/*/*.md",
+    "benchmarks/**/*.md",
+    "findings/*.md",
+    "reports/**/*.md",
+)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
@@ -25,7 +34,11 @@ def files_of_the_site() -> set[Path]:
 
 def linked(page: Path) -> set[Path]:
     """The files of this repository that a page links to; a folder stands for its README.md."""
-    targets = {(page.parent / link).resolve() for link in LINK.findall(page.read_text()) if "://" not in link}
+    targets = {
+        (page.parent / link).resolve()
+        for link in LINK.findall(page.read_text())
+        if "://" not in link
+    }
     return {target / "README.md" if target.is_dir() else target for target in targets}
 
 

@@ -7,7 +7,8 @@
     with run.apply(model):                                    # the model with the plan's layers left out
         ...
 
-What is named in `__all__` is stable, see docs/python.md; all else may change from one version to the next.
+What is named in `__all__` is stable, see docs/python.md; all else may change from one version to
+the next.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ _PLACES = {
     "Task": "tasks.base",
     **dict.fromkeys(("run", "scan", "plan", "export", "bench", "report", "check"), "verbs"),
 }
-"""Public name -> the module that has it, imported when it is asked for: the command line starts without numpy."""
+"""Public name -> the module that has it, imported when it is asked for: the command line starts
+without numpy."""
 
 __all__ = ["__version__", *_PLACES]
 
@@ -59,10 +61,12 @@ def __dir__() -> list[str]:
 
 
 class _Front(ModuleType):
-    """`sensitivity.scan`, `.export` and `.bench` are functions here, and packages for `from sensitivity.scan import`."""
+    """`sensitivity.scan`, `.export` and `.bench` are functions here, and packages for `from
+    sensitivity.scan import`."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Importing a package inside this one would put it in the place of the function of the same name.
+        # Importing a package inside this one would put it in the place of the function of the same
+        # name.
         if not (name in _PLACES and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 

@@ -5,8 +5,9 @@ from sensitivity.config import RunSettings
 
 plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
 
-The command line calls these functions, and so does `sensitivity.verbs`, the front door for Python. A task that was made
-in a program is given as `task`; its place in the settings is then `config.IN_PYTHON`.
+The command line calls these functions, and so does `sensitivity.verbs`, the front door for Python.
+A task that was made in a program is given as `task`; its place in the settings is then
+`config.IN_PYTHON`.
 """
 
 from __future__ import annotations
@@ -80,10 +81,14 @@ from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import Given, split_reference
 
 NOT_JUDGED = (
-    "{} of {} units reach no output that {} reads, such as masks, key points or an auxiliary head: {}. What INT8 does to "
-    "them is not judged, and no plan leaves them out. Score those outputs too, or keep them out of INT8 with --skip."
+    "{} of {} units reach no output that {} reads, such as masks, key points or an auxiliary head: "
+    "{}. What INT8 does to them is not judged, and no plan leaves them out. Score those outputs "
+    "too, or keep them out of INT8 with --skip."
 )
-STALE = "The exported files and their latencies are of an earlier plan and are not shown; run export and bench again."
+STALE = (
+    "The exported files and their latencies are of an earlier plan and are not shown; run "
+    "export and bench again."
+)
 
 
 def run(settings: RunSettings, progress: Progress = silent, task: Given | None = None) -> Plan:
@@ -121,7 +126,8 @@ def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None
 
 
 def check(settings: CheckSettings, task: Given | None = None) -> tuple[Finding, ...]:
-    """What speaks against scanning a task's model, or a Q/DQ file's with or without data; errors first.
+    """What speaks against scanning a task's model, or a Q/DQ file's with or without data; errors
+    first.
 
     What no session can be opened of is one error too.
     """
@@ -136,7 +142,9 @@ def _findings(settings: CheckSettings, task: Given | None) -> tuple[Finding, ...
         return check_file(Path(settings.task), settings.float_model)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        with open_session(task or _reference(settings, out), out, resume=False, choices=UnitChoices()) as session:
+        with open_session(
+            task or _reference(settings, out), out, resume=False, choices=UnitChoices()
+        ) as session:
             return preflight.check(session)
 
 
@@ -161,7 +169,9 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
         return _plan(session, settings, command, scanned)
 
 
-def export(settings: ExportSettings, progress: Progress = silent, task: Given | None = None) -> Verification:
+def export(
+    settings: ExportSettings, progress: Progress = silent, task: Given | None = None
+) -> Verification:
     """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json.
 
     task: of the run; needed where it was made in Python.
@@ -170,8 +180,9 @@ def export(settings: ExportSettings, progress: Progress = silent, task: Given | 
     info, chosen = run_dir.info(), run_dir.plan()
     if settings.for_ and info.source == "onnx_qdq":
         raise ExportError(
-            f"Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its toolkit gave it, "
-            f"got {settings.for_}; export without it and let {settings.for_} read these files."
+            "Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its "
+            f"toolkit gave it, got {settings.for_}; export without it and let {settings.for_} read "
+            "these files."
         )
     command = _command("export", settings, in_python=info.in_python)
     given = task or run_dir.reference()
@@ -179,10 +190,13 @@ def export(settings: ExportSettings, progress: Progress = silent, task: Given | 
         return _export(session, chosen, command, settings.for_)
 
 
-def bench(settings: BenchSettings, progress: Progress = silent, task: Given | None = None) -> BenchResult:
+def bench(
+    settings: BenchSettings, progress: Progress = silent, task: Given | None = None
+) -> BenchResult:
     """Time the exported files and write bench.json and bench.csv.
 
-    task: of the run; needed where it was made in Python, for --accuracy only. All else needs neither it nor its framework.
+    task: of the run; needed where it was made in Python, for --accuracy only. All else needs
+    neither it nor its framework.
     """
     check_numbers(settings)
     _check_accuracy(settings)
@@ -201,12 +215,14 @@ def report(settings: ReportSettings) -> Path:
 
 
 def out_of(settings: ScanSettings | RunSettings) -> Path:
-    """The run directory: as given, or runs/<file>, or runs/<folder> for a file that is just called task.py."""
+    """The run directory: as given, or runs/<file>, or runs/<folder> for a file that is just called
+    task.py."""
     if settings.out is not None:
         return settings.out
     if settings.task == IN_PYTHON:
         raise SensitivityError(
-            "Expected a run directory for a task made in Python, got none; give one, as in out='runs/my_model'."
+            "Expected a run directory for a task made in Python, got none; give one, as in "
+            "out='runs/my_model'."
         )
     file = Path(settings.task.partition(":")[0])
     return Path("runs") / (file.resolve().parent.name if file.stem == "task" else file.stem)
@@ -224,19 +240,26 @@ def _session(
     out = out_of(settings)
     refuse_used(RunDir(out).journal, settings.resume)  # before a task file is written there
     given = task or _reference(settings, out)
-    return open_session(given, out, resume=settings.resume, choices=settings, memory=memory, progress=progress)
+    return open_session(
+        given, out, resume=settings.resume, choices=settings, memory=memory, progress=progress
+    )
 
 
 def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Session, bool]:
-    """The session with what the check found among its warnings, and whether its model can be exported.
+    """The session with what the check found among its warnings, and whether its model can be
+    exported.
 
     Raises CheckError for an error without --force.
     """
-    target = target_of(settings, session.task.full_scale) if isinstance(settings, RunSettings) else None
+    target = (
+        target_of(settings, session.task.full_scale) if isinstance(settings, RunSettings) else None
+    )
     findings = preflight.check(session, target)
     preflight.refuse_errors(findings, force=settings.force)
     exportable = all(finding.code != "export-impossible" for finding in findings)
-    return replace(session, warnings=(*session.warnings, *preflight.warnings_of(findings))), exportable
+    return replace(
+        session, warnings=(*session.warnings, *preflight.warnings_of(findings))
+    ), exportable
 
 
 def _reference(settings: TaskChoices, out: Path) -> str:
@@ -245,7 +268,13 @@ def _reference(settings: TaskChoices, out: Path) -> str:
         return settings.task
     from sensitivity.onnx_task import written_task
 
-    return written_task(settings.task, out, data=settings.data, decode=settings.decode, float_path=settings.float_model)
+    return written_task(
+        settings.task,
+        out,
+        data=settings.data,
+        decode=settings.decode,
+        float_path=settings.float_model,
+    )
 
 
 def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) -> Scan:
@@ -256,7 +285,9 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
         run_dir.write("run.json", replace(run_dir.info(), mode=mode))
         result = _measured(session, settings, mode)
         if session.has_samples:
-            result = mark_unjudged(session.measurer, session.units, session.source.quantizers, result)
+            result = mark_unjudged(
+                session.measurer, session.units, session.source.quantizers, result
+            )
         sharing = sharing_cost(session.measurer, session.source.quantizers, session.own_ranges)
         result = replace(result, sharing=sharing)
         if result.unjudged:
@@ -275,13 +306,17 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
 def _warn_unjudged(session: Session, names: tuple[str, ...]) -> None:
     info = session.run_dir.info()
     told = NOT_JUDGED.format(len(names), len(session.units), session.task.metric, listing(names))
-    session.run_dir.write("run.json", replace(info, warnings=tuple(dict.fromkeys((*info.warnings, told)))))
+    session.run_dir.write(
+        "run.json", replace(info, warnings=tuple(dict.fromkeys((*info.warnings, told))))
+    )
 
 
 def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
-    """The exact scan where it is asked for or affordable, else a race for which a cheap signal orders the units.
+    """The exact scan where it is asked for or affordable, else a race for which a cheap signal
+    orders the units.
 
-    Where everything in INT8 has collapsed a plan does not follow the metric of single units, and less is spent on it.
+    Where everything in INT8 has collapsed a plan does not follow the metric of single units, and
+    less is spent on it.
     """
     subject = (session.measurer, session.units, session.source.quantizers)
     collapsed = settings.mode is None and mode == "enable"
@@ -293,7 +328,9 @@ def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
     if settings.exact or settings.signal == "metric":
         return measure_scan(*subject, mode)
     try:
-        signal = session.signal(settings.signal or session.usual_signal, FEW_SAMPLES if collapsed else SIGNAL_SAMPLES)
+        signal = session.signal(
+            settings.signal or session.usual_signal, FEW_SAMPLES if collapsed else SIGNAL_SAMPLES
+        )
     except ModelError:  # outputs that cannot be compared
         if settings.signal is not None or session.exact_samples() > EXACT_UP_TO:
             raise
@@ -301,7 +338,9 @@ def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
     return raced_scan(*subject, mode, signal, budget)
 
 
-def _plan(session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan) -> Plan:
+def _plan(
+    session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan
+) -> Plan:
     with _noted(session.run_dir, "plan", command, session):
         found = searched(session, settings, scanned, runtime_of(settings.runtime))
         detail = detection_detail(session.measurer, session.source.quantizers, found)
@@ -319,11 +358,17 @@ def _export(
 
 def _check_accuracy(settings: BenchChoices) -> None:
     if settings.accuracy and settings.no_accuracy:
-        raise SensitivityError("Expected one of --accuracy and --no-accuracy, got both; leave one out.")
+        raise SensitivityError(
+            "Expected one of --accuracy and --no-accuracy, got both; leave one out."
+        )
 
 
 def _bench(
-    run_dir: RunDir, settings: BenchChoices, command: str, progress: Progress, held: HeldOut | Given | None = None
+    run_dir: RunDir,
+    settings: BenchChoices,
+    command: str,
+    progress: Progress,
+    held: HeldOut | Given | None = None,
 ) -> BenchResult:
     with _noted(run_dir, "bench", command):
         return benched(run_dir, settings, progress, held)
@@ -356,7 +401,9 @@ def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
 
 
 @contextmanager
-def _noted(run_dir: RunDir, verb: str, command: str, session: Session | None = None) -> Iterator[None]:
+def _noted(
+    run_dir: RunDir, verb: str, command: str, session: Session | None = None
+) -> Iterator[None]:
     """Note in run.json the command, time and samples of a verb that has ended well."""
     run_dir.info()  # a folder that is no run is told before the work
     start = time.monotonic()
@@ -382,7 +429,8 @@ def _noted(run_dir: RunDir, verb: str, command: str, session: Session | None = N
 
 
 def report_data(directory: Path) -> ReportData:
-    """What the report of a run directory shows: the steps that have been done in it. Raises RunDirError."""
+    """What the report of a run directory shows: the steps that have been done in it. Raises
+    RunDirError."""
     run_dir = RunDir(directory)
     info = run_dir.info()
     scanned = run_dir.read_if_there("scan.json", Scan)
@@ -396,7 +444,9 @@ def report_data(directory: Path) -> ReportData:
     if stale:
         verified = timed = None
     if chosen:
-        chosen = replace(chosen, verdict=verdict_of(chosen, timed, MetricFormat(info.metric, info.full_scale)))
+        chosen = replace(
+            chosen, verdict=verdict_of(chosen, timed, MetricFormat(info.metric, info.full_scale))
+        )
     return ReportData(
         title=f"{directory.resolve().name} in INT8",
         metric=info.metric,
@@ -408,13 +458,17 @@ def report_data(directory: Path) -> ReportData:
         effects=scanned.effects if scanned else (),
         units=info.units,
         plan=chosen,
-        frontier=tuple(read_frontier(run_dir)[1]) if (run_dir.path / "frontier.json").exists() else (),
+        frontier=tuple(read_frontier(run_dir)[1])
+        if (run_dir.path / "frontier.json").exists()
+        else (),
         detection=detail if detail and chosen and detail.skip == chosen.skip else None,
         timings=timed.timings if timed else (),
         bench_sentences=timed.sentences if timed else (),
         environment=timed.environment if timed else info.environment,
         verification=facts(verified) if verified else None,
-        warnings=info.warnings + ((STALE,) if stale else ()) + ((unfinished,) if unfinished else ()),
+        warnings=info.warnings
+        + ((STALE,) if stale else ())
+        + ((unfinished,) if unfinished else ()),
         scales=info.scales,
         sharing=scanned.sharing if scanned else None,
         format=format_of(info.quantizers),
@@ -423,6 +477,10 @@ def report_data(directory: Path) -> ReportData:
 
 def _spent(info: RunInfo) -> dict[str, str]:
     """What the numbers cost, for the report."""
-    simulator = {"simulator": f"{info.simulator['name']}: {info.simulator['reason']}"} if info.simulator else {}
+    simulator = (
+        {"simulator": f"{info.simulator['name']}: {info.simulator['reason']}"}
+        if info.simulator
+        else {}
+    )
     seconds = ", ".join(f"{verb} {value:.1f} s" for verb, value in info.seconds.items())
     return {"samples forwarded": str(info.samples), "time": seconds} | simulator

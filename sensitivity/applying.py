@@ -17,10 +17,12 @@ from sensitivity.session import quantized_model
 
 @contextmanager
 def applied(model: Any, plan: Plan, info: RunInfo) -> Iterator[Any]:
-    """The model as the plan was judged, inside the `with`: layers left out, ranges shared and recalibrated.
+    """The model as the plan was judged, inside the `with`: layers left out, ranges shared and
+    recalibrated.
 
-    model: the one that was scanned, or another with the same quantizers. It is put back afterwards, also after an
-    exception. Raises ModelError, with their names, where quantizers of the run are missing.
+    model: the one that was scanned, or another with the same quantizers. It is put back afterwards,
+    also after an exception. Raises ModelError, with their names, where quantizers of the run are
+    missing.
     """
     source = _source(model, info)
     with _ranges(source, plan, info), source.disabled(plan.quantizers):
@@ -28,14 +30,17 @@ def applied(model: Any, plan: Plan, info: RunInfo) -> Iterator[Any]:
 
 
 def apply_for_good(model: Any, plan: Plan, info: RunInfo) -> None:
-    """The same without an end. Raises ModelError, and changes nothing, for a model whose toolkit does not allow it."""
+    """The same without an end. Raises ModelError, and changes nothing, for a model whose toolkit
+    does not allow it."""
     source = _source(model, info)
     if not isinstance(source, Changeable):
         raise ModelError(
-            f"Expected a model that can be changed for good, of ModelOpt or pytorch-quantization, got one of "
-            f"{source.source}; use `with plan.apply(model)`, or the exported file."
+            "Expected a model that can be changed for good, of ModelOpt or pytorch-quantization, "
+            f"got one of {source.source}; use `with plan.apply(model)`, or the exported file."
         )
-    changed = {name for group in info.scales for name in group} | {one.quantizer for one in plan.ranges}
+    changed = {name for group in info.scales for name in group} | {
+        one.quantizer for one in plan.ranges
+    }
     with _ranges(source, plan, info):
         ranges: list[Range] = []
         if isinstance(source, Recalibratable):
@@ -59,7 +64,8 @@ def _source(model: Any, info: RunInfo) -> QuantizedModel:
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise ModelError(
-            f"Expected a model with the {len(info.quantizers)} quantizers of the run enabled, got {len(missing)} that "
-            f"are missing or disabled ({shown}); give the model as it was quantized, before any plan was applied."
+            f"Expected a model with the {len(info.quantizers)} quantizers of the run enabled, got "
+            f"{len(missing)} that are missing or disabled ({shown}); give the model as it was "
+            "quantized, before any plan was applied."
         )
     return source

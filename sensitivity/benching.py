@@ -14,7 +14,15 @@ from sensitivity.config import BenchChoices
 from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError, TaskError
 from sensitivity.export.verification import METRIC_ALPHA, METRIC_TOLERANCE, Verification
 from sensitivity.planning import with_timings
-from sensitivity.records import BenchResult, Estimate, Plan, RuntimeAccuracy, Scores, Timing, Variant
+from sensitivity.records import (
+    BenchResult,
+    Estimate,
+    Plan,
+    RuntimeAccuracy,
+    Scores,
+    Timing,
+    Variant,
+)
 from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat, listing
@@ -32,18 +40,21 @@ from sensitivity.tasks.load import Given
 WARMUP_ROUNDS = 10
 
 AFFORDABLE_S = 30
-"""Seconds that measuring the metric of the files in the runtime may take without having been asked for."""
+"""Seconds that measuring the metric of the files in the runtime may take without having been asked
+for."""
 
 CHANGES_NUMBERS = {"SQ705"}
 """Rules that are warnings and all the same change what a file computes."""
 
 TOO_LONG = (
-    "The metric in {} was not measured for {}: that would take more than {} s; --accuracy measures it all the same."
+    "The metric in {} was not measured for {}: that would take more than {} s; --accuracy "
+    "measures it all the same."
 )
 
 
 def runtime_of(name: str) -> Runtime:
-    """The runtime of this name. Raises NamesError for an unknown one, RuntimeUnavailable where it cannot work here."""
+    """The runtime of this name. Raises NamesError for an unknown one, RuntimeUnavailable where it
+    cannot work here."""
     runtime: Runtime = load("runtimes", name)()
     problem = runtime.unavailable()
     if problem:
@@ -73,12 +84,16 @@ def held_out(session: Session, chosen: Plan) -> HeldOut | None:
 
 
 def held_out_of(run_dir: RunDir, given: Given | None, progress: Progress) -> HeldOut:
-    """The same from a run directory. given: its task; None loads it from its file. Raises TaskError without samples."""
-    with open_session(given or run_dir.reference(), run_dir.path, resume=True, progress=progress) as session:
+    """The same from a run directory. given: its task; None loads it from its file. Raises TaskError
+    without samples."""
+    with open_session(
+        given or run_dir.reference(), run_dir.path, resume=True, progress=progress
+    ) as session:
         found = held_out(session, run_dir.plan())
     if found is None:
         raise TaskError(
-            "Expected a task with samples for --accuracy, got one with evaluate(model) only; return a Task with score()."
+            "Expected a task with samples for --accuracy, got one with evaluate(model) only; "
+            "return a Task with score()."
         )
     return found
 
@@ -86,11 +101,13 @@ def held_out_of(run_dir: RunDir, given: Given | None, progress: Progress) -> Hel
 def benched(
     run_dir: RunDir, settings: BenchChoices, progress: Progress, held: HeldOut | Given | None = None
 ) -> BenchResult:
-    """Time the files of a run's plan, say what they ran in, and write bench.json, bench.csv and layers.csv.
+    """Time the files of a run's plan, say what they ran in, and write bench.json, bench.csv and
+    layers.csv.
 
-    held: what judges the files in the runtime, as far as that takes little time; all of them with --accuracy. A task,
-    or None for that of the run, is asked with --accuracy only.
-    Raises RunDirError where the files are those of an earlier plan, and what the runtime raises for one it cannot take.
+    held: what judges the files in the runtime, as far as that takes little time; all of them with
+    --accuracy. A task, or None for that of the run, is asked with --accuracy only. Raises
+    RunDirError where the files are those of an earlier plan, and what the runtime raises for one it
+    cannot take.
     """
     # Here, since they import ONNX, which takes half a second that `plan` need not wait.
     from sensitivity.bench.inputs import check_files, random_inputs
@@ -106,13 +123,19 @@ def benched(
     check_files(files.values())
     inputs = random_inputs(files["float"])
     same = same_files(run_dir.canonical())
-    distinct = {variant: file for variant, file in files.items() if same.get(variant, variant) == variant}
+    distinct = {
+        variant: file for variant, file in files.items() if same.get(variant, variant) == variant
+    }
     timings, refused = _timed(distinct, runtime, inputs, settings, progress)
     timings = tuple(replace(one, same=_others(one.variant, same)) for one in timings)
     files = {timing.variant: files[timing.variant] for timing in timings}
     profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
     accuracy, judged, unmeasured = _accuracy(timings, runtime, held, settings)
-    sentences = [*verdict(timings, profiles), *accuracy_sentences(accuracy, runtime.name, run_dir), *unmeasured]
+    sentences = [
+        *verdict(timings, profiles),
+        *accuracy_sentences(accuracy, runtime.name, run_dir),
+        *unmeasured,
+    ]
     sentences += refused
     result = BenchResult(timings, tuple(sentences), environment(), accuracy, exported.skip, judged)
     run_dir.write("bench.json", result)
@@ -131,14 +154,18 @@ def _of_the_plan(run_dir: RunDir) -> Verification:
     exported = run_dir.read("export.json", Verification)
     if not exported.is_of(run_dir.plan()):
         raise RunDirError(
-            f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an earlier plan; "
-            f"make them again with: {run_dir.makes('export.json')}"
+            f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an "
+            f"earlier plan; make them again with: {run_dir.makes('export.json')}"
         )
     return exported
 
 
 def _timed(
-    files: Mapping[Exported, Path], runtime: Runtime, inputs: Tensors, settings: BenchChoices, progress: Progress
+    files: Mapping[Exported, Path],
+    runtime: Runtime,
+    inputs: Tensors,
+    settings: BenchChoices,
+    progress: Progress,
 ) -> tuple[tuple[Timing, ...], list[str]]:
     """Latencies, and why the FP16 file is not among them where the runtime does not take it."""
     refused: list[SensitivityError] = []
@@ -159,8 +186,9 @@ def _timed(
 def _accuracy(
     timings: Sequence[Timing], runtime: Runtime, held: HeldOut | None, settings: BenchChoices
 ) -> tuple[dict[str, Estimate], RuntimeAccuracy | None, list[str]]:
-    """The metric of the files in this runtime on `holdout`, the plan's first: all of them with --accuracy, and else
-    those that take no longer than `AFFORDABLE_S`. Then what it says of the plan, and why something is missing."""
+    """The metric of the files in this runtime on `holdout`, the plan's first: all of them with
+    --accuracy, and else those that take no longer than `AFFORDABLE_S`. Then what it says of the
+    plan, and why something is missing."""
     found: dict[str, Estimate] = {}
     judged = None
     if held is None:
@@ -169,7 +197,11 @@ def _accuracy(
     for timing in sorted(timings, key=lambda one: "partial" not in one.variants):
         spent_s += len(held.plan) / timing.batch * timing.median_ms / 1000
         if spent_s > AFFORDABLE_S and not settings.accuracy:
-            return found, judged, [TOO_LONG.format(runtime.name, ", ".join(timing.variants), AFFORDABLE_S)]
+            return (
+                found,
+                judged,
+                [TOO_LONG.format(runtime.name, ", ".join(timing.variants), AFFORDABLE_S)],
+            )
         try:
             scores = _scores(timing, runtime, held.task)
         except SensitivityError as error:
@@ -185,15 +217,18 @@ def _accuracy(
 def _scores(timing: Timing, runtime: Runtime, task: Task) -> Scores:
     from sensitivity.export.evaluate import evaluate_file
 
-    _, scores = evaluate_file(Path(timing.file), task.data["holdout"], task.score, task.aggregate, runtime=runtime)
+    _, scores = evaluate_file(
+        Path(timing.file), task.data["holdout"], task.score, task.aggregate, runtime=runtime
+    )
     return scores
 
 
 def runtime_accuracy(scores: Scores, held: HeldOut, runtime: str, file: Path) -> RuntimeAccuracy:
     """What the plan's file does in a runtime, against float and against what was simulated for it.
 
-    scores: of the file on all of `holdout`. It differs from the simulation where the paired difference is more than
-    chance and more than rounding of single values makes, with the bounds that exported files are verified with.
+    scores: of the file on all of `holdout`. It differs from the simulation where the paired
+    difference is more than chance and more than rounding of single values makes, with the bounds
+    that exported files are verified with.
     """
     aggregate = held.task.aggregate
     change = aggregate(scores) - aggregate(held.plan)
@@ -227,13 +262,20 @@ def _causes(file: Path, runtime: str) -> Iterator[str]:
             yield f"{rule.name} ({rule.code}) at {listing(tuple(nodes[rule.code]), most=2)}"
 
 
-def accuracy_sentences(accuracy: Mapping[str, Estimate], runtime: str, run_dir: RunDir) -> list[str]:
+def accuracy_sentences(
+    accuracy: Mapping[str, Estimate], runtime: str, run_dir: RunDir
+) -> list[str]:
     """The metric of each file in this runtime, beside what the plan simulated for it."""
     if not accuracy:
         return []
     info, chosen = run_dir.info(), run_dir.plan()
     metric = MetricFormat(info.metric, info.full_scale)
     named = {name: accuracy[name] for name in EXPORTED if name in accuracy}
-    found = ", ".join(f"{name} {metric.level(one.value)} {metric.interval(one)}" for name, one in named.items())
+    found = ", ".join(
+        f"{name} {metric.level(one.value)} {metric.interval(one)}" for name, one in named.items()
+    )
     simulated = metric.level(chosen.metric.holdout.value)
-    return [f"{metric.name} measured in {runtime} on holdout: {found}; the plan's was simulated as {simulated}."]
+    return [
+        f"{metric.name} measured in {runtime} on holdout: {found}; the plan's was simulated as "
+        f"{simulated}."
+    ]

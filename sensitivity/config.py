@@ -1,4 +1,5 @@
-"""Every setting of every verb, once: command-line options, help and the settings shown in reports come from here.
+"""Every setting of every verb, once: command-line options, help and the settings shown in reports
+come from here.
 
 A field's metadata holds `help`; a Literal type gives its choices; None means what the help says.
 """
@@ -36,7 +37,8 @@ def setting(default: Any, help: str, *, least: float | None = None) -> Any:  # n
 
 
 def registered(default: Any, help: str, *, family: str, also: tuple[str, ...] = ()) -> Any:  # noqa: A002
-    """A field whose value is a name in a family of the registry, which other packages may add to, or one in `also`."""
+    """A field whose value is a name in a family of the registry, which other packages may add to,
+    or one in `also`."""
     return field(default=default, metadata={"help": help, "family": family, "also": also})
 
 
@@ -51,17 +53,21 @@ def argument(help: str) -> Any:  # noqa: A002
 @dataclass(frozen=True, kw_only=True)
 class TaskChoices:
     task: str = argument(
-        "A Python file and a function in it that returns a task, as in my_task.py:task; or a Q/DQ ONNX file with --data."
+        "A Python file and a function in it that returns a task, as in my_task.py:task; or a Q/DQ "
+        "ONNX file with --data."
     )
     data: Path | None = setting(
         None,
-        "For an ONNX file: COCO annotations, a folder with one folder of images per class, or an .npz with x and y.",
+        "For an ONNX file: COCO annotations, a folder with one folder of images per class, or an "
+        ".npz with x and y.",
     )
     decode: DecodeName | None = setting(
         None, "For an ONNX detector: what its output means; told by its shape by default."
     )
     float_model: Path | None = setting(
-        None, "For an ONNX file: the float file it was made from, whose weights skipped operations then get."
+        None,
+        "For an ONNX file: the float file it was made from, whose weights skipped operations then "
+        "get.",
     )
 
 
@@ -75,25 +81,32 @@ class TaskSettings(TaskChoices):
 class CheckSettings(TaskChoices):
     """Prove on one batch what a scan rests on."""
 
-    format: Literal["text", "json"] = setting("text", "Sentences, or JSON with one object for each finding.")
+    format: Literal["text", "json"] = setting(
+        "text", "Sentences, or JSON with one object for each finding."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnitChoices:
     unit: UnitName = setting(
         "layer",
-        "What is left out of INT8 as a whole: layer; group: layers that the compiler wants in one precision, and parts "
-        "of detection heads; quantizer.",
+        "What is left out of INT8 as a whole: layer; group: layers that the compiler wants in one "
+        "precision, and parts of detection heads; quantizer.",
     )
     group: tuple[str, ...] = setting(
-        (), "A unit of your own as NAME=PATTERN of layers, as in 'head=model.22.*'; several patterns with commas."
+        (),
+        "A unit of your own as NAME=PATTERN of layers, as in 'head=model.22.*'; several patterns "
+        "with commas.",
     )
     separate_scales: bool = setting(
-        False, "Leave each quantizer its own range, also where an engine wants one for all that read or join a tensor."
+        False,
+        "Leave each quantizer its own range, also where an engine wants one for all that read or "
+        "join a tensor.",
     )
     quantize_residuals: bool = setting(
         False,
-        "Quantize what comes over each skip connection too, as TensorRT needs to fuse the Add in INT8; calibrated here.",
+        "Quantize what comes over each skip connection too, as TensorRT needs to fuse the Add in "
+        "INT8; calibrated here.",
     )
 
 
@@ -101,15 +114,18 @@ class UnitChoices:
 class ScanChoices(UnitChoices):
     mode: Mode | None = setting(
         None,
-        "disable: what is gained when one layer alone is left unquantized; "
-        "enable: what is lost when one layer alone is quantized. By default disable, and enable where everything in INT8 "
-        "keeps less than a tenth of float's metric, so that no layer alone gains anything.",
+        "disable: what is gained when one layer alone is left unquantized; enable: what is lost "
+        "when one layer alone is quantized. By default disable, and enable where everything in "
+        "INT8 keeps less than a tenth of float's metric, so that no layer alone gains anything.",
     )
-    exact: bool = setting(False, "Measure every layer on all of rank, and every set tried on all of confirm.")
+    exact: bool = setting(
+        False, "Measure every layer on all of rank, and every set tried on all of confirm."
+    )
     samples: int | None = setting(
         None,
-        "Samples that the layers may spend in a race on the metric. By default they race, for 1000 samples, only where "
-        "measuring them all would take more than 20000; for 400 and 5000 where everything in INT8 has collapsed.",
+        "Samples that the layers may spend in a race on the metric. By default they race, for 1000 "
+        "samples, only where measuring them all would take more than 20000; for 400 and 5000 where "
+        "everything in INT8 has collapsed.",
         least=1,
     )
     time_budget: float | None = setting(
@@ -117,47 +133,65 @@ class ScanChoices(UnitChoices):
     )
     signal: str | None = registered(
         None,
-        "What orders the layers before the race and in a plan. By default boxes for detectors, and sqnr for all else; "
-        "metric: nothing, measure them all as --exact does, and plan in that order.",
+        "What orders the layers before the race and in a plan. By default boxes for detectors, and "
+        "sqnr for all else; metric: nothing, measure them all as --exact does, and plan in that "
+        "order.",
         family="signals",
         also=("metric", "boxes", "fisher"),
     )
     force: bool = setting(
-        False, "Go on where the check before the scan finds an error; it stays as a warning with the results."
+        False,
+        "Go on where the check before the scan finds an error; it stays as a warning with the "
+        "results.",
     )
-    memory: int | None = setting(None, "MiB for values kept for replay; a quarter of what is free by default.", least=1)
+    memory: int | None = setting(
+        None, "MiB for values kept for replay; a quarter of what is free by default.", least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanChoices:
     max_drop: str | None = setting(
-        None, "Largest accuracy drop from float: points (1pt) or relative (1%). 1pt when no target is given."
+        None,
+        "Largest accuracy drop from float: points (1pt) or relative (1%). 1pt when no target is "
+        "given.",
     )
-    target: float | None = setting(None, "The metric that must be reached, as an absolute number such as 0.51.")
+    target: float | None = setting(
+        None, "The metric that must be reached, as an absolute number such as 0.51."
+    )
     skip: tuple[str, ...] = setting(
         (), "Leave this unit out of INT8 in every plan: a name, or a pattern such as 'head.*'."
     )
-    keep: tuple[str, ...] = setting((), "Keep this unit in INT8 in every plan: a name, or a pattern.")
+    keep: tuple[str, ...] = setting(
+        (), "Keep this unit in INT8 in every plan: a name, or a pattern."
+    )
     no_recalibrate: bool = setting(
-        False, "Take ranges as they are; by default the worst units are tried with others before any is left out."
+        False,
+        "Take ranges as they are; by default the worst units are tried with others before any is "
+        "left out.",
     )
     planner: str = registered(
         "greedy",
-        "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer programs; exhaustive: every "
-        "set, for up to 12 layers.",
+        "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer programs; "
+        "exhaustive: every set, for up to 12 layers.",
         family="planners",
     )
     cost: CostName | None = setting(
         None,
-        "What a layer out of INT8 costs; table by default, and for greedy nothing. macs: arithmetic and bytes from the graph; table: each "
-        "distinct layer timed in the runtime; engine: whole files, with each layer out and of each plan that may be best.",
+        "What a layer out of INT8 costs; table by default, and for greedy nothing. macs: "
+        "arithmetic and bytes from the graph; table: each distinct layer timed in the runtime; "
+        "engine: whole files, with each layer out and of each plan that may be best.",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeChoices:
-    runtime: str = registered("onnxruntime", "The runtime to measure latency in.", family="runtimes")
-    threads: int | None = setting(None, "Threads of the runtime; all physical cores by default.", least=1)
+    runtime: str = registered(
+        "onnxruntime", "The runtime to measure latency in.", family="runtimes"
+    )
+    threads: int | None = setting(
+        None, "Threads of the runtime; all physical cores by default.", least=1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +199,8 @@ class BenchChoices(RuntimeChoices):
     rounds: int = setting(100, "How many times each file is timed; files take turns.", least=1)
     accuracy: bool = setting(
         False,
-        "Measure the metric of each file in this runtime, on holdout. Without it a run measures what takes no more than "
-        "30 s, the plan's file first, and bench alone nothing.",
+        "Measure the metric of each file in this runtime, on holdout. Without it a run measures "
+        "what takes no more than 30 s, the plan's file first, and bench alone nothing.",
     )
     no_accuracy: bool = setting(
         False, "Measure no metric in the runtime: the verdict is then about what was simulated."
@@ -187,8 +221,12 @@ class ScanSettings(ScanChoices, TaskSettings):
 class PlanSettings(RuntimeChoices, PlanChoices, DirSettings):
     """Choose the layers to leave out of INT8 so that a target holds."""
 
-    frontier: bool = setting(False, "Print accuracy against latency of the plans met so far; choose nothing.")
-    search: bool = setting(False, "Search anew, also where sets that were measured before answer for this target.")
+    frontier: bool = setting(
+        False, "Print accuracy against latency of the plans met so far; choose nothing."
+    )
+    search: bool = setting(
+        False, "Search anew, also where sets that were measured before answer for this target."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,42 +257,52 @@ class RunSettings(BenchChoices, PlanChoices, ScanChoices, TaskSettings):
 class YoloChoices:
     weights: Path = required("A .pt file of the ultralytics package: v5u, v8, v9, v10, 11, 12, 26.")
     data: Path = required(
-        "Labelled images: a data YAML, a COCO JSON file, or a folder with images and labels; class folders to classify."
+        "Labelled images: a data YAML, a COCO JSON file, or a folder with images and labels; class "
+        "folders to classify."
     )
-    imgsz: ImageSize = setting(640, "Side of the square input in pixels, or HEIGHTxWIDTH; multiples of 32.")
+    imgsz: ImageSize = setting(
+        640, "Side of the square input in pixels, or HEIGHTxWIDTH; multiples of 32."
+    )
     batch: int = setting(8, "Images in a batch.")
     split: str = setting("val", "Which part of a data YAML is measured; its train part calibrates.")
     image_folder: Path | None = setting(
         None, "Where the images of a COCO JSON file are; the folder images beside it by default."
     )
-    limit: int | None = setting(None, "Measure this many of the images, drawn at random; all by default.")
+    limit: int | None = setting(
+        None, "Measure this many of the images, drawn at random; all by default."
+    )
     calib: Path | None = setting(
         None,
-        "Images to calibrate with, in any form that --data takes, labels not needed. By default the train part of the "
-        "data YAML; else a fifth of --data is set aside.",
+        "Images to calibrate with, in any form that --data takes, labels not needed. By default "
+        "the train part of the data YAML; else a fifth of --data is set aside.",
     )
     calib_images: int = setting(64, "How many images calibrate.")
-    calib_method: CalibrationMethod = setting("max", "How activation ranges are found; weights always take the max.")
+    calib_method: CalibrationMethod = setting(
+        "max", "How activation ranges are found; weights always take the max."
+    )
     output: DetectorOutput = setting(
         "decoded",
-        "What the model and the exported files give. decoded: boxes and confidences, as ultralytics exports them; "
-        "raw: box bins and class logits, for runtimes that decode themselves.",
+        "What the model and the exported files give. decoded: boxes and confidences, as "
+        "ultralytics exports them; raw: box bins and class logits, for runtimes that decode "
+        "themselves.",
     )
     end2end: bool = setting(
         False,
-        "Take the one-to-one head of v10 and 26, whose boxes need no suppression. Beside each file one more, "
-        "model.*.end2end.onnx, chooses the best 300 of them in its graph.",
+        "Take the one-to-one head of v10 and 26, whose boxes need no suppression. Beside each file "
+        "one more, model.*.end2end.onnx, chooses the best 300 of them in its graph.",
     )
-    quantize_dfl: bool = setting(False, "Quantize the convolution in DFL too, which sums 16 bins and stays float.")
+    quantize_dfl: bool = setting(
+        False, "Quantize the convolution in DFL too, which sums 16 bins and stays float."
+    )
     evaluator: Evaluator = setting(
         "built-in",
-        "What judges the boxes. built-in: COCO mAP image by image, with intervals; ultralytics: its own validator, one "
-        "number for each evaluation and slow.",
+        "What judges the boxes. built-in: COCO mAP image by image, with intervals; ultralytics: "
+        "its own validator, one number for each evaluation and slow.",
     )
     trust_weights: bool = setting(
         False,
-        "Run whatever code the weights file holds. Only for a file you trust, with classes that ultralytics does not "
-        "know.",
+        "Run whatever code the weights file holds. Only for a file you trust, with classes that "
+        "ultralytics does not know.",
     )
 
 
@@ -263,7 +311,9 @@ class YoloSettings(BenchChoices, PlanChoices, ScanChoices, YoloChoices):
     """Scan, plan, export, bench and report a YOLO of the ultralytics package."""
 
     out: Path | None = setting(None, "Run directory; by default runs/<name of the weights file>.")
-    resume: bool = setting(False, "Go on with the run in the run directory, with the task file that is there.")
+    resume: bool = setting(
+        False, "Go on with the run in the run directory, with the task file that is there."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,18 +328,21 @@ def check_numbers(settings: Any) -> None:
 
     >>> check_numbers(BenchSettings(directory=Path("."), rounds=0))
     Traceback (most recent call last):
-    sensitivity.errors.SensitivityError: Expected --rounds to be at least 1, got 0; leave it out for the usual.
+    sensitivity.errors.SensitivityError: Expected --rounds to be at least 1, got 0; leave it out for
+    the usual.
     """
     for item in fields(settings):
         least, value = item.metadata.get("least"), getattr(settings, item.name)
         if least is not None and value is not None and not least <= value < math.inf:
             raise SensitivityError(
-                f"Expected {flag_of(item.name)} to be at least {least:g}, got {value}; leave it out for the usual."
+                f"Expected {flag_of(item.name)} to be at least {least:g}, got {value}; leave it "
+                "out for the usual."
             )
 
 
 def target_of(settings: PlanChoices, full_scale: float) -> Target:
-    """The target that the settings ask for. full_scale: the metric's largest value; a point is a hundredth of it.
+    """The target that the settings ask for. full_scale: the metric's largest value; a point is a
+    hundredth of it.
 
     >>> target_of(PlanSettings(directory=Path("."), max_drop="1pt"), full_scale=1.0)
     Target(metric=None, drop=0.01, relative=None)
@@ -301,7 +354,8 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
     if settings.target is not None:
         if not math.isfinite(settings.target):
             raise SensitivityError(
-                f"Expected --target to be a number such as 0.51, got {settings.target}; give the metric to be reached."
+                f"Expected --target to be a number such as 0.51, got {settings.target}; give the "
+                "metric to be reached."
             )
         return Target(metric=settings.target)
     text = (settings.max_drop or "1pt").strip()
@@ -312,15 +366,18 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
         value = -1.0
     if unit not in ("pt", "%") or not 0 <= value < 100:
         raise SensitivityError(
-            f"Expected --max-drop in points (1pt) or relative to float (1%), from 0 to under 100, got {text!r}; "
-            "write the unit behind the number."
+            "Expected --max-drop in points (1pt) or relative to float (1%), from 0 to under 100, "
+            f"got {text!r}; write the unit behind the number."
         )
     return Target(drop=value / 100 * full_scale) if unit == "pt" else Target(relative=value / 100)
 
 
 def shown(settings: Any) -> dict[str, str]:
-    """Settings as text for reports: name -> value, in the order of the fields; those that are not set are left out."""
-    values = {item.name.replace("_", "-"): getattr(settings, item.name) for item in fields(settings)}
+    """Settings as text for reports: name -> value, in the order of the fields; those that are not
+    set are left out."""
+    values = {
+        item.name.replace("_", "-"): getattr(settings, item.name) for item in fields(settings)
+    }
     return {
         name: " ".join(value) if isinstance(value, tuple) else str(value)
         for name, value in values.items()
@@ -343,7 +400,11 @@ def command_line(verb: str, settings: Any) -> str:
     >>> command_line("plan", PlanSettings(directory=Path("runs/a b"), max_drop="1pt"))
     "sensitivity plan 'runs/a b' --max-drop 1pt"
     """
-    words = [str(getattr(settings, item.name)) for item in fields(settings) if item.metadata.get("argument")]
+    words = [
+        str(getattr(settings, item.name))
+        for item in fields(settings)
+        if item.metadata.get("argument")
+    ]
     return shlex.join(["sensitivity", verb, *words, *_options(settings, ("resume",))])
 
 
@@ -355,12 +416,17 @@ def python_call(verb: str, settings: Any) -> str:
     >>> python_call("scan", ScanSettings(task=IN_PYTHON, out=Path("runs/a")))
     "sensitivity.scan(task, out='runs/a')"
     """
-    of_directory = [f"{str(settings.directory)!r}", "task=task"] if hasattr(settings, "directory") else ["task"]
+    of_directory = (
+        [f"{str(settings.directory)!r}", "task=task"]
+        if hasattr(settings, "directory")
+        else ["task"]
+    )
     return f"sensitivity.{verb}({', '.join([*of_directory, *_keywords(settings, ('resume',))])})"
 
 
 def began(settings: ScanSettings | RunSettings) -> tuple[str, ...]:
-    """Verb and options of the command that began a run; its task, data and directory are in the run directory.
+    """Verb and options of the command that began a run; its task, data and directory are in the run
+    directory.
 
     Of a task made in Python it is the name of the function and its keywords.
 
@@ -375,7 +441,8 @@ def began(settings: ScanSettings | RunSettings) -> tuple[str, ...]:
 
 
 def in_python(sentence: str, kinds: Iterable[type[Any]]) -> str:
-    """A message for somebody who calls functions: options as keywords. kinds: the settings whose options are meant.
+    """A message for somebody who calls functions: options as keywords. kinds: the settings whose
+    options are meant.
 
     >>> in_python("Expected --rounds to be at least 1; add --resume to go on.", [BenchSettings, RunSettings])
     'Expected rounds= to be at least 1; add resume=True to go on.'
@@ -385,7 +452,9 @@ def in_python(sentence: str, kinds: Iterable[type[Any]]) -> str:
         for kind in kinds
         for item in fields(kind)
     }
-    return re.sub(r"--[a-z][a-z-]*", lambda found: keywords.get(found.group(), found.group()), sentence)
+    return re.sub(
+        r"--[a-z][a-z-]*", lambda found: keywords.get(found.group(), found.group()), sentence
+    )
 
 
 def _keywords(settings: Any, without: Collection[str]) -> Iterator[str]:

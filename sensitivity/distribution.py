@@ -1,7 +1,7 @@
 """The name under which this package is installed, which is not the name under which it is imported.
 
-The distribution called `sensitivity` on the package index is somebody else's. Both put their files into a folder called
-`sensitivity`, so that one overwrites the other where both are installed.
+The distribution called `sensitivity` on the package index is somebody else's. Both put their files
+into a folder called `sensitivity`, so that one overwrites the other where both are installed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def warn_if_overwritten(folder: str) -> None:
 
     folder: where the package folder lies, for example site-packages.
 
-    Only names are looked at, because this runs at each start of the command line. A checkout that is installed as
-    editable shares its folder with nobody.
+    Only names are looked at, because this runs at each start of the command line. A checkout that
+    is installed as editable shares its folder with nobody.
     """
     names = os.listdir(folder)
     if any(name.startswith("sensitivity-") and name.endswith(".dist-info") for name in names):
         warnings.warn(
-            f"The distribution 'sensitivity' is installed beside {DISTRIBUTION!r}, and both write into the folder "
-            f"{os.path.join(folder, 'sensitivity')}. Run: pip uninstall sensitivity, and then: "
-            f"pip install --force-reinstall --no-deps {DISTRIBUTION}.",
+            f"The distribution 'sensitivity' is installed beside {DISTRIBUTION!r}, and both write "
+            f"into the folder {os.path.join(folder, 'sensitivity')}. Run: pip uninstall "
+            f"sensitivity, and then: pip install --force-reinstall --no-deps {DISTRIBUTION}.",
             stacklevel=2,
         )

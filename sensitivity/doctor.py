@@ -1,4 +1,5 @@
-"""What is installed, what each missing package would add, and which runtimes work on this machine."""
+"""What is installed, what each missing package would add, and which runtimes work on this
+machine."""
 
 from __future__ import annotations
 
@@ -46,7 +47,10 @@ PURPOSES = {
     "pillow": ("image folders as tasks", install_line("images")),
     "scikit-learn": ("the digits of `sensitivity demo`", install_line("demo")),
     "openvino": ("builds and times OpenVINO models", install_line("openvino")),
-    "tensorrt": ("builds and times TensorRT engines", "pip install tensorrt, on a machine with an NVIDIA GPU"),
+    "tensorrt": (
+        "builds and times TensorRT engines",
+        "pip install tensorrt, on a machine with an NVIDIA GPU",
+    ),
     "tensorrt-rtx": ("NVIDIA's parser and builder judge files, without a GPU", install_line("rtx")),
 }
 OTHER_NAMES = {"tensorrt-rtx": ("tensorrt-rtx-cu12",)}
@@ -54,7 +58,10 @@ OTHER_NAMES = {"tensorrt-rtx": ("tensorrt-rtx-cu12",)}
 
 
 def packages() -> tuple[Package, ...]:
-    return tuple(Package(name, _version(name), purpose, install) for name, (purpose, install) in PURPOSES.items())
+    return tuple(
+        Package(name, _version(name), purpose, install)
+        for name, (purpose, install) in PURPOSES.items()
+    )
 
 
 def runtimes() -> tuple[RuntimeState, ...]:

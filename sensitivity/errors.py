@@ -64,14 +64,17 @@ class GuestError(SensitivityError): ...
 
 class MissingPackage(SensitivityError):
     def __init__(self, package: str, purpose: str, extra: str) -> None:
-        super().__init__(f"Expected {package} to be installed for {purpose}; run: {install_line(extra)}.")
+        super().__init__(
+            f"Expected {package} to be installed for {purpose}; run: {install_line(extra)}."
+        )
 
 
 def unknown_name(what: str, got: str, known: Iterable[str]) -> NamesError:
     """The error for a name that matches nothing, with the closest names that exist."""
     names = sorted(known)
     return NamesError(
-        f"Expected {what} to match exactly one of {len(names)} names, got {got!r}. {_close_names(got, names)}"
+        f"Expected {what} to match exactly one of {len(names)} names, got {got!r}. "
+        f"{_close_names(got, names)}"
     )
 
 
@@ -79,7 +82,8 @@ def unmatched(option: str, pattern: str, known: Iterable[str]) -> NamesError:
     """The error for a name or pattern that matches nothing, with the closest names that exist."""
     names = sorted(known)
     return NamesError(
-        f"Expected {option} to match at least one name, got {pattern!r} (0 of {len(names)}). {_close_names(pattern, names)}"
+        f"Expected {option} to match at least one name, got {pattern!r} (0 of {len(names)}). "
+        f"{_close_names(pattern, names)}"
     )
 
 

@@ -22,7 +22,8 @@ METRIC_BATCHES = 6
 
 
 def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
-    """The runtimes that files are lowered for: those that `export --for` names, or that of a bench where it has any."""
+    """The runtimes that files are lowered for: those that `export --for` names, or that of a bench
+    where it has any."""
     from sensitivity.export.lower import TARGETS
 
     names = TARGETS if wanted == "all" else TARGETS.keys() & {wanted}
@@ -34,11 +35,13 @@ def exported(
 ) -> Verification:
     """Write and verify the files of a plan, and export.json.
 
-    forgiving: a lowered file that does not compute what it should is left out, where it was not asked for by name.
+    forgiving: a lowered file that does not compute what it should is left out, where it was not
+    asked for by name.
     """
     if session.example is None:
         raise TaskError(
-            "Expected the task to have example_inputs for export, got None; add one batch of inputs to the EvaluateTask."
+            "Expected the task to have example_inputs for export, got None; add one batch of "
+            "inputs to the EvaluateTask."
         )
     task, source, run_dir = session.task, session.source, session.run_dir
     with ranges_of(chosen, source):
@@ -51,16 +54,20 @@ def exported(
         if source.source == "onnx_qdq":
             verification = _exported_onnx(session, chosen, judge, {} if forgiving else None)
         else:
-            verification = _exported_torch(session, chosen, targets, judge, {} if forgiving else None)
+            verification = _exported_torch(
+                session, chosen, targets, judge, {} if forgiving else None
+            )
         ranges = tuple(one.key for one in chosen.ranges)
-        verification = _built(session, chosen, replace(verification, skip=chosen.skip, ranges=ranges))
+        verification = _built(
+            session, chosen, replace(verification, skip=chosen.skip, ranges=ranges)
+        )
         run_dir.write("export.json", verification)
     return verification
 
 
 def _built(session: Session, chosen: Plan, verification: Verification) -> Verification:
-    """With what TensorRT-RTX makes of the plan's files: those lowered for TensorRT, or else the canonical one. Where it
-    is not installed, that is said of files lowered for TensorRT alone."""
+    """With what TensorRT-RTX makes of the plan's files: those lowered for TensorRT, or else the
+    canonical one. Where it is not installed, that is said of files lowered for TensorRT alone."""
     from sensitivity.bench.engine_structure import build_or_say_why
     from sensitivity.rules.base import PlanNames
     from sensitivity.runtimes.tensorrt_rtx_build import unavailable
@@ -75,7 +82,9 @@ def _built(session: Session, chosen: Plan, verification: Verification) -> Verifi
     found = {name: build_or_say_why(session.run_dir.path / name, plan) for name in names}
     engines = {name: built for name, built in found.items() if not isinstance(built, str)}
     return replace(
-        verification, engines=engines, not_built={n: why for n, why in found.items() if isinstance(why, str)}
+        verification,
+        engines=engines,
+        not_built={n: why for n, why in found.items() if isinstance(why, str)},
     )
 
 
@@ -112,20 +121,26 @@ def _exported_torch(
     lowered |= {} if isinstance(half, str) else {HALF: half}
     left_out = (refused or {}) | ({HALF: half} if isinstance(half, str) else {})
     made = [*files.values(), *(session.run_dir.path / name for name in lowered)]
-    return replace(verification, lowered=lowered, left_out=left_out, finished=_finished(session, made))
+    return replace(
+        verification, lowered=lowered, left_out=left_out, finished=_finished(session, made)
+    )
 
 
 def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
     """What the task makes of the verified files."""
     finish = session.task.finish
-    return {name: fact for file in files for name, fact in finish(file, session.example).items()} if finish else {}
+    return (
+        {name: fact for file in files for name, fact in finish(file, session.example).items()}
+        if finish
+        else {}
+    )
 
 
 def _exported_onnx(
     session: Session, chosen: Plan, judge: dict[str, Any], refused: dict[str, str] | None
 ) -> Verification:
-    """The files keep the form that the source's toolkit gave them; ONNX Runtime gets copies where it would compute
-    something else."""
+    """The files keep the form that the source's toolkit gave them; ONNX Runtime gets copies where
+    it would compute something else."""
     from sensitivity.export.for_onnxruntime import faithful_copies
     from sensitivity.export.onnx_file import export_onnx, verify_onnx
     from sensitivity.simulators.choose import simulator_for
@@ -133,10 +148,14 @@ def _exported_onnx(
     source, units = session.source, session.units
     with session.measurer.progress("export, verify", 2) as advance:
         fingerprint = str(session.measurer.journal.head["model"])
-        files = export_onnx(source, units, chosen.skip, session.run_dir.path, fingerprint=fingerprint)
+        files = export_onnx(
+            source, units, chosen.skip, session.run_dir.path, fingerprint=fingerprint
+        )
         advance(1, 0)
         simulator = simulator_for(source, session.example)
-        verification = verify_onnx(source, files, units, chosen.skip, session.example, simulator, **judge)
+        verification = verify_onnx(
+            source, files, units, chosen.skip, session.example, simulator, **judge
+        )
         copies = faithful_copies(files, session.example, left_out=refused, **judge)
         advance(1, 0)
     return replace(verification, lowered=copies, left_out=refused or {})

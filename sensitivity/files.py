@@ -20,7 +20,8 @@ def with_checksum(text: bytes) -> bytes:
 
 
 def is_as_written(content: bytes) -> bool:
-    """Whether no byte has changed since `with_checksum`; True for what does not end with a checksum."""
+    """Whether no byte has changed since `with_checksum`; True for what does not end with a
+    checksum."""
     found = CHECKSUM.search(content)
     return found is None or zlib.crc32(content[: found.start()]) == int(found[1], 16)
 
@@ -28,7 +29,8 @@ def is_as_written(content: bytes) -> bool:
 def write_whole(path: Path, content: bytes) -> None:
     """Write through a temporary file beside it, so that a reader never sees half of it.
 
-    Makes the folder if there is none. Raises WriteError; what was at `path` before is then still there.
+    Makes the folder if there is none. Raises WriteError; what was at `path` before is then still
+    there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

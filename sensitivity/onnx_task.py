@@ -21,7 +21,14 @@ from sensitivity.tasks.detection import DetectionScore, random_splits
 from sensitivity.tasks.detection_labels import LabelledImages
 from sensitivity.tasks.detection_map import mean_average_precision
 from sensitivity.tasks.onnx_arrays import Port
-from sensitivity.tasks.onnx_data import ClassifierPixels, Colours, DecodeName, Layout, Pixels, whole_numbers
+from sensitivity.tasks.onnx_data import (
+    ClassifierPixels,
+    Colours,
+    DecodeName,
+    Layout,
+    Pixels,
+    whole_numbers,
+)
 
 DETECTION_BATCH, CLASSIFICATION_BATCH = 8, 50
 DTYPES = (
@@ -64,13 +71,15 @@ def onnx_task(
     images: str | Path | None = None,
     custom_ops: str | Path | None = None,
 ) -> Task:
-    """The task of a Q/DQ file: detection for COCO annotations, classification for class folders and arrays.
+    """The task of a Q/DQ file: detection for COCO annotations, classification for class folders and
+    arrays.
 
-    path, float_path, custom_ops: as in `OnnxModel`. data: see `onnx_data.data_kind`. None of it may have been used for
-    calibration. decode: what a detector's output means; told by its shape by default. colours, top: the order of an
-    image's colours and its value of white; by default those that YOLO (RGB, 1) or YOLOX (BGR, 255) is trained with, for
-    classifiers RGB with ImageNet's mean and deviation, for inputs of whole numbers 255. images: folder of the COCO
-    images; by default beside the annotations. Raises TaskError, OnnxFileError.
+    path, float_path, custom_ops: as in `OnnxModel`. data: see `onnx_data.data_kind`. None of it may
+    have been used for calibration. decode: what a detector's output means; told by its shape by
+    default. colours, top: the order of an image's colours and its value of white; by default those
+    that YOLO (RGB, 1) or YOLOX (BGR, 255) is trained with, for classifiers RGB with ImageNet's mean
+    and deviation, for inputs of whole numbers 255. images: folder of the COCO images; by default
+    beside the annotations. Raises TaskError, OnnxFileError.
     """
     model = OnnxModel(path, float_path=float_path, custom_ops=custom_ops)
     data = Path(data)
@@ -82,11 +91,13 @@ def onnx_task(
         return _folders(model, onnx_data.folders(data), colours, top)
     if colours is not None or top is not None:
         raise TaskError(
-            f"Expected colours and top with images, got them with {data}, whose arrays are taken as they are; leave them "
-            "out."
+            f"Expected colours and top with images, got them with {data}, whose arrays are taken "
+            "as they are; leave them out."
         )
     x, y = onnx_arrays.arrays(data, ports(model), _classes(model))
-    return Task(model, dict(onnx_arrays.split_arrays(x, y, CLASSIFICATION_BATCH)), Top1(), metric="top-1")
+    return Task(
+        model, dict(onnx_arrays.split_arrays(x, y, CLASSIFICATION_BATCH)), Top1(), metric="top-1"
+    )
 
 
 def ports(model: OnnxModel) -> list[Port]:
@@ -99,8 +110,8 @@ def _dtype(model: OnnxModel, item: Any) -> str:
     name = {"float": "float32", "double": "float64"}.get(name, name)
     if name not in DTYPES:
         raise TaskError(
-            f"Expected inputs of numbers that numpy has, got {item.type} for {item.name} of {model.path.name}; write a "
-            "task file, see docs/onnx.md."
+            f"Expected inputs of numbers that numpy has, got {item.type} for {item.name} of "
+            f"{model.path.name}; write a task file, see docs/onnx.md."
         )
     return name
 
@@ -125,9 +136,10 @@ def image_input(model: OnnxModel) -> ImageInput:
         if three == 3 and one is not None and two is not None:
             return ImageInput((one, two), "nhwc", found[0].dtype)
     raise TaskError(
-        f"Expected {model.path.name} to have one input of colour images of a fixed size, [n, 3, height, width] or "
-        f"[n, height, width, 3], got {', '.join(f'{item.name} {list(item.shape)}' for item in model.get_inputs())}; "
-        "write a task file, see docs/onnx.md."
+        f"Expected {model.path.name} to have one input of colour images of a fixed size, [n, 3, "
+        "height, width] or [n, height, width, 3], got "
+        f"{', '.join(f'{item.name} {list(item.shape)}' for item in model.get_inputs())}; write a "
+        "task file, see docs/onnx.md."
     )
 
 
@@ -141,10 +153,16 @@ def _folders(model: OnnxModel, found: Images, colours: Colours | None, top: floa
 
 
 def _detection(
-    model: OnnxModel, labels: LabelledImages, decode: DecodeName | None, colours: Colours | None, top: float | None
+    model: OnnxModel,
+    labels: LabelledImages,
+    decode: DecodeName | None,
+    colours: Colours | None,
+    top: float | None,
 ) -> Task:
     image = image_input(model)
-    name = decode or onnx_data.decode_name(model.get_outputs()[0].shape, image.size, len(labels.names))
+    name = decode or onnx_data.decode_name(
+        model.get_outputs()[0].shape, image.size, len(labels.names)
+    )
     usual = onnx_data.PIXELS[name]
     if top is None:
         top = 255.0 if whole_numbers(image.dtype) else usual.top
@@ -157,18 +175,28 @@ def _detection(
     meaning = onnx_data.Decode(name, image.size, len(labels.names))
     reading = "" if decode else onnx_data.reading(name, model.get_outputs()[0].shape)
     score = DetectionScore(labels.names, meaning, meaning.rule, reading)
-    return Task(model, batches, score, partial(mean_average_precision, classes=len(labels.names)), metric="mAP50-95")
+    return Task(
+        model,
+        batches,
+        score,
+        partial(mean_average_precision, classes=len(labels.names)),
+        metric="mAP50-95",
+    )
 
 
-def written_task(path: str, out: Path, *, data: Path | None, decode: DecodeName | None, float_path: Path | None) -> str:
+def written_task(
+    path: str, out: Path, *, data: Path | None, decode: DecodeName | None, float_path: Path | None
+) -> str:
     """Write a task file for this ONNX file into the run directory and return its reference.
 
     Raises TaskError where there is no data.
     """
     if data is None:
         raise TaskError(
-            f"Expected --data with {path}: COCO annotations, a folder with one folder of images per class, or an .npz "
-            "with inputs x and labels y; or write a task file that names the ONNX file, see docs/onnx.md."
+            f"Expected --data with {path}: COCO annotations, a folder with one folder of images "
+            "per class, or an .npz "
+            "with inputs x and labels y; or write a task file that names the ONNX file, see "
+            "docs/onnx.md."
         )
     given = {"path": Path(path), "data": data, "float_path": float_path}
     arguments = {name: str(value.resolve()) for name, value in given.items() if value is not None}

@@ -1,4 +1,5 @@
-"""The plan of a run, with all that goes beside it: plan.json, frontier.json, frontier.csv, and advice."""
+"""The plan of a run, with all that goes beside it: plan.json, frontier.json, frontier.csv, and
+advice."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeCh
 from sensitivity.files import write_whole
 from sensitivity.journal.journal import task_of
 from sensitivity.quantizers.units import Pins, pins
-from sensitivity.recalibration import Recalibration, in_force, kept, recalibrated_plan, recalibration
+from sensitivity.recalibration import (
+    Recalibration,
+    in_force,
+    kept,
+    recalibrated_plan,
+    recalibration,
+)
 from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, cost_of
 from sensitivity.registry import load
 from sensitivity.reporting.advice import advice, small_splits
@@ -50,8 +57,8 @@ COUNTED = {"max_drop", "target", "frontier", "search", "directory"}
 """Settings that may change between two plans of one search; all others are of the search."""
 
 OWN_RANGES = (
-    "Other ranges of {} units were tried as well: the plan found under them leaves out {} and is not as good, so all units have their "
-    "own ranges."
+    "Other ranges of {} units were tried as well: the plan found under them leaves out {} and is "
+    "not as good, so all units have their own ranges."
 )
 
 Found = TypeVar("Found")
@@ -77,21 +84,24 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
     target = target_of(settings, session.task.full_scale)
     fixed = pins(settings.skip, settings.keep, session.units)
     unseen = set(scanned.unjudged) - {*fixed.skip, *fixed.keep}
-    fixed = replace(
-        fixed, keep=(*fixed.keep, *sorted(unseen))
-    )  # they would cost time and gain nothing that is measured
+    # Leaving those out would cost time and gain nothing that is measured.
+    fixed = replace(fixed, keep=(*fixed.keep, *sorted(unseen)))
     own = new = Recalibration("", (), scanned)
     if not settings.no_recalibrate:
         new = recalibration(session, scanned, target, fixed.skip)
     with _priced(session, settings, runtime) as (cost, probe):
-        search = partial(_attempt, session, settings, target=target, price=(cost, probe), fixed=fixed)
+        search = partial(
+            _attempt, session, settings, target=target, price=(cost, probe), fixed=fixed
+        )
         ranges = (new, own) if cost and new.units else (new,)
         attempts = under_each(session, ranges, search, lambda one: one.plan, fixed.skip)
         plans = [attempt.plan for attempt in attempts]
         best = attempts[cheapest(plans, cost, probe)]
     found = _int8_held_out(session, best.plan)
     if best is not attempts[0]:
-        found = replace(found, notes=(*found.notes, OWN_RANGES.format(len(new.units), len(plans[0].skip))))
+        found = replace(
+            found, notes=(*found.notes, OWN_RANGES.format(len(new.units), len(plans[0].skip)))
+        )
     points = [point for attempt in attempts for point in attempt.points]
     values = np.concatenate([attempts[0].values, *(attempt.values[1:] for attempt in attempts[1:])])
     corrected = correction(values, points, found.skip, found.floor, cost)
@@ -101,7 +111,8 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
 
 
 def wants_cost(settings: PlanChoices) -> bool:
-    """Whether the planner compares skip-sets by what they cost to run, rather than by how many units they hold."""
+    """Whether the planner compares skip-sets by what they cost to run, rather than by how many
+    units they hold."""
     return bool(getattr(load("planners", settings.planner), "wants_cost", False))
 
 
@@ -112,7 +123,8 @@ def under_each(
     plan_of: Callable[[Found], Plan],
     pinned: Collection[str] = (),
 ) -> list[Found]:
-    """What `search` finds under these ranges in turn, until a plan leaves out no more than `pinned`."""
+    """What `search` finds under these ranges in turn, until a plan leaves out no more than
+    `pinned`."""
     found: list[Found] = []
     for one in ranges:
         with session.measurer.with_ranges(one.ranges):
@@ -123,9 +135,11 @@ def under_each(
 
 
 def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None) -> int:
-    """Which of plans that were searched for under different ranges takes least, the first of equals.
+    """Which of plans that were searched for under different ranges takes least, the first of
+    equals.
 
-    Engines are measured side by side where `probe` measures them. Where no plan meets the target: the most accurate one.
+    Engines are measured side by side where `probe` measures them. Where no plan meets the target:
+    the most accurate one.
     """
     met = [at for at, plan in enumerate(plans) if plan.met]
     if not met:
@@ -152,14 +166,19 @@ def _attempt(
 
 
 def _int8_held_out(session: Session, found: Plan) -> Plan:
-    """The same with everything in INT8, as it was calibrated, on holdout too: what the plan is worth where nothing was
-    chosen. Left out where that is a whole evaluation, or many samples."""
+    """The same with everything in INT8, as it was calibrated, on holdout too: what the plan is
+    worth where nothing was chosen. Left out where that is a whole evaluation, or many samples."""
     size = found.metric.holdout.n
     if not session.has_samples or size > HOLDOUT_SAMPLES:
         return found
     measurer = session.measurer
-    (scores,) = measurer.scores([baselines(session.source.quantizers)["quantized"]], "holdout", "plan: INT8 on holdout")
-    return replace(found, metric=replace(found.metric, holdout_quantized=estimate(scores, measurer.task.aggregate)))
+    (scores,) = measurer.scores(
+        [baselines(session.source.quantizers)["quantized"]], "holdout", "plan: INT8 on holdout"
+    )
+    return replace(
+        found,
+        metric=replace(found.metric, holdout_quantized=estimate(scores, measurer.task.aggregate)),
+    )
 
 
 def _chosen(
@@ -172,19 +191,33 @@ def _chosen(
 ) -> Plan:
     signal, alone = _signal(session, scanned)
     # The scan's own signal is of the ranges that the model came with.
-    means = Means(settings.planner, *price, signal, None if session.measurer.ranges else alone, session.ends())
-    return choose_plan(session.measurer, session.units, session.source.quantizers, scanned, target, means, fixed)
+    means = Means(
+        settings.planner, *price, signal, None if session.measurer.ranges else alone, session.ends()
+    )
+    return choose_plan(
+        session.measurer, session.units, session.source.quantizers, scanned, target, means, fixed
+    )
 
 
 def replan(run_dir: RunDir, settings: PlanSearch, given: Given | None = None) -> Plan | None:
-    """A plan for another target from what an earlier search of the same kind measured; loads no task.
+    """A plan for another target from what an earlier search of the same kind measured; loads no
+    task.
 
     given: the task; None for that of the run, which nobody can have changed where it is in no file.
-    None where there was no such search, the task has changed since, or no measured set answers for the target.
+    None where there was no such search, the task has changed since, or no measured set answers for
+    the target.
     """
-    earlier, frontier = run_dir.read_if_there("plan.json", Plan), run_dir.read_if_there("frontier.json", Frontier)
+    earlier, frontier = (
+        run_dir.read_if_there("plan.json", Plan),
+        run_dir.read_if_there("frontier.json", Frontier),
+    )
     info = run_dir.info()
-    if earlier is None or frontier is None or not frontier.points or frontier.search != _choices(settings):
+    if (
+        earlier is None
+        or frontier is None
+        or not frontier.points
+        or frontier.search != _choices(settings)
+    ):
         return None
     values = run_dir.path / "frontier.npz"
     if not values.exists():
@@ -206,15 +239,19 @@ def replan(run_dir: RunDir, settings: PlanSearch, given: Given | None = None) ->
 
 
 def with_timings(run_dir: RunDir, result: BenchResult) -> None:
-    """Put the measured latency into plan.json and the frontier, and the advice that follows from it."""
+    """Put the measured latency into plan.json and the frontier, and the advice that follows from
+    it."""
     found = run_dir.plan()
     times = {name: timing.median_ms for timing in result.timings for name in timing.variants}
-    found = replace(found, measured_ms=times.get("partial", times.get("int8") if not found.skip else None))
+    found = replace(
+        found, measured_ms=times.get("partial", times.get("int8") if not found.skip else None)
+    )
     frontier = run_dir.read_if_there("frontier.json", Frontier)
     if frontier is not None:
         known = {found.skip: found.measured_ms, (): times.get("int8")}
         points = tuple(
-            replace(point, measured_ms=known.get(point.skip, point.measured_ms)) for point in frontier.points
+            replace(point, measured_ms=known.get(point.skip, point.measured_ms))
+            for point in frontier.points
         )
         run_dir.write("frontier.json", replace(frontier, points=points))
         _write_csv(run_dir, found, points, frontier.cost)
@@ -222,7 +259,8 @@ def with_timings(run_dir: RunDir, result: BenchResult) -> None:
 
 
 def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
-    """What plans have met so far, and those of it that nothing beats, the cheapest first. Raises RunDirError."""
+    """What plans have met so far, and those of it that nothing beats, the cheapest first. Raises
+    RunDirError."""
     frontier = run_dir.read("frontier.json", Frontier)
     return frontier, best_points(frontier.points, frontier.cost)
 
@@ -230,10 +268,14 @@ def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
 def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> Plan:
     info: RunInfo = run_dir.info()
     metric = MetricFormat(info.metric, info.full_scale)
-    found = replace(found, advice=advice(found, bench.timings if bench else (), len(info.units), metric))
+    found = replace(
+        found, advice=advice(found, bench.timings if bench else (), len(info.units), metric)
+    )
     found = replace(found, verdict=verdict_of(found, bench, metric))
     allowed = found.metric.float.value - found.floor
-    small = tuple(note for note in small_splits(found.metric, allowed, metric) if note not in found.notes)
+    small = tuple(
+        note for note in small_splits(found.metric, allowed, metric) if note not in found.notes
+    )
     found = replace(found, notes=(*found.notes, *small))
     found = _said_in(found, format_of(info.quantizers))
     run_dir.write("plan.json", found)
@@ -274,8 +316,8 @@ def _priced(
 
 
 def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, float] | None]:
-    """What re-ranks the units, and its values for each alone where the scan has them; None where outputs are unknown or
-    the user wants the order of the metric."""
+    """What re-ranks the units, and its values for each alone where the scan has them; None where
+    outputs are unknown or the user wants the order of the metric."""
     name = session.run_dir.info().settings.get("signal", session.usual_signal)
     if not session.has_samples or name == "metric":
         return None, None
@@ -284,11 +326,16 @@ def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, f
     return session.distortion(name), scanned.signal or None
 
 
-def _frontier(session: Session, found: Plan, cost: CostModel | None) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:
+def _frontier(
+    session: Session, found: Plan, cost: CostModel | None
+) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:
     variant_of = partial(skip_variant, units=session.units)
     quantizers = session.source.quantizers
     points = measured_frontier(session.measurer, quantizers, found, variant_of, cost)
-    points = tuple(replace(one, measured_ms=found.measured_ms) if one.skip == found.skip else one for one in points)
+    points = tuple(
+        replace(one, measured_ms=found.measured_ms) if one.skip == found.skip else one
+        for one in points
+    )
     return points, confirm_values(session.measurer, quantizers, points, variant_of)
 
 
@@ -302,14 +349,19 @@ def _write(run_dir: RunDir, found: Plan, frontier: Frontier, values: np.ndarray)
     _write_csv(run_dir, found, frontier.points, frontier.cost)
 
 
-def _write_csv(run_dir: RunDir, found: Plan, points: Sequence[FrontierPoint], cost: CostModel | None) -> None:
+def _write_csv(
+    run_dir: RunDir, found: Plan, points: Sequence[FrontierPoint], cost: CostModel | None
+) -> None:
     best = {point.skip for point in best_points(points, cost)}
     write_csv(frontier_table(points, found, cost, best), run_dir.path / "frontier.csv")
 
 
 def _choices(settings: PlanSearch) -> dict[str, str]:
-    """What two searches must share for one to answer for the other; the runtime only where it was timed."""
-    names = {field.name for kind in (PlanChoices, RuntimeChoices) for field in fields(kind)} - COUNTED
+    """What two searches must share for one to answer for the other; the runtime only where it was
+    timed."""
+    names = {
+        field.name for kind in (PlanChoices, RuntimeChoices) for field in fields(kind)
+    } - COUNTED
     timed = settings.cost is not None or wants_cost(settings)
     names -= set() if timed else {"runtime", "threads"}
     return {name: str(getattr(settings, name)) for name in sorted(names)}

@@ -1,4 +1,5 @@
-"""What a skip-set costs to run, for the planners: from the graph, from a table of measured layers, or from engines."""
+"""What a skip-set costs to run, for the planners: from the graph, from a table of measured layers,
+or from engines."""
 
 from __future__ import annotations
 
@@ -34,52 +35,62 @@ if TYPE_CHECKING:
 
 ROUNDS, MOST_ROUNDS, WARMUP, PER_TURN = 60, 600, 10, 5
 PASSES, QUICK_MS, FEW = 3, 2.0, 12
-"""Times that each set is built and timed, in other groups; once where there are more than `FEW` and one takes longer than
-`QUICK_MS`: so each unit alone may be timed once, the plans to choose among never."""
+"""Times that each set is built and timed, in other groups; once where there are more than `FEW` and
+one takes longer than `QUICK_MS`: so each unit alone may be timed once, the plans to choose among
+never."""
 
 AT_ONCE = 6
 BUILDS = 2
-"""Of everything in INT8, which the others of a group are compared with: two builds of one file differ by some percent."""
+"""Of everything in INT8, which the others of a group are compared with: two builds of one file
+differ by some percent."""
 
 TIMED_MS = 200.0
-"""Of each engine at least, within the rounds: medians of engines that take a tenth of a millisecond need many of them."""
+"""Of each engine at least, within the rounds: medians of engines that take a tenth of a millisecond
+need many of them."""
 
 
 @contextmanager
 def priced(
     session: Session, kind: CostName, runtime: Runtime, threads: int | None
 ) -> Iterator[tuple[CostModel, Probe | None]]:
-    """The cost of leaving units out, and for `engine` what measures whole engines, inside the `with`.
+    """The cost of leaving units out, and for `engine` what measures whole engines, inside the
+    `with`.
 
-    Raises TaskError for a task without example inputs, ExportError where the model cannot be exported, and what the
-    runtime raises.
+    Raises TaskError for a task without example inputs, ExportError where the model cannot be
+    exported, and what the runtime raises.
     """
     from sensitivity.export.candidates import Candidates
 
     if session.source.source == "onnx_qdq":
         raise TaskError(
-            "Expected a PyTorch model for --cost and the cost planner, which export each set, got a Q/DQ ONNX file; "
-            "use --planner greedy without --cost."
+            "Expected a PyTorch model for --cost and the cost planner, which export each set, got "
+            "a Q/DQ ONNX file; use --planner greedy without --cost."
         )
     if session.example is None:
         raise TaskError(
-            "Expected the task to have example_inputs for --planner cost, got None; add one batch of inputs to the "
-            "EvaluateTask."
+            "Expected the task to have example_inputs for --planner cost, got None; add one batch "
+            "of inputs to the EvaluateTask."
         )
     threads = threads or usable_cores()
     with tempfile.TemporaryDirectory() as name:
         target = LOWERED.get(runtime.name, runtime.name)
         lowered = cast("LowerTarget", target) if target in TARGETS else None
         inputs = session.inputs()
-        made = Candidates(session.source, session.example, session.units, inputs, Path(name), lowered)
+        made = Candidates(
+            session.source, session.example, session.units, inputs, Path(name), lowered
+        )
         work = work_of(made.canonical(()))
         if kind == "macs":
             yield work_cost(work, session.units), None
             return
         probe = Prober(made, runtime, threads)
-        with session.measurer.progress(f"cost: layers in {runtime.name}", to_measure(work)) as advance:
+        with session.measurer.progress(
+            f"cost: layers in {runtime.name}", to_measure(work)
+        ) as advance:
             file = session.run_dir.path / FILE
-            table = measured_table(work, runtime, place(runtime, threads), file, threads=threads, advance=advance)
+            table = measured_table(
+                work, runtime, place(runtime, threads), file, threads=threads, advance=advance
+            )
         names = tuple(unit.name for unit in session.units)
         if kind == "table":
             int8_ms, float_ms = probe([(), names])
@@ -100,16 +111,19 @@ def place(runtime: Runtime, threads: int) -> str:
 class Prober:
     """Milliseconds of the whole engine with each skip-set left out.
 
-    A few engines at a time take turns, for many would drive each other out of the caches; everything in INT8 is in every
-    such group, and what the others take more or less than it is what counts. All calls speak of the pace that the machine
-    had at the first one, so that what they say can be compared.
+    A few engines at a time take turns, for many would drive each other out of the caches;
+    everything in INT8 is in every such group, and what the others take more or less than it is what
+    counts. All calls speak of the pace that the machine had at the first one, so that what they say
+    can be compared.
     """
 
     def __init__(self, made: Candidates, runtime: Runtime, threads: int) -> None:
         self._made, self._runtime, self._threads = made, runtime, threads
         self._int8_ms: float | None = None
 
-    def __call__(self, skips: Sequence[tuple[str, ...]], advance: Advance | None = None) -> list[float]:
+    def __call__(
+        self, skips: Sequence[tuple[str, ...]], advance: Advance | None = None
+    ) -> list[float]:
         int8_ms, ratios = self.timed(skips, self.passes(len(skips)), advance)
         self._int8_ms = self._int8_ms or int8_ms
         return [float(self._int8_ms * one) for one in np.median(ratios, axis=0)]
@@ -121,7 +135,8 @@ class Prober:
     def timed(
         self, skips: Sequence[tuple[str, ...]], passes: int, advance: Advance | None = None
     ) -> tuple[float, np.ndarray]:
-        """Milliseconds of everything in INT8 now, and float[passes, skips]: what each set takes, in parts of that."""
+        """Milliseconds of everything in INT8 now, and float[passes, skips]: what each set takes, in
+        parts of that."""
         rng, references, ratios = np.random.default_rng(0), [], np.ones((passes, len(skips)))
         others = [at for at, skip in enumerate(skips) if skip]
         for ratio in ratios:
@@ -141,7 +156,10 @@ class Prober:
 
     def _medians(self, skips: Sequence[tuple[str, ...]]) -> list[float]:
         with contextlib.ExitStack() as stack:
-            files = {skip: self._made.lowered(skip, str(number)) for number, skip in enumerate(dict.fromkeys(skips))}
+            files = {
+                skip: self._made.lowered(skip, str(number))
+                for number, skip in enumerate(dict.fromkeys(skips))
+            }
             inputs, engines = random_inputs(files[skips[0]]), {}
             for number, skip in enumerate(skips):
                 engines[number] = self._runtime.build(files[skip], threads=self._threads)

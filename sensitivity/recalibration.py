@@ -1,6 +1,7 @@
 """Recalibrate before skipping: the ranges with which a run's plan is searched for.
 
-What was found lies in recalibration.json, so that another target is planned without calibrating again.
+What was found lies in recalibration.json, so that another target is planned without calibrating
+again.
 """
 
 from __future__ import annotations
@@ -26,17 +27,20 @@ from sensitivity.signals.distortion import SQNR
 
 FILE = "recalibration.json"
 CANNOT = (
-    "Recalibration was left out: other ranges are tried in models of ModelOpt and pytorch-quantization and in Q/DQ files; {kind} keeps those "
-    "that it came with. Calibrate it again where it was made (percentile, MSE or entropy ranges, weights per channel)."
+    "Recalibration was left out: other ranges are tried in models of ModelOpt and "
+    "pytorch-quantization and in Q/DQ files; {kind} keeps those that it came with. Calibrate it "
+    "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 KINDS = {"pt2e": "a PT2E graph"}
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """units: recalibrated, in the order taken; none where no other range is worth it. basis: digest of what this is of.
+    """units: recalibrated, in the order taken; none where no other range is worth it. basis: digest
+    of what this is of.
 
-    scan: the ranking to plan from: where only the metric ranks, all units measured again with these ranges.
+    scan: the ranking to plan from: where only the metric ranks, all units measured again with these
+    ranges.
     note: what the reader must know.
     """
 
@@ -50,14 +54,19 @@ class Recalibration:
         return tuple(one for unit in self.units for one in unit.ranges)
 
 
-def recalibration(session: Session, scanned: Scan, target: Target, skip: Sequence[str]) -> Recalibration:
-    """The worst units with the ranges that serve them best; nothing where INT8 meets the target as it is.
+def recalibration(
+    session: Session, scanned: Scan, target: Target, skip: Sequence[str]
+) -> Recalibration:
+    """The worst units with the ranges that serve them best; nothing where INT8 meets the target as
+    it is.
 
     skip: units that every plan leaves out.
     """
     if not isinstance(session.source, Recalibratable):
         source = session.source.source
-        return Recalibration("", (), scanned, CANNOT.format(kind=KINDS.get(source, f"a {source} model")))
+        return Recalibration(
+            "", (), scanned, CANNOT.format(kind=KINDS.get(source, f"a {source} model"))
+        )
     if _meets(session, scanned, target, tuple(skip)):
         return Recalibration("", (), scanned)
     basis = _basis(session, scanned, skip)
@@ -67,18 +76,23 @@ def recalibration(session: Session, scanned: Scan, target: Target, skip: Sequenc
     units = _found(session, scanned, skip)
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
     found = Recalibration(basis, units, scanned, missing)
-    # Where outputs can be compared the planner ranks the units anew by their signal; where not, the metric has to.
+    # Where outputs can be compared the planner ranks the units anew by their signal; where not, the
+    # metric has to.
     if units and not session.has_samples:
         with session.measurer.with_ranges(found.ranges):
             found = replace(
-                found, scan=measure_scan(session.measurer, session.units, _quantizers(session), scanned.mode)
+                found,
+                scan=measure_scan(
+                    session.measurer, session.units, _quantizers(session), scanned.mode
+                ),
             )
     session.run_dir.write(FILE, found)
     return found
 
 
 def recalibrated_plan(session: Session, plan: Plan, found: Recalibration) -> Plan:
-    """The plan with what it owes to other ranges: `quantized` is the model as it came, `recalibrated` as it is now."""
+    """The plan with what it owes to other ranges: `quantized` is the model as it came,
+    `recalibrated` as it is now."""
     notes = (*plan.notes, found.note) if found.note else plan.notes
     if not found.units:
         return replace(plan, notes=notes)
@@ -87,16 +101,22 @@ def recalibrated_plan(session: Session, plan: Plan, found: Recalibration) -> Pla
         own = measurer.known(baselines(_quantizers(session))["quantized"], "confirm")
     own_metric = estimate(own, measurer.task.aggregate)
     metric = replace(plan.metric, quantized=own_metric, recalibrated=plan.metric.quantized)
-    return replace(plan, metric=metric, recalibrated=kept(found.units, plan.quantizers), notes=notes)
+    return replace(
+        plan, metric=metric, recalibrated=kept(found.units, plan.quantizers), notes=notes
+    )
 
 
 def kept(units: Sequence[Recalibrated], left_out: Sequence[str]) -> tuple[Recalibrated, ...]:
-    """The recalibrated units of which something stays in INT8. left_out: quantizers that the plan disables."""
-    return tuple(one for one in units if not {each.quantizer for each in one.ranges} <= set(left_out))
+    """The recalibrated units of which something stays in INT8. left_out: quantizers that the plan
+    disables."""
+    return tuple(
+        one for one in units if not {each.quantizer for each in one.ranges} <= set(left_out)
+    )
 
 
 def in_force(run_dir: RunDir, plan: Plan) -> tuple[Recalibrated, ...]:
-    """All units that were recalibrated in the search that a plan is of, also those that it leaves out."""
+    """All units that were recalibrated in the search that a plan is of, also those that it leaves
+    out."""
     if plan.metric.recalibrated is None:
         return ()
     return run_dir.read(FILE, Recalibration).units
@@ -107,7 +127,10 @@ def ranges_of(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None
     if not plan.recalibrated:
         return nullcontext()
     if not isinstance(source, Recalibratable):
-        raise ModelError(f"Expected a model whose ranges can be changed, as the plan does, got one of {source.source}.")
+        raise ModelError(
+            "Expected a model whose ranges can be changed, as the plan does, got one of "
+            f"{source.source}."
+        )
     return source.with_ranges(plan.ranges)
 
 
@@ -126,12 +149,17 @@ def _meets(session: Session, scanned: Scan, target: Target, skip: tuple[str, ...
 
 
 def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
-    parts = [dict(session.measurer.journal.head), [effect.unit for effect in scanned.effects], sorted(skip)]
+    parts = [
+        dict(session.measurer.journal.head),
+        [effect.unit for effect in scanned.effects],
+        sorted(skip),
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _found(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recalibrated, ...]:
-    """Where everything in INT8 has collapsed, all units at once by the task's own signal; else the worst, one by one."""
+    """Where everything in INT8 has collapsed, all units at once by the task's own signal; else the
+    worst, one by one."""
     source, measurer, units = session.source, session.measurer, session.units
     assert isinstance(source, Recalibratable)
     at_once = scanned.collapsed and session.has_samples

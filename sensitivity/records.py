@@ -27,10 +27,13 @@ AccuracyStatus = Literal["met", "not proven", "missed"]
 SpeedStatus = Literal["faster", "slower", "no different", "same file", "not measured"]
 Action = Literal["use", "prove", "bench", "float", "train", "repair"]
 Tone = Literal["good", "open", "bad"]
-UnitKind = Literal["layer", "quantizer", "fan-out", "concat", "residual", "shared", "repvgg", "head", "pattern"]
+UnitKind = Literal[
+    "layer", "quantizer", "fan-out", "concat", "residual", "shared", "repvgg", "head", "pattern"
+]
 
 SPLITS = ("rank", "confirm", "holdout")
-"""rank: sensitivities; confirm: choosing a plan; holdout: the reported accuracy, never used to choose."""
+"""rank: sensitivities; confirm: choosing a plan; holdout: the reported accuracy, never used to
+choose."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Quantizer:
     name: exact and unique in the model. layer: the operation it belongs to.
     axis: channel axis of a per-channel quantizer; None means per tensor.
     problem: why it cannot be used ("amax is missing"); None means calibrated.
-    replaces: the quantizer of which this is the same with another range; None for those of the model itself.
+    replaces: the quantizer of which this is the same with another range; None for those of the
+    model itself.
     format: of the quantized values, as one says it ("INT8", "FP8 E4M3", "INT4 in blocks of 128").
     """
 
@@ -58,9 +62,10 @@ class Quantizer:
 class Range:
     """A range that a quantizer may take in place of its own.
 
-    method: how it was found ("mse", "percentile 99.9", "own", ...). amax: largest absolute value that does not clip,
-    one per tensor, or one per channel along `axis`. low: of an asymmetric grid the smallest value that does not clip,
-    0 at most, beside the largest in `amax`; None where the grid keeps its zero point.
+    method: how it was found ("mse", "percentile 99.9", "own", ...). amax: largest absolute value
+    that does not clip, one per tensor, or one per channel along `axis`. low: of an asymmetric grid
+    the smallest value that does not clip, 0 at most, beside the largest in `amax`; None where the
+    grid keeps its zero point.
     """
 
     quantizer: str
@@ -71,7 +76,8 @@ class Range:
 
     @property
     def key(self) -> str:
-        """The name under which simulators and journals know it: no two ranges of one model have the same."""
+        """The name under which simulators and journals know it: no two ranges of one model have the
+        same."""
         ends = (self.amax, self.axis) if self.low is None else (self.amax, self.axis, self.low)
         digest = hashlib.sha256(repr(ends).encode()).hexdigest()[:8]
         return f"{self.quantizer}@{self.method}#{digest}"
@@ -79,7 +85,8 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """An integer grid: x is replaced by (clip(round(x / scale) + zero_point, low, high) - zero_point) * scale.
+    """An integer grid: x is replaced by (clip(round(x / scale) + zero_point, low, high) -
+    zero_point) * scale.
 
     scale: float32[1] per tensor, float32[channels] along `axis` otherwise; finite and > 0.
     """
@@ -93,10 +100,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Unit:
-    """What a scan toggles: a layer, a group or one quantizer, with the exact names of its quantizers.
+    """What a scan toggles: a layer, a group or one quantizer, with the exact names of its
+    quantizers.
 
-    kind: why its quantizers switch together; "head" and "repvgg" also mark single layers. layers: those it is of; empty
-    for a unit that is one layer.
+    kind: why its quantizers switch together; "head" and "repvgg" also mark single layers. layers:
+    those it is of; empty for a unit that is one layer.
     """
 
     name: str
@@ -123,7 +131,8 @@ class Variant:
 
     @property
     def switched(self) -> frozenset[str]:
-        """What a simulator is asked for: names of disabled quantizers and keys of the ranges in use."""
+        """What a simulator is asked for: names of disabled quantizers and keys of the ranges in
+        use."""
         return self.disabled | {one.key for one in self.ranges}
 
     @property
@@ -135,9 +144,10 @@ class Variant:
 class Finding:
     """One thing that a check found before the work began.
 
-    code: stable and kebab-case, for programs. severity: an "error" stops the work, a "warning" is shown wherever the
-    results are, a "note" only tells. where: the quantizer, layer, tensor, split or file that it is about; "" for the
-    whole task. message: one sentence that says what must hold and what came. fix: what to do about it; "" for a note.
+    code: stable and kebab-case, for programs. severity: an "error" stops the work, a "warning" is
+    shown wherever the results are, a "note" only tells. where: the quantizer, layer, tensor, split
+    or file that it is about; "" for the whole task. message: one sentence that says what must hold
+    and what came. fix: what to do about it; "" for a note.
     """
 
     code: str
@@ -161,12 +171,15 @@ class Estimate:
 class Effect:
     """Sensitivity of one unit.
 
-    effect: mode `disable`: metric gained when only this unit is left unquantized; mode `enable`: metric lost
-        when only this unit is quantized. In the metric's own unit. n is 0 for a unit that a race ranked by its signal
-        alone: its value, 0, and `metric` then say nothing.
+    effect: mode `disable`: metric gained when only this unit is left unquantized; mode `enable`:
+    metric lost
+        when only this unit is quantized. In the metric's own unit. n is 0 for a unit that a race
+        ranked by its signal alone: its value, 0, and `metric` then say nothing.
     metric: the aggregate metric of the variant itself.
-    judged: False where what the unit computes reaches no output that the score reads, so that its effect is not known.
-    rank: 1 is the most sensitive; unique. tie: the rank of the first unit that the data cannot tell from this
+    judged: False where what the unit computes reaches no output that the score reads, so that its
+    effect is not known.
+    rank: 1 is the most sensitive; unique. tie: the rank of the first unit that the data cannot tell
+    from this
         one; equal to `rank` where there is none.
     """
 
@@ -182,7 +195,8 @@ class Effect:
 class Target:
     """What the plan must hold on `confirm`: exactly one of the three is given.
 
-    metric: absolute. drop: largest loss against float, in the metric's unit. relative: the same as a fraction of float.
+    metric: absolute. drop: largest loss against float, in the metric's unit. relative: the same as
+    a fraction of float.
     """
 
     metric: float | None = None
@@ -201,7 +215,8 @@ class Target:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """A skip-set that a planner tried on `confirm`, in the order tried. n: samples that settled it."""
+    """A skip-set that a planner tried on `confirm`, in the order tried. n: samples that settled
+    it."""
 
     skip: tuple[str, ...]
     metric: float
@@ -213,8 +228,9 @@ class PlanStep:
 class Recalibrated:
     """A unit that stays in INT8 with other ranges than it came with.
 
-    method: in words. before, ranges: old and new, for the same quantizers. gain: of the metric on `rank`, paired: on top
-    of the units recalibrated before it, or of all of them at once where they were taken together.
+    method: in words. before, ranges: old and new, for the same quantizers. gain: of the metric on
+    `rank`, paired: on top of the units recalibrated before it, or of all of them at once where they
+    were taken together.
     """
 
     unit: str
@@ -227,12 +243,14 @@ class Recalibrated:
 
 @dataclass(frozen=True)
 class PlanMetric:
-    """Accuracy of a plan. float, quantized and confirm are on the `confirm` split, where the target was checked;
-    holdout is on samples that no choice has seen; holdout_float, holdout_drop (paired, float minus plan) and
-    holdout_quantized too, the last None where it was not measured.
-    quantized is everything in INT8 with its own ranges, recalibrated with those of the plan; None where it has none.
-    confirm_drop: float minus plan on `confirm`, corrected for choosing the plan there (`stats.selection`) where more
-    than one set was tried; None where the plan was not measured on all of it."""
+    """Accuracy of a plan. float, quantized and confirm are on the `confirm` split, where the target
+    was checked; holdout is on samples that no choice has seen; holdout_float, holdout_drop (paired,
+    float minus plan) and holdout_quantized too, the last None where it was not measured. quantized
+    is everything in INT8 with its own ranges, recalibrated with those of the plan; None where it
+    has none.
+    confirm_drop: float minus plan on `confirm`, corrected for choosing the plan there
+    (`stats.selection`) where more than one set was tried; None where the plan was not measured on
+    all of it."""
 
     name: str
     float: Estimate
@@ -248,7 +266,8 @@ class PlanMetric:
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do in the end. choice: all of INT8 is enough; the plan; quantization-aware training; or float.
+    """What to do in the end. choice: all of INT8 is enough; the plan; quantization-aware training;
+    or float.
 
     sentences: why, with the numbers behind it, the most important first.
     """
@@ -259,12 +278,16 @@ class Advice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run found, in three lines that a reader can act on. Each has a status and a sentence with its numbers.
+    """What a run found, in three lines that a reader can act on. Each has a status and a sentence
+    with its numbers.
 
-    accuracy: "met" where the drop is within the target with 97.5 % confidence, "missed" where it is above it with as
+    accuracy: "met" where the drop is within the target with 97.5 % confidence, "missed" where it is
+    above it with as
         much, or where no set tried reached it on `confirm`; "not proven" otherwise.
-    speed: of the plan's file against the float file, in one runtime; "same file" where nothing is in INT8.
-    action: "use" the file; "prove" the accuracy on more samples; "bench" it; stay with "float"; "train" for INT8;
+    speed: of the plan's file against the float file, in one runtime; "same file" where nothing is
+    in INT8.
+    action: "use" the file; "prove" the accuracy on more samples; "bench" it; stay with "float";
+    "train" for INT8;
         "repair" a file whose accuracy in the runtime is not what was simulated.
     """
 
@@ -277,7 +300,8 @@ class Verdict:
 
     @property
     def tone(self) -> Tone:
-        """Good only where the file can be used: never for a target that is met by what is not worth having."""
+        """Good only where the file can be used: never for a target that is met by what is not worth
+        having."""
         if self.action == "use":
             return "good"
         return "bad" if self.accuracy == "missed" or self.action == "repair" else "open"
@@ -287,12 +311,16 @@ class Verdict:
 class Plan:
     """A skip-set with its evidence.
 
-    skip: exact unit names, most sensitive first. quantizers: exact names of all quantizers it disables.
-    floor: the metric that had to be reached on `confirm`. reason: why the target was missed; None when met.
-    try_next: what else to try when missed. recalibrated: units that stay in INT8 with other ranges than they came with.
+    skip: exact unit names, most sensitive first. quantizers: exact names of all quantizers it
+    disables.
+    floor: the metric that had to be reached on `confirm`. reason: why the target was missed; None
+    when met.
+    try_next: what else to try when missed. recalibrated: units that stay in INT8 with other ranges
+    than they came with.
     notes: what the search noticed, such as a path that is not monotone.
-    predicted_ms: by the cost model; None where it measured no times. measured_ms: median latency of the exported plan;
-    None until it was measured. Both are of the runtime that the cost or the bench was asked for.
+    predicted_ms: by the cost model; None where it measured no times. measured_ms: median latency of
+    the exported plan; None until it was measured. Both are of the runtime that the cost or the
+    bench was asked for.
     """
 
     skip: tuple[str, ...]
@@ -320,7 +348,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Border:
-    """Two units that exchange a tensor. cost: of converting it, paid where exactly one of them is left unquantized.
+    """Two units that exchange a tensor. cost: of converting it, paid where exactly one of them is
+    left unquantized.
 
     b: "" is what is never quantized, such as the model's input.
     """
@@ -334,10 +363,11 @@ class Border:
 class CostModel:
     """What a model costs to run when a skip-set stays out of INT8.
 
-    kind: how it was had ("macs", "table", "engine"). unit: "ms" for times that were measured; "work" is no time, only
-    good for comparing. base: of everything in INT8, without borders. units: what leaving each one out adds; below 0
-    where it is faster in float. note: why not to trust it; "" where nothing speaks against it. error: standard deviation
-    of a skip-set's measured time about what this says; 0 where it was not estimated.
+    kind: how it was had ("macs", "table", "engine"). unit: "ms" for times that were measured;
+    "work" is no time, only good for comparing. base: of everything in INT8, without borders. units:
+    what leaving each one out adds; below 0 where it is faster in float. note: why not to trust it;
+    "" where nothing speaks against it. error: standard deviation of a skip-set's measured time
+    about what this says; 0 where it was not estimated.
     """
 
     kind: str
@@ -350,7 +380,11 @@ class CostModel:
 
     def of(self, skip: Iterable[str]) -> float:
         left_out = {*skip, ""}
-        cut = sum(border.cost for border in self.borders if (border.a in left_out) != (border.b in left_out))
+        cut = sum(
+            border.cost
+            for border in self.borders
+            if (border.a in left_out) != (border.b in left_out)
+        )
         return self.base + sum(self.units[unit] for unit in left_out - {""}) + cut
 
 
@@ -363,7 +397,8 @@ def cost_of(skip: Collection[str], cost: CostModel | None) -> float:
 class FrontierPoint:
     """A skip-set that was measured whole on `confirm`. drop: float minus this set there, paired.
 
-    holdout, holdout_drop: None where it was not measured there. predicted_ms and measured_ms as in `Plan`.
+    holdout, holdout_drop: None where it was not measured there. predicted_ms and measured_ms as in
+    `Plan`.
     """
 
     skip: tuple[str, ...]
@@ -379,9 +414,11 @@ class FrontierPoint:
 class Timing:
     """Latency of one file in one runtime, all files of a bench interleaved in the same run.
 
-    ratio: time of the float file over time of this one, with a bootstrap interval; above 1 is faster than float.
+    ratio: time of the float file over time of this one, with a bootstrap interval; above 1 is
+    faster than float.
     same: other variants that are this very file.
-    against_fp16: the same with the FP16 file; None where there is none, or the runtime computed it in another type.
+    against_fp16: the same with the FP16 file; None where there is none, or the runtime computed it
+    in another type.
     """
 
     file: str
@@ -415,8 +452,9 @@ def timing_of(variant: str, timings: Iterable[Timing]) -> Timing | None:
 class RuntimeAccuracy:
     """The metric of the plan's file in the runtime where it was timed, on `holdout`.
 
-    simulated: what the plan promised on the same samples. drop: float minus the file, paired. differs: whether file and
-    promise differ by more than chance. cause: what is known of why; "" where nothing is.
+    simulated: what the plan promised on the same samples. drop: float minus the file, paired.
+    differs: whether file and promise differ by more than chance. cause: what is known of why; ""
+    where nothing is.
     """
 
     runtime: str
@@ -431,8 +469,10 @@ class RuntimeAccuracy:
 class BenchResult:
     """Latencies of a run's files with what they mean in words, the most important sentence first.
 
-    accuracy: variant -> the metric of its file in this runtime, on `holdout`; empty where it was not asked for.
-    skip: the units that the partial file leaves unquantized. judged: of the plan's file; None where it was not measured.
+    accuracy: variant -> the metric of its file in this runtime, on `holdout`; empty where it was
+    not asked for.
+    skip: the units that the partial file leaves unquantized. judged: of the plan's file; None where
+    it was not measured.
     """
 
     timings: tuple[Timing, ...]
@@ -445,7 +485,8 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class BuiltLayer:
-    """A weighted layer of a file: what the plan wants ("int8" or "float"), and what the engine has ("int8", "fp32", ...).
+    """A weighted layer of a file: what the plan wants ("int8" or "float"), and what the engine has
+    ("int8", "fp32", ...).
 
     built: None where no layer of the engine names it.
     """
@@ -464,9 +505,11 @@ class BuiltLayer:
 class EngineStructure:
     """The engine that a builder made of one file, which nothing has executed.
 
-    version: of the builder. sm: compute capability that it is for. layers: the weighted ones, in the file's order.
-    kernels: layers of the engine that write something. requantize_kernels: those that do nothing but quantize,
-    dequantize, cast or reorder. activation_bytes: what all kernels write, weights apart, for one sample.
+    version: of the builder. sm: compute capability that it is for. layers: the weighted ones, in
+    the file's order.
+    kernels: layers of the engine that write something. requantize_kernels: those that do nothing
+    but quantize, dequantize, cast or reorder. activation_bytes: what all kernels write, weights
+    apart, for one sample.
     """
 
     version: str

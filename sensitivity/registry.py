@@ -1,6 +1,8 @@
-"""Names to the classes behind them, imported only when asked for: ours, and those that other packages bring.
+"""Names to the classes behind them, imported only when asked for: ours, and those that other
+packages bring.
 
-Another package brings a member of a family by an entry point, whose group is `sensitivity.` and the family:
+Another package brings a member of a family by an entry point, whose group is `sensitivity.` and the
+family:
 
     [project.entry-points."sensitivity.planners"]
     halves = "my_package.planners:HalvesPlanner"
@@ -26,7 +28,10 @@ FAMILIES: dict[str, dict[str, str]] = {
         "pt2e": "sensitivity.quantizers.pt2e:Pt2eModel",
         "onnx_qdq": "sensitivity.quantizers.onnx_qdq:OnnxQdqModel",
     },
-    "signals": {"sqnr": "sensitivity.signals.distortion:SQNR", "kl": "sensitivity.signals.distortion:KL"},
+    "signals": {
+        "sqnr": "sensitivity.signals.distortion:SQNR",
+        "kl": "sensitivity.signals.distortion:KL",
+    },
     "planners": {
         "greedy": "sensitivity.planners.greedy:GreedyPlanner",
         "cost": "sensitivity.planners.cost:CostPlanner",
@@ -52,17 +57,27 @@ MEMBER = {
 """What one member of a family is called in messages."""
 
 PROMISED = {
-    "quantizers": ("source", "recognises", "disabled", "grid", "fingerprint", "remaining", "executed"),
+    "quantizers": (
+        "source",
+        "recognises",
+        "disabled",
+        "grid",
+        "fingerprint",
+        "remaining",
+        "executed",
+    ),
     "signals": ("name", "of"),
     "planners": ("name", "choose"),
     "runtimes": ("name", "unavailable", "version", "build"),
     "rules": ("code", "targets", "findings"),
 }
-"""Attributes that a guest must have. The first is what it calls itself, which must be its entry point's name."""
+"""Attributes that a guest must have. The first is what it calls itself, which must be its entry
+point's name."""
 
 
 def names(family: str) -> tuple[str, ...]:
-    """Every name that a user may give: ours first, then those of guests in alphabetical order. Imports no member."""
+    """Every name that a user may give: ours first, then those of guests in alphabetical order.
+    Imports no member."""
     foreign = sorted({entry.name for entry in guests(family)} - FAMILIES[family].keys())
     return (*FAMILIES[family], *foreign)
 
@@ -70,8 +85,8 @@ def names(family: str) -> tuple[str, ...]:
 def load(family: str, name: str) -> Any:
     """The class, or for signals and rules the object, that is registered under this name.
 
-    Raises NamesError, with close names, where there is none, and GuestError where two packages give this name, or the
-    one that does cannot be used.
+    Raises NamesError, with close names, where there is none, and GuestError where two packages give
+    this name, or the one that does cannot be used.
     """
     entries = [entry for entry in guests(family) if entry.name == name]
     own = FAMILIES[family].get(name)
@@ -86,15 +101,22 @@ def load(family: str, name: str) -> Any:
 
 
 def check_name(what: str, family: str, name: str, also: Sequence[str] = ()) -> None:
-    """Raise NamesError, with close names, for a name that is neither in the family nor in `also`."""
+    """Raise NamesError, with close names, for a name that is neither in the family nor in
+    `also`."""
     known = (*also, *names(family))
     if name not in known:
         raise unknown_name(what, name, known)
 
 
 def guests(family: str) -> tuple[EntryPoint, ...]:
-    """Entry points of installed packages for this family, by name. Nothing of them has been imported."""
-    return tuple(sorted(_entries(tuple(sys.path)).select(group=f"sensitivity.{family}"), key=lambda entry: entry.name))
+    """Entry points of installed packages for this family, by name. Nothing of them has been
+    imported."""
+    return tuple(
+        sorted(
+            _entries(tuple(sys.path)).select(group=f"sensitivity.{family}"),
+            key=lambda entry: entry.name,
+        )
+    )
 
 
 def package_of(entry: EntryPoint) -> str:
@@ -104,11 +126,16 @@ def package_of(entry: EntryPoint) -> str:
 
 def version_of_guest(family: str, name: str) -> dict[str, str]:
     """The package that brings this name -> its version; empty for a name of ours."""
-    return {entry.dist.name: entry.dist.version for entry in guests(family) if entry.name == name and entry.dist}
+    return {
+        entry.dist.name: entry.dist.version
+        for entry in guests(family)
+        if entry.name == name and entry.dist
+    }
 
 
 def clash(family: str, name: str, entries: Sequence[EntryPoint], *, ours: bool) -> GuestError:
-    """The error for a name that more than one package gives. ours: whether `sensitivity` itself is one of them."""
+    """The error for a name that more than one package gives. ours: whether `sensitivity` itself is
+    one of them."""
     packages = [package_of(entry) for entry in entries]
     who = " and ".join((["sensitivity itself"] if ours else []) + packages)
     return GuestError(
@@ -119,30 +146,36 @@ def clash(family: str, name: str, entries: Sequence[EntryPoint], *, ours: bool) 
 
 @cache
 def _entries(path: tuple[str, ...]) -> Any:
-    """Of all packages, read once. path: what sys.path was, since packages are looked for along it."""
+    """Of all packages, read once. path: what sys.path was, since packages are looked for along
+    it."""
     from importlib.metadata import entry_points  # the top level's --help need not wait for it
 
     return entry_points()
 
 
 def _loaded(family: str, entry: EntryPoint) -> Any:
-    """What a guest brings. Raises GuestError where it cannot be imported, or lacks what its family promises."""
+    """What a guest brings. Raises GuestError where it cannot be imported, or lacks what its family
+    promises."""
 
     def refused(must: str, got: str) -> GuestError:
         return GuestError(
-            f"Expected the {MEMBER[family]} {entry.name!r} of {package_of(entry)} to {must}, got {got}; "
-            "upgrade that package, or uninstall it."
+            f"Expected the {MEMBER[family]} {entry.name!r} of {package_of(entry)} to {must}, got "
+            f"{got}; upgrade that package, or uninstall it."
         )
 
     try:
         found = entry.load()
     except Exception as error:  # whatever another package's import raises
         said = " ".join(str(error).split())[:200]
-        raise refused(f"be importable from {entry.value}", f"{type(error).__name__}: {said}") from error
+        raise refused(
+            f"be importable from {entry.value}", f"{type(error).__name__}: {said}"
+        ) from error
     missing = [attribute for attribute in PROMISED[family] if not hasattr(found, attribute)]
     if missing:
         raise refused(f"have {', '.join(PROMISED[family])}", f"no {' and no '.join(missing)}")
     called = PROMISED[family][0]
     if getattr(found, called) != entry.name:
-        raise refused(f"have {called} = {entry.name!r}, as it is registered", repr(getattr(found, called)))
+        raise refused(
+            f"have {called} = {entry.name!r}, as it is registered", repr(getattr(found, called))
+        )
     return found

@@ -1,4 +1,5 @@
-"""What the functions of `sensitivity` return: records of a run directory, as they were when the function ended.
+"""What the functions of `sensitivity` return: records of a run directory, as they were when the
+function ended.
 
 Each can be shown in a notebook and turned into a pandas DataFrame.
 """
@@ -33,8 +34,8 @@ SHOWN_ROWS = 20
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """directory: the run directory. task: as it was given, for the functions that go on from here; None for that of the
-    run, which is in a file."""
+    """directory: the run directory. task: as it was given, for the functions that go on from here;
+    None for that of the run, which is in a file."""
 
     directory: Path
     task: Given | None = field(repr=False)
@@ -54,23 +55,27 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Scanned(Result):
-    """What each unit costs. record: effects, baselines and mode, see `sensitivity.scan.scan.Scan`."""
+    """What each unit costs. record: effects, baselines and mode, see
+    `sensitivity.scan.scan.Scan`."""
 
     record: Scan = field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each unit, the most sensitive first, as in scan.csv: rank, unit, effect, low, high, n, tie, metric,
-        quantizers, kind, judged. Effects are in the metric's own unit."""
+        """One row for each unit, the most sensitive first, as in scan.csv: rank, unit, effect, low,
+        high, n, tie, metric, quantizers, kind, judged. Effects are in the metric's own unit."""
         return scan_table(self.record.effects, self.info.units)
 
     def _sentences(self) -> Sequence[tuple[str, str]]:
-        levels = ", ".join(f"{name} {level.value:.4g}" for name, level in self.record.baselines.items())
+        levels = ", ".join(
+            f"{name} {level.value:.4g}" for name, level in self.record.baselines.items()
+        )
         return ((f"{self.info.metric} on rank", levels),)
 
 
 @dataclass(frozen=True, eq=False)
 class Planned(Result):
-    """The layers to leave out. record: the plan with its evidence, see `sensitivity.records.Plan`. scan: what it is from."""
+    """The layers to leave out. record: the plan with its evidence, see `sensitivity.records.Plan`.
+    scan: what it is from."""
 
     record: Plan = field(repr=False)
     scan: Scanned = field(repr=False)
@@ -108,21 +113,25 @@ class Planned(Result):
         return table
 
     def frontier(self) -> pd.DataFrame:
-        """One row for each set that plans of this directory have met so far, the cheapest first, as in frontier.csv."""
+        """One row for each set that plans of this directory have met so far, the cheapest first, as
+        in frontier.csv."""
         found, best = read_frontier(RunDir(self.directory))
         return frontier_table(found.points, self.record, found.cost, {point.skip for point in best})
 
     def apply(self, model: Any) -> AbstractContextManager[Any]:
-        """`with plan.apply(model):` the model is as the plan was judged: layers left out, ranges as in the plan.
+        """`with plan.apply(model):` the model is as the plan was judged: layers left out, ranges as
+        in the plan.
 
-        model: the one that was scanned, or another with the same quantizers; put back afterwards, also after an exception.
+        model: the one that was scanned, or another with the same quantizers; put back afterwards,
+        also after an exception.
         """
         from sensitivity.applying import applied
 
         return applied(model, self.record, self.info)
 
     def apply_permanently(self, model: Any) -> None:
-        """Leave the model as the plan was judged. For models of ModelOpt and pytorch-quantization; ModelError for others."""
+        """Leave the model as the plan was judged. For models of ModelOpt and pytorch-quantization;
+        ModelError for others."""
         from sensitivity.applying import apply_for_good
 
         apply_for_good(model, self.record, self.info)
@@ -133,21 +142,23 @@ class Planned(Result):
 
 @dataclass(frozen=True, eq=False)
 class Exported(Result):
-    """Exported and verified files. record: what was checked, see `sensitivity.export.verification.Verification`."""
+    """Exported and verified files. record: what was checked, see
+    `sensitivity.export.verification.Verification`."""
 
     record: Verification = field(repr=False)
 
     @property
     def files(self) -> dict[str, Path]:
-        """Variant ("float", "int8", "partial") -> its file, and the name of each lowered file -> that file."""
+        """Variant ("float", "int8", "partial") -> its file, and the name of each lowered file ->
+        that file."""
         found: dict[str, Path] = {}
         found.update(RunDir(self.directory).canonical().items())
         found.update((name, self.directory / name) for name in self.record.lowered)
         return found
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each canonical file: variant, file, quantizers, and how far its outputs are from the simulated
-        model's (rms, relative to the float model's outputs)."""
+        """One row for each canonical file: variant, file, quantizers, and how far its outputs are
+        from the simulated model's (rms, relative to the float model's outputs)."""
         rows = [
             {
                 "variant": check.variant,
@@ -158,7 +169,9 @@ class Exported(Result):
             }
             for check in self.record.files
         ]
-        return pd.DataFrame(rows, columns=["variant", "file", "quantizers", "rms", "quantization_rms"])
+        return pd.DataFrame(
+            rows, columns=["variant", "file", "quantizers", "rms", "quantization_rms"]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,8 +190,8 @@ class Benched(Result):
 
 @dataclass(frozen=True, eq=False)
 class Run(Planned):
-    """A whole run: a plan, with all that came before and after it. export and bench are None where the model cannot be
-    exported. report: report.html."""
+    """A whole run: a plan, with all that came before and after it. export and bench are None where
+    the model cannot be exported. report: report.html."""
 
     export: Exported | None = field(repr=False)
     bench: Benched | None = field(repr=False)
@@ -203,7 +216,9 @@ class Checked:
 
     def to_frame(self) -> pd.DataFrame:
         """One row for each finding: code, severity, where, message, fix."""
-        return pd.DataFrame([asdict(one) for one in self.findings], columns=list(Finding.__dataclass_fields__))
+        return pd.DataFrame(
+            [asdict(one) for one in self.findings], columns=list(Finding.__dataclass_fields__)
+        )
 
     def _repr_html_(self) -> str:
         return html([("", "Nothing to report.")] if not self.findings else [], self.to_frame())
@@ -234,7 +249,9 @@ def whole_run(directory: Path, task: Given | None) -> Run:
     has = {name: (folder / name).exists() for name in ("export.json", "bench.json")}
     export = exported(folder, task) if has["export.json"] else None
     bench = benched(folder, task) if has["bench.json"] else None
-    return Run(folder, task, plan.info, plan.record, plan.scan, export, bench, folder / "report.html")
+    return Run(
+        folder, task, plan.info, plan.record, plan.scan, export, bench, folder / "report.html"
+    )
 
 
 def html(sentences: Iterable[tuple[str, str]], table: pd.DataFrame) -> str:
@@ -251,12 +268,14 @@ def html(sentences: Iterable[tuple[str, str]], table: pd.DataFrame) -> str:
 
 
 def place_of(run: Any, task: Any) -> tuple[Path, Any]:
-    """Directory and task of what is given to go on with: a path, or an earlier result, whose task counts where no other
-    is given."""
+    """Directory and task of what is given to go on with: a path, or an earlier result, whose task
+    counts where no other is given."""
     if isinstance(run, Result):
         return run.directory, task if task is not None else run.task
     if isinstance(run, (str, Path)):
         return Path(run), task
     kind = type(run).__name__
     fix = "scan or run it first" if isinstance(run, (Task, EvaluateTask)) else "give one of them"
-    raise NamesError(f"Expected a run directory, or the result of an earlier step, got a {kind}; {fix}.")
+    raise NamesError(
+        f"Expected a run directory, or the result of an earlier step, got a {kind}; {fix}."
+    )

@@ -27,7 +27,8 @@ LOWERED = {"tensorrt_rtx": "tensorrt", "trtexec": "tensorrt"}
 """Runtimes that take the files of another."""
 
 MADE_BY = {"export.json": "export", "bench.json": "bench"}
-"""File -> the verb that makes it from the directory; those of a scan apart, all others are made by `plan`."""
+"""File -> the verb that makes it from the directory; those of a scan apart, all others are made by
+`plan`."""
 
 EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 
@@ -36,15 +37,17 @@ EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 class RunInfo:
     """run.json: what a run is of and how to repeat it.
 
-    task: reference of the task; relative to the run directory where the file lies in it, absolute otherwise; `IN_PYTHON`
-    for one that was made in a program. near: the way from the run directory to the task's file, for a project that was
-    moved as a whole.
-    began: verb and options of the command that began the run, without its task and directory; for a task made in Python
-    the function and its keywords.
-    commands: verb -> the command that last ran it. simulator: its name and the reason it was chosen; None until used.
+    task: reference of the task; relative to the run directory where the file lies in it, absolute
+    otherwise; `IN_PYTHON` for one that was made in a program. near: the way from the run directory
+    to the task's file, for a project that was moved as a whole.
+    began: verb and options of the command that began the run, without its task and directory; for a
+    task made in Python the function and its keywords.
+    commands: verb -> the command that last ran it. simulator: its name and the reason it was
+    chosen; None until used.
     scales: quantizers that share one range, in the scan and in what is exported.
     residuals: whether quantizers for skip connections were added to the model.
-    samples: forwarded in all, over all verbs and resumes. seconds: verb -> wall time of its last run.
+    samples: forwarded in all, over all verbs and resumes. seconds: verb -> wall time of its last
+    run.
     """
 
     task: str
@@ -94,29 +97,38 @@ class RunDir:
         return f"{file}:{function}", os.path.relpath(file, own)
 
     def reference(self) -> str:
-        """The task of this run, from any folder and wherever the directory is now. Raises RunDirError where it is gone."""
+        """The task of this run, from any folder and wherever the directory is now. Raises
+        RunDirError where it is gone."""
         info = self.info()
         if info.in_python:
             raise RunDirError(
-                f"Expected the task of the run {self.path}, which was made in Python and is in no file, got none; give "
-                f"it to the function, as in sensitivity.plan({str(self.path)!r}, task=task)."
+                f"Expected the task of the run {self.path}, which was made in Python and is in no "
+                "file, got none; give it to the function, as in "
+                f"sensitivity.plan({str(self.path)!r}, task=task)."
             )
         path, _, function = info.task.rpartition(":")
         if not path:
             path, function = info.task, "task"
-        # A run of an older version names its task as it was given, from a folder that nobody wrote down.
-        places = (self.path / path, Path(path), self.path / (info.near or path), self.path / Path(path).name)
+        # A run of an older version names its task as it was given, from a folder that nobody wrote
+        # down.
+        places = (
+            self.path / path,
+            Path(path),
+            self.path / (info.near or path),
+            self.path / Path(path).name,
+        )
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise RunDirError(
-                f"Expected the task file of the run {self.path} at {path}, got nothing there; put it back, or put a "
+                f"Expected the task file of the run {self.path} at {path}, got nothing there; put "
+                "it back, or put a "
                 f"copy of it into {self.path}."
             )
         return f"{found}:{function}"
 
     def go_on(self) -> str:
-        """What goes on with the scan or run of this directory: a command with TASK where nothing is known of it, or a call
-        for a task made in Python."""
+        """What goes on with the scan or run of this directory: a command with TASK where nothing is
+        known of it, or a call for a task made in Python."""
         words, task = ["scan"], "TASK"
         if (self.path / "run.json").exists():
             info = self.info()
@@ -124,7 +136,9 @@ class RunDir:
                 given = ["task", f"out={str(self.path)!r}", "resume=True", *info.began[1:]]
                 return f"sensitivity.{info.began[0]}({', '.join(given)})"
             words, task = list(info.began) or words, self.reference()
-        return shlex.join(["sensitivity", words[0], task, *words[1:], "--out", str(self.path), "--resume"])
+        return shlex.join(
+            ["sensitivity", words[0], task, *words[1:], "--out", str(self.path), "--resume"]
+        )
 
     def unfinished(self) -> str | None:
         """What to tell of a scan or run that has not come to its end; None where it has."""
@@ -134,7 +148,10 @@ class RunDir:
         missing = [step for step in steps if not (self.path / f"{step}.json").exists()]
         if not verb or verb in info.commands or not missing:
             return None
-        return f"This {verb} has not come to its end: no {', no '.join(missing)}. Go on with: {self.go_on()}"
+        return (
+            f"This {verb} has not come to its end: no {', no '.join(missing)}. Go on with: "
+            f"{self.go_on()}"
+        )
 
     def canonical(self) -> dict[Exported, Path]:
         """The canonical files that are there, by variant."""
@@ -142,7 +159,8 @@ class RunDir:
         return {variant: file for variant, file in files.items() if file.exists()}
 
     def models(self, runtime: str | None) -> dict[Exported, Path]:
-        """The exported files by variant, those lowered for `runtime` where there are any; None for canonical ones.
+        """The exported files by variant, those lowered for `runtime` where there are any; None for
+        canonical ones.
 
         Raises RunDirError where the float one is missing.
         """
@@ -165,20 +183,25 @@ class RunDir:
             content = file.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
             if self.path.is_file():
-                raise RunDirError(f"Expected {self.path} to be a run directory, got a file; give its folder.") from None
+                raise RunDirError(
+                    f"Expected {self.path} to be a run directory, got a file; give its folder."
+                ) from None
             raise RunDirError(
                 f"Expected {file} to exist, got nothing there; make it with: {self.makes(name)}"
             ) from None
         except OSError as error:
             raise RunDirError(
-                f"Expected {file} to be a readable file, got {error.strerror or error}; move it away."
+                f"Expected {file} to be a readable file, got {error.strerror or error}; move it "
+                "away."
             ) from error
         try:
             record = msgspec.json.decode(content, type=kind)
         except ValueError as error:
             raise self._damaged(name, str(error)) from error
         if not is_as_written(content):
-            raise self._damaged(name, 'another checksum; if you changed it on purpose, take its line "checksum" out')
+            raise self._damaged(
+                name, 'another checksum; if you changed it on purpose, take its line "checksum" out'
+            )
         return record
 
     def read_if_there(self, name: str, kind: type[Record]) -> Record | None:
@@ -192,13 +215,24 @@ class RunDir:
         try:
             with np.load(self.path / name, allow_pickle=False) as stored:
                 table: NDArray[np.float64] = stored["values"]
-        except (OSError, ValueError, KeyError, EOFError, zlib.error, BadZipFile, NotImplementedError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            zlib.error,
+            BadZipFile,
+            NotImplementedError,
+        ) as error:
             raise self._damaged(name, "no whole archive of numbers") from error
         return table
 
     def write(self, name: str, record: Any) -> None:
         """A record to its file, whole or not at all, with a checksum."""
-        write_whole(self.path / name, with_checksum(msgspec.json.format(msgspec.json.encode(record), indent=2)))
+        write_whole(
+            self.path / name,
+            with_checksum(msgspec.json.format(msgspec.json.encode(record), indent=2)),
+        )
 
     def makes(self, name: str) -> str:
         """What makes a file of this directory: a command, or a call for a task made in Python."""
@@ -215,5 +249,6 @@ class RunDir:
         if name == "run.json":
             makes = f"{makes} {shlex.quote(str(self.path))}"
         return RunDirError(
-            f"Expected {file} to be as it was written, got {got}; make it again with: rm {shlex.quote(str(file))}; {makes}"
+            f"Expected {file} to be as it was written, got {got}; make it again with: rm "
+            f"{shlex.quote(str(file))}; {makes}"
         )

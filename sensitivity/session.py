@@ -1,4 +1,5 @@
-"""A task opened for measuring: its model seen through an adapter, its units, and the journal of its run directory."""
+"""A task opened for measuring: its model seen through an adapter, its units, and the journal of its
+run directory."""
 
 from __future__ import annotations
 
@@ -48,19 +49,24 @@ NO_INTERVALS = (
     "each variant costs a whole evaluation. Return a Task with score() to get them."
 )
 NOT_HELD_OUT = (
-    "The task has no holdout evaluation: the reported accuracy is on data that chose the plan, and too kind to it."
+    "The task has no holdout evaluation: the reported accuracy is on data that chose "
+    "the plan, and too kind to it."
 )
 
 
 @dataclass(frozen=True)
 class Session:
-    """given: the task as the user gave it. task: always with batches; an EvaluateTask has been turned into one.
-    example: one batch of inputs, for export; None where the task has none. warnings: what the reader must know.
-    scales: quantizers that share one range for as long as the session is open. own_ranges: those that they had before,
-    where the shared one differs. residuals: whether skip connections have got quantizers for as long.
-    unexecuted: quantizers of the user's model that no forward executes; they are in no unit and disabled for as long.
-    loaded: the task as the user's function returned it. graph: what `export.relations.placed` read of the model; None
-    where the units came from an earlier scan."""
+    """given: the task as the user gave it. task: always with batches; an EvaluateTask has been
+    turned into one.
+    example: one batch of inputs, for export; None where the task has none. warnings: what the
+    reader must know.
+    scales: quantizers that share one range for as long as the session is open. own_ranges: those
+    that they had before, where the shared one differs. residuals: whether skip connections have got
+    quantizers for as long.
+    unexecuted: quantizers of the user's model that no forward executes; they are in no unit and
+    disabled for as long.
+    loaded: the task as the user's function returned it. graph: what `export.relations.placed` read
+    of the model; None where the units came from an earlier scan."""
 
     given: Given
     task: Task
@@ -83,7 +89,8 @@ class Session:
         return not callable(next(iter(self.task.data["rank"]))[0])
 
     def exact_samples(self) -> int:
-        """What measuring every unit and the baselines on all of `rank` takes, from the size of its first batch."""
+        """What measuring every unit and the baselines on all of `rank` takes, from the size of its
+        first batch."""
         size = batch_size(self.example) if self.has_samples else 1
         return len(self.task.data["rank"]) * size * (len(self.units) + len(BASELINES))
 
@@ -95,28 +102,33 @@ class Session:
     def signal(self, name: str, samples: int = SIGNAL_SAMPLES) -> dict[str, float]:
         """Unit -> cheap signal of its sensitivity: "sqnr", "kl", "boxes" or "fisher".
 
-        samples: how many to compare outputs on. Raises TaskError where the signal cannot be had, ModelError where outputs
-        cannot be compared.
+        samples: how many to compare outputs on. Raises TaskError where the signal cannot be had,
+        ModelError where outputs cannot be compared.
         """
         if not self.has_samples:
             raise TaskError(
-                f"Expected a task with samples for --signal {name}, got one with evaluate(model) only; use --exact."
+                f"Expected a task with samples for --signal {name}, got one with evaluate(model) "
+                "only; use --exact."
             )
         if name == "fisher":
             from sensitivity.signals.fisher import fisher
 
             return fisher(self.source, self.units, islice(self.task.data["rank"], FISHER_BATCHES))
-        return measured_signal(self.measurer, self.units, self.source.quantizers, self.distortion(name), samples)
+        return measured_signal(
+            self.measurer, self.units, self.source.quantizers, self.distortion(name), samples
+        )
 
     def distortion(self, name: str) -> Signal:
-        """The signal of this name that compares outputs. Raises TaskError for "boxes" where the task is no detector's."""
+        """The signal of this name that compares outputs. Raises TaskError for "boxes" where the
+        task is no detector's."""
         if name == "boxes":
             return boxes_signal(self.task)
         found: Signal = load("signals", name)
         return found
 
     def ends(self) -> tuple[tuple[str, ...], ...]:
-        """For each end of the graph its units, the nearest first: of the inputs, then of each output."""
+        """For each end of the graph its units, the nearest first: of the inputs, then of each
+        output."""
         return ends(self.source, self.units)
 
     def inputs(self) -> Iterator[Any] | None:
@@ -124,8 +136,8 @@ class Session:
         return (inputs for inputs, _ in self.task.data["rank"]) if self.has_samples else None
 
     def forward_calibration(self) -> None:
-        """Run the model on the calibration data: split "calib" where the task has it, else `rank`; where there are no
-        samples, one evaluation."""
+        """Run the model on the calibration data: split "calib" where the task has it, else `rank`;
+        where there are no samples, one evaluation."""
         if not self.has_samples:
             evaluate, _ = next(iter(self.task.data["rank"]))
             evaluate(self.source.model)
@@ -167,13 +179,16 @@ def open_session(
     memory: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Session]:
-    """Load the task where it is in a file, unify the ranges that an engine wants to be one, and open the journal of `out`.
+    """Load the task where it is in a file, unify the ranges that an engine wants to be one, and
+    open the journal of `out`.
 
     choices: what the units are; None takes the units and shared ranges in run.json, from the scan.
-    memory: bytes that the simulator may hold besides the weights; None takes a quarter of what is free.
-    Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run), JournalMismatch.
+    memory: bytes that the simulator may hold besides the weights; None takes a quarter of what is
+    free. Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run),
+    JournalMismatch.
     """
-    # Both import ONNX, which takes half a second: `plan` for another target opens no session and need not wait.
+    # Both import ONNX, which takes half a second: `plan` for another target opens no session and
+    # need not wait.
     from sensitivity.export.placement import residual_quantizers, unified_scales
     from sensitivity.export.relations import placed
 
@@ -183,12 +198,16 @@ def open_session(
     run_dir, example = RunDir(out), _example(loaded)
     residuals = choices.quantize_residuals if choices else run_dir.info().residuals
     with ExitStack() as stack:
-        source, unexecuted = stack.enter_context(executed_only(quantized_model(loaded.model), loaded))
+        source, unexecuted = stack.enter_context(
+            executed_only(quantized_model(loaded.model), loaded)
+        )
         if residuals:
             stack.enter_context(residual_quantizers(source, list(_calibration(loaded))))
             source = quantized_model(loaded.model)
         found = placed(source, example, choices) if choices else _as_scanned(run_dir.info())
-        own_ranges = stack.enter_context(unified_scales(source, found.scales)) if found.scales else ()
+        own_ranges = (
+            stack.enter_context(unified_scales(source, found.scales)) if found.scales else ()
+        )
         head = head_of(task, source, given) | ({"scales": found.scales} if found.scales else {})
         with open_journal(run_dir.journal, head, resume=resume) as journal:
 
@@ -221,15 +240,17 @@ def executed_only(
 ) -> Iterator[tuple[QuantizedModel, tuple[Quantizer, ...]]]:
     """The model without the quantizers that no forward executes, and these.
 
-    They are disabled inside the `with`. Nothing is left out where the task gives no inputs to run the model on.
-    Raises ModelError where no quantizer is executed, and for one that is executed but not calibrated.
+    They are disabled inside the `with`. Nothing is left out where the task gives no inputs to run
+    the model on. Raises ModelError where no quantizer is executed, and for one that is executed but
+    not calibrated.
     """
     unexecuted = _unexecuted(source, loaded)
     executed = tuple(quantizer for quantizer in source.quantizers if quantizer not in unexecuted)
     if not executed:
         raise ModelError(
-            f"Expected the model to execute its quantizers, got none of {len(unexecuted)} executed by a batch of the "
-            "task's data; check that the modules which were quantized are those that its forward calls."
+            f"Expected the model to execute its quantizers, got none of {len(unexecuted)} executed "
+            "by a batch of the task's data; check that the modules which were quantized are those "
+            "that its forward calls."
         )
     check_calibrated(executed)
     if not unexecuted:
@@ -251,18 +272,21 @@ def _unexecuted(source: QuantizedModel, loaded: Task | EvaluateTask) -> tuple[Qu
 
 
 def _first_inputs(loaded: Task | EvaluateTask) -> Iterator[Any]:
-    """Batches of inputs that show which quantizers are executed: a model may route some samples past a part of it."""
+    """Batches of inputs that show which quantizers are executed: a model may route some samples
+    past a part of it."""
     if isinstance(loaded, EvaluateTask):
         return iter(() if loaded.example_inputs is None else (loaded.example_inputs,))
     return (check_pair(batch, "rank")[0] for batch in islice(loaded.data["rank"], EXECUTED_BATCHES))
 
 
 def _calibration(task: Task | EvaluateTask) -> Iterator[Any]:
-    """Batches of inputs that ranges are taken from: split "calib" where the task has it, else `rank`."""
+    """Batches of inputs that ranges are taken from: split "calib" where the task has it, else
+    `rank`."""
     if isinstance(task, EvaluateTask):
         if task.example_inputs is None:
             raise TaskError(
-                "Expected the task to have example_inputs to calibrate on, got None; add one batch of inputs."
+                "Expected the task to have example_inputs to calibrate on, got None; add one batch "
+                "of inputs."
             )
         yield task.example_inputs
         return
@@ -280,12 +304,17 @@ def _measurer(measurer: Measurer, own_ranges: tuple[Range, ...]) -> Measurer:
 
 
 def _changed(
-    measurer: Measurer, source: QuantizedModel, run_dir: RunDir, task: Mapping[str, str], loaded: Task | EvaluateTask
+    measurer: Measurer,
+    source: QuantizedModel,
+    run_dir: RunDir,
+    task: Mapping[str, str],
+    loaded: Task | EvaluateTask,
 ) -> tuple[str, ...]:
-    """What to tell of a task that has changed since the journal began; nothing where it does the same.
+    """What to tell of a task that has changed since the journal began; nothing where it does the
+    same.
 
-    One made in Python is measured again also where its functions read the same: what they call may be another.
-    Raises JournalMismatch where it measures something else.
+    One made in Python is measured again also where its functions read the same: what they call may
+    be another. Raises JournalMismatch where it measures something else.
     """
     journal = measurer.journal
     same = journal.task is None or same_task(journal.task, task)
@@ -313,7 +342,8 @@ def quantized_model(model: Any) -> QuantizedModel:
     Raises ModelError where none recognises it.
     """
     model = unwrapped(model)
-    # Guests come last: one that cannot be used is in nobody's way whose model is of a source of ours.
+    # Guests come last: one that cannot be used is in nobody's way whose model is of a source of
+    # ours.
     for name in names("quantizers"):
         adapter = load("quantizers", name)
         if adapter.recognises(model):
@@ -321,24 +351,31 @@ def quantized_model(model: Any) -> QuantizedModel:
             if found.quantizers:
                 return found
             raise ModelError(
-                f"Expected a calibrated model with enabled quantizers, got a {name} model with none enabled; quantize and calibrate it first."
+                f"Expected a calibrated model with enabled quantizers, got a {name} model with "
+                "none enabled; quantize and calibrate it first."
             )
     known = ", ".join(names("quantizers"))
     raise ModelError(
-        f"Expected a model with quantizers of {known}, got {type(model).__name__} without any; quantize and calibrate it first."
+        f"Expected a model with quantizers of {known}, got {type(model).__name__} without any; "
+        "quantize and calibrate it first."
     )
 
 
 def with_batches(task: EvaluateTask) -> Task:
-    """The same as a Task: each split is one batch whose input is the evaluation, and whose output is its score."""
+    """The same as a Task: each split is one batch whose input is the evaluation, and whose output
+    is its score."""
     data = {
-        split: [(getattr(task, "evaluate" if split == "rank" else split) or task.evaluate, None)] for split in SPLITS
+        split: [(getattr(task, "evaluate" if split == "rank" else split) or task.evaluate, None)]
+        for split in SPLITS
     }
-    return Task(task.model, data, lambda output, _: [output], metric=task.metric, full_scale=task.full_scale)
+    return Task(
+        task.model, data, lambda output, _: [output], metric=task.metric, full_scale=task.full_scale
+    )
 
 
 def head_of(task: Task, source: QuantizedModel, given: Given) -> dict[str, Any]:
-    """What the measurements of a journal are of: anything that would change them. "task" may change, where `_changed` agrees."""
+    """What the measurements of a journal are of: anything that would change them. "task" may
+    change, where `_changed` agrees."""
     return {
         "task": task_digest(given),
         "metric": task.metric,
@@ -364,7 +401,9 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _simulator(loaded: Task | EvaluateTask, source: QuantizedModel, memory: int | None) -> Simulator:
+def _simulator(
+    loaded: Task | EvaluateTask, source: QuantizedModel, memory: int | None
+) -> Simulator:
     if isinstance(loaded, EvaluateTask):
         from sensitivity.simulators.evaluate import EvaluateSimulator
 

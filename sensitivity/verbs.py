@@ -1,7 +1,9 @@
-"""The verbs as functions: `import sensitivity as sv; run = sv.run(task, out="runs/a", max_drop="1pt")`.
+"""The verbs as functions: `import sensitivity as sv; run = sv.run(task, out="runs/a",
+max_drop="1pt")`.
 
-A task is a `Task` or `EvaluateTask` in memory, or the path of its file. Settings are keywords: the fields of the verb's
-dataclass in `sensitivity.config`, which are the options of the command line too. Mistakes raise `SensitivityError`.
+A task is a `Task` or `EvaluateTask` in memory, or the path of its file. Settings are keywords: the
+fields of the verb's dataclass in `sensitivity.config`, which are the options of the command line
+too. Mistakes raise `SensitivityError`.
 """
 
 from __future__ import annotations
@@ -80,7 +82,8 @@ def settings_of(kind: type[Any]) -> list[Field[Any]]:
 
 
 def _verb(function: Verb[Returned]) -> Verb[Returned]:
-    """Name the settings of a verb as keywords, in the signature of its function and in its errors."""
+    """Name the settings of a verb as keywords, in the signature of its function and in its
+    errors."""
 
     @functools.wraps(function)
     def told(*args: Any, **keywords: Any) -> Returned:
@@ -93,7 +96,9 @@ def _verb(function: Verb[Returned]) -> Verb[Returned]:
     signature = inspect.signature(function)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
     added = [
-        inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type)
+        inspect.Parameter(
+            item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type
+        )
         for item in settings_of(SETTINGS[function.__name__])
     ]
     told.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
@@ -110,9 +115,10 @@ def run(
 ) -> Run:
     """Scan, plan, export, bench and report in one go.
 
-    task: a task in memory, "my_task.py:task", or a Q/DQ ONNX file with `data=`. out: the run directory; for a file it
-    is runs/<name of the file> by default, for a task in memory it must be given. progress: told of each step, see
-    `sensitivity.scan.progress`. The model is left as it was found.
+    task: a task in memory, "my_task.py:task", or a Q/DQ ONNX file with `data=`. out: the run
+    directory; for a file it is runs/<name of the file> by default, for a task in memory it must be
+    given. progress: told of each step, see `sensitivity.scan.progress`. The model is left as it was
+    found.
     """
     chosen, given = _of_task("run", task, out, settings)
     api.run(chosen, progress, given)
@@ -135,7 +141,8 @@ def scan(
 
 @_verb
 def check(task: Task | EvaluateTask | str | Path, **settings: Any) -> Checked:
-    """Prove on one batch what a scan rests on. task: as for `run`; a Q/DQ ONNX file also without `data=`."""
+    """Prove on one batch what a scan rests on. task: as for `run`; a Q/DQ ONNX file also without
+    `data=`."""
     chosen, given = _of_task("check", task, None, settings)
     return Checked(api.check(chosen, given))
 
@@ -150,8 +157,8 @@ def plan(
 ) -> Planned:
     """Choose the layers to leave out so that a target holds.
 
-    run: a run directory, or what an earlier function returned. task: needed for a task that was made in Python where
-    only the directory is given.
+    run: a run directory, or what an earlier function returned. task: needed for a task that was
+    made in Python where only the directory is given.
     """
     chosen, given = _of_run("plan", run, task, settings)
     api.plan(chosen, progress, given)
@@ -166,7 +173,8 @@ def export(
     progress: Progress = silent,
     **settings: Any,
 ) -> Exported:
-    """Write and verify the float, INT8 and partial ONNX files of the plan. run, task: as for `plan`."""
+    """Write and verify the float, INT8 and partial ONNX files of the plan. run, task: as for
+    `plan`."""
     chosen, given = _of_run("export", run, task, settings)
     api.export(chosen, progress, given)
     return exported(chosen.directory, given)
@@ -180,7 +188,8 @@ def bench(
     progress: Progress = silent,
     **settings: Any,
 ) -> Benched:
-    """Measure the latency of the exported files, interleaved. run: as for `plan`. task: for `accuracy=True` only."""
+    """Measure the latency of the exported files, interleaved. run: as for `plan`. task: for
+    `accuracy=True` only."""
     chosen, given = _of_run("bench", run, task, settings)
     api.bench(chosen, progress, given)
     return benched(chosen.directory, given)
@@ -188,12 +197,15 @@ def bench(
 
 @_verb
 def report(run: Result | str | Path) -> Path:
-    """Write report.html, the CSV files and the figures, and return the path of report.html. run: as for `plan`."""
+    """Write report.html, the CSV files and the figures, and return the path of report.html. run: as
+    for `plan`."""
     directory, _ = place_of(run, None)
     return api.report(ReportSettings(directory=directory))
 
 
-def _of_task(verb: str, task: Any, out: str | Path | None, values: dict[str, Any]) -> tuple[Any, Given | None]:
+def _of_task(
+    verb: str, task: Any, out: str | Path | None, values: dict[str, Any]
+) -> tuple[Any, Given | None]:
     """The settings of a verb that begins with a task, and the task where it is in no file."""
     given = None if isinstance(task, (str, Path)) else _object(task)
     own = {"task": str(task) if given is None else IN_PYTHON}
@@ -203,7 +215,8 @@ def _of_task(verb: str, task: Any, out: str | Path | None, values: dict[str, Any
 
 
 def _object(task: Any) -> Task | EvaluateTask:
-    """A task in memory; what is in it is checked where it is opened. Raises TaskError for anything else."""
+    """A task in memory; what is in it is checked where it is opened. Raises TaskError for anything
+    else."""
     return task if isinstance(task, (Task, EvaluateTask)) else checked(task, TASK)
 
 
@@ -216,7 +229,8 @@ def _of_run(verb: str, run: Any, task: Any, values: dict[str, Any]) -> tuple[Any
 
 
 def _settings(verb: str, own: dict[str, Any], values: dict[str, Any]) -> Any:
-    """The verb's settings. Raises NamesError for a name that is none of them, SensitivityError for a wrong value."""
+    """The verb's settings. Raises NamesError for a name that is none of them, SensitivityError for
+    a wrong value."""
     kind = SETTINGS[verb]
     known = {item.name: item for item in settings_of(kind)}
     hints = get_type_hints(kind)
@@ -269,5 +283,11 @@ def _words(option: Any) -> str:
         return " or ".join(map(repr, get_args(option)))
     if get_origin(option) is tuple:
         return "a name or a list of names"
-    words = {str: "text", int: "a whole number", float: "a number", bool: "True or False", Path: "a path"}
+    words = {
+        str: "text",
+        int: "a whole number",
+        float: "a number",
+        bool: "True or False",
+        Path: "a path",
+    }
     return words.get(option, "None")

@@ -89,7 +89,10 @@ def test_without_latencies_the_price_is_said_to_be_unknown() -> None:
 def test_a_plan_that_leaves_everything_out_is_float() -> None:
     names = tuple(unit.name for unit in UNITS)
     assert words(replace(PLAN, skip=names), (), 28, METRIC)[0] == "float"
-    assert "cheapest in this runtime" in words(replace(PLAN, skip=names, planner="cost"), (), 28, METRIC)[1]
+    assert (
+        "cheapest in this runtime"
+        in words(replace(PLAN, skip=names, planner="cost"), (), 28, METRIC)[1]
+    )
 
 
 def test_small_splits_are_named_with_the_samples_that_it_takes() -> None:

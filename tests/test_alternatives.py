@@ -1,4 +1,5 @@
-"""Other ranges for quantizers: set and taken back, found by ModelOpt's calibrators, replayed as the model computes them."""
+"""Other ranges for quantizers: set and taken back, found by ModelOpt's calibrators, replayed as the
+model computes them."""
 
 from __future__ import annotations
 
@@ -50,7 +51,9 @@ def test_ranges_are_those_asked_for_inside_the_with_and_the_own_ones_after_an_ex
 
     def work() -> None:
         with source.with_ranges([MSE, LEFT]):
-            inside.extend([source.range(MSE.quantizer).amax, source.grid(MSE.quantizer).scale.item()])
+            inside.extend(
+                [source.range(MSE.quantizer).amax, source.grid(MSE.quantizer).scale.item()]
+            )
             inside.append(source.fingerprint())
             raise RuntimeError
 
@@ -71,10 +74,14 @@ def test_a_weight_goes_from_one_range_to_one_per_channel_and_back():
         ("up.weight_quantizer", "per channel", 1, 8),
         ("classes.weight_quantizer", "per channel", 0, 5),
     ]
-    own = ModelOptModel(models.quantized(models.seeded(models.Branches), models.batch()))  # weights per channel
+    # weights per channel
+    own = ModelOptModel(models.quantized(models.seeded(models.Branches), models.batch()))
     with source.with_ranges(found):
-        for one in (found[0], found[2]):  # ModelOpt has the scales of a transposed convolution on the input channels
-            np.testing.assert_array_equal(source.grid(one.quantizer).scale, own.grid(one.quantizer).scale)
+        # ModelOpt has the scales of a transposed convolution on the input channels
+        for one in (found[0], found[2]):
+            np.testing.assert_array_equal(
+                source.grid(one.quantizer).scale, own.grid(one.quantizer).scale
+            )
         assert [source.grid(one.quantizer).axis for one in found] == [0, 1, 0]
         weight = source.model.left.weight
         expected = own.model.left.weight_quantizer(weight)
@@ -114,21 +121,29 @@ def test_ranges_of_activations_come_from_what_the_quantizer_gets_in_float(source
 
 
 def test_what_no_batch_reaches_and_what_is_per_channel_already_get_no_other_range(source):
-    assert source.other_ranges(["left.input_quantizer", "left.weight_quantizer"], lambda: None) == ()
+    assert (
+        source.other_ranges(["left.input_quantizer", "left.weight_quantizer"], lambda: None) == ()
+    )
 
 
 def test_a_range_for_a_quantizer_that_has_none_is_refused(source):
-    with pytest.raises(NamesError, match=r"got 'stem.0.inptu_quantizer'.*Close names: stem.0.input_quantizer"):
+    with pytest.raises(
+        NamesError, match=r"got 'stem.0.inptu_quantizer'.*Close names: stem.0.input_quantizer"
+    ):
         source.with_ranges([Range("stem.0.inptu_quantizer", "mse", (1.0,))])
     source.model.left.input_quantizer._num_bits = (4, 3)
-    with pytest.raises(ModelError, match=r"Expected left.input_quantizer to quantize to one integer grid"):
+    with pytest.raises(
+        ModelError, match=r"Expected left.input_quantizer to quantize to one integer grid"
+    ):
         source.with_ranges([LEFT])
 
 
 def test_a_model_whose_ranges_cannot_be_changed_is_told():
     fake = FakeModel({"a": 0.1})
     assert with_alternatives(fake, ()) is fake
-    with pytest.raises(ModelError, match="Expected a model whose ranges can be changed, got one of fake"):
+    with pytest.raises(
+        ModelError, match="Expected a model whose ranges can be changed, got one of fake"
+    ):
         with_alternatives(fake, [MSE])
 
 
@@ -150,7 +165,13 @@ def test_replay_of_other_ranges_equals_the_model_that_has_them_bit_for_bit(sourc
     weights = [one.name for one in source.quantizers if one.role == "weight"]
     variants = [
         frozenset(names)
-        for names in ([], [MSE.key], [LOW.key, LEFT.key], [MSE.key, *weights], [LEFT.key, LEFT.quantizer])
+        for names in (
+            [],
+            [MSE.key],
+            [LOW.key, LEFT.key],
+            [MSE.key, *weights],
+            [LEFT.key, LEFT.quantizer],
+        )
     ]
     offering = Alternatives(source, [MSE, LOW, LEFT])
     inputs = models.batch(seed=7)
@@ -163,10 +184,17 @@ def test_replay_of_other_ranges_equals_the_model_that_has_them_bit_for_bit(sourc
 
 def test_per_channel_weights_are_replayed_too():
     source = per_tensor(models.Chain, models.batch())
-    found = source.other_ranges([one.name for one in source.quantizers], lambda: source.model(models.batch()))
+    found = source.other_ranges(
+        [one.name for one in source.quantizers], lambda: source.model(models.batch())
+    )
     offering = Alternatives(source, found)
     channels = [one.key for one in found if one.method == "per channel"]
     assert len(channels) == 11
     simulator = simulator_for(offering, models.batch(seed=7))
     assert simulator.name == "replay"
-    check(offering, simulator, models.batch(seed=7), [frozenset(), frozenset(channels[:3]), frozenset(channels)])
+    check(
+        offering,
+        simulator,
+        models.batch(seed=7),
+        [frozenset(), frozenset(channels[:3]), frozenset(channels)],
+    )

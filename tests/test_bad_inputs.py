@@ -1,4 +1,5 @@
-"""A part of the bad inputs of `benchmarks/bad_inputs.py`, and what the table of all of them promises."""
+"""A part of the bad inputs of `benchmarks/bad_inputs.py`, and what the table of all of them
+promises."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def test_some_bad_inputs_are_one_clear_sentence_each() -> None:
 
 def test_the_table_holds_two_hundred_and_more_each_with_a_sentence() -> None:
     rows = re.findall(
-        r"^\| \d+ \| .* \| `sensitivity .*` \| (.+) \| (\d+) \|$", (ROOT / "docs/bad_inputs.md").read_text(), re.M
+        r"^\| \d+ \| .* \| `sensitivity .*` \| (.+) \| (\d+) \|$",
+        (ROOT / "docs/bad_inputs.md").read_text(),
+        re.M,
     )
     assert len(rows) > 200
     assert all(sentence.strip() and code in "12" for sentence, code in rows)

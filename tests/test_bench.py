@@ -95,7 +95,9 @@ def test_the_same_seed_gives_the_same_order() -> None:
 
 
 def test_a_file_that_takes_half_the_time_has_ratio_two() -> None:
-    timings = bench_files(FILES, FakeRuntime({"f": 2.0, "q": 1.0}), X, threads=3, rounds=5, warmup=0)
+    timings = bench_files(
+        FILES, FakeRuntime({"f": 2.0, "q": 1.0}), X, threads=3, rounds=5, warmup=0
+    )
     int8 = timings[1]
     assert (int8.variant, int8.median_ms, int8.ratio, int8.batch, int8.threads) == (
         "int8",
@@ -139,7 +141,9 @@ def test_engines_are_closed_also_when_one_of_them_fails() -> None:
 def test_progress_is_told_after_each_round() -> None:
     seen: list[tuple[int, int]] = []
     engines = {"float": FakeEngine("f", 1.0, [])}
-    interleaved(engines, X, rounds=3, warmup=0, progress=lambda done, total: seen.append((done, total)))
+    interleaved(
+        engines, X, rounds=3, warmup=0, progress=lambda done, total: seen.append((done, total))
+    )
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
@@ -155,13 +159,24 @@ def test_progress_is_told_after_each_round() -> None:
 )
 def test_settings_that_make_no_sense_are_refused(files: dict, numbers: dict, sentence: str) -> None:
     with pytest.raises(SensitivityError, match=sentence):
-        bench_files(files, FakeRuntime({}), X, **({"threads": 1, "rounds": 1, "warmup": 0} | numbers))
+        bench_files(
+            files, FakeRuntime({}), X, **({"threads": 1, "rounds": 1, "warmup": 0} | numbers)
+        )
 
 
 def test_the_summary_agrees_with_numpy_and_scipy() -> None:
     ms = np.random.default_rng(0).gamma(2, size=101)
     ratio = Estimate(1, 1, 1, 101)
-    summary = timing(ms, ratio=ratio, file="m.onnx", variant="int8", runtime="r", precision="fp32", batch=1, threads=1)
+    summary = timing(
+        ms,
+        ratio=ratio,
+        file="m.onnx",
+        variant="int8",
+        runtime="r",
+        precision="fp32",
+        batch=1,
+        threads=1,
+    )
     assert summary.median_ms == np.median(ms)
     assert summary.spread_ms == pytest.approx(scipy.stats.iqr(ms))
     assert summary.p99_ms == pytest.approx(np.percentile(ms, 99))
@@ -201,7 +216,9 @@ def test_neighbouring_rounds_that_are_slowed_alike_widen_the_interval() -> None:
 
 @given(st.lists(st.floats(0.01, 1e4), min_size=2, max_size=40), st.floats(0.1, 10))
 @settings(max_examples=50, deadline=None)
-def test_the_interval_holds_the_ratio_of_proportional_times(base: list[float], factor: float) -> None:
+def test_the_interval_holds_the_ratio_of_proportional_times(
+    base: list[float], factor: float
+) -> None:
     ratio = median_ratio(np.array(base) * factor, np.array(base), resamples=50)
     assert ratio.low == pytest.approx(factor)
     assert ratio.value == pytest.approx(factor)
@@ -213,7 +230,10 @@ def test_one_round_gives_no_interval() -> None:
 
 def test_the_verdict_says_when_int8_is_slower_and_what_to_do() -> None:
     words = " ".join(verdict([FLOAT, row("int8", Estimate(0.7, 0.68, 0.72, 50), 14.3)]))
-    assert "Full INT8 is slower than float: 0.70 times its speed (0.68 to 0.72; 14.3 ms, p95 17.2 ms)." in words
+    assert (
+        "Full INT8 is slower than float: 0.70 times its speed (0.68 to 0.72; 14.3 ms, p95 17.2 ms)."
+        in words
+    )
     assert "an unlowered Q/DQ file is often slower than float" in words
     assert "sensitivity export --for onnxruntime" in words
 
@@ -227,10 +247,16 @@ def test_another_runtime_gets_no_advice_about_onnx_runtime() -> None:
 
 
 def test_the_verdict_of_a_faster_plan_gives_no_excuses() -> None:
-    rows = [FLOAT, row("int8", Estimate(2, 1.9, 2.1, 50), 5), row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25)]
+    rows = [
+        FLOAT,
+        row("int8", Estimate(2, 1.9, 2.1, 50), 5),
+        row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25),
+    ]
     words = verdict(rows)
     assert (
-        words[0] == "The partial plan is faster than float: 1.60 times its speed (1.50 to 1.70; 6.25 ms, p95 7.5 ms)."
+        words[0]
+        == "The partial plan is faster than float: 1.60 times its speed (1.50 to 1.70; 6.25 ms, "
+        "p95 7.5 ms)."
     )
     assert "The partial plan keeps 75% of the time that full INT8 saves." in words
     assert not any("unlowered" in sentence for sentence in words)
@@ -238,7 +264,9 @@ def test_the_verdict_of_a_faster_plan_gives_no_excuses() -> None:
 
 def test_an_interval_that_holds_one_is_no_difference() -> None:
     words = verdict([FLOAT, row("partial", Estimate(1.02, 0.97, 1.05, 50))])
-    assert words[0].startswith("The partial plan cannot be told from float: 1.02 times its speed (0.97 to 1.05")
+    assert words[0].startswith(
+        "The partial plan cannot be told from float: 1.02 times its speed (0.97 to 1.05"
+    )
 
 
 @pytest.mark.parametrize(
@@ -248,21 +276,40 @@ def test_an_interval_that_holds_one_is_no_difference() -> None:
             Estimate(0.8, 0.75, 0.85, 50),
             "The partial plan is slower than FP16: 0.80 times its speed (0.75 to 0.85); as ",
         ),
-        (Estimate(1.0, 0.95, 1.05, 50), "The partial plan cannot be told from FP16: 1.00 times its speed (0.95 to 1.0"),
-        (Estimate(1.3, 1.25, 1.35, 50), "The partial plan is faster than FP16: 1.30 times its speed (1.25 to 1.35)."),
+        (
+            Estimate(1.0, 0.95, 1.05, 50),
+            "The partial plan cannot be told from FP16: 1.00 times its speed (0.95 to 1.0",
+        ),
+        (
+            Estimate(1.3, 1.25, 1.35, 50),
+            "The partial plan is faster than FP16: 1.30 times its speed (1.25 to 1.35).",
+        ),
     ],
     ids=["slower", "equal", "faster"],
 )
 def test_a_plan_is_compared_with_fp16_where_fp16_was_computed(against: Estimate, said: str) -> None:
-    partial = dataclasses.replace(row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), against_fp16=against)
+    partial = dataclasses.replace(
+        row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), against_fp16=against
+    )
     words = verdict([FLOAT, partial, row("fp16", Estimate(2, 1.9, 2.1, 50), 5, "fp16")])
-    assert [sentence[: len(said)] for sentence in words if "than FP16" in sentence or "from FP16" in sentence] == [said]
+    assert [
+        sentence[: len(said)]
+        for sentence in words
+        if "than FP16" in sentence or "from FP16" in sentence
+    ] == [said]
 
 
 def test_an_fp16_file_that_ran_in_fp32_is_no_measure_of_fp16() -> None:
-    rows = [FLOAT, row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), row("fp16", Estimate(2, 1.9, 2.1, 50), 5)]
+    rows = [
+        FLOAT,
+        row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25),
+        row("fp16", Estimate(2, 1.9, 2.1, 50), 5),
+    ]
     words = verdict(rows)
-    ran = "onnxruntime ran the FP16 file in fp32, at 2.00 times the speed of float: that says nothing about FP16 on a GPU."
+    ran = (
+        "onnxruntime ran the FP16 file in fp32, at 2.00 times the speed of float: that says "
+        "nothing about FP16 on a GPU."
+    )
     assert [sentence for sentence in words if "FP16" in sentence] == [ran]
 
 
@@ -291,7 +338,9 @@ def test_every_file_is_compared_with_fp16_in_pairs() -> None:
 
 def test_an_fp16_file_that_a_runtime_refuses_is_left_out_with_the_reason() -> None:
     refused: list[SensitivityError] = []
-    timings = bench_files(HALVES, Half(refuses=True), X, threads=1, rounds=2, warmup=0, left_out=refused.append)
+    timings = bench_files(
+        HALVES, Half(refuses=True), X, threads=1, rounds=2, warmup=0, left_out=refused.append
+    )
     assert [(one.variant, one.against_fp16) for one in timings] == [("float", None), ("int8", None)]
     assert [str(error) for error in refused] == ["no FP16 here"]
     with pytest.raises(OnnxFileError, match="no FP16 here"):
@@ -301,19 +350,31 @@ def test_an_fp16_file_that_a_runtime_refuses_is_left_out_with_the_reason() -> No
 def test_the_verdict_ends_with_how_it_was_measured() -> None:
     words = verdict([FLOAT, row("int8", Estimate(2, 1.9, 2.1, 50))])
     assert words[-1].startswith(
-        "Float takes 10 ms. Measured in onnxruntime (2 threads, batch 1, unquantized layers in fp32)"
+        "Float takes 10 ms. Measured in onnxruntime (2 threads, batch 1, unquantized layers in "
+        "fp32)"
     )
 
 
 def test_the_environment_says_what_a_latency_depends_on() -> None:
     found = environment()
-    assert {"machine", "os", "cpu", "cpu flags", "governor", "clock MHz", "cores", "onnxruntime"} <= set(found)
+    assert {
+        "machine",
+        "os",
+        "cpu",
+        "cpu flags",
+        "governor",
+        "clock MHz",
+        "cores",
+        "onnxruntime",
+    } <= set(found)
     assert all(isinstance(value, str) and value for value in found.values())
     json.dumps(found)
 
 
 def test_the_first_processor_of_cpuinfo_is_read() -> None:
-    info = _cpu_info("model name\t: Some CPU @ 2: GHz\nflags\t\t: avx2 avx512_vnni\n\nmodel name\t: Other\n")
+    info = _cpu_info(
+        "model name\t: Some CPU @ 2: GHz\nflags\t\t: avx2 avx512_vnni\n\nmodel name\t: Other\n"
+    )
     assert info == {"model name": "Some CPU @ 2: GHz", "flags": "avx2 avx512_vnni"}
 
 
@@ -324,7 +385,11 @@ def test_three_real_files_are_timed_in_onnx_runtime(tmp_path: Path) -> None:
         "partial": chain(tmp_path / "model.partial.onnx", {1, 2}),
     }
     timings = bench_files(files, OnnxRuntime(), inputs(), threads=1, rounds=5, warmup=1)
-    assert [(each.variant, each.n) for each in timings] == [("float", 5), ("int8", 5), ("partial", 5)]
+    assert [(each.variant, each.n) for each in timings] == [
+        ("float", 5),
+        ("int8", 5),
+        ("partial", 5),
+    ]
     assert timings[0].ratio.value == 1.0
     assert all(np.isfinite([each.median_ms, each.p99_ms, each.ratio.low]).all() for each in timings)
     assert len(verdict(timings)) >= 3

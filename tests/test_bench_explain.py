@@ -14,10 +14,17 @@ from sensitivity.runtimes.onnxruntime import OnnxRuntime
 
 
 def step(
-    name: str, precision: str, reads: list[str], writes: str, ms: float = 1.0, origin: str | None = None
+    name: str,
+    precision: str,
+    reads: list[str],
+    writes: str,
+    ms: float = 1.0,
+    origin: str | None = None,
 ) -> LayerRun:
     """Tensors are written "name:precision"."""
-    return LayerRun(name, "op", precision, ms, (name,), origin, tuple(map(port, reads)), (port(writes),))
+    return LayerRun(
+        name, "op", precision, ms, (name,), origin, tuple(map(port, reads)), (port(writes),)
+    )
 
 
 def port(text: str) -> Port:
@@ -33,7 +40,9 @@ def test_a_quantized_layer_that_ran_in_float_is_named_with_its_precision() -> No
     runs = [CONV, step("conv2", "fp16", ["a:int8"], "b:fp16")]
     assert not_in_int8(runs, ("conv1", "conv2", "conv3")) == {"conv2": "fp16", "conv3": "?"}
     words = explain(runs, ("conv1", "conv2", "conv3"))
-    assert words[0].startswith("2 of 3 quantized layers did not run in INT8: conv2 (fp16), conv3 (?)")
+    assert words[0].startswith(
+        "2 of 3 quantized layers did not run in INT8: conv2 (fp16), conv3 (?)"
+    )
 
 
 def test_when_all_quantized_layers_ran_in_int8_it_says_so() -> None:
@@ -94,7 +103,9 @@ def test_times_are_summed_by_cause_and_the_dearest_comes_first() -> None:
     runs = [INPUT, CONV, step("D", "int8", ["a:int8"], "a16:fp16", 2.0, "qdq"), FLOAT]
     words = explain(runs)
     assert words[0] == "Conversions and copies: 2 steps, 2.5 of 4.5 ms (56% of the profiled time)."
-    assert words[1].startswith("Beside layers that run in float: 1 step, 2 ms (pool). Quantize the layer between")
+    assert words[1].startswith(
+        "Beside layers that run in float: 1 step, 2 ms (pool). Quantize the layer between"
+    )
     assert words[2].startswith("At the network's input: 1 step, 0.5 ms (conv1).")
 
 
@@ -103,20 +114,30 @@ def test_an_engine_without_reformats_says_so() -> None:
 
 
 def test_steps_without_times_give_counts_alone() -> None:
-    untimed = LayerRun("Q", "op", "fp32", None, (), "reformat", (port("x:fp32"),), (port("y:int8"),))
+    untimed = LayerRun(
+        "Q", "op", "fp32", None, (), "reformat", (port("x:fp32"),), (port("y:int8"),)
+    )
     assert explain([untimed])[0] == "Conversions and copies: 1 step."
 
 
 def test_quantized_nodes_are_those_with_both_inputs_quantized(tmp_path: Path) -> None:
-    assert quantized_nodes(chain(tmp_path / "partial.onnx", {0, 2})) == ("layer0/Conv", "layer2/Conv")
+    assert quantized_nodes(chain(tmp_path / "partial.onnx", {0, 2})) == (
+        "layer0/Conv",
+        "layer2/Conv",
+    )
     assert quantized_nodes(chain(tmp_path / "float.onnx")) == ()
 
 
 def test_an_unlowered_file_in_onnx_runtime_is_explained(tmp_path: Path) -> None:
-    profile = profile_file(chain(tmp_path / "int8.onnx", {0, 1, 2}), OnnxRuntime(), inputs(), threads=1, repeats=2)
+    profile = profile_file(
+        chain(tmp_path / "int8.onnx", {0, 1, 2}), OnnxRuntime(), inputs(), threads=1, repeats=2
+    )
     words = explain(profile.runs, profile.kept)
     assert words[0].startswith("3 of 3 quantized layers did not run in INT8: layer0/Conv (fp32), ")
-    assert any(sentence.startswith("Q and DQ of the file that were not fused into a layer: ") for sentence in words)
+    assert any(
+        sentence.startswith("Q and DQ of the file that were not fused into a layer: ")
+        for sentence in words
+    )
     assert any("sensitivity export --for" in sentence for sentence in words)
 
 
@@ -143,7 +164,9 @@ def test_a_runtime_without_a_profiler_says_so_and_its_engine_is_closed(tmp_path:
         def build(self, file: Path, *, threads: int | None = None) -> Plain:  # type: ignore[override]
             return Plain()
 
-    with pytest.raises(RuntimeUnavailable, match="Expected a runtime with a profiler, got plain, which has none"):
+    with pytest.raises(
+        RuntimeUnavailable, match="Expected a runtime with a profiler, got plain, which has none"
+    ):
         profile_file(tmp_path / "any.onnx", NoProfiler(), inputs())
     assert closed == [True]
 
@@ -154,9 +177,13 @@ def test_the_verdict_holds_the_explanation_of_each_profiled_file() -> None:
 
     profile = FileProfile((INPUT, CONV), ("conv1",))
     words = verdict(
-        [row("float", Estimate(1, 1, 1, 50)), row("partial", Estimate(0.9, 0.8, 0.95, 50))], {"partial": profile}
+        [row("float", Estimate(1, 1, 1, 50)), row("partial", Estimate(0.9, 0.8, 0.95, 50))],
+        {"partial": profile},
     )
     assert "The partial plan: All 1 quantized layers ran in INT8." in words
     assert not any("per-layer profile" in sentence for sentence in words)
-    assert any(sentence.startswith("The partial plan: At the network's input: 1 step") for sentence in words)
+    assert any(
+        sentence.startswith("The partial plan: At the network's input: 1 step")
+        for sentence in words
+    )
     assert words[-1].startswith("Float takes 10 ms.")

@@ -1,4 +1,5 @@
-"""What is benched is what was judged: the plan's file in its runtime against what was simulated, and equal files."""
+"""What is benched is what was judged: the plan's file in its runtime against what was simulated,
+and equal files."""
 
 from __future__ import annotations
 
@@ -35,11 +36,17 @@ def answers(right: int) -> np.ndarray:
 
 HELD = HeldOut(Task(None, {"holdout": []}, score), answers(380), answers(376))
 MINUTE = timing("model.float.onnx", 150.0, 1.0)
-FILES = (MINUTE, replace(MINUTE, variant="int8", median_ms=40.0), replace(MINUTE, variant="partial", median_ms=50.0))
+FILES = (
+    MINUTE,
+    replace(MINUTE, variant="int8", median_ms=40.0),
+    replace(MINUTE, variant="partial", median_ms=50.0),
+)
 SETTINGS = BenchSettings(directory=Path())
 
 
-def test_a_file_that_does_what_was_simulated_has_its_drop_measured_against_float(tmp_path: Path) -> None:
+def test_a_file_that_does_what_was_simulated_has_its_drop_measured_against_float(
+    tmp_path: Path,
+) -> None:
     found = runtime_accuracy(answers(375), HELD, "onnxruntime", tmp_path / "none.onnx")
     assert (found.level.value, found.simulated.value) == (375 / N, 376 / N)
     expected = paired_effect(answers(375), answers(380))
@@ -49,7 +56,9 @@ def test_a_file_that_does_what_was_simulated_has_its_drop_measured_against_float
     assert (found.differs, found.cause) == (False, "")
 
 
-@pytest.mark.parametrize(("right", "differs"), [(376, False), (372, False), (340, True), (400, True)])
+@pytest.mark.parametrize(
+    ("right", "differs"), [(376, False), (372, False), (340, True), (400, True)]
+)
 def test_only_more_than_chance_differs(right: int, differs: bool, tmp_path: Path) -> None:
     """11 answers of 400 that all turned are chance with a probability of 0.001 at most."""
     assert runtime_accuracy(answers(right), HELD, "none", tmp_path / "none.onnx").differs is differs
@@ -61,7 +70,9 @@ def measured(monkeypatch: pytest.MonkeyPatch, **choices: bool) -> tuple[list[str
     return list(found), why, judged is not None
 
 
-def test_the_plan_s_file_is_measured_first_and_others_while_it_takes_less_than_half_a_minute(monkeypatch) -> None:
+def test_the_plan_s_file_is_measured_first_and_others_while_it_takes_less_than_half_a_minute(
+    monkeypatch,
+) -> None:
     # 400 samples of 50 ms are 20 s, and of 150 ms one minute more.
     found, why, judged = measured(monkeypatch)
     assert (found, judged) == (["partial"], True)
@@ -69,7 +80,9 @@ def test_the_plan_s_file_is_measured_first_and_others_while_it_takes_less_than_h
     assert measured(monkeypatch, accuracy=True) == (["partial", "float", "int8"], [], True)
 
 
-def test_a_metric_that_cannot_be_measured_does_not_end_a_run_that_did_not_ask_for_it(monkeypatch) -> None:
+def test_a_metric_that_cannot_be_measured_does_not_end_a_run_that_did_not_ask_for_it(
+    monkeypatch,
+) -> None:
     def fail(*_):
         raise RuntimeUnavailable("Expected a batch of 4, got 2.")
 
@@ -86,10 +99,14 @@ def test_a_metric_that_cannot_be_measured_does_not_end_a_run_that_did_not_ask_fo
 def file(path: Path, value: float, *, name: str = "g", external: bool = False) -> Path:
     x, y = (helper.make_tensor_value_info(one, onnx.TensorProto.FLOAT, [300]) for one in "xy")
     weight = onnx.numpy_helper.from_array(np.full(300, value, np.float32), "w")
-    graph = helper.make_graph([helper.make_node("Mul", ["x", "w"], ["y"], name="mul")], name, [x], [y], [weight])
+    graph = helper.make_graph(
+        [helper.make_node("Mul", ["x", "w"], ["y"], name="mul")], name, [x], [y], [weight]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
     helper.set_model_props(model, {"made": path.name})
-    onnx.save(model, path, save_as_external_data=external, location=f"{path.name}.data", size_threshold=0)
+    onnx.save(
+        model, path, save_as_external_data=external, location=f"{path.name}.data", size_threshold=0
+    )
     return path
 
 

@@ -1,4 +1,5 @@
-"""The fidelity benchmark on its smallest model: what it writes, and that the canonical file has the model's accuracy."""
+"""The fidelity benchmark on its smallest model: what it writes, and that the canonical file has the
+model's accuracy."""
 
 from __future__ import annotations
 
@@ -13,7 +14,10 @@ pytest.importorskip("torch")
 pytest.importorskip("modelopt")
 pytest.importorskip("openvino")
 if "SENSITIVITY_ASSETS" not in os.environ:
-    pytest.skip("SENSITIVITY_ASSETS is not set: no images and weights to compare on", allow_module_level=True)
+    pytest.skip(
+        "SENSITIVITY_ASSETS is not set: no images and weights to compare on",
+        allow_module_level=True,
+    )
 
 
 def test_files_of_resnet20_have_the_accuracy_of_the_simulated_model(
@@ -21,7 +25,9 @@ def test_files_of_resnet20_have_the_accuracy_of_the_simulated_model(
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     file = tmp_path / "fidelity.json"
-    importlib.import_module("fidelity").main(["--models", "resnet20", "--batches", "2", "--json", str(file)])
+    importlib.import_module("fidelity").main(
+        ["--models", "resnet20", "--batches", "2", "--json", str(file)]
+    )
     rows = json.loads(file.read_text())["rows"]
     assert [row["file"] for row in rows] == ["simulated", "canonical", "openvino", "onnxruntime"]
     assert {row["images"] for row in rows} == {200}

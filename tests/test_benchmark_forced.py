@@ -34,7 +34,9 @@ def exported(build: Any, folder: Path) -> tuple[ModelOptModel, Path]:
     return source, files["int8"]
 
 
-def test_each_piece_of_a_file_computes_what_the_model_computes(forced_shares: Any, tmp_path: Path) -> None:
+def test_each_piece_of_a_file_computes_what_the_model_computes(
+    forced_shares: Any, tmp_path: Path
+) -> None:
     found = forced_shares(*exported(Branches, tmp_path), batch(seed=3))
     assert {"output_box", "output_classes"} <= found.keys()
     assert len(found) == 8  # what right reads is what left reads
@@ -51,6 +53,8 @@ def test_a_fault_shows_where_it_is_and_not_behind_it(forced_shares: Any, tmp_pat
     found = forced_shares(source, save(model, tmp_path / "shifted.onnx"), batch(seed=3))
     (wrong,) = [name for name, share in found.items() if share > 1e-4]
     assert found[wrong] > 1
-    fed = next(node for node in model.graph if node.name == "conv6.input_quantizer/QuantizeLinear").inputs[0]
+    fed = next(
+        node for node in model.graph if node.name == "conv6.input_quantizer/QuantizeLinear"
+    ).inputs[0]
     assert fed is not None
     assert wrong == fed.name

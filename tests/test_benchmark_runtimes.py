@@ -1,4 +1,5 @@
-"""The runtime benchmark on a tiny residual net: what it writes, and that values are right. Times are not looked at."""
+"""The runtime benchmark on a tiny residual net: what it writes, and that values are right. Times
+are not looked at."""
 
 from __future__ import annotations
 
@@ -14,7 +15,17 @@ pytest.importorskip("modelopt")
 pytest.importorskip("openvino")
 ROOT = Path(__file__).parents[1]
 KEYS = {
-    *("model", "file", "runtime", "precision", "median_ms", "p95_ms", "ratio_vs_float", "low", "high"),
+    *(
+        "model",
+        "file",
+        "runtime",
+        "precision",
+        "median_ms",
+        "p95_ms",
+        "ratio_vs_float",
+        "low",
+        "high",
+    ),
     *("rms_vs_canonical", "metric"),
 }
 FILES = ["float", "fp16", "canonical int8", "int8", "skip-quarter", "skip-half"]
@@ -25,7 +36,10 @@ def bench():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT / "benchmarks"))
         yield SimpleNamespace(
-            **{name: importlib.import_module(name) for name in ("runtimes", "runtimes_models", "runtimes_table")}
+            **{
+                name: importlib.import_module(name)
+                for name in ("runtimes", "runtimes_models", "runtimes_table")
+            }
         )
 
 
@@ -44,7 +58,9 @@ def written(bench, subject, tmp_path_factory):
     file = tmp_path_factory.mktemp("benchmark") / "out" / "runtimes.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(bench.runtimes.SUBJECTS, "resnet18", lambda images: subject)
-        bench.runtimes.main(["--models", "resnet18", "--rounds", "3", "--threads", "1", "--json", str(file)])
+        bench.runtimes.main(
+            ["--models", "resnet18", "--rounds", "3", "--threads", "1", "--json", str(file)]
+        )
     return file
 
 
@@ -54,7 +70,9 @@ def rows(written):
 
 
 def test_every_file_has_a_row_in_every_runtime(rows):
-    assert list(rows) == [(runtime, file) for runtime in ("onnxruntime", "openvino") for file in FILES]
+    assert list(rows) == [
+        (runtime, file) for runtime in ("onnxruntime", "openvino") for file in FILES
+    ]
     assert all(row.keys() >= KEYS for row in rows.values())
     assert all(row["ratio_vs_float"] == 1 for (_, file), row in rows.items() if file == "float")
 
@@ -91,15 +109,22 @@ def test_metrics_are_those_of_the_file_in_its_runtime(rows):
 
 
 def test_the_table_beside_the_json_has_a_line_for_each_row(written):
-    lines = [line for line in written.with_suffix(".md").read_text().splitlines() if line.startswith("| resnet18")]
+    lines = [
+        line
+        for line in written.with_suffix(".md").read_text().splitlines()
+        if line.startswith("| resnet18")
+    ]
     assert len(lines) == 2 * len(FILES)
 
 
 def test_the_residual_net_has_the_layers_of_resnet18(bench):
     model = bench.runtimes_models.ResNet18()
-    assert sum(parameter.numel() for parameter in model.parameters()) == 11_689_512  # as torchvision's
+    # as torchvision's
+    assert sum(parameter.numel() for parameter in model.parameters()) == 11_689_512
 
 
 def test_skip_connections_of_the_residual_net_are_quantized(subject):
-    residual = [quantizer.name for quantizer in subject.source.quantizers if "residual" in quantizer.name]
+    residual = [
+        quantizer.name for quantizer in subject.source.quantizers if "residual" in quantizer.name
+    ]
     assert len(residual) == 8

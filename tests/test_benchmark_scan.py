@@ -1,4 +1,5 @@
-"""The scan benchmark on a tiny task: what it writes, and that its loops agree. Its times are not looked at."""
+"""The scan benchmark on a tiny task: what it writes, and that its loops agree. Its times are not
+looked at."""
 
 from __future__ import annotations
 
@@ -14,8 +15,26 @@ pytest.importorskip("modelopt")
 ROOT = Path(__file__).parents[1]
 TINY = f"{ROOT}/tests/tasks/tiny.py:task"
 KEYS = (
-    *("naive_s", "exact_s", "raced_s", "naive_model_s", "exact_model_s", "floor_s", "naive_samples", "exact_samples"),
-    *("raced_samples", "tau", "metrics_equal", "plan_met", "plan_units", "naive_plan_units", "peak_mib", "backend"),
+    *(
+        "naive_s",
+        "exact_s",
+        "raced_s",
+        "naive_model_s",
+        "exact_model_s",
+        "floor_s",
+        "naive_samples",
+        "exact_samples",
+    ),
+    *(
+        "raced_samples",
+        "tau",
+        "metrics_equal",
+        "plan_met",
+        "plan_units",
+        "naive_plan_units",
+        "peak_mib",
+        "backend",
+    ),
 )
 
 
@@ -33,7 +52,9 @@ def result(bench):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench.scan, "MODEL_SAMPLES", 60)
         found = bench.scan.benchmark(bench.scan_models.Subject("tiny", TINY, 10.0), settings)
-    return json.loads(json.dumps({"command": "test", "environment": bench.scan.environment(), **found}))
+    return json.loads(
+        json.dumps({"command": "test", "environment": bench.scan.environment(), **found})
+    )
 
 
 def test_all_promised_numbers_are_written(result):
@@ -76,7 +97,9 @@ def test_a_loop_that_disagrees_is_reported(bench):
     units = bench.scan.layers(source.quantizers)
     _, naive, exact = bench.scan.paired_loops(task, source, units)
     exact[units[0].name] = 1 - exact[units[0].name]
-    found = bench.scan.Subjected(task, source, units, naive, exact, lambda _: 0.0, bench.scan.Target(drop=0.1))
+    found = bench.scan.Subjected(
+        task, source, units, naive, exact, lambda _: 0.0, bench.scan.Target(drop=0.1)
+    )
     assert not bench.scan._agreement(found)["scores_equal"]
 
 
@@ -112,7 +135,9 @@ def test_the_float_replay_gives_the_float_model_for_every_variant(bench):
 
 def test_more_samples_than_there_are_come_again_and_again(bench):
     task = bench.scan_models.read_anew(bench.scan_models.loaded(TINY), 10)
-    pixels = torch.cat([inputs for inputs, _ in bench.scan_models.reordered(task, 0, 30).data["confirm"]])
+    pixels = torch.cat(
+        [inputs for inputs, _ in bench.scan_models.reordered(task, 0, 30).data["confirm"]]
+    )
     _, counts = torch.unique(pixels.sum((1, 2, 3)), return_counts=True)
     assert counts.tolist() == [3] * 10
 
@@ -145,7 +170,8 @@ def test_naive_plans_grow_one_layer_at_a_time_until_the_target_holds(bench):
 def test_the_cost_model_follows_its_formulas(bench):
     at = {"units": 7, "samples": 100, "naive_s": 70.0, "exact_s": 12.0, "exact_setup_s": 5.0}
     large = [
-        bench.scan_plans.Raced(seconds, 5.0, samples, (), None) for seconds, samples in ((15.0, 11000), (17.0, 11000))
+        bench.scan_plans.Raced(seconds, 5.0, samples, (), None)
+        for seconds, samples in ((15.0, 11000), (17.0, 11000))
     ]
     cost = bench.scan_plans.cost_model(70, 5000, at, large)
     assert cost["naive"] == {"samples": 350_000, "seconds": 35_000}

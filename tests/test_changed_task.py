@@ -1,4 +1,5 @@
-"""A task file that was changed after its run began: a comment is nothing, and anything else has to measure the same."""
+"""A task file that was changed after its run began: a comment is nothing, and anything else has to
+measure the same."""
 
 from __future__ import annotations
 
@@ -127,7 +128,9 @@ def test_a_task_that_measures_something_else_is_refused_with_the_difference(
     assert (run / "run/journal.jsonl").read_bytes() == before
 
 
-def test_data_that_differs_behind_the_first_batch_is_found(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_that_differs_behind_the_first_batch_is_found(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     edit(run, "return whole()", "return whole(last=1)")
     assert verb("scan", f"{run / 'my_task.py'}:task", "--out", run / "run", "--resume") == 1
     assert "got other data in batch 1 of split 'rank'; undo the change" in capsys.readouterr().err

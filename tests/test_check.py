@@ -40,7 +40,9 @@ ROOT = Path(__file__).parents[1]
 TINY = Path(__file__).parent / "tasks" / "tiny.py"
 
 
-def check(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, dict[str, list[dict[str, str]]]]:
+def check(
+    capsys: pytest.CaptureFixture[str], *words: object
+) -> tuple[int, dict[str, list[dict[str, str]]]]:
     with pytest.raises(SystemExit) as stop:
         main(["check", *map(str, words), "--format", "json"])
     return int(stop.value.code or 0), json.loads(capsys.readouterr().out)
@@ -71,7 +73,8 @@ def task_of(model: nn.Module) -> Task:
     return Task(model, data, lambda outputs, targets: outputs[:, 0])
 
 
-# Quantizers that are never executed. -------------------------------------------------------------------------------------
+# Quantizers that are never executed.
+# -------------------------------------------------------------------------------------
 
 
 def test_quantizers_that_no_forward_executes_are_disabled_for_as_long_and_put_back() -> None:
@@ -91,7 +94,11 @@ def test_a_quantizer_that_only_a_later_batch_executes_is_kept() -> None:
 
     model = quantized(seeded(Routed), images())
     batches = [(images().abs(), torch.zeros(4)), (images(), torch.zeros(4))]
-    task = Task(model, dict.fromkeys(("rank", "confirm", "holdout"), batches), lambda outputs, targets: outputs[:, 0])
+    task = Task(
+        model,
+        dict.fromkeys(("rank", "confirm", "holdout"), batches),
+        lambda outputs, targets: outputs[:, 0],
+    )
     with executed_only(quantized_model(model), task) as (_, left_out):
         assert left_out == ()
 
@@ -100,7 +107,9 @@ def test_an_executed_quantizer_without_a_range_is_refused_though_others_are_left
     model = auxiliary()
     model.fc.input_quantizer.reset_amax()
     with (
-        pytest.raises(ModelError, match=r"got 1 that are not \(fc.input_quantizer: amax is missing\)"),
+        pytest.raises(
+            ModelError, match=r"got 1 that are not \(fc.input_quantizer: amax is missing\)"
+        ),
         executed_only(quantized_model(model), task_of(model)),
     ):
         raise AssertionError("it was accepted")
@@ -125,28 +134,37 @@ def test_a_model_that_executes_none_of_its_quantizers_is_refused() -> None:
 
 
 def test_what_is_never_executed_is_one_warning_for_each_layer() -> None:
-    quantizers = [Quantizer(f"aux.{role}_quantizer", "aux", role, 8, None) for role in ("input", "weight")]
+    quantizers = [
+        Quantizer(f"aux.{role}_quantizer", "aux", role, 8, None) for role in ("input", "weight")
+    ]
     (finding,) = unexecuted(quantizers)
     assert (finding.code, finding.severity, finding.where) == ("never-executed", "warning", "aux")
     assert "got aux.input_quantizer, aux.weight_quantizer of aux never executed" in finding.message
 
 
-# What stays quantized. --------------------------------------------------------------------------------------------------
+# What stays quantized.
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_fake_quantizer_of_another_toolkit_is_named() -> None:
     model = auxiliary()
     model.other = FakeQuantize()
     (finding,) = quantized_model(model).remaining()
-    assert (finding.code, finding.severity, finding.where) == ("quantization-remains", "error", "other")
+    assert (finding.code, finding.severity, finding.where) == (
+        "quantization-remains",
+        "error",
+        "other",
+    )
     assert "a FakeQuantize at other" in finding.message
 
 
-# What cannot be exported. -----------------------------------------------------------------------------------------------
+# What cannot be exported.
+# -----------------------------------------------------------------------------------------------
 
 
 class FixedBatch(Auxiliary):
-    """`len` is a plain number while tracing, so the graph holds the batch size that it was traced with."""
+    """`len` is a plain number while tracing, so the graph holds the batch size that it was traced
+    with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,13 +174,17 @@ class FixedBatch(Auxiliary):
         return self.fc(torch.relu(self.conv(x)).mean((2, 3)) + self.token.expand(len(x), -1))
 
 
-def opened(model: nn.Module, folder: Path, float_model: nn.Module | None = None) -> AbstractContextManager[Session]:
+def opened(
+    model: nn.Module, folder: Path, float_model: nn.Module | None = None
+) -> AbstractContextManager[Session]:
     """A session of a task with this model."""
     (folder / "task.py").write_text("import held\n\n\ndef task():\n    return held.task\n")
     held = ModuleType("held")
     held.task = replace(task_of(model), float_model=float_model)  # type: ignore[attr-defined]
     sys.modules["held"] = held
-    return open_session(f"{folder / 'task.py'}:task", folder / "out", resume=False, choices=UnitChoices())
+    return open_session(
+        f"{folder / 'task.py'}:task", folder / "out", resume=False, choices=UnitChoices()
+    )
 
 
 def found_for(model: nn.Module, folder: Path) -> list[Finding]:
@@ -188,7 +210,9 @@ def test_a_graph_that_is_fixed_to_one_batch_size_is_told_before_the_scan(tmp_pat
         ("INT4_BLOCKWISE_WEIGHT_ONLY_CFG", "it quantizes blocks of"),
     ],
 )
-def test_a_format_without_an_integer_grid_is_told_before_the_scan(config: str, why: str, tmp_path: Path) -> None:
+def test_a_format_without_an_integer_grid_is_told_before_the_scan(
+    config: str, why: str, tmp_path: Path
+) -> None:
     (finding,) = found_for(in_config(config), tmp_path)
     assert re.search(why, finding.message)
     assert "scan, the plan and the report can be had all the same" in finding.message
@@ -233,7 +257,9 @@ def test_an_fp8_run_ends_with_a_plan_and_a_report_that_never_say_int8(
 
 
 def fp8_task() -> Task:
-    net = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 128), nn.ReLU(), nn.Linear(128, 5)))
+    net = seeded(
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 128), nn.ReLU(), nn.Linear(128, 5))
+    )
     x = torch.randn(120, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         y = net(x).argmax(1)
@@ -242,12 +268,19 @@ def fp8_task() -> Task:
 
     model = mtq.quantize(net, mtq.FP8_DEFAULT_CFG, lambda model: model(x))
     data = {
-        split: [(x[at : at + 40], y[at : at + 40])] for at, split in ((0, "rank"), (40, "confirm"), (80, "holdout"))
+        split: [(x[at : at + 40], y[at : at + 40])]
+        for at, split in ((0, "rank"), (40, "confirm"), (80, "holdout"))
     }
-    return Task(model, data, lambda outputs, targets: (outputs.argmax(1) == targets).double(), metric="top-1")
+    return Task(
+        model,
+        data,
+        lambda outputs, targets: (outputs.argmax(1) == targets).double(),
+        metric="top-1",
+    )
 
 
-# The task's own float model. --------------------------------------------------------------------------------------------
+# The task's own float model.
+# --------------------------------------------------------------------------------------------
 
 
 def float_finding(model: nn.Module, given: nn.Module) -> Finding:
@@ -301,12 +334,16 @@ def test_outputs_of_another_shape_are_told() -> None:
     assert "outputs of shapes [4, 5] and not [4, 6]" in float_finding(auxiliary(), given).message
 
 
-@pytest.mark.parametrize(("kind", "tolerance"), [("float32", 1e-4), ("float16", 1e-2), ("bfloat16", 5e-2)])
+@pytest.mark.parametrize(
+    ("kind", "tolerance"), [("float32", 1e-4), ("float16", 1e-2), ("bfloat16", 5e-2)]
+)
 def test_a_coarser_type_of_weights_may_differ_by_more(kind: str, tolerance: float) -> None:
     assert tolerance_of(nn.Linear(2, 2), nn.Linear(2, 2).to(getattr(torch, kind))) == tolerance
 
 
-def test_a_task_whose_float_model_differs_is_refused_and_with_force_warned_about(tmp_path: Path) -> None:
+def test_a_task_whose_float_model_differs_is_refused_and_with_force_warned_about(
+    tmp_path: Path,
+) -> None:
     given = seeded(Auxiliary)
     with torch.no_grad():
         given.conv.weight *= 2
@@ -319,7 +356,8 @@ def test_a_task_whose_float_model_differs_is_refused_and_with_force_warned_about
     assert "first at conv" in warnings_of(findings)[0]
 
 
-# The metric. ------------------------------------------------------------------------------------------------------------
+# The metric.
+# ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -334,14 +372,23 @@ class Answers:
 
     def found(self, target: Target | None = None) -> list[Finding]:
         places = range(0, len(self.outputs), self.batch)
-        data = [(self.outputs[at : at + self.batch], self.targets[at : at + self.batch]) for at in places]
-        chosen = {"score": self.score or Top1()} | ({"aggregate": self.aggregate} if self.aggregate else {})
-        task = Task(None, dict.fromkeys(("rank", "confirm", "holdout"), data), metric="top-1", **chosen)
+        data = [
+            (self.outputs[at : at + self.batch], self.targets[at : at + self.batch])
+            for at in places
+        ]
+        chosen = {"score": self.score or Top1()} | (
+            {"aggregate": self.aggregate} if self.aggregate else {}
+        )
+        task = Task(
+            None, dict.fromkeys(("rank", "confirm", "holdout"), data), metric="top-1", **chosen
+        )
         session = SimpleNamespace(
             task=task,
             has_samples=True,
             source=SimpleNamespace(quantizers=()),
-            measurer=SimpleNamespace(aggregate=task.aggregate, outputs=lambda variants, inputs: iter([(0, inputs)])),
+            measurer=SimpleNamespace(
+                aggregate=task.aggregate, outputs=lambda variants, inputs: iter([(0, inputs)])
+            ),
         )
         return list(metric_findings(session, target))  # type: ignore[arg-type]
 
@@ -350,7 +397,9 @@ def answers(right: float, classes: int = 10, n: int = 128) -> tuple[np.ndarray, 
     """One-hot outputs, and targets that the first samples' share `right` of them meets."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, classes, n)
-    said = np.where(np.arange(n) < right * n, labels, (labels + 1 + rng.integers(0, classes - 1, n)) % classes)
+    said = np.where(
+        np.arange(n) < right * n, labels, (labels + 1 + rng.integers(0, classes - 1, n)) % classes
+    )
     order = rng.permutation(n)
     return np.eye(classes)[said][order], labels[order]
 
@@ -366,14 +415,21 @@ def test_a_float_at_or_below_chance_is_an_error(right: float) -> None:
     assert "no better than chance" in finding.message
 
 
-def test_a_float_that_always_answers_the_same_is_an_error_though_most_samples_are_of_that_class() -> None:
+def test_a_float_that_always_answers_the_same_is_an_error_though_most_samples_are_of_that_class() -> (
+    None
+):
     labels = (np.arange(128) % 4 == 0).astype(int)
     outputs = np.tile([1.0, 0.0], (128, 1))
     (finding,) = Answers(outputs, labels).found()
-    assert "0.75 on 128 samples of rank, and 0.75 with the answers given for other samples" in finding.message
+    assert (
+        "0.75 on 128 samples of rank, and 0.75 with the answers given for other samples"
+        in finding.message
+    )
 
 
-def test_a_float_that_is_right_everywhere_is_above_chance_though_one_target_is_nearly_all_there_is() -> None:
+def test_a_float_that_is_right_everywhere_is_above_chance_though_one_target_is_nearly_all_there_is() -> (
+    None
+):
     labels = (np.arange(128) % 40 == 39).astype(int)
     assert Answers(np.eye(2)[labels], labels).found() == []
 
@@ -388,7 +444,9 @@ def test_a_regression_that_ignores_its_inputs_is_an_error_and_a_good_one_is_not(
 
 def test_a_score_that_looks_at_no_target_is_not_judged_by_other_samples_answers() -> None:
     outputs = np.random.default_rng(0).normal(size=(64, 3))
-    assert Answers(outputs, np.arange(64), lambda outputs, targets: outputs.mean(1) - 1).found() == []
+    assert (
+        Answers(outputs, np.arange(64), lambda outputs, targets: outputs.mean(1) - 1).found() == []
+    )
 
 
 def test_samples_of_one_class_only_are_not_taken_for_a_constant_model() -> None:
@@ -396,14 +454,22 @@ def test_samples_of_one_class_only_are_not_taken_for_a_constant_model() -> None:
 
 
 def test_scores_that_are_not_finite_are_one_error() -> None:
-    (finding,) = Answers(*answers(0.8), score=lambda outputs, targets: np.full(len(targets), np.nan)).found()
+    (finding,) = Answers(
+        *answers(0.8), score=lambda outputs, targets: np.full(len(targets), np.nan)
+    ).found()
     assert finding.code == "metric-fails"
     assert "finite scores on batch 0 of split 'rank'" in finding.message
 
 
-def test_a_target_that_every_model_meets_is_an_error_only_where_the_metric_cannot_be_negative() -> None:
+def test_a_target_that_every_model_meets_is_an_error_only_where_the_metric_cannot_be_negative() -> (
+    None
+):
     scores = np.array([0.0, 0.0, 0.02])
-    codes_of = lambda values, target: [one.code for one in target_findings(values, float(values.mean()), target, "m")]  # noqa: E731
+
+    def codes_of(values, target):
+        findings = target_findings(values, float(values.mean()), target, "m")
+        return [finding.code for finding in findings]
+
     assert codes_of(scores, Target(drop=0.01)) == ["target-below-zero"]
     assert codes_of(scores, Target(metric=-0.5)) == ["target-below-zero"]
     assert codes_of(scores, Target(relative=0.01)) == []
@@ -415,20 +481,31 @@ def test_a_relative_drop_of_a_negative_metric_lowers_the_floor() -> None:
     assert Target(relative=0.01).floor(2.0) == pytest.approx(1.98)
 
 
-# The splits. ------------------------------------------------------------------------------------------------------------
+# The splits.
+# ------------------------------------------------------------------------------------------------------------
 
 
 def split_task(rank: np.ndarray, confirm: np.ndarray, holdout: np.ndarray) -> Task:
     named = {"rank": rank, "confirm": confirm, "holdout": holdout}
-    return Task(None, {name: [(part[:5], None), (part[5:], None)] for name, part in named.items()}, lambda o, t: o)
+    return Task(
+        None,
+        {name: [(part[:5], None), (part[5:], None)] for name, part in named.items()},
+        lambda o, t: o,
+    )
 
 
 @pytest.mark.parametrize(("shared", "severity"), [(20, "error"), (10, "error"), (3, "warning")])
-def test_samples_that_are_in_two_splits_are_found_whatever_batch_they_are_in(shared: int, severity: str) -> None:
+def test_samples_that_are_in_two_splits_are_found_whatever_batch_they_are_in(
+    shared: int, severity: str
+) -> None:
     values = np.random.default_rng(0).normal(size=(60, 4))
     confirm = np.concatenate([values[20 : 40 - shared], values[:shared]])
     (finding,) = data_findings(split_task(values[:20], confirm, values[40:]))
-    assert (finding.code, finding.severity, finding.where) == ("splits-overlap", severity, "rank, confirm")
+    assert (finding.code, finding.severity, finding.where) == (
+        "splits-overlap",
+        severity,
+        "rank, confirm",
+    )
     assert f"got {shared} that are in both" in finding.message
 
 
@@ -441,7 +518,8 @@ def test_a_split_of_a_few_samples_and_a_drop_below_one_of_them_are_told() -> Non
     ]
 
 
-# The verb. --------------------------------------------------------------------------------------------------------------
+# The verb.
+# --------------------------------------------------------------------------------------------------------------
 
 
 def test_a_sound_task_has_nothing_to_report(capsys: pytest.CaptureFixture[str]) -> None:
@@ -450,7 +528,10 @@ def test_a_sound_task_has_nothing_to_report(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize(
     ("reference", "said"),
-    [(f"{TINY}:tusk", "Close names: task"), (f"{TINY}:uncalibrated", "conv3.input_quantizer: amax is missing")],
+    [
+        (f"{TINY}:tusk", "Close names: task"),
+        (f"{TINY}:uncalibrated", "conv3.input_quantizer: amax is missing"),
+    ],
 )
 def test_what_cannot_be_opened_is_one_error_in_json_too(
     reference: str, said: str, capsys: pytest.CaptureFixture[str]
@@ -469,7 +550,9 @@ def test_a_task_without_example_inputs_gets_a_plan_and_is_told_why_there_are_no_
     with pytest.raises(SystemExit) as stop:
         main(["run", f"{tmp_path / 'task.py'}:task", "--out", str(out), "--target", "0.5"])
     assert stop.value.code in (None, 0, 2)
-    assert "The model cannot be exported: the task has no example_inputs." in capsys.readouterr().out
+    assert (
+        "The model cannot be exported: the task has no example_inputs." in capsys.readouterr().out
+    )
     assert (out / "report.html").exists()
     assert not list(out.glob("*.onnx"))
 
@@ -477,7 +560,9 @@ def test_a_task_without_example_inputs_gets_a_plan_and_is_told_why_there_are_no_
 def evaluated() -> EvaluateTask:
     task = fp8_task()
     batches = [batch for split in task.data.values() for batch in split]
-    return EvaluateTask(task.model, lambda model: float(np.mean([task.score(model(x), y) for x, y in batches])))
+    return EvaluateTask(
+        task.model, lambda model: float(np.mean([task.score(model(x), y) for x, y in batches]))
+    )
 
 
 def test_a_file_is_checked_without_data_on_inputs_that_are_made_up(tmp_path: Path) -> None:
@@ -489,7 +574,8 @@ def test_a_file_is_checked_without_data_on_inputs_that_are_made_up(tmp_path: Pat
     assert [finding.code for finding in check_file(path)] == ["inputs-made-up"]
 
 
-# The documents. ---------------------------------------------------------------------------------------------------------
+# The documents.
+# ---------------------------------------------------------------------------------------------------------
 
 
 def codes() -> set[str]:
@@ -498,14 +584,19 @@ def codes() -> set[str]:
         node
         for file in (ROOT / "sensitivity").rglob("*.py")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding" and node.args
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "Finding"
+        and node.args
     )
     first = [call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)]
     return {code for code in first if re.fullmatch(r"[a-z]+(-[a-z0-9]+)*", code)}
 
 
 def test_every_code_is_documented_and_no_other() -> None:
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs/check.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \|", (ROOT / "docs/check.md").read_text(), flags=re.MULTILINE
+    )
     assert len(rows) == len(set(rows))
     assert set(rows) == codes()
 

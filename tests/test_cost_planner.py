@@ -30,14 +30,17 @@ def judged_by(loss, allowed: float):
 
 
 def excess(one: Instance) -> float:
-    """Cost of the planner's plan over the best one, as a part of it; the plan must hold what it says."""
+    """Cost of the planner's plan over the best one, as a part of it; the plan must hold what it
+    says."""
     choice = CostPlanner().choose(one.ranking, one.judge, one.goal)
     assert choice.met
     assert one.loss(frozenset(choice.skip)) <= one.allowed
     return one.cost.of(choice.skip) / one.best_cost() - 1
 
 
-def test_cost_is_within_one_percent_of_brute_force_in_95_of_100_instances_with_interactions() -> None:
+def test_cost_is_within_one_percent_of_brute_force_in_95_of_100_instances_with_interactions() -> (
+    None
+):
     excesses = np.array([excess(instance(seed, largest=10)) for seed in range(60)])
     assert np.mean(excesses <= 0.01) >= 0.95, f"worst: {np.sort(excesses)[-5:]}"
     assert np.median(excesses) == pytest.approx(0)
@@ -52,13 +55,19 @@ def test_cost_never_costs_more_than_greedy() -> None:
 
 
 def added_cost(seed: int, units: int = 24, luck: float = 0.12) -> float:
-    """What the cost planner's plan adds to everything in INT8, as a part of what greedy's adds, where each set's loss is off
-    by luck of its own, as a metric on few samples is."""
+    """What the cost planner's plan adds to everything in INT8, as a part of what greedy's adds,
+    where each set's loss is off by luck of its own, as a metric on few samples is."""
     rng = np.random.default_rng(seed)
     names = tuple(f"u{number}" for number in range(units))
     own = rng.lognormal(0, 1.2, units)
     own /= own.sum()
-    cost = CostModel("table", "ms", 1.0, dict(zip(names, map(float, rng.lognormal(-3, 0.8, units)), strict=True)), ())
+    cost = CostModel(
+        "table",
+        "ms",
+        1.0,
+        dict(zip(names, map(float, rng.lognormal(-3, 0.8, units)), strict=True)),
+        (),
+    )
     signal = own * rng.lognormal(0, 0.7, units)
 
     def loss(skip: frozenset[str]) -> float:
@@ -68,13 +77,17 @@ def added_cost(seed: int, units: int = 24, luck: float = 0.12) -> float:
 
     goal = Goal(0.85, 1.0, cost, dict(zip(names, signal, strict=True)))
     ranking = [names[at] for at in np.argsort(-signal)]
-    plans = [planner.choose(ranking, judged_by(loss, 0.15), goal) for planner in (CostPlanner(), GreedyPlanner())]
+    plans = [
+        planner.choose(ranking, judged_by(loss, 0.15), goal)
+        for planner in (CostPlanner(), GreedyPlanner())
+    ]
     assert all(plan.met and loss(frozenset(plan.skip)) <= 0.15 for plan in plans)
     return (cost.of(plans[0].skip) - 1.0) / (cost.of(plans[1].skip) - 1.0)
 
 
 def test_luck_of_few_samples_does_not_end_the_search() -> None:
-    """A model of the loss without luck takes it for interactions, sees no hope, and stops where greedy does."""
+    """A model of the loss without luck takes it for interactions, sees no hope, and stops where
+    greedy does."""
     assert np.mean([added_cost(seed) for seed in range(4)]) < 0.85
 
 
@@ -89,24 +102,30 @@ def test_exhaustive_finds_what_brute_force_finds() -> None:
 def test_exhaustive_refuses_what_it_cannot_finish() -> None:
     units = [f"u{index}" for index in range(13)]
     with pytest.raises(
-        SensitivityError, match=r"at most 12 units for --planner exhaustive, got 13 \(8,192 skip-sets\)"
+        SensitivityError,
+        match=r"at most 12 units for --planner exhaustive, got 13 \(8,192 skip-sets\)",
     ):
         ExhaustivePlanner().choose(units, lambda skip: Judged(0, False, 1), Goal(1.0, 1.0))
 
 
 def test_a_layer_that_matters_only_once_another_is_out_is_found() -> None:
-    """Skipping `b` alone gains nothing, skipping `a` alone not enough: only both do, however dear they are."""
+    """Skipping `b` alone gains nothing, skipping `a` alone not enough: only both do, however dear
+    they are."""
 
     def loss(skip: frozenset[str]) -> float:
         return 0.5 if "a" not in skip else 0.2 if "b" not in skip else 0.0
 
     cost = CostModel("table", "ms", 1.0, {"a": 0.3, "b": 0.2, "c": 0.01, "d": 0.01})
     alone = {"a": 0.5, "b": 0.2, "c": 0.05, "d": 0.05}
-    choice = CostPlanner().choose(["a", "c", "d", "b"], judged_by(loss, 0.1), Goal(0.9, 1.0, cost, alone))
+    choice = CostPlanner().choose(
+        ["a", "c", "d", "b"], judged_by(loss, 0.1), Goal(0.9, 1.0, cost, alone)
+    )
     assert (set(choice.skip), choice.met) == ({"a", "b"}, True)
 
 
-def test_units_that_are_faster_in_float_are_left_out_even_where_accuracy_does_not_ask_for_it() -> None:
+def test_units_that_are_faster_in_float_are_left_out_even_where_accuracy_does_not_ask_for_it() -> (
+    None
+):
     cost = CostModel("table", "ms", 1.0, {"a": 0.3, "b": -0.2, "c": 0.1, "d": 0.1})
     choice = CostPlanner().choose(UNITS, judged_by(lambda skip: 0.0, 0.1), Goal(0.9, 1.0, cost, {}))
     assert choice.skip == ("b",)
@@ -116,13 +135,17 @@ def test_two_neighbours_are_cheaper_than_two_strangers_where_borders_cost() -> N
     chain = tuple(Border(a, b, 0.12) for a, b in pairwise(UNITS))
     cost = CostModel("table", "ms", 1.0, dict.fromkeys(UNITS, 0.1), chain)
     choice = CostPlanner().choose(
-        UNITS, judged_by(lambda skip: 0.1 * (4 - len(skip)), 0.2), Goal(0.8, 1.0, cost, dict.fromkeys(UNITS, 0.1))
+        UNITS,
+        judged_by(lambda skip: 0.1 * (4 - len(skip)), 0.2),
+        Goal(0.8, 1.0, cost, dict.fromkeys(UNITS, 0.1)),
     )
     assert set(choice.skip) in ({"a", "b"}, {"c", "d"})
 
 
 def test_a_target_that_nothing_meets_gives_the_best_set_tried_and_says_so() -> None:
-    choice = CostPlanner().choose(UNITS, judged_by(lambda skip: 1 - 0.1 * len(skip), 0.1), Goal(0.9, 1.0))
+    choice = CostPlanner().choose(
+        UNITS, judged_by(lambda skip: 1 - 0.1 * len(skip), 0.1), Goal(0.9, 1.0)
+    )
     assert not choice.met
     assert choice.skip == UNITS
 
@@ -155,7 +178,9 @@ def test_the_smallest_set_is_measured_too_where_the_cost_model_calls_large_ones_
 
 
 @pytest.mark.parametrize("measured", [True, False])
-def test_sets_within_the_error_of_the_cost_are_judged_only_where_their_engines_will_tell(measured: bool) -> None:
+def test_sets_within_the_error_of_the_cost_are_judged_only_where_their_engines_will_tell(
+    measured: bool,
+) -> None:
     cost = CostModel("engine", "ms", 1.0, {"a": 0.1, "b": 0.15, "c": 0.4, "d": 0.4}, error=0.1)
     judge = judged_by(lambda skip: 0.4 * len({"a", "b"} - skip), 0.5)
     probe = (lambda skips: [1.0 if skip == ("b",) else 2.0 for skip in skips]) if measured else None
@@ -171,11 +196,16 @@ def test_of_many_plans_the_fastest_engines_are_measured_again() -> None:
     def probe(skips):
         """Luck speaks for the first set asked for; the second time it is gone."""
         asked.append(list(skips))
-        return [0.5 if len(asked) == 1 and at == 0 else 1.0 + 0.01 * len(skip) for at, skip in enumerate(skips)]
+        return [
+            0.5 if len(asked) == 1 and at == 0 else 1.0 + 0.01 * len(skip)
+            for at, skip in enumerate(skips)
+        ]
 
     cost = CostModel("engine", "ms", 1.0, dict.fromkeys(units, 0.01), error=0.02)
     judge = judged_by(lambda skip: 0.2 - 0.1 * len(skip), 0.1)
-    choice = CostPlanner().choose(units, judge, Goal(0.9, 1.0, cost, dict.fromkeys(units, 1.0), probe))
+    choice = CostPlanner().choose(
+        units, judge, Goal(0.9, 1.0, cost, dict.fromkeys(units, 1.0), probe)
+    )
     many, few = asked
     assert len(many) > len(few) == FINALISTS
     assert many[0] in few
@@ -184,8 +214,11 @@ def test_of_many_plans_the_fastest_engines_are_measured_again() -> None:
 
 
 @pytest.mark.parametrize(("gain", "skip"), [(0.005, ()), (0.05, ("b",))])
-def test_a_layer_is_not_left_out_for_what_may_be_luck_where_everything_in_int8_meets(gain: float, skip: tuple) -> None:
-    """Leaving `b` out is predicted to be faster; sets that are predicted to be dearer are not even judged."""
+def test_a_layer_is_not_left_out_for_what_may_be_luck_where_everything_in_int8_meets(
+    gain: float, skip: tuple
+) -> None:
+    """Leaving `b` out is predicted to be faster; sets that are predicted to be dearer are not even
+    judged."""
     cost = CostModel("engine", "ms", 1.0, {"a": 0.05, "b": -0.05, "c": 0.05, "d": 0.05}, error=0.1)
     goal = Goal(0.9, 1.0, cost, {}, lambda skips: [1.0 - gain * ("b" in skip) for skip in skips])
     choice = CostPlanner().choose(UNITS, judged_by(lambda skip: 0.0, 0.1), goal)
@@ -194,11 +227,19 @@ def test_a_layer_is_not_left_out_for_what_may_be_luck_where_everything_in_int8_m
 
 
 @pytest.mark.parametrize(("ms", "skip"), [(1.99, ("a",)), (1.9, ("b", "c"))])
-def test_of_plans_as_fast_as_each_other_the_smallest_is_taken(ms: float, skip: tuple[str, ...]) -> None:
+def test_of_plans_as_fast_as_each_other_the_smallest_is_taken(
+    ms: float, skip: tuple[str, ...]
+) -> None:
     cost = CostModel("engine", "ms", 1.0, {"a": 0.3, "b": 0.1, "c": 0.1, "d": 0.4}, error=0.2)
-    judge = judged_by(lambda skip: 0.4 - 0.4 * len({"a"} & skip) - 0.2 * len({"b", "c"} & skip), 0.1)
+    judge = judged_by(
+        lambda skip: 0.4 - 0.4 * len({"a"} & skip) - 0.2 * len({"b", "c"} & skip), 0.1
+    )
     goal = Goal(
-        0.9, 1.0, cost, {"a": 0.4, "b": 0.2, "c": 0.2}, lambda skips: [ms if "a" not in s else 2.0 for s in skips]
+        0.9,
+        1.0,
+        cost,
+        {"a": 0.4, "b": 0.2, "c": 0.2},
+        lambda skips: [ms if "a" not in s else 2.0 for s in skips],
     )
     assert CostPlanner().choose(UNITS, judge, goal).skip == skip
 
@@ -225,7 +266,8 @@ def test_the_loss_model_repeats_what_it_was_told_and_learns_a_pair() -> None:
 
 
 def test_the_loss_model_does_not_take_luck_for_interactions() -> None:
-    """The metric of few samples: each set's loss is off by its own luck, which tells nothing about other sets."""
+    """The metric of few samples: each set's loss is off by its own luck, which tells nothing about
+    other sets."""
     rng = np.random.default_rng(0)
     quantized = every_set(6)
     truth = quantized @ np.linspace(0.02, 0.3, 6)
@@ -236,7 +278,8 @@ def test_the_loss_model_does_not_take_luck_for_interactions() -> None:
 
 
 def test_the_doubt_of_the_loss_model_is_that_of_a_gaussian_process() -> None:
-    """Against scikit-learn's regression with the same kernel, in explicit features of units and pairs."""
+    """Against scikit-learn's regression with the same kernel, in explicit features of units and
+    pairs."""
     gaussian_process = pytest.importorskip("sklearn.gaussian_process")
     rng = np.random.default_rng(1)
     guess, sets = rng.uniform(0.05, 0.3, 5), every_set(5)
@@ -252,14 +295,18 @@ def test_the_doubt_of_the_loss_model_is_that_of_a_gaussian_process() -> None:
 
     linear = gaussian_process.kernels.DotProduct(sigma_0=0.0, sigma_0_bounds="fixed")
     theirs = gaussian_process.GaussianProcessRegressor(linear, alpha=known.noise**2, optimizer=None)
-    mean, deviation = theirs.fit(features(seen), losses - seen @ guess).predict(features(new), return_std=True)
+    mean, deviation = theirs.fit(features(seen), losses - seen @ guess).predict(
+        features(new), return_std=True
+    )
     assert known.weights.loss(new) == pytest.approx(mean + new @ guess, abs=1e-6)
     assert known.doubt(new) == pytest.approx(np.hypot(deviation, known.noise), rel=1e-4)
 
 
 def test_a_program_names_the_set_that_loses_least_within_a_cost() -> None:
     weights = Weights(np.array([0.5, 0.3, 0.1, 0.0]), np.zeros((4, 4)))
-    program = Program(UNITS, CostModel("table", "ms", 1.0, {"a": 0.4, "b": 0.2, "c": 0.1, "d": 0.1}, ()))
+    program = Program(
+        UNITS, CostModel("table", "ms", 1.0, {"a": 0.4, "b": 0.2, "c": 0.1, "d": 0.1}, ())
+    )
     assert program.surest(weights, [], below=1.35) == ("b", "c")
     assert program.surest(weights, [frozenset("bc")], below=1.35) in {("b",), ("b", "d")}
     assert set(program.surest(weights, [], below=1.45)) - {"d"} == {"a"}
@@ -279,7 +326,9 @@ def test_a_path_that_is_not_monotone_is_noticed() -> None:
     judge = lambda skip: Judged(metrics.get(skip, 1.0), metrics.get(skip, 1.0) >= 0.95, 100)  # noqa: E731
     choice = GreedyPlanner().choose(UNITS, judge, Goal(0.95, 1.0))
     (note,) = choice.notes
-    assert note.startswith("The path is not monotone: leaving out b as well, besides 1 others, lowers the metric")
+    assert note.startswith(
+        "The path is not monotone: leaving out b as well, besides 1 others, lowers the metric"
+    )
     assert "from 0.9000 to 0.5000" in note
 
 
@@ -298,7 +347,9 @@ def test_a_pinned_plan_is_the_cheapest_one_that_obeys() -> None:
     one = instance(3, largest=7)
     skip, keep = one.units[:1], one.units[1:2]
     choice = PinnedPlanner(ExhaustivePlanner(), skip, keep).choose(one.ranking, one.judge, one.goal)
-    sets = [frozenset(c) for size in range(len(one.units) + 1) for c in combinations(one.units, size)]
+    sets = [
+        frozenset(c) for size in range(len(one.units) + 1) for c in combinations(one.units, size)
+    ]
     obeys = [s for s in sets if s >= set(skip) and not s & set(keep) and one.loss(s) <= one.allowed]
     assert choice.met == bool(obeys)
     if obeys:

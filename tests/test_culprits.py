@@ -45,8 +45,8 @@ SMALL = 1e-4
 class Detector(FakeModel):
     """Boxes in pixels beside probabilities in one tensor: float32[n, 4 + 3].
 
-    Each operation adds a little noise to both. `wrong`: operations that put both on one grid of 2.5 pixels, so that every
-    probability is 0 while one of them is in INT8.
+    Each operation adds a little noise to both. `wrong`: operations that put both on one grid of 2.5
+    pixels, so that every probability is 0 while one of them is in INT8.
     """
 
     def __init__(self, units: list[str], wrong: tuple[str, ...]) -> None:
@@ -62,21 +62,29 @@ class Detector(FakeModel):
 
 
 class TwoOutputs(FakeModel):
-    """Logits of a few, and beside them an embedding of thousands that counts nothing and that a harmless operation moves."""
+    """Logits of a few, and beside them an embedding of thousands that counts nothing and that a
+    harmless operation moves."""
 
     def __call__(self, inputs: Any) -> Any:
         on = {quantizer.layer for quantizer in self.quantizers if quantizer.name not in self.off}
         logits = inputs[:, 1:] * (0.0 if "ruins" in on else 1.0)
-        return {"embedding": 3000 * inputs + 100.0 * ("moves" in on), "logits": logits + 1e-9 * len(on)}
+        return {
+            "embedding": 3000 * inputs + 100.0 * ("moves" in on),
+            "logits": logits + 1e-9 * len(on),
+        }
 
 
 def detected(outputs: Any, _: Any) -> Any:
     """Part of the three classes that is told rightly, where something is there."""
     wanted = detected.wanted  # type: ignore[attr-defined]
-    return ((outputs[:, 4:] > 0.5) & wanted[: len(outputs)]).sum(axis=1) / np.maximum(wanted.sum(axis=1), 1)
+    return ((outputs[:, 4:] > 0.5) & wanted[: len(outputs)]).sum(axis=1) / np.maximum(
+        wanted.sum(axis=1), 1
+    )
 
 
-def planned(model: FakeModel, score: Callable[[Any, Any], Any], width: int, path: Path, **means: Any) -> Plan:
+def planned(
+    model: FakeModel, score: Callable[[Any, Any], Any], width: int, path: Path, **means: Any
+) -> Plan:
     """What the plain command does: mode, raced scan and plan with the usual signal."""
     inputs = np.random.default_rng(3).uniform(0, 1, (40, width))
     inputs[:, -1] = 1.0  # something is there in every sample
@@ -108,7 +116,9 @@ def test_exactly_the_operations_that_round_pixels_and_probabilities_alike_are_le
     assert set(plan.skip) == set(wrong)
 
 
-def test_the_output_that_ruins_the_metric_is_found_beside_one_of_a_scale_of_thousands(tmp_path: Path) -> None:
+def test_the_output_that_ruins_the_metric_is_found_beside_one_of_a_scale_of_thousands(
+    tmp_path: Path,
+) -> None:
     def right(outputs: Any, inputs: Any) -> Any:
         return (np.sign(outputs["logits"] - 0.5) == np.sign(inputs[:, 1:] - 0.5)).all(axis=1) & (
             outputs["logits"].max(axis=1) > 0.1
@@ -126,7 +136,9 @@ def test_a_collapse_that_is_measured_whole_is_planned_alike(tmp_path: Path) -> N
     inputs = np.random.default_rng(3).uniform(0, 1, (40, 4))
     inputs[:, -1] = 1.0
     detected.wanted = inputs[:, 1:] > 0.7  # type: ignore[attr-defined]
-    task = Task(model, {split: [(inputs, None)] for split in ("rank", "confirm", "holdout")}, detected)
+    task = Task(
+        model, {split: [(inputs, None)] for split in ("rank", "confirm", "holdout")}, detected
+    )
     units = layers(model.quantizers)
     for signal in (SQNR, None):
         with open_journal(tmp_path / str(signal is None), {}, resume=True) as journal:
@@ -149,7 +161,8 @@ def search(
     noise: Mapping[str, float] | None = None,
     planner: Any = None,
 ) -> tuple[Choice, list[int]]:
-    """A model that works where `needed` is left out. noise: unit -> its part of the distortion; None: unknown."""
+    """A model that works where `needed` is left out. noise: unit -> its part of the distortion;
+    None: unknown."""
     asked: list[int] = []
 
     def judge(skip: tuple[str, ...]) -> Judged:
@@ -166,12 +179,16 @@ def search(
 
 @settings(deadline=None)
 @given(st.sets(st.sampled_from(UNITS), max_size=9), st.randoms(use_true_random=False))
-def test_what_is_left_out_is_what_is_needed_wherever_it_stands(needed: set[str], random: Any) -> None:
+def test_what_is_left_out_is_what_is_needed_wherever_it_stands(
+    needed: set[str], random: Any
+) -> None:
     ranking = random.sample(UNITS, len(UNITS))
     noise = {unit: 1.0 if unit in needed else 1e-3 for unit in UNITS}
     choice, _ = search(needed, ranking, noise=noise)
     assert set(choice.skip) == needed
-    assert choice.skip == tuple(unit for unit in ranking if unit in needed), "in the order of the ranking"
+    assert choice.skip == tuple(unit for unit in ranking if unit in needed), (
+        "in the order of the ranking"
+    )
 
 
 def test_an_end_of_the_graph_is_tried_where_the_ranking_does_not_know_it() -> None:
@@ -180,12 +197,16 @@ def test_an_end_of_the_graph_is_tried_where_the_ranking_does_not_know_it() -> No
     noise = {unit: 1.0 if unit in needed else 1e-3 for unit in UNITS}
     choice, asked = search(needed, UNITS, ends_=(UNITS, UNITS[::-1]), noise=noise)
     assert set(choice.skip) == needed
-    assert max(len(step.skip) for step in choice.path) == 4, "no set was judged that is larger than the end"
+    assert max(len(step.skip) for step in choice.path) == 4, (
+        "no set was judged that is larger than the end"
+    )
     assert sum(asked) < 25, "distortions: of the sets of both steps"
     assert len(choice.path) <= 10
 
 
-def test_without_a_distortion_ends_and_prefixes_are_judged_and_units_go_back_one_at_a_time() -> None:
+def test_without_a_distortion_ends_and_prefixes_are_judged_and_units_go_back_one_at_a_time() -> (
+    None
+):
     choice, _ = search({"op59", "op57"}, UNITS, ends_=(UNITS, UNITS[::-1]))
     assert set(choice.skip) == {"op57", "op59"}
     assert max(len(step.skip) for step in choice.path) <= END
@@ -193,7 +214,9 @@ def test_without_a_distortion_ends_and_prefixes_are_judged_and_units_go_back_one
 
 def test_a_set_that_leaves_no_less_distortion_than_a_smaller_one_is_not_judged() -> None:
     noise = dict.fromkeys(UNITS, 0.0) | {"op03": 1.0}
-    choice, _ = search({"op03"}, ["op03", *(unit for unit in UNITS if unit != "op03")], ends_=(UNITS,), noise=noise)
+    choice, _ = search(
+        {"op03"}, ["op03", *(unit for unit in UNITS if unit != "op03")], ends_=(UNITS,), noise=noise
+    )
     assert [step.skip for step in choice.path] == [(), ("op03",)]
 
 
@@ -207,8 +230,12 @@ def test_units_that_are_pinned_are_kept_and_left_out_in_every_set() -> None:
 
 def test_a_target_that_nothing_meets_gives_the_best_set_tried() -> None:
     noise = dict.fromkeys(UNITS, 1.0)
-    goal = Goal(2.0, 1.0, distortion=lambda skips: [sum(noise.values()) - len(skip) for skip in skips])
-    choice = CulpritPlanner().choose(UNITS, lambda skip: Judged(-abs(len(skip) - 8.0), False, 100), goal)
+    goal = Goal(
+        2.0, 1.0, distortion=lambda skips: [sum(noise.values()) - len(skip) for skip in skips]
+    )
+    choice = CulpritPlanner().choose(
+        UNITS, lambda skip: Judged(-abs(len(skip) - 8.0), False, 100), goal
+    )
     assert not choice.met
     assert len(choice.skip) == 8
 
@@ -221,18 +248,25 @@ def test_a_model_that_does_not_know_its_graph_has_two_ends() -> None:
 # --- judging
 
 
-def test_a_set_that_misses_by_far_is_refused_on_a_part_of_confirm_and_a_plan_never_is(tmp_path: Path) -> None:
+def test_a_set_that_misses_by_far_is_refused_on_a_part_of_confirm_and_a_plan_never_is(
+    tmp_path: Path,
+) -> None:
     """A metric that is no mean has no bound: its jackknife values say when the drop is clear."""
     model = FakeModel({"ruins": 0.6, "harms": 0.004})
     samples = np.random.default_rng(0).permutation(np.linspace(0, 0.999, 200))
     batches = [(samples[i : i + 10], None) for i in range(0, 200, 10)]
     task = Task(
-        model, dict.fromkeys(("rank", "confirm", "holdout"), batches), lambda outputs, _: outputs, aggregate=median_free
+        model,
+        dict.fromkeys(("rank", "confirm", "holdout"), batches),
+        lambda outputs, _: outputs,
+        aggregate=median_free,
     )
     units = layers(model.quantizers)
     with open_journal(tmp_path / "j", {}, resume=True) as journal:
         measurer = Measurer(task, lambda _: FakeSimulator(model), journal)
-        (float_scores,) = measurer.scores([baselines(model.quantizers)["float"]], "confirm", "float")
+        (float_scores,) = measurer.scores(
+            [baselines(model.quantizers)["float"]], "confirm", "float"
+        )
         judge = RoughJudge(measurer, units, 0.99, float_scores)
         ruined, harmed = judge(()), judge(("ruins",))
     assert (ruined.met, ruined.n, ruined.part) == (False, 20, 0.1)
@@ -250,8 +284,11 @@ def median_free(scores: Any) -> float:
 # --- ends of a graph
 
 
-def test_the_ends_of_a_file_are_the_operations_before_each_output_the_nearest_first(tmp_path: Path) -> None:
-    """Two branches: what is near to one output is not before the other, wherever it stands in the file."""
+def test_the_ends_of_a_file_are_the_operations_before_each_output_the_nearest_first(
+    tmp_path: Path,
+) -> None:
+    """Two branches: what is near to one output is not before the other, wherever it stands in the
+    file."""
     body = (
         "qx = QuantizeLinear (x, s, z) dx = DequantizeLinear (qx, s, z) t = Relu (dx) "
         "qt = QuantizeLinear (t, s, z) dt = DequantizeLinear (qt, s, z) a = Neg (dt) "
@@ -262,7 +299,9 @@ def test_the_ends_of_a_file_are_the_operations_before_each_output_the_nearest_fi
     grid = {"s": np.float32(0.1), "z": np.int8(0)}
     path = qdq_file(tmp_path / "q.onnx", body, grid)
     model = onnx.load(path)
-    model.graph.output.append(onnx.helper.make_tensor_value_info("y2", onnx.TensorProto.FLOAT, None))
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("y2", onnx.TensorProto.FLOAT, None)
+    )
     onnx.save(model, path)
     source = quantized_model(OnnxModel(path))
     found = ends(source, layers(source.quantizers))
@@ -286,15 +325,20 @@ def test_a_collapsed_model_is_raced_sooner_and_for_less(
     assert measured(samples, mode, monkeypatch) == answer
 
 
-def test_a_collapsed_model_whose_outputs_cannot_be_compared_is_measured_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_collapsed_model_whose_outputs_cannot_be_compared_is_measured_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     refused = ModelError("Expected finite outputs, got infinite values or NaN.")
     assert measured(20000, "enable", monkeypatch, refused) == "exact"
     with pytest.raises(ModelError, match="Expected finite outputs"):
         measured(20001, "enable", monkeypatch, refused)
 
 
-def measured(samples: int, mode: Any, monkeypatch: pytest.MonkeyPatch, refused: Exception | None = None) -> str:
-    """How the plain command scans a model whose exact scan takes so many samples. refused: what its signal raises."""
+def measured(
+    samples: int, mode: Any, monkeypatch: pytest.MonkeyPatch, refused: Exception | None = None
+) -> str:
+    """How the plain command scans a model whose exact scan takes so many samples. refused: what its
+    signal raises."""
 
     def signal(name: str, few: int) -> dict[str, float]:
         assert (name, few) == ("boxes", FEW_SAMPLES if mode == "enable" else SIGNAL_SAMPLES)

@@ -1,4 +1,5 @@
-"""Damaged files: the same result or one sentence. `benchmarks/damage.py` does the same a thousand times, with every verb."""
+"""Damaged files: the same result or one sentence. `benchmarks/damage.py` does the same a thousand
+times, with every verb."""
 
 from __future__ import annotations
 
@@ -47,15 +48,21 @@ def test_the_files_are_valid_before_they_are_damaged(valid: dict[str, Path]) -> 
         assert isinstance(run_lint(file, "onnxruntime"), list), name
 
 
-@pytest.mark.parametrize("name", ["pairs", "sub-graph", "function", "external data", "large weights"])
-def test_a_damaged_file_is_read_or_refused_in_one_sentence(name: str, valid: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["pairs", "sub-graph", "function", "external data", "large weights"]
+)
+def test_a_damaged_file_is_read_or_refused_in_one_sentence(
+    name: str, valid: dict[str, Path], tmp_path: Path
+) -> None:
     """Every kind of damage; what is read is also judged and run."""
     place, refused = tmp_path / "damaged", 0
     for number in range(80):
         rng = np.random.default_rng([7, number])
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(valid[name].parent, place)
-        subject = place / ("weights.bin" if name == "external data" and number % 4 == 0 else "model.onnx")
+        subject = place / (
+            "weights.bin" if name == "external data" and number % 4 == 0 else "model.onnx"
+        )
         kind = damage.KINDS[number % len(damage.KINDS)]
         subject.write_bytes(damage.damaged(subject.read_bytes(), kind, rng))
         for use in (
@@ -103,11 +110,23 @@ def untyped(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("name", "change", "sentence"),
     [
-        ("pairs", unmade, "Expected the value 'nobody' that QuantizeLinear_xq reads .* got none of that name"),
+        (
+            "pairs",
+            unmade,
+            "Expected the value 'nobody' that QuantizeLinear_xq reads .* got none of that name",
+        ),
         ("sub-graph", unmade_inside, "Expected the value 'nobody' that"),
-        ("pairs", short, r"Expected the tensor 'w' .* to be whole, got 23 bytes for INT8 of shape \[4, 6\]"),
+        (
+            "pairs",
+            short,
+            r"Expected the tensor 'w' .* to be whole, got 23 bytes for INT8 of shape \[4, 6\]",
+        ),
         ("pairs", odd_type, "got the data type 41, which is none"),
-        ("pairs", untyped, "Expected the attribute 'axis' of DequantizeLinear_wd .* to have a type"),
+        (
+            "pairs",
+            untyped,
+            "Expected the attribute 'axis' of DequantizeLinear_wd .* to have a type",
+        ),
     ],
     ids=["unmade", "unmade-in-a-sub-graph", "short-tensor", "odd-type", "untyped-attribute"],
 )
@@ -138,7 +157,10 @@ def test_an_exception_is_the_files_fault_only_where_the_checker_refuses_it(
 
 
 def test_an_unforeseen_exception_in_a_verb_is_blamed_on_its_file(
-    valid: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    valid: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from sensitivity.cli.main import main
 

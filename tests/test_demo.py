@@ -1,4 +1,5 @@
-"""The demo's model is trained to the same bits each time, is accurate, and is hurt by INT8 through its weights."""
+"""The demo's model is trained to the same bits each time, is accurate, and is hurt by INT8 through
+its weights."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def test_the_demo_is_accurate_in_float_and_loses_points_in_int8(task):
 
 def test_the_loss_comes_from_the_re_parameterised_weights(task):
     source = ModelOptModel(task.model)
-    with source.disabled(quantizer.name for quantizer in source.quantizers if quantizer.role == "weight"):
+    with source.disabled(
+        quantizer.name for quantizer in source.quantizers if quantizer.role == "weight"
+    ):
         assert accuracy(task) > 0.97
 
 
@@ -66,11 +69,14 @@ def test_no_digit_is_in_two_splits():
 
 def test_another_process_loads_the_same_model_without_training(reference, task):
     code = (
-        "import sys; from sensitivity.tasks.load import load_task; "
-        "from sensitivity.quantizers.modelopt import ModelOptModel; from sensitivity.workflows import demo; "
-        "demo.trained = None; print(ModelOptModel(load_task(sys.argv[1]).model).fingerprint())"
+        "import sys; from sensitivity.tasks.load import load_task; from "
+        "sensitivity.quantizers.modelopt import ModelOptModel; from sensitivity.workflows import "
+        "demo; demo.trained = None; "
+        "print(ModelOptModel(load_task(sys.argv[1]).model).fingerprint())"
     )
-    done = subprocess.run([sys.executable, "-c", code, reference], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, reference], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split()[-1] == ModelOptModel(task.model).fingerprint()
 
 
@@ -95,7 +101,10 @@ def test_training_gives_the_same_bits_whatever_the_threads_and_leaves_them_as_th
         with repeatable(seed=3):
             model = RepVGG(4, (2, 1), classes=10)
             generator = torch.Generator().manual_seed(0)
-            x, y = torch.rand(64, 1, 8, 8, generator=generator), torch.randint(10, (64,), generator=generator)
+            x, y = (
+                torch.rand(64, 1, 8, 8, generator=generator),
+                torch.randint(10, (64,), generator=generator),
+            )
             train(model, x, y, epochs=2, rate=0.1, decay=0.0, seed=3)
         return list(model.state_dict().values())
 
@@ -110,18 +119,27 @@ def test_training_gives_the_same_bits_whatever_the_threads_and_leaves_them_as_th
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "stride"), [(4, 4, 1), (4, 8, 2), (4, 4, 2)], ids=["identity", "grows", "shrinks"]
+    ("inputs", "outputs", "stride"),
+    [(4, 4, 1), (4, 8, 2), (4, 4, 2)],
+    ids=["identity", "grows", "shrinks"],
 )
 def test_a_plain_convolution_gives_the_values_of_its_branches(inputs, outputs, stride):
     with repeatable(seed=1):
         block = Block(inputs, outputs, stride)
         for module in block.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                for tensor in (
+                    module.weight.data,
+                    module.bias.data,
+                    module.running_mean,
+                    module.running_var,
+                ):
                     torch.nn.init.uniform_(tensor, 0.5, 1.5)
         x = torch.randn(2, inputs, 8, 8)
         with torch.no_grad():
-            torch.testing.assert_close(block.eval()(x), block.plain()(x).relu(), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(
+                block.eval()(x), block.plain()(x).relu(), rtol=1e-5, atol=1e-5
+            )
 
 
 def test_the_plain_model_gives_the_scores_of_the_branched_one():

@@ -16,7 +16,11 @@ from sensitivity.tasks import detection
 from sensitivity.tasks.detection import detection_task, random_splits
 from sensitivity.tasks.detection_boxes import decode_yolox
 from sensitivity.tasks.detection_labels import LabelledImage, coco_images
-from sensitivity.tasks.detection_map import average_precision, mean_average_precision, mean_average_precision_50
+from sensitivity.tasks.detection_map import (
+    average_precision,
+    mean_average_precision,
+    mean_average_precision_50,
+)
 
 ASSETS = os.environ.get("SENSITIVITY_ASSETS")
 EXAMPLE = Path(__file__).parent.parent / "examples" / "03_yolov8n" / "task.py"
@@ -26,7 +30,9 @@ EXAMPLE = Path(__file__).parent.parent / "examples" / "03_yolov8n" / "task.py"
 def images(tmp_path):
     """A white square on black in images of odd sizes and modes, one of them without an object."""
     made = []
-    for number, (width, height, mode) in enumerate([(90, 60, "RGB"), (31, 77, "L"), (64, 64, "P"), (50, 20, "RGB")]):
+    for number, (width, height, mode) in enumerate(
+        [(90, 60, "RGB"), (31, 77, "L"), (64, 64, "P"), (50, 20, "RGB")]
+    ):
         picture = Image.new("RGB", (width, height))
         picture.paste((255, 255, 255), (4, 2, 24, 12))
         picture.convert(mode).save(tmp_path / f"{number}.png")
@@ -51,7 +57,9 @@ def whiteness(inputs):
 
 def scored(task):
     with torch.no_grad():
-        return np.concatenate([task.score(task.model(inputs), targets) for inputs, targets in task.data["rank"]])
+        return np.concatenate(
+            [task.score(task.model(inputs), targets) for inputs, targets in task.data["rank"]]
+        )
 
 
 def test_a_detector_that_finds_the_squares_is_scored_in_the_pixels_of_each_image(images):
@@ -61,8 +69,9 @@ def test_a_detector_that_finds_the_squares_is_scored_in_the_pixels_of_each_image
     np.testing.assert_allclose(found.boxes[0, 0], [4, 2, 24, 12], atol=0.6)
     scores = scored(task)
     assert scores.shape == (4, 2 * 300 + 2)
-    # The third image shows the square without a label: of four equally confident detections in order of the images,
-    # precision is 1 up to recall 2/3 (67 of 101 recall thresholds) and 3/4 beyond.
+    # The third image shows the square without a label: of four equally confident detections in
+    # order of the images, precision is 1 up to recall 2/3 (67 of 101 recall thresholds) and 3/4
+    # beyond.
     assert mean_average_precision_50(scores, 2) == pytest.approx((67 + 34 * 0.75) / 101)
     assert task.aggregate(scores) == mean_average_precision(scores, 2)
 
@@ -99,14 +108,20 @@ def test_images_that_do_not_fit_in_the_cache_are_read_again_and_are_the_same(ima
 
 def test_the_scores_of_an_image_do_not_depend_on_the_size_of_the_batch(images):
     splits = {"rank": images}
-    one, all_of_them = (detection_task(whiteness, splits, ["a", "b"], size=64, batch=size) for size in (1, 4))
+    one, all_of_them = (
+        detection_task(whiteness, splits, ["a", "b"], size=64, batch=size) for size in (1, 4)
+    )
     assert np.array_equal(scored(one), scored(all_of_them))
 
 
 def test_splits_are_disjoint_and_the_same_for_the_same_seed(images):
     many = [replace(images[0]) for _ in range(40)]
     splits = random_splits(many, seed=3)
-    assert {name: len(split) for name, split in splits.items()} == {"rank": 10, "confirm": 20, "holdout": 10}
+    assert {name: len(split) for name, split in splits.items()} == {
+        "rank": 10,
+        "confirm": 20,
+        "holdout": 10,
+    }
     assert len({id(image) for split in splits.values() for image in split}) == 40
     again, other = random_splits(many, seed=3), random_splits(many, seed=4)
     assert [id(image) for image in again["rank"]] == [id(image) for image in splits["rank"]]
@@ -127,24 +142,34 @@ def test_a_model_with_other_classes_than_the_data_set_is_refused(images):
 
 
 def test_confidences_that_are_not_numbers_are_refused(images):
-    task = detection_task(lambda inputs: whiteness(inputs) * torch.nan, {"rank": images}, ["a", "b"], size=32)
-    with pytest.raises(TaskError, match="Expected confidences that are numbers, got NaN for sample 0"):
+    task = detection_task(
+        lambda inputs: whiteness(inputs) * torch.nan, {"rank": images}, ["a", "b"], size=32
+    )
+    with pytest.raises(
+        TaskError, match="Expected confidences that are numbers, got NaN for sample 0"
+    ):
         scored(task)
 
 
-@pytest.mark.skipif(not ASSETS, reason="SENSITIVITY_ASSETS is not set: YOLOX and the COCO images are not here")
+@pytest.mark.skipif(
+    not ASSETS, reason="SENSITIVITY_ASSETS is not set: YOLOX and the COCO images are not here"
+)
 def test_a_yolox_file_without_decoding_is_judged_through_onnxruntime():
     import onnxruntime
 
     folder = Path(ASSETS) / "coco" / "val"
     labels = coco_images(folder / "instances.json", folder / "images")
     decode = partial(decode_yolox, size=416)
-    task = detection_task(None, {"rank": labels.images[:20]}, labels.names, size=416, batch=1, decode=decode)
+    task = detection_task(
+        None, {"rank": labels.images[:20]}, labels.names, size=416, batch=1, decode=decode
+    )
     session = onnxruntime.InferenceSession(Path(ASSETS) / "weights" / "yolox_nano.onnx")
     scores = []
     for inputs, targets in task.data["rank"]:
         blue_first = inputs.numpy()[:, ::-1] * 255
-        outputs = session.run(None, {session.get_inputs()[0].name: np.ascontiguousarray(blue_first)})
+        outputs = session.run(
+            None, {session.get_inputs()[0].name: np.ascontiguousarray(blue_first)}
+        )
         scores.append(task.score(outputs, targets))
     assert 0.3 < task.aggregate(np.concatenate(scores)) < 0.5
 
@@ -166,7 +191,11 @@ def test_yolov8n_scores_on_real_images_equal_pycocotools_on_the_annotation_file(
     from pycocotools.cocoeval import COCOeval
 
     labels = yolov8n.coco("val")
-    special = [i for i in labels.images if i.crowd.any() or not len(i.boxes) or Image.open(i.file).mode == "L"]
+    special = [
+        i
+        for i in labels.images
+        if i.crowd.any() or not len(i.boxes) or Image.open(i.file).mode == "L"
+    ]
     chosen = (special + [image for image in labels.images if image not in special])[:30]
     assert {"L", "RGB"} == {Image.open(image.file).mode for image in chosen}
     task = detection_task(yolov8n.float_model(), {"rank": chosen}, labels.names, size=320)
@@ -205,15 +234,22 @@ def test_yolov8n_scores_on_real_images_equal_pycocotools_on_the_annotation_file(
     np.testing.assert_allclose(average_precision(scores, 80), reference, atol=1e-9)
 
 
-def test_the_yolov8n_example_quantizes_convolutions_only_and_keeps_dfl_in_float(yolov8n, monkeypatch):
+def test_the_yolov8n_example_quantizes_convolutions_only_and_keeps_dfl_in_float(
+    yolov8n, monkeypatch
+):
     from sensitivity.quantizers.modelopt import ModelOptModel
 
     monkeypatch.setattr(yolov8n, "CALIBRATION_IMAGES", 8)
     task = yolov8n.task(64)
     quantizers = ModelOptModel(task.model).quantizers
     assert len(quantizers) == 2 * 63
-    assert {type(task.model.get_submodule(quantizer.layer)).__name__ for quantizer in quantizers} == {"QuantConv2d"}
-    assert {(quantizer.role, quantizer.axis) for quantizer in quantizers} == {("input", None), ("weight", 0)}
+    assert {
+        type(task.model.get_submodule(quantizer.layer)).__name__ for quantizer in quantizers
+    } == {"QuantConv2d"}
+    assert {(quantizer.role, quantizer.axis) for quantizer in quantizers} == {
+        ("input", None),
+        ("weight", 0),
+    }
     assert not any(quantizer.problem or "dfl" in quantizer.name for quantizer in quantizers)
     files = [{image.file for image in batches.images} for batches in task.data.values()]
     assert [len(split) for split in files] == [50, 100, 50]

@@ -6,18 +6,29 @@ from hypothesis.extra import numpy as hnp
 from support.detection_reference import greedy_nms
 
 from sensitivity.tasks import detection_boxes
-from sensitivity.tasks.detection_boxes import Suppression, decode_ultralytics, decode_yolox, detections, nms
+from sensitivity.tasks.detection_boxes import (
+    Suppression,
+    decode_ultralytics,
+    decode_yolox,
+    detections,
+    nms,
+)
 
 
 @st.composite
 def candidates(draw):
-    """Small integer boxes and few confidences, so that ties and overlaps exactly at the threshold are common."""
+    """Small integer boxes and few confidences, so that ties and overlaps exactly at the threshold
+    are common."""
     n = draw(st.integers(0, 40))
     corner = draw(hnp.arrays(np.int64, (n, 2), elements=st.integers(0, 6)))
     extent = draw(hnp.arrays(np.int64, (n, 2), elements=st.integers(0, 4)))
     confidences = draw(hnp.arrays(np.int64, n, elements=st.integers(1, 9))) / np.float32(10)
     classes = draw(hnp.arrays(np.int64, n, elements=st.integers(0, 2)))
-    return np.concatenate([corner, corner + extent], axis=1).astype(np.float32), confidences.astype(np.float32), classes
+    return (
+        np.concatenate([corner, corner + extent], axis=1).astype(np.float32),
+        confidences.astype(np.float32),
+        classes,
+    )
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 256], ids="chunk-{}".format)
@@ -50,7 +61,9 @@ def test_boxes_of_different_classes_do_not_suppress_each_other():
 
 def test_an_anchor_is_reported_for_every_class_above_the_threshold_and_for_no_other():
     confidences = np.array([[[0.9], [0.002], [0.001]]], np.float32)
-    found = detections(np.array([[[1.0, 2, 3, 4]]]), confidences, Suppression(confidence=0.001, limit=4))
+    found = detections(
+        np.array([[[1.0, 2, 3, 4]]]), confidences, Suppression(confidence=0.001, limit=4)
+    )
     assert found.classes[0].tolist() == [0, 1, 0, 0]
     assert found.confidences[0].tolist() == pytest.approx([0.9, 0.002, 0, 0])
     assert found.boxes[0, :2].tolist() == [[1, 2, 3, 4], [1, 2, 3, 4]]
@@ -63,11 +76,15 @@ def test_of_one_class_the_best_hundred_are_reported_and_of_all_classes_three_hun
     confidences[0, 3, 50:] = 0
     found = detections(far_apart[None].astype(float), confidences, Suppression())
     kept = found.confidences[0] > 0
-    best = sorted(((-c, k) for k in range(4) for c in confidences[0, k] if c), key=lambda pair: pair[0])[:300]
+    best = sorted(
+        ((-c, k) for k in range(4) for c in confidences[0, k] if c), key=lambda pair: pair[0]
+    )[:300]
     expected = {k: sorted(c for c, label in best if label == k)[:100] for k in range(4)}
     assert len(expected[0]) == 100 < sum(label == 0 for _, label in best)
     for k in range(4):
-        assert (-found.confidences[0, kept & (found.classes[0] == k)]).tolist() == pytest.approx(expected[k])
+        assert (-found.confidences[0, kept & (found.classes[0] == k)]).tolist() == pytest.approx(
+            expected[k]
+        )
     assert (np.diff(found.confidences[0]) <= 0).all()
 
 
@@ -78,7 +95,9 @@ def test_an_image_without_candidates_has_no_detections():
 
 
 def test_confidences_that_are_not_numbers_are_no_detections():
-    found = detections(np.zeros((1, 2, 4)), np.full((1, 3, 2), np.nan, np.float32), Suppression(limit=6))
+    found = detections(
+        np.zeros((1, 2, 4)), np.full((1, 3, 2), np.nan, np.float32), Suppression(limit=6)
+    )
     assert not found.confidences.any()
 
 
@@ -99,9 +118,16 @@ def test_yolox_outputs_decode_cell_by_cell():
         for y in range(side):
             for x in range(side):
                 dx, dy, log_w, log_h, objectness = outputs[1, anchor, :5]
-                cx, cy, w, h = (x + dx) * stride, (y + dy) * stride, np.exp(log_w) * stride, np.exp(log_h) * stride
+                cx, cy, w, h = (
+                    (x + dx) * stride,
+                    (y + dy) * stride,
+                    np.exp(log_w) * stride,
+                    np.exp(log_h) * stride,
+                )
                 expected = [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]
                 np.testing.assert_allclose(boxes[1, anchor], expected, rtol=1e-4, atol=1e-4)
-                np.testing.assert_allclose(confidences[1, :, anchor], objectness * outputs[1, anchor, 5:], rtol=1e-6)
+                np.testing.assert_allclose(
+                    confidences[1, :, anchor], objectness * outputs[1, anchor, 5:], rtol=1e-6
+                )
                 anchor += 1
     assert anchor == outputs.shape[1]

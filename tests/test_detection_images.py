@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sensitivity.errors import TaskError
-from sensitivity.tasks.detection_images import PAD, fit, image_size, letterbox, load_rgb, to_image, to_input
+from sensitivity.tasks.detection_images import (
+    PAD,
+    fit,
+    image_size,
+    letterbox,
+    load_rgb,
+    to_image,
+    to_input,
+)
 
 sides = st.integers(1, 3000)
 
@@ -16,7 +24,9 @@ sides = st.integers(1, 3000)
 @example(1, 3000, 32)
 @example(3000, 1, 320)
 def test_boxes_come_back_from_the_square_input_to_the_image(width, height, size):
-    boxes = np.array([[0, 0, width, height], [width * 0.2, height * 0.3, width * 0.7, height * 0.9]])
+    boxes = np.array(
+        [[0, 0, width, height], [width * 0.2, height * 0.3, width * 0.7, height * 0.9]]
+    )
     geometry = fit(width, height, size)
     placed = to_input(boxes, geometry)
     assert placed.min() >= 0
@@ -30,11 +40,17 @@ def test_boxes_are_cut_at_the_border_of_the_image_they_belong_to():
     assert to_image(boxes, geometry).tolist() == [[[0, 0, 640, 480]], [[0, 0, 100, 200]]]
 
 
-@pytest.mark.parametrize("shape", [(480, 640), (333, 500), (77, 31), (1, 900), (640, 640), (20, 10)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(480, 640), (333, 500), (77, 31), (1, 900), (640, 640), (20, 10)], ids=str
+)
 def test_letterboxing_agrees_with_ultralytics_to_one_grey_level(shape, monkeypatch, tmp_path):
     pytest.importorskip("ultralytics", reason="needs the package ultralytics")
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
-    for name, value in {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}.items():
+    for name, value in {
+        "YOLO_OFFLINE": "true",
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_VERBOSE": "false",
+    }.items():
         monkeypatch.setenv(name, value)
     from ultralytics.data.augment import LetterBox
 
@@ -62,13 +78,18 @@ def test_a_rotated_photograph_is_turned_unless_its_labels_are_of_the_stored_pixe
     assert load_rgb(tmp_path / "a.jpg").size == (20, 40)
     assert load_rgb(tmp_path / "a.jpg", (20, 40)).size == (20, 40)
     assert load_rgb(tmp_path / "a.jpg", (40, 20)).size == (40, 20)
-    with pytest.raises(TaskError, match=r"a\.jpg to be 80x40 pixels as its annotations say, got 20x40"):
+    with pytest.raises(
+        TaskError, match=r"a\.jpg to be 80x40 pixels as its annotations say, got 20x40"
+    ):
         load_rgb(tmp_path / "a.jpg", (80, 40))
 
 
 def test_files_that_are_no_images_or_cut_off_are_named(tmp_path):
     (tmp_path / "text.jpg").write_text("not an image")
-    unknown = r"Expected a readable image at .*text\.jpg, got: (cannot identify|no format that Pillow knows)"
+    unknown = (
+        r"Expected a readable image at .*text\.jpg, got: (cannot identify|no format that "
+        r"Pillow knows)"
+    )
     with pytest.raises(TaskError, match=unknown):
         load_rgb(tmp_path / "text.jpg")
     broken = io.BytesIO()
@@ -80,5 +101,7 @@ def test_files_that_are_no_images_or_cut_off_are_named(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(buffer, "jpeg")
     (tmp_path / "cut.jpg").write_bytes(buffer.getvalue()[:-800])
-    with pytest.raises(TaskError, match=r"Expected a readable image at .*cut\.jpg, got: .*truncated"):
+    with pytest.raises(
+        TaskError, match=r"Expected a readable image at .*cut\.jpg, got: .*truncated"
+    ):
         load_rgb(tmp_path / "cut.jpg")

@@ -19,7 +19,10 @@ def folder(tmp_path):
 
 def coco(folder, **changes):
     content = {
-        "images": [{"id": 7, "file_name": "b.png", "width": 200, "height": 100}, {"id": 3, "file_name": "a.png"}],
+        "images": [
+            {"id": 7, "file_name": "b.png", "width": 200, "height": 100},
+            {"id": 3, "file_name": "a.png"},
+        ],
         "categories": [{"id": 90, "name": "toothbrush"}, {"id": 1, "name": "person"}],
         "annotations": [
             {"image_id": 7, "category_id": 90, "bbox": [10, 20, 30, 40], "iscrowd": 1},
@@ -88,10 +91,19 @@ def test_yolo_images_are_sorted_and_boxes_and_outlines_are_in_pixels(folder):
     ("line", "message"),
     [
         ("cat 0.1 0.1 0.1 0.1", r"Expected numbers at .*a\.txt:1, got 'cat 0\.1"),
-        ("2 0.1 0.1 0.1 0.1", r"Expected a class from 0 to 1 at .*a\.txt:1, got 2; check the class names"),
+        (
+            "2 0.1 0.1 0.1 0.1",
+            r"Expected a class from 0 to 1 at .*a\.txt:1, got 2; check the class names",
+        ),
         ("0.5 0.1 0.1 0.1 0.1", r"Expected a class from 0 to 1 at .*, got 0\.5"),
-        ("0 0.1 0.1 0.1", r"Expected a class and 4 numbers, or a class and at least 3 points, at .*a\.txt:1"),
-        ("0 0.1 0.1 0.1 0.1 0.1 0.1 0.1", r"Expected a class and 4 numbers, or a class and at least 3 points"),
+        (
+            "0 0.1 0.1 0.1",
+            r"Expected a class and 4 numbers, or a class and at least 3 points, at .*a\.txt:1",
+        ),
+        (
+            "0 0.1 0.1 0.1 0.1 0.1 0.1 0.1",
+            r"Expected a class and 4 numbers, or a class and at least 3 points",
+        ),
     ],
     ids=["word", "class-too-high", "class-not-whole", "too-few", "odd-outline"],
 )
@@ -102,9 +114,12 @@ def test_yolo_lines_that_cannot_be_read_are_named(folder, line, message):
 
 
 def test_a_missing_folder_and_missing_labels_are_told_apart(folder):
-    with pytest.raises(TaskError, match=r"Expected a folder of images at .*nowhere, got nothing there"):
+    with pytest.raises(
+        TaskError, match=r"Expected a folder of images at .*nowhere, got nothing there"
+    ):
         yolo_images(folder / "nowhere", folder / "labels", ["cat"])
     with pytest.raises(
-        TaskError, match=r"Expected label files below .*labels for the 3 images below .*images, got none"
+        TaskError,
+        match=r"Expected label files below .*labels for the 3 images below .*images, got none",
     ):
         yolo_images(folder / "images", folder / "labels", ["cat"])

@@ -20,7 +20,8 @@ CLASSES = 3
 
 @st.composite
 def judged(draw):
-    """Detections and truth on a coarse grid: tied confidences and overlaps, crowds, empty images, absent classes."""
+    """Detections and truth on a coarse grid: tied confidences and overlaps, crowds, empty images,
+    absent classes."""
     n, limit, most = draw(st.integers(1, 4)), draw(st.integers(1, 6)), draw(st.integers(1, 4))
     confidences = draw(hnp.arrays(np.int64, (n, limit), elements=st.integers(0, 5))) / np.float32(5)
     found = Detections(
@@ -38,7 +39,11 @@ def judged(draw):
 
 def grid_boxes(n, count):
     whole = hnp.arrays(np.int64, (n, count, 4), elements=st.integers(0, 5))
-    return whole.map(lambda b: np.concatenate([b[..., :2], b[..., :2] + b[..., 2:] + 1], axis=2).astype(np.float64))
+    return whole.map(
+        lambda b: np.concatenate([b[..., :2], b[..., :2] + b[..., 2:] + 1], axis=2).astype(
+            np.float64
+        )
+    )
 
 
 def random_case(seed, n=30, limit=40, most=9, classes=CLASSES):
@@ -51,12 +56,16 @@ def random_case(seed, n=30, limit=40, most=9, classes=CLASSES):
         random.random((n, most)) < 0.2,
     )
     source = random.integers(0, most, (n, limit))
-    near = np.take_along_axis(truth.boxes, source[..., None], axis=1) + random.normal(0, 2, (n, limit, 4))
+    near = np.take_along_axis(truth.boxes, source[..., None], axis=1) + random.normal(
+        0, 2, (n, limit, 4)
+    )
     near[..., 2:] = np.maximum(near[..., 2:], near[..., :2] + 1)
     labels = np.maximum(np.take_along_axis(truth.classes, source, axis=1), 0)
     confidences = -np.sort(-random.random((n, limit), np.float32), axis=1)
     count = random.integers(0, limit + 1, (n, 1))
-    return Detections(near, np.where(np.arange(limit) < count, confidences, np.float32(0)), labels), truth
+    return Detections(
+        near, np.where(np.arange(limit) < count, confidences, np.float32(0)), labels
+    ), truth
 
 
 @settings(deadline=None, max_examples=100)
@@ -76,7 +85,9 @@ def test_average_precision_equals_pycocotools_on_crowded_images(seed):
     reference = pycocotools_ap(found, truth, CLASSES)
     np.testing.assert_allclose(average_precision(scores, CLASSES), reference, atol=1e-9)
     assert mean_average_precision(scores, CLASSES) == pytest.approx(np.nanmean(reference), abs=1e-9)
-    assert mean_average_precision_50(scores, CLASSES) == pytest.approx(np.nanmean(reference[0]), abs=1e-9)
+    assert mean_average_precision_50(scores, CLASSES) == pytest.approx(
+        np.nanmean(reference[0]), abs=1e-9
+    )
 
 
 @settings(deadline=None, max_examples=15)
@@ -88,7 +99,9 @@ def test_any_resample_of_rows_gives_the_metric_of_those_images(seed, rows):
         Detections(found.boxes[rows], found.confidences[rows], found.classes[rows]),
         Truth(truth.boxes[rows], truth.classes[rows], truth.crowd[rows]),
     )
-    np.testing.assert_allclose(average_precision(scores, CLASSES), pycocotools_ap(*again, CLASSES), atol=1e-9)
+    np.testing.assert_allclose(
+        average_precision(scores, CLASSES), pycocotools_ap(*again, CLASSES), atol=1e-9
+    )
 
 
 @given(judged())
@@ -109,7 +122,9 @@ def one_image(found, truth):
     boxes, confidences, labels = zip(*found, strict=True)
     true_boxes, true_labels, crowd = zip(*truth, strict=True)
     return (
-        Detections(np.array([boxes], float), np.array([confidences], np.float32), np.array([labels])),
+        Detections(
+            np.array([boxes], float), np.array([confidences], np.float32), np.array([labels])
+        ),
         Truth(np.array([true_boxes], float), np.array([true_labels]), np.array([crowd])),
     )
 
@@ -130,7 +145,8 @@ def test_a_box_that_overlaps_by_six_tenths_counts_at_the_three_lowest_thresholds
 
 
 def test_a_box_lost_at_one_threshold_stays_free_for_the_next_detection_at_the_others():
-    # The first detection wins box 1 at 0.85 and below; box 0 it would win only below 0.55 and must leave to the second.
+    # The first detection wins box 1 at 0.85 and below; box 0 it would win only below 0.55 and must
+    # leave to the second.
     found, truth = one_image(
         [((0, 0, 10, 8.8), 0.9, 0), ((0, 0, 10, 10), 0.8, 0)],
         [((0, 0, 10, 17), 0, False), ((0, 0, 10, 10), 0, False)],
@@ -140,13 +156,16 @@ def test_a_box_lost_at_one_threshold_stays_free_for_the_next_detection_at_the_ot
 
 
 def test_of_two_boxes_overlapped_alike_the_last_is_taken_as_in_pycocotools():
-    # The first detection lies midway between the boxes; the second fits the last one, which is gone.
+    # The first detection lies midway between the boxes; the second fits the last one, which is
+    # gone.
     found, truth = one_image(
         [((1, 0, 11, 10), 0.9, 0), ((2, 0, 12, 10), 0.8, 0)],
         [((0, 0, 10, 10), 0, False), ((2, 0, 12, 10), 0, False)],
     )
     assert match(found, truth)[0][0].tolist() == [0b0001111111, 0b1110001111]
-    np.testing.assert_allclose(average_precision(image_scores(found, truth, 1), 1), pycocotools_ap(found, truth, 1))
+    np.testing.assert_allclose(
+        average_precision(image_scores(found, truth, 1), 1), pycocotools_ap(found, truth, 1)
+    )
 
 
 def test_a_crowd_takes_any_number_of_detections_out_of_the_count():

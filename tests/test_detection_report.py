@@ -1,4 +1,5 @@
-"""What a report says of a detector beyond its mAP: classes, worst images with their boxes, marked parts."""
+"""What a report says of a detector beyond its mAP: classes, worst images with their boxes, marked
+parts."""
 
 from __future__ import annotations
 
@@ -41,19 +42,30 @@ def image_of(boxes: list[list[float]], classes: list[int]) -> tuple[LabelledImag
 
 def found_of(rows: list[tuple[list[float], float, int]]) -> Detections:
     boxes, confidences, classes = (np.array([row[at] for row in rows])[None] for at in range(3))
-    return Detections(boxes.astype(float).reshape(1, -1, 4), confidences.astype(np.float32), classes.astype(np.int64))
+    return Detections(
+        boxes.astype(float).reshape(1, -1, 4),
+        confidences.astype(np.float32),
+        classes.astype(np.int64),
+    )
 
 
 def test_boxes_are_found_false_or_missed_as_the_metric_counts_them_and_shares_of_the_image():
     image, truth = image_of([[0, 0, 20, 20], [40, 10, 60, 30], [80, 0, 100, 10]], [0, 1, 2])
     found = found_of(
-        [([0, 0, 20, 18], 0.9, 0), ([0, 0, 20, 20], 0.8, 0), ([40, 10, 60, 30], 0.7, 2), ([80, 0, 100, 10], 0.1, 2)]
+        [
+            ([0, 0, 20, 18], 0.9, 0),
+            ([0, 0, 20, 20], 0.8, 0),
+            ([40, 10, 60, 30], 0.7, 2),
+            ([80, 0, 100, 10], 0.1, 2),
+        ]
     )
     shown = shown_boxes(found, truth, image, NAMES)
     assert [(box.name, box.outcome) for box in shown] == [
         ("cat", "found"), ("cat", "false"), ("cow", "false"), ("dog", "missed"), ("cow", "missed")
     ]  # fmt: skip
-    assert (shown[3].x, shown[3].y, shown[3].width, shown[3].height) == pytest.approx((0.4, 0.2, 0.2, 0.4))
+    assert (shown[3].x, shown[3].y, shown[3].width, shown[3].height) == pytest.approx(
+        (0.4, 0.2, 0.2, 0.4)
+    )
     assert shown[0].confidence == pytest.approx(0.9)
     assert shown[3].confidence is None
 
@@ -70,9 +82,16 @@ def test_classes_come_with_their_boxes_the_most_hurt_first():
 
 def detail(skip: tuple[str, ...]) -> DetectionDetail:
     one = {variant: Estimate(0.4, 0.3, 0.5, 20) for variant in ("float", "int8", "partial")}
-    classes = tuple(ClassResult(f"class {at}", at, {"float": 0.5, "int8": 0.4, "partial": 0.45}) for at in range(14))
+    classes = tuple(
+        ClassResult(f"class {at}", at, {"float": 0.5, "int8": 0.4, "partial": 0.45})
+        for at in range(14)
+    )
     box = ShownBox(0.1, 0.1, 0.5, 0.5, EVIL, 0.87, "false")
-    boxes = {"float": (), "int8": (box,), "partial": (replace(box, outcome="missed", confidence=None),)}
+    boxes = {
+        "float": (),
+        "int8": (box,),
+        "partial": (replace(box, outcome="missed", confidence=None),),
+    }
     image = ShownImage(EVIL, "data:image/jpeg;base64,AAAA", 480, 320, 0.0021, boxes)
     return DetectionDetail(20, skip, {"mAP50-95": one, "mAP50": one}, classes, (image,))
 
@@ -92,9 +111,17 @@ def test_the_page_shows_metrics_classes_and_each_image_three_times_with_its_boxe
 
 def test_heads_and_repvgg_blocks_are_marked_in_the_chart_and_in_the_table():
     data = complete(8)
-    units = (replace(data.units[0], kind="head"), replace(data.units[1], kind="repvgg"), *data.units[2:])
+    units = (
+        replace(data.units[0], kind="head"),
+        replace(data.units[1], kind="repvgg"),
+        *data.units[2:],
+    )
     text = render(replace(data, units=units))
-    assert text.count('<span class="part">head</span>') == text.count('<span class="part">RepVGG</span>') == 2
+    assert (
+        text.count('<span class="part">head</span>')
+        == text.count('<span class="part">RepVGG</span>')
+        == 2
+    )
     assert '<span class="part">' not in render(data)
 
 
@@ -114,7 +141,9 @@ def test_a_run_of_a_detector_writes_and_shows_its_classes_and_images(tmp_path):
         "--rounds",
         "2",
     ]
-    done = CliRunner().invoke(group, [*map(str, words), "--no-recalibrate", "--force", "--out", str(tmp_path / "run")])
+    done = CliRunner().invoke(
+        group, [*map(str, words), "--no-recalibrate", "--force", "--out", str(tmp_path / "run")]
+    )
     assert done.exit_code in (0, 2), done.output
     report = api.report_data(tmp_path / "run")
     assert report.detection

@@ -74,18 +74,26 @@ def test_install_lines_name_extras_that_exist() -> None:
 def test_an_error_about_a_missing_package_says_the_install_line() -> None:
     assert install_line() == "pip install layer-sensitivity"
     assert str(MissingPackage("pillow", "reading images", "images")) == (
-        "Expected pillow to be installed for reading images; run: pip install 'layer-sensitivity[images]'."
+        "Expected pillow to be installed for reading images; run: pip install "
+        "'layer-sensitivity[images]'."
     )
 
 
 def test_the_other_package_in_the_same_folder_is_warned_of(tmp_path: Path) -> None:
     (tmp_path / "sensitivity-0.2.dist-info").mkdir()
-    with pytest.warns(UserWarning, match=r"Run: pip uninstall sensitivity, and then: pip install --force-reinstall"):
+    with pytest.warns(
+        UserWarning,
+        match=r"Run: pip uninstall sensitivity, and then: pip install --force-reinstall",
+    ):
         warn_if_overwritten(str(tmp_path))
 
 
 def test_packages_with_other_names_are_not_warned_of(tmp_path: Path) -> None:
-    for name in ("layer_sensitivity-0.1.0.dist-info", "sensitivity_tools-1.0.dist-info", "sensitivity"):
+    for name in (
+        "layer_sensitivity-0.1.0.dist-info",
+        "sensitivity_tools-1.0.dist-info",
+        "sensitivity",
+    ):
         (tmp_path / name).mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -11,7 +11,9 @@ from sensitivity.cli.main import VERBS
 from sensitivity.cli.reference import markdown
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*/README.md")]
+)
 
 
 def test_the_command_reference_is_what_help_says() -> None:
@@ -30,7 +32,9 @@ def test_links_to_files_are_alive(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_in_the_documents_name_verbs_and_options_that_exist(page: Path) -> None:
     reference = markdown()
-    for block in re.findall(r"```(?:bash|text|console)?\n(.*?)```", page.read_text(), flags=re.DOTALL):
+    for block in re.findall(
+        r"```(?:bash|text|console)?\n(.*?)```", page.read_text(), flags=re.DOTALL
+    ):
         for line in re.findall(r"^(?:\$ )?sensitivity (.+)$", block, flags=re.MULTILINE):
             verb, *words = line.split()
             assert verb in VERBS, f"{page.name}: sensitivity {verb}"

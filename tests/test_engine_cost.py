@@ -38,12 +38,15 @@ def test_every_unit_is_alone_once_and_with_others_several_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("units", "sets"), [("a", {(), ("a",)}), ("ab", {(), ("a",), ("b",), ("a", "b")}), ("abc", None)]
+    ("units", "sets"),
+    [("a", {(), ("a",)}), ("ab", {(), ("a",), ("b",), ("a", "b")}), ("abc", None)],
 )
 def test_models_of_few_units_have_no_set_twice(units: str, sets: set | None) -> None:
     found = engine_sets(tuple(units))
     assert len(set(found)) == len(found)
-    assert all(skip == tuple(sorted(skip)) for skip in found), "in the order of the units, so that equal sets are one"
+    assert all(skip == tuple(sorted(skip)) for skip in found), (
+        "in the order of the units, so that equal sets are one"
+    )
     assert sets is None or set(found) == sets
 
 
@@ -53,12 +56,16 @@ def test_engines_without_luck_tell_units_and_how_much_borders_come_to(share: flo
     cost = engine_cost(a_model(1.0, seed=2), times(truth, 0.0, seed=0))
     assert (cost.kind, cost.note) == ("engine", "")
     assert cost.of(()) == pytest.approx(truth.of(()))
-    assert [border.cost for border in cost.borders] == pytest.approx([border.cost for border in truth.borders])
+    assert [border.cost for border in cost.borders] == pytest.approx(
+        [border.cost for border in truth.borders]
+    )
     assert list(cost.units.values()) == pytest.approx(list(truth.units.values()), abs=0.01)
     assert cost.error < 0.01
 
 
-def test_with_luck_units_are_nearer_to_the_truth_than_each_engine_alone_and_the_error_is_that_luck() -> None:
+def test_with_luck_units_are_nearer_to_the_truth_than_each_engine_alone_and_the_error_is_that_luck() -> (
+    None
+):
     alone, fitted, errors = [], [], []
     for seed in range(10):
         truth = a_model(1.0, seed)
@@ -85,7 +92,8 @@ def test_engines_that_do_not_add_up_to_the_float_one_are_told() -> None:
     cost = engine_cost(truth, ms | {UNITS: 3 * ms[UNITS]})
     assert cost.note.startswith("Engines with some units out of INT8 add up to ")
     assert cost.note.endswith(
-        f"ms for all of them, the float engine takes {3 * ms[UNITS]:.3g} ms: do not trust the predicted times of large skip-sets."
+        f"ms for all of them, the float engine takes {3 * ms[UNITS]:.3g} ms: do not trust the "
+        "predicted times of large skip-sets."
     )
 
 
@@ -99,10 +107,14 @@ def test_the_evidence_is_that_of_scikit_learn() -> None:
     linear = kernels.DotProduct(sigma_0=0.0, sigma_0_bounds="fixed")
 
     def theirs(scale: float, noise: float) -> float:
-        kernel = kernels.ConstantKernel(scale, "fixed") * linear + kernels.WhiteKernel(noise**2, "fixed")
+        kernel = kernels.ConstantKernel(scale, "fixed") * linear + kernels.WhiteKernel(
+            noise**2, "fixed"
+        )
         process = gaussian_process.GaussianProcessRegressor(kernel, alpha=0.0, optimizer=None)
         return process.fit(features, surprise).log_marginal_likelihood_value_
 
-    best = max(((scale, noise) for scale in scales for noise in noises), key=lambda one: theirs(*one))
+    best = max(
+        ((scale, noise) for scale in scales for noise in noises), key=lambda one: theirs(*one)
+    )
     assert (found.scale, found.noise) == best
     assert found.log_likelihood == pytest.approx(theirs(*best))

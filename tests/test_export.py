@@ -69,13 +69,22 @@ def exported(folder, build, inputs, skip=(), change=lambda model: None):
 
 @pytest.fixture(scope="module")
 def branches(tmp_path_factory):
-    return exported(tmp_path_factory.mktemp("branches"), models.Branches, models.batch(6, 16), ["shared", "left"])
+    return exported(
+        tmp_path_factory.mktemp("branches"),
+        models.Branches,
+        models.batch(6, 16),
+        ["shared", "left"],
+    )
 
 
 def test_an_export_agrees_with_the_simulated_model(branches):
     found = branches.verify()
     by_variant = {check.variant: check for check in found.files}
-    assert {name: check.quantizers for name, check in by_variant.items()} == {"float": 0, "int8": 14, "partial": 10}
+    assert {name: check.quantizers for name, check in by_variant.items()} == {
+        "float": 0,
+        "int8": 14,
+        "partial": 10,
+    }
     assert by_variant["float"].rms < 1e-5
     for check in (by_variant["int8"], by_variant["partial"]):
         assert check.rms <= 0.05 * check.quantization_rms
@@ -118,7 +127,11 @@ def test_a_skipped_layer_holds_no_pair_and_a_kept_one_does(branches):
     nodes = {node.name: node for node in branches.model("partial").graph.all_nodes()}
     for name in ("shared", "shared_1", "left"):
         assert [qdq.pair_of(value) for value in nodes[name].inputs] == [None] * 3
-    assert [qdq.pair_of(value) is not None for value in nodes["right"].inputs] == [True, True, False]
+    assert [qdq.pair_of(value) is not None for value in nodes["right"].inputs] == [
+        True,
+        True,
+        False,
+    ]
 
 
 def test_metadata_say_what_made_the_file(branches):
@@ -191,9 +204,15 @@ def test_a_linear_layer_on_tokens_and_inputs_in_a_dict(tmp_path):
 
 def test_the_users_model_is_left_as_it_was(branches):
     before = branches.source.fingerprint()
-    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in branches.source.model.modules()]
+    hooks = [
+        len(module._forward_hooks) + len(module._forward_pre_hooks)
+        for module in branches.source.model.modules()
+    ]
     branches.verify()
-    after = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in branches.source.model.modules()]
+    after = [
+        len(module._forward_hooks) + len(module._forward_pre_hooks)
+        for module in branches.source.model.modules()
+    ]
     assert (branches.source.fingerprint(), after) == (before, hooks)
 
 
@@ -215,7 +234,9 @@ def test_a_file_that_lost_a_pair_is_refused(branches):
         dequantize.outputs[0].replace_all_uses_with(qdq.pair_of(dequantize.outputs[0]).source)
         ir.passes.common.RemoveUnusedNodesPass()(model)
 
-    with pytest.raises(ExportError, match=r"right.input_quantizer is missing; layer right lacks Q/DQ on its input"):
+    with pytest.raises(
+        ExportError, match=r"right.input_quantizer is missing; layer right lacks Q/DQ on its input"
+    ):
         changed(branches, lose).verify()
 
 
@@ -230,7 +251,10 @@ def test_a_layer_with_another_scale_is_refused_by_name(branches):
         value = model.graph.initializers["right.input_quantizer.scale"]
         value.const_value = ir.tensor(np.float32(value.const_value.numpy() * 1.02), name=value.name)
 
-    message = r"layer right of changed.int8.onnx to agree with the simulated model to 1e-05 on the same input.*got 0\.0"
+    message = (
+        r"layer right of changed.int8.onnx to agree with the simulated model to 1e-05 on the "
+        r"same input.*got 0\.0"
+    )
     with pytest.raises(ExportError, match=message):
         changed(branches, scale).verify()
 
@@ -240,13 +264,20 @@ def test_outputs_that_differ_more_than_rounding_are_refused(branches):
         node = next(node for node in model.graph.all_nodes() if node.op_type == "Sigmoid")
         node.op_type = "HardSigmoid"
 
-    message = r"outputs of changed.float.onnx to differ from the simulated model's by at most 0.0001.*got 0\."
+    message = (
+        r"outputs of changed.float.onnx to differ from the simulated model's by at most "
+        r"0.0001.*got 0\."
+    )
     with pytest.raises(ExportError, match=message):
         changed(branches, shift, "float").verify()
 
 
-@pytest.mark.parametrize(("lucky", "ran"), [(0, 1), (3, 4), (5, 6)], ids=["first", "fourth", "last"])
-def test_the_models_own_rounding_is_drawn_until_it_explains_the_difference(branches, monkeypatch, lucky, ran):
+@pytest.mark.parametrize(
+    ("lucky", "ran"), [(0, 1), (3, 4), (5, 6)], ids=["first", "fourth", "last"]
+)
+def test_the_models_own_rounding_is_drawn_until_it_explains_the_difference(
+    branches, monkeypatch, lucky, ran
+):
     reference = [np.ones((4, 3), np.float32)]
     seeds = []
 
@@ -256,7 +287,9 @@ def test_the_models_own_rounding_is_drawn_until_it_explains_the_difference(branc
         return torch.from_numpy(reference[0] + (0.01 if seed == lucky else 0.001 * seed))
 
     monkeypatch.setattr(simulate, "jittered_outputs", jittered)
-    floor = rounding_floor(branches.source, None, (), reference, reference, noise=3e-7, enough=0.009)
+    floor = rounding_floor(
+        branches.source, None, (), reference, reference, noise=3e-7, enough=0.009
+    )
     assert floor == pytest.approx(0.01, rel=1e-4)
     assert seeds == list(range(ran))
 
@@ -265,12 +298,15 @@ def test_a_metric_that_differs_by_more_than_chance_is_refused(branches):
     batches = [(models.batch(8, 16, seed), torch.zeros(8)) for seed in range(4)]
     calls = iter(range(100))
 
-    def score(outputs, targets):  # the second pass over the four batches, of the file, is told to be worse
+    # the second pass over the four batches, of the file, is told to be worse
+    def score(outputs, targets):
         return torch.ones(8) if next(calls) < len(batches) else torch.zeros(8)
 
     done = dataclasses.replace(branches, files={"int8": branches.files["int8"]})
     with pytest.raises(
-        ExportError, match=r"metric of model.int8.onnx .* within 0.003 of 1, that of the simulated model, got 0 on"
+        ExportError,
+        match=r"metric of model.int8.onnx .* within 0.003 of 1, that of the simulated model, got 0 "
+        r"on",
     ):
         done.verify(batches=batches, score=score)
 
@@ -278,7 +314,9 @@ def test_a_metric_that_differs_by_more_than_chance_is_refused(branches):
 def test_the_metric_of_a_good_file_is_reported(branches):
     batches = [(models.batch(8, 16, seed), torch.zeros(8)) for seed in range(2)]
     done = dataclasses.replace(branches, files={"int8": branches.files["int8"]})
-    found = done.verify(batches=batches, score=lambda outputs, targets: outputs["classes"].argmax(1) == 0)
+    found = done.verify(
+        batches=batches, score=lambda outputs, targets: outputs["classes"].argmax(1) == 0
+    )
     check = found.files[0].metric
     assert check.n == 16
     assert check.file == pytest.approx(check.simulated, abs=0.1)
@@ -287,9 +325,12 @@ def test_the_metric_of_a_good_file_is_reported(branches):
 
 def test_a_unit_that_does_not_exist_cannot_be_skipped(branches, tmp_path):
     with pytest.raises(
-        NamesError, match="a unit to skip to match exactly one of 7 names, got 'rihgt'. Close names: right"
+        NamesError,
+        match="a unit to skip to match exactly one of 7 names, got 'rihgt'. Close names: right",
     ):
-        export_files(branches.source, branches.inputs, branches.units, ["rihgt"], tmp_path, fingerprint="")
+        export_files(
+            branches.source, branches.inputs, branches.units, ["rihgt"], tmp_path, fingerprint=""
+        )
 
 
 def test_a_model_that_cannot_be_traced_is_refused(tmp_path):
@@ -297,7 +338,9 @@ def test_a_model_that_cannot_be_traced_is_refused(tmp_path):
         def forward(self, x):
             return torch.linalg.svdvals(super().forward(x))
 
-    with pytest.raises(ExportError, match=r"torch.onnx.export \(TorchScript, opset 17\) to take the model, got"):
+    with pytest.raises(
+        ExportError, match=r"torch.onnx.export \(TorchScript, opset 17\) to take the model, got"
+    ):
         exported(tmp_path, Untraceable, models.batch(4))
 
 
@@ -307,21 +350,27 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(branches, tmp_path,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(WriteError, match=r"to write .*model.int8.onnx, got: No space left on device"):
+    with pytest.raises(
+        WriteError, match=r"to write .*model.int8.onnx, got: No space left on device"
+    ):
         export_files(branches.source, branches.inputs, branches.units, [], tmp_path, fingerprint="")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("grid", [(0, 0, 255), (0, -8, 7), (3, -128, 127)], ids=["unsigned", "4-bit", "asymmetric"])
+@pytest.mark.parametrize(
+    "grid", [(0, 0, 255), (0, -8, 7), (3, -128, 127)], ids=["unsigned", "4-bit", "asymmetric"]
+)
 def test_a_grid_that_tensorrt_does_not_take_is_refused(grid):
     zero_point, low, high = grid
     model = ir.from_onnx_text(
         '<ir_version: 8, opset_import: ["" : 17, "sensitivity" : 1]> '
-        'g (float[2] x) => (float[2] y) { y = sensitivity.Quantizer <name="a.input_quantizer"> (x) }'
+        'g (float[2] x) => (float[2] y) { y = sensitivity.Quantizer <name="a.input_quantizer"> (x) '
+        "}"
     )
     one = Grid(np.ones(1, np.float32), zero_point, low, high, None)
     with pytest.raises(
-        ExportError, match=f"a.input_quantizer to be symmetric signed 8-bit, got integers {low} to {high}"
+        ExportError,
+        match=f"a.input_quantizer to be symmetric signed 8-bit, got integers {low} to {high}",
     ):
         InsertQdq({"a.input_quantizer": one}, {})(model)
 
@@ -330,5 +379,7 @@ def test_only_weights_that_round_elsewhere_are_moved():
     grid = Grid(np.float32([0.1, 1.0]), 0, -127, 127, 0)
     weight = np.float32([[0.24, -12.9], [2.5, 3.0]])
     levels = np.int8([[2, -127], [3, 3]])  # a narrow range, and a value on the boundary
-    np.testing.assert_allclose(snapped(weight, levels, grid), [[0.24, -12.7], [3.0, 3.0]], rtol=1e-6)
+    np.testing.assert_allclose(
+        snapped(weight, levels, grid), [[0.24, -12.7], [3.0, 3.0]], rtol=1e-6
+    )
     assert snapped(weight[:, :1], np.int8([[2], [2]]), grid) is not None

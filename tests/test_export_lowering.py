@@ -66,7 +66,8 @@ def test_openvino_gets_unsigned_activations_on_the_same_grid(files, tmp_path):
     lowered = load_model(lower_file(files["int8"], "openvino", tmp_path / "o.onnx"))
     before = {pair.name: pair for pair in qdq.pairs(load_model(files["int8"]).graph)}
     for pair in qdq.pairs(lowered.graph):
-        same = before[re.sub(r"[.\d]+$", "", pair.name)]  # pairs that moved to before a Concat are numbered
+        # pairs that moved to before a Concat are numbered
+        same = before[re.sub(r"[.\d]+$", "", pair.name)]
         np.testing.assert_array_equal(pair.scale, same.scale)
         assert pair.zero_point.dtype == (np.int8 if pair.of_weight else np.uint8)
         assert (pair.zero_point == (0 if pair.of_weight else 128)).all()
@@ -115,7 +116,11 @@ def test_tensors_that_cannot_be_negative_get_the_zero_point_0(files, tmp_path):
 
 
 def test_no_sum_of_non_negative_values_is_taken_for_negative_and_the_reverse(files):
-    (total,) = [node.outputs[0] for node in load_model(files["float"]).graph.all_nodes() if node.op_type == "Add"]
+    (total,) = [
+        node.outputs[0]
+        for node in load_model(files["float"]).graph.all_nodes()
+        if node.op_type == "Add"
+    ]
     assert not non_negative(total)
     assert non_negative(total.consumers()[0].outputs[0])
 
@@ -155,10 +160,14 @@ def test_the_fp16_baseline_keeps_opset_inputs_and_outputs(files):
     assert made.opset_import[0].version == 17
     ends = (*made.graph.input, *made.graph.output)
     assert {value.type.tensor_type.elem_type for value in ends} == {onnx.TensorProto.FLOAT}
-    assert {one.data_type for one in made.graph.initializer if len(one.dims) > 1} == {onnx.TensorProto.FLOAT16}
+    assert {one.data_type for one in made.graph.initializer if len(one.dims) > 1} == {
+        onnx.TensorProto.FLOAT16
+    }
 
 
-def test_without_an_fp16_baseline_where_fp16_cannot_hold_the_values_and_it_is_said_why(files, tmp_path):
+def test_without_an_fp16_baseline_where_fp16_cannot_hold_the_values_and_it_is_said_why(
+    files, tmp_path
+):
     proto = onnx.load(files["float"])
     for one in proto.graph.initializer:
         if one.name == "head.bias":
@@ -167,7 +176,9 @@ def test_without_an_fp16_baseline_where_fp16_cannot_hold_the_values_and_it_is_sa
     onnx.save(proto, file)
     (tmp_path / "model.fp16.onnx").write_text("of an earlier export")
     why = half_baseline(file, models.batch(8, 32))
-    assert why.startswith("left out, so there is no FP16 baseline: Expected outputs of model.fp16.onnx to differ from")
+    assert why.startswith(
+        "left out, so there is no FP16 baseline: Expected outputs of model.fp16.onnx to differ from"
+    )
     assert not (tmp_path / "model.fp16.onnx").exists()
 
 
@@ -177,7 +188,10 @@ def test_scales_that_fp16_cannot_hold_stay_fp32_with_their_layer(files, tmp_path
     model = load_model(files["int8"])
     (left,) = [node for node in model.graph.all_nodes() if node.name == "left"]
     pair = qdq.pair_of(qdq.weight(left))
-    for value, array in ((pair.dequantize.inputs[1], pair.scale), (pair.source, qdq.constant(pair.source))):
+    for value, array in (
+        (pair.dequantize.inputs[1], pair.scale),
+        (pair.source, qdq.constant(pair.source)),
+    ):
         value.const_value = ir.tensor((array * 1e-5).astype(np.float32), name=value.name)
     ir.save(model, tmp_path / "small.onnx")
     lowered = load_model(lower_file(tmp_path / "small.onnx", "tensorrt", tmp_path / "t.onnx"))
@@ -196,18 +210,24 @@ def test_ranges_of_activations_are_kept_in_the_file(files):
 
 def test_a_lowered_file_is_not_lowered_again(files, tmp_path):
     lowered = lower_file(files["int8"], "openvino", tmp_path / "o.onnx")
-    with pytest.raises(ExportError, match=r"a canonical file to lower, got o.onnx, which is lowered for openvino"):
+    with pytest.raises(
+        ExportError, match=r"a canonical file to lower, got o.onnx, which is lowered for openvino"
+    ):
         lower_file(lowered, "tensorrt", tmp_path / "t.onnx")
 
 
 def test_an_unknown_target_is_refused(files, tmp_path):
-    with pytest.raises(ExportError, match="one of tensorrt, openvino, onnxruntime to export for, got 'coreml'"):
+    with pytest.raises(
+        ExportError, match="one of tensorrt, openvino, onnxruntime to export for, got 'coreml'"
+    ):
         lower_file(files["int8"], "coreml", tmp_path / "c.onnx")
 
 
 def test_a_lowered_file_with_other_values_is_refused(files, tmp_path):
     lowered = lower_file(files["int8"], "openvino", tmp_path / "o.onnx")
-    with pytest.raises(ExportError, match=r"o.onnx to differ from model.partial.onnx by at most 0.0001 .*got 0\."):
+    with pytest.raises(
+        ExportError, match=r"o.onnx to differ from model.partial.onnx by at most 0.0001 .*got 0\."
+    ):
         check_lowering(files["partial"], lowered, files["float"], BATCH)
 
 
@@ -218,7 +238,10 @@ def test_a_file_with_nan_scales_is_not_lowered(files, tmp_path):
     value = model.graph.initializers["right.input_quantizer.scale"]
     value.const_value = ir.tensor(np.float32(np.nan), name=value.name)
     ir.save(model, tmp_path / "nan.onnx")
-    message = r"every scale in nan.onnx to be finite and above 0, got nan at right.input_quantizer/QuantizeLinear"
+    message = (
+        r"every scale in nan.onnx to be finite and above 0, got nan at "
+        r"right.input_quantizer/QuantizeLinear"
+    )
     with pytest.raises(OnnxFileError, match=message):
         lower_file(tmp_path / "nan.onnx", "openvino", tmp_path / "o.onnx")
 
@@ -248,10 +271,14 @@ def test_openvino_quantizes_a_value_once_and_computes_a_strided_shortcut_in_int8
     model = models.quantized(models.seeded(Strided), inputs)
     add_residual_quantizers(ModelOptModel(model), [inputs])
     source = ModelOptModel(model)
-    canonical = export_files(source, inputs, layers(source.quantizers), [], tmp_path, fingerprint="f00d")
+    canonical = export_files(
+        source, inputs, layers(source.quantizers), [], tmp_path, fingerprint="f00d"
+    )
     file = lower_file(canonical["int8"], "openvino", tmp_path / "lowered.onnx")
     check_lowering(canonical["int8"], file, canonical["float"], BATCH)
-    quantized = [node.inputs[0] for node in load_model(file).graph if node.op_type == "QuantizeLinear"]
+    quantized = [
+        node.inputs[0] for node in load_model(file).graph if node.op_type == "QuantizeLinear"
+    ]
     assert len(quantized) == len(set(quantized))
     profile = profile_file(file, OpenVino(), BATCH, threads=1, repeats=1)
     assert "shortcut" in profile.kept
@@ -259,7 +286,8 @@ def test_openvino_quantizes_a_value_once_and_computes_a_strided_shortcut_in_int8
 
 
 class Cuts(nn.Module):
-    """As in YOLOv8: a value is cut in two, one half goes on in float too, all meet in a Concat; pooled, enlarged."""
+    """As in YOLOv8: a value is cut in two, one half goes on in float too, all meet in a Concat;
+    pooled, enlarged."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -273,7 +301,9 @@ class Cuts(nn.Module):
         x = torch.cat([left, right, right + nn.functional.silu(self.inner(right))], 1)
         x = nn.functional.silu(self.merge(x))
         small = nn.functional.max_pool2d(x, 2)
-        return self.head(torch.cat([nn.functional.interpolate(small, scale_factor=2.0, mode="nearest"), x], 1))
+        return self.head(
+            torch.cat([nn.functional.interpolate(small, scale_factor=2.0, mode="nearest"), x], 1)
+        )
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +312,9 @@ def cuts(tmp_path_factory):
     source = ModelOptModel(models.quantized(models.seeded(Cuts), inputs))
     folder = tmp_path_factory.mktemp("cuts")
     with unified_scales(source, scale_groups(source, inputs)):
-        return export_files(source, inputs, layers(source.quantizers), ["inner"], folder, fingerprint="f00d")
+        return export_files(
+            source, inputs, layers(source.quantizers), ["inner"], folder, fingerprint="f00d"
+        )
 
 
 def test_openvino_moves_integers_that_convolutions_wrote(cuts, tmp_path):
@@ -300,8 +332,12 @@ def test_openvino_moves_integers_that_convolutions_wrote(cuts, tmp_path):
     assert [run.precision for run in moving] == ["int8"] * 4
     assert run_lint(lowered, "openvino") == []
     separate = [run.onnx for run in profile.runs if run.op == "FakeQuantize"]
-    assert len(separate) == 2, separate  # the input, and what is cut, as the sum needs it in float too
-    with OpenVino().build(lowered) as engine, OnnxRuntime(optimize=False).build(cuts["int8"]) as reference:
+    # the input, and what is cut, as the sum needs it in float too
+    assert len(separate) == 2, separate
+    with (
+        OpenVino().build(lowered) as engine,
+        OnnxRuntime(optimize=False).build(cuts["int8"]) as reference,
+    ):
         (got,), (expected,) = (runtime.run(BATCH).values() for runtime in (engine, reference))
     assert np.abs(got - expected).mean() < 0.01 * np.abs(expected).mean()
 
@@ -309,7 +345,11 @@ def test_openvino_moves_integers_that_convolutions_wrote(cuts, tmp_path):
 def test_openvino_gives_a_layer_in_float_what_it_had_before_quantizers_moved(cuts, tmp_path):
     lowered = lower_file(cuts["partial"], "openvino", tmp_path / "lowered.onnx")
     assert check_lowering(cuts["partial"], lowered, cuts["float"], BATCH).rms < 1e-6
-    (inner,) = [node for node in load_model(lowered).graph if node.name == "inner/Conv" or node.name == "inner"]
+    (inner,) = [
+        node
+        for node in load_model(lowered).graph
+        if node.name == "inner/Conv" or node.name == "inner"
+    ]
     assert not qdq.quantized(inner.inputs[0])
 
 
@@ -327,12 +367,16 @@ class Distribution(nn.Module):
 def test_onnxruntime_gets_softmax_over_an_inner_axis_spelled_out_with_the_same_values(tmp_path):
     inputs = 100 * models.batch(4, 32)  # exp of what the convolution gives would overflow
     source = ModelOptModel(models.quantized(models.seeded(Distribution), inputs))
-    canonical = export_files(source, inputs, layers(source.quantizers), ["conv"], tmp_path, fingerprint="f00d")
+    canonical = export_files(
+        source, inputs, layers(source.quantizers), ["conv"], tmp_path, fingerprint="f00d"
+    )
     lowered = lower_file(canonical["partial"], "onnxruntime", tmp_path / "lowered.onnx")
     nodes = [node for node in load_model(lowered).graph if node.op_type == "Softmax"]
     assert [node.attributes.get_int("axis") for node in nodes] in ([-1], [3])
     with OnnxRuntime().build(canonical["partial"]) as before, OnnxRuntime().build(lowered) as after:
-        (expected,), (got,) = (engine.run({"input": inputs.numpy()}).values() for engine in (before, after))
+        (expected,), (got,) = (
+            engine.run({"input": inputs.numpy()}).values() for engine in (before, after)
+        )
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
@@ -352,8 +396,12 @@ class Joined(nn.Module):
 def test_onnxruntime_gets_the_parts_of_a_concat_on_its_own_grid(tmp_path):
     inputs = models.batch(4, 32)
     source = ModelOptModel(models.quantized(models.seeded(Joined), inputs))
-    canonical = export_files(source, inputs, layers(source.quantizers), [], tmp_path, fingerprint="f00d")
-    graph = load_model(lower_file(canonical["int8"], "onnxruntime", tmp_path / "lowered.onnx")).graph
+    canonical = export_files(
+        source, inputs, layers(source.quantizers), [], tmp_path, fingerprint="f00d"
+    )
+    graph = load_model(
+        lower_file(canonical["int8"], "onnxruntime", tmp_path / "lowered.onnx")
+    ).graph
     (concat,) = [node for node in graph if node.op_type == "Concat"]
     after = next(node for node in concat.outputs[0].consumers() if node.op_type == "QuantizeLinear")
     for value in concat.inputs:
@@ -361,7 +409,9 @@ def test_onnxruntime_gets_the_parts_of_a_concat_on_its_own_grid(tmp_path):
         assert qdq.pair_of(value).zero_point == qdq.constant(after.inputs[2])
 
 
-def test_a_lowered_file_that_does_not_hold_is_refused_or_left_out_with_its_reason(files, tmp_path, monkeypatch):
+def test_a_lowered_file_that_does_not_hold_is_refused_or_left_out_with_its_reason(
+    files, tmp_path, monkeypatch
+):
     def wrong(canonical, lowered, *_, **__):
         raise ExportError(f"Expected outputs of {lowered.name} to be right, got others.")
 
@@ -375,5 +425,7 @@ def test_a_lowered_file_that_does_not_hold_is_refused_or_left_out_with_its_reaso
         lowered.lower_files(mine, ["openvino"], example, **judge)
     reasons: dict[str, str] = {}
     assert lowered.lower_files(mine, ["openvino"], example, left_out=reasons, **judge) == {}
-    assert "so the canonical file is benched: Expected outputs" in reasons["model.int8.openvino.onnx"]
+    assert (
+        "so the canonical file is benched: Expected outputs" in reasons["model.int8.openvino.onnx"]
+    )
     assert not (tmp_path / "model.int8.openvino.onnx").exists()

@@ -18,7 +18,8 @@ SKIP = ["stage1.1.0"]
 SAMPLES = 100
 
 pytestmark = pytest.mark.skipif(
-    not os.environ.get("SENSITIVITY_ASSETS"), reason="SENSITIVITY_ASSETS does not name a folder with MobileNet weights"
+    not os.environ.get("SENSITIVITY_ASSETS"),
+    reason="SENSITIVITY_ASSETS does not name a folder with MobileNet weights",
 )
 
 
@@ -30,10 +31,19 @@ def exported(tmp_path_factory):
     finally:
         sys.path.remove(str(EXAMPLE))
     images = task.imagenet()
-    source = ModelOptModel(task.calibrated(task.batches(images.take(range(task.CALIBRATION_IMAGES)))))
+    source = ModelOptModel(
+        task.calibrated(task.batches(images.take(range(task.CALIBRATION_IMAGES))))
+    )
     batches = list(task.batches(images.take(range(0, 1000, 1000 // SAMPLES))))
     units = layers(source.quantizers)
-    files = export_files(source, batches[0][0][:16], units, SKIP, tmp_path_factory.mktemp("mobilenet"), fingerprint="")
+    files = export_files(
+        source,
+        batches[0][0][:16],
+        units,
+        SKIP,
+        tmp_path_factory.mktemp("mobilenet"),
+        fingerprint="",
+    )
     return source, units, batches, batches[0][0][:16], files
 
 
@@ -60,7 +70,9 @@ def test_lowered_files_agree_with_the_canonical_one(exported, tmp_path):
     openvino = lower_file(files["int8"], "openvino", tmp_path / "openvino.onnx")
     assert check_lowering(files["int8"], openvino, files["float"], inputs).rms < 1e-6
     fast = lower_file(files["partial"], "onnxruntime", tmp_path / "onnxruntime.onnx")
-    check = check_lowering(files["partial"], fast, files["float"], inputs, batches=batches, score=correct)
+    check = check_lowering(
+        files["partial"], fast, files["float"], inputs, batches=batches, score=correct
+    )
     assert check.metric.n == SAMPLES
     half = lower_file(files["partial"], "tensorrt", tmp_path / "tensorrt.onnx")
     check_lowering(files["partial"], half, files["float"], inputs)

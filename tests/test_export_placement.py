@@ -38,7 +38,9 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
-        self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1)) if before != after else nn.Identity()
+        self.shortcut = (
+            nn.Sequential(nn.Conv2d(before, after, 1)) if before != after else nn.Identity()
+        )
 
     def forward(self, x):
         y = torch.relu(self.bn1(self.conv1(x)))
@@ -96,7 +98,9 @@ def test_a_group_has_its_largest_range_inside_the_with_and_its_own_after_an_exce
 def test_a_weights_range_cannot_be_shared():
     source = source_of(models.Chain, models.batch(4))
     with (
-        pytest.raises(ModelError, match=r"conv2.weight_quantizer to have one amax to share with its group"),
+        pytest.raises(
+            ModelError, match=r"conv2.weight_quantizer to have one amax to share with its group"
+        ),
         unified_scales(source, [["conv1.input_quantizer", "conv2.weight_quantizer"]]),
     ):
         pass
@@ -117,7 +121,9 @@ def test_skip_connections_are_quantized_measured_and_exported(tmp_path):
     files = export_files(source, inputs, units, ["second.shortcut"], tmp_path, fingerprint="")
     verify(source, files, inputs, units, ["second.shortcut"])
     for variant, quantized in (("int8", [True, True]), ("partial", [True, False])):
-        adds = [node for node in load_model(files[variant]).graph.all_nodes() if node.op_type == "Add"]
+        adds = [
+            node for node in load_model(files[variant]).graph.all_nodes() if node.op_type == "Add"
+        ]
         assert [any(qdq.pair_of(value) for value in node.inputs) for node in adds] == quantized
 
 
@@ -125,7 +131,11 @@ def test_a_value_quantized_twice_to_one_grid_is_quantized_side_by_side(tmp_path)
     class Skip(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stem, self.conv, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+            self.stem, self.conv, self.last = (
+                nn.Conv2d(3, 4, 1),
+                nn.Conv2d(4, 4, 1),
+                nn.Conv2d(4, 4, 1),
+            )
 
         def forward(self, x):
             x = self.stem(x)
@@ -136,8 +146,14 @@ def test_a_value_quantized_twice_to_one_grid_is_quantized_side_by_side(tmp_path)
     assert add_residual_quantizers(before, [inputs]) == ("stem.residual_quantizer",)
     source = ModelOptModel(before.model)
     with unified_scales(source, [["stem.residual_quantizer", "conv.input_quantizer"]]):
-        files = export_files(source, inputs, layers(source.quantizers), [], tmp_path, fingerprint="")
+        files = export_files(
+            source, inputs, layers(source.quantizers), [], tmp_path, fingerprint=""
+        )
         verify(source, files, inputs, layers(source.quantizers), [])
-    pairs = {pair.name.partition("/")[0]: pair for pair in qdq.pairs(load_model(files["int8"]).graph)}
+    pairs = {
+        pair.name.partition("/")[0]: pair for pair in qdq.pairs(load_model(files["int8"]).graph)
+    }
     assert pairs["stem.residual_quantizer"].source is pairs["conv.input_quantizer"].source
-    np.testing.assert_array_equal(pairs["stem.residual_quantizer"].scale, pairs["conv.input_quantizer"].scale)
+    np.testing.assert_array_equal(
+        pairs["stem.residual_quantizer"].scale, pairs["conv.input_quantizer"].scale
+    )

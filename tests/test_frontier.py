@@ -23,17 +23,26 @@ TASK = Path(__file__).parent / "tasks" / "tiny.py"
 
 
 def point(skip: tuple[str, ...], metric: float, *, held: bool = True, **more) -> FrontierPoint:
-    level, drop = Estimate(metric, metric - 0.1, metric + 0.1, 100), Estimate(1 - metric, 0.0, 1.0, 100)
+    level, drop = (
+        Estimate(metric, metric - 0.1, metric + 0.1, 100),
+        Estimate(1 - metric, 0.0, 1.0, 100),
+    )
     holdout = {"holdout": level, "holdout_drop": drop} if held else {}
     return FrontierPoint(skip, level, drop, **holdout, **more)
 
 
-POINTS = (point((), 0.5), point(("a",), 0.9), point(("a", "b"), 0.8), point(("a", "b", "c"), 1.0, held=False))
+POINTS = (
+    point((), 0.5),
+    point(("a",), 0.9),
+    point(("a", "b"), 0.8),
+    point(("a", "b", "c"), 1.0, held=False),
+)
 
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run that has been scanned and planned, with two layers whose ranges are far too wide."""
+    """A tiny run that has been scanned and planned, with two layers whose ranges are far too
+    wide."""
     out = tmp_path_factory.mktemp("frontier") / "tiny"
     api.scan(ScanSettings(task=f"{TASK}:task", out=out))
     api.plan(PlanSettings(directory=out, target=1.0))
@@ -61,9 +70,15 @@ def test_the_correction_is_of_the_set_that_the_target_chooses() -> None:
     rng = np.random.default_rng(0)
     float_ = rng.random(400) < 0.9
     values = np.stack([float_, rng.random(400) < 0.5, float_]).astype(float)
-    assert correction(values, POINTS[:2], POINTS[0].skip, floor=0.85, cost=None).value == pytest.approx(0.0, abs=0.01)
-    assert correction(values, POINTS[:2], POINTS[0].skip, floor=0.1, cost=None).value == pytest.approx(0.4, abs=0.06)
-    assert correction(values[:2], POINTS[:1], POINTS[0].skip, 0.1, None) == POINTS[0].drop, "nothing was chosen"
+    assert correction(
+        values, POINTS[:2], POINTS[0].skip, floor=0.85, cost=None
+    ).value == pytest.approx(0.0, abs=0.01)
+    assert correction(
+        values, POINTS[:2], POINTS[0].skip, floor=0.1, cost=None
+    ).value == pytest.approx(0.4, abs=0.06)
+    assert correction(values[:2], POINTS[:1], POINTS[0].skip, 0.1, None) == POINTS[0].drop, (
+        "nothing was chosen"
+    )
     assert correction(values, POINTS[:2], ("unknown",), 0.1, None) is None
 
 
@@ -88,11 +103,15 @@ def test_another_target_takes_the_cheapest_measured_set_that_meets_it(planned: P
 
 def test_float_itself_answers_for_no_other_target(planned: Path) -> None:
     plan, levels = RunDir(planned).plan(), (point((), 0.5), point(("a", "b"), 1.0))
-    plan = replace(plan, skip=("a",), metric=replace(plan.metric, float=Estimate(1.0, None, None, 100)))
+    plan = replace(
+        plan, skip=("a",), metric=replace(plan.metric, float=Estimate(1.0, None, None, 100))
+    )
     units = tuple(Unit(name, (f"{name}.w",)) for name in "ab")
     quantizers = tuple(Quantizer(f"{name}.w", name, "weight", 8, None) for name in "ab")
     frontier, values = Frontier(levels, {}, None), np.ones((3, 100))
-    assert replanned(plan, frontier, values, Target(drop=0.1), units, quantizers) is None, "a search may find less"
+    assert replanned(plan, frontier, values, Target(drop=0.1), units, quantizers) is None, (
+        "a search may find less"
+    )
     everything = replace(plan, skip=("a", "b"))
     assert replanned(everything, frontier, values, Target(drop=0.1), units, quantizers) is not None
 
@@ -103,7 +122,9 @@ def test_planning_again_loads_neither_the_task_nor_torch(planned: Path) -> None:
         f"group.main(['plan', {str(planned)!r}, '--max-drop', '5pt'], standalone_mode=False); "
         "print(sorted({'torch', 'onnx', 'onnxruntime', 'modelopt'} & set(sys.modules)))"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     assert out.strip().endswith("[]")
     assert "Taken from" in out
 
@@ -122,7 +143,9 @@ def test_planning_again_answers_as_the_search_would(planned: Path) -> None:
 
 def test_another_planner_and_a_changed_task_are_searched_anew(planned: Path, monkeypatch) -> None:
     searched = []
-    monkeypatch.setattr(api, "searched", lambda *all_: searched.append(all_) or RunDir(planned).plan())
+    monkeypatch.setattr(
+        api, "searched", lambda *all_: searched.append(all_) or RunDir(planned).plan()
+    )
     api.plan(PlanSettings(directory=planned, target=1.0))
     assert not searched
     api.plan(PlanSettings(directory=planned, target=1.0, planner="exhaustive", cost="macs"))
@@ -132,9 +155,20 @@ def test_another_planner_and_a_changed_task_are_searched_anew(planned: Path, mon
     assert len(searched) == 2
 
 
-def test_the_frontier_is_a_table_and_a_file(planned: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_frontier_is_a_table_and_a_file(
+    planned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table = pd.read_csv(planned / "frontier.csv")
-    assert {"layers", "metric", "drop", "met", "best", "holdout", "predicted_ms", "measured_ms"} <= set(table.columns)
+    assert {
+        "layers",
+        "metric",
+        "drop",
+        "met",
+        "best",
+        "holdout",
+        "predicted_ms",
+        "measured_ms",
+    } <= set(table.columns)
     assert table["layers"].is_monotonic_increasing
     assert table["predicted_ms"].isna().all(), "nothing was timed"
     assert table.loc[table["best"], "holdout"].notna().all()
@@ -153,7 +187,9 @@ def test_the_cost_planner_says_what_its_plan_takes(planned: Path, kind: str) -> 
     plan = api.plan(settings)
     assert plan.met
     assert plan.planner == "cost"
-    assert (plan.predicted_ms is None) == (kind == "macs"), "milliseconds are measured or there are none"
+    assert (plan.predicted_ms is None) == (kind == "macs"), (
+        "milliseconds are measured or there are none"
+    )
     assert (plan.measured_ms is None) == (kind != "engine")
     if kind == "table":
         before = (planned / "costs.json").read_bytes()

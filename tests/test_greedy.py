@@ -45,7 +45,9 @@ def test_a_target_that_skipping_everything_meets_is_met(gains: list[float], shar
     assert choice.met
     assert evaluate(choice.skip) >= floor
     calls.pop()
-    assert [step.skip for step in choice.path] == calls[1:], "every evaluation is in the path, none is made twice"
+    assert [step.skip for step in choice.path] == calls[1:], (
+        "every evaluation is in the path, none is made twice"
+    )
 
 
 @given(st.sets(st.sampled_from(UNITS)))
@@ -96,7 +98,11 @@ def test_units_that_make_it_worse_are_stepped_over_where_the_path_shows_them() -
     """The second of the ranking spoils every set that it is in; three others meet the target."""
 
     def evaluate(skip: tuple[str, ...]) -> float:
-        return len(set(skip) & {"u0", "u2", "u3"}) - 2.0 * ("u1" in skip) + 0.4 * len(set(skip) & set(UNITS[4:]))
+        return (
+            len(set(skip) & {"u0", "u2", "u3"})
+            - 2.0 * ("u1" in skip)
+            + 0.4 * len(set(skip) & set(UNITS[4:]))
+        )
 
     choice = choose(UNITS, evaluate, 3.0)
     assert choice.met

@@ -1,4 +1,5 @@
-"""What belongs together is found in the graph and the modules; a user's own groups and pins are taken by name."""
+"""What belongs together is found in the graph and the modules; a user's own groups and pins are
+taken by name."""
 
 from __future__ import annotations
 
@@ -22,12 +23,17 @@ from sensitivity.workflows.repvgg import Block
 
 
 def conv(inputs: int, outputs: int, size: int = 3) -> nn.Sequential:
-    layers = [nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False), nn.BatchNorm2d(outputs), nn.SiLU()]
+    layers = [
+        nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.SiLU(),
+    ]
     return nn.Sequential(*layers)
 
 
 class Residual(nn.Module):
-    """A block with a convolution in its shortcut, one without, and a head of two branches over two scales."""
+    """A block with a convolution in its shortcut, one without, and a head of two branches over two
+    scales."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +76,9 @@ def residual() -> ModelOptModel:
 
 
 def test_residual_concat_fan_out_and_head_are_found_in_one_model(residual):
-    units = {unit.name: unit for unit in placed(residual, models.batch(), choices(unit="group")).units}
+    units = {
+        unit.name: unit for unit in placed(residual, models.batch(), choices(unit="group")).units
+    }
     shown = {name: (unit.kind, unit.layers) for name, unit in units.items()}
     assert shown == {
         "stem.0": ("layer", ()),
@@ -80,7 +88,9 @@ def test_residual_concat_fan_out_and_head_are_found_in_one_model(residual):
         "head:detect.box.0": ("head", ("detect.box.0", "detect.box.1")),
         "head:detect.classes.0": ("head", ("detect.classes.0", "detect.classes.1")),
     }
-    assert sorted(q for unit in units.values() for q in unit.quantizers) == sorted(q.name for q in residual.quantizers)
+    assert sorted(q for unit in units.values() for q in unit.quantizers) == sorted(
+        q.name for q in residual.quantizers
+    )
 
 
 def test_each_relation_has_its_layers(residual):
@@ -148,7 +158,9 @@ def test_repvgg_branches_are_one_group_and_reported_with_the_fix():
         ("2", "layer"),
     ]
     (warning,) = found.warnings
-    assert warning.startswith("2 RepVGG blocks still have their training branches (0.conv3, 1.conv3)")
+    assert warning.startswith(
+        "2 RepVGG blocks still have their training branches (0.conv3, 1.conv3)"
+    )
     assert "switch_to_deploy" in warning
     assert placed(source, models.batch(), choices()).warnings == found.warnings
 
@@ -208,7 +220,9 @@ def test_a_model_that_cannot_be_traced_falls_back_to_layers_and_says_so():
     assert [unit.name for unit in found.units] == ["a", "b"]
     assert found.scales == ()
     (warning,) = found.warnings
-    assert warning.startswith("The model's graph could not be read (Expected every output of the model to be a tensor")
+    assert warning.startswith(
+        "The model's graph could not be read (Expected every output of the model to be a tensor"
+    )
     assert "units are layers" in warning
 
 
@@ -231,13 +245,17 @@ def test_ranges_to_share_leave_out_what_cannot_and_separate_scales_leaves_out_al
 
 def quantizers(*names: str) -> list[Quantizer]:
     return [
-        Quantizer(f"{name}.{role}_quantizer", name, role, 8, None) for name in names for role in ("input", "weight")
+        Quantizer(f"{name}.{role}_quantizer", name, role, 8, None)
+        for name in names
+        for role in ("input", "weight")
     ]
 
 
 def test_units_of_one_quantizer_have_its_name_and_a_users_group_joins_those_of_its_layers():
     own = quantizers("a", "b")
-    assert [unit.name for unit in units_of(own, "quantizer", [])] == [quantizer.name for quantizer in own]
+    assert [unit.name for unit in units_of(own, "quantizer", [])] == [
+        quantizer.name for quantizer in own
+    ]
     units = units_of(own, "quantizer", patterns(["mine=b"], own))
     assert [unit.name for unit in units] == ["a.input_quantizer", "a.weight_quantizer", "mine"]
     assert units[2].quantizers == ("b.input_quantizer", "b.weight_quantizer")
@@ -253,7 +271,12 @@ def test_a_users_group_is_stronger_than_the_graphs_and_takes_exact_names_before_
         ("other", ()),
     ]
     (unit, rest) = units_of(own, "layer", [*patterns(["all=conv*"], own), relation])
-    assert (unit.name, unit.kind, unit.layers, rest.name) == ("all", "pattern", ("conv1", "conv10", "conv2"), "other")
+    assert (unit.name, unit.kind, unit.layers, rest.name) == (
+        "all",
+        "pattern",
+        ("conv1", "conv10", "conv2"),
+        "other",
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,9 +285,13 @@ def test_a_users_group_is_stronger_than_the_graphs_and_takes_exact_names_before_
         (("head",), r"Expected --group as NAME=PATTERN, got 'head'"),
         (
             ("head=modle.*",),
-            r"Expected --group to match at least one name, got 'modle.\*' \(0 of 2\). Close names: model.",
+            r"Expected --group to match at least one name, got 'modle.\*' \(0 of 2\). Close names: "
+            r"model.",
         ),
-        (("one=model.a", "two=model.*"), r"Expected each layer in one --group, got model.a in one and two"),
+        (
+            ("one=model.a", "two=model.*"),
+            r"Expected each layer in one --group, got model.a in one and two",
+        ),
     ],
     ids=["no pattern", "matches nothing", "claimed twice"],
 )
@@ -288,14 +315,20 @@ def test_pins_name_units_by_name_by_pattern_or_by_a_layer_in_them():
 
 def test_a_pin_that_matches_nothing_or_is_pinned_both_ways_is_told():
     with pytest.raises(
-        NamesError, match=r"Expected --keep to match at least one name, got 'modle.3' \(0 of 5\). Close"
+        NamesError,
+        match=r"Expected --keep to match at least one name, got 'modle.3' \(0 of 5\). Close",
     ):
         pins([], ["modle.3"], UNITS)
-    with pytest.raises(NamesError, match=r"Expected --skip and --keep to name different units, got concat:model.1 in"):
+    with pytest.raises(
+        NamesError,
+        match=r"Expected --skip and --keep to name different units, got concat:model.1 in",
+    ):
         pins(["model.1"], ["model.2"], UNITS)
 
 
-def test_skip_connections_get_quantizers_for_the_whole_of_a_session_and_lose_them_after_it(tmp_path):
+def test_skip_connections_get_quantizers_for_the_whole_of_a_session_and_lose_them_after_it(
+    tmp_path,
+):
     from sensitivity import api
     from sensitivity.config import PlanSettings
     from sensitivity.export.placement import residual_quantizers
@@ -324,7 +357,8 @@ def test_a_model_that_takes_no_new_quantizers_is_told():
 
     with (
         pytest.raises(
-            ModelError, match="Expected a model that takes new quantizers for --quantize-residuals, got one of"
+            ModelError,
+            match="Expected a model that takes new quantizers for --quantize-residuals, got one of",
         ),
         residual_quantizers(FakeModel({"a": 0.1}), []),
     ):

@@ -1,4 +1,5 @@
-"""Other packages bring members of the families by entry points: they are found, and what is wrong with one is said."""
+"""Other packages bring members of the families by entry points: they are found, and what is wrong
+with one is said."""
 
 from __future__ import annotations
 
@@ -57,7 +58,12 @@ def test_a_planner_of_another_package_is_listed_and_loaded_by_its_name(place: Pa
 
 
 def test_the_help_of_a_verb_lists_what_is_registered_and_imports_none_of_it(place: Path) -> None:
-    install(place, "alpha", "raise AssertionError('imported')", "[sensitivity.planners]\nmine = guest_alpha:Planner\n")
+    install(
+        place,
+        "alpha",
+        "raise AssertionError('imported')",
+        "[sensitivity.planners]\nmine = guest_alpha:Planner\n",
+    )
     said = CliRunner().invoke(group, ["plan", "--help"]).output
     assert "[greedy|cost|exhaustive|mine]" in said
     assert "guest_alpha" not in sys.modules
@@ -70,9 +76,13 @@ def test_a_name_that_nobody_registered_is_refused_with_close_names(
     with pytest.raises(SystemExit):
         main(["plan", str(tmp_path), "--planner", "mime"])
     said = capsys.readouterr().err
-    assert said.startswith("Error: Expected --planner to match exactly one of 4 names, got 'mime'. Close names: mine.")
+    assert said.startswith(
+        "Error: Expected --planner to match exactly one of 4 names, got 'mime'. Close names: mine."
+    )
     signals = next(each for each in scan_command.params if each.name == "signal")
-    with pytest.raises(NamesError, match="Expected --signal to match exactly one of 5 names, got 'sqrn'.*sqnr"):
+    with pytest.raises(
+        NamesError, match="Expected --signal to match exactly one of 5 names, got 'sqrn'.*sqnr"
+    ):
         signals.type.convert("sqrn", signals, None)
 
 
@@ -83,15 +93,16 @@ def test_two_packages_that_give_one_name_are_both_named(place: Path) -> None:
     with pytest.raises(GuestError) as caught:
         load("planners", "mine")
     assert str(caught.value) == (
-        "Expected one package to give the planner 'mine', got alpha 1.0 and beta 1.0; uninstall one of them, or ask its "
-        "author for another name."
+        "Expected one package to give the planner 'mine', got alpha 1.0 and beta 1.0; uninstall "
+        "one of them, or ask its author for another name."
     )
 
 
 def test_a_name_of_ours_is_not_taken_over(place: Path) -> None:
     install_planner(place, "alpha", "greedy")
     with pytest.raises(
-        GuestError, match=r"^Expected one package .* 'greedy', got sensitivity itself and alpha 1\.0; uni"
+        GuestError,
+        match=r"^Expected one package .* 'greedy', got sensitivity itself and alpha 1\.0; uni",
     ):
         load("planners", "greedy")
     assert load("planners", "cost").name == "cost"
@@ -107,7 +118,10 @@ def test_a_name_of_ours_is_not_taken_over(place: Path) -> None:
         ("raise ValueError('two\\nlines')", "got ValueError: two lines; upgrade"),
         ("", "got AttributeError: module 'guest_alpha' has no attribute 'Planner'; upgrade"),
         ("class Planner:\n    name = 'mine'", "to have name, choose, got no choose; upgrade"),
-        (PLANNER.format(name="yours"), "to have name = 'mine', as it is registered, got 'yours'; upgrade"),
+        (
+            PLANNER.format(name="yours"),
+            "to have name = 'mine', as it is registered, got 'yours'; upgrade",
+        ),
     ],
     ids=["missing-import", "raises", "missing-class", "no-planner", "another-name"],
 )
@@ -119,7 +133,9 @@ def test_what_is_wrong_with_a_guest_is_one_sentence(place: Path, code: str, got:
     assert got in str(caught.value)
 
 
-def test_a_source_that_cannot_be_loaded_is_in_nobody_s_way_whose_model_is_of_ours(place: Path) -> None:
+def test_a_source_that_cannot_be_loaded_is_in_nobody_s_way_whose_model_is_of_ours(
+    place: Path,
+) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("modelopt")
     from support.models import Chain, batch, quantized, seeded
@@ -127,14 +143,17 @@ def test_a_source_that_cannot_be_loaded_is_in_nobody_s_way_whose_model_is_of_our
     install(place, "alpha", "", "[sensitivity.quantizers]\nmine = guest_alpha:Source\n")
     assert quantized_model(quantized(seeded(Chain), batch())).source == "modelopt"
     with pytest.raises(
-        GuestError, match="Expected the source of quantized models 'mine' of alpha 1.0 to be importable"
+        GuestError,
+        match="Expected the source of quantized models 'mine' of alpha 1.0 to be importable",
     ):
         quantized_model(torch.nn.Linear(1, 1))
 
 
 def test_a_lint_rule_with_a_code_of_ours_is_refused(place: Path) -> None:
     install(place, "alpha", "", "[sensitivity.rules]\nSQ201 = guest_alpha:RULE\n")
-    with pytest.raises(GuestError, match=r"the lint rule 'SQ201', got sensitivity itself and alpha 1\.0"):
+    with pytest.raises(
+        GuestError, match=r"the lint rule 'SQ201', got sensitivity itself and alpha 1\.0"
+    ):
         rules_for("openvino")
 
 
@@ -142,7 +161,12 @@ def test_doctor_tells_of_each_guest_whether_it_can_be_used(place: Path) -> None:
     install_planner(place, "alpha", "mine")
     install(place, "beta", "", "[sensitivity.runtimes]\nfast = guest_beta:Fast\n")
     mine, fast = additions()
-    assert (mine.package, mine.kind, mine.name, mine.problem) == ("alpha 1.0", "planner", "mine", None)
+    assert (mine.package, mine.kind, mine.name, mine.problem) == (
+        "alpha 1.0",
+        "planner",
+        "mine",
+        None,
+    )
     assert fast.problem is not None
     assert fast.problem.startswith("Expected the runtime 'fast' of beta 1.0 to be importable")
     assert [state.name for state in runtimes() if state.problem == fast.problem] == ["fast"]

@@ -45,7 +45,9 @@ def test_scores_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(cut=st.integers(0, 10_000))
-def test_a_journal_cut_at_any_byte_opens_and_goes_on(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_journal_cut_at_any_byte_opens_and_goes_on(
+    cut: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.mktemp("cut") / "j"
     fill(path)
     whole = path.read_bytes()
@@ -71,9 +73,12 @@ def test_another_range_of_the_same_method_is_another_variant() -> None:
 def test_a_journal_of_another_model_is_refused_with_the_difference_named(tmp_path: Path) -> None:
     fill(tmp_path / "j")
     with pytest.raises(
-        JournalMismatch, match=r'got another: data.rank.batches was 2, is 3; model was "ab12", is "cd34"'
+        JournalMismatch,
+        match=r'got another: data.rank.batches was 2, is 3; model was "ab12", is "cd34"',
     ):
-        open_journal(tmp_path / "j", {"model": "cd34", "data": {"rank": {"batches": 3}}}, resume=True)
+        open_journal(
+            tmp_path / "j", {"model": "cd34", "data": {"rank": {"batches": 3}}}, resume=True
+        )
 
 
 def test_other_data_under_the_same_head_is_refused(tmp_path: Path) -> None:
@@ -135,7 +140,11 @@ def measured_again(path: Path) -> dict[str, object]:
     """What is in the journal after a run has asked for everything and measured what was missing."""
     with open_journal(path, HEAD, resume=True) as journal:
         journal.add_batch("rank", 0, "d0")
-        for variant, scores in ((FLOAT, [1.0, 0.0, 1 / 3]), (INT8, [[1.0, 2.0]]), (RECALIBRATED, [0.5])):
+        for variant, scores in (
+            (FLOAT, [1.0, 0.0, 1 / 3]),
+            (INT8, [[1.0, 2.0]]),
+            (RECALIBRATED, [0.5]),
+        ):
             if journal.scores(variant, "rank", 0) is None:
                 journal.add_scores(variant, "rank", 0, np.array(scores))
     return contents(path)
@@ -154,7 +163,9 @@ def test_any_flipped_bit_gives_the_same_result_or_one_sentence(tmp_path: Path) -
             assert measured_again(path) == result, bit
         except RunDirError as error:
             refused += "\n" not in str(error)
-    assert refused > 0.9 * 8 * len(whole) / 7, "nothing but the seal and the last newline may change unseen"
+    assert refused > 0.9 * 8 * len(whole) / 7, (
+        "nothing but the seal and the last newline may change unseen"
+    )
 
 
 def test_a_flipped_bit_in_a_journal_without_checksums_ends_in_no_traceback(tmp_path: Path) -> None:
@@ -178,8 +189,14 @@ def test_what_cannot_follow_is_damage_also_without_a_checksum(tmp_path: Path) ->
         ((opened, variant, scores), "its batch is unknown"),
         ((opened, batch, variant, scores, scores), "an earlier line holds these scores"),
         ((opened, batch, opened), "it opens the journal anew"),
-        ((opened, batch, variant, scores.replace(b'"shape":[3]', b'"shape":[2]')), "24 bytes are no scores of shape"),
-        ((opened, variant.replace(b'"disabled":["a"', b'"disabled":["x"')), "the key is of another variant"),
+        (
+            (opened, batch, variant, scores.replace(b'"shape":[3]', b'"shape":[2]')),
+            "24 bytes are no scores of shape",
+        ),
+        (
+            (opened, variant.replace(b'"disabled":["a"', b'"disabled":["x"')),
+            "the key is of another variant",
+        ),
     ):
         (tmp_path / "j").write_bytes(b"".join(order))
         with pytest.raises(RunDirError, match=sentence):
@@ -205,7 +222,9 @@ class FullDisk(io.BytesIO):
 def test_a_full_disk_is_one_sentence_and_leaves_whole_lines() -> None:
     file = FullDisk()
     io.BytesIO.write(file, b'{"op":"open"}\n')
-    with pytest.raises(WriteError, match=r"Expected to append to j, got No space left on device; .* --resume"):
+    with pytest.raises(
+        WriteError, match=r"Expected to append to j, got No space left on device; .* --resume"
+    ):
         write_line(file, Path("j"), BatchRead("rank", 0, "x" * 100))
     assert file.getvalue() == b'{"op":"open"}\n'
 

@@ -18,7 +18,8 @@ from sensitivity.rules.examples import CANONICAL, POINTWISE, Example, conv, qdq,
 from sensitivity.rules.targets import TARGETS
 
 FLOAT_NET = Example(
-    "[stem] a = Conv <pads = [1, 1, 1, 1]> (x, w3, b)\nr = Relu (a)\n" + conv("r", "w", to="c", name="body")
+    "[stem] a = Conv <pads = [1, 1, 1, 1]> (x, w3, b)\nr = Relu "
+    "(a)\n" + conv("r", "w", to="c", name="body")
     + "[add] d = Add (c, r)\ne = Relu (d)\n" + conv("e", "v", to="f", name="side", rest=POINTWISE)
     + "[concat] g = Concat <axis = 1> (e, f)\n[head] h = Conv <pads = [0, 0, 0, 0]> (g, v2)\n"
     + "k = GlobalAveragePool (h)\nm = Flatten (k)\n[fc] y = Gemm (m, l)",
@@ -75,9 +76,13 @@ def test_the_table_names_the_first_nodes_of_each_rule_and_counts_the_rest(
 ) -> None:
     body, value = "", "x"
     for index in range(7):
-        body += qdq(value, zero="u", to=f"d{index}d") + f"[relu{index}] r{index} = Relu (d{index}d)\n"
+        body += (
+            qdq(value, zero="u", to=f"d{index}d") + f"[relu{index}] r{index} = Relu (d{index}d)\n"
+        )
         value = f"r{index}"
-    code, out, _ = lint(capsys, saved(Example(body + f"y = Identity ({value})"), tmp_path), "--for", "tensorrt-10")
+    code, out, _ = lint(
+        capsys, saved(Example(body + f"y = Identity ({value})"), tmp_path), "--for", "tensorrt-10"
+    )
     assert code == 1
     assert "SQ104" in out
     assert "d4q: expected int8" in " ".join(out.split())
@@ -86,31 +91,45 @@ def test_the_table_names_the_first_nodes_of_each_rule_and_counts_the_rest(
     assert "7 errors, 1 warning, 0 info" in out
 
 
-def test_sarif_has_the_rules_and_a_place_for_each_finding(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, _ = lint(capsys, saved(rule("SQ302").bad, tmp_path), "--for", "tensorrt-10", "--format", "sarif")
+def test_sarif_has_the_rules_and_a_place_for_each_finding(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, _ = lint(
+        capsys, saved(rule("SQ302").bad, tmp_path), "--for", "tensorrt-10", "--format", "sarif"
+    )
     log = json.loads(out)
     assert code == 1
     assert log["version"] == "2.1.0"
     (run,) = log["runs"]
     rules = run["tool"]["driver"]["rules"]
-    assert [entry["id"] for entry in rules] == [entry.code for entry in RULES if "tensorrt-10" in entry.targets]
+    assert [entry["id"] for entry in rules] == [
+        entry.code for entry in RULES if "tensorrt-10" in entry.targets
+    ]
     (result,) = run["results"]
     assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == "SQ302"
     assert result["level"] == "error"
     assert result["locations"][0]["logicalLocations"][0]["fullyQualifiedName"] == "conv"
-    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"].startswith("file:///")
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"].startswith(
+        "file:///"
+    )
     assert "expected a float bias" in result["message"]["text"]
 
 
-def test_a_plan_is_compared_with_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_plan_is_compared_with_the_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text(json.dumps({"skip": ["conv"], "quantizers": []}))
-    code, found = as_json(capsys, saved(rule("SQ501").bad, tmp_path), "--for", "openvino", "--plan", plan)
+    code, found = as_json(
+        capsys, saved(rule("SQ501").bad, tmp_path), "--for", "openvino", "--plan", plan
+    )
     assert code == 1
     assert [finding["code"] for finding in found["findings"]] == ["SQ501"]
 
 
-def test_an_unknown_target_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_an_unknown_target_is_refused_with_the_known_ones(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     code, _, err = lint(capsys, saved(CANONICAL, tmp_path), "--for", "tensorrt-9")
     assert code == 1
     assert "tensorrt-8.6" in err
@@ -152,7 +171,8 @@ def missing(folder: Path) -> Path:
 
 @pytest.mark.parametrize(("make", "said"), [
     (text, "it is cut short or not ONNX"), (truncated, "it is cut short or not ONNX"),
-    (outside, "to lie in its own folder, got '../weights.bin'"), (huge, "smaller than 2 GB, got 2.15 GB"),
+    (outside, "to lie in its own folder, got "
+              "'../weights.bin'"), (huge, "smaller than 2 GB, got 2.15 GB"),
     (missing, "No such file"),
 ])  # fmt: skip
 @pytest.mark.parametrize("form", ["text", "json"])
@@ -169,12 +189,19 @@ def test_a_file_that_cannot_be_read_is_one_sentence_on_stderr(
 
 def calibrated(folder: Path, **settings: Any) -> Path:
     """A small net quantized by ONNX Runtime's own quantizer."""
-    quantization = pytest.importorskip("onnxruntime.quantization", reason="makes a file of another tool")
+    quantization = pytest.importorskip(
+        "onnxruntime.quantization", reason="makes a file of another tool"
+    )
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
             generator = np.random.default_rng(0)
-            self.batches = iter([{"x": generator.standard_normal((1, 3, 8, 8)).astype(np.float32)} for _ in range(3)])
+            self.batches = iter(
+                [
+                    {"x": generator.standard_normal((1, 3, 8, 8)).astype(np.float32)}
+                    for _ in range(3)
+                ]
+            )
 
         def get_next(self) -> dict[str, Any] | None:
             return next(self.batches, None)
@@ -195,7 +222,9 @@ def test_a_file_of_quantize_static_is_asymmetric_with_int32_biases_for_tensorrt(
     code, found = as_json(capsys, file, "--for", "tensorrt-8.6")
     assert code == 1
     assert codes(found, "error") == {"SQ102", "SQ302"}
-    assert [finding["node"] for finding in found["findings"] if finding["code"] == "SQ302"] == ["stem"]
+    assert [finding["node"] for finding in found["findings"] if finding["code"] == "SQ302"] == [
+        "stem"
+    ]
     assert {"SQ306", "SQ402"} <= codes(found, "warning")
 
 
@@ -203,7 +232,12 @@ def test_quantize_static_with_the_fixes_that_the_rules_name_has_no_errors_for_te
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     options = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
-    code, found = as_json(capsys, calibrated(tmp_path, per_channel=True, extra_options=options), "--for", "tensorrt-10")
+    code, found = as_json(
+        capsys,
+        calibrated(tmp_path, per_channel=True, extra_options=options),
+        "--for",
+        "tensorrt-10",
+    )
     assert code == 0
     assert codes(found, "error") == set()
 
@@ -238,10 +272,17 @@ def test_a_float_file_has_one_finding_that_says_so(
 ) -> None:
     code, found = as_json(capsys, saved(FLOAT_NET, tmp_path), "--for", target)
     assert code == 0
-    assert [finding["message"] for finding in found["findings"]] == ["expected Q/DQ pairs, got none among 11 nodes"]
+    assert [finding["message"] for finding in found["findings"]] == [
+        "expected Q/DQ pairs, got none among 11 nodes"
+    ]
 
 
 def test_importing_the_verb_imports_no_onnx() -> None:
-    program = "import sys, sensitivity.cli.lint; print([m for m in ('onnx', 'onnx_ir', 'rich') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    program = (
+        "import sys, sensitivity.cli.lint; print([m for m in ('onnx', 'onnx_ir', 'rich') if "
+        "m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,5 @@
-"""What ONNX Runtime makes of a lowered detector: integers from the first convolution to the last but one."""
+"""What ONNX Runtime makes of a lowered detector: integers from the first convolution to the last
+but one."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, images = tmp_path_factory.mktemp("yolo"), batch(size=32)
     source = ModelOptModel(quantized(seeded(YoloLike), images, skip=("pool*", "*norm*")))
     with unified_scales(source, scale_groups(source, images)):
-        files = export_files(source, images, layers(source.quantizers), ["coarse.cv1.0"], folder, fingerprint="test")
+        files = export_files(
+            source, images, layers(source.quantizers), ["coarse.cv1.0"], folder, fingerprint="test"
+        )
     files["lowered"] = lower_file(files["int8"], "onnxruntime", folder / "lowered.onnx")
     return files
 
@@ -42,7 +45,9 @@ def test_sizes_that_are_known_are_no_longer_computed_in_the_file(files: dict[str
     assert kinds["Cast"] == 0
 
 
-def test_everything_between_the_input_and_the_heads_runs_in_integers(files: dict[str, Path], tmp_path: Path) -> None:
+def test_everything_between_the_input_and_the_heads_runs_in_integers(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
     kinds = kinds_in(optimized(files["lowered"], tmp_path / "optimized.onnx"))
     assert kinds["QuantizeLinear"] == 1  # the input
     assert kinds["MatMulIntegerToFloat"] == 2  # box and classes, from integers to float
@@ -51,14 +56,24 @@ def test_everything_between_the_input_and_the_heads_runs_in_integers(files: dict
     assert kinds["QLinearAdd"] == 2
 
 
-def test_a_concat_copies_integers_where_all_its_parts_go_to_one_grid(files: dict[str, Path], tmp_path: Path) -> None:
+def test_a_concat_copies_integers_where_all_its_parts_go_to_one_grid(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
     model = optimized(files["lowered"], tmp_path / "optimized.onnx")
-    numbers = {one.name: float(onnx.numpy_helper.to_array(one).ravel()[0]) for one in model.graph.initializer}
+    numbers = {
+        one.name: float(onnx.numpy_helper.to_array(one).ravel()[0])
+        for one in model.graph.initializer
+    }
     concats = [node for node in model.graph.node if node.op_type == "QLinearConcat"]
     assert len(concats) == 4
-    for node in concats:  # scale and zero point of the output, then (tensor, scale, zero point) of each part
+    # scale and zero point of the output, then (tensor, scale, zero point) of each part
+    for node in concats:
         scales, zero_points = [node.input[0], *node.input[3::3]], [node.input[1], *node.input[4::3]]
-        assert len({numbers[name] for name in scales}) == len({numbers[name] for name in zero_points}) == 1
+        assert (
+            len({numbers[name] for name in scales})
+            == len({numbers[name] for name in zero_points})
+            == 1
+        )
 
 
 def test_the_lowered_detector_agrees_with_the_canonical_one(files: dict[str, Path]) -> None:
@@ -90,7 +105,10 @@ def test_a_value_cut_in_pieces_for_a_concat_alone_is_passed_whole(
     model = JoinSlices()(ir.from_proto(proto)).model
     (concat,) = [node for node in model.graph if node.op_type == "Concat"]
     assert [value.name for value in concat.inputs] == parts
-    feed = {"x": np.arange(32, dtype=np.float32).reshape(1, 8, 2, 2), "y": np.ones((1, 4, 2, 2), np.float32)}
+    feed = {
+        "x": np.arange(32, dtype=np.float32).reshape(1, 8, 2, 2),
+        "y": np.ones((1, 4, 2, 2), np.float32),
+    }
     results = [run(one.SerializeToString(), feed) for one in (proto, ir.to_proto(model))]
     np.testing.assert_array_equal(*results)
 

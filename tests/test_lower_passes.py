@@ -1,4 +1,5 @@
-"""What the lowering for ONNX Runtime spells in another way, against the same graph before: equal values."""
+"""What the lowering for ONNX Runtime spells in another way, against the same graph before: equal
+values."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from sensitivity.onnx_graph.passes.pad_channels import PadChannels
 from sensitivity.onnx_graph.passes.pointwise_as_matmul import PointwiseAsMatMul
 
 HEAD = (
-    '<ir_version: 8, opset_import: ["" : 17]> example (float[n,{channels},{height},{width}] x) => (float[n,a,b,c] y) {{'
+    '<ir_version: 8, opset_import: ["" : 17]> example (float[n,{channels},{height},{width}] x) '
+    "=> (float[n,a,b,c] y) {{"
 )
 QUANTIZED = """
     q = QuantizeLinear (x, s, z)
@@ -48,7 +50,9 @@ ENLARGED = 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nea
 
 def model(text: str, **arrays: np.ndarray) -> ir.Model:
     proto = onnx.parser.parse_model(text)
-    proto.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
 
 
@@ -63,7 +67,9 @@ def conv(
 ):
     draw = np.random.default_rng(channels * 31 + outputs)
     groups = channels if "group" in attributes else 1
-    text = CONV.format(channels=channels, height=size, width=size + 1, attributes=attributes, rest=rest)
+    text = CONV.format(
+        channels=channels, height=size, width=size + 1, attributes=attributes, rest=rest
+    )
     weight = draw.normal(size=(outputs, channels // groups, side, side)).astype(np.float32)
     return model(
         text,
@@ -75,8 +81,12 @@ def conv(
     )
 
 
-def resize(size: tuple[int, int], scales: list[float], *, attributes: str = ENLARGED, coarse: str = "s") -> ir.Model:
-    text = RESIZE.format(channels=3, height=size[0], width=size[1], attributes=attributes, grid=coarse)
+def resize(
+    size: tuple[int, int], scales: list[float], *, attributes: str = ENLARGED, coarse: str = "s"
+) -> ir.Model:
+    text = RESIZE.format(
+        channels=3, height=size[0], width=size[1], attributes=attributes, grid=coarse
+    )
     return model(text, **grid(), s2=np.array(0.1, np.float32), scales=np.array(scales, np.float32))
 
 
@@ -92,7 +102,9 @@ def values(lowered: ir.Model, images: int = 2, *, optimize: bool = False) -> np.
         ir.to_proto(lowered).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     shape = [images, *session.get_inputs()[0].shape[1:]]
-    return session.run(None, {"x": np.random.default_rng(7).normal(0, 3, shape).astype(np.float32)})[0]
+    return session.run(
+        None, {"x": np.random.default_rng(7).normal(0, 3, shape).astype(np.float32)}
+    )[0]
 
 
 def kinds(lowered: ir.Model) -> Counter[str]:
@@ -106,7 +118,8 @@ def test_channels_of_zeros_change_no_value(channels: int, outputs: int, side: in
     lowered = PadChannels()(conv(channels, 6, outputs=outputs, side=side)).model
     assert kinds(lowered)["Pad"] == bool(channels % 4)
     np.testing.assert_array_equal(values(lowered), before)
-    np.testing.assert_allclose(values(lowered, optimize=True), before, atol=0.0501)  # a step of the grid
+    # a step of the grid
+    np.testing.assert_allclose(values(lowered, optimize=True), before, atol=0.0501)
 
 
 def test_a_grouped_convolution_keeps_its_channels() -> None:
@@ -114,7 +127,10 @@ def test_a_grouped_convolution_keeps_its_channels() -> None:
 
 
 @settings(max_examples=15, deadline=None)
-@given(size=st.tuples(st.integers(1, 5), st.integers(1, 5)), factors=st.tuples(st.integers(1, 3), st.integers(1, 3)))
+@given(
+    size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    factors=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+)
 def test_copies_are_what_resize_gives(size: tuple[int, int], factors: tuple[int, int]) -> None:
     before = values(resize(size, [1, 1, *factors]), images=3)
     lowered = EnlargeByCopies()(resize(size, [1, 1, *factors])).model
@@ -164,7 +180,9 @@ def test_the_product_of_matrices_runs_in_integers_and_keeps_the_layers_name(tmp_
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    onnxruntime.InferenceSession(ir.to_proto(lowered).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    onnxruntime.InferenceSession(
+        ir.to_proto(lowered).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     ran = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
     assert "MatMulIntegerToFloat" in ran
     assert "MatMul" not in ran

@@ -7,11 +7,25 @@ import sys
 
 import pytest
 import torch
-from support.models import Branches, Branching, Chain, Fixed, WritesIntoViews, batch, quantized, seeded
+from support.models import (
+    Branches,
+    Branching,
+    Chain,
+    Fixed,
+    WritesIntoViews,
+    batch,
+    quantized,
+    seeded,
+)
 from torch import Tensor, nn
 
 from sensitivity.quantizers.modelopt import ModelOptModel
-from sensitivity.quantizers.native import GridQuantizer, OwnQuantizer, marked_copy, native_quantizers
+from sensitivity.quantizers.native import (
+    GridQuantizer,
+    OwnQuantizer,
+    marked_copy,
+    native_quantizers,
+)
 from sensitivity.simulators.tracing import Untraceable, trace
 
 pytest.importorskip("modelopt")
@@ -28,7 +42,9 @@ def traced(model: nn.Module, *inputs: Tensor):
 
 @pytest.mark.parametrize("name", ["stem.0.input_quantizer", "stem.0.weight_quantizer"])
 @pytest.mark.parametrize("scale", [1.0, 40.0], ids=["inside", "clipped"])
-def test_a_grid_quantizer_gives_the_bits_of_the_users_own(source: ModelOptModel, name: str, scale: float) -> None:
+def test_a_grid_quantizer_gives_the_bits_of_the_users_own(
+    source: ModelOptModel, name: str, scale: float
+) -> None:
     module = source.model.get_submodule(name)
     x = source.model.stem[0].weight if "weight" in name else batch(seed=5)
     x = x.detach() * scale
@@ -112,7 +128,9 @@ class TrainingNorm(nn.Module):
         self.fc, self.norm = nn.Linear(3, 3), nn.BatchNorm1d(3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.batch_norm(self.fc(x), self.norm.running_mean, self.norm.running_var, training=True)
+        return nn.functional.batch_norm(
+            self.fc(x), self.norm.running_mean, self.norm.running_var, training=True
+        )
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,27 @@ def chain(calibrated_chain: nn.Module) -> nn.Module:
 
 
 def flags(model: nn.Module) -> list[tuple[str, object]]:
-    return [(f"{name}.{flag}", vars(module).get(flag)) for name, module in model.named_modules() for flag in FLAGS]
+    return [
+        (f"{name}.{flag}", vars(module).get(flag))
+        for name, module in model.named_modules()
+        for flag in FLAGS
+    ]
 
 
 def test_quantizers_carry_exact_names_layers_roles_and_axes(chain: nn.Module) -> None:
     first, second = ModelOptModel(chain).quantizers[:2]
-    assert (first.name, first.layer, first.role, first.axis) == ("conv1.input_quantizer", "conv1", "input", None)
-    assert (second.name, second.layer, second.role, second.axis) == ("conv1.weight_quantizer", "conv1", "weight", 0)
+    assert (first.name, first.layer, first.role, first.axis) == (
+        "conv1.input_quantizer",
+        "conv1",
+        "input",
+        None,
+    )
+    assert (second.name, second.layer, second.role, second.axis) == (
+        "conv1.weight_quantizer",
+        "conv1",
+        "weight",
+        0,
+    )
     assert first.bits == 8
     assert first.problem is None
 
@@ -50,7 +64,10 @@ def test_quantizers_that_the_user_disabled_stay_disabled(chain: nn.Module) -> No
     source = ModelOptModel(chain)
     with source.disabled([]):
         assert chain.conv3.input_quantizer._disabled
-    with pytest.raises(NamesError, match=r"got 'conv3\.input_quantizer'"), source.disabled(["conv3.input_quantizer"]):
+    with (
+        pytest.raises(NamesError, match=r"got 'conv3\.input_quantizer'"),
+        source.disabled(["conv3.input_quantizer"]),
+    ):
         pass
 
 
@@ -58,7 +75,11 @@ def test_a_name_that_begins_another_does_not_match_it(chain: nn.Module) -> None:
     source = ModelOptModel(chain)
     conv1 = next(unit for unit in layers(source.quantizers) if unit.name == "conv1")
     with source.disabled(conv1.quantizers):
-        off = [quantizer.name for quantizer in source.quantizers if chain.get_submodule(quantizer.name)._disabled]
+        off = [
+            quantizer.name
+            for quantizer in source.quantizers
+            if chain.get_submodule(quantizer.name)._disabled
+        ]
     assert off == ["conv1.input_quantizer", "conv1.weight_quantizer"]
 
 
@@ -99,10 +120,14 @@ def test_disabled_contexts_nest(chain: nn.Module) -> None:
     assert not chain.conv1.input_quantizer._disabled
 
 
-def test_an_unknown_name_is_refused_with_close_names_and_nothing_is_switched(chain: nn.Module) -> None:
+def test_an_unknown_name_is_refused_with_close_names_and_nothing_is_switched(
+    chain: nn.Module,
+) -> None:
     source = ModelOptModel(chain)
     with (
-        pytest.raises(NamesError, match=r"got 'conv1\.input_quantiser'.*Close names: conv1\.input_quantizer"),
+        pytest.raises(
+            NamesError, match=r"got 'conv1\.input_quantiser'.*Close names: conv1\.input_quantizer"
+        ),
         source.disabled(["conv2.input_quantizer", "conv1.input_quantiser"]),
     ):
         pass
@@ -111,7 +136,9 @@ def test_an_unknown_name_is_refused_with_close_names_and_nothing_is_switched(cha
 
 def test_an_uncalibrated_quantizer_is_named(chain: nn.Module) -> None:
     chain.conv7.input_quantizer.reset_amax()
-    with pytest.raises(ModelError, match=r"got 1 that are not \(conv7\.input_quantizer: amax is missing\)"):
+    with pytest.raises(
+        ModelError, match=r"got 1 that are not \(conv7\.input_quantizer: amax is missing\)"
+    ):
         check_calibrated(ModelOptModel(chain).quantizers)
 
 
@@ -120,7 +147,9 @@ def test_channels_that_are_not_finite_are_counted_and_dead_ones_are_right(chain:
     chain.conv3.weight_quantizer._amax[0] = float("nan")
     chain.conv4.input_quantizer._amax.fill_(2.0**-25)
     source = ModelOptModel(chain)
-    problems = {quantizer.name: quantizer.problem for quantizer in source.quantizers if quantizer.problem}
+    problems = {
+        quantizer.name: quantizer.problem for quantizer in source.quantizers if quantizer.problem
+    }
     assert problems == {"conv3.weight_quantizer": "amax of 1 of 4 channels is not finite"}
     assert [warning.partition(":")[0] for warning in source.warnings] == ["conv4.input_quantizer"]
 
@@ -128,7 +157,9 @@ def test_channels_that_are_not_finite_are_counted_and_dead_ones_are_right(chain:
 def test_a_quantizer_left_in_calibration_mode_is_named(chain: nn.Module) -> None:
     chain.conv2.input_quantizer.disable_quant()
     chain.conv2.input_quantizer.enable_calib()
-    with pytest.raises(ModelError, match=r"conv2\.input_quantizer: it was left in calibration mode"):
+    with pytest.raises(
+        ModelError, match=r"conv2\.input_quantizer: it was left in calibration mode"
+    ):
         check_calibrated(ModelOptModel(chain).quantizers)
 
 
@@ -137,7 +168,9 @@ def test_a_dynamic_quantizer_needs_no_amax_and_has_no_grid(chain: nn.Module) -> 
     chain.conv2.input_quantizer._dynamic = True
     source = ModelOptModel(chain)
     check_calibrated(source.quantizers)
-    with pytest.raises(ModelError, match=r"Expected conv2\.input_quantizer .*its range is taken from each batch"):
+    with pytest.raises(
+        ModelError, match=r"Expected conv2\.input_quantizer .*its range is taken from each batch"
+    ):
         source.grid("conv2.input_quantizer")
 
 
@@ -154,7 +187,11 @@ def test_the_parts_of_a_sequential_quantizer_belong_to_its_layer(chain: nn.Modul
     chain.conv2.weight_quantizer = SequentialQuantizer(
         chain.conv2.weight_quantizer, copy.deepcopy(chain.conv2.weight_quantizer)
     )
-    parts = [quantizer for quantizer in ModelOptModel(chain).quantizers if quantizer.name.startswith("conv2.weight")]
+    parts = [
+        quantizer
+        for quantizer in ModelOptModel(chain).quantizers
+        if quantizer.name.startswith("conv2.weight")
+    ]
     assert [part.name for part in parts] == ["conv2.weight_quantizer.0", "conv2.weight_quantizer.1"]
     assert {(part.layer, part.role) for part in parts} == {("conv2", "weight")}
 
@@ -218,7 +255,9 @@ def test_a_model_without_quantizers_is_not_recognised_and_refused() -> None:
     model = seeded(Branches)
     assert not ModelOptModel.recognises(model)
     assert not ModelOptModel.recognises("model.onnx")
-    with pytest.raises(ModelError, match="got a model without any; quantize the model with modelopt"):
+    with pytest.raises(
+        ModelError, match="got a model without any; quantize the model with modelopt"
+    ):
         ModelOptModel(model)
 
 

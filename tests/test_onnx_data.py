@@ -1,4 +1,5 @@
-"""Data of a Q/DQ file as users have it: arrays of any type, class folders, rectangular images, boxes chosen by the model."""
+"""Data of a Q/DQ file as users have it: arrays of any type, class folders, rectangular images,
+boxes chosen by the model."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ def saved(folder: Path, **content: Any) -> Path:
     return folder / "d.npz"
 
 
-def read(folder: Path, port: Port = FLOAT, classes: int | None = 5, **content: Any) -> tuple[Any, Any]:
+def read(
+    folder: Path, port: Port = FLOAT, classes: int | None = 5, **content: Any
+) -> tuple[Any, Any]:
     return arrays(saved(folder, **content), [port], classes)
 
 
@@ -43,21 +46,26 @@ def read(folder: Path, port: Port = FLOAT, classes: int | None = 5, **content: A
 def test_inputs_become_the_type_of_the_file(tmp_path: Path, given: np.ndarray, port: str) -> None:
     x, _ = read(tmp_path, Port("image", port, FLOAT.shape), x=given, y=Y)
     assert x.dtype == port
-    np.testing.assert_allclose(x.astype("f8"), given.astype("f8"), rtol=1e-3 if port == "float16" else 1e-7)
+    np.testing.assert_allclose(
+        x.astype("f8"), given.astype("f8"), rtol=1e-3 if port == "float16" else 1e-7
+    )
 
 
 @pytest.mark.parametrize(("given", "port", "said"), [
-    (np.full(X.shape, 300), "uint8", r"x in .* that the file's input image can hold as uint8, got 300"),
+    (np.full(X.shape, 300), "uint8", r"x in .* that the file's input image can hold as uint8, got "
+                                     r"300"),
     (np.full(X.shape, -1), "uint8", "can hold as uint8, got -1"),
     (np.full(X.shape, 0.5), "int64", "can hold as int64, got 0.5"),
     (np.full(X.shape, 1e6), "float16", r"can hold as float16, got 1e\+06"),
     (np.full(X.shape, 2**24 + 1), "float32", "can hold as float32, got 16777217|1.67772e"),
     (np.full(X.shape, np.nan), "float32", "finite numbers, got NaN or infinity in sample 0"),
     (np.full(X.shape, "a"), "float32", "numbers for the file's input image, got <U1"),
-    (X.transpose(0, 2, 3, 1), "float32", r"the file's input image, \[n, 3, 4, 4\], got \[8, 4, 4, 3\]"),
+    (X.transpose(0, 2, 3, 1), "float32", r"the file's input image, \[n, 3, 4, 4\], got \[8, 4, 4, "
+                                         r"3\]"),
     (X[0], "float32", r"the file's input image, \[n, 3, 4, 4\], got \[3, 4, 4\]"),
     (X[:7], "float32", "as many labels as samples in .*, got 8 in y and 7 in x"),
-    (np.array([None] * 8), "float32", "to be an .npz of numbers, got: Object arrays cannot be loaded"),
+    (np.array([None] * 8), "float32", "to be an .npz of numbers, got: Object arrays cannot be "
+                                      "loaded"),
 ])  # fmt: skip
 def test_inputs_that_the_file_cannot_take_are_one_sentence(
     tmp_path: Path, given: np.ndarray, port: str, said: str
@@ -76,10 +84,12 @@ def test_labels_are_class_indices_or_one_hot_rows(tmp_path: Path, labels: np.nda
 
 
 @pytest.mark.parametrize(("labels", "said"), [
-    (Y + 1, "Expected class indices from 0 to 4, as the file has 5 outputs, got 5 in y in .*count classes from 0"),
+    (Y + 1, "Expected class indices from 0 to 4, as the file has 5 outputs, got 5 in y in .*count "
+            "classes from 0"),
     (Y - 1, "Expected class indices from 0 to 4, .* got -1"),
     (Y + 0.5, r"y in .* to be one class index for each sample, got float64 of shape \[8\]"),
-    (np.eye(5)[Y] * 0.9, r"one-hot rows of one 1 and else 0, got float64 of shape \[8, 5\] with another row at sample 0"),
+    (np.eye(5)[Y] * 0.9, r"one-hot rows of one 1 and else 0, got float64 of shape \[8, 5\] with "
+                         r"another row at sample 0"),
     (np.zeros((8, 2, 2), int), r"one class index for each sample, got int64 of shape \[8, 2, 2\]"),
     (np.array(["cat"] * 8), "one class index for each sample, got <U3"),
     (np.int64(3), r"one class index for each sample, got int64 of shape \[\]"),
@@ -90,9 +100,14 @@ def test_other_labels_are_one_sentence(tmp_path: Path, labels: np.ndarray, said:
 
 
 def test_a_file_that_is_no_npz_is_one_sentence(tmp_path: Path) -> None:
-    for name, content in {"text": b"no zip", "cut": saved(tmp_path, x=X, y=Y).read_bytes()[:900]}.items():
+    for name, content in {
+        "text": b"no zip",
+        "cut": saved(tmp_path, x=X, y=Y).read_bytes()[:900],
+    }.items():
         (tmp_path / f"{name}.npz").write_bytes(content)
-        with pytest.raises(TaskError, match=f"Expected .*{name}.npz to be an .npz of numbers, got: "):
+        with pytest.raises(
+            TaskError, match=f"Expected .*{name}.npz to be an .npz of numbers, got: "
+        ):
             arrays(tmp_path / f"{name}.npz", [FLOAT], 5)
     with (tmp_path / "array.npz").open("wb") as file:
         np.save(file, X)
@@ -103,12 +118,17 @@ def test_a_file_that_is_no_npz_is_one_sentence(tmp_path: Path) -> None:
 def test_inputs_are_found_by_name_by_x_or_as_the_only_other_array(tmp_path: Path) -> None:
     for content in ({"image": X, "y": Y}, {"x": X, "y": Y, "z": Y}, {"pixels": X, "target": Y}):
         np.testing.assert_allclose(read(tmp_path, **content)[0], X, rtol=1e-6)
-    with pytest.raises(TaskError, match=r"to hold inputs x and labels y .*, got a float64\[8, 3, 4, 4\], b float64"):
+    with pytest.raises(
+        TaskError, match=r"to hold inputs x and labels y .*, got a float64\[8, 3, 4, 4\], b float64"
+    ):
         read(tmp_path, a=X, b=X, y=Y)
 
 
-def classifier(path: Path, inputs: dict[str, tuple[int, list[Any]]], *, classes: int = 5, axes: Any = (2, 3)) -> Path:
-    """A file that takes the mean of each channel of each input, of which only the last is quantized, and one Gemm."""
+def classifier(
+    path: Path, inputs: dict[str, tuple[int, list[Any]]], *, classes: int = 5, axes: Any = (2, 3)
+) -> Path:
+    """A file that takes the mean of each channel of each input, of which only the last is
+    quantized, and one Gemm."""
     constants = {"s": np.float32(0.05), "z": np.int8(0)}
     nodes, means = [], []
     for name, (kind, _) in inputs.items():
@@ -117,7 +137,14 @@ def classifier(path: Path, inputs: dict[str, tuple[int, list[Any]]], *, classes:
             nodes.append(helper.make_node("Cast", [name], [f"{name}f"], to=TensorProto.FLOAT))
             value = f"{name}f"
         nodes.append(
-            helper.make_node("ReduceMean", [value], [f"{name}m"], axes=list(axes), keepdims=0, name=f"mean_{name}")
+            helper.make_node(
+                "ReduceMean",
+                [value],
+                [f"{name}m"],
+                axes=list(axes),
+                keepdims=0,
+                name=f"mean_{name}",
+            )
         )
         means.append(f"{name}m")
     nodes.append(helper.make_node("Concat", means, ["c"], axis=1, name="concat"))
@@ -138,10 +165,17 @@ def classifier(path: Path, inputs: dict[str, tuple[int, list[Any]]], *, classes:
 
 
 def test_a_file_with_two_inputs_takes_its_arrays_by_name(tmp_path: Path) -> None:
-    inputs = {"rgb": (TensorProto.FLOAT, ["n", 3, 6, 6]), "depth": (TensorProto.FLOAT, ["n", 1, 6, 6])}
+    inputs = {
+        "rgb": (TensorProto.FLOAT, ["n", 3, 6, 6]),
+        "depth": (TensorProto.FLOAT, ["n", 1, 6, 6]),
+    }
     file = classifier(tmp_path / "q.onnx", inputs)
     rng = np.random.default_rng(0)
-    content = {"rgb": rng.normal(size=(80, 3, 6, 6)), "depth": rng.normal(size=(80, 1, 6, 6)), "y": np.arange(80) % 5}
+    content = {
+        "rgb": rng.normal(size=(80, 3, 6, 6)),
+        "depth": rng.normal(size=(80, 1, 6, 6)),
+        "y": np.arange(80) % 5,
+    }
     data = saved(tmp_path, **content)
     batch, labels = next(iter(onnx_task(file, data).data["rank"]))
     assert {name: (array.dtype.name, array.shape) for name, array in batch.items()} == {
@@ -149,11 +183,14 @@ def test_a_file_with_two_inputs_takes_its_arrays_by_name(tmp_path: Path) -> None
     }  # fmt: skip
     assert labels.shape == (40,)
     out = tmp_path / "out"
-    assert verb("run", file, "--data", data, "--target", "0.01", "--rounds", "3", "--force", "--out", out) in (0, 2)
+    assert verb(
+        "run", file, "--data", data, "--target", "0.01", "--rounds", "3", "--force", "--out", out
+    ) in (0, 2)
     assert (out / "model.partial.onnx").exists()
     saved(tmp_path, x=content["rgb"], y=content["y"])
     with pytest.raises(
-        TaskError, match="to hold inputs rgb, depth and labels y .*; give the arrays the names of the inp"
+        TaskError,
+        match="to hold inputs rgb, depth and labels y .*; give the arrays the names of the inp",
     ):
         onnx_task(file, data)
 
@@ -163,7 +200,8 @@ def test_too_few_samples_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="at least 1 sample each that fit into the 2 there are"):
         onnx_task(file, saved(tmp_path, x=X[:2], y=Y[:2]))
     with pytest.raises(
-        TaskError, match="colours and top with images, got them with .*, whose arrays are taken as they"
+        TaskError,
+        match="colours and top with images, got them with .*, whose arrays are taken as they",
     ):
         onnx_task(file, saved(tmp_path, x=X, y=Y), top=255.0)
 
@@ -189,30 +227,49 @@ def test_class_folders_honour_colours_and_top(tmp_path: Path, folders: Path) -> 
     usual, scaled = first(onnx_task(file, folders)), first(onnx_task(file, folders, top=255.0))
     assert scaled.dtype == np.float32
     np.testing.assert_array_equal(scaled, np.rint(scaled))
-    mean, std = (np.array(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, std = (
+        np.array(values)[:, None, None] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
     np.testing.assert_allclose(usual, (scaled / 255 - mean) / std, atol=1e-5)
-    np.testing.assert_array_equal(first(onnx_task(file, folders, colours="bgr", top=255.0)), scaled[:, ::-1])
+    np.testing.assert_array_equal(
+        first(onnx_task(file, folders, colours="bgr", top=255.0)), scaled[:, ::-1]
+    )
     np.testing.assert_array_equal(first(onnx_task(file, folders, colours="bgr")), usual[:, ::-1])
     np.testing.assert_allclose(first(onnx_task(file, folders, top=1.0)), scaled / 255, rtol=1e-6)
 
 
-def test_inputs_of_whole_numbers_and_the_channels_last_get_pixels(tmp_path: Path, folders: Path) -> None:
-    floats = classifier(tmp_path / "f.onnx", {"x": (TensorProto.FLOAT, ["n", 3, 32, 32])}, classes=2)
-    bytes_ = classifier(tmp_path / "u.onnx", {"x": (TensorProto.UINT8, ["n", 32, 32, 3])}, classes=2, axes=(1, 2))
+def test_inputs_of_whole_numbers_and_the_channels_last_get_pixels(
+    tmp_path: Path, folders: Path
+) -> None:
+    floats = classifier(
+        tmp_path / "f.onnx", {"x": (TensorProto.FLOAT, ["n", 3, 32, 32])}, classes=2
+    )
+    bytes_ = classifier(
+        tmp_path / "u.onnx", {"x": (TensorProto.UINT8, ["n", 32, 32, 3])}, classes=2, axes=(1, 2)
+    )
     made = first(onnx_task(bytes_, folders))
     assert (made.dtype, made.shape) == (np.uint8, (4, 32, 32, 3))
-    np.testing.assert_array_equal(made, first(onnx_task(floats, folders, top=255.0)).transpose(0, 2, 3, 1))
+    np.testing.assert_array_equal(
+        made, first(onnx_task(floats, folders, top=255.0)).transpose(0, 2, 3, 1)
+    )
 
 
 def test_class_folders_of_a_rectangular_input(tmp_path: Path, folders: Path) -> None:
     file = classifier(tmp_path / "q.onnx", {"x": (TensorProto.FLOAT, ["n", 3, 24, 48])}, classes=2)
     assert first(onnx_task(file, folders)).shape == (4, 3, 24, 48)
-    with pytest.raises(TaskError, match=r"colour images of a fixed size, .* got x \['n', 3, 24, 'w'\]"):
-        onnx_task(classifier(tmp_path / "w.onnx", {"x": (TensorProto.FLOAT, ["n", 3, 24, "w"])}), folders)
+    with pytest.raises(
+        TaskError, match=r"colour images of a fixed size, .* got x \['n', 3, 24, 'w'\]"
+    ):
+        onnx_task(
+            classifier(tmp_path / "w.onnx", {"x": (TensorProto.FLOAT, ["n", 3, 24, "w"])}), folders
+        )
 
 
 def test_a_crop_is_of_the_middle_and_keeps_the_proportions() -> None:
-    wide = Image.fromarray(np.repeat(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], 40, 0).repeat(3, 2))  # 100x40
+    # 100x40
+    wide = Image.fromarray(
+        np.repeat(np.arange(0, 200, 2, dtype=np.uint8)[None, :, None], 40, 0).repeat(3, 2)
+    )
     made = centre_crop((40, 60), mean=(0, 0, 0), std=(1, 1, 1))(wide)
     np.testing.assert_allclose(made[0, 0] * 255, np.arange(40, 160, 2), atol=1e-3)
     assert centre_crop((10, 20), resize=(20, 30))(wide).shape == (3, 10, 20)
@@ -229,16 +286,22 @@ def test_boxes_come_back_from_a_rectangular_letterbox() -> None:
 
 
 def test_the_cells_of_a_rectangular_yolox_run_along_its_rows() -> None:
-    cells = [(step, x, y) for step in (8, 16, 32) for y in range(64 // step) for x in range(96 // step)]
+    cells = [
+        (step, x, y) for step in (8, 16, 32) for y in range(64 // step) for x in range(96 // step)
+    ]
     raw = np.zeros((1, len(cells), 6), np.float32)
     boxes, _ = decode_yolox(raw, (64, 96))
-    expected = [[(x - 0.5) * step, (y - 0.5) * step, (x + 0.5) * step, (y + 0.5) * step] for step, x, y in cells]
+    expected = [
+        [(x - 0.5) * step, (y - 0.5) * step, (x + 0.5) * step, (y + 0.5) * step]
+        for step, x, y in cells
+    ]
     np.testing.assert_allclose(boxes[0], expected)
 
 
 def test_chosen_boxes_are_reported_as_they_are() -> None:
     rows = np.array(
-        [[0, 0, 10, 10, 0.9, 1], [0, 0, 10, 11, 0.8, 1], [5, 5, 9, 9, 0.7, 0], [0, 0, 0, 0, 0, 0]], np.float32
+        [[0, 0, 10, 10, 0.9, 1], [0, 0, 10, 11, 0.8, 1], [5, 5, 9, 9, 0.7, 0], [0, 0, 0, 0, 0, 0]],
+        np.float32,
     )
     boxes, confidences = decode_chosen((rows[None], "more"), 3)
     assert confidences.shape == (1, 3, 4)
@@ -264,8 +327,12 @@ def test_what_a_detectors_output_means_is_told_by_its_shape(
 @pytest.mark.parametrize(("shape", "classes"), [
     (["n", "a", 6], 1), (["n", 8400, 84], 80), (["n", 84], 80), (["n", "a", "b"], 80),
 ])  # fmt: skip
-def test_an_output_that_could_be_two_things_or_none_is_one_sentence(shape: list[Any], classes: int) -> None:
-    with pytest.raises(TaskError, match=r"of its end2end export \[n, 300, 6\] for .* say which it is with --decode"):
+def test_an_output_that_could_be_two_things_or_none_is_one_sentence(
+    shape: list[Any], classes: int
+) -> None:
+    with pytest.raises(
+        TaskError, match=r"of its end2end export \[n, 300, 6\] for .* say which it is with --decode"
+    ):
         decode_name(shape, 640, classes)
 
 
@@ -291,7 +358,9 @@ def detector(path: Path, inputs: list[Any], outputs: list[int]) -> Path:
         helper.make_node("Add", ["u", "rows"], ["boxes"], name="add"),
     ]
     values["back"] = np.array([1, 2])
-    used = {name: value for name, value in values.items() if any(name in node.input for node in nodes)}
+    used = {
+        name: value for name, value in values.items() if any(name in node.input for node in nodes)
+    }
     graph = helper.make_graph(
         nodes, "g", [helper.make_tensor_value_info("images", TensorProto.FLOAT, inputs)],
         [helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["n", *outputs])],
@@ -309,8 +378,18 @@ def coco(folder: Path, size: tuple[int, int]) -> Path:
     images, boxes = [], []
     for number in range(24):
         Image.new("RGB", size, (number, 0, 0)).save(folder / f"images/{number}.png")
-        images.append({"id": number, "file_name": f"{number}.png", "width": size[0], "height": size[1]})
-        boxes.append({"id": number + 1, "image_id": number, "category_id": 7, "bbox": [8, 8, 30, 30], "iscrowd": 0})
+        images.append(
+            {"id": number, "file_name": f"{number}.png", "width": size[0], "height": size[1]}
+        )
+        boxes.append(
+            {
+                "id": number + 1,
+                "image_id": number,
+                "category_id": 7,
+                "bbox": [8, 8, 30, 30],
+                "iscrowd": 0,
+            }
+        )
     content = {"images": images, "annotations": boxes, "categories": [{"id": 7, "name": "defect"}]}
     (folder / "instances.json").write_text(json.dumps(content))
     return folder
@@ -325,7 +404,9 @@ def test_a_model_of_one_class_that_chooses_its_boxes_is_judged_on_any_size(
     inputs, targets = next(iter(task.data["rank"]))
     assert inputs.shape == (6, 3, height, width)
     outputs = task.model.run(None, {"images": inputs})[0]
-    assert task.aggregate(task.score(outputs, targets)) == pytest.approx(1.0), "the first box is the right one"
+    assert task.aggregate(task.score(outputs, targets)) == pytest.approx(1.0), (
+        "the first box is the right one"
+    )
 
 
 def test_imgsz_takes_height_and_width(capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,7 +419,10 @@ def test_imgsz_takes_height_and_width(capsys: pytest.CaptureFixture[str]) -> Non
     for text in ("64x", "a", "64x96x3", "-64", "6.4"):
         assert verb("yolo", "run", *arguments, "--imgsz", text) == 1
         said = " ".join(capsys.readouterr().err.split())
-        assert f"'{text}' is neither a side in pixels such as 640 nor HEIGHTxWIDTH such as 384x640" in said
+        assert (
+            f"'{text}' is neither a side in pixels such as 640 nor HEIGHTxWIDTH such as 384x640"
+            in said
+        )
 
 
 TENSORS = """
@@ -366,16 +450,31 @@ def task():
 
 
 @pytest.mark.parametrize(
-    "items", ["rgb[self.start + at]", "(rgb[self.start + at], depth[self.start + at])"], ids=["one", "two"]
+    "items",
+    ["rgb[self.start + at]", "(rgb[self.start + at], depth[self.start + at])"],
+    ids=["one", "two"],
 )
 def test_a_data_loader_of_tensors_serves_a_qdq_file(tmp_path: Path, items: str) -> None:
     pytest.importorskip("torch", reason="a DataLoader is torch's")
     names = ["rgb", "depth"] if "depth" in items else ["rgb"]
-    inputs = {name: (TensorProto.FLOAT, ["n", channels, 6, 6]) for name, channels in zip(names, (3, 1), strict=False)}
+    inputs = {
+        name: (TensorProto.FLOAT, ["n", channels, 6, 6])
+        for name, channels in zip(names, (3, 1), strict=False)
+    }
     file = classifier(tmp_path / "q.onnx", inputs)
     (tmp_path / "own.py").write_text(TENSORS.format(items=items, file=str(file)))
     out = tmp_path / "out"
-    assert verb("run", f"{tmp_path / 'own.py'}:task", "--target", "0.01", "--rounds", "3", "--force", "--out", out) in (
+    assert verb(
+        "run",
+        f"{tmp_path / 'own.py'}:task",
+        "--target",
+        "0.01",
+        "--rounds",
+        "3",
+        "--force",
+        "--out",
+        out,
+    ) in (
         0,
         2,
     )

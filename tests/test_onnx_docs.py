@@ -55,7 +55,9 @@ def test_the_page_has_a_task_of_each_kind() -> None:
     assert ["EvaluateTask(" in block for block in BLOCKS] == [False, False, True]
 
 
-def test_the_task_file_of_the_page_names_arguments_that_exist(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_task_file_of_the_page_names_arguments_that_exist(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = inspect.signature(onnx_task.onnx_task)
     task = Task(0, {split: [(0, 0)] for split in SPLITS}, lambda outputs, targets: [0.0])
 
@@ -78,7 +80,21 @@ def test_data_and_metric_of_ones_own_work(folder: Path) -> None:
 
 def test_a_script_that_expects_an_inference_session_drives_a_whole_run(folder: Path) -> None:
     (folder / "my_task.py").write_text(BLOCKS[2])
-    assert verb("run", "my_task.py", "--target", "0.95", "--rounds", "5", "--threads", "1", "--out", "out") == 0
+    assert (
+        verb(
+            "run",
+            "my_task.py",
+            "--target",
+            "0.95",
+            "--rounds",
+            "5",
+            "--threads",
+            "1",
+            "--out",
+            "out",
+        )
+        == 0
+    )
     scan = json.loads(Path("out/scan.json").read_text())
     assert scan["baselines"]["float"]["value"] == 1.0
     assert scan["baselines"]["quantized"]["value"] < 0.95

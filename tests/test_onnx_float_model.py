@@ -1,4 +1,5 @@
-"""What is left unquantized computes what the float model computes, whatever the tool did to its weights."""
+"""What is left unquantized computes what the float model computes, whatever the tool did to its
+weights."""
 
 from __future__ import annotations
 
@@ -40,10 +41,16 @@ def normed_file(path: Path) -> Path:
     """Two convolutions with BatchNorm, and a linear layer whose weight is [in, out]."""
     model = onnx.parser.parse_model(NORMED)
     rng = np.random.default_rng(5)
-    values: dict[str, np.ndarray] = {"w1": rng.normal(size=(6, 3, 3, 3)), "w2": rng.normal(size=(5, 6, 1, 1))}
+    values: dict[str, np.ndarray] = {
+        "w1": rng.normal(size=(6, 3, 3, 3)),
+        "w2": rng.normal(size=(5, 6, 1, 1)),
+    }
     values |= {"w3": rng.normal(size=(5, 4)), "b3": rng.normal(size=4)}
     for number, channels in ((1, 6), (2, 5)):
-        values |= {f"g{number}": rng.uniform(0.2, 3, channels), f"v{number}": rng.uniform(0.5, 30, channels)}
+        values |= {
+            f"g{number}": rng.uniform(0.2, 3, channels),
+            f"v{number}": rng.uniform(0.5, 30, channels),
+        }
         values |= {f"e{number}": rng.normal(size=channels), f"m{number}": rng.normal(size=channels)}
     for name, value in values.items():
         model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
@@ -53,7 +60,9 @@ def normed_file(path: Path) -> Path:
     return path
 
 
-def changed(source: Path, path: Path, changes: dict[str, Callable[[np.ndarray], np.ndarray]]) -> Path:
+def changed(
+    source: Path, path: Path, changes: dict[str, Callable[[np.ndarray], np.ndarray]]
+) -> Path:
     """The file with some initializers of other values."""
     model = onnx.load(source)
     left = dict(changes)
@@ -81,26 +90,40 @@ def weights_of(model: OnnxModel, unit: str) -> frozenset[str]:
 
 
 def with_corrected_biases(folder: Path) -> tuple[Path, Path]:
-    """(float file, its Q/DQ file with float biases that were corrected for the quantized weights)."""
+    """(float file, its Q/DQ file with float biases that were corrected for the quantized
+    weights)."""
     original = float_file(folder / "float.onnx")
     path = static_file(original, folder / "q.onnx", extra_options={"QuantizeBias": False})
-    return original, changed(path, folder / "int8.onnx", {"b1": lambda b: b + np.float32(0.2), "b3": lambda b: b * 2})
+    return original, changed(
+        path, folder / "int8.onnx", {"b1": lambda b: b + np.float32(0.2), "b3": lambda b: b * 2}
+    )
 
 
-def test_a_corrected_bias_stays_beside_the_quantized_weight_and_goes_with_it(tmp_path: Path) -> None:
+def test_a_corrected_bias_stays_beside_the_quantized_weight_and_goes_with_it(
+    tmp_path: Path,
+) -> None:
     original, path = with_corrected_biases(tmp_path)
     model = OnnxModel(path, float_path=original)
     check_off_is(model, original, images(4, 0), 0)
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
-    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(original).graph.initializer}
+    stored = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer
+    }
+    known = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in onnx.load(original).graph.initializer
+    }
     partial = model.without(weights_of(model, "Conv_c1"))
     nodes = {node.name: node for node in partial.graph}
     assert np.array_equal(nodes["Conv_c1"].inputs[2].const_value.numpy(), known["b1"])  # type: ignore[union-attr]
     assert np.array_equal(nodes["Gemm_y"].inputs[2].const_value.numpy(), stored["b3"])  # type: ignore[union-attr]
     assert [node.op_type for node in partial.graph].count("Identity") == 0
     assert "b1" not in partial.graph.initializers, "nothing that is not read is left in the file"
-    inputs = frozenset(use.name for use in model.uses if use.unit == "Conv_c1" and use.role == "input")
-    assert "b1" in model.without(inputs).graph.initializers, "the weight stays in INT8, so does its bias"
+    inputs = frozenset(
+        use.name for use in model.uses if use.unit == "Conv_c1" and use.role == "input"
+    )
+    assert "b1" in model.without(inputs).graph.initializers, (
+        "the weight stays in INT8, so does its bias"
+    )
 
 
 def test_replay_switches_a_corrected_bias_with_its_weight_bit_for_bit(tmp_path: Path) -> None:
@@ -109,19 +132,24 @@ def test_replay_switches_a_corrected_bias_with_its_weight_bit_for_bit(tmp_path: 
     rng = np.random.default_rng(0)
     names = np.array([quantizer.name for quantizer in source.quantizers])
     variants = [frozenset(), weights_of(source.model, "Conv_c1"), frozenset(names.tolist())]
-    variants += [frozenset(names[rng.random(len(names)) < share].tolist()) for share in (0.2, 0.5, 0.8)]
+    variants += [
+        frozenset(names[rng.random(len(names)) < share].tolist()) for share in (0.2, 0.5, 0.8)
+    ]
     ours = dict(OnnxReplay(source).outputs(images(5, 1), variants))
     for index, theirs in WholeFile(source).outputs(images(5, 1), variants):
         assert np.array_equal(ours[index], theirs), variants[index]
 
 
-def test_weights_stored_as_rounded_floats_in_front_of_a_pair_are_the_float_models_again(tmp_path: Path) -> None:
+def test_weights_stored_as_rounded_floats_in_front_of_a_pair_are_the_float_models_again(
+    tmp_path: Path,
+) -> None:
     original = float_file(tmp_path / "float.onnx")
     path = static_file(original, tmp_path / "q.onnx", extra_options={"AddQDQPairToWeight": True})
 
     def learned(weight: np.ndarray) -> np.ndarray:
         step = np.abs(weight).max() / 127
-        drawn = np.random.default_rng(1).integers(0, 2, weight.shape)  # up or down, as AdaRound does
+        # up or down, as AdaRound does
+        drawn = np.random.default_rng(1).integers(0, 2, weight.shape)
         return ((np.floor(weight / step) + drawn) * step).astype(np.float32)
 
     path = changed(path, tmp_path / "int8.onnx", dict.fromkeys(("w1", "w2", "w3"), learned))
@@ -131,14 +159,20 @@ def test_weights_stored_as_rounded_floats_in_front_of_a_pair_are_the_float_model
     check_off_is(model, original, images(4, 0), 0)
     assert np.array_equal(model.run(None, {"x": images(4, 0)})[0], run_file(path, images(4, 0)))
     source = quantized_model(model)
-    variants = [frozenset(), weights_of(model, "Conv_c2"), frozenset(use.name for use in model.uses)]
+    variants = [
+        frozenset(),
+        weights_of(model, "Conv_c2"),
+        frozenset(use.name for use in model.uses),
+    ]
     ours = dict(OnnxReplay(source).outputs(images(3, 1), variants))
     for index, theirs in WholeFile(source).outputs(images(3, 1), variants):
         assert np.array_equal(ours[index], theirs), variants[index]
 
 
 @pytest.mark.parametrize("stored", ["compact", "pairs"])
-def test_weights_are_cast_to_the_type_of_a_half_precision_graph(tmp_path: Path, stored: str) -> None:
+def test_weights_are_cast_to_the_type_of_a_half_precision_graph(
+    tmp_path: Path, stored: str
+) -> None:
     weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
     scale = np.float16(np.abs(weight).max() / 127)
     levels = np.clip(np.rint(weight / np.float32(scale)), -127, 127).astype(np.int8)
@@ -151,12 +185,18 @@ def test_weights_are_cast_to_the_type_of_a_half_precision_graph(tmp_path: Path, 
     constants = {"w": levels if stored == "compact" else rounded, "s": scale, "z": np.int8(0)}
     path = qdq_file(tmp_path / "q.onnx", body, constants, opset=19, ports=ports)
     original = qdq_file(
-        tmp_path / "f.onnx", "y = MatMul (x, w)", {"w": weight}, ports="(float[n, 4] x) => (float[n, 4] y)"
+        tmp_path / "f.onnx",
+        "y = MatMul (x, w)",
+        {"w": weight},
+        ports="(float[n, 4] x) => (float[n, 4] y)",
     )
     x = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float16)
     off = all_off(OnnxModel(path, float_path=original), x)
     assert off.dtype == np.float16
-    assert np.array_equal(off, (x.astype(np.float32) @ weight.astype(np.float16).astype(np.float32)).astype(np.float16))
+    assert np.array_equal(
+        off,
+        (x.astype(np.float32) @ weight.astype(np.float16).astype(np.float32)).astype(np.float16),
+    )
 
 
 @pytest.mark.parametrize("kind", ["FLOAT8E4M3FN", "FLOAT8E5M2"])
@@ -173,12 +213,16 @@ def test_weights_on_a_grid_of_fp8_are_found_whose_steps_grow_with_the_value(
         "pairs": "q = QuantizeLinear (w, s, z) d = DequantizeLinear (q, s, z) y = MatMul (x, d)",
     }[stored]
     held = levels if stored == "compact" else levels.astype(np.float32) * scale
-    path = qdq_file(tmp_path / "q.onnx", body, {"w": held, "s": scale, "z": np.zeros((), element)}, opset=19)
+    path = qdq_file(
+        tmp_path / "q.onnx", body, {"w": held, "s": scale, "z": np.zeros((), element)}, opset=19
+    )
     original = qdq_file(tmp_path / "f.onnx", "y = MatMul (x, w)", {"w": weight})
     model = OnnxModel(path, float_path=original)
     assert model.float is not None
     assert (model.float.stored, model.float.missing, model.float.doubts) == (1, (), 0)
-    check_off_is(model, original, np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32), 0)
+    check_off_is(
+        model, original, np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32), 0
+    )
 
 
 @pytest.mark.parametrize("order", [(1, 0), (3, 2, 0, 1)], ids=["linear", "convolution"])
@@ -189,7 +233,10 @@ def test_weights_that_the_tool_transposed_are_found(tmp_path: Path, order: tuple
         body, off = "t = Transpose <perm = [1, 0]> (w) y = MatMul (x, t)", "y = MatMul (x, d)"
         x = rng.normal(size=(3, 4)).astype(np.float32)
     else:
-        weight, ports = rng.normal(size=(3, 3, 2, 6)), "(float[n, 2, 5, 5] x) => (float[n, 6, 3, 3] y)"
+        weight, ports = (
+            rng.normal(size=(3, 3, 2, 6)),
+            "(float[n, 2, 5, 5] x) => (float[n, 6, 3, 3] y)",
+        )
         body, off = "t = Transpose <perm = [3, 2, 0, 1]> (w) y = Conv (x, t)", "y = Conv (x, d)"
         x = rng.normal(size=(3, 2, 5, 5)).astype(np.float32)
     weight = weight.astype(np.float32)
@@ -198,7 +245,9 @@ def test_weights_that_the_tool_transposed_are_found(tmp_path: Path, order: tuple
     levels = np.rint(moved / scale).astype(np.int8)
     original = qdq_file(tmp_path / "f.onnx", body, {"w": weight}, ports=ports)
     constants = {"other": levels, "s": scale, "z": np.int8(0)}
-    path = qdq_file(tmp_path / "q.onnx", f"d = DequantizeLinear (other, s, z) {off}", constants, ports=ports)
+    path = qdq_file(
+        tmp_path / "q.onnx", f"d = DequantizeLinear (other, s, z) {off}", constants, ports=ports
+    )
     model = OnnxModel(path, float_path=original)
     check_off_is(model, original, x, 1e-6)
 
@@ -250,7 +299,9 @@ def test_the_float_file_may_be_the_one_before_equivalent_changes(
     check_off_is(model, original, images(4, 0), 1e-5)
 
 
-def test_on_a_coarse_grid_the_folded_weight_is_taken_not_one_that_is_near_enough(tmp_path: Path) -> None:
+def test_on_a_coarse_grid_the_folded_weight_is_taken_not_one_that_is_near_enough(
+    tmp_path: Path,
+) -> None:
     original = changed(
         normed_file(tmp_path / "plain.onnx"),
         tmp_path / "float.onnx",
@@ -290,16 +341,27 @@ activated (float[batch, 3, 12, 12] x) => (float[batch, 4, 12, 12] y, float[batch
     z = Flatten (g1)
 }}
 """
-ACTIVATED_SHAPES = {"w1": (6, 3, 3, 3), "w2": (6, 6, 3, 3), "w3": (6, 6, 1, 1), "w4": (6, 6, 1, 1), "w5": (4, 6, 1, 1)}
+ACTIVATED_SHAPES = {
+    "w1": (6, 3, 3, 3),
+    "w2": (6, 6, 3, 3),
+    "w3": (6, 6, 1, 1),
+    "w4": (6, 6, 1, 1),
+    "w5": (4, 6, 1, 1),
+}
 ENDS = {"zero": 0, "one": 1, "minus": -0.5, "half": 0.5}
 
 
 def activated_file(path: Path, opset: int = 17) -> Path:
-    """Convolutions and an Add with Relu, Clip(0, 1), Clip(-0.5, 0.5), and a Clip of one end on an output."""
+    """Convolutions and an Add with Relu, Clip(0, 1), Clip(-0.5, 0.5), and a Clip of one end on an
+    output."""
     model = onnx.parser.parse_model(ACTIVATED.format(opset=opset))
     rng = np.random.default_rng(7)
-    values: dict[str, Any] = {name: rng.normal(size=shape) * 0.4 for name, shape in ACTIVATED_SHAPES.items()}
-    values |= {f"b{name[1:]}": rng.normal(size=shape[0]) for name, shape in ACTIVATED_SHAPES.items()} | ENDS
+    values: dict[str, Any] = {
+        name: rng.normal(size=shape) * 0.4 for name, shape in ACTIVATED_SHAPES.items()
+    }
+    values |= {
+        f"b{name[1:]}": rng.normal(size=shape[0]) for name, shape in ACTIVATED_SHAPES.items()
+    } | ENDS
     for name, value in values.items():
         model.graph.initializer.append(numpy_helper.from_array(np.asarray(value, np.float32), name))
     for node in model.graph.node:
@@ -343,7 +405,9 @@ def test_activations_that_the_quantizer_removed_stand_again_where_their_pair_is_
     source = quantized_model(OnnxModel(path, float_path=original))
     model = source.model
     off = model.without(frozenset(use.name for use in model.uses))
-    assert activations(off.graph) == ["Relu", "Clip", "Clip", "Relu", "Clip"], "each once, where the float model has it"
+    assert activations(off.graph) == ["Relu", "Clip", "Clip", "Relu", "Clip"], (
+        "each once, where the float model has it"
+    )
     check_off_is(model, original, images(4, 0), 1e-6)
     findings = source.float_findings(images(4, 0))  # type: ignore[attr-defined]
     assert [finding.code for finding in findings] == ["float-proved"], findings
@@ -354,16 +418,22 @@ def test_without_the_float_file_a_pair_that_clamps_at_zero_keeps_its_relu(tmp_pa
     model = OnnxModel(path)
     assert activations(model.graph.graph) == ["Clip"] * 0
     off = model.without(frozenset(use.name for use in model.uses))
-    assert activations(off.graph) == ["Relu", "Relu", "Relu"], "after c1, c2 and a1; Abs is never negative"
+    assert activations(off.graph) == ["Relu", "Relu", "Relu"], (
+        "after c1, c2 and a1; Abs is never negative"
+    )
 
 
 def test_a_relu_is_not_put_where_the_float_model_has_none(tmp_path: Path) -> None:
-    original = qdq_file(tmp_path / "f.onnx", "y = MatMul (x, w)", {"w": np.eye(4, dtype=np.float32)}, ports=PORTS)
+    original = qdq_file(
+        tmp_path / "f.onnx", "y = MatMul (x, w)", {"w": np.eye(4, dtype=np.float32)}, ports=PORTS
+    )
     body = "m = MatMul (x, w) q = QuantizeLinear (m, s, z) y = DequantizeLinear (q, s, z)"
     constants = {"w": np.eye(4, dtype=np.float32), "s": np.float32(0.1), "z": np.uint8(0)}
     path = qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS)
     x = np.array([[-1, 0, 1, 30]], np.float32)
-    assert np.array_equal(all_off(OnnxModel(path), x), [[0, 0, 1, 30]]), "a Relu, for all that is known"
+    assert np.array_equal(all_off(OnnxModel(path), x), [[0, 0, 1, 30]]), (
+        "a Relu, for all that is known"
+    )
     assert np.array_equal(all_off(OnnxModel(path, float_path=original), x), x)
 
 
@@ -373,27 +443,40 @@ PORTS = "(float[n, 4] x) => (float[n, 4] y)"
 def test_a_partial_file_holds_an_activation_only_where_its_pair_is_left_out(tmp_path: Path) -> None:
     original = activated_file(tmp_path / "float.onnx")
     model = OnnxModel(static_file(original, tmp_path / "int8.onnx"), float_path=original)
-    names = frozenset(use.name for use in model.uses if use.unit == "Conv_c3" and use.role == "input")
+    names = frozenset(
+        use.name for use in model.uses if use.unit == "Conv_c3" and use.role == "input"
+    )
     partial = model.without(names)
     assert activations(partial.graph) == ["Clip"]
     (clip,) = (node for node in partial.graph if node.op_type == "Clip")
-    assert [reader.name for reader, _ in clip.outputs[0].uses()] == ["Conv_c3"], "the Add still reads the pair"
+    assert [reader.name for reader, _ in clip.outputs[0].uses()] == ["Conv_c3"], (
+        "the Add still reads the pair"
+    )
     assert activations(model.without(frozenset()).graph) == []
 
 
 def test_replay_restores_activations_bit_for_bit(tmp_path: Path) -> None:
     original = activated_file(tmp_path / "float.onnx")
-    source = quantized_model(OnnxModel(static_file(original, tmp_path / "int8.onnx"), float_path=original))
+    source = quantized_model(
+        OnnxModel(static_file(original, tmp_path / "int8.onnx"), float_path=original)
+    )
     rng = np.random.default_rng(0)
     names = np.array([quantizer.name for quantizer in source.quantizers])
     variants = [frozenset[str](), frozenset(names.tolist())]
-    variants += [frozenset(names[rng.random(len(names)) < share].tolist()) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    variants += [
+        frozenset(names[rng.random(len(names)) < share].tolist())
+        for share in (0.1, 0.3, 0.5, 0.7, 0.9)
+    ]
     ours = dict(OnnxReplay(source).outputs(images(5, 1), variants))
     for index, theirs in WholeFile(source).outputs(images(5, 1), variants):
-        assert all(np.array_equal(one, other) for one, other in zip(ours[index], theirs, strict=True)), variants[index]
+        assert all(
+            np.array_equal(one, other) for one, other in zip(ours[index], theirs, strict=True)
+        ), variants[index]
 
 
-def test_a_wrong_float_file_is_an_error_that_names_the_first_tensor_that_differs(tmp_path: Path) -> None:
+def test_a_wrong_float_file_is_an_error_that_names_the_first_tensor_that_differs(
+    tmp_path: Path,
+) -> None:
     original = activated_file(tmp_path / "float.onnx")
     path = static_file(original, tmp_path / "int8.onnx")
     other = onnx.load(original)
@@ -401,7 +484,9 @@ def test_a_wrong_float_file_is_an_error_that_names_the_first_tensor_that_differs
         if node.name == "Abs_p4":
             node.op_type = "Exp"
     onnx.save(other, tmp_path / "other.onnx")
-    (finding,) = quantized_model(OnnxModel(path, float_path=tmp_path / "other.onnx")).float_findings(images(4, 0))  # type: ignore[attr-defined]
+    (finding,) = quantized_model(
+        OnnxModel(path, float_path=tmp_path / "other.onnx")
+    ).float_findings(images(4, 0))  # type: ignore[attr-defined]
     assert (finding.code, finding.severity) == ("float-differs", "error")
     assert "the first tensor that differs is p4, by" in finding.message
     assert "10 of 10 quantized constants were found in it" in finding.message
@@ -421,9 +506,12 @@ def test_a_float_file_with_other_outputs_is_told_to_be_unproved(tmp_path: Path) 
     path = static_file(original, tmp_path / "int8.onnx")
     other = onnx.load(original)
     del other.graph.output[:]
-    other.graph.output.append(onnx.helper.make_tensor_value_info("p4", onnx.TensorProto.FLOAT, None))
+    other.graph.output.append(
+        onnx.helper.make_tensor_value_info("p4", onnx.TensorProto.FLOAT, None)
+    )
     onnx.save(other, tmp_path / "other.onnx")
-    findings = quantized_model(OnnxModel(path, float_path=tmp_path / "other.onnx")).float_findings(images(4, 0))  # type: ignore[attr-defined]
+    source = quantized_model(OnnxModel(path, float_path=tmp_path / "other.onnx"))
+    findings = source.float_findings(images(4, 0))
     assert [(one.code, one.severity) for one in findings] == [("float-not-compared", "warning")]
     assert "it has other outputs" in findings[0].message
 
@@ -435,7 +523,9 @@ def test_without_the_float_file_what_makes_the_claim_doubtful_is_told(tmp_path: 
     assert (finding.code, finding.severity) == ("float-doubtful", "warning")
     assert "of 10 weights it has integers only" in finding.message
     assert "3 pairs clamp at 0 (r1, r2, r4): a Relu stays in their place" in finding.message
-    assert "beyond the range of the pair on" in finding.message, "r2 was clipped to 1, r3 to -0.5 and 0.5"
+    assert "beyond the range of the pair on" in finding.message, (
+        "r2 was clipped to 1, r3 to -0.5 and 0.5"
+    )
 
 
 def test_nothing_is_doubted_of_a_file_that_holds_all_of_the_float_model(tmp_path: Path) -> None:
@@ -452,10 +542,14 @@ def test_a_file_whose_nodes_stand_in_another_order_is_read(tmp_path: Path) -> No
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     onnx.save(model, tmp_path / "int8.onnx")
-    check_off_is(OnnxModel(tmp_path / "int8.onnx", float_path=original), original, images(4, 0), 1e-6)
+    check_off_is(
+        OnnxModel(tmp_path / "int8.onnx", float_path=original), original, images(4, 0), 1e-6
+    )
 
 
-def test_the_ends_of_a_clip_that_are_constants_of_the_graph_are_clamped_by_nothing(tmp_path: Path) -> None:
+def test_the_ends_of_a_clip_that_are_constants_of_the_graph_are_clamped_by_nothing(
+    tmp_path: Path,
+) -> None:
     body = """
         low = Constant <value = float {0}> () high = Constant <value = float {6}> ()
         m = MatMul (x, w) c = Clip (m, low, high) y = MatMul (c, w)
@@ -465,9 +559,13 @@ def test_the_ends_of_a_clip_that_are_constants_of_the_graph_are_clamped_by_nothi
     values = "q = QuantizeLinear (m, s, z) d = DequantizeLinear (q, s, z)"
     body = f"m = MatMul (x, w) {values} y = MatMul (d, w)"
     constants = {"w": weight, "s": np.float32(6 / 255), "z": np.uint8(0)}
-    model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS), float_path=original)
+    model = OnnxModel(
+        qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS), float_path=original
+    )
     assert model.clamps == {"m": (0, 6)}
-    check_off_is(model, original, np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32) * 4, 0)
+    check_off_is(
+        model, original, np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32) * 4, 0
+    )
 
 
 def test_no_activation_is_put_behind_an_input_of_the_graph(tmp_path: Path) -> None:
@@ -478,11 +576,21 @@ def test_no_activation_is_put_behind_an_input_of_the_graph(tmp_path: Path) -> No
 
 
 def test_one_relu_of_two_in_a_row_that_was_removed_stands_again(tmp_path: Path) -> None:
-    body = "m = MatMul (x, w) r = Relu (m) a = Relu (r) b = Relu (r) s = Sub (a, b) t = Add (s, r) y = MatMul (t, w)"
+    body = (
+        "m = MatMul (x, w) r = Relu (m) a = Relu (r) b = Relu (r) s = Sub (a, b) t = Add (s, r) "
+        "y = MatMul (t, w)"
+    )
     weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
     original = qdq_file(tmp_path / "f.onnx", body, {"w": weight}, ports=PORTS)
     pair = "q = QuantizeLinear (r, s1, z) d = DequantizeLinear (q, s1, z)"
-    body = f"r = MatMul (x, w) {pair} a = Relu (d) b = Relu (d) s = Sub (a, b) t = Add (s, d) y = MatMul (t, w)"
+    body = (
+        f"r = MatMul (x, w) {pair} a = Relu (d) b = Relu (d) s = Sub (a, b) t = Add (s, d) y = "
+        "MatMul (t, w)"
+    )
     constants = {"w": weight, "s1": np.float32(0.1), "z": np.uint8(0)}
-    model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS), float_path=original)
-    check_off_is(model, original, np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32), 0)
+    model = OnnxModel(
+        qdq_file(tmp_path / "q.onnx", body, constants, ports=PORTS), float_path=original
+    )
+    check_off_is(
+        model, original, np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32), 0
+    )

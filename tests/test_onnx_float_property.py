@@ -1,4 +1,5 @@
-"""For any network and any way to quantize it: float is the network that it was made from, or it is refused by name."""
+"""For any network and any way to quantize it: float is the network that it was made from, or it is
+refused by name."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ def test_float_is_the_network_that_was_quantized(tmp_path: Path, quantizer: str,
     logging.disable(logging.WARNING)
     original = RandomGraph(seed, (13, 17, 21)[seed % 3]).save(tmp_path / "float.onnx")
     quantizers()[quantizer](original, tmp_path / "int8.onnx")
-    if not any(node.op_type == "QuantizeLinear" for node in onnx.load(tmp_path / "int8.onnx").graph.node):
+    if not any(
+        node.op_type == "QuantizeLinear" for node in onnx.load(tmp_path / "int8.onnx").graph.node
+    ):
         pytest.skip("this tool left all of this network in float")
     source: Any = quantized_model(OnnxModel(tmp_path / "int8.onnx", float_path=original))
     findings = source.float_findings(inputs(2))

@@ -29,7 +29,9 @@ def conv_file(path: Path, *, scale: float = 0.1, external: str | None = None) ->
     }  # fmt: skip
     initializers = [onh.from_array(np.asarray(value), name) for name, value in constants.items()]
     if external is not None:
-        onnx.external_data_helper.set_external_data(initializers[2], location=external, offset=0, length=weight.nbytes)
+        onnx.external_data_helper.set_external_data(
+            initializers[2], location=external, offset=0, length=weight.nbytes
+        )
         initializers[2].ClearField("raw_data")
         initializers[2].data_location = onnx.TensorProto.EXTERNAL
     image = oh.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3, 8, 8])
@@ -76,7 +78,9 @@ def test_a_truncated_file_is_refused(tmp_path, part):
         load_model(tmp_path / "cut.onnx")
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/passwd", "sub/../../secret.bin", "link.bin", ""])
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "/etc/passwd", "sub/../../secret.bin", "link.bin", ""]
+)
 def test_external_data_outside_the_folder_is_refused(tmp_path, location):
     folder = tmp_path / "model"
     folder.mkdir()
@@ -113,5 +117,7 @@ def test_a_file_larger_than_2_gb_is_refused(tmp_path):
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), 0.0, -0.1])
 def test_scales_that_are_not_finite_and_positive_are_refused(tmp_path, scale):
     file = conv_file(tmp_path / "m.onnx", scale=scale)
-    with pytest.raises(OnnxFileError, match=r"every scale in m.onnx to be finite and above 0, got .* at q"):
+    with pytest.raises(
+        OnnxFileError, match=r"every scale in m.onnx to be finite and above 0, got .* at q"
+    ):
         qdq.check_scales(load_model(file), file.name)

@@ -33,7 +33,9 @@ def relations(folder: Path, body: str) -> set[tuple[str, tuple[str, ...]]]:
 @pytest.fixture(scope="module")
 def branches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("groups")
-    return onnx_models.static_file(onnx_models.float_file(folder / "float.onnx"), folder / "model.onnx")
+    return onnx_models.static_file(
+        onnx_models.float_file(folder / "float.onnx"), folder / "model.onnx"
+    )
 
 
 def test_silu_residual_and_concat_of_a_quantized_file_are_groups(branches):
@@ -45,7 +47,9 @@ def test_silu_residual_and_concat_of_a_quantized_file_are_groups(branches):
         "Gemm_y": ("layer", set()),
         "y": ("layer", set()),
     }
-    assert sorted(q for unit in units for q in unit.quantizers) == sorted(q.name for q in source(branches).quantizers)
+    assert sorted(q for unit in units for q in unit.quantizers) == sorted(
+        q.name for q in source(branches).quantizers
+    )
 
 
 def test_layers_stay_apart_unless_groups_are_asked_for(branches):
@@ -66,7 +70,10 @@ def test_a_weight_that_two_operations_read_joins_nothing(tmp_path):
 
 
 def test_a_concat_joins_the_readers_of_its_parts_and_of_its_result(tmp_path):
-    body = "[x] a = Relu (x) [a] c = Concat <axis = 1> (d_x, d_a) [c] e = Tanh (d_c) b = Sigmoid (d_a) y = Add (e, b)"
+    body = (
+        "[x] a = Relu (x) [a] c = Concat <axis = 1> (d_x, d_a) [c] e = Tanh (d_c) b = Sigmoid "
+        "(d_a) y = Add (e, b)"
+    )
     assert relations(tmp_path, body) == {("concat", ("Concat_c", "Tanh_e", "Sigmoid_b"))}
 
 
@@ -84,7 +91,9 @@ def test_an_add_of_a_constant_is_no_residual(tmp_path):
 
 def test_a_scan_of_groups_ranks_them(branches, tmp_path):
     data = onnx_models.labelled(branches.parent / "float.onnx", tmp_path / "data.npz")
-    scanned = api.scan(ScanSettings(task=str(branches), data=data, unit="group", out=tmp_path / "run"))
+    scanned = api.scan(
+        ScanSettings(task=str(branches), data=data, unit="group", out=tmp_path / "run")
+    )
     assert {effect.unit for effect in scanned.effects} == {
         unit.name for unit in placed(source(branches), None, UnitChoices(unit="group")).units
     }

@@ -32,7 +32,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_fake_quant_op_on_an_activation_is_a_quantizer() -> None:
     source = quantized_model(OnnxModel(EXAMPLE / "digits_qat.onnx"))
     units = {unit.name: unit.quantizers for unit in layers(source.quantizers)}
-    assert list(units) == ["Conv__42", "Conv__48", "digits_1/add_2", "digits_1/MaxPool2d", "digits_1/MatMul"]
+    assert list(units) == [
+        "Conv__42",
+        "Conv__48",
+        "digits_1/add_2",
+        "digits_1/MaxPool2d",
+        "digits_1/MatMul",
+    ]
     assert len(units["digits_1/add_2"]) == 2, "the residual reads what the convolution reads"
     grids = [source.grid(quantizer.name) for quantizer in source.quantizers]
     assert {(grid.low, grid.high) for grid in grids} == {(0, 255)}
@@ -43,7 +49,18 @@ def test_the_range_that_is_too_wide_is_found_and_the_plan_leaves_one_operation_o
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    arguments = ("--data", data, "--max-drop", "1pt", "--rounds", "5", "--threads", "1", "--out", out)
+    arguments = (
+        "--data",
+        data,
+        "--max-drop",
+        "1pt",
+        "--rounds",
+        "5",
+        "--threads",
+        "1",
+        "--out",
+        out,
+    )
     assert verb("run", EXAMPLE / "digits_qat.onnx", *arguments) == 0
     scan = pd.read_csv(out / "scan.csv")
     assert scan["unit"][0] == "Conv__48"

@@ -10,7 +10,14 @@ import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from support.onnx_models import run_file
-from support.onnx_random import QUANTIZERS, Recipe, network, quantized_by_onnxruntime, recipes, samples
+from support.onnx_random import (
+    QUANTIZERS,
+    Recipe,
+    network,
+    quantized_by_onnxruntime,
+    recipes,
+    samples,
+)
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.quantizers.onnx_model import OnnxModel
@@ -24,7 +31,9 @@ TOLERANCE = 1e-4
 @pytest.mark.parametrize("how", QUANTIZERS)
 @given(recipe=recipes())
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-def test_float_is_the_network_that_was_quantized_or_it_is_refused_by_name(how: str, recipe: Recipe) -> None:
+def test_float_is_the_network_that_was_quantized_or_it_is_refused_by_name(
+    how: str, recipe: Recipe
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, path = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         onnx.save(network(recipe), source)
@@ -36,7 +45,9 @@ def test_float_is_the_network_that_was_quantized_or_it_is_refused_by_name(how: s
             return
         model = OnnxModel(path, float_path=source)
         assert not OnnxQdqModel(model).remaining()
-        assert np.array_equal(model.run(None, {"x": x})[0], run_file(path, x)), "quantized it is the file"
+        assert np.array_equal(model.run(None, {"x": x})[0], run_file(path, x)), (
+            "quantized it is the file"
+        )
         with model.skipping(frozenset(use.name for use in model.uses)):
             (off,) = model.run(None, {"x": x})
         refused = any(finding.severity == "error" for finding in float_findings(model, x))
@@ -45,7 +56,8 @@ def test_float_is_the_network_that_was_quantized_or_it_is_refused_by_name(how: s
 
 
 def float_findings(model: OnnxModel, x: np.ndarray) -> tuple[Finding, ...]:
-    """ONNX Runtime's quantizer takes the Relu away also where a branch of an If reads past the pair."""
+    """ONNX Runtime's quantizer takes the Relu away also where a branch of an If reads past the
+    pair."""
     return OnnxQdqModel(model).float_findings({"x": x})
 
 

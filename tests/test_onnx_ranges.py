@@ -1,4 +1,5 @@
-"""Other ranges for Q/DQ files: found from calibration samples and float weights, set and taken back, replayed, exported."""
+"""Other ranges for Q/DQ files: found from calibration samples and float weights, set and taken
+back, replayed, exported."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ net (float[batch, 3, 12, 12] x) => (float[batch, 4] y)
 """
 SHAPES = {"w1": (8, 3, 3, 3), "b1": (8,), "w2": (6, 8, 3, 3), "b2": (6,), "w3": (4, 6), "b3": (4,)}
 HUGE = 2000.0
-"""Of the weights of one channel of w1: all others are rounded to 0 with one scale. What it gives is shrunk in w2."""
+"""Of the weights of one channel of w1: all others are rounded to 0 with one scale. What it gives is
+shrunk in w2."""
 
 
 def float_net(path: Path, opset: int = 17, huge: float = HUGE) -> Path:
@@ -92,13 +94,20 @@ def outputs(simulator: Any, variant: frozenset[str], x: np.ndarray) -> np.ndarra
     return np.array(found)
 
 
-# What is found. -------------------------------------------------------------------------------------------------------
+# What is found.
+# -------------------------------------------------------------------------------------------------------
 
 
-def test_a_weight_with_one_scale_gets_the_largest_weight_of_each_output_channel(files: tuple[Path, Path]) -> None:
+def test_a_weight_with_one_scale_gets_the_largest_weight_of_each_output_channel(
+    files: tuple[Path, Path],
+) -> None:
     source = opened(files)
-    weight = numpy_helper.to_array(next(one for one in onnx.load(files[0]).graph.initializer if one.name == "w1"))
-    (one,) = [each for each in found(source) if each.quantizer == of_layer(source, "Conv_c1", "weight")]
+    weight = numpy_helper.to_array(
+        next(one for one in onnx.load(files[0]).graph.initializer if one.name == "w1")
+    )
+    (one,) = [
+        each for each in found(source) if each.quantizer == of_layer(source, "Conv_c1", "weight")
+    ]
     assert (one.method, one.axis, one.low) == ("per channel", 0, None)
     assert np.array_equal(np.float32(one.amax), np.abs(weight).max(axis=(1, 2, 3)))
 
@@ -108,11 +117,15 @@ def test_biases_have_no_other_range(files: tuple[Path, Path]) -> None:
     biases = set(source.model.biases.values())
     assert biases
     assert not biases & {one.quantizer for one in found(source)}
-    with pytest.raises(ModelError, match=r"^Expected .* to have a range that can be changed, got a grid of INT32"):
+    with pytest.raises(
+        ModelError, match=r"^Expected .* to have a range that can be changed, got a grid of INT32"
+    ):
         source.range(next(iter(biases)))
 
 
-def test_an_asymmetric_activation_gets_both_ends_from_what_reaches_it_in_float(files: tuple[Path, Path]) -> None:
+def test_an_asymmetric_activation_gets_both_ends_from_what_reaches_it_in_float(
+    files: tuple[Path, Path],
+) -> None:
     source, x = opened(files), images(16, seed=7)
     name = of_layer(source, "Conv_c1", "input")
     ranges = {one.method: one for one in found(source) if one.quantizer == name}
@@ -152,14 +165,20 @@ def test_inputs_of_a_concat_with_unequal_pairs_keep_ranges_of_their_own(tmp_path
         y = Concat <axis = 1> (da, db)
     """
     constants = {"s1": np.float32(0.1), "s2": np.float32(0.2), "z": np.uint8(128)}
-    path = qdq_file(tmp_path / "c.onnx", body, constants, ports="(float[batch, 4] x) => (float[batch, 8] y)")
+    path = qdq_file(
+        tmp_path / "c.onnx", body, constants, ports="(float[batch, 4] x) => (float[batch, 8] y)"
+    )
     assert OnnxQdqModel(OnnxModel(path)).sharing() == ()
     constants["s2"] = np.float32(0.1)
-    path = qdq_file(tmp_path / "c.onnx", body, constants, ports="(float[batch, 4] x) => (float[batch, 8] y)")
+    path = qdq_file(
+        tmp_path / "c.onnx", body, constants, ports="(float[batch, 4] x) => (float[batch, 8] y)"
+    )
     assert [len(group) for group in OnnxQdqModel(OnnxModel(path)).sharing()] == [2]
 
 
-def test_without_the_float_file_weights_keep_their_scale_and_it_is_said_what_to_do(files: tuple[Path, Path]) -> None:
+def test_without_the_float_file_weights_keep_their_scale_and_it_is_said_what_to_do(
+    files: tuple[Path, Path],
+) -> None:
     source = opened(files, with_float=False)
     methods = {one.method for one in found(source)}
     assert "per channel" not in methods
@@ -181,10 +200,13 @@ def test_half_of_the_levels_stays_out_where_a_tool_left_it_out(tmp_path: Path) -
     assert np.abs(stored.astype(int)).max() in (63, 64)
 
 
-# Set and taken back. --------------------------------------------------------------------------------------------------
+# Set and taken back.
+# --------------------------------------------------------------------------------------------------
 
 
-def test_ranges_are_in_force_inside_the_with_only_also_after_an_exception(files: tuple[Path, Path]) -> None:
+def test_ranges_are_in_force_inside_the_with_only_also_after_an_exception(
+    files: tuple[Path, Path],
+) -> None:
     source, x = opened(files), images(4, seed=3)
     ranges = [one for one in found(source) if one.method in ("per channel", "mse")]
     before = {one.quantizer: source.range(one.quantizer) for one in ranges}
@@ -194,7 +216,11 @@ def test_ranges_are_in_force_inside_the_with_only_also_after_an_exception(files:
     def work() -> None:
         with source.with_ranges(ranges):
             inside.extend(
-                [source.range(ranges[0].quantizer), source.fingerprint(), source.model.run(None, {"x": x})[0]]
+                [
+                    source.range(ranges[0].quantizer),
+                    source.fingerprint(),
+                    source.model.run(None, {"x": x})[0],
+                ]
             )
             raise RuntimeError
 
@@ -216,12 +242,16 @@ def test_a_name_that_is_no_quantizers_is_refused(files: tuple[Path, Path]) -> No
 def test_the_own_ranges_set_again_change_no_bit(files: tuple[Path, Path]) -> None:
     source = opened(files)
     names = [
-        one.name for one in source.quantizers if one.name not in source.model.biases.values() and one.role != "weight"
+        one.name
+        for one in source.quantizers
+        if one.name not in source.model.biases.values() and one.role != "weight"
     ]
     with source.with_ranges([source.range(name) for name in names]):
         for name in names:
             assert source.grid(name).zero_point == opened(files).grid(name).zero_point
-            assert source.grid(name).scale[0] == pytest.approx(opened(files).grid(name).scale[0], rel=1e-6)
+            assert source.grid(name).scale[0] == pytest.approx(
+                opened(files).grid(name).scale[0], rel=1e-6
+            )
 
 
 def test_replay_gives_any_mix_of_ranges_as_the_edited_file_does(files: tuple[Path, Path]) -> None:
@@ -229,7 +259,10 @@ def test_replay_gives_any_mix_of_ranges_as_the_edited_file_does(files: tuple[Pat
     source = Alternatives(own, found(own))
     names = [one.name for one in source.quantizers]
     rng = np.random.default_rng(0)
-    variants = [frozenset(rng.choice(names, size=rng.integers(1, len(names)), replace=False)) for _ in range(12)]
+    variants = [
+        frozenset(rng.choice(names, size=rng.integers(1, len(names)), replace=False))
+        for _ in range(12)
+    ]
     whole = dict(WholeFile(source).outputs(x, variants))
     replay = OnnxReplay(source, None)
     with own.model.in_one_thread():
@@ -240,13 +273,19 @@ def test_replay_gives_any_mix_of_ranges_as_the_edited_file_does(files: tuple[Pat
 
 def test_replay_of_a_file_with_ranges_in_force_is_the_edited_file(files: tuple[Path, Path]) -> None:
     source, x = opened(files), images(6, seed=3)
-    with source.with_ranges([one for one in found(source) if one.method in ("per channel", "percentile 99.9")]):
+    with source.with_ranges(
+        [one for one in found(source) if one.method in ("per channel", "percentile 99.9")]
+    ):
         for variant in (frozenset[str](), frozenset([of_layer(source, "Conv_c2", "input")])):
-            whole, ours = (outputs(one, variant, x) for one in (WholeFile(source), OnnxReplay(source, None)))
+            whole, ours = (
+                outputs(one, variant, x) for one in (WholeFile(source), OnnxReplay(source, None))
+            )
             assert np.abs(ours - whole).max() <= 1e-5 * np.abs(whole).max()
 
 
-def test_one_scale_per_channel_brings_a_layer_back_whose_weights_were_rounded_to_0(files: tuple[Path, Path]) -> None:
+def test_one_scale_per_channel_brings_a_layer_back_whose_weights_were_rounded_to_0(
+    files: tuple[Path, Path],
+) -> None:
     source, x = opened(files), images(16, seed=9)
     weights = {one.name for one in source.quantizers if one.role == "weight"}
     activations = frozenset(one.name for one in source.quantizers) - weights
@@ -260,7 +299,9 @@ def test_one_scale_per_channel_brings_a_layer_back_whose_weights_were_rounded_to
 
 @pytest.mark.parametrize("how", sorted(set(quantizers()) - {"modelopt"}))
 @pytest.mark.parametrize("seed", range(2))
-def test_random_networks_are_replayed_and_exported_with_other_ranges(tmp_path: Path, how: str, seed: int) -> None:
+def test_random_networks_are_replayed_and_exported_with_other_ranges(
+    tmp_path: Path, how: str, seed: int
+) -> None:
     original = RandomGraph(seed, (13, 17)[seed % 2]).save(tmp_path / "float.onnx")
     quantizers()[how](original, tmp_path / "int8.onnx")
     own = opened((original, tmp_path / "int8.onnx"))
@@ -268,13 +309,19 @@ def test_random_networks_are_replayed_and_exported_with_other_ranges(tmp_path: P
     ranges = own.other_ranges(names, lambda: own.model.run(None, {"x": inputs(5)}) and None)
     source, x, rng = Alternatives(own, ranges), inputs(3), np.random.default_rng(seed)
     switches = [one.name for one in source.quantizers]
-    variants = [frozenset(rng.choice(switches, rng.integers(1, len(switches)), replace=False)) for _ in range(4)]
+    variants = [
+        frozenset(rng.choice(switches, rng.integers(1, len(switches)), replace=False))
+        for _ in range(4)
+    ]
     whole = dict(WholeFile(source).outputs(x, variants))
     with own.model.in_one_thread():
         assert all(
-            difference(whole[index], values) <= 1e-4 for index, values in OnnxReplay(source).outputs(x, variants)
+            difference(whole[index], values) <= 1e-4
+            for index, values in OnnxReplay(source).outputs(x, variants)
         )
-    own_ranges = {name: own.range(name) for name in dict.fromkeys([one.quantizer for one in ranges])}
+    own_ranges = {
+        name: own.range(name) for name in dict.fromkeys([one.quantizer for one in ranges])
+    }
     own_ranges |= {name: own.range(name) for group in own.sharing() for name in group}
     places = places_of(own_ranges, own_ranges, ranges, own.sharing())
     units = layers(own.quantizers)
@@ -286,12 +333,18 @@ def test_random_networks_are_replayed_and_exported_with_other_ranges(tmp_path: P
         verify_onnx(own, files, units, [units[0].name], x, onnx_simulator(own, x), **judge)
 
 
-# A histogram. ---------------------------------------------------------------------------------------------------------
+# A histogram.
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_histogram_that_is_widened_counts_every_value_once() -> None:
     rng = np.random.default_rng(0)
-    parts = [np.zeros(5), rng.normal(size=1000), 30 * rng.normal(size=1000), np.array([np.nan, np.inf, 1.0])]
+    parts = [
+        np.zeros(5),
+        rng.normal(size=1000),
+        30 * rng.normal(size=1000),
+        np.array([np.nan, np.inf, 1.0]),
+    ]
     histogram = Histogram()
     for part in parts:
         histogram.add(part)
@@ -299,11 +352,14 @@ def test_a_histogram_that_is_widened_counts_every_value_once() -> None:
     every = np.float32(every[np.isfinite(every)])
     assert histogram.total == len(every) == histogram._counts.sum()
     expected, _ = np.histogram(every, histogram._edges)
-    assert np.abs(np.cumsum(histogram._counts) - np.cumsum(expected)).max() <= 2  # values on an edge
+    # values on an edge
+    assert np.abs(np.cumsum(histogram._counts) - np.cumsum(expected)).max() <= 2
 
 
 @pytest.mark.parametrize("symmetric", [True, False], ids=["symmetric", "asymmetric"])
-def test_mse_finds_no_worse_range_than_all_that_are_tried_on_the_values_themselves(symmetric: bool) -> None:
+def test_mse_finds_no_worse_range_than_all_that_are_tried_on_the_values_themselves(
+    symmetric: bool,
+) -> None:
     values = np.concatenate([np.random.default_rng(0).uniform(-1, 3, 100_000), [40.0]])
     histogram = Histogram()
     histogram.add(values)
@@ -311,7 +367,9 @@ def test_mse_finds_no_worse_range_than_all_that_are_tried_on_the_values_themselv
     def error(low: float, high: float) -> float:
         step = (high - low) / 255
         zero = np.rint(-low / step)
-        return float(np.sum(((np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step - values) ** 2))
+        return float(
+            np.sum(((np.clip(np.rint(values / step) + zero, 0, 255) - zero) * step - values) ** 2)
+        )
 
     low, high = histogram.ranges(255, symmetric=symmetric)["mse"]
     ends = np.linspace(0.5, 40, 80)
@@ -334,7 +392,8 @@ def test_a_tensor_of_zeros_has_no_range() -> None:
     assert histogram.ranges(255, symmetric=False) == {}
 
 
-# A run. ---------------------------------------------------------------------------------------------------------------
+# A run.
+# ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +404,16 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = static_file(source, folder / "net.qdq.onnx")
     x = images(240, seed=5)
     np.savez(folder / "data.npz", x=x, y=run_file(source, x).argmax(1))
-    arguments = ("--data", folder / "data.npz", "--float-model", source, "--max-drop", "5pt", "--out", folder / "run")
+    arguments = (
+        "--data",
+        folder / "data.npz",
+        "--float-model",
+        source,
+        "--max-drop",
+        "5pt",
+        "--out",
+        folder / "run",
+    )
     before = made.read_bytes(), source.read_bytes()
     assert verb("run", made, *arguments, "--rounds", "2", "--threads", "1") == 0
     assert (made.read_bytes(), source.read_bytes()) == before
@@ -369,12 +437,16 @@ def test_the_exported_file_has_the_new_scales_and_computes_what_was_measured(don
     onnx.checker.check_model(model, full_check=True)
     constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     (dequantize,) = [
-        node for node in model.graph.node if node.name.startswith("w1") and node.op_type == "DequantizeLinear"
+        node
+        for node in model.graph.node
+        if node.name.startswith("w1") and node.op_type == "DequantizeLinear"
     ]
     stored, scale = constants[dequantize.input[0]], constants[dequantize.input[1]]
     assert (stored.dtype, scale.shape) == (np.int8, (8,))
     weight = numpy_helper.to_array(
-        next(one for one in onnx.load(done.parent / "net.onnx").graph.initializer if one.name == "w1")
+        next(
+            one for one in onnx.load(done.parent / "net.onnx").graph.initializer if one.name == "w1"
+        )
     )
     assert np.abs(stored * scale.reshape(-1, 1, 1, 1) - weight).max() <= scale.max() / 2 * 1.001
     x = images(64, seed=77)
@@ -386,11 +458,16 @@ def test_the_exported_file_has_the_new_scales_and_computes_what_was_measured(don
     ]
     with source.with_ranges(ranges):
         measured = outputs(OnnxReplay(source, None), frozenset(plan["quantizers"]), x)
-    assert np.abs(run_file(done / "model.partial.onnx", x) - measured).max() <= 1e-4 * np.abs(measured).max()
+    assert (
+        np.abs(run_file(done / "model.partial.onnx", x) - measured).max()
+        <= 1e-4 * np.abs(measured).max()
+    )
     assert json.loads((done / "export.json").read_text())["ranges"]
 
 
-def test_another_target_is_planned_without_calibrating_again(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_target_is_planned_without_calibrating_again(
+    done: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*arguments: object) -> None:
         raise AssertionError("calibrated again")
 

@@ -1,7 +1,8 @@
-"""Q/DQ graphs in every form that tools write: INT8 stays as the file computes it, and without pairs it is the float graph.
+"""Q/DQ graphs in every form that tools write: INT8 stays as the file computes it, and without pairs
+it is the float graph.
 
-Each network is built twice by the same lines, once with pairs and once with nothing in their place: the second one is
-the truth, and is not made by the code under test.
+Each network is built twice by the same lines, once with pairs and once with nothing in their place:
+the second one is the truth, and is not made by the code under test.
 """
 
 from __future__ import annotations
@@ -52,12 +53,16 @@ class Net:
     def quantize(self, x: str, scale: float = SCALE, zero: int = ZERO) -> str:
         if not self.pairs:
             return x
-        return self.op("QuantizeLinear", x, self.constant(np.float32(scale)), self.constant(np.int8(zero)))
+        return self.op(
+            "QuantizeLinear", x, self.constant(np.float32(scale)), self.constant(np.int8(zero))
+        )
 
     def dequantize(self, x: str, scale: float = SCALE, zero: int = ZERO) -> str:
         if not self.pairs:
             return x
-        return self.op("DequantizeLinear", x, self.constant(np.float32(scale)), self.constant(np.int8(zero)))
+        return self.op(
+            "DequantizeLinear", x, self.constant(np.float32(scale)), self.constant(np.int8(zero))
+        )
 
     def pair(self, x: str) -> str:
         return self.dequantize(self.quantize(x))
@@ -88,7 +93,9 @@ def two_joined(net: Net, x: str) -> str:
 def split_in_two(net: Net, x: str) -> str:
     sizes = net.constant(np.array([1, 3]))
     first, second = net.op("Split", net.quantize(net.conv(x)), sizes, outputs=2, axis=1)
-    return net.op("Concat", net.dequantize(first), net.op("Sigmoid", net.dequantize(second)), axis=1)
+    return net.op(
+        "Concat", net.dequantize(first), net.op("Sigmoid", net.dequantize(second)), axis=1
+    )
 
 
 def three_in_a_row(net: Net, x: str) -> str:
@@ -112,7 +119,11 @@ def padded_with(level: int | None) -> Body:
 
 def enlarged(net: Net, x: str) -> str:
     scales = net.constant(np.array([1, 1, 2, 2], "f4"))
-    mode = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    mode = {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
+    }
     return net.dequantize(net.op("Resize", net.quantize(net.conv(x)), "", scales, **mode))
 
 
@@ -122,14 +133,18 @@ def clipped(net: Net, x: str) -> str:
     if not net.pairs:
         return net.op("Relu", value)
     levels = net.quantize(value, zero=0)
-    return net.dequantize(net.op("Clip", levels, net.constant(np.int8(0)), net.constant(np.int8(15))), zero=0)
+    return net.dequantize(
+        net.op("Clip", levels, net.constant(np.int8(0)), net.constant(np.int8(15))), zero=0
+    )
 
 
 def clipped_in_the_middle(net: Net, x: str) -> str:
     value = net.conv(x)
     if not net.pairs:
         return value
-    levels = net.op("Clip", net.quantize(value, zero=0), net.constant(np.int8(-7)), net.constant(np.int8(7)))
+    levels = net.op(
+        "Clip", net.quantize(value, zero=0), net.constant(np.int8(-7)), net.constant(np.int8(7))
+    )
     return net.dequantize(levels, zero=0)
 
 
@@ -165,7 +180,11 @@ def stored_integers(levels: Any, scale: Any) -> Body:
 
     def body(net: Net, x: str) -> str:
         if net.pairs:
-            inputs = [net.constant(levels), net.constant(scale), net.constant(np.zeros(len(scale), "i1"))]
+            inputs = [
+                net.constant(levels),
+                net.constant(scale),
+                net.constant(np.zeros(len(scale), "i1")),
+            ]
             weight = net.op("DequantizeLinear", *inputs, axis=0)
         else:
             weight = net.constant(levels * scale[:, None, None, None])
@@ -175,7 +194,8 @@ def stored_integers(levels: Any, scale: Any) -> Body:
 
 
 def branches(condition: str | bool) -> Body:
-    """An If whose bodies hold pairs, one of which reads a pair of the main graph. condition: an input or a constant."""
+    """An If whose bodies hold pairs, one of which reads a pair of the main graph. condition: an
+    input or a constant."""
 
     def body(net: Net, x: str) -> str:
         outer = net.pair(net.conv(x))
@@ -192,23 +212,33 @@ def branches(condition: str | bool) -> Body:
     return body
 
 
-CHANNEL_SCALES, CHANNEL_ZEROS = np.array([0.05, 0.1, 0.02, 0.04], "f4"), np.array([3, 0, -1, 2], "i1")
+CHANNEL_SCALES, CHANNEL_ZEROS = (
+    np.array([0.05, 0.1, 0.02, 0.04], "f4"),
+    np.array([3, 0, -1, 2], "i1"),
+)
 
 
-def by_channel(net: Net, kind: str, x: str, axis: int, zeros: Any = CHANNEL_ZEROS, factor: float = 1) -> str:
+def by_channel(
+    net: Net, kind: str, x: str, axis: int, zeros: Any = CHANNEL_ZEROS, factor: float = 1
+) -> str:
     """A Q or DQ with a scale for each of four channels; nothing in the float graph."""
     if not net.pairs:
         return x
-    return net.op(kind, x, net.constant(CHANNEL_SCALES * np.float32(factor)), net.constant(zeros), axis=axis)
+    return net.op(
+        kind, x, net.constant(CHANNEL_SCALES * np.float32(factor)), net.constant(zeros), axis=axis
+    )
 
 
 def channels_turned(net: Net, x: str) -> str:
     levels = by_channel(net, "QuantizeLinear", net.conv(x), axis=1)
-    return by_channel(net, "DequantizeLinear", net.op("Transpose", levels, perm=[0, 2, 3, 1]), axis=3)
+    return by_channel(
+        net, "DequantizeLinear", net.op("Transpose", levels, perm=[0, 2, 3, 1]), axis=3
+    )
 
 
 def other_channels_behind(net: Net, x: str) -> str:
-    """Scales and zero points differ in each channel, on a tensor whose axes the file does not tell."""
+    """Scales and zero points differ in each channel, on a tensor whose axes the file does not
+    tell."""
     value = net.conv(x)
     if not net.pairs:
         shift = (CHANNEL_ZEROS - 1) * 2 * CHANNEL_SCALES
@@ -221,7 +251,9 @@ def other_channels_behind(net: Net, x: str) -> str:
 def one_scale_then_one_by_channel(net: Net, x: str) -> str:
     value = net.conv(x)
     if not net.pairs:
-        return net.op("Mul", value, net.constant((CHANNEL_SCALES / SCALE).astype("f4")[:, None, None]))
+        return net.op(
+            "Mul", value, net.constant((CHANNEL_SCALES / SCALE).astype("f4")[:, None, None])
+        )
     levels = net.quantize(value, zero=0)
     return by_channel(net, "DequantizeLinear", levels, axis=1, zeros=np.zeros(4, "i1"))
 
@@ -245,7 +277,9 @@ def limited(limit: Limit) -> Body:
 
     def body(net: Net, x: str) -> str:
         value = net.conv(x)
-        return net.dequantize(limit(net, net.quantize(value, zero=0)), zero=0) if net.pairs else value
+        return (
+            net.dequantize(limit(net, net.quantize(value, zero=0)), zero=0) if net.pairs else value
+        )
 
     return body
 
@@ -265,7 +299,9 @@ def clipped_behind_a_move(net: Net, x: str) -> str:
     turned = net.op("Transpose", net.quantize(value, zero=0), perm=[0, 2, 3, 1])
     if not net.pairs:
         return turned
-    return net.dequantize(net.op("Clip", turned, net.constant(np.int8(-7)), net.constant(np.int8(7))), zero=0)
+    return net.dequantize(
+        net.op("Clip", turned, net.constant(np.int8(-7)), net.constant(np.int8(7))), zero=0
+    )
 
 
 def stored_integers_reshaped(net: Net, x: str) -> str:
@@ -284,7 +320,9 @@ def stored_integers_reshaped(net: Net, x: str) -> str:
 def stored_integers_clipped(net: Net, x: str) -> str:
     levels = net.rng.integers(-127, 128, size=(4, 4, 1, 1)).astype("i1")
     if net.pairs:
-        inside = net.op("Clip", net.constant(levels), net.constant(np.int8(-7)), net.constant(np.int8(7)))
+        inside = net.op(
+            "Clip", net.constant(levels), net.constant(np.int8(-7)), net.constant(np.int8(7))
+        )
         weight = net.dequantize(inside, zero=0)
     else:
         weight = net.constant(levels.clip(-7, 7) * np.float32(SCALE))
@@ -300,13 +338,15 @@ def embedding(net: Net, x: str) -> str:
 
 
 def branches_with_the_same_names(net: Net, x: str) -> str:
-    """Two bodies, made alike, whose values and nodes share their names; the pair of one clamps at 0."""
+    """Two bodies, made alike, whose values and nodes share their names; the pair of one clamps at
+    0."""
     outer, graphs = net.conv(x), []
     for index, zero in enumerate((-128, ZERO)):
         inner = Net(net.pairs)
         inner.count = 900
         pair = inner.dequantize(
-            inner.quantize(inner.op("Mul", outer, inner.constant(np.float32(2))), zero=zero), zero=zero
+            inner.quantize(inner.op("Mul", outer, inner.constant(np.float32(2))), zero=zero),
+            zero=zero,
         )
         if not net.pairs and index == 0:
             pair = inner.op("Relu", pair)
@@ -330,7 +370,9 @@ def loop(net: Net, x: str) -> str:
     """A Loop of three turns whose body quantizes what it carries."""
     inner = Net(net.pairs, seed=5)
     inner.count = 5000
-    return looped(net, inner, inner.op("Mul", inner.pair("carried"), inner.constant(np.float32(0.9))), x)
+    return looped(
+        net, inner, inner.op("Mul", inner.pair("carried"), inner.constant(np.float32(0.9))), x
+    )
 
 
 def looped(net: Net, inner: Net, carried: str, x: str) -> str:
@@ -340,7 +382,10 @@ def looped(net: Net, inner: Net, carried: str, x: str) -> str:
         inner.nodes,
         "body",
         [h.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
-        [h.make_tensor_value_info(go_on, T.BOOL, []), h.make_tensor_value_info(carried, T.FLOAT, None)],
+        [
+            h.make_tensor_value_info(go_on, T.BOOL, []),
+            h.make_tensor_value_info(carried, T.FLOAT, None),
+        ],
         inner.constants,
     )
     turns = net.constant(np.array(3))
@@ -382,8 +427,12 @@ KINDS: dict[str, Body] = {
     "stored-integers-clipped": stored_integers_clipped,
     "embedding": embedding,
     "stored-integers-turned": stored_integers_turned,
-    "channel-of-scale-0": stored_integers(np.full((4, 4, 1, 1), 9, "i1"), np.array([0.01, 0, 0.02, 0.01], "f4")),
-    "negative-scales": stored_integers(np.full((4, 4, 1, 1), 9, "i1"), np.array([0.01, -0.03, 0.02, -0.01], "f4")),
+    "channel-of-scale-0": stored_integers(
+        np.full((4, 4, 1, 1), 9, "i1"), np.array([0.01, 0, 0.02, 0.01], "f4")
+    ),
+    "negative-scales": stored_integers(
+        np.full((4, 4, 1, 1), 9, "i1"), np.array([0.01, -0.03, 0.02, -0.01], "f4")
+    ),
     "if-with-a-constant": branches(True),
     "if-with-an-input": branches("which"),
     "branches-with-the-same-names": branches_with_the_same_names,
@@ -402,8 +451,12 @@ def model_of(body: Body, pairs: bool, opset: int = 17) -> onnx.ModelProto:
     if any("which" in node.input for node in net.nodes):
         inputs.append(h.make_tensor_value_info("which", T.BOOL, [1]))
     shape = None
-    graph = h.make_graph(net.nodes, "g", inputs, [h.make_tensor_value_info(y, T.FLOAT, shape)], net.constants)
-    return h.make_model(graph, opset_imports=[h.make_opsetid("", opset)], ir_version=10 if opset > 17 else 8)
+    graph = h.make_graph(
+        net.nodes, "g", inputs, [h.make_tensor_value_info(y, T.FLOAT, shape)], net.constants
+    )
+    return h.make_model(
+        graph, opset_imports=[h.make_opsetid("", opset)], ir_version=10 if opset > 17 else 8
+    )
 
 
 def run(model: onnx.ModelProto | str, feed: dict[str, Any]) -> Any:
@@ -411,7 +464,9 @@ def run(model: onnx.ModelProto | str, feed: dict[str, Any]) -> Any:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     content = model if isinstance(model, str) else model.SerializeToString()
-    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+    return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run(
+        None, feed
+    )[0]
 
 
 def feed_of(model: onnx.ModelProto, which: bool = True) -> dict[str, Any]:
@@ -494,14 +549,18 @@ def test_an_if_may_stand_in_front_of_what_only_its_branches_read(tmp_path: Path)
     quantized = model_of(KINDS["if-with-an-input"], pairs=True)
     chosen = next(node for node in quantized.graph.node if node.op_type == "If")
     moved_to_front = [chosen, *(node for node in quantized.graph.node if node is not chosen)]
-    moved_to_front = [onnx.NodeProto.FromString(node.SerializeToString()) for node in moved_to_front]
+    moved_to_front = [
+        onnx.NodeProto.FromString(node.SerializeToString()) for node in moved_to_front
+    ]
     del quantized.graph.node[:]
     quantized.graph.node.extend(moved_to_front)
     onnx.save(quantized, tmp_path / "q.onnx")
     model, feed = OnnxModel(tmp_path / "q.onnx"), feed_of(quantized)
     with model.skipping(frozenset(use.name for use in model.uses)):
         (off,) = model.run(None, feed)
-    np.testing.assert_allclose(off, run(model_of(KINDS["if-with-an-input"], pairs=False), feed), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        off, run(model_of(KINDS["if-with-an-input"], pairs=False), feed), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_pair_that_nothing_reads_is_no_quantizer_and_goes(tmp_path: Path) -> None:
@@ -510,9 +569,14 @@ def test_a_pair_that_nothing_reads_is_no_quantizer_and_goes(tmp_path: Path) -> N
     value = net.conv(net.pair("x"))
     net.pair(value)
     y = net.op("Neg", value)
-    inputs, outputs = ([h.make_tensor_value_info(name, T.FLOAT, ["n", 4, 8, 8])] for name in ("x", y))
+    inputs, outputs = (
+        [h.make_tensor_value_info(name, T.FLOAT, ["n", 4, 8, 8])] for name in ("x", y)
+    )
     graph = h.make_graph(net.nodes, "g", inputs, outputs, net.constants)
-    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), tmp_path / "q.onnx")
+    onnx.save(
+        h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "q.onnx",
+    )
     source = OnnxQdqModel(OnnxModel(tmp_path / "q.onnx"))
     assert len(source.quantizers) == 1
     assert source.remaining() == ()
@@ -528,7 +592,10 @@ def test_integers_at_the_inputs_of_a_file_are_no_quantizer(tmp_path: Path) -> No
         [h.make_tensor_value_info(y, T.FLOAT, None)],
         net.constants,
     )
-    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), tmp_path / "q.onnx")
+    onnx.save(
+        h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "q.onnx",
+    )
     source = OnnxQdqModel(OnnxModel(tmp_path / "q.onnx"))
     assert len(source.quantizers) == 1
     assert source.remaining() == ()
@@ -547,13 +614,17 @@ def test_the_rounding_of_an_integer_output_stays_and_is_told(tmp_path: Path) -> 
         [h.make_tensor_value_info(y, T.INT8, None)],
         net.constants,
     )
-    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), tmp_path / "q.onnx")
+    onnx.save(
+        h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "q.onnx",
+    )
     (finding,) = OnnxQdqModel(OnnxModel(tmp_path / "q.onnx")).remaining()
     assert (finding.code, finding.severity) == ("integer-output", "warning")
 
 
 def test_integers_that_something_computes_with_are_named(tmp_path: Path) -> None:
-    """A scale per channel behind a Reshape has no channel in front of it: the pair cannot be switched."""
+    """A scale per channel behind a Reshape has no channel in front of it: the pair cannot be
+    switched."""
     net = Net(pairs=True)
     scale, zero = net.constant(np.full(8, 0.05, "f4")), net.constant(np.zeros(8, "i1"))
     levels = net.op("QuantizeLinear", net.conv(net.pair("x")), scale, zero, axis=2)
@@ -567,7 +638,10 @@ def test_integers_that_something_computes_with_are_named(tmp_path: Path) -> None
         [h.make_tensor_value_info(y, T.FLOAT, None)],
         net.constants,
     )
-    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), tmp_path / "q.onnx")
+    onnx.save(
+        h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "q.onnx",
+    )
     found = OnnxQdqModel(OnnxModel(tmp_path / "q.onnx")).remaining()
     assert {finding.code for finding in found} == {"quantization-remains"}
     assert {finding.severity for finding in found} == {"error"}
@@ -584,14 +658,27 @@ def test_integers_that_leave_a_body_are_named(tmp_path: Path) -> None:
         output = h.make_tensor_value_info(made, T.INT8, None)
         graphs.append(h.make_graph(inner.nodes, f"body{count}", [], [output], inner.constants))
     y = net.dequantize(net.op("If", "which", then_branch=graphs[0], else_branch=graphs[1]))
-    inputs = [h.make_tensor_value_info("x", T.FLOAT, ["n", 4, 8, 8]), h.make_tensor_value_info("which", T.BOOL, [])]
-    graph = h.make_graph(net.nodes, "g", inputs, [h.make_tensor_value_info(y, T.FLOAT, None)], net.constants)
-    onnx.save(h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8), tmp_path / "q.onnx")
-    with pytest.raises(OnnxFileError, match=r"behind each other, .* QuantizeLinear at .* and 2 more without the other"):
+    inputs = [
+        h.make_tensor_value_info("x", T.FLOAT, ["n", 4, 8, 8]),
+        h.make_tensor_value_info("which", T.BOOL, []),
+    ]
+    graph = h.make_graph(
+        net.nodes, "g", inputs, [h.make_tensor_value_info(y, T.FLOAT, None)], net.constants
+    )
+    onnx.save(
+        h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8),
+        tmp_path / "q.onnx",
+    )
+    with pytest.raises(
+        OnnxFileError,
+        match=r"behind each other, .* QuantizeLinear at .* and 2 more without the other",
+    ):
         OnnxModel(tmp_path / "q.onnx")
 
 
-@pytest.mark.parametrize("kind", ["MatMulNBits", "QMoE", "GatherBlockQuantized", "DynamicQuantizeMatMul", "MatMulBnb4"])
+@pytest.mark.parametrize(
+    "kind", ["MatMulNBits", "QMoE", "GatherBlockQuantized", "DynamicQuantizeMatMul", "MatMulBnb4"]
+)
 def test_weights_that_only_a_runtime_can_take_apart_are_refused(kind: str, tmp_path: Path) -> None:
     net = Net(pairs=True)
     y = net.op(kind, net.pair("x"), net.constant(np.zeros((4, 4), "u1")), domain="com.microsoft")
@@ -609,7 +696,8 @@ def test_weights_that_only_a_runtime_can_take_apart_are_refused(kind: str, tmp_p
 
 
 def test_a_pair_that_a_relu_of_the_graph_reads_stands_for_none(tmp_path: Path) -> None:
-    """The sums are an output too: they have the range of what the Relu passes on, and no Relu of their own."""
+    """The sums are an output too: they have the range of what the Relu passes on, and no Relu of
+    their own."""
     nets = {pairs: Net(pairs) for pairs in (True, False)}
     for pairs, net in nets.items():
         sums = net.dequantize(net.quantize(net.conv("x"), zero=-128), zero=-128)
@@ -626,4 +714,6 @@ def test_a_pair_that_a_relu_of_the_graph_reads_stands_for_none(tmp_path: Path) -
     opened = OnnxModel(tmp_path / "True.onnx")
     feed = {"x": np.random.default_rng(7).normal(size=(2, 4, 8, 8)).astype("f4") * 3}
     with opened.skipping(frozenset(use.name for use in opened.uses)):
-        np.testing.assert_allclose(opened.run(None, feed)[0], run(str(tmp_path / "False.onnx"), feed), rtol=1e-5)
+        np.testing.assert_allclose(
+            opened.run(None, feed)[0], run(str(tmp_path / "False.onnx"), feed), rtol=1e-5
+        )

@@ -40,17 +40,38 @@ def done(made: Path) -> Path:
         "0.95",
         "--no-recalibrate",
     )
-    code = verb("run", made / "int8.onnx", *arguments, "--rounds", "5", "--threads", "1", "--out", made / "run")
+    code = verb(
+        "run",
+        made / "int8.onnx",
+        *arguments,
+        "--rounds",
+        "5",
+        "--threads",
+        "1",
+        "--out",
+        made / "run",
+    )
     assert code == 0
     return made / "run"
 
 
 def test_a_run_from_a_file_and_data_leaves_what_every_run_leaves(done: Path) -> None:
-    for name in ("task.py", "run.json", "scan.csv", "plan.json", "export.json", "bench.csv", "report.html"):
+    for name in (
+        "task.py",
+        "run.json",
+        "scan.csv",
+        "plan.json",
+        "export.json",
+        "bench.csv",
+        "report.html",
+    ):
         assert (done / name).stat().st_size > 0, name
     info = json.loads((done / "run.json").read_text())
     assert info["source"] == "onnx_qdq"
-    assert info["simulator"]["reason"] == "the file run in parts gives its own outputs bit for bit on the example batch"
+    assert (
+        info["simulator"]["reason"]
+        == "the file run in parts gives its own outputs bit for bit on the example batch"
+    )
     assert "Conv_c2" in set(pd.read_csv(done / "scan.csv")["unit"])
 
 
@@ -58,7 +79,9 @@ def test_the_int8_file_is_the_users_own_byte_for_byte(done: Path, made: Path) ->
     assert (done / "model.int8.onnx").read_bytes() == (made / "int8.onnx").read_bytes()
 
 
-def test_the_partial_file_is_the_original_without_the_skipped_pairs_and_nothing_else(done: Path, made: Path) -> None:
+def test_the_partial_file_is_the_original_without_the_skipped_pairs_and_nothing_else(
+    done: Path, made: Path
+) -> None:
     plan = json.loads((done / "plan.json").read_text())
     assert plan["skip"], "something had to be left out"
     partial, original = onnx.load(done / "model.partial.onnx"), onnx.load(made / "int8.onnx")
@@ -73,12 +96,20 @@ def test_the_partial_file_is_the_original_without_the_skipped_pairs_and_nothing_
             changed.add(node.name)
             before.input[:] = node.input
         assert node.SerializeToString() == before.SerializeToString(), node.name
-    assert changed <= {*plan["skip"], "Flatten_f1"}, "Flatten only moves what the linear layer reads"
+    assert changed <= {*plan["skip"], "Flatten_f1"}, (
+        "Flatten only moves what the linear layer reads"
+    )
     assert [node.name for node in partial.graph.node] == [
-        node.name for node in original.graph.node if node.name in {one.name for one in partial.graph.node}
+        node.name
+        for node in original.graph.node
+        if node.name in {one.name for one in partial.graph.node}
     ]
-    reads = {name for node in partial.graph.node if node.name in plan["skip"] for name in node.input}
-    quantized = {node.output[0] for node in partial.graph.node if node.op_type == "DequantizeLinear"}
+    reads = {
+        name for node in partial.graph.node if node.name in plan["skip"] for name in node.input
+    }
+    quantized = {
+        node.output[0] for node in partial.graph.node if node.op_type == "DequantizeLinear"
+    }
     assert not reads & quantized
     assert partial.opset_import == original.opset_import
     assert list(partial.graph.input) == list(original.graph.input)
@@ -98,24 +129,30 @@ def test_the_files_reach_what_the_plan_says(done: Path, made: Path) -> None:
     assert np.array_equal(run_file(done / "model.float.onnx", x), run_file(made / "float.onnx", x))
 
 
-def test_later_verbs_work_on_the_run_directory_alone(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_later_verbs_work_on_the_run_directory_alone(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert verb("plan", done, "--target", "0.95") == 0
     assert verb("export", done) == 0
     assert verb("bench", done, "--rounds", "5", "--threads", "1", "--accuracy") == 0
     assert "measured in onnxruntime on holdout: float 100.0 %" in capsys.readouterr().out
 
 
-def test_lowering_the_files_of_a_qdq_source_is_refused(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lowering_the_files_of_a_qdq_source_is_refused(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (done / "export.json").read_bytes()
     assert verb("export", done, "--for", "openvino") == 1
     assert (
-        "Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its toolkit gave it, got openvino; "
-        "export without it"
+        "Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its toolkit "
+        "gave it, got openvino; export without it"
     ) in " ".join(capsys.readouterr().err.split())
     assert (done / "export.json").read_bytes() == before
 
 
-def test_with_the_metric_as_signal_the_plan_takes_the_units_in_the_order_of_the_scan(made: Path) -> None:
+def test_with_the_metric_as_signal_the_plan_takes_the_units_in_the_order_of_the_scan(
+    made: Path,
+) -> None:
     out = made / "metric"
     arguments = (
         "--data",
@@ -126,7 +163,20 @@ def test_with_the_metric_as_signal_the_plan_takes_the_units_in_the_order_of_the_
         "0.95",
         "--no-recalibrate",
     )
-    assert verb("run", made / "int8.onnx", *arguments, "--signal", "metric", "--rounds", "5", "--out", out) == 0
+    assert (
+        verb(
+            "run",
+            made / "int8.onnx",
+            *arguments,
+            "--signal",
+            "metric",
+            "--rounds",
+            "5",
+            "--out",
+            out,
+        )
+        == 0
+    )
     ranking = list(pd.read_csv(out / "scan.csv")["unit"])
     path = [step["skip"] for step in json.loads((out / "plan.json").read_text())["path"]]
     assert path[2] == ranking[:1], "the first prefix after nothing and everything"
@@ -143,14 +193,23 @@ def test_a_damaged_partial_file_is_refused(made: Path, monkeypatch: pytest.Monke
     task = onnx_task(made / "int8.onnx", made / "data.npz")
     source = quantized_model(task.model)
     units = layers(source.quantizers)
-    judge: dict[str, Any] = {"batches": None, "score": task.score, "aggregate": task.aggregate, "full_scale": 1.0}
+    judge: dict[str, Any] = {
+        "batches": None,
+        "score": task.score,
+        "aggregate": task.aggregate,
+        "full_scale": 1.0,
+    }
     files = onnx_file.export_onnx(source, units, ["Conv_c2"], made / "damaged", fingerprint="")
 
     def refused(match: str) -> None:
         with pytest.raises(ExportError, match=match):
-            onnx_file.verify_onnx(source, files, units, ["Conv_c2"], images(4, 0), WholeFile(source), **judge)
+            onnx_file.verify_onnx(
+                source, files, units, ["Conv_c2"], images(4, 0), WholeFile(source), **judge
+            )
 
-    onnx_file.verify_onnx(source, files, units, ["Conv_c2"], images(4, 0), WholeFile(source), **judge)
+    onnx_file.verify_onnx(
+        source, files, units, ["Conv_c2"], images(4, 0), WholeFile(source), **judge
+    )
     whole = files["partial"].read_bytes()
     files["partial"].write_bytes(files["int8"].read_bytes())
     refused("model.partial.onnx to hold Q/DQ pairs for exactly .* of Conv_c2 should not be there")
@@ -179,12 +238,18 @@ def test_a_session_like_model_is_put_back_after_an_exception(made: Path) -> None
 
     task = EvaluateTask(model, broken)
     with pytest.raises(TaskError, match="got KeyError"):
-        list(EvaluateSimulator(source).outputs(task.evaluate, [frozenset([source.quantizers[0].name])]))
+        list(
+            EvaluateSimulator(source).outputs(
+                task.evaluate, [frozenset([source.quantizers[0].name])]
+            )
+        )
     (after,) = model.run(None, {"x": images(2, 0)})
     assert np.array_equal(before, after)
 
 
-def test_an_onnx_file_without_data_is_told_what_data_can_be(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_onnx_file_without_data_is_told_what_data_can_be(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert verb("scan", made / "int8.onnx", "--out", made / "none") == 1
     said = capsys.readouterr().err
     assert "Expected --data with" in said
@@ -223,7 +288,9 @@ def test_folders_of_images_are_classified_as_the_file_takes_them(tmp_path: Path)
     ],
     ids=["missing", "npz"],
 )
-def test_data_of_no_known_kind_is_told(made: Path, tmp_path: Path, name: str, content: Any, sentence: str) -> None:
+def test_data_of_no_known_kind_is_told(
+    made: Path, tmp_path: Path, name: str, content: Any, sentence: str
+) -> None:
     if content:
         np.savez(tmp_path / name, **content)
     with pytest.raises(TaskError, match=sentence):

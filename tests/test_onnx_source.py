@@ -1,4 +1,5 @@
-"""Q/DQ files as a source: what is a quantizer, what is a unit, and that switching means what it says."""
+"""Q/DQ files as a source: what is a quantizer, what is a unit, and that switching means what it
+says."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ class TestQdqFile(SourceConformance):
 
     def test_a_model_without_quantizers_is_refused_with_what_to_do(self) -> None:
         with pytest.raises(
-            OnnxFileError, match=r"^Expected model.float.onnx to hold Q/DQ pairs, .*; quantize it first"
+            OnnxFileError,
+            match=r"^Expected model.float.onnx to hold Q/DQ pairs, .*; quantize it first",
         ):
             OnnxModel(self.folder / "model.float.onnx")
 
@@ -81,7 +83,11 @@ class TestQdqFile(SourceConformance):
         torch_source = quantized_model(quantized(reference_network(), reference_inputs()))
         from sensitivity.simulators.choose import simulator_for
 
-        theirs = ranking(torch_source, simulator_for(torch_source, reference_inputs()), [reference_inputs(seed=7)])
+        theirs = ranking(
+            torch_source,
+            simulator_for(torch_source, reference_inputs()),
+            [reference_inputs(seed=7)],
+        )
         source = quantized_model(self.make())
         ours = ranking(source, onnx_simulator(source, self.inputs()), [self.inputs(7)])
         assert check_same_ranking(theirs, ours) >= 0.95
@@ -93,8 +99,13 @@ def change(model: OnnxModel, name: str, how: Any) -> None:
     value.const_value = ir.tensor(how(value.const_value.numpy()), name=name)
 
 
-@pytest.fixture(scope="module", params=["int8-per_tensor", "uint8-per_tensor", "int8-per_channel", "float_weights"])
-def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+@pytest.fixture(
+    scope="module",
+    params=["int8-per_tensor", "uint8-per_tensor", "int8-per_channel", "float_weights"],
+)
+def files(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """(float file, what quantize_static made of it)."""
     from onnxruntime.quantization import QuantType
 
@@ -117,10 +128,14 @@ def test_every_operation_that_reads_a_pair_is_a_unit(files: tuple[Path, Path]) -
     assert [roles[name] for name in units["Conv_c1"]] == ["input", "weight", "weight"]
     assert len(units["Mul_m1"]) == 2, "what both of its inputs are quantized to"
     assert [roles[name] for name in units["y"]] == ["output"]
-    assert {quantizer.bits for quantizer in source.quantizers} == {8, 32}, "biases are stored in 32 bits"
+    assert {quantizer.bits for quantizer in source.quantizers} == {8, 32}, (
+        "biases are stored in 32 bits"
+    )
 
 
-def test_all_off_with_the_float_file_is_the_float_file_bit_for_bit(files: tuple[Path, Path]) -> None:
+def test_all_off_with_the_float_file_is_the_float_file_bit_for_bit(
+    files: tuple[Path, Path],
+) -> None:
     original, path = files
     model = OnnxModel(path, float_path=original)
     source = quantized_model(model)
@@ -140,7 +155,9 @@ def test_without_the_float_file_weights_are_what_is_left_of_them(tmp_path: Path)
     weights = [quantizer.name for quantizer in source.quantizers if quantizer.role == "weight"]
     with source.disabled(weights):
         (off,) = model.run(None, {"x": images(4, 0)})
-    assert np.array_equal(off, run_file(path, images(4, 0))), "the weights that the pair gives, as before"
+    assert np.array_equal(off, run_file(path, images(4, 0))), (
+        "the weights that the pair gives, as before"
+    )
 
 
 def test_replay_equals_a_session_of_the_edited_file_bit_for_bit(files: tuple[Path, Path]) -> None:
@@ -148,7 +165,9 @@ def test_replay_equals_a_session_of_the_edited_file_bit_for_bit(files: tuple[Pat
     rng = np.random.default_rng(0)
     names = np.array([quantizer.name for quantizer in source.quantizers])
     variants = [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
-    variants += [frozenset(names[rng.random(len(names)) < share].tolist()) for share in (0.1, 0.5, 0.9)]
+    variants += [
+        frozenset(names[rng.random(len(names)) < share].tolist()) for share in (0.1, 0.5, 0.9)
+    ]
     replay = OnnxReplay(source)
     for seed in (0, 1):
         ours = dict(replay.outputs(images(5, seed), variants))
@@ -158,7 +177,9 @@ def test_replay_equals_a_session_of_the_edited_file_bit_for_bit(files: tuple[Pat
 
 @pytest.mark.parametrize("memory", [0, 10_000, None])
 def test_replay_is_the_same_within_any_memory(tmp_path: Path, memory: int | None) -> None:
-    source = quantized_model(OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx")))
+    source = quantized_model(
+        OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx"))
+    )
     variants = [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
     unlimited = dict(OnnxReplay(source).outputs(images(6, 2), variants))
     replay = OnnxReplay(source, memory)
@@ -168,7 +189,9 @@ def test_replay_is_the_same_within_any_memory(tmp_path: Path, memory: int | None
 
 
 def test_outputs_are_the_callers_to_change(tmp_path: Path) -> None:
-    source = quantized_model(OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx")))
+    source = quantized_model(
+        OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx"))
+    )
     expected = run_file(tmp_path / "q.onnx", images(1, 0))
     for _, outputs in OnnxReplay(source).outputs(images(1, 0), [frozenset()] * 3):
         assert np.array_equal(outputs, expected)
@@ -177,7 +200,9 @@ def test_outputs_are_the_callers_to_change(tmp_path: Path) -> None:
 
 def test_a_file_for_one_sample_serves_batches_of_any_size(tmp_path: Path) -> None:
     whole = float_file(tmp_path / "f.onnx")
-    fixed = quantized_model(OnnxModel(_with_batch(static_file(whole, tmp_path / "q.onnx"), 2, tmp_path / "q2.onnx")))
+    fixed = quantized_model(
+        OnnxModel(_with_batch(static_file(whole, tmp_path / "q.onnx"), 2, tmp_path / "q2.onnx"))
+    )
     free = quantized_model(OnnxModel(tmp_path / "q.onnx"))
     ((_, ours),) = OnnxReplay(fixed).outputs(images(5, 0), [frozenset()])
     ((_, theirs),) = WholeFile(free).outputs(images(5, 0), [frozenset()])
@@ -195,14 +220,23 @@ def _with_batch(path: Path, size: int, out: Path) -> Path:
 
 
 def test_a_shared_pair_is_switched_for_each_reader_alone(tmp_path: Path) -> None:
-    body = "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) a = Relu (d) b = Neg (d) y = Add (a, b)"
+    body = (
+        "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) a = Relu (d) b = Neg (d) y "
+        "= Add (a, b)"
+    )
     model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, GRID))
     source = quantized_model(model)
-    assert [quantizer.name for quantizer in source.quantizers] == ["QuantizeLinear_q>Relu_a", "QuantizeLinear_q>Neg_b"]
+    assert [quantizer.name for quantizer in source.quantizers] == [
+        "QuantizeLinear_q>Relu_a",
+        "QuantizeLinear_q>Neg_b",
+    ]
     x = np.array([[0.44, -0.44, 0.26, 1.0]], np.float32)
     for names in ([], ["QuantizeLinear_q>Relu_a"], ["QuantizeLinear_q>Neg_b"]):
         quantized_x = np.float32(0.1) * np.rint(x / np.float32(0.1))
-        relu, neg = (x if f"QuantizeLinear_q>{unit}" in names else quantized_x for unit in ("Relu_a", "Neg_b"))
+        relu, neg = (
+            x if f"QuantizeLinear_q>{unit}" in names else quantized_x
+            for unit in ("Relu_a", "Neg_b")
+        )
         with source.disabled(names):
             (y,) = model.run(None, {"x": x})
         assert np.allclose(y, np.maximum(relu, 0) - neg, atol=1e-6), names
@@ -224,11 +258,15 @@ def test_a_chain_of_pairs_belongs_to_the_operation_at_its_end(tmp_path: Path) ->
     assert np.array_equal(off, np.maximum(x, 0))
 
 
-def test_the_pair_on_an_output_is_a_unit_of_its_own_and_the_output_keeps_its_name(tmp_path: Path) -> None:
+def test_the_pair_on_an_output_is_a_unit_of_its_own_and_the_output_keeps_its_name(
+    tmp_path: Path,
+) -> None:
     body = "r = Relu (x) q = QuantizeLinear (r, s, u) y = DequantizeLinear (q, s, u)"
     model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, {"s": GRID["s"], "u": GRID["u"]}))
     source = quantized_model(model)
-    assert [(quantizer.layer, quantizer.role) for quantizer in source.quantizers] == [("y", "output")]
+    assert [(quantizer.layer, quantizer.role) for quantizer in source.quantizers] == [
+        ("y", "output")
+    ]
     edited = model.without(frozenset(quantizer.name for quantizer in source.quantizers))
     assert [value.name for value in edited.graph.outputs] == ["y"]
     assert [node.op_type for node in edited.graph] == ["Relu"]
@@ -242,7 +280,10 @@ def test_a_weight_behind_a_transpose_belongs_to_its_matrix_product(tmp_path: Pat
     model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, GRID | {"w": weight}))
     source = quantized_model(model)
     found = {quantizer.name: (quantizer.layer, quantizer.role) for quantizer in source.quantizers}
-    assert found == {"QuantizeLinear_xq": ("MatMul_y", "input"), "QuantizeLinear_wq": ("MatMul_y", "weight")}
+    assert found == {
+        "QuantizeLinear_xq": ("MatMul_y", "input"),
+        "QuantizeLinear_wq": ("MatMul_y", "weight"),
+    }
     x = np.eye(4, dtype=np.float32)[:1] * np.float32(0.3)
     with source.disabled(found):
         (y,) = model.run(None, {"x": x})
@@ -254,12 +295,17 @@ def test_a_pair_without_a_zero_point_is_unsigned_from_0_as_onnx_says(tmp_path: P
     source = quantized_model(OnnxModel(qdq_file(tmp_path / "q.onnx", body, {"s": GRID["s"]})))
     grid = source.grid("QuantizeLinear_q")
     assert (grid.zero_point, grid.low, grid.high) == (0, 0, 255)
-    ((_, y),) = OnnxReplay(source).outputs(np.array([[-1.0, 0.44, 30.0, 0]], np.float32), [frozenset()])
+    ((_, y),) = OnnxReplay(source).outputs(
+        np.array([[-1.0, 0.44, 30.0, 0]], np.float32), [frozenset()]
+    )
     assert np.allclose(y, [[0, 0.4, 25.5, 0]])
 
 
 def test_an_asymmetric_grid_per_channel_is_told_as_it_is(tmp_path: Path) -> None:
-    body = "q = QuantizeLinear <axis = 1> (x, s, z) d = DequantizeLinear <axis = 1> (q, s, z) y = Relu (d)"
+    body = (
+        "q = QuantizeLinear <axis = 1> (x, s, z) d = DequantizeLinear <axis = 1> (q, s, z) y = "
+        "Relu (d)"
+    )
     scales = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
     source = quantized_model(
         OnnxModel(qdq_file(tmp_path / "q.onnx", body, {"s": scales, "z": np.full(4, 7, np.uint8)}))
@@ -275,8 +321,12 @@ def test_an_asymmetric_grid_per_channel_is_told_as_it_is(tmp_path: Path) -> None
 
 def test_a_scale_of_zero_is_named(tmp_path: Path) -> None:
     body = "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = Relu (d)"
-    source = quantized_model(OnnxModel(qdq_file(tmp_path / "q.onnx", body, GRID | {"s": np.float32(0)})))
-    with pytest.raises(ModelError, match=r"got 1 that are not \(QuantizeLinear_q: its scale is 0\)"):
+    source = quantized_model(
+        OnnxModel(qdq_file(tmp_path / "q.onnx", body, GRID | {"s": np.float32(0)}))
+    )
+    with pytest.raises(
+        ModelError, match=r"got 1 that are not \(QuantizeLinear_q: its scale is 0\)"
+    ):
         check_calibrated(source.quantizers)
 
 
@@ -295,7 +345,8 @@ def test_older_and_newer_opsets_are_handled(tmp_path: Path, opset: int) -> None:
 def test_replay_is_compared_with_the_file_in_one_thread_as_it_runs_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two threads add in another order than one, and a rounding that turns over is a whole step of the grid."""
+    """Two threads add in another order than one, and a rounding that turns over is a whole step of
+    the grid."""
     body = "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = Relu (d)"
     model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, GRID))
     run = OnnxModel.run
@@ -307,7 +358,9 @@ def test_replay_is_compared_with_the_file_in_one_thread_as_it_runs_itself(
     x = np.array([[0.44, -0.44, 0.26, 1.0]], np.float32)
     replay = onnx_simulator(quantized_model(model), x)
     assert (replay.name, "bit for bit" in replay.reason) == ("replay", True)
-    assert model.run(None, {"x": x})[0][0, 0] == pytest.approx(0.5), "and all cores again afterwards"
+    assert model.run(None, {"x": x})[0][0, 0] == pytest.approx(0.5), (
+        "and all cores again afterwards"
+    )
 
 
 @pytest.mark.parametrize(
@@ -320,14 +373,18 @@ def test_replay_is_compared_with_the_file_in_one_thread_as_it_runs_itself(
             "to be quantized statically, .* got dynamic quantization \\(DynamicQuantizeLinear at",
         ),
         (
-            "q = QuantizeLinear (x, s, z) p = QLinearMatMul (q, s, z, w, s, z, s, z) y = DequantizeLinear (p, s, z)",
+            "q = QuantizeLinear (x, s, z) p = QLinearMatMul (q, s, z, w, s, z, s, z) y = "
+            "DequantizeLinear (p, s, z)",
             17,
-            "got integer operations \\(QLinearMatMul at .*\\), the QOperator format; .*quant_format=QuantFormat.QDQ",
+            "got integer operations \\(QLinearMatMul at .*\\), the QOperator format; "
+            ".*quant_format=QuantFormat.QDQ",
         ),
         (
-            "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = other.EfficientNMS (d)",
+            "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = other.EfficientNMS "
+            "(d)",
             17,
-            "operations that ONNX Runtime knows, got other.EfficientNMS at EfficientNMS_y; cut the file before",
+            "operations that ONNX Runtime knows, got other.EfficientNMS at EfficientNMS_y; cut the "
+            "file before",
         ),
         (
             "q = QuantizeLinear (x, s, z) d = DequantizeLinear (q, s, z) y = Relu (d)",
@@ -354,22 +411,32 @@ def test_a_float_file_of_another_model_is_refused(tmp_path: Path) -> None:
         tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(other, tmp_path / "other.onnx")
     with pytest.raises(
-        OnnxFileError, match=r"Expected other.onnx to be the float model that was quantized, got none of"
+        OnnxFileError,
+        match=r"Expected other.onnx to be the float model that was quantized, got none of",
     ):
         OnnxModel(path, float_path=tmp_path / "other.onnx")
 
 
 def test_a_batch_that_does_not_fit_the_file_is_told(tmp_path: Path) -> None:
-    source = quantized_model(OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx")))
+    source = quantized_model(
+        OnnxModel(static_file(float_file(tmp_path / "f.onnx"), tmp_path / "q.onnx"))
+    )
     with pytest.raises(
-        TaskError, match="Expected the model to accept a batch of the task's data, got from ONNX Runtime"
+        TaskError,
+        match="Expected the model to accept a batch of the task's data, got from ONNX Runtime",
     ):
         list(OnnxReplay(source).outputs(np.zeros((1, 4, 12, 12), np.float32), [frozenset()]))
-    with pytest.raises(TaskError, match="Expected a batch with the inputs x of the ONNX file, got image"):
+    with pytest.raises(
+        TaskError, match="Expected a batch with the inputs x of the ONNX file, got image"
+    ):
         list(OnnxReplay(source).outputs({"image": images(1, 0)}, [frozenset()]))
 
 
-def test_batches_of_another_type_than_the_file_takes_are_told_and_not_blamed_on_the_file(tmp_path: Path) -> None:
+def test_batches_of_another_type_than_the_file_takes_are_told_and_not_blamed_on_the_file(
+    tmp_path: Path,
+) -> None:
     path = static_file(float_file(tmp_path / "float.onnx"), tmp_path / "int8.onnx")
-    with pytest.raises(TaskError, match="to have float32 in the input x of int8.onnx, got float64; cast them"):
+    with pytest.raises(
+        TaskError, match="to have float32 in the input x of int8.onnx, got float64; cast them"
+    ):
         onnx_simulator(quantized_model(OnnxModel(path)), images(2, 0).astype(np.float64))

@@ -20,12 +20,16 @@ UNITS = units(28)
 MINUS = "\N{MINUS SIGN}"
 
 
-def bench(ratio: float, same: tuple[str, ...] = (), judged: RuntimeAccuracy | None = None) -> BenchResult:
+def bench(
+    ratio: float, same: tuple[str, ...] = (), judged: RuntimeAccuracy | None = None
+) -> BenchResult:
     """Float takes 4 ms and everything in INT8 2 ms; the plan is `ratio` times as fast as float."""
     files = [timing("model.float.onnx", 4.0, 1.0), timing("model.int8.onnx", 2.0, 2.0, "int8")]
     own = timing("model.partial.onnx", 4 / ratio, ratio, "partial")
     if same:
-        files = [replace(file, same=("partial",)) if file.variant in same else file for file in files]
+        files = [
+            replace(file, same=("partial",)) if file.variant in same else file for file in files
+        ]
     else:
         files.append(own)
     return BenchResult(tuple(files), (), {}, {}, (), judged)
@@ -41,7 +45,9 @@ def found(plan: Plan, timed: BenchResult | None = None) -> Verdict:
     return verdict_of(advised, timed, METRIC)
 
 
-GOOD, OPEN, BAD = (Estimate(0.002, low, high, 4000) for low, high in ((-0.003, 0.007), (-0.02, 0.024), (0.0, 0.0)))
+GOOD, OPEN, BAD = (
+    Estimate(0.002, low, high, 4000) for low, high in ((-0.003, 0.007), (-0.02, 0.024), (0.0, 0.0))
+)
 BAD = Estimate(0.03, 0.02, 0.04, 4000)
 
 
@@ -81,29 +87,35 @@ def test_a_met_target_is_never_green_where_float_is_the_answer() -> None:
 def test_a_target_that_no_set_reached_on_confirm_is_missed_whatever_holdout_says() -> None:
     got = found(planned(GOOD, met=False), bench(1.8))
     assert (got.accuracy, got.action, got.tone) == ("missed", "train", "bad")
-    assert got.accuracy_sentence.startswith("No set tried reached the target on confirm: the best one is 4.7 pt short")
+    assert got.accuracy_sentence.startswith(
+        "No set tried reached the target on confirm: the best one is 4.7 pt short"
+    )
     assert "calibrate again" in got.action_sentence
 
 
 def test_the_numbers_come_with_their_interval_their_samples_and_what_is_allowed() -> None:
     assert found(planned(GOOD)).accuracy_sentence == (
-        f"The plan is 0.2 pt [{MINUS}0.3, 0.7] under float on 4,000 samples of holdout; 1.0 pt is allowed."
+        f"The plan is 0.2 pt [{MINUS}0.3, 0.7] under float on 4,000 samples of holdout; 1.0 pt is "
+        "allowed."
     )
 
 
 def test_what_is_not_proven_says_how_many_samples_would_settle_it_and_the_risk() -> None:
     got = found(planned(Estimate(0.002, -0.02, 0.024, 400)), bench(1.8))
-    # shortfall 0.008, spread 0.022 * 20 / 1.96 = 0.2245: a paired t test needs (2.8 * 0.2245 / 0.008)^2 = 6,180.
+    # shortfall 0.008, spread 0.022 * 20 / 1.96 = 0.2245: a paired t test needs (2.8 * 0.2245 /
+    # 0.008)^2 = 6,180.
     assert "About 6,200 samples would settle it" in got.accuracy_sentence
     assert got.action_sentence == (
-        "model.partial.onnx is for who can take the risk (the drop may be up to 2.4 pt); to be sure, judge it on about "
-        "6,200 samples."
+        "model.partial.onnx is for who can take the risk (the drop may be up to 2.4 pt); to be "
+        "sure, judge it on about 6,200 samples."
     )
 
 
 def test_holdout_and_the_corrected_drop_of_confirm_count_by_their_samples() -> None:
     made = planned(Estimate(0.004, -0.006, 0.014, 250))
-    made = replace(made, metric=replace(made.metric, confirm_drop=Estimate(0.001, -0.005, 0.007, 750)))
+    made = replace(
+        made, metric=replace(made.metric, confirm_drop=Estimate(0.001, -0.005, 0.007, 750))
+    )
     shown = evidence_of(made).shown
     assert (shown.value, shown.n) == (pytest.approx(0.00175), 1000)
     assert shown.high == pytest.approx(0.00175 + (0.0025**2 + 0.0045**2) ** 0.5)
@@ -118,8 +130,8 @@ def test_an_absolute_target_is_judged_by_the_level() -> None:
     got = found(made)
     assert got.accuracy == "met"
     assert (
-        "The plan's top-1 is 50.8 % [49.0, 52.6] on 4,000 samples of holdout; the target asks for 48.0 %"
-        in got.accuracy_sentence
+        "The plan's top-1 is 50.8 % [49.0, 52.6] on 4,000 samples of holdout; the target asks for "
+        "48.0 %" in got.accuracy_sentence
     )
     assert found(replace(made, target=Target(metric=0.5), floor=0.5)).accuracy == "not proven"
 
@@ -138,19 +150,29 @@ def test_a_plan_that_is_better_than_float_by_more_than_chance_raises_an_alarm() 
 
 def broken(level: float, differs: bool, cause: str = "") -> RuntimeAccuracy:
     drop = near(0.52 - level, 0.004, 4000)
-    return RuntimeAccuracy("onnxruntime", near(level, n=4000), near(0.51, n=4000), drop, differs, cause)
+    return RuntimeAccuracy(
+        "onnxruntime", near(level, n=4000), near(0.51, n=4000), drop, differs, cause
+    )
 
 
-def test_a_file_that_does_not_keep_its_promise_in_the_runtime_is_said_first_and_judged_by_what_was_measured() -> None:
+def test_a_file_that_does_not_keep_its_promise_in_the_runtime_is_said_first_and_judged_by_what_was_measured() -> (
+    None
+):
     made = planned(GOOD)
-    made = replace(made, metric=replace(made.metric, confirm_drop=Estimate(0.0, -0.001, 0.001, 9000)))
+    made = replace(
+        made, metric=replace(made.metric, confirm_drop=Estimate(0.0, -0.001, 0.001, 9000))
+    )
     got = found(made, bench(1.8, judged=broken(0.2, True, "a bias does not fit int32 there")))
     assert (got.accuracy, got.action, got.tone) == ("missed", "repair", "bad")
     assert got.accuracy_sentence.startswith(
-        "The file does not do in ONNX Runtime what the plan promised: top-1 is 20.0 % there, and 51.0 % as simulated, on the "
-        "same 4,000 samples of holdout: a bias does not fit int32 there."
+        "The file does not do in ONNX Runtime what the plan promised: top-1 is 20.0 % there, and "
+        "51.0 % as simulated, on the same 4,000 samples of holdout: a bias does not fit int32 "
+        "there."
     )
-    assert "32.0 pt [31.6, 32.4] under float on 4,000 samples of holdout in ONNX Runtime" in got.accuracy_sentence
+    assert (
+        "32.0 pt [31.6, 32.4] under float on 4,000 samples of holdout in ONNX Runtime"
+        in got.accuracy_sentence
+    )
 
 
 def test_a_file_that_keeps_its_promise_is_judged_by_what_was_measured_too() -> None:
@@ -179,7 +201,9 @@ def test_a_plan_json_of_before_is_read_and_judged() -> None:
 def test_a_drop_from_a_float_that_is_right_on_nothing_proves_nothing() -> None:
     nothing = Estimate(0.0, 0.0, 0.0, 4000)
     made = planned(nothing)
-    metric = replace(made.metric, float=nothing, holdout_float=nothing, holdout=nothing, confirm=nothing)
+    metric = replace(
+        made.metric, float=nothing, holdout_float=nothing, holdout=nothing, confirm=nothing
+    )
     got = found(replace(made, metric=metric), bench(1.8))
     assert (got.accuracy, got.action) == ("not proven", "prove")
     assert "Float itself has 0.0 %, so a drop from it says nothing" in got.accuracy_sentence

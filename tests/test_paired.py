@@ -19,11 +19,14 @@ def test_the_effect_of_equal_scores_is_zero_and_its_interval_is_not_empty() -> N
     scores = [1.0, 0.0, 1.0, 1.0] * 25
     effect = paired_effect(scores, scores)
     assert effect.value == 0
-    assert effect.low < 0 < effect.high, "100 equal samples do not prove that no sample in the population changes"
+    assert effect.low < 0 < effect.high, (
+        "100 equal samples do not prove that no sample in the population changes"
+    )
 
 
 def test_the_binary_interval_is_that_of_bonett_and_price_by_hand() -> None:
-    # 30 samples: 6 gained, 1 lost. p12 = 7/32, p21 = 2/32, centre 5/32, half = 1.96 * sqrt((9/32 - 25/1024) / 32).
+    # 30 samples: 6 gained, 1 lost. p12 = 7/32, p21 = 2/32, centre 5/32, half = 1.96 * sqrt((9/32 -
+    # 25/1024) / 32).
     base = [0.0] * 6 + [1.0] + [1.0] * 23
     other = [1.0] * 6 + [0.0] + [1.0] * 23
     effect = paired_effect(base, other)
@@ -41,8 +44,14 @@ def test_the_binary_interval_covers_a_known_effect_in_about_95_of_100_runs() -> 
     assert 0.93 <= covered <= 0.985
 
 
-@given(st.lists(st.tuples(finite, finite), min_size=2, max_size=30).filter(lambda p: len({b - a for a, b in p}) > 1))
-def test_other_scores_get_the_interval_of_scipys_paired_t_test(pairs: list[tuple[float, float]]) -> None:
+@given(
+    st.lists(st.tuples(finite, finite), min_size=2, max_size=30).filter(
+        lambda p: len({b - a for a, b in p}) > 1
+    )
+)
+def test_other_scores_get_the_interval_of_scipys_paired_t_test(
+    pairs: list[tuple[float, float]],
+) -> None:
     base, other = np.array(pairs).T
     if np.isin(other - base, (-1.0, 0.0, 1.0)).all():
         return
@@ -65,7 +74,9 @@ def test_one_sample_has_no_interval() -> None:
 
 
 def test_scores_of_other_samples_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"Expected scores of the same samples, got shapes \(2,\) and \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"Expected scores of the same samples, got shapes \(2,\) and \(3,\)"
+    ):
         paired_effect([1.0, 0.0], [1.0, 0.0, 1.0])
     with pytest.raises(ValueError, match="Expected finite scores"):
         mean_estimate([1.0, float("nan")])
@@ -81,7 +92,9 @@ def test_variants_that_differ_in_one_sample_of_a_hundred_cannot_be_told_apart() 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=50))
 def test_pseudo_values_of_a_mean_are_the_scores(scores: list[float]) -> None:
-    assert pseudo_values(np.array(scores), lambda s: float(np.mean(s))) == pytest.approx(scores, abs=1e-9)
+    assert pseudo_values(np.array(scores), lambda s: float(np.mean(s))) == pytest.approx(
+        scores, abs=1e-9
+    )
 
 
 def test_pseudo_values_give_the_standard_error_that_a_bootstrap_gives() -> None:

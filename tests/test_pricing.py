@@ -56,13 +56,17 @@ class SlowingEngine:
             self.runtime.slow *= 1.5
 
 
-def test_engines_are_compared_within_their_group_so_that_a_slower_machine_changes_nothing(tmp_path: Path) -> None:
+def test_engines_are_compared_within_their_group_so_that_a_slower_machine_changes_nothing(
+    tmp_path: Path,
+) -> None:
     made = Made(tmp_path)
     runtime = SlowingRuntime(made)
     done = []
     found = Prober(made, runtime, 1)(list(TRUTH), lambda steps, samples: done.append(steps))
     assert np.array(found) / found[0] == pytest.approx(np.array(list(TRUTH.values())) / 2.0)
-    assert found[0] == pytest.approx(2.0 * 1.5**2), "the median of the three groups, slower than a first engine alone"
+    assert found[0] == pytest.approx(2.0 * 1.5**2), (
+        "the median of the three groups, slower than a first engine alone"
+    )
     assert runtime.loaded == 0
     assert runtime.most <= AT_ONCE + 2, "few engines are in memory at once"
     assert sum(done) == len(UNITS)
@@ -76,7 +80,9 @@ def test_one_set_alone_is_timed_as_it_is(tmp_path: Path) -> None:
 def test_quick_engines_are_built_and_timed_several_times(tmp_path: Path) -> None:
     made = Made(tmp_path)
     done = []
-    found = Prober(made, SlowingRuntime(made, 0.1), 1)(list(TRUTH), lambda steps, samples: done.append(steps))
+    found = Prober(made, SlowingRuntime(made, 0.1), 1)(
+        list(TRUTH), lambda steps, samples: done.append(steps)
+    )
     assert np.array(found) / found[0] == pytest.approx(np.array(list(TRUTH.values())) / 2.0)
     assert sum(done) == PASSES * len(UNITS)
 

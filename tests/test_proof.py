@@ -1,4 +1,5 @@
-"""When samples prove that a target holds, against independent implementations and simulated searches."""
+"""When samples prove that a target holds, against independent implementations and simulated
+searches."""
 
 from __future__ import annotations
 
@@ -8,7 +9,14 @@ from statsmodels.stats.proportion import confint_proportions_2indep, proportion_
 
 from sensitivity.records import Estimate, Target
 from sensitivity.stats.paired import paired_effect
-from sensitivity.stats.proof import combined, corrected_level, judged, samples_to_settle, shortfall, widened
+from sensitivity.stats.proof import (
+    combined,
+    corrected_level,
+    judged,
+    samples_to_settle,
+    shortfall,
+    widened,
+)
 from sensitivity.stats.selection import corrected_drop
 
 
@@ -22,12 +30,15 @@ from sensitivity.stats.selection import corrected_drop
         (None, None, "not proven"),
     ],
 )
-def test_a_target_is_proven_only_by_the_whole_interval(low: float | None, high: float | None, status: str) -> None:
+def test_a_target_is_proven_only_by_the_whole_interval(
+    low: float | None, high: float | None, status: str
+) -> None:
     assert judged(Estimate(-0.01, low, high, 100)) == status
 
 
 def test_two_parts_with_sides_of_wilson_give_newcombe_s_interval() -> None:
-    """Newcombe's interval for p1 - p2 is the same method; a mean of p1 and -p2 with equal weights is half of it."""
+    """Newcombe's interval for p1 - p2 is the same method; a mean of p1 and -p2 with equal weights
+    is half of it."""
     ours = []
     for hits, sign in ((56, 1), (48, -1)):
         low, high = proportion_confint(hits, 70, method="wilson")
@@ -51,7 +62,10 @@ def test_equal_parts_of_one_sample_are_as_good_as_the_whole() -> None:
     parts = [paired_effect(np.zeros(len(part)), part) for part in np.split(values, [2000])]
     whole, found = paired_effect(np.zeros(8000), values), combined(parts)
     assert found.value == pytest.approx(whole.value)
-    assert (found.low, found.high) == (pytest.approx(whole.low, abs=2e-4), pytest.approx(whole.high, abs=2e-4))
+    assert (found.low, found.high) == (
+        pytest.approx(whole.low, abs=2e-4),
+        pytest.approx(whole.high, abs=2e-4),
+    )
 
 
 FLOAT = Estimate(0.80, 0.76, 0.84, 400)
@@ -68,7 +82,9 @@ DROP = Estimate(0.01, -0.01, 0.03, 400)
     ],
     ids=["points", "absolute", "relative"],
 )
-def test_the_shortfall_is_of_what_each_kind_of_target_asks_for(target: Target, expected: tuple[float, ...]) -> None:
+def test_the_shortfall_is_of_what_each_kind_of_target_asks_for(
+    target: Target, expected: tuple[float, ...]
+) -> None:
     found = shortfall(target, FLOAT, LEVEL, DROP)
     assert (found.value, found.low, found.high) == pytest.approx(expected)
 
@@ -79,13 +95,17 @@ def test_a_corrected_level_is_as_far_under_float_as_the_corrected_drop() -> None
 
 
 def test_sides_are_only_ever_made_longer() -> None:
-    assert widened(Estimate(0.0, 0.0, 0.0, 50), Estimate(0.1, 0.05, 0.2, 50)) == Estimate(0.0, -0.05, 0.1, 50)
+    assert widened(Estimate(0.0, 0.0, 0.0, 50), Estimate(0.1, 0.05, 0.2, 50)) == Estimate(
+        0.0, -0.05, 0.1, 50
+    )
 
 
 def test_as_many_samples_as_it_says_settle_it_in_four_of_five_cases() -> None:
     rng = np.random.default_rng(1)
     first = paired_effect(np.zeros(100), rng.normal(0.05, 0.5, 100))
-    first = Estimate(0.05, 0.05 - (first.high - first.value), 0.05 + (first.high - first.value), 100)
+    first = Estimate(
+        0.05, 0.05 - (first.high - first.value), 0.05 + (first.high - first.value), 100
+    )
     needed = samples_to_settle(first)
     assert needed
     draws = rng.normal(0.05, (first.high - 0.05) * 10 / 1.96, (2000, needed))
@@ -97,7 +117,8 @@ def test_as_many_samples_as_it_says_settle_it_in_four_of_five_cases() -> None:
 
 @pytest.mark.parametrize("sets", [1, 12])
 def test_a_plan_that_just_misses_is_called_met_in_at_most_one_of_forty_searches(sets: int) -> None:
-    """Nested sets of right and wrong answers; the best one loses just more than is allowed. The cheapest that meets on confirm is taken."""
+    """Nested sets of right and wrong answers; the best one loses just more than is allowed. The
+    cheapest that meets on confirm is taken."""
     rng, allowed, runs = np.random.default_rng(2), 0.02, 400
     losses = np.linspace(0.06, allowed + 0.0005, sets) if sets > 1 else np.array([allowed + 0.0005])
     wrong = 0
@@ -111,13 +132,18 @@ def test_a_plan_that_just_misses_is_called_met_in_at_most_one_of_forty_searches(
         plain = paired_effect(np.zeros(300), confirm[chosen])
         if sets > 1:
             table = 1 - confirm
-            plain = widened(corrected_drop(np.ones(300), table, np.arange(sets), allowed, resamples=100), plain)
+            plain = widened(
+                corrected_drop(np.ones(300), table, np.arange(sets), allowed, resamples=100), plain
+            )
         drop = combined([plain, paired_effect(np.zeros(200), holdout[chosen])])
         wrong += judged(shortfall(Target(drop=allowed), FLOAT, LEVEL, drop)) == "met"
     assert wrong / runs <= 0.025 + 2 * np.sqrt(0.025 * 0.975 / runs)
 
 
 def _answers(rng: np.random.Generator, losses: np.ndarray, n: int) -> np.ndarray:
-    """Float minus set, float[sets, n] of -1, 0 and 1: 2 % of answers are gained by all, as many more are lost as the loss says."""
+    """Float minus set, float[sets, n] of -1, 0 and 1: 2 % of answers are gained by all, as many
+    more are lost as the loss says."""
     luck = rng.random(n)
-    return np.stack([np.where(luck < 0.02, -1.0, np.where(luck > 1 - loss - 0.02, 1.0, 0.0)) for loss in losses])
+    return np.stack(
+        [np.where(luck < 0.02, -1.0, np.where(luck > 1 - loss - 0.02, 1.0, 0.0)) for loss in losses]
+    )

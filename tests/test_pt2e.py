@@ -1,4 +1,5 @@
-"""PT2E graphs: their pairs as switchable quantizers with the user's own names, float weights found again."""
+"""PT2E graphs: their pairs as switchable quantizers with the user's own names, float weights found
+again."""
 
 from __future__ import annotations
 
@@ -61,10 +62,16 @@ def test_quantizers_are_named_by_the_modules_of_the_users_code(source: Pt2eModel
     units = {unit.name: unit.quantizers for unit in layers(source.quantizers)}
     assert set(units) == {"stem.0", "shared", "left", "right", "up", "box", "classes"}
     assert units["left"] == ("left.input_quantizer", "left.weight_quantizer")
-    assert units["shared"] == ("shared.input_quantizer", "shared.weight_quantizer", "shared_1.input_quantizer")
+    assert units["shared"] == (
+        "shared.input_quantizer",
+        "shared.weight_quantizer",
+        "shared_1.input_quantizer",
+    )
 
 
-def test_the_quantized_model_is_the_users_bit_for_bit_and_replayed(source: Pt2eModel, converted: Any) -> None:
+def test_the_quantized_model_is_the_users_bit_for_bit_and_replayed(
+    source: Pt2eModel, converted: Any
+) -> None:
     x = batch(6, 16, seed=3)
     with torch.no_grad():
         expected = converted(x)
@@ -76,7 +83,9 @@ def test_the_quantized_model_is_the_users_bit_for_bit_and_replayed(source: Pt2eM
         assert all(map(torch.equal, flat(found), flat(outputs(source, variants[index], x))))
 
 
-def test_with_folded_batchnorms_all_off_is_the_float_model_up_to_rounding(source: Pt2eModel) -> None:
+def test_with_folded_batchnorms_all_off_is_the_float_model_up_to_rounding(
+    source: Pt2eModel,
+) -> None:
     x = batch(6, 16, seed=4)
     with torch.no_grad():
         assert_close(outputs(source, off(source), x), seeded(Branches)(x))
@@ -104,16 +113,23 @@ def test_where_the_float_weights_are_gone_they_are_restored_by_dequantizing_and_
     x = batch(6, 16)
     source = Pt2eModel(saved_and_loaded(converted, x))
     assert source.warnings[0].startswith("7 of 7 weights are there as integers only")
-    weights = frozenset(quantizer.name for quantizer in source.quantizers if quantizer.role == "weight")
+    weights = frozenset(
+        quantizer.name for quantizer in source.quantizers if quantizer.role == "weight"
+    )
     assert len(weights) == 7
     with torch.no_grad():
         assert all(map(torch.equal, flat(outputs(source, frozenset(), x)), flat(converted(x))))
-    assert all(map(torch.equal, flat(outputs(source, weights, x)), flat(outputs(source, frozenset(), x))))
-    assert not torch.equal(outputs(source, off(source), x)["box"], outputs(source, frozenset(), x)["box"])
+    assert all(
+        map(torch.equal, flat(outputs(source, weights, x)), flat(outputs(source, frozenset(), x)))
+    )
+    assert not torch.equal(
+        outputs(source, off(source), x)["box"], outputs(source, frozenset(), x)["box"]
+    )
 
 
 class Ops(nn.Module):
-    """Quantized ops without weights: an addition in a block, a concat, a pool, and the model's output."""
+    """Quantized ops without weights: an addition in a block, a concat, a pool, and the model's
+    output."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +148,9 @@ def test_ops_without_weights_are_units_of_their_own_and_outputs_belong_to_what_m
         aten.cat.default: (INPUTS, INPUTS),
         aten.max_pool2d.default: (None, INPUTS),
     }
-    source = Pt2eModel(quantized_by_pt2e(Ops().eval(), batch(), quantizer=WeightedLayers(extra=extra)))
+    source = Pt2eModel(
+        quantized_by_pt2e(Ops().eval(), batch(), quantizer=WeightedLayers(extra=extra))
+    )
     units = {unit.name: unit.quantizers for unit in layers(source.quantizers)}
     assert units == {
         "conv": ("conv.input_quantizer", "conv.weight_quantizer"),
@@ -146,7 +164,9 @@ def test_ops_without_weights_are_units_of_their_own_and_outputs_belong_to_what_m
     with torch.no_grad():
         assert torch.equal(outputs(source, frozenset(), x), source._user(x))
     for unit in units.values():
-        assert not torch.equal(outputs(source, everything - frozenset(unit), x), outputs(source, everything, x))
+        assert not torch.equal(
+            outputs(source, everything - frozenset(unit), x), outputs(source, everything, x)
+        )
 
 
 class InPlace(nn.Module):
@@ -175,7 +195,10 @@ def test_the_users_own_object_is_switched_along_and_left_as_it_was(source: Pt2eM
 
         def evaluate(model: Any) -> float:
             assert model.eval() is model
-            return float((held(x)["box"] - model(x)["box"]).abs().max() + (held(x)["box"] - before).abs().max())
+            return float(
+                (held(x)["box"] - model(x)["box"]).abs().max()
+                + (held(x)["box"] - before).abs().max()
+            )
 
         variants = [frozenset[str](), frozenset(["left.input_quantizer"])]
         (_, unchanged), (_, changed) = EvaluateSimulator(source).outputs(evaluate, variants)
@@ -190,18 +213,28 @@ def test_exported_files_agree_with_the_simulated_model(source: Pt2eModel, tmp_pa
     units, skip, inputs = layers(source.quantizers), ["shared", "left"], batch(6, 16)
     files = export_files(source, inputs, units, skip, tmp_path, fingerprint="f00d")
     found = {check.variant: check for check in verify(source, files, inputs, units, skip).files}
-    assert {name: check.quantizers for name, check in found.items()} == {"float": 0, "int8": 15, "partial": 10}
+    assert {name: check.quantizers for name, check in found.items()} == {
+        "float": 0,
+        "int8": 15,
+        "partial": 10,
+    }
     checked = [layer for layer in found["int8"].layers if layer.difference is not None]
     assert len(checked) >= 6
     assert all(layer.difference <= 1e-5 for layer in checked)
     assert found["int8"].rms <= 0.05 * found["int8"].quantization_rms
 
 
-ASYMMETRIC = QuantizationSpec(torch.uint8, MinMaxObserver, quant_min=0, quant_max=255, qscheme=torch.per_tensor_affine)
+ASYMMETRIC = QuantizationSpec(
+    torch.uint8, MinMaxObserver, quant_min=0, quant_max=255, qscheme=torch.per_tensor_affine
+)
 
 
-def test_asymmetric_ranges_are_replayed_and_told_before_an_export_that_refuses_them(tmp_path) -> None:
-    source = Pt2eModel(quantized_by_pt2e(seeded(Branches), batch(6, 16), quantizer=WeightedLayers(ASYMMETRIC)))
+def test_asymmetric_ranges_are_replayed_and_told_before_an_export_that_refuses_them(
+    tmp_path,
+) -> None:
+    source = Pt2eModel(
+        quantized_by_pt2e(seeded(Branches), batch(6, 16), quantizer=WeightedLayers(ASYMMETRIC))
+    )
     assert source.warnings[0].startswith("8 of 15 quantizers are not symmetric")
     grid, x = source.grid("left.input_quantizer"), batch(seed=9) * 2
     assert (grid.low, grid.high, grid.axis) == (0, 255, None)
@@ -210,13 +243,19 @@ def test_asymmetric_ranges_are_replayed_and_told_before_an_export_that_refuses_t
     own = source.model.get_submodule("left.input_quantizer")
     np.testing.assert_allclose(own(x).numpy(), (levels - grid.zero_point) * grid.scale, atol=1e-5)
     assert simulator_for(source, batch(6, 16)).name == "replay"
-    with pytest.raises(ExportError, match=r"to be symmetric signed 8-bit, got integers 0 to 255 with zero point"):
-        export_files(source, batch(6, 16), layers(source.quantizers), [], tmp_path, fingerprint="f00d")
+    with pytest.raises(
+        ExportError, match=r"to be symmetric signed 8-bit, got integers 0 to 255 with zero point"
+    ):
+        export_files(
+            source, batch(6, 16), layers(source.quantizers), [], tmp_path, fingerprint="f00d"
+        )
 
 
 def test_a_model_that_was_never_calibrated_is_refused_by_name() -> None:
     source = Pt2eModel(quantized_by_pt2e(seeded(Branches), batch(6, 16), calibrate=False))
-    with pytest.raises(ModelError, match=r"left\.input_quantizer: .*where calibration passed no data"):
+    with pytest.raises(
+        ModelError, match=r"left\.input_quantizer: .*where calibration passed no data"
+    ):
         check_calibrated([one for one in source.quantizers if one.name == "left.input_quantizer"])
 
 
@@ -225,7 +264,10 @@ def test_a_model_that_was_never_calibrated_is_refused_by_name() -> None:
     [
         (lambda module: setattr(module, "scale", float("nan")), "its scale is not finite"),
         (lambda module: setattr(module, "scale", 0.0), "its scale is not above 0"),
-        (lambda module: setattr(module, "zero_point", 300), "its zero point is not between -127 and 127"),
+        (
+            lambda module: setattr(module, "zero_point", 300),
+            "its zero point is not between -127 and 127",
+        ),
     ],
     ids=["nan", "zero", "zero point"],
 )
@@ -243,10 +285,13 @@ def test_channels_with_other_zero_points_are_no_single_grid(source: Pt2eModel) -
 
 def test_a_model_that_is_only_prepared_or_only_exported_is_told_what_is_missing() -> None:
     program = torch.export.export(seeded(Branches), (batch(),))
-    with pytest.raises(ModelError, match=r"got the program; call torchao's prepare_pt2e.* on program\.module\(\)"):
+    with pytest.raises(
+        ModelError, match=r"got the program; call torchao's prepare_pt2e.* on program\.module\(\)"
+    ):
         quantized_model(program)
     with pytest.raises(
-        ModelError, match=r"only prepared \(it holds activation_post_process_1\); .*convert_pt2e\(model\)"
+        ModelError,
+        match=r"only prepared \(it holds activation_post_process_1\); .*convert_pt2e\(model\)",
     ):
         quantized_model(prepare_pt2e(program.module(), WeightedLayers()))
     assert not Pt2eModel.recognises(program.module())
@@ -258,7 +303,9 @@ import torch
 from sensitivity.session import quantized_model
 quantized_model(torch.fx.symbolic_trace(torch.nn.Linear(2, 2)))
 """
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
     assert found.stderr.splitlines()[-1].startswith(
         "sensitivity.errors.ModelError: Expected a model with quantizers of"
     )
@@ -276,5 +323,7 @@ def test_dynamic_quantization_is_refused_with_the_op() -> None:
         is_dynamic=True,
     )
     model = quantized_by_pt2e(seeded(Branches), batch(), quantizer=WeightedLayers(dynamic))
-    with pytest.raises(ModelError, match=r"with fixed scales, got quantized_decomposed\.choose_qparams"):
+    with pytest.raises(
+        ModelError, match=r"with fixed scales, got quantized_decomposed\.choose_qparams"
+    ):
         quantized_model(model)

@@ -1,4 +1,5 @@
-"""`import sensitivity as sv`: the verbs as functions, for a task that a program made and for one in a file."""
+"""`import sensitivity as sv`: the verbs as functions, for a task that a program made and for one in
+a file."""
 
 from __future__ import annotations
 
@@ -19,7 +20,14 @@ from support.models import seeded
 
 import sensitivity as sv
 from sensitivity.cli.api_reference import markdown, signatures
-from sensitivity.errors import JournalMismatch, ModelError, NamesError, RunDirError, SensitivityError, TaskError
+from sensitivity.errors import (
+    JournalMismatch,
+    ModelError,
+    NamesError,
+    RunDirError,
+    SensitivityError,
+    TaskError,
+)
 from sensitivity.results import Run
 from sensitivity.run_dir import RunDir
 from sensitivity.tasks.fingerprint import judges_digest
@@ -46,7 +54,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return sv.run(made(), out=tmp_path_factory.mktemp("python") / "tiny", **SETTINGS)
 
 
-def test_a_run_of_a_task_in_memory_leaves_what_a_run_of_its_file_leaves(done: Run, tmp_path: Path) -> None:
+def test_a_run_of_a_task_in_memory_leaves_what_a_run_of_its_file_leaves(
+    done: Run, tmp_path: Path
+) -> None:
     of_file = sv.run(f"{TASK}:far_too_wide", out=str(tmp_path / "file"), **SETTINGS)
     assert done.skip == of_file.skip != ()
     pd.testing.assert_frame_equal(done.to_frame(), of_file.to_frame())
@@ -58,14 +68,22 @@ def test_a_run_of_a_task_in_memory_leaves_what_a_run_of_its_file_leaves(done: Ru
 
 def test_the_table_of_a_run_has_a_row_for_each_layer_and_says_which_are_left_out(done: Run) -> None:
     table = done.to_frame()
-    assert table["unit"][table["left_out"]].tolist() == [name for name in table["unit"] if name in done.skip]
+    assert table["unit"][table["left_out"]].tolist() == [
+        name for name in table["unit"] if name in done.skip
+    ]
     assert sorted(table["unit"]) == ["conv1", "conv2", "conv3", "conv4", "conv5", "conv6", "fc"]
     assert done.scan.to_frame().equals(table.drop(columns="left_out"))
     saved = pd.read_csv(done.directory / "scan.csv")
     assert done.scan.to_frame()["effect"].tolist() == pytest.approx(saved["effect"].tolist())
-    assert done.frontier()["layers"].tolist() == pd.read_csv(done.directory / "frontier.csv")["layers"].tolist()
+    assert (
+        done.frontier()["layers"].tolist()
+        == pd.read_csv(done.directory / "frontier.csv")["layers"].tolist()
+    )
     assert done.bench is not None
-    assert done.bench.to_frame()["file"].tolist() == pd.read_csv(done.directory / "bench.csv")["file"].tolist()
+    assert (
+        done.bench.to_frame()["file"].tolist()
+        == pd.read_csv(done.directory / "bench.csv")["file"].tolist()
+    )
     assert done.export is not None
     assert done.export.to_frame()["variant"].tolist() == ["float", "int8", "partial"]
 
@@ -75,7 +93,9 @@ def test_what_is_shown_in_a_notebook_is_escaped(done: Run) -> None:
     assert f"<b>Accuracy: {done.verdict.accuracy}</b>" in page
     assert all(f"<td>{name}</td>" in page for name in done.to_frame()["unit"])
     wicked = dataclasses.replace(done.verdict, accuracy_sentence="<script>alert(1)</script>")
-    shown = dataclasses.replace(done, record=dataclasses.replace(done.record, verdict=wicked))._repr_html_()
+    shown = dataclasses.replace(
+        done, record=dataclasses.replace(done.record, verdict=wicked)
+    )._repr_html_()
     assert "<script>" not in shown
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
     checked = sv.check(sv.Task(made().model, {}, lambda outputs, targets: [0]))
@@ -83,9 +103,14 @@ def test_what_is_shown_in_a_notebook_is_escaped(done: Run) -> None:
     assert "task.data to have the splits" in checked._repr_html_()
 
 
-def test_run_json_and_the_report_say_that_the_task_came_from_python_and_how_to_repeat_it(done: Run) -> None:
+def test_run_json_and_the_report_say_that_the_task_came_from_python_and_how_to_repeat_it(
+    done: Run,
+) -> None:
     info = json.loads((done.directory / "run.json").read_text())
-    call = f"sensitivity.run(task, out='{done.directory}', target=1.0, no_recalibrate=True, threads=1, rounds=5)"
+    call = (
+        f"sensitivity.run(task, out='{done.directory}', target=1.0, no_recalibrate=True, "
+        "threads=1, rounds=5)"
+    )
     assert info["task"] == info["settings"]["task"] == "<Python>"
     assert info["commands"]["run"] == info["commands"]["scan"] == call
     page = done.report.read_text()
@@ -119,23 +144,35 @@ def opaque(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs.argmax(1) == targets).double() * sys.modules[__name__].Rate.value
 
 
-def test_a_task_that_is_written_otherwise_and_measures_the_same_goes_on_with_a_warning(tmp_path: Path) -> None:
+def test_a_task_that_is_written_otherwise_and_measures_the_same_goes_on_with_a_warning(
+    tmp_path: Path,
+) -> None:
     sv.scan(made(), out=tmp_path)
     found = sv.scan(dataclasses.replace(made(), score=tolerant), out=tmp_path, resume=True)
-    assert any("The task has changed since this run began." in warning for warning in found.info.warnings)
+    assert any(
+        "The task has changed since this run began." in warning for warning in found.info.warnings
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
         (lambda task: dataclasses.replace(task, score=generous), "other scores of the"),
-        (lambda task: dataclasses.replace(task, aggregate=lambda scores: 0.5), "another metric from the same scores"),
+        (
+            lambda task: dataclasses.replace(task, aggregate=lambda scores: 0.5),
+            "another metric from the same scores",
+        ),
         (lambda task: dataclasses.replace(task, metric="top-5"), 'metric was "top-1", is "top-5"'),
         (
-            lambda task: dataclasses.replace(task, data={**task.data, "rank": task.data["confirm"]}),
+            lambda task: dataclasses.replace(
+                task, data={**task.data, "rank": task.data["confirm"]}
+            ),
             "data.rank.first was",
         ),
-        (lambda task: dataclasses.replace(task, model=load_task(f"{TASK}:task").model), "model was"),
+        (
+            lambda task: dataclasses.replace(task, model=load_task(f"{TASK}:task").model),
+            "model was",
+        ),
     ],
     ids=["score", "aggregate", "metric", "data", "model"],
 )
@@ -145,7 +182,9 @@ def test_another_task_is_refused_with_the_difference(
     before = (done.directory / "journal.jsonl").read_bytes()
     with pytest.raises(JournalMismatch, match=difference) as caught:
         sv.run(change(made()), out=done.directory, resume=True, **SETTINGS)
-    assert str(caught.value).endswith("hoose another out=.") or "choose another out=" in str(caught.value)
+    assert str(caught.value).endswith("hoose another out=.") or "choose another out=" in str(
+        caught.value
+    )
     assert (done.directory / "journal.jsonl").read_bytes() == before
 
 
@@ -192,7 +231,9 @@ class Judge:
     ],
     ids=["closure", "object", "method", "default", "code"],
 )
-def test_functions_are_told_apart_by_their_code_and_the_values_that_they_hold(one: Any, same: Any, other: Any) -> None:
+def test_functions_are_told_apart_by_their_code_and_the_values_that_they_hold(
+    one: Any, same: Any, other: Any
+) -> None:
     digests = [judges_digest(sv.Task(None, {}, score)) for score in (one, same, other)]
     assert digests[0] == digests[1] != digests[2]
 
@@ -200,10 +241,13 @@ def test_functions_are_told_apart_by_their_code_and_the_values_that_they_hold(on
 def test_a_function_has_the_same_fingerprint_in_another_process() -> None:
     code = (
         "import sys; sys.path.insert(0, 'tests'); import sensitivity as sv\n"
-        "from sensitivity.tasks.fingerprint import judges_digest; from sensitivity.tasks.load import load_task\n"
+        "from sensitivity.tasks.fingerprint import judges_digest; from sensitivity.tasks.load "
+        "import load_task\n"
         f"print(judges_digest(load_task({str(TASK)!r} + ':far_too_wide')))"
     )
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     assert said.stdout.split()[-1] == judges_digest(made())
 
 
@@ -217,38 +261,56 @@ def test_steps_go_on_from_a_result_or_from_a_directory_with_the_task(tmp_path: P
     assert sv.report(str(tmp_path)) == tmp_path / "report.html"
     commands = RunDir(tmp_path).info().commands
     assert commands["export"] == f"sensitivity.export('{tmp_path}', task=task)"
-    assert commands["bench"] == f"sensitivity.bench('{tmp_path}', task=task, threads=1, rounds=3, accuracy=True)"
+    assert (
+        commands["bench"]
+        == f"sensitivity.bench('{tmp_path}', task=task, threads=1, rounds=3, accuracy=True)"
+    )
 
 
-def test_another_target_is_planned_from_the_directory_alone_and_a_search_asks_for_the_task(done: Run) -> None:
+def test_another_target_is_planned_from_the_directory_alone_and_a_search_asks_for_the_task(
+    done: Run,
+) -> None:
     assert sv.plan(done.directory, target=1.0, no_recalibrate=True).skip == done.skip
     with pytest.raises(RunDirError) as caught:
         sv.plan(str(done.directory), target=1.0, search=True)
-    assert str(caught.value).endswith(f"as in sensitivity.plan({str(done.directory)!r}, task=task).")
+    assert str(caught.value).endswith(
+        f"as in sensitivity.plan({str(done.directory)!r}, task=task)."
+    )
 
 
-def test_an_unfinished_run_says_how_to_go_on_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unfinished_run_says_how_to_go_on_in_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*args: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("sensitivity.api._plan", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sv.run(made(), out=tmp_path, **SETTINGS)
-    call = f"sensitivity.run(task, out='{tmp_path}', resume=True, target=1.0, no_recalibrate=True, threads=1, rounds=5)"
+    call = (
+        f"sensitivity.run(task, out='{tmp_path}', resume=True, target=1.0, no_recalibrate=True, "
+        "threads=1, rounds=5)"
+    )
     assert call in (RunDir(tmp_path).unfinished() or "")
     assert RunDir(tmp_path).makes("plan.json") == f"sensitivity.plan('{tmp_path}', task=task)"
     with pytest.raises(RunDirError, match=r"make it with: sensitivity\.plan\('"):
         sv.export(tmp_path)
 
 
-def test_inside_the_with_the_model_is_as_the_plan_was_judged_and_as_it_was_after_it(done: Run) -> None:
+def test_inside_the_with_the_model_is_as_the_plan_was_judged_and_as_it_was_after_it(
+    done: Run,
+) -> None:
     model, x = made().model, images(16)
     with torch.no_grad():
         before = model(x)
         with done.apply(model) as same:
             assert same is model
             inside = model(x)
-            off = {name for name, module in model.named_modules() if getattr(module, "_disabled", False)}
+            off = {
+                name
+                for name, module in model.named_modules()
+                if getattr(module, "_disabled", False)
+            }
         with pytest.raises(ZeroDivisionError), done.apply(model):
             raise ZeroDivisionError
         after = model(x)
@@ -270,9 +332,15 @@ def test_applied_for_good_the_model_gives_what_the_exported_file_gives(done: Run
     session = onnxruntime.InferenceSession(done.files["partial"])
     (file,) = session.run(None, {"input": x.numpy()})
     assert abs(file - outputs.numpy()).max() < 1e-4
-    left = {name for name, module in model.named_modules() if getattr(module, "_disabled", True) is False}
+    left = {
+        name
+        for name, module in model.named_modules()
+        if getattr(module, "_disabled", True) is False
+    }
     assert left == {quantizer.name for quantizer in done.info.quantizers} - set(done.quantizers)
-    with pytest.raises(ModelError, match=rf"got {len(done.quantizers)} that are missing or disabled"):
+    with pytest.raises(
+        ModelError, match=rf"got {len(done.quantizers)} that are missing or disabled"
+    ):
         done.apply_permanently(model)
 
 
@@ -297,11 +365,16 @@ def test_recalibrated_ranges_are_part_of_what_is_applied(tmp_path: Path) -> None
 def test_a_model_without_the_quantizers_of_the_run_is_refused(done: Run) -> None:
     other = load_task(f"{TASK}:residual").model
     with (
-        pytest.raises(ModelError, match="Expected a model with the 14 quantizers of the run enabled"),
+        pytest.raises(
+            ModelError, match="Expected a model with the 14 quantizers of the run enabled"
+        ),
         done.apply(other),
     ):
         raise AssertionError("it was accepted")
-    with pytest.raises(ModelError, match="Expected a model with quantizers"), done.apply(seeded(torch.nn.Identity)):
+    with (
+        pytest.raises(ModelError, match="Expected a model with quantizers"),
+        done.apply(seeded(torch.nn.Identity)),
+    ):
         raise AssertionError("it was accepted")
 
 
@@ -315,22 +388,39 @@ def test_an_evaluate_task_in_memory_runs_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "sentence"),
     [
-        (lambda out: sv.run(made(), out=out, max_dorp="1pt"), NamesError, "a setting of sensitivity.run to match exactly one "),
+        (lambda out: sv.run(made(), out=out, max_dorp="1pt"), NamesError, "a setting of "
+                                                                          "sensitivity.run to "
+                                                                          "match exactly one "),
         (lambda out: sv.run(made(), out=out, max_dorp="1pt"), NamesError, "Close names: max_drop"),
-        (lambda out: sv.run(made()), SensitivityError, "Expected a run directory for a task made in Python, got none"),
-        (lambda out: sv.run(made(), out=3), SensitivityError, "Expected out= of sensitivity.run to be a path or None, got 3."),
-        (lambda out: sv.scan(3, out=out), TaskError, "Expected a Task or EvaluateTask of sensitivity, or the path of its file"),
-        (lambda out: sv.scan("nope.py", out=out), TaskError, "Expected a Python file at nope.py, got nothing there"),
+        (lambda out: sv.run(made()), SensitivityError, "Expected a run directory for a task made "
+                                                       "in Python, got none"),
+        (lambda out: sv.run(made(), out=3), SensitivityError, "Expected out= of sensitivity.run to "
+                                                              "be a path or None, got 3."),
+        (lambda out: sv.scan(3, out=out), TaskError, "Expected a Task or EvaluateTask of "
+                                                     "sensitivity, or the path of its file"),
+        (lambda out: sv.scan("nope.py", out=out), TaskError, "Expected a Python file at nope.py, "
+                                                             "got nothing there"),
         (lambda out: sv.scan(made(), out=out, exact=1), SensitivityError, "exact= of sensitivity.scan to be True or False, got 1"),
-        (lambda out: sv.scan(made(), out=out, samples=0.5), SensitivityError, "samples= of sensitivity.scan to be a whole number"),
-        (lambda out: sv.scan(made(), out=out, samples=True), SensitivityError, "to be a whole number or None, got True"),
-        (lambda out: sv.scan(made(), out=out, mode="both"), SensitivityError, "to be 'disable' or 'enable' or None, got 'both'"),
-        (lambda out: sv.scan(made(), out=out, group=3), SensitivityError, "to be a name or a list of names, got 3"),
-        (lambda out: sv.run(made(), out=out, planner="gredy"), NamesError, "planner= of sensitivity.run to match exactly one"),
-        (lambda out: sv.run(made(), out=out, rounds=0), SensitivityError, "Expected rounds= to be at least 1, got 0"),
+        (lambda out: sv.scan(made(), out=out, samples=0.5), SensitivityError, "samples= of "
+                                                                              "sensitivity.scan to "
+                                                                              "be a whole number"),
+        (lambda out: sv.scan(made(), out=out, samples=True), SensitivityError, "to be a whole "
+                                                                               "number or None, "
+                                                                               "got True"),
+        (lambda out: sv.scan(made(), out=out, mode="both"), SensitivityError, "to be 'disable' or "
+                                                                              "'enable' or None, "
+                                                                              "got 'both'"),
+        (lambda out: sv.scan(made(), out=out, group=3), SensitivityError, "to be a name or a list "
+                                                                          "of names, got 3"),
+        (lambda out: sv.run(made(), out=out, planner="gredy"), NamesError, "planner= of "
+                                                                           "sensitivity.run to "
+                                                                           "match exactly one"),
+        (lambda out: sv.run(made(), out=out, rounds=0), SensitivityError, "Expected rounds= to be "
+                                                                          "at least 1, got 0"),
         (lambda out: sv.run(made(), out=out, target=0.5, max_drop="1pt"), SensitivityError, "one of target= and max_drop="),
         (lambda out: sv.plan(made()), NamesError, "got a Task; scan or run it first"),
-        (lambda out: sv.plan(out / "none", task=made()), RunDirError, "run.json to exist, got nothing there"),
+        (lambda out: sv.plan(out / "none", task=made()), RunDirError, "run.json to exist, got "
+                                                                      "nothing there"),
         (lambda out: sv.plan(out, task=3), TaskError, "Expected a Task or EvaluateTask"),
     ],
 )  # fmt: skip
@@ -346,7 +436,9 @@ def test_a_mistake_is_one_sentence_in_the_words_of_python(
 
 
 def test_a_used_directory_says_what_to_add_in_python(done: Run) -> None:
-    with pytest.raises(RunDirError, match="add resume=True to go on with it, or choose another out="):
+    with pytest.raises(
+        RunDirError, match="add resume=True to go on with it, or choose another out="
+    ):
         sv.run(made(), out=done.directory)
 
 
@@ -362,15 +454,21 @@ assert set(sv.__all__) <= set(dir(sv))
 
 
 def test_the_import_stays_light() -> None:
-    code = "import sys, sensitivity; print({'numpy', 'pandas', 'torch', 'click'} & set(sys.modules))"
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    code = (
+        "import sys, sensitivity; print({'numpy', 'pandas', 'torch', 'click'} & set(sys.modules))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     assert said.stdout.strip() == "set()"
 
 
 def test_public_signatures_are_those_that_were_promised() -> None:
     promised = (ROOT / "tests/public_signatures.txt").read_text()
     difference = "\n".join(
-        difflib.unified_diff(promised.splitlines(), signatures().splitlines(), "promised", "now", n=0)
+        difflib.unified_diff(
+            promised.splitlines(), signatures().splitlines(), "promised", "now", n=0
+        )
     )
     assert not difference, (
         f"\n{difference}\nA removed or changed line breaks programs of others. Where it is meant: "

@@ -1,4 +1,5 @@
-"""pytorch-quantization's quantizers, in all the ways that its users switch, share and place them."""
+"""pytorch-quantization's quantizers, in all the ways that its users switch, share and place
+them."""
 
 from __future__ import annotations
 
@@ -38,9 +39,17 @@ def names_of(model: nn.Module) -> set[str]:
 
 
 def switches(model: nn.Module) -> list[tuple[str, object]]:
-    own = [(f"{name}.{flag}", vars(one)[flag]) for name, one in quantizers_of(model).items() for flag in FLAGS]
+    own = [
+        (f"{name}.{flag}", vars(one)[flag])
+        for name, one in quantizers_of(model).items()
+        for flag in FLAGS
+    ]
     learned = [(name, one.requires_grad) for name, one in model.named_parameters()]
-    return own + learned + [(flag, getattr(quant_nn.TensorQuantizer, flag, None)) for flag in CLASS_FLAGS]
+    return (
+        own
+        + learned
+        + [(flag, getattr(quant_nn.TensorQuantizer, flag, None)) for flag in CLASS_FLAGS]
+    )
 
 
 def only_disabled(quantizer: Any) -> None:
@@ -49,7 +58,11 @@ def only_disabled(quantizer: Any) -> None:
 
 @pytest.mark.parametrize(
     "switch",
-    [lambda quantizer: quantizer.disable(), lambda quantizer: quantizer.disable_quant(), only_disabled],
+    [
+        lambda quantizer: quantizer.disable(),
+        lambda quantizer: quantizer.disable_quant(),
+        only_disabled,
+    ],
     ids=["disable", "disable_quant", "_disabled"],
 )
 def test_what_a_user_switched_off_in_any_way_is_not_listed_and_stays_off(
@@ -64,7 +77,9 @@ def test_what_a_user_switched_off_in_any_way_is_not_listed_and_stays_off(
     assert chain.conv3._input_quantizer(x) is x
 
 
-def test_all_switches_are_restored_after_an_evaluator_that_plays_with_them_and_fails(chain: nn.Module) -> None:
+def test_all_switches_are_restored_after_an_evaluator_that_plays_with_them_and_fails(
+    chain: nn.Module,
+) -> None:
     learned = quant_nn.TensorQuantizer(QuantDescriptor(learn_amax=True, amax=2.0))
     chain.conv1._input_quantizer = learned
     chain.conv2._weight_quantizer.disable()
@@ -99,7 +114,9 @@ def test_nothing_is_collected_while_variants_are_measured(chain: nn.Module) -> N
 def test_a_calibration_that_was_not_finished_is_named(chain: nn.Module) -> None:
     chain.conv2._input_quantizer.disable_quant()
     chain.conv2._input_quantizer.enable_calib()
-    with pytest.raises(ModelError, match=r"conv2\._input_quantizer: it was left in calibration mode"):
+    with pytest.raises(
+        ModelError, match=r"conv2\._input_quantizer: it was left in calibration mode"
+    ):
         check_calibrated(PytorchQuantizationModel(chain).quantizers)
 
 
@@ -116,12 +133,17 @@ class Residual(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Two residual blocks and quantizers in other places: at the top, in a Sequential, in a list."""
+    """Two residual blocks and quantizers in other places: at the top, in a Sequential, in a
+    list."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(Residual(), quant_nn.TensorQuantizer(QuantDescriptor()), Residual())
-        self.cat_quantizers = nn.ModuleList(quant_nn.TensorQuantizer(QuantDescriptor()) for _ in range(2))
+        self.blocks = nn.Sequential(
+            Residual(), quant_nn.TensorQuantizer(QuantDescriptor()), Residual()
+        )
+        self.cat_quantizers = nn.ModuleList(
+            quant_nn.TensorQuantizer(QuantDescriptor()) for _ in range(2)
+        )
         self.quant = quant_nn.TensorQuantizer(QuantDescriptor())
         self.fc = nn.Linear(6, 2)
 
@@ -131,10 +153,13 @@ class Blocks(nn.Module):
         return self.fc(self.quant(z).mean((2, 3)))
 
 
-def test_free_standing_quantizers_belong_to_the_block_that_holds_them_or_stand_by_themselves() -> None:
+def test_free_standing_quantizers_belong_to_the_block_that_holds_them_or_stand_by_themselves() -> (
+    None
+):
     model = quantized_by_pq(Blocks, batch())
     found = {
-        quantizer.name: (quantizer.layer, quantizer.role) for quantizer in PytorchQuantizationModel(model).quantizers
+        quantizer.name: (quantizer.layer, quantizer.role)
+        for quantizer in PytorchQuantizationModel(model).quantizers
     }
     assert found["blocks.0.residual_quantizer"] == ("blocks.0", "input")
     assert found["blocks.0.conv._weight_quantizer"] == ("blocks.0.conv", "weight")
@@ -144,7 +169,9 @@ def test_free_standing_quantizers_belong_to_the_block_that_holds_them_or_stand_b
     assert all(layer for layer, _ in found.values())
 
 
-def test_an_object_that_two_layers_share_is_one_quantizer_and_switches_both(chain: nn.Module) -> None:
+def test_an_object_that_two_layers_share_is_one_quantizer_and_switches_both(
+    chain: nn.Module,
+) -> None:
     chain.conv4._input_quantizer = chain.conv2._input_quantizer
     source = PytorchQuantizationModel(chain)
     assert "conv4._input_quantizer" not in names_of(chain)
@@ -166,7 +193,9 @@ def test_the_lists_of_a_recurrent_layer_belong_to_the_layer() -> None:
     x = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0))
     source = PytorchQuantizationModel(quantized_by_pq(Net, x))
     units = {unit.name: unit.quantizers for unit in layers(source.quantizers)}
-    lists = [f"rnn._{which}_quantizers.{layer}" for which in ("input", "weight") for layer in (0, 1)]
+    lists = [
+        f"rnn._{which}_quantizers.{layer}" for which in ("input", "weight") for layer in (0, 1)
+    ]
     assert units == {"rnn": tuple(lists), "fc": ("fc._input_quantizer", "fc._weight_quantizer")}
     assert [quantizer.role for quantizer in source.quantizers[:4]] == ["input"] * 2 + ["weight"] * 2
     names = [quantizer.name for quantizer in source.quantizers]
@@ -187,7 +216,9 @@ def test_the_lists_of_a_recurrent_layer_belong_to_the_layer() -> None:
     ],
     ids=str,
 )
-def test_the_channel_axis_is_that_of_amax(chain: nn.Module, axis: Any, shape: tuple[int, ...], expected: Any) -> None:
+def test_the_channel_axis_is_that_of_amax(
+    chain: nn.Module, axis: Any, shape: tuple[int, ...], expected: Any
+) -> None:
     quantizer = chain.conv2._weight_quantizer
     quantizer._axis = axis
     quantizer._amax = torch.linspace(0.5, 1, int(np.prod(shape))).reshape(shape)
@@ -197,7 +228,11 @@ def test_the_channel_axis_is_that_of_amax(chain: nn.Module, axis: Any, shape: tu
     assert next(one.axis for one in source.quantizers if one.name == name) == expected
     x = chain.conv2.weight.detach()[:, :3]
     assert torch.equal(GridQuantizer(source, name)(x), quantizer(x))
-    scale = grid.scale.reshape([-1 if at == grid.axis else 1 for at in range(4)]) if grid.scale.size > 1 else grid.scale
+    scale = (
+        grid.scale.reshape([-1 if at == grid.axis else 1 for at in range(4)])
+        if grid.scale.size > 1
+        else grid.scale
+    )
     ours = np.clip(np.round(x.numpy() / scale), grid.low, grid.high) * scale
     np.testing.assert_allclose(quantizer(x).numpy(), ours, atol=1e-6)
 
@@ -212,7 +247,9 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
-def test_grids_give_the_bits_of_the_toolkits_own_quantizer(chain: nn.Module, settings: dict[str, Any]) -> None:
+def test_grids_give_the_bits_of_the_toolkits_own_quantizer(
+    chain: nn.Module, settings: dict[str, Any]
+) -> None:
     chain.conv1._input_quantizer = quant_nn.TensorQuantizer(QuantDescriptor(amax=1.5, **settings))
     source = PytorchQuantizationModel(chain)
     x = batch(seed=4) * 2
@@ -236,7 +273,10 @@ def lopsided(quantizer: Any) -> None:
         (lambda one: setattr(one, "_num_bits", (4, 3)), r"its number format is \(4, 3\)"),
         (lambda one: setattr(one, "_fake_quant", False), "it gives integers"),
         (lambda one: setattr(one, "_amax", torch.ones(3)), r"its amax has the shape \(3,\)"),
-        (lambda one: setattr(one, "_amax", torch.ones(1, 3, 8, 1)), r"its amax has the shape \(1, 3, 8, 1\)"),
+        (
+            lambda one: setattr(one, "_amax", torch.ones(1, 3, 8, 1)),
+            r"its amax has the shape \(1, 3, 8, 1\)",
+        ),
         (lopsided, "it learned a range that is not symmetric"),
     ],
     ids=["fp8", "integers", "flat amax", "two axes", "lopsided"],
@@ -260,7 +300,9 @@ def test_what_is_no_integer_grid_says_why_and_stays_the_users_own_module(
     ],
     ids=["missing", "nan", "channels"],
 )
-def test_what_is_wrong_with_a_range_is_said(chain: nn.Module, amax: Tensor | None, problem: str) -> None:
+def test_what_is_wrong_with_a_range_is_said(
+    chain: nn.Module, amax: Tensor | None, problem: str
+) -> None:
     del chain.fc._input_quantizer._amax
     if amax is not None:
         chain.fc._input_quantizer.register_buffer("_amax", amax)
@@ -268,17 +310,26 @@ def test_what_is_wrong_with_a_range_is_said(chain: nn.Module, amax: Tensor | Non
         check_calibrated(PytorchQuantizationModel(chain).quantizers)
 
 
-def test_a_transposed_convolution_with_the_toolkits_default_axis_is_named_and_what_the_sentence_says_helps() -> None:
+def test_a_transposed_convolution_with_the_toolkits_default_axis_is_named_and_what_the_sentence_says_helps() -> (
+    None
+):
     build, x = (lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 2))), batch()
-    with pytest.raises(ModelError, match=r"along axis 0, .*QuantConvTranspose2d\.set_default_quant_desc_weight"):
-        check_calibrated(PytorchQuantizationModel(quantized_by_pq(build, x, transposed_axis=0)).quantizers)
+    with pytest.raises(
+        ModelError, match=r"along axis 0, .*QuantConvTranspose2d\.set_default_quant_desc_weight"
+    ):
+        check_calibrated(
+            PytorchQuantizationModel(quantized_by_pq(build, x, transposed_axis=0)).quantizers
+        )
     check_calibrated(PytorchQuantizationModel(quantized_by_pq(build, x)).quantizers)
 
 
 def test_a_model_whose_quantizers_are_all_off_is_refused_with_what_to_do(chain: nn.Module) -> None:
     for quantizer in quantizers_of(chain).values():
         quantizer.disable()
-    with pytest.raises(ModelError, match=r"got 10 quantizers, all disabled; call pytorch_quantization\.quant_modules"):
+    with pytest.raises(
+        ModelError,
+        match=r"got 10 quantizers, all disabled; call pytorch_quantization\.quant_modules",
+    ):
         PytorchQuantizationModel(chain)
 
 
@@ -287,7 +338,10 @@ def assert_replayed(source: PytorchQuantizationModel, inputs: Tensor) -> None:
     simulator = simulator_for(source, batch())
     assert simulator.name == "replay", simulator.reason
     assert "bit for bit" in simulator.reason
-    variants = [frozenset[str](), *(frozenset(unit.quantizers) for unit in layers(source.quantizers))]
+    variants = [
+        frozenset[str](),
+        *(frozenset(unit.quantizers) for unit in layers(source.quantizers)),
+    ]
     expected = dict(ToggleSimulator(source).outputs(inputs, variants))
     for index, outputs in simulator.outputs(inputs, variants):
         assert all(map(torch.equal, flat(outputs), flat(expected[index])))
@@ -307,31 +361,48 @@ def test_replay_gives_the_models_own_numbers(branches: PytorchQuantizationModel)
 
 
 def test_a_learned_range_is_replayed_and_counts_as_its_learned_value(chain: nn.Module) -> None:
-    chain.conv2._input_quantizer = quant_nn.TensorQuantizer(QuantDescriptor(learn_amax=True, amax=3.0))
+    chain.conv2._input_quantizer = quant_nn.TensorQuantizer(
+        QuantDescriptor(learn_amax=True, amax=3.0)
+    )
     source = PytorchQuantizationModel(chain)
     assert source.grid("conv2._input_quantizer").scale == pytest.approx(3 / 127)
     assert_replayed(source, batch(seed=8))
 
 
-def test_exported_files_agree_with_the_simulated_model(branches: PytorchQuantizationModel, tmp_path) -> None:
+def test_exported_files_agree_with_the_simulated_model(
+    branches: PytorchQuantizationModel, tmp_path
+) -> None:
     units, skip, inputs = layers(branches.quantizers), ["shared", "left"], batch(6, 16)
     files = export_files(branches, inputs, units, skip, tmp_path, fingerprint="f00d")
     found = {check.variant: check for check in verify(branches, files, inputs, units, skip).files}
-    assert {name: check.quantizers for name, check in found.items()} == {"float": 0, "int8": 14, "partial": 10}
+    assert {name: check.quantizers for name, check in found.items()} == {
+        "float": 0,
+        "int8": 14,
+        "partial": 10,
+    }
     assert len(found["int8"].layers) == 7
     assert all(layer.difference <= 1e-5 for layer in found["int8"].layers)
     assert found["int8"].rms <= 0.05 * found["int8"].quantization_rms
 
 
-def test_residual_quantizers_export_and_one_between_two_of_its_own_grid_is_told_from_a_missing_one(tmp_path) -> None:
+def test_residual_quantizers_export_and_one_between_two_of_its_own_grid_is_told_from_a_missing_one(
+    tmp_path,
+) -> None:
     model = quantized_by_pq(Blocks, batch(6, 16))
     model.quant.disable_quant()
     source = PytorchQuantizationModel(model)
     units, inputs = layers(source.quantizers), batch(6, 16)
     skip = ["blocks.0"]
     files = export_files(source, inputs, units, skip, tmp_path, fingerprint="f00d")
-    found = {check.variant: check.quantizers for check in verify(source, files, inputs, units, skip).files}
-    assert found == {"float": 0, "int8": len(source.quantizers), "partial": len(source.quantizers) - 1}
+    found = {
+        check.variant: check.quantizers
+        for check in verify(source, files, inputs, units, skip).files
+    }
+    assert found == {
+        "float": 0,
+        "int8": len(source.quantizers),
+        "partial": len(source.quantizers) - 1,
+    }
 
 
 def test_calibrating_again_is_another_model(chain: nn.Module) -> None:
@@ -340,11 +411,18 @@ def test_calibrating_again_is_another_model(chain: nn.Module) -> None:
     assert PytorchQuantizationModel(chain).fingerprint() != before
 
 
-def test_the_toolkits_own_calibrators_find_other_ranges_which_are_put_back(chain: nn.Module) -> None:
+def test_the_toolkits_own_calibrators_find_other_ranges_which_are_put_back(
+    chain: nn.Module,
+) -> None:
     source = PytorchQuantizationModel(chain)
     before, name = source.fingerprint(), "conv3._input_quantizer"
     found = source.other_ranges([name], lambda: chain(batch(seed=1)))
-    assert {one.method for one in found} == {"percentile 99.9", "percentile 99.99", "entropy", "mse"}
+    assert {one.method for one in found} == {
+        "percentile 99.9",
+        "percentile 99.99",
+        "entropy",
+        "mse",
+    }
     largest = batch(seed=1).abs().max() * 100
     assert all(0 < one.amax[0] < largest for one in found)
     with source.with_ranges(found[:1]):

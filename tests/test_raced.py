@@ -44,7 +44,11 @@ def difference(reference: Any, outputs: Any) -> Any:
 
 
 def raced(
-    task: Task, path: Path, budget: Budget, target: Target | None = None, progress: Progress = silent
+    task: Task,
+    path: Path,
+    budget: Budget,
+    target: Target | None = None,
+    progress: Progress = silent,
 ) -> tuple[Scan, Plan | None, Measurer]:
     quantizers = task.model.quantizers
     units = layers(quantizers)
@@ -91,14 +95,21 @@ def test_a_budget_that_runs_out_still_ranks_every_unit_with_wide_intervals(tmp_p
     assert all(effect.low < effect.value < effect.high for effect in measured)
 
 
-def test_units_that_the_race_spent_no_samples_on_say_so_and_tie_with_all_above_them(tmp_path: Path) -> None:
+def test_units_that_the_race_spent_no_samples_on_say_so_and_tie_with_all_above_them(
+    tmp_path: Path,
+) -> None:
     scan, _, _ = raced(fake_task(), tmp_path / "j", Budget(samples=1))
     unmeasured = [effect for effect in scan.effects if effect.effect.n == 0]
     assert len(unmeasured) == len(HARM) - 8
-    assert all((effect.effect.low, effect.effect.high, effect.tie) == (None, None, 1) for effect in unmeasured)
+    assert all(
+        (effect.effect.low, effect.effect.high, effect.tie) == (None, None, 1)
+        for effect in unmeasured
+    )
 
 
-def test_a_signal_is_measured_on_16_samples_and_no_more_where_batches_can_be_cut(tmp_path: Path) -> None:
+def test_a_signal_is_measured_on_16_samples_and_no_more_where_batches_can_be_cut(
+    tmp_path: Path,
+) -> None:
     task = fake_task()
     units = layers(task.model.quantizers)
     for smallest, samples in ((1, 16), (None, 50)):
@@ -106,7 +117,9 @@ def test_a_signal_is_measured_on_16_samples_and_no_more_where_batches_can_be_cut
             simulator = FakeSimulator(task.model)
             simulator.smallest = smallest
             measurer = Measurer(task, lambda _, simulator=simulator: simulator, journal)
-            signal = measured_signal(measurer, units, task.model.quantizers, Signal("difference", difference))
+            signal = measured_signal(
+                measurer, units, task.model.quantizers, Signal("difference", difference)
+            )
         assert measurer.samples == samples * (len(HARM) + 1)
         assert max(signal, key=lambda name: signal[name]) == "stem"
 
@@ -129,15 +142,21 @@ def test_a_raced_plan_is_only_called_met_on_all_of_confirm(tmp_path: Path) -> No
     assert plan.metric.confirm.n == 1000
     assert plan.metric.confirm.value >= plan.floor
     rejected = [step for step in plan.path if not step.met]
-    assert min(step.n for step in rejected) < 1000, "a set that is clearly too small is not measured to the end"
+    assert min(step.n for step in rejected) < 1000, (
+        "a set that is clearly too small is not measured to the end"
+    )
 
 
-def test_a_sequential_judge_agrees_with_the_whole_split_where_the_answer_is_clear(tmp_path: Path) -> None:
+def test_a_sequential_judge_agrees_with_the_whole_split_where_the_answer_is_clear(
+    tmp_path: Path,
+) -> None:
     task = fake_task()
     units = layers(task.model.quantizers)
     with open_journal(tmp_path / "j", {}, resume=False) as journal:
         measurer = Measurer(task, lambda _: FakeSimulator(task.model), journal)
-        (float_scores,) = measurer.scores([baselines(task.model.quantizers)["float"]], "confirm", "")
+        (float_scores,) = measurer.scores(
+            [baselines(task.model.quantizers)["float"]], "confirm", ""
+        )
         judge = SequentialJudge(measurer, units, 0.9, float_scores)
         refused, met = judge(()), judge(tuple(HARM))
     assert not refused.met

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from sensitivity.stats.racing_prefix import DRIFT, LUCK, OFFSET, Tried, next_size, predicted_loss
 
-SIGNALS = st.lists(st.floats(0, 100), min_size=1, max_size=30).map(lambda s: sorted(s, reverse=True))
+SIGNALS = st.lists(st.floats(0, 100), min_size=1, max_size=30).map(
+    lambda s: sorted(s, reverse=True)
+)
 
 
 def search(signal: list[float], losses: list[float], allowed: float) -> list[Tried]:
@@ -29,21 +31,27 @@ def test_a_model_that_meets_the_target_fully_quantized_needs_one_try() -> None:
 
 
 def test_a_miss_is_followed_by_a_longer_prefix() -> None:
-    """The signal promised that three units are enough; they are not, and the next try is surer than that one was."""
+    """The signal promised that three units are enough; they are not, and the next try is surer than
+    that one was."""
     losses = [0.2, 0.05, 0.02, 0.012, 0.005, 0.001, 0.0]
     assert [one.size for one in search([90.0, 6.0, 3.0, 1.0, 1.0, 0.5], losses, 0.01)] == [0, 3, 5]
 
 
 def test_a_prefix_that_met_the_target_easily_is_followed_by_a_shorter_one() -> None:
-    """The loss falls faster than the signal: the first answer, everything skipped, is not the shortest."""
+    """The loss falls faster than the signal: the first answer, everything skipped, is not the
+    shortest."""
     found = search([4.0, 3.0, 2.0, 1.0, 1.0], [0.2, 0.05, 0.004, 0.002, 0.001, 0.0], 0.01)
     assert min(one.size for one in found if one.met) == 2
 
 
 @settings(deadline=None)
 @given(signal=SIGNALS, data=st.data())
-def test_every_search_ends_without_a_size_tried_twice(signal: list[float], data: st.DataObject) -> None:
-    losses = data.draw(st.lists(st.floats(-0.1, 1), min_size=len(signal) + 1, max_size=len(signal) + 1))
+def test_every_search_ends_without_a_size_tried_twice(
+    signal: list[float], data: st.DataObject
+) -> None:
+    losses = data.draw(
+        st.lists(st.floats(-0.1, 1), min_size=len(signal) + 1, max_size=len(signal) + 1)
+    )
     sizes = [one.size for one in search(signal, losses, 0.01)]
     assert sizes[0] == 0
     assert len(set(sizes)) == len(sizes)
@@ -52,8 +60,12 @@ def test_every_search_ends_without_a_size_tried_twice(signal: list[float], data:
 
 @settings(deadline=None)
 @given(signal=SIGNALS, data=st.data())
-def test_a_search_without_success_has_tried_to_skip_everything(signal: list[float], data: st.DataObject) -> None:
-    losses = data.draw(st.lists(st.floats(0.02, 1), min_size=len(signal) + 1, max_size=len(signal) + 1))
+def test_a_search_without_success_has_tried_to_skip_everything(
+    signal: list[float], data: st.DataObject
+) -> None:
+    losses = data.draw(
+        st.lists(st.floats(0.02, 1), min_size=len(signal) + 1, max_size=len(signal) + 1)
+    )
     assert search(signal, losses, 0.01)[-1].size == len(signal)
 
 
@@ -64,7 +76,9 @@ def test_a_target_above_float_is_found_out_in_two_tries() -> None:
 def test_a_try_that_few_samples_condemned_moves_the_search_less_than_one_measured_whole() -> None:
     signal = [100.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.1]
     start = Tried(0, 0.3, 0.05, False)
-    sizes = [next_size(signal, [start, Tried(2, 0.05, error, False)], 0.01) for error in (0.0, 0.05)]
+    sizes = [
+        next_size(signal, [start, Tried(2, 0.05, error, False)], 0.01) for error in (0.0, 0.05)
+    ]
     assert sizes[1] < sizes[0]
 
 
@@ -75,7 +89,9 @@ def test_losses_are_predicted_from_the_tries_as_exactly_as_these_are_known() -> 
     assert loss[[0, 2]] == pytest.approx([0.16, 0.06], abs=2e-3)
     assert loss[6] == pytest.approx(0, abs=1e-6)
     assert error[3] < error[4] * 4
-    unsure, wide = predicted_loss(signal, [Tried(0, 0.16, 0.0, False), Tried(2, 0.06, 0.1, False)], 0.01)
+    unsure, wide = predicted_loss(
+        signal, [Tried(0, 0.16, 0.0, False), Tried(2, 0.06, 0.1, False)], 0.01
+    )
     assert unsure[2] < 0.045, "the signal alone promised 0.04"
     assert wide[2] > error[2]
 
@@ -86,13 +102,15 @@ def test_predictions_agree_with_the_textbook_form_of_gaussian_regression() -> No
     loss, error = predicted_loss(signal, [Tried(0, 0.08, 0.02, False)], allowed)
     scale, luck = (DRIFT * 0.08) ** 2, (LUCK * allowed) ** 2
     own, cross = scale * OFFSET + 0.02**2 + luck, scale * 0.25 * OFFSET
-    assert loss[1] == pytest.approx(0.02)  # the first try sets the slope, so nothing is left to correct
+    # the first try sets the slope, so nothing is left to correct
+    assert loss[1] == pytest.approx(0.02)
     variance = scale * 0.25**2 * (OFFSET + np.log(4)) + luck - cross**2 / own
     assert error[1] == pytest.approx(np.sqrt(variance), rel=1e-6)
 
 
 def test_each_miss_makes_the_search_more_careful_so_that_it_does_not_creep() -> None:
-    """Each prefix of up to 29 units misses by a hair, and the signal says each time that a few units more will do."""
+    """Each prefix of up to 29 units misses by a hair, and the signal says each time that a few
+    units more will do."""
     tries = search([100.0] + [0.1] * 39, [0.2] + [0.0101] * 29 + [0.0] * 11, 0.01)
     assert tries[-1].met
     assert len(tries) <= 6, "thirteen where the same chance is good enough after each miss"

@@ -15,8 +15,8 @@ BATCH = 40
 def splits(effects: list[float], size: int, seed: int, changed: float = 0.08) -> np.ndarray:
     """Right or wrong of each unit's variant on a split [units, size] in random order.
 
-    Each unit differs from a common baseline (half right) on about `changed` of the samples; its effect is its share of
-    gains over losses.
+    Each unit differs from a common baseline (half right) on about `changed` of the samples; its
+    effect is its share of gains over losses.
     """
     rng = np.random.default_rng(seed)
     base = rng.random(size) < 0.5
@@ -43,8 +43,11 @@ def race(scores: np.ndarray, k: int, tolerance: float = 0.0) -> tuple[list[Stand
     return looks, forwarded
 
 
-def test_a_unit_of_the_top_group_is_dropped_in_at_most_5_percent_of_1000_runs_with_a_look_after_every_batch() -> None:
-    """The third and fourth unit are close: the hardest case for the boundary of a top group of three."""
+def test_a_unit_of_the_top_group_is_dropped_in_at_most_5_percent_of_1000_runs_with_a_look_after_every_batch() -> (
+    None
+):
+    """The third and fourth unit are close: the hardest case for the boundary of a top group of
+    three."""
     dropped = 0
     for seed in range(1000):
         scores = splits([0.07, 0.05, 0.03, 0.025, 0.0, 0.0, -0.03, -0.06], 160, seed)
@@ -90,7 +93,9 @@ def test_with_a_tolerance_no_unit_left_out_is_better_by_more_than_it() -> None:
 
 def test_a_unit_that_is_out_stays_out() -> None:
     for seed in range(20):
-        looks, _ = race(splits([0.17, 0.15, 0.15, 0.13, 0.0, 0.0, -0.05, -0.2], 400, seed, changed=0.25), 1)
+        looks, _ = race(
+            splits([0.17, 0.15, 0.15, 0.13, 0.0, 0.0, -0.05, -0.2], 400, seed, changed=0.25), 1
+        )
         for before, after in itertools.pairwise(looks):
             assert not (before.out & ~after.out).any()
 
@@ -122,7 +127,11 @@ def test_units_that_are_out_are_ranked_after_those_that_are_not() -> None:
 @pytest.mark.parametrize(
     ("scores", "k", "text"),
     [
-        (np.zeros((3, 5)), 3, r"Expected scores \[units, n\] and 1 <= k < units, got shape \(3, 5\) and k = 3."),
+        (
+            np.zeros((3, 5)),
+            3,
+            r"Expected scores \[units, n\] and 1 <= k < units, got shape \(3, 5\) and k = 3.",
+        ),
         (
             np.array([[0.0, np.nan, 1.0], [0, 0, 0]]),
             1,

@@ -1,4 +1,5 @@
-"""Other ranges before other precision: which are taken, on a model whose quantization errors are known, and in a run."""
+"""Other ranges before other precision: which are taken, on a model whose quantization errors are
+known, and in a run."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ HARM = {"stem": 0.30, "body": 0.02, "head": 0.10}
 
 
 class Adjustable(FakeModel):
-    """A FakeModel in which the harm of a quantizer is multiplied by its amax, which is 1 before it is changed."""
+    """A FakeModel in which the harm of a quantizer is multiplied by its amax, which is 1 before it
+    is changed."""
 
     def __init__(self, harm: dict[str, float]) -> None:
         super().__init__(harm)
@@ -64,10 +66,15 @@ class Adjustable(FakeModel):
     def __call__(self, inputs: Any) -> Any:
         on = [quantizer for quantizer in self.quantizers if quantizer.name not in self.off]
         total = sum(self.harm[quantizer.layer] / 2 * self.amax[quantizer.name] for quantizer in on)
-        return np.stack([(inputs >= total - 1e-12).astype(float), np.full(len(inputs), total)], axis=1)
+        return np.stack(
+            [(inputs >= total - 1e-12).astype(float), np.full(len(inputs), total)], axis=1
+        )
 
 
-MOVED = Signal("moved", lambda reference, outputs: outputs[0][:, 1] - reference[0][:, 1] + NOISE[: len(outputs[0])])
+MOVED = Signal(
+    "moved",
+    lambda reference, outputs: outputs[0][:, 1] - reference[0][:, 1] + NOISE[: len(outputs[0])],
+)
 NOISE = np.random.default_rng(0).normal(0, 1e-3, 1000)
 INPUTS = [f"{name}.input_quantizer" for name in HARM]
 
@@ -82,16 +89,22 @@ def tried(quantizer: str, **amax: float) -> Place:
 @pytest.fixture
 def measurer(tmp_path: Path) -> Iterator[Measurer]:
     model = Adjustable(HARM)
-    data = {split: batches(200, 40, seed) for seed, split in enumerate(("rank", "confirm", "holdout"))}
+    data = {
+        split: batches(200, 40, seed) for seed, split in enumerate(("rank", "confirm", "holdout"))
+    }
     task = Task(model, data, lambda outputs, _: outputs[:, 0])
     with open_journal(tmp_path / "j", {"model": "fake"}, resume=False) as journal:
-        yield Measurer(task, lambda offered: FakeSimulator(with_alternatives(model, offered)), journal)
+        yield Measurer(
+            task, lambda offered: FakeSimulator(with_alternatives(model, offered)), journal
+        )
 
 
 def found(measurer: Measurer, places: list[Place], **options: Any) -> dict[str, tuple[str, float]]:
     source = measurer.task.model
     order = ["stem", "head", "body"]
-    taken = recalibrate(measurer, layers(source.quantizers), source.quantizers, order, places, **options)
+    taken = recalibrate(
+        measurer, layers(source.quantizers), source.quantizers, order, places, **options
+    )
     return {one.unit: (one.method, round(one.gain.value, 3)) for one in taken}
 
 
@@ -113,7 +126,8 @@ def test_each_unit_is_tried_on_top_of_those_before_it(measurer):
 
 
 def test_many_improvements_that_do_not_show_alone_are_taken_together(measurer):
-    """The metric falls by a step that only shows once all are in: each alone is not below, so all are kept."""
+    """The metric falls by a step that only shows once all are in: each alone is not below, so all
+    are kept."""
     places = [tried(name, mse=0.97) for name in INPUTS]
     taken = found(measurer, places, signal=MOVED)
     assert set(taken) == {"stem", "head", "body"}
@@ -124,18 +138,24 @@ def test_changes_that_only_gain_together_have_the_gain_of_all(measurer, monkeypa
     levels = {0: 0.5, 1: 0.4, 2: 0.6}
 
     def scores(variants: Iterable[Variant], split: str, what: str) -> list[np.ndarray]:
-        return [(np.arange(200) < 200 * levels[len(variant.ranges)]).astype(float) for variant in variants]
+        return [
+            (np.arange(200) < 200 * levels[len(variant.ranges)]).astype(float)
+            for variant in variants
+        ]
 
     monkeypatch.setattr(measurer, "scores", scores)
     places = [tried(name, mse=0.5) for name in INPUTS[:2]]
     units = layers(measurer.task.model.quantizers)
-    taken = recalibrate(measurer, units, measurer.task.model.quantizers, ["stem", "body"], places, signal=MOVED)
+    taken = recalibrate(
+        measurer, units, measurer.task.model.quantizers, ["stem", "body"], places, signal=MOVED
+    )
     assert [(one.unit, one.together) for one in taken] == [("stem", True), ("body", True)]
     assert [one.gain.value for one in taken] == pytest.approx([0.1, 0.1])
 
 
 def test_after_a_collapse_weights_and_activations_are_changed_all_at_once(measurer):
-    """The method that is nearest to float's outputs is taken for each kind, and each unit has the gain of all."""
+    """The method that is nearest to float's outputs is taken for each kind, and each unit has the
+    gain of all."""
     source = measurer.task.model
     weights = [name.replace("input", "weight") for name in INPUTS]
     places = [tried(name, **{"per channel": 0.1}) for name in weights]
@@ -145,14 +165,17 @@ def test_after_a_collapse_weights_and_activations_are_changed_all_at_once(measur
         (unit, "per channel, entropy", True) for unit in ("stem", "body", "head")
     ]
     assert {one.amax for unit in taken for one in unit.before} == {(1.0,)}
-    assert {round(one.gain.value, 3) for one in taken} == {0.315}  # of a harm of 0.42, from 1 to (0.1 + 0.4) / 2
+    # of a harm of 0.42, from 1 to (0.1 + 0.4) / 2
+    assert {round(one.gain.value, 3) for one in taken} == {0.315}
     assert source.amax == dict.fromkeys(source.amax, 1.0)
 
 
 def test_after_a_collapse_ranges_that_are_no_nearer_are_not_taken(measurer):
     source = measurer.task.model
     places = [tried(name, mse=1.01) for name in INPUTS]
-    assert together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED) == ()
+    assert (
+        together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED) == ()
+    )
 
 
 def test_after_a_collapse_what_lowers_the_metric_is_not_kept(measurer, monkeypatch):
@@ -162,7 +185,10 @@ def test_after_a_collapse_what_lowers_the_metric_is_not_kept(measurer, monkeypat
     levels = {0: 0.5, 1: 0.6, 2: 0.4}
 
     def scores(variants: Iterable[Variant], split: str, what: str) -> list[np.ndarray]:
-        return [(np.arange(200) < 200 * levels[len(variant.ranges)]).astype(float) for variant in variants]
+        return [
+            (np.arange(200) < 200 * levels[len(variant.ranges)]).astype(float)
+            for variant in variants
+        ]
 
     monkeypatch.setattr(measurer, "scores", scores)
     (one,) = together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED)
@@ -174,10 +200,18 @@ def test_a_unit_that_is_skipped_is_left_out_of_every_trial(measurer):
     places = [tried(INPUTS[2], mse=0.5)]
     source = measurer.task.model
     taken = recalibrate(
-        measurer, layers(source.quantizers), source.quantizers, ["head"], places, skip=["stem"], signal=MOVED
+        measurer,
+        layers(source.quantizers),
+        source.quantizers,
+        ["head"],
+        places,
+        skip=["stem"],
+        signal=MOVED,
     )
     assert [one.unit for one in taken] == ["head"]
-    tried_variants = [variant for variant in measurer.journal.variants if variant.label == "recalibrated"]
+    tried_variants = [
+        variant for variant in measurer.journal.variants if variant.label == "recalibrated"
+    ]
     assert tried_variants
     assert all("stem.input_quantizer" in variant.disabled for variant in tried_variants)
 
@@ -191,13 +225,20 @@ def test_a_group_of_asymmetric_ranges_takes_the_widest_on_both_sides():
 
 def test_quantizers_that_share_a_range_take_another_one_together():
     own = {name: Range(name, "own", (1.0,)) for name in INPUTS}
-    other = [Range(INPUTS[0], "mse", (0.5,)), Range(INPUTS[1], "mse", (0.75,)), Range(INPUTS[2], "mse", (0.25,))]
+    other = [
+        Range(INPUTS[0], "mse", (0.5,)),
+        Range(INPUTS[1], "mse", (0.75,)),
+        Range(INPUTS[2], "mse", (0.25,)),
+    ]
     (shared, alone) = places_of(INPUTS, own, other, [INPUTS[:2]])
     assert shared.quantizers == frozenset(INPUTS[:2])
     assert shared.choices == ((Range(INPUTS[0], "mse", (0.75,)), Range(INPUTS[1], "mse", (0.75,))),)
     assert alone.choices == ((other[2],),)
     units = layers(FakeModel(HARM).quantizers)
-    assert shares(["body", "stem", "head"], units, [shared, alone]) == {"body": [shared], "head": [alone]}
+    assert shares(["body", "stem", "head"], units, [shared, alone]) == {
+        "body": [shared],
+        "head": [alone],
+    }
 
 
 def test_ranges_of_now_apply_to_every_variant_but_for_what_is_disabled_or_has_others(measurer):
@@ -219,13 +260,23 @@ def test_outputs_are_given_with_ranges_that_the_present_simulator_does_not_offer
         Variant("own", frozenset()),
         Variant("other", frozenset(), frozenset([Range(INPUTS[0], "mse", (0.5,))])),
     )
-    assert [outputs[0, 1] for _, outputs in measurer.outputs([own], inputs)] == pytest.approx([0.42])
-    assert [outputs[0, 1] for _, outputs in measurer.outputs([own, other], inputs)] == pytest.approx([0.42, 0.345])
+    assert [outputs[0, 1] for _, outputs in measurer.outputs([own], inputs)] == pytest.approx(
+        [0.42]
+    )
+    assert [
+        outputs[0, 1] for _, outputs in measurer.outputs([own, other], inputs)
+    ] == pytest.approx([0.42, 0.345])
 
 
 def test_what_sharing_costs_is_paired_on_what_the_baseline_was_measured_on(measurer):
     quantizers = measurer.task.model.quantizers
-    list(zip(range(3), measurer.stream([Variant("quantized", frozenset())], "rank", "test"), strict=False))
+    list(
+        zip(
+            range(3),
+            measurer.stream([Variant("quantized", frozenset())], "rank", "test"),
+            strict=False,
+        )
+    )
     own = [Range(INPUTS[0], "own", (0.5,))]
     cost = sharing_cost(measurer, quantizers, own)
     assert cost.n == 120
@@ -276,7 +327,9 @@ def test_ranges_that_are_far_too_wide_are_mended_and_nothing_is_skipped(done: Pa
     assert without["metric"]["recalibrated"] is None
 
 
-def test_the_export_has_the_new_scales_and_another_target_calibrates_nothing_again(done: Path, monkeypatch):
+def test_the_export_has_the_new_scales_and_another_target_calibrates_nothing_again(
+    done: Path, monkeypatch
+):
     from sensitivity.onnx_graph import qdq
     from sensitivity.onnx_graph.load import load_model
     from sensitivity.quantizers.modelopt import ModelOptModel
@@ -286,10 +339,13 @@ def test_the_export_has_the_new_scales_and_another_target_calibrates_nothing_aga
     assert verb("plan", done, "--target", "0.82") in (0, 2)
     plan = json.loads((done / "plan.json").read_text())
     assert verb("export", done) == 0
-    (new,) = next(one["ranges"][0]["amax"] for one in plan["recalibrated"] if one["unit"] == "conv2")
+    (new,) = next(
+        one["ranges"][0]["amax"] for one in plan["recalibrated"] if one["unit"] == "conv2"
+    )
     for variant in ("int8", "partial"):
         pairs = {
-            pair.name.partition("/")[0]: pair for pair in qdq.pairs(load_model(done / f"model.{variant}.onnx").graph)
+            pair.name.partition("/")[0]: pair
+            for pair in qdq.pairs(load_model(done / f"model.{variant}.onnx").graph)
         }
         assert float(pairs["conv2.input_quantizer"].scale) == np.float32(new) / np.float32(127)
 
@@ -308,12 +364,15 @@ def test_pins_hold_in_the_plan_and_a_mistake_in_one_is_told_before_the_work(done
 
 
 def ranges_given(monkeypatch: pytest.MonkeyPatch, quantizer: str, times: float) -> list[str]:
-    """As if recalibration had found this one range. Gives the list in which each search for a plan leaves its planner."""
+    """As if recalibration had found this one range. Gives the list in which each search for a plan
+    leaves its planner."""
 
     def recalibration(session, scanned, target, skip):
         own = session.source.range(quantizer)
         new = replace(own, amax=tuple(value * times for value in own.amax))
-        unit = Recalibrated(quantizer.partition(".")[0], "mse", (own,), (new,), Estimate(0.0, None, None, 1))
+        unit = Recalibrated(
+            quantizer.partition(".")[0], "mse", (own,), (new,), Estimate(0.0, None, None, 1)
+        )
         return Recalibration("basis", (unit,), scanned)
 
     searches = []
@@ -382,12 +441,21 @@ def test_without_a_cost_there_is_one_search(scanned: Path, monkeypatch) -> None:
 
 def test_the_cheapest_plan_meets_its_target_and_its_engine_is_measured() -> None:
     def plan(skip: str, metric: float, *, met: bool = True) -> Any:
-        return SimpleNamespace(skip=tuple(skip), met=met, metric=SimpleNamespace(confirm=SimpleNamespace(value=metric)))
+        return SimpleNamespace(
+            skip=tuple(skip), met=met, metric=SimpleNamespace(confirm=SimpleNamespace(value=metric))
+        )
 
     cost = CostModel("table", "ms", 1.0, {"a": 0.5, "b": 0.2, "c": 0.2})
     assert planning.cheapest([plan("a", 0.9), plan("bc", 0.9)], cost, None) == 1
     assert planning.cheapest([plan("a", 0.9), plan("bc", 0.9)], None, None) == 0
     assert planning.cheapest([plan("a", 0.9), plan("bc", 0.9)], cost, lambda skips: [1.3, 1.4]) == 0
     assert planning.cheapest([plan("a", 0.9), plan("b", 0.8, met=False)], cost, None) == 0
-    assert planning.cheapest([plan("a", 0.7, met=False), plan("b", 0.8, met=False)], cost, None) == 1
-    assert planning.cheapest([plan("bc", 0.9), plan("cb", 0.9)], cost, lambda skips: pytest.fail("one engine")) == 0
+    assert (
+        planning.cheapest([plan("a", 0.7, met=False), plan("b", 0.8, met=False)], cost, None) == 1
+    )
+    assert (
+        planning.cheapest(
+            [plan("bc", 0.9), plan("cb", 0.9)], cost, lambda skips: pytest.fail("one engine")
+        )
+        == 0
+    )

@@ -8,7 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.models import Branches, Branching, Chain, Fixed, WritesIntoViews, batch, quantized, seeded
+from support.models import (
+    Branches,
+    Branching,
+    Chain,
+    Fixed,
+    WritesIntoViews,
+    batch,
+    quantized,
+    seeded,
+)
 from support.replays import Variants, check, copied
 from torch import Tensor, nn
 
@@ -45,13 +54,17 @@ def scan(source: ModelOptModel) -> Variants:
     """What a scan asks for: quantized, float, each layer off, each layer on alone, weights only."""
     names = frozenset(quantizer.name for quantizer in source.quantizers)
     units = [frozenset(unit.quantizers) for unit in layers(source.quantizers)]
-    weights = frozenset(quantizer.name for quantizer in source.quantizers if quantizer.role == "weight")
+    weights = frozenset(
+        quantizer.name for quantizer in source.quantizers if quantizer.role == "weight"
+    )
     return [frozenset(), names, *units, *(names - unit for unit in units), weights]
 
 
 @pytest.mark.parametrize("name", ["branches", "chain"])
 @pytest.mark.parametrize("memory", [None, 60_000, 0], ids=["unlimited", "tight", "nothing"])
-def test_every_variant_equals_the_toggled_model_bit_for_bit(name: str, memory: int | None, request) -> None:
+def test_every_variant_equals_the_toggled_model_bit_for_bit(
+    name: str, memory: int | None, request
+) -> None:
     source = request.getfixturevalue(name)
     check(source, ReplaySimulator(source, memory), batch(seed=7), scan(source))
 
@@ -97,7 +110,12 @@ def test_more_shapes_than_graphs_run_on_the_models_own_modules(monkeypatch) -> N
     simulator = ReplaySimulator(source)
     for samples in (4, 2, 3):
         check(source, simulator, torch.randn(samples, 3), scan(source))
-    assert simulator.reason.count("run on the model's own modules, since its batches have more than 1 shapes") == 1
+    assert (
+        simulator.reason.count(
+            "run on the model's own modules, since its batches have more than 1 shapes"
+        )
+        == 1
+    )
 
 
 class CountsSamples(nn.Module):
@@ -138,11 +156,16 @@ def test_a_batch_is_cut_in_the_way_that_takes_the_least_time(
     assert set(simulator._parts.values()) == {fastest}
 
 
-def test_the_time_of_a_node_counts_as_often_as_there_are_quantizers_upstream(chain: ModelOptModel, monkeypatch) -> None:
+def test_the_time_of_a_node_counts_as_often_as_there_are_quantizers_upstream(
+    chain: ModelOptModel, monkeypatch
+) -> None:
     simulator = ReplaySimulator(chain)
     simulator.prepare(batch())
     ((_, graph),) = simulator._graphs
-    upstream = [graph._network.upstream[step.node].bit_count() for step in schedule(graph._network, [0]).legs[0].steps]
+    upstream = [
+        graph._network.upstream[step.node].bit_count()
+        for step in schedule(graph._network, [0]).legs[0].steps
+    ]
     now = itertools.count()
     monkeypatch.setattr(graph_module.time, "perf_counter", lambda: float(next(now)))
     assert graph.seconds([[batch()]] * 3) == 3 * sum(upstream) > 0
@@ -205,13 +228,18 @@ def test_several_inputs_by_position_or_name_and_nested_outputs_are_replayed() ->
     variants = scan(source)
     for inputs in ((first, second), {"second": second, "first": first}):
         ours = dict(ReplaySimulator(source).outputs(inputs, variants))
-        assert all(same(ours[index], theirs) for index, theirs in ToggleSimulator(source).outputs(inputs, variants))
+        assert all(
+            same(ours[index], theirs)
+            for index, theirs in ToggleSimulator(source).outputs(inputs, variants)
+        )
 
 
 def test_writing_into_an_output_does_not_reach_the_inputs() -> None:
     first, second = torch.randn(4, 3), torch.randn(4, 2)
     before = second.clone()
-    for _, outputs in ReplaySimulator(source_of(Two, first, second)).outputs((first, second), [frozenset()]):
+    for _, outputs in ReplaySimulator(source_of(Two, first, second)).outputs(
+        (first, second), [frozenset()]
+    ):
         outputs[1][1].zero_()
     assert torch.equal(second, before)
 
@@ -226,12 +254,15 @@ def test_the_model_and_its_quantizers_are_never_touched(branches: ModelOptModel)
 
 
 def test_an_unknown_name_is_refused(branches: ModelOptModel) -> None:
-    with pytest.raises(NamesError, match=r"got 'lefd\.input_quantizer'.*Close names: left\.input_quantizer"):
+    with pytest.raises(
+        NamesError, match=r"got 'lefd\.input_quantizer'.*Close names: left\.input_quantizer"
+    ):
         list(ReplaySimulator(branches).outputs(batch(), [frozenset(["lefd.input_quantizer"])]))
 
 
 def test_a_batch_is_cut_until_the_values_of_one_part_fit_the_budget(chain: ModelOptModel) -> None:
-    """As far as no bit changes, which depends on the kernels that the processor has: the rest is told."""
+    """As far as no bit changes, which depends on the kernels that the processor has: the rest is
+    told."""
     inputs, variants = batch(16, 32), scan(chain)
     value = 4 * 4 * 16 * 32 * 32  # bytes of four float channels of the whole batch
     simulator = ReplaySimulator(chain, memory=value)
@@ -247,12 +278,15 @@ def test_a_budget_that_cannot_be_held_is_told_with_what_is_needed(branches: Mode
     deque(simulator.outputs(batch(2, 256), scan(branches)), maxlen=0)
     needed = simulator.peak(batch(2, 256), scan(branches)) / 2**20
     assert simulator.warnings == (
-        f"Replay holds up to {needed:.1f} MiB of values at once, more than its budget of 0.0 MiB (--memory): one batch "
-        "takes that much where cutting it further would change the numbers; use smaller batches or a larger budget.",
+        f"Replay holds up to {needed:.1f} MiB of values at once, more than its budget of 0.0 MiB "
+        "(--memory): one batch takes that much where cutting it further would change the numbers; "
+        "use smaller batches or a larger budget.",
     )
 
 
-def test_the_announced_peak_shrinks_with_the_budget_and_is_what_is_held(branches: ModelOptModel) -> None:
+def test_the_announced_peak_shrinks_with_the_budget_and_is_what_is_held(
+    branches: ModelOptModel,
+) -> None:
     inputs, variants = batch(16, 32), scan(branches)
     peaks = []
     for memory in (None, 1_500_000, 0):
@@ -265,8 +299,8 @@ def test_the_announced_peak_shrinks_with_the_budget_and_is_what_is_held(branches
 
 
 def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) -> int:
-    """The most bytes that new tensors hold at once, counted after every op: the op's own scratch is left out, and the inputs,
-    of which each part of a batch is a view."""
+    """The most bytes that new tensors hold at once, counted after every op: the op's own scratch is
+    left out, and the inputs, of which each part of a batch is a view."""
     deque(simulator.outputs(inputs, variants), maxlen=0)  # weights are folded now, and not counted
     ((_, graph),) = simulator._graphs
     original, most = list(graph._run), 0
@@ -276,7 +310,9 @@ def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) ->
             nonlocal most
             result = run(*values)
             held = {
-                tensor.untyped_storage().data_ptr(): tensor for tensor in gc.get_objects() if type(tensor) is Tensor
+                tensor.untyped_storage().data_ptr(): tensor
+                for tensor in gc.get_objects()
+                if type(tensor) is Tensor
             }
             held.pop(inputs.untyped_storage().data_ptr(), None)
             most = max(most, sum(tensor.untyped_storage().nbytes() for tensor in held.values()))
@@ -296,7 +332,8 @@ def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) ->
 
 
 class Drawn(nn.Module):
-    """A random graph of equal-sized values: convolutions, also used twice, residuals, concats, in-place and view ops."""
+    """A random graph of equal-sized values: convolutions, also used twice, residuals, concats,
+    in-place and view ops."""
 
     def __init__(self, plan: list[tuple[str, int, int]]) -> None:
         super().__init__()
@@ -317,7 +354,12 @@ class Drawn(nn.Module):
             elif kind == "inplace":
                 values.append(nn.functional.leaky_relu_(self.convs[two % 3](a), 0.3))
             elif kind == "view":
-                values.append(a.flatten(2).transpose(1, 2).reshape(b.shape[0], *a.shape[2:], 3).permute(0, 3, 1, 2))
+                values.append(
+                    a.flatten(2)
+                    .transpose(1, 2)
+                    .reshape(b.shape[0], *a.shape[2:], 3)
+                    .permute(0, 3, 1, 2)
+                )
             else:
                 values.append(torch.sigmoid(a) * b)
         return [values[-1], values[len(values) // 2] * 1]
@@ -325,7 +367,9 @@ class Drawn(nn.Module):
 
 plans = st.lists(
     st.tuples(
-        st.sampled_from(["conv", "add", "concat", "inplace", "view", "gate"]), st.integers(0, 9), st.integers(0, 9)
+        st.sampled_from(["conv", "add", "concat", "inplace", "view", "gate"]),
+        st.integers(0, 9),
+        st.integers(0, 9),
     ),
     min_size=3,
     max_size=8,
@@ -341,7 +385,9 @@ def test_replay_equals_full_recomputation_on_random_graphs_at_any_budget(plan, r
         model.convs[1].input_quantizer = model.convs[0].input_quantizer
         source = ModelOptModel(model)
     names = [quantizer.name for quantizer in source.quantizers]
-    variants = scan(source) + [frozenset(random.sample(names, random.randint(0, len(names)))) for _ in range(4)]
+    variants = scan(source) + [
+        frozenset(random.sample(names, random.randint(0, len(names)))) for _ in range(4)
+    ]
     random.shuffle(variants)
     expected = dict(ToggleSimulator(source).outputs(batch(3, 6, seed=9), variants))
     unlimited = ReplaySimulator(source).peak(batch(3, 6, seed=9), variants)
@@ -356,17 +402,26 @@ def test_replay_equals_full_recomputation_on_random_graphs_at_any_budget(plan, r
 def test_the_factory_replays_what_agrees_and_says_so(branches: ModelOptModel) -> None:
     simulator = simulator_for(branches, batch())
     assert simulator.name == "replay"
-    assert simulator.reason == "a traced graph of the model gives its own outputs bit for bit on the example batch"
+    assert (
+        simulator.reason
+        == "a traced graph of the model gives its own outputs bit for bit on the example batch"
+    )
 
 
 def test_the_factory_toggles_what_cannot_be_traced_and_says_why() -> None:
     simulator = simulator_for(source_of(Branching, torch.randn(4, 3)), torch.randn(4, 3))
     assert simulator.name == "toggle"
-    assert simulator.reason.startswith("the model cannot be replayed, since torch.export cannot follow it")
+    assert simulator.reason.startswith(
+        "the model cannot be replayed, since torch.export cannot follow it"
+    )
 
 
-def test_the_factory_toggles_what_differs_and_says_by_how_much(branches: ModelOptModel, monkeypatch) -> None:
-    monkeypatch.setattr(replay_module, "native_quantizers", lambda source, own: [Wrong()] * len(source.quantizers))
+def test_the_factory_toggles_what_differs_and_says_by_how_much(
+    branches: ModelOptModel, monkeypatch
+) -> None:
+    monkeypatch.setattr(
+        replay_module, "native_quantizers", lambda source, own: [Wrong()] * len(source.quantizers)
+    )
     simulator = simulator_for(branches, batch())
     assert simulator.name == "toggle"
     assert "a traced graph of the model differs from it by" in simulator.reason
@@ -394,7 +449,9 @@ def test_the_factory_toggles_when_told(branches: ModelOptModel) -> None:
         ([float("inf")], [float("-inf")], float("inf")),
     ],
 )
-def test_the_difference_of_outputs_is_relative_and_knows_nan_and_inf(one, other, expected: float) -> None:
+def test_the_difference_of_outputs_is_relative_and_knows_nan_and_inf(
+    one, other, expected: float
+) -> None:
     assert difference({"y": torch.tensor(one)}, {"y": torch.tensor(other)}) == expected
     assert difference({"y": torch.tensor(one)}, {"z": torch.tensor(one)}) == float("inf")
 
@@ -405,12 +462,18 @@ def test_a_shorter_batch_takes_the_parts_of_a_longer_one_and_is_compared_with_th
     replay = ReplaySimulator(chain)
     monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: 2)
     list(replay.outputs(batch(8), [frozenset()]))
-    monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: pytest.fail("measured again"))
-    ours, theirs = (dict(one.outputs(batch(6), [frozenset()])) for one in (replay, ToggleSimulator(chain)))
+    monkeypatch.setattr(
+        ReplaySimulator, "_measured_parts", lambda *_: pytest.fail("measured again")
+    )
+    ours, theirs = (
+        dict(one.outputs(batch(6), [frozenset()])) for one in (replay, ToggleSimulator(chain))
+    )
     assert same(theirs[0], ours[0])
 
 
-def test_parts_that_change_a_bit_are_given_up_at_the_first_batch_of_a_shape(chain: ModelOptModel, monkeypatch) -> None:
+def test_parts_that_change_a_bit_are_given_up_at_the_first_batch_of_a_shape(
+    chain: ModelOptModel, monkeypatch
+) -> None:
     replay = ReplaySimulator(chain)
     monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: 2)
     differences = iter([1e-6, 0.0])

@@ -1,4 +1,5 @@
-"""The page in a real browser: sorting, searching, and no script error under its own security policy."""
+"""The page in a real browser: sorting, searching, and no script error under its own security
+policy."""
 
 from __future__ import annotations
 
@@ -19,8 +20,12 @@ from support.reporting_samples import complete
 from sensitivity.records import Estimate
 from sensitivity.reporting.page import render
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine: sorting and searching not run")
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no Chromium on this machine: sorting and searching not run"
+)
 
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -67,7 +72,13 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def title_after_scripts(page: Path, folder: Path) -> str:
     assert BROWSER
-    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]
+    command = [
+        BROWSER,
+        *FLAGS,
+        f"--user-data-dir={folder / 'profile'}",
+        "--dump-dom",
+        page.as_uri(),
+    ]
     dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
     assert title
@@ -91,7 +102,9 @@ def test_names_are_sorted_in_the_order_of_their_numbers(found: Any) -> None:
     assert found["layer_up"] == list(range(1, 13))
 
 
-def test_a_search_finds_layers_by_all_words_of_names_and_quantizers_and_counts_them(found: Any) -> None:
+def test_a_search_finds_layers_by_all_words_of_names_and_quantizers_and_counts_them(
+    found: Any,
+) -> None:
     assert found["searched"] == [7, 8, 9, 10, 11, 12]
     assert found["count"] == "6 of 12"
     assert found["searched_sorted"] == [7, 8, 9, 10, 11, 12]

@@ -1,4 +1,5 @@
-"""The report as a file: complete, safe, the same each time, and with only the parts there is something for."""
+"""The report as a file: complete, safe, the same each time, and with only the parts there is
+something for."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ class Page(HTMLParser):
 
 def test_a_page_asks_nothing_of_the_network() -> None:
     page = Page(render(complete()))
-    links = [value for _, found in page.tags for name, value in found.items() if name in ("src", "href")]
+    links = [
+        value for _, found in page.tags for name, value in found.items() if name in ("src", "href")
+    ]
     assert all(link and link.startswith(("#", "data:")) for link in links)
     assert not re.search(r"https?://|@import|url\(", render(complete()))
 
@@ -72,7 +75,9 @@ def test_every_link_of_a_page_leads_to_a_part_that_is_there() -> None:
 
 def test_names_and_texts_are_escaped_wherever_they_are_shown() -> None:
     plain = complete(8)
-    evil_units = tuple(Unit(f"{EVIL}{unit.name}", (f"{EVIL}.weight_quantizer",)) for unit in plain.units)
+    evil_units = tuple(
+        Unit(f"{EVIL}{unit.name}", (f"{EVIL}.weight_quantizer",)) for unit in plain.units
+    )
     assert plain.plan
     evil_plan = replace(
         plain.plan,
@@ -84,7 +89,9 @@ def test_names_and_texts_are_escaped_wherever_they_are_shown() -> None:
         advice=Advice("qat", (EVIL,)),
     )
     facts = {EVIL: EVIL}
-    timings = tuple(replace(timing, file=EVIL, runtime=EVIL, precision=EVIL) for timing in plain.timings)
+    timings = tuple(
+        replace(timing, file=EVIL, runtime=EVIL, precision=EVIL) for timing in plain.timings
+    )
     data = ReportData(
         EVIL, EVIL, 1.0, "disable", EVIL, facts, plain.baselines, effects(evil_units), evil_units, evil_plan, timings,
         (EVIL,), facts, facts, (EVIL,),
@@ -98,7 +105,10 @@ def test_a_page_runs_no_script_but_its_own() -> None:
     text = render(complete())
     script = text[text.index("<script>") + len("<script>") : text.index("</script>")]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+    assert (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
+        f"'sha256-{digest}'" in text
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +121,10 @@ def test_a_page_runs_no_script_but_its_own() -> None:
             {"sensitivities", "baselines", "plan", "layers", "repeat"},
         ),
         (ReportData("t", "top-1", 1.0, "enable", "c"), {"repeat"}),
-        (ReportData("t", "top-1", 1.0, "enable", "c", bench_sentences=("Slow.",)), {"latency", "repeat"}),
+        (
+            ReportData("t", "top-1", 1.0, "enable", "c", bench_sentences=("Slow.",)),
+            {"latency", "repeat"},
+        ),
         (
             replace(scan_only(), effects=effects(units(3), interval=False)),
             {"sensitivities", "baselines", "layers", "repeat"},
@@ -135,7 +148,8 @@ def test_the_verdict_comes_before_every_chart() -> None:
 
 def test_a_page_draws_thirty_layers_and_lists_them_all() -> None:
     page = Page(render(complete(120)))
-    assert sum(found.get("class") == "rank" for tag, found in page.tags if tag == "span") == 30 + 1  # and the axis
+    # and the axis
+    assert sum(found.get("class") == "rank" for tag, found in page.tags if tag == "span") == 30 + 1
     assert sum(tag == "details" for tag, _ in page.tags) == 120 + 1  # and the skip-sets tried
     assert "The first 30 of 120 are drawn" in page.text
 
@@ -145,7 +159,9 @@ def test_every_value_of_a_chart_is_inside_its_axis() -> None:
     for row in chart.rows:
         assert row.low is not None
         assert row.high is not None
-        assert 0 <= chart.axis.at(row.low) <= chart.axis.at(row.value) <= chart.axis.at(row.high) <= 1
+        assert (
+            0 <= chart.axis.at(row.low) <= chart.axis.at(row.value) <= chart.axis.at(row.high) <= 1
+        )
 
 
 def test_ties_and_effects_that_may_be_nothing_are_marked_in_words() -> None:
@@ -162,14 +178,19 @@ def test_the_axis_of_the_path_is_around_the_data_and_the_page_says_so() -> None:
     assert chart.axis.low > 25
     assert chart.counts == (0, 3, 4, 5, 7, 14, 28)
     assert [point.value for point in chart.best] == sorted(point.value for point in chart.best)
-    assert re.search(r"vertical axis runs from 28\.\d to 57\.\d %, not from 0", Page(render(data)).text)
+    assert re.search(
+        r"vertical axis runs from 28\.\d to 57\.\d %, not from 0", Page(render(data)).text
+    )
 
 
 def test_a_path_shows_the_chosen_plan_even_if_it_is_not_among_the_tries() -> None:
     data = complete()
     assert data.plan
     chart = path_chart(replace(data.plan, path=()), 1.0)
-    assert [(chart.counts[point.slot], point.chosen) for point in chart.points] == [(0, False), (5, True)]
+    assert [(chart.counts[point.slot], point.chosen) for point in chart.points] == [
+        (0, False),
+        (5, True),
+    ]
 
 
 def test_labels_that_would_overlap_are_pushed_apart_in_their_order() -> None:
@@ -200,7 +221,9 @@ def test_a_report_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_figures_are_valid_svg_with_names_as_they_are_and_the_command_inside(tmp_path: Path) -> None:
+def test_figures_are_valid_svg_with_names_as_they_are_and_the_command_inside(
+    tmp_path: Path,
+) -> None:
     names = (EVIL, "a$b$\x1ec")
     made = tuple(Unit(name, ()) for name in names)
     before = dict(mpl.rcParams)
@@ -225,7 +248,9 @@ def test_accuracy_against_latency_is_shown_where_plans_were_met() -> None:
     data = complete()
     level, drop = near(0.508), near(0.012, 0.016)
     points = (
-        FrontierPoint((), near(0.301), near(0.22), level, drop, predicted_ms=2.0, measured_ms=2.125),
+        FrontierPoint(
+            (), near(0.301), near(0.22), level, drop, predicted_ms=2.0, measured_ms=2.125
+        ),
         FrontierPoint(data.plan.skip, level, drop, predicted_ms=2.4),
     )
     page = Page(render(replace(data, frontier=points)))

@@ -24,7 +24,9 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), m
 )
 
 
-def test_a_scan_table_has_a_row_per_unit_with_the_most_sensitive_first_in_any_order_of_effects() -> None:
+def test_a_scan_table_has_a_row_per_unit_with_the_most_sensitive_first_in_any_order_of_effects() -> (
+    None
+):
     made = units(5)
     table = scan_table(tuple(reversed(effects(made))), made)
     assert list(table["rank"]) == [1, 2, 3, 4, 5]
@@ -48,7 +50,9 @@ def test_a_unit_that_is_not_judged_has_no_effect_and_says_so() -> None:
     assert table[["effect", "low", "high", "metric"]].isna().all().all()
 
 
-def test_a_unit_that_the_race_did_not_measure_has_no_samples_and_four_empty_cells(tmp_path: Path) -> None:
+def test_a_unit_that_the_race_did_not_measure_has_no_samples_and_four_empty_cells(
+    tmp_path: Path,
+) -> None:
     effect = Effect(1, 1, "a", Estimate(0.0, None, None, 0), 0.5)
     write_csv(scan_table([effect], [Unit("a", ("a.q",))]), tmp_path / "scan.csv")
     assert (tmp_path / "scan.csv").read_text().splitlines()[1] == "1,a,,,,0,1,,a.q,layer,True"
@@ -56,12 +60,16 @@ def test_a_unit_that_the_race_did_not_measure_has_no_samples_and_four_empty_cell
 
 def test_an_empty_scan_is_a_table_with_a_header_only(tmp_path: Path) -> None:
     write_csv(scan_table((), ()), tmp_path / "scan.csv")
-    assert (tmp_path / "scan.csv").read_text() == "rank,unit,effect,low,high,n,tie,metric,quantizers,kind,judged\n"
+    assert (
+        tmp_path / "scan.csv"
+    ).read_text() == "rank,unit,effect,low,high,n,tie,metric,quantizers,kind,judged\n"
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(names, finite, finite, finite), max_size=6))
-def test_a_scan_csv_reads_back_to_the_last_digit(tmp_path_factory: pytest.TempPathFactory, rows: list) -> None:
+def test_a_scan_csv_reads_back_to_the_last_digit(
+    tmp_path_factory: pytest.TempPathFactory, rows: list
+) -> None:
     made = tuple(
         Effect(rank, rank, name, Estimate(value, low, None, 7), metric)
         for rank, (name, value, low, metric) in enumerate(rows, start=1)
@@ -70,7 +78,13 @@ def test_a_scan_csv_reads_back_to_the_last_digit(tmp_path_factory: pytest.TempPa
     path = tmp_path_factory.mktemp("csv") / "scan.csv"
     write_csv(table, path)
     text = {"unit": str, "quantizers": str}
-    back = pd.read_csv(path, dtype=text, keep_default_na=False, na_values={"high": [""]}, float_precision="round_trip")
+    back = pd.read_csv(
+        path,
+        dtype=text,
+        keep_default_na=False,
+        na_values={"high": [""]},
+        float_precision="round_trip",
+    )
     pd.testing.assert_frame_equal(back.astype(table.dtypes.to_dict()), table, check_exact=True)
 
 
@@ -85,7 +99,9 @@ def test_a_path_table_says_how_far_each_try_is_from_the_target() -> None:
 def test_a_bench_table_has_a_row_per_timing_with_the_ratio_and_its_interval() -> None:
     table = bench_table(TIMINGS)
     assert list(table["variant"]) == ["float", "int8", "partial"]
-    assert table.loc[1, ["ratio_vs_float", "low", "high"]].tolist() == pytest.approx([0.72, 0.70, 0.74])
+    assert table.loc[1, ["ratio_vs_float", "low", "high"]].tolist() == pytest.approx(
+        [0.72, 0.70, 0.74]
+    )
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -100,7 +116,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_file_of_before(
 
     monkeypatch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), full)
     with pytest.raises(
-        WriteError, match=r"Expected to write .*scan\.csv, got: No space left on device; free some space"
+        WriteError,
+        match=r"Expected to write .*scan\.csv, got: No space left on device; free some space",
     ):
         write_csv(scan_table((), ()), path)
     assert path.read_text() == "before"

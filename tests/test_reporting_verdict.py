@@ -33,22 +33,33 @@ def test_a_met_target_is_said_with_before_after_and_held_out_evidence() -> None:
         "Leaving 5 of 28 layers out of INT8 brings top-1 from 30.1 % to 51.4 % on confirm "
         "and meets the target of at most 1.0 pt under float there."
     )
-    assert "51.4 % [47.0, 55.8] on 500 samples; the target asks for 51.2 %, float has 52.2 %" in found.sentences[0]
-    assert "On holdout, samples that no choice has seen: 50.8 % [44.6, 57.0] on 250 samples" in found.sentences[1]
+    assert (
+        "51.4 % [47.0, 55.8] on 500 samples; the target asks for 51.2 %, float has 52.2 %"
+        in found.sentences[0]
+    )
+    assert (
+        "On holdout, samples that no choice has seen: 50.8 % [44.6, 57.0] on 250 samples"
+        in found.sentences[1]
+    )
     assert f"the drop is 1.2 pt [{MINUS}0.4, 2.8] on 250 samples" in found.sentences[1]
     assert "Left out: stage1.0, stage1.1, stage1.2, stage1.3, stage1.4." in found.sentences
 
 
-def test_holdout_tells_everything_in_int8_too_and_how_many_samples_would_do_follows_at_once() -> None:
+def test_holdout_tells_everything_in_int8_too_and_how_many_samples_would_do_follows_at_once() -> (
+    None
+):
     data = complete()
     assert data.plan
     data = replace(
-        data, plan=replace(data.plan, metric=replace(data.plan.metric, holdout_quantized=near(0.29, 0.06, n=250)))
+        data,
+        plan=replace(
+            data.plan, metric=replace(data.plan.metric, holdout_quantized=near(0.29, 0.06, n=250))
+        ),
     )
     found = verdict(data)
     assert (
-        "float has 52.0 % there, everything in INT8 29.0 % [23.0, 35.0] on 250 samples, so the drop is"
-        in found.sentences[1]
+        "float has 52.0 % there, everything in INT8 29.0 % [23.0, 35.0] on 250 samples, so the "
+        "drop is" in found.sentences[1]
     )
     assert "takes about" in found.sentences[2]
     assert ("All INT8, held out", "29.0 %") in [tile[:2] for tile in tiles(data)]
@@ -58,22 +69,29 @@ def test_a_missed_target_says_by_how_much_why_and_what_else_to_try() -> None:
     found = verdict(complete(met=False))
     assert found.state == "bad"
     assert found.headline.startswith(
-        "The target of at most 1.0 pt under float is missed on confirm by 4.7 pt: the best plan found"
+        "The target of at most 1.0 pt under float is missed on confirm by 4.7 pt: the best plan "
+        "found"
     )
     assert any(sentence.startswith("Why: leaving out all") for sentence in found.sentences)
-    assert any(sentence.startswith("What else to try: calibrate again") for sentence in found.sentences)
+    assert any(
+        sentence.startswith("What else to try: calibrate again") for sentence in found.sentences
+    )
 
 
 def test_a_model_that_needs_no_plan_is_told_so() -> None:
     data = complete()
     assert data.plan
     data = replace(data, plan=replace(data.plan, skip=()))
-    assert verdict(data).headline.startswith("Everything in INT8 meets the target of at most 1.0 pt under float")
+    assert verdict(data).headline.startswith(
+        "Everything in INT8 meets the target of at most 1.0 pt under float"
+    )
 
 
 def recalibrated(data: ReportData, skip: tuple[str, ...]) -> ReportData:
     assert data.plan
-    one = Recalibrated("stage2.0", "mse", (Range("q", "own", (2.0,)),), (Range("q", "mse", (1.0,)),), near(0.02))
+    one = Recalibrated(
+        "stage2.0", "mse", (Range("q", "own", (2.0,)),), (Range("q", "mse", (1.0,)),), near(0.02)
+    )
     metric = replace(data.plan.metric, recalibrated=near(0.45, n=500))
     return replace(data, plan=replace(data.plan, skip=skip, recalibrated=(one,), metric=metric))
 
@@ -81,26 +99,27 @@ def recalibrated(data: ReportData, skip: tuple[str, ...]) -> ReportData:
 def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
     found = verdict(recalibrated(complete(), ("stage1.0",)))
     assert found.headline == (
-        "Leaving 1 of 28 layers out of INT8 and giving 1 other new ranges brings top-1 from 30.1 % to 51.4 % on confirm "
-        "and meets the target of at most 1.0 pt under float there."
+        "Leaving 1 of 28 layers out of INT8 and giving 1 other new ranges brings top-1 from 30.1 % "
+        "to 51.4 % on confirm and meets the target of at most 1.0 pt under float there."
     )
     assert any(
         sentence
-        == "In INT8 with other ranges, at no cost in speed: stage2.0 (mse); with the new ranges everything in INT8 reaches "
+        == "In INT8 with other ranges, at no cost in speed: stage2.0 (mse); with the new ranges "
+        "everything in INT8 reaches "
         "45.0 % [39.5, 50.5] on 500 samples of confirm."
         for sentence in found.sentences
     )
     assert verdict(recalibrated(complete(), ())).headline == (
-        "With new ranges for 1 layer everything in INT8 meets the target of at most 1.0 pt under float on confirm, with "
-        "top-1 51.4 % instead of 30.1 %: nothing is left out."
+        "With new ranges for 1 layer everything in INT8 meets the target of at most 1.0 pt under "
+        "float on confirm, with top-1 51.4 % instead of 30.1 %: nothing is left out."
     )
 
 
 def test_what_shared_ranges_cost_is_said() -> None:
     data = replace(scan_only(), scales=(("a", "b"), ("c", "d", "e")), sharing=near(0.012, 0.02))
     assert scan_sentences(data)[-1] == (
-        "5 quantizers in 2 groups share one range each, as engines want it where tensors meet; with everything in INT8 "
-        f"that costs 1.2 pt [{MINUS}0.8, 3.2] on 300 samples of rank."
+        "5 quantizers in 2 groups share one range each, as engines want it where tensors meet; "
+        f"with everything in INT8 that costs 1.2 pt [{MINUS}0.8, 3.2] on 300 samples of rank."
     )
 
 
@@ -120,13 +139,15 @@ def test_a_scan_alone_says_which_layer_hurts_most_and_what_cannot_be_told_apart(
     )
     assert "For 20 of 28 layers the interval includes 0: no effect is shown." in found.sentences
     assert (
-        "Everything in INT8 costs 22.0 pt of top-1 (3.2 pt with only weights, 18.8 pt with only activations)"
-        in (found.sentences[-1])
+        "Everything in INT8 costs 22.0 pt of top-1 (3.2 pt with only weights, 18.8 pt with only "
+        "activations)" in (found.sentences[-1])
     )
 
 
 def test_a_scan_in_mode_enable_speaks_of_cost() -> None:
-    assert scan_sentences(replace(scan_only(), mode="enable"))[0].startswith("Quantizing only stage1.0 costs 17.0 pt")
+    assert scan_sentences(replace(scan_only(), mode="enable"))[0].startswith(
+        "Quantizing only stage1.0 costs 17.0 pt"
+    )
 
 
 def test_ties_for_the_first_rank_are_said() -> None:
@@ -141,12 +162,16 @@ def test_a_scan_where_nothing_stands_out_does_not_name_a_culprit() -> None:
     data = scan_only(3)
     first = replace(data.effects[0], effect=near(0.01, 0.02))
     found = verdict(replace(data, effects=(first, *data.effects[1:])))
-    assert found.headline.startswith("No layer stands out: leaving only stage1.0 out of INT8 gains 1.0 pt")
+    assert found.headline.startswith(
+        "No layer stands out: leaving only stage1.0 out of INT8 gains 1.0 pt"
+    )
 
 
 def test_layers_that_a_race_ranked_by_signal_alone_are_counted_and_given_no_effect() -> None:
     data = scan_only()
-    unmeasured = [replace(one, effect=Estimate(0.0, None, None, 0), tie=1) for one in data.effects[8:]]
+    unmeasured = [
+        replace(one, effect=Estimate(0.0, None, None, 0), tie=1) for one in data.effects[8:]
+    ]
     found = "\n".join(scan_sentences(replace(data, effects=(*data.effects[:8], *unmeasured))))
     assert "the largest effect of 8 layers measured" in found
     assert "The metric was not spent on 20 layers: there the ranking is a signal's alone." in found
@@ -160,7 +185,10 @@ def test_a_metric_without_intervals_is_not_given_any() -> None:
 
 
 def test_nothing_measured_is_said_plainly() -> None:
-    assert verdict(ReportData("t", "top-1", 1.0, "disable", "c")).headline == "Nothing has been measured yet."
+    assert (
+        verdict(ReportData("t", "top-1", 1.0, "disable", "c")).headline
+        == "Nothing has been measured yet."
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,7 +222,9 @@ def test_each_kind_of_target_is_said_in_its_own_words(target: Target, said: str)
     assert MetricFormat("top-1", 1.0).target(target) == said
 
 
-def test_layers_that_the_metric_does_not_see_are_counted_apart_and_not_called_without_effect() -> None:
+def test_layers_that_the_metric_does_not_see_are_counted_apart_and_not_called_without_effect() -> (
+    None
+):
     data = scan_only()
     nothing = Estimate(0.0, None, None, 0)
     unseen = [replace(one, effect=nothing, tie=one.rank, judged=False) for one in data.effects[-3:]]

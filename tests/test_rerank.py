@@ -23,7 +23,8 @@ HARM = {"mask": 0.5, "second": 0.2, "third": 0.1} | {f"tail{index}": 0.001 for i
 
 
 class Masked(FakeModel):
-    """While `mask` is quantized it drowns all other layers: leaving one of those out changes nothing."""
+    """While `mask` is quantized it drowns all other layers: leaving one of those out changes
+    nothing."""
 
     def __call__(self, inputs: Any) -> Any:
         on = {q.layer for q in self.quantizers if q.name not in self.off}
@@ -33,7 +34,8 @@ class Masked(FakeModel):
 
 def measurer_of(path: Path):
     model = Masked(HARM)
-    samples = np.concatenate([np.linspace(0, 0.999, 32), np.linspace(0, 0.999, 368)])  # the first 32 are the signal's
+    # the first 32 are the signal's
+    samples = np.concatenate([np.linspace(0, 0.999, 32), np.linspace(0, 0.999, 368)])
     data = {split: [(samples, None)] for split in ("rank", "confirm", "holdout")}
     task = Task(model, data, lambda outputs, _: outputs)
     simulator = FakeSimulator(model)
@@ -60,8 +62,11 @@ def test_units_are_ordered_by_what_they_take_once_the_first_are_out(tmp_path: Pa
     assert abs(whole - 0.85) < 0.04, "the parts add up to the distortion of all of INT8"
 
 
-def test_a_plan_needs_fewer_units_with_re_ranking_than_with_the_order_of_the_scan(tmp_path: Path) -> None:
-    """The scan cannot tell the other units apart while `mask` is in: it keeps the model's order, here the wrong one."""
+def test_a_plan_needs_fewer_units_with_re_ranking_than_with_the_order_of_the_scan(
+    tmp_path: Path,
+) -> None:
+    """The scan cannot tell the other units apart while `mask` is in: it keeps the model's order,
+    here the wrong one."""
     model = Masked(dict(reversed(HARM.items())))
     samples = np.concatenate([np.linspace(0, 0.999, 32), np.linspace(0, 0.999, 368)])
     data = {split: [(samples, None)] for split in ("rank", "confirm", "holdout")}
@@ -90,51 +95,69 @@ def test_the_same_order_comes_from_the_journal_without_a_new_sample(tmp_path: Pa
     assert calls[0] > calls[1] == 0
 
 
-def test_a_model_that_has_collapsed_is_left_out_in_the_order_of_what_each_layer_does_alone(tmp_path: Path) -> None:
-    """Two layers of which either alone ruins everything: while the other is in INT8, leaving one out shows nothing."""
+def test_a_model_that_has_collapsed_is_left_out_in_the_order_of_what_each_layer_does_alone(
+    tmp_path: Path,
+) -> None:
+    """Two layers of which either alone ruins everything: while the other is in INT8, leaving one
+    out shows nothing."""
     harm = {"tail": 0.02, "worse": 0.98, "middle": 0.3, "bad": 0.97}
 
     class Ruined(FakeModel):
         def __call__(self, inputs: Any) -> Any:
             on = {q.layer for q in self.quantizers if q.name not in self.off}
-            return (inputs >= min(sum(self.harm[layer] for layer in on), 0.999) - 1e-12).astype(np.float64)
+            return (inputs >= min(sum(self.harm[layer] for layer in on), 0.999) - 1e-12).astype(
+                np.float64
+            )
 
     model = Ruined(harm)
     samples = np.linspace(0, 0.999, 32)
     task = Task(
-        model, {split: [(samples, None)] for split in ("rank", "confirm", "holdout")}, lambda outputs, _: outputs
+        model,
+        {split: [(samples, None)] for split in ("rank", "confirm", "holdout")},
+        lambda outputs, _: outputs,
     )
     units = layers(model.quantizers)
     with open_journal(tmp_path / "j", {}, resume=True) as journal:
         measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
         mode = usual_mode(measurer, model.quantizers)
         scanned = scan(measurer, units, model.quantizers, mode)
-        plan = choose_plan(measurer, units, model.quantizers, scanned, Target(drop=0.1), Means(signal=SIGNAL))
+        plan = choose_plan(
+            measurer, units, model.quantizers, scanned, Target(drop=0.1), Means(signal=SIGNAL)
+        )
     assert mode == "enable"
     assert scanned.collapsed
     assert plan.skip == ("worse", "bad", "middle")
     assert COLLAPSED in plan.notes
 
 
-def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(tmp_path: Path) -> None:
-    """Losses of everything in INT8 and of half of it are both the whole: they do not say which prefix to try."""
+def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(
+    tmp_path: Path,
+) -> None:
+    """Losses of everything in INT8 and of half of it are both the whole: they do not say which
+    prefix to try."""
     harm = {f"layer{index:02}": 0.5 / (index + 1) for index in range(32)}
 
     class Ruined(FakeModel):
         def __call__(self, inputs: Any) -> Any:
             on = {q.layer for q in self.quantizers if q.name not in self.off}
-            return (inputs >= min(sum(self.harm[layer] for layer in on), 0.999) - 1e-12).astype(np.float64)
+            return (inputs >= min(sum(self.harm[layer] for layer in on), 0.999) - 1e-12).astype(
+                np.float64
+            )
 
     model = Ruined(harm)
     samples = np.linspace(0, 0.999, 200)
     task = Task(
-        model, {split: [(samples, None)] for split in ("rank", "confirm", "holdout")}, lambda outputs, _: outputs
+        model,
+        {split: [(samples, None)] for split in ("rank", "confirm", "holdout")},
+        lambda outputs, _: outputs,
     )
     units = layers(model.quantizers)
     with open_journal(tmp_path / "j", {}, resume=True) as journal:
         measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
         scanned = raced_scan(measurer, units, model.quantizers, "enable", harm, Budget(2000))
-        plan = choose_plan(measurer, units, model.quantizers, scanned, Target(drop=0.1), Means(signal=SIGNAL))
+        plan = choose_plan(
+            measurer, units, model.quantizers, scanned, Target(drop=0.1), Means(signal=SIGNAL)
+        )
     left = [sum(list(harm.values())[size:]) for size in range(33)]
     assert len(plan.skip) == next(size for size in range(33) if left[size] <= 0.1)
     assert plan.planner == "culprits"
@@ -143,4 +166,7 @@ def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(t
 def test_a_model_that_still_works_in_int8_is_scanned_by_leaving_layers_out(tmp_path: Path) -> None:
     journal, task, simulator, model = measurer_of(tmp_path / "j")
     with journal:
-        assert usual_mode(Measurer(task, lambda offered: simulator, journal), model.quantizers) == "disable"
+        assert (
+            usual_mode(Measurer(task, lambda offered: simulator, journal), model.quantizers)
+            == "disable"
+        )

@@ -1,4 +1,5 @@
-"""The builder of TensorRT for RTX: the real one where it is installed, harmless stand-ins for what it may do."""
+"""The builder of TensorRT for RTX: the real one where it is installed, harmless stand-ins for what
+it may do."""
 
 import importlib.metadata
 import importlib.util
@@ -16,7 +17,12 @@ from sensitivity.bench.environment import environment
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 from sensitivity.runtimes import tensorrt_rtx_build as rtx
 from sensitivity.runtimes.tensorrt import TensorRtRtx
-from sensitivity.runtimes.tensorrt_build import TensorRtSettings, build_plan, make_logger, strongly_typed
+from sensitivity.runtimes.tensorrt_build import (
+    TensorRtSettings,
+    build_plan,
+    make_logger,
+    strongly_typed,
+)
 from sensitivity.runtimes.tensorrt_rtx_log import Tensor, engine_layers
 
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))
@@ -35,14 +41,24 @@ def test_the_log_lists_layers_with_types_shapes_and_onnx_names() -> None:
     assert (quantize.kind, quantize.onnx) == ("kgen", ("xq",))
     assert quantize.outputs == (Tensor("xq", "int8", (1, 16, 8, 8)),)
     assert (conv.name, conv.kind, conv.onnx) == ("conv_myl0_1", "correlation", ("conv", "xd"))
-    assert [tensor.dtype for tensor in conv.inputs + conv.constants + conv.outputs] == ["int8", "int8", "fp16", "fp32"]
+    assert [tensor.dtype for tensor in conv.inputs + conv.constants + conv.outputs] == [
+        "int8",
+        "int8",
+        "fp16",
+        "fp32",
+    ]
     assert [tensor.nbytes for tensor in conv.inputs + conv.constants] == [1024, 2304, 2]
     assert (wait.kind, wait.onnx, wait.inputs, wait.outputs) == ("wait", (), (), ())
 
 
-@pytest.mark.parametrize("text", ["Layers:\nLayer 0: conv", "Layers:", ""], ids=["other-form", "no-layers", "empty"])
+@pytest.mark.parametrize(
+    "text", ["Layers:\nLayer 0: conv", "Layers:", ""], ids=["other-form", "no-layers", "empty"]
+)
 def test_a_log_of_another_form_is_told_and_is_no_engine_without_layers(text: str) -> None:
-    with pytest.raises(RuntimeUnavailable, match=r"Expected the log of TensorRT-RTX 9.9 to list the engine's layers"):
+    with pytest.raises(
+        RuntimeUnavailable,
+        match=r"Expected the log of TensorRT-RTX 9.9 to list the engine's layers",
+    ):
         engine_layers(text, "9.9")
 
 
@@ -54,7 +70,10 @@ def test_a_partial_file_is_built_with_the_types_that_it_has(tmp_path: Path) -> N
     assert made.problem is None
     assert re.fullmatch(r"\d+(\.\d+)+", made.version)
     convolutions = {layer.onnx[0]: layer for layer in made.layers if layer.kind == "correlation"}
-    types = {name: [t.dtype for t in (*layer.inputs, layer.constants[0])] for name, layer in convolutions.items()}
+    types = {
+        name: [t.dtype for t in (*layer.inputs, layer.constants[0])]
+        for name, layer in convolutions.items()
+    }
     assert types == {
         "layer0/Conv": ["int8", "int8"],
         "layer1/Conv": ["fp32", "fp32"],
@@ -66,7 +85,9 @@ def test_a_partial_file_is_built_with_the_types_that_it_has(tmp_path: Path) -> N
 def test_a_free_first_axis_is_built_for_one_sample(tmp_path: Path) -> None:
     made = rtx.build(chain(tmp_path / "free.onnx", {0}, dynamic=True))
     assert made.ok
-    assert {tensor.shape for layer in made.layers for tensor in layer.inputs if tensor.name == "x"} == {(1, 3, 16, 16)}
+    assert {
+        tensor.shape for layer in made.layers for tensor in layer.inputs if tensor.name == "x"
+    } == {(1, 3, 16, 16)}
 
 
 @real
@@ -81,7 +102,10 @@ def test_a_parser_error_has_node_operator_and_text(tmp_path: Path) -> None:
     (error,) = made.errors
     assert (error.node, error.operator) == ("pool", "GlobalNothingPool")
     assert error.text
-    assert made.problem == f"the parser of TensorRT-RTX {made.version} refuses GlobalNothingPool pool: {error.text}"
+    assert (
+        made.problem
+        == f"the parser of TensorRT-RTX {made.version} refuses GlobalNothingPool pool: {error.text}"
+    )
 
 
 @real
@@ -119,13 +143,22 @@ def stand_in(child: Path, stage: str | None, end: str, **more: object) -> Path:
 def test_a_child_that_a_signal_ends_is_a_record_and_not_an_error(child: Path) -> None:
     made = rtx.build(stand_in(child, "build", "os.kill(os.getpid(), signal.SIGKILL)"))
     assert (made.ok, made.parsed, made.errors, made.layers) == (False, True, (), ())
-    assert made.ended == "the builder of TensorRT-RTX 1.7.1.116 ended its process with signal SIGKILL"
+    assert (
+        made.ended == "the builder of TensorRT-RTX 1.7.1.116 ended its process with signal SIGKILL"
+    )
 
 
 def test_the_last_words_of_a_child_that_ends_are_told(child: Path) -> None:
-    made = rtx.build(stand_in(child, "parse", "print('first\\nlast words', file=sys.stderr, flush=True); os._exit(3)"))
+    made = rtx.build(
+        stand_in(
+            child, "parse", "print('first\\nlast words', file=sys.stderr, flush=True); os._exit(3)"
+        )
+    )
     assert (made.ok, made.parsed) == (False, False)
-    assert made.ended == "the parser of TensorRT-RTX 1.7.1.116 ended its process with exit code 3 (last words)"
+    assert (
+        made.ended
+        == "the parser of TensorRT-RTX 1.7.1.116 ended its process with exit code 3 (last words)"
+    )
 
 
 def test_a_child_without_end_is_ended_after_the_limit(child: Path) -> None:
@@ -140,14 +173,19 @@ def test_the_words_of_a_builder_that_gives_up_are_told(child: Path) -> None:
 
 def test_a_library_that_does_not_load_is_one_sentence(child: Path) -> None:
     with pytest.raises(
-        RuntimeUnavailable, match=r"Expected tensorrt_rtx to load, got: .*exit code 1 \(OSError: no lib"
+        RuntimeUnavailable,
+        match=r"Expected tensorrt_rtx to load, got: .*exit code 1 \(OSError: no lib",
     ):
         rtx.build(stand_in(child, None, "raise OSError('no lib')"))
 
 
-def test_it_says_how_to_install_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_says_how_to_install_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rtx, "MODULE", "no_such_module")
-    with pytest.raises(RuntimeUnavailable, match="no_such_module is not installed; run: pip install tensorrt-rtx"):
+    with pytest.raises(
+        RuntimeUnavailable, match="no_such_module is not installed; run: pip install tensorrt-rtx"
+    ):
         rtx.build(chain(tmp_path / "file.onnx", {0}))
 
 
@@ -160,7 +198,8 @@ def test_a_missing_file_says_where_it_was_looked_for(tmp_path: Path) -> None:
 def test_a_weakly_typed_network_is_refused_by_the_name_of_rtx() -> None:
     trt = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.7.1")
     with pytest.raises(
-        RuntimeUnavailable, match=r"strongly typed networks with TensorRT-RTX 1\.7\.1, which has no others"
+        RuntimeUnavailable,
+        match=r"strongly typed networks with TensorRT-RTX 1\.7\.1, which has no others",
     ):
         strongly_typed(trt, TensorRtSettings(strongly_typed=False))
 
@@ -176,13 +215,19 @@ def test_a_parser_error_of_the_runtime_names_the_node_too(tmp_path: Path) -> Non
         build_plan(trt, make_logger(trt), file, TensorRtSettings())
 
 
-def test_without_a_gpu_the_runtime_says_that_it_builds_and_does_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sensitivity.runtimes.tensorrt.cuda_problem", lambda: "no CUDA driver is here")
+def test_without_a_gpu_the_runtime_says_that_it_builds_and_does_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "sensitivity.runtimes.tensorrt.cuda_problem", lambda: "no CUDA driver is here"
+    )
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     problem = TensorRtRtx().unavailable()
     assert problem is not None
     assert "no CUDA driver is here" in problem
-    assert problem.endswith("builds: yes, with sensitivity lint --build; runs: no, which needs an RTX GPU")
+    assert problem.endswith(
+        "builds: yes, with sensitivity lint --build; runs: no, which needs an RTX GPU"
+    )
 
 
 def test_the_packages_for_cuda_12_are_recognised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,5 @@
-"""What TensorRT-RTX makes of a file beside what was planned: on logs written here, and for real where it is installed."""
+"""What TensorRT-RTX makes of a file beside what was planned: on logs written here, and for real
+where it is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +12,12 @@ import onnx
 import pytest
 from support.qdq_chain import chain
 
-from sensitivity.bench.engine_structure import build_or_say_why, build_structure, planned_float, structure_of
+from sensitivity.bench.engine_structure import (
+    build_or_say_why,
+    build_structure,
+    planned_float,
+    structure_of,
+)
 from sensitivity.cli.main import main
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 from sensitivity.export.facts import facts
@@ -23,7 +29,8 @@ from sensitivity.runtimes import tensorrt_rtx_build as rtx
 from sensitivity.runtimes.tensorrt_rtx_build import Build, ParserError
 from sensitivity.runtimes.tensorrt_rtx_log import Layer, Tensor
 
-STRUCTURE = importlib.import_module("sensitivity.bench.engine_structure")  # `sensitivity.bench` is the verb
+# `sensitivity.bench` is the verb
+STRUCTURE = importlib.import_module("sensitivity.bench.engine_structure")
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))
 TRANSPOSED = Example(
     qdq("x") + qdq("d", "s") + "[up] y = ConvTranspose <pads = [1, 1, 1, 1]> (xd, dd)",
@@ -36,9 +43,15 @@ def tensor(dtype: str, *shape: int) -> Tensor:
     return Tensor("t", dtype, shape or (1, 16, 8, 8))
 
 
-def layer(name: str, kind: str, onnx: str, *, reads: str = "fp32", writes: str = "fp32", weight: str = "") -> Layer:
-    constants = (tensor("fp32", 1), tensor(weight, 16, 16, 3, 3), tensor("fp32", 16)) if weight else ()
-    return Layer(f"{name}_myl0_0", kind, tuple(onnx.split()), (tensor(reads),), constants, (tensor(writes),))
+def layer(
+    name: str, kind: str, onnx: str, *, reads: str = "fp32", writes: str = "fp32", weight: str = ""
+) -> Layer:
+    constants = (
+        (tensor("fp32", 1), tensor(weight, 16, 16, 3, 3), tensor("fp32", 16)) if weight else ()
+    )
+    return Layer(
+        f"{name}_myl0_0", kind, tuple(onnx.split()), (tensor(reads),), constants, (tensor(writes),)
+    )
 
 
 def made(*layers: Layer) -> Build:
@@ -60,19 +73,33 @@ def test_layers_are_int8_where_both_operands_are(partial: Path) -> None:
         made(
             QUANTIZE,
             layer("layer0/Conv", "correlation", "layer0/Conv act0_DQ", reads="int8", weight="int8"),
-            layer("__myl_CorrRelu", "runtime_fusion", "layer1/Conv layer1/Relu", reads="fp16", weight="fp16"),
+            layer(
+                "__myl_CorrRelu",
+                "runtime_fusion",
+                "layer1/Conv layer1/Relu",
+                reads="fp16",
+                weight="fp16",
+            ),
             layer("__myl_Mean", "kgen", "pool"),
         ),
         partial,
     )
-    assert found.layers == (BuiltLayer("layer0/Conv", "int8", "int8"), BuiltLayer("layer1/Conv", "float", "fp16"))
+    assert found.layers == (
+        BuiltLayer("layer0/Conv", "int8", "int8"),
+        BuiltLayer("layer1/Conv", "float", "fp16"),
+    )
     assert found.as_planned
     assert (found.version, found.sm) == ("1.7.1.116", 89)
 
 
 def test_weights_in_int8_alone_are_no_int8_layer_and_a_missing_layer_is_none(partial: Path) -> None:
-    found = structure_of(made(layer("layer0/Conv", "gemm", "layer0/Conv", reads="fp16", weight="int8")), partial)
-    assert found.layers == (BuiltLayer("layer0/Conv", "int8", "fp16"), BuiltLayer("layer1/Conv", "float", None))
+    found = structure_of(
+        made(layer("layer0/Conv", "gemm", "layer0/Conv", reads="fp16", weight="int8")), partial
+    )
+    assert found.layers == (
+        BuiltLayer("layer0/Conv", "int8", "fp16"),
+        BuiltLayer("layer1/Conv", "float", None),
+    )
     assert [one.as_planned for one in found.layers] == [False, False]
     assert not found.as_planned
 
@@ -107,14 +134,29 @@ def test_a_plan_says_what_is_planned(partial: Path) -> None:
         ("__myl_MulAddMaxMulMinMaxRounCast", "layer0/Relu act0_Q", False),
         ("__myl_MulAdd", "layer0/Conv", False),
     ],
-    ids=["quantize", "q-dq", "padded", "reorder", "relu-in-it", "of-the-file", "bias-and-relu", "bias"],
+    ids=[
+        "quantize",
+        "q-dq",
+        "padded",
+        "reorder",
+        "relu-in-it",
+        "of-the-file",
+        "bias-and-relu",
+        "bias",
+    ],
 )
-def test_kernels_that_only_requantize_are_counted(partial: Path, name: str, onnx: str, requantizes: bool) -> None:
-    assert structure_of(made(layer(name, "kgen", onnx)), partial).requantize_kernels == int(requantizes)
+def test_kernels_that_only_requantize_are_counted(
+    partial: Path, name: str, onnx: str, requantizes: bool
+) -> None:
+    assert structure_of(made(layer(name, "kgen", onnx)), partial).requantize_kernels == int(
+        requantizes
+    )
 
 
 def test_kernels_write_and_bytes_are_what_they_write(partial: Path) -> None:
-    found = structure_of(made(QUANTIZE, WAIT, layer("layer0/Conv", "correlation", "layer0/Conv")), partial)
+    found = structure_of(
+        made(QUANTIZE, WAIT, layer("layer0/Conv", "correlation", "layer0/Conv")), partial
+    )
     assert (found.kernels, found.activation_bytes) == (2, 1024 + 4096)
 
 
@@ -122,10 +164,16 @@ def test_kernels_write_and_bytes_are_what_they_write(partial: Path) -> None:
     ("answer", "kind", "sentence"),
     [
         (
-            Build("1.7", 89, ok=False, parsed=False, errors=(ParserError("x_Q", "QuantizeLinear", "not zero."),)),
+            Build(
+                "1.7",
+                89,
+                ok=False,
+                parsed=False,
+                errors=(ParserError("x_Q", "QuantizeLinear", "not zero."),),
+            ),
             OnnxFileError,
-            "Expected f.onnx to be a model that TensorRT-RTX can parse, got: the parser of TensorRT-RTX 1.7 refuses "
-            "QuantizeLinear x_Q: not zero.",
+            "Expected f.onnx to be a model that TensorRT-RTX can parse, got: the parser of "
+            "TensorRT-RTX 1.7 refuses QuantizeLinear x_Q: not zero.",
         ),
         (
             Build("1.7", 89, ok=False, parsed=True, ended="the builder had no end after 2 s"),
@@ -147,7 +195,10 @@ def test_why_there_is_no_engine_is_one_sentence(
 @real
 def test_the_real_engine_of_a_partial_file_is_as_planned(partial: Path) -> None:
     found = build_structure(partial, sm=86)
-    assert found.layers == (BuiltLayer("layer0/Conv", "int8", "int8"), BuiltLayer("layer1/Conv", "float", "fp32"))
+    assert found.layers == (
+        BuiltLayer("layer0/Conv", "int8", "int8"),
+        BuiltLayer("layer1/Conv", "float", "fp32"),
+    )
     assert found.sm == 86
     assert found.kernels > found.requantize_kernels > 0
 
@@ -174,13 +225,17 @@ def builder(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def stand_in(file: Path, **settings: Any) -> EngineStructure:
         asked.append({"file": file, **settings})
-        return EngineStructure("1.7.1.116", settings["sm"], (BuiltLayer("conv", "int8", "fp32"),), 5, 2, 1_500_000)
+        return EngineStructure(
+            "1.7.1.116", settings["sm"], (BuiltLayer("conv", "int8", "fp32"),), 5, 2, 1_500_000
+        )
 
     monkeypatch.setattr(STRUCTURE, "build_structure", stand_in)
     return asked
 
 
-def test_json_has_the_engine(capsys: pytest.CaptureFixture[str], tmp_path: Path, builder: list[dict[str, Any]]) -> None:
+def test_json_has_the_engine(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, builder: list[dict[str, Any]]
+) -> None:
     code, out, _ = lint(capsys, saved(CANONICAL, tmp_path), *BUILD, "--sm", 120, "--format", "json")
     assert json.loads(out)["build"] == {
         "version": "1.7.1.116",
@@ -199,8 +254,8 @@ def test_the_text_says_what_is_not_as_planned_and_that_nothing_ran(
 ) -> None:
     code, out, _ = lint(capsys, saved(CANONICAL, tmp_path), *BUILD)
     assert out.splitlines()[-2:] == [
-        "TensorRT-RTX 1.7.1.116 builds it for SM 89: 0 of 1 layers in INT8 as planned; 5 kernels, 2 of which only "
-        "requantize; 1.50 MB of activations. Nothing was executed.",
+        "TensorRT-RTX 1.7.1.116 builds it for SM 89: 0 of 1 layers in INT8 as planned; 5 kernels, "
+        "2 of which only requantize; 1.50 MB of activations. Nothing was executed.",
         "conv: planned int8, built fp32",
     ]
     assert code == 1
@@ -221,8 +276,14 @@ def test_a_file_that_lint_refuses_is_not_built(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--for", "openvino", "--build"), "Expected --for tensorrt-rtx with --build, got --for openvino"),
-        (("--for", "tensorrt-rtx", "--sm", "89"), "Expected --build with --sm, which says what the build is for"),
+        (
+            ("--for", "openvino", "--build"),
+            "Expected --for tensorrt-rtx with --build, got --for openvino",
+        ),
+        (
+            ("--for", "tensorrt-rtx", "--sm", "89"),
+            "Expected --build with --sm, which says what the build is for",
+        ),
         ((*BUILD, "--format", "sarif"), "Expected --format text or json with --build, got sarif"),
     ],
     ids=["target", "sm-alone", "sarif"],
@@ -236,17 +297,26 @@ def test_options_that_do_not_go_together_are_refused(
 
 
 @real
-def test_a_layer_that_the_builder_leaves_in_float_is_found(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_layer_that_the_builder_leaves_in_float_is_found(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     code, out, _ = lint(capsys, saved(CANONICAL, tmp_path), *BUILD, "--format", "json")
-    assert json.loads(out)["build"]["layers"] == [{"layer": "conv", "planned": "int8", "built": "int8"}]
+    assert json.loads(out)["build"]["layers"] == [
+        {"layer": "conv", "planned": "int8", "built": "int8"}
+    ]
     assert code == 0
     onnx.save(TRANSPOSED.proto(), tmp_path / "up.onnx")
     found = build_structure(tmp_path / "up.onnx")
     assert found.layers == (BuiltLayer("up", "int8", "fp32"),)
 
 
-def test_a_longer_job_gets_the_engine_or_why_there_is_none(partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: list[Build] = [made(QUANTIZE), Build("1.7", 89, ok=False, parsed=True, ended="the builder had no end")]
+def test_a_longer_job_gets_the_engine_or_why_there_is_none(
+    partial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Build] = [
+        made(QUANTIZE),
+        Build("1.7", 89, ok=False, parsed=True, ended="the builder had no end"),
+    ]
     monkeypatch.setattr(STRUCTURE, "build", lambda file, sm: answers.pop(0))
     nothing = PlanNames((), ())
     assert isinstance(build_or_say_why(partial, nothing), EngineStructure)
@@ -256,10 +326,15 @@ def test_a_longer_job_gets_the_engine_or_why_there_is_none(partial: Path, monkey
 
 
 def test_what_was_built_and_what_was_not_is_told_with_the_files() -> None:
-    engine = EngineStructure("1.7.1.116", 89, (BuiltLayer("conv", "int8", "int8"),), 5, 2, 1_500_000)
-    told = facts(Verification((), (), 1, engines={"a.onnx": engine}, not_built={"b.onnx": "no wheel"}))
+    engine = EngineStructure(
+        "1.7.1.116", 89, (BuiltLayer("conv", "int8", "int8"),), 5, 2, 1_500_000
+    )
+    told = facts(
+        Verification((), (), 1, engines={"a.onnx": engine}, not_built={"b.onnx": "no wheel"})
+    )
     assert told == {
-        "a.onnx in TensorRT-RTX": "TensorRT-RTX 1.7.1.116 builds it for SM 89: 1 of 1 layers in INT8 as planned; 5 "
+        "a.onnx in TensorRT-RTX": "TensorRT-RTX 1.7.1.116 builds it for SM 89: 1 of 1 layers in "
+        "INT8 as planned; 5 "
         "kernels, 2 of which only requantize; 1.50 MB of activations. Nothing was executed.",
         "b.onnx in TensorRT-RTX": "not built: no wheel",
     }

@@ -1,4 +1,5 @@
-"""Every rule fires on its bad example and is silent on its good one, for each target it is about."""
+"""Every rule fires on its bad example and is silent on its good one, for each target it is
+about."""
 
 from __future__ import annotations
 
@@ -14,7 +15,11 @@ from sensitivity.rules.examples import Example
 from sensitivity.rules.lint import lint_model
 from sensitivity.rules.targets import TARGETS
 
-CASES = [pytest.param(rule, target, id=f"{rule.code}-{target}") for rule in RULES for target in rule.targets]
+CASES = [
+    pytest.param(rule, target, id=f"{rule.code}-{target}")
+    for rule in RULES
+    for target in rule.targets
+]
 
 
 def subject(example: Example, target: str) -> Subject:
@@ -66,4 +71,6 @@ def test_a_rule_says_why_how_to_fix_it_and_who_says_so(rule: Rule) -> None:
 
 def test_the_page_of_rules_is_current() -> None:
     page = Path(__file__).parents[1] / "docs" / "rules.md"
-    assert page.read_text(encoding="utf-8") == docs.page(), "run: python -m sensitivity.rules.docs > docs/rules.md"
+    assert page.read_text(encoding="utf-8") == docs.page(), (
+        "run: python -m sensitivity.rules.docs > docs/rules.md"
+    )

@@ -24,7 +24,9 @@ from sensitivity.rules.targets import TARGETS, TENSORRT
 V = qdq("v", "ws", "wz", axis=0)
 
 
-def findings(code: str, example: Example, target: str, plan: PlanNames | None = None) -> list[Finding]:
+def findings(
+    code: str, example: Example, target: str, plan: PlanNames | None = None
+) -> list[Finding]:
     return list(rule(code).findings(Subject(example.model(), target, plan)))
 
 
@@ -46,7 +48,9 @@ def test_q_and_dq_with_equal_parameters_are_reported_once() -> None:
 @settings(max_examples=50, deadline=None)
 def test_a_scale_is_an_error_exactly_where_it_is_not_finite_and_positive(scale: float) -> None:
     example = Example(CANONICAL.body, constants={"s": np.array(scale, np.float32)})
-    assert bool(findings("SQ201", example, "onnxruntime")) == (not (np.isfinite(scale) and scale > 0))
+    assert bool(findings("SQ201", example, "onnxruntime")) == (
+        not (np.isfinite(scale) and scale > 0)
+    )
 
 
 @pytest.mark.parametrize(("target", "dtype", "fires"), [
@@ -61,14 +65,18 @@ def test_scale_types_depend_on_the_target(target: str, dtype: type, fires: bool)
 def test_a_half_precision_scale_needs_opset_19() -> None:
     half = {"s": np.array(0.05, np.float16)}
     found = findings("SQ011", Example(CANONICAL.body, constants=half), "tensorrt-10")
-    assert [finding.message for finding in found] == ["expected opset 19 or later for a float16 scale, got 17"]
+    assert [finding.message for finding in found] == [
+        "expected opset 19 or later for a float16 scale, got 17"
+    ]
     assert findings("SQ011", Example(CANONICAL.body, opset=19, constants=half), "tensorrt-10") == []
 
 
 @pytest.mark.parametrize(("scale", "dtype", "severities"), [
     (1e-9, np.float32, ["info"]), (1e-6, np.float32, []), (1e-6, np.float16, ["warning"]), (1e-3, np.float16, []),
 ])  # fmt: skip
-def test_small_scales_are_judged_in_the_type_that_they_have(scale: float, dtype: type, severities: list[str]) -> None:
+def test_small_scales_are_judged_in_the_type_that_they_have(
+    scale: float, dtype: type, severities: list[str]
+) -> None:
     example = Example(CANONICAL.body, opset=19, constants={"ws": np.full(16, scale, dtype)})
     found = findings("SQ203", example, "tensorrt-11") + findings("SQ209", example, "tensorrt-11")
     assert [finding.severity for finding in found] == severities
@@ -78,7 +86,9 @@ def test_small_scales_are_judged_in_the_type_that_they_have(scale: float, dtype:
     (17, "tensorrt-8.6", False), (18, "tensorrt-8.6", True), (20, "tensorrt-10", False), (21, "tensorrt-10", True),
     (25, "tensorrt-11", False),
 ])  # fmt: skip
-def test_the_newest_opset_depends_on_the_version_of_tensorrt(opset: int, target: str, fires: bool) -> None:
+def test_the_newest_opset_depends_on_the_version_of_tensorrt(
+    opset: int, target: str, fires: bool
+) -> None:
     assert bool(findings("SQ010", Example(CANONICAL.body, opset=opset), target)) == fires
 
 
@@ -87,7 +97,9 @@ def test_the_newest_opset_depends_on_the_version_of_tensorrt(opset: int, target:
     ("Gemm (x2d, md)", 1, False), ("Gemm (x2d, md)", 0, True),
     ("MatMul (x2d, md)", 1, False), ("MatMul (x2d, md)", 0, True), ("MatMul (x2d, md)", -1, False),
 ])  # fmt: skip
-def test_the_axis_of_a_weight_depends_on_its_operation(operation: str, axis: int, fires: bool) -> None:
+def test_the_axis_of_a_weight_depends_on_its_operation(
+    operation: str, axis: int, fires: bool
+) -> None:
     example = Example(
         qdq("x2") + qdq("m", "ws", "wz", axis=axis) + f"[fc] y = {operation}",
         inputs="float[4,16] x2", outputs="float[4,16] y", constants={"m": weights(16, 16)},
@@ -104,7 +116,9 @@ def test_a_weight_stored_in_int8_is_a_quantized_weight() -> None:
         assert lint_model(compact.model(), target) == []
 
 
-def test_an_activation_quantized_in_front_of_a_pooling_is_quantized_for_the_convolution_behind() -> None:
+def test_an_activation_quantized_in_front_of_a_pooling_is_quantized_for_the_convolution_behind() -> (
+    None
+):
     pooled = Example(qdq("x") + "p = MaxPool <kernel_shape = [1, 1]> (xd)\n" + WEIGHT + conv("p"))
     assert findings("SQ301", pooled, "tensorrt-10") == []
 
@@ -115,10 +129,18 @@ def test_a_residual_add_in_front_of_float_layers_may_stay_float() -> None:
 
 
 def test_a_residual_add_of_two_convolutions_needs_one_quantized_input() -> None:
-    two = qdq("x") + WEIGHT + V + conv(to="c") + conv("xd", "vd", to="e", name="side", rest=POINTWISE)
-    end = qdq("a") + WEIGHT.replace("w", "t").replace("ts, tz", "ws, wz") + conv("ad", "td", name="next")
+    two = (
+        qdq("x") + WEIGHT + V + conv(to="c") + conv("xd", "vd", to="e", name="side", rest=POINTWISE)
+    )
+    end = (
+        qdq("a")
+        + WEIGHT.replace("w", "t").replace("ts, tz", "ws, wz")
+        + conv("ad", "td", name="next")
+    )
     constants = {"t": weights(16, 16, 3, 3)}
-    assert findings("SQ401", Example(two + "[add] a = Add (c, e)\n" + end, constants=constants), "tensorrt-10")
+    assert findings(
+        "SQ401", Example(two + "[add] a = Add (c, e)\n" + end, constants=constants), "tensorrt-10"
+    )
     fixed = two + qdq("e") + "[add] a = Add (c, ed)\n" + end
     assert findings("SQ401", Example(fixed, constants=constants), "tensorrt-10") == []
 
@@ -167,7 +189,9 @@ def test_quantizers_of_the_plan_are_found_by_their_exact_names() -> None:
 
 
 def test_a_unit_that_lost_its_pairs_in_another_tool_is_reported() -> None:
-    stripped = Example(conv("x", "w"), metadata={"sensitivity.kept": '["conv"]', "sensitivity.skipped": "[]"})
+    stripped = Example(
+        conv("x", "w"), metadata={"sensitivity.kept": '["conv"]', "sensitivity.skipped": "[]"}
+    )
     found = findings("SQ502", stripped, "tensorrt-10", PlanNames((), ()))
     assert [finding.message for finding in found] == [
         "expected conv in INT8, which the plan keeps, got it without Q/DQ"
@@ -180,7 +204,9 @@ def test_a_unit_that_lost_its_pairs_in_another_tool_is_reported() -> None:
     ("[1]", "to be a plan.json"),
     ('{"skip": "conv", "quantizers": []}', "to be lists of names"),
 ])  # fmt: skip
-def test_a_file_that_is_no_plan_is_refused_in_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_is_no_plan_is_refused_in_one_sentence(
+    tmp_path: Path, text: str, said: str
+) -> None:
     from sensitivity.errors import RunDirError
 
     plan = tmp_path / "plan.json"
@@ -190,7 +216,11 @@ def test_a_file_that_is_no_plan_is_refused_in_one_sentence(tmp_path: Path, text:
 
 
 def test_errors_come_first_and_a_clean_file_has_no_findings() -> None:
-    body = rule("SQ013").bad.body.replace("(x, s, z)", "(x, s, u128)").replace("(xt, s, z)", "(xt, s, u128)")
+    body = (
+        rule("SQ013")
+        .bad.body.replace("(x, s, z)", "(x, s, u128)")
+        .replace("(xt, s, z)", "(xt, s, u128)")
+    )
     codes = [finding.code for finding in lint_model(Example(body).model(), "tensorrt-10")]
     assert codes == ["SQ102", "SQ102", "SQ104", "SQ104", "SQ013"]
     for target in TENSORRT:
@@ -198,7 +228,8 @@ def test_errors_come_first_and_a_clean_file_has_no_findings() -> None:
 
 
 def test_a_dq_that_differs_from_its_q_is_judged_on_its_own() -> None:
-    mixed = Example("xq = QuantizeLinear (x, s, z)\nxd = DequantizeLinear (xq, s, z3)\n" + WEIGHT + conv(),
+    mixed = Example("xq = QuantizeLinear (x, s, z)\nxd = DequantizeLinear (xq, s, "
+                    "z3)\n" + WEIGHT + conv(),
                     constants={"z3": np.array(3, np.int8)})  # fmt: skip
     assert [finding.node for finding in findings("SQ102", mixed, "tensorrt-10")] == ["xd"]
 
@@ -221,8 +252,10 @@ def test_thin_convolutions_are_those_that_modelopt_leaves_out(
     pads = f"{rows // 2}, {columns // 2}"
     start = qdq("x") if first else "r = Relu (x)\n" + qdq("r", to="xd")
     example = Example(
-        start + qdq("n", "s", "z") + conv("xd", "nd", rest=f"pads = [{pads}, {pads}], group = {groups}"),
-        inputs=f"float[1,{channels},8,8] x", outputs=f"float[1,{shape[0]},8,8] y", constants={"n": weights(*shape)},
+        start + qdq("n", "s", "z") + conv("xd", "nd", rest=f"pads = [{pads}, {pads}], group = "
+                                                           f"{groups}"),
+        inputs=f"float[1,{channels},8,8] "
+               "x", outputs=f"float[1,{shape[0]},8,8] y", constants={"n": weights(*shape)},
     )  # fmt: skip
     assert bool(findings("SQ305", example, "tensorrt-10")) == thin
 
@@ -233,8 +266,13 @@ def test_a_q_behind_the_relu_of_a_convolution_is_the_q_that_onnxruntime_needs() 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_model_without_any_node_known_to_the_rules_is_judged_without_failing(target: str) -> None:
-    branches = "then_branch = a () => (float[1] t) {t = Abs (x)}, else_branch = b () => (float[1] e) {e = Neg (x)}"
-    odd = Example(f"[if] y = If (k) <{branches}>", inputs="float[1] x, bool k", outputs="float[1] y")
+    branches = (
+        "then_branch = a () => (float[1] t) {t = Abs (x)}, else_branch = b () => (float[1] "
+        "e) {e = Neg (x)}"
+    )
+    odd = Example(
+        f"[if] y = If (k) <{branches}>", inputs="float[1] x, bool k", outputs="float[1] y"
+    )
     assert [finding.code for finding in lint_model(odd.model(), target)] == ["SQ001"]
 
 
@@ -243,14 +281,19 @@ def openvino_error(example: Example) -> float:
     ort = pytest.importorskip("onnxruntime", reason="compares with ONNX Runtime")
     openvino = pytest.importorskip("openvino", reason="asks OpenVINO itself")
     proto, generator = example.proto(), np.random.default_rng(0)
-    data, shapes = proto.SerializeToString(), {one.name: one.type.tensor_type.shape.dim for one in proto.graph.input}
+    data, shapes = (
+        proto.SerializeToString(),
+        {one.name: one.type.tensor_type.shape.dim for one in proto.graph.input},
+    )
     feed = {
         name: generator.standard_normal([side.dim_value for side in sides]).astype(np.float32)
         for name, sides in shapes.items()
     }
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    expected = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+    expected = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"]).run(
+        None, feed
+    )[0]
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(data), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     got = next(iter(compiled(feed).values()))
@@ -262,14 +305,17 @@ ON_OPENVINO = {
     "good example": rule("SQ601").good,
     "bad example": rule("SQ601").bad,
     "quantized in front of the concat": Example(
-        qdq("x") + qdq("x2") + "[concat] c = Concat <axis = 1> (xd, x2d)\n" + WEIGHT + conv("c"), inputs=HALVES
+        qdq("x") + qdq("x2") + "[concat] c = Concat <axis = 1> (xd, "
+                               "x2d)\n" + WEIGHT + conv("c"), inputs=HALVES
     ),
     "uint8 in front of the concat": Example(
-        qdq("x", zero="u") + qdq("x2", zero="u") + "[concat] c = Concat <axis = 1> (xd, x2d)\n" + WEIGHT + conv("c"),
+        qdq("x", zero="u") + qdq("x2", zero="u") + "[concat] c = Concat <axis = 1> (xd, "
+                                                   "x2d)\n" + WEIGHT + conv("c"),
         inputs=HALVES,
     ),
     "relu between": Example(CONCAT + "r = Relu (c)\n" + qdq("r") + WEIGHT + conv("rd"), inputs=HALVES),
-    "sigmoid between": Example(CONCAT + "r = Sigmoid (c)\n" + qdq("r") + WEIGHT + conv("rd"), inputs=HALVES),
+    "sigmoid between": Example(CONCAT + "r = Sigmoid "
+                                        "(c)\n" + qdq("r") + WEIGHT + conv("rd"), inputs=HALVES),
     "grouped": Example(
         CONCAT + qdq("c") + qdq("g", "ws", "wz", axis=0) + conv("cd", "gd", rest="pads = [1,1,1,1], group = 2"),
         inputs=HALVES, constants=GROUPED,
@@ -310,9 +356,14 @@ def in_a_branch(example: Example) -> onnx.ModelProto:
             for at, name in enumerate(node.input):
                 if any(name in other.output for other in proto.graph.node):
                     node.input[at] = f"{branch}.{name}"
-        outputs = [onnx.helper.make_tensor_value_info(f"{branch}.{n}", onnx.TensorProto.FLOAT, None) for n in names]
+        outputs = [
+            onnx.helper.make_tensor_value_info(f"{branch}.{n}", onnx.TensorProto.FLOAT, None)
+            for n in names
+        ]
         branches.append(onnx.helper.make_graph(copy.node, branch, [], outputs))
-    chosen = onnx.helper.make_node("If", ["k"], names, name="if", then_branch=branches[0], else_branch=branches[1])
+    chosen = onnx.helper.make_node(
+        "If", ["k"], names, name="if", then_branch=branches[0], else_branch=branches[1]
+    )
     del proto.graph.node[:]
     proto.graph.node.append(chosen)
     proto.graph.input.append(onnx.helper.make_tensor_value_info("k", onnx.TensorProto.BOOL, []))
@@ -324,12 +375,17 @@ def in_a_function(example: Example) -> onnx.ModelProto:
     proto = example.proto()
     outputs, opsets = [value.name for value in proto.graph.output], list(proto.opset_import)
     own = onnx.helper.make_opsetid("own", 1)
-    inputs = [*(value.name for value in proto.graph.input), *(value.name for value in proto.graph.initializer)]
+    inputs = [
+        *(value.name for value in proto.graph.input),
+        *(value.name for value in proto.graph.initializer),
+    ]
     inner = onnx.helper.make_function("own", "Inner", inputs, outputs, proto.graph.node, opsets)
     call = onnx.helper.make_node("Inner", inputs, outputs, name="inner", domain="own")
     outer = onnx.helper.make_function("own", "Outer", inputs, outputs, [call], [*opsets, own])
     del proto.graph.node[:]
-    proto.graph.node.append(onnx.helper.make_node("Outer", inputs, outputs, name="outer", domain="own"))
+    proto.graph.node.append(
+        onnx.helper.make_node("Outer", inputs, outputs, name="outer", domain="own")
+    )
     proto.functions.extend([inner, outer])
     proto.opset_import.append(own)
     return proto
@@ -343,13 +399,19 @@ OF_THE_MAIN_GRAPH = {"SQ306"}
 def test_a_rule_sees_sub_graphs(rule: Rule) -> None:
     plan = None if rule.bad.skip is None else PlanNames(rule.bad.skip, ())
     found = lint_model(ir.from_proto(in_a_branch(rule.bad)), rule.targets[-1], plan)
-    assert (rule.code in {finding.code for finding in found}) == (rule.code not in OF_THE_MAIN_GRAPH)
+    assert (rule.code in {finding.code for finding in found}) == (
+        rule.code not in OF_THE_MAIN_GRAPH
+    )
 
 
-@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.bad.skip is None], ids=lambda rule: rule.code)
+@pytest.mark.parametrize(
+    "rule", [rule for rule in RULES if rule.bad.skip is None], ids=lambda rule: rule.code
+)
 def test_a_rule_sees_local_functions_and_names_their_calls(rule: Rule) -> None:
     model = ir.from_proto(in_a_function(rule.bad))
-    direct = [one for one in lint_model(rule.bad.model(), rule.targets[-1]) if one.code == rule.code]
+    direct = [
+        one for one in lint_model(rule.bad.model(), rule.targets[-1]) if one.code == rule.code
+    ]
     found = [one for one in lint_model(model, rule.targets[-1]) if one.code == rule.code]
     assert len(found) == len(direct) > 0
     of_the_file = {"graph", "example", "x"}
@@ -361,21 +423,27 @@ def test_a_finding_in_a_function_has_the_name_of_the_node_there_for_each_call() 
     proto = in_a_function(Example(qdq("x", zero="u128") + WEIGHT + conv()))
     call = proto.graph.node[0]
     proto.graph.node.append(onnx.helper.make_node("Outer", call.input, ["y2"], domain="own"))
-    found = [one.node for one in lint_model(ir.from_proto(proto), "tensorrt-10") if one.code == "SQ104"]
+    found = [
+        one.node for one in lint_model(ir.from_proto(proto), "tensorrt-10") if one.code == "SQ104"
+    ]
     assert found == ["outer/inner/xq", "y2/inner/xq"]
 
 
 def test_functions_of_another_opset_are_one_sentence() -> None:
     proto = in_a_function(CANONICAL)
     proto.functions[0].opset_import[0].version = 13
-    with pytest.raises(OnnxFileError, match=r"Expected local functions that can be written out .* has version 17"):
+    with pytest.raises(
+        OnnxFileError, match=r"Expected local functions that can be written out .* has version 17"
+    ):
         lint_model(ir.from_proto(proto), "tensorrt-10")
 
 
 def blocks(rows: int = 128, block: int = 64, scales: int = 2, *, sign: int = 1) -> Example:
-    """A MatMul with a weight of INT4 in blocks along its sum, without zero point, as ModelOpt's INT4 modes write it."""
+    """A MatMul with a weight of INT4 in blocks along its sum, without zero point, as ModelOpt's
+    INT4 modes write it."""
     return Example(
-        f"wd = DequantizeLinear <axis = 0, block_size = {block}> (w4, bs)\n[fc] y = MatMul (x2, wd)",
+        f"wd = DequantizeLinear <axis = 0, block_size = {block}> (w4, bs)\n[fc] y = MatMul (x2, "
+        "wd)",
         inputs=f"float[4,{rows}] x2", outputs="float[4,32] y", opset=21,
         constants={"w4": np.ones((rows, 32), ml_dtypes.int4), "bs": np.full((scales, 32), sign * 0.1, np.float32)},
     )  # fmt: skip
@@ -397,14 +465,18 @@ def test_a_last_block_that_is_cut_short_is_what_tensorrt_reads_wrongly() -> None
 @pytest.mark.parametrize(("target", "codes"), [
     ("tensorrt-11", ["SQ210"]), ("openvino", []), ("onnxruntime", []),
 ])  # fmt: skip
-def test_negative_scales_of_stored_weights_are_refused_by_tensorrt_only(target: str, codes: list[str]) -> None:
+def test_negative_scales_of_stored_weights_are_refused_by_tensorrt_only(
+    target: str, codes: list[str]
+) -> None:
     assert [one.code for one in lint_model(blocks(sign=-1).model(), target)] == codes
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_negative_scale_of_an_activation_is_an_error_everywhere(target: str) -> None:
     negative = Example(CANONICAL.body, constants={"s": np.array(-0.05, np.float32)})
-    assert [one.code for one in lint_model(negative.model(), target) if one.code in {"SQ201", "SQ210"}] == ["SQ201"]
+    assert [
+        one.code for one in lint_model(negative.model(), target) if one.code in {"SQ201", "SQ210"}
+    ] == ["SQ201"]
 
 
 def ort_outputs(example: Example, *, optimize: bool) -> np.ndarray:
@@ -413,25 +485,42 @@ def ort_outputs(example: Example, *, optimize: bool) -> np.ndarray:
     options.log_severity_level = 4
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(example.proto().SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        example.proto().SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     feed = {
-        one.name: np.random.default_rng(0).standard_normal(one.shape).astype(np.float32) for one in session.get_inputs()
+        one.name: np.random.default_rng(0).standard_normal(one.shape).astype(np.float32)
+        for one in session.get_inputs()
     }
     outputs: np.ndarray = session.run(None, feed)[0]
     return outputs
 
 
-def between(operation: str, *, weight: str, front: str = "xd", behind: str = "c", **constants: np.ndarray) -> Example:
-    """`operation` from xd to c between a DQ and a Q; its weight w2 is 16x16 with dead channels 0 to 3, its bias b2."""
-    dead = {"w2": weights(16, 16), "ws2": np.full(16, 0.01, np.float32), "b2": np.linspace(2, 1, 16, dtype=np.float32)}
+def between(
+    operation: str, *, weight: str, front: str = "xd", behind: str = "c", **constants: np.ndarray
+) -> Example:
+    """`operation` from xd to c between a DQ and a Q; its weight w2 is 16x16 with dead channels 0 to
+    3, its bias b2."""
+    dead = {
+        "w2": weights(16, 16),
+        "ws2": np.full(16, 0.01, np.float32),
+        "b2": np.linspace(2, 1, 16, dtype=np.float32),
+    }
     dead["w2"][:, :4] *= 1e-8
     dead["ws2"][:4] = 1e-10
     move = f"{front} = Transpose <perm = [1, 0]> (xd)\n" if front != "xd" else ""
     end = f"{behind} = Relu (c)\n" if behind != "c" else ""
     body = (
-        qdq("x2", zero="u128", to="xd") + weight + move + f"[fc] {operation}\n" + end + qdq(behind, "s", "u128", to="y")
+        qdq("x2", zero="u128", to="xd")
+        + weight
+        + move
+        + f"[fc] {operation}\n"
+        + end
+        + qdq(behind, "s", "u128", to="y")
     )
-    return Example(body, inputs="float[16,16] x2", outputs="float[16,16] y", constants={**dead, **constants})
+    return Example(
+        body, inputs="float[16,16] x2", outputs="float[16,16] y", constants={**dead, **constants}
+    )
 
 
 W2 = qdq("w2", "ws2", "wz", axis=1, to="wd")
@@ -439,11 +528,15 @@ STORED = "wd = DequantizeLinear <axis = 1> (w2q, ws2, wz)\n"
 BETWEEN = {
     "Gemm": between("c = Gemm (xd, wd, b2)", weight=W2),
     "Gemm with a Relu": between("c = Gemm (xd, wd, b2)", weight=W2, behind="r"),
-    "Gemm with a stored weight": between("c = Gemm (xd, wd, b2)", weight=STORED, w2q=np.ones((16, 16), np.int8)),
+    "Gemm with a stored weight": between(
+        "c = Gemm (xd, wd, b2)", weight=STORED, w2q=np.ones((16, 16), np.int8)
+    ),
     "Gemm behind a Transpose": between("c = Gemm (m, wd, b2)", weight=W2, front="m"),
     "MatMul and Add": between("m = MatMul (xd, wd)\nc = Add (m, b2)", weight=W2),
     "Gemm without a bias": between("c = Gemm (xd, wd)", weight=W2),
-    "Gemm with two users": between("c = Gemm (xd, wd, b2)\nt = Sigmoid (c)\nc2 = Add (c, t)", weight=W2, behind="c"),
+    "Gemm with two users": between(
+        "c = Gemm (xd, wd, b2)\nt = Sigmoid (c)\nc2 = Add (c, t)", weight=W2, behind="c"
+    ),
     "Gemm in front of a Sigmoid": between("t = Gemm (xd, wd, b2)\nc = Sigmoid (t)", weight=W2),
     "small bias": between("c = Gemm (xd, wd, b2)", weight=W2, b2=np.full(16, 1e-3, np.float32)),
 }
@@ -461,24 +554,31 @@ def test_the_channels_whose_bias_is_lost_are_counted() -> None:
     (found,) = findings("SQ704", BETWEEN["Gemm"], "onnxruntime")
     needed = 2 / (2**31 - 1) / 0.05
     assert found.message == (
-        f"expected weight scales of {needed:.3g} or more for the bias to fit int32, got 1e-10 (4 of 16)"
+        f"expected weight scales of {needed:.3g} or more for the bias to fit int32, got 1e-10 (4 "
+        "of 16)"
     )
 
 
 @pytest.mark.parametrize(("operation", "quantized"), [
-    ("c = Gemm (xd, w2, b2)", True), ("c = Gemm (xd, w2)", True), ("m = MatMul (xd, w2)\nc = Add (m, b2)", True),
+    ("c = Gemm (xd, w2, "
+     "b2)", True), ("c = Gemm (xd, w2)", True), ("m = MatMul (xd, w2)\nc = Add (m, b2)", True),
     ("c = MatMul (xd, w2)", False), ("t = Gemm (xd, w2, b2)\nc = Sigmoid (t)", False),
 ])  # fmt: skip
-def test_a_float_weight_is_reported_exactly_where_onnxruntime_quantizes_it(operation: str, quantized: bool) -> None:
+def test_a_float_weight_is_reported_exactly_where_onnxruntime_quantizes_it(
+    operation: str, quantized: bool
+) -> None:
     example = between(operation, weight="")
     plain, real = (ort_outputs(example, optimize=optimize) for optimize in (False, True))
-    assert bool(findings("SQ705", example, "onnxruntime")) == quantized == bool(np.any(plain != real))
+    assert (
+        bool(findings("SQ705", example, "onnxruntime")) == quantized == bool(np.any(plain != real))
+    )
 
 
 @pytest.mark.parametrize("opset", [17, 19, 21])
 @pytest.mark.parametrize("behind", ["y = Sigmoid (m)", "y = Identity (m)", qdq("m", to="y")])
 @pytest.mark.parametrize("move", [
-    "Transpose <perm = [0, 1, 3, 2]> (xd)", "MaxPool <kernel_shape = [1, 1]> (xd)", "Reshape (xd, shape)",
+    "Transpose <perm = [0, 1, 3, 2]> "
+    "(xd)", "MaxPool <kernel_shape = [1, 1]> (xd)", "Reshape (xd, shape)",
     "Relu (xd)", "Flatten (xd)",
 ])  # fmt: skip
 @pytest.mark.parametrize("zero", ["z", "u128"])
@@ -504,13 +604,17 @@ def test_int8_that_is_moved_is_reported_exactly_where_onnxruntime_fails(
     (np.uint16(0), True, ["SQ603"]), (np.uint16(32768), False, ["SQ603"]), (np.int16(0), False, ["SQ603"]),
     (np.uint16(65535), True, ["SQ602", "SQ603"]), (np.uint8(0), False, []), (np.int8(-128), False, []),
 ])  # fmt: skip
-def test_what_a_pair_of_16_bits_cuts_off_is_lost_in_openvino(zero: np.generic, relu: bool, codes: list[str]) -> None:
+def test_what_a_pair_of_16_bits_cuts_off_is_lost_in_openvino(
+    zero: np.generic, relu: bool, codes: list[str]
+) -> None:
     name = "r" if relu else "c"
     example = Example(
         conv("x", "w", to="c", name="first") + "r = Relu (c)\n" * relu + qdq(name, "st", "zt") + conv(f"{name}d", "w"),
         opset=21, constants={"zt": np.array(zero), "st": np.array(2e-2 if zero.dtype.itemsize == 1 else 4e-4, np.float32)},
     )  # fmt: skip
-    assert [one.code for one in lint_model(example.model(), "openvino") if one.code[:3] == "SQ6"] == codes
+    assert [
+        one.code for one in lint_model(example.model(), "openvino") if one.code[:3] == "SQ6"
+    ] == codes
     assert (openvino_error(example) > 0.3) == ("SQ602" in codes)
 
 
@@ -520,7 +624,10 @@ def test_what_a_loop_hands_to_its_body_is_a_value_like_any_other() -> None:
         + "o = Identity (h) hq = QuantizeLinear (h, s, z) hd = DequantizeLinear (hq, s, z) "
         + "hq2 = QuantizeLinear (h, s2, z) hd2 = DequantizeLinear (hq2, s2, z) r = Add (hd, hd2)}"
     )
-    example = Example(f"y, all = Scan <num_scan_inputs = 0, {body}> (x)", constants={"s2": np.array(0.07, np.float32)})
+    example = Example(
+        f"y, all = Scan <num_scan_inputs = 0, {body}> (x)",
+        constants={"s2": np.array(0.07, np.float32)},
+    )
     found = findings("SQ403", example, "tensorrt-10")
     assert [(one.node, one.message) for one in found] == [
         ("h", "expected one scale for the users of h, got 0.05, 0.07")

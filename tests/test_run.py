@@ -24,7 +24,21 @@ from sensitivity.journal.journal import Journal
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the tiny task."""
     out = tmp_path_factory.mktemp("run") / "tiny"
-    assert verb("run", f"{TASK}:task", "--target", "0.95", "--rounds", "10", "--threads", "1", "--out", out) == 0
+    assert (
+        verb(
+            "run",
+            f"{TASK}:task",
+            "--target",
+            "0.95",
+            "--rounds",
+            "10",
+            "--threads",
+            "1",
+            "--out",
+            out,
+        )
+        == 0
+    )
     return out
 
 
@@ -75,7 +89,9 @@ def test_another_target_is_planned_without_forwarding_known_variants_again(done:
     assert json.loads((done / "run.json").read_text())["samples"] == before
 
 
-def test_a_target_above_float_is_missed_with_exit_code_2(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_target_above_float_is_missed_with_exit_code_2(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = (done / "plan.json").read_bytes()
     assert verb("plan", done, "--target", "1.5") == 2
     out = capsys.readouterr().out
@@ -92,7 +108,10 @@ def test_files_of_an_earlier_plan_are_neither_benched_nor_reported(
     plan = json.loads((out / "plan.json").read_text())
     (out / "plan.json").write_text(json.dumps(plan | {"skip": ["conv1"]}))
     assert verb("bench", out, "--rounds", "5") == 1
-    assert "got those of an earlier plan; make them again with: sensitivity export" in capsys.readouterr().err
+    assert (
+        "got those of an earlier plan; make them again with: sensitivity export"
+        in capsys.readouterr().err
+    )
     assert verb("report", out) == 0
     page = (out / "report.html").read_text()
     assert "are of an earlier plan and are not shown" in page
@@ -129,7 +148,9 @@ def test_each_verb_works_alone_on_a_run_directory(
         assert (out / f"model.{name}.onnx").exists(), name
     assert verb("bench", out, "--rounds", "5", "--threads", "1", "--accuracy") == 0
     assert "top-1 measured in onnxruntime on holdout: float 100.0 %" in capsys.readouterr().out
-    assert pd.read_csv(out / "layers.csv")["variant"].nunique() == 3, "nothing is left out: two are one file"
+    assert pd.read_csv(out / "layers.csv")["variant"].nunique() == 3, (
+        "nothing is left out: two are one file"
+    )
     assert verb("report", out) == 0
     assert (out / "scan.csv").read_bytes() == (done / "scan.csv").read_bytes()
     assert "sensitivity bench" in (out / "report.html").read_text()
@@ -139,7 +160,18 @@ def test_a_task_with_only_evaluate_is_served_and_told_what_it_lacks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "evaluate"
-    code = verb("run", f"{TASK}:evaluate_only", "--target", "0.9", "--rounds", "5", "--threads", "1", "--out", out)
+    code = verb(
+        "run",
+        f"{TASK}:evaluate_only",
+        "--target",
+        "0.9",
+        "--rounds",
+        "5",
+        "--threads",
+        "1",
+        "--out",
+        out,
+    )
     assert code == 0
     printed = capsys.readouterr().out
     assert "no intervals" in printed
@@ -158,11 +190,20 @@ def test_a_task_with_only_evaluate_is_served_and_told_what_it_lacks(
         ),
         (("run", "nope.py"), "Expected a Python file at nope.py, got nothing there"),
         (("run", f"{TASK}:tusk"), "Close names: task"),
-        (("run", f"{TASK}:uncalibrated"), "got 1 that are not (conv3.input_quantizer: amax is missing)"),
+        (
+            ("run", f"{TASK}:uncalibrated"),
+            "got 1 that are not (conv3.input_quantizer: amax is missing)",
+        ),
         (("run", f"{TASK}:empty_split"), "confirm"),
         (("run", f"{TASK}:metric_raises"), "got KeyError: 'labels'"),
-        (("run", f"{TASK}:task", "--max-drop", "1"), "Expected --max-drop in points (1pt) or relative to float (1%)"),
-        (("run", f"{TASK}:task", "--max-drop", "1pt", "--target", "0.5"), "Expected one of --target and --max-drop"),
+        (
+            ("run", f"{TASK}:task", "--max-drop", "1"),
+            "Expected --max-drop in points (1pt) or relative to float (1%)",
+        ),
+        (
+            ("run", f"{TASK}:task", "--max-drop", "1pt", "--target", "0.5"),
+            "Expected one of --target and --max-drop",
+        ),
         (("run", f"{TASK}:task", "--runtime", "onnxrt"), "Close names: onnxruntime"),
         (("run", f"{TASK}:task", "--runtime", "tensorrt"), "tensorrt"),
         (("plan", "nowhere"), "make it with: sensitivity scan TASK --out nowhere"),
@@ -180,7 +221,9 @@ def test_a_mistake_is_one_sentence_and_exit_code_1(
     assert "Traceback" not in said
 
 
-def test_a_used_run_directory_is_not_overwritten(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_used_run_directory_is_not_overwritten(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (done / "journal.jsonl").read_bytes()
     assert verb("run", f"{TASK}:task", "--out", done) == 1
     assert "add --resume to go on with it" in capsys.readouterr().err
@@ -206,14 +249,28 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
 
     monkeypatch.setattr(Journal, "add_batch", interrupted)
     assert verb("scan", f"{TASK}:task", "--out", tmp_path / "r") == 130
-    assert f"go on with: sensitivity scan {TASK}:task --out {tmp_path / 'r'} --resume" in capsys.readouterr().err
+    assert (
+        f"go on with: sensitivity scan {TASK}:task --out {tmp_path / 'r'} --resume"
+        in capsys.readouterr().err
+    )
     monkeypatch.undo()
     assert verb("scan", f"{TASK}:task", "--out", tmp_path / "r", "--resume") == 0
 
 
-def test_a_scan_killed_at_five_moments_and_resumed_equals_the_uninterrupted_one(done: Path, tmp_path: Path) -> None:
+def test_a_scan_killed_at_five_moments_and_resumed_equals_the_uninterrupted_one(
+    done: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "killed"
-    command = [sys.executable, "-m", "sensitivity", "scan", f"{TASK}:task", "--out", str(out), "--resume"]
+    command = [
+        sys.executable,
+        "-m",
+        "sensitivity",
+        "scan",
+        f"{TASK}:task",
+        "--out",
+        str(out),
+        "--resume",
+    ]
     for lines in (3, 20, 45, 70, 100):
         assert kill_at(command, out / "journal.jsonl", lines), f"ended before {lines} lines"
     subprocess.run(command, check=True, capture_output=True)
@@ -221,7 +278,8 @@ def test_a_scan_killed_at_five_moments_and_resumed_equals_the_uninterrupted_one(
 
 
 def kill_at(command: list[str], journal: Path, lines: int) -> bool:
-    """Start the command and SIGKILL it once the journal has that many lines; whether it was still running."""
+    """Start the command and SIGKILL it once the journal has that many lines; whether it was still
+    running."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None:
         if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
@@ -232,8 +290,14 @@ def kill_at(command: list[str], journal: Path, lines: int) -> bool:
 
 
 def test_help_names_every_verb_and_starts_without_heavy_imports() -> None:
-    code = "import sys; from sensitivity.cli.main import group; print(group.get_help(group.make_context('s', [], resilient_parsing=True))); print(sorted({'torch','numpy','pandas','onnx','scipy'} & set(sys.modules)))"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    code = (
+        "import sys; from sensitivity.cli.main import group; "
+        "print(group.get_help(group.make_context('s', [], resilient_parsing=True))); "
+        "print(sorted({'torch','numpy','pandas','onnx','scipy'} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout
     for name in ("run", "scan", "plan", "export", "bench", "report", "doctor", "demo", "lint"):
         assert f"  {name} " in out
     assert out.strip().endswith("[]")
@@ -251,7 +315,9 @@ def test_a_sample_budget_turns_the_scan_into_a_race(tmp_path: Path) -> None:
     assert verb("scan", f"{TASK}:task", "--samples", "50", "--out", out) == 0
     scan = pd.read_csv(out / "scan.csv")
     assert sorted(scan["unit"]) == LAYERS
-    assert scan["unit"].tolist()[:2] == ["conv2", "conv5"], "the two layers whose ranges are far too wide"
+    assert scan["unit"].tolist()[:2] == ["conv2", "conv5"], (
+        "the two layers whose ranges are far too wide"
+    )
     assert scan["n"].min() == 4, "one batch for those that the budget does not reach"
     assert json.loads((out / "scan.json").read_text())["signal"]
     assert verb("plan", out, "--target", "0.9") == 0
@@ -279,7 +345,9 @@ def nan_scale(file: Path) -> None:
     model = onnx.load(file)
     node = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
     scale = next(one for one in model.graph.initializer if one.name == node.input[1])
-    scale.CopyFrom(onnx.numpy_helper.from_array(np.full(tuple(scale.dims), np.nan, np.float32), scale.name))
+    scale.CopyFrom(
+        onnx.numpy_helper.from_array(np.full(tuple(scale.dims), np.nan, np.float32), scale.name)
+    )
     onnx.save(model, file)
 
 
@@ -291,10 +359,17 @@ def huge(file: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (not_onnx, "to be a whole ONNX file, got 37 bytes that do not parse; it is cut short or not ONNX"),
+        (
+            not_onnx,
+            "to be a whole ONNX file, got 37 bytes that do not parse; it is cut short or not ONNX",
+        ),
         (truncated, "it is cut short or not ONNX: copy or export it again."),
         (outside, "to lie in its own folder, got '../weights.bin'"),
-        (nan_scale, "Expected every scale in model.int8.onnxruntime.onnx to be finite and above 0, got nan at"),
+        (
+            nan_scale,
+            "Expected every scale in model.int8.onnxruntime.onnx to be finite and above 0, got nan "
+            "at",
+        ),
         (huge, "to be smaller than 2 GB, got 2.15 GB; save it with its weights as external data."),
     ],
 )

@@ -1,4 +1,5 @@
-"""A run directory is used from any folder, moved, interrupted and damaged, and each command it prints works as printed."""
+"""A run directory is used from any folder, moved, interrupted and damaged, and each command it
+prints works as printed."""
 
 from __future__ import annotations
 
@@ -53,7 +54,9 @@ def typed(command: str) -> int:
 
 def advised(text: str) -> str:
     """The command that a message tells to type."""
-    found = re.search(r"(?:make it with|make it again with|[Gg]o on with|[Ss]tart it again with): (.+)", text)
+    found = re.search(
+        r"(?:make it with|make it again with|[Gg]o on with|[Ss]tart it again with): (.+)", text
+    )
     assert found, text
     return found[1].strip()
 
@@ -87,7 +90,9 @@ def every_verb(run: Path) -> None:
     assert verb("report", run) == 0
 
 
-def test_every_verb_works_from_another_folder_and_after_the_run_was_moved(project: Path, tmp_path: Path) -> None:
+def test_every_verb_works_from_another_folder_and_after_the_run_was_moved(
+    project: Path, tmp_path: Path
+) -> None:
     assert Path.cwd() != project, "the task was given as a path from the project's folder"
     shutil.copytree(project / "runs/r", tmp_path / "a folder" / "elsewhere")
     every_verb(tmp_path / "a folder" / "elsewhere")
@@ -124,7 +129,8 @@ def test_a_run_of_an_older_version_is_found_from_where_it_was_made(
     del info["near"], info["began"], info["checksum"]
     (run.path / "run.json").write_text(json.dumps(info | {"task": "my_task.py:task"}))
     with pytest.raises(
-        RunDirError, match=r"Expected the task file of the run .* got nothing there; put it back, or put"
+        RunDirError,
+        match=r"Expected the task file of the run .* got nothing there; put it back, or put",
     ):
         run.reference()
     monkeypatch.chdir(copied)
@@ -132,10 +138,14 @@ def test_a_run_of_an_older_version_is_found_from_where_it_was_made(
     assert run.unfinished() is None
 
 
-def test_a_task_file_that_is_gone_is_one_sentence(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_file_that_is_gone_is_one_sentence(
+    copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = copied / "runs/r"
     info = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps(info | {"task": "/gone/my_task.py:task", "near": "../nowhere.py"}))
+    (run / "run.json").write_text(
+        json.dumps(info | {"task": "/gone/my_task.py:task", "near": "../nowhere.py"})
+    )
     for words in (("plan", run, "--target", "0.5", "--no-recalibrate"), ("export", run)):
         assert verb(*words) == 1
         assert "Expected the task file of the run" in capsys.readouterr().err
@@ -190,15 +200,21 @@ def test_what_is_advised_after_ctrl_c_works_as_printed(
 
 def test_each_verb_says_how_to_go_on_with_it() -> None:
     assert stopped(["demo", "--out", "a b"]).endswith("go on with: sensitivity demo --out 'a b'")
-    assert stopped(["yolo", "run", "--weights", "w.pt"]).endswith("sensitivity yolo run --weights w.pt --resume")
-    assert stopped(["scan", "t.py", "--resume"]).endswith("go on with: sensitivity scan t.py --resume")
+    assert stopped(["yolo", "run", "--weights", "w.pt"]).endswith(
+        "sensitivity yolo run --weights w.pt --resume"
+    )
+    assert stopped(["scan", "t.py", "--resume"]).endswith(
+        "go on with: sensitivity scan t.py --resume"
+    )
     assert stopped(["plan", "r"]).endswith("go on with: sensitivity plan r")
     assert stopped(["export", "r"]) == "Stopped. Start it again with: sensitivity export r"
     assert stopped(["lint", "x.onnx"]) == stopped([]) == "Stopped."
 
 
 @pytest.mark.parametrize("name", ["plan.json", "export.json", "scan.json"])
-def test_what_is_missing_is_made_as_printed(name: str, copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_is_made_as_printed(
+    name: str, copied: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = copied / "runs/r"
     (run / name).unlink()
     words = {"plan.json": "export", "export.json": "bench", "scan.json": "plan"}[name]
@@ -233,7 +249,9 @@ def test_a_flipped_bit_in_a_record_is_one_sentence_that_works_as_printed(
     if name != "run.json":  # nothing else tells of the task
         (run.path / name).write_bytes(whole[: len(whole) // 2])
         with pytest.raises(RunDirError) as caught:
-            api.plan(PlanSettings(directory=run.path, target=0.5, no_recalibrate=True)) if "npz" in name else read()
+            api.plan(
+                PlanSettings(directory=run.path, target=0.5, no_recalibrate=True)
+            ) if "npz" in name else read()
         assert typed(advised(str(caught.value))) in (0, 2)
         read()
 
@@ -243,7 +261,9 @@ def test_a_record_that_was_changed_on_purpose_is_taken_without_its_checksum(copi
     file = run.path / "plan.json"
     edited = file.read_text().replace('"planner": "greedy"', '"planner": "by hand"')
     file.write_text(edited)
-    with pytest.raises(RunDirError, match='if you changed it on purpose, take its line "checksum" out'):
+    with pytest.raises(
+        RunDirError, match='if you changed it on purpose, take its line "checksum" out'
+    ):
         run.plan()
     file.write_text(re.sub(r',\n  "checksum": ".*"', "", edited))
     assert run.plan().planner == "by hand"

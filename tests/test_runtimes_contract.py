@@ -1,4 +1,5 @@
-"""Every TensorRT name, keyword and trtexec flag in the source, against the lists of each version."""
+"""Every TensorRT name, keyword and trtexec flag in the source, against the lists of each
+version."""
 
 import ast
 import re
@@ -12,7 +13,13 @@ from sensitivity.errors import RuntimeUnavailable
 from sensitivity.runtimes import tensorrt, tensorrt_build, trtexec_flags
 from sensitivity.runtimes.file_types import FileTypes
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings
-from sensitivity.runtimes.trtexec_flags import build_flags, profile_flags, run_flags, time_flags, version_from_banner
+from sensitivity.runtimes.trtexec_flags import (
+    build_flags,
+    profile_flags,
+    run_flags,
+    time_flags,
+    version_from_banner,
+)
 
 SOURCES = [Path(module.__file__) for module in (tensorrt, tensorrt_build)]
 HOLDS = {
@@ -36,7 +43,8 @@ Use = tuple[str, str | None, tuple[str, ...], bool]
 
 
 def chain(node: ast.expr) -> list[str]:
-    """`self._trt.BuilderFlag.INT8` as ["trt", "BuilderFlag", "INT8"]; [] where it does not start at a known name."""
+    """`self._trt.BuilderFlag.INT8` as ["trt", "BuilderFlag", "INT8"]; [] where it does not start at
+    a known name."""
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -100,7 +108,9 @@ def test_every_tensorrt_name_in_the_source_is_in_every_version_or_behind_a_gate(
 
 
 def test_the_source_is_really_read() -> None:
-    seen = {(name, member) for file in SOURCES for name, member, *_ in uses(ast.parse(file.read_text()))}
+    seen = {
+        (name, member) for file in SOURCES for name, member, *_ in uses(ast.parse(file.read_text()))
+    }
     expected = {
         ("Builder", None),
         ("Builder", "build_serialized_network"),
@@ -122,7 +132,10 @@ def test_the_source_is_really_read() -> None:
     [
         ("trt.BuilderFlag.INT8", "BuilderFlag.INT8 is only in ['8.6', '10.0', '10.16']"),
         ("getattr(trt.BuilderFlag, 'INT9', None)", "BuilderFlag.INT9 is only in no version"),
-        ("self._context.execute_async_v2()", "IExecutionContext.execute_async_v2 is only in ['8.6']"),
+        (
+            "self._context.execute_async_v2()",
+            "IExecutionContext.execute_async_v2 is only in ['8.6']",
+        ),
         ("config.max_workspace_size", "IBuilderConfig.max_workspace_size is only in ['8.6']"),
         ("builder.create_network(flag=1)", "Builder.create_network(flag=) is not in 8.6"),
         ("trt.Bilder(logger)", "Bilder.None is only in no version"),
@@ -168,19 +181,25 @@ POSSIBLE = [
 
 
 @pytest.mark.parametrize(("version", "settings"), POSSIBLE)
-def test_every_trtexec_flag_is_known_to_its_version(version: str, settings: TensorRtSettings) -> None:
+def test_every_trtexec_flag_is_known_to_its_version(
+    version: str, settings: TensorRtSettings
+) -> None:
     major, minor = map(int, version.split("."))
-    unknown = {flag.partition("=")[0] for flag in all_flags((major, minor), settings)} - set(FLAGS[version])
+    unknown = {flag.partition("=")[0] for flag in all_flags((major, minor), settings)} - set(
+        FLAGS[version]
+    )
     assert unknown == set()
 
 
 def test_a_typing_that_a_version_does_not_have_is_refused() -> None:
     with pytest.raises(
-        RuntimeUnavailable, match=r"Expected TensorRT 10 or later for a strongly typed network, got 8\.6"
+        RuntimeUnavailable,
+        match=r"Expected TensorRT 10 or later for a strongly typed network, got 8\.6",
     ):
         all_flags((8, 6), SETTINGS["strong"])
     with pytest.raises(
-        RuntimeUnavailable, match=r"Expected TensorRT 10 or earlier for a weakly typed network, got 11\.1"
+        RuntimeUnavailable,
+        match=r"Expected TensorRT 10 or earlier for a weakly typed network, got 11\.1",
     ):
         all_flags((11, 1), SETTINGS["weak-fp16"])
 
@@ -193,7 +212,11 @@ def test_precision_flags_are_known_to_the_versions_that_get_them() -> None:
 
 
 def test_every_flag_written_in_the_source_is_in_some_version() -> None:
-    written = set(re.findall(r"\"(--[a-zA-Z0-9]+)", Path(trtexec_flags.__file__).read_text().split('"""', 2)[2]))
+    written = set(
+        re.findall(
+            r"\"(--[a-zA-Z0-9]+)", Path(trtexec_flags.__file__).read_text().split('"""', 2)[2]
+        )
+    )
     assert len(written) > 20
     assert written <= {flag for flags in FLAGS.values() for flag in flags}
 
@@ -224,5 +247,7 @@ def test_the_version_is_read_from_the_banner(banner: str, version: tuple[int, in
 
 
 def test_a_tool_that_prints_no_version_is_refused() -> None:
-    with pytest.raises(RuntimeUnavailable, match="Expected trtexec to print its TensorRT version, got 'hello'"):
+    with pytest.raises(
+        RuntimeUnavailable, match="Expected trtexec to print its TensorRT version, got 'hello'"
+    ):
         version_from_banner("hello")

@@ -26,7 +26,9 @@ class Works(Broken):
 
 def packages(monkeypatch: pytest.MonkeyPatch, **classes: str) -> None:
     """Stand in for the real packages; the names must be importable."""
-    monkeypatch.setattr(cuda, "PACKAGES", {name: f"{__name__}:{made}" for name, made in classes.items()})
+    monkeypatch.setattr(
+        cuda, "PACKAGES", {name: f"{__name__}:{made}" for name, made in classes.items()}
+    )
 
 
 def test_the_first_package_that_works_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +40,9 @@ def test_the_first_package_that_works_is_used(monkeypatch: pytest.MonkeyPatch) -
 def test_where_none_works_each_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     packages(monkeypatch, json="Broken", no_such_package="Works")
     sentence = r"\(json: no driver; no_such_package is not installed\)"
-    assert cuda.cuda_problem() == "no CUDA device can be used from Python " + sentence.replace("\\", "")
+    assert cuda.cuda_problem() == "no CUDA device can be used from Python " + sentence.replace(
+        "\\", ""
+    )
     with pytest.raises(RuntimeUnavailable, match=f"Expected a CUDA device, got: .*{sentence}"):
         cuda.open_cuda()
 
@@ -49,13 +53,19 @@ class Code:
 
 
 class FakeRuntime(types.ModuleType):
-    """cuda.bindings.runtime: calls return their error code first; `fails` names the call that gets one."""
+    """cuda.bindings.runtime: calls return their error code first; `fails` names the call that gets
+    one."""
 
     def __init__(self, fails: str = "") -> None:
         super().__init__("cuda.bindings.runtime")
         self.fails, self.calls = fails, []
         self.success = Code("cudaSuccess")
-        self.values = {"cudaGetDeviceCount": 1, "cudaMalloc": 4096, "cudaStreamCreate": 5, "cudaGetDevice": 0}
+        self.values = {
+            "cudaGetDeviceCount": 1,
+            "cudaMalloc": 4096,
+            "cudaStreamCreate": 5,
+            "cudaGetDevice": 0,
+        }
         self.values["cudaGetDeviceProperties"] = types.SimpleNamespace(name=b"Fake GPU")
         self.cudaError_t = types.SimpleNamespace(cudaSuccess=self.success)
         kinds = {"cudaMemcpyHostToDevice": "in", "cudaMemcpyDeviceToHost": "out"}
@@ -68,7 +78,9 @@ class FakeRuntime(types.ModuleType):
 
         def call(*args: Any) -> tuple[Any, ...]:
             self.calls.append(name)
-            return (Code("cudaErrorX") if name == self.fails else self.success), self.values.get(name, f"{name} value")
+            return (Code("cudaErrorX") if name == self.fails else self.success), self.values.get(
+                name, f"{name} value"
+            )
 
         return call
 
@@ -97,7 +109,11 @@ def test_everything_that_was_made_is_freed(fake: FakeRuntime) -> None:
     device.copy_in(buffer, np.zeros(16, np.float32))
     device.captured(lambda: None)()
     device.close()
-    made = [name for name in fake.calls if "Create" in name or name in ("cudaMalloc", "cudaGraphInstantiate")]
+    made = [
+        name
+        for name in fake.calls
+        if "Create" in name or name in ("cudaMalloc", "cudaGraphInstantiate")
+    ]
     freed = [name for name in fake.calls if "Destroy" in name or name == "cudaFree"]
     assert sorted(made) == [
         "cudaEventCreate",
@@ -106,13 +122,21 @@ def test_everything_that_was_made_is_freed(fake: FakeRuntime) -> None:
         "cudaMalloc",
         "cudaStreamCreate",
     ]
-    expected = ["cudaEventDestroy", "cudaEventDestroy", "cudaFree", "cudaGraphDestroy", "cudaGraphExecDestroy"]
+    expected = [
+        "cudaEventDestroy",
+        "cudaEventDestroy",
+        "cudaFree",
+        "cudaGraphDestroy",
+        "cudaGraphExecDestroy",
+    ]
     assert sorted(freed) == [*expected, "cudaStreamDestroy"]
 
 
 @pytest.mark.parametrize("fake", ["cudaMalloc"], indirect=True)
 def test_an_error_code_becomes_a_sentence(fake: FakeRuntime) -> None:
-    with pytest.raises(RuntimeUnavailable, match="Expected the CUDA call to succeed, got cudaErrorX"):
+    with pytest.raises(
+        RuntimeUnavailable, match="Expected the CUDA call to succeed, got cudaErrorX"
+    ):
         BindingsCuda().allocate(1)
 
 

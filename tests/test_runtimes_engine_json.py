@@ -1,4 +1,5 @@
-"""Parsers of TensorRT's JSON, on real engines where they can be found and on small examples of each form."""
+"""Parsers of TensorRT's JSON, on real engines where they can be found and on small examples of each
+form."""
 
 import os
 from pathlib import Path
@@ -13,7 +14,9 @@ from sensitivity.runtimes.engine_json import compute_times, engine_layers, layer
 from sensitivity.runtimes.onnx_names import NodeName, OnnxNames
 
 FIXTURES = os.environ.get("SENSITIVITY_FIXTURES")
-needs_engines = pytest.mark.skipif(not FIXTURES, reason="SENSITIVITY_FIXTURES is not set: no real engines to read")
+needs_engines = pytest.mark.skipif(
+    not FIXTURES, reason="SENSITIVITY_FIXTURES is not set: no real engines to read"
+)
 
 
 def folder(name: str) -> Path:
@@ -26,9 +29,13 @@ def layers(name: str) -> tuple[LayerRun, ...]:
 
 
 @needs_engines
-@pytest.mark.parametrize(("name", "median_ms"), [("fp16", 0.862), ("qat", 0.883), ("qat-residual", 0.546)])
+@pytest.mark.parametrize(
+    ("name", "median_ms"), [("fp16", 0.862), ("qat", 0.883), ("qat-residual", 0.546)]
+)
 def test_the_median_of_a_real_engine(name: str, median_ms: float) -> None:
-    assert np.median(compute_times(read_json(folder(name) / "timing.json"))) == pytest.approx(median_ms, abs=5e-4)
+    assert np.median(compute_times(read_json(folder(name) / "timing.json"))) == pytest.approx(
+        median_ms, abs=5e-4
+    )
 
 
 @needs_engines
@@ -47,7 +54,9 @@ def test_the_explanation_of_the_naive_engine_is_its_unquantized_residual_adds() 
     assert words[0].startswith("8 residual adds are unquantized: Conv_34 + Add_36 + Relu_37, ")
     assert "Conversions and copies: 12 steps, 0.279 of 1.1 ms (25% of the profiled time)." in words
     (residual,) = [
-        sentence for sentence in words if sentence.startswith("On residual adds that are not quantized: 9 steps")
+        sentence
+        for sentence in words
+        if sentence.startswith("On residual adds that are not quantized: 9 steps")
     ]
     assert "Quantize the residual input of these adds" in residual
 
@@ -61,7 +70,11 @@ def test_quantizing_the_residuals_leaves_one_mixed_add_and_3_reformats() -> None
 
 @needs_engines
 def test_every_convolution_of_a_real_engine_has_its_precision_and_time() -> None:
-    for name, precision, count in (("fp16", "fp16", 21), ("qat", "int8", 21), ("qat-residual", "int8", 20)):
+    for name, precision, count in (
+        ("fp16", "fp16", 21),
+        ("qat", "int8", 21),
+        ("qat-residual", "int8", 20),
+    ):
         runs = [run for run in layers(name) if run.op == "CaskConvolution"]
         assert [run.precision for run in runs] == [precision] * count
         assert all(run.ms and run.ms > 0 for run in runs)
@@ -90,7 +103,8 @@ def test_the_forms_of_tensorrt_10_are_read() -> None:
                 "LayerType": "gemm",
                 "Inputs": [{"Name": "a", "Format/Datatype": "Int8"}],
                 "Outputs": [{"Name": "b", "Format/Datatype": "Half"}],
-                "Metadata": "[ONNX Layer: /fc/Gemm]\x1f[ONNX Layer: /relu/Relu]\x1e[ONNX Layer: /fc/Gemm]",
+                "Metadata": "[ONNX Layer: /fc/Gemm]\x1f[ONNX Layer: /relu/Relu]\x1e[ONNX Layer: "
+                "/fc/Gemm]",
             },
             {
                 "Name": "__myl_MulAdd_myl0_4",
@@ -110,12 +124,22 @@ def test_the_forms_of_tensorrt_10_are_read() -> None:
 
 def test_an_engine_without_detailed_verbosity_only_has_names() -> None:
     (run,) = engine_layers({"Layers": ["Conv_0 + Relu_1"]}, {"Conv_0 + Relu_1": [0.5]})
-    assert (run.name, run.precision, run.ms, run.onnx) == ("Conv_0 + Relu_1", "?", 0.5, ("Conv_0", "Relu_1"))
+    assert (run.name, run.precision, run.ms, run.onnx) == (
+        "Conv_0 + Relu_1",
+        "?",
+        0.5,
+        ("Conv_0", "Relu_1"),
+    )
 
 
 def test_layers_that_share_a_name_get_their_times_in_order() -> None:
     times = layer_times(
-        [{"count": 2}, {"name": "a", "medianMs": 1.0}, {"name": "b", "averageMs": 2.0}, {"name": "a", "medianMs": 3.0}]
+        [
+            {"count": 2},
+            {"name": "a", "medianMs": 1.0},
+            {"name": "b", "averageMs": 2.0},
+            {"name": "a", "medianMs": 3.0},
+        ]
     )
     runs = engine_layers({"Layers": ["a", "a", "b", "c"]}, times)
     assert [run.ms for run in runs] == [1.0, 3.0, 2.0, None]
@@ -133,7 +157,9 @@ def test_a_copy_that_costs_nothing_is_no_reformat() -> None:
 
 def test_a_file_that_is_not_json_says_so(tmp_path: Path) -> None:
     (tmp_path / "times.json").write_text("[{")
-    with pytest.raises(RuntimeUnavailable, match=r"Expected TensorRT to have written JSON to .*times\.json, got"):
+    with pytest.raises(
+        RuntimeUnavailable, match=r"Expected TensorRT to have written JSON to .*times\.json, got"
+    ):
         read_json(tmp_path / "times.json")
     with pytest.raises(RuntimeUnavailable, match=r"gone\.json, got"):
         read_json(tmp_path / "gone.json")

@@ -18,9 +18,11 @@ class TestOnnxRuntimeUnoptimized(RuntimeConformance):
 
 
 def test_without_optimizations_a_quantized_file_keeps_its_own_numerics(tmp_path: Path) -> None:
-    file = chain(tmp_path / "int8.onnx", {0}, layers=1)  # in a longer chain, values on a rounding boundary flip
+    # in a longer chain, values on a rounding boundary flip
+    file = chain(tmp_path / "int8.onnx", {0}, layers=1)
     model = onnx.load(file)
-    model.opset_import[0].version = 19  # the reference has no Q/DQ of opset 17; those of 19 compute the same
+    # the reference has no Q/DQ of opset 17; those of 19 compute the same
+    model.opset_import[0].version = 19
     (expected,) = ReferenceEvaluator(model).run(None, inputs())
     with OnnxRuntime(optimize=False).build(file, threads=1) as engine:
         np.testing.assert_allclose(engine.run(inputs())["y"], expected, atol=1e-5)
@@ -41,7 +43,11 @@ def test_a_profile_names_the_nodes_of_a_float_file(tmp_path: Path) -> None:
     with OnnxRuntime().build(chain(tmp_path / "float.onnx"), threads=1) as engine:
         steps = engine.profile(inputs(), 3)
     convolutions = [step for step in steps if step.onnx and step.onnx[0].endswith("/Conv")]
-    assert [step.onnx for step in convolutions] == [("layer0/Conv",), ("layer1/Conv",), ("layer2/Conv",)]
+    assert [step.onnx for step in convolutions] == [
+        ("layer0/Conv",),
+        ("layer1/Conv",),
+        ("layer2/Conv",),
+    ]
     assert {step.precision for step in convolutions} == {"fp32"}
     assert all(step.ms is not None and step.ms >= 0 for step in steps)
 
@@ -59,4 +65,6 @@ def test_a_profile_tells_layers_in_int8_from_layers_whose_qdq_was_not_fused(tmp_
 def test_an_fp16_file_runs_in_fp32_between_casts_and_keeps_its_names(tmp_path: Path) -> None:
     with OnnxRuntime().build(chain(tmp_path / "fp16.onnx", half=True), threads=1) as engine:
         steps = [step for step in engine.profile(inputs(), 1) if "Conv" in step.op]
-    assert [(step.precision, step.onnx) for step in steps] == [("fp32", (f"layer{i}/Conv",)) for i in range(3)]
+    assert [(step.precision, step.onnx) for step in steps] == [
+        ("fp32", (f"layer{i}/Conv",)) for i in range(3)
+    ]

@@ -22,7 +22,9 @@ def test_float_is_fp32_unless_it_is_told_otherwise(tmp_path: Path) -> None:
     file = chain(tmp_path / "float.onnx")
     with OpenVino().build(file, threads=1) as engine:
         assert engine.precision == "fp32"
-        assert {step.precision for step in engine.profile(inputs(), 1) if step.op == "Convolution"} == {"fp32"}
+        assert {
+            step.precision for step in engine.profile(inputs(), 1) if step.op == "Convolution"
+        } == {"fp32"}
     with OpenVino(precision="bf16").build(file, threads=1) as engine:
         assert engine.precision == "bf16"
 
@@ -48,7 +50,9 @@ def test_the_threads_asked_for_are_the_threads_it_has(tmp_path: Path) -> None:
         assert engine._compiled.get_property("INFERENCE_NUM_THREADS") == 1
 
 
-def test_a_file_that_is_no_model_gives_one_clear_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_model_gives_one_clear_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(b"not a model")
     with pytest.raises(OnnxFileError, match=r"Expected .*model\.onnx to be"):
@@ -59,9 +63,21 @@ def test_a_file_that_is_no_model_gives_one_clear_sentence(tmp_path: Path, capfd:
 class Node:
     """A node of a runtime graph, as OpenVINO's Python objects answer."""
 
-    def __init__(self, name: str, kind: str, *sources: "Node", ms: str = "not_executed", precision: str = "u8") -> None:
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        *sources: "Node",
+        ms: str = "not_executed",
+        precision: str = "u8",
+    ) -> None:
         self.name, self.sources = name, sources
-        self.info = {"layerType": kind, "execTimeMcs": ms, "runtimePrecision": precision, "originalLayersNames": name}
+        self.info = {
+            "layerType": kind,
+            "execTimeMcs": ms,
+            "runtimePrecision": precision,
+            "originalLayersNames": name,
+        }
         self.info |= {"outputPrecisions": precision, "outputLayouts": "abcd"}
 
     def get_friendly_name(self) -> str:
@@ -72,7 +88,9 @@ class Node:
 
     def inputs(self) -> list[SimpleNamespace]:
         outputs = [SimpleNamespace(get_node=lambda node=node: node) for node in self.sources]
-        return [SimpleNamespace(get_source_output=lambda output=output: output) for output in outputs]
+        return [
+            SimpleNamespace(get_source_output=lambda output=output: output) for output in outputs
+        ]
 
 
 def test_what_is_computed_from_constants_alone_is_no_step_and_no_input() -> None:
@@ -84,14 +102,20 @@ def test_what_is_computed_from_constants_alone_is_no_step_and_no_input() -> None
     assert (step.ms, step.precision) == (0.02, "int8")
 
 
-def test_a_step_that_works_in_place_is_looked_through_and_an_in_place_concat_costs_nothing() -> None:
+def test_a_step_that_works_in_place_is_looked_through_and_an_in_place_concat_costs_nothing() -> (
+    None
+):
     x = Node("x", "Input")
     first = Node("first", "Convolution", x, ms="5")
     reshape = Node("reshape", "Reshape", first)
     second = Node("second", "Convolution", reshape, ms="5")
     concat = Node("concat", "Concatenation", reshape, second)
     steps = _steps([x, first, reshape, second, concat, Node("y", "Output", concat)], OnnxNames([]))
-    assert [(step.name, step.ms) for step in steps] == [("first", 0.005), ("second", 0.005), ("concat", 0.0)]
+    assert [(step.name, step.ms) for step in steps] == [
+        ("first", 0.005),
+        ("second", 0.005),
+        ("concat", 0.0),
+    ]
     assert [port.tensor for port in steps[1].inputs] == ["first"]
     assert [port.tensor for port in steps[2].inputs] == ["first", "second"]
 

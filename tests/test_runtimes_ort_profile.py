@@ -13,7 +13,9 @@ NAMES = OnnxNames(
 )
 
 
-def event(name: str, op: str, us: int, took: list[tuple[str, list[int]]], cat: str = "Node") -> dict[str, Any]:
+def event(
+    name: str, op: str, us: int, took: list[tuple[str, list[int]]], cat: str = "Node"
+) -> dict[str, Any]:
     shapes = [{kind: shape} for kind, shape in took]
     args = {"op_name": op, "input_type_shape": shapes, "output_type_shape": shapes[:1]}
     return {"cat": cat, "name": f"{name}_kernel_time", "dur": us, "args": args}
@@ -40,7 +42,8 @@ def test_a_concat_that_takes_its_scales_first_is_judged_by_its_tensors() -> None
 def test_a_transpose_of_the_file_is_a_layer_and_one_that_was_added_is_a_reformat() -> None:
     took = [("float", [1, 3, 8, 8])]
     own, added = layer_runs(
-        [event("/t/Transpose", "Transpose", 1, took), event("Transpose", "Transpose", 1, took)], NAMES
+        [event("/t/Transpose", "Transpose", 1, took), event("Transpose", "Transpose", 1, took)],
+        NAMES,
     )
     assert (own.origin, own.onnx) == (None, ("/t/Transpose",))
     assert (added.origin, added.onnx) == ("reformat", ())

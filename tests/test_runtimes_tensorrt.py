@@ -24,7 +24,12 @@ def file(tmp_path: Path) -> Path:
 
 
 def engine(
-    version: str, file: Path, settings: TensorRtSettings | None = None, *, warm_up_ms: int = 0, **world: Any
+    version: str,
+    file: Path,
+    settings: TensorRtSettings | None = None,
+    *,
+    warm_up_ms: int = 0,
+    **world: Any,
 ) -> tuple[TensorRtEngine, Module]:
     module = Module(version, **world)
     settings = replace(settings or TensorRtSettings(), warm_up_ms=warm_up_ms)
@@ -38,19 +43,26 @@ def test_every_version_builds_loads_and_runs_by_the_same_path(version: str, file
         outputs = made.run(inputs())
     assert outputs["y"].shape == (1, 16, 1, 1)
     names = module.world.names()
-    assert names.index("OnnxParser.parse_from_file") < names.index("Builder.build_serialized_network")
-    assert names.index("IExecutionContext.set_input_shape") < names.index("IExecutionContext.execute_async_v3")
+    assert names.index("OnnxParser.parse_from_file") < names.index(
+        "Builder.build_serialized_network"
+    )
+    assert names.index("IExecutionContext.set_input_shape") < names.index(
+        "IExecutionContext.execute_async_v3"
+    )
     assert module.world.loaded == [b"plan"]
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_launch_is_captured_after_a_first_run_and_no_time_is_made_up(version: str, file: Path) -> None:
+def test_a_launch_is_captured_after_a_first_run_and_no_time_is_made_up(
+    version: str, file: Path
+) -> None:
     made, module = engine(version, file)
     with pytest.raises(NoTimeHereError):
         made.time_ms(inputs(), 3)
     cuda = made._cuda
     assert cuda.calls == ["synchronize", "capture", "timed launch", "graph launch"]
-    assert module.world.names().count("IExecutionContext.execute_async_v3") == 2  # the first run, and the capture
+    # the first run, and the capture
+    assert module.world.names().count("IExecutionContext.execute_async_v3") == 2
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -65,7 +77,11 @@ def test_weakly_typed_networks_take_canonical_files_and_the_others_lowered_ones(
     assert lowered == (None if version == "8.6" else "tensorrt")
     names = {variant: file.name for variant, file in RunDir(tmp_path).models(lowered).items()}
     suffix = ".onnx" if lowered is None else ".tensorrt.onnx"
-    assert names == {"float": "model.float.onnx", "int8": f"model.int8{suffix}", "fp16": f"model.fp16{suffix}"}
+    assert names == {
+        "float": "model.float.onnx",
+        "int8": f"model.int8{suffix}",
+        "fp16": f"model.fp16{suffix}",
+    }
     if version not in ("8.6", "11.1"):
         assert TensorRt(TensorRtSettings(strongly_typed=False)).lowering is None
 
@@ -116,19 +132,31 @@ def test_types_come_from_flags_only_in_a_weakly_typed_network(version: str, file
     made, module = engine(version, file)
     flags = [args[0].name for name, args in module.world.calls if name == "IBuilderConfig.set_flag"]
     assert flags == (["BuilderFlag.INT8", "BuilderFlag.FP16"] if version == "8.6" else [])
-    assert made.precision == ("fp16" if version == "8.6" else "fp32")  # the types of the file, where they decide
+    # the types of the file, where they decide
+    assert made.precision == ("fp16" if version == "8.6" else "fp32")
 
 
-WEAK_OR_STRONG = [("8.6", False), ("10.0", False), ("10.0", True), ("10.16", False), ("10.16", True), ("11.1", True)]
+WEAK_OR_STRONG = [
+    ("8.6", False),
+    ("10.0", False),
+    ("10.0", True),
+    ("10.16", False),
+    ("10.16", True),
+    ("11.1", True),
+]
 
 
 @pytest.mark.parametrize(("version", "typed"), WEAK_OR_STRONG)
-def test_the_network_is_made_with_the_flags_of_its_version(version: str, typed: bool, file: Path) -> None:
+def test_the_network_is_made_with_the_flags_of_its_version(
+    version: str, typed: bool, file: Path
+) -> None:
     _, module = engine(version, file, TensorRtSettings(strongly_typed=typed))
     ((flags,),) = [args for name, args in module.world.calls if name == "Builder.create_network"]
     known = module.NetworkDefinitionCreationFlag
     expected = {"EXPLICIT_BATCH": version != "11.1", "STRONGLY_TYPED": typed}
-    assert flags == sum(1 << int(getattr(known, name)) for name, wanted in expected.items() if wanted)
+    assert flags == sum(
+        1 << int(getattr(known, name)) for name, wanted in expected.items() if wanted
+    )
 
 
 def test_a_weak_fp32_network_asks_for_int8_alone(file: Path) -> None:
@@ -141,7 +169,9 @@ def test_the_float_baseline_stays_float_and_an_fp16_file_is_fp16(tmp_path: Path)
     plain, half = chain(tmp_path / "float.onnx"), chain(tmp_path / "fp16.onnx", half=True)
     for file, flags, precision in ((plain, [], "fp32"), (half, ["BuilderFlag.FP16"], "fp16")):
         made, module = engine("8.6", file)
-        assert [args[0].name for name, args in module.world.calls if name == "IBuilderConfig.set_flag"] == flags
+        assert [
+            args[0].name for name, args in module.world.calls if name == "IBuilderConfig.set_flag"
+        ] == flags
         assert made.precision == precision
     assert engine("11.1", half)[0].precision == "fp16"
 
@@ -153,7 +183,9 @@ def test_the_float_baseline_stays_float_and_an_fp16_file_is_fp16(tmp_path: Path)
         ("11.1", False, "Expected TensorRT 10 or earlier for a weakly typed network, got 11.1.0"),
     ],
 )
-def test_a_typing_that_the_version_lacks_is_refused(version: str, typed: bool, sentence: str, file: Path) -> None:
+def test_a_typing_that_the_version_lacks_is_refused(
+    version: str, typed: bool, sentence: str, file: Path
+) -> None:
     with pytest.raises(RuntimeUnavailable, match=sentence):
         engine(version, file, TensorRtSettings(strongly_typed=typed))
 
@@ -162,15 +194,21 @@ def test_a_typing_that_the_version_lacks_is_refused(version: str, typed: bool, s
 def test_a_dynamic_input_gets_an_optimization_profile(version: str, tmp_path: Path) -> None:
     file = chain(tmp_path / "model.onnx", dynamic=True)
     made, module = engine(version, file, DYNAMIC, dynamic=True)
-    (shapes,) = [args for name, args in module.world.calls if name == "IOptimizationProfile.set_shape"]
+    (shapes,) = [
+        args for name, args in module.world.calls if name == "IOptimizationProfile.set_shape"
+    ]
     assert shapes == ("x", (1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16))
     assert made.run(inputs(batch=4))["y"].shape == (4, 16, 1, 1)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_free_number_of_samples_as_in_our_exports_is_built_for_one(version: str, tmp_path: Path) -> None:
+def test_a_free_number_of_samples_as_in_our_exports_is_built_for_one(
+    version: str, tmp_path: Path
+) -> None:
     made, module = engine(version, chain(tmp_path / "model.onnx", dynamic=True), dynamic=True)
-    (shapes,) = [args for name, args in module.world.calls if name == "IOptimizationProfile.set_shape"]
+    (shapes,) = [
+        args for name, args in module.world.calls if name == "IOptimizationProfile.set_shape"
+    ]
     assert shapes == ("x", *[(1, 3, 16, 16)] * 3)
     assert made.run(inputs(batch=3))["y"].shape == (3, 16, 1, 1)
     assert module.world.names().count("IExecutionContext.execute_async_v3") == 3
@@ -178,7 +216,9 @@ def test_a_free_number_of_samples_as_in_our_exports_is_built_for_one(version: st
 
 def test_another_free_axis_without_shapes_is_named(tmp_path: Path) -> None:
     file = chain(tmp_path / "model.onnx", dynamic=True)
-    with pytest.raises(RuntimeUnavailable, match=r"shape of input x, whose shape \(-1, 3, -1, 16\) is dynamic"):
+    with pytest.raises(
+        RuntimeUnavailable, match=r"shape of input x, whose shape \(-1, 3, -1, 16\) is dynamic"
+    ):
         engine("10.0", file, dynamic=True, free_height=True)
 
 
@@ -188,11 +228,15 @@ def test_workspace_and_timing_cache_are_set_before_the_build_and_the_cache_is_ke
 ) -> None:
     cache = tmp_path / "caches" / "timing.cache"
     _, module = engine(version, file, TensorRtSettings(workspace_mib=64, timing_cache=cache))
-    (limit,) = [args for name, args in module.world.calls if name == "IBuilderConfig.set_memory_pool_limit"]
+    (limit,) = [
+        args for name, args in module.world.calls if name == "IBuilderConfig.set_memory_pool_limit"
+    ]
     assert (limit[0].name, limit[1]) == ("MemoryPoolType.WORKSPACE", 64 * 2**20)
     assert cache.read_bytes() == b"cache"
     _, again = engine(version, file, TensorRtSettings(timing_cache=cache))
-    assert (b"cache",) in [args for name, args in again.world.calls if name == "IBuilderConfig.create_timing_cache"]
+    assert (b"cache",) in [
+        args for name, args in again.world.calls if name == "IBuilderConfig.create_timing_cache"
+    ]
 
 
 def test_a_kept_engine_is_loaded_and_not_built_again(file: Path, tmp_path: Path) -> None:
@@ -213,7 +257,9 @@ def test_a_kept_engine_that_no_longer_loads_is_built_again(file: Path, tmp_path:
     assert kept.read_bytes() == b"plan"
 
 
-def test_another_file_version_device_or_setting_is_another_engine(file: Path, tmp_path: Path) -> None:
+def test_another_file_version_device_or_setting_is_another_engine(
+    file: Path, tmp_path: Path
+) -> None:
     settings = TensorRtSettings(engines=tmp_path)
     small = TensorRtSettings(engines=tmp_path, workspace_mib=1)
     names = {
@@ -230,12 +276,28 @@ def test_another_file_version_device_or_setting_is_another_engine(file: Path, tm
 @pytest.mark.parametrize(
     ("refuse", "error", "sentence"),
     [
-        ("parse", OnnxFileError, "to be a model that TensorRT can parse, got: Foo foo/Foo: unsupported operator Foo"),
-        ("build", RuntimeUnavailable, "Expected TensorRT to build model.onnx, got: no kernel for node conv"),
-        ("load", RuntimeUnavailable, "Expected TensorRT to load the engine it built, got: no reason given"),
+        (
+            "parse",
+            OnnxFileError,
+            "to be a model that TensorRT can parse, got: Foo foo/Foo: unsupported operator Foo",
+        ),
+        (
+            "build",
+            RuntimeUnavailable,
+            "Expected TensorRT to build model.onnx, got: no kernel for node conv",
+        ),
+        (
+            "load",
+            RuntimeUnavailable,
+            "Expected TensorRT to load the engine it built, got: no reason given",
+        ),
         ("run", RuntimeUnavailable, "Expected the engine to run"),
         ("shape", OnnxFileError, "Expected input x within the engine's shapes, got"),
-        ("output", OnnxFileError, r"Expected output y to have a shape that follows .* got \(-1, 4\)"),
+        (
+            "output",
+            OnnxFileError,
+            r"Expected output y to have a shape that follows .* got \(-1, 4\)",
+        ),
         ("dtype", OnnxFileError, "Expected x to have a type that numpy knows"),
     ],
 )
@@ -252,7 +314,9 @@ def test_layers_that_share_a_name_have_a_median_each() -> None:
 
 
 @pytest.mark.parametrize("refuse", ["", "build"])
-def test_a_failed_build_frees_the_device(refuse: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_build_frees_the_device(
+    refuse: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cuda = FakeCuda()
     monkeypatch.setitem(sys.modules, "tensorrt", Module("10.16", refuse=refuse))  # type: ignore[arg-type]
     monkeypatch.setattr("sensitivity.runtimes.tensorrt.open_cuda", lambda: cuda)
@@ -278,7 +342,10 @@ def test_a_missing_module_says_how_to_get_it(runtime: TensorRt, file: Path) -> N
     problem = runtime.unavailable()
     if problem is None or "is installed, but" in problem:
         pytest.skip(f"{runtime.module} is installed here")
-    assert problem == f"{runtime.module} is not installed; run: pip install {runtime.module.replace('_', '-')}"
+    assert (
+        problem
+        == f"{runtime.module} is not installed; run: pip install {runtime.module.replace('_', '-')}"
+    )
     with pytest.raises(RuntimeUnavailable, match=f"{runtime.module} is not installed"):
         runtime.build(file)
 

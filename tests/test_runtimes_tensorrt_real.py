@@ -1,4 +1,5 @@
-"""On a machine that has TensorRT. Skipped, with the reason, everywhere else: no time is made up here."""
+"""On a machine that has TensorRT. Skipped, with the reason, everywhere else: no time is made up
+here."""
 
 from pathlib import Path
 
@@ -11,10 +12,16 @@ from sensitivity.runtimes.trtexec import TrtExec
 from sensitivity.testing.runtimes import RuntimeConformance
 
 SETTINGS = TensorRtSettings(float_type="fp32")
-RUNTIMES = {runtime.name: runtime for runtime in (TensorRt(SETTINGS), TensorRtRtx(SETTINGS), TrtExec(SETTINGS))}
-MISSING = {name: problem for name, runtime in RUNTIMES.items() if (problem := runtime.unavailable())}
+RUNTIMES = {
+    runtime.name: runtime
+    for runtime in (TensorRt(SETTINGS), TensorRtRtx(SETTINGS), TrtExec(SETTINGS))
+}
+MISSING = {
+    name: problem for name, runtime in RUNTIMES.items() if (problem := runtime.unavailable())
+}
 
-for name in RUNTIMES.keys() - MISSING:  # one class each, so that a missing runtime is one skip and not fourteen
+# one class each, so that a missing runtime is one skip and not fourteen
+for name in RUNTIMES.keys() - MISSING:
     TF32 = {"runtime": RUNTIMES[name], "atol": 5e-2}
     globals()[f"Test_{name}"] = type(f"Test_{name}", (RuntimeConformance,), TF32)
 
@@ -28,5 +35,7 @@ def test_the_runtime_is_tested_where_it_works(name: str) -> None:
 
 def test_rtx_builds_a_quantized_file_without_a_gpu(tmp_path: Path) -> None:
     trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt_rtx is not installed")
-    plan = build_plan(trt, make_logger(trt), chain(tmp_path / "int8.onnx", {0, 1, 2}), TensorRtSettings())
+    plan = build_plan(
+        trt, make_logger(trt), chain(tmp_path / "int8.onnx", {0, 1, 2}), TensorRtSettings()
+    )
     assert len(plan) > 1000

@@ -1,4 +1,5 @@
-"""The subprocess runtime, with a script in trtexec's place that writes what it is told to: nothing ran on TensorRT."""
+"""The subprocess runtime, with a script in trtexec's place that writes what it is told to: nothing
+ran on TensorRT."""
 
 import json
 import os
@@ -51,12 +52,22 @@ class Tool:
         self.file = chain(folder / "model.onnx")
 
     def runtime(
-        self, version: str = "101600", settings: TensorRtSettings | None = None, *, fails: bool = False
+        self,
+        version: str = "101600",
+        settings: TensorRtSettings | None = None,
+        *,
+        fails: bool = False,
     ) -> TrtExec:
         script = self.folder / "trtexec"
         python = os.path.realpath(os.sys.executable)  # type: ignore[attr-defined]
         script.write_text(
-            SCRIPT.format(python=python, version=version, log=str(self.log), answers=json.dumps(ANSWERS), fails=fails)
+            SCRIPT.format(
+                python=python,
+                version=version,
+                log=str(self.log),
+                answers=json.dumps(ANSWERS),
+                fails=fails,
+            )
         )
         script.chmod(0o755)
         return TrtExec(settings, command=str(script))
@@ -82,7 +93,10 @@ def test_an_engine_is_built_once_and_every_call_loads_it(tool: Tool) -> None:
 
 def test_the_version_decides_the_flags(tool: Tool) -> None:
     file = chain(tool.folder / "int8.onnx", {0, 1, 2})
-    for version, precision, expected in (("8601", "fp16", {"--int8", "--fp16"}), ("110100", "fp32", set())):
+    for version, precision, expected in (
+        ("8601", "fp16", {"--int8", "--fp16"}),
+        ("110100", "fp32", set()),
+    ):
         with tool.runtime(version).build(file) as engine:
             assert engine.precision == precision
         assert {"--int8", "--fp16", "--stronglyTyped"} & set(tool.calls()[-1]) == expected
@@ -103,7 +117,10 @@ def test_a_failed_build_gives_the_tools_own_words_and_leaves_no_folder(
     kept: list[object] = []  # a folder that nobody holds would be removed by the garbage collector
     made = tempfile.TemporaryDirectory
     monkeypatch.setattr("tempfile.TemporaryDirectory", lambda: kept.append(made()) or kept[-1])
-    with pytest.raises(RuntimeUnavailable, match=r"to succeed, got: .*Error Code 4: no implementation for node conv"):
+    with pytest.raises(
+        RuntimeUnavailable,
+        match=r"to succeed, got: .*Error Code 4: no implementation for node conv",
+    ):
         tool.runtime(fails=True).build(tool.file)
     assert list(scratch.iterdir()) == []
 
@@ -118,12 +135,15 @@ def test_shapes_are_given_to_a_dynamic_engine_only(tool: Tool) -> None:
 
 def test_inputs_are_written_in_the_type_of_the_file_or_refused(tool: Tool) -> None:
     with tool.runtime().build(tool.file) as engine:
-        engine.run({"x": inputs()["x"].astype(np.float64)})  # the script checks the size of the file
+        # the script checks the size of the file
+        engine.run({"x": inputs()["x"].astype(np.float64)})
         with pytest.raises(OnnxFileError, match="Expected inputs named x, got image"):
             engine.run({"image": inputs()["x"]})
 
 
 def test_a_missing_tool_says_where_it_comes_from(tmp_path: Path) -> None:
     runtime = TrtExec(command=str(tmp_path / "trtexec"))
-    with pytest.raises(RuntimeUnavailable, match="it comes with NVIDIA's TensorRT containers and archives"):
+    with pytest.raises(
+        RuntimeUnavailable, match="it comes with NVIDIA's TensorRT containers and archives"
+    ):
         runtime.build(tmp_path / "any.onnx")

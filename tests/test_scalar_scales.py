@@ -42,14 +42,18 @@ X = np.random.default_rng(0).normal(size=(2, 3, 8, 8)).astype(np.float32)
 
 
 def vector_file(folder: Path) -> Path:
-    """Two convolutions: the activations of both have scales of shape [1], and so has the first weight."""
+    """Two convolutions: the activations of both have scales of shape [1], and so has the first
+    weight."""
     return qdq_file(folder / "vector.onnx", BODY, CONSTANTS, ports=PORTS)
 
 
 def shapes(model: ir.Model) -> dict[str, list[tuple[int, ...]]]:
     """Of each Q and DQ, by its output: shapes of scale and zero point."""
     nodes = [node for node in model.graph if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
-    return {node.outputs[0].name: [qdq.constant(value).shape for value in node.inputs[1:]] for node in nodes}
+    return {
+        node.outputs[0].name: [qdq.constant(value).shape for value in node.inputs[1:]]
+        for node in nodes
+    }
 
 
 ACTIVATIONS, SCALARS = ("xq", "xd", "aq", "ad"), [(), ()]
@@ -61,16 +65,27 @@ def test_scales_of_activations_become_scalars_and_those_of_weights_stay(tmp_path
     found = shapes(model)
     assert [found[name] for name in ACTIVATIONS] == [SCALARS] * 4
     assert found["wq"] == found["wd"] == [(1,), (1,)]
-    assert sorted(model.graph.initializers) == ["one.scalar", "s", "s.scalar", "t", "v", "w", "y0", "z", "z.scalar"]
+    assert sorted(model.graph.initializers) == [
+        "one.scalar",
+        "s",
+        "s.scalar",
+        "t",
+        "v",
+        "w",
+        "y0",
+        "z",
+        "z.scalar",
+    ]
     assert "Constant" not in {node.op_type for node in model.graph}, "nothing reads it any more"
     assert not ScalarScales()(model).modified
 
 
 def test_blocks_of_one_keep_their_shape() -> None:
     model = ir.from_onnx_text(
-        '<ir_version: 10, opset_import: ["" : 21]> g (float[4] x) => (float[4] y) <float[1] s = {0.5}, int8[1] z = {0}> '
-        "{ q = QuantizeLinear <axis = 0, block_size = 4> (x, s, z) "
-        "y = DequantizeLinear <axis = 0, block_size = 4> (q, s, z) }"
+        '<ir_version: 10, opset_import: ["" : 21]> g (float[4] x) => (float[4] y) <float[1] s = '
+        "{0.5}, int8[1] z = {0}> "
+        "{ q = QuantizeLinear <axis = 0, block_size = 4> (x, s, z) y = DequantizeLinear <axis = 0, "
+        "block_size = 4> (q, s, z) }"
     )
     assert not ScalarScales()(model).modified
 
@@ -100,7 +115,8 @@ def test_a_file_lowered_for_tensorrt_has_scalars(tmp_path: Path) -> None:
 def test_a_quantizer_with_one_scale_along_an_axis_of_one_channel_is_written_as_a_scalar() -> None:
     model = ir.from_onnx_text(
         '<ir_version: 8, opset_import: ["" : 17, "sensitivity" : 1]> '
-        'g (float[1, 1, 4] x) => (float[1, 1, 4] y) { y = sensitivity.Quantizer <name="a.input_quantizer"> (x) }'
+        "g (float[1, 1, 4] x) => (float[1, 1, 4] y) { y = sensitivity.Quantizer "
+        '<name="a.input_quantizer"> (x) }'
     )
     InsertQdq({"a.input_quantizer": Grid(np.ones(1, np.float32), 0, -128, 127, 1)}, {})(model)
     assert list(shapes(model).values()) == [SCALARS] * 2

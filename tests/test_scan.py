@@ -28,7 +28,9 @@ from sensitivity.testing.fakes import FakeModel, FakeSimulator
 HARM = {"stem": 0.30, "body": 0.02, "head": 0.10}
 
 
-def fake_task(score: Callable[[Any, Any], Any] = lambda outputs, _: outputs, **changes: Any) -> Task:
+def fake_task(
+    score: Callable[[Any, Any], Any] = lambda outputs, _: outputs, **changes: Any
+) -> Task:
     data = {split: batches(seed=seed) for seed, split in enumerate(("rank", "confirm", "holdout"))}
     return Task(**{"model": FakeModel(HARM), "data": data, "score": score} | changes)
 
@@ -61,7 +63,11 @@ def test_mode_enable_measures_what_one_unit_alone_costs(tmp_path: Path) -> None:
 def test_effects_that_the_data_cannot_tell_apart_are_ties(tmp_path: Path) -> None:
     task = fake_task(model=FakeModel({"a": 0.30, "b": 0.01, "c": 0.0}))
     result, _, _ = run_scan(task, tmp_path / "j")
-    assert [(effect.unit, effect.tie) for effect in result.effects] == [("a", 1), ("b", 2), ("c", 2)]
+    assert [(effect.unit, effect.tie) for effect in result.effects] == [
+        ("a", 1),
+        ("b", 2),
+        ("c", 2),
+    ]
 
 
 def test_a_resumed_scan_measures_only_what_is_missing_and_gives_the_same(tmp_path: Path) -> None:
@@ -78,10 +84,22 @@ def test_a_resumed_scan_measures_only_what_is_missing_and_gives_the_same(tmp_pat
 @pytest.mark.parametrize(
     ("score", "sentence"),
     [
-        (lambda outputs, _: 1 / 0, r"Expected task.score to return on batch 0 of split 'rank', got ZeroDivisionError"),
-        (lambda outputs, _: outputs * np.nan, "finite scores on batch 0 of split 'rank', got nan for sample 0"),
-        (lambda outputs, _: outputs[:-1], "one score for each of the 20 samples on batch 0 of split 'rank', got 19"),
-        (lambda outputs, _: outputs.mean(), "got a single number; return an array whose first axis is the sample"),
+        (
+            lambda outputs, _: 1 / 0,
+            r"Expected task.score to return on batch 0 of split 'rank', got ZeroDivisionError",
+        ),
+        (
+            lambda outputs, _: outputs * np.nan,
+            "finite scores on batch 0 of split 'rank', got nan for sample 0",
+        ),
+        (
+            lambda outputs, _: outputs[:-1],
+            "one score for each of the 20 samples on batch 0 of split 'rank', got 19",
+        ),
+        (
+            lambda outputs, _: outputs.mean(),
+            "got a single number; return an array whose first axis is the sample",
+        ),
     ],
     ids=["raises", "nan", "wrong-length", "not-per-sample"],
 )
@@ -96,7 +114,9 @@ def test_a_broken_score_function_is_one_sentence_and_nothing_stays_switched(
 
 
 def test_an_aggregate_that_is_not_finite_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="Expected task.aggregate to return a finite number, got nan"):
+    with pytest.raises(
+        TaskError, match="Expected task.aggregate to return a finite number, got nan"
+    ):
         run_scan(fake_task(aggregate=lambda scores: float("nan")), tmp_path / "j")
 
 
@@ -117,7 +137,9 @@ def test_any_order_of_units_gives_the_same_effects(order: list[int]) -> None:
     base = rng.integers(0, 2, 60).astype(float)
     scores = [np.clip(base + (rng.random(60) < share), 0, 1) for share in (0.4, 0.3, 0.2, 0.1)]
     expected = {e.unit: e for e in rank_effects(units, scores, base, mean, "disable")}
-    shuffled = rank_effects([units[i] for i in order], [scores[i] for i in order], base, mean, "disable")
+    shuffled = rank_effects(
+        [units[i] for i in order], [scores[i] for i in order], base, mean, "disable"
+    )
     assert {e.unit: e.effect for e in shuffled} == {name: e.effect for name, e in expected.items()}
 
 
@@ -151,7 +173,10 @@ def test_a_plan_meets_its_target_on_confirm_and_is_judged_on_holdout(tmp_path: P
 def test_a_missed_target_is_an_answer_with_a_reason(tmp_path: Path) -> None:
     plan = plan_for(fake_task(), tmp_path / "j", Target(metric=1.01))
     assert not plan.met
-    assert plan.reason == "the float model itself reaches 1.0000 on confirm, under the target of 1.0100"
+    assert (
+        plan.reason
+        == "the float model itself reaches 1.0000 on confirm, under the target of 1.0100"
+    )
     assert "quantization-aware training" in plan.try_next
     assert plan.metric.confirm.value == 1.0
 

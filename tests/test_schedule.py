@@ -13,9 +13,16 @@ Numbers = dict[int, list[int]]
 
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    """Random graphs: one input, weights, quantizers (also shared ones), views, joins, several outputs."""
+    """Random graphs: one input, weights, quantizers (also shared ones), views, joins, several
+    outputs."""
     deps: list[tuple[int, ...]] = [(), ()]
-    switch, fixed, fresh, overwrites, size = [0, 0], [False, True], [True, True], [False, False], [0, 0]
+    switch, fixed, fresh, overwrites, size = (
+        [0, 0],
+        [False, True],
+        [True, True],
+        [False, False],
+        [0, 0],
+    )
     for node in range(2, draw(st.integers(4, 16))):
         is_switch = draw(st.booleans())
         count = 1 if is_switch else draw(st.integers(1, 3))
@@ -53,7 +60,8 @@ def fixed_value(network: Network, node: int, mask: int) -> object:
 
 
 def run(network: Network, plan: Schedule) -> dict[int, list[object]]:
-    """Follows a schedule literally: emptied slots are gone, an overwritten cell has lost what it held."""
+    """Follows a schedule literally: emptied slots are gone, an overwritten cell has lost what it
+    held."""
     slots: list[Memory | None] = [None] * plan.slots
     for (node, mask), slot in plan.fixed.items():
         slots[slot] = Memory(fixed_value(network, node, mask))
@@ -122,16 +130,21 @@ def test_without_a_limit_no_value_is_computed_twice(network: Network, masks: lis
 
 @settings(max_examples=100, deadline=None)
 @given(networks(), masks)
-def test_a_limit_never_costs_more_memory_and_never_saves_steps(network: Network, masks: list[int]) -> None:
+def test_a_limit_never_costs_more_memory_and_never_saves_steps(
+    network: Network, masks: list[int]
+) -> None:
     free, tight = schedule(network, masks), schedule(network, masks, memory=0)
     assert tight.peak <= free.peak
     assert sum(len(leg.steps) for leg in tight.legs) >= sum(len(leg.steps) for leg in free.legs)
 
 
 def held(network: Network, plan: Schedule, copies: int) -> int:
-    """The most bytes held when micro-batches take turns at each leg, counted cell by cell after each step."""
+    """The most bytes held when micro-batches take turns at each leg, counted cell by cell after
+    each step."""
     uncounted = {*plan.inputs.values(), *plan.fixed.values()}
-    states: list[dict[int, frozenset[int]]] = [dict.fromkeys(uncounted, frozenset()) for _ in range(copies)]
+    states: list[dict[int, frozenset[int]]] = [
+        dict.fromkeys(uncounted, frozenset()) for _ in range(copies)
+    ]
     size: dict[int, int] = {}
     most = 0
     for leg in plan.legs:
@@ -148,7 +161,12 @@ def held(network: Network, plan: Schedule, copies: int) -> int:
                     cells[step.out] = frozenset().union(*read)
                 most = max(
                     most,
-                    sum(size[cell] for cell in frozenset().union(*results, *(c for s in states for c in s.values()))),
+                    sum(
+                        size[cell]
+                        for cell in frozenset().union(
+                            *results, *(c for s in states for c in s.values())
+                        )
+                    ),
                 )
                 for slot in step.frees:
                     del cells[slot]
@@ -185,7 +203,15 @@ def chain(length: int) -> Network:
         switch += [1 << layer, 0]
     count = len(deps)
     flags = (True,) * count
-    return Network(tuple(deps), tuple(switch), (False,) * count, flags, (False,) * count, (1,) * count, (count - 1,))
+    return Network(
+        tuple(deps),
+        tuple(switch),
+        (False,) * count,
+        flags,
+        (False,) * count,
+        (1,) * count,
+        (count - 1,),
+    )
 
 
 def test_on_a_chain_each_unit_costs_only_what_lies_downstream() -> None:
@@ -193,7 +219,8 @@ def test_on_a_chain_each_unit_costs_only_what_lies_downstream() -> None:
     units = [1 << layer for layer in range(length)]
     plan = schedule(chain(length), [0, *units])
     steps = sum(len(leg.steps) for leg in plan.legs)
-    # The baseline: 2 per layer. A unit: its own layer without its quantizer, and 2 for each layer after it.
+    # The baseline: 2 per layer. A unit: its own layer without its quantizer, and 2 for each layer
+    # after it.
     assert steps == 2 * length + sum(1 + 2 * (length - 1 - layer) for layer in range(length))
 
 
@@ -219,7 +246,9 @@ def two_branches() -> Network:
     count = len(deps)
     size = tuple(100 if node == 1 else 10 for node in range(count))
     flags = (True,) * count
-    return Network(tuple(deps), tuple(switch), (False,) * count, flags, (False,) * count, size, (count - 1,))
+    return Network(
+        tuple(deps), tuple(switch), (False,) * count, flags, (False,) * count, size, (count - 1,)
+    )
 
 
 def test_a_limit_that_can_be_held_is_held_by_computing_again() -> None:
@@ -248,4 +277,7 @@ def test_memory_that_a_view_still_looks_at_is_not_overwritten(is_view: bool) -> 
 def test_values_that_wait_are_counted_once_for_each_micro_batch() -> None:
     masks = [0, *(1 << bit for bit in range(6))]
     waiting = 100 + 10  # the big value, and the one at which the variants at work part
-    assert schedule(two_branches(), masks, copies=4).peak >= schedule(two_branches(), masks).peak + 3 * waiting
+    assert (
+        schedule(two_branches(), masks, copies=4).peak
+        >= schedule(two_branches(), masks).peak + 3 * waiting
+    )

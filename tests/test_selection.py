@@ -1,4 +1,5 @@
-"""Statistics of a search: what holdout covers, what choosing costs, how many samples a drop takes."""
+"""Statistics of a search: what holdout covers, what choosing costs, how many samples a drop
+takes."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ from sensitivity.stats.selection import corrected_drop
 
 UNITS = tuple(f"u{index}" for index in range(8))
 MARGIN = 0.6
-"""A sample is right where its margin, normal around this, and the noise of all quantized units are above zero."""
+"""A sample is right where its margin, normal around this, and the noise of all quantized units are
+above zero."""
 
 
 class Simulated:
-    """A model whose accuracy with any skip-set is known: noise of each quantized unit, normal, moves the margin."""
+    """A model whose accuracy with any skip-set is known: noise of each quantized unit, normal,
+    moves the margin."""
 
     def __init__(self, seed: int, n: int) -> None:
         rng = np.random.default_rng(seed)
@@ -35,10 +38,14 @@ class Simulated:
     def scores(self, skip, split: str):
         margin, noise = self._splits[split]
         left = [unit for unit in UNITS if unit not in skip]
-        return (margin + sum((np.sqrt(self.variance[u]) * noise[u] for u in left), np.zeros(1)) > 0).astype(float)
+        return (
+            margin + sum((np.sqrt(self.variance[u]) * noise[u] for u in left), np.zeros(1)) > 0
+        ).astype(float)
 
     def truth(self, skip) -> float:
-        return float(norm.cdf(MARGIN / math.sqrt(1 + sum(self.variance[u] for u in UNITS if u not in skip))))
+        return float(
+            norm.cdf(MARGIN / math.sqrt(1 + sum(self.variance[u] for u in UNITS if u not in skip)))
+        )
 
     def search(self, allowed: float):
         start = self.scores(UNITS, "confirm").mean()
@@ -53,7 +60,8 @@ class Simulated:
 
 @pytest.fixture(scope="module")
 def searches() -> list[dict[str, float]]:
-    """500 searches: the true drop of what was chosen, and what confirm, the correction and holdout say about it."""
+    """500 searches: the true drop of what was chosen, and what confirm, the correction and holdout
+    say about it."""
     rows = []
     for seed in range(500):
         model = Simulated(seed, 300)
@@ -66,7 +74,13 @@ def searches() -> list[dict[str, float]]:
         corrected = corrected_drop(float_["confirm"], values, sizes, 0.02, resamples=100)
         truth = model.truth(UNITS) - model.truth(choice.skip)
         confirm = float_["confirm"].mean() - model.scores(choice.skip, "confirm").mean()
-        row = {"truth": truth, "low": held.low, "high": held.high, "confirm": confirm, "corrected": corrected.value}
+        row = {
+            "truth": truth,
+            "low": held.low,
+            "high": held.high,
+            "confirm": confirm,
+            "corrected": corrected.value,
+        }
         rows.append(row)
     return rows
 
@@ -96,18 +110,28 @@ def test_with_one_set_tried_there_is_nothing_to_correct() -> None:
 
 
 def test_a_search_over_one_evaluation_has_no_interval() -> None:
-    assert corrected_drop([0.9], [[0.7], [0.85]], [0, 1], 0.1) == Estimate(pytest.approx(0.05), None, None, 1)
+    assert corrected_drop([0.9], [[0.7], [0.85]], [0, 1], 0.1) == Estimate(
+        pytest.approx(0.05), None, None, 1
+    )
 
 
 def test_values_and_costs_must_fit() -> None:
-    with pytest.raises(ValueError, match=r"values float\[k, n\] and costs float\[k\], got \(1, 2\) and \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"values float\[k, n\] and costs float\[k\], got \(1, 2\) and \(2,\)"
+    ):
         corrected_drop([1.0, 0.0], [[1.0, 0.0]], [1.0, 2.0], 0.1)
 
 
-@pytest.mark.parametrize(("drop", "spread"), [(0.01, 0.2), (0.3, 0.2), (0.05, 0.4), (1.0, 0.3), (0.002, 0.5)])
+@pytest.mark.parametrize(
+    ("drop", "spread"), [(0.01, 0.2), (0.3, 0.2), (0.05, 0.4), (1.0, 0.3), (0.002, 0.5)]
+)
 def test_samples_needed_agree_with_statsmodels(drop: float, spread: float) -> None:
-    theirs = TTestPower().solve_power(effect_size=drop / spread, alpha=0.05, power=0.8, alternative="two-sided")
-    assert samples_needed(drop, spread) == pytest.approx(math.ceil(float(np.ravel(theirs)[0])), abs=2)
+    theirs = TTestPower().solve_power(
+        effect_size=drop / spread, alpha=0.05, power=0.8, alternative="two-sided"
+    )
+    assert samples_needed(drop, spread) == pytest.approx(
+        math.ceil(float(np.ravel(theirs)[0])), abs=2
+    )
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3, 0.0501, 1.0, 30.0])

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from sensitivity.stats.sequential import STAKES, confidence_sequence, log_evidence, lower_bound, verdict
+from sensitivity.stats.sequential import (
+    STAKES,
+    confidence_sequence,
+    log_evidence,
+    lower_bound,
+    verdict,
+)
 
 RUNS = 1000
 SIGNS = st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=2, max_size=40)
@@ -32,7 +38,9 @@ def changed(n: int, gained: int, lost: int) -> np.ndarray:
         pytest.param(np.random.default_rng(1).uniform(-1, 1, 300), id="continuous"),
     ],
 )
-def test_the_interval_holds_the_mean_of_the_split_at_every_look_in_95_percent_of_runs(split: np.ndarray) -> None:
+def test_the_interval_holds_the_mean_of_the_split_at_every_look_in_95_percent_of_runs(
+    split: np.ndarray,
+) -> None:
     orders, mean = random_orders(split), split.mean()
     above = log_evidence(orders, mean, 300).max(axis=1)
     below = log_evidence(-orders, -mean, 300).max(axis=1)
@@ -40,14 +48,18 @@ def test_the_interval_holds_the_mean_of_the_split_at_every_look_in_95_percent_of
 
 
 def test_the_interval_for_the_world_holds_its_mean_at_every_look_in_95_percent_of_runs() -> None:
-    values = np.random.default_rng(2).choice([-1.0, 0.0, 1.0], p=[0.02, 0.9, 0.08], size=(RUNS, 500))
+    values = np.random.default_rng(2).choice(
+        [-1.0, 0.0, 1.0], p=[0.02, 0.9, 0.08], size=(RUNS, 500)
+    )
     above = log_evidence(values, 0.06, None).max(axis=1)
     below = log_evidence(-values, -0.06, None).max(axis=1)
     assert np.mean(np.maximum(above, below) >= math.log(2 / 0.05)) <= 0.05
 
 
 @pytest.mark.parametrize("population", [500, None], ids=["split", "world"])
-def test_unbounded_values_are_covered_at_every_look_in_95_percent_of_runs(population: int | None) -> None:
+def test_unbounded_values_are_covered_at_every_look_in_95_percent_of_runs(
+    population: int | None,
+) -> None:
     rng = np.random.default_rng(3)
     values = rng.standard_t(6, size=(RUNS, 500)) * 7
     mean = values.mean(axis=1) if population else np.zeros(RUNS)
@@ -66,31 +78,41 @@ def test_a_t_interval_looked_at_after_every_batch_fails_where_the_sequence_holds
 
 
 def test_evidence_of_one_sample_is_worked_by_hand() -> None:
-    """A fair mean of 0 on [-1, 1]: the stake doubles when 1 comes, is kept when 0 comes, is lost when -1 comes."""
+    """A fair mean of 0 on [-1, 1]: the stake doubles when 1 comes, is kept when 0 comes, is lost
+    when -1 comes."""
     assert np.exp(log_evidence([1.0], 0.0, None)[0]) == pytest.approx(1 + STAKES.mean())
     assert np.exp(log_evidence([0.0], 0.0, None)[0]) == pytest.approx(1)
     assert np.exp(log_evidence([-1.0], 0.0, None)[0]) == pytest.approx(1 - STAKES.mean())
 
 
 def test_without_replacement_the_fair_mean_follows_what_was_drawn() -> None:
-    """Split of 4 with mean 0: after a 1 the other three must sum to -1, so the second bet is fair at -1/3."""
+    """Split of 4 with mean 0: after a 1 the other three must sum to -1, so the second bet is fair
+    at -1/3."""
     by_hand = np.mean((1 + STAKES) * (1 + STAKES * (1 / (1 - 1 / 3) - 1)))
     assert np.exp(log_evidence([1.0, 0.0], 0.0, 4)[1]) == pytest.approx(by_hand)
 
 
 def test_the_wealth_is_that_of_the_authors_own_implementation() -> None:
-    """Numbers made once with `betting_mart` of confseq 0.0.11, without replacement, its bets set to each of our stakes."""
+    """Numbers made once with `betting_mart` of confseq 0.0.11, without replacement, its bets set to
+    each of our stakes."""
     values = np.random.default_rng(7).permutation(np.repeat([1.0, -1.0, 0.0], [50, 30, 920]))[:300]
     wealth = log_evidence(values, -0.04, 1000)[[0, 49, 299]]
-    assert wealth == pytest.approx([0.01078481454625784, 0.30989583318090347, 4.120453742180781], rel=1e-9)
+    assert wealth == pytest.approx(
+        [0.01078481454625784, 0.30989583318090347, 4.120453742180781], rel=1e-9
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(values=SIGNS, threshold=st.floats(-0.95, 0.95))
-def test_evidence_is_never_stronger_than_the_exact_binomial_test(values: list[float], threshold: float) -> None:
-    """Of signs alone the wealth grows with their count, so by Markov's inequality the exact p is at most 1 / wealth."""
+def test_evidence_is_never_stronger_than_the_exact_binomial_test(
+    values: list[float], threshold: float
+) -> None:
+    """Of signs alone the wealth grows with their count, so by Markov's inequality the exact p is at
+    most 1 / wealth."""
     signs = np.array([v for v in values if v] or [1.0])
-    exact = stats.binomtest(int((signs > 0).sum()), signs.size, (1 + threshold) / 2, alternative="greater").pvalue
+    exact = stats.binomtest(
+        int((signs > 0).sum()), signs.size, (1 + threshold) / 2, alternative="greater"
+    ).pvalue
     assert exact <= np.exp(-log_evidence(signs, threshold, None)[-1]) + 1e-12
 
 
@@ -102,16 +124,21 @@ def test_a_large_split_and_the_world_agree() -> None:
 
 
 def test_the_interval_is_at_most_three_quarters_wider_than_one_made_for_a_single_look() -> None:
-    """The price of looking at any time, half way through a split of 1,000 with 8 % of samples changed."""
+    """The price of looking at any time, half way through a split of 1,000 with 8 % of samples
+    changed."""
     values = random_orders(changed(1000, 50, 30), runs=50)[:, :500]
-    width = np.mean([(s.high or 9) - (s.low or -9) for s in (confidence_sequence(row, 1000) for row in values)])
+    width = np.mean(
+        [(s.high or 9) - (s.low or -9) for s in (confidence_sequence(row, 1000) for row in values)]
+    )
     once = 2 * stats.norm.ppf(0.975) * np.sqrt((0.08 - 0.02**2) / 500 * (1 - 500 / 1000))
     assert once < width < 1.75 * once
 
 
 @settings(max_examples=60, deadline=None)
 @given(values=SIGNS, cut=st.floats(0, 1))
-def test_the_interval_holds_the_mean_so_far_and_stays_within_what_is_possible(values: list[float], cut: float) -> None:
+def test_the_interval_holds_the_mean_so_far_and_stays_within_what_is_possible(
+    values: list[float], cut: float
+) -> None:
     n, size = max(1, round(cut * len(values))), len(values)
     found = confidence_sequence(values[:n], size)
     assert found.low is not None
@@ -123,7 +150,9 @@ def test_the_interval_holds_the_mean_so_far_and_stays_within_what_is_possible(va
 
 
 @given(values=SIGNS)
-def test_once_all_of_the_split_was_seen_the_interval_is_its_mean_and_the_verdict_is_right(values: list[float]) -> None:
+def test_once_all_of_the_split_was_seen_the_interval_is_its_mean_and_the_verdict_is_right(
+    values: list[float],
+) -> None:
     mean = float(np.mean(values))
     found = confidence_sequence(values, len(values))
     assert found.low == pytest.approx(mean)
@@ -133,7 +162,9 @@ def test_once_all_of_the_split_was_seen_the_interval_is_its_mean_and_the_verdict
 
 
 @pytest.mark.parametrize(("threshold", "wrong"), [(0.0199, "below"), (0.0201, "at least")])
-def test_a_verdict_is_wrong_in_at_most_5_percent_of_runs_whenever_it_is_asked(threshold: float, wrong: str) -> None:
+def test_a_verdict_is_wrong_in_at_most_5_percent_of_runs_whenever_it_is_asked(
+    threshold: float, wrong: str
+) -> None:
     answers = []
     for row in random_orders(changed(400, 20, 12), runs=300):
         asked = (verdict(row[:n], threshold, 400) for n in range(40, 401, 40))
@@ -144,7 +175,10 @@ def test_a_verdict_is_wrong_in_at_most_5_percent_of_runs_whenever_it_is_asked(th
 def test_a_clear_verdict_comes_early() -> None:
     """A plan that loses 5 points where 1 is allowed."""
     rows = random_orders(changed(1000, 20, 70), runs=50)
-    needed = [next(n for n in range(50, 1001, 50) if verdict(row[:n], -0.01, 1000) != "open") for row in rows]
+    needed = [
+        next(n for n in range(50, 1001, 50) if verdict(row[:n], -0.01, 1000) != "open")
+        for row in rows
+    ]
     assert np.mean(needed) < 450
 
 
@@ -158,20 +192,35 @@ def test_what_the_rest_can_no_longer_change_is_certain() -> None:
 def test_unbounded_values_have_no_bound_before_a_variance_can_be_trusted() -> None:
     found = confidence_sequence(np.random.default_rng(5).normal(size=39), 500, bound=None)
     assert (found.low, found.high) == (None, None)
-    assert confidence_sequence(np.random.default_rng(5).normal(size=200), 500, bound=None).low is not None
+    assert (
+        confidence_sequence(np.random.default_rng(5).normal(size=200), 500, bound=None).low
+        is not None
+    )
 
 
 def test_many_rows_are_bounded_as_one_by_one() -> None:
     rows = random_orders(changed(200, 20, 10), runs=4)[:, :120]
     together = lower_bound(rows, 200, alpha=0.05)
-    assert together == pytest.approx([float(lower_bound(row, 200, alpha=0.05)) for row in rows], abs=1e-5)
+    assert together == pytest.approx(
+        [float(lower_bound(row, 200, alpha=0.05)) for row in rows], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize(
     ("values", "population", "bound", "text"),
     [
-        ([0.0, 2.0], 5, 1.0, "Expected values within 1 of zero, got 2; give their true bound, or None."),
-        ([0.0, math.nan], 5, 1.0, "Expected finite values; leave out samples that were not measured."),
+        (
+            [0.0, 2.0],
+            5,
+            1.0,
+            "Expected values within 1 of zero, got 2; give their true bound, or None.",
+        ),
+        (
+            [0.0, math.nan],
+            5,
+            1.0,
+            "Expected finite values; leave out samples that were not measured.",
+        ),
         ([0.0] * 3, 2, 1.0, r"Expected 1 to 2 samples, the size of the split, got shape \(3,\)."),
         ([], None, 1.0, r"Expected at least 1 sample, got shape \(0,\)."),
     ],

@@ -84,20 +84,28 @@ def test_kl_of_extreme_logits_is_finite() -> None:
     ids=["two-outputs", "three-axes", "one-class"],
 )
 def test_kl_refuses_outputs_that_are_no_logits(outputs: list[np.ndarray]) -> None:
-    with pytest.raises(ModelError, match=r"Expected the model to have one output, the logits .* use --signal sqnr\."):
+    with pytest.raises(
+        ModelError,
+        match=r"Expected the model to have one output, the logits .* use --signal sqnr\.",
+    ):
         kl(outputs, outputs)
 
 
 @pytest.mark.parametrize("signal", [SQNR, KL], ids=lambda signal: signal.name)
 def test_outputs_whose_shape_depends_on_the_values_are_refused(signal: Any) -> None:
-    expected = r"got \(4, 6\) from the float model and \(3, 6\) from a quantized one; return what comes before"
+    expected = (
+        r"got \(4, 6\) from the float model and \(3, 6\) from a quantized one; return what "
+        r"comes before"
+    )
     with pytest.raises(ModelError, match=expected):
         signal.of([np.ones((4, 6))], [np.ones((3, 6))])
 
 
 @pytest.mark.parametrize("signal", [SQNR, KL], ids=lambda signal: signal.name)
 def test_outputs_that_are_not_finite_are_refused(signal: Any) -> None:
-    with pytest.raises(ModelError, match="Expected finite outputs, got infinite values or NaN; use --signal metric"):
+    with pytest.raises(
+        ModelError, match="Expected finite outputs, got infinite values or NaN; use --signal metric"
+    ):
         signal.of([np.ones((1, 2))], [np.array([[1.0, np.nan]])])
 
 
@@ -109,7 +117,10 @@ class Output:
 
 def test_flat_outputs_looks_into_nests_and_keeps_floats_in_order() -> None:
     outputs = {
-        "a": (torch.ones(2, 3, requires_grad=True), [np.zeros(2), torch.ones(2, dtype=torch.bfloat16)]),
+        "a": (
+            torch.ones(2, 3, requires_grad=True),
+            [np.zeros(2), torch.ones(2, dtype=torch.bfloat16)],
+        ),
         "b": Output(torch.full((2, 1), 5.0), "text"),
         "classes": torch.tensor([1, 2]),
         "none": None,
@@ -121,7 +132,10 @@ def test_flat_outputs_looks_into_nests_and_keeps_floats_in_order() -> None:
 
 
 def test_outputs_without_any_floats_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"Expected the model to return arrays .* got tuple without any; use --signal"):
+    with pytest.raises(
+        ModelError,
+        match=r"Expected the model to return arrays .* got tuple without any; use --signal",
+    ):
         flat_outputs((torch.tensor([1, 2]), "text"))
 
 
@@ -129,7 +143,8 @@ def test_outputs_without_any_floats_are_refused() -> None:
 
 
 class Line(nn.Module):
-    """Three linear layers in a row to one number: the first-order error of one layer is its whole error."""
+    """Three linear layers in a row to one number: the first-order error of one layer is its whole
+    error."""
 
     def __init__(self, outputs: int = 1) -> None:
         super().__init__()
@@ -140,7 +155,8 @@ class Line(nn.Module):
 
 
 class Axes(Line):
-    """The same where `b` sees four windows per sample, and `a` has the sample on its second axis."""
+    """The same where `b` sees four windows per sample, and `a` has the sample on its second
+    axis."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.a(x.reshape(len(x), 1, 3).expand(-1, 5, 3).transpose(0, 1)).transpose(0, 1)
@@ -152,7 +168,9 @@ def rows(samples: int = 6, seed: int = 0) -> torch.Tensor:
     return torch.randn(samples, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def measured(source: ModelOptModel, units: tuple[Unit, ...], batches: list[Any], signal: Any) -> dict[str, float]:
+def measured(
+    source: ModelOptModel, units: tuple[Unit, ...], batches: list[Any], signal: Any
+) -> dict[str, float]:
     """The mean distortion with each unit alone quantized, by running the model once for each."""
     every = frozenset(quantizer.name for quantizer in source.quantizers)
     variants = [every, *(every - set(unit.quantizers) for unit in units)]
@@ -174,14 +192,19 @@ def line(build: Any = Line) -> ModelOptModel:
 def test_fisher_is_exact_where_one_layer_moves_the_output_linearly() -> None:
     source = line()
     units, batches = layers(source.quantizers), [(rows(6), None), (rows(3, seed=1), None)]
-    assert fisher(source, units, batches) == pytest.approx(measured(source, units, batches, sqnr), rel=1e-3)
+    assert fisher(source, units, batches) == pytest.approx(
+        measured(source, units, batches, sqnr), rel=1e-3
+    )
 
 
 def test_fisher_sees_samples_in_windows_and_on_other_axes() -> None:
     source = line(Axes)
     units = layers(source.quantizers)
-    singles = [(rows(1, seed=seed), None) for seed in range(6)]  # one sample at a time: no share to be confused
-    assert fisher(source, units, singles) == pytest.approx(measured(source, units, singles, sqnr), rel=1e-3)
+    # one sample at a time: no share to be confused
+    singles = [(rows(1, seed=seed), None) for seed in range(6)]
+    assert fisher(source, units, singles) == pytest.approx(
+        measured(source, units, singles, sqnr), rel=1e-3
+    )
     _, windows, last = units
     several = [(rows(6), None)]
     assert fisher(source, (windows, last), several) == pytest.approx(
@@ -194,7 +217,9 @@ def test_samples_that_share_a_step_have_the_same_mean_score() -> None:
     first = layers(source.quantizers)[:1]
     batches = [(rows(2, seed=seed), None) for seed in range(250)]
     exact = [(row[None], None) for inputs, _ in batches for row in inputs]
-    assert fisher(source, first, batches)["a"] == pytest.approx(fisher(source, first, exact)["a"], rel=0.2)
+    assert fisher(source, first, batches)["a"] == pytest.approx(
+        fisher(source, first, exact)["a"], rel=0.2
+    )
 
 
 def test_a_group_is_scored_by_the_sum_of_its_layers_errors() -> None:
@@ -209,11 +234,14 @@ def test_a_group_is_scored_by_the_sum_of_its_layers_errors() -> None:
 def test_a_quantizer_shared_by_two_layers_counts_in_both() -> None:
     model = quantized(seeded(lambda: Line(5)), rows(64))
     model.c.input_quantizer = model.b.input_quantizer
-    model.b.input_quantizer.amax = torch.tensor(8.0)  # wide enough for both: nothing is clipped, errors are small
+    # wide enough for both: nothing is clipped, errors are small
+    model.b.input_quantizer.amax = torch.tensor(8.0)
     source = ModelOptModel(model)
     units = (Unit("shared", ("b.input_quantizer",)),)
     batches = [(rows(2000), None)]
-    assert fisher(source, units, batches) == pytest.approx(measured(source, units, batches, kl), rel=0.15)
+    assert fisher(source, units, batches) == pytest.approx(
+        measured(source, units, batches, kl), rel=0.15
+    )
 
 
 def test_the_random_vectors_of_a_classifier_have_half_the_fisher_information_as_their_mean_square(
@@ -231,20 +259,32 @@ def test_the_random_vectors_of_other_outputs_measure_them_as_sqnr_does() -> None
     outputs = [torch.randn(4, 1, 1), torch.randn(4, 1), torch.zeros(4, 1)]
     vectors = fisher_pass.random_vectors(outputs, torch.Generator().manual_seed(0))
     moved = [2.0 * out for out in outputs]
-    total = sum(((v * (to - out)).flatten() ** 2 for v, to, out in zip(vectors, moved, outputs, strict=True)))
-    assert total.numpy() == pytest.approx(sqnr([each.numpy() for each in outputs], [each.numpy() for each in moved]))
+    total = sum(
+        (
+            (v * (to - out)).flatten() ** 2
+            for v, to, out in zip(vectors, moved, outputs, strict=True)
+        )
+    )
+    assert total.numpy() == pytest.approx(
+        sqnr([each.numpy() for each in outputs], [each.numpy() for each in moved])
+    )
 
 
 def test_fisher_of_a_classifier_agrees_with_kl_on_small_errors() -> None:
     source = ModelOptModel(quantized(seeded(lambda: Line(5)), rows()))
     units, batches = layers(source.quantizers), [(rows(2000), None)]
-    assert fisher(source, units, batches) == pytest.approx(measured(source, units, batches, kl), rel=0.15)
+    assert fisher(source, units, batches) == pytest.approx(
+        measured(source, units, batches, kl), rel=0.15
+    )
 
 
 def test_shared_modules_in_place_steps_and_several_outputs_agree_with_sqnr() -> None:
-    source = ModelOptModel(quantized(seeded(Branches), batch(64)))  # enough to clip little: the mean is no outlier's
+    # enough to clip little: the mean is no outlier's
+    source = ModelOptModel(quantized(seeded(Branches), batch(64)))
     units, batches = layers(source.quantizers), [(batch(500, seed=seed), None) for seed in (3, 4)]
-    assert fisher(source, units, batches) == pytest.approx(measured(source, units, batches, sqnr), rel=0.15)
+    assert fisher(source, units, batches) == pytest.approx(
+        measured(source, units, batches, sqnr), rel=0.15
+    )
 
 
 class Doubled(Line):
@@ -270,7 +310,9 @@ def test_a_step_that_overwrites_its_own_input_is_scored_on_the_input_it_was_give
     source = ModelOptModel(model)
     units, batches = layers(source.quantizers), [(rows(), None)]
     assert [unit.name for unit in units] == ["step"]
-    assert fisher(source, units, batches) == pytest.approx(measured(source, units, batches, sqnr), rel=1e-3)
+    assert fisher(source, units, batches) == pytest.approx(
+        measured(source, units, batches, sqnr), rel=1e-3
+    )
 
 
 def test_a_layer_with_a_hugely_widened_range_comes_first() -> None:
@@ -319,7 +361,8 @@ def test_fisher_works_inside_no_grad_and_on_tensors_of_inference_mode() -> None:
 
 
 class Cached(Line):
-    """Keeps a tensor that is neither parameter nor buffer, as detection heads keep their anchors."""
+    """Keeps a tensor that is neither parameter nor buffer, as detection heads keep their
+    anchors."""
 
     strides: Any = None
 
@@ -346,7 +389,9 @@ def test_trainable_and_frozen_parameters_give_the_same_scores_and_stay_so() -> N
     source.model.requires_grad_(False)
     source.model.b.weight.requires_grad_(True)
     assert fisher(source, units, [(rows(), None)]) == usual
-    assert [name for name, each in source.model.named_parameters() if each.requires_grad] == ["b.weight"]
+    assert [name for name, each in source.model.named_parameters() if each.requires_grad] == [
+        "b.weight"
+    ]
     assert all(each.grad is None for each in source.model.parameters())
 
 
@@ -354,9 +399,16 @@ def test_trainable_and_frozen_parameters_give_the_same_scores_and_stay_so() -> N
 def unchanged(source: ModelOptModel) -> Iterator[None]:
     def state() -> list[Any]:
         return [
-            (name, len(module._forward_hooks), len(module._forward_pre_hooks), getattr(module, "_disabled", None))
+            (
+                name,
+                len(module._forward_hooks),
+                len(module._forward_pre_hooks),
+                getattr(module, "_disabled", None),
+            )
             for name, module in source.model.named_modules()
-        ] + [(name, each.requires_grad, each.grad) for name, each in source.model.named_parameters()]
+        ] + [
+            (name, each.requires_grad, each.grad) for name, each in source.model.named_parameters()
+        ]
 
     before, fingerprint = state(), source.fingerprint()
     yield
@@ -411,9 +463,20 @@ class Overwritten(Line):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (Detached, "Expected gradients to reach every unit that runs for --signal fisher, got none for 2 of 3 (a, b);"),
-        (Rounded, "Expected gradients to pass through the model for --signal fisher, got outputs that have none;"),
-        (Overwritten, "Expected gradients to pass through the model for --signal fisher, got RuntimeError: "),
+        (
+            Detached,
+            "Expected gradients to reach every unit that runs for --signal fisher, got none for 2 "
+            "of 3 (a, b);",
+        ),
+        (
+            Rounded,
+            "Expected gradients to pass through the model for --signal fisher, got outputs that "
+            "have none;",
+        ),
+        (
+            Overwritten,
+            "Expected gradients to pass through the model for --signal fisher, got RuntimeError: ",
+        ),
     ],
 )
 def test_a_model_that_gradients_cannot_pass_is_named_as_such(build: Any, message: str) -> None:
@@ -433,7 +496,12 @@ def test_a_layer_that_never_runs_scores_0() -> None:
 
 def test_a_model_of_another_framework_and_no_data_are_named() -> None:
     other = SimpleNamespace(model=object(), quantizers=())
-    with pytest.raises(ModelError, match="Expected a torch model for --signal fisher, got object; use --signal sqnr"):
+    with pytest.raises(
+        ModelError,
+        match="Expected a torch model for --signal fisher, got object; use --signal sqnr",
+    ):
         fisher(other, [], [(rows(), None)])  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="Expected at least one batch for --signal fisher, got none"):
+    with pytest.raises(
+        ModelError, match="Expected at least one batch for --signal fisher, got none"
+    ):
         fisher(line(), [], [])

@@ -35,7 +35,9 @@ def test_a_confidence_counts_by_its_divergence():
 def test_a_box_counts_by_the_overlap_it_lacks_times_its_confidence():
     moved = [[0, 0, 10, 10], [2, 0, 12, 10]]  # the second overlaps by 8 / 12
     found = distortion(detector([[0.5, 0.25]]), detector([[0.5, 0.25]], moved))
-    assert found == pytest.approx([0.25 * 2 * (4 / 12) / 0.75], rel=1e-5), "twice, as precision over 0.50 to 0.95 falls"
+    assert found == pytest.approx([0.25 * 2 * (4 / 12) / 0.75], rel=1e-5), (
+        "twice, as precision over 0.50 to 0.95 falls"
+    )
 
 
 def test_a_box_that_overlaps_by_less_than_a_half_is_lost_as_a_whole():
@@ -58,16 +60,18 @@ def test_it_is_never_negative_and_agrees_with_a_plain_sum_over_all_anchors(
 ) -> None:
     wanted, got = np.reshape(one, (2, 2)), np.reshape(other, (2, 2))
     p, q = np.clip(wanted, SURE, 1 - SURE), np.clip(got, SURE, 1 - SURE)
-    plain = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() / max(wanted.max(axis=0).sum(), SURE)
+    plain = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() / max(
+        wanted.max(axis=0).sum(), SURE
+    )
     found = distortion(detector(wanted), detector(got))
     assert found[0] >= 0
     assert found == pytest.approx([plain], rel=1e-4, abs=1e-6)
 
 
 def test_a_box_that_overflowed_overlaps_nothing():
-    assert distortion(detector([[0.5]]), detector([[0.5]], [[-np.inf, -np.inf, np.inf, np.inf]])) == pytest.approx(
-        [1.0]
-    )
+    assert distortion(
+        detector([[0.5]]), detector([[0.5]], [[-np.inf, -np.inf, np.inf, np.inf]])
+    ) == pytest.approx([1.0])
 
 
 def test_confidences_that_are_no_numbers_are_refused():
@@ -76,7 +80,9 @@ def test_confidences_that_are_no_numbers_are_refused():
 
 
 def test_outputs_are_decoded_as_the_task_says():
-    task: Any = SimpleNamespace(score=SimpleNamespace(decode=lambda outputs: (outputs["boxes"], outputs["scores"])))
+    task: Any = SimpleNamespace(
+        score=SimpleNamespace(decode=lambda outputs: (outputs["boxes"], outputs["scores"]))
+    )
     signal = boxes_signal(task)
     assert signal.name == "boxes"
     assert signal.view is not None
@@ -86,5 +92,7 @@ def test_outputs_are_decoded_as_the_task_says():
 
 def test_a_task_that_is_no_detector_is_told():
     task: Any = SimpleNamespace(score=lambda outputs, targets: outputs)
-    with pytest.raises(TaskError, match="for --signal boxes, got one whose score has no decode; use --signal sqnr"):
+    with pytest.raises(
+        TaskError, match="for --signal boxes, got one whose score has no decode; use --signal sqnr"
+    ):
         boxes_signal(task)

@@ -1,4 +1,5 @@
-"""Every source passes the public conformance suite, and the same model ranks the same through all of them."""
+"""Every source passes the public conformance suite, and the same model ranks the same through all
+of them."""
 
 from __future__ import annotations
 
@@ -73,7 +74,9 @@ class TestPt2e(SourceConformance):
     ],
     ids=["same", "order", "top", "names"],
 )
-def test_rankings_are_compared_over_the_units_of_both(other: dict[str, float], said: str | None) -> None:
+def test_rankings_are_compared_over_the_units_of_both(
+    other: dict[str, float], said: str | None
+) -> None:
     one = {"a": 0.1, "b": 0.2, "c": 0.4, "d": 0.3}
     if said is None:
         assert check_same_ranking(one, other) == 1.0

@@ -1,4 +1,5 @@
-"""The tasks in docs/sources.md work, and a repository's own evaluation script drives the scan of every torch source."""
+"""The tasks in docs/sources.md work, and a repository's own evaluation script drives the scan of
+every torch source."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ from sensitivity.tasks.load import load_task
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/sources.md").read_text()
-SECTIONS = dict(re.findall(r"^## (.+?)\n(?:(?!^## ).*\n)*?```python\n((?:.*\n)*?)```", PAGE, re.MULTILINE))
+SECTIONS = dict(
+    re.findall(r"^## (.+?)\n(?:(?!^## ).*\n)*?```python\n((?:.*\n)*?)```", PAGE, re.MULTILINE)
+)
 SCRIPT = "Your repository's own evaluation script"
 
 MY_MODEL = """
@@ -69,7 +72,8 @@ def calibrated_model():
 }
 
 VAL = """
-# A validation script as repositories have them: it sets the mode, asks for the device, keeps its own state.
+# A validation script as repositories have them: it sets the mode, asks for the device, keeps its
+# own state.
 import torch
 from my_model import batches
 
@@ -93,7 +97,9 @@ def folder(user_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's repository with all that the page's tasks read."""
     (user_folder / "pq_task.py").write_text(SECTIONS["pytorch-quantization"])
     (user_folder / "pt2e_task.py").write_text(SECTIONS["PyTorch PT2E"])
-    quantizer = (ROOT / "examples/01_mobilenet/task_pt2e.py").read_text().partition("\ndef task(")[0]
+    quantizer = (
+        (ROOT / "examples/01_mobilenet/task_pt2e.py").read_text().partition("\ndef task(")[0]
+    )
     (user_folder / "my_quantizer.py").write_text(
         re.sub(r"^from (task|sensitivity).*\n", "", quantizer, flags=re.MULTILINE)
     )
@@ -111,7 +117,9 @@ def test_the_page_names_every_source_and_has_a_task_for_each_of_its_own() -> Non
 
 
 @pytest.mark.parametrize(
-    ("task", "source"), [("pq_task.py", "pytorch_quantization"), ("pt2e_task.py", "pt2e")], ids=["pq", "pt2e"]
+    ("task", "source"),
+    [("pq_task.py", "pytorch_quantization"), ("pt2e_task.py", "pt2e")],
+    ids=["pq", "pt2e"],
 )
 def test_a_task_of_the_page_works(folder: Path, task: str, source: str) -> None:
     loaded: Any = load_task(f"{task}:task")
@@ -147,7 +155,9 @@ def test_a_script_that_fails_leaves_the_model_as_it_was(folder: Path, source: st
     from sensitivity.simulators.evaluate import EvaluateSimulator
 
     with pytest.raises(TaskError, match=r"got KeyError: 'no labels'; run it on the model by hand"):
-        list(EvaluateSimulator(found).outputs(task.evaluate, [frozenset([found.quantizers[0].name])]))
+        list(
+            EvaluateSimulator(found).outputs(task.evaluate, [frozenset([found.quantizers[0].name])])
+        )
     with torch.no_grad():
         assert torch.equal(task.model(x), outputs)
     assert found.fingerprint() == before

@@ -1,4 +1,5 @@
-"""MobileNetV1 x0.25 on ImageNet images: the same ranking through every source, by the benchmark's own functions."""
+"""MobileNetV1 x0.25 on ImageNet images: the same ranking through every source, by the benchmark's
+own functions."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CALIBRATION, IMAGES = 50, 24
 
 pytestmark = pytest.mark.skipif(
-    not os.environ.get("SENSITIVITY_ASSETS"), reason="SENSITIVITY_ASSETS does not name a folder with MobileNet weights"
+    not os.environ.get("SENSITIVITY_ASSETS"),
+    reason="SENSITIVITY_ASSETS does not name a folder with MobileNet weights",
 )
 
 
@@ -35,10 +37,15 @@ def measured(bench: Any) -> dict[str, Any]:
     images = task.imagenet()
     calib = list(task.batches(images.take(range(CALIBRATION))))
     batches = list(task.batches(images.take(range(0, 1000, 1000 // IMAGES))))
-    return {name: bench.measured(quantized_model(bench.made_by(name)(calib)), batches) for name in bench.SOURCES}
+    return {
+        name: bench.measured(quantized_model(bench.made_by(name)(calib)), batches)
+        for name in bench.SOURCES
+    }
 
 
-def test_every_source_sees_the_same_layers_and_torchs_are_replayed_bit_for_bit(measured: dict[str, Any]) -> None:
+def test_every_source_sees_the_same_layers_and_torchs_are_replayed_bit_for_bit(
+    measured: dict[str, Any],
+) -> None:
     for name, one in measured.items():
         assert one["units"] == measured["modelopt"]["units"]
         assert len(one["units"]) == 28
@@ -47,7 +54,9 @@ def test_every_source_sees_the_same_layers_and_torchs_are_replayed_bit_for_bit(m
         assert one["warnings"] == []
 
 
-def test_every_source_ranks_the_same_with_the_same_layer_first(bench: Any, measured: dict[str, Any]) -> None:
+def test_every_source_ranks_the_same_with_the_same_layer_first(
+    bench: Any, measured: dict[str, Any]
+) -> None:
     tops = {name: one["units"][int(np.argmax(one["noise"]))] for name, one in measured.items()}
     assert set(tops.values()) == {"stage1.1.0"}
     for one in measured.values():
@@ -57,7 +66,9 @@ def test_every_source_ranks_the_same_with_the_same_layer_first(bench: Any, measu
 def test_the_table_has_a_row_for_each_source(bench: Any, measured: dict[str, Any]) -> None:
     for one in measured.values():
         one["tau"] = bench.compared(measured["modelopt"], one)
-    text = bench.table({"sources": measured, "images": IMAGES, "command": "c", "environment": {"cpu": "x"}})
+    text = bench.table(
+        {"sources": measured, "images": IMAGES, "command": "c", "environment": {"cpu": "x"}}
+    )
     assert [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")][2:] == [
         f"| {name}" for name in bench.SOURCES
     ]

@@ -1,4 +1,5 @@
-"""Classifiers from folders and arrays: which samples go where, how they are read, and what is said when they cannot be."""
+"""Classifiers from folders and arrays: which samples go where, how they are read, and what is said
+when they cannot be."""
 
 from __future__ import annotations
 
@@ -57,7 +58,10 @@ def seen(batches) -> list[int]:
 
 def test_classes_are_numbered_in_alphabetical_order(folder):
     images = images_by_class(folder)
-    named = {file.parent.name: int(label) for file, label in zip(images.files, images.labels, strict=True)}
+    named = {
+        file.parent.name: int(label)
+        for file, label in zip(images.files, images.labels, strict=True)
+    }
     assert named == {"ant": 0, "bee": 1, "cow": 2}
     assert images.classes == 3
 
@@ -65,14 +69,18 @@ def test_classes_are_numbered_in_alphabetical_order(folder):
 def test_every_image_lands_in_one_split_with_its_own_label(folder):
     splits = from_folder(folder, transform=red, sizes=COUNTS, batch=4)
     assert {name: len(seen(batches)) for name, batches in splits.items()} == COUNTS
-    assert sorted(number for batches in splits.values() for number in seen(batches)) == list(range(20))
+    assert sorted(number for batches in splits.values() for number in seen(batches)) == list(
+        range(20)
+    )
     for batches in splits.values():
         for inputs, targets in batches:
             assert [[2, 0, 1][int(value) % 3] for value in inputs.flatten()] == targets.tolist()
 
 
 def test_the_same_seed_gives_the_same_splits_and_another_gives_others(folder):
-    first, again, other = (from_folder(folder, transform=red, sizes=COUNTS, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (
+        from_folder(folder, transform=red, sizes=COUNTS, seed=seed) for seed in (0, 0, 1)
+    )
     assert seen(first["rank"]) == seen(again["rank"])
     assert seen(first["rank"]) != seen(other["rank"])
 
@@ -110,7 +118,9 @@ def test_images_beyond_the_cache_are_read_again(folder, monkeypatch):
 def test_a_flat_folder_takes_its_labels_from_a_function(tmp_path):
     for number in range(20):
         paint(tmp_path / f"{number % 4}_{number}.png", number)
-    splits = from_folder(tmp_path, transform=red, label=lambda file: int(file.name[0]), sizes=COUNTS)
+    splits = from_folder(
+        tmp_path, transform=red, label=lambda file: int(file.name[0]), sizes=COUNTS
+    )
     for inputs, targets in splits["rank"]:
         assert [int(value) % 4 for value in inputs.flatten()] == targets.tolist()
 
@@ -119,9 +129,13 @@ def test_arrays_and_tensors_are_split_alike():
     x, y = np.arange(20.0).reshape(20, 1), np.arange(20) % 3
     splits = from_arrays(x, y, sizes=COUNTS, batch=4)
     tensors = from_arrays(torch.from_numpy(x), torch.from_numpy(y), sizes=COUNTS, batch=4)
-    assert sorted(number for batches in splits.values() for number in seen(batches)) == list(range(20))
+    assert sorted(number for batches in splits.values() for number in seen(batches)) == list(
+        range(20)
+    )
     for name, batches in splits.items():
-        assert [batch_digest(*batch) for batch in batches] == [batch_digest(*batch) for batch in tensors[name]]
+        assert [batch_digest(*batch) for batch in batches] == [
+            batch_digest(*batch) for batch in tensors[name]
+        ]
         assert all((inputs.flatten() % 3 == targets).all() for inputs, targets in batches)
 
 
@@ -141,7 +155,10 @@ def test_a_part_is_in_random_order_so_that_its_first_samples_are_a_fair_draw():
 
 @pytest.mark.parametrize(
     ("sizes", "got"),
-    [({"rank": 10, "confirm": 5, "holdout": 6}, "rank 10, confirm 5, holdout 6"), ({"rank": 1, "confirm": 0.01}, "0")],
+    [
+        ({"rank": 10, "confirm": 5, "holdout": 6}, "rank 10, confirm 5, holdout 6"),
+        ({"rank": 1, "confirm": 0.01}, "0"),
+    ],
 )
 def test_sizes_that_do_not_fit_are_refused(sizes, got):
     with pytest.raises(TaskError, match=f"fit into the 20 there are, got .*{got}"):
@@ -160,13 +177,19 @@ def test_the_task_has_the_scored_splits_and_what_ranges_are_calibrated_on(folder
 def test_top1_is_one_where_the_highest_output_is_the_targets():
     outputs = torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
     assert top1(outputs, torch.tensor([1, 1, 1])).tolist() == [1.0, 0.0, 1.0]
-    assert classification_task(None, {}).aggregate(top1(outputs, torch.tensor([1, 1, 1]))) == pytest.approx(2 / 3)
+    assert classification_task(None, {}).aggregate(
+        top1(outputs, torch.tensor([1, 1, 1]))
+    ) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
     ("score", "outputs", "got"),
     [
-        (Top1(3), torch.zeros(2, 10), "Expected the model to have 3 outputs, one for each class of the data, got 10"),
+        (
+            Top1(3),
+            torch.zeros(2, 10),
+            "Expected the model to have 3 outputs, one for each class of the data, got 10",
+        ),
         (top1, torch.zeros(2, 2), "Expected the model to have at least 3 outputs"),
         (top1, torch.zeros(2, 3, 4), r"got shape \(2, 3, 4\)"),
         (top1, {"logits": 1}, "got a dict"),
@@ -197,11 +220,15 @@ def test_a_folder_without_images_is_told(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(TaskError, match="Expected a folder of images at .*/nowhere, got nothing there"):
+    with pytest.raises(
+        TaskError, match="Expected a folder of images at .*/nowhere, got nothing there"
+    ):
         from_folder(tmp_path / "nowhere", transform=red)
 
 
-@pytest.mark.parametrize("y", [np.zeros(19, int), np.zeros((20, 3), int), np.zeros(20), np.array(["a"] * 20)])
+@pytest.mark.parametrize(
+    "y", [np.zeros(19, int), np.zeros((20, 3), int), np.zeros(20), np.array(["a"] * 20)]
+)
 def test_labels_that_are_no_class_indices_are_refused(y):
     with pytest.raises(TaskError, match="one class index for each of the 20 samples, got"):
         from_arrays(np.zeros((20, 1)), y)
@@ -255,14 +282,22 @@ def test_images_smaller_than_the_crop_are_refused():
 @pytest.mark.parametrize("example", ["01_mobilenet", "02_resnet20"])
 def test_an_example_without_its_assets_says_what_they_must_hold(example, monkeypatch):
     monkeypatch.delenv("SENSITIVITY_ASSETS", raising=False)
-    with pytest.raises(TaskError, match="Expected SENSITIVITY_ASSETS to name a folder with weights/.*got nothing"):
+    with pytest.raises(
+        TaskError, match="Expected SENSITIVITY_ASSETS to name a folder with weights/.*got nothing"
+    ):
         load_task(f"{EXAMPLES}/{example}/task.py")
 
 
-@pytest.mark.skipif("SENSITIVITY_ASSETS" not in os.environ, reason="SENSITIVITY_ASSETS is unset: no weights, no images")
+@pytest.mark.skipif(
+    "SENSITIVITY_ASSETS" not in os.environ,
+    reason="SENSITIVITY_ASSETS is unset: no weights, no images",
+)
 @pytest.mark.parametrize(
     ("example", "layers", "batches", "rank"),
-    [("01_mobilenet", 28, {"rank": 6, "confirm": 5, "holdout": 5}, 300), ("02_resnet20", 20, {"rank": 10}, 1000)],
+    [
+        ("01_mobilenet", 28, {"rank": 6, "confirm": 5, "holdout": 5}, 300),
+        ("02_resnet20", 20, {"rank": 10}, 1000),
+    ],
     ids=["mobilenet", "resnet20"],
 )
 def test_an_example_is_a_calibrated_model_with_its_splits(example, layers, batches, rank):

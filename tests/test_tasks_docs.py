@@ -17,7 +17,11 @@ from sensitivity.tasks.base import EvaluateTask
 from sensitivity.tasks.load import load_task
 
 PAGE = Path(__file__).parent.parent / "docs/tasks.md"
-SECTIONS = dict(re.findall(r"^## (.+?)\n(?:(?!^## ).*\n)*?```python\n((?:.*\n)*?)```", PAGE.read_text(), re.MULTILINE))
+SECTIONS = dict(
+    re.findall(
+        r"^## (.+?)\n(?:(?!^## ).*\n)*?```python\n((?:.*\n)*?)```", PAGE.read_text(), re.MULTILINE
+    )
+)
 
 NEIGHBOUR = """
 import torch
@@ -48,7 +52,9 @@ def folder(user_folder: Path) -> Path:
         Image.fromarray(random.integers(0, 255, (260, 300, 3), np.uint8)).save(file)
     x = random.random((100, 3, 8, 8), np.float32)
     np.savez(user_folder / "samples.npz", x=x, y=random.integers(0, 3, 100))
-    torch.save({"x": torch.from_numpy(x), "y": torch.from_numpy(x[:, 0] > 0.5)}, user_folder / "masks.pt")
+    torch.save(
+        {"x": torch.from_numpy(x), "y": torch.from_numpy(x[:, 0] > 0.5)}, user_folder / "masks.pt"
+    )
     return user_folder
 
 
@@ -71,6 +77,8 @@ def test_a_task_of_the_page_works(section, folder):
         return
     for split in SPLITS:
         with torch.no_grad():
-            scores = [np.asarray(task.score(task.model(x), y), np.float64) for x, y in task.data[split]]
+            scores = [
+                np.asarray(task.score(task.model(x), y), np.float64) for x, y in task.data[split]
+            ]
         assert len(scores) == len(task.data[split])
         assert 0 <= task.aggregate(np.concatenate(scores)) <= 1

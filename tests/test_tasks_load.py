@@ -75,12 +75,17 @@ def test_another_function_of_the_file_can_be_named(write):
 
 
 def test_an_evaluate_task_is_served_too(write):
-    assert isinstance(load_task(write(returning("EvaluateTask(Model(), lambda model: 0.5)"))), EvaluateTask)
+    assert isinstance(
+        load_task(write(returning("EvaluateTask(Model(), lambda model: 0.5)"))), EvaluateTask
+    )
 
 
 def test_modules_next_to_the_file_can_be_imported_and_the_path_is_put_back(write, tmp_path):
     (tmp_path / "neighbour_of_a_task.py").write_text("NAME = 'beside'\n")
-    late = "def task():\n    from neighbour_of_a_task import NAME\n    return Task(Model(), DATA, score, metric=NAME)\n"
+    late = (
+        "def task():\n    from neighbour_of_a_task import NAME\n    return Task(Model(), DATA, "
+        "score, metric=NAME)\n"
+    )
     before = list(sys.path)
     assert load_task(write(HEAD + late)).metric == "beside"
     assert sys.path == before
@@ -88,7 +93,9 @@ def test_modules_next_to_the_file_can_be_imported_and_the_path_is_put_back(write
 
 def test_the_path_is_put_back_after_an_exception(write):
     before = list(sys.path)
-    refused(write("import nowhere_to_be_found\n"), "No module named 'nowhere_to_be_found'", "(line 1)")
+    refused(
+        write("import nowhere_to_be_found\n"), "No module named 'nowhere_to_be_found'", "(line 1)"
+    )
     assert sys.path == before
 
 
@@ -115,7 +122,11 @@ def test_two_files_of_the_same_name_do_not_meet(write, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    refused(f"{tmp_path}/nowhere.py:task", f"a Python file at {tmp_path}/nowhere.py", "got nothing there")
+    refused(
+        f"{tmp_path}/nowhere.py:task",
+        f"a Python file at {tmp_path}/nowhere.py",
+        "got nothing there",
+    )
 
 
 def test_a_folder_is_no_task(tmp_path):
@@ -136,7 +147,11 @@ def test_imported_names_are_no_close_names(write):
 
 
 def test_a_function_that_raises_is_told_with_its_line_and_cause(write):
-    error = refused(write("def task():\n    raise KeyError('weights')\n"), "got KeyError: 'weights' (line 2)", "task()")
+    error = refused(
+        write("def task():\n    raise KeyError('weights')\n"),
+        "got KeyError: 'weights' (line 2)",
+        "task()",
+    )
     assert isinstance(error.__cause__, KeyError)
 
 
@@ -146,14 +161,18 @@ def test_a_syntax_error_is_told_with_its_line(write):
 
 
 def test_our_own_errors_out_of_a_task_file_stay_as_they_are(write):
-    source = "from sensitivity.errors import MissingPackage\ndef task():\n    raise MissingPackage('a', 'b', 'c')\n"
+    source = (
+        "from sensitivity.errors import MissingPackage\ndef task():\n    raise "
+        "MissingPackage('a', 'b', 'c')\n"
+    )
     with pytest.raises(MissingPackage):
         load_task(write(source))
 
 
 def test_an_exception_of_many_lines_becomes_one_line(write):
     refused(
-        write("def task():\n    raise ValueError('first\\nsecond ' + 'x' * 1000)\n"), "got ValueError: first second xxx"
+        write("def task():\n    raise ValueError('first\\nsecond ' + 'x' * 1000)\n"),
+        "got ValueError: first second xxx",
     )
 
 
@@ -173,7 +192,11 @@ def test_a_missing_split_is_named(write, split):
 
 @pytest.mark.parametrize("split", ["rank", "confirm", "holdout"])
 def test_an_empty_split_is_named(write, split):
-    refused(write(returning(f"Task(Model(), DATA | {{{split!r}: []}}, score)")), f"split {split!r}", "got none")
+    refused(
+        write(returning(f"Task(Model(), DATA | {{{split!r}: []}}, score)")),
+        f"split {split!r}",
+        "got none",
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,28 +205,48 @@ def test_an_empty_split_is_named(write, split):
         ("(batch for batch in BATCHES)", "got a generator"),
         ("iter(BATCHES)", "got a list_iterator"),
         ("None", "got None"),
-        ("type('Lazy', (), {'__iter__': lambda self: iter(BATCHES)})()", "got a Lazy without a len()"),
-        ("type('Shuffled', (list,), {'sampler': type('RandomSampler', (), {})()})(BATCHES)", "that shuffles"),
+        (
+            "type('Lazy', (), {'__iter__': lambda self: iter(BATCHES)})()",
+            "got a Lazy without a len()",
+        ),
+        (
+            "type('Shuffled', (list,), {'sampler': type('RandomSampler', (), {})()})(BATCHES)",
+            "that shuffles",
+        ),
     ],
     ids=["generator", "iterator", "none", "no-len", "shuffled"],
 )
 def test_batches_that_cannot_be_read_again_are_refused(write, batches, got):
-    refused(write(returning(f"Task(Model(), DATA | {{'confirm': {batches}}}, score)")), "split 'confirm'", got)
+    refused(
+        write(returning(f"Task(Model(), DATA | {{'confirm': {batches}}}, score)")),
+        "split 'confirm'",
+        got,
+    )
 
 
 def test_data_that_is_no_mapping_is_refused(write):
-    refused(write(returning("Task(Model(), BATCHES, score)")), "task.data to map rank, confirm, holdout", "got a list")
+    refused(
+        write(returning("Task(Model(), BATCHES, score)")),
+        "task.data to map rank, confirm, holdout",
+        "got a list",
+    )
 
 
 @pytest.mark.parametrize("name", ["score", "aggregate"])
 def test_a_score_that_is_no_function_is_refused(write, name):
     arguments = {"score": "score", "aggregate": "len"} | {name: "0.5"}
     shown = ", ".join(f"{key}={value}" for key, value in arguments.items())
-    refused(write(returning(f"Task(Model(), DATA, {shown})")), f"task.{name} to be a function, got a float")
+    refused(
+        write(returning(f"Task(Model(), DATA, {shown})")),
+        f"task.{name} to be a function, got a float",
+    )
 
 
 def test_an_evaluation_that_is_no_function_is_refused(write):
-    refused(write(returning("EvaluateTask(Model(), len, holdout=0.5)")), "task.holdout to be a function, got a float")
+    refused(
+        write(returning("EvaluateTask(Model(), len, holdout=0.5)")),
+        "task.holdout to be a function, got a float",
+    )
 
 
 def test_a_forgotten_model_is_told(write):
@@ -217,7 +260,10 @@ def test_a_model_in_training_mode_is_refused(write):
 
 def test_a_batch_norm_in_training_mode_is_refused_by_name(write):
     net = "net = torch.nn.Sequential(torch.nn.BatchNorm2d(1)).eval()\nnet[0].train()\n"
-    refused(write("import torch\n" + net + returning("Task(net, DATA, score)")), "got 0 in training mode")
+    refused(
+        write("import torch\n" + net + returning("Task(net, DATA, score)")),
+        "got 0 in training mode",
+    )
 
 
 def test_quantizers_inserted_after_eval_are_no_training_mode(write):
@@ -246,7 +292,10 @@ def test_only_what_changes_the_code_makes_another_task_of_it(write):
 
 def test_a_file_that_is_missing_from_the_current_folder_is_told_with_the_folder(write):
     reference = write('def task():\n    open("data.npz")\n')
-    with pytest.raises(TaskError, match=r"FileNotFoundError: .*data.npz.*; paths are taken from the current folder, /"):
+    with pytest.raises(
+        TaskError,
+        match=r"FileNotFoundError: .*data.npz.*; paths are taken from the current folder, /",
+    ):
         load_task(reference)
 
 
@@ -308,12 +357,16 @@ def test_a_digest_is_the_same_in_the_next_process():
     assert batch_digest((ARRAY, "a"), {"y": [1, None]}) == "a4faeb95db635a18"
 
 
-@given(hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=4), elements=st.floats(width=32)))
+@given(
+    hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, max_side=4), elements=st.floats(width=32))
+)
 def test_a_strided_array_has_the_digest_of_its_copy(array):
     assert batch_digest(array.T, None) == batch_digest(array.T.copy(), None)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.uint8])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.uint8]
+)
 def test_tensors_of_every_type_have_digests(dtype):
     zeros, ones = torch.zeros(2, 3).to(dtype), torch.ones(2, 3).to(dtype)
     assert batch_digest(zeros, None) != batch_digest(ones, None)
@@ -326,7 +379,12 @@ def test_a_tensor_that_needs_a_gradient_is_read():
 
 @pytest.mark.parametrize(
     "inputs",
-    [np.zeros((5, 2)), torch.zeros(5, 2), (np.zeros((5, 2)), torch.zeros(5)), {"a": {"b": np.zeros(5)}}],
+    [
+        np.zeros((5, 2)),
+        torch.zeros(5, 2),
+        (np.zeros((5, 2)), torch.zeros(5)),
+        {"a": {"b": np.zeros(5)}},
+    ],
     ids=["numpy", "torch", "tuple", "dict"],
 )
 def test_the_batch_size_is_the_first_axis_of_its_arrays(inputs):
@@ -339,7 +397,11 @@ def test_an_evaluation_counts_as_one_sample():
 
 @pytest.mark.parametrize(
     ("inputs", "got"),
-    [("text", "got str"), (np.float32(1), "got shapes ()"), ((np.zeros(5), np.zeros(4)), "got shapes (5,), (4,)")],
+    [
+        ("text", "got str"),
+        (np.float32(1), "got shapes ()"),
+        ((np.zeros(5), np.zeros(4)), "got shapes (5,), (4,)"),
+    ],
     ids=["no-array", "scalar", "two-sizes"],
 )
 def test_inputs_without_a_common_first_axis_are_refused(inputs, got):
@@ -355,7 +417,9 @@ def test_inputs_without_a_common_first_axis_are_refused(inputs, got):
         ((np.zeros(2), np.zeros(2), np.zeros(2)), "3 parts"),
     ],
 )
-def test_a_batch_that_is_no_pair_is_refused_also_where_it_has_two_of_something(batch: Any, got: str) -> None:
+def test_a_batch_that_is_no_pair_is_refused_also_where_it_has_two_of_something(
+    batch: Any, got: str
+) -> None:
     with pytest.raises(TaskError, match=f"to be \\(inputs, targets\\), got {got};"):
         check_pair(batch, "rank")
 

@@ -29,7 +29,11 @@ def test_all_quantizers_off_equals_the_float_model(source: ModelOptModel) -> Non
 
 
 def test_each_variant_comes_once_with_its_own_outputs(source: ModelOptModel) -> None:
-    variants = [frozenset(), frozenset(["conv1.input_quantizer"]), frozenset(["conv10.input_quantizer"])]
+    variants = [
+        frozenset(),
+        frozenset(["conv1.input_quantizer"]),
+        frozenset(["conv10.input_quantizer"]),
+    ]
     outputs = dict(ToggleSimulator(source).outputs(batch(seed=1), variants))
     assert sorted(outputs) == [0, 1, 2]
     assert not torch.equal(outputs[0], outputs[1])
@@ -55,16 +59,27 @@ class Two(nn.Module):
 def test_inputs_may_be_a_tuple_a_dict_or_one_value() -> None:
     a, b = torch.randn(2, 3), torch.randn(2, 3)
     simulator = ToggleSimulator(ModelOptModel(quantized(seeded(Two), a, b)))
-    results = [next(iter(simulator.outputs(inputs, [frozenset()])))[1] for inputs in ((a, b), {"b": b, "a": a})]
+    results = [
+        next(iter(simulator.outputs(inputs, [frozenset()])))[1]
+        for inputs in ((a, b), {"b": b, "a": a})
+    ]
     assert torch.equal(*results)
     branches = ToggleSimulator(ModelOptModel(quantized(seeded(Branches), batch())))
     ((_, outputs),) = branches.outputs(batch(), [frozenset()])
     assert sorted(outputs) == ["box", "classes"]
 
 
-def test_a_batch_that_the_model_refuses_is_the_tasks_error_with_its_cause(source: ModelOptModel) -> None:
-    with pytest.raises(TaskError, match=r"Expected the model to accept a batch .* got RuntimeError") as caught:
-        list(ToggleSimulator(source).outputs(torch.zeros(2, 7, 8, 8), [frozenset(["conv1.input_quantizer"])]))
+def test_a_batch_that_the_model_refuses_is_the_tasks_error_with_its_cause(
+    source: ModelOptModel,
+) -> None:
+    with pytest.raises(
+        TaskError, match=r"Expected the model to accept a batch .* got RuntimeError"
+    ) as caught:
+        list(
+            ToggleSimulator(source).outputs(
+                torch.zeros(2, 7, 8, 8), [frozenset(["conv1.input_quantizer"])]
+            )
+        )
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert not source.model.conv1.input_quantizer._disabled
 
@@ -72,7 +87,11 @@ def test_a_batch_that_the_model_refuses_is_the_tasks_error_with_its_cause(source
 def test_evaluate_is_called_with_the_variants_quantizers_off(source: ModelOptModel) -> None:
     def evaluate(model: nn.Module) -> float:
         return float(
-            sum(module._disabled for name, module in model.named_modules() if name.endswith("input_quantizer"))
+            sum(
+                module._disabled
+                for name, module in model.named_modules()
+                if name.endswith("input_quantizer")
+            )
         )
 
     simulator = EvaluateSimulator(source)
@@ -81,7 +100,9 @@ def test_evaluate_is_called_with_the_variants_quantizers_off(source: ModelOptMod
     assert list(simulator.outputs(evaluate, variants)) == [(0, base), (1, base + 2)]
 
 
-def test_an_exception_of_evaluate_keeps_its_cause_and_restores_the_model(source: ModelOptModel) -> None:
+def test_an_exception_of_evaluate_keeps_its_cause_and_restores_the_model(
+    source: ModelOptModel,
+) -> None:
     def evaluate(model: nn.Module) -> float:
         raise ZeroDivisionError("no boxes")
 

@@ -1,4 +1,5 @@
-"""Torch models as people have them: how a batch reaches them, what they give, layers that torch fuses, dead channels."""
+"""Torch models as people have them: how a batch reaches them, what they give, layers that torch
+fuses, dead channels."""
 
 from __future__ import annotations
 
@@ -49,11 +50,14 @@ def verified(source: QuantizedModel, inputs: Any, folder: Path) -> dict[str, Pat
 
 
 class Encoder(nn.Module):
-    """Torch's own encoder, which one fused kernel computes in eval mode, past the quantizers of its linear layers."""
+    """Torch's own encoder, which one fused kernel computes in eval mode, past the quantizers of its
+    linear layers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1)
+        self.encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1
+        )
         self.head = nn.Linear(16, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +81,10 @@ def test_layers_that_torch_fuses_are_executed_and_cost_something() -> None:
     assert len(linear) == 4
     assert set(linear) <= source.executed(x)
     for simulator in (ToggleSimulator(source), simulator_for(source, x)):
-        variants = [frozenset[str](), *(frozenset(unit.quantizers) for unit in layers(source.quantizers))]
+        variants = [
+            frozenset[str](),
+            *(frozenset(unit.quantizers) for unit in layers(source.quantizers)),
+        ]
         outputs = dict(simulator.outputs(x, variants))
         changed = {
             unit.name: difference(outputs[0], outputs[index])
@@ -171,7 +178,9 @@ def test_outputs_reach_the_score_in_the_models_own_nest_from_the_model_replay_an
     ((_, outputs),) = simulator.outputs(x, [frozenset()])
     assert torch.equal(read(outputs), read(call(model, x)))
     files = exported(model, x, tmp_path)
-    metric, _ = evaluate_file(files["int8"], [(x, None)], lambda outputs, _: read(outputs)[:, 0], lambda s: s.mean())
+    metric, _ = evaluate_file(
+        files["int8"], [(x, None)], lambda outputs, _: read(outputs)[:, 0], lambda s: s.mean()
+    )
     with torch.no_grad():
         assert metric == pytest.approx(float(read(call(model, x))[:, 0].mean()), rel=1e-3)
 
@@ -197,7 +206,9 @@ def test_every_kind_of_batch_runs_is_replayed_and_exported_with_an_input_that_th
         expected = call(model, drawn(6, 6))
     assert torch.equal(outputs, expected)
     files = exported(model, inputs, tmp_path)
-    metric, _ = evaluate_file(files["int8"], [(inputs, None)], lambda y, _: y[:, 0], lambda s: s.mean())
+    metric, _ = evaluate_file(
+        files["int8"], [(inputs, None)], lambda y, _: y[:, 0], lambda s: s.mean()
+    )
     assert metric == pytest.approx(float(expected[:, 0].mean()), rel=1e-3)
 
 
@@ -270,14 +281,20 @@ def test_models_in_half_precision_are_measured_as_they_are_and_exported_in_fp32(
         assert expected.dtype == torch.float32
     assert source.fingerprint() == before
     assert model.head.weight.data_ptr() == weight.data_ptr()
-    _, scores = evaluate_file(files["int8"], [(x, None)], lambda y, _: y[:, 0].bfloat16(), lambda s: s.mean())
+    _, scores = evaluate_file(
+        files["int8"], [(x, None)], lambda y, _: y[:, 0].bfloat16(), lambda s: s.mean()
+    )
     assert scores == pytest.approx(expected[:, 0].numpy(), rel=1e-2)
 
 
 def test_what_is_around_a_model_is_taken_off_and_names_are_those_inside() -> None:
     model = quantized(seeded(Depthwise), drawn(4, 3, 8, 8))
     names = [one.name for one in quantized_model(model).quantizers]
-    for around in (nn.DataParallel(model), torch.compile(model), nn.DataParallel(torch.compile(model))):
+    for around in (
+        nn.DataParallel(model),
+        torch.compile(model),
+        nn.DataParallel(torch.compile(model)),
+    ):
         source = quantized_model(around)
         assert source.model is model
         assert [one.name for one in source.quantizers] == names
@@ -288,7 +305,9 @@ def test_compiled_parts_and_torchscript_are_refused_with_what_to_give() -> None:
     with pytest.raises(ModelError, match=r"got TorchScript, .*as it was before torch\.jit\.script"):
         quantized_model(torch.jit.trace(seeded(Depthwise), drawn(4, 3, 8, 8)))
     model.stem.compile()
-    with pytest.raises(ModelError, match=r"got stem under torch\.compile; give it as it was before"):
+    with pytest.raises(
+        ModelError, match=r"got stem under torch\.compile; give it as it was before"
+    ):
         quantized_model(model)
 
 
@@ -298,7 +317,9 @@ class Attention(nn.Module):
     def __init__(self, share: float = 0.0) -> None:
         super().__init__()
         self.qkv, self.head, self.share = nn.Linear(8, 24), nn.Linear(8, 4), share
-        self.dropouts = nn.Sequential(nn.Dropout(0.5), nn.AlphaDropout(0.5), nn.RReLU(), nn.Dropout1d(0.5))
+        self.dropouts = nn.Sequential(
+            nn.Dropout(0.5), nn.AlphaDropout(0.5), nn.RReLU(), nn.Dropout1d(0.5)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x)[:, None].chunk(3, -1)

@@ -13,16 +13,27 @@ from sensitivity.journal.journal import open_journal
 from sensitivity.records import Effect, Estimate, Quantizer, Unit
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.scan import scan
-from sensitivity.scan.unjudged import behind, block, every_part, leaves, mapped, mark_unjudged, with_arrays
+from sensitivity.scan.unjudged import (
+    behind,
+    block,
+    every_part,
+    leaves,
+    mapped,
+    mark_unjudged,
+    with_arrays,
+)
 from sensitivity.tasks.base import Task
 
-UNITS = tuple(Unit(name, (f"{name}.q",)) for name in ("trunk", "boxes", "masks", "protos", "extra", "idle"))
+UNITS = tuple(
+    Unit(name, (f"{name}.q",)) for name in ("trunk", "boxes", "masks", "protos", "extra", "idle")
+)
 QUANTIZERS = tuple(Quantizer(unit.quantizers[0], unit.name, "input", 8, None) for unit in UNITS)
 N, CLASSES, MASKS = 24, 4, 3
 
 
 class Heads:
-    """A detector with masks: "preds" holds scores of classes and mask coefficients as channels, "protos" the masks.
+    """A detector with masks: "preds" holds scores of classes and mask coefficients as channels,
+    "protos" the masks.
 
     Each quantizer that is on moves its own part a little; the trunk moves all, and idle nothing.
     """
@@ -76,7 +87,9 @@ def constant(outputs: Any, targets: Any) -> Any:
 def measurer(tmp_path: Any, score: Any, form: str = "tuple", simulator: Any = None) -> Measurer:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(N, CLASSES + MASKS))
-    batches = [(inputs[at : at + 8], inputs[at : at + 8, :CLASSES].argmax(1)) for at in range(0, N, 8)]
+    batches = [
+        (inputs[at : at + 8], inputs[at : at + 8, :CLASSES].argmax(1)) for at in range(0, N, 8)
+    ]
     task = Task(None, {"rank": batches}, score)
     journal = open_journal(tmp_path / "journal.jsonl", {"model": "made up"}, resume=True)
     return Measurer(task, lambda ranges: simulator or Heads(form), journal)
@@ -84,27 +97,43 @@ def measurer(tmp_path: Any, score: Any, form: str = "tuple", simulator: Any = No
 
 @pytest.mark.parametrize("form", ["tuple", "dict", "dataclass"])
 @pytest.mark.parametrize("mode", ["disable", "enable"])
-def test_channels_and_outputs_that_the_score_does_not_read_are_found_in_any_nest(tmp_path, form, mode) -> None:
+def test_channels_and_outputs_that_the_score_does_not_read_are_found_in_any_nest(
+    tmp_path, form, mode
+) -> None:
     measured = measurer(tmp_path, top1, form)
     found = mark_unjudged(measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, mode))
     assert set(found.unjudged) == {"masks", "protos", "extra"}
     assert [effect.unit for effect in found.effects if not effect.judged] == list(found.unjudged)
     assert [effect.rank for effect in found.effects] == [1, 2, 3, 4, 5, 6]
-    assert {effect.unit for effect in found.effects[:3]} == {"trunk", "boxes", "idle"}, "no effect is not unseen"
+    assert {effect.unit for effect in found.effects[:3]} == {"trunk", "boxes", "idle"}, (
+        "no effect is not unseen"
+    )
     assert all(effect.effect.n == 0 for effect in found.effects[3:])
 
 
 def test_a_score_that_reads_everything_leaves_nothing_unjudged(tmp_path) -> None:
     def all_of_it(outputs: Any, targets: Any) -> Any:
-        return top1(outputs, targets) + sum(np.abs(leaf).reshape(len(targets), -1).sum(1) for leaf in leaves(outputs))
+        return top1(outputs, targets) + sum(
+            np.abs(leaf).reshape(len(targets), -1).sum(1) for leaf in leaves(outputs)
+        )
 
     measured = measurer(tmp_path, all_of_it)
-    assert mark_unjudged(measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable")).unjudged == ()
+    assert (
+        mark_unjudged(
+            measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable")
+        ).unjudged
+        == ()
+    )
 
 
 def test_a_score_that_notices_nothing_at_all_says_nothing_about_any_unit(tmp_path) -> None:
     measured = measurer(tmp_path, constant)
-    assert mark_unjudged(measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable")).unjudged == ()
+    assert (
+        mark_unjudged(
+            measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable")
+        ).unjudged
+        == ()
+    )
 
 
 def test_a_score_that_complains_about_other_values_has_read_them(tmp_path) -> None:
@@ -124,14 +153,18 @@ def test_what_the_journal_knows_is_not_looked_at_again(tmp_path) -> None:
     scanned = scan(measured, UNITS, QUANTIZERS, "disable")
     found = mark_unjudged(measured, UNITS, QUANTIZERS, scanned)
     asked = simulator.asked
-    assert mark_unjudged(measurer(tmp_path, top1, simulator=simulator), UNITS, QUANTIZERS, scanned) == found
+    assert (
+        mark_unjudged(measurer(tmp_path, top1, simulator=simulator), UNITS, QUANTIZERS, scanned)
+        == found
+    )
     assert simulator.asked == asked
 
 
 def test_ranks_and_ties_are_of_the_order_that_is_left() -> None:
     one = Estimate(0.1, 0.0, 0.2, 9)
     effects = [
-        Effect(rank, tie, name, one, 0.5) for rank, tie, name in ((1, 1, "a"), (2, 1, "b"), (3, 2, "c"), (4, 2, "d"))
+        Effect(rank, tie, name, one, 0.5)
+        for rank, tie, name in ((1, 1, "a"), (2, 1, "b"), (3, 2, "c"), (4, 2, "d"))
     ]
     found = behind(effects, frozenset({"b"}))
     assert [(effect.unit, effect.rank, effect.tie) for effect in found] == [
@@ -163,7 +196,8 @@ def test_a_nest_is_rebuilt_of_its_own_kinds() -> None:
 
 
 def test_every_part_of_the_outputs_is_looked_at() -> None:
-    """Each channel and each stretch of positions on its own, and an output of one value for each sample as a whole."""
+    """Each channel and each stretch of positions on its own, and an output of one value for each
+    sample as a whole."""
     shapes = [(2, 3, 200), (2,)]
     covered = [np.zeros(shape, int) for shape in shapes]
     for touched in every_part([np.zeros(shape) for shape in shapes]):

@@ -1,4 +1,5 @@
-"""`sensitivity yolo`: from a weights file of ultralytics and labelled images to a task, and to a whole run."""
+"""`sensitivity yolo`: from a weights file of ultralytics and labelled images to a task, and to a
+whole run."""
 
 from __future__ import annotations
 
@@ -50,10 +51,18 @@ def layers_of(task) -> set[str]:
     return {quantizer.layer for quantizer in ModelOptModel(task.model).quantizers}
 
 
-def test_every_convolution_but_that_of_dfl_is_quantized_weights_per_channel_and_inputs_per_tensor(task):
+def test_every_convolution_but_that_of_dfl_is_quantized_weights_per_channel_and_inputs_per_tensor(
+    task,
+):
     quantizers = ModelOptModel(task.model).quantizers
-    convolutions = {name for name, module in task.model.named_modules() if isinstance(module, torch.nn.Conv2d)}
-    assert {name for name in convolutions if "dfl" in name} == convolutions - layers_of(task) == {"model.22.dfl.conv"}
+    convolutions = {
+        name for name, module in task.model.named_modules() if isinstance(module, torch.nn.Conv2d)
+    }
+    assert (
+        {name for name in convolutions if "dfl" in name}
+        == convolutions - layers_of(task)
+        == {"model.22.dfl.conv"}
+    )
     assert {(quantizer.role, quantizer.axis, quantizer.bits) for quantizer in quantizers} == {
         ("weight", 0, 8), ("input", None, 8)
     }  # fmt: skip
@@ -68,14 +77,17 @@ def test_batch_norm_is_folded_and_the_free_batch_axis_does_not_change_the_result
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in task.model.modules())
     inputs, _ = next(iter(task.data["rank"]))
     source = ModelOptModel(task.model)
-    # In float: sums in another order may fall to the other side of a rounding step, and random weights make much of it.
+    # In float: sums in another order may fall to the other side of a rounding step, and random
+    # weights make much of it.
     with torch.no_grad(), source.disabled([quantizer.name for quantizer in source.quantizers]):
         whole, alone = task.model(inputs), task.model(inputs[:1])
     assert whole.shape == (2, 4 + len(NAMES), 84)
     torch.testing.assert_close(whole[:1], alone, rtol=1e-3, atol=1e-3)
 
 
-def test_a_shortcut_is_quantized_by_the_quantizer_of_the_convolution_that_reads_the_same_tensor(task):
+def test_a_shortcut_is_quantized_by_the_quantizer_of_the_convolution_that_reads_the_same_tensor(
+    task,
+):
     block = task.model.get_submodule("model.2.m.0")
     assert block.residual_quantizer is block.cv1.conv.input_quantizer
     x = torch.randn(1, block.cv1.conv.in_channels, 8, 8)
@@ -84,27 +96,41 @@ def test_a_shortcut_is_quantized_by_the_quantizer_of_the_convolution_that_reads_
         assert torch.equal(block(x), expected)
 
 
-def test_splits_are_disjoint_and_a_fifth_of_the_images_is_set_aside_where_nothing_else_calibrates(folder):
+def test_splits_are_disjoint_and_a_fifth_of_the_images_is_set_aside_where_nothing_else_calibrates(
+    folder,
+):
     task = workflow.task(folder / "small.pt", folder / "instances.json", **SIZE)
-    files = [image.file for split in ("rank", "confirm", "holdout") for image in task.data[split].images]
+    files = [
+        image.file for split in ("rank", "confirm", "holdout") for image in task.data[split].images
+    ]
     assert len(files) == len(set(files)) == 8  # of 12: 2 calibrate, and shares are rounded down
 
 
 def test_limit_draws_some_of_the_images(folder, tmp_path):
     calib = images(tmp_path / "calib", 3)[0].parent
-    task = workflow.task(folder / "small.pt", folder / "instances.json", calib=calib, limit=8, **SIZE)
+    task = workflow.task(
+        folder / "small.pt", folder / "instances.json", calib=calib, limit=8, **SIZE
+    )
     assert [len(task.data[split].images) for split in ("rank", "confirm", "holdout")] == [2, 4, 2]
 
 
 @pytest.mark.parametrize("method", ["percentile", "entropy", "mse"])
-def test_histogram_calibration_narrows_ranges_of_inputs_and_leaves_those_of_weights(folder, task, method, monkeypatch):
+def test_histogram_calibration_narrows_ranges_of_inputs_and_leaves_those_of_weights(
+    folder, task, method, monkeypatch
+):
     monkeypatch.setattr(yolo_quantize, "STRIDE", 64)
-    other = workflow.task(folder / "small.pt", folder / "instances.json", calib_method=method, **SIZE)
+    other = workflow.task(
+        folder / "small.pt", folder / "instances.json", calib_method=method, **SIZE
+    )
     largest, narrowed = dict(task.model.named_buffers()), dict(other.model.named_buffers())
     inputs = [name for name in largest if name.endswith("input_quantizer._amax")]
     assert inputs
     assert np.mean([float(narrowed[name] < largest[name]) for name in inputs]) > 0.3
-    assert all(torch.equal(largest[name], narrowed[name]) for name in largest if "weight_quantizer._amax" in name)
+    assert all(
+        torch.equal(largest[name], narrowed[name])
+        for name in largest
+        if "weight_quantizer._amax" in name
+    )
 
 
 def test_raw_output_decodes_to_the_same_boxes_as_the_models_own_decoding(folder):
@@ -121,14 +147,19 @@ def test_raw_output_decodes_to_the_same_boxes_as_the_models_own_decoding(folder)
 def test_a_data_yaml_calibrates_with_its_train_part(folder, tmp_path):
     data = yolo_folder(tmp_path, count=6)
     task = workflow.task(folder / "small.pt", data, **SIZE)
-    files = [image.file for split in ("rank", "confirm", "holdout") for image in task.data[split].images]
+    files = [
+        image.file for split in ("rank", "confirm", "holdout") for image in task.data[split].images
+    ]
     assert {file.parent.name for file in files} == {"val"}
     assert len(files) == 5  # half, a quarter, a quarter: shares are rounded down
     assert [image.classes.tolist() for image in task.data["rank"].images] != [[]] * 3
 
 
 def test_segmentation_and_pose_models_are_judged_by_their_boxes(tmp_path, folder):
-    for config, kind in (("yolov8n-seg.yaml", "SegmentationModel"), ("yolov8n-pose.yaml", "PoseModel")):
+    for config, kind in (
+        ("yolov8n-seg.yaml", "SegmentationModel"),
+        ("yolov8n-pose.yaml", "PoseModel"),
+    ):
         weights = save(yolo(config, kind), tmp_path / f"{kind}.pt")
         task = workflow.task(weights, folder / "instances.json", **SIZE)
         inputs, targets = next(iter(task.data["rank"]))
@@ -182,7 +213,8 @@ def of_yolov5(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (lambda folder: folder / "none.pt", r"ending in \.pt, at .*none\.pt, got nothing there \(nothing is downloaded\)"),
+        (lambda folder: folder / "none.pt", r"ending in \.pt, at .*none\.pt, got nothing there "
+                                            r"\(nothing is downloaded\)"),
         (lambda folder: save(yolo("yolov8n-obb.yaml", "OBBModel"), folder / "obb.pt"), "head of class OBB"),
         (lambda folder: save(yolo(ch=1), folder / "grey.pt"), "whose input has 1 channels"),
         (not_a_pickle, "noise.pt, got a file that torch has not saved"),
@@ -204,7 +236,9 @@ def test_a_file_is_read_whatever_ultralytics_makes_of_its_name(folder, tmp_path,
 
 def test_an_onnx_file_is_sent_to_the_other_verb(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"")
-    with pytest.raises(TaskError, match=r"got a \.onnx; an ONNX file with Q/DQ is analysed by `sensitivity run`"):
+    with pytest.raises(
+        TaskError, match=r"got a \.onnx; an ONNX file with Q/DQ is analysed by `sensitivity run`"
+    ):
         load_yolo(tmp_path / "model.onnx")
 
 
@@ -222,13 +256,17 @@ def test_code_in_a_weights_file_runs_only_where_it_is_trusted(tmp_path):
 
 
 def test_a_one_to_one_head_is_asked_of_models_that_have_one_only(folder):
-    with pytest.raises(TaskError, match=r"one-to-one head \(v10, 26\) for --end2end, got small\.pt without one"):
+    with pytest.raises(
+        TaskError, match=r"one-to-one head \(v10, 26\) for --end2end, got small\.pt without one"
+    ):
         load_yolo(folder / "small.pt", end2end=True)
 
 
 def test_without_ultralytics_its_install_line_is_told(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, "ultralytics", None)
-    with pytest.raises(MissingPackage, match=r"Expected ultralytics .* pip install 'layer-sensitivity\[yolo\]'"):
+    with pytest.raises(
+        MissingPackage, match=r"Expected ultralytics .* pip install 'layer-sensitivity\[yolo\]'"
+    ):
         load_yolo(folder / "small.pt")
 
 
@@ -237,12 +275,25 @@ def test_without_ultralytics_its_install_line_is_told(monkeypatch, folder):
     [
         ({"imgsz": 100}, "Expected --imgsz to be a multiple of 32, .* got 100; use 96"),
         ({"imgsz": (64, 100)}, "Expected --imgsz to be a multiple of 32, .* got 64x100; use 64x96"),
-        ({"imgsz": (64, 96), "evaluator": "ultralytics"}, "Expected a square --imgsz for --evaluator .* got 64x96"),
+        (
+            {"imgsz": (64, 96), "evaluator": "ultralytics"},
+            "Expected a square --imgsz for --evaluator .* got 64x96",
+        ),
         ({"batch": 0}, "Expected --batch to be at least 1, got 0"),
         ({"calib_images": -1}, "Expected --calib-images to be at least 1, got -1"),
-        ({"limit": 3}, "Expected at least 5 images for calib, rank, confirm and holdout, got 3; .* higher --limit"),
-        ({"output": "raw", "evaluator": "ultralytics"}, "for --evaluator ultralytics, got --output raw"),
-        ({"calib": "/nowhere"}, "Expected --calib to be a data YAML, .* got /nowhere: nothing there"),
+        (
+            {"limit": 3},
+            "Expected at least 5 images for calib, rank, confirm and holdout, got 3; .* higher "
+            "--limit",
+        ),
+        (
+            {"output": "raw", "evaluator": "ultralytics"},
+            "for --evaluator ultralytics, got --output raw",
+        ),
+        (
+            {"calib": "/nowhere"},
+            "Expected --calib to be a data YAML, .* got /nowhere: nothing there",
+        ),
     ],
 )
 def test_choices_that_cannot_be_served_are_told(folder, choices, message):
@@ -252,7 +303,11 @@ def test_choices_that_cannot_be_served_are_told(folder, choices, message):
 
 @pytest.mark.parametrize("output", ["decoded", "raw"])
 def test_a_rectangular_input_is_height_and_width(folder, output):
-    made = workflow.task(folder / "small.pt", folder / "instances.json", **SIZE | {"imgsz": (64, 96), "output": output})
+    made = workflow.task(
+        folder / "small.pt",
+        folder / "instances.json",
+        **SIZE | {"imgsz": (64, 96), "output": output},
+    )
     inputs, targets = next(iter(made.data["rank"]))
     assert inputs.shape == (2, 3, 64, 96)
     with torch.inference_mode():
@@ -261,25 +316,34 @@ def test_a_rectangular_input_is_height_and_width(folder, output):
     assert boxes.shape[1] == confidences.shape[2] == 8 * 12 + 4 * 6 + 2 * 3
     centres = (boxes[..., :2] + boxes[..., 2:]) / 2
     cells = [(x + 0.5, y + 0.5) for y in range(8) for x in range(12)]
-    assert np.abs(centres[0, : len(cells)] / 8 - cells).max() <= 8, "half of the 16 bins around each cell"
+    assert np.abs(centres[0, : len(cells)] / 8 - cells).max() <= 8, (
+        "half of the 16 bins around each cell"
+    )
     assert made.score(outputs, targets).shape[0] == 2
 
 
 def test_the_task_file_of_a_rectangular_input_says_so(folder):
-    settings = YoloSettings(weights=folder / "small.pt", data=folder / "instances.json", imgsz=(64, 96))
+    settings = YoloSettings(
+        weights=folder / "small.pt", data=folder / "instances.json", imgsz=(64, 96)
+    )
     assert "imgsz=(64, 96)," in workflow.task_file(settings)
 
 
 def test_a_torchvision_that_does_not_import_is_told(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(
-        TaskError, match="Expected torchvision to import for --evaluator ultralytics, got ModuleNotFound"
+        TaskError,
+        match="Expected torchvision to import for --evaluator ultralytics, got ModuleNotFound",
     ):
-        workflow.task(folder / "small.pt", folder / "instances.json", evaluator="ultralytics", **SIZE)
+        workflow.task(
+            folder / "small.pt", folder / "instances.json", evaluator="ultralytics", **SIZE
+        )
 
 
 def test_the_task_file_holds_what_was_chosen_and_gives_the_same_task(folder, tmp_path, task):
-    settings = YoloSettings(weights=folder / "small.pt", data=folder / "instances.json", out=tmp_path / "run", **SIZE)
+    settings = YoloSettings(
+        weights=folder / "small.pt", data=folder / "instances.json", out=tmp_path / "run", **SIZE
+    )
     own = workflow.prepare(settings)
     text = (tmp_path / "run" / "task.py").read_text()
     assert "imgsz=64" in text
@@ -299,8 +363,16 @@ def test_options_of_the_other_steps_are_passed_on(tmp_path):
         rounds=7,
     )
     own = workflow.prepare(settings)
-    assert (own.max_drop, own.skip, own.unit, own.rounds, own.out) == ("0.3pt", ("head",), "group", 7, tmp_path)
-    plain = RunSettings(task=own.task, out=tmp_path, max_drop="0.3pt", skip=("head",), unit="group", rounds=7)
+    assert (own.max_drop, own.skip, own.unit, own.rounds, own.out) == (
+        "0.3pt",
+        ("head",),
+        "group",
+        7,
+        tmp_path,
+    )
+    plain = RunSettings(
+        task=own.task, out=tmp_path, max_drop="0.3pt", skip=("head",), unit="group", rounds=7
+    )
     assert own == plain  # what the task file holds is not passed on under the same name
 
 
@@ -311,13 +383,17 @@ def test_a_changed_task_file_is_kept_on_resume_and_a_run_of_others_is_not_touche
     (tmp_path / "journal.jsonl").write_text("{}\n{}\n")
     with pytest.raises(RunDirError, match="journal of an earlier one"):
         workflow.prepare(settings)
-    workflow.prepare(YoloSettings(weights=Path("a.pt"), data=Path("b.yaml"), out=tmp_path, resume=True))
+    workflow.prepare(
+        YoloSettings(weights=Path("a.pt"), data=Path("b.yaml"), out=tmp_path, resume=True)
+    )
     assert (tmp_path / "task.py").read_text() == "# mine"
 
 
 def test_help_names_the_families_and_the_way_for_others():
     told = CliRunner().invoke(group, ["yolo", "--help"]).output
-    assert all(word in " ".join(told.split()) for word in ("v5u", "26", "YOLOv5, v6 and v7", "ONNX", "run"))
+    assert all(
+        word in " ".join(told.split()) for word in ("v5u", "26", "YOLOv5, v6 and v7", "ONNX", "run")
+    )
 
 
 def test_a_missing_option_is_told(capsys):
@@ -335,8 +411,24 @@ def yolov8n_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("yolov8n")
     save(yolov8n(ASSETS), folder / "yolov8n.pt")
     words = [
-        *("yolo", "run", "--weights", str(folder / "yolov8n.pt"), "--data", str(COCO / "val" / "instances.json")),
-        *("--calib", str(COCO / "calib" / "images"), "--calib-images", "8", "--imgsz", "96", "--limit", "16"),
+        *(
+            "yolo",
+            "run",
+            "--weights",
+            str(folder / "yolov8n.pt"),
+            "--data",
+            str(COCO / "val" / "instances.json"),
+        ),
+        *(
+            "--calib",
+            str(COCO / "calib" / "images"),
+            "--calib-images",
+            "8",
+            "--imgsz",
+            "96",
+            "--limit",
+            "16",
+        ),
         *("--rounds", "3", "--max-drop", "3pt", "--no-recalibrate", "--out", str(folder / "run")),
     ]
     done = CliRunner().invoke(group, words)
@@ -360,6 +452,8 @@ def test_pycocotools_finds_in_the_exported_files_what_the_report_says(yolov8n_ru
     assert set(told) == {"int8", "partial"}
     for variant, value in told.items():
         batches = judge["measured"](data, "verified")
-        found, count = judge["judged"](yolov8n_run / f"model.{variant}.onnx", batches, COCO / "val" / "instances.json")
+        found, count = judge["judged"](
+            yolov8n_run / f"model.{variant}.onnx", batches, COCO / "val" / "instances.json"
+        )
         assert count == 16
         assert found == pytest.approx(value, abs=1e-6)

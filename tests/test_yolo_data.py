@@ -1,4 +1,5 @@
-"""Labelled images of a YOLO user, in each form, and what is said where they are not as they should be."""
+"""Labelled images of a YOLO user, in each form, and what is said where they are not as they should
+be."""
 
 from __future__ import annotations
 
@@ -10,7 +11,12 @@ from support.yolo_models import NAMES, coco, images, yolo_folder
 
 from sensitivity.errors import TaskError
 from sensitivity.tasks.detection import ImageBatches
-from sensitivity.workflows.yolo_data import calibration_files, label_file, labelled, yaml_for_validator
+from sensitivity.workflows.yolo_data import (
+    calibration_files,
+    label_file,
+    labelled,
+    yaml_for_validator,
+)
 
 
 def boxes_of(found) -> list[list[float]]:
@@ -43,9 +49,13 @@ def test_a_folder_a_list_and_a_data_yaml_of_the_same_images_give_the_same_boxes(
     ],
     ids=["list", "numbered", "numbered-as-text", "none"],
 )
-def test_classes_are_called_as_the_data_set_calls_them_where_weights_have_only_numbers(tmp_path, declared, names):
+def test_classes_are_called_as_the_data_set_calls_them_where_weights_have_only_numbers(
+    tmp_path, declared, names
+):
     yolo_folder(tmp_path, count=3)
-    (tmp_path / "own.yaml").write_text("val: images/val\n" + (f"names: {declared}\n" if declared else "nc: 3\n"))
+    (tmp_path / "own.yaml").write_text(
+        "val: images/val\n" + (f"names: {declared}\n" if declared else "nc: 3\n")
+    )
     assert labelled(tmp_path / "own.yaml", ("0", "1", "2"), split="val").names == names
     assert labelled(coco(tmp_path / "coco", 3), ("0", "1", "2"), split="val").names == tuple(NAMES)
 
@@ -76,18 +86,24 @@ def test_labels_lie_where_ultralytics_looks_for_them():
 @pytest.mark.parametrize(
     ("content", "split", "message"),
     [
-        ("val: images/val\nnames: [cat, dog]\n", "val", r"3 classes of the weights, got 2 \(cat, dog\)"),
+        ("val: images/val\nnames: [cat, "
+         "dog]\n", "val", r"3 classes of the weights, got 2 \(cat, dog\)"),
         ("val: images/val\nnames: {cat: 0}\n", "val", "a name for each class number, got 'cat'"),
         ("val: images/val\nnc: 4\n", "val", "3 classes of the weights, got 4"),
-        ("path: nowhere\nval: images/val\nnc: 3\n", "val", "to be at .*nowhere/images/val, got nothing there; correct `path`"),
-        ("train: images/train\nval: images/val\nnc: 3\n", "test", "name the images of 'test', got train, val only"),
+        ("path: nowhere\nval: images/val\nnc: "
+         "3\n", "val", "to be at .*nowhere/images/val, got nothing there; correct `path`"),
+        ("train: images/train\nval: images/val\nnc: "
+         "3\n", "test", "name the images of 'test', got train, val only"),
         ("- a\n- b\n", "val", "to hold path, train, val and names, got list"),
         ("val: [\n", "val", "Expected YAML in"),
         ("val: empty\nnc: 3\n", "val", "Expected images for 'val' .* got none in empty"),
-        ("val: list.txt\nnc: 3\n", "val", r"1 images listed in .*list\.txt, got 1 missing, first .*gone\.jpg"),
+        ("val: list.txt\nnc: "
+         "3\n", "val", r"1 images listed in .*list\.txt, got 1 missing, first .*gone\.jpg"),
     ],
 )  # fmt: skip
-def test_a_data_yaml_that_is_not_as_it_should_be_is_told_in_one_sentence(tmp_path, content, split, message):
+def test_a_data_yaml_that_is_not_as_it_should_be_is_told_in_one_sentence(
+    tmp_path, content, split, message
+):
     yolo_folder(tmp_path, count=3)
     (tmp_path / "empty").mkdir()
     (tmp_path / "list.txt").write_text("gone.jpg\n")
@@ -117,7 +133,9 @@ def test_calibration_images_need_no_labels(tmp_path):
 
 def test_a_data_set_written_for_the_validator_holds_the_same_boxes(tmp_path):
     found = labelled(coco(tmp_path / "coco", 4), NAMES, split="val")
-    file = yaml_for_validator(tmp_path / "own", {"rank": found.images[:3], "confirm": found.images[3:]}, NAMES)
+    file = yaml_for_validator(
+        tmp_path / "own", {"rank": found.images[:3], "confirm": found.images[3:]}, NAMES
+    )
     again = labelled(file, NAMES, split="rank")
     for one, other in zip(found.images[:3], again.images, strict=True):
         np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-4)

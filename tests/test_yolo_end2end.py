@@ -22,10 +22,14 @@ def candidates_file(folder, rows, *, opset=17, anchors=84, extra_output=False):
     shape = ["n", rows, anchors]
     given = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, shape)
     names = ["candidates", "again"] if extra_output else ["candidates"]
-    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in names]
+    outputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in names
+    ]
     nodes = [onnx.helper.make_node("Identity", ["x"], [name]) for name in names]
     graph = onnx.helper.make_graph(nodes, "g", [given], outputs)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8)
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=8
+    )
     return save_onnx(ir.from_proto(model), folder / "model.float.onnx")
 
 
@@ -68,7 +72,8 @@ def test_a_choice_of_others_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(yolo_end2end, "BestBoxes", Worst)
     x = torch.rand(2, 7, 84)
     with pytest.raises(
-        ExportError, match=r"Expected model\.float\.end2end\.onnx to choose the best 20 of the candidates"
+        ExportError,
+        match=r"Expected model\.float\.end2end\.onnx to choose the best 20 of the candidates",
     ):
         with_best_boxes(candidates_file(tmp_path, 7), {"x": x}, classes=3, most=20)
 
@@ -84,6 +89,7 @@ def test_rows_of_other_anchors_with_the_right_confidences_are_seen():
 
 def test_outputs_that_are_no_candidates_are_told(tmp_path):
     with pytest.raises(
-        ExportError, match=r"Expected candidates \[n, 14 or more, anchors\] .* export the model without"
+        ExportError,
+        match=r"Expected candidates \[n, 14 or more, anchors\] .* export the model without",
     ):
         with_best_boxes(candidates_file(tmp_path, 7), {"x": torch.rand(1, 7, 84)}, classes=10)

@@ -1,4 +1,5 @@
-"""Each family of the ultralytics package, built from its own configuration without weights: does the path serve it?"""
+"""Each family of the ultralytics package, built from its own configuration without weights: does
+the path serve it?"""
 
 from __future__ import annotations
 
@@ -17,7 +18,11 @@ from sensitivity.workflows.yolo import prepare
 from sensitivity.workflows.yolo_weights import give_raw, prepared
 
 FAMILIES = ("yolov5n", "yolov8n", "yolov9t", "yolov10n", "yolo11n", "yolo12n", "yolo26n")
-HEADS = {"yolov8n-seg": "SegmentationModel", "yolo26n-pose": "PoseModel", "yolov8n-cls": "ClassificationModel"}
+HEADS = {
+    "yolov8n-seg": "SegmentationModel",
+    "yolo26n-pose": "PoseModel",
+    "yolov8n-cls": "ClassificationModel",
+}
 END2END = ("yolov10n", "yolo26n", "yolo26n-pose")
 SIZE = {"imgsz": 64, "batch": 2, "calib_images": 4}
 
@@ -25,39 +30,59 @@ SIZE = {"imgsz": 64, "batch": 2, "calib_images": 4}
 @pytest.mark.parametrize("family", [*FAMILIES, *HEADS])
 def test_a_family_goes_the_whole_way_from_weights_to_verified_files(family, tmp_path):
     weights, data = (
-        save(yolo(f"{family}.yaml", HEADS.get(family, "DetectionModel")), tmp_path / f"{family}.pt"),
+        save(
+            yolo(f"{family}.yaml", HEADS.get(family, "DetectionModel")), tmp_path / f"{family}.pt"
+        ),
         coco(tmp_path),
     )
     if family.endswith("cls"):
         data = tmp_path / "data"
         for name in NAMES:
             images(data / name, 8)
-    own = prepare(YoloSettings(weights=weights, data=data, out=tmp_path / "run", end2end=family in END2END, **SIZE))
+    own = prepare(
+        YoloSettings(
+            weights=weights, data=data, out=tmp_path / "run", end2end=family in END2END, **SIZE
+        )
+    )
     # Two units, since a scan of all would take minutes for nothing new.
     halves = ScanSettings(task=own.task, group=("stem=model.0*", "rest=model.[1-9]*"))
     with open_session(own.task, tmp_path / "run", resume=False, choices=halves) as session:
         assert not any("dfl" in quantizer.name for quantizer in session.source.quantizers)
         assert {unit.name for unit in session.units} == {"stem", "rest"}
-        effects = scan(session.measurer, session.units, session.source.quantizers, "disable").effects
+        effects = scan(
+            session.measurer, session.units, session.source.quantizers, "disable"
+        ).effects
         assert {effect.unit for effect in effects} == {"stem", "rest"}
         made = (session.source, session.example, session.units, ["stem"])
         files = export_files(*made, tmp_path / "run", fingerprint="tiny")
         source, example, units, skip = made
-        checks = {check.variant: check for check in verify(source, files, example, units, skip).files}
-        assert checks["float"].quantizers == 0 < checks["partial"].quantizers < checks["int8"].quantizers
+        checks = {
+            check.variant: check for check in verify(source, files, example, units, skip).files
+        }
+        assert (
+            checks["float"].quantizers
+            == 0
+            < checks["partial"].quantizers
+            < checks["int8"].quantizers
+        )
         assert (session.task.finish is not None) == (family in END2END)
         if session.task.finish:
-            assert set(session.task.finish(files["partial"], example)) == {"model.partial.end2end.onnx"}
+            assert set(session.task.finish(files["partial"], example)) == {
+                "model.partial.end2end.onnx"
+            }
 
 
 def test_re_parameterised_blocks_of_v9_and_v10_are_plain_convolutions_and_named():
     for config, kind in (("yolov9t.yaml", "RepConv"), ("yolov10n.yaml", "RepVGGDW")):
         found = prepared(yolo(config), config)
-        blocks = [name for name, module in found.model.named_modules() if type(module).__name__ == kind]
+        blocks = [
+            name for name, module in found.model.named_modules() if type(module).__name__ == kind
+        ]
         assert blocks
         assert set(blocks) == set(found.repvgg)
         convolutions = [
-            sum(isinstance(m, torch.nn.Conv2d) for m in found.model.get_submodule(b).modules()) for b in blocks
+            sum(isinstance(m, torch.nn.Conv2d) for m in found.model.get_submodule(b).modules())
+            for b in blocks
         ]
         assert set(convolutions) == {1}
 
@@ -75,7 +100,9 @@ def test_the_one_to_one_head_gives_all_candidates_as_corners(family):
         boxes, confidences = decode_corners(found.model(inputs), len(NAMES))
     assert confidences.shape == (1, len(NAMES), 84)
     for *box, confidence, label in best[0, ::20].numpy():
-        distance = np.abs(boxes[0] - box).max(axis=1) + np.abs(confidences[0, int(label)] - confidence)
+        distance = np.abs(boxes[0] - box).max(axis=1) + np.abs(
+            confidences[0, int(label)] - confidence
+        )
         assert distance.min() < 2e-3 * max(1.0, np.abs(box).max())
 
 

@@ -1,4 +1,5 @@
-"""YOLOs of their own repositories: the templates run on stand-ins with the same blocks, entry points and outputs.
+"""YOLOs of their own repositories: the templates run on stand-ins with the same blocks, entry
+points and outputs.
 
 The repositories' own code and weights are not here, so no real YOLOv5, v6 or v7 has been run.
 """
@@ -86,7 +87,13 @@ def {loader}(weights, device=None, map_location=None, fuse=True):
 
 REPOSITORIES = {
     "06_yolov5": ("YOLOV5", "models/experimental.py", "attempt_load", "switch_to_deploy", True),
-    "07_yolov6": ("YOLOV6", "yolov6/utils/checkpoint.py", "load_checkpoint", "switch_to_deploy", False),
+    "07_yolov6": (
+        "YOLOV6",
+        "yolov6/utils/checkpoint.py",
+        "load_checkpoint",
+        "switch_to_deploy",
+        False,
+    ),
     "08_yolov7": ("YOLOV7", "models/experimental.py", "attempt_load", "fuse_repvgg_block", False),
 }
 
@@ -137,7 +144,8 @@ def test_merging_is_refused_where_it_changes_the_outputs():
             del self.conv1
 
     with pytest.raises(
-        ModelError, match="merging the branches of 1 RepVGG blocks to leave the outputs as they are, got"
+        ModelError,
+        match="merging the branches of 1 RepVGG blocks to leave the outputs as they are, got",
     ):
         reparameterised(nn.Sequential(Wrong()).eval(), torch.rand(1, 3, 4, 4))
 

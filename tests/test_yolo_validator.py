@@ -1,4 +1,5 @@
-"""ultralytics' own validator as the judge. Where torchvision does not import, its suppression is that of ultralytics."""
+"""ultralytics' own validator as the judge. Where torchvision does not import, its suppression is
+that of ultralytics."""
 
 from __future__ import annotations
 
@@ -52,19 +53,27 @@ def test_each_split_is_an_evaluation_of_its_own_images(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.skipif(not ASSETS, reason="SENSITIVITY_ASSETS is not set: YOLOv8n and the COCO images are not here")
+@pytest.mark.skipif(
+    not ASSETS, reason="SENSITIVITY_ASSETS is not set: YOLOv8n and the COCO images are not here"
+)
 def test_it_agrees_with_the_built_in_judge_on_yolov8n(tmp_path):
     weights, data = save(yolov8n(ASSETS), tmp_path / "yolov8n.pt"), Path(ASSETS) / "coco"
     choices = {"imgsz": 320, "calib": data / "calib" / "images", "calib_images": 4, "limit": 48}
     found = []
     for evaluator in ("built-in", "ultralytics"):
-        task = workflow.task(weights, data / "val" / "instances.json", evaluator=evaluator, **choices)
+        task = workflow.task(
+            weights, data / "val" / "instances.json", evaluator=evaluator, **choices
+        )
         source = ModelOptModel(task.model)
         with torch.no_grad(), source.disabled([quantizer.name for quantizer in source.quantizers]):
             if isinstance(task, EvaluateTask):
                 found.append(task.confirm(task.model))
             else:
-                scores = [task.score(task.model(inputs), targets) for inputs, targets in task.data["confirm"]]
+                scores = [
+                    task.score(task.model(inputs), targets)
+                    for inputs, targets in task.data["confirm"]
+                ]
                 found.append(task.aggregate(np.concatenate(scores)))
-    assert found[0] == pytest.approx(found[1], abs=0.02)  # it counts crowds otherwise, and draws its curve otherwise
+    # it counts crowds otherwise, and draws its curve otherwise
+    assert found[0] == pytest.approx(found[1], abs=0.02)
     assert found[0] > 0.25

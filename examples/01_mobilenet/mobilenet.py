@@ -35,7 +35,9 @@ class MobileNet(nn.Module):
             separable(32, 64, 2),
             separable(64, 64, 1),
         )
-        self.stage2 = nn.Sequential(separable(64, 128, 2), *(separable(128, 128, 1) for _ in range(5)))
+        self.stage2 = nn.Sequential(
+            separable(64, 128, 2), *(separable(128, 128, 1) for _ in range(5))
+        )
         self.stage3 = nn.Sequential(separable(128, 256, 2), separable(256, 256, 1))
         self.fc = nn.Linear(256, 1000)
 

@@ -1,4 +1,5 @@
-"""The same model and data as task.py, quantized by PyTorch's own flow: torch.export, prepare_pt2e, convert_pt2e."""
+"""The same model and data as task.py, quantized by PyTorch's own flow: torch.export, prepare_pt2e,
+convert_pt2e."""
 
 from typing import Any
 
@@ -12,13 +13,16 @@ from sensitivity.tasks.base import Task
 from sensitivity.tasks.classification import ImageBatches, classification_task
 
 WEIGHTED = (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default)
-RANGE = {"quant_min": -127, "quant_max": 127}  # symmetric around 0: the scale is amax / 127, as TensorRT has it
+# symmetric around 0: the scale is amax / 127, as TensorRT has it
+RANGE = {"quant_min": -127, "quant_max": 127}
 
 
 class Int8(Quantizer):
     """Inputs of convolutions and linear layers per tensor, weights per channel, both symmetric."""
 
-    inputs = QuantizationSpec(torch.int8, MinMaxObserver, qscheme=torch.per_tensor_symmetric, **RANGE)
+    inputs = QuantizationSpec(
+        torch.int8, MinMaxObserver, qscheme=torch.per_tensor_symmetric, **RANGE
+    )
     weights = QuantizationSpec(
         torch.int8,
         # The observer's own smallest scale, 1e-7, is larger than channels that BatchNorm made tiny.
@@ -32,7 +36,9 @@ class Int8(Quantizer):
         for node in model.graph.nodes:
             if node.target in WEIGHTED:
                 specs = {node.args[0]: self.inputs, node.args[1]: self.weights}
-                node.meta["quantization_annotation"] = QuantizationAnnotation(specs, _annotated=True)
+                node.meta["quantization_annotation"] = QuantizationAnnotation(
+                    specs, _annotated=True
+                )
         return model
 
     def validate(self, model: Any) -> None:

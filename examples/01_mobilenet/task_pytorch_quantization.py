@@ -1,4 +1,5 @@
-"""The same model and data as task.py, calibrated by NVIDIA's pytorch-quantization as its users do it."""
+"""The same model and data as task.py, calibrated by NVIDIA's pytorch-quantization as its users do
+it."""
 
 import torch
 from mobilenet import MobileNet
@@ -24,7 +25,9 @@ def calibrated(calib: ImageBatches) -> torch.nn.Module:
     finally:
         quant_modules.deactivate()
     model.load_state_dict(state)
-    quantizers = [module for module in model.modules() if isinstance(module, quant_nn.TensorQuantizer)]
+    quantizers = [
+        module for module in model.modules() if isinstance(module, quant_nn.TensorQuantizer)
+    ]
     for quantizer in quantizers:
         quantizer.disable_quant()
         quantizer.enable_calib()

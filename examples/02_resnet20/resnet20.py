@@ -20,7 +20,11 @@ class Block(nn.Module):
 
     def shortcut(self, x: torch.Tensor) -> torch.Tensor:
         """Option A of the ResNet paper: every second pixel, and zeros for the new channels."""
-        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.grows, self.grows)) if self.grows else x
+        return (
+            functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.grows, self.grows))
+            if self.grows
+            else x
+        )
 
 
 class ResNet20(nn.Module):

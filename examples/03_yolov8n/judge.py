@@ -1,11 +1,14 @@
-"""Someone else's tools judge the exported files: suppression of ultralytics, mAP of pycocotools, in ONNX Runtime.
+"""Someone else's tools judge the exported files: suppression of ultralytics, mAP of pycocotools, in
+ONNX Runtime.
 
     python examples/03_yolov8n/judge.py runs/yolov8n --annotations coco/val/instances.json
-    python examples/03_yolov8n/judge.py runs/yolov8n --annotations coco/val/instances.json --images holdout --pixels opencv
+    python examples/03_yolov8n/judge.py runs/yolov8n --annotations coco/val/instances.json --images
+    holdout --pixels opencv
 
-Runs the files in ONNX Runtime without its optimizations, and puts their mAP beside what the report says: of the files on
-the images that they were verified on, or of the simulated models on `confirm` or `holdout`. With `--pixels run` they get
-the arrays that the run measured; with `--pixels opencv` OpenCV reads and ultralytics letterboxes.
+Runs the files in ONNX Runtime without its optimizations, and puts their mAP beside what the report
+says: of the files on the images that they were verified on, or of the simulated models on `confirm`
+or `holdout`. With `--pixels run` they get the arrays that the run measured; with `--pixels opencv`
+OpenCV reads and ultralytics letterboxes.
 """
 
 from __future__ import annotations
@@ -33,16 +36,21 @@ SIMULATED = {
     "confirm": {"float": "float", "partial": "confirm"},
     "holdout": {"float": "holdout_float", "partial": "holdout"},
 }
-"""Where plan.json has the metric of each variant. That of int8 there may be of other ranges than the file's."""
+"""Where plan.json has the metric of each variant. That of int8 there may be of other ranges than
+the file's."""
 
 Batches = Iterator[tuple[Sequence[Path], np.ndarray]]
 """Image files, and float32[n, 3, size, size] of them."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
-    parser.add_argument("--annotations", type=Path, required=True, help="the COCO JSON of the images")
+    parser.add_argument(
+        "--annotations", type=Path, required=True, help="the COCO JSON of the images"
+    )
     parser.add_argument("--images", default="verified", choices=("verified", *SIMULATED))
     parser.add_argument("--pixels", default="run", choices=("run", "opencv"))
     settings = parser.parse_args()
@@ -54,8 +62,8 @@ def main() -> None:
             batches = read_again(batches)
         found, count = judged(settings.run / f"model.{variant}.onnx", batches, settings.annotations)
         print(
-            f"{variant}: mAP50-95 {100 * found:.2f} % on {count} images, the report says {100 * told:.2f} %, "
-            f"apart by {100 * abs(found - told):.2f} points",
+            f"{variant}: mAP50-95 {100 * found:.2f} % on {count} images, the report says "
+            f"{100 * told:.2f} %, apart by {100 * abs(found - told):.2f} points",
             flush=True,
         )
 
@@ -75,7 +83,10 @@ def measured(data: Any, images: str) -> Batches:
     for split in splits:
         for number, (inputs, _) in enumerate(islice(data[split], most)):
             start = number * data[split].batch
-            yield [image.file for image in data[split].images[start : start + len(inputs)]], inputs.numpy()
+            yield (
+                [image.file for image in data[split].images[start : start + len(inputs)]],
+                inputs.numpy(),
+            )
 
 
 def read_again(batches: Batches) -> Batches:
@@ -103,12 +114,19 @@ def judged(file: Path, batches: Batches, annotations: Path) -> tuple[float, int]
     for files, inputs in batches:
         (outputs,) = session.run(None, {session.get_inputs()[0].name: inputs})
         kept = non_max_suppression(
-            torch.from_numpy(outputs), CONFIDENCE, OVERLAP, multi_label=True, max_det=MOST, max_time_img=60.0
+            torch.from_numpy(outputs),
+            CONFIDENCE,
+            OVERLAP,
+            multi_label=True,
+            max_det=MOST,
+            max_time_img=60.0,
         )
         for name, found in zip((file.name for file in files), kept, strict=True):
             image = known[name]
             seen.append(image["id"])
-            found[:, :4] = scale_boxes(inputs.shape[2:], found[:, :4], (image["height"], image["width"]))
+            found[:, :4] = scale_boxes(
+                inputs.shape[2:], found[:, :4], (image["height"], image["width"])
+            )
             for x1, y1, x2, y2, confidence, label in found.tolist():
                 results.append(
                     {"image_id": image["id"], "category_id": classes[int(label)], "score": confidence,

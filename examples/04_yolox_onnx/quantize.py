@@ -1,8 +1,10 @@
-"""YOLOX-nano with everything quantized by ONNX Runtime's quantize_static, as its documentation shows it.
+"""YOLOX-nano with everything quantized by ONNX Runtime's quantize_static, as its documentation
+shows it.
 
     python examples/04_yolox_onnx/quantize.py runs/yolox_nano.qdq.onnx
 
-Needs the folder SENSITIVITY_ASSETS with weights/yolox_nano.onnx and coco/calib/{instances.json,images}.
+Needs the folder SENSITIVITY_ASSETS with weights/yolox_nano.onnx and
+coco/calib/{instances.json,images}.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class Calibration(CalibrationDataReader):
 
     def __init__(self, folder: Path) -> None:
         images = coco_images(folder / "instances.json", folder / "images").images[:IMAGES]
-        self._batches: Iterator[Any] = iter(DetectionBatches(images, SIZE, 1, pixels=Pixels("bgr", 255.0)))
+        self._batches: Iterator[Any] = iter(
+            DetectionBatches(images, SIZE, 1, pixels=Pixels("bgr", 255.0))
+        )
 
     def get_next(self) -> dict[str, Any] | None:
         batch = next(self._batches, None)
@@ -35,7 +39,8 @@ class Calibration(CalibrationDataReader):
 
 
 def main(out: Path) -> None:
-    logging.disable(logging.WARNING)  # advice to merge operations first, which this file's exporter has done
+    # advice to merge operations first, which this file's exporter has done
+    logging.disable(logging.WARNING)
     assets = Path(os.environ["SENSITIVITY_ASSETS"])
     out.parent.mkdir(parents=True, exist_ok=True)
     quantize_static(

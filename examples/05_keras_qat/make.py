@@ -1,11 +1,13 @@
-"""A Keras model with TensorFlow's fake-quant ops, trained on handwritten digits and converted by tf2onnx.
+"""A Keras model with TensorFlow's fake-quant ops, trained on handwritten digits and converted by
+tf2onnx.
 
     python -m venv keras && keras/bin/pip install -r requirements.txt
     keras/bin/python make.py digits_qat.onnx
 
-What the TensorFlow QAT toolkits leave: FakeQuantWithMinMaxVars on activations, per channel on weights, in the graph with
-constant ranges. Weights and ranges are trained together, as in QAT; the ranges of two layers are then made far too wide,
-as a bad calibration does. TensorFlow is needed here only: neither the tool nor its tests import it.
+What the TensorFlow QAT toolkits leave: FakeQuantWithMinMaxVars on activations, per channel on
+weights, in the graph with constant ranges. Weights and ranges are trained together, as in QAT; the
+ranges of two layers are then made far too wide, as a bad calibration does. TensorFlow is needed
+here only: neither the tool nor its tests import it.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ class Digits(tf.keras.Model):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ranges = {name: FakeQuant(name) for name in ("image", "conv2", "skip", "pool", "dense")}
+        self.ranges = {
+            name: FakeQuant(name) for name in ("image", "conv2", "skip", "pool", "dense")
+        }
         self.conv1 = tf.keras.layers.Conv2D(16, 3, padding="same", name="conv1")
         self.conv2 = tf.keras.layers.Conv2D(16, 3, padding="same", name="conv2")
         self.dense = tf.keras.layers.Dense(10, name="dense")
@@ -76,7 +80,9 @@ def main(path: str) -> None:
             end.assign(end * factor)
     print("accuracy with the wide ranges:", round(model.evaluate(*rest, verbose=0)[1], 4))
     signature = [tf.TensorSpec([None, 8, 8, 1], tf.float32, name="image")]
-    function = tf.function(lambda image: tf.identity(model(image), name="scores"), input_signature=signature)
+    function = tf.function(
+        lambda image: tf.identity(model(image), name="scores"), input_signature=signature
+    )
     tf2onnx.convert.from_function(function, input_signature=signature, opset=17, output_path=path)
 
 

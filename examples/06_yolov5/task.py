@@ -4,11 +4,12 @@
     export YOLOV5_WEIGHTS=/path/to/best.pt YOLO_DATA=/path/to/data.yaml
     sensitivity run examples/06_yolov5/task.py:task --max-drop 0.3pt
 
-Weights of this repository are pickles of its classes: its own loader reads them, and runs the code that they hold.
-Use files that you trust. YOLOv5u weights are of the ultralytics package: `sensitivity yolo run` takes them.
+Weights of this repository are pickles of its classes: its own loader reads them, and runs the code
+that they hold. Use files that you trust. YOLOv5u weights are of the ultralytics package:
+`sensitivity yolo run` takes them.
 
-Run in the tests on a small stand-in with the same blocks and entry points; no real weights of this repository were at
-hand, so no real YOLOv5 has been run.
+Run in the tests on a small stand-in with the same blocks and entry points; no real weights of this
+repository were at hand, so no real YOLOv5 has been run.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@
     export YOLOV6_WEIGHTS=/path/to/best_ckpt.pt YOLO_DATA=/path/to/data.yaml
     sensitivity run examples/07_yolov6/task.py:task --max-drop 0.3pt --unit group
 
-RepVGG blocks are merged first (`switch_to_deploy`); they and the parts of the head are units of their own with
-`--unit group`, and marked in the report. Weights of this repository are pickles of its classes: its own loader reads
-them, and runs the code that they hold. Use files that you trust.
+RepVGG blocks are merged first (`switch_to_deploy`); they and the parts of the head are units of
+their own with `--unit group`, and marked in the report. Weights of this repository are pickles of
+its classes: its own loader reads them, and runs the code that they hold. Use files that you trust.
 
-Run in the tests on a small stand-in with the same blocks and entry points; no real weights of this repository were at
-hand, so no real YOLOv6 has been run.
+Run in the tests on a small stand-in with the same blocks and entry points; no real weights of this
+repository were at hand, so no real YOLOv6 has been run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def task() -> Task:
     sys.path.insert(0, os.environ["YOLOV6"])
     from yolov6.utils.checkpoint import load_checkpoint  # of the checkout
 
-    model = load_checkpoint(os.environ["YOLOV6_WEIGHTS"], map_location="cpu", fuse=True)  # folds BatchNorm
+    # folds BatchNorm
+    model = load_checkpoint(os.environ["YOLOV6_WEIGHTS"], map_location="cpu", fuse=True)
     with open(os.environ["YOLO_DATA"]) as data:
         names = yaml.safe_load(data)["names"]
     names = names.values() if isinstance(names, dict) else names

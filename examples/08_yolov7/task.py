@@ -1,14 +1,16 @@
-"""A template for YOLOv7 of its own repository (github.com/WongKinYiu/yolov7), whose neck ends in RepConv blocks.
+"""A template for YOLOv7 of its own repository (github.com/WongKinYiu/yolov7), whose neck ends in
+RepConv blocks.
 
     export YOLOV7=/path/to/yolov7                    # your checkout
     export YOLOV7_WEIGHTS=/path/to/yolov7.pt YOLO_DATA=/path/to/data.yaml
     sensitivity run examples/08_yolov7/task.py:task --max-drop 0.3pt --unit group
 
-Loading merges RepConv blocks (`fuse_repvgg_block`) and the implicit layers of the head. Weights of this repository are
-pickles of its classes: its own loader reads them, and runs the code that they hold. Use files that you trust.
+Loading merges RepConv blocks (`fuse_repvgg_block`) and the implicit layers of the head. Weights of
+this repository are pickles of its classes: its own loader reads them, and runs the code that they
+hold. Use files that you trust.
 
-Run in the tests on a small stand-in with the same blocks and entry points; no real weights of this repository were at
-hand, so no real YOLOv7 has been run.
+Run in the tests on a small stand-in with the same blocks and entry points; no real weights of this
+repository were at hand, so no real YOLOv7 has been run.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ def task() -> Task:
     sys.path.insert(0, os.environ["YOLOV7"])
     from models.experimental import attempt_load  # of the checkout
 
-    model = attempt_load(os.environ["YOLOV7_WEIGHTS"], map_location="cpu")  # folds BatchNorm, merges RepConv
-    model.model[-1].end2end = True  # gives [n, anchors, 5 + classes] decoded, without the feature maps
+    # folds BatchNorm, merges RepConv
+    model = attempt_load(os.environ["YOLOV7_WEIGHTS"], map_location="cpu")
+    # gives [n, anchors, 5 + classes] decoded, without the feature maps
+    model.model[-1].end2end = True
     return repository_task(model, os.environ["YOLO_DATA"], names=model.names, imgsz=640)

@@ -1,4 +1,5 @@
-"""A small YOLO whose backbone is RepVGG blocks: 3x3, 1x1 and, where the shape stays, an identity branch in training."""
+"""A small YOLO whose backbone is RepVGG blocks: 3x3, 1x1 and, where the shape stays, an identity
+branch in training."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def repvgg_yolo() -> Any:
     for at, (channels, stride) in enumerate(BLOCKS):
         block = RepConv(inputs[at], channels, 3, stride, act=nn.ReLU(), bn=True)
         plain = model.model[at]
-        block.i, block.f, block.type, block.np = plain.i, plain.f, "RepConv", plain.np  # how ultralytics runs a layer
+        # how ultralytics runs a layer
+        block.i, block.f, block.type, block.np = plain.i, plain.f, "RepConv", plain.np
         model.model[at] = block
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

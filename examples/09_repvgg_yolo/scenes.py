@@ -1,4 +1,5 @@
-"""Scenes of handwritten digits as a YOLO data set: scikit-learn's 8x8 digits, scaled and coloured on soft backgrounds.
+"""Scenes of handwritten digits as a YOLO data set: scikit-learn's 8x8 digits, scaled and coloured
+on soft backgrounds.
 
     python scenes.py scenes          # images/{train,val}, labels/{train,val}, data.yaml
 
@@ -34,7 +35,9 @@ def write(folder: Path, train: int = 2000, val: int = 800) -> Path:
             Image.fromarray(image).save(folder / "images" / part / f"{number:05d}.png")
             (folder / "labels" / part / f"{number:05d}.txt").write_text("\n".join(rows))
     names = "\n".join(f"  {digit}: digit {digit}" for digit in range(10))
-    (folder / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/val\nnames:\n{names}\n")
+    (folder / "data.yaml").write_text(
+        f"path: .\ntrain: images/train\nval: images/val\nnames:\n{names}\n"
+    )
     return folder / "data.yaml"
 
 
@@ -51,10 +54,16 @@ def scene(
         if any(abs(left - x) < max(side, s) and abs(top - y) < max(side, s) for x, y, s in boxes):
             continue
         boxes.append((left, top, side))
-        shown = Image.fromarray(np.uint8(255 * pixels[digit])).resize((side, side), Image.Resampling.BICUBIC)
+        shown = Image.fromarray(np.uint8(255 * pixels[digit])).resize(
+            (side, side), Image.Resampling.BICUBIC
+        )
         ink = np.asarray(shown, np.float32)[..., None] / 255
         place = canvas[top : top + side, left : left + side]
-        place += ink * (draw.uniform(0, 1, 3).astype(np.float32) + draw.choice([-0.9, 0.9]) - place) * 0.8
+        place += (
+            ink
+            * (draw.uniform(0, 1, 3).astype(np.float32) + draw.choice([-0.9, 0.9]) - place)
+            * 0.8
+        )
         at = (left + side / 2) / SIDE, (top + side / 2) / SIDE, side / SIDE, side / SIDE
         rows.append(f"{labels[digit]} " + " ".join(f"{value:.6f}" for value in at))
     noisy = canvas + draw.normal(0, 0.03, canvas.shape)

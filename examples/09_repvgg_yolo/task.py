@@ -1,8 +1,10 @@
-"""The trained RepVGG-YOLO, merged and in INT8 with one scale per weight tensor: which blocks cost the mAP?
+"""The trained RepVGG-YOLO, merged and in INT8 with one scale per weight tensor: which blocks cost
+the mAP?
 
     sensitivity run examples/09_repvgg_yolo/task.py:task --max-drop 0.3pt
 
-REPVGG_YOLO and SCENES say where `train.py` left the weights and the data.yaml; the working directory by default.
+REPVGG_YOLO and SCENES say where `train.py` left the weights and the data.yaml; the working
+directory by default.
 """
 
 from __future__ import annotations
@@ -25,13 +27,21 @@ CHOICES = YoloChoices(
     batch=25,
 )
 
-# What `sensitivity yolo` quantizes, but with one scale per weight tensor: the default of ONNX Runtime's
-# `quantize_static`, and all that some accelerators know.
+# What `sensitivity yolo` quantizes, but with one scale per weight tensor: the default of ONNX
+# Runtime's `quantize_static`, and all that some accelerators know.
 INT8_PER_TENSOR = {
     "quant_cfg": [
         {"quantizer_name": "*", "enable": False},
-        {"quantizer_name": "*weight_quantizer", "parent_class": "nn.Conv2d", "cfg": {"num_bits": 8, "axis": None}},
-        {"quantizer_name": "*input_quantizer", "parent_class": "nn.Conv2d", "cfg": {"num_bits": 8, "axis": None}},
+        {
+            "quantizer_name": "*weight_quantizer",
+            "parent_class": "nn.Conv2d",
+            "cfg": {"num_bits": 8, "axis": None},
+        },
+        {
+            "quantizer_name": "*input_quantizer",
+            "parent_class": "nn.Conv2d",
+            "cfg": {"num_bits": 8, "axis": None},
+        },
         {"quantizer_name": "*.dfl.*", "enable": False},
     ],
     "algorithm": "max",
@@ -42,7 +52,8 @@ NOTHING = 2**-24
 
 
 def task() -> Task:
-    """Half of the 800 validation scenes to rank, a quarter to confirm, a quarter held out; 64 others calibrate."""
+    """Half of the 800 validation scenes to rank, a quarter to confirm, a quarter held out; 64
+    others calibrate."""
     yolo = load_yolo(CHOICES.weights)  # merges the blocks
     splits, calibration = splits_of(labelled(CHOICES.data, yolo.names, split="val").images, CHOICES)
     model = int8(yolo.model, ImageBatches(calibration, size=CHOICES.imgsz, batch=CHOICES.batch))
@@ -62,7 +73,12 @@ def int8(model: Any, calibration: ImageBatches) -> Any:
     with torch.no_grad():
         model = mtq.quantize(model, INT8_PER_TENSOR, forward).eval()
     for quantizer in model.modules():
-        # Digits of 12 to 32 pixels are found at the finer level; weight decay has left nothing of the coarser one's boxes.
-        if isinstance(quantizer, TensorQuantizer) and quantizer.is_enabled and float(quantizer.amax) <= NOTHING:
+        # Digits of 12 to 32 pixels are found at the finer level; weight decay has left nothing of
+        # the coarser one's boxes.
+        if (
+            isinstance(quantizer, TensorQuantizer)
+            and quantizer.is_enabled
+            and float(quantizer.amax) <= NOTHING
+        ):
             quantizer.disable()
     return model

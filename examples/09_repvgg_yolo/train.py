@@ -2,8 +2,9 @@
 
 python train.py repvgg_yolo.pt --data scenes
 
-The recipe is that of `sensitivity demo`: plain SGD, a high rate, the same weight decay on everything. The network is wider than
-ten digits need, and training leaves some channels almost unused.
+The recipe is that of `sensitivity demo`: plain SGD, a high rate, the same weight decay on
+everything. The network is wider than ten digits need, and training leaves some channels almost
+unused.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("weights", type=Path, help="file to write")
-    parser.add_argument("--data", type=Path, default=Path("scenes"), help="folder of scenes, made where it is missing")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("scenes"),
+        help="folder of scenes, made where it is missing",
+    )
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     settings = parser.parse_args()
     data = settings.data / "data.yaml"
@@ -54,7 +60,9 @@ def trained(data: Path, epochs: int) -> Any:
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(wanted, RATE, momentum=0.9, nesterov=True, weight_decay=DECAY)
     steps = epochs * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=steps, pct_start=0.1
+    )
     model.train()
     start = time.monotonic()
     for epoch in range(epochs):
@@ -68,7 +76,8 @@ def trained(data: Path, epochs: int) -> Any:
             schedule.step()
             total += loss.item()
         print(
-            f"epoch {epoch + 1} of {epochs}: loss {total / (len(images) // BATCH):.2f}, {time.monotonic() - start:.0f} s",
+            f"epoch {epoch + 1} of {epochs}: loss {total / (len(images) // BATCH):.2f}, "
+            f"{time.monotonic() - start:.0f} s",
             flush=True,
         )
     del model.criterion, model.args
@@ -76,7 +85,8 @@ def trained(data: Path, epochs: int) -> Any:
 
 
 def loaded(data: Path) -> tuple[Tensor, Any]:
-    """All training images uint8[n, 3, SIZE, SIZE], and a function from indices to a batch as ultralytics' loss wants it."""
+    """All training images uint8[n, 3, SIZE, SIZE], and a function from indices to a batch as
+    ultralytics' loss wants it."""
     found = labelled(data, NAMES, split="train").images
     reader = ImageBatches(found, size=SIZE, batch=100)
     images = torch.cat([(inputs * 255).round().to(torch.uint8) for inputs, _ in reader])
@@ -86,7 +96,9 @@ def loaded(data: Path) -> tuple[Tensor, Any]:
     def batch(some: Tensor) -> dict[str, Tensor]:
         return {
             "img": images[some].float() / 255,
-            "batch_idx": torch.cat([torch.full((len(boxes[at]),), float(n)) for n, at in enumerate(some)]),
+            "batch_idx": torch.cat(
+                [torch.full((len(boxes[at]),), float(n)) for n, at in enumerate(some)]
+            ),
             "cls": torch.cat([classes[at] for at in some])[:, None],
             "bboxes": torch.cat([boxes[at] for at in some]),
         }

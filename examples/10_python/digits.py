@@ -15,7 +15,8 @@ from sensitivity.workflows.demo import INT8_PER_TENSOR, SEED, digits
 from sensitivity.workflows.repvgg import RepVGG, repeatable, train
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/digits")
-splits = digits()  # handwritten digits, drawn at random into train, calib, rank, confirm and holdout
+# handwritten digits, drawn at random into train, calib, rank, confirm and holdout
+splits = digits()
 x, y = torch.from_numpy(splits["train"].x), torch.from_numpy(splits["train"].y)
 with repeatable(SEED):
     branched = RepVGG(16, (2, 2), classes=10)
@@ -37,7 +38,9 @@ def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs.argmax(1) == torch.as_tensor(targets)).double()
 
 
-task = sv.Task(model, {name: splits[name] for name in ("rank", "confirm", "holdout")}, top1, metric="top-1")
+task = sv.Task(
+    model, {name: splits[name] for name in ("rank", "confirm", "holdout")}, top1, metric="top-1"
+)
 run = sv.run(task, out=out, max_drop="1pt", no_recalibrate=True, rounds=20, resume=True)
 
 # %% In a notebook `run` alone shows the verdict and the layers.

@@ -1,4 +1,5 @@
-"""From the work of a model's layers to what each skip-set costs: by arithmetic, or by measured times."""
+"""From the work of a model's layers to what each skip-set costs: by arithmetic, or by measured
+times."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from sensitivity.onnx_graph.work import OUTSIDE, Layer, LayerShape, Work
 from sensitivity.records import Border, CostModel, Unit
 
 INT8_SPEED = 4.0
-"""Multiply-accumulates that integer units do while float ones do one: 4 times as many lanes of a quarter of the width."""
+"""Multiply-accumulates that integer units do while float ones do one: 4 times as many lanes of a
+quarter of the width."""
 
 MACS_PER_BYTE = 16.0
 """Multiply-accumulates in float32 that a machine does while it moves one byte."""
@@ -20,21 +22,26 @@ MACS_PER_BYTE = 16.0
 INSTEAD = {"table": "; --cost engine measures whole files"}
 
 LEAST_SCALE, MOST_SCALE = 1 / 3, 3.0
-"""Between these the sum of single layers is corrected to the whole engines; beyond, the table is of something else."""
+"""Between these the sum of single layers is corrected to the whole engines; beyond, the table is of
+something else."""
 
 
 def unit_of_layer(layers: Sequence[Layer], units: Sequence[Unit]) -> dict[str, tuple[str, ...]]:
-    """Node -> the units that take it out of INT8: of single quantizers, that of its input and that of its weight."""
+    """Node -> the units that take it out of INT8: of single quantizers, that of its input and that
+    of its weight."""
     owner = {quantizer: unit.name for unit in units for quantizer in unit.quantizers}
     return {
-        layer.node: tuple(dict.fromkeys(owner[name] for name in layer.quantizers if name in owner)) for layer in layers
+        layer.node: tuple(dict.fromkeys(owner[name] for name in layer.quantizers if name in owner))
+        for layer in layers
     }
 
 
 def work_cost(work: Work, units: Sequence[Unit]) -> CostModel:
-    """Arithmetic and bytes: a roofline (Williams et al. 2009) of stated balance, in float32 multiply-accumulates. No time."""
+    """Arithmetic and bytes: a roofline (Williams et al. 2009) of stated balance, in float32
+    multiply-accumulates. No time."""
     added = {
-        layer.node: _roofline(layer.shape, INT8=False) - _roofline(layer.shape, INT8=True) for layer in work.layers
+        layer.node: _roofline(layer.shape, INT8=False) - _roofline(layer.shape, INT8=True)
+        for layer in work.layers
     }
     moved = {
         link: MACS_PER_BYTE * 5 * float(np.prod(link.size)) for link in work.links
@@ -45,12 +52,17 @@ def work_cost(work: Work, units: Sequence[Unit]) -> CostModel:
 
 
 def table_cost(
-    work: Work, units: Sequence[Unit], table: Table, int8_ms: float | None = None, float_ms: float | None = None
+    work: Work,
+    units: Sequence[Unit],
+    table: Table,
+    int8_ms: float | None = None,
+    float_ms: float | None = None,
 ) -> CostModel:
     """Measured times of layers and conversions, put together.
 
-    int8_ms, float_ms: of the whole engines. With them the base is what is measured, and differences are scaled so that
-    the model says `float_ms` for everything left out; a scale that is out of hand is not used.
+    int8_ms, float_ms: of the whole engines. With them the base is what is measured, and differences
+    are scaled so that the model says `float_ms` for everything left out; a scale that is out of
+    hand is not used.
     """
     added = {layer.node: _difference(layer.shape, table) for layer in work.layers}
     borders = []
@@ -74,8 +86,9 @@ def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
     note = ""
     if not LEAST_SCALE <= scale <= MOST_SCALE:
         note = (
-            f"The {model.kind} says that leaving everything out of INT8 takes {span:+.3g} ms, the whole engines say "
-            f"{float_ms - int8_ms:+.3g} ms: do not trust the predicted times{INSTEAD.get(model.kind, '')}."
+            f"The {model.kind} says that leaving everything out of INT8 takes {span:+.3g} ms, the "
+            f"whole engines say {float_ms - int8_ms:+.3g} ms: do not trust the predicted "
+            f"times{INSTEAD.get(model.kind, '')}."
         )
         scale = 1.0
     borders = tuple(Border(one.a, one.b, one.cost * scale) for one in model.borders)

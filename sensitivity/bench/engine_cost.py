@@ -1,8 +1,10 @@
-"""What units cost by whole engines: a Bayesian linear model of engines with one unit left out, and with several.
+"""What units cost by whole engines: a Bayesian linear model of engines with one unit left out, and
+with several.
 
-Two builds of one file differ by some percent and so does a sum of layers from the engine with all of them, as much as a
-layer costs. So each unit is in several engines, the way things are weighed together that are light for the scales
-(Hotelling 1944, "Some improvements in weighing and other experimental techniques"), and its own table time counts too.
+Two builds of one file differ by some percent and so does a sum of layers from the engine with all
+of them, as much as a layer costs. So each unit is in several engines, the way things are weighed
+together that are light for the scales (Hotelling 1944, "Some improvements in weighing and other
+experimental techniques"), and its own table time counts too.
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ TOGETHER, PARTITIONS = 8, 3
 """Units left out together, about, and how often every unit is in such a set."""
 
 SHARES = (0.0, 0.25, 0.5, 1.0, 2.0)
-"""Of the table's time for a border: next to nothing where a layer in front converts as it writes."""
+"""Of the table's time for a border: next to nothing where a layer in front converts as it
+writes."""
 
 SCALES, NOISES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), (0.003, 0.01, 0.03, 0.1, 0.3, 0.6, 1.0, 1.5, 2.0)
-"""Variances of units' times about the table's, and standard deviations of engines about the sum: both against what leaving
-one unit out adds."""
+"""Variances of units' times about the table's, and standard deviations of engines about the sum:
+both against what leaving one unit out adds."""
 
 FITS = 0.1
 """Part of the float engine's time by which the model may miss it without a word."""
 
 OUT_OF_HAND = (
-    "Engines with some units out of INT8 add up to {says:.3g} ms for all of them, the float engine takes {whole:.3g} ms: do not trust "
-    "the predicted times of large skip-sets."
+    "Engines with some units out of INT8 add up to {says:.3g} ms for all of them, the float engine "
+    "takes {whole:.3g} ms: do not trust the predicted times of large skip-sets."
 )
 
 
@@ -46,9 +49,10 @@ def engine_sets(units: Sequence[str]) -> list[tuple[str, ...]]:
 def engine_cost(table: CostModel, ms: Mapping[tuple[str, ...], float]) -> CostModel:
     """Whole engines in place of single layers.
 
-    table: of `table_cost`, tied to the engines of all INT8 and of float: what to expect of each unit, and how borders
-    compare. How much borders come to, how far units may be from the table and engines from the sum are taken where
-    the engines are likeliest. ms: skip-set -> time of its engine, of `engine_sets`.
+    table: of `table_cost`, tied to the engines of all INT8 and of float: what to expect of each
+    unit, and how borders compare. How much borders come to, how far units may be from the table and
+    engines from the sum are taken where the engines are likeliest. ms: skip-set -> time of its
+    engine, of `engine_sets`.
     """
     every, int8_ms = tuple(table.units), ms[()]
     sets = [skip for skip in ms if skip]
@@ -59,7 +63,9 @@ def engine_cost(table: CostModel, ms: Mapping[tuple[str, ...], float]) -> CostMo
     size = max(float(np.sqrt(np.mean(added[out.sum(axis=1) == 1] ** 2))), 1e-9)
     own, noises = size**2 * out @ out.T, [size * one for one in NOISES]
     surprises = {share: added - out @ guess - share * moved for share in SHARES}
-    found = {share: likeliest(own, surprise, SCALES, noises) for share, surprise in surprises.items()}
+    found = {
+        share: likeliest(own, surprise, SCALES, noises) for share, surprise in surprises.items()
+    }
     share = max(found, key=lambda one: found[one].log_likelihood)
     known = found[share]
     units = guess + known.scale * size**2 * out.T @ (known.inverse @ surprises[share])

@@ -9,7 +9,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16")
+FLAGS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+)
 ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "fphp", "sve")
 PACKAGES = (
     "numpy",
@@ -24,7 +34,15 @@ PACKAGES = (
     "nvidia-modelopt",
 )
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_AFFINITY", "GOMP_CPU_AFFINITY")
-GPU_FIELDS = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "persistence_mode", "power.limit")
+GPU_FIELDS = (
+    "name",
+    "driver_version",
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "persistence_mode",
+    "power.limit",
+)
 
 
 def environment() -> dict[str, str]:
@@ -38,7 +56,11 @@ def usable_cores() -> int:
 
 
 def _machine() -> dict[str, str]:
-    return {"machine": platform.machine(), "os": platform.platform(), "python": platform.python_version()}
+    return {
+        "machine": platform.machine(),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+    }
 
 
 def _cpu() -> dict[str, str]:
@@ -48,7 +70,9 @@ def _cpu() -> dict[str, str]:
     return {
         "cpu": info.get("model name") or platform.processor() or "not readable",
         "cpu flags": " ".join(flags) if present else "not readable",
-        "int8 instructions": "yes" if {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"} & present else "no",
+        "int8 instructions": "yes"
+        if {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"} & present
+        else "no",
         "hypervisor": "yes" if "hypervisor" in present else "no",
     }
 
@@ -65,16 +89,24 @@ def _clocks() -> dict[str, str]:
     khz = {name: _read(f"{cpufreq}/scaling_{name}_freq") for name in ("min", "cur", "max")}
     return {
         "governor": _read(f"{cpufreq}/scaling_governor") or "not readable",
-        "clock MHz": ", ".join(f"{name} {int(value) // 1000}" for name, value in khz.items() if value)
+        "clock MHz": ", ".join(
+            f"{name} {int(value) // 1000}" for name, value in khz.items() if value
+        )
         or "not readable",
-        "load": " ".join(f"{load:.2f}" for load in os.getloadavg()) if hasattr(os, "getloadavg") else "not readable",
+        "load": " ".join(f"{load:.2f}" for load in os.getloadavg())
+        if hasattr(os, "getloadavg")
+        else "not readable",
     }
 
 
 def _threads() -> dict[str, str]:
     quota = _read("/sys/fs/cgroup/cpu.max") or "not readable"
     settings = {name: value for name in THREAD_VARIABLES if (value := os.environ.get(name))}
-    return {"cores": str(os.cpu_count()), "usable cores": str(usable_cores()), "cpu quota": quota} | settings
+    return {
+        "cores": str(os.cpu_count()),
+        "usable cores": str(usable_cores()),
+        "cpu quota": quota,
+    } | settings
 
 
 def _gpu() -> dict[str, str]:
@@ -82,7 +114,9 @@ def _gpu() -> dict[str, str]:
         return {"gpu": "none found (no nvidia-smi)"}
     query = [tool, f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout.strip()  # noqa: S603
+        answer = subprocess.run(  # noqa: S603 - a fixed query
+            query, capture_output=True, text=True, timeout=20, check=True
+        ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return {"gpu": "nvidia-smi does not answer"}
     values = [value.strip() for value in answer.splitlines()[0].split(",")] if answer else []

@@ -1,7 +1,8 @@
 """Why an engine is as fast as it is: from the steps it ran, in words.
 
-Pure functions over `LayerRun`s of any runtime. The causes follow from the tensors that steps share, so a runtime that
-does not name its tensors (ONNX Runtime's profile) gets times and precisions, but no causes for its reformats.
+Pure functions over `LayerRun`s of any runtime. The causes follow from the tensors that steps share,
+so a runtime that does not name its tensors (ONNX Runtime's profile) gets times and precisions, but
+no causes for its reformats.
 """
 
 from __future__ import annotations
@@ -13,14 +14,17 @@ from sensitivity.runtimes.base import LayerRun, Port
 
 FLOATS = frozenset({"fp32", "fp16", "bf16"})
 ADVICE = {
-    "residual": "Quantize the residual input of these adds as well (one scale with the other input's consumers)",
+    "residual": "Quantize the residual input of these adds as well (one scale with the other "
+    "input's consumers)",
     "float neighbour": "Quantize the layer between, or leave its INT8 neighbours unquantized too, "
     "so that fewer boundaries remain",
-    "layout": "The runtime chose these layouts; fewer changes of precision nearby make such copies rarer",
+    "layout": "The runtime chose these layouts; fewer changes of precision nearby make such copies "
+    "rarer",
     "scales": "Give the inputs of one concat, and the readers of one tensor, one scale",
     "input": "Feed the engine INT8 or FP16 inputs if this matters",
     "output": "Take the output in the engine's own type if this matters",
-    "unfused": "Lower the file for this runtime with 'sensitivity export --for' if it is not yet, or leave those layers unquantized",
+    "unfused": "Lower the file for this runtime with 'sensitivity export --for' if it is not yet, "
+    "or leave those layers unquantized",
     "unknown": "Look at the layers before and after them in layers.csv",
 }
 WORDS = {
@@ -37,7 +41,8 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Reformat:
-    """A step that computes nothing: cause is a key of WORDS; beside: the steps that it sits between."""
+    """A step that computes nothing: cause is a key of WORDS; beside: the steps that it sits
+    between."""
 
     step: LayerRun
     cause: str
@@ -45,16 +50,19 @@ class Reformat:
 
 
 def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]:
-    """ONNX node -> the precision it ran in, for each node of `kept` (quantized in the file) that did not run in INT8;
-    "?" where no step says that it computed the node."""
+    """ONNX node -> the precision it ran in, for each node of `kept` (quantized in the file) that
+    did not run in INT8; "?" where no step says that it computed the node."""
     ran = {node: run.precision for run in runs if run.origin is None for node in run.onnx}
     return {node: ran.get(node, "?") for node in kept if ran.get(node) != "int8"}
 
 
 def mixed_adds(runs: Sequence[LayerRun]) -> tuple[LayerRun, ...]:
-    """INT8 steps with a second input in float: a residual add that was fused into a convolution, but not quantized."""
+    """INT8 steps with a second input in float: a residual add that was fused into a convolution,
+    but not quantized."""
     return tuple(
-        run for run in runs if run.precision == "int8" and any(port.precision in FLOATS for port in run.inputs[1:])
+        run
+        for run in runs
+        if run.precision == "int8" and any(port.precision in FLOATS for port in run.inputs[1:])
     )
 
 
@@ -65,13 +73,15 @@ def reformats(runs: Sequence[LayerRun]) -> tuple[Reformat, ...]:
 
 
 def explain(runs: Sequence[LayerRun], kept: Collection[str] = ()) -> list[str]:
-    """Sentences about one profiled engine: what did not run in INT8, what the reformats cost, where they come from,
-    and what to change. kept: names of the ONNX nodes that are quantized in the file."""
+    """Sentences about one profiled engine: what did not run in INT8, what the reformats cost, where
+    they come from, and what to change. kept: names of the ONNX nodes that are quantized in the
+    file."""
     sentences = _precision_sentences(runs, kept)
     if mixed := mixed_adds(runs):
         sentences.append(
-            f"{len(mixed)} residual add{_s(mixed)} {_are(mixed)} unquantized: {_shown(_shorts(mixed))}. Of each, "
-            "one input is in INT8 and the other in float, so the sum is in float and must be quantized anew."
+            f"{len(mixed)} residual add{_s(mixed)} {_are(mixed)} unquantized: "
+            f"{_shown(_shorts(mixed))}. Of each, one input is in INT8 and the other in float, so "
+            "the sum is in float and must be quantized anew."
         )
     return sentences + _reformat_sentences(runs)
 
@@ -95,16 +105,24 @@ def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
     spent = sum(item.step.ms or 0.0 for item in found)
     if not found:
         return ["No step only converts or copies."]
-    cost = f", {spent:.3g} of {total:.3g} ms ({spent / total:.0%} of the profiled time)" if total else ""
+    cost = (
+        f", {spent:.3g} of {total:.3g} ms ({spent / total:.0%} of the profiled time)"
+        if total
+        else ""
+    )
     sentences = [f"Conversions and copies: {len(found)} step{_s(found)}{cost}."]
     by_cause: dict[str, list[Reformat]] = {}
     for item in found:
         by_cause.setdefault(item.cause, []).append(item)
-    for cause, items in sorted(by_cause.items(), key=lambda pair: -sum(item.step.ms or 0.0 for item in pair[1])):
+    for cause, items in sorted(
+        by_cause.items(), key=lambda pair: -sum(item.step.ms or 0.0 for item in pair[1])
+    ):
         beside = list(dict.fromkeys(name for item in items for name in item.beside))
         where = f" ({_shown(beside)})" if beside else ""
         ms = sum(item.step.ms or 0.0 for item in items)
-        sentences.append(f"{WORDS[cause]}: {len(items)} step{_s(items)}, {ms:.3g} ms{where}. {ADVICE[cause]}.")
+        sentences.append(
+            f"{WORDS[cause]}: {len(items)} step{_s(items)}, {ms:.3g} ms{where}. {ADVICE[cause]}."
+        )
     return sentences
 
 
@@ -112,7 +130,9 @@ class _Neighbours:
     """Which step writes and which steps read each tensor."""
 
     def __init__(self, runs: Sequence[LayerRun]) -> None:
-        self.writer: Mapping[str, LayerRun] = {port.tensor: run for run in runs for port in run.outputs if port.tensor}
+        self.writer: Mapping[str, LayerRun] = {
+            port.tensor: run for run in runs for port in run.outputs if port.tensor
+        }
         self.readers: dict[str, list[LayerRun]] = {}
         for run in runs:
             for port in run.inputs:
@@ -121,7 +141,8 @@ class _Neighbours:
         self.mixed = {run.name for run in mixed_adds(runs)}
 
     def source(self, port: Port) -> LayerRun | None:
-        """The step that computed this tensor, looking through reformats; None for an input of the network."""
+        """The step that computed this tensor, looking through reformats; None for an input of the
+        network."""
         writer = self.writer.get(port.tensor)
         while writer is not None and writer.origin is not None and writer.inputs:
             writer = self.writer.get(writer.inputs[0].tensor)
@@ -131,7 +152,11 @@ class _Neighbours:
         """The steps that use this tensor, looking through reformats."""
         found: list[LayerRun] = []
         for reader in self.readers.get(port.tensor, []):
-            found += self.targets(reader.outputs[0]) if reader.origin is not None and reader.outputs else [reader]
+            found += (
+                self.targets(reader.outputs[0])
+                if reader.origin is not None and reader.outputs
+                else [reader]
+            )
         return found
 
 
@@ -141,7 +166,11 @@ def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
         return Reformat(run, "unfused" if run.origin == "qdq" and run.onnx else "unknown", ())
     source, targets = graph.source(ports[0]), graph.targets(ports[1])
     between = _unique([*([source] if source else []), *targets])
-    mixed = [step for step in _unique([*between, *graph.readers[ports[0].tensor]]) if step.name in graph.mixed]
+    mixed = [
+        step
+        for step in _unique([*between, *graph.readers[ports[0].tensor]])
+        if step.name in graph.mixed
+    ]
     floats = [step for step in between if step.precision in FLOATS]
     if source and targets and ports[0].precision == ports[1].precision:
         return Reformat(run, "scales" if run.origin == "qdq" else "layout", _shorts(between))
@@ -161,8 +190,11 @@ def _unique(steps: Iterable[LayerRun]) -> list[LayerRun]:
 
 
 def _short(run: LayerRun) -> str:
-    """The first ONNX nodes of a fused step, enough to find it, without weights, Q/DQ and TensorRT's unnamed layers."""
-    names = [name for name in run.onnx if not name.endswith((".weight", ".bias")) and "[" not in name]
+    """The first ONNX nodes of a fused step, enough to find it, without weights, Q/DQ and TensorRT's
+    unnamed layers."""
+    names = [
+        name for name in run.onnx if not name.endswith((".weight", ".bias")) and "[" not in name
+    ]
     names = [name for name in names if "quantizelinear" not in name.lower()]
     return " + ".join(names[:3]) if names else run.name[:60]
 

@@ -15,14 +15,16 @@ from sensitivity.runtimes.base import Tensors
 
 
 def check_files(files: Iterable[Path]) -> None:
-    """Raise OnnxFileError for the first file that is not whole, not ONNX, too large, has external data outside its
-    folder, or scales that are not finite: runtimes time some of those without a word."""
+    """Raise OnnxFileError for the first file that is not whole, not ONNX, too large, has external
+    data outside its folder, or scales that are not finite: runtimes time some of those without a
+    word."""
     for file in files:
         check_scales(load_model(file), file.name)
 
 
 def random_inputs(file: Path, *, batch: int = 1, seed: int = 0) -> Tensors:
-    """Seeded normal values for every input of the file; its first axis, if dynamic, becomes `batch`.
+    """Seeded normal values for every input of the file; its first axis, if dynamic, becomes
+    `batch`.
 
     The latency of convolutions and matrix products does not depend on the values.
     Raises OnnxFileError where another axis is dynamic: its size cannot be guessed.
@@ -38,17 +40,22 @@ def random_inputs(file: Path, *, batch: int = 1, seed: int = 0) -> Tensors:
 
 def _shape(value: ir.Value, batch: int, file: Path) -> list[int]:
     if value.shape is None:
-        raise OnnxFileError(f"Expected input {value.name!r} of {file} to have a shape, got none; export it with one.")
+        raise OnnxFileError(
+            f"Expected input {value.name!r} of {file} to have a shape, got none; export it with "
+            "one."
+        )
     first, *rest = [size if isinstance(size, int) else None for size in value.shape]
     if None in rest:
         raise OnnxFileError(
-            f"Expected only the first axis of input {value.name!r} of {file} to be dynamic, got {value.shape}; "
-            "export it with fixed sizes."
+            f"Expected only the first axis of input {value.name!r} of {file} to be dynamic, got "
+            f"{value.shape}; export it with fixed sizes."
         )
     return [batch if first is None else first, *(size for size in rest if size is not None)]
 
 
 def _dtype(value: ir.Value, file: Path) -> np.dtype[np.generic]:
     if value.dtype is None:
-        raise OnnxFileError(f"Expected input {value.name!r} of {file} to have a type, got none; export it again.")
+        raise OnnxFileError(
+            f"Expected input {value.name!r} of {file} to have a type, got none; export it again."
+        )
     return value.dtype.numpy()

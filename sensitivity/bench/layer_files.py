@@ -1,4 +1,5 @@
-"""ONNX files of one layer, to time it alone: in INT8, in float, and the conversions between the two."""
+"""ONNX files of one layer, to time it alone: in INT8, in float, and the conversions between the
+two."""
 
 from __future__ import annotations
 
@@ -14,11 +15,13 @@ from sensitivity.onnx_graph.work import LayerShape
 
 OPSET = 17
 FUSED = {"Relu", "Clip"}
-"""Activations that integer kernels compute within the layer; before others the layer's own output is quantized."""
+"""Activations that integer kernels compute within the layer; before others the layer's own output
+is quantized."""
 
 
 def write_int8(shape: LayerShape, signed: bool, file: Path) -> Path:
-    """Integers in, integers out, as inside a run of INT8 layers. signed: the type of activations, as the runtime likes."""
+    """Integers in, integers out, as inside a run of INT8 layers. signed: the type of activations,
+    as the runtime likes."""
     build = _Build(shape, signed)
     value = build.dequantized("x", "x")
     value = build.layer(value, build.quantized_weight())
@@ -55,7 +58,11 @@ def write_conversion(size: tuple[int, ...], signed: bool, to_int8: bool, file: P
 def sample(shape: tuple[int, ...], integer: np.dtype[Any] | None) -> dict[str, np.ndarray]:
     """Seeded values for the input "x" of these files."""
     values = np.random.default_rng(0).standard_normal(shape)
-    return {"x": values.astype(np.float32) if integer is None else (values * 20 + 100).clip(0, 127).astype(integer)}
+    return {
+        "x": values.astype(np.float32)
+        if integer is None
+        else (values * 20 + 100).clip(0, 127).astype(integer)
+    }
 
 
 class _Build:
@@ -77,14 +84,19 @@ class _Build:
         return name
 
     def _grid(self, name: str) -> list[str]:
-        return [self.constant(f"{name}.scale", np.array(0.05, np.float32)), self.constant(f"{name}.zero", self._zero)]
+        return [
+            self.constant(f"{name}.scale", np.array(0.05, np.float32)),
+            self.constant(f"{name}.zero", self._zero),
+        ]
 
     def quantized(self, value: str, output: str) -> str:
         return self.node("QuantizeLinear", [value, *self._grid(output)], output)
 
     def dequantized(self, value: str, output: str) -> str:
         return self.node(
-            "DequantizeLinear", [value, *self._grid(output)], output if output != value else f"{value}.float"
+            "DequantizeLinear",
+            [value, *self._grid(output)],
+            output if output != value else f"{value}.float",
         )
 
     def through_integers(self, value: str, name: str) -> str:
@@ -121,9 +133,14 @@ class _Build:
 
     def activation(self, value: str, op: str, attributes: str, number: int) -> str:
         if op == "SiLU":
-            return self.node("Mul", [value, self.node("Sigmoid", [value], f"sigmoid{number}")], f"silu{number}")
+            return self.node(
+                "Mul", [value, self.node("Sigmoid", [value], f"sigmoid{number}")], f"silu{number}"
+            )
         if op == "Clip":
-            bounds = [self.constant("low", np.array(0, np.float32)), self.constant("high", np.array(6, np.float32))]
+            bounds = [
+                self.constant("low", np.array(0, np.float32)),
+                self.constant("high", np.array(6, np.float32)),
+            ]
             return self.node("Clip", [value, *bounds], f"act{number}")
         if op == "PRelu":
             return self.node("LeakyRelu", [value], f"act{number}", alpha=0.1)
@@ -137,7 +154,9 @@ class _Build:
             [helper.make_tensor_value_info("y", gives, None)],
             self._constants,
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8
+        )
         file.write_bytes(model.SerializeToString())
         return file
 

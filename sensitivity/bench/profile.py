@@ -9,13 +9,20 @@ from pathlib import Path
 from sensitivity.bench.protocol import Variant
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.onnx_graph.qdq import activation, quantized, through_transpose, weight, weighted_nodes
+from sensitivity.onnx_graph.qdq import (
+    activation,
+    quantized,
+    through_transpose,
+    weight,
+    weighted_nodes,
+)
 from sensitivity.runtimes.base import LayerRun, Runtime, Tensors
 
 
 @dataclass(frozen=True)
 class FileProfile:
-    """runs: the steps of one inference, in order. kept: the ONNX nodes that are quantized in the file."""
+    """runs: the steps of one inference, in order. kept: the ONNX nodes that are quantized in the
+    file."""
 
     runs: tuple[LayerRun, ...]
     kept: tuple[str, ...]
@@ -29,32 +36,41 @@ def profile_file(
     try:
         profile = getattr(engine, "profile", None)
         if profile is None:
-            raise RuntimeUnavailable(f"Expected a runtime with a profiler, got {runtime.name}, which has none.")
+            raise RuntimeUnavailable(
+                f"Expected a runtime with a profiler, got {runtime.name}, which has none."
+            )
         return FileProfile(profile(inputs, repeats), quantized_nodes(file))
     finally:
         engine.close()
 
 
 def profile_files(
-    files: Mapping[Variant, Path], canonical: Mapping[Variant, Path], runtime: Runtime, inputs: Tensors
+    files: Mapping[Variant, Path],
+    canonical: Mapping[Variant, Path],
+    runtime: Runtime,
+    inputs: Tensors,
 ) -> dict[str, FileProfile]:
     """The profile of each file, by variant; empty for a runtime that cannot say.
 
-    canonical: what is quantized there should run in INT8; a file lowered for the runtime may have given up on some.
+    canonical: what is quantized there should run in INT8; a file lowered for the runtime may have
+    given up on some.
     """
     found = {}
     try:
         for variant, file in files.items():
             profile = profile_file(file, runtime, inputs)
-            found[str(variant)] = replace(profile, kept=quantized_nodes(canonical.get(variant, file)))
+            found[str(variant)] = replace(
+                profile, kept=quantized_nodes(canonical.get(variant, file))
+            )
     except RuntimeUnavailable:
         return {}
     return found
 
 
 def quantized_nodes(file: Path) -> tuple[str, ...]:
-    """Names of the weighted nodes (Conv, Gemm, ...) whose input and weight both come from Q/DQ, in the file's order. The
-    input may have been moved since, by a Concat for one. A node without a name goes by its first output."""
+    """Names of the weighted nodes (Conv, Gemm, ...) whose input and weight both come from Q/DQ, in
+    the file's order. The input may have been moved since, by a Concat for one. A node without a
+    name goes by its first output."""
     return tuple(
         node.name or node.outputs[0].name or "?"
         for node in weighted_nodes(load_model(file).graph)
@@ -63,7 +79,8 @@ def quantized_nodes(file: Path) -> tuple[str, ...]:
 
 
 def layer_rows(variant: str, profile: FileProfile) -> list[dict[str, object]]:
-    """One row per step, for layers.csv; `share` is of the profiled time, None where nothing was timed."""
+    """One row per step, for layers.csv; `share` is of the profiled time, None where nothing was
+    timed."""
     total = sum(run.ms or 0.0 for run in profile.runs)
     return [
         {

@@ -1,4 +1,5 @@
-"""Latency of several files in one runtime, taken in turn so that all of them see the same machine."""
+"""Latency of several files in one runtime, taken in turn so that all of them see the same
+machine."""
 
 from __future__ import annotations
 
@@ -33,13 +34,15 @@ def bench_files(
     """Time every file once per round, in an order that is drawn anew for each round.
 
     inputs: one batch, the same for all files; the first axis is the sample.
-    threads: of the runtime, for one inference. warmup: untimed inferences of each file before the first round.
+    threads: of the runtime, for one inference. warmup: untimed inferences of each file before the
+    first round.
     progress: called with (rounds done, rounds) after each round.
-    left_out: called with the reason where the runtime does not take the FP16 file, which is then not timed; None
+    left_out: called with the reason where the runtime does not take the FP16 file, which is then
+    not timed; None
         raises it.
     All files are loaded at once; every engine is closed at the end, also after an exception.
-    Raises SensitivityError where the float file is missing (every ratio is against it) or a number makes no sense,
-    and what the runtime raises for a file that it cannot load.
+    Raises SensitivityError where the float file is missing (every ratio is against it) or a number
+    makes no sense, and what the runtime raises for a file that it cannot load.
     """
     _check(files, threads, rounds, warmup)
     with contextlib.ExitStack() as stack:
@@ -55,16 +58,26 @@ def bench_files(
             stack.callback(engines[variant].close)
         per_turn = getattr(runtime, "per_turn", 1)  # more where a turn is costly, such as a process
         times = interleaved(
-            engines, inputs, rounds=rounds, warmup=warmup, per_turn=per_turn, progress=progress, seed=seed
+            engines,
+            inputs,
+            rounds=rounds,
+            warmup=warmup,
+            per_turn=per_turn,
+            progress=progress,
+            seed=seed,
         )
         batch = len(next(iter(inputs.values())))
         blocks = per_turn if per_turn > 1 else None
-        half = times.get("fp16") if "fp16" in engines and engines["fp16"].precision == "fp16" else None
+        half = (
+            times.get("fp16") if "fp16" in engines and engines["fp16"].precision == "fp16" else None
+        )
         return tuple(
             timing(
                 times[variant],
                 ratio=median_ratio(times["float"], times[variant], block=blocks),
-                against_fp16=None if half is None else median_ratio(half, times[variant], block=blocks),
+                against_fp16=None
+                if half is None
+                else median_ratio(half, times[variant], block=blocks),
                 file=str(file),
                 variant=variant,
                 runtime=runtime.name,
@@ -100,7 +113,8 @@ def interleaved(
     for done in range(0, rounds, per_turn):
         timed = min(per_turn, rounds - done)
         for k in rng.permutation(len(variants)):
-            # The first inference of a turn brings back into the caches what the other files drove out of them.
+            # The first inference of a turn brings back into the caches what the other files drove
+            # out of them.
             times[variants[k]] += engines[variants[k]].time_ms(inputs, timed + 1)[1:].tolist()
         if progress:
             progress(done + timed, rounds)
@@ -120,7 +134,9 @@ def timing(
     threads: int,
 ) -> Timing:
     """Summarize times float64[n] of one file; spread_ms is the interquartile range."""
-    q25, q50, q75, q90, q95, q99 = (float(q) for q in np.quantile(ms, [0.25, 0.5, 0.75, 0.9, 0.95, 0.99]))
+    q25, q50, q75, q90, q95, q99 = (
+        float(q) for q in np.quantile(ms, [0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
+    )
     return Timing(
         file=file,
         variant=variant,
@@ -142,8 +158,13 @@ def timing(
 def _check(files: Mapping[Variant, Path], threads: int, rounds: int, warmup: int) -> None:
     if "float" not in files:
         raise SensitivityError(
-            f"Expected a float file to compare with, got {', '.join(files) or 'no files'}; export it with the others."
+            f"Expected a float file to compare with, got {', '.join(files) or 'no files'}; export "
+            "it with the others."
         )
-    for what, value, least in (("threads", threads, 1), ("rounds", rounds, 1), ("warmup", warmup, 0)):
+    for what, value, least in (
+        ("threads", threads, 1),
+        ("rounds", rounds, 1),
+        ("warmup", warmup, 0),
+    ):
         if value < least:
             raise SensitivityError(f"Expected {what} of at least {least}, got {value}.")

@@ -19,25 +19,33 @@ def median_ratio(
 ) -> Estimate:
     """median(base) / median(other), with a paired block-bootstrap interval that covers 1 - alpha.
 
-    base, other: float64[n], times of round i in both. Rounds are drawn together, so what slows a whole round (another
-        process, a lower clock) falls out of the ratio; they are drawn in blocks of consecutive rounds, because
-        neighbouring rounds are slowed alike and an interval from single rounds would be too narrow.
+    base, other: float64[n], times of round i in both. Rounds are drawn together, so what slows a
+    whole round (another
+        process, a lower clock) falls out of the ratio; they are drawn in blocks of consecutive
+        rounds, because neighbouring rounds are slowed alike and an interval from single rounds
+        would be too narrow.
     block: rounds in a block; None means n**(1/3).
     The interval is None for n < 2.
     """
     n = len(base)
     if n != len(other) or n == 0:
-        raise ValueError(f"Expected as many times for both files and at least one, got {n} and {len(other)}.")
+        raise ValueError(
+            f"Expected as many times for both files and at least one, got {n} and {len(other)}."
+        )
     ratio = float(np.median(base) / np.median(other))
     if n < 2:
         return Estimate(ratio, None, None, n)
-    drawn = _block_rounds(n, block or max(1, round(n ** (1 / 3))), resamples, np.random.default_rng(seed))
+    drawn = _block_rounds(
+        n, block or max(1, round(n ** (1 / 3))), resamples, np.random.default_rng(seed)
+    )
     ratios = np.median(base[drawn], axis=1) / np.median(other[drawn], axis=1)
     low, high = np.quantile(ratios, [alpha / 2, 1 - alpha / 2])
     return Estimate(ratio, float(low), float(high), n)
 
 
-def _block_rounds(n: int, length: int, resamples: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def _block_rounds(
+    n: int, length: int, resamples: int, rng: np.random.Generator
+) -> NDArray[np.intp]:
     """Indices int[resamples, n] of rounds, in circular blocks of consecutive rounds."""
     starts = rng.integers(0, n, size=(resamples, -(-n // length)))
     rounds = (starts[:, :, None] + np.arange(length)) % n

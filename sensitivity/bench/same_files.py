@@ -1,4 +1,5 @@
-"""Which exported files are one and the same: a plan that leaves nothing out is everything in INT8, under another name."""
+"""Which exported files are one and the same: a plan that leaves nothing out is everything in INT8,
+under another name."""
 
 from __future__ import annotations
 
@@ -14,13 +15,19 @@ ORDER: tuple[Variant, ...] = ("float", "int8", "partial")
 
 
 def same_files(files: Mapping[Variant, Path]) -> dict[Variant, Variant]:
-    """Each of the float, INT8 and partial files -> the first one that computes the same with the same numbers."""
+    """Each of the float, INT8 and partial files -> the first one that computes the same with the
+    same numbers."""
     first: dict[str, Variant] = {}
-    return {variant: first.setdefault(digest(files[variant]), variant) for variant in ORDER if variant in files}
+    return {
+        variant: first.setdefault(digest(files[variant]), variant)
+        for variant in ORDER
+        if variant in files
+    }
 
 
 def digest(file: Path) -> str:
-    """Of nodes and numbers, wherever the numbers are stored; not of the file's name, metadata and remarks."""
+    """Of nodes and numbers, wherever the numbers are stored; not of the file's name, metadata and
+    remarks."""
     model = onnx.load(file)
     found = hashlib.sha256()
     for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):

@@ -1,4 +1,5 @@
-"""The shapes of a file's values with a batch of 1, from running it once: exact also where they are computed."""
+"""The shapes of a file's values with a batch of 1, from running it once: exact also where they are
+computed."""
 
 from __future__ import annotations
 

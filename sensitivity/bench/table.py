@@ -1,6 +1,8 @@
-"""A table of measured times: each distinct layer shape once, in INT8 and in float, and the conversions at its borders.
+"""A table of measured times: each distinct layer shape once, in INT8 and in float, and the
+conversions at its borders.
 
-Kept in the run directory, so that a shape is timed once per runtime, version, machine and number of threads.
+Kept in the run directory, so that a shape is timed once per runtime, version, machine and number of
+threads.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ FILE = "costs.json"
 
 @dataclass(frozen=True)
 class LayerTime:
-    """Milliseconds of one layer alone, medians. int8: integers in and out. float_: floats in and out."""
+    """Milliseconds of one layer alone, medians. int8: integers in and out. float_: floats in and
+    out."""
 
     int8: float
     float_: float
@@ -39,7 +42,8 @@ class LayerTime:
 
 @dataclass(frozen=True)
 class ConversionTime:
-    """Milliseconds to quantize and to dequantize a tensor, without what calling the runtime takes."""
+    """Milliseconds to quantize and to dequantize a tensor, without what calling the runtime
+    takes."""
 
     to_int8: float
     to_float: float
@@ -79,10 +83,11 @@ def measured_table(
     threads: int,
     advance: Callable[[int, int], None] | None = None,
 ) -> Table:
-    """Times of every layer and conversion in `work`; what `file` holds of the same place is not timed again.
+    """Times of every layer and conversion in `work`; what `file` holds of the same place is not
+    timed again.
 
-    advance: called with (1, 0) for each shape and size. Written after each, so that a kill loses one.
-    Raises what the runtime raises for a file that it cannot load.
+    advance: called with (1, 0) for each shape and size. Written after each, so that a kill loses
+    one. Raises what the runtime raises for a file that it cannot load.
     """
     table = _stored(file, place)
     shapes = {key_of(layer.shape): layer.shape for layer in work.layers}
@@ -91,7 +96,9 @@ def measured_table(
     overhead: float | None = None
     for key, shape in shapes.items():
         if key not in table.layers:
-            table = replace(table, layers=table.layers | {key: _layer_time(shape, signed, runtime, threads)})
+            table = replace(
+                table, layers=table.layers | {key: _layer_time(shape, signed, runtime, threads)}
+            )
             _store(file, table)
         if advance:
             advance(1, 0)
@@ -108,7 +115,9 @@ def measured_table(
 
 def to_measure(work: Work) -> int:
     """How many distinct shapes and sizes a table of this work has."""
-    return len({key_of(layer.shape) for layer in work.layers}) + len({size_key(link.size) for link in work.links})
+    return len({key_of(layer.shape) for layer in work.layers}) + len(
+        {size_key(link.size) for link in work.links}
+    )
 
 
 def _layer_time(shape: LayerShape, signed: bool, runtime: Runtime, threads: int) -> LayerTime:
@@ -131,7 +140,10 @@ def _conversion_time(
         folder = Path(name)
         files = {
             "q": (write_conversion(size, signed, True, folder / "q.onnx"), sample(size, None)),
-            "dq": (write_conversion(size, signed, False, folder / "dq.onnx"), sample(size, integer)),
+            "dq": (
+                write_conversion(size, signed, False, folder / "dq.onnx"),
+                sample(size, integer),
+            ),
         }
         ms = _medians(files, runtime, threads)
     return ConversionTime(max(ms["q"] - overhead, 0.0), max(ms["dq"] - overhead, 0.0))
@@ -140,7 +152,9 @@ def _conversion_time(
 def _overhead(runtime: Runtime, threads: int) -> float:
     """What it takes to call the runtime for almost nothing."""
     with tempfile.TemporaryDirectory() as name:
-        file = write_conversion((1, 1), SIGNED.get(runtime.name, True), True, Path(name) / "nothing.onnx")
+        file = write_conversion(
+            (1, 1), SIGNED.get(runtime.name, True), True, Path(name) / "nothing.onnx"
+        )
         return _medians({"nothing": (file, sample((1, 1), None))}, runtime, threads)["nothing"]
 
 

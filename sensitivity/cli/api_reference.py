@@ -1,6 +1,8 @@
-"""The API reference, from signatures and docstrings: python -m sensitivity.cli.api_reference > docs/api.md.
+"""The API reference, from signatures and docstrings: python -m sensitivity.cli.api_reference >
+docs/api.md.
 
-With the word `signatures` it prints what tests/public_signatures.txt holds: all that is promised to stay.
+With the word `signatures` it prints what tests/public_signatures.txt holds: all that is promised to
+stay.
 """
 
 from __future__ import annotations
@@ -41,7 +43,10 @@ def markdown() -> str:
 def signatures() -> str:
     """One line for each public function, class, attribute and method."""
     lines = [f"sensitivity.{name}{_text(getattr(verbs, name))}" for name in SETTINGS]
-    lines += [f"sensitivity.{name}{_text(getattr(sensitivity, name))}" for name in ("Task", "EvaluateTask")]
+    lines += [
+        f"sensitivity.{name}{_text(getattr(sensitivity, name))}"
+        for name in ("Task", "EvaluateTask")
+    ]
     for name in RESULTS:
         kind = getattr(results, name)
         lines += [f"sensitivity.results.{name}.{member}" for member, _ in _members(kind)]
@@ -51,7 +56,11 @@ def signatures() -> str:
 
 def _function(name: str) -> Iterator[str]:
     function = getattr(verbs, name)
-    own = [each for each in inspect.signature(function).parameters.values() if not _is_setting(name, each.name)]
+    own = [
+        each
+        for each in inspect.signature(function).parameters.values()
+        if not _is_setting(name, each.name)
+    ]
     shown = inspect.signature(function).replace(parameters=own)
     yield f"### sensitivity.{name}\n"
     yield f"```python\nsensitivity.{name}{_plain(shown)}\n```\n"
@@ -103,7 +112,8 @@ def _text(function: Any) -> str:
 
 
 def _plain(signature: inspect.Signature) -> str:
-    """The signature as it is written: without quotes around types, without addresses of functions."""
+    """The signature as it is written: without quotes around types, without addresses of
+    functions."""
     kept = [_named_default(each) for each in signature.parameters.values()]
     return str(signature.replace(parameters=kept)).replace("'", "")
 

@@ -22,20 +22,24 @@ STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 @verb(CheckSettings, "check")
 def command(settings: CheckSettings) -> int:
-    """Prove on one batch what a scan rests on: that "float" is your float model, and that each quantizer is executed.
+    """Prove on one batch what a scan rests on: that "float" is your float model, and that each
+    quantizer is executed.
 
-    TASK is a Python file and a function in it that returns a task, as in my_task.py:task, or a Q/DQ ONNX file, with or
-    without --data. `scan` and `run` do the same first.
+    TASK is a Python file and a function in it that returns a task, as in my_task.py:task, or a Q/DQ
+    ONNX file, with or without --data. `scan` and `run` do the same first.
 
     Exit codes: 0 no error, 1 errors.
     """
     from sensitivity import api
 
-    with redirect_stdout(sys.stderr):  # toolkits print while they quantize: what is printed here is the result alone
+    # toolkits print while they quantize: what is printed here is the result alone
+    with redirect_stdout(sys.stderr):
         findings = api.check(settings)
     ok = all(finding.severity != "error" for finding in findings)
     if settings.format == "json":
-        click.echo(json.dumps({"ok": ok, "findings": [asdict(finding) for finding in findings]}, indent=2))
+        click.echo(
+            json.dumps({"ok": ok, "findings": [asdict(finding) for finding in findings]}, indent=2)
+        )
     else:
         show(findings, settings.task)
     return 0 if ok else 1

@@ -12,8 +12,9 @@ from sensitivity.config import DemoSettings
 def command(settings: DemoSettings) -> int:
     """Run the whole job on handwritten digits, in minutes.
 
-    Trains a small RepVGG once, calibrates it with ModelOpt, and does what `sensitivity run` does. The run directory then
-    holds a task file to read and change. The same command again goes on where it stopped.
+    Trains a small RepVGG once, calibrates it with ModelOpt, and does what `sensitivity run` does.
+    The run directory then holds a task file to read and change. The same command again goes on
+    where it stopped.
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
@@ -27,12 +28,16 @@ def command(settings: DemoSettings) -> int:
 
     click.echo("Training a small RepVGG on handwritten digits (under a minute).", err=True)
     reference = prepare(Path(settings.out))
-    # One range per weight is what hurts here, and one per channel mends all of it: nothing would be left to leave out.
-    chosen = RunSettings(task=reference, out=settings.out, resume=True, max_drop="1pt", no_recalibrate=True)
+    # One range per weight is what hurts here, and one per channel mends all of it: nothing would be
+    # left to leave out.
+    chosen = RunSettings(
+        task=reference, out=settings.out, resume=True, max_drop="1pt", no_recalibrate=True
+    )
     plan = api.run(chosen, bar)
     show(settings.out, ranking=True, latency=True)
     click.echo(f"Report: {settings.out / 'report.html'}")
     click.echo(
-        f"Ranges were left as they are; this tries others before it leaves a layer out: sensitivity plan {settings.out}"
+        "Ranges were left as they are; this tries others before it leaves a layer out: "
+        f"sensitivity plan {settings.out}"
     )
     return 0 if plan.met else 2

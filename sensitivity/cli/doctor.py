@@ -16,11 +16,18 @@ def command() -> None:
     console = Console()
     table = Table("package", "version", "what it adds", "how to get it", title="Packages")
     for package in packages():
-        table.add_row(package.name, package.version or "-", package.purpose, "" if package.version else package.install)
+        table.add_row(
+            package.name,
+            package.version or "-",
+            package.purpose,
+            "" if package.version else package.install,
+        )
     console.print(table)
     table = Table("runtime", "works here", "version or reason", title="Runtimes")
     for runtime in runtimes():
-        table.add_row(runtime.name, "no" if runtime.problem else "yes", runtime.problem or runtime.version)
+        table.add_row(
+            runtime.name, "no" if runtime.problem else "yes", runtime.problem or runtime.version
+        )
     console.print(table)
     found = additions()
     if not found:

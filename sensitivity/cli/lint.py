@@ -26,9 +26,17 @@ STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 @click.command("lint")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--for", "target", type=click.Choice(TARGETS), required=True, help="The runtime that shall run the file.")
 @click.option(
-    "--plan", type=click.Path(path_type=Path), help="A plan.json: also check that the file quantizes what it keeps."
+    "--for",
+    "target",
+    type=click.Choice(TARGETS),
+    required=True,
+    help="The runtime that shall run the file.",
+)
+@click.option(
+    "--plan",
+    type=click.Path(path_type=Path),
+    help="A plan.json: also check that the file quantizes what it keeps.",
 )
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text", show_default=True,
@@ -36,12 +44,19 @@ STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
 )  # fmt: skip
 @click.option(
     "--build", "with_build", is_flag=True,
-    help="Also let NVIDIA's TensorRT-RTX parse and build the file, which needs no GPU, and say what each layer became.",
+    help="Also let NVIDIA's TensorRT-RTX parse and build the file, which needs no GPU, and say "
+         "what each layer became.",
 )  # fmt: skip
 @click.option("--sm", type=int, help="Compute capability that --build is for: 89 by default.")
 @click.pass_context
 def command(
-    context: click.Context, file: Path, target: str, plan: Path | None, form: str, with_build: bool, sm: int | None
+    context: click.Context,
+    file: Path,
+    target: str,
+    plan: Path | None,
+    form: str,
+    with_build: bool,
+    sm: int | None,
 ) -> None:
     """Check a Q/DQ ONNX file, from any tool, for a runtime. Exits with 1 if there is any error."""
     from sensitivity.rules.lint import run_lint
@@ -63,12 +78,17 @@ def command(
 def check_build(target: str, form: str, with_build: bool, sm: int | None) -> None:
     """Raise UsageError for options that do not go with each other."""
     if sm is not None and not with_build:
-        raise click.UsageError("Expected --build with --sm, which says what the build is for; got --sm alone.")
+        raise click.UsageError(
+            "Expected --build with --sm, which says what the build is for; got --sm alone."
+        )
     if with_build and target != RTX:
-        raise click.UsageError(f"Expected --for {RTX} with --build, got --for {target}, which nothing here builds for.")
+        raise click.UsageError(
+            f"Expected --for {RTX} with --build, got --for {target}, which nothing here builds for."
+        )
     if with_build and form == "sarif":
         raise click.UsageError(
-            "Expected --format text or json with --build, got sarif, which has no place for an engine."
+            "Expected --format text or json with --build, got sarif, which has no place for an "
+            "engine."
         )
 
 
@@ -77,18 +97,26 @@ def _build(file: Path, plan: Path | None, sm: int | None) -> EngineStructure:
     from sensitivity.rules.lint import read_plan
     from sensitivity.runtimes.tensorrt_rtx_build import SM
 
-    return build_structure(file, sm=SM if sm is None else sm, plan=None if plan is None else read_plan(plan))
+    return build_structure(
+        file, sm=SM if sm is None else sm, plan=None if plan is None else read_plan(plan)
+    )
 
 
-def _print(findings: Sequence[Finding], file: Path, target: str, form: str, built: EngineStructure | None) -> None:
+def _print(
+    findings: Sequence[Finding], file: Path, target: str, form: str, built: EngineStructure | None
+) -> None:
     if form == "json":
         found = [asdict(finding) for finding in findings]
         more = {} if built is None else {"build": asdict(built)}
-        click.echo(json.dumps({"file": str(file), "target": target, "findings": found, **more}, indent=2))
+        click.echo(
+            json.dumps({"file": str(file), "target": target, "findings": found, **more}, indent=2)
+        )
     elif form == "sarif":
         from sensitivity.rules.sarif import sarif
 
-        click.echo(json.dumps(sarif(findings, file, target, version=sensitivity.__version__), indent=2))
+        click.echo(
+            json.dumps(sarif(findings, file, target, version=sensitivity.__version__), indent=2)
+        )
     else:
         show(findings, file, target)
         if built is not None:
@@ -100,7 +128,9 @@ def show_build(built: EngineStructure) -> None:
     click.echo(built.sentence)
     for layer in built.layers:
         if not layer.as_planned:
-            click.echo(f"{layer.layer}: planned {layer.planned}, built {layer.built or 'under no name'}")
+            click.echo(
+                f"{layer.layer}: planned {layer.planned}, built {layer.built or 'under no name'}"
+            )
 
 
 def show(findings: Sequence[Finding], file: Path, target: str) -> None:
@@ -119,7 +149,9 @@ def show(findings: Sequence[Finding], file: Path, target: str) -> None:
     for code, group in groupby(findings, lambda finding: finding.code):
         same = list(group)
         severity = same[0].severity
-        table.add_row(f"[{STYLES[severity]}]{severity}[/]\n{code}", _places(same), escape(same[0].fix))
+        table.add_row(
+            f"[{STYLES[severity]}]{severity}[/]\n{code}", _places(same), escape(same[0].fix)
+        )
     console.print(table)
     console.print(count(findings))
 
@@ -127,11 +159,18 @@ def show(findings: Sequence[Finding], file: Path, target: str) -> None:
 def _places(same: Sequence[Finding]) -> str:
     from rich.markup import escape
 
-    lines = [f"[bold]{escape(finding.node)}[/]: {escape(finding.message)}" for finding in same[:SHOWN]]
+    lines = [
+        f"[bold]{escape(finding.node)}[/]: {escape(finding.message)}" for finding in same[:SHOWN]
+    ]
     return "\n".join(lines + ([f"... and {len(same) - SHOWN} more"] if len(same) > SHOWN else []))
 
 
 def count(findings: Sequence[Finding]) -> str:
     """How many findings of each severity, in words."""
-    totals = {severity: sum(finding.severity == severity for finding in findings) for severity in STYLES}
-    return ", ".join(f"{n} {severity}{'s' if n != 1 and severity != 'info' else ''}" for severity, n in totals.items())
+    totals = {
+        severity: sum(finding.severity == severity for finding in findings) for severity in STYLES
+    }
+    return ", ".join(
+        f"{n} {severity}{'s' if n != 1 and severity != 'info' else ''}"
+        for severity, n in totals.items()
+    )

@@ -27,8 +27,13 @@ VERBS = {
     "demo": "Run the whole job on handwritten digits, in minutes.",
 }
 INTERRUPTED = 130
-RESUMED, GOES_ON, STARTS_ANEW = ("run", "scan", "yolo"), ("plan", "demo"), ("export", "bench", "report")
-"""Verbs that go on where they stopped with --resume, and without; and those that keep nothing of what they had begun."""
+RESUMED, GOES_ON, STARTS_ANEW = (
+    ("run", "scan", "yolo"),
+    ("plan", "demo"),
+    ("export", "bench", "report"),
+)
+"""Verbs that go on where they stopped with --resume, and without; and those that keep nothing of
+what they had begun."""
 
 
 class Verbs(click.Group):
@@ -51,7 +56,8 @@ class Verbs(click.Group):
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sensitivity.__version__)
 def group() -> None:
-    """Which layers of a calibrated network stay out of INT8: measured, planned, exported and proved.
+    """Which layers of a calibrated network stay out of INT8: measured, planned, exported and
+    proved.
 
     \b
     Start with:  sensitivity run my_task.py:task --max-drop 1pt
@@ -60,7 +66,8 @@ def group() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit. A user's mistake is one sentence on stderr; our bugs show their traceback."""
+    """Run the command line and exit. A user's mistake is one sentence on stderr; our bugs show
+    their traceback."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = group.main(words, prog_name="sensitivity", standalone_mode=False)
@@ -87,7 +94,8 @@ def _told(error: SensitivityError) -> int:
 
 
 def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
-    """What to say of an exception that nobody foresaw; None where nothing but our own code can be at fault."""
+    """What to say of an exception that nobody foresaw; None where nothing but our own code can be
+    at fault."""
     for word in words:
         if word.endswith(".onnx"):
             from sensitivity.onnx_graph.well_formed import refused
@@ -97,11 +105,13 @@ def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
                 return found
     if isinstance(error, MemoryError):
         return SensitivityError(
-            "Expected enough memory, got less than is needed; try a smaller batch, --memory, or fewer other programs."
+            "Expected enough memory, got less than is needed; try a smaller batch, --memory, or "
+            "fewer other programs."
         )
     if isinstance(error, OSError) and error.filename is not None:
         return SensitivityError(
-            f"Expected to be able to use {error.filename}, got: {error.strerror}; check the path and its permissions."
+            f"Expected to be able to use {error.filename}, got: {error.strerror}; check the path "
+            "and its permissions."
         )
     return None
 

@@ -1,4 +1,5 @@
-"""Click options and arguments made from the settings dataclasses, so that each setting is listed once."""
+"""Click options and arguments made from the settings dataclasses, so that each setting is listed
+once."""
 
 from __future__ import annotations
 
@@ -16,8 +17,11 @@ from sensitivity.registry import check_name, names
 Settings = TypeVar("Settings")
 
 
-def verb(settings: type[Settings], name: str) -> Callable[[Callable[[Settings], int | None]], click.Command]:
-    """Make a click command whose options are the fields of `settings`; the function gets one instance, whole.
+def verb(
+    settings: type[Settings], name: str
+) -> Callable[[Callable[[Settings], int | None]], click.Command]:
+    """Make a click command whose options are the fields of `settings`; the function gets one
+    instance, whole.
 
     An int that the function returns is the exit code.
     """
@@ -30,14 +34,20 @@ def verb(settings: type[Settings], name: str) -> Callable[[Callable[[Settings], 
 
         hints = get_type_hints(settings)
         parameters = [_parameter(field, hints[field.name]) for field in fields(settings)]  # type: ignore[arg-type]
-        return click.Command(name, params=parameters, callback=callback, help=function.__doc__ or settings.__doc__)
+        return click.Command(
+            name, params=parameters, callback=callback, help=function.__doc__ or settings.__doc__
+        )
 
     return decorate
 
 
 def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
     family = field.metadata.get("family")
-    kind = _Registered(flag_of(field.name), family, field.metadata["also"]) if family else _click_type(hint)
+    kind = (
+        _Registered(flag_of(field.name), family, field.metadata["also"])
+        if family
+        else _click_type(hint)
+    )
     if field.metadata.get("argument"):
         return click.Argument([field.name], type=kind, metavar=field.name.upper())
     flag = flag_of(field.name)
@@ -58,7 +68,8 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
 
 
 class _Registered(click.ParamType[str]):
-    """A name in a family of the registry, or one in `also`. Raises NamesError, with close names, for any other."""
+    """A name in a family of the registry, or one in `also`. Raises NamesError, with close names,
+    for any other."""
 
     name = "name"
 
@@ -78,13 +89,18 @@ class _ImageSize(click.ParamType[ImageSize]):
 
     name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ImageSize:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> ImageSize:
         if not isinstance(value, str):
             return value  # type: ignore[no-any-return]
         numbers = value.lower().replace(",", "x").split("x")
         if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
             self.fail(
-                f"{value!r} is neither a side in pixels such as 640 nor HEIGHTxWIDTH such as 384x640.", param, ctx
+                f"{value!r} is neither a side in pixels such as 640 nor HEIGHTxWIDTH such as "
+                "384x640.",
+                param,
+                ctx,
             )
         height, width = int(numbers[0]), int(numbers[-1])
         return height if height == width else (height, width)

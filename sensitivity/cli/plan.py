@@ -10,8 +10,9 @@ from sensitivity.config import PlanSettings
 def command(settings: PlanSettings) -> int:
     """Choose the layers to leave out of INT8 so that a target holds.
 
-    DIRECTORY is a run directory made by `sensitivity scan`. What was measured before is used again: for another target
-    of an earlier search the answer takes a second, where a set that was measured then meets it.
+    DIRECTORY is a run directory made by `sensitivity scan`. What was measured before is used again:
+    for another target of an earlier search the answer takes a second, where a set that was measured
+    then meets it.
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """

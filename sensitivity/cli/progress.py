@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from sensitivity.scan.progress import Advance
 
@@ -53,6 +60,8 @@ def _lines(console: Console, what: str, total: int) -> Advance:
         if now - last >= LINE_EVERY_S:
             last = now
             left = (now - start) / done * (total - done)
-            console.print(f"{what}: {done} of {total} done, about {left:.0f} s left, {spent} samples spent")
+            console.print(
+                f"{what}: {done} of {total} done, about {left:.0f} s left, {spent} samples spent"
+            )
 
     return advance

@@ -1,4 +1,5 @@
-"""The command reference, from the same place as --help: python -m sensitivity.cli.reference > docs/commands.md."""
+"""The command reference, from the same place as --help: python -m sensitivity.cli.reference >
+docs/commands.md."""
 
 from __future__ import annotations
 
@@ -13,7 +14,11 @@ def markdown() -> str:
     """docs/commands.md, whole."""
     parts = ["# Commands\n", "Every verb as `--help` shows it.\n"]
     context = click.Context(
-        group, info_name="sensitivity", max_content_width=110, terminal_width=110, **group.context_settings
+        group,
+        info_name="sensitivity",
+        max_content_width=110,
+        terminal_width=110,
+        **group.context_settings,
     )
     for name in VERBS:
         command = group.get_command(context, name)
@@ -25,7 +30,9 @@ def markdown() -> str:
 def _helps(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
     """The help of a verb, and behind it that of the verbs inside it."""
     # `info_name` of the child gives the usage line the full command.
-    own = click.Context(command, info_name=name, parent=parent, max_content_width=110, terminal_width=110)
+    own = click.Context(
+        command, info_name=name, parent=parent, max_content_width=110, terminal_width=110
+    )
     yield f"```text\n{command.get_help(own)}\n```\n"
     if isinstance(command, click.Group):
         for inner, child in command.commands.items():

@@ -24,7 +24,8 @@ STYLES = {"good": "green", "open": "yellow", "bad": "red"}
 
 
 def show(directory: Path, *, ranking: bool = False, latency: bool = False) -> None:
-    """Print the verdict on a run directory, with the most sensitive units and the latencies if asked."""
+    """Print the verdict on a run directory, with the most sensitive units and the latencies if
+    asked."""
     data = api.report_data(directory)
     console = Console(highlight=False)
     if ranking:
@@ -33,7 +34,12 @@ def show(directory: Path, *, ranking: bool = False, latency: bool = False) -> No
         console.print(latency_table(data))
     words = verdict(data)
     for line in words.lines:
-        console.print(f"{line.title}: {line.status}.", style=f"bold {STYLES[line.tone]}", end=" ", soft_wrap=True)
+        console.print(
+            f"{line.title}: {line.status}.",
+            style=f"bold {STYLES[line.tone]}",
+            end=" ",
+            soft_wrap=True,
+        )
         console.print(in_format(line.sentence, data.format), soft_wrap=True, markup=False)
     headline = in_format(words.headline, data.format)
     console.print(headline, style=None if words.lines else "bold", soft_wrap=True, markup=False)
@@ -55,20 +61,45 @@ def show_frontier(directory: Path) -> None:
     """Print accuracy against latency of the plans that a run has met so far."""
     data = api.report_data(directory)
     frontier, best = read_frontier(RunDir(directory))
-    Console(highlight=False).print(frontier_rows(best, frontier, MetricFormat(data.metric, data.full_scale), data.plan))
+    Console(highlight=False).print(
+        frontier_rows(best, frontier, MetricFormat(data.metric, data.full_scale), data.plan)
+    )
 
 
-def frontier_rows(best: Sequence[FrontierPoint], frontier: Frontier, metric: MetricFormat, plan: Plan | None) -> Table:
-    table = Table("layers out", metric.name, "95 % interval", "drop", "holdout drop", "predicted", "measured", "plan")
+def frontier_rows(
+    best: Sequence[FrontierPoint], frontier: Frontier, metric: MetricFormat, plan: Plan | None
+) -> Table:
+    table = Table(
+        "layers out",
+        metric.name,
+        "95 % interval",
+        "drop",
+        "holdout drop",
+        "predicted",
+        "measured",
+        "plan",
+    )
     for point in best:
         held = metric.change(point.holdout_drop.value, sign=False) if point.holdout_drop else "-"
-        times = (milliseconds(ms) if ms is not None else "-" for ms in (point.predicted_ms, point.measured_ms))
+        times = (
+            milliseconds(ms) if ms is not None else "-"
+            for ms in (point.predicted_ms, point.measured_ms)
+        )
         chosen = "chosen" if plan and point.skip == plan.skip else ""
         level = (metric.level(point.confirm.value), metric.interval(point.confirm))
-        row = (str(len(point.skip)), *level, metric.change(point.drop.value, sign=False), held, *times, chosen)
+        row = (
+            str(len(point.skip)),
+            *level,
+            metric.change(point.drop.value, sign=False),
+            held,
+            *times,
+            chosen,
+        )
         table.add_row(*row)
     left = len(frontier.points) - len(best)
-    table.caption = f"on confirm; {left} more that others beat in frontier.csv" if left else "on confirm"
+    table.caption = (
+        f"on confirm; {left} more that others beat in frontier.csv" if left else "on confirm"
+    )
     return table
 
 
@@ -76,10 +107,23 @@ def ranking_table(data: ReportData) -> Table:
     metric = MetricFormat(data.metric, data.full_scale)
     verb = "gained without it" if data.mode == "disable" else "lost with it alone"
     kinds = {unit.name: kind_of(unit) for unit in data.units if kind_of(unit)}
-    table = Table("rank", "unit", f"{metric.name} {verb}", "95 % interval", "tied with", *(["kind"] if kinds else []))
+    table = Table(
+        "rank",
+        "unit",
+        f"{metric.name} {verb}",
+        "95 % interval",
+        "tied with",
+        *(["kind"] if kinds else []),
+    )
     for effect in data.effects[:TOP]:
         tie = "" if effect.tie == effect.rank else f"rank {effect.tie}"
-        row = (str(effect.rank), effect.unit, metric.effect(effect), metric.interval(effect.effect), tie)
+        row = (
+            str(effect.rank),
+            effect.unit,
+            metric.effect(effect),
+            metric.interval(effect.effect),
+            tie,
+        )
         table.add_row(*row, *([kinds.get(effect.unit, "")] if kinds else []))
     if len(data.effects) > TOP:
         table.caption = f"{len(data.effects) - TOP} more in scan.csv"
@@ -89,6 +133,11 @@ def ranking_table(data: ReportData) -> Table:
 def latency_table(data: ReportData) -> Table:
     table = Table("file", "runtime", "median", "p95", "speed against float")
     for timing in data.timings:
-        row = (" = ".join(timing.variants), timing.runtime, milliseconds(timing.median_ms), milliseconds(timing.p95_ms))
+        row = (
+            " = ".join(timing.variants),
+            timing.runtime,
+            milliseconds(timing.median_ms),
+            milliseconds(timing.p95_ms),
+        )
         table.add_row(*row, ratio(timing.ratio))
     return table

@@ -10,8 +10,8 @@ from sensitivity.config import RunSettings
 def command(settings: RunSettings) -> int:
     """Scan, plan, export, bench and report in one go.
 
-    TASK is a Python file and a function in it that returns a task, as in my_task.py:task; the file is run as it is. Or it is a
-    Q/DQ ONNX file, with --data.
+    TASK is a Python file and a function in it that returns a task, as in my_task.py:task; the file
+    is run as it is. Or it is a Q/DQ ONNX file, with --data.
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """

@@ -10,8 +10,8 @@ from sensitivity.config import ScanSettings
 def command(settings: ScanSettings) -> None:
     """Rank layers by how much accuracy each costs in INT8.
 
-    TASK is a Python file and a function in it that returns a task, as in my_task.py:task; the file is run as it is. Or it is a
-    Q/DQ ONNX file, with --data.
+    TASK is a Python file and a function in it that returns a task, as in my_task.py:task; the file
+    is run as it is. Or it is a Q/DQ ONNX file, with --data.
     """
     from sensitivity import api
     from sensitivity.cli.progress import bar

@@ -12,10 +12,12 @@ from sensitivity.config import YoloSettings
 def run(settings: YoloSettings) -> int:
     """Load, quantize, scan, plan, export, bench and report.
 
-    Folds BatchNorm, re-parameterises RepVGG blocks, quantizes convolutions by rules that fit TensorRT and calibrates
-    them with ModelOpt; then does what `sensitivity run` does. DFL and the decoding of boxes stay float.
+    Folds BatchNorm, re-parameterises RepVGG blocks, quantizes convolutions by rules that fit
+    TensorRT and calibrates them with ModelOpt; then does what `sensitivity run` does. DFL and the
+    decoding of boxes stay float.
 
-    The run directory then holds a task file, task.py, to read and change; every other verb works on it.
+    The run directory then holds a task file, task.py, to read and change; every other verb works on
+    it.
 
     \b
     sensitivity yolo run --weights yolov8n.pt --data coco.yaml --max-drop 0.3pt
@@ -41,9 +43,9 @@ def run(settings: YoloSettings) -> int:
 def command() -> None:
     """A YOLO of the ultralytics package lost accuracy in INT8: which layers stay out of it?
 
-    Give a weights file (v5u, v8, v9, v10, 11, 12, 26; detection, and boxes of segmentation and pose models, and
-    classification) and labelled images. YOLOv5, v6 and v7 of their own repositories: examples/06 to 08.
-    Only an ONNX file: give it to `sensitivity run`.
+    Give a weights file (v5u, v8, v9, v10, 11, 12, 26; detection, and boxes of segmentation and pose
+    models, and classification) and labelled images. YOLOv5, v6 and v7 of their own repositories:
+    examples/06 to 08. Only an ONNX file: give it to `sensitivity run`.
     """
 
 

@@ -1,5 +1,12 @@
-"""From a calibrated model and a skip-set to verified ONNX files, and from those to files for each runtime."""
+"""From a calibrated model and a skip-set to verified ONNX files, and from those to files for each
+runtime."""
 
-from sensitivity.export.verification import FileCheck, LayerCheck, LoweringCheck, MetricCheck, Verification
+from sensitivity.export.verification import (
+    FileCheck,
+    LayerCheck,
+    LoweringCheck,
+    MetricCheck,
+    Verification,
+)
 
 __all__ = ["FileCheck", "LayerCheck", "LoweringCheck", "MetricCheck", "Verification"]

@@ -19,8 +19,8 @@ from sensitivity.records import Unit
 class Candidates:
     """Traced when made. calibration: batches of inputs for the ranges that lowerings need.
 
-    Files are for timing: they are not verified, and hold the model's own ranges. Raises ExportError where the model
-    cannot be exported.
+    Files are for timing: they are not verified, and hold the model's own ranges. Raises ExportError
+    where the model cannot be exported.
     """
 
     def __init__(
@@ -35,7 +35,9 @@ class Candidates:
         self._source, self._units, self._folder, self._target = source, units, folder, target
         self._weights, _ = quantized_weights(source, example_inputs)
         self._traced = trace(source, example_inputs)
-        self._grids = {quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers}
+        self._grids = {
+            quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers
+        }
         self._layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
         self._ranges = activation_ranges(
             self._model(frozenset()), [example_inputs] if calibration is None else calibration
@@ -49,7 +51,8 @@ class Candidates:
         return save(model, self._folder / "candidate.onnx")
 
     def lowered(self, skip: Sequence[str], name: str) -> Path:
-        """The file that the runtime is timed with; the canonical one where nothing is lowered for it."""
+        """The file that the runtime is timed with; the canonical one where nothing is lowered for
+        it."""
         file = self.canonical(skip)
         out = self._folder / f"{name}.onnx"
         return lower_file(file, self._target, out) if self._target else file.replace(out)

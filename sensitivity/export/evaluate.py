@@ -1,4 +1,5 @@
-"""The metric of an ONNX file, in ONNX Runtime with every graph optimization off: the reference numerics."""
+"""The metric of an ONNX file, in ONNX Runtime with every graph optimization off: the reference
+numerics."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def evaluate_file(
     """The aggregate metric of a file, and its per-sample scores.
 
     batches, score, aggregate: as in a task. runtime: None for ONNX Runtime without optimizations.
-    Outputs reach `score` in the nest that the model gave them in, where the file is one of our exports.
+    Outputs reach `score` in the nest that the model gave them in, where the file is one of our
+    exports.
     """
     structure, ports = output_structure(file), input_ports(file)
     scores = []
@@ -41,9 +43,12 @@ def evaluate_file(
     return float(aggregate(every)), every
 
 
-def outputs_of(engine: Engine, inputs: Any, ports: Mapping[str, int | None], structure: str | None) -> Any:
-    """What the file gives for a batch: as tensors in the model's own nest, for files of a torch model; else as arrays,
-    also where the task's data are tensors, as a Q/DQ file's own task gets them."""
+def outputs_of(
+    engine: Engine, inputs: Any, ports: Mapping[str, int | None], structure: str | None
+) -> Any:
+    """What the file gives for a batch: as tensors in the model's own nest, for files of a torch
+    model; else as arrays, also where the task's data are tensors, as a Q/DQ file's own task gets
+    them."""
     if structure is not None:
         return nested(list(run(engine, inputs).values()), structure)
     from sensitivity.quantizers.onnx_batches import joined, length, pieces
@@ -51,11 +56,14 @@ def outputs_of(engine: Engine, inputs: Any, ports: Mapping[str, int | None], str
 
     arrays = feed(inputs, list(ports))
     fixed = next((size for size in ports.values() if size is not None), None)
-    return joined([list(engine.run(part).values()) for part in pieces(arrays, fixed)], length(arrays))
+    return joined(
+        [list(engine.run(part).values()) for part in pieces(arrays, fixed)], length(arrays)
+    )
 
 
 def arrays_of(file: Path, inputs: Any) -> dict[str, np.ndarray]:
-    """A batch of arrays by the names of the file's inputs; the first samples only, where the file takes so many.
+    """A batch of arrays by the names of the file's inputs; the first samples only, where the file
+    takes so many.
 
     Raises TaskError where number or names differ from the file's.
     """
@@ -67,15 +75,21 @@ def arrays_of(file: Path, inputs: Any) -> dict[str, np.ndarray]:
 
 
 def input_ports(file: Path) -> dict[str, int | None]:
-    """The file's inputs by name, and the batch size that each is made for; None where it takes any."""
+    """The file's inputs by name, and the batch size that each is made for; None where it takes
+    any."""
     graph = onnx.load(file, load_external_data=False).graph
     stored = {tensor.name for tensor in graph.initializer}
-    sides = {value.name: value.type.tensor_type.shape.dim for value in graph.input if value.name not in stored}
+    sides = {
+        value.name: value.type.tensor_type.shape.dim
+        for value in graph.input
+        if value.name not in stored
+    }
     return {name: dims[0].dim_value or None if dims else None for name, dims in sides.items()}
 
 
 def output_structure(file: Path) -> str | None:
-    """The nest of the model's outputs as our export keeps it in the file; None for files of others."""
+    """The nest of the model's outputs as our export keeps it in the file; None for files of
+    others."""
     proto = onnx.load(file, load_external_data=False)
     return next((item.value for item in proto.metadata_props if item.key == STRUCTURE), None)
 
@@ -90,7 +104,8 @@ def run(engine: Engine, inputs: Any) -> dict[str, np.ndarray]:
 
 
 def nested(outputs: list[np.ndarray], structure: str | None) -> Any:
-    """Outputs as torch tensors in the model's own nest; without one, a tensor or a tuple of them."""
+    """Outputs as torch tensors in the model's own nest; without one, a tensor or a tuple of
+    them."""
     import torch
     from torch.utils import _pytree as pytree
 

@@ -34,11 +34,13 @@ def faithful_copies(
     full_scale: float,
     left_out: dict[str, str] | None = None,
 ) -> dict[str, LoweringCheck]:
-    """Write model.<variant>.onnxruntime.onnx beside each file that ONNX Runtime would change while it loads it.
+    """Write model.<variant>.onnxruntime.onnx beside each file that ONNX Runtime would change while
+    it loads it.
 
-    Nothing else is done to them: files of a Q/DQ source keep the form that its toolkit gave them. A copy of an earlier
-    plan that is not needed any more is removed. Returns what the check of each copy found, by its name. Raises
-    ExportError where a copy does not compute what it should; with `left_out` it is removed, and the reason is put there.
+    Nothing else is done to them: files of a Q/DQ source keep the form that its toolkit gave them. A
+    copy of an earlier plan that is not needed any more is removed. Returns what the check of each
+    copy found, by its name. Raises ExportError where a copy does not compute what it should; with
+    `left_out` it is removed, and the reason is put there.
     """
     found = {}
     for variant in ("int8", "partial"):
@@ -57,7 +59,9 @@ def faithful_copies(
         except ExportError as error:
             if left_out is None:
                 raise
-            left_out[out.name] = f"left out, though ONNX Runtime computes something else than {file.name}: {error}"
+            left_out[out.name] = (
+                f"left out, though ONNX Runtime computes something else than {file.name}: {error}"
+            )
             check = None
         if check is None:
             out.unlink(missing_ok=True)
@@ -66,8 +70,11 @@ def faithful_copies(
     return found
 
 
-def faithful_copy(file: Path, unquantized: Path, inputs: Tensors, **judge: Any) -> LoweringCheck | None:
-    """Write and check the copy of one file; None where it needs none. The other arguments are those of `check_lowering`.
+def faithful_copy(
+    file: Path, unquantized: Path, inputs: Tensors, **judge: Any
+) -> LoweringCheck | None:
+    """Write and check the copy of one file; None where it needs none. The other arguments are those
+    of `check_lowering`.
 
     Raises ExportError where the copy does not compute what it should; it is removed then.
     """

@@ -20,12 +20,14 @@ TARGETS: dict[str, str] = {
 
 
 def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
-    """Write the canonical file lowered for one runtime to `out`, labelled in its metadata (`sensitivity.lowered`).
+    """Write the canonical file lowered for one runtime to `out`, labelled in its metadata
+    (`sensitivity.lowered`).
 
-    tensorrt: FP16 by types in the graph, opset 19, for TensorRT 10 and 11 strongly typed (8.6 takes the canonical file).
-    openvino: uint8 activations on the same grid. onnxruntime: more is quantized, numbers change a little.
-    Raises ExportError for an unknown target or a file that is lowered already, OnnxFileError for a file that cannot be
-    read, WriteError where `out` cannot be written.
+    tensorrt: FP16 by types in the graph, opset 19, for TensorRT 10 and 11 strongly typed (8.6 takes
+    the canonical file).
+    openvino: uint8 activations on the same grid. onnxruntime: more is quantized, numbers change a
+    little. Raises ExportError for an unknown target or a file that is lowered already,
+    OnnxFileError for a file that cannot be read, WriteError where `out` cannot be written.
     """
     if target not in TARGETS:
         raise ExportError(f"Expected one of {', '.join(TARGETS)} to export for, got {target!r}.")
@@ -33,7 +35,8 @@ def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
     before = model.metadata_props.get("sensitivity.lowered")
     if before is not None:
         raise ExportError(
-            f"Expected a canonical file to lower, got {canonical.name}, which is lowered for {before} already."
+            f"Expected a canonical file to lower, got {canonical.name}, which is lowered for "
+            f"{before} already."
         )
     qdq.check_scales(model, canonical.name)
     lowered = importlib.import_module(TARGETS[target]).lower(model)

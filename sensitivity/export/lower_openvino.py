@@ -1,11 +1,14 @@
-"""For OpenVINO: uint8 activations with zero point 128 on the same grid, quantized once where they are made.
+"""For OpenVINO: uint8 activations with zero point 128 on the same grid, quantized once where they
+are made.
 
-What moves values (Concat, Slice, Resize, MaxPool) then moves integers, and a convolution writes them itself: OpenVINO
-fuses a quantizer into a convolution that nothing else reads, but not one behind a Slice.
+What moves values (Concat, Slice, Resize, MaxPool) then moves integers, and a convolution writes
+them itself: OpenVINO fuses a quantizer into a convolution that nothing else reads, but not one
+behind a Slice.
 
-OpenVINO 2024.6 to 2026.4 give wrong values where a Concat feeds a quantizer with int8 and zero point 0; with uint8 and
-zero point 128 they are exact. They move the stride of a 1x1 convolution to before its own pair, which then is no longer
-folded, and compute it in float; a pair that other convolutions read too stays where it is.
+OpenVINO 2024.6 to 2026.4 give wrong values where a Concat feeds a quantizer with int8 and zero
+point 0; with uint8 and zero point 128 they are exact. They move the stride of a 1x1 convolution to
+before its own pair, which then is no longer folded, and compute it in float; a pair that other
+convolutions read too stays where it is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""For strongly typed TensorRT (11, and 10 with the flag): what is not quantized runs in FP16 by types in the graph.
+"""For strongly typed TensorRT (11, and 10 with the flag): what is not quantized runs in FP16 by
+types in the graph.
 
-The float file lowered this way is the FP16 baseline. TensorRT 8.6 takes the canonical file, with its own FP16 flag.
+The float file lowered this way is the FP16 baseline. TensorRT 8.6 takes the canonical file, with
+its own FP16 flag.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ def _with_opset(model: ir.Model) -> ir.Model:
         converted = version_converter.convert_version(proto, OPSET)
     except Exception as error:  # its exceptions share no base class
         raise ExportError(
-            f"Expected operations that can be moved from opset {model.opset_imports.get('')} to {OPSET}, got: {error}."
+            f"Expected operations that can be moved from opset {model.opset_imports.get('')} to "
+            f"{OPSET}, got: {error}."
         ) from error
     converted.ir_version = IR_VERSION
     result: ir.Model = ir.from_proto(converted)

@@ -30,12 +30,14 @@ def lower_files(
     full_scale: float,
     left_out: dict[str, str] | None = None,
 ) -> dict[str, LoweringCheck]:
-    """Write model.<variant>.<target>.onnx beside each canonical file; name of the file -> what its check found.
+    """Write model.<variant>.<target>.onnx beside each canonical file; name of the file -> what its
+    check found.
 
-    files: canonical, by variant ("float", "int8", "partial"). The float file lowered for TensorRT is the FP16 baseline
-    and is named so. Raises ExportError where a lowered file does not compute what it should; with `left_out` such a file is
-    removed, and its name and the reason are put there: the canonical one serves in its place, for ONNX Runtime a copy of
-    it where that runtime would compute something else.
+    files: canonical, by variant ("float", "int8", "partial"). The float file lowered for TensorRT
+    is the FP16 baseline and is named so. Raises ExportError where a lowered file does not compute
+    what it should; with `left_out` such a file is removed, and its name and the reason are put
+    there: the canonical one serves in its place, for ONNX Runtime a copy of it where that runtime
+    would compute something else.
     """
     names, tensors = flat_inputs(example_inputs)
     inputs = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
@@ -45,7 +47,9 @@ def lower_files(
             if variant == "float" and target != "tensorrt":
                 continue  # nothing in it to lower
             name = "fp16" if variant == "float" else variant
-            lowered = lower_file(canonical, target, canonical.with_name(f"model.{name}.{target}.onnx"))
+            lowered = lower_file(
+                canonical, target, canonical.with_name(f"model.{name}.{target}.onnx")
+            )
             try:
                 found[lowered.name] = check_lowering(
                     canonical,
@@ -62,15 +66,21 @@ def lower_files(
                     raise
                 lowered.unlink()
                 left_out[lowered.name] = f"left out, so the canonical file is benched: {error}"
-                if target == "onnxruntime" and (copied := _faithful(canonical, files["float"], inputs)):
+                if target == "onnxruntime" and (
+                    copied := _faithful(canonical, files["float"], inputs)
+                ):
                     found[lowered.name] = copied
-                    left_out[lowered.name] = f"changed only where ONNX Runtime would compute something else: {error}"
+                    left_out[lowered.name] = (
+                        f"changed only where ONNX Runtime would compute something else: {error}"
+                    )
     return found
 
 
 def _faithful(canonical: Path, unquantized: Path, inputs: Tensors) -> LoweringCheck | None:
-    """The canonical file with what ONNX Runtime would else change; None where it needs none, or it cannot be had."""
+    """The canonical file with what ONNX Runtime would else change; None where it needs none, or it
+    cannot be had."""
     try:
         return faithful_copy(canonical, unquantized, inputs)
     except ExportError:
-        return None  # the canonical file serves, and the reason why nothing else does is told already
+        # the canonical file serves, and the reason why nothing else does is told already
+        return None

@@ -1,9 +1,11 @@
-"""Float, INT8 and partial file of a Q/DQ ONNX source, cut out of the file itself, and their verification.
+"""Float, INT8 and partial file of a Q/DQ ONNX source, cut out of the file itself, and their
+verification.
 
-The INT8 file is the user's, byte for byte, unless the plan has other ranges. The other two are that graph without the
-skipped uses of pairs, with the grids of this moment; all else in them (operations, names, order, opset, metadata) is as
-it was. Only scales per channel raise an opset that has none. Where scales of activations have the shape [1] they become
-scalars in all three, which TensorRT-RTX needs for INT8; the values are the same.
+The INT8 file is the user's, byte for byte, unless the plan has other ranges. The other two are that
+graph without the skipped uses of pairs, with the grids of this moment; all else in them
+(operations, names, order, opset, metadata) is as it was. Only scales per channel raise an opset
+that has none. Where scales of activations have the shape [1] they become scalars in all three,
+which TensorRT-RTX needs for INT8; the values are the same.
 """
 
 from __future__ import annotations
@@ -22,7 +24,12 @@ import sensitivity
 from sensitivity.errors import ExportError
 from sensitivity.export.evaluate import evaluate_file, input_ports, outputs_of
 from sensitivity.export.torch_model import FILES, disabled_by_variant
-from sensitivity.export.verification import FLOAT_TOLERANCE, OUTPUT_TOLERANCE, FileCheck, Verification
+from sensitivity.export.verification import (
+    FLOAT_TOLERANCE,
+    OUTPUT_TOLERANCE,
+    FileCheck,
+    Verification,
+)
 from sensitivity.export.verify import agreed, relative_rms
 from sensitivity.export.writing import save
 from sensitivity.files import write_whole
@@ -46,9 +53,15 @@ QDQ = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def export_onnx(
-    source: QuantizedModel, units: Sequence[Unit], skip: Sequence[str], out: Path, *, fingerprint: str
+    source: QuantizedModel,
+    units: Sequence[Unit],
+    skip: Sequence[str],
+    out: Path,
+    *,
+    fingerprint: str,
 ) -> dict[str, Path]:
-    """Write model.float.onnx, model.int8.onnx and model.partial.onnx; variant -> file. Raises WriteError."""
+    """Write model.float.onnx, model.int8.onnx and model.partial.onnx; variant -> file. Raises
+    WriteError."""
     model: OnnxModel = source.model
     files = {}
     for variant, disabled in disabled_by_variant(source, units, skip).items():
@@ -57,7 +70,11 @@ def export_onnx(
         skipped = [unit.name for unit in units if set(unit.quantizers) <= disabled]
         kept = [unit.name for unit in units if not set(unit.quantizers) <= disabled]
         if variant != "int8" or model.grids:
-            own = {"version": sensitivity.__version__, "variant": variant, "fingerprint": fingerprint}
+            own = {
+                "version": sensitivity.__version__,
+                "variant": variant,
+                "fingerprint": fingerprint,
+            }
             own |= {"skipped": json.dumps(skipped), "kept": json.dumps(kept)}
             made.metadata_props.update({f"{OWN}{key}": value for key, value in own.items()})
             files[variant] = save(made, out / FILES[variant])
@@ -67,9 +84,13 @@ def export_onnx(
 
 
 def _same_file(model: OnnxModel, made: ir.Model, path: Path) -> Path:
-    """A copy of the user's file; with its weights inside where they lie beside it, and with scalars for scales [1]."""
+    """A copy of the user's file; with its weights inside where they lie beside it, and with scalars
+    for scales [1]."""
     original = load_model(model.path)
-    if any(isinstance(value.const_value, ir.ExternalTensor) for value in original.graph.initializers.values()):
+    if any(
+        isinstance(value.const_value, ir.ExternalTensor)
+        for value in original.graph.initializers.values()
+    ):
         return save(made, path)
     if ScalarScales()(original).modified:
         return save(original, path)
@@ -92,13 +113,15 @@ def verify_onnx(
 ) -> Verification:
     """Check the files that `export_onnx` wrote.
 
-    Kept uses of pairs are there and skipped ones are gone, scales are finite and positive, everything else is as in the
-    user's file, and outputs and metric in ONNX Runtime agree with `simulator`, which measured the plan.
-    Raises ExportError that names the file and the difference.
+    Kept uses of pairs are there and skipped ones are gone, scales are finite and positive,
+    everything else is as in the user's file, and outputs and metric in ONNX Runtime agree with
+    `simulator`, which measured the plan. Raises ExportError that names the file and the difference.
     """
     disabled = disabled_by_variant(source, units, skip)
     samples = list(batches) if batches is not None else []
-    reference = {variant: _outputs(simulator, example_inputs, names) for variant, names in disabled.items()}
+    reference = {
+        variant: _outputs(simulator, example_inputs, names) for variant, names in disabled.items()
+    }
     checks = []
     for variant, file in files.items():
         model = canonical(load_model(file))
@@ -112,21 +135,30 @@ def verify_onnx(
         limit = max(OUTPUT_TOLERANCE * own, FLOAT_TOLERANCE)
         if not rms <= limit:
             raise ExportError(
-                f"Expected outputs of {file.name} to differ from what was measured by at most {limit:.2g} (relative "
-                f"RMS), got {rms:.2g}; this is a fault of the export: please report it."
+                f"Expected outputs of {file.name} to differ from what was measured by at most "
+                f"{limit:.2g} (relative RMS), got {rms:.2g}; this is a fault of the export: please "
+                "report it."
             )
         metric = None
         if samples and variant != "float":
-            simulated = [score(_one(simulator, inputs, disabled[variant]), targets) for inputs, targets in samples]
+            simulated = [
+                score(_one(simulator, inputs, disabled[variant]), targets)
+                for inputs, targets in samples
+            ]
             _, scores = evaluate_file(file, samples, score, aggregate)
             expected = np.concatenate([np.asarray(part, np.float64) for part in simulated])
-            metric = agreed(file.name, "the simulated model", expected, scores, aggregate, full_scale)
+            metric = agreed(
+                file.name, "the simulated model", expected, scores, aggregate, full_scale
+            )
         checks.append(FileCheck(variant, kept, rms, own, None, (), metric))
     return Verification(tuple(checks), (), len(reference["float"][0]))
 
 
-def _check_placement(source: QuantizedModel, model: ir.Model, disabled: Collection[str], name: str) -> int:
-    """How many uses of pairs the file holds. Raises ExportError unless they are exactly those that are kept."""
+def _check_placement(
+    source: QuantizedModel, model: ir.Model, disabled: Collection[str], name: str
+) -> int:
+    """How many uses of pairs the file holds. Raises ExportError unless they are exactly those that
+    are kept."""
     original: OnnxModel = source.model
     wanted = {(use.unit, _pair(use.pair)) for use in original.uses if use.name not in disabled}
     found = {(use.unit, _pair(use.pair)) for use in uses(paths(model.graph))}
@@ -134,8 +166,9 @@ def _check_placement(source: QuantizedModel, model: ir.Model, disabled: Collecti
     problems += [f"{pair} of {unit} should not be there" for unit, pair in sorted(found - wanted)]
     if problems:
         raise ExportError(
-            f"Expected {name} to hold Q/DQ pairs for exactly {len(wanted)} uses, got {len(problems)} differences: "
-            f"{'; '.join(problems[:5])}; this is a fault of the export: please report it."
+            f"Expected {name} to hold Q/DQ pairs for exactly {len(wanted)} uses, got "
+            f"{len(problems)} differences: {'; '.join(problems[:5])}; this is a fault of the "
+            "export: please report it."
         )
     return len(wanted)
 
@@ -151,24 +184,35 @@ def _left_out_besides(model: OnnxModel, variant: str) -> frozenset[str]:
 
 
 def _opset(model: OnnxModel, left_out: Collection[str]) -> int:
-    """Of the file's own operations, raised where pairs that it keeps have got scales per channel."""
+    """Of the file's own operations, raised where pairs that it keeps have got scales per
+    channel."""
     own = int(model.graph.opset_imports.get("", 0))
-    per_channel = any(grid.axis is not None for name, grid in model.grids.items() if name not in left_out)
+    per_channel = any(
+        grid.axis is not None for name, grid in model.grids.items() if name not in left_out
+    )
     return max(own, PER_CHANNEL_FROM) if per_channel else own
 
 
 def _check_rest(original: ir.Model, model: ir.Model, name: str, *, opset: int) -> None:
-    """Raise ExportError unless operations, inputs, outputs and the user's metadata are as in the original, and opsets too,
-    but for `opset` of the standard operations."""
-    for what, read in {"operations": _operations, "ports": _ports, "opsets": _opsets, "metadata": _metadata}.items():
+    """Raise ExportError unless operations, inputs, outputs and the user's metadata are as in the
+    original, and opsets too, but for `opset` of the standard operations."""
+    for what, read in {
+        "operations": _operations,
+        "ports": _ports,
+        "opsets": _opsets,
+        "metadata": _metadata,
+    }.items():
         before, after = read(original), read(model)
         if what == "opsets":
             before = sorted({**dict(before), "": opset}.items())
         if before != after:
-            changed = [str(one) for one in chain(before, after) if (one in before) != (one in after)]
+            changed = [
+                str(one) for one in chain(before, after) if (one in before) != (one in after)
+            ]
             raise ExportError(
-                f"Expected {name} to keep the {what} of the original file, got {len(changed)} changed: "
-                f"{'; '.join(changed[:3])}; this is a fault of the export: please report it."
+                f"Expected {name} to keep the {what} of the original file, got {len(changed)} "
+                f"changed: {'; '.join(changed[:3])}; this is a fault of the export: please report "
+                "it."
             )
 
 
@@ -183,7 +227,10 @@ def _operations(model: ir.Model) -> list[Any]:
 
 
 def _ports(model: ir.Model) -> list[Any]:
-    return [(value.name, str(value.type), str(value.shape)) for value in (*model.graph.inputs, *model.graph.outputs)]
+    return [
+        (value.name, str(value.type), str(value.shape))
+        for value in (*model.graph.inputs, *model.graph.outputs)
+    ]
 
 
 def _opsets(model: ir.Model) -> list[Any]:

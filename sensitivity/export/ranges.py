@@ -1,4 +1,5 @@
-"""Ranges of every activation of an exported file, kept in the file for lowerings that quantize more than it does."""
+"""Ranges of every activation of an exported file, kept in the file for lowerings that quantize more
+than it does."""
 
 from __future__ import annotations
 
@@ -20,13 +21,16 @@ CHUNK = 4
 """Samples at a time: every activation of the model is held at once."""
 
 
-def activation_ranges(model: ir.Model, batches: Iterable[Any], most: int = 128) -> dict[str, tuple[float, float]]:
+def activation_ranges(
+    model: ir.Model, batches: Iterable[Any], most: int = 128
+) -> dict[str, tuple[float, float]]:
     """Smallest and largest value of each float activation over at most `most` samples.
 
-    From 32 images of ResNet-20 the outputs of some layers are clipped: lowered for ONNX Runtime it loses 0.35 points,
-    with ranges from 256 images 0.15.
+    From 32 images of ResNet-20 the outputs of some layers are clipped: lowered for ONNX Runtime it
+    loses 0.35 points, with ranges from 256 images 0.15.
 
-    batches: inputs as the user's model takes them. Values are as the file computes them, quantized where it is.
+    batches: inputs as the user's model takes them. Values are as the file computes them, quantized
+    where it is.
     """
     from sensitivity.export.simulate import chunks
 
@@ -39,7 +43,10 @@ def activation_ranges(model: ir.Model, batches: Iterable[Any], most: int = 128) 
                 values = run(engine, inputs)
                 for name in outputs & values.keys():
                     low, high = found.get(name, (np.inf, -np.inf))
-                    found[name] = (min(low, float(values[name].min())), max(high, float(values[name].max())))
+                    found[name] = (
+                        min(low, float(values[name].min())),
+                        max(high, float(values[name].max())),
+                    )
     return found
 
 
@@ -67,7 +74,11 @@ def _with_all_outputs(proto: onnx.ModelProto, file: Path) -> set[str]:
 def keep_ranges(model: ir.Model, ranges: dict[str, tuple[float, float]]) -> None:
     """Write ranges of values that this model has into its metadata."""
     names = {value.name for node in model.graph.all_nodes() for value in node.outputs}
-    kept = {name: [float(f"{low:.9g}"), float(f"{high:.9g}")] for name, (low, high) in ranges.items() if name in names}
+    kept = {
+        name: [float(f"{low:.9g}"), float(f"{high:.9g}")]
+        for name, (low, high) in ranges.items()
+        if name in names
+    }
     model.metadata_props[RANGES] = json.dumps(kept)
 
 

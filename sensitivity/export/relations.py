@@ -1,4 +1,5 @@
-"""What belongs together in a model: found in its traced graph and its modules, before anything is measured."""
+"""What belongs together in a model: found in its traced graph and its modules, before anything is
+measured."""
 
 from __future__ import annotations
 
@@ -15,12 +16,13 @@ from sensitivity.quantizers.units import Relation, patterns, units_of
 from sensitivity.records import Unit
 
 NO_GRAPH = (
-    "The model's graph could not be read ({problem}), so {what} every quantizer keeps its own range; an engine may want "
-    "one range where tensors meet."
+    "The model's graph could not be read ({problem}), so {what} every quantizer keeps its own "
+    "range; an engine may want one range where tensors meet."
 )
 BRANCHED = (
-    "{count} RepVGG blocks still have their training branches ({names}): each runs as several layers with a scale of its "
-    "own. Merge them before calibration (switch_to_deploy, reparameterize)."
+    "{count} RepVGG blocks still have their training branches ({names}): each runs as several "
+    "layers with a scale of its own. Merge them before calibration (switch_to_deploy, "
+    "reparameterize)."
 )
 SAMPLES = 2
 """Of the example batch, for tracing."""
@@ -28,10 +30,12 @@ SAMPLES = 2
 
 @dataclass(frozen=True)
 class Structure:
-    """relations: layers that belong together, the strongest claim first. scales: quantizers that should share a range.
+    """relations: layers that belong together, the strongest claim first. scales: quantizers that
+    should share a range.
 
-    branched: RepVGG blocks in their training form, by their first convolution. problem: why the graph could not be read,
-    as a clause; None where it was. traced: the graph, of a torch model only.
+    branched: RepVGG blocks in their training form, by their first convolution. problem: why the
+    graph could not be read, as a clause; None where it was. traced: the graph, of a torch model
+    only.
     """
 
     relations: tuple[Relation, ...] = ()
@@ -43,7 +47,8 @@ class Structure:
 
 @dataclass(frozen=True)
 class Placed:
-    """The units of a scan, the quantizers that share a range during it, and what the reader must know of both.
+    """The units of a scan, the quantizers that share a range during it, and what the reader must
+    know of both.
 
     problem, traced: as in `Structure`.
     """
@@ -75,7 +80,8 @@ def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed
 
 
 def structure_of(source: QuantizedModel, example: Any) -> Structure:
-    """Heads, RepVGG blocks and shared quantizers from the modules; fan-out, concat and residual groups from the graph.
+    """Heads, RepVGG blocks and shared quantizers from the modules; fan-out, concat and residual
+    groups from the graph.
 
     example: one batch of inputs; None where there is none.
     """
@@ -98,7 +104,10 @@ def structure_of(source: QuantizedModel, example: Any) -> Structure:
     blocks = tuple(block for block in groups.branched_blocks(traced) if set(block) <= set(layers))
     meetings = groups.meetings(traced)
     layer_of = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
-    met = [Relation(one.kind, tuple(dict.fromkeys(layer_of[name] for name in one.quantizers))) for one in meetings]
+    met = [
+        Relation(one.kind, tuple(dict.fromkeys(layer_of[name] for name in one.quantizers)))
+        for one in meetings
+    ]
     residual = [Relation("residual", found) for found in groups.residual_layers(traced, layers)]
     branched = tuple(Relation("repvgg", block) for block in blocks)
     return Structure(
@@ -110,7 +119,8 @@ def structure_of(source: QuantizedModel, example: Any) -> Structure:
 
 
 def sharable(source: QuantizedModel, names: tuple[str, ...]) -> bool:
-    """Whether these quantizers can have one range: each has one per tensor, on the same integer grid."""
+    """Whether these quantizers can have one range: each has one per tensor, on the same integer
+    grid."""
     if not isinstance(source, Recalibratable):
         return False
     try:

@@ -24,8 +24,11 @@ def outputs_of(source: QuantizedModel, inputs: Any, disabled: Collection[str]) -
         return to_device(call(source.model, to_device(inputs, device_of(source.model))), "cpu")
 
 
-def quantized_weights(source: QuantizedModel, inputs: Any) -> tuple[dict[str, QuantizedWeight], set[str]]:
-    """What each weight quantizer gets and gives, and the names of all quantizers that this batch reaches."""
+def quantized_weights(
+    source: QuantizedModel, inputs: Any
+) -> tuple[dict[str, QuantizedWeight], set[str]]:
+    """What each weight quantizer gets and gives, and the names of all quantizers that this batch
+    reaches."""
     weights: dict[str, QuantizedWeight] = {}
     reached: set[str] = set()
     roles = {quantizer.name: quantizer.role for quantizer in source.quantizers}
@@ -40,7 +43,9 @@ def quantized_weights(source: QuantizedModel, inputs: Any) -> tuple[dict[str, Qu
     return weights, reached
 
 
-def _quantized_weight(source: QuantizedModel, name: str, given: Any, output: Any) -> QuantizedWeight:
+def _quantized_weight(
+    source: QuantizedModel, name: str, given: Any, output: Any
+) -> QuantizedWeight:
     grid = source.grid(name)
     values, quantized = numpy(given), numpy(output)
     levels = np.rint(quantized / along(grid.scale, grid.axis, quantized.ndim))
@@ -50,19 +55,22 @@ def _quantized_weight(source: QuantizedModel, name: str, given: Any, output: Any
 def jittered_outputs(
     source: QuantizedModel, inputs: Any, disabled: Collection[str], seed: int, noise: float = 0.0
 ) -> Any:
-    """As `outputs_of`, with every activation moved before it is quantized, by `noise` in parts of the largest, and by
-    float32's own rounding error at least.
+    """As `outputs_of`, with every activation moved before it is quantized, by `noise` in parts of
+    the largest, and by float32's own rounding error at least.
 
-    What the model gives when the same sums are taken in another order: a few values near a rounding boundary change
-    by a whole step, and those steps move others. Deep models end up far from themselves (ResNet-20: a quarter of what
-    quantization changes), so no exact export can agree better than this.
+    What the model gives when the same sums are taken in another order: a few values near a rounding
+    boundary change by a whole step, and those steps move others. Deep models end up far from
+    themselves (ResNet-20: a quarter of what quantization changes), so no exact export can agree
+    better than this.
     """
     modules = dict(source.model.named_modules())
     draw = np.random.default_rng(seed)
 
     def jitter(module: Any, args: Any) -> Any:
         array = numpy(args[0])
-        moved = draw.uniform(-1, 1, array.shape) * np.abs(array).max(initial=0) * max(noise, ROUNDING)
+        moved = (
+            draw.uniform(-1, 1, array.shape) * np.abs(array).max(initial=0) * max(noise, ROUNDING)
+        )
         return (args[0] + torch.from_numpy(moved.astype(array.dtype)).to(args[0].device), *args[1:])
 
     with ExitStack() as stack:

@@ -1,4 +1,5 @@
-"""Export a calibrated model as three ONNX files: float, fully quantized, and with a skip-set left out."""
+"""Export a calibrated model as three ONNX files: float, fully quantized, and with a skip-set left
+out."""
 
 from __future__ import annotations
 
@@ -40,13 +41,16 @@ def export_files(
     fingerprint: str,
     calibration: Iterable[Any] | None = None,
 ) -> dict[str, Path]:
-    """Write model.float.onnx, model.int8.onnx and model.partial.onnx into `out`, and return them by variant.
+    """Write model.float.onnx, model.int8.onnx and model.partial.onnx into `out`, and return them by
+    variant.
 
-    example_inputs: one batch, as the model takes it: a tensor, a tuple or a dict of tensors, first axis the sample.
-    skip: names of units left unquantized in the partial file. fingerprint: of the run, kept in the files.
+    example_inputs: one batch, as the model takes it: a tensor, a tuple or a dict of tensors, first
+    axis the sample.
+    skip: names of units left unquantized in the partial file. fingerprint: of the run, kept in the
+    files.
     calibration: batches of inputs for the ranges that lowerings need; None for the example batch.
-    The files are not verified yet: see `verify`. Raises NamesError for a name in `skip` that is no unit, ExportError
-    where the model cannot be exported, WriteError where a file cannot be written.
+    The files are not verified yet: see `verify`. Raises NamesError for a name in `skip` that is no
+    unit, ExportError where the model cannot be exported, WriteError where a file cannot be written.
     """
     from sensitivity.export.simulate import quantized_weights
     from sensitivity.export.trace import trace
@@ -60,11 +64,19 @@ def export_files(
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     models = {}
     for variant in FILES:
-        kept = {quantizer: grid for quantizer, grid in grids.items() if quantizer not in disabled[variant]}
+        kept = {
+            quantizer: grid
+            for quantizer, grid in grids.items()
+            if quantizer not in disabled[variant]
+        }
         models[variant] = canonical(traced, kept, weights, layers)
-        models[variant].metadata_props.update(_metadata(variant, units, disabled[variant], fingerprint))
+        models[variant].metadata_props.update(
+            _metadata(variant, units, disabled[variant], fingerprint)
+        )
     with writing(Path(out) / FILES["int8"]):  # ranges are taken from a temporary file
-        ranges = activation_ranges(models["int8"], [example_inputs] if calibration is None else calibration)
+        ranges = activation_ranges(
+            models["int8"], [example_inputs] if calibration is None else calibration
+        )
     for variant in ("int8", "partial"):
         keep_ranges(models[variant], ranges)
     return {variant: save(models[variant], Path(out) / name) for variant, name in FILES.items()}
@@ -84,9 +96,13 @@ def disabled_by_variant(
 
 
 def canonical(
-    traced: ir.Model, grids: Mapping[str, Grid], weights: Mapping[str, QuantizedWeight], layers: Mapping[str, str]
+    traced: ir.Model,
+    grids: Mapping[str, Grid],
+    weights: Mapping[str, QuantizedWeight],
+    layers: Mapping[str, str],
 ) -> ir.Model:
-    """The canonical Q/DQ form of a traced model with the quantizers in `grids` enabled. `traced` is left as it is."""
+    """The canonical Q/DQ form of a traced model with the quantizers in `grids` enabled. `traced` is
+    left as it is."""
     model = traced.clone()
     passes = ir.passes.Sequential(
         NameNodes(layers),
@@ -94,7 +110,8 @@ def canonical(
         TakeMarks(),
         QuantizeOnce(),
         TransposedWeights(),
-        IdentityEliminationPass(),  # torch writes parameters of equal values once, and reads them through Identity
+        # torch writes parameters of equal values once, and reads them through Identity
+        IdentityEliminationPass(),
         FoldBatchNorm(),
         FoldConstants(),
         tidy(),
@@ -116,14 +133,15 @@ def check_weight_axes(model: ir.Model) -> None:
         wanted = qdq.output_axis(node, weight.ndim)
         if pair.axis % weight.ndim != wanted:
             raise ExportError(
-                f"Expected the weight of {node.name} ({node.op_type}) quantized along axis {wanted}, its output "
-                f"channels, got axis {pair.axis}, which no engine can run in INT8; calibrate it along axis {wanted} or "
-                "per tensor, or leave the layer out."
+                f"Expected the weight of {node.name} ({node.op_type}) quantized along axis "
+                f"{wanted}, its output channels, got axis {pair.axis}, which no engine can run in "
+                f"INT8; calibrate it along axis {wanted} or per tensor, or leave the layer out."
             )
 
 
 def _layers(model: ir.Model) -> dict[str, list[dict[str, Any]]]:
-    """Of each marked module and each of its calls: the value it gives, and the BatchNorm folded into it."""
+    """Of each marked module and each of its calls: the value it gives, and the BatchNorm folded
+    into it."""
     found: dict[str, list[dict[str, Any]]] = {}
     for node in model.graph.all_nodes():
         for value in node.outputs:
@@ -133,12 +151,16 @@ def _layers(model: ir.Model) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _metadata(variant: str, units: Sequence[Unit], disabled: Collection[str], fingerprint: str) -> dict[str, str]:
+def _metadata(
+    variant: str, units: Sequence[Unit], disabled: Collection[str], fingerprint: str
+) -> dict[str, str]:
     skipped = [unit.name for unit in units if set(unit.quantizers) <= set(disabled)]
     return {
         "sensitivity.version": sensitivity.__version__,
         "sensitivity.variant": variant,
         "sensitivity.fingerprint": fingerprint,
         "sensitivity.skipped": json.dumps(skipped),
-        "sensitivity.kept": json.dumps([unit.name for unit in units if unit.name not in set(skipped)]),
+        "sensitivity.kept": json.dumps(
+            [unit.name for unit in units if unit.name not in set(skipped)]
+        ),
     }

@@ -1,9 +1,10 @@
 """A PyTorch model as an ONNX graph in which quantizers and layers are still marked by name.
 
-Each enabled quantizer becomes a node `sensitivity.Quantizer(x, name=...)` that changes nothing, and the output of each
-quantized layer and BatchNorm a node `sensitivity.Output(x, module=..., call=...)`. The passes of `onnx_graph.passes`
-turn the first into Q/DQ pairs and use the second to name nodes and to check layers one at a time. One traced graph
-serves the float, the quantized and the partial file.
+Each enabled quantizer becomes a node `sensitivity.Quantizer(x, name=...)` that changes nothing, and
+the output of each quantized layer and BatchNorm a node `sensitivity.Output(x, module=...,
+call=...)`. The passes of `onnx_graph.passes` turn the first into Q/DQ pairs and use the second to
+name nodes and to check layers one at a time. One traced graph serves the float, the quantized and
+the partial file.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def trace(source: QuantizedModel, example_inputs: Any, *, every_module: bool = False) -> ir.Model:
-    """Trace a copy of the model on one batch; the user's model is left alone. The batch axis (the first) stays free.
+    """Trace a copy of the model on one batch; the user's model is left alone. The batch axis (the
+    first) stays free.
 
     A model in BF16 or FP16 is traced in FP32, with the same weights.
 
@@ -50,7 +52,8 @@ def trace(source: QuantizedModel, example_inputs: Any, *, every_module: bool = F
     names, tensors = flat_inputs(to_device(example_inputs, "cpu"))
     structures: list[tuple[list[str], str]] = []
     forward = flat_forward(model.forward, example_inputs, structures)
-    if hasattr(model, "graph"):  # the exporter would take the graph of a torch.fx module for a scripted one
+    # the exporter would take the graph of a torch.fx module for a scripted one
+    if hasattr(model, "graph"):
         model = nn.ModuleDict({"model": model})
     model.forward = forward
     with torch.inference_mode(), every_module_called(), warnings.catch_warnings():
@@ -65,24 +68,32 @@ def _copy(model: nn.Module) -> nn.Module:
         return model_copy(model)
     except Exception as error:  # whatever the model's own attributes meet in a deep copy
         raise ExportError(
-            f"Expected a model that can be copied for the export, got {type(error).__name__}: {error}; keep what cannot be "
-            "copied, such as open files and locks, out of the model."
+            f"Expected a model that can be copied for the export, got {type(error).__name__}: "
+            f"{error}; keep what cannot be copied, such as open files and locks, out of the model."
         ) from error
 
 
 def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
-    """Replace every enabled quantizer, under all of its names, by a mark, and every disabled one by nothing."""
+    """Replace every enabled quantizer, under all of its names, by a mark, and every disabled one by
+    nothing."""
     modules = dict(model.named_modules())
     kinds = {type(modules[quantizer.name]) for quantizer in source.quantizers}
-    marks: dict[int, nn.Module] = {id(each): nn.Identity() for each in modules.values() if type(each) in kinds}
-    marks |= {id(modules[quantizer.name]): QuantizerMark(quantizer.name) for quantizer in source.quantizers}
+    marks: dict[int, nn.Module] = {
+        id(each): nn.Identity() for each in modules.values() if type(each) in kinds
+    }
+    marks |= {
+        id(modules[quantizer.name]): QuantizerMark(quantizer.name)
+        for quantizer in source.quantizers
+    }
     put_in_place(model, marks)
 
 
 def mark_outputs(model: nn.Module, layers: set[str]) -> None:
     """Mark what each layer, and each BatchNorm, gives each time that it is called."""
     for name, module in model.named_modules():
-        if not isinstance(module, QuantizerMark) and (name in layers or isinstance(module, BATCH_NORMS)):
+        if not isinstance(module, QuantizerMark) and (
+            name in layers or isinstance(module, BATCH_NORMS)
+        ):
             module.register_forward_hook(_marker(name))
 
 
@@ -129,7 +140,8 @@ class _Output(torch.autograd.Function):
 
 
 def flat_inputs(inputs: Any) -> tuple[list[str], list[torch.Tensor]]:
-    """Names and tensors of one batch: `input`, or `input_0`, ... of a tuple or list, or the keys of a mapping."""
+    """Names and tensors of one batch: `input`, or `input_0`, ... of a tuple or list, or the keys of
+    a mapping."""
     args, kwargs = arguments(inputs)
     named = {f"input_{index}": value for index, value in enumerate(args)} | kwargs
     if not isinstance(inputs, (tuple, list, Mapping)):
@@ -137,8 +149,8 @@ def flat_inputs(inputs: Any) -> tuple[list[str], list[torch.Tensor]]:
     for name, value in named.items():
         if not isinstance(value, torch.Tensor):
             raise ExportError(
-                f"Expected every input of the model to be a tensor, got {type(value).__name__} for {name}; "
-                "wrap the model in a module that takes tensors only."
+                f"Expected every input of the model to be a tensor, got {type(value).__name__} for "
+                f"{name}; wrap the model in a module that takes tensors only."
             )
     return list(named), list(named.values())
 
@@ -146,7 +158,8 @@ def flat_inputs(inputs: Any) -> tuple[list[str], list[torch.Tensor]]:
 def flat_forward(forward: Any, example_inputs: Any, structures: list[tuple[list[str], str]]) -> Any:
     """A forward that takes a flat list of tensors and gives a flat tuple of them.
 
-    At each call it appends to `structures` the names of its outputs, and the nest that they came in as JSON.
+    At each call it appends to `structures` the names of its outputs, and the nest that they came in
+    as JSON.
     """
 
     def flat(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -158,8 +171,9 @@ def flat_forward(forward: Any, example_inputs: Any, structures: list[tuple[list[
         for path, value in paths:
             if not isinstance(value, torch.Tensor):
                 raise ExportError(
-                    f"Expected every output of the model to be a tensor, got {type(value).__name__} "
-                    f"at output{pytree.keystr(path)}; wrap the model in a module that gives tensors only."
+                    "Expected every output of the model to be a tensor, got "
+                    f"{type(value).__name__} at output{pytree.keystr(path)}; wrap the model in a "
+                    "module that gives tensors only."
                 )
         structures.append(([_output_name(path) for path, _ in paths], pytree.treespec_dumps(spec)))
         return tuple(value for _, value in paths)
@@ -168,7 +182,9 @@ def flat_forward(forward: Any, example_inputs: Any, structures: list[tuple[list[
 
 
 def _output_name(path: Any) -> str:
-    parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
+    parts = [
+        str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path
+    ]
     return "_".join(["output", *parts])
 
 
@@ -190,8 +206,9 @@ def _export(model: nn.Module, names: list[str], tensors: list[torch.Tensor]) -> 
         raise
     except Exception as error:
         raise ExportError(
-            f"Expected torch.onnx.export (TorchScript, opset {OPSET}) to take the model, got {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else ''}; the model must be traceable."
+            f"Expected torch.onnx.export (TorchScript, opset {OPSET}) to take the model, got "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; the "
+            "model must be traceable."
         ) from error
     return onnx.load_from_string(buffer.getvalue())
 
@@ -200,6 +217,10 @@ def _named(proto: onnx.ModelProto, outputs: list[str], structure: str) -> ir.Mod
     model: ir.Model = ir.from_proto(proto)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
-        value.shape = ir.Shape(["batch", *value.shape[1:]]) if value.shape is not None and len(value.shape) else None
+        value.shape = (
+            ir.Shape(["batch", *value.shape[1:]])
+            if value.shape is not None and len(value.shape)
+            else None
+        )
     model.metadata_props["sensitivity.outputs"] = structure
     return model

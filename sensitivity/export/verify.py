@@ -54,16 +54,20 @@ def verify(
 ) -> Verification:
     """Check the files that `export_files` wrote with the same arguments.
 
-    Kept layers hold exactly their quantizers and skipped ones none; scales are finite and positive; each quantized
-    layer alone, and the whole file, agree with the simulated model within the bounds of `verification`; with `batches`
-    and `score` (as in a task; full_scale: of its metric), the metric of the quantized files does too.
-    Raises ExportError that names the file, the layer and the numbers.
+    Kept layers hold exactly their quantizers and skipped ones none; scales are finite and positive;
+    each quantized layer alone, and the whole file, agree with the simulated model within the bounds
+    of `verification`; with `batches` and `score` (as in a task; full_scale: of its metric), the
+    metric of the quantized files does too. Raises ExportError that names the file, the layer and
+    the numbers.
     """
     from sensitivity.export.simulate import outputs_of, quantized_weights
 
     disabled = disabled_by_variant(source, units, skip)
     _, reached = quantized_weights(source, example_inputs)
-    reference = {variant: flat(outputs_of(source, example_inputs, disabled[variant])) for variant in ("float", *files)}
+    reference = {
+        variant: flat(outputs_of(source, example_inputs, disabled[variant]))
+        for variant in ("float", *files)
+    }
     checks = []
     for variant, file in files.items():
         model = load_model(file)
@@ -71,45 +75,69 @@ def verify(
         check_placement(model, file.name, source, reached - disabled[variant])
         layers = check_layers(source, model, example_inputs, disabled[variant], file.name)
         rms, own, floor = check_outputs(
-            source, file, example_inputs, disabled[variant], reference[variant], reference["float"], noise_of(layers)
+            source,
+            file,
+            example_inputs,
+            disabled[variant],
+            reference[variant],
+            reference["float"],
+            noise_of(layers),
         )
         metric = None
         if batches is not None and score is not None and variant != "float":
-            metric = check_metric(source, file, disabled[variant], batches, score, aggregate, full_scale)
-        checks.append(FileCheck(variant, len(reached - disabled[variant]), rms, own, floor, layers, metric))
-    unreached = tuple(quantizer.name for quantizer in source.quantizers if quantizer.name not in reached)
+            metric = check_metric(
+                source, file, disabled[variant], batches, score, aggregate, full_scale
+            )
+        checks.append(
+            FileCheck(variant, len(reached - disabled[variant]), rms, own, floor, layers, metric)
+        )
+    unreached = tuple(
+        quantizer.name for quantizer in source.quantizers if quantizer.name not in reached
+    )
     return Verification(tuple(checks), unreached, len(reference["float"][0]))
 
 
-def check_placement(model: ir.Model, name: str, source: QuantizedModel, kept: Collection[str]) -> None:
+def check_placement(
+    model: ir.Model, name: str, source: QuantizedModel, kept: Collection[str]
+) -> None:
     """Raise ExportError unless the file holds a pair for each kept quantizer, and no other.
 
-    Judged by what each pair feeds where the layer's operation is in the graph, and by the pairs' names everywhere.
+    Judged by what each pair feeds where the layer's operation is in the graph, and by the pairs'
+    names everywhere.
     """
-    found = {pair.name.partition("/")[0] for pair in qdq.pairs(model.graph)} | merged_quantizers(model)
+    found = {pair.name.partition("/")[0] for pair in qdq.pairs(model.graph)} | merged_quantizers(
+        model
+    )
     problems = [f"{quantizer} is missing" for quantizer in sorted(set(kept) - found)]
     problems += [f"{quantizer} should not be there" for quantizer in sorted(found - set(kept))]
     nodes = {node.name: node for node in model.graph.all_nodes()}
     for layer in {quantizer.layer for quantizer in source.quantizers} & nodes.keys():
         expected = {
-            quantizer.role for quantizer in source.quantizers if quantizer.layer == layer and quantizer.name in kept
+            quantizer.role
+            for quantizer in source.quantizers
+            if quantizer.layer == layer and quantizer.name in kept
         }
         problems += _misplaced(nodes[layer], expected)
     if problems:
         raise ExportError(
-            f"Expected {name} to hold Q/DQ pairs for exactly {len(kept)} quantizers, got {len(problems)} differences: "
-            f"{'; '.join(problems[:5])}; this is a fault of the export: please report it."
+            f"Expected {name} to hold Q/DQ pairs for exactly {len(kept)} quantizers, got "
+            f"{len(problems)} differences: {'; '.join(problems[:5])}; this is a fault of the "
+            "export: please report it."
         )
 
 
 def _misplaced(node: ir.Node, roles: Collection[str]) -> list[str]:
-    """What is wrong with the pairs on the inputs of a layer's operation, given the roles of its kept quantizers."""
+    """What is wrong with the pairs on the inputs of a layer's operation, given the roles of its
+    kept quantizers."""
     value = qdq.weight(node)
     found = {"weight"} if value is not None and qdq.through_transpose(value) is not None else set()
     if any(qdq.pair_of(given) is not None for given in node.inputs if given is not value):
         found.add("input")
     wrong = found ^ (set(roles) - {"output"})
-    return [f"layer {node.name} {'has' if role in found else 'lacks'} Q/DQ on its {role}" for role in sorted(wrong)]
+    return [
+        f"layer {node.name} {'has' if role in found else 'lacks'} Q/DQ on its {role}"
+        for role in sorted(wrong)
+    ]
 
 
 def flat(outputs: Any) -> list[np.ndarray]:
@@ -120,7 +148,8 @@ def flat(outputs: Any) -> list[np.ndarray]:
 
 
 def noise_of(layers: Iterable[LayerCheck]) -> float:
-    """How far file and model are apart on one layer where nothing is rounded to a grid, relative to its largest output."""
+    """How far file and model are apart on one layer where nothing is rounded to a grid, relative to
+    its largest output."""
     return max((layer.difference for layer in layers if layer.difference is not None), default=0.0)
 
 
@@ -133,45 +162,59 @@ def check_outputs(
     unquantized: Outputs,
     noise: float,
 ) -> tuple[float, float, float | None]:
-    """Relative RMS of file and simulated model, of float and simulated model, and the floor where it was needed.
+    """Relative RMS of file and simulated model, of float and simulated model, and the floor where
+    it was needed.
 
-    reference, unquantized: outputs of the simulated and of the float model. noise: as `noise_of` says. Raises ExportError
-    beyond the bounds.
+    reference, unquantized: outputs of the simulated and of the float model. noise: as `noise_of`
+    says. Raises ExportError beyond the bounds.
     """
     with OnnxRuntime(optimize=False).build(file) as engine:
         outputs = list(run(engine, inputs).values())
     shapes, expected = [output.shape for output in outputs], [output.shape for output in reference]
     if shapes != expected:
         raise ExportError(
-            f"Expected {file.name} to give outputs of shapes {expected}, got {shapes}; the model must be traceable, "
-            "with a free batch axis."
+            f"Expected {file.name} to give outputs of shapes {expected}, got {shapes}; the model "
+            "must be traceable, with a free batch axis."
         )
-    rms, own = relative_rms(outputs, reference, unquantized), relative_rms(unquantized, reference, unquantized)
+    rms, own = (
+        relative_rms(outputs, reference, unquantized),
+        relative_rms(unquantized, reference, unquantized),
+    )
     limit, floor = max(OUTPUT_TOLERANCE * own, FLOAT_TOLERANCE), None
     if not rms <= limit:  # also where it is not a number
         rms = min(rms, _sample_by_sample(file, inputs, reference, unquantized))
     if not rms <= limit:
         floor = rounding_floor(
-            source, inputs, disabled, reference, unquantized, noise=noise, enough=rms / FLOOR_TOLERANCE
+            source,
+            inputs,
+            disabled,
+            reference,
+            unquantized,
+            noise=noise,
+            enough=rms / FLOOR_TOLERANCE,
         )
         limit = max(limit, FLOOR_TOLERANCE * floor)
     if not rms <= limit:
         raise ExportError(
-            f"Expected outputs of {file.name} to differ from the simulated model's by at most {limit:.2g} (relative "
-            f"RMS), got {rms:.2g}, where quantization itself changes {own:.2g} and rounding of sums {floor:.2g}; "
-            "the model may hold operations that do not export faithfully."
+            f"Expected outputs of {file.name} to differ from the simulated model's by at most "
+            f"{limit:.2g} (relative RMS), got {rms:.2g}, where quantization itself changes "
+            f"{own:.2g} and rounding of sums {floor:.2g}; the model may hold operations that do "
+            "not export faithfully."
         )
     return rms, own, floor
 
 
 def _sample_by_sample(file: Path, inputs: Any, reference: Outputs, unquantized: Outputs) -> float:
-    """The same difference with the file run on one sample at a time: ONNX Runtime then takes sums in another order, which
-    is as right, and a flip of one value in an early layer may be all that kept the two apart."""
+    """The same difference with the file run on one sample at a time: ONNX Runtime then takes sums
+    in another order, which is as right, and a flip of one value in an early layer may be all that
+    kept the two apart."""
     from sensitivity.export.simulate import chunks
 
     with OnnxRuntime(optimize=False).build(file) as engine:
         parts = [list(run(engine, one).values()) for one in chunks([inputs], 1, len(reference[0]))]
-    return relative_rms([np.concatenate(some) for some in zip(*parts, strict=True)], reference, unquantized)
+    return relative_rms(
+        [np.concatenate(some) for some in zip(*parts, strict=True)], reference, unquantized
+    )
 
 
 def rounding_floor(
@@ -184,9 +227,11 @@ def rounding_floor(
     noise: float,
     enough: float,
 ) -> float:
-    """How far the simulated model gets from itself when its sums are rounded otherwise: the largest of a few draws.
+    """How far the simulated model gets from itself when its sums are rounded otherwise: the largest
+    of a few draws.
 
-    noise: how much the sums of a layer were seen to differ, relative to the largest. No more are drawn once one reaches `enough`. reference, unquantized: as in `check_outputs`.
+    noise: how much the sums of a layer were seen to differ, relative to the largest. No more are
+    drawn once one reaches `enough`. reference, unquantized: as in `check_outputs`.
     """
     from sensitivity.export.simulate import jittered_outputs
 
@@ -200,7 +245,8 @@ def rounding_floor(
 
 
 def relative_rms(outputs: Outputs, others: Outputs, unit: Outputs) -> float:
-    """RMS of outputs minus others over RMS of unit, each output counting the same whatever its scale and size."""
+    """RMS of outputs minus others over RMS of unit, each output counting the same whatever its
+    scale and size."""
     parts = []
     for output, other, reference in zip(outputs, others, unit, strict=True):
         power = float(np.mean(np.square(reference, dtype=np.float64)))
@@ -220,13 +266,16 @@ def check_metric(
 ) -> MetricCheck:
     """The metric of file and simulated model on the same batches.
 
-    Raises ExportError where they differ by more than 0.3 points and more than by chance: rounding flips turn single
-    samples right and wrong, which on few samples is more than 0.3 points.
+    Raises ExportError where they differ by more than 0.3 points and more than by chance: rounding
+    flips turn single samples right and wrong, which on few samples is more than 0.3 points.
     """
     from sensitivity.export.simulate import outputs_of
 
     simulated = np.concatenate(
-        [scores_of(score(outputs_of(source, inputs, disabled), targets)) for inputs, targets in batches]
+        [
+            scores_of(score(outputs_of(source, inputs, disabled), targets))
+            for inputs, targets in batches
+        ]
     )
     _, scores = evaluate_file(file, batches, score, aggregate)
     return agreed(file.name, "the simulated model", simulated, scores, aggregate, full_scale)
@@ -240,17 +289,21 @@ def agreed(
     aggregate: Callable[[Scores], float],
     full_scale: float,
 ) -> MetricCheck:
-    """Compare the metric of two sets of scores of the same samples, as `check_metric` does. file, reference: names."""
+    """Compare the metric of two sets of scores of the same samples, as `check_metric` does. file,
+    reference: names."""
     check = MetricCheck(float(aggregate(expected)), float(aggregate(scores)), len(scores))
     limit = METRIC_TOLERANCE * full_scale
     apart = not abs(check.file - check.simulated) <= limit
     if apart and (len(scores) < 2 or _differ(expected, scores, aggregate)):
         raise ExportError(
-            f"Expected the metric of {file} in ONNX Runtime within {limit:.4g} of {check.simulated:.4g}, that of "
-            f"{reference}, got {check.file:.4g} on {check.n} samples; check that the metric depends on the outputs only."
+            f"Expected the metric of {file} in ONNX Runtime within {limit:.4g} of "
+            f"{check.simulated:.4g}, that of {reference}, got {check.file:.4g} on {check.n} "
+            "samples; check that the metric depends on the outputs only."
         )
     return check
 
 
 def _differ(expected: Scores, scores: Scores, aggregate: Callable[[Scores], float]) -> bool:
-    return differs(pseudo_values(expected, aggregate), pseudo_values(scores, aggregate), alpha=METRIC_ALPHA)
+    return differs(
+        pseudo_values(expected, aggregate), pseudo_values(scores, aggregate), alpha=METRIC_ALPHA
+    )

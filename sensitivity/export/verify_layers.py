@@ -1,4 +1,5 @@
-"""Each quantized layer of an exported file, alone, against the model's own module on the same input."""
+"""Each quantized layer of an exported file, alone, against the model's own module on the same
+input."""
 
 from __future__ import annotations
 
@@ -26,12 +27,14 @@ LAYER_SAMPLES = 4
 """Samples that each layer is checked on: every value of every channel counts, so few are needed."""
 
 NEAR_BOUNDARY = 1e-4
-"""In steps of the grid: nearer than this to a rounding boundary, x / scale and x * (1 / scale) may round apart."""
+"""In steps of the grid: nearer than this to a rounding boundary, x / scale and x * (1 / scale) may
+round apart."""
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What a layer was given at its first call, and which argument each of its input quantizers got.
+    """What a layer was given at its first call, and which argument each of its input quantizers
+    got.
 
     fed: None where a quantizer got something else than one of the arguments.
     """
@@ -41,9 +44,14 @@ class Call:
 
 
 def check_layers(
-    source: QuantizedModel, model: ir.Model, example_inputs: Any, disabled: Collection[str], name: str
+    source: QuantizedModel,
+    model: ir.Model,
+    example_inputs: Any,
+    disabled: Collection[str],
+    name: str,
 ) -> tuple[LayerCheck, ...]:
-    """Compare every layer that keeps a quantizer. Raises ExportError that names layer and difference."""
+    """Compare every layer that keeps a quantizer. Raises ExportError that names layer and
+    difference."""
     layers: dict[str, list[Quantizer]] = {}
     for quantizer in source.quantizers:
         if quantizer.name not in disabled:
@@ -57,21 +65,31 @@ def check_layers(
         tempfile.TemporaryDirectory() as folder,
     ):
         checks = tuple(
-            _check(source, model, layers[layer], call, records.get(layer, []), Path(folder) / "layer.onnx")
+            _check(
+                source,
+                model,
+                layers[layer],
+                call,
+                records.get(layer, []),
+                Path(folder) / "layer.onnx",
+            )
             for layer, call in calls.items()
         )
     for check in checks:
         if check.difference is not None and not check.difference <= LAYER_TOLERANCE:
             raise ExportError(
-                f"Expected layer {check.layer} of {name} to agree with the simulated model to {LAYER_TOLERANCE:g} on "
-                f"the same input (largest difference over largest output), got {check.difference:.2g}; leave the "
-                "layer out, or report this."
+                f"Expected layer {check.layer} of {name} to agree with the simulated model to "
+                f"{LAYER_TOLERANCE:g} on the same input (largest difference over largest output), "
+                f"got {check.difference:.2g}; leave the layer out, or report this."
             )
     return checks
 
 
 def _first_calls(
-    source: QuantizedModel, inputs: Any, disabled: Collection[str], layers: dict[str, list[Quantizer]]
+    source: QuantizedModel,
+    inputs: Any,
+    disabled: Collection[str],
+    layers: dict[str, list[Quantizer]],
 ) -> dict[str, Call]:
     calls: dict[str, Call] = {}
     given: dict[str, torch.Tensor] = {}
@@ -91,7 +109,9 @@ def _first_calls(
     return calls
 
 
-def _fed(quantizers: list[str], given: dict[str, torch.Tensor], args: tuple[Any, ...]) -> dict[str, int] | None:
+def _fed(
+    quantizers: list[str], given: dict[str, torch.Tensor], args: tuple[Any, ...]
+) -> dict[str, int] | None:
     fed = {}
     for name in quantizers:
         places = [place for place, arg in enumerate(args) if name in given and arg is given[name]]
@@ -112,7 +132,11 @@ def _check(
     layer = quantizers[0].layer
     unchecked = LayerCheck(layer, None, 0.0)
     record = next((record for record in records if record["call"] == 0), None)
-    if record is None or call.fed is None or any(quantizer.role == "output" for quantizer in quantizers):
+    if (
+        record is None
+        or call.fed is None
+        or any(quantizer.role == "output" for quantizer in quantizers)
+    ):
         return unchecked
     values = _input_values(model, layer, call.fed)
     if values is None or not _cut(model, list(values), record["value"], file):
@@ -123,14 +147,18 @@ def _check(
     if record["then"] is not None:
         expected = modules[record["then"]](expected)
     with OnnxRuntime(optimize=False).build(file) as engine:
-        (output,) = engine.run({name: numpy(args[place]) for name, place in values.items()}).values()
+        (output,) = engine.run(
+            {name: numpy(args[place]) for name, place in values.items()}
+        ).values()
     return LayerCheck(layer, _largest_difference(output, numpy(expected)), moved)
 
 
 def _input_values(model: ir.Model, layer: str, fed: dict[str, int]) -> dict[str, int] | None:
     """Names of the values that enter the layer in the graph, and the argument that each is."""
     nodes = {node.name: node for node in model.graph.all_nodes()}
-    entering = {nodes.get(f"{name}/QuantizeLinear"): place for name, place in fed.items()} or {nodes.get(layer): 0}
+    entering = {nodes.get(f"{name}/QuantizeLinear"): place for name, place in fed.items()} or {
+        nodes.get(layer): 0
+    }
     values = {}
     for node, place in entering.items():
         value = node.inputs[0] if node is not None else None
@@ -153,7 +181,8 @@ def _cut(model: ir.Model, inputs: list[str], output: str, file: Path) -> bool:
 
 
 def _off_boundaries(source: QuantizedModel, call: Call) -> tuple[list[Any], float]:
-    """The arguments with values near a rounding boundary put onto the grid, and the part of values that were."""
+    """The arguments with values near a rounding boundary put onto the grid, and the part of values
+    that were."""
     args, moved, total = list(call.args), 0, 0
     for name, place in (call.fed or {}).items():
         array = numpy(args[place])
@@ -166,7 +195,8 @@ def _off_boundaries(source: QuantizedModel, call: Call) -> tuple[list[Any], floa
 
 
 def near_boundary(array: np.ndarray, grid: Grid) -> np.ndarray:
-    """Where a value is so near the middle between two steps that the order of float operations decides."""
+    """Where a value is so near the middle between two steps that the order of float operations
+    decides."""
     steps = array.astype(np.float64) / along(grid.scale, grid.axis, array.ndim)
     near: np.ndarray = np.abs(steps - np.floor(steps) - 0.5) < NEAR_BOUNDARY
     return near
@@ -175,4 +205,6 @@ def near_boundary(array: np.ndarray, grid: Grid) -> np.ndarray:
 def _largest_difference(output: np.ndarray, expected: np.ndarray) -> float:
     if output.shape != expected.shape:
         return float("inf")
-    return float(np.abs(output - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30))
+    return float(
+        np.abs(output - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)
+    )

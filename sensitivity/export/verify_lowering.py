@@ -20,10 +20,12 @@ from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.tasks.base import mean
 
 LARGEST = {"fp16": 0.0, "openvino": 0.0, "tensorrt": 1.5, "onnxruntime": 3.0}
-"""Largest relative RMS against the canonical file, as a multiple of what quantization itself changes.
+"""Largest relative RMS against the canonical file, as a multiple of what quantization itself
+changes.
 
-fp16: the float file, where nothing is quantized. openvino: the same grid, so nothing but float rounding. tensorrt: FP16 moves values across rounding boundaries; two
-roundings that know nothing of each other differ by 1.4 times what each of them costs. onnxruntime: quantizes more.
+fp16: the float file, where nothing is quantized. openvino: the same grid, so nothing but float
+rounding. tensorrt: FP16 moves values across rounding boundaries; two roundings that know nothing of
+each other differ by 1.4 times what each of them costs. onnxruntime: quantizes more.
 """
 
 FP16_TOLERANCE = 0.01
@@ -43,24 +45,30 @@ def check_lowering(
 ) -> LoweringCheck:
     """Compare outputs on one batch, and with `batches` and `score` (as in a task) the metric.
 
-    unquantized: the float file of the same export. Files for ONNX Runtime run in it as users run them, the others
-    with its optimizations off. Raises ExportError that names the file and the numbers.
+    unquantized: the float file of the same export. Files for ONNX Runtime run in it as users run
+    them, the others with its optimizations off. Raises ExportError that names the file and the
+    numbers.
     """
     target = load_model(lowered).metadata_props.get("sensitivity.lowered", "")
     if target not in LARGEST:
         raise ExportError(
-            f"Expected a file lowered by this tool, got {lowered.name} without a label that says for what."
+            f"Expected a file lowered by this tool, got {lowered.name} without a label that says "
+            "for what."
         )
     reference = OnnxRuntime(optimize=False)
     runtime = OnnxRuntime(optimize=target == "onnxruntime")
-    expected, plain = _outputs(reference, canonical, inputs), _outputs(reference, unquantized, inputs)
+    expected, plain = (
+        _outputs(reference, canonical, inputs),
+        _outputs(reference, unquantized, inputs),
+    )
     rms = relative_rms(_outputs(runtime, lowered, inputs), expected, plain)
     own = relative_rms(plain, expected, plain)
     limit = max(LARGEST[target] * own, FLOAT_TOLERANCE if target == "openvino" else FP16_TOLERANCE)
     if not rms <= limit:
         raise ExportError(
-            f"Expected outputs of {lowered.name} to differ from {canonical.name} by at most {limit:.2g} (relative RMS), "
-            f"got {rms:.2g}, where quantization itself changes {own:.2g}; use the canonical file."
+            f"Expected outputs of {lowered.name} to differ from {canonical.name} by at most "
+            f"{limit:.2g} (relative RMS), got {rms:.2g}, where quantization itself changes "
+            f"{own:.2g}; use the canonical file."
         )
     metric = None
     if batches is not None and score is not None:

@@ -21,7 +21,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WriteError(
-            f"Expected to write {path}, got: {error.strerror or error}; free space or choose another folder with --out."
+            f"Expected to write {path}, got: {error.strerror or error}; free space or choose "
+            "another folder with --out."
         ) from error
 
 
@@ -30,6 +31,8 @@ def save(model: ir.Model | onnx.ModelProto, path: Path) -> Path:
     for a model that no single file can hold."""
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     if proto.ByteSize() > LARGEST_BYTES:
-        raise ExportError(f"Expected a model smaller than 2 GB for {path}, got {proto.ByteSize() / 1e9:.2f} GB.")
+        raise ExportError(
+            f"Expected a model smaller than 2 GB for {path}, got {proto.ByteSize() / 1e9:.2f} GB."
+        )
     write_whole(path, proto.SerializeToString())
     return path

@@ -4,12 +4,13 @@
     {"op": "range", "key": ..., "quantizer": ..., "method": ..., "amax": [...], "axis": null}   once per range tried
     {"op": "variant", "key": ..., "label": ..., "disabled": [...], "ranges": [...]}     once per variant
     {"op": "batch", "split": "rank", "batch": 0, "digest": ...}         once per batch of data
-    {"op": "scores", "key": ..., "split": ..., "batch": 0, "shape": [50], "data": base64(zlib(float64))}
+    {"op": "scores", "key": ..., "split": ..., "batch": 0, "shape": [50], "data":
+    base64(zlib(float64))}
     {"op": "task", "task": {...}}               where the task has changed and was shown to measure the same
 
-Each line ends with its own checksum (`lines.py`). A kill at any byte leaves at most a torn last line, which the next open
-cuts off; any other damage is refused with its line. A journal whose head is of another model, data set or configuration is
-refused with the difference named.
+Each line ends with its own checksum (`lines.py`). A kill at any byte leaves at most a torn last
+line, which the next open cuts off; any other damage is refused with its line. A journal whose head
+is of another model, data set or configuration is refused with the difference named.
 """
 
 from __future__ import annotations
@@ -46,16 +47,19 @@ from sensitivity.journal.lines import (
 from sensitivity.records import Range, Scores, Variant
 
 TASK = "task"
-"""The part of a head that may change: whether what is measured has changed with it is for the session to find out."""
+"""The part of a head that may change: whether what is measured has changed with it is for the
+session to find out."""
 
 Head = Mapping[str, Any]
 """JSON-able, flat enough to name a difference: {"model": "ab12...", "data": {"rank": ...}, ...}."""
 
 
 class Journal:
-    """Scores of every (variant, split, batch) measured so far. Made by `open_journal`; use inside `with`.
+    """Scores of every (variant, split, batch) measured so far. Made by `open_journal`; use inside
+    `with`.
 
-    head: of what is measured now. task: of the task that measured last; None where the head tells of none.
+    head: of what is measured now. task: of the task that measured last; None where the head tells
+    of none.
     """
 
     def __init__(self, path: Path, head: Head, file: BinaryIO) -> None:
@@ -72,7 +76,10 @@ class Journal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._file.close()
 
@@ -94,18 +101,21 @@ class Journal:
         return self._digests
 
     def add_batch(self, split: str, batch: int, digest: str) -> None:
-        """Say which data batch this is. Raises JournalMismatch if earlier scores were of other data."""
+        """Say which data batch this is. Raises JournalMismatch if earlier scores were of other
+        data."""
         known = self._digests.get((split, batch))
         if known is None:
             self._append(BatchRead(split, batch, digest))
         elif known != digest:
             raise JournalMismatch(
-                f"Expected batch {batch} of split {split!r} to be the data that {self.path} was measured on, "
-                "got other data; keep the data and its order fixed, or choose another --out."
+                f"Expected batch {batch} of split {split!r} to be the data that {self.path} was "
+                "measured on, got other data; keep the data and its order fixed, or choose "
+                "another --out."
             )
 
     def add_scores(self, variant: Variant, split: str, batch: int, scores: Scores) -> None:
-        """Append scores float64[n] or [n, k] of one variant on one batch. Raises WriteError; earlier lines stay whole."""
+        """Append scores float64[n] or [n, k] of one variant on one batch. Raises WriteError;
+        earlier lines stay whole."""
         if variant.key not in self._variants:
             self._add_variant(variant)
         self._append(Scored(variant.key, split, batch, scores.shape, packed(scores)))
@@ -129,7 +139,10 @@ class Journal:
             case VariantMade():
                 self._variants[record.key] = made_variant(record, self._ranges)
             case BatchRead():
-                if self._digests.setdefault((record.split, record.batch), record.digest) != record.digest:
+                if (
+                    self._digests.setdefault((record.split, record.batch), record.digest)
+                    != record.digest
+                ):
                     raise Damaged("an earlier line says that this batch is other data")
             case Scored():
                 self._replay_scores(record)
@@ -150,7 +163,8 @@ class Journal:
 
 
 def write_line(file: BinaryIO, path: Path, record: Record) -> None:
-    """Append one record whole or not at all: after a failed write the file ends where it ended before."""
+    """Append one record whole or not at all: after a failed write the file ends where it ended
+    before."""
     end = file.seek(0, os.SEEK_END)
     try:
         file.write(sealed(record) + b"\n")
@@ -160,8 +174,8 @@ def write_line(file: BinaryIO, path: Path, record: Record) -> None:
         with contextlib.suppress(OSError):
             file.truncate(end)
         raise WriteError(
-            f"Expected to append to {path}, got {error.strerror or error}; what was measured before is kept: "
-            "free some space and go on with --resume."
+            f"Expected to append to {path}, got {error.strerror or error}; what was measured "
+            "before is kept: free some space and go on with --resume."
         ) from error
 
 
@@ -209,10 +223,14 @@ def _fill(journal: Journal, records: Sequence[Record], file: BinaryIO) -> None:
 
 
 def refuse_used(path: Path, resume: bool) -> None:
-    """Raise RunDirError where this place cannot take a new run, or holds one that is not to be gone on with."""
+    """Raise RunDirError where this place cannot take a new run, or holds one that is not to be gone
+    on with."""
     if path.parent.exists() and not path.parent.is_dir():
-        raise RunDirError(f"Expected {path.parent} to be a folder, got a file; choose another --out.")
-    if not resume and _content(path).count(b"\n") > 1:  # the first line says what was to be measured
+        raise RunDirError(
+            f"Expected {path.parent} to be a folder, got a file; choose another --out."
+        )
+    # the first line says what was to be measured
+    if not resume and _content(path).count(b"\n") > 1:
         raise RunDirError(
             f"Expected {path.parent} to be a new run, got a journal of an earlier one; "
             "add --resume to go on with it, or choose another --out."
@@ -220,7 +238,8 @@ def refuse_used(path: Path, resume: bool) -> None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """All whole records, none where there is no file; a torn last line is cut off. Raises RunDirError for damage elsewhere."""
+    """All whole records, none where there is no file; a torn last line is cut off. Raises
+    RunDirError for damage elsewhere."""
     content = _content(path)
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
@@ -244,23 +263,26 @@ def _content(path: Path) -> bytes:
         return b""
     except OSError as error:
         raise RunDirError(
-            f"Expected {path} to be a readable file, got {error.strerror or error}; choose another --out."
+            f"Expected {path} to be a readable file, got {error.strerror or error}; choose another "
+            "--out."
         ) from error
 
 
 def _schema(path: Path, first: Record) -> int:
-    """Of the journal that begins with this record. Raises RunDirError where this version cannot read it."""
+    """Of the journal that begins with this record. Raises RunDirError where this version cannot
+    read it."""
     schema = first.schema if isinstance(first, Opened) else None
     if schema is None or not 1 <= schema <= SCHEMA:
         raise RunDirError(
-            f"Expected a journal of schema {SCHEMA} in {path}, got {schema}; it was written by a newer version, or is "
-            "damaged: upgrade, or choose another --out."
+            f"Expected a journal of schema {SCHEMA} in {path}, got {schema}; it was written by a "
+            "newer version, or is damaged: upgrade, or choose another --out."
         )
     return schema
 
 
 def task_of(path: Path) -> Any:
-    """Of the task that measured last, as its head told it; None where that cannot be said. Raises RunDirError."""
+    """Of the task that measured last, as its head told it; None where that cannot be said. Raises
+    RunDirError."""
     records = read_records(path)
     told = [record.task for record in records if isinstance(record, TaskTold)]
     opened = [record.head.get(TASK) for record in records if isinstance(record, Opened)]
@@ -272,18 +294,22 @@ def _damaged(path: Path, number: int, error: Damaged) -> RunDirError:
     if number > 1:
         cut = shlex.join(["sed", "-i", f"{number},$d", str(path)])
         fix = f"cut off it and what follows, which is then measured again, with: {cut}"
-    return RunDirError(f"Expected line {number} of {path} to be as it was written, got damage ({error}); {fix}")
+    return RunDirError(
+        f"Expected line {number} of {path} to be as it was written, got damage ({error}); {fix}"
+    )
 
 
 def check_head(path: Path, first: Record, head: Head) -> None:
     """Raise JournalMismatch where the journal is of something else."""
     assert isinstance(first, Opened), "checked while reading"
-    old, new = ({key: value for key, value in one.items() if key != TASK} for one in (first.head, head))
+    old, new = (
+        {key: value for key, value in one.items() if key != TASK} for one in (first.head, head)
+    )
     different = differences(old, new)
     if different:
         raise JournalMismatch(
-            f"Expected the journal {path} to be of this model, data and configuration, got another: "
-            f"{'; '.join(different)}. Undo the change, or choose another --out."
+            f"Expected the journal {path} to be of this model, data and configuration, got "
+            f"another: {'; '.join(different)}. Undo the change, or choose another --out."
         )
 
 

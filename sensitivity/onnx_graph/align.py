@@ -1,4 +1,5 @@
-"""Which operation and tensor of a float model each operation and tensor of a Q/DQ file stands for."""
+"""Which operation and tensor of a float model each operation and tensor of a Q/DQ file stands
+for."""
 
 from __future__ import annotations
 
@@ -23,11 +24,13 @@ OUTPUT_SUFFIX = "_QuantizeLinear_Input"
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """nodes: operation of the Q/DQ file -> that of the float model. values: tensor -> tensor that it stands for.
+    """nodes: operation of the Q/DQ file -> that of the float model. values: tensor -> tensor that
+    it stands for.
 
-    limits: tensor of the Q/DQ file -> what the activations between it and its operation, which only the float model
-    has, limit it to. A tensor is left out where that is not known. unmatched: operations of the Q/DQ file that read
-    something computed and that no operation of the float model stands for.
+    limits: tensor of the Q/DQ file -> what the activations between it and its operation, which only
+    the float model has, limit it to. A tensor is left out where that is not known. unmatched:
+    operations of the Q/DQ file that read something computed and that no operation of the float
+    model stands for.
     """
 
     nodes: dict[ir.Node, ir.Node] = field(default_factory=dict)
@@ -39,8 +42,9 @@ class Alignment:
 def align(graph: ir.Graph, original: ir.Graph) -> Alignment:
     """Follow both graphs from their inputs. graph: of the Q/DQ file. original: of the float model.
 
-    Two operations stand for each other where they are of one kind and read tensors that do; the name of a node or of
-    its output decides among several, and joins what comes after a part that differs. Sub-graphs are not entered.
+    Two operations stand for each other where they are of one kind and read tensors that do; the
+    name of a node or of its output decides among several, and joins what comes after a part that
+    differs. Sub-graphs are not entered.
     """
     return _Aligner(graph, original).align()
 
@@ -50,7 +54,9 @@ class _Aligner:
         self._graph, self._original = graph, original
         self._found = Alignment()
         self._taken: set[ir.Node] = set()
-        self._by_name: dict[str | None, ir.Node] = {node.name: node for node in original if node.name}
+        self._by_name: dict[str | None, ir.Node] = {
+            node.name: node for node in original if node.name
+        }
         self._by_output: dict[str | None, ir.Node] = {
             value.name: node for node in original for value in node.outputs if value.name
         }
@@ -63,10 +69,14 @@ class _Aligner:
             if node.op_type in PASSING:
                 self._pass_on(node)
                 continue
-            twin = next(iter(sorted(self._candidates(node), key=lambda one: self._rank(node, one))), None)
+            twin = next(
+                iter(sorted(self._candidates(node), key=lambda one: self._rank(node, one))), None
+            )
             if twin is not None:
                 self._join(node, twin)
-            elif any(value is not None and not qdq.rooted_at_constant(value) for value in node.inputs):
+            elif any(
+                value is not None and not qdq.rooted_at_constant(value) for value in node.inputs
+            ):
                 self._found.unmatched.append(node)
         return self._found
 
@@ -84,7 +94,8 @@ class _Aligner:
         return [one for one in every if one not in self._taken and self._fits(node, one)]
 
     def _by_output_name(self, node: ir.Node) -> Iterator[ir.Node]:
-        """The operation whose output has this name, or that before the activations whose output has it."""
+        """The operation whose output has this name, or that before the activations whose output has
+        it."""
         found = self._by_output.get(node.outputs[0].name)
         while found is not None:
             yield found
@@ -99,7 +110,9 @@ class _Aligner:
         for index, value in enumerate(node.inputs):
             twin = self._found.values.get(value) if value is not None else None
             theirs = other.inputs[index] if index < len(other.inputs) else None
-            if twin is not None and (theirs is None or _behind_passing(theirs) is not _behind_passing(twin)):
+            if twin is not None and (
+                theirs is None or _behind_passing(theirs) is not _behind_passing(twin)
+            ):
                 return False
         return True
 
@@ -120,7 +133,8 @@ class _Aligner:
                 self._found.limits[own] = limits
 
     def _behind_removed(self, own: ir.Value, theirs: ir.Value) -> tuple[ir.Value, Limits | None]:
-        """The tensor of the float model behind the activations that the Q/DQ file has no more, and what they limit."""
+        """The tensor of the float model behind the activations that the Q/DQ file has no more, and
+        what they limit."""
         limits: Limits | None = UNLIMITED
         for removed in _removed(own, theirs):
             limits = within(limits, limits_of(removed))
@@ -131,8 +145,8 @@ class _Aligner:
 def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
     """The activations behind `theirs`, each its only reader, that are no more behind `own`.
 
-    ONNX Runtime's quantizer gives the tensor the name that the last of them had. Without such a name they are those
-    whose kind does not read `own`.
+    ONNX Runtime's quantizer gives the tensor the name that the last of them had. Without such a
+    name they are those whose kind does not read `own`.
     """
     chain: list[ir.Node] = []
     value = theirs
@@ -155,11 +169,15 @@ def _only_activation(value: ir.Value) -> ir.Node | None:
     single = readers[0] if len(readers) == 1 and not value.is_graph_output() else None
     if single is None or single.op_type not in CLAMPING or single.inputs[0] is None:
         return None
-    return single if _behind_passing(single.inputs[0]) is value else None  # not one of the ends of a Clip
+    # not one of the ends of a Clip
+    return single if _behind_passing(single.inputs[0]) is value else None
 
 
-def ports(own: Iterable[ir.Value], theirs: Iterable[ir.Value]) -> tuple[list[ir.Value], list[ir.Value]]:
-    """Inputs (or outputs) that stand for each other: of one name, or all by position where there are as many."""
+def ports(
+    own: Iterable[ir.Value], theirs: Iterable[ir.Value]
+) -> tuple[list[ir.Value], list[ir.Value]]:
+    """Inputs (or outputs) that stand for each other: of one name, or all by position where there
+    are as many."""
     ours = [value for value in own if not value.is_initializer()]
     others = [value for value in theirs if not value.is_initializer()]
     by_name = {value.name: value for value in others}
@@ -187,7 +205,8 @@ def _behind_passing(value: ir.Value) -> ir.Value:
 
 
 def _weight_distance(node: ir.Node, other: ir.Node) -> float:
-    """How far apart the weights of two operations are, relative to the second; 0 where they cannot be compared."""
+    """How far apart the weights of two operations are, relative to the second; 0 where they cannot
+    be compared."""
     index = qdq.WEIGHT_INPUT.get(node.op_type)
     if index is None or len(node.inputs) <= index or len(other.inputs) <= index:
         return 0.0

@@ -13,10 +13,11 @@ CALL, NAME = "sensitivity.call.", "sensitivity.name"
 
 
 def written_out(model: ir.Model) -> ir.Model:
-    """The same model with every call of a local function replaced by the function's nodes, named <call>/<node>.
+    """The same model with every call of a local function replaced by the function's nodes, named
+    <call>/<node>.
 
-    A model without functions comes back as it is. Raises OnnxFileError for functions that cannot be written out, such
-    as those of another opset than the file.
+    A model without functions comes back as it is. Raises OnnxFileError for functions that cannot be
+    written out, such as those of another opset than the file.
     """
     if not model.functions:
         return model
@@ -27,8 +28,8 @@ def written_out(model: ir.Model) -> ir.Model:
     except (ValueError, ir.passes.PassError) as error:
         said = " ".join(str(error.__cause__ or error).split())
         raise OnnxFileError(
-            f"Expected local functions that can be written out in the graph, got: {said}; inline them with "
-            "onnx.inliner.inline_local_functions first."
+            f"Expected local functions that can be written out in the graph, got: {said}; inline "
+            "them with onnx.inliner.inline_local_functions first."
         ) from error
     for node in model.graph.all_nodes():
         calls = [value for key, value in node.metadata_props.items() if key.startswith(CALL)]
@@ -40,7 +41,8 @@ def written_out(model: ir.Model) -> ir.Model:
 def _mark(model: ir.Model) -> None:
     """Note in each call which one it is, and in each node of a function how it is called there.
 
-    Calls have one key for each function that holds them: what is inside gets those of all levels, the outer ones first.
+    Calls have one key for each function that holds them: what is inside gets those of all levels,
+    the outer ones first.
     """
     for node in model.graph.all_nodes():
         if node.op_identifier() in model.functions:

@@ -1,4 +1,5 @@
-"""Bring a Q/DQ graph of any tool into the one form that pairs are looked for in; what it computes stays the same."""
+"""Bring a Q/DQ graph of any tool into the one form that pairs are looked for in; what it computes
+stays the same."""
 
 from __future__ import annotations
 
@@ -13,14 +14,16 @@ from sensitivity.onnx_graph.passes.one_grid_per_pair import OneGridPerPair
 
 
 def canonical(model: ir.Model) -> ir.Model:
-    """The same model with each DQ directly behind its Q (a Clip may stand between), both on one grid.
+    """The same model with each DQ directly behind its Q (a Clip may stand between), both on one
+    grid.
 
-    Model-local functions are written out first, since pairs may be in them, and names of bodies are made unique. The
-    model given may be changed.
-    Raises OnnxFileError where a function cannot be written out.
+    Model-local functions are written out first, since pairs may be in them, and names of bodies are
+    made unique. The model given may be changed. Raises OnnxFileError where a function cannot be
+    written out.
     """
     model = written_out(model)
-    remove_dead(model.graph)  # ONNX Runtime's quantizer leaves pairs for tensors that only branches of an If read
+    # ONNX Runtime's quantizer leaves pairs for tensors that only branches of an If read
+    remove_dead(model.graph)
     NamesOfBodies()(model)
     OneClipPerPair()(model)
     LiftDequantize()(model)

@@ -1,4 +1,5 @@
-"""Activations that a Q/DQ file has no more, because a pair whose grid ends where they do clamps as they did.
+"""Activations that a Q/DQ file has no more, because a pair whose grid ends where they do clamps as
+they did.
 
 Conv -> Relu -> Q -> DQ     is written as     Conv -> Q -> DQ     with the zero point at the lower end of the type
 """
@@ -24,7 +25,8 @@ RESTORED = "_restored"
 """Ends the name of an activation that stands in a graph again."""
 
 Limits = tuple[float, float]
-"""The smallest and the largest value that a tensor can have; -inf and inf where nothing clamps it."""
+"""The smallest and the largest value that a tensor can have; -inf and inf where nothing clamps
+it."""
 
 UNLIMITED: Limits = (-np.inf, np.inf)
 RELU: Limits = (0.0, np.inf)
@@ -34,11 +36,14 @@ Clamps = Mapping[str, Limits]
 
 
 def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[str, Limits]:
-    """What pairs that clamp at 0 limit to, where the graph does not prove that the tensor is clamped already.
+    """What pairs that clamp at 0 limit to, where the graph does not prove that the tensor is
+    clamped already.
 
-    A Relu there is harmless on a tensor that is never negative. Where the other end was clamped (Clip) is not known.
-    A pair that an activation of the graph reads has taken none away: it only has the range of what that one passes on.
-    inputs: of the main graph, which have no activation; those of the body of a Loop carry what may have had one.
+    A Relu there is harmless on a tensor that is never negative. Where the other end was clamped
+    (Clip) is not known. A pair that an activation of the graph reads has taken none away: it only
+    has the range of what that one passes on.
+    inputs: of the main graph, which have no activation; those of the body of a Loop carry what may
+    have had one.
     """
     found = {}
     for use in uses:
@@ -55,7 +60,8 @@ def _is_activated(pair: qdq.Pair) -> bool:
 
 
 def clamps_of(found: Mapping[str, Limits], known: Mapping[str, Limits]) -> dict[str, Limits]:
-    """The clamps to restore. found: by pairs that clamp. known: by the float model, which knows better."""
+    """The clamps to restore. found: by pairs that clamp. known: by the float model, which knows
+    better."""
     return {name: limits for name, limits in {**found, **known}.items() if limits != UNLIMITED}
 
 
@@ -75,7 +81,8 @@ def within(limits: Limits | None, others: Limits | None) -> Limits | None:
 
 
 def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> ir.Node:
-    """A Relu or Clip of the value, in no graph yet; the ends of a Clip are constants of the type that the pair gives."""
+    """A Relu or Clip of the value, in no graph yet; the ends of a Clip are constants of the type
+    that the pair gives."""
     name = f"{pair.source.name}_{'Relu' if limits == RELU else 'Clip'}{RESTORED}"
     made = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
     if limits == RELU:
@@ -86,13 +93,21 @@ def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> i
         return ir.Node("", "Clip", [value], attributes, name=name, outputs=[made])
     scale = pair.scale
     kind = np.float32 if scale is None else scale.dtype
-    constants = [_constant(f"{name}_{key}", ends[key], kind) if key in ends else None for key in ("min", "max")]
+    constants = [
+        _constant(f"{name}_{key}", ends[key], kind) if key in ends else None
+        for key in ("min", "max")
+    ]
     return ir.Node("", "Clip", [value, *constants], name=name, outputs=[made])
 
 
 def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:
     tensor = ir.tensor(np.asarray(number, kind), name=name)
-    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
+    return ir.Value(
+        name=name,
+        type=ir.TensorType(tensor.dtype),
+        shape=tensor.shape,  # type: ignore[arg-type]
+        const_value=tensor,
+    )
 
 
 def _clamped_at_zero(pair: qdq.Pair) -> Limits | None:

@@ -1,4 +1,5 @@
-"""What the float model that a Q/DQ file was made from tells of the file: its weights, biases and activations."""
+"""What the float model that a Q/DQ file was made from tells of the file: its weights, biases and
+activations."""
 
 from __future__ import annotations
 
@@ -23,14 +24,15 @@ Array = NDArray[Any]
 
 
 ROUNDED = 0.51
-"""In steps of the grid: how far a weight may be from the stored one where it was rounded to the nearest step."""
+"""In steps of the grid: how far a weight may be from the stored one where it was rounded to the
+nearest step."""
 
 MOST = 0.99
 """Part of a tensor's values that must be so near: the others may be clamped."""
 
 LEARNED = 1.0
-"""In steps, the root of the mean square: how far the weight with the right place or name may be from the stored one.
-Its rounding may be learned (AdaRound, GPTQ), its range chosen."""
+"""In steps, the root of the mean square: how far the weight with the right place or name may be
+from the stored one. Its rounding may be learned (AdaRound, GPTQ), its range chosen."""
 
 LARGEST_RANK = 4
 """A weight of the float model is found in any order of its axes up to this many."""
@@ -41,15 +43,18 @@ Form = tuple[str, Callable[[], ir.Model]]
 
 @dataclass(frozen=True, eq=False)
 class FloatModel:
-    """original: the user's model. form, model: the way to write it that is nearest to the Q/DQ file.
+    """original: the user's model. form, model: the way to write it that is nearest to the Q/DQ
+    file.
 
-    weights: name of a stored constant of the Q/DQ file -> the float model's own values, in the file's shape and type.
+    weights: name of a stored constant of the Q/DQ file -> the float model's own values, in the
+    file's shape and type.
 
-    It has the quantized weights and biases, and float biases that the quantizing tool corrected; a corrected bias is
-    only right beside the quantized weight. limits: tensor of the Q/DQ file -> what activations that the file has no
-    more limited it to (-inf and inf for none); a tensor is left out where that is not known. stored: how many quantized
-    constants the file has. missing: names of those that the float model does not have. doubts: operations that
-    nothing in the float model stands for, and weights that are not just rounded.
+    It has the quantized weights and biases, and float biases that the quantizing tool corrected; a
+    corrected bias is only right beside the quantized weight. limits: tensor of the Q/DQ file ->
+    what activations that the file has no more limited it to (-inf and inf for none); a tensor is
+    left out where that is not known. stored: how many quantized constants the file has. missing:
+    names of those that the float model does not have. doubts: operations that nothing in the float
+    model stands for, and weights that are not just rounded.
     """
 
     name: str
@@ -63,10 +68,14 @@ class FloatModel:
     doubts: int = 0
 
 
-def float_model(graph: ir.Graph, paths: Sequence[Path], forms: Sequence[Form], name: str) -> FloatModel:
-    """The float model in that of its forms in which most weights and operations of the file are found.
+def float_model(
+    graph: ir.Graph, paths: Sequence[Path], forms: Sequence[Form], name: str
+) -> FloatModel:
+    """The float model in that of its forms in which most weights and operations of the file are
+    found.
 
-    graph, paths: of the Q/DQ file. name: of the float file. Raises OnnxFileError where no weight is found.
+    graph, paths: of the Q/DQ file. name: of the float file. Raises OnnxFileError where no weight is
+    found.
     """
     best: FloatModel | None = None
     original = forms[0][1]()
@@ -79,8 +88,8 @@ def float_model(graph: ir.Graph, paths: Sequence[Path], forms: Sequence[Form], n
     assert best is not None
     if best.stored and len(best.missing) == best.stored:
         raise OnnxFileError(
-            f"Expected {name} to be the float model that was quantized, got none of the {best.stored} quantized "
-            "weights in it; give the very file that the quantizer read."
+            f"Expected {name} to be the float model that was quantized, got none of the "
+            f"{best.stored} quantized weights in it; give the very file that the quantizer read."
         )
     return best
 
@@ -95,8 +104,8 @@ def with_batchnorm_folded(model: ir.Model) -> ir.Model:
 class _Stored:
     """A constant of the Q/DQ file that a pair quantizes.
 
-    values: float, as the pair gives them (as the file stores them in front of a Q). step: from each to the next value
-    of the grid, in their shape.
+    values: float, as the pair gives them (as the file stores them in front of a Q). step: from each
+    to the next value of the grid, in their shape.
     is_integer: the file has integers of it, and no Q.
     """
 
@@ -130,7 +139,15 @@ class _Finder:
         missing = tuple(one for one in stored if one not in self._seen)
         doubts = self._learned + len(self._alignment.unmatched)
         return FloatModel(
-            name, self._original, form, self._original, self._weights, limits, len(stored), missing, doubts
+            name,
+            self._original,
+            form,
+            self._original,
+            self._weights,
+            limits,
+            len(stored),
+            missing,
+            doubts,
         )
 
     def _take(self, one: _Stored, values: Array | None) -> None:
@@ -141,7 +158,8 @@ class _Finder:
             self._weights[one.name] = values
 
     def _nearest(self, one: _Stored) -> Array | None:
-        """The constant of the operation that stands for the reader, of the same name, or else of the same values."""
+        """The constant of the operation that stands for the reader, of the same name, or else of
+        the same values."""
         own = self._of_operation(one.path)
         named = self._constants.get(one.name.removesuffix("_quantized"))
         likely = [array for array in (own, named) if array is not None]
@@ -156,13 +174,16 @@ class _Finder:
         return None
 
     def _bias_beside(self, one: _Stored) -> Array | None:
-        """The bias beside the weight that was found: also where it was corrected; zeros where it was added."""
+        """The bias beside the weight that was found: also where it was corrected; zeros where it
+        was added."""
         user = one.path.user
         assert user is not None
         if user in self._alignment.nodes and self._has_weight(user):
             bias = self._of_operation(one.path)
             if bias is None:
-                return np.zeros_like(one.values) if not self._reads(one.path) else self._nearest(one)
+                return (
+                    np.zeros_like(one.values) if not self._reads(one.path) else self._nearest(one)
+                )
             if bias.size == one.values.size:
                 return bias.reshape(one.values.shape).astype(one.values.dtype)
         return self._nearest(one)
@@ -200,11 +221,19 @@ class _Finder:
 
     def _reads(self, path: Path) -> bool:
         twin = self._alignment.nodes.get(path.user) if path.user is not None else None
-        return twin is not None and len(twin.inputs) > path.index and twin.inputs[path.index] is not None
+        return (
+            twin is not None
+            and len(twin.inputs) > path.index
+            and twin.inputs[path.index] is not None
+        )
 
 
 def _is_bias(path: Path) -> bool:
-    return path.user is not None and path.user.op_type in {"Conv", "ConvTranspose", "Gemm"} and path.index == 2
+    return (
+        path.user is not None
+        and path.user.op_type in {"Conv", "ConvTranspose", "Gemm"}
+        and path.index == 2
+    )
 
 
 def _stored(path: Path) -> Iterator[_Stored]:
@@ -214,13 +243,18 @@ def _stored(path: Path) -> Iterator[_Stored]:
         values = dequantized(link) if link.quantize is None else qdq.constant(link.source)
         if values is not None:
             scale = np.abs(spread(link.scale.astype(np.float64), link, values.shape))
-            step = scale * level_gap(link, values.astype(np.float64) / np.where(scale == 0, 1, scale))
+            step = scale * level_gap(
+                link, values.astype(np.float64) / np.where(scale == 0, 1, scale)
+            )
             yield _Stored(link.source.name or "", link.quantize is None, values, step, path)
 
 
 def _constants(graph: ir.Graph) -> dict[str, Array]:
     """Every float constant of the graph by name."""
-    values = [*graph.initializers.values(), *(node.outputs[0] for node in graph if node.op_type == "Constant")]
+    values = [
+        *graph.initializers.values(),
+        *(node.outputs[0] for node in graph if node.op_type == "Constant"),
+    ]
     arrays = {value.name or "": qdq.constant(value) for value in values}
     return {name: array for name, array in arrays.items() if array is not None and _is_float(array)}
 
@@ -230,7 +264,8 @@ def _is_float(array: Array) -> bool:
 
 
 def _constant_input(node: ir.Node, index: int) -> Array | None:
-    """The float constant that the operation reads there, in front of operations that only move values."""
+    """The float constant that the operation reads there, in front of operations that only move
+    values."""
     value = node.inputs[index] if index < len(node.inputs) else None
     while value is not None:
         array = qdq.constant(value)

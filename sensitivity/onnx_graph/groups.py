@@ -1,4 +1,5 @@
-"""What belongs together in a traced graph: quantizers that must share one scale, the inputs of residual adds."""
+"""What belongs together in a traced graph: quantizers that must share one scale, the inputs of
+residual adds."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from sensitivity.onnx_graph.marks import DOMAIN, is_mark
 SAME_VALUES = {
     "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Dropout",
 }  # fmt: skip
-"""Operations that move values, or choose among them, without making new ones. Resize too, where it takes the nearest."""
+"""Operations that move values, or choose among them, without making new ones. Resize too, where it
+takes the nearest."""
 
 ACTIVATIONS = {
     "BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "HardSwish", "Sigmoid", "Tanh", "Mish", "Gelu",
@@ -25,7 +27,8 @@ SUMS = {"Add", "Sum"}
 
 @dataclass(frozen=True)
 class Meeting:
-    """Quantizers that see the same values ("fan-out"), or parts of what one Concat joins ("concat"). Two or more.
+    """Quantizers that see the same values ("fan-out"), or parts of what one Concat joins
+    ("concat"). Two or more.
 
     Of a Q/DQ file the operations that read them.
     """
@@ -35,27 +38,35 @@ class Meeting:
 
 
 def meetings(model: ir.Model) -> tuple[Meeting, ...]:
-    """Quantizers that should share one scale, in the graph's order: unequal ones cost a requantization in the engine.
+    """Quantizers that should share one scale, in the graph's order: unequal ones cost a
+    requantization in the engine.
 
     model: traced, with its quantizers still marked. Weights are in no group.
     """
-    marks = [node for node in model.graph if is_mark(node, "Quantizer") and node.inputs[0] is not None]
+    marks = [
+        node for node in model.graph if is_mark(node, "Quantizer") and node.inputs[0] is not None
+    ]
     readers = [(node.inputs[0], node.attributes.get_string("name")) for node in marks]
-    return met(model.graph, [(value, name) for value, name in readers if value is not None], keeps_values)
+    return met(
+        model.graph, [(value, name) for value, name in readers if value is not None], keeps_values
+    )
 
 
 def met(
     graph: ir.Graph, readers: Iterable[tuple[ir.Value, str]], keeps: Callable[[ir.Node], bool]
 ) -> tuple[Meeting, ...]:
-    """Readers that see the same values, or parts of what one Concat joins, in the order of `readers`; two or more each.
+    """Readers that see the same values, or parts of what one Concat joins, in the order of
+    `readers`; two or more each.
 
-    readers: (what is read, who reads it); a constant counts for nothing. keeps: whether an operation's output holds no other
-    values than its first input.
+    readers: (what is read, who reads it); a constant counts for nothing. keeps: whether an
+    operation's output holds no other values than its first input.
     """
     parents: dict[ir.Value, ir.Value] = {}
     joined = []
     for node in graph:
-        inputs = [value for value in node.inputs if value is not None and qdq.constant(value) is None]
+        inputs = [
+            value for value in node.inputs if value is not None and qdq.constant(value) is None
+        ]
         if node.op_type == "Concat" and inputs:
             joined.append(node.outputs[0])
             _join(parents, [*inputs, *node.outputs])
@@ -74,15 +85,20 @@ def met(
 
 
 def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Of each Add of two values: the layers that give them, through BatchNorm and activations, two or more.
+    """Of each Add of two values: the layers that give them, through BatchNorm and activations, two
+    or more.
 
-    model: traced, with marks. layers: names of quantized modules. A quantizer on an input of the Add counts for the
-    module that holds it.
+    model: traced, with marks. layers: names of quantized modules. A quantizer on an input of the
+    Add counts for the module that holds it.
     """
     found: dict[tuple[str, ...], None] = {}
     for node in model.graph:
         inputs = [value for value in node.inputs if value is not None]
-        if node.op_type != "Add" or len(inputs) != 2 or any(qdq.constant(value) is not None for value in inputs):
+        if (
+            node.op_type != "Add"
+            or len(inputs) != 2
+            or any(qdq.constant(value) is not None for value in inputs)
+        ):
             continue
         given = dict.fromkeys(name for value in inputs for name in _givers(value, layers))
         if len(given) > 1:
@@ -91,7 +107,8 @@ def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str
 
 
 def branched_blocks(model: ir.Model) -> tuple[tuple[str, ...], ...]:
-    """RepVGG blocks in their training form: the convolutions of one tensor, two or more, that one sum adds up."""
+    """RepVGG blocks in their training form: the convolutions of one tensor, two or more, that one
+    sum adds up."""
     found: list[tuple[str, ...]] = []
     for node in model.graph:
         if node.op_type not in SUMS or _is_term(node):
@@ -106,14 +123,18 @@ def branched_blocks(model: ir.Model) -> tuple[tuple[str, ...], ...]:
 
 
 def residual_inputs(model: ir.Model) -> tuple[ir.Value, ...]:
-    """Of each Add that joins a weighted branch and a skip connection: the value that comes over the skip connection.
+    """Of each Add that joins a weighted branch and a skip connection: the value that comes over the
+    skip connection.
 
-    model: traced, with marks. The other branch ends in a Conv or its BatchNorm, with which runtimes fuse the Add. Where
-    both do, the second input of the Add is taken, which is the shortcut in `y + shortcut(x)`.
+    model: traced, with marks. The other branch ends in a Conv or its BatchNorm, with which runtimes
+    fuse the Add. Where both do, the second input of the Add is taken, which is the shortcut in `y +
+    shortcut(x)`.
     """
     found: dict[ir.Value, None] = {}
     for node in model.graph:
-        if node.op_type != "Add" or any(value is None or qdq.constant(value) is not None for value in node.inputs):
+        if node.op_type != "Add" or any(
+            value is None or qdq.constant(value) is not None for value in node.inputs
+        ):
             continue
         first, second = (_unmarked(value) for value in node.inputs if value is not None)
         if _of_weighted(first):
@@ -145,7 +166,11 @@ def _is_activation(node: ir.Node) -> bool:
     """BatchNorm, or an activation with its value as its first input; x * sigmoid(x) too."""
     if node.op_type == "Mul":
         gate = node.inputs[1].producer() if node.inputs[1] is not None else None
-        return gate is not None and gate.op_type in {"Sigmoid", "HardSigmoid"} and gate.inputs[0] is node.inputs[0]
+        return (
+            gate is not None
+            and gate.op_type in {"Sigmoid", "HardSigmoid"}
+            and gate.inputs[0] is node.inputs[0]
+        )
     return node.op_type in ACTIVATIONS
 
 
@@ -173,7 +198,8 @@ def _terms(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _branch(value: ir.Value) -> tuple[ir.Value, str] | None:
-    """(what a convolution reads, the module it is) where one gives this value, perhaps through BatchNorm."""
+    """(what a convolution reads, the module it is) where one gives this value, perhaps through
+    BatchNorm."""
     module = None
     node = value.producer()
     while node is not None and node.inputs and node.inputs[0] is not None:

@@ -22,8 +22,8 @@ def load_model(path: Path) -> ir.Model:
     """The model in `path`, with external data found in its own folder only.
 
     Values of scales are not judged here: see `qdq.check_scales`.
-    Raises OnnxFileError for a file that is missing, not ONNX, cut short, larger than 2 GB, or whose external data is
-    missing, cut short or outside the file's folder.
+    Raises OnnxFileError for a file that is missing, not ONNX, cut short, larger than 2 GB, or whose
+    external data is missing, cut short or outside the file's folder.
     """
     path = Path(path)
     proto = _parse(path)
@@ -36,7 +36,9 @@ def load_model(path: Path) -> ir.Model:
     # onnx-ir wraps whatever it meets into a RuntimeError of its own.
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
         said = " ".join(str(error.__cause__ or error).split())[:300]
-        raise OnnxFileError(f"Expected {path} to hold a valid ONNX graph, got: {said}; {DAMAGED}") from error
+        raise OnnxFileError(
+            f"Expected {path} to hold a valid ONNX graph, got: {said}; {DAMAGED}"
+        ) from error
     check_values(model, path)
     for graph in model.graphs():
         ir.external_data.set_base_dir(graph, str(path.parent))
@@ -44,8 +46,9 @@ def load_model(path: Path) -> ir.Model:
 
 
 def sort_nodes(model: ir.Model) -> None:
-    """Put nodes behind what they read, where some tool appended them in another order; runtimes do too. AMD Quark does, and
-    ONNX Runtime's quantizer puts an If in front of what only its branches read.
+    """Put nodes behind what they read, where some tool appended them in another order; runtimes do
+    too. AMD Quark does, and ONNX Runtime's quantizer puts an If in front of what only its branches
+    read.
 
     Raises ValueError for a graph with a cycle.
     """
@@ -69,7 +72,9 @@ def _parse(path: Path) -> onnx.ModelProto:
             )
         data = path.read_bytes()
     except OSError as error:
-        raise OnnxFileError(f"Expected {path} to be a readable ONNX file, got: {error.strerror or error}.") from error
+        raise OnnxFileError(
+            f"Expected {path} to be a readable ONNX file, got: {error.strerror or error}."
+        ) from error
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
@@ -79,7 +84,9 @@ def _parse(path: Path) -> onnx.ModelProto:
             "it is cut short or not ONNX: copy or export it again."
         ) from error
     if not proto.opset_import or not proto.graph.output:
-        raise OnnxFileError(f"Expected {path} to be an ONNX model, got {size} bytes without a graph or an opset.")
+        raise OnnxFileError(
+            f"Expected {path} to be an ONNX model, got {size} bytes without a graph or an opset."
+        )
     return proto
 
 
@@ -91,15 +98,17 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
             continue
         info = {entry.key: entry.value for entry in tensor.external_data}
         location = info.get("location", "")
-        file = (folder / location).resolve()  # follows links: a link out of the folder is outside it
+        # follows links: a link out of the folder is outside it
+        file = (folder / location).resolve()
         if not location or os.path.isabs(location) or not file.is_relative_to(folder):
             raise OnnxFileError(
-                f"Expected external data of {path} to lie in its own folder, got {location!r} for {tensor.name}; "
-                "save the model with its data beside it."
+                f"Expected external data of {path} to lie in its own folder, got {location!r} for "
+                f"{tensor.name}; save the model with its data beside it."
             )
         if not file.is_file():
             raise OnnxFileError(
-                f"Expected external data {location!r} of {path} to exist, for {tensor.name}; copy it beside the model."
+                f"Expected external data {location!r} of {path} to exist, for {tensor.name}; copy "
+                "it beside the model."
             )
         try:
             offset, length = int(info.get("offset", 0)), int(info.get("length", 0))
@@ -107,12 +116,15 @@ def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
             offset, length = -1, 0
         if offset < 0 or length < 0 or offset + length > file.stat().st_size:
             raise OnnxFileError(
-                f"Expected external data {location!r} of {path} to hold bytes {offset} to {offset + length} for "
-                f"{tensor.name}, got a file of {file.stat().st_size} bytes; copy or export it again."
+                f"Expected external data {location!r} of {path} to hold bytes {offset} to "
+                f"{offset + length} for {tensor.name}, got a file of {file.stat().st_size} bytes; "
+                "copy or export it again."
             )
         total += length
     if total > LARGEST_BYTES:
-        raise OnnxFileError(f"Expected the weights of {path} to be smaller than 2 GB, got {total / 1e9:.2f} GB.")
+        raise OnnxFileError(
+            f"Expected the weights of {path} to be smaller than 2 GB, got {total / 1e9:.2f} GB."
+        )
 
 
 def _all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

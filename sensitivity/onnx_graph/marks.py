@@ -1,7 +1,9 @@
-"""Nodes that carry names of the user's model through an export, and what is kept of them afterwards.
+"""Nodes that carry names of the user's model through an export, and what is kept of them
+afterwards.
 
-Domain `sensitivity`: `Quantizer(x, name)` where a quantizer stood, `Output(x, module, call)` behind a layer. Both give
-x. They never leave the export: `passes.insert_qdq` and `passes.take_marks` remove all of them.
+Domain `sensitivity`: `Quantizer(x, name)` where a quantizer stood, `Output(x, module, call)` behind
+a layer. Both give x. They never leave the export: `passes.insert_qdq` and `passes.take_marks`
+remove all of them.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ OUTPUTS = "outputs of modules"
 class ModuleOutput:
     """A value that is what `module` gave at its call number `call` (from 0).
 
-    then: the BatchNorm that was folded into it, and whose output the value is now; None where there is none.
+    then: the BatchNorm that was folded into it, and whose output the value is now; None where there
+    is none.
     """
 
     module: str
@@ -27,7 +30,8 @@ class ModuleOutput:
 
 
 def module_outputs(value: ir.Value) -> tuple[ModuleOutput, ...]:
-    """Which modules gave this value, in the order that they did: a convolution, then the BatchNorm folded into it."""
+    """Which modules gave this value, in the order that they did: a convolution, then the BatchNorm
+    folded into it."""
     found: tuple[ModuleOutput, ...] = value.meta.get(OUTPUTS, ())
     return found
 
@@ -46,7 +50,8 @@ def remove(node: ir.Node) -> None:
     assert source is not None
     assert node.graph is not None
     if output.is_graph_output() and not source.is_graph_output() and source.producer() is not None:
-        source.name, output.name = output.name, f"{output.name}_marked"  # outputs keep the name users know
+        # outputs keep the name users know
+        source.name, output.name = output.name, f"{output.name}_marked"
     if source.type is None or source.shape is None:
         source.type, source.shape = output.type, output.shape
     output.replace_all_uses_with(source, replace_graph_outputs=True)

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from sensitivity.errors import OnnxFileError
 
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
-"""Operations with a weight, and which input it is. A MatMul of two activations has no weight: see `weight`."""
+"""Operations with a weight, and which input it is. A MatMul of two activations has no weight: see
+`weight`."""
 
 Array = NDArray[Any]
 
@@ -28,7 +29,8 @@ Array = NDArray[Any]
 class Pair:
     """One Q/DQ pair. `quantize` is None in the compact form. A Q with two DQs makes two pairs.
 
-    clip: the Clip between the two that leaves the grid fewer levels than its type has; None where there is none.
+    clip: the Clip between the two that leaves the grid fewer levels than its type has; None where
+    there is none.
     """
 
     quantize: ir.Node | None
@@ -57,7 +59,8 @@ class Pair:
 
     @property
     def scale(self) -> Array | None:
-        """float[] or float[1] per tensor, float[channels] along `axis`; None where it is not a constant."""
+        """float[] or float[1] per tensor, float[channels] along `axis`; None where it is not a
+        constant."""
         return constant(self.dequantize.inputs[1])
 
     @property
@@ -69,7 +72,11 @@ class Pair:
     def axis(self) -> int | None:
         """Channel axis, also where the file leaves it to the default; None per tensor."""
         scale = self.scale
-        return None if scale is None or scale.ndim == 0 or scale.size == 1 else axis_of(self.dequantize)
+        return (
+            None
+            if scale is None or scale.ndim == 0 or scale.size == 1
+            else axis_of(self.dequantize)
+        )
 
     @property
     def of_weight(self) -> bool:
@@ -86,7 +93,8 @@ def pairs(graph: ir.Graph) -> Iterator[Pair]:
 
 
 def pair_of(value: ir.Value | None) -> Pair | None:
-    """The pair that ends in this value; None where there is none (an INT32 bias behind a DQ is one, without a Q)."""
+    """The pair that ends in this value; None where there is none (an INT32 bias behind a DQ is one,
+    without a Q)."""
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
         return None
@@ -101,7 +109,8 @@ def pair_of(value: ir.Value | None) -> Pair | None:
 
 
 def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
-    """What a Clip limits its input to, -inf and inf where it does not; None where the graph computes that."""
+    """What a Clip limits its input to, -inf and inf where it does not; None where the graph
+    computes that."""
     ends = [clip.attributes.get_float("min", -np.inf), clip.attributes.get_float("max", np.inf)]
     for index, value in enumerate(clip.inputs[1:3]):
         if value is None:
@@ -114,9 +123,11 @@ def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
 
 
 def moved_values(node: ir.Node) -> list[ir.Value]:
-    """The inputs whose values come out of this operation as they went in: rounding may stand before or after it.
+    """The inputs whose values come out of this operation as they went in: rounding may stand before
+    or after it.
 
-    Empty for operations that compute. A MaxPool counts: the largest rounded value is the largest value rounded.
+    Empty for operations that compute. A MaxPool counts: the largest rounded value is the largest
+    value rounded.
     """
     if node.op_type not in {"Concat", "MaxPool", "Resize", "Slice", "Split"}:
         return []
@@ -124,11 +135,16 @@ def moved_values(node: ir.Node) -> list[ir.Value]:
         return []
     if node.op_type == "MaxPool" and len(node.outputs) > 1:
         return []
-    return [value for value in (node.inputs if node.op_type == "Concat" else node.inputs[:1]) if value is not None]
+    return [
+        value
+        for value in (node.inputs if node.op_type == "Concat" else node.inputs[:1])
+        if value is not None
+    ]
 
 
 def quantized(value: ir.Value | None) -> bool:
-    """Whether the value comes from integers, perhaps moved since: what is moved may be integers as well."""
+    """Whether the value comes from integers, perhaps moved since: what is moved may be integers as
+    well."""
     node = value.producer() if value is not None else None
     if node is not None and node.op_type == "DequantizeLinear":
         return True
@@ -137,7 +153,8 @@ def quantized(value: ir.Value | None) -> bool:
 
 
 def through_transpose(value: ir.Value | None) -> Pair | None:
-    """The pair that ends in this value, also where a Transpose stands between (a Linear layer as MatMul)."""
+    """The pair that ends in this value, also where a Transpose stands between (a Linear layer as
+    MatMul)."""
     node = value.producer() if value is not None else None
     if node is not None and node.op_type == "Transpose":
         return pair_of(node.inputs[0])
@@ -150,14 +167,16 @@ def activation(node: ir.Node) -> ir.Value | None:
 
 
 def weight(node: ir.Node) -> ir.Value | None:
-    """The weight input of a node, quantized or not; None for operations without one (also MatMul of activations)."""
+    """The weight input of a node, quantized or not; None for operations without one (also MatMul of
+    activations)."""
     index = WEIGHT_INPUT.get(node.op_type)
     value = node.inputs[index] if index is not None and len(node.inputs) > index else None
     return value if value is not None and rooted_at_constant(value) else None
 
 
 def output_axis(node: ir.Node, rank: int) -> int:
-    """Which axis of a weight of this rank holds the output channels: the only one that scales may run along.
+    """Which axis of a weight of this rank holds the output channels: the only one that scales may
+    run along.
 
     Per-channel weights of a grouped ConvTranspose have no such axis; lint has a rule for them.
     """
@@ -173,7 +192,8 @@ def weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 
 
 def rooted_at_constant(value: ir.Value) -> bool:
-    """Whether the value is a constant, or one behind Q, DQ, Transpose, Cast, Reshape or Identity."""
+    """Whether the value is a constant, or one behind Q, DQ, Transpose, Cast, Reshape or
+    Identity."""
     while constant(value) is None:
         node = value.producer()
         if node is None or node.op_type not in {
@@ -205,10 +225,11 @@ def axis_of(node: ir.Node) -> int:
 
 
 def check_scales(model: ir.Model, name: str) -> None:
-    """Raise OnnxFileError that names the first scale which is not finite and positive. `name` is the file.
+    """Raise OnnxFileError that names the first scale which is not finite and positive. `name` is
+    the file.
 
-    Scales of stored integers may be 0 (a channel without any weight) and negative (blocks whose largest value is
-    positive): the runtime only multiplies by them.
+    Scales of stored integers may be 0 (a channel without any weight) and negative (blocks whose
+    largest value is positive): the runtime only multiplies by them.
     """
     for node in model.graph.all_nodes():
         if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
@@ -219,6 +240,6 @@ def check_scales(model: ir.Model, name: str) -> None:
         if scale is not None and not good.all():
             worst = scale[~good].ravel()[0]
             raise OnnxFileError(
-                f"Expected every scale in {name} to be finite and above 0, got {worst} at {node.name}; "
-                "calibrate that quantizer again or leave it out."
+                f"Expected every scale in {name} to be finite and above 0, got {worst} at "
+                f"{node.name}; calibrate that quantizer again or leave it out."
             )

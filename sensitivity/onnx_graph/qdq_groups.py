@@ -39,16 +39,23 @@ def belonging(graph: ir.Graph, paths: Sequence[Path]) -> tuple[Together, ...]:
 
 def _residuals(graph: ir.Graph, units: Mapping[ir.Node, str]) -> Iterator[Together]:
     for node in graph:
-        values = [value for value in node.inputs if value is not None and not qdq.rooted_at_constant(value)]
+        values = [
+            value
+            for value in node.inputs
+            if value is not None and not qdq.rooted_at_constant(value)
+        ]
         if node.op_type == "Add" and node in units and len(values) == 2:
             givers = [giver for value in values if (giver := _weighted(value)) is not None]
-            members = dict.fromkeys([*(units[giver] for giver in givers if giver in units), units[node]])
+            members = dict.fromkeys(
+                [*(units[giver] for giver in givers if giver in units), units[node]]
+            )
             if len(members) > 1:
                 yield Together("residual", tuple(members))
 
 
 def _weighted(value: ir.Value) -> ir.Node | None:
-    """The weighted operation that gives this value, through pairs and activations; None where another one does."""
+    """The weighted operation that gives this value, through pairs and activations; None where
+    another one does."""
     node = _behind(value)
     while node is not None and _is_activation(node):
         node = _behind(node.inputs[0])

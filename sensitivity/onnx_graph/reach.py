@@ -14,19 +14,24 @@ QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
-    """Every Q and DQ of the main graph, its bodies and the model-local functions, with a name to find it by.
+    """Every Q and DQ of the main graph, its bodies and the model-local functions, with a name to
+    find it by.
 
-    Those at integer inputs and outputs of the main graph are not among them: they are the form in which the file takes
-    and gives its values (`rounded_outputs`).
+    Those at integer inputs and outputs of the main graph are not among them: they are the form in
+    which the file takes and gives its values (`rounded_outputs`).
     """
-    nodes = [*model.graph.all_nodes(), *(node for body in model.functions.values() for node in body.all_nodes())]
+    nodes = [
+        *model.graph.all_nodes(),
+        *(node for body in model.functions.values() for node in body.all_nodes()),
+    ]
     for node in nodes:
         if node.op_type in QUANTIZED and not _is_port(node):
             yield name_of(node), node
 
 
 def rounded_outputs(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
-    """Every Q whose integers are an output of the main graph and reach no DQ, with a name to find it by."""
+    """Every Q whose integers are an output of the main graph and reach no DQ, with a name to find
+    it by."""
     for node in model.graph.all_nodes():
         if node.op_type == "QuantizeLinear" and _is_port(node):
             yield name_of(node), node
@@ -38,7 +43,8 @@ def name_of(node: ir.Node) -> str:
 
 
 def _is_port(node: ir.Node) -> bool:
-    """Whether a DQ reads an integer input of the model, or a Q gives an integer output of it, perhaps moved."""
+    """Whether a DQ reads an integer input of the model, or a Q gives an integer output of it,
+    perhaps moved."""
     if node.op_type == "DequantizeLinear":
         return node.inputs[0] is not None and _comes_from_input(node.inputs[0])
     return _goes_to_output(node.outputs[0])
@@ -50,7 +56,8 @@ def _comes_from_input(value: ir.Value) -> bool:
         return value.is_graph_input() and not value.is_initializer()
     places = moved_places(node)
     return bool(places) and all(
-        source is not None and _comes_from_input(source) for source in (node.inputs[place] for place in places)
+        source is not None and _comes_from_input(source)
+        for source in (node.inputs[place] for place in places)
     )
 
 
@@ -63,7 +70,8 @@ def _goes_to_output(value: ir.Value) -> bool:
 
 
 def reaching_outputs(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes of the main graph whose values reach an output; a sub-graph reads the values that its nodes read."""
+    """The nodes of the main graph whose values reach an output; a sub-graph reads the values that
+    its nodes read."""
     found: set[ir.Node] = set()
     waiting = [value.producer() for value in graph.outputs]
     while waiting:
@@ -76,7 +84,8 @@ def reaching_outputs(graph: ir.Graph) -> set[ir.Node]:
 
 
 def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
-    """For each output of the graph the names of the uses that it depends on, those of the nearest operations first.
+    """For each output of the graph the names of the uses that it depends on, those of the nearest
+    operations first.
 
     Those in bodies of If, Loop and Scan are left out.
     """
@@ -84,8 +93,13 @@ def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, 
     found = []
     for index, value in enumerate(graph.outputs):
         away: dict[ir.Node | None, int] = _nodes_away(value.producer())
-        own = [path for path in main if (path.index == index if path.user is None else path.user in away)]
-        own.sort(key=lambda path: away.get(path.user, -1))  # the output's own pairs are the nearest of all
+        own = [
+            path
+            for path in main
+            if (path.index == index if path.user is None else path.user in away)
+        ]
+        # the output's own pairs are the nearest of all
+        own.sort(key=lambda path: away.get(path.user, -1))
         found.append(tuple(use.name for path in own for _, use in path.links if use is not None))
     return tuple(found)
 

@@ -11,7 +11,12 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.one_grid_per_pair import differing_grids
 
-DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
+DYNAMIC = {
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "DynamicQuantizeLSTM",
+    "MatMulIntegerToFloat",
+}
 INTEGER = {"ConvInteger", "GatherBlockQuantized", "MatMulBnb4", "MatMulInteger", "MatMulNBits"}
 STANDARD = {"", "ai.onnx", "ai.onnx.ml"}
 RUNTIME = {"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"}
@@ -22,7 +27,8 @@ FIRST_OPSET, FIRST_PER_AXIS = 10, 13
 
 
 def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) -> None:
-    """Raise OnnxFileError unless the file holds Q/DQ pairs and nothing that is quantized in another way.
+    """Raise OnnxFileError unless the file holds Q/DQ pairs and nothing that is quantized in another
+    way.
 
     name: of the file. custom_ops: operations of other domains are had from a library.
     """
@@ -31,23 +37,25 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
     integer = [node for node in nodes if _computes_in_integers(node)]
     if dynamic:
         raise OnnxFileError(
-            f"Expected {name} to be quantized statically, with QuantizeLinear and DequantizeLinear, got dynamic "
-            f"quantization ({_listed(dynamic)}), whose ranges are taken from each input: there is nothing calibrated "
-            "to choose among; quantize the float model with onnxruntime.quantization.quantize_static."
+            f"Expected {name} to be quantized statically, with QuantizeLinear and "
+            f"DequantizeLinear, got dynamic quantization ({_listed(dynamic)}), whose ranges are "
+            "taken from each input: there is nothing calibrated to choose among; quantize the "
+            "float model with onnxruntime.quantization.quantize_static."
         )
     if integer:
         raise OnnxFileError(
-            f"Expected {name} to keep float operations between QuantizeLinear and DequantizeLinear, got integer "
-            f"operations ({_listed(integer)}), the QOperator format; quantize the float model again with "
-            "quant_format=QuantFormat.QDQ."
+            f"Expected {name} to keep float operations between QuantizeLinear and "
+            f"DequantizeLinear, got integer operations ({_listed(integer)}), the QOperator format; "
+            "quantize the float model again with quant_format=QuantFormat.QDQ."
         )
     _check_opset(model, nodes, name)
     _check_pairs(model.graph, nodes, name)
     unknown = [] if custom_ops else [node for node in nodes if not _is_known(model, node)]
     if unknown:
         raise OnnxFileError(
-            f"Expected {name} to hold operations that ONNX Runtime knows, got {_listed(unknown)}; cut the file before "
-            "them with onnx.utils.extract_model, or give OnnxModel the library that has them as custom_ops=."
+            f"Expected {name} to hold operations that ONNX Runtime knows, got {_listed(unknown)}; "
+            "cut the file before them with onnx.utils.extract_model, or give OnnxModel the "
+            "library that has them as custom_ops=."
         )
 
 
@@ -56,25 +64,28 @@ def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
         alone = [node for node in nodes if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
         if alone:
             raise OnnxFileError(
-                f"Expected a QuantizeLinear and a DequantizeLinear of {name} to stand behind each other, with nothing "
-                f"but moves of integers between them, got {_listed(alone)} without the other one; export the model "
-                "with its operations in float between pairs."
+                f"Expected a QuantizeLinear and a DequantizeLinear of {name} to stand behind each "
+                f"other, with nothing but moves of integers between them, got {_listed(alone)} "
+                "without the other one; export the model with its operations in float between "
+                "pairs."
             )
         raise OnnxFileError(
-            f"Expected {name} to hold Q/DQ pairs, got {len(nodes)} operations and no pair of QuantizeLinear and "
-            "DequantizeLinear; quantize it first, for instance with onnxruntime.quantization.quantize_static."
+            f"Expected {name} to hold Q/DQ pairs, got {len(nodes)} operations and no pair of "
+            "QuantizeLinear and DequantizeLinear; quantize it first, for instance with "
+            "onnxruntime.quantization.quantize_static."
         )
     differing = [pair.dequantize for pair in differing_grids(graph)]
     if differing:
         raise OnnxFileError(
-            f"Expected the QuantizeLinear and the DequantizeLinear of each pair in {name} to have one grid, got scales "
-            f"or zero points that differ ({_listed(differing)}) on a tensor whose axes are not known; export the model "
-            "with onnx.shape_inference.infer_shapes."
+            f"Expected the QuantizeLinear and the DequantizeLinear of each pair in {name} to have "
+            f"one grid, got scales or zero points that differ ({_listed(differing)}) on a tensor "
+            "whose axes are not known; export the model with onnx.shape_inference.infer_shapes."
         )
 
 
 def _computes_in_integers(node: ir.Node) -> bool:
-    """Whether the operation holds or takes integers itself, so that nothing can be switched in front of it."""
+    """Whether the operation holds or takes integers itself, so that nothing can be switched in
+    front of it."""
     if node.op_type in INTEGER or node.op_type.startswith("QLinear"):
         return True
     # ONNX Runtime's own: QAttention, QGemm, QMoE, QOrderedMatMul, ..., and not QuickGelu.
@@ -84,15 +95,25 @@ def _computes_in_integers(node: ir.Node) -> bool:
 def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
     ours = [
-        node for node in nodes if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.domain in STANDARD
+        node
+        for node in nodes
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.domain in STANDARD
     ]
-    per_axis = [node for node in ours if (scale := qdq.constant(node.inputs[1])) is not None and scale.size > 1]
-    for needed, found, what in ((FIRST_OPSET, ours, "Q/DQ pairs"), (FIRST_PER_AXIS, per_axis, "scales per channel")):
+    per_axis = [
+        node
+        for node in ours
+        if (scale := qdq.constant(node.inputs[1])) is not None and scale.size > 1
+    ]
+    for needed, found, what in (
+        (FIRST_OPSET, ours, "Q/DQ pairs"),
+        (FIRST_PER_AXIS, per_axis, "scales per channel"),
+    ):
         if found and opset < needed:
             raise OnnxFileError(
-                f"Expected {name} with {what} ({_listed(found)}) to be of opset {needed} or later, got opset {opset}; "
-                f"convert the float model with onnx.version_converter.convert_version(model, {FIRST_PER_AXIS}) and "
-                "quantize it again."
+                f"Expected {name} with {what} ({_listed(found)}) to be of opset {needed} or later, "
+                f"got opset {opset}; convert the float model with "
+                f"onnx.version_converter.convert_version(model, {FIRST_PER_AXIS}) and quantize it "
+                "again."
             )
 
 

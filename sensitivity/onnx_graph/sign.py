@@ -12,7 +12,8 @@ KEEPS_SIGN = {
     "Unsqueeze", "Slice", "Split", "Identity", "QuantizeLinear", "DequantizeLinear", "Concat", "Add", "Mul", "Max",
     "Dropout", "ReduceMean",
 }  # fmt: skip
-"""Operations that give no negative value where none of their inputs is negative. Not Resize: cubic overshoots."""
+"""Operations that give no negative value where none of their inputs is negative. Not Resize: cubic
+overshoots."""
 
 FIRST_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "QuantizeLinear", "DequantizeLinear",
               "Dropout", "ReduceMean"}  # fmt: skip

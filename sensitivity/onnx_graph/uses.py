@@ -36,7 +36,8 @@ Link = qdq.Pair | ir.Node
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """One pair as one operation uses it. name: exact and unique in the file. unit: name of the operation or output."""
+    """One pair as one operation uses it. name: exact and unique in the file. unit: name of the
+    operation or output."""
 
     name: str
     unit: str
@@ -46,10 +47,12 @@ class Use:
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """How an operation gets one of its inputs, or the graph one of its outputs, through at least one pair.
+    """How an operation gets one of its inputs, or the graph one of its outputs, through at least
+    one pair.
 
-    graph: the main graph, or the body of an If, Loop or Scan that the operation stands in. user: the operation; None
-    for an output of `graph`. index: of the input or output. root: the value it starts from.
+    graph: the main graph, or the body of an If, Loop or Scan that the operation stands in. user:
+    the operation; None for an output of `graph`. index: of the input or output. root: the value it
+    starts from.
     links: from the root to the user, `None` for a mover in the place of its use.
     """
 
@@ -62,8 +65,8 @@ class Path:
 
 
 def paths(graph: ir.Graph) -> tuple[Path, ...]:
-    """Every path, in the order of the graph's operations and their inputs; those of the graph's outputs come last, and
-    those of bodies behind them."""
+    """Every path, in the order of the graph's operations and their inputs; those of the graph's
+    outputs come last, and those of bodies behind them."""
     names = _unit_names(graph)
     found = [path for one, owner in _graphs(graph) for path in _paths_of(one, owner, names)]
     return _named(found)
@@ -74,7 +77,8 @@ def uses(found: Sequence[Path]) -> tuple[Use, ...]:
 
 
 def integer_biases(found: Sequence[Path]) -> dict[str, str]:
-    """Use of the input or the weight of an operation -> use of its bias, where that is stored as INT32."""
+    """Use of the input or the weight of an operation -> use of its bias, where that is stored as
+    INT32."""
     by_user: dict[ir.Node, dict[int, Use]] = {}
     for path in found:
         last = next((use for _, use in reversed(path.links) if use is not None), None)
@@ -83,7 +87,9 @@ def integer_biases(found: Sequence[Path]) -> dict[str, str]:
     return {
         use.name: places[BIAS_INPUT].name
         for user, places in by_user.items()
-        if user.op_type in qdq.WEIGHT_INPUT and BIAS_INPUT in places and is_integer_bias(places[BIAS_INPUT])
+        if user.op_type in qdq.WEIGHT_INPUT
+        and BIAS_INPUT in places
+        and is_integer_bias(places[BIAS_INPUT])
         for index, use in places.items()
         if index != BIAS_INPUT
     }
@@ -105,7 +111,8 @@ def bits_of(pair: qdq.Pair) -> int:
 
 
 def format_of(pair: qdq.Pair) -> str:
-    """Of the pair's quantized values, in words: "INT8" for int8 and uint8, "FP8 E4M3", "INT4 in blocks of 32"."""
+    """Of the pair's quantized values, in words: "INT8" for int8 and uint8, "FP8 E4M3", "INT4 in
+    blocks of 32"."""
     stored = _stored(pair)
     floating = re.match(r"FLOAT(\d)(E\dM\d)", stored.name)
     name = f"FP{floating[1]} {floating[2]}" if floating else f"INT{stored.bitwidth}"
@@ -120,25 +127,31 @@ def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
     if not stored.is_integer():
         return None
     bits = stored.bitwidth
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.is_signed() else (0, 2**bits - 1)
+    low, high = (
+        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.is_signed() else (0, 2**bits - 1)
+    )
     limits = qdq.clip_limits(pair.clip) if pair.clip is not None else None
     smallest, largest = limits or (low, high)
     return int(max(low, smallest)), int(min(high, largest))
 
 
 def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64]:
-    """From each of these levels of the pair's type (any shape) to the next: 1 for integers, more at large FP8 values."""
+    """From each of these levels of the pair's type (any shape) to the next: 1 for integers, more at
+    large FP8 values."""
     stored = _stored(pair)
     if not stored.is_floating_point():
         return np.ones_like(levels)
     kind = ml_dtypes.finfo(stored.numpy())  # type: ignore[no-untyped-call]
     _, exponent = np.frexp(levels.astype(stored.numpy()).astype(np.float64))
-    gaps: NDArray[np.float64] = np.ldexp(1.0, np.maximum(exponent - 1, int(kind.minexp)) - int(kind.nmant))
+    gaps: NDArray[np.float64] = np.ldexp(
+        1.0, np.maximum(exponent - 1, int(kind.minexp)) - int(kind.nmant)
+    )
     return gaps
 
 
 def problem(pair: qdq.Pair) -> str | None:
-    """Why the pair cannot be used; None where it can. A scale that is computed in the graph is not judged.
+    """Why the pair cannot be used; None where it can. A scale that is computed in the graph is not
+    judged.
 
     Stored integers may have scales of 0 and below: nothing is divided by them.
     """
@@ -160,7 +173,8 @@ def problem(pair: qdq.Pair) -> str | None:
 
 
 def _stored(pair: qdq.Pair) -> ir.DataType:
-    """The type of the quantized values. Where the file leaves out the zero point it is what ONNX says: uint8 for Q."""
+    """The type of the quantized values. Where the file leaves out the zero point it is what ONNX
+    says: uint8 for Q."""
     if pair.quantize is None:
         return _type(pair.source) or ir.DataType.INT8
     kind = _type(qdq.zero_point_value(pair.quantize))
@@ -177,7 +191,9 @@ def _type(value: ir.Value | None) -> ir.DataType | None:
     return tensor.dtype if tensor is not None else value.dtype
 
 
-def _paths_of(graph: ir.Graph, owner: ir.Node | None, names: Mapping[ir.Node, str]) -> Iterator[Path]:
+def _paths_of(
+    graph: ir.Graph, owner: ir.Node | None, names: Mapping[ir.Node, str]
+) -> Iterator[Path]:
     """Those of one graph; owner: the node whose body it is, None for the main graph."""
     for node in graph:
         if _is_operation(node):
@@ -188,7 +204,9 @@ def _paths_of(graph: ir.Graph, owner: ir.Node | None, names: Mapping[ir.Node, st
         yield from _path(graph, None, index, f"{within}{value.name or 'output'}", value)
 
 
-def _path(graph: ir.Graph, user: ir.Node | None, index: int, unit: str, value: ir.Value | None) -> Iterator[Path]:
+def _path(
+    graph: ir.Graph, user: ir.Node | None, index: int, unit: str, value: ir.Value | None
+) -> Iterator[Path]:
     """The path that ends in this input or output, if a pair is on it."""
     links: list[Link] = []
     end = 0
@@ -215,7 +233,9 @@ def _use(link: Link, unit: str, user: ir.Node | None) -> Use | None:
     return Use(link.name, unit, "weight" if qdq.rooted_at_constant(link.source) else role, link)
 
 
-def _graphs(graph: ir.Graph, owner: ir.Node | None = None) -> Iterator[tuple[ir.Graph, ir.Node | None]]:
+def _graphs(
+    graph: ir.Graph, owner: ir.Node | None = None
+) -> Iterator[tuple[ir.Graph, ir.Node | None]]:
     """The graph and every body in it, each with the node whose body it is."""
     yield graph, owner
     for node in graph:
@@ -228,7 +248,8 @@ def _graphs(graph: ir.Graph, owner: ir.Node | None = None) -> Iterator[tuple[ir.
 
 
 def _is_operation(node: ir.Node) -> bool:
-    """False for Q and DQ, for what belongs to a pair, and for a mover on the way to a single reader."""
+    """False for Q and DQ, for what belongs to a pair, and for a mover on the way to a single
+    reader."""
     if node.op_type in {"QuantizeLinear", "DequantizeLinear"} or _is_inside_pair(node):
         return False
     return not _only_moves(node)
@@ -236,7 +257,8 @@ def _is_operation(node: ir.Node) -> bool:
 
 def _is_inside_pair(node: ir.Node) -> bool:
     return node.op_type == "Clip" and any(
-        (pair := qdq.pair_of(user.outputs[0])) is not None and pair.clip is node for user in node.outputs[0].consumers()
+        (pair := qdq.pair_of(user.outputs[0])) is not None and pair.clip is node
+        for user in node.outputs[0].consumers()
     )
 
 
@@ -246,7 +268,8 @@ def _only_moves(node: ir.Node) -> bool:
 
 
 def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
-    """The node's own name; the name of its first output where it has none, or shares it with another."""
+    """The node's own name; the name of its first output where it has none, or shares it with
+    another."""
     nodes = list(graph.all_nodes())
     count = Counter(node.name for node in nodes)
     outputs = {value.name for value in graph.outputs}
@@ -259,13 +282,18 @@ def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
 
 
 def _named(found: list[Path]) -> tuple[Path, ...]:
-    """Each use named by its pair, shortened where that stays unique, and by its unit too where the pair has several."""
+    """Each use named by its pair, shortened where that stays unique, and by its unit too where the
+    pair has several."""
     every = uses(found)
     pairs = {use.pair.dequantize: use.pair.name for use in every}
     short = Counter(_short(name) for name in pairs.values())
     full = Counter(pairs.values())
     names = {
-        node: _short(name) if short[_short(name)] == 1 else name if full[name] == 1 else node.outputs[0].name or name
+        node: _short(name)
+        if short[_short(name)] == 1
+        else name
+        if full[name] == 1
+        else node.outputs[0].name or name
         for node, name in pairs.items()
     }
     users = Counter(use.pair.dequantize for use in every)
@@ -278,7 +306,10 @@ def _named(found: list[Path]) -> tuple[Path, ...]:
         taken[name] += 1
         return replace(use, name=name if taken[name] == 1 else f"{name}#{taken[name]}")
 
-    return tuple(replace(path, links=tuple((link, use and renamed(use)) for link, use in path.links)) for path in found)
+    return tuple(
+        replace(path, links=tuple((link, use and renamed(use)) for link, use in path.links))
+        for path in found
+    )
 
 
 def _short(name: str) -> str:

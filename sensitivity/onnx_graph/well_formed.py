@@ -1,5 +1,5 @@
-"""What a damaged file may hold that parses all the same: text that is none, tensors of another size than they
-say, and values that nobody makes."""
+"""What a damaged file may hold that parses all the same: text that is none, tensors of another size
+than they say, and values that nobody makes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ import onnx_ir as ir
 
 from sensitivity.errors import OnnxFileError, SensitivityError
 
-DAMAGED = "it is damaged or was written wrongly: check it with onnx.checker.check_model, or export it again."
+DAMAGED = (
+    "it is damaged or was written wrongly: check it with onnx.checker.check_model, or export "
+    "it again."
+)
 
 
 TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
@@ -22,9 +25,11 @@ TYPED = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data",
 
 @contextmanager
 def blamed_on(path: Path) -> Iterator[None]:
-    """Inside the `with`, an exception that nobody foresaw is the file's where ONNX's own checker refuses the file.
+    """Inside the `with`, an exception that nobody foresaw is the file's where ONNX's own checker
+    refuses the file.
 
-    Raises OnnxFileError then; where the checker finds nothing the exception is our bug and goes on as it is.
+    Raises OnnxFileError then; where the checker finds nothing the exception is our bug and goes on
+    as it is.
     """
     try:
         yield
@@ -48,11 +53,15 @@ def refused(path: Path) -> OnnxFileError | None:
 
 
 def check_tensors(tensors: Iterable[onnx.TensorProto], path: Path) -> None:
-    """Raise OnnxFileError where a stored tensor has no known type, or holds more or less than its shape says."""
+    """Raise OnnxFileError where a stored tensor has no known type, or holds more or less than its
+    shape says."""
     for tensor in tensors:
         problem = _problem(tensor)
         if problem:
-            raise OnnxFileError(f"Expected the tensor {tensor.name!r} in {path} to be whole, got {problem}; {DAMAGED}")
+            raise OnnxFileError(
+                f"Expected the tensor {tensor.name!r} in {path} to be whole, got {problem}; "
+                f"{DAMAGED}"
+            )
 
 
 def _problem(tensor: onnx.TensorProto) -> str | None:
@@ -71,7 +80,11 @@ def _problem(tensor: onnx.TensorProto) -> str | None:
         unit = None if given is None or not given.isdigit() else int(given)
     else:
         unit = len(tensor.raw_data) if tensor.HasField("raw_data") else None
-    if kind != ir.DataType.STRING and unit is not None and unit != math.ceil(size * kind.bitwidth / 8):
+    if (
+        kind != ir.DataType.STRING
+        and unit is not None
+        and unit != math.ceil(size * kind.bitwidth / 8)
+    ):
         return f"{unit} bytes for {kind.name} of shape {list(tensor.dims)}"
     typed = max(len(getattr(tensor, name)) for name in TYPED)
     packed = (size, 2 * size, math.ceil(size / 2), math.ceil(size / 4))
@@ -84,7 +97,9 @@ def check_text(proto: onnx.ModelProto, path: Path) -> None:
     """Raise OnnxFileError where a name is not UTF-8, which protobuf gives as bytes."""
     for text in _texts(proto):
         if isinstance(text, bytes):
-            raise OnnxFileError(f"Expected the names in {path} to be UTF-8, got {text[:60]!r}; {DAMAGED}")
+            raise OnnxFileError(
+                f"Expected the names in {path} to be UTF-8, got {text[:60]!r}; {DAMAGED}"
+            )
 
 
 def _texts(proto: onnx.ModelProto) -> Iterator[str | bytes]:
@@ -139,8 +154,8 @@ def _check_graph(graph: ir.Graph | ir.Function, outer: frozenset[ir.Value], path
                 continue
             if attribute.type == ir.AttributeType.UNDEFINED:
                 raise OnnxFileError(
-                    f"Expected the attribute {attribute.name!r} of {node.name or node.op_type} in {path} to have a "
-                    f"type, got none; {DAMAGED}"
+                    f"Expected the attribute {attribute.name!r} of {node.name or node.op_type} in "
+                    f"{path} to have a type, got none; {DAMAGED}"
                 )
             if attribute.type == ir.AttributeType.GRAPH:
                 _check_graph(attribute.as_graph(), frozenset(known), path)
@@ -154,6 +169,6 @@ def _check_graph(graph: ir.Graph | ir.Function, outer: frozenset[ir.Value], path
 
 def _unmade(value: ir.Value, reader: str, path: Path) -> OnnxFileError:
     return OnnxFileError(
-        f"Expected the value {value.name!r} that {reader} reads in {path} to be an input, a constant or what an "
-        f"operation makes, got none of that name; {DAMAGED}"
+        f"Expected the value {value.name!r} that {reader} reads in {path} to be an input, a "
+        f"constant or what an operation makes, got none of that name; {DAMAGED}"
     )

@@ -1,4 +1,5 @@
-"""What the weighted layers of a canonical Q/DQ file have to do, and which of them hand each other tensors."""
+"""What the weighted layers of a canonical Q/DQ file have to do, and which of them hand each other
+tensors."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ OUTSIDE = ""
 class LayerShape:
     """What the time of a layer depends on; two layers with equal shapes take as long.
 
-    attributes: of the operation, as JSON. input, weight, output: shapes with a batch of 1 (weight as it is stored).
+    attributes: of the operation, as JSON. input, weight, output: shapes with a batch of 1 (weight
+    as it is stored).
     then: the activations behind it, as (operation, attributes as JSON); SiLU is ("SiLU", "{}").
     """
 
@@ -37,8 +39,11 @@ class LayerShape:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates: each output takes as many as the weight has values for one output channel."""
-        if self.op == "MatMul" or (self.op == "Gemm" and not json.loads(self.attributes).get("transB")):
+        """Multiply-accumulates: each output takes as many as the weight has values for one output
+        channel."""
+        if self.op == "MatMul" or (
+            self.op == "Gemm" and not json.loads(self.attributes).get("transB")
+        ):
             return int(np.prod(self.output)) * self.weight[-2]
         if self.op == "ConvTranspose":
             return int(np.prod(self.input)) * int(np.prod(self.weight[1:]))
@@ -52,7 +57,8 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Layer:
-    """A weighted node that is quantized in the file. quantizers: exact names of those on its input and weight."""
+    """A weighted node that is quantized in the file. quantizers: exact names of those on its input
+    and weight."""
 
     node: str
     quantizers: tuple[str, ...]
@@ -61,7 +67,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Link:
-    """A tensor that goes from one quantized layer to another, by the names of their nodes; OUTSIDE for none."""
+    """A tensor that goes from one quantized layer to another, by the names of their nodes; OUTSIDE
+    for none."""
 
     before: str
     after: str
@@ -95,7 +102,11 @@ def work(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Work:
         layers.append(
             Layer(
                 _name(node),
-                tuple(dict.fromkeys(_quantizer(pair) for pair in (qdq.pair_of(node.inputs[0]), weight) if pair)),
+                tuple(
+                    dict.fromkeys(
+                        _quantizer(pair) for pair in (qdq.pair_of(node.inputs[0]), weight) if pair
+                    )
+                ),
                 LayerShape(
                     op=node.op_type,
                     attributes=_attributes(node),
@@ -118,7 +129,10 @@ def work(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Work:
 
 def _quantized(graph: ir.Graph) -> Iterator[ir.Node]:
     for node in qdq.weighted_nodes(graph):
-        if qdq.pair_of(node.inputs[0]) is not None and qdq.through_transpose(qdq.weight(node)) is not None:
+        if (
+            qdq.pair_of(node.inputs[0]) is not None
+            and qdq.through_transpose(qdq.weight(node)) is not None
+        ):
             yield node
 
 
@@ -162,7 +176,11 @@ def _silu(value: ir.Value) -> ir.Value | None:
     """X * sigmoid(x) of this value."""
     users = value.consumers()
     kinds = {user.op_type: user for user in users}
-    if len(users) != 2 or set(kinds) != {"Sigmoid", "Mul"} or kinds["Sigmoid"].outputs[0] not in kinds["Mul"].inputs:
+    if (
+        len(users) != 2
+        or set(kinds) != {"Sigmoid", "Mul"}
+        or kinds["Sigmoid"].outputs[0] not in kinds["Mul"].inputs
+    ):
         return None
     return kinds["Mul"].outputs[0]
 

@@ -15,16 +15,17 @@ Probe = Callable[[Sequence[Skip]], list[float]]
 """Measures the whole engine with each of these skip-sets left out, in milliseconds."""
 
 Distortion = Callable[[Sequence[Skip]], list[float]]
-"""How far the outputs with each of these skip-sets left out are from float's, >= 0, on a few samples that are not `confirm`."""
+"""How far the outputs with each of these skip-sets left out are from float's, >= 0, on a few
+samples that are not `confirm`."""
 
 
 @dataclass(frozen=True)
 class Goal:
     """floor: the metric to reach on `confirm`; start: float's metric there.
 
-    cost: of a skip-set; None counts units. loss: unit -> how much quantizing it costs, >= 0, on any one scale: where a
-    search begins, never what it believes. probe: None where engines are not measured. distortion: None where outputs
-    cannot be compared.
+    cost: of a skip-set; None counts units. loss: unit -> how much quantizing it costs, >= 0, on any
+    one scale: where a search begins, never what it believes. probe: None where engines are not
+    measured. distortion: None where outputs cannot be compared.
     """
 
     floor: float
@@ -40,9 +41,11 @@ class Goal:
 
 @dataclass(frozen=True)
 class Judged:
-    """metric: on the first n samples of `confirm`. met: whether that of the whole split is at least the floor.
+    """metric: on the first n samples of `confirm`. met: whether that of the whole split is at least
+    the floor.
 
-    error: standard error of `metric` as an estimate of that on the whole split; 0 where all of it was measured.
+    error: standard error of `metric` as an estimate of that on the whole split; 0 where all of it
+    was measured.
     part: how much of the split was measured, n over its size.
     """
 
@@ -54,14 +57,16 @@ class Judged:
 
 
 Judge = Callable[[tuple[str, ...]], Judged]
-"""Judges a skip-set on `confirm`. Costly: up to one pass over the split, unless it was measured before."""
+"""Judges a skip-set on `confirm`. Costly: up to one pass over the split, unless it was measured
+before."""
 
 
 @dataclass(frozen=True)
 class Choice:
     """What a planner found. skip: unit names in ranking order; path: every set it tried, in order.
 
-    notes: what it noticed on the way, one sentence each. ms: skip-set -> time of the whole engine, as far as measured.
+    notes: what it noticed on the way, one sentence each. ms: skip-set -> time of the whole engine,
+    as far as measured.
     """
 
     skip: tuple[str, ...]
@@ -72,8 +77,9 @@ class Choice:
 
 
 class Planner(Protocol):
-    """name: what the user calls it by. A planner that compares skip-sets by `Goal.cost_of` also has the class attribute
-    `wants_cost = True`: layers are then timed before it is asked. Made without arguments, once for each search."""
+    """name: what the user calls it by. A planner that compares skip-sets by `Goal.cost_of` also has
+    the class attribute `wants_cost = True`: layers are then timed before it is asked. Made without
+    arguments, once for each search."""
 
     name: str
 
@@ -108,7 +114,8 @@ class Search:
         return Choice(skip, self.step(skip).met, tuple(self.path), not_monotone(self.path))
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:
-        """For a target that skipping everything misses: the best of everything tried and of prefixes that double."""
+        """For a target that skipping everything misses: the best of everything tried and of
+        prefixes that double."""
         size = 1
         while size < len(ranking):
             self.step(tuple(ranking[:size]))
@@ -118,7 +125,8 @@ class Search:
 
 
 def not_monotone(path: Sequence[PlanStep]) -> tuple[str, ...]:
-    """A sentence where leaving more units out made the metric worse, for the pair of tries where it did most.
+    """A sentence where leaving more units out made the metric worse, for the pair of tries where it
+    did most.
 
     Only tries on the same samples are compared.
     """
@@ -134,6 +142,6 @@ def not_monotone(path: Sequence[PlanStep]) -> tuple[str, ...]:
     added = sorted(set(large.skip) - set(small.skip))
     names = ", ".join(added[:3]) + (f" and {len(added) - 3} more" if len(added) > 3 else "")
     return (
-        f"The path is not monotone: leaving out {names} as well, besides {len(small.skip)} others, lowers the metric on "
-        f"confirm from {small.metric:.4f} to {large.metric:.4f}.",
+        f"The path is not monotone: leaving out {names} as well, besides {len(small.skip)} others, "
+        f"lowers the metric on confirm from {small.metric:.4f} to {large.metric:.4f}.",
     )

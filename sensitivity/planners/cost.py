@@ -1,4 +1,5 @@
-"""The lowest cost for the accuracy: integer programs over what the judged sets have taught, each answer judged."""
+"""The lowest cost for the accuracy: integer programs over what the judged sets have taught, each
+answer judged."""
 
 from __future__ import annotations
 
@@ -24,31 +25,35 @@ CHEAPER = 1e-3
 """Part of the cost by which a set must be cheaper to be worth judging."""
 
 DOUBT = (0.0, 1.0, 2.0)
-"""How much optimism a program is given, in errors of the model: what seems allowed first, then what might be."""
+"""How much optimism a program is given, in errors of the model: what seems allowed first, then what
+might be."""
 
 HOPE = 2.0
 """Standard deviations by which the model may be wrong about a set for it to be worth judging."""
 
 PARTS = (0.5, 0.75, 0.9)
-"""Of what the best plan so far costs more than the cheapest set tried: what the surest set may cost, in turn."""
+"""Of what the best plan so far costs more than the cheapest set tried: what the surest set may
+cost, in turn."""
 
 CHEAPEST, SMALLEST, FINALISTS = 21, 3, 6
-"""Sets whose whole engine is measured: those that the model calls cheapest, and those of fewest units, for where it errs.
-The fastest of them are measured again, several times."""
+"""Sets whose whole engine is measured: those that the model calls cheapest, and those of fewest
+units, for where it errs. The fastest of them are measured again, several times."""
 
 ALIKE = 0.01
-"""Part of an engine's time by which two builds of one file differ: of sets no further apart the smallest is taken."""
+"""Part of an engine's time by which two builds of one file differ: of sets no further apart the
+smallest is taken."""
 
 
 class CostPlanner:
-    """Asks for the cheapest set that the model of the loss allows, judges it, learns, and asks again; in every other turn
-    for the set of a limited cost that it allows most surely, since the cheapest allowed is the one most likely to miss.
+    """Asks for the cheapest set that the model of the loss allows, judges it, learns, and asks
+    again; in every other turn for the set of a limited cost that it allows most surely, since the
+    cheapest allowed is the one most likely to miss.
 
-    It begins with what greedy tries, so its answer never costs more than greedy's, unless engines are measured: they
-    decide then. Where effects do not add up a set that was thought to meet the target misses it: the set is barred,
-    and the interaction it shows becomes the weight of pairs of units (`loss_model`). It ends when no cheaper set can
-    be hoped for, or after TRIES sets.
-    A plan is met only where the judge said so on all of `confirm`.
+    It begins with what greedy tries, so its answer never costs more than greedy's, unless engines
+    are measured: they decide then. Where effects do not add up a set that was thought to meet the
+    target misses it: the set is barred, and the interaction it shows becomes the weight of pairs of
+    units (`loss_model`). It ends when no cheaper set can be hoped for, or after TRIES sets. A plan
+    is met only where the judge said so on all of `confirm`.
     """
 
     name = "cost"
@@ -64,12 +69,17 @@ class CostPlanner:
         if not search.met(tuple(ranking)) and not begun.met:
             return begun
         self._improve(ranking, search, goal)
-        met = sorted((step for step in search.path if step.met), key=lambda step: goal.cost_of(step.skip))
+        met = sorted(
+            (step for step in search.path if step.met), key=lambda step: goal.cost_of(step.skip)
+        )
         skips = [step.skip for step in met]
         ms = probed(skips, goal)
         best = _fastest(ms) if ms else skips[0]
         ordered = tuple(unit for unit in ranking if unit in best)
-        return replace(search.choice(ordered), ms={tuple(u for u in ranking if u in s): t for s, t in ms.items()})
+        return replace(
+            search.choice(ordered),
+            ms={tuple(u for u in ranking if u in s): t for s, t in ms.items()},
+        )
 
     def _improve(self, ranking: Sequence[str], search: Search, goal: Goal) -> None:
         program = Program(tuple(ranking), goal.cost)
@@ -93,10 +103,20 @@ class CostPlanner:
         below = cheapest - CHEAPER * abs(cheapest) + (0.0 if search.met(()) else _error(goal))
         limit = least + PARTS[turn // 2 % len(PARTS)] * (cheapest - least)
         allowed = goal.start - goal.floor
-        allowing = (program.cheapest(known.weights, allowed + one * known.error, tried, below) for one in DOUBT)
+        allowing = (
+            program.cheapest(known.weights, allowed + one * known.error, tried, below)
+            for one in DOUBT
+        )
         limited = (program.surest(known.weights, tried, one) for one in (min(limit, below), below))
         asked = chain(limited, allowing) if turn % 2 else chain(allowing, limited)
-        return next((skip for skip in asked if skip is not None and _may_meet(program, known, skip, allowed)), None)
+        return next(
+            (
+                skip
+                for skip in asked
+                if skip is not None and _may_meet(program, known, skip, allowed)
+            ),
+            None,
+        )
 
 
 def _may_meet(program: Program, known: Posterior, skip: Sequence[str], allowed: float) -> bool:
@@ -106,19 +126,22 @@ def _may_meet(program: Program, known: Posterior, skip: Sequence[str], allowed: 
 
 
 def _learned(program: Program, guess: np.ndarray, search: Search, goal: Goal) -> Posterior:
-    quantized = np.array([[unit not in step.skip for unit in program.units] for step in search.path])
+    quantized = np.array(
+        [[unit not in step.skip for unit in program.units] for step in search.path]
+    )
     losses = np.array([goal.start - step.metric for step in search.path])
     return fitted(guess, quantized, losses)
 
 
 def _error(goal: Goal) -> float:
-    """By how much a set may cost more than the best one and be worth judging: the error of the cost where engines will tell;
-    0 elsewhere, for then nothing but the cost decides."""
+    """By how much a set may cost more than the best one and be worth judging: the error of the cost
+    where engines will tell; 0 elsewhere, for then nothing but the cost decides."""
     return goal.cost.error if goal.cost and goal.probe else 0.0
 
 
 def probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...], float]:
-    """Milliseconds of the whole engine for some of these sets, cheapest first; empty where engines are not measured."""
+    """Milliseconds of the whole engine for some of these sets, cheapest first; empty where engines
+    are not measured."""
     if goal.probe is None:
         return {}
     chosen = list(dict.fromkeys([*skips[:CHEAPEST], *sorted(skips, key=len)[:SMALLEST]]))
@@ -130,6 +153,10 @@ def probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...]
 
 
 def _fastest(ms: Mapping[tuple[str, ...], float]) -> tuple[str, ...]:
-    """The smallest of the sets that are as fast as the fastest: of many engines some look faster by luck."""
+    """The smallest of the sets that are as fast as the fastest: of many engines some look faster by
+    luck."""
     least = min(ms.values())
-    return min((skip for skip in ms if ms[skip] * (1 - ALIKE) <= least), key=lambda skip: (len(skip), ms[skip]))
+    return min(
+        (skip for skip in ms if ms[skip] * (1 - ALIKE) <= least),
+        key=lambda skip: (len(skip), ms[skip]),
+    )

@@ -1,4 +1,5 @@
-"""The few units that ruin a model: sets that the signal and the ends of the graph name, pruned back to what is needed."""
+"""The few units that ruin a model: sets that the signal and the ends of the graph name, pruned back
+to what is needed."""
 
 from __future__ import annotations
 
@@ -8,26 +9,32 @@ from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip
 from sensitivity.planners.greedy import pruned
 
 END = 16
-"""Units that are left out together at an end of the graph, at most: those that ruin a model there are few."""
+"""Units that are left out together at an end of the graph, at most: those that ruin a model there
+are few."""
 
 ROUNDS = 3
 """How often a set is ordered by what each unit of it is needed for, and cut down."""
 
 ORDERED = 64
-"""Units of a set up to which each is asked for: that is one forward of the signal's samples for each."""
+"""Units of a set up to which each is asked for: that is one forward of the signal's samples for
+each."""
 
 CLOSER = 0.95
-"""A larger set is worth judging where it leaves less than this part of the distortion that any smaller one leaves."""
+"""A larger set is worth judging where it leaves less than this part of the distortion that any
+smaller one leaves."""
 
 
 class CulpritPlanner:
     """For a model whose outputs are noise with everything in INT8.
 
-    1. Sets of 1, 2, 4, ... units: the first of the ranking, and those at each end of the graph, up to END. Only sets that bring the
-       outputs nearer to float's than every smaller one are judged, the smallest first, until one meets the target.
-    2. That set is pruned: to the shortest prefix of the ranking that meets the target, by bisection; and then in the order of what
-       the outputs lose when one of its units goes back, until none more does, ROUNDS times at most.
-    Where outputs cannot be compared all sets up to END units are judged, and units go back one at a time.
+    1. Sets of 1, 2, 4, ... units: the first of the ranking, and those at each end of the graph, up
+       to END. Only sets that bring the outputs nearer to float's than every smaller one are judged,
+       the smallest first, until one meets the target.
+    2. That set is pruned: to the shortest prefix of the ranking that meets the target, by
+       bisection; and then in the order of what the outputs lose when one of its units goes back,
+       until none more does, ROUNDS times at most.
+    Where outputs cannot be compared all sets up to END units are judged, and units go back one at a
+    time.
     """
 
     name = "culprits"
@@ -92,7 +99,8 @@ def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
 
 
 def _cut(order: Sequence[str], search: Search) -> Skip:
-    """The shortest prefix that meets the target, looked for from the end: mostly all of it is needed."""
+    """The shortest prefix that meets the target, looked for from the end: mostly all of it is
+    needed."""
     high, step = len(order), 1
     while step < high:
         if not search.met(tuple(order[: high - step])):
@@ -102,7 +110,8 @@ def _cut(order: Sequence[str], search: Search) -> Skip:
 
 
 def _bisected(order: Sequence[str], search: Search, low: int, high: int) -> Skip:
-    """The shortest prefix that meets the target, by bisection: that of `high` units meets it, that of `low` does not."""
+    """The shortest prefix that meets the target, by bisection: that of `high` units meets it, that
+    of `low` does not."""
     while high - low > 1:
         middle = (low + high) // 2
         if search.met(tuple(order[:middle])):

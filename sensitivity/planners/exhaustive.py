@@ -13,7 +13,8 @@ LARGEST = 12
 
 
 class ExhaustivePlanner:
-    """The first set, in order of cost, that meets the target: nothing cheaper does, whatever the interactions.
+    """The first set, in order of cost, that meets the target: nothing cheaper does, whatever the
+    interactions.
 
     Raises SensitivityError for more than LARGEST units.
     """
@@ -28,7 +29,9 @@ class ExhaustivePlanner:
                 f"({2 ** len(ranking):,} skip-sets); use --planner cost, or larger units."
             )
         search = Search(judge)
-        sets = [chosen for size in range(len(ranking) + 1) for chosen in combinations(ranking, size)]
+        sets = [
+            chosen for size in range(len(ranking) + 1) for chosen in combinations(ranking, size)
+        ]
         for skip in sorted(sets, key=lambda skip: (goal.cost_of(skip), len(skip))):
             if search.met(skip):
                 return search.choice(skip)

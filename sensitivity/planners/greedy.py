@@ -1,4 +1,5 @@
-"""Greedy over the ranking: bisection for the shortest prefix that meets the target, then prune back."""
+"""Greedy over the ranking: bisection for the shortest prefix that meets the target, then prune
+back."""
 
 from __future__ import annotations
 
@@ -13,16 +14,17 @@ REACH = 16
 class GreedyPlanner:
     """Skips the most sensitive units first.
 
-    Bisection takes log2(N) tries and assumes that a longer prefix is not worse; where the tries show otherwise, units are
-    added one at a time as well, and those that lower the metric left in INT8. Prune-back then returns to INT8, least sensitive first, every
-    unit of the prefix that the target does not need.
+    Bisection takes log2(N) tries and assumes that a longer prefix is not worse; where the tries
+    show otherwise, units are added one at a time as well, and those that lower the metric left in
+    INT8. Prune-back then returns to INT8, least sensitive first, every unit of the prefix that the
+    target does not need.
     """
 
     name = "greedy"
 
     def __init__(self, *, prefix: bool = False) -> None:
-        """prefix: the answer is the shortest prefix as bisection finds it. Which of many units could go back is then not
-        asked: on few samples that fits the set to them."""
+        """prefix: the answer is the shortest prefix as bisection finds it. Which of many units
+        could go back is then not asked: on few samples that fits the set to them."""
         self._prefix = prefix
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
@@ -55,9 +57,11 @@ class GreedyPlanner:
 
 
 def climbed(ranking: Sequence[str], search: Search, fewer: int) -> tuple[str, ...] | None:
-    """A set of fewer units that meets the target, by adding one at a time and undoing what lowers the metric.
+    """A set of fewer units that meets the target, by adding one at a time and undoing what lowers
+    the metric.
 
-    For a path on which more is not always better. Looks at the first REACH units; None where it finds nothing.
+    For a path on which more is not always better. Looks at the first REACH units; None where it
+    finds nothing.
     """
     kept: tuple[str, ...] = ()
     for unit in ranking[:REACH]:

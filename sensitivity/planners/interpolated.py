@@ -9,11 +9,13 @@ from sensitivity.stats.racing_prefix import Tried, next_size
 
 
 class InterpolatedPlanner:
-    """Tries the shortest prefix that probably meets the target, given the signal that is left and all tries so far.
+    """Tries the shortest prefix that probably meets the target, given the signal that is left and
+    all tries so far.
 
-    signal: unit -> mean distortion of the outputs when only this unit is quantized, >= 0. A plan takes a few tries
-    where bisection takes log2(N) near-undecidable ones (`stats.racing_prefix`); every try is judged by the metric all
-    the same. Units that the target does not need are not sought: each try near the target is a pass over `confirm`.
+    signal: unit -> mean distortion of the outputs when only this unit is quantized, >= 0. A plan
+    takes a few tries where bisection takes log2(N) near-undecidable ones (`stats.racing_prefix`);
+    every try is judged by the metric all the same. Units that the target does not need are not
+    sought: each try near the target is a pass over `confirm`.
     """
 
     name = "interpolated"

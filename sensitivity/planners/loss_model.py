@@ -1,7 +1,9 @@
-"""What a skip-set loses, learned from the sets that were judged: a part of each quantized unit and of each pair.
+"""What a skip-set loses, learned from the sets that were judged: a part of each quantized unit and
+of each pair.
 
-A Bayesian linear model. Weights of units begin at what the scan says, those of pairs at none, and every judged set moves
-them. Two layers that only matter together, or that hide each other, show up as the weight of their pair.
+A Bayesian linear model. Weights of units begin at what the scan says, those of pairs at none, and
+every judged set moves them. Two layers that only matter together, or that hide each other, show up
+as the weight of their pair.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ FLOOR = 0.02
 """The least that a unit is thought to weigh, as part of the mean: a scan may have missed it."""
 
 NOISES = (1e-3, 1e-2, 0.03, 0.06, 0.12, 0.25)
-"""Standard deviations of a judged loss, as parts of the whole loss: interactions of three and more, and the luck of a metric on
-few samples."""
+"""Standard deviations of a judged loss, as parts of the whole loss: interactions of three and more,
+and the luck of a metric on few samples."""
 
 SCALES = (0.3, 1.0, 3.0, 10.0)
 """Factors of the variances of all weights: a scan on other samples may say little about these."""
@@ -44,7 +46,8 @@ class Weights:
 
 
 def first_guess(loss: Sequence[float], whole: float) -> Array:
-    """float[n]: the share of each unit in the loss of quantizing all, from how much each costs alone.
+    """float[n]: the share of each unit in the loss of quantizing all, from how much each costs
+    alone.
 
     loss: >= 0, on any scale. whole: the loss with everything quantized.
     """
@@ -56,13 +59,16 @@ def first_guess(loss: Sequence[float], whole: float) -> Array:
 
 @dataclass(frozen=True)
 class Kernel:
-    """Covariance of the losses of sets before any is judged. units: float[n], pairs: float[n, n], variances of weights."""
+    """Covariance of the losses of sets before any is judged. units: float[n], pairs: float[n, n],
+    variances of weights."""
 
     units: Array
     pairs: Array
 
     def __call__(self, one: Array, other: Array) -> Array:
-        both = np.einsum("ai,bi->abi", np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64))
+        both = np.einsum(
+            "ai,bi->abi", np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+        )
         return np.asarray(both @ self.units + np.einsum("abi,ij,abj->ab", both, self.pairs, both))
 
     def __mul__(self, scale: float) -> Kernel:
@@ -73,8 +79,9 @@ class Kernel:
 class Posterior:
     """What the judged sets have taught.
 
-    error: root mean square error of predicting each of them from the others. noise: standard deviation of what is of one
-    set alone. seen: float[m, n], the judged sets. inverse: float[m, m], of the covariance of their losses.
+    error: root mean square error of predicting each of them from the others. noise: standard
+    deviation of what is of one set alone. seen: float[m, n], the judged sets. inverse: float[m, m],
+    of the covariance of their losses.
     """
 
     weights: Weights
@@ -85,9 +92,12 @@ class Posterior:
     inverse: Array
 
     def doubt(self, quantized: Array) -> Array:
-        """float[m]: standard deviation of the loss of sets bool[m, n] that were not judged, luck included."""
+        """float[m]: standard deviation of the loss of sets bool[m, n] that were not judged, luck
+        included."""
         known = self.kernel(quantized, self.seen)
-        left = np.diag(self.kernel(quantized, quantized)) - np.sum((known @ self.inverse) * known, axis=1)
+        left = np.diag(self.kernel(quantized, quantized)) - np.sum(
+            (known @ self.inverse) * known, axis=1
+        )
         return np.asarray(np.sqrt(np.maximum(left, 0.0) + self.noise**2))
 
 
@@ -107,4 +117,6 @@ def fitted(guess: Array, quantized: Array, losses: Array) -> Posterior:
     weights = Weights(guess + kernel.units * (alpha @ seen), moved)
     # Leave-one-out residuals of a Gaussian process, in closed form (Sundararajan and Keerthi 2001).
     left_out = alpha / np.diag(known.inverse)
-    return Posterior(weights, float(np.sqrt(np.mean(left_out**2))), kernel, known.noise, seen, known.inverse)
+    return Posterior(
+        weights, float(np.sqrt(np.mean(left_out**2))), kernel, known.noise, seen, known.inverse
+    )

@@ -10,7 +10,8 @@ from sensitivity.records import Border, CostModel
 
 
 class PinnedPlanner:
-    """Another planner's search over the units that are free. skip: left out in every set tried; keep: in none."""
+    """Another planner's search over the units that are free. skip: left out in every set tried;
+    keep: in none."""
 
     def __init__(self, planner: Planner, skip: Sequence[str], keep: Sequence[str]) -> None:
         self.name = planner.name
@@ -29,7 +30,9 @@ class PinnedPlanner:
             goal = replace(goal, probe=lambda skips: probe([whole(skip) for skip in skips]))
         distortion = goal.distortion
         if distortion is not None:
-            goal = replace(goal, distortion=lambda skips: distortion([whole(skip) for skip in skips]))
+            goal = replace(
+                goal, distortion=lambda skips: distortion([whole(skip) for skip in skips])
+            )
         if goal.cost is not None:
             goal = replace(goal, cost=given(goal.cost, self._skip, self._fixed - set(self._skip)))
         free = [unit for unit in ranking if unit not in self._fixed]
@@ -40,10 +43,11 @@ class PinnedPlanner:
 
 
 def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> CostModel:
-    """The cost of what is left to decide: of any other units it says what `cost` says of them and `skip` together.
+    """The cost of what is left to decide: of any other units it says what `cost` says of them and
+    `skip` together.
 
-    A border to a unit that is always left out is one to the outside; one to a unit that is always kept is cut exactly
-    where the other end is left out.
+    A border to a unit that is always left out is one to the outside; one to a unit that is always
+    kept is cut exactly where the other end is left out.
     """
     base, units = cost.base, dict(cost.units)
     borders: list[Border] = []
@@ -60,4 +64,9 @@ def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> Cost
         else:
             borders.append(Border(a or b, b if a else "", border.cost))
     base += sum(units.pop(name) for name in skip)
-    return replace(cost, base=base, units={u: c for u, c in units.items() if u not in keep}, borders=tuple(borders))
+    return replace(
+        cost,
+        base=base,
+        units={u: c for u, c in units.items() if u not in keep},
+        borders=tuple(borders),
+    )

@@ -1,4 +1,5 @@
-"""Skip-sets that a model of the loss and a cost speak for, as mixed-integer linear programs for SciPy's HiGHS."""
+"""Skip-sets that a model of the loss and a cost speak for, as mixed-integer linear programs for
+SciPy's HiGHS."""
 
 from __future__ import annotations
 
@@ -31,22 +32,28 @@ class Program:
     def cheapest(
         self, weights: Weights, allowed: float, tried: Collection[frozenset[str]], below: float
     ) -> tuple[str, ...] | None:
-        """The cheapest untried set with a modelled loss of at most `allowed` and a cost under `below`; None: there is none."""
+        """The cheapest untried set with a modelled loss of at most `allowed` and a cost under
+        `below`; None: there is none."""
         cost, loss, rows = self._parts(weights, tried, below)
         rows.at_most(loss, allowed - float(weights.units.sum()))
         return self._solved(cost, rows)
 
-    def surest(self, weights: Weights, tried: Collection[frozenset[str]], below: float) -> tuple[str, ...] | None:
-        """The untried set with a cost under `below` that the model says loses least; None: there is none."""
+    def surest(
+        self, weights: Weights, tried: Collection[frozenset[str]], below: float
+    ) -> tuple[str, ...] | None:
+        """The untried set with a cost under `below` that the model says loses least; None: there is
+        none."""
         _, loss, rows = self._parts(weights, tried, below)
         return self._solved(loss, rows)
 
     def _parts(
         self, weights: Weights, tried: Collection[frozenset[str]], below: float
     ) -> tuple[np.ndarray, np.ndarray, _Rows]:
-        """What a set costs and what it loses, less the loss of quantizing all, by variable; and what must hold.
+        """What a set costs and what it loses, less the loss of quantizing all, by variable; and
+        what must hold.
 
-        Variables: x[n] binary, 1 for skipped; y, 1 for each border that is cut; z, 1 for each pair that is quantized.
+        Variables: x[n] binary, 1 for skipped; y, 1 for each border that is cut; z, 1 for each pair
+        that is quantized.
         """
         n = len(self.units)
         index = {unit: at for at, unit in enumerate(self.units)}
@@ -111,8 +118,9 @@ class _Rows:
             self.add(row, upper)
 
     def both(self, z: int, i: int, j: int, *, heavier: bool) -> None:
-        """Z stands for "neither i nor j is skipped". A program that wants little loss lowers z by itself where the pair
-        makes the loss heavier, so it is only held from below there, and only from above elsewhere."""
+        """Z stands for "neither i nor j is skipped". A program that wants little loss lowers z by
+        itself where the pair makes the loss heavier, so it is only held from below there, and only
+        from above elsewhere."""
         if heavier:
             self.add({z: -1.0, i: -1.0, j: -1.0}, -1.0)
         else:

@@ -35,9 +35,11 @@ def check(session: Session, target: Target | None = None) -> tuple[Finding, ...]
 
 
 def check_model(source: QuantizedModel, example: Any) -> Iterator[Finding]:
-    """What can be said of a model without its data. example: one batch of inputs; None where there is none."""
+    """What can be said of a model without its data. example: one batch of inputs; None where there
+    is none."""
     yield from source.remaining()
-    find = getattr(source, "float_findings", None)  # of sources that know the file which the float model came from
+    # of sources that know the file which the float model came from
+    find = getattr(source, "float_findings", None)
     if find is not None and example is not None:
         yield from find(example)
 
@@ -52,8 +54,8 @@ def unexecuted(quantizers: Sequence[Quantizer]) -> Iterator[Finding]:
             "never-executed",
             "warning",
             layer,
-            f"Expected a forward of the task's data to execute every quantizer, got {listed(names)} of {layer} never "
-            "executed: left out of the scan, and not quantized.",
+            "Expected a forward of the task's data to execute every quantizer, got "
+            f"{listed(names)} of {layer} never executed: left out of the scan, and not quantized.",
             "Nothing, where this part runs in training only; else check that the forward calls it.",
         )
 
@@ -64,7 +66,8 @@ def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 
 def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
-    """Raise CheckError where there is an error among the findings; with `force` only where nothing can be measured."""
+    """Raise CheckError where there is an error among the findings; with `force` only where nothing
+    can be measured."""
     errors = [finding for finding in findings if finding.severity == "error"]
     broken = [finding for finding in errors if finding.code == "metric-fails"]
     if broken:

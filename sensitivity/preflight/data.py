@@ -16,9 +16,11 @@ from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import arrays, as_numpy, batch_size
 
 READ = 256
-"""Samples of a split that are read where its batches are made when they are asked for; those in a list are all read."""
+"""Samples of a split that are read where its batches are made when they are asked for; those in a
+list are all read."""
 SAME, SOME = 0.5, 0.01
-"""Part of the smaller split that is in another one: from SAME on they are the same data, below SOME it may be chance."""
+"""Part of the smaller split that is in another one: from SAME on they are the same data, below SOME
+it may be chance."""
 FEWEST = 4
 """Samples, below which a split says nothing."""
 
@@ -32,7 +34,8 @@ class Split:
 
 
 def data_findings(task: Task, target: Target | None = None) -> Iterator[Finding]:
-    """What speaks against the splits of a task that has samples. Raises TaskError for a batch without a sample axis."""
+    """What speaks against the splits of a task that has samples. Raises TaskError for a batch
+    without a sample axis."""
     splits = {name: read(task.data[name]) for name in SPLITS}
     for one, other in combinations(SPLITS, 2):
         yield from _overlap(one, splits[one], other, splits[other])
@@ -59,7 +62,10 @@ def sample_digests(inputs: Any) -> Iterator[str]:
     """A digest for each sample of a batch, over all of its input arrays."""
     found = [np.ascontiguousarray(as_numpy(value)) for value in arrays(inputs)]
     if any(array.ndim == 0 or array.dtype.hasobject for array in found):
-        raise TaskError("Expected every input of a batch to have the sample as its first axis, got a single number.")
+        raise TaskError(
+            "Expected every input of a batch to have the sample as its first axis, got a single "
+            "number."
+        )
     for at in range(batch_size(inputs)):
         digest = hashlib.blake2b(digest_size=8)
         for array in found:
@@ -76,8 +82,8 @@ def _overlap(one: str, first: Split, other: str, second: Split) -> Iterator[Find
         "splits-overlap",
         "error" if part >= SAME else "warning",
         f"{one}, {other}",
-        f"Expected the splits {one} and {other} to hold different samples, got {shared} that are in both: what is chosen "
-        "on samples cannot be judged on them.",
+        f"Expected the splits {one} and {other} to hold different samples, got {shared} that are "
+        "in both: what is chosen on samples cannot be judged on them.",
         "Draw each split from other samples of the same population.",
     )
 
@@ -88,7 +94,8 @@ def _size(name: str, samples: int) -> Iterator[Finding]:
             "split-too-small",
             "error",
             name,
-            f"Expected split {name} to hold at least {FEWEST} samples, got {samples}: nothing can be concluded from it.",
+            f"Expected split {name} to hold at least {FEWEST} samples, got {samples}: nothing can "
+            "be concluded from it.",
             "Give more samples; some hundreds are a start.",
         )
 
@@ -100,7 +107,7 @@ def _one_sample(drop: float, samples: int) -> Iterator[Finding]:
             "drop-below-one-sample",
             "warning",
             "confirm",
-            f"Expected the drop allowed to be worth one sample of confirm at least, got {drop:.2%} of {samples} samples: "
-            "where answers are right or wrong, none may be lost.",
+            f"Expected the drop allowed to be worth one sample of confirm at least, got {drop:.2%} "
+            f"of {samples} samples: where answers are right or wrong, none may be lost.",
             "Give more samples, or a larger --max-drop.",
         )

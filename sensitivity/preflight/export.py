@@ -1,4 +1,5 @@
-"""Whether the model can be exported, asked of the export's own steps before anything is measured."""
+"""Whether the model can be exported, asked of the export's own steps before anything is
+measured."""
 
 from __future__ import annotations
 
@@ -16,11 +17,14 @@ from sensitivity.records import Finding
 from sensitivity.session import Session
 
 TRACED, OTHER, ONLY = 2, 3, 1
-"""Samples that the graph is traced with, and another number to run it with; where there are no more than two, one."""
+"""Samples that the graph is traced with, and another number to run it with; where there are no more
+than two, one."""
 TOLERANCE = 1e-3
-"""Largest RMS difference between the exported graph and the model, relative to its outputs: sums may be reordered."""
+"""Largest RMS difference between the exported graph and the model, relative to its outputs: sums
+may be reordered."""
 NO_FILES = (
-    "{problem} The scan, the plan and the report can be had all the same; there will be no ONNX file and no latency."
+    "{problem} The scan, the plan and the report can be had all the same; there will be no "
+    "ONNX file and no latency."
 )
 
 
@@ -32,31 +36,41 @@ def export_findings(session: Session) -> Iterator[Finding]:
         message, _, fix = str(error).partition("; ")
         message = f"The model cannot be exported: {message.rstrip('.')}."
         yield Finding(
-            "export-impossible", "warning", "", NO_FILES.format(problem=message), f"To get files: {fix or OTHER_FORMAT}"
+            "export-impossible",
+            "warning",
+            "",
+            NO_FILES.format(problem=message),
+            f"To get files: {fix or OTHER_FORMAT}",
         )
 
 
 OTHER_FORMAT = (
-    "calibrate with symmetric 8-bit integers, or take the plan's layers to the export of the toolkit that quantized it."
+    "calibrate with symmetric 8-bit integers, or take the plan's layers to the export "
+    "of the toolkit that quantized it."
 )
 
 
 def check_export(session: Session) -> None:
     """Raise SensitivityError, with what the export would say, where it cannot write this model."""
     if session.example is None:
-        raise ExportError("the task has no example_inputs; add one batch of inputs to the EvaluateTask.")
+        raise ExportError(
+            "the task has no example_inputs; add one batch of inputs to the EvaluateTask."
+        )
     if session.source.source == "onnx_qdq":
         return  # its files are cut from the one that is there
     check_grids(session.source)
     graph = session.graph
     if graph is None or graph.traced is None:
-        raise ExportError(graph.problem if graph and graph.problem else "its graph could not be traced")
+        raise ExportError(
+            graph.problem if graph and graph.problem else "its graph could not be traced"
+        )
     with in_float32(session.source.model):
         check_traced(session.source, graph.traced, session.example)
 
 
 def check_grids(source: QuantizedModel) -> None:
-    """Raise ModelError or ExportError that names the first quantizer whose grid no file can hold, and how many more."""
+    """Raise ModelError or ExportError that names the first quantizer whose grid no file can hold,
+    and how many more."""
     from sensitivity.onnx_graph.passes.insert_qdq import check_grid
 
     errors = []
@@ -74,8 +88,8 @@ def check_grids(source: QuantizedModel) -> None:
 
 
 def check_traced(source: QuantizedModel, traced: Any, example: Any) -> None:
-    """Raise ExportError where the float graph does not run with another batch size than it was traced with, or gives
-    something else than the model."""
+    """Raise ExportError where the float graph does not run with another batch size than it was
+    traced with, or gives something else than the model."""
     from sensitivity.export.simulate import first_samples
     from sensitivity.export.torch_model import canonical
     from sensitivity.tasks.batches import batch_size
@@ -87,7 +101,9 @@ def check_traced(source: QuantizedModel, traced: Any, example: Any) -> None:
         for samples in dict.fromkeys((min(TRACED, size), OTHER if size >= OTHER else ONLY)):
             difference = _difference(source, file, first_samples(example, samples))
             if not difference <= TOLERANCE:
-                raise _other_batch(samples, f"outputs that differ from the model's by {difference:.1g}")
+                raise _other_batch(
+                    samples, f"outputs that differ from the model's by {difference:.1g}"
+                )
 
 
 def _written(model: Any, folder: Path) -> Path:
@@ -97,20 +113,25 @@ def _written(model: Any, folder: Path) -> Path:
 
 
 def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
-    """RMS difference between the file and the model with everything disabled; inf where shapes differ."""
+    """RMS difference between the file and the model with everything disabled; inf where shapes
+    differ."""
     from sensitivity.export.evaluate import run
     from sensitivity.export.simulate import outputs_of
     from sensitivity.runtimes.onnxruntime import OnnxRuntime
     from sensitivity.signals.distortion import flat_outputs
     from sensitivity.tasks.batches import batch_size
 
-    expected = flat_outputs(outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers]))
+    expected = flat_outputs(
+        outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers])
+    )
     with OnnxRuntime(optimize=False).build(file, threads=1) as engine:
         try:
             found = list(run(engine, inputs).values())
         except OnnxFileError as error:
             said = " ".join(str(error.__cause__ or error).split())
-            raise _other_batch(batch_size(inputs), f"an error of ONNX Runtime (...{said[-100:]})") from error
+            raise _other_batch(
+                batch_size(inputs), f"an error of ONNX Runtime (...{said[-100:]})"
+            ) from error
     if [array.shape for array in found] != [array.shape for array in expected]:
         return float("inf")
     return max((_rms(one, other) for one, other in zip(found, expected, strict=True)), default=0.0)
@@ -124,7 +145,7 @@ def _rms(one: np.ndarray, other: np.ndarray) -> float:
 
 def _other_batch(samples: int, got: str) -> ExportError:
     return ExportError(
-        f"Expected its exported graph, traced with {TRACED} samples, to give the model's outputs for {samples}, got "
-        f"{got}; write the forward so that nothing is fixed while tracing: x.shape[0] instead of len(x), and no choice "
-        "that depends on values."
+        f"Expected its exported graph, traced with {TRACED} samples, to give the model's outputs "
+        f"for {samples}, got {got}; write the forward so that nothing is fixed while tracing: "
+        "x.shape[0] instead of len(x), and no choice that depends on values."
     )

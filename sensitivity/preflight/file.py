@@ -16,7 +16,8 @@ MADE_UP_SIDE = 1
 
 
 def check_file(path: Path, float_model: Path | None = None) -> tuple[Finding, ...]:
-    """What speaks against a scan of this file, errors first. float_model: the file it was made from.
+    """What speaks against a scan of this file, errors first. float_model: the file it was made
+    from.
 
     Raises OnnxFileError for a file that cannot be read or switched.
     """
@@ -31,7 +32,8 @@ def check_file(path: Path, float_model: Path | None = None) -> tuple[Finding, ..
 
 
 def made_up(model: Any) -> dict[str, NDArray[Any]]:
-    """One batch for the model's inputs: normal numbers, and 0 for integers, which may be indices."""
+    """One batch for the model's inputs: normal numbers, and 0 for integers, which may be
+    indices."""
     draw = np.random.default_rng(0)
     return {value.name: _values(value, draw) for value in model.get_inputs()}
 
@@ -57,6 +59,7 @@ MADE_UP = Finding(
     "inputs-made-up",
     "note",
     "",
-    "The file was checked on inputs that were made up, without data: nothing is said of its metric and its splits.",
+    "The file was checked on inputs that were made up, without data: nothing is said of its metric "
+    "and its splits.",
     "",
 )

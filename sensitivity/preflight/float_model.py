@@ -1,4 +1,5 @@
-"""Whether a task's model with everything disabled computes what the user's own unquantized model computes."""
+"""Whether a task's model with everything disabled computes what the user's own unquantized model
+computes."""
 
 from __future__ import annotations
 
@@ -21,26 +22,36 @@ Arrays = list[NDArray[Any]]
 
 TOLERANCES = {"bfloat16": 5e-2, "float16": 1e-2}
 USUAL_TOLERANCE = 1e-4
-"""Largest RMS difference of an output, as a part of its standard deviation: room for sums in another order, and for
-BatchNorm folded into weights. Looser where weights of either model are of a type of `TOLERANCES`."""
+"""Largest RMS difference of an output, as a part of its standard deviation: room for sums in
+another order, and for BatchNorm folded into weights. Looser where weights of either model are of a
+type of `TOLERANCES`."""
 SAMPLES = 2
-"""Of the example batch, for finding the first module that differs: the outputs of all modules are held at once."""
+"""Of the example batch, for finding the first module that differs: the outputs of all modules are
+held at once."""
 
 
 def task_float_findings(session: Session) -> Iterator[Finding]:
-    """A note where the two compute the same, an error that names the first module where not; nothing where the task
-    gives no float model."""
+    """A note where the two compute the same, an error that names the first module where not;
+    nothing where the task gives no float model."""
     given = session.loaded.float_model if session.loaded else None
     if given is None:
         return
     reason = not_comparable(session.source, given, session.example)
     if reason:
-        yield Finding("float-not-compared", "warning", "", f"The task's float_model was not compared: {reason}.", "")
+        yield Finding(
+            "float-not-compared",
+            "warning",
+            "",
+            f"The task's float_model was not compared: {reason}.",
+            "",
+        )
         return
     try:
         yield compared(session.source, given, session.example)
     except SensitivityError as error:
-        yield Finding("float-differs", "error", "", f"The task's float_model cannot be compared: {error}", "")
+        yield Finding(
+            "float-differs", "error", "", f"The task's float_model cannot be compared: {error}", ""
+        )
 
 
 def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | None:
@@ -57,15 +68,17 @@ def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | No
 
 
 def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
-    """Raises ModelError where the float model is the quantized one, or in training mode; TaskError where it refuses the
-    batch."""
+    """Raises ModelError where the float model is the quantized one, or in training mode; TaskError
+    where it refuses the batch."""
     if given is source.model:
         raise ModelError(
-            "Expected float_model to be another object than model, got the same one: toolkits quantize in place; "
-            "give copy.deepcopy(model) from before it was quantized."
+            "Expected float_model to be another object than model, got the same one: toolkits "
+            "quantize in place; give copy.deepcopy(model) from before it was quantized."
         )
     if given.training:
-        raise ModelError("Expected float_model in eval mode, got training mode; call float_model.eval().")
+        raise ModelError(
+            "Expected float_model in eval mode, got training mode; call float_model.eval()."
+        )
     wanted, found = _outputs(given, example), _float_outputs(source, example)
     shapes, others = [array.shape for array in wanted], [array.shape for array in found]
     if shapes != others:
@@ -73,8 +86,8 @@ def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
     difference, tolerance = furthest(found, wanted), tolerance_of(source.model, given)
     if difference <= tolerance:
         message = (
-            f"With everything disabled the model computes what float_model computes, to {difference:.1e} of the "
-            f"outputs' spread (allowed: {tolerance:g})."
+            "With everything disabled the model computes what float_model computes, to "
+            f"{difference:.1e} of the outputs' spread (allowed: {tolerance:g})."
         )
         return Finding("float-proved", "note", "", message, "")
     got = f"outputs that differ by {difference:.2g} of their spread (allowed: {tolerance:g})"
@@ -84,17 +97,27 @@ def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
 
 def tolerance_of(*models: Any) -> float:
     """The loosest that a type of their weights asks for."""
-    kinds = {str(tensor.dtype).removeprefix("torch.") for model in models for tensor in model.parameters()}
+    kinds = {
+        str(tensor.dtype).removeprefix("torch.")
+        for model in models
+        for tensor in model.parameters()
+    }
     return max((TOLERANCES.get(kind, USUAL_TOLERANCE) for kind in kinds), default=USUAL_TOLERANCE)
 
 
 def furthest(found: Arrays, wanted: Arrays) -> float:
-    """The largest RMS difference of two arrays as a part of the standard deviation of the wanted one."""
-    return max((_distance(one, other) for one, other in zip(found, wanted, strict=True)), default=0.0)
+    """The largest RMS difference of two arrays as a part of the standard deviation of the wanted
+    one."""
+    return max(
+        (_distance(one, other) for one, other in zip(found, wanted, strict=True)), default=0.0
+    )
 
 
-def first_difference(source: QuantizedModel, given: nn.Module, example: Any, tolerance: float) -> str:
-    """Name of the first module, in the order of execution, that both models have and whose outputs differ; "" for none."""
+def first_difference(
+    source: QuantizedModel, given: nn.Module, example: Any, tolerance: float
+) -> str:
+    """Name of the first module, in the order of execution, that both models have and whose outputs
+    differ; "" for none."""
     from sensitivity.export.simulate import first_samples
 
     inputs = first_samples(example, SAMPLES)
@@ -121,7 +144,8 @@ def first_difference(source: QuantizedModel, given: nn.Module, example: Any, tol
 
 
 def _seen(model: Any, names: set[str], take: Any) -> ExitStack:
-    """Inside the `with`, call take(name, output arrays) whenever one of these modules has given its outputs."""
+    """Inside the `with`, call take(name, output arrays) whenever one of these modules has given its
+    outputs."""
     stack = ExitStack()
 
     def hook_for(name: str) -> Any:
@@ -163,7 +187,9 @@ def _distance(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     finite = np.isfinite(wanted)
     if not np.array_equal(np.isfinite(found), finite):
         return float("inf")
-    error = float(np.sqrt(np.mean(np.square(found[finite] - wanted[finite])))) if finite.any() else 0.0
+    error = (
+        float(np.sqrt(np.mean(np.square(found[finite] - wanted[finite])))) if finite.any() else 0.0
+    )
     spread = float(np.std(wanted[finite])) if finite.any() else 0.0
     return error / (spread or 1.0)
 
@@ -173,8 +199,10 @@ def _differs(where: str, got: str) -> Finding:
         "float-differs",
         "error",
         where,
-        f"Expected the model with everything disabled to compute what the task's float_model computes, got {got}.",
-        "Give the very model that was quantized, with the same weights; or see what the toolkit changed there.",
+        "Expected the model with everything disabled to compute what the task's float_model "
+        f"computes, got {got}.",
+        "Give the very model that was quantized, with the same weights; or see what the toolkit "
+        "changed there.",
     )
 
 

@@ -1,4 +1,5 @@
-"""Whether the metric makes sense for float: judged on the first samples of `rank`, and again on all of it."""
+"""Whether the metric makes sense for float: judged on the first samples of `rank`, and again on all
+of it."""
 
 from __future__ import annotations
 
@@ -27,16 +28,21 @@ SHUFFLES = 3
 FEWEST = 16
 """Samples with shuffled answers, below which nothing is concluded from them."""
 
-WRONG_DATA = "Check the order of the classes, the preprocessing and the labels: a drop from such a float says nothing of the model."
+WRONG_DATA = (
+    "Check the order of the classes, the preprocessing and the labels: a drop from such a "
+    "float says nothing of the model."
+)
 
 
 @dataclass
 class Judged:
     """Float on the first samples of `rank`.
 
-    scores: of all of them. classes: how many answers the outputs choose among; None where they are no class scores.
-    own, shuffled: metric of the samples whose batch has different targets, and the same with each answer given to
-    another sample of its batch; own is None where the outputs cannot be given to other samples.
+    scores: of all of them. classes: how many answers the outputs choose among; None where they are
+    no class scores.
+    own, shuffled: metric of the samples whose batch has different targets, and the same with each
+    answer given to another sample of its batch; own is None where the outputs cannot be given to
+    other samples.
     """
 
     scores: Scores
@@ -47,7 +53,8 @@ class Judged:
 
 
 def metric_findings(session: Session, target: Target | None = None) -> Iterator[Finding]:
-    """What speaks against the metric on the first samples of `rank`; nothing for a task that has only evaluate(model).
+    """What speaks against the metric on the first samples of `rank`; nothing for a task that has
+    only evaluate(model).
 
     target: what a plan must hold; None where it is not known yet.
     """
@@ -61,24 +68,32 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
         return
     name, n = session.task.metric, len(found.scores)
     if _is_zero(found.scores, value):
-        yield _at_chance(f"0 on the first {n} samples of rank", name, _severity(found.scores, value))
+        yield _at_chance(
+            f"0 on the first {n} samples of rank", name, _severity(found.scores, value)
+        )
     elif _counts(found.scores, value) and found.classes and value <= 1 / found.classes:
         yield _at_chance(
-            f"{value:.4g} on the first {n} samples of rank, and guessing has {1 / found.classes:.4g}", name
+            f"{value:.4g} on the first {n} samples of rank, and guessing has "
+            f"{1 / found.classes:.4g}",
+            name,
         )
     elif _is_luck(found, value):
         yield _at_chance(
-            f"{found.own:.4g} on {found.n} samples of rank, and {max(found.shuffled):.4g} with the answers given for "
-            "other samples",
+            f"{found.own:.4g} on {found.n} samples of rank, and {max(found.shuffled):.4g} with the "
+            "answers given for other samples",
             name,
         )
     if target is not None:
-        yield from (_with_reading(one, session, value) for one in target_findings(found.scores, value, target, name))
+        yield from (
+            _with_reading(one, session, value)
+            for one in target_findings(found.scores, value, target, name)
+        )
 
 
 def _is_luck(found: Judged, value: float) -> bool:
-    """Whether the answers are no better than when they are given to other samples. Where every answer is right nothing
-    is wrong with them: then most samples of a batch have the same target."""
+    """Whether the answers are no better than when they are given to other samples. Where every
+    answer is right nothing is wrong with them: then most samples of a batch have the same
+    target."""
     if found.own is None or found.n < FEWEST or (_counts(found.scores, value) and value == 1):
         return False
     return found.own <= max(found.shuffled)
@@ -89,15 +104,17 @@ def measured_findings(session: Session) -> Iterator[Finding]:
     scores = session.measurer.known(baselines(session.source.quantizers)["float"], "rank")
     value, name = session.measurer.aggregate(scores), session.task.metric
     if _is_zero(scores, value):
-        yield _at_chance(f"0 on all of rank ({len(scores)} samples)", name, _severity(scores, value))
+        yield _at_chance(
+            f"0 on all of rank ({len(scores)} samples)", name, _severity(scores, value)
+        )
         return
     classes = _classes_of(session)
     if classes and _counts(scores, value) and len(scores) > 1:
         low = mean_estimate(scores).low
         if low is not None and low <= 1 / classes:
             yield _at_chance(
-                f"{value:.4g} on all of rank ({len(scores)} samples; its interval begins at {low:.4g}), and guessing "
-                f"has {1 / classes:.4g}",
+                f"{value:.4g} on all of rank ({len(scores)} samples; its interval begins at "
+                f"{low:.4g}), and guessing has {1 / classes:.4g}",
                 name,
             )
 
@@ -110,20 +127,22 @@ def target_findings(scores: Scores, value: float, target: Target, name: str) -> 
             "target-below-zero",
             _severity(scores, value),
             "",
-            f"Expected a target above 0, the least that {name} can be, got {floor:.4g}, where float has {value:.4g}: "
-            "every model meets it.",
+            f"Expected a target above 0, the least that {name} can be, got {floor:.4g}, where "
+            f"float has {value:.4g}: every model meets it.",
             "Give a smaller --max-drop, a relative one such as 1%, or a --target.",
         )
 
 
 def _with_reading(finding: Finding, session: Session, value: float) -> Finding:
-    """With what a task that was made from a file took the outputs for, where float is no good: it may be meant otherwise."""
+    """With what a task that was made from a file took the outputs for, where float is no good: it
+    may be meant otherwise."""
     reading = getattr(session.task.score, "reading", "")
     return replace(finding, fix=f"{reading} {finding.fix}") if reading and value == 0 else finding
 
 
 def judged(session: Session) -> Judged:
-    """Float's scores on the first samples of `rank`. Raises TaskError where the metric fails on them."""
+    """Float's scores on the first samples of `rank`. Raises TaskError where the metric fails on
+    them."""
     task, size, classes = session.task, 0, None
     scores: list[Scores] = []
     shuffles = _Shuffles()
@@ -146,7 +165,8 @@ def judged(session: Session) -> Judged:
 
 @dataclass
 class _Shuffles:
-    """Scores of the same batches with the right answers, and with each answer given to another sample."""
+    """Scores of the same batches with the right answers, and with each answer given to another
+    sample."""
 
     own: list[Scores] = field(default_factory=list)
     others: list[list[Scores]] = field(default_factory=lambda: [[] for _ in range(SHUFFLES)])
@@ -157,7 +177,8 @@ class _Shuffles:
         return sum(map(len, self.own))
 
     def add(self, task: Task, outputs: Any, targets: Any, scores: Scores) -> None:
-        """Leave out a batch whose targets are all alike, and everything where the score does not look at targets."""
+        """Leave out a batch whose targets are all alike, and everything where the score does not
+        look at targets."""
         n = len(scores)
         if not self.possible or n < 4 or _alike(targets, n):
             return
@@ -184,7 +205,9 @@ class _Shuffles:
         if not self.possible or not self.own:
             return None, ()
         aggregate = session.measurer.aggregate
-        return aggregate(np.concatenate(self.own)), tuple(aggregate(np.concatenate(one)) for one in self.others)
+        return aggregate(np.concatenate(self.own)), tuple(
+            aggregate(np.concatenate(one)) for one in self.others
+        )
 
 
 class _NotBySample(Exception):
@@ -235,19 +258,24 @@ def _classes(outputs: Any) -> int | None:
 
 
 def _is_zero(scores: Scores, value: float) -> bool:
-    """Whether the metric is the least that it can be; one that may be negative has no such value."""
+    """Whether the metric is the least that it can be; one that may be negative has no such
+    value."""
     return value == 0 and scores.min(initial=0.0) >= 0
 
 
 def _counts(scores: Scores, value: float) -> bool:
     """Whether the metric is a share of samples that are right."""
-    return scores.ndim == 1 and bool(np.isin(scores, (0.0, 1.0)).all()) and bool(np.isclose(scores.mean(), value))
+    return (
+        scores.ndim == 1
+        and bool(np.isin(scores, (0.0, 1.0)).all())
+        and bool(np.isclose(scores.mean(), value))
+    )
 
 
 def _severity(scores: Scores, value: float) -> Severity:
-    """An error where the metric is the mean of the samples' scores. One that is no mean, such as a detector's mAP, is 0
-    on a handful of images, or before a detector is trained, without any mistake in the task: the verdict then claims
-    nothing."""
+    """An error where the metric is the mean of the samples' scores. One that is no mean, such as a
+    detector's mAP, is 0 on a handful of images, or before a detector is trained, without any
+    mistake in the task: the verdict then claims nothing."""
     is_mean = scores.ndim == 1 and bool(np.isclose(scores.mean(), value))
     return "error" if is_mean else "warning"
 
@@ -257,6 +285,7 @@ def _at_chance(got: str, name: str, severity: Severity = "error") -> Finding:
         "metric-at-chance",
         severity,
         "rank",
-        f"Expected the {name} of the float model to be above what needs no model, got {got}: it is no better than chance.",
+        f"Expected the {name} of the float model to be above what needs no model, got {got}: it is "
+        "no better than chance.",
         WRONG_DATA,
     )

@@ -1,4 +1,5 @@
-"""A calibrated model that offers other ranges for its quantizers, so that any mix of them can be measured at once."""
+"""A calibrated model that offers other ranges for its quantizers, so that any mix of them can be
+measured at once."""
 
 from __future__ import annotations
 
@@ -14,15 +15,19 @@ from sensitivity.records import Finding, Grid, Quantizer, Range
 
 
 class Alternatives:
-    """A `QuantizedModel` in which each range offered is one more quantizer, named by its key, off by default.
+    """A `QuantizedModel` in which each range offered is one more quantizer, named by its key, off
+    by default.
 
-    What `disabled` takes are switches: the name of a quantizer turns it off, the key of a range puts the range in the
-    place of the quantizer's own. For a quantizer that is off its ranges do nothing; of several ranges the first counts.
+    What `disabled` takes are switches: the name of a quantizer turns it off, the key of a range
+    puts the range in the place of the quantizer's own. For a quantizer that is off its ranges do
+    nothing; of several ranges the first counts.
     """
 
     def __init__(self, source: QuantizedModel, ranges: Iterable[Range]) -> None:
         if not isinstance(source, Recalibratable):
-            raise ModelError(f"Expected a model whose ranges can be changed, got one of {source.source}.")
+            raise ModelError(
+                f"Expected a model whose ranges can be changed, got one of {source.source}."
+            )
         self.source = source.source
         self.model: Any = source.model
         self.warnings = source.warnings
@@ -37,8 +42,13 @@ class Alternatives:
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
         wanted = frozenset(names)
         for name in sorted(wanted - {quantizer.name for quantizer in self.quantizers}):
-            raise unknown_name("a quantizer's name", name, (quantizer.name for quantizer in self.quantizers))
-        with self._set(in_use(self.quantizers, wanted, self.ranges)), self.own.disabled(wanted - self.ranges.keys()):
+            raise unknown_name(
+                "a quantizer's name", name, (quantizer.name for quantizer in self.quantizers)
+            )
+        with (
+            self._set(in_use(self.quantizers, wanted, self.ranges)),
+            self.own.disabled(wanted - self.ranges.keys()),
+        ):
             yield
 
     def grid(self, name: str) -> Grid:
@@ -75,7 +85,8 @@ class Alternatives:
 
 
 def with_alternatives(source: QuantizedModel, ranges: Iterable[Range]) -> QuantizedModel:
-    """The model itself where there are no ranges. Raises ModelError where its ranges cannot be changed."""
+    """The model itself where there are no ranges. Raises ModelError where its ranges cannot be
+    changed."""
     ranges = tuple(ranges)
     return Alternatives(source, ranges) if ranges else source
 
@@ -91,7 +102,9 @@ def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[
     return found
 
 
-def in_use(quantizers: Iterable[Quantizer], switched: Iterable[str], ranges: dict[str, Range]) -> list[Range]:
+def in_use(
+    quantizers: Iterable[Quantizer], switched: Iterable[str], ranges: dict[str, Range]
+) -> list[Range]:
     return [ranges[key] for key in replacing(quantizers, switched).values()]
 
 

@@ -15,7 +15,8 @@ class QuantizedModel(Protocol):
 
     source: the toolkit's name in the registry, such as "modelopt".
     model: the user's own object, never copied, always left as it was found.
-    quantizers: every quantizer that was enabled when this was made, in the model's order. Quantizers that the user
+    quantizers: every quantizer that was enabled when this was made, in the model's order.
+    Quantizers that the user
         had already disabled are not listed and stay disabled.
     warnings: what the reader of results must know of this model, a sentence each.
     """
@@ -26,45 +27,54 @@ class QuantizedModel(Protocol):
     warnings: tuple[str, ...]
 
     def disabled(self, names: Iterable[str]) -> AbstractContextManager[None]:
-        """Leave exactly these quantizers unquantized inside the `with`; the state before it is restored after it,
-        also after an exception. Raises NamesError for a name that is not in `quantizers`."""
+        """Leave exactly these quantizers unquantized inside the `with`; the state before it is
+        restored after it, also after an exception. Raises NamesError for a name that is not in
+        `quantizers`."""
         ...
 
     def grid(self, name: str) -> Grid:
-        """The integer grid of one quantizer. Raises ModelError where it is not an integer grid (FP8, block-wise)."""
+        """The integer grid of one quantizer. Raises ModelError where it is not an integer grid
+        (FP8, block-wise)."""
         ...
 
     def fingerprint(self) -> str:
-        """Hex digest of weights, buffers and every quantizer's settings: changes when any of them does."""
+        """Hex digest of weights, buffers and every quantizer's settings: changes when any of them
+        does."""
         ...
 
     def remaining(self) -> tuple[Finding, ...]:
-        """What is still quantized with every quantizer disabled, named: an error each; empty where nothing is."""
+        """What is still quantized with every quantizer disabled, named: an error each; empty where
+        nothing is."""
         ...
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """Names of the quantizers that a forward on one batch of inputs executes, with all of them enabled.
+        """Names of the quantizers that a forward on one batch of inputs executes, with all of them
+        enabled.
 
-        inputs: as the task gives them. A quantizer without a calibrated range is executed too where the forward reaches
-        it. Raises TaskError where the model refuses the batch."""
+        inputs: as the task gives them. A quantizer without a calibrated range is executed too where
+        the forward reaches it. Raises TaskError where the model refuses the batch."""
         ...
 
 
 @runtime_checkable
 class Recalibratable(Protocol):
-    """A calibrated model whose quantizers can take other ranges: what shared scales and recalibration need."""
+    """A calibrated model whose quantizers can take other ranges: what shared scales and
+    recalibration need."""
 
     def range(self, name: str) -> Range:
-        """The range that a quantizer has now. Raises ModelError where it has no fixed one on an integer grid."""
+        """The range that a quantizer has now. Raises ModelError where it has no fixed one on an
+        integer grid."""
         ...
 
     def with_ranges(self, ranges: Iterable[Range]) -> AbstractContextManager[None]:
-        """Give quantizers these ranges inside the `with`; those before it are restored after it, also after an
-        exception. Raises NamesError for an unknown quantizer, ModelError for one without an integer grid."""
+        """Give quantizers these ranges inside the `with`; those before it are restored after it,
+        also after an exception. Raises NamesError for an unknown quantizer, ModelError for one
+        without an integer grid."""
         ...
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
-        """Ranges that other methods of calibration find for these quantizers; none where there is no other.
+        """Ranges that other methods of calibration find for these quantizers; none where there is
+        no other.
         forward: runs the model on the calibration data."""
         ...
 
@@ -74,8 +84,9 @@ class Changeable(Protocol):
     """A calibrated model in which a plan can be left for good."""
 
     def change(self, names: Iterable[str], ranges: Iterable[Range]) -> None:
-        """Disable these quantizers, and give these ranges to theirs, for good. Nothing is changed where it raises:
-        NamesError for an unknown quantizer, ModelError for a range that cannot be changed."""
+        """Disable these quantizers, and give these ranges to theirs, for good. Nothing is changed
+        where it raises: NamesError for an unknown quantizer, ModelError for a range that cannot be
+        changed."""
         ...
 
 
@@ -88,7 +99,8 @@ class Sharing(Protocol):
         ...
 
     def missing(self) -> str | None:
-        """Why some other ranges cannot be had, and what to do, as a sentence; None where nothing is missing."""
+        """Why some other ranges cannot be had, and what to do, as a sentence; None where nothing is
+        missing."""
         ...
 
 
@@ -97,21 +109,26 @@ class Ordered(Protocol):
     """A model whose graph is known."""
 
     def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
-        """For each output of the model the quantizers that it depends on, those nearest to it first."""
+        """For each output of the model the quantizers that it depends on, those nearest to it
+        first."""
         ...
 
 
 def ends(source: QuantizedModel, units: Iterable[Unit]) -> tuple[tuple[str, ...], ...]:
     """For each end of the graph its units, the nearest first: of the inputs, then of each output.
 
-    A model that does not know its graph is taken to compute its units in order, and to have one output.
+    A model that does not know its graph is taken to compute its units in order, and to have one
+    output.
     """
     unit_of = {name: unit.name for unit in units for name in unit.quantizers}
-    names = tuple(dict.fromkeys(unit_of[one.name] for one in source.quantizers if one.name in unit_of))
+    names = tuple(
+        dict.fromkeys(unit_of[one.name] for one in source.quantizers if one.name in unit_of)
+    )
     if not isinstance(source, Ordered):
         return names, names[::-1]
     return names, *(
-        tuple(dict.fromkeys(unit_of[name] for name in near if name in unit_of)) for near in source.nearest_outputs()
+        tuple(dict.fromkeys(unit_of[name] for name in near if name in unit_of))
+        for near in source.nearest_outputs()
     )
 
 
@@ -137,6 +154,6 @@ def check_calibrated(quantizers: Iterable[Quantizer]) -> None:
         shown = "; ".join(f"{quantizer.name}: {quantizer.problem}" for quantizer in bad[:5])
         more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise ModelError(
-            f"Expected every enabled quantizer to be calibrated, got {len(bad)} that are not ({shown}{more}); "
-            "run calibration on data that reaches these layers, or disable them."
+            f"Expected every enabled quantizer to be calibrated, got {len(bad)} that are not "
+            f"({shown}{more}); run calibration on data that reaches these layers, or disable them."
         )

@@ -12,7 +12,8 @@ from sensitivity.errors import TaskError
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """How a batch is passed: a tuple or list by position, a mapping by name, anything else as the one input.
+    """How a batch is passed: a tuple or list by position, a mapping by name, anything else as the
+    one input.
 
     A list is what torch's DataLoader makes of a tuple of inputs.
     """
@@ -26,7 +27,8 @@ def call(model: Any, inputs: Any) -> Any:
 
     Types of dataclasses and named tuples in it are made known to torch (`with_types_known`).
 
-    Raises TaskError, with the model's own exception as its cause, where the model refuses the batch.
+    Raises TaskError, with the model's own exception as its cause, where the model refuses the
+    batch.
     """
     args, kwargs = arguments(inputs)
     try:
@@ -34,8 +36,8 @@ def call(model: Any, inputs: Any) -> Any:
             return with_types_known(model(*args, **kwargs))
     except Exception as error:
         raise TaskError(
-            f"Expected the model to accept a batch of the task's data, got {type(error).__name__}: {error}; "
-            "run model(inputs) on one batch by hand to see where."
+            f"Expected the model to accept a batch of the task's data, got {type(error).__name__}: "
+            f"{error}; run model(inputs) on one batch by hand to see where."
         ) from error
 
 
@@ -43,7 +45,8 @@ def call(model: Any, inputs: Any) -> Any:
 def every_module_called() -> Iterator[None]:
     """Inside the `with`, torch's own encoder and attention layers call their parts.
 
-    In eval mode they may hand all weights to one fused kernel instead, and quantizers on the way are never executed.
+    In eval mode they may hand all weights to one fused kernel instead, and quantizers on the way
+    are never executed.
     """
     torch = sys.modules.get("torch")
     if torch is None:  # then no model of torch is there either
@@ -66,7 +69,8 @@ def device_of(model: Any) -> Any:
 
 
 def to_device(value: Any, device: Any) -> Any:
-    """The same nest of tuples, lists, mappings and dataclasses with every tensor on `device`; other values stay.
+    """The same nest of tuples, lists, mappings and dataclasses with every tensor on `device`; other
+    values stay.
 
     A mapping that torch does not know, such as the batch of a tokenizer, becomes a dict.
     """
@@ -78,12 +82,14 @@ def to_device(value: Any, device: Any) -> Any:
     if isinstance(value, Mapping) and not isinstance(value, dict):
         value = dict(value)
     with_types_known(value)
-    return pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), value)
+    return pytree.tree_map_only(
+        torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), value
+    )
 
 
 def with_types_known(value: Any) -> Any:
-    """The same value, after torch was told of the dataclasses and named tuples in it: only then can it take a nest of
-    them apart, follow it in a trace, and write it down."""
+    """The same value, after torch was told of the dataclasses and named tuples in it: only then can
+    it take a nest of them apart, follow it in a trace, and write it down."""
     from torch.utils import _pytree as pytree
 
     kind = type(value)
@@ -123,7 +129,9 @@ def _fields_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], list[str]]:
     from torch.utils import _pytree as pytree
 
     values, names = _fields_that_are_set(value)
-    return [(pytree.GetAttrKey(name), item) for name, item in zip(names, values, strict=True)], names
+    return [
+        (pytree.GetAttrKey(name), item) for name, item in zip(names, values, strict=True)
+    ], names
 
 
 def _full_name(kind: type) -> str:

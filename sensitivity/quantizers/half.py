@@ -1,4 +1,5 @@
-"""Models whose weights are BF16 or FP16: measured as they are, exported in FP32 with the same weights."""
+"""Models whose weights are BF16 or FP16: measured as they are, exported in FP32 with the same
+weights."""
 
 from __future__ import annotations
 
@@ -10,17 +11,26 @@ from typing import Any
 from sensitivity.quantizers.calls import with_types_known
 
 HALF = (
-    "The model is in {type}, and measured so. Exported files are in FP32 with exactly the same weights and grids, and are "
-    "verified against the model in FP32; let the runtime choose its own type for what is not quantized."
+    "The model is in {type}, and measured so. Exported files are in FP32 with exactly the same "
+    "weights and grids, and are verified against the model in FP32; let the runtime choose its own "
+    "type for what is not quantized."
 )
 
 
 def half_type(model: Any) -> str | None:
-    """The type, "BF16" or "FP16", of the first parameter or buffer that is of such a type; None where there is none."""
+    """The type, "BF16" or "FP16", of the first parameter or buffer that is of such a type; None
+    where there is none."""
     import torch
 
     names = {torch.bfloat16: "BF16", torch.float16: "FP16"}
-    return next((names[one.dtype] for one in chain(model.parameters(), model.buffers()) if one.dtype in names), None)
+    return next(
+        (
+            names[one.dtype]
+            for one in chain(model.parameters(), model.buffers())
+            if one.dtype in names
+        ),
+        None,
+    )
 
 
 def as_float32(value: Any) -> Any:

@@ -1,4 +1,5 @@
-"""How often values occur, streamed in bounded memory, and the ranges for quantization that follow from it."""
+"""How often values occur, streamed in bounded memory, and the ranges for quantization that follow
+from it."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ ENTROPY_STRIDE = 16
 """How many bins it goes on from one range to the next."""
 
 LEAST_SHARE = 1e-6
-"""What the quantized distribution has at least where the other has anything, for a finite divergence."""
+"""What the quantized distribution has at least where the other has anything, for a finite
+divergence."""
 
 CANDIDATES = 48
 """Ends of a range that are tried on each side of 0, and in how many rounds."""
@@ -28,7 +30,8 @@ Ends = tuple[float, float]
 
 
 class Histogram:
-    """Of bins as wide on both sides of 0. Where values are larger than its ends, pairs of bins become one.
+    """Of bins as wide on both sides of 0. Where values are larger than its ends, pairs of bins
+    become one.
 
     total: how many finite values were added. low, high: the smallest and the largest of them.
     """
@@ -47,7 +50,11 @@ class Histogram:
             return
         low, high = float(flat.min()), float(flat.max())
         self._widen(max(abs(low), abs(high)))
-        self.low, self.high, self.total = min(self.low, low), max(self.high, high), self.total + flat.size
+        self.low, self.high, self.total = (
+            min(self.low, low),
+            max(self.high, high),
+            self.total + flat.size,
+        )
         if self._top == 0:
             self._counts[HALF] += flat.size
             return
@@ -83,7 +90,8 @@ class Histogram:
         return min(max(low, self.low), 0.0), max(min(high, self.high), 0.0)
 
     def _percentile(self, share: float, symmetric: bool) -> Ends:
-        """What leaves out (100 - share) % of the values; of a tensor with both signs half of that on each side."""
+        """What leaves out (100 - share) % of the values; of a tensor with both signs half of that
+        on each side."""
         edges, out = self._edges, (100 - share) / 100 * self.total
         if symmetric:
             counts = self._counts[HALF:] + self._counts[HALF - 1 :: -1]
@@ -96,7 +104,8 @@ class Histogram:
         return self._within(float(low), float(high))
 
     def _entropy(self) -> Ends:
-        """The same end on both sides, with which the distribution of the quantized values diverges least (Kullback-Leibler).
+        """The same end on both sides, with which the distribution of the quantized values diverges
+        least (Kullback-Leibler).
 
         ONNX Runtime's own search over as many bins takes seconds for each tensor.
         """
@@ -120,7 +129,9 @@ class Histogram:
             low = float(lows[np.argmin(self._errors(lows, np.full(CANDIDATES, high), levels))])
         return low, high
 
-    def _errors(self, low: NDArray[np.float64], high: NDArray[np.float64], levels: int) -> NDArray[np.float64]:
+    def _errors(
+        self, low: NDArray[np.float64], high: NDArray[np.float64], levels: int
+    ) -> NDArray[np.float64]:
         """float[n]: squared errors of quantization with these ends, float[n] each."""
         seen = self._counts > 0
         centres = ((self._edges[1:] + self._edges[:-1]) / 2)[seen]
@@ -136,7 +147,8 @@ def _symmetric(ends: Ends) -> Ends:
 
 
 def _divergence(counts: NDArray[np.float64], half: int) -> float:
-    """Of the values within `half` bins of 0, those beyond added to the last bins, from what 128 levels make of them."""
+    """Of the values within `half` bins of 0, those beyond added to the last bins, from what 128
+    levels make of them."""
     middle = len(counts) // 2
     window = counts[middle - half : middle + half]
     clipped = window.copy()

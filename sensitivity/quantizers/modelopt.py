@@ -6,12 +6,38 @@ from typing import Any
 
 from sensitivity.quantizers.tensor_quantizer import TensorQuantizerModel, is_a
 
-FLAGS = ("_disabled", "_if_quant", "_if_calib", "_fake_quant", "_dequantize", "_enable_pre_quant_scale", "_input_dtype")
-"""Every switch of a TensorQuantizer, and the one attribute that a disabled one writes in its forward."""
+FLAGS = (
+    "_disabled",
+    "_if_quant",
+    "_if_calib",
+    "_fake_quant",
+    "_dequantize",
+    "_enable_pre_quant_scale",
+    "_input_dtype",
+)
+"""Every switch of a TensorQuantizer, and the one attribute that a disabled one writes in its
+forward."""
 
 SETTINGS = (
-    *("_num_bits", "_axis", "_unsigned", "_narrow_range", "_dynamic", "_block_sizes", "_use_constant_amax", "_rotate"),
-    *("_bias", "backend", "_disabled", "_if_quant", "_if_calib", "_fake_quant", "_enable_pre_quant_scale"),
+    *(
+        "_num_bits",
+        "_axis",
+        "_unsigned",
+        "_narrow_range",
+        "_dynamic",
+        "_block_sizes",
+        "_use_constant_amax",
+        "_rotate",
+    ),
+    *(
+        "_bias",
+        "backend",
+        "_disabled",
+        "_if_quant",
+        "_if_calib",
+        "_fake_quant",
+        "_enable_pre_quant_scale",
+    ),
 )
 """What, next to its buffers, decides the values a TensorQuantizer gives."""
 
@@ -23,12 +49,14 @@ class ModelOptModel(TensorQuantizerModel):
 
     source = "modelopt"
     toolkit = "ModelOpt"
-    how = "quantize the model with modelopt.torch.quantization.quantize(model, config, forward_loop)"
+    how = (
+        "quantize the model with modelopt.torch.quantization.quantize(model, config, forward_loop)"
+    )
     package = "modelopt"
     calibrators = "modelopt.torch.quantization.calib"
     transposed = (
-        "give ModelOpt's quant_cfg {'quantizer_name': '*weight_quantizer', 'parent_class': 'nn.ConvTranspose2d', 'cfg': "
-        "{'num_bits': 8, 'axis': 1}} behind its other entries"
+        "give ModelOpt's quant_cfg {'quantizer_name': '*weight_quantizer', 'parent_class': "
+        "'nn.ConvTranspose2d', 'cfg': {'num_bits': 8, 'axis': 1}} behind its other entries"
     )
     flags = FLAGS
     settings = SETTINGS
@@ -37,10 +65,16 @@ class ModelOptModel(TensorQuantizerModel):
         return any(is_a(module, container, self.package) for container in CONTAINERS)
 
     def _is_fixed(self, module: Any) -> bool:
-        return not (module._dynamic or getattr(module, "_use_constant_amax", False) or module.is_mx_format)
+        return not (
+            module._dynamic or getattr(module, "_use_constant_amax", False) or module.is_mx_format
+        )
 
     def _format(self, module: Any) -> str:
-        sizes = [size for axis, size in (module._block_sizes or {}).items() if isinstance(axis, int) and size]
+        sizes = [
+            size
+            for axis, size in (module._block_sizes or {}).items()
+            if isinstance(axis, int) and size
+        ]
         return super()._format(module) + (f" in blocks of {sizes[0]}" if len(sizes) == 1 else "")
 
     def _not_an_integer_grid(self, module: Any) -> str | None:
@@ -53,6 +87,7 @@ class ModelOptModel(TensorQuantizerModel):
             f"it uses the backend {module.backend!r}": module.backend is not None,
             "it subtracts a bias": getattr(module, "_bias", None) is not None,
             "it stores real quantized values": not module._fake_quant,
-            "it has more than one channel axis": isinstance(module._axis, (tuple, list)) and len(module._axis) > 1,
+            "it has more than one channel axis": isinstance(module._axis, (tuple, list))
+            and len(module._axis) > 1,
         }
         return next((reason for reason, holds in reasons.items() if holds), None)

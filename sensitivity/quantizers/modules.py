@@ -1,4 +1,5 @@
-"""What a model's modules say about its layers: detection heads, RepVGG blocks, quantizers held in several places."""
+"""What a model's modules say about its layers: detection heads, RepVGG blocks, quantizers held in
+several places."""
 
 from __future__ import annotations
 
@@ -7,21 +8,24 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 HEAD = re.compile(r"detect|(?<!multi)head", re.IGNORECASE)
-"""Of a class or attribute name: Detect, YoloHead, bbox_head, ...; an attention's heads are something else."""
+"""Of a class or attribute name: Detect, YoloHead, bbox_head, ...; an attention's heads are
+something else."""
 
 LARGEST_HEAD = 0.6
 """Part of all layers: the whole of a "DetectionModel" is no head."""
 
 REPVGG = re.compile(r"rep_?(vgg|conv)|mobileone", re.IGNORECASE)
 REPARAMETERISED = ("rbr_reparam", "reparam_conv", "reparam")
-"""Attributes that hold the one convolution of a merged block: of RepVGG and YOLOv6, timm, and others."""
+"""Attributes that hold the one convolution of a merged block: of RepVGG and YOLOv6, timm, and
+others."""
 
 
 def head_parts(model: Any, layers: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Layers of each part of the model's detection heads, such as the box and the class branch of YOLOv8's `Detect`.
+    """Layers of each part of the model's detection heads, such as the box and the class branch of
+    YOLOv8's `Detect`.
 
-    A head is an outermost module, by the name of its class or attribute, that holds two or more layers but not most
-    of them; its parts are its children.
+    A head is an outermost module, by the name of its class or attribute, that holds two or more
+    layers but not most of them; its parts are its children.
     """
     found: list[tuple[str, ...]] = []
     taken: list[str] = []
@@ -44,13 +48,18 @@ def merged_blocks(model: Any, layers: Collection[str]) -> tuple[str, ...]:
         holder, _, attribute = layer.rpartition(".")
         alone = sum(other.startswith(f"{holder}.") for other in layers) == 1
         of_block = bool(REPVGG.search(type(modules.get(holder)).__name__)) and alone
-        return attribute in REPARAMETERISED or of_block or bool(REPVGG.search(type(modules.get(layer)).__name__))
+        return (
+            attribute in REPARAMETERISED
+            or of_block
+            or bool(REPVGG.search(type(modules.get(layer)).__name__))
+        )
 
     return tuple(layer for layer in layers if is_merged(layer))
 
 
 def shared_objects(model: Any, quantizers: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Modules that hold the same quantizer object, two or more for each; quantizers: the names they are listed under."""
+    """Modules that hold the same quantizer object, two or more for each; quantizers: the names they
+    are listed under."""
     modules = dict(model.named_modules(remove_duplicate=False))
     holders: dict[int, dict[str, None]] = {id(modules[name]): {} for name in quantizers}
     seen: set[tuple[int, int]] = set()

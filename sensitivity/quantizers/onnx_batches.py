@@ -25,7 +25,8 @@ def length(arrays: Arrays) -> int | None:
 
 
 def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
-    """The batch `size` samples at a time, the last piece filled up with its last sample; whole for None."""
+    """The batch `size` samples at a time, the last piece filled up with its last sample; whole for
+    None."""
     samples = length(arrays)
     if size is None or samples is None:
         return [arrays]
@@ -37,19 +38,28 @@ def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
         missing = size - len(part)
         return part if not missing else np.concatenate([part, np.repeat(part[-1:], missing, 0)])
 
-    return [{name: cut(array, start) for name, array in arrays.items()} for start in range(0, samples, size)]
+    return [
+        {name: cut(array, start) for name, array in arrays.items()}
+        for start in range(0, samples, size)
+    ]
 
 
 def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
-    """Outputs of all pieces as of one batch, without those of samples that only filled the last piece."""
+    """Outputs of all pieces as of one batch, without those of samples that only filled the last
+    piece."""
     if len(parts) == 1:
-        return nested([part if part.ndim == 0 or samples is None else part[:samples] for part in parts[0]])
+        return nested(
+            [part if part.ndim == 0 or samples is None else part[:samples] for part in parts[0]]
+        )
     return nested([np.concatenate(same)[:samples] for same in zip(*parts, strict=True)])
 
 
 def difference(one: Any, other: Any) -> float:
-    """The largest difference as a part of the largest value of its output; inf where shapes or types differ."""
-    ours, theirs = (outputs if isinstance(outputs, tuple) else (outputs,) for outputs in (one, other))
+    """The largest difference as a part of the largest value of its output; inf where shapes or
+    types differ."""
+    ours, theirs = (
+        outputs if isinstance(outputs, tuple) else (outputs,) for outputs in (one, other)
+    )
     worst = 0.0
     for a, b in zip(ours, theirs, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:

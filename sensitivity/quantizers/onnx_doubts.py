@@ -1,4 +1,5 @@
-"""What makes it doubtful that a Q/DQ file with everything unquantized is its float model, where nobody gave that."""
+"""What makes it doubtful that a Q/DQ file with everything unquantized is its float model, where
+nobody gave that."""
 
 from __future__ import annotations
 
@@ -15,12 +16,13 @@ from sensitivity.quantizers.onnx_model import OnnxModel, feed, session
 from sensitivity.records import Finding
 
 MUCH = 0.05
-"""Part of a tensor's float values beyond its pair's range from which that is no matter of calibration: clipping by
-percentile or entropy leaves some tenths of a percent out."""
+"""Part of a tensor's float values beyond its pair's range from which that is no matter of
+calibration: clipping by percentile or entropy leaves some tenths of a percent out."""
 
 
 def float_doubts(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
-    """One warning with everything that speaks against it; nothing where nothing does. inputs: a batch.
+    """One warning with everything that speaks against it; nothing where nothing does. inputs: a
+    batch.
 
     Raises TaskError where the batch does not fit the file.
     """
@@ -28,18 +30,26 @@ def float_doubts(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
     if not reasons:
         return ()
     message = (
-        f"Expected {model.path.name} with everything unquantized to be its float model, which cannot be proved without "
-        f"that: {'; '.join(reasons)}."
+        f"Expected {model.path.name} with everything unquantized to be its float model, which "
+        f"cannot be proved without that: {'; '.join(reasons)}."
     )
     return (
         Finding(
-            "float-doubtful", "warning", model.path.name, message, "Give --float-model, the file it was made from."
+            "float-doubtful",
+            "warning",
+            model.path.name,
+            message,
+            "Give --float-model, the file it was made from.",
         ),
     )
 
 
 def _integer_weights(model: OnnxModel) -> Iterator[str]:
-    stored = {use.pair.source.name for use in model.uses if use.role == "weight" and use.pair.quantize is None}
+    stored = {
+        use.pair.source.name
+        for use in model.uses
+        if use.role == "weight" and use.pair.quantize is None
+    }
     if stored:
         yield f"of {len(stored)} weights it has integers only, whose rounding cannot be undone"
 
@@ -47,8 +57,8 @@ def _integer_weights(model: OnnxModel) -> Iterator[str]:
 def _clamping(model: OnnxModel) -> Iterator[str]:
     if model.clamps:
         yield (
-            f"{len(model.clamps)} pairs clamp at 0 ({listed(sorted(model.clamps))}): a Relu stays in their place, and "
-            "whether they also stand for the other end of a Clip is not known"
+            f"{len(model.clamps)} pairs clamp at 0 ({listed(sorted(model.clamps))}): a Relu stays "
+            "in their place, and whether they also stand for the other end of a Clip is not known"
         )
 
 
@@ -66,7 +76,8 @@ def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
     much = sorted((name for name in shares if shares[name] > MUCH), key=lambda name: -shares[name])
     if much:
         yield (
-            f"of the float values of one sample {shares[much[0]]:.0%} are beyond the range of the pair on {much[0]}"
+            f"of the float values of one sample {shares[much[0]]:.0%} are beyond the range of the "
+            f"pair on {much[0]}"
             + (f", and more than {MUCH:.0%} on {listed(much[1:])}" if much[1:] else "")
             + ": the pair may stand for a Clip, or was calibrated on other data"
         )
@@ -78,7 +89,13 @@ def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
     for use in model.uses:
         pair, limits = use.pair, grid_limits(use.pair)
         scale = pair.scale
-        if use.role == "weight" or pair.quantize is None or limits is None or scale is None or scale.size != 1:
+        if (
+            use.role == "weight"
+            or pair.quantize is None
+            or limits is None
+            or scale is None
+            or scale.size != 1
+        ):
             continue
         offset = 0.0 if pair.zero_point is None else float(pair.zero_point.reshape(-1)[0])
         step = float(scale.reshape(-1)[0])
@@ -86,7 +103,9 @@ def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _share_beyond(values: NDArray[Any], name: str, model: OnnxModel, ends: tuple[float, float]) -> float:
+def _share_beyond(
+    values: NDArray[Any], name: str, model: OnnxModel, ends: tuple[float, float]
+) -> float:
     """Part of the values beyond the ends; what the Relu that stays clamps is not counted."""
     values = np.clip(values, *model.clamps.get(name, UNLIMITED))
     slack = 0.01 * (ends[1] - ends[0])

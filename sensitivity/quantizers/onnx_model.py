@@ -26,21 +26,28 @@ from sensitivity.onnx_graph.uses import integer_biases, paths, uses
 Watcher = Callable[[str, NDArray[Any]], None]
 
 SESSIONS = 2
-"""How many variants keep their session: an evaluator asks for one again and again, then never more."""
+"""How many variants keep their session: an evaluator asks for one again and again, then never
+more."""
 
 
 class OnnxModel:
     """run, get_inputs, get_outputs and get_providers are those of an InferenceSession.
 
-    path: a Q/DQ file from any toolkit. float_path: the file it was made from; its weights, biases and activations are
-    what a skipped operation gets. Without it weights stay what their pairs give.
+    path: a Q/DQ file from any toolkit. float_path: the file it was made from; its weights, biases
+    and activations are what a skipped operation gets. Without it weights stay what their pairs
+    give.
     custom_ops: a library for ONNX Runtime's `register_custom_ops_library`.
-    Every graph optimization is off, so that the numbers are those of the Q/DQ file itself and of no runtime's fusions.
-    Raises OnnxFileError for a file that cannot be read, or whose quantizers cannot be switched.
+    Every graph optimization is off, so that the numbers are those of the Q/DQ file itself and of no
+    runtime's fusions. Raises OnnxFileError for a file that cannot be read, or whose quantizers
+    cannot be switched.
     """
 
     def __init__(
-        self, path: str | Path, *, float_path: str | Path | None = None, custom_ops: str | Path | None = None
+        self,
+        path: str | Path,
+        *,
+        float_path: str | Path | None = None,
+        custom_ops: str | Path | None = None,
     ) -> None:
         self.path = Path(path)
         self.custom_ops = custom_ops
@@ -55,11 +62,12 @@ class OnnxModel:
         self.uses = uses(self.paths)
         if not self.uses:
             raise OnnxFileError(
-                f"Expected {self.path.name} to hold Q/DQ pairs that operations read, got pairs that nothing reads; "
-                "export the model again."
+                f"Expected {self.path.name} to hold Q/DQ pairs that operations read, got pairs "
+                "that nothing reads; export the model again."
             )
         self.clamps = clamps_of(
-            clamping_pairs(self.uses, self.graph.graph.inputs), {} if self.float is None else self.float.limits
+            clamping_pairs(self.uses, self.graph.graph.inputs),
+            {} if self.float is None else self.float.limits,
         )
         self._skipped: frozenset[str] = frozenset()
         self._grids: dict[str, NewGrid] = {}
@@ -68,7 +76,10 @@ class OnnxModel:
         self._watched: tuple[tuple[str, ...], Watcher] | None = None
 
     def run(
-        self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: Any = None,
     ) -> list[Any]:
         """Outputs as numpy arrays, with the uses skipped that are skipped at this moment."""
         if self._watched is not None:
@@ -108,7 +119,8 @@ class OnnxModel:
     def on_grids(self, grids: Mapping[str, NewGrid]) -> Iterator[None]:
         """Give uses of pairs these grids inside the `with`, besides those that others have already.
 
-        The integer bias of an operation whose input or weight gets one is float: its steps were those of the old one.
+        The integer bias of an operation whose input or weight gets one is float: its steps were
+        those of the old one.
         """
         before = self._grids
         self._grids = {**before, **grids}
@@ -119,18 +131,20 @@ class OnnxModel:
 
     @cached_property
     def biases(self) -> Mapping[str, str]:
-        """Use of an operation's input or weight -> use of its bias, stored as integers in steps of both their scales."""
+        """Use of an operation's input or weight -> use of its bias, stored as integers in steps of
+        both their scales."""
         return integer_biases(self.paths)
 
     @property
     def freed(self) -> frozenset[str]:
-        """Uses of biases that are float at this moment, since a grid that their steps are of has changed."""
+        """Uses of biases that are float at this moment, since a grid that their steps are of has
+        changed."""
         return frozenset(self.biases[name] for name in self._grids if name in self.biases)
 
     @contextmanager
     def watching(self, names: Sequence[str], see: Watcher) -> Iterator[None]:
-        """Inside the `with`, the model runs unquantized, one sample at a time, and `see` is called for each of these
-        tensors of the main graph with its name and its values."""
+        """Inside the `with`, the model runs unquantized, one sample at a time, and `see` is called
+        for each of these tensors of the main graph with its name and its values."""
         before = self._watched
         self._watched = (tuple(names), see)
         try:
@@ -140,7 +154,8 @@ class OnnxModel:
 
     @contextmanager
     def in_one_thread(self) -> Iterator[None]:
-        """Run in one thread inside the `with`: several add in another order, which turns roundings over."""
+        """Run in one thread inside the `with`: several add in another order, which turns roundings
+        over."""
         before = self._threads
         self._threads = 1
         try:
@@ -149,16 +164,19 @@ class OnnxModel:
             self._threads = before
 
     def without(self, names: frozenset[str]) -> ir.Model:
-        """The graph with these uses of pairs left out and the grids of this moment, all else as in the file."""
+        """The graph with these uses of pairs left out and the grids of this moment, all else as in
+        the file."""
         model = self.graph.clone()
         if names or self._grids:
             SkipUses(names | self.freed, self.weights, self.clamps, self._grids)(model)
         return model
 
     def branches_not_taken(self, inputs: Any) -> set[ir.Graph]:
-        """Bodies of the If nodes of the main graph, and all in them, that a run on these inputs does not enter.
+        """Bodies of the If nodes of the main graph, and all in them, that a run on these inputs
+        does not enter.
 
-        inputs: as `feed` takes them. Other bodies (of Loop and Scan, and in bodies) count as entered.
+        inputs: as `feed` takes them. Other bodies (of Loop and Scan, and in bodies) count as
+        entered.
         """
         choices = {node: node.inputs[0] for node in self.graph.graph if node.op_type == "If"}
         names = list(dict.fromkeys(value.name for value in choices.values() if value is not None))
@@ -176,7 +194,9 @@ class OnnxModel:
 
     def _session(self) -> Any:
         grids = frozenset((name, grid.key) for name, grid in self._grids.items())
-        return self._kept((self._skipped, grids, self._threads), lambda: ir.to_proto(self.without(self._skipped)))
+        return self._kept(
+            (self._skipped, grids, self._threads), lambda: ir.to_proto(self.without(self._skipped))
+        )
 
     def _kept(self, key: Any, make: Callable[[], onnx.ModelProto]) -> Any:
         """The session of this key."""
@@ -189,7 +209,11 @@ class OnnxModel:
         return self._sessions[key]
 
     def _run_watched(
-        self, output_names: Sequence[str] | None, given: dict[str, Any], names: tuple[str, ...], see: Watcher
+        self,
+        output_names: Sequence[str] | None,
+        given: dict[str, Any],
+        names: tuple[str, ...],
+        see: Watcher,
     ) -> list[Any]:
         from sensitivity.quantizers.onnx_batches import fixed_batch, length, pieces
 
@@ -207,7 +231,10 @@ class OnnxModel:
                 array = values[name]
                 see(name, array[:fresh] if array.ndim and len(array) == size else array)
             found.append([values[name] for name in outputs])
-        return [np.concatenate(parts) if parts[0].ndim else parts[0] for parts in zip(*found, strict=True)]
+        return [
+            np.concatenate(parts) if parts[0].ndim else parts[0]
+            for parts in zip(*found, strict=True)
+        ]
 
     def _giving_float(self, names: Sequence[str]) -> onnx.ModelProto:
         """The unquantized model with these tensors of its main graph as further outputs."""
@@ -243,11 +270,17 @@ def _optimized(path: Path, custom_ops: str | Path | None) -> ir.Model:
 
 
 def session(
-    content: bytes, name: str, custom_ops: str | Path | None = None, *, threads: int = 0, shared: bool = False
+    content: bytes,
+    name: str,
+    custom_ops: str | Path | None = None,
+    *,
+    threads: int = 0,
+    shared: bool = False,
 ) -> Any:
     """An InferenceSession without graph optimizations. threads: 0 for all cores.
 
-    shared: memory from the allocator that all such sessions share. Raises OnnxFileError where it is refused.
+    shared: memory from the allocator that all such sessions share. Raises OnnxFileError where it is
+    refused.
     """
     options = _options()
     options.intra_op_num_threads = threads
@@ -283,7 +316,8 @@ def _made(content: bytes | str, name: str, options: Any, custom_ops: str | Path 
 
 
 def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The inputs of a batch by name: an array for a model with one input, a tuple in the file's order, or a dict.
+    """The inputs of a batch by name: an array for a model with one input, a tuple in the file's
+    order, or a dict.
 
     Raises TaskError where number or names differ from the file's.
     """
@@ -294,7 +328,9 @@ def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
         given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
     if set(given) != set(names):
         got = ", ".join(given) if isinstance(inputs, Mapping) else f"{len(values)} without names"
-        raise TaskError(f"Expected a batch with the inputs {', '.join(names)} of the ONNX file, got {got}.")
+        raise TaskError(
+            f"Expected a batch with the inputs {', '.join(names)} of the ONNX file, got {got}."
+        )
     return {name: _array(given[name]) for name in names}
 
 

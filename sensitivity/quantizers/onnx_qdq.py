@@ -1,7 +1,8 @@
-"""Q/DQ ONNX files of any toolkit: ONNX Runtime's quantize_static, ModelOpt ONNX, tf2onnx, this project's own exports.
+"""Q/DQ ONNX files of any toolkit: ONNX Runtime's quantize_static, ModelOpt ONNX, tf2onnx, this
+project's own exports.
 
-A quantizer is one Q/DQ pair as one operation uses it, so that each operation can be left unquantized alone. Layers are
-the operations, weighted or not, and the graph's outputs.
+A quantizer is one Q/DQ pair as one operation uses it, so that each operation can be left
+unquantized alone. Layers are the operations, weighted or not, and the graph's outputs.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from sensitivity.quantizers.onnx_model import OnnxModel
 
 NO_FLOAT_WEIGHTS = (
-    "Weights with one scale per tensor keep it: of one scale per channel nothing is gained where only their integers are "
-    "known. Give the float file with --float-model."
+    "Weights with one scale per tensor keep it: of one scale per channel nothing is gained where "
+    "only their integers are known. Give the float file with --float-model."
 )
 
 
@@ -54,7 +55,10 @@ class OnnxQdqModel:
 
     @staticmethod
     def recognises(model: Any) -> bool:
-        return type(model).__name__ == "OnnxModel" and type(model).__module__ == "sensitivity.quantizers.onnx_model"
+        return (
+            type(model).__name__ == "OnnxModel"
+            and type(model).__module__ == "sensitivity.quantizers.onnx_model"
+        )
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
@@ -81,24 +85,30 @@ class OnnxQdqModel:
         for reason, holds in reasons.items():
             if holds:
                 raise ModelError(
-                    f"Expected {name} to quantize to one integer grid, got a quantizer that does not: {reason}."
+                    f"Expected {name} to quantize to one integer grid, got a quantizer that does "
+                    f"not: {reason}."
                 )
         assert limits is not None
         assert scale is not None
         new = self.model.grids.get(name)
         if new is not None:
             zero_point = int(new.zero_point.reshape(-1)[0])
-            return Grid(np.asarray(new.scale, np.float32).reshape(-1), zero_point, *limits, axis=new.axis)
+            return Grid(
+                np.asarray(new.scale, np.float32).reshape(-1), zero_point, *limits, axis=new.axis
+            )
         values = np.asarray(scale, np.float32).reshape(-1)
         return Grid(values, int(zero_points[0]), *limits, axis=pair.axis)
 
     def range(self, name: str) -> Range:
-        """The range that a quantizer has now. Raises ModelError where it has none that could be changed."""
+        """The range that a quantizer has now. Raises ModelError where it has none that could be
+        changed."""
         from sensitivity.quantizers.onnx_ranges import own_range
 
         self.grid(name)
         new = self.model.grids.get(name)
-        return own_range(name, self._uses[name]) if new is None else replace(new.range, quantizer=name)
+        return (
+            own_range(name, self._uses[name]) if new is None else replace(new.range, quantizer=name)
+        )
 
     @contextmanager
     def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
@@ -137,7 +147,9 @@ class OnnxQdqModel:
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
         digest.update(repr(sorted(self.model.clamps.items())).encode())
         if self.model.grids:
-            digest.update(repr(sorted((name, grid.key) for name, grid in self.model.grids.items())).encode())
+            digest.update(
+                repr(sorted((name, grid.key) for name, grid in self.model.grids.items())).encode()
+            )
         return digest.hexdigest()
 
     def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
@@ -155,22 +167,33 @@ class OnnxQdqModel:
         return (*left, *(_integer_output(name) for name, _ in rounded_outputs(plain)))
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        """Those whose values reach an output, and do not stand in a branch that an If did not take on these inputs."""
+        """Those whose values reach an output, and do not stand in a branch that an If did not take
+        on these inputs."""
         from sensitivity.onnx_graph.reach import reaching_outputs
 
         live = reaching_outputs(self.model.graph.graph)
         idle = self.model.branches_not_taken(inputs)
-        unit_graphs = {use.name: path.graph for path in self.model.paths for _, use in path.links if use is not None}
+        unit_graphs = {
+            use.name: path.graph
+            for path in self.model.paths
+            for _, use in path.links
+            if use is not None
+        }
         return frozenset(
-            name for name, use in self._uses.items() if use.pair.dequantize in live and unit_graphs[name] not in idle
+            name
+            for name, use in self._uses.items()
+            if use.pair.dequantize in live and unit_graphs[name] not in idle
         )
 
     def float_findings(self, inputs: Any) -> tuple[Finding, ...]:
-        """Whether the file with everything unquantized is its float model: compared on this batch, or doubted."""
+        """Whether the file with everything unquantized is its float model: compared on this batch,
+        or doubted."""
         from sensitivity.quantizers.onnx_doubts import float_doubts
         from sensitivity.quantizers.onnx_float import compare_with_float
 
-        return (float_doubts if self.model.float is None else compare_with_float)(self.model, inputs)
+        return (float_doubts if self.model.float is None else compare_with_float)(
+            self.model, inputs
+        )
 
 
 def _integer_output(name: str) -> Finding:
@@ -178,7 +201,7 @@ def _integer_output(name: str) -> Finding:
         "integer-output",
         "warning",
         name,
-        f"Expected the model to give float values, got an output of integers: the rounding of {name} belongs to the "
-        "file's interface and stays in every variant, in float too.",
+        "Expected the model to give float values, got an output of integers: the rounding of "
+        f"{name} belongs to the file's interface and stays in every variant, in float too.",
         "Quantize the model without its outputs to have them judged.",
     )

@@ -1,4 +1,5 @@
-"""What a torch model says of itself before it is measured: what stays quantized, and which quantizers a batch reaches."""
+"""What a torch model says of itself before it is measured: what stays quantized, and which
+quantizers a batch reaches."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ FAKE_QUANTIZERS = ("TensorQuantizer", "FakeQuantize", "FusedMovingAvgObsFakeQuan
 
 
 def still_quantized(model: Any, switched: Collection[Any]) -> tuple[Finding, ...]:
-    """One finding for each module of the model that quantizes and is not among those that the source can switch.
+    """One finding for each module of the model that quantizes and is not among those that the
+    source can switch.
 
     switched: the quantizer modules that the source knows, enabled or disabled by the user.
     """
@@ -23,7 +25,9 @@ def still_quantized(model: Any, switched: Collection[Any]) -> tuple[Finding, ...
     found = [
         (name, type(module))
         for name, module in model.named_modules()
-        if id(module) not in known and _quantizes(module) and not getattr(module, "_disabled", False)
+        if id(module) not in known
+        and _quantizes(module)
+        and not getattr(module, "_disabled", False)
     ]
     return tuple(left_quantized(name or "the model", f"a {kind.__name__}") for name, kind in found)
 
@@ -34,7 +38,8 @@ def left_quantized(where: str, what: str) -> Finding:
         "quantization-remains",
         "error",
         where,
-        f"Expected nothing to be quantized with every quantizer disabled, got {what} at {where} that stays quantized.",
+        f"Expected nothing to be quantized with every quantizer disabled, got {what} at {where} "
+        "that stays quantized.",
         "Quantize the model with one toolkit only, or give it without this part.",
     )
 

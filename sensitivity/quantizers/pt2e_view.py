@@ -29,9 +29,11 @@ GUARDS = "_guards_fn"
 
 
 class PairQuantizer(nn.Module):
-    """One pair: quantizes to its grid and back, in the arithmetic of the ops of PT2E; gives x itself while `_disabled`.
+    """One pair: quantizes to its grid and back, in the arithmetic of the ops of PT2E; gives x
+    itself while `_disabled`.
 
-    axis: None per tensor. scale: float64 as the op has it, or float32[channels]. zero_point: the same as integers.
+    axis: None per tensor. scale: float64 as the op has it, or float32[channels]. zero_point: the
+    same as integers.
     """
 
     def __init__(self, scale: Any, zero_point: Any, axis: int | None, low: int, high: int) -> None:
@@ -45,7 +47,9 @@ class PairQuantizer(nn.Module):
         if self._disabled:
             return x
         scale, zero_point = self._along(self.scale, x), self._along(self.zero_point, x)
-        levels = torch.mul(x.float(), 1.0 / scale).round_().add_(zero_point).clamp_(self.low, self.high)
+        levels = (
+            torch.mul(x.float(), 1.0 / scale).round_().add_(zero_point).clamp_(self.low, self.high)
+        )
         return levels.sub_(zero_point).mul_(scale)
 
     def _along(self, value: Any, x: Tensor) -> Any:
@@ -61,9 +65,11 @@ class _Slot:
 
 
 class Operation(nn.Module):
-    """One op of the graph, called with the values of its arguments; quantizers stand in front of some of them.
+    """One op of the graph, called with the values of its arguments; quantizers stand in front of
+    some of them.
 
-    fed: place of an argument -> attribute of its quantizer. template: (args, kwargs) with a `_Slot` for each value.
+    fed: place of an argument -> attribute of its quantizer. template: (args, kwargs) with a `_Slot`
+    for each value.
     """
 
     def __init__(self, target: Callable[..., Any], template: Any, fed: dict[int, str]) -> None:
@@ -72,14 +78,20 @@ class Operation(nn.Module):
         self.training = False
 
     def forward(self, *values: Any) -> Any:
-        given = [getattr(self, self.fed[at])(value) if at in self.fed else value for at, value in enumerate(values)]
-        args, kwargs = fx.node.map_aggregate(self.template, lambda a: given[a.at] if isinstance(a, _Slot) else a)
+        given = [
+            getattr(self, self.fed[at])(value) if at in self.fed else value
+            for at, value in enumerate(values)
+        ]
+        args, kwargs = fx.node.map_aggregate(
+            self.template, lambda a: given[a.at] if isinstance(a, _Slot) else a
+        )
         return self.target(*args, **kwargs)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A quantizer of the view. folded: its weight is stored as integers, and the float weight is gone."""
+    """A quantizer of the view. folded: its weight is stored as integers, and the float weight is
+    gone."""
 
     name: str
     layer: str
@@ -89,20 +101,23 @@ class Placed:
 
 
 class View:
-    """module: a GraphModule that computes what `model` does and shares its weights. quantizers: in the graph's order.
+    """module: a GraphModule that computes what `model` does and shares its weights. quantizers: in
+    the graph's order.
 
-    Every op that reads a dequantized value becomes an `Operation`, named by the module of the user's code that it came
-    from, which holds a quantizer for each such value: `conv1.input_quantizer`, `conv1.weight_quantizer`. A pair whose
-    value is an output, or is quantized again, belongs to the op that made the value: `conv1.output_quantizer`.
-    Integer weights are replaced by the float weight where that is still in the model, else by what they dequantize to.
-    Raises ModelError for ops of PT2E without fixed scales.
+    Every op that reads a dequantized value becomes an `Operation`, named by the module of the
+    user's code that it came from, which holds a quantizer for each such value:
+    `conv1.input_quantizer`, `conv1.weight_quantizer`. A pair whose value is an output, or is
+    quantized again, belongs to the op that made the value: `conv1.output_quantizer`. Integer
+    weights are replaced by the float weight where that is still in the model, else by what they
+    dequantize to. Raises ModelError for ops of PT2E without fixed scales.
     """
 
     def __init__(self, model: fx.GraphModule) -> None:
         _check_ops(model)
         self.module = fx.GraphModule(model, copy.deepcopy(model.graph))
         for name, value in vars(model).items():
-            if name not in vars(self.module) and name not in ("train", "eval"):  # those of torch.export only raise
+            # those of torch.export only raise
+            if name not in vars(self.module) and name not in ("train", "eval"):
                 setattr(self.module, name, value)
         self.module.training = False
         self._modules = {path for node in model.graph.nodes for path, _ in _stack(node)}
@@ -125,7 +140,9 @@ class View:
             elif node.op == "call_function" and node.target not in DEQUANTIZE:
                 self._operation(node)
         for node in reversed(list(graph.nodes)):
-            if not node.users and (node.op == "get_attr" or node.target in DEQUANTIZE or node.target in QUANTIZE):
+            if not node.users and (
+                node.op == "get_attr" or node.target in DEQUANTIZE or node.target in QUANTIZE
+            ):
                 graph.erase_node(node)
         graph.lint()
         self.module.recompile()
@@ -153,8 +170,11 @@ class View:
         node.replace_all_uses_with(call)
         self.module.graph.erase_node(node)
 
-    def _input(self, source: fx.Node, layer: str, path: str, operation: Operation) -> tuple[fx.Node, str]:
-        """What the operation reads in the place of a dequantized value, and the attribute of the quantizer for it."""
+    def _input(
+        self, source: fx.Node, layer: str, path: str, operation: Operation
+    ) -> tuple[fx.Node, str]:
+        """What the operation reads in the place of a dequantized value, and the attribute of the
+        quantizer for it."""
         value, folded = self._unquantized(source)
         role: Role = "weight" if value.op == "get_attr" else "input"
         taken = sum(name.startswith(f"{role}_quantizer") for name in operation._modules)
@@ -163,7 +183,9 @@ class View:
         key = (layer, value, str(source.args[1:]))
         if key not in self._shared:
             self._shared[key] = self._quantizer(source)
-            self._found.append(Placed(f"{path}.{attribute}", layer, role, self._shared[key], folded))
+            self._found.append(
+                Placed(f"{path}.{attribute}", layer, role, self._shared[key], folded)
+            )
         operation.add_module(attribute, self._shared[key])
         return value, attribute
 
@@ -175,7 +197,9 @@ class View:
                 maker = str(value.target).removesuffix(".output_quantizer")
                 layer = self._layers[str(value.target)]
             else:
-                layer, maker = self._names(value, has_weight=any(map(_is_weight, value.all_input_nodes)))
+                layer, maker = self._names(
+                    value, has_weight=any(map(_is_weight, value.all_input_nodes))
+                )
                 self._ensure(maker)
             path = self._free(f"{maker}.output_quantizer")
             quantizer = self._quantizer(source)
@@ -186,16 +210,18 @@ class View:
         return self._outputs[source]
 
     def _names(self, node: fx.Node, *, has_weight: bool) -> tuple[str, str]:
-        """The layer of an op, and the path of its module: that of the user's code that the op is, or that with the op's
-        own name behind it.
+        """The layer of an op, and the path of its module: that of the user's code that the op is,
+        or that with the op's own name behind it.
 
-        An op is its module where that is one of torch's layers, or where the op reads a weight. A module that is called
-        again is the same layer at another path.
+        An op is its module where that is one of torch's layers, or where the op reads a weight. A
+        module that is called again is the same layer at another path.
         """
         path, kind = _stack(node)[-1] if _stack(node) else ("", "")
         if path and (has_weight or kind.startswith("torch.nn.")):
             return path, self._free(path)
-        name = str(node.target if node.op == "placeholder" else getattr(node.target, "__name__", node.name))
+        name = str(
+            node.target if node.op == "placeholder" else getattr(node.target, "__name__", node.name)
+        )
         name = name.partition(".")[0].rstrip("_")
         whole = self._free(f"{path}.{name}" if path else name, but=self._modules)
         return whole, whole
@@ -206,7 +232,9 @@ class View:
         return next(
             name
             for name in names
-            if name not in self._layers and name not in but and not (name != path and name in self._modules)
+            if name not in self._layers
+            and name not in but
+            and not (name != path and name in self._modules)
         )
 
     def _put(self, path: str, module: nn.Module, layer: str) -> None:
@@ -224,8 +252,8 @@ class View:
             self._layers[path] = path
 
     def _unquantized(self, dequantize: fx.Node) -> tuple[fx.Node, bool]:
-        """The node of the value before the pair; for an integer weight one of its float values, and True where those
-        had to be made from the integers."""
+        """The node of the value before the pair; for an integer weight one of its float values, and
+        True where those had to be made from the integers."""
         quantized = dequantize.args[0]
         assert isinstance(quantized, fx.Node)
         if quantized.target in QUANTIZE:
@@ -233,12 +261,17 @@ class View:
             assert isinstance(value, fx.Node)
             return value, False
         name, folded = self._float_of(str(quantized.target), dequantize)
-        existing = (node for node in self.module.graph.nodes if node.op == "get_attr" and node.target == name)
+        existing = (
+            node
+            for node in self.module.graph.nodes
+            if node.op == "get_attr" and node.target == name
+        )
         with self.module.graph.inserting_before(quantized):
             return next(existing, None) or self.module.graph.get_attr(name), folded
 
     def _float_of(self, frozen: str, dequantize: fx.Node) -> tuple[str, bool]:
-        """Name of the float weight that quantizes to exactly these integers; else it is made, by dequantizing them."""
+        """Name of the float weight that quantizes to exactly these integers; else it is made, by
+        dequantizing them."""
         levels, pair = _attribute(self.module, frozen), self._quantizer(dequantize)
         with torch.no_grad():
             restored = dequantize.target(levels, *_arguments(self.module, dequantize))  # type: ignore[operator]
@@ -270,8 +303,8 @@ def _check_ops(model: fx.GraphModule) -> None:
     for node in model.graph.nodes:
         if is_pt2e_op(node) and node.target not in {*DEQUANTIZE, *QUANTIZE}:
             raise ModelError(
-                f"Expected quantize and dequantize ops with fixed scales, got {node.target} at {node.name}; "
-                "use a quantizer with static, per-tensor or per-channel quantization."
+                f"Expected quantize and dequantize ops with fixed scales, got {node.target} at "
+                f"{node.name}; use a quantizer with static, per-tensor or per-channel quantization."
             )
 
 
@@ -292,12 +325,17 @@ def _is_weight(node: fx.Node) -> bool:
 
 def _stack(node: fx.Node) -> list[tuple[str, str]]:
     """(path, class) of the modules of the user's code that the op came from, outermost first."""
-    return [(str(path), str(kind)) for path, kind in (node.meta.get("nn_module_stack") or {}).values()]
+    return [
+        (str(path), str(kind)) for path, kind in (node.meta.get("nn_module_stack") or {}).values()
+    ]
 
 
 def _arguments(module: nn.Module, node: fx.Node) -> list[Any]:
-    """Arguments of a dequantize op behind the first, scales and zero points of channels as tensors."""
-    return [_attribute(module, str(a.target)) if isinstance(a, fx.Node) else a for a in node.args[1:]]
+    """Arguments of a dequantize op behind the first, scales and zero points of channels as
+    tensors."""
+    return [
+        _attribute(module, str(a.target)) if isinstance(a, fx.Node) else a for a in node.args[1:]
+    ]
 
 
 def _attribute(module: Any, path: str) -> Any:
@@ -316,4 +354,8 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
 def _unused_floats(model: fx.GraphModule) -> dict[str, Tensor]:
     """Float parameters that the graph does not read: what folding leaves behind."""
     read = {str(node.target) for node in model.graph.nodes if node.op == "get_attr"}
-    return {name: value for name, value in model.named_parameters() if name not in read and value.is_floating_point()}
+    return {
+        name: value
+        for name, value in model.named_parameters()
+        if name not in read and value.is_floating_point()
+    }

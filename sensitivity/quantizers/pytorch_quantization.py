@@ -1,4 +1,5 @@
-"""Models fake-quantized by NVIDIA's pytorch-quantization 2.x, the predecessor of ModelOpt that YOLO repositories use."""
+"""Models fake-quantized by NVIDIA's pytorch-quantization 2.x, the predecessor of ModelOpt that YOLO
+repositories use."""
 
 from __future__ import annotations
 
@@ -13,11 +14,19 @@ FLAGS = ("_disabled", "_if_quant", "_if_clip", "_if_calib", "_fake_quant", "_sca
 """Every switch of a TensorQuantizer, and what it writes in its forward."""
 
 CLASS_FLAGS = ("use_fb_fake_quant", "_enable_onnx_export")
-"""Switches of all quantizers at once: of 2.1, of 2.2, and of both. Exporting code sets them, and an exception in it
-leaves them set."""
+"""Switches of all quantizers at once: of 2.1, of 2.2, and of both. Exporting code sets them, and an
+exception in it leaves them set."""
 
 SETTINGS = (
-    *("_num_bits", "_axis", "_unsigned", "_narrow_range", "_scale_amax", "_learn_amax", "_fake_quant"),
+    *(
+        "_num_bits",
+        "_axis",
+        "_unsigned",
+        "_narrow_range",
+        "_scale_amax",
+        "_learn_amax",
+        "_fake_quant",
+    ),
     *("_disabled", "_if_quant", "_if_clip", "_if_calib", "use_fb_fake_quant"),
 )
 """What, next to its buffers, decides the values a TensorQuantizer gives."""
@@ -26,17 +35,21 @@ SETTINGS = (
 class PytorchQuantizationModel(TensorQuantizerModel):
     """A model quantized by pytorch-quantization, seen as a `QuantizedModel`.
 
-    Quantizers that were switched off by `disable()`, `disable_quant()` or `_disabled = True` are not listed. Learned
-    ranges (`learn_amax`) and `scale_amax` count as what they make of amax.
+    Quantizers that were switched off by `disable()`, `disable_quant()` or `_disabled = True` are
+    not listed. Learned ranges (`learn_amax`) and `scale_amax` count as what they make of amax.
     """
 
     source = "pytorch_quantization"
     toolkit = "pytorch-quantization"
-    how = "call pytorch_quantization.quant_modules.initialize() before the model is made, and calibrate it"
+    how = (
+        "call pytorch_quantization.quant_modules.initialize() before the model is made, and "
+        "calibrate it"
+    )
     package = "pytorch_quantization"
     calibrators = "pytorch_quantization.calib"
     transposed = (
-        "call QuantConvTranspose2d.set_default_quant_desc_weight(QuantDescriptor(axis=1)) before the model is made"
+        "call QuantConvTranspose2d.set_default_quant_desc_weight(QuantDescriptor(axis=1)) "
+        "before the model is made"
     )
     flags = FLAGS
     settings = SETTINGS
@@ -60,11 +73,16 @@ class PytorchQuantizationModel(TensorQuantizerModel):
             low, high = _learned(module)
             return torch.maximum(-low.detach(), high.detach())
         amax = getattr(module, "_amax", None)
-        return amax if amax is None or module._scale_amax is None else amax.detach() * module._scale_amax
+        return (
+            amax
+            if amax is None or module._scale_amax is None
+            else amax.detach() * module._scale_amax
+        )
 
     def _bounds(self, module: Any) -> tuple[int, int]:
         low, high = super()._bounds(module)
-        return (max(low, -high), high) if module._learn_amax else (low, high)  # it clips to +-amax first
+        # it clips to +-amax first
+        return (max(low, -high), high) if module._learn_amax else (low, high)
 
     def _problem(self, module: Any) -> str | None:
         stored = getattr(module, "_amax", None)
@@ -78,12 +96,14 @@ class PytorchQuantizationModel(TensorQuantizerModel):
         low, high = _learned(module) or (None, None)
         reasons = {
             f"its number format is {module._num_bits}": not isinstance(module._num_bits, int),
-            "it multiplies by a pre-quantization scale": getattr(module, "pre_quant_scale", None) is not None,
+            "it multiplies by a pre-quantization scale": getattr(module, "pre_quant_scale", None)
+            is not None,
             "it gives integers instead of fake-quantized values": not module._fake_quant,
             "it learned a range that is not symmetric": bool(
                 module._learn_amax and (-low.detach() != high.detach()).any()
             ),
-            f"its amax has the shape {_shape(amax)}, which is not that of one channel axis": amax is not None
+            f"its amax has the shape {_shape(amax)}, which is not that of one channel axis": amax
+            is not None
             and amax.numel() > 1
             and self._axis(module) is None,
         }

@@ -1,4 +1,5 @@
-"""Other ranges for `TensorQuantizer` modules: set for a while, and found by their toolkit's own calibrators."""
+"""Other ranges for `TensorQuantizer` modules: set for a while, and found by their toolkit's own
+calibrators."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 PERCENTILES = (99.9, 99.99)
 STRIDE = 16
-"""Of 2048 bins, how many to go on between two ranges tried for entropy: ModelOpt's loop over them is in Python."""
+"""Of 2048 bins, how many to go on between two ranges tried for entropy: ModelOpt's loop over them
+is in Python."""
 
 CHANNEL_AXIS = {"ConvTranspose1d": 1, "ConvTranspose2d": 1, "ConvTranspose3d": 1}
 """Of the weight, where it is not 0."""
@@ -28,7 +30,9 @@ Amax = tuple[float, ...]
 
 
 @contextmanager
-def ranges_set(modules: Mapping[str, Any], ranges: Iterable[Range], dims: Mapping[str, int]) -> Iterator[None]:
+def ranges_set(
+    modules: Mapping[str, Any], ranges: Iterable[Range], dims: Mapping[str, int]
+) -> Iterator[None]:
     """Each quantizer module has this range inside the `with`, its own before and after it.
 
     dims: how many axes the tensor of a per-channel range has.
@@ -43,8 +47,12 @@ def ranges_set(modules: Mapping[str, Any], ranges: Iterable[Range], dims: Mappin
             before.append((module, own, module._axis))
             amax = torch.tensor(one.amax, dtype=own.dtype, device=own.device)
             if one.axis is not None:
-                amax = amax.reshape([-1 if axis == one.axis else 1 for axis in range(dims[one.quantizer])])
-            module._buffers["_amax"] = amax.reshape(own.shape) if amax.numel() == own.numel() else amax
+                amax = amax.reshape(
+                    [-1 if axis == one.axis else 1 for axis in range(dims[one.quantizer])]
+                )
+            module._buffers["_amax"] = (
+                amax.reshape(own.shape) if amax.numel() == own.numel() else amax
+            )
             vars(module)["_axis"] = module._axis if one.axis == _first(module._axis) else one.axis
         yield
     finally:
@@ -57,16 +65,27 @@ def own_range(name: str, amax: Any, axis: int | None) -> Range:
     return Range(name, "own", _values(amax), axis)
 
 
-def other_ranges(source: TensorQuantizerModel, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
+def other_ranges(
+    source: TensorQuantizerModel, names: Iterable[str], forward: Callable[[], None]
+) -> tuple[Range, ...]:
     """Ranges that the toolkit's calibrators find for these quantizers, in the order of `names`.
 
-    Activations with one range per tensor: percentiles, MSE and entropy of what reaches them in float, as calibration
-    does it. Weights with one range per tensor: one per output channel. Quantizers for which there is nothing else, and
-    those that no batch reaches or that have no integer grid, get nothing. forward: runs the model on the calibration data.
+    Activations with one range per tensor: percentiles, MSE and entropy of what reaches them in
+    float, as calibration does it. Weights with one range per tensor: one per output channel.
+    Quantizers for which there is nothing else, and those that no batch reaches or that have no
+    integer grid, get nothing. forward: runs the model on the calibration data.
     """
     by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
-    wanted = [by_name[name] for name in dict.fromkeys(names) if by_name[name].axis is None and _on_grid(source, name)]
-    activations = [one for one in wanted if one.role != "weight" and isinstance(_module(source, one)._num_bits, int)]
+    wanted = [
+        by_name[name]
+        for name in dict.fromkeys(names)
+        if by_name[name].axis is None and _on_grid(source, name)
+    ]
+    activations = [
+        one
+        for one in wanted
+        if one.role != "weight" and isinstance(_module(source, one)._num_bits, int)
+    ]
     found = {one.name: per_channel(source, one) for one in wanted if one.role == "weight"}
     found |= _calibrated(source, activations, forward)
     return tuple(one for quantizer in wanted for one in found.get(quantizer.name, ()))
@@ -82,10 +101,12 @@ def _on_grid(source: TensorQuantizerModel, name: str) -> bool:
 
 
 def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Range, ...]:
-    """One range per output channel for a weight that has one in all. None for grouped transposed convolutions: TensorRT
-    takes no quantized ones."""
+    """One range per output channel for a weight that has one in all. None for grouped transposed
+    convolutions: TensorRT takes no quantized ones."""
     layer = source.model.get_submodule(quantizer.layer)
-    kind = next((name for base in type(layer).__mro__ if (name := base.__name__) in CHANNEL_AXIS), "")
+    kind = next(
+        (name for base in type(layer).__mro__ if (name := base.__name__) in CHANNEL_AXIS), ""
+    )
     weight = getattr(layer, "weight", None)
     if weight is None or weight.ndim < 2 or (kind and layer.groups > 1):
         return ()
@@ -127,21 +148,35 @@ def _collector(calibrator: Any) -> Any:
 def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
     if calibrator._calib_hist is None:
         return ()
-    tried = {f"percentile {share}": {"method": "percentile", "percentile": share} for share in PERCENTILES}
+    tried = {
+        f"percentile {share}": {"method": "percentile", "percentile": share}
+        for share in PERCENTILES
+    }
     tried["entropy"] = {"method": "entropy", "stride": STRIDE}
-    amaxes = {method: float(calibrator.compute_amax(**options)) for method, options in tried.items()}
+    amaxes = {
+        method: float(calibrator.compute_amax(**options)) for method, options in tried.items()
+    }
     levels = 2 ** (calibrator._num_bits - 1 + int(calibrator._unsigned)) - 1
-    counts, edges = (np.asarray(each, np.float64) for each in (calibrator._calib_hist, calibrator._calib_bin_edges))
+    counts, edges = (
+        np.asarray(each, np.float64)
+        for each in (calibrator._calib_hist, calibrator._calib_bin_edges)
+    )
     amaxes["mse"] = lowest_error(counts, edges, levels)
-    good = {method: float(np.float32(amax)) for method, amax in amaxes.items() if np.isfinite(amax) and amax > 0}
+    good = {
+        method: float(np.float32(amax))
+        for method, amax in amaxes.items()
+        if np.isfinite(amax) and amax > 0
+    }
     return tuple(Range(name, method, (amax,)) for method, amax in good.items())
 
 
 def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels: int) -> float:
-    """The amax with the smallest squared error of quantization, among the edges of a histogram of absolute values.
+    """The amax with the smallest squared error of quantization, among the edges of a histogram of
+    absolute values.
 
-    counts: float[bins]. edges: float[bins + 1], ascending from 0. levels: of the positive half, 127 for INT8.
-    ModelOpt 0.47's own search hands the number of bits to `fake_tensor_quant` as a bias, and finds ranges of noise.
+    counts: float[bins]. edges: float[bins + 1], ascending from 0. levels: of the positive half, 127
+    for INT8. ModelOpt 0.47's own search hands the number of bits to `fake_tensor_quant` as a bias,
+    and finds ranges of noise.
     """
     centres = (edges[1:] + edges[:-1]) / 2
     tried = edges[len(edges) // 16 :: STRIDE // 4]

@@ -1,7 +1,7 @@
 """What ModelOpt and pytorch-quantization, whose quantizers have one ancestor, have in common.
 
-The quantizers are told by their class name, so neither toolkit is ever imported here: a model that holds one has
-imported it already.
+The quantizers are told by their class name, so neither toolkit is ever imported here: a model that
+holds one has imported it already.
 """
 
 from __future__ import annotations
@@ -21,30 +21,34 @@ from sensitivity.quantizers.ranges import other_ranges, own_range, ranges_set
 from sensitivity.records import Finding, Grid, Quantizer, Range, Role
 
 SMALLEST_AMAX = 2.0**-24
-"""Both toolkits (`_tensor_quant`) replace every value of a channel by 0 where amax is not above this: it is dead."""
+"""Both toolkits (`_tensor_quant`) replace every value of a channel by 0 where amax is not above
+this: it is dead."""
 
 SMALLEST_SCALE = 4 * SMALLEST_AMAX
 """Of a dead channel: no value of it is rounded to anything but 0."""
 
 DEAD_INPUT_SCALE = 2.0**20
-"""Of a dead activation: values up to half of this are rounded to 0, as the toolkits replace them all by 0."""
+"""Of a dead activation: values up to half of this are rounded to 0, as the toolkits replace them
+all by 0."""
 
 DEAD_INPUT = (
-    "{names}: only values of 0 came there in calibration, so everything that comes there becomes 0. Calibrate on data that "
-    "reaches this layer, unless it is dead."
+    "{names}: only values of 0 came there in calibration, so everything that comes there becomes "
+    "0. Calibrate on data that reaches this layer, unless it is dead."
 )
 
 
 class TensorQuantizerModel:
     """A model with `TensorQuantizer` modules, seen as a `QuantizedModel`.
 
-    A quantizer's layer is the module that holds it; its role comes from the attribute's name, and every name but
-    `..weight_quantizer` and `..output_quantizer` is an input. One quantizer under several names is listed once, under
-    the first. Raises ModelError where the model has no enabled quantizer.
+    A quantizer's layer is the module that holds it; its role comes from the attribute's name, and
+    every name but `..weight_quantizer` and `..output_quantizer` is an input. One quantizer under
+    several names is listed once, under the first. Raises ModelError where the model has no enabled
+    quantizer.
 
-    toolkit, how: its name in messages, and how to quantize with it. transposed: how to get scales along axis 1 for the
-    weights of transposed convolutions. package: of its classes. calibrators: the module that has its `HistogramCalibrator`. flags: every switch of a
-    quantizer, and what else its forward writes. settings: what, next to its buffers, decides the values it gives.
+    toolkit, how: its name in messages, and how to quantize with it. transposed: how to get scales
+    along axis 1 for the weights of transposed convolutions. package: of its classes. calibrators:
+    the module that has its `HistogramCalibrator`. flags: every switch of a quantizer, and what else
+    its forward writes. settings: what, next to its buffers, decides the values it gives.
     """
 
     source: ClassVar[str]
@@ -63,12 +67,23 @@ class TensorQuantizerModel:
         self._all = {name: module for name, module in modules.items() if self._is_quantizer(module)}
         enabled = {name: module for name, module in self._all.items() if _is_enabled(module)}
         if not enabled:
-            found = f"{len(self._all)} quantizers, all disabled" if self._all else "a model without any"
-            raise ModelError(f"Expected at least one enabled {self.toolkit} quantizer, got {found}; {self.how} first.")
+            found = (
+                f"{len(self._all)} quantizers, all disabled" if self._all else "a model without any"
+            )
+            raise ModelError(
+                f"Expected at least one enabled {self.toolkit} quantizer, got {found}; {self.how} "
+                "first."
+            )
         self._enabled = enabled
-        self.quantizers = tuple(self._quantizer(name, module, modules) for name, module in enabled.items())
+        self.quantizers = tuple(
+            self._quantizer(name, module, modules) for name, module in enabled.items()
+        )
         self._roles = {quantizer.name: quantizer.role for quantizer in self.quantizers}
-        dead = [name for name, role in self._roles.items() if role != "weight" and self._is_dead(enabled[name])]
+        dead = [
+            name
+            for name, role in self._roles.items()
+            if role != "weight" and self._is_dead(enabled[name])
+        ]
         self.warnings = (DEAD_INPUT.format(names=listed(dead)),) if dead else ()
         if half := half_type(model):
             self.warnings += (HALF.format(type=half),)
@@ -89,7 +104,8 @@ class TensorQuantizerModel:
             stack.enter_context(self._more_restored())
             for name, module in self._enabled.items():
                 module._disabled = name in wanted
-                module._if_calib = False  # a quantizer that still collects would be changed by being measured
+                # a quantizer that still collects would be changed by being measured
+                module._if_calib = False
             yield
 
     def grid(self, name: str) -> Grid:
@@ -99,7 +115,8 @@ class TensorQuantizerModel:
         reason = self._not_an_integer_grid(module) or self._problem(module)
         if reason:
             raise ModelError(
-                f"Expected {name} to quantize to one integer grid, got a quantizer that does not: {reason}."
+                f"Expected {name} to quantize to one integer grid, got a quantizer that does not: "
+                f"{reason}."
             )
         low, high = self._bounds(module)
         amax = array(self._amax(module)).reshape(-1)
@@ -107,7 +124,8 @@ class TensorQuantizerModel:
         return Grid(scale=scale, zero_point=0, low=low, high=high, axis=self._axis(module))
 
     def amax(self, name: str) -> Any:
-        """The largest absolute value that a quantizer can give, a tensor that broadcasts against what it quantizes."""
+        """The largest absolute value that a quantizer can give, a tensor that broadcasts against
+        what it quantizes."""
         return self._amax(self._enabled[name])
 
     def range(self, name: str) -> Range:
@@ -116,14 +134,20 @@ class TensorQuantizerModel:
         module = self._enabled[name]
         amax = self._amax(module)
         if amax is not getattr(module, "_amax", None):
-            raise ModelError(f"Expected {name} to have a range that can be changed, got a learned or scaled one.")
+            raise ModelError(
+                f"Expected {name} to have a range that can be changed, got a learned or scaled one."
+            )
         return own_range(name, amax, self._axis(module))
 
     def with_ranges(self, ranges: Iterable[Range]) -> AbstractContextManager[None]:
         ranges = tuple(ranges)
         for one in ranges:
             self.range(one.quantizer)
-        return ranges_set(self._enabled, ranges, {one.quantizer: self._dimensions(one.quantizer) for one in ranges})
+        return ranges_set(
+            self._enabled,
+            ranges,
+            {one.quantizer: self._dimensions(one.quantizer) for one in ranges},
+        )
 
     def change(self, names: Iterable[str], ranges: Iterable[Range]) -> None:
         ranges, wanted = tuple(ranges), set(names)
@@ -142,7 +166,8 @@ class TensorQuantizerModel:
         return other_ranges(self, names, forward)
 
     def _dimensions(self, name: str) -> int:
-        """How many axes the tensor that this quantizer gets has, as far as per-channel ranges need it."""
+        """How many axes the tensor that this quantizer gets has, as far as per-channel ranges need
+        it."""
         amax = self._enabled[name]._amax
         weight = getattr(self.model.get_submodule(name.rpartition(".")[0]), "weight", None)
         return max(int(amax.ndim), 0 if weight is None else int(weight.ndim))
@@ -164,7 +189,8 @@ class TensorQuantizerModel:
         with self.disabled(()):
             return reached(self.model, self._enabled, inputs)
 
-    # What differs between the toolkits. ------------------------------------------------------------------------------
+    # What differs between the toolkits.
+    # ------------------------------------------------------------------------------
 
     def _more_restored(self) -> Any:
         """A context that restores what a user's code may switch besides `flags`."""
@@ -216,26 +242,37 @@ class TensorQuantizerModel:
         if not layer or not attribute.endswith(("quantizer", "quantizers")):
             layer = name  # it stands by itself: what it quantizes is the operation
         bits = module._num_bits if isinstance(module._num_bits, int) else 1 + sum(module._num_bits)
-        problem = self._problem(module) or self._wrong_axis(module, _role(attribute), modules[layer])
-        return Quantizer(name, layer, _role(attribute), bits, self._axis(module), problem, format=self._format(module))
+        problem = self._problem(module) or self._wrong_axis(
+            module, _role(attribute), modules[layer]
+        )
+        return Quantizer(
+            name,
+            layer,
+            _role(attribute),
+            bits,
+            self._axis(module),
+            problem,
+            format=self._format(module),
+        )
 
     def _wrong_axis(self, module: Any, role: Role, layer: Any) -> str | None:
-        """Both toolkits give every weight axis 0 by default, which in a transposed convolution is the axis that the
-        kernel sums over: no engine can take scales out of that sum."""
-        # pytorch-quantization's own layers do not descend from torch's ConvTranspose2d, only from its base.
+        """Both toolkits give every weight axis 0 by default, which in a transposed convolution is
+        the axis that the kernel sums over: no engine can take scales out of that sum."""
+        # pytorch-quantization's own layers do not descend from torch's ConvTranspose2d, only from
+        # its base.
         transposed = "_ConvTransposeNd" in {base.__name__ for base in type(layer).__mro__}
         if role != "weight" or not transposed or self._axis(module) in (None, 1):
             return None
         return (
-            f"its scales run along axis {self._axis(module)}, and the output channels of a ConvTranspose are axis 1; "
-            f"{self.transposed}"
+            f"its scales run along axis {self._axis(module)}, and the output channels of a "
+            f"ConvTranspose are axis 1; {self.transposed}"
         )
 
     def _axis(self, module: Any) -> int | None:
         """The channel axis, from 0; None for per tensor, and for grids with more than one axis.
 
-        The shape of amax decides, as it does when values are quantized; what the quantizer says, where the shape says
-        nothing.
+        The shape of amax decides, as it does when values are quantized; what the quantizer says,
+        where the shape says nothing.
         """
         axis: int | tuple[int, ...] | None = module._axis
         if isinstance(axis, (tuple, list)):
@@ -261,7 +298,10 @@ class TensorQuantizerModel:
 
 
 def is_a(module: Any, kind: str, package: str) -> bool:
-    return any(base.__name__ == kind and base.__module__.partition(".")[0] == package for base in type(module).__mro__)
+    return any(
+        base.__name__ == kind and base.__module__.partition(".")[0] == package
+        for base in type(module).__mro__
+    )
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
@@ -273,10 +313,11 @@ def array(tensor: Any) -> NDArray[np.float32]:
 
 
 def scales_of(amax: NDArray[np.float32], high: int, *, is_weight: bool) -> NDArray[np.float32]:
-    """float32[channels], all above 0: amax over the largest level, and for dead channels one that keeps their values 0.
+    """float32[channels], all above 0: amax over the largest level, and for dead channels one that
+    keeps their values 0.
 
-    A dead channel of a weight takes the smallest scale of the living ones, 1 at most, so that its bias, in steps of it, is held as
-    well as theirs.
+    A dead channel of a weight takes the smallest scale of the living ones, 1 at most, so that its
+    bias, in steps of it, is held as well as theirs.
 
     >>> scales_of(np.float32([127.0, 254.0, 0.0]), 127, is_weight=True).tolist()
     [1.0, 2.0, 1.0]
@@ -289,7 +330,8 @@ def scales_of(amax: NDArray[np.float32], high: int, *, is_weight: bool) -> NDArr
 
 
 def range_problem(amax: NDArray[np.float32]) -> str | None:
-    """What is wrong with the ranges of a quantizer's channels; None where nothing is. Those of dead channels are right."""
+    """What is wrong with the ranges of a quantizer's channels; None where nothing is. Those of dead
+    channels are right."""
     faults = {"not finite": ~np.isfinite(amax), "negative": amax < 0}
     found = [_describe(fault, where) for fault, where in faults.items() if where.any()]
     return "; ".join(found) or None
@@ -307,12 +349,14 @@ def add_tensors(digest: Any, model: Any) -> None:
 
 
 def _is_enabled(module: Any) -> bool:
-    # Interrupted calibration leaves quantization off and collecting on: not the user's choice, so it is listed.
+    # Interrupted calibration leaves quantization off and collecting on: not the user's choice, so
+    # it is listed.
     return not module._disabled and (module._if_quant or module._if_calib)
 
 
 def _is_list(name: str, module: Any) -> bool:
-    """Recurrent layers hold lists of quantizers, one for each of their own layers and directions."""
+    """Recurrent layers hold lists of quantizers, one for each of their own layers and
+    directions."""
     return type(module).__name__ == "ModuleList" and name.endswith("quantizers")
 
 
@@ -323,7 +367,11 @@ def _role(attribute: str) -> Role:
 
 
 def _describe(fault: str, where: NDArray[np.bool_]) -> str:
-    return f"amax is {fault}" if where.size == 1 else f"amax of {int(where.sum())} of {where.size} channels is {fault}"
+    return (
+        f"amax is {fault}"
+        if where.size == 1
+        else f"amax of {int(where.sum())} of {where.size} channels is {fault}"
+    )
 
 
 def _bytes(tensor: Any) -> bytes:

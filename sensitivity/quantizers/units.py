@@ -1,4 +1,5 @@
-"""Which quantizers are switched together: layers, groups that the graph asks for, a user's own, or one by one."""
+"""Which quantizers are switched together: layers, groups that the graph asks for, a user's own, or
+one by one."""
 
 from __future__ import annotations
 
@@ -14,25 +15,37 @@ from sensitivity.records import Quantizer, Unit, UnitKind
 
 @dataclass(frozen=True)
 class Relation:
-    """Layers that belong together. kind: why. name: of the unit they make; None for one made from kind and first layer."""
+    """Layers that belong together. kind: why. name: of the unit they make; None for one made from
+    kind and first layer."""
 
     kind: UnitKind
     layers: tuple[str, ...]
     name: str | None = None
 
 
-STRENGTH: tuple[UnitKind, ...] = ("pattern", "repvgg", "head", "shared", "concat", "residual", "fan-out", "layer")
+STRENGTH: tuple[UnitKind, ...] = (
+    "pattern",
+    "repvgg",
+    "head",
+    "shared",
+    "concat",
+    "residual",
+    "fan-out",
+    "layer",
+)
 """What a unit is called that came together for several reasons: the first of these."""
 
 CLAIMS = ("pattern", "repvgg", "head")
 """Relations whose layers take part in no other, except where quantizers are one object."""
 
 
-def units_of(quantizers: Sequence[Quantizer], by: UnitName, relations: Iterable[Relation]) -> tuple[Unit, ...]:
+def units_of(
+    quantizers: Sequence[Quantizer], by: UnitName, relations: Iterable[Relation]
+) -> tuple[Unit, ...]:
     """Units in the model's order; every quantizer is in exactly one.
 
-    by: "layer" and "quantizer" join nothing but a user's own groups, and mark heads and RevVGG blocks; "group" joins
-    what is related. relations: the strongest claim to a layer first.
+    by: "layer" and "quantizer" join nothing but a user's own groups, and mark heads and RevVGG
+    blocks; "group" joins what is related. relations: the strongest claim to a layer first.
     """
     if by == "quantizer":
         atoms = tuple(Unit(one.name, (one.name,), "quantizer", (one.layer,)) for one in quantizers)
@@ -44,28 +57,37 @@ def units_of(quantizers: Sequence[Quantizer], by: UnitName, relations: Iterable[
 
 
 def patterns(groups: Iterable[str], quantizers: Iterable[Quantizer]) -> tuple[Relation, ...]:
-    """A user's `NAME=PATTERN,...` as relations over layers. Raises NamesError for a pattern that matches no layer, or a
-    layer that another group has."""
+    """A user's `NAME=PATTERN,...` as relations over layers. Raises NamesError for a pattern that
+    matches no layer, or a layer that another group has."""
     known = list(dict.fromkeys(quantizer.layer for quantizer in quantizers))
     members: dict[str, dict[str, None]] = {}
     for text in groups:
         name, equals, right = text.partition("=")
         if not (name and equals and right):
-            raise SensitivityError(f"Expected --group as NAME=PATTERN, got {text!r}; write it as in 'head=model.22.*'.")
+            raise SensitivityError(
+                f"Expected --group as NAME=PATTERN, got {text!r}; write it as in 'head=model.22.*'."
+            )
         for pattern in right.split(","):
-            members.setdefault(name, {}).update(dict.fromkeys(matching("--group", pattern.strip(), known)))
+            members.setdefault(name, {}).update(
+                dict.fromkeys(matching("--group", pattern.strip(), known))
+            )
     owner: dict[str, str] = {}
     for name, found in members.items():
         for layer in found:
             if layer in owner:
-                raise NamesError(f"Expected each layer in one --group, got {layer} in {owner[layer]} and {name}.")
+                raise NamesError(
+                    f"Expected each layer in one --group, got {layer} in {owner[layer]} and {name}."
+                )
             owner[layer] = name
     return tuple(Relation("pattern", tuple(found), name) for name, found in members.items())
 
 
 def matching(option: str, pattern: str, names: Sequence[str]) -> list[str]:
-    """The name that is the pattern, else all that it matches. Raises NamesError, with close names, where there is none."""
-    found = [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+    """The name that is the pattern, else all that it matches. Raises NamesError, with close names,
+    where there is none."""
+    found = (
+        [pattern] if pattern in names else [name for name in names if fnmatchcase(name, pattern)]
+    )
     if not found:
         raise unmatched(option, pattern, names)
     return found
@@ -88,7 +110,8 @@ def pins(skip: Iterable[str], keep: Iterable[str], units: Sequence[Unit]) -> Pin
     both = [name for name in found.skip if name in found.keep]
     if both:
         raise NamesError(
-            f"Expected --skip and --keep to name different units, got {', '.join(both[:3])} in both; leave one out."
+            f"Expected --skip and --keep to name different units, got {', '.join(both[:3])} in "
+            "both; leave one out."
         )
     return found
 
@@ -105,7 +128,9 @@ def _joined(atoms: Sequence[Unit], relations: Iterable[Relation]) -> Iterator[li
     claimed: set[str] = set()
     for relation in relations:
         taken = claimed if relation.kind != "shared" else set[str]()
-        members = [atom.name for atom in atoms if atom.name not in taken and _of(atom) in relation.layers]
+        members = [
+            atom.name for atom in atoms if atom.name not in taken and _of(atom) in relation.layers
+        ]
         if relation.kind in CLAIMS:
             claimed.update(members)
         groups = {group_of[name] for name in members}
@@ -118,11 +143,22 @@ def _joined(atoms: Sequence[Unit], relations: Iterable[Relation]) -> Iterator[li
 
 def _unit(atoms: list[Unit], relations: Sequence[Relation], by: UnitName) -> Unit:
     own = tuple(dict.fromkeys(_of(atom) for atom in atoms))
-    reasons = [one for one in relations if len(set(own) & set(one.layers)) > 1 or set(own) == set(one.layers)]
+    reasons = [
+        one
+        for one in relations
+        if len(set(own) & set(one.layers)) > 1 or set(own) == set(one.layers)
+    ]
     reasons = [one for one in reasons if by == "group" or one.kind in CLAIMS]
     strongest = min(reasons, key=lambda one: STRENGTH.index(one.kind), default=None)
     if len(atoms) == 1 and (strongest is None or strongest.name is None):
-        marked = next((one.kind for one in relations if one.kind in ("head", "repvgg") and own[0] in one.layers), None)
+        marked = next(
+            (
+                one.kind
+                for one in relations
+                if one.kind in ("head", "repvgg") and own[0] in one.layers
+            ),
+            None,
+        )
         return Unit(atoms[0].name, atoms[0].quantizers, marked or atoms[0].kind, atoms[0].layers)
     assert strongest is not None, "joined by a relation"
     name = strongest.name or f"{strongest.kind}:{own[0]}"

@@ -1,4 +1,5 @@
-"""What people put around a model: taken off, since the quantizers are those of the module inside, by its own names."""
+"""What people put around a model: taken off, since the quantizers are those of the module inside,
+by its own names."""
 
 from __future__ import annotations
 
@@ -6,29 +7,37 @@ from typing import Any
 
 from sensitivity.errors import ModelError
 
-INSIDE = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+INSIDE = {
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+}
 """Class of a wrapper (the last is that of torch.compile) -> attribute of the module inside."""
 
 
 def unwrapped(model: Any) -> Any:
-    """The module inside of DataParallel, DistributedDataParallel and torch.compile; any other model itself.
+    """The module inside of DataParallel, DistributedDataParallel and torch.compile; any other model
+    itself.
 
-    Raises ModelError for TorchScript, and for a part that is compiled alone: neither shows its quantizers.
+    Raises ModelError for TorchScript, and for a part that is compiled alone: neither shows its
+    quantizers.
     """
     while type(model).__name__ in INSIDE:
         model = getattr(model, INSIDE[type(model).__name__])
     if _is_script(model):
         raise ModelError(
-            "Expected a torch module that runs as Python, got TorchScript, in which quantizers cannot be switched; give the "
-            "model as it was before torch.jit.script or torch.jit.trace."
+            "Expected a torch module that runs as Python, got TorchScript, in which quantizers "
+            "cannot be switched; give the model as it was before torch.jit.script or "
+            "torch.jit.trace."
         )
     for name, module in model.named_modules() if hasattr(model, "named_modules") else ():
         is_compiled = type(module).__name__ == "OptimizedModule" or _compiled_in_place(module)
         if is_compiled or _is_script(module):
             what = "torch.compile" if is_compiled else "TorchScript"
             raise ModelError(
-                f"Expected a model whose modules run as Python, got {name or 'the model'} under {what}; give it as it was "
-                "before: quantizers are switched hundreds of times, and each time it would be compiled again."
+                f"Expected a model whose modules run as Python, got {name or 'the model'} under "
+                f"{what}; give it as it was before: quantizers are switched hundreds of times, and "
+                "each time it would be compiled again."
             )
     return model
 

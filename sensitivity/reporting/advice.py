@@ -1,4 +1,5 @@
-"""What to do in the end, in words: from the plan's evidence and, where there are any, from measured latencies."""
+"""What to do in the end, in words: from the plan's evidence and, where there are any, from measured
+latencies."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ REDUCED = ("fp16", "bf16")
 
 
 def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFormat) -> Advice:
-    """timings: of one bench, with the plan's own file; empty where nothing was timed. layers: how many the model has."""
+    """timings: of one bench, with the plan's own file; empty where nothing was timed. layers: how
+    many the model has."""
     times: dict[str, Timing] = {name: timing for timing in timings for name in timing.variants}
     int8 = times.get("int8")
     if int8 is not None and int8.ratio.value <= 1:
@@ -31,16 +33,26 @@ def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFor
 
 
 def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFormat) -> Advice:
-    left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')} left out ({listing(plan.skip)})"
+    left_out = (
+        f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')} left out "
+        f"({listing(plan.skip)})"
+    )
     partial, int8, float_, fp16 = (times.get(name) for name in ("partial", "int8", "float", "fp16"))
     if partial is None or int8 is None or float_ is None:
         price = "what it costs in speed was not measured: run sensitivity bench"
         return Advice(
-            "partial", (f"Partial PTQ holds the target on confirm with {left_out}; {price}.", _must_win(plan, metric))
+            "partial",
+            (
+                f"Partial PTQ holds the target on confirm with {left_out}; {price}.",
+                _must_win(plan, metric),
+            ),
         )
     saved = float_.median_ms - int8.median_ms
     kept = (float_.median_ms - partial.median_ms) / saved
-    price = f"{milliseconds(partial.median_ms)} against {milliseconds(int8.median_ms)} with everything in INT8"
+    price = (
+        f"{milliseconds(partial.median_ms)} against {milliseconds(int8.median_ms)} with "
+        "everything in INT8"
+    )
     if fp16 is not None and fp16.precision in REDUCED and partial.median_ms >= fp16.median_ms:
         first = (
             f"Partial PTQ gives the speed away: with {left_out} it takes {price}, and FP16 takes "
@@ -49,46 +61,59 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
         return Advice("qat", (first, *_prize(plan, times, metric)))
     if kept < WORTH:
         first = (
-            f"Partial PTQ gives the speed away: with {left_out} it takes {price}, which keeps {max(kept, 0):.0%} of the "
-            f"time that INT8 saves against float ({milliseconds(float_.median_ms)}). Use quantization-aware training."
+            f"Partial PTQ gives the speed away: with {left_out} it takes {price}, which keeps "
+            f"{max(kept, 0):.0%} of the time that INT8 saves against float "
+            f"({milliseconds(float_.median_ms)}). Use quantization-aware training."
         )
         return Advice("qat", (first, *_prize(plan, times, metric)))
     first = (
-        f"Partial PTQ holds the target on confirm with {left_out}, at {price}: {ratio(partial.ratio)} the speed of float, "
-        f"and {kept:.0%} of the time that INT8 saves."
+        f"Partial PTQ holds the target on confirm with {left_out}, at {price}: "
+        f"{ratio(partial.ratio)} the speed of float, and {kept:.0%} of the time that INT8 saves."
     )
     return Advice("partial", (first, _must_win(plan, metric)))
 
 
 def _stay_with_float(plan: Plan, int8: Timing, metric: MetricFormat) -> Iterator[str]:
     yield (
-        f"Stay with float in {int8.runtime} on this machine: everything in INT8 runs at {ratio(int8.ratio)} the speed "
-        "of float there, so neither a plan nor quantization-aware training has any speed to win."
+        f"Stay with float in {int8.runtime} on this machine: everything in INT8 runs at "
+        f"{ratio(int8.ratio)} the speed of float there, so neither a plan nor quantization-aware "
+        "training has any speed to win."
     )
     state = "holds" if plan.met else "misses"
     yield (
-        f"For another runtime the plan {state} the target with {count(len(plan.skip), 'layer')} left out; bench it there."
+        f"For another runtime the plan {state} the target with {count(len(plan.skip), 'layer')} "
+        "left out; bench it there."
     )
 
 
 def _all_out(plan: Plan) -> Iterator[str]:
     if plan.planner in ("cost", "exhaustive"):
-        yield "Nothing in INT8 is the cheapest in this runtime: stay with float there; another runtime may say otherwise."
+        yield (
+            "Nothing in INT8 is the cheapest in this runtime: stay with float there; another "
+            "runtime may say otherwise."
+        )
     else:  # those that count layers
-        yield "Only float holds the target: everything is left out of INT8. Use quantization-aware training, or float."
+        yield (
+            "Only float holds the target: everything is left out of INT8. Use quantization-aware "
+            "training, or float."
+        )
 
 
 def _enough(plan: Plan, int8: Timing | None, metric: MetricFormat) -> Iterator[str]:
     speed = f" It runs at {ratio(int8.ratio)} the speed of float in {int8.runtime}." if int8 else ""
     yield (
-        f"PTQ is enough on confirm: with everything in INT8 {metric.name} is {metric.level(plan.metric.confirm.value)}, "
-        f"where the target asks for {metric.level(plan.floor)}.{speed}"
+        f"PTQ is enough on confirm: with everything in INT8 {metric.name} is "
+        f"{metric.level(plan.metric.confirm.value)}, where the target asks for "
+        f"{metric.level(plan.floor)}.{speed}"
     )
 
 
 def _missed(plan: Plan, metric: MetricFormat) -> str:
     short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
-    return f"No plan holds the target: the best one found is {short} short of it. Use quantization-aware training."
+    return (
+        f"No plan holds the target: the best one found is {short} short of it. Use "
+        "quantization-aware training."
+    )
 
 
 def _must_win(plan: Plan, metric: MetricFormat) -> str:
@@ -97,8 +122,8 @@ def _must_win(plan: Plan, metric: MetricFormat) -> str:
     if gap <= 0:
         return "Everything in INT8 holds the target too, so training has no accuracy to win."
     return (
-        f"Quantization-aware training would have to win {metric.change(gap, sign=False)} with everything in INT8 "
-        "to do without the plan."
+        f"Quantization-aware training would have to win {metric.change(gap, sign=False)} with "
+        "everything in INT8 to do without the plan."
     )
 
 
@@ -107,14 +132,17 @@ def _prize(plan: Plan, times: dict[str, Timing], metric: MetricFormat) -> Iterat
     partial, int8 = times.get("partial"), times.get("int8")
     if partial and int8 and partial.median_ms > int8.median_ms:
         gain = partial.median_ms / int8.median_ms
-        yield f"That would run {gain:.2f} times as fast as the plan, at {milliseconds(int8.median_ms)}."
+        yield (
+            f"That would run {gain:.2f} times as fast as the plan, at "
+            f"{milliseconds(int8.median_ms)}."
+        )
 
 
 def small_splits(found: PlanMetric, allowed: float, metric: MetricFormat) -> Iterator[str]:
     """A sentence for each split that is too small to see the drop which the target allows.
 
-    allowed: that drop, in the metric's own unit. The spread of per-sample differences is taken from holdout, where
-    nothing was chosen.
+    allowed: that drop, in the metric's own unit. The spread of per-sample differences is taken from
+    holdout, where nothing was chosen.
     """
     spread = spread_of(found.holdout_drop)
     if spread is None or allowed <= 0:
@@ -125,6 +153,7 @@ def small_splits(found: PlanMetric, allowed: float, metric: MetricFormat) -> Ite
     if small:
         words = " and ".join(f"{split} has {n:,}" for split, n in small.items())
         yield (
-            f"Seeing a drop of {metric.change(allowed, sign=False)} takes about {rounded(needed):,} samples "
-            f"(paired, 80 % power at 5 %); {words}: whether the target is met is partly chance."
+            f"Seeing a drop of {metric.change(allowed, sign=False)} takes about "
+            f"{rounded(needed):,} samples (paired, 80 % power at 5 %); {words}: whether the target "
+            "is met is partly chance."
         )

@@ -47,7 +47,8 @@ def _ticks(low: float, high: float, wanted: int) -> tuple[float, ...]:
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """The same places pushed apart until neighbours are at least `gap` away, for labels that would overlap.
+    """The same places pushed apart until neighbours are at least `gap` away, for labels that would
+    overlap.
 
     >>> spread([0.50, 0.52], gap=0.1)
     [0.46, 0.56]

@@ -1,4 +1,5 @@
-"""Charts of rows as plain numbers in the unit shown; drawn as inline SVG by the page and by matplotlib for files."""
+"""Charts of rows as plain numbers in the unit shown; drawn as inline SVG by the page and by
+matplotlib for files."""
 
 from __future__ import annotations
 
@@ -9,7 +10,14 @@ from typing import Literal
 from sensitivity.records import Effect, Timing
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import BASELINES, ReportData
-from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing, milliseconds, ratio
+from sensitivity.reporting.formats import (
+    MetricFormat,
+    count,
+    includes_zero,
+    listing,
+    milliseconds,
+    ratio,
+)
 from sensitivity.reporting.kinds import kind_of
 
 Tone = Literal["plain", "chosen", "muted"]
@@ -17,9 +25,11 @@ Tone = Literal["plain", "chosen", "muted"]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a chart of rows. low, high: the interval, None without one. mark: a second value, such as a p95.
+    """One line of a chart of rows. low, high: the interval, None without one. mark: a second value,
+    such as a p95.
 
-    text, interval: the value in words. notes: what must be said beside the name. part: of the model, shown as a mark.
+    text, interval: the value in words. notes: what must be said beside the name. part: of the
+    model, shown as a mark.
     """
 
     name: str
@@ -37,7 +47,8 @@ class Row:
 
 @dataclass(frozen=True)
 class RowChart:
-    """kind: "bar" from zero, or "dot" on an axis around the data. unit: label of the axis. hidden: rows not drawn."""
+    """kind: "bar" from zero, or "dot" on an axis around the data. unit: label of the axis. hidden:
+    rows not drawn."""
 
     kind: Literal["bar", "dot"]
     axis: Axis
@@ -47,21 +58,29 @@ class RowChart:
 
 
 def effect_chart(data: ReportData, most: int = 30) -> RowChart:
-    """The most sensitive units, at most `most` of them, as bars with intervals. `data.effects` must not be empty."""
+    """The most sensitive units, at most `most` of them, as bars with intervals. `data.effects` must
+    not be empty."""
     metric = MetricFormat(data.metric, data.full_scale)
     effects = sorted(data.effects, key=lambda effect: effect.rank)
     skip = frozenset(data.plan.skip if data.plan else ())
     parts = parts_of(data)
-    rows = tuple(_effect_row(effect, metric, skip, parts.get(effect.unit, "")) for effect in effects[:most])
+    rows = tuple(
+        _effect_row(effect, metric, skip, parts.get(effect.unit, "")) for effect in effects[:most]
+    )
     change = (
-        "gained when only this layer is left out of" if data.mode == "disable" else "lost when only this layer is in"
+        "gained when only this layer is left out of"
+        if data.mode == "disable"
+        else "lost when only this layer is in"
     )
     unit = f"{data.metric} {change} INT8{metric.change_unit and ', '}{metric.change_unit}"
-    return RowChart("bar", axis_around(_extremes(rows), zero=True), rows, unit, hidden=len(effects) - len(rows))
+    return RowChart(
+        "bar", axis_around(_extremes(rows), zero=True), rows, unit, hidden=len(effects) - len(rows)
+    )
 
 
 def parts_of(data: ReportData) -> dict[str, str]:
-    """Unit -> what it is: part of a detection head, a RepVGG block, or layers that are switched together."""
+    """Unit -> what it is: part of a detection head, a RepVGG block, or layers that are switched
+    together."""
     return {unit.name: kind_of(unit) for unit in data.units if kind_of(unit)}
 
 
@@ -72,11 +91,24 @@ def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str], part
         *([f"tied with rank {effect.tie}"] if effect.tie != effect.rank else []),
         *(["includes 0"] if silent else []),
     ]
-    tone: Tone = "muted" if silent or not effect.judged else "chosen" if effect.unit in skip else "plain"
+    tone: Tone = (
+        "muted" if silent or not effect.judged else "chosen" if effect.unit in skip else "plain"
+    )
     text = metric.effect(effect)
     low, high = metric.shown_interval(effect.effect)
     value, interval = metric.shown(effect.effect.value), metric.interval(effect.effect)
-    return Row(effect.unit, value, low, high, text, interval, tone, tuple(notes), rank=effect.rank, part=part)
+    return Row(
+        effect.unit,
+        value,
+        low,
+        high,
+        text,
+        interval,
+        tone,
+        tuple(notes),
+        rank=effect.rank,
+        part=part,
+    )
 
 
 def baseline_chart(data: ReportData) -> RowChart:
@@ -90,11 +122,14 @@ def baseline_chart(data: ReportData) -> RowChart:
         low, high = metric.shown_interval(estimate)
         text, interval = metric.level(estimate.value), metric.interval(estimate)
         rows.append(Row(words, metric.shown(estimate.value), low, high, text, interval))
-    return RowChart("dot", axis_around(_extremes(rows), zero=False), tuple(rows), metric.level_label)
+    return RowChart(
+        "dot", axis_around(_extremes(rows), zero=False), tuple(rows), metric.level_label
+    )
 
 
 def latency_chart(timings: Sequence[Timing]) -> RowChart:
-    """Median latency of each file as bars from zero, a mark at the 95th percentile. `timings` must not be empty."""
+    """Median latency of each file as bars from zero, a mark at the 95th percentile. `timings` must
+    not be empty."""
     rows = tuple(
         Row(
             name=timing.file,
@@ -106,13 +141,16 @@ def latency_chart(timings: Sequence[Timing]) -> RowChart:
             tone="chosen" if "partial" in timing.variants else "plain",
             notes=(
                 *([f"the same file as {listing(timing.same)}"] if timing.same else []),
-                f"{timing.runtime}, {timing.precision}, batch {timing.batch}, {count(timing.threads, 'thread')}",
+                f"{timing.runtime}, {timing.precision}, batch {timing.batch}, "
+                f"{count(timing.threads, 'thread')}",
             ),
             mark=timing.p95_ms,
         )
         for timing in timings
     )
-    return RowChart("bar", axis_around([row.mark or row.value for row in rows], zero=True), rows, "latency, ms")
+    return RowChart(
+        "bar", axis_around([row.mark or row.value for row in rows], zero=True), rows, "latency, ms"
+    )
 
 
 def _extremes(rows: Iterable[Row]) -> list[float]:

@@ -24,15 +24,19 @@ class ReportData:
 
     metric: its name, such as "top-1". full_scale: its largest value; a point is a hundredth of it.
     command: the command line that makes these numbers again; one a line where it takes several.
-    settings, environment: shown as they are. verification: what the check of the exported files found.
+    settings, environment: shown as they are. verification: what the check of the exported files
+    found.
     baselines: keys from `BASELINES`, all on the `rank` split.
-    effects: one for each unit measured so far. units: all units of the model, with their quantizers.
+    effects: one for each unit measured so far. units: all units of the model, with their
+    quantizers.
     frontier: skip-sets that no other one met so far beats in cost and metric, the cheapest first.
-    format: what the model is quantized to; every sentence is written with INT8 and said of this format.
+    format: what the model is quantized to; every sentence is written with INT8 and said of this
+    format.
     detection: what the plan changes for a detector, class by class and in pictures.
     bench_sentences: the latency verdict in words, the most important first.
     warnings: what a reader must know before believing a number.
-    scales: quantizers that share one range. sharing: what that costs with everything in INT8; None where none changed.
+    scales: quantizers that share one range. sharing: what that costs with everything in INT8; None
+    where none changed.
     confidence: what all intervals cover.
     """
 

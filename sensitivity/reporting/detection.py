@@ -18,7 +18,8 @@ LEAST_HEIGHT = 0.09
 
 @dataclass(frozen=True)
 class MetricRow:
-    """values: text, interval for each of `COLUMNS`. drops: text of INT8 and of the plan against float."""
+    """values: text, interval for each of `COLUMNS`. drops: text of INT8 and of the plan against
+    float."""
 
     name: str
     values: tuple[tuple[str, str], ...]
@@ -51,7 +52,8 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class DetectionSection:
-    """columns: names of the variants. more: rows of the classes table that come after the first ones."""
+    """columns: names of the variants. more: rows of the classes table that come after the first
+    ones."""
 
     n: int
     columns: tuple[str, ...]
@@ -100,7 +102,10 @@ def _image_rows(detail: DetectionDetail, metric: MetricFormat) -> tuple[ImageRow
         ImageRow(
             image,
             f"{metric.shown(image.loss):.2f} {metric.change_unit}".rstrip(),
-            tuple(Panel(title, _counts(image.boxes[key]), image.boxes[key]) for key, title in COLUMNS.items()),
+            tuple(
+                Panel(title, _counts(image.boxes[key]), image.boxes[key])
+                for key, title in COLUMNS.items()
+            ),
         )
         for image in detail.images
     )
@@ -109,7 +114,9 @@ def _image_rows(detail: DetectionDetail, metric: MetricFormat) -> tuple[ImageRow
 def _counts(boxes: tuple[ShownBox, ...]) -> str:
     """Such as "4 found, 1 false, 2 missed"."""
     outcomes = [box.outcome for box in boxes]
-    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in ("found", "false", "missed"))
+    return ", ".join(
+        f"{outcomes.count(outcome)} {outcome}" for outcome in ("found", "false", "missed")
+    )
 
 
 def pixels(box: ShownBox, image: ShownImage) -> dict[str, str]:

@@ -28,9 +28,13 @@ def rows_figure(chart: RowChart, title: str) -> Figure:
     for place, row in enumerate(chart.rows):
         _draw_row(axes, place, row, bar=chart.kind == "bar")
     axes.set_ylim(len(chart.rows) - 0.4, -0.6)
-    axes.set_yticks(range(len(chart.rows)), [_clean(_name(row)) for row in chart.rows], fontsize=8, **_PLAIN)
+    axes.set_yticks(
+        range(len(chart.rows)), [_clean(_name(row)) for row in chart.rows], fontsize=8, **_PLAIN
+    )
     axes.set_xlim(chart.axis.low, chart.axis.high)
-    axes.set_xticks(chart.axis.ticks, [chart.axis.label(tick) for tick in chart.axis.ticks], fontsize=8)
+    axes.set_xticks(
+        chart.axis.ticks, [chart.axis.label(tick) for tick in chart.axis.ticks], fontsize=8
+    )
     axes.set_xlabel(_clean(chart.unit), color=SOFT, fontsize=9, **_PLAIN)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
     if chart.kind == "bar":
@@ -45,7 +49,12 @@ def _draw_row(axes: Axes, place: int, row: Row, bar: bool) -> None:
         axes.plot(row.value, place, "o", color=TONES["chosen"], markersize=6)
     if row.low is not None and row.high is not None:
         axes.errorbar(
-            row.value, place, xerr=[[row.value - row.low], [row.high - row.value]], color=INK, capsize=2.5, linewidth=1
+            row.value,
+            place,
+            xerr=[[row.value - row.low], [row.high - row.value]],
+            color=INK,
+            capsize=2.5,
+            linewidth=1,
         )
     if row.mark is not None:
         axes.plot([row.mark, row.mark], [place - 0.31, place + 0.31], color=INK, linewidth=1.4)
@@ -60,17 +69,31 @@ def path_figure(chart: PathChart, title: str) -> Figure:
     """Accuracy against the number of layers left out; the vertical axis is around the data."""
     figure, axes = _figure(title, width=9.0, height=4.2)
     axes.plot(
-        [p.slot for p in chart.best], [p.value for p in chart.best], color=TONES["plain"], linewidth=1.2, zorder=1
+        [p.slot for p in chart.best],
+        [p.value for p in chart.best],
+        color=TONES["plain"],
+        linewidth=1.2,
+        zorder=1,
     )
     for point in chart.points:
         fill = TONES["chosen"] if point.met else "white"
         size = 9 if point.chosen else 6
-        axes.plot(point.slot, point.value, "o", color=TONES["chosen"], markerfacecolor=fill, markersize=size, zorder=3)
+        axes.plot(
+            point.slot,
+            point.value,
+            "o",
+            color=TONES["chosen"],
+            markerfacecolor=fill,
+            markersize=size,
+            zorder=3,
+        )
         if point.chosen and chart.chosen_interval:
             axes.vlines(point.slot, *chart.chosen_interval, color=INK, linewidth=1, zorder=2)
     _draw_references(axes, chart)
     axes.set_ylim(chart.axis.low, chart.axis.high)
-    axes.set_yticks(chart.axis.ticks, [chart.axis.label(tick) for tick in chart.axis.ticks], fontsize=8)
+    axes.set_yticks(
+        chart.axis.ticks, [chart.axis.label(tick) for tick in chart.axis.ticks], fontsize=8
+    )
     axes.set_xlim(-0.5, len(chart.counts) - 0.5)
     axes.set_xticks(range(len(chart.counts)), [str(number) for number in chart.counts], fontsize=8)
     axes.set_xlabel("layers left out of INT8 (in order, not to scale)", color=SOFT, fontsize=9)
@@ -91,18 +114,24 @@ def _draw_references(axes: Axes, chart: PathChart) -> None:
 
 
 def svg(figure: Figure, description: str) -> str:
-    """The figure as the text of an SVG file, with text as text. description: who made it, from what.
+    """The figure as the text of an SVG file, with text as text. description: who made it, from
+    what.
 
     Nothing in it depends on the clock or on chance.
     """
     out = StringIO()
-    with mpl.rc_context({"svg.hashsalt": "sensitivity", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Description": _clean(description)})
+    with mpl.rc_context(
+        {"svg.hashsalt": "sensitivity", "svg.fonttype": "none", "font.family": "sans-serif"}
+    ):
+        figure.savefig(
+            out, format="svg", metadata={"Date": None, "Description": _clean(description)}
+        )
     return out.getvalue()
 
 
 def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")  # not pyplot, which keeps every figure
+    # not pyplot, which keeps every figure
+    figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(_clean(title), x=0.01, ha="left", fontsize=10, color=INK, **_PLAIN)
     axes = figure.add_subplot()
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
@@ -117,4 +146,6 @@ def _name(row: Row) -> str:
 
 def _clean(text: str) -> str:
     """Without the control characters that no XML file may hold."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from sensitivity.records import Effect, Estimate, Target
 
 MINUS = "\N{MINUS SIGN}"
-_PERCENT_NAME = re.compile(r"acc|top|map|\bap|f1|precision|recall|iou|dice|auc|exact|hit|correct", re.IGNORECASE)
+_PERCENT_NAME = re.compile(
+    r"acc|top|map|\bap|f1|precision|recall|iou|dice|auc|exact|hit|correct", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
 class MetricFormat:
     """How the values of one metric are written.
 
-    A metric of full scale 1 or 100 whose name says it is a share (accuracy, top-1, mAP, ...) is written in percent
-    and its changes in points; any other is written in its own unit.
+    A metric of full scale 1 or 100 whose name says it is a share (accuracy, top-1, mAP, ...) is
+    written in percent and its changes in points; any other is written in its own unit.
 
     >>> top1 = MetricFormat("top-1", 1.0)
     >>> top1.level(0.299), top1.change(0.161)
@@ -67,7 +69,8 @@ class MetricFormat:
         return f"{self.number(value, sign)} {self.change_unit}".rstrip()
 
     def effect(self, effect: Effect) -> str:
-        """The change, or why there is none: the metric does not see the layer, or a race did not spend it there."""
+        """The change, or why there is none: the metric does not see the layer, or a race did not
+        spend it there."""
         if not effect.judged:
             return "not judged"
         return self.change(effect.effect.value) if effect.effect.n else "by signal only"
@@ -101,7 +104,9 @@ def signed(number: str, plus: bool) -> str:
 def ratio(estimate: Estimate) -> str:
     """Such as "1.35x [1.31, 1.40]"."""
     interval = (
-        f" [{estimate.low:.2f}, {estimate.high:.2f}]" if estimate.low is not None and estimate.high is not None else ""
+        f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+        if estimate.low is not None and estimate.high is not None
+        else ""
     )
     return f"{estimate.value:.2f}x{interval}"
 
@@ -118,7 +123,11 @@ def milliseconds(value_ms: float) -> str:
 
 def includes_zero(estimate: Estimate) -> bool:
     """Whether the data allow no effect at all; False where there is no interval to say so."""
-    return estimate.low is not None and estimate.high is not None and estimate.low <= 0 <= estimate.high
+    return (
+        estimate.low is not None
+        and estimate.high is not None
+        and estimate.low <= 0 <= estimate.high
+    )
 
 
 def samples(estimate: Estimate) -> str:

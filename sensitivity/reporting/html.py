@@ -25,9 +25,12 @@ def write_report(data: ReportData, out: Path) -> None:
         figures["path"] = path_figure(path, titles["path"])
     for name, figure in figures.items():
         made = (
-            f"{data.title}. Made by sensitivity {sensitivity.__version__} with: {'; '.join(data.command.splitlines())}"
+            f"{data.title}. Made by sensitivity {sensitivity.__version__} with: "
+            f"{'; '.join(data.command.splitlines())}"
         )
-        write_whole(out / "figures" / f"{name}.svg", in_format(svg(figure, made), data.format).encode())
+        write_whole(
+            out / "figures" / f"{name}.svg", in_format(svg(figure, made), data.format).encode()
+        )
     write_whole(out / "report.html", in_format(render(data), data.format).encode())
 
 
@@ -36,12 +39,18 @@ def _titles(data: ReportData) -> dict[str, str]:
     interval = f"{100 * data.confidence:g} % intervals"
     titles = {}
     if data.effects:
-        titles["effects"] = f"Sensitivity of the layers, {interval}, {samples(data.effects[0].effect)} of rank"
+        titles["effects"] = (
+            f"Sensitivity of the layers, {interval}, {samples(data.effects[0].effect)} of rank"
+        )
     if data.baselines:
-        titles["baselines"] = f"Baselines, {interval}, {samples(next(iter(data.baselines.values())))} of rank"
+        titles["baselines"] = (
+            f"Baselines, {interval}, {samples(next(iter(data.baselines.values())))} of rank"
+        )
     if data.timings:
         titles["latency"] = f"Median latency and 95th percentile, {data.timings[0].n} runs each"
     if data.plan:
         rests = f"{samples(data.plan.metric.confirm)} of confirm"
-        titles["path"] = f"Skip-sets tried (large: the plan; filled: meets the target), {interval}, {rests}"
+        titles["path"] = (
+            f"Skip-sets tried (large: the plan; filled: meets the target), {interval}, {rests}"
+        )
     return titles

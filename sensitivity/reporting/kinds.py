@@ -28,19 +28,25 @@ def kind_of(unit: Unit) -> str:
     if len(unit.layers) < 2 or not words:
         return words
     several = count(len(unit.layers), "layer")
-    return f"{words}, {several}" if unit.kind in ("repvgg", "head", "pattern") else f"{several} that {words}"
+    return (
+        f"{words}, {several}"
+        if unit.kind in ("repvgg", "head", "pattern")
+        else f"{several} that {words}"
+    )
 
 
 def range_words(ranges: tuple[Range, ...]) -> str:
-    """Ranges of one unit: each amax, or from the smallest to the largest of a range per channel; both ends of an
-    asymmetric one.
+    """Ranges of one unit: each amax, or from the smallest to the largest of a range per channel;
+    both ends of an asymmetric one.
 
     >>> range_words((Range("a", "mse", (1.25,)), Range("b", "per channel", (0.5, 2.0), 0)))
     '1.25; 0.5 to 2 over 2 channels'
     >>> range_words((Range("a", "mse", (1.25,), low=-0.5),))
     '[-0.5, 1.25]'
     """
-    return "; ".join(_amax_words(*ends) for ends in dict.fromkeys((one.amax, one.low) for one in ranges))
+    return "; ".join(
+        _amax_words(*ends) for ends in dict.fromkeys((one.amax, one.low) for one in ranges)
+    )
 
 
 def _amax_words(amax: tuple[float, ...], low: float | None) -> str:

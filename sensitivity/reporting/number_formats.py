@@ -23,7 +23,9 @@ def format_of(quantizers: Iterable[Quantizer]) -> str:
     counted: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for quantizer in quantizers:
         counted[quantizer.role == "weight"][quantizer.format] += 1
-    weights, activations = (most.most_common(1)[0][0] if most else None for most in counted.values())
+    weights, activations = (
+        most.most_common(1)[0][0] if most else None for most in counted.values()
+    )
     if weights and activations and weights != activations:
         return f"{weights} with {activations} activations"
     return weights or activations or USUAL

@@ -1,4 +1,5 @@
-"""The verdict of a run: accuracy, speed, and what to do, from the plan's evidence and a bench of its files."""
+"""The verdict of a run: accuracy, speed, and what to do, from the plan's evidence and a bench of
+its files."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio, rou
 from sensitivity.stats.proof import combined, corrected_level, judged, samples_to_settle, shortfall
 
 ALARM = 3.29 / 1.96
-"""How much wider an interval is that covers 99.9 % than one that covers 95 %: a plan above float by more is no luck."""
+"""How much wider an interval is that covers 99.9 % than one that covers 95 %: a plan above float by
+more is no luck."""
 
 RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
@@ -36,7 +38,8 @@ MOST_SAMPLES = 1_000_000
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the accuracy is judged by. shown: the drop, or for an absolute target the level. missing: the shortfall.
+    """What the accuracy is judged by. shown: the drop, or for an absolute target the level.
+    missing: the shortfall.
 
     splits: where the samples are from, in words.
     """
@@ -68,8 +71,9 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
 
 
 def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence:
-    """The drop on `holdout`, of the benched file where it was measured, together with the drop on `confirm`, corrected
-    for choosing the plan there. What `confirm` simulated says nothing of a file that differs from its simulation."""
+    """The drop on `holdout`, of the benched file where it was measured, together with the drop on
+    `confirm`, corrected for choosing the plan there. What `confirm` simulated says nothing of a
+    file that differs from its simulation."""
     found, target = plan.metric, plan.target
     level = measured.level if measured else found.holdout
     drop = measured.drop if measured else found.holdout_drop
@@ -95,7 +99,8 @@ def called(runtime: str) -> str:
 
 
 def speed_of(partial: Timing | None) -> SpeedStatus:
-    """Of the plan's file against float; "no different" where the interval holds 1 or there is none."""
+    """Of the plan's file against float; "no different" where the interval holds 1 or there is
+    none."""
     if partial is None:
         return "not measured"
     if "float" in partial.variants:
@@ -106,7 +111,9 @@ def speed_of(partial: Timing | None) -> SpeedStatus:
     return "faster" if low > 1 else "slower"
 
 
-def _action(plan: Plan, accuracy: AccuracyStatus, speed: SpeedStatus, measured: RuntimeAccuracy | None) -> Action:
+def _action(
+    plan: Plan, accuracy: AccuracyStatus, speed: SpeedStatus, measured: RuntimeAccuracy | None
+) -> Action:
     if measured is not None and measured.differs:
         return "repair"
     choice = plan.advice.choice if plan.advice else "partial"
@@ -131,16 +138,20 @@ def _accuracy_words(
         said.append(_broken_promise(measured, metric))
     if not plan.met:
         short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
-        said.append(f"No set tried reached the target on confirm: the best one is {short} short of it.")
+        said.append(
+            f"No set tried reached the target on confirm: the best one is {short} short of it."
+        )
     said.append(_drop_words(plan, evidence, metric))
     if _is_worthless(plan):
-        said.append(f"Float itself has {metric.level(0.0)}, so a drop from it says nothing: check the task.")
+        said.append(
+            f"Float itself has {metric.level(0.0)}, so a drop from it says nothing: check the task."
+        )
     elif accuracy == "not proven":
         said.append(_doubt(evidence))
     if _better_than_float(evidence.drop):
         said.append(
-            "That is better than float by more than chance: check that what is called float is your own model, and that "
-            "holdout was not used to tune the quantized one."
+            "That is better than float by more than chance: check that what is called float is "
+            "your own model, and that holdout was not used to tune the quantized one."
         )
     return said
 
@@ -155,8 +166,8 @@ def _broken_promise(measured: RuntimeAccuracy, metric: MetricFormat) -> str:
     cause = f": {measured.cause}" if measured.cause else ""
     return (
         f"The file does not do in {runtime} what the plan promised: {metric.name} is "
-        f"{metric.level(measured.level.value)} there, and {metric.level(measured.simulated.value)} as simulated, on the same "
-        f"{measured.level.n:,} samples of holdout{cause}."
+        f"{metric.level(measured.level.value)} there, and {metric.level(measured.simulated.value)} "
+        f"as simulated, on the same {measured.level.n:,} samples of holdout{cause}."
     )
 
 
@@ -164,11 +175,17 @@ def _drop_words(plan: Plan, evidence: Evidence, metric: MetricFormat) -> str:
     shown, target = evidence.shown, plan.target
     where = f"{samples(shown)} of {evidence.splits}"
     if target.metric is not None:
-        found = f"The plan's {metric.name} is {metric.level(shown.value)} {metric.interval(shown)} {where}"
+        found = (
+            f"The plan's {metric.name} is {metric.level(shown.value)} {metric.interval(shown)} "
+            f"{where}"
+        )
         return f"{found}; the target asks for {metric.level(target.metric)}."
     float_ = plan.metric.holdout_float.value
     allowed = metric.change(float_ - target.floor(float_), sign=False)
-    found = f"The plan is {metric.change(shown.value, sign=False)} {metric.interval(shown)} under float {where}"
+    found = (
+        f"The plan is {metric.change(shown.value, sign=False)} {metric.interval(shown)} under "
+        f"float {where}"
+    )
     return f"{found}; {allowed} is allowed."
 
 
@@ -199,24 +216,35 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
     float_ = timing_of("float", bench.timings)
     assert float_ is not None, "every ratio is against it"
     times = f"{milliseconds(partial.median_ms)} against {milliseconds(float_.median_ms)}"
-    said = f"{ratio(partial.ratio)} the speed of float in {called(partial.runtime)} on this machine ({times})."
+    said = (
+        f"{ratio(partial.ratio)} the speed of float in {called(partial.runtime)} on this "
+        f"machine ({times})."
+    )
     if "int8" in partial.variants:
         said += " Nothing is left out: the plan is the same file as everything in INT8."
     return said
 
 
-def _action_words(plan: Plan, action: Action, evidence: Evidence, partial: Timing | None, metric: MetricFormat) -> str:
+def _action_words(
+    plan: Plan, action: Action, evidence: Evidence, partial: Timing | None, metric: MetricFormat
+) -> str:
     file = Path(partial.file).name if partial else "model.partial.onnx"
     where = f"in {called(partial.runtime)} on this machine" if partial else "in this runtime"
     match action:
         case "use":
             return f"It is {file}."
         case "bench":
-            return "Its speed is not known: sensitivity export makes the file and sensitivity bench times it."
+            return (
+                "Its speed is not known: sensitivity export makes the file and sensitivity "
+                "bench times it."
+            )
         case "float":
             return f"The plan wins no speed {where}; for another runtime bench it there."
         case "repair":
-            return f"{file} has another accuracy {where}; sensitivity lint says what that runtime does with it."
+            return (
+                f"{file} has another accuracy {where}; sensitivity lint says what that runtime "
+                "does with it."
+            )
         case "train":
             return _train_words(plan)
         case "prove":
@@ -233,7 +261,11 @@ def _train_words(plan: Plan) -> str:
 
 def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat) -> str:
     shown, needed = evidence.shown, _needed(evidence)
-    more = f"judge it on about {needed:,} samples" if needed else "judge it on more samples, or allow a larger drop"
+    more = (
+        f"judge it on about {needed:,} samples"
+        if needed
+        else "judge it on more samples, or allow a larger drop"
+    )
     if shown.low is None or shown.high is None:
         return f"Before you rely on {file}, {more}."
     if plan.target.metric is not None:

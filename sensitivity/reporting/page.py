@@ -14,7 +14,13 @@ import sensitivity
 from sensitivity.records import Estimate
 from sensitivity.reporting import formats
 from sensitivity.reporting.axes import spread
-from sensitivity.reporting.charts import RowChart, baseline_chart, effect_chart, latency_chart, parts_of
+from sensitivity.reporting.charts import (
+    RowChart,
+    baseline_chart,
+    effect_chart,
+    latency_chart,
+    parts_of,
+)
 from sensitivity.reporting.data import BASELINES, ReportData
 from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, pixels, told
 from sensitivity.reporting.formats import MetricFormat
@@ -26,8 +32,10 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(data: ReportData) -> str:
-    """The whole page. Every text in `data` is escaped, and the page may run no script but its own."""
-    # Escaping by file name, jinja2's usual rule, would leave out a template whose name ends in ".j2".
+    """The whole page. Every text in `data` is escaped, and the page may run no script but its
+    own."""
+    # Escaping by file name, jinja2's usual rule, would leave out a template whose name ends in
+    # ".j2".
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -90,11 +98,16 @@ def plan_chart(data: ReportData) -> PathChart | None:
 
 
 def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:
-    """The few numbers at the head of the report: name, value, interval, and the samples they are of."""
+    """The few numbers at the head of the report: name, value, interval, and the samples they are
+    of."""
     metric = MetricFormat(data.metric, data.full_scale)
     shown: list[tuple[str, Estimate | None, str]]
     if data.plan is None:
-        shown = [(BASELINES[key], data.baselines[key], "rank") for key in BASELINES if key in data.baselines]
+        shown = [
+            (BASELINES[key], data.baselines[key], "rank")
+            for key in BASELINES
+            if key in data.baselines
+        ]
     else:
         found = data.plan.metric
         shown = [
@@ -106,13 +119,23 @@ def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:
             ("Partial INT8, held out", found.holdout, "holdout"),
         ]
     made = [
-        (name, metric.level(estimate.value), metric.interval(estimate), f"n = {estimate.n:,}, {split}")
+        (
+            name,
+            metric.level(estimate.value),
+            metric.interval(estimate),
+            f"n = {estimate.n:,}, {split}",
+        )
         for name, estimate, split in shown
         if estimate is not None
     ]
     partial = [timing for timing in data.timings if "partial" in timing.variants][:1]
     return made + [
-        ("Latency, partial", formats.milliseconds(one.median_ms), f"{formats.ratio(one.ratio)} of float", one.runtime)
+        (
+            "Latency, partial",
+            formats.milliseconds(one.median_ms),
+            f"{formats.ratio(one.ratio)} of float",
+            one.runtime,
+        )
         for one in partial
     ]
 

@@ -12,7 +12,8 @@ from sensitivity.reporting.formats import MetricFormat
 
 @dataclass(frozen=True)
 class PathPoint:
-    """A skip-set tried: `slot` is its place among the counts, `tries` the numbers of the tries, from 1."""
+    """A skip-set tried: `slot` is its place among the counts, `tries` the numbers of the tries,
+    from 1."""
 
     slot: int
     value: float
@@ -32,8 +33,10 @@ class Reference:
 class PathChart:
     """Accuracy on `confirm` against how many layers are left out.
 
-    counts: every number of layers tried, ascending, one slot each: the horizontal axis is an order, not a scale.
-    best: the points with the highest accuracy of each count, by slot. chosen_interval: that of the chosen plan.
+    counts: every number of layers tried, ascending, one slot each: the horizontal axis is an order,
+    not a scale.
+    best: the points with the highest accuracy of each count, by slot. chosen_interval: that of the
+    chosen plan.
     """
 
     axis: Axis
@@ -56,29 +59,44 @@ class PathChart:
 
 
 def path_chart(plan: Plan, full_scale: float) -> PathChart:
-    """Every skip-set tried on `confirm`, with all of INT8 at zero layers and the chosen plan, tried or not."""
+    """Every skip-set tried on `confirm`, with all of INT8 at zero layers and the chosen plan, tried
+    or not."""
     metric = MetricFormat(plan.metric.name, full_scale)
     tried = _tried(plan)
     counts = tuple(sorted({len(skip) for skip in tried}))
     points = tuple(
-        PathPoint(counts.index(len(skip)), metric.shown(value), met, skip == frozenset(plan.skip), tries)
+        PathPoint(
+            counts.index(len(skip)), metric.shown(value), met, skip == frozenset(plan.skip), tries
+        )
         for skip, (value, met, tries) in tried.items()
     )
     references = (
-        Reference("float", metric.shown(plan.metric.float.value), f"float {metric.level(plan.metric.float.value)}"),
+        Reference(
+            "float",
+            metric.shown(plan.metric.float.value),
+            f"float {metric.level(plan.metric.float.value)}",
+        ),
         Reference("target", metric.shown(plan.floor), f"target {metric.level(plan.floor)}"),
     )
     low, high = metric.shown_interval(plan.metric.confirm)
     interval = None if low is None or high is None else (low, high)
-    values = [*(point.value for point in points), *(line.value for line in references), *(interval or ())]
+    values = [
+        *(point.value for point in points),
+        *(line.value for line in references),
+        *(interval or ()),
+    ]
     unit = f"{metric.level_label} on confirm"
-    return PathChart(axis_around(values, zero=False, ticks=7), counts, points, references, interval, unit)
+    return PathChart(
+        axis_around(values, zero=False, ticks=7), counts, points, references, interval, unit
+    )
 
 
 def _tried(plan: Plan) -> dict[frozenset[str], tuple[float, bool, tuple[int, ...]]]:
     """Metric, met and numbers of the tries of each distinct skip-set."""
     start, end = plan.metric.quantized.value, plan.metric.confirm.value
-    tried: dict[frozenset[str], tuple[float, bool, tuple[int, ...]]] = {frozenset(): (start, start >= plan.floor, ())}
+    tried: dict[frozenset[str], tuple[float, bool, tuple[int, ...]]] = {
+        frozenset(): (start, start >= plan.floor, ())
+    }
     for number, step in enumerate(plan.path, start=1):
         before = tried.get(frozenset(step.skip), (0.0, False, ()))[2]
         tried[frozenset(step.skip)] = (step.metric, step.met, (*before, number))

@@ -1,4 +1,5 @@
-"""Records as pandas DataFrames: full precision, one row for each record, in the records' own units."""
+"""Records as pandas DataFrames: full precision, one row for each record, in the records' own
+units."""
 
 from __future__ import annotations
 
@@ -15,10 +16,12 @@ SEPARATOR = ";"
 def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame:
     """One row for each unit, most sensitive first.
 
-    effect, low, high, metric: in the metric's own unit; low and high are empty where there is no interval, all four where
-    a race did not spend the metric on the unit, and n is 0.
-    tie: the rank of the first unit that cannot be told from this one. quantizers: exact names, joined with ";".
-    judged: whether the unit reaches an output that the metric reads; where not, its effect is not known.
+    effect, low, high, metric: in the metric's own unit; low and high are empty where there is no
+    interval, all four where a race did not spend the metric on the unit, and n is 0.
+    tie: the rank of the first unit that cannot be told from this one. quantizers: exact names,
+    joined with ";".
+    judged: whether the unit reaches an output that the metric reads; where not, its effect is not
+    known.
     kind: why they switch together ("layer", "concat", "head", ...).
     """
     units = tuple(units)
@@ -40,14 +43,27 @@ def scan_table(effects: Iterable[Effect], units: Iterable[Unit]) -> pd.DataFrame
         }
         for effect in sorted(effects, key=lambda effect: effect.rank)
     ]
-    columns = ["rank", "unit", "effect", "low", "high", "n", "tie", "metric", "quantizers", "kind", "judged"]
+    columns = [
+        "rank",
+        "unit",
+        "effect",
+        "low",
+        "high",
+        "n",
+        "tie",
+        "metric",
+        "quantizers",
+        "kind",
+        "judged",
+    ]
     return _floats(pd.DataFrame(rows, columns=columns), ["effect", "low", "high", "metric"])
 
 
 def path_table(plan: Plan) -> pd.DataFrame:
     """One row for each skip-set tried on `confirm`, in the order tried.
 
-    layers: how many are left out. gap: metric minus the floor that meets the target. n: samples of `confirm`.
+    layers: how many are left out. gap: metric minus the floor that meets the target. n: samples of
+    `confirm`.
     skip: exact names, joined with ";".
     """
     rows = [
@@ -67,13 +83,17 @@ def path_table(plan: Plan) -> pd.DataFrame:
 
 
 def frontier_table(
-    points: Iterable[FrontierPoint], plan: Plan, cost: CostModel | None, best: Collection[tuple[str, ...]]
+    points: Iterable[FrontierPoint],
+    plan: Plan,
+    cost: CostModel | None,
+    best: Collection[tuple[str, ...]],
 ) -> pd.DataFrame:
     """One row for each skip-set measured on all of `confirm`, the cheapest first.
 
-    drop, low, high: float minus this set on confirm, paired. met: the plan's target. best: nothing beats it in both cost
-    and metric. cost: by the cost model, in its unit; empty where layers were counted. Times are in milliseconds and only
-    there where something was timed. skip: exact names, joined with ";".
+    drop, low, high: float minus this set on confirm, paired. met: the plan's target. best: nothing
+    beats it in both cost and metric. cost: by the cost model, in its unit; empty where layers were
+    counted. Times are in milliseconds and only there where something was timed. skip: exact names,
+    joined with ";".
     """
     rows = [
         {
@@ -94,13 +114,24 @@ def frontier_table(
         }
         for point in sorted(points, key=lambda point: cost_of(point.skip, cost))
     ]
-    numbers = ["metric", "drop", "low", "high", "holdout", "holdout_drop", "cost", "predicted_ms", "measured_ms"]
+    numbers = [
+        "metric",
+        "drop",
+        "low",
+        "high",
+        "holdout",
+        "holdout_drop",
+        "cost",
+        "predicted_ms",
+        "measured_ms",
+    ]
     columns = ["layers", *numbers[:4], "met", "chosen", "best", *numbers[4:], "skip"]
     return _floats(pd.DataFrame(rows, columns=columns), numbers)
 
 
 def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
-    """One row for each file and runtime; times in milliseconds; ratio above 1 is faster than the float file.
+    """One row for each file and runtime; times in milliseconds; ratio above 1 is faster than the
+    float file.
 
     same: other variants that are this very file, joined with ";".
     """
@@ -127,11 +158,21 @@ def bench_table(timings: Iterable[Timing]) -> pd.DataFrame:
         for timing in timings
     ]
     text = ["file", "variant", "same", "runtime", "precision", "batch", "threads", "n"]
-    numbers = ["median_ms", "p90_ms", "p95_ms", "p99_ms", "spread_ms", "ratio_vs_float", "low", "high"]
+    numbers = [
+        "median_ms",
+        "p90_ms",
+        "p95_ms",
+        "p99_ms",
+        "spread_ms",
+        "ratio_vs_float",
+        "low",
+        "high",
+    ]
     numbers.append("ratio_vs_fp16")
     return _floats(pd.DataFrame(rows, columns=text + numbers), numbers)
 
 
 def _floats(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    # A column that holds only None would otherwise be of type object, and a None among numbers stay a None.
+    # A column that holds only None would otherwise be of type object, and a None among numbers stay
+    # a None.
     return table.astype(dict.fromkeys(columns, "float64"))

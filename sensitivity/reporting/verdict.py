@@ -9,7 +9,14 @@ from typing import Literal
 from sensitivity.records import Action, Effect, Estimate, Plan, Tone, Verdict
 from sensitivity.reporting.advice import small_splits
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat, count, includes_zero, listing, milliseconds, samples
+from sensitivity.reporting.formats import (
+    MetricFormat,
+    count,
+    includes_zero,
+    listing,
+    milliseconds,
+    samples,
+)
 from sensitivity.reporting.outcome import verdict_of
 
 TITLES: dict[Action, str] = {
@@ -34,7 +41,8 @@ class Line:
 
 @dataclass(frozen=True)
 class Words:
-    """state: of the whole; "scan" where there is no plan. lines: accuracy, speed, what to do; none without a plan.
+    """state: of the whole; "scan" where there is no plan. lines: accuracy, speed, what to do; none
+    without a plan.
 
     headline: one sentence. sentences: the rest, the most important first.
     """
@@ -46,7 +54,8 @@ class Words:
 
 
 def verdict(data: ReportData) -> Words:
-    """What was found, the most important first; every number with its interval, its samples and their split."""
+    """What was found, the most important first; every number with its interval, its samples and
+    their split."""
     latency = data.bench_sentences[:1]
     if data.plan is None:
         headline, *rest = scan_sentences(data) or ("Nothing has been measured yet.",)
@@ -54,7 +63,9 @@ def verdict(data: ReportData) -> Words:
     metric = MetricFormat(data.metric, data.full_scale)
     found = data.plan.verdict or verdict_of(data.plan, None, metric)
     sentences = (*_plan_sentences(data.plan, metric), *latency)
-    return Words(found.tone, lines_of(found), _plan_headline(data.plan, data.layers, metric), sentences)
+    return Words(
+        found.tone, lines_of(found), _plan_headline(data.plan, data.layers, metric), sentences
+    )
 
 
 def lines_of(found: Verdict) -> tuple[Line, ...]:
@@ -79,37 +90,57 @@ SPEED_WORDS = {
 
 
 def scan_sentences(data: ReportData) -> tuple[str, ...]:
-    """What the scan alone says: the most sensitive layer, what cannot be told apart, the loss as a whole."""
+    """What the scan alone says: the most sensitive layer, what cannot be told apart, the loss as a
+    whole."""
     metric = MetricFormat(data.metric, data.full_scale)
     layers = (_first_layer(data, metric), *_unclear(data.effects)) if data.effects else ()
     shared = (_sharing(data, metric),) if data.sharing is not None else ()
-    return (*layers, _whole_loss(data, metric), *shared) if {"float", "quantized"} <= data.baselines.keys() else layers
+    return (
+        (*layers, _whole_loss(data, metric), *shared)
+        if {"float", "quantized"} <= data.baselines.keys()
+        else layers
+    )
 
 
 def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
-    before, after = metric.level(plan.metric.quantized.value), metric.level(plan.metric.confirm.value)
+    before, after = (
+        metric.level(plan.metric.quantized.value),
+        metric.level(plan.metric.confirm.value),
+    )
     target = metric.target(plan.target)
-    others = f"{len(plan.recalibrated)} {'other' if plan.skip else 'layer'}{'s' if len(plan.recalibrated) > 1 else ''}"
+    others = (
+        f"{len(plan.recalibrated)} "
+        f"{'other' if plan.skip else 'layer'}{'s' if len(plan.recalibrated) > 1 else ''}"
+    )
     if not plan.skip:
         if plan.met and plan.recalibrated:
             return (
-                f"With new ranges for {others} everything in INT8 meets the target of {target} on confirm, with "
+                f"With new ranges for {others} everything in INT8 meets the target of {target} on "
+                "confirm, with "
                 f"{metric.name} {after} instead of {before}: nothing is left out."
             )
         if plan.met:
             return (
-                f"Everything in INT8 meets the target of {target} on confirm, with {metric.name} {after}: "
+                f"Everything in INT8 meets the target of {target} on confirm, with {metric.name} "
+                f"{after}: "
                 "nothing is left out."
             )
-        return f"The target of {target} is missed on confirm: {metric.name} is {before} in INT8, and no skip-set tried was better."
+        return (
+            f"The target of {target} is missed on confirm: {metric.name} is {before} in INT8, "
+            "and no skip-set tried was better."
+        )
     left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
     if plan.met:
         gain = f"brings {metric.name} from {before} to {after}"
         gain = f"and giving {others} new ranges {gain}" if plan.recalibrated else gain
-        return f"Leaving {left_out} out of INT8 {gain} on confirm and meets the target of {target} there."
+        return (
+            f"Leaving {left_out} out of INT8 {gain} on confirm and meets the target of {target} "
+            "there."
+        )
     short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
     return (
-        f"The target of {target} is missed on confirm by {short}: the best plan found leaves {left_out} out of INT8 "
+        f"The target of {target} is missed on confirm by {short}: the best plan found leaves "
+        f"{left_out} out of INT8 "
         f"and brings {metric.name} from {before} to {after}."
     )
 
@@ -117,14 +148,20 @@ def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
 def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     found = plan.metric
     yield (
-        f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks for "
+        f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks "
+        "for "
         f"{metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
         f"everything in INT8 {metric.level(found.quantized.value)}."
     )
-    int8 = "" if found.holdout_quantized is None else f", everything in INT8 {_level(found.holdout_quantized, metric)}"
+    int8 = (
+        ""
+        if found.holdout_quantized is None
+        else f", everything in INT8 {_level(found.holdout_quantized, metric)}"
+    )
     yield (
         f"On holdout, samples that no choice has seen: {_level(found.holdout, metric)}; float has "
-        f"{metric.level(found.holdout_float.value)} there{int8}, so the drop is {_change(found.holdout_drop, metric)}."
+        f"{metric.level(found.holdout_float.value)} there{int8}, so the drop is "
+        f"{_change(found.holdout_drop, metric)}."
     )
     few = tuple(small_splits(found, found.float.value - plan.floor, metric))
     yield from few
@@ -133,12 +170,14 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     if plan.recalibrated and found.recalibrated is not None:
         named = tuple(f"{one.unit} ({one.method})" for one in plan.recalibrated)
         yield (
-            f"In INT8 with other ranges, at no cost in speed: {listing(named)}; with the new ranges everything in INT8 "
+            f"In INT8 with other ranges, at no cost in speed: {listing(named)}; with the new "
+            "ranges everything in INT8 "
             f"reaches {_level(found.recalibrated, metric)} of confirm."
         )
     if found.confirm_drop and len(plan.path) > 1:
         yield (
-            f"Corrected for choosing among {count(len(plan.path), 'skip-set')}, the drop on confirm is "
+            f"Corrected for choosing among {count(len(plan.path), 'skip-set')}, the drop on "
+            "confirm is "
             f"{_change(found.confirm_drop, metric)}."
         )
     if plan.predicted_ms is not None or plan.measured_ms is not None:
@@ -146,7 +185,9 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     if plan.reason:
         yield f"Why: {_sentence(plan.reason)}"
     if plan.try_next:
-        yield f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
+        yield (
+            f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
+        )
     if plan.advice and plan.advice.choice != "float":  # which the verdict's last line has said
         yield " ".join(plan.advice.sentences)
     yield from (note for note in plan.notes if note not in few)
@@ -185,12 +226,17 @@ def _unclear(effects: tuple[Effect, ...]) -> Iterator[str]:
         yield f"The data cannot tell the first {tied} layers apart: they are tied for rank 1."
     unseen = sum(not effect.judged for effect in effects)
     if unseen:
-        yield f"{count(unseen, 'layer')} reach no output that the metric reads: they are not judged."
+        yield (
+            f"{count(unseen, 'layer')} reach no output that the metric reads: they are not judged."
+        )
     effects = tuple(effect for effect in effects if effect.judged)
     measured = [effect for effect in effects if effect.effect.n]
     silent = sum(includes_zero(effect.effect) for effect in measured)
     if silent:
-        yield f"For {silent} of {count(len(measured), 'layer')} the interval includes 0: no effect is shown."
+        yield (
+            f"For {silent} of {count(len(measured), 'layer')} the interval includes 0: no effect "
+            "is shown."
+        )
     if len(measured) < len(effects):
         rest = count(len(effects) - len(measured), "layer")
         yield f"The metric was not spent on {rest}: there the ranking is a signal's alone."
@@ -200,7 +246,8 @@ def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
     float_ = data.baselines["float"]
     loss = float_.value - data.baselines["quantized"].value
     alone = [
-        f"{metric.change(float_.value - data.baselines[f'{part} only'].value, sign=False)} with only {part}"
+        f"{metric.change(float_.value - data.baselines[f'{part} only'].value, sign=False)} with "
+        f"only {part}"
         for part in ("weights", "activations")
         if f"{part} only" in data.baselines
     ]
@@ -215,7 +262,8 @@ def _sharing(data: ReportData, metric: MetricFormat) -> str:
     names = sum(len(group) for group in data.scales)
     groups = count(len(data.scales), "group")
     return (
-        f"{names} quantizers in {groups} share one range each, as engines want it where tensors meet; with everything in "
+        f"{names} quantizers in {groups} share one range each, as engines want it where tensors "
+        "meet; with everything in "
         f"INT8 that costs {_change(data.sharing, metric)} of rank."
     )
 
@@ -225,7 +273,10 @@ def _level(estimate: Estimate, metric: MetricFormat) -> str:
 
 
 def _change(estimate: Estimate, metric: MetricFormat) -> str:
-    return f"{metric.change(estimate.value, sign=False)} {metric.interval(estimate)} {samples(estimate)}"
+    return (
+        f"{metric.change(estimate.value, sign=False)} {metric.interval(estimate)} "
+        f"{samples(estimate)}"
+    )
 
 
 def _sentence(text: str) -> str:

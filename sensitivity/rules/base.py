@@ -1,4 +1,5 @@
-"""A rule: what must hold, why, how to fix it, who says so, and the smallest graphs that break and keep it."""
+"""A rule: what must hold, why, how to fix it, who says so, and the smallest graphs that break and
+keep it."""
 
 from __future__ import annotations
 
@@ -13,12 +14,14 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.rules.examples import Example
 
 Severity = Literal["error", "warning", "info"]
-"""error: the runtime refuses the file or computes something else; warning: it costs speed or accuracy; info: it may."""
+"""error: the runtime refuses the file or computes something else; warning: it costs speed or
+accuracy; info: it may."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One place where a rule does not hold. node: its name in the file, or that of its first output if unnamed."""
+    """One place where a rule does not hold. node: its name in the file, or that of its first output
+    if unnamed."""
 
     code: str
     severity: Severity
@@ -29,7 +32,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class PlanNames:
-    """What a rule needs of plan.json. skip: exact unit names; quantizers: exact names of all quantizers it disables."""
+    """What a rule needs of plan.json. skip: exact unit names; quantizers: exact names of all
+    quantizers it disables."""
 
     skip: tuple[str, ...]
     quantizers: tuple[str, ...]
@@ -70,9 +74,11 @@ Check = Callable[[Subject], Iterator[Hit]]
 
 @dataclass(frozen=True)
 class Rule:
-    """code: SQ and three digits, the first is the topic; name: two or three words, joined by dashes.
+    """code: SQ and three digits, the first is the topic; name: two or three words, joined by
+    dashes.
 
-    targets: where it holds. bad: breaks this rule for every one of them; good: the same graph put right.
+    targets: where it holds. bad: breaks this rule for every one of them; good: the same graph put
+    right.
     source: document or source file that says so, or "measured" with what and where.
     """
 
@@ -104,7 +110,8 @@ def rule(
     bad: Example,
     good: Example,
 ) -> Callable[[Check], Rule]:
-    """Turn a check into a Rule. Rules are found by `catalog`, which lists the modules that hold them."""
+    """Turn a check into a Rule. Rules are found by `catalog`, which lists the modules that hold
+    them."""
 
     def make(check: Check) -> Rule:
         return Rule(code, name, severity, targets, why, fix, source, bad, good, check)

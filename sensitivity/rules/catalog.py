@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sensitivity.registry import clash, guests, load, names
-from sensitivity.rules import neighbours, onnxruntime, openvino, plan, scales, weighted, whole_file, zero_points
+from sensitivity.rules import (
+    neighbours,
+    onnxruntime,
+    openvino,
+    plan,
+    scales,
+    weighted,
+    whole_file,
+    zero_points,
+)
 from sensitivity.rules.base import Rule
 
 TOPICS = {
@@ -30,7 +39,8 @@ RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in rules_of(to
 
 
 def rules_for(target: str) -> tuple[Rule, ...]:
-    """Ours and those of guests that hold for this target. Raises GuestError for one of a guest that cannot be used."""
+    """Ours and those of guests that hold for this target. Raises GuestError for one of a guest that
+    cannot be used."""
     return tuple(rule for rule in (*RULES, *_foreign()) if target in rule.targets)
 
 
@@ -38,7 +48,9 @@ def _foreign() -> Iterator[Rule]:
     ours = {rule.code for rule in RULES}
     for name in names("rules"):
         if name in ours:
-            raise clash("rules", name, [entry for entry in guests("rules") if entry.name == name], ours=True)
+            raise clash(
+                "rules", name, [entry for entry in guests("rules") if entry.name == name], ours=True
+            )
         yield load("rules", name)
 
 

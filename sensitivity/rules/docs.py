@@ -43,7 +43,10 @@ def page() -> str:
 
 
 def index() -> str:
-    rows = [f"| [{rule.code}](#{anchor(rule)}) | {rule.name} | {rule.severity} | {_for(rule)} |" for rule in RULES]
+    rows = [
+        f"| [{rule.code}](#{anchor(rule)}) | {rule.name} | {rule.severity} | {_for(rule)} |"
+        for rule in RULES
+    ]
     return "\n".join(["| code | name | severity | for |", "|---|---|---|---|", *rows, ""])
 
 

@@ -1,4 +1,5 @@
-"""The smallest graphs that break and keep a rule, written as ONNX text so that they can be read in the docs.
+"""The smallest graphs that break and keep a rule, written as ONNX text so that they can be read in
+the docs.
 
 x, x2, x3, y are activations float[1,16,8,8]; the names below are constants.
 """
@@ -37,14 +38,16 @@ CONSTANTS: dict[str, Array] = {
     "v": weights(16, 16, 1, 1),
     "b": weights(16),
 }
-"""What examples may use without saying so: a scale, zero points, and weights with a scale per channel."""
+"""What examples may use without saying so: a scale, zero points, and weights with a scale per
+channel."""
 
 
 @dataclass(frozen=True)
 class Example:
     """A graph from `inputs` to `outputs`.
 
-    body: nodes in ONNX's text syntax. constants: those that are not in CONSTANTS, or replace one of them.
+    body: nodes in ONNX's text syntax. constants: those that are not in CONSTANTS, or replace one of
+    them.
     skip: unit names of the plan that it is judged with; None for no plan.
     """
 
@@ -60,15 +63,22 @@ class Example:
     def used(self) -> dict[str, Array]:
         """The constants that the body names."""
         named = set(re.findall(r"\w+", self.body))
-        return {name: value for name, value in {**CONSTANTS, **self.constants}.items() if name in named}
+        return {
+            name: value for name, value in {**CONSTANTS, **self.constants}.items() if name in named
+        }
 
     def proto(self) -> onnx.ModelProto:
-        imports = f'"" : {self.opset}' + (', "com.microsoft" : 1' if "com.microsoft." in self.body else "")
+        imports = f'"" : {self.opset}' + (
+            ', "com.microsoft" : 1' if "com.microsoft." in self.body else ""
+        )
         newest = 8 if self.opset < 19 else 10  # 4-bit types came with IR version 10
         proto = onnx.parser.parse_model(
-            f"<ir_version: {newest}, opset_import: [{imports}]> example ({self.inputs}) => ({self.outputs}) {{{self.body}}}"
+            f"<ir_version: {newest}, opset_import: [{imports}]> example ({self.inputs}) => "
+            f"({self.outputs}) {{{self.body}}}"
         )
-        proto.graph.initializer.extend(onnx.numpy_helper.from_array(v, name) for name, v in self.used.items())
+        proto.graph.initializer.extend(
+            onnx.numpy_helper.from_array(v, name) for name, v in self.used.items()
+        )
         onnx.helper.set_model_props(proto, dict(self.metadata))
         return proto
 
@@ -77,7 +87,9 @@ class Example:
         return model
 
 
-def qdq(value: str, scale: str = "s", zero: str = "z", *, axis: int | None = None, to: str = "") -> str:
+def qdq(
+    value: str, scale: str = "s", zero: str = "z", *, axis: int | None = None, to: str = ""
+) -> str:
     """Two lines of ONNX text: a Q/DQ pair of `value` that ends in `<value>d`, or in `to`.
 
     >>> print(qdq("x"))
@@ -94,8 +106,11 @@ def qdq(value: str, scale: str = "s", zero: str = "z", *, axis: int | None = Non
     )
 
 
-def conv(data: str = "xd", weight: str = "wd", *, to: str = "y", name: str = "conv", rest: str = "") -> str:
-    """One line of ONNX text: a convolution that keeps the size of the image, 3x3 unless `rest` says otherwise."""
+def conv(
+    data: str = "xd", weight: str = "wd", *, to: str = "y", name: str = "conv", rest: str = ""
+) -> str:
+    """One line of ONNX text: a convolution that keeps the size of the image, 3x3 unless `rest` says
+    otherwise."""
     attributes = rest or "pads = [1, 1, 1, 1]"
     return f"[{name}] {to} = Conv <{attributes}> ({data}, {weight})\n"
 
@@ -103,4 +118,5 @@ def conv(data: str = "xd", weight: str = "wd", *, to: str = "y", name: str = "co
 POINTWISE = "pads = [0, 0, 0, 0]"
 WEIGHT = qdq("w", "ws", "wz", axis=0)
 CANONICAL = Example(qdq("x") + WEIGHT + conv())
-"""What TensorRT wants of a convolution: activation per tensor, weight per channel, both int8 with zero point 0."""
+"""What TensorRT wants of a convolution: activation per tensor, weight per channel, both int8 with
+zero point 0."""

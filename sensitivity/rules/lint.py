@@ -20,10 +20,12 @@ ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
 def run_lint(path: Path, target: str, plan: Path | None = None) -> list[Finding]:
-    """Every place in `path` where a rule for `target` does not hold: errors first, then by code, then as in the file.
+    """Every place in `path` where a rule for `target` does not hold: errors first, then by code,
+    then as in the file.
 
     target: one of TARGETS. plan: a plan.json to compare the file with; None for no comparison.
-    Raises OnnxFileError for a file that cannot be read, RunDirError for such a plan, NamesError for another target.
+    Raises OnnxFileError for a file that cannot be read, RunDirError for such a plan, NamesError for
+    another target.
     """
     if target not in TARGETS:
         raise unknown_name("--for", target, TARGETS)
@@ -33,7 +35,8 @@ def run_lint(path: Path, target: str, plan: Path | None = None) -> list[Finding]
 
 
 def lint_model(model: ir.Model, target: str, plan: PlanNames | None = None) -> list[Finding]:
-    """The same for a model in memory, which stays as it is. Names of nodes in functions start with that of the call."""
+    """The same for a model in memory, which stays as it is. Names of nodes in functions start with
+    that of the call."""
     subject = Subject(written_out(model), target, plan)
     found = [finding for rule in rules_for(target) for finding in rule.findings(subject)]
     return sorted(found, key=lambda finding: (ORDER[finding.severity], finding.code))
@@ -48,11 +51,19 @@ def read_plan(path: Path) -> PlanNames:
             raise ValueError("another checksum than it was written with")
         skip, quantizers = data["skip"], data["quantizers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        said = getattr(error, "strerror", None) or (f"no {error}" if isinstance(error, KeyError) else error)
+        said = getattr(error, "strerror", None) or (
+            f"no {error}" if isinstance(error, KeyError) else error
+        )
         raise RunDirError(
             f"Expected {path} to be a plan.json with 'skip' and 'quantizers', got: {said}; "
             "use the one that 'sensitivity plan' wrote."
         ) from error
-    if not all(isinstance(names, list) and all(isinstance(n, str) for n in names) for names in (skip, quantizers)):
-        raise RunDirError(f"Expected 'skip' and 'quantizers' in {path} to be lists of names; write the plan again.")
+    if not all(
+        isinstance(names, list) and all(isinstance(n, str) for n in names)
+        for names in (skip, quantizers)
+    ):
+        raise RunDirError(
+            f"Expected 'skip' and 'quantizers' in {path} to be lists of names; write the plan "
+            "again."
+        )
     return PlanNames(tuple(skip), tuple(quantizers))

@@ -1,4 +1,5 @@
-"""SQ4: what decides speed between the INT8 layers: residual adds, shared scales, and runs of INT8."""
+"""SQ4: what decides speed between the INT8 layers: residual adds, shared scales, and runs of
+INT8."""
 
 from __future__ import annotations
 
@@ -28,13 +29,31 @@ UNEQUAL = {"s2": np.array(0.07, np.float32)}
     "residual-float",
     "warning",
     TENSORRT,
-    why="TensorRT fuses a convolution with the Add behind it into one INT8 kernel if the other input of the Add "
-    "is INT8 too. A float residual breaks the fusion: on a ResNet-18 the file without it ran in 0.883 ms, "
-    "slower than FP16 (0.862), and with it in 0.546 (A100, batch 32).",
-    fix="Put a Q/DQ pair on the residual input of the Add (the input that does not come from the convolution).",
+    why="TensorRT fuses a convolution with the Add behind it into one INT8 kernel if the other "
+    "input of the Add "
+    "is INT8 too. A float residual breaks the fusion: on a ResNet-18 the file without it ran in "
+    "0.883 ms, slower than FP16 (0.862), and with it in 0.546 (A100, batch 32).",
+    fix="Put a Q/DQ pair on the residual input of the Add (the input that does not come from the "
+    "convolution).",
     source=PLACEMENT + ": quantize the residual input in skip connections",
-    bad=Example(pair("x") + WEIGHT + conv(to="c") + "[add] a = Add (c, x)\nr = Relu (a)\n" + pair("r") + V + AFTER),
-    good=Example(pair("x") + WEIGHT + conv(to="c") + "[add] a = Add (c, xd)\nr = Relu (a)\n" + pair("r") + V + AFTER),
+    bad=Example(
+        pair("x")
+        + WEIGHT
+        + conv(to="c")
+        + "[add] a = Add (c, x)\nr = Relu (a)\n"
+        + pair("r")
+        + V
+        + AFTER
+    ),
+    good=Example(
+        pair("x")
+        + WEIGHT
+        + conv(to="c")
+        + "[add] a = Add (c, xd)\nr = Relu (a)\n"
+        + pair("r")
+        + V
+        + AFTER
+    ),
 )
 def residual_float(subject: Subject) -> Iterator[Hit]:
     for node in subject.nodes:
@@ -42,24 +61,39 @@ def residual_float(subject: Subject) -> Iterator[Hit]:
             continue
         from_conv = [value for value in node.inputs if _from_quantized_layer(value)]
         quantized = [value for value in node.inputs if pair_before(value) is not None]
-        if from_conv and not quantized and any(quantizers_after(node.outputs[0], MOVES_VALUES | ACTIVATIONS)):
+        if (
+            from_conv
+            and not quantized
+            and any(quantizers_after(node.outputs[0], MOVES_VALUES | ACTIVATIONS))
+        ):
             residual = next((v for v in node.inputs if v is not from_conv[0]), node.inputs[-1])
             name = residual.name if residual is not None else "?"
             yield name_of(node), f"expected a Q/DQ pair on the residual input {name}, got float"
 
 
 def _from_quantized_layer(value: ir.Value | None) -> bool:
-    """Whether a convolution or matrix product with a quantized weight gives this value, perhaps through BatchNorm."""
+    """Whether a convolution or matrix product with a quantized weight gives this value, perhaps
+    through BatchNorm."""
     node = value.producer() if value is not None else None
-    while node is not None and node.op_type in {"BatchNormalization", "Cast"} and node.inputs[0] is not None:
+    while (
+        node is not None
+        and node.op_type in {"BatchNormalization", "Cast"}
+        and node.inputs[0] is not None
+    ):
         node = node.inputs[0].producer()
     return node is not None and pair_before(qdq.weight(node)) is not None
 
 
 def _concat(second: str) -> str:
-    """Two tensors of 8 channels, quantized by s and `second`, one after the other into a convolution of 16."""
+    """Two tensors of 8 channels, quantized by s and `second`, one after the other into a
+    convolution of 16."""
     return (
-        pair("x") + pair("x2", second) + "[concat] c = Concat <axis = 1> (xd, x2d)\n" + pair("c") + WEIGHT + conv("cd")
+        pair("x")
+        + pair("x2", second)
+        + "[concat] c = Concat <axis = 1> (xd, x2d)\n"
+        + pair("c")
+        + WEIGHT
+        + conv("cd")
     )
 
 
@@ -71,9 +105,10 @@ HALVES = "float[1,8,8,8] x, float[1,8,8,8] x2"
     "concat-scales",
     "warning",
     TENSORRT,
-    why="A Concat of INT8 values needs one scale for all of them, and for their other users; unequal scales put a"
-    " requantize kernel on each input (10.8 % of kernel time in YOLOv6, 180 instead of 207 queries a second "
-    "in YOLOv7).",
+    why="A Concat of INT8 values needs one scale for all of them, and for their other users; "
+    "unequal scales put a"
+    " requantize kernel on each input (10.8 % of kernel time in YOLOv6, 180 instead of 207 queries "
+    "a second in YOLOv7).",
     fix="Give all inputs of the Concat, and the quantizers behind it, the largest of their scales.",
     source="Meituan, YOLOv6 quantization practice; NVIDIA yolo_deepstream, guidance of yolov7_qat",
     bad=Example(_concat("s2"), inputs=HALVES, constants=UNEQUAL),
@@ -94,7 +129,8 @@ def concat_scales(subject: Subject) -> Iterator[Hit]:
     "fan-out-scales",
     "warning",
     TENSORRT,
-    why="A value that several layers quantize is stored once if they agree on its scale; otherwise every further "
+    why="A value that several layers quantize is stored once if they agree on its scale; otherwise "
+    "every further "
     "scale is one more kernel and one more copy.",
     fix="Give all quantizers of this value the largest of their scales.",
     source="Meituan, YOLOv6 quantization practice; NVIDIA yolo_deepstream, guidance of yolov7_qat",
@@ -112,23 +148,33 @@ def fan_out_scales(subject: Subject) -> Iterator[Hit]:
     given = [value for graph in subject.model.graphs() for value in graph.inputs]
     for value in (*given, *(output for node in subject.nodes for output in node.outputs)):
         producer = value.producer()
-        if producer is None or producer.op_type not in MOVES_VALUES:  # those are judged at the value that they move
+        # those are judged at the value that they move
+        if producer is None or producer.op_type not in MOVES_VALUES:
             where = name_of(producer) if producer is not None else value.name or "?"
             yield from _unequal(where, f"users of {value.name}", list(quantizers_after(value)))
 
 
 def _unequal(where: str, what: str, quantizers: list[ir.Node]) -> Iterator[Hit]:
-    scales = [scale for node in quantizers if (scale := qdq.constant(node.inputs[1])) is not None and scale.size == 1]
+    scales = [
+        scale
+        for node in quantizers
+        if (scale := qdq.constant(node.inputs[1])) is not None and scale.size == 1
+    ]
     values = sorted({float(scale.reshape(())) for scale in scales})
     if len(values) > 1:
-        yield where, f"expected one scale for the {what}, got {', '.join(f'{value:.6g}' for value in values[:4])}"
+        yield (
+            where,
+            f"expected one scale for the {what}, got "
+            f"{', '.join(f'{value:.6g}' for value in values[:4])}",
+        )
 
 
 COMPUTES = ACTIVATIONS | {
     *("Add", "Sub", "Mul", "Div", "Sum", "Softmax", "Resize"),
     *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"),
 }  # fmt: skip
-"""Operations without a weight that give new values, so that a Q behind them cannot move in front."""
+"""Operations without a weight that give new values, so that a Q behind them cannot move in
+front."""
 
 
 @rule(
@@ -136,20 +182,30 @@ COMPUTES = ACTIVATIONS | {
     "int8-in-float-out",
     "warning",
     TENSORRT,
-    why="An operation without a weight gains from INT8 only through the memory that it does not move; with INT8 "
+    why="An operation without a weight gains from INT8 only through the memory that it does not "
+    "move; with INT8 "
     "in and float out it runs in float, and the Q and DQ in front become kernels of their own.",
     fix="Quantize its output too, or take the Q/DQ off its inputs.",
     source=PLACEMENT + "; ResNet-18 on an A100: 0.546 ms, with the pooling quantized too 0.500",
     bad=Example(pair("x") + "[pool] y = AveragePool <kernel_shape = [1, 1]> (xd)"),
-    good=Example(pair("x") + "[pool] r = AveragePool <kernel_shape = [1, 1]> (xd)\n" + pair("r") + V + AFTER),
+    good=Example(
+        pair("x") + "[pool] r = AveragePool <kernel_shape = [1, 1]> (xd)\n" + pair("r") + V + AFTER
+    ),
 )
 def int8_in_float_out(subject: Subject) -> Iterator[Hit]:
     for node in subject.nodes:
         data = [value for value in node.inputs if value is not None and qdq.constant(value) is None]
-        if node.op_type not in COMPUTES or not data or not all(qdq.pair_of(value) is not None for value in data):
+        if (
+            node.op_type not in COMPUTES
+            or not data
+            or not all(qdq.pair_of(value) is not None for value in data)
+        ):
             continue
         if not any(quantizers_after(node.outputs[0], MOVES_VALUES | ACTIVATIONS | {"Concat"})):
-            yield name_of(node), f"expected INT8 behind this {node.op_type} as in front of it, got float"
+            yield (
+                name_of(node),
+                f"expected INT8 behind this {node.op_type} as in front of it, got float",
+            )
 
 
 @rule(
@@ -157,12 +213,16 @@ def int8_in_float_out(subject: Subject) -> Iterator[Hit]:
     "repvgg-branches",
     "warning",
     TARGETS,
-    why="A RepVGG block in its training form adds a 3x3 and a 1x1 convolution (and BatchNorm) of the same tensor:"
-    " several layers where one would do, each with its own scale, and quantized so it is slower than the "
+    why="A RepVGG block in its training form adds a 3x3 and a 1x1 convolution (and BatchNorm) of "
+    "the same tensor:"
+    " several layers where one would do, each with its own scale, and quantized so it is slower "
+    "than the "
     "merged float block.",
-    fix="Merge the branches before calibration (switch_to_deploy, reparameterize), with RepOpt or QAT if the "
+    fix="Merge the branches before calibration (switch_to_deploy, reparameterize), with RepOpt or "
+    "QAT if the "
     "merged weights quantize badly.",
-    source="RepVGG paper and repository; YOLOv6 tools/quantization: RepVGG-B1 falls from 78.4 to 54.6 when merged "
+    source="RepVGG paper and repository; YOLOv6 tools/quantization: RepVGG-B1 falls from 78.4 to "
+    "54.6 when merged "
     "and quantized without care",
     bad=Example(
         pair("x")
@@ -183,7 +243,10 @@ def repvgg_branches(subject: Subject) -> Iterator[Hit]:
             sizes = sorted({size for start, size in branches if start is source})
             if len(sizes) > 1:
                 shown = " and ".join(f"{size}x{size}" for size in sizes)
-                yield name_of(node), f"expected one convolution of {source.name}, got the sum of {shown} ones"
+                yield (
+                    name_of(node),
+                    f"expected one convolution of {source.name}, got the sum of {shown} ones",
+                )
 
 
 def _is_term(node: ir.Node) -> bool:
@@ -205,7 +268,8 @@ def _terms(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _branch(value: ir.Value) -> tuple[ir.Value, int] | None:
-    """(what a convolution reads, its kernel size) where one gives this value, perhaps through BatchNorm and Q/DQ."""
+    """(what a convolution reads, its kernel size) where one gives this value, perhaps through
+    BatchNorm and Q/DQ."""
     start = origin(value)
     node = start.producer() if start is not None else None
     if node is not None and node.op_type == "BatchNormalization":

@@ -1,4 +1,5 @@
-"""SQ7: what keeps ONNX Runtime's CPU kernels from INT8 speed, and what it computes in another way."""
+"""SQ7: what keeps ONNX Runtime's CPU kernels from INT8 speed, and what it computes in another
+way."""
 
 from __future__ import annotations
 
@@ -22,7 +23,13 @@ U8 = Example(pair("x", zero="u128") + WEIGHT + conv(to="c") + pair("c", zero="u1
 
 
 def _relu(zero: str) -> Example:
-    return Example(pair("x", zero=zero) + WEIGHT + conv(to="c") + "r = Relu (c)\n" + pair("r", zero=zero, to="y"))
+    return Example(
+        pair("x", zero=zero)
+        + WEIGHT
+        + conv(to="c")
+        + "r = Relu (c)\n"
+        + pair("r", zero=zero, to="y")
+    )
 
 
 @rule(
@@ -30,17 +37,22 @@ def _relu(zero: str) -> Example:
     "signed-activations",
     "warning",
     ORT,
-    why="On x64 ONNX Runtime's fast kernels take uint8 activations with int8 weights; int8 activations run in "
+    why="On x64 ONNX Runtime's fast kernels take uint8 activations with int8 weights; int8 "
+    "activations run in "
     "slow ones.",
-    fix="Shift activations to uint8 ('sensitivity export --for onnxruntime'): with 128 more in the zero point it is "
+    fix="Shift activations to uint8 ('sensitivity export --for onnxruntime'): with 128 more in the "
+    "zero point it is "
     "the same grid.",
-    source="ONNX Runtime docs, Quantize ONNX Models > Method selection (U8S8 on x86-64); " + MEASURED,
+    source="ONNX Runtime docs, Quantize ONNX Models > Method selection (U8S8 on x86-64); "
+    + MEASURED,
     bad=S8,
     good=U8,
 )
 def signed_activations(subject: Subject) -> Iterator[Hit]:
     signed = [
-        pair for pair in subject.pairs if pair.quantize and not pair.of_weight and grid_type(pair.quantize) == "int8"
+        pair
+        for pair in subject.pairs
+        if pair.quantize and not pair.of_weight and grid_type(pair.quantize) == "int8"
     ]
     if signed:
         yield signed[0].name, f"expected uint8 activations, got int8 in {len(signed)} Q/DQ pairs"
@@ -51,10 +63,12 @@ def signed_activations(subject: Subject) -> Iterator[Hit]:
     "output-not-quantized",
     "warning",
     ORT,
-    why="ONNX Runtime fuses DQ -> Conv -> Q into one INT8 kernel and needs all three; without the Q behind it a "
-    "convolution dequantizes its inputs and runs in float (0.7 of float speed on a ResNet-18, with it 2.8 to "
-    "3.1).",
-    fix="Add a Q/DQ pair behind the operation, or its ReLU ('sensitivity export --for onnxruntime').",
+    why="ONNX Runtime fuses DQ -> Conv -> Q into one INT8 kernel and needs all three; without the "
+    "Q behind it a "
+    "convolution dequantizes its inputs and runs in float (0.7 of float speed on a ResNet-18, with "
+    "it 2.8 to 3.1).",
+    fix="Add a Q/DQ pair behind the operation, or its ReLU ('sensitivity export --for "
+    "onnxruntime').",
     source=MEASURED + ", ResNet-18",
     bad=Example(pair("x", zero="u128") + WEIGHT + conv()),
     good=U8,
@@ -70,8 +84,10 @@ def output_not_quantized(subject: Subject) -> Iterator[Hit]:
     "relu-not-absorbed",
     "warning",
     ORT,
-    why="A ReLU between a convolution and its Q is absorbed only if the Q's zero point is the smallest value of "
-    "its type (then Q cuts off below zero by itself); otherwise it stays and the convolution runs in float.",
+    why="A ReLU between a convolution and its Q is absorbed only if the Q's zero point is the "
+    "smallest value of "
+    "its type (then Q cuts off below zero by itself); otherwise it stays and the convolution runs "
+    "in float.",
     fix="Quantize outputs of ReLU to uint8 with zero point 0.",
     source="ONNX Runtime, optimizer/qdq_transformer/relu_quantizelinear.cc",
     bad=_relu("u128"),
@@ -84,13 +100,16 @@ def relu_not_absorbed(subject: Subject) -> Iterator[Hit]:
                 if user.op_type == "QuantizeLinear" and not _cuts_below_zero(user):
                     yield (
                         name_of(user),
-                        f"expected the smallest {grid_type(user) or 'uint8'} as zero point behind Relu",
+                        f"expected the smallest {grid_type(user) or 'uint8'} as zero point behind "
+                        "Relu",
                     )
 
 
 def _biased(scale: str, bias: str = "b") -> Example:
     body = pair("x", zero="u128") + pair("w", scale, "wz", axis=0)
-    body += f"[conv] c = Conv <pads = [1, 1, 1, 1]> (xd, wd, {bias})\n" + pair("c", zero="u128", to="y")
+    body += f"[conv] c = Conv <pads = [1, 1, 1, 1]> (xd, wd, {bias})\n" + pair(
+        "c", zero="u128", to="y"
+    )
     return Example(body, constants={"dead": np.array([1e-9, *[0.01] * 15], np.float32)})
 
 
@@ -99,12 +118,15 @@ def _biased(scale: str, bias: str = "b") -> Example:
     "bias-beyond-int32",
     "error",
     ORT,
-    why="ONNX Runtime puts the float bias of a layer between a DQ and a Q on int32, with the scale of the input times "
-    "that of the weight, while it loads the file, whether it fits or not. In a channel of almost no weight (BatchNorm "
-    "switched it off, and its bias is all it gives) it does not fit, and the channel is lost: 20.4 % where the file "
-    "has 97.6.",
-    fix="Raise the scale of such channels until the bias fits, as quantize_static does; the weights there are too small "
-    "to matter. 'sensitivity run' and 'sensitivity export --for onnxruntime' write such a file, model.*.onnxruntime.onnx.",
+    why="ONNX Runtime puts the float bias of a layer between a DQ and a Q on int32, with the scale "
+    "of the input times "
+    "that of the weight, while it loads the file, whether it fits or not. In a channel of almost "
+    "no weight (BatchNorm switched it off, and its bias is all it gives) it does not fit, and the "
+    "channel is lost: 20.4 % where the file has 97.6.",
+    fix="Raise the scale of such channels until the bias fits, as quantize_static does; the "
+    "weights there are too small "
+    "to matter. 'sensitivity run' and 'sensitivity export --for onnxruntime' write such a file, "
+    "model.*.onnxruntime.onnx.",
     source="ONNX Runtime 1.31, optimizer/qdq_transformer/weight_bias_quantization.cc; " + MEASURED,
     bad=_biased("dead"),
     good=_biased("ws"),
@@ -120,7 +142,8 @@ def bias_beyond_int32(subject: Subject) -> Iterator[Hit]:
         got = f"{scale[worst]:.3g} ({np.count_nonzero(needed > scale)} of {scale.size})"
         yield (
             name_of(layer.node),
-            f"expected weight scales of {needed[worst]:.3g} or more for the bias to fit int32, got {got}",
+            f"expected weight scales of {needed[worst]:.3g} or more for the bias to fit int32, got "
+            f"{got}",
         )
 
 
@@ -129,10 +152,12 @@ def bias_beyond_int32(subject: Subject) -> Iterator[Hit]:
     "float-weight-quantized",
     "warning",
     ORT,
-    why="ONNX Runtime also quantizes a float weight of a Conv, ConvTranspose or Gemm between a DQ and a Q, to 8 bits with "
-    "one scale for the whole tensor, while it loads the file: a layer that was left out for its weight is quantized "
-    "again, and worse.",
-    fix="Take the pair off the input of the layer too. 'sensitivity run' and 'sensitivity export --for onnxruntime' write "
+    why="ONNX Runtime also quantizes a float weight of a Conv, ConvTranspose or Gemm between a DQ "
+    "and a Q, to 8 bits with "
+    "one scale for the whole tensor, while it loads the file: a layer that was left out for its "
+    "weight is quantized again, and worse.",
+    fix="Take the pair off the input of the layer too. 'sensitivity run' and 'sensitivity export "
+    "--for onnxruntime' write "
     "a file that keeps such weights in float, model.*.onnxruntime.onnx.",
     source="ONNX Runtime 1.31, optimizer/qdq_transformer/weight_bias_quantization.cc; " + MEASURED,
     bad=Example(pair("x", zero="u128") + conv(weight="w", to="c") + pair("c", zero="u128", to="y")),
@@ -141,12 +166,18 @@ def bias_beyond_int32(subject: Subject) -> Iterator[Hit]:
 def float_weight_quantized(subject: Subject) -> Iterator[Hit]:
     for layer in integer_layers(subject.graph):
         if layer.weight is None:
-            yield name_of(layer.node), f"expected the weight of this {layer.node.op_type} quantized, or no DQ before it"
+            yield (
+                name_of(layer.node),
+                f"expected the weight of this {layer.node.op_type} quantized, or no DQ before it",
+            )
 
 
 def _moved(zero: str) -> Example:
     """A quantized value that is only moved, up to an operation in float."""
-    return Example(pair("x", zero=zero) + "[move] m = Transpose <perm = [0, 1, 3, 2]> (xd)\ny = Sigmoid (m)", opset=21)
+    return Example(
+        pair("x", zero=zero) + "[move] m = Transpose <perm = [0, 1, 3, 2]> (xd)\ny = Sigmoid (m)",
+        opset=21,
+    )
 
 
 @rule(
@@ -154,11 +185,13 @@ def _moved(zero: str) -> Example:
     "int8-moved",
     "error",
     ORT,
-    why="From opset 21 on ONNX Runtime cannot load a file in which an int8 activation is moved (Transpose, MaxPool, "
-    "Reshape, Squeeze, Unsqueeze, Slice) behind its pair, and not quantized again there: it puts another pair behind the "
-    "operation, int8 by one attribute and uint8 by its zero point ('output_dtype INT8 does not match y_zero_point type "
-    "UINT8').",
-    fix="Shift activations to uint8 (128 more in the zero point is the same grid), or convert the file to opset 17. "
+    why="From opset 21 on ONNX Runtime cannot load a file in which an int8 activation is moved "
+    "(Transpose, MaxPool, "
+    "Reshape, Squeeze, Unsqueeze, Slice) behind its pair, and not quantized again there: it puts "
+    "another pair behind the operation, int8 by one attribute and uint8 by its zero point "
+    "('output_dtype INT8 does not match y_zero_point type UINT8').",
+    fix="Shift activations to uint8 (128 more in the zero point is the same grid), or convert the "
+    "file to opset 17. "
     "'sensitivity run' writes a file that does, model.*.onnxruntime.onnx.",
     source="measured: ONNX Runtime 1.31 on x64 (right with opset 17 and 19)",
     bad=_moved("z"),
@@ -166,13 +199,21 @@ def _moved(zero: str) -> Example:
 )
 def int8_moved(subject: Subject) -> Iterator[Hit]:
     for node in moved_int8(subject.model):
-        yield name_of(node), f"expected uint8 in front of this {node.op_type}, got int8 in opset {subject.opset}"
+        yield (
+            name_of(node),
+            f"expected uint8 in front of this {node.op_type}, got int8 in opset {subject.opset}",
+        )
 
 
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
-    """Convolutions with both inputs quantized. Gemm and MatMul run in INT8 without a Q behind them too."""
+    """Convolutions with both inputs quantized. Gemm and MatMul run in INT8 without a Q behind them
+    too."""
     for node in subject.nodes:
-        if node.op_type == "Conv" and pair_before(qdq.weight(node)) and pair_before(qdq.activation(node)):
+        if (
+            node.op_type == "Conv"
+            and pair_before(qdq.weight(node))
+            and pair_before(qdq.activation(node))
+        ):
             yield node
 
 

@@ -17,9 +17,20 @@ from sensitivity.rules.paths import QDQ, attribute, grid_type, pair_before
 
 HALVES = "float[1,8,8,8] x, float[1,8,8,8] x2"
 CONCAT = "[concat] c = Concat <axis = 1> (x, x2)\n"
-PASSED = QDQ | {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Relu", "Mul", "Add"}
-"""Tried one by one behind the Concat: values are still wrong. Right with Transpose, Split, a pooling or another
-activation there, with a grouped convolution, a ConvTranspose, MatMul or Gemm behind, and with a float weight."""
+PASSED = QDQ | {
+    "Identity",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "Relu",
+    "Mul",
+    "Add",
+}
+"""Tried one by one behind the Concat: values are still wrong. Right with Transpose, Split, a
+pooling or another activation there, with a grouped convolution, a ConvTranspose, MatMul or Gemm
+behind, and with a float weight."""
 
 
 @rule(
@@ -27,18 +38,24 @@ activation there, with a grouped convolution, a ConvTranspose, MatMul or Gemm be
     "concat-int8",
     "error",
     ("openvino",),
-    why="OpenVINO returns wrong values, without a word, where a convolution reads a Concat in INT8, quantized "
-    "behind the Concat or in front of it: errors of 5 to 150 % of the largest output in graphs of a few nodes. With "
-    "uint8 and zero point 128, which is the same grid, it is exact.",
+    why="OpenVINO returns wrong values, without a word, where a convolution reads a Concat in "
+    "INT8, quantized "
+    "behind the Concat or in front of it: errors of 5 to 150 % of the largest output in graphs of "
+    "a few nodes. With uint8 and zero point 128, which is the same grid, it is exact.",
     fix="Shift activations to uint8 with zero point 128 ('sensitivity export --for openvino').",
-    source="measured against ONNX Runtime on a CPU with VNNI: OpenVINO 2024.6, 2025.4.1 and 2026.4.1 (all the graphs "
+    source="measured against ONNX Runtime on a CPU with VNNI: OpenVINO 2024.6, 2025.4.1 and "
+    "2026.4.1 (all the graphs "
     "above on 2026.4.1)",
     bad=Example(CONCAT + pair("c") + WEIGHT + conv("cd"), inputs=HALVES),
     good=Example(CONCAT + pair("c", zero="u128") + WEIGHT + conv("cd"), inputs=HALVES),
 )
 def concat_int8(subject: Subject) -> Iterator[Hit]:
     for node in subject.nodes:
-        if node.op_type != "Conv" or attribute(node, "group", 1) > 1 or pair_before(qdq.weight(node)) is None:
+        if (
+            node.op_type != "Conv"
+            or attribute(node, "group", 1) > 1
+            or pair_before(qdq.weight(node)) is None
+        ):
             continue
         path = list(_back_to_concat(qdq.activation(node)))
         concat = path[-1] if path and path[-1].op_type == "Concat" else None
@@ -47,30 +64,42 @@ def concat_int8(subject: Subject) -> Iterator[Hit]:
         found = [step for step in path if step.op_type == "QuantizeLinear"]
         if not found:
             pairs = [qdq.pair_of(value) for value in concat.inputs]
-            found = [pair.quantize for pair in pairs if pair is not None and pair.quantize is not None]
+            found = [
+                pair.quantize for pair in pairs if pair is not None and pair.quantize is not None
+            ]
             found = found if len(found) == len(concat.inputs) else []
         if any(grid_type(step) == "int8" for step in found):
             yield name_of(node), f"expected uint8 between {name_of(concat)} and this Conv, got int8"
 
 
 def _back_to_concat(value: ir.Value | None) -> Iterator[ir.Node]:
-    """The nodes in front of a convolution, up to the first Concat or the first node that mends it."""
+    """The nodes in front of a convolution, up to the first Concat or the first node that mends
+    it."""
     while value is not None and (node := value.producer()) is not None:
         yield node
         if node.op_type not in PASSED:
             return
-        value = next((given for given in node.inputs if given is not None and qdq.constant(given) is None), None)
+        value = next(
+            (given for given in node.inputs if given is not None and qdq.constant(given) is None),
+            None,
+        )
 
 
 SIXTEEN = ("int16", "uint16")
-MEASURED = "measured against ONNX Runtime with OpenVINO 2026.4.1 on a CPU, behind a Conv and in front of 13 operations"
+MEASURED = (
+    "measured against ONNX Runtime with OpenVINO 2026.4.1 on a CPU, behind a Conv and in "
+    "front of 13 operations"
+)
 
 
 def _sixteen(zero: str, between: str = "") -> Example:
     """Two convolutions, with a pair of 16 bits between them."""
     name = "r" if between else "c"
     return Example(
-        conv("x", "w", to="c", name="first") + between + pair(name, "s16", zero) + conv(f"{name}d", "w"),
+        conv("x", "w", to="c", name="first")
+        + between
+        + pair(name, "s16", zero)
+        + conv(f"{name}d", "w"),
         opset=21,
         constants={
             "s16": np.array(1e-3, np.float32),
@@ -85,9 +114,11 @@ def _sixteen(zero: str, between: str = "") -> Example:
     "clamp-of-16-bits",
     "error",
     ("openvino",),
-    why="OpenVINO's CPU plug-in takes pairs of 16 bits out. Where the zero point is the end of the type, the pair also "
-    "was the ReLU: quantizers remove a ReLU in front of such a pair, since the pair cuts at 0 by itself. What runs then "
-    "is the network without its ReLUs (a digits net: 82.4 instead of 94.3 %).",
+    why="OpenVINO's CPU plug-in takes pairs of 16 bits out. Where the zero point is the end of the "
+    "type, the pair also "
+    "was the ReLU: quantizers remove a ReLU in front of such a pair, since the pair cuts at 0 by "
+    "itself. What runs then is the network without its ReLUs (a digits net: 82.4 instead of 94.3 "
+    "%).",
     fix="Quantize to 8 bits, or keep the ReLU in the graph (quantize_static: extra_options={"
     "'QDQKeepRemovableActivations': True}).",
     source=MEASURED + ": wrong in all of them with 16 bits, right in all of them with uint8",
@@ -99,10 +130,17 @@ def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
         zero = found.zero_point
         if zero is None:
             continue
-        cuts_below, cuts_above = np.any(zero == np.iinfo(zero.dtype).min), np.any(zero == np.iinfo(zero.dtype).max)
+        cuts_below, cuts_above = (
+            np.any(zero == np.iinfo(zero.dtype).min),
+            np.any(zero == np.iinfo(zero.dtype).max),
+        )
         if not cuts_above and (not cuts_below or non_negative(found.source)):
             continue
-        yield found.name, f"expected a Relu or 8 bits where the pair cuts at 0, got {zero.dtype.name} without one"
+        yield (
+            found.name,
+            f"expected a Relu or 8 bits where the pair cuts at 0, got {zero.dtype.name} without "
+            "one",
+        )
 
 
 @rule(
@@ -110,9 +148,11 @@ def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
     "sixteen-bits-removed",
     "warning",
     ("openvino",),
-    why="OpenVINO's CPU plug-in takes pairs of 16 bits out: what they stand in front of is computed in float, no faster "
+    why="OpenVINO's CPU plug-in takes pairs of 16 bits out: what they stand in front of is "
+    "computed in float, no faster "
     "than before, and values beyond the calibrated range are no longer cut.",
-    fix="Quantize activations to 8 bits, or leave them unquantized; judge accuracy in OpenVINO itself.",
+    fix="Quantize activations to 8 bits, or leave them unquantized; judge accuracy in OpenVINO "
+    "itself.",
     source=MEASURED,
     bad=_sixteen("h32768"),
     good=Example(pair("x", zero="u128") + WEIGHT + conv()),
@@ -126,5 +166,9 @@ def sixteen_bits_removed(subject: Subject) -> Iterator[Hit]:
 def _pairs_of_16_bits(subject: Subject) -> Iterator[qdq.Pair]:
     """Pairs of activations whose grid has 16 bits."""
     for found in subject.pairs:
-        if found.quantize is not None and not found.of_weight and grid_type(found.dequantize) in SIXTEEN:
+        if (
+            found.quantize is not None
+            and not found.of_weight
+            and grid_type(found.dequantize) in SIXTEEN
+        ):
             yield found

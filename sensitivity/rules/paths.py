@@ -13,11 +13,12 @@ MOVES_VALUES = frozenset(
     {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
     | {"MaxPool", "Slice", "Split", "DepthToSpace", "SpaceToDepth", "Cast"}
 )
-"""Every value that comes out went in, so a Q or DQ may stand before or after without changing a result. A Cast between
-FP32 and FP16 rounds it, which is nothing beside the grid."""
+"""Every value that comes out went in, so a Q or DQ may stand before or after without changing a
+result. A Cast between FP32 and FP16 rounds it, which is nothing beside the grid."""
 
 ACTIVATIONS = frozenset(
-    {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Tanh"} | {"Sigmoid", "HardSigmoid", "HardSwish", "Silu", "Swish"}
+    {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Tanh"}
+    | {"Sigmoid", "HardSigmoid", "HardSwish", "Silu", "Swish"}
 )
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -28,7 +29,8 @@ def attribute(node: ir.Node, name: str, default: int) -> int:
 
 
 def block_size(node: ir.Node) -> int:
-    """Entries along the axis of a Q or DQ that share a scale; 0 where there is one scale per tensor or channel."""
+    """Entries along the axis of a Q or DQ that share a scale; 0 where there is one scale per tensor
+    or channel."""
     return attribute(node, "block_size", 0)
 
 
@@ -44,7 +46,8 @@ def pair_before(value: ir.Value | None) -> qdq.Pair | None:
 
 
 def quantizers_after(value: ir.Value, through: frozenset[str] = MOVES_VALUES) -> Iterator[ir.Node]:
-    """Every QuantizeLinear that this value reaches directly or through operations named in `through`, once each."""
+    """Every QuantizeLinear that this value reaches directly or through operations named in
+    `through`, once each."""
     open_values, seen = [value], {value}
     while open_values:
         current = open_values.pop(0)
@@ -58,7 +61,11 @@ def quantizers_after(value: ir.Value, through: frozenset[str] = MOVES_VALUES) ->
 
 def origin(value: ir.Value | None) -> ir.Value | None:
     """The float value behind any Q/DQ pairs and Identity nodes."""
-    while value is not None and (node := value.producer()) is not None and node.op_type in QDQ | {"Identity"}:
+    while (
+        value is not None
+        and (node := value.producer()) is not None
+        and node.op_type in QDQ | {"Identity"}
+    ):
         value = node.inputs[0]
     return value
 
@@ -71,24 +78,34 @@ def grid_type(node: ir.Node) -> str | None:
     zero = qdq.zero_point_value(node)
     if zero is not None:
         array = qdq.constant(zero)
-        return array.dtype.name if array is not None else (zero.dtype.name.lower() if zero.dtype else None)
+        return (
+            array.dtype.name
+            if array is not None
+            else (zero.dtype.name.lower() if zero.dtype else None)
+        )
     data = node.inputs[0] if node.op_type == "DequantizeLinear" else None
     return data.dtype.name.lower() if data is not None and data.dtype is not None else None
 
 
 def steps(nodes: tuple[ir.Node, ...]) -> Iterator[ir.Node]:
-    """Every Q, and every DQ that is not the equal partner of the Q before it: one place for each thing to report."""
+    """Every Q, and every DQ that is not the equal partner of the Q before it: one place for each
+    thing to report."""
     for node in nodes:
         if node.op_type not in QDQ or node.inputs[0] is None:
             continue
         before = node.inputs[0].producer()
-        paired = node.op_type == "DequantizeLinear" and before is not None and before.op_type == "QuantizeLinear"
+        paired = (
+            node.op_type == "DequantizeLinear"
+            and before is not None
+            and before.op_type == "QuantizeLinear"
+        )
         if not (paired and before is not None and same_grid(before, node)):
             yield node
 
 
 def same_grid(one: ir.Node, other: ir.Node) -> bool:
-    """Whether two Q/DQ nodes have the same scale, zero point and axis. Computed ones are never equal, unless shared.
+    """Whether two Q/DQ nodes have the same scale, zero point and axis. Computed ones are never
+    equal, unless shared.
 
     The scales may be of two types, FP16 and FP32, as long as they are the same number.
     """

@@ -19,7 +19,8 @@ KEPT, SKIPPED = "sensitivity.kept", "sensitivity.skipped"
 
 
 def _named(skip: tuple[str, ...]) -> str:
-    """The canonical convolution as our export names it, with `conv` left unquantized if the plan says so."""
+    """The canonical convolution as our export names it, with `conv` left unquantized if the plan
+    says so."""
     if "conv" in skip:
         return "[conv] y = Conv <pads = [1, 1, 1, 1]> (x, w)"
     return CANONICAL.body.replace("xq =", '["conv.input_quantizer/QuantizeLinear"] xq =')
@@ -34,7 +35,8 @@ def _metadata(*, kept: tuple[str, ...] = (), skipped: tuple[str, ...] = ()) -> d
     "quantized-but-skipped",
     "error",
     TARGETS,
-    why="The plan leaves this unit in float to reach the accuracy target; quantized, the file is not the one that"
+    why="The plan leaves this unit in float to reach the accuracy target; quantized, the file is "
+    "not the one that"
     " was measured.",
     fix="Export again with this plan, and lint the file that is deployed.",
     source="plan.json of sensitivity",
@@ -62,7 +64,8 @@ def quantized_but_skipped(subject: Subject) -> Iterator[Hit]:
     "error",
     TARGETS,
     why="The plan keeps this unit in INT8 and counts on its speed; the file has it in float.",
-    fix="Export again with this plan; if the file went through another tool, look for what that tool removed.",
+    fix="Export again with this plan; if the file went through another tool, look for what that "
+    "tool removed.",
     source="plan.json of sensitivity",
     bad=Example(_named(("conv",)), metadata=_metadata(skipped=("conv",)), skip=()),
     good=Example(CANONICAL.body, metadata=_metadata(kept=("conv",)), skip=()),
@@ -85,7 +88,8 @@ def kept_but_float(subject: Subject) -> Iterator[Hit]:
     "plan-not-comparable",
     "warning",
     TARGETS,
-    why="Units are found by the names that our export writes into the file; without them nothing can be said "
+    why="Units are found by the names that our export writes into the file; without them nothing "
+    "can be said "
     "about the plan.",
     fix="Lint the file that 'sensitivity export' wrote, or run lint without --plan.",
     source="plan.json of sensitivity",
@@ -98,11 +102,15 @@ def plan_not_comparable(subject: Subject) -> Iterator[Hit]:
     found = quantizers_in(subject)
     known = [name for name in subject.plan.quantizers if name in found]
     if not known and not any(operation_of(subject, unit) for unit in subject.plan.skip):
-        yield "graph", f"expected the {len(subject.plan.skip)} units of the plan by name, got none of them"
+        yield (
+            "graph",
+            f"expected the {len(subject.plan.skip)} units of the plan by name, got none of them",
+        )
 
 
 def quantizers_in(subject: Subject) -> dict[str, str]:
-    """Names of quantizers whose Q/DQ the file holds, and the node: our export names nodes <quantizer>/<operation>."""
+    """Names of quantizers whose Q/DQ the file holds, and the node: our export names nodes
+    <quantizer>/<operation>."""
     found: dict[str, str] = {}
     for pair in subject.pairs:
         name, slash, _ = name_of(pair.quantize or pair.dequantize).rpartition("/")
@@ -112,13 +120,16 @@ def quantizers_in(subject: Subject) -> dict[str, str]:
 
 
 def operation_of(subject: Subject, unit: str) -> ir.Node | None:
-    """The operation that our export named after this unit; None where there is none, or the unit has several."""
+    """The operation that our export named after this unit; None where there is none, or the unit
+    has several."""
     found = [node for node in subject.nodes if node.name == unit and qdq.weight(node) is not None]
     return found[0] if len(found) == 1 else None
 
 
 def _quantized(node: ir.Node) -> bool:
-    return pair_before(qdq.weight(node)) is not None or pair_before(qdq.activation(node)) is not None
+    return (
+        pair_before(qdq.weight(node)) is not None or pair_before(qdq.activation(node)) is not None
+    )
 
 
 def _units(subject: Subject, key: str) -> tuple[str, ...]:

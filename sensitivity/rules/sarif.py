@@ -21,7 +21,11 @@ def sarif(findings: Sequence[Finding], path: Path, target: str, *, version: str)
     """
     rules = rules_for(target)
     index = {rule.code: position for position, rule in enumerate(rules)}
-    driver = {"name": "sensitivity lint", "version": version, "rules": [_rule(rule) for rule in rules]}
+    driver = {
+        "name": "sensitivity lint",
+        "version": version,
+        "rules": [_rule(rule) for rule in rules],
+    }
     results = [_result(finding, index[finding.code], path) for finding in findings]
     run = {"tool": {"driver": driver}, "results": results, "properties": {"target": target}}
     return {"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}

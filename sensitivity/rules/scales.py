@@ -85,7 +85,8 @@ def _scales(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
     "scale-not-positive",
     "error",
     TARGETS,
-    why="A scale of NaN, infinity, zero or below comes from a quantizer that saw no data, or only zeros; every "
+    why="A scale of NaN, infinity, zero or below comes from a quantizer that saw no data, or only "
+    "zeros; every "
     "value behind it is lost. Scales of stored weights may be negative in some runtimes: SQ210.",
     fix="Calibrate that quantizer again on data that reaches it, or leave it out.",
     source=PARSER + ": 'Scale coefficients must all be positive'",
@@ -95,13 +96,17 @@ def _scales(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
 def scale_not_positive(subject: Subject) -> Iterator[Hit]:
     for node, scale in _scales(subject):
         values = scale.astype(np.float64).ravel()
-        # A weight's scale may be negative, which is SQ210's: 4-bit quantizers of ONNX Runtime write such blocks.
+        # A weight's scale may be negative, which is SQ210's: 4-bit quantizers of ONNX Runtime write
+        # such blocks.
         right = values != 0 if _of_weight(node) else values > 0
         wrong = values[~(np.isfinite(values) & right)]
         if wrong.size:
             yield (
                 name_of(node),
-                (f"expected every scale to be finite and above 0, got {wrong[0]:g} ({wrong.size} of {values.size})"),
+                (
+                    f"expected every scale to be finite and above 0, got {wrong[0]:g} "
+                    f"({wrong.size} of {values.size})"
+                ),
             )
 
 
@@ -110,7 +115,8 @@ def scale_not_positive(subject: Subject) -> Iterator[Hit]:
     "scale-type",
     "error",
     TARGETS,
-    why="TensorRT 8.6 reads the bytes of a scale as FP32 whatever their type; later versions read FP32, FP16 and "
+    why="TensorRT 8.6 reads the bytes of a scale as FP32 whatever their type; later versions read "
+    "FP32, FP16 and "
     "BF16, the other runtimes FP32 and FP16.",
     fix="Write scales as FP32, or for TensorRT 10 and 11 as FP16 where the graph is FP16.",
     source=PARSER,
@@ -122,7 +128,10 @@ def scale_type(subject: Subject) -> Iterator[Hit]:
     for node, scale in _scales(subject):
         if scale.dtype.name not in allowed:
             wanted = " or ".join(sorted(allowed))
-            yield name_of(node), f"expected a scale of type {wanted} for {subject.target}, got {scale.dtype.name}"
+            yield (
+                name_of(node),
+                f"expected a scale of type {wanted} for {subject.target}, got {scale.dtype.name}",
+            )
 
 
 @rule(
@@ -130,10 +139,12 @@ def scale_type(subject: Subject) -> Iterator[Hit]:
     "scale-not-in-fp16",
     "info",
     ("tensorrt-10", "tensorrt-11"),
-    why="As FP32 this scale is right, and the operation that it feeds computes in FP32. In FP16 it would become zero "
-    "(from 3e-8 on) and end in infinities, so this operation cannot take part in FP16. Such scales come from channels "
-    "that are all but dead, after BatchNorm was folded into a convolution.",
-    fix="Leave these scales, and the operations they feed, in FP32 when the rest is converted to FP16 ('sensitivity "
+    why="As FP32 this scale is right, and the operation that it feeds computes in FP32. In FP16 it "
+    "would become zero "
+    "(from 3e-8 on) and end in infinities, so this operation cannot take part in FP16. Such scales "
+    "come from channels that are all but dead, after BatchNorm was folded into a convolution.",
+    fix="Leave these scales, and the operations they feed, in FP32 when the rest is converted to "
+    "FP16 ('sensitivity "
     "export --for tensorrt' does); a channel that small may also be pruned.",
     source="IEEE 754 binary16; ModelOpt 0.47 onnx/autocast keeps such layers in FP32",
     bad=Example(CANONICAL.body, constants={"ws": np.full(16, 1e-9, np.float32)}),
@@ -149,7 +160,10 @@ def _below(subject: Subject, kind: np.dtype[np.generic], limit: float) -> Iterat
         small = values[(values > 0) & (values < limit)]
         if scale.dtype == kind and small.size:
             got = f"{small.min():.2g} ({small.size} of {values.size})"
-            yield name_of(node), f"expected scales of {limit:.2g} or more for FP16, got {got} in {kind.name}"
+            yield (
+                name_of(node),
+                f"expected scales of {limit:.2g} or more for FP16, got {got} in {kind.name}",
+            )
 
 
 @rule(
@@ -157,7 +171,8 @@ def _below(subject: Subject, kind: np.dtype[np.generic], limit: float) -> Iterat
     "scale-not-constant",
     "error",
     TENSORRT,
-    why="TensorRT needs every scale when it builds the engine; one that is computed at run time cannot be built.",
+    why="TensorRT needs every scale when it builds the engine; one that is computed at run time "
+    "cannot be built.",
     fix="Use static quantization, whose scales are constants in the file.",
     source="NVIDIA TensorRT documentation, IQuantizeLayer: the scale must be a build-time constant",
     bad=Example("sx = ReduceMax <keepdims = 0> (x)\n" + pair("x", "sx") + WEIGHT + conv()),
@@ -175,7 +190,8 @@ def scale_not_constant(subject: Subject) -> Iterator[Hit]:
     "axis-left-out",
     "error",
     TENSORRT,
-    why="Where a per-channel Q or DQ has no axis, ONNX takes axis 1 and TensorRT takes axis 0: the same file "
+    why="Where a per-channel Q or DQ has no axis, ONNX takes axis 1 and TensorRT takes axis 0: the "
+    "same file "
     "means different things, or fails where the sizes differ.",
     fix="Write the axis: 0 for a Conv weight, 1 for a ConvTranspose weight.",
     source=PARSER,
@@ -193,10 +209,12 @@ def axis_left_out(subject: Subject) -> Iterator[Hit]:
     "activation-per-channel",
     "error",
     TENSORRT,
-    why="TensorRT quantizes activations per tensor only; a kernel sums over channels and cannot give each its own"
+    why="TensorRT quantizes activations per tensor only; a kernel sums over channels and cannot "
+    "give each its own"
     " scale.",
     fix="Calibrate activations per tensor; keep per-channel scales for weights.",
-    source="NVIDIA TensorRT documentation, Working with Quantized Types > quantization modes; " + PARSER,
+    source="NVIDIA TensorRT documentation, Working with Quantized Types > quantization modes; "
+    + PARSER,
     bad=Example(pair("x", "ws", "wz", axis=1) + WEIGHT + conv()),
     good=CANONICAL,
 )
@@ -204,7 +222,10 @@ def activation_per_channel(subject: Subject) -> Iterator[Hit]:
     for found in subject.pairs:
         scale = found.scale
         if scale is not None and scale.size > 1 and not qdq.rooted_at_constant(found.source):
-            yield found.name, f"expected one scale for the activation {found.source.name}, got {scale.size}"
+            yield (
+                found.name,
+                f"expected one scale for the activation {found.source.name}, got {scale.size}",
+            )
 
 
 @rule(
@@ -212,11 +233,13 @@ def activation_per_channel(subject: Subject) -> Iterator[Hit]:
     "weight-axis",
     "error",
     TENSORRT,
-    why="A per-channel scale must run along the output channels of the operation: axis 0 for Conv, 1 for "
-    "ConvTranspose, for Gemm 0 with transB=1 and 1 without, the last for MatMul. No kernel can take another "
-    "axis out of its sum.",
+    why="A per-channel scale must run along the output channels of the operation: axis 0 for Conv, "
+    "1 for "
+    "ConvTranspose, for Gemm 0 with transB=1 and 1 without, the last for MatMul. No kernel can "
+    "take another axis out of its sum.",
     fix="Quantize the weight along its output channels, or per tensor.",
-    source="NVIDIA TensorRT documentation, Working with Quantized Types; NVIDIA/TensorRT issue 1694 (versions around "
+    source="NVIDIA TensorRT documentation, Working with Quantized Types; NVIDIA/TensorRT issue "
+    "1694 (versions around "
     "8.2 wanted axis 0 for ConvTranspose)",
     bad=Example(pair("x") + pair("w", "ws", "wz", axis=1) + conv()),
     good=CANONICAL,
@@ -230,7 +253,11 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
             continue
         wanted, got = qdq.output_axis(node, data.ndim), found.axis % data.ndim
         if got != wanted:
-            yield found.name, f"expected axis {wanted} for the weight of {node.op_type} {name_of(node)}, got {got}"
+            yield (
+                found.name,
+                f"expected axis {wanted} for the weight of {node.op_type} {name_of(node)}, got "
+                f"{got}",
+            )
 
 
 @rule(
@@ -238,7 +265,8 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
     "scale-count",
     "error",
     TARGETS,
-    why="A per-channel quantizer needs one scale for each slice along its axis; one in blocks needs a scale for each "
+    why="A per-channel quantizer needs one scale for each slice along its axis; one in blocks "
+    "needs a scale for each "
     "block along its axis, and as many as the weight has entries along the others.",
     fix="Write as many scales as the axis has entries or blocks, or a single one.",
     source=PARSER + "; ONNX operator QuantizeLinear",
@@ -249,7 +277,11 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
     good=Example(
         pair("x") + pair("w8", "s8", "z8", axis=0) + conv(weight="w8d"),
         outputs="float[1,8,8,8] y",
-        constants={"w8": weights(8, 16, 3, 3), "s8": np.full(8, 0.01, np.float32), "z8": np.zeros(8, np.int8)},
+        constants={
+            "w8": weights(8, 16, 3, 3),
+            "s8": np.full(8, 0.01, np.float32),
+            "z8": np.zeros(8, np.int8),
+        },
     ),
 )
 def scale_count(subject: Subject) -> Iterator[Hit]:
@@ -265,7 +297,8 @@ def scale_count(subject: Subject) -> Iterator[Hit]:
 
 
 def _wanted(shape: tuple[int, ...], axis: int, block: int) -> tuple[int, ...] | None:
-    """The shape of the scales of a weight; None for an axis that it has not. The last block may be cut short."""
+    """The shape of the scales of a weight; None for an axis that it has not. The last block may be
+    cut short."""
     if not -len(shape) <= axis < len(shape):
         return None
     at = axis % len(shape)
@@ -281,11 +314,18 @@ def _shown(shape: tuple[int, ...]) -> str:
     "scale-rounded-in-fp16",
     "warning",
     ("tensorrt-10", "tensorrt-11"),
-    why="FP16 has full precision down to 6.1e-5 only: this scale has lost digits already, and every value of its "
+    why="FP16 has full precision down to 6.1e-5 only: this scale has lost digits already, and "
+    "every value of its "
     "channel is off by as much.",
     fix="Write these scales as FP32 and let the operations they feed compute in FP32.",
     source="IEEE 754 binary16; ModelOpt 0.47 onnx/autocast keeps such layers in FP32",
-    bad=Example(HALF.body, HALF.inputs, HALF.outputs, 19, {**HALF.constants, "ws": np.full(16, 1e-6, np.float16)}),
+    bad=Example(
+        HALF.body,
+        HALF.inputs,
+        HALF.outputs,
+        19,
+        {**HALF.constants, "ws": np.full(16, 1e-6, np.float16)},
+    ),
     good=HALF,
 )
 def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
@@ -297,13 +337,16 @@ def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
     "negative-weight-scale",
     "error",
     TENSORRT,
-    why="TensorRT refuses a scale below zero. ONNX allows it, and ONNX Runtime and OpenVINO compute such stored weights "
-    "as they are meant: 4-bit quantizers write them, to give the entry of largest size the level -8, which has no "
-    "positive counterpart.",
-    fix="Quantize these weights again symmetrically, to levels from -7 to 7; a block may also change the sign of its "
+    why="TensorRT refuses a scale below zero. ONNX allows it, and ONNX Runtime and OpenVINO "
+    "compute such stored weights "
+    "as they are meant: 4-bit quantizers write them, to give the entry of largest size the level "
+    "-8, which has no positive counterpart.",
+    fix="Quantize these weights again symmetrically, to levels from -7 to 7; a block may also "
+    "change the sign of its "
     "scale and its levels where none of them is -8.",
     source=PARSER
-    + ": 'Scale coefficients must all be positive'; measured with ONNX Runtime 1.31 and OpenVINO 2026.4.1: "
+    + ": 'Scale coefficients must all be positive'; measured with ONNX Runtime 1.31 and OpenVINO "
+    "2026.4.1: "
     "right, with INT4 blocks and with INT8 channels",
     bad=_stored("ns"),
     good=_stored("ws"),
@@ -314,7 +357,10 @@ def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
         negative = values[values < 0]
         if negative.size and _of_weight(node):
             got = f"{negative[0]:g} ({negative.size} of {values.size})"
-            yield name_of(node), f"expected every scale to be above 0 for {subject.target}, got {got}"
+            yield (
+                name_of(node),
+                f"expected every scale to be above 0 for {subject.target}, got {got}",
+            )
 
 
 @rule(
@@ -322,7 +368,8 @@ def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
     "block-cut-short",
     "error",
     ("tensorrt-11",),
-    why="TensorRT does not read block_size: it divides the weight's shape by that of the scales. Where the last block is "
+    why="TensorRT does not read block_size: it divides the weight's shape by that of the scales. "
+    "Where the last block is "
     "cut short it takes another size than the file says, or refuses the file.",
     fix="Choose a block size that divides the weight's side, or pad the weight.",
     source="onnx-tensorrt, QuantDequantLinearHelper (onnxOpImporters.cpp of 10.x)",
@@ -333,6 +380,14 @@ def block_cut_short(subject: Subject) -> Iterator[Hit]:
     for node, _ in _scales(subject):
         data, axis = qdq.constant(node.inputs[0]), qdq.axis_of(node)
         block = block_size(node)
-        if block and data is not None and -data.ndim <= axis < data.ndim and data.shape[axis] % block:
+        if (
+            block
+            and data is not None
+            and -data.ndim <= axis < data.ndim
+            and data.shape[axis] % block
+        ):
             side = data.shape[axis]
-            yield name_of(node), f"expected blocks that divide the {side} entries along axis {axis}, got {block}"
+            yield (
+                name_of(node),
+                f"expected blocks that divide the {side} entries along axis {axis}, got {block}",
+            )

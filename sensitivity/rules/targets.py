@@ -1,4 +1,5 @@
-"""What a file can be judged for. Apart, so that the command line can name them without importing ONNX."""
+"""What a file can be judged for. Apart, so that the command line can name them without importing
+ONNX."""
 
 from __future__ import annotations
 

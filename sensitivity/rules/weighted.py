@@ -15,7 +15,10 @@ from sensitivity.rules.examples import qdq as pair
 from sensitivity.rules.paths import MOVES_VALUES, QDQ, attribute, grid_type, pair_before
 from sensitivity.rules.targets import TENSORRT
 
-PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ layer-placement recommendations"
+PLACEMENT = (
+    "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ layer-placement "
+    "recommendations"
+)
 
 
 @rule(
@@ -23,8 +26,10 @@ PLACEMENT = "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ 
     "one-input-quantized",
     "warning",
     (*TENSORRT, "openvino"),
-    why="A convolution or matrix product runs in INT8 only if both its activation and its weight are quantized; "
-    "with one of them it pays the rounding and runs in float. Weights of 4 bits are meant so: they save memory.",
+    why="A convolution or matrix product runs in INT8 only if both its activation and its weight "
+    "are quantized; "
+    "with one of them it pays the rounding and runs in float. Weights of 4 bits are meant so: they "
+    "save memory.",
     fix="Quantize both inputs, or neither.",
     source=PLACEMENT,
     bad=Example(WEIGHT + conv("x")),
@@ -37,7 +42,8 @@ def one_input_quantized(subject: Subject) -> Iterator[Hit]:
         if len(missing) == 1 and not _four_bits(qdq.weight(node)):
             yield (
                 name_of(node),
-                f"expected both inputs of this {node.op_type} quantized or none, got a float {missing[0]}",
+                f"expected both inputs of this {node.op_type} quantized or none, got a float "
+                f"{missing[0]}",
             )
 
 
@@ -47,8 +53,13 @@ def _four_bits(weight: ir.Value | None) -> bool:
 
 
 def _dequantized(value: ir.Value | None) -> bool:
-    """Whether a DQ gives this value, perhaps through nodes that only move values; whatever stands before the DQ."""
-    while value is not None and (node := value.producer()) is not None and node.op_type in MOVES_VALUES:
+    """Whether a DQ gives this value, perhaps through nodes that only move values; whatever stands
+    before the DQ."""
+    while (
+        value is not None
+        and (node := value.producer()) is not None
+        and node.op_type in MOVES_VALUES
+    ):
         value = node.inputs[0]
     node = value.producer() if value is not None else None
     return (node is not None and node.op_type == "DequantizeLinear") or qdq.quantized(value)
@@ -59,21 +70,31 @@ def _dequantized(value: ir.Value | None) -> bool:
     "bias-quantized",
     "error",
     TENSORRT,
-    why="TensorRT takes the bias in float and adds it to the INT32 sum itself; a bias behind a DequantizeLinear, "
+    why="TensorRT takes the bias in float and adds it to the INT32 sum itself; a bias behind a "
+    "DequantizeLinear, "
     "as ONNX Runtime's quantizer writes it, is refused.",
     fix="Keep the bias in float (quantize_static: extra_options={'QuantizeBias': False}).",
-    source="microsoft/onnxruntime issue 14229 (TensorRT: 'only activation types allowed as input to this layer'); "
+    source="microsoft/onnxruntime issue 14229 (TensorRT: 'only activation types allowed as input "
+    "to this layer'); "
     "onnx/onnx-tensorrt issue 850",
     bad=Example(
         pair("x") + WEIGHT + "bd = DequantizeLinear <axis = 0> (b32, bs, b0)\n"
         "[conv] y = Conv <pads = [1, 1, 1, 1]> (xd, wd, bd)",
-        constants={"b32": np.ones(16, np.int32), "bs": np.full(16, 5e-4, np.float32), "b0": np.zeros(16, np.int32)},
+        constants={
+            "b32": np.ones(16, np.int32),
+            "bs": np.full(16, 5e-4, np.float32),
+            "b0": np.zeros(16, np.int32),
+        },
     ),
     good=Example(pair("x") + WEIGHT + "[conv] y = Conv <pads = [1, 1, 1, 1]> (xd, wd, b)"),
 )
 def bias_quantized(subject: Subject) -> Iterator[Hit]:
     for node in subject.nodes:
-        bias = node.inputs[2] if node.op_type in {"Conv", "ConvTranspose", "Gemm"} and len(node.inputs) > 2 else None
+        bias = (
+            node.inputs[2]
+            if node.op_type in {"Conv", "ConvTranspose", "Gemm"} and len(node.inputs) > 2
+            else None
+        )
         producer = bias.producer() if bias is not None else None
         if producer is not None and producer.op_type == "DequantizeLinear":
             yield name_of(node), f"expected a float bias, got one behind {name_of(producer)}"
@@ -84,12 +105,15 @@ def bias_quantized(subject: Subject) -> Iterator[Hit]:
     "weight-path-broken",
     "warning",
     TENSORRT,
-    why="Between the stored weight and its operation there may be a Q/DQ pair (or a DQ) and nothing else: any other "
-    "node there hides the pattern from the passes that look for it, and the weight may be computed in float at run "
-    "time. ONNX Runtime alone folds a Transpose there away.",
+    why="Between the stored weight and its operation there may be a Q/DQ pair (or a DQ) and "
+    "nothing else: any other "
+    "node there hides the pattern from the passes that look for it, and the weight may be computed "
+    "in float at run time. ONNX Runtime alone folds a Transpose there away.",
     fix="Store the weight in the layout that the operation reads, then Q -> DQ -> operation.",
     source=PLACEMENT + "; ONNX Runtime 1.31: read from its optimized graph",
-    bad=Example(pair("x") + WEIGHT + "wt = Transpose <perm = [0, 1, 3, 2]> (wd)\n" + conv(weight="wt")),
+    bad=Example(
+        pair("x") + WEIGHT + "wt = Transpose <perm = [0, 1, 3, 2]> (wd)\n" + conv(weight="wt")
+    ),
     good=CANONICAL,
 )
 def weight_path_broken(subject: Subject) -> Iterator[Hit]:
@@ -100,13 +124,16 @@ def weight_path_broken(subject: Subject) -> Iterator[Hit]:
             shown = " -> ".join(step.op_type for step in reversed(path))
             yield (
                 name_of(node),
-                f"expected weight -> Q -> DQ -> {node.op_type}, got weight -> {shown} -> {node.op_type}",
+                f"expected weight -> Q -> DQ -> {node.op_type}, got weight -> {shown} -> "
+                f"{node.op_type}",
             )
 
 
 def weight_path(value: ir.Value | None) -> Iterator[ir.Node]:
     """The nodes between an operation and its stored weight, from the operation back."""
-    while value is not None and qdq.constant(value) is None and (node := value.producer()) is not None:
+    while (
+        value is not None and qdq.constant(value) is None and (node := value.producer()) is not None
+    ):
         yield node
         value = node.inputs[0]
 
@@ -116,21 +143,36 @@ def weight_path(value: ir.Value | None) -> Iterator[ir.Node]:
     "grouped-transposed-conv",
     "error",
     TENSORRT,
-    why="Per-channel weights of a ConvTranspose have their output channels on axis 1, which with groups holds "
+    why="Per-channel weights of a ConvTranspose have their output channels on axis 1, which with "
+    "groups holds "
     "only one group's share: TensorRT has no way to read such scales.",
     fix="Leave grouped transposed convolutions unquantized.",
     source="NVIDIA/TensorRT issue 1934: grouped quantized transposed convolutions are rejected",
     bad=Example(
         pair("x") + pair("t", "ts", "tz", axis=1) + "[up] y = ConvTranspose <group = 2> (xd, td)",
-        constants={"t": weights(16, 8, 1, 1), "ts": np.full(8, 0.01, np.float32), "tz": np.zeros(8, np.int8)},
+        constants={
+            "t": weights(16, 8, 1, 1),
+            "ts": np.full(8, 0.01, np.float32),
+            "tz": np.zeros(8, np.int8),
+        },
     ),
-    good=Example("[up] y = ConvTranspose <group = 2> (x, t)", constants={"t": weights(16, 8, 1, 1)}),
+    good=Example(
+        "[up] y = ConvTranspose <group = 2> (x, t)", constants={"t": weights(16, 8, 1, 1)}
+    ),
 )
 def grouped_transposed_conv(subject: Subject) -> Iterator[Hit]:
     for node in qdq.weighted_nodes(subject.graph):
         groups = attribute(node, "group", 1)
-        if node.op_type == "ConvTranspose" and groups > 1 and pair_before(qdq.weight(node)) is not None:
-            yield name_of(node), f"expected no Q/DQ around a ConvTranspose with groups, got {groups} groups quantized"
+        if (
+            node.op_type == "ConvTranspose"
+            and groups > 1
+            and pair_before(qdq.weight(node)) is not None
+        ):
+            yield (
+                name_of(node),
+                f"expected no Q/DQ around a ConvTranspose with groups, got {groups} groups "
+                "quantized",
+            )
 
 
 @rule(
@@ -138,7 +180,8 @@ def grouped_transposed_conv(subject: Subject) -> Iterator[Hit]:
     "thin-conv",
     "info",
     TENSORRT,
-    why="INT8 kernels work on blocks of channels: a convolution with fewer than 16 channels in or out fills them "
+    why="INT8 kernels work on blocks of channels: a convolution with fewer than 16 channels in or "
+    "out fills them "
     "with padding and is often no faster than FP16, while it still costs accuracy.",
     fix="Leave it unquantized if it is sensitive; it costs little speed.",
     source="ModelOpt 0.47, onnx/quantization/graph_utils.py, find_nodes_from_convs_to_exclude",
@@ -146,27 +189,36 @@ def grouped_transposed_conv(subject: Subject) -> Iterator[Hit]:
         pair("x") + pair("n", "ns", "nz", axis=0) + conv(weight="nd"),
         inputs="float[1,4,8,8] x",
         outputs="float[1,4,8,8] y",
-        constants={"n": weights(4, 4, 3, 3), "ns": np.full(4, 0.01, np.float32), "nz": np.zeros(4, np.int8)},
+        constants={
+            "n": weights(4, 4, 3, 3),
+            "ns": np.full(4, 0.01, np.float32),
+            "nz": np.zeros(4, np.int8),
+        },
     ),
     good=CANONICAL,
 )
 def thin_conv(subject: Subject) -> Iterator[Hit]:
     for node in qdq.weighted_nodes(subject.graph):
         weight = pair_before(qdq.weight(node))
-        shape = qdq.constant(weight.source) if node.op_type == "Conv" and weight is not None else None
+        shape = (
+            qdq.constant(weight.source) if node.op_type == "Conv" and weight is not None else None
+        )
         if shape is not None and thin(node, shape.shape):
             out, into = shape.shape[:2]
             yield (
                 name_of(node),
-                f"expected 16 channels or more for INT8 to gain, got {into} in (per group) and {out} out",
+                f"expected 16 channels or more for INT8 to gain, got {into} in (per group) and "
+                f"{out} out",
             )
 
 
 def thin(node: ir.Node, shape: tuple[int, ...]) -> bool:
-    """Whether ModelOpt would leave this convolution out: under 16 channels, and of a shape that has no kernels.
+    """Whether ModelOpt would leave this convolution out: under 16 channels, and of a shape that has
+    no kernels.
 
-    The shapes with kernels are square ones with 8, 16, ... channels on one side and 16 or more on the other, or the
-    model's input in front; and grouped ones of 3x3 or more with 8, 16, ... output channels.
+    The shapes with kernels are square ones with 8, 16, ... channels on one side and 16 or more on
+    the other, or the model's input in front; and grouped ones of 3x3 or more with 8, 16, ... output
+    channels.
     """
     out, into, *kernel = shape
     if out >= 16 and into >= 16:
@@ -175,14 +227,21 @@ def thin(node: ir.Node, shape: tuple[int, ...]) -> bool:
         return out % 8 != 0 or min(kernel, default=1) < 3
     found = pair_before(qdq.activation(node))
     first = found is not None and _given(found.source)
-    return not ((out % 8 == 0 or into % 8 == 0) and (first or out >= 16 or into >= 16) and len(set(kernel)) <= 1)
+    return not (
+        (out % 8 == 0 or into % 8 == 0)
+        and (first or out >= 16 or into >= 16)
+        and len(set(kernel)) <= 1
+    )
 
 
 def _given(value: ir.Value) -> bool:
     """Whether this is an input of the model, perhaps in another float type."""
     node = value.producer()
     return value.is_graph_input() or (
-        node is not None and node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].is_graph_input()
+        node is not None
+        and node.op_type == "Cast"
+        and node.inputs[0] is not None
+        and node.inputs[0].is_graph_input()
     )
 
 
@@ -191,7 +250,8 @@ def _given(value: ir.Value) -> bool:
     "output-quantized",
     "warning",
     TENSORRT,
-    why="A Q/DQ pair on an output of the model rounds the result once more and gains nothing: no INT8 operation "
+    why="A Q/DQ pair on an output of the model rounds the result once more and gains nothing: no "
+    "INT8 operation "
     "follows.",
     fix="Remove the pair in front of the output.",
     source=PLACEMENT,

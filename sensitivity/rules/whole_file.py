@@ -20,11 +20,25 @@ from sensitivity.rules.targets import TARGETS, TENSORRT
 OPSETS = {"tensorrt-8.6": (7, 17), "tensorrt-10": (9, 20), "tensorrt-11": (9, 25)}
 OPERATOR_FORM = {
     *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"),
-    *("QLinearAdd", "QLinearMul", "QLinearConcat", "QLinearSigmoid", "QLinearLeakyRelu", "QLinearAveragePool"),
-    *("QLinearGlobalAveragePool", "QLinearSoftmax", "QGemm", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
+    *(
+        "QLinearAdd",
+        "QLinearMul",
+        "QLinearConcat",
+        "QLinearSigmoid",
+        "QLinearLeakyRelu",
+        "QLinearAveragePool",
+    ),
+    *(
+        "QLinearGlobalAveragePool",
+        "QLinearSoftmax",
+        "QGemm",
+        "DynamicQuantizeMatMul",
+        "MatMulIntegerToFloat",
+    ),
     *("QAttention", "DynamicQuantizeLSTM"),
 }
-"""Operations that compute on integers themselves: ONNX's and, from QLinearAdd on, ONNX Runtime's own."""
+"""Operations that compute on integers themselves: ONNX's and, from QLinearAdd on, ONNX Runtime's
+own."""
 
 FLOAT = Example("[conv] y = Conv <pads = [1, 1, 1, 1]> (x, w)")
 DYNAMIC = Example(
@@ -35,7 +49,9 @@ DYNAMIC = Example(
     constants={"w8": np.ones((16, 16, 3, 3), np.int8)},
 )
 ORT_DOMAIN = Example(
-    "xq = com.microsoft.QuantizeLinear (x, s, z)\nxd = com.microsoft.DequantizeLinear (xq, s, z)\n" + WEIGHT + conv()
+    "xq = com.microsoft.QuantizeLinear (x, s, z)\nxd = com.microsoft.DequantizeLinear (xq, s, z)\n"
+    + WEIGHT
+    + conv()
 )
 HALF = {"s": np.array(0.05, np.float16), "h": np.ones((16, 16, 3, 3), np.float16)}
 
@@ -45,16 +61,21 @@ HALF = {"s": np.array(0.05, np.float16), "h": np.ones((16, 16, 3, 3), np.float16
     "no-qdq",
     "warning",
     TARGETS,
-    why="A file without QuantizeLinear and DequantizeLinear runs in float: there is nothing to gain and nothing "
+    why="A file without QuantizeLinear and DequantizeLinear runs in float: there is nothing to "
+    "gain and nothing "
     "to judge.",
-    fix="Export the quantized model ('sensitivity export'), or check that this is the file you meant.",
+    fix="Export the quantized model ('sensitivity export'), or check that this is the file you "
+    "meant.",
     source="ONNX operators QuantizeLinear and DequantizeLinear",
     bad=FLOAT,
     good=CANONICAL,
 )
 def no_qdq(subject: Subject) -> Iterator[Hit]:
     if not any(node.op_type in QDQ | OPERATOR_FORM for node in subject.nodes):
-        yield subject.graph.name or "graph", f"expected Q/DQ pairs, got none among {len(subject.nodes)} nodes"
+        yield (
+            subject.graph.name or "graph",
+            f"expected Q/DQ pairs, got none among {len(subject.nodes)} nodes",
+        )
 
 
 @rule(
@@ -62,9 +83,11 @@ def no_qdq(subject: Subject) -> Iterator[Hit]:
     "operator-form",
     "error",
     TENSORRT,
-    why="QLinearConv, ConvInteger, DynamicQuantizeLinear and their kind compute on integers themselves; TensorRT "
+    why="QLinearConv, ConvInteger, DynamicQuantizeLinear and their kind compute on integers "
+    "themselves; TensorRT "
     "reads Q/DQ pairs around float operations only.",
-    fix="Quantize to Q/DQ pairs instead: in ONNX Runtime, quantize_static with quant_format=QuantFormat.QDQ.",
+    fix="Quantize to Q/DQ pairs instead: in ONNX Runtime, quantize_static with "
+    "quant_format=QuantFormat.QDQ.",
     source="onnx-tensorrt docs/operators.md: none of ONNX's five is supported",
     bad=DYNAMIC,
     good=CANONICAL,
@@ -78,11 +101,13 @@ def operator_form(subject: Subject) -> Iterator[Hit]:
     "operator-form-not-judged",
     "info",
     ("openvino", "onnxruntime"),
-    why="The file is quantized in operator form, static (QLinearConv) or dynamic (DynamicQuantizeLinear). ONNX "
-    "Runtime runs it, and so does OpenVINO but for some of ONNX Runtime's own operators; the other rules judge Q/DQ "
-    "pairs and say nothing about it.",
+    why="The file is quantized in operator form, static (QLinearConv) or dynamic "
+    "(DynamicQuantizeLinear). ONNX "
+    "Runtime runs it, and so does OpenVINO but for some of ONNX Runtime's own operators; the other "
+    "rules judge Q/DQ pairs and say nothing about it.",
     fix="Nothing if it runs and the speed is right; otherwise quantize to Q/DQ pairs.",
-    source="ONNX Runtime docs, Quantize ONNX Models > ONNX quantization representation format; tried with OpenVINO "
+    source="ONNX Runtime docs, Quantize ONNX Models > ONNX quantization representation format; "
+    "tried with OpenVINO "
     "2026.4.1",
     bad=DYNAMIC,
     good=CANONICAL,
@@ -94,7 +119,9 @@ def operator_form_not_judged(subject: Subject) -> Iterator[Hit]:
 def _operator_form(subject: Subject) -> Iterator[Hit]:
     found = [node for node in subject.nodes if node.op_type in OPERATOR_FORM]
     if found:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(Counter(n.op_type for n in found).items()))
+        kinds = ", ".join(
+            f"{count} {kind}" for kind, count in sorted(Counter(n.op_type for n in found).items())
+        )
         yield name_of(found[0]), f"expected Q/DQ pairs around float operations, got {kinds}"
 
 
@@ -103,10 +130,13 @@ def _operator_form(subject: Subject) -> Iterator[Hit]:
     "opset-range",
     "error",
     TENSORRT,
-    why="Each TensorRT version reads a range of ONNX opsets; a file outside it fails to parse, or parses with "
+    why="Each TensorRT version reads a range of ONNX opsets; a file outside it fails to parse, or "
+    "parses with "
     "operations that changed meaning.",
-    fix="Export with opset 17, which 8.6, 10 and 11 read; with opset 19 for FP16 scales on 10 and 11.",
-    source="onnx-tensorrt docs/operators.md: 8.6 up to 17, 10 from 9 to 20, 11 from 9 to 25; ModelImporter.cpp 8.6: "
+    fix="Export with opset 17, which 8.6, 10 and 11 read; with opset 19 for FP16 scales on 10 and "
+    "11.",
+    source="onnx-tensorrt docs/operators.md: 8.6 up to 17, 10 from 9 to 20, 11 from 9 to 25; "
+    "ModelImporter.cpp 8.6: "
     "from 7",
     bad=Example(CANONICAL.body, opset=26),
     good=CANONICAL,
@@ -114,7 +144,10 @@ def _operator_form(subject: Subject) -> Iterator[Hit]:
 def opset_range(subject: Subject) -> Iterator[Hit]:
     low, high = OPSETS[subject.target]
     if not low <= subject.opset <= high:
-        yield "graph", f"expected an opset from {low} to {high} for {subject.target}, got {subject.opset}"
+        yield (
+            "graph",
+            f"expected an opset from {low} to {high} for {subject.target}, got {subject.opset}",
+        )
 
 
 @rule(
@@ -122,9 +155,11 @@ def opset_range(subject: Subject) -> Iterator[Hit]:
     "opset-too-old",
     "error",
     TARGETS,
-    why="Per-channel scales came with opset 13, FP16 scales with 19, 16-bit and 4-bit integers with 21: in an "
+    why="Per-channel scales came with opset 13, FP16 scales with 19, 16-bit and 4-bit integers "
+    "with 21: in an "
     "older opset such a node is not valid, and what a runtime makes of it is not defined.",
-    fix="Export with a newer opset: 17 for per-channel scales, 19 for FP16 scales, 21 for 4 and 16 bits.",
+    fix="Export with a newer opset: 17 for per-channel scales, 19 for FP16 scales, 21 for 4 and 16 "
+    "bits.",
     source="ONNX operators, versions of QuantizeLinear (10, 13, 19, 21)",
     bad=Example(CANONICAL.body, opset=12),
     good=CANONICAL,
@@ -133,7 +168,10 @@ def opset_too_old(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
         for what, needed in _needs(node):
             if subject.opset < needed and not node.domain:
-                yield name_of(node), f"expected opset {needed} or later for {what}, got {subject.opset}"
+                yield (
+                    name_of(node),
+                    f"expected opset {needed} or later for {what}, got {subject.opset}",
+                )
 
 
 def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
@@ -152,7 +190,8 @@ def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
     "runtime-specific-operators",
     "error",
     TENSORRT,
-    why="A file saved by ONNX Runtime after optimization, or quantized with its own operators, holds nodes of the"
+    why="A file saved by ONNX Runtime after optimization, or quantized with its own operators, "
+    "holds nodes of the"
     " domain com.microsoft (and an INT32 bias behind DQ), which TensorRT does not know.",
     fix="Give the runtime the file from before optimization; quantize without UseQDQContribOps.",
     source="ONNX Runtime docs, Graph Optimizations > offline mode; onnx-tensorrt docs/operators.md",
@@ -163,7 +202,10 @@ def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
     found = [node for node in subject.nodes if node.domain == "com.microsoft"]
     if found:
         kinds = ", ".join(sorted({node.op_type for node in found}))
-        yield name_of(found[0]), f"expected ONNX's own operators, got {len(found)} of com.microsoft: {kinds}"
+        yield (
+            name_of(found[0]),
+            f"expected ONNX's own operators, got {len(found)} of com.microsoft: {kinds}",
+        )
 
 
 @rule(
@@ -171,23 +213,31 @@ def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
     "lone-quantize",
     "warning",
     TENSORRT,
-    why="TensorRT finds INT8 layers by Q/DQ pairs; integers that go from a Q to anything but a DQ are left as "
+    why="TensorRT finds INT8 layers by Q/DQ pairs; integers that go from a Q to anything but a DQ "
+    "are left as "
     "they stand, and most layers refuse them.",
     fix="Put a DequantizeLinear with the same scale and zero point behind every QuantizeLinear.",
-    source="NVIDIA TensorRT documentation, Explicit Quantization > TensorRT processing of Q/DQ networks",
+    source="NVIDIA TensorRT documentation, Explicit Quantization > TensorRT processing of Q/DQ "
+    "networks",
     bad=Example(
-        "xq = QuantizeLinear (x, s, z)\nxt = MaxPool <kernel_shape = [1, 1]> (xq)\nxd = DequantizeLinear (xt, s, z)\n"
-        + WEIGHT
-        + conv()
+        "xq = QuantizeLinear (x, s, z)\nxt = MaxPool <kernel_shape = [1, 1]> (xq)\nxd = "
+        "DequantizeLinear (xt, s, z)\n" + WEIGHT + conv()
     ),
-    good=Example("xt = MaxPool <kernel_shape = [1, 1]> (x)\n" + pair("xt", to="xd") + WEIGHT + conv()),
+    good=Example(
+        "xt = MaxPool <kernel_shape = [1, 1]> (x)\n" + pair("xt", to="xd") + WEIGHT + conv()
+    ),
 )
 def lone_quantize(subject: Subject) -> Iterator[Hit]:
     for node in subject.nodes:
         if node.op_type == "QuantizeLinear":
-            others = [user.op_type for user in node.outputs[0].consumers() if user.op_type != "DequantizeLinear"]
+            others = [
+                user.op_type
+                for user in node.outputs[0].consumers()
+                if user.op_type != "DequantizeLinear"
+            ]
             if others or not node.outputs[0].consumers():
                 yield (
                     name_of(node),
-                    f"expected only DequantizeLinear behind this Q, got {', '.join(others) or 'nothing'}",
+                    "expected only DequantizeLinear behind this Q, got "
+                    f"{', '.join(others) or 'nothing'}",
                 )

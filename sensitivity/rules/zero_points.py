@@ -15,7 +15,10 @@ from sensitivity.rules.examples import qdq as pair
 from sensitivity.rules.paths import grid_type, same_grid, steps
 from sensitivity.rules.targets import TARGETS, TENSORRT
 
-PARSER = "onnx-tensorrt, QuantDequantLinearHelper (8.6-GA builtin_op_importers.cpp, 10.1-GA onnxOpImporters.cpp)"
+PARSER = (
+    "onnx-tensorrt, QuantDequantLinearHelper (8.6-GA builtin_op_importers.cpp, 10.1-GA "
+    "onnxOpImporters.cpp)"
+)
 TYPES = {
     "tensorrt-8.6": ("int8",),
     "tensorrt-10": ("int8", "float8_e4m3fn", "int4"),
@@ -28,8 +31,10 @@ TYPES = {
     "zero-point-missing",
     "error",
     TENSORRT,
-    why="Where a Q has no zero point, ONNX takes uint8, TensorRT 10 and later take int8, and TensorRT 8.6 fails: the "
-    "same file means different things. A DQ of a stored weight has the type of the weight, from TensorRT 10 on too.",
+    why="Where a Q has no zero point, ONNX takes uint8, TensorRT 10 and later take int8, and "
+    "TensorRT 8.6 fails: the "
+    "same file means different things. A DQ of a stored weight has the type of the weight, from "
+    "TensorRT 10 on too.",
     fix="Write a zero point of type int8 and value 0 into every Q and DQ.",
     source=PARSER,
     bad=Example("xq = QuantizeLinear (x, s)\nxd = DequantizeLinear (xq, s)\n" + WEIGHT + conv()),
@@ -37,7 +42,9 @@ TYPES = {
 )
 def zero_point_missing(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
-        typed = "output_dtype" in node.attributes or (_stored(node) and subject.target != "tensorrt-8.6")
+        typed = "output_dtype" in node.attributes or (
+            _stored(node) and subject.target != "tensorrt-8.6"
+        )
         if qdq.zero_point_value(node) is None and not typed:
             yield name_of(node), "expected a zero point, got none"
 
@@ -53,7 +60,8 @@ def _stored(node: ir.Node) -> bool:
     "error",
     TENSORRT,
     why="TensorRT computes with symmetric grids only and refuses any other zero point.",
-    fix="Quantize symmetrically: int8 with zero point 0 (quantize_static: extra_options={'ActivationSymmetric': "
+    fix="Quantize symmetrically: int8 with zero point 0 (quantize_static: "
+    "extra_options={'ActivationSymmetric': "
     "True, 'WeightSymmetric': True}).",
     source=PARSER,
     bad=Example(pair("x", zero="z3") + WEIGHT + conv(), constants={"z3": np.array(3, np.int8)}),
@@ -82,7 +90,10 @@ def zero_point_size(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
         zero, scale = qdq.constant(qdq.zero_point_value(node)), qdq.constant(node.inputs[1])
         if zero is not None and scale is not None and zero.size != scale.size:
-            yield name_of(node), f"expected as many zero points as scales, got {zero.size} and {scale.size}"
+            yield (
+                name_of(node),
+                f"expected as many zero points as scales, got {zero.size} and {scale.size}",
+            )
 
 
 @rule(
@@ -90,9 +101,11 @@ def zero_point_size(subject: Subject) -> Iterator[Hit]:
     "grid-type",
     "error",
     TENSORRT,
-    why="TensorRT has signed 8-bit grids (from 10 on also FP8 and INT4); it refuses uint8 and 16 bits, or reads "
+    why="TensorRT has signed 8-bit grids (from 10 on also FP8 and INT4); it refuses uint8 and 16 "
+    "bits, or reads "
     "them as int8.",
-    fix="Quantize to int8 (quantize_static: activation_type=QuantType.QInt8, weight_type=QuantType.QInt8).",
+    fix="Quantize to int8 (quantize_static: activation_type=QuantType.QInt8, "
+    "weight_type=QuantType.QInt8).",
     source=PARSER,
     bad=Example(pair("x", zero="u") + WEIGHT + conv()),
     good=CANONICAL,
@@ -101,7 +114,8 @@ def grid_type_of_target(subject: Subject) -> Iterator[Hit]:
     allowed = TYPES[subject.target]
     for node in steps(subject.nodes):
         kind = grid_type(node)
-        if kind is not None and kind not in allowed and kind != "int32":  # an int32 bias has its own rule
+        # an int32 bias has its own rule
+        if kind is not None and kind not in allowed and kind != "int32":
             yield name_of(node), f"expected {' or '.join(allowed)} for {subject.target}, got {kind}"
 
 
@@ -110,7 +124,8 @@ def grid_type_of_target(subject: Subject) -> Iterator[Hit]:
     "pair-disagrees",
     "error",
     TARGETS,
-    why="Q and DQ of one pair must have the same scale, zero point and axis: otherwise the pair multiplies every "
+    why="Q and DQ of one pair must have the same scale, zero point and axis: otherwise the pair "
+    "multiplies every "
     "value.",
     fix="Give both nodes the same scale, zero point and axis.",
     source="ONNX operators QuantizeLinear and DequantizeLinear",
@@ -125,5 +140,8 @@ def pair_disagrees(subject: Subject) -> Iterator[Hit]:
         if found.quantize is not None and not same_grid(found.quantize, found.dequantize):
             yield (
                 name_of(found.dequantize),
-                (f"expected the scale, zero point and axis of {name_of(found.quantize)}, got another"),
+                (
+                    f"expected the scale, zero point and axis of {name_of(found.quantize)}, got "
+                    "another"
+                ),
             )

@@ -1,4 +1,5 @@
-"""A runtime builds an engine from an ONNX file, runs it, times it, and says what precision each layer ran in."""
+"""A runtime builds an engine from an ONNX file, runs it, times it, and says what precision each
+layer ran in."""
 
 from __future__ import annotations
 
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
 
-WHERE_THEY_FAILED = ("Exception from ", "Check ", "[WARNING]")  # C++ files and lines, of no use to a reader
+# C++ files and lines, of no use to a reader
+WHERE_THEY_FAILED = ("Exception from ", "Check ", "[WARNING]")
 Tensors = Mapping[str, NDArray[np.generic]]
 
 
 @dataclass(frozen=True)
 class Port:
-    """A tensor that a step reads or writes. tensor: its name in the engine, "" where the runtime does not say."""
+    """A tensor that a step reads or writes. tensor: its name in the engine, "" where the runtime
+    does not say."""
 
     tensor: str
     precision: str
@@ -32,10 +35,14 @@ class LayerRun:
 
     name, op: the runtime's own words for the step and its kind.
     precision: what it computed in: "int8", "fp16", "fp32", ...; "?" where the runtime does not say.
-    ms: time of this step in one inference (the median, or the mean where the runtime gives only that), from a
-        profiling run, which is slower in total than an unprofiled one; None where it was not measured.
-    onnx: names of the ONNX nodes it computes, in the file's order; empty for a step that the runtime added.
-    origin: "reformat" for a copy that only changes layout, type or scale, "qdq" for a quantize or dequantize step
+    ms: time of this step in one inference (the median, or the mean where the runtime gives only
+    that), from a
+        profiling run, which is slower in total than an unprofiled one; None where it was not
+        measured.
+    onnx: names of the ONNX nodes it computes, in the file's order; empty for a step that the
+    runtime added.
+    origin: "reformat" for a copy that only changes layout, type or scale, "qdq" for a quantize or
+    dequantize step
         that was not fused into another, None for everything else.
     inputs, outputs: its activations, not its weights.
     """
@@ -54,12 +61,14 @@ class Engine(Protocol):
     """A model built for one runtime. Use inside `with`."""
 
     precision: str
-    """The precision that unquantized layers run in, such as "fp32" or "bf16", as the runtime was told."""
+    """The precision that unquantized layers run in, such as "fp32" or "bf16", as the runtime was
+    told."""
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]: ...
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
-        """Wall time of `repeats` single inferences, float64[repeats], milliseconds, in the order they ran."""
+        """Wall time of `repeats` single inferences, float64[repeats], milliseconds, in the order
+        they ran."""
         ...
 
     def close(self) -> None: ...
@@ -69,7 +78,8 @@ class ProfiledEngine(Engine, Protocol):
     """An engine that also says what it did. Not every runtime can."""
 
     def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
-        """Every step of one inference in the order it ran, from `repeats` profiled inferences apart from any timing."""
+        """Every step of one inference in the order it ran, from `repeats` profiled inferences apart
+        from any timing."""
         ...
 
 
@@ -77,13 +87,15 @@ class Runtime(Protocol):
     name: str
 
     def unavailable(self) -> str | None:
-        """Why this runtime cannot work on this machine, in one sentence with the fix; None where it can."""
+        """Why this runtime cannot work on this machine, in one sentence with the fix; None where it
+        can."""
         ...
 
     def version(self) -> str: ...
 
     def build(self, file: Path, *, threads: int | None = None) -> Engine:
-        """Raises RuntimeUnavailable where the runtime is missing, OnnxFileError where it refuses the file."""
+        """Raises RuntimeUnavailable where the runtime is missing, OnnxFileError where it refuses
+        the file."""
         ...
 
 
@@ -94,7 +106,10 @@ class Closing:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -106,17 +121,22 @@ def existing(file: Path) -> Path:
     """The file itself. Raises OnnxFileError where there is none, or it is empty."""
     if not file.is_file():
         raise OnnxFileError(
-            f"Expected an ONNX file at {file}, got none; run 'sensitivity export' first, or check the path."
+            f"Expected an ONNX file at {file}, got none; run 'sensitivity export' first, or check "
+            "the path."
         )
     if file.stat().st_size == 0:
-        raise OnnxFileError(f"Expected an ONNX model in {file}, got an empty file; export it again.")
+        raise OnnxFileError(
+            f"Expected an ONNX model in {file}, got an empty file; export it again."
+        )
     return file
 
 
 def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
     """The error for a file that a runtime cannot load, with the first line of what it said."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = next((line for line in lines if not line.startswith(WHERE_THEY_FAILED)), type(error).__name__)
+    said = next(
+        (line for line in lines if not line.startswith(WHERE_THEY_FAILED)), type(error).__name__
+    )
     return OnnxFileError(
         f"Expected {file.name} to be an ONNX model that {runtime} can load, got: {said[:300]}; "
         "check it with 'sensitivity lint', or export it again."
@@ -124,15 +144,21 @@ def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:
 
 
 def fitted(inputs: Tensors, wanted: Mapping[str, np.dtype[Any]]) -> dict[str, NDArray[np.generic]]:
-    """The inputs as contiguous arrays of the types that the file wants; floats are cast to its float type.
+    """The inputs as contiguous arrays of the types that the file wants; floats are cast to its
+    float type.
 
-    Inputs that the file does not have are left out: a traced graph has none that it does not read, such as a mask.
-    Raises OnnxFileError where one is missing, or a type that is not a float differs.
+    Inputs that the file does not have are left out: a traced graph has none that it does not read,
+    such as a mask. Raises OnnxFileError where one is missing, or a type that is not a float
+    differs.
     """
     if not set(wanted) <= set(inputs):
-        raise OnnxFileError(f"Expected inputs named {', '.join(wanted)}, got {', '.join(inputs) or 'none'}.")
+        raise OnnxFileError(
+            f"Expected inputs named {', '.join(wanted)}, got {', '.join(inputs) or 'none'}."
+        )
     for name, dtype in wanted.items():
         got = inputs[name].dtype
         if got != dtype and not (got.kind == dtype.kind == "f"):
-            raise OnnxFileError(f"Expected input {name} of type {dtype}, got {got}; convert it before the run.")
+            raise OnnxFileError(
+                f"Expected input {name} of type {dtype}, got {got}; convert it before the run."
+            )
     return {name: np.ascontiguousarray(inputs[name], dtype=dtype) for name, dtype in wanted.items()}

@@ -1,7 +1,8 @@
 """The little of CUDA that timing an engine needs, from whichever Python package the user has.
 
-Device memory, one stream, events and graphs, through torch, `cuda-bindings` or pycuda. None of the three has been run
-here on a GPU; their calls were checked against the packages' names only (torch 2.13, cuda-bindings 13.5).
+Device memory, one stream, events and graphs, through torch, `cuda-bindings` or pycuda. None of the
+three has been run here on a GPU; their calls were checked against the packages' names only (torch
+2.13, cuda-bindings 13.5).
 """
 
 from __future__ import annotations
@@ -60,8 +61,9 @@ class Cuda(Protocol):
         ...
 
     def captured(self, work: Work) -> Work:
-        """What `work` puts on the stream as a CUDA graph; calling the result launches it. `work` must have run once
-        before, because TensorRT does deferred work in its first launch that cannot be captured."""
+        """What `work` puts on the stream as a CUDA graph; calling the result launches it. `work`
+        must have run once before, because TensorRT does deferred work in its first launch that
+        cannot be captured."""
         ...
 
     def close(self) -> None:
@@ -83,13 +85,15 @@ def cuda_problem() -> str | None:
 
 
 def open_cuda() -> Cuda:
-    """The first CUDA package that works. Raises RuntimeUnavailable with the reason of each where none does."""
+    """The first CUDA package that works. Raises RuntimeUnavailable with the reason of each where
+    none does."""
     for package, path in PACKAGES.items():
         if _installed(package) and _load(path).problem() is None:
             made: Cuda = _load(path)()
             return made
     raise RuntimeUnavailable(
-        f"Expected a CUDA device, got: {cuda_problem()}; install torch with CUDA or cuda-bindings, and the driver."
+        f"Expected a CUDA device, got: {cuda_problem()}; install torch with CUDA or cuda-bindings, "
+        "and the driver."
     )
 
 

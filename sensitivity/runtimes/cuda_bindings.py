@@ -34,7 +34,9 @@ class BindingsCuda:
         self._addresses: list[int] = []
         self._graphs: list[Any] = []
         self.handle = int(self._stream)
-        properties = self._checked(runtime.cudaGetDeviceProperties(self._checked(runtime.cudaGetDevice())))
+        properties = self._checked(
+            runtime.cudaGetDeviceProperties(self._checked(runtime.cudaGetDevice()))
+        )
         self.device = properties.name.decode()
 
     def _checked(self, answer: tuple[Any, ...]) -> Any:
@@ -51,10 +53,20 @@ class BindingsCuda:
         return Buffer(self._addresses[-1], nbytes)
 
     def copy_in(self, buffer: Buffer, array: NDArray[np.generic]) -> None:
-        self._copy(buffer.address, array.ctypes.data, array.nbytes, self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice)
+        self._copy(
+            buffer.address,
+            array.ctypes.data,
+            array.nbytes,
+            self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice,
+        )
 
     def copy_out(self, buffer: Buffer, array: NDArray[np.generic]) -> None:
-        self._copy(array.ctypes.data, buffer.address, array.nbytes, self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost)
+        self._copy(
+            array.ctypes.data,
+            buffer.address,
+            array.nbytes,
+            self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost,
+        )
 
     def _copy(self, to: int, source: int, nbytes: int, kind: Any) -> None:
         self._checked(self._cuda.cudaMemcpyAsync(to, source, nbytes, kind, self._stream))

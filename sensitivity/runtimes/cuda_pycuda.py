@@ -61,7 +61,8 @@ class PyCuda:
 
     def captured(self, work: Work) -> Work:
         raise RuntimeUnavailable(
-            "Expected CUDA graphs, got pycuda, which has none; install cuda-bindings or set cuda_graph=False."
+            "Expected CUDA graphs, got pycuda, which has none; install cuda-bindings or set "
+            "cuda_graph=False."
         )
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
 """TensorRT's own JSON about an engine -> the layers that ran, their precision and time.
 
-It is what `trtexec --exportLayerInfo`, `--exportProfile` and `--exportTimes` write, and what EngineInspector returns.
-Written from engines of TensorRT 8; the forms of 10 and 11 (short format names, `Metadata`, `kgen`) from documentation.
+It is what `trtexec --exportLayerInfo`, `--exportProfile` and `--exportTimes` write, and what
+EngineInspector returns. Written from engines of TensorRT 8; the forms of 10 and 11 (short format
+names, `Metadata`, `kgen`) from documentation.
 """
 
 from __future__ import annotations
@@ -41,11 +42,14 @@ REFORMAT_OF = re.compile(r"^Reformatting CopyNode for (Input|Output) Tensor \d+ 
 
 
 def read_json(file: Path) -> Any:
-    """Raises RuntimeUnavailable where the file is missing or not JSON: whatever should have written it failed."""
+    """Raises RuntimeUnavailable where the file is missing or not JSON: whatever should have written
+    it failed."""
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise RuntimeUnavailable(f"Expected TensorRT to have written JSON to {file}, got: {error}.") from error
+        raise RuntimeUnavailable(
+            f"Expected TensorRT to have written JSON to {file}, got: {error}."
+        ) from error
 
 
 def compute_times(data: Iterable[Mapping[str, Any]]) -> NDArray[np.float64]:
@@ -54,7 +58,8 @@ def compute_times(data: Iterable[Mapping[str, Any]]) -> NDArray[np.float64]:
 
 
 def layer_times(data: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Milliseconds by engine layer; a name that several layers share has as many times, in the engine's order."""
+    """Milliseconds by engine layer; a name that several layers share has as many times, in the
+    engine's order."""
     times: dict[str, list[float]] = defaultdict(list)
     for item in data:
         if "name" in item:  # the first item holds only the number of inferences
@@ -63,12 +68,16 @@ def layer_times(data: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def engine_layers(
-    data: Mapping[str, Any], times: Mapping[str, list[float]] | None = None, names: OnnxNames | None = None
+    data: Mapping[str, Any],
+    times: Mapping[str, list[float]] | None = None,
+    names: OnnxNames | None = None,
 ) -> tuple[LayerRun, ...]:
     """The engine's layers in its order.
 
-    data: the layer information; an engine built without detailed verbosity only has names, and its precisions are "?".
-    times: from `layer_times`. names: of the ONNX file; without it, `LayerRun.onnx` holds the parts of TensorRT's names.
+    data: the layer information; an engine built without detailed verbosity only has names, and its
+    precisions are "?".
+    times: from `layer_times`. names: of the ONNX file; without it, `LayerRun.onnx` holds the parts
+    of TensorRT's names.
     """
     left = {name: deque(values) for name, values in (times or {}).items()}
     runs = []
@@ -105,19 +114,27 @@ def _origin(layer: Mapping[str, Any], kind: str) -> str | None:
 def _ports(tensors: Iterable[Any]) -> tuple[Port, ...]:
     ports = (tensor for tensor in tensors if isinstance(tensor, Mapping))
     return tuple(
-        Port(str(t["Name"]), _format_precision(str(t.get("Format/Datatype", ""))), str(t.get("Format/Datatype", "")))
+        Port(
+            str(t["Name"]),
+            _format_precision(str(t.get("Format/Datatype", ""))),
+            str(t.get("Format/Datatype", "")),
+        )
         for t in ports
     )
 
 
 def _format_precision(text: str) -> str:
-    """Of "Thirty-two wide channel vectorized row major Int8 format" (8.x) as of "Int8" (10 on): int8."""
+    """Of "Thirty-two wide channel vectorized row major Int8 format" (8.x) as of "Int8" (10 on):
+    int8."""
     words = re.findall(r"[a-z]+\d*", text.lower())
     return next((PRECISIONS[word] for word in words if word in PRECISIONS), "?")
 
 
-def _precision(layer: Mapping[str, Any], kind: str, inputs: tuple[Port, ...], outputs: tuple[Port, ...]) -> str:
-    """Weighted layers compute in the type of their weights, or of their first input; others in the widest type."""
+def _precision(
+    layer: Mapping[str, Any], kind: str, inputs: tuple[Port, ...], outputs: tuple[Port, ...]
+) -> str:
+    """Weighted layers compute in the type of their weights, or of their first input; others in the
+    widest type."""
     for key in ("Weights", "ConvWeights"):
         if isinstance(layer.get(key), Mapping) and layer[key].get("Type"):
             return _format_precision(str(layer[key]["Type"]))
@@ -128,8 +145,13 @@ def _precision(layer: Mapping[str, Any], kind: str, inputs: tuple[Port, ...], ou
 
 
 def _onnx_candidates(name: str, metadata: str) -> tuple[str, ...]:
-    """Names of ONNX nodes: from the metadata where there is any, otherwise the parts of a fused layer's name."""
+    """Names of ONNX nodes: from the metadata where there is any, otherwise the parts of a fused
+    layer's name."""
     if found := ONNX_LAYER.findall(metadata):
         return tuple(dict.fromkeys(found))
     parts = re.sub(r"PWN\(|\)", "", name).split(" + ")
-    return tuple(dict.fromkeys(piece.strip() for part in parts for piece in part.split(", ") if piece.strip()))
+    return tuple(
+        dict.fromkeys(
+            piece.strip() for part in parts for piece in part.split(", ") if piece.strip()
+        )
+    )

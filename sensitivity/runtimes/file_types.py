@@ -20,8 +20,9 @@ class FileTypes:
     half: bool
 
     def builder_flags(self, float_type: str) -> tuple[str, ...]:
-        """Flags of a weakly typed build. float_type is for what a quantized file leaves in float; a file without Q/DQ
-        is built in the types that it has, so that the float baseline stays float where INT8 files fall back to FP16.
+        """Flags of a weakly typed build. float_type is for what a quantized file leaves in float; a
+        file without Q/DQ is built in the types that it has, so that the float baseline stays float
+        where INT8 files fall back to FP16.
 
         >>> FileTypes(quantized=True, half=False).builder_flags("fp16")
         ('INT8', 'FP16')
@@ -32,8 +33,13 @@ class FileTypes:
         return (("INT8",) if self.quantized else ()) + (("FP16",) if fp16 else ())
 
     def precision(self, float_type: str, *, strong: bool) -> str:
-        """What unquantized layers run in: the file's types alone where the network is strongly typed."""
-        return "fp16" if self.half or (not strong and "FP16" in self.builder_flags(float_type)) else "fp32"
+        """What unquantized layers run in: the file's types alone where the network is strongly
+        typed."""
+        return (
+            "fp16"
+            if self.half or (not strong and "FP16" in self.builder_flags(float_type))
+            else "fp32"
+        )
 
 
 def file_types(file: Path) -> FileTypes:

@@ -40,8 +40,9 @@ class OnnxNames:
         return self.by_name.get(name) or self.by_output.get(name)
 
     def weighted_at_or_before(self, name: str) -> NodeName | None:
-        """The nearest weighted node (Conv, Gemm, ...) at this node or before it along first inputs: fused steps are
-        often named by the last tensor they make, such as the output of the ReLU after a convolution."""
+        """The nearest weighted node (Conv, Gemm, ...) at this node or before it along first inputs:
+        fused steps are often named by the last tensor they make, such as the output of the ReLU
+        after a convolution."""
         node = self.find(name)
         while node is not None and node.op not in WEIGHTED:
             node = self.by_output.get(node.inputs[0]) if node.inputs else None
@@ -54,7 +55,8 @@ class OnnxNames:
 
 
 def onnx_names(file: Path) -> OnnxNames:
-    """Names of the main graph's nodes. Raises OnnxFileError for a file that is not a whole ONNX model."""
+    """Names of the main graph's nodes. Raises OnnxFileError for a file that is not a whole ONNX
+    model."""
     graph = load_model(file).graph
     nodes = (
         NodeName(
@@ -72,7 +74,9 @@ def input_types(file: Path) -> dict[str, np.dtype[Any]]:
     """Type of each input of the model, in its order. Raises OnnxFileError as `onnx_names` does."""
     graph = load_model(file).graph
     given = (value for value in graph.inputs if value.name not in graph.initializers)
-    return {_name(value): np.dtype(value.dtype.numpy()) for value in given if value.dtype is not None}
+    return {
+        _name(value): np.dtype(value.dtype.numpy()) for value in given if value.dtype is not None
+    }
 
 
 def _name(value: Any) -> str:

@@ -24,11 +24,14 @@ DTYPES = {
     "tensor(float16)": "float16",
     "tensor(double)": "float64",
     "tensor(bool)": "bool",
-} | {f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
+} | {
+    f"tensor({kind}{bits})": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+}
 
 
 class OnnxRuntime:
-    """optimize: False switches every graph optimization off: the reference numerics of a Q/DQ file, slow."""
+    """optimize: False switches every graph optimization off: the reference numerics of a Q/DQ file,
+    slow."""
 
     name = "onnxruntime"
 
@@ -52,7 +55,8 @@ class OnnxRuntime:
 
 
 class OnnxRuntimeEngine(Closing):
-    """One session. A second one with the profiler on is made by `profile`, so that timing is never profiled."""
+    """One session. A second one with the profiler on is made by `profile`, so that timing is never
+    profiled."""
 
     precision = "fp32"  # the CPU kernels of x64 compute FP16 files in FP32, between casts
 
@@ -63,7 +67,9 @@ class OnnxRuntimeEngine(Closing):
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         names = [output.name for output in self._session.get_outputs()]
         with _running(self._file):
-            return dict(zip(names, self._session.run(names, _feed(self._session, inputs)), strict=True))
+            return dict(
+                zip(names, self._session.run(names, _feed(self._session, inputs)), strict=True)
+            )
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
         session, feed = self._session, _feed(self._session, inputs)
@@ -110,7 +116,8 @@ def _options(threads: int | None, optimize: bool) -> Any:
         options.intra_op_num_threads = threads
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    # Files are timed in turn: idle threads of one session must not spin on the cores that the next one uses.
+    # Files are timed in turn: idle threads of one session must not spin on the cores that the next
+    # one uses.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 

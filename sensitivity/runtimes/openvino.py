@@ -24,9 +24,10 @@ ADDED_BY_OPENVINO = ("/WithoutBiases", "_original", "/fq_input_0", "/fq_weights_
 
 
 class OpenVino:
-    """precision: of the layers that are not quantized; an FP16 file runs in FP16 where the processor has it. It is forced, because OpenVINO's own choice on a processor with
-    AVX512-BF16 or AMX is bf16, which is neither the float model's accuracy nor its speed elsewhere. None leaves the
-    choice to OpenVINO."""
+    """precision: of the layers that are not quantized; an FP16 file runs in FP16 where the
+    processor has it. It is forced, because OpenVINO's own choice on a processor with AVX512-BF16 or
+    AMX is bf16, which is neither the float model's accuracy nor its speed elsewhere. None leaves
+    the choice to OpenVINO."""
 
     name = "openvino"
 
@@ -46,16 +47,23 @@ class OpenVino:
     def build(self, file: Path, *, threads: int | None = None) -> OpenVinoEngine:
         if problem := self.unavailable():
             raise RuntimeUnavailable(problem)
-        half = self.precision == "fp32" and existing(file) and file_types(file).half and computes_fp16()
+        half = (
+            self.precision == "fp32"
+            and existing(file)
+            and file_types(file).half
+            and computes_fp16()
+        )
         return OpenVinoEngine(existing(file), threads, "fp16" if half else self.precision)
 
 
 class OpenVinoEngine(Closing):
-    """One compiled model. `profile` compiles a second one with performance counters, so that timing has none."""
+    """One compiled model. `profile` compiles a second one with performance counters, so that timing
+    has none."""
 
     def __init__(self, file: Path, threads: int | None, precision: str | None) -> None:
         self._file, self._settings = file, _settings(threads, precision)
-        self._names = onnx_names(file)  # first: OpenVINO tries a file that is not ONNX in every other format, loudly
+        # first: OpenVINO tries a file that is not ONNX in every other format, loudly
+        self._names = onnx_names(file)
         self._compiled = _compile(file, self._settings)
         self._request: Any = self._compiled.create_infer_request()
         told = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
@@ -63,7 +71,10 @@ class OpenVinoEngine(Closing):
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         self._request.infer(self._feed(inputs))
-        return {self._name(port): np.array(self._request.get_tensor(port).data) for port in self._compiled.outputs}
+        return {
+            self._name(port): np.array(self._request.get_tensor(port).data)
+            for port in self._compiled.outputs
+        }
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
         request, feed = self._request, self._feed(inputs)
@@ -86,16 +97,20 @@ class OpenVinoEngine(Closing):
 
     def _feed(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         ports = self._compiled.inputs
-        return fitted(inputs, {self._name(port): port.get_element_type().to_dtype() for port in ports})
+        return fitted(
+            inputs, {self._name(port): port.get_element_type().to_dtype() for port in ports}
+        )
 
     def _name(self, port: Any) -> str:
-        """OpenVINO gives a port the names of all tensors that it folded into it; the file's own is one of them."""
+        """OpenVINO gives a port the names of all tensors that it folded into it; the file's own is
+        one of them."""
         names: set[str] = port.get_names()
         return next(iter(names & self._names.ends), None) or port.get_any_name()
 
 
 def computes_fp16() -> bool:
-    """Whether this processor computes in FP16; others take an FP16 file and compute it in FP32, or in BF16."""
+    """Whether this processor computes in FP16; others take an FP16 file and compute it in FP32, or
+    in BF16."""
     import openvino
 
     return "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -120,23 +135,29 @@ def _compile(file: Path, settings: dict[str, Any]) -> Any:
 
 
 def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
-    """The executed nodes of a runtime graph, in its order, without what is computed from constants alone."""
+    """The executed nodes of a runtime graph, in its order, without what is computed from constants
+    alone."""
     info = {
-        node.get_friendly_name(): {key: _text(value) for key, value in node.get_rt_info().items()} for node in nodes
+        node.get_friendly_name(): {key: _text(value) for key, value in node.get_rt_info().items()}
+        for node in nodes
     }
     constants: set[str] = set()  # also a bias behind a Reshape: it is no activation
     same: dict[str, str] = {}  # a step that is not executed works in place: its output is its input
     steps = []
     for node in nodes:
         name, about = node.get_friendly_name(), info[node.get_friendly_name()]
-        sources = [port.get_source_output().get_node().get_friendly_name() for port in node.inputs()]
+        sources = [
+            port.get_source_output().get_node().get_friendly_name() for port in node.inputs()
+        ]
         reads = [same.get(source, source) for source in sources if source not in constants]
         if about["layerType"] == "Const" or (sources and not reads):
             constants.add(name)
         elif not sources or about["layerType"] == "Output":
             continue
         elif about["execTimeMcs"].isdigit() or len(reads) > 1:  # a Concat may work in place, too
-            steps.append(_step(name, about, tuple(_port(source, info[source]) for source in reads), names))
+            steps.append(
+                _step(name, about, tuple(_port(source, info[source]) for source in reads), names)
+            )
         else:
             same[name] = reads[0]
     return tuple(steps)
@@ -164,7 +185,8 @@ def _port(name: str, about: dict[str, str]) -> Port:
 
 
 def _in_file(name: str, names: OnnxNames) -> str:
-    """OpenVINO's name as the file has it: it adds endings to nodes that it splits, and numbers to those it copies."""
+    """OpenVINO's name as the file has it: it adds endings to nodes that it splits, and numbers to
+    those it copies."""
     for suffix in ADDED_BY_OPENVINO:
         name = name.removesuffix(suffix)
     return name if names.find(name) else re.sub(r"_\d+$", "", name)

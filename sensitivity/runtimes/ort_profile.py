@@ -16,10 +16,13 @@ REFORMAT_OPS = frozenset({"ReorderInput", "ReorderOutput", "Transpose", "Cast"})
 MADE_BY_FUSION = re.compile(r"(_token_\d+|_nchwc|_quant|_fused|/\w+Fusion/?)+$")
 
 
-def layer_runs(events: Iterable[Mapping[str, Any]], names: OnnxNames, *, skip: int = 0) -> tuple[LayerRun, ...]:
+def layer_runs(
+    events: Iterable[Mapping[str, Any]], names: OnnxNames, *, skip: int = 0
+) -> tuple[LayerRun, ...]:
     """One LayerRun per node that ran, in the order of the first inference.
 
-    skip: how many first inferences are left out of the medians (they allocate memory and pack weights).
+    skip: how many first inferences are left out of the medians (they allocate memory and pack
+    weights).
     """
     ran: dict[str, list[Mapping[str, Any]]] = {}
     for event in events:
@@ -31,15 +34,23 @@ def layer_runs(events: Iterable[Mapping[str, Any]], names: OnnxNames, *, skip: i
 def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip: int) -> LayerRun:
     args = seen[0]["args"]
     op = str(args["op_name"])
-    source = MADE_BY_FUSION.sub("", name.removeprefix("InsertedPrecisionFreeCast_"))  # FP16 files on a CPU
-    node = names.weighted_at_or_before(source) if "Conv" in op or "Gemm" in op or "MatMul" in op else names.find(source)
+    # FP16 files on a CPU
+    source = MADE_BY_FUSION.sub("", name.removeprefix("InsertedPrecisionFreeCast_"))
+    node = (
+        names.weighted_at_or_before(source)
+        if "Conv" in op or "Gemm" in op or "MatMul" in op
+        else names.find(source)
+    )
     added = node is None or (op in REFORMAT_OPS and node.op != op)
     took, made = _tensors(args["input_type_shape"]), _tensors(args["output_type_shape"])
     return LayerRun(
         name=name,
         op=op,
         precision=took[0] if took else "?",  # the first input decides which kernel runs
-        ms=statistics.median([float(event["dur"]) for event in seen][skip:] or [float(seen[0]["dur"])]) / 1000,
+        ms=statistics.median(
+            [float(event["dur"]) for event in seen][skip:] or [float(seen[0]["dur"])]
+        )
+        / 1000,
         onnx=() if added or node is None else (node.name,),
         origin="qdq" if op in QDQ_OPS else "reformat" if op in REFORMAT_OPS and added else None,
         inputs=tuple(Port("", kind) for kind in took[:1]),
@@ -48,5 +59,6 @@ def _layer_run(name: str, seen: list[Mapping[str, Any]], names: OnnxNames, skip:
 
 
 def _tensors(shapes: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Precisions of what is no scalar: QLinearConcat, for one, takes its scales before its tensors."""
+    """Precisions of what is no scalar: QLinearConcat, for one, takes its scales before its
+    tensors."""
     return [PRECISION.get(kind, kind) for item in shapes for kind, shape in item.items() if shape]

@@ -46,7 +46,9 @@ class TensorRt:
 
     def unavailable(self) -> str | None:
         if importlib.util.find_spec(self.module) is None:
-            return f"{self.module} is not installed; run: pip install {self.module.replace('_', '-')}"
+            return (
+                f"{self.module} is not installed; run: pip install {self.module.replace('_', '-')}"
+            )
         if problem := cuda_problem():
             return f"{self.module} is installed, but {problem}; check the driver with nvidia-smi"
         return None
@@ -56,13 +58,15 @@ class TensorRt:
 
     @property
     def lowering(self) -> str | None:
-        """Whose lowered files it takes: strongly typed networks "tensorrt", the others canonical files (None), to whose
-        float layers the builder's flag gives FP16, and of which 8.6 reads no later opset."""
+        """Whose lowered files it takes: strongly typed networks "tensorrt", the others canonical
+        files (None), to whose float layers the builder's flag gives FP16, and of which 8.6 reads no
+        later opset."""
         strong = strongly_typed(importlib.import_module(self.module), self.settings)
         return "tensorrt" if strong else None
 
     def build(self, file: Path, *, threads: int | None = None) -> TensorRtEngine:
-        """threads: has no meaning on a GPU, and is taken only because every runtime is built alike."""
+        """threads: has no meaning on a GPU, and is taken only because every runtime is built
+        alike."""
         if problem := self.unavailable():
             raise RuntimeUnavailable(problem)
         trt, file, cuda = importlib.import_module(self.module), existing(file), open_cuda()
@@ -84,17 +88,23 @@ class TensorRtRtx(TensorRt):
         problem = super().unavailable()
         if problem is None or importlib.util.find_spec(self.module) is None:
             return problem
-        return f"{problem}; builds: yes, with sensitivity lint --build; runs: no, which needs an RTX GPU"
+        return (
+            f"{problem}; builds: yes, with sensitivity lint --build; runs: no, which needs an "
+            "RTX GPU"
+        )
 
 
 class TensorRtEngine(Closing):
-    """One engine with one context. `time_ms` is GPU time between events, without transfers, as trtexec's computeMs."""
+    """One engine with one context. `time_ms` is GPU time between events, without transfers, as
+    trtexec's computeMs."""
 
     def __init__(self, trt: Any, file: Path, settings: TensorRtSettings, cuda: Cuda) -> None:
         self._trt, self._cuda, self._settings = trt, cuda, settings
         self._names: OnnxNames = onnx_names(file)
         self._logger = make_logger(trt)
-        self.precision = file_types(file).precision(settings.float_type, strong=strongly_typed(trt, settings))
+        self.precision = file_types(file).precision(
+            settings.float_type, strong=strongly_typed(trt, settings)
+        )
         runtime = trt.Runtime(self._logger)
         self._runtime = runtime  # must outlive its engines
         self._engine = self._loaded(file, runtime)
@@ -113,7 +123,9 @@ class TensorRtEngine(Closing):
         plan = build_plan(self._trt, self._logger, file, self._settings)
         engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise RuntimeUnavailable(f"Expected TensorRT to load the engine it built, got: {last_error(self._logger)}.")
+            raise RuntimeUnavailable(
+                f"Expected TensorRT to load the engine it built, got: {last_error(self._logger)}."
+            )
         if kept is not None:
             replace_file(kept, plan)
         return engine
@@ -121,14 +133,20 @@ class TensorRtEngine(Closing):
     def _new_context(self) -> Any:
         context = self._engine.create_execution_context()
         if context is None:
-            raise RuntimeUnavailable(f"Expected device memory for the engine, got: {last_error(self._logger)}.")
+            raise RuntimeUnavailable(
+                f"Expected device memory for the engine, got: {last_error(self._logger)}."
+            )
         return context
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
-        """An engine whose free first axis was built for one sample gets them one after the other."""
+        """An engine whose free first axis was built for one sample gets them one after the
+        other."""
         samples = len(next(iter(inputs.values()))) if self._takes_one_sample() else 1
         if samples > 1:
-            each = [self.run({name: array[[i]] for name, array in inputs.items()}) for i in range(samples)]
+            each = [
+                self.run({name: array[[i]] for name, array in inputs.items()})
+                for i in range(samples)
+            ]
             return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
         self._bind(self._context, inputs)
         self._enqueue(self._context)
@@ -139,7 +157,8 @@ class TensorRtEngine(Closing):
         return np.array([self._cuda.elapsed_ms(launch) for _ in range(repeats)], dtype=np.float64)
 
     def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
-        """In a context of its own and without a CUDA graph: the events between layers inflate the total."""
+        """In a context of its own and without a CUDA graph: the events between layers inflate the
+        total."""
         context, timer = self._new_context(), _layer_timer(self._trt)
         self._bind(context, inputs)
         self._enqueue(context)  # first launches load kernels; not profiled
@@ -163,7 +182,8 @@ class TensorRtEngine(Closing):
         return json.loads(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def _prepared(self, inputs: Tensors) -> Work:
-        """A launch of the engine on these inputs; kept while shapes stay the same, with only values copied anew."""
+        """A launch of the engine on these inputs; kept while shapes stay the same, with only values
+        copied anew."""
         shapes = {name: array.shape for name, array in inputs.items()}
         if self._launch is not None and shapes == self._shapes:
             self._copy_in(self._feed(inputs))
@@ -187,14 +207,19 @@ class TensorRtEngine(Closing):
     def _tensor_names(self, *, inputs: bool) -> list[str]:
         engine = self._engine
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        return [name for name in names if (engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT) is inputs]
+        return [
+            name
+            for name in names
+            if (engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT) is inputs
+        ]
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         try:
             dtype: np.dtype[Any] = np.dtype(self._trt.nptype(self._engine.get_tensor_dtype(name)))
         except TypeError as error:  # bfloat16 and fp8 have no numpy type
             raise OnnxFileError(
-                f"Expected {name} to have a type that numpy knows, got: {error}; export it as float."
+                f"Expected {name} to have a type that numpy knows, got: {error}; export it as "
+                "float."
             ) from error
         return dtype
 
@@ -202,14 +227,15 @@ class TensorRtEngine(Closing):
         return fitted(inputs, {name: self._dtype(name) for name in self._tensor_names(inputs=True)})
 
     def _bind(self, context: Any, inputs: Tensors) -> None:
-        """Set shapes, then addresses: output shapes are known only once all input shapes are set. A launch that was
-        prepared before may have other shapes or addresses, and is dropped."""
+        """Set shapes, then addresses: output shapes are known only once all input shapes are set. A
+        launch that was prepared before may have other shapes or addresses, and is dropped."""
         self._launch = None
         feed = self._feed(inputs)
         for name, array in feed.items():
             if not context.set_input_shape(name, array.shape):
                 raise OnnxFileError(
-                    f"Expected input {name} within the engine's shapes, got {array.shape}; rebuild for it."
+                    f"Expected input {name} within the engine's shapes, got {array.shape}; rebuild "
+                    "for it."
                 )
         sizes = {name: array.nbytes for name, array in feed.items()}
         for name in self._tensor_names(inputs=False):
@@ -226,7 +252,9 @@ class TensorRtEngine(Closing):
 
     def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(self._cuda.handle):
-            raise RuntimeUnavailable(f"Expected the engine to run, got: {last_error(self._logger)}.")
+            raise RuntimeUnavailable(
+                f"Expected the engine to run, got: {last_error(self._logger)}."
+            )
 
     def _outputs(self, context: Any) -> dict[str, NDArray[np.generic]]:
         self._cuda.synchronize()
@@ -238,7 +266,8 @@ class TensorRtEngine(Closing):
 
 
 def _medians(values: list[float], repeats: int) -> list[float]:
-    """One median per layer of this name: layers that share a name report one after the other in each inference."""
+    """One median per layer of this name: layers that share a name report one after the other in
+    each inference."""
     layers = len(values) // repeats
     return [statistics.median(values[index::layers]) for index in range(layers)]
 
@@ -247,8 +276,9 @@ def _known_shape(context: Any, name: str) -> tuple[int, ...]:
     shape = tuple(context.get_tensor_shape(name))
     if -1 in shape:
         raise OnnxFileError(
-            f"Expected output {name} to have a shape that follows from the inputs' shapes, got {shape}; cut the model "
-            "before the operation that decides it (such as NonMaxSuppression)."
+            f"Expected output {name} to have a shape that follows from the inputs' shapes, got "
+            f"{shape}; cut the model before the operation that decides it (such as "
+            "NonMaxSuppression)."
         )
     return shape
 

@@ -1,8 +1,10 @@
-"""An ONNX file -> a serialized TensorRT engine, by one path for TensorRT 8.6, 10, 11 and TensorRT for RTX.
+"""An ONNX file -> a serialized TensorRT engine, by one path for TensorRT 8.6, 10, 11 and TensorRT
+for RTX.
 
-`trt` is the imported module throughout. Names that some version lacks are read with getattr; tests check every other
-name, and every keyword, against the API lists of 8.6, 10.0, 10.16 and 11.1. Variables are named after the classes they
-hold (builder, network, parser, config, profile, cache, tensor), which is how those tests know what to look up.
+`trt` is the imported module throughout. Names that some version lacks are read with getattr; tests
+check every other name, and every keyword, against the API lists of 8.6, 10.0, 10.16 and 11.1.
+Variables are named after the classes they hold (builder, network, parser, config, profile, cache,
+tensor), which is how those tests know what to look up.
 """
 
 from __future__ import annotations
@@ -23,13 +25,17 @@ Shapes = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 class TensorRtSettings:
     """How engines are built and launched.
 
-    strongly_typed: types come from the ONNX file alone, as always in 11; None means wherever the version can (10 on).
-    float_type: of the layers that a quantized file leaves in float, in a weakly typed network only; a file without
-    Q/DQ is built in the types that it has.
-    workspace_mib: limit of scratch memory; None leaves TensorRT's own. timing_cache: file that is read before a build
-    and updated after it. engines: folder where engines are kept and found again. shapes: smallest, best and largest
-    shape of each input with a dynamic dimension; left out, a free first axis is built for one sample. cuda_graph: launch by a graph, as trtexec does by default in 11.
-    warm_up_ms: launches before the first timed one, until the GPU's clocks are up; 200 as trtexec's.
+    strongly_typed: types come from the ONNX file alone, as always in 11; None means wherever the
+    version can (10 on).
+    float_type: of the layers that a quantized file leaves in float, in a weakly typed network only;
+    a file without Q/DQ is built in the types that it has.
+    workspace_mib: limit of scratch memory; None leaves TensorRT's own. timing_cache: file that is
+    read before a build and updated after it. engines: folder where engines are kept and found
+    again. shapes: smallest, best and largest shape of each input with a dynamic dimension; left
+    out, a free first axis is built for one sample. cuda_graph: launch by a graph, as trtexec does
+    by default in 11.
+    warm_up_ms: launches before the first timed one, until the GPU's clocks are up; 200 as
+    trtexec's.
     """
 
     strongly_typed: bool | None = None
@@ -46,8 +52,9 @@ def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
     """Raises RuntimeUnavailable where the settings ask for what this version cannot do."""
     if settings.strongly_typed is False and trt.__name__ == "tensorrt_rtx":
         raise RuntimeUnavailable(
-            f"Expected strongly typed networks with TensorRT-RTX {trt.__version__}, which has no others, got "
-            "strongly_typed=False; leave it out, and export with --for tensorrt for FP16 outside INT8."
+            f"Expected strongly typed networks with TensorRT-RTX {trt.__version__}, which has no "
+            "others, got strongly_typed=False; leave it out, and export with --for tensorrt for "
+            "FP16 outside INT8."
         )
     can = hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
     must = not hasattr(trt.BuilderFlag, "INT8")
@@ -65,18 +72,20 @@ def strongly_typed(trt: Any, settings: TensorRtSettings) -> bool:
 
 
 def build_plan(trt: Any, logger: Any, file: Path, settings: TensorRtSettings) -> bytes:
-    """The serialized engine. Raises OnnxFileError where the parser refuses the file, RuntimeUnavailable where the
-    build fails; both with TensorRT's own words."""
+    """The serialized engine. Raises OnnxFileError where the parser refuses the file,
+    RuntimeUnavailable where the build fails; both with TensorRT's own words."""
     strong = strongly_typed(trt, settings)
     builder = trt.Builder(logger)
     network = builder.create_network(_network_flags(trt, strong))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(file)):
         raise OnnxFileError(
-            f"Expected {file.name} to be a model that TensorRT can parse, got: {_parser_errors(parser)}."
+            f"Expected {file.name} to be a model that TensorRT can parse, got: "
+            f"{_parser_errors(parser)}."
         )
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # layers are mapped back to the model's by name
+    # layers are mapped back to the model's by name
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if settings.workspace_mib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_mib << 20)
     if not strong:
@@ -85,7 +94,9 @@ def build_plan(trt: Any, logger: Any, file: Path, settings: TensorRtSettings) ->
     _read_timing_cache(config, settings.timing_cache)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise RuntimeUnavailable(f"Expected TensorRT to build {file.name}, got: {last_error(logger)}.")
+        raise RuntimeUnavailable(
+            f"Expected TensorRT to build {file.name}, got: {last_error(logger)}."
+        )
     _write_timing_cache(config, settings.timing_cache)
     return bytes(plan)
 
@@ -109,7 +120,8 @@ def _set_weak_types(trt: Any, config: Any, wanted: Collection[str]) -> None:
 
 
 def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes) -> None:
-    """One optimization profile for all inputs with a dynamic dimension; one sample where only their number is free."""
+    """One optimization profile for all inputs with a dynamic dimension; one sample where only their
+    number is free."""
     profile = builder.create_optimization_profile()
     dynamic = []
     for index in range(network.num_inputs):
@@ -119,8 +131,9 @@ def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes) -> Non
             continue
         if tensor.name not in shapes and -1 in shape[1:]:
             raise RuntimeUnavailable(
-                f"Expected smallest, best and largest shape of input {tensor.name}, whose shape {shape} is dynamic; "
-                f"give them as shapes={{{tensor.name!r}: (smallest, best, largest)}}."
+                f"Expected smallest, best and largest shape of input {tensor.name}, whose shape "
+                f"{shape} is dynamic; give them as shapes={{{tensor.name!r}: (smallest, best, "
+                f"largest)}}."
             )
         smallest, best, largest = shapes.get(tensor.name, ((1, *shape[1:]),) * 3)
         profile.set_shape(tensor.name, smallest, best, largest)
@@ -132,7 +145,9 @@ def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes) -> Non
 def _read_timing_cache(config: Any, file: Path | None) -> None:
     """A cache of another version or device is ignored by TensorRT, and replaced after the build."""
     if file is not None:
-        config.set_timing_cache(config.create_timing_cache(file.read_bytes() if file.exists() else b""), False)
+        config.set_timing_cache(
+            config.create_timing_cache(file.read_bytes() if file.exists() else b""), False
+        )
 
 
 def _write_timing_cache(config: Any, file: Path | None) -> None:
@@ -154,13 +169,21 @@ def _parser_error(error: Any) -> str:
 
 
 def plan_file(trt: Any, file: Path, settings: TensorRtSettings, device: str) -> Path | None:
-    """Where the engine of this very file, version, device and settings is kept; None where engines are not kept."""
+    """Where the engine of this very file, version, device and settings is kept; None where engines
+    are not kept."""
     if settings.engines is None:
         return None
     key = hashlib.sha256(file.read_bytes())
-    for extra in sorted(file.parent.glob(f"{file.name}.*")):  # weights kept outside the file, such as model.onnx.data
+    # weights kept outside the file, such as model.onnx.data
+    for extra in sorted(file.parent.glob(f"{file.name}.*")):
         key.update(f"{extra.name} {extra.stat().st_size} {extra.stat().st_mtime_ns}".encode())
-    what = (trt.__name__, trt.__version__, device, strongly_typed(trt, settings), settings.float_type)
+    what = (
+        trt.__name__,
+        trt.__version__,
+        device,
+        strongly_typed(trt, settings),
+        settings.float_type,
+    )
     key.update(repr((*what, settings.workspace_mib, sorted(settings.shapes.items()))).encode())
     return settings.engines / f"{file.stem}-{key.hexdigest()[:16]}.engine"
 

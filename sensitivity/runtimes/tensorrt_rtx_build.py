@@ -1,7 +1,9 @@
-"""What NVIDIA's TensorRT for RTX makes of an ONNX file: its parser's errors, or the layers of the engine it builds.
+"""What NVIDIA's TensorRT for RTX makes of an ONNX file: its parser's errors, or the layers of the
+engine it builds.
 
-Its builder needs no GPU. It can end its process on some files, so it works in a child process with a time limit; hand
-it only files that lint does not refuse. Nothing is executed, and nothing is timed: that needs an RTX GPU.
+Its builder needs no GPU. It can end its process on some files, so it works in a child process with
+a time limit; hand it only files that lint does not refuse. Nothing is executed, and nothing is
+timed: that needs an RTX GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ SECONDS = 120.0
 
 @dataclass(frozen=True)
 class ParserError:
-    """node, operator: of the ONNX node that the parser refused; empty where it blames the whole file."""
+    """node, operator: of the ONNX node that the parser refused; empty where it blames the whole
+    file."""
 
     node: str
     operator: str
@@ -45,8 +48,10 @@ class Build:
     """One try to build a file.
 
     version: of tensorrt_rtx. sm: compute capability that it was built for, such as 89.
-    ok: whether there is an engine. parsed: whether the parser took the file; errors: what it said where it did not.
-    layers: of the engine, in its order. ended: why there is no engine where the parser took the file, else None.
+    ok: whether there is an engine. parsed: whether the parser took the file; errors: what it said
+    where it did not.
+    layers: of the engine, in its order. ended: why there is no engine where the parser took the
+    file, else None.
     """
 
     version: str
@@ -68,15 +73,19 @@ class Build:
 def unavailable() -> str | None:
     """Why nothing can be built here, in one sentence with the fix; None where it can."""
     if importlib.util.find_spec(MODULE) is None:
-        return f"{MODULE} is not installed; run: pip install tensorrt-rtx (Linux and Windows, x86-64)"
+        return (
+            f"{MODULE} is not installed; run: pip install tensorrt-rtx (Linux and Windows, x86-64)"
+        )
     return None
 
 
 def build(path: Path, *, sm: int = SM, timeout_s: float = SECONDS) -> Build:
-    """Parse and build `path` in a child process. The network is strongly typed, since RTX has no other.
+    """Parse and build `path` in a child process. The network is strongly typed, since RTX has no
+    other.
 
-    sm: compute capability that the engine is for. timeout_s: after so many seconds the child is ended.
-    Raises OnnxFileError where there is no file, RuntimeUnavailable where nothing can be built here or for this `sm`.
+    sm: compute capability that the engine is for. timeout_s: after so many seconds the child is
+    ended. Raises OnnxFileError where there is no file, RuntimeUnavailable where nothing can be
+    built here or for this `sm`.
     """
     if problem := unavailable():
         raise RuntimeUnavailable(f"Expected to build {path.name}, got: {problem}.")
@@ -91,16 +100,26 @@ def build(path: Path, *, sm: int = SM, timeout_s: float = SECONDS) -> Build:
         answer = json.loads(answer_path.read_text())
     if f"SM{sm}" not in answer["known"]:
         known = ", ".join(name.removeprefix("SM") for name in answer["known"])
-        raise RuntimeUnavailable(f"Expected --sm to be one of {known}, which {MODULE} builds for, got {sm}.")
+        raise RuntimeUnavailable(
+            f"Expected --sm to be one of {known}, which {MODULE} builds for, got {sm}."
+        )
     return _build(answer, sm, ended)
 
 
 def _run_child(path: Path, sm: int, answer_path: Path, timeout_s: float) -> str | None:
     """How the child ended where it did not end by itself; None where it did."""
-    # -P: the folder of the script holds tensorrt.py, which is not the module that tensorrt_rtx may import.
+    # -P: the folder of the script holds tensorrt.py, which is not the module that tensorrt_rtx may
+    # import.
     command = [sys.executable, "-P", str(CHILD), str(path), str(sm), str(answer_path)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603 - our own child
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
     except subprocess.TimeoutExpired:
         return f"had no end after {timeout_s:g} s"
     if done.returncode == 0:
@@ -119,9 +138,13 @@ def _how(code: int) -> str:
 def _build(answer: dict[str, Any], sm: int, ended: str | None) -> Build:
     version, stage = str(answer["version"]), answer["stage"]
     if stage == "done":
-        return Build(version, sm, ok=True, parsed=True, layers=engine_layers(answer["layers"], version))
+        return Build(
+            version, sm, ok=True, parsed=True, layers=engine_layers(answer["layers"], version)
+        )
     if "parser_errors" in answer:
-        errors = tuple(ParserError(*(str(part) for part in error)) for error in answer["parser_errors"])
+        errors = tuple(
+            ParserError(*(str(part) for part in error)) for error in answer["parser_errors"]
+        )
         return Build(version, sm, ok=False, parsed=False, errors=errors or (_unnamed(answer),))
     part = "parser" if stage == "parse" else "builder"
     told = f"the {part} of TensorRT-RTX {version} {ended or f'says: {_said(answer)}'}"

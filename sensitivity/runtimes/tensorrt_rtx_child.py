@@ -1,7 +1,8 @@
 """Build one ONNX file with TensorRT for RTX, in a process of its own that the builder may end.
 
-Run by path, with a file, a compute capability and the path of the answer. It imports nothing of `sensitivity`, so that
-it starts fast. The answer is written after each stage: where the builder ends the process, the last stage is known.
+Run by path, with a file, a compute capability and the path of the answer. It imports nothing of
+`sensitivity`, so that it starts fast. The answer is written after each stage: where the builder
+ends the process, the last stage is known.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ ERRORS_KEPT = 3
 
 
 def main(file: str, sm: str, answer_path: str) -> None:
-    """Write JSON with version, stage, parser errors, the builder's errors and the text that lists the engine's layers.
+    """Write JSON with version, stage, parser errors, the builder's errors and the text that lists
+    the engine's layers.
 
     stage: "parse", "build" or "done": the last that was begun.
     """
@@ -38,7 +40,8 @@ def main(file: str, sm: str, answer_path: str) -> None:
     answer["stage"] = "build"
     _write(answer_path, answer)
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the log then lists the engine's layers
+    # the log then lists the engine's layers
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.num_compute_capabilities = 1
     config.set_compute_capability(trt.ComputeCapability.__members__[f"SM{sm}"], 0)
     _take_one_sample(builder, network, config)
@@ -48,7 +51,8 @@ def main(file: str, sm: str, answer_path: str) -> None:
 
 
 def _take_one_sample(builder: Any, network: Any, config: Any) -> None:
-    """A free first axis gets one sample. What another free axis should be, nobody said: the builder refuses it."""
+    """A free first axis gets one sample. What another free axis should be, nobody said: the builder
+    refuses it."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     dynamic = {tensor.name: tuple(tensor.shape) for tensor in inputs if -1 in tuple(tensor.shape)}
     if not dynamic or any(-1 in shape[1:] for shape in dynamic.values()):

@@ -1,4 +1,5 @@
-"""The layers that the builder of TensorRT for RTX lists in its detailed log. Read from logs of 1.7.1."""
+"""The layers that the builder of TensorRT for RTX lists in its detailed log. Read from logs of
+1.7.1."""
 
 from __future__ import annotations
 
@@ -11,18 +12,30 @@ from sensitivity.errors import RuntimeUnavailable
 from sensitivity.runtimes.engine_json import ONNX_LAYER, PRECISIONS
 
 LINE = re.compile(
-    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: "
+    r"\[(?P<constants>.*?)\], "
     r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<rest>.*)"
 )
 TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([\d,]*)\], .*?Datatype: (\w+)")
-BITS = {"int4": 4, "fp4": 4, "int8": 8, "uint8": 8, "bool": 8, "fp8": 8, "fp16": 16, "bf16": 16, "int64": 64}
+BITS = {
+    "int4": 4,
+    "fp4": 4,
+    "int8": 8,
+    "uint8": 8,
+    "bool": 8,
+    "fp8": 8,
+    "fp16": 16,
+    "bf16": 16,
+    "int64": 64,
+}
 UNNAMED = "node_of_"
 """How the parser calls a node without a name: with its first output behind this."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """dtype: "int8", "fp16", "fp32", ... shape: as the engine holds it, with channels that it added."""
+    """dtype: "int8", "fp16", "fp32", ... shape: as the engine holds it, with channels that it
+    added."""
 
     name: str
     dtype: str
@@ -38,7 +51,8 @@ class Layer:
     """A layer of the engine.
 
     kind: the builder's own word, such as "correlation", "gemm", "runtime_fusion" or "kgen".
-    onnx: names of the ONNX nodes that it says it is made of; a node without a name is called by its first output.
+    onnx: names of the ONNX nodes that it says it is made of; a node without a name is called by its
+    first output.
     inputs, outputs: activations. constants: weights, scales, biases.
     """
 
@@ -66,8 +80,12 @@ def _layer(line: str, version: str) -> Layer:
     if found is None:
         raise _unreadable(line[:100], version)
     names = (name.removeprefix(UNNAMED) for name in ONNX_LAYER.findall(found["rest"]))
-    inputs, constants, outputs = (_tensors(found[key]) for key in ("inputs", "constants", "outputs"))
-    return Layer(found["name"], found["kind"], tuple(dict.fromkeys(names)), inputs, constants, outputs)
+    inputs, constants, outputs = (
+        _tensors(found[key]) for key in ("inputs", "constants", "outputs")
+    )
+    return Layer(
+        found["name"], found["kind"], tuple(dict.fromkeys(names)), inputs, constants, outputs
+    )
 
 
 def _tensors(text: str) -> tuple[Tensor, ...]:
@@ -83,6 +101,6 @@ def _sizes(text: str) -> Iterable[int]:
 
 def _unreadable(got: str, version: str) -> RuntimeUnavailable:
     return RuntimeUnavailable(
-        f"Expected the log of TensorRT-RTX {version} to list the engine's layers as 1.7.1 does, got {got!r}; "
-        "install tensorrt-rtx 1.7.1."
+        f"Expected the log of TensorRT-RTX {version} to list the engine's layers as 1.7.1 does, "
+        f"got {got!r}; install tensorrt-rtx 1.7.1."
     )

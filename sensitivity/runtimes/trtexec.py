@@ -33,20 +33,23 @@ from sensitivity.runtimes.trtexec_flags import (
 
 
 class TrtExec:
-    """command: the tool's name or path. It comes with NVIDIA's containers and archives, not with the pip package."""
+    """command: the tool's name or path. It comes with NVIDIA's containers and archives, not with
+    the pip package."""
 
     name = "trtexec"
     per_turn = 200  # inferences per turn of a bench: a turn starts a process and loads the engine
 
-    def __init__(self, settings: TensorRtSettings | None = None, *, command: str = "trtexec") -> None:
+    def __init__(
+        self, settings: TensorRtSettings | None = None, *, command: str = "trtexec"
+    ) -> None:
         self.settings = settings or TensorRtSettings()
         self.command = command
 
     def unavailable(self) -> str | None:
         if shutil.which(self.command) is None:
             return (
-                f"{self.command} is not on the PATH; it comes with NVIDIA's TensorRT containers and archives, "
-                "not with the pip package"
+                f"{self.command} is not on the PATH; it comes with NVIDIA's TensorRT containers "
+                "and archives, not with the pip package"
             )
         return None
 
@@ -58,11 +61,13 @@ class TrtExec:
 
     @property
     def lowering(self) -> str | None:
-        """As of the Python module: "tensorrt" for strongly typed networks, None (canonical files) for the others."""
+        """As of the Python module: "tensorrt" for strongly typed networks, None (canonical files)
+        for the others."""
         return "tensorrt" if is_strong(self._version(), self.settings) else None
 
     def build(self, file: Path, *, threads: int | None = None) -> TrtExecEngine:
-        """threads: has no meaning on a GPU, and is taken only because every runtime is built alike."""
+        """threads: has no meaning on a GPU, and is taken only because every runtime is built
+        alike."""
         if problem := self.unavailable():
             raise RuntimeUnavailable(problem)
         return TrtExecEngine(self.command, self._version(), existing(file), self.settings)
@@ -71,7 +76,9 @@ class TrtExec:
 class TrtExecEngine(Closing):
     """An engine in a temporary folder; every call starts the tool on it."""
 
-    def __init__(self, command: str, version: Version, file: Path, settings: TensorRtSettings) -> None:
+    def __init__(
+        self, command: str, version: Version, file: Path, settings: TensorRtSettings
+    ) -> None:
         self._command, self._version, self._file, self._settings = command, version, file, settings
         self._types = input_types(file)
         types = file_types(file)
@@ -98,13 +105,18 @@ class TrtExecEngine(Closing):
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
         """GPU time of the last `repeats` inferences; trtexec may run more."""
         times = self._path("times.json")
-        self._call(time_flags(self._version, self._plan, times, repeats, self._settings) + self._inputs(inputs))
+        self._call(
+            time_flags(self._version, self._plan, times, repeats, self._settings)
+            + self._inputs(inputs)
+        )
         return compute_times(read_json(times))[-repeats:]
 
     def profile(self, inputs: Tensors, repeats: int) -> tuple[LayerRun, ...]:
         layers, profile = self._path("layers.json"), self._path("profile.json")
         self._call(profile_flags(self._plan, layers, profile, repeats) + self._inputs(inputs))
-        return engine_layers(read_json(layers), layer_times(read_json(profile)), onnx_names(self._file))
+        return engine_layers(
+            read_json(layers), layer_times(read_json(profile)), onnx_names(self._file)
+        )
 
     def close(self) -> None:
         self._folder.cleanup()
@@ -117,17 +129,26 @@ class TrtExecEngine(Closing):
         for index, (name, array) in enumerate(fitted(inputs, self._types).items()):
             files[name] = self._path(f"input{index}.bin")
             files[name].write_bytes(array.tobytes())
-        return input_flags(files, {name: array.shape for name, array in inputs.items()}, self._settings)
+        return input_flags(
+            files, {name: array.shape for name, array in inputs.items()}, self._settings
+        )
 
     def _call(self, flags: Sequence[str]) -> None:
         _answer([self._command, *flags], check=True)
 
 
 def _answer(command: Sequence[str], *, check: bool = False) -> str:
-    """What the tool printed. Raises RuntimeUnavailable, with its last error line, where it fails and `check` is set."""
+    """What the tool printed. Raises RuntimeUnavailable, with its last error line, where it fails
+    and `check` is set."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  the user named the tool
     text = done.stdout + done.stderr
     if check and done.returncode:
-        errors = [line for line in text.splitlines() if "[E]" in line] or text.splitlines() or ["nothing"]
-        raise RuntimeUnavailable(f"Expected '{' '.join(command)[:200]}' to succeed, got: {errors[-1].strip()[:300]}.")
+        errors = (
+            [line for line in text.splitlines() if "[E]" in line]
+            or text.splitlines()
+            or ["nothing"]
+        )
+        raise RuntimeUnavailable(
+            f"Expected '{' '.join(command)[:200]}' to succeed, got: {errors[-1].strip()[:300]}."
+        )
     return text

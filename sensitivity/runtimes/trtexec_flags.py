@@ -1,8 +1,9 @@
 """The command lines of trtexec, which differ by version.
 
-From TensorRT 11 on, CUDA graph, spin wait and no data transfers are its defaults; on 8.6 and 10 they are asked for, or
-the numbers do not compare. `--int8` and `--fp16` go only to weakly typed builds of 8.6 and 10: 11 fails on them.
-Tests check every flag against the lists of 8.6, 10.0, 10.12, 10.16, 11.0 and 11.1.
+From TensorRT 11 on, CUDA graph, spin wait and no data transfers are its defaults; on 8.6 and 10
+they are asked for, or the numbers do not compare. `--int8` and `--fp16` go only to weakly typed
+builds of 8.6 and 10: 11 fails on them. Tests check every flag against the lists of 8.6, 10.0,
+10.12, 10.16, 11.0 and 11.1.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def version_from_banner(text: str) -> Version:
     found = re.search(r"TensorRT v([\d.]+)", text)
     if not found:
         raise RuntimeUnavailable(
-            f"Expected trtexec to print its TensorRT version, got {text[:80]!r}; give its full path."
+            f"Expected trtexec to print its TensorRT version, got {text[:80]!r}; give its full "
+            "path."
         )
     if "." in found[1]:
         first, second, *_ = found[1].split(".")
@@ -39,14 +41,25 @@ def version_from_banner(text: str) -> Version:
 
 def is_strong(version: Version, settings: TensorRtSettings) -> bool:
     if settings.strongly_typed and version < (10, 0):
-        raise RuntimeUnavailable(f"Expected TensorRT 10 or later for a strongly typed network, got {_dotted(version)}.")
+        raise RuntimeUnavailable(
+            f"Expected TensorRT 10 or later for a strongly typed network, got {_dotted(version)}."
+        )
     if settings.strongly_typed is False and version >= (11, 0):
-        raise RuntimeUnavailable(f"Expected TensorRT 10 or earlier for a weakly typed network, got {_dotted(version)}.")
+        raise RuntimeUnavailable(
+            f"Expected TensorRT 10 or earlier for a weakly typed network, got {_dotted(version)}."
+        )
     return version >= (10, 0) if settings.strongly_typed is None else settings.strongly_typed
 
 
-def build_flags(version: Version, file: Path, engine: Path, types: FileTypes, settings: TensorRtSettings) -> list[str]:
-    flags = [f"--onnx={file}", f"--saveEngine={engine}", "--skipInference", "--profilingVerbosity=detailed"]
+def build_flags(
+    version: Version, file: Path, engine: Path, types: FileTypes, settings: TensorRtSettings
+) -> list[str]:
+    flags = [
+        f"--onnx={file}",
+        f"--saveEngine={engine}",
+        "--skipInference",
+        "--profilingVerbosity=detailed",
+    ]
     if is_strong(version, settings):
         flags += ["--stronglyTyped"] if version < (11, 0) else []
     else:
@@ -57,11 +70,15 @@ def build_flags(version: Version, file: Path, engine: Path, types: FileTypes, se
         flags.append(f"--timingCacheFile={settings.timing_cache}")
     for index, flag in enumerate(("--minShapes", "--optShapes", "--maxShapes")):
         if settings.shapes:
-            flags.append(f"{flag}={shapes_text({name: triple[index] for name, triple in settings.shapes.items()})}")
+            flags.append(
+                f"{flag}={shapes_text({name: triple[index] for name, triple in settings.shapes.items()})}"
+            )
     return flags
 
 
-def time_flags(version: Version, engine: Path, times: Path, repeats: int, settings: TensorRtSettings) -> list[str]:
+def time_flags(
+    version: Version, engine: Path, times: Path, repeats: int, settings: TensorRtSettings
+) -> list[str]:
     """`--duration=0` makes the count of iterations decide; warm-up is in milliseconds."""
     flags = [f"--loadEngine={engine}", f"--exportTimes={times}"]
     flags += [f"--iterations={repeats}", "--duration=0", f"--warmUp={settings.warm_up_ms}"]
@@ -84,15 +101,26 @@ def profile_flags(engine: Path, layers: Path, profile: Path, repeats: int) -> li
 
 
 def run_flags(version: Version, engine: Path, outputs: Path) -> list[str]:
-    flags = [f"--loadEngine={engine}", f"--exportOutput={outputs}", "--iterations=1", "--duration=0", "--warmUp=0"]
+    flags = [
+        f"--loadEngine={engine}",
+        f"--exportOutput={outputs}",
+        "--iterations=1",
+        "--duration=0",
+        "--warmUp=0",
+    ]
     return flags if version < (11, 0) else [*flags, "--includeDataTransfers"]
 
 
 def input_flags(
     files: Mapping[str, Path], shapes: Mapping[str, tuple[int, ...]], settings: TensorRtSettings
 ) -> list[str]:
-    """Values from raw files, and their shapes where the engine is dynamic (a static one refuses them)."""
-    flags = ["--loadInputs=" + ",".join(f"{_quoted(name)}:{file}" for name, file in files.items())] if files else []
+    """Values from raw files, and their shapes where the engine is dynamic (a static one refuses
+    them)."""
+    flags = (
+        ["--loadInputs=" + ",".join(f"{_quoted(name)}:{file}" for name, file in files.items())]
+        if files
+        else []
+    )
     return [*flags, f"--shapes={shapes_text(shapes)}"] if settings.shapes else flags
 
 
@@ -102,7 +130,9 @@ def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
     >>> shapes_text({"x": (1, 3, 224, 224), "images:0": (1, 3, 8, 8)})
     "x:1x3x224x224,'images:0':1x3x8x8"
     """
-    return ",".join(f"{_quoted(name)}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())
+    return ",".join(
+        f"{_quoted(name)}:{'x'.join(map(str, shape))}" for name, shape in shapes.items()
+    )
 
 
 def _quoted(name: str) -> str:

@@ -17,8 +17,8 @@ from sensitivity.scan.variants import baselines
 from sensitivity.tasks.batches import batch_digest, batch_size
 
 CHANGED = (
-    "The {} has changed since this run began. Its model, its data and the scores of its first batch "
-    "are the same, so what was measured before still counts."
+    "The {} has changed since this run began. Its model, its data and the scores of its first "
+    "batch are the same, so what was measured before still counts."
 )
 COMPARED = ("float", "quantized")
 TOLERANCE = 1e-6
@@ -30,7 +30,10 @@ class _MeasuresAnother(Exception):
 
 
 def check_same_task(
-    measurer: Measurer, quantizers: Sequence[Quantizer], known: Mapping[str, Estimate], what: str = "task file"
+    measurer: Measurer,
+    quantizers: Sequence[Quantizer],
+    known: Mapping[str, Estimate],
+    what: str = "task file",
 ) -> None:
     """Raise JournalMismatch, with the difference, where the task does not measure what it did.
 
@@ -52,8 +55,13 @@ def check_same_task(
 
 
 def _check_data(measurer: Measurer, split: str) -> None:
-    """Compare the digests of all batches that were read, also by signals, which name their own split."""
-    read = {batch: digest for (of, batch), digest in measurer.journal.digests.items() if of.partition(":")[0] == split}
+    """Compare the digests of all batches that were read, also by signals, which name their own
+    split."""
+    read = {
+        batch: digest
+        for (of, batch), digest in measurer.journal.digests.items()
+        if of.partition(":")[0] == split
+    }
     reader = Reader(measurer.task, split)
     for batch in sorted(read):
         if batch_digest(*reader.at(batch)) != read[batch]:
@@ -92,5 +100,6 @@ def _check_metric(measurer: Measurer, name: str, variant: Variant, known: Estima
     value = measurer.aggregate(scores)
     if not np.isclose(value, known.value, rtol=TOLERANCE, atol=TOLERANCE):
         raise _MeasuresAnother(
-            f"another metric from the same scores of the {name} model, {value:.6g} instead of {known.value:.6g}"
+            f"another metric from the same scores of the {name} model, {value:.6g} instead of "
+            f"{known.value:.6g}"
         )

@@ -1,4 +1,5 @@
-"""From a ranking to a plan: the planner searches on `confirm`, the result is judged once on `holdout`."""
+"""From a ranking to a plan: the planner searches on `confirm`, the result is judged once on
+`holdout`."""
 
 from __future__ import annotations
 
@@ -12,7 +13,16 @@ from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.quantizers.units import Pins
-from sensitivity.records import CostModel, Estimate, Plan, PlanMetric, Quantizer, Scores, Target, Unit
+from sensitivity.records import (
+    CostModel,
+    Estimate,
+    Plan,
+    PlanMetric,
+    Quantizer,
+    Scores,
+    Target,
+    Unit,
+)
 from sensitivity.registry import load
 from sensitivity.scan.engine import Measurer
 from sensitivity.scan.judge import RoughJudge, SequentialJudge, SplitJudge
@@ -26,10 +36,12 @@ from sensitivity.signals.base import Signal
 
 @dataclass(frozen=True)
 class Means:
-    """How a plan is searched for. planner: a name in the registry. cost: of a skip-set; None counts units.
+    """How a plan is searched for. planner: a name in the registry. cost: of a skip-set; None counts
+    units.
 
-    probe: measures whole engines; None where that is not asked for. signal: orders the units anew after each that is left
-    out; None keeps the scan's order. alone: unit -> that signal when it alone is quantized; measured where it is None.
+    probe: measures whole engines; None where that is not asked for. signal: orders the units anew
+    after each that is left out; None keeps the scan's order. alone: unit -> that signal when it
+    alone is quantized; measured where it is None.
     ends: for each end of the graph its units, the nearest first.
     """
 
@@ -54,7 +66,8 @@ def choose_plan(
 
     fixed: units that the user has decided about.
 
-    After a raced scan the search is guided by its signal and stops measuring a set once the answer is clear.
+    After a raced scan the search is guided by its signal and stops measuring a set once the answer
+    is clear.
     """
     base = baselines(quantizers)
     (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
@@ -62,7 +75,9 @@ def choose_plan(
     order, distortion, notes = _order(measurer, units, quantizers, scanned, means)
     planner = PinnedPlanner(_planner(means, order, scanned), fixed.skip, fixed.keep)
     judge = _judge(measurer, units, floor, float_scores, scanned)
-    goal = Goal(floor, measurer.aggregate(float_scores), means.cost, order.signal, means.probe, distortion)
+    goal = Goal(
+        floor, measurer.aggregate(float_scores), means.cost, order.signal, means.probe, distortion
+    )
     choice = planner.choose(order.units, judge, goal)
     variant = skip_variant(choice.skip, units)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
@@ -73,21 +88,32 @@ def choose_plan(
         met=choice.met,
         target=target,
         floor=floor,
-        # Every planner judges the empty set first: as much of the quantized baseline as that took is known.
-        metric=_metric(measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held),
+        # Every planner judges the empty set first: as much of the quantized baseline as that took
+        # is known.
+        metric=_metric(
+            measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held
+        ),
         path=choice.path,
         planner=planner.name,
         reason=None
         if choice.met
-        else _reason(choice, floor, measurer.aggregate(float_scores), measurer.aggregate(confirmed)),
+        else _reason(
+            choice, floor, measurer.aggregate(float_scores), measurer.aggregate(confirmed)
+        ),
         try_next=() if choice.met else TRY_NEXT,
-        notes=(*notes, *choice.notes, *([means.cost.note] if means.cost and means.cost.note else [])),
+        notes=(
+            *notes,
+            *choice.notes,
+            *([means.cost.note] if means.cost and means.cost.note else []),
+        ),
         predicted_ms=means.cost.of(choice.skip) if means.cost and means.cost.unit == "ms" else None,
         measured_ms=choice.ms.get(choice.skip),
     )
 
 
-def _judge(measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores, scanned: Scan) -> Judge:
+def _judge(
+    measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores, scanned: Scan
+) -> Judge:
     """After a raced scan one that stops once the answer is clear."""
     if not scanned.signal:
         return SplitJudge(measurer, units, floor)
@@ -97,8 +123,8 @@ def _judge(measurer: Measurer, units: Sequence[Unit], floor: float, float_scores
 
 
 def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
-    """Where everything in INT8 has collapsed, the few units that cause it are looked for; elsewhere, after a raced scan, a
-    prefix of the order, whose signal says which one to try."""
+    """Where everything in INT8 has collapsed, the few units that cause it are looked for;
+    elsewhere, after a raced scan, a prefix of the order, whose signal says which one to try."""
     culprits = CulpritPlanner(means.ends)
     if scanned.collapsed and means.planner == "greedy":
         return culprits
@@ -111,12 +137,19 @@ def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
 
 
 def _order(
-    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], scanned: Scan, means: Means
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    scanned: Scan,
+    means: Means,
 ) -> tuple[Order, Distortion | None, tuple[str, ...]]:
-    """The order in which units are left out, with what each is worth; what sets of them do to the outputs, None where
-    that cannot be had; and a note where this is not the usual."""
+    """The order in which units are left out, with what each is worth; what sets of them do to the
+    outputs, None where that cannot be had; and a note where this is not the usual."""
     names = [effect.unit for effect in scanned.effects]
-    ranked = Order(tuple(names), scanned.signal or {one.unit: max(one.effect.value, 0.0) for one in scanned.effects})
+    ranked = Order(
+        tuple(names),
+        scanned.signal or {one.unit: max(one.effect.value, 0.0) for one in scanned.effects},
+    )
     if means.signal is None:
         return ranked, None, (COLLAPSED,) if scanned.collapsed else ()
     subject = (measurer, units, quantizers, means.signal)
@@ -129,9 +162,9 @@ def _order(
 
 
 COLLAPSED = (
-    "With everything in INT8 the outputs are noise, and leaving out one layer more or less shows nothing: the few layers that "
-    "ruin them were looked for among those that do most alone in INT8 and at the ends of the graph, and what the target "
-    "does not need went back to INT8."
+    "With everything in INT8 the outputs are noise, and leaving out one layer more or less shows "
+    "nothing: the few layers that ruin them were looked for among those that do most alone in INT8 "
+    "and at the ends of the graph, and what the target does not need went back to INT8."
 )
 
 
@@ -143,16 +176,35 @@ TRY_NEXT = (
 
 
 def _metric(
-    measurer: Measurer, float_: Scores, quantized: Scores, confirm: Scores, held_float: Scores, held: Scores
+    measurer: Measurer,
+    float_: Scores,
+    quantized: Scores,
+    confirm: Scores,
+    held_float: Scores,
+    held: Scores,
 ) -> PlanMetric:
     def one(scores: Scores) -> Estimate:
         return estimate(scores, measurer.task.aggregate)
 
     drop = gain(held, held_float, measurer.task.aggregate)
-    return PlanMetric(measurer.task.metric, one(float_), one(quantized), one(confirm), one(held), one(held_float), drop)
+    return PlanMetric(
+        measurer.task.metric,
+        one(float_),
+        one(quantized),
+        one(confirm),
+        one(held),
+        one(held_float),
+        drop,
+    )
 
 
 def _reason(choice: Choice, floor: float, float_metric: float, metric: float) -> str:
     if float_metric < floor:
-        return f"the float model itself reaches {float_metric:.4f} on confirm, under the target of {floor:.4f}"
-    return f"the best of {len(choice.path)} skip-sets tried reaches {metric:.4f} on confirm, under the target of {floor:.4f}"
+        return (
+            f"the float model itself reaches {float_metric:.4f} on confirm, under the target of "
+            f"{floor:.4f}"
+        )
+    return (
+        f"the best of {len(choice.path)} skip-sets tried reaches {metric:.4f} on confirm, under "
+        f"the target of {floor:.4f}"
+    )

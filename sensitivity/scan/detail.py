@@ -16,7 +16,14 @@ from sensitivity.scan.ranking import Aggregate, estimate
 from sensitivity.scan.variants import baselines
 from sensitivity.stats.jackknife import pseudo_values
 from sensitivity.tasks.detection import DetectionScore, ImageBatches, pad_truth
-from sensitivity.tasks.detection_detail import VARIANTS, DetectionDetail, ShownImage, class_results, map50, shown_boxes
+from sensitivity.tasks.detection_detail import (
+    VARIANTS,
+    DetectionDetail,
+    ShownImage,
+    class_results,
+    map50,
+    shown_boxes,
+)
 from sensitivity.tasks.detection_images import image_size, load_rgb
 from sensitivity.tasks.detection_labels import LabelledImage
 
@@ -28,15 +35,24 @@ WIDTH = 480
 """Pixels of the longer side of a picture in the report."""
 
 
-def detection_detail(measurer: Measurer, quantizers: Sequence[Quantizer], plan: Plan) -> DetectionDetail | None:
-    """Of float, INT8 and the plan, on the first images of `rank`; None for a task that is no detector."""
+def detection_detail(
+    measurer: Measurer, quantizers: Sequence[Quantizer], plan: Plan
+) -> DetectionDetail | None:
+    """Of float, INT8 and the plan, on the first images of `rank`; None for a task that is no
+    detector."""
     judge = measurer.task.score
     if not isinstance(judge, DetectionScore):
         return None
-    base, planned = baselines(quantizers), Variant("plan", frozenset(plan.quantizers), frozenset(plan.ranges))
+    base, planned = (
+        baselines(quantizers),
+        Variant("plan", frozenset(plan.quantizers), frozenset(plan.ranges)),
+    )
     variants = (base["float"], base["quantized"], planned)
     scores = dict(zip(VARIANTS, _scores(measurer, variants), strict=True))
-    aggregates: dict[str, Aggregate] = {measurer.task.metric: measurer.task.aggregate, "mAP50": map50(len(judge.names))}
+    aggregates: dict[str, Aggregate] = {
+        measurer.task.metric: measurer.task.aggregate,
+        "mAP50": map50(len(judge.names)),
+    }
     metrics = {
         name: {variant: estimate(rows, aggregate) for variant, rows in scores.items()}
         for name, aggregate in aggregates.items()
@@ -49,14 +65,19 @@ def detection_detail(measurer: Measurer, quantizers: Sequence[Quantizer], plan: 
         if isinstance(data, ImageBatches)
         else ()
     )
-    return DetectionDetail(len(loss), plan.skip, metrics, class_results(scores, judge.names), images)
+    return DetectionDetail(
+        len(loss), plan.skip, metrics, class_results(scores, judge.names), images
+    )
 
 
 def _scores(measurer: Measurer, variants: Sequence[Variant]) -> list[Scores]:
     """Of the first images of rank, at least one batch."""
     batches: list[list[Scores]] = []
     stream = measurer.stream(variants, "rank", "detail")
-    while sum(len(one[0]) for one in batches) < MOST_IMAGES and (batch := next(stream, None)) is not None:
+    while (
+        sum(len(one[0]) for one in batches) < MOST_IMAGES
+        and (batch := next(stream, None)) is not None
+    ):
         batches.append(batch)
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
@@ -65,12 +86,19 @@ def _losses(scores: dict[str, Scores], measurer: Measurer) -> Scores:
     """How much of the loss of INT8 each image causes, float64[n]; their sum is the loss."""
     if len(scores["float"]) < 2:
         return np.zeros(len(scores["float"]))
-    float_, int8 = (pseudo_values(scores[variant], measurer.task.aggregate) for variant in ("float", "int8"))
+    float_, int8 = (
+        pseudo_values(scores[variant], measurer.task.aggregate) for variant in ("float", "int8")
+    )
     return (float_ - int8) / len(float_)
 
 
 def _shown(
-    measurer: Measurer, variants: Sequence[Variant], judge: DetectionScore, data: ImageBatches, at: int, loss: float
+    measurer: Measurer,
+    variants: Sequence[Variant],
+    judge: DetectionScore,
+    data: ImageBatches,
+    at: int,
+    loss: float,
 ) -> ShownImage:
     image = data.images[at]
     image = replace(image, size=image.size or image_size(image.file))
@@ -81,7 +109,9 @@ def _shown(
         for number, outputs in measurer.outputs(variants, inputs)
     }
     picture, width, height = _picture(image)
-    return ShownImage(image.file.name, picture, width, height, loss, {name: boxes[name] for name in VARIANTS})
+    return ShownImage(
+        image.file.name, picture, width, height, loss, {name: boxes[name] for name in VARIANTS}
+    )
 
 
 def _picture(image: LabelledImage) -> tuple[str, int, int]:
@@ -91,4 +121,8 @@ def _picture(image: LabelledImage) -> tuple[str, int, int]:
     shown = shown.resize((max(round(shown.width * ratio), 1), max(round(shown.height * ratio), 1)))
     content = io.BytesIO()
     shown.save(content, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}", shown.width, shown.height
+    return (
+        f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}",
+        shown.width,
+        shown.height,
+    )

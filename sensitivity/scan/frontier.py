@@ -1,7 +1,7 @@
 """Every skip-set that a search measured, as a curve, and plans for other targets taken from it.
 
-Holdout is measured for the sets that some target would choose, whatever it says about them: choosing among them for a
-new target then needs no sample, and still does not look at holdout.
+Holdout is measured for the sets that some target would choose, whatever it says about them:
+choosing among them for a new target then needs no sample, and still does not look at holdout.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ HOLDOUT_SAMPLES = 5_000
 class Frontier:
     """What a search left for other targets. points: in the order tried.
 
-    search: the settings that it was for; another target of the same search may be answered from it. cost: of a skip-set;
-    None where units were counted.
+    search: the settings that it was for; another target of the same search may be answered from it.
+    cost: of a skip-set; None where units were counted.
     """
 
     points: tuple[FrontierPoint, ...]
@@ -54,7 +54,8 @@ def measured_frontier(
     variant_of: Callable[[tuple[str, ...]], Variant],
     cost: CostModel | None,
 ) -> tuple[FrontierPoint, ...]:
-    """The sets of the plan's path that were measured on all of `confirm`, and everything in INT8 among them."""
+    """The sets of the plan's path that were measured on all of `confirm`, and everything in INT8
+    among them."""
     aggregate = measurer.task.aggregate
     float_ = baselines(quantizers)["float"]
     (float_scores,) = measurer.scores([float_], "confirm", "frontier: float")
@@ -64,7 +65,9 @@ def measured_frontier(
         if len(scores) == len(float_scores):
             drop = gain(scores, float_scores, aggregate)
             ms = cost.of(step.skip) if cost and cost.unit == "ms" else None
-            points.append(FrontierPoint(step.skip, estimate(scores, aggregate), drop, predicted_ms=ms))
+            points.append(
+                FrontierPoint(step.skip, estimate(scores, aggregate), drop, predicted_ms=ms)
+            )
     return _held_out(measurer, float_, points, variant_of, cost, plan)
 
 
@@ -76,13 +79,18 @@ def _held_out(
     cost: CostModel | None,
     plan: Plan,
 ) -> tuple[FrontierPoint, ...]:
-    """The same with holdout accuracy where some target would choose the set, as far as samples allow."""
+    """The same with holdout accuracy where some target would choose the set, as far as samples
+    allow."""
     (float_scores,) = measurer.scores([float_], "holdout", "frontier: float")
     affordable = HOLDOUT_SAMPLES // max(len(float_scores), 1)
     wanted = [point.skip for point in best_points(points, cost)][:affordable]
     sets = list(dict.fromkeys([plan.skip, *wanted]))
     scores = dict(
-        zip(sets, measurer.scores([variant_of(s) for s in sets], "holdout", "frontier: holdout"), strict=True)
+        zip(
+            sets,
+            measurer.scores([variant_of(s) for s in sets], "holdout", "frontier: holdout"),
+            strict=True,
+        )
     )
     aggregate = measurer.task.aggregate
     return tuple(
@@ -113,32 +121,40 @@ def confirm_values(
     points: Sequence[FrontierPoint],
     variant_of: Callable[[tuple[str, ...]], Variant],
 ) -> np.ndarray:
-    """float[1 + points, m]: values on `confirm` whose mean is the metric, of float first and then of each point."""
+    """float[1 + points, m]: values on `confirm` whose mean is the metric, of float first and then
+    of each point."""
     variants = [baselines(quantizers)["float"], *(variant_of(point.skip) for point in points)]
     scores = measurer.scores(variants, "confirm", "frontier: confirm")
     return np.stack([centred_values(one, measurer.task.aggregate) for one in scores])
 
 
 def centred_values(scores: Scores, aggregate: Callable[[Scores], float]) -> np.ndarray:
-    """float[m]: values of single samples, moved so that their mean is the metric: pseudo-values of mAP alone are tenths off."""
+    """float[m]: values of single samples, moved so that their mean is the metric: pseudo-values of
+    mAP alone are tenths off."""
     values = per_sample(scores, aggregate)
     return np.asarray(values + (aggregate(scores) - values.mean()))
 
 
 def correction(
-    values: np.ndarray, points: Sequence[FrontierPoint], chosen: tuple[str, ...], floor: float, cost: CostModel | None
+    values: np.ndarray,
+    points: Sequence[FrontierPoint],
+    chosen: tuple[str, ...],
+    floor: float,
+    cost: CostModel | None,
 ) -> Estimate | None:
-    """The drop of the set `chosen` on `confirm`, corrected for choosing it there; as it is for one set, where nothing was
-    chosen. None where the set was not measured on all of it.
+    """The drop of the set `chosen` on `confirm`, corrected for choosing it there; as it is for one
+    set, where nothing was chosen. None where the set was not measured on all of it.
 
-    values: of `confirm_values`. The interval is at least as wide as that of the plain paired drop: a bootstrap of
-    samples that all agree would have none.
+    values: of `confirm_values`. The interval is at least as wide as that of the plain paired drop:
+    a bootstrap of samples that all agree would have none.
     """
     plain = next((point.drop for point in points if point.skip == chosen), None)
     if plain is None or len(points) < 2:
         return plain
     costs = [cost_of(point.skip, cost) for point in points]
-    return widened(corrected_drop(values[0], values[1:], costs, float(values[0].mean()) - floor), plain)
+    return widened(
+        corrected_drop(values[0], values[1:], costs, float(values[0].mean()) - floor), plain
+    )
 
 
 def replanned(
@@ -149,8 +165,8 @@ def replanned(
     units: Sequence[Unit],
     quantizers: Sequence[Quantizer],
 ) -> Plan | None:
-    """The cheapest measured set that meets another target; None where none does, where only float itself does, and where its
-    holdout is not known.
+    """The cheapest measured set that meets another target; None where none does, where only float
+    itself does, and where its holdout is not known.
 
     earlier: the plan of the same search, whose baselines and recalibrated units it keeps.
     """
@@ -160,7 +176,8 @@ def replanned(
     if found is None or found.holdout is None or found.holdout_drop is None:
         return None
     if len(found.skip) == len(units) and found.skip != earlier.skip:
-        return None  # float itself, which every search tries: a search for this target may find less
+        # float itself, which every search tries: a search for this target may find less
+        return None
     disabled = skip_variant(found.skip, units).disabled
     known = found.skip == earlier.skip
     return replace(
@@ -190,4 +207,7 @@ def replanned(
     )
 
 
-FROM_MEASURED = "Taken from {} skip-sets that were measured before, without a new one; --search looks for a cheaper one between them."
+FROM_MEASURED = (
+    "Taken from {} skip-sets that were measured before, without a new one; --search "
+    "looks for a cheaper one between them."
+)

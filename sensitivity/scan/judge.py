@@ -1,4 +1,5 @@
-"""Does a skip-set meet the target on `confirm`? All of the split, or as much of it as the answer takes."""
+"""Does a skip-set meet the target on `confirm`? All of the split, or as much of it as the answer
+takes."""
 
 from __future__ import annotations
 
@@ -15,11 +16,12 @@ from sensitivity.scan.variants import skip_variant
 from sensitivity.stats.sequential import verdict
 
 REJECT = 0.3
-"""Largest chance of refusing a set that meets the target, for one that just meets it (`docs/statistics.md`). It only costs
-a unit more, so it may be loose."""
+"""Largest chance of refusing a set that meets the target, for one that just meets it
+(`docs/statistics.md`). It only costs a unit more, so it may be loose."""
 
 LEAST = 0.1
-"""Part of the split on which a set is measured before it may be refused: what it loses is what the search goes on from."""
+"""Part of the split on which a set is measured before it may be refused: what it loses is what the
+search goes on from."""
 
 FIRST_LOOK = 16
 """Samples of a set before it may be refused roughly."""
@@ -39,14 +41,17 @@ class SplitJudge:
 
 
 class SequentialJudge:
-    """Stops as soon as it is clear that a skip-set misses the target, looking after every batch (`stats.sequential`).
+    """Stops as soon as it is clear that a skip-set misses the target, looking after every batch
+    (`stats.sequential`).
 
-    float_scores: of all of `confirm`. A set is only called met once it has been measured on all of the split: a
-    refusal may be wrong with a small chance, a plan never is. For a metric whose scores have no known range, every set
-    is measured on the whole split.
+    float_scores: of all of `confirm`. A set is only called met once it has been measured on all of
+    the split: a refusal may be wrong with a small chance, a plan never is. For a metric whose
+    scores have no known range, every set is measured on the whole split.
     """
 
-    def __init__(self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores) -> None:
+    def __init__(
+        self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores
+    ) -> None:
         self._measurer, self._units = measurer, units
         self._float = float_scores
         self._allowed = floor - measurer.aggregate(float_scores)
@@ -61,7 +66,9 @@ class SequentialJudge:
         """The answer no, once it is clear; None where the whole split has to say."""
         variant = skip_variant(skip, self._units)
         difference = np.empty(0)
-        for (scores,) in self._measurer.stream([variant], "confirm", f"plan: {len(skip)} units skipped"):
+        for (scores,) in self._measurer.stream(
+            [variant], "confirm", f"plan: {len(skip)} units skipped"
+        ):
             seen = difference.size
             difference = np.append(difference, scores - self._float[seen : seen + len(scores)])
             part = difference.size / len(self._float)
@@ -71,26 +78,33 @@ class SequentialJudge:
         return None
 
     def _error(self, difference: Scores) -> float:
-        """Standard error of the mean as that of the split, as if one sample more had been off by all that can be."""
+        """Standard error of the mean as that of the split, as if one sample more had been off by
+        all that can be."""
         assert self._bound is not None
         n = difference.size
         variance = (np.sum(difference**2) + self._bound**2) / (n + 1) - difference.mean() ** 2
         return float(np.sqrt(variance / n * (1 - n / len(self._float))))
 
     def _is_below(self, difference: Scores) -> bool:
-        answer = verdict(difference, self._allowed, len(self._float), alpha=REJECT, bound=self._bound)
+        answer = verdict(
+            difference, self._allowed, len(self._float), alpha=REJECT, bound=self._bound
+        )
         return answer == "below"
 
 
 class RoughJudge:
-    """Stops where a skip-set misses the target by far, for a metric whose scores have no known range, such as mAP.
+    """Stops where a skip-set misses the target by far, for a metric whose scores have no known
+    range, such as mAP.
 
-    float_scores: of all of `confirm`. It looks at FIRST_LOOK samples and whenever they have doubled, and refuses where the 95 %
-    interval of the drop, from jackknife values, lies above what is allowed. So a refusal may be wrong with a small chance,
-    which costs a unit more; a set is only called met once it has been measured on all of the split.
+    float_scores: of all of `confirm`. It looks at FIRST_LOOK samples and whenever they have
+    doubled, and refuses where the 95 % interval of the drop, from jackknife values, lies above what
+    is allowed. So a refusal may be wrong with a small chance, which costs a unit more; a set is
+    only called met once it has been measured on all of the split.
     """
 
-    def __init__(self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores) -> None:
+    def __init__(
+        self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores
+    ) -> None:
         self._measurer, self._units = measurer, units
         self._float = float_scores
         self._metric = measurer.aggregate(float_scores)
@@ -100,7 +114,9 @@ class RoughJudge:
     def __call__(self, skip: tuple[str, ...]) -> Judged:
         variant = skip_variant(skip, self._units)
         parts, seen, look = list[Scores](), 0, FIRST_LOOK
-        for (scores,) in self._measurer.stream([variant], "confirm", f"plan: {len(skip)} units skipped"):
+        for (scores,) in self._measurer.stream(
+            [variant], "confirm", f"plan: {len(skip)} units skipped"
+        ):
             parts.append(scores)
             seen += len(scores)
             if look <= seen < len(self._float):

@@ -1,11 +1,12 @@
 """A scan that spends samples only where the order of units is still open.
 
-1. A cheap signal on few samples orders all units: how far the outputs move when one unit alone is quantized.
-2. The metric on the first batch of as many units as the budget has room for, then only of the most promising ones,
-   batch by batch, until the order of the first is settled or the budget is spent. Evidence may be looked at after every
-   batch (`stats.sequential`).
-3. Units that the metric can tell apart are ordered by it, all others by the signal, and marked as ties. A unit that the
-   metric was not spent on has an effect of no samples.
+1. A cheap signal on few samples orders all units: how far the outputs move when one unit alone is
+   quantized.
+2. The metric on the first batch of as many units as the budget has room for, then only of the most
+   promising ones, batch by batch, until the order of the first is settled or the budget is spent.
+   Evidence may be looked at after every batch (`stats.sequential`).
+3. Units that the metric can tell apart are ordered by it, all others by the signal, and marked as
+   ties. A unit that the metric was not spent on has an effect of no samples.
 """
 
 from __future__ import annotations
@@ -34,13 +35,15 @@ CONTENDERS = 8
 """Units that race on the metric once the signal has ordered all of them."""
 
 GROUP = 4
-"""The race asks which of the contenders are the best so many, up to differences that do not matter."""
+"""The race asks which of the contenders are the best so many, up to differences that do not
+matter."""
 
 TOLERANCE = 0.005
 """Part of the metric's full scale that does not matter: half a point."""
 
 LOOK_AGAIN = 1.25
-"""The race is judged whenever this many times as many samples were seen: a look costs time where the metric is no mean."""
+"""The race is judged whenever this many times as many samples were seen: a look costs time where
+the metric is no mean."""
 
 ALPHA = 0.05
 
@@ -51,7 +54,8 @@ EXACT_UP_TO = 20_000
 """Samples up to which measuring every unit whole is affordable."""
 
 EXACT_IF_COLLAPSED = 5_000
-"""The same where everything in INT8 has collapsed: no plan follows from the metric of single units then."""
+"""The same where everything in INT8 has collapsed: no plan follows from the metric of single units
+then."""
 
 FEW_SAMPLES = 4
 """Of every unit in place of SIGNAL_SAMPLES there: what ruins a model shows on any sample."""
@@ -59,7 +63,8 @@ FEW_SAMPLES = 4
 
 @dataclass(frozen=True)
 class Budget:
-    """samples: most to measure in the race, baselines included, but for the first batch, which all contenders get.
+    """samples: most to measure in the race, baselines included, but for the first batch, which all
+    contenders get.
     seconds: after which no batch is begun. None: no limit.
 
     A time budget ends a resumed scan elsewhere than an uninterrupted one; a sample budget does not.
@@ -80,7 +85,8 @@ def measured_signal(
     signal: Signal,
     samples: int = SIGNAL_SAMPLES,
 ) -> dict[str, float]:
-    """Unit -> mean distortion when it alone is quantized, on the first `samples` samples of `rank`, or just more."""
+    """Unit -> mean distortion when it alone is quantized, on the first `samples` samples of `rank`,
+    or just more."""
     variants = [unit_variant(unit, quantizers, "enable") for unit in units]
     values = measurer.distortion(signal, variants, baselines(quantizers)["float"], samples)
     return {unit.name: float(np.mean(value)) for unit, value in zip(units, values, strict=True)}
@@ -110,10 +116,15 @@ def raced_scan(
 
 
 class _Race:
-    """Scores of baselines and units, as far as they have been measured. entrants: by signal, the strongest first."""
+    """Scores of baselines and units, as far as they have been measured. entrants: by signal, the
+    strongest first."""
 
     def __init__(
-        self, measurer: Measurer, base: Mapping[str, Variant], entrants: Mapping[str, Variant], mode: Mode
+        self,
+        measurer: Measurer,
+        base: Mapping[str, Variant],
+        entrants: Mapping[str, Variant],
+        mode: Mode,
     ) -> None:
         self.scores: dict[str, Scores] = {}
         self._measurer = measurer
@@ -127,7 +138,11 @@ class _Race:
         data = self._measurer.task.data["rank"]
         reader, start, spent = Reader(self._measurer.task, "rank"), time.monotonic(), 0
         size = batch_size(next(iter(data))[0])
-        room = len(self._entrants) if budget.samples is None else budget.samples // size - len(self._base)
+        room = (
+            len(self._entrants)
+            if budget.samples is None
+            else budget.samples // size - len(self._base)
+        )
         running, looked = list(self._entrants)[: max(room, CONTENDERS)], 0
         most = len(self._base) + len(running) + (len(data) - 1) * (len(self._base) + CONTENDERS)
         with self._measurer.progress("race on the metric", most) as advance:
@@ -137,9 +152,13 @@ class _Race:
                 dear = budget.samples is not None and spent + size * len(variants) > budget.samples
                 if batch > 0 and (late or dear):
                     return
-                measured = self._measurer.batch(list(variants.values()), "rank", batch, reader, advance)
+                measured = self._measurer.batch(
+                    list(variants.values()), "rank", batch, reader, advance
+                )
                 for name, scores in zip(variants, measured, strict=True):
-                    self.scores[name] = np.concatenate([self.scores[name], scores]) if batch else scores
+                    self.scores[name] = (
+                        np.concatenate([self.scores[name], scores]) if batch else scores
+                    )
                 spent += len(measured[0]) * len(variants)
                 seen = len(self.scores[self._reference])
                 if batch == 0 or seen >= LOOK_AGAIN * looked:
@@ -157,7 +176,9 @@ class _Race:
         for row, gain in zip(values, gains, strict=True):
             row[: len(gain)] = gain
         scale = self._measurer.task.full_scale
-        now = standing(values, GROUP, None, tolerance=TOLERANCE * scale, alpha=ALPHA, bound=self.bound)
+        now = standing(
+            values, GROUP, None, tolerance=TOLERANCE * scale, alpha=ALPHA, bound=self.bound
+        )
         return [contenders[index] for index in sorted(now.open)]
 
     @property
@@ -166,7 +187,8 @@ class _Race:
         return score_bound(self._measurer.task, self.scores[self._reference])
 
     def gain(self, name: str) -> Scores:
-        """Per-sample gain of a unit over the reference, on the samples it was measured on; a loss in mode `enable`."""
+        """Per-sample gain of a unit over the reference, on the samples it was measured on; a loss
+        in mode `enable`."""
         own = len(self.scores.get(name, ()))
         return self._sign * (self._values(name, own) - self._values(self._reference, own))
 
@@ -179,7 +201,8 @@ class _Race:
         return self._per_sample[name, samples]
 
     def order(self) -> list[str]:
-        """By signal, except that no unit stands right behind one that the metric knows to be less sensitive."""
+        """By signal, except that no unit stands right behind one that the metric knows to be less
+        sensitive."""
         order = list(self._entrants)
         for end in range(len(order) - 1, 0, -1):
             for index in range(end):
@@ -188,7 +211,8 @@ class _Race:
         return order
 
     def _better(self, one: str, other: str) -> bool:
-        """Whether the metric proves that one unit is more sensitive than the other, all pairs of units together."""
+        """Whether the metric proves that one unit is more sensitive than the other, all pairs of
+        units together."""
         ours, theirs = self.gain(one), self.gain(other)
         shared = min(len(ours), len(theirs))
         if shared == 0:
@@ -199,10 +223,20 @@ class _Race:
 
     def effect(self, order: Sequence[str], rank: int) -> Effect:
         name, aggregate = order[rank - 1], self._measurer.task.aggregate
-        told_apart = (above for above, other in enumerate(order[: rank - 1], 1) if not self._better(other, name))
+        told_apart = (
+            above
+            for above, other in enumerate(order[: rank - 1], 1)
+            if not self._better(other, name)
+        )
         tie = next(told_apart, rank)
         if name not in self.scores:
-            return Effect(rank, tie, name, Estimate(0.0, None, None, 0), aggregate(self.scores[self._reference]))
+            return Effect(
+                rank,
+                tie,
+                name,
+                Estimate(0.0, None, None, 0),
+                aggregate(self.scores[self._reference]),
+            )
         scores = self.scores[name]
         interval = confidence_sequence(self.gain(name), None, alpha=ALPHA, bound=self.bound)
         metric = aggregate(scores)
@@ -211,11 +245,15 @@ class _Race:
 
 
 def score_bound(task: Task, scores: Scores) -> float | None:
-    """The largest difference that two scores of one sample can have; None where the metric does not say.
+    """The largest difference that two scores of one sample can have; None where the metric does not
+    say.
 
     scores: of a baseline, to see that they keep to the metric's scale.
     """
     keeps_to_scale = (
-        task.aggregate is mean and scores.ndim == 1 and scores.min() >= 0 and scores.max() <= task.full_scale
+        task.aggregate is mean
+        and scores.ndim == 1
+        and scores.min() >= 0
+        and scores.max() <= task.full_scale
     )
     return task.full_scale if keeps_to_scale else None

@@ -15,7 +15,8 @@ Aggregate = Callable[[Scores], float]
 
 
 def per_sample(scores: Scores, aggregate: Aggregate) -> Scores:
-    """Values float[m] whose mean is the metric: the scores themselves for a mean, jackknife pseudo-values otherwise."""
+    """Values float[m] whose mean is the metric: the scores themselves for a mean, jackknife
+    pseudo-values otherwise."""
     if scores.ndim == 1 and (aggregate is mean or len(scores) < 2):
         return scores
     return pseudo_values(scores, aggregate) if len(scores) > 1 else np.array([aggregate(scores)])
@@ -27,13 +28,15 @@ def estimate(scores: Scores, aggregate: Aggregate) -> Estimate:
 
 
 def gain(base: Scores, other: Scores, aggregate: Aggregate) -> Estimate:
-    """How much the metric of `other` is above that of `base` on the same samples, with a paired interval."""
+    """How much the metric of `other` is above that of `base` on the same samples, with a paired
+    interval."""
     effect = paired_effect(per_sample(base, aggregate), per_sample(other, aggregate))
     return centred(effect, aggregate(other) - aggregate(base), len(base))
 
 
 def centred(interval: Estimate, value: float, n: int) -> Estimate:
-    """The interval moved to a value that was computed directly: jackknife means differ from it by their bias."""
+    """The interval moved to a value that was computed directly: jackknife means differ from it by
+    their bias."""
     if interval.low is None or interval.high is None:
         return Estimate(value, None, None, n)
     shift = value - interval.value
@@ -43,9 +46,11 @@ def centred(interval: Estimate, value: float, n: int) -> Estimate:
 def rank_effects(
     units: Sequence[Unit], scores: Sequence[Scores], base: Scores, aggregate: Aggregate, mode: Mode
 ) -> tuple[Effect, ...]:
-    """Units ordered by effect, largest first; equal effects in the model's order, and marked as ties.
+    """Units ordered by effect, largest first; equal effects in the model's order, and marked as
+    ties.
 
-    scores: per unit, of its variant. base: of the quantized model (mode `disable`) or the float one (mode `enable`).
+    scores: per unit, of its variant. base: of the quantized model (mode `disable`) or the float one
+    (mode `enable`).
     """
     sign = 1 if mode == "disable" else -1
     values = [sign * per_sample(s, aggregate) for s in scores]

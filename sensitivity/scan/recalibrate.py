@@ -1,8 +1,10 @@
-"""Other ranges before other precision: a unit that recovers with one stays in INT8, at no cost in speed.
+"""Other ranges before other precision: a unit that recovers with one stays in INT8, at no cost in
+speed.
 
-1. Which range: of each quantizer alone, the one that moves the outputs least, on few samples. Nothing else is quantized
-   then, so that no other unit hides what it does.
-2. Whether to take it: unit by unit, the worst first, on all of `rank`, on top of those taken before.
+1. Which range: of each quantizer alone, the one that moves the outputs least, on few samples.
+   Nothing else is quantized then, so that no other unit hides what it does.
+2. Whether to take it: unit by unit, the worst first, on all of `rank`, on top of those taken
+   before.
 `confirm` and `holdout` are not touched.
 """
 
@@ -48,12 +50,15 @@ class Place:
 
 
 def places_of(
-    quantizers: Iterable[str], own: Mapping[str, Range], other: Iterable[Range], scales: Iterable[Sequence[str]]
+    quantizers: Iterable[str],
+    own: Mapping[str, Range],
+    other: Iterable[Range],
+    scales: Iterable[Sequence[str]],
 ) -> tuple[Place, ...]:
     """The places of these quantizers that have any other range.
 
-    own: of every quantizer in them. other: ranges of single quantizers. scales: groups that share one range: what a
-    method finds for such a group is the widest range that it finds for a member.
+    own: of every quantizer in them. other: ranges of single quantizers. scales: groups that share
+    one range: what a method finds for such a group is the widest range that it finds for a member.
     """
     group_of = {name: tuple(group) for group in scales for name in group}
     by_method: dict[str, dict[str, Range]] = {}
@@ -86,11 +91,12 @@ def together(
     skip: Sequence[str] = (),
     signal: Signal,
 ) -> tuple[Recalibrated, ...]:
-    """Ranges of one method for all weights, then for all activations: for a model that has collapsed, where a unit more or
-    less shows nothing.
+    """Ranges of one method for all weights, then for all activations: for a model that has
+    collapsed, where a unit more or less shows nothing.
 
-    Weights are judged with nothing else quantized, and so are activations: the method with which the outputs are nearest
-    to float's is taken, where that is credibly nearer than the own ranges. The metric on `rank` may not fall.
+    Weights are judged with nothing else quantized, and so are activations: the method with which
+    the outputs are nearest to float's is taken, where that is credibly nearer than the own ranges.
+    The metric on `rank` may not fall.
     """
     every = frozenset(quantizer.name for quantizer in quantizers)
     weights = {quantizer.name for quantizer in quantizers if quantizer.role == "weight"}
@@ -106,7 +112,9 @@ def together(
     tries = [Choice(), *(sum(taken[: size + 1], ()) for size in range(len(taken)))]
     measurer.offer(one for one in tries[-1])
     scores = measurer.scores(
-        [Variant("recalibrated", left_out, frozenset(one)) for one in tries], "rank", "recalibrate: together"
+        [Variant("recalibrated", left_out, frozenset(one)) for one in tries],
+        "rank",
+        "recalibrate: together",
     )
     values = [measurer.aggregate(each) for each in scores]
     best = max(range(len(tries)), key=lambda at: (values[at], at))
@@ -123,15 +131,22 @@ def _by_method(places: Iterable[Place]) -> dict[str, Choice]:
 
 
 def _nearest(
-    measurer: Measurer, quantizers: Sequence[Quantizer], base: Variant, choices: Mapping[str, Choice], signal: Signal
+    measurer: Measurer,
+    quantizers: Sequence[Quantizer],
+    base: Variant,
+    choices: Mapping[str, Choice],
+    signal: Signal,
 ) -> Choice:
-    """The choice with which the outputs are nearest to float's; empty where none is credibly nearer than the own ranges."""
+    """The choice with which the outputs are nearest to float's; empty where none is credibly nearer
+    than the own ranges."""
     if not choices:
         return ()
     tried = list(choices.values())
     measurer.offer(one for choice in tried for one in choice)
     variants = [replace(base, ranges=frozenset(choice)) for choice in ((), *tried)]
-    own, *others = measurer.distortion(signal, variants, baselines(quantizers)["float"], TOGETHER_SAMPLES)
+    own, *others = measurer.distortion(
+        signal, variants, baselines(quantizers)["float"], TOGETHER_SAMPLES
+    )
     best = min(range(len(tried)), key=lambda at: float(np.mean(others[at])))
     return tried[best] if _is_above(own, others[best], ALPHA / len(tried)) else ()
 
@@ -164,7 +179,8 @@ def recalibrate(
     """The units whose other ranges are worth taking, in the order taken.
 
     order: names of the units to try, worst first. skip: units left unquantized throughout.
-    signal: of how far outputs have moved; None where there are no outputs, and the metric alone chooses.
+    signal: of how far outputs have moved; None where there are no outputs, and the metric alone
+    chooses.
     """
     if not places:
         return ()  # nothing of the model has a range that can be changed
@@ -179,12 +195,17 @@ def recalibrate(
     return trials.worth()
 
 
-def shares(order: Sequence[str], units: Sequence[Unit], places: Sequence[Place]) -> dict[str, list[Place]]:
-    """Unit -> its places, each with the first unit that has one of its quantizers; units without any are left out."""
+def shares(
+    order: Sequence[str], units: Sequence[Unit], places: Sequence[Place]
+) -> dict[str, list[Place]]:
+    """Unit -> its places, each with the first unit that has one of its quantizers; units without
+    any are left out."""
     by_name = {unit.name: unit for unit in units}
     left, found = list(places), dict[str, list[Place]]()
     for name in order:
-        mine = [place for place in left if not place.quantizers.isdisjoint(by_name[name].quantizers)]
+        mine = [
+            place for place in left if not place.quantizers.isdisjoint(by_name[name].quantizers)
+        ]
         left = [place for place in left if place not in mine]
         found |= {name: mine} if mine else {}
     return found
@@ -193,15 +214,17 @@ def shares(order: Sequence[str], units: Sequence[Unit], places: Sequence[Place])
 def closer_choices(
     measurer: Measurer, quantizers: Sequence[Quantizer], places: Sequence[Place], signal: Signal
 ) -> dict[Place, Choice]:
-    """For each place the choice with which the outputs move least when nothing else is quantized; places where that is
-    not credibly less than with their own range are left out."""
+    """For each place the choice with which the outputs move least when nothing else is quantized;
+    places where that is not credibly less than with their own range are left out."""
     every = frozenset(quantizer.name for quantizer in quantizers)
     variants = [
         Variant("range", every - place.quantizers, frozenset(choice))
         for place in places
         for choice in ((), *place.choices)
     ]
-    moved = iter(measurer.distortion(signal, variants, baselines(quantizers)["float"], SIGNAL_SAMPLES))
+    moved = iter(
+        measurer.distortion(signal, variants, baselines(quantizers)["float"], SIGNAL_SAMPLES)
+    )
     found = {}
     for place in places:
         own, *others = (next(moved) for _ in range(1 + len(place.choices)))
@@ -222,15 +245,17 @@ class _Trials:
 
     def add(self, unit: str, places: Sequence[Place], choice: Choice) -> None:
         """Take a choice that is known to move the outputs less, unless the metric falls."""
-        now, then = self._scores([self._ranges(self._taken), (*self._ranges(self._taken), *choice)], unit)
+        now, then = self._scores(
+            [self._ranges(self._taken), (*self._ranges(self._taken), *choice)], unit
+        )
         found = self._recalibrated(unit, places, choice, now, then)
         self._tried.append(found)
         if found.gain.value >= 0:
             self._taken.append(found)
 
     def best_of(self, unit: str, places: Sequence[Place], choices: Sequence[Choice]) -> None:
-        """Take the choice with the best metric, where that is credibly above the present one; where nothing can be said
-        of chance (one value for the whole split), above it."""
+        """Take the choice with the best metric, where that is credibly above the present one; where
+        nothing can be said of chance (one value for the whole split), above it."""
         before = self._ranges(self._taken)
         now, *others = self._scores([before, *((*before, *choice) for choice in choices)], unit)
         aggregate = self._measurer.aggregate
@@ -238,14 +263,19 @@ class _Trials:
         found = self._recalibrated(unit, places, choices[best], now, others[best])
         task = self._measurer.task
         values = [per_sample(scores, task.aggregate) for scores in (others[best], now)]
-        if (found.gain.low is None and found.gain.value > 0) or _is_above(values[0], values[1], ALPHA / len(choices)):
+        if (found.gain.low is None and found.gain.value > 0) or _is_above(
+            values[0], values[1], ALPHA / len(choices)
+        ):
             self._taken.append(found)
 
     def worth(self) -> tuple[Recalibrated, ...]:
-        """What was taken; or all that was tried, where the metric is no lower with all of it together: many small
-        improvements show where none does alone. Each then has the gain of all, and says so."""
+        """What was taken; or all that was tried, where the metric is no lower with all of it
+        together: many small improvements show where none does alone. Each then has the gain of all,
+        and says so."""
         if len(self._tried) > len(self._taken):
-            own, taken, every = self._scores([(), self._ranges(self._taken), self._ranges(self._tried)], "all")
+            own, taken, every = self._scores(
+                [(), self._ranges(self._taken), self._ranges(self._tried)], "all"
+            )
             if self._measurer.aggregate(every) >= self._measurer.aggregate(taken):
                 together = gain(own, every, self._measurer.task.aggregate)
                 return tuple(replace(one, gain=together, together=True) for one in self._tried)
@@ -261,7 +291,9 @@ class _Trials:
         changed = {one.quantizer for one in choice}
         before = tuple(one for place in places for one in place.own if one.quantizer in changed)
         method = ", ".join(dict.fromkeys(one.method for one in choice))
-        return Recalibrated(unit, method, before, choice, gain(now, then, self._measurer.task.aggregate))
+        return Recalibrated(
+            unit, method, before, choice, gain(now, then, self._measurer.task.aggregate)
+        )
 
     @staticmethod
     def _ranges(units: Iterable[Recalibrated]) -> Choice:

@@ -1,7 +1,9 @@
-"""The order of the units once the first ones are out: effects interact, so a ranking of units alone goes out of date.
+"""The order of the units once the first ones are out: effects interact, so a ranking of units alone
+goes out of date.
 
-On MobileNetV1 one layer hides all others: only when it is out does it matter what the second one is. After each addition
-the cheap signal says, on a few samples, which of the next units brings the outputs nearest to those of float.
+On MobileNetV1 one layer hides all others: only when it is out does it matter what the second one
+is. After each addition the cheap signal says, on a few samples, which of the next units brings the
+outputs nearest to those of float.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ SETTLED = 0.02
 
 @dataclass(frozen=True)
 class Order:
-    """units: all of them, the first to leave out first. signal: what each takes from the distortion when those before it
-    are out already, >= 0; those that were not tried share what is left as their own signals do."""
+    """units: all of them, the first to leave out first. signal: what each takes from the distortion
+    when those before it are out already, >= 0; those that were not tried share what is left as
+    their own signals do."""
 
     units: tuple[str, ...]
     signal: dict[str, float]
@@ -49,17 +52,21 @@ def reranked(
     signal: Signal,
     alone: Mapping[str, float] | None = None,
 ) -> Order:
-    """Forward selection on the signal: what is left of the distortion decides, not what a unit does by itself.
+    """Forward selection on the signal: what is left of the distortion decides, not what a unit does
+    by itself.
 
-    alone: unit -> signal when it alone is quantized; measured where it is None. Raises ModelError where outputs cannot
-    be compared.
+    alone: unit -> signal when it alone is quantized; measured where it is None. Raises ModelError
+    where outputs cannot be compared.
     """
     alone = alone or measured_signal(measurer, units, quantizers, signal, SIGNAL_SAMPLES)
     float_ = baselines(quantizers)["float"]
 
     def distortions(skips: Sequence[Sequence[str]]) -> list[float]:
         variants = [skip_variant(skip, units) for skip in skips]
-        return [float(np.mean(values)) for values in measurer.distortion(signal, variants, float_, SIGNAL_SAMPLES)]
+        return [
+            float(np.mean(values))
+            for values in measurer.distortion(signal, variants, float_, SIGNAL_SAMPLES)
+        ]
 
     last = dict(sorted(alone.items(), key=lambda item: -item[1]))
     chosen: list[str] = []
@@ -68,7 +75,9 @@ def reranked(
     left = whole
     while last and len(chosen) < MOST and left > SETTLED * whole:
         contenders = sorted(last, key=lambda name: -last[name])[:CONTENDERS]
-        after = dict(zip(contenders, distortions([(*chosen, name) for name in contenders]), strict=True))
+        after = dict(
+            zip(contenders, distortions([(*chosen, name) for name in contenders]), strict=True)
+        )
         best = min(after, key=lambda name: after[name])
         last |= {name: left - after[name] for name in contenders}
         del last[best]
@@ -85,7 +94,8 @@ def by_signal(
     signal: Signal,
     alone: Mapping[str, float] | None = None,
 ) -> Order:
-    """The order of what each unit alone does, for a model that has collapsed: from there forward selection sees only noise.
+    """The order of what each unit alone does, for a model that has collapsed: from there forward
+    selection sees only noise.
 
     Arguments and errors as in `reranked`. Errors of single units add up as long as they are small.
     """
@@ -96,12 +106,16 @@ def by_signal(
 def distortion_of(
     measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], signal: Signal
 ) -> Distortion:
-    """Skip-sets -> mean distortion of the outputs with each left out, on a few samples of `rank`."""
+    """Skip-sets -> mean distortion of the outputs with each left out, on a few samples of
+    `rank`."""
     float_ = baselines(quantizers)["float"]
 
     def distortions(skips: Sequence[Skip]) -> list[float]:
         variants = [skip_variant(skip, units) for skip in skips]
-        return [float(np.mean(values)) for values in measurer.distortion(signal, variants, float_, SET_SAMPLES)]
+        return [
+            float(np.mean(values))
+            for values in measurer.distortion(signal, variants, float_, SET_SAMPLES)
+        ]
 
     return distortions
 

@@ -15,7 +15,8 @@ COLLAPSED = 0.1
 
 
 def has_collapsed(float_metric: float, quantized: float) -> bool:
-    """Whether the outputs of the quantized model are noise. A negative metric, such as -loss, is then ten times float's.
+    """Whether the outputs of the quantized model are noise. A negative metric, such as -loss, is
+    then ten times float's.
 
     >>> has_collapsed(0.8, 0.05), has_collapsed(-0.1, -0.2), has_collapsed(-0.1, -2.0)
     (True, False, True)
@@ -25,10 +26,13 @@ def has_collapsed(float_metric: float, quantized: float) -> bool:
 
 @dataclass(frozen=True)
 class Scan:
-    """Ranked effects of all units, and the baselines on the same samples by name (see `variants.BASELINES`).
+    """Ranked effects of all units, and the baselines on the same samples by name (see
+    `variants.BASELINES`).
 
-    signal: unit -> distortion, in ranking order, where the scan was a race; empty where every unit was measured whole.
-    sharing: what it costs, with everything in INT8, that some quantizers share one range; None where none changed.
+    signal: unit -> distortion, in ranking order, where the scan was a race; empty where every unit
+    was measured whole.
+    sharing: what it costs, with everything in INT8, that some quantizers share one range; None
+    where none changed.
     """
 
     mode: Mode
@@ -48,7 +52,9 @@ class Scan:
         return has_collapsed(self.baselines["float"].value, self.baselines["quantized"].value)
 
 
-def scan(measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode) -> Scan:
+def scan(
+    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode
+) -> Scan:
     """Measure baselines and units on all of `rank` and rank the units by effect."""
     base = baselines(quantizers)
     variants = [*base.values(), *(unit_variant(unit, quantizers, mode) for unit in units)]
@@ -65,9 +71,12 @@ def scan(measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantiz
 
 
 def usual_mode(measurer: Measurer, quantizers: Sequence[Quantizer]) -> Mode:
-    """The mode that shows something: `enable` where everything in INT8 has collapsed on the first batch of `rank`."""
+    """The mode that shows something: `enable` where everything in INT8 has collapsed on the first
+    batch of `rank`."""
     base = baselines(quantizers)
     variants = [base["float"], base["quantized"]]
     with measurer.progress("scan: has INT8 collapsed", len(variants)) as advance:
         first = measurer.batch(variants, "rank", 0, Reader(measurer.task, "rank"), advance)
-    return "enable" if has_collapsed(*(measurer.aggregate(scores) for scores in first)) else "disable"
+    return (
+        "enable" if has_collapsed(*(measurer.aggregate(scores) for scores in first)) else "disable"
+    )

@@ -12,11 +12,14 @@ from sensitivity.scan.ranking import gain
 from sensitivity.scan.variants import baselines
 
 
-def sharing_cost(measurer: Measurer, quantizers: Sequence[Quantizer], own: Sequence[Range]) -> Estimate | None:
-    """Metric of everything in INT8 with own ranges minus the same with shared ones, paired, on `rank`.
+def sharing_cost(
+    measurer: Measurer, quantizers: Sequence[Quantizer], own: Sequence[Range]
+) -> Estimate | None:
+    """Metric of everything in INT8 with own ranges minus the same with shared ones, paired, on
+    `rank`.
 
-    own: the ranges before they were shared, of those that changed; None where there are none. Measured on as many
-    batches of `rank` as the quantized baseline was.
+    own: the ranges before they were shared, of those that changed; None where there are none.
+    Measured on as many batches of `rank` as the quantized baseline was.
     """
     if not own:
         return None

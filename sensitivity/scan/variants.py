@@ -23,7 +23,8 @@ def baselines(quantizers: Sequence[Quantizer]) -> dict[str, Variant]:
 
 
 def unit_variant(unit: Unit, quantizers: Sequence[Quantizer], mode: Mode) -> Variant:
-    """Mode `disable`: only this unit is left unquantized. Mode `enable`: only this unit is quantized."""
+    """Mode `disable`: only this unit is left unquantized. Mode `enable`: only this unit is
+    quantized."""
     own = frozenset(unit.quantizers)
     if mode == "disable":
         return Variant(f"without {unit.name}", own)

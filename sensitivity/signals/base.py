@@ -27,8 +27,10 @@ class Signal:
     """of: how far a variant is from float, from these samples alone.
 
     edition: what tells it, in a journal, from what it was in an earlier release.
-    view: what the model returned -> the arrays that are compared; None takes all of its floating-point arrays.
-    fitted: outputs of the float model, batch by batch -> the distance to use in place of `of` on this data; None: `of`.
+    view: what the model returned -> the arrays that are compared; None takes all of its
+    floating-point arrays.
+    fitted: outputs of the float model, batch by batch -> the distance to use in place of `of` on
+    this data; None: `of`.
     """
 
     name: str

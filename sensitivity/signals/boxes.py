@@ -1,4 +1,5 @@
-"""How far quantization moves what a detector reports: its confidences, and the boxes that it is confident of."""
+"""How far quantization moves what a detector reports: its confidences, and the boxes that it is
+confident of."""
 
 from __future__ import annotations
 
@@ -18,18 +19,20 @@ SURE = 1e-3
 """Confidences are compared between this and 1 minus this: below it nothing is reported."""
 
 PRECISION_LOST = 2.0
-"""How much of the precision averaged over overlaps of 0.50 to 0.95 is lost per lost overlap: a tenth for each 0.05."""
+"""How much of the precision averaged over overlaps of 0.50 to 0.95 is lost per lost overlap: a
+tenth for each 0.05."""
 
 Floats = NDArray[np.float64]
 
 
 def boxes_signal(task: Task | EvaluateTask) -> Signal:
-    """The signal `boxes`, with the `decode` of this task's score. Raises TaskError where it has none."""
+    """The signal `boxes`, with the `decode` of this task's score. Raises TaskError where it has
+    none."""
     decode = getattr(getattr(task, "score", None), "decode", None)
     if decode is None:
         raise TaskError(
-            "Expected a task of detection_task, or an ONNX detector with COCO annotations, for --signal boxes, got one "
-            "whose score has no decode; use --signal sqnr."
+            "Expected a task of detection_task, or an ONNX detector with COCO annotations, for "
+            "--signal boxes, got one whose score has no decode; use --signal sqnr."
         )
 
     def decoded(outputs: Any) -> Outputs:
@@ -41,24 +44,30 @@ def boxes_signal(task: Task | EvaluateTask) -> Signal:
 def distortion(reference: Outputs, outputs: Outputs) -> Scores:
     """What is lost of what the float model reports, float64[n]: 0 is nothing.
 
-    reference, outputs: boxes float[n, anchors, 4] as corners, and confidences float[n, classes, anchors], of the float
-    model and of a variant. Per image the Kullback-Leibler divergence of every confidence (yes or no, from float), plus what
-    each box lacks of an overlap of 1 with float's, twice as precision falls with it and 1 at most, times float's confidence
-    in it; as part of all of float's confidence.
-    Anchors in the background then weigh next to nothing, in contrast to `sqnr`. Raises ModelError for confidences that are
-    not finite.
+    reference, outputs: boxes float[n, anchors, 4] as corners, and confidences float[n, classes,
+    anchors], of the float model and of a variant. Per image the Kullback-Leibler divergence of
+    every confidence (yes or no, from float), plus what each box lacks of an overlap of 1 with
+    float's, twice as precision falls with it and 1 at most, times float's confidence in it; as part
+    of all of float's confidence. Anchors in the background then weigh next to nothing, in contrast
+    to `sqnr`. Raises ModelError for confidences that are not finite.
     """
     (boxes, confidences), (other_boxes, other) = reference, outputs
     if not (np.isfinite(confidences).all() and np.isfinite(other).all()):
-        raise ModelError("Expected finite confidences, got infinite values or NaN; use --signal metric.")
+        raise ModelError(
+            "Expected finite confidences, got infinite values or NaN; use --signal metric."
+        )
     sure = confidences.max(axis=1).astype(np.float64)
     lacking = 1 - _overlap(boxes.astype(np.float64), other_boxes.astype(np.float64))
     missed = (sure * np.minimum(PRECISION_LOST * lacking, 1)).sum(axis=1)
-    return np.asarray((_divergence(confidences, other) + missed) / np.maximum(sure.sum(axis=1), SURE), dtype=np.float64)
+    return np.asarray(
+        (_divergence(confidences, other) + missed) / np.maximum(sure.sum(axis=1), SURE),
+        dtype=np.float64,
+    )
 
 
 def _divergence(wanted: Any, got: Any) -> Floats:
-    """Float64[n]: summed over classes and anchors. Where both are below SURE, as almost everywhere, it is 0."""
+    """Float64[n]: summed over classes and anchors. Where both are below SURE, as almost everywhere,
+    it is 0."""
     at = np.nonzero((wanted > SURE) | (got > SURE))
     p, q = (np.clip(array[at].astype(np.float64), SURE, 1 - SURE) for array in (wanted, got))
     each = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
@@ -67,7 +76,8 @@ def _divergence(wanted: Any, got: Any) -> Floats:
 
 
 def _overlap(one: Floats, other: Floats) -> Floats:
-    """Intersection over union of boxes [n, anchors, 4], each with its counterpart; 0 where a box is not finite."""
+    """Intersection over union of boxes [n, anchors, 4], each with its counterpart; 0 where a box is
+    not finite."""
     low, high = np.maximum(one[..., :2], other[..., :2]), np.minimum(one[..., 2:], other[..., 2:])
     shared = np.prod(np.maximum(high - low, 0.0), axis=-1)
     union = areas(one) + areas(other) - shared

@@ -1,4 +1,5 @@
-"""Which channels of a model's outputs share a unit, so that no unit is drowned by another: pixels beside probabilities, say."""
+"""Which channels of a model's outputs share a unit, so that no unit is drowned by another: pixels
+beside probabilities, say."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from sensitivity.signals.base import Outputs
 Values = NDArray[np.float64]
 
 GAP = 10.0
-"""Of channels ordered by size, two neighbours that are this many times apart are of different units."""
+"""Of channels ordered by size, two neighbours that are this many times apart are of different
+units."""
 
 LEAST = 8
 """Values that a channel must have for its size to be known."""
@@ -26,8 +28,9 @@ CONSTANT = 1e-12
 class Group:
     """Channels of one output that share a unit.
 
-    output: which of the outputs. axis: that of its channels, and channels: int[k], their places there; None for the
-    whole output. power: float's spread squared, over the data and the group: 0 where float gives nothing but 0.
+    output: which of the outputs. axis: that of its channels, and channels: int[k], their places
+    there; None for the whole output. power: float's spread squared, over the data and the group: 0
+    where float gives nothing but 0.
     """
 
     output: int
@@ -37,16 +40,20 @@ class Group:
 
     def of(self, array: NDArray[np.floating]) -> Values:
         """float64[n, values]: what belongs to the group."""
-        part = array if self.axis is None or self.channels is None else np.take(array, self.channels, self.axis)
+        part = (
+            array
+            if self.axis is None or self.channels is None
+            else np.take(array, self.channels, self.axis)
+        )
         return part.reshape(len(part), -1).astype(np.float64)
 
 
 def groups_of(batches: Iterable[Outputs]) -> tuple[Group, ...]:
     """The groups of all outputs, in order. batches: what the float model gives for the data.
 
-    Channels lie along the axis that shows the largest gap between sizes. Those whose values all lie in [0, 1] are taken
-    for probabilities, one unit however rare some of them are; others are parted where their root mean squares are GAP
-    times apart. An output without such a gap is one group.
+    Channels lie along the axis that shows the largest gap between sizes. Those whose values all lie
+    in [0, 1] are taken for probabilities, one unit however rare some of them are; others are parted
+    where their root mean squares are GAP times apart. An output without such a gap is one group.
     """
     found: list[_Output] = []
     for outputs in batches:
@@ -58,7 +65,8 @@ def groups_of(batches: Iterable[Outputs]) -> tuple[Group, ...]:
 
 @dataclass
 class _Sums:
-    """Of each channel along one axis: how many values, their sum, their squares' sum, the least and the largest."""
+    """Of each channel along one axis: how many values, their sum, their squares' sum, the least and
+    the largest."""
 
     count: int = 0
     total: Values = field(default_factory=lambda: np.zeros(0))
@@ -74,7 +82,10 @@ class _Sums:
         self.count += rows.shape[1]
         self.total = self.total + rows.sum(axis=1)
         self.squares = self.squares + np.einsum("cv,cv->c", rows, rows)
-        self.low, self.high = np.minimum(self.low, rows.min(axis=1)), np.maximum(self.high, rows.max(axis=1))
+        self.low, self.high = (
+            np.minimum(self.low, rows.min(axis=1)),
+            np.maximum(self.high, rows.max(axis=1)),
+        )
 
     def size(self) -> Values:
         """Root mean square of each channel."""
@@ -88,7 +99,8 @@ class _Sums:
 
 
 class _Output:
-    """What float gives in one output, summed over the batches, for every axis that may be that of its channels."""
+    """What float gives in one output, summed over the batches, for every axis that may be that of
+    its channels."""
 
     def __init__(self, axes: int) -> None:
         self._whole = _Sums()
@@ -116,13 +128,16 @@ class _Output:
 
 
 def _parts(sums: _Sums) -> tuple[float, list[NDArray[np.intp]]]:
-    """The channels in groups of one unit, and how many times the sizes of the two that are furthest apart differ."""
+    """The channels in groups of one unit, and how many times the sizes of the two that are furthest
+    apart differ."""
     channels = np.arange(len(sums.total))
     if sums.count < LEAST:
         return 1.0, [channels]
     size = sums.size()
     probable = (sums.low >= 0) & (sums.high <= 1)
-    parts = [part for part in (channels[probable], *_by_gap(channels[~probable], size)) if part.size]
+    parts = [
+        part for part in (channels[probable], *_by_gap(channels[~probable], size)) if part.size
+    ]
     typical = [float(np.sqrt(np.mean(size[part] ** 2))) for part in parts]
     least = min((one for one in typical if one > 0), default=1.0)
     return max(typical, default=1.0) / least, parts

@@ -1,4 +1,5 @@
-"""How far quantization moves the outputs of the model: needs no labels and no metric, and no framework."""
+"""How far quantization moves the outputs of the model: needs no labels and no metric, and no
+framework."""
 
 from __future__ import annotations
 
@@ -17,42 +18,52 @@ from sensitivity.tasks.batches import as_numpy
 
 
 def sqnr(reference: Outputs, outputs: Outputs) -> Scores:
-    """Power of the quantization noise over power of the signal, float64[n]: 0 is no distortion, larger is worse.
+    """Power of the quantization noise over power of the signal, float64[n]: 0 is no distortion,
+    larger is worse.
 
-    reference, outputs: of the float model and of a variant, each array float[n, ...], the same samples. Per sample and
-    array ||output - reference||^2 / ||reference||^2, averaged over the arrays, so that each counts the same whatever
-    its size. The signal-to-quantization-noise ratio in decibels is -10 log10 of it. An array that is all 0 in the
-    reference counts 0 where it stays so and 1, all noise, where it does not.
-    Raises ModelError where shapes differ or a value is not finite.
+    reference, outputs: of the float model and of a variant, each array float[n, ...], the same
+    samples. Per sample and array ||output - reference||^2 / ||reference||^2, averaged over the
+    arrays, so that each counts the same whatever its size. The signal-to-quantization-noise ratio
+    in decibels is -10 log10 of it. An array that is all 0 in the reference counts 0 where it stays
+    so and 1, all noise, where it does not. Raises ModelError where shapes differ or a value is not
+    finite.
 
     >>> sqnr([np.array([[3.0, 4.0]])], [np.array([[3.0, 4.5]])]).tolist()
     [0.01]
     """
     _check_alike(reference, outputs)
-    ratios = [_noise_ratio(_rows(wanted), _rows(got)) for wanted, got in zip(reference, outputs, strict=True)]
+    ratios = [
+        _noise_ratio(_rows(wanted), _rows(got))
+        for wanted, got in zip(reference, outputs, strict=True)
+    ]
     return np.asarray(np.mean(ratios, axis=0), dtype=np.float64)
 
 
 def by_spread(batches: Iterable[Outputs]) -> Distance:
-    """The distance that `sqnr` is where all outputs are of one unit, and the mean over their groups elsewhere.
+    """The distance that `sqnr` is where all outputs are of one unit, and the mean over their groups
+    elsewhere.
 
-    batches: what the float model gives for the data. Of each group of channels that share a unit (`channels.groups_of`):
-    the mean square of the noise over the square of float's own spread there, so that pixels do not drown the probabilities
-    beside them. A group that float always gives as 0 counts 0 where it stays so and 1 where it does not.
-    Raises ModelError where a value is not finite; the distance does as `sqnr`.
+    batches: what the float model gives for the data. Of each group of channels that share a unit
+    (`channels.groups_of`): the mean square of the noise over the square of float's own spread
+    there, so that pixels do not drown the probabilities beside them. A group that float always
+    gives as 0 counts 0 where it stays so and 1 where it does not. Raises ModelError where a value
+    is not finite; the distance does as `sqnr`.
     """
     groups = groups_of(_finite(outputs) for outputs in batches)
 
     def distance(reference: Outputs, outputs: Outputs) -> Scores:
         _check_alike(reference, outputs)
-        ratios = [_over_spread(group, reference[group.output], outputs[group.output]) for group in groups]
+        ratios = [
+            _over_spread(group, reference[group.output], outputs[group.output]) for group in groups
+        ]
         return np.asarray(np.mean(ratios, axis=0), dtype=np.float64)
 
     return distance if len(groups) > 1 else sqnr
 
 
 def kl(reference: Outputs, outputs: Outputs) -> Scores:
-    """Kullback-Leibler divergence of a classifier's probabilities, float64[n], in nats: KL(reference || output).
+    """Kullback-Leibler divergence of a classifier's probabilities, float64[n], in nats:
+    KL(reference || output).
 
     reference, outputs: one array each, logits float[n, classes]; the softmax is taken here.
     Raises ModelError for any other outputs, and where a value is not finite.
@@ -64,8 +75,8 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
     if len(reference) != 1 or reference[0].ndim != 2 or reference[0].shape[1] < 2:
         shapes = ", ".join(str(array.shape) for array in reference)
         raise ModelError(
-            f"Expected the model to have one output, the logits [samples, classes] of two classes or more, got {shapes}; "
-            "use --signal sqnr."
+            "Expected the model to have one output, the logits [samples, classes] of two classes "
+            f"or more, got {shapes}; use --signal sqnr."
         )
     wanted, got = _log_softmax(reference[0]), _log_softmax(outputs[0])
     # Never negative but for rounding.
@@ -79,15 +90,19 @@ KL = Signal("kl", kl)
 def flat_outputs(outputs: Any) -> list[NDArray[np.floating]]:
     """The arrays of floating-point numbers in what a model returned, in order, on the host.
 
-    outputs: a tensor or array, or a nest of tuples, lists, dicts and dataclasses of them. Numbers that are no floats,
-    such as chosen classes and masks, have no distance and are left out. Arrays may share memory with `outputs`.
-    Raises ModelError where nothing is left.
+    outputs: a tensor or array, or a nest of tuples, lists, dicts and dataclasses of them. Numbers
+    that are no floats, such as chosen classes and masks, have no distance and are left out. Arrays
+    may share memory with `outputs`. Raises ModelError where nothing is left.
     """
-    found = [array for array in _arrays(outputs) if np.issubdtype(array.dtype, np.floating) and array.ndim]
+    found = [
+        array
+        for array in _arrays(outputs)
+        if np.issubdtype(array.dtype, np.floating) and array.ndim
+    ]
     if not found:
         raise ModelError(
-            f"Expected the model to return arrays of floating-point numbers, got {type(outputs).__name__} without any; "
-            "use --signal metric."
+            "Expected the model to return arrays of floating-point numbers, got "
+            f"{type(outputs).__name__} without any; use --signal metric."
         )
     return found
 
@@ -105,20 +120,24 @@ def _arrays(value: Any) -> Iterator[NDArray[Any]]:
 
 
 def _check_alike(reference: Outputs, outputs: Outputs) -> None:
-    """The same samples and shapes: what is left of boxes after suppression, say, cannot be compared."""
+    """The same samples and shapes: what is left of boxes after suppression, say, cannot be
+    compared."""
     wanted, got = [array.shape for array in reference], [array.shape for array in outputs]
     if wanted != got or len({shape[:1] for shape in wanted}) != 1:
         raise ModelError(
-            "Expected outputs whose first axis is the sample and whose shapes do not depend on the values, "
-            f"got {_shapes(wanted)} from the float model and {_shapes(got)} from a quantized one; "
-            "return what comes before suppression or selection, or use --signal metric."
+            "Expected outputs whose first axis is the sample and whose shapes do not depend on "
+            f"the values, got {_shapes(wanted)} from the float model and {_shapes(got)} from a "
+            "quantized one; return what comes before suppression or selection, or use --signal "
+            "metric."
         )
     _finite((*reference, *outputs))
 
 
 def _finite(outputs: Outputs) -> Outputs:
     if not all(np.isfinite(array).all() for array in outputs):
-        raise ModelError("Expected finite outputs, got infinite values or NaN; use --signal metric.")
+        raise ModelError(
+            "Expected finite outputs, got infinite values or NaN; use --signal metric."
+        )
     return outputs
 
 
@@ -137,7 +156,9 @@ def _noise_ratio(wanted: NDArray[np.float64], got: NDArray[np.float64]) -> NDArr
     return np.asarray(np.divide(noise, signal, out=silent, where=signal > 0))
 
 
-def _over_spread(group: Group, wanted: NDArray[np.floating], got: NDArray[np.floating]) -> NDArray[np.float64]:
+def _over_spread(
+    group: Group, wanted: NDArray[np.floating], got: NDArray[np.floating]
+) -> NDArray[np.float64]:
     noise = np.mean((group.of(got) - group.of(wanted)) ** 2, axis=1)
     return np.asarray(noise / group.power if group.power > 0 else (noise > 0).astype(np.float64))
 

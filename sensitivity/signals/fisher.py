@@ -1,4 +1,5 @@
-"""A score of all units from one forward and one backward pass per batch, by the curvature of the outputs' distance."""
+"""A score of all units from one forward and one backward pass per batch, by the curvature of the
+outputs' distance."""
 
 from __future__ import annotations
 
@@ -12,27 +13,35 @@ from sensitivity.records import Unit
 SEED = 0
 
 
-def fisher(source: QuantizedModel, units: Sequence[Unit], batches: Iterable[tuple[Any, Any]]) -> dict[str, float]:
-    """What quantizing each unit alone does to the float model's outputs, to second order: unit -> score >= 0.
+def fisher(
+    source: QuantizedModel, units: Sequence[Unit], batches: Iterable[tuple[Any, Any]]
+) -> dict[str, float]:
+    """What quantizing each unit alone does to the float model's outputs, to second order: unit ->
+    score >= 0.
 
-    For a classifier (one output [n, classes]) the score estimates `distortion.kl`, its mean over the samples in nats;
-    for other outputs `distortion.sqnr`. Larger is more sensitive.
-    batches: (inputs, targets) as in a task; the targets are not used. Each is run forward and backward once.
+    For a classifier (one output [n, classes]) the score estimates `distortion.kl`, its mean over
+    the samples in nats; for other outputs `distortion.sqnr`. Larger is more sensitive.
+    batches: (inputs, targets) as in a task; the targets are not used. Each is run forward and
+    backward once.
 
-    With d the error that quantizing a unit makes in the outputs of its layers (computed, not linearized) and J the
-    derivative of the model's outputs by them, the score is the mean over samples of d' J' M J d. M is half the Fisher
-    information diag(p) - p p' of the probabilities p, or the square of one over the norm of each output. A random v
-    with E[v v'] = M makes it the square of (v' J) d, and v' J is one backward pass (Hutchinson 1990).
-    Second-order saliency: LeCun, Denker and Solla 1990, "Optimal brain damage"; the Fisher information in its place
-    for quantization: Li et al. 2021, "BRECQ", which keeps its diagonal only, as ModelOpt's auto_quantize does.
+    With d the error that quantizing a unit makes in the outputs of its layers (computed, not
+    linearized) and J the derivative of the model's outputs by them, the score is the mean over
+    samples of d' J' M J d. M is half the Fisher information diag(p) - p p' of the probabilities p,
+    or the square of one over the norm of each output. A random v with E[v v'] = M makes it the
+    square of (v' J) d, and v' J is one backward pass (Hutchinson 1990). Second-order saliency:
+    LeCun, Denker and Solla 1990, "Optimal brain damage"; the Fisher information in its place for
+    quantization: Li et al. 2021, "BRECQ", which keeps its diagonal only, as ModelOpt's
+    auto_quantize does.
 
     The result repeats with the same batches: the signs in v are drawn from a fixed seed.
-    Raises ModelError where the model is no torch model or gradients do not pass, TaskError where it refuses a batch.
-    Everything is as it was found afterwards: quantizers, hooks, requires_grad, tensors.
+    Raises ModelError where the model is no torch model or gradients do not pass, TaskError where it
+    refuses a batch. Everything is as it was found afterwards: quantizers, hooks, requires_grad,
+    tensors.
     """
     if not hasattr(source.model, "register_forward_hook"):
         raise ModelError(
-            f"Expected a torch model for --signal fisher, got {type(source.model).__name__}; use --signal sqnr."
+            f"Expected a torch model for --signal fisher, got {type(source.model).__name__}; use "
+            "--signal sqnr."
         )
     from sensitivity.signals.fisher_pass import squared_slopes
 
@@ -42,5 +51,7 @@ def fisher(source: QuantizedModel, units: Sequence[Unit], batches: Iterable[tupl
         for unit, square in zip(units, squares, strict=True):
             totals[unit.name] += square
     if not samples:
-        raise ModelError("Expected at least one batch for --signal fisher, got none; check the data of `rank`.")
+        raise ModelError(
+            "Expected at least one batch for --signal fisher, got none; check the data of `rank`."
+        )
     return {name: total / samples for name, total in totals.items()}

@@ -29,22 +29,37 @@ def squared_slopes(
     for inputs, _ in batches:
         size = batch_size(inputs)
         # Only while computing: between two batches the caller's code runs.
-        with _trainable(source.model), source.disabled(quantizer.name for quantizer in source.quantizers), probes:
+        with (
+            _trainable(source.model),
+            source.disabled(quantizer.name for quantizer in source.quantizers),
+            probes,
+        ):
             slopes = _slopes(source, probes, inputs, size, generator)
         unseen -= {index for index, slope in enumerate(slopes) if slope is not None}
-        yield [0.0 if slope is None else _square_sum(slope, units[i]) for i, slope in enumerate(slopes)], size
-    _check_reached([unit.name for i, unit in enumerate(units) if i in unseen & probes.ran], len(units))
+        yield (
+            [
+                0.0 if slope is None else _square_sum(slope, units[i])
+                for i, slope in enumerate(slopes)
+            ],
+            size,
+        )
+    _check_reached(
+        [unit.name for i, unit in enumerate(units) if i in unseen & probes.ran], len(units)
+    )
 
 
 def _slopes(
     source: QuantizedModel, probes: Probes, inputs: Any, size: int, generator: torch.Generator
 ) -> tuple[Tensor | None, ...]:
-    """Per unit the derivative v' J d of each sample, float[size]; None where no gradient reaches it."""
+    """Per unit the derivative v' J d of each sample, float[size]; None where no gradient reaches
+    it."""
     inputs = _normal(to_device(inputs, device_of(source.model)))
     steps = probes.restart(size, device_of(source.model))
     try:
         outputs = _differentiable(call(source.model, inputs))
-        probe_vectors = [v.to(out) for v, out in zip(random_vectors(outputs, generator), outputs, strict=True)]
+        probe_vectors = [
+            v.to(out) for v, out in zip(random_vectors(outputs, generator), outputs, strict=True)
+        ]
         # Not backward(): it would add to the gradients of the user's parameters.
         return torch.autograd.grad(outputs, steps, probe_vectors, allow_unused=True)
     except (RuntimeError, TaskError) as error:
@@ -52,24 +67,29 @@ def _slopes(
             call(source.model, inputs)  # a batch that the model refuses anyway is named as such
         cause = error.__cause__ or error
         raise ModelError(
-            f"Expected gradients to pass through the model for --signal fisher, got {type(cause).__name__}: {cause}; "
-            "use --signal sqnr."
+            "Expected gradients to pass through the model for --signal fisher, got "
+            f"{type(cause).__name__}: {cause}; use --signal sqnr."
         ) from error
 
 
 def random_vectors(outputs: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:
-    """One vector v per output, with random signs, so that (v' e)^2 has the distance of outputs moved by e as its mean.
+    """One vector v per output, with random signs, so that (v' e)^2 has the distance of outputs
+    moved by e as its mean.
 
-    Logits [n, classes]: v = (sqrt(p) s - p (sqrt(p)' s)) / sqrt(2) has E[v v'] = (diag(p) - p p') / 2, the second-order
-    term of KL. Bounded, and so of less variance than the gradient at a label drawn from p, whose mean square is equal.
-    Others: v = s / norm of the sample's output / sqrt(number of outputs), for the mean of sqnr; 0 where the norm is.
+    Logits [n, classes]: v = (sqrt(p) s - p (sqrt(p)' s)) / sqrt(2) has E[v v'] = (diag(p) - p p') /
+    2, the second-order term of KL. Bounded, and so of less variance than the gradient at a label
+    drawn from p, whose mean square is equal. Others: v = s / norm of the sample's output /
+    sqrt(number of outputs), for the mean of sqnr; 0 where the norm is.
     """
     signs = [_signs(out, generator) for out in outputs]
     if len(outputs) == 1 and outputs[0].ndim == 2 and outputs[0].shape[1] > 1:
         p = torch.softmax(outputs[0].detach().double(), dim=1)
         root = p.sqrt() * signs[0]
         return [(root - p * root.sum(1, keepdim=True)) / math.sqrt(2)]
-    return [sign * _inverse_norm(out) / math.sqrt(len(outputs)) for sign, out in zip(signs, outputs, strict=True)]
+    return [
+        sign * _inverse_norm(out) / math.sqrt(len(outputs))
+        for sign, out in zip(signs, outputs, strict=True)
+    ]
 
 
 def _signs(out: Tensor, generator: torch.Generator) -> Tensor:
@@ -86,11 +106,15 @@ def _inverse_norm(out: Tensor) -> Tensor:
 
 
 def _differentiable(outputs: Any) -> list[Tensor]:
-    tensors = [each for each in pytree.tree_leaves(outputs) if isinstance(each, Tensor) and each.requires_grad]
+    tensors = [
+        each
+        for each in pytree.tree_leaves(outputs)
+        if isinstance(each, Tensor) and each.requires_grad
+    ]
     if not tensors:
         raise ModelError(
-            "Expected gradients to pass through the model for --signal fisher, got outputs that have none; "
-            "use --signal sqnr."
+            "Expected gradients to pass through the model for --signal fisher, got outputs that "
+            "have none; use --signal sqnr."
         )
     return tensors
 
@@ -99,7 +123,8 @@ def _square_sum(slope: Tensor, unit: Unit) -> float:
     value = float(slope.double().square().sum())
     if not math.isfinite(value):
         raise ModelError(
-            f"Expected finite gradients for --signal fisher, got {value} for {unit.name}; use --signal sqnr."
+            f"Expected finite gradients for --signal fisher, got {value} for {unit.name}; use "
+            "--signal sqnr."
         )
     return value
 
@@ -109,20 +134,27 @@ def _check_reached(unreached: Sequence[str], count: int) -> None:
     if unreached:
         more = ", ..." if len(unreached) > 3 else ""
         raise ModelError(
-            f"Expected gradients to reach every unit that runs for --signal fisher, got none for {len(unreached)} of "
-            f"{count} ({', '.join(unreached[:3])}{more}); use --signal sqnr."
+            "Expected gradients to reach every unit that runs for --signal fisher, got none for "
+            f"{len(unreached)} of {count} ({', '.join(unreached[:3])}{more}); use --signal sqnr."
         )
 
 
 @contextmanager
 def _trainable(model: nn.Module) -> Iterator[None]:
-    """Gradients on, but none kept for parameters, and no tensor made under inference_mode, which autograd refuses."""
-    required = [each for each in model.parameters() if each.requires_grad and not each.is_inference()]
+    """Gradients on, but none kept for parameters, and no tensor made under inference_mode, which
+    autograd refuses."""
+    required = [
+        each for each in model.parameters() if each.requires_grad and not each.is_inference()
+    ]
     swapped: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         with torch.inference_mode(False), torch.enable_grad():
             for module in model.modules():
-                held: tuple[dict[str, Any], ...] = (module._parameters, module._buffers, vars(module))
+                held: tuple[dict[str, Any], ...] = (
+                    module._parameters,
+                    module._buffers,
+                    vars(module),
+                )
                 for tensors in held:
                     for name, value in tensors.items():
                         if isinstance(value, Tensor) and value.is_inference():
@@ -141,5 +173,8 @@ def _trainable(model: nn.Module) -> Iterator[None]:
 def _normal(value: Any) -> Any:
     """The same nest, with a copy of each tensor that was made under inference_mode."""
     return pytree.tree_map(
-        lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, value
+        lambda leaf: (
+            leaf.detach().clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
+        ),
+        value,
     )

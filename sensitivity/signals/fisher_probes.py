@@ -1,4 +1,5 @@
-"""Hooks that open one direction per unit into a float model's forward: the error that quantizing the unit makes."""
+"""Hooks that open one direction per unit into a float model's forward: the error that quantizing
+the unit makes."""
 
 from __future__ import annotations
 
@@ -15,12 +16,13 @@ from sensitivity.records import Quantizer, Unit
 
 
 class Probes:
-    """Inside the `with` each layer returns output + step * error, with a step of 0 for each unit and sample.
+    """Inside the `with` each layer returns output + step * error, with a step of 0 for each unit
+    and sample.
 
-    error: the layer with only this unit quantized, less the layer in float, on the same input; computed on the spot,
-    so that in-place operations before and after it do no harm. The derivative by the step is that along the error,
-    summed over all calls of all layers of the unit, whatever parameters are trainable. To be entered with all
-    quantizers disabled.
+    error: the layer with only this unit quantized, less the layer in float, on the same input;
+    computed on the spot, so that in-place operations before and after it do no harm. The derivative
+    by the step is that along the error, summed over all calls of all layers of the unit, whatever
+    parameters are trainable. To be entered with all quantizers disabled.
     ran: indices of the units of which a quantizer was called.
     """
 
@@ -34,7 +36,9 @@ class Probes:
         for index, unit in enumerate(units):
             found = [every[name] for name in unit.quantizers]
             self._quantizers += [(source.model.get_submodule(each.name), index) for each in found]
-            for module in {module: None for each in found for module in _holders(source.model, each)}:
+            for module in {
+                module: None for each in found for module in _holders(source.model, each)
+            }:
                 self._units_of.setdefault(module, []).append(index)
         self._steps: list[Tensor] = []
         self._waiting: dict[nn.Module, list[list[Any]]] = {}
@@ -43,7 +47,9 @@ class Probes:
 
     def restart(self, samples: int, device: Any) -> list[Tensor]:
         """New steps for the next forward, one float32[samples] per unit."""
-        self._steps = [torch.zeros(samples, device=device, requires_grad=True) for _ in self._others]
+        self._steps = [
+            torch.zeros(samples, device=device, requires_grad=True) for _ in self._others
+        ]
         self._waiting = {module: [] for module in self._units_of}
         return self._steps
 
@@ -58,7 +64,8 @@ class Probes:
     def __enter__(self) -> Probes:
         with ExitStack() as hooks:
             for module in self._units_of:
-                # Last before the forward and first after it: what the user's own hooks change is not the layer's.
+                # Last before the forward and first after it: what the user's own hooks change is
+                # not the layer's.
                 before = module.register_forward_pre_hook(self._before, with_kwargs=True)
                 after = module.register_forward_hook(self._after, prepend=True)
                 hooks.callback(before.remove)
@@ -91,8 +98,12 @@ class Probes:
             return None
         leaves, spec = pytree.tree_flatten(output)
         moved = list(leaves)
-        for index, quantized in zip(self._units_of[module], self._waiting[module].pop(), strict=True):
-            for place, (leaf, other) in enumerate(zip(leaves, pytree.tree_leaves(quantized), strict=True)):
+        for index, quantized in zip(
+            self._units_of[module], self._waiting[module].pop(), strict=True
+        ):
+            for place, (leaf, other) in enumerate(
+                zip(leaves, pytree.tree_leaves(quantized), strict=True)
+            ):
                 if isinstance(leaf, Tensor) and leaf.is_floating_point():
                     moved[place] = moved[place] + _along(other - leaf.detach(), self._steps[index])
         return pytree.tree_unflatten(moved, spec)
@@ -101,8 +112,9 @@ class Probes:
 def _along(error: Tensor, step: Tensor) -> Tensor:
     """The error times the step of its sample, in the error's shape.
 
-    The first axis may be a multiple of the samples, such as windows of images. Where it is not, all samples share one
-    step: its squared derivative has the same mean, since theirs are of random signs, but it is noisier.
+    The first axis may be a multiple of the samples, such as windows of images. Where it is not, all
+    samples share one step: its squared derivative has the same mean, since theirs are of random
+    signs, but it is noisier.
     """
     samples = len(step)
     if error.ndim and error.shape[0] and error.shape[0] % samples == 0:
@@ -122,6 +134,8 @@ def _holders(model: nn.Module, quantizer: Quantizer) -> Iterator[nn.Module]:
     for name, module in model.named_modules(remove_duplicate=False):
         if module is shared:
             holder = (
-                name.removesuffix(attribute).removesuffix(".") if name.endswith(attribute) else name.rpartition(".")[0]
+                name.removesuffix(attribute).removesuffix(".")
+                if name.endswith(attribute)
+                else name.rpartition(".")[0]
             )
             yield model.get_submodule(holder)

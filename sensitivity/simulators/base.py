@@ -25,11 +25,14 @@ class Simulator(Protocol):
     def warnings(self) -> tuple[str, ...]: ...
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
-        """Yield (index into `variants`, outputs of the model on `inputs` with exactly those quantizers disabled).
+        """Yield (index into `variants`, outputs of the model on `inputs` with exactly those
+        quantizers disabled).
 
-        A variant may also hold keys of ranges, where the model offers any (`quantizers.alternatives`).
+        A variant may also hold keys of ranges, where the model offers any
+        (`quantizers.alternatives`).
 
-        Each index comes once, in the order that is cheapest. Outputs are valid until the next one is asked for.
-        The model is as it was found whenever the iterator is exhausted, closed, or raises.
+        Each index comes once, in the order that is cheapest. Outputs are valid until the next one
+        is asked for. The model is as it was found whenever the iterator is exhausted, closed, or
+        raises.
         """
         ...

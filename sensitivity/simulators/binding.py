@@ -1,4 +1,5 @@
-"""What is known of single ATen ops: how to call them from values, and when they share, change or reuse memory."""
+"""What is known of single ATen ops: how to call them from values, and when they share, change or
+reuse memory."""
 
 from __future__ import annotations
 
@@ -12,14 +13,44 @@ from torch import fx
 Run = Callable[..., Any]
 
 FRESH = {
-    *("aten::conv1d", "aten::conv2d", "aten::conv3d", "aten::conv_transpose1d", "aten::conv_transpose2d.input"),
-    *("aten::conv_transpose3d.input", "aten::conv2d.padding", "aten::linear", "aten::batch_norm", "aten::layer_norm"),
-    *("aten::group_norm", "aten::instance_norm", "aten::max_pool2d", "aten::upsample_nearest2d.vec"),
+    *(
+        "aten::conv1d",
+        "aten::conv2d",
+        "aten::conv3d",
+        "aten::conv_transpose1d",
+        "aten::conv_transpose2d.input",
+    ),
+    *(
+        "aten::conv_transpose3d.input",
+        "aten::conv2d.padding",
+        "aten::linear",
+        "aten::batch_norm",
+        "aten::layer_norm",
+    ),
+    *(
+        "aten::group_norm",
+        "aten::instance_norm",
+        "aten::max_pool2d",
+        "aten::upsample_nearest2d.vec",
+    ),
 }
-"""Composite ops that never give back what they read. Of the others that is not known: dropout does, in eval mode."""
+"""Composite ops that never give back what they read. Of the others that is not known: dropout does,
+in eval mode."""
 
 OVERWRITES = {
-    *("relu", "leaky_relu", "silu", "sigmoid", "tanh", "hardtanh", "hardswish", "hardsigmoid", "elu", "mish", "clamp"),
+    *(
+        "relu",
+        "leaky_relu",
+        "silu",
+        "sigmoid",
+        "tanh",
+        "hardtanh",
+        "hardswish",
+        "hardsigmoid",
+        "elu",
+        "mish",
+        "clamp",
+    ),
     *("add", "sub", "mul", "div", "exp", "neg", "clamp_min", "clamp_max", "relu6", "gelu"),
 }
 """Elementwise ops: their in-place form runs the same kernel."""
@@ -31,11 +62,16 @@ MODES = ("train", "training")
 
 
 def bind(target: Run, node: fx.Node, deps: Sequence[fx.Node]) -> Run:
-    """A function of the values of `deps`, in their order, that calls `target` with the arguments of `node`."""
+    """A function of the values of `deps`, in their order, that calls `target` with the arguments of
+    `node`."""
     position = {dep: index for index, dep in enumerate(deps)}
     template, kwargs = list(node.args), dict(node.kwargs)
-    fill = [(at, position[value]) for at, value in enumerate(template) if isinstance(value, fx.Node)]
-    if {template[at] for at, _ in fill} != set(deps) or any(_holds_nodes(value) for value in kwargs.values()):
+    fill = [
+        (at, position[value]) for at, value in enumerate(template) if isinstance(value, fx.Node)
+    ]
+    if {template[at] for at, _ in fill} != set(deps) or any(
+        _holds_nodes(value) for value in kwargs.values()
+    ):
         return _bind_nested(target, node, position)
     if any(not isinstance(value, fx.Node) and _holds_nodes(value) for value in template):
         return _bind_nested(target, node, position)
@@ -68,7 +104,8 @@ def _bind_nested(target: Run, node: fx.Node, position: dict[fx.Node, int]) -> Ru
 
 
 def functional(node: fx.Node) -> tuple[Run | None, fx.Node | None]:
-    """The op without side effects, and the node that the original changes in place, None where it changes nothing.
+    """The op without side effects, and the node that the original changes in place, None where it
+    changes nothing.
 
     The op is None where the original writes to something in a way that has no such form.
     """
@@ -78,11 +115,22 @@ def functional(node: fx.Node) -> tuple[Run | None, fx.Node | None]:
     schema = target._schema
     if not schema.is_mutable:
         return target, None
-    written = [argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments]
+    written = [
+        argument.alias_info is not None and argument.alias_info.is_write
+        for argument in schema.arguments
+    ]
     namespace, _, name = schema.name.partition("::")
-    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None) if name.endswith("_") else None
+    packet = (
+        getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+        if name.endswith("_")
+        else None
+    )
     plain = getattr(packet, schema.overload_name or "default", None)
-    if plain is None or written != [True] + [False] * (len(written) - 1) or not isinstance(node.args[0], fx.Node):
+    if (
+        plain is None
+        or written != [True] + [False] * (len(written) - 1)
+        or not isinstance(node.args[0], fx.Node)
+    ):
         return None, None
     return plain, node.args[0]
 
@@ -94,16 +142,24 @@ def is_fresh(target: Any) -> bool:
     if any(result.alias_info is not None for result in target._schema.returns):
         return False
     name: str = target.name()  # type: ignore[no-untyped-call]
-    return name in FRESH or not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
+    return name in FRESH or not torch._C._dispatch_has_kernel_for_dispatch_key(
+        name, "CompositeImplicitAutograd"
+    )
 
 
 def is_random(node: fx.Node) -> bool:
-    """Whether the op draws random numbers as it is called here: dropout of nothing does not, nor dropout in eval mode."""
+    """Whether the op draws random numbers as it is called here: dropout of nothing does not, nor
+    dropout in eval mode."""
     target = node.target
-    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+    if (
+        not isinstance(target, torch._ops.OpOverload)
+        or torch.Tag.nondeterministic_seeded not in target.tags
+    ):
         return False
     given = _given(target, node)
-    draws_nothing = any(isinstance(given.get(name), (int, float)) and given[name] == 0 for name in SHARES)
+    draws_nothing = any(
+        isinstance(given.get(name), (int, float)) and given[name] == 0 for name in SHARES
+    )
     in_eval = any(given.get(name) is False for name in MODES)
     return not (draws_nothing or in_eval)
 
@@ -111,26 +167,39 @@ def is_random(node: fx.Node) -> bool:
 def _given(target: torch._ops.OpOverload, node: fx.Node) -> dict[str, Any]:
     """Arguments of a call by name, with the defaults of those that are not given."""
     arguments = target._schema.arguments
-    defaults = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
+    defaults = {
+        argument.name: argument.default_value
+        for argument in arguments
+        if argument.has_default_value()
+    }
     placed = {argument.name: value for argument, value in zip(arguments, node.args, strict=False)}
     return defaults | placed | dict(node.kwargs)
 
 
 def updates_statistics(node: fx.Node) -> bool:
-    """Whether a normalization takes its statistics from the batch and keeps them, which its schema does not say."""
-    normalizes = node.target in (torch.ops.aten.batch_norm.default, torch.ops.aten.instance_norm.default)
+    """Whether a normalization takes its statistics from the batch and keeps them, which its schema
+    does not say."""
+    normalizes = node.target in (
+        torch.ops.aten.batch_norm.default,
+        torch.ops.aten.instance_norm.default,
+    )
     return normalizes and isinstance(node.args[3], fx.Node) and node.args[5] is True
 
 
 def in_place(target: Any, node: fx.Node, deps: Sequence[fx.Node]) -> Run | None:
-    """The op's in-place form, bound; None where there is none, or where its result does not fit into the first dep."""
+    """The op's in-place form, bound; None where there is none, or where its result does not fit
+    into the first dep."""
     if not isinstance(target, torch._ops.OpOverload) or not deps or node.args[0] is not deps[0]:
         return None
     name = target._schema.name.removeprefix("aten::")
     packet = getattr(torch.ops.aten, f"{name}_", None) if name in OVERWRITES else None
     overload = getattr(packet, target._schema.overload_name or "default", None)
     result, source = node.meta.get("val"), deps[0].meta.get("val")
-    if overload is None or not isinstance(result, torch.Tensor) or not isinstance(source, torch.Tensor):
+    if (
+        overload is None
+        or not isinstance(result, torch.Tensor)
+        or not isinstance(source, torch.Tensor)
+    ):
         return None
     fits = result.dtype == source.dtype and str(result.shape) == str(source.shape)
     return bind(overload, node, deps) if fits else None

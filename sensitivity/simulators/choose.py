@@ -1,4 +1,5 @@
-"""Which simulator a model gets: replay where its numbers are the model's own, toggling otherwise."""
+"""Which simulator a model gets: replay where its numbers are the model's own, toggling
+otherwise."""
 
 from __future__ import annotations
 
@@ -11,17 +12,27 @@ from sensitivity.simulators.toggle import ToggleSimulator
 
 
 def simulator_for(
-    source: QuantizedModel, example_inputs: Any, *, memory: int | None = None, exact_toggle: bool = False
+    source: QuantizedModel,
+    example_inputs: Any,
+    *,
+    memory: int | None = None,
+    exact_toggle: bool = False,
 ) -> Simulator:
-    """A replay simulator that was found to agree with the model on `example_inputs`, else a toggling one.
+    """A replay simulator that was found to agree with the model on `example_inputs`, else a
+    toggling one.
 
-    example_inputs: one batch as the task gives it. memory: bytes that replay may hold besides the weights; None takes
-    a quarter of what is free. exact_toggle: toggle without trying. `reason` of the result says what was found.
+    example_inputs: one batch as the task gives it. memory: bytes that replay may hold besides the
+    weights; None takes a quarter of what is free. exact_toggle: toggle without trying. `reason` of
+    the result says what was found.
     """
     if source.source == "onnx_qdq":
         from sensitivity.simulators.onnx_whole import WholeFile, onnx_simulator
 
-        return WholeFile(source) if exact_toggle else onnx_simulator(source, example_inputs, memory=memory)
+        return (
+            WholeFile(source)
+            if exact_toggle
+            else onnx_simulator(source, example_inputs, memory=memory)
+        )
     if exact_toggle:
         return ToggleSimulator(source)
     from sensitivity.simulators.compare import TOLERANCE
@@ -35,21 +46,29 @@ def simulator_for(
             replay = ReplaySimulator(source, memory, own=own)
             found.append((_difference(source, replay, example_inputs), replay))
             if found[-1][0] == 0:
-                replay.reason = "a traced graph of the model gives its own outputs bit for bit on the example batch"
+                replay.reason = (
+                    "a traced graph of the model gives its own outputs bit for bit on "
+                    "the example batch"
+                )
                 return replay
     except Untraceable as error:
         return ToggleSimulator(source, f"the model cannot be replayed, since {error}")
     difference, replay = min(found, key=lambda pair: pair[0])
     if difference <= TOLERANCE:
-        replay.reason = f"a traced graph of the model gives its own outputs to {difference:.1e} on the example batch"
+        replay.reason = (
+            f"a traced graph of the model gives its own outputs to {difference:.1e} on "
+            "the example batch"
+        )
         return replay
     return ToggleSimulator(
-        source, f"a traced graph of the model differs from it by {difference:.1e} on the example batch"
+        source,
+        f"a traced graph of the model differs from it by {difference:.1e} on the example batch",
     )
 
 
 def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
-    """The largest difference from the model itself, with every other quantizer off, then with the others off.
+    """The largest difference from the model itself, with every other quantizer off, then with the
+    others off.
 
     So each is seen in both states. All on is compared again at the first batch of any other shape.
     """
@@ -59,11 +78,14 @@ def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
     variants = [frozenset(names[::2]), frozenset(names[1::2])]
     theirs = dict(ToggleSimulator(source).outputs(inputs, variants))
     replay.prepare(inputs)
-    return max(difference(theirs[index], outputs) for index, outputs in replay.outputs(inputs, variants))
+    return max(
+        difference(theirs[index], outputs) for index, outputs in replay.outputs(inputs, variants)
+    )
 
 
 def free_memory(model: Any) -> int:
-    """Bytes free on the device of the model's first parameter; 8 GiB where the system does not say."""
+    """Bytes free on the device of the model's first parameter; 8 GiB where the system does not
+    say."""
     import torch
 
     from sensitivity.quantizers.calls import device_of

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 TOLERANCE = 1e-4
-"""Largest difference at which a graph that is not equal bit for bit is used. A rounding that turns over moves the outputs
-of most models by more than this."""
+"""Largest difference at which a graph that is not equal bit for bit is used. A rounding that turns
+over moves the outputs of most models by more than this."""
 
 
 def same(one: Any, other: Any) -> bool:

@@ -12,9 +12,11 @@ from sensitivity.quantizers.calls import every_module_called
 
 
 class EvaluateSimulator:
-    """Yields the metric itself, a finite float, in the place of outputs; `inputs` is the user's evaluate(model).
+    """Yields the metric itself, a finite float, in the place of outputs; `inputs` is the user's
+    evaluate(model).
 
-    Raises TaskError, with the user's exception as its cause, where `evaluate` fails or does not give a finite number.
+    Raises TaskError, with the user's exception as its cause, where `evaluate` fails or does not
+    give a finite number.
     """
 
     name = "evaluate"
@@ -41,8 +43,8 @@ class EvaluateSimulator:
             raise
         except Exception as error:
             raise TaskError(
-                f"Expected evaluate(model) to return a number, got {type(error).__name__}: {error}; "
-                "run it on the model by hand to see where."
+                f"Expected evaluate(model) to return a number, got {type(error).__name__}: "
+                f"{error}; run it on the model by hand to see where."
             ) from error
         if not math.isfinite(metric):
             raise TaskError(

@@ -1,4 +1,5 @@
-"""A traced model made ready to run: callables, weights in both states, memory measured, schedules."""
+"""A traced model made ready to run: callables, weights in both states, memory measured,
+schedules."""
 
 from __future__ import annotations
 
@@ -18,11 +19,13 @@ from sensitivity.simulators.tracing import Traced
 Slots = list[Any]
 
 SCHEDULES = 8
-"""How many schedules to keep. A scan asks for the same variants batch after batch; a race drops some now and then."""
+"""How many schedules to keep. A scan asks for the same variants batch after batch; a race drops
+some now and then."""
 
 
 class Graph:
-    """Runs variants, given as bits of disabled quantizers, on the flat inputs of one batch cut into equal pieces."""
+    """Runs variants, given as bits of disabled quantizers, on the flat inputs of one batch cut into
+    equal pieces."""
 
     def __init__(self, traced: Traced, quantizers: Sequence[NativeQuantizer]) -> None:
         self.batches = traced.batches
@@ -42,23 +45,27 @@ class Graph:
         """Bytes of the largest value that one forward on these inputs makes."""
         return max(self._sizes(leaves)[0], default=0)
 
-    def peak(self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None) -> int:
-        """The most bytes that running these variants holds at once: not counted are weights, inputs, the ops' own scratch,
-        and outputs that the caller keeps."""
+    def peak(
+        self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
+    ) -> int:
+        """The most bytes that running these variants holds at once: not counted are weights,
+        inputs, the ops' own scratch, and outputs that the caller keeps."""
         return self._schedule(pieces, masks, memory).peak
 
     def outputs(
         self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
     ) -> Iterator[tuple[int, Any]]:
-        """Yield (index into masks, outputs of the whole batch), cheapest first; to be run without gradients."""
+        """Yield (index into masks, outputs of the whole batch), cheapest first; to be run without
+        gradients."""
         plan = self._schedule(pieces, masks, memory)
         states = [self._start(plan, piece) for piece in pieces]
         for leg in plan.legs:
             yield leg.variant, self._outputs(leg, states)
 
     def seconds(self, pieces: Sequence[Sequence[Any]]) -> float:
-        """How long the variants that each leave out one quantizer take, as far as one forward tells: the time of each
-        node counts as often as there are quantizers upstream of it, which is how often these variants recompute it."""
+        """How long the variants that each leave out one quantizer take, as far as one forward
+        tells: the time of each node counts as often as there are quantizers upstream of it, which
+        is how often these variants recompute it."""
         plan = schedule(self._network, [0])
         total = 0.0
         for piece in pieces:
@@ -66,10 +73,14 @@ class Graph:
             for step in plan.legs[0].steps:
                 start = time.perf_counter()
                 self._do(step, slots)
-                total += (time.perf_counter() - start) * self._network.upstream[step.node].bit_count()
+                total += (time.perf_counter() - start) * self._network.upstream[
+                    step.node
+                ].bit_count()
         return total
 
-    def _schedule(self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None) -> Schedule:
+    def _schedule(
+        self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
+    ) -> Schedule:
         size, handed = self._sizes(pieces[0])
         key = (tuple(masks), memory, len(pieces), size)
         if key not in self._schedules:
@@ -80,7 +91,8 @@ class Graph:
         return self._schedules[key]
 
     def _sizes(self, leaves: Sequence[Any]) -> tuple[tuple[int, ...], int]:
-        """Bytes of new memory that each node takes, and of the outputs: measured in one forward, all quantizers on."""
+        """Bytes of new memory that each node takes, and of the outputs: measured in one forward,
+        all quantizers on."""
         shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
         if shapes not in self._size:
             plan = schedule(self._network, [0])
@@ -93,7 +105,10 @@ class Graph:
                 for slot in step.frees:
                     slots[slot] = None
             outputs = [slots[slot] for slot in plan.legs[0].outputs]
-            self._size[shapes] = tuple(size), sum(leaf.nbytes for leaf in outputs if isinstance(leaf, Tensor))
+            self._size[shapes] = (
+                tuple(size),
+                sum(leaf.nbytes for leaf in outputs if isinstance(leaf, Tensor)),
+            )
         return self._size[shapes]
 
     def _start(self, plan: Schedule, leaves: Sequence[Any]) -> Slots:
@@ -112,7 +127,10 @@ class Graph:
             if self._traced.nodes[node].kind == "tensor":
                 self._fixed[value] = self._traced.nodes[node].tensor
             else:
-                deps = [self._constant(value_of(self._network, dep, mask)) for dep in self._network.deps[node]]
+                deps = [
+                    self._constant(value_of(self._network, dep, mask))
+                    for dep in self._network.deps[node]
+                ]
                 self._fixed[value] = self._call(node, deps)
         return self._fixed[value]
 
@@ -128,12 +146,16 @@ class Graph:
             slots[slot] = None
 
     def _finish(self, leg: Leg, slots: Slots, *, alone: bool) -> list[Any]:
-        """Do the steps of one leg and give its outputs, as copies where later legs still read them."""
+        """Do the steps of one leg and give its outputs, as copies where later legs still read
+        them."""
         for step in leg.steps:
             self._do(step, slots)
         results = [slots[slot] for slot in leg.outputs]
         if alone:
-            results = [value if owned else _copy(value) for value, owned in zip(results, leg.owned, strict=True)]
+            results = [
+                value if owned else _copy(value)
+                for value, owned in zip(results, leg.owned, strict=True)
+            ]
         for slot in leg.frees:
             slots[slot] = None
         return results
@@ -157,20 +179,29 @@ def _network(traced: Traced, quantizers: Sequence[NativeQuantizer]) -> Network:
         deps=tuple(node.deps for node in traced.nodes),
         switch=tuple(1 << node.index if node.kind == "quantizer" else 0 for node in traced.nodes),
         fixed=tuple(fixed),
-        fresh=tuple(mark.fresh if mark else node.fresh for mark, node in zip(marks, traced.nodes, strict=True)),
+        fresh=tuple(
+            mark.fresh if mark else node.fresh
+            for mark, node in zip(marks, traced.nodes, strict=True)
+        ),
         overwrites=tuple(
             (mark.overwrite if mark else node.overwrite) is not None
             for mark, node in zip(marks, traced.nodes, strict=True)
         ),
         size=(0,) * len(traced.nodes),
-        outputs=tuple(leaf for leaf, constant in zip(traced.outputs, traced.constant, strict=True) if not constant),
+        outputs=tuple(
+            leaf
+            for leaf, constant in zip(traced.outputs, traced.constant, strict=True)
+            if not constant
+        ),
     )
 
 
 def _storages(value: Any, but: dict[int, int] | None = None) -> dict[int, int]:
     """Address to bytes of the memory under every tensor in a nest, except those in `but`."""
     tensors = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-    found = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    found = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
+    }
     return {address: size for address, size in found.items() if address not in (but or {})}
 
 
@@ -179,7 +210,8 @@ def _copy(value: Any) -> Any:
 
 
 def _joined(pieces: tuple[Any, ...]) -> Any:
-    """One output of all micro-batches. Whether it has the batch in front is not known: splitting is checked before."""
+    """One output of all micro-batches. Whether it has the batch in front is not known: splitting is
+    checked before."""
     if isinstance(pieces[0], Tensor) and pieces[0].ndim:
         return torch.cat(pieces)
     return _copy(pieces[0])

@@ -16,9 +16,10 @@ def host_memory() -> int:
 
 
 def over_budget(needed: int, memory: int) -> str:
-    """One sentence for values that take more bytes than the budget has. needed: the most that were planned."""
+    """One sentence for values that take more bytes than the budget has. needed: the most that were
+    planned."""
     return (
-        f"Replay holds up to {needed / 2**20:.1f} MiB of values at once, more than its budget of {memory / 2**20:.1f} MiB "
-        "(--memory): one batch takes that much where cutting it further would change the numbers; use smaller batches or a "
-        "larger budget."
+        f"Replay holds up to {needed / 2**20:.1f} MiB of values at once, more than its budget of "
+        f"{memory / 2**20:.1f} MiB (--memory): one batch takes that much where cutting it further "
+        "would change the numbers; use smaller batches or a larger budget."
     )

@@ -1,4 +1,5 @@
-"""A Q/DQ file as single operations: each is an ONNX Runtime session of its own, each use of a pair a switch."""
+"""A Q/DQ file as single operations: each is an ONNX Runtime session of its own, each use of a pair
+a switch."""
 
 from __future__ import annotations
 
@@ -12,7 +13,13 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import Limits, activation
-from sensitivity.onnx_graph.passes.skip_uses import CorrectedBias, NewGrid, corrected_bias, dequantized, nodes_of
+from sensitivity.onnx_graph.passes.skip_uses import (
+    CorrectedBias,
+    NewGrid,
+    corrected_bias,
+    dequantized,
+    nodes_of,
+)
 from sensitivity.onnx_graph.uses import Link, Use
 from sensitivity.quantizers.onnx_model import OnnxModel
 from sensitivity.quantizers.onnx_ranges import weight_on_grid
@@ -22,7 +29,8 @@ Place = tuple[int, int]
 """A node of the network and which of its outputs."""
 
 EMBEDDED = 2**20
-"""Bytes. Constants up to this stay in the operation that reads them, as in the file; larger ones are held once."""
+"""Bytes. Constants up to this stay in the operation that reads them, as in the file; larger ones
+are held once."""
 
 
 class Unsplittable(Exception):
@@ -33,9 +41,9 @@ class Unsplittable(Exception):
 class Recipe:
     """How a node of the network is computed.
 
-    nodes: of the file, one after the other. reads: name of each input -> (index into the node's deps, output of that
-    dep). outputs: names, "" for those that the file leaves out. constants: what else the nodes read. value: that of a
-    constant, which has no nodes.
+    nodes: of the file, one after the other. reads: name of each input -> (index into the node's
+    deps, output of that dep). outputs: names, "" for those that the file leaves out. constants:
+    what else the nodes read. value: that of a constant, which has no nodes.
     """
 
     nodes: tuple[onnx.NodeProto, ...] = ()
@@ -47,7 +55,8 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """network: as the schedule wants it. recipes: of each node; None for inputs. inputs: name -> node.
+    """network: as the schedule wants it. recipes: of each node; None for inputs. inputs: name ->
+    node.
     outputs: which output of which node each graph output is."""
 
     network: Network
@@ -61,9 +70,9 @@ Offered = Mapping[str, Mapping[str, NewGrid]]
 
 
 def split(source: OnnxModel, bits: dict[str, int], offered: Offered | None = None) -> Split:
-    """The network of a file. bits: name of a use or key of a range -> its bit; uses that are not in it are always
-    enabled. A use with ranges on offer is a chain of switches on one value, its own first: the last that is enabled
-    gives what the operation reads."""
+    """The network of a file. bits: name of a use or key of a range -> its bit; uses that are not in
+    it are always enabled. A use with ranges on offer is a chain of switches on one value, its own
+    first: the last that is enabled gives what the operation reads."""
     return _Splitter(source, bits, offered or {}).split()
 
 
@@ -81,7 +90,9 @@ class _Splitter:
         self._of_pair: dict[tuple[ir.Node, Place, NewGrid | None], int] = {}
         self._paths = {(path.user, path.index): path for path in source.paths}
         corrected = ((path.user, corrected_bias(path, source.weights)) for path in source.paths)
-        self._corrected = {(user, found.index): found for user, found in corrected if found is not None}
+        self._corrected = {
+            (user, found.index): found for user, found in corrected if found is not None
+        }
 
     def split(self) -> Split:
         graph = self._model.graph
@@ -94,7 +105,9 @@ class _Splitter:
                 self._at[value] = (inputs[value.name or ""], 0)
         for node in graph:
             self._add_operation(node)
-        outputs = tuple(self._reached(None, index, value) for index, value in enumerate(graph.outputs))
+        outputs = tuple(
+            self._reached(None, index, value) for index, value in enumerate(graph.outputs)
+        )
         size = len(self._deps)
         network = Network(
             deps=tuple(self._deps),
@@ -108,7 +121,9 @@ class _Splitter:
         )
         return Split(network, tuple(self._recipes), inputs, outputs)
 
-    def _add(self, deps: tuple[int, ...], recipe: Recipe | None, *, fixed: bool, switch: int = 0) -> int:
+    def _add(
+        self, deps: tuple[int, ...], recipe: Recipe | None, *, fixed: bool, switch: int = 0
+    ) -> int:
         self._deps.append(deps)
         self._recipes.append(recipe)
         self._fixed.append(fixed)
@@ -122,10 +137,14 @@ class _Splitter:
             for index, value in enumerate(node.inputs)
             if value is not None and not self._is_embedded(node, index, value)
         }
-        captured = {value.name or "": self._at[value] for value in _captured(node) if value in self._at}
+        captured = {
+            value.name or "": self._at[value] for value in _captured(node) if value in self._at
+        }
         # By place, not by name: one value may be read twice, quantized once and not the other time.
         names = {index: f"input_{index}" for index in places}
-        at = self._call([node], {names[index]: place for index, place in places.items()} | captured, names)
+        at = self._call(
+            [node], {names[index]: place for index, place in places.items()} | captured, names
+        )
         for output, value in enumerate(node.outputs):
             self._at[value] = (at, output)
 
@@ -136,11 +155,16 @@ class _Splitter:
         return array is None or array.nbytes <= EMBEDDED
 
     def _call(
-        self, nodes: Sequence[ir.Node], places: dict[str, Place], renamed: Mapping[int, str] | None = None
+        self,
+        nodes: Sequence[ir.Node],
+        places: dict[str, Place],
+        renamed: Mapping[int, str] | None = None,
     ) -> int:
         deps = tuple(dict.fromkeys(place for place, _ in places.values()))
         reads = {name: (deps.index(place), output) for name, (place, output) in places.items()}
-        return self._add(deps, _recipe(nodes, reads, renamed or {}), fixed=all(self._fixed[dep] for dep in deps))
+        return self._add(
+            deps, _recipe(nodes, reads, renamed or {}), fixed=all(self._fixed[dep] for dep in deps)
+        )
 
     def _reached(self, user: ir.Node | None, index: int, value: ir.Value) -> Place:
         """Where an input of an operation, or an output of the graph, is had from."""
@@ -163,7 +187,9 @@ class _Splitter:
             assert before is not None
             first = link.inputs[0]
             assert first is not None
-            others = {value.name or "": self._at[value] for value in link.inputs[1:] if value in self._at}
+            others = {
+                value.name or "": self._at[value] for value in link.inputs[1:] if value in self._at
+            }
             return self._call([link], {first.name or "": before, **others}), 0
         return self._switched(use, before), 0
 
@@ -172,12 +198,17 @@ class _Splitter:
         if use.name in self._source.freed:
             return self._unquantized_weight(use)
         nodes = nodes_of(use.pair)
-        stored_otherwise = use.pair.quantize is None or (use.pair.source.name or "") in self._source.weights
+        stored_otherwise = (
+            use.pair.quantize is None or (use.pair.source.name or "") in self._source.weights
+        )
         if before is None or stored_otherwise:
             before = (self._unquantized_weight(use), 0)
         if before[1]:  # a switch gives back all that its node reads, so it must read one value
             identity = onnx.helper.make_node("Identity", ["x"], ["value"])
-            before = (self._add((before[0],), Recipe((identity,), {"x": (0, before[1])}), fixed=False), 0)
+            before = (
+                self._add((before[0],), Recipe((identity,), {"x": (0, before[1])}), fixed=False),
+                0,
+            )
         source = use.pair.source.name or ""
         others = {
             value.name or "": self._at[value]
@@ -196,7 +227,9 @@ class _Splitter:
         at = self._add(deps, recipe, fixed=fixed, switch=self._bits.get(use.name, 0))
         self._twins[at] = self._of_pair.setdefault((use.pair.dequantize, before, grid), at)
         for key, other in self._offered.get(use.name, {}).items():
-            at = self._add((at, before[0]), _on_grid(use, other, 1), fixed=fixed, switch=self._bits[key])
+            at = self._add(
+                (at, before[0]), _on_grid(use, other, 1), fixed=fixed, switch=self._bits[key]
+            )
         return at
 
     def _clamped(self, use: Use, before: Place) -> int | None:
@@ -215,17 +248,22 @@ class _Splitter:
         given = self._source.weights.get(source.name or "")
         if given is not None:
             return self._constant(given)
-        return self._constant(dequantized(use.pair) if use.pair.quantize is None else qdq.constant(source))
+        return self._constant(
+            dequantized(use.pair) if use.pair.quantize is None else qdq.constant(source)
+        )
 
     def _switched_bias(self, corrected: CorrectedBias) -> int:
-        """A node that gives the corrected bias unless the weight's bit is disabled, and then the one before that."""
+        """A node that gives the corrected bias unless the weight's bit is disabled, and then the
+        one before that."""
         before = self._constant(corrected.values)
         if corrected.weight.name in self._source.grids:
             return before
         name = corrected.bias.name or ""
         keep = onnx.helper.make_node("Identity", [name], ["value"])
         recipe = Recipe((keep,), {}, constants={name: _tensor(corrected.bias)})
-        return self._add((before,), recipe, fixed=True, switch=self._bits.get(corrected.weight.name, 0))
+        return self._add(
+            (before,), recipe, fixed=True, switch=self._bits.get(corrected.weight.name, 0)
+        )
 
     def _constant(self, array: NDArray[Any] | None) -> int:
         if array is None:
@@ -234,8 +272,8 @@ class _Splitter:
 
 
 def _on_grid(use: Use, grid: NewGrid, source: int) -> Recipe:
-    """A pair on another grid. source: which dep gives what it quantizes; a weight's values are computed here, since
-    older opsets have no scales per channel."""
+    """A pair on another grid. source: which dep gives what it quantizes; a weight's values are
+    computed here, since older opsets have no scales per channel."""
     names = {what: f"{grid.key}.{what}" for what in ("scale", "zero_point", "values")}
     if grid.constant is not None:
         keep = onnx.helper.make_node("Identity", [names["values"]], ["value"])
@@ -253,13 +291,26 @@ def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, onnx.TensorProto]:
     return {name: onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()}
 
 
-def _recipe(nodes: Sequence[ir.Node], reads: Mapping[str, Place], renamed: Mapping[int, str]) -> Recipe:
+def _recipe(
+    nodes: Sequence[ir.Node], reads: Mapping[str, Place], renamed: Mapping[int, str]
+) -> Recipe:
     """renamed: place of an input of the first node -> its name in `reads`."""
     inner = {value.name for node in nodes for value in node.outputs}
     first = [None if index in renamed else value for index, value in enumerate(nodes[0].inputs)]
-    read = {value.name or "": value for value in (*first, *_captured(nodes[0])) if value is not None}
-    read |= {value.name or "": value for node in nodes[1:] for value in (*node.inputs, *_captured(node)) if value}
-    constants = {name: _tensor(value) for name, value in read.items() if name not in reads and name not in inner}
+    read = {
+        value.name or "": value for value in (*first, *_captured(nodes[0])) if value is not None
+    }
+    read |= {
+        value.name or "": value
+        for node in nodes[1:]
+        for value in (*node.inputs, *_captured(node))
+        if value
+    }
+    constants = {
+        name: _tensor(value)
+        for name, value in read.items()
+        if name not in reads and name not in inner
+    }
     protos = tuple(ir.to_proto(node) for node in nodes)
     for index, name in renamed.items():
         protos[0].input[index] = name
@@ -281,7 +332,9 @@ def _captured(node: ir.Node) -> list[ir.Value]:
             nodes = list(graph.all_nodes())
             own = {value for inner in nodes for value in inner.outputs} | set(graph.inputs)
             own |= set(graph.initializers.values())
-            read = [value for inner in nodes for value in inner.inputs if value is not None] + list(graph.outputs)
+            read = [value for inner in nodes for value in inner.inputs if value is not None] + list(
+                graph.outputs
+            )
             found.update(dict.fromkeys(value for value in read if value not in own))
     return list(found)
 

@@ -12,7 +12,8 @@ from sensitivity.quantizers.onnx_model import OnnxModel, session
 from sensitivity.simulators.onnx_network import Recipe, Split, Unsplittable
 
 Values = list[Any]
-"""The outputs of one node of the network: OrtValues, None for an output that the file leaves out."""
+"""The outputs of one node of the network: OrtValues, None for an output that the file leaves
+out."""
 
 Key = Hashable
 """What holds a node's values: a slot of a schedule, say."""
@@ -27,7 +28,9 @@ class Program:
     The session is made by `build`, from values of the right types.
     """
 
-    def __init__(self, source: OnnxModel, split: Split, actions: Sequence[Action], keep: Collection[Key]) -> None:
+    def __init__(
+        self, source: OnnxModel, split: Split, actions: Sequence[Action], keep: Collection[Key]
+    ) -> None:
         self._source, self._split, self._actions = source, split, actions
         made = {out for _, _, out in actions}
         self._keep = [out for _, _, out in actions if out in keep]
@@ -41,15 +44,23 @@ class Program:
         """Make the session, once. held: at least the values that the actions read from outside."""
         if self._session is not None or not self._actions:
             return
-        names = {key: _Names(index) for index, key in enumerate([*self._given, *(out for _, _, out in self._actions)])}
+        names = {
+            key: _Names(index)
+            for index, key in enumerate([*self._given, *(out for _, _, out in self._actions)])
+        }
         graph = onnx.GraphProto(name="steps")
         used: dict[str, tuple[Key, int]] = {}
         constants: dict[str, onnx.TensorProto] = {}
         for number, (node, reads, out) in enumerate(self._actions):
             recipe = self._split.recipes[node]
             assert recipe is not None
-            inputs = {name: names[reads[dep]].at(output) for name, (dep, output) in recipe.reads.items()}
-            used |= {names[reads[dep]].at(output): (reads[dep], output) for dep, output in recipe.reads.values()}
+            inputs = {
+                name: names[reads[dep]].at(output) for name, (dep, output) in recipe.reads.items()
+            }
+            used |= {
+                names[reads[dep]].at(output): (reads[dep], output)
+                for dep, output in recipe.reads.values()
+            }
             _add(graph, recipe, inputs, names[out], constants, number)
         given = set(self._given)
         for name, (key, output) in used.items():
@@ -57,10 +68,14 @@ class Program:
                 value = held[key][output]
                 if not value.is_tensor():
                     raise Unsplittable("it passes on values that are no tensors")
-                graph.input.append(onnx.helper.make_tensor_value_info(name, value.element_type(), None))
+                graph.input.append(
+                    onnx.helper.make_tensor_value_info(name, value.element_type(), None)
+                )
                 self._feeds.append((name, key, output))
         for key, recipe in self._kept():
-            self._outputs += [names[key].at(index) for index, name in enumerate(recipe.outputs) if name]
+            self._outputs += [
+                names[key].at(index) for index, name in enumerate(recipe.outputs) if name
+            ]
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._outputs)
         graph.initializer.extend(constants.values())
         made = session(
@@ -70,7 +85,8 @@ class Program:
             threads=1,
             shared=True,
         )
-        # The session below the Python class, which checks each call for longer than small kernels take.
+        # The session below the Python class, which checks each call for longer than small kernels
+        # take.
         self._session = made._sess
 
     def run(self, held: Any) -> dict[Key, Values]:
@@ -78,11 +94,16 @@ class Program:
             return {}
         feeds = {name: held[key][output] for name, key, output in self._feeds}
         found = iter(self._session.run_with_ort_values(feeds, self._outputs, None))
-        return {key: [next(found) if name else None for name in recipe.outputs] for key, recipe in self._kept()}
+        return {
+            key: [next(found) if name else None for name in recipe.outputs]
+            for key, recipe in self._kept()
+        }
 
     def _kept(self) -> list[tuple[Key, Recipe]]:
         keep = set(self._keep)
-        recipes = ((out, self._split.recipes[node]) for node, _, out in self._actions if out in keep)
+        recipes = (
+            (out, self._split.recipes[node]) for node, _, out in self._actions if out in keep
+        )
         return [(out, recipe) for out, recipe in recipes if recipe is not None]
 
     def _proto(self, graph: onnx.GraphProto) -> onnx.ModelProto:
@@ -118,12 +139,18 @@ def _add(
     if recipe.value is not None:
         constants[outputs.at(0)] = onnx.numpy_helper.from_array(recipe.value, outputs.at(0))
         return
-    renamed = dict(inputs) | {name: outputs.at(index) for index, name in enumerate(recipe.outputs) if name}
+    renamed = dict(inputs) | {
+        name: outputs.at(index) for index, name in enumerate(recipe.outputs) if name
+    }
     for name, tensor in recipe.constants.items():
         if name not in constants:
             constants[name] = tensor
     for position, node in enumerate(recipe.nodes):
-        inner = {name: f"inner_{number}_{position}_{name}" for name in node.output if name and name not in renamed}
+        inner = {
+            name: f"inner_{number}_{position}_{name}"
+            for name in node.output
+            if name and name not in renamed
+        }
         renamed |= inner
         graph.node.append(_renamed(node, renamed))
 
@@ -156,5 +183,7 @@ def share_memory() -> None:
     """One allocator for all programs: each of its own would keep the most that it ever needed."""
     import onnxruntime as ort
 
-    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    info = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
     ort.create_and_register_allocator(info, None)

@@ -1,7 +1,9 @@
-"""Runs many variants of a Q/DQ file on one batch in ONNX Runtime and computes what they have in common once.
+"""Runs many variants of a Q/DQ file on one batch in ONNX Runtime and computes what they have in
+common once.
 
-What a variant needs beyond the values held from variants before it is one session, made at the first batch and kept for
-all others. Its kernels are those of a session of the whole file, so the numbers are the same.
+What a variant needs beyond the values held from variants before it is one session, made at the
+first batch and kept for all others. Its kernels are those of a session of the whole file, so the
+numbers are the same.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from sensitivity.errors import SensitivityError, TaskError, unknown_name
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid
 from sensitivity.quantizers.alternatives import Alternatives, replacing
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.onnx_batches import Arrays, difference, fixed_batch, joined, length, pieces
+from sensitivity.quantizers.onnx_batches import (
+    Arrays,
+    difference,
+    fixed_batch,
+    joined,
+    length,
+    pieces,
+)
 from sensitivity.quantizers.onnx_model import OnnxModel, feed
 from sensitivity.simulators.memory import over_budget
 from sensitivity.simulators.onnx_network import Offered, Unsplittable, split
@@ -26,7 +35,8 @@ from sensitivity.simulators.onnx_program import Action, Program, Values, share_m
 from sensitivity.simulators.schedule import Leg, Schedule, Value, schedule, value_of
 
 LARGEST_VALUE = 4 * 2**20
-"""Bytes. A batch is cut until no value is larger than this, for the caches, and until every core has a piece."""
+"""Bytes. A batch is cut until no value is larger than this, for the caches, and until every core
+has a piece."""
 
 SCHEDULES = 2
 """How many to keep, with their sessions. A scan asks for the same variants batch after batch."""
@@ -41,19 +51,26 @@ class Plan:
 
 
 class OnnxReplay:
-    """memory: bytes for values that wait for a later variant; None: no limit. threads: pieces of a batch run at a time."""
+    """memory: bytes for values that wait for a later variant; None: no limit. threads: pieces of a
+    batch run at a time."""
 
     name = "replay"
 
-    def __init__(self, source: QuantizedModel, memory: int | None = None, *, threads: int | None = None) -> None:
+    def __init__(
+        self, source: QuantizedModel, memory: int | None = None, *, threads: int | None = None
+    ) -> None:
         share_memory()
         self.reason = "it was asked for"
         self._model: OnnxModel = source.model
         self._memory = memory
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._bits = {quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)}
+        self._bits = {
+            quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)
+        }
         self._quantizers = source.quantizers
-        self._offered = frozenset(quantizer.name for quantizer in source.quantizers if quantizer.replaces)
+        self._offered = frozenset(
+            quantizer.name for quantizer in source.quantizers if quantizer.replaces
+        )
         self._split = split(self._model, self._bits, offered_grids(source))
         self._batch = fixed_batch(self._model)
         self.smallest = self._batch  # a file that takes any size may mix its samples
@@ -77,16 +94,20 @@ class OnnxReplay:
         yield from self._run(plan, parts, length(arrays))
 
     def _mask(self, variant: frozenset[str]) -> int:
-        """Bits of what is left out: disabled quantizers, those replaced by another range, ranges not in use, and biases
-        whose steps were those of a range that is replaced."""
+        """Bits of what is left out: disabled quantizers, those replaced by another range, ranges
+        not in use, and biases whose steps were those of a range that is replaced."""
         for name in variant - self._bits.keys():
             raise unknown_name("a quantizer's name", name, self._bits)
         replaced = replacing(self._quantizers, variant)
         out = ((variant | self._offered) - set(replaced.values())) | replaced.keys()
-        out |= {self._model.biases[name] for name in replaced if name in self._model.biases} & self._bits.keys()
+        out |= {
+            self._model.biases[name] for name in replaced if name in self._model.biases
+        } & self._bits.keys()
         return sum(self._bits[name] for name in out)
 
-    def _run(self, plan: Plan, parts: Sequence[Arrays], samples: int | None) -> Iterator[tuple[int, Any]]:
+    def _run(
+        self, plan: Plan, parts: Sequence[Arrays], samples: int | None
+    ) -> Iterator[tuple[int, Any]]:
         """While the caller judges a variant the next one is computed."""
         states = [self._start(plan.schedule, part) for part in parts]
         with ThreadPoolExecutor(min(self._threads, len(states))) as pool:
@@ -97,12 +118,14 @@ class OnnxReplay:
 
             running = begin(*plan.legs[0]) if plan.legs else []
             for number, (leg, _) in enumerate(plan.legs, 1):
-                found = [future.result() for future in running]  # all pieces: the next leg reads what this one leaves
+                # all pieces: the next leg reads what this one leaves
+                found = [future.result() for future in running]
                 running = begin(*plan.legs[number]) if number < len(plan.legs) else []
                 yield leg.variant, joined(found, samples)
 
     def _size_of_pieces(self, arrays: Arrays) -> int | None:
-        """How many samples are run at a time; None for the whole batch, where its samples do not stand alone."""
+        """How many samples are run at a time; None for the whole batch, where its samples do not
+        stand alone."""
         samples = length(arrays)
         if self._batch is not None or samples is None or samples == 1:
             return self._batch
@@ -115,7 +138,8 @@ class OnnxReplay:
         return self._cuts[shape]
 
     def _stand_alone(self, arrays: Arrays, size: int) -> bool:
-        """Whether the batch in pieces gives what it gives as a whole, all quantizers on and all off."""
+        """Whether the batch in pieces gives what it gives as a whole, all quantizers on and all
+        off."""
         masks = [0, sum(self._bits.values())]
         runs = [
             dict(self._run(self._plan(parts, masks), parts, length(arrays)))
@@ -136,7 +160,12 @@ class OnnxReplay:
     def _program(self, leg: Leg) -> Program:
         let_go = {slot for step in leg.steps for slot in step.frees}
         keep = {step.out for step in leg.steps} - let_go
-        return Program(self._model, self._split, [(step.node, step.reads, step.out) for step in leg.steps], keep)
+        return Program(
+            self._model,
+            self._split,
+            [(step.node, step.reads, step.out) for step in leg.steps],
+            keep,
+        )
 
     def _measured(self, arrays: Arrays) -> tuple[int, ...]:
         """Bytes of each node's values, from one forward with all quantizers on."""
@@ -151,7 +180,9 @@ class OnnxReplay:
             found = self._refusing(program.run, slots)
             size = [0] * len(self._split.recipes)
             for node, _, out in actions:
-                size[node] = sum(value.tensor_size_in_bytes() for value in found[out] if value is not None)
+                size[node] = sum(
+                    value.tensor_size_in_bytes() for value in found[out] if value is not None
+                )
             self._sizes[shape] = tuple(size)
         return self._sizes[shape]
 
@@ -164,11 +195,14 @@ class OnnxReplay:
             slots[slot] = self._constants[value]
         for name, node in self._split.inputs.items():
             if node in plan.inputs:
-                slots[plan.inputs[node]] = [onnxruntime.OrtValue.ortvalue_from_numpy(arrays[name])._ortvalue]
+                slots[plan.inputs[node]] = [
+                    onnxruntime.OrtValue.ortvalue_from_numpy(arrays[name])._ortvalue
+                ]
         return slots
 
     def _compute(self, wanted: Sequence[Value]) -> None:
-        """Values that no input changes, such as quantized weights: computed once for all batches."""
+        """Values that no input changes, such as quantized weights: computed once for all
+        batches."""
         actions: dict[Value, Action] = {}
         network = self._split.network
 
@@ -197,7 +231,8 @@ class OnnxReplay:
         except Exception as error:  # its exceptions share no public base class
             raise TaskError(
                 f"Expected the model to accept a batch of the task's data, got from ONNX Runtime: "
-                f"{' '.join(str(error).split())[:300]}; compare the batch with the inputs of {self._model.path.name}."
+                f"{' '.join(str(error).split())[:300]}; compare the batch with the inputs of "
+                f"{self._model.path.name}."
             ) from error
 
     def _finish(self, leg: Leg, program: Program, slots: list[Any]) -> list[NDArray[Any]]:
@@ -205,7 +240,8 @@ class OnnxReplay:
             slots[key] = values
         outputs = zip(leg.outputs, self._split.outputs, strict=True)
         arrays = [(slot, slots[slot][output].numpy()) for slot, (_, output) in outputs]
-        # They share ONNX Runtime's memory, and what a later variant gives too must not be the caller's to change.
+        # They share ONNX Runtime's memory, and what a later variant gives too must not be the
+        # caller's to change.
         found = [array if slot in leg.frees else array.copy() for slot, array in arrays]
         for slot in (*leg.frees, *(slot for step in leg.steps for slot in step.frees)):
             slots[slot] = None

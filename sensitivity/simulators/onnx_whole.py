@@ -1,4 +1,5 @@
-"""The reference for Q/DQ files: a session of the whole edited file per variant, and when replay may take its place."""
+"""The reference for Q/DQ files: a session of the whole edited file per variant, and when replay may
+take its place."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ TOLERANCE = 1e-4
 
 
 class WholeFile:
-    """Edits the file, builds a session and runs it, for each variant: slow, and right for every file."""
+    """Edits the file, builds a session and runs it, for each variant: slow, and right for every
+    file."""
 
     name = "sessions"
     smallest = None
@@ -40,7 +42,9 @@ class WholeFile:
             yield index, joined(found, length(arrays))
 
 
-def onnx_simulator(source: QuantizedModel, example_inputs: Any, *, memory: int | None = None) -> Simulator:
+def onnx_simulator(
+    source: QuantizedModel, example_inputs: Any, *, memory: int | None = None
+) -> Simulator:
     """Replay where it gives the file's own outputs on `example_inputs`, else whole sessions.
 
     memory: bytes that replay may hold besides the weights; None takes a quarter of what is free.
@@ -61,9 +65,13 @@ def onnx_simulator(source: QuantizedModel, example_inputs: Any, *, memory: int |
         whole.reason = f"the file cannot be run in parts, since {error}"
         return whole
     with source.model.in_one_thread():  # as each piece is replayed
-        worst = max(difference(theirs, ours[index]) for index, theirs in whole.outputs(first, variants))
+        worst = max(
+            difference(theirs, ours[index]) for index, theirs in whole.outputs(first, variants)
+        )
     if worst > TOLERANCE:
-        whole.reason = f"the file run in parts differs from itself by {worst:.1e} on the example batch"
+        whole.reason = (
+            f"the file run in parts differs from itself by {worst:.1e} on the example batch"
+        )
         return whole
     how = "bit for bit" if worst == 0 else f"to {worst:.1e}"
     replay.reason = f"the file run in parts gives its own outputs {how} on the example batch"
@@ -71,7 +79,8 @@ def onnx_simulator(source: QuantizedModel, example_inputs: Any, *, memory: int |
 
 
 def _check_types(arrays: dict[str, NDArray[Any]], model: OnnxModel) -> None:
-    """Raises TaskError for numbers of another type than the file's input: ONNX Runtime would blame the file."""
+    """Raises TaskError for numbers of another type than the file's input: ONNX Runtime would blame
+    the file."""
     for value in model.graph.graph.inputs:
         array, kind = arrays.get(value.name or ""), value.dtype
         if array is None or kind is None or array.dtype.kind not in "biuf":
@@ -79,6 +88,6 @@ def _check_types(arrays: dict[str, NDArray[Any]], model: OnnxModel) -> None:
         wanted = np.dtype(kind.numpy())
         if array.dtype != wanted:
             raise TaskError(
-                f"Expected the batches to have {wanted} in the input {value.name} of {model.path.name}, got "
-                f"{array.dtype}; cast them in the task."
+                f"Expected the batches to have {wanted} in the input {value.name} of "
+                f"{model.path.name}, got {array.dtype}; cast them in the task."
             )

@@ -22,38 +22,50 @@ from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.tracing import Untraceable, ordered_arguments, trace
 
 LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
-"""Bytes. On a CPU a batch is cut until no value is larger than one of these, whichever is fastest: small parts stay in the
-caches, large ones share what each call of a kernel costs, which weighs in the deep layers that most variants recompute.
-The last is for glibc, which gives memory of 32 MiB and more back to the system at once; fetching it again, page by page,
-costs more than the arithmetic of a whole layer."""
+"""Bytes. On a CPU a batch is cut until no value is larger than one of these, whichever is fastest:
+small parts stay in the caches, large ones share what each call of a kernel costs, which weighs in
+the deep layers that most variants recompute. The last is for glibc, which gives memory of 32 MiB
+and more back to the system at once; fetching it again, page by page, costs more than the arithmetic
+of a whole layer."""
 
 TIMINGS = 2
 """How often each way to cut a batch is timed; the fastest counts."""
 
 GRAPHS = 6
-"""How many graphs to keep for models whose graph holds for one input shape only; other shapes are toggled."""
+"""How many graphs to keep for models whose graph holds for one input shape only; other shapes are
+toggled."""
 
 
 class ReplaySimulator:
     """Recomputes, for each variant, only what differs from the variants before it.
 
-    memory: bytes for values that wait for a later variant, and for those of the variant at work; None: no limit. A batch
-    is cut for it as far as its numbers stay the same; `warnings` says where that is not far enough.
-    own: run the user's own quantizer modules in the graph, where the arithmetic of `GridQuantizer` differs from theirs.
-    True as long as the weights, buffers and quantizers of the model are not changed.
-    Batches of a shape that cannot be traced run on the user's own modules.
+    memory: bytes for values that wait for a later variant, and for those of the variant at work;
+    None: no limit. A batch is cut for it as far as its numbers stay the same; `warnings` says where
+    that is not far enough.
+    own: run the user's own quantizer modules in the graph, where the arithmetic of `GridQuantizer`
+    differs from theirs. True as long as the weights, buffers and quantizers of the model are not
+    changed. Batches of a shape that cannot be traced run on the user's own modules.
     """
 
     name = "replay"
 
     def __init__(
-        self, source: QuantizedModel, memory: int | None = None, *, own: bool = False, reason: str = "it was asked for"
+        self,
+        source: QuantizedModel,
+        memory: int | None = None,
+        *,
+        own: bool = False,
+        reason: str = "it was asked for",
     ) -> None:
         self.reason = reason
         self._source = source
         self._memory = memory
-        self._bits = {quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)}
-        self._offered = frozenset(quantizer.name for quantizer in source.quantizers if quantizer.replaces)
+        self._bits = {
+            quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)
+        }
+        self._offered = frozenset(
+            quantizer.name for quantizer in source.quantizers if quantizer.replaces
+        )
         self._quantizers = native_quantizers(source, own=own)
         self._marked = _marked(source)
         self._own = any(isinstance(quantizer, OwnQuantizer) for quantizer in self._quantizers)
@@ -72,7 +84,9 @@ class ReplaySimulator:
             graph, pieces = self._pieces(leaves, spec)
         except Untraceable as error:
             if "own modules" not in self.reason:
-                self.reason += f"; batches of another shape run on the model's own modules, since {error}"
+                self.reason += (
+                    f"; batches of another shape run on the model's own modules, since {error}"
+                )
             yield from ToggleSimulator(self._source).outputs(inputs, variants)
             return
         self._needed = max(self._needed, graph.peak(pieces, masks, self._memory))
@@ -87,7 +101,8 @@ class ReplaySimulator:
 
     @property
     def smallest(self) -> int | None:
-        """Of the first graph traced; None before that, and where the graph holds for one length only."""
+        """Of the first graph traced; None before that, and where the graph holds for one length
+        only."""
         if not self._graphs:
             return None
         low, high = self._graphs[0][1].batches
@@ -99,7 +114,8 @@ class ReplaySimulator:
         return () if held else (over_budget(self._needed, self._memory or 0),)
 
     def prepare(self, inputs: Any) -> None:
-        """Trace the model for batches like this one, and leave it to the caller to check the outputs.
+        """Trace the model for batches like this one, and leave it to the caller to check the
+        outputs.
 
         Raises Untraceable.
         """
@@ -109,19 +125,22 @@ class ReplaySimulator:
         self._checked.add(_shape(leaves, spec))
 
     def peak(self, inputs: Any, variants: Sequence[frozenset[str]]) -> int:
-        """Bytes that values will take at most while these variants run on this batch; Raises Untraceable."""
+        """Bytes that values will take at most while these variants run on this batch; Raises
+        Untraceable."""
         inputs = to_device(inputs, device_of(self._source.model))
         graph, pieces = self._pieces(*pytree.tree_flatten(ordered_arguments(self._marked, inputs)))
         return graph.peak(pieces, [self._mask(variant) for variant in variants], self._memory)
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
-        """No gradients, and the user's own quantizers enabled, for as long as something is computed."""
+        """No gradients, and the user's own quantizers enabled, for as long as something is
+        computed."""
         with torch.no_grad(), self._source.disabled(()) if self._own else nullcontext():
             yield
 
     def _check(self, inputs: Any, leaves: list[Any], spec: Any) -> None:
-        """Compare with the model itself, all quantizers on, at the first batch of each shape. Raises Untraceable."""
+        """Compare with the model itself, all quantizers on, at the first batch of each shape.
+        Raises Untraceable."""
         shape = _shape(leaves, spec)
         if shape in self._checked:
             return
@@ -135,12 +154,15 @@ class ReplaySimulator:
             self._check(inputs, leaves, spec)
             return
         if distance > TOLERANCE:
-            self._refused[shape] = Untraceable(f"its traced graph differs from it by {distance:.1e}")
+            self._refused[shape] = Untraceable(
+                f"its traced graph differs from it by {distance:.1e}"
+            )
             raise self._refused[shape]
         self._checked.add(shape)
 
     def _mask(self, variant: frozenset[str]) -> int:
-        """Bits of what the graph leaves out: disabled quantizers, those replaced by another range, ranges not in use."""
+        """Bits of what the graph leaves out: disabled quantizers, those replaced by another range,
+        ranges not in use."""
         for name in variant - self._bits.keys():
             raise unknown_name("a quantizer's name", name, self._bits)
         replaced = replacing(self._source.quantizers, variant)
@@ -148,7 +170,8 @@ class ReplaySimulator:
         return sum(self._bits[name] for name in out)
 
     def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]]]:
-        """The batch as micro-batches, and the graph for them; as one where splitting does not pay or changes a bit."""
+        """The batch as micro-batches, and the graph for them; as one where splitting does not pay
+        or changes a bit."""
         shape = _shape(leaves, spec)
         if shape in self._refused:
             raise self._refused[shape]
@@ -163,12 +186,17 @@ class ReplaySimulator:
         spec, kinds, length = shape
         if length is None:
             return None
-        longer = [parts for (a, b, other), parts in self._parts.items() if (a, b) == (spec, kinds) and other > length]
+        longer = [
+            parts
+            for (a, b, other), parts in self._parts.items()
+            if (a, b) == (spec, kinds) and other > length
+        ]
         return min(longer[0], length) if longer else None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
-        """As many parts as are fastest, and as let one forward fit in half of the memory; as far as no bit of the outputs
-        changes. That depends on the kernels, which are chosen by the shape and the number of threads: tried here."""
+        """As many parts as are fastest, and as let one forward fit in half of the memory; as far as
+        no bit of the outputs changes. That depends on the kernels, which are chosen by the shape
+        and the number of threads: tried here."""
         whole, length = self._graph(leaves, spec), _length(leaves)
         if length is None:
             return 1
@@ -180,13 +208,20 @@ class ReplaySimulator:
             if graph is None:
                 return False
             theirs.update(theirs or whole.outputs([leaves], masks, None))
-            return all(same(theirs[index], ours) for index, ours in graph.outputs(pieces, masks, None))
+            return all(
+                same(theirs[index], ours) for index, ours in graph.outputs(pieces, masks, None)
+            )
 
         on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
-        tries = dict.fromkeys(_parts(length, whole.largest(leaves), limit) for limit in LARGEST_VALUES if on_cpu)
+        tries = dict.fromkeys(
+            _parts(length, whole.largest(leaves), limit) for limit in LARGEST_VALUES if on_cpu
+        )
         same_bits = [parts for parts in tries if parts == 1 or changes_nothing(parts)]
         parts = finer = self._fastest(same_bits or [1], leaves, spec)
-        while not self._fits(_split(leaves, parts), spec) and (finer := 2 * finer) <= length // whole.batches[0]:
+        while (
+            not self._fits(_split(leaves, parts), spec)
+            and (finer := 2 * finer) <= length // whole.batches[0]
+        ):
             parts = finer if changes_nothing(finer) else parts
         return parts
 
@@ -196,15 +231,23 @@ class ReplaySimulator:
             return parts[0]
         pieces = [_split(leaves, number) for number in parts]
         graphs = [self._graph(cut[0], spec) for cut in pieces]
-        rounds = [[graph.seconds(cut) for graph, cut in zip(graphs, pieces, strict=True)] for _ in range(TIMINGS)]
+        rounds = [
+            [graph.seconds(cut) for graph, cut in zip(graphs, pieces, strict=True)]
+            for _ in range(TIMINGS)
+        ]
         return min(zip(map(min, zip(*rounds, strict=True)), parts, strict=True))[1]
 
     def _fits(self, pieces: list[list[Any]], spec: Any) -> bool:
-        """Whether the forward of one variant leaves half of the memory to values that wait for later ones."""
-        return self._memory is None or self._graph(pieces[0], spec).peak(pieces, [0], None) <= self._memory // 2
+        """Whether the forward of one variant leaves half of the memory to values that wait for
+        later ones."""
+        return (
+            self._memory is None
+            or self._graph(pieces[0], spec).peak(pieces, [0], None) <= self._memory // 2
+        )
 
     def _common_graph(self, pieces: list[list[Any]], spec: Any) -> Graph | None:
-        """The graph that holds for all the pieces; None where they would need different ones, or none can be had."""
+        """The graph that holds for all the pieces; None where they would need different ones, or
+        none can be had."""
         try:
             graphs = [self._graph(piece, spec) for piece in pieces]
         except Untraceable:
@@ -234,7 +277,9 @@ class ReplaySimulator:
             self._refused[shape] = error
             raise
         except RuntimeError as error:  # a graph that does not run is no better than none
-            self._refused[shape] = Untraceable(f"its traced graph fails ({type(error).__name__}: {error})")
+            self._refused[shape] = Untraceable(
+                f"its traced graph fails ({type(error).__name__}: {error})"
+            )
             raise self._refused[shape] from error
         return graph
 
@@ -247,7 +292,8 @@ def _marked(source: QuantizedModel) -> torch.nn.Module:
 
 
 def _split(leaves: list[Any], parts: int) -> list[list[Any]]:
-    """Every tensor whose axis 0 is the batch cut into `parts` pieces; all else as it is in each of them."""
+    """Every tensor whose axis 0 is the batch cut into `parts` pieces; all else as it is in each of
+    them."""
     length = _length(leaves)
 
     def cut(leaf: Any) -> list[Any]:
@@ -274,4 +320,6 @@ def _length(leaves: list[Any]) -> int | None:
 def _parts(length: int, largest: int, limit: int) -> int:
     """As few parts as the limit allows; equal ones where twice as many are not needed for it."""
     few = max(1, min(length, -(-largest // limit)))
-    return next((parts for parts in range(few, min(2 * few, length) + 1) if length % parts == 0), few)
+    return next(
+        (parts for parts in range(few, min(2 * few, length) + 1) if length % parts == 0), few
+    )

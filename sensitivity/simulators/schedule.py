@@ -1,8 +1,10 @@
-"""Which values to compute, in which order, and when to let each go, so that variants share what they have in common.
+"""Which values to compute, in which order, and when to let each go, so that variants share what
+they have in common.
 
-A node's value depends on the variant only through the quantizers upstream of it. So a value is named by its node and
-the disabled quantizers upstream: two variants that agree on these share it, and each value is computed once. For one
-variant per layer that is exactly "recompute only what lies downstream". Pure: no torch, no tensors.
+A node's value depends on the variant only through the quantizers upstream of it. So a value is
+named by its node and the disabled quantizers upstream: two variants that agree on these share it,
+and each value is computed once. For one variant per layer that is exactly "recompute only what lies
+downstream". Pure: no torch, no tensors.
 """
 
 from __future__ import annotations
@@ -17,14 +19,19 @@ Value = tuple[int, int]
 
 @dataclass(frozen=True)
 class Network:
-    """A functional graph in topological order; every field but `outputs` and `handed` has one entry per node.
+    """A functional graph in topological order; every field but `outputs` and `handed` has one entry
+    per node.
 
     deps: the nodes it reads; a node without any, and not fixed, is an input of the model.
-    switch: the bit of a quantizer's node, 0 for any other; while disabled it gives back the first node that it reads.
-    fixed: it does not depend on the model's inputs. fresh: its result never shares memory with what it reads.
-    overwrites: it can put its result into the memory of the first node it reads. size: bytes of its result.
-    outputs: the nodes whose values the model returns. twins: for a quantizer's node that reads and computes the same as
-    another, that other one, whose values then serve for both; itself for all else; None where there are none.
+    switch: the bit of a quantizer's node, 0 for any other; while disabled it gives back the first
+    node that it reads.
+    fixed: it does not depend on the model's inputs. fresh: its result never shares memory with what
+    it reads.
+    overwrites: it can put its result into the memory of the first node it reads. size: bytes of its
+    result.
+    outputs: the nodes whose values the model returns. twins: for a quantizer's node that reads and
+    computes the same as another, that other one, whose values then serve for both; itself for all
+    else; None where there are none.
     handed: bytes of the outputs as they are handed out, copied or joined.
     """
 
@@ -51,9 +58,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Step:
-    """Run `node` on the values in slots `reads`, put the result into slot `out`, then empty the slots `frees`.
+    """Run `node` on the values in slots `reads`, put the result into slot `out`, then empty the
+    slots `frees`.
 
-    overwrite: nothing else will read the first of `reads`, so its memory may be reused for the result.
+    overwrite: nothing else will read the first of `reads`, so its memory may be reused for the
+    result.
     """
 
     node: int
@@ -67,7 +76,8 @@ class Step:
 class Leg:
     """What is left to do for one variant once the legs before it are done.
 
-    variant: index into the variants. owned: for each output, whether its memory is read by nobody else afterwards.
+    variant: index into the variants. owned: for each output, whether its memory is read by nobody
+    else afterwards.
     """
 
     variant: int
@@ -79,8 +89,10 @@ class Leg:
 
 @dataclass(frozen=True)
 class Schedule:
-    """inputs: node to slot. fixed: the slots to fill with values that no input changes, once for all batches.
-    peak: the most bytes held at once until outputs are handed out; fixed values and inputs are not counted.
+    """inputs: node to slot. fixed: the slots to fill with values that no input changes, once for
+    all batches.
+    peak: the most bytes held at once until outputs are handed out; fixed values and inputs are not
+    counted.
     """
 
     legs: tuple[Leg, ...]
@@ -93,8 +105,9 @@ class Schedule:
 def order(masks: Sequence[int], bits: Sequence[int]) -> list[int]:
     """Indices of the variants in an order in which those with a common beginning follow each other.
 
-    masks: the disabled quantizers of each variant. bits: one per quantizer, in the order the network meets them.
-    Where variants part, the fewer go first: what they all start from is then let go while the many run.
+    masks: the disabled quantizers of each variant. bits: one per quantizer, in the order the
+    network meets them. Where variants part, the fewer go first: what they all start from is then
+    let go while the many run.
 
     >>> order([0b00, 0b01, 0b10], [0b01, 0b10])
     [1, 2, 0]
@@ -104,17 +117,24 @@ def order(masks: Sequence[int], bits: Sequence[int]) -> list[int]:
     for position, bit in enumerate(bits):
         off = [index for index in group if masks[index] & bit]
         if off and len(off) < len(group):
-            few, group = sorted((off, [index for index in group if not masks[index] & bit]), key=len)
-            result += [few[index] for index in order([masks[index] for index in few], bits[position + 1 :])]
+            few, group = sorted(
+                (off, [index for index in group if not masks[index] & bit]), key=len
+            )
+            result += [
+                few[index] for index in order([masks[index] for index in few], bits[position + 1 :])
+            ]
     return result + group
 
 
-def schedule(network: Network, masks: Sequence[int], memory: int | None = None, copies: int = 1) -> Schedule:
+def schedule(
+    network: Network, masks: Sequence[int], memory: int | None = None, copies: int = 1
+) -> Schedule:
     """The cheapest schedule found that holds at most `memory` bytes; None means no limit.
 
     copies: how many micro-batches wait, each with its own kept values, while one of them is run.
-    Where the limit is too small, values that wait for a later variant are dropped and computed again, those needed
-    farthest in the future first. One forward of one variant is never split, so `peak` can stay above `memory`.
+    Where the limit is too small, values that wait for a later variant are dropped and computed
+    again, those needed farthest in the future first. One forward of one variant is never split, so
+    `peak` can stay above `memory`.
     """
     bits = list(dict.fromkeys(bit for bit in network.switch if bit))
     ranked = [(index, masks[index]) for index in order(masks, bits)]
@@ -169,10 +189,12 @@ def _draft(network: Network, ranked: list[tuple[int, int]], dropped: set[Value])
 
 
 def value_of(network: Network, node: int, mask: int) -> Value:
-    """The value of a node where `mask` is disabled; that of what it first reads where it is a disabled quantizer."""
+    """The value of a node where `mask` is disabled; that of what it first reads where it is a
+    disabled quantizer."""
     while network.switch[node] & mask:
         node = network.deps[node][0]
-    upstream = network.upstream[node] & ~network.switch[node]  # an enabled quantizer's own bit is not in the mask
+    # an enabled quantizer's own bit is not in the mask
+    upstream = network.upstream[node] & ~network.switch[node]
     return network.twins[node] if network.twins else node, mask & upstream
 
 
@@ -228,8 +250,9 @@ def _holds(network: Network, draft: _Draft) -> list[int]:
 def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
     """The most bytes held at once, and the leg in which that is.
 
-    Micro-batches take turns at each leg. While one of them runs, each of the others holds what waits before the leg, or
-    what is left after it, outputs included; then the outputs of all are joined.
+    Micro-batches take turns at each leg. While one of them runs, each of the others holds what
+    waits before the leg, or what is left after it, outputs included; then the outputs of all are
+    joined.
     """
     holds = _holds(network, draft)
     going = [0] * len(draft.moments)
@@ -250,14 +273,18 @@ def _peak(network: Network, draft: _Draft, copies: int) -> tuple[int, int]:
 
 
 def _victims(network: Network, draft: _Draft, leg: int, excess: int, copies: int) -> set[Value]:
-    """Values kept from an earlier leg for this one, or during it for a later one: enough of them to save `excess` bytes,
-    where there are; those needed farthest in the future first."""
+    """Values kept from an earlier leg for this one, or during it for a later one: enough of them to
+    save `excess` bytes, where there are; those needed farthest in the future first."""
     _, first, handout = draft.legs[leg]
     last = _lives(draft)
     again: dict[int, int] = {}
     for moment in range(len(draft.moments) - 1, handout, -1):
         again.update(dict.fromkeys(draft.moments[moment][1], moment))
-    made = [(moment, out) for moment, (node, _, out) in enumerate(draft.moments[:handout]) if node != HANDOUT]
+    made = [
+        (moment, out)
+        for moment, (node, _, out) in enumerate(draft.moments[:handout])
+        if node != HANDOUT
+    ]
     waiting = [out for moment, out in made if last[out] > handout or moment < first <= last[out]]
     victims: set[Value] = set()
     for slot in sorted(waiting, key=lambda slot: again.get(slot, last[slot]), reverse=True):
@@ -281,11 +308,15 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
         node, reads, out = draft.moments[moment]
         source = reads[0]
         alone = mine[source] and last[source] == moment and reads.count(source) == 1
-        return Step(node, reads, out, network.overwrites[node] and alone, tuple(frees.get(moment, ())))
+        return Step(
+            node, reads, out, network.overwrites[node] and alone, tuple(frees.get(moment, ()))
+        )
 
     def leg(variant: int, first: int, handout: int) -> Leg:
         outputs = draft.moments[handout][1]
-        owned = tuple(mine[slot] and last[slot] == handout and outputs.count(slot) == 1 for slot in outputs)
+        owned = tuple(
+            mine[slot] and last[slot] == handout and outputs.count(slot) == 1 for slot in outputs
+        )
         steps = tuple(step(moment) for moment in range(first, handout))
         return Leg(variant, steps, outputs, owned, tuple(frees.get(handout, ())))
 
@@ -294,7 +325,8 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
 
 
 def _exclusive(network: Network) -> list[bool]:
-    """For each node, whether no other value ever shares its memory. A disabled quantizer counts as what it reads."""
+    """For each node, whether no other value ever shares its memory. A disabled quantizer counts as
+    what it reads."""
     exclusive = [
         fresh and not fixed and bool(deps)
         for fresh, fixed, deps in zip(network.fresh, network.fixed, network.deps, strict=True)

@@ -19,7 +19,9 @@ class ToggleSimulator:
     smallest = None
     warnings: tuple[str, ...] = ()
 
-    def __init__(self, source: QuantizedModel, reason: str = "the model's own modules were asked for") -> None:
+    def __init__(
+        self, source: QuantizedModel, reason: str = "the model's own modules were asked for"
+    ) -> None:
         self.reason = reason
         self._source = source
 
@@ -28,7 +30,8 @@ class ToggleSimulator:
 
         inputs = to_device(inputs, device_of(self._source.model))
         for index, disabled in enumerate(variants):
-            # Not inference_mode: a model that caches a tensor in its forward would keep one that cannot be trained on.
+            # Not inference_mode: a model that caches a tensor in its forward would keep one that
+            # cannot be trained on.
             with torch.no_grad(), self._source.disabled(disabled):
                 outputs = call(self._source.model, inputs)
             yield index, outputs

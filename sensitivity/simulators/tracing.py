@@ -1,4 +1,5 @@
-"""From a torch model with marked quantizers to a functional graph of callables: `torch.export`, then plain data."""
+"""From a torch model with marked quantizers to a functional graph of callables: `torch.export`,
+then plain data."""
 
 from __future__ import annotations
 
@@ -16,7 +17,14 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from sensitivity.quantizers.calls import arguments, every_module_called
-from sensitivity.simulators.binding import bind, functional, in_place, is_fresh, is_random, updates_statistics
+from sensitivity.simulators.binding import (
+    bind,
+    functional,
+    in_place,
+    is_fresh,
+    is_random,
+    updates_statistics,
+)
 
 Run = Callable[..., Any]
 
@@ -31,10 +39,11 @@ class _NotFunctional(Exception):
 
 @dataclass(frozen=True)
 class Node:
-    """run(*values of deps) gives the node's value; overwrite does so in the memory of the first dep, None: it cannot.
+    """run(*values of deps) gives the node's value; overwrite does so in the memory of the first
+    dep, None: it cannot.
 
-    kind: "input"; "tensor": a weight, buffer or constant, whose value is `tensor`; "quantizer": the place of
-    `quantizers[index]`, which has no run; "call": anything else.
+    kind: "input"; "tensor": a weight, buffer or constant, whose value is `tensor`; "quantizer": the
+    place of `quantizers[index]`, which has no run; "call": anything else.
     """
 
     kind: str
@@ -48,10 +57,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Traced:
-    """nodes: in topological order. inputs: the node of each flat input, None where that is no tensor.
+    """nodes: in topological order. inputs: the node of each flat input, None where that is no
+    tensor.
 
-    outputs: for each flat output its node, or the constant itself where `constant` says so. spec: how to unflatten
-    them. batches: the smallest and the largest batch that the graph holds for.
+    outputs: for each flat output its node, or the constant itself where `constant` says so. spec:
+    how to unflatten them. batches: the smallest and the largest batch that the graph holds for.
     """
 
     nodes: tuple[Node, ...]
@@ -63,14 +73,16 @@ class Traced:
 
 
 def ordered_arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """As `calls.arguments`, with the names in the order of the model's signature, as torch.export wants them."""
+    """As `calls.arguments`, with the names in the order of the model's signature, as torch.export
+    wants them."""
     args, kwargs = arguments(inputs)
     known = [name for name in inspect.signature(model.forward).parameters if name in kwargs]
     return args, {name: kwargs[name] for name in dict.fromkeys([*known, *kwargs])}
 
 
 def trace(model: nn.Module, inputs: Any) -> Traced:
-    """Export the model on one batch; the graph holds for any batch size where the model allows. Raises Untraceable."""
+    """Export the model on one batch; the graph holds for any batch size where the model allows.
+    Raises Untraceable."""
     program = _export(model, *ordered_arguments(model, inputs))
     try:
         return _Reader(program).read()
@@ -113,8 +125,8 @@ def _first_line(error: Exception) -> str:
 class _Reader:
     """Turns the nodes of one exported program into `Node`s.
 
-    In-place ops become their functional form: what they write to is, from there on, the new value. That is right
-    only while nothing else shares that memory, so `group` follows which nodes may.
+    In-place ops become their functional form: what they write to is, from there on, the new value.
+    That is right only while nothing else shares that memory, so `group` follows which nodes may.
     """
 
     def __init__(self, program: Any) -> None:
@@ -128,7 +140,9 @@ class _Reader:
         signature = self._program.graph_signature
         for spec in signature.output_specs:
             if spec.kind != OutputKind.USER_OUTPUT:
-                raise Untraceable(f"it changes {spec.target or 'a value of its own'} in its forward")
+                raise Untraceable(
+                    f"it changes {spec.target or 'a value of its own'} in its forward"
+                )
         specs = {spec.arg.name: spec for spec in signature.input_specs}
         inputs: list[int | None] = []
         batches = (1, sys.maxsize)
@@ -152,7 +166,14 @@ class _Reader:
         leaves = list(flat)
         constant = tuple(not isinstance(leaf, fx.Node) for leaf in leaves)
         places = tuple(self._place[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in leaves)
-        return Traced(tuple(self._nodes), tuple(inputs), places, constant, self._program.call_spec.out_spec, batches)
+        return Traced(
+            tuple(self._nodes),
+            tuple(inputs),
+            places,
+            constant,
+            self._program.call_spec.out_spec,
+            batches,
+        )
 
     def _add(self, fx_node: fx.Node, node: Node) -> int:
         self._nodes.append(node)
@@ -178,8 +199,13 @@ class _Reader:
         if value.ndim == 0:
             return batches
         length = value.shape[0]
-        limits = None if isinstance(length, int) else self._program.range_constraints.get(length.node.expr)
-        if limits is None:  # a number, or one that follows from others: then only this length is sure
+        limits = (
+            None
+            if isinstance(length, int)
+            else self._program.range_constraints.get(length.node.expr)
+        )
+        # a number, or one that follows from others: then only this length is sure
+        if limits is None:
             return max(batches[0], int(length)), min(batches[1], int(length))
         high = int(limits.upper) if str(limits.upper).isdigit() else sys.maxsize
         return max(batches[0], int(limits.lower)), min(batches[1], high)
@@ -195,14 +221,23 @@ class _Reader:
         if is_random(node):
             raise Untraceable(f"it draws random numbers ({node.target})")
         if updates_statistics(node):
-            raise Untraceable(f"it updates the statistics of {node.name} in its forward; call model.eval()")
+            raise Untraceable(
+                f"it updates the statistics of {node.name} in its forward; call model.eval()"
+            )
         target, changed = functional(node)
         if target is None:
-            raise _NotFunctional(f"it writes into memory in a way that cannot be replayed ({node.target})")
+            raise _NotFunctional(
+                f"it writes into memory in a way that cannot be replayed ({node.target})"
+            )
         if changed is not None:
             self._check_alone(node, changed)
         fresh = is_fresh(target)
-        self._add(node, Node("call", places, bind(target, node, deps), in_place(target, node, deps), fresh=fresh))
+        self._add(
+            node,
+            Node(
+                "call", places, bind(target, node, deps), in_place(target, node, deps), fresh=fresh
+            ),
+        )
         if not fresh:
             for dep in deps:
                 self._join(self._group[dep], self._group[node])
@@ -215,15 +250,20 @@ class _Reader:
                 self._group[node] = one
 
     def _check_alone(self, node: fx.Node, changed: fx.Node) -> None:
-        """Refuse an in-place op whose target shares memory with what is read later, or with the model's own tensors."""
+        """Refuse an in-place op whose target shares memory with what is read later, or with the
+        model's own tensors."""
         for other, group in self._group.items():
             if group != self._group[changed] or self._place[other] == self._place[changed]:
                 continue
             later = any(self._position[user] > self._position[node] for user in other.users)
             if later or self._nodes[self._place[other]].kind in ("input", "tensor"):
-                raise _NotFunctional(f"it writes into memory that something else reads ({node.target})")
+                raise _NotFunctional(
+                    f"it writes into memory that something else reads ({node.target})"
+                )
         if self._nodes[self._place[changed]].kind in ("input", "tensor"):
-            raise Untraceable(f"it changes its inputs or buffers in its forward ({node.target} on {changed.name})")
+            raise Untraceable(
+                f"it changes its inputs or buffers in its forward ({node.target} on {changed.name})"
+            )
 
     def _move(self, changed: fx.Node, node: fx.Node) -> None:
         old = self._place[changed]

@@ -15,7 +15,8 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evidence:
-    """log_likelihood: marginal, of what was seen. scale: of the covariance. noise: standard deviation of each value's own.
+    """log_likelihood: marginal, of what was seen. scale: of the covariance. noise: standard
+    deviation of each value's own.
 
     inverse: float[m, m], of the covariance of what was seen, noise included.
     """
@@ -26,15 +27,22 @@ class Evidence:
     inverse: Array
 
 
-def likeliest(own: Array, surprise: Array, scales: Sequence[float], noises: Sequence[float]) -> Evidence:
-    """The scale of the covariance and the noise under which `surprise` has the largest marginal likelihood.
+def likeliest(
+    own: Array, surprise: Array, scales: Sequence[float], noises: Sequence[float]
+) -> Evidence:
+    """The scale of the covariance and the noise under which `surprise` has the largest marginal
+    likelihood.
 
-    own: float[m, m], covariance up to a scale. surprise: float[m], what was seen less what was expected. Rasmussen and
-    Williams 2006, "Gaussian Processes for Machine Learning", 5.4.1.
+    own: float[m, m], covariance up to a scale. surprise: float[m], what was seen less what was
+    expected. Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", 5.4.1.
     """
     found = []
     for scale, noise in itertools.product(scales, noises):
         covariance = scale * own + noise**2 * np.eye(len(own))
-        found.append((float(multivariate_normal(cov=covariance).logpdf(surprise)), scale, noise, covariance))
+        found.append(
+            (float(multivariate_normal(cov=covariance).logpdf(surprise)), scale, noise, covariance)
+        )
     log_likelihood, scale, noise, covariance = max(found, key=lambda one: one[:3])
-    return Evidence(log_likelihood, scale, noise, np.asarray(np.linalg.inv(covariance), dtype=np.float64))
+    return Evidence(
+        log_likelihood, scale, noise, np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+    )

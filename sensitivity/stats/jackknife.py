@@ -13,11 +13,13 @@ MAX_GROUPS = 200
 def pseudo_values(
     scores: NDArray[np.float64], aggregate: Callable[[NDArray[np.float64]], float]
 ) -> NDArray[np.float64]:
-    """Jackknife pseudo-values (Tukey 1958): their mean is the bias-corrected metric, their spread its sampling error.
+    """Jackknife pseudo-values (Tukey 1958): their mean is the bias-corrected metric, their spread
+    its sampling error.
 
-    scores: float[n, ...]; aggregate: any number of rows -> metric. At most MAX_GROUPS groups of consecutive samples are
-    left out in turn, so the result is float[min(n, MAX_GROUPS)]; for a mean and n <= MAX_GROUPS it is `scores` itself.
-    The same call on two variants' scores of the same samples gives pairs.
+    scores: float[n, ...]; aggregate: any number of rows -> metric. At most MAX_GROUPS groups of
+    consecutive samples are left out in turn, so the result is float[min(n, MAX_GROUPS)]; for a mean
+    and n <= MAX_GROUPS it is `scores` itself. The same call on two variants' scores of the same
+    samples gives pairs.
     """
     groups = np.array_split(np.arange(len(scores)), min(len(scores), MAX_GROUPS))
     whole = aggregate(scores)

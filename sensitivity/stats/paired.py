@@ -15,20 +15,25 @@ def paired_effect(base: ArrayLike, other: ArrayLike, *, alpha: float = 0.05) -> 
     """Mean per-sample gain of `other` over `base`, with an interval.
 
     base, other: float[n], the same samples in the same order.
-    alpha: 0 < alpha < 1; the interval covers 1 - alpha if looked at once. Looking after every batch needs
+    alpha: 0 < alpha < 1; the interval covers 1 - alpha if looked at once. Looking after every batch
+    needs
         `sensitivity.stats.sequential`.
 
-    Differences in {-1, 0, 1} (right or wrong) get the adjusted Wald interval of Bonett and Price (2012, "Adjusted
-    Wald confidence interval for a difference of binomial proportions based on paired data"), which stays honest
-    where few or no samples changed; its bounds are widened to hold the plain difference. Other scores get Student's t.
-    n < 2 gives no interval. Raises ValueError if lengths differ or a value is not finite.
+    Differences in {-1, 0, 1} (right or wrong) get the adjusted Wald interval of Bonett and Price
+    (2012, "Adjusted Wald confidence interval for a difference of binomial proportions based on
+    paired data"), which stays honest where few or no samples changed; its bounds are widened to
+    hold the plain difference. Other scores get Student's t. n < 2 gives no interval. Raises
+    ValueError if lengths differ or a value is not finite.
 
     >>> paired_effect([0., 1., 1.], [0., 1., 1.]).value
     0.0
     """
     difference = _values(other) - _values(base) if np.shape(base) == np.shape(other) else None
     if difference is None:
-        raise ValueError(f"Expected scores of the same samples, got shapes {np.shape(base)} and {np.shape(other)}.")
+        raise ValueError(
+            f"Expected scores of the same samples, got shapes {np.shape(base)} and "
+            f"{np.shape(other)}."
+        )
     if difference.size >= 2 and np.isin(difference, (-1.0, 0.0, 1.0)).all():
         return _bonett_price(difference, alpha)
     return mean_with_t_interval(difference, alpha=alpha)
@@ -40,7 +45,9 @@ def mean_estimate(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
     if sample.size >= 2 and np.isin(sample, (0.0, 1.0)).all():
         test = stats.binomtest(int(sample.sum()), sample.size)
         interval = test.proportion_ci(1 - alpha, method="wilson")
-        return Estimate(float(sample.mean()), float(interval.low), float(interval.high), sample.size)
+        return Estimate(
+            float(sample.mean()), float(interval.low), float(interval.high), sample.size
+        )
     return mean_with_t_interval(sample, alpha=alpha)
 
 
@@ -55,7 +62,8 @@ def mean_with_t_interval(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
 
 
 def differs(first: ArrayLike, second: ArrayLike, *, alpha: float = 0.05) -> bool:
-    """Whether the data can tell two variants apart: the interval of their paired effect leaves out zero."""
+    """Whether the data can tell two variants apart: the interval of their paired effect leaves out
+    zero."""
     effect = paired_effect(first, second, alpha=alpha)
     return effect.low is not None and effect.high is not None and not effect.low <= 0 <= effect.high
 

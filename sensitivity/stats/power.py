@@ -11,7 +11,8 @@ from sensitivity.records import Estimate
 
 
 def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
-    """Samples with which a paired t test tells a mean drop from none, two-sided at `alpha`, in `power` of all cases.
+    """Samples with which a paired t test tells a mean drop from none, two-sided at `alpha`, in
+    `power` of all cases.
 
     drop: > 0, of the mean per-sample difference. spread: its standard deviation, >= 0.
 
@@ -19,7 +20,9 @@ def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: fl
     3142
     """
     if not drop > 0 or not spread >= 0:
-        raise ValueError(f"Expected a drop above 0 and a spread of at least 0, got {drop} and {spread}.")
+        raise ValueError(
+            f"Expected a drop above 0 and a spread of at least 0, got {drop} and {spread}."
+        )
     if spread == 0 or _power(2, drop / spread, alpha) >= power:
         return 2
     normal = ((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * spread / drop) ** 2
@@ -28,7 +31,8 @@ def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: fl
 
 
 def spread_of(effect: Estimate, *, alpha: float = 0.05) -> float | None:
-    """Standard deviation of the per-sample differences that a paired effect came from; None without an interval."""
+    """Standard deviation of the per-sample differences that a paired effect came from; None without
+    an interval."""
     if effect.low is None or effect.high is None:
         return None
     return float((effect.high - effect.low) / 2 * np.sqrt(effect.n) / stats.norm.ppf(1 - alpha / 2))
@@ -42,4 +46,6 @@ def _power(n: float, size: float, alpha: float) -> float:
         return float(stats.norm.sf(limit - centre) + stats.norm.cdf(-limit - centre))
     if centre > limit + 20:  # and SciPy's is not a number this far out
         return 1.0
-    return float(stats.nct.sf(limit, n - 1, centre) + np.nan_to_num(stats.nct.cdf(-limit, n - 1, centre)))
+    return float(
+        stats.nct.sf(limit, n - 1, centre) + np.nan_to_num(stats.nct.cdf(-limit, n - 1, centre))
+    )

@@ -12,9 +12,9 @@ from sensitivity.stats.power import samples_needed, spread_of
 def judged(shortfall: Estimate) -> AccuracyStatus:
     """What an estimate of how far the metric is under what the target allows says about the target.
 
-    shortfall: <= 0 where the target holds; its interval covers 95 %, looked at once. "met" where the whole interval
-    is at or below 0 and "missed" where all of it is above: each is wrong in at most 1 of 40 uses. "not proven"
-    otherwise, and where there is no interval.
+    shortfall: <= 0 where the target holds; its interval covers 95 %, looked at once. "met" where
+    the whole interval is at or below 0 and "missed" where all of it is above: each is wrong in at
+    most 1 of 40 uses. "not proven" otherwise, and where there is no interval.
 
     >>> judged(Estimate(-0.02, -0.03, -0.01, 900)), judged(Estimate(-0.02, -0.05, 0.01, 100))
     ('met', 'not proven')
@@ -27,11 +27,13 @@ def judged(shortfall: Estimate) -> AccuracyStatus:
 
 
 def combined(parts: Sequence[Estimate]) -> Estimate:
-    """One estimate from estimates of the same value on samples that do not overlap, each counting by its samples.
+    """One estimate from estimates of the same value on samples that do not overlap, each counting
+    by its samples.
 
-    Weights that do not depend on the values keep the mean unbiased. The interval is put together from the two sides of
-    each interval, which need not be alike (Zou and Donner 2008, "Construction of confidence limits about effect
-    measures: a general approach", Statistics in Medicine 27). No interval where a part has none.
+    Weights that do not depend on the values keep the mean unbiased. The interval is put together
+    from the two sides of each interval, which need not be alike (Zou and Donner 2008, "Construction
+    of confidence limits about effect measures: a general approach", Statistics in Medicine 27). No
+    interval where a part has none.
 
     >>> combined([Estimate(0.0, -3.0, 4.0, 50), Estimate(2.0, -2.0, 5.0, 50)])
     Estimate(value=1.0, low=-1.5, high=3.5, n=100)
@@ -48,7 +50,8 @@ def combined(parts: Sequence[Estimate]) -> Estimate:
 
 
 def widened(estimate: Estimate, other: Estimate) -> Estimate:
-    """The estimate with each side of its interval at least as long as that of `other`; none where one has none.
+    """The estimate with each side of its interval at least as long as that of `other`; none where
+    one has none.
 
     >>> widened(Estimate(1.0, 0.5, 2.0, 9), Estimate(0.0, -1.0, 0.5, 9))
     Estimate(value=1.0, low=0.0, high=2.0, n=9)
@@ -61,7 +64,8 @@ def widened(estimate: Estimate, other: Estimate) -> Estimate:
 
 
 def samples_to_settle(shortfall: Estimate) -> int | None:
-    """About how many samples would tell the shortfall from 0, in 80 % of all cases, if it is what it was estimated as.
+    """About how many samples would tell the shortfall from 0, in 80 % of all cases, if it is what
+    it was estimated as.
 
     None where there is no interval, and where the estimate is 0: no number of samples settles that.
     """
@@ -74,13 +78,16 @@ def samples_to_settle(shortfall: Estimate) -> int | None:
 def shortfall(target: Target, float_: Estimate, level: Estimate, drop: Estimate) -> Estimate:
     """How far a plan is under what the target allows; <= 0 where the target holds.
 
-    float_, level, drop: of float, of the plan, and float minus plan (paired), all on the same samples. A target that is
-    relative to float is known no better than float: the interval is widened by the most that this can add.
+    float_, level, drop: of float, of the plan, and float minus plan (paired), all on the same
+    samples. A target that is relative to float is known no better than float: the interval is
+    widened by the most that this can add.
     """
     if target.metric is not None:
         return _under(target.metric, level)
     allowed = float_.value - target.floor(float_.value)
-    missing = Estimate(drop.value - allowed, _less(drop.low, allowed), _less(drop.high, allowed), drop.n)
+    missing = Estimate(
+        drop.value - allowed, _less(drop.low, allowed), _less(drop.high, allowed), drop.n
+    )
     if target.relative is None or missing.low is None or missing.high is None:
         return missing
     doubt = 0.0
@@ -90,7 +97,8 @@ def shortfall(target: Target, float_: Estimate, level: Estimate, drop: Estimate)
 
 
 def corrected_level(level: Estimate, float_: Estimate, drop: Estimate) -> Estimate:
-    """The level of a plan moved by as much as its drop was corrected for choosing, so that float minus level is `drop`."""
+    """The level of a plan moved by as much as its drop was corrected for choosing, so that float
+    minus level is `drop`."""
     by = float_.value - drop.value - level.value
     low = None if level.low is None else level.low + by
     high = None if level.high is None else level.high + by

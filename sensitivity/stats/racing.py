@@ -1,9 +1,11 @@
-"""Which units belong to the top group, from scores that are still coming in. Pure functions over arrays.
+"""Which units belong to the top group, from scores that are still coming in. Pure functions over
+arrays.
 
-Successive elimination (Even-Dar, Mannor and Mansour 2006) on paired differences, with the stopping rule of an
-approximately best subset (Kalyanakrishnan et al. 2012, LUCB). All units see the samples in one random order; a unit
-that is out is not measured further. Which unit is measured when, and when to stop, may depend on anything: evidence
-holds at all numbers of samples at once, as long as each unit's samples are the first ones of that order.
+Successive elimination (Even-Dar, Mannor and Mansour 2006) on paired differences, with the stopping
+rule of an approximately best subset (Kalyanakrishnan et al. 2012, LUCB). All units see the samples
+in one random order; a unit that is out is not measured further. Which unit is measured when, and
+when to stop, may depend on anything: evidence holds at all numbers of samples at once, as long as
+each unit's samples are the first ones of that order.
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ Indices = NDArray[np.int_]
 class Standing:
     """Where a race stands.
 
-    order: unit indices; those still in the race by their mean, best first, then those out, the last to leave first.
-    top: the first k of `order`. out: bool[units], certainly not of the best k: measure them no further.
+    order: unit indices; those still in the race by their mean, best first, then those out, the last
+    to leave first.
+    top: the first k of `order`. out: bool[units], certainly not of the best k: measure them no
+    further.
     settled: no unit outside `top` can be better than one inside by more than the tolerance.
     """
 
@@ -50,16 +54,21 @@ def standing(
 ) -> Standing:
     """Who belongs to the best k units, judged by all scores so far.
 
-    scores: float[units, n], higher is better (a unit's baseline cancels out); samples in their random order, NaN where
-        not measured, which may only be at the end of a row. population: size of the split, or None (see `sequential`).
-    tolerance: a difference of means that does not matter. bound: |difference of two scores of one sample| is at most
+    scores: float[units, n], higher is better (a unit's baseline cancels out); samples in their
+    random order, NaN where
+        not measured, which may only be at the end of a row. population: size of the split, or None
+        (see `sequential`).
+    tolerance: a difference of means that does not matter. bound: |difference of two scores of one
+    sample| is at most
         this; None where there is no such bound, and the guarantee is then for large n.
-    Whatever the number of looks, with probability 1 - alpha no unit of the true best k is ever out, and a settled
-    `top` lacks no unit that is better than one of its own by more than `tolerance`. Of equal units any may be top.
-    Raises ValueError if k is not below the number of units, or a row has a gap or no score.
+    Whatever the number of looks, with probability 1 - alpha no unit of the true best k is ever out,
+    and a settled `top` lacks no unit that is better than one of its own by more than `tolerance`.
+    Of equal units any may be top. Raises ValueError if k is not below the number of units, or a row
+    has a gap or no score.
     """
     values, measured = _checked(scores, k)
-    # A wrong decision needs a wrong verdict on one of k (units - k) pairs: a true top unit against another one.
+    # A wrong decision needs a wrong verdict on one of k (units - k) pairs: a true top unit against
+    # another one.
     enough = float(np.log(k * (len(values) - k) / alpha))
     race = _Race(values, measured, population, bound, enough)
     means = np.array([row[:n].mean() for row, n in zip(values, measured, strict=True)])
@@ -79,7 +88,8 @@ class _Race:
     enough: float
 
     def is_beaten(self, unit: int, k: int) -> bool:
-        """Whether at least k units are certainly better. Depends on this unit's samples only: once out, always out."""
+        """Whether at least k units are certainly better. Depends on this unit's samples only: once
+        out, always out."""
         own = self.measured[unit]
         rivals = np.flatnonzero(self.measured >= own)
         rivals = rivals[rivals != unit]
@@ -88,7 +98,8 @@ class _Race:
         return len(rivals) >= k and int(self.better(rivals, unit, ROUNDING).sum()) >= k
 
     def better(self, rivals: Indices, unit: int, margin: float) -> NDArray[np.bool_]:
-        """Which rivals' means are certainly above this unit's plus `margin`, on the samples all of them have."""
+        """Which rivals' means are certainly above this unit's plus `margin`, on the samples all of
+        them have."""
         shared = int(min(self.measured[unit], self.measured[rivals].min()))
         difference = self.values[rivals, :shared] - self.values[unit, :shared]
         if self.population is not None and shared == self.population:
@@ -100,10 +111,15 @@ class _Race:
 def _checked(scores: ArrayLike, k: int) -> tuple[Values, Indices]:
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 2 or not 1 <= k < len(values):
-        raise ValueError(f"Expected scores [units, n] and 1 <= k < units, got shape {values.shape} and k = {k}.")
+        raise ValueError(
+            f"Expected scores [units, n] and 1 <= k < units, got shape {values.shape} and k = {k}."
+        )
     known = ~np.isnan(values)
     measured = known.sum(axis=1)
     gaps = np.flatnonzero((np.diff(known.astype(int), axis=1) > 0).any(axis=1) | (measured == 0))
     if gaps.size:
-        raise ValueError(f"Expected each unit measured on the first samples of the order, got a gap in row {gaps[0]}.")
+        raise ValueError(
+            "Expected each unit measured on the first samples of the order, got a gap in row "
+            f"{gaps[0]}."
+        )
     return values, measured

@@ -1,10 +1,11 @@
 """Which prefix of a ranking to try next on `confirm`: the smallest that probably meets the target.
 
-Quantization noise of different units adds up, and for small noise the loss of a metric grows with its variance, so the
-loss of a skip-set is about proportional to the signal (output distortion) of the units that stay quantized. About: the
-loss per signal drifts on the way to small signals. So it is a random walk, and what the tries so far say of it, each as
-exactly as its samples allow, is a Gaussian process (Rasmussen and Williams 2006, chapter 2). That only chooses what to
-try; whether a prefix meets the target is measured.
+Quantization noise of different units adds up, and for small noise the loss of a metric grows with
+its variance, so the loss of a skip-set is about proportional to the signal (output distortion) of
+the units that stay quantized. About: the loss per signal drifts on the way to small signals. So it
+is a random walk, and what the tries so far say of it, each as exactly as its samples allow, is a
+Gaussian process (Rasmussen and Williams 2006, chapter 2). That only chooses what to try; whether a
+prefix meets the target is measured.
 """
 
 from __future__ import annotations
@@ -19,21 +20,25 @@ from scipy import stats
 Values = NDArray[np.float64]
 
 LIKELY = 0.75
-"""A prefix is tried where it meets the target with this probability, and with half of the doubt after each pass over the split
-that was a miss. Lower: shorter plans, more such passes; `benchmarks/plan_search.py`."""
+"""A prefix is tried where it meets the target with this probability, and with half of the doubt
+after each pass over the split that was a miss. Lower: shorter plans, more such passes;
+`benchmarks/plan_search.py`."""
 
 DRIFT, OFFSET = 0.6, 0.25
-"""The loss per signal changes by DRIFT of that of the model quantized as a whole, standard deviation, while the signal
-that is left falls by a factor e; and by that times the root of OFFSET in any case."""
+"""The loss per signal changes by DRIFT of that of the model quantized as a whole, standard
+deviation, while the signal that is left falls by a factor e; and by that times the root of OFFSET
+in any case."""
 
 LUCK = 0.3
-"""Part of the allowed loss by which a set is better or worse than its signal says, whatever its size."""
+"""Part of the allowed loss by which a set is better or worse than its signal says, whatever its
+size."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A prefix that was judged. size: units skipped; loss: mean loss against float so far; error: its standard error
-    as an estimate of that on the whole split, 0 where that was measured. part: how much of the split that took."""
+    """A prefix that was judged. size: units skipped; loss: mean loss against float so far; error:
+    its standard error as an estimate of that on the whole split, 0 where that was measured. part:
+    how much of the split that took."""
 
     size: int
     loss: float
@@ -43,13 +48,16 @@ class Tried:
 
 
 def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int | None:
-    """How many units of the ranking to skip in the next try; None when there is nothing left to learn cheaply.
+    """How many units of the ranking to skip in the next try; None when there is nothing left to
+    learn cheaply.
 
-    signal: float[units] >= 0 in ranking order, largest first: mean squared distortion of the outputs when only this unit
-        is quantized. tried: what was judged so far, in any order. allowed: the largest loss that meets the target.
-    Starts with 0, everything quantized, and never repeats a size. The answer is the smallest size that met the target;
-    fewer units may do where the signal gave little hope for them. With none that met, skipping all was tried.
-    Raises ValueError for a signal that is negative or not finite.
+    signal: float[units] >= 0 in ranking order, largest first: mean squared distortion of the
+    outputs when only this unit
+        is quantized. tried: what was judged so far, in any order. allowed: the largest loss that
+        meets the target.
+    Starts with 0, everything quantized, and never repeats a size. The answer is the smallest size
+    that met the target; fewer units may do where the signal gave little hope for them. With none
+    that met, skipping all was tried. Raises ValueError for a signal that is negative or not finite.
     """
     noise = np.asarray(signal, dtype=np.float64)
     if noise.ndim != 1 or not np.isfinite(noise).all() or (noise < 0).any():
@@ -60,7 +68,8 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
     failed = max((one.size for one in tried if not one.met), default=-1)
     met = min((one.size for one in tried if one.met), default=None)
     if met is not None:
-        # One more near the answer takes a whole pass; where more than half of the units are in doubt it is worth that.
+        # One more near the answer takes a whole pass; where more than half of the units are in
+        # doubt it is worth that.
         return (failed + met) // 2 if met - failed > max(units / 2, 1) else None
     loss, error = predicted_loss(noise, tried, allowed)
     missed = sum(one.part for one in tried if one.size > 0 and not one.met)
@@ -72,8 +81,11 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
     return units if failed < units else None
 
 
-def predicted_loss(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> tuple[Values, Values]:
-    """Loss on the whole split of each size, and its standard error, float[units + 1] both; the first try is of size 0."""
+def predicted_loss(
+    signal: ArrayLike, tried: Sequence[Tried], allowed: float
+) -> tuple[Values, Values]:
+    """Loss on the whole split of each size, and its standard error, float[units + 1] both; the
+    first try is of size 0."""
     noise = np.asarray(signal, dtype=np.float64)
     left = np.append(np.cumsum((noise if noise.any() else noise + 1)[::-1])[::-1], 0.0)
     left = np.maximum(left / left[0], 1e-9)
@@ -84,7 +96,8 @@ def predicted_loss(signal: ArrayLike, tried: Sequence[Tried], allowed: float) ->
     luck = (LUCK * allowed) ** 2
 
     def shared(one: Values, other: Values) -> Values:
-        """Covariance of two losses: signal left, times how far the random walk had come where they parted."""
+        """Covariance of two losses: signal left, times how far the random walk had come where they
+        parted."""
         walk = OFFSET + np.minimum(-np.log(one)[:, None], -np.log(other))
         return np.asarray((DRIFT * slope) ** 2 * one[:, None] * walk * other)
 

@@ -1,4 +1,5 @@
-"""What a plan's drop is worth on the samples that chose it: corrected for having tried many plans."""
+"""What a plan's drop is worth on the samples that chose it: corrected for having tried many
+plans."""
 
 from __future__ import annotations
 
@@ -18,22 +19,29 @@ def corrected_drop(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Estimate:
-    """Mean loss against float of what the search would choose, judged on samples that did not choose it.
+    """Mean loss against float of what the search would choose, judged on samples that did not
+    choose it.
 
-    float_values: float[n]. values: float[k, n] of the k sets tried, same samples. costs: float[k]. allowed: the largest
-    drop that meets the target. In each bootstrap sample the cheapest set that meets the target is chosen, or the one
-    with the smallest drop where none does, and its drop is taken on the samples that were not drawn (Tsamardinos,
-    Greasidou and Borboudakis 2018, "Bootstrapping the out-of-sample predictions for efficient and accurate
-    cross-validation", Machine Learning 107). A little too high, since a bootstrap sample holds two thirds of the samples.
-    No interval for n < 2. Raises ValueError where shapes do not fit.
+    float_values: float[n]. values: float[k, n] of the k sets tried, same samples. costs: float[k].
+    allowed: the largest drop that meets the target. In each bootstrap sample the cheapest set that
+    meets the target is chosen, or the one with the smallest drop where none does, and its drop is
+    taken on the samples that were not drawn (Tsamardinos, Greasidou and Borboudakis 2018,
+    "Bootstrapping the out-of-sample predictions for efficient and accurate cross-validation",
+    Machine Learning 107). A little too high, since a bootstrap sample holds two thirds of the
+    samples. No interval for n < 2. Raises ValueError where shapes do not fit.
     """
     difference = np.asarray(float_values, dtype=np.float64) - np.asarray(values, dtype=np.float64)
     cost = np.asarray(costs, dtype=np.float64)
     if difference.ndim != 2 or len(cost) != len(difference):
-        raise ValueError(f"Expected values float[k, n] and costs float[k], got {difference.shape} and {cost.shape}.")
+        raise ValueError(
+            f"Expected values float[k, n] and costs float[k], got {difference.shape} and "
+            f"{cost.shape}."
+        )
     n = difference.shape[1]
     if n < 2:
-        return Estimate(float(difference[_chosen(difference.mean(axis=1), cost, allowed)].mean()), None, None, n)
+        return Estimate(
+            float(difference[_chosen(difference.mean(axis=1), cost, allowed)].mean()), None, None, n
+        )
     rng = np.random.default_rng(seed)
     drops = []
     for _ in range(resamples):

@@ -1,15 +1,16 @@
 """Means judged after every batch: evidence and intervals that stay valid at any stopping time.
 
-Samples are visited in a random order fixed beforehand, without replacement, and the mean asked for is that of all
-`population` samples of the split: at the last one nothing is left to guess. `population=None` asks for the mean of the
-world the split was drawn from.
+Samples are visited in a random order fixed beforehand, without replacement, and the mean asked for
+is that of all `population` samples of the split: at the last one nothing is left to guess.
+`population=None` asks for the mean of the world the split was drawn from.
 
-Evidence is betting (Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting", J. R.
-Stat. Soc. B 86; its section on sampling without replacement) with a fixed mixture of stakes (Cover's universal
-portfolio, on a grid). The wealth of a gambler who bets that the mean is above a threshold is a supermartingale while it
-is not, so it exceeds 1 / alpha with probability at most alpha, whenever one looks (Ville). Where values have no known
-bound, a half-normal mixture on the running variance takes its place (Robbins 1970; Waudby-Smith et al. 2024,
-"Time-uniform central limit theory and asymptotic confidence sequences", Ann. Stat. 52): valid for large n only.
+Evidence is betting (Waudby-Smith and Ramdas 2024, "Estimating means of bounded random variables by
+betting", J. R. Stat. Soc. B 86; its section on sampling without replacement) with a fixed mixture
+of stakes (Cover's universal portfolio, on a grid). The wealth of a gambler who bets that the mean
+is above a threshold is a supermartingale while it is not, so it exceeds 1 / alpha with probability
+at most alpha, whenever one looks (Ville). Where values have no known bound, a half-normal mixture
+on the running variance takes its place (Robbins 1970; Waudby-Smith et al. 2024, "Time-uniform
+central limit theory and asymptotic confidence sequences", Ann. Stat. 52): valid for large n only.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ Values = NDArray[np.float64]
 Verdict = Literal["at least", "below", "open"]
 
 STAKES = 0.95 * 0.7 ** np.arange(12)
-"""Shares of the wealth to bet, 0.95 down to 0.02: the best is about effect / variance, which is not known beforehand.
-A mixture of 12 costs at most log(12) against the best of them."""
+"""Shares of the wealth to bet, 0.95 down to 0.02: the best is about effect / variance, which is not
+known beforehand. A mixture of 12 costs at most log(12) against the best of them."""
 
 BURN_IN = 40
-"""Unbounded values give no evidence before this many samples, nor while fewer are left: sums of few are not normal."""
+"""Unbounded values give no evidence before this many samples, nor while fewer are left: sums of few
+are not normal."""
 
 SHARPEST = 250
 """Unbounded values: the number of samples about which the intervals are narrowest."""
@@ -44,12 +46,15 @@ def log_evidence(
 ) -> Values:
     """Log evidence, after each sample, that the mean of the split is above `threshold`.
 
-    values: float[..., n], the first n of `population` samples in their random order; n <= population.
-    threshold: float[...], broadcast against the leading axes. bound: |value| is at most this for every sample, known
+    values: float[..., n], the first n of `population` samples in their random order; n <=
+    population.
+    threshold: float[...], broadcast against the leading axes. bound: |value| is at most this for
+    every sample, known
         beforehand (1 for a difference of scores in [0, 1]); None where there is no such bound.
-    Returns float[..., n]; inf where the mean cannot be at most `threshold`. If it is at most that, then the largest
-    entry exceeds log(1 / alpha) with probability at most alpha. Decreases as `threshold` grows.
-    Raises ValueError if a value is not finite or beyond the bound, or there are more than `population`.
+    Returns float[..., n]; inf where the mean cannot be at most `threshold`. If it is at most that,
+    then the largest entry exceeds log(1 / alpha) with probability at most alpha. Decreases as
+    `threshold` grows. Raises ValueError if a value is not finite or beyond the bound, or there are
+    more than `population`.
 
     >>> log_evidence([1.0, 1.0, -1.0], -0.5, 4).tolist()[-1]  # -0.25 is the least that the mean can still be
     inf
@@ -60,17 +65,23 @@ def log_evidence(
         return _half_normal(sample, level, population)
     if population is None:
         return _betting(sample + bound, level + bound, level + bound)
-    # What the samples not yet seen must average, before each one and after the last, if the whole mean is `threshold`.
-    seen = np.concatenate([np.zeros((*sample.shape[:-1], 1)), np.cumsum(sample + bound, axis=-1)], axis=-1)
+    # What the samples not yet seen must average, before each one and after the last, if the whole
+    # mean is `threshold`.
+    seen = np.concatenate(
+        [np.zeros((*sample.shape[:-1], 1)), np.cumsum(sample + bound, axis=-1)], axis=-1
+    )
     unseen = population - np.arange(seen.shape[-1])
     fair = (population * (level + bound) - seen) / np.maximum(unseen, 1)
     return _betting(sample + bound, fair[..., :-1], fair[..., 1:])
 
 
-def lower_bound(values: ArrayLike, population: int | None, *, alpha: float, bound: float | None = 1.0) -> Values:
+def lower_bound(
+    values: ArrayLike, population: int | None, *, alpha: float, bound: float | None = 1.0
+) -> Values:
     """A bound that the mean is above with probability 1 - alpha, at all n at once.
 
-    values: float[..., n] as in `log_evidence`. Returns float[...]; -inf where there is no bound yet.
+    values: float[..., n] as in `log_evidence`. Returns float[...]; -inf where there is no bound
+    yet.
     """
     sample = _checked(values, population, bound)
     mean = sample.mean(axis=-1)
@@ -80,7 +91,9 @@ def lower_bound(values: ArrayLike, population: int | None, *, alpha: float, boun
     known = np.asarray(-np.inf)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        refuted = log_evidence(sample, middle, population, bound=bound).max(axis=-1) >= -np.log(alpha)
+        refuted = log_evidence(sample, middle, population, bound=bound).max(axis=-1) >= -np.log(
+            alpha
+        )
         known = np.where(refuted, middle, known)
         low, high = np.where(refuted, middle, low), np.where(refuted, high, middle)
     return known if bound is None else np.maximum(known, -bound)
@@ -91,9 +104,10 @@ def confidence_sequence(
 ) -> Estimate:
     """The mean so far, with an interval that may be looked at after every batch.
 
-    values: float[n] as in `log_evidence`; n >= 1. For the mean of the split give its size: the interval shrinks to a
-    point when all of it was seen. For the mean of what the split was drawn from give None, as any interval in a report
-    should. low and high are None where there is no bound yet.
+    values: float[n] as in `log_evidence`; n >= 1. For the mean of the split give its size: the
+    interval shrinks to a point when all of it was seen. For the mean of what the split was drawn
+    from give None, as any interval in a report should. low and high are None where there is no
+    bound yet.
 
     >>> confidence_sequence([1.0, 0.0, 1.0, 0.0], 4)
     Estimate(value=0.5, low=0.5, high=0.5, n=4)
@@ -102,16 +116,24 @@ def confidence_sequence(
     low = float(lower_bound(sample, population, alpha=alpha / 2, bound=bound))
     high = -float(lower_bound(-sample, population, alpha=alpha / 2, bound=bound))
     known = np.isfinite(low) and np.isfinite(high)
-    return Estimate(float(sample.mean()), low if known else None, high if known else None, sample.size)
+    return Estimate(
+        float(sample.mean()), low if known else None, high if known else None, sample.size
+    )
 
 
 def verdict(
-    values: ArrayLike, threshold: float, population: int, *, alpha: float = 0.05, bound: float | None = 1.0
+    values: ArrayLike,
+    threshold: float,
+    population: int,
+    *,
+    alpha: float = 0.05,
+    bound: float | None = 1.0,
 ) -> Verdict:
     """Whether the mean of the split is at least `threshold`, as soon as that is clear.
 
-    values: float[n] as in `log_evidence`. Wrong with probability at most alpha however often it is asked, and never
-    once n == population. The two answers do not share alpha: only one of them can be wrong.
+    values: float[n] as in `log_evidence`. Wrong with probability at most alpha however often it is
+    asked, and never once n == population. The two answers do not share alpha: only one of them can
+    be wrong.
 
     >>> verdict([0.0, 0.0, 0.0], -0.5, 4)
     'at least'
@@ -123,11 +145,16 @@ def verdict(
     # Equality counts as at least.
     if log_evidence(sample, threshold - 2 * ROUNDING, population, bound=bound).max() >= enough:
         return "at least"
-    return "below" if log_evidence(-sample, -threshold, population, bound=bound).max() >= enough else "open"
+    return (
+        "below"
+        if log_evidence(-sample, -threshold, population, bound=bound).max() >= enough
+        else "open"
+    )
 
 
 def _betting(value: Values, before: Values, after: Values) -> Values:
-    """Log of the mixed wealth after each sample. value >= 0; before, after: its fair mean before and after each one."""
+    """Log of the mixed wealth after each sample. value >= 0; before, after: its fair mean before
+    and after each one."""
     ratio = np.where(before > ROUNDING, value / np.maximum(before, ROUNDING), 1.0)
     log_wealth = np.cumsum(np.log1p(STAKES * (ratio - 1)[..., None]), axis=-2)
     best = log_wealth.max(axis=-1, keepdims=True)
@@ -137,10 +164,13 @@ def _betting(value: Values, before: Values, after: Values) -> Values:
 
 
 def _half_normal(sample: Values, level: Values, population: int | None) -> Values:
-    """Log of exp(s M - s^2 V / 2) mixed over half-normal s >= 0; M: the martingale of a sum without replacement."""
+    """Log of exp(s M - s^2 V / 2) mixed over half-normal s >= 0; M: the martingale of a sum without
+    replacement."""
     n = np.arange(1, sample.shape[-1] + 1)
     mean = np.cumsum(sample, axis=-1) / n
-    variance = np.maximum(np.cumsum(sample**2, axis=-1) / n - mean**2, 0.0) * n / np.maximum(n - 1, 1)
+    variance = (
+        np.maximum(np.cumsum(sample**2, axis=-1) / n - mean**2, 0.0) * n / np.maximum(n - 1, 1)
+    )
     unseen = np.full(n.shape, np.inf) if population is None else population - n
     left = np.ones(n.shape) if population is None else np.maximum(unseen, 1) / population
     prior = SHARPEST if population is None else min(SHARPEST, population / 4)
@@ -153,14 +183,25 @@ def _half_normal(sample: Values, level: Values, population: int | None) -> Value
 
 def _checked(values: ArrayLike, population: int | None, bound: float | None) -> Values:
     sample = np.asarray(values, dtype=np.float64)
-    if sample.ndim == 0 or sample.shape[-1] < 1 or (population is not None and sample.shape[-1] > population):
-        most = "at least 1 sample" if population is None else f"1 to {population} samples, the size of the split"
+    if (
+        sample.ndim == 0
+        or sample.shape[-1] < 1
+        or (population is not None and sample.shape[-1] > population)
+    ):
+        most = (
+            "at least 1 sample"
+            if population is None
+            else f"1 to {population} samples, the size of the split"
+        )
         raise ValueError(f"Expected {most}, got shape {sample.shape}.")
     if not np.isfinite(sample).all():
         raise ValueError("Expected finite values; leave out samples that were not measured.")
     if bound is not None and np.abs(sample).max() > bound * (1 + ROUNDING):
         worst = sample.flat[np.abs(sample).argmax()]
-        raise ValueError(f"Expected values within {bound:g} of zero, got {worst:g}; give their true bound, or None.")
+        raise ValueError(
+            f"Expected values within {bound:g} of zero, got {worst:g}; give their true bound, or "
+            "None."
+        )
     return sample
 
 

@@ -1,4 +1,5 @@
-"""What a user's Python file returns: a calibrated model, its data by split, and how outputs become scores."""
+"""What a user's Python file returns: a calibrated model, its data by split, and how outputs become
+scores."""
 
 from __future__ import annotations
 
@@ -14,8 +15,8 @@ from sensitivity.records import Scores
 
 
 class Batches(Protocol):
-    """Batches of (inputs, targets), such as a list or a DataLoader without shuffling: iterable again and again in the
-    same order. The first axis of every tensor is the sample."""
+    """Batches of (inputs, targets), such as a list or a DataLoader without shuffling: iterable
+    again and again in the same order. The first axis of every tensor is the sample."""
 
     def __len__(self) -> int: ...
 
@@ -23,7 +24,8 @@ class Batches(Protocol):
 
 
 Finish = Callable[[Path, Any], Mapping[str, str]]
-"""(exported file, example inputs) -> name of each file written beside it, and in words what was checked of it."""
+"""(exported file, example inputs) -> name of each file written beside it, and in words what was
+checked of it."""
 
 
 def mean(scores: Scores) -> float:
@@ -36,16 +38,20 @@ class Task:
     """A model to analyse and how to judge it.
 
     model: calibrated, in eval mode, on the device where it shall run.
-    data: batches for the splits "rank", "confirm" and "holdout"; different samples in each, drawn at random from
-        the same population, and none of them used for calibration. "calib", where it is there, is what other ranges
-        are calibrated on, which else takes `rank`.
-    score: (outputs, targets) -> per-sample scores float[n] or float[n, k], higher is better, all finite.
+    data: batches for the splits "rank", "confirm" and "holdout"; different samples in each, drawn
+    at random from
+        the same population, and none of them used for calibration. "calib", where it is there, is
+        what other ranges are calibrated on, which else takes `rank`.
+    score: (outputs, targets) -> per-sample scores float[n] or float[n, k], higher is better, all
+    finite.
     aggregate: scores of any number of samples -> the metric, higher is better; the mean by default.
     metric: its name in reports. full_scale: its largest value; "1pt" is a hundredth of it.
     inputs: model(*inputs) for a tuple, model(**inputs) for a dict, model(inputs) otherwise.
-    float_model: the user's own unquantized model, another object than `model`; before a scan, `model` with everything
+    float_model: the user's own unquantized model, another object than `model`; before a scan,
+    `model` with everything
         disabled is shown to compute the same. None where it is not at hand.
-    finish: what is made of each exported file once it is verified; for ends of a graph that cannot be compared value by
+    finish: what is made of each exported file once it is verified; for ends of a graph that cannot
+    be compared value by
         value, such as the choice of the best boxes.
     """
 
@@ -63,10 +69,11 @@ class Task:
 class EvaluateTask:
     """For a user who only has `evaluate(model) -> float`, higher is better.
 
-    Slower (each variant is a whole evaluation) and without intervals. `confirm` and `holdout` are evaluations on other
-    samples; None means that `evaluate` serves for them too, and the reported accuracy is then not held out.
-    example_inputs: one batch of inputs, needed for export and bench only. float_model: as in `Task`; compared on
-    `example_inputs`.
+    Slower (each variant is a whole evaluation) and without intervals. `confirm` and `holdout` are
+    evaluations on other samples; None means that `evaluate` serves for them too, and the reported
+    accuracy is then not held out.
+    example_inputs: one batch of inputs, needed for export and bench only. float_model: as in
+    `Task`; compared on `example_inputs`.
     """
 
     model: Any

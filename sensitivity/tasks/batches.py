@@ -15,9 +15,11 @@ DIGEST_BYTES = 8
 
 
 def batch_digest(inputs: Any, targets: Any) -> str:
-    """Hex digest of every array, number and text in a batch: equal in another process, other when a value changes.
+    """Hex digest of every array, number and text in a batch: equal in another process, other when a
+    value changes.
 
-    Tuples, lists, dicts and dataclasses are looked into. Of any other object only its type and name count.
+    Tuples, lists, dicts and dataclasses are looked into. Of any other object only its type and name
+    count.
     """
     digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
     _add(digest.update, inputs)
@@ -26,13 +28,16 @@ def batch_digest(inputs: Any, targets: Any) -> str:
 
 
 def check_pair(batch: Any, split: str) -> tuple[Any, Any]:
-    """The batch as (inputs, targets). Raises TaskError for anything else, also for an array or a dict of two."""
+    """The batch as (inputs, targets). Raises TaskError for anything else, also for an array or a
+    dict of two."""
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch[0], batch[1]
-    got = f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else f"one {type(batch).__name__}"
+    got = (
+        f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else f"one {type(batch).__name__}"
+    )
     raise TaskError(
-        f"Expected each batch of split {split!r} to be (inputs, targets), got {got}; yield pairs, with several inputs "
-        "as a tuple or dict in the first place."
+        f"Expected each batch of split {split!r} to be (inputs, targets), got {got}; yield pairs, "
+        "with several inputs as a tuple or dict in the first place."
     )
 
 
@@ -46,16 +51,21 @@ def batch_size(inputs: Any) -> int:
     shapes = [tuple(int(side) for side in array.shape) for array in arrays(inputs)]
     sizes = {shape[0] for shape in shapes if shape}
     if len(sizes) != 1:
-        got = f"shapes {', '.join(str(shape) for shape in shapes)}" if shapes else type(inputs).__name__
+        got = (
+            f"shapes {', '.join(str(shape) for shape in shapes)}"
+            if shapes
+            else type(inputs).__name__
+        )
         raise TaskError(
-            f"Expected the inputs of a batch to be arrays that all have the sample as their first axis, got {got}; "
-            "yield (inputs, targets) pairs of batches, not of single samples."
+            "Expected the inputs of a batch to be arrays that all have the sample as their first "
+            f"axis, got {got}; yield (inputs, targets) pairs of batches, not of single samples."
         )
     return sizes.pop()
 
 
 def first_samples(inputs: Any, samples: int) -> Any:
-    """The same inputs with so many samples at most: every array of a batch has the sample as its first axis."""
+    """The same inputs with so many samples at most: every array of a batch has the sample as its
+    first axis."""
     if hasattr(inputs, "shape"):
         return inputs[:samples] if len(inputs.shape) else inputs
     if isinstance(inputs, Mapping):
@@ -77,7 +87,8 @@ def arrays(value: Any) -> Iterator[Any]:
 
 
 def _add(update: Callable[[Any], None], value: Any) -> None:
-    """Feed one value to a digest, its kind and size first so that neighbours cannot run into each other."""
+    """Feed one value to a digest, its kind and size first so that neighbours cannot run into each
+    other."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         _add_array(update, value)
     elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
@@ -90,7 +101,9 @@ def _add(update: Callable[[Any], None], value: Any) -> None:
         for item in value:
             _add(update, item)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        _add(update, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+        _add(
+            update, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        )
     else:  # never repr(): it holds an address, which is another one in the next process
         update(f"{type(value).__qualname__}:{getattr(value, '__qualname__', '')};".encode())
 
@@ -105,7 +118,8 @@ def _add_array(update: Callable[[Any], None], value: Any) -> None:
 
 
 def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
-    """A tensor or array as a numpy array on the host; bfloat16, which numpy lacks, as float32 of the same values."""
+    """A tensor or array as a numpy array on the host; bfloat16, which numpy lacks, as float32 of
+    the same values."""
     if not hasattr(value, "detach"):
         return np.asarray(value)
     tensor = value.detach().cpu()
@@ -113,7 +127,8 @@ def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
 
 
 def scores_of(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """What a task's `score` gave, as float64 on the host: a tensor of any type and device, an array, or a list.
+    """What a task's `score` gave, as float64 on the host: a tensor of any type and device, an
+    array, or a list.
 
     Raises TypeError for complex numbers, whose imaginary part would be lost.
     """

@@ -22,7 +22,8 @@ from sensitivity.tasks.batches import as_numpy
 from sensitivity.tasks.images import SUFFIXES, image_files, read_rgb
 
 SIZES: Mapping[str, float] = {"calib": 0.2, "rank": 0.3, "confirm": 0.25, "holdout": 0.25}
-"""Shares of the samples; calibration has its own, so that no range is fitted to a sample that is scored."""
+"""Shares of the samples; calibration has its own, so that no range is fitted to a sample that is
+scored."""
 
 CACHE_BYTES = 1 << 28
 """Prepared images kept in memory for each split; the rest is read again on each pass."""
@@ -33,21 +34,26 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled image files. labels: int64[n], indices of the model's outputs. classes: how many; None if unknown."""
+    """Labelled image files. labels: int64[n], indices of the model's outputs. classes: how many;
+    None if unknown."""
 
     files: Sequence[Path]
     labels: Labels
     classes: int | None = None
 
     def take(self, indices: Sequence[int] | Indices) -> Images:
-        return Images([self.files[at] for at in indices], self.labels[np.asarray(indices, int)], self.classes)
+        return Images(
+            [self.files[at] for at in indices], self.labels[np.asarray(indices, int)], self.classes
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Batches (float32[n, ...], int64[n]) as torch tensors, in the order of `images`, again and again.
+    """Batches (float32[n, ...], int64[n]) as torch tensors, in the order of `images`, again and
+    again.
 
-    transform: an RGB image -> array or tensor, the same shape for all. Files are read when their batch is asked for.
+    transform: an RGB image -> array or tensor, the same shape for all. Files are read when their
+    batch is asked for.
     """
 
     images: Images
@@ -69,7 +75,10 @@ class ImageBatches:
             numbers = range(start, min(start + self.batch, len(self.images.files)))
             pixels = [self._prepared(number) for number in numbers]
             self._check_shapes(pixels, numbers)
-            yield torch.from_numpy(np.stack(pixels)), torch.from_numpy(self.images.labels[numbers.start : numbers.stop])
+            yield (
+                torch.from_numpy(np.stack(pixels)),
+                torch.from_numpy(self.images.labels[numbers.start : numbers.stop]),
+            )
 
     def _prepared(self, number: int) -> NDArray[Any]:
         if number in self._kept:
@@ -83,8 +92,9 @@ class ImageBatches:
         for number, made in zip(numbers, pixels, strict=True):
             if made.shape != pixels[0].shape:
                 raise TaskError(
-                    f"Expected the transform to give one shape for all images, got {pixels[0].shape} and then "
-                    f"{made.shape} for {self.images.files[number]}; resize or crop to one size."
+                    "Expected the transform to give one shape for all images, got "
+                    f"{pixels[0].shape} and then {made.shape} for {self.images.files[number]}; "
+                    "resize or crop to one size."
                 )
 
 
@@ -117,39 +127,57 @@ def from_folder(
     batch: int = 50,
     seed: int = 0,
 ) -> dict[str, ImageBatches]:
-    """Batches for "calib", "rank", "confirm" and "holdout": disjoint, drawn at random, the same for the same seed.
+    """Batches for "calib", "rank", "confirm" and "holdout": disjoint, drawn at random, the same for
+    the same seed.
 
-    root: one folder per class, whose alphabetical order is the order of the model's outputs; or, with `label`, any
-    folder of images. label: the class index of a file. transform: an RGB Pillow image -> float32[c, h, w], such as
-    `centre_crop(224)`. sizes: see `random_parts`. Raises TaskError.
+    root: one folder per class, whose alphabetical order is the order of the model's outputs; or,
+    with `label`, any folder of images. label: the class index of a file. transform: an RGB Pillow
+    image -> float32[c, h, w], such as `centre_crop(224)`. sizes: see `random_parts`. Raises
+    TaskError.
     """
     images = labelled_images(Path(root), label) if label else images_by_class(Path(root))
     parts = random_parts(len(images.files), sizes, seed)
-    return {name: ImageBatches(images.take(indices), transform, batch) for name, indices in parts.items()}
+    return {
+        name: ImageBatches(images.take(indices), transform, batch)
+        for name, indices in parts.items()
+    }
 
 
 def from_arrays(
-    x: ArrayLike, y: ArrayLike, *, sizes: Mapping[str, float] = SIZES, batch: int = 50, seed: int = 0
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    sizes: Mapping[str, float] = SIZES,
+    batch: int = 50,
+    seed: int = 0,
 ) -> dict[str, ArrayBatches]:
-    """The same from arrays or tensors. x: [n, ...] as the model takes it. y: int[n], class indices."""
+    """The same from arrays or tensors. x: [n, ...] as the model takes it. y: int[n], class
+    indices."""
     inputs, labels = as_numpy(x), as_numpy(y)
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) != len(inputs):
         raise TaskError(
-            f"Expected y to be one class index for each of the {len(inputs)} samples, got {labels.dtype} of shape "
-            f"{labels.shape}; pass integers from 0, not one-hot rows or names."
+            f"Expected y to be one class index for each of the {len(inputs)} samples, got "
+            f"{labels.dtype} of shape {labels.shape}; pass integers from 0, not one-hot rows or "
+            "names."
         )
     parts = random_parts(len(inputs), sizes, seed)
-    return {name: ArrayBatches(inputs[at], labels[at].astype(np.int64), batch) for name, at in parts.items()}
+    return {
+        name: ArrayBatches(inputs[at], labels[at].astype(np.int64), batch)
+        for name, at in parts.items()
+    }
 
 
 def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
     """A task whose metric is top-1 accuracy, 0..1.
 
-    model: calibrated, gives scores [n, classes]. splits: batches for "rank", "confirm" and "holdout", as
-    `from_folder` and `from_arrays` make them; "calib", where it is there, is what other ranges are calibrated on.
+    model: calibrated, gives scores [n, classes]. splits: batches for "rank", "confirm" and
+    "holdout", as `from_folder` and `from_arrays` make them; "calib", where it is there, is what
+    other ranges are calibrated on.
     """
     data = {name: batches for name, batches in splits.items() if name in (*SPLITS, "calib")}
-    classes = next((batches.classes for batches in data.values() if getattr(batches, "classes", None)), None)
+    classes = next(
+        (batches.classes for batches in data.values() if getattr(batches, "classes", None)), None
+    )
     return Task(model, data, Top1(classes), metric="top-1")
 
 
@@ -168,8 +196,9 @@ class Top1:
         if scores.shape[1] < wanted or (self.classes and scores.shape[1] != wanted):
             at_least = "" if self.classes else "at least "
             raise TaskError(
-                f"Expected the model to have {at_least}{wanted} outputs, one for each class of the data, got "
-                f"{scores.shape[1]}; use the data that the model was trained for, or give `label` its class indices."
+                f"Expected the model to have {at_least}{wanted} outputs, one for each class of the "
+                f"data, got {scores.shape[1]}; use the data that the model was trained for, or "
+                "give `label` its class indices."
             )
         return np.asarray(scores.argmax(axis=1) == labels, dtype=np.float64)
 
@@ -178,9 +207,12 @@ top1 = Top1()
 
 
 def images_by_class(root: Path) -> Images:
-    """The images of root/CLASS/..., classes numbered in alphabetical order. Raises TaskError for an empty class."""
+    """The images of root/CLASS/..., classes numbered in alphabetical order. Raises TaskError for an
+    empty class."""
     files = image_files(root)
-    folders = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    folders = sorted(
+        path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
     if not folders:
         raise TaskError(
             f"Expected one folder per class in {root}, got {len(files)} images and no folder; "
@@ -191,7 +223,8 @@ def images_by_class(root: Path) -> Images:
     if empty:
         raise TaskError(
             f"Expected images in every class folder of {root}, got none in {', '.join(empty[:5])}; "
-            f"add images ({', '.join(sorted(SUFFIXES))}) or remove the folder, which moves the class indices after it."
+            f"add images ({', '.join(sorted(SUFFIXES))}) or remove the folder, which moves the "
+            "class indices after it."
         )
     number = {folder: at for at, folder in enumerate(folders)}
     labels = np.array([number[name] for name in names], np.int64)
@@ -202,22 +235,28 @@ def labelled_images(root: Path, label: Callable[[Path], int]) -> Images:
     """Every image below root with the class index that `label` gives its path."""
     files = image_files(root)
     if not files:
-        raise TaskError(f"Expected images in {root}, got none that end in {', '.join(sorted(SUFFIXES))}.")
+        raise TaskError(
+            f"Expected images in {root}, got none that end in {', '.join(sorted(SUFFIXES))}."
+        )
     return Images(files, np.array([label(file) for file in files], np.int64))
 
 
 def random_parts(n: int, sizes: Mapping[str, float], seed: int) -> dict[str, Indices]:
     """Disjoint parts of range(n), drawn at random; the same for the same seed.
 
-    sizes: name -> number of samples (int) or share of n (float). Each part stays in random order, so that its first
-    samples are a fair draw too. Raises TaskError where a part would be empty or there are too few samples.
+    sizes: name -> number of samples (int) or share of n (float). Each part stays in random order,
+    so that its first samples are a fair draw too. Raises TaskError where a part would be empty or
+    there are too few samples.
     """
-    counts = {name: size if isinstance(size, int) else int(n * size + 1e-9) for name, size in sizes.items()}
+    counts = {
+        name: size if isinstance(size, int) else int(n * size + 1e-9)
+        for name, size in sizes.items()
+    }
     if min(counts.values()) < 1 or sum(counts.values()) > n:
         shown = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise TaskError(
-            f"Expected sizes of at least 1 sample each that fit into the {n} there are, got {shown}; "
-            "add samples or change `sizes`."
+            f"Expected sizes of at least 1 sample each that fit into the {n} there are, got "
+            f"{shown}; add samples or change `sizes`."
         )
     order = np.random.default_rng(seed).permutation(n)
     ends = np.cumsum(list(counts.values()))
@@ -227,12 +266,20 @@ def random_parts(n: int, sizes: Mapping[str, float], seed: int) -> dict[str, Ind
 def _class_scores(outputs: Any) -> NDArray[Any]:
     """The model's outputs as an array [n, classes]."""
     if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
-        got = f"shape {tuple(outputs.shape)}" if hasattr(outputs, "shape") else f"a {type(outputs).__name__}"
+        got = (
+            f"shape {tuple(outputs.shape)}"
+            if hasattr(outputs, "shape")
+            else f"a {type(outputs).__name__}"
+        )
         raise TaskError(
-            f"Expected the model to give one array [n, classes], got {got}; return a Task with your own score()."
+            f"Expected the model to give one array [n, classes], got {got}; return a Task with "
+            "your own score()."
         )
     scores = as_numpy(outputs)
     if np.isnan(scores).any():
         bad = int(np.argwhere(np.isnan(scores).any(axis=1))[0][0])
-        raise TaskError(f"Expected outputs that are numbers, got NaN for sample {bad}; check the model on this batch.")
+        raise TaskError(
+            f"Expected outputs that are numbers, got NaN for sample {bad}; check the model on this "
+            "batch."
+        )
     return scores

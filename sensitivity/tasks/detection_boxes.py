@@ -1,4 +1,5 @@
-"""From a detector's raw outputs to the boxes it reports: decoding and non-maximum suppression, numpy only."""
+"""From a detector's raw outputs to the boxes it reports: decoding and non-maximum suppression,
+numpy only."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ Floats = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 Bools = NDArray[np.bool_]
 
-# Suppression works through the candidates in chunks of this many, since pairs cost its square, until enough are kept.
+# Suppression works through the candidates in chunks of this many, since pairs cost its square,
+# until enough are kept.
 CHUNK = 256
 
 PER_CLASS = 100
@@ -26,7 +28,8 @@ PER_CLASS = 100
 class Detections:
     """What was found in a batch, most confident first in each image.
 
-    boxes: float64[n, limit, 4], x1 y1 x2 y2. confidences: float32[n, limit], 0 where there is no detection.
+    boxes: float64[n, limit, 4], x1 y1 x2 y2. confidences: float32[n, limit], 0 where there is no
+    detection.
     classes: int64[n, limit].
     """
 
@@ -39,7 +42,8 @@ class Detections:
 class Suppression:
     """Which candidates become detections. The defaults are those of ultralytics' validator.
 
-    confidence: candidates must lie above it. iou: of two boxes of a class that overlap more, the less confident goes.
+    confidence: candidates must lie above it. iou: of two boxes of a class that overlap more, the
+    less confident goes.
     limit: detections per image over all classes.
     """
 
@@ -49,25 +53,35 @@ class Suppression:
 
 
 def decode_ultralytics(outputs: Any, classes: int | None = None) -> tuple[Floats, Floats]:
-    """Boxes float[n, anchors, 4] as x1 y1 x2 y2 and confidences float[n, classes, anchors] of an ultralytics model.
+    """Boxes float[n, anchors, 4] as x1 y1 x2 y2 and confidences float[n, classes, anchors] of an
+    ultralytics model.
 
-    outputs: [n, 4 + classes, anchors], boxes as centre and size in input pixels, confidences after the sigmoid; or a
+    outputs: [n, 4 + classes, anchors], boxes as centre and size in input pixels, confidences after
+    the sigmoid; or a
         tuple that starts with it. classes: where masks or key points follow the confidences.
     """
     raw = _first(outputs)
     return _corners(raw[:, :2], raw[:, 2:4]), raw[:, 4 : None if classes is None else 4 + classes]
 
 
-def decode_bins(outputs: Any, size: Size, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Floats, Floats]:
+def decode_bins(
+    outputs: Any, size: Size, strides: tuple[int, ...] = (8, 16, 32)
+) -> tuple[Floats, Floats]:
     """The same for a model of ultralytics without its decoding.
 
-    outputs: (bins [n, 4 * bins, anchors], logits [n, classes, anchors]): logits of how far the left, upper, right and
-        lower side are from the cell's centre, in strides; with one bin the distance itself. size: of the input.
+    outputs: (bins [n, 4 * bins, anchors], logits [n, classes, anchors]): logits of how far the
+    left, upper, right and
+        lower side are from the cell's centre, in strides; with one bin the distance itself. size:
+        of the input.
     """
     raw, logits = (np.asarray(as_numpy(output), np.float32) for output in outputs)
     cells, stride = _grid(size, strides)
     bins = raw.reshape(len(raw), 4, -1, raw.shape[-1])
-    reach = bins[:, :, 0] if bins.shape[2] == 1 else np.einsum("nsba,b->nsa", _softmax(bins), _bins(bins))
+    reach = (
+        bins[:, :, 0]
+        if bins.shape[2] == 1
+        else np.einsum("nsba,b->nsa", _softmax(bins), _bins(bins))
+    )
     low, high = cells + np.float32(0.5) - reach[:, :2], cells + np.float32(0.5) + reach[:, 2:]
     return np.moveaxis(np.concatenate([low, high], axis=1) * stride, 1, 2), _sigmoid(logits)
 
@@ -81,17 +95,21 @@ def decode_corners(outputs: Any, classes: int | None = None) -> tuple[Floats, Fl
 def decode_objectness(outputs: Any) -> tuple[Floats, Floats]:
     """The same for YOLOv5, v6 and v7 of their own repositories.
 
-    outputs: [n, anchors, 5 + classes]: centre and size in input pixels, objectness, class confidences, or a tuple that
+    outputs: [n, anchors, 5 + classes]: centre and size in input pixels, objectness, class
+    confidences, or a tuple that
         starts with it.
     """
     raw = np.moveaxis(_first(outputs), 2, 1)
     return _corners(raw[:, :2], raw[:, 2:4]), raw[:, 4:5] * raw[:, 5:]
 
 
-def decode_yolox(outputs: Any, size: Size, strides: tuple[int, ...] = (8, 16, 32)) -> tuple[Floats, Floats]:
+def decode_yolox(
+    outputs: Any, size: Size, strides: tuple[int, ...] = (8, 16, 32)
+) -> tuple[Floats, Floats]:
     """The same for a YOLOX model exported without its decoding.
 
-    outputs: [n, anchors, 5 + classes]: centre as offset from the cell and log of the size, both in strides, then
+    outputs: [n, anchors, 5 + classes]: centre as offset from the cell and log of the size, both in
+    strides, then
         objectness and class confidences after the sigmoid. size: of the input.
     """
     raw = np.moveaxis(_first(outputs), 2, 1)
@@ -101,10 +119,11 @@ def decode_yolox(outputs: Any, size: Size, strides: tuple[int, ...] = (8, 16, 32
 
 
 def decode_chosen(outputs: Any, classes: int) -> tuple[Floats, Floats]:
-    """The same for a model that chooses its boxes itself, as one-to-one heads exported by ultralytics do.
+    """The same for a model that chooses its boxes itself, as one-to-one heads exported by
+    ultralytics do.
 
-    outputs: [n, most, 6]: x1 y1 x2 y2 in input pixels, confidence, class; or a tuple that starts with it. No box
-    suppresses another: judge with `Suppression(iou=1.0)`.
+    outputs: [n, most, 6]: x1 y1 x2 y2 in input pixels, confidence, class; or a tuple that starts
+    with it. No box suppresses another: judge with `Suppression(iou=1.0)`.
     """
     raw = _first(outputs)
     label = np.rint(raw[:, None, :, 5])  # a Q/DQ pair on the output moves it a little
@@ -113,14 +132,16 @@ def decode_chosen(outputs: Any, classes: int) -> tuple[Floats, Floats]:
 
 
 def detections(boxes: Floats, confidences: Floats, rule: Suppression) -> Detections:
-    """Non-maximum suppression per class, as decoded: an anchor may be reported once for each class it is above
-    the threshold for. Of one class the best `PER_CLASS` are reported.
+    """Non-maximum suppression per class, as decoded: an anchor may be reported once for each class
+    it is above the threshold for. Of one class the best `PER_CLASS` are reported.
 
     boxes: [n, anchors, 4]. confidences: [n, classes, anchors].
     """
     n, anchors = len(boxes), boxes.shape[1]
     found = Detections(
-        np.zeros((n, rule.limit, 4)), np.zeros((n, rule.limit), np.float32), np.zeros((n, rule.limit), np.int64)
+        np.zeros((n, rule.limit, 4)),
+        np.zeros((n, rule.limit), np.float32),
+        np.zeros((n, rule.limit), np.int64),
     )
     for image in range(n):
         flat = confidences[image].reshape(-1)
@@ -134,11 +155,14 @@ def detections(boxes: Floats, confidences: Floats, rule: Suppression) -> Detecti
     return found
 
 
-def nms(boxes: Floats, confidences: Floats, classes: Integers, *, iou: float, limit: int) -> NDArray[np.int64]:
+def nms(
+    boxes: Floats, confidences: Floats, classes: Integers, *, iou: float, limit: int
+) -> NDArray[np.int64]:
     """Indices of the boxes that greedy suppression keeps, most confident first, at most `limit`.
 
-    boxes: float[n, 4]. confidences: float[n]; of equal ones the first comes first. classes: int[n]; only boxes of the
-    same class suppress each other. A box goes when its overlap with a kept, more confident one is above `iou`.
+    boxes: float[n, 4]. confidences: float[n]; of equal ones the first comes first. classes: int[n];
+    only boxes of the same class suppress each other. A box goes when its overlap with a kept, more
+    confident one is above `iou`.
 
     >>> boxes = np.array([[0.0, 0, 10, 10], [1, 0, 11, 10], [40, 0, 50, 10]])
     >>> nms(boxes, np.array([0.8, 0.9, 0.1]), np.array([3, 3, 3]), iou=0.5, limit=10).tolist()
@@ -150,14 +174,17 @@ def nms(boxes: Floats, confidences: Floats, classes: Integers, *, iou: float, li
         chunk = order[start : start + CHUNK]
         if len(kept):
             chunk = chunk[~_overlaps(boxes, classes, kept, chunk, iou).any(axis=0)]
-        kept = np.concatenate([kept, chunk[_survivors(np.triu(_overlaps(boxes, classes, chunk, chunk, iou), k=1))]])
+        kept = np.concatenate(
+            [kept, chunk[_survivors(np.triu(_overlaps(boxes, classes, chunk, chunk, iou), k=1))]]
+        )
         if len(kept) >= limit:
             break
     return kept[:limit]
 
 
 def pairwise_iou(first: Floats, second: Floats) -> Floats:
-    """Intersection over union, float[..., n, m] of boxes [..., n, 4] and [..., m, 4]; 0 for two empty boxes."""
+    """Intersection over union, float[..., n, m] of boxes [..., n, 4] and [..., m, 4]; 0 for two
+    empty boxes."""
     shared = intersections(first, second)
     union: Floats = areas(first)[..., :, None] + areas(second)[..., None, :] - shared
     ratio: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
@@ -189,10 +216,14 @@ def _rank_in_class(classes: Integers) -> Integers:
 
 def _first(outputs: Any) -> Floats:
     """The first output as float32."""
-    return np.asarray(as_numpy(outputs[0] if isinstance(outputs, tuple | list) else outputs), np.float32)
+    return np.asarray(
+        as_numpy(outputs[0] if isinstance(outputs, tuple | list) else outputs), np.float32
+    )
 
 
-def _overlaps(boxes: Floats, classes: Integers, rows: Integers, columns: Integers, iou: float) -> Bools:
+def _overlaps(
+    boxes: Floats, classes: Integers, rows: Integers, columns: Integers, iou: float
+) -> Bools:
     same: Bools = classes[rows][:, None] == classes[columns]
     return same & (pairwise_iou(boxes[rows], boxes[columns]) > iou)
 
@@ -200,8 +231,9 @@ def _overlaps(boxes: Floats, classes: Integers, rows: Integers, columns: Integer
 def _survivors(suppresses: Bools) -> Bools:
     """bool[n]: kept by greedy suppression. suppresses: bool[n, n], [i, j] only for i before j.
 
-    Repeats "kept unless a kept one suppresses it" until nothing changes. Box j is settled once all before it are, so
-    this ends, and its end is the greedy result (Zheng et al., Cluster-NMS, arXiv 2005.03572); few rounds in practice.
+    Repeats "kept unless a kept one suppresses it" until nothing changes. Box j is settled once all
+    before it are, so this ends, and its end is the greedy result (Zheng et al., Cluster-NMS, arXiv
+    2005.03572); few rounds in practice.
     """
     first, second = np.nonzero(suppresses)
     keep = np.ones(len(suppresses), bool)
@@ -228,7 +260,9 @@ def _grid(size: Size, strides: tuple[int, ...]) -> tuple[Floats, Floats]:
         y, x = np.divmod(np.arange(rows * columns), columns)
         cells.append(np.stack([x, y]))
         stride.append(np.full(rows * columns, step))
-    return np.concatenate(cells, axis=1).astype(np.float32), np.concatenate(stride).astype(np.float32)
+    return np.concatenate(cells, axis=1).astype(np.float32), np.concatenate(stride).astype(
+        np.float32
+    )
 
 
 def _bins(bins: Floats) -> Floats:

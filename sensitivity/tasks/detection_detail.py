@@ -1,4 +1,5 @@
-"""What a detector's mean average precision hides: the classes that lost, and the images that lost most."""
+"""What a detector's mean average precision hides: the classes that lost, and the images that lost
+most."""
 
 from __future__ import annotations
 
@@ -12,7 +13,12 @@ from numpy.typing import NDArray
 from sensitivity.records import Estimate, Scores
 from sensitivity.tasks.detection_boxes import Bools, Detections
 from sensitivity.tasks.detection_labels import LabelledImage
-from sensitivity.tasks.detection_map import Truth, average_precision, match, mean_average_precision_50
+from sensitivity.tasks.detection_map import (
+    Truth,
+    average_precision,
+    match,
+    mean_average_precision_50,
+)
 
 VARIANTS = ("float", "int8", "partial")
 SHOWN_CONFIDENCE = 0.25
@@ -30,7 +36,8 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class ShownBox:
-    """x, y, width, height: shares of the image. outcome: found, false (nothing is there) or missed (nothing found it)."""
+    """x, y, width, height: shares of the image. outcome: found, false (nothing is there) or missed
+    (nothing found it)."""
 
     x: float
     y: float
@@ -43,7 +50,8 @@ class ShownBox:
 
 @dataclass(frozen=True)
 class ShownImage:
-    """picture: a data URI. loss: of the metric on these images that this one causes in INT8, in the metric's unit."""
+    """picture: a data URI. loss: of the metric on these images that this one causes in INT8, in the
+    metric's unit."""
 
     file: str
     picture: str
@@ -68,11 +76,19 @@ class DetectionDetail:
 
 
 def class_results(scores: Mapping[str, Scores], names: Sequence[str]) -> tuple[ClassResult, ...]:
-    """One for each class that occurs, the most hurt by INT8 first. scores: variant -> rows of `image_scores`."""
-    precision = {variant: average_precision(rows, len(names)).mean(axis=0) for variant, rows in scores.items()}
+    """One for each class that occurs, the most hurt by INT8 first. scores: variant -> rows of
+    `image_scores`."""
+    precision = {
+        variant: average_precision(rows, len(names)).mean(axis=0)
+        for variant, rows in scores.items()
+    }
     counts = scores["float"][:, -len(names) :].sum(axis=0)
     found = [
-        ClassResult(names[at], int(counts[at]), {variant: float(values[at]) for variant, values in precision.items()})
+        ClassResult(
+            names[at],
+            int(counts[at]),
+            {variant: float(values[at]) for variant, values in precision.items()},
+        )
         for at in np.flatnonzero(counts).tolist()
     ]
     return tuple(sorted(found, key=lambda one: one.precision["int8"] - one.precision["float"]))
@@ -82,8 +98,11 @@ def map50(classes: int) -> partial[float]:
     return partial(mean_average_precision_50, classes=classes)
 
 
-def shown_boxes(found: Detections, truth: Truth, image: LabelledImage, names: Sequence[str]) -> tuple[ShownBox, ...]:
-    """Of a batch of one image: what is reported with some confidence, and the boxes that are missed, at an overlap of half.
+def shown_boxes(
+    found: Detections, truth: Truth, image: LabelledImage, names: Sequence[str]
+) -> tuple[ShownBox, ...]:
+    """Of a batch of one image: what is reported with some confidence, and the boxes that are
+    missed, at an overlap of half.
 
     Boxes are in pixels of the image.
     """
@@ -92,8 +111,12 @@ def shown_boxes(found: Detections, truth: Truth, image: LabelledImage, names: Se
     hits, ignored = (bits[0] & 1 for bits in match(some, truth))
     width, height = image.size or (1, 1)
 
-    def box(corners: NDArray[np.float64], label: int, confidence: float | None, outcome: str) -> ShownBox:
-        x1, y1, x2, y2 = (float(value) for value in corners / np.array([width, height, width, height]))
+    def box(
+        corners: NDArray[np.float64], label: int, confidence: float | None, outcome: str
+    ) -> ShownBox:
+        x1, y1, x2, y2 = (
+            float(value) for value in corners / np.array([width, height, width, height])
+        )
         return ShownBox(x1, y1, x2 - x1, y2 - y1, names[label], confidence, outcome)
 
     reported = [
@@ -114,7 +137,8 @@ def shown_boxes(found: Detections, truth: Truth, image: LabelledImage, names: Se
 
 
 def _missed(found: Detections, truth: Truth) -> Bools:
-    """bool[most]: ground truth that no detection takes at an overlap of half: adding it as a detection would be a hit."""
+    """bool[most]: ground truth that no detection takes at an overlap of half: adding it as a
+    detection would be a hit."""
     real = (truth.classes[0] >= 0) & ~truth.crowd[0]
     missed = np.zeros(len(real), bool)
     for at in np.flatnonzero(real):

@@ -19,7 +19,8 @@ PAD = 114
 """Grey level of the border, as ultralytics and YOLOX train with it."""
 
 Geometry = NDArray[np.float64]
-"""float64[..., 6]: image pixels per input pixel in x and y; left and top border in input pixels; its width, height."""
+"""float64[..., 6]: image pixels per input pixel in x and y; left and top border in input pixels;
+its width, height."""
 
 
 def image_size(file: Path) -> tuple[int, int]:
@@ -32,8 +33,9 @@ def image_size(file: Path) -> tuple[int, int]:
 def load_rgb(file: Path, size: tuple[int, int] | None = None) -> Image:
     """The image in RGB, whatever its mode (grey, palette, alpha).
 
-    size: (width, height) of its labels, which says whether they were made with or without EXIF orientation; None
-    applies it. Raises TaskError where the file is no image, is cut off, or has another size than its labels.
+    size: (width, height) of its labels, which says whether they were made with or without EXIF
+    orientation; None applies it. Raises TaskError where the file is no image, is cut off, or has
+    another size than its labels.
     """
     from PIL import ImageOps
 
@@ -46,16 +48,18 @@ def load_rgb(file: Path, size: tuple[int, int] | None = None) -> Image:
         if size is not None and shown.size != size:
             raise TaskError(
                 f"Expected {file} to be {size[0]}x{size[1]} pixels as its annotations say, got "
-                f"{shown.width}x{shown.height}; annotations are of the original files, not of resized ones."
+                f"{shown.width}x{shown.height}; annotations are of the original files, not of "
+                "resized ones."
             )
         return shown.convert("RGB")
 
 
 def letterbox(image: Image, size: Size) -> tuple[NDArray[np.uint8], Geometry]:
-    """The image scaled to fit an input of this size, centred on grey: uint8[height, width, 3], and its geometry.
+    """The image scaled to fit an input of this size, centred on grey: uint8[height, width, 3], and
+    its geometry.
 
-    Plain bilinear sampling, without the smoothing that Pillow's `resize` adds when it shrinks: detectors are trained
-    with OpenCV's, which has none; the two agree to one grey level.
+    Plain bilinear sampling, without the smoothing that Pillow's `resize` adds when it shrinks:
+    detectors are trained with OpenCV's, which has none; the two agree to one grey level.
     """
     from PIL.Image import Resampling, Transform
 
@@ -64,12 +68,15 @@ def letterbox(image: Image, size: Size) -> tuple[NDArray[np.uint8], Geometry]:
     matrix = (scale_x, 0.0, -left * scale_x, 0.0, scale_y, -top * scale_y)
     grey = (PAD, PAD, PAD)
     height, width = sides(size)
-    boxed = image.transform((width, height), Transform.AFFINE, matrix, Resampling.BILINEAR, fillcolor=grey)
+    boxed = image.transform(
+        (width, height), Transform.AFFINE, matrix, Resampling.BILINEAR, fillcolor=grey
+    )
     return np.asarray(boxed), geometry
 
 
 def fit(width: int, height: int, size: Size) -> Geometry:
-    """Where ultralytics' LetterBox puts an image of this size, float64[6]; each side keeps at least one pixel.
+    """Where ultralytics' LetterBox puts an image of this size, float64[6]; each side keeps at least
+    one pixel.
 
     >>> fit(640, 480, 320).tolist()
     [2.0, 2.0, 0.0, 40.0, 640.0, 480.0]
@@ -85,7 +92,8 @@ def fit(width: int, height: int, size: Size) -> Geometry:
 
 
 def to_image(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:
-    """Boxes [..., m, 4] of the input in image pixels, cut at the image's border. geometry: [..., 6]."""
+    """Boxes [..., m, 4] of the input in image pixels, cut at the image's border. geometry: [...,
+    6]."""
     scale, border, extent = (np.tile(geometry[..., None, at : at + 2], 2) for at in (0, 2, 4))
     inside: NDArray[np.float64] = np.clip((boxes - border) * scale, 0, extent)
     return inside
@@ -110,6 +118,9 @@ def _open(file: Path) -> Image:
 
 
 def _unreadable(file: Path, error: Exception) -> TaskError:
-    # ultralytics replaces Image.open by one that looks for pi_heif where the format is unknown, and misses it.
+    # ultralytics replaces Image.open by one that looks for pi_heif where the format is unknown, and
+    # misses it.
     got = "no format that Pillow knows" if isinstance(error, ImportError) else error
-    return TaskError(f"Expected a readable image at {file}, got: {got}; replace or remove the file.")
+    return TaskError(
+        f"Expected a readable image at {file}, got: {got}; replace or remove the file."
+    )

@@ -1,8 +1,10 @@
-"""COCO's average precision from per-image records, so that any subset or resample of images can be evaluated.
+"""COCO's average precision from per-image records, so that any subset or resample of images can be
+evaluated.
 
-Each image is matched to its ground truth once, by COCO's rules, and kept as one row of numbers; the metric of any rows
-is then a sort and a few sums. Libraries of COCO's metric keep the matching inside an evaluation of the whole data set
-and need seconds, not milliseconds, for another subset; the numbers here are tested equal to pycocotools'.
+Each image is matched to its ground truth once, by COCO's rules, and kept as one row of numbers; the
+metric of any rows is then a sort and a few sums. Libraries of COCO's metric keep the matching
+inside an evaluation of the whole data set and need seconds, not milliseconds, for another subset;
+the numbers here are tested equal to pycocotools'.
 
 A row holds 2 * limit + classes numbers, each exact in float32 up to 284 classes:
 
@@ -19,7 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.records import Scores
-from sensitivity.tasks.detection_boxes import Bools, Detections, Floats, Integers, areas, intersections
+from sensitivity.tasks.detection_boxes import (
+    Bools,
+    Detections,
+    Floats,
+    Integers,
+    areas,
+    intersections,
+)
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -27,15 +36,17 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 _STATES = 3 ** len(IOUS)
 _DIGITS = np.arange(_STATES) // 3 ** np.arange(len(IOUS))[:, None] % 3
 _TRUE, _IGNORED = _DIGITS == 1, _DIGITS == 2
-_TERNARY = (np.arange(1 << len(IOUS))[:, None] >> np.arange(len(IOUS)) & 1) @ 3 ** np.arange(len(IOUS))
+_TERNARY = (np.arange(1 << len(IOUS))[:, None] >> np.arange(len(IOUS)) & 1) @ 3 ** np.arange(
+    len(IOUS)
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
     """Ground truth of a batch, padded to the same number of boxes.
 
-    boxes: float64[n, most, 4], x1 y1 x2 y2. classes: int64[n, most], -1 where there is no box. crowd: bool[n, most]:
-    detections inside it count neither for nor against.
+    boxes: float64[n, most, 4], x1 y1 x2 y2. classes: int64[n, most], -1 where there is no box.
+    crowd: bool[n, most]: detections inside it count neither for nor against.
     """
 
     boxes: NDArray[np.float64]
@@ -44,9 +55,11 @@ class Truth:
 
 
 def mean_average_precision(scores: Scores, classes: int) -> float:
-    """mAP50-95 of the images in these rows, 0..1: the mean over IoU thresholds and over the classes that occur.
+    """mAP50-95 of the images in these rows, 0..1: the mean over IoU thresholds and over the classes
+    that occur.
 
-    scores: float[n, 2 * limit + classes], from `image_scores`. 0.0 where no image holds a box to be found.
+    scores: float[n, 2 * limit + classes], from `image_scores`. 0.0 where no image holds a box to be
+    found.
     """
     return _mean(average_precision(scores, classes))
 
@@ -57,7 +70,8 @@ def mean_average_precision_50(scores: Scores, classes: int) -> float:
 
 
 def average_precision(scores: Scores, classes: int) -> NDArray[np.float64]:
-    """AP float64[10, classes] at each IoU threshold; nan for classes without ground truth in these images."""
+    """AP float64[10, classes] at each IoU threshold; nan for classes without ground truth in these
+    images."""
     limit = (scores.shape[1] - classes) // 2
     counts = scores[:, 2 * limit :].sum(axis=0)
     labels, outcomes = _by_class(scores[:, :limit], scores[:, limit : 2 * limit], counts > 0)
@@ -67,27 +81,33 @@ def average_precision(scores: Scores, classes: int) -> NDArray[np.float64]:
 
 
 def image_scores(found: Detections, truth: Truth, classes: int) -> Scores:
-    """One row per image, float64[n, 2 * limit + classes]; boxes of `found` and `truth` in the same coordinates."""
+    """One row per image, float64[n, 2 * limit + classes]; boxes of `found` and `truth` in the same
+    coordinates."""
     hits, ignored = match(found, truth)
     outcomes = found.classes * _STATES + _TERNARY[hits] + 2 * _TERNARY[ignored]
     n = len(truth.classes)
     counted = (truth.classes >= 0) & ~truth.crowd
     image, box = np.nonzero(counted)
-    counts = np.bincount(image * classes + truth.classes[image, box], minlength=n * classes).reshape(n, classes)
+    counts = np.bincount(
+        image * classes + truth.classes[image, box], minlength=n * classes
+    ).reshape(n, classes)
     return np.concatenate([found.confidences, outcomes, counts], axis=1, dtype=np.float64)
 
 
 def match(found: Detections, truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which detections are true and which ignored, int64[n, limit] each: one bit per IoU threshold.
 
-    As COCOeval.evaluateImg of pycocotools: in order of confidence, each detection takes the free box of its class that
-    it overlaps most (of equal ones the last), else it is ignored inside a crowd, which is never used up.
+    As COCOeval.evaluateImg of pycocotools: in order of confidence, each detection takes the free
+    box of its class that it overlaps most (of equal ones the last), else it is ignored inside a
+    crowd, which is never used up.
     """
     pairs = _pairs(found, truth)
     limit, most = found.classes.shape[1], truth.classes.shape[1]
     hits, ignored = [0] * found.classes.size, [0] * found.classes.size
     free = [(1 << len(IOUS)) - 1] * truth.classes.size
-    for image, detection, box, reach, crowd in zip(*(column.tolist() for column in pairs), strict=True):
+    for image, detection, box, reach, crowd in zip(
+        *(column.tolist() for column in pairs), strict=True
+    ):
         d, b = image * limit + detection, image * most + box
         unsettled = reach & ~(hits[d] | ignored[d])
         if crowd:
@@ -101,12 +121,15 @@ def match(found: Detections, truth: Truth) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _pairs(found: Detections, truth: Truth) -> tuple[Integers, Integers, Integers, Integers, Bools]:
-    """(image, detection, box, reach, crowd) of all pairs that may match, in the order in which they are to be tried.
+    """(image, detection, box, reach, crowd) of all pairs that may match, in the order in which they
+    are to be tried.
 
     reach: the IoU thresholds met, one bit each.
     """
     overlap = coco_iou(found.boxes, truth.boxes, truth.crowd)
-    same = (found.classes[:, :, None] == truth.classes[:, None, :]) & (found.confidences > 0)[:, :, None]
+    same = (found.classes[:, :, None] == truth.classes[:, None, :]) & (found.confidences > 0)[
+        :, :, None
+    ]
     image, detection, box = np.nonzero(same & (overlap >= IOUS[0]))
     value, crowd = overlap[image, detection, box], truth.crowd[image, box]
     order = np.lexsort((-box, -value, crowd, detection, image))
@@ -116,23 +139,28 @@ def _pairs(found: Detections, truth: Truth) -> tuple[Integers, Integers, Integer
 
 
 def coco_iou(boxes: Floats, truth: Floats, crowd: Bools) -> Floats:
-    """float[n, limit, most]: intersection over union; over the detection's own area where the truth is a crowd."""
+    """float[n, limit, most]: intersection over union; over the detection's own area where the truth
+    is a crowd."""
     shared, own = intersections(boxes, truth), areas(boxes)[:, :, None]
     union = np.where(crowd[:, None, :], own, own + areas(truth)[:, None, :] - shared)
     return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
 
 
 def _by_class(confidences: Scores, outcomes: Scores, present: Bools) -> tuple[Integers, Integers]:
-    """Class and outcome of all detections of present classes, sorted by class and then by falling confidence.
+    """Class and outcome of all detections of present classes, sorted by class and then by falling
+    confidence.
 
     Of equal confidences the earlier image comes first, as in pycocotools.
     """
     label, outcome = np.divmod(outcomes.astype(np.int64), _STATES)
     at = np.flatnonzero((confidences > 0) & present[label])
     label, outcome = label.ravel()[at], outcome.ravel()[at]
-    # One integer holds class, falling confidence (the bits of a positive float32 sort like it) and position: sorting
-    # it is many times faster than a stable argsort. Fewer than 2**(33 - bits of class) detections fit.
-    falling = 0x7F800000 - confidences.ravel()[at].astype(np.float32).view(np.int32).astype(np.int64)
+    # One integer holds class, falling confidence (the bits of a positive float32 sort like it) and
+    # position: sorting it is many times faster than a stable argsort. Fewer than 2**(33 - bits of
+    # class) detections fit.
+    falling = 0x7F800000 - confidences.ravel()[at].astype(np.float32).view(np.int32).astype(
+        np.int64
+    )
     bits = max(len(at) - 1, 1).bit_length()
     key = np.sort((label << 31 | falling) << bits | np.arange(len(at)))
     order = key & ((1 << bits) - 1)
@@ -142,7 +170,8 @@ def _by_class(confidences: Scores, outcomes: Scores, present: Bools) -> tuple[In
 def _precision_sums(label: Integers, outcome: Integers, counts: Scores) -> NDArray[np.float64]:
     """Sum over the recall thresholds of the interpolated precision, float64[10, classes].
 
-    Precision can only be highest, and recall only rises, at a true detection: the others are counted, not visited.
+    Precision can only be highest, and recall only rises, at a true detection: the others are
+    counted, not visited.
     """
     start = np.searchsorted(label, np.arange(len(counts)))
     some = np.flatnonzero(outcome)
@@ -155,10 +184,13 @@ def _precision_sums(label: Integers, outcome: Integers, counts: Scores) -> NDArr
     segment = level * len(counts) + kind[at]
     best = _falling_maximum(nth / seen, segment)
     total = counts[kind[at]]
-    # Recall threshold r is met by the first n with n / total >= r; the threshold 0 by the first detection.
+    # Recall threshold r is met by the first n with n / total >= r; the threshold 0 by the first
+    # detection.
     met = np.searchsorted(RECALLS, nth / total, side="right")
     met_before = np.where(nth > 1, np.searchsorted(RECALLS, (nth - 1) / total, side="right"), 0)
-    sums = np.bincount(segment, weights=best * (met - met_before), minlength=len(IOUS) * len(counts))
+    sums = np.bincount(
+        segment, weights=best * (met - met_before), minlength=len(IOUS) * len(counts)
+    )
     return sums.reshape(len(IOUS), len(counts)).astype(np.float64)
 
 
@@ -171,7 +203,8 @@ def _count_since(flags: Bools, first: Integers) -> Integers:
 
 
 def _falling_maximum(values: Floats, segment: Integers) -> Floats:
-    """The largest of the values from here to the end of its segment. values in [0, 1]; segment never falls."""
+    """The largest of the values from here to the end of its segment. values in [0, 1]; segment
+    never falls."""
     # An offset per segment keeps one segment's maximum out of the segment before it.
     offset = 2.0 * (segment[-1] - segment) if len(segment) else 0.0
     return np.maximum.accumulate((values + offset)[::-1])[::-1] - offset

@@ -1,7 +1,8 @@
 """What a task made in a program is told apart by: it has no file whose text could be read.
 
-Its model and its data are fingerprinted where the journal begins. Here it is the functions that turn outputs into a
-metric: their code, their defaults, and the values that they close over or read from their module.
+Its model and its data are fingerprinted where the journal begins. Here it is the functions that
+turn outputs into a metric: their code, their defaults, and the values that they close over or read
+from their module.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ JUDGES = {Task: ("score", "aggregate"), EvaluateTask: ("evaluate", "confirm", "h
 
 
 def judges_digest(task: Task | EvaluateTask) -> str:
-    """Hex sha256 of the functions that judge outputs: equal in another process where they are written the same.
+    """Hex sha256 of the functions that judge outputs: equal in another process where they are
+    written the same.
 
-    Of an object that is neither a function nor made of plain values, numbers and arrays, only the class counts.
+    Of an object that is neither a function nor made of plain values, numbers and arrays, only the
+    class counts.
     """
     digest = hashlib.sha256()
     reader = _Reader(digest.update)
@@ -34,7 +37,8 @@ def judges_digest(task: Task | EvaluateTask) -> str:
 
 
 class _Reader:
-    """Feeds values to a digest, each object once, so that functions which call each other come to an end."""
+    """Feeds values to a digest, each object once, so that functions which call each other come to
+    an end."""
 
     def __init__(self, update: Callable[[bytes], None]) -> None:
         self._update = update
@@ -104,5 +108,6 @@ class _Reader:
 
             self.text(batch_digest(value, None))
         elif callable(value) and not hasattr(value, "named_modules"):
-            # An object that is called like a function; a model among them has a fingerprint of its own.
+            # An object that is called like a function; a model among them has a fingerprint of its
+            # own.
             self._all((type(value).__call__, vars(value) if hasattr(value, "__dict__") else None))

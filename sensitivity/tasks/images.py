@@ -40,15 +40,21 @@ def shown_size(size: Size) -> str:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Every image below a folder, by its ending, sorted by path. Raises TaskError where there is no such folder."""
+    """Every image below a folder, by its ending, sorted by path. Raises TaskError where there is no
+    such folder."""
     if not folder.is_dir():
         got = "a file" if folder.exists() else "nothing there"
         raise TaskError(f"Expected a folder of images at {folder}, got {got}; check the path.")
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not _hidden(file, folder))
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in SUFFIXES and not _hidden(file, folder)
+    )
 
 
 def read_rgb(file: Path) -> Image:
-    """The image in RGB, whatever its mode; EXIF orientation is left alone, as torchvision's ImageFolder does.
+    """The image in RGB, whatever its mode; EXIF orientation is left alone, as torchvision's
+    ImageFolder does.
 
     Raises TaskError where the file is no image or is cut off.
     """
@@ -60,18 +66,26 @@ def read_rgb(file: Path) -> Image:
         with Image.open(file) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ImportError) as error:
-        # Pillow raises SyntaxError for a broken PNG; ultralytics replaces Image.open by one that looks for pi_heif.
+        # Pillow raises SyntaxError for a broken PNG; ultralytics replaces Image.open by one that
+        # looks for pi_heif.
         got = "no format that Pillow knows" if isinstance(error, ImportError) else error
-        raise TaskError(f"Expected a readable image at {file}, got: {got}; replace or remove the file.") from error
+        raise TaskError(
+            f"Expected a readable image at {file}, got: {got}; replace or remove the file."
+        ) from error
 
 
 def centre_crop(
-    size: Size, *, resize: Size | None = None, mean: Channels = IMAGENET_MEAN, std: Channels = IMAGENET_STD
+    size: Size,
+    *,
+    resize: Size | None = None,
+    mean: Channels = IMAGENET_MEAN,
+    std: Channels = IMAGENET_STD,
 ) -> Callable[[Image], NDArray[np.float32]]:
-    """The usual preparation of ImageNet models, as a function from an RGB image to float32[3, height, width].
+    """The usual preparation of ImageNet models, as a function from an RGB image to float32[3,
+    height, width].
 
-    resize: the shorter side is scaled to this many pixels first, bilinear, or the image to cover (height, width); None
-    leaves it as it is.
+    resize: the shorter side is scaled to this many pixels first, bilinear, or the image to cover
+    (height, width); None leaves it as it is.
     mean, std: of each channel on the scale 0..1, taken off and divided by.
     """
     height, width = sides(size)
@@ -82,8 +96,8 @@ def centre_crop(
             image = _covering(image, *sides(resize))
         if image.width < width or image.height < height:
             raise TaskError(
-                f"Expected images of at least {width}x{height} pixels to crop from, got {image.width}x{image.height}; "
-                f"pass resize={size} or more."
+                f"Expected images of at least {width}x{height} pixels to crop from, got "
+                f"{image.width}x{image.height}; pass resize={size} or more."
             )
         left, top = (image.width - width) // 2, (image.height - height) // 2
         pixels = np.asarray(image.crop((left, top, left + width, top + height)), np.float32) / 255
@@ -93,7 +107,8 @@ def centre_crop(
 
 
 def _covering(image: Image, height: int, width: int) -> Image:
-    """The image scaled to be just as high and as wide as this, or more; of a square: its shorter side is that long."""
+    """The image scaled to be just as high and as wide as this, or more; of a square: its shorter
+    side is that long."""
     from PIL.Image import Resampling
 
     ratio = max(width / image.width, height / image.height)

@@ -39,8 +39,9 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def load_task(given: Given) -> Task | EvaluateTask:
     """The user's task, checked: the object itself, or what the user's function returns.
 
-    given: "path/to/task.py:function"; without ":function" it is `task`. The file's folder is importable while the
-    file and the function run. Raises TaskError, with the user's own exception as its cause.
+    given: "path/to/task.py:function"; without ":function" it is `task`. The file's folder is
+    importable while the file and the function run. Raises TaskError, with the user's own exception
+    as its cause.
     """
     if not isinstance(given, str):
         return checked(given, "a Task or EvaluateTask of sensitivity, or the path of its file")
@@ -52,11 +53,14 @@ def load_task(given: Given) -> Task | EvaluateTask:
             task = function()
         except (Exception, SystemExit) as error:
             raise _user_error(f"{name}() in {file} to return a task", file, error) from error
-    return checked(task, f"{name}() in {file} to return a Task or EvaluateTask of sensitivity.tasks.base")
+    return checked(
+        task, f"{name}() in {file} to return a Task or EvaluateTask of sensitivity.tasks.base"
+    )
 
 
 def checked(task: Any, what: str) -> Task | EvaluateTask:
-    """The task itself. what: how messages name it. Raises TaskError for what is no task, or a task with a fault."""
+    """The task itself. what: how messages name it. Raises TaskError for what is no task, or a task
+    with a fault."""
     if isinstance(task, Task):
         check_task(task)
         return task
@@ -67,10 +71,12 @@ def checked(task: Any, what: str) -> Task | EvaluateTask:
 
 
 def task_digest(given: Given) -> dict[str, str]:
-    """What a task is told apart by: "text", the hex sha256 of its file's source; "code", the same of what Python makes of
-    it, without comments, docstrings and layout; and "function". What the file imports or reads does not count.
+    """What a task is told apart by: "text", the hex sha256 of its file's source; "code", the same
+    of what Python makes of it, without comments, docstrings and layout; and "function". What the
+    file imports or reads does not count.
 
-    A task made in Python has no file: "text" and "code" are then of the functions that judge its outputs.
+    A task made in Python has no file: "text" and "code" are then of the functions that judge its
+    outputs.
     """
     if not isinstance(given, str):
         digest = judges_digest(given)
@@ -81,9 +87,12 @@ def task_digest(given: Given) -> dict[str, str]:
 
 
 def same_task(one: Any, other: Any) -> bool:
-    """Whether two digests are of tasks that do the same. A digest of an old journal is that of the text alone."""
+    """Whether two digests are of tasks that do the same. A digest of an old journal is that of the
+    text alone."""
     if isinstance(one, str) or isinstance(other, str):
-        texts = [digest["text"] if isinstance(digest, Mapping) else digest for digest in (one, other)]
+        texts = [
+            digest["text"] if isinstance(digest, Mapping) else digest for digest in (one, other)
+        ]
         return bool(texts[0] == texts[1])
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
         return False
@@ -96,7 +105,8 @@ def _sha(content: bytes) -> str:
 
 
 def _code(source: bytes) -> bytes:
-    """The syntax tree as text, without docstrings; the source itself where it is not valid Python."""
+    """The syntax tree as text, without docstrings; the source itself where it is not valid
+    Python."""
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
@@ -108,15 +118,23 @@ def _code(source: bytes) -> bytes:
 
 
 def split_reference(reference: str) -> tuple[Path, str]:
-    """The file, absolute, and the function's name. Raises TaskError where there is no such Python file."""
+    """The file, absolute, and the function's name. Raises TaskError where there is no such Python
+    file."""
     before, colon, after = reference.rpartition(":")
-    path, name = (before, after) if colon and after.isidentifier() else (reference, DEFAULT_FUNCTION)
+    path, name = (
+        (before, after) if colon and after.isidentifier() else (reference, DEFAULT_FUNCTION)
+    )
     file = Path(path).expanduser()
     if not file.is_file():
         got = "a folder" if file.is_dir() else f"nothing there (from {Path.cwd()})"
-        raise TaskError(f"Expected a Python file at {path}, got {got}; give it as path/to/task.py:function.")
+        raise TaskError(
+            f"Expected a Python file at {path}, got {got}; give it as path/to/task.py:function."
+        )
     if file.suffix != ".py":
-        raise TaskError(f"Expected a Python file ending in .py, got {path}; give it as path/to/task.py:function.")
+        raise TaskError(
+            f"Expected a Python file ending in .py, got {path}; give it as "
+            "path/to/task.py:function."
+        )
     return file.resolve(), name
 
 
@@ -131,8 +149,10 @@ def check_task(task: Task) -> None:
     missing = [split for split in SPLITS if split not in task.data]
     if missing:
         raise TaskError(
-            f"Expected task.data to have the splits {', '.join(SPLITS)}, got no {' and no '.join(missing)} "
-            f"(only {', '.join(map(str, task.data)) or 'an empty mapping'}); add batches of other samples for it."
+            f"Expected task.data to have the splits {', '.join(SPLITS)}, got no "
+            f"{' and no '.join(missing)} (only "
+            f"{', '.join(map(str, task.data)) or 'an empty mapping'}); add batches of other "
+            "samples for it."
         )
     for split in SPLITS:
         _check_split(split, task.data[split])
@@ -147,11 +167,15 @@ def _check_scale(task: Task | EvaluateTask) -> None:
     scale = task.full_scale
     if not isinstance(scale, NUMBERS) or not 0 < scale < math.inf:
         raise TaskError(
-            f"Expected task.full_scale to be the metric's largest value, a number above 0, got {scale!r}; "
+            "Expected task.full_scale to be the metric's largest value, a number above 0, got "
+            f"{scale!r}; "
             "it is 1.0 for a fraction and 100.0 for per cent."
         )
     if not isinstance(task.metric, str):
-        raise TaskError(f"Expected task.metric to be the metric's name, got {_kind(task.metric)}; give it as text.")
+        raise TaskError(
+            f"Expected task.metric to be the metric's name, got {_kind(task.metric)}; give it as "
+            "text."
+        )
 
 
 def check_evaluate_task(task: EvaluateTask) -> None:
@@ -166,7 +190,8 @@ def check_evaluate_task(task: EvaluateTask) -> None:
 def _check_split(split: str, batches: Any) -> None:
     def fail(got: str, fix: str) -> TaskError:
         return TaskError(
-            f"Expected split {split!r} to be batches of (inputs, targets) with a len(), which give the same samples "
+            f"Expected split {split!r} to be batches of (inputs, targets) with a len(), which give "
+            "the same samples "
             f"in the same order each time, got {got}; {fix}."
         )
 
@@ -175,12 +200,17 @@ def _check_split(split: str, batches: Any) -> None:
     try:
         count = len(batches)
     except TypeError as error:
-        raise fail(f"{_kind(batches)} without a len()", "pass a list of batches, or a DataLoader") from error
+        raise fail(
+            f"{_kind(batches)} without a len()", "pass a list of batches, or a DataLoader"
+        ) from error
     except Exception as error:  # out of the user's own class
-        raise fail(f"{type(error).__name__} from its len(): {error}", "correct its __len__") from error
+        raise fail(
+            f"{type(error).__name__} from its len(): {error}", "correct its __len__"
+        ) from error
     if count == 0:
         raise TaskError(
-            f"Expected split {split!r} to hold at least one batch, got none; check the data's path and size."
+            f"Expected split {split!r} to hold at least one batch, got none; check the data's path "
+            "and size."
         )
     # By class name, so that torch stays out of here.
     if type(getattr(batches, "sampler", None)).__name__ == "RandomSampler":
@@ -194,19 +224,29 @@ def _check_first(split: str, batches: Any) -> None:
         first = next(iter(batches))
     except Exception as error:  # out of the user's own data
         got = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise TaskError(f"Expected split {split!r} to give its first batch, got {got}; check its data.") from error
+        raise TaskError(
+            f"Expected split {split!r} to give its first batch, got {got}; check its data."
+        ) from error
     check_pair(first, split)
 
 
 def _check_model(model: Any) -> None:
     if model is None:
-        raise TaskError("Expected a calibrated model in the task, got None; return the model that was quantized.")
+        raise TaskError(
+            "Expected a calibrated model in the task, got None; return the model that was "
+            "quantized."
+        )
     # A graph of torch.export has its mode built in: its flag says nothing, and its eval() raises.
     is_graph = any(base.__name__ == "GraphModule" for base in type(model).__mro__)
-    training = "the model" if getattr(model, "training", False) and not is_graph else _training_layer(model)
+    training = (
+        "the model"
+        if getattr(model, "training", False) and not is_graph
+        else _training_layer(model)
+    )
     if training:
         raise TaskError(
-            f"Expected the model in eval mode, got {training} in training mode; call model.eval() before returning it."
+            f"Expected the model in eval mode, got {training} in training mode; call model.eval() "
+            "before returning it."
         )
 
 
@@ -217,22 +257,29 @@ def _training_layer(model: Any) -> str | None:
     """
     named = model.named_modules() if hasattr(model, "named_modules") else ()
     depends = ("BatchNorm", "Dropout")
-    return next((n for n, m in named if m.training and any(kind in type(m).__name__ for kind in depends)), None)
+    return next(
+        (n for n, m in named if m.training and any(kind in type(m).__name__ for kind in depends)),
+        None,
+    )
 
 
 def _check_callable(name: str, value: Any) -> None:
     if not callable(value):
-        raise TaskError(f"Expected task.{name} to be a function, got {_kind(value)}; see docs/tasks.md.")
+        raise TaskError(
+            f"Expected task.{name} to be a function, got {_kind(value)}; see docs/tasks.md."
+        )
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """Modules next to the task file can be imported inside the `with`, as if the file were run as a script."""
+    """Modules next to the task file can be imported inside the `with`, as if the file were run as a
+    script."""
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        # Only what was put there: packages that the file imports may add folders of their own, and need them later.
+        # Only what was put there: packages that the file imports may add folders of their own, and
+        # need them later.
         with suppress(ValueError):
             sys.path.remove(str(folder))
 
@@ -268,14 +315,22 @@ def _function(module: ModuleType, name: str, file: Path) -> Any:
 
 
 def _user_error(what: str, file: Path, error: BaseException) -> SensitivityError:
-    """One sentence for an exception out of the user's file, with the last line of theirs that it came through."""
+    """One sentence for an exception out of the user's file, with the last line of theirs that it
+    came through."""
     if isinstance(error, SensitivityError):
         return error
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == str(file)
+    ]
     where = f" (line {lines[-1]})" if lines else ""
     said = " ".join(str(error).split())[:300]
     if isinstance(error, FileNotFoundError) and not os.path.isabs(error.filename or "/"):
-        said += f"; paths are taken from the current folder, {Path.cwd()}: start from Path(__file__).parent"
+        said += (
+            f"; paths are taken from the current folder, {Path.cwd()}: start from "
+            "Path(__file__).parent"
+        )
     return TaskError(f"Expected {what}, got {type(error).__name__}: {said}{where}.")
 
 

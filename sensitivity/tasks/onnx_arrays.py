@@ -33,7 +33,8 @@ class Port:
 
 @dataclass(frozen=True, eq=False)
 class ArrayBatches:
-    """Batches (x, y) of arrays, in their order, again and again. x: one array, or arrays by the names of the inputs."""
+    """Batches (x, y) of arrays, in their order, again and again. x: one array, or arrays by the
+    names of the inputs."""
 
     x: Inputs
     y: Labels
@@ -52,29 +53,35 @@ class ArrayBatches:
 def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, Labels]:
     """Inputs and labels of an .npz, in the types of the file's inputs.
 
-    The labels are `y`, or the only integers of one axis that are no input. The inputs have the names that the file gives
-    them; that of a file with one input may also be `x`, or have any name where nothing else is there. Labels are class
-    indices int[n] or one-hot rows [n, classes]. classes: how many outputs the file has; None where it does not say.
-    Raises TaskError for arrays of other names, shapes, types or values.
+    The labels are `y`, or the only integers of one axis that are no input. The inputs have the
+    names that the file gives them; that of a file with one input may also be `x`, or have any name
+    where nothing else is there. Labels are class indices int[n] or one-hot rows [n, classes].
+    classes: how many outputs the file has; None where it does not say. Raises TaskError for arrays
+    of other names, shapes, types or values.
     """
     found = _read(data)
     label = _label_name(found, ports)
     names = _input_names(found, ports, label)
     if label is None or names is None:
         wanted = "x" if len(ports) == 1 else ", ".join(port.name for port in ports)
-        listed = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in found.items())
+        listed = ", ".join(
+            f"{name} {array.dtype}{list(array.shape)}" for name, array in found.items()
+        )
         raise TaskError(
-            f"Expected {data} to hold inputs {wanted} and labels y (integers, one for each sample), got "
-            f"{listed or 'nothing'}; {SAVE if len(ports) == 1 else 'give the arrays the names of the inputs'}."
+            f"Expected {data} to hold inputs {wanted} and labels y (integers, one for each "
+            f"sample), got {listed or 'nothing'}; "
+            f"{SAVE if len(ports) == 1 else 'give the arrays the names of the inputs'}."
         )
     labels = class_indices(found[label], f"{label} in {data}", classes)
     inputs = {
-        port.name: as_port(found[name], port, f"{name} in {data}") for port, name in zip(ports, names, strict=True)
+        port.name: as_port(found[name], port, f"{name} in {data}")
+        for port, name in zip(ports, names, strict=True)
     }
     for name in names:
         if len(found[name]) != len(labels):
             raise TaskError(
-                f"Expected as many labels as samples in {data}, got {len(labels)} in {label} and {len(found[name])} in "
+                f"Expected as many labels as samples in {data}, got {len(labels)} in {label} and "
+                f"{len(found[name])} in "
                 f"{name}; save both of the same samples."
             )
     return (inputs if len(ports) > 1 else next(iter(inputs.values()))), labels
@@ -97,7 +104,9 @@ def _read(data: Path) -> dict[str, NDArray[Any]]:
             return {name: content[name] for name in content.files}
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         said = " ".join(str(error).split())[:200]
-        raise TaskError(f"Expected {data} to be an .npz of numbers, got: {said}; {SAVE}.") from error
+        raise TaskError(
+            f"Expected {data} to be an .npz of numbers, got: {said}; {SAVE}."
+        ) from error
 
 
 def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | None:
@@ -105,12 +114,16 @@ def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | N
         return "y"
     inputs = {port.name for port in ports}
     flat = [
-        name for name, array in found.items() if array.ndim == 1 and array.dtype.kind in "iu" and name not in inputs
+        name
+        for name, array in found.items()
+        if array.ndim == 1 and array.dtype.kind in "iu" and name not in inputs
     ]
     return flat[0] if len(flat) == 1 else None
 
 
-def _input_names(found: Mapping[str, NDArray[Any]], ports: list[Port], label: str | None) -> list[str] | None:
+def _input_names(
+    found: Mapping[str, NDArray[Any]], ports: list[Port], label: str | None
+) -> list[str] | None:
     """The name of the array for each input, in their order; None where they are not there."""
     names = [port.name for port in ports]
     if all(name in found and name != label for name in names):
@@ -124,17 +137,21 @@ def _input_names(found: Mapping[str, NDArray[Any]], ports: list[Port], label: st
 
 
 def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels:
-    """Class indices int64[n] from integers [n] or [n, 1], whole numbers in any type, or one-hot rows [n, classes].
+    """Class indices int64[n] from integers [n] or [n, 1], whole numbers in any type, or one-hot
+    rows [n, classes].
 
     Raises TaskError for anything else, and for an index that is not one of the model's outputs.
     """
     labels = given
     if given.dtype.kind in "iufb" and given.ndim == 2:
         labels = _from_one_hot(given, what) if given.shape[1] > 1 else given[:, 0]
-    whole = labels.dtype.kind in "iu" or (labels.dtype.kind == "f" and bool(np.all(labels == np.rint(labels))))
+    whole = labels.dtype.kind in "iu" or (
+        labels.dtype.kind == "f" and bool(np.all(labels == np.rint(labels)))
+    )
     if labels.ndim != 1 or not whole:
         raise TaskError(
-            f"Expected {what} to be one class index for each sample, got {given.dtype} of shape {list(given.shape)}; pass "
+            f"Expected {what} to be one class index for each sample, got {given.dtype} of shape "
+            f"{list(given.shape)}; pass "
             "integers from 0, or one-hot rows [n, classes]."
         )
     indices = labels.astype(np.int64)
@@ -143,7 +160,8 @@ def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels
         wrong = indices[(indices < 0) | (indices > (indices.max() if top is None else top))][0]
         upto = "" if top is None else f" to {top}, as the file has {classes} outputs"
         raise TaskError(
-            f"Expected class indices from 0{upto}, got {wrong} in {what}; leave out samples without a class, and count "
+            f"Expected class indices from 0{upto}, got {wrong} in {what}; leave out samples "
+            "without a class, and count "
             "classes from 0."
         )
     return indices
@@ -155,7 +173,8 @@ def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:
     bad = np.flatnonzero((ones.sum(axis=1) != 1) | ((given != 0) & ~ones).any(axis=1))
     if bad.size:
         raise TaskError(
-            f"Expected {what} to be one-hot rows of one 1 and else 0, got {given.dtype} of shape {list(given.shape)} with "
+            f"Expected {what} to be one-hot rows of one 1 and else 0, got {given.dtype} of shape "
+            f"{list(given.shape)} with "
             f"another row at sample {bad[0]}; pass one class index for each sample."
         )
     return np.asarray(ones.argmax(axis=1))
@@ -172,7 +191,9 @@ def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
         _check_finite(given, what)
         return given
     if given.dtype.kind not in "iufb":
-        raise TaskError(f"Expected {what} to hold numbers for the file's input {port.name}, got {given.dtype}.")
+        raise TaskError(
+            f"Expected {what} to hold numbers for the file's input {port.name}, got {given.dtype}."
+        )
     _check_finite(given, what)
     with np.errstate(over="ignore", invalid="ignore"):
         made = given.astype(kind)
@@ -182,7 +203,8 @@ def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
     if not kept.all():
         worst = given[np.unravel_index(int(np.argmin(kept)), given.shape)]
         raise TaskError(
-            f"Expected values of {what} that the file's input {port.name} can hold as {port.dtype}, got {worst:g}; scale "
+            f"Expected values of {what} that the file's input {port.name} can hold as "
+            f"{port.dtype}, got {worst:g}; scale "
             "them as the model takes them."
         )
     return made
@@ -198,7 +220,8 @@ def _check_shape(given: NDArray[Any], port: Port, what: str) -> None:
     if not fits:
         wanted = ["n", *("any" if side is None else side for side in sides[1:])]
         raise TaskError(
-            f"Expected {what} to have the shape of the file's input {port.name}, [{', '.join(map(str, wanted))}], got "
+            f"Expected {what} to have the shape of the file's input {port.name}, "
+            f"[{', '.join(map(str, wanted))}], got "
             f"{list(given.shape)}; the samples are its first axis."
         )
 
@@ -207,5 +230,6 @@ def _check_finite(given: NDArray[Any], what: str) -> None:
     if given.dtype.kind == "f" and not np.isfinite(given).all():
         sample = int(np.argwhere(~np.isfinite(given))[0][0])
         raise TaskError(
-            f"Expected {what} to hold finite numbers, got NaN or infinity in sample {sample}; leave it out."
+            f"Expected {what} to hold finite numbers, got NaN or infinity in sample {sample}; "
+            "leave it out."
         )

@@ -32,13 +32,14 @@ Colours = Literal["rgb", "bgr"]
 Layout = Literal["nchw", "nhwc"]
 ANNOTATIONS = "instances.json"
 RESIZE = 256 / 224
-"""Shorter side before the crop, as a multiple of the crop: what ImageNet models are evaluated with."""
+"""Shorter side before the crop, as a multiple of the crop: what ImageNet models are evaluated
+with."""
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """How a file takes images. colours: their order. top: the value of white. layout: of the input's axes. dtype: the
-    name of the input's type."""
+    """How a file takes images. colours: their order. top: the value of white. layout: of the
+    input's axes. dtype: the name of the input's type."""
 
     colours: Colours = "rgb"
     top: float = 1.0
@@ -49,7 +50,9 @@ class Pixels:
         """uint8[n, h, w, 3] in RGB -> as the file takes it."""
         ordered = images if self.colours == "rgb" else images[..., ::-1]
         scaled = in_type(ordered.astype(np.float32) * np.float32(self.top / 255), self.dtype)
-        return np.ascontiguousarray(scaled if self.layout == "nhwc" else scaled.transpose(0, 3, 1, 2))
+        return np.ascontiguousarray(
+            scaled if self.layout == "nhwc" else scaled.transpose(0, 3, 1, 2)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,9 @@ class ImageBatches(classification.ImageBatches):
             self._check_shapes(made, numbers)
             pixels = np.stack(made)
             yield (
-                np.ascontiguousarray(pixels if self.layout == "nchw" else pixels.transpose(0, 2, 3, 1)),
+                np.ascontiguousarray(
+                    pixels if self.layout == "nchw" else pixels.transpose(0, 2, 3, 1)
+                ),
                 self.images.labels[numbers.start : numbers.stop],
             )
 
@@ -95,16 +100,23 @@ def data_kind(data: Path) -> Literal["coco", "folders", "arrays"]:
         return "coco"
     if data.is_dir() and any(path.is_dir() for path in data.iterdir()):
         return "folders"
-    got = "nothing there" if not data.exists() else "a folder without them" if data.is_dir() else "another file"
+    got = (
+        "nothing there"
+        if not data.exists()
+        else "a folder without them"
+        if data.is_dir()
+        else "another file"
+    )
     raise TaskError(
-        f"Expected --data {data} to be COCO annotations (a .json, or a folder with {ANNOTATIONS} and images/), a folder "
-        f"with one folder of images per class, or an .npz with inputs x and labels y, got {got}; for anything else "
-        "write a task file, see docs/onnx.md."
+        f"Expected --data {data} to be COCO annotations (a .json, or a folder with {ANNOTATIONS} "
+        "and images/), a folder with one folder of images per class, or an .npz with inputs x and "
+        f"labels y, got {got}; for anything else write a task file, see docs/onnx.md."
     )
 
 
 def coco(data: Path, images: Path | None = None) -> LabelledImages:
-    """The images of COCO annotations, which lie beside the file or in a folder `images` beside it."""
+    """The images of COCO annotations, which lie beside the file or in a folder `images` beside
+    it."""
     file = data if data.suffix == ".json" else data / ANNOTATIONS
     beside = file.parent / "images"
     return coco_images(file, images or (beside if beside.is_dir() else file.parent))
@@ -115,17 +127,26 @@ def folders(data: Path) -> Images:
 
 
 def split_folders(
-    images: Images, transform: Callable[[Any], NDArray[Any]], layout: Layout, batch: int, seed: int = 0
+    images: Images,
+    transform: Callable[[Any], NDArray[Any]],
+    layout: Layout,
+    batch: int,
+    seed: int = 0,
 ) -> dict[str, ImageBatches]:
     parts = random_parts(len(images.files), SIZES, seed)
-    return {name: ImageBatches(images.take(at), transform, batch, layout=layout) for name, at in parts.items()}
+    return {
+        name: ImageBatches(images.take(at), transform, batch, layout=layout)
+        for name, at in parts.items()
+    }
 
 
 @dataclass(frozen=True)
 class ClassifierPixels:
-    """From an RGB image to [3, height, width] as a classifier takes it: the usual crop, then colours and scale.
+    """From an RGB image to [3, height, width] as a classifier takes it: the usual crop, then
+    colours and scale.
 
-    top: the value of white, where black is 0; None for ImageNet's mean and deviation. dtype: the name of the file's type.
+    top: the value of white, where black is 0; None for ImageNet's mean and deviation. dtype: the
+    name of the file's type.
     """
 
     size: Size
@@ -139,8 +160,11 @@ class ClassifierPixels:
         if self.top is None:
             made = centre_crop(self.size, resize=resize)(image)
         else:
-            whole = centre_crop(self.size, resize=resize, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))(image)
-            made = np.rint(whole * 255) * np.float32(self.top / 255)  # 255 levels, whatever dividing them left
+            whole = centre_crop(
+                self.size, resize=resize, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+            )(image)
+            # 255 levels, whatever dividing them left
+            made = np.rint(whole * 255) * np.float32(self.top / 255)
         ordered = made if self.colours == "rgb" else made[::-1]
         return np.ascontiguousarray(in_type(ordered, self.dtype))
 
@@ -156,7 +180,8 @@ def whole_numbers(dtype: str) -> bool:
 
 
 def decode_name(shape: Sequence[Any], size: Size, classes: int) -> DecodeName:
-    """What a detector's first output means, told by its shape. Raises TaskError where it is none of those known."""
+    """What a detector's first output means, told by its shape. Raises TaskError where it is none of
+    those known."""
     given = [side if isinstance(side, int) else None for side in shape]
     if len(given) == 3:
         if given[2] == 6 and given[1] is not None and _cells(size, given[1]) is None:
@@ -166,10 +191,11 @@ def decode_name(shape: Sequence[Any], size: Size, classes: int) -> DecodeName:
         if given[1] == 4 + classes:
             return "yolo"
     raise TaskError(
-        f"Expected the file's first output to be that of YOLOX without decoding or of YOLOv5 [n, anchors, {5 + classes}], "
-        f"of ultralytics' YOLO [n, {4 + classes}, anchors] or of its end2end export [n, 300, 6] for {classes} "
-        f"class{'es' if classes > 1 else ''}, got {list(shape)} at input size {shown_size(size)}; say which it is with "
-        "--decode, or write a task file with a `decode` of your own, see docs/onnx.md."
+        "Expected the file's first output to be that of YOLOX without decoding or of YOLOv5 [n, "
+        f"anchors, {5 + classes}], of ultralytics' YOLO [n, {4 + classes}, anchors] or of its "
+        f"end2end export [n, 300, 6] for {classes} class{'es' if classes > 1 else ''}, got "
+        f"{list(shape)} at input size {shown_size(size)}; say which it is with --decode, or write "
+        "a task file with a `decode` of your own, see docs/onnx.md."
     )
 
 
@@ -184,13 +210,14 @@ MEANINGS: Mapping[DecodeName, str] = {
 def reading(name: DecodeName, shape: Sequence[Any]) -> str:
     """A sentence on what a detector's output was taken for."""
     return (
-        f"Its output {list(shape)} was taken for {MEANINGS[name]}, and its colours for those it is trained with: "
-        "--decode, or `colours` and `top` in the task file, say otherwise."
+        f"Its output {list(shape)} was taken for {MEANINGS[name]}, and its colours for those it is "
+        "trained with: --decode, or `colours` and `top` in the task file, say otherwise."
     )
 
 
 def _cells(size: Size, anchors: int | None) -> int | None:
-    """How many anchors each cell of a detector has, 1 or 3; None where so many anchors belong to no such detector."""
+    """How many anchors each cell of a detector has, 1 or 3; None where so many anchors belong to no
+    such detector."""
     height, width = sides(size)
     for strides in ((8, 16, 32), (8, 16, 32, 64)):
         cells = sum((height // step) * (width // step) for step in strides)
@@ -212,7 +239,11 @@ class Decode:
             return decode_yolox(outputs, self.size)
         if self.name == "yolov5":
             return decode_objectness(outputs)
-        return decode_chosen(outputs, self.classes) if self.name == "end2end" else decode_ultralytics(outputs)
+        return (
+            decode_chosen(outputs, self.classes)
+            if self.name == "end2end"
+            else decode_ultralytics(outputs)
+        )
 
     @property
     def rule(self) -> Suppression:

@@ -21,7 +21,8 @@ class _Block(nn.Module):
 
 
 class Reference(nn.Module):
-    """Six weighted layers (`LAYERS`), a residual, a ReLU; no BatchNorm. float32[n, 3, 12, 12] -> float32[n, 5]."""
+    """Six weighted layers (`LAYERS`), a residual, a ReLU; no BatchNorm. float32[n, 3, 12, 12] ->
+    float32[n, 5]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,8 +39,8 @@ class Reference(nn.Module):
 
 
 def reference_network() -> nn.Module:
-    """In eval mode, with the same weights at each call. Inputs of layers differ in range, so that the layers differ in
-    sensitivity by more than rounding."""
+    """In eval mode, with the same weights at each call. Inputs of layers differ in range, so that
+    the layers differ in sensitivity by more than rounding."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = Reference().eval()
@@ -49,10 +50,12 @@ def reference_network() -> nn.Module:
         model.stem.weight[0] *= 20  # this channel sets the range that all share,
         model.block.conv10.weight *= 0.3
         model.block.conv10.weight[:, 0] *= 0.02  # stays by itself,
-        model.down.weight[:, 0] *= 0.005  # and hardly matters to `down`, which therefore suffers most
+        # and hardly matters to `down`, which therefore suffers most
+        model.down.weight[:, 0] *= 0.005
     return model
 
 
 def reference_inputs(samples: int = 8, seed: int = 0) -> Tensor:
-    """float32[samples, 3, 12, 12], the same at each call. seed 0 is what sources are calibrated on."""
+    """float32[samples, 3, 12, 12], the same at each call. seed 0 is what sources are calibrated
+    on."""
     return torch.randn(samples, 3, 12, 12, generator=torch.Generator().manual_seed(seed))

@@ -28,12 +28,21 @@ def small_model(path: Path) -> Path:
         weight = rng.normal(size=(4, channels, 3, 3)).astype(np.float32)
         constants.append(numpy_helper.from_array(weight, f"weight{index}"))
         made = "y" if index else "relu0"
-        nodes.append(helper.make_node("Conv", [x, f"weight{index}"], [f"conv{index}"], f"Conv_{index}", pads=[1] * 4))
+        nodes.append(
+            helper.make_node(
+                "Conv", [x, f"weight{index}"], [f"conv{index}"], f"Conv_{index}", pads=[1] * 4
+            )
+        )
         nodes.append(helper.make_node("Relu", [f"conv{index}"], [made], f"Relu_{index}"))
         x = made
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, 8, 8]) for name, c in (("x", 3), ("y", 4))]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, c, 8, 8])
+        for name, c in (("x", 3), ("y", 4))
+    ]
     graph = helper.make_graph(nodes, "small", ends[:1], ends[1:], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
     return path
 
 
@@ -53,22 +62,34 @@ class RuntimeConformance:
     def inputs(self) -> dict[str, Any]:
         return {"x": np.random.default_rng(1).normal(size=(1, 3, 8, 8)).astype(np.float32)}
 
-    def test_it_computes_what_the_onnx_reference_computes(self, file: Path, inputs: dict[str, Any]) -> None:
+    def test_it_computes_what_the_onnx_reference_computes(
+        self, file: Path, inputs: dict[str, Any]
+    ) -> None:
         (expected,) = ReferenceEvaluator(str(file)).run(None, inputs)
         with self.runtime.build(file, threads=1) as engine:  # type: ignore[attr-defined]
             np.testing.assert_allclose(engine.run(inputs)["y"], expected, atol=self.atol)
 
-    def test_times_are_one_positive_number_per_repeat(self, file: Path, inputs: dict[str, Any]) -> None:
+    def test_times_are_one_positive_number_per_repeat(
+        self, file: Path, inputs: dict[str, Any]
+    ) -> None:
         with self.runtime.build(file, threads=1) as engine:  # type: ignore[attr-defined]
             times = engine.time_ms(inputs, 4)
         assert times.shape == (4,)
         assert times.dtype == np.float64
         assert (times > 0).all()
 
-    def test_a_profile_covers_every_convolution_once(self, file: Path, inputs: dict[str, Any]) -> None:
+    def test_a_profile_covers_every_convolution_once(
+        self, file: Path, inputs: dict[str, Any]
+    ) -> None:
         with self.runtime.build(file, threads=1) as engine:  # type: ignore[attr-defined]
             steps = engine.profile(inputs, 2)
-        ran = [node for step in steps if step.origin is None for node in step.onnx if node.startswith("Conv")]
+        ran = [
+            node
+            for step in steps
+            if step.origin is None
+            for node in step.onnx
+            if node.startswith("Conv")
+        ]
         assert sorted(ran) == ["Conv_0", "Conv_1"]
         assert all(step.precision for step in steps)
 
@@ -78,17 +99,24 @@ class RuntimeConformance:
             assert engine.precision
 
     def test_two_engines_live_side_by_side(self, file: Path, inputs: dict[str, Any]) -> None:
-        with self.runtime.build(file, threads=1) as one, self.runtime.build(file, threads=1) as other:  # type: ignore[attr-defined]
+        with (
+            self.runtime.build(file, threads=1) as one,  # type: ignore[attr-defined]
+            self.runtime.build(file, threads=1) as other,  # type: ignore[attr-defined]
+        ):
             np.testing.assert_array_equal(one.run(inputs)["y"], other.run(inputs)["y"])
 
-    def test_outputs_stay_as_they_were_when_it_runs_again(self, file: Path, inputs: dict[str, Any]) -> None:
+    def test_outputs_stay_as_they_were_when_it_runs_again(
+        self, file: Path, inputs: dict[str, Any]
+    ) -> None:
         with self.runtime.build(file, threads=1) as engine:  # type: ignore[attr-defined]
             first = engine.run(inputs)["y"]
             before = first.copy()
             engine.run({"x": -inputs["x"]})
         np.testing.assert_array_equal(first, before)
 
-    def test_float64_inputs_are_cast_to_the_type_of_the_file(self, file: Path, inputs: dict[str, Any]) -> None:
+    def test_float64_inputs_are_cast_to_the_type_of_the_file(
+        self, file: Path, inputs: dict[str, Any]
+    ) -> None:
         with self.runtime.build(file, threads=1) as engine:  # type: ignore[attr-defined]
             wide = engine.run({"x": inputs["x"].astype(np.float64)})
             np.testing.assert_array_equal(wide["y"], engine.run(inputs)["y"])
@@ -97,17 +125,26 @@ class RuntimeConformance:
         ("given", "sentence"),
         [
             ({"image": np.zeros((1, 3, 8, 8), np.float32)}, "Expected inputs named x, got image"),
-            ({"x": np.zeros((1, 3, 8, 8), np.uint8)}, "Expected input x of type float32, got uint8"),
+            (
+                {"x": np.zeros((1, 3, 8, 8), np.uint8)},
+                "Expected input x of type float32, got uint8",
+            ),
         ],
         ids=["name", "type"],
     )
-    def test_inputs_of_other_names_or_types_are_refused(self, given: Any, sentence: str, file: Path) -> None:
+    def test_inputs_of_other_names_or_types_are_refused(
+        self, given: Any, sentence: str, file: Path
+    ) -> None:
         engine: Any = self.runtime.build(file, threads=1)
         with engine, pytest.raises(OnnxFileError, match=sentence):
             engine.run(given)
 
-    @pytest.mark.parametrize("content", [b"", b"not a model", None], ids=["empty", "not-onnx", "truncated"])
-    def test_a_file_that_is_no_model_gives_one_clear_sentence(self, content: bytes | None, file: Path) -> None:
+    @pytest.mark.parametrize(
+        "content", [b"", b"not a model", None], ids=["empty", "not-onnx", "truncated"]
+    )
+    def test_a_file_that_is_no_model_gives_one_clear_sentence(
+        self, content: bytes | None, file: Path
+    ) -> None:
         file.write_bytes(file.read_bytes()[:200] if content is None else content)
         with pytest.raises(OnnxFileError, match=r"^Expected .*small\.onnx"):
             self.runtime.build(file)
@@ -116,7 +153,9 @@ class RuntimeConformance:
         with pytest.raises(OnnxFileError, match=r"Expected an ONNX file at .*gone\.onnx, got none"):
             self.runtime.build(file.with_name("gone.onnx"))
 
-    def test_the_file_and_its_folder_are_left_as_they_were(self, file: Path, inputs: dict[str, Any]) -> None:
+    def test_the_file_and_its_folder_are_left_as_they_were(
+        self, file: Path, inputs: dict[str, Any]
+    ) -> None:
         before = file.read_bytes()
         with self.runtime.build(file, threads=1) as engine:  # type: ignore[attr-defined]
             engine.profile(inputs, 1)

@@ -10,8 +10,9 @@
             del model.stem.input_quantizer.amax
             return "stem.input_quantizer"
 
-That is all that a torch toolkit needs. A source that is no torch model also overrides `own_outputs`, `simulators`,
-`change_weight` and `unquantized`, each a few lines. A source with other layers than `LAYERS` overrides `layers`.
+That is all that a torch toolkit needs. A source that is no torch model also overrides
+`own_outputs`, `simulators`, `change_weight` and `unquantized`, each a few lines. A source with
+other layers than `LAYERS` overrides `layers`.
 
 `ranking` and `check_same_ranking` compare the same model through two sources.
 """
@@ -38,10 +39,12 @@ Outputs = list[NDArray[Any]]
 
 
 class SourceConformance:
-    """source_name: the source in the registry. layers: weighted layers that must be among the units, by exact name.
+    """source_name: the source in the registry. layers: weighted layers that must be among the
+    units, by exact name.
 
-    float_tolerance: how far all quantizers off may be from the float model, as a part of its largest output: 0 where
-    nothing but the quantizers was added, 1e-6 where the toolkit also folds or reorders arithmetic.
+    float_tolerance: how far all quantizers off may be from the float model, as a part of its
+    largest output: 0 where nothing but the quantizers was added, 1e-6 where the toolkit also folds
+    or reorders arithmetic.
     own_tolerance: the same for all quantizers on against the model as the toolkit itself runs it.
     """
 
@@ -50,17 +53,20 @@ class SourceConformance:
     float_tolerance = 0.0
     own_tolerance = 0.0
 
-    # What a source must give. --------------------------------------------------------------------------------------
+    # What a source must give.
+    # --------------------------------------------------------------------------------------
 
     def make(self) -> Any:
-        """The reference network, quantized and calibrated on `inputs(0)`; a new and equal one at each call."""
+        """The reference network, quantized and calibrated on `inputs(0)`; a new and equal one at
+        each call."""
         raise NotImplementedError
 
     def uncalibrate(self, model: Any) -> str:
         """Make one quantizer of the model uncalibrated, in place, and return its exact name."""
         raise NotImplementedError
 
-    # What a source that is no torch model overrides. -----------------------------------------------------------------
+    # What a source that is no torch model overrides.
+    # -----------------------------------------------------------------
 
     def inputs(self, seed: int = 0) -> Any:
         """One batch, as the source's simulators take it."""
@@ -97,13 +103,15 @@ class SourceConformance:
         weight.data.view(-1)[0] += 1e-3
 
     def kill_channel(self, model: Any) -> str | None:
-        """Make the first channel of one weight, and the range that was calibrated for it, 0; its quantizer's exact name.
+        """Make the first channel of one weight, and the range that was calibrated for it, 0; its
+        quantizer's exact name.
 
         None where the toolkit has no such ranges.
         """
         return None
 
-    # The promises. -----------------------------------------------------------------------------------------------------
+    # The promises.
+    # -----------------------------------------------------------------------------------------------------
 
     @pytest.fixture
     def model(self) -> Any:
@@ -116,7 +124,9 @@ class SourceConformance:
     def test_the_registry_finds_it(self, source: QuantizedModel) -> None:
         assert source.source == self.source_name
 
-    def test_every_quantizer_is_calibrated_and_has_an_integer_grid(self, source: QuantizedModel) -> None:
+    def test_every_quantizer_is_calibrated_and_has_an_integer_grid(
+        self, source: QuantizedModel
+    ) -> None:
         check_calibrated(source.quantizers)
         for quantizer in source.quantizers:
             grid = source.grid(quantizer.name)
@@ -143,14 +153,20 @@ class SourceConformance:
         names = frozenset(quantizer.name for quantizer in source.quantizers)
         expected = flat(self.float_outputs(self.inputs(1)))
         for simulator in self.simulators(source):
-            assert distance(self._one(simulator, names), expected) <= self.float_tolerance, simulator.name
+            assert distance(self._one(simulator, names), expected) <= self.float_tolerance, (
+                simulator.name
+            )
 
     def test_all_on_equals_the_toolkits_own_model(self, model: Any, source: QuantizedModel) -> None:
         expected = flat(self.own_outputs(model, self.inputs(1)))
         for simulator in self.simulators(source):
-            assert distance(self._one(simulator, frozenset()), expected) <= self.own_tolerance, simulator.name
+            assert distance(self._one(simulator, frozenset()), expected) <= self.own_tolerance, (
+                simulator.name
+            )
 
-    def test_each_layer_alone_changes_the_outputs_and_no_two_alike(self, source: QuantizedModel) -> None:
+    def test_each_layer_alone_changes_the_outputs_and_no_two_alike(
+        self, source: QuantizedModel
+    ) -> None:
         units = [unit for unit in layers(source.quantizers) if unit.name in self.layers]
         variants = [frozenset[str](), *(frozenset(unit.quantizers) for unit in units)]
         for simulator in self.simulators(source):
@@ -166,13 +182,19 @@ class SourceConformance:
     def test_all_simulators_give_the_same_in_any_order(self, source: QuantizedModel) -> None:
         units = layers(source.quantizers)
         variants = [frozenset[str](), *(frozenset(unit.quantizers) for unit in units)]
-        reference, *others = [self._outputs(simulator, variants) for simulator in self.simulators(source)]
-        backward = [self._outputs(simulator, variants[::-1])[::-1] for simulator in self.simulators(source)]
+        reference, *others = [
+            self._outputs(simulator, variants) for simulator in self.simulators(source)
+        ]
+        backward = [
+            self._outputs(simulator, variants[::-1])[::-1] for simulator in self.simulators(source)
+        ]
         for found in (*others, *backward):
             for ours, theirs in zip(found, reference, strict=True):
                 assert distance(ours, theirs) <= self.own_tolerance
 
-    def test_an_exception_inside_leaves_everything_as_it_was(self, model: Any, source: QuantizedModel) -> None:
+    def test_an_exception_inside_leaves_everything_as_it_was(
+        self, model: Any, source: QuantizedModel
+    ) -> None:
         before, outputs = source.fingerprint(), flat(self.own_outputs(model, self.inputs(1)))
         names = [quantizer.name for quantizer in source.quantizers]
         with pytest.raises(ZeroDivisionError), source.disabled(names[:3]):
@@ -192,10 +214,14 @@ class SourceConformance:
         assert source.fingerprint() == before
         assert distance(flat(self.own_outputs(model, self.inputs(1))), outputs) == 0
 
-    def test_nothing_is_quantized_with_every_quantizer_disabled(self, source: QuantizedModel) -> None:
+    def test_nothing_is_quantized_with_every_quantizer_disabled(
+        self, source: QuantizedModel
+    ) -> None:
         assert source.remaining() == ()
 
-    def test_a_forward_executes_every_quantizer_and_leaves_everything_as_it_was(self, source: QuantizedModel) -> None:
+    def test_a_forward_executes_every_quantizer_and_leaves_everything_as_it_was(
+        self, source: QuantizedModel
+    ) -> None:
         before = source.fingerprint()
         assert source.executed(self.inputs()) == {quantizer.name for quantizer in source.quantizers}
         assert source.fingerprint() == before
@@ -210,7 +236,10 @@ class SourceConformance:
     def test_a_name_that_only_begins_a_quantizers_is_refused(self, source: QuantizedModel) -> None:
         name = source.quantizers[0].name
         for wrong in (name[:-1], f"{name}0", name.rpartition(".")[0] or "x"):
-            with pytest.raises(NamesError, match="Expected a quantizer's name"), source.disabled([wrong]):
+            with (
+                pytest.raises(NamesError, match="Expected a quantizer's name"),
+                source.disabled([wrong]),
+            ):
                 raise AssertionError("it was accepted")
             with pytest.raises(NamesError):
                 source.grid(wrong)
@@ -225,7 +254,9 @@ class SourceConformance:
 
     def test_an_uncalibrated_quantizer_is_named(self, model: Any) -> None:
         name = self.uncalibrate(model)
-        with pytest.raises(ModelError, match=r"^Expected every enabled quantizer to be calibrated") as caught:
+        with pytest.raises(
+            ModelError, match=r"^Expected every enabled quantizer to be calibrated"
+        ) as caught:
             check_calibrated(quantized_model(model).quantizers)
         assert f"{name}: " in str(caught.value)
 
@@ -240,7 +271,9 @@ class SourceConformance:
         expected = flat(self.own_outputs(model, self.inputs(1)))
         assert all(np.isfinite(array).all() for array in expected)
         for simulator in self.simulators(source):
-            assert distance(self._one(simulator, frozenset()), expected) <= self.own_tolerance, simulator.name
+            assert distance(self._one(simulator, frozenset()), expected) <= self.own_tolerance, (
+                simulator.name
+            )
 
     def test_a_model_without_quantizers_is_refused_with_what_to_do(self) -> None:
         with pytest.raises(ModelError, match=r"^Expected .*; .*quantize"):
@@ -250,18 +283,22 @@ class SourceConformance:
         return self._outputs(simulator, [variant])[0]
 
     def _outputs(self, simulator: Simulator, variants: Sequence[frozenset[str]]) -> list[Outputs]:
-        found = {index: flat(outputs) for index, outputs in simulator.outputs(self.inputs(1), variants)}
+        found = {
+            index: flat(outputs) for index, outputs in simulator.outputs(self.inputs(1), variants)
+        }
         assert sorted(found) == list(range(len(variants)))
         return [found[index] for index in range(len(variants))]
 
 
 def flat(outputs: Any) -> Outputs:
-    """All arrays of a nest of outputs, copied: what a simulator gives is valid until the next is asked for."""
+    """All arrays of a nest of outputs, copied: what a simulator gives is valid until the next is
+    asked for."""
     return [np.array(array) for array in flat_outputs(outputs)]
 
 
 def distance(one: Outputs, other: Outputs) -> float:
-    """The largest difference as a part of the largest value of its array in `other`; inf where shapes differ."""
+    """The largest difference as a part of the largest value of its array in `other`; inf where
+    shapes differ."""
     if [array.shape for array in one] != [array.shape for array in other]:
         return float("inf")
     parts = [
@@ -271,11 +308,17 @@ def distance(one: Outputs, other: Outputs) -> float:
     return max(parts, default=0.0)
 
 
-def ranking(source: QuantizedModel, simulator: Simulator, batches: Iterable[Any]) -> dict[str, float]:
-    """Unit -> what quantizing it alone does to the float model's outputs (mean noise over signal, `signals.SQNR`)."""
+def ranking(
+    source: QuantizedModel, simulator: Simulator, batches: Iterable[Any]
+) -> dict[str, float]:
+    """Unit -> what quantizing it alone does to the float model's outputs (mean noise over signal,
+    `signals.SQNR`)."""
     units = layers(source.quantizers)
     every = frozenset(quantizer.name for quantizer in source.quantizers)
-    variants = [every, *(unit_variant(unit, source.quantizers, "enable").disabled for unit in units)]
+    variants = [
+        every,
+        *(unit_variant(unit, source.quantizers, "enable").disabled for unit in units),
+    ]
     totals: dict[str, list[NDArray[Any]]] = {unit.name: [] for unit in units}
     for inputs in batches:
         ((_, output),) = simulator.outputs(inputs, variants[:1])
@@ -285,12 +328,16 @@ def ranking(source: QuantizedModel, simulator: Simulator, batches: Iterable[Any]
     return {name: float(np.mean(np.concatenate(values))) for name, values in totals.items()}
 
 
-def check_same_ranking(one: Mapping[str, float], other: Mapping[str, float], tau: float = 0.95) -> float:
-    """Kendall's tau-b of two rankings over the units that both have. Raises AssertionError where it is under `tau`, where
-    another unit comes first, or where fewer than three units are in both."""
+def check_same_ranking(
+    one: Mapping[str, float], other: Mapping[str, float], tau: float = 0.95
+) -> float:
+    """Kendall's tau-b of two rankings over the units that both have. Raises AssertionError where it
+    is under `tau`, where another unit comes first, or where fewer than three units are in both."""
     shared = [name for name in one if name in other]
     assert len(shared) >= 3, f"only {shared} are units of both"
-    found = float(kendalltau([one[name] for name in shared], [other[name] for name in shared]).statistic)
+    found = float(
+        kendalltau([one[name] for name in shared], [other[name] for name in shared]).statistic
+    )
     tops = [max(shared, key=values.__getitem__) for values in (one, other)]
     assert tops[0] == tops[1], f"{tops[0]} comes first in one, {tops[1]} in the other"
     assert found >= tau, f"Kendall's tau is {found:.3f}"

@@ -3,7 +3,8 @@
     reference = prepare(Path("runs/demo"))      # trains once, in seconds
     api.run(RunSettings(task=reference, out=Path("runs/demo"), max_drop="1pt"))
 
-The weights and a task file that loads them lie in the run directory, so every verb works on it alone.
+The weights and a task file that loads them lie in the run directory, so every verb works on it
+alone.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ def task():
 
 
 def prepare(folder: Path) -> str:
-    """Train the demo's model, unless `folder` holds its weights already, and return the reference of its task.
+    """Train the demo's model, unless `folder` holds its weights already, and return the reference
+    of its task.
 
-    Raises MissingPackage without torch, ModelOpt or scikit-learn, WriteError where the folder cannot be written.
+    Raises MissingPackage without torch, ModelOpt or scikit-learn, WriteError where the folder
+    cannot be written.
     """
     import torch
 
@@ -61,7 +64,9 @@ def prepare(folder: Path) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise WriteError(f"Expected to write to {folder}, got {error.strerror}; choose another --out.") from error
+        raise WriteError(
+            f"Expected to write to {folder}, got {error.strerror}; choose another --out."
+        ) from error
     weights = folder / "weights.pt"
     if not weights.exists():
         content = io.BytesIO()
@@ -82,18 +87,27 @@ def task(weights: Path) -> Task:
     try:
         model.load_state_dict(torch.load(weights, weights_only=True))
     except (OSError, RuntimeError) as error:
-        raise TaskError(f"Expected the demo's weights in {weights}, got none; run 'sensitivity demo' again.") from error
+        raise TaskError(
+            f"Expected the demo's weights in {weights}, got none; run 'sensitivity demo' again."
+        ) from error
     return classification_task(calibrated(model, splits["calib"]), splits)
 
 
 def digits() -> dict[str, ArrayBatches]:
-    """The 1,797 real digits of scikit-learn, 8x8 pixels on the scale 0..1, drawn at random into disjoint splits."""
+    """The 1,797 real digits of scikit-learn, 8x8 pixels on the scale 0..1, drawn at random into
+    disjoint splits."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise MissingPackage("scikit-learn", "the demo's digits", "demo") from None
     images, labels = load_digits(return_X_y=True)
-    return from_arrays(images.reshape(-1, 1, 8, 8).astype("float32") / 16, labels, sizes=SIZES, batch=100, seed=SEED)
+    return from_arrays(
+        images.reshape(-1, 1, 8, 8).astype("float32") / 16,
+        labels,
+        sizes=SIZES,
+        batch=100,
+        seed=SEED,
+    )
 
 
 def trained(split: ArrayBatches) -> PlainVGG:
@@ -112,10 +126,11 @@ def trained(split: ArrayBatches) -> PlainVGG:
 def calibrated(model: PlainVGG, calib: ArrayBatches) -> Any:
     """INT8 with max ranges, one scale for each activation and each weight tensor.
 
-    One scale per weight tensor is the default of ONNX Runtime's `quantize_static`, and all that some accelerators know.
-    It is what hurts here, as it does RepVGG in the literature: where training has left an input channel almost unused,
-    its identity branch divides by a tiny deviation, and re-parameterising puts that one huge number next to ordinary
-    weights. One scale per output channel costs this model nothing, and is the better remedy where it can be had.
+    One scale per weight tensor is the default of ONNX Runtime's `quantize_static`, and all that
+    some accelerators know. It is what hurts here, as it does RepVGG in the literature: where
+    training has left an input channel almost unused, its identity branch divides by a tiny
+    deviation, and re-parameterising puts that one huge number next to ordinary weights. One scale
+    per output channel costs this model nothing, and is the better remedy where it can be had.
     """
     import modelopt.torch.quantization as mtq
 

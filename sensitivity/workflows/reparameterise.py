@@ -1,7 +1,9 @@
-"""RepVGG blocks of any repository: recognised, and merged into the one convolution that they are in inference.
+"""RepVGG blocks of any repository: recognised, and merged into the one convolution that they are in
+inference.
 
-Quantizing the branches of a block instead means a quantizer on each, an Add of INT8 and float, and none of the speed
-that the block was made for; and what is measured is not what is deployed. So they are merged first.
+Quantizing the branches of a block instead means a quantizer on each, an Add of INT8 and float, and
+none of the speed that the block was made for; and what is measured is not what is deployed. So they
+are merged first.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ BRANCHES = ("rbr_dense", "rbr_1x1", "conv1", "conv2", "rbr_conv")
 """Attributes that a block with branches has, and a merged one has not."""
 
 TOLERANCE = 1e-3
-"""Largest difference of outputs, as a share of the largest output: sums are taken in another order."""
+"""Largest difference of outputs, as a share of the largest output: sums are taken in another
+order."""
 
 
 def branched(model: Any) -> tuple[str, ...]:
@@ -33,8 +36,8 @@ def branched(model: Any) -> tuple[str, ...]:
 def reparameterised(model: Any, example: Any) -> tuple[str, ...]:
     """Merge all RepVGG blocks of a float model in place, in eval mode, and return their names.
 
-    example: inputs, by which the result is checked: raises ModelError where the outputs change, as they do in
-    training mode.
+    example: inputs, by which the result is checked: raises ModelError where the outputs change, as
+    they do in training mode.
     """
     import torch
 
@@ -53,9 +56,9 @@ def reparameterised(model: Any, example: Any) -> tuple[str, ...]:
     change = float((after - before).abs().max()) / max(float(before.abs().max()), 1e-12)
     if not change <= TOLERANCE:
         raise ModelError(
-            f"Expected merging the branches of {len(names)} RepVGG blocks to leave the outputs as they are, got a "
-            f"change of {change:.2g} of the largest output; call model.eval() before, and merge them with the "
-            "repository's own code."
+            f"Expected merging the branches of {len(names)} RepVGG blocks to leave the outputs as "
+            f"they are, got a change of {change:.2g} of the largest output; call model.eval() "
+            "before, and merge them with the repository's own code."
         )
     return names
 

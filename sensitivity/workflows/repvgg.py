@@ -1,4 +1,5 @@
-"""A small RepVGG (Ding et al., 2021): three branches per block in training, one plain 3x3 convolution afterwards."""
+"""A small RepVGG (Ding et al., 2021): three branches per block in training, one plain 3x3
+convolution afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +30,10 @@ class Block(nn.Module):
 
     def plain(self) -> nn.Conv2d:
         """The one convolution that gives the same values in eval mode, before the activation."""
-        branches = [(self.conv3.weight, self.norm3), (functional.pad(self.conv1.weight, (1, 1, 1, 1)), self.norm1)]
+        branches = [
+            (self.conv3.weight, self.norm3),
+            (functional.pad(self.conv1.weight, (1, 1, 1, 1)), self.norm1),
+        ]
         if self.identity is not None:
             branches.append((nn.init.dirac_(torch.empty_like(self.conv3.weight)), self.identity))
         folded = [_folded(weight, norm) for weight, norm in branches]
@@ -44,17 +48,23 @@ def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return (weight * factor[:, None, None, None]).detach(), (norm.bias - norm.running_mean * factor).detach()
+    return (weight * factor[:, None, None, None]).detach(), (
+        norm.bias - norm.running_mean * factor
+    ).detach()
 
 
 class RepVGG(nn.Module):
-    """float32[n, 1, h, w] -> scores [n, classes]. depths: blocks per stage; each stage but the first halves the image
-    and doubles `width`, the channels of the first."""
+    """float32[n, 1, h, w] -> scores [n, classes]. depths: blocks per stage; each stage but the
+    first halves the image and doubles `width`, the channels of the first."""
 
     def __init__(self, width: int, depths: tuple[int, ...], classes: int) -> None:
         super().__init__()
         outputs = [width * 2**stage for stage, depth in enumerate(depths) for _ in range(depth)]
-        strides = [2 if stage and not at else 1 for stage, depth in enumerate(depths) for at in range(depth)]
+        strides = [
+            2 if stage and not at else 1
+            for stage, depth in enumerate(depths)
+            for at in range(depth)
+        ]
         inputs = [width, *outputs[:-1]]
         blocks = [Block(*shape) for shape in zip(inputs, outputs, strides, strict=True)]
         self.blocks = nn.Sequential(Block(1, width), *blocks)
@@ -66,7 +76,9 @@ class RepVGG(nn.Module):
 
     def plain(self) -> PlainVGG:
         """The same function in eval mode, without branches and BatchNorm."""
-        return PlainVGG([block.plain() for block in self.blocks if isinstance(block, Block)], self.head)
+        return PlainVGG(
+            [block.plain() for block in self.blocks if isinstance(block, Block)], self.head
+        )
 
 
 class PlainVGG(nn.Module):
@@ -86,15 +98,22 @@ class PlainVGG(nn.Module):
         return scores
 
 
-def train(model: RepVGG, x: Tensor, y: Tensor, *, epochs: int, rate: float, decay: float, seed: int) -> None:
-    """SGD with momentum and a cosine schedule on samples x, class indices y; leaves the model in eval mode."""
+def train(
+    model: RepVGG, x: Tensor, y: Tensor, *, epochs: int, rate: float, decay: float, seed: int
+) -> None:
+    """SGD with momentum and a cosine schedule on samples x, class indices y; leaves the model in
+    eval mode."""
     steps = epochs * (len(x) // BATCH)
-    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay)
+    optimizer = torch.optim.SGD(
+        model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     order = torch.Generator().manual_seed(seed)
     model.train()
     for _ in range(epochs):
-        for batch in torch.randperm(len(x), generator=order)[: len(x) // BATCH * BATCH].reshape(-1, BATCH):
+        for batch in torch.randperm(len(x), generator=order)[: len(x) // BATCH * BATCH].reshape(
+            -1, BATCH
+        ):
             optimizer.zero_grad()
             functional.cross_entropy(model(x[batch]), y[batch]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -104,7 +123,8 @@ def train(model: RepVGG, x: Tensor, y: Tensor, *, epochs: int, rate: float, deca
 
 @contextmanager
 def repeatable(seed: int) -> Iterator[None]:
-    """One thread and a fixed seed, so that the same machine gives the same bits; both are put back afterwards.
+    """One thread and a fixed seed, so that the same machine gives the same bits; both are put back
+    afterwards.
 
     One thread is also the fastest: these images are too small to share out.
     """

@@ -3,7 +3,8 @@
     settings = YoloSettings(weights=Path("yolov8n.pt"), data=Path("coco.yaml"), max_drop="0.3pt")
     api.run(prepare(settings))
 
-A task file lies in the run directory afterwards, so every verb works on it alone and it can be changed.
+A task file lies in the run directory afterwards, so every verb works on it alone and it can be
+changed.
 """
 
 from __future__ import annotations
@@ -24,10 +25,20 @@ from sensitivity.run_dir import RunDir
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.classification import classification_task, from_folder, random_parts
 from sensitivity.tasks.detection import SIZES, Decode, ImageBatches, detection_task, random_splits
-from sensitivity.tasks.detection_boxes import Suppression, decode_bins, decode_corners, decode_ultralytics
+from sensitivity.tasks.detection_boxes import (
+    Suppression,
+    decode_bins,
+    decode_corners,
+    decode_ultralytics,
+)
 from sensitivity.tasks.detection_labels import LabelledImage
 from sensitivity.tasks.images import centre_crop, shown_size, sides
-from sensitivity.workflows.yolo_data import calibration_files, has_train_images, labelled, unlabelled
+from sensitivity.workflows.yolo_data import (
+    calibration_files,
+    has_train_images,
+    labelled,
+    unlabelled,
+)
 from sensitivity.workflows.yolo_end2end import with_best_boxes
 from sensitivity.workflows.yolo_quantize import quantized
 from sensitivity.workflows.yolo_weights import Yolo, give_raw, load_yolo
@@ -56,8 +67,8 @@ def task():
 def prepare(settings: YoloSettings) -> RunSettings:
     """Write the task file into the run directory, and return the settings of the run of it.
 
-    With `resume` a task file that is there is kept as it is. Raises RunDirError where the folder holds another run,
-    WriteError where it cannot be written.
+    With `resume` a task file that is there is kept as it is. Raises RunDirError where the folder
+    holds another run, WriteError where it cannot be written.
     """
     out = settings.out or Path("runs") / settings.weights.stem
     refuse_used(RunDir(out).journal, settings.resume)
@@ -66,23 +77,33 @@ def prepare(settings: YoloSettings) -> RunSettings:
         try:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise WriteError(f"Expected to write to {out}, got {error.strerror}; choose another --out.") from error
+            raise WriteError(
+                f"Expected to write to {out}, got {error.strerror}; choose another --out."
+            ) from error
         write_whole(file, task_file(settings).encode())
-    mine = {field.name for field in fields(YoloChoices)}  # what the task file holds, whatever it is called elsewhere
-    shared = [field.name for field in fields(RunSettings) if field.name not in mine and hasattr(settings, field.name)]
+    # what the task file holds, whatever it is called elsewhere
+    mine = {field.name for field in fields(YoloChoices)}
+    shared = [
+        field.name
+        for field in fields(RunSettings)
+        if field.name not in mine and hasattr(settings, field.name)
+    ]
     own = {name: getattr(settings, name) for name in shared}
     return RunSettings(**own | {"task": f"{file}:task", "out": out})
 
 
 def task_file(choices: YoloChoices) -> str:
-    """The text of a task file with these choices; those that are as by default are left out, paths are absolute."""
+    """The text of a task file with these choices; those that are as by default are left out, paths
+    are absolute."""
     lines = []
     for field in fields(YoloChoices):
         value = getattr(choices, field.name)
         if field.default is MISSING or value != field.default or field.name == "imgsz":
             shown = str(_absolute(value)) if isinstance(value, Path) else value
             lines.append(f"        {field.name}={shown!r},")
-    return TASK_FILE.format(name=choices.weights.name, data=choices.data.name, arguments="\n".join(lines))
+    return TASK_FILE.format(
+        name=choices.weights.name, data=choices.data.name, arguments="\n".join(lines)
+    )
 
 
 def task(weights: str | Path, data: str | Path, **choices: Any) -> Task | EvaluateTask:
@@ -90,7 +111,11 @@ def task(weights: str | Path, data: str | Path, **choices: Any) -> Task | Evalua
 
     Raises MissingPackage, and TaskError for weights or data that cannot be used.
     """
-    paths = {name: Path(choices[name]) for name in ("image_folder", "calib") if choices.get(name) is not None}
+    paths = {
+        name: Path(choices[name])
+        for name in ("image_folder", "calib")
+        if choices.get(name) is not None
+    }
     settings = YoloChoices(**{"weights": Path(weights), "data": Path(data)} | choices | paths)
     for name in ("batch", "limit", "calib_images"):
         value = getattr(settings, name)
@@ -107,8 +132,8 @@ def _check_size(size: ImageSize, stride: int, name: str) -> None:
     if any(side < stride or side % stride for side in sides(size)):
         height, width = (max(round(side / stride), 1) * stride for side in sides(size))
         raise TaskError(
-            f"Expected --imgsz to be a multiple of {stride}, the coarsest step of {name}, got {shown_size(size)}; use "
-            f"{shown_size((height, width))}."
+            f"Expected --imgsz to be a multiple of {stride}, the coarsest step of {name}, got "
+            f"{shown_size(size)}; use {shown_size((height, width))}."
         )
 
 
@@ -118,7 +143,10 @@ def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
     decode = _decode(yolo, settings)
     batches = ImageBatches(calib, size=settings.imgsz, batch=settings.batch)
     model = quantized(
-        yolo.model, (inputs for inputs, _ in batches), method=settings.calib_method, dfl=settings.quantize_dfl
+        yolo.model,
+        (inputs for inputs, _ in batches),
+        method=settings.calib_method,
+        dfl=settings.quantize_dfl,
     )
     rule = Suppression(iou=NO_SUPPRESSION) if yolo.end2end else Suppression()
     names, size, batch = found.names, settings.imgsz, settings.batch
@@ -126,10 +154,16 @@ def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
         from sensitivity.workflows.yolo_validator import validator_task
 
         return validator_task(model, yolo, splits, settings)
-    found_task = detection_task(model, splits, names, size=size, batch=batch, decode=decode, rule=rule)
+    found_task = detection_task(
+        model, splits, names, size=size, batch=batch, decode=decode, rule=rule
+    )
     if yolo.end2end and settings.output == "decoded":
         found_task = replace(found_task, finish=partial(with_best_boxes, classes=len(names)))
-    return found_task if yolo.kind == "detect" else replace(found_task, metric=f"box {found_task.metric}")
+    return (
+        found_task
+        if yolo.kind == "detect"
+        else replace(found_task, metric=f"box {found_task.metric}")
+    )
 
 
 def _decode(yolo: Yolo, settings: YoloChoices) -> Decode:
@@ -152,30 +186,42 @@ def splits_of(
     least = round(1 / min((SET_ASIDE if source is None else SIZES).values()))
     if len(images) < least:
         raise TaskError(
-            f"Expected at least {least} images for calib, rank, confirm and holdout, got {len(images)}; give more with --data, or a "
-            "higher --limit."
+            f"Expected at least {least} images for calib, rank, confirm and holdout, got "
+            f"{len(images)}; give more with --data, or a higher --limit."
         )
     if source is None:
         parts = random_splits(images, sizes=SET_ASIDE, seed=SEED)
         return parts, list(parts.pop("calib"))[: settings.calib_images]
     files = calibration_files(source)
     order = np.random.default_rng(SEED).permutation(len(files))[: settings.calib_images]
-    return random_splits(images, sizes=SIZES, seed=SEED), [unlabelled(files[at]) for at in sorted(order)]
+    return random_splits(images, sizes=SIZES, seed=SEED), [
+        unlabelled(files[at]) for at in sorted(order)
+    ]
 
 
 def _drawn(images: Sequence[LabelledImage], limit: int | None) -> tuple[LabelledImage, ...]:
     """At most `limit` of the images, drawn at random, in their order."""
     if limit is None or limit >= len(images):
         return tuple(images)
-    return tuple(images[at] for at in sorted(random_parts(len(images), {"drawn": limit}, SEED)["drawn"]))
+    return tuple(
+        images[at] for at in sorted(random_parts(len(images), {"drawn": limit}, SEED)["drawn"])
+    )
 
 
 def _classifier(yolo: Yolo, settings: YoloChoices) -> Task:
     """Top-1 on a folder with one folder per class, prepared as ultralytics does it."""
     if not settings.data.is_dir():
-        raise TaskError(f"Expected --data to be a folder with one folder per class, got {settings.data}.")
-    root = settings.data / settings.split if (settings.data / settings.split).is_dir() else settings.data
-    transform = centre_crop(settings.imgsz, resize=settings.imgsz, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        raise TaskError(
+            f"Expected --data to be a folder with one folder per class, got {settings.data}."
+        )
+    root = (
+        settings.data / settings.split
+        if (settings.data / settings.split).is_dir()
+        else settings.data
+    )
+    transform = centre_crop(
+        settings.imgsz, resize=settings.imgsz, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
     splits = from_folder(root, transform=transform, batch=settings.batch, seed=SEED)
     some = -(-settings.calib_images // settings.batch)
     inputs = (inputs for number, (inputs, _) in enumerate(splits.pop("calib")) if number < some)

@@ -9,22 +9,32 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import MissingPackage, TaskError
-from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages, coco_images, labelled_files, yolo_images
+from sensitivity.tasks.detection_labels import (
+    LabelledImage,
+    LabelledImages,
+    coco_images,
+    labelled_files,
+    yolo_images,
+)
 from sensitivity.tasks.images import SUFFIXES, image_files
 
 FORMS = "a data YAML, a COCO JSON file, or a folder that holds images and labels"
 
 
-def labelled(data: Path, names: Sequence[str], *, split: str, folder: Path | None = None) -> LabelledImages:
+def labelled(
+    data: Path, names: Sequence[str], *, split: str, folder: Path | None = None
+) -> LabelledImages:
     """The labelled images of a data set, checked to have the classes of the model.
 
-    data: a data YAML as ultralytics takes it; COCO JSON, whose images lie in `folder` or in `images` beside it; or a
-    folder with `images` and `labels` (YOLO text files). names: classes of the model, which stand in where the data set
-    has no names of its own. split: of a YAML.
-    Raises TaskError where something is missing or the classes are not as many as the model's.
+    data: a data YAML as ultralytics takes it; COCO JSON, whose images lie in `folder` or in
+    `images` beside it; or a folder with `images` and `labels` (YOLO text files). names: classes of
+    the model, which stand in where the data set has no names of its own. split: of a YAML. Raises
+    TaskError where something is missing or the classes are not as many as the model's.
     """
     if data.is_dir():
-        images, labels = (data / "images", data / "labels") if (data / "images").is_dir() else (data, data)
+        images, labels = (
+            (data / "images", data / "labels") if (data / "images").is_dir() else (data, data)
+        )
         return yolo_images(images, labels, names)
     if data.suffix == ".json":
         found = coco_images(data, folder or _beside(data))
@@ -37,7 +47,8 @@ def labelled(data: Path, names: Sequence[str], *, split: str, folder: Path | Non
 
 
 def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
-    """Image files to calibrate with, from any of the same forms; labels are not needed. Of a YAML its train part."""
+    """Image files to calibrate with, from any of the same forms; labels are not needed. Of a YAML
+    its train part."""
     if data.is_dir():
         files = image_files(data)
     elif data.suffix == ".json":
@@ -50,7 +61,8 @@ def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
         raise TaskError(f"Expected --calib to be {FORMS}, got {data}: {got}.")
     if not files:
         raise TaskError(
-            f"Expected images to calibrate with at {data}, got none that end in {', '.join(sorted(SUFFIXES))}."
+            f"Expected images to calibrate with at {data}, got none that end in "
+            f"{', '.join(sorted(SUFFIXES))}."
         )
     return files
 
@@ -70,11 +82,14 @@ def has_train_images(data: Path) -> bool:
         return False
 
 
-def yaml_for_validator(path: Path, images: Mapping[str, Sequence[LabelledImage]], names: Sequence[str]) -> Path:
-    """Write a data set that ultralytics can read, with one list of images for each split, below `path`.
+def yaml_for_validator(
+    path: Path, images: Mapping[str, Sequence[LabelledImage]], names: Sequence[str]
+) -> Path:
+    """Write a data set that ultralytics can read, with one list of images for each split, below
+    `path`.
 
-    Images are links in `images`, and their labels text files in `labels`, as ultralytics wants them. Crowds are left
-    out. Returns the YAML file.
+    Images are links in `images`, and their labels text files in `labels`, as ultralytics wants
+    them. Crowds are left out. Returns the YAML file.
     """
     from sensitivity.tasks.detection_images import image_size
 
@@ -88,8 +103,11 @@ def yaml_for_validator(path: Path, images: Mapping[str, Sequence[LabelledImage]]
                 link.symlink_to(image.file.resolve())
             width, height = image.size or image_size(image.file)
             rows = [
-                f"{label} {(x1 + x2) / 2 / width:.8f} {(y1 + y2) / 2 / height:.8f} {(x2 - x1) / width:.8f} {(y2 - y1) / height:.8f}"
-                for (x1, y1, x2, y2), label, crowd in zip(image.boxes, image.classes, image.crowd, strict=True)
+                f"{label} {(x1 + x2) / 2 / width:.8f} {(y1 + y2) / 2 / height:.8f} "
+                f"{(x2 - x1) / width:.8f} {(y2 - y1) / height:.8f}"
+                for (x1, y1, x2, y2), label, crowd in zip(
+                    image.boxes, image.classes, image.crowd, strict=True
+                )
                 if not crowd
             ]
             (path / "labels" / link.with_suffix(".txt").name).write_text("\n".join(rows))
@@ -97,7 +115,8 @@ def yaml_for_validator(path: Path, images: Mapping[str, Sequence[LabelledImage]]
         (path / f"{split}.txt").write_text("\n".join(lines))
     listed = "\n".join(f"  {number}: {name!r}" for number, name in enumerate(names))
     first = next(iter(images))
-    # ultralytics asks for train and val, whatever is read, and takes lists of other names by their whole path only.
+    # ultralytics asks for train and val, whatever is read, and takes lists of other names by their
+    # whole path only.
     parts = {"train": first, "val": first} | {split: split for split in images}
     lists = "\n".join(f"{part}: {path.resolve() / split}.txt" for part, split in parts.items())
     file = path / "data.yaml"
@@ -112,26 +131,35 @@ def _from_yaml(data: Path, names: Sequence[str], split: str) -> LabelledImages:
     _check_classes(own or range(int(content.get("nc") or len(names))), names, file)
     files = split_files(content, file, split)
     return LabelledImages(
-        labelled_files(files, [label_file(image) for image in files], len(names)), own or tuple(names)
+        labelled_files(files, [label_file(image) for image in files], len(names)),
+        own or tuple(names),
     )
 
 
 def _names_of(declared: Any, file: Path) -> tuple[str, ...]:
-    """Class names of a data YAML, a list or a number -> name in any order; empty where it has none."""
+    """Class names of a data YAML, a list or a number -> name in any order; empty where it has
+    none."""
     if not isinstance(declared, Mapping):
         return tuple(map(str, declared or ()))
     wrong = [number for number in declared if not str(number).isdecimal()]
     if wrong:
-        raise TaskError(f"Expected names in {file} as a list, or a name for each class number, got {wrong[0]!r}.")
+        raise TaskError(
+            f"Expected names in {file} as a list, or a name for each class number, got "
+            f"{wrong[0]!r}."
+        )
     return tuple(str(declared[number]) for number in sorted(declared, key=int))
 
 
 def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path]:
-    """The image files that a data YAML lists for a split. Raises TaskError where a folder or list is not there."""
+    """The image files that a data YAML lists for a split. Raises TaskError where a folder or list
+    is not there."""
     entries = content.get(split)
     if not entries:
         parts = [key for key in ("train", "val", "test") if content.get(key)]
-        raise TaskError(f"Expected {file} to name the images of {split!r}, got {', '.join(parts) or 'no part'} only.")
+        raise TaskError(
+            f"Expected {file} to name the images of {split!r}, got {', '.join(parts) or 'no part'} "
+            "only."
+        )
     files: list[Path] = []
     for entry in [entries] if isinstance(entries, str) else entries:
         place = _place(str(content.get("path") or ""), str(entry), file, split)
@@ -142,7 +170,8 @@ def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path
 
 
 def label_file(image: Path) -> Path:
-    """Where ultralytics looks for the labels of an image: `labels` in the place of the last `images` of its path.
+    """Where ultralytics looks for the labels of an image: `labels` in the place of the last
+    `images` of its path.
 
     >>> label_file(Path("/data/images/val/7.jpg")).as_posix()
     '/data/labels/val/7.txt'
@@ -152,8 +181,8 @@ def label_file(image: Path) -> Path:
 
 
 def _place(root: str, entry: str, file: Path, split: str) -> Path:
-    """The folder or list that an entry means. ultralytics looks for a relative `path` in its own folder of data sets;
-    here the folders of the YAML file and of the call come first."""
+    """The folder or list that an entry means. ultralytics looks for a relative `path` in its own
+    folder of data sets; here the folders of the YAML file and of the call come first."""
     roots = [file.parent, Path.cwd(), Path.cwd() / "datasets"]
     tried = [one / root / entry for one in roots]
     if entry.startswith("../"):  # as Roboflow writes it, and ultralytics reads it
@@ -161,8 +190,8 @@ def _place(root: str, entry: str, file: Path, split: str) -> Path:
     found = next((one for one in tried if one.exists()), None)
     if found is None:
         raise TaskError(
-            f"Expected the images of {split!r} in {file} to be at {tried[0].resolve()}, got nothing there; correct "
-            "`path` in it. Nothing is downloaded."
+            f"Expected the images of {split!r} in {file} to be at {tried[0].resolve()}, got "
+            "nothing there; correct `path` in it. Nothing is downloaded."
         )
     return found.resolve()
 
@@ -173,13 +202,15 @@ def _listed(place: Path) -> list[Path]:
     missing = [file for file in files if not file.is_file()]
     if missing:
         raise TaskError(
-            f"Expected the {len(files)} images listed in {place}, got {len(missing)} missing, first {missing[0]}."
+            f"Expected the {len(files)} images listed in {place}, got {len(missing)} missing, "
+            f"first {missing[0]}."
         )
     return files
 
 
 def _find_yaml(data: Path) -> Path:
-    """The file; where there is none and only a name is given, the one that comes with ultralytics."""
+    """The file; where there is none and only a name is given, the one that comes with
+    ultralytics."""
     if data.is_file():
         return data
     if data.parent == Path():
@@ -201,7 +232,9 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise TaskError(f"Expected YAML in {file}, got: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
-        raise TaskError(f"Expected {file} to hold path, train, val and names, got {type(content).__name__}.")
+        raise TaskError(
+            f"Expected {file} to hold path, train, val and names, got {type(content).__name__}."
+        )
     return content
 
 
@@ -213,6 +246,6 @@ def _check_classes(own: Sequence[Any], names: Sequence[str], data: Path) -> None
     if len(own) != len(names):
         shown = ", ".join(map(str, own[:3])) + (", ..." if len(own) > 3 else "")
         raise TaskError(
-            f"Expected {data} to have the {len(names)} classes of the weights, got {len(own)} ({shown}); use the data "
-            "that the model was trained for."
+            f"Expected {data} to have the {len(names)} classes of the weights, got {len(own)} "
+            f"({shown}); use the data that the model was trained for."
         )

@@ -14,19 +14,24 @@ from sensitivity.quantizers.ranges import lowest_error
 
 PERCENTILE = 99.99
 STRIDE = 8
-"""Bins between the ranges that are tried, of 2,048: eight times as fast as all, and 1/256 of the range apart."""
+"""Bins between the ranges that are tried, of 2,048: eight times as fast as all, and 1/256 of the
+range apart."""
 
 LEVELS = 127
 RESIDUAL = "residual_quantizer"
 
 
-def quantized(model: Any, batches: Iterable[Any], *, method: CalibrationMethod = "max", dfl: bool = False) -> Any:
+def quantized(
+    model: Any, batches: Iterable[Any], *, method: CalibrationMethod = "max", dfl: bool = False
+) -> Any:
     """The model quantized in place and calibrated.
 
-    Weights get a range per output channel, inputs of convolutions and linear layers one for the tensor. Pooling,
-    activations, attention's products and the decoding of boxes stay float. The input that a shortcut adds shares the
-    quantizer of the convolution that reads it too, so that the Add can run in INT8.
-    batches: inputs float32[n, 3, h, w] that no split holds. dfl: quantize the convolution in DFL too.
+    Weights get a range per output channel, inputs of convolutions and linear layers one for the
+    tensor. Pooling, activations, attention's products and the decoding of boxes stay float. The
+    input that a shortcut adds shares the quantizer of the convolution that reads it too, so that
+    the Add can run in INT8.
+    batches: inputs float32[n, 3, h, w] that no split holds. dfl: quantize the convolution in DFL
+    too.
     """
     try:
         import modelopt.torch.quantization as mtq
@@ -41,7 +46,9 @@ def quantized(model: Any, batches: Iterable[Any], *, method: CalibrationMethod =
             model(batch)
 
     with torch.no_grad():
-        model = mtq.quantize(model, config(method, dfl), forward if method == "max" else None).eval()
+        model = mtq.quantize(
+            model, config(method, dfl), forward if method == "max" else None
+        ).eval()
         if method != "max":
             _calibrate(model, forward, method)
     share_residual_quantizers(model)
@@ -54,7 +61,10 @@ def config(method: CalibrationMethod, dfl: bool) -> dict[str, Any]:
     rules: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
     # The output channels of a transposed convolution are the second axis of its weight.
     for kind, axis in {"nn.Conv2d": 0, "nn.ConvTranspose2d": 1, "nn.Linear": 0}.items():
-        weight, given = {"num_bits": 8, "axis": axis}, {"num_bits": 8, "axis": None, "calibrator": calibrator}
+        weight, given = (
+            {"num_bits": 8, "axis": axis},
+            {"num_bits": 8, "axis": None, "calibrator": calibrator},
+        )
         rules.append({"quantizer_name": "*weight_quantizer", "parent_class": kind, "cfg": weight})
         rules.append({"quantizer_name": "*input_quantizer", "parent_class": kind, "cfg": given})
     if not dfl:
@@ -79,11 +89,15 @@ def _calibrate(model: Any, forward: Any, method: CalibrationMethod) -> None:
 
 
 def _range(calibrator: Any, method: CalibrationMethod) -> Any:
-    """Amax from a histogram of absolute values. ModelOpt 0.47's own search by squared error is at fault; see `ranges`."""
+    """Amax from a histogram of absolute values. ModelOpt 0.47's own search by squared error is at
+    fault; see `ranges`."""
     import torch
 
     if method == "mse":
-        counts, edges = (np.asarray(each, np.float64) for each in (calibrator._calib_hist, calibrator._calib_bin_edges))
+        counts, edges = (
+            np.asarray(each, np.float64)
+            for each in (calibrator._calib_hist, calibrator._calib_bin_edges)
+        )
         return torch.tensor(lowest_error(counts, edges, LEVELS), dtype=torch.float32)
     how = {"percentile": PERCENTILE} if method == "percentile" else {"stride": STRIDE}
     return calibrator.compute_amax(method, **how)
@@ -92,19 +106,27 @@ def _range(calibrator: Any, method: CalibrationMethod) -> Any:
 def _quantizers(model: Any) -> list[Any]:
     from modelopt.torch.quantization.nn import TensorQuantizer
 
-    return [module for module in model.modules() if isinstance(module, TensorQuantizer) and not module._disabled]
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, TensorQuantizer) and not module._disabled
+    ]
 
 
 def share_residual_quantizers(model: Any) -> tuple[str, ...]:
-    """Quantize the input that each shortcut adds with the quantizer of the convolution that reads the same input.
+    """Quantize the input that each shortcut adds with the quantizer of the convolution that reads
+    the same input.
 
-    TensorRT runs an Add in INT8 only where both of its inputs are quantized; one scale for both readers of a tensor
-    costs no requantization. Only ultralytics' `Bottleneck` and its kin: x + cv2(cv1(x)). Returns their names.
+    TensorRT runs an Add in INT8 only where both of its inputs are quantized; one scale for both
+    readers of a tensor costs no requantization. Only ultralytics' `Bottleneck` and its kin: x +
+    cv2(cv1(x)). Returns their names.
     """
     found = []
     for name, module in model.named_modules():
         kin = any(base.__name__ == "Bottleneck" for base in type(module).__mro__)
-        reader = getattr(getattr(getattr(module, "cv1", None), "conv", None), "input_quantizer", None)
+        reader = getattr(
+            getattr(getattr(module, "cv1", None), "conv", None), "input_quantizer", None
+        )
         if kin and module.add and reader is not None:
             module.add_module(RESIDUAL, reader)
             module.forward = types.MethodType(_residual_forward, module)

@@ -35,9 +35,10 @@ def repository_task(
 ) -> Task:
     """Merge RepVGG blocks, quantize and calibrate a float YOLO, and judge it by COCO mAP.
 
-    model: takes float32[n, 3, height, width], RGB 0..1; gives [n, anchors, 5 + classes] (centre, size in pixels,
-    objectness, class confidences), alone or first; other outputs need another `decode`. data, calib, limit: as in
-    `sensitivity yolo run`. Raises TaskError, and ModelError where merging changes the outputs.
+    model: takes float32[n, 3, height, width], RGB 0..1; gives [n, anchors, 5 + classes] (centre,
+    size in pixels, objectness, class confidences), alone or first; other outputs need another
+    `decode`. data, calib, limit: as in `sensitivity yolo run`. Raises TaskError, and ModelError
+    where merging changes the outputs.
     """
     choices = YoloChoices(
         weights=Path("model"), data=Path(data), imgsz=imgsz, batch=batch, limit=limit, calib=Path(calib) if calib else None,

@@ -25,8 +25,8 @@ def validator_task(
 ) -> EvaluateTask:
     """A task whose metric is mAP50-95 as `DetectionValidator` of ultralytics computes it, 0..1.
 
-    Raises TaskError for a model that is no detector, an output that it does not read, or a torchvision that does not
-    import.
+    Raises TaskError for a model that is no detector, an output that it does not read, or a
+    torchvision that does not import.
     """
     if yolo.kind != "detect" or yolo.end2end or settings.output == "raw":
         got = (
@@ -37,19 +37,22 @@ def validator_task(
             else "--output raw"
         )
         raise TaskError(
-            f"Expected a detector that gives decoded boxes for --evaluator ultralytics, got {got}; leave one of them out."
+            f"Expected a detector that gives decoded boxes for --evaluator ultralytics, got {got}; "
+            "leave one of them out."
         )
     side, width = sides(settings.imgsz)
     if side != width:
         raise TaskError(
-            f"Expected a square --imgsz for --evaluator ultralytics, which validates nothing else, got "
-            f"{shown_size(settings.imgsz)}; leave --evaluator out."
+            "Expected a square --imgsz for --evaluator ultralytics, which validates nothing else, "
+            f"got {shown_size(settings.imgsz)}; leave --evaluator out."
         )
     _require_torchvision()
     folder = Path(tempfile.mkdtemp(prefix="sensitivity-yolo-"))
     data = yaml_for_validator(folder, splits, yolo.names)
     judge = partial(evaluate, data=data, imgsz=side, batch=settings.batch, folder=folder)
-    first = ImageBatches(splits["rank"][: settings.batch], size=settings.imgsz, batch=settings.batch)
+    first = ImageBatches(
+        splits["rank"][: settings.batch], size=settings.imgsz, batch=settings.batch
+    )
     return EvaluateTask(
         model,
         evaluate=partial(judge, split="rank"),
@@ -82,6 +85,7 @@ def _require_torchvision() -> None:
     except Exception as error:
         said = " ".join(str(error).split())[:150]
         raise TaskError(
-            f"Expected torchvision to import for --evaluator ultralytics, got {type(error).__name__}: {said}; install "
-            "the build that belongs to your torch, or leave --evaluator out."
+            "Expected torchvision to import for --evaluator ultralytics, got "
+            f"{type(error).__name__}: {said}; install the build that belongs to your torch, or "
+            "leave --evaluator out."
         ) from error

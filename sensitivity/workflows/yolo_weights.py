@@ -1,7 +1,9 @@
-"""Weights files of the ultralytics package to a plain float model: read without running code, fused, one output.
+"""Weights files of the ultralytics package to a plain float model: read without running code,
+fused, one output.
 
-A `.pt` file is a pickle, which can hold any code. It is read by `torch.load(weights_only=True)` with the classes that
-ultralytics itself allows; a file that needs others is refused unless the user says that it is to be trusted.
+A `.pt` file is a pickle, which can hold any code. It is read by `torch.load(weights_only=True)`
+with the classes that ultralytics itself allows; a file that needs others is refused unless the user
+says that it is to be trusted.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from typing import Any
 from sensitivity.errors import MissingPackage, TaskError
 
 TEMPLATES = {
-    "models": "YOLOv5 or YOLOv7 from its own repository; see examples/06_yolov5 and examples/08_yolov7",
+    "models": "YOLOv5 or YOLOv7 from its own repository; see examples/06_yolov5 and "
+    "examples/08_yolov7",
     "yolov6": "YOLOv6 from its own repository; see examples/07_yolov6",
 }
 """First part of a class's module in the pickle -> whose file that is."""
@@ -35,10 +38,13 @@ STARTS = (b"PK", b"\x80")
 
 @dataclass(frozen=True, eq=False)
 class Yolo:
-    """A float model of ultralytics in eval mode, with BatchNorm folded and branches re-parameterised.
+    """A float model of ultralytics in eval mode, with BatchNorm folded and branches
+    re-parameterised.
 
-    kind: "detect", "segment", "pose" or "classify". names: of the classes. stride: of the coarsest level, pixels.
-    end2end: its one-to-one head is the one that is left; it gives corners of boxes that need no suppression.
+    kind: "detect", "segment", "pose" or "classify". names: of the classes. stride: of the coarsest
+    level, pixels.
+    end2end: its one-to-one head is the one that is left; it gives corners of boxes that need no
+    suppression.
     repvgg: names of the modules that were re-parameterised.
     """
 
@@ -57,20 +63,21 @@ class Yolo:
 def load_yolo(weights: Path, *, end2end: bool = False, trust: bool = False) -> Yolo:
     """The model in a weights file of ultralytics.
 
-    end2end: keep the one-to-one head (v10, 26) instead of the other. trust: run the code that the file holds.
-    Raises MissingPackage, TaskError where the file is missing, damaged, of another repository or of a kind that is not
-    served.
+    end2end: keep the one-to-one head (v10, 26) instead of the other. trust: run the code that the
+    file holds. Raises MissingPackage, TaskError where the file is missing, damaged, of another
+    repository or of a kind that is not served.
     """
     checkpoint = _checkpoint(weights, trust)
     model: Any = checkpoint.get("ema") or checkpoint.get("model")
     if checkpoint.get("modelopt"):
         raise TaskError(
-            f"Expected float weights in {weights}, got a model that ultralytics has trained with quantization; "
-            "give the weights from before that."
+            f"Expected float weights in {weights}, got a model that ultralytics has trained with "
+            "quantization; give the weights from before that."
         )
     if not hasattr(model, "fuse"):
         raise TaskError(
-            f"Expected {weights} to hold a whole model as ultralytics saves it, got {_holds(checkpoint)}; "
+            f"Expected {weights} to hold a whole model as ultralytics saves it, got "
+            f"{_holds(checkpoint)}; "
             "build the model, load the state into it, and save {'model': model}."
         )
     return prepared(model.float().eval(), weights.name, end2end=end2end)
@@ -82,37 +89,52 @@ def prepared(model: Any, name: str, *, end2end: bool = False) -> Yolo:
     kind = KINDS.get(type(head).__name__)
     if kind is None:
         raise TaskError(
-            f"Expected a YOLO that detects, segments, estimates poses or classifies, got {name} with a head of class "
-            f"{type(head).__name__}; write a task file for it, see docs/tasks.md."
+            f"Expected a YOLO that detects, segments, estimates poses or classifies, got {name} "
+            f"with a head of class {type(head).__name__}; write a task file for it, see "
+            "docs/tasks.md."
         )
-    channels = next(module.in_channels for module in model.modules() if hasattr(module, "in_channels"))
+    channels = next(
+        module.in_channels for module in model.modules() if hasattr(module, "in_channels")
+    )
     if channels != 3:
-        raise TaskError(f"Expected a model of RGB images, got {name}, whose input has {channels} channels.")
+        raise TaskError(
+            f"Expected a model of RGB images, got {name}, whose input has {channels} channels."
+        )
     if end2end and getattr(head, "one2one_cv2", None) is None:
         raise TaskError(
-            f"Expected a model with a one-to-one head (v10, 26) for --end2end, got {name} without one; leave it out."
+            f"Expected a model with a one-to-one head (v10, 26) for --end2end, got {name} without "
+            "one; leave it out."
         )
     if kind != "classify":
         model.end2end = end2end  # before fusing, which drops the other head
-    repvgg = tuple(name for name, module in model.named_modules() if type(module).__name__ in {"RepConv", "RepVGGDW"})
+    repvgg = tuple(
+        name
+        for name, module in model.named_modules()
+        if type(module).__name__ in {"RepConv", "RepVGGDW"}
+    )
     model = model.fuse(verbose=False)
     head.export = True  # gives its result alone, without the feature maps that it came from
-    head.dynamic = True  # computes anchors each time; keeping them ties an exported graph to one batch size
+    # computes anchors each time; keeping them ties an exported graph to one batch size
+    head.dynamic = True
     for module in model.modules():
         if hasattr(module, "inplace"):
             module.inplace = False
     left = bool(getattr(head, "end2end", False))
     if left:
-        # All candidates: which 300 are chosen, and in which order, turns on the last bit of near ties, so a file that
-        # chooses could not be checked against the model.
+        # All candidates: which 300 are chosen, and in which order, turns on the last bit of near
+        # ties, so a file that chooses could not be checked against the model.
         head.postprocess = _every_candidate
     return Yolo(model, kind, tuple(map(str, _names(model))), int(max(model.stride)), left, repvgg)
 
 
 def give_raw(yolo: Yolo) -> None:
-    """Make a detector give box bins [n, 4 * bins, anchors] and class logits [n, classes, anchors], not decoded."""
+    """Make a detector give box bins [n, 4 * bins, anchors] and class logits [n, classes, anchors],
+    not decoded."""
     if yolo.kind != "detect":
-        raise TaskError(f"Expected a detector for --output raw, got a model that does {yolo.kind}; leave it out.")
+        raise TaskError(
+            f"Expected a detector for --output raw, got a model that does {yolo.kind}; leave it "
+            "out."
+        )
     yolo.head.forward = types.MethodType(_raw_forward, yolo.head)
 
 
@@ -127,8 +149,11 @@ def _every_candidate(candidates: Any) -> Any:
 
 
 def ultralytics() -> Any:
-    """The package, imported so that it writes nothing to the home folder and installs nothing. Raises MissingPackage."""
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "sensitivity-ultralytics"))
+    """The package, imported so that it writes nothing to the home folder and installs nothing.
+    Raises MissingPackage."""
+    os.environ.setdefault(
+        "YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "sensitivity-ultralytics")
+    )
     os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
     try:
         import ultralytics
@@ -141,23 +166,39 @@ def ultralytics() -> Any:
 def _checkpoint(weights: Path, trust: bool) -> dict[str, Any]:
     load: Any = ultralytics().nn.tasks.torch_safe_load
     if not weights.is_file() or weights.suffix != ".pt":
-        got = f"a {weights.suffix or 'folder'}" if weights.exists() else "nothing there (nothing is downloaded)"
-        also = "; an ONNX file with Q/DQ is analysed by `sensitivity run`" if weights.suffix == ".onnx" else ""
-        raise TaskError(f"Expected a weights file of ultralytics, ending in .pt, at {weights}, got {got}{also}.")
+        got = (
+            f"a {weights.suffix or 'folder'}"
+            if weights.exists()
+            else "nothing there (nothing is downloaded)"
+        )
+        also = (
+            "; an ONNX file with Q/DQ is analysed by `sensitivity run`"
+            if weights.suffix == ".onnx"
+            else ""
+        )
+        raise TaskError(
+            f"Expected a weights file of ultralytics, ending in .pt, at {weights}, got {got}{also}."
+        )
     with weights.open("rb") as file:
         if not file.read(2).startswith(STARTS):
             raise TaskError(
-                f"Expected a weights file of ultralytics at {weights}, got a file that torch has not saved; it is damaged "
-                "or another kind of file."
+                f"Expected a weights file of ultralytics at {weights}, got a file that torch has "
+                "not saved; it is damaged or another kind of file."
             )
     found = _classes(weights)
     whose = next(
-        (whose for module, whose in TEMPLATES.items() if any(name.startswith(f"{module}.") for name in found)), ""
+        (
+            whose
+            for module, whose in TEMPLATES.items()
+            if any(name.startswith(f"{module}.") for name in found)
+        ),
+        "",
     )
     if whose:
         raise TaskError(f"Expected weights of the ultralytics package, got {weights} of {whose}.")
     with tempfile.TemporaryDirectory() as folder:
-        # By a name that ultralytics knows nothing of: a file called yolov5n.pt it takes for another, and downloads that.
+        # By a name that ultralytics knows nothing of: a file called yolov5n.pt it takes for
+        # another, and downloads that.
         link = Path(folder) / "weights.pt"
         link.symlink_to(weights.resolve())
         try:
@@ -168,7 +209,8 @@ def _checkpoint(weights: Path, trust: bool) -> dict[str, Any]:
 
 
 def _classes(weights: Path) -> list[str]:
-    """Names of classes and functions that the file wants beyond those of torch's own tensors; none if it is damaged."""
+    """Names of classes and functions that the file wants beyond those of torch's own tensors; none
+    if it is damaged."""
     from torch.serialization import get_unsafe_globals_in_checkpoint
 
     try:
@@ -178,14 +220,21 @@ def _classes(weights: Path) -> list[str]:
 
 
 def _unreadable(weights: Path, error: Exception, found: list[str], trust: bool) -> TaskError:
-    foreign = [name for name in found if name.partition(".")[0] not in {"ultralytics", "torch", "numpy", "builtins"}]
+    foreign = [
+        name
+        for name in found
+        if name.partition(".")[0] not in {"ultralytics", "torch", "numpy", "builtins"}
+    ]
     if not trust and foreign:
         return TaskError(
-            f"Expected {weights} to hold classes of ultralytics and torch only, got {', '.join(foreign[:3])}; add "
-            "--trust-weights to run the code in it, if you know where the file is from."
+            f"Expected {weights} to hold classes of ultralytics and torch only, got "
+            f"{', '.join(foreign[:3])}; add --trust-weights to run the code in it, if you know "
+            "where the file is from."
         )
     said = re.sub(r"\S*/weights\.pt", weights.name, " ".join(str(error).split()))[:200].rstrip(".")
-    return TaskError(f"Expected a weights file of ultralytics at {weights}, got one that cannot be read: {said}.")
+    return TaskError(
+        f"Expected a weights file of ultralytics at {weights}, got one that cannot be read: {said}."
+    )
 
 
 def _holds(checkpoint: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """A strict stand-in for the `tensorrt` module of one version, made from the name lists.
 
-An unknown name raises AttributeError, an unknown argument TypeError, a call in the wrong order AssertionError. It
-"builds" and "runs" by remembering what was asked; it never yields a time, and its outputs are zeros.
+An unknown name raises AttributeError, an unknown argument TypeError, a call in the wrong order
+AssertionError. It "builds" and "runs" by remembering what was asked; it never yields a time, and
+its outputs are zeros.
 """
 
 from __future__ import annotations
@@ -65,9 +66,12 @@ class EnumValue:
 
 
 class World:
-    """Behaviour behind the names: which object a call returns, and what must have happened before it."""
+    """Behaviour behind the names: which object a call returns, and what must have happened before
+    it."""
 
-    def __init__(self, version: str, *, dynamic: bool = False, free_height: bool = False, refuse: str = "") -> None:
+    def __init__(
+        self, version: str, *, dynamic: bool = False, free_height: bool = False, refuse: str = ""
+    ) -> None:
         self.version, self.dynamic, self.refuse = version, dynamic, refuse
         self.input_shape = (-1 if dynamic else 1, 3, -1 if free_height else 16, 16)
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
@@ -79,15 +83,28 @@ class World:
     def names(self) -> list[str]:
         return [name for name, _ in self.calls]
 
-    def call(self, target: Strict, member: str, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    def call(
+        self, target: Strict, member: str, args: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> Any:
         name = f"{target._name}.{member}"
-        allowed = [[arg.rstrip("=") for arg in overload] for overload in members(self.version, target._name)[member]]
-        if not any(len(args) <= len(names) and set(keywords) <= set(names[len(args) :]) for names in allowed):
-            raise TypeError(f"TensorRT {self.version}: {name} takes {allowed}, got {len(args)} and {sorted(keywords)}")
+        allowed = [
+            [arg.rstrip("=") for arg in overload]
+            for overload in members(self.version, target._name)[member]
+        ]
+        if not any(
+            len(args) <= len(names) and set(keywords) <= set(names[len(args) :])
+            for names in allowed
+        ):
+            raise TypeError(
+                f"TensorRT {self.version}: {name} takes {allowed}, got {len(args)} and "
+                f"{sorted(keywords)}"
+            )
         self.calls.append((name, args))
         behaviour = getattr(self, f"{target._name}_{member}", None)
         if behaviour is None:
-            raise AssertionError(f"the stand-in has no behaviour for {name}: add it if the call is right")
+            raise AssertionError(
+                f"the stand-in has no behaviour for {name}: add it if the call is right"
+            )
         return behaviour(target, *args, **keywords)
 
     def after(self, *names: str) -> None:
@@ -97,7 +114,9 @@ class World:
     def Builder_create_network(self, builder: Strict, flags: int = 0) -> Strict:
         explicit = members(self.version, "NetworkDefinitionCreationFlag")
         if self.version == "8.6":
-            assert flags & 1 << list(explicit).index("EXPLICIT_BATCH"), "8.6 needs an explicit batch"
+            assert flags & 1 << list(explicit).index("EXPLICIT_BATCH"), (
+                "8.6 needs an explicit batch"
+            )
         return Strict(self, "INetworkDefinition", num_inputs=0)
 
     def Builder_create_builder_config(self, builder: Strict) -> Strict:
@@ -106,7 +125,9 @@ class World:
     def Builder_create_optimization_profile(self, builder: Strict) -> Strict:
         return Strict(self, "IOptimizationProfile")
 
-    def Builder_build_serialized_network(self, builder: Strict, network: Strict, config: Strict) -> Any:
+    def Builder_build_serialized_network(
+        self, builder: Strict, network: Strict, config: Strict
+    ) -> Any:
         self.after("OnnxParser.parse_from_file", "IBuilderConfig.profiling_verbosity=")
         if self.dynamic:
             self.after("IOptimizationProfile.set_shape", "IBuilderConfig.add_optimization_profile")
@@ -140,13 +161,17 @@ class World:
     def ICudaEngine_get_tensor_shape(self, engine: Strict, name: str) -> tuple[int, ...]:
         return self.input_shape if name == "x" else (self.input_shape[0], 16, 1, 1)
 
-    def IOptimizationProfile_set_shape(self, profile: Strict, name: str, *shapes: tuple[int, ...]) -> None:
+    def IOptimizationProfile_set_shape(
+        self, profile: Strict, name: str, *shapes: tuple[int, ...]
+    ) -> None:
         assert len(shapes) == 3
 
     def IBuilderConfig_set_flag(self, config: Strict, flag: EnumValue) -> None:
         assert isinstance(flag, EnumValue)
 
-    def IBuilderConfig_set_memory_pool_limit(self, config: Strict, pool: EnumValue, pool_size: int) -> None:
+    def IBuilderConfig_set_memory_pool_limit(
+        self, config: Strict, pool: EnumValue, pool_size: int
+    ) -> None:
         assert "Builder.build_serialized_network" not in self.names()
 
     def IBuilderConfig_add_optimization_profile(self, config: Strict, profile: Strict) -> int:
@@ -156,7 +181,9 @@ class World:
     def IBuilderConfig_create_timing_cache(self, config: Strict, serialized: bytes) -> Strict:
         return Strict(self, "ITimingCache")
 
-    def IBuilderConfig_set_timing_cache(self, config: Strict, cache: Strict, ignore_mismatch: bool) -> bool:
+    def IBuilderConfig_set_timing_cache(
+        self, config: Strict, cache: Strict, ignore_mismatch: bool
+    ) -> bool:
         assert "Builder.build_serialized_network" not in self.names()
         return True
 
@@ -167,7 +194,9 @@ class World:
     def ITimingCache_serialize(self, cache: Strict) -> bytes:
         return b"cache"
 
-    def Runtime_deserialize_cuda_engine(self, runtime: Strict, serialized_engine: bytes) -> Strict | None:
+    def Runtime_deserialize_cuda_engine(
+        self, runtime: Strict, serialized_engine: bytes
+    ) -> Strict | None:
         self.loaded.append(serialized_engine)
         if serialized_engine != b"plan" or self.refuse == "load":
             return None
@@ -188,7 +217,9 @@ class World:
     def ICudaEngine_get_tensor_dtype(self, engine: Strict, name: str) -> str:
         return "bfloat16" if self.refuse == "dtype" else "float32"
 
-    def IExecutionContext_set_input_shape(self, context: Strict, name: str, shape: tuple[int, ...]) -> bool:
+    def IExecutionContext_set_input_shape(
+        self, context: Strict, name: str, shape: tuple[int, ...]
+    ) -> bool:
         self.shapes[name] = tuple(shape)
         return self.refuse != "shape"
 
@@ -213,7 +244,13 @@ class World:
 
     def EngineInspector_get_engine_information(self, inspector: Strict, form: EnumValue) -> str:
         assert "execution_context" in inspector._values
-        layers = [{"Name": "layer0/Conv + layer0/Relu", "LayerType": "CaskConvolution", "Weights": {"Type": "Int8"}}]
+        layers = [
+            {
+                "Name": "layer0/Conv + layer0/Relu",
+                "LayerType": "CaskConvolution",
+                "Weights": {"Type": "Int8"},
+            }
+        ]
         return json.dumps({"Layers": layers, "Bindings": ["x", "y"]})
 
 
@@ -251,7 +288,8 @@ class Module:
 
 
 def _base_class(version: str, name: str) -> type:
-    """A class to inherit from, which insists on being initialized; enum values hang on it as in TensorRT."""
+    """A class to inherit from, which insists on being initialized; enum values hang on it as in
+    TensorRT."""
     values = {
         member: getattr(Enum(version, name), member)
         for member, kind in members(version, name).items()
@@ -267,7 +305,8 @@ def _nptype(kind: str) -> Any:
 
 
 class FakeCuda:
-    """Device memory in a dict. It has no clock: `elapsed_ms` runs the work and then refuses to say how long it took."""
+    """Device memory in a dict. It has no clock: `elapsed_ms` runs the work and then refuses to say
+    how long it took."""
 
     name, device, handle = "fake", "no GPU", 7
 

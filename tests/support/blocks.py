@@ -1,4 +1,5 @@
-"""The kinds of blocks that the models of the examples are made of, small: as in YOLOv8, and residual ones."""
+"""The kinds of blocks that the models of the examples are made of, small: as in YOLOv8, and
+residual ones."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ class ConvSiLU(nn.Sequential):
 
 
 class Split(nn.Module):
-    """One convolution split in two, a residual on the second part, all parts concatenated: YOLOv8's C2f."""
+    """One convolution split in two, a residual on the second part, all parts concatenated: YOLOv8's
+    C2f."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -28,8 +30,9 @@ class Split(nn.Module):
 
 
 class YoloLike(nn.Module):
-    """Stem, split, pooling pyramid, nearest resize, concat over scales, and a head whose softmax is not on the last
-    axis and that adds positions, which it counts from the size of its input. Output [n, 16 + 5, positions]."""
+    """Stem, split, pooling pyramid, nearest resize, concat over scales, and a head whose softmax is
+    not on the last axis and that adds positions, which it counts from the size of its input. Output
+    [n, 16 + 5, positions]."""
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -58,13 +61,19 @@ class Residual(nn.Module):
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
-        self.first = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.first = nn.Sequential(
+            nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        )
         strided = nn.Sequential(nn.Conv2d(width, width, 3, 2, 1), nn.ReLU())
         self.second = nn.Sequential(
             strided, nn.Conv2d(width, 2 * width, 3, 1, 1, bias=False), nn.BatchNorm2d(2 * width)
         )
-        self.shortcut = nn.Sequential(nn.Conv2d(width, 2 * width, 1, 2, bias=False), nn.BatchNorm2d(2 * width))
+        self.shortcut = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 1, 2, bias=False), nn.BatchNorm2d(2 * width)
+        )
         self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
         self.fc = nn.Linear(2 * width, 10)
 
@@ -76,7 +85,8 @@ class Residual(nn.Module):
 
 
 class Transposed(nn.Module):
-    """A transposed convolution, and a linear layer on three axes, which torch writes as a MatMul."""
+    """A transposed convolution, and a linear layer on three axes, which torch writes as a
+    MatMul."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +103,9 @@ class Blocks(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True))
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True)
+        )
         self.first = nn.Conv2d(16, 16, 3, padding=1)
         self.second = nn.Conv2d(16, 16, 3, padding=1)
         self.depthwise = nn.Conv2d(16, 16, 3, padding=1, groups=16)

@@ -1,4 +1,5 @@
-"""What the detection code must agree with: greedy suppression as written in textbooks, and pycocotools."""
+"""What the detection code must agree with: greedy suppression as written in textbooks, and
+pycocotools."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from sensitivity.tasks.detection_map import Truth
 
 
 def greedy_nms(boxes, confidences, classes, iou, limit):
-    """One box after the other, most confident first; dropped where it overlaps a kept box of its class."""
+    """One box after the other, most confident first; dropped where it overlaps a kept box of its
+    class."""
     kept = []
     for j in sorted(range(len(boxes)), key=lambda j: -confidences[j]):
         if all(classes[i] != classes[j] or not _iou(boxes[i], boxes[j]) > iou for i in kept):
@@ -29,18 +31,32 @@ def _iou(a, b):
 
 
 def pycocotools_ap(found: Detections, truth: Truth, classes: int) -> np.ndarray:
-    """AP float64[10, classes] by pycocotools, all areas, 100 detections; nan for classes without ground truth."""
+    """AP float64[10, classes] by pycocotools, all areas, 100 detections; nan for classes without
+    ground truth."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     annotations = [
-        {"image_id": image, "category_id": int(label), "bbox": _xywh(box), "area": 1.0, "iscrowd": int(crowd)}
+        {
+            "image_id": image,
+            "category_id": int(label),
+            "bbox": _xywh(box),
+            "area": 1.0,
+            "iscrowd": int(crowd),
+        }
         for image in range(len(truth.boxes))
-        for box, label, crowd in zip(truth.boxes[image], truth.classes[image], truth.crowd[image], strict=True)
+        for box, label, crowd in zip(
+            truth.boxes[image], truth.classes[image], truth.crowd[image], strict=True
+        )
         if label >= 0
     ]
     results = [
-        {"image_id": image, "category_id": int(label), "bbox": _xywh(box), "score": float(confidence)}
+        {
+            "image_id": image,
+            "category_id": int(label),
+            "bbox": _xywh(box),
+            "score": float(confidence),
+        }
         for image in range(len(found.boxes))
         for box, label, confidence in zip(
             found.boxes[image], found.classes[image], found.confidences[image], strict=True
@@ -52,10 +68,13 @@ def pycocotools_ap(found: Detections, truth: Truth, classes: int) -> np.ndarray:
         ground.dataset = {
             "images": [{"id": image} for image in range(len(truth.boxes))],
             "categories": [{"id": label} for label in range(classes)],
-            "annotations": [annotation | {"id": number} for number, annotation in enumerate(annotations, 1)],
+            "annotations": [
+                annotation | {"id": number} for number, annotation in enumerate(annotations, 1)
+            ],
         }
         ground.createIndex()
-        # loadRes refuses an empty list; one detection of a class that does not exist stands for none.
+        # loadRes refuses an empty list; one detection of a class that does not exist stands for
+        # none.
         nothing = {"image_id": 0, "category_id": classes, "bbox": [0, 0, 1, 1], "score": 0.5}
         evaluation = COCOeval(ground, ground.loadRes(results or [nothing]), "bbox")
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]

@@ -12,12 +12,17 @@ from torch import nn
 
 
 class Chain(nn.Module):
-    """Ten small convolutions in a row, so that `conv1` is a prefix of `conv10`, and a linear layer."""
+    """Ten small convolutions in a row, so that `conv1` is a prefix of `conv10`, and a linear
+    layer."""
 
     def __init__(self, length: int = 10, channels: int = 4) -> None:
         super().__init__()
         for index in range(1, length + 1):
-            setattr(self, f"conv{index}", nn.Conv2d(3 if index == 1 else channels, channels, 3, padding=1))
+            setattr(
+                self,
+                f"conv{index}",
+                nn.Conv2d(3 if index == 1 else channels, channels, 3, padding=1),
+            )
         self.length = length
         self.act = nn.LeakyReLU(0.2, inplace=True)
         self.fc = nn.Linear(channels, 5)
@@ -29,7 +34,8 @@ class Chain(nn.Module):
 
 
 class Branches(nn.Module):
-    """BatchNorm, an in-place activation, a residual, a concat, a module used twice, and two outputs in a dict."""
+    """BatchNorm, an in-place activation, a residual, a concat, a module used twice, and two outputs
+    in a dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +67,8 @@ def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         torch.manual_seed(seed)
         model = build().eval()
         for module in model.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):  # torch's own start fades to nothing in ten layers
+            # torch's own start fades to nothing in ten layers
+            if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight, a=0.2)
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -72,7 +79,8 @@ def seeded(build: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
 
 
 def quantized(model: nn.Module, *inputs: Any, skip: tuple[str, ...] = ()) -> nn.Module:
-    """A copy with INT8 quantizers, weights per channel, calibrated on `inputs`; patterns in `skip` are disabled."""
+    """A copy with INT8 quantizers, weights per channel, calibrated on `inputs`; patterns in `skip`
+    are disabled."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import modelopt.torch.quantization as mtq

@@ -27,11 +27,21 @@ branches (float[batch, 3, 12, 12] x) => (float[batch, 5] y)
 }}
 """
 SHAPES = {"w1": (6, 3, 3, 3), "b1": (6,), "w2": (6, 1, 3, 3), "b2": (6,), "w3": (5, 12), "b3": (5,)}
-UNITS = {"Sigmoid_s1", "Mul_m1", "Conv_c1", "Conv_c2", "Add_a1", "MaxPool_p1", "Concat_k1", "Gemm_y"}
+UNITS = {
+    "Sigmoid_s1",
+    "Mul_m1",
+    "Conv_c1",
+    "Conv_c2",
+    "Add_a1",
+    "MaxPool_p1",
+    "Concat_k1",
+    "Gemm_y",
+}
 
 
 def float_file(path: Path, opset: int = 17) -> Path:
-    """SiLU, a depthwise convolution, an Add over a skip connection, pool, Concat and a linear layer."""
+    """SiLU, a depthwise convolution, an Add over a skip connection, pool, Concat and a linear
+    layer."""
     model = onnx.parser.parse_model(BRANCHES.format(opset=opset))
     rng = np.random.default_rng(3)
     for name, shape in SHAPES.items():
@@ -39,7 +49,8 @@ def float_file(path: Path, opset: int = 17) -> Path:
         if name == "w2":
             values[0] *= 40  # one channel sets the range that all share,
         if name == "w3":
-            values *= np.where(np.arange(12) % 6 == 0, 0.0, 1.0).astype(np.float32)  # and no class looks at it
+            # and no class looks at it
+            values *= np.where(np.arange(12) % 6 == 0, 0.0, 1.0).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(values, name))
     for node in model.graph.node:
         node.name = f"{node.op_type}_{node.output[0]}"
@@ -72,15 +83,23 @@ def static_file(source: Path, path: Path, **options: Any) -> Path:
     class Calibration(Reader, CalibrationDataReader):
         pass
 
-    quantize_static(str(source), str(path), Calibration(), **{"quant_format": QuantFormat.QDQ, **options})
+    quantize_static(
+        str(source), str(path), Calibration(), **{"quant_format": QuantFormat.QDQ, **options}
+    )
     return path
 
 
-def qdq_file(path: Path, body: str, constants: dict[str, np.ndarray], *, opset: int = 17, ports: str = "") -> Path:
+def qdq_file(
+    path: Path, body: str, constants: dict[str, np.ndarray], *, opset: int = 17, ports: str = ""
+) -> Path:
     """A file from ONNX's text form; every node without a name gets that of its output."""
     head = ports or "(float[batch, 4] x) => (float[batch, 4] y)"
-    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}, "other" : 1]> g {head} {{ {body} }}')
-    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : {opset}, "other" : 1]> g {head} {{ {body} }}'
+    )
+    model.graph.initializer.extend(
+        numpy_helper.from_array(value, name) for name, value in constants.items()
+    )
     for node in model.graph.node:
         node.name = node.name or f"{node.op_type}_{node.output[0]}"
     onnx.save(model, path)

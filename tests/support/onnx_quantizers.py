@@ -28,7 +28,9 @@ def by_onnxruntime(**options: Any) -> Callable[[Path, Path], None]:
     def quantize(source: Path, path: Path) -> None:
         from onnxruntime.quantization import QuantFormat, quantize_static
 
-        quantize_static(str(source), str(path), Calibration(), quant_format=QuantFormat.QDQ, **options)
+        quantize_static(
+            str(source), str(path), Calibration(), quant_format=QuantFormat.QDQ, **options
+        )
 
     return quantize
 
@@ -42,7 +44,9 @@ def after_preprocessing(source: Path, path: Path) -> None:
 
 def by_modelopt(source: Path, path: Path) -> None:
     quantization = pytest.importorskip("modelopt.onnx.quantization", exc_type=ImportError)
-    quantization.quantize(str(source), calibration_data={"x": inputs(1)}, output_path=str(path), log_level="ERROR")
+    quantization.quantize(
+        str(source), calibration_data={"x": inputs(1)}, output_path=str(path), log_level="ERROR"
+    )
 
 
 def quantizers() -> dict[str, Callable[[Path, Path], None]]:
@@ -51,7 +55,9 @@ def quantizers() -> dict[str, Callable[[Path, Path], None]]:
     return {
         "onnxruntime": by_onnxruntime(),
         "onnxruntime-symmetric": by_onnxruntime(extra_options={"ActivationSymmetric": True}),
-        "onnxruntime-per_channel": by_onnxruntime(per_channel=True, activation_type=QuantType.QInt8),
+        "onnxruntime-per_channel": by_onnxruntime(
+            per_channel=True, activation_type=QuantType.QInt8
+        ),
         "onnxruntime-16_bit": by_onnxruntime(activation_type=QuantType.QUInt16),
         "onnxruntime-preprocessed": after_preprocessing,
         "modelopt": by_modelopt,

@@ -25,8 +25,9 @@ QUANTIZERS = ("default", "symmetric", "per_channel", "16_bit")
 
 @dataclass(frozen=True)
 class Recipe:
-    """operations: one after the other; each reads the value before it. earlier: for those that join, which value of
-    those so far is joined. head: whether a Gemm over the means ends the network. seed: of weights and data."""
+    """operations: one after the other; each reads the value before it. earlier: for those that
+    join, which value of those so far is joined. head: whether a Gemm over the means ends the
+    network. seed: of weights and data."""
 
     operations: tuple[str, ...]
     earlier: tuple[int, ...]
@@ -67,7 +68,10 @@ class _Builder:
         return self.constant((self.rng.normal(size=shape) * factor).astype("f4"))
 
     def conv(self, x: str, channels: int = CHANNELS) -> str:
-        weight, bias = self.normal(CHANNELS, channels, 3, 3, factor=0.3), self.normal(CHANNELS, factor=0.1)
+        weight, bias = (
+            self.normal(CHANNELS, channels, 3, 3, factor=0.3),
+            self.normal(CHANNELS, factor=0.1),
+        )
         return self.op("Conv", x, weight, bias, pads=[1] * 4)
 
 
@@ -77,8 +81,12 @@ def _branches(build: _Builder, x: str) -> str:
     for kind in ("Tanh", "Neg"):
         name = f"{kind.lower()}_in_{len(build.nodes)}"
         node = h.make_node(kind, [x], [name], name=f"node_{name}")
-        bodies.append(h.make_graph([node], kind, [], [h.make_tensor_value_info(name, T.FLOAT, None)]))
-    return build.op("If", build.constant(np.array(True)), then_branch=bodies[0], else_branch=bodies[1])
+        bodies.append(
+            h.make_graph([node], kind, [], [h.make_tensor_value_info(name, T.FLOAT, None)])
+        )
+    return build.op(
+        "If", build.constant(np.array(True)), then_branch=bodies[0], else_branch=bodies[1]
+    )
 
 
 _MAKE: dict[str, Callable[[_Builder, str, str], str]] = {
@@ -87,9 +95,13 @@ _MAKE: dict[str, Callable[[_Builder, str, str], str]] = {
     "Conv+Clip": lambda build, x, _: _clip(build, build.conv(x)),
     "MatMul": lambda build, x, _: build.op("MatMul", x, build.normal(SIDE, SIDE, factor=0.4)),
     "Add": lambda build, x, other: build.op("Add", x, other),
-    "Concat": lambda build, x, other: build.conv(build.op("Concat", x, other, axis=1), 2 * CHANNELS),
+    "Concat": lambda build, x, other: build.conv(
+        build.op("Concat", x, other, axis=1), 2 * CHANNELS
+    ),
     "MaxPool": lambda build, x, _: build.op("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4),
-    "AveragePool": lambda build, x, _: build.op("AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4),
+    "AveragePool": lambda build, x, _: build.op(
+        "AveragePool", x, kernel_shape=[3, 3], pads=[1] * 4
+    ),
     "Relu": lambda build, x, _: build.op("Relu", x),
     "Clip": lambda build, x, _: _clip(build, x),
     "Sigmoid": lambda build, x, _: build.op("Sigmoid", x),
@@ -111,7 +123,9 @@ def network(recipe: Recipe) -> onnx.ModelProto:
     y = values[-1]
     if recipe.head:
         means = build.op("Flatten", build.op("GlobalAveragePool", y))
-        y = build.op("Gemm", means, build.normal(CHANNELS, 5, factor=1), build.normal(5, factor=0.1))
+        y = build.op(
+            "Gemm", means, build.normal(CHANNELS, 5, factor=1), build.normal(5, factor=0.1)
+        )
     shape: list[Any] = ["n", 5] if recipe.head else ["n", CHANNELS, SIDE, SIDE]
     graph = h.make_graph(
         build.nodes,
@@ -126,12 +140,21 @@ def network(recipe: Recipe) -> onnx.ModelProto:
 
 
 def samples(recipe: Recipe, count: int = 8) -> np.ndarray:
-    return np.random.default_rng(recipe.seed + 1).normal(size=(count, CHANNELS, SIDE, SIDE)).astype("f4")
+    return (
+        np.random.default_rng(recipe.seed + 1)
+        .normal(size=(count, CHANNELS, SIDE, SIDE))
+        .astype("f4")
+    )
 
 
 def quantized_by_onnxruntime(source: Path, path: Path, recipe: Recipe, how: str) -> Path:
     """What quantize_static makes of the file, calibrated on `samples`. how: one of QUANTIZERS."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
 
     class Calibration(CalibrationDataReader):
         def __init__(self) -> None:
@@ -142,9 +165,14 @@ def quantized_by_onnxruntime(source: Path, path: Path, recipe: Recipe, how: str)
 
     options: dict[str, dict[str, Any]] = {
         "default": {},
-        "symmetric": {"activation_type": QuantType.QInt8, "extra_options": {"ActivationSymmetric": True}},
+        "symmetric": {
+            "activation_type": QuantType.QInt8,
+            "extra_options": {"ActivationSymmetric": True},
+        },
         "per_channel": {"per_channel": True, "activation_type": QuantType.QUInt8},
         "16_bit": {"activation_type": QuantType.QUInt16, "weight_type": QuantType.QInt8},
     }
-    quantize_static(str(source), str(path), Calibration(), quant_format=QuantFormat.QDQ, **options[how])
+    quantize_static(
+        str(source), str(path), Calibration(), quant_format=QuantFormat.QDQ, **options[how]
+    )
     return path

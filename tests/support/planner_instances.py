@@ -14,9 +14,11 @@ from sensitivity.records import Border, CostModel
 
 @dataclass(frozen=True, eq=False)
 class Instance:
-    """A loss of units and of a third of all pairs, of either sign, that levels off as accuracies do.
+    """A loss of units and of a third of all pairs, of either sign, that levels off as accuracies
+    do.
 
-    own: float[n] loss of each unit. pairs: float[n, n]. cap: where the loss levels off. allowed: by the target.
+    own: float[n] loss of each unit. pairs: float[n, n]. cap: where the loss levels off. allowed: by
+    the target.
     """
 
     units: tuple[str, ...]
@@ -51,12 +53,17 @@ class Instance:
 
     def best_cost(self) -> float:
         """By brute force over all sets."""
-        sets = (chosen for size in range(len(self.units) + 1) for chosen in combinations(self.units, size))
+        sets = (
+            chosen
+            for size in range(len(self.units) + 1)
+            for chosen in combinations(self.units, size)
+        )
         return min(self.cost.of(skip) for skip in sets if self.judge(skip).met)
 
 
 def instance(seed: int, largest: int = 12) -> Instance:
-    """4 to `largest` units in a chain, each with a price of its own, and a price for each border."""
+    """4 to `largest` units in a chain, each with a price of its own, and a price for each
+    border."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(4, largest + 1))
     units = tuple(f"u{index}" for index in range(n))
@@ -64,7 +71,9 @@ def instance(seed: int, largest: int = 12) -> Instance:
     own /= own.sum()
     chosen = rng.random((n, n)) < 0.3
     pairs = np.triu(np.sqrt(np.outer(own, own)) * rng.normal(0, 0.5, (n, n)) * chosen, 1)
-    borders = tuple(Border(a, b, float(rng.uniform(0, 0.03))) for a, b in zip(units, ("", *units), strict=False))
+    borders = tuple(
+        Border(a, b, float(rng.uniform(0, 0.03))) for a, b in zip(units, ("", *units), strict=False)
+    )
     prices = dict(zip(units, map(float, rng.lognormal(-3, 0.8, n)), strict=True))
     cost = CostModel("table", "ms", 1.0, prices, borders)
     made = Instance(units, own, pairs, float(rng.uniform(0.4, 3)), cost, 0.0)

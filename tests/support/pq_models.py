@@ -1,4 +1,5 @@
-"""Models quantized with pytorch-quantization: the real package where it can be imported, else the stand-in."""
+"""Models quantized with pytorch-quantization: the real package where it can be imported, else the
+stand-in."""
 
 from __future__ import annotations
 
@@ -26,11 +27,15 @@ __all__ = ["QuantDescriptor", "calibrate", "quant_nn", "quantized_by_pq", "quant
 
 
 def quantized_by_pq(
-    build: Callable[[], nn.Module], *inputs: Any, like: nn.Module | None = None, transposed_axis: int = 1
+    build: Callable[[], nn.Module],
+    *inputs: Any,
+    like: nn.Module | None = None,
+    transposed_axis: int = 1,
 ) -> nn.Module:
     """The model made with quantized layers, with the weights of `like`, calibrated on `inputs`.
 
-    transposed_axis: of the scales of transposed convolutions; 0 is the toolkit's default, and cannot be exported.
+    transposed_axis: of the scales of transposed convolutions; 0 is the toolkit's default, and
+    cannot be exported.
     """
     transposed = quant_nn.QuantConvTranspose2d
     default = transposed.default_quant_desc_weight
@@ -62,4 +67,8 @@ def calibrate(model: nn.Module, *inputs: Any) -> None:
 
 
 def quantizers_of(model: nn.Module) -> dict[str, Any]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, quant_nn.TensorQuantizer)}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, quant_nn.TensorQuantizer)
+    }

@@ -1,4 +1,5 @@
-"""Models quantized by PT2E, with the grids that ModelOpt's INT8 default has: symmetric, -127 to 127, weights per channel."""
+"""Models quantized by PT2E, with the grids that ModelOpt's INT8 default has: symmetric, -127 to
+127, weights per channel."""
 
 from __future__ import annotations
 
@@ -16,33 +17,44 @@ aten = torch.ops.aten
 WEIGHTED = {aten.conv2d.default: 0, aten.conv_transpose2d.input: 1, aten.linear.default: 0}
 """Ops with a weight, and the axis of its output channels."""
 
-INPUTS = QuantizationSpec(torch.int8, MinMaxObserver, quant_min=-127, quant_max=127, qscheme=torch.per_tensor_symmetric)
+INPUTS = QuantizationSpec(
+    torch.int8, MinMaxObserver, quant_min=-127, quant_max=127, qscheme=torch.per_tensor_symmetric
+)
 
 
 def weights(axis: int) -> QuantizationSpec:
     scheme = torch.per_channel_symmetric
     observer = PerChannelMinMaxObserver.with_args(eps=2**-40)
-    return QuantizationSpec(torch.int8, observer, quant_min=-127, quant_max=127, qscheme=scheme, ch_axis=axis)
+    return QuantizationSpec(
+        torch.int8, observer, quant_min=-127, quant_max=127, qscheme=scheme, ch_axis=axis
+    )
 
 
 class WeightedLayers(Quantizer):
-    """Inputs and weights of convolutions and linear layers, and outputs and inputs of what `extra` maps ops to.
+    """Inputs and weights of convolutions and linear layers, and outputs and inputs of what `extra`
+    maps ops to.
 
     extra: op -> (spec of its first inputs, spec of its output), either None.
     """
 
-    def __init__(self, inputs: QuantizationSpec = INPUTS, extra: dict[Any, Any] | None = None) -> None:
+    def __init__(
+        self, inputs: QuantizationSpec = INPUTS, extra: dict[Any, Any] | None = None
+    ) -> None:
         self.inputs, self.extra = inputs, extra or {}
 
     def annotate(self, model: Any) -> Any:
         for node in model.graph.nodes:
             if node.target in WEIGHTED:
                 specs = {node.args[0]: self.inputs, node.args[1]: weights(WEIGHTED[node.target])}
-                node.meta["quantization_annotation"] = QuantizationAnnotation(specs, _annotated=True)
+                node.meta["quantization_annotation"] = QuantizationAnnotation(
+                    specs, _annotated=True
+                )
             elif node.target in self.extra:
                 given, made = self.extra[node.target]
                 specs = {arg: given for arg in node.all_input_nodes if given is not None}
-                node.meta["quantization_annotation"] = QuantizationAnnotation(specs, made, _annotated=True)
+                node.meta["quantization_annotation"] = QuantizationAnnotation(
+                    specs, made, _annotated=True
+                )
         return model
 
     def validate(self, model: Any) -> None:

@@ -12,7 +12,8 @@ SIDE, CHANNELS = 8, 4
 
 
 class RandomGraph:
-    """A network of [batch, 4, 8, 8] tensors that ends in a pooled vector, linear layers, and perhaps a second output."""
+    """A network of [batch, 4, 8, 8] tensors that ends in a pooled vector, linear layers, and
+    perhaps a second output."""
 
     def __init__(self, seed: int, opset: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -32,10 +33,16 @@ class RandomGraph:
         outputs = [self._activated(self._linear(vector))]
         if self._rng.random() < 0.3:
             outputs.append(self._node("Softmax", [self._linear(vector)], axis=-1))
-        ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs]
-        inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", CHANNELS, SIDE, SIDE])]
+        ports = [
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs
+        ]
+        inputs = [
+            helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", CHANNELS, SIDE, SIDE])
+        ]
         graph = helper.make_graph(self._nodes, "random", inputs, ports, self._constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._opset)], ir_version=9)
+        model = helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", self._opset)], ir_version=9
+        )
         onnx.save(onnx.shape_inference.infer_shapes(model), path)
         return path
 
@@ -48,12 +55,18 @@ class RandomGraph:
         other = str(self._rng.choice(tensors))
         makers = {
             "conv": lambda: self._activated(self._conv(source, CHANNELS)),
-            "normed": lambda: self._activated(self._normed(self._conv(source, CHANNELS, bias=False))),
+            "normed": lambda: self._activated(
+                self._normed(self._conv(source, CHANNELS, bias=False))
+            ),
             "add": lambda: self._activated(self._node("Add", [source, other])),
-            "concat": lambda: self._conv(self._node("Concat", [source, other], axis=1), 2 * CHANNELS),
+            "concat": lambda: self._conv(
+                self._node("Concat", [source, other], axis=1), 2 * CHANNELS
+            ),
             "silu": lambda: self._node("Mul", [source, self._node("Sigmoid", [source])]),
             "pool": lambda: self._node("MaxPool", [source], kernel_shape=[3, 3], pads=[1] * 4),
-            "average": lambda: self._node("AveragePool", [source], kernel_shape=[3, 3], pads=[1] * 4),
+            "average": lambda: self._node(
+                "AveragePool", [source], kernel_shape=[3, 3], pads=[1] * 4
+            ),
             "activation": lambda: self._activated(source),
             "transposed": lambda: self._transposed(source),
         }
@@ -66,19 +79,26 @@ class RandomGraph:
             return self._node("Relu", [source])
         if draw < 0.6:
             low, high = ((0, 6), (-1, 1), (0, 0.7), (-0.3, 2))[self._rng.integers(4)]
-            return self._node("Clip", [source, self._constant(np.float32(low)), self._constant(np.float32(high))])
+            return self._node(
+                "Clip", [source, self._constant(np.float32(low)), self._constant(np.float32(high))]
+            )
         return source
 
     def _conv(self, source: str, channels: int, *, bias: bool = True) -> str:
         kernel = int(self._rng.choice([1, 3]))
         weight = self._weight(CHANNELS, channels, kernel, kernel)
-        inputs = [source, weight] + ([self._weight(CHANNELS)] if bias and self._rng.random() < 0.8 else [])
+        inputs = [source, weight] + (
+            [self._weight(CHANNELS)] if bias and self._rng.random() < 0.8 else []
+        )
         return self._node("Conv", inputs, pads=[kernel // 2] * 4)
 
     def _normed(self, source: str) -> str:
         values = [self._rng.uniform(0.3, 2, CHANNELS), *self._rng.normal(size=(2, CHANNELS))]
         values.append(self._rng.uniform(0.5, 3, CHANNELS))
-        return self._node("BatchNormalization", [source, *(self._constant(value.astype("f4")) for value in values)])
+        return self._node(
+            "BatchNormalization",
+            [source, *(self._constant(value.astype("f4")) for value in values)],
+        )
 
     def _transposed(self, source: str) -> str:
         last = self._node("Transpose", [source], perm=[0, 2, 3, 1])

@@ -1,4 +1,5 @@
-"""What a replay must give: the bits of the model whose quantizers are switched one set at a time."""
+"""What a replay must give: the bits of the model whose quantizers are switched one set at a
+time."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ Variants = list[frozenset[str]]
 
 
 def copied(results: Iterator[tuple[int, Any]]) -> dict[int, Any]:
-    """Outputs are valid until the next are asked for: keep copies, and spoil what was handed out."""
+    """Outputs are valid until the next are asked for: keep copies, and spoil what was handed
+    out."""
     kept = {}
     for index, outputs in results:
         leaves, spec = torch.utils._pytree.tree_flatten(outputs)
@@ -26,7 +28,9 @@ def copied(results: Iterator[tuple[int, Any]]) -> dict[int, Any]:
     return kept
 
 
-def check(source: ModelOptModel, simulator: ReplaySimulator, inputs: Any, variants: Variants) -> None:
+def check(
+    source: ModelOptModel, simulator: ReplaySimulator, inputs: Any, variants: Variants
+) -> None:
     ours = copied(simulator.outputs(inputs, variants))
     assert sorted(ours) == list(range(len(variants)))
     for index, theirs in ToggleSimulator(source).outputs(inputs, variants):

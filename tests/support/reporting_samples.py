@@ -1,4 +1,5 @@
-"""Made-up runs for the tests of reporting. Numbers are of no model; they only have the right shape."""
+"""Made-up runs for the tests of reporting. Numbers are of no model; they only have the right
+shape."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ def near(value: float, half: float = 0.055, n: int = 300) -> Estimate:
 
 def units(number: int, pattern: str = "stage{}.{}") -> tuple[Unit, ...]:
     names = [pattern.format(index // 6 + 1, index % 6) for index in range(number)]
-    return tuple(Unit(name, (f"{name}.input_quantizer", f"{name}.weight_quantizer")) for name in names)
+    return tuple(
+        Unit(name, (f"{name}.input_quantizer", f"{name}.weight_quantizer")) for name in names
+    )
 
 
 def effects(of: tuple[Unit, ...], interval: bool = True) -> tuple[Effect, ...]:
@@ -26,7 +29,11 @@ def effects(of: tuple[Unit, ...], interval: bool = True) -> tuple[Effect, ...]:
     for index, unit in enumerate(of):
         value = 0.17 * math.exp(-index / 3) - 0.002 * index / len(of)
         half = 0.03 * math.exp(-index / 6) + 0.004
-        estimate = Estimate(value, value - half, value + half, 300) if interval else Estimate(value, None, None, 1)
+        estimate = (
+            Estimate(value, value - half, value + half, 300)
+            if interval
+            else Estimate(value, None, None, 1)
+        )
         made.append(Effect(index + 1, min(index + 1, 3), unit.name, estimate, 0.299 + value))
     return tuple(made)
 
@@ -36,7 +43,10 @@ def plan(of: tuple[Unit, ...], left_out: int = 5, met: bool = True) -> Plan:
     floor = 0.512 if met else 0.561
     tried = [len(names), len(names) // 2, 7, 3, 4, left_out]
     path = tuple(
-        PlanStep(names[:k], round(0.5365 - 0.2355 * math.exp(-k / 2.13), 3), met and k >= left_out, 300) for k in tried
+        PlanStep(
+            names[:k], round(0.5365 - 0.2355 * math.exp(-k / 2.13), 3), met and k >= left_out, 300
+        )
+        for k in tried
     )
     path += (PlanStep((names[0], *names[2:left_out]), 0.497, False, 300),)
     metric = PlanMetric(
@@ -58,12 +68,18 @@ def plan(of: tuple[Unit, ...], left_out: int = 5, met: bool = True) -> Plan:
         metric=metric,
         path=path,
         planner="greedy",
-        reason=None if met else "leaving out all 28 layers reaches 53.0 %, so the loss is not in one of them",
-        try_next=() if met else ("calibrate again with entropy or percentile ranges", "quantization-aware training"),
+        reason=None
+        if met
+        else "leaving out all 28 layers reaches 53.0 %, so the loss is not in one of them",
+        try_next=()
+        if met
+        else ("calibrate again with entropy or percentile ranges", "quantization-aware training"),
     )
 
 
-def timing(file: str, median_ms: float, ratio: float, variant: str = "float", runtime: str = "onnxruntime") -> Timing:
+def timing(
+    file: str, median_ms: float, ratio: float, variant: str = "float", runtime: str = "onnxruntime"
+) -> Timing:
     return Timing(
         file=file,
         variant=variant,  # type: ignore[arg-type]
@@ -116,7 +132,8 @@ def complete(number: int = 28, pattern: str = "stage{}.{}", met: bool = True) ->
         plan=plan(data.units, met=met),
         timings=TIMINGS,
         bench_sentences=(
-            "The partial INT8 file is slower than float here: 4.31 ms against 3.21 ms, 0.74x [0.72, 0.77].",
+            "The partial INT8 file is slower than float here: 4.31 ms against 3.21 ms, 0.74x "
+            "[0.72, 0.77].",
             "It was not lowered for ONNX Runtime.",
         ),
         verification={

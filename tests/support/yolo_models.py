@@ -1,4 +1,5 @@
-"""Small YOLOs of the ultralytics package without trained weights, and images with boxes, for tests."""
+"""Small YOLOs of the ultralytics package without trained weights, and images with boxes, for
+tests."""
 
 from __future__ import annotations
 
@@ -37,7 +38,9 @@ def save(model: Any, file: Path) -> Path:
     return file
 
 
-def images(folder: Path, count: int, sizes: tuple[tuple[int, int], ...] = ((48, 64), (96, 50), (64, 64))) -> list[Path]:
+def images(
+    folder: Path, count: int, sizes: tuple[tuple[int, int], ...] = ((48, 64), (96, 50), (64, 64))
+) -> list[Path]:
     """Noise of several sizes below `folder`; every third is a grey-scale image."""
     folder.mkdir(parents=True, exist_ok=True)
     draw, files = np.random.default_rng(0), []
@@ -80,12 +83,15 @@ def yolo_folder(folder: Path, count: int = 12) -> Path:
             text.parent.mkdir(parents=True, exist_ok=True)
             text.write_text(f"{number % len(NAMES)} 0.4 0.4 0.5 0.5\n")
     names = "\n".join(f"  {number}: {name}" for number, name in enumerate(NAMES))
-    (folder / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/val\nnames:\n{names}\n")
+    (folder / "data.yaml").write_text(
+        f"path: .\ntrain: images/train\nval: images/val\nnames:\n{names}\n"
+    )
     return folder / "data.yaml"
 
 
 def yolov8n(assets: str) -> Any:
-    """The trained YOLOv8n of the folder that SENSITIVITY_ASSETS names, with its BatchNorms folded."""
+    """The trained YOLOv8n of the folder that SENSITIVITY_ASSETS names, with its BatchNorms
+    folded."""
     model = yolo_fused(80)
     state = torch.load(Path(assets) / "weights" / "yolov8n_fused_state.pt", weights_only=True)
     model.load_state_dict(state)

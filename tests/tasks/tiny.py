@@ -1,4 +1,5 @@
-"""A task that runs in seconds: ten small convolutions on random images, labelled by the float model itself."""
+"""A task that runs in seconds: ten small convolutions on random images, labelled by the float model
+itself."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs.argmax(1) == targets).double()
 
 
-def labelled(samples: int, seed: int, net: torch.nn.Module | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def labelled(
+    samples: int, seed: int, net: torch.nn.Module | None = None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     x = images(samples, seed)
     with torch.inference_mode():
         y = (net or seeded(lambda: Chain(6)))(x).argmax(1)
@@ -52,11 +55,15 @@ def balanced() -> torch.nn.Module:
 
 
 def far_too_wide() -> Task:
-    """Ranges so wide that hardly a value is left of two layers: another calibration mends all of it."""
+    """Ranges so wide that hardly a value is left of two layers: another calibration mends all of
+    it."""
     calibrated = quantized(balanced(), images(8, seed=9))
     calibrated.conv2.input_quantizer.amax *= 60
     calibrated.conv5.input_quantizer.amax *= 30
-    data = {split: labelled(40, seed, balanced()) for seed, split in enumerate(("rank", "confirm", "holdout"))}
+    data = {
+        split: labelled(40, seed, balanced())
+        for seed, split in enumerate(("rank", "confirm", "holdout"))
+    }
     return Task(calibrated, data, top1, metric="top-1")
 
 
@@ -65,7 +72,10 @@ class Skip(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.conv = torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Conv2d(4, 4, 3, padding=1)
+        self.stem, self.conv = (
+            torch.nn.Conv2d(3, 4, 3, padding=1),
+            torch.nn.Conv2d(4, 4, 3, padding=1),
+        )
         self.short, self.fc = torch.nn.Conv2d(4, 4, 1), torch.nn.Linear(4, 5)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -74,7 +84,10 @@ class Skip(torch.nn.Module):
 
 
 def residual() -> Task:
-    data = {split: labelled(16, seed, seeded(Skip)) for seed, split in enumerate(("rank", "confirm", "holdout"))}
+    data = {
+        split: labelled(16, seed, seeded(Skip))
+        for seed, split in enumerate(("rank", "confirm", "holdout"))
+    }
     return Task(quantized(seeded(Skip), images(8, seed=9)), data, top1)
 
 

@@ -8,7 +8,8 @@ from sensitivity.planners.base import Choice, Goal, Judge, Search
 
 
 class OneByOne:
-    """The shortest prefix of the ranking that meets the target. Exact about prefixes, and slow where many are needed."""
+    """The shortest prefix of the ranking that meets the target. Exact about prefixes, and slow
+    where many are needed."""
 
     name = "one_by_one"
 

@@ -24,13 +24,17 @@ class ToyModel:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._all = {name: module for name, module in model.named_modules() if isinstance(module, Rounder)}
+        self._all = {
+            name: module for name, module in model.named_modules() if isinstance(module, Rounder)
+        }
         self._rounders = {name: module for name, module in self._all.items() if module.active}
         self.quantizers = tuple(_quantizer(name, module) for name, module in self._rounders.items())
 
     @staticmethod
     def recognises(model: Any) -> bool:
-        return hasattr(model, "modules") and any(isinstance(module, Rounder) for module in model.modules())
+        return hasattr(model, "modules") and any(
+            isinstance(module, Rounder) for module in model.modules()
+        )
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
@@ -53,13 +57,19 @@ class ToyModel:
         return Grid(scale, 0, -LEVELS, LEVELS, 0 if module.per_channel else None)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(repr([(name, module.active) for name, module in self._all.items()]).encode())
+        digest = hashlib.sha256(
+            repr([(name, module.active) for name, module in self._all.items()]).encode()
+        )
         add_tensors(digest, self.model)
         return digest.hexdigest()
 
     def remaining(self) -> tuple[Finding, ...]:
         with self.disabled(self._rounders):
-            return tuple(left_quantized(name, "a Rounder") for name, module in self._all.items() if module.active)
+            return tuple(
+                left_quantized(name, "a Rounder")
+                for name, module in self._all.items()
+                if module.active
+            )
 
     def executed(self, inputs: Any) -> frozenset[str]:
         with self.disabled(()):

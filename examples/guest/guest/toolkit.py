@@ -1,4 +1,5 @@
-"""A toolkit for quantization, as small as one can be: convolutions and linear layers, INT8, max ranges."""
+"""A toolkit for quantization, as small as one can be: convolutions and linear layers, INT8, max
+ranges."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ LEVELS = 127
 
 
 class Rounder(nn.Module):
-    """Fake quantization to -127..127 steps. limit: largest value, [1] or one per channel along axis 0; NaN before
-    calibration. active: False passes values as they are."""
+    """Fake quantization to -127..127 steps. limit: largest value, [1] or one per channel along axis
+    0; NaN before calibration. active: False passes values as they are."""
 
     def __init__(self, limit: Tensor, *, per_channel: bool) -> None:
         super().__init__()
@@ -28,7 +29,9 @@ class Rounder(nn.Module):
 
 class ToyConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return self._conv_forward(self.input_rounder(x), self.weight_rounder(self.weight), self.bias)
+        return self._conv_forward(
+            self.input_rounder(x), self.weight_rounder(self.weight), self.bias
+        )
 
 
 class ToyLinear(nn.Linear):
@@ -44,7 +47,9 @@ def quantize(model: nn.Module, inputs: Tensor) -> nn.Module:
     layers = [module for module in model.modules() if type(module) in KINDS]
     largest: dict[nn.Module, Tensor] = {}
     hooks = [
-        layer.register_forward_pre_hook(lambda module, args: largest.update({module: args[0].abs().max().reshape(1)}))
+        layer.register_forward_pre_hook(
+            lambda module, args: largest.update({module: args[0].abs().max().reshape(1)})
+        )
         for layer in layers
     ]
     with torch.no_grad():
@@ -54,5 +59,7 @@ def quantize(model: nn.Module, inputs: Tensor) -> nn.Module:
     for layer in layers:
         layer.__class__ = KINDS[type(layer)]
         layer.input_rounder = Rounder(largest[layer], per_channel=False)
-        layer.weight_rounder = Rounder(layer.weight.detach().flatten(1).abs().amax(1), per_channel=True)
+        layer.weight_rounder = Rounder(
+            layer.weight.detach().flatten(1).abs().amax(1), per_channel=True
+        )
     return model.eval()

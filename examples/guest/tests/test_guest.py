@@ -45,8 +45,12 @@ def top1(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 def test_the_whole_job_runs_on_a_model_of_the_guest_with_its_planner(tmp_path: Path) -> None:
     model = quantize(reference_network(), reference_inputs())
     model.down.input_rounder.limit *= 40  # as an outlier in the calibration data makes it
-    data = {split: batches(80, seed) for seed, split in enumerate(("rank", "confirm", "holdout"), 1)}
-    run = sv.run(sv.Task(model, data, top1), out=tmp_path, planner="one_by_one", rounds=3, threads=1)
+    data = {
+        split: batches(80, seed) for seed, split in enumerate(("rank", "confirm", "holdout"), 1)
+    }
+    run = sv.run(
+        sv.Task(model, data, top1), out=tmp_path, planner="one_by_one", rounds=3, threads=1
+    )
     assert run.info.source == "toy"
     assert (run.record.planner, run.met, run.skip[:1]) == ("one_by_one", True, ("down",))
     sizes = [len(step.skip) for step in run.record.path]
@@ -61,10 +65,16 @@ def test_the_whole_job_runs_on_a_model_of_the_guest_with_its_planner(tmp_path: P
     assert model.down.input_rounder.active
 
 
-def test_lint_applies_the_rule_of_the_guest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    codes = [finding.code for finding in lint_model(ir.from_proto(NO_OWNER.bad.proto()), "openvino")]
+def test_lint_applies_the_rule_of_the_guest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = [
+        finding.code for finding in lint_model(ir.from_proto(NO_OWNER.bad.proto()), "openvino")
+    ]
     assert "GUEST001" in codes
-    codes = [finding.code for finding in lint_model(ir.from_proto(NO_OWNER.good.proto()), "openvino")]
+    codes = [
+        finding.code for finding in lint_model(ir.from_proto(NO_OWNER.good.proto()), "openvino")
+    ]
     assert "GUEST001" not in codes
     onnx.save(NO_OWNER.bad.proto(), tmp_path / "model.onnx")
     with pytest.raises(SystemExit):
@@ -73,7 +83,11 @@ def test_lint_applies_the_rule_of_the_guest(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_doctor_names_what_the_guest_brings() -> None:
-    found = {(one.kind, one.name): one.problem for one in additions() if one.package == "sensitivity-guest 0.1.0"}
+    found = {
+        (one.kind, one.name): one.problem
+        for one in additions()
+        if one.package == "sensitivity-guest 0.1.0"
+    }
     assert found == {
         ("planner", "one_by_one"): None,
         ("source of quantized models", "toy"): None,

@@ -1,4 +1,5 @@
-"""The choice of the best boxes at the end of a detector's graph, for heads whose boxes need no suppression."""
+"""The choice of the best boxes at the end of a detector's graph, for heads whose boxes need no
+suppression."""
 
 from __future__ import annotations
 
@@ -46,8 +47,9 @@ choice (float[n, {rows}, {anchors}] candidates) => (float[n, {best}, {columns}] 
     {name} = Concat <axis = 2> (chosen_boxes, values_column, classes_column{chosen_others})
 }}
 """
-"""The best anchors by their best class, then the best pairs of anchor and class among those, as ultralytics chooses:
-any other anchor has a confidence below as many pairs. Sorting all pairs at once would be `classes` times the work."""
+"""The best anchors by their best class, then the best pairs of anchor and class among those, as
+ultralytics chooses: any other anchor has a confidence below as many pairs. Sorting all pairs at
+once would be `classes` times the work."""
 
 GATHER_OTHERS = """
     of_others = Constant <value_ints = [1, 1, {more}]> ()
@@ -58,8 +60,9 @@ GATHER_OTHERS = """
 
 
 class BestBoxes(ir.passes.InPlacePass):
-    """The first output, candidates [n, 4 + classes + more, anchors], becomes `detections` [n, most, 6 + more]: x1 y1 x2
-    y2, confidence, class, and what else there is of that anchor. Most confident first; other outputs stay as they are.
+    """The first output, candidates [n, 4 + classes + more, anchors], becomes `detections` [n, most,
+    6 + more]: x1 y1 x2 y2, confidence, class, and what else there is of that anchor. Most confident
+    first; other outputs stay as they are.
 
     Raises ExportError where the candidates' sizes are not known.
     """
@@ -73,10 +76,13 @@ class BestBoxes(ir.passes.InPlacePass):
         rows, anchors = shape[1:] if len(shape) == 3 else (None, None)
         if not isinstance(rows, int) or not isinstance(anchors, int) or rows < 4 + self.classes:
             raise ExportError(
-                f"Expected candidates [n, {4 + self.classes} or more, anchors] to choose the best boxes from, got "
-                f"{candidates.name} of shape {candidates.shape}; export the model without --end2end."
+                f"Expected candidates [n, {4 + self.classes} or more, anchors] to choose the best "
+                f"boxes from, got {candidates.name} of shape {candidates.shape}; export the model "
+                "without --end2end."
             )
-        text = _text(rows, anchors, model.opset_imports[""], candidates.dtype, self.classes, self.most)
+        text = _text(
+            rows, anchors, model.opset_imports[""], candidates.dtype, self.classes, self.most
+        )
         choice = ir.from_proto(onnx.parser.parse_model(text)).graph
         ir.convenience.replace_all_uses_with(choice.inputs[0], candidates)
         found, nodes = choice.outputs[0], list(choice)
@@ -91,7 +97,9 @@ class BestBoxes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=True)
 
 
-def _text(rows: int, anchors: int, opset: int, dtype: ir.DataType | None, classes: int, most: int) -> str:
+def _text(
+    rows: int, anchors: int, opset: int, dtype: ir.DataType | None, classes: int, most: int
+) -> str:
     more, best = rows - 4 - classes, min(most, anchors)
     # From opset 18 on ReduceMax takes its axes as an input.
     by_input = "ReduceMax <keepdims = 0> (confidences, last)"

@@ -13,35 +13,59 @@ HOW = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "neare
 
 
 class EnlargeByCopies(ir.passes.InPlacePass):
-    """DQ -> Resize -> Q on one grid, nearest by whole factors, becomes Concat with itself, twice. No value changes.
+    """DQ -> Resize -> Q on one grid, nearest by whole factors, becomes Concat with itself, twice.
+    No value changes.
 
-    ONNX Runtime's Resize takes single bytes, Concat whole rows: the two of YOLOv8n at 640 pixels take a tenth of the
-    time. Channels come last meanwhile, as they do around them: the Transposes cancel with those that it puts there.
+    ONNX Runtime's Resize takes single bytes, Concat whole rows: the two of YOLOv8n at 640 pixels
+    take a tenth of the time. Channels come last meanwhile, as they do around them: the Transposes
+    cancel with those that it puts there.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [node for node in model.graph if node.op_type == "Resize" and _factors(node) and _on_one_grid(node)]
+        found = [
+            node
+            for node in model.graph
+            if node.op_type == "Resize" and _factors(node) and _on_one_grid(node)
+        ]
         for node in found:
             _copy(model.graph, node, *_factors(node))
         return ir.passes.PassResult(model, modified=bool(found))
 
 
 def _factors(node: ir.Node) -> tuple[int, ...]:
-    """Of height and width; empty where other axes change, a factor is not whole, or the size is not known."""
+    """Of height and width; empty where other axes change, a factor is not whole, or the size is not
+    known."""
     value, attributes = node.inputs[0], node.attributes
-    if any(attributes.get_string(name, "") != wanted for name, wanted in HOW.items()) or "axes" in attributes:
+    if (
+        any(attributes.get_string(name, "") != wanted for name, wanted in HOW.items())
+        or "axes" in attributes
+    ):
         return ()
     scales = qdq.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if scales is None or scales.size != 4 or (scales[:2] != 1).any() or (scales != np.rint(scales)).any():
+    if (
+        scales is None
+        or scales.size != 4
+        or (scales[:2] != 1).any()
+        or (scales != np.rint(scales)).any()
+    ):
         return ()
-    if value is None or value.shape is None or not all(isinstance(side, int) for side in value.shape[1:]):
+    if (
+        value is None
+        or value.shape is None
+        or not all(isinstance(side, int) for side in value.shape[1:])
+    ):
         return ()
     return tuple(int(factor) for factor in scales[2:])
 
 
 def _on_one_grid(node: ir.Node) -> bool:
     pair, users = qdq.pair_of(node.inputs[0]), node.outputs[0].consumers()
-    if pair is None or pair.quantize is None or pair.axis is not None or node.outputs[0].is_graph_output():
+    if (
+        pair is None
+        or pair.quantize is None
+        or pair.axis is not None
+        or node.outputs[0].is_graph_output()
+    ):
         return False
     grid = _grid(pair.quantize)
     return (
@@ -64,7 +88,12 @@ def _copy(graph: ir.Graph, node: ir.Node, down: int, across: int) -> None:
     assert value.shape is not None
     assert pair is not None
     channels, height, width = (int(side) for side in value.shape[1:])  # type: ignore[arg-type]
-    last = ir.node("Transpose", [pair.dequantize.inputs[0]], {"perm": [0, 2, 3, 1]}, name=f"{name}/ChannelsLast")
+    last = ir.node(
+        "Transpose",
+        [pair.dequantize.inputs[0]],
+        {"perm": [0, 2, 3, 1]},
+        name=f"{name}/ChannelsLast",
+    )
     pixels = ir.node("Concat", list(last.outputs) * across, {"axis": 3}, name=f"{name}/Pixels")
     # -1 stands for the batch.
     rows = _reshape(graph, pixels, [-1, height, across * width * channels], f"{name}/Rows")
@@ -73,7 +102,9 @@ def _copy(graph: ir.Graph, node: ir.Node, down: int, across: int) -> None:
     first = ir.node("Transpose", image.outputs, {"perm": [0, 3, 1, 2]}, name=name)
     made = [last, pixels, rows, copied, image, first]
     for one in made:
-        one.outputs[0].type = pair.dequantize.inputs[0].type if pair.dequantize.inputs[0] is not None else None
+        one.outputs[0].type = (
+            pair.dequantize.inputs[0].type if pair.dequantize.inputs[0] is not None else None
+        )
     graph.insert_before(node, made)
     users = node.outputs[0].consumers()
     for user in users:
@@ -82,4 +113,8 @@ def _copy(graph: ir.Graph, node: ir.Node, down: int, across: int) -> None:
 
 
 def _reshape(graph: ir.Graph, node: ir.Node, shape: list[int], name: str) -> ir.Node:
-    return ir.node("Reshape", [node.outputs[0], add(graph, f"{name}.shape", np.array(shape, np.int64))], name=name)
+    return ir.node(
+        "Reshape",
+        [node.outputs[0], add(graph, f"{name}.shape", np.array(shape, np.int64))],
+        name=name,
+    )

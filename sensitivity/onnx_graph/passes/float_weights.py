@@ -1,4 +1,5 @@
-"""Weights as the float values that their Q/DQ pair gives, for operations that are computed in float anyway."""
+"""Weights as the float values that their Q/DQ pair gives, for operations that are computed in float
+anyway."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ ANY_OUTPUT = {"MatMul"}
 
 
 class FloatWeights(ir.passes.InPlacePass):
-    """Compute Q/DQ of a weight now where the operation's output is not quantized. No value changes."""
+    """Compute Q/DQ of a weight now where the operation's output is not quantized. No value
+    changes."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -26,7 +28,9 @@ class FloatWeights(ir.passes.InPlacePass):
             weight = dequantized(pair)
             if weight is not None:
                 name = f"{pair.source.name}.dequantized"
-                node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], add(model.graph, name, weight))
+                node.replace_input_with(
+                    qdq.WEIGHT_INPUT[node.op_type], add(model.graph, name, weight)
+                )
                 modified = True
         return ir.passes.PassResult(model, modified=modified)
 
@@ -34,12 +38,20 @@ class FloatWeights(ir.passes.InPlacePass):
 def dequantized(pair: qdq.Pair) -> np.ndarray | None:
     """What a weight pair gives; None where it is not symmetric int8 from a float constant."""
     weight, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
-    if weight is None or scale is None or zero_point is None or pair.quantize is None or zero_point.any():
+    if (
+        weight is None
+        or scale is None
+        or zero_point is None
+        or pair.quantize is None
+        or zero_point.any()
+    ):
         return None
     if zero_point.dtype != np.int8:
         return None
     shaped = along(scale, pair.axis, weight.ndim)
-    result: np.ndarray = (np.clip(np.rint(weight / shaped), -128, 127) * shaped).astype(weight.dtype)
+    result: np.ndarray = (np.clip(np.rint(weight / shaped), -128, 127) * shaped).astype(
+        weight.dtype
+    )
     return result
 
 
@@ -48,4 +60,8 @@ def output_is_quantized(node: ir.Node) -> bool:
     users = node.outputs[0].consumers()
     if len(users) == 1 and users[0].op_type == "Relu":
         users = users[0].outputs[0].consumers()
-    return node.op_type != "ConvTranspose" and bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
+    return (
+        node.op_type != "ConvTranspose"
+        and bool(users)
+        and all(user.op_type == "QuantizeLinear" for user in users)
+    )

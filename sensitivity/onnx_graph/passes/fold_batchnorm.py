@@ -37,13 +37,16 @@ class Folded:
 class FoldBatchNorm(ir.passes.InPlacePass):
     """Fold BatchNorm into the Conv, ConvTranspose or Gemm that alone feeds it.
 
-    The weight scale of a quantized operation is multiplied by |factor| per channel, so that the integers stay the same
-    (their sign follows the factor's). Where that would not be exact the BatchNorm stays.
+    The weight scale of a quantized operation is multiplied by |factor| per channel, so that the
+    integers stay the same (their sign follows the factor's). Where that would not be exact the
+    BatchNorm stays.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
-        for norm in [node for node in model.graph.all_nodes() if node.op_type == "BatchNormalization"]:
+        for norm in [
+            node for node in model.graph.all_nodes() if node.op_type == "BatchNormalization"
+        ]:
             node = norm.inputs[0].producer() if norm.inputs[0] is not None else None
             if node is None or not _alone(node, norm):
                 continue
@@ -57,7 +60,11 @@ class FoldBatchNorm(ir.passes.InPlacePass):
 
 def _alone(node: ir.Node, norm: ir.Node) -> bool:
     output = node.outputs[0]
-    return not output.is_graph_output() and len(output.uses()) == 1 and len([o for o in norm.outputs if o.uses()]) <= 1
+    return (
+        not output.is_graph_output()
+        and len(output.uses()) == 1
+        and len([o for o in norm.outputs if o.uses()]) <= 1
+    )
 
 
 def _affine(norm: ir.Node) -> Affine | None:
@@ -70,7 +77,8 @@ def _affine(norm: ir.Node) -> Affine | None:
 
 
 def output_axis(node: ir.Node) -> int | None:
-    """The weight's axis of output channels; None where there is no such axis that can be folded into."""
+    """The weight's axis of output channels; None where there is no such axis that can be folded
+    into."""
     if node.op_type == "Conv":
         return 0
     if node.op_type == "ConvTranspose":
@@ -104,14 +112,18 @@ def _fold(node: ir.Node, affine: Affine) -> Folded | None:
 def _fold_quantized(
     pair: qdq.Pair, weight: np.ndarray, folded: np.ndarray, factor: np.ndarray, axis: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Weight and scale, float32, with the same integers as before; None where there are none such."""
+    """Weight and scale, float32, with the same integers as before; None where there are none
+    such."""
     scale = pair.scale
     if scale is None or pair.quantize is None or pair.axis not in {None, axis}:
         return None
     levels = np.clip(np.rint(weight / along(scale, pair.axis, weight.ndim)), -128, 127)
     levels = levels * along(np.sign(factor), axis, weight.ndim)
-    new_scale = (np.broadcast_to(scale.reshape(-1), factor.shape) * np.abs(factor)).astype(np.float32)
-    new_scale = np.where(factor == 0, np.float32(1), new_scale)  # all weights of the channel are 0: any scale will do
+    new_scale = (np.broadcast_to(scale.reshape(-1), factor.shape) * np.abs(factor)).astype(
+        np.float32
+    )
+    # all weights of the channel are 0: any scale will do
+    new_scale = np.where(factor == 0, np.float32(1), new_scale)
     if levels.max(initial=0) > 127 or new_scale.min() < SMALLEST_SCALE:
         return None
     shaped = along(new_scale, axis, weight.ndim)
@@ -149,16 +161,25 @@ def _apply(node: ir.Node, norm: ir.Node, folded: Folded) -> None:
     add_module_outputs(output, outputs)
 
 
-def _requantize(graph: ir.Graph, node: ir.Node, pair: qdq.Pair, weight: ir.Value, scale: np.ndarray, axis: int) -> None:
+def _requantize(
+    graph: ir.Graph, node: ir.Node, pair: qdq.Pair, weight: ir.Value, scale: np.ndarray, axis: int
+) -> None:
     """A pair of its own for this weight: the old one may serve another operation too."""
     assert pair.quantize is not None
     old = pair.dequantize.inputs[1]
     name = old.name if old is not None and old.name else "scale"
     scale_value = add(graph, f"{name}.folded", scale)
-    zero_point = add(graph, f"{name.removesuffix('.scale')}.zero_point.folded", np.zeros(scale.shape, np.int8))
-    quantize = ir.node("QuantizeLinear", [weight, scale_value, zero_point], {"axis": axis}, name=pair.quantize.name)
+    zero_point = add(
+        graph, f"{name.removesuffix('.scale')}.zero_point.folded", np.zeros(scale.shape, np.int8)
+    )
+    quantize = ir.node(
+        "QuantizeLinear", [weight, scale_value, zero_point], {"axis": axis}, name=pair.quantize.name
+    )
     dequantize = ir.node(
-        "DequantizeLinear", [quantize.outputs[0], scale_value, zero_point], {"axis": axis}, name=pair.dequantize.name
+        "DequantizeLinear",
+        [quantize.outputs[0], scale_value, zero_point],
+        {"axis": axis},
+        name=pair.dequantize.name,
     )
     graph.insert_before(node, [quantize, dequantize])
     node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], dequantize.outputs[0])

@@ -11,8 +11,9 @@ from sensitivity.onnx_graph.passes.initializers import add
 
 
 class FoldConstants(ir.passes.InPlacePass):
-    """Fold constants and known shapes; Q and DQ of weights stay. ONNX Runtime moves layouts wrongly where the sizes of
-    a Resize are computed in the graph, and TensorRT takes constant ones only in places."""
+    """Fold constants and known shapes; Q and DQ of weights stay. ONNX Runtime moves layouts wrongly
+    where the sizes of a Resize are computed in the graph, and TensorRT takes constant ones only in
+    places."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         from onnxscript import optimizer  # comes with the PyTorch exporters
@@ -28,11 +29,18 @@ class FoldConstants(ir.passes.InPlacePass):
 
 
 def _fold_known_sizes(graph: ir.Graph) -> None:
-    """Gather(Shape(x), index) is a number where that size of x is known, also while its batch axis is free."""
+    """Gather(Shape(x), index) is a number where that size of x is known, also while its batch axis
+    is free."""
     for node in [node for node in graph if node.op_type == "Gather"]:
         shape = node.inputs[0].producer() if node.inputs[0] is not None else None
         index, given = qdq.constant(node.inputs[1]), shape.inputs[0] if shape is not None else None
-        if shape is None or shape.op_type != "Shape" or shape.attributes or index is None or index.ndim:
+        if (
+            shape is None
+            or shape.op_type != "Shape"
+            or shape.attributes
+            or index is None
+            or index.ndim
+        ):
             continue
         size = given.shape[int(index)] if given is not None and given.shape is not None else None
         if isinstance(size, int):

@@ -1,4 +1,5 @@
-"""Stored integers that are moved in front of their DQ, as one constant in the order that the DQ reads."""
+"""Stored integers that are moved in front of their DQ, as one constant in the order that the DQ
+reads."""
 
 from __future__ import annotations
 
@@ -13,12 +14,15 @@ from sensitivity.onnx_graph.passes.lift_dequantize import moved_places, remove_d
 
 
 class FoldMovedIntegers(ir.passes.InPlacePass):
-    """INT8 initializer -> Reshape -> DQ becomes INT8 initializer -> DQ, with the channels or blocks that the DQ names."""
+    """INT8 initializer -> Reshape -> DQ becomes INT8 initializer -> DQ, with the channels or blocks
+    that the DQ names."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         opset = model.opset_imports.get("", 1)
         changed = False
-        for node in [node for node in model.graph.all_nodes() if node.op_type == "DequantizeLinear"]:
+        for node in [
+            node for node in model.graph.all_nodes() if node.op_type == "DequantizeLinear"
+        ]:
             levels = node.inputs[0]
             values = _folded(levels, opset) if qdq.constant(levels) is None else None
             if levels is not None and values is not None:

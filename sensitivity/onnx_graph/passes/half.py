@@ -12,7 +12,16 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-FLOAT_ONLY = {"NonMaxSuppression", "Range", "If", "Loop", "Scan", "CumSum", "EyeLike", "ImageDecoder"}
+FLOAT_ONLY = {
+    "NonMaxSuppression",
+    "Range",
+    "If",
+    "Loop",
+    "Scan",
+    "CumSum",
+    "EyeLike",
+    "ImageDecoder",
+}
 """Operations that ONNX defines without FP16, or that hold graphs of their own."""
 
 FLOAT_INPUTS = {("Resize", 2)}
@@ -22,18 +31,21 @@ SMALLEST, LARGEST = 2.0**-14, 65504.0
 """Scales outside lose digits in FP16 (below 6.1e-5), become 0 (below 3e-8) or infinite."""
 
 LARGEST_VALUE = 512.0
-"""Above it FP16 steps are 0.5 and more: pixel coordinates stay FP32, as ModelOpt's mixed precision keeps them."""
+"""Above it FP16 steps are 0.5 and more: pixel coordinates stay FP32, as ModelOpt's mixed precision
+keeps them."""
 
 LARGEST_SUM = 32752.0
-"""Half of FP16's range, for weighted operations: their outputs are activations, which need few digits."""
+"""Half of FP16's range, for weighted operations: their outputs are activations, which need few
+digits."""
 
 
 class Half(ir.passes.InPlacePass):
     """Compute in FP16 whatever can be; inputs and outputs of the model stay FP32.
 
-    ranges: smallest and largest value by value name, for what FP16 cannot hold. Stay FP32: operations whose values are
-    too large, operations that ONNX defines for FP32 only, and quantized operations with a scale that FP16 cannot hold.
-    Needs opset 19 or later (FP16 scales) and no Constant nodes.
+    ranges: smallest and largest value by value name, for what FP16 cannot hold. Stay FP32:
+    operations whose values are too large, operations that ONNX defines for FP32 only, and quantized
+    operations with a scale that FP16 cannot hold. Needs opset 19 or later (FP16 scales) and no
+    Constant nodes.
     """
 
     def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -56,15 +68,32 @@ class Half(ir.passes.InPlacePass):
         if node.op_type in FLOAT_ONLY or node.domain:
             return False
         limit = LARGEST_SUM if qdq.weight(node) is not None else LARGEST_VALUE
-        return all(max(map(abs, self.ranges.get(value.name or "", (0.0, 0.0)))) <= limit for value in node.outputs)
+        return all(
+            max(map(abs, self.ranges.get(value.name or "", (0.0, 0.0)))) <= limit
+            for value in node.outputs
+        )
 
 
 def _with_wide_scales(graph: ir.Graph) -> set[ir.Node]:
-    """Q and DQ nodes whose scale FP16 cannot hold, and the operations that they feed, with all other Q/DQ of those."""
-    wide = {node for node in graph if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and _is_wide(node)}
-    fed = {user for node in wide if node.op_type == "DequantizeLinear" for user in node.outputs[0].consumers()}
+    """Q and DQ nodes whose scale FP16 cannot hold, and the operations that they feed, with all
+    other Q/DQ of those."""
+    wide = {
+        node
+        for node in graph
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and _is_wide(node)
+    }
+    fed = {
+        user
+        for node in wide
+        if node.op_type == "DequantizeLinear"
+        for user in node.outputs[0].consumers()
+    }
     others = {value.producer() for node in fed for value in node.inputs if value is not None}
-    return wide | fed | {node for node in others if node is not None and node.op_type == "DequantizeLinear"}
+    return (
+        wide
+        | fed
+        | {node for node in others if node is not None and node.op_type == "DequantizeLinear"}
+    )
 
 
 def _is_wide(node: ir.Node) -> bool:
@@ -73,17 +102,24 @@ def _is_wide(node: ir.Node) -> bool:
 
 
 def _round_scales(graph: ir.Graph) -> None:
-    """Round every scale that FP16 can hold, so that Q and DQ of one pair agree where one of them stays FP32."""
+    """Round every scale that FP16 can hold, so that Q and DQ of one pair agree where one of them
+    stays FP32."""
     for node in graph:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and not _is_wide(node):
             value, scale = node.inputs[1], qdq.constant(node.inputs[1])
             assert value is not None
             assert scale is not None
-            value.const_value = ir.tensor(scale.astype(np.float16).astype(scale.dtype), name=value.name)
+            value.const_value = ir.tensor(
+                scale.astype(np.float16).astype(scale.dtype), name=value.name
+            )
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
-    return [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    return [
+        *graph.inputs,
+        *graph.initializers.values(),
+        *(value for node in graph for value in node.outputs),
+    ]
 
 
 def _retype_attributes(node: ir.Node) -> None:
@@ -96,7 +132,8 @@ def _retype_attributes(node: ir.Node) -> None:
 
 
 def _convert(graph: ir.Graph, value: ir.Value, half: set[ir.Node]) -> None:
-    """Give the value the type that its producer makes now, and every user the type that it takes."""
+    """Give the value the type that its producer makes now, and every user the type that it
+    takes."""
     producer = value.producer()
     made = HALF if producer in half else FLOAT
     uses = [(use.node, use.idx) for use in value.uses()]
@@ -109,7 +146,11 @@ def _convert(graph: ir.Graph, value: ir.Value, half: set[ir.Node]) -> None:
                 node.replace_input_with(index, other)
         return
     other_type = FLOAT if made == HALF else HALF
-    cast = _cast(graph, value, other_type, producer) if wrong or (made == HALF and value.is_graph_output()) else None
+    cast = (
+        _cast(graph, value, other_type, producer)
+        if wrong or (made == HALF and value.is_graph_output())
+        else None
+    )
     if made == HALF:
         value.type = ir.TensorType(HALF)
     if cast is None:

@@ -15,6 +15,11 @@ def add(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     while free in graph.initializers:
         free, number = f"{name}_{number}", number + 1
     tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=free)
-    value = ir.Value(name=free, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)  # type: ignore[arg-type]
+    value = ir.Value(
+        name=free,
+        type=ir.TensorType(tensor.dtype),
+        shape=tensor.shape,  # type: ignore[arg-type]
+        const_value=tensor,
+    )
     graph.register_initializer(value)
     return value

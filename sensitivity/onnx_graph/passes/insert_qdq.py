@@ -18,7 +18,8 @@ from sensitivity.records import Grid
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """values: float32, before the quantizer. levels: int8 of the same shape, the integers it turns them into."""
+    """values: float32, before the quantizer. levels: int8 of the same shape, the integers it turns
+    them into."""
 
     values: np.ndarray
     levels: np.ndarray
@@ -27,9 +28,10 @@ class QuantizedWeight:
 class InsertQdq(ir.passes.InPlacePass):
     """Turn each `Quantizer` mark whose name is in `grids` into Q -> DQ, and remove the others.
 
-    grids: signed 8-bit with zero point 0. weights: what each weight quantizer gets and gives in the simulated model.
-    Weights that the user's model computes become initializers; weights are moved, if need be, so that Q gives exactly
-    the simulated levels. Promises an explicit axis and explicit int8 zero points. Raises ExportError for other grids.
+    grids: signed 8-bit with zero point 0. weights: what each weight quantizer gets and gives in the
+    simulated model. Weights that the user's model computes become initializers; weights are moved,
+    if need be, so that Q gives exactly the simulated levels. Promises an explicit axis and explicit
+    int8 zero points. Raises ExportError for other grids.
     """
 
     def __init__(self, grids: Mapping[str, Grid], weights: Mapping[str, QuantizedWeight]) -> None:
@@ -57,7 +59,12 @@ class InsertQdq(ir.passes.InPlacePass):
         scale, zero_point = _parameters(graph, name, grid)
         suffix = f"_{use}" if use else ""
         axis = {} if is_per_tensor(grid) else {"axis": grid.axis}
-        quantize = ir.node("QuantizeLinear", [source, scale, zero_point], axis, name=f"{name}/QuantizeLinear{suffix}")
+        quantize = ir.node(
+            "QuantizeLinear",
+            [source, scale, zero_point],
+            axis,
+            name=f"{name}/QuantizeLinear{suffix}",
+        )
         dequantize = ir.node(
             "DequantizeLinear",
             [quantize.outputs[0], scale, zero_point],
@@ -78,17 +85,19 @@ def _exact(graph: ir.Graph, source: ir.Value, weight: QuantizedWeight, grid: Gri
 
 
 def check_grid(name: str, grid: Grid) -> None:
-    """Raise ExportError unless Q/DQ with signed 8 bits and zero point 0 is this grid, up to -128 for a narrow range."""
+    """Raise ExportError unless Q/DQ with signed 8 bits and zero point 0 is this grid, up to -128
+    for a narrow range."""
     if grid.zero_point != 0 or grid.low not in {-128, -127} or grid.high != 127:
         raise ExportError(
-            f"Expected {name} to be symmetric signed 8-bit, got integers {grid.low} to {grid.high} with zero point "
-            f"{grid.zero_point}; calibrate it with 8 bits and unsigned=False, or leave its layer out."
+            f"Expected {name} to be symmetric signed 8-bit, got integers {grid.low} to {grid.high} "
+            f"with zero point {grid.zero_point}; calibrate it with 8 bits and unsigned=False, or "
+            "leave its layer out."
         )
 
 
 def snapped(weight: np.ndarray, levels: np.ndarray, grid: Grid) -> np.ndarray:
-    """The same weight, with the few values moved that Q would not round to `levels`: those on a rounding boundary, or
-    beyond a narrow range. The very same array where there are none."""
+    """The same weight, with the few values moved that Q would not round to `levels`: those on a
+    rounding boundary, or beyond a narrow range. The very same array where there are none."""
     scale = along(grid.scale, grid.axis, weight.ndim)
     wrong = np.clip(np.rint(weight / scale), -128, 127) != levels
     return np.where(wrong, (levels * scale).astype(weight.dtype), weight) if wrong.any() else weight
@@ -107,7 +116,8 @@ def is_per_tensor(grid: Grid) -> bool:
 
 
 def _parameters(graph: ir.Graph, name: str, grid: Grid) -> tuple[ir.Value, ir.Value]:
-    """Initializers for scale and zero point, scalars per tensor; shared by all uses of one quantizer."""
+    """Initializers for scale and zero point, scalars per tensor; shared by all uses of one
+    quantizer."""
     if f"{name}.scale" in graph.initializers:
         return graph.initializers[f"{name}.scale"], graph.initializers[f"{name}.zero_point"]
     scale = grid.scale.reshape(() if is_per_tensor(grid) else -1)

@@ -11,7 +11,8 @@ from sensitivity.onnx_graph.passes.insert_qdq import along
 
 
 class Int8Weights(ir.passes.InPlacePass):
-    """FP32 initializer -> Q -> DQ becomes INT8 initializer -> DQ: the same levels, whatever type the rest computes in."""
+    """FP32 initializer -> Q -> DQ becomes INT8 initializer -> DQ: the same levels, whatever type
+    the rest computes in."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -23,6 +24,8 @@ class Int8Weights(ir.passes.InPlacePass):
             shaped = along(scale, pair.axis, weight.ndim)
             levels = np.rint(weight / shaped) + along(zero_point, pair.axis, weight.ndim)
             stored = np.clip(levels, limits.min, limits.max).astype(zero_point.dtype)
-            pair.dequantize.replace_input_with(0, add(model.graph, f"{pair.source.name}.int8", stored))
+            pair.dequantize.replace_input_with(
+                0, add(model.graph, f"{pair.source.name}.int8", stored)
+            )
             modified = True
         return ir.passes.PassResult(model, modified=modified)

@@ -13,7 +13,8 @@ Piece = tuple[ir.Value, int, int] | None
 
 
 class JoinSlices(ir.passes.InPlacePass):
-    """Concat(x[0:a], x[a:n], y) becomes Concat(x, y), as in the C2f blocks of YOLOv8. No value changes."""
+    """Concat(x[0:a], x[a:n], y) becomes Concat(x, y), as in the C2f blocks of YOLOv8. No value
+    changes."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
@@ -29,7 +30,9 @@ class JoinSlices(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=modified)
 
 
-def _joined(values: Sequence[ir.Value | None], pieces: Sequence[Piece], axis: int) -> list[ir.Value | None]:
+def _joined(
+    values: Sequence[ir.Value | None], pieces: Sequence[Piece], axis: int
+) -> list[ir.Value | None]:
     """The same values, with every run of pieces that make up a whole replaced by the whole."""
     joined: list[ir.Value | None] = []
     index = 0
@@ -41,7 +44,8 @@ def _joined(values: Sequence[ir.Value | None], pieces: Sequence[Piece], axis: in
 
 
 def _end_of_run(pieces: Sequence[Piece], start: int, axis: int) -> int | None:
-    """The index behind the pieces, from `start` on, that make up all of what they were cut from; None where none do."""
+    """The index behind the pieces, from `start` on, that make up all of what they were cut from;
+    None where none do."""
     reached, first = 0, pieces[start]
     for index, piece in enumerate(pieces[start:], start):
         if piece is None or first is None or piece[0] is not first[0] or piece[1] != reached:

@@ -1,9 +1,10 @@
-"""Move a DequantizeLinear in front of operations that only move integers, so that it stands behind its QuantizeLinear.
+"""Move a DequantizeLinear in front of operations that only move integers, so that it stands behind
+its QuantizeLinear.
 
 x -> Q -> MaxPool -> Transpose -> DQ -> Conv     becomes     x -> Q -> DQ -> MaxPool -> Transpose -> Conv
 
-The values are the same: such operations give each integer as it came, and a MaxPool or ReduceMax the integer of the
-largest value.
+The values are the same: such operations give each integer as it came, and a MaxPool or ReduceMax
+the integer of the largest value.
 """
 
 from __future__ import annotations
@@ -23,10 +24,12 @@ FIRST_INPUT = {
     "ReduceMax", "ReduceMin", "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
     "Unsqueeze",
 }  # fmt: skip
-"""Operations whose output holds values of their first input, and what else they read is no value of a tensor."""
+"""Operations whose output holds values of their first input, and what else they read is no value of
+a tensor."""
 
 KEEP_CHANNELS = {"Identity", "MaxPool"}
-"""Those that leave every channel of axis 0 and 1 in its place; a Transpose takes the channel axis along."""
+"""Those that leave every channel of axis 0 and 1 in its place; a Transpose takes the channel axis
+along."""
 
 ORDERED = {"MaxPool", "ReduceMax", "ReduceMin"}
 """Those that compare integers: as their values are ordered, unless a scale is negative."""
@@ -36,7 +39,8 @@ PAD_VALUE = 2
 
 
 class LiftDequantize(ir.passes.InPlacePass):
-    """Leaves a DQ where it is if its channels or blocks could not be told behind the operation any more."""
+    """Leaves a DQ where it is if its channels or blocks could not be told behind the operation any
+    more."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         lifted: dict[Any, ir.Node] = {}
@@ -57,8 +61,8 @@ class LiftDequantize(ir.passes.InPlacePass):
 
 @dataclass(frozen=True)
 class _Mover:
-    """node: the operation. moved: places of the inputs whose integers it moves. axis: of the channels in front of it;
-    None for one scale."""
+    """node: the operation. moved: places of the inputs whose integers it moves. axis: of the
+    channels in front of it; None for one scale."""
 
     node: ir.Node
     moved: tuple[int, ...]
@@ -66,7 +70,8 @@ class _Mover:
 
 
 def _mover_before(dequantize: ir.Node) -> _Mover | None:
-    """The operation in front of a DQ, if it moves integers of a Q or of the file, and the DQ can be in front of it."""
+    """The operation in front of a DQ, if it moves integers of a Q or of the file, and the DQ can be
+    in front of it."""
     levels, scale = dequantize.inputs[0], qdq.constant(dequantize.inputs[1])
     node = levels.producer() if levels is not None else None
     if node is None or scale is None or not _only_moves(node):
@@ -98,7 +103,11 @@ def _only_moves(node: ir.Node) -> bool:
         return mode == "nearest" and "extrapolation_value" not in node.attributes
     if node.op_type == "MaxPool":
         return len(node.outputs) == 1
-    if node.op_type == "Pad" and len(node.inputs) > PAD_VALUE and node.inputs[PAD_VALUE] is not None:
+    if (
+        node.op_type == "Pad"
+        and len(node.inputs) > PAD_VALUE
+        and node.inputs[PAD_VALUE] is not None
+    ):
         return qdq.constant(node.inputs[PAD_VALUE]) is not None
     return True
 
@@ -119,7 +128,8 @@ def is_quantized(value: ir.Value | None) -> bool:
 
 
 def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int | None:
-    """Where the channel axis is in front of the operation; None where it is not there as it is behind."""
+    """Where the channel axis is in front of the operation; None where it is not there as it is
+    behind."""
     if dimensions > 1:
         return None  # blocks
     if node.op_type in KEEP_CHANNELS:
@@ -128,8 +138,11 @@ def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int | None:
     return order[axis % len(order)] if order else None
 
 
-def _lift(graph: ir.Graph, mover: _Mover, dequantize: ir.Node, lifted: dict[Any, ir.Node]) -> list[ir.Node]:
-    """Let the operation move what the DQ gives. Returns the new DQs, which may be lifted further."""
+def _lift(
+    graph: ir.Graph, mover: _Mover, dequantize: ir.Node, lifted: dict[Any, ir.Node]
+) -> list[ir.Node]:
+    """Let the operation move what the DQ gives. Returns the new DQs, which may be lifted
+    further."""
     node, made = mover.node, []
     levels = dequantize.inputs[0]
     assert levels is not None
@@ -158,7 +171,10 @@ def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int
     if mover.axis is not None:
         attributes["axis"] = ir.AttrInt64("axis", mover.axis)
     suffix = "" if place == mover.moved[0] else f"_{place}"
-    given = ir.Value(name=f"{levels.name if levels else ''}_dequantized_{old.name}{suffix}", type=old.outputs[0].type)
+    given = ir.Value(
+        name=f"{levels.name if levels else ''}_dequantized_{old.name}{suffix}",
+        type=old.outputs[0].type,
+    )
     return ir.Node(
         old.domain,
         old.op_type,
@@ -170,9 +186,14 @@ def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node) -> ir.Node:
-    """The operation on float values. It keeps its name: where others still read its integers, they are named anew."""
+    """The operation on float values. It keeps its name: where others still read its integers, they
+    are named anew."""
     outputs = [
-        ir.Value(name=f"{value.name}_{dequantize.name}", type=dequantize.outputs[0].type, shape=value.shape)
+        ir.Value(
+            name=f"{value.name}_{dequantize.name}",
+            type=dequantize.outputs[0].type,
+            shape=value.shape,
+        )
         for value in node.outputs
     ]
     attributes = list(node.attributes.values())
@@ -184,10 +205,14 @@ def _copy(node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node) -> 
 def _with_fill(
     graph: ir.Graph, node: ir.Node, inputs: list[ir.Value | None], dequantize: ir.Node
 ) -> list[ir.Value | None]:
-    """The inputs of a Pad with the float value of the integer that it fills with, which is 0 where it names none."""
+    """The inputs of a Pad with the float value of the integer that it fills with, which is 0 where
+    it names none."""
     given = node.inputs[PAD_VALUE] if len(node.inputs) > PAD_VALUE else None
     level = qdq.constant(given)
-    scale, zero_point = qdq.constant(dequantize.inputs[1]), qdq.constant(qdq.zero_point_value(dequantize))
+    scale, zero_point = (
+        qdq.constant(dequantize.inputs[1]),
+        qdq.constant(qdq.zero_point_value(dequantize)),
+    )
     assert scale is not None
     offset = 0 if zero_point is None else int(zero_point.reshape(-1)[0])
     value: NDArray[Any] = np.asarray(scale).reshape(-1)[0] * (
@@ -199,7 +224,8 @@ def _with_fill(
 
 
 def _replace(old: ir.Value, new: ir.Value) -> None:
-    """Let all that reads the old value read the new one, under the name that a graph's output has."""
+    """Let all that reads the old value read the new one, under the name that a graph's output
+    has."""
     if old.is_graph_output():
         old.name, new.name = f"{old.name}_moved", old.name
         new.type, new.shape = old.type, old.shape
@@ -207,7 +233,8 @@ def _replace(old: ir.Value, new: ir.Value) -> None:
 
 
 def remove_dead(graph: ir.Graph) -> None:
-    """Remove what quantizes, dequantizes or moves and is read by nothing, from the last to the first."""
+    """Remove what quantizes, dequantizes or moves and is read by nothing, from the last to the
+    first."""
     for node in reversed(list(graph.all_nodes())):
         read = any(value.uses() or value.is_graph_output() for value in node.outputs)
         removable = node.op_type in {"QuantizeLinear", "DequantizeLinear"} or moved_places(node)

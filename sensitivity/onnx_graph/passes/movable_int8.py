@@ -9,7 +9,8 @@ from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 
 
 class MovableInt8(ir.passes.InPlacePass):
-    """Turn int8 activations into uint8 on the same grid in files that ONNX Runtime else cannot load."""
+    """Turn int8 activations into uint8 on the same grid in files that ONNX Runtime else cannot
+    load."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         if not any(moved_int8(model)):

@@ -1,4 +1,5 @@
-"""Name the operation of each layer after the layer, so that engines and reports speak the user's names."""
+"""Name the operation of each layer after the layer, so that engines and reports speak the user's
+names."""
 
 from __future__ import annotations
 
@@ -13,9 +14,10 @@ from sensitivity.onnx_graph.marks import is_mark
 class NameNodes(ir.passes.InPlacePass):
     """Give the one operation behind each `Quantizer` mark the name of the quantizer's layer.
 
-    layers: quantizer's name to layer's name. A layer called again is named `layer_1`, `layer_2`, ... Operations behind
-    quantizers of several layers, and layers that quantize for several operations, keep the exporter's names. So does an
-    operation that shares only one of a layer's quantizers, such as the Add of a shortcut.
+    layers: quantizer's name to layer's name. A layer called again is named `layer_1`, `layer_2`,
+    ... Operations behind quantizers of several layers, and layers that quantize for several
+    operations, keep the exporter's names. So does an operation that shares only one of a layer's
+    quantizers, such as the Add of a shortcut.
     """
 
     def __init__(self, layers: Mapping[str, str]) -> None:
@@ -27,7 +29,9 @@ class NameNodes(ir.passes.InPlacePass):
             for node in model.graph.all_nodes()
             if is_mark(node, "Quantizer")
         ]
-        reached = Counter((layer, operations[0]) for layer, operations in found if len(operations) == 1 and layer)
+        reached = Counter(
+            (layer, operations[0]) for layer, operations in found if len(operations) == 1 and layer
+        )
         most: dict[str, int] = {}
         for (layer, _), count in reached.items():
             most[layer] = max(count, most.get(layer, 0))

@@ -1,4 +1,5 @@
-"""Names that are unique over all graphs: bodies beside each other may share them, and then their pairs look alike."""
+"""Names that are unique over all graphs: bodies beside each other may share them, and then their
+pairs look alike."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ import onnx_ir as ir
 
 
 class NamesOfBodies(ir.passes.InPlacePass):
-    """Give values and nodes of the bodies of If, Loop and Scan another name where theirs is taken. The main graph keeps
-    its own."""
+    """Give values and nodes of the bodies of If, Loop and Scan another name where theirs is taken.
+    The main graph keeps its own."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         values = {value.name for value in _values(model.graph)}
@@ -23,7 +24,11 @@ class NamesOfBodies(ir.passes.InPlacePass):
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     """Every value that the graph itself makes or is given, once."""
-    own = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    own = [
+        *graph.inputs,
+        *graph.initializers.values(),
+        *(value for node in graph for value in node.outputs),
+    ]
     yield from dict.fromkeys(own)
 
 

@@ -22,7 +22,8 @@ UNLIMITED = (-np.inf, np.inf)
 
 
 class OneClipPerPair(ir.passes.InPlacePass):
-    """The integers are the same. Limits that the graph computes, and limits for each channel, stay as they are."""
+    """The integers are the same. Limits that the graph computes, and limits for each channel, stay
+    as they are."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         changed = False
@@ -44,7 +45,11 @@ def _as_clip(graph: ir.Graph, node: ir.Node) -> bool:
     if node.op_type not in LIMITS or len(node.inputs) != 2:
         return False
     levels = [value for value in node.inputs if qdq.constant(value) is None and is_quantized(value)]
-    limits = [value for value in node.inputs if (array := qdq.constant(value)) is not None and array.size == 1]
+    limits = [
+        value
+        for value in node.inputs
+        if (array := qdq.constant(value)) is not None and array.size == 1
+    ]
     if len(levels) != 1 or len(limits) != 1:
         return False
     array = qdq.constant(limits[0])
@@ -68,7 +73,14 @@ def _before_mover(_: ir.Graph, clip: ir.Node) -> bool:
     assert source is not None
     assert mover.graph is not None
     given = ir.Value(name=f"{output.name}_limited", type=source.type, shape=source.shape)
-    first = ir.Node("", "Clip", [source, *clip.inputs[1:]], clip.attributes.values(), name=clip.name, outputs=[given])
+    first = ir.Node(
+        "",
+        "Clip",
+        [source, *clip.inputs[1:]],
+        clip.attributes.values(),
+        name=clip.name,
+        outputs=[given],
+    )
     mover.graph.insert_before(mover, first)
     mover.replace_input_with(0, given)
     _hand_over(output, levels)
@@ -78,7 +90,9 @@ def _before_mover(_: ir.Graph, clip: ir.Node) -> bool:
 
 def _with_clip_before(graph: ir.Graph, clip: ir.Node) -> bool:
     """Write a Clip of what a Clip gives as one."""
-    before = clip.inputs[0].producer() if clip.op_type == "Clip" and clip.inputs[0] is not None else None
+    before = (
+        clip.inputs[0].producer() if clip.op_type == "Clip" and clip.inputs[0] is not None else None
+    )
     if before is None or before.op_type != "Clip" or not is_quantized(before.inputs[0]):
         return False
     inner, outer = qdq.clip_limits(before), qdq.clip_limits(clip)
@@ -86,7 +100,9 @@ def _with_clip_before(graph: ir.Graph, clip: ir.Node) -> bool:
         return False
     low, high = (min(max(end, outer[0]), outer[1]) for end in inner)
     kind = next(
-        array.dtype for value in (*before.inputs[1:], *clip.inputs[1:]) if (array := qdq.constant(value)) is not None
+        array.dtype
+        for value in (*before.inputs[1:], *clip.inputs[1:])
+        if (array := qdq.constant(value)) is not None
     )
     ends = [
         add(graph, f"{clip.name}_{name}", np.asarray(end, kind)) if np.isfinite(end) else None

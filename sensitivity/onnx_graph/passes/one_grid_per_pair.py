@@ -1,4 +1,5 @@
-"""Where Q and DQ have different grids the pair also scales, shifts or casts: let operations of their own do that.
+"""Where Q and DQ have different grids the pair also scales, shifts or casts: let operations of
+their own do that.
 
 x -> Q(a) -> DQ(b) -> Conv     becomes     x -> Q(a) -> DQ(a) -> Mul(b / a) -> Conv
 """
@@ -22,11 +23,16 @@ Step = tuple[str, NDArray[Any] | None]
 
 
 class OneGridPerPair(ir.passes.InPlacePass):
-    """Leaves pairs with scales in blocks as they are, and those by channel of a tensor whose number of axes is not known:
-    what is left is refused (`differing_grids`). Grids that the graph computes are not looked at."""
+    """Leaves pairs with scales in blocks as they are, and those by channel of a tensor whose number
+    of axes is not known: what is left is refused (`differing_grids`). Grids that the graph computes
+    are not looked at."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [(pair, *ends) for pair in qdq.pairs(model.graph) if (ends := _different_grids(pair)) is not None]
+        found = [
+            (pair, *ends)
+            for pair in qdq.pairs(model.graph)
+            if (ends := _different_grids(pair)) is not None
+        ]
         by_channel = any(grid.axis is not None for _, *ends in found for grid in ends)
         ranks = _ranks(model) if by_channel else {}
         changed = False
@@ -62,7 +68,9 @@ def differing_grids(graph: ir.Graph) -> list[qdq.Pair]:
 
 def _different_grids(pair: qdq.Pair) -> tuple[_Grid, _Grid] | None:
     """Those of Q and DQ; None where they are the same, or one is not known."""
-    own, other = (None if node is None else _grid(node) for node in (pair.quantize, pair.dequantize))
+    own, other = (
+        None if node is None else _grid(node) for node in (pair.quantize, pair.dequantize)
+    )
     return None if own is None or other is None or own.equals(other) else (own, other)
 
 
@@ -86,7 +94,8 @@ def _ranks(model: ir.Model) -> dict[str | None, int]:
 
 
 def _steps(own: _Grid, other: _Grid, rank: int | None) -> list[Step] | None:
-    """What turns values of the pair's own grid into what its DQ gives; None where that cannot be written."""
+    """What turns values of the pair's own grid into what its DQ gives; None where that cannot be
+    written."""
     if own.scale.ndim > 1 or other.scale.ndim > 1:
         return None
     axes = {grid.axis for grid in (own, other)} - {None}
@@ -94,7 +103,9 @@ def _steps(own: _Grid, other: _Grid, rank: int | None) -> list[Step] | None:
         return None
     kind = other.scale.dtype
     # A scale that was only rounded to the other type is no factor.
-    scales = [_shaped(grid.scale.astype(kind).astype(np.float64), grid, rank) for grid in (own, other)]
+    scales = [
+        _shaped(grid.scale.astype(kind).astype(np.float64), grid, rank) for grid in (own, other)
+    ]
     levels = [_shaped(grid.zero_point, grid, rank) for grid in (own, other)]
     factor, shift = scales[1] / scales[0], (levels[0] - levels[1]) * scales[1]
     steps: list[Step] = [] if kind == own.scale.dtype else [("Cast", None)]
@@ -120,7 +131,9 @@ def _unify(graph: ir.Graph, pair: qdq.Pair, steps: list[Step]) -> None:
         inputs = [value] if operand is None else [value, add(graph, name, operand)]
         attributes = {"to": int(kind)} if operation == "Cast" else {}
         made = ir.Value(name=f"{name}_out", type=output.type, shape=output.shape)
-        dequantize.graph.insert_before(dequantize, ir.node(operation, inputs, attributes, name=name, outputs=[made]))
+        dequantize.graph.insert_before(
+            dequantize, ir.node(operation, inputs, attributes, name=name, outputs=[made])
+        )
         value = made
     if output.is_graph_output():  # what is read where the DQ's was has its name
         output.name, value.name = f"{output.name}_unified", output.name
@@ -137,4 +150,11 @@ def _on_own_grid(pair: qdq.Pair) -> ir.Node:
     kind = ir.DataType.from_numpy(np.asarray(qdq.constant(quantize.inputs[1])).dtype)
     given = ir.Value(name=f"{output.name}_own_grid", type=ir.TensorType(kind), shape=output.shape)
     inputs = [dequantize.inputs[0], *quantize.inputs[1:]]
-    return ir.Node(dequantize.domain, dequantize.op_type, inputs, attributes, name=dequantize.name, outputs=[given])
+    return ir.Node(
+        dequantize.domain,
+        dequantize.op_type,
+        inputs,
+        attributes,
+        name=dequantize.name,
+        outputs=[given],
+    )

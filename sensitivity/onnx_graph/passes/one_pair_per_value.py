@@ -19,10 +19,11 @@ ONLY_SHAPE = {"Shape", "Size"}
 
 
 class OnePairPerValue(ir.passes.InPlacePass):
-    """Where an activation is quantized, let operations without weights read the quantized value too.
+    """Where an activation is quantized, let operations without weights read the quantized value
+    too.
 
-    Several pairs on one value become one, with the largest scale. Weighted operations that are left unquantized keep
-    reading the unquantized value.
+    Several pairs on one value become one, with the largest scale. Weighted operations that are left
+    unquantized keep reading the unquantized value.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -46,6 +47,7 @@ def share(value: ir.Value, found: list[qdq.Pair]) -> bool:
             user.replace_input_with(index, kept.output)
             modified = True
         elif user.op_type in ONLY_SHAPE and kept.quantize is not None:
-            user.replace_input_with(index, kept.quantize.outputs[0])  # or the float value would have to be kept too
+            # or the float value would have to be kept too
+            user.replace_input_with(index, kept.quantize.outputs[0])
             modified = True
     return modified

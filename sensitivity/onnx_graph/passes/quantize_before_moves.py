@@ -10,11 +10,12 @@ CUTS = {"Slice", "Split"}
 
 
 class QuantizeBeforeMoves(ir.passes.InPlacePass):
-    """x -> Slice -> Q -> DQ becomes x -> Q -> DQ -> Slice. No value changes: what is moved is rounded as it is later.
+    """x -> Slice -> Q -> DQ becomes x -> Q -> DQ -> Slice. No value changes: what is moved is
+    rounded as it is later.
 
-    A cut value may have readers in float: they get theirs from a cut of its own. Other operations that such readers
-    need stay, as two of them cost more than is won. Pairs and operations that are equal afterwards are left for common
-    subexpression elimination to merge.
+    A cut value may have readers in float: they get theirs from a cut of its own. Other operations
+    that such readers need stay, as two of them cost more than is won. Pairs and operations that are
+    equal afterwards are left for common subexpression elimination to merge.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -37,19 +38,24 @@ def _behind_move(pair: qdq.Pair) -> bool:
 
 
 def _put_before(pair: qdq.Pair) -> None:
-    """The operation is copied, with a pair like this one on each value that it moves; what nothing reads is removed."""
+    """The operation is copied, with a pair like this one on each value that it moves; what nothing
+    reads is removed."""
     move, graph = pair.source.producer(), pair.dequantize.graph
     assert move is not None
     assert graph is not None
     data = qdq.moved_values(move)
     quantized = [_pair_on(value, pair, f".{index}") for index, value in enumerate(data)]
     copy = _copy(
-        move, [*(dequantize.outputs[0] for _, dequantize in quantized), *move.inputs[len(data) :]], f".{pair.name}"
+        move,
+        [*(dequantize.outputs[0] for _, dequantize in quantized), *move.inputs[len(data) :]],
+        f".{pair.name}",
     )
     graph.insert_before(move, [node for nodes in quantized for node in nodes] + [copy])
     pair.output.replace_all_uses_with(copy.outputs[pair.source.index() or 0])
     for node in (pair.dequantize, pair.quantize, move):
-        if node is not None and not any(output.uses() or output.is_graph_output() for output in node.outputs):
+        if node is not None and not any(
+            output.uses() or output.is_graph_output() for output in node.outputs
+        ):
             graph.remove(node, safe=True)
 
 
@@ -64,7 +70,13 @@ def _pair_on(value: ir.Value, pair: qdq.Pair, suffix: str) -> tuple[ir.Node, ir.
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None], suffix: str) -> ir.Node:
     """The same operation on other inputs, named like it."""
-    made = ir.node(node.op_type, inputs, node.attributes, num_outputs=len(node.outputs), name=f"{node.name}{suffix}")
+    made = ir.node(
+        node.op_type,
+        inputs,
+        node.attributes,
+        num_outputs=len(node.outputs),
+        name=f"{node.name}{suffix}",
+    )
     for new, old in zip(made.outputs, node.outputs, strict=True):
         new.name, new.type, new.shape = f"{old.name}{suffix}", old.type, old.shape
     return made

@@ -10,13 +10,16 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 
 MERGED = "sensitivity.merged"
-"""Metadata: names of quantizers whose pair was left without readers, since all that read it quantize the same again."""
+"""Metadata: names of quantizers whose pair was left without readers, since all that read it
+quantize the same again."""
 
 
 class QuantizeOnce(ir.passes.InPlacePass):
-    """DQ -> Q to the same grid reads what the first pair reads: the second rounding changes nothing.
+    """DQ -> Q to the same grid reads what the first pair reads: the second rounding changes
+    nothing.
 
-    So the quantizer of a residual and that of the next layer stand side by side, as runtimes expect them.
+    So the quantizer of a residual and that of the next layer stand side by side, as runtimes expect
+    them.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -28,10 +31,14 @@ class QuantizeOnce(ir.passes.InPlacePass):
                 before = qdq.pair_of(pair.source)
                 modified = True
         unread = [
-            pair for pair in qdq.pairs(model.graph) if not pair.output.uses() and not pair.output.is_graph_output()
+            pair
+            for pair in qdq.pairs(model.graph)
+            if not pair.output.uses() and not pair.output.is_graph_output()
         ]
         if unread:
-            model.metadata_props[MERGED] = json.dumps([pair.name.partition("/")[0] for pair in unread])
+            model.metadata_props[MERGED] = json.dumps(
+                [pair.name.partition("/")[0] for pair in unread]
+            )
         return ir.passes.PassResult(model, modified=modified)
 
 
@@ -44,4 +51,6 @@ def _same_grid(first: qdq.Pair, second: qdq.Pair) -> bool:
     if first.quantize is None or first.axis != second.axis:
         return False
     pairs = ((first.scale, second.scale), (first.zero_point, second.zero_point))
-    return all(one is not None and other is not None and np.array_equal(one, other) for one, other in pairs)
+    return all(
+        one is not None and other is not None and np.array_equal(one, other) for one, other in pairs
+    )

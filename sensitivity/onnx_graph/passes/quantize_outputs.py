@@ -19,20 +19,22 @@ SAME_GRID = {
 SMALLEST_SCALE = 1e-30
 
 COARSEST = 0.5
-"""A LeakyRelu shrinks the negative side, so what comes before it needs a much wider grid than what comes after.
+"""A LeakyRelu shrinks the negative side, so what comes before it needs a much wider grid than what
+comes after.
 
-Steps up to half as large as the later ones are taken: they add at most an eighth to the rounding error. With larger ones
-MobileNetV1 x0.25 loses up to 5 points; such layers run in float.
+Steps up to half as large as the later ones are taken: they add at most an eighth to the rounding
+error. With larger ones MobileNetV1 x0.25 loses up to 5 points; such layers run in float.
 """
 
 WITH_OUTPUT = {"Conv", "Gemm", "MatMul"}
 
 
 class QuantizeOutputs(ir.passes.InPlacePass):
-    """Quantize outputs of quantized operations, uint8 over their range, where only quantized layers see them.
+    """Quantize outputs of quantized operations, uint8 over their range, where only quantized layers
+    see them.
 
-    ranges: smallest and largest value by value name; values without a range are left alone. What skipped layers get,
-    and what the model gives, keeps its precision.
+    ranges: smallest and largest value by value name; values without a range are left alone. What
+    skipped layers get, and what the model gives, keeps its precision.
     """
 
     def __init__(self, ranges: Mapping[str, tuple[float, float]]) -> None:
@@ -51,14 +53,22 @@ class QuantizeOutputs(ir.passes.InPlacePass):
 
     def _quantize(self, graph: ir.Graph, node: ir.Node, value: ir.Value) -> bool:
         users = [use for use in value.uses() if use.node.op_type in ELEMENTWISE]
-        grid = _grid_of_input(node) if node.op_type in SAME_GRID else _later_grid(value) or self._grid(value)
+        grid = (
+            _grid_of_input(node)
+            if node.op_type in SAME_GRID
+            else _later_grid(value) or self._grid(value)
+        )
         if grid is None or not users:
             return False
         scale = add(graph, f"{value.name}.scale", grid[0])
         zero_point = add(graph, f"{value.name}.zero_point", grid[1])
-        quantize = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{value.name}/QuantizeLinear")
+        quantize = ir.node(
+            "QuantizeLinear", [value, scale, zero_point], name=f"{value.name}/QuantizeLinear"
+        )
         dequantize = ir.node(
-            "DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{value.name}/DequantizeLinear"
+            "DequantizeLinear",
+            [quantize.outputs[0], scale, zero_point],
+            name=f"{value.name}/DequantizeLinear",
         )
         dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
         producer = value.producer()
@@ -69,10 +79,15 @@ class QuantizeOutputs(ir.passes.InPlacePass):
         return True
 
     def _grid(self, value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
-        """Scale and zero point that spread uint8 over the value's range; None where that is too coarse."""
+        """Scale and zero point that spread uint8 over the value's range; None where that is too
+        coarse."""
         low, high = self.ranges.get(value.name or "", (0.0, 0.0))
         scale = (max(high, 0.0) - min(low, 0.0)) / 255
-        if not np.isfinite(scale) or scale < SMALLEST_SCALE or scale > COARSEST * _next_scale(value):
+        if (
+            not np.isfinite(scale)
+            or scale < SMALLEST_SCALE
+            or scale > COARSEST * _next_scale(value)
+        ):
             return None
         zero_point = round(-min(low, 0.0) / scale)
         return np.array(scale, np.float32), np.array(zero_point, np.uint8)
@@ -86,8 +101,9 @@ def _grid_of_input(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _later_grid(value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
-    """The one grid that the value's own numbers are put on later, wherever they go: taking it here changes nothing,
-    and what only moves them can move integers. None where they reach several grids, or an operation in float."""
+    """The one grid that the value's own numbers are put on later, wherever they go: taking it here
+    changes nothing, and what only moves them can move integers. None where they reach several
+    grids, or an operation in float."""
     found: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray]] = {}
     ready = [value]
     while ready:
@@ -109,22 +125,33 @@ def _next_scale(value: ir.Value) -> float:
     for user in value.consumers():
         if user.op_type == "LeakyRelu":
             users = user.outputs[0].consumers()
-            scales = [qdq.constant(node.inputs[1]) for node in users if node.op_type == "QuantizeLinear"]
-            return max((float(scale.max()) for scale in scales if scale is not None), default=np.inf)
+            scales = [
+                qdq.constant(node.inputs[1]) for node in users if node.op_type == "QuantizeLinear"
+            ]
+            return max(
+                (float(scale.max()) for scale in scales if scale is not None), default=np.inf
+            )
     return np.inf
 
 
 def _computes_in_integers(node: ir.Node) -> bool:
     if qdq.weight(node) is not None:
-        return node.op_type in WITH_OUTPUT and all(qdq.pair_of(value) is not None for value in node.inputs[:2])
-    activations = [value for value in node.inputs if value is not None and not qdq.rooted_at_constant(value)]
+        return node.op_type in WITH_OUTPUT and all(
+            qdq.pair_of(value) is not None for value in node.inputs[:2]
+        )
+    activations = [
+        value for value in node.inputs if value is not None and not qdq.rooted_at_constant(value)
+    ]
     if node.op_type in {"Resize", "Slice", "Reshape"}:
         activations = activations[:1]
-    return node.op_type in ELEMENTWISE and all(qdq.pair_of(value) is not None for value in activations)
+    return node.op_type in ELEMENTWISE and all(
+        qdq.pair_of(value) is not None for value in activations
+    )
 
 
 def _after_relu(value: ir.Value) -> ir.Value:
-    """Runtimes compute a Relu within the operation before it: the value to quantize is what it gives."""
+    """Runtimes compute a Relu within the operation before it: the value to quantize is what it
+    gives."""
     users = value.consumers()
     return users[0].outputs[0] if len(users) == 1 and users[0].op_type == "Relu" else value
 
@@ -136,7 +163,8 @@ def _pairs_on(value: ir.Value) -> bool:
 def _only_to_quantized(value: ir.Value) -> bool:
     """Whether quantizers are all that the value reaches without passing an operation with weights.
 
-    Then only quantized layers see the rounding that a pair here adds: skipped ones, and the model's outputs, do not.
+    Then only quantized layers see the rounding that a pair here adds: skipped ones, and the model's
+    outputs, do not.
     """
     reached, ready, seen = False, [value], {value}
     while ready:

@@ -12,10 +12,11 @@ from sensitivity.onnx_graph.passes.insert_qdq import along
 
 
 class RoomForBias(ir.passes.InPlacePass):
-    """Raise the scales of weights where the bias does not fit int32 on the grid that ONNX Runtime puts it on.
+    """Raise the scales of weights where the bias does not fit int32 on the grid that ONNX Runtime
+    puts it on.
 
-    The weights there are rounded more coarsely: each by at most 2^-32 of the bias, in units of the input's scale. The
-    layer gets a pair of its own; other layers keep the one they share.
+    The weights there are rounded more coarsely: each by at most 2^-32 of the bias, in units of the
+    input's scale. The layer gets a pair of its own; other layers keep the one they share.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -48,9 +49,15 @@ def _on_grid(pair: qdq.Pair, wider: np.ndarray) -> np.ndarray:
     assert levels is not None
     assert pair.scale is not None
     axis = None if pair.axis is None else pair.axis % levels.ndim
-    zero = 0.0 if pair.zero_point is None else along(pair.zero_point.astype(np.float64), axis, levels.ndim)
+    zero = (
+        0.0
+        if pair.zero_point is None
+        else along(pair.zero_point.astype(np.float64), axis, levels.ndim)
+    )
     ratio = along(pair.scale.astype(np.float64) / wider, axis, levels.ndim)
-    return np.asarray(np.rint((levels.astype(np.float64) - zero) * ratio) + zero).astype(levels.dtype)
+    return np.asarray(np.rint((levels.astype(np.float64) - zero) * ratio) + zero).astype(
+        levels.dtype
+    )
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None]) -> ir.Node:

@@ -9,10 +9,12 @@ from sensitivity.onnx_graph.passes.initializers import add
 
 
 class ScalarScales(ir.passes.InPlacePass):
-    """Turn scale and zero point of shape [1] of every activation's Q and DQ into scalars: the same values.
+    """Turn scale and zero point of shape [1] of every activation's Q and DQ into scalars: the same
+    values.
 
-    ONNX allows both; TensorRT-RTX 1.7.1 takes shape [1] for a scale per channel, and runs the convolution behind it in
-    float. Weights are left as they are, and so are blocks, whose scales have the rank of what they quantize.
+    ONNX allows both; TensorRT-RTX 1.7.1 takes shape [1] for a scale per channel, and runs the
+    convolution behind it in float. Weights are left as they are, and so are blocks, whose scales
+    have the rank of what they quantize.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -34,7 +36,10 @@ class ScalarScales(ir.passes.InPlacePass):
 
 def has_vector_scale(node: ir.Node) -> bool:
     """Whether this is a Q or DQ of an activation whose one scale is a vector of one element."""
-    if node.op_type not in {"QuantizeLinear", "DequantizeLinear"} or "block_size" in node.attributes:
+    if (
+        node.op_type not in {"QuantizeLinear", "DequantizeLinear"}
+        or "block_size" in node.attributes
+    ):
         return False
     data, scale = node.inputs[0], node.inputs[1]
     of_weight = data is None or qdq.rooted_at_constant(data)

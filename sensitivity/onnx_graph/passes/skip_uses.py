@@ -1,4 +1,5 @@
-"""Leave some uses of Q/DQ pairs out of a Q/DQ file: the operation then reads what the pair read. Others get new grids."""
+"""Leave some uses of Q/DQ pairs out of a Q/DQ file: the operation then reads what the pair read.
+Others get new grids."""
 
 from __future__ import annotations
 
@@ -30,15 +31,17 @@ IR_OF_13 = 7
 CHANGED_BEFORE_13 = {
     "Dropout", "Hardmax", "LogSoftmax", "ReduceSum", "Softmax", "Split", "Squeeze", "Unsqueeze",
 }  # fmt: skip
-"""Operations that opset 12 or 13 reads otherwise than opset 11; of all others it only takes more types."""
+"""Operations that opset 12 or 13 reads otherwise than opset 11; of all others it only takes more
+types."""
 
 
 @dataclass(frozen=True, eq=False)
 class NewGrid:
     """A grid that a pair gets in place of its own, for some of its uses.
 
-    range: that it was made for. scale, zero_point: of the types that the file has, and of one shape: [] per tensor, [channels] along
-    `axis`. constant: of a weight, what the pair reads in place of what is stored; None for an activation.
+    range: that it was made for. scale, zero_point: of the types that the file has, and of one
+    shape: [] per tensor, [channels] along `axis`. constant: of a weight, what the pair reads in
+    place of what is stored; None for an activation.
     """
 
     range: Range
@@ -54,14 +57,17 @@ class NewGrid:
 
 
 class SkipUses(ir.passes.InPlacePass):
-    """Everything else stays as it is: names, order, opset, metadata, and pairs that others still use.
+    """Everything else stays as it is: names, order, opset, metadata, and pairs that others still
+    use.
 
-    skip: names of uses. weights: name of a stored constant -> its float values. A weight in the compact form that is
-    not there becomes what its pair gives, which is all that such a file still knows of it. A bias that is there and
-    has no pair was corrected for the quantized weight beside it, so it changes when that weight does. clamps: tensor in
-    front of a pair -> what an activation that only the pair stands for limited it to: it stands in the graph again for
-    what reads the tensor past the pair. grids: name of a use -> its new grid; uses with the same one keep one pair. With
-    one per channel the model becomes of the opset that first has them (`can_be_per_channel`).
+    skip: names of uses. weights: name of a stored constant -> its float values. A weight in the
+    compact form that is not there becomes what its pair gives, which is all that such a file still
+    knows of it. A bias that is there and has no pair was corrected for the quantized weight beside
+    it, so it changes when that weight does. clamps: tensor in front of a pair -> what an activation
+    that only the pair stands for limited it to: it stands in the graph again for what reads the
+    tensor past the pair. grids: name of a use -> its new grid; uses with the same one keep one
+    pair. With one per channel the model becomes of the opset that first has them
+    (`can_be_per_channel`).
     """
 
     def __init__(
@@ -88,14 +94,21 @@ class SkipUses(ir.passes.InPlacePass):
             _raise_opset(model)
         self._opset = model.opset_imports.get("", 0)
         changed = self._skip | self._grids.keys()
-        found = [path for path in paths(model.graph) if any(use and use.name in changed for _, use in path.links)]
+        found = [
+            path
+            for path in paths(model.graph)
+            if any(use and use.name in changed for _, use in path.links)
+        ]
         for path in found:
             _connect(path, self._rebuilt(model.graph, path))
             corrected = corrected_bias(path, self._weights)
             if corrected is not None and corrected.weight.name in changed:
                 _restore(model.graph, path, corrected)
-        _remove_unread([node for path in found for link, _ in path.links for node in nodes_of(link)])
-        for old, new in self._copies.items():  # the first copy of an original that is gone takes its names
+        _remove_unread(
+            [node for path in found for link, _ in path.links for node in nodes_of(link)]
+        )
+        # the first copy of an original that is gone takes its names
+        for old, new in self._copies.items():
             if old.graph is None:
                 new.name = old.name
                 if not new.outputs[0].is_graph_output():
@@ -130,7 +143,9 @@ class SkipUses(ir.passes.InPlacePass):
 
     def _activated(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
         if value not in self._clamped:
-            node = activation(self._clamps[use.pair.source.name or ""], value, use.pair, self._opset)
+            node = activation(
+                self._clamps[use.pair.source.name or ""], value, use.pair, self._opset
+            )
             for constant in node.inputs[1:]:
                 if constant is not None:
                     graph.register_initializer(constant)
@@ -149,12 +164,16 @@ class SkipUses(ir.passes.InPlacePass):
             name = pair.source.name or pair.name
             arrays = {"scale": grid.scale, "zero_point": grid.zero_point, "values": grid.constant}
             self._parameters[grid] = [
-                add(graph, f"{name}_recalibrated_{what}", array) for what, array in arrays.items() if array is not None
+                add(graph, f"{name}_recalibrated_{what}", array)
+                for what, array in arrays.items()
+                if array is not None
             ]
         scale, zero_point, *constant = self._parameters[grid]
         value = constant[0] if constant else value
         for node in pair.nodes:
-            value = self._copy(node, value, None if node is pair.clip else (scale, zero_point), grid.axis)
+            value = self._copy(
+                node, value, None if node is pair.clip else (scale, zero_point), grid.axis
+            )
         return value
 
     def _copy(
@@ -164,8 +183,8 @@ class SkipUses(ir.passes.InPlacePass):
         parameters: tuple[ir.Value, ir.Value] | None = None,
         axis: int | None = None,
     ) -> ir.Value:
-        """What the same node gives for this value; with these parameters along this axis, where it is a Q or DQ that
-        gets others."""
+        """What the same node gives for this value; with these parameters along this axis, where it
+        is a Q or DQ that gets others."""
         key = (id(node), value, parameters)
         if key not in self._made:
             output = node.outputs[0]
@@ -177,7 +196,14 @@ class SkipUses(ir.passes.InPlacePass):
                 attributes = [each for each in attributes if each.name != "axis"]
                 attributes += [] if axis is None else [ir.AttrInt64("axis", axis)]
             inputs = [value, *(parameters or node.inputs[1:])]
-            new = ir.Node(node.domain, node.op_type, inputs, attributes, name=f"{node.name}{suffix}", outputs=[given])
+            new = ir.Node(
+                node.domain,
+                node.op_type,
+                inputs,
+                attributes,
+                name=f"{node.name}{suffix}",
+                outputs=[given],
+            )
             assert node.graph is not None
             node.graph.insert_after(node, new)
             self._copies.setdefault(node, new)
@@ -190,7 +216,9 @@ def can_be_per_channel(model: ir.Model) -> bool:
     opset = model.opset_imports.get("", 0)
     if opset >= PER_CHANNEL_FROM:
         return True
-    return opset >= OLDEST_RAISED and not any(node.op_type in CHANGED_BEFORE_13 for node in model.graph.all_nodes())
+    return opset >= OLDEST_RAISED and not any(
+        node.op_type in CHANGED_BEFORE_13 for node in model.graph.all_nodes()
+    )
 
 
 def _raise_opset(model: ir.Model) -> None:
@@ -208,26 +236,31 @@ def _fits(scale: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> bool:
 
 
 def dequantized(pair: qdq.Pair) -> NDArray[Any]:
-    """The float values that a pair in the compact form gives: (level - zero point) * scale, as ONNX defines it.
+    """The float values that a pair in the compact form gives: (level - zero point) * scale, as ONNX
+    defines it.
 
     Raises OnnxFileError where the scale is not a constant.
     """
     levels, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
     if levels is None or scale is None:
         raise OnnxFileError(
-            f"Expected the scale of the weight at {pair.name} to be a constant, got one that the graph computes; "
-            "export the model with constant folding."
+            f"Expected the scale of the weight at {pair.name} to be a constant, got one that the "
+            "graph computes; export the model with constant folding."
         )
-    offset = np.zeros_like(scale, np.float32) if zero_point is None else zero_point.astype(np.float32)
+    offset = (
+        np.zeros_like(scale, np.float32) if zero_point is None else zero_point.astype(np.float32)
+    )
     limits = qdq.clip_limits(pair.clip) if pair.clip is not None else None
     if not _fits(scale, pair, levels.shape):
         raise OnnxFileError(
-            f"Expected as many scales at {pair.name} as its weight of shape {list(levels.shape)} has channels, got "
-            f"{scale.size}; quantize the model again."
+            f"Expected as many scales at {pair.name} as its weight of shape {list(levels.shape)} "
+            f"has channels, got {scale.size}; quantize the model again."
         )
     kept = levels.astype(np.float32).clip(*(limits or (None, None)))
     shifted = kept - spread(offset, pair, levels.shape)
-    return np.asarray(shifted * spread(scale.astype(np.float32), pair, levels.shape)).astype(scale.dtype)
+    return np.asarray(shifted * spread(scale.astype(np.float32), pair, levels.shape)).astype(
+        scale.dtype
+    )
 
 
 def spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -241,7 +274,8 @@ def spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDAr
 
 @dataclass(frozen=True, eq=False)
 class CorrectedBias:
-    """A float bias that belongs to a quantized weight. weight: the use of it. index: the bias's, among the inputs."""
+    """A float bias that belongs to a quantized weight. weight: the use of it. index: the bias's,
+    among the inputs."""
 
     weight: Use
     index: int
@@ -250,13 +284,22 @@ class CorrectedBias:
 
 
 def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
-    """The bias that changes with the weight at the end of this path; None where there is none, or no weight."""
+    """The bias that changes with the weight at the end of this path; None where there is none, or
+    no weight."""
     user = path.user
-    if user is None or qdq.WEIGHT_INPUT.get(user.op_type) != path.index or len(user.inputs) <= BIAS_INPUT:
+    if (
+        user is None
+        or qdq.WEIGHT_INPUT.get(user.op_type) != path.index
+        or len(user.inputs) <= BIAS_INPUT
+    ):
         return None
     weight = next((use for _, use in path.links if use is not None and use.role == "weight"), None)
     bias = user.inputs[BIAS_INPUT]
-    values = weights.get(bias.name or "") if bias is not None and qdq.constant(bias) is not None else None
+    values = (
+        weights.get(bias.name or "")
+        if bias is not None and qdq.constant(bias) is not None
+        else None
+    )
     if weight is None or bias is None or values is None:
         return None
     return CorrectedBias(weight, BIAS_INPUT, bias, values)

@@ -9,21 +9,26 @@ from sensitivity.onnx_graph.passes.initializers import add
 
 
 class SoftmaxOffLastAxis(ir.passes.InPlacePass):
-    """exp(x - max) / sum in the place of Softmax, where its axis is not the last. Values change by float rounding.
+    """exp(x - max) / sum in the place of Softmax, where its axis is not the last. Values change by
+    float rounding.
 
-    ONNX Runtime's Softmax on CPUs transposes such an input, works on single rows, and transposes back: on
-    [1, 16, 4, 8400], the box distribution of YOLOv8 at 640 pixels, it takes ten times as long as these five operations.
+    ONNX Runtime's Softmax on CPUs transposes such an input, works on single rows, and transposes
+    back: on [1, 16, 4, 8400], the box distribution of YOLOv8 at 640 pixels, it takes ten times as
+    long as these five operations.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [node for node in model.graph if node.op_type == "Softmax" and _axis(node) is not None]
+        found = [
+            node for node in model.graph if node.op_type == "Softmax" and _axis(node) is not None
+        ]
         for node in found:
             _spell_out(model.graph, node)
         return ir.passes.PassResult(model, modified=bool(found))
 
 
 def _axis(node: ir.Node) -> int | None:
-    """The axis, counted from the front; None for the last one, or where the input's rank is not known."""
+    """The axis, counted from the front; None for the last one, or where the input's rank is not
+    known."""
     value = node.inputs[0]
     if value is None or value.shape is None:
         return None
@@ -36,11 +41,15 @@ def _spell_out(graph: ir.Graph, node: ir.Node) -> None:
     assert value is not None
     name = node.name or output.name or "Softmax"
     # Up to opset 17 ReduceMax takes its axes as an attribute, ReduceSum as an input.
-    largest = ir.node("ReduceMax", [value], {"axes": [axis], "keepdims": 1}, name=f"{name}/ReduceMax")
+    largest = ir.node(
+        "ReduceMax", [value], {"axes": [axis], "keepdims": 1}, name=f"{name}/ReduceMax"
+    )
     lowered = ir.node("Sub", [value, largest.outputs[0]], name=f"{name}/Sub")
     powers = ir.node("Exp", lowered.outputs, name=f"{name}/Exp")
     axes = add(graph, f"{name}.axes", np.array([axis], np.int64))
-    total = ir.node("ReduceSum", [powers.outputs[0], axes], {"keepdims": 1}, name=f"{name}/ReduceSum")
+    total = ir.node(
+        "ReduceSum", [powers.outputs[0], axes], {"keepdims": 1}, name=f"{name}/ReduceSum"
+    )
     share = ir.node("Div", [powers.outputs[0], total.outputs[0]], name=f"{name}/Div")
     nodes = [largest, lowered, powers, total, share]
     ir.convenience.replace_nodes_and_values(graph, node, [node], nodes, [output], share.outputs)

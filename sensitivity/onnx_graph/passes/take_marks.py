@@ -8,14 +8,17 @@ from sensitivity.onnx_graph.marks import ModuleOutput, add_module_outputs, is_ma
 
 
 class TakeMarks(ir.passes.InPlacePass):
-    """Remove every `Output` mark; its module is remembered with the value (`marks.module_outputs`)."""
+    """Remove every `Output` mark; its module is remembered with the value
+    (`marks.module_outputs`)."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         marks = [node for node in model.graph.all_nodes() if is_mark(node, "Output")]
         for node in marks:
             value = node.inputs[0]
             assert value is not None
-            output = ModuleOutput(node.attributes.get_string("module"), node.attributes.get_int("call"))
+            output = ModuleOutput(
+                node.attributes.get_string("module"), node.attributes.get_int("call")
+            )
             add_module_outputs(value, (output,))
             remove(node)
         return ir.passes.PassResult(model, modified=bool(marks))

@@ -7,7 +7,8 @@ import onnx_ir.passes.common as common
 
 
 class PlainNames(ir.passes.InPlacePass):
-    """Strip `.folded`, `.on_grid` and `.transposed` from initializers whose plain name is free by now."""
+    """Strip `.folded`, `.on_grid` and `.transposed` from initializers whose plain name is free by
+    now."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False

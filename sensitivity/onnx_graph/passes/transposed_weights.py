@@ -10,11 +10,14 @@ from sensitivity.onnx_graph.passes.initializers import add
 
 
 class TransposedWeights(ir.passes.InPlacePass):
-    """weight -> Q -> DQ -> Transpose -> MatMul, as torch writes a Linear layer on more than two axes, becomes
-    transposed weight -> Q -> DQ -> MatMul: engines look for weights directly behind their pair. No value changes."""
+    """weight -> Q -> DQ -> Transpose -> MatMul, as torch writes a Linear layer on more than two
+    axes, becomes transposed weight -> Q -> DQ -> MatMul: engines look for weights directly behind
+    their pair. No value changes."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [node for node in model.graph if node.op_type == "Transpose" and _behind_weight(node)]
+        found = [
+            node for node in model.graph if node.op_type == "Transpose" and _behind_weight(node)
+        ]
         for node in found:
             _transpose_now(model.graph, node)
         return ir.passes.PassResult(model, modified=bool(found))
@@ -22,11 +25,14 @@ class TransposedWeights(ir.passes.InPlacePass):
 
 def _behind_weight(node: ir.Node) -> bool:
     pair = qdq.pair_of(node.inputs[0])
-    return pair is not None and pair.quantize is not None and pair.of_weight and pair.scale is not None
+    return (
+        pair is not None and pair.quantize is not None and pair.of_weight and pair.scale is not None
+    )
 
 
 def _transpose_now(graph: ir.Graph, node: ir.Node) -> None:
-    """A pair of its own, because the old one may have other users; it is removed later where it has none."""
+    """A pair of its own, because the old one may have other users; it is removed later where it has
+    none."""
     pair = qdq.pair_of(node.inputs[0])
     assert pair is not None
     assert pair.quantize is not None
@@ -34,10 +40,17 @@ def _transpose_now(graph: ir.Graph, node: ir.Node) -> None:
     assert weight is not None
     order = list(node.attributes.get_ints("perm", tuple(reversed(range(weight.ndim)))))
     axis = {} if pair.axis is None else {"axis": order.index(pair.axis % weight.ndim)}
-    stored = add(graph, f"{pair.source.name}.transposed", np.ascontiguousarray(weight.transpose(order)))
+    stored = add(
+        graph, f"{pair.source.name}.transposed", np.ascontiguousarray(weight.transpose(order))
+    )
     scale, zero_point = pair.dequantize.inputs[1:3]
     quantize = ir.node("QuantizeLinear", [stored, scale, zero_point], axis, name=pair.quantize.name)
-    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], axis, name=pair.dequantize.name)
+    dequantize = ir.node(
+        "DequantizeLinear",
+        [quantize.outputs[0], scale, zero_point],
+        axis,
+        name=pair.dequantize.name,
+    )
     graph.insert_before(node, [quantize, dequantize])
     node.outputs[0].replace_all_uses_with(dequantize.outputs[0])
     graph.remove(node, safe=True)

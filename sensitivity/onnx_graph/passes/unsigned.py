@@ -11,10 +11,12 @@ from sensitivity.onnx_graph.sign import non_negative
 
 
 class UnsignedActivations(ir.passes.InPlacePass):
-    """Turn int8 activations into uint8 with a zero point that is 128 more: the same grid, the same values.
+    """Turn int8 activations into uint8 with a zero point that is 128 more: the same grid, the same
+    values.
 
-    zero_point_0: give tensors that cannot be negative, and whose zero point is 0, the zero point 0 with the same scale.
-    Their values below amax stay the same; values above it are clipped at twice amax. Weights stay signed.
+    zero_point_0: give tensors that cannot be negative, and whose zero point is 0, the zero point 0
+    with the same scale. Their values below amax stay the same; values above it are clipped at twice
+    amax. Weights stay signed.
     """
 
     def __init__(self, *, zero_point_0: bool) -> None:
@@ -31,7 +33,9 @@ class UnsignedActivations(ir.passes.InPlacePass):
             from_0 = self.zero_point_0 and not zero_point.any() and non_negative(source)
             shifted = zero_point.astype(np.int16) + (0 if from_0 else 128)
             value = _zero_point(model.graph, node, shifted.astype(np.uint8))
-            readers = [user for user in node.outputs[0].consumers() if user.op_type == "DequantizeLinear"]
+            readers = [
+                user for user in node.outputs[0].consumers() if user.op_type == "DequantizeLinear"
+            ]
             for user in (node, *readers):
                 user.replace_input_with(2, value)
             node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)

@@ -12,9 +12,15 @@ class MaxCalibrator:
     def collect(self, x):
         axes = self._axis if isinstance(self._axis, (list, tuple)) else [self._axis]
         kept = [axis % x.dim() for axis in axes if axis is not None]
-        found = x.detach().abs().amax([axis for axis in range(x.dim()) if axis not in kept], keepdim=True)
+        found = (
+            x.detach()
+            .abs()
+            .amax([axis for axis in range(x.dim()) if axis not in kept], keepdim=True)
+        )
         found = found.squeeze() if found.numel() == 1 else found
-        self._calib_amax = found if self._calib_amax is None else torch.maximum(self._calib_amax, found)
+        self._calib_amax = (
+            found if self._calib_amax is None else torch.maximum(self._calib_amax, found)
+        )
 
     def compute_amax(self):
         return self._calib_amax
@@ -54,7 +60,8 @@ class HistogramCalibrator:
         return torch.tensor(self._calib_bin_edges[at].item())
 
     def _divergence(self, bins):
-        """KL of the counts clipped to the first bins, from the same spread over the levels of the grid."""
+        """KL of the counts clipped to the first bins, from the same spread over the levels of the
+        grid."""
         kept = self._calib_hist[:bins].astype(float)
         clipped = kept.copy()
         clipped[-1] += self._calib_hist[bins:].sum()

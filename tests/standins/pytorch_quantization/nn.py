@@ -24,12 +24,31 @@ class TensorQuantizer(nn.Module):
     _enable_onnx_export = False
     use_fb_fake_quant = False
 
-    def __init__(self, quant_desc=tq.QUANT_DESC_8BIT_PER_TENSOR, disabled=False, if_quant=True, if_calib=False):
+    def __init__(
+        self,
+        quant_desc=tq.QUANT_DESC_8BIT_PER_TENSOR,
+        disabled=False,
+        if_quant=True,
+        if_calib=False,
+    ):
         super().__init__()
-        for setting in ("num_bits", "fake_quant", "axis", "scale_amax", "learn_amax", "unsigned", "narrow_range"):
+        for setting in (
+            "num_bits",
+            "fake_quant",
+            "axis",
+            "scale_amax",
+            "learn_amax",
+            "unsigned",
+            "narrow_range",
+        ):
             setattr(self, f"_{setting}", getattr(quant_desc, setting))
         self._scale = 1.0 if quant_desc.fake_quant else None
-        self._disabled, self._if_quant, self._if_clip, self._if_calib = disabled, if_quant, False, if_calib
+        self._disabled, self._if_quant, self._if_clip, self._if_calib = (
+            disabled,
+            if_quant,
+            False,
+            if_calib,
+        )
         if quant_desc.amax is not None:
             self.register_buffer("_amax", torch.tensor(quant_desc.amax))
         if self._learn_amax:
@@ -113,19 +132,25 @@ class TensorQuantizer(nn.Module):
         else:
             amax = self._range(inputs)
         if self._fake_quant:
-            return tq.fake_tensor_quant(inputs, amax, self._num_bits, self._unsigned, self._narrow_range)
+            return tq.fake_tensor_quant(
+                inputs, amax, self._num_bits, self._unsigned, self._narrow_range
+            )
         quantized, self._scale = tq.integers(inputs, amax, self._num_bits, self._unsigned)
         return quantized
 
 
 class _Quantized:
-    """Layers with `_input_quantizer` and `_weight_quantizer`; both can be described by keyword, or for the class."""
+    """Layers with `_input_quantizer` and `_weight_quantizer`; both can be described by keyword, or
+    for the class."""
 
     default_quant_desc_input = tq.QUANT_DESC_8BIT_PER_TENSOR
     default_quant_desc_weight = tq.QUANT_DESC_8BIT_CONV2D_WEIGHT_PER_CHANNEL
 
     def __init__(self, *args, **kwargs):
-        given = [kwargs.pop(f"quant_desc_{which}", getattr(self, f"default_quant_desc_{which}")) for which in _WHICH]
+        given = [
+            kwargs.pop(f"quant_desc_{which}", getattr(self, f"default_quant_desc_{which}"))
+            for which in _WHICH
+        ]
         super().__init__(*args, **kwargs)
         for which, descriptor in zip(_WHICH, given, strict=True):
             setattr(self, f"_{which}_quantizer", TensorQuantizer(descriptor))
@@ -157,19 +182,43 @@ def _pair(value):
 class QuantConv2d(_Quantized, nn.modules.conv._ConvNd):
     """As in the toolkit, not a `torch.nn.Conv2d`: what looks for that class does not find it."""
 
-    def __init__(self, inputs, outputs, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, **kwargs):
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
+        groups=1,
+        bias=True,
+        **kwargs,
+    ):
         sizes = [_pair(value) for value in (kernel_size, stride, padding, dilation)]
         super().__init__(inputs, outputs, *sizes, False, _pair(0), groups, bias, "zeros", **kwargs)
 
     def forward(self, input):  # noqa: A002
         x, weight = self._input_quantizer(input), self._weight_quantizer(self.weight)
-        return functional.conv2d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return functional.conv2d(
+            x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups
+        )
 
 
 class QuantConvTranspose2d(_Quantized, nn.modules.conv._ConvTransposeNd):
     default_quant_desc_weight = tq.QUANT_DESC_8BIT_CONVTRANSPOSE2D_WEIGHT_PER_CHANNEL
 
-    def __init__(self, inputs, outputs, kernel_size, stride=1, padding=0, groups=1, bias=True, dilation=1, **kwargs):
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        kernel_size,
+        stride=1,
+        padding=0,
+        groups=1,
+        bias=True,
+        dilation=1,
+        **kwargs,
+    ):
         sizes = [_pair(value) for value in (kernel_size, stride, padding, dilation)]
         super().__init__(inputs, outputs, *sizes, True, _pair(0), groups, bias, "zeros", **kwargs)
 
@@ -183,19 +232,25 @@ class QuantLinear(_Quantized, nn.Linear):
     default_quant_desc_weight = tq.QUANT_DESC_8BIT_LINEAR_WEIGHT_PER_ROW
 
     def forward(self, input):  # noqa: A002
-        return functional.linear(self._input_quantizer(input), self._weight_quantizer(self.weight), self.bias)
+        return functional.linear(
+            self._input_quantizer(input), self._weight_quantizer(self.weight), self.bias
+        )
 
 
 class QuantLSTM(nn.Module):
-    """[time, batch, input_size] -> ([time, batch, hidden_size], None). One quantizer of each kind for each layer, which
-    sees inputs beside hidden state, and both weight matrices side by side."""
+    """[time, batch, input_size] -> ([time, batch, hidden_size], None). One quantizer of each kind
+    for each layer, which sees inputs beside hidden state, and both weight matrices side by side."""
 
     def __init__(self, input_size, hidden_size, num_layers=1):
         super().__init__()
         self.hidden_size = hidden_size
         sizes = [input_size, *[hidden_size] * (num_layers - 1)]
-        self.weights = nn.ParameterList(nn.Parameter(torch.randn(4 * hidden_size, n + hidden_size) / 3) for n in sizes)
-        self._input_quantizers = nn.ModuleList(TensorQuantizer(tq.QUANT_DESC_8BIT_PER_TENSOR) for _ in sizes)
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.randn(4 * hidden_size, n + hidden_size) / 3) for n in sizes
+        )
+        self._input_quantizers = nn.ModuleList(
+            TensorQuantizer(tq.QUANT_DESC_8BIT_PER_TENSOR) for _ in sizes
+        )
         self._weight_quantizers = nn.ModuleList(
             TensorQuantizer(tq.QUANT_DESC_8BIT_LINEAR_WEIGHT_PER_ROW) for _ in sizes
         )
@@ -208,7 +263,11 @@ class QuantLSTM(nn.Module):
             matrix = w_quantizer(weights)
             hidden = cell = input.new_zeros(input.shape[1], self.hidden_size)
             for time, step in enumerate(steps):
-                gates = functional.linear(x_quantizer(torch.cat([step, hidden], 1)), matrix).chunk(4, 1)
-                cell = torch.sigmoid(gates[1]) * cell + torch.sigmoid(gates[0]) * torch.tanh(gates[2])
+                gates = functional.linear(x_quantizer(torch.cat([step, hidden], 1)), matrix).chunk(
+                    4, 1
+                )
+                cell = torch.sigmoid(gates[1]) * cell + torch.sigmoid(gates[0]) * torch.tanh(
+                    gates[2]
+                )
                 steps[time] = hidden = torch.sigmoid(gates[3]) * torch.tanh(cell)
         return torch.stack(steps), None

@@ -1,4 +1,5 @@
-"""How a tensor is quantized: the descriptor, and symmetric fake quantization by the largest absolute value."""
+"""How a tensor is quantized: the descriptor, and symmetric fake quantization by the largest
+absolute value."""
 
 from dataclasses import dataclass
 
@@ -9,7 +10,8 @@ TINY = 2.0**-24
 
 @dataclass(frozen=True)
 class QuantDescriptor:
-    """axis: the axes that keep a range of their own, None for one range. amax: given instead of calibrated."""
+    """axis: the axes that keep a range of their own, None for one range. amax: given instead of
+    calibrated."""
 
     num_bits: int = 8
     axis: int | tuple[int, ...] | None = None
@@ -29,7 +31,8 @@ QUANT_DESC_8BIT_LINEAR_WEIGHT_PER_ROW = QuantDescriptor(axis=(0,))
 
 
 def integers(inputs, amax, num_bits=8, unsigned=False, narrow_range=True):
-    """The integers as floats, and what to divide them by. Channels with no range to speak of become 0."""
+    """The integers as floats, and what to divide them by. Channels with no range to speak of become
+    0."""
     if unsigned and inputs.min() < 0:
         raise TypeError("Negative values encountered in unsigned quantization.")
     if amax.min() < 0:
