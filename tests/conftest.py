@@ -10,6 +10,19 @@ from pathlib import Path
 import onnxruntime.transformers  # noqa: F401
 import pytest
 
+SPREAD = ("test_cases.py", "test_yolo_families.py")
+"""Files of long tests that share nothing: any worker takes any of these, and they begin first, so
+that no worker is left alone with a long one at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of any other file go to one worker, which makes their fixtures once."""
+    items.sort(key=lambda item: item.path.name not in SPREAD)
+    for item in items:
+        if item.path.name not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
 
 @pytest.fixture
 def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
