@@ -1,5 +1,7 @@
 """Shared scales and quantized skip connections, found before a scan and kept by the export."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.sums import ResidualAdd
 
 
 class Residual(nn.Module):
@@ -111,15 +114,18 @@ def test_skip_connections_are_quantized_measured_and_exported(tmp_path):
     before = source_of(Residual, inputs)
     unquantized = outputs_of(before, inputs, ())
     added = add_residual_quantizers(before, [inputs])
-    assert added == ("first.shortcut.residual_quantizer", "second.shortcut.residual_quantizer")
+    assert added == (
+        "first.residual_add.residual_quantizer",
+        "second.residual_add.residual_quantizer",
+    )
     source = ModelOptModel(before.model)
     assert set(added) < {quantizer.name for quantizer in source.quantizers}
     assert not torch.equal(outputs_of(source, inputs, ()), unquantized)
     assert torch.equal(outputs_of(source, inputs, added), unquantized)
 
     units = layers(source.quantizers)
-    files = export_files(source, inputs, units, ["second.shortcut"], tmp_path, fingerprint="")
-    verify(source, files, inputs, units, ["second.shortcut"])
+    files = export_files(source, inputs, units, ["second.residual_add"], tmp_path, fingerprint="")
+    verify(source, files, inputs, units, ["second.residual_add"])
     for variant, quantized in (("int8", [True, True]), ("partial", [True, False])):
         adds = [
             node for node in load_model(files[variant]).graph.all_nodes() if node.op_type == "Add"
@@ -136,16 +142,17 @@ def test_a_value_quantized_twice_to_one_grid_is_quantized_side_by_side(tmp_path)
                 nn.Conv2d(4, 4, 1),
                 nn.Conv2d(4, 4, 1),
             )
+            self.rounded = nn.Identity()
 
         def forward(self, x):
-            x = self.stem(x)
+            x = self.rounded(self.stem(x))
             return self.last(self.conv(x) + x)
 
     inputs = models.batch(6, 8)
     before = source_of(Skip, inputs)
-    assert add_residual_quantizers(before, [inputs]) == ("stem.residual_quantizer",)
+    before.model.rounded = ResidualAdd(copy.deepcopy(before.model.conv.input_quantizer))
     source = ModelOptModel(before.model)
-    with unified_scales(source, [["stem.residual_quantizer", "conv.input_quantizer"]]):
+    with unified_scales(source, [["rounded.residual_quantizer", "conv.input_quantizer"]]):
         files = export_files(
             source, inputs, layers(source.quantizers), [], tmp_path, fingerprint=""
         )
@@ -153,7 +160,7 @@ def test_a_value_quantized_twice_to_one_grid_is_quantized_side_by_side(tmp_path)
     pairs = {
         pair.name.partition("/")[0]: pair for pair in qdq.pairs(load_model(files["int8"]).graph)
     }
-    assert pairs["stem.residual_quantizer"].source is pairs["conv.input_quantizer"].source
+    assert pairs["rounded.residual_quantizer"].source is pairs["conv.input_quantizer"].source
     np.testing.assert_array_equal(
-        pairs["stem.residual_quantizer"].scale, pairs["conv.input_quantizer"].scale
+        pairs["rounded.residual_quantizer"].scale, pairs["conv.input_quantizer"].scale
     )

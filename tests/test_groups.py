@@ -340,16 +340,19 @@ def test_skip_connections_get_quantizers_for_the_whole_of_a_session_and_lose_the
     fingerprint = source.fingerprint()
     with residual_quantizers(source, [models.batch()]) as names:
         inside = ModelOptModel(source.model)
-        assert names == ("short.residual_quantizer",)
+        assert names == ("residual_add.residual_quantizer",)
         assert {quantizer.name for quantizer in inside.quantizers} >= set(names)
     assert ModelOptModel(source.model).fingerprint() == fingerprint
-    assert not source.model.short._forward_hooks
+    assert not source.model._forward_hooks
+    assert not hasattr(source.model, "residual_add")
 
     api.scan(ScanSettings(task=task, out=tmp_path, quantize_residuals=True))
     info = RunDir(tmp_path).info()
     assert info.residuals
     assert any("residual_quantizer" in name for unit in info.units for name in unit.quantizers)
-    assert api.plan(PlanSettings(directory=tmp_path, max_drop="99pt", skip=("*short*",))).skip
+    assert api.plan(
+        PlanSettings(directory=tmp_path, max_drop="99pt", skip=("*residual_add*",))
+    ).skip
 
 
 def test_a_model_that_takes_no_new_quantizers_is_told():

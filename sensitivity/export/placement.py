@@ -7,17 +7,20 @@ what is exported.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from sensitivity.errors import ModelError
 from sensitivity.onnx_graph import groups
-from sensitivity.onnx_graph.marks import ModuleOutput, is_mark
+from sensitivity.onnx_graph.marks import SumOperand
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable
 from sensitivity.records import Range
 
-RESIDUAL = "residual_quantizer"
+ADD = "residual_add"
+QUANTIZER = "residual_quantizer"
 
 
 def scale_groups(source: QuantizedModel, example_inputs: Any) -> tuple[tuple[str, ...], ...]:
@@ -69,30 +72,34 @@ def _per_tensor(one: Range) -> Range:
 def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> tuple[str, ...]:
     """Quantize what comes over each skip connection, as TensorRT needs to fuse the Add in INT8.
 
-    The model is changed for good: the module whose output the skip connection carries gets a
-    `residual_quantizer`, a copy of one of the model's input quantizers, that its output passes.
-    amax is the largest absolute value over `batches` (inputs, for calibration). Make the
-    `QuantizedModel` anew afterwards. A skip connection that is no module's output is left alone.
+    The model is changed for good: the module whose code adds gets a `residual_add`, with a copy of
+    one of the model's input quantizers that the Add alone reads through. Other readers of the
+    tensor have quantizers of their own, or read it in float. amax is the largest absolute value
+    over `batches` (inputs, for calibration). Make the `QuantizedModel` anew afterwards.
     Returns the names of the new quantizers.
     """
     from sensitivity.export.trace import trace
+    from sensitivity.quantizers.sums import QuantizedSums, change_sums
 
-    traced = trace(source, batches[0], every_module=True)
-    modules = [_module_of(value) for value in groups.residual_inputs(traced)]
-    wanted = list(dict.fromkeys(output.module for output in modules if output is not None))
+    operands = groups.residual_operands(trace(source, batches[0], sums=True))
     template = next(
         (one.name for one in source.quantizers if one.role == "input" and one.axis is None), None
     )
-    if template is None or not wanted:
+    if template is None or not operands:
         return ()
-    largest = _largest_outputs(source, wanted, batches)
-    for name in wanted:
+    largest = _largest_operands(source, operands, batches)
+    names = []
+    changes: dict[str, QuantizedSums] = defaultdict(QuantizedSums)
+    for operand in operands:
         quantizer = copy.deepcopy(source.model.get_submodule(template))
-        quantizer._amax.fill_(largest[name])
-        module = source.model.get_submodule(name)
-        module.add_module(RESIDUAL, quantizer)
-        module.register_forward_hook(quantize_output)
-    return tuple(f"{name}.{RESIDUAL}" for name in wanted)
+        quantizer._amax.fill_(largest[operand])
+        added = changes[operand.module].add(operand, quantizer)
+        owner = source.model.get_submodule(operand.module)
+        attribute = f"{ADD}_{operand.sum}" if hasattr(owner, ADD) else ADD
+        owner.add_module(attribute, added)
+        names.append(f"{operand.module}.{attribute}.{QUANTIZER}".removeprefix("."))
+    change_sums(source.model, changes)
+    return tuple(names)
 
 
 @contextmanager
@@ -106,45 +113,35 @@ def residual_quantizers(
             "Expected a model that takes new quantizers for --quantize-residuals, got one of "
             f"{source.source}; quantize the skip connections where it was made."
         )
+    from sensitivity.quantizers.sums import restore_sums
+
     names = add_residual_quantizers(source, batches)
     try:
         yield names
     finally:
+        restore_sums(source.model)
         for name in names:
-            module = source.model.get_submodule(name.rpartition(".")[0])
-            delattr(module, RESIDUAL)
-            for key in [
-                key for key, hook in module._forward_hooks.items() if hook is quantize_output
-            ]:
-                del module._forward_hooks[key]
+            owner, _, add = name.removesuffix(f".{QUANTIZER}").rpartition(".")
+            delattr(source.model.get_submodule(owner), add)
 
 
-def quantize_output(module: Any, args: Any, output: Any) -> Any:
-    return getattr(module, RESIDUAL)(output)
+def _largest_operands(
+    source: QuantizedModel, operands: Sequence[SumOperand], batches: Sequence[Any]
+) -> dict[SumOperand, float]:
+    from sensitivity.export.simulate import outputs_of
+    from sensitivity.quantizers.sums import changed_sums
 
+    largest = dict.fromkeys(operands, 0.0)
 
-def _module_of(value: Any) -> ModuleOutput | None:
-    """The outermost module that gave this value: all that read it outside of that module see it
-    quantized."""
-    found = None
-    user = next((node for node in value.consumers() if is_mark(node, "Output")), None)
-    while user is not None:
-        found = ModuleOutput(user.attributes.get_string("module"), user.attributes.get_int("call"))
-        user = next((node for node in user.outputs[0].consumers() if is_mark(node, "Output")), None)
-    return found
+    def keep(module: str, position: int, *values: Any) -> Any:
+        for operand in operands:
+            if (operand.module, operand.sum) == (module, position):
+                value = float(values[operand.index].abs().max())
+                largest[operand] = max(largest[operand], value)
+        return values
 
-
-def _largest_outputs(
-    source: QuantizedModel, names: Sequence[str], batches: Sequence[Any]
-) -> dict[str, float]:
-    from sensitivity.export.simulate import hooked, outputs_of
-
-    largest = dict.fromkeys(names, 0.0)
-
-    def keep(name: str, args: Any, output: Any) -> None:
-        largest[name] = max(largest[name], float(output.abs().max()))
-
-    with hooked(source, names, keep):
+    changes = {operand.module: partial(keep, operand.module) for operand in operands}
+    with changed_sums(source.model, changes):
         for inputs in batches:
             # In float, as ranges are calibrated.
             outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers])

@@ -13,6 +13,7 @@ import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import onnx
@@ -27,6 +28,7 @@ from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.calls import arguments, every_module_called, to_device, with_types_known
 from sensitivity.quantizers.half import as_float32, half_type
 from sensitivity.quantizers.native import model_copy, put_in_place
+from sensitivity.quantizers.sums import change_sums
 
 OPSET = 17
 """The newest that TensorRT 8.6 reads."""
@@ -34,13 +36,14 @@ OPSET = 17
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def trace(source: QuantizedModel, example_inputs: Any, *, every_module: bool = False) -> ir.Model:
+def trace(source: QuantizedModel, example_inputs: Any, *, sums: bool = False) -> ir.Model:
     """Trace a copy of the model on one batch; the user's model is left alone. The batch axis (the
     first) stays free.
 
     A model in BF16 or FP16 is traced in FP32, with the same weights.
 
-    every_module: mark the output of every module, not only of quantized layers and BatchNorms.
+    sums: mark the second operand of every sum that the model's code takes too, as
+    `marks.SumOperand` names it.
     Raises ExportError, with torch's own exception as its cause, where the model cannot be exported.
     """
     model, example_inputs = _copy(source.model).cpu().eval(), as_float32(example_inputs)
@@ -48,12 +51,16 @@ def trace(source: QuantizedModel, example_inputs: Any, *, every_module: bool = F
         model = model.float()
     mark_quantizers(model, source)
     layers = {quantizer.layer for quantizer in source.quantizers}
-    mark_outputs(model, {name for name, _ in model.named_modules()} if every_module else layers)
+    mark_outputs(model, layers)
+    if sums:
+        marking = {name: partial(_mark_operand, name) for name, _ in model.named_modules()}
+        change_sums(model, marking)
     names, tensors = flat_inputs(to_device(example_inputs, "cpu"))
     structures: list[tuple[list[str], str]] = []
-    forward = flat_forward(model.forward, example_inputs, structures)
     # the exporter would take the graph of a torch.fx module for a scripted one
-    if hasattr(model, "graph"):
+    is_fx = hasattr(model, "graph")
+    forward = flat_forward(model if is_fx else model.forward, example_inputs, structures)
+    if is_fx:
         model = nn.ModuleDict({"model": model})
     model.forward = forward
     with torch.inference_mode(), every_module_called(), warnings.catch_warnings():
@@ -109,6 +116,12 @@ def _marker(name: str) -> Callable[[nn.Module, Any, Any], Any]:
     return hook
 
 
+def _mark_operand(
+    module: str, position: int, first: torch.Tensor, second: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return first, _Operand.apply(second, module, position)  # type: ignore[no-untyped-call]
+
+
 class QuantizerMark(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -137,6 +150,16 @@ class _Output(torch.autograd.Function):
     @staticmethod
     def symbolic(g: Any, x: Any, module: str, call: int) -> Any:
         return g.op(f"{DOMAIN}::Output", x, module_s=module, call_i=call).setType(x.type())
+
+
+class _Operand(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, module: str, position: int) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, module: str, position: int) -> Any:
+        return g.op(f"{DOMAIN}::Operand", x, module_s=module, sum_i=position).setType(x.type())
 
 
 def flat_inputs(inputs: Any) -> tuple[list[str], list[torch.Tensor]]:

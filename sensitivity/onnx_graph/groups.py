@@ -10,7 +10,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.marks import DOMAIN, is_mark
+from sensitivity.onnx_graph.marks import DOMAIN, SumOperand, is_mark
 
 SAME_VALUES = {
     "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Dropout",
@@ -122,26 +122,44 @@ def branched_blocks(model: ir.Model) -> tuple[tuple[str, ...], ...]:
     return tuple(found)
 
 
-def residual_inputs(model: ir.Model) -> tuple[ir.Value, ...]:
-    """Of each Add that joins a weighted branch and a skip connection: the value that comes over the
-    skip connection.
+def residual_operands(model: ir.Model) -> tuple[SumOperand, ...]:
+    """Of each Add that joins a weighted branch and a skip connection: what comes over the skip
+    connection.
 
-    model: traced, with marks. The other branch ends in a Conv or its BatchNorm, with which runtimes
-    fuse the Add. Where both do, the second input of the Add is taken, which is the shortcut in `y +
-    shortcut(x)`.
+    model: traced, with marks, those of sums too. The other branch ends in a Conv or its BatchNorm,
+    with which runtimes fuse the Add. Where both do, the second operand is taken, which is the
+    shortcut in `y + shortcut(x)`. An Add that no sum of the model's code gave is left out.
     """
-    found: dict[ir.Value, None] = {}
+    found: dict[SumOperand, None] = {}
     for node in model.graph:
         if node.op_type != "Add" or any(
             value is None or qdq.constant(value) is not None for value in node.inputs
         ):
             continue
-        first, second = (_unmarked(value) for value in node.inputs if value is not None)
-        if _of_weighted(first):
-            found[second] = None
-        elif _of_weighted(second):
-            found[first] = None
-    return tuple(value for value in found if not _is_quantized(value))
+        first, second = _operands(node)
+        if first is None or second is None:
+            continue
+        mark = second.producer()
+        assert mark is not None
+        module, position = mark.attributes.get_string("module"), mark.attributes.get_int("sum")
+        if _of_weighted(_unmarked(first)) and not _is_quantized(_unmarked(second)):
+            found[SumOperand(module, position, 1)] = None
+        elif _of_weighted(_unmarked(second)) and not _is_quantized(_unmarked(first)):
+            found[SumOperand(module, position, 0)] = None
+    return tuple(found)
+
+
+def _operands(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
+    """Both operands in the order of the model's code; the second is None where it is not marked."""
+    first, second = node.inputs
+    if _is_operand(second):
+        return first, second
+    return (second, first) if _is_operand(first) else (first, None)
+
+
+def _is_operand(value: ir.Value | None) -> bool:
+    node = value.producer() if value is not None else None
+    return node is not None and is_mark(node, "Operand")
 
 
 def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
@@ -242,12 +260,16 @@ def _root(parents: dict[ir.Value, ir.Value], value: ir.Value) -> ir.Value:
 
 
 def _unmarked(value: ir.Value) -> ir.Value:
-    """The value before the `Output` marks behind it."""
+    """The value before the `Output` and `Operand` marks behind it."""
     node = value.producer()
-    while node is not None and is_mark(node, "Output") and node.inputs[0] is not None:
+    while node is not None and _is_output_or_operand(node) and node.inputs[0] is not None:
         value = node.inputs[0]
         node = value.producer()
     return value
+
+
+def _is_output_or_operand(node: ir.Node) -> bool:
+    return is_mark(node, "Output") or is_mark(node, "Operand")
 
 
 def _of_weighted(value: ir.Value) -> bool:

@@ -2,8 +2,9 @@
 afterwards.
 
 Domain `sensitivity`: `Quantizer(x, name)` where a quantizer stood, `Output(x, module, call)` behind
-a layer. Both give x. They never leave the export: `passes.insert_qdq` and `passes.take_marks`
-remove all of them.
+a layer, and, where asked for, `Operand(x, module, sum)` in front of the second operand of a sum.
+All give x. They never leave the export: `passes.insert_qdq` and `passes.take_marks` remove those
+that a file is made from.
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ class ModuleOutput:
     module: str
     call: int
     then: str | None = None
+
+
+@dataclass(frozen=True)
+class SumOperand:
+    """An operand of a sum that the code of `module` takes ("" is the whole model).
+
+    sum: which of that module's own sums of two tensors, from 0 in each of its calls. index: 0 or 1.
+    """
+
+    module: str
+    sum: int
+    index: int
 
 
 def module_outputs(value: ir.Value) -> tuple[ModuleOutput, ...]:
