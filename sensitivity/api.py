@@ -465,7 +465,10 @@ def report_data(directory: Path) -> ReportData:
         timings=timed.timings if timed else (),
         bench_sentences=timed.sentences if timed else (),
         environment=timed.environment if timed else info.environment,
-        verification=facts(verified) if verified else None,
+        # what was built of them has a section of its own
+        verification=facts(replace(verified, engines={}, not_built={})) if verified else None,
+        engines=verified.engines if verified else {},
+        not_built=verified.not_built if verified else {},
         warnings=info.warnings
         + ((STALE,) if stale else ())
         + ((unfinished,) if unfinished else ()),

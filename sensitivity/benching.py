@@ -141,7 +141,12 @@ def benched(
     run_dir.write("bench.json", result)
     with_timings(run_dir, result)
     write_csv(bench_table(timings), run_dir.path / "bench.csv")
-    layers = [row for variant, profile in profiles.items() for row in layer_rows(variant, profile)]
+    engine = next(iter(exported.engines.values()), None)
+    layers = [
+        row
+        for variant, profile in profiles.items()
+        for row in layer_rows(variant, profile, engine if variant == "partial" else None)
+    ]
     write_csv(pd.DataFrame(layers), run_dir.path / "layers.csv")
     return result
 

@@ -524,14 +524,23 @@ class EngineStructure:
         return all(layer.as_planned for layer in self.layers)
 
     @property
-    def sentence(self) -> str:
-        """What the builder made, in words: structure, and no time."""
-        shares = []
-        for planned, words in (("int8", "in INT8"), ("float", "in float")):
+    def kept_plans(self) -> dict[str, tuple[int, int]]:
+        """By what is planned, "INT8" or "float": how many layers are as planned, and of how
+        many."""
+        found = {}
+        for planned, words in (("int8", "INT8"), ("float", "float")):
             layers = [layer for layer in self.layers if layer.planned == planned]
             if layers:
-                right = sum(layer.as_planned for layer in layers)
-                shares.append(f"{right} of {len(layers)} layers {words} as planned")
+                found[words] = sum(layer.as_planned for layer in layers), len(layers)
+        return found
+
+    @property
+    def sentence(self) -> str:
+        """What the builder made, in words: structure, and no time."""
+        shares = [
+            f"{right} of {every} layers in {planned} as planned"
+            for planned, (right, every) in self.kept_plans.items()
+        ]
         return (
             f"TensorRT-RTX {self.version} builds it for SM {self.sm}: {'; '.join(shares)}; "
             f"{self.kernels} kernels, {self.requantize_kernels} of which only requantize; "

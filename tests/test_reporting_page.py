@@ -17,7 +17,7 @@ from matplotlib import _pylab_helpers
 from support.reporting_samples import complete, effects, near, scan_only, units
 
 from sensitivity.errors import WriteError
-from sensitivity.records import Advice, FrontierPoint, Unit
+from sensitivity.records import Advice, BuiltLayer, EngineStructure, FrontierPoint, Unit
 from sensitivity.reporting.axes import axis_around, spread
 from sensitivity.reporting.charts import effect_chart
 from sensitivity.reporting.data import ReportData
@@ -258,3 +258,42 @@ def test_accuracy_against_latency_is_shown_where_plans_were_met() -> None:
     section = page.text[page.text.index("Accuracy against latency") :]
     assert section.index("2.12 ms") < section.index("2.40 ms") < section.index("chosen")
     assert "frontier" not in Page(render(data)).ids()
+
+
+def test_the_engine_has_a_section_that_says_what_was_planned_and_built_and_that_nothing_ran() -> (
+    None
+):
+    layers = (
+        BuiltLayer("stem", "int8", "int8"),
+        BuiltLayer("head<b>", "int8", "fp16"),
+        BuiltLayer("up", "float", "fp16"),
+    )
+    engine = EngineStructure("1.7.1.116", 120, layers, 9, 4, 5_680)
+    data = replace(complete(), engines={"model.partial.onnx": engine})
+    page = Page(render(data))
+    assert "engine" in page.ids()
+    text = " ".join(page.text.split())
+    for words in (
+        "Structure of the TensorRT-RTX engine",
+        "1 of 3 layers is not in the precision that the plan wants.",
+        "TensorRT-RTX 1.7.1.116, makes of model.partial.onnx for GPUs of compute capability 12.0.",
+        "Nothing was executed: this is structure, and no measure of time.",
+        "Planned in INT8 1 of 2",
+        "Planned in float 1 of 1",
+        "Kernels 9 4 only requantize",
+        "Activations 5.68 kB written for one sample",
+        "head<b> INT8 FP16 not as planned stem INT8 INT8 up float FP16",
+    ):
+        assert words.replace(" ", "") in text.replace(" ", ""), words
+
+
+def test_a_plan_that_the_engine_keeps_is_said_in_one_sentence_and_a_missing_engine_with_its_why() -> (
+    None
+):
+    engine = EngineStructure("1.7", 89, (BuiltLayer("stem", "int8", "int8"),), 2, 1, 100)
+    kept = Page(render(replace(complete(), engines={"a.onnx": engine}))).text
+    assert "Every layer is in the precision that the plan wants." in kept
+    assert "not as planned" not in kept
+    missing = Page(render(replace(complete(), not_built={"b.onnx": "no wheel"}))).text
+    assert "b.onnx was not built: no wheel" in " ".join(missing.split())
+    assert "engine" not in Page(render(complete())).ids()

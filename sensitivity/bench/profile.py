@@ -16,6 +16,7 @@ from sensitivity.onnx_graph.qdq import (
     weight,
     weighted_nodes,
 )
+from sensitivity.records import EngineStructure
 from sensitivity.runtimes.base import LayerRun, Runtime, Tensors
 
 
@@ -78,10 +79,17 @@ def quantized_nodes(file: Path) -> tuple[str, ...]:
     )
 
 
-def layer_rows(variant: str, profile: FileProfile) -> list[dict[str, object]]:
+def layer_rows(
+    variant: str, profile: FileProfile, engine: EngineStructure | None = None
+) -> list[dict[str, object]]:
     """One row per step, for layers.csv; `share` is of the profiled time, None where nothing was
-    timed."""
+    timed.
+
+    engine: that TensorRT-RTX built of the same variant, which nothing executed; of the weighted
+    layers of each step, what was planned and what it has. None where it built none.
+    """
     total = sum(run.ms or 0.0 for run in profile.runs)
+    layers = {layer.layer: layer for layer in engine.layers} if engine else {}
     return [
         {
             "variant": variant,
@@ -96,6 +104,8 @@ def layer_rows(variant: str, profile: FileProfile) -> list[dict[str, object]]:
             "origin": run.origin or "",
             "inputs": _joined(port.precision for port in run.inputs),
             "outputs": _joined(port.precision for port in run.outputs),
+            "rtx_planned": _joined(layers[name].planned for name in run.onnx if name in layers),
+            "rtx_built": _joined(layers[name].built or "?" for name in run.onnx if name in layers),
         }
         for index, run in enumerate(profile.runs, start=1)
     ]

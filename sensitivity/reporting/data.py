@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sensitivity.records import Effect, Estimate, FrontierPoint, Mode, Plan, Timing, Unit
+from sensitivity.records import (
+    Effect,
+    EngineStructure,
+    Estimate,
+    FrontierPoint,
+    Mode,
+    Plan,
+    Timing,
+    Unit,
+)
 from sensitivity.reporting.number_formats import USUAL
 from sensitivity.tasks.detection_detail import DetectionDetail
 
@@ -33,6 +42,8 @@ class ReportData:
     format: what the model is quantized to; every sentence is written with INT8 and said of this
     format.
     detection: what the plan changes for a detector, class by class and in pictures.
+    engines: file -> the engine that TensorRT-RTX built of it, which nothing executed. not_built: file
+    -> why it built none.
     bench_sentences: the latency verdict in words, the most important first.
     warnings: what a reader must know before believing a number.
     scales: quantizers that share one range. sharing: what that costs with everything in INT8; None
@@ -61,6 +72,8 @@ class ReportData:
     frontier: tuple[FrontierPoint, ...] = ()
     detection: DetectionDetail | None = None
     format: str = USUAL
+    engines: Mapping[str, EngineStructure] = field(default_factory=dict)
+    not_built: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def layers(self) -> int:

@@ -121,6 +121,18 @@ def milliseconds(value_ms: float) -> str:
     return f"{value_ms:.{max(digits, 0)}f} ms"
 
 
+def memory(size: int) -> str:
+    """Bytes with three digits, in decimal units.
+
+    >>> memory(5680), memory(91_670_000), memory(12)
+    ('5.68 kB', '91.7 MB', '12 bytes')
+    """
+    if size < 1000:
+        return count(size, "byte")
+    scale, unit = (1e6, "MB") if size >= 1e6 else (1e3, "kB")
+    return f"{size / scale:.3g} {unit}"
+
+
 def includes_zero(estimate: Estimate) -> bool:
     """Whether the data allow no effect at all; False where there is no interval to say so."""
     return (

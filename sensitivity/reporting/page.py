@@ -55,6 +55,8 @@ def render(data: ReportData) -> str:
         "percent": "{:.4g}%".format,
         "samples": formats.samples,
         "silent": formats.includes_zero,
+        "capability": lambda sm: f"{sm // 10}.{sm % 10}",
+        "memory": formats.memory,
         "value": lambda value: f"{value:.4g}" if isinstance(value, float) else value,
     }
     script = (TEMPLATES / "report.js").read_text()
