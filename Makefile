@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint site package clean
+.PHONY: setup demo test lint site package house clean
 
 setup: $(VENV)/.done
 
@@ -31,6 +31,10 @@ site: setup
 
 package: setup
 	.ci/package $(BIN)/python
+
+# How the code reads; the limits are in tests/test_house.py.
+house: setup
+	$(BIN)/python benchmarks/house.py
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info
