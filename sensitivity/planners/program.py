@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import lil_array
+from scipy.sparse import coo_array
 
 from sensitivity.planners.loss_model import Weights
 from sensitivity.records import CostModel
@@ -131,10 +131,10 @@ class _Rows:
         self.add({at: 1.0 if one else -1.0 for at, one in enumerate(skipped)}, sum(skipped) - 1.0)
 
     def constraint(self) -> LinearConstraint:
-        matrix = lil_array((len(self._rows), self._width))
-        for number, row in enumerate(self._rows):
-            for at, value in row.items():
-                matrix[number, at] = value
+        rows = np.repeat(np.arange(len(self._rows)), [len(row) for row in self._rows])
+        columns = [at for row in self._rows for at in row]
+        values = [value for row in self._rows for value in row.values()]
+        matrix = coo_array((values, (rows, columns)), shape=(len(self._rows), self._width))
         return LinearConstraint(matrix.tocsr(), -np.inf, np.array(self._upper))
 
 

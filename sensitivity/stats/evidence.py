@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import multivariate_normal
 
 Array = NDArray[np.float64]
 
@@ -36,13 +35,14 @@ def likeliest(
     own: float[m, m], covariance up to a scale. surprise: float[m], what was seen less what was
     expected. Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", 5.4.1.
     """
+    # Every covariance tried has the eigenvectors of `own`, so one decomposition serves all.
+    values, vectors = np.linalg.eigh(own)
+    values, turned = np.maximum(values, 0.0), vectors.T @ surprise
     found = []
     for scale, noise in itertools.product(scales, noises):
-        covariance = scale * own + noise**2 * np.eye(len(own))
-        found.append(
-            (float(multivariate_normal(cov=covariance).logpdf(surprise)), scale, noise, covariance)
-        )
-    log_likelihood, scale, noise, covariance = max(found, key=lambda one: one[:3])
-    return Evidence(
-        log_likelihood, scale, noise, np.asarray(np.linalg.inv(covariance), dtype=np.float64)
-    )
+        variances = scale * values + noise**2
+        log_likelihood = -0.5 * np.sum(np.log(2 * np.pi * variances) + turned**2 / variances)
+        found.append((float(log_likelihood), scale, noise))
+    log_likelihood, scale, noise = max(found)
+    inverse = (vectors / (scale * values + noise**2)) @ vectors.T
+    return Evidence(log_likelihood, scale, noise, np.asarray(inverse, dtype=np.float64))
