@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.rules.examples import Example
+from sensitivity.rules.targets import RTX, RTX_SEEN
 
 Severity = Literal["error", "warning", "info"]
 """error: the runtime refuses the file or computes something else; warning: it costs speed or
@@ -73,6 +74,23 @@ Check = Callable[[Subject], Iterator[Hit]]
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What the parser and builder of TensorRT-RTX were seen to do with a file that breaks a rule.
+
+    does: what follows the name of the version, such as "runs the layer in float".
+    severity: of the finding there; None takes that of the rule.
+    """
+
+    does: str
+    severity: Severity | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Without a full stop."""
+        return f"{RTX_SEEN} {self.does}"
+
+
+@dataclass(frozen=True)
 class Rule:
     """code: SQ and three digits, the first is the topic; name: two or three words, joined by
     dashes.
@@ -80,6 +98,8 @@ class Rule:
     targets: where it holds. bad: breaks this rule for every one of them; good: the same graph put
     right.
     source: document or source file that says so, or "measured" with what and where.
+    rtx: what TensorRT-RTX was seen to do, also where the rule is not for it; None where that is not
+    known or adds nothing.
     """
 
     code: str
@@ -92,10 +112,19 @@ class Rule:
     bad: Example
     good: Example
     check: Check
+    rtx: Seen | None = None
+
+    def severity_for(self, target: str) -> Severity:
+        """Of a finding for one of the rule's targets."""
+        seen = self.rtx if target == RTX else None
+        return self.severity if seen is None or seen.severity is None else seen.severity
 
     def findings(self, subject: Subject) -> Iterator[Finding]:
+        severity = self.severity_for(subject.target)
+        seen = self.rtx if subject.target == RTX else None
+        told = "" if seen is None else f"; {seen.sentence}"
         for node, message in self.check(subject):
-            yield Finding(self.code, self.severity, node, message, self.fix)
+            yield Finding(self.code, severity, node, message + told, self.fix)
 
 
 def rule(
@@ -109,11 +138,12 @@ def rule(
     source: str,
     bad: Example,
     good: Example,
+    rtx: Seen | None = None,
 ) -> Callable[[Check], Rule]:
     """Turn a check into a Rule. Rules are found by `catalog`, which lists the modules that hold
     them."""
 
     def make(check: Check) -> Rule:
-        return Rule(code, name, severity, targets, why, fix, source, bad, good, check)
+        return Rule(code, name, severity, targets, why, fix, source, bad, good, check, rtx)
 
     return make

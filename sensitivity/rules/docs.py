@@ -9,7 +9,7 @@ import numpy as np
 from sensitivity.rules.base import Rule
 from sensitivity.rules.catalog import RULES, TOPICS, rules_of
 from sensitivity.rules.examples import CANONICAL, Array, Example
-from sensitivity.rules.targets import TARGETS, TENSORRT
+from sensitivity.rules.targets import RTX, RTX_SEEN, TARGETS, TENSORRT
 
 HEAD = f"""# Rules of `sensitivity lint`
 
@@ -22,8 +22,10 @@ Judges any Q/DQ ONNX file, also from other tools, for {", ".join(f"`{target}`" f
 - **warning**: it costs speed or accuracy. **info**: it may. The exit code is 0.
 
 Rules for TensorRT come from its public sources and documents, as each says; none was tried on TensorRT itself. Those
-marked *measured* were tried. Each rule's two examples, in ONNX's text syntax, are its tests. Where *Good* is missing,
-it is this:
+marked *measured* were tried. What {RTX_SEEN} does was seen in its parser and builder, for SM 8.9; nothing was
+executed. What it makes of every example: [rtx_rules.md](../benchmarks/results/rtx_rules.md).
+
+Each rule's two examples, in ONNX's text syntax, are its tests. Where *Good* is missing, it is this:
 
 ```text
 {{canonical}}
@@ -44,7 +46,7 @@ def page() -> str:
 
 def index() -> str:
     rows = [
-        f"| [{rule.code}](#{anchor(rule)}) | {rule.name} | {rule.severity} | {_for(rule)} |"
+        f"| [{rule.code}](#{anchor(rule)}) | {rule.name} | {_severity(rule)} | {_for(rule)} |"
         for rule in RULES
     ]
     return "\n".join(["| code | name | severity | for |", "|---|---|---|---|", *rows, ""])
@@ -59,8 +61,9 @@ def entry(rule: Rule) -> str:
     """One rule's section."""
     lines = [
         f"### {rule.code} {rule.name}\n",
-        f"*{rule.severity}* for {_for(rule)}.\n",
+        f"*{_severity(rule)}* for {_for(rule)}.\n",
         f"{rule.why}\n",
+        *([f"**Seen.** {rule.rtx.sentence}.\n"] if rule.rtx is not None else []),
         f"**Fix.** {rule.fix}\n",
         f"**Source.** {rule.source}.\n",
         f"**Bad**\n\n```text\n{onnx_text(rule.bad)}\n```\n",
@@ -70,11 +73,18 @@ def entry(rule: Rule) -> str:
     return "\n".join(lines)
 
 
+def _severity(rule: Rule) -> str:
+    there = rule.severity_for(RTX)
+    if RTX not in rule.targets or there == rule.severity:
+        return rule.severity
+    return f"{rule.severity} ({there} for {RTX})"
+
+
 def _for(rule: Rule) -> str:
     if set(rule.targets) == set(TARGETS):
         return "every target"
-    if rule.targets == TENSORRT:
-        return "TensorRT"
+    if set(TENSORRT) <= set(rule.targets):
+        return ", ".join(["TensorRT", *(name for name in rule.targets if name not in TENSORRT)])
     return ", ".join(rule.targets)
 
 

@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.reach import name_of
-from sensitivity.rules.base import Hit, Subject, rule
+from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import POINTWISE, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
 from sensitivity.rules.paths import ACTIVATIONS, MOVES_VALUES, origin, pair_before, quantizers_after
-from sensitivity.rules.targets import TARGETS, TENSORRT
+from sensitivity.rules.targets import RTX, TARGETS, TENSORRT
 from sensitivity.rules.weighted import PLACEMENT
 
 TWO_OUT = "float[1,16,8,8] y, float[1,16,8,8] y2"
@@ -54,6 +54,7 @@ UNEQUAL = {"s2": np.array(0.07, np.float32)}
         + V
         + AFTER
     ),
+    rtx=Seen("runs the convolutions of this example in INT8 with a float residual too"),
 )
 def residual_float(subject: Subject) -> Iterator[Hit]:
     for node in subject.nodes:
@@ -104,7 +105,7 @@ HALVES = "float[1,8,8,8] x, float[1,8,8,8] x2"
     "SQ402",
     "concat-scales",
     "warning",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="A Concat of INT8 values needs one scale for all of them, and for their other users; "
     "unequal scales put a"
     " requantize kernel on each input (10.8 % of kernel time in YOLOv6, 180 instead of 207 queries "
@@ -128,7 +129,7 @@ def concat_scales(subject: Subject) -> Iterator[Hit]:
     "SQ403",
     "fan-out-scales",
     "warning",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="A value that several layers quantize is stored once if they agree on its scale; otherwise "
     "every further "
     "scale is one more kernel and one more copy.",

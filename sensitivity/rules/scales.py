@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.reach import name_of
-from sensitivity.rules.base import Hit, Subject, rule
+from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Array, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import block_size, steps
-from sensitivity.rules.targets import TARGETS, TENSORRT
+from sensitivity.rules.paths import MOVES_VALUES, block_size, steps
+from sensitivity.rules.targets import RTX, TARGETS, TENSORRT
 from sensitivity.rules.zero_points import PARSER
 
 FP16_NORMAL = 2.0**-14
@@ -92,6 +92,7 @@ def _scales(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
     source=PARSER + ": 'Scale coefficients must all be positive'",
     bad=Example(CANONICAL.body, constants={"s": np.array(np.nan, np.float32)}),
     good=CANONICAL,
+    rtx=Seen("refuses it"),
 )
 def scale_not_positive(subject: Subject) -> Iterator[Hit]:
     for node, scale in _scales(subject):
@@ -122,6 +123,7 @@ def scale_not_positive(subject: Subject) -> Iterator[Hit]:
     source=PARSER,
     bad=Example(CANONICAL.body, constants={"s": np.array(0.05, np.float64)}),
     good=CANONICAL,
+    rtx=Seen("takes a float64 scale and computes in INT8", "info"),
 )
 def scale_type(subject: Subject) -> Iterator[Hit]:
     allowed = SCALE_TYPES[subject.target]
@@ -138,7 +140,7 @@ def scale_type(subject: Subject) -> Iterator[Hit]:
     "SQ203",
     "scale-not-in-fp16",
     "info",
-    ("tensorrt-10", "tensorrt-11"),
+    ("tensorrt-10", "tensorrt-11", RTX),
     why="As FP32 this scale is right, and the operation that it feeds computes in FP32. In FP16 it "
     "would become zero "
     "(from 3e-8 on) and end in infinities, so this operation cannot take part in FP16. Such scales "
@@ -170,13 +172,14 @@ def _below(subject: Subject, kind: np.dtype[np.generic], limit: float) -> Iterat
     "SQ204",
     "scale-not-constant",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="TensorRT needs every scale when it builds the engine; one that is computed at run time "
     "cannot be built.",
     fix="Use static quantization, whose scales are constants in the file.",
     source="NVIDIA TensorRT documentation, IQuantizeLayer: the scale must be a build-time constant",
     bad=Example("sx = ReduceMax <keepdims = 0> (x)\n" + pair("x", "sx") + WEIGHT + conv()),
     good=CANONICAL,
+    rtx=Seen("does not build it"),
 )
 def scale_not_constant(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
@@ -189,7 +192,7 @@ def scale_not_constant(subject: Subject) -> Iterator[Hit]:
     "SQ205",
     "axis-left-out",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="Where a per-channel Q or DQ has no axis, ONNX takes axis 1 and TensorRT takes axis 0: the "
     "same file "
     "means different things, or fails where the sizes differ.",
@@ -197,6 +200,7 @@ def scale_not_constant(subject: Subject) -> Iterator[Hit]:
     source=PARSER,
     bad=Example(pair("x") + pair("w", "ws", "wz") + conv()),
     good=CANONICAL,
+    rtx=Seen("builds it and runs the layer in float", "warning"),
 )
 def axis_left_out(subject: Subject) -> Iterator[Hit]:
     for node, scale in _scales(subject):
@@ -208,7 +212,7 @@ def axis_left_out(subject: Subject) -> Iterator[Hit]:
     "SQ206",
     "activation-per-channel",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="TensorRT quantizes activations per tensor only; a kernel sums over channels and cannot "
     "give each its own"
     " scale.",
@@ -217,6 +221,7 @@ def axis_left_out(subject: Subject) -> Iterator[Hit]:
     + PARSER,
     bad=Example(pair("x", "ws", "wz", axis=1) + WEIGHT + conv()),
     good=CANONICAL,
+    rtx=Seen("builds it and runs the layer in float", "warning"),
 )
 def activation_per_channel(subject: Subject) -> Iterator[Hit]:
     for found in subject.pairs:
@@ -232,7 +237,7 @@ def activation_per_channel(subject: Subject) -> Iterator[Hit]:
     "SQ207",
     "weight-axis",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="A per-channel scale must run along the output channels of the operation: axis 0 for Conv, "
     "1 for "
     "ConvTranspose, for Gemm 0 with transB=1 and 1 without, the last for MatMul. No kernel can "
@@ -243,6 +248,7 @@ def activation_per_channel(subject: Subject) -> Iterator[Hit]:
     "8.2 wanted axis 0 for ConvTranspose)",
     bad=Example(pair("x") + pair("w", "ws", "wz", axis=1) + conv()),
     good=CANONICAL,
+    rtx=Seen("builds it and runs the layer in float", "warning"),
 )
 def weight_axis(subject: Subject) -> Iterator[Hit]:
     for node in qdq.weighted_nodes(subject.graph):
@@ -283,6 +289,7 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
             "z8": np.zeros(8, np.int8),
         },
     ),
+    rtx=Seen("refuses it"),
 )
 def scale_count(subject: Subject) -> Iterator[Hit]:
     for node, scale in _scales(subject):
@@ -313,7 +320,7 @@ def _shown(shape: tuple[int, ...]) -> str:
     "SQ209",
     "scale-rounded-in-fp16",
     "warning",
-    ("tensorrt-10", "tensorrt-11"),
+    ("tensorrt-10", "tensorrt-11", RTX),
     why="FP16 has full precision down to 6.1e-5 only: this scale has lost digits already, and "
     "every value of its "
     "channel is off by as much.",
@@ -336,7 +343,7 @@ def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
     "SQ210",
     "negative-weight-scale",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="TensorRT refuses a scale below zero. ONNX allows it, and ONNX Runtime and OpenVINO "
     "compute such stored weights "
     "as they are meant: 4-bit quantizers write them, to give the entry of largest size the level "
@@ -350,6 +357,7 @@ def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
     "right, with INT4 blocks and with INT8 channels",
     bad=_stored("ns"),
     good=_stored("ws"),
+    rtx=Seen("refuses it"),
 )
 def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
     for node, scale in _scales(subject):
@@ -367,7 +375,7 @@ def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
     "SQ211",
     "block-cut-short",
     "error",
-    ("tensorrt-11",),
+    ("tensorrt-11", RTX),
     why="TensorRT does not read block_size: it divides the weight's shape by that of the scales. "
     "Where the last block is "
     "cut short it takes another size than the file says, or refuses the file.",
@@ -375,6 +383,7 @@ def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
     source="onnx-tensorrt, QuantDequantLinearHelper (onnxOpImporters.cpp of 10.x)",
     bad=_in_blocks(100),
     good=_in_blocks(128),
+    rtx=Seen("builds it; which blocks it takes is not known", "warning"),
 )
 def block_cut_short(subject: Subject) -> Iterator[Hit]:
     for node, _ in _scales(subject):
@@ -391,3 +400,94 @@ def block_cut_short(subject: Subject) -> Iterator[Hit]:
                 name_of(node),
                 f"expected blocks that divide the {side} entries along axis {axis}, got {block}",
             )
+
+
+VECTOR: dict[str, Array] = {"s1": np.array([0.05], np.float32), "z1": np.array([0], np.int8)}
+
+
+@rule(
+    "SQ212",
+    "activation-scale-vector",
+    "warning",
+    (RTX,),
+    why="A scale of shape [1] is per tensor for ONNX, and TensorRT documents no difference for "
+    "8.6, 10 and 11; TensorRT-RTX takes it for one per channel, and runs a convolution behind it, "
+    "or in front of an Add with it, in float without a word. Matrix products and weights are not "
+    "affected.",
+    fix="Write scale and zero point of an activation as scalars, of shape []; 'sensitivity export' "
+    "does.",
+    source="measured with TensorRT-RTX 1.7.1.116, for SM 8.9",
+    bad=Example(pair("x", "s1", "z1") + WEIGHT + conv(), constants=VECTOR),
+    good=CANONICAL,
+    rtx=Seen("runs the convolution in float"),
+)
+def activation_scale_vector(subject: Subject) -> Iterator[Hit]:
+    for found in subject.pairs:
+        scale = found.scale
+        is_vector = scale is not None and scale.shape == (1,) and not block_size(found.dequantize)
+        if not is_vector or qdq.rooted_at_constant(found.source):
+            continue
+        if {"Conv", "Add"} & set(_users(found.output)):
+            yield found.name, "expected a scalar scale for an activation, got the shape [1]"
+
+
+def _users(value: ir.Value) -> Iterator[str]:
+    """Operations that read this value, perhaps moved."""
+    for node in value.consumers():
+        yield node.op_type
+        if node.op_type in MOVES_VALUES:
+            yield from _users(node.outputs[0])
+
+
+SAME_TYPES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"} | {"Add", "Sub", "Mul", "Div"})
+"""Operations whose inputs must all have one type."""
+FLOAT_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16"}
+
+
+@rule(
+    "SQ213",
+    "scale-types-mixed",
+    "error",
+    (RTX,),
+    why="A DequantizeLinear gives values of the type of its scale, and the inputs of an operation "
+    "must have one type: an FP16 scale in a graph of FP32 is not valid. TensorRT 8.6, which reads "
+    "FP32 scales only, says so by SQ202; 10 and 11 take both types, and document no check.",
+    fix="Write the scale in the type of the other inputs, or a Cast behind the DequantizeLinear.",
+    source="ONNX operator DequantizeLinear (19); measured with TensorRT-RTX 1.7.1.116",
+    bad=Example(
+        pair("x", "s16") + WEIGHT + conv(),
+        opset=19,
+        constants={"s16": np.array(0.05, np.float16)},
+    ),
+    good=HALF,
+    rtx=Seen("refuses the operation behind"),
+)
+def scale_types_mixed(subject: Subject) -> Iterator[Hit]:
+    for node in subject.nodes:
+        if node.op_type not in SAME_TYPES:
+            continue
+        types = [_float_type(value) for value in node.inputs]
+        known = sorted({name for name in types if name in FLOAT_TYPES})
+        if len(known) > 1 and any(_by_scale(value) for value in node.inputs):
+            yield name_of(node), f"expected inputs of one type, got {' and '.join(known)}"
+
+
+def _float_type(value: ir.Value | None) -> str | None:
+    """Type of the value: that of the scale behind a DQ, perhaps moved; None where it is not
+    known."""
+    node = _by_scale(value)
+    if node is None:
+        return value.dtype.name if value is not None and value.dtype is not None else None
+    scale = qdq.constant(node.inputs[1])
+    if scale is None:
+        return None
+    return {"float16": "FLOAT16", "bfloat16": "BFLOAT16"}.get(scale.dtype.name, "FLOAT")
+
+
+def _by_scale(value: ir.Value | None) -> ir.Node | None:
+    """The DQ that gives this value its type, perhaps through nodes that only move values."""
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in MOVES_VALUES - {"Cast"}:
+        before = node.inputs[0]
+        node = before.producer() if before is not None else None
+    return node if node is not None and node.op_type == "DequantizeLinear" else None

@@ -5,4 +5,6 @@ from __future__ import annotations
 
 TENSORRT = ("tensorrt-8.6", "tensorrt-10", "tensorrt-11")
 RTX = "tensorrt-rtx"
+RTX_SEEN = "TensorRT-RTX 1.7.1"
+"""The version whose parser and builder were watched; nothing was executed."""
 TARGETS = (*TENSORRT, RTX, "openvino", "onnxruntime")

@@ -9,11 +9,11 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.reach import name_of
-from sensitivity.rules.base import Hit, Subject, rule
+from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
 from sensitivity.rules.paths import MOVES_VALUES, QDQ, attribute, grid_type, pair_before
-from sensitivity.rules.targets import TENSORRT
+from sensitivity.rules.targets import RTX, TENSORRT
 
 PLACEMENT = (
     "NVIDIA TensorRT documentation, Working with Quantized Types > Q/DQ layer-placement "
@@ -25,7 +25,7 @@ PLACEMENT = (
     "SQ301",
     "one-input-quantized",
     "warning",
-    (*TENSORRT, "openvino"),
+    (*TENSORRT, RTX, "openvino"),
     why="A convolution or matrix product runs in INT8 only if both its activation and its weight "
     "are quantized; "
     "with one of them it pays the rounding and runs in float. Weights of 4 bits are meant so: they "
@@ -34,6 +34,7 @@ PLACEMENT = (
     source=PLACEMENT,
     bad=Example(WEIGHT + conv("x")),
     good=CANONICAL,
+    rtx=Seen("runs the layer in float"),
 )
 def one_input_quantized(subject: Subject) -> Iterator[Hit]:
     for node in qdq.weighted_nodes(subject.graph):
@@ -69,7 +70,7 @@ def _dequantized(value: ir.Value | None) -> bool:
     "SQ302",
     "bias-quantized",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="TensorRT takes the bias in float and adds it to the INT32 sum itself; a bias behind a "
     "DequantizeLinear, "
     "as ONNX Runtime's quantizer writes it, is refused.",
@@ -87,6 +88,7 @@ def _dequantized(value: ir.Value | None) -> bool:
         },
     ),
     good=Example(pair("x") + WEIGHT + "[conv] y = Conv <pads = [1, 1, 1, 1]> (xd, wd, b)"),
+    rtx=Seen("refuses it"),
 )
 def bias_quantized(subject: Subject) -> Iterator[Hit]:
     for node in subject.nodes:
@@ -115,6 +117,7 @@ def bias_quantized(subject: Subject) -> Iterator[Hit]:
         pair("x") + WEIGHT + "wt = Transpose <perm = [0, 1, 3, 2]> (wd)\n" + conv(weight="wt")
     ),
     good=CANONICAL,
+    rtx=Seen("computes in INT8 through a Transpose or Reshape there"),
 )
 def weight_path_broken(subject: Subject) -> Iterator[Hit]:
     for node in qdq.weighted_nodes(subject.graph):
@@ -159,6 +162,7 @@ def weight_path(value: ir.Value | None) -> Iterator[ir.Node]:
     good=Example(
         "[up] y = ConvTranspose <group = 2> (x, t)", constants={"t": weights(16, 8, 1, 1)}
     ),
+    rtx=Seen("builds it and runs the layer in float: SQ307"),
 )
 def grouped_transposed_conv(subject: Subject) -> Iterator[Hit]:
     for node in qdq.weighted_nodes(subject.graph):
@@ -249,7 +253,7 @@ def _given(value: ir.Value) -> bool:
     "SQ306",
     "output-quantized",
     "warning",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="A Q/DQ pair on an output of the model rounds the result once more and gains nothing: no "
     "INT8 operation "
     "follows.",
@@ -263,3 +267,39 @@ def output_quantized(subject: Subject) -> Iterator[Hit]:
         node = output.producer()
         if node is not None and node.op_type in QDQ:
             yield name_of(node), f"expected no Q/DQ on the output {output.name}, got {node.op_type}"
+
+
+TRANSPOSED = {
+    "t": weights(16, 16, 2, 2),
+    "ts": np.full(16, 0.01, np.float32),
+    "tz": np.zeros(16, np.int8),
+}
+DOUBLED = "float[1,16,16,16] y"
+
+
+@rule(
+    "SQ307",
+    "transposed-conv-float",
+    "warning",
+    (RTX,),
+    why="TensorRT-RTX runs every quantized ConvTranspose in float, per channel or per tensor, with "
+    "groups or without: the file pays the rounding and gains nothing. TensorRT 8.6, 10 and 11 "
+    "document INT8 for those without groups: SQ304.",
+    fix="Leave transposed convolutions unquantized.",
+    source="measured with TensorRT-RTX 1.7.1.116, for SM 8.9",
+    bad=Example(
+        pair("x")
+        + pair("t", "ts", "tz", axis=1)
+        + "[up] y = ConvTranspose <strides = [2, 2]> (xd, td)",
+        outputs=DOUBLED,
+        constants=TRANSPOSED,
+    ),
+    good=Example(
+        "[up] y = ConvTranspose <strides = [2, 2]> (x, t)", outputs=DOUBLED, constants=TRANSPOSED
+    ),
+    rtx=Seen("runs the layer in float"),
+)
+def transposed_conv_float(subject: Subject) -> Iterator[Hit]:
+    for node in qdq.weighted_nodes(subject.graph):
+        if node.op_type == "ConvTranspose" and pair_before(qdq.weight(node)) is not None:
+            yield name_of(node), "expected no Q/DQ around this ConvTranspose, got it quantized"

@@ -11,11 +11,11 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.reach import name_of
-from sensitivity.rules.base import Hit, Subject, rule
+from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
 from sensitivity.rules.paths import QDQ, grid_type, steps
-from sensitivity.rules.targets import TARGETS, TENSORRT
+from sensitivity.rules.targets import RTX, TARGETS, TENSORRT
 
 OPSETS = {"tensorrt-8.6": (7, 17), "tensorrt-10": (9, 20), "tensorrt-11": (9, 25)}
 OPERATOR_FORM = {
@@ -51,8 +51,15 @@ DYNAMIC = Example(
 ORT_DOMAIN = Example(
     "xq = com.microsoft.QuantizeLinear (x, s, z)\nxd = com.microsoft.DequantizeLinear (xq, s, z)\n"
     + WEIGHT
-    + conv()
+    + '[conv] y = com.microsoft.FusedConv <activation = "Relu", pads = [1, 1, 1, 1]> (xd, wd)\n'
 )
+TAKEN_BY_RTX = QDQ | {"Gelu"}
+"""Operators of the domain com.microsoft that the parser of TensorRT-RTX 1.7.1 takes."""
+REFUSES_INTEGERS = frozenset(
+    {"GlobalAveragePool", "Sigmoid", "Softmax", "LogSoftmax", "Tanh", "Elu", "Selu"}
+    | {"Exp", "Sqrt", "Floor", "Softplus"}
+)
+"""Operations that TensorRT-RTX 1.7.1 does not build for the integers of a Q."""
 HALF = {"s": np.array(0.05, np.float16), "h": np.ones((16, 16, 3, 3), np.float16)}
 
 
@@ -82,7 +89,7 @@ def no_qdq(subject: Subject) -> Iterator[Hit]:
     "SQ002",
     "operator-form",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="QLinearConv, ConvInteger, DynamicQuantizeLinear and their kind compute on integers "
     "themselves; TensorRT "
     "reads Q/DQ pairs around float operations only.",
@@ -91,6 +98,7 @@ def no_qdq(subject: Subject) -> Iterator[Hit]:
     source="onnx-tensorrt docs/operators.md: none of ONNX's five is supported",
     bad=DYNAMIC,
     good=CANONICAL,
+    rtx=Seen("refuses it"),
 )
 def operator_form(subject: Subject) -> Iterator[Hit]:
     yield from _operator_form(subject)
@@ -140,6 +148,7 @@ def _operator_form(subject: Subject) -> Iterator[Hit]:
     "from 7",
     bad=Example(CANONICAL.body, opset=26),
     good=CANONICAL,
+    rtx=Seen("takes opsets 9 and 26 too"),
 )
 def opset_range(subject: Subject) -> Iterator[Hit]:
     low, high = OPSETS[subject.target]
@@ -163,6 +172,7 @@ def opset_range(subject: Subject) -> Iterator[Hit]:
     source="ONNX operators, versions of QuantizeLinear (10, 13, 19, 21)",
     bad=Example(CANONICAL.body, opset=12),
     good=CANONICAL,
+    rtx=Seen("takes a per-channel scale in opset 12 and computes in INT8", "info"),
 )
 def opset_too_old(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
@@ -189,7 +199,7 @@ def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
     "SQ012",
     "runtime-specific-operators",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="A file saved by ONNX Runtime after optimization, or quantized with its own operators, "
     "holds nodes of the"
     " domain com.microsoft (and an INT32 bias behind DQ), which TensorRT does not know.",
@@ -197,9 +207,15 @@ def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
     source="ONNX Runtime docs, Graph Optimizations > offline mode; onnx-tensorrt docs/operators.md",
     bad=ORT_DOMAIN,
     good=CANONICAL,
+    rtx=Seen("takes Q, DQ and Gelu of that domain, and refuses others, such as FusedConv"),
 )
 def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
-    found = [node for node in subject.nodes if node.domain == "com.microsoft"]
+    taken = TAKEN_BY_RTX if subject.target == RTX else frozenset()
+    found = [
+        node
+        for node in subject.nodes
+        if node.domain == "com.microsoft" and node.op_type not in taken
+    ]
     if found:
         kinds = ", ".join(sorted({node.op_type for node in found}))
         yield (
@@ -212,7 +228,7 @@ def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
     "SQ013",
     "lone-quantize",
     "warning",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="TensorRT finds INT8 layers by Q/DQ pairs; integers that go from a Q to anything but a DQ "
     "are left as "
     "they stand, and most layers refuse them.",
@@ -226,6 +242,7 @@ def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
     good=Example(
         "xt = MaxPool <kernel_shape = [1, 1]> (x)\n" + pair("xt", to="xd") + WEIGHT + conv()
     ),
+    rtx=Seen("computes in INT8 where the operation takes integers; for others see SQ014"),
 )
 def lone_quantize(subject: Subject) -> Iterator[Hit]:
     for node in subject.nodes:
@@ -240,4 +257,37 @@ def lone_quantize(subject: Subject) -> Iterator[Hit]:
                     name_of(node),
                     "expected only DequantizeLinear behind this Q, got "
                     f"{', '.join(others) or 'nothing'}",
+                )
+
+
+@rule(
+    "SQ014",
+    "lone-quantize-refused",
+    "error",
+    (RTX,),
+    why="TensorRT-RTX keeps the integers that go from a Q to anything but a DQ as they stand, and "
+    "some operations have no form for integers. NVIDIA documents Q/DQ pairs only, for TensorRT "
+    "8.6, 10 and 11: SQ013.",
+    fix="Put a DequantizeLinear with the same scale and zero point behind the QuantizeLinear.",
+    source="measured with TensorRT-RTX 1.7.1.116, for SM 8.9: it builds Relu, LeakyRelu, Clip, "
+    "Add, Mul, Concat, MaxPool, AveragePool, Reshape, Transpose and nearest Resize of integers, "
+    "and refuses " + ", ".join(sorted(REFUSES_INTEGERS)),
+    bad=Example(
+        "xq = QuantizeLinear (x, s, z)\nxt = Sigmoid (xq)\nxd = DequantizeLinear (xt, s, z)\n"
+        + WEIGHT
+        + conv()
+    ),
+    good=Example("xt = Sigmoid (x)\n" + pair("xt", to="xd") + WEIGHT + conv()),
+    rtx=Seen("refuses it when it builds"),
+)
+def lone_quantize_refused(subject: Subject) -> Iterator[Hit]:
+    for node in subject.nodes:
+        if node.op_type != "QuantizeLinear":
+            continue
+        for user in node.outputs[0].consumers():
+            if user.op_type in REFUSES_INTEGERS:
+                yield (
+                    name_of(user),
+                    f"expected a DequantizeLinear between {name_of(node)} and this "
+                    f"{user.op_type}, got none",
                 )

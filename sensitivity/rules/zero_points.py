@@ -9,11 +9,11 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.reach import name_of
-from sensitivity.rules.base import Hit, Subject, rule
+from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
-from sensitivity.rules.paths import grid_type, same_grid, steps
-from sensitivity.rules.targets import TARGETS, TENSORRT
+from sensitivity.rules.paths import attribute, grid_type, same_grid, steps
+from sensitivity.rules.targets import RTX, TARGETS, TENSORRT
 
 PARSER = (
     "onnx-tensorrt, QuantDequantLinearHelper (8.6-GA builtin_op_importers.cpp, 10.1-GA "
@@ -23,6 +23,7 @@ TYPES = {
     "tensorrt-8.6": ("int8",),
     "tensorrt-10": ("int8", "float8_e4m3fn", "int4"),
     "tensorrt-11": ("int8", "float8_e4m3fn", "int4", "float4_e2m1fn"),
+    RTX: ("int8", "float8_e4m3fn", "int4", "float4_e2m1fn"),
 }
 
 
@@ -30,7 +31,7 @@ TYPES = {
     "SQ101",
     "zero-point-missing",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="Where a Q has no zero point, ONNX takes uint8, TensorRT 10 and later take int8, and "
     "TensorRT 8.6 fails: the "
     "same file means different things. A DQ of a stored weight has the type of the weight, from "
@@ -39,6 +40,7 @@ TYPES = {
     source=PARSER,
     bad=Example("xq = QuantizeLinear (x, s)\nxd = DequantizeLinear (xq, s)\n" + WEIGHT + conv()),
     good=CANONICAL,
+    rtx=Seen("takes it, as int8"),
 )
 def zero_point_missing(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
@@ -58,7 +60,7 @@ def _stored(node: ir.Node) -> bool:
     "SQ102",
     "zero-point-not-zero",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="TensorRT computes with symmetric grids only and refuses any other zero point.",
     fix="Quantize symmetrically: int8 with zero point 0 (quantize_static: "
     "extra_options={'ActivationSymmetric': "
@@ -66,6 +68,7 @@ def _stored(node: ir.Node) -> bool:
     source=PARSER,
     bad=Example(pair("x", zero="z3") + WEIGHT + conv(), constants={"z3": np.array(3, np.int8)}),
     good=CANONICAL,
+    rtx=Seen("refuses it"),
 )
 def zero_point_not_zero(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
@@ -85,6 +88,7 @@ def zero_point_not_zero(subject: Subject) -> Iterator[Hit]:
     source=PARSER + "; ONNX operator QuantizeLinear",
     bad=Example(pair("x") + pair("w", "ws", "z", axis=0) + conv()),
     good=CANONICAL,
+    rtx=Seen("refuses it"),
 )
 def zero_point_size(subject: Subject) -> Iterator[Hit]:
     for node in steps(subject.nodes):
@@ -100,7 +104,7 @@ def zero_point_size(subject: Subject) -> Iterator[Hit]:
     "SQ104",
     "grid-type",
     "error",
-    TENSORRT,
+    (*TENSORRT, RTX),
     why="TensorRT has signed 8-bit grids (from 10 on also FP8 and INT4); it refuses uint8 and 16 "
     "bits, or reads "
     "them as int8.",
@@ -109,14 +113,25 @@ def zero_point_size(subject: Subject) -> Iterator[Hit]:
     source=PARSER,
     bad=Example(pair("x", zero="u") + WEIGHT + conv()),
     good=CANONICAL,
+    rtx=Seen(
+        "takes uint8 with zero point 0 for int8, and refuses 16 bits and, without a zero point, "
+        "output_dtype uint8"
+    ),
 )
 def grid_type_of_target(subject: Subject) -> Iterator[Hit]:
     allowed = TYPES[subject.target]
     for node in steps(subject.nodes):
-        kind = grid_type(node)
+        kind = grid_type(node) or (_output_type(node) if subject.target == RTX else None)
         # an int32 bias has its own rule
         if kind is not None and kind not in allowed and kind != "int32":
             yield name_of(node), f"expected {' or '.join(allowed)} for {subject.target}, got {kind}"
+
+
+def _output_type(node: ir.Node) -> str | None:
+    """The type that output_dtype of a Q without zero point names (opset 21); None where it names
+    none."""
+    number = attribute(node, "output_dtype", 0)
+    return ir.DataType(number).name.lower().replace("float8e", "float8_e") if number else None
 
 
 @rule(
@@ -134,6 +149,7 @@ def grid_type_of_target(subject: Subject) -> Iterator[Hit]:
         constants={"s2": np.array(0.5, np.float32)},
     ),
     good=CANONICAL,
+    rtx=Seen("takes it and says nothing"),
 )
 def pair_disagrees(subject: Subject) -> Iterator[Hit]:
     for found in subject.pairs:
