@@ -1,7 +1,7 @@
 """Two hundred bad inputs: what was given, the sentence that came, and the exit code.
 
-    python benchmarks/bad_inputs.py --out docs/bad_inputs.md        # the table; exit 1 where one is not one clear sentence
-    python benchmarks/bad_inputs.py --only journal                  # those whose name holds the word, with all that was printed
+    python benchmarks/bad_inputs.py --out docs/bad_inputs.md  # the table; 1 if one is unclear
+    python benchmarks/bad_inputs.py --only journal           # by name, with all that was printed
 
 Each command runs in a process of its own, in a folder with small valid files, a finished run and
 task files, each with one mistake.
@@ -191,31 +191,35 @@ QUICK = "--no-recalibrate --force"
 
 def command_line_cases() -> Iterator[Case]:
     for words in (
-        "scn", "scan", "plan", "export", "bench", "report", "lint int8.onnx", "check", "yolo run", "yolo scan",
-        f"{SCAN} --fast", f"{SCAN} extra", "plan runs/ok --samples "
-                                           "3", "bench runs/ok --rounds", "doctor now",
+        "scn", "scan", "plan", "export", "bench", "report", "lint int8.onnx", "check", "yolo run",
+        "yolo scan",
+        f"{SCAN} --fast", f"{SCAN} extra", "plan runs/ok --samples 3", "bench runs/ok --rounds",
+        "doctor now",
     ):  # fmt: skip
         yield Case("usage", words)
     for option, values in {
-        "--mode": ("both",), "--signal": ("psnr",), "--unit": ("channel",), "--decode": ("ssd",), "--samples": ("x", "0", "-5"),
-        "--time-budget": ("soon", "-1", "nan"), "--memory": ("1.5", "0", "-1"), "--group": ("head", "a=", "=MatMul_h", "a=nothing.*"),
+        "--mode": ("both",), "--signal": ("psnr",), "--unit": ("channel",), "--decode": ("ssd",),
+        "--samples": ("x", "0", "-5"),
+        "--time-budget": ("soon", "-1", "nan"), "--memory": ("1.5", "0", "-1"),
+        "--group": ("head", "a=", "=MatMul_h", "a=nothing.*"),
     }.items():  # fmt: skip
         for value in values:
             yield Case(f"scan {option}", f"{SCAN} {option} {value}")
     for option, values in {
-        "--max-drop": ("1", "x", "pt", "nanpt", "-1pt", "200%", "1pt --target "
-                                                                "0.5"), "--target": ("x", "nan", "inf"),
-        "--skip": ("nothing", "MatMul_h --keep "
-                              "MatMul_h", "*x*["), "--keep": ("MatMul_q",), "--planner": ("best",),
-        "--cost": ("joules --planner "
-                   "cost", "macs"), "--threads": ("0", "-1", "many"), "--runtime": ("onnxrt", "tensorrt", "trtexec"),
+        "--max-drop": ("1", "x", "pt", "nanpt", "-1pt", "200%", "1pt --target 0.5"),
+        "--target": ("x", "nan", "inf"),
+        "--skip": ("nothing", "MatMul_h --keep MatMul_h", "*x*["), "--keep": ("MatMul_q",),
+        "--planner": ("best",),
+        "--cost": ("joules --planner cost", "macs"), "--threads": ("0", "-1", "many"),
+        "--runtime": ("onnxrt", "tensorrt", "trtexec"),
     }.items():  # fmt: skip
         for value in values:
             yield Case(
                 f"plan {option}", f"plan runs/ok {QUICK.split()[0]} --search {option} {value}"
             )
     for option, values in {
-        "--rounds": ("0", "-3", "x"), "--threads": ("0", "-2"), "--runtime": ("cuda", "tensorrt", "trtexec"),
+        "--rounds": ("0", "-3", "x"), "--threads": ("0", "-2"),
+        "--runtime": ("cuda", "tensorrt", "trtexec"),
     }.items():  # fmt: skip
         for value in values:
             yield Case(f"bench {option}", f"bench runs/ok {option} {value}")
@@ -236,9 +240,10 @@ def task_cases() -> Iterator[Case]:
     yield Case("task: no such function", "scan tasks.py:god --out new")
     yield Case("task: no function", "scan tasks.py:NUMBER --out new")
     for name, content in {
-        "syntax error": "def task(:\n", "not UTF-8": b"def task():\n    return "
-                                                     b"'\xff'\n", "null bytes": b"\0\0",
-        "empty": "", "missing module": "import nowhere_to_be_found\n", "raises on import": "1 / 0\n", "leaves": "import sys\nsys.exit(3)\n",
+        "syntax error": "def task(:\n", "not UTF-8": b"def task():\n    return '\xff'\n",
+        "null bytes": b"\0\0",
+        "empty": "", "missing module": "import nowhere_to_be_found\n",
+        "raises on import": "1 / 0\n", "leaves": "import sys\nsys.exit(3)\n",
         "imports itself": "from mine import task\n",
     }.items():  # fmt: skip
         yield Case(f"task file: {name}", "scan mine.py:task --out new", text("mine.py", content))
@@ -576,8 +581,9 @@ def table(rows: list[tuple[Case, Ended]], folder: Path) -> str:
 
 HEAD = """# Bad inputs
 
-What the command line says of {number} bad inputs. Written by `python benchmarks/bad_inputs.py --out docs/bad_inputs.md`, which fails where one
-of them ends in a traceback, in silence or in more than one sentence.
+What the command line says of {number} bad inputs. Written by
+`python benchmarks/bad_inputs.py --out docs/bad_inputs.md`, which fails where one of them ends in a
+traceback, in silence or in more than one sentence.
 
 """
 

@@ -1,8 +1,8 @@
 """Damage files at random and see what the commands make of them: the same result, another one, or
 one sentence.
 
-    python benchmarks/damage.py onnx --number 1000       # small valid ONNX files: lint, check and run
-    python benchmarks/damage.py journal --number 1000    # the journal of a finished run: plan --search
+    python benchmarks/damage.py onnx --number 1000     # small valid ONNX files: lint, check and run
+    python benchmarks/damage.py journal --number 1000  # a finished run's journal: plan --search
 
 Each command runs in a process of its own (forked, so that nothing is imported again): a crash, a
 hang and a traceback are told apart. What is neither a result nor one sentence is printed with its

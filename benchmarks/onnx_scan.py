@@ -231,10 +231,13 @@ def _numbers(
         "fused_operations": len(scores["fused"]),
         "fused_metric_difference": fused_apart,
         "metrics_equal": apart == 0,
-        "scores_equal": all(np.array_equal(scores["naive"][u.name], scores["exact"][u.name]) for u in units),
+        "scores_equal": all(
+            np.array_equal(scores["naive"][u.name], scores["exact"][u.name]) for u in units
+        ),
         "seconds": seconds,
         "raced_runs": [
-            {"seconds": run.seconds, "setup_s": run.setup_s, "samples": run.samples, "skip": run.plan.skip,
+            {"seconds": run.seconds, "setup_s": run.setup_s, "samples": run.samples,
+             "skip": run.plan.skip,
              "met": run.plan.met}
             for run in runs
         ],

@@ -56,7 +56,8 @@ def _row(row: Mapping[str, Any], ms: Sequence[float] | None, int8_ms: float | No
     against = f"{np.mean(ms) / int8_ms:.2f}" if ms and int8_ms else ""
     cells = (
         f"{row['points']:g}", row["planner"], str(len(row["skip"])), "yes" if row["met"] else "no",
-        _ms(row["predicted_ms"]), _builds(ms), against, held, str(row["tries"]), f"{row['samples']:,}", f"{row['seconds']:.1f}",
+        _ms(row["predicted_ms"]), _builds(ms), against, held, str(row["tries"]),
+        f"{row['samples']:,}", f"{row['seconds']:.1f}",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
@@ -100,7 +101,8 @@ def _instances(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         excess = np.array([row[name]["excess"] for row in rows])
         holds = all(row[name]["holds"] for row in rows if row[name]["met"])
         cells = (
-            name, f"{np.mean(excess <= 0.01):.1%}", f"{np.mean(excess < 1e-9):.1%}", f"{excess.mean():.2%}",
+            name, f"{np.mean(excess <= 0.01):.1%}", f"{np.mean(excess < 1e-9):.1%}",
+            f"{excess.mean():.2%}",
             f"{excess.max():.1%}", f"{np.mean([row[name]['tries'] for row in rows]):.1f}",
             "all" if holds else "NOT ALL",
         )  # fmt: skip

@@ -1,6 +1,8 @@
 """How well a cheap signal ranks the layers: Kendall's tau against the exact effects on the metric.
 
-SENSITIVITY_ASSETS=... OMP_NUM_THREADS=1 python benchmarks/signals.py    (about two minutes; the table of docs/signals.md)
+SENSITIVITY_ASSETS=... OMP_NUM_THREADS=1 python benchmarks/signals.py
+
+About two minutes; the table of docs/signals.md.
 
 MobileNetV1 x0.25 as in examples/01_mobilenet, mode `enable`: each layer alone quantized. Exact:
 correct answers lost on all 1,000 images. Signals: on random images of them, drawn five times.

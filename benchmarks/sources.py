@@ -1,6 +1,8 @@
 """The same model through every source: does it rank the same?
 
-SENSITIVITY_ASSETS=... python benchmarks/sources.py --json benchmarks/results/sources.json    (about 4 minutes)
+SENSITIVITY_ASSETS=... python benchmarks/sources.py --json benchmarks/results/sources.json
+
+About four minutes.
 
 MobileNetV1 x0.25 of examples/01_mobilenet, calibrated on the same 200 images by each toolkit, with
 the same kind of grids. Every layer alone quantized, on the same images: correct answers lost, and

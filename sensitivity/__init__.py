@@ -2,9 +2,9 @@
 
     import sensitivity as sv
 
-    run = sv.run(task, out="runs/my_model", max_drop="1pt")   # a Task in memory, or "my_task.py:task"
-    run.to_frame()                                            # one row for each layer
-    with run.apply(model):                                    # the model with the plan's layers left out
+    run = sv.run(task, out="runs/my_model", max_drop="1pt")  # or "my_task.py:task"
+    run.to_frame()                                           # one row for each layer
+    with run.apply(model):                                   # with the plan's layers left out
         ...
 
 What is named in `__all__` is stable, see docs/python.md; all else may change from one version to

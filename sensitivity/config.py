@@ -31,7 +31,7 @@ ImageSize = int | tuple[int, int]
 """Side of a square in pixels, or (height, width)."""
 
 
-def setting(default: Any, help: str, *, least: float | None = None) -> Any:  # noqa: A002 - the word that dataclass metadata and click use
+def setting(default: Any, help: str, *, least: float | None = None) -> Any:  # noqa: A002 - as click calls it
     """A field of settings. least: the smallest number that it may be, see `check_numbers`."""
     return field(default=default, metadata={"help": help, "least": least})
 
@@ -326,10 +326,9 @@ class DemoSettings:
 def check_numbers(settings: Any) -> None:
     """Raise SensitivityError for a number that is under the least of its setting, or none.
 
-    >>> check_numbers(BenchSettings(directory=Path("."), rounds=0))
+    >>> check_numbers(BenchSettings(directory=Path("."), rounds=0))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    sensitivity.errors.SensitivityError: Expected --rounds to be at least 1, got 0; leave it out for
-    the usual.
+    sensitivity.errors.SensitivityError: Expected --rounds to be at least 1, got 0; ...
     """
     for item in fields(settings):
         least, value = item.metadata.get("least"), getattr(settings, item.name)
@@ -411,7 +410,8 @@ def command_line(verb: str, settings: Any) -> str:
 def python_call(verb: str, settings: Any) -> str:
     """The same as a call in Python, for a task that is in no file and is called `task` there.
 
-    >>> python_call("plan", PlanSettings(directory=Path("runs/a"), max_drop="1pt", skip=("head.*",)))
+    >>> settings = PlanSettings(directory=Path("runs/a"), max_drop="1pt", skip=("head.*",))
+    >>> python_call("plan", settings)
     "sensitivity.plan('runs/a', task=task, max_drop='1pt', skip=('head.*',))"
     >>> python_call("scan", ScanSettings(task=IN_PYTHON, out=Path("runs/a")))
     "sensitivity.scan(task, out='runs/a')"
@@ -444,7 +444,8 @@ def in_python(sentence: str, kinds: Iterable[type[Any]]) -> str:
     """A message for somebody who calls functions: options as keywords. kinds: the settings whose
     options are meant.
 
-    >>> in_python("Expected --rounds to be at least 1; add --resume to go on.", [BenchSettings, RunSettings])
+    >>> sentence = "Expected --rounds to be at least 1; add --resume to go on."
+    >>> in_python(sentence, [BenchSettings, RunSettings])
     'Expected rounds= to be at least 1; add resume=True to go on.'
     """
     keywords = {

@@ -1,17 +1,17 @@
 """Errors that a user can act on.
 
-    SensitivityError              a user's mistake or a limit met: printed as one sentence, exit code 1
+    SensitivityError              a user's mistake or a limit met: one sentence, exit code 1
     ├── TaskError                 the task file, its data or its metric
-    ├── CheckError                a check before the scan found that its numbers would be about something else
+    ├── CheckError                a check found that a scan would measure something else
     ├── ModelError                the model is not calibrated, or its quantizers cannot be used
     ├── NamesError                a name or pattern that matches nothing
     ├── RunDirError               a run directory lacks or holds something else than is needed
     │   └── JournalMismatch       the journal is of another model, data set or configuration
     ├── WriteError                a file could not be written
-    ├── ExportError               the model cannot be exported, or the exported file is not what was planned
+    ├── ExportError               the model cannot be exported as it was planned
     ├── OnnxFileError             an ONNX file that cannot be read or used
     ├── RuntimeUnavailable        a requested runtime cannot load or run the file
-    ├── GuestError                what another package brings for a family, such as a planner, cannot be used
+    ├── GuestError                what another package adds, such as a planner, cannot be used
     └── MissingPackage            an optional package is not installed
 
 Anything else that escapes is our bug and shows its traceback.

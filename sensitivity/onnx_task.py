@@ -39,7 +39,8 @@ DTYPES = (
 TASK_FILE = '''\
 """What `sensitivity` made of {what}.
 
-Change it where the file is meant otherwise; a task that measures something else needs a run directory of its own.
+Change it where the file is meant otherwise; a task that measures something else needs a run
+directory of its own.
 """
 
 from sensitivity.onnx_task import onnx_task

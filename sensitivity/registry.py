@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, dict[str, str]] = {
     "quantizers": {
         "modelopt": "sensitivity.quantizers.modelopt:ModelOptModel",
-        "pytorch_quantization": "sensitivity.quantizers.pytorch_quantization:PytorchQuantizationModel",
+        "pytorch_quantization": (
+            "sensitivity.quantizers.pytorch_quantization:PytorchQuantizationModel"
+        ),
         "pt2e": "sensitivity.quantizers.pt2e:Pt2eModel",
         "onnx_qdq": "sensitivity.quantizers.onnx_qdq:OnnxQdqModel",
     },

@@ -357,7 +357,7 @@ def test_a_task_whose_float_model_differs_is_refused_and_with_force_warned_about
 
 
 # The metric.
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -415,9 +415,7 @@ def test_a_float_at_or_below_chance_is_an_error(right: float) -> None:
     assert "no better than chance" in finding.message
 
 
-def test_a_float_that_always_answers_the_same_is_an_error_though_most_samples_are_of_that_class() -> (
-    None
-):
+def test_a_float_that_always_answers_the_same_is_an_error_though_mostly_right() -> None:
     labels = (np.arange(128) % 4 == 0).astype(int)
     outputs = np.tile([1.0, 0.0], (128, 1))
     (finding,) = Answers(outputs, labels).found()
@@ -427,9 +425,7 @@ def test_a_float_that_always_answers_the_same_is_an_error_though_most_samples_ar
     )
 
 
-def test_a_float_that_is_right_everywhere_is_above_chance_though_one_target_is_nearly_all_there_is() -> (
-    None
-):
+def test_a_float_that_is_right_everywhere_is_above_chance_with_one_common_target() -> None:
     labels = (np.arange(128) % 40 == 39).astype(int)
     assert Answers(np.eye(2)[labels], labels).found() == []
 
@@ -482,7 +478,7 @@ def test_a_relative_drop_of_a_negative_metric_lowers_the_floor() -> None:
 
 
 # The splits.
-# ------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def split_task(rank: np.ndarray, confirm: np.ndarray, holdout: np.ndarray) -> Task:
@@ -519,7 +515,7 @@ def test_a_split_of_a_few_samples_and_a_drop_below_one_of_them_are_told() -> Non
 
 
 # The verb.
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_sound_task_has_nothing_to_report(capsys: pytest.CaptureFixture[str]) -> None:
@@ -575,7 +571,7 @@ def test_a_file_is_checked_without_data_on_inputs_that_are_made_up(tmp_path: Pat
 
 
 # The documents.
-# ---------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def codes() -> set[str]:

@@ -317,7 +317,8 @@ def test_the_ends_of_a_file_are_the_operations_before_each_output_the_nearest_fi
 
 @pytest.mark.parametrize(
     ("samples", "mode", "answer"),
-    [(5000, "enable", "exact"), (5001, "enable", "race of 400"), (5001, "disable", "exact"), (20001, "disable", "race of 1000")],
+    [(5000, "enable", "exact"), (5001, "enable", "race of 400"), (5001, "disable", "exact"),
+     (20001, "disable", "race of 1000")],
 )  # fmt: skip
 def test_a_collapsed_model_is_raced_sooner_and_for_less(
     samples: int, mode: Any, answer: str, monkeypatch: pytest.MonkeyPatch

@@ -63,9 +63,7 @@ def test_engines_without_luck_tell_units_and_how_much_borders_come_to(share: flo
     assert cost.error < 0.01
 
 
-def test_with_luck_units_are_nearer_to_the_truth_than_each_engine_alone_and_the_error_is_that_luck() -> (
-    None
-):
+def test_with_luck_units_are_nearer_to_the_truth_than_each_engine_alone() -> None:
     alone, fitted, errors = [], [], []
     for seed in range(10):
         truth = a_model(1.0, seed)

@@ -48,9 +48,12 @@ def build(
     ws = np.abs(channels).reshape(8, -1).max(1) / np.float32(127)
     given = {
         "w": w, "ws": ws, "wz": np.zeros(8, np.int8), "b": np.linspace(3, 1, 8, dtype=np.float32),
-        "s1": np.array(1e-9, np.float32), "z1": np.array(0, np.int8), "s": np.array(0.03, np.float32),
-        "t": np.array(0.05, np.float32), "u128": np.array(128, np.uint8), "z": np.array(-7, np.int8),
-        "levels": np.moveaxis(np.rint(channels / ws.reshape(-1, *[1] * (w.ndim - 1))), 0, axis).astype(np.int8),
+        "s1": np.array(1e-9, np.float32), "z1": np.array(0, np.int8),
+        "s": np.array(0.03, np.float32),
+        "t": np.array(0.05, np.float32), "u128": np.array(128, np.uint8),
+        "z": np.array(-7, np.int8),
+        "levels": np.moveaxis(np.rint(channels / ws.reshape(-1, *[1] * (w.ndim - 1))), 0,
+         axis).astype(np.int8),
     }  # fmt: skip
     given |= arrays
     inputs = "float[n,8,6,6] x" if image else "float[n,8] x"
@@ -313,7 +316,8 @@ def dead_channels() -> tuple[Any, Any]:
 
     torch.manual_seed(0)
     net = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 3, padding=1),
+        torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 16, 3, padding=1),
         torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 1),
     ).eval()  # fmt: skip
     with torch.no_grad():

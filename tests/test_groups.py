@@ -187,7 +187,8 @@ def test_heads_and_merged_blocks_are_marked_on_single_layers_too():
     source = source_of(Detector, models.batch())
     kinds = {unit.name: unit.kind for unit in placed(source, models.batch(), choices()).units}
     assert kinds == {
-        "block.rbr_reparam": "repvgg", "neck.0": "layer", "more.0": "layer", "head.box.0": "head", "head.box.1": "head",
+        "block.rbr_reparam": "repvgg", "neck.0": "layer", "more.0": "layer", "head.box.0": "head",
+        "head.box.1": "head",
         "head.classes.0": "head", "head.classes.1": "head",
     }  # fmt: skip
 

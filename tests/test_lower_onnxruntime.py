@@ -81,7 +81,8 @@ def test_the_lowered_detector_agrees_with_the_canonical_one(files: dict[str, Pat
     check_lowering(files["int8"], files["lowered"], files["float"], inputs)
 
 
-SLICES = """<ir_version: 8, opset_import: ["" : 17]> example (float[1,8,2,2] x, float[1,4,2,2] y) => (float[n,m,2,2] z) {{
+SLICES = """<ir_version: 8, opset_import: ["" : 17]>
+    example (float[1,8,2,2] x, float[1,4,2,2] y) => (float[n,m,2,2] z) {{
     {first} = Slice (x, zero, four, one)
     {second} = Slice (x, four, {end}, one)
     z = Concat <axis = 1> (a, b, y)
@@ -90,7 +91,8 @@ SLICES = """<ir_version: 8, opset_import: ["" : 17]> example (float[1,8,2,2] x, 
 
 @pytest.mark.parametrize(
     ("first", "second", "end", "parts"),
-    [("a", "b", "eight", ["x", "y"]), ("a", "b", "huge", ["x", "y"]), ("b", "a", "eight", ["a", "b", "y"]),
+    [("a", "b", "eight", ["x", "y"]), ("a", "b", "huge", ["x", "y"]),
+     ("b", "a", "eight", ["a", "b", "y"]),
      ("a", "b", "six", ["a", "b", "y"])],
     ids=["whole", "to-the-end", "turned-round", "cut-short"],
 )  # fmt: skip

@@ -40,7 +40,8 @@ def read(
 
 @pytest.mark.parametrize(("given", "port"), [
     (X, "float32"), (X.astype("f4"), "float32"), (X, "float16"), (X.astype("f4"), "float64"),
-    (np.full(X.shape, 200, "u1"), "float32"), (np.full(X.shape, 200, "i8"), "uint8"), (np.full(X.shape, 7.0), "int64"),
+    (np.full(X.shape, 200, "u1"), "float32"), (np.full(X.shape, 200, "i8"), "uint8"),
+    (np.full(X.shape, 7.0), "int64"),
     (np.full(X.shape, True), "float32"),
 ])  # fmt: skip
 def test_inputs_become_the_type_of_the_file(tmp_path: Path, given: np.ndarray, port: str) -> None:
@@ -75,8 +76,10 @@ def test_inputs_that_the_file_cannot_take_are_one_sentence(
 
 
 @pytest.mark.parametrize("labels", [
-    Y, Y.astype("u1"), Y.astype("f8"), Y[:, None], np.eye(5)[Y], np.eye(5, dtype=bool)[Y], np.eye(5, dtype="i4")[Y],
-], ids=["int64", "uint8", "float64", "column", "one-hot float", "one-hot bool", "one-hot int"])  # fmt: skip
+    Y, Y.astype("u1"), Y.astype("f8"), Y[:, None], np.eye(5)[Y], np.eye(5, dtype=bool)[Y],
+    np.eye(5, dtype="i4")[Y],
+], ids=["int64", "uint8", "float64", "column", "one-hot float", "one-hot bool",
+        "one-hot int"])  # fmt: skip
 def test_labels_are_class_indices_or_one_hot_rows(tmp_path: Path, labels: np.ndarray) -> None:
     _, y = read(tmp_path, x=X, y=labels)
     assert y.dtype == np.int64
@@ -154,7 +157,9 @@ def classifier(
     constants["w"] = np.random.default_rng(0).normal(size=(channels, classes)).astype(np.float32)
     nodes.append(helper.make_node("Gemm", ["cd", "w"], ["y"], name="fc"))
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in inputs.items()],
+        nodes, "g",
+        [helper.make_tensor_value_info(name, kind, shape) for name,
+         (kind, shape) in inputs.items()],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", classes])],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
     )  # fmt: skip
@@ -312,10 +317,14 @@ def test_chosen_boxes_are_reported_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("shape", "size", "classes", "name"), [
-    (["n", 8400, 85], 640, 80, "yolox"), (["n", 25200, 85], 640, 80, "yolov5"), (["n", 84, 8400], 640, 80, "yolo"),
-    (["n", 300, 6], 640, 80, "end2end"), (["n", 300, 6], 64, 1, "end2end"), ([1, 100, 6], 640, 1, "end2end"),
-    ([1, 84, 6], 64, 1, "yolox"), ([1, 252, 6], 64, 1, "yolov5"), ([1, 126, 6], (64, 96), 1, "yolox"),
-    (["n", "a", 85], 640, 80, "yolox"), (["n", 85, 85], 640, 80, "yolox"), ([1, 5, 8400], 640, 1, "yolo"),
+    (["n", 8400, 85], 640, 80, "yolox"), (["n", 25200, 85], 640, 80, "yolov5"),
+    (["n", 84, 8400], 640, 80, "yolo"),
+    (["n", 300, 6], 640, 80, "end2end"), (["n", 300, 6], 64, 1, "end2end"),
+    ([1, 100, 6], 640, 1, "end2end"),
+    ([1, 84, 6], 64, 1, "yolox"), ([1, 252, 6], 64, 1, "yolov5"),
+    ([1, 126, 6], (64, 96), 1, "yolox"),
+    (["n", "a", 85], 640, 80, "yolox"), (["n", 85, 85], 640, 80, "yolox"),
+    ([1, 5, 8400], 640, 1, "yolo"),
     ([1, 25500, 85], 640, 80, "yolov5"),
 ])  # fmt: skip
 def test_what_a_detectors_output_means_is_told_by_its_shape(

@@ -305,7 +305,8 @@ def test_on_a_coarse_grid_the_folded_weight_is_taken_not_one_that_is_near_enough
     original = changed(
         normed_file(tmp_path / "plain.onnx"),
         tmp_path / "float.onnx",
-        {"w1": lambda w: w * np.where(np.arange(6) == 0, 60, 1).astype(np.float32).reshape(-1, 1, 1, 1),
+        {"w1": lambda w: w * np.where(np.arange(6) == 0, 60, 1).astype(np.float32).reshape(-1, 1, 1,
+          1),
          "v1": lambda v: np.where(np.arange(6) == 0, 3600, 1).astype(np.float32)},
     )  # fmt: skip
     from onnxruntime.quantization import QuantType

@@ -25,7 +25,8 @@ def conv_file(path: Path, *, scale: float = 0.1, external: str | None = None) ->
         oh.make_node("Conv", ["xd", "wd"], ["y"], name="conv"),
     ]
     constants = {
-        "xs": np.float32(scale), "xz": np.int8(0), "w": weight, "ws": scales, "wz": np.zeros(4, np.int8),
+        "xs": np.float32(scale), "xz": np.int8(0), "w": weight, "ws": scales,
+        "wz": np.zeros(4, np.int8),
     }  # fmt: skip
     initializers = [onh.from_array(np.asarray(value), name) for name, value in constants.items()]
     if external is not None:

@@ -599,9 +599,8 @@ def test_integers_at_the_inputs_of_a_file_are_no_quantizer(tmp_path: Path) -> No
     source = OnnxQdqModel(OnnxModel(tmp_path / "q.onnx"))
     assert len(source.quantizers) == 1
     assert source.remaining() == ()
-    assert [node.op_type for node in source.model.without(frozenset({source.quantizers[0].name})).graph] == [
-        "DequantizeLinear", "Conv", "Neg",
-    ]  # fmt: skip
+    without = source.model.without(frozenset({source.quantizers[0].name}))
+    assert [node.op_type for node in without.graph] == ["DequantizeLinear", "Conv", "Neg"]
 
 
 def test_the_rounding_of_an_integer_output_stays_and_is_told(tmp_path: Path) -> None:

@@ -274,7 +274,8 @@ def test_the_pair_on_an_output_is_a_unit_of_its_own_and_the_output_keeps_its_nam
 
 
 def test_a_weight_behind_a_transpose_belongs_to_its_matrix_product(tmp_path: Path) -> None:
-    body = """wq = QuantizeLinear (w, s, z) wd = DequantizeLinear (wq, s, z) wt = Transpose <perm = [1, 0]> (wd)
+    body = """wq = QuantizeLinear (w, s, z) wd = DequantizeLinear (wq, s, z)
+              wt = Transpose <perm = [1, 0]> (wd)
               xq = QuantizeLinear (x, s, z) xd = DequantizeLinear (xq, s, z) y = MatMul (xd, wt)"""
     weight = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
     model = OnnxModel(qdq_file(tmp_path / "q.onnx", body, GRID | {"w": weight}))

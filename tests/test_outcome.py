@@ -155,9 +155,7 @@ def broken(level: float, differs: bool, cause: str = "") -> RuntimeAccuracy:
     )
 
 
-def test_a_file_that_does_not_keep_its_promise_in_the_runtime_is_said_first_and_judged_by_what_was_measured() -> (
-    None
-):
+def test_a_file_that_breaks_its_promise_in_the_runtime_is_said_first_and_judged_by_it() -> None:
     made = planned(GOOD)
     made = replace(
         made, metric=replace(made.metric, confirm_drop=Estimate(0.0, -0.001, 0.001, 9000))

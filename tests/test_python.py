@@ -400,7 +400,8 @@ def test_an_evaluate_task_in_memory_runs_too(tmp_path: Path) -> None:
                                                      "sensitivity, or the path of its file"),
         (lambda out: sv.scan("nope.py", out=out), TaskError, "Expected a Python file at nope.py, "
                                                              "got nothing there"),
-        (lambda out: sv.scan(made(), out=out, exact=1), SensitivityError, "exact= of sensitivity.scan to be True or False, got 1"),
+        (lambda out: sv.scan(made(), out=out, exact=1), SensitivityError,
+         "exact= of sensitivity.scan to be True or False, got 1"),
         (lambda out: sv.scan(made(), out=out, samples=0.5), SensitivityError, "samples= of "
                                                                               "sensitivity.scan to "
                                                                               "be a whole number"),
@@ -417,7 +418,8 @@ def test_an_evaluate_task_in_memory_runs_too(tmp_path: Path) -> None:
                                                                            "match exactly one"),
         (lambda out: sv.run(made(), out=out, rounds=0), SensitivityError, "Expected rounds= to be "
                                                                           "at least 1, got 0"),
-        (lambda out: sv.run(made(), out=out, target=0.5, max_drop="1pt"), SensitivityError, "one of target= and max_drop="),
+        (lambda out: sv.run(made(), out=out, target=0.5, max_drop="1pt"), SensitivityError,
+         "one of target= and max_drop="),
         (lambda out: sv.plan(made()), NamesError, "got a Task; scan or run it first"),
         (lambda out: sv.plan(out / "none", task=made()), RunDirError, "run.json to exist, got "
                                                                       "nothing there"),

@@ -310,9 +310,7 @@ def test_what_is_wrong_with_a_range_is_said(
         check_calibrated(PytorchQuantizationModel(chain).quantizers)
 
 
-def test_a_transposed_convolution_with_the_toolkits_default_axis_is_named_and_what_the_sentence_says_helps() -> (
-    None
-):
+def test_a_transposed_convolution_with_the_default_axis_is_named_and_the_advice_helps() -> None:
     build, x = (lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 2))), batch()
     with pytest.raises(
         ModelError, match=r"along axis 0, .*QuantConvTranspose2d\.set_default_quant_desc_weight"

@@ -43,9 +43,7 @@ def race(scores: np.ndarray, k: int, tolerance: float = 0.0) -> tuple[list[Stand
     return looks, forwarded
 
 
-def test_a_unit_of_the_top_group_is_dropped_in_at_most_5_percent_of_1000_runs_with_a_look_after_every_batch() -> (
-    None
-):
+def test_a_top_unit_is_dropped_in_at_most_5_percent_of_1000_runs_with_many_looks() -> None:
     """The third and fourth unit are close: the hardest case for the boundary of a top group of
     three."""
     dropped = 0

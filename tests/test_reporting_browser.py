@@ -28,17 +28,20 @@ pytestmark = pytest.mark.skipif(
 )
 
 FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
 
 PROBE = """
 const found = {};
 const all = (selector) => [...document.querySelectorAll(selector)];
-const head = (name) => all("#layer-table th button").find((button) => button.textContent.startsWith(name));
+const heads = () => all("#layer-table th button");
+const head = (name) => heads().find((button) => button.textContent.startsWith(name));
 const visible = () => all("#layer-table tbody tr").filter((row) => !row.hidden);
 const ranks = () => visible().map((row) => Number(row.cells[0].textContent));
-const sorts = () => all("#layer-table th").map((cell) => cell.getAttribute("aria-sort")).filter(Boolean);
+const sorts = () =>
+  all("#layer-table th").map((cell) => cell.getAttribute("aria-sort")).filter(Boolean);
 const search = document.querySelector("#search");
 const type = (words) => { search.value = words; search.dispatchEvent(new Event("input")); };
 found.start = ranks();

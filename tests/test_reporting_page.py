@@ -93,7 +93,8 @@ def test_names_and_texts_are_escaped_wherever_they_are_shown() -> None:
         replace(timing, file=EVIL, runtime=EVIL, precision=EVIL) for timing in plain.timings
     )
     data = ReportData(
-        EVIL, EVIL, 1.0, "disable", EVIL, facts, plain.baselines, effects(evil_units), evil_units, evil_plan, timings,
+        EVIL, EVIL, 1.0, "disable", EVIL, facts, plain.baselines, effects(evil_units), evil_units,
+        evil_plan, timings,
         (EVIL,), facts, facts, (EVIL,),
     )  # fmt: skip
     page = Page(render(data))
@@ -217,7 +218,8 @@ def test_a_report_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     ]
     assert files[0] == files[1]
     assert {str(path) for path in files[0]} == {
-        "report.html", "figures/effects.svg", "figures/baselines.svg", "figures/latency.svg", "figures/path.svg",
+        "report.html", "figures/effects.svg", "figures/baselines.svg", "figures/latency.svg",
+        "figures/path.svg",
     }  # fmt: skip
 
 
@@ -287,9 +289,7 @@ def test_the_engine_has_a_section_that_says_what_was_planned_and_built_and_that_
         assert words.replace(" ", "") in text.replace(" ", ""), words
 
 
-def test_a_plan_that_the_engine_keeps_is_said_in_one_sentence_and_a_missing_engine_with_its_why() -> (
-    None
-):
+def test_a_plan_that_the_engine_keeps_is_one_sentence_and_a_missing_engine_says_why() -> None:
     engine = EngineStructure("1.7", 89, (BuiltLayer("stem", "int8", "int8"),), 2, 1, 100)
     kept = Page(render(replace(complete(), engines={"a.onnx": engine}))).text
     assert "Every layer is in the precision that the plan wants." in kept

@@ -24,9 +24,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), m
 )
 
 
-def test_a_scan_table_has_a_row_per_unit_with_the_most_sensitive_first_in_any_order_of_effects() -> (
-    None
-):
+def test_a_scan_table_has_a_row_per_unit_with_the_most_sensitive_first() -> None:
     made = units(5)
     table = scan_table(tuple(reversed(effects(made))), made)
     assert list(table["rank"]) == [1, 2, 3, 4, 5]

@@ -28,9 +28,21 @@ from sensitivity.runtimes.tensorrt_rtx_log import Tensor, engine_layers
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))
 
 LISTED = """Layers:
-Name: __myl_MulMinMaxRounCast_myl0_0, LayerType: kgen, Inputs: [ { Name: x, Dimensions: [1,16,8,8], Strides: [1024,64,8,1], StrideOrder: [3,2,1,0], Datatype: Float, Format: (Linear) Row major linear format }], Constants: [], Outputs: [ { Name: xq, Dimensions: [1,16,8,8], Strides: [1024,1,128,16], StrideOrder: [3,0,2,1], Datatype: Int8, Format: (NHWC) Channel major format }], TacticName: __myl_MulMinMaxRounCast_0x7b, StreamId: 0, Metadata: [ONNX Layer: node_of_xq]
-Name: conv_myl0_1, LayerType: correlation, Inputs: [ { Name: xq, Dimensions: [1,16,8,8], Strides: [1024,1,128,16], StrideOrder: [3,0,2,1], Datatype: Int8, Format: (NHWC) Channel major format }], Constants: [ { Name: w, Dimensions: [16,16,3,3], Strides: [144,1,48,16], StrideOrder: [3,0,2,1], Datatype: Int8, Format: (NHWC) Channel major format }, { Name: s, Dimensions: [1], Strides: [1], StrideOrder: [0], Datatype: Half, Format: (Linear) Row major linear format }], Outputs: [ { Name: y, Dimensions: [1,16,8,8], Strides: [1024,1,128,16], StrideOrder: [3,0,2,1], Datatype: Float, Format: (NHWC) Channel major format }], TacticName: __myelin_CASK_STUB, StreamId: 0, Metadata: [ONNX Layer: conv][ONNX Layer: node_of_xd][ONNX Layer: conv]
-Name: entry^bb^wait^2_myl0_2, LayerType: wait, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata:
+Name: __myl_MulMinMaxRounCast_myl0_0, LayerType: kgen, Inputs: [ { Name: x, Dimensions: \
+[1,16,8,8], Strides: [1024,64,8,1], StrideOrder: [3,2,1,0], Datatype: Float, Format: (Linear) Row \
+major linear format }], Constants: [], Outputs: [ { Name: xq, Dimensions: [1,16,8,8], Strides: \
+[1024,1,128,16], StrideOrder: [3,0,2,1], Datatype: Int8, Format: (NHWC) Channel major format }], \
+TacticName: __myl_MulMinMaxRounCast_0x7b, StreamId: 0, Metadata: [ONNX Layer: node_of_xq]
+Name: conv_myl0_1, LayerType: correlation, Inputs: [ { Name: xq, Dimensions: [1,16,8,8], Strides: \
+[1024,1,128,16], StrideOrder: [3,0,2,1], Datatype: Int8, Format: (NHWC) Channel major format }], \
+Constants: [ { Name: w, Dimensions: [16,16,3,3], Strides: [144,1,48,16], StrideOrder: [3,0,2,1], \
+Datatype: Int8, Format: (NHWC) Channel major format }, { Name: s, Dimensions: [1], Strides: [1], \
+StrideOrder: [0], Datatype: Half, Format: (Linear) Row major linear format }], Outputs: [ { Name: \
+y, Dimensions: [1,16,8,8], Strides: [1024,1,128,16], StrideOrder: [3,0,2,1], Datatype: Float, \
+Format: (NHWC) Channel major format }], TacticName: __myelin_CASK_STUB, StreamId: 0, Metadata: \
+[ONNX Layer: conv][ONNX Layer: node_of_xd][ONNX Layer: conv]
+Name: entry^bb^wait^2_myl0_2, LayerType: wait, Inputs: [], Constants: [], Outputs: [], \
+TacticName: , StreamId: 0, Metadata:
 
 I/O Tensors:
  Name: x, IOMode: Input"""

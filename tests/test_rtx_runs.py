@@ -1,4 +1,4 @@
-"""`run` and `export` build the plan's files where TensorRT-RTX is installed, and say so where not."""
+"""`run` and `export` build the plan's files where TensorRT-RTX is installed; else they say so."""
 
 from __future__ import annotations
 

@@ -54,7 +54,8 @@ def test_a_scale_is_an_error_exactly_where_it_is_not_finite_and_positive(scale: 
 
 
 @pytest.mark.parametrize(("target", "dtype", "fires"), [
-    ("tensorrt-8.6", np.float16, True), ("tensorrt-10", np.float16, False), ("tensorrt-11", np.float16, False),
+    ("tensorrt-8.6", np.float16, True), ("tensorrt-10", np.float16, False),
+    ("tensorrt-11", np.float16, False),
     ("tensorrt-10", np.float64, True), ("onnxruntime", np.float16, False),
 ])  # fmt: skip
 def test_scale_types_depend_on_the_target(target: str, dtype: type, fires: bool) -> None:
@@ -72,7 +73,8 @@ def test_a_half_precision_scale_needs_opset_19() -> None:
 
 
 @pytest.mark.parametrize(("scale", "dtype", "severities"), [
-    (1e-9, np.float32, ["info"]), (1e-6, np.float32, []), (1e-6, np.float16, ["warning"]), (1e-3, np.float16, []),
+    (1e-9, np.float32, ["info"]), (1e-6, np.float32, []), (1e-6, np.float16, ["warning"]),
+    (1e-3, np.float16, []),
 ])  # fmt: skip
 def test_small_scales_are_judged_in_the_type_that_they_have(
     scale: float, dtype: type, severities: list[str]
@@ -83,7 +85,8 @@ def test_small_scales_are_judged_in_the_type_that_they_have(
 
 
 @pytest.mark.parametrize(("opset", "target", "fires"), [
-    (17, "tensorrt-8.6", False), (18, "tensorrt-8.6", True), (20, "tensorrt-10", False), (21, "tensorrt-10", True),
+    (17, "tensorrt-8.6", False), (18, "tensorrt-8.6", True), (20, "tensorrt-10", False),
+    (21, "tensorrt-10", True),
     (25, "tensorrt-11", False),
 ])  # fmt: skip
 def test_the_newest_opset_depends_on_the_version_of_tensorrt(
@@ -116,9 +119,7 @@ def test_a_weight_stored_in_int8_is_a_quantized_weight() -> None:
         assert lint_model(compact.model(), target) == []
 
 
-def test_an_activation_quantized_in_front_of_a_pooling_is_quantized_for_the_convolution_behind() -> (
-    None
-):
+def test_an_activation_quantized_before_a_pooling_is_so_for_the_convolution_behind() -> None:
     pooled = Example(qdq("x") + "p = MaxPool <kernel_shape = [1, 1]> (xd)\n" + WEIGHT + conv("p"))
     assert findings("SQ301", pooled, "tensorrt-10") == []
 
@@ -242,8 +243,10 @@ def test_a_transposed_convolution_without_groups_may_be_quantized() -> None:
 
 @pytest.mark.parametrize(("shape", "groups", "first", "thin"), [
     ((16, 3, 3, 3), 1, True, False), ((8, 3, 3, 3), 1, True, False), ((4, 3, 3, 3), 1, True, True),
-    ((8, 8, 3, 3), 1, False, True), ((24, 8, 1, 1), 1, False, False), ((24, 8, 1, 3), 1, False, True),
-    ((16, 1, 3, 3), 16, False, False), ((16, 1, 1, 1), 16, False, True), ((16, 16, 1, 3), 1, False, False),
+    ((8, 8, 3, 3), 1, False, True), ((24, 8, 1, 1), 1, False, False),
+    ((24, 8, 1, 3), 1, False, True),
+    ((16, 1, 3, 3), 16, False, False), ((16, 1, 1, 1), 16, False, True),
+    ((16, 16, 1, 3), 1, False, False),
 ])  # fmt: skip
 def test_thin_convolutions_are_those_that_modelopt_leaves_out(
     shape: tuple[int, ...], groups: int, first: bool, thin: bool
@@ -313,11 +316,13 @@ ON_OPENVINO = {
                                                    "x2d)\n" + WEIGHT + conv("c"),
         inputs=HALVES,
     ),
-    "relu between": Example(CONCAT + "r = Relu (c)\n" + qdq("r") + WEIGHT + conv("rd"), inputs=HALVES),
+    "relu between": Example(CONCAT + "r = Relu (c)\n" + qdq("r") + WEIGHT + conv("rd"),
+     inputs=HALVES),
     "sigmoid between": Example(CONCAT + "r = Sigmoid "
                                         "(c)\n" + qdq("r") + WEIGHT + conv("rd"), inputs=HALVES),
     "grouped": Example(
-        CONCAT + qdq("c") + qdq("g", "ws", "wz", axis=0) + conv("cd", "gd", rest="pads = [1,1,1,1], group = 2"),
+        CONCAT + qdq("c") + qdq("g", "ws", "wz", axis=0) + conv("cd", "gd",
+         rest="pads = [1,1,1,1], group = 2"),
         inputs=HALVES, constants=GROUPED,
     ),
     "float weight": Example(CONCAT + qdq("c") + conv("cd", "w"), inputs=HALVES),
@@ -445,7 +450,8 @@ def blocks(rows: int = 128, block: int = 64, scales: int = 2, *, sign: int = 1) 
         f"wd = DequantizeLinear <axis = 0, block_size = {block}> (w4, bs)\n[fc] y = MatMul (x2, "
         "wd)",
         inputs=f"float[4,{rows}] x2", outputs="float[4,32] y", opset=21,
-        constants={"w4": np.ones((rows, 32), ml_dtypes.int4), "bs": np.full((scales, 32), sign * 0.1, np.float32)},
+        constants={"w4": np.ones((rows, 32), ml_dtypes.int4),
+         "bs": np.full((scales, 32), sign * 0.1, np.float32)},
     )  # fmt: skip
 
 
@@ -601,16 +607,21 @@ def test_int8_that_is_moved_is_reported_exactly_where_onnxruntime_fails(
 
 @pytest.mark.parametrize(("zero", "relu", "codes"), [
     (np.uint16(0), False, ["SQ602", "SQ603"]), (np.int16(-32768), False, ["SQ602", "SQ603"]),
-    (np.uint16(0), True, ["SQ603"]), (np.uint16(32768), False, ["SQ603"]), (np.int16(0), False, ["SQ603"]),
-    (np.uint16(65535), True, ["SQ602", "SQ603"]), (np.uint8(0), False, []), (np.int8(-128), False, []),
+    (np.uint16(0), True, ["SQ603"]), (np.uint16(32768), False, ["SQ603"]),
+    (np.int16(0), False, ["SQ603"]),
+    (np.uint16(65535), True, ["SQ602", "SQ603"]), (np.uint8(0), False, []),
+    (np.int8(-128), False, []),
 ])  # fmt: skip
 def test_what_a_pair_of_16_bits_cuts_off_is_lost_in_openvino(
     zero: np.generic, relu: bool, codes: list[str]
 ) -> None:
     name = "r" if relu else "c"
     example = Example(
-        conv("x", "w", to="c", name="first") + "r = Relu (c)\n" * relu + qdq(name, "st", "zt") + conv(f"{name}d", "w"),
-        opset=21, constants={"zt": np.array(zero), "st": np.array(2e-2 if zero.dtype.itemsize == 1 else 4e-4, np.float32)},
+        conv("x", "w", to="c", name="first") + "r = Relu (c)\n" * relu + qdq(name, "st",
+         "zt") + conv(f"{name}d", "w"),
+        opset=21,
+        constants={"zt": np.array(zero),
+         "st": np.array(2e-2 if zero.dtype.itemsize == 1 else 4e-4, np.float32)},
     )  # fmt: skip
     assert [
         one.code for one in lint_model(example.model(), "openvino") if one.code[:3] == "SQ6"

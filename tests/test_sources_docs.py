@@ -55,7 +55,8 @@ CALIBRATED = {
 import modelopt.torch.quantization as mtq
 
 def calibrated_model():
-    return mtq.quantize(Model().eval(), mtq.INT8_DEFAULT_CFG, lambda model: [model(x) for x, _ in batches("calib")])
+    forward = lambda model: [model(x) for x, _ in batches("calib")]
+    return mtq.quantize(Model().eval(), mtq.INT8_DEFAULT_CFG, forward)
 """,
     "pytorch_quantization": """
 def calibrated_model():

@@ -215,7 +215,8 @@ def of_yolov5(folder: Path) -> Path:
     [
         (lambda folder: folder / "none.pt", r"ending in \.pt, at .*none\.pt, got nothing there "
                                             r"\(nothing is downloaded\)"),
-        (lambda folder: save(yolo("yolov8n-obb.yaml", "OBBModel"), folder / "obb.pt"), "head of class OBB"),
+        (lambda folder: save(yolo("yolov8n-obb.yaml", "OBBModel"), folder / "obb.pt"),
+         "head of class OBB"),
         (lambda folder: save(yolo(ch=1), folder / "grey.pt"), "whose input has 1 channels"),
         (not_a_pickle, "noise.pt, got a file that torch has not saved"),
         (a_state, "got a state of 2 tensors without the model"),

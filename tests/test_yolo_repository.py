@@ -29,7 +29,8 @@ from torch import nn
 
 
 def conv_bn(inputs, outputs, kernel):
-    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2, bias=False), nn.BatchNorm2d(outputs))
+    conv = nn.Conv2d(inputs, outputs, kernel, 1, kernel // 2, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
 class RepVGGBlock(nn.Module):
@@ -37,7 +38,8 @@ class RepVGGBlock(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        self.rbr_dense, self.rbr_1x1 = conv_bn(channels, channels, 3), conv_bn(channels, channels, 1)
+        self.rbr_dense = conv_bn(channels, channels, 3)
+        self.rbr_1x1 = conv_bn(channels, channels, 1)
 
     def forward(self, x):
         if hasattr(self, "rbr_reparam"):
@@ -48,10 +50,12 @@ class RepVGGBlock(nn.Module):
         weights, biases = [], []
         for conv, norm in (self.rbr_dense, self.rbr_1x1):
             factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-            weights.append(nn.functional.pad(conv.weight, [(3 - conv.kernel_size[0]) // 2] * 4) * factor[:, None, None, None])
+            padded = nn.functional.pad(conv.weight, [(3 - conv.kernel_size[0]) // 2] * 4)
+            weights.append(padded * factor[:, None, None, None])
             biases.append(norm.bias - norm.running_mean * factor)
         self.rbr_reparam = nn.Conv2d(*weights[0].shape[1::-1], 3, 1, 1)
-        self.rbr_reparam.weight.data, self.rbr_reparam.bias.data = sum(weights).detach(), sum(biases).detach()
+        self.rbr_reparam.weight.data = sum(weights).detach()
+        self.rbr_reparam.bias.data = sum(biases).detach()
         del self.rbr_dense, self.rbr_1x1
 
 
@@ -74,7 +78,8 @@ class Model(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.model = nn.Sequential(nn.Conv2d(3, 8, 3, 8, 1), RepVGGBlock(8), RepVGGBlock(8), Detect(3))
+        blocks = RepVGGBlock(8), RepVGGBlock(8)
+        self.model = nn.Sequential(nn.Conv2d(3, 8, 3, 8, 1), *blocks, Detect(3))
 
     def forward(self, x):
         return self.model(x)

@@ -129,7 +129,8 @@ def judged(file: Path, batches: Batches, annotations: Path) -> tuple[float, int]
             )
             for x1, y1, x2, y2, confidence, label in found.tolist():
                 results.append(
-                    {"image_id": image["id"], "category_id": classes[int(label)], "score": confidence,
+                    {"image_id": image["id"], "category_id": classes[int(label)],
+                     "score": confidence,
                      "bbox": [x1, y1, x2 - x1, y2 - y1]}
                 )  # fmt: skip
     return coco_map(annotations, seen, results), len(seen)

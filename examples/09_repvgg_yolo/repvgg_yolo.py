@@ -10,7 +10,8 @@ from torch import nn
 
 # Channels and stride of each block; 96x96 pixels become 12x12 at block 7 and 6x6 at block 10.
 BLOCKS = (
-    (32, 2), (48, 2), (48, 1), (48, 1), (96, 2), (96, 1), (96, 1), (96, 1), (128, 2), (128, 1), (128, 1),
+    (32, 2), (48, 2), (48, 1), (48, 1), (96, 2), (96, 1), (96, 1), (96, 1), (128, 2), (128, 1),
+    (128, 1),
 )  # fmt: skip
 EPS = 1e-5  # of BatchNorm, as PyTorch and RepVGG have it; ultralytics takes 1e-3
 CONFIG = {

@@ -39,7 +39,8 @@ STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
     help="A plan.json: also check that the file quantizes what it keeps.",
 )
 @click.option(
-    "--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text", show_default=True,
+    "--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text",
+    show_default=True,
     help="A table, JSON with one object for each finding, or SARIF 2.1.0 for code hosts.",
 )  # fmt: skip
 @click.option(

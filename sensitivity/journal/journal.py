@@ -1,12 +1,17 @@
 """The journal: one JSON line per operation, written as measurements are made, replayed on open.
 
-    {"op": "open", "schema": 2, "head": {...}}                          what the measurements are of
-    {"op": "range", "key": ..., "quantizer": ..., "method": ..., "amax": [...], "axis": null}   once per range tried
-    {"op": "variant", "key": ..., "label": ..., "disabled": [...], "ranges": [...]}     once per variant
-    {"op": "batch", "split": "rank", "batch": 0, "digest": ...}         once per batch of data
-    {"op": "scores", "key": ..., "split": ..., "batch": 0, "shape": [50], "data":
-    base64(zlib(float64))}
-    {"op": "task", "task": {...}}               where the task has changed and was shown to measure the same
+    what the measurements are of
+        {"op": "open", "schema": 2, "head": {...}}
+    once per range tried
+        {"op": "range", "key": ..., "quantizer": ..., "method": ..., "amax": [...], "axis": null}
+    once per variant
+        {"op": "variant", "key": ..., "label": ..., "disabled": [...], "ranges": [...]}
+    once per batch of data
+        {"op": "batch", "split": "rank", "batch": 0, "digest": ...}
+    once per batch of a variant; data: base64(zlib(float64))
+        {"op": "scores", "key": ..., "split": ..., "batch": 0, "shape": [50], "data": ...}
+    where the task has changed and was shown to measure the same
+        {"op": "task", "task": {...}}
 
 Each line ends with its own checksum (`lines.py`). A kill at any byte leaves at most a torn last
 line, which the next open cuts off; any other damage is refused with its line. A journal whose head

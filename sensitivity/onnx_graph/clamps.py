@@ -1,7 +1,9 @@
 """Activations that a Q/DQ file has no more, because a pair whose grid ends where they do clamps as
 they did.
 
-Conv -> Relu -> Q -> DQ     is written as     Conv -> Q -> DQ     with the zero point at the lower end of the type
+Conv -> Relu -> Q -> DQ  is written as  Conv -> Q -> DQ
+
+with the zero point at the lower end of the type.
 """
 
 from __future__ import annotations

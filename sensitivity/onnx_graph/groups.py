@@ -13,13 +13,15 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import DOMAIN, SumOperand, is_mark
 
 SAME_VALUES = {
-    "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Identity", "Dropout",
+    "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split",
+    "Identity", "Dropout",
 }  # fmt: skip
 """Operations that move values, or choose among them, without making new ones. Resize too, where it
 takes the nearest."""
 
 ACTIVATIONS = {
-    "BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "HardSwish", "Sigmoid", "Tanh", "Mish", "Gelu",
+    "BatchNormalization", "Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "HardSwish", "Sigmoid",
+    "Tanh", "Mish", "Gelu",
     "Softplus", "Identity",
 }  # fmt: skip
 SUMS = {"Add", "Sum"}

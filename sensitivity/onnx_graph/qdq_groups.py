@@ -1,8 +1,8 @@
 """Which operations of a Q/DQ file belong together: units that a compiler wants in one precision.
 
-x -> Q -> DQ -> Conv and Sigmoid        readers of one tensor: quantizing for one alone saves neither memory nor time
-a, b -> Q -> DQ -> Concat -> Conv       a Concat, with what reads the tensors it joins or what it gives
-Conv -> Q -> DQ -> Add                  a residual Add, with the weighted operations that give its inputs
+x -> Q -> DQ -> Conv and Sigmoid    readers of one tensor: quantizing for one alone saves nothing
+a, b -> Q -> DQ -> Concat -> Conv   a Concat, with what reads its inputs or its output
+Conv -> Q -> DQ -> Add              a residual Add, with the weighted operations before it
 """
 
 from __future__ import annotations

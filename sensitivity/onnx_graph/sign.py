@@ -8,15 +8,17 @@ from sensitivity.onnx_graph import qdq
 
 NEVER_NEGATIVE = {"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Sqrt"}
 KEEPS_SIGN = {
-    "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Reshape", "Flatten", "Transpose", "Squeeze",
-    "Unsqueeze", "Slice", "Split", "Identity", "QuantizeLinear", "DequantizeLinear", "Concat", "Add", "Mul", "Max",
+    "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Reshape", "Flatten",
+    "Transpose", "Squeeze",
+    "Unsqueeze", "Slice", "Split", "Identity", "QuantizeLinear", "DequantizeLinear", "Concat",
+    "Add", "Mul", "Max",
     "Dropout", "ReduceMean",
 }  # fmt: skip
 """Operations that give no negative value where none of their inputs is negative. Not Resize: cubic
 overshoots."""
 
-FIRST_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "QuantizeLinear", "DequantizeLinear",
-              "Dropout", "ReduceMean"}  # fmt: skip
+FIRST_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "QuantizeLinear",
+              "DequantizeLinear", "Dropout", "ReduceMean"}  # fmt: skip
 
 
 def non_negative(value: ir.Value | None) -> bool:

@@ -1,10 +1,10 @@
 """Which operation uses which Q/DQ pair: the switches of a Q/DQ file.
 
-activation -> Q -> DQ -> Conv and Sigmoid      two uses of one pair: each operation can be left unquantized alone
-weight -> Q -> DQ -> Transpose -> Conv         a use by Conv: a Transpose only moves values
-x -> Q -> DQ -> Reshape -> Q -> DQ -> Add      two uses by Add, a chain: on one grid either alone changes nothing
-x -> Q -> DQ -> graph output                   a use by the output itself
-x -> Q -> DQ -> If(Conv)                       a use by the Conv in the body, and not by the If
+activation -> Q -> DQ -> Conv and Sigmoid   two uses of one pair: either can be left out alone
+weight -> Q -> DQ -> Transpose -> Conv      a use by Conv: a Transpose only moves values
+x -> Q -> DQ -> Reshape -> Q -> DQ -> Add   two uses by Add: on one grid neither alone counts
+x -> Q -> DQ -> graph output                a use by the output itself
+x -> Q -> DQ -> If(Conv)                    a use by the Conv in the body, and not by the If
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ class Program:
     def _solved(self, objective: np.ndarray, rows: _Rows) -> tuple[str, ...] | None:
         n = len(self.units)
         found = milp(
-            objective, integrality=np.r_[np.ones(n, int), np.zeros(len(objective) - n, int)], bounds=Bounds(0, 1), constraints=rows.constraint(),
+            objective, integrality=np.r_[np.ones(n, int), np.zeros(len(objective) - n, int)],
+            bounds=Bounds(0, 1), constraints=rows.constraint(),
             options={"time_limit": TIME_LIMIT_S},
         )  # fmt: skip
         if found.x is None:

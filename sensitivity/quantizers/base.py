@@ -135,9 +135,9 @@ def ends(source: QuantizedModel, units: Iterable[Unit]) -> tuple[tuple[str, ...]
 def layers(quantizers: Iterable[Quantizer]) -> tuple[Unit, ...]:
     """Group quantizers into layers by exact layer name, in the model's order.
 
-    >>> [unit] = layers(
-    ...     [Quantizer("a.input_quantizer", "a", "input", 8, None), Quantizer("a.weight_quantizer", "a", "weight", 8, 0)]
-    ... )
+    >>> activation = Quantizer("a.input_quantizer", "a", "input", 8, None)
+    >>> weight = Quantizer("a.weight_quantizer", "a", "weight", 8, 0)
+    >>> [unit] = layers([activation, weight])
     >>> unit.name, unit.quantizers
     ('a', ('a.input_quantizer', 'a.weight_quantizer'))
     """

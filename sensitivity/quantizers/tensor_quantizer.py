@@ -221,7 +221,7 @@ class TensorQuantizerModel:
         """Whether the module only holds the quantizers of the module above it."""
         return False
 
-    # -------------------------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     def _is_dead(self, module: Any) -> bool:
         """Whether it replaces all that it gets by 0."""

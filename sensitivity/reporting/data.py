@@ -42,8 +42,8 @@ class ReportData:
     format: what the model is quantized to; every sentence is written with INT8 and said of this
     format.
     detection: what the plan changes for a detector, class by class and in pictures.
-    engines: file -> the engine that TensorRT-RTX built of it, which nothing executed. not_built: file
-    -> why it built none.
+    engines: file -> the engine that TensorRT-RTX built of it, which nothing executed.
+    not_built: file -> why it built none.
     bench_sentences: the latency verdict in words, the most important first.
     warnings: what a reader must know before believing a number.
     scales: quantizers that share one range. sharing: what that costs with everything in INT8; None

@@ -60,8 +60,10 @@ def _draw_row(axes: Axes, place: int, row: Row, bar: bool) -> None:
         axes.plot([row.mark, row.mark], [place - 0.31, place + 0.31], color=INK, linewidth=1.4)
     words = f"{row.text} {row.interval}  {'; '.join(row.notes)}".rstrip()
     axes.annotate(
-        _clean(words), (1.0, place), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
-        va="center", fontsize=8, color=SOFT if row.tone == "muted" else INK, annotation_clip=False, **_PLAIN,
+        _clean(words), (1.0, place), xycoords=("axes fraction", "data"), xytext=(6, 0),
+        textcoords="offset points",
+        va="center", fontsize=8, color=SOFT if row.tone == "muted" else INK, annotation_clip=False,
+        **_PLAIN,
     )  # fmt: skip
 
 
@@ -108,7 +110,8 @@ def _draw_references(axes: Axes, chart: PathChart) -> None:
         colour, style = (TARGET, "--") if line.name == "target" else (SOFT, "-")
         axes.axhline(line.value, color=colour, linewidth=1.2, linestyle=style, zorder=1)
         axes.annotate(
-            line.text, (1.0, place), xycoords="axes fraction", xytext=(6, 0), textcoords="offset points", va="center",
+            line.text, (1.0, place), xycoords="axes fraction", xytext=(6, 0),
+            textcoords="offset points", va="center",
             fontsize=8, color=colour, annotation_clip=False,
         )  # fmt: skip
 

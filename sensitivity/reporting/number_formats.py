@@ -17,7 +17,8 @@ def format_of(quantizers: Iterable[Quantizer]) -> str:
 
     >>> format_of([Quantizer("a.w", "a", "weight", 4, 0, format="INT4 in blocks of 128")])
     'INT4 in blocks of 128'
-    >>> format_of([Quantizer("a.w", "a", "weight", 8, 0), Quantizer("a.i", "a", "input", 16, None, format="INT16")])
+    >>> weight = Quantizer("a.w", "a", "weight", 8, 0)
+    >>> format_of([weight, Quantizer("a.i", "a", "input", 16, None, format="INT16")])
     'INT8 with INT16 activations'
     """
     counted: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}

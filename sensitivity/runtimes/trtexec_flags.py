@@ -70,9 +70,8 @@ def build_flags(
         flags.append(f"--timingCacheFile={settings.timing_cache}")
     for index, flag in enumerate(("--minShapes", "--optShapes", "--maxShapes")):
         if settings.shapes:
-            flags.append(
-                f"{flag}={shapes_text({name: triple[index] for name, triple in settings.shapes.items()})}"
-            )
+            shapes = {name: triple[index] for name, triple in settings.shapes.items()}
+            flags.append(f"{flag}={shapes_text(shapes)}")
     return flags
 
 

@@ -49,14 +49,14 @@ def log_evidence(
     values: float[..., n], the first n of `population` samples in their random order; n <=
     population.
     threshold: float[...], broadcast against the leading axes. bound: |value| is at most this for
-    every sample, known
-        beforehand (1 for a difference of scores in [0, 1]); None where there is no such bound.
+    every sample, known beforehand (1 for a difference of scores in [0, 1]); None where there is no
+    such bound.
     Returns float[..., n]; inf where the mean cannot be at most `threshold`. If it is at most that,
     then the largest entry exceeds log(1 / alpha) with probability at most alpha. Decreases as
     `threshold` grows. Raises ValueError if a value is not finite or beyond the bound, or there are
     more than `population`.
 
-    >>> log_evidence([1.0, 1.0, -1.0], -0.5, 4).tolist()[-1]  # -0.25 is the least that the mean can still be
+    >>> log_evidence([1.0, 1.0, -1.0], -0.5, 4).tolist()[-1]  # the mean is at least -0.25
     inf
     """
     sample = _checked(values, population, bound)

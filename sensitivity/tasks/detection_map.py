@@ -9,7 +9,8 @@ the numbers here are tested equal to pycocotools'.
 A row holds 2 * limit + classes numbers, each exact in float32 up to 284 classes:
 
     confidences[limit]   most confident first; 0 where there is no detection
-    outcomes[limit]      class * 3**10 + one base-3 digit per IoU threshold: 0 false, 1 true, 2 ignored (in a crowd)
+    outcomes[limit]      class * 3**10 + one base-3 digit per IoU threshold: 0 false, 1 true,
+                         2 ignored (in a crowd)
     counts[classes]      ground-truth boxes of each class, crowds left out
 """
 

@@ -1,12 +1,12 @@
 """What every source of quantized models promises, as tests to inherit.
 
     class TestMyToolkit(SourceConformance):
-        source_name = "my_toolkit"                       # its name in the registry
+        source_name = "my_toolkit"                    # its name in the registry
 
-        def make(self):                                  # the calibrated model, new at each call
+        def make(self):                               # the calibrated model, new at each call
             return my_toolkit.quantize(reference_network(), reference_inputs())
 
-        def uncalibrate(self, model):                    # undo the calibration of one quantizer, and name it
+        def uncalibrate(self, model):                 # undo the calibration of one quantizer
             del model.stem.input_quantizer.amax
             return "stem.input_quantizer"
 
@@ -111,7 +111,7 @@ class SourceConformance:
         return None
 
     # The promises.
-    # -----------------------------------------------------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------
 
     @pytest.fixture
     def model(self) -> Any:

@@ -36,9 +36,12 @@ INT8_PER_TENSOR = {
 }
 
 TASK_FILE = '''\
-"""Handwritten digits and a re-parameterised RepVGG with the weights beside this file, calibrated by ModelOpt.
+"""Handwritten digits and a re-parameterised RepVGG, calibrated by ModelOpt.
 
-Written by `sensitivity demo`. Change it to see what happens: a task that measures something else needs a run directory of its own.
+The weights lie beside this file.
+
+Written by `sensitivity demo`. Change it to see what happens: a task that measures
+something else needs a run directory of its own.
 """
 
 from pathlib import Path

@@ -51,7 +51,8 @@ NO_SUPPRESSION = 1.0
 TASK_FILE = '''\
 """{name}, quantized by ModelOpt and judged on {data}.
 
-Written by `sensitivity yolo run`. Change it to see what happens: a task that measures something else needs a run directory of its own.
+Written by `sensitivity yolo run`. Change it to see what happens: a task that measures
+something else needs a run directory of its own.
 """
 
 from sensitivity.workflows import yolo

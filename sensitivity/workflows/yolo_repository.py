@@ -41,7 +41,8 @@ def repository_task(
     where merging changes the outputs.
     """
     choices = YoloChoices(
-        weights=Path("model"), data=Path(data), imgsz=imgsz, batch=batch, limit=limit, calib=Path(calib) if calib else None,
+        weights=Path("model"), data=Path(data), imgsz=imgsz, batch=batch, limit=limit,
+        calib=Path(calib) if calib else None,
         calib_images=calib_images, calib_method=calib_method,
     )  # fmt: skip
     classes = tuple(names)

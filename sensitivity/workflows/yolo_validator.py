@@ -68,7 +68,8 @@ def evaluate(model: Any, *, data: Path, split: str, imgsz: int, batch: int, fold
     from ultralytics.models.yolo.detect import DetectionValidator
 
     settings = {
-        "data": str(data), "split": split, "imgsz": imgsz, "batch": batch, "rect": False, "plots": False,
+        "data": str(data), "split": split, "imgsz": imgsz, "batch": batch, "rect": False,
+        "plots": False,
         "workers": 0, "verbose": False, "task": "detect", "device": "cpu",
     }  # fmt: skip
     if not hasattr(model, "forward"):

@@ -26,7 +26,8 @@ TEMPLATES = {
 }
 """First part of a class's module in the pickle -> whose file that is."""
 
-KINDS = {"Detect": "detect", "v10Detect": "detect", "Segment": "segment", "Segment26": "segment"} | {
+KINDS = {"Detect": "detect", "v10Detect": "detect", "Segment": "segment",
+ "Segment26": "segment"} | {
     "Pose": "pose", "Pose26": "pose", "Classify": "classify",
 }  # fmt: skip
 """Class of the last module -> what the model does. A class that is not here is refused."""

@@ -17,7 +17,8 @@ from onnx import numpy_helper as nh
 CHANNELS, SIDE = 4, 6
 
 OPERATIONS = (
-    "Conv", "Conv+Relu", "Conv+Clip", "MatMul", "Add", "Concat", "MaxPool", "AveragePool", "Relu", "Clip", "Sigmoid",
+    "Conv", "Conv+Relu", "Conv+Clip", "MatMul", "Add", "Concat", "MaxPool", "AveragePool", "Relu",
+    "Clip", "Sigmoid",
     "Transpose", "If",
 )  # fmt: skip
 QUANTIZERS = ("default", "symmetric", "per_channel", "16_bit")

@@ -21,6 +21,6 @@ from sensitivity.rules.targets import TARGETS
     bad=CANONICAL,
     good=replace(CANONICAL, metadata={"owner": "vision team"}),
 )
-def NO_OWNER(subject: Subject) -> Iterator[Hit]:  # noqa: N802 - what the decorator makes of it is a constant
+def NO_OWNER(subject: Subject) -> Iterator[Hit]:  # noqa: N802 - a constant once decorated
     if not subject.model.metadata_props.get("owner"):
         yield "the file", "expected an owner in its metadata, got none"

@@ -104,7 +104,8 @@ def _text(
     # From opset 18 on ReduceMax takes its axes as an input.
     by_input = "ReduceMax <keepdims = 0> (confidences, last)"
     return CHOICE.format(
-        rows=rows, anchors=anchors, opset=opset, classes=classes, best=best, columns=6 + more, name=NAME,
+        rows=rows, anchors=anchors, opset=opset, classes=classes, best=best, columns=6 + more,
+        name=NAME,
         sizes=f"4, {classes}, {more}" if more else f"4, {classes}",
         others=", others" if more else "",
         gather_others=GATHER_OTHERS.format(more=more) if more else "",

@@ -1,7 +1,7 @@
 """Move a DequantizeLinear in front of operations that only move integers, so that it stands behind
 its QuantizeLinear.
 
-x -> Q -> MaxPool -> Transpose -> DQ -> Conv     becomes     x -> Q -> DQ -> MaxPool -> Transpose -> Conv
+x -> Q -> MaxPool -> Transpose -> DQ -> Conv  becomes  x -> Q -> DQ -> MaxPool -> Transpose -> Conv
 
 The values are the same: such operations give each integer as it came, and a MaxPool or ReduceMax
 the integer of the largest value.
@@ -20,8 +20,10 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 
 FIRST_INPUT = {
-    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "MaxPool", "Pad",
-    "ReduceMax", "ReduceMin", "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
+    "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
+    "MaxPool", "Pad",
+    "ReduceMax", "ReduceMin", "Reshape", "Resize", "ReverseSequence", "Slice", "SpaceToDepth",
+    "Split", "Squeeze", "Tile", "Transpose",
     "Unsqueeze",
 }  # fmt: skip
 """Operations whose output holds values of their first input, and what else they read is no value of

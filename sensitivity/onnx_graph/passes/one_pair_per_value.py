@@ -8,7 +8,8 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 
 ELEMENTWISE = {
-    "Add", "Mul", "Concat", "LeakyRelu", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Split",
+    "Add", "Mul", "Concat", "LeakyRelu", "Sigmoid", "MaxPool", "AveragePool", "GlobalAveragePool",
+    "Resize", "Split",
     "Slice", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze",
 }  # fmt: skip
 """Operations without weights that have integer kernels."""

@@ -12,7 +12,8 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE, ONLY_SHAPE
 
 SAME_GRID = {
-    "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze",
+    "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Flatten", "Squeeze",
+    "Unsqueeze",
 }  # fmt: skip
 """Operations whose output has the values of their input: they keep its scale."""
 
