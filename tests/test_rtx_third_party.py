@@ -24,11 +24,11 @@ from sensitivity.runtimes import tensorrt_rtx_build as rtx  # noqa: E402
 ROOT = Path(__file__).parents[1]
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))
 IN_FLOAT = {"SQ205", "SQ206", "SQ212", "SQ301", "SQ307"}
-"""Findings, at the operation, for layers that RTX runs in float though their weight is quantized."""
+"""Findings for layers that RTX runs in float though their weight is quantized."""
 
 
 class Mixed(torch.nn.Module):
-    """Convolutions, a residual, a Concat, a pooling, a transposed convolution and a linear layer."""
+    """Convolutions, a residual, a Concat, a pooling, a transposed convolution and a linear one."""
 
     def __init__(self) -> None:
         super().__init__()
