@@ -23,7 +23,7 @@ from sensitivity.onnx_graph.load import load_model  # noqa: E402
 from sensitivity.quantizers.base import check_calibrated, layers  # noqa: E402
 from sensitivity.quantizers.modelopt import ModelOptModel  # noqa: E402
 from sensitivity.rules.lint import run_lint  # noqa: E402
-from sensitivity.rules.targets import TENSORRT  # noqa: E402
+from sensitivity.rules.targets import RTX, TENSORRT  # noqa: E402
 from sensitivity.tasks.load import load_task  # noqa: E402
 
 MODELS = {"chain": lambda: Chain(channels=16), "yolo-like": YoloLike, "residual": Residual}
@@ -67,7 +67,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("file", ["model.int8.onnx", "model.partial.onnx"])
-@pytest.mark.parametrize("target", TENSORRT)
+@pytest.mark.parametrize("target", [*TENSORRT, RTX])
 def test_the_canonical_files_break_no_rule_for_tensorrt(
     placed: Path, file: str, target: str
 ) -> None:
@@ -78,7 +78,7 @@ def test_the_canonical_files_break_no_rule_for_tensorrt(
 @pytest.mark.parametrize(
     ("runtime", "target"),
     [
-        *(("tensorrt", target) for target in TENSORRT[1:]),
+        *(("tensorrt", target) for target in (*TENSORRT[1:], RTX)),
         ("openvino", "openvino"),
         ("onnxruntime", "onnxruntime"),
     ],
@@ -105,6 +105,7 @@ def test_a_channel_that_is_all_but_dead_is_no_fault_of_a_file_lowered_for_tensor
     )
     lowered = lower_file(files["int8"], "tensorrt", tmp_path / "lowered.onnx")
     assert faults(lowered, "tensorrt-11") == []
+    assert faults(lowered, RTX) == []
     assert {finding.code for finding in run_lint(lowered, "tensorrt-11")} >= {"SQ203"}
 
 
