@@ -35,7 +35,7 @@ BRANCHES = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandl
 # Folders of what commands printed, which nobody wraps.
 OUTPUT_FOLDERS = ("benchmarks/results/", "findings/", "reports/")
 # The languages of fenced blocks that people write; a block of another one shows output.
-WRITTEN = {"bash", "console", "dockerfile", "python", "sh", "toml", "yaml"}
+WRITTEN = {"bash", "dockerfile", "python", "sh", "toml", "yaml"}
 PRAGMA = re.compile(r"\s+# (?:noqa|type: ignore)\b.*$")
 
 

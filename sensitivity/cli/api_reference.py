@@ -8,7 +8,9 @@ stay.
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ from sensitivity.config import in_python
 from sensitivity.verbs import SETTINGS, settings_of
 
 RESULTS = ("Result", "Run", "Planned", "Scanned", "Exported", "Benched", "Checked")
+COLUMNS = 100
 HEAD = """# API reference
 
 What [python.md](python.md) shows, in full. This page is written from the code:
@@ -63,7 +66,7 @@ def _function(name: str) -> Iterator[str]:
     ]
     shown = inspect.signature(function).replace(parameters=own)
     yield f"### sensitivity.{name}\n"
-    yield f"```python\nsensitivity.{name}{_plain(shown)}\n```\n"
+    yield f"```python\n{_broken(f'sensitivity.{name}{_plain(shown)}')}\n```\n"
     yield from _docstring(function)
     settings = settings_of(SETTINGS[name])
     if not settings:
@@ -82,12 +85,29 @@ def _is_setting(verb: str, name: str) -> bool:
 def _class(kind: type[Any], *, members: bool) -> Iterator[str]:
     yield f"### {kind.__name__}\n"
     if not members:
-        yield f"```python\nsensitivity.{kind.__name__}{_text(kind)}\n```\n"
+        yield f"```python\n{_broken(f'sensitivity.{kind.__name__}{_text(kind)}')}\n```\n"
     yield from _docstring(kind)
     for member, told in _members(kind) if members else ():
-        yield f"- `{member}` {' '.join(told.split())}"
+        yield _item(f"- `{member}` {' '.join(told.split())}")
     if members:
         yield ""
+
+
+def _broken(signature: str) -> str:
+    """A signature with a parameter a line where it is longer than a line of code may be."""
+    if len(signature) <= COLUMNS:
+        return signature
+    name, _, rest = signature.partition("(")
+    parameters, _, returned = rest.rpartition(")")
+    # A comma inside brackets belongs to an annotation.
+    lines = re.split(r", (?![^\[(]*[\])])", parameters)
+    return "\n".join([f"{name}(", *(f"    {line}," for line in lines), f"){returned}"])
+
+
+def _item(text: str) -> str:
+    return textwrap.fill(
+        text, COLUMNS, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _members(kind: type[Any]) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -11,18 +12,21 @@ from sensitivity.rules.catalog import RULES, TOPICS, rules_of
 from sensitivity.rules.examples import CANONICAL, Array, Example
 from sensitivity.rules.targets import RTX, RTX_SEEN, TARGETS, TENSORRT
 
+EVERY_TARGET = textwrap.fill(", ".join(f"`{target}`" for target in TARGETS), 99)
 HEAD = f"""# Rules of `sensitivity lint`
 
     sensitivity lint model.onnx --for tensorrt-10
     sensitivity lint model.onnx --for onnxruntime --plan runs/my_task/plan.json --format json
 
-Judges any Q/DQ ONNX file, also from other tools, for {", ".join(f"`{target}`" for target in TARGETS)}.
+Judges any Q/DQ ONNX file, also from other tools, for
+{EVERY_TARGET}.
 
 - **error**: the runtime refuses the file, or computes something else; the exit code is 1.
 - **warning**: it costs speed or accuracy. **info**: it may. The exit code is 0.
 
-Rules for TensorRT come from its public sources and documents, as each says; none was tried on TensorRT itself. Those
-marked *measured* were tried. What {RTX_SEEN} does was seen in its parser and builder, for SM 8.9; nothing was
+Rules for TensorRT come from its public sources and documents, as each says; none was tried on
+TensorRT itself. Those marked *measured* were tried.
+What {RTX_SEEN} does was seen in its parser and builder, for SM 8.9; nothing was
 executed. What it makes of every example: [rtx_rules.md](../benchmarks/results/rtx_rules.md).
 
 Each rule's two examples, in ONNX's text syntax, are its tests. Where *Good* is missing, it is this:
@@ -62,15 +66,20 @@ def entry(rule: Rule) -> str:
     lines = [
         f"### {rule.code} {rule.name}\n",
         f"*{_severity(rule)}* for {_for(rule)}.\n",
-        f"{rule.why}\n",
-        *([f"**Seen.** {rule.rtx.sentence}.\n"] if rule.rtx is not None else []),
-        f"**Fix.** {rule.fix}\n",
-        f"**Source.** {rule.source}.\n",
+        paragraph(rule.why),
+        *([paragraph(f"**Seen.** {rule.rtx.sentence}.")] if rule.rtx is not None else []),
+        paragraph(f"**Fix.** {rule.fix}"),
+        paragraph(f"**Source.** {rule.source}."),
         f"**Bad**\n\n```text\n{onnx_text(rule.bad)}\n```\n",
     ]
     if rule.good is not CANONICAL:
         lines.append(f"**Good**\n\n```text\n{onnx_text(rule.good)}\n```\n")
     return "\n".join(lines)
+
+
+def paragraph(text: str) -> str:
+    """Lines of at most 100 columns, and a line break at the end."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def _severity(rule: Rule) -> str:
