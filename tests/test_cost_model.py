@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,25 @@ def test_work_ranks_units_and_is_no_time(file: Path) -> None:
     assert cost.unit == "work"
     assert cost.units["a"] > cost.units["b"] > cost.units["fc"] > 0
     assert cost.of(["a"]) > cost.of(["fc"]) > cost.of(())
+
+
+@pytest.mark.parametrize(
+    ("side", "added"),
+    # 300 values move in the time of 4,800 multiply-accumulates as INT8, of 19,200 as float.
+    # 8,000,000 multiply-accumulates, a quarter of that time as INT8, take longer than 120,000.
+    [(10, 14_400.0), (200, 6_000_000.0)],
+    ids=["bytes decide", "arithmetic decides"],
+)
+def test_work_is_a_roofline_of_16_multiply_accumulates_a_byte(
+    file: Path, side: int, added: float
+) -> None:
+    work = work_of(file)
+    square = (side, side)
+    layer = replace(
+        work.layers[0], shape=LayerShape("MatMul", "{}", square, square, square, False, ())
+    )
+    one = replace(work, layers=[layer], links=[])
+    assert sum(work_cost(one, UNITS).units.values()) == added
 
 
 def test_a_table_is_timed_once_and_kept(file: Path, tmp_path: Path) -> None:
