@@ -196,6 +196,18 @@ def test_after_a_collapse_what_lowers_the_metric_is_not_kept(measurer, monkeypat
     assert one.gain.value == pytest.approx(0.1)
 
 
+def test_after_a_collapse_ranges_under_which_the_metric_stays_at_nothing_are_not_taken(
+    measurer, monkeypatch
+):
+    """What ruins such a model is something else, and hides what the ranges do to the rest."""
+    source = measurer.task.model
+    places = [tried(INPUTS[0], percentile=0.5)]
+    nothing = np.zeros(200)
+    monkeypatch.setattr(measurer, "scores", lambda variants, split, what: [nothing, nothing])
+    taken = together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED)
+    assert taken == ()
+
+
 def test_a_unit_that_is_skipped_is_left_out_of_every_trial(measurer):
     places = [tried(INPUTS[2], mse=0.5)]
     source = measurer.task.model

@@ -96,7 +96,9 @@ def together(
 
     Weights are judged with nothing else quantized, and so are activations: the method with which
     the outputs are nearest to float's is taken, where that is credibly nearer than the own ranges.
-    The metric on `rank` may not fall.
+    The metric on `rank` must credibly rise. Where it stays at nothing, something else ruins the
+    model, and nothing shows what the ranges do to the rest: a percentile may cut off the few
+    confidences of a detector that matter.
     """
     every = frozenset(quantizer.name for quantizer in quantizers)
     weights = {quantizer.name for quantizer in quantizers if quantizer.role == "weight"}
@@ -119,6 +121,8 @@ def together(
     values = [measurer.aggregate(each) for each in scores]
     best = max(range(len(tries)), key=lambda at: (values[at], at))
     brought = gain(scores[0], scores[best], measurer.task.aggregate)
+    if brought.low is None or brought.low <= 0:
+        return ()
     return _of_units(units, places, tries[best], brought)
 
 
