@@ -19,7 +19,7 @@ from sensitivity.runtimes import tensorrt_rtx_build as rtx
 ROOT = Path(__file__).parents[1]
 OTHER_VALUES = {"SQ101", "SQ104", "SQ105", "SQ501", "SQ502"}
 """Errors for what the file computes, or for a plan that it does not follow: RTX builds it."""
-IN_FLOAT = {"SQ001", "SQ205", "SQ206", "SQ207", "SQ212", "SQ301", "SQ307"}
+IN_FLOAT = {"SQ001", "SQ206", "SQ207", "SQ212", "SQ301", "SQ307"}
 """Findings for layers that RTX runs in float."""
 
 
@@ -109,10 +109,10 @@ def lone(operation: str, inputs: str = "xq") -> Example:
     )
 
 
-def by_matrix(operation: str, scales: str = "s1, z1") -> Example:
+def by_matrix(operation: str, scales: str = "s1, z1", axis: int | None = 1) -> Example:
     scale, zero = scales.split(", ")
     return Example(
-        qdq("x", scale, zero) + qdq("m", "ms", "mz", axis=1) + f"[fc] y = {operation} (xd, md)",
+        qdq("x", scale, zero) + qdq("m", "ms", "mz", axis=axis) + f"[fc] y = {operation} (xd, md)",
         inputs="float[4,32] x",
         outputs="float[4,16] y",
         constants={**ONE, **MATRIX},
@@ -149,6 +149,8 @@ SIBLINGS: dict[str, tuple[Example, str, str | None]] = {
     "vector-scale-of-a-matmul": (by_matrix("MatMul"), "int8", None),
     "vector-scale-of-a-gemm": (by_matrix("Gemm"), "int8", None),
     "scalar-scale-of-a-matmul": (by_matrix("MatMul", "s, z"), "int8", None),
+    "matmul-without-axis": (by_matrix("MatMul", "s, z", axis=None), "int8", None),
+    "conv-without-axis": (Example(qdq("x") + qdq("w", "ws", "wz") + conv()), "fp32", "SQ207"),
     "transposed-per-channel": (transposed(qdq("t", "ts", "tz", axis=1)), "fp32", "SQ307"),
     "transposed-per-tensor": (transposed(qdq("t")), "fp32", "SQ307"),
     "transposed-in-groups": (
@@ -200,17 +202,17 @@ def test_the_builder_does_what_lint_says(name: str, tmp_path: Path) -> None:
 
 
 def test_a_finding_says_what_was_seen_and_has_the_severity_of_its_target() -> None:
-    example = next(rule for rule in RULES if rule.code == "SQ205").bad
-    (there,) = [found for found in lint_model(example.model(), RTX) if found.code == "SQ205"]
+    example = next(rule for rule in RULES if rule.code == "SQ207").bad
+    (there,) = [found for found in lint_model(example.model(), RTX) if found.code == "SQ207"]
     assert there.severity == "warning"
     assert there.message == (
-        "expected an axis for 16 scales, got none; TensorRT-RTX 1.7.1 builds it and runs the layer "
-        "in float"
+        "expected axis 0 for the weight of Conv conv, got 1; TensorRT-RTX 1.7.1 builds it and runs "
+        "the layer in float"
     )
     for target in TENSORRT:
-        found = [one for one in lint_model(example.model(), target) if one.code == "SQ205"]
+        found = [one for one in lint_model(example.model(), target) if one.code == "SQ207"]
         assert [(one.severity, one.message) for one in found] == [
-            ("error", "expected an axis for 16 scales, got none")
+            ("error", "expected axis 0 for the weight of Conv conv, got 1")
         ]
 
 

@@ -23,7 +23,7 @@ from sensitivity.runtimes import tensorrt_rtx_build as rtx  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))
-IN_FLOAT = {"SQ205", "SQ206", "SQ212", "SQ301", "SQ307"}
+IN_FLOAT = {"SQ206", "SQ212", "SQ301", "SQ307"}
 """Findings for layers that RTX runs in float though their weight is quantized."""
 
 
