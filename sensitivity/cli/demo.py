@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
+
 from sensitivity.cli.options import verb
-from sensitivity.config import DemoSettings
+from sensitivity.config import DemoSettings, RunSettings
 
 
 @verb(DemoSettings, "demo")
@@ -18,12 +20,9 @@ def command(settings: DemoSettings) -> int:
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
-    import click
-
     from sensitivity import api
     from sensitivity.cli.progress import bar
     from sensitivity.cli.render import show
-    from sensitivity.config import RunSettings
     from sensitivity.workflows.demo import prepare
 
     click.echo("Training a small RepVGG on handwritten digits (under a minute).", err=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import click
+
 from sensitivity.cli.options import verb
 from sensitivity.config import ExportSettings
 
@@ -12,8 +14,6 @@ def command(settings: ExportSettings) -> None:
 
     DIRECTORY is a run directory with a plan.
     """
-    import click
-
     from sensitivity import api
     from sensitivity.cli.progress import bar
     from sensitivity.export.facts import facts

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import click
+
 from sensitivity.cli.options import verb
 from sensitivity.config import ReportSettings
 
@@ -12,8 +14,6 @@ def command(settings: ReportSettings) -> None:
 
     DIRECTORY is a run directory; the report shows the steps that have been done in it.
     """
-    import click
-
     from sensitivity import api
     from sensitivity.run_dir import RunDir
 

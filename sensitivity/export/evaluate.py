@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike
 
+from sensitivity.quantizers.onnx_batches import joined, length, pieces
+from sensitivity.quantizers.onnx_model import feed
 from sensitivity.records import Scores
 from sensitivity.runtimes.base import Engine, Runtime
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
@@ -51,9 +53,6 @@ def outputs_of(
     them."""
     if structure is not None:
         return nested(list(run(engine, inputs).values()), structure)
-    from sensitivity.quantizers.onnx_batches import joined, length, pieces
-    from sensitivity.quantizers.onnx_model import feed
-
     arrays = feed(inputs, list(ports))
     fixed = next((size for size in ports.values() if size is not None), None)
     return joined(
@@ -67,8 +66,6 @@ def arrays_of(file: Path, inputs: Any) -> dict[str, np.ndarray]:
 
     Raises TaskError where number or names differ from the file's.
     """
-    from sensitivity.quantizers.onnx_model import feed
-
     ports = input_ports(file)
     fixed = next((size for size in ports.values() if size is not None), None)
     return {name: array[:fixed] for name, array in feed(inputs, list(ports)).items()}

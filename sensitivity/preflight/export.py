@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import ExportError, ModelError, OnnxFileError, SensitivityError
+from sensitivity.onnx_graph.passes.insert_qdq import check_grid
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.half import in_float32
 from sensitivity.records import Finding
 from sensitivity.session import Session
+from sensitivity.signals.distortion import flat_outputs
+from sensitivity.tasks.batches import batch_size
 
 TRACED, OTHER, ONLY = 2, 3, 1
 """Samples that the graph is traced with, and another number to run it with; where there are no more
@@ -71,8 +74,6 @@ def check_export(session: Session) -> None:
 def check_grids(source: QuantizedModel) -> None:
     """Raise ModelError or ExportError that names the first quantizer whose grid no file can hold,
     and how many more."""
-    from sensitivity.onnx_graph.passes.insert_qdq import check_grid
-
     errors = []
     for quantizer in source.quantizers:
         try:
@@ -92,7 +93,6 @@ def check_traced(source: QuantizedModel, traced: Any, example: Any) -> None:
     traced with, or gives something else than the model."""
     from sensitivity.export.simulate import first_samples
     from sensitivity.export.torch_model import canonical
-    from sensitivity.tasks.batches import batch_size
 
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     size = batch_size(example)
@@ -118,8 +118,6 @@ def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
     from sensitivity.export.evaluate import run
     from sensitivity.export.simulate import outputs_of
     from sensitivity.runtimes.onnxruntime import OnnxRuntime
-    from sensitivity.signals.distortion import flat_outputs
-    from sensitivity.tasks.batches import batch_size
 
     expected = flat_outputs(
         outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers])

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError, SensitivityError
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.calls import call, device_of, to_device
 from sensitivity.records import Finding
 from sensitivity.session import Session
 
@@ -162,8 +163,6 @@ def _seen(model: Any, names: set[str], take: Any) -> ExitStack:
 
 def _outputs(model: Any, inputs: Any) -> Arrays:
     import torch
-
-    from sensitivity.quantizers.calls import call, device_of, to_device
 
     with torch.no_grad():
         return _flat(call(model, to_device(inputs, device_of(model))))

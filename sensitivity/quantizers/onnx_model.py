@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError, TaskError
@@ -258,8 +259,6 @@ def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
 
 def _optimized(path: Path, custom_ops: str | Path | None) -> ir.Model:
     """What the preprocessing of ONNX Runtime's quantizer makes of the file."""
-    import onnxruntime
-
     options = _options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory() as folder:
@@ -292,8 +291,6 @@ def session(
 
 
 def _options() -> Any:
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -301,8 +298,6 @@ def _options() -> Any:
 
 
 def _made(content: bytes | str, name: str, options: Any, custom_ops: str | Path | None) -> Any:
-    import onnxruntime
-
     try:
         if custom_ops is not None:
             options.register_custom_ops_library(str(custom_ops))

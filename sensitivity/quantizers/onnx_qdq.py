@@ -14,8 +14,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from sensitivity.errors import ModelError, unknown_name
+from sensitivity.onnx_graph.reach import (
+    nearest_outputs,
+    quantized_nodes,
+    reaching_outputs,
+    rounded_outputs,
+)
+from sensitivity.onnx_graph.uses import bits_of, format_of, grid_limits, problem
+from sensitivity.quantizers.proofs import left_quantized
 from sensitivity.records import Finding, Grid, Quantizer, Range
 
 if TYPE_CHECKING:
@@ -35,8 +44,6 @@ class OnnxQdqModel:
     warnings: tuple[str, ...] = ()
 
     def __init__(self, model: OnnxModel) -> None:
-        from sensitivity.onnx_graph.uses import bits_of, format_of, problem
-
         self.model = model
         self._left_out = model.skipped
         self._uses = {use.name: use for use in model.uses if use.name not in model.skipped}
@@ -69,8 +76,6 @@ class OnnxQdqModel:
             yield
 
     def grid(self, name: str) -> Grid:
-        from sensitivity.onnx_graph.uses import grid_limits, problem
-
         if name not in self._uses:
             raise unknown_name("a quantizer's name", name, self._uses)
         pair = self._uses[name].pair
@@ -140,8 +145,6 @@ class OnnxQdqModel:
         return NO_FLOAT_WEIGHTS if lacks_float_weights(self.model, self._uses) else None
 
     def fingerprint(self) -> str:
-        import onnx_ir as ir
-
         digest = hashlib.sha256(ir.to_proto(self.model.graph).SerializeToString(deterministic=True))
         for name, values in sorted(self.model.weights.items()):
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
@@ -153,15 +156,10 @@ class OnnxQdqModel:
         return digest.hexdigest()
 
     def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
-        from sensitivity.onnx_graph.reach import nearest_outputs
-
         found = nearest_outputs(self.model.graph.graph, self.model.paths)
         return tuple(tuple(name for name in near if name in self._uses) for near in found)
 
     def remaining(self) -> tuple[Finding, ...]:
-        from sensitivity.onnx_graph.reach import quantized_nodes, rounded_outputs
-        from sensitivity.quantizers.proofs import left_quantized
-
         plain = self.model.without(self._left_out | frozenset(self._uses))
         left = [left_quantized(name, f"a {node.op_type}") for name, node in quantized_nodes(plain)]
         return (*left, *(_integer_output(name) for name, _ in rounded_outputs(plain)))
@@ -169,8 +167,6 @@ class OnnxQdqModel:
     def executed(self, inputs: Any) -> frozenset[str]:
         """Those whose values reach an output, and do not stand in a branch that an If did not take
         on these inputs."""
-        from sensitivity.onnx_graph.reach import reaching_outputs
-
         live = reaching_outputs(self.model.graph.graph)
         idle = self.model.branches_not_taken(inputs)
         unit_graphs = {

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.calls import device_of
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.memory import host_memory
 from sensitivity.simulators.toggle import ToggleSimulator
@@ -87,8 +88,6 @@ def free_memory(model: Any) -> int:
     """Bytes free on the device of the model's first parameter; 8 GiB where the system does not
     say."""
     import torch
-
-    from sensitivity.quantizers.calls import device_of
 
     device = device_of(model)
     if device is not None and device.type == "cuda":

@@ -7,6 +7,8 @@ from functools import cache
 from typing import Any
 
 import onnx
+import onnx_ir as ir
+import onnxruntime as ort
 
 from sensitivity.quantizers.onnx_model import OnnxModel, session
 from sensitivity.simulators.onnx_network import Recipe, Split, Unsplittable
@@ -107,8 +109,6 @@ class Program:
         return [(out, recipe) for out, recipe in recipes if recipe is not None]
 
     def _proto(self, graph: onnx.GraphProto) -> onnx.ModelProto:
-        import onnx_ir as ir
-
         model = self._source.graph
         proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
         for domain, version in model.opset_imports.items():
@@ -181,8 +181,6 @@ def _rename_captured(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 @cache
 def share_memory() -> None:
     """One allocator for all programs: each of its own would keep the most that it ever needed."""
-    import onnxruntime as ort
-
     info = ort.OrtMemoryInfo(
         "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
     )

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import onnxruntime
 from numpy.typing import NDArray
 
 from sensitivity.errors import SensitivityError, TaskError, unknown_name
@@ -187,8 +188,6 @@ class OnnxReplay:
         return self._sizes[shape]
 
     def _start(self, plan: Schedule, arrays: Arrays) -> list[Any]:
-        import onnxruntime
-
         slots: list[Any] = [None] * plan.slots
         self._compute(list(plan.fixed))
         for value, slot in plan.fixed.items():

@@ -15,6 +15,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 from sensitivity.tasks.base import EvaluateTask, Task
+from sensitivity.tasks.batches import batch_digest
 
 SIMPLE = (type(None), bool, int, float, complex, str, bytes)
 JUDGES = {Task: ("score", "aggregate"), EvaluateTask: ("evaluate", "confirm", "holdout")}
@@ -104,8 +105,6 @@ class _Reader:
 
     def _object(self, value: Any) -> None:
         if hasattr(value, "shape") and hasattr(value, "dtype"):
-            from sensitivity.tasks.batches import batch_digest
-
             self.text(batch_digest(value, None))
         elif callable(value) and not hasattr(value, "named_modules"):
             # An object that is called like a function; a model among them has a fingerprint of its

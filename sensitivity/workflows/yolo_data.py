@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import MissingPackage, TaskError
+from sensitivity.tasks.detection_images import image_size
 from sensitivity.tasks.detection_labels import (
     LabelledImage,
     LabelledImages,
@@ -91,8 +92,6 @@ def yaml_for_validator(
     Images are links in `images`, and their labels text files in `labels`, as ultralytics wants
     them. Crowds are left out. Returns the YAML file.
     """
-    from sensitivity.tasks.detection_images import image_size
-
     for kind in ("images", "labels"):
         (path / kind).mkdir(parents=True, exist_ok=True)
     for split, some in images.items():
