@@ -13,7 +13,7 @@ import pytest
 # Figures of the code as it is. Lower a limit whenever a change lowers its figure; never raise one.
 LIMITS = {
     "complexity_per_line": 0.35,
-    "dense": 39,
+    "dense": 33,
     "lines_over_100": 0,
     "imports_in_functions_other": 35,
     "many_arguments": 30,

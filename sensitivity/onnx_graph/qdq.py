@@ -98,14 +98,22 @@ def pair_of(value: ir.Value | None) -> Pair | None:
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
         return None
-    levels, clip = node.inputs[0], None
-    before = levels.producer()
-    if before is not None and before.op_type == "Clip" and clip_limits(before) is not None:
-        levels, clip = before.inputs[0] or levels, before
+    levels = node.inputs[0]
+    clip = _limiting_clip(levels)
+    if clip is not None:
+        levels = clip.inputs[0] or levels
     quantize = levels.producer()
     if quantize is not None and quantize.op_type == "QuantizeLinear":
         return Pair(quantize, node, clip)
     return Pair(None, node, clip) if constant(levels) is not None else None
+
+
+def _limiting_clip(value: ir.Value) -> ir.Node | None:
+    """The Clip of known limits that gives the value."""
+    node = value.producer()
+    if node is None or node.op_type != "Clip" or clip_limits(node) is None:
+        return None
+    return node
 
 
 def clip_limits(clip: ir.Node) -> tuple[float, float] | None:

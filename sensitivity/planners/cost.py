@@ -3,7 +3,7 @@ answer judged."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -69,17 +69,16 @@ class CostPlanner:
         if not search.met(tuple(ranking)) and not begun.met:
             return begun
         self._improve(ranking, search, goal)
-        met = sorted(
-            (step for step in search.path if step.met), key=lambda step: goal.cost_of(step.skip)
-        )
-        skips = [step.skip for step in met]
+        met = [step.skip for step in search.path if step.met]
+        skips = sorted(met, key=goal.cost_of)
         ms = probed(skips, goal)
         best = _fastest(ms) if ms else skips[0]
-        ordered = tuple(unit for unit in ranking if unit in best)
-        return replace(
-            search.choice(ordered),
-            ms={tuple(u for u in ranking if u in s): t for s, t in ms.items()},
-        )
+
+        def ordered(skip: Collection[str]) -> tuple[str, ...]:
+            return tuple(unit for unit in ranking if unit in skip)
+
+        measured = {ordered(skip): time for skip, time in ms.items()}
+        return replace(search.choice(ordered(best)), ms=measured)
 
     def _improve(self, ranking: Sequence[str], search: Search, goal: Goal) -> None:
         program = Program(tuple(ranking), goal.cost)

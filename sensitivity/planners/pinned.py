@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from sensitivity.planners.base import Choice, Goal, Judge, Planner
 from sensitivity.records import Border, CostModel
+
+Whole = Callable[[Iterable[str]], tuple[str, ...]]
+"""Makes a set of free units a whole skip set: with the pinned ones, in the order of the ranking."""
 
 
 class PinnedPlanner:
@@ -25,21 +28,23 @@ class PinnedPlanner:
         def whole(skip: Iterable[str]) -> tuple[str, ...]:
             return tuple(sorted((*self._skip, *skip), key=place.__getitem__))
 
-        probe = goal.probe
-        if probe is not None:
-            goal = replace(goal, probe=lambda skips: probe([whole(skip) for skip in skips]))
-        distortion = goal.distortion
-        if distortion is not None:
-            goal = replace(
-                goal, distortion=lambda skips: distortion([whole(skip) for skip in skips])
-            )
-        if goal.cost is not None:
-            goal = replace(goal, cost=given(goal.cost, self._skip, self._fixed - set(self._skip)))
+        goal = self._of_free_units(goal, whole)
         free = [unit for unit in ranking if unit not in self._fixed]
         choice = self._planner.choose(free, lambda skip: judge(whole(skip)), goal)
         path = tuple(replace(step, skip=whole(step.skip)) for step in choice.path)
         ms = {whole(skip): time for skip, time in choice.ms.items()}
         return replace(choice, skip=whole(choice.skip), path=path, ms=ms)
+
+    def _of_free_units(self, goal: Goal, whole: Whole) -> Goal:
+        """The goal as it is for a planner that knows only the units left to decide."""
+        probe, distortion = goal.probe, goal.distortion
+        if probe is not None:
+            goal = replace(goal, probe=lambda skips: probe([*map(whole, skips)]))
+        if distortion is not None:
+            goal = replace(goal, distortion=lambda skips: distortion([*map(whole, skips)]))
+        if goal.cost is not None:
+            goal = replace(goal, cost=given(goal.cost, self._skip, self._fixed - set(self._skip)))
+        return goal
 
 
 def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> CostModel:
@@ -52,21 +57,17 @@ def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> Cost
     base, units = cost.base, dict(cost.units)
     borders: list[Border] = []
     for border in cost.borders:
-        a, b = ("" if end in skip else end for end in (border.a, border.b))
-        if (a in keep and b in keep) or a == b == "":
-            continue
-        if a in keep or b in keep:
-            free = b if a in keep else a
-            if free:
-                units[free] += border.cost
-            else:
-                base += border.cost
-        else:
-            borders.append(Border(a or b, b if a else "", border.cost))
+        ends = ["" if end in skip else end for end in (border.a, border.b)]
+        # A unit comes before the outside, which has no name.
+        open_ends = sorted((end for end in ends if end not in keep), key=lambda end: not end)
+        outside = not any(open_ends)
+        if len(open_ends) == 2 and not outside:
+            first, second = open_ends
+            borders.append(Border(first, second, border.cost))
+        elif len(open_ends) == 1 and outside:
+            base += border.cost
+        elif len(open_ends) == 1:
+            units[open_ends[0]] += border.cost
     base += sum(units.pop(name) for name in skip)
-    return replace(
-        cost,
-        base=base,
-        units={u: c for u, c in units.items() if u not in keep},
-        borders=tuple(borders),
-    )
+    free = {name: ms for name, ms in units.items() if name not in keep}
+    return replace(cost, base=base, units=free, borders=tuple(borders))

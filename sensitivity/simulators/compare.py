@@ -40,9 +40,15 @@ def _leaf(one: Any, other: Any) -> float:
         return 0.0
     one, other = one.double(), other.double()
     finite = one.isfinite()
-    if not torch.equal(finite, other.isfinite()) or not torch.equal(
-        one[~finite].nan_to_num(), other[~finite].nan_to_num()
-    ):
+    if not torch.equal(finite, other.isfinite()):
         return math.inf
-    largest = float((one[finite] - other[finite]).abs().max()) if finite.any() else 0.0
-    return largest / max(float(one[finite].abs().max()), 1e-30) if largest else 0.0
+    if not torch.equal(one[~finite].nan_to_num(), other[~finite].nan_to_num()):
+        return math.inf
+    return _relative(one[finite], other[finite])
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    """The largest difference of finite values over the largest magnitude of `one`."""
+    if one.numel() == 0 or torch.equal(one, other):
+        return 0.0
+    return float((one - other).abs().max()) / max(float(one.abs().max()), 1e-30)

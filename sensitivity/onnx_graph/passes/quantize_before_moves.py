@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
@@ -27,14 +29,25 @@ class QuantizeBeforeMoves(ir.passes.InPlacePass):
 
 
 def _behind_move(pair: qdq.Pair) -> bool:
-    move = pair.source.producer()
+    """Whether an operation that moves the values stands before the pair and may stand after it."""
     if pair.quantize is None or pair.axis is not None or pair.output.is_graph_output():
         return False
-    moved = qdq.moved_values(move) if move is not None else []
-    if move is None or not moved or any(qdq.constant(value) is not None for value in moved):
+    move = pair.source.producer()
+    if move is None or not _moves_computed(move):
         return False
-    only_here = all(user.op_type == "QuantizeLinear" for user in pair.source.consumers())
-    return move.op_type in CUTS or (only_here and not pair.source.is_graph_output())
+    return move.op_type in CUTS or _only_quantized(pair.source)
+
+
+def _moves_computed(move: ir.Node) -> bool:
+    moved = qdq.moved_values(move)
+    return bool(moved) and all(qdq.constant(value) is None for value in moved)
+
+
+def _only_quantized(value: ir.Value) -> bool:
+    """Whether nothing reads the value in float."""
+    if value.is_graph_output():
+        return False
+    return all(user.op_type == "QuantizeLinear" for user in value.consumers())
 
 
 def _put_before(pair: qdq.Pair) -> None:
@@ -45,18 +58,17 @@ def _put_before(pair: qdq.Pair) -> None:
     assert graph is not None
     data = qdq.moved_values(move)
     quantized = [_pair_on(value, pair, f".{index}") for index, value in enumerate(data)]
-    copy = _copy(
-        move,
-        [*(dequantize.outputs[0] for _, dequantize in quantized), *move.inputs[len(data) :]],
-        f".{pair.name}",
-    )
-    graph.insert_before(move, [node for nodes in quantized for node in nodes] + [copy])
+    values = [dequantize.outputs[0] for _, dequantize in quantized]
+    copy = _copy(move, [*values, *move.inputs[len(data) :]], f".{pair.name}")
+    graph.insert_before(move, [*chain.from_iterable(quantized), copy])
     pair.output.replace_all_uses_with(copy.outputs[pair.source.index() or 0])
     for node in (pair.dequantize, pair.quantize, move):
-        if node is not None and not any(
-            output.uses() or output.is_graph_output() for output in node.outputs
-        ):
+        if node is not None and not _is_read(node):
             graph.remove(node, safe=True)
+
+
+def _is_read(node: ir.Node) -> bool:
+    return any(output.uses() or output.is_graph_output() for output in node.outputs)
 
 
 def _pair_on(value: ir.Value, pair: qdq.Pair, suffix: str) -> tuple[ir.Node, ir.Node]:
