@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes import common
 
 from sensitivity.bench.engine_structure import build_structure
 from sensitivity.config import ScanSettings
 from sensitivity.export.evaluate import evaluate_file, run
 from sensitivity.export.lower import lower_file
+from sensitivity.export.lower_openvino import before_moves
 from sensitivity.export.simulate import first_samples
 from sensitivity.export.torch_model import export_files
 from sensitivity.export.verify import relative_rms
@@ -34,9 +34,6 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
-from sensitivity.onnx_graph.passes.join_slices import JoinSlices
-from sensitivity.onnx_graph.passes.quantize_before_moves import QuantizeBeforeMoves
-from sensitivity.onnx_graph.passes.tidy import tidy
 from sensitivity.records import EngineStructure
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.session import open_session
@@ -72,18 +69,6 @@ class Row:
 
 def as_it_is(model: ir.Model) -> ir.Model:
     return model
-
-
-def before_moves(model: ir.Model) -> ir.Model:
-    """Quantizers in front of what only moves values, and equal ones merged."""
-    passes = ir.passes.Sequential(
-        QuantizeBeforeMoves(),
-        common.DeduplicateInitializersPass(),
-        common.CommonSubexpressionEliminationPass(),
-        JoinSlices(),
-        tidy(),
-    )
-    return passes(model).model
 
 
 def per_tensor_weights(model: ir.Model) -> ir.Model:

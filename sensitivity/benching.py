@@ -27,6 +27,7 @@ from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat, listing
 from sensitivity.reporting.tables import bench_table
+from sensitivity.rules.targets import TARGETS
 from sensitivity.run_dir import EXPORTED, Exported, RunDir
 from sensitivity.runtimes.base import Runtime, Tensors
 from sensitivity.scan.progress import Progress
@@ -254,7 +255,6 @@ def _causes(file: Path, runtime: str) -> Iterator[str]:
     """What the rules know of this runtime that makes it compute something else."""
     from sensitivity.rules.catalog import RULES
     from sensitivity.rules.lint import run_lint
-    from sensitivity.rules.targets import TARGETS
 
     if runtime not in TARGETS:
         return

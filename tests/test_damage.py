@@ -3,16 +3,14 @@ times, with every verb."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from support.scripts import load_script
 
 from sensitivity.errors import OnnxFileError, SensitivityError
 from sensitivity.onnx_graph.load import load_model
@@ -20,19 +18,7 @@ from sensitivity.onnx_graph.well_formed import blamed_on
 from sensitivity.quantizers.onnx_model import OnnxModel
 from sensitivity.rules.lint import run_lint
 
-
-def loaded() -> ModuleType:
-    file = Path(__file__).parents[1] / "benchmarks/damage.py"
-    spec = importlib.util.spec_from_file_location("damage", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["damage"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-damage = loaded()
+damage = load_script("benchmarks/damage.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
 import contextlib
-import importlib.util
 import io
 import os
 from dataclasses import replace
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.scripts import load_script
 
 from sensitivity.errors import TaskError
 from sensitivity.tasks import detection
@@ -179,10 +179,7 @@ def yolov8n():
     if not ASSETS:
         pytest.skip("SENSITIVITY_ASSETS is not set: YOLOv8n and the COCO images are not here")
     pytest.importorskip("ultralytics", reason="needs the package ultralytics")
-    spec = importlib.util.spec_from_file_location("yolov8n_task", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(EXAMPLE)
 
 
 def test_yolov8n_scores_on_real_images_equal_pycocotools_on_the_annotation_file(yolov8n):

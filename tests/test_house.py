@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from support.scripts import load_script
 
 # Figures of the code as it is. Lower a limit whenever a change lowers its figure; never raise one.
 LIMITS = {
     "complexity_per_line": 0.35,
     "dense": 33,
     "lines_over_100": 0,
-    "imports_in_functions_other": 37,
+    "imports_in_functions_other": 34,
     "many_arguments": 30,
     "circles": 1,
     "undocumented": 143,
 }
 
 
-def load_house() -> ModuleType:
-    file = Path(__file__).parents[1] / "benchmarks/house.py"
-    spec = importlib.util.spec_from_file_location("house", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["house"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-house = load_house()
+house = load_script("benchmarks/house.py")
 in_checkout = pytest.mark.skipif(
     not (house.ROOT / ".git").exists(), reason="git names the files, and this is no checkout"
 )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from support.commands import verb
+from support.scripts import load_script
 
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.onnx_model import OnnxModel
@@ -19,11 +19,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "05_keras_qat"
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("sklearn")
-    spec = importlib.util.spec_from_file_location("keras_data", EXAMPLE / "data.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(EXAMPLE / "data.py")
     path = tmp_path_factory.mktemp("keras") / "digits.npz"
     module.save(str(path))
     return path

@@ -28,22 +28,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def with_own_ranges(made: Path) -> tuple[Any, ...]:
+    """Of a run that keeps the ranges of the file."""
+    data, float_model = made / "data.npz", made / "float.onnx"
+    target = ("--target", "0.95", "--no-recalibrate")
+    return ("--data", data, "--float-model", float_model, *target)
+
+
 @pytest.fixture(scope="module")
 def done(made: Path) -> Path:
     """A finished run with the file's own ranges (`test_onnx_ranges` has one with others)."""
-    arguments = (
-        "--data",
-        made / "data.npz",
-        "--float-model",
-        made / "float.onnx",
-        "--target",
-        "0.95",
-        "--no-recalibrate",
-    )
     code = verb(
         "run",
         made / "int8.onnx",
-        *arguments,
+        *with_own_ranges(made),
         "--rounds",
         "5",
         "--threads",
@@ -154,20 +152,11 @@ def test_with_the_metric_as_signal_the_plan_takes_the_units_in_the_order_of_the_
     made: Path,
 ) -> None:
     out = made / "metric"
-    arguments = (
-        "--data",
-        made / "data.npz",
-        "--float-model",
-        made / "float.onnx",
-        "--target",
-        "0.95",
-        "--no-recalibrate",
-    )
     assert (
         verb(
             "run",
             made / "int8.onnx",
-            *arguments,
+            *with_own_ranges(made),
             "--signal",
             "metric",
             "--rounds",

@@ -3,12 +3,11 @@ their siblings."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from support.scripts import load_script
 
 from sensitivity.rules.catalog import RULES
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Array, Example, conv, qdq, weights
@@ -23,16 +22,7 @@ IN_FLOAT = {"SQ001", "SQ206", "SQ207", "SQ212", "SQ301", "SQ307"}
 """Findings for layers that RTX runs in float."""
 
 
-def command() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("rtx_rules", ROOT / "benchmarks/rtx_rules.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-rtx_rules = command()
+rtx_rules = load_script("benchmarks/rtx_rules.py")
 VERSION, ANSWERS = rtx_rules.read(rtx_rules.OUT.read_text())
 
 

@@ -23,8 +23,13 @@ from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 
 
 def lower(model: ir.Model) -> ir.Model:
+    model = UnsignedActivations(zero_point_0=False)(model).model
+    return before_moves(model)
+
+
+def before_moves(model: ir.Model) -> ir.Model:
+    """Quantizers in front of what only moves values, and equal ones merged."""
     passes = ir.passes.Sequential(
-        UnsignedActivations(zero_point_0=False),
         QuantizeBeforeMoves(),
         # Pairs are the same where their inputs are, scales and zero points included.
         common.DeduplicateInitializersPass(),

@@ -69,6 +69,12 @@ class Pair:
         return constant(zero_point_value(self.dequantize))
 
     @property
+    def zero_points(self) -> Array:
+        """Its distinct zero points, int64[n], ascending; [0] where none is known."""
+        known = self.zero_point
+        return np.unique(0 if known is None else known.astype(np.int64))
+
+    @property
     def axis(self) -> int | None:
         """Channel axis, also where the file leaves it to the default; None per tensor."""
         scale = self.scale

@@ -85,6 +85,11 @@ class Histogram:
     def _edges(self) -> NDArray[np.float64]:
         return np.linspace(-self._top, self._top, 2 * HALF + 1)
 
+    @property
+    def _magnitudes(self) -> NDArray[np.float64]:
+        """Counts of absolute values, by the bins above 0."""
+        return np.asarray(self._counts[HALF:] + self._counts[HALF - 1 :: -1])
+
     def _within(self, low: float, high: float) -> Ends:
         """No wider than the values are, and with 0 inside."""
         return min(max(low, self.low), 0.0), max(min(high, self.high), 0.0)
@@ -94,8 +99,8 @@ class Histogram:
         on each side."""
         edges, out = self._edges, (100 - share) / 100 * self.total
         if symmetric:
-            counts = self._counts[HALF:] + self._counts[HALF - 1 :: -1]
-            end = float(edges[HALF + 1 + int(np.searchsorted(np.cumsum(counts), self.total - out))])
+            running = np.cumsum(self._magnitudes)
+            end = float(edges[HALF + 1 + int(np.searchsorted(running, self.total - out))])
             return self._within(-end, end)
         out = out / 2 if self.low < 0 < self.high else out
         running = np.cumsum(self._counts)
@@ -115,8 +120,7 @@ class Histogram:
         return self._within(-end, end)
 
     def _symmetric_mse(self, levels: int) -> Ends:
-        counts = self._counts[HALF:] + self._counts[HALF - 1 :: -1]
-        end = lowest_error(counts, self._edges[HALF:], levels // 2)
+        end = lowest_error(self._magnitudes, self._edges[HALF:], levels // 2)
         return -end, end
 
     def _mse(self, levels: int) -> Ends:

@@ -80,7 +80,7 @@ class OnnxQdqModel:
             raise unknown_name("a quantizer's name", name, self._uses)
         pair = self._uses[name].pair
         limits, scale = grid_limits(pair), pair.scale
-        zero_points = np.unique(0 if pair.zero_point is None else pair.zero_point.astype(np.int64))
+        zero_points = pair.zero_points
         reasons = {
             "its type is no integer": limits is None,
             "its scale is computed in the graph": scale is None,

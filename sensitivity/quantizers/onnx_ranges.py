@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import ModelError
 from sensitivity.onnx_graph import groups, qdq
 from sensitivity.onnx_graph.clamps import UNLIMITED, Limits
-from sensitivity.onnx_graph.passes.insert_qdq import along
+from sensitivity.onnx_graph.passes.insert_qdq import along, to_levels
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, can_be_per_channel, dequantized
 from sensitivity.onnx_graph.qdq_groups import PAIR
 from sensitivity.onnx_graph.uses import MOVERS, Path, Use, grid_limits, stored_type
@@ -105,10 +105,7 @@ def _requantized(
     assert limits is not None
     if use.pair.quantize is not None:
         return values.astype(np.asarray(qdq.constant(use.pair.source)).dtype)
-    levels = np.rint(values / along(scale, axis, values.ndim)) + along(
-        zero_point, axis, values.ndim
-    )
-    return np.asarray(np.clip(levels, *limits).astype(zero_point.dtype))
+    return to_levels(values, scale, zero_point, axis, limits).astype(zero_point.dtype)
 
 
 def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
@@ -117,13 +114,15 @@ def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
     assert stored is not None
     limits = grid_limits(pair)
     assert limits is not None
-    scale, zero_point = (
-        along(each, grid.axis, stored.ndim)
-        for each in (grid.scale, grid.zero_point.astype(np.int64))
+    zero_point = grid.zero_point.astype(np.int64)
+    if pair.quantize is None:
+        levels = np.clip(stored, *limits)
+    else:
+        levels = to_levels(stored, grid.scale, zero_point, grid.axis, limits)
+    scale, offset = (
+        along(each, grid.axis, stored.ndim).astype(np.float32) for each in (grid.scale, zero_point)
     )
-    levels = stored if pair.quantize is None else np.rint(stored / scale) + zero_point
-    kept = np.clip(levels, *limits).astype(np.float32) - zero_point.astype(np.float32)
-    return np.asarray(kept * scale.astype(np.float32)).astype(grid.scale.dtype)
+    return np.asarray((levels.astype(np.float32) - offset) * scale).astype(grid.scale.dtype)
 
 
 def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
@@ -189,7 +188,7 @@ def _has_one_range(use: Use) -> bool:
 
 def _zero_point(pair: qdq.Pair) -> int:
     """Raises ModelError where channels have different ones."""
-    values = np.unique(0 if pair.zero_point is None else pair.zero_point.astype(np.int64))
+    values = pair.zero_points
     if len(values) > 1:
         raise ModelError(
             f"Expected {pair.name} to have a range that can be changed, got several zero points."

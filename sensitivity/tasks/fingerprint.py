@@ -43,9 +43,8 @@ class _Reader:
 
     def __init__(self, update: Callable[[bytes], None]) -> None:
         self._update = update
-        self._seen: dict[
-            int, Any
-        ] = {}  # by address; kept, so that no other object gets the address of one that was read
+        # By address; kept, so that no other object gets the address of one that was read.
+        self._seen: dict[int, Any] = {}
 
     def text(self, words: str) -> None:
         self._update(f"{len(words)}:{words};".encode())

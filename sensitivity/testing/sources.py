@@ -33,6 +33,8 @@ from sensitivity.scan.variants import unit_variant
 from sensitivity.session import quantized_model
 from sensitivity.signals.distortion import SQNR, flat_outputs
 from sensitivity.simulators.base import Simulator
+from sensitivity.simulators.choose import simulator_for
+from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.testing.reference import LAYERS, reference_inputs, reference_network
 
 Outputs = list[NDArray[Any]]
@@ -92,9 +94,6 @@ class SourceConformance:
 
     def simulators(self, source: QuantizedModel) -> Iterable[Simulator]:
         """Every simulator that a scan of this source may use."""
-        from sensitivity.simulators.choose import simulator_for
-        from sensitivity.simulators.toggle import ToggleSimulator
-
         return ToggleSimulator(source), simulator_for(source, self.inputs())
 
     def change_weight(self, model: Any) -> None:

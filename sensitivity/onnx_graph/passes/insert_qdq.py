@@ -110,6 +110,19 @@ def along(scale: np.ndarray, axis: int | None, ndim: int) -> np.ndarray:
     return scale.reshape([-1 if index == axis else 1 for index in range(ndim)])
 
 
+def to_levels(
+    values: np.ndarray,
+    scale: np.ndarray,
+    zero_point: np.ndarray,
+    axis: int | None,
+    limits: tuple[int, int],
+) -> np.ndarray:
+    """The levels that Q rounds values to, not yet of an integer type. limits: smallest and largest
+    level."""
+    steps = np.rint(values / along(scale, axis, values.ndim))
+    return np.asarray(np.clip(steps + along(zero_point, axis, values.ndim), *limits))
+
+
 def is_per_tensor(grid: Grid) -> bool:
     """Whether one scale is for the whole tensor: also where it runs along an axis of one entry."""
     return grid.axis is None or grid.scale.size == 1

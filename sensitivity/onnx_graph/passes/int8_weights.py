@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.passes.insert_qdq import along
+from sensitivity.onnx_graph.passes.insert_qdq import to_levels
 
 
 class Int8Weights(ir.passes.InPlacePass):
@@ -20,10 +20,9 @@ class Int8Weights(ir.passes.InPlacePass):
             weight, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
             if pair.quantize is None or weight is None or scale is None or zero_point is None:
                 continue
-            limits = np.iinfo(zero_point.dtype)
-            shaped = along(scale, pair.axis, weight.ndim)
-            levels = np.rint(weight / shaped) + along(zero_point, pair.axis, weight.ndim)
-            stored = np.clip(levels, limits.min, limits.max).astype(zero_point.dtype)
+            ends = np.iinfo(zero_point.dtype)
+            levels = to_levels(weight, scale, zero_point, pair.axis, (ends.min, ends.max))
+            stored = levels.astype(zero_point.dtype)
             pair.dequantize.replace_input_with(
                 0, add(model.graph, f"{pair.source.name}.int8", stored)
             )

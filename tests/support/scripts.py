@@ -1,0 +1,22 @@
+"""Scripts of `benchmarks/` and `examples/`, which stand in no package, as modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).parents[2]
+
+
+def load_script(file: str | Path) -> ModuleType:
+    """The script as a module named by its file. file: from the root of the project."""
+    path = ROOT / file
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their own module up
+    spec.loader.exec_module(module)
+    return module
