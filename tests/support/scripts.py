@@ -11,12 +11,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def load_script(file: str | Path) -> ModuleType:
-    """The script as a module named by its file. file: from the root of the project."""
+    """The script as a module. file: from the root of the project."""
     path = ROOT / file
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # No import statement finds it under this name: several examples have a `task`.
+    name = f"script {path}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their own module up
+    sys.modules[name] = module  # dataclasses look their own module up
     spec.loader.exec_module(module)
     return module
