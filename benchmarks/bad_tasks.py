@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity import EvaluateTask, Task
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 
 NUMBER = 3
 

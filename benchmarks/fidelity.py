@@ -25,13 +25,11 @@ from typing import Any
 import numpy as np
 from fidelity_forced import forced_shares
 
-from sensitivity.bench.environment import environment
-from sensitivity.export.evaluate import evaluate_file, run
-from sensitivity.export.lower import lower_file
-from sensitivity.export.placement import scale_groups, unified_scales
-from sensitivity.export.simulate import first_samples, outputs_of
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import flat, relative_rms
+from sensitivity.exporters.evaluate import evaluate_file, run
+from sensitivity.exporters.lower import lower_file
+from sensitivity.exporters.simulate import first_samples, outputs_of
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import flat, relative_rms
 from sensitivity.quantizers.base import QuantizedModel, layers
 from sensitivity.records import Scores
 from sensitivity.runtimes.base import Runtime
@@ -42,6 +40,8 @@ from sensitivity.stats.jackknife import pseudo_values
 from sensitivity.stats.paired import paired_effect
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.load import load_task
+from sensitivity.timing.environment import environment
+from sensitivity.units.placement import scale_groups, unified_scales
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODELS = {

@@ -17,9 +17,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sensitivity.export.simulate import hooked, numpy, outputs_of
-from sensitivity.export.trace import flat_inputs
-from sensitivity.export.verify import flat
+from sensitivity.exporters.simulate import hooked, numpy, outputs_of
+from sensitivity.exporters.trace import flat_inputs
+from sensitivity.exporters.verify import flat
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.base import QuantizedModel

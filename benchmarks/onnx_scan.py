@@ -43,17 +43,17 @@ import onnx_ir as ir
 from scan_loops import Clock, exact_steps, interleaved
 from scan_plans import Raced, raced
 
-from sensitivity.bench.environment import environment
+from sensitivity.measure.ranking import rank_effects
 from sensitivity.onnx_task import onnx_task
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.onnx_batches import fixed_batch, joined, length, pieces
-from sensitivity.quantizers.onnx_model import OnnxModel, feed
+from sensitivity.quantizers.onnx.batches import fixed_batch, joined, length, pieces
+from sensitivity.quantizers.onnx.model import OnnxModel, feed
 from sensitivity.records import Scores, Target, Unit
-from sensitivity.scan.ranking import rank_effects
 from sensitivity.session import quantized_model
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_size
+from sensitivity.timing.environment import environment
 
 
 class NoDevice:

@@ -22,21 +22,21 @@ import numpy as np
 from planners_peers import NncfPlanner, PrefixPlanner
 from planners_table import RECALIBRATED, markdown
 
-from sensitivity.bench.environment import environment, usable_cores
 from sensitivity.config import UnitChoices
+from sensitivity.measure.ranking import estimate, gain, per_sample
+from sensitivity.measure.scan import Scan, scan
+from sensitivity.measure.variants import baselines, skip_variant
 from sensitivity.planners.base import Goal, Planner
 from sensitivity.planners.exhaustive import LARGEST
-from sensitivity.planning import cheapest, under_each
-from sensitivity.pricing import Prober, priced
-from sensitivity.recalibration import Recalibration, recalibration
 from sensitivity.records import CostModel, Plan, Target
 from sensitivity.registry import load
-from sensitivity.scan.choose import Means, choose_plan
-from sensitivity.scan.judge import SplitJudge
-from sensitivity.scan.ranking import estimate, gain, per_sample
-from sensitivity.scan.scan import Scan, scan
-from sensitivity.scan.variants import baselines, skip_variant
+from sensitivity.search.choose import Means, choose_plan
+from sensitivity.search.judge import SplitJudge
 from sensitivity.session import Session, open_session
+from sensitivity.steps.plan import cheapest, under_each
+from sensitivity.steps.price import Prober, priced
+from sensitivity.steps.recalibrate import Recalibration, recalibration
+from sensitivity.timing.environment import environment, usable_cores
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MODELS = {

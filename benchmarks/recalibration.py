@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity import api
-from sensitivity.bench.environment import environment
 from sensitivity.config import PlanSettings, ScanSettings
 from sensitivity.records import Estimate, Plan
 from sensitivity.run_dir import RunDir
+from sensitivity.timing.environment import environment
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "01_mobilenet"
 TASK = """\

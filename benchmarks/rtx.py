@@ -19,14 +19,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sensitivity.bench.engine_structure import structure_of
 from sensitivity.config import ScanSettings
 from sensitivity.errors import SensitivityError
-from sensitivity.export.lower import lower_file
-from sensitivity.export.torch_model import export_files
+from sensitivity.exporters.lower import lower_file
+from sensitivity.exporters.torch_model import export_files
 from sensitivity.records import EngineStructure
 from sensitivity.runtimes.tensorrt_rtx_build import build
 from sensitivity.session import open_session
+from sensitivity.timing.engine_structure import structure_of
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "results" / "rtx.md"

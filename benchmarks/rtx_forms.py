@@ -21,15 +21,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from sensitivity.bench.engine_structure import build_structure
 from sensitivity.config import ScanSettings
-from sensitivity.export.evaluate import evaluate_file, run
-from sensitivity.export.lower import lower_file
-from sensitivity.export.lower_openvino import before_moves
-from sensitivity.export.simulate import first_samples
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import relative_rms
-from sensitivity.export.writing import save
+from sensitivity.exporters.evaluate import evaluate_file, run
+from sensitivity.exporters.lower import lower_file
+from sensitivity.exporters.lower_openvino import before_moves
+from sensitivity.exporters.simulate import first_samples
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import relative_rms
+from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.initializers import add
@@ -38,6 +37,7 @@ from sensitivity.records import EngineStructure
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.session import open_session
 from sensitivity.tasks.batches import batch_size
+from sensitivity.timing.engine_structure import build_structure
 
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "benchmarks" / "results" / "rtx_forms.md"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import onnx
 
-from sensitivity.bench.engine_structure import structure_of
 from sensitivity.rules.catalog import RULES
 from sensitivity.rules.examples import Example
 from sensitivity.runtimes.tensorrt_rtx_build import SM, build
+from sensitivity.timing.engine_structure import structure_of
 
 OUT = Path(__file__).parent / "results" / "rtx_rules.md"
 NOT_BUILT = {"SQ204 bad"}

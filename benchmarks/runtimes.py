@@ -22,22 +22,22 @@ import numpy as np
 from runtimes_models import SUBJECTS, Subject
 from runtimes_table import markdown, show
 
-from sensitivity.bench.environment import environment
-from sensitivity.bench.explain import not_in_int8
-from sensitivity.bench.profile import profile_file
-from sensitivity.bench.protocol import Variant, bench_files
-from sensitivity.export.evaluate import evaluate_file
-from sensitivity.export.half_baseline import half_file
-from sensitivity.export.lower import LowerTarget, lower_file
-from sensitivity.export.placement import scale_groups, unified_scales
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import relative_rms
-from sensitivity.export.verify_lowering import check_lowering
+from sensitivity.exporters.evaluate import evaluate_file
+from sensitivity.exporters.half_baseline import half_file
+from sensitivity.exporters.lower import LowerTarget, lower_file
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import relative_rms
+from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.quantizers.base import layers
 from sensitivity.registry import load
 from sensitivity.runtimes.base import Runtime, Tensors
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.signals.fisher import fisher
+from sensitivity.timing.environment import environment
+from sensitivity.timing.explain import not_in_int8
+from sensitivity.timing.profile import profile_file
+from sensitivity.timing.protocol import Variant, bench_files
+from sensitivity.units.placement import scale_groups, unified_scales
 
 RUNTIMES: tuple[LowerTarget, ...] = ("onnxruntime", "openvino")
 PLANS = {"skip-quarter": 0.25, "skip-half": 0.5}

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
-from sensitivity.export.placement import add_residual_quantizers
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Scores
 from sensitivity.session import quantized_model
+from sensitivity.units.placement import add_residual_quantizers
 from sensitivity.workflows.yolo_quantize import share_residual_quantizers
 
 YOLO = Path(__file__).parents[1] / "examples" / "03_yolov8n" / "task.py"

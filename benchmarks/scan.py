@@ -26,13 +26,13 @@ from scan_models import SUBJECTS, Subject, count, loaded, read_anew, reordered
 from scan_plans import Metric, Raced, cost_model, naive_plan, raced
 from scan_table import markdown, show
 
-from sensitivity.bench.environment import environment
+from sensitivity.measure.ranking import rank_effects
 from sensitivity.quantizers.base import QuantizedModel, layers
 from sensitivity.records import Scores, Target, Unit
-from sensitivity.scan.ranking import rank_effects
 from sensitivity.session import quantized_model
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task, mean
+from sensitivity.timing.environment import environment
 
 MODEL_LAYERS, MODEL_SAMPLES = 70, 5000
 """Of the model whose cost is computed from what was measured."""

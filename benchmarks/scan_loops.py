@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 
 from sensitivity.journal.journal import open_journal
+from sensitivity.measure.measurer import Measurer
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.calls import call, device_of, to_device
+from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Scores, Unit, Variant
-from sensitivity.scan.engine import Measurer
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
 
@@ -171,7 +171,7 @@ def floor_steps(
 def float_replay(source: QuantizedModel) -> Simulator:
     """Replay in which quantizers, enabled or not, pass their input through: the same steps without
     quantization."""
-    from sensitivity.simulators.replay import ReplaySimulator
+    from sensitivity.simulators.torch.replay import ReplaySimulator
 
     class PassThrough:
         fresh = False

@@ -28,8 +28,8 @@ SHARES = (0.5, 0.75, 1.0)
 def unlimited_mib(task: Task, source: QuantizedModel) -> float:
     """What replaying all layers on the first batch would hold without a budget; 0 where the model
     is not replayed."""
-    from sensitivity.simulators.replay import ReplaySimulator
-    from sensitivity.simulators.tracing import Untraceable
+    from sensitivity.simulators.torch.replay import ReplaySimulator
+    from sensitivity.simulators.torch.tracing import Untraceable
 
     inputs, _ = next(iter(task.data["rank"]))
     try:
@@ -70,7 +70,7 @@ def _measured(
 ) -> dict[str, Any]:
     from sensitivity.session import quantized_model
     from sensitivity.simulators.choose import simulator_for
-    from sensitivity.simulators.replay import ReplaySimulator
+    from sensitivity.simulators.torch.replay import ReplaySimulator
 
     task = read_anew(loaded(reference, device), samples)
     source = quantized_model(task.model)

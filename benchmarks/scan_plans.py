@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sensitivity.journal.journal import open_journal
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.raced import SIGNAL_SAMPLES, Budget, raced_scan
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Plan, Target, Unit
 from sensitivity.run_dir import RunDir
-from sensitivity.scan.choose import choose_plan
-from sensitivity.scan.engine import Measurer
-from sensitivity.scan.raced import SIGNAL_SAMPLES, Budget, raced_scan
+from sensitivity.search.choose import choose_plan
 from sensitivity.session import Session
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task

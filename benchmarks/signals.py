@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from sensitivity.measure.variants import unit_variant
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Unit
-from sensitivity.scan.variants import unit_variant
 from sensitivity.signals.distortion import kl, sqnr
 from sensitivity.signals.fisher import fisher
 from sensitivity.simulators.toggle import ToggleSimulator

@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from sensitivity.bench.environment import environment
 from sensitivity.files import write_whole
+from sensitivity.measure.variants import unit_variant
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
-from sensitivity.scan.variants import unit_variant
 from sensitivity.session import quantized_model
 from sensitivity.signals.distortion import flat_outputs, sqnr
 from sensitivity.simulators.choose import simulator_for
+from sensitivity.timing.environment import environment
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "examples/01_mobilenet"), str(ROOT / "tests")]
@@ -63,8 +63,8 @@ def made_by(source: str) -> Callable[[Any], Any]:
 
 def exported(calib: Sequence[tuple[Any, Any]]) -> Any:
     """The Q/DQ file that ModelOpt's model is exported to, read back."""
-    from sensitivity.export.torch_model import export_files
-    from sensitivity.quantizers.onnx_model import OnnxModel
+    from sensitivity.exporters.torch_model import export_files
+    from sensitivity.quantizers.onnx.model import OnnxModel
 
     source = quantized_model(made_by("modelopt")(calib))
     with tempfile.TemporaryDirectory() as folder:

@@ -14,8 +14,6 @@ the next.
 from __future__ import annotations
 
 import os
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.distribution import warn_if_overwritten
@@ -58,17 +56,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
-
-
-class _Front(ModuleType):
-    """`sensitivity.scan`, `.export` and `.bench` are functions here, and packages for `from
-    sensitivity.scan import`."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing a package inside this one would put it in the place of the function of the same
-        # name.
-        if not (name in _PLACES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Front

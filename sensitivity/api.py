@@ -20,8 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sensitivity.bench.environment import environment
-from sensitivity.benching import HeldOut, benched, held_out, runtime_of
 from sensitivity.config import (
     IN_PYTHON,
     BenchChoices,
@@ -43,27 +41,12 @@ from sensitivity.config import (
     target_of,
 )
 from sensitivity.errors import ExportError, ModelError, SensitivityError
-from sensitivity.export.facts import facts
-from sensitivity.export.verification import Verification
-from sensitivity.exporting import exported, targets_of
+from sensitivity.exporters.facts import facts
+from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import refuse_used
-from sensitivity.planning import read_frontier, replan, searched, wants_cost
-from sensitivity.preflight import check as preflight
-from sensitivity.preflight.export import check_export
-from sensitivity.preflight.file import check_file
-from sensitivity.preflight.metric import measured_findings
-from sensitivity.quantizers.units import pins
-from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan
-from sensitivity.reporting.csv import write_csv
-from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat, listing
-from sensitivity.reporting.number_formats import format_of
-from sensitivity.reporting.outcome import verdict_of
-from sensitivity.reporting.tables import scan_table
-from sensitivity.run_dir import RunDir, RunInfo
-from sensitivity.scan.detail import detection_detail
-from sensitivity.scan.progress import Progress, silent
-from sensitivity.scan.raced import (
+from sensitivity.measure.detail import detection_detail
+from sensitivity.measure.progress import Progress, silent
+from sensitivity.measure.raced import (
     COLLAPSED_BUDGET,
     EXACT_IF_COLLAPSED,
     EXACT_UP_TO,
@@ -72,13 +55,30 @@ from sensitivity.scan.raced import (
     Budget,
     raced_scan,
 )
-from sensitivity.scan.scan import Scan, usual_mode
-from sensitivity.scan.scan import scan as measure_scan
-from sensitivity.scan.sharing import sharing_cost
-from sensitivity.scan.unjudged import mark_unjudged
+from sensitivity.measure.scan import Scan, usual_mode
+from sensitivity.measure.scan import scan as measure_scan
+from sensitivity.measure.sharing import sharing_cost
+from sensitivity.measure.unjudged import mark_unjudged
+from sensitivity.preflight import check as preflight
+from sensitivity.preflight.export import check_export
+from sensitivity.preflight.file import check_file
+from sensitivity.preflight.metric import measured_findings
+from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan
+from sensitivity.reporting.csv import write_csv
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat, listing
+from sensitivity.reporting.number_formats import format_of
+from sensitivity.reporting.outcome import verdict_of
+from sensitivity.reporting.tables import scan_table
+from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.session import Session, open_session
+from sensitivity.steps.bench import HeldOut, benched, held_out, runtime_of
+from sensitivity.steps.export import exported, targets_of
+from sensitivity.steps.plan import read_frontier, replan, searched, wants_cost
 from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import Given, split_reference
+from sensitivity.timing.environment import environment
+from sensitivity.units.units import pins
 
 NOT_JUDGED = (
     "{} of {} units reach no output that {} reads, such as masks, key points or an auxiliary head: "

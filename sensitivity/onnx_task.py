@@ -13,7 +13,7 @@ from typing import Any
 
 from sensitivity.errors import TaskError
 from sensitivity.files import write_whole
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.tasks import onnx_arrays, onnx_data
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.classification import Images, Top1

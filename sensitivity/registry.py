@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, dict[str, str]] = {
     "quantizers": {
-        "modelopt": "sensitivity.quantizers.modelopt:ModelOptModel",
+        "modelopt": "sensitivity.quantizers.torch.modelopt:ModelOptModel",
         "pytorch_quantization": (
-            "sensitivity.quantizers.pytorch_quantization:PytorchQuantizationModel"
+            "sensitivity.quantizers.torch.pytorch_quantization:PytorchQuantizationModel"
         ),
-        "pt2e": "sensitivity.quantizers.pt2e:Pt2eModel",
-        "onnx_qdq": "sensitivity.quantizers.onnx_qdq:OnnxQdqModel",
+        "pt2e": "sensitivity.quantizers.torch.pt2e:Pt2eModel",
+        "onnx_qdq": "sensitivity.quantizers.onnx.qdq:OnnxQdqModel",
     },
     "signals": {
         "sqnr": "sensitivity.signals.distortion:SQNR",

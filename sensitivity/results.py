@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sensitivity.errors import NamesError
-from sensitivity.export.verification import Verification
-from sensitivity.planning import read_frontier
+from sensitivity.exporters.verification import Verification
+from sensitivity.measure.scan import Scan
 from sensitivity.records import BenchResult, Finding, Plan, PlanMetric, Verdict
 from sensitivity.reporting.tables import bench_table, frontier_table, scan_table
 from sensitivity.reporting.verdict import lines_of
 from sensitivity.run_dir import RunDir, RunInfo
-from sensitivity.scan.scan import Scan
+from sensitivity.steps.plan import read_frontier
 from sensitivity.tasks.base import EvaluateTask, Task
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Result:
 @dataclass(frozen=True, eq=False)
 class Scanned(Result):
     """What each unit costs. record: effects, baselines and mode, see
-    `sensitivity.scan.scan.Scan`."""
+    `sensitivity.measure.scan.Scan`."""
 
     record: Scan = field(repr=False)
 
@@ -125,14 +125,14 @@ class Planned(Result):
         model: the one that was scanned, or another with the same quantizers; put back afterwards,
         also after an exception.
         """
-        from sensitivity.applying import applied
+        from sensitivity.steps.apply import applied
 
         return applied(model, self.record, self.info)
 
     def apply_permanently(self, model: Any) -> None:
         """Leave the model as the plan was judged. For models of ModelOpt and pytorch-quantization;
         ModelError for others."""
-        from sensitivity.applying import apply_for_good
+        from sensitivity.steps.apply import apply_for_good
 
         apply_for_good(model, self.record, self.info)
 
@@ -143,7 +143,7 @@ class Planned(Result):
 @dataclass(frozen=True, eq=False)
 class Exported(Result):
     """Exported and verified files. record: what was checked, see
-    `sensitivity.export.verification.Verification`."""
+    `sensitivity.exporters.verification.Verification`."""
 
     record: Verification = field(repr=False)
 

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 from sensitivity.config import IN_PYTHON, UnitChoices
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.journal.journal import open_journal, refuse_used
+from sensitivity.measure.changed_task import CHANGED, check_same_task
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.progress import Progress, silent
+from sensitivity.measure.raced import SIGNAL_SAMPLES, measured_signal
+from sensitivity.measure.scan import Scan
+from sensitivity.measure.variants import BASELINES
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, ends
-from sensitivity.quantizers.calls import call, device_of, to_device
-from sensitivity.quantizers.wrappers import unwrapped
+from sensitivity.quantizers.torch.calls import call, device_of, to_device
+from sensitivity.quantizers.torch.wrappers import unwrapped
 from sensitivity.records import SPLITS, Quantizer, Range, Unit
 from sensitivity.registry import load, names, version_of_guest
 from sensitivity.run_dir import RunDir, RunInfo
-from sensitivity.scan.changed_task import CHANGED, check_same_task
-from sensitivity.scan.engine import Measurer
-from sensitivity.scan.progress import Progress, silent
-from sensitivity.scan.raced import SIGNAL_SAMPLES, measured_signal
-from sensitivity.scan.scan import Scan
-from sensitivity.scan.variants import BASELINES
 from sensitivity.signals.base import Signal
 from sensitivity.signals.boxes import boxes_signal
 from sensitivity.simulators.base import Simulator
@@ -36,7 +36,7 @@ from sensitivity.tasks.detection import DetectionScore
 from sensitivity.tasks.load import Given, load_task, same_task, task_digest
 
 if TYPE_CHECKING:
-    from sensitivity.export.relations import Placed
+    from sensitivity.units.relations import Placed
 
 FISHER_BATCHES = 2
 EXECUTED_BATCHES = 16
@@ -143,7 +143,7 @@ class Session:
             evaluate(self.source.model)
             return
         if self.source.source == "onnx_qdq":
-            from sensitivity.quantizers.onnx_model import feed
+            from sensitivity.quantizers.onnx.model import feed
 
             model = self.source.model
             names = [value.name for value in model.get_inputs()]
@@ -189,8 +189,8 @@ def open_session(
     """
     # Both import ONNX, which takes half a second: `plan` for another target opens no session and
     # need not wait.
-    from sensitivity.export.placement import residual_quantizers, unified_scales
-    from sensitivity.export.relations import placed
+    from sensitivity.units.placement import residual_quantizers, unified_scales
+    from sensitivity.units.relations import placed
 
     refuse_used(RunDir(out).journal, resume)  # before the task's own long work
     loaded = load_task(given)
@@ -331,7 +331,7 @@ def _changed(
 
 
 def _as_scanned(info: RunInfo) -> Placed:
-    from sensitivity.export.relations import Placed
+    from sensitivity.units.relations import Placed
 
     return Placed(info.units, info.scales)
 

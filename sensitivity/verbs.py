@@ -30,6 +30,7 @@ from sensitivity.config import (
     in_python,
 )
 from sensitivity.errors import SensitivityError, unknown_name
+from sensitivity.measure.progress import Progress, silent
 from sensitivity.registry import check_name
 from sensitivity.results import (
     Benched,
@@ -46,7 +47,6 @@ from sensitivity.results import (
     scanned,
     whole_run,
 )
-from sensitivity.scan.progress import Progress, silent
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.load import Given, checked
 
@@ -117,8 +117,8 @@ def run(
 
     task: a task in memory, "my_task.py:task", or a Q/DQ ONNX file with `data=`. out: the run
     directory; for a file it is runs/<name of the file> by default, for a task in memory it must be
-    given. progress: told of each step, see `sensitivity.scan.progress`. The model is left as it was
-    found.
+    given. progress: told of each step, see `sensitivity.measure.progress`. The model is left as it
+    was found.
     """
     chosen, given = _of_task("run", task, out, settings)
     api.run(chosen, progress, given)

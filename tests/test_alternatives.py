@@ -12,11 +12,11 @@ from torch import nn
 
 from sensitivity.errors import ModelError, NamesError
 from sensitivity.quantizers.alternatives import Alternatives, with_alternatives
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Range
 from sensitivity.simulators.choose import simulator_for
-from sensitivity.simulators.replay import ReplaySimulator
 from sensitivity.simulators.toggle import ToggleSimulator
+from sensitivity.simulators.torch.replay import ReplaySimulator
 from sensitivity.testing.fakes import FakeModel
 
 MSE = Range("stem.0.input_quantizer", "mse", (1.25,))

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.qdq_chain import chain, inputs
 
-from sensitivity.bench import protocol
-from sensitivity.bench.environment import _cpu_info, environment
-from sensitivity.bench.protocol import bench_files, interleaved, timing
-from sensitivity.bench.ratio import median_ratio
-from sensitivity.bench.verdict import verdict
 from sensitivity.errors import OnnxFileError, SensitivityError
 from sensitivity.records import Estimate, Timing
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
+from sensitivity.timing import protocol
+from sensitivity.timing.environment import _cpu_info, environment
+from sensitivity.timing.protocol import bench_files, interleaved, timing
+from sensitivity.timing.ratio import median_ratio
+from sensitivity.timing.verdict import verdict
 
 
 class FakeEngine:

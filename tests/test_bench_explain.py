@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from support.qdq_chain import chain, inputs
 
-from sensitivity.bench.explain import explain, mixed_adds, not_in_int8, reformats
-from sensitivity.bench.profile import FileProfile, layer_rows, profile_file, quantized_nodes
-from sensitivity.bench.verdict import verdict
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.records import Estimate, Timing
 from sensitivity.runtimes.base import LayerRun, Port
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
+from sensitivity.timing.explain import explain, mixed_adds, not_in_int8, reformats
+from sensitivity.timing.profile import FileProfile, layer_rows, profile_file, quantized_nodes
+from sensitivity.timing.verdict import verdict
 
 
 def step(

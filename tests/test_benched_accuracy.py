@@ -13,15 +13,15 @@ from onnx import helper
 from support.reporting_samples import timing
 
 from sensitivity import benching
-from sensitivity.bench.same_files import same_files
-from sensitivity.bench.verdict import verdict
-from sensitivity.benching import HeldOut, _accuracy, runtime_accuracy
 from sensitivity.config import BenchSettings
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.reporting.tables import bench_table
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.stats.paired import paired_effect
+from sensitivity.steps.bench import HeldOut, _accuracy, runtime_accuracy
 from sensitivity.tasks.base import Task
+from sensitivity.timing.same_files import same_files
+from sensitivity.timing.verdict import verdict
 
 N = 400
 

@@ -13,13 +13,13 @@ pytest.importorskip("modelopt", reason="runs a model calibrated by ModelOpt")
 
 from support.models import Branches, Chain, batch, quantized, seeded  # noqa: E402
 
-from sensitivity.export.torch_model import export_files  # noqa: E402
-from sensitivity.export.writing import save  # noqa: E402
+from sensitivity.exporters.torch_model import export_files  # noqa: E402
+from sensitivity.exporters.writing import save  # noqa: E402
 from sensitivity.onnx_graph import qdq  # noqa: E402
 from sensitivity.onnx_graph.load import load_model  # noqa: E402
 from sensitivity.onnx_graph.passes.initializers import add  # noqa: E402
 from sensitivity.quantizers.base import layers  # noqa: E402
-from sensitivity.quantizers.modelopt import ModelOptModel  # noqa: E402
+from sensitivity.quantizers.torch.modelopt import ModelOptModel  # noqa: E402
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from support import models
 
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import relative_rms
-from sensitivity.export.writing import save
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import relative_rms
+from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.runtimes.tensorrt_rtx_build import unavailable
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

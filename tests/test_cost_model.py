@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sensitivity.bench.cost import table_cost, work_cost
-from sensitivity.bench.shapes import work_of
-from sensitivity.bench.table import (
+from sensitivity.cost.model import table_cost, work_cost
+from sensitivity.cost.shapes import work_of
+from sensitivity.cost.table import (
     ConversionTime,
     LayerTime,
     Table,

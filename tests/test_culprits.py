@@ -18,18 +18,24 @@ from sensitivity import api
 from sensitivity.config import ScanSettings
 from sensitivity.errors import ModelError
 from sensitivity.journal.journal import open_journal
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.raced import (
+    FEW_SAMPLES,
+    SIGNAL_SAMPLES,
+    Budget,
+    measured_signal,
+    raced_scan,
+)
+from sensitivity.measure.scan import scan, usual_mode
+from sensitivity.measure.variants import baselines
 from sensitivity.planners.base import Choice, Goal, Judged
 from sensitivity.planners.culprits import END, CulpritPlanner
 from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.quantizers.base import ends, layers
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.records import Plan, Target
-from sensitivity.scan.choose import Means, choose_plan
-from sensitivity.scan.engine import Measurer
-from sensitivity.scan.judge import RoughJudge
-from sensitivity.scan.raced import FEW_SAMPLES, SIGNAL_SAMPLES, Budget, measured_signal, raced_scan
-from sensitivity.scan.scan import scan, usual_mode
-from sensitivity.scan.variants import baselines
+from sensitivity.search.choose import Means, choose_plan
+from sensitivity.search.judge import RoughJudge
 from sensitivity.session import quantized_model
 from sensitivity.signals.distortion import SQNR
 from sensitivity.tasks.base import Task

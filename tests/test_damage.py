@@ -15,7 +15,7 @@ from support.scripts import load_script
 from sensitivity.errors import OnnxFileError, SensitivityError
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.well_formed import blamed_on
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.rules.lint import run_lint
 
 damage = load_script("benchmarks/damage.py")

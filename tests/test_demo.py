@@ -13,7 +13,7 @@ import torch
 
 from sensitivity.errors import TaskError, WriteError
 from sensitivity.quantizers.base import check_calibrated, layers
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import SPLITS
 from sensitivity.tasks.load import load_task
 from sensitivity.workflows import demo
@@ -70,8 +70,8 @@ def test_no_digit_is_in_two_splits():
 def test_another_process_loads_the_same_model_without_training(reference, task):
     code = (
         "import sys; from sensitivity.tasks.load import load_task; from "
-        "sensitivity.quantizers.modelopt import ModelOptModel; from sensitivity.workflows import "
-        "demo; demo.trained = None; "
+        "sensitivity.quantizers.torch.modelopt import ModelOptModel; from "
+        "sensitivity.workflows import demo; demo.trained = None; "
         "print(ModelOptModel(load_task(sys.argv[1]).model).fingerprint())"
     )
     done = subprocess.run(

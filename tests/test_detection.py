@@ -234,7 +234,7 @@ def test_yolov8n_scores_on_real_images_equal_pycocotools_on_the_annotation_file(
 def test_the_yolov8n_example_quantizes_convolutions_only_and_keeps_dfl_in_float(
     yolov8n, monkeypatch
 ):
-    from sensitivity.quantizers.modelopt import ModelOptModel
+    from sensitivity.quantizers.torch.modelopt import ModelOptModel
 
     monkeypatch.setattr(yolov8n, "CALIBRATION_IMAGES", 8)
     task = yolov8n.task(64)

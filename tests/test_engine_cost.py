@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from sensitivity.bench.engine_cost import PARTITIONS, TOGETHER, engine_cost, engine_sets
+from sensitivity.cost.engines import PARTITIONS, TOGETHER, engine_cost, engine_sets
 from sensitivity.records import Border, CostModel
 from sensitivity.stats.evidence import likeliest
 

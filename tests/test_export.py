@@ -12,18 +12,18 @@ from support import models
 from torch import nn
 
 from sensitivity.errors import ExportError, NamesError, WriteError
-from sensitivity.export import simulate
-from sensitivity.export.evaluate import evaluate_file
-from sensitivity.export.facts import facts
-from sensitivity.export.simulate import outputs_of
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import rounding_floor, verify
-from sensitivity.export.writing import save
+from sensitivity.exporters import simulate
+from sensitivity.exporters.evaluate import evaluate_file
+from sensitivity.exporters.facts import facts
+from sensitivity.exporters.simulate import outputs_of
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import rounding_floor, verify
+from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, snapped
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Grid, Unit
 from sensitivity.tasks.base import mean
 

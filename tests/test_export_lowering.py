@@ -12,20 +12,20 @@ from support.blocks import Blocks
 from torch import nn
 
 from sensitivity.errors import ExportError, OnnxFileError
-from sensitivity.export import lowered
-from sensitivity.export.half_baseline import half_baseline
-from sensitivity.export.lower import lower_file
-from sensitivity.export.placement import add_residual_quantizers, scale_groups, unified_scales
-from sensitivity.export.ranges import ranges_of
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify_lowering import check_lowering
+from sensitivity.exporters import lowered
+from sensitivity.exporters.half_baseline import half_baseline
+from sensitivity.exporters.lower import lower_file
+from sensitivity.exporters.ranges import ranges_of
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.sign import non_negative
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.rules.lint import run_lint
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
+from sensitivity.units.placement import add_residual_quantizers, scale_groups, unified_scales
 
 
 @pytest.fixture(scope="module")
@@ -263,9 +263,9 @@ class Strided(nn.Module):
 
 def test_openvino_quantizes_a_value_once_and_computes_a_strided_shortcut_in_int8(tmp_path):
     pytest.importorskip("openvino")
-    from sensitivity.bench.explain import not_in_int8
-    from sensitivity.bench.profile import profile_file
     from sensitivity.runtimes.openvino import OpenVino
+    from sensitivity.timing.explain import not_in_int8
+    from sensitivity.timing.profile import profile_file
 
     inputs = models.batch(8, 32)
     model = models.quantized(models.seeded(Strided), inputs)
@@ -319,9 +319,9 @@ def cuts(tmp_path_factory):
 
 def test_openvino_moves_integers_that_convolutions_wrote(cuts, tmp_path):
     pytest.importorskip("openvino")
-    from sensitivity.bench.explain import not_in_int8
-    from sensitivity.bench.profile import profile_file
     from sensitivity.runtimes.openvino import OpenVino
+    from sensitivity.timing.explain import not_in_int8
+    from sensitivity.timing.profile import profile_file
 
     lowered = lower_file(cuts["int8"], "openvino", tmp_path / "lowered.onnx")
     assert check_lowering(cuts["int8"], lowered, cuts["float"], BATCH).rms < 1e-6

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sensitivity.export.lower import lower_file
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import verify
-from sensitivity.export.verify_lowering import check_lowering
+from sensitivity.exporters.lower import lower_file
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import verify
+from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "01_mobilenet"
 SKIP = ["stage1.1.0"]

@@ -10,15 +10,15 @@ from support.blocks import Blocks
 from torch import nn
 
 from sensitivity.errors import ModelError
-from sensitivity.export.placement import add_residual_quantizers, scale_groups, unified_scales
-from sensitivity.export.simulate import outputs_of
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import verify
+from sensitivity.exporters.simulate import outputs_of
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import verify
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.modelopt import ModelOptModel
-from sensitivity.quantizers.sums import ResidualAdd
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.sums import ResidualAdd
+from sensitivity.units.placement import add_residual_quantizers, scale_groups, unified_scales
 
 
 class Residual(nn.Module):

@@ -14,8 +14,8 @@ import pytest
 from support.commands import verb
 
 from sensitivity.errors import ExportError
-from sensitivity.export import for_onnxruntime
-from sensitivity.export.for_onnxruntime import faithful, faithful_copies
+from sensitivity.exporters import for_onnxruntime
+from sensitivity.exporters.for_onnxruntime import faithful, faithful_copies
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.keep_float import KeepFloat
 from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
@@ -332,10 +332,10 @@ def test_a_torch_model_with_dead_channels_keeps_their_bias_in_onnxruntime(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
     model, images = dead_channels()
-    from sensitivity.export import lowered
-    from sensitivity.export.torch_model import export_files
+    from sensitivity.exporters import lowered
+    from sensitivity.exporters.torch_model import export_files
     from sensitivity.quantizers.base import layers
-    from sensitivity.quantizers.modelopt import ModelOptModel
+    from sensitivity.quantizers.torch.modelopt import ModelOptModel
 
     source = ModelOptModel(model)
     files = export_files(

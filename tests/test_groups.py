@@ -13,12 +13,12 @@ from torch import nn
 
 from sensitivity.config import ScanSettings
 from sensitivity.errors import ModelError, NamesError, SensitivityError
-from sensitivity.export.relations import placed, structure_of
-from sensitivity.quantizers.modelopt import ModelOptModel
-from sensitivity.quantizers.pt2e import Pt2eModel
-from sensitivity.quantizers.units import Pins, Relation, patterns, pins, units_of
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.pt2e import Pt2eModel
 from sensitivity.records import Quantizer, Unit
 from sensitivity.testing.fakes import FakeModel
+from sensitivity.units.relations import placed, structure_of
+from sensitivity.units.units import Pins, Relation, patterns, pins, units_of
 from sensitivity.workflows.repvgg import Block
 
 
@@ -332,9 +332,9 @@ def test_skip_connections_get_quantizers_for_the_whole_of_a_session_and_lose_the
 ):
     from sensitivity import api
     from sensitivity.config import PlanSettings
-    from sensitivity.export.placement import residual_quantizers
     from sensitivity.run_dir import RunDir
     from sensitivity.tasks.load import load_task
+    from sensitivity.units.placement import residual_quantizers
 
     task = f"{Path(__file__).parent / 'tasks' / 'tiny.py'}:residual"
     source = ModelOptModel(load_task(task).model)
@@ -357,7 +357,7 @@ def test_skip_connections_get_quantizers_for_the_whole_of_a_session_and_lose_the
 
 
 def test_a_model_that_takes_no_new_quantizers_is_told():
-    from sensitivity.export.placement import residual_quantizers
+    from sensitivity.units.placement import residual_quantizers
 
     with (
         pytest.raises(

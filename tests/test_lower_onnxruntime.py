@@ -18,13 +18,13 @@ pytest.importorskip("modelopt", reason="exports a model calibrated by ModelOpt")
 from support.blocks import YoloLike  # noqa: E402
 from support.models import batch, quantized, seeded  # noqa: E402
 
-from sensitivity.export.lower import lower_file  # noqa: E402
-from sensitivity.export.placement import scale_groups, unified_scales  # noqa: E402
-from sensitivity.export.torch_model import export_files  # noqa: E402
-from sensitivity.export.verify_lowering import check_lowering  # noqa: E402
+from sensitivity.exporters.lower import lower_file  # noqa: E402
+from sensitivity.exporters.torch_model import export_files  # noqa: E402
+from sensitivity.exporters.verify_lowering import check_lowering  # noqa: E402
 from sensitivity.onnx_graph.passes.join_slices import JoinSlices  # noqa: E402
 from sensitivity.quantizers.base import layers  # noqa: E402
-from sensitivity.quantizers.modelopt import ModelOptModel  # noqa: E402
+from sensitivity.quantizers.torch.modelopt import ModelOptModel  # noqa: E402
+from sensitivity.units.placement import scale_groups, unified_scales  # noqa: E402
 
 
 @pytest.fixture(scope="module")

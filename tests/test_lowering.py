@@ -19,14 +19,14 @@ from support.models import (
 )
 from torch import Tensor, nn
 
-from sensitivity.quantizers.modelopt import ModelOptModel
-from sensitivity.quantizers.native import (
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.native import (
     GridQuantizer,
     OwnQuantizer,
     marked_copy,
     native_quantizers,
 )
-from sensitivity.simulators.tracing import Untraceable, trace
+from sensitivity.simulators.torch.tracing import Untraceable, trace
 
 pytest.importorskip("modelopt")
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from sensitivity.errors import ModelError, NamesError
 from sensitivity.quantizers.base import check_calibrated, layers
-from sensitivity.quantizers.modelopt import FLAGS, ModelOptModel
+from sensitivity.quantizers.torch.modelopt import FLAGS, ModelOptModel
 
 pytest.importorskip("modelopt")
 

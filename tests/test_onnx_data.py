@@ -437,7 +437,7 @@ def test_imgsz_takes_height_and_width(capsys: pytest.CaptureFixture[str]) -> Non
 TENSORS = """
 import torch
 from sensitivity import Task
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 
 generator = torch.Generator().manual_seed(0)
 rgb, depth = (torch.randn(80, channels, 6, 6, generator=generator) for channels in (3, 1))

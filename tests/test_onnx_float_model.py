@@ -14,10 +14,10 @@ import pytest
 from onnx import numpy_helper
 from support.onnx_models import float_file, images, qdq_file, run_file, static_file
 
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.session import quantized_model
-from sensitivity.simulators.onnx_replay import OnnxReplay
-from sensitivity.simulators.onnx_whole import WholeFile
+from sensitivity.simulators.onnx.replay import OnnxReplay
+from sensitivity.simulators.onnx.whole import WholeFile
 
 NORMED = """
 <ir_version: 8, opset_import: ["" : 17]>

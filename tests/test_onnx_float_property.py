@@ -13,7 +13,7 @@ import pytest
 from support.onnx_quantizers import inputs, quantizers
 from support.random_graphs import RandomGraph
 
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.session import quantized_model
 
 GRAPHS = int(os.environ.get("SENSITIVITY_RANDOM_GRAPHS", "4"))

@@ -10,9 +10,9 @@ from support import onnx_models
 
 from sensitivity import api
 from sensitivity.config import ScanSettings, UnitChoices
-from sensitivity.export.relations import placed, structure_of
-from sensitivity.quantizers.onnx_model import OnnxModel
-from sensitivity.quantizers.onnx_qdq import OnnxQdqModel
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
+from sensitivity.units.relations import placed, structure_of
 
 PAIR = "q_{0} = QuantizeLinear ({0}, s, z) d_{0} = DequantizeLinear (q_{0}, s, z)"
 CONSTANTS = {"s": np.float32(0.1), "z": np.int8(0), "w": np.ones((4, 4), np.float32)}

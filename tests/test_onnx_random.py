@@ -20,8 +20,8 @@ from support.onnx_random import (
 )
 
 from sensitivity.errors import OnnxFileError
-from sensitivity.quantizers.onnx_model import OnnxModel
-from sensitivity.quantizers.onnx_qdq import OnnxQdqModel
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.records import Finding
 
 TOLERANCE = 1e-4

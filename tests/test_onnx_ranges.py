@@ -17,18 +17,18 @@ from support.onnx_quantizers import inputs, quantizers
 from support.random_graphs import RandomGraph
 
 from sensitivity.errors import ModelError, NamesError
-from sensitivity.export.onnx_file import export_onnx, verify_onnx
-from sensitivity.export.placement import residual_quantizers
+from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
 from sensitivity.quantizers.alternatives import Alternatives
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.histogram import HALF, Histogram
-from sensitivity.quantizers.onnx_batches import difference
-from sensitivity.quantizers.onnx_model import OnnxModel
-from sensitivity.quantizers.onnx_qdq import NO_FLOAT_WEIGHTS, OnnxQdqModel
+from sensitivity.quantizers.onnx.batches import difference
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import NO_FLOAT_WEIGHTS, OnnxQdqModel
 from sensitivity.records import Range
-from sensitivity.scan.recalibrate import places_of
-from sensitivity.simulators.onnx_replay import OnnxReplay
-from sensitivity.simulators.onnx_whole import WholeFile, onnx_simulator
+from sensitivity.search.ranges import places_of
+from sensitivity.simulators.onnx.replay import OnnxReplay
+from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
+from sensitivity.units.placement import residual_quantizers
 
 NET = """
 <ir_version: 8, opset_import: ["" : {opset}]>

@@ -20,9 +20,9 @@ from onnx import helper as h
 from onnx import numpy_helper as nh
 
 from sensitivity.errors import OnnxFileError
-from sensitivity.quantizers.onnx_model import OnnxModel
-from sensitivity.quantizers.onnx_qdq import OnnxQdqModel
-from sensitivity.simulators.onnx_whole import onnx_simulator
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
+from sensitivity.simulators.onnx.whole import onnx_simulator
 
 SCALE, ZERO = 0.05, 3
 

@@ -15,7 +15,7 @@ from support.onnx_models import float_file, images, labelled, run_file, static_f
 
 from sensitivity.errors import TaskError
 from sensitivity.onnx_task import onnx_task
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.tasks.base import EvaluateTask
 
 
@@ -174,10 +174,10 @@ def test_with_the_metric_as_signal_the_plan_takes_the_units_in_the_order_of_the_
 
 def test_a_damaged_partial_file_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sensitivity.errors import ExportError
-    from sensitivity.export import onnx_file
+    from sensitivity.exporters import onnx_file
     from sensitivity.quantizers.base import layers
     from sensitivity.session import quantized_model
-    from sensitivity.simulators.onnx_whole import WholeFile
+    from sensitivity.simulators.onnx.whole import WholeFile
 
     task = onnx_task(made / "int8.onnx", made / "data.npz")
     source = quantized_model(task.model)
@@ -288,7 +288,7 @@ def test_data_of_no_known_kind_is_told(
 
 COLLAPSED = """
 from sensitivity import EvaluateTask
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 
 def task():
     model = OnnxModel({path!r})

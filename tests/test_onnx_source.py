@@ -16,11 +16,11 @@ from support.onnx_models import UNITS, float_file, images, qdq_file, run_file, s
 
 from sensitivity.errors import ModelError, OnnxFileError, TaskError
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.session import quantized_model
 from sensitivity.simulators.base import Simulator
-from sensitivity.simulators.onnx_replay import OnnxReplay
-from sensitivity.simulators.onnx_whole import WholeFile, onnx_simulator
+from sensitivity.simulators.onnx.replay import OnnxReplay
+from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
 from sensitivity.testing.reference import reference_inputs, reference_network
 from sensitivity.testing.sources import SourceConformance, check_same_ranking, ranking
 
@@ -31,7 +31,7 @@ GRID = {"s": np.float32(0.1), "z": np.int8(0), "u": np.uint8(3)}
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The conformance network, quantized by ModelOpt and exported by this project."""
     pytest.importorskip("modelopt")
-    from sensitivity.export.torch_model import export_files
+    from sensitivity.exporters.torch_model import export_files
 
     source = quantized_model(quantized(reference_network(), reference_inputs()))
     folder = tmp_path_factory.mktemp("reference")

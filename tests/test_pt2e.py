@@ -20,10 +20,10 @@ from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
 from sensitivity.errors import ExportError, ModelError
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import verify
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import verify
 from sensitivity.quantizers.base import check_calibrated, layers
-from sensitivity.quantizers.pt2e import Pt2eModel
+from sensitivity.quantizers.torch.pt2e import Pt2eModel
 from sensitivity.session import quantized_model
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.evaluate import EvaluateSimulator

@@ -447,8 +447,8 @@ def test_a_used_directory_says_what_to_add_in_python(done: Run) -> None:
 def test_verbs_stay_functions_whatever_is_imported_and_packages_stay_packages() -> None:
     code = """
 import sensitivity as sv
-import sensitivity.scan.engine, sensitivity.export.trace, sensitivity.bench.table
-from sensitivity.scan.engine import Measurer
+import sensitivity.measure.measurer, sensitivity.exporters.trace, sensitivity.cost.table
+from sensitivity.measure.measurer import Measurer
 assert all(callable(getattr(sv, name)) for name in sv.__all__ if name != "__version__")
 assert set(sv.__all__) <= set(dir(sv))
 """

@@ -15,11 +15,15 @@ from support.pq_models import QuantDescriptor, calibrate, quant_nn, quantized_by
 from torch import Tensor, nn
 
 from sensitivity.errors import ModelError
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import verify
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import verify
 from sensitivity.quantizers.base import check_calibrated, layers
-from sensitivity.quantizers.native import GridQuantizer, OwnQuantizer, native_quantizers
-from sensitivity.quantizers.pytorch_quantization import CLASS_FLAGS, FLAGS, PytorchQuantizationModel
+from sensitivity.quantizers.torch.native import GridQuantizer, OwnQuantizer, native_quantizers
+from sensitivity.quantizers.torch.pytorch_quantization import (
+    CLASS_FLAGS,
+    FLAGS,
+    PytorchQuantizationModel,
+)
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.toggle import ToggleSimulator
 

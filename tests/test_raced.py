@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from sensitivity.journal.journal import open_journal
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.progress import Advance, Progress, silent
+from sensitivity.measure.raced import Budget, measured_signal, raced_scan
+from sensitivity.measure.scan import Scan
+from sensitivity.measure.variants import baselines
 from sensitivity.planners.base import Goal, Judged
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.quantizers.base import layers
 from sensitivity.records import Plan, Target
-from sensitivity.scan.choose import choose_plan
-from sensitivity.scan.engine import Measurer
-from sensitivity.scan.judge import SequentialJudge
-from sensitivity.scan.progress import Advance, Progress, silent
-from sensitivity.scan.raced import Budget, measured_signal, raced_scan
-from sensitivity.scan.scan import Scan
-from sensitivity.scan.variants import baselines
+from sensitivity.search.choose import choose_plan
+from sensitivity.search.judge import SequentialJudge
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator

@@ -19,21 +19,21 @@ from support.commands import TASK, verb
 from sensitivity import api, planning
 from sensitivity.config import PlanSettings
 from sensitivity.journal.journal import open_journal
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.sharing import sharing_cost
 from sensitivity.planners.base import Goal, Judged
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.pinned import PinnedPlanner
-from sensitivity.planning import read_frontier
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
-from sensitivity.recalibration import Recalibration
 from sensitivity.records import CostModel, Estimate, Plan, Range, Recalibrated, Variant
 from sensitivity.run_dir import RunDir
-from sensitivity.scan.choose import choose_plan
-from sensitivity.scan.engine import Measurer
-from sensitivity.scan.frontier import correction
-from sensitivity.scan.recalibrate import Place, places_of, recalibrate, shares, together
-from sensitivity.scan.sharing import sharing_cost
+from sensitivity.search.choose import choose_plan
+from sensitivity.search.frontier import correction
+from sensitivity.search.ranges import Place, places_of, recalibrate, shares, together
 from sensitivity.signals.base import Signal
+from sensitivity.steps.plan import read_frontier
+from sensitivity.steps.recalibrate import Recalibration
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
 
@@ -344,7 +344,7 @@ def test_the_export_has_the_new_scales_and_another_target_calibrates_nothing_aga
 ):
     from sensitivity.onnx_graph import qdq
     from sensitivity.onnx_graph.load import load_model
-    from sensitivity.quantizers.modelopt import ModelOptModel
+    from sensitivity.quantizers.torch.modelopt import ModelOptModel
 
     assert verb("plan", done, "--target", "0.8") == 0
     monkeypatch.setattr(ModelOptModel, "other_ranges", None)

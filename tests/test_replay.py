@@ -23,15 +23,15 @@ from torch import Tensor, nn
 
 from sensitivity.errors import NamesError
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.simulators import graph as graph_module
 from sensitivity.simulators import replay as replay_module
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.compare import difference, same
-from sensitivity.simulators.graph import Graph
-from sensitivity.simulators.replay import ReplaySimulator
 from sensitivity.simulators.schedule import schedule
 from sensitivity.simulators.toggle import ToggleSimulator
+from sensitivity.simulators.torch.graph import Graph
+from sensitivity.simulators.torch.replay import ReplaySimulator
 
 pytest.importorskip("modelopt")
 

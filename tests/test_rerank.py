@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from sensitivity.journal.journal import open_journal
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.raced import Budget, raced_scan
+from sensitivity.measure.scan import scan, usual_mode
 from sensitivity.quantizers.base import layers
 from sensitivity.records import Target
-from sensitivity.scan.choose import COLLAPSED, Means, choose_plan
-from sensitivity.scan.engine import Measurer
-from sensitivity.scan.raced import Budget, raced_scan
-from sensitivity.scan.rerank import reranked
-from sensitivity.scan.scan import scan, usual_mode
+from sensitivity.search.choose import COLLAPSED, Means, choose_plan
+from sensitivity.search.rerank import reranked
 from sensitivity.signals.base import Signal
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator

@@ -9,17 +9,17 @@ import torch
 from support import models
 from torch import nn
 
-from sensitivity.bench.engine_structure import build_structure
 from sensitivity.config import ScanSettings
-from sensitivity.export.placement import residual_quantizers, unified_scales
-from sensitivity.export.relations import placed
-from sensitivity.export.simulate import outputs_of
-from sensitivity.export.torch_model import FILES, export_files
-from sensitivity.export.verify import verify
+from sensitivity.exporters.simulate import outputs_of
+from sensitivity.exporters.torch_model import FILES, export_files
+from sensitivity.exporters.verify import verify
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.runtimes.tensorrt_rtx_build import unavailable
+from sensitivity.timing.engine_structure import build_structure
+from sensitivity.units.placement import residual_quantizers, unified_scales
+from sensitivity.units.relations import placed
 
 
 class Block(nn.Module):

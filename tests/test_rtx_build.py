@@ -13,7 +13,6 @@ import pytest
 from support.qdq_chain import chain
 
 from sensitivity import doctor
-from sensitivity.bench.environment import environment
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 from sensitivity.runtimes import tensorrt_rtx_build as rtx
 from sensitivity.runtimes.tensorrt import TensorRtRtx
@@ -24,6 +23,7 @@ from sensitivity.runtimes.tensorrt_build import (
     strongly_typed,
 )
 from sensitivity.runtimes.tensorrt_rtx_log import Tensor, engine_layers
+from sensitivity.timing.environment import environment
 
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))
 

@@ -9,7 +9,7 @@ import pytest
 from support.commands import verb
 
 from sensitivity import api
-from sensitivity.export.verification import Verification
+from sensitivity.exporters.verification import Verification
 from sensitivity.records import BuiltLayer
 from sensitivity.run_dir import RunDir
 from sensitivity.runtimes import tensorrt_rtx_build as rtx

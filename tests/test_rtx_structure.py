@@ -12,25 +12,25 @@ import onnx
 import pytest
 from support.qdq_chain import chain
 
-from sensitivity.bench.engine_structure import (
-    build_or_say_why,
-    build_structure,
-    planned_float,
-    structure_of,
-)
 from sensitivity.cli.main import main
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable
-from sensitivity.export.facts import facts
-from sensitivity.export.verification import Verification
+from sensitivity.exporters.facts import facts
+from sensitivity.exporters.verification import Verification
 from sensitivity.records import BuiltLayer, EngineStructure
 from sensitivity.rules.base import PlanNames
 from sensitivity.rules.examples import CANONICAL, Example, qdq, weights
 from sensitivity.runtimes import tensorrt_rtx_build as rtx
 from sensitivity.runtimes.tensorrt_rtx_build import Build, ParserError
 from sensitivity.runtimes.tensorrt_rtx_log import Layer, Tensor
+from sensitivity.timing.engine_structure import (
+    build_or_say_why,
+    build_structure,
+    planned_float,
+    structure_of,
+)
 
 # `sensitivity.bench` is the verb
-STRUCTURE = importlib.import_module("sensitivity.bench.engine_structure")
+STRUCTURE = importlib.import_module("sensitivity.timing.engine_structure")
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))
 TRANSPOSED = Example(
     qdq("x") + qdq("d", "s") + "[up] y = ConvTranspose <pads = [1, 1, 1, 1]> (xd, dd)",

@@ -16,10 +16,10 @@ from onnxruntime.quantization import QuantFormat, QuantType, quantize_static  # 
 from support.onnx_quantizers import by_onnxruntime  # noqa: E402
 from support.random_graphs import RandomGraph  # noqa: E402
 
-from sensitivity.bench.engine_structure import structure_of  # noqa: E402
 from sensitivity.rules.lint import run_lint  # noqa: E402
 from sensitivity.rules.targets import RTX  # noqa: E402
 from sensitivity.runtimes import tensorrt_rtx_build as rtx  # noqa: E402
+from sensitivity.timing.engine_structure import structure_of  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 real = pytest.mark.skipif(rtx.unavailable() is not None, reason=str(rtx.unavailable()))

@@ -15,16 +15,16 @@ from support.blocks import Residual, Transposed, YoloLike  # noqa: E402
 from support.models import Chain, batch, quantized, seeded  # noqa: E402
 
 from sensitivity.errors import ExportError, ModelError  # noqa: E402
-from sensitivity.export.lower import lower_file  # noqa: E402
-from sensitivity.export.placement import add_residual_quantizers, scale_groups, unified_scales  # noqa: E402
-from sensitivity.export.torch_model import export_files  # noqa: E402
+from sensitivity.exporters.lower import lower_file  # noqa: E402
+from sensitivity.exporters.torch_model import export_files  # noqa: E402
 from sensitivity.onnx_graph import qdq  # noqa: E402
 from sensitivity.onnx_graph.load import load_model  # noqa: E402
 from sensitivity.quantizers.base import check_calibrated, layers  # noqa: E402
-from sensitivity.quantizers.modelopt import ModelOptModel  # noqa: E402
+from sensitivity.quantizers.torch.modelopt import ModelOptModel  # noqa: E402
 from sensitivity.rules.lint import run_lint  # noqa: E402
 from sensitivity.rules.targets import RTX, TENSORRT  # noqa: E402
 from sensitivity.tasks.load import load_task  # noqa: E402
+from sensitivity.units.placement import add_residual_quantizers, scale_groups, unified_scales  # noqa: E402
 
 MODELS = {"chain": lambda: Chain(channels=16), "yolo-like": YoloLike, "residual": Residual}
 SKIPPED = {"chain": "conv2", "yolo-like": "coarse.cv1.0", "residual": "second.1"}

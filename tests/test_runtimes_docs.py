@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from support.qdq_chain import chain
 
-from sensitivity.bench.explain import ADVICE, WORDS
 from sensitivity.registry import FAMILIES, load
 from sensitivity.runtimes.tensorrt_build import TensorRtSettings
+from sensitivity.timing.explain import ADVICE, WORDS
 
 DOC = (Path(__file__).parent.parent / "docs" / "runtimes.md").read_text()
 

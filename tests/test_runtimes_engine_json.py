@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensitivity.bench.explain import explain, mixed_adds, reformats
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.runtimes.base import LayerRun
 from sensitivity.runtimes.engine_json import compute_times, engine_layers, layer_times, read_json
 from sensitivity.runtimes.onnx_names import NodeName, OnnxNames
+from sensitivity.timing.explain import explain, mixed_adds, reformats
 
 FIXTURES = os.environ.get("SENSITIVITY_FIXTURES")
 needs_engines = pytest.mark.skipif(

@@ -8,17 +8,17 @@ import numpy as np
 import onnx_ir as ir
 from support.onnx_models import qdq_file, run_file
 
-from sensitivity.export.lower import lower_file
-from sensitivity.export.onnx_file import export_onnx, verify_onnx
+from sensitivity.exporters.lower import lower_file
+from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq
 from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.onnx_model import OnnxModel
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.records import Grid
 from sensitivity.session import quantized_model
-from sensitivity.simulators.onnx_whole import WholeFile
+from sensitivity.simulators.onnx.whole import WholeFile
 
 PORTS = "(float[batch, 3, 8, 8] x) => (float[batch, 2, 8, 8] y)"
 BODY = """

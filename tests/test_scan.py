@@ -15,12 +15,12 @@ from support.batches import batches
 
 from sensitivity.errors import TaskError
 from sensitivity.journal.journal import open_journal
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.ranking import rank_effects
+from sensitivity.measure.scan import Scan, scan
 from sensitivity.quantizers.base import layers
 from sensitivity.records import Target
-from sensitivity.scan.choose import choose_plan
-from sensitivity.scan.engine import Measurer
-from sensitivity.scan.ranking import rank_effects
-from sensitivity.scan.scan import Scan, scan
+from sensitivity.search.choose import choose_plan
 from sensitivity.tasks.base import Task, mean
 from sensitivity.tasks.batches import first_samples
 from sensitivity.testing.fakes import FakeModel, FakeSimulator

@@ -20,7 +20,7 @@ from torch import nn
 
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Unit
 from sensitivity.signals import fisher_pass
 from sensitivity.signals.distortion import KL, SQNR, flat_outputs, kl, sqnr

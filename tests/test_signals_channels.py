@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from sensitivity.errors import ModelError
 from sensitivity.journal.journal import open_journal
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.raced import measured_signal
 from sensitivity.quantizers.base import layers
-from sensitivity.scan.engine import Measurer
-from sensitivity.scan.raced import measured_signal
 from sensitivity.signals.channels import groups_of
 from sensitivity.signals.distortion import SQNR, by_spread, sqnr
 from sensitivity.tasks.base import Task

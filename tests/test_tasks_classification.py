@@ -303,7 +303,7 @@ def test_an_example_without_its_assets_says_what_they_must_hold(example, monkeyp
 def test_an_example_is_a_calibrated_model_with_its_splits(example, layers, batches, rank):
     from sensitivity.quantizers.base import check_calibrated
     from sensitivity.quantizers.base import layers as layers_of
-    from sensitivity.quantizers.modelopt import ModelOptModel
+    from sensitivity.quantizers.torch.modelopt import ModelOptModel
 
     task = load_task(f"{EXAMPLES}/{example}/task.py")
     source = ModelOptModel(task.model)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from sensitivity.quantizers.base import check_calibrated
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import SPLITS
 from sensitivity.tasks.base import EvaluateTask
 from sensitivity.tasks.load import load_task

@@ -6,7 +6,7 @@ from support.models import Branches, Chain, batch, quantized, seeded
 from torch import nn
 
 from sensitivity.errors import TaskError
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.simulators.evaluate import EvaluateSimulator
 from sensitivity.simulators.toggle import ToggleSimulator
 

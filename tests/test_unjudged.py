@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from sensitivity.journal.journal import open_journal
-from sensitivity.records import Effect, Estimate, Quantizer, Unit
-from sensitivity.scan.engine import Measurer
-from sensitivity.scan.scan import scan
-from sensitivity.scan.unjudged import (
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.scan import scan
+from sensitivity.measure.unjudged import (
     behind,
     block,
     every_part,
@@ -22,6 +21,7 @@ from sensitivity.scan.unjudged import (
     mark_unjudged,
     with_arrays,
 )
+from sensitivity.records import Effect, Estimate, Quantizer, Unit
 from sensitivity.tasks.base import Task
 
 UNITS = tuple(

@@ -22,7 +22,7 @@ from sensitivity import api
 from sensitivity.cli.main import group, main
 from sensitivity.config import RunSettings, YoloSettings
 from sensitivity.errors import MissingPackage, RunDirError, TaskError
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.tasks.load import load_task
 from sensitivity.workflows import yolo as workflow
 from sensitivity.workflows import yolo_quantize

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sensitivity.errors import ExportError
-from sensitivity.export.writing import save as save_onnx
+from sensitivity.exporters.writing import save as save_onnx
 from sensitivity.onnx_graph.passes.best_boxes import BestBoxes
 from sensitivity.workflows import yolo_end2end
 from sensitivity.workflows.yolo_end2end import chosen_best, with_best_boxes

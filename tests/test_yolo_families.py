@@ -9,9 +9,9 @@ import torch
 from support.yolo_models import NAMES, coco, images, save, yolo
 
 from sensitivity.config import ScanSettings, YoloSettings
-from sensitivity.export.torch_model import export_files
-from sensitivity.export.verify import verify
-from sensitivity.scan.scan import scan
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import verify
+from sensitivity.measure.scan import scan
 from sensitivity.session import open_session
 from sensitivity.tasks.detection_boxes import decode_corners, decode_ultralytics
 from sensitivity.workflows.yolo import prepare

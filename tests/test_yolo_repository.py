@@ -16,9 +16,9 @@ from torch import nn
 
 from sensitivity.config import ScanSettings
 from sensitivity.errors import ModelError
-from sensitivity.export.relations import placed
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.tasks.load import load_task
+from sensitivity.units.relations import placed
 from sensitivity.workflows.reparameterise import branched, reparameterised
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.yolo_models import coco, save, yolo, yolov8n
 
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.tasks.base import EvaluateTask
 from sensitivity.tasks.load import check_evaluate_task
 from sensitivity.workflows import yolo as workflow

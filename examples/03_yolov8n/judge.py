@@ -26,8 +26,8 @@ import numpy as np
 import onnxruntime
 import torch
 
-from sensitivity.exporting import METRIC_BATCHES
 from sensitivity.records import SPLITS
+from sensitivity.steps.export import METRIC_BATCHES
 from sensitivity.tasks.load import load_task
 from sensitivity.workflows.yolo_weights import ultralytics
 

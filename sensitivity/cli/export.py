@@ -16,7 +16,7 @@ def command(settings: ExportSettings) -> None:
     """
     from sensitivity import api
     from sensitivity.cli.progress import bar
-    from sensitivity.export.facts import facts
+    from sensitivity.exporters.facts import facts
 
     verification = api.export(settings, bar)
     for file, fact in facts(verification).items():

@@ -94,9 +94,9 @@ def check_build(target: str, form: str, with_build: bool, sm: int | None) -> Non
 
 
 def _build(file: Path, plan: Path | None, sm: int | None) -> EngineStructure:
-    from sensitivity.bench.engine_structure import build_structure
     from sensitivity.rules.lint import read_plan
     from sensitivity.runtimes.tensorrt_rtx_build import SM
+    from sensitivity.timing.engine_structure import build_structure
 
     return build_structure(
         file, sm=SM if sm is None else sm, plan=None if plan is None else read_plan(plan)

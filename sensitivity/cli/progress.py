@@ -16,14 +16,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from sensitivity.scan.progress import Advance
+from sensitivity.measure.progress import Advance
 
 LINE_EVERY_S = 10.0
 
 
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Advance]:
-    """Steps done, time left and samples spent, on stderr. See `sensitivity.scan.progress`."""
+    """Steps done, time left and samples spent, on stderr. See `sensitivity.measure.progress`."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(console, what, total)

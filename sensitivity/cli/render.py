@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sensitivity import api
-from sensitivity.planning import read_frontier
 from sensitivity.records import FrontierPoint, Plan
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio
@@ -17,7 +16,8 @@ from sensitivity.reporting.kinds import kind_of
 from sensitivity.reporting.number_formats import in_format
 from sensitivity.reporting.verdict import verdict
 from sensitivity.run_dir import RunDir
-from sensitivity.scan.frontier import Frontier
+from sensitivity.search.frontier import Frontier
+from sensitivity.steps.plan import read_frontier
 
 TOP = 10
 STYLES = {"good": "green", "open": "yellow", "bad": "red"}

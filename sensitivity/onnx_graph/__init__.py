@@ -1,0 +1,1 @@
+"""What is read out of an ONNX graph, whoever wrote it."""

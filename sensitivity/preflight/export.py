@@ -12,7 +12,7 @@ import numpy as np
 
 from sensitivity.errors import ExportError, ModelError, OnnxFileError, SensitivityError
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.half import in_float32
+from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Finding
 from sensitivity.session import Session
 from sensitivity.signals.distortion import flat_outputs
@@ -93,8 +93,8 @@ def check_grids(source: QuantizedModel) -> None:
 def check_traced(source: QuantizedModel, traced: Any, example: Any) -> None:
     """Raise ExportError where the float graph does not run with another batch size than it was
     traced with, or gives something else than the model."""
-    from sensitivity.export.simulate import first_samples
-    from sensitivity.export.torch_model import canonical
+    from sensitivity.exporters.simulate import first_samples
+    from sensitivity.exporters.torch_model import canonical
 
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     size = batch_size(example)
@@ -109,7 +109,7 @@ def check_traced(source: QuantizedModel, traced: Any, example: Any) -> None:
 
 
 def _written(model: Any, folder: Path) -> Path:
-    from sensitivity.export.writing import save
+    from sensitivity.exporters.writing import save
 
     return save(model, folder / "model.onnx")
 
@@ -117,8 +117,8 @@ def _written(model: Any, folder: Path) -> Path:
 def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
     """RMS difference between the file and the model with everything disabled; inf where shapes
     differ."""
-    from sensitivity.export.evaluate import run
-    from sensitivity.export.simulate import outputs_of
+    from sensitivity.exporters.evaluate import run
+    from sensitivity.exporters.simulate import outputs_of
     from sensitivity.runtimes.onnxruntime import OnnxRuntime
 
     expected = flat_outputs(

@@ -22,8 +22,8 @@ def check_file(path: Path, float_model: Path | None = None) -> tuple[Finding, ..
     Raises OnnxFileError for a file that cannot be read or switched.
     """
     # Planning again from what was measured imports no ONNX.
-    from sensitivity.quantizers.onnx_model import OnnxModel
-    from sensitivity.quantizers.onnx_qdq import OnnxQdqModel
+    from sensitivity.quantizers.onnx.model import OnnxModel
+    from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 
     source = OnnxQdqModel(OnnxModel(path, float_path=float_model))
     inputs = made_up(source.model)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError, SensitivityError
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.calls import call, device_of, to_device
+from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Finding
 from sensitivity.session import Session
 
@@ -119,7 +119,7 @@ def first_difference(
 ) -> str:
     """Name of the first module, in the order of execution, that both models have and whose outputs
     differ; "" for none."""
-    from sensitivity.export.simulate import first_samples
+    from sensitivity.exporters.simulate import first_samples
 
     inputs = first_samples(example, SAMPLES)
     shared = set(dict(given.named_modules())) & set(dict(source.model.named_modules())) - {""}

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
+from sensitivity.measure.measurer import check_values, checked_scores
+from sensitivity.measure.variants import baselines
 from sensitivity.records import Finding, Scores, Severity, Target, Variant
-from sensitivity.scan.engine import check_values, checked_scores
-from sensitivity.scan.variants import baselines
 from sensitivity.session import Session
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.stats.paired import mean_estimate

@@ -1,0 +1,1 @@
+"""Where a calibrated model has its quantizers, and how one is switched off."""

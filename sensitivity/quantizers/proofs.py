@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from sensitivity.quantizers.calls import call, device_of, to_device
+from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Finding
 
 QUANTIZED_PACKAGES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "bitsandbytes")

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError
-from sensitivity.quantizers.calls import every_module_called
+from sensitivity.quantizers.torch.calls import every_module_called
 from sensitivity.records import Quantizer, Range
 
 if TYPE_CHECKING:
-    from sensitivity.quantizers.tensor_quantizer import TensorQuantizerModel
+    from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel
 
 PERCENTILES = (99.9, 99.99)
 STRIDE = 16

@@ -1,0 +1,1 @@
+"""What builds and runs a file: TensorRT, TensorRT-RTX, ONNX Runtime and OpenVINO."""

@@ -1,0 +1,1 @@
+"""What is measured of a variant beside the metric, such as how far its outputs move."""

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.calls import call, device_of, to_device
+from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Unit
 from sensitivity.signals.fisher_probes import Probes
 from sensitivity.tasks.batches import batch_size

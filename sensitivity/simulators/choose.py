@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.calls import device_of
+from sensitivity.quantizers.torch.calls import device_of
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.memory import host_memory
 from sensitivity.simulators.toggle import ToggleSimulator
@@ -27,7 +27,7 @@ def simulator_for(
     the result says what was found.
     """
     if source.source == "onnx_qdq":
-        from sensitivity.simulators.onnx_whole import WholeFile, onnx_simulator
+        from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
 
         return (
             WholeFile(source)
@@ -37,8 +37,8 @@ def simulator_for(
     if exact_toggle:
         return ToggleSimulator(source)
     from sensitivity.simulators.compare import TOLERANCE
-    from sensitivity.simulators.replay import ReplaySimulator
-    from sensitivity.simulators.tracing import Untraceable
+    from sensitivity.simulators.torch.replay import ReplaySimulator
+    from sensitivity.simulators.torch.tracing import Untraceable
 
     memory = free_memory(source.model) // 4 if memory is None else memory
     found: list[tuple[float, ReplaySimulator]] = []

@@ -8,7 +8,7 @@ from typing import Any
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.calls import every_module_called
+from sensitivity.quantizers.torch.calls import every_module_called
 
 
 class EvaluateSimulator:

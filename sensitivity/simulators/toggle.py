@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.calls import call, device_of, to_device
+from sensitivity.quantizers.torch.calls import call, device_of, to_device
 
 
 class ToggleSimulator:

@@ -1,0 +1,1 @@
+"""What authors of guests use to test them."""

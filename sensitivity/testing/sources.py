@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
 from sensitivity.errors import ModelError, NamesError
+from sensitivity.measure.variants import unit_variant
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
-from sensitivity.scan.variants import unit_variant
 from sensitivity.session import quantized_model
 from sensitivity.signals.distortion import SQNR, flat_outputs
 from sensitivity.simulators.base import Simulator

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from sensitivity.quantizers.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.simulators.compare import same
-from sensitivity.simulators.replay import ReplaySimulator
 from sensitivity.simulators.toggle import ToggleSimulator
+from sensitivity.simulators.torch.replay import ReplaySimulator
 
 Variants = list[frozenset[str]]
 

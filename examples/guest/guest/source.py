@@ -12,7 +12,7 @@ import numpy as np
 from guest.toolkit import LEVELS, Rounder
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.quantizers.proofs import left_quantized, reached
-from sensitivity.quantizers.tensor_quantizer import add_tensors
+from sensitivity.quantizers.torch.tensor_quantizer import add_tensors
 from sensitivity.records import Finding, Grid, Quantizer
 
 

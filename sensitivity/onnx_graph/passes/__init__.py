@@ -1,0 +1,1 @@
+"""Rewrites of an ONNX graph, each with one purpose."""

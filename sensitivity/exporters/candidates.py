@@ -1,0 +1,62 @@
+"""Files of many skip-sets of one model, made from one trace, to be timed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sensitivity.exporters.lower import LowerTarget, lower_file
+from sensitivity.exporters.ranges import activation_ranges, keep_ranges
+from sensitivity.exporters.simulate import quantized_weights
+from sensitivity.exporters.torch_model import canonical, disabled_by_variant
+from sensitivity.exporters.trace import trace
+from sensitivity.exporters.writing import save
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.records import Unit
+
+
+class Candidates:
+    """Traced when made. calibration: batches of inputs for the ranges that lowerings need.
+
+    Files are for timing: they are not verified, and hold the model's own ranges. Raises ExportError
+    where the model cannot be exported.
+    """
+
+    def __init__(
+        self,
+        source: QuantizedModel,
+        example_inputs: Any,
+        units: Sequence[Unit],
+        calibration: Iterable[Any] | None,
+        folder: Path,
+        target: LowerTarget | None,
+    ) -> None:
+        self._source, self._units, self._folder, self._target = source, units, folder, target
+        self._weights, _ = quantized_weights(source, example_inputs)
+        self._traced = trace(source, example_inputs)
+        self._grids = {
+            quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers
+        }
+        self._layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
+        self._ranges = activation_ranges(
+            self._model(frozenset()), [example_inputs] if calibration is None else calibration
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def canonical(self, skip: Sequence[str]) -> Path:
+        """The canonical file with these units left out."""
+        model = self._model(disabled_by_variant(self._source, self._units, skip)["partial"])
+        keep_ranges(model, self._ranges)
+        return save(model, self._folder / "candidate.onnx")
+
+    def lowered(self, skip: Sequence[str], name: str) -> Path:
+        """The file that the runtime is timed with; the canonical one where nothing is lowered for
+        it."""
+        file = self.canonical(skip)
+        out = self._folder / f"{name}.onnx"
+        return lower_file(file, self._target, out) if self._target else file.replace(out)
+
+    def _model(self, disabled: frozenset[str]) -> Any:
+        kept = {name: grid for name, grid in self._grids.items() if name not in disabled}
+        return canonical(self._traced, kept, self._weights, self._layers)

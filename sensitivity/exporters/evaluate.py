@@ -1,0 +1,112 @@
+"""The metric of an ONNX file, in ONNX Runtime with every graph optimization off: the reference
+numerics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike
+
+from sensitivity.quantizers.onnx.batches import joined, length, pieces
+from sensitivity.quantizers.onnx.model import feed
+from sensitivity.records import Scores
+from sensitivity.runtimes.base import Engine, Runtime
+from sensitivity.runtimes.onnxruntime import OnnxRuntime
+from sensitivity.tasks.batches import as_numpy, scores_of
+
+STRUCTURE = "sensitivity.outputs"
+
+
+def evaluate_file(
+    file: Path,
+    batches: Iterable[tuple[Any, Any]],
+    score: Callable[[Any, Any], ArrayLike],
+    aggregate: Callable[[Scores], float],
+    *,
+    runtime: Runtime | None = None,
+) -> tuple[float, Scores]:
+    """The aggregate metric of a file, and its per-sample scores.
+
+    batches, score, aggregate: as in a task. runtime: None for ONNX Runtime without optimizations.
+    Outputs reach `score` in the nest that the model gave them in, where the file is one of our
+    exports.
+    """
+    structure, ports = output_structure(file), input_ports(file)
+    scores = []
+    with (runtime or OnnxRuntime(optimize=False)).build(file) as engine:  # type: ignore[attr-defined]
+        for inputs, targets in batches:
+            outputs = outputs_of(engine, inputs, ports, structure)
+            scores.append(scores_of(score(outputs, targets)))
+    every = np.concatenate(scores)
+    return float(aggregate(every)), every
+
+
+def outputs_of(
+    engine: Engine, inputs: Any, ports: Mapping[str, int | None], structure: str | None
+) -> Any:
+    """What the file gives for a batch: as tensors in the model's own nest, for files of a torch
+    model; else as arrays, also where the task's data are tensors, as a Q/DQ file's own task gets
+    them."""
+    if structure is not None:
+        return nested(list(run(engine, inputs).values()), structure)
+    arrays = feed(inputs, list(ports))
+    fixed = next((size for size in ports.values() if size is not None), None)
+    return joined(
+        [list(engine.run(part).values()) for part in pieces(arrays, fixed)], length(arrays)
+    )
+
+
+def arrays_of(file: Path, inputs: Any) -> dict[str, np.ndarray]:
+    """A batch of arrays by the names of the file's inputs; the first samples only, where the file
+    takes so many.
+
+    Raises TaskError where number or names differ from the file's.
+    """
+    ports = input_ports(file)
+    fixed = next((size for size in ports.values() if size is not None), None)
+    return {name: array[:fixed] for name, array in feed(inputs, list(ports)).items()}
+
+
+def input_ports(file: Path) -> dict[str, int | None]:
+    """The file's inputs by name, and the batch size that each is made for; None where it takes
+    any."""
+    graph = onnx.load(file, load_external_data=False).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    sides = {
+        value.name: value.type.tensor_type.shape.dim
+        for value in graph.input
+        if value.name not in stored
+    }
+    return {name: dims[0].dim_value or None if dims else None for name, dims in sides.items()}
+
+
+def output_structure(file: Path) -> str | None:
+    """The nest of the model's outputs as our export keeps it in the file; None for files of
+    others."""
+    proto = onnx.load(file, load_external_data=False)
+    return next((item.value for item in proto.metadata_props if item.key == STRUCTURE), None)
+
+
+def run(engine: Engine, inputs: Any) -> dict[str, np.ndarray]:
+    """Outputs of an engine for one batch of torch tensors."""
+    from sensitivity.exporters.trace import flat_inputs
+
+    names, tensors = flat_inputs(inputs)
+    feed = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
+    return engine.run(feed)
+
+
+def nested(outputs: list[np.ndarray], structure: str | None) -> Any:
+    """Outputs as torch tensors in the model's own nest; without one, a tensor or a tuple of
+    them."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    tensors = [torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
+    if structure is not None:
+        return pytree.tree_unflatten(tensors, pytree.treespec_loads(structure))
+    return tensors[0] if len(tensors) == 1 else tuple(tensors)

@@ -1,0 +1,96 @@
+"""Copies of a Q/DQ file that compute in ONNX Runtime what the file says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import ArrayLike
+
+from sensitivity.errors import ExportError
+from sensitivity.exporters.evaluate import arrays_of
+from sensitivity.exporters.verification import LoweringCheck
+from sensitivity.exporters.verify_lowering import check_lowering
+from sensitivity.exporters.writing import save
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.passes.keep_float import KeepFloat
+from sensitivity.onnx_graph.passes.movable_int8 import MovableInt8
+from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
+from sensitivity.records import Scores
+from sensitivity.runtimes.base import Tensors
+
+TARGET = "onnxruntime"
+
+
+def faithful_copies(
+    files: Mapping[str, Path],
+    example_inputs: Any,
+    *,
+    batches: Iterable[tuple[Any, Any]] | None,
+    score: Callable[[Any, Any], ArrayLike],
+    aggregate: Callable[[Scores], float],
+    full_scale: float,
+    left_out: dict[str, str] | None = None,
+) -> dict[str, LoweringCheck]:
+    """Write model.<variant>.onnxruntime.onnx beside each file that ONNX Runtime would change while
+    it loads it.
+
+    Nothing else is done to them: files of a Q/DQ source keep the form that its toolkit gave them. A
+    copy of an earlier plan that is not needed any more is removed. Returns what the check of each
+    copy found, by its name. Raises ExportError where a copy does not compute what it should; with
+    `left_out` it is removed, and the reason is put there.
+    """
+    found = {}
+    for variant in ("int8", "partial"):
+        file = files[variant]
+        out = file.with_name(f"model.{variant}.{TARGET}.onnx")
+        try:
+            check = faithful_copy(
+                file,
+                files["float"],
+                arrays_of(file, example_inputs),
+                batches=batches,
+                score=score,
+                aggregate=aggregate,
+                full_scale=full_scale,
+            )
+        except ExportError as error:
+            if left_out is None:
+                raise
+            left_out[out.name] = (
+                f"left out, though ONNX Runtime computes something else than {file.name}: {error}"
+            )
+            check = None
+        if check is None:
+            out.unlink(missing_ok=True)
+        else:
+            found[out.name] = check
+    return found
+
+
+def faithful_copy(
+    file: Path, unquantized: Path, inputs: Tensors, **judge: Any
+) -> LoweringCheck | None:
+    """Write and check the copy of one file; None where it needs none. The other arguments are those
+    of `check_lowering`.
+
+    Raises ExportError where the copy does not compute what it should; it is removed then.
+    """
+    made = faithful(load_model(file))
+    if made is None:
+        return None
+    made.metadata_props["sensitivity.lowered"] = TARGET
+    copy = save(made, file.with_name(f"{file.stem}.{TARGET}.onnx"))
+    try:
+        return check_lowering(file, copy, unquantized, inputs, **judge)
+    except ExportError:
+        copy.unlink()
+        raise
+
+
+def faithful(model: ir.Model) -> ir.Model | None:
+    """The model so that ONNX Runtime computes what it says; None where it does so already."""
+    result = ir.passes.Sequential(RoomForBias(), KeepFloat(), MovableInt8())(model)
+    return result.model if result.modified else None

@@ -1,0 +1,57 @@
+"""The float model in FP16: what a quantized engine has to beat on a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from sensitivity.errors import ExportError
+from sensitivity.exporters.trace import flat_inputs
+from sensitivity.exporters.verification import LoweringCheck
+from sensitivity.exporters.verify_lowering import check_lowering
+from sensitivity.exporters.writing import save
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.tasks.batches import as_numpy
+
+NAME = "model.fp16.onnx"
+
+
+def half_baseline(unquantized: Path, example_inputs: Any) -> LoweringCheck | str:
+    """Write model.fp16.onnx beside the float file and compare the two on the example batch.
+
+    Returns what the check found; in words why there is no such file where FP16 cannot hold the
+    model's values.
+    """
+    out = unquantized.with_name(NAME)
+    names, tensors = flat_inputs(example_inputs)
+    inputs = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
+    try:
+        half_file(unquantized, out)
+        return check_lowering(unquantized, out, unquantized, inputs)
+    except ExportError as error:
+        out.unlink(missing_ok=True)
+        return f"left out, so there is no FP16 baseline: {error}"
+
+
+def half_file(unquantized: Path, out: Path) -> Path:
+    """The same graph with FP16 weights and values between inputs and outputs, which stay FP32; the
+    opset stays too, so that every TensorRT from 8.6 on reads it. What ONNX defines for FP32 only
+    stays FP32. Raises ExportError."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    try:
+        proto: onnx.ModelProto = convert_float_to_float16(
+            ir.to_proto(load_model(unquantized)), keep_io_types=True
+        )
+    except Exception as error:  # it raises what its helpers happen to raise
+        raise ExportError(
+            f"Expected {unquantized.name} to be convertible to FP16, got: {error}."
+        ) from error
+    onnx.helper.set_model_props(
+        proto,
+        {one.key: one.value for one in proto.metadata_props} | {"sensitivity.lowered": "fp16"},
+    )
+    return save(proto, out)

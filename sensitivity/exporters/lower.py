@@ -1,0 +1,44 @@
+"""From a canonical Q/DQ file to the file that is fast, and right, in one runtime."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Literal
+
+from sensitivity.errors import ExportError
+from sensitivity.exporters.writing import save
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.load import load_model
+
+LowerTarget = Literal["tensorrt", "openvino", "onnxruntime"]
+TARGETS: dict[str, str] = {
+    "tensorrt": "sensitivity.exporters.lower_tensorrt",
+    "openvino": "sensitivity.exporters.lower_openvino",
+    "onnxruntime": "sensitivity.exporters.lower_onnxruntime",
+}
+
+
+def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
+    """Write the canonical file lowered for one runtime to `out`, labelled in its metadata
+    (`sensitivity.lowered`).
+
+    tensorrt: FP16 by types in the graph, opset 19, for TensorRT 10 and 11 strongly typed (8.6 takes
+    the canonical file).
+    openvino: uint8 activations on the same grid. onnxruntime: more is quantized, numbers change a
+    little. Raises ExportError for an unknown target or a file that is lowered already,
+    OnnxFileError for a file that cannot be read, WriteError where `out` cannot be written.
+    """
+    if target not in TARGETS:
+        raise ExportError(f"Expected one of {', '.join(TARGETS)} to export for, got {target!r}.")
+    model = load_model(canonical)
+    before = model.metadata_props.get("sensitivity.lowered")
+    if before is not None:
+        raise ExportError(
+            f"Expected a canonical file to lower, got {canonical.name}, which is lowered for "
+            f"{before} already."
+        )
+    qdq.check_scales(model, canonical.name)
+    lowered = importlib.import_module(TARGETS[target]).lower(model)
+    lowered.metadata_props["sensitivity.lowered"] = target
+    return save(lowered, out)

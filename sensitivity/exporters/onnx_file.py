@@ -1,0 +1,259 @@
+"""Float, INT8 and partial file of a Q/DQ ONNX source, cut out of the file itself, and their
+verification.
+
+The INT8 file is the user's, byte for byte, unless the plan has other ranges. The other two are that
+graph without the skipped uses of pairs, with the grids of this moment; all else in them
+(operations, names, order, opset, metadata) is as it was. Only scales per channel raise an opset
+that has none. Where scales of activations have the shape [1] they become scalars in all three,
+which TensorRT-RTX needs for INT8; the values are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike
+
+import sensitivity
+from sensitivity.errors import ExportError
+from sensitivity.exporters.evaluate import evaluate_file, input_ports, outputs_of
+from sensitivity.exporters.torch_model import FILES, disabled_by_variant
+from sensitivity.exporters.verification import (
+    FLOAT_TOLERANCE,
+    OUTPUT_TOLERANCE,
+    FileCheck,
+    Verification,
+)
+from sensitivity.exporters.verify import agreed, relative_rms
+from sensitivity.exporters.writing import save
+from sensitivity.files import write_whole
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.canonical import canonical
+from sensitivity.onnx_graph.clamps import RESTORED
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
+from sensitivity.onnx_graph.passes.skip_uses import PER_CHANNEL_FROM
+from sensitivity.onnx_graph.uses import paths, uses
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.records import Scores, Unit
+from sensitivity.runtimes.onnxruntime import OnnxRuntime
+from sensitivity.simulators.base import Simulator
+
+OWN = "sensitivity."
+"""Prefix of the metadata that exports add; everything else in the metadata is the user's."""
+
+QDQ = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def export_onnx(
+    source: QuantizedModel,
+    units: Sequence[Unit],
+    skip: Sequence[str],
+    out: Path,
+    *,
+    fingerprint: str,
+) -> dict[str, Path]:
+    """Write model.float.onnx, model.int8.onnx and model.partial.onnx; variant -> file. Raises
+    WriteError."""
+    model: OnnxModel = source.model
+    files = {}
+    for variant, disabled in disabled_by_variant(source, units, skip).items():
+        made = model.without(disabled | model.skipped)
+        ScalarScales()(made)
+        skipped = [unit.name for unit in units if set(unit.quantizers) <= disabled]
+        kept = [unit.name for unit in units if not set(unit.quantizers) <= disabled]
+        if variant != "int8" or model.grids:
+            own = {
+                "version": sensitivity.__version__,
+                "variant": variant,
+                "fingerprint": fingerprint,
+            }
+            own |= {"skipped": json.dumps(skipped), "kept": json.dumps(kept)}
+            made.metadata_props.update({f"{OWN}{key}": value for key, value in own.items()})
+            files[variant] = save(made, out / FILES[variant])
+        else:
+            files[variant] = _same_file(model, made, out / FILES[variant])
+    return files
+
+
+def _same_file(model: OnnxModel, made: ir.Model, path: Path) -> Path:
+    """A copy of the user's file; with its weights inside where they lie beside it, and with scalars
+    for scales [1]."""
+    original = load_model(model.path)
+    if any(
+        isinstance(value.const_value, ir.ExternalTensor)
+        for value in original.graph.initializers.values()
+    ):
+        return save(made, path)
+    if ScalarScales()(original).modified:
+        return save(original, path)
+    write_whole(path, model.path.read_bytes())
+    return path
+
+
+def verify_onnx(
+    source: QuantizedModel,
+    files: Mapping[str, Path],
+    units: Sequence[Unit],
+    skip: Sequence[str],
+    example_inputs: Any,
+    simulator: Simulator,
+    *,
+    batches: Iterable[tuple[Any, Any]] | None,
+    score: Callable[[Any, Any], ArrayLike],
+    aggregate: Callable[[Scores], float],
+    full_scale: float,
+) -> Verification:
+    """Check the files that `export_onnx` wrote.
+
+    Kept uses of pairs are there and skipped ones are gone, scales are finite and positive,
+    everything else is as in the user's file, and outputs and metric in ONNX Runtime agree with
+    `simulator`, which measured the plan. Raises ExportError that names the file and the difference.
+    """
+    disabled = disabled_by_variant(source, units, skip)
+    samples = list(batches) if batches is not None else []
+    reference = {
+        variant: _outputs(simulator, example_inputs, names) for variant, names in disabled.items()
+    }
+    checks = []
+    for variant, file in files.items():
+        model = canonical(load_model(file))
+        qdq.check_scales(model, file.name)
+        left_out = disabled[variant] | _left_out_besides(source.model, variant)
+        kept = _check_placement(source, model, left_out, file.name)
+        _check_rest(source.model.graph, model, file.name, opset=_opset(source.model, left_out))
+        outputs = _flat(_of_file(file, example_inputs))
+        rms = relative_rms(outputs, reference[variant], reference["float"])
+        own = relative_rms(reference["float"], reference[variant], reference["float"])
+        limit = max(OUTPUT_TOLERANCE * own, FLOAT_TOLERANCE)
+        if not rms <= limit:
+            raise ExportError(
+                f"Expected outputs of {file.name} to differ from what was measured by at most "
+                f"{limit:.2g} (relative RMS), got {rms:.2g}; this is a fault of the export: please "
+                "report it."
+            )
+        metric = None
+        if samples and variant != "float":
+            simulated = [
+                score(_one(simulator, inputs, disabled[variant]), targets)
+                for inputs, targets in samples
+            ]
+            _, scores = evaluate_file(file, samples, score, aggregate)
+            expected = np.concatenate([np.asarray(part, np.float64) for part in simulated])
+            metric = agreed(
+                file.name, "the simulated model", expected, scores, aggregate, full_scale
+            )
+        checks.append(FileCheck(variant, kept, rms, own, None, (), metric))
+    return Verification(tuple(checks), (), len(reference["float"][0]))
+
+
+def _check_placement(
+    source: QuantizedModel, model: ir.Model, disabled: Collection[str], name: str
+) -> int:
+    """How many uses of pairs the file holds. Raises ExportError unless they are exactly those that
+    are kept."""
+    original: OnnxModel = source.model
+    wanted = {(use.unit, _pair(use.pair)) for use in original.uses if use.name not in disabled}
+    found = {(use.unit, _pair(use.pair)) for use in uses(paths(model.graph))}
+    problems = [f"{pair} of {unit} is missing" for unit, pair in sorted(wanted - found)]
+    problems += [f"{pair} of {unit} should not be there" for unit, pair in sorted(found - wanted)]
+    if problems:
+        raise ExportError(
+            f"Expected {name} to hold Q/DQ pairs for exactly {len(wanted)} uses, got "
+            f"{len(problems)} differences: {'; '.join(problems[:5])}; this is a fault of the "
+            "export: please report it."
+        )
+    return len(wanted)
+
+
+def _pair(pair: qdq.Pair) -> str:
+    return pair.name.removesuffix("_skipped")
+
+
+def _left_out_besides(model: OnnxModel, variant: str) -> frozenset[str]:
+    """Uses that a file is without, besides those of the plan."""
+    is_users_own = variant == "int8" and not model.grids
+    return frozenset() if is_users_own else model.skipped | model.freed
+
+
+def _opset(model: OnnxModel, left_out: Collection[str]) -> int:
+    """Of the file's own operations, raised where pairs that it keeps have got scales per
+    channel."""
+    own = int(model.graph.opset_imports.get("", 0))
+    per_channel = any(
+        grid.axis is not None for name, grid in model.grids.items() if name not in left_out
+    )
+    return max(own, PER_CHANNEL_FROM) if per_channel else own
+
+
+def _check_rest(original: ir.Model, model: ir.Model, name: str, *, opset: int) -> None:
+    """Raise ExportError unless operations, inputs, outputs and the user's metadata are as in the
+    original, and opsets too, but for `opset` of the standard operations."""
+    for what, read in {
+        "operations": _operations,
+        "ports": _ports,
+        "opsets": _opsets,
+        "metadata": _metadata,
+    }.items():
+        before, after = read(original), read(model)
+        if what == "opsets":
+            before = sorted({**dict(before), "": opset}.items())
+        if before != after:
+            changed = [
+                str(one) for one in chain(before, after) if (one in before) != (one in after)
+            ]
+            raise ExportError(
+                f"Expected {name} to keep the {what} of the original file, got {len(changed)} "
+                f"changed: {'; '.join(changed[:3])}; this is a fault of the export: please report "
+                "it."
+            )
+
+
+def _operations(model: ir.Model) -> list[Any]:
+    return [
+        (node.name, node.domain, node.op_type, str(sorted(node.attributes)))
+        for node in model.graph
+        if node.op_type not in QDQ
+        and node.op_type != "Constant"
+        and not (node.name or "").endswith(("_skipped", RESTORED))
+    ]
+
+
+def _ports(model: ir.Model) -> list[Any]:
+    return [
+        (value.name, str(value.type), str(value.shape))
+        for value in (*model.graph.inputs, *model.graph.outputs)
+    ]
+
+
+def _opsets(model: ir.Model) -> list[Any]:
+    return sorted(model.opset_imports.items())
+
+
+def _metadata(model: ir.Model) -> list[Any]:
+    return sorted(item for item in model.metadata_props.items() if not item[0].startswith(OWN))
+
+
+def _outputs(simulator: Simulator, inputs: Any, disabled: frozenset[str]) -> list[np.ndarray]:
+    return _flat(_one(simulator, inputs, disabled))
+
+
+def _one(simulator: Simulator, inputs: Any, disabled: frozenset[str]) -> Any:
+    ((_, outputs),) = simulator.outputs(inputs, [disabled])
+    return outputs
+
+
+def _flat(outputs: Any) -> list[np.ndarray]:
+    return [np.asarray(array) for array in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+def _of_file(file: Path, inputs: Any) -> Any:
+    with OnnxRuntime(optimize=False).build(file) as engine:
+        return outputs_of(engine, inputs, input_ports(file), None)

@@ -1,0 +1,88 @@
+"""Ranges of every activation of an exported file, kept in the file for lowerings that quantize more
+than it does."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from sensitivity.exporters.evaluate import run
+from sensitivity.runtimes.onnxruntime import OnnxRuntime
+
+RANGES = "sensitivity.ranges"
+CHUNK = 4
+"""Samples at a time: every activation of the model is held at once."""
+
+
+def activation_ranges(
+    model: ir.Model, batches: Iterable[Any], most: int = 128
+) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each float activation over at most `most` samples.
+
+    From 32 images of ResNet-20 the outputs of some layers are clipped: lowered for ONNX Runtime it
+    loses 0.35 points, with ranges from 256 images 0.15.
+
+    batches: inputs as the user's model takes them. Values are as the file computes them, quantized
+    where it is.
+    """
+    from sensitivity.exporters.simulate import chunks
+
+    found: dict[str, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        outputs = _with_all_outputs(ir.to_proto(model), file)
+        with OnnxRuntime(optimize=False).build(file) as engine:
+            for inputs in chunks(batches, CHUNK, most):
+                values = run(engine, inputs)
+                for name in outputs & values.keys():
+                    low, high = found.get(name, (np.inf, -np.inf))
+                    found[name] = (
+                        min(low, float(values[name].min())),
+                        max(high, float(values[name].max())),
+                    )
+    return found
+
+
+def _with_all_outputs(proto: onnx.ModelProto, file: Path) -> set[str]:
+    """Write the model with every float activation as an output; their names."""
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    kinds = {value.name: value for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    names = set()
+    before = {value.name for value in inferred.graph.output}
+    for node in inferred.graph.node:
+        for name in node.output:
+            value = kinds.get(name)
+            if value is None or value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
+                continue
+            if node.op_type in {"QuantizeLinear", "DequantizeLinear", "Constant"}:
+                continue
+            names.add(name)
+            if name not in before:
+                value.type.tensor_type.ClearField("shape")
+                inferred.graph.output.append(value)
+    file.write_bytes(inferred.SerializeToString())
+    return names
+
+
+def keep_ranges(model: ir.Model, ranges: dict[str, tuple[float, float]]) -> None:
+    """Write ranges of values that this model has into its metadata."""
+    names = {value.name for node in model.graph.all_nodes() for value in node.outputs}
+    kept = {
+        name: [float(f"{low:.9g}"), float(f"{high:.9g}")]
+        for name, (low, high) in ranges.items()
+        if name in names
+    }
+    model.metadata_props[RANGES] = json.dumps(kept)
+
+
+def ranges_of(model: ir.Model) -> dict[str, tuple[float, float]]:
+    """What `keep_ranges` wrote; empty for files of others."""
+    stored = json.loads(model.metadata_props.get(RANGES, "{}"))
+    return {name: (float(low), float(high)) for name, (low, high) in stored.items()}

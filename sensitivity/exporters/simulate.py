@@ -1,0 +1,126 @@
+"""Run the user's fake-quantized model and keep what the exported file will be compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from sensitivity.onnx_graph.passes.insert_qdq import QuantizedWeight, along
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.torch.calls import call, device_of, to_device
+from sensitivity.tasks.batches import as_numpy, batch_size
+
+ROUNDING = 2.0**-24
+"""Half a unit in the last place of float32, relative to the largest value that is summed."""
+
+
+def outputs_of(source: QuantizedModel, inputs: Any, disabled: Collection[str]) -> Any:
+    """What the model gives for one batch with exactly these quantizers disabled, on the CPU."""
+    with torch.inference_mode(), source.disabled(disabled):
+        return to_device(call(source.model, to_device(inputs, device_of(source.model))), "cpu")
+
+
+def quantized_weights(
+    source: QuantizedModel, inputs: Any
+) -> tuple[dict[str, QuantizedWeight], set[str]]:
+    """What each weight quantizer gets and gives, and the names of all quantizers that this batch
+    reaches."""
+    weights: dict[str, QuantizedWeight] = {}
+    reached: set[str] = set()
+    roles = {quantizer.name: quantizer.role for quantizer in source.quantizers}
+
+    def keep(name: str, args: Any, output: Any) -> None:
+        reached.add(name)
+        if roles[name] == "weight" and name not in weights:
+            weights[name] = _quantized_weight(source, name, args[0], output)
+
+    with hooked(source, roles, keep):
+        outputs_of(source, inputs, ())
+    return weights, reached
+
+
+def _quantized_weight(
+    source: QuantizedModel, name: str, given: Any, output: Any
+) -> QuantizedWeight:
+    grid = source.grid(name)
+    values, quantized = numpy(given), numpy(output)
+    levels = np.rint(quantized / along(grid.scale, grid.axis, quantized.ndim))
+    return QuantizedWeight(values, np.clip(levels, -128, 127).astype(np.int8))
+
+
+def jittered_outputs(
+    source: QuantizedModel, inputs: Any, disabled: Collection[str], seed: int, noise: float = 0.0
+) -> Any:
+    """As `outputs_of`, with every activation moved before it is quantized, by `noise` in parts of
+    the largest, and by float32's own rounding error at least.
+
+    What the model gives when the same sums are taken in another order: a few values near a rounding
+    boundary change by a whole step, and those steps move others. Deep models end up far from
+    themselves (ResNet-20: a quarter of what quantization changes), so no exact export can agree
+    better than this.
+    """
+    modules = dict(source.model.named_modules())
+    draw = np.random.default_rng(seed)
+
+    def jitter(module: Any, args: Any) -> Any:
+        array = numpy(args[0])
+        moved = (
+            draw.uniform(-1, 1, array.shape) * np.abs(array).max(initial=0) * max(noise, ROUNDING)
+        )
+        return (args[0] + torch.from_numpy(moved.astype(array.dtype)).to(args[0].device), *args[1:])
+
+    with ExitStack() as stack:
+        for quantizer in source.quantizers:
+            if quantizer.role != "weight" and quantizer.name not in disabled:
+                stack.callback(modules[quantizer.name].register_forward_pre_hook(jitter).remove)
+        return outputs_of(source, inputs, disabled)
+
+
+@contextmanager
+def hooked(source: QuantizedModel, names: Collection[str], keep: Any) -> Iterator[None]:
+    """Call keep(name, args, output) after each call of these modules, inside the `with` only."""
+    modules = dict(source.model.named_modules())
+
+    def hook_for(name: str) -> Any:
+        def hook(module: Any, args: Any, output: Any) -> None:
+            keep(name, args, output)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(modules[name].register_forward_hook(hook_for(name)).remove)
+        yield
+
+
+def numpy(tensor: Any) -> np.ndarray:
+    return as_numpy(tensor)
+
+
+def first_samples(inputs: Any, samples: int) -> Any:
+    """The first samples of a batch: a tensor, or a tuple, list or mapping of tensors."""
+    return _slice(inputs, 0, samples)
+
+
+def chunks(batches: Iterable[Any], size: int, most: int) -> Iterator[Any]:
+    """The first `most` samples of batches of inputs, `size` at a time."""
+    left = most
+    for inputs in batches:
+        count = min(batch_size(inputs), left)
+        for start in range(0, count, size):
+            yield _slice(inputs, start, min(start + size, count))
+        left -= count
+        if left <= 0:
+            return
+
+
+def _slice(inputs: Any, start: int, stop: int) -> Any:
+    if isinstance(inputs, Mapping):
+        return {key: _slice(value, start, stop) for key, value in inputs.items()}
+    if isinstance(inputs, (tuple, list)):
+        return tuple(_slice(value, start, stop) for value in inputs)
+    return inputs[start:stop]

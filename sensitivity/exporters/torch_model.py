@@ -1,0 +1,166 @@
+"""Export a calibrated model as three ONNX files: float, fully quantized, and with a skip-set left
+out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes.common import IdentityEliminationPass
+
+import sensitivity
+from sensitivity.errors import ExportError, unknown_name
+from sensitivity.exporters.ranges import activation_ranges, keep_ranges
+from sensitivity.exporters.writing import save, writing
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.marks import module_outputs
+from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
+from sensitivity.onnx_graph.passes.fold_constants import FoldConstants
+from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight, check_grid
+from sensitivity.onnx_graph.passes.name_nodes import NameNodes
+from sensitivity.onnx_graph.passes.quantize_once import QuantizeOnce
+from sensitivity.onnx_graph.passes.take_marks import TakeMarks
+from sensitivity.onnx_graph.passes.tidy import tidy
+from sensitivity.onnx_graph.passes.transposed_weights import TransposedWeights
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.records import Grid, Unit
+
+FILES = {"float": "model.float.onnx", "int8": "model.int8.onnx", "partial": "model.partial.onnx"}
+
+
+def export_files(
+    source: QuantizedModel,
+    example_inputs: Any,
+    units: Sequence[Unit],
+    skip: Sequence[str],
+    out: Path,
+    *,
+    fingerprint: str,
+    calibration: Iterable[Any] | None = None,
+) -> dict[str, Path]:
+    """Write model.float.onnx, model.int8.onnx and model.partial.onnx into `out`, and return them by
+    variant.
+
+    example_inputs: one batch, as the model takes it: a tensor, a tuple or a dict of tensors, first
+    axis the sample.
+    skip: names of units left unquantized in the partial file. fingerprint: of the run, kept in the
+    files.
+    calibration: batches of inputs for the ranges that lowerings need; None for the example batch.
+    The files are not verified yet: see `verify`. Raises NamesError for a name in `skip` that is no
+    unit, ExportError where the model cannot be exported, WriteError where a file cannot be written.
+    """
+    from sensitivity.exporters.simulate import quantized_weights
+    from sensitivity.exporters.trace import trace
+
+    disabled = disabled_by_variant(source, units, skip)
+    for quantizer in source.quantizers:
+        check_grid(quantizer.name, source.grid(quantizer.name))
+    weights, _ = quantized_weights(source, example_inputs)
+    traced = trace(source, example_inputs)
+    grids = {quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers}
+    layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
+    models = {}
+    for variant in FILES:
+        kept = {
+            quantizer: grid
+            for quantizer, grid in grids.items()
+            if quantizer not in disabled[variant]
+        }
+        models[variant] = canonical(traced, kept, weights, layers)
+        models[variant].metadata_props.update(
+            _metadata(variant, units, disabled[variant], fingerprint)
+        )
+    with writing(Path(out) / FILES["int8"]):  # ranges are taken from a temporary file
+        ranges = activation_ranges(
+            models["int8"], [example_inputs] if calibration is None else calibration
+        )
+    for variant in ("int8", "partial"):
+        keep_ranges(models[variant], ranges)
+    return {variant: save(models[variant], Path(out) / name) for variant, name in FILES.items()}
+
+
+def disabled_by_variant(
+    source: QuantizedModel, units: Sequence[Unit], skip: Sequence[str]
+) -> dict[str, frozenset[str]]:
+    """Which quantizers each of the three files leaves out."""
+    by_name = {unit.name: unit for unit in units}
+    for name in skip:
+        if name not in by_name:
+            raise unknown_name("a unit to skip", name, by_name)
+    every = frozenset(quantizer.name for quantizer in source.quantizers)
+    skipped = frozenset(quantizer for name in skip for quantizer in by_name[name].quantizers)
+    return {"float": every, "int8": frozenset(), "partial": skipped}
+
+
+def canonical(
+    traced: ir.Model,
+    grids: Mapping[str, Grid],
+    weights: Mapping[str, QuantizedWeight],
+    layers: Mapping[str, str],
+) -> ir.Model:
+    """The canonical Q/DQ form of a traced model with the quantizers in `grids` enabled. `traced` is
+    left as it is."""
+    model = traced.clone()
+    passes = ir.passes.Sequential(
+        NameNodes(layers),
+        InsertQdq(grids, weights),
+        TakeMarks(),
+        QuantizeOnce(),
+        TransposedWeights(),
+        # torch writes parameters of equal values once, and reads them through Identity
+        IdentityEliminationPass(),
+        FoldBatchNorm(),
+        FoldConstants(),
+        tidy(),
+    )
+    model = passes(model).model
+    check_weight_axes(model)
+    model.opset_imports.pop("sensitivity", None)
+    model.metadata_props["sensitivity.layers"] = json.dumps(_layers(model))
+    return model
+
+
+def check_weight_axes(model: ir.Model) -> None:
+    """Raise ExportError for a weight with scales along another axis than its output channels."""
+    for node in qdq.weighted_nodes(model.graph):
+        pair = qdq.pair_of(qdq.weight(node))
+        weight = qdq.constant(pair.source) if pair is not None else None
+        if pair is None or weight is None or pair.axis is None:
+            continue
+        wanted = qdq.output_axis(node, weight.ndim)
+        if pair.axis % weight.ndim != wanted:
+            raise ExportError(
+                f"Expected the weight of {node.name} ({node.op_type}) quantized along axis "
+                f"{wanted}, its output channels, got axis {pair.axis}, which no engine can run in "
+                f"INT8; calibrate it along axis {wanted} or per tensor, or leave the layer out."
+            )
+
+
+def _layers(model: ir.Model) -> dict[str, list[dict[str, Any]]]:
+    """Of each marked module and each of its calls: the value it gives, and the BatchNorm folded
+    into it."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            for output in module_outputs(value):
+                record = {"call": output.call, "value": value.name, "then": output.then}
+                found.setdefault(output.module, []).append(record)
+    return found
+
+
+def _metadata(
+    variant: str, units: Sequence[Unit], disabled: Collection[str], fingerprint: str
+) -> dict[str, str]:
+    skipped = [unit.name for unit in units if set(unit.quantizers) <= set(disabled)]
+    return {
+        "sensitivity.version": sensitivity.__version__,
+        "sensitivity.variant": variant,
+        "sensitivity.fingerprint": fingerprint,
+        "sensitivity.skipped": json.dumps(skipped),
+        "sensitivity.kept": json.dumps(
+            [unit.name for unit in units if unit.name not in set(skipped)]
+        ),
+    }

@@ -1,0 +1,254 @@
+"""A PyTorch model as an ONNX graph in which quantizers and layers are still marked by name.
+
+Each enabled quantizer becomes a node `sensitivity.Quantizer(x, name=...)` that changes nothing, and
+the output of each quantized layer and BatchNorm a node `sensitivity.Output(x, module=...,
+call=...)`. The passes of `onnx_graph.passes` turn the first into Q/DQ pairs and use the second to
+name nodes and to check layers one at a time. One traced graph serves the float, the quantized and
+the partial file.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from sensitivity.errors import ExportError
+from sensitivity.onnx_graph.marks import DOMAIN
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.torch.calls import (
+    arguments,
+    every_module_called,
+    to_device,
+    with_types_known,
+)
+from sensitivity.quantizers.torch.half import as_float32, half_type
+from sensitivity.quantizers.torch.native import model_copy, put_in_place
+from sensitivity.quantizers.torch.sums import change_sums
+
+OPSET = 17
+"""The newest that TensorRT 8.6 reads."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def trace(source: QuantizedModel, example_inputs: Any, *, sums: bool = False) -> ir.Model:
+    """Trace a copy of the model on one batch; the user's model is left alone. The batch axis (the
+    first) stays free.
+
+    A model in BF16 or FP16 is traced in FP32, with the same weights.
+
+    sums: mark the second operand of every sum that the model's code takes too, as
+    `marks.SumOperand` names it.
+    Raises ExportError, with torch's own exception as its cause, where the model cannot be exported.
+    """
+    model, example_inputs = _copy(source.model).cpu().eval(), as_float32(example_inputs)
+    if half_type(model) is not None:
+        model = model.float()
+    mark_quantizers(model, source)
+    layers = {quantizer.layer for quantizer in source.quantizers}
+    mark_outputs(model, layers)
+    if sums:
+        marking = {name: partial(_mark_operand, name) for name, _ in model.named_modules()}
+        change_sums(model, marking)
+    names, tensors = flat_inputs(to_device(example_inputs, "cpu"))
+    structures: list[tuple[list[str], str]] = []
+    # the exporter would take the graph of a torch.fx module for a scripted one
+    is_fx = hasattr(model, "graph")
+    forward = flat_forward(model if is_fx else model.forward, example_inputs, structures)
+    if is_fx:
+        model = nn.ModuleDict({"model": model})
+    model.forward = forward
+    with torch.inference_mode(), every_module_called(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        proto = _export(model, names, tensors)
+    outputs, structure = structures[-1]
+    return _named(proto, outputs, structure)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return model_copy(model)
+    except Exception as error:  # whatever the model's own attributes meet in a deep copy
+        raise ExportError(
+            f"Expected a model that can be copied for the export, got {type(error).__name__}: "
+            f"{error}; keep what cannot be copied, such as open files and locks, out of the model."
+        ) from error
+
+
+def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
+    """Replace every enabled quantizer, under all of its names, by a mark, and every disabled one by
+    nothing."""
+    modules = dict(model.named_modules())
+    kinds = {type(modules[quantizer.name]) for quantizer in source.quantizers}
+    marks: dict[int, nn.Module] = {
+        id(each): nn.Identity() for each in modules.values() if type(each) in kinds
+    }
+    marks |= {
+        id(modules[quantizer.name]): QuantizerMark(quantizer.name)
+        for quantizer in source.quantizers
+    }
+    put_in_place(model, marks)
+
+
+def mark_outputs(model: nn.Module, layers: set[str]) -> None:
+    """Mark what each layer, and each BatchNorm, gives each time that it is called."""
+    for name, module in model.named_modules():
+        if not isinstance(module, QuantizerMark) and (
+            name in layers or isinstance(module, BATCH_NORMS)
+        ):
+            module.register_forward_hook(_marker(name))
+
+
+def _marker(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+    calls: Counter[str] = Counter()
+
+    def hook(module: nn.Module, args: Any, output: Any) -> Any:
+        calls[name] += 1
+        if not isinstance(output, torch.Tensor):
+            return output
+        return _Output.apply(output, name, calls[name] - 1)  # type: ignore[no-untyped-call]
+
+    return hook
+
+
+def _mark_operand(
+    module: str, position: int, first: torch.Tensor, second: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return first, _Operand.apply(second, module, position)  # type: ignore[no-untyped-call]
+
+
+class QuantizerMark(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        marked: torch.Tensor = _Quantizer.apply(x, self.name)  # type: ignore[no-untyped-call]
+        return marked
+
+
+class _Quantizer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, name: str) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, name: str) -> Any:
+        return g.op(f"{DOMAIN}::Quantizer", x, name_s=name).setType(x.type())
+
+
+class _Output(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, module: str, call: int) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, module: str, call: int) -> Any:
+        return g.op(f"{DOMAIN}::Output", x, module_s=module, call_i=call).setType(x.type())
+
+
+class _Operand(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, module: str, position: int) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g: Any, x: Any, module: str, position: int) -> Any:
+        return g.op(f"{DOMAIN}::Operand", x, module_s=module, sum_i=position).setType(x.type())
+
+
+def flat_inputs(inputs: Any) -> tuple[list[str], list[torch.Tensor]]:
+    """Names and tensors of one batch: `input`, or `input_0`, ... of a tuple or list, or the keys of
+    a mapping."""
+    args, kwargs = arguments(inputs)
+    named = {f"input_{index}": value for index, value in enumerate(args)} | kwargs
+    if not isinstance(inputs, (tuple, list, Mapping)):
+        named = {"input": inputs}
+    for name, value in named.items():
+        if not isinstance(value, torch.Tensor):
+            raise ExportError(
+                f"Expected every input of the model to be a tensor, got {type(value).__name__} for "
+                f"{name}; wrap the model in a module that takes tensors only."
+            )
+    return list(named), list(named.values())
+
+
+def flat_forward(forward: Any, example_inputs: Any, structures: list[tuple[list[str], str]]) -> Any:
+    """A forward that takes a flat list of tensors and gives a flat tuple of them.
+
+    At each call it appends to `structures` the names of its outputs, and the nest that they came in
+    as JSON.
+    """
+
+    def flat(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if isinstance(example_inputs, Mapping):
+            outputs = forward(**dict(zip(example_inputs, tensors, strict=True)))
+        else:
+            outputs = forward(*tensors)
+        paths, spec = pytree.tree_flatten_with_path(with_types_known(outputs))
+        for path, value in paths:
+            if not isinstance(value, torch.Tensor):
+                raise ExportError(
+                    "Expected every output of the model to be a tensor, got "
+                    f"{type(value).__name__} at output{pytree.keystr(path)}; wrap the model in a "
+                    "module that gives tensors only."
+                )
+        structures.append(([_output_name(path) for path, _ in paths], pytree.treespec_dumps(spec)))
+        return tuple(value for _, value in paths)
+
+    return flat
+
+
+def _output_name(path: Any) -> str:
+    parts = [
+        str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path
+    ]
+    return "_".join(["output", *parts])
+
+
+def _export(model: nn.Module, names: list[str], tensors: list[torch.Tensor]) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    try:
+        torch.onnx.export(
+            model,
+            tuple(tensors),
+            buffer,  # type: ignore[arg-type]
+            input_names=names,
+            opset_version=OPSET,
+            dynamo=False,  # the exporter that gives opset 17 and keeps the modules' names
+            do_constant_folding=False,
+            dynamic_axes={name: {0: "batch"} for name in names},
+            custom_opsets={DOMAIN: 1},
+        )
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"Expected torch.onnx.export (TorchScript, opset {OPSET}) to take the model, got "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; the "
+            "model must be traceable."
+        ) from error
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def _named(proto: onnx.ModelProto, outputs: list[str], structure: str) -> ir.Model:
+    model: ir.Model = ir.from_proto(proto)
+    for value, name in zip(model.graph.outputs, outputs, strict=True):
+        value.name = name
+        value.shape = (
+            ir.Shape(["batch", *value.shape[1:]])
+            if value.shape is not None and len(value.shape)
+            else None
+        )
+    model.metadata_props["sensitivity.outputs"] = structure
+    return model

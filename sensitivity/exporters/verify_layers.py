@@ -1,0 +1,210 @@
+"""Each quantized layer of an exported file, alone, against the model's own module on the same
+input."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from sensitivity.errors import ExportError
+from sensitivity.exporters.simulate import first_samples, hooked, numpy, outputs_of
+from sensitivity.exporters.verification import LAYER_TOLERANCE, LayerCheck
+from sensitivity.onnx_graph.passes.insert_qdq import along
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.torch.calls import every_module_called
+from sensitivity.records import Grid, Quantizer
+from sensitivity.runtimes.onnxruntime import OnnxRuntime
+
+LAYER_SAMPLES = 4
+"""Samples that each layer is checked on: every value of every channel counts, so few are needed."""
+
+NEAR_BOUNDARY = 1e-4
+"""In steps of the grid: nearer than this to a rounding boundary, x / scale and x * (1 / scale) may
+round apart."""
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What a layer was given at its first call, and which argument each of its input quantizers
+    got.
+
+    fed: None where a quantizer got something else than one of the arguments.
+    """
+
+    args: tuple[Any, ...]
+    fed: dict[str, int] | None
+
+
+def check_layers(
+    source: QuantizedModel,
+    model: ir.Model,
+    example_inputs: Any,
+    disabled: Collection[str],
+    name: str,
+) -> tuple[LayerCheck, ...]:
+    """Compare every layer that keeps a quantizer. Raises ExportError that names layer and
+    difference."""
+    layers: dict[str, list[Quantizer]] = {}
+    for quantizer in source.quantizers:
+        if quantizer.name not in disabled:
+            layers.setdefault(quantizer.layer, []).append(quantizer)
+    calls = _first_calls(source, first_samples(example_inputs, LAYER_SAMPLES), disabled, layers)
+    records = json.loads(model.metadata_props.get("sensitivity.layers", "{}"))
+    with (
+        torch.inference_mode(),
+        every_module_called(),
+        source.disabled(disabled),
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        checks = tuple(
+            _check(
+                source,
+                model,
+                layers[layer],
+                call,
+                records.get(layer, []),
+                Path(folder) / "layer.onnx",
+            )
+            for layer, call in calls.items()
+        )
+    for check in checks:
+        if check.difference is not None and not check.difference <= LAYER_TOLERANCE:
+            raise ExportError(
+                f"Expected layer {check.layer} of {name} to agree with the simulated model to "
+                f"{LAYER_TOLERANCE:g} on the same input (largest difference over largest output), "
+                f"got {check.difference:.2g}; leave the layer out, or report this."
+            )
+    return checks
+
+
+def _first_calls(
+    source: QuantizedModel,
+    inputs: Any,
+    disabled: Collection[str],
+    layers: dict[str, list[Quantizer]],
+) -> dict[str, Call]:
+    calls: dict[str, Call] = {}
+    given: dict[str, torch.Tensor] = {}
+    owners = {quantizer.name: layer for layer, members in layers.items() for quantizer in members}
+
+    def keep(name: str, args: Any, output: Any) -> None:
+        if name in owners:
+            given.setdefault(name, args[0])
+        elif name not in calls:
+            members = [member.name for member in layers[name] if member.role == "input"]
+            # Copies: a later in-place operation would change them.
+            copies = tuple(arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args)
+            calls[name] = Call(copies, _fed(members, given, args))
+
+    with hooked(source, [*owners, *layers], keep):
+        outputs_of(source, inputs, disabled)
+    return calls
+
+
+def _fed(
+    quantizers: list[str], given: dict[str, torch.Tensor], args: tuple[Any, ...]
+) -> dict[str, int] | None:
+    fed = {}
+    for name in quantizers:
+        places = [place for place, arg in enumerate(args) if name in given and arg is given[name]]
+        if not places:
+            return None
+        fed[name] = places[0]
+    return fed
+
+
+def _check(
+    source: QuantizedModel,
+    model: ir.Model,
+    quantizers: list[Quantizer],
+    call: Call,
+    records: list[dict[str, Any]],
+    file: Path,
+) -> LayerCheck:
+    layer = quantizers[0].layer
+    unchecked = LayerCheck(layer, None, 0.0)
+    record = next((record for record in records if record["call"] == 0), None)
+    if (
+        record is None
+        or call.fed is None
+        or any(quantizer.role == "output" for quantizer in quantizers)
+    ):
+        return unchecked
+    values = _input_values(model, layer, call.fed)
+    if values is None or not _cut(model, list(values), record["value"], file):
+        return unchecked
+    args, moved = _off_boundaries(source, call)
+    modules = dict(source.model.named_modules())
+    expected = modules[layer](*args)
+    if record["then"] is not None:
+        expected = modules[record["then"]](expected)
+    with OnnxRuntime(optimize=False).build(file) as engine:
+        (output,) = engine.run(
+            {name: numpy(args[place]) for name, place in values.items()}
+        ).values()
+    return LayerCheck(layer, _largest_difference(output, numpy(expected)), moved)
+
+
+def _input_values(model: ir.Model, layer: str, fed: dict[str, int]) -> dict[str, int] | None:
+    """Names of the values that enter the layer in the graph, and the argument that each is."""
+    nodes = {node.name: node for node in model.graph.all_nodes()}
+    entering = {nodes.get(f"{name}/QuantizeLinear"): place for name, place in fed.items()} or {
+        nodes.get(layer): 0
+    }
+    values = {}
+    for node, place in entering.items():
+        value = node.inputs[0] if node is not None else None
+        if value is None or value.name is None:
+            return None
+        values[value.name] = place
+    return values
+
+
+def _cut(model: ir.Model, inputs: list[str], output: str, file: Path) -> bool:
+    """Write the part of the graph between these values; False where more goes into it."""
+    try:
+        graph = ir.convenience.extract(model.graph, inputs, [output])
+    except ValueError:
+        return False
+    for value in (*graph.inputs, *graph.outputs):
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), None
+    ir.save(ir.Model(graph, ir_version=model.ir_version), file)
+    return True
+
+
+def _off_boundaries(source: QuantizedModel, call: Call) -> tuple[list[Any], float]:
+    """The arguments with values near a rounding boundary put onto the grid, and the part of values
+    that were."""
+    args, moved, total = list(call.args), 0, 0
+    for name, place in (call.fed or {}).items():
+        array = numpy(args[place])
+        near = near_boundary(array, source.grid(name))
+        step = along(source.grid(name).scale, source.grid(name).axis, array.ndim)
+        on_grid = np.where(near, np.rint(array / step) * step, array).astype(array.dtype)
+        args[place] = torch.from_numpy(on_grid).to(args[place].device)
+        moved, total = moved + int(near.sum()), total + near.size
+    return args, moved / total if total else 0.0
+
+
+def near_boundary(array: np.ndarray, grid: Grid) -> np.ndarray:
+    """Where a value is so near the middle between two steps that the order of float operations
+    decides."""
+    steps = array.astype(np.float64) / along(grid.scale, grid.axis, array.ndim)
+    near: np.ndarray = np.abs(steps - np.floor(steps) - 0.5) < NEAR_BOUNDARY
+    return near
+
+
+def _largest_difference(output: np.ndarray, expected: np.ndarray) -> float:
+    if output.shape != expected.shape:
+        return float("inf")
+    return float(
+        np.abs(output - expected).max(initial=0) / max(np.abs(expected).max(initial=0), 1e-30)
+    )

@@ -1,0 +1,105 @@
+"""The task was changed since its journal began: does it still measure the same?
+
+A comment never gets here (`tasks.load.same_task`). Where the code is another, what was measured
+decides: every batch of data that was read, the scores of the first one, and the metric of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sensitivity.errors import JournalMismatch
+from sensitivity.measure.measurer import Measurer, Reader, checked_scores
+from sensitivity.measure.variants import baselines
+from sensitivity.records import SPLITS, Estimate, Quantizer, Scores, Variant
+from sensitivity.tasks.batches import batch_digest, batch_size
+
+CHANGED = (
+    "The {} has changed since this run began. Its model, its data and the scores of its first "
+    "batch are the same, so what was measured before still counts."
+)
+COMPARED = ("float", "quantized")
+TOLERANCE = 1e-6
+"""Relative, of scores: another order of additions may round in another way."""
+
+
+class _MeasuresAnother(Exception):
+    """The difference, as a clause."""
+
+
+def check_same_task(
+    measurer: Measurer,
+    quantizers: Sequence[Quantizer],
+    known: Mapping[str, Estimate],
+    what: str = "task file",
+) -> None:
+    """Raise JournalMismatch, with the difference, where the task does not measure what it did.
+
+    known: baselines of the scan by name, which an earlier task's metric was taken from; empty
+        where there was no scan yet. what: how messages name the task.
+    """
+    base = {name: measurer.of(baselines(quantizers)[name]) for name in COMPARED}
+    try:
+        for split in SPLITS:
+            _check_data(measurer, split)
+        _check_scores(measurer, base)
+        for name in [name for name in COMPARED if name in known]:
+            _check_metric(measurer, name, base[name], known[name])
+    except _MeasuresAnother as error:
+        raise JournalMismatch(
+            f"Expected the changed {what} to measure what it did when this run began, got {error}; "
+            "undo the change, or choose another --out."
+        ) from None
+
+
+def _check_data(measurer: Measurer, split: str) -> None:
+    """Compare the digests of all batches that were read, also by signals, which name their own
+    split."""
+    read = {
+        batch: digest
+        for (of, batch), digest in measurer.journal.digests.items()
+        if of.partition(":")[0] == split
+    }
+    reader = Reader(measurer.task, split)
+    for batch in sorted(read):
+        if batch_digest(*reader.at(batch)) != read[batch]:
+            raise _MeasuresAnother(f"other data in batch {batch} of split {split!r}")
+
+
+def _check_scores(measurer: Measurer, base: Mapping[str, Variant]) -> None:
+    before = {
+        name: scores
+        for name, variant in base.items()
+        if (scores := measurer.journal.scores(variant, "rank", 0)) is not None
+    }
+    if not before:
+        return
+    inputs, targets = Reader(measurer.task, "rank").at(0)
+    size, names = batch_size(inputs), list(before)
+    for at, output in measurer.outputs([base[name] for name in names], inputs):
+        scores = checked_scores(measurer.task, output, targets, size, " on the first batch of rank")
+        _compare(names[at], before[names[at]], scores)
+
+
+def _compare(name: str, before: Scores, scores: Scores) -> None:
+    if before.shape != scores.shape:
+        raise _MeasuresAnother(f"scores of shape {list(scores.shape)}, {list(before.shape)} before")
+    if not np.allclose(before, scores, rtol=TOLERANCE, atol=TOLERANCE):
+        raise _MeasuresAnother(
+            f"other scores of the {name} model on the first batch of rank, "
+            f"whose mean is {scores.mean():.6g} and was {before.mean():.6g}"
+        )
+
+
+def _check_metric(measurer: Measurer, name: str, variant: Variant, known: Estimate) -> None:
+    scores = measurer.known(variant, "rank")
+    if len(scores) != known.n:
+        return
+    value = measurer.aggregate(scores)
+    if not np.isclose(value, known.value, rtol=TOLERANCE, atol=TOLERANCE):
+        raise _MeasuresAnother(
+            f"another metric from the same scores of the {name} model, {value:.6g} instead of "
+            f"{known.value:.6g}"
+        )

@@ -1,0 +1,128 @@
+"""What a plan changes for a detector, class by class and in its worst images."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.ranking import Aggregate, estimate
+from sensitivity.measure.variants import baselines
+from sensitivity.records import Plan, Quantizer, Scores, Variant
+from sensitivity.stats.jackknife import pseudo_values
+from sensitivity.tasks.detection import DetectionScore, ImageBatches, pad_truth
+from sensitivity.tasks.detection_detail import (
+    VARIANTS,
+    DetectionDetail,
+    ShownImage,
+    class_results,
+    map50,
+    shown_boxes,
+)
+from sensitivity.tasks.detection_images import image_size, load_rgb
+from sensitivity.tasks.detection_labels import LabelledImage
+
+MOST_IMAGES = 400
+"""Of rank that are looked at: enough for classes, and little beside a scan."""
+
+WORST = 4
+WIDTH = 480
+"""Pixels of the longer side of a picture in the report."""
+
+
+def detection_detail(
+    measurer: Measurer, quantizers: Sequence[Quantizer], plan: Plan
+) -> DetectionDetail | None:
+    """Of float, INT8 and the plan, on the first images of `rank`; None for a task that is no
+    detector."""
+    judge = measurer.task.score
+    if not isinstance(judge, DetectionScore):
+        return None
+    base, planned = (
+        baselines(quantizers),
+        Variant("plan", frozenset(plan.quantizers), frozenset(plan.ranges)),
+    )
+    variants = (base["float"], base["quantized"], planned)
+    scores = dict(zip(VARIANTS, _scores(measurer, variants), strict=True))
+    aggregates: dict[str, Aggregate] = {
+        measurer.task.metric: measurer.task.aggregate,
+        "mAP50": map50(len(judge.names)),
+    }
+    metrics = {
+        name: {variant: estimate(rows, aggregate) for variant, rows in scores.items()}
+        for name, aggregate in aggregates.items()
+    }
+    loss = _losses(scores, measurer)
+    worst = [int(at) for at in np.argsort(-loss, kind="stable")[:WORST] if loss[at] > 0]
+    data = measurer.task.data["rank"]
+    images = (
+        tuple(_shown(measurer, variants, judge, data, at, float(loss[at])) for at in worst)
+        if isinstance(data, ImageBatches)
+        else ()
+    )
+    return DetectionDetail(
+        len(loss), plan.skip, metrics, class_results(scores, judge.names), images
+    )
+
+
+def _scores(measurer: Measurer, variants: Sequence[Variant]) -> list[Scores]:
+    """Of the first images of rank, at least one batch."""
+    batches: list[list[Scores]] = []
+    stream = measurer.stream(variants, "rank", "detail")
+    while (
+        sum(len(one[0]) for one in batches) < MOST_IMAGES
+        and (batch := next(stream, None)) is not None
+    ):
+        batches.append(batch)
+    return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
+
+
+def _losses(scores: dict[str, Scores], measurer: Measurer) -> Scores:
+    """How much of the loss of INT8 each image causes, float64[n]; their sum is the loss."""
+    if len(scores["float"]) < 2:
+        return np.zeros(len(scores["float"]))
+    float_, int8 = (
+        pseudo_values(scores[variant], measurer.task.aggregate) for variant in ("float", "int8")
+    )
+    return (float_ - int8) / len(float_)
+
+
+def _shown(
+    measurer: Measurer,
+    variants: Sequence[Variant],
+    judge: DetectionScore,
+    data: ImageBatches,
+    at: int,
+    loss: float,
+) -> ShownImage:
+    image = data.images[at]
+    image = replace(image, size=image.size or image_size(image.file))
+    inputs, targets = next(iter(ImageBatches([image], size=data.size, batch=1)))
+    truth = pad_truth([image], max(1, len(image.boxes)))
+    boxes = {
+        VARIANTS[number]: shown_boxes(judge.detections(outputs, targets), truth, image, judge.names)
+        for number, outputs in measurer.outputs(variants, inputs)
+    }
+    picture, width, height = _picture(image)
+    return ShownImage(
+        image.file.name, picture, width, height, loss, {name: boxes[name] for name in VARIANTS}
+    )
+
+
+def _picture(image: LabelledImage) -> tuple[str, int, int]:
+    """A small JPEG as a data URI, with its size."""
+    shown: Any = load_rgb(image.file, image.size)
+    ratio = WIDTH / max(shown.size)
+    shown = shown.resize((max(round(shown.width * ratio), 1), max(round(shown.height * ratio), 1)))
+    content = io.BytesIO()
+    shown.save(content, "JPEG", quality=80)
+    return (
+        f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}",
+        shown.width,
+        shown.height,
+    )

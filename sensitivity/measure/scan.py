@@ -1,0 +1,82 @@
+"""The scan: baselines and every unit in turn on the `rank` split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sensitivity.measure.measurer import Measurer, Reader
+from sensitivity.measure.ranking import estimate, rank_effects
+from sensitivity.measure.variants import baselines, unit_variant
+from sensitivity.records import Effect, Estimate, Mode, Quantizer, Unit
+
+COLLAPSED = 0.1
+"""Part of float's metric: where everything in INT8 keeps less, its outputs are noise."""
+
+
+def has_collapsed(float_metric: float, quantized: float) -> bool:
+    """Whether the outputs of the quantized model are noise. A negative metric, such as -loss, is
+    then ten times float's.
+
+    >>> has_collapsed(0.8, 0.05), has_collapsed(-0.1, -0.2), has_collapsed(-0.1, -2.0)
+    (True, False, True)
+    """
+    return quantized < (COLLAPSED * float_metric if float_metric >= 0 else float_metric / COLLAPSED)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Ranked effects of all units, and the baselines on the same samples by name (see
+    `variants.BASELINES`).
+
+    signal: unit -> distortion, in ranking order, where the scan was a race; empty where every unit
+    was measured whole.
+    sharing: what it costs, with everything in INT8, that some quantizers share one range; None
+    where none changed.
+    """
+
+    mode: Mode
+    baselines: dict[str, Estimate]
+    effects: tuple[Effect, ...]
+    signal: dict[str, float] = field(default_factory=dict)
+    sharing: Estimate | None = None
+
+    @property
+    def unjudged(self) -> tuple[str, ...]:
+        """Units that the metric cannot see."""
+        return tuple(effect.unit for effect in self.effects if not effect.judged)
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether everything in INT8 is so bad that leaving out one unit shows nothing."""
+        return has_collapsed(self.baselines["float"].value, self.baselines["quantized"].value)
+
+
+def scan(
+    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode
+) -> Scan:
+    """Measure baselines and units on all of `rank` and rank the units by effect."""
+    base = baselines(quantizers)
+    variants = [*base.values(), *(unit_variant(unit, quantizers, mode) for unit in units)]
+    measured = measurer.scores(variants, "rank", f"scan: {len(units)} units")
+    by_name = dict(zip(base, measured, strict=False))
+    reference = by_name["quantized" if mode == "disable" else "float"]
+    measurer.aggregate(reference)  # a broken aggregate is named here, before statistics run into it
+    aggregate = measurer.task.aggregate
+    return Scan(
+        mode=mode,
+        baselines={name: estimate(scores, aggregate) for name, scores in by_name.items()},
+        effects=rank_effects(units, measured[len(base) :], reference, aggregate, mode),
+    )
+
+
+def usual_mode(measurer: Measurer, quantizers: Sequence[Quantizer]) -> Mode:
+    """The mode that shows something: `enable` where everything in INT8 has collapsed on the first
+    batch of `rank`."""
+    base = baselines(quantizers)
+    variants = [base["float"], base["quantized"]]
+    with measurer.progress("scan: has INT8 collapsed", len(variants)) as advance:
+        first = measurer.batch(variants, "rank", 0, Reader(measurer.task, "rank"), advance)
+    return (
+        "enable" if has_collapsed(*(measurer.aggregate(scores) for scores in first)) else "disable"
+    )

@@ -1,0 +1,318 @@
+"""Units that the metric cannot see: what they compute reaches only outputs that the score does not
+read.
+
+Mask and key-point branches of a detector that is scored by its boxes, auxiliary heads: their effect
+on the metric is 0 whatever INT8 does to them, and says nothing about them.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from sensitivity.errors import SensitivityError
+from sensitivity.measure.measurer import Measurer, Reader, checked_scores
+from sensitivity.measure.scan import Scan
+from sensitivity.measure.variants import baselines, unit_variant
+from sensitivity.records import Effect, Estimate, Mode, Quantizer, Scores, Unit, Variant
+from sensitivity.tasks.base import Task
+from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size
+
+SPLIT = "rank: read by the score"
+"""Under this name the journal keeps 1 for a unit that the score sees, and 0 for one that it does
+not."""
+
+Block = tuple[np.ndarray, ...] | None
+"""Indices that a unit touches along each axis of one output, all samples; None where it touches
+nothing."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MOST_CHANNELS, STRETCHES = 128, 16
+"""An axis up to this long is looked at index by index, a longer one in so many stretches."""
+
+
+def mark_unjudged(
+    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], scanned: Scan
+) -> Scan:
+    """The scan with the units that the score cannot see marked, behind all others in the
+    ranking."""
+    names = not_judged(measurer, units, quantizers, scanned.mode)
+    if not names:
+        return scanned
+    effects = behind(scanned.effects, names)
+    signal = (
+        {effect.unit: scanned.signal[effect.unit] for effect in effects} if scanned.signal else {}
+    )
+    return replace(scanned, effects=effects, signal=signal)
+
+
+def not_judged(
+    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode
+) -> frozenset[str]:
+    """Names of units that the score cannot see.
+
+    A unit that changed the score of a sample is seen. Of all others it is found out, on the first
+    batch of `rank`, what they touch of the outputs when they alone are quantized; and whether the
+    score notices any other values there.
+    """
+    unseen = {unit.name: unit_variant(unit, quantizers, "enable") for unit in units}
+    for unit in units:
+        if _changed_a_score(measurer, unit, quantizers, mode):
+            del unseen[unit.name]
+    open_ = {
+        name: one
+        for name, one in unseen.items()
+        if measurer.journal.scores(measurer.of(one), SPLIT, 0) is None
+    }
+    if open_:
+        _look(measurer, list(open_.values()), baselines(quantizers)["float"])
+    answers = {
+        name: measurer.journal.scores(measurer.of(one), SPLIT, 0) for name, one in unseen.items()
+    }
+    return frozenset(
+        name for name, answer in answers.items() if answer is not None and not answer.all()
+    )
+
+
+def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ...]:
+    """The effects with those of `names` last, marked and without a value; ranks and ties are of the
+    new order."""
+    seen = [effect for effect in effects if effect.unit not in names]
+    place = {effect.rank: number for number, effect in enumerate(seen, 1)}
+    made = []
+    for number, effect in enumerate(seen, 1):
+        tied = (place[rank] for rank in range(effect.tie, effect.rank) if rank in place)
+        made.append(replace(effect, rank=number, tie=next(tied, number)))
+    nothing = Estimate(0.0, None, None, 0)
+    for number, effect in enumerate((one for one in effects if one.unit in names), len(seen) + 1):
+        made.append(replace(effect, rank=number, tie=number, effect=nothing, judged=False))
+    return tuple(made)
+
+
+def _changed_a_score(
+    measurer: Measurer, unit: Unit, quantizers: Sequence[Quantizer], mode: Mode
+) -> bool:
+    reference = measurer.of(baselines(quantizers)["quantized" if mode == "disable" else "float"])
+    variant = measurer.of(unit_variant(unit, quantizers, mode))
+    for batch in range(len(measurer.task.data["rank"])):
+        found, other = (measurer.journal.scores(one, "rank", batch) for one in (variant, reference))
+        if found is not None and other is not None and not np.array_equal(found, other):
+            return True
+    return False
+
+
+def _look(measurer: Measurer, variants: Sequence[Variant], float_: Variant) -> None:
+    """Write down which of the variants the score sees."""
+    inputs, targets = Reader(measurer.task, "rank").at(0)
+    ((_, outputs),) = measurer.outputs([float_], inputs)
+    outputs = mapped(outputs, _copied)
+    arrays = [as_numpy(leaf) for leaf in leaves(outputs)]
+    reads = _Reads(measurer.task, outputs, arrays, targets, batch_size(inputs))
+    # A score that notices nothing at all on this batch, such as one that is 0 for all its samples,
+    # cannot tell.
+    tells = reads([everything(array) for array in arrays])
+    if tells and all(reads(part) for part in every_part(arrays)):
+        # nothing that a unit could reach goes unread
+        answers = dict.fromkeys(range(len(variants)), True)
+    else:
+        answers = _looked_at(measurer, variants, inputs, arrays, reads if tells else None)
+    measurer.journal.add_batch(SPLIT, 0, batch_digest(inputs, targets))
+    for index, answer in answers.items():
+        measurer.journal.add_scores(
+            measurer.of(variants[index]), SPLIT, 0, np.array([float(answer)])
+        )
+
+
+def _looked_at(
+    measurer: Measurer,
+    variants: Sequence[Variant],
+    inputs: Any,
+    arrays: Sequence[Array],
+    reads: _Reads | None,
+) -> dict[int, bool]:
+    """Whether the score reads what each variant touches of float's outputs. reads: None where the
+    score cannot tell."""
+    answers: dict[int, bool] = {}
+    with measurer.progress("scan: what the score reads", len(variants)) as advance:
+        for index, changed in measurer.outputs(variants, inputs):
+            pairs = zip(arrays, leaves(changed), strict=True)
+            answers[index] = reads is None or reads(
+                [block(array, as_numpy(leaf)) for array, leaf in pairs]
+            )
+            advance(1, batch_size(inputs))
+    return answers
+
+
+class _Reads:
+    """Whether the score notices other values in some part of the outputs; each part is looked at
+    once."""
+
+    def __init__(
+        self, task: Task, outputs: Any, arrays: Sequence[Array], targets: Any, size: int
+    ) -> None:
+        self._task, self._outputs, self._arrays, self._targets, self._size = (
+            task,
+            outputs,
+            arrays,
+            targets,
+            size,
+        )
+        self._own = self._scores(outputs)
+        self._known: dict[Any, bool] = {}
+
+    def __call__(self, touched: Sequence[Block]) -> bool:
+        """True also where nothing is touched, and where a touched part holds no floating-point
+        numbers."""
+        if all(one is None for one in touched):
+            return True
+        key = tuple(
+            None if one is None else tuple(axis.tobytes() for axis in one) for one in touched
+        )
+        if key not in self._known:
+            self._known[key] = any(self._notices(touched, other) for other in OTHER_VALUES)
+        return self._known[key]
+
+    def _notices(self, touched: Sequence[Block], other: Callable[[Array, float], Array]) -> bool:
+        replaced = []
+        for array, part in zip(self._arrays, touched, strict=True):
+            if part is None:
+                replaced.append(array)
+                continue
+            if not np.issubdtype(array.dtype, np.floating):
+                return True
+            changed = array.copy()
+            where = np.ix_(np.arange(len(array)), *part)
+            changed[where] = other(array[where], float(np.abs(array).max(initial=0)))
+            replaced.append(changed)
+        try:
+            scores = self._scores(with_arrays(self._outputs, replaced))
+        except SensitivityError:  # a score that complains has looked
+            return True
+        return not np.array_equal(scores, self._own)
+
+    def _scores(self, outputs: Any) -> Scores:
+        return checked_scores(
+            self._task, outputs, self._targets, self._size, " while it was found out what it reads"
+        )
+
+
+def _random(values: Array, largest: float) -> Array:
+    drawn = np.asarray(np.random.default_rng(0).normal(scale=10 * (largest + 1), size=values.shape))
+    return drawn.astype(values.dtype)
+
+
+def _turned(values: Array, largest: float) -> Array:
+    """The same values with other signs, each in the place of another."""
+    drawn = np.random.default_rng(1).permutation(values.reshape(-1)).reshape(values.shape)
+    return np.asarray(-drawn)
+
+
+def _zero(values: Array, largest: float) -> Array:
+    return np.zeros_like(values)
+
+
+OTHER_VALUES = (_random, _turned, _zero)
+
+
+def block(before: Array, after: Array) -> Block:
+    """The part of an output that differs: along each axis but the first the indices where anything
+    does.
+
+    >>> block(np.zeros((1, 3, 2)), np.array([[[0, 0], [0, 1.0], [0, 0]]]))
+    (array([1]), array([1]))
+    """
+    if before.shape != after.shape:
+        return everything(before)
+    differs = ~((before == after) | ((before != before) & (after != after)))
+    if not differs.any():
+        return None
+    axes = range(differs.ndim)
+    return tuple(
+        np.flatnonzero(differs.any(axis=tuple(a for a in axes if a != axis))) for axis in axes[1:]
+    )
+
+
+def everything(array: Array) -> Block:
+    """All of an output."""
+    return tuple(np.arange(side) for side in array.shape[1:])
+
+
+def every_part(arrays: Sequence[Array]) -> Iterator[list[Block]]:
+    """Each channel of each output, and each stretch of its positions, as something touched
+    alone."""
+    for number, array in enumerate(arrays):
+        for part in _parts([np.arange(side) for side in array.shape[1:]]):
+            touched: list[Block] = [None] * len(arrays)
+            touched[number] = part
+            yield touched
+
+
+def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
+    """All of a value for each sample; each part of every axis of a larger output."""
+    if not axes:
+        yield ()
+    for axis, indices in enumerate(axes):
+        for part in np.array_split(
+            indices, len(indices) if len(indices) <= MOST_CHANNELS else STRETCHES
+        ):
+            yield tuple(part if at == axis else whole for at, whole in enumerate(axes))
+
+
+def leaves(outputs: Any) -> list[Any]:
+    """The tensors or arrays in a nest of tuples, lists, dicts and dataclasses, in order."""
+    found: list[Any] = []
+
+    def seen(leaf: Any) -> Any:
+        found.append(leaf)
+        return leaf
+
+    mapped(outputs, seen)
+    return found
+
+
+def with_arrays(outputs: Any, arrays: Sequence[Array]) -> Any:
+    """The same nest with these values, of the kind that the leaves have."""
+    left: Iterator[Array] = iter(arrays)
+
+    def filled(leaf: Any) -> Any:
+        array = next(left)
+        return leaf.new_tensor(array, dtype=leaf.dtype) if hasattr(leaf, "new_tensor") else array
+
+    return mapped(outputs, filled)
+
+
+def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+    """The nest with each tensor or array changed; anything else stays."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return change(value)
+    if isinstance(value, MutableMapping):
+        made = copy.copy(value)
+        for key in value:
+            made[key] = mapped(value[key], change)
+        return made
+    if isinstance(value, Mapping):
+        return {key: mapped(item, change) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(item, change) for item in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(item, change) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value,
+            **{field.name: mapped(getattr(value, field.name), change) for field in _fields(value)},
+        )
+    return value
+
+
+def _fields(value: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(field for field in dataclasses.fields(value) if field.init)
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if hasattr(leaf, "clone") else leaf.copy()

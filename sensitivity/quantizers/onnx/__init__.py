@@ -1,0 +1,1 @@
+"""The pairs of QuantizeLinear and DequantizeLinear of an ONNX file as quantizers."""

@@ -1,0 +1,71 @@
+"""A batch of arrays in pieces, and the outputs of the pieces as of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.quantizers.onnx.model import nested
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+def fixed_batch(model: Any) -> int | None:
+    """The batch size that a session (or an `OnnxModel`) is made for; None where it takes any."""
+    sizes = [value.shape[0] for value in model.get_inputs() if value.shape]
+    return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def length(arrays: Arrays) -> int | None:
+    """Samples in a batch: the first axis of its first array that has one."""
+    return next((len(array) for array in arrays.values() if array.ndim), None)
+
+
+def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
+    """The batch `size` samples at a time, the last piece filled up with its last sample; whole for
+    None."""
+    samples = length(arrays)
+    if size is None or samples is None:
+        return [arrays]
+
+    def cut(array: NDArray[Any], start: int) -> NDArray[Any]:
+        if array.ndim == 0 or len(array) != samples:
+            return array
+        part = array[start : start + size]
+        missing = size - len(part)
+        return part if not missing else np.concatenate([part, np.repeat(part[-1:], missing, 0)])
+
+    return [
+        {name: cut(array, start) for name, array in arrays.items()}
+        for start in range(0, samples, size)
+    ]
+
+
+def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
+    """Outputs of all pieces as of one batch, without those of samples that only filled the last
+    piece."""
+    if len(parts) == 1:
+        return nested(
+            [part if part.ndim == 0 or samples is None else part[:samples] for part in parts[0]]
+        )
+    return nested([np.concatenate(same)[:samples] for same in zip(*parts, strict=True)])
+
+
+def difference(one: Any, other: Any) -> float:
+    """The largest difference as a part of the largest value of its output; inf where shapes or
+    types differ."""
+    ours, theirs = (
+        outputs if isinstance(outputs, tuple) else (outputs,) for outputs in (one, other)
+    )
+    worst = 0.0
+    for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return float("inf")
+        if np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            continue
+        largest = float(np.max(np.abs(a.astype(np.float64) - b)))
+        worst = max(worst, largest / max(float(np.max(np.abs(a))), 1e-30))
+    return worst

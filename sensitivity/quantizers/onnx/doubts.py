@@ -1,0 +1,113 @@
+"""What makes it doubtful that a Q/DQ file with everything unquantized is its float model, where
+nobody gave that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.onnx_graph.clamps import UNLIMITED
+from sensitivity.onnx_graph.uses import grid_limits
+from sensitivity.quantizers.onnx.float_model import first_samples, listed, run_batch, with_outputs
+from sensitivity.quantizers.onnx.model import OnnxModel, feed, session
+from sensitivity.records import Finding
+
+MUCH = 0.05
+"""Part of a tensor's float values beyond its pair's range from which that is no matter of
+calibration: clipping by percentile or entropy leaves some tenths of a percent out."""
+
+
+def float_doubts(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
+    """One warning with everything that speaks against it; nothing where nothing does. inputs: a
+    batch.
+
+    Raises TaskError where the batch does not fit the file.
+    """
+    reasons = [*_integer_weights(model), *_clamping(model), *_beyond(model, inputs)]
+    if not reasons:
+        return ()
+    message = (
+        f"Expected {model.path.name} with everything unquantized to be its float model, which "
+        f"cannot be proved without that: {'; '.join(reasons)}."
+    )
+    return (
+        Finding(
+            "float-doubtful",
+            "warning",
+            model.path.name,
+            message,
+            "Give --float-model, the file it was made from.",
+        ),
+    )
+
+
+def _integer_weights(model: OnnxModel) -> Iterator[str]:
+    stored = {
+        use.pair.source.name
+        for use in model.uses
+        if use.role == "weight" and use.pair.quantize is None
+    }
+    if stored:
+        yield f"of {len(stored)} weights it has integers only, whose rounding cannot be undone"
+
+
+def _clamping(model: OnnxModel) -> Iterator[str]:
+    if model.clamps:
+        yield (
+            f"{len(model.clamps)} pairs clamp at 0 ({listed(sorted(model.clamps))}): a Relu stays "
+            "in their place, and whether they also stand for the other end of a Clip is not known"
+        )
+
+
+def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
+    """Pairs through which much of the float values does not fit."""
+    off = model.without(frozenset(use.name for use in model.uses))
+    computed = {value.name for node in off.graph for value in node.outputs}
+    ranges = {name: ends for name, ends in _ranges(model).items() if name in computed}
+    if not ranges:
+        return
+    arrays = first_samples(feed(inputs, [value.name for value in model.get_inputs()]), 1)
+    made = session(with_outputs(off, list(ranges)), model.path.name, model.custom_ops)
+    values = run_batch(made, arrays, list(ranges))
+    shares = {name: _share_beyond(values[name], name, model, ends) for name, ends in ranges.items()}
+    much = sorted((name for name in shares if shares[name] > MUCH), key=lambda name: -shares[name])
+    if much:
+        yield (
+            f"of the float values of one sample {shares[much[0]]:.0%} are beyond the range of the "
+            f"pair on {much[0]}"
+            + (f", and more than {MUCH:.0%} on {listed(much[1:])}" if much[1:] else "")
+            + ": the pair may stand for a Clip, or was calibrated on other data"
+        )
+
+
+def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
+    """Tensor in front of a pair of one scale -> smallest and largest value of the pair's grid."""
+    found = {}
+    for use in model.uses:
+        pair, limits = use.pair, grid_limits(use.pair)
+        scale = pair.scale
+        if (
+            use.role == "weight"
+            or pair.quantize is None
+            or limits is None
+            or scale is None
+            or scale.size != 1
+        ):
+            continue
+        offset = 0.0 if pair.zero_point is None else float(pair.zero_point.reshape(-1)[0])
+        step = float(scale.reshape(-1)[0])
+        found[pair.source.name or ""] = ((limits[0] - offset) * step, (limits[1] - offset) * step)
+    return found
+
+
+def _share_beyond(
+    values: NDArray[Any], name: str, model: OnnxModel, ends: tuple[float, float]
+) -> float:
+    """Part of the values beyond the ends; what the Relu that stays clamps is not counted."""
+    values = np.clip(values, *model.clamps.get(name, UNLIMITED))
+    slack = 0.01 * (ends[1] - ends[0])
+    outside = (values < ends[0] - slack) | (values > ends[1] + slack)
+    return float(outside.mean()) if outside.size else 0.0

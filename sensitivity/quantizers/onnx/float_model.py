@@ -1,0 +1,300 @@
+"""Is a Q/DQ file with everything unquantized the float model? Compared with the user's, or else
+what makes it doubtful."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sensitivity.errors import OnnxFileError, TaskError
+from sensitivity.onnx_graph.align import align, ports
+from sensitivity.onnx_graph.float_model import FloatModel
+from sensitivity.quantizers.onnx.batches import fixed_batch, joined, length, pieces
+from sensitivity.quantizers.onnx.model import OnnxModel, feed, session
+from sensitivity.records import Finding
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+SAMPLES, LARGEST_INPUT = 8, 4_000_000
+"""Of the batch, how many samples both models are run on: so many at most, and no more numbers, for
+it is to take seconds."""
+
+TOLERANCE, TOLERANCE_FP16, TOLERANCE_BF16 = 1e-4, 2e-2, 1e-1
+"""How far outputs may be from each other, as a part of their spread, where nothing, or something,
+is computed in half precision: rounding alone adds up to some 1e-6, 1e-3 and 1e-2 in a deep
+network."""
+
+NAMED = 5
+"""Names that one sentence lists."""
+
+FULL_CHANNEL = 64
+"""Values in a channel from which its own spread can be told: then it is compared by that, for
+pixels drown probabilities in one output."""
+
+
+def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
+    """What speaks for and against the file with everything unquantized being its float model, run
+    on a batch.
+
+    Raises TaskError where the batch does not fit the file.
+    """
+    known = model.float
+    assert known is not None
+    arrays = _few_samples(feed(inputs, [value.name for value in model.get_inputs()]))
+    found = _weights(model, known)
+    outputs = _comparable_outputs(model.graph, known)
+    if not outputs:
+        return (*found, _not_compared(model, known, "it has other outputs"))
+    try:
+        theirs = run_batch(
+            session(with_outputs(known.original), known.name, model.custom_ops),
+            arrays,
+            list(outputs.values()),
+        )
+    except (OnnxFileError, FloatInputError) as error:
+        return (*found, _not_compared(model, known, str(error).rstrip(".")))
+    with model.skipping(frozenset(use.name for use in model.uses)):
+        ours = run_batch(model, arrays, list(outputs))
+    tolerance = _tolerance(model.graph, known.original)
+    distances = {
+        name: distance(own, their)
+        for (name, own), their in zip(ours.items(), theirs.values(), strict=True)
+    }
+    worst = max(distances, key=lambda name: distances[name])
+    if distances[worst] <= tolerance:
+        return (*found, _same(model, known, distances[worst], tolerance))
+    where = _first_difference(model, known, arrays, tolerance)
+    return (_differs(model, known, worst, distances[worst], tolerance, where),)
+
+
+class FloatInputError(TaskError):
+    """Why a file cannot be given the batch."""
+
+
+def distance(own: Array, theirs: Array) -> float:
+    """The largest difference of two outputs as a part of their spread: the standard deviation of
+    `theirs`.
+
+    The spread is that of each channel (of the second or the last axis) where it has enough values.
+    inf where shapes differ, or where only one of them is not finite.
+    """
+    if own.shape != theirs.shape:
+        return float("inf")
+    a, b = np.asarray(own, np.float64), np.asarray(theirs, np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    if not np.isfinite(a[~same]).all() or not np.isfinite(b[~same]).all():
+        return float("inf")
+    off = np.where(same, 0, np.abs(np.where(same, 0, a) - np.where(same, 0, b)))
+    finite = np.where(np.isfinite(b), b, 0)
+    axes = {axis % b.ndim for axis in (1, -1) if b.ndim > 2}
+    scales = [_spread(finite, axis) for axis in axes if b.size / b.shape[axis] >= FULL_CHANNEL]
+    return max(float((off / scale).max()) for scale in (scales or [_spread(finite, None)]))
+
+
+def _spread(values: Array, axis: int | None) -> Array:
+    """The standard deviation, by channel of this axis; of channels that hardly vary, a part of
+    their values."""
+    whole = values.std() + 1e-30
+    if axis is None:
+        return np.asarray(whole + 0.02 * np.abs(values).max())
+    others = tuple(one for one in range(values.ndim) if one != axis)
+    largest = np.abs(values).max(others, keepdims=True)
+    return np.asarray(values.std(others, keepdims=True) + 0.02 * largest + 1e-3 * whole)
+
+
+def _few_samples(arrays: Arrays) -> Arrays:
+    numbers = sum(array.size for array in first_samples(arrays, 1).values())
+    return first_samples(arrays, min(SAMPLES, max(1, LARGEST_INPUT // max(numbers, 1))))
+
+
+def first_samples(arrays: Arrays, samples: int) -> Arrays:
+    batch = length(arrays)
+    return {
+        name: array[:samples] if array.ndim and len(array) == batch else array
+        for name, array in arrays.items()
+    }
+
+
+def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
+    """Output of the Q/DQ file -> that of the float model: all of them, or none."""
+    own, theirs = ports(graph.graph.outputs, known.original.graph.outputs)
+    if len(own) < len(graph.graph.outputs):
+        return {}
+    return {one.name or "": other.name or "" for one, other in zip(own, theirs, strict=True)}
+
+
+def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Array]:
+    """Some outputs of a session (or an `OnnxModel`) for a batch, whose inputs are by name or by
+    position."""
+    wanted = model.get_inputs()
+    given = _given(arrays, [value.name for value in wanted])
+    typed = {value.name: _as(given[value.name], value.type) for value in wanted}
+    try:
+        parts = [model.run(list(names), dict(part)) for part in pieces(typed, fixed_batch(model))]
+    except Exception as error:  # ONNX Runtime's exceptions share no public base class
+        said = " ".join(str(error).split())[:200]
+        raise FloatInputError(
+            f"Expected the batch to fit the inputs of the file, got from ONNX Runtime: {said}"
+        ) from error
+    found = joined(parts, length(typed))
+    return dict(zip(names, found if isinstance(found, tuple) else (found,), strict=True))
+
+
+def _given(arrays: Arrays, names: Sequence[str]) -> Arrays:
+    if all(name in arrays for name in names):
+        return arrays
+    if len(names) != len(arrays):
+        raise FloatInputError(f"it has the inputs {', '.join(names)} and not {', '.join(arrays)}")
+    return dict(zip(names, arrays.values(), strict=True))
+
+
+def _as(array: Array, kind: str) -> Array:
+    types = {
+        "tensor(float)": np.float32,
+        "tensor(float16)": np.float16,
+        "tensor(double)": np.float64,
+    }
+    wanted = types.get(kind)
+    return array if wanted is None or array.dtype.kind != "f" else array.astype(wanted)
+
+
+def with_outputs(model: ir.Model, outputs: Sequence[str] = ()) -> bytes:
+    """The model as ONNX Runtime reads it. outputs: tensors that it is to give too."""
+    proto = ir.to_proto(model)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
+    return bytes(proto.SerializeToString())
+
+
+def _tolerance(own: ir.Model, theirs: ir.Model) -> float:
+    types = {value.dtype for model in (own, theirs) for value in _values(model)}
+    if ir.DataType.BFLOAT16 in types:
+        return TOLERANCE_BF16
+    return TOLERANCE_FP16 if ir.DataType.FLOAT16 in types else TOLERANCE
+
+
+def _values(model: ir.Model) -> list[ir.Value]:
+    graph = model.graph
+    return [*graph.inputs, *graph.outputs, *graph.initializers.values()]
+
+
+def _first_difference(model: OnnxModel, known: FloatModel, arrays: Arrays, tolerance: float) -> str:
+    """The first tensor that differs in what both models compute for one sample, in words."""
+    off = model.without(frozenset(use.name for use in model.uses))
+    pairs = _common_tensors(off.graph, known.model.graph)
+    one = first_samples(arrays, 1)
+    ours = run_batch(
+        session(with_outputs(off, list(pairs)), model.path.name, model.custom_ops), one, list(pairs)
+    )
+    original = session(
+        with_outputs(known.model, sorted(set(pairs.values()))), known.name, model.custom_ops
+    )
+    theirs = run_batch(original, one, sorted(set(pairs.values())))
+    for name, other in pairs.items():
+        apart = distance(ours[name], theirs[other])
+        if apart > tolerance:
+            alias = "" if name == other else f" ({other} there)"
+            return f"the first tensor that differs is {name}{alias}, by {apart:.2g}"
+    return (
+        f"none of the {len(pairs)} tensors that both have differs before it"
+        if pairs
+        else "they share no tensor"
+    )
+
+
+def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
+    """Tensor -> the same in the float model, in the order of the graph, without constants and the
+    graphs' outputs."""
+    alignment = align(own, theirs)
+    named = {value.name: value for node in theirs for value in node.outputs}
+    found = {}
+    for node in own:
+        for value in node.outputs:
+            other = alignment.values.get(value, named.get(value.name))
+            usable = (
+                other is not None and not value.is_graph_output() and not other.is_graph_output()
+            )
+            if (
+                usable
+                and value.name
+                and other is not None
+                and other.name
+                and other.producer() is not None
+            ):
+                found[value.name] = other.name
+    return found
+
+
+def _told(known: FloatModel) -> str:
+    as_written = "" if known.form == "as it is" else f" ({known.form})"
+    return (
+        f"{known.stored - len(known.missing)} of {known.stored} quantized constants were found "
+        f"in it{as_written}"
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _weights(model: OnnxModel, known: FloatModel) -> tuple[Finding, ...]:
+    """A warning that names the weights which are not in the float model; nothing where all are."""
+    if not known.missing:
+        return ()
+    message = (
+        f"Expected every weight of {model.path.name} in {known.name}: {_told(known)}, not "
+        f"{listed(known.missing)}, which stay what their pairs give where their layer is left out."
+    )
+    return (
+        Finding(
+            "float-weights",
+            "warning",
+            model.path.name,
+            message,
+            "Give the very file that was quantized.",
+        ),
+    )
+
+
+def _same(model: OnnxModel, known: FloatModel, apart: float, tolerance: float) -> Finding:
+    message = (
+        f"{model.path.name} with everything unquantized computes what {known.name} computes: "
+        f"outputs differ by at most {apart:.2g} of their spread (up to {tolerance:.0e} is "
+        f"rounding); {_told(known)}."
+    )
+    return Finding("float-proved", "note", model.path.name, message, "")
+
+
+def _not_compared(model: OnnxModel, known: FloatModel, why: str) -> Finding:
+    message = (
+        f"Expected to compare the outputs of {model.path.name} with those of {known.name}, but "
+        f"{why}: it is not proved that the one is made from the other; {_told(known)}."
+    )
+    return Finding(
+        "float-not-compared",
+        "warning",
+        known.name,
+        message,
+        "Give the very file that was quantized.",
+    )
+
+
+def _differs(
+    model: OnnxModel, known: FloatModel, output: str, apart: float, tolerance: float, where: str
+) -> Finding:
+    missing = f" (not {listed(known.missing)})" if known.missing else ""
+    message = (
+        f"Expected {model.path.name} with everything unquantized to compute what {known.name} "
+        f"computes, got output {output} that differs by {apart:.2g} of its spread (up to "
+        f"{tolerance:.0e} is rounding); {where}; {_told(known)}{missing}."
+    )
+    fix = "Give the very file that was quantized, and the Q/DQ file as the tool wrote it."
+    return Finding("float-differs", "error", model.path.name, message, fix)

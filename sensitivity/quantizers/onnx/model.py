@@ -1,0 +1,360 @@
+"""A Q/DQ ONNX file as the model of a task, used like an `onnxruntime.InferenceSession`."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from sensitivity.errors import OnnxFileError, TaskError
+from sensitivity.onnx_graph.canonical import canonical
+from sensitivity.onnx_graph.clamps import clamping_pairs, clamps_of
+from sensitivity.onnx_graph.float_model import FloatModel, Form, float_model, with_batchnorm_folded
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights
+from sensitivity.onnx_graph.refusals import check_switchable
+from sensitivity.onnx_graph.uses import integer_biases, paths, uses
+
+Watcher = Callable[[str, NDArray[Any]], None]
+
+SESSIONS = 2
+"""How many variants keep their session: an evaluator asks for one again and again, then never
+more."""
+
+
+class OnnxModel:
+    """run, get_inputs, get_outputs and get_providers are those of an InferenceSession.
+
+    path: a Q/DQ file from any toolkit. float_path: the file it was made from; its weights, biases
+    and activations are what a skipped operation gets. Without it weights stay what their pairs
+    give.
+    custom_ops: a library for ONNX Runtime's `register_custom_ops_library`.
+    Every graph optimization is off, so that the numbers are those of the Q/DQ file itself and of no
+    runtime's fusions. Raises OnnxFileError for a file that cannot be read, or whose quantizers
+    cannot be switched.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        float_path: str | Path | None = None,
+        custom_ops: str | Path | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.custom_ops = custom_ops
+        self.graph = canonical(_loaded(self.path))
+        check_switchable(self.graph, self.path.name, custom_ops=custom_ops is not None)
+        self.paths = paths(self.graph.graph)
+        self.float: FloatModel | None = None
+        if float_path is not None:
+            forms = float_forms(Path(float_path), custom_ops)
+            self.float = float_model(self.graph.graph, self.paths, forms, Path(float_path).name)
+        self.weights: Weights = {} if self.float is None else self.float.weights
+        self.uses = uses(self.paths)
+        if not self.uses:
+            raise OnnxFileError(
+                f"Expected {self.path.name} to hold Q/DQ pairs that operations read, got pairs "
+                "that nothing reads; export the model again."
+            )
+        self.clamps = clamps_of(
+            clamping_pairs(self.uses, self.graph.graph.inputs),
+            {} if self.float is None else self.float.limits,
+        )
+        self._skipped: frozenset[str] = frozenset()
+        self._grids: dict[str, NewGrid] = {}
+        self._threads = 0
+        self._sessions: dict[Any, Any] = {}
+        self._watched: tuple[tuple[str, ...], Watcher] | None = None
+
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, Any],
+        run_options: Any = None,
+    ) -> list[Any]:
+        """Outputs as numpy arrays, with the uses skipped that are skipped at this moment."""
+        if self._watched is not None:
+            return self._run_watched(output_names, dict(input_feed), *self._watched)
+        result: list[Any] = self._session().run(output_names, dict(input_feed), run_options)
+        return result
+
+    def get_inputs(self) -> list[Any]:
+        return list(self._session().get_inputs())
+
+    def get_outputs(self) -> list[Any]:
+        return list(self._session().get_outputs())
+
+    def get_providers(self) -> list[str]:
+        return ["CPUExecutionProvider"]
+
+    @property
+    def skipped(self) -> frozenset[str]:
+        return self._skipped
+
+    @contextmanager
+    def skipping(self, names: frozenset[str]) -> Iterator[None]:
+        """Leave exactly these uses of pairs out inside the `with`."""
+        before = self._skipped
+        self._skipped = names
+        try:
+            yield
+        finally:
+            self._skipped = before
+
+    @property
+    def grids(self) -> Mapping[str, NewGrid]:
+        """Use -> the grid that it has in place of its own at this moment."""
+        return self._grids
+
+    @contextmanager
+    def on_grids(self, grids: Mapping[str, NewGrid]) -> Iterator[None]:
+        """Give uses of pairs these grids inside the `with`, besides those that others have already.
+
+        The integer bias of an operation whose input or weight gets one is float: its steps were
+        those of the old one.
+        """
+        before = self._grids
+        self._grids = {**before, **grids}
+        try:
+            yield
+        finally:
+            self._grids = before
+
+    @cached_property
+    def biases(self) -> Mapping[str, str]:
+        """Use of an operation's input or weight -> use of its bias, stored as integers in steps of
+        both their scales."""
+        return integer_biases(self.paths)
+
+    @property
+    def freed(self) -> frozenset[str]:
+        """Uses of biases that are float at this moment, since a grid that their steps are of has
+        changed."""
+        return frozenset(self.biases[name] for name in self._grids if name in self.biases)
+
+    @contextmanager
+    def watching(self, names: Sequence[str], see: Watcher) -> Iterator[None]:
+        """Inside the `with`, the model runs unquantized, one sample at a time, and `see` is called
+        for each of these tensors of the main graph with its name and its values."""
+        before = self._watched
+        self._watched = (tuple(names), see)
+        try:
+            yield
+        finally:
+            self._watched = before
+
+    @contextmanager
+    def in_one_thread(self) -> Iterator[None]:
+        """Run in one thread inside the `with`: several add in another order, which turns roundings
+        over."""
+        before = self._threads
+        self._threads = 1
+        try:
+            yield
+        finally:
+            self._threads = before
+
+    def without(self, names: frozenset[str]) -> ir.Model:
+        """The graph with these uses of pairs left out and the grids of this moment, all else as in
+        the file."""
+        model = self.graph.clone()
+        if names or self._grids:
+            SkipUses(names | self.freed, self.weights, self.clamps, self._grids)(model)
+        return model
+
+    def branches_not_taken(self, inputs: Any) -> set[ir.Graph]:
+        """Bodies of the If nodes of the main graph, and all in them, that a run on these inputs
+        does not enter.
+
+        inputs: as `feed` takes them. Other bodies (of Loop and Scan, and in bodies) count as
+        entered.
+        """
+        choices = {node: node.inputs[0] for node in self.graph.graph if node.op_type == "If"}
+        names = list(dict.fromkeys(value.name for value in choices.values() if value is not None))
+        if not names:
+            return set()
+        runner = session(_giving(self.graph, names), self.path.name, self.custom_ops)
+        given = feed(inputs, [value.name for value in runner.get_inputs()])
+        taken = dict(zip(names, runner.run([_copied(name) for name in names], given), strict=True))
+        idle: set[ir.Graph] = set()
+        for node, condition in choices.items():
+            is_true = condition is not None and bool(np.ravel(taken[condition.name])[0])
+            body = node.attributes["else_branch" if is_true else "then_branch"].as_graph()
+            idle |= {body, *body.subgraphs()}
+        return idle
+
+    def _session(self) -> Any:
+        grids = frozenset((name, grid.key) for name, grid in self._grids.items())
+        return self._kept(
+            (self._skipped, grids, self._threads), lambda: ir.to_proto(self.without(self._skipped))
+        )
+
+    def _kept(self, key: Any, make: Callable[[], onnx.ModelProto]) -> Any:
+        """The session of this key."""
+        if key not in self._sessions:
+            while len(self._sessions) >= SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
+            self._sessions[key] = session(
+                make().SerializeToString(), self.path.name, self.custom_ops, threads=self._threads
+            )
+        return self._sessions[key]
+
+    def _run_watched(
+        self,
+        output_names: Sequence[str] | None,
+        given: dict[str, Any],
+        names: tuple[str, ...],
+        see: Watcher,
+    ) -> list[Any]:
+        from sensitivity.quantizers.onnx.batches import fixed_batch, length, pieces
+
+        inputs = {value.name for value in self.graph.graph.inputs}
+        inner = tuple(name for name in names if name not in inputs)
+        runner = self._kept((inner, self._threads), lambda: self._giving_float(inner))
+        outputs = list(output_names or [value.name or "" for value in self.graph.graph.outputs])
+        size = fixed_batch(runner) or 1
+        asked = list(dict.fromkeys([*outputs, *inner]))
+        found = []
+        for start, part in enumerate(pieces(given, size)):
+            values = {**part, **dict(zip(asked, runner.run(asked, part), strict=True))}
+            fresh = (length(given) or size) - start * size  # the last piece may be filled up
+            for name in names:
+                array = values[name]
+                see(name, array[:fresh] if array.ndim and len(array) == size else array)
+            found.append([values[name] for name in outputs])
+        return [
+            np.concatenate(parts) if parts[0].ndim else parts[0]
+            for parts in zip(*found, strict=True)
+        ]
+
+    def _giving_float(self, names: Sequence[str]) -> onnx.ModelProto:
+        """The unquantized model with these tensors of its main graph as further outputs."""
+        model = self.graph.clone()
+        produced = {value.name: value for node in model.graph for value in node.outputs}
+        outputs = {value.name for value in model.graph.outputs}
+        model.graph.outputs.extend(produced[name] for name in names if name not in outputs)
+        SkipUses([use.name for use in self.uses], self.weights, self.clamps)(model)
+        return ir.to_proto(model)
+
+
+def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
+    """Ways to write a float model that compute the same: a tool may have quantized any of them."""
+    original = _loaded(path)
+    return [
+        ("as it is", lambda: original),
+        ("with BatchNorm folded", lambda: with_batchnorm_folded(original)),
+        ("as ONNX Runtime's basic optimizations write it", lambda: _optimized(path, custom_ops)),
+    ]
+
+
+def _optimized(path: Path, custom_ops: str | Path | None) -> ir.Model:
+    """What the preprocessing of ONNX Runtime's quantizer makes of the file."""
+    options = _options()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(written)
+        _made(str(path), path.name, options, custom_ops)
+        return _loaded(written)
+
+
+def session(
+    content: bytes,
+    name: str,
+    custom_ops: str | Path | None = None,
+    *,
+    threads: int = 0,
+    shared: bool = False,
+) -> Any:
+    """An InferenceSession without graph optimizations. threads: 0 for all cores.
+
+    shared: memory from the allocator that all such sessions share. Raises OnnxFileError where it is
+    refused.
+    """
+    options = _options()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False
+    if shared:
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    return _made(content, name, options, custom_ops)
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def _made(content: bytes | str, name: str, options: Any, custom_ops: str | Path | None) -> Any:
+    try:
+        if custom_ops is not None:
+            options.register_custom_ops_library(str(custom_ops))
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no public base class
+        said = " ".join(str(error).split())[:300]
+        raise OnnxFileError(
+            f"Expected {name} to be a model that ONNX Runtime can run, got: {said}; "
+            "check it with onnx.checker.check_model, or export it again."
+        ) from error
+
+
+def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The inputs of a batch by name: an array for a model with one input, a tuple in the file's
+    order, or a dict.
+
+    Raises TaskError where number or names differ from the file's.
+    """
+    if isinstance(inputs, Mapping):
+        given = {str(name): value for name, value in inputs.items()}
+    else:
+        values = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+    if set(given) != set(names):
+        got = ", ".join(given) if isinstance(inputs, Mapping) else f"{len(values)} without names"
+        raise TaskError(
+            f"Expected a batch with the inputs {', '.join(names)} of the ONNX file, got {got}."
+        )
+    return {name: _array(given[name]) for name in names}
+
+
+def _giving(model: ir.Model, names: Sequence[str | None]) -> bytes:
+    """The model with copies of these booleans of its main graph as further outputs."""
+    proto = ir.to_proto(model)
+    for name in names:
+        node = onnx.helper.make_node("Identity", [name], [_copied(name)])
+        proto.graph.node.append(node)
+        output = onnx.helper.make_tensor_value_info(_copied(name), onnx.TensorProto.BOOL, None)
+        proto.graph.output.append(output)
+    content: bytes = proto.SerializeToString()
+    return content
+
+
+def _copied(name: str | None) -> str:
+    return f"{name}_copied"
+
+
+def nested(outputs: Sequence[Any]) -> Any:
+    """What a model gives: its output, or a tuple of several."""
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return np.ascontiguousarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+
+
+def _loaded(path: Path) -> ir.Model:
+    model = load_model(path)
+    ir.external_data.load_to_model(model)
+    return model

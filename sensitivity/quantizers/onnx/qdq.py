@@ -1,0 +1,203 @@
+"""Q/DQ ONNX files of any toolkit: ONNX Runtime's quantize_static, ModelOpt ONNX, tf2onnx, this
+project's own exports.
+
+A quantizer is one Q/DQ pair as one operation uses it, so that each operation can be left
+unquantized alone. Layers are the operations, weighted or not, and the graph's outputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.errors import ModelError, unknown_name
+from sensitivity.onnx_graph.reach import (
+    nearest_outputs,
+    quantized_nodes,
+    reaching_outputs,
+    rounded_outputs,
+)
+from sensitivity.onnx_graph.uses import bits_of, format_of, grid_limits, problem
+from sensitivity.quantizers.proofs import left_quantized
+from sensitivity.records import Finding, Grid, Quantizer, Range
+
+if TYPE_CHECKING:
+    from sensitivity.onnx_graph.passes.skip_uses import NewGrid
+    from sensitivity.quantizers.onnx.model import OnnxModel
+
+NO_FLOAT_WEIGHTS = (
+    "Weights with one scale per tensor keep it: of one scale per channel nothing is gained where "
+    "only their integers are known. Give the float file with --float-model."
+)
+
+
+class OnnxQdqModel:
+    """An `OnnxModel`, seen as a `QuantizedModel`."""
+
+    source = "onnx_qdq"
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self, model: OnnxModel) -> None:
+        self.model = model
+        self._left_out = model.skipped
+        self._uses = {use.name: use for use in model.uses if use.name not in model.skipped}
+        self.quantizers = tuple(
+            Quantizer(
+                use.name,
+                use.unit,
+                use.role,
+                bits_of(use.pair),
+                use.pair.axis,
+                problem(use.pair),
+                format=format_of(use.pair),
+            )
+            for use in self._uses.values()
+        )
+
+    @staticmethod
+    def recognises(model: Any) -> bool:
+        return (
+            type(model).__name__ == "OnnxModel"
+            and type(model).__module__ == "sensitivity.quantizers.onnx.model"
+        )
+
+    @contextmanager
+    def disabled(self, names: Iterable[str]) -> Iterator[None]:
+        wanted = frozenset(names)
+        for name in sorted(wanted - self._uses.keys()):
+            raise unknown_name("a quantizer's name", name, self._uses)
+        with self.model.skipping(wanted | self._left_out):
+            yield
+
+    def grid(self, name: str) -> Grid:
+        if name not in self._uses:
+            raise unknown_name("a quantizer's name", name, self._uses)
+        pair = self._uses[name].pair
+        limits, scale = grid_limits(pair), pair.scale
+        zero_points = pair.zero_points
+        reasons = {
+            "its type is no integer": limits is None,
+            "its scale is computed in the graph": scale is None,
+            "its channels have different zero points": len(zero_points) > 1,
+            str(problem(pair)): problem(pair) is not None,
+        }
+        for reason, holds in reasons.items():
+            if holds:
+                raise ModelError(
+                    f"Expected {name} to quantize to one integer grid, got a quantizer that does "
+                    f"not: {reason}."
+                )
+        assert limits is not None
+        assert scale is not None
+        new = self.model.grids.get(name)
+        if new is not None:
+            zero_point = int(new.zero_point.reshape(-1)[0])
+            return Grid(
+                np.asarray(new.scale, np.float32).reshape(-1), zero_point, *limits, axis=new.axis
+            )
+        values = np.asarray(scale, np.float32).reshape(-1)
+        return Grid(values, int(zero_points[0]), *limits, axis=pair.axis)
+
+    def range(self, name: str) -> Range:
+        """The range that a quantizer has now. Raises ModelError where it has none that could be
+        changed."""
+        from sensitivity.quantizers.onnx.ranges import own_range
+
+        self.grid(name)
+        new = self.model.grids.get(name)
+        return (
+            own_range(name, self._uses[name]) if new is None else replace(new.range, quantizer=name)
+        )
+
+    @contextmanager
+    def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
+        with self.model.on_grids(self.new_grids(ranges)):
+            yield
+
+    def new_grids(self, ranges: Iterable[Range]) -> dict[str, NewGrid]:
+        """Use -> the grid that it gets with this range. Errors as in `with_ranges`."""
+        from sensitivity.quantizers.onnx.ranges import new_grids
+
+        ranges = tuple(ranges)
+        for one in ranges:
+            self.range(one.quantizer)
+        return new_grids(self.model, self._uses, ranges)
+
+    def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
+        from sensitivity.quantizers.onnx.ranges import other_ranges
+
+        return other_ranges(self.model, self._uses, names, forward)
+
+    def sharing(self) -> tuple[tuple[str, ...], ...]:
+        from sensitivity.quantizers.onnx.ranges import sharing
+
+        return sharing(self.model, self._uses)
+
+    def missing(self) -> str | None:
+        from sensitivity.quantizers.onnx.ranges import lacks_float_weights
+
+        return NO_FLOAT_WEIGHTS if lacks_float_weights(self.model, self._uses) else None
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(ir.to_proto(self.model.graph).SerializeToString(deterministic=True))
+        for name, values in sorted(self.model.weights.items()):
+            digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        digest.update(repr(sorted(self.model.clamps.items())).encode())
+        if self.model.grids:
+            digest.update(
+                repr(sorted((name, grid.key) for name, grid in self.model.grids.items())).encode()
+            )
+        return digest.hexdigest()
+
+    def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
+        found = nearest_outputs(self.model.graph.graph, self.model.paths)
+        return tuple(tuple(name for name in near if name in self._uses) for near in found)
+
+    def remaining(self) -> tuple[Finding, ...]:
+        plain = self.model.without(self._left_out | frozenset(self._uses))
+        left = [left_quantized(name, f"a {node.op_type}") for name, node in quantized_nodes(plain)]
+        return (*left, *(_integer_output(name) for name, _ in rounded_outputs(plain)))
+
+    def executed(self, inputs: Any) -> frozenset[str]:
+        """Those whose values reach an output, and do not stand in a branch that an If did not take
+        on these inputs."""
+        live = reaching_outputs(self.model.graph.graph)
+        idle = self.model.branches_not_taken(inputs)
+        unit_graphs = {
+            use.name: path.graph
+            for path in self.model.paths
+            for _, use in path.links
+            if use is not None
+        }
+        return frozenset(
+            name
+            for name, use in self._uses.items()
+            if use.pair.dequantize in live and unit_graphs[name] not in idle
+        )
+
+    def float_findings(self, inputs: Any) -> tuple[Finding, ...]:
+        """Whether the file with everything unquantized is its float model: compared on this batch,
+        or doubted."""
+        from sensitivity.quantizers.onnx.doubts import float_doubts
+        from sensitivity.quantizers.onnx.float_model import compare_with_float
+
+        return (float_doubts if self.model.float is None else compare_with_float)(
+            self.model, inputs
+        )
+
+
+def _integer_output(name: str) -> Finding:
+    return Finding(
+        "integer-output",
+        "warning",
+        name,
+        "Expected the model to give float values, got an output of integers: the rounding of "
+        f"{name} belongs to the file's interface and stays in every variant, in float too.",
+        "Quantize the model without its outputs to have them judged.",
+    )

@@ -1,0 +1,333 @@
+"""Other ranges for Q/DQ files: what grid a range gives, and which ranges calibration samples and
+float weights suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import ModelError
+from sensitivity.onnx_graph import groups, qdq
+from sensitivity.onnx_graph.clamps import UNLIMITED, Limits
+from sensitivity.onnx_graph.passes.insert_qdq import along, to_levels
+from sensitivity.onnx_graph.passes.skip_uses import NewGrid, can_be_per_channel, dequantized
+from sensitivity.onnx_graph.qdq_groups import PAIR
+from sensitivity.onnx_graph.uses import MOVERS, Path, Use, grid_limits, stored_type
+from sensitivity.quantizers.histogram import Histogram
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.torch.tensor_quantizer import scales_of
+from sensitivity.records import Range
+
+TYPES = {"INT8", "UINT8", "INT16", "UINT16"}
+"""Of the quantized values: smaller ones are stored in blocks, and larger ones are biases."""
+
+PER_CHANNEL = "per channel"
+
+HALF_OF_LEVELS = 0.55
+"""Part of the levels that the largest weight takes where a tool has left half of them out, or just
+more."""
+
+ON_GRID = 1e-3
+"""Steps by which values that were rounded to a grid miss it at most."""
+
+
+def own_range(name: str, use: Use) -> Range:
+    """The range that the file gives this use. Raises ModelError where it has none that could be
+    changed."""
+    pair, limits, scale = use.pair, grid_limits(use.pair), use.pair.scale
+    if limits is None or scale is None or scale.ndim > 1 or stored_type(pair).name not in TYPES:
+        raise ModelError(
+            f"Expected {name} to have a range that can be changed, got a grid of "
+            f"{stored_type(pair).name}."
+        )
+    low, high = limits
+    zero_point = _zero_point(pair)
+    steps = scale.reshape(-1).astype(np.float64)
+    amax = tuple(float(np.float32(step * (high - zero_point))) for step in steps)
+    if _is_symmetric(pair):
+        return Range(name, "own", amax, pair.axis)
+    if len(amax) > 1:
+        raise ModelError(
+            f"Expected {name} to have a range that can be changed, got an asymmetric one per "
+            "channel."
+        )
+    return Range(name, "own", amax, None, float(np.float32(steps[0] * (low - zero_point))))
+
+
+def new_grids(
+    model: OnnxModel, uses: Mapping[str, Use], ranges: Iterable[Range]
+) -> dict[str, NewGrid]:
+    """Use -> the grid with this range, of the type and sign that the pair has. Uses of one pair
+    with equal ranges get the same."""
+    made: dict[Any, NewGrid] = {}
+    found = {}
+    for one in ranges:
+        use = uses[one.quantizer]
+        key = (use.pair.dequantize, one.amax, one.axis, one.low)
+        if key not in made:
+            made[key] = _new_grid(model, use, one)
+        found[one.quantizer] = made[key]
+    return found
+
+
+def _new_grid(model: OnnxModel, use: Use, one: Range) -> NewGrid:
+    pair, limits = use.pair, grid_limits(use.pair)
+    assert limits is not None
+    assert pair.scale is not None
+    low, high = limits
+    kind, whole = pair.scale.dtype, stored_type(pair).numpy()
+    amax = np.asarray(one.amax, np.float32)
+    if one.low is None:
+        zero_point = _zero_point(pair)
+        scale = scales_of(amax, high - zero_point, is_weight=use.role == "weight")
+    else:
+        scale = np.maximum((amax - np.float32(one.low)) / np.float32(high - low), np.float32(1e-30))
+        zero_point = int(np.clip(np.rint(low - one.low / float(scale[0])), low, high))
+    shape = () if one.axis is None else (len(amax),)
+    scale = scale.reshape(shape).astype(kind)
+    zero_points = np.full(shape, zero_point, whole)
+    constant = (
+        _requantized(model, use, scale, zero_points, one.axis) if use.role == "weight" else None
+    )
+    return NewGrid(one, scale, zero_points, one.axis, constant)
+
+
+def _requantized(
+    model: OnnxModel, use: Use, scale: NDArray[Any], zero_point: NDArray[Any], axis: int | None
+) -> NDArray[Any] | None:
+    """What the pair of a weight reads: the float weight where it has a Q, the integers where
+    not."""
+    values, limits = float_weight(model, use), grid_limits(use.pair)
+    assert values is not None
+    assert limits is not None
+    if use.pair.quantize is not None:
+        return values.astype(np.asarray(qdq.constant(use.pair.source)).dtype)
+    return to_levels(values, scale, zero_point, axis, limits).astype(zero_point.dtype)
+
+
+def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
+    """The float values that the pair of a weight gives on another grid."""
+    pair, stored = use.pair, grid.constant
+    assert stored is not None
+    limits = grid_limits(pair)
+    assert limits is not None
+    zero_point = grid.zero_point.astype(np.int64)
+    if pair.quantize is None:
+        levels = np.clip(stored, *limits)
+    else:
+        levels = to_levels(stored, grid.scale, zero_point, grid.axis, limits)
+    scale, offset = (
+        along(each, grid.axis, stored.ndim).astype(np.float32) for each in (grid.scale, zero_point)
+    )
+    return np.asarray((levels.astype(np.float32) - offset) * scale).astype(grid.scale.dtype)
+
+
+def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
+    """The weight before it was quantized; what the pair gives, where the float model is not
+    known."""
+    name = use.pair.source.name or ""
+    if name in model.weights:
+        return np.asarray(model.weights[name])
+    return dequantized(use.pair) if use.pair.quantize is None else qdq.constant(use.pair.source)
+
+
+def other_ranges(
+    model: OnnxModel, uses: Mapping[str, Use], names: Iterable[str], forward: Callable[[], None]
+) -> tuple[Range, ...]:
+    """Ranges for these uses, in the order of `names`.
+
+    Activations with one range per tensor: percentiles, MSE and entropy of what reaches them in
+    float. Weights with one range per tensor whose float values are known: one per output channel.
+    All else gets nothing. forward: runs the model on the calibration data.
+    """
+    wanted = [uses[name] for name in dict.fromkeys(names) if _has_one_range(uses[name])]
+    found = {use.name: _per_channel(model, use) for use in wanted if use.role == "weight"}
+    found |= _calibrated(model, [use for use in wanted if use.role != "weight"], forward)
+    return tuple(one for use in wanted for one in found.get(use.name, ()))
+
+
+def sharing(model: OnnxModel, uses: Mapping[str, Use]) -> tuple[tuple[str, ...], ...]:
+    """Uses that keep one range together: those of one pair, and of equal pairs that see the same
+    values, or parts of what one Concat joins, which engines pass on as integers."""
+    graph = model.graph.graph
+    activations = [use for use in uses.values() if use.role != "weight" and _has_one_range(use)]
+    readers = [(use.pair.source, use.name) for use in activations]
+    met = groups.met(
+        graph, readers, lambda node: node.op_type in PAIR | MOVERS or groups.keeps_values(node)
+    )
+    meeting = {name: number for number, one in enumerate(met) for name in one.quantizers}
+    found: dict[Any, list[str]] = {}
+    for use in activations:
+        where = meeting.get(use.name, use.pair.dequantize)
+        found.setdefault(
+            (where, own_range(use.name, use).key.partition("@")[2], stored_type(use.pair)), []
+        ).append(use.name)
+    return tuple(tuple(names) for names in found.values() if len(names) > 1)
+
+
+def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
+    """Whether weights have one range per tensor, and one per channel gains nothing since only
+    integers of them are known."""
+    weights = [
+        use
+        for use in uses.values()
+        if use.role == "weight" and _output_axis(model, use) is not None
+    ]
+    return any(_has_one_range(use) and not _is_known(model, use) for use in weights)
+
+
+def _has_one_range(use: Use) -> bool:
+    try:
+        return len(own_range(use.name, use).amax) == 1
+    except ModelError:
+        return False
+
+
+def _zero_point(pair: qdq.Pair) -> int:
+    """Raises ModelError where channels have different ones."""
+    values = pair.zero_points
+    if len(values) > 1:
+        raise ModelError(
+            f"Expected {pair.name} to have a range that can be changed, got several zero points."
+        )
+    return int(values[0])
+
+
+def _is_symmetric(pair: qdq.Pair) -> bool:
+    """Whether the zero point is in the middle of the type."""
+    kind = stored_type(pair)
+    return _zero_point(pair) == (0 if kind.is_signed() else 2 ** (kind.bitwidth - 1))
+
+
+def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:
+    """One range per output channel, with as many levels as the largest weight has now: some tools
+    leave the outer half of them out, for processors that add products of 8 bits in 16."""
+    axis, weight = _output_axis(model, use), float_weight(model, use)
+    own, limits = own_range(use.name, use), grid_limits(use.pair)
+    if (
+        axis is None
+        or weight is None
+        or limits is None
+        or not _is_known(model, use)
+        or not _is_symmetric(use.pair)
+    ):
+        return ()
+    largest = (
+        np.abs(weight)
+        .max(axis=tuple(other for other in range(weight.ndim) if other != axis))
+        .astype(np.float64)
+    )
+    if not largest.max() > 0:
+        return ()
+    part = min(float(largest.max()) / own.amax[0], 1.0)
+    spare = 1.0 if part > HALF_OF_LEVELS else 1 / part
+    return (
+        Range(
+            use.name,
+            PER_CHANNEL,
+            tuple(float(np.float32(value * spare)) for value in largest),
+            axis,
+        ),
+    )
+
+
+def _output_axis(model: OnnxModel, use: Use) -> int | None:
+    """Of the weight, where every operation that reads it can have scales along it; None
+    elsewhere."""
+    weight = qdq.constant(use.pair.source)
+    readers = [path for path in model.paths if path.root is use.pair.source]
+    if weight is None or weight.ndim < 2 or not can_be_per_channel(model.graph):
+        return None
+    axes = {_axis_of(path, weight.ndim) for path in readers}
+    return axes.pop() if len(axes) == 1 else None
+
+
+def _axis_of(path: Path, rank: int) -> int | None:
+    """None where something stands between the pair and the operation, and for grouped transposed
+    convolutions."""
+    node = path.user
+    if node is None or len(path.links) > 1 or qdq.WEIGHT_INPUT.get(node.op_type) != path.index:
+        return None
+    if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1:
+        return None
+    return qdq.output_axis(node, rank)
+
+
+def _is_known(model: OnnxModel, use: Use) -> bool:
+    """Whether the float values of a weight are known: given, or in the file and not rounded to the
+    pair's own grid."""
+    pair = use.pair
+    if (pair.source.name or "") in model.weights:
+        return True
+    values, scale = qdq.constant(pair.source), pair.scale
+    if pair.quantize is None or values is None or scale is None:
+        return False
+    steps = values / scale.reshape(-1)[0]
+    return bool(np.abs(steps - np.rint(steps)).max(initial=0) > ON_GRID)
+
+
+def _calibrated(
+    model: OnnxModel, uses: list[Use], forward: Callable[[], None]
+) -> dict[str, tuple[Range, ...]]:
+    roots = _roots(model)
+    watched = {
+        use.name: (roots[use.name], _limits(model, use)) for use in uses if use.name in roots
+    }
+    histograms = {key: Histogram() for key in watched.values()}
+    if not histograms:
+        return {}
+
+    def see(name: str, values: NDArray[Any]) -> None:
+        for (tensor, (low, high)), histogram in histograms.items():
+            if tensor == name:
+                histogram.add(np.clip(values, low, high))
+
+    with model.watching(tuple(dict.fromkeys(tensor for tensor, _ in histograms)), see):
+        forward()
+    made: dict[Any, dict[str, tuple[float, float]]] = {}
+    found = {}
+    for use in uses:
+        histogram = histograms.get(watched.get(use.name, ("", UNLIMITED)))
+        if histogram is None or not histogram.total:
+            continue
+        limits = grid_limits(use.pair)
+        assert limits is not None
+        kind = (watched[use.name], _is_symmetric(use.pair), limits)
+        if kind not in made:
+            made[kind] = histogram.ranges(limits[1] - limits[0], symmetric=kind[1])
+        found[use.name] = tuple(
+            _as_range(use.name, method, ends, kind[1]) for method, ends in made[kind].items()
+        )
+    return found
+
+
+def _as_range(name: str, method: str, ends: tuple[float, float], symmetric: bool) -> Range:
+    low, high = (float(np.float32(end)) for end in ends)
+    return Range(name, method, (high,)) if symmetric else Range(name, method, (high,), None, low)
+
+
+def _roots(model: OnnxModel) -> dict[str, str]:
+    """Use in the main graph -> the tensor whose values its pair gets: movers on the way change none
+    of them."""
+    return {
+        use.name: path.root.name or ""
+        for path in model.paths
+        if path.graph is model.graph.graph
+        for _, use in path.links
+        if use is not None
+    }
+
+
+def _limits(model: OnnxModel, use: Use) -> Limits:
+    """What reaches the pair: what its own activation leaves, and no values on the side that its
+    grid does not have."""
+    own = own_range(use.name, use)
+    low, high = model.clamps.get(use.pair.source.name or "", UNLIMITED)
+    if own.low == 0:
+        low = max(low, 0.0)
+    if own.low is not None and own.amax[0] == 0:
+        high = min(high, 0.0)
+    return low, high

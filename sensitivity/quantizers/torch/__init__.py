@@ -1,0 +1,1 @@
+"""Quantizers in PyTorch models: ModelOpt, pytorch-quantization and PT2E."""

@@ -1,0 +1,68 @@
+"""Models whose weights are BF16 or FP16: measured as they are, exported in FP32 with the same
+weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
+from typing import Any
+
+from sensitivity.quantizers.torch.calls import with_types_known
+
+HALF = (
+    "The model is in {type}, and measured so. Exported files are in FP32 with exactly the same "
+    "weights and grids, and are verified against the model in FP32; let the runtime choose its own "
+    "type for what is not quantized."
+)
+
+
+def half_type(model: Any) -> str | None:
+    """The type, "BF16" or "FP16", of the first parameter or buffer that is of such a type; None
+    where there is none."""
+    import torch
+
+    names = {torch.bfloat16: "BF16", torch.float16: "FP16"}
+    return next(
+        (
+            names[one.dtype]
+            for one in chain(model.parameters(), model.buffers())
+            if one.dtype in names
+        ),
+        None,
+    )
+
+
+def as_float32(value: Any) -> Any:
+    """The same nest with every BF16 and FP16 tensor in FP32."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    def cast(tensor: Any) -> Any:
+        return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+    return pytree.tree_map_only(torch.Tensor, cast, with_types_known(value))
+
+
+@contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """Inside the `with`, a BF16 or FP16 model computes in FP32, also for inputs of its own type.
+
+    Weights and buffers are the very same tensors after it as before, also after an exception.
+    """
+    if half_type(model) is None:
+        yield
+        return
+    with ExitStack() as stack:
+        for parameter in model.parameters():
+            stack.callback(setattr, parameter, "data", parameter.data)
+            parameter.data = as_float32(parameter.data)
+        for module in model.modules():
+            stack.callback(module._buffers.update, dict(module._buffers))
+            module._buffers.update(as_float32(dict(module._buffers)))
+        stack.callback(model.register_forward_pre_hook(_cast_inputs, with_kwargs=True).remove)
+        yield
+
+
+def _cast_inputs(module: Any, args: Any, kwargs: Any) -> Any:
+    return as_float32(args), as_float32(kwargs)

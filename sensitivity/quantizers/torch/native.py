@@ -1,0 +1,184 @@
+"""Torch models with each quantizer replaced by one node that a tracer can see, and that node's
+arithmetic."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.errors import ModelError
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.torch.tensor_quantizer import SMALLEST_AMAX
+
+
+@torch.library.custom_op("sensitivity::quantizer", mutates_args=())
+def quantizer_node(x: Tensor, index: int) -> Tensor:
+    """Marks the place of `quantizers[index]` in a traced graph; changes nothing itself."""
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+@quantizer_node.register_fake
+def _(x: Tensor, index: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+class _Mark(nn.Module):
+    def __init__(self, indices: list[int]) -> None:
+        super().__init__()
+        self.indices = indices
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index in self.indices:
+            x = torch.ops.sensitivity.quantizer(x, index)
+        return x
+
+
+def marked_copy(source: QuantizedModel) -> nn.Module:
+    """A copy of the model, for tracing only, with a `quantizer_node` in the place of each enabled
+    quantizer.
+
+    Weights and buffers are shared with the user's model, so the copy costs no memory and must not
+    be changed. A quantizer that has several names is replaced under all of them. Other ranges for a
+    quantizer (`alternatives`) have nodes of their own in front of its own one: the graph enables
+    one of them at a time.
+    """
+    model = source.model
+    marked = model_copy(model, shared=(*model.parameters(), *model.buffers()))
+    indices: dict[str, list[int]] = {}
+    for index, each in enumerate(source.quantizers):
+        indices.setdefault(each.replaces or each.name, []).append(index)
+    marks = {id(marked.get_submodule(name)): _Mark(places) for name, places in indices.items()}
+    put_in_place(marked, marks)
+    return marked
+
+
+def model_copy(model: nn.Module, *, shared: Iterable[Tensor] = ()) -> nn.Module:
+    """A deep copy that has these tensors in common with the model, and torch's table of functions:
+    a recurrent layer of ModelOpt holds that, and it cannot be copied."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    memo[id(torch._VF)] = torch._VF
+    return copy.deepcopy(model, memo)
+
+
+def put_in_place(model: nn.Module, others: Mapping[int, nn.Module]) -> None:
+    """Put modules in the place of those of these ids, under all of their names, also in plain
+    lists: recurrent layers of ModelOpt call the quantizers in theirs.
+
+    others: id of a module inside of `model` -> what takes its place.
+    """
+    for module in list(model.modules()):
+        for attribute, child in list(module._modules.items()):
+            if id(child) in others:
+                module._modules[attribute] = others[id(child)]
+        for value in vars(module).values():
+            if isinstance(value, list):
+                value[:] = [others.get(id(item), item) for item in value]
+
+
+PIECE = 2**20
+"""Values: 4 MiB of float32, which the last cache holds beside others. Smaller ones cost more in
+calls than nearer caches save."""
+
+
+class GridQuantizer:
+    """Fake quantization to an integer grid, bit for bit as the torch toolkits of NVIDIA compute it
+    on a CPU.
+
+    They multiply by high / amax, round, clip, and divide by it again, in float32
+    (`modelopt/torch/quantization/tensor_quant.py`, `_tensor_quant`).
+    `torch.fake_quantize_per_*_affine` multiplies by the scale instead: the last bit differs, a
+    rounding turns over now and then, and the difference grows downstream. It also takes several
+    times as long, since it fills a mask for the gradient.
+    """
+
+    fresh = True
+
+    def __init__(self, source: QuantizedModel, name: str) -> None:
+        grid = source.grid(name)
+        # sources whose grids come from a range of values have it
+        find = getattr(source, "amax", None)
+        amax = find(name) if find else None
+        if grid.zero_point != 0 or not isinstance(amax, Tensor):
+            raise ModelError(
+                f"Expected {name} to be symmetric with a fixed amax, got zero point "
+                f"{grid.zero_point}."
+            )
+        amax = amax.detach().float()
+        dead = amax <= SMALLEST_AMAX
+        # A tensor and not a number: CUDA divides by a number through its reciprocal, which changes
+        # the last bit.
+        multiplier = torch.tensor(float(grid.high), device=amax.device) / amax
+        # The toolkits multiply a dead channel by 0 and divide it by 1.
+        self._multiplier, self._divisor = (
+            multiplier.masked_fill(dead, 0.0),
+            multiplier.masked_fill(dead, 1.0),
+        )
+        self._low, self._high = grid.low, grid.high
+
+    def __call__(self, x: Tensor) -> Tensor:
+        values = x.contiguous().float()
+        return self._quantized(values, torch.empty_like(values)).to(x.dtype)
+
+    def overwrite(self, x: Tensor) -> Tensor:
+        """The same, into the memory of x where its type and layout allow."""
+        return self._quantized(x, x) if x.dtype == torch.float32 and x.is_contiguous() else self(x)
+
+    def _quantized(self, x: Tensor, result: Tensor) -> Tensor:
+        """Fill `result`. Four passes over memory are made piece by piece, while each piece is in a
+        CPU's cache."""
+        whole = x.device.type != "cpu" or self._multiplier.ndim > 0
+        pieces = [(x, result)] if whole else _pieces(x, result)
+        for source, target in pieces:
+            torch.mul(source, self._multiplier, out=target)
+            target.round_().clamp_(self._low, self._high).div_(self._divisor)
+        return result
+
+
+def _pieces(x: Tensor, result: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Views of the same PIECE values of both, which are contiguous."""
+    sources, targets = (
+        tensor.view(-1).split(PIECE)  # type: ignore[no-untyped-call]
+        for tensor in (x, result)
+    )
+    return list(zip(sources, targets, strict=True))
+
+
+class OwnQuantizer:
+    """The user's own quantizer module, for what has no integer grid (FP8, blocks, ranges taken from
+    each batch)."""
+
+    fresh = False
+
+    def __init__(self, source: QuantizedModel, name: str) -> None:
+        # a range offered has no module of its own
+        find = getattr(source, "module", source.model.get_submodule)
+        self._module: Any = find(name)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._module(x)  # type: ignore[no-any-return]
+
+    overwrite = None
+
+
+NativeQuantizer = GridQuantizer | OwnQuantizer
+
+
+def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[NativeQuantizer]:
+    """One for each of `source.quantizers`: on its grid where it has one, else (or if `own`) the
+    user's own module."""
+    return [
+        OwnQuantizer(source, each.name) if own else _native(source, each.name)
+        for each in source.quantizers
+    ]
+
+
+def _native(source: QuantizedModel, name: str) -> NativeQuantizer:
+    try:
+        return GridQuantizer(source, name)
+    except ModelError:
+        return OwnQuantizer(source, name)

@@ -1,0 +1,219 @@
+"""Models quantized by PyTorch's own PT2E flow: torch.export, then torchao's prepare_pt2e and
+convert_pt2e."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from sensitivity.errors import ModelError, unknown_name
+from sensitivity.quantizers.proofs import left_quantized
+from sensitivity.quantizers.torch.tensor_quantizer import add_tensors
+from sensitivity.records import Finding, Grid, Quantizer
+
+HOW = "call torchao's prepare_pt2e, the calibration and convert_pt2e"
+RESTORED = (
+    "{} of {} weights are there as integers only, without the float values that they were rounded "
+    "from: the float baseline has them rounded, and leaving out such a layer restores what it "
+    "reads, not its weights. Give the model as convert_pt2e made it, not one that was saved and "
+    "loaded, to have them compared."
+)
+NOT_SYMMETRIC = (
+    "{} of {} quantizers are not symmetric signed 8-bit: they can be ranked and planned with, but "
+    "the files for export hold symmetric ones only."
+)
+
+
+class Pt2eModel:
+    """A GraphModule with quantize/dequantize ops, seen as a `QuantizedModel`.
+
+    model: not the user's object but a view of it (`pt2e_view.View`), which shares its weights and
+    has a module for each quantizer. The user's object is switched along, so an evaluator that holds
+    it sees the same variant; nothing of it is changed but its `forward`, and that only inside
+    `disabled`. True as long as the user's graph stays as it is. Raises ModelError for a model that
+    was not converted, or whose scales are not fixed.
+    """
+
+    source = "pt2e"
+
+    def __init__(self, model: Any) -> None:
+        _check_converted(model)
+        from sensitivity.quantizers.torch.pt2e_view import View
+
+        view = View(model)
+        self.model: Any = view.module
+        self._user = model
+        self._placed = {placed.name: placed for placed in view.quantizers}
+        self.quantizers = tuple(_quantizer(placed) for placed in view.quantizers)
+        self.warnings = tuple(self._warnings())
+
+    @staticmethod
+    def recognises(model: Any) -> bool:
+        """Whether this is a graph of torch.export with quantizers, converted or only prepared."""
+        return _is_program(model) or (
+            _is_graph(model) and (_has_pairs(model) or bool(_observers(model)))
+        )
+
+    @contextmanager
+    def disabled(self, names: Iterable[str]) -> Iterator[None]:
+        wanted = set(names)
+        for name in sorted(wanted - self._placed.keys()):
+            raise unknown_name("a quantizer's name", name, self._placed)
+        before = {name: placed.module._disabled for name, placed in self._placed.items()}
+        own = vars(self._user).get("forward")
+        try:
+            for name, placed in self._placed.items():
+                placed.module._disabled = name in wanted
+            self._user.forward = self.model.forward
+            yield
+        finally:
+            for name, state in before.items():
+                self._placed[name].module._disabled = state
+            if own is None:
+                vars(self._user).pop("forward", None)
+            else:
+                self._user.forward = own
+
+    def grid(self, name: str) -> Grid:
+        if name not in self._placed:
+            raise unknown_name("a quantizer's name", name, self._placed)
+        module = self._placed[name].module
+        zero_points = np.unique(_array(module.zero_point))
+        reason = _problem(module)
+        if len(zero_points) > 1:
+            reason = f"its channels have {len(zero_points)} different zero points"
+        if reason:
+            raise ModelError(
+                f"Expected {name} to quantize to one integer grid, got a pair that does not: "
+                f"{reason}."
+            )
+        scale = _array(module.scale).astype(np.float32)
+        return Grid(scale, int(zero_points[0]), module.low, module.high, module.axis)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256(str(self._user.code).encode())
+        add_tensors(digest, self._user)
+        digest.update(
+            repr(
+                [name for name, placed in self._placed.items() if placed.module._disabled]
+            ).encode()
+        )
+        return digest.hexdigest()
+
+    def remaining(self) -> tuple[Finding, ...]:
+        left = (
+            [node for node in self.model.graph.nodes if _is_pair(node)]
+            if _is_graph(self.model)
+            else []
+        )
+        return tuple(left_quantized(str(node.name), f"an operation {node.target}") for node in left)
+
+    def executed(self, inputs: Any) -> frozenset[str]:
+        return frozenset(self._placed)  # a graph of torch.export computes all of its nodes
+
+    def _warnings(self) -> Iterator[str]:
+        weights = [placed for placed in self._placed.values() if placed.role == "weight"]
+        if folded := sum(placed.folded for placed in weights):
+            yield RESTORED.format(folded, len(weights))
+        other = sum(not _is_symmetric(placed.module) for placed in self._placed.values())
+        if other:
+            yield NOT_SYMMETRIC.format(other, len(self._placed))
+
+
+def _check_converted(model: Any) -> None:
+    if _is_program(model):
+        raise ModelError(
+            f"Expected the module of an exported program, got the program; {HOW} on "
+            "program.module()."
+        )
+    if observers := _observers(model):
+        raise ModelError(
+            "Expected a converted PT2E model, got one that is only prepared (it holds "
+            f"{observers[0]}); calibrate it and call convert_pt2e(model) to get quantize and "
+            "dequantize ops."
+        )
+    if not _is_graph(model) or not _has_pairs(model):
+        raise ModelError(
+            f"Expected a graph with quantize and dequantize ops, got {type(model).__name__}; {HOW} "
+            "first."
+        )
+
+
+def _is_program(model: Any) -> bool:
+    return any(base.__name__ == "ExportedProgram" for base in type(model).__mro__)
+
+
+def _is_graph(model: Any) -> bool:
+    bases = type(model).__mro__
+    return any(
+        base.__name__ == "GraphModule" and base.__module__.startswith("torch.fx") for base in bases
+    )
+
+
+def _has_pairs(model: Any) -> bool:
+    # Not by the ops themselves: torch has them only where torchao was imported, which a plain graph
+    # does not need.
+    return any(map(_is_pair, model.graph.nodes))
+
+
+def _is_pair(node: Any) -> bool:
+    return getattr(node.target, "namespace", None) == "quantized_decomposed"
+
+
+def _observers(model: Any) -> list[str]:
+    if not _is_graph(model):
+        return []
+    return [
+        name for name, _ in model.named_children() if name.startswith("activation_post_process")
+    ]
+
+
+def _quantizer(placed: Any) -> Quantizer:
+    module = placed.module
+    bits = math.ceil(math.log2(module.high - module.low + 1))
+    return Quantizer(
+        placed.name,
+        placed.layer,
+        placed.role,
+        bits,
+        module.axis,
+        _problem(module),
+        format=f"INT{bits}",
+    )
+
+
+def _is_symmetric(module: Any) -> bool:
+    return not _array(module.zero_point).any() and module.low in (-128, -127) and module.high == 127
+
+
+def _array(value: Any) -> np.ndarray:
+    return np.atleast_1d(np.asarray(value.detach().cpu() if hasattr(value, "detach") else value))
+
+
+def _problem(module: Any) -> str | None:
+    scale, zero_point = _array(module.scale), _array(module.zero_point)
+    faults = {
+        "not finite": ~np.isfinite(scale),
+        "not above 0": scale <= 0,
+    }
+    for fault, where in faults.items():
+        if where.any():
+            which = (
+                "its scale"
+                if where.size == 1
+                else f"the scale of {int(where.sum())} of {where.size} channels"
+            )
+            return f"{which} is {fault}"
+    if ((zero_point < module.low) | (zero_point > module.high)).any():
+        return f"its zero point is not between {module.low} and {module.high}"
+    if (scale == 1).all() and not zero_point.any():
+        return (
+            "its scale is 1 and its zero point 0, what torchao gives where calibration passed "
+            "no data"
+        )
+    return None

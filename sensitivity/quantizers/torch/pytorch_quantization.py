@@ -1,0 +1,119 @@
+"""Models fake-quantized by NVIDIA's pytorch-quantization 2.x, the predecessor of ModelOpt that YOLO
+repositories use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import product
+from typing import Any
+
+from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel, array, range_problem
+
+FLAGS = ("_disabled", "_if_quant", "_if_clip", "_if_calib", "_fake_quant", "_scale")
+"""Every switch of a TensorQuantizer, and what it writes in its forward."""
+
+CLASS_FLAGS = ("use_fb_fake_quant", "_enable_onnx_export")
+"""Switches of all quantizers at once: of 2.1, of 2.2, and of both. Exporting code sets them, and an
+exception in it leaves them set."""
+
+SETTINGS = (
+    *(
+        "_num_bits",
+        "_axis",
+        "_unsigned",
+        "_narrow_range",
+        "_scale_amax",
+        "_learn_amax",
+        "_fake_quant",
+    ),
+    *("_disabled", "_if_quant", "_if_clip", "_if_calib", "use_fb_fake_quant"),
+)
+"""What, next to its buffers, decides the values a TensorQuantizer gives."""
+
+
+class PytorchQuantizationModel(TensorQuantizerModel):
+    """A model quantized by pytorch-quantization, seen as a `QuantizedModel`.
+
+    Quantizers that were switched off by `disable()`, `disable_quant()` or `_disabled = True` are
+    not listed. Learned ranges (`learn_amax`) and `scale_amax` count as what they make of amax.
+    """
+
+    source = "pytorch_quantization"
+    toolkit = "pytorch-quantization"
+    how = (
+        "call pytorch_quantization.quant_modules.initialize() before the model is made, and "
+        "calibrate it"
+    )
+    package = "pytorch_quantization"
+    calibrators = "pytorch_quantization.calib"
+    transposed = (
+        "call QuantConvTranspose2d.set_default_quant_desc_weight(QuantDescriptor(axis=1)) "
+        "before the model is made"
+    )
+    flags = FLAGS
+    settings = SETTINGS
+
+    @contextmanager
+    def _more_restored(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            kinds = {kind for module in self._all.values() for kind in type(module).__mro__}
+            for kind, flag in product(kinds, CLASS_FLAGS):
+                if flag in vars(kind):
+                    stack.callback(setattr, kind, flag, vars(kind)[flag])
+            for module in self._all.values():
+                for bound in _learned(module):  # disable_clip() and enable_clip() switch these
+                    stack.callback(bound.requires_grad_, bound.requires_grad)
+            yield
+
+    def _amax(self, module: Any) -> Any:
+        if module._learn_amax:
+            import torch
+
+            low, high = _learned(module)
+            return torch.maximum(-low.detach(), high.detach())
+        amax = getattr(module, "_amax", None)
+        return (
+            amax
+            if amax is None or module._scale_amax is None
+            else amax.detach() * module._scale_amax
+        )
+
+    def _bounds(self, module: Any) -> tuple[int, int]:
+        low, high = super()._bounds(module)
+        # it clips to +-amax first
+        return (max(low, -high), high) if module._learn_amax else (low, high)
+
+    def _problem(self, module: Any) -> str | None:
+        stored = getattr(module, "_amax", None)
+        if stored is not None and not module._learn_amax and module._if_quant:
+            # A scale_amax of 0.5 must not hide that the calibrated amax itself is broken.
+            return range_problem(array(stored)) or super()._problem(module)
+        return super()._problem(module)
+
+    def _not_an_integer_grid(self, module: Any) -> str | None:
+        amax = self._amax(module)
+        low, high = _learned(module) or (None, None)
+        reasons = {
+            f"its number format is {module._num_bits}": not isinstance(module._num_bits, int),
+            "it multiplies by a pre-quantization scale": getattr(module, "pre_quant_scale", None)
+            is not None,
+            "it gives integers instead of fake-quantized values": not module._fake_quant,
+            "it learned a range that is not symmetric": bool(
+                module._learn_amax and (-low.detach() != high.detach()).any()
+            ),
+            f"its amax has the shape {_shape(amax)}, which is not that of one channel axis": amax
+            is not None
+            and amax.numel() > 1
+            and self._axis(module) is None,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _learned(module: Any) -> tuple[Any, ...]:
+    """The learned bounds, lower and upper; empty where the range is not learned."""
+    return (module.clip.clip_value_min, module.clip.clip_value_max) if module._learn_amax else ()
+
+
+def _shape(amax: Any) -> tuple[int, ...]:
+    return () if amax is None else tuple(amax.shape)

@@ -1,0 +1,210 @@
+"""From a ranking to a plan: the planner searches on `confirm`, the result is judged once on
+`holdout`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sensitivity.errors import ModelError
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.raced import score_bound
+from sensitivity.measure.ranking import estimate, gain
+from sensitivity.measure.scan import Scan
+from sensitivity.measure.variants import baselines, skip_variant
+from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Planner, Probe
+from sensitivity.planners.cost import CostPlanner
+from sensitivity.planners.culprits import CulpritPlanner
+from sensitivity.planners.interpolated import InterpolatedPlanner
+from sensitivity.planners.pinned import PinnedPlanner
+from sensitivity.records import (
+    CostModel,
+    Estimate,
+    Plan,
+    PlanMetric,
+    Quantizer,
+    Scores,
+    Target,
+    Unit,
+)
+from sensitivity.registry import load
+from sensitivity.search.judge import RoughJudge, SequentialJudge, SplitJudge
+from sensitivity.search.rerank import Order, by_signal, distortion_of, reranked
+from sensitivity.signals.base import Signal
+from sensitivity.units.units import Pins
+
+
+@dataclass(frozen=True)
+class Means:
+    """How a plan is searched for. planner: a name in the registry. cost: of a skip-set; None counts
+    units.
+
+    probe: measures whole engines; None where that is not asked for. signal: orders the units anew
+    after each that is left out; None keeps the scan's order. alone: unit -> that signal when it
+    alone is quantized; measured where it is None.
+    ends: for each end of the graph its units, the nearest first.
+    """
+
+    planner: str = "greedy"
+    cost: CostModel | None = None
+    probe: Probe | None = None
+    signal: Signal | None = None
+    alone: Mapping[str, float] | None = None
+    ends: Sequence[Sequence[str]] = ()
+
+
+def choose_plan(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    scanned: Scan,
+    target: Target,
+    means: Means = Means(),
+    fixed: Pins = Pins(),
+) -> Plan:
+    """The cheapest skip-set found that meets the target, with its evidence.
+
+    fixed: units that the user has decided about.
+
+    After a raced scan the search is guided by its signal and stops measuring a set once the answer
+    is clear.
+    """
+    base = baselines(quantizers)
+    (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
+    floor = target.floor(measurer.aggregate(float_scores))
+    order, distortion, notes = _order(measurer, units, quantizers, scanned, means)
+    planner = PinnedPlanner(_planner(means, order, scanned), fixed.skip, fixed.keep)
+    judge = _judge(measurer, units, floor, float_scores, scanned)
+    goal = Goal(
+        floor, measurer.aggregate(float_scores), means.cost, order.signal, means.probe, distortion
+    )
+    choice = planner.choose(order.units, judge, goal)
+    variant = skip_variant(choice.skip, units)
+    (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
+    held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
+    return Plan(
+        skip=choice.skip,
+        quantizers=tuple(q.name for q in quantizers if q.name in variant.disabled),
+        met=choice.met,
+        target=target,
+        floor=floor,
+        # Every planner judges the empty set first: as much of the quantized baseline as that took
+        # is known.
+        metric=_metric(
+            measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held
+        ),
+        path=choice.path,
+        planner=planner.name,
+        reason=None
+        if choice.met
+        else _reason(
+            choice, floor, measurer.aggregate(float_scores), measurer.aggregate(confirmed)
+        ),
+        try_next=() if choice.met else TRY_NEXT,
+        notes=(
+            *notes,
+            *choice.notes,
+            *([means.cost.note] if means.cost and means.cost.note else []),
+        ),
+        predicted_ms=means.cost.of(choice.skip) if means.cost and means.cost.unit == "ms" else None,
+        measured_ms=choice.ms.get(choice.skip),
+    )
+
+
+def _judge(
+    measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores, scanned: Scan
+) -> Judge:
+    """After a raced scan one that stops once the answer is clear."""
+    if not scanned.signal:
+        return SplitJudge(measurer, units, floor)
+    if scanned.collapsed and score_bound(measurer.task, float_scores) is None:
+        return RoughJudge(measurer, units, floor, float_scores)
+    return SequentialJudge(measurer, units, floor, float_scores)
+
+
+def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
+    """Where everything in INT8 has collapsed, the few units that cause it are looked for;
+    elsewhere, after a raced scan, a prefix of the order, whose signal says which one to try."""
+    culprits = CulpritPlanner(means.ends)
+    if scanned.collapsed and means.planner == "greedy":
+        return culprits
+    if scanned.collapsed and means.planner == "cost":
+        return CostPlanner(culprits)
+    if means.planner == "greedy" and scanned.signal:
+        return InterpolatedPlanner(order.signal)
+    planner: Planner = load("planners", means.planner)()
+    return planner
+
+
+def _order(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    scanned: Scan,
+    means: Means,
+) -> tuple[Order, Distortion | None, tuple[str, ...]]:
+    """The order in which units are left out, with what each is worth; what sets of them do to the
+    outputs, None where that cannot be had; and a note where this is not the usual."""
+    names = [effect.unit for effect in scanned.effects]
+    ranked = Order(
+        tuple(names),
+        scanned.signal or {one.unit: max(one.effect.value, 0.0) for one in scanned.effects},
+    )
+    if means.signal is None:
+        return ranked, None, (COLLAPSED,) if scanned.collapsed else ()
+    subject = (measurer, units, quantizers, means.signal)
+    try:
+        if scanned.collapsed:
+            return by_signal(*subject, means.alone), distortion_of(*subject), (COLLAPSED,)
+        return reranked(*subject, means.alone), None, ()
+    except ModelError as error:
+        return ranked, None, (f"The layers could not be ranked anew on the way: {error}",)
+
+
+COLLAPSED = (
+    "With everything in INT8 the outputs are noise, and leaving out one layer more or less shows "
+    "nothing: the few layers that ruin them were looked for among those that do most alone in INT8 "
+    "and at the ends of the graph, and what the target does not need went back to INT8."
+)
+
+
+TRY_NEXT = (
+    "a looser target (--max-drop or --target)",
+    "another calibration (more images, or percentile, MSE or entropy ranges), then a new scan",
+    "quantization-aware training",
+)
+
+
+def _metric(
+    measurer: Measurer,
+    float_: Scores,
+    quantized: Scores,
+    confirm: Scores,
+    held_float: Scores,
+    held: Scores,
+) -> PlanMetric:
+    def one(scores: Scores) -> Estimate:
+        return estimate(scores, measurer.task.aggregate)
+
+    drop = gain(held, held_float, measurer.task.aggregate)
+    return PlanMetric(
+        measurer.task.metric,
+        one(float_),
+        one(quantized),
+        one(confirm),
+        one(held),
+        one(held_float),
+        drop,
+    )
+
+
+def _reason(choice: Choice, floor: float, float_metric: float, metric: float) -> str:
+    if float_metric < floor:
+        return (
+            f"the float model itself reaches {float_metric:.4f} on confirm, under the target of "
+            f"{floor:.4f}"
+        )
+    return (
+        f"the best of {len(choice.path)} skip-sets tried reaches {metric:.4f} on confirm, under "
+        f"the target of {floor:.4f}"
+    )

@@ -1,0 +1,213 @@
+"""Every skip-set that a search measured, as a curve, and plans for other targets taken from it.
+
+Holdout is measured for the sets that some target would choose, whatever it says about them:
+choosing among them for a new target then needs no sample, and still does not look at holdout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.ranking import estimate, gain, per_sample
+from sensitivity.measure.variants import baselines, skip_variant
+from sensitivity.records import (
+    CostModel,
+    Estimate,
+    FrontierPoint,
+    Plan,
+    PlanStep,
+    Quantizer,
+    Scores,
+    Target,
+    Unit,
+    Variant,
+    cost_of,
+)
+from sensitivity.stats.proof import widened
+from sensitivity.stats.selection import corrected_drop
+
+HOLDOUT_SAMPLES = 5_000
+"""Most to forward on `holdout` for the sets of the curve, besides the plan's own."""
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What a search left for other targets. points: in the order tried.
+
+    search: the settings that it was for; another target of the same search may be answered from it.
+    cost: of a skip-set; None where units were counted.
+    """
+
+    points: tuple[FrontierPoint, ...]
+    search: dict[str, str]
+    cost: CostModel | None
+
+
+def measured_frontier(
+    measurer: Measurer,
+    quantizers: Sequence[Quantizer],
+    plan: Plan,
+    variant_of: Callable[[tuple[str, ...]], Variant],
+    cost: CostModel | None,
+) -> tuple[FrontierPoint, ...]:
+    """The sets of the plan's path that were measured on all of `confirm`, and everything in INT8
+    among them."""
+    aggregate = measurer.task.aggregate
+    float_ = baselines(quantizers)["float"]
+    (float_scores,) = measurer.scores([float_], "confirm", "frontier: float")
+    points = []
+    for step in plan.path:
+        scores = measurer.known(variant_of(step.skip), "confirm")
+        if len(scores) == len(float_scores):
+            drop = gain(scores, float_scores, aggregate)
+            ms = cost.of(step.skip) if cost and cost.unit == "ms" else None
+            points.append(
+                FrontierPoint(step.skip, estimate(scores, aggregate), drop, predicted_ms=ms)
+            )
+    return _held_out(measurer, float_, points, variant_of, cost, plan)
+
+
+def _held_out(
+    measurer: Measurer,
+    float_: Variant,
+    points: Sequence[FrontierPoint],
+    variant_of: Callable[[tuple[str, ...]], Variant],
+    cost: CostModel | None,
+    plan: Plan,
+) -> tuple[FrontierPoint, ...]:
+    """The same with holdout accuracy where some target would choose the set, as far as samples
+    allow."""
+    (float_scores,) = measurer.scores([float_], "holdout", "frontier: float")
+    affordable = HOLDOUT_SAMPLES // max(len(float_scores), 1)
+    wanted = [point.skip for point in best_points(points, cost)][:affordable]
+    sets = list(dict.fromkeys([plan.skip, *wanted]))
+    scores = dict(
+        zip(
+            sets,
+            measurer.scores([variant_of(s) for s in sets], "holdout", "frontier: holdout"),
+            strict=True,
+        )
+    )
+    aggregate = measurer.task.aggregate
+    return tuple(
+        replace(
+            point,
+            holdout=estimate(scores[point.skip], aggregate),
+            holdout_drop=gain(scores[point.skip], float_scores, aggregate),
+        )
+        if point.skip in scores
+        else point
+        for point in points
+    )
+
+
+def best_points(points: Sequence[FrontierPoint], cost: CostModel | None) -> list[FrontierPoint]:
+    """Those that no other one beats in both cost and metric on `confirm`, the cheapest first."""
+    order = sorted(points, key=lambda point: (cost_of(point.skip, cost), -point.confirm.value))
+    best: list[FrontierPoint] = []
+    for point in order:
+        if not best or point.confirm.value > best[-1].confirm.value:
+            best.append(point)
+    return best
+
+
+def confirm_values(
+    measurer: Measurer,
+    quantizers: Sequence[Quantizer],
+    points: Sequence[FrontierPoint],
+    variant_of: Callable[[tuple[str, ...]], Variant],
+) -> np.ndarray:
+    """float[1 + points, m]: values on `confirm` whose mean is the metric, of float first and then
+    of each point."""
+    variants = [baselines(quantizers)["float"], *(variant_of(point.skip) for point in points)]
+    scores = measurer.scores(variants, "confirm", "frontier: confirm")
+    return np.stack([centred_values(one, measurer.task.aggregate) for one in scores])
+
+
+def centred_values(scores: Scores, aggregate: Callable[[Scores], float]) -> np.ndarray:
+    """float[m]: values of single samples, moved so that their mean is the metric: pseudo-values of
+    mAP alone are tenths off."""
+    values = per_sample(scores, aggregate)
+    return np.asarray(values + (aggregate(scores) - values.mean()))
+
+
+def correction(
+    values: np.ndarray,
+    points: Sequence[FrontierPoint],
+    chosen: tuple[str, ...],
+    floor: float,
+    cost: CostModel | None,
+) -> Estimate | None:
+    """The drop of the set `chosen` on `confirm`, corrected for choosing it there; as it is for one
+    set, where nothing was chosen. None where the set was not measured on all of it.
+
+    values: of `confirm_values`. The interval is at least as wide as that of the plain paired drop:
+    a bootstrap of samples that all agree would have none.
+    """
+    plain = next((point.drop for point in points if point.skip == chosen), None)
+    if plain is None or len(points) < 2:
+        return plain
+    costs = [cost_of(point.skip, cost) for point in points]
+    return widened(
+        corrected_drop(values[0], values[1:], costs, float(values[0].mean()) - floor), plain
+    )
+
+
+def replanned(
+    earlier: Plan,
+    frontier: Frontier,
+    values: np.ndarray,
+    target: Target,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+) -> Plan | None:
+    """The cheapest measured set that meets another target; None where none does, where only float
+    itself does, and where its holdout is not known.
+
+    earlier: the plan of the same search, whose baselines and recalibrated units it keeps.
+    """
+    floor = target.floor(earlier.metric.float.value)
+    order = sorted(frontier.points, key=lambda point: cost_of(point.skip, frontier.cost))
+    found = next((point for point in order if point.confirm.value >= floor), None)
+    if found is None or found.holdout is None or found.holdout_drop is None:
+        return None
+    if len(found.skip) == len(units) and found.skip != earlier.skip:
+        # float itself, which every search tries: a search for this target may find less
+        return None
+    disabled = skip_variant(found.skip, units).disabled
+    known = found.skip == earlier.skip
+    return replace(
+        earlier,
+        skip=found.skip,
+        quantizers=tuple(one.name for one in quantizers if one.name in disabled),
+        met=True,
+        target=target,
+        floor=floor,
+        metric=replace(
+            earlier.metric,
+            confirm=found.confirm,
+            holdout=found.holdout,
+            holdout_drop=found.holdout_drop,
+            confirm_drop=correction(values, frontier.points, found.skip, floor, frontier.cost),
+        ),
+        path=tuple(
+            PlanStep(point.skip, point.confirm.value, point.confirm.value >= floor, point.confirm.n)
+            for point in frontier.points
+        ),
+        reason=None,
+        try_next=(),
+        notes=(FROM_MEASURED.format(len(frontier.points)),),
+        predicted_ms=found.predicted_ms,
+        measured_ms=found.measured_ms or (earlier.measured_ms if known else None),
+        advice=None,
+    )
+
+
+FROM_MEASURED = (
+    "Taken from {} skip-sets that were measured before, without a new one; --search "
+    "looks for a cheaper one between them."
+)

@@ -1,0 +1,135 @@
+"""Does a skip-set meet the target on `confirm`? All of the split, or as much of it as the answer
+takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.raced import score_bound
+from sensitivity.measure.ranking import gain
+from sensitivity.measure.variants import skip_variant
+from sensitivity.planners.base import Judged
+from sensitivity.records import Scores, Unit
+from sensitivity.stats.sequential import verdict
+
+REJECT = 0.3
+"""Largest chance of refusing a set that meets the target, for one that just meets it
+(`docs/statistics.md`). It only costs a unit more, so it may be loose."""
+
+LEAST = 0.1
+"""Part of the split on which a set is measured before it may be refused: what it loses is what the
+search goes on from."""
+
+FIRST_LOOK = 16
+"""Samples of a set before it may be refused roughly."""
+
+
+class SplitJudge:
+    """Measures every skip-set on the whole split: exact."""
+
+    def __init__(self, measurer: Measurer, units: Sequence[Unit], floor: float) -> None:
+        self._measurer, self._units, self._floor = measurer, units, floor
+
+    def __call__(self, skip: tuple[str, ...]) -> Judged:
+        variant = skip_variant(skip, self._units)
+        (scores,) = self._measurer.scores([variant], "confirm", f"plan: {len(skip)} units skipped")
+        metric = self._measurer.aggregate(scores)
+        return Judged(metric, metric >= self._floor, len(scores))
+
+
+class SequentialJudge:
+    """Stops as soon as it is clear that a skip-set misses the target, looking after every batch
+    (`stats.sequential`).
+
+    float_scores: of all of `confirm`. A set is only called met once it has been measured on all of
+    the split: a refusal may be wrong with a small chance, a plan never is. For a metric whose
+    scores have no known range, every set is measured on the whole split.
+    """
+
+    def __init__(
+        self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores
+    ) -> None:
+        self._measurer, self._units = measurer, units
+        self._float = float_scores
+        self._allowed = floor - measurer.aggregate(float_scores)
+        self._bound = score_bound(measurer.task, float_scores)
+        self._whole = SplitJudge(measurer, units, floor)
+
+    def __call__(self, skip: tuple[str, ...]) -> Judged:
+        refused = self._refused(skip) if self._bound is not None else None
+        return refused or self._whole(skip)
+
+    def _refused(self, skip: tuple[str, ...]) -> Judged | None:
+        """The answer no, once it is clear; None where the whole split has to say."""
+        variant = skip_variant(skip, self._units)
+        difference = np.empty(0)
+        for (scores,) in self._measurer.stream(
+            [variant], "confirm", f"plan: {len(skip)} units skipped"
+        ):
+            seen = difference.size
+            difference = np.append(difference, scores - self._float[seen : seen + len(scores)])
+            part = difference.size / len(self._float)
+            if LEAST <= part < 1 and self._is_below(difference):
+                metric = float(self._float.mean() + difference.mean())
+                return Judged(metric, False, difference.size, self._error(difference), part)
+        return None
+
+    def _error(self, difference: Scores) -> float:
+        """Standard error of the mean as that of the split, as if one sample more had been off by
+        all that can be."""
+        assert self._bound is not None
+        n = difference.size
+        variance = (np.sum(difference**2) + self._bound**2) / (n + 1) - difference.mean() ** 2
+        return float(np.sqrt(variance / n * (1 - n / len(self._float))))
+
+    def _is_below(self, difference: Scores) -> bool:
+        answer = verdict(
+            difference, self._allowed, len(self._float), alpha=REJECT, bound=self._bound
+        )
+        return answer == "below"
+
+
+class RoughJudge:
+    """Stops where a skip-set misses the target by far, for a metric whose scores have no known
+    range, such as mAP.
+
+    float_scores: of all of `confirm`. It looks at FIRST_LOOK samples and whenever they have
+    doubled, and refuses where the 95 % interval of the drop, from jackknife values, lies above what
+    is allowed. So a refusal may be wrong with a small chance, which costs a unit more; a set is
+    only called met once it has been measured on all of the split.
+    """
+
+    def __init__(
+        self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores
+    ) -> None:
+        self._measurer, self._units = measurer, units
+        self._float = float_scores
+        self._metric = measurer.aggregate(float_scores)
+        self._allowed = self._metric - floor
+        self._whole = SplitJudge(measurer, units, floor)
+
+    def __call__(self, skip: tuple[str, ...]) -> Judged:
+        variant = skip_variant(skip, self._units)
+        parts, seen, look = list[Scores](), 0, FIRST_LOOK
+        for (scores,) in self._measurer.stream(
+            [variant], "confirm", f"plan: {len(skip)} units skipped"
+        ):
+            parts.append(scores)
+            seen += len(scores)
+            if look <= seen < len(self._float):
+                refused = self._refused(np.concatenate(parts))
+                if refused is not None:
+                    return refused
+                look = 2 * seen
+        return self._whole(skip)
+
+    def _refused(self, scores: Scores) -> Judged | None:
+        seen, whole = len(scores), len(self._float)
+        drop = gain(scores, self._float[:seen], self._measurer.task.aggregate)
+        if drop.low is None or drop.low <= self._allowed:
+            return None
+        error = (drop.value - drop.low) / 2 * np.sqrt(1 - seen / whole)
+        return Judged(self._metric - drop.value, False, seen, float(error), seen / whole)

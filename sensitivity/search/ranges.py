@@ -1,0 +1,310 @@
+"""Other ranges before other precision: a unit that recovers with one stays in INT8, at no cost in
+speed.
+
+1. Which range: of each quantizer alone, the one that moves the outputs least, on few samples.
+   Nothing else is quantized then, so that no other unit hides what it does.
+2. Whether to take it: unit by unit, the worst first, on all of `rank`, on top of those taken
+   before.
+`confirm` and `holdout` are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.ranking import gain, per_sample
+from sensitivity.measure.variants import baselines, skip_variant
+from sensitivity.records import Estimate, Quantizer, Range, Recalibrated, Scores, Unit, Variant
+from sensitivity.signals.base import Signal
+from sensitivity.stats.paired import paired_effect
+
+WORST = 16
+"""Units that are tried, from the top of the ranking."""
+
+SIGNAL_SAMPLES = 64
+TOGETHER_SAMPLES = 16
+"""For methods that are tried on all of a model at once, which differ by much."""
+
+ALPHA = 0.05
+
+Choice = tuple[Range, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Quantizers that share a range, mostly one alone, and the ranges that they could have.
+
+    choices: for each method, one range for each of the quantizers.
+    """
+
+    own: tuple[Range, ...]
+    choices: tuple[Choice, ...]
+
+    @property
+    def quantizers(self) -> frozenset[str]:
+        return frozenset(one.quantizer for one in self.own)
+
+
+def places_of(
+    quantizers: Iterable[str],
+    own: Mapping[str, Range],
+    other: Iterable[Range],
+    scales: Iterable[Sequence[str]],
+) -> tuple[Place, ...]:
+    """The places of these quantizers that have any other range.
+
+    own: of every quantizer in them. other: ranges of single quantizers. scales: groups that share
+    one range: what a method finds for such a group is the widest range that it finds for a member.
+    """
+    group_of = {name: tuple(group) for group in scales for name in group}
+    by_method: dict[str, dict[str, Range]] = {}
+    for one in other:
+        by_method.setdefault(one.method, {})[one.quantizer] = one
+    found = []
+    for group in dict.fromkeys(group_of.get(name, (name,)) for name in quantizers):
+        tried = [_shared(group, ranges) for ranges in by_method.values()]
+        choices = tuple(choice for choice in tried if choice)
+        if choices:
+            found.append(Place(tuple(own[name] for name in group), choices))
+    return tuple(found)
+
+
+def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Choice:
+    found = [ranges[name] for name in group if name in ranges]
+    if len(group) == 1 or not found:
+        return tuple(found)
+    amax = max(one.amax[0] for one in found)
+    low = min((one.low for one in found if one.low is not None), default=None)
+    return tuple(Range(name, found[0].method, (amax,), low=low) for name in group)
+
+
+def together(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    places: Sequence[Place],
+    *,
+    skip: Sequence[str] = (),
+    signal: Signal,
+) -> tuple[Recalibrated, ...]:
+    """Ranges of one method for all weights, then for all activations: for a model that has
+    collapsed, where a unit more or less shows nothing.
+
+    Weights are judged with nothing else quantized, and so are activations: the method with which
+    the outputs are nearest to float's is taken, where that is credibly nearer than the own ranges.
+    The metric on `rank` must credibly rise. Where it stays at nothing, something else ruins the
+    model, and nothing shows what the ranges do to the rest: a percentile may cut off the few
+    confidences of a detector that matter.
+    """
+    every = frozenset(quantizer.name for quantizer in quantizers)
+    weights = {quantizer.name for quantizer in quantizers if quantizer.role == "weight"}
+    left_out = skip_variant(skip, units).disabled
+    taken: list[Choice] = []
+    for kind in (weights, every - weights):
+        mine = [place for place in places if place.quantizers <= kind]
+        base = Variant("together", left_out | (every - kind))
+        choice = _nearest(measurer, quantizers, base, _by_method(mine), signal)
+        taken += [choice] if choice else []
+    if not taken:
+        return ()
+    tries = [Choice(), *(sum(taken[: size + 1], ()) for size in range(len(taken)))]
+    measurer.offer(one for one in tries[-1])
+    scores = measurer.scores(
+        [Variant("recalibrated", left_out, frozenset(one)) for one in tries],
+        "rank",
+        "recalibrate: together",
+    )
+    values = [measurer.aggregate(each) for each in scores]
+    best = max(range(len(tries)), key=lambda at: (values[at], at))
+    brought = gain(scores[0], scores[best], measurer.task.aggregate)
+    if brought.low is None or brought.low <= 0:
+        return ()
+    return _of_units(units, places, tries[best], brought)
+
+
+def _by_method(places: Iterable[Place]) -> dict[str, Choice]:
+    """Method -> its ranges for all of these places that have any."""
+    found: dict[str, Choice] = {}
+    for choice in (choice for place in places for choice in place.choices):
+        found[choice[0].method] = (*found.get(choice[0].method, ()), *choice)
+    return found
+
+
+def _nearest(
+    measurer: Measurer,
+    quantizers: Sequence[Quantizer],
+    base: Variant,
+    choices: Mapping[str, Choice],
+    signal: Signal,
+) -> Choice:
+    """The choice with which the outputs are nearest to float's; empty where none is credibly nearer
+    than the own ranges."""
+    if not choices:
+        return ()
+    tried = list(choices.values())
+    measurer.offer(one for choice in tried for one in choice)
+    variants = [replace(base, ranges=frozenset(choice)) for choice in ((), *tried)]
+    own, *others = measurer.distortion(
+        signal, variants, baselines(quantizers)["float"], TOGETHER_SAMPLES
+    )
+    best = min(range(len(tried)), key=lambda at: float(np.mean(others[at])))
+    return tried[best] if _is_above(own, others[best], ALPHA / len(tried)) else ()
+
+
+def _of_units(
+    units: Sequence[Unit], places: Sequence[Place], choice: Choice, brought: Estimate
+) -> tuple[Recalibrated, ...]:
+    """Each range with the first unit that has a quantizer of its place."""
+    new = {one.quantizer: one for one in choice}
+    found = []
+    for name, mine in shares([unit.name for unit in units], units, places).items():
+        before = tuple(one for place in mine for one in place.own if one.quantizer in new)
+        if before:
+            ranges = tuple(new[one.quantizer] for one in before)
+            method = ", ".join(dict.fromkeys(one.method for one in ranges))
+            found.append(Recalibrated(name, method, before, ranges, brought, together=True))
+    return tuple(found)
+
+
+def recalibrate(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    order: Sequence[str],
+    places: Sequence[Place],
+    *,
+    skip: Sequence[str] = (),
+    signal: Signal | None = None,
+) -> tuple[Recalibrated, ...]:
+    """The units whose other ranges are worth taking, in the order taken.
+
+    order: names of the units to try, worst first. skip: units left unquantized throughout.
+    signal: of how far outputs have moved; None where there are no outputs, and the metric alone
+    chooses.
+    """
+    if not places:
+        return ()  # nothing of the model has a range that can be changed
+    measurer.offer(one for place in places for choice in place.choices for one in choice)
+    closer = closer_choices(measurer, quantizers, places, signal) if signal else None
+    trials = _Trials(measurer, units, skip)
+    for name, mine in shares(order, units, places).items():
+        if closer is None:
+            trials.best_of(name, mine, [choice for place in mine for choice in place.choices])
+        elif found := [place for place in mine if place in closer]:
+            trials.add(name, found, tuple(one for place in found for one in closer[place]))
+    return trials.worth()
+
+
+def shares(
+    order: Sequence[str], units: Sequence[Unit], places: Sequence[Place]
+) -> dict[str, list[Place]]:
+    """Unit -> its places, each with the first unit that has one of its quantizers; units without
+    any are left out."""
+    by_name = {unit.name: unit for unit in units}
+    left, found = list(places), dict[str, list[Place]]()
+    for name in order:
+        mine = [
+            place for place in left if not place.quantizers.isdisjoint(by_name[name].quantizers)
+        ]
+        left = [place for place in left if place not in mine]
+        found |= {name: mine} if mine else {}
+    return found
+
+
+def closer_choices(
+    measurer: Measurer, quantizers: Sequence[Quantizer], places: Sequence[Place], signal: Signal
+) -> dict[Place, Choice]:
+    """For each place the choice with which the outputs move least when nothing else is quantized;
+    places where that is not credibly less than with their own range are left out."""
+    every = frozenset(quantizer.name for quantizer in quantizers)
+    variants = [
+        Variant("range", every - place.quantizers, frozenset(choice))
+        for place in places
+        for choice in ((), *place.choices)
+    ]
+    moved = iter(
+        measurer.distortion(signal, variants, baselines(quantizers)["float"], SIGNAL_SAMPLES)
+    )
+    found = {}
+    for place in places:
+        own, *others = (next(moved) for _ in range(1 + len(place.choices)))
+        best = min(range(len(others)), key=lambda index: float(np.mean(others[index])))
+        if _is_above(own, others[best], ALPHA / len(others)):
+            found[place] = place.choices[best]
+    return found
+
+
+class _Trials:
+    """Choices tried one after the other on all of `rank`, each on top of those taken before it."""
+
+    def __init__(self, measurer: Measurer, units: Sequence[Unit], skip: Sequence[str]) -> None:
+        self._measurer = measurer
+        self._base = skip_variant(skip, units)
+        self._tried: list[Recalibrated] = []
+        self._taken: list[Recalibrated] = []
+
+    def add(self, unit: str, places: Sequence[Place], choice: Choice) -> None:
+        """Take a choice that is known to move the outputs less, unless the metric falls."""
+        now, then = self._scores(
+            [self._ranges(self._taken), (*self._ranges(self._taken), *choice)], unit
+        )
+        found = self._recalibrated(unit, places, choice, now, then)
+        self._tried.append(found)
+        if found.gain.value >= 0:
+            self._taken.append(found)
+
+    def best_of(self, unit: str, places: Sequence[Place], choices: Sequence[Choice]) -> None:
+        """Take the choice with the best metric, where that is credibly above the present one; where
+        nothing can be said of chance (one value for the whole split), above it."""
+        before = self._ranges(self._taken)
+        now, *others = self._scores([before, *((*before, *choice) for choice in choices)], unit)
+        aggregate = self._measurer.aggregate
+        best = max(range(len(others)), key=lambda index: aggregate(others[index]))
+        found = self._recalibrated(unit, places, choices[best], now, others[best])
+        task = self._measurer.task
+        values = [per_sample(scores, task.aggregate) for scores in (others[best], now)]
+        if (found.gain.low is None and found.gain.value > 0) or _is_above(
+            values[0], values[1], ALPHA / len(choices)
+        ):
+            self._taken.append(found)
+
+    def worth(self) -> tuple[Recalibrated, ...]:
+        """What was taken; or all that was tried, where the metric is no lower with all of it
+        together: many small improvements show where none does alone. Each then has the gain of all,
+        and says so."""
+        if len(self._tried) > len(self._taken):
+            own, taken, every = self._scores(
+                [(), self._ranges(self._taken), self._ranges(self._tried)], "all"
+            )
+            if self._measurer.aggregate(every) >= self._measurer.aggregate(taken):
+                together = gain(own, every, self._measurer.task.aggregate)
+                return tuple(replace(one, gain=together, together=True) for one in self._tried)
+        return tuple(self._taken)
+
+    def _scores(self, ranges: Sequence[Choice], what: str) -> list[Scores]:
+        variants = [Variant("recalibrated", self._base.disabled, frozenset(one)) for one in ranges]
+        return self._measurer.scores(variants, "rank", f"recalibrate: {what}")
+
+    def _recalibrated(
+        self, unit: str, places: Sequence[Place], choice: Choice, now: Scores, then: Scores
+    ) -> Recalibrated:
+        changed = {one.quantizer for one in choice}
+        before = tuple(one for place in places for one in place.own if one.quantizer in changed)
+        method = ", ".join(dict.fromkeys(one.method for one in choice))
+        return Recalibrated(
+            unit, method, before, choice, gain(now, then, self._measurer.task.aggregate)
+        )
+
+    @staticmethod
+    def _ranges(units: Iterable[Recalibrated]) -> Choice:
+        return tuple(one for unit in units for one in unit.ranges)
+
+
+def _is_above(one: Scores, other: Scores, alpha: float) -> bool:
+    """Whether the mean of `one` is above that of `other`, beyond chance."""
+    low = paired_effect(other, one, alpha=alpha).low
+    return low is not None and low > 0

@@ -1,0 +1,127 @@
+"""The order of the units once the first ones are out: effects interact, so a ranking of units alone
+goes out of date.
+
+On MobileNetV1 one layer hides all others: only when it is out does it matter what the second one
+is. After each addition the cheap signal says, on a few samples, which of the next units brings the
+outputs nearest to those of float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.raced import measured_signal
+from sensitivity.measure.variants import baselines, skip_variant
+from sensitivity.planners.base import Distortion, Skip
+from sensitivity.records import Quantizer, Unit
+from sensitivity.signals.base import Signal
+
+SIGNAL_SAMPLES = 32
+
+SET_SAMPLES = 8
+"""For comparing sets of a model that has collapsed, which differ by much."""
+
+CONTENDERS = 8
+"""Units tried at each place: those that moved the outputs most when they were tried last."""
+
+MOST = 16
+"""Places that are filled so; a skip-set that needs more is hardly a partial one."""
+
+SETTLED = 0.02
+"""Part of the distortion of all of INT8 below which the order no longer matters."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """units: all of them, the first to leave out first. signal: what each takes from the distortion
+    when those before it are out already, >= 0; those that were not tried share what is left as
+    their own signals do."""
+
+    units: tuple[str, ...]
+    signal: dict[str, float]
+
+
+def reranked(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    signal: Signal,
+    alone: Mapping[str, float] | None = None,
+) -> Order:
+    """Forward selection on the signal: what is left of the distortion decides, not what a unit does
+    by itself.
+
+    alone: unit -> signal when it alone is quantized; measured where it is None. Raises ModelError
+    where outputs cannot be compared.
+    """
+    alone = alone or measured_signal(measurer, units, quantizers, signal, SIGNAL_SAMPLES)
+    float_ = baselines(quantizers)["float"]
+
+    def distortions(skips: Sequence[Sequence[str]]) -> list[float]:
+        variants = [skip_variant(skip, units) for skip in skips]
+        return [
+            float(np.mean(values))
+            for values in measurer.distortion(signal, variants, float_, SIGNAL_SAMPLES)
+        ]
+
+    last = dict(sorted(alone.items(), key=lambda item: -item[1]))
+    chosen: list[str] = []
+    taken: dict[str, float] = {}
+    (whole,) = distortions([()])
+    left = whole
+    while last and len(chosen) < MOST and left > SETTLED * whole:
+        contenders = sorted(last, key=lambda name: -last[name])[:CONTENDERS]
+        after = dict(
+            zip(contenders, distortions([(*chosen, name) for name in contenders]), strict=True)
+        )
+        best = min(after, key=lambda name: after[name])
+        last |= {name: left - after[name] for name in contenders}
+        del last[best]
+        chosen.append(best)
+        taken[best] = max(left - after[best], 0.0)
+        left = after[best]
+    return Order((*chosen, *last), taken | _shared(left, {name: alone[name] for name in last}))
+
+
+def by_signal(
+    measurer: Measurer,
+    units: Sequence[Unit],
+    quantizers: Sequence[Quantizer],
+    signal: Signal,
+    alone: Mapping[str, float] | None = None,
+) -> Order:
+    """The order of what each unit alone does, for a model that has collapsed: from there forward
+    selection sees only noise.
+
+    Arguments and errors as in `reranked`. Errors of single units add up as long as they are small.
+    """
+    alone = alone or measured_signal(measurer, units, quantizers, signal)
+    return Order(tuple(sorted(alone, key=lambda name: -alone[name])), dict(alone))
+
+
+def distortion_of(
+    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], signal: Signal
+) -> Distortion:
+    """Skip-sets -> mean distortion of the outputs with each left out, on a few samples of
+    `rank`."""
+    float_ = baselines(quantizers)["float"]
+
+    def distortions(skips: Sequence[Skip]) -> list[float]:
+        variants = [skip_variant(skip, units) for skip in skips]
+        return [
+            float(np.mean(values))
+            for values in measurer.distortion(signal, variants, float_, SET_SAMPLES)
+        ]
+
+    return distortions
+
+
+def _shared(left: float, alone: Mapping[str, float]) -> dict[str, float]:
+    """What is left of the distortion, in proportion to the units' own signals."""
+    total = sum(alone.values())
+    share = left / total if total > 0 else 0.0
+    return {name: value * share for name, value in sorted(alone.items(), key=lambda item: -item[1])}

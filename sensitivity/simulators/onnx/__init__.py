@@ -1,0 +1,1 @@
+"""Variants of an ONNX file, run part by part in ONNX Runtime."""

@@ -1,0 +1,93 @@
+"""The reference for Q/DQ files: a session of the whole edited file per variant, and when replay may
+take its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import TaskError
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.onnx.batches import difference, fixed_batch, joined, length, pieces
+from sensitivity.quantizers.onnx.model import OnnxModel, feed
+from sensitivity.simulators.base import Simulator
+from sensitivity.simulators.memory import host_memory
+
+TOLERANCE = 1e-4
+"""Largest difference, relative to the largest value of an output, at which replay is used."""
+
+
+class WholeFile:
+    """Edits the file, builds a session and runs it, for each variant: slow, and right for every
+    file."""
+
+    name = "sessions"
+    smallest = None
+    warnings: tuple[str, ...] = ()
+
+    def __init__(self, source: QuantizedModel, reason: str = "it was asked for") -> None:
+        self.reason = reason
+        self._source = source
+
+    def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
+        model: OnnxModel = self._source.model
+        arrays = feed(inputs, [value.name for value in model.get_inputs()])
+        parts = pieces(arrays, fixed_batch(model))
+        for index, disabled in enumerate(variants):
+            with self._source.disabled(disabled):
+                found = [model.run(None, part) for part in parts]
+            yield index, joined(found, length(arrays))
+
+
+def onnx_simulator(
+    source: QuantizedModel, example_inputs: Any, *, memory: int | None = None
+) -> Simulator:
+    """Replay where it gives the file's own outputs on `example_inputs`, else whole sessions.
+
+    memory: bytes that replay may hold besides the weights; None takes a quarter of what is free.
+    """
+    from sensitivity.simulators.onnx.network import Unsplittable
+    from sensitivity.simulators.onnx.replay import OnnxReplay
+
+    whole = WholeFile(source)
+    arrays = feed(example_inputs, [value.name for value in source.model.get_inputs()])
+    _check_types(arrays, source.model)
+    first = pieces(arrays, fixed_batch(source.model))[0]
+    names = [quantizer.name for quantizer in source.quantizers]
+    variants = [frozenset[str](), frozenset(names), frozenset(names[::2]), frozenset(names[1::2])]
+    try:
+        replay = OnnxReplay(source, host_memory() // 4 if memory is None else memory)
+        ours = dict(replay.outputs(first, variants))
+    except Unsplittable as error:
+        whole.reason = f"the file cannot be run in parts, since {error}"
+        return whole
+    with source.model.in_one_thread():  # as each piece is replayed
+        worst = max(
+            difference(theirs, ours[index]) for index, theirs in whole.outputs(first, variants)
+        )
+    if worst > TOLERANCE:
+        whole.reason = (
+            f"the file run in parts differs from itself by {worst:.1e} on the example batch"
+        )
+        return whole
+    how = "bit for bit" if worst == 0 else f"to {worst:.1e}"
+    replay.reason = f"the file run in parts gives its own outputs {how} on the example batch"
+    return replay
+
+
+def _check_types(arrays: dict[str, NDArray[Any]], model: OnnxModel) -> None:
+    """Raises TaskError for numbers of another type than the file's input: ONNX Runtime would blame
+    the file."""
+    for value in model.graph.graph.inputs:
+        array, kind = arrays.get(value.name or ""), value.dtype
+        if array is None or kind is None or array.dtype.kind not in "biuf":
+            continue
+        wanted = np.dtype(kind.numpy())
+        if array.dtype != wanted:
+            raise TaskError(
+                f"Expected the batches to have {wanted} in the input {value.name} of "
+                f"{model.path.name}, got {array.dtype}; cast them in the task."
+            )

@@ -1,0 +1,1 @@
+"""Variants of a PyTorch model, run from its traced graph."""

@@ -1,0 +1,217 @@
+"""A traced model made ready to run: callables, weights in both states, memory measured,
+schedules."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sensitivity.quantizers.torch.native import NativeQuantizer
+from sensitivity.simulators.schedule import Leg, Network, Schedule, Step, Value, schedule, value_of
+from sensitivity.simulators.torch.tracing import Traced
+
+Slots = list[Any]
+
+SCHEDULES = 8
+"""How many schedules to keep. A scan asks for the same variants batch after batch; a race drops
+some now and then."""
+
+
+class Graph:
+    """Runs variants, given as bits of disabled quantizers, on the flat inputs of one batch cut into
+    equal pieces."""
+
+    def __init__(self, traced: Traced, quantizers: Sequence[NativeQuantizer]) -> None:
+        self.batches = traced.batches
+        self._traced = traced
+        self._network = _network(traced, quantizers)
+        self._run = [node.run if node.kind == "call" else None for node in traced.nodes]
+        self._overwrite = [node.overwrite for node in traced.nodes]
+        for place, node in enumerate(traced.nodes):
+            if node.kind == "quantizer":
+                self._run[place] = quantizers[node.index]
+                self._overwrite[place] = quantizers[node.index].overwrite
+        self._fixed: dict[Value, Any] = {}
+        self._size: dict[Any, tuple[tuple[int, ...], int]] = {}
+        self._schedules: dict[Any, Schedule] = {}
+
+    def largest(self, leaves: Sequence[Any]) -> int:
+        """Bytes of the largest value that one forward on these inputs makes."""
+        return max(self._sizes(leaves)[0], default=0)
+
+    def peak(
+        self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
+    ) -> int:
+        """The most bytes that running these variants holds at once: not counted are weights,
+        inputs, the ops' own scratch, and outputs that the caller keeps."""
+        return self._schedule(pieces, masks, memory).peak
+
+    def outputs(
+        self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield (index into masks, outputs of the whole batch), cheapest first; to be run without
+        gradients."""
+        plan = self._schedule(pieces, masks, memory)
+        states = [self._start(plan, piece) for piece in pieces]
+        for leg in plan.legs:
+            yield leg.variant, self._outputs(leg, states)
+
+    def seconds(self, pieces: Sequence[Sequence[Any]]) -> float:
+        """How long the variants that each leave out one quantizer take, as far as one forward
+        tells: the time of each node counts as often as there are quantizers upstream of it, which
+        is how often these variants recompute it."""
+        plan = schedule(self._network, [0])
+        total = 0.0
+        for piece in pieces:
+            slots = self._start(plan, piece)
+            for step in plan.legs[0].steps:
+                start = time.perf_counter()
+                self._do(step, slots)
+                total += (time.perf_counter() - start) * self._network.upstream[
+                    step.node
+                ].bit_count()
+        return total
+
+    def _schedule(
+        self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
+    ) -> Schedule:
+        size, handed = self._sizes(pieces[0])
+        key = (tuple(masks), memory, len(pieces), size)
+        if key not in self._schedules:
+            if len(self._schedules) >= SCHEDULES:
+                del self._schedules[next(iter(self._schedules))]
+            network = replace(self._network, size=size, handed=handed)
+            self._schedules[key] = schedule(network, masks, memory, len(pieces))
+        return self._schedules[key]
+
+    def _sizes(self, leaves: Sequence[Any]) -> tuple[tuple[int, ...], int]:
+        """Bytes of new memory that each node takes, and of the outputs: measured in one forward,
+        all quantizers on."""
+        shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
+        if shapes not in self._size:
+            plan = schedule(self._network, [0])
+            slots = self._start(plan, leaves)
+            size = [0] * len(self._traced.nodes)
+            for step in plan.legs[0].steps:
+                read = [slots[slot] for slot in step.reads]
+                slots[step.out] = self._call(step.node, read)
+                size[step.node] = sum(_storages(slots[step.out], but=_storages(read)).values())
+                for slot in step.frees:
+                    slots[slot] = None
+            outputs = [slots[slot] for slot in plan.legs[0].outputs]
+            self._size[shapes] = (
+                tuple(size),
+                sum(leaf.nbytes for leaf in outputs if isinstance(leaf, Tensor)),
+            )
+        return self._size[shapes]
+
+    def _start(self, plan: Schedule, leaves: Sequence[Any]) -> Slots:
+        slots: Slots = [None] * plan.slots
+        for value, slot in plan.fixed.items():
+            slots[slot] = self._constant(value)
+        for place, leaf in zip(self._traced.inputs, leaves, strict=True):
+            if place is not None and place in plan.inputs:
+                slots[plan.inputs[place]] = leaf
+        return slots
+
+    def _constant(self, value: Value) -> Any:
+        """A value that no input changes, such as a quantized weight; computed once."""
+        if value not in self._fixed:
+            node, mask = value
+            if self._traced.nodes[node].kind == "tensor":
+                self._fixed[value] = self._traced.nodes[node].tensor
+            else:
+                deps = [
+                    self._constant(value_of(self._network, dep, mask))
+                    for dep in self._network.deps[node]
+                ]
+                self._fixed[value] = self._call(node, deps)
+        return self._fixed[value]
+
+    def _call(self, node: int, values: Sequence[Any]) -> Any:
+        run = self._run[node]
+        assert run is not None
+        return run(*values)
+
+    def _do(self, step: Step, slots: Slots) -> None:
+        run = self._overwrite[step.node] if step.overwrite else self._run[step.node]
+        slots[step.out] = run(*[slots[slot] for slot in step.reads])  # type: ignore[misc]
+        for slot in step.frees:
+            slots[slot] = None
+
+    def _finish(self, leg: Leg, slots: Slots, *, alone: bool) -> list[Any]:
+        """Do the steps of one leg and give its outputs, as copies where later legs still read
+        them."""
+        for step in leg.steps:
+            self._do(step, slots)
+        results = [slots[slot] for slot in leg.outputs]
+        if alone:
+            results = [
+                value if owned else _copy(value)
+                for value, owned in zip(results, leg.owned, strict=True)
+            ]
+        for slot in leg.frees:
+            slots[slot] = None
+        return results
+
+    def _outputs(self, leg: Leg, states: list[Slots]) -> Any:
+        results = [self._finish(leg, slots, alone=len(states) == 1) for slots in states]
+        values = iter(results[0] if len(results) == 1 else map(_joined, zip(*results, strict=True)))
+        flat = [
+            leaf if constant else next(values)
+            for leaf, constant in zip(self._traced.outputs, self._traced.constant, strict=True)
+        ]
+        return pytree.tree_unflatten(flat, self._traced.spec)
+
+
+def _network(traced: Traced, quantizers: Sequence[NativeQuantizer]) -> Network:
+    fixed: list[bool] = []
+    for node in traced.nodes:
+        fixed.append(node.kind != "input" and all(fixed[dep] for dep in node.deps))
+    marks = [quantizers[node.index] if node.kind == "quantizer" else None for node in traced.nodes]
+    return Network(
+        deps=tuple(node.deps for node in traced.nodes),
+        switch=tuple(1 << node.index if node.kind == "quantizer" else 0 for node in traced.nodes),
+        fixed=tuple(fixed),
+        fresh=tuple(
+            mark.fresh if mark else node.fresh
+            for mark, node in zip(marks, traced.nodes, strict=True)
+        ),
+        overwrites=tuple(
+            (mark.overwrite if mark else node.overwrite) is not None
+            for mark, node in zip(marks, traced.nodes, strict=True)
+        ),
+        size=(0,) * len(traced.nodes),
+        outputs=tuple(
+            leaf
+            for leaf, constant in zip(traced.outputs, traced.constant, strict=True)
+            if not constant
+        ),
+    )
+
+
+def _storages(value: Any, but: dict[int, int] | None = None) -> dict[int, int]:
+    """Address to bytes of the memory under every tensor in a nest, except those in `but`."""
+    tensors = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
+    found = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
+    }
+    return {address: size for address, size in found.items() if address not in (but or {})}
+
+
+def _copy(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
+
+
+def _joined(pieces: tuple[Any, ...]) -> Any:
+    """One output of all micro-batches. Whether it has the batch in front is not known: splitting is
+    checked before."""
+    if isinstance(pieces[0], Tensor) and pieces[0].ndim:
+        return torch.cat(pieces)
+    return _copy(pieces[0])

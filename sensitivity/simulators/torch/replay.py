@@ -1,0 +1,325 @@
+"""Runs many variants of a torch model on one batch and computes what they have in common once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from sensitivity.errors import unknown_name
+from sensitivity.quantizers.alternatives import replacing
+from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.torch.calls import device_of, to_device
+from sensitivity.quantizers.torch.native import OwnQuantizer, marked_copy, native_quantizers
+from sensitivity.simulators.compare import TOLERANCE, difference, same
+from sensitivity.simulators.memory import over_budget
+from sensitivity.simulators.toggle import ToggleSimulator
+from sensitivity.simulators.torch.graph import Graph
+from sensitivity.simulators.torch.tracing import Untraceable, ordered_arguments, trace
+
+LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
+"""Bytes. On a CPU a batch is cut until no value is larger than one of these, whichever is fastest:
+small parts stay in the caches, large ones share what each call of a kernel costs, which weighs in
+the deep layers that most variants recompute. The last is for glibc, which gives memory of 32 MiB
+and more back to the system at once; fetching it again, page by page, costs more than the arithmetic
+of a whole layer."""
+
+TIMINGS = 2
+"""How often each way to cut a batch is timed; the fastest counts."""
+
+GRAPHS = 6
+"""How many graphs to keep for models whose graph holds for one input shape only; other shapes are
+toggled."""
+
+
+class ReplaySimulator:
+    """Recomputes, for each variant, only what differs from the variants before it.
+
+    memory: bytes for values that wait for a later variant, and for those of the variant at work;
+    None: no limit. A batch is cut for it as far as its numbers stay the same; `warnings` says where
+    that is not far enough.
+    own: run the user's own quantizer modules in the graph, where the arithmetic of `GridQuantizer`
+    differs from theirs. True as long as the weights, buffers and quantizers of the model are not
+    changed. Batches of a shape that cannot be traced run on the user's own modules.
+    """
+
+    name = "replay"
+
+    def __init__(
+        self,
+        source: QuantizedModel,
+        memory: int | None = None,
+        *,
+        own: bool = False,
+        reason: str = "it was asked for",
+    ) -> None:
+        self.reason = reason
+        self._source = source
+        self._memory = memory
+        self._bits = {
+            quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)
+        }
+        self._offered = frozenset(
+            quantizer.name for quantizer in source.quantizers if quantizer.replaces
+        )
+        self._quantizers = native_quantizers(source, own=own)
+        self._marked = _marked(source)
+        self._own = any(isinstance(quantizer, OwnQuantizer) for quantizer in self._quantizers)
+        self._graphs: list[tuple[Any, Graph]] = []
+        self._parts: dict[Any, int] = {}
+        self._refused: dict[Any, Untraceable] = {}
+        self._checked: set[Any] = set()
+        self._needed = 0
+
+    def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
+        masks = [self._mask(variant) for variant in variants]
+        inputs = to_device(inputs, device_of(self._source.model))
+        leaves, spec = pytree.tree_flatten(ordered_arguments(self._marked, inputs))
+        try:
+            self._check(inputs, leaves, spec)
+            graph, pieces = self._pieces(leaves, spec)
+        except Untraceable as error:
+            if "own modules" not in self.reason:
+                self.reason += (
+                    f"; batches of another shape run on the model's own modules, since {error}"
+                )
+            yield from ToggleSimulator(self._source).outputs(inputs, variants)
+            return
+        self._needed = max(self._needed, graph.peak(pieces, masks, self._memory))
+        results = graph.outputs(pieces, masks, self._memory)
+        while True:
+            with self._ready():
+                item = next(results, None)
+            if item is None:
+                return
+            yield item
+            del item  # not kept while the next one is computed
+
+    @property
+    def smallest(self) -> int | None:
+        """Of the first graph traced; None before that, and where the graph holds for one length
+        only."""
+        if not self._graphs:
+            return None
+        low, high = self._graphs[0][1].batches
+        return low if low < high else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        held = self._memory is None or self._needed <= self._memory
+        return () if held else (over_budget(self._needed, self._memory or 0),)
+
+    def prepare(self, inputs: Any) -> None:
+        """Trace the model for batches like this one, and leave it to the caller to check the
+        outputs.
+
+        Raises Untraceable.
+        """
+        inputs = to_device(inputs, device_of(self._source.model))
+        leaves, spec = pytree.tree_flatten(ordered_arguments(self._marked, inputs))
+        self._pieces(leaves, spec)
+        self._checked.add(_shape(leaves, spec))
+
+    def peak(self, inputs: Any, variants: Sequence[frozenset[str]]) -> int:
+        """Bytes that values will take at most while these variants run on this batch; Raises
+        Untraceable."""
+        inputs = to_device(inputs, device_of(self._source.model))
+        graph, pieces = self._pieces(*pytree.tree_flatten(ordered_arguments(self._marked, inputs)))
+        return graph.peak(pieces, [self._mask(variant) for variant in variants], self._memory)
+
+    @contextmanager
+    def _ready(self) -> Iterator[None]:
+        """No gradients, and the user's own quantizers enabled, for as long as something is
+        computed."""
+        with torch.no_grad(), self._source.disabled(()) if self._own else nullcontext():
+            yield
+
+    def _check(self, inputs: Any, leaves: list[Any], spec: Any) -> None:
+        """Compare with the model itself, all quantizers on, at the first batch of each shape.
+        Raises Untraceable."""
+        shape = _shape(leaves, spec)
+        if shape in self._checked:
+            return
+        graph, pieces = self._pieces(leaves, spec)
+        ((_, theirs),) = ToggleSimulator(self._source).outputs(inputs, [frozenset()])
+        with self._ready():
+            ((_, ours),) = graph.outputs(pieces, [self._mask(frozenset())], self._memory)
+        distance = difference(theirs, ours)
+        if distance > 0 and len(pieces) > 1:  # the number of parts may be that of a longer batch
+            self._parts[shape] = 1
+            self._check(inputs, leaves, spec)
+            return
+        if distance > TOLERANCE:
+            self._refused[shape] = Untraceable(
+                f"its traced graph differs from it by {distance:.1e}"
+            )
+            raise self._refused[shape]
+        self._checked.add(shape)
+
+    def _mask(self, variant: frozenset[str]) -> int:
+        """Bits of what the graph leaves out: disabled quantizers, those replaced by another range,
+        ranges not in use."""
+        for name in variant - self._bits.keys():
+            raise unknown_name("a quantizer's name", name, self._bits)
+        replaced = replacing(self._source.quantizers, variant)
+        out = ((variant | self._offered) - set(replaced.values())) | replaced.keys()
+        return sum(self._bits[name] for name in out)
+
+    def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]]]:
+        """The batch as micro-batches, and the graph for them; as one where splitting does not pay
+        or changes a bit."""
+        shape = _shape(leaves, spec)
+        if shape in self._refused:
+            raise self._refused[shape]
+        if shape not in self._parts:
+            with self._ready():
+                self._parts[shape] = self._known_parts(shape) or self._measured_parts(leaves, spec)
+        pieces = _split(leaves, self._parts[shape])
+        return self._graph(pieces[0], spec), pieces
+
+    def _known_parts(self, shape: Any) -> int | None:
+        """Into how many parts a longer batch of the same kind is cut; None where there was none."""
+        spec, kinds, length = shape
+        if length is None:
+            return None
+        longer = [
+            parts
+            for (a, b, other), parts in self._parts.items()
+            if (a, b) == (spec, kinds) and other > length
+        ]
+        return min(longer[0], length) if longer else None
+
+    def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
+        """As many parts as are fastest, and as let one forward fit in half of the memory; as far as
+        no bit of the outputs changes. That depends on the kernels, which are chosen by the shape
+        and the number of threads: tried here."""
+        whole, length = self._graph(leaves, spec), _length(leaves)
+        if length is None:
+            return 1
+        masks, theirs = [0, sum(self._bits.values())], dict[int, Any]()
+
+        def changes_nothing(parts: int) -> bool:
+            pieces = _split(leaves, parts)
+            graph = self._common_graph(pieces, spec)
+            if graph is None:
+                return False
+            theirs.update(theirs or whole.outputs([leaves], masks, None))
+            return all(
+                same(theirs[index], ours) for index, ours in graph.outputs(pieces, masks, None)
+            )
+
+        on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
+        tries = dict.fromkeys(
+            _parts(length, whole.largest(leaves), limit) for limit in LARGEST_VALUES if on_cpu
+        )
+        same_bits = [parts for parts in tries if parts == 1 or changes_nothing(parts)]
+        parts = finer = self._fastest(same_bits or [1], leaves, spec)
+        while (
+            not self._fits(_split(leaves, parts), spec)
+            and (finer := 2 * finer) <= length // whole.batches[0]
+        ):
+            parts = finer if changes_nothing(finer) else parts
+        return parts
+
+    def _fastest(self, parts: Sequence[int], leaves: list[Any], spec: Any) -> int:
+        """Of these ways to cut the batch."""
+        if len(parts) == 1:
+            return parts[0]
+        pieces = [_split(leaves, number) for number in parts]
+        graphs = [self._graph(cut[0], spec) for cut in pieces]
+        rounds = [
+            [graph.seconds(cut) for graph, cut in zip(graphs, pieces, strict=True)]
+            for _ in range(TIMINGS)
+        ]
+        return min(zip(map(min, zip(*rounds, strict=True)), parts, strict=True))[1]
+
+    def _fits(self, pieces: list[list[Any]], spec: Any) -> bool:
+        """Whether the forward of one variant leaves half of the memory to values that wait for
+        later ones."""
+        return (
+            self._memory is None
+            or self._graph(pieces[0], spec).peak(pieces, [0], None) <= self._memory // 2
+        )
+
+    def _common_graph(self, pieces: list[list[Any]], spec: Any) -> Graph | None:
+        """The graph that holds for all the pieces; None where they would need different ones, or
+        none can be had."""
+        try:
+            graphs = [self._graph(piece, spec) for piece in pieces]
+        except Untraceable:
+            return None
+        return graphs[0] if all(graph is graphs[0] for graph in graphs) else None
+
+    def _graph(self, leaves: list[Any], spec: Any) -> Graph:
+        key = (spec, tuple(_kind(leaf) for leaf in leaves))
+        length = _length(leaves)
+        for known, graph in self._graphs:
+            if known == key and (length is None or graph.batches[0] <= length <= graph.batches[1]):
+                return graph
+        if len(self._graphs) >= GRAPHS:
+            raise Untraceable(f"its batches have more than {GRAPHS} shapes")
+        graph = self._traced(leaves, spec)
+        self._graphs.append((key, graph))
+        return graph
+
+    def _traced(self, leaves: list[Any], spec: Any) -> Graph:
+        shape = _shape(leaves, spec)
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        try:
+            graph = Graph(trace(self._marked, kwargs or args), self._quantizers)
+            with self._ready():
+                graph.largest(leaves)
+        except Untraceable as error:
+            self._refused[shape] = error
+            raise
+        except RuntimeError as error:  # a graph that does not run is no better than none
+            self._refused[shape] = Untraceable(
+                f"its traced graph fails ({type(error).__name__}: {error})"
+            )
+            raise self._refused[shape] from error
+        return graph
+
+
+def _marked(source: QuantizedModel) -> torch.nn.Module:
+    try:
+        return marked_copy(source)
+    except Exception as error:  # whatever the model's own attributes meet in a deep copy
+        raise Untraceable(f"it cannot be copied ({type(error).__name__}: {error})") from error
+
+
+def _split(leaves: list[Any], parts: int) -> list[list[Any]]:
+    """Every tensor whose axis 0 is the batch cut into `parts` pieces; all else as it is in each of
+    them."""
+    length = _length(leaves)
+
+    def cut(leaf: Any) -> list[Any]:
+        batched = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == length
+        return list(leaf.tensor_split(parts)) if batched else [leaf] * parts
+
+    return [list(piece) for piece in zip(*map(cut, leaves), strict=True)]
+
+
+def _kind(leaf: Any) -> Any:
+    """What must be the same for a graph to hold, besides the length of the batch."""
+    return (leaf.dtype, tuple(leaf.shape[1:]), leaf.device) if isinstance(leaf, Tensor) else leaf
+
+
+def _shape(leaves: list[Any], spec: Any) -> Any:
+    return spec, tuple(_kind(leaf) for leaf in leaves), _length(leaves)
+
+
+def _length(leaves: list[Any]) -> int | None:
+    """The axis-0 length of the first tensor; None where there is none."""
+    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
+
+
+def _parts(length: int, largest: int, limit: int) -> int:
+    """As few parts as the limit allows; equal ones where twice as many are not needed for it."""
+    few = max(1, min(length, -(-largest // limit)))
+    return next(
+        (parts for parts in range(few, min(2 * few, length) + 1) if length % parts == 0), few
+    )

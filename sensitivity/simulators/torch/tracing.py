@@ -1,0 +1,273 @@
+"""From a torch model with marked quantizers to a functional graph of callables: `torch.export`,
+then plain data."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind, OutputKind
+from torch.utils import _pytree as pytree
+
+from sensitivity.quantizers.torch.calls import arguments, every_module_called
+from sensitivity.simulators.torch.binding import (
+    bind,
+    functional,
+    in_place,
+    is_fresh,
+    is_random,
+    updates_statistics,
+)
+
+Run = Callable[..., Any]
+
+
+class Untraceable(Exception):
+    """Why a model cannot be replayed: a clause about the model, such as "it changes its inputs"."""
+
+
+class _NotFunctional(Exception):
+    """The exported graph holds what only torch's own functionalization can take out."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """run(*values of deps) gives the node's value; overwrite does so in the memory of the first
+    dep, None: it cannot.
+
+    kind: "input"; "tensor": a weight, buffer or constant, whose value is `tensor`; "quantizer": the
+    place of `quantizers[index]`, which has no run; "call": anything else.
+    """
+
+    kind: str
+    deps: tuple[int, ...] = ()
+    run: Run | None = None
+    overwrite: Run | None = None
+    index: int = -1
+    tensor: Any = None
+    fresh: bool = True
+
+
+@dataclass(frozen=True)
+class Traced:
+    """nodes: in topological order. inputs: the node of each flat input, None where that is no
+    tensor.
+
+    outputs: for each flat output its node, or the constant itself where `constant` says so. spec:
+    how to unflatten them. batches: the smallest and the largest batch that the graph holds for.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[int | None, ...]
+    outputs: tuple[Any, ...]
+    constant: tuple[bool, ...]
+    spec: Any
+    batches: tuple[int, int]
+
+
+def ordered_arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """As `calls.arguments`, with the names in the order of the model's signature, as torch.export
+    wants them."""
+    args, kwargs = arguments(inputs)
+    known = [name for name in inspect.signature(model.forward).parameters if name in kwargs]
+    return args, {name: kwargs[name] for name in dict.fromkeys([*known, *kwargs])}
+
+
+def trace(model: nn.Module, inputs: Any) -> Traced:
+    """Export the model on one batch; the graph holds for any batch size where the model allows.
+    Raises Untraceable."""
+    program = _export(model, *ordered_arguments(model, inputs))
+    try:
+        return _Reader(program).read()
+    except _NotFunctional:
+        return _read_functionalized(program)
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def free_batch(leaf: Any) -> Any:
+        return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim > 0 else None
+
+    shapes = pytree.tree_map(free_batch, kwargs or args)
+    try:
+        with torch.no_grad(), every_module_called(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
+    except Exception as error:  # whatever the model's code meets while it is followed
+        raise Untraceable(f"torch.export cannot follow it ({_first_line(error)})") from error
+
+
+def _read_functionalized(program: Any) -> Traced:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = program.run_decompositions({})
+    except Exception as error:
+        raise Untraceable(f"torch cannot make it functional ({_first_line(error)})") from error
+    try:
+        return _Reader(program).read()
+    except _NotFunctional as error:
+        raise Untraceable(str(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else "no message"
+    return f"{type(error).__name__}: {text[:160]}"
+
+
+class _Reader:
+    """Turns the nodes of one exported program into `Node`s.
+
+    In-place ops become their functional form: what they write to is, from there on, the new value.
+    That is right only while nothing else shares that memory, so `group` follows which nodes may.
+    """
+
+    def __init__(self, program: Any) -> None:
+        self._program = program
+        self._nodes: list[Node] = []
+        self._place: dict[fx.Node, int] = {}
+        self._group: dict[fx.Node, int] = {}
+        self._position = {node: position for position, node in enumerate(program.graph.nodes)}
+
+    def read(self) -> Traced:
+        signature = self._program.graph_signature
+        for spec in signature.output_specs:
+            if spec.kind != OutputKind.USER_OUTPUT:
+                raise Untraceable(
+                    f"it changes {spec.target or 'a value of its own'} in its forward"
+                )
+        specs = {spec.arg.name: spec for spec in signature.input_specs}
+        inputs: list[int | None] = []
+        batches = (1, sys.maxsize)
+        output: fx.Node | None = None
+        for node in self._program.graph.nodes:
+            if node.op == "placeholder" and specs[node.name].kind == InputKind.USER_INPUT:
+                is_tensor = isinstance(node.meta.get("val"), Tensor)
+                inputs.append(self._add(node, Node("input")) if is_tensor else None)
+                batches = self._narrower(batches, node) if is_tensor else batches
+            elif node.op == "placeholder":
+                self._add(node, Node("tensor", tensor=self._stored(specs[node.name])))
+            elif node.op == "get_attr":
+                self._add(node, Node("tensor", tensor=self._attribute(node)))
+            elif node.op == "call_function":
+                self._call(node)
+            else:
+                output = node
+        assert output is not None
+        flat = output.args[0]
+        assert isinstance(flat, Iterable)
+        leaves = list(flat)
+        constant = tuple(not isinstance(leaf, fx.Node) for leaf in leaves)
+        places = tuple(self._place[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in leaves)
+        return Traced(
+            tuple(self._nodes),
+            tuple(inputs),
+            places,
+            constant,
+            self._program.call_spec.out_spec,
+            batches,
+        )
+
+    def _add(self, fx_node: fx.Node, node: Node) -> int:
+        self._nodes.append(node)
+        self._place[fx_node] = len(self._nodes) - 1
+        self._group[fx_node] = len(self._nodes) - 1
+        return len(self._nodes) - 1
+
+    def _stored(self, spec: Any) -> Any:
+        stored = {**self._program.state_dict, **self._program.constants}
+        if spec.target not in stored:
+            raise Untraceable(f"it holds {spec.target}, which is no tensor")
+        value = stored[spec.target]
+        return value.detach() if isinstance(value, Tensor) else value
+
+    def _attribute(self, node: fx.Node) -> Any:
+        value = operator.attrgetter(str(node.target))(self._program.graph_module)
+        if not isinstance(value, Tensor):
+            raise _NotFunctional("it branches on its data")
+        return value
+
+    def _narrower(self, batches: tuple[int, int], node: fx.Node) -> tuple[int, int]:
+        value = node.meta["val"]
+        if value.ndim == 0:
+            return batches
+        length = value.shape[0]
+        limits = (
+            None
+            if isinstance(length, int)
+            else self._program.range_constraints.get(length.node.expr)
+        )
+        # a number, or one that follows from others: then only this length is sure
+        if limits is None:
+            return max(batches[0], int(length)), min(batches[1], int(length))
+        high = int(limits.upper) if str(limits.upper).isdigit() else sys.maxsize
+        return max(batches[0], int(limits.lower)), min(batches[1], high)
+
+    def _call(self, node: fx.Node) -> None:
+        deps = list(dict.fromkeys(node.all_input_nodes))
+        places = tuple(self._place[dep] for dep in deps)
+        if node.target is torch.ops.sensitivity.quantizer.default:
+            self._add(node, Node("quantizer", places, index=int(node.args[1])))  # type: ignore[arg-type]
+            return
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise _NotFunctional("it branches on its data")
+        if is_random(node):
+            raise Untraceable(f"it draws random numbers ({node.target})")
+        if updates_statistics(node):
+            raise Untraceable(
+                f"it updates the statistics of {node.name} in its forward; call model.eval()"
+            )
+        target, changed = functional(node)
+        if target is None:
+            raise _NotFunctional(
+                f"it writes into memory in a way that cannot be replayed ({node.target})"
+            )
+        if changed is not None:
+            self._check_alone(node, changed)
+        fresh = is_fresh(target)
+        self._add(
+            node,
+            Node(
+                "call", places, bind(target, node, deps), in_place(target, node, deps), fresh=fresh
+            ),
+        )
+        if not fresh:
+            for dep in deps:
+                self._join(self._group[dep], self._group[node])
+        if changed is not None:
+            self._move(changed, node)
+
+    def _join(self, one: int, other: int) -> None:
+        for node, group in self._group.items():
+            if group == other:
+                self._group[node] = one
+
+    def _check_alone(self, node: fx.Node, changed: fx.Node) -> None:
+        """Refuse an in-place op whose target shares memory with what is read later, or with the
+        model's own tensors."""
+        for other, group in self._group.items():
+            if group != self._group[changed] or self._place[other] == self._place[changed]:
+                continue
+            later = any(self._position[user] > self._position[node] for user in other.users)
+            if later or self._nodes[self._place[other]].kind in ("input", "tensor"):
+                raise _NotFunctional(
+                    f"it writes into memory that something else reads ({node.target})"
+                )
+        if self._nodes[self._place[changed]].kind in ("input", "tensor"):
+            raise Untraceable(
+                f"it changes its inputs or buffers in its forward ({node.target} on {changed.name})"
+            )
+
+    def _move(self, changed: fx.Node, node: fx.Node) -> None:
+        old = self._place[changed]
+        for other, place in self._place.items():
+            if place == old:
+                self._place[other] = self._place[node]
+        self._join(self._group[changed], self._group[node])

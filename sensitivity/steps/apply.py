@@ -1,0 +1,71 @@
+"""A plan in the user's own quantized model: for a while, or for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from sensitivity.errors import ModelError
+from sensitivity.quantizers.base import Changeable, QuantizedModel, Recalibratable
+from sensitivity.records import Plan, Range
+from sensitivity.run_dir import RunInfo
+from sensitivity.session import quantized_model
+from sensitivity.steps.recalibrate import ranges_of
+from sensitivity.units.placement import unified_scales
+
+
+@contextmanager
+def applied(model: Any, plan: Plan, info: RunInfo) -> Iterator[Any]:
+    """The model as the plan was judged, inside the `with`: layers left out, ranges shared and
+    recalibrated.
+
+    model: the one that was scanned, or another with the same quantizers. It is put back afterwards,
+    also after an exception. Raises ModelError, with their names, where quantizers of the run are
+    missing.
+    """
+    source = _source(model, info)
+    with _ranges(source, plan, info), source.disabled(plan.quantizers):
+        yield model
+
+
+def apply_for_good(model: Any, plan: Plan, info: RunInfo) -> None:
+    """The same without an end. Raises ModelError, and changes nothing, for a model whose toolkit
+    does not allow it."""
+    source = _source(model, info)
+    if not isinstance(source, Changeable):
+        raise ModelError(
+            "Expected a model that can be changed for good, of ModelOpt or pytorch-quantization, "
+            f"got one of {source.source}; use `with plan.apply(model)`, or the exported file."
+        )
+    changed = {name for group in info.scales for name in group} | {
+        one.quantizer for one in plan.ranges
+    }
+    with _ranges(source, plan, info):
+        ranges: list[Range] = []
+        if isinstance(source, Recalibratable):
+            ranges = [source.range(name) for name in sorted(changed)]
+    source.change(plan.quantizers, ranges)
+
+
+@contextmanager
+def _ranges(source: QuantizedModel, plan: Plan, info: RunInfo) -> Iterator[None]:
+    with ExitStack() as stack:
+        if info.scales:
+            stack.enter_context(unified_scales(source, info.scales))
+        stack.enter_context(ranges_of(plan, source))
+        yield
+
+
+def _source(model: Any, info: RunInfo) -> QuantizedModel:
+    source = quantized_model(model)
+    known = {quantizer.name for quantizer in source.quantizers}
+    missing = [quantizer.name for quantizer in info.quantizers if quantizer.name not in known]
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise ModelError(
+            f"Expected a model with the {len(info.quantizers)} quantizers of the run enabled, got "
+            f"{len(missing)} that are missing or disabled ({shown}); give the model as it was "
+            "quantized, before any plan was applied."
+        )
+    return source

@@ -1,0 +1,286 @@
+"""Latency and accuracy of a run's files in a runtime, and what its layers ran in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+
+from sensitivity.config import BenchChoices
+from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError, TaskError
+from sensitivity.exporters.verification import METRIC_ALPHA, METRIC_TOLERANCE, Verification
+from sensitivity.measure.progress import Progress
+from sensitivity.measure.ranking import estimate, gain, per_sample
+from sensitivity.measure.variants import baselines
+from sensitivity.records import (
+    BenchResult,
+    Estimate,
+    Plan,
+    RuntimeAccuracy,
+    Scores,
+    Timing,
+    Variant,
+)
+from sensitivity.registry import load
+from sensitivity.reporting.csv import write_csv
+from sensitivity.reporting.formats import MetricFormat, listing
+from sensitivity.reporting.tables import bench_table
+from sensitivity.rules.targets import TARGETS
+from sensitivity.run_dir import EXPORTED, Exported, RunDir
+from sensitivity.runtimes.base import Runtime, Tensors
+from sensitivity.session import Session, open_session
+from sensitivity.stats.paired import differs
+from sensitivity.steps.plan import with_timings
+from sensitivity.tasks.base import Task
+from sensitivity.tasks.load import Given
+from sensitivity.timing.environment import environment, usable_cores
+from sensitivity.timing.protocol import bench_files
+
+WARMUP_ROUNDS = 10
+
+AFFORDABLE_S = 30
+"""Seconds that measuring the metric of the files in the runtime may take without having been asked
+for."""
+
+CHANGES_NUMBERS = {"SQ705"}
+"""Rules that are warnings and all the same change what a file computes."""
+
+TOO_LONG = (
+    "The metric in {} was not measured for {}: that would take more than {} s; --accuracy "
+    "measures it all the same."
+)
+
+
+def runtime_of(name: str) -> Runtime:
+    """The runtime of this name. Raises NamesError for an unknown one, RuntimeUnavailable where it
+    cannot work here."""
+    runtime: Runtime = load("runtimes", name)()
+    problem = runtime.unavailable()
+    if problem:
+        raise RuntimeUnavailable(f"Expected {name} to work on this machine, got: {problem}.")
+    return runtime
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What judges benched files: a task with samples, and what was simulated on its `holdout`.
+
+    float_, plan: per-sample scores of the float model and of the plan.
+    """
+
+    task: Task
+    float_: Scores
+    plan: Scores
+
+
+def held_out(session: Session, chosen: Plan) -> HeldOut | None:
+    """None for a task that has only evaluate(model)."""
+    if not session.has_samples:
+        return None
+    planned = Variant("plan: holdout", frozenset(chosen.quantizers), frozenset(chosen.ranges))
+    variants = [baselines(session.source.quantizers)["float"], planned]
+    return HeldOut(session.task, *session.measurer.scores(variants, "holdout", "bench: holdout"))
+
+
+def held_out_of(run_dir: RunDir, given: Given | None, progress: Progress) -> HeldOut:
+    """The same from a run directory. given: its task; None loads it from its file. Raises TaskError
+    without samples."""
+    with open_session(
+        given or run_dir.reference(), run_dir.path, resume=True, progress=progress
+    ) as session:
+        found = held_out(session, run_dir.plan())
+    if found is None:
+        raise TaskError(
+            "Expected a task with samples for --accuracy, got one with evaluate(model) only; "
+            "return a Task with score()."
+        )
+    return found
+
+
+def benched(
+    run_dir: RunDir, settings: BenchChoices, progress: Progress, held: HeldOut | Given | None = None
+) -> BenchResult:
+    """Time the files of a run's plan, say what they ran in, and write bench.json, bench.csv and
+    layers.csv.
+
+    held: what judges the files in the runtime, as far as that takes little time; all of them with
+    --accuracy. A task, or None for that of the run, is asked with --accuracy only. Raises
+    RunDirError where the files are those of an earlier plan, and what the runtime raises for one it
+    cannot take.
+    """
+    # Here, since they import ONNX, which takes half a second that `plan` need not wait.
+    from sensitivity.timing.inputs import check_files, random_inputs
+    from sensitivity.timing.profile import layer_rows, profile_files
+    from sensitivity.timing.same_files import same_files
+    from sensitivity.timing.verdict import verdict
+
+    runtime = runtime_of(settings.runtime)
+    files = run_dir.models(runtime.lowering if hasattr(runtime, "lowering") else runtime.name)
+    exported = _of_the_plan(run_dir)
+    if not isinstance(held, HeldOut):
+        held = held_out_of(run_dir, held, progress) if settings.accuracy else None
+    check_files(files.values())
+    inputs = random_inputs(files["float"])
+    same = same_files(run_dir.canonical())
+    distinct = {
+        variant: file for variant, file in files.items() if same.get(variant, variant) == variant
+    }
+    timings, refused = _timed(distinct, runtime, inputs, settings, progress)
+    timings = tuple(replace(one, same=_others(one.variant, same)) for one in timings)
+    files = {timing.variant: files[timing.variant] for timing in timings}
+    profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
+    accuracy, judged, unmeasured = _accuracy(timings, runtime, held, settings)
+    sentences = [
+        *verdict(timings, profiles),
+        *accuracy_sentences(accuracy, runtime.name, run_dir),
+        *unmeasured,
+    ]
+    sentences += refused
+    result = BenchResult(timings, tuple(sentences), environment(), accuracy, exported.skip, judged)
+    run_dir.write("bench.json", result)
+    with_timings(run_dir, result)
+    write_csv(bench_table(timings), run_dir.path / "bench.csv")
+    engine = next(iter(exported.engines.values()), None)
+    layers = [
+        row
+        for variant, profile in profiles.items()
+        for row in layer_rows(variant, profile, engine if variant == "partial" else None)
+    ]
+    write_csv(pd.DataFrame(layers), run_dir.path / "layers.csv")
+    return result
+
+
+def _others(variant: str, same: Mapping[Exported, Exported]) -> tuple[str, ...]:
+    return tuple(other for other, first in same.items() if first == variant and other != variant)
+
+
+def _of_the_plan(run_dir: RunDir) -> Verification:
+    exported = run_dir.read("export.json", Verification)
+    if not exported.is_of(run_dir.plan()):
+        raise RunDirError(
+            f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an "
+            f"earlier plan; make them again with: {run_dir.makes('export.json')}"
+        )
+    return exported
+
+
+def _timed(
+    files: Mapping[Exported, Path],
+    runtime: Runtime,
+    inputs: Tensors,
+    settings: BenchChoices,
+    progress: Progress,
+) -> tuple[tuple[Timing, ...], list[str]]:
+    """Latencies, and why the FP16 file is not among them where the runtime does not take it."""
+    refused: list[SensitivityError] = []
+    with progress("bench", settings.rounds) as advance:
+        timings = bench_files(
+            files,
+            runtime,
+            inputs,
+            threads=settings.threads or usable_cores(),
+            rounds=settings.rounds,
+            warmup=WARMUP_ROUNDS,
+            progress=lambda done, rounds: advance(1, len(files)),
+            left_out=refused.append,
+        )
+    return timings, [f"The FP16 file is left out: {error}" for error in refused]
+
+
+def _accuracy(
+    timings: Sequence[Timing], runtime: Runtime, held: HeldOut | None, settings: BenchChoices
+) -> tuple[dict[str, Estimate], RuntimeAccuracy | None, list[str]]:
+    """The metric of the files in this runtime on `holdout`, the plan's first: all of them with
+    --accuracy, and else those that take no longer than `AFFORDABLE_S`. Then what it says of the
+    plan, and why something is missing."""
+    found: dict[str, Estimate] = {}
+    judged = None
+    if held is None:
+        return found, judged, []
+    spent_s = 0.0
+    for timing in sorted(timings, key=lambda one: "partial" not in one.variants):
+        spent_s += len(held.plan) / timing.batch * timing.median_ms / 1000
+        if spent_s > AFFORDABLE_S and not settings.accuracy:
+            return (
+                found,
+                judged,
+                [TOO_LONG.format(runtime.name, ", ".join(timing.variants), AFFORDABLE_S)],
+            )
+        try:
+            scores = _scores(timing, runtime, held.task)
+        except SensitivityError as error:
+            if settings.accuracy:
+                raise
+            return found, judged, [f"The metric in {runtime.name} could not be measured: {error}"]
+        found |= dict.fromkeys(timing.variants, estimate(scores, held.task.aggregate))
+        if "partial" in timing.variants:
+            judged = runtime_accuracy(scores, held, runtime.name, Path(timing.file))
+    return found, judged, []
+
+
+def _scores(timing: Timing, runtime: Runtime, task: Task) -> Scores:
+    from sensitivity.exporters.evaluate import evaluate_file
+
+    _, scores = evaluate_file(
+        Path(timing.file), task.data["holdout"], task.score, task.aggregate, runtime=runtime
+    )
+    return scores
+
+
+def runtime_accuracy(scores: Scores, held: HeldOut, runtime: str, file: Path) -> RuntimeAccuracy:
+    """What the plan's file does in a runtime, against float and against what was simulated for it.
+
+    scores: of the file on all of `holdout`. It differs from the simulation where the paired
+    difference is more than chance and more than rounding of single values makes, with the bounds
+    that exported files are verified with.
+    """
+    aggregate = held.task.aggregate
+    change = aggregate(scores) - aggregate(held.plan)
+    apart = abs(change) > METRIC_TOLERANCE * held.task.full_scale
+    ours, theirs = per_sample(held.plan, aggregate), per_sample(scores, aggregate)
+    differing = apart and len(scores) > 1 and differs(ours, theirs, alpha=METRIC_ALPHA)
+    return RuntimeAccuracy(
+        runtime=runtime,
+        level=estimate(scores, aggregate),
+        simulated=estimate(held.plan, aggregate),
+        drop=gain(scores, held.float_, aggregate),
+        differs=differing,
+        cause="; ".join(_causes(file, runtime)) if differing else "",
+    )
+
+
+def _causes(file: Path, runtime: str) -> Iterator[str]:
+    """What the rules know of this runtime that makes it compute something else."""
+    from sensitivity.rules.catalog import RULES
+    from sensitivity.rules.lint import run_lint
+
+    if runtime not in TARGETS:
+        return
+    nodes: dict[str, list[str]] = {}
+    for finding in run_lint(file, runtime):
+        if finding.severity == "error" or finding.code in CHANGES_NUMBERS:
+            nodes.setdefault(finding.code, []).append(finding.node)
+    for rule in RULES:
+        if rule.code in nodes:
+            yield f"{rule.name} ({rule.code}) at {listing(tuple(nodes[rule.code]), most=2)}"
+
+
+def accuracy_sentences(
+    accuracy: Mapping[str, Estimate], runtime: str, run_dir: RunDir
+) -> list[str]:
+    """The metric of each file in this runtime, beside what the plan simulated for it."""
+    if not accuracy:
+        return []
+    info, chosen = run_dir.info(), run_dir.plan()
+    metric = MetricFormat(info.metric, info.full_scale)
+    named = {name: accuracy[name] for name in EXPORTED if name in accuracy}
+    found = ", ".join(
+        f"{name} {metric.level(one.value)} {metric.interval(one)}" for name, one in named.items()
+    )
+    simulated = metric.level(chosen.metric.holdout.value)
+    return [
+        f"{metric.name} measured in {runtime} on holdout: {found}; the plan's was simulated as "
+        f"{simulated}."
+    ]

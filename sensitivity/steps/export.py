@@ -1,0 +1,161 @@
+"""The files of a plan: written, verified, lowered for runtimes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from sensitivity.errors import TaskError
+from sensitivity.exporters.verification import Verification
+from sensitivity.quantizers.torch.half import in_float32
+from sensitivity.records import Plan
+from sensitivity.session import Session
+from sensitivity.steps.recalibrate import ranges_of
+
+if TYPE_CHECKING:
+    from sensitivity.exporters.lower import LowerTarget
+
+METRIC_BATCHES = 6
+"""Of each split at most, for the metric of the exported files."""
+
+
+def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
+    """The runtimes that files are lowered for: those that `export --for` names, or that of a bench
+    where it has any."""
+    from sensitivity.exporters.lower import TARGETS
+
+    names = TARGETS if wanted == "all" else TARGETS.keys() & {wanted}
+    return tuple(cast("LowerTarget", name) for name in names)
+
+
+def exported(
+    session: Session, chosen: Plan, targets: Sequence[LowerTarget], *, forgiving: bool = False
+) -> Verification:
+    """Write and verify the files of a plan, and export.json.
+
+    forgiving: a lowered file that does not compute what it should is left out, where it was not
+    asked for by name.
+    """
+    if session.example is None:
+        raise TaskError(
+            "Expected the task to have example_inputs for export, got None; add one batch of "
+            "inputs to the EvaluateTask."
+        )
+    task, source, run_dir = session.task, session.source, session.run_dir
+    with ranges_of(chosen, source):
+        judge: dict[str, Any] = {
+            "batches": session.some_batches(METRIC_BATCHES),
+            "score": task.score,
+            "aggregate": task.aggregate,
+            "full_scale": task.full_scale,
+        }
+        if source.source == "onnx_qdq":
+            verification = _exported_onnx(session, chosen, judge, {} if forgiving else None)
+        else:
+            verification = _exported_torch(
+                session, chosen, targets, judge, {} if forgiving else None
+            )
+        ranges = tuple(one.key for one in chosen.ranges)
+        verification = _built(
+            session, chosen, replace(verification, skip=chosen.skip, ranges=ranges)
+        )
+        run_dir.write("export.json", verification)
+    return verification
+
+
+def _built(session: Session, chosen: Plan, verification: Verification) -> Verification:
+    """With what TensorRT-RTX makes of the plan's files: those lowered for TensorRT, or else the
+    canonical one. Where it is not installed, that is said of files lowered for TensorRT alone."""
+    from sensitivity.rules.base import PlanNames
+    from sensitivity.runtimes.tensorrt_rtx_build import unavailable
+    from sensitivity.timing.engine_structure import build_or_say_why
+
+    lowered = [name for name, check in verification.lowered.items() if check.target == "tensorrt"]
+    quantized = [name for name in lowered if ".partial." in name]
+    problem = unavailable()
+    if problem:
+        return replace(verification, not_built=dict.fromkeys(quantized, problem))
+    plan = PlanNames(tuple(chosen.skip), tuple(chosen.quantizers))
+    names = quantized or ["model.partial.onnx"]
+    found = {name: build_or_say_why(session.run_dir.path / name, plan) for name in names}
+    engines = {name: built for name, built in found.items() if not isinstance(built, str)}
+    return replace(
+        verification,
+        engines=engines,
+        not_built={n: why for n, why in found.items() if isinstance(why, str)},
+    )
+
+
+def _exported_torch(
+    session: Session,
+    chosen: Plan,
+    targets: Sequence[LowerTarget],
+    judge: dict[str, Any],
+    refused: dict[str, str] | None,
+) -> Verification:
+    from sensitivity.exporters.half_baseline import NAME as HALF
+    from sensitivity.exporters.half_baseline import half_baseline
+    from sensitivity.exporters.lowered import lower_files
+    from sensitivity.exporters.torch_model import export_files
+    from sensitivity.exporters.verify import verify
+
+    source, units = session.source, session.units
+    with in_float32(source.model), session.measurer.progress("export, verify, lower", 3) as advance:
+        files = export_files(
+            source,
+            session.example,
+            units,
+            chosen.skip,
+            session.run_dir.path,
+            fingerprint=str(session.measurer.journal.head["model"]),
+            calibration=session.inputs(),
+        )
+        advance(1, 0)
+        verification = verify(source, files, session.example, units, chosen.skip, **judge)
+        advance(1, 0)
+        lowered = lower_files(files, targets, session.example, left_out=refused, **judge)
+        half = half_baseline(files["float"], session.example)
+        advance(1, 0)
+    lowered |= {} if isinstance(half, str) else {HALF: half}
+    left_out = (refused or {}) | ({HALF: half} if isinstance(half, str) else {})
+    made = [*files.values(), *(session.run_dir.path / name for name in lowered)]
+    return replace(
+        verification, lowered=lowered, left_out=left_out, finished=_finished(session, made)
+    )
+
+
+def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
+    """What the task makes of the verified files."""
+    finish = session.task.finish
+    return (
+        {name: fact for file in files for name, fact in finish(file, session.example).items()}
+        if finish
+        else {}
+    )
+
+
+def _exported_onnx(
+    session: Session, chosen: Plan, judge: dict[str, Any], refused: dict[str, str] | None
+) -> Verification:
+    """The files keep the form that the source's toolkit gave them; ONNX Runtime gets copies where
+    it would compute something else."""
+    from sensitivity.exporters.for_onnxruntime import faithful_copies
+    from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
+    from sensitivity.simulators.choose import simulator_for
+
+    source, units = session.source, session.units
+    with session.measurer.progress("export, verify", 2) as advance:
+        fingerprint = str(session.measurer.journal.head["model"])
+        files = export_onnx(
+            source, units, chosen.skip, session.run_dir.path, fingerprint=fingerprint
+        )
+        advance(1, 0)
+        simulator = simulator_for(source, session.example)
+        verification = verify_onnx(
+            source, files, units, chosen.skip, session.example, simulator, **judge
+        )
+        copies = faithful_copies(files, session.example, left_out=refused, **judge)
+        advance(1, 0)
+    return replace(verification, lowered=copies, left_out=refused or {})

@@ -1,0 +1,367 @@
+"""The plan of a run, with all that goes beside it: plan.json, frontier.json, frontier.csv, and
+advice."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeChoices, target_of
+from sensitivity.files import write_whole
+from sensitivity.journal.journal import task_of
+from sensitivity.measure.ranking import estimate
+from sensitivity.measure.scan import Scan
+from sensitivity.measure.variants import baselines, skip_variant
+from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, cost_of
+from sensitivity.registry import load
+from sensitivity.reporting.advice import advice, small_splits
+from sensitivity.reporting.csv import write_csv
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.number_formats import format_of, in_format
+from sensitivity.reporting.outcome import verdict_of
+from sensitivity.reporting.tables import frontier_table
+from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.runtimes.base import Runtime
+from sensitivity.search.choose import Means, choose_plan
+from sensitivity.search.frontier import (
+    HOLDOUT_SAMPLES,
+    Frontier,
+    best_points,
+    confirm_values,
+    correction,
+    measured_frontier,
+    replanned,
+)
+from sensitivity.session import Session
+from sensitivity.signals.base import Signal
+from sensitivity.steps.recalibrate import (
+    Recalibration,
+    in_force,
+    kept,
+    recalibrated_plan,
+    recalibration,
+)
+from sensitivity.tasks.load import Given, same_task, task_digest
+from sensitivity.units.units import Pins, pins
+
+if TYPE_CHECKING:
+    from sensitivity.planners.base import Probe
+
+COUNTED = {"max_drop", "target", "frontier", "search", "directory"}
+"""Settings that may change between two plans of one search; all others are of the search."""
+
+OWN_RANGES = (
+    "Other ranges of {} units were tried as well: the plan found under them leaves out {} and is "
+    "not as good, so all units have their own ranges."
+)
+
+Found = TypeVar("Found")
+
+PlanSearch = RunSettings | PlanSettings
+"""What tells a search what to look for; its other settings are of no interest here."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A plan with the ranges that it was searched for under, and what was measured on the way.
+
+    values: float[1 + points, m], of `confirm_values`.
+    """
+
+    plan: Plan
+    points: tuple[FrontierPoint, ...]
+    values: np.ndarray
+
+
+def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Runtime) -> Plan:
+    """Search for a plan and write plan.json, frontier.json and frontier.csv."""
+    target = target_of(settings, session.task.full_scale)
+    fixed = pins(settings.skip, settings.keep, session.units)
+    unseen = set(scanned.unjudged) - {*fixed.skip, *fixed.keep}
+    # Leaving those out would cost time and gain nothing that is measured.
+    fixed = replace(fixed, keep=(*fixed.keep, *sorted(unseen)))
+    own = new = Recalibration("", (), scanned)
+    if not settings.no_recalibrate:
+        new = recalibration(session, scanned, target, fixed.skip)
+    with _priced(session, settings, runtime) as (cost, probe):
+        search = partial(
+            _attempt, session, settings, target=target, price=(cost, probe), fixed=fixed
+        )
+        ranges = (new, own) if cost and new.units else (new,)
+        attempts = under_each(session, ranges, search, lambda one: one.plan, fixed.skip)
+        plans = [attempt.plan for attempt in attempts]
+        best = attempts[cheapest(plans, cost, probe)]
+    found = _int8_held_out(session, best.plan)
+    if best is not attempts[0]:
+        found = replace(
+            found, notes=(*found.notes, OWN_RANGES.format(len(new.units), len(plans[0].skip)))
+        )
+    points = [point for attempt in attempts for point in attempt.points]
+    values = np.concatenate([attempts[0].values, *(attempt.values[1:] for attempt in attempts[1:])])
+    corrected = correction(values, points, found.skip, found.floor, cost)
+    found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
+    _write(session.run_dir, found, Frontier(best.points, _choices(settings), cost), best.values)
+    return _advised(session.run_dir, found)
+
+
+def wants_cost(settings: PlanChoices) -> bool:
+    """Whether the planner compares skip-sets by what they cost to run, rather than by how many
+    units they hold."""
+    return bool(getattr(load("planners", settings.planner), "wants_cost", False))
+
+
+def under_each(
+    session: Session,
+    ranges: Iterable[Recalibration],
+    search: Callable[[Recalibration], Found],
+    plan_of: Callable[[Found], Plan],
+    pinned: Collection[str] = (),
+) -> list[Found]:
+    """What `search` finds under these ranges in turn, until a plan leaves out no more than
+    `pinned`."""
+    found: list[Found] = []
+    for one in ranges:
+        with session.measurer.with_ranges(one.ranges):
+            found.append(search(one))
+        if not set(plan_of(found[-1]).skip) - set(pinned):
+            break
+    return found
+
+
+def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None) -> int:
+    """Which of plans that were searched for under different ranges takes least, the first of
+    equals.
+
+    Engines are measured side by side where `probe` measures them. Where no plan meets the target:
+    the most accurate one.
+    """
+    met = [at for at, plan in enumerate(plans) if plan.met]
+    if not met:
+        return int(np.argmax([plan.metric.confirm.value for plan in plans]))
+    skips = [plans[at].skip for at in met]
+    if len(set(map(frozenset, skips))) == 1:
+        return met[0]
+    taken = probe(skips) if probe else [cost_of(skip, cost) for skip in skips]
+    return met[int(np.argmin(taken))]
+
+
+def _attempt(
+    session: Session,
+    settings: PlanSearch,
+    new: Recalibration,
+    *,
+    target: Target,
+    price: tuple[CostModel | None, Probe | None],
+    fixed: Pins,
+) -> Attempt:
+    found = _chosen(session, settings, new.scan, target, price, fixed)
+    found = recalibrated_plan(session, found, new)
+    return Attempt(found, *_frontier(session, found, price[0]))
+
+
+def _int8_held_out(session: Session, found: Plan) -> Plan:
+    """The same with everything in INT8, as it was calibrated, on holdout too: what the plan is
+    worth where nothing was chosen. Left out where that is a whole evaluation, or many samples."""
+    size = found.metric.holdout.n
+    if not session.has_samples or size > HOLDOUT_SAMPLES:
+        return found
+    measurer = session.measurer
+    (scores,) = measurer.scores(
+        [baselines(session.source.quantizers)["quantized"]], "holdout", "plan: INT8 on holdout"
+    )
+    return replace(
+        found,
+        metric=replace(found.metric, holdout_quantized=estimate(scores, measurer.task.aggregate)),
+    )
+
+
+def _chosen(
+    session: Session,
+    settings: PlanSearch,
+    scanned: Scan,
+    target: Target,
+    price: tuple[CostModel | None, Probe | None],
+    fixed: Pins,
+) -> Plan:
+    signal, alone = _signal(session, scanned)
+    # The scan's own signal is of the ranges that the model came with.
+    means = Means(
+        settings.planner, *price, signal, None if session.measurer.ranges else alone, session.ends()
+    )
+    return choose_plan(
+        session.measurer, session.units, session.source.quantizers, scanned, target, means, fixed
+    )
+
+
+def replan(run_dir: RunDir, settings: PlanSearch, given: Given | None = None) -> Plan | None:
+    """A plan for another target from what an earlier search of the same kind measured; loads no
+    task.
+
+    given: the task; None for that of the run, which nobody can have changed where it is in no file.
+    None where there was no such search, the task has changed since, or no measured set answers for
+    the target.
+    """
+    earlier, frontier = (
+        run_dir.read_if_there("plan.json", Plan),
+        run_dir.read_if_there("frontier.json", Frontier),
+    )
+    info = run_dir.info()
+    if (
+        earlier is None
+        or frontier is None
+        or not frontier.points
+        or frontier.search != _choices(settings)
+    ):
+        return None
+    values = run_dir.path / "frontier.npz"
+    if not values.exists():
+        return None
+    if given is None and not info.in_python:
+        given = run_dir.reference()
+    if given is not None and not same_task(task_of(run_dir.journal), task_digest(given)):
+        return None
+    table = run_dir.read_values(values.name)
+    if len(table) != 1 + len(frontier.points):
+        return None
+    target = target_of(settings, info.full_scale)
+    found = replanned(earlier, frontier, table, target, info.units, info.quantizers)
+    if found is None:
+        return None
+    found = replace(found, recalibrated=kept(in_force(run_dir, earlier), found.quantizers))
+    _write(run_dir, found, frontier, table)
+    return _advised(run_dir, found)
+
+
+def with_timings(run_dir: RunDir, result: BenchResult) -> None:
+    """Put the measured latency into plan.json and the frontier, and the advice that follows from
+    it."""
+    found = run_dir.plan()
+    times = {name: timing.median_ms for timing in result.timings for name in timing.variants}
+    found = replace(
+        found, measured_ms=times.get("partial", times.get("int8") if not found.skip else None)
+    )
+    frontier = run_dir.read_if_there("frontier.json", Frontier)
+    if frontier is not None:
+        known = {found.skip: found.measured_ms, (): times.get("int8")}
+        points = tuple(
+            replace(point, measured_ms=known.get(point.skip, point.measured_ms))
+            for point in frontier.points
+        )
+        run_dir.write("frontier.json", replace(frontier, points=points))
+        _write_csv(run_dir, found, points, frontier.cost)
+    _advised(run_dir, found, result)
+
+
+def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
+    """What plans have met so far, and those of it that nothing beats, the cheapest first. Raises
+    RunDirError."""
+    frontier = run_dir.read("frontier.json", Frontier)
+    return frontier, best_points(frontier.points, frontier.cost)
+
+
+def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> Plan:
+    info: RunInfo = run_dir.info()
+    metric = MetricFormat(info.metric, info.full_scale)
+    found = replace(
+        found, advice=advice(found, bench.timings if bench else (), len(info.units), metric)
+    )
+    found = replace(found, verdict=verdict_of(found, bench, metric))
+    allowed = found.metric.float.value - found.floor
+    small = tuple(
+        note for note in small_splits(found.metric, allowed, metric) if note not in found.notes
+    )
+    found = replace(found, notes=(*found.notes, *small))
+    found = _said_in(found, format_of(info.quantizers))
+    run_dir.write("plan.json", found)
+    return found
+
+
+def _said_in(found: Plan, format_name: str) -> Plan:
+    """The plan with its sentences about the format of the model."""
+
+    def said(sentences: Iterable[str]) -> tuple[str, ...]:
+        return tuple(in_format(sentence, format_name) for sentence in sentences)
+
+    return replace(
+        found,
+        reason=found.reason and in_format(found.reason, format_name),
+        try_next=said(found.try_next),
+        notes=said(found.notes),
+        advice=found.advice and replace(found.advice, sentences=said(found.advice.sentences)),
+        verdict=found.verdict
+        and replace(
+            found.verdict,
+            accuracy_sentence=in_format(found.verdict.accuracy_sentence, format_name),
+            speed_sentence=in_format(found.verdict.speed_sentence, format_name),
+            action_sentence=in_format(found.verdict.action_sentence, format_name),
+        ),
+    )
+
+
+def _priced(
+    session: Session, settings: PlanSearch, runtime: Runtime
+) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
+    """None for a planner that counts layers, unless a cost was asked for."""
+    from sensitivity.steps.price import priced
+
+    if settings.cost is None and not wants_cost(settings):
+        return nullcontext((None, None))
+    return priced(session, settings.cost or "table", runtime, settings.threads)
+
+
+def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, float] | None]:
+    """What re-ranks the units, and its values for each alone where the scan has them; None where
+    outputs are unknown or the user wants the order of the metric."""
+    name = session.run_dir.info().settings.get("signal", session.usual_signal)
+    if not session.has_samples or name == "metric":
+        return None, None
+    if name == "fisher":  # says nothing about a set of units
+        return session.distortion(session.usual_signal), None
+    return session.distortion(name), scanned.signal or None
+
+
+def _frontier(
+    session: Session, found: Plan, cost: CostModel | None
+) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:
+    variant_of = partial(skip_variant, units=session.units)
+    quantizers = session.source.quantizers
+    points = measured_frontier(session.measurer, quantizers, found, variant_of, cost)
+    points = tuple(
+        replace(one, measured_ms=found.measured_ms) if one.skip == found.skip else one
+        for one in points
+    )
+    return points, confirm_values(session.measurer, quantizers, points, variant_of)
+
+
+def _write(run_dir: RunDir, found: Plan, frontier: Frontier, values: np.ndarray) -> None:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, values=values)
+    # A kill between the two must not leave the points of one search beside the values of another.
+    (run_dir.path / "frontier.json").unlink(missing_ok=True)
+    write_whole(run_dir.path / "frontier.npz", buffer.getvalue())
+    run_dir.write("frontier.json", frontier)
+    _write_csv(run_dir, found, frontier.points, frontier.cost)
+
+
+def _write_csv(
+    run_dir: RunDir, found: Plan, points: Sequence[FrontierPoint], cost: CostModel | None
+) -> None:
+    best = {point.skip for point in best_points(points, cost)}
+    write_csv(frontier_table(points, found, cost, best), run_dir.path / "frontier.csv")
+
+
+def _choices(settings: PlanSearch) -> dict[str, str]:
+    """What two searches must share for one to answer for the other; the runtime only where it was
+    timed."""
+    names = {
+        field.name for kind in (PlanChoices, RuntimeChoices) for field in fields(kind)
+    } - COUNTED
+    timed = settings.cost is not None or wants_cost(settings)
+    names -= set() if timed else {"runtime", "threads"}
+    return {name: str(getattr(settings, name)) for name in sorted(names)}

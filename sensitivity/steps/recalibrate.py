@@ -1,0 +1,183 @@
+"""Recalibrate before skipping: the ranges with which a run's plan is searched for.
+
+What was found lies in recalibration.json, so that another target is planned without calibrating
+again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+from sensitivity.errors import ModelError
+from sensitivity.measure.ranking import estimate
+from sensitivity.measure.scan import Scan
+from sensitivity.measure.scan import scan as measure_scan
+from sensitivity.measure.variants import baselines
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing
+from sensitivity.records import Plan, Quantizer, Range, Recalibrated, Target
+from sensitivity.run_dir import RunDir
+from sensitivity.search.judge import SequentialJudge, SplitJudge
+from sensitivity.search.ranges import WORST, places_of, recalibrate, together
+from sensitivity.session import Session
+from sensitivity.signals.distortion import SQNR
+
+FILE = "recalibration.json"
+CANNOT = (
+    "Recalibration was left out: other ranges are tried in models of ModelOpt and "
+    "pytorch-quantization and in Q/DQ files; {kind} keeps those that it came with. Calibrate it "
+    "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
+)
+KINDS = {"pt2e": "a PT2E graph"}
+
+
+@dataclass(frozen=True)
+class Recalibration:
+    """units: recalibrated, in the order taken; none where no other range is worth it. basis: digest
+    of what this is of.
+
+    scan: the ranking to plan from: where only the metric ranks, all units measured again with these
+    ranges.
+    note: what the reader must know.
+    """
+
+    basis: str
+    units: tuple[Recalibrated, ...]
+    scan: Scan
+    note: str | None = None
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        return tuple(one for unit in self.units for one in unit.ranges)
+
+
+def recalibration(
+    session: Session, scanned: Scan, target: Target, skip: Sequence[str]
+) -> Recalibration:
+    """The worst units with the ranges that serve them best; nothing where INT8 meets the target as
+    it is.
+
+    skip: units that every plan leaves out.
+    """
+    if not isinstance(session.source, Recalibratable):
+        source = session.source.source
+        return Recalibration(
+            "", (), scanned, CANNOT.format(kind=KINDS.get(source, f"a {source} model"))
+        )
+    if _meets(session, scanned, target, tuple(skip)):
+        return Recalibration("", (), scanned)
+    basis = _basis(session, scanned, skip)
+    known = session.run_dir.read_if_there(FILE, Recalibration)
+    if known is not None and known.basis == basis:
+        return known
+    units = _found(session, scanned, skip)
+    missing = session.source.missing() if isinstance(session.source, Sharing) else None
+    found = Recalibration(basis, units, scanned, missing)
+    # Where outputs can be compared the planner ranks the units anew by their signal; where not, the
+    # metric has to.
+    if units and not session.has_samples:
+        with session.measurer.with_ranges(found.ranges):
+            found = replace(
+                found,
+                scan=measure_scan(
+                    session.measurer, session.units, _quantizers(session), scanned.mode
+                ),
+            )
+    session.run_dir.write(FILE, found)
+    return found
+
+
+def recalibrated_plan(session: Session, plan: Plan, found: Recalibration) -> Plan:
+    """The plan with what it owes to other ranges: `quantized` is the model as it came,
+    `recalibrated` as it is now."""
+    notes = (*plan.notes, found.note) if found.note else plan.notes
+    if not found.units:
+        return replace(plan, notes=notes)
+    measurer = session.measurer
+    with measurer.with_ranges(()):
+        own = measurer.known(baselines(_quantizers(session))["quantized"], "confirm")
+    own_metric = estimate(own, measurer.task.aggregate)
+    metric = replace(plan.metric, quantized=own_metric, recalibrated=plan.metric.quantized)
+    return replace(
+        plan, metric=metric, recalibrated=kept(found.units, plan.quantizers), notes=notes
+    )
+
+
+def kept(units: Sequence[Recalibrated], left_out: Sequence[str]) -> tuple[Recalibrated, ...]:
+    """The recalibrated units of which something stays in INT8. left_out: quantizers that the plan
+    disables."""
+    return tuple(
+        one for one in units if not {each.quantizer for each in one.ranges} <= set(left_out)
+    )
+
+
+def in_force(run_dir: RunDir, plan: Plan) -> tuple[Recalibrated, ...]:
+    """All units that were recalibrated in the search that a plan is of, also those that it leaves
+    out."""
+    if plan.metric.recalibrated is None:
+        return ()
+    return run_dir.read(FILE, Recalibration).units
+
+
+def ranges_of(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
+    """Inside the `with`, the model has the ranges of the plan."""
+    if not plan.recalibrated:
+        return nullcontext()
+    if not isinstance(source, Recalibratable):
+        raise ModelError(
+            "Expected a model whose ranges can be changed, as the plan does, got one of "
+            f"{source.source}."
+        )
+    return source.with_ranges(plan.ranges)
+
+
+def _quantizers(session: Session) -> tuple[Quantizer, ...]:
+    return session.source.quantizers
+
+
+def _meets(session: Session, scanned: Scan, target: Target, skip: tuple[str, ...]) -> bool:
+    measurer, units = session.measurer, session.units
+    base = baselines(session.source.quantizers)
+    (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
+    floor = target.floor(measurer.aggregate(float_scores))
+    if scanned.signal:
+        return SequentialJudge(measurer, units, floor, float_scores)(skip).met
+    return SplitJudge(measurer, units, floor)(skip).met
+
+
+def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
+    parts = [
+        dict(session.measurer.journal.head),
+        [effect.unit for effect in scanned.effects],
+        sorted(skip),
+    ]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _found(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recalibrated, ...]:
+    """Where everything in INT8 has collapsed, all units at once by the task's own signal; else the
+    worst, one by one."""
+    source, measurer, units = session.source, session.measurer, session.units
+    assert isinstance(source, Recalibratable)
+    at_once = scanned.collapsed and session.has_samples
+    order = [effect.unit for effect in scanned.effects if effect.unit not in skip]
+    order = order if at_once else order[:WORST]
+    names = [name for unit in units if unit.name in order for name in unit.quantizers]
+    scales = (*session.scales, *(source.sharing() if isinstance(source, Sharing) else ()))
+    group_of = {name: group for group in scales for name in group}
+    members = dict.fromkeys(member for name in names for member in group_of.get(name, (name,)))
+    other = source.other_ranges(members, session.forward_calibration)
+    own = {one.quantizer: source.range(one.quantizer) for one in other}
+    own |= {member: source.range(member) for name in own for member in group_of.get(name, ())}
+    places = places_of(own, own, other, scales)
+    if at_once:
+        signal = session.distortion(session.usual_signal)
+        return together(measurer, units, _quantizers(session), places, skip=skip, signal=signal)
+    subject = (measurer, units, session.source.quantizers, order, places)
+    try:
+        return recalibrate(*subject, skip=skip, signal=SQNR if session.has_samples else None)
+    except ModelError:  # outputs that cannot be compared, such as boxes after suppression
+        return recalibrate(*subject, skip=skip)

@@ -1,0 +1,1 @@
+"""What a file takes in a runtime, and why."""

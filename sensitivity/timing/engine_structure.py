@@ -1,0 +1,131 @@
+"""What each weighted layer of a file became in the engine that TensorRT-RTX builds. Structure:
+nothing is timed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from sensitivity.errors import OnnxFileError, RuntimeUnavailable, SensitivityError
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.qdq import weighted_nodes
+from sensitivity.records import BuiltLayer, EngineStructure
+from sensitivity.rules.base import PlanNames
+from sensitivity.rules.lint import run_lint
+from sensitivity.rules.targets import RTX
+from sensitivity.runtimes.onnx_names import WEIGHTED, OnnxNames, onnx_names
+from sensitivity.runtimes.tensorrt_rtx_build import SM, Build, build
+from sensitivity.runtimes.tensorrt_rtx_log import Layer
+from sensitivity.timing.profile import quantized_nodes
+
+GENERATED = "kgen"
+"""The builder's word for a kernel that it composes of elementwise operations and moves; its name
+lists them."""
+NAME = re.compile(r"__myl_(?P<words>\w+?)_myl\d+_\d+$")
+ONLY_REQUANTIZES = re.compile(r"((Mul)?MinMaxRounCast|CastMul|Cast|Conc|Tran|Move|Slic|Resh)*")
+"""Quantize, dequantize, cast and moves, as the builder shortens their names."""
+QDQ = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
+WIDTH = ("int4", "int8", "fp8", "fp16", "bf16", "fp32")
+
+
+def build_structure(file: Path, *, sm: int = SM, plan: PlanNames | None = None) -> EngineStructure:
+    """Build the file and say what its layers became. For files that lint does not refuse for
+    tensorrt-rtx.
+
+    sm: compute capability, such as 89. plan: what a plan leaves in float; None takes the file's own
+    Q/DQ for the plan. Raises OnnxFileError where the parser refuses the file, RuntimeUnavailable
+    where nothing can be built here or the builder gives up; both with its own words.
+    """
+    made = build(file, sm=sm)
+    if not made.parsed and made.errors:
+        raise OnnxFileError(
+            f"Expected {file.name} to be a model that TensorRT-RTX can parse, got: "
+            f"{str(made.problem).rstrip('.')}."
+        )
+    if not made.ok:
+        raise RuntimeUnavailable(
+            f"Expected TensorRT-RTX to build {file.name}, got: {str(made.problem).rstrip('.')}."
+        )
+    return structure_of(made, file, None if plan is None else planned_float(plan))
+
+
+def build_or_say_why(file: Path, plan: PlanNames) -> EngineStructure | str:
+    """The same as a step of a longer job, which never fails for it: the engine, or why there is
+    none."""
+    refusals = {finding.code for finding in run_lint(file, RTX) if finding.severity == "error"}
+    if refusals:
+        return f"lint refuses it for {RTX}: {', '.join(sorted(refusals))}"
+    try:
+        return build_structure(file, plan=plan)
+    except SensitivityError as error:
+        return str(error)
+
+
+def planned_float(plan: PlanNames) -> frozenset[str]:
+    """Layers that a plan leaves in float, whole or in part: its units by name, and those of its
+    quantizers."""
+    return frozenset(plan.skip) | {quantizer.rpartition(".")[0] for quantizer in plan.quantizers}
+
+
+def structure_of(
+    made: Build, file: Path, in_float: Collection[str] | None = None
+) -> EngineStructure:
+    """The engine beside what was planned. made: of this very file, with an engine.
+
+    in_float: layers that a plan leaves in float; None where there is no plan. Of the others, and
+    without a plan, the file's own Q/DQ says what is planned.
+    """
+    names, kernels = onnx_names(file), [layer for layer in made.layers if layer.outputs]
+    in_int8 = set(quantized_nodes(file)) - set(in_float or ())
+    weighted = [
+        node.name or node.outputs[0].name or "?" for node in weighted_nodes(load_model(file).graph)
+    ]
+    return EngineStructure(
+        version=made.version,
+        sm=made.sm,
+        layers=tuple(
+            BuiltLayer(name, "int8" if name in in_int8 else "float", _built(name, kernels))
+            for name in weighted
+        ),
+        kernels=len(kernels),
+        requantize_kernels=sum(only_requantizes(layer, names) for layer in kernels),
+        activation_bytes=sum(tensor.nbytes for layer in kernels for tensor in layer.outputs),
+    )
+
+
+def _built(name: str, kernels: Sequence[Layer]) -> str | None:
+    """What the node computes in. Kernels around it name it too: its own is no generated one, or is
+    named after it."""
+    naming = [layer for layer in kernels if name in layer.onnx]
+    own = [layer for layer in naming if layer.kind != GENERATED] or naming
+    own = [layer for layer in own if layer.name.startswith(f"{name}_myl")] or own
+    return _precision(own[0]) if own else None
+
+
+def _precision(layer: Layer) -> str:
+    """INT8 where both operands are: an activation and the weights, or two activations. Else the
+    widest of them."""
+    weights = max(layer.constants, key=lambda tensor: math.prod(tensor.shape), default=None)
+    tensors = (*layer.inputs, weights) if weights is not None else layer.inputs
+    operands = [tensor.dtype for tensor in tensors if tensor.dtype in WIDTH]
+    if operands.count("int8") > 1:
+        return "int8"
+    return max(operands, key=WIDTH.index, default="?")
+
+
+def only_requantizes(layer: Layer, names: OnnxNames) -> bool:
+    """Whether the kernel does nothing but quantize, dequantize, cast or reorder what another one
+    made.
+
+    names: of the ONNX file. A kernel with an operation of the file, such as a Concat, does more.
+    One that stands before a weighted layer names that layer's operations as well, and is judged by
+    its own name.
+    """
+    found = NAME.match(layer.name)
+    if layer.kind != GENERATED or found is None or not ONLY_REQUANTIZES.fullmatch(found["words"]):
+        return False
+    nodes = [node for name in layer.onnx if (node := names.find(name)) is not None]
+    before_weighted = any(node.op in WEIGHTED for node in nodes)
+    return before_weighted or all(node.op in QDQ for node in nodes)

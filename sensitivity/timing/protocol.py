@@ -1,0 +1,170 @@
+"""Latency of several files in one runtime, taken in turn so that all of them see the same
+machine."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.errors import OnnxFileError, RuntimeUnavailable, SensitivityError
+from sensitivity.records import Estimate, Timing
+from sensitivity.runtimes.base import Engine, Runtime, Tensors
+from sensitivity.timing.ratio import median_ratio
+
+Variant = Literal["float", "fp16", "int8", "partial"]
+
+
+def bench_files(
+    files: Mapping[Variant, Path],
+    runtime: Runtime,
+    inputs: Tensors,
+    *,
+    threads: int,
+    rounds: int,
+    warmup: int,
+    progress: Callable[[int, int], None] | None = None,
+    left_out: Callable[[SensitivityError], None] | None = None,
+    seed: int = 0,
+) -> tuple[Timing, ...]:
+    """Time every file once per round, in an order that is drawn anew for each round.
+
+    inputs: one batch, the same for all files; the first axis is the sample.
+    threads: of the runtime, for one inference. warmup: untimed inferences of each file before the
+    first round.
+    progress: called with (rounds done, rounds) after each round.
+    left_out: called with the reason where the runtime does not take the FP16 file, which is then
+    not timed; None
+        raises it.
+    All files are loaded at once; every engine is closed at the end, also after an exception.
+    Raises SensitivityError where the float file is missing (every ratio is against it) or a number
+    makes no sense, and what the runtime raises for a file that it cannot load.
+    """
+    _check(files, threads, rounds, warmup)
+    with contextlib.ExitStack() as stack:
+        engines: dict[Variant, Engine] = {}
+        for variant, file in files.items():
+            try:
+                engines[variant] = runtime.build(file, threads=threads)
+            except (OnnxFileError, RuntimeUnavailable) as error:
+                if variant != "fp16" or left_out is None:
+                    raise
+                left_out(error)
+                continue
+            stack.callback(engines[variant].close)
+        per_turn = getattr(runtime, "per_turn", 1)  # more where a turn is costly, such as a process
+        times = interleaved(
+            engines,
+            inputs,
+            rounds=rounds,
+            warmup=warmup,
+            per_turn=per_turn,
+            progress=progress,
+            seed=seed,
+        )
+        batch = len(next(iter(inputs.values())))
+        blocks = per_turn if per_turn > 1 else None
+        half = (
+            times.get("fp16") if "fp16" in engines and engines["fp16"].precision == "fp16" else None
+        )
+        return tuple(
+            timing(
+                times[variant],
+                ratio=median_ratio(times["float"], times[variant], block=blocks),
+                against_fp16=None
+                if half is None
+                else median_ratio(half, times[variant], block=blocks),
+                file=str(file),
+                variant=variant,
+                runtime=runtime.name,
+                precision=engines[variant].precision,
+                batch=batch,
+                threads=threads,
+            )
+            for variant, file in files.items()
+            if variant in engines
+        )
+
+
+def interleaved(
+    engines: Mapping[Variant, Engine],
+    inputs: Tensors,
+    *,
+    rounds: int,
+    warmup: int,
+    per_turn: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    seed: int = 0,
+) -> dict[Variant, NDArray[np.float64]]:
+    """Milliseconds float64[rounds] of each engine; entry i of all of them is of the same round.
+
+    per_turn: rounds that an engine runs in one go before the next engine has its turn.
+    """
+    rng = np.random.default_rng(seed)
+    variants = list(engines)
+    times: dict[Variant, list[float]] = {variant: [] for variant in variants}
+    for engine in engines.values():
+        if warmup:
+            engine.time_ms(inputs, warmup)
+    for done in range(0, rounds, per_turn):
+        timed = min(per_turn, rounds - done)
+        for k in rng.permutation(len(variants)):
+            # The first inference of a turn brings back into the caches what the other files drove
+            # out of them.
+            times[variants[k]] += engines[variants[k]].time_ms(inputs, timed + 1)[1:].tolist()
+        if progress:
+            progress(done + timed, rounds)
+    return {variant: np.array(values) for variant, values in times.items()}
+
+
+def timing(
+    ms: NDArray[np.float64],
+    *,
+    ratio: Estimate,
+    against_fp16: Estimate | None = None,
+    file: str,
+    variant: Variant,
+    runtime: str,
+    precision: str,
+    batch: int,
+    threads: int,
+) -> Timing:
+    """Summarize times float64[n] of one file; spread_ms is the interquartile range."""
+    q25, q50, q75, q90, q95, q99 = (
+        float(q) for q in np.quantile(ms, [0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
+    )
+    return Timing(
+        file=file,
+        variant=variant,
+        runtime=runtime,
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        n=len(ms),
+        median_ms=q50,
+        p90_ms=q90,
+        p95_ms=q95,
+        p99_ms=q99,
+        spread_ms=q75 - q25,
+        ratio=ratio,
+        against_fp16=against_fp16,
+    )
+
+
+def _check(files: Mapping[Variant, Path], threads: int, rounds: int, warmup: int) -> None:
+    if "float" not in files:
+        raise SensitivityError(
+            f"Expected a float file to compare with, got {', '.join(files) or 'no files'}; export "
+            "it with the others."
+        )
+    for what, value, least in (
+        ("threads", threads, 1),
+        ("rounds", rounds, 1),
+        ("warmup", warmup, 0),
+    ):
+        if value < least:
+            raise SensitivityError(f"Expected {what} of at least {least}, got {value}.")

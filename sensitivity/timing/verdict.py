@@ -1,0 +1,141 @@
+"""Timings in words: what is faster, by how much, and what to do where INT8 is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sensitivity.records import Estimate, Timing
+from sensitivity.timing.explain import explain, not_in_int8
+from sensitivity.timing.profile import FileProfile
+
+NAMES = {
+    "float": "The float model",
+    "fp16": "FP16",
+    "int8": "Full INT8",
+    "partial": "The partial plan",
+}
+SEE_PROFILE = "The per-layer profile says which layers ran in INT8 and where reformats come from."
+WHY_SLOW = {
+    "onnxruntime": "ONNX Runtime fuses Q/DQ into integer kernels only where the output of a layer "
+    "is quantized too: "
+    "an unlowered Q/DQ file is often slower than float there, and says nothing about other "
+    "runtimes; 'sensitivity export --for onnxruntime' makes a file that it can fuse.",
+    "openvino": "'sensitivity export --for openvino' makes a file on the uint8 grid that "
+    "OpenVINO's kernels expect.",
+    "tensorrt": SEE_PROFILE,
+    "tensorrt_rtx": SEE_PROFILE,
+    "trtexec": SEE_PROFILE,
+}
+
+
+def verdict(
+    timings: Sequence[Timing], profiles: Mapping[str, FileProfile] | None = None
+) -> list[str]:
+    """Sentences about one bench run of one runtime, the most important first; the float file must
+    be among them.
+
+    profiles: of some of the files, by variant; each adds what its layers ran in and what its
+    reformats cost.
+    """
+    by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
+    base = by_variant["float"]
+    others = [
+        by_variant[variant] for variant in ("partial", "int8", "fp16") if variant in by_variant
+    ]
+    sentences = [SAME.format(_names(one)) for one in timings if one.same]
+    sentences += [
+        _against_float(one) for one in others if one.variant != "fp16" or one.precision == "fp16"
+    ]
+    sentences += _against_each_other(by_variant)
+    profiles = profiles or {}
+    all_int8 = any(
+        profile.kept and not not_in_int8(profile.runs, profile.kept)
+        for profile in profiles.values()
+    )
+    slow = any(
+        _speed(timing.ratio) != "faster"
+        for timing in others
+        if timing.variant in ("int8", "partial")
+    )
+    lowered = any(Path(timing.file).stem.endswith(f".{base.runtime}") for timing in others)
+    if slow and not all_int8 and not lowered and base.runtime in WHY_SLOW:
+        sentences.append(WHY_SLOW[base.runtime])
+    for variant, profile in profiles.items():
+        sentences += [f"{NAMES[variant]}: {text}" for text in explain(profile.runs, profile.kept)]
+    sentences.append(
+        f"Float takes {base.median_ms:.3g} ms. Measured in {base.runtime} ({base.threads} "
+        f"thread{'s' if base.threads > 1 else ''}, batch {base.batch}, unquantized layers in "
+        f"{base.precision}), {base.n} rounds with all files in turn."
+    )
+    return sentences
+
+
+SAME = "{} are the same file, timed once."
+
+
+def _names(timing: Timing) -> str:
+    """Such as "Full INT8 and the partial plan"."""
+    first, *rest = (NAMES[variant] for variant in timing.variants)
+    return " and ".join([first, *(f"{name[0].lower()}{name[1:]}" for name in rest)])
+
+
+def _speed(ratio: Estimate) -> str:
+    """'faster', 'slower', or 'no different' where the interval holds 1 or there is none."""
+    if ratio.low is None or ratio.high is None or ratio.low <= 1 <= ratio.high:
+        return "no different"
+    return "faster" if ratio.low > 1 else "slower"
+
+
+def _against_float(timing: Timing) -> str:
+    ratio, name = timing.ratio, NAMES[timing.variant]
+    took = f"{timing.median_ms:.3g} ms, p95 {timing.p95_ms:.3g} ms"
+    if ratio.low is None:
+        return (
+            f"{name} runs at {ratio.value:.2f} times the speed of float ({took}); one round "
+            "gives no interval."
+        )
+    interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
+    if _speed(ratio) == "no different":
+        return (
+            f"{name} cannot be told from float: {ratio.value:.2f} times its speed ({interval}; "
+            f"{took})."
+        )
+    return (
+        f"{name} is {_speed(ratio)} than float: {ratio.value:.2f} times its speed ({interval}; "
+        f"{took})."
+    )
+
+
+def _against_each_other(by_variant: dict[str, Timing]) -> list[str]:
+    partial, int8, fp16 = (by_variant.get(variant) for variant in ("partial", "int8", "fp16"))
+    sentences = []
+    if partial and int8 and _speed(int8.ratio) == "faster":
+        gain = (1 - 1 / partial.ratio.value) / (1 - 1 / int8.ratio.value)
+        sentences.append(
+            f"The partial plan keeps {max(gain, 0):.0%} of the time that full INT8 saves."
+        )
+    if fp16 and fp16.precision != "fp16":
+        sentences.append(
+            f"{fp16.runtime} ran the FP16 file in {fp16.precision}, at {fp16.ratio.value:.2f} "
+            "times the speed of float: that says nothing about FP16 on a GPU."
+        )
+    else:
+        sentences += [
+            _against_fp16(timing) for timing in (partial, int8) if timing and timing.against_fp16
+        ]
+    return sentences
+
+
+def _against_fp16(timing: Timing) -> str:
+    ratio, name = timing.against_fp16, NAMES[timing.variant]
+    assert ratio is not None
+    interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    if _speed(ratio) == "faster":
+        return f"{name} is faster than FP16: {ratio.value:.2f} times its speed{interval}."
+    told = "is slower than FP16" if _speed(ratio) == "slower" else "cannot be told from FP16"
+    return (
+        f"{name} {told}: {ratio.value:.2f} times its speed{interval}; as it is, FP16 is the better "
+        "engine: have fewer boundaries between INT8 and float, quantize residual adds, or leave "
+        "out fewer layers."
+    )

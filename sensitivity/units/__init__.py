@@ -1,0 +1,2 @@
+"""What is left out as one: layers, blocks and groups of quantizers, and where they stand in the
+graph."""

@@ -1,0 +1,148 @@
+"""What engines want before a model is scanned: shared scales, quantized skip connections.
+
+Both change what the quantized model computes, so they come before the scan: what is measured is
+what is exported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from sensitivity.errors import ModelError
+from sensitivity.onnx_graph import groups
+from sensitivity.onnx_graph.marks import SumOperand
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.records import Range
+
+ADD = "residual_add"
+QUANTIZER = "residual_quantizer"
+
+
+def scale_groups(source: QuantizedModel, example_inputs: Any) -> tuple[tuple[str, ...], ...]:
+    """Names of the quantizers that should share one scale: fan-out siblings, and all that meet in a
+    Concat.
+
+    Raises ExportError where the model cannot be traced.
+    """
+    from sensitivity.exporters.trace import trace
+
+    return tuple(meeting.quantizers for meeting in groups.meetings(trace(source, example_inputs)))
+
+
+@contextmanager
+def unified_scales(
+    source: QuantizedModel, names: Iterable[Sequence[str]]
+) -> Iterator[tuple[Range, ...]]:
+    """Inside the `with`, every group of quantizers has the largest amax of its members; before and
+    after it, their own.
+
+    Yields the own ranges of the quantizers that changed. Raises ModelError for a model whose ranges
+    cannot be changed, or a quantizer without a per-tensor amax.
+    """
+    if not isinstance(source, Recalibratable):
+        raise ModelError(
+            f"Expected a model whose ranges can be changed, got one of {source.source}."
+        )
+    own = [[_per_tensor(source.range(name)) for name in group] for group in names]
+    changed: list[Range] = []
+    shared: list[Range] = []
+    for group in own:
+        largest = max(one.amax[0] for one in group)
+        lower = [one for one in group if one.amax[0] != largest]
+        changed += lower
+        shared += [Range(one.quantizer, "shared", (largest,)) for one in lower]
+    with source.with_ranges(shared):
+        yield tuple(changed)
+
+
+def _per_tensor(one: Range) -> Range:
+    if one.axis is not None or len(one.amax) != 1:
+        raise ModelError(
+            f"Expected {one.quantizer} to have one amax to share with its group, got "
+            f"{len(one.amax)}; calibrate it per tensor."
+        )
+    return one
+
+
+def add_residual_quantizers(source: QuantizedModel, batches: Sequence[Any]) -> tuple[str, ...]:
+    """Quantize what comes over each skip connection, as TensorRT needs to fuse the Add in INT8.
+
+    The model is changed for good: the module whose code adds gets a `residual_add`, with a copy of
+    one of the model's input quantizers that the Add alone reads through. Other readers of the
+    tensor have quantizers of their own, or read it in float. amax is the largest absolute value
+    over `batches` (inputs, for calibration). Make the `QuantizedModel` anew afterwards.
+    Returns the names of the new quantizers.
+    """
+    from sensitivity.exporters.trace import trace
+    from sensitivity.quantizers.torch.sums import QuantizedSums, change_sums
+
+    operands = groups.residual_operands(trace(source, batches[0], sums=True))
+    template = next(
+        (one.name for one in source.quantizers if one.role == "input" and one.axis is None), None
+    )
+    if template is None or not operands:
+        return ()
+    largest = _largest_operands(source, operands, batches)
+    names = []
+    changes: dict[str, QuantizedSums] = defaultdict(QuantizedSums)
+    for operand in operands:
+        quantizer = copy.deepcopy(source.model.get_submodule(template))
+        quantizer._amax.fill_(largest[operand])
+        added = changes[operand.module].add(operand, quantizer)
+        owner = source.model.get_submodule(operand.module)
+        attribute = f"{ADD}_{operand.sum}" if hasattr(owner, ADD) else ADD
+        owner.add_module(attribute, added)
+        names.append(f"{operand.module}.{attribute}.{QUANTIZER}".removeprefix("."))
+    change_sums(source.model, changes)
+    return tuple(names)
+
+
+@contextmanager
+def residual_quantizers(
+    source: QuantizedModel, batches: Sequence[Any]
+) -> Iterator[tuple[str, ...]]:
+    """`add_residual_quantizers`, taken back after the `with`. Raises ModelError for a model that
+    takes no new ones."""
+    if not hasattr(source.model, "named_modules") or not isinstance(source, Recalibratable):
+        raise ModelError(
+            "Expected a model that takes new quantizers for --quantize-residuals, got one of "
+            f"{source.source}; quantize the skip connections where it was made."
+        )
+    from sensitivity.quantizers.torch.sums import restore_sums
+
+    names = add_residual_quantizers(source, batches)
+    try:
+        yield names
+    finally:
+        restore_sums(source.model)
+        for name in names:
+            owner, _, add = name.removesuffix(f".{QUANTIZER}").rpartition(".")
+            delattr(source.model.get_submodule(owner), add)
+
+
+def _largest_operands(
+    source: QuantizedModel, operands: Sequence[SumOperand], batches: Sequence[Any]
+) -> dict[SumOperand, float]:
+    from sensitivity.exporters.simulate import outputs_of
+    from sensitivity.quantizers.torch.sums import changed_sums
+
+    largest = dict.fromkeys(operands, 0.0)
+
+    def keep(module: str, position: int, *values: Any) -> Any:
+        for operand in operands:
+            if (operand.module, operand.sum) == (module, position):
+                value = float(values[operand.index].abs().max())
+                largest[operand] = max(largest[operand], value)
+        return values
+
+    changes = {operand.module: partial(keep, operand.module) for operand in operands}
+    with changed_sums(source.model, changes):
+        for inputs in batches:
+            # In float, as ranges are calibrated.
+            outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers])
+    return largest

@@ -1,0 +1,139 @@
+"""What belongs together in a model: found in its traced graph and its modules, before anything is
+measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sensitivity.config import UnitChoices
+from sensitivity.errors import ExportError, ModelError
+from sensitivity.onnx_graph import groups
+from sensitivity.onnx_graph.qdq_groups import belonging
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.quantizers.torch.modules import head_parts, merged_blocks, shared_objects
+from sensitivity.records import Unit
+from sensitivity.units.units import Relation, patterns, units_of
+
+NO_GRAPH = (
+    "The model's graph could not be read ({problem}), so {what} every quantizer keeps its own "
+    "range; an engine may want one range where tensors meet."
+)
+BRANCHED = (
+    "{count} RepVGG blocks still have their training branches ({names}): each runs as several "
+    "layers with a scale of its own. Merge them before calibration (switch_to_deploy, "
+    "reparameterize)."
+)
+SAMPLES = 2
+"""Of the example batch, for tracing."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """relations: layers that belong together, the strongest claim first. scales: quantizers that
+    should share a range.
+
+    branched: RepVGG blocks in their training form, by their first convolution. problem: why the
+    graph could not be read, as a clause; None where it was. traced: the graph, of a torch model
+    only.
+    """
+
+    relations: tuple[Relation, ...] = ()
+    scales: tuple[tuple[str, ...], ...] = ()
+    branched: tuple[str, ...] = ()
+    problem: str | None = None
+    traced: Any = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The units of a scan, the quantizers that share a range during it, and what the reader must
+    know of both.
+
+    problem, traced: as in `Structure`.
+    """
+
+    units: tuple[Unit, ...]
+    scales: tuple[tuple[str, ...], ...] = ()
+    warnings: tuple[str, ...] = ()
+    problem: str | None = None
+    traced: Any = None
+
+
+def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed:
+    """What the user asks for, as far as the model's graph can be read.
+
+    example: as for `structure_of`. Raises NamesError for a --group that matches no layer.
+    """
+    found = structure_of(source, example)
+    own = patterns(choices.group, source.quantizers)
+    units = units_of(source.quantizers, choices.unit, (*own, *found.relations))
+    warnings = []
+    if found.problem and (example is not None or choices.unit == "group"):
+        what = "units are layers, and" if choices.unit == "group" else ""
+        warnings.append(" ".join(NO_GRAPH.format(problem=found.problem, what=what).split()))
+    if found.branched:
+        shown = ", ".join(found.branched[:3]) + (", ..." if len(found.branched) > 3 else "")
+        warnings.append(BRANCHED.format(count=len(found.branched), names=shown))
+    scales = () if choices.separate_scales else found.scales
+    return Placed(units, scales, tuple(warnings), found.problem, found.traced)
+
+
+def structure_of(source: QuantizedModel, example: Any) -> Structure:
+    """Heads, RepVGG blocks and shared quantizers from the modules; fan-out, concat and residual
+    groups from the graph.
+
+    example: one batch of inputs; None where there is none.
+    """
+    if source.source == "onnx_qdq":  # what shares a range does so in the file
+        found = belonging(source.model.graph.graph, source.model.paths)
+        return Structure(tuple(Relation(one.kind, one.units) for one in found))
+    if not hasattr(source.model, "named_modules"):
+        return Structure(problem=f"a {source.source} model is no torch model")
+    layers = list(dict.fromkeys(quantizer.layer for quantizer in source.quantizers))
+    heads = tuple(Relation("head", part) for part in head_parts(source.model, layers))
+    merged = tuple(Relation("repvgg", (layer,)) for layer in merged_blocks(source.model, layers))
+    names = [quantizer.name for quantizer in source.quantizers]
+    shared = tuple(Relation("shared", held) for held in shared_objects(source.model, names))
+    if example is None:
+        return Structure((*merged, *heads, *shared), problem="the task has no example_inputs")
+    try:
+        traced = _traced(source, example)
+    except ExportError as error:
+        return Structure((*merged, *heads, *shared), problem=str(error))
+    blocks = tuple(block for block in groups.branched_blocks(traced) if set(block) <= set(layers))
+    meetings = groups.meetings(traced)
+    layer_of = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
+    met = [
+        Relation(one.kind, tuple(dict.fromkeys(layer_of[name] for name in one.quantizers)))
+        for one in meetings
+    ]
+    residual = [Relation("residual", found) for found in groups.residual_layers(traced, layers)]
+    branched = tuple(Relation("repvgg", block) for block in blocks)
+    return Structure(
+        (*branched, *merged, *heads, *shared, *met, *residual),
+        tuple(one.quantizers for one in meetings if sharable(source, one.quantizers)),
+        tuple(block[0] for block in blocks),
+        traced=traced,
+    )
+
+
+def sharable(source: QuantizedModel, names: tuple[str, ...]) -> bool:
+    """Whether these quantizers can have one range: each has one per tensor, on the same integer
+    grid."""
+    if not isinstance(source, Recalibratable):
+        return False
+    try:
+        ranges = [source.range(name) for name in names]
+        grids = [source.grid(name) for name in names]
+    except ModelError:
+        return False
+    kinds = {(grid.low, grid.high, grid.zero_point) for grid in grids}
+    return len(kinds) == 1 and all(one.axis is None and len(one.amax) == 1 for one in ranges)
+
+
+def _traced(source: QuantizedModel, example: Any) -> Any:
+    from sensitivity.exporters.simulate import first_samples
+    from sensitivity.exporters.trace import trace
+
+    return trace(source, first_samples(example, SAMPLES))
