@@ -14,6 +14,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import CLAMPING, RESTORED, UNLIMITED, Limits, limits_of, within
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
+from sensitivity.onnx_graph.walk import given, producer, source
 
 PASSING = {"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"}
 """Operations whose output stands for the same tensor of the float model as their first input."""
@@ -68,17 +69,16 @@ class _Aligner:
         for node in self._graph:
             if node.op_type in PASSING:
                 self._pass_on(node)
-                continue
-            twin = next(
-                iter(sorted(self._candidates(node), key=lambda one: self._rank(node, one))), None
-            )
-            if twin is not None:
-                self._join(node, twin)
-            elif any(
-                value is not None and not qdq.rooted_at_constant(value) for value in node.inputs
-            ):
-                self._found.unmatched.append(node)
+            else:
+                self._match(node)
         return self._found
+
+    def _match(self, node: ir.Node) -> None:
+        candidates = self._candidates(node)
+        if candidates:
+            self._join(node, min(candidates, key=lambda other: self._rank(node, other)))
+        elif qdq.computed_inputs(node):
+            self._found.unmatched.append(node)
 
     def _pass_on(self, node: ir.Node) -> None:
         source = node.inputs[0]
@@ -87,11 +87,19 @@ class _Aligner:
 
     def _candidates(self, node: ir.Node) -> list[ir.Node]:
         """Operations of the float model that this one can stand for."""
-        named = [self._by_name.get(node.name), *self._by_output_name(node)]
-        twins = [self._found.values[value] for value in node.inputs if value in self._found.values]
-        near = [reader for twin in twins[:1] for reader in _readers(twin)]
-        every = dict.fromkeys(one for one in (*named, *near) if one is not None)
-        return [one for one in every if one not in self._taken and self._fits(node, one)]
+        found = [*self._by_output_name(node), *self._reading_the_same(node)]
+        named = self._by_name.get(node.name)
+        if named is not None:
+            found.insert(0, named)
+        free = [other for other in dict.fromkeys(found) if other not in self._taken]
+        return [other for other in free if self._fits(node, other)]
+
+    def _reading_the_same(self, node: ir.Node) -> list[ir.Node]:
+        """What reads the tensor that the first input stands for, of those that are known."""
+        for value in node.inputs:
+            if value in self._found.values:
+                return _readers(self._found.values[value])
+        return []
 
     def _by_output_name(self, node: ir.Node) -> Iterator[ir.Node]:
         """The operation whose output has this name, or that before the activations whose output has
@@ -99,22 +107,22 @@ class _Aligner:
         found = self._by_output.get(node.outputs[0].name)
         while found is not None:
             yield found
-            first = found.inputs[0] if found.op_type in CLAMPING else None
-            found = first.producer() if first is not None else None
+            found = producer(found.inputs[0]) if found.op_type in CLAMPING else None
 
     def _fits(self, node: ir.Node, other: ir.Node) -> bool:
-        if (node.op_type, node.domain) != (other.op_type, other.domain):
+        kind = (node.op_type, node.domain, len(node.outputs))
+        if kind != (other.op_type, other.domain, len(other.outputs)):
             return False
-        if len(node.outputs) != len(other.outputs):
-            return False
-        for index, value in enumerate(node.inputs):
-            twin = self._found.values.get(value) if value is not None else None
-            theirs = other.inputs[index] if index < len(other.inputs) else None
-            if twin is not None and (
-                theirs is None or _behind_passing(theirs) is not _behind_passing(twin)
-            ):
-                return False
-        return True
+        return all(
+            self._may_agree(value, given(other, index)) for index, value in enumerate(node.inputs)
+        )
+
+    def _may_agree(self, own: ir.Value | None, theirs: ir.Value | None) -> bool:
+        """False where `own` is known to stand for another tensor than `theirs`."""
+        twin = None if own is None else self._found.values.get(own)
+        if twin is None:
+            return True
+        return theirs is not None and _behind_passing(theirs) is _behind_passing(twin)
 
     def _rank(self, node: ir.Node, other: ir.Node) -> tuple[int, float]:
         """Smallest first: the same name, then the same output's name, then the nearest weight."""
@@ -148,29 +156,35 @@ def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
     ONNX Runtime's quantizer gives the tensor the name that the last of them had. Without such a
     name they are those whose kind does not read `own`.
     """
-    chain: list[ir.Node] = []
-    value = theirs
-    while (found := _only_activation(value)) is not None:
-        chain.append(found)
-        value = found.outputs[0]
+    chain = list(_activations_behind(theirs))
     readers = _readers(own)
-    if not any((reader.name or "").endswith(RESTORED) for reader in readers):
-        names = [node.outputs[0].name for node in chain]
-        name = (own.name or "").removesuffix(OUTPUT_SUFFIX)
-        if name in names:
-            return chain[: names.index(name) + 1]
+    are_restored = any((reader.name or "").endswith(RESTORED) for reader in readers)
+    names = [node.outputs[0].name for node in chain]
+    name = (own.name or "").removesuffix(OUTPUT_SUFFIX)
+    if name in names and not are_restored:
+        return chain[: names.index(name) + 1]
     kept = {reader.op_type for reader in readers}
     return list(itertools.takewhile(lambda node: node.op_type not in kept, chain))
+
+
+def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
+    """The run of activations behind the value, each of them its only reader."""
+    while (found := _only_activation(value)) is not None:
+        yield found
+        value = found.outputs[0]
 
 
 def _only_activation(value: ir.Value) -> ir.Node | None:
     """The Relu or Clip that alone reads the value; None where there is none."""
     readers = _readers(value)
-    single = readers[0] if len(readers) == 1 and not value.is_graph_output() else None
-    if single is None or single.op_type not in CLAMPING or single.inputs[0] is None:
+    if len(readers) != 1 or value.is_graph_output():
         return None
-    # not one of the ends of a Clip
-    return single if _behind_passing(single.inputs[0]) is value else None
+    reader = readers[0]
+    limited = reader.inputs[0]
+    if reader.op_type not in CLAMPING or limited is None:
+        return None
+    # The value can also be one of the ends of a Clip.
+    return reader if _behind_passing(limited) is value else None
 
 
 def ports(
@@ -178,13 +192,18 @@ def ports(
 ) -> tuple[list[ir.Value], list[ir.Value]]:
     """Inputs (or outputs) that stand for each other: of one name, or all by position where there
     are as many."""
-    ours = [value for value in own if not value.is_initializer()]
-    others = [value for value in theirs if not value.is_initializer()]
+    ours, others = _without_initializers(own), _without_initializers(theirs)
     by_name = {value.name: value for value in others}
-    if len(ours) == len(others) and not all(value.name in by_name for value in ours):
+    named = [value for value in ours if value.name in by_name]
+    all_are_named = len(named) == len(ours)
+    if len(ours) == len(others) and not all_are_named:
         return ours, others
-    both = [value for value in ours if value.name in by_name]
-    return both, [by_name[value.name] for value in both]
+    return named, [by_name[value.name] for value in named]
+
+
+def _without_initializers(values: Iterable[ir.Value]) -> list[ir.Value]:
+    """Old files list initializers among the graph's inputs too, where nobody feeds them."""
+    return [value for value in values if not value.is_initializer()]
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
@@ -197,27 +216,26 @@ def _readers(value: ir.Value) -> list[ir.Node]:
 
 def _behind_passing(value: ir.Value) -> ir.Value:
     """The value that operations which only pass on give this one from."""
-    node = value.producer()
-    while node is not None and node.op_type in PASSING and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
-    return value
+    return source(value, lambda node: node.op_type in PASSING)
 
 
 def _weight_distance(node: ir.Node, other: ir.Node) -> float:
     """How far apart the weights of two operations are, relative to the second; 0 where they cannot
     be compared."""
     index = qdq.WEIGHT_INPUT.get(node.op_type)
-    if index is None or len(node.inputs) <= index or len(other.inputs) <= index:
+    if index is None:
         return 0.0
-    own, theirs = _weight_values(node.inputs[index]), _weight_values(other.inputs[index])
+    own, theirs = _weight_values(given(node, index)), _weight_values(given(other, index))
+    if own is None and theirs is None:
+        return 0.0
     if own is None or theirs is None or own.shape != theirs.shape:
-        return np.inf if own is not None or theirs is not None else 0.0
+        return np.inf
     return float(np.linalg.norm(own - theirs) / max(float(np.linalg.norm(theirs)), 1e-30))
 
 
 def _weight_values(value: ir.Value | None) -> Any:
     pair = qdq.through_transpose(value)
-    if pair is not None and pair.quantize is None and pair.scale is not None:
-        return dequantized(pair)
-    return qdq.constant(pair.source if pair is not None else value)
+    if pair is None:
+        return qdq.constant(value)
+    is_compact = pair.quantize is None
+    return dequantized(pair) if is_compact and pair.scale is not None else qdq.constant(pair.source)

@@ -18,7 +18,8 @@ from sensitivity.onnx_graph.align import Alignment, align
 from sensitivity.onnx_graph.clamps import Limits
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.skip_uses import Weights, dequantized, spread
-from sensitivity.onnx_graph.uses import MOVERS, Path, level_gap
+from sensitivity.onnx_graph.uses import BIAS_INPUT, MOVERS, Path, level_gap
+from sensitivity.onnx_graph.walk import given, made_by
 
 Array = NDArray[Any]
 
@@ -95,6 +96,10 @@ def float_model(
 
 
 def with_batchnorm_folded(model: ir.Model) -> ir.Model:
+    """A copy in which each BatchNormalization behind a layer is part of the layer's weight.
+
+    Quantizing tools fold them first, so a Q/DQ file often has only such weights.
+    """
     folded = model.clone()
     FoldBatchNorm()(folded)
     return folded
@@ -178,62 +183,60 @@ class _Finder:
         was added."""
         user = one.path.user
         assert user is not None
-        if user in self._alignment.nodes and self._has_weight(user):
-            bias = self._of_operation(one.path)
-            if bias is None:
-                return (
-                    np.zeros_like(one.values) if not self._reads(one.path) else self._nearest(one)
-                )
-            if bias.size == one.values.size:
-                return bias.reshape(one.values.shape).astype(one.values.dtype)
-        return self._nearest(one)
+        if user not in self._alignment.nodes or not self._has_weight(user):
+            return self._nearest(one)
+        bias = self._of_operation(one.path)
+        if bias is not None and bias.size == one.values.size:
+            return bias.reshape(one.values.shape).astype(one.values.dtype)
+        was_added = bias is None and not self._reads(one.path)
+        return np.zeros_like(one.values) if was_added else self._nearest(one)
 
     def _take_corrected(self) -> None:
         """Float biases that are others than the float model's, beside weights that were found."""
         quantized = {(path.user, path.index) for path in self._paths}
         for node, twin in self._alignment.nodes.items():
-            if not self._has_weight(node) or len(node.inputs) < 3 or (node, 2) in quantized:
-                continue
-            own, theirs = qdq.constant(node.inputs[2]), _constant_input(twin, 2)
-            name = node.inputs[2].name if node.inputs[2] is not None else None
-            if own is None or name is None:
-                continue
-            if theirs is None and len(twin.inputs) < 3:
-                theirs = np.zeros_like(own)
-            if theirs is not None and theirs.size == own.size:
-                theirs = theirs.reshape(own.shape).astype(own.dtype)
-                if not np.allclose(own, theirs, rtol=1e-5, atol=1e-6):
-                    self._weights[name] = theirs
+            if self._has_weight(node) and (node, BIAS_INPUT) not in quantized:
+                self._take_bias(given(node, BIAS_INPUT), twin)
+
+    def _take_bias(self, bias: ir.Value | None, twin: ir.Node) -> None:
+        """The bias of the float model's operation, where this one is another; 0 where it has
+        none."""
+        own, theirs = qdq.constant(bias), _constant_input(twin, BIAS_INPUT)
+        if bias is None or bias.name is None or own is None:
+            return
+        if len(twin.inputs) <= BIAS_INPUT:
+            theirs = np.zeros_like(own)
+        if theirs is None or theirs.size != own.size:
+            return
+        theirs = theirs.reshape(own.shape).astype(own.dtype)
+        if not np.allclose(own, theirs, rtol=1e-5, atol=1e-6):
+            self._weights[bias.name] = theirs
 
     def _has_weight(self, node: ir.Node) -> bool:
         """Whether the node's weight is quantized, and is the float model's."""
         index = qdq.WEIGHT_INPUT.get(node.op_type)
-        return any(
-            one.name in self._seen
-            for path in self._paths
-            if path.user is node and path.index == index
-            for one in _stored(path)
-        )
+        for path in self._paths:
+            ends_in_weight = path.user is node and path.index == index
+            if ends_in_weight and any(one.name in self._seen for one in _stored(path)):
+                return True
+        return False
+
+    def _twin(self, path: Path) -> ir.Node | None:
+        """The float model's operation for the one at the end of a path; None where none is
+        known."""
+        return None if path.user is None else self._alignment.nodes.get(path.user)
 
     def _of_operation(self, path: Path) -> Array | None:
-        twin = self._alignment.nodes.get(path.user) if path.user is not None else None
+        twin = self._twin(path)
         return None if twin is None else _constant_input(twin, path.index)
 
     def _reads(self, path: Path) -> bool:
-        twin = self._alignment.nodes.get(path.user) if path.user is not None else None
-        return (
-            twin is not None
-            and len(twin.inputs) > path.index
-            and twin.inputs[path.index] is not None
-        )
+        return given(self._twin(path), path.index) is not None
 
 
 def _is_bias(path: Path) -> bool:
-    return (
-        path.user is not None
-        and path.user.op_type in {"Conv", "ConvTranspose", "Gemm"}
-        and path.index == 2
-    )
+    kind = path.user.op_type if path.user is not None else None
+    return kind in {"Conv", "ConvTranspose", "Gemm"} and path.index == BIAS_INPUT
 
 
 def _stored(path: Path) -> Iterator[_Stored]:
@@ -251,12 +254,14 @@ def _stored(path: Path) -> Iterator[_Stored]:
 
 def _constants(graph: ir.Graph) -> dict[str, Array]:
     """Every float constant of the graph by name."""
-    values = [
-        *graph.initializers.values(),
-        *(node.outputs[0] for node in graph if node.op_type == "Constant"),
-    ]
-    arrays = {value.name or "": qdq.constant(value) for value in values}
-    return {name: array for name, array in arrays.items() if array is not None and _is_float(array)}
+    values = list(graph.initializers.values())
+    values += [node.outputs[0] for node in graph if node.op_type == "Constant"]
+    found = {}
+    for value in values:
+        array = qdq.constant(value)
+        if array is not None and _is_float(array):
+            found[value.name or ""] = array
+    return found
 
 
 def _is_float(array: Array) -> bool:
@@ -266,15 +271,12 @@ def _is_float(array: Array) -> bool:
 def _constant_input(node: ir.Node, index: int) -> Array | None:
     """The float constant that the operation reads there, in front of operations that only move
     values."""
-    value = node.inputs[index] if index < len(node.inputs) else None
+    value = given(node, index)
     while value is not None:
         array = qdq.constant(value)
         if array is not None:
             return array if _is_float(array) else None
-        producer = value.producer()
-        if producer is None or producer.op_type not in MOVERS:
-            return None
-        value = producer.inputs[0]
+        value = given(made_by(value, *MOVERS), 0)
     return None
 
 
@@ -285,10 +287,9 @@ def _versions(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     if array.shape == shape:
         yield array
     if 1 < array.ndim <= LARGEST_RANK:
-        for order in itertools.permutations(range(array.ndim)):
-            moved = array.transpose(order)
-            if moved.shape == shape and order != tuple(range(array.ndim)):
-                yield moved
+        _as_it_is, *others = itertools.permutations(range(array.ndim))
+        moved = (array.transpose(order) for order in others)
+        yield from (version for version in moved if version.shape == shape)
     if array.shape != shape:
         yield array.reshape(shape)
 

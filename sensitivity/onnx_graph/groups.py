@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import DOMAIN, SumOperand, is_mark
+from sensitivity.onnx_graph.walk import given, inputs, made_by, producer, source
 
 SAME_VALUES = {
     "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split",
@@ -45,45 +46,59 @@ def meetings(model: ir.Model) -> tuple[Meeting, ...]:
 
     model: traced, with its quantizers still marked. Weights are in no group.
     """
-    marks = [
-        node for node in model.graph if is_mark(node, "Quantizer") and node.inputs[0] is not None
-    ]
-    readers = [(node.inputs[0], node.attributes.get_string("name")) for node in marks]
-    return met(
-        model.graph, [(value, name) for value, name in readers if value is not None], keeps_values
-    )
+    readers = []
+    for node in model.graph:
+        value = given(node, 0)
+        if value is not None and is_mark(node, "Quantizer"):
+            readers.append((value, node.attributes.get_string("name")))
+    return met(model.graph, readers, keeps_values)
 
 
 def met(
     graph: ir.Graph, readers: Iterable[tuple[ir.Value, str]], keeps: Callable[[ir.Node], bool]
 ) -> tuple[Meeting, ...]:
     """Readers that see the same values, or parts of what one Concat joins, in the order of
-    `readers`; two or more each.
+    `readers`.
 
-    readers: (what is read, who reads it); a constant counts for nothing. keeps: whether an
-    operation's output holds no other values than its first input.
+    keeps: whether an operation's output holds no other values than its first input.
     """
-    parents: dict[ir.Value, ir.Value] = {}
+    same = _SameValues()
     joined = []
     for node in graph:
-        inputs = [
-            value for value in node.inputs if value is not None and qdq.constant(value) is None
-        ]
-        if node.op_type == "Concat" and inputs:
+        values = qdq.variable_inputs(node)
+        if values and node.op_type == "Concat":
+            same.join(*values, *node.outputs)
             joined.append(node.outputs[0])
-            _join(parents, [*inputs, *node.outputs])
-        elif inputs and keeps(node):
-            _join(parents, [inputs[0], *node.outputs])
+        elif values and keeps(node):
+            same.join(values[0], *node.outputs)
     groups: dict[ir.Value, dict[str, None]] = {}
     for value, name in readers:
         if qdq.constant(value) is None:
-            groups.setdefault(_root(parents, value), {})[name] = None
-    concats = {_root(parents, value) for value in joined}
+            groups.setdefault(same.first(value), {})[name] = None
+    concats = set(map(same.first, joined))
     return tuple(
-        Meeting("concat" if root in concats else "fan-out", tuple(names))
-        for root, names in groups.items()
+        Meeting("concat" if first in concats else "fan-out", tuple(names))
+        for first, names in groups.items()
         if len(names) > 1
     )
+
+
+class _SameValues:
+    """Tensors that hold the same values or parts of one another: a disjoint-set forest."""
+
+    def __init__(self) -> None:
+        self._parents: dict[ir.Value, ir.Value] = {}
+
+    def join(self, value: ir.Value, *others: ir.Value) -> None:
+        first = self.first(value)
+        for other in others:
+            self._parents[self.first(other)] = first
+
+    def first(self, value: ir.Value) -> ir.Value:
+        """The tensor that stands for all that are joined with this one."""
+        while self._parents.get(value, value) is not value:
+            value = self._parents[value]
+        return value
 
 
 def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str, ...], ...]:
@@ -94,18 +109,16 @@ def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str
     Add counts for the module that holds it.
     """
     found: dict[tuple[str, ...], None] = {}
-    for node in model.graph:
-        inputs = [value for value in node.inputs if value is not None]
-        if (
-            node.op_type != "Add"
-            or len(inputs) != 2
-            or any(qdq.constant(value) is not None for value in inputs)
-        ):
-            continue
-        given = dict.fromkeys(name for value in inputs for name in _givers(value, layers))
-        if len(given) > 1:
-            found[tuple(given)] = None
+    for node in filter(_adds_two_values, model.graph):
+        given_by = dict.fromkeys(name for value in inputs(node) for name in _givers(value, layers))
+        if len(given_by) > 1:
+            found[tuple(given_by)] = None
     return tuple(found)
+
+
+def _adds_two_values(node: ir.Node) -> bool:
+    """Whether this is an Add, and neither of its operands is a constant."""
+    return node.op_type == "Add" and len(qdq.variable_inputs(node)) == 2
 
 
 def branched_blocks(model: ir.Model) -> tuple[tuple[str, ...], ...]:
@@ -113,15 +126,20 @@ def branched_blocks(model: ir.Model) -> tuple[tuple[str, ...], ...]:
     sum adds up."""
     found: list[tuple[str, ...]] = []
     for node in model.graph:
-        if node.op_type not in SUMS or _is_term(node):
-            continue
-        branches: dict[ir.Value, list[str]] = {}
-        for value in _terms(node):
-            branch = _branch(value)
-            if branch is not None:
-                branches.setdefault(branch[0], []).append(branch[1])
-        found += [tuple(names) for names in branches.values() if len(names) > 1]
+        if node.op_type in SUMS and not _is_term(node):
+            found += _branches_of_sum(node)
     return tuple(found)
+
+
+def _branches_of_sum(node: ir.Node) -> list[tuple[str, ...]]:
+    """The convolutions of each tensor that two or more terms of the sum come from."""
+    branches: dict[ir.Value, list[str]] = {}
+    for value in _terms(node):
+        branch = _branch(value)
+        if branch is not None:
+            start, module = branch
+            branches.setdefault(start, []).append(module)
+    return [tuple(modules) for modules in branches.values() if len(modules) > 1]
 
 
 def residual_operands(model: ir.Model) -> tuple[SumOperand, ...]:
@@ -133,22 +151,27 @@ def residual_operands(model: ir.Model) -> tuple[SumOperand, ...]:
     shortcut in `y + shortcut(x)`. An Add that no sum of the model's code gave is left out.
     """
     found: dict[SumOperand, None] = {}
-    for node in model.graph:
-        if node.op_type != "Add" or any(
-            value is None or qdq.constant(value) is not None for value in node.inputs
-        ):
-            continue
-        first, second = _operands(node)
-        if first is None or second is None:
-            continue
-        mark = second.producer()
-        assert mark is not None
-        module, position = mark.attributes.get_string("module"), mark.attributes.get_int("sum")
-        if _of_weighted(_unmarked(first)) and not _is_quantized(_unmarked(second)):
-            found[SumOperand(module, position, 1)] = None
-        elif _of_weighted(_unmarked(second)) and not _is_quantized(_unmarked(first)):
-            found[SumOperand(module, position, 0)] = None
+    for node in filter(_adds_two_values, model.graph):
+        operand = _skip_connection(node)
+        if operand is not None:
+            found[operand] = None
     return tuple(found)
+
+
+def _skip_connection(add: ir.Node) -> SumOperand | None:
+    """The operand that comes over the skip connection; None where there is none to quantize."""
+    first, second = _operands(add)
+    if first is None or second is None:
+        return None
+    mark = second.producer()
+    assert mark is not None
+    module, position = mark.attributes.get_string("module"), mark.attributes.get_int("sum")
+    first, second = _unmarked(first), _unmarked(second)
+    if _of_weighted(first) and not _is_quantized(second):
+        return SumOperand(module, position, 1)
+    if _of_weighted(second) and not _is_quantized(first):
+        return SumOperand(module, position, 0)
+    return None
 
 
 def _operands(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
@@ -160,14 +183,14 @@ def _operands(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
 
 
 def _is_operand(value: ir.Value | None) -> bool:
-    node = value.producer() if value is not None else None
+    node = producer(value)
     return node is not None and is_mark(node, "Operand")
 
 
 def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
     """The layer that gives this value, and those whose quantizers it passed since."""
     node = value.producer()
-    while node is not None and node.inputs and node.inputs[0] is not None:
+    while node is not None and given(node, 0) is not None:
         if is_mark(node, "Quantizer"):
             holder = node.attributes.get_string("name").rpartition(".")[0]
             if holder in layers:
@@ -179,19 +202,15 @@ def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
                 return
         elif not _is_activation(node):
             return
-        node = node.inputs[0].producer()
+        node = producer(node.inputs[0])
 
 
 def _is_activation(node: ir.Node) -> bool:
     """BatchNorm, or an activation with its value as its first input; x * sigmoid(x) too."""
-    if node.op_type == "Mul":
-        gate = node.inputs[1].producer() if node.inputs[1] is not None else None
-        return (
-            gate is not None
-            and gate.op_type in {"Sigmoid", "HardSigmoid"}
-            and gate.inputs[0] is node.inputs[0]
-        )
-    return node.op_type in ACTIVATIONS
+    if node.op_type != "Mul":
+        return node.op_type in ACTIVATIONS
+    gate = made_by(node.inputs[1], "Sigmoid", "HardSigmoid")
+    return gate is not None and gate.inputs[0] is node.inputs[0]
 
 
 def _is_term(node: ir.Node) -> bool:
@@ -209,37 +228,35 @@ def _users(value: ir.Value) -> Iterator[ir.Node]:
 
 
 def _terms(node: ir.Node) -> Iterator[ir.Value]:
-    for value in node.inputs:
-        inner = _unmarked(value).producer() if value is not None else None
-        if inner is not None and inner.op_type in SUMS:
-            yield from _terms(inner)
-        elif value is not None:
+    for value in inputs(node):
+        inner = made_by(_unmarked(value), *SUMS)
+        if inner is None:
             yield value
+        else:
+            yield from _terms(inner)
 
 
 def _branch(value: ir.Value) -> tuple[ir.Value, str] | None:
     """(what a convolution reads, the module it is) where one gives this value, perhaps through
     BatchNorm."""
     module = None
-    node = value.producer()
-    while node is not None and node.inputs and node.inputs[0] is not None:
+    while (node := value.producer()) is not None:
+        before = given(node, 0)
+        if before is None:
+            return None
+        if node.op_type == "Conv":
+            return (_unquantized(before), module) if module is not None else None
         if is_mark(node, "Output"):
             module = node.attributes.get_string("module")
-        elif node.op_type == "Conv":
-            return (_unquantized(node.inputs[0]), module) if module is not None else None
         elif node.op_type != "BatchNormalization":
             return None
-        node = node.inputs[0].producer()
+        value = before
     return None
 
 
 def _unquantized(value: ir.Value) -> ir.Value:
     """The value before the marks behind it."""
-    node = value.producer()
-    while node is not None and node.domain == DOMAIN and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
-    return value
+    return source(value, lambda node: node.domain == DOMAIN)
 
 
 def keeps_values(node: ir.Node) -> bool:
@@ -249,25 +266,9 @@ def keeps_values(node: ir.Node) -> bool:
     return node.op_type in SAME_VALUES or is_mark(node, "Output")
 
 
-def _join(parents: dict[ir.Value, ir.Value], values: list[ir.Value]) -> None:
-    first = _root(parents, values[0])
-    for value in values[1:]:
-        parents[_root(parents, value)] = first
-
-
-def _root(parents: dict[ir.Value, ir.Value], value: ir.Value) -> ir.Value:
-    while parents.get(value, value) is not value:
-        value = parents[value]
-    return value
-
-
 def _unmarked(value: ir.Value) -> ir.Value:
     """The value before the `Output` and `Operand` marks behind it."""
-    node = value.producer()
-    while node is not None and _is_output_or_operand(node) and node.inputs[0] is not None:
-        value = node.inputs[0]
-        node = value.producer()
-    return value
+    return source(value, _is_output_or_operand)
 
 
 def _is_output_or_operand(node: ir.Node) -> bool:
@@ -275,12 +276,12 @@ def _is_output_or_operand(node: ir.Node) -> bool:
 
 
 def _of_weighted(value: ir.Value) -> bool:
-    node = value.producer()
-    if node is not None and node.op_type == "BatchNormalization" and node.inputs[0] is not None:
-        node = _unmarked(node.inputs[0]).producer()
-    return node is not None and node.op_type in {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+    norm = made_by(value, "BatchNormalization")
+    before = given(norm, 0)
+    end = value if before is None else _unmarked(before)
+    return made_by(end, *qdq.WEIGHT_INPUT) is not None
 
 
 def _is_quantized(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and node.domain == DOMAIN and node.op_type == "Quantizer"
+    node = producer(value)
+    return node is not None and is_mark(node, "Quantizer")

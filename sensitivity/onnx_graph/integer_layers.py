@@ -16,6 +16,8 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.qdq import Array
+from sensitivity.onnx_graph.uses import BIAS_INPUT
+from sensitivity.onnx_graph.walk import given, made_by, only_user, source
 
 PASSED_BY = {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"}
 """Operations that a DQ is moved behind, and a Q in front of."""
@@ -50,38 +52,45 @@ class IntegerLayer:
         None where the layer has no bias, or no weight scale that is known.
         """
         scale = self.weight.scale if self.weight is not None else None
-        if (
-            scale is None
-            or self.bias is None
-            or scale.size not in (1, self.bias.size)
-            or not self._along_channels()
-        ):
+        if scale is None or self.bias is None:
             return None
-        if not (np.isfinite(self.input_scale) and self.input_scale > 0):
+        is_known = np.isfinite(self.input_scale) and self.input_scale > 0
+        if not is_known or not self._has_scale_of_bias(scale, self.bias):
             return None
         needed = np.abs(self.bias) / LARGEST / self.input_scale
         return np.reshape(needed.max() if scale.size == 1 else needed, scale.shape)
+
+    def _has_scale_of_bias(self, scale: Array, bias: Array) -> bool:
+        """Whether there is one weight scale, or one for each value of the bias."""
+        return scale.size in (1, bias.size) and self._along_channels()
 
     def _along_channels(self) -> bool:
         data = qdq.constant(self.weight.source) if self.weight is not None else None
         if self.weight is None or data is None:
             return False
-        return self.weight.axis is None or self.weight.axis % data.ndim == qdq.output_axis(
-            self.node, data.ndim
-        )
+        axis = self.weight.axis
+        return axis is None or axis % data.ndim == qdq.output_axis(self.node, data.ndim)
 
 
 def integer_layers(graph: ir.Graph) -> Iterator[IntegerLayer]:
     """Every layer that ONNX Runtime makes an integer kernel of, in the order of the graph's
     nodes."""
     for node in qdq.weighted_nodes(graph):
-        scale = _input_scale(node)
-        last, bias = _with_bias(node)
-        output = _quantized_output(last) if last is not None else None
-        weight = qdq.pair_of(qdq.weight(node))
-        stored = weight is not None or qdq.constant(qdq.weight(node)) is not None
-        if scale is not None and output is not None and stored:
-            yield IntegerLayer(node, scale, weight, bias, output)
+        layer = _integer_layer(node)
+        if layer is not None:
+            yield layer
+
+
+def _integer_layer(node: ir.Node) -> IntegerLayer | None:
+    end = _with_bias(node)
+    weight = qdq.pair_of(qdq.weight(node))
+    if weight is None and qdq.constant(qdq.weight(node)) is None:
+        return None
+    scale = _input_scale(node)
+    output = None if end is None else _quantized_output(end.value)
+    if end is None or scale is None or output is None:
+        return None
+    return IntegerLayer(node, scale, weight, end.bias, output)
 
 
 def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
@@ -94,20 +103,19 @@ def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
     if model.opset_imports.get("", 0) < 21:
         return
     for pair in qdq.pairs(model.graph):
-        zero = pair.zero_point
-        if (
-            pair.quantize is None
-            or pair.of_weight
-            or zero is None
-            or zero.dtype != np.int8
-            or zero.size != 1
-        ):
-            continue
-        for user in pair.output.consumers():
-            if user.op_type in PASSED_BY - {"Identity"} and not _only_to_quantizers(
-                user.outputs[0]
-            ):
-                yield user
+        if pair.quantize is not None and not pair.of_weight and _is_int8_per_tensor(pair):
+            yield from filter(_gets_a_pair, pair.output.consumers())
+
+
+def _is_int8_per_tensor(pair: qdq.Pair) -> bool:
+    zero = pair.zero_point
+    return zero is not None and zero.dtype == np.int8 and zero.size == 1
+
+
+def _gets_a_pair(node: ir.Node) -> bool:
+    """Whether ONNX Runtime puts a pair behind this operation, where one stands in front."""
+    moves = node.op_type in PASSED_BY - {"Identity"}
+    return moves and not _only_to_quantizers(node.outputs[0])
 
 
 def _only_to_quantizers(value: ir.Value) -> bool:
@@ -119,46 +127,53 @@ def _input_scale(node: ir.Node) -> float | None:
     """The scale of the DQ that the layer reads; None where there is no such DQ, or it has several
     scales."""
     value = qdq.activation(node)
-    while value is not None and (before := value.producer()) is not None:
-        if before.op_type == "DequantizeLinear":
-            scale = qdq.constant(before.inputs[1])
-            return float(scale.reshape(())) if scale is not None and scale.size == 1 else None
-        value = before.inputs[0] if before.op_type in PASSED_BY else None
-    return None
+    if value is None:
+        return None
+    before_movers = source(value, lambda mover: mover.op_type in PASSED_BY)
+    dequantize = made_by(before_movers, "DequantizeLinear")
+    scale = qdq.constant(given(dequantize, 1))
+    return float(scale.reshape(())) if scale is not None and scale.size == 1 else None
 
 
-def _with_bias(node: ir.Node) -> tuple[ir.Value | None, Array | None]:
-    """(what the layer gives, its bias). A MatMul counts with the Add behind it: the two are made
-    one Gemm."""
-    if node.op_type != "MatMul":
-        given = node.inputs[2] if len(node.inputs) > 2 else None
-        bias = qdq.constant(given)
-        known = given is None or (bias is not None and bias.ndim == 1)
-        return (node.outputs[0] if known else None), None if bias is None else bias.astype(
-            np.float64
-        )
-    user = _only_user(node.outputs[0])
-    terms = (
-        [found for value in user.inputs if (found := qdq.constant(value)) is not None]
-        if user
-        else []
-    )
-    if user is None or user.op_type != "Add" or len(terms) != 1 or terms[0].ndim != 1:
-        return None, None
-    return user.outputs[0], terms[0].astype(np.float64)
+@dataclass(frozen=True, eq=False)
+class _End:
+    """What a layer gives, its bias included. bias: float64[channels]; None where it has none."""
+
+    value: ir.Value
+    bias: Array | None
+
+
+def _with_bias(node: ir.Node) -> _End | None:
+    """The end of a layer; None where its bias is no constant with one value a channel."""
+    if node.op_type == "MatMul":
+        return _with_added_bias(node)
+    value = given(node, BIAS_INPUT)
+    if value is None:
+        return _End(node.outputs[0], None)
+    return _end(node, qdq.constant(value))
+
+
+def _with_added_bias(matmul: ir.Node) -> _End | None:
+    """A MatMul counts with the Add behind it: ONNX Runtime makes one Gemm of the two."""
+    add = only_user(matmul.outputs[0])
+    if add is None or add.op_type != "Add":
+        return None
+    constants = [array for array in map(qdq.constant, add.inputs) if array is not None]
+    return _end(add, constants[0]) if len(constants) == 1 else None
+
+
+def _end(last: ir.Node, bias: Array | None) -> _End | None:
+    if bias is None or bias.ndim != 1:
+        return None
+    return _End(last.outputs[0], bias.astype(np.float64))
 
 
 def _quantized_output(value: ir.Value) -> ir.Value | None:
     """What the Q behind a layer reads; None where its output goes anywhere else too."""
-    while (user := _only_user(value)) is not None:
+    while (user := only_user(value)) is not None:
         if user.op_type == "QuantizeLinear":
             return value
         if user.op_type not in CUTS | PASSED_BY:
             return None
         value = user.outputs[0]
     return None
-
-
-def _only_user(value: ir.Value) -> ir.Node | None:
-    users = value.consumers()
-    return users[0] if len(users) == 1 else None

@@ -17,10 +17,16 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph.walk import given, inputs, made_by, producer
 
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 """Operations with a weight, and which input it is. A MatMul of two activations has no weight: see
 `weight`."""
+
+PAIR = {"QuantizeLinear", "DequantizeLinear"}
+
+KEEP_CONSTANT = (*sorted(PAIR), "Transpose", "Cast", "Reshape", "Identity")
+"""Operations behind which a constant still counts as one, such as the weight of a layer."""
 
 Array = NDArray[Any]
 
@@ -101,39 +107,39 @@ def pairs(graph: ir.Graph) -> Iterator[Pair]:
 def pair_of(value: ir.Value | None) -> Pair | None:
     """The pair that ends in this value; None where there is none (an INT32 bias behind a DQ is one,
     without a Q)."""
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+    node = made_by(value, "DequantizeLinear")
+    levels = given(node, 0)
+    if node is None or levels is None:
         return None
-    levels = node.inputs[0]
     clip = _limiting_clip(levels)
     if clip is not None:
         levels = clip.inputs[0] or levels
-    quantize = levels.producer()
-    if quantize is not None and quantize.op_type == "QuantizeLinear":
-        return Pair(quantize, node, clip)
-    return Pair(None, node, clip) if constant(levels) is not None else None
+    quantize = made_by(levels, "QuantizeLinear")
+    is_stored = constant(levels) is not None
+    return Pair(quantize, node, clip) if quantize is not None or is_stored else None
 
 
 def _limiting_clip(value: ir.Value) -> ir.Node | None:
     """The Clip of known limits that gives the value."""
-    node = value.producer()
-    if node is None or node.op_type != "Clip" or clip_limits(node) is None:
-        return None
-    return node
+    clip = made_by(value, "Clip")
+    return clip if clip is not None and clip_limits(clip) is not None else None
 
 
 def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
     """What a Clip limits its input to, -inf and inf where it does not; None where the graph
     computes that."""
-    ends = [clip.attributes.get_float("min", -np.inf), clip.attributes.get_float("max", np.inf)]
-    for index, value in enumerate(clip.inputs[1:3]):
-        if value is None:
-            continue
-        end = constant(value)
-        if end is None:
-            return None
-        ends[index] = float(end.reshape(-1)[0])
-    return ends[0], ends[1]
+    low = _clip_end(clip, "min", 1, -np.inf)
+    high = _clip_end(clip, "max", 2, np.inf)
+    return None if low is None or high is None else (low, high)
+
+
+def _clip_end(clip: ir.Node, name: str, index: int, unlimited: float) -> float | None:
+    """One limit of a Clip: an attribute up to opset 10, an input from then on."""
+    value = given(clip, index)
+    if value is None:
+        return clip.attributes.get_float(name, unlimited)
+    end = constant(value)
+    return None if end is None else float(end.reshape(-1)[0])
 
 
 def moved_values(node: ir.Node) -> list[ir.Value]:
@@ -143,36 +149,37 @@ def moved_values(node: ir.Node) -> list[ir.Value]:
     Empty for operations that compute. A MaxPool counts: the largest rounded value is the largest
     value rounded.
     """
-    if node.op_type not in {"Concat", "MaxPool", "Resize", "Slice", "Split"}:
-        return []
-    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
-        return []
-    if node.op_type == "MaxPool" and len(node.outputs) > 1:
-        return []
-    return [
-        value
-        for value in (node.inputs if node.op_type == "Concat" else node.inputs[:1])
-        if value is not None
-    ]
+    match node.op_type:
+        case "Concat":
+            return inputs(node)
+        case "Slice" | "Split":
+            moves = True
+        case "Resize":
+            moves = node.attributes.get_string("mode", "nearest") == "nearest"
+        case "MaxPool":
+            # A second output holds indices, which the operation computes.
+            moves = len(node.outputs) == 1
+        case _:
+            moves = False
+    first = given(node, 0)
+    return [first] if moves and first is not None else []
 
 
 def quantized(value: ir.Value | None) -> bool:
     """Whether the value comes from integers, perhaps moved since: what is moved may be integers as
     well."""
-    node = value.producer() if value is not None else None
-    if node is not None and node.op_type == "DequantizeLinear":
+    if made_by(value, "DequantizeLinear"):
         return True
-    moved = moved_values(node) if node is not None else []
-    return bool(moved) and all(quantized(one) for one in moved)
+    node = producer(value)
+    moved = [] if node is None else moved_values(node)
+    return bool(moved) and all(map(quantized, moved))
 
 
 def through_transpose(value: ir.Value | None) -> Pair | None:
     """The pair that ends in this value, also where a Transpose stands between (a Linear layer as
     MatMul)."""
-    node = value.producer() if value is not None else None
-    if node is not None and node.op_type == "Transpose":
-        return pair_of(node.inputs[0])
-    return pair_of(value)
+    transpose = made_by(value, "Transpose")
+    return pair_of(value if transpose is None else transpose.inputs[0])
 
 
 def activation(node: ir.Node) -> ir.Value | None:
@@ -184,7 +191,7 @@ def weight(node: ir.Node) -> ir.Value | None:
     """The weight input of a node, quantized or not; None for operations without one (also MatMul of
     activations)."""
     index = WEIGHT_INPUT.get(node.op_type)
-    value = node.inputs[index] if index is not None and len(node.inputs) > index else None
+    value = None if index is None else given(node, index)
     return value if value is not None and rooted_at_constant(value) else None
 
 
@@ -202,23 +209,27 @@ def output_axis(node: ir.Node, rank: int) -> int:
 
 
 def weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Every operation with a weight, bodies of an If or Loop included, in the graph's order."""
     return (node for node in graph.all_nodes() if weight(node) is not None)
+
+
+def variable_inputs(node: ir.Node) -> list[ir.Value]:
+    """The inputs that are no constant. A quantized constant counts, for its pair computes it."""
+    return [value for value in inputs(node) if constant(value) is None]
+
+
+def computed_inputs(node: ir.Node) -> list[ir.Value]:
+    """The inputs that depend on what the model is given: neither constants nor made from one."""
+    return [value for value in inputs(node) if not rooted_at_constant(value)]
 
 
 def rooted_at_constant(value: ir.Value) -> bool:
     """Whether the value is a constant, or one behind Q, DQ, Transpose, Cast, Reshape or
     Identity."""
-    while constant(value) is None:
-        node = value.producer()
-        if node is None or node.op_type not in {
-            "QuantizeLinear", "DequantizeLinear", "Transpose", "Cast", "Reshape", "Identity",
-        }:  # fmt: skip
-            return False
-        first = node.inputs[0]
-        if first is None:
-            return False
-        value = first
-    return True
+    current: ir.Value | None = value
+    while current is not None and constant(current) is None:
+        current = given(made_by(current, *KEEP_CONSTANT), 0)
+    return current is not None
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -229,7 +240,7 @@ def constant(value: ir.Value | None) -> Array | None:
 
 def zero_point_value(node: ir.Node) -> ir.Value | None:
     """The zero point input of a Q or DQ; None where it is left out."""
-    return node.inputs[2] if len(node.inputs) > 2 else None
+    return given(node, 2)
 
 
 def axis_of(node: ir.Node) -> int:
@@ -246,12 +257,14 @@ def check_scales(model: ir.Model, name: str) -> None:
     largest value is positive): the runtime only multiplies by them.
     """
     for node in model.graph.all_nodes():
-        if node.op_type not in {"QuantizeLinear", "DequantizeLinear"}:
+        scale = constant(node.inputs[1]) if node.op_type in PAIR else None
+        if scale is None:
             continue
-        scale = constant(node.inputs[1])
-        stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
-        good = np.isfinite(scale) & ((scale > 0) | stored) if scale is not None else np.True_
-        if scale is not None and not good.all():
+        good = np.isfinite(scale)
+        is_stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
+        if not is_stored:
+            good &= scale > 0
+        if not good.all():
             worst = scale[~good].ravel()[0]
             raise OnnxFileError(
                 f"Expected every scale in {name} to be finite and above 0, got {worst} at "

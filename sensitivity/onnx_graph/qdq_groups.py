@@ -16,8 +16,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.groups import ACTIVATIONS, keeps_values, met
 from sensitivity.onnx_graph.uses import MOVERS, Path
-
-PAIR = {"QuantizeLinear", "DequantizeLinear"}
+from sensitivity.onnx_graph.walk import source
 
 
 @dataclass(frozen=True)
@@ -31,26 +30,33 @@ class Together:
 def belonging(graph: ir.Graph, paths: Sequence[Path]) -> tuple[Together, ...]:
     """What belongs together, in the graph's order. paths: all of this graph, `uses.paths`."""
     readers = [(path.root, path.unit) for path in paths if not qdq.rooted_at_constant(path.root)]
-    meetings = met(graph, readers, lambda node: node.op_type in PAIR | MOVERS or keeps_values(node))
-    found = [Together(one.kind, one.quantizers) for one in meetings]
+    found = [
+        Together(meeting.kind, meeting.quantizers) for meeting in met(graph, readers, _keeps_values)
+    ]
     units = {path.user: path.unit for path in paths if path.user is not None}
     return (*found, *_residuals(graph, units))
 
 
+def _keeps_values(node: ir.Node) -> bool:
+    return _is_passed(node) or keeps_values(node)
+
+
+def _is_passed(node: ir.Node) -> bool:
+    return node.op_type in qdq.PAIR | MOVERS
+
+
 def _residuals(graph: ir.Graph, units: Mapping[ir.Node, str]) -> Iterator[Together]:
     for node in graph:
-        values = [
-            value
-            for value in node.inputs
-            if value is not None and not qdq.rooted_at_constant(value)
-        ]
-        if node.op_type == "Add" and node in units and len(values) == 2:
-            givers = [giver for value in values if (giver := _weighted(value)) is not None]
-            members = dict.fromkeys(
-                [*(units[giver] for giver in givers if giver in units), units[node]]
-            )
-            if len(members) > 1:
-                yield Together("residual", tuple(members))
+        if node.op_type != "Add" or node not in units:
+            continue
+        values = qdq.computed_inputs(node)
+        if len(values) != 2:
+            continue
+        givers = map(_weighted, values)
+        before = [units[giver] for giver in givers if giver is not None and giver in units]
+        members = tuple(dict.fromkeys([*before, units[node]]))
+        if len(members) > 1:
+            yield Together("residual", members)
 
 
 def _weighted(value: ir.Value) -> ir.Node | None:
@@ -64,10 +70,7 @@ def _weighted(value: ir.Value) -> ir.Node | None:
 
 def _behind(value: ir.Value | None) -> ir.Node | None:
     """The operation that gives this value, behind pairs and movers."""
-    node = value.producer() if value is not None else None
-    while node is not None and node.op_type in PAIR | MOVERS:
-        node = node.inputs[0].producer() if node.inputs[0] is not None else None
-    return node
+    return None if value is None else source(value, _is_passed).producer()
 
 
 def _is_activation(node: ir.Node) -> bool:
@@ -75,8 +78,6 @@ def _is_activation(node: ir.Node) -> bool:
     if node.op_type != "Mul":
         return node.op_type in ACTIVATIONS
     gate = _behind(node.inputs[1])
-    return (
-        gate is not None
-        and gate.op_type in {"Sigmoid", "HardSigmoid"}
-        and _behind(gate.inputs[0]) is _behind(node.inputs[0])
-    )
+    if gate is None or gate.op_type not in {"Sigmoid", "HardSigmoid"}:
+        return False
+    return _behind(gate.inputs[0]) is _behind(node.inputs[0])

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.lift_dequantize import moved_places
-from sensitivity.onnx_graph.uses import Path
-
-QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
+from sensitivity.onnx_graph.uses import Path, uses
+from sensitivity.onnx_graph.walk import bodies, inputs
 
 
 def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
@@ -20,13 +20,11 @@ def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
     Those at integer inputs and outputs of the main graph are not among them: they are the form in
     which the file takes and gives its values (`rounded_outputs`).
     """
-    nodes = [
-        *model.graph.all_nodes(),
-        *(node for body in model.functions.values() for node in body.all_nodes()),
-    ]
-    for node in nodes:
-        if node.op_type in QUANTIZED and not _is_port(node):
-            yield name_of(node), node
+    graphs: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for graph in graphs:
+        for node in graph.all_nodes():
+            if node.op_type in qdq.PAIR and not _is_port(node):
+                yield name_of(node), node
 
 
 def rounded_outputs(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
@@ -39,26 +37,26 @@ def rounded_outputs(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
 
 def name_of(node: ir.Node) -> str:
     """Its name in the file; that of its first output where it has none."""
-    return node.name or (node.outputs[0].name if node.outputs else None) or node.op_type
+    output = node.outputs[0].name if node.outputs else None
+    return node.name or output or node.op_type
 
 
 def _is_port(node: ir.Node) -> bool:
     """Whether a DQ reads an integer input of the model, or a Q gives an integer output of it,
     perhaps moved."""
     if node.op_type == "DequantizeLinear":
-        return node.inputs[0] is not None and _comes_from_input(node.inputs[0])
+        return _comes_from_input(node.inputs[0])
     return _goes_to_output(node.outputs[0])
 
 
-def _comes_from_input(value: ir.Value) -> bool:
+def _comes_from_input(value: ir.Value | None) -> bool:
+    if value is None:
+        return False
     node = value.producer()
     if node is None:
         return value.is_graph_input() and not value.is_initializer()
     places = moved_places(node)
-    return bool(places) and all(
-        source is not None and _comes_from_input(source)
-        for source in (node.inputs[place] for place in places)
-    )
+    return bool(places) and all(_comes_from_input(node.inputs[place]) for place in places)
 
 
 def _goes_to_output(value: ir.Value) -> bool:
@@ -90,18 +88,17 @@ def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, 
     Those in bodies of If, Loop and Scan are left out.
     """
     main = [path for path in paths if path.graph is graph]
-    found = []
-    for index, value in enumerate(graph.outputs):
-        away: dict[ir.Node | None, int] = _nodes_away(value.producer())
-        own = [
-            path
-            for path in main
-            if (path.index == index if path.user is None else path.user in away)
-        ]
-        # the output's own pairs are the nearest of all
-        own.sort(key=lambda path: away.get(path.user, -1))
-        found.append(tuple(use.name for path in own for _, use in path.links if use is not None))
-    return tuple(found)
+    return tuple(_uses_by_distance(main, *output) for output in enumerate(graph.outputs))
+
+
+def _uses_by_distance(paths: Sequence[Path], index: int, output: ir.Value) -> tuple[str, ...]:
+    """The names of the uses that one output depends on, the nearest first. index: the output's."""
+    away = _nodes_away(output.producer())
+    own = [path for path in paths if path.user is None and path.index == index]
+    own += [path for path in paths if path.user in away]
+    # The output's own pairs are the nearest of all.
+    own.sort(key=lambda path: away.get(path.user, -1))
+    return tuple(use.name for use in uses(own))
 
 
 def _nodes_away(last: ir.Node | None) -> dict[ir.Node | None, int]:
@@ -119,13 +116,9 @@ def _nodes_away(last: ir.Node | None) -> dict[ir.Node | None, int]:
 
 def values_read(node: ir.Node) -> Iterator[ir.Value]:
     """What a node reads, also inside its sub-graphs."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield from _read_inside(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            for graph in attribute.as_graphs():
-                yield from _read_inside(graph)
+    yield from inputs(node)
+    for graph in bodies(node):
+        yield from _read_inside(graph)
 
 
 def _read_inside(graph: ir.Graph) -> Iterator[ir.Value]:

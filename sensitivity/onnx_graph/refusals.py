@@ -61,7 +61,7 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
 
 def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
     if not any(True for _ in qdq.pairs(graph)):
-        alone = [node for node in nodes if node.op_type in {"QuantizeLinear", "DequantizeLinear"}]
+        alone = [node for node in nodes if node.op_type in qdq.PAIR]
         if alone:
             raise OnnxFileError(
                 f"Expected a QuantizeLinear and a DequantizeLinear of {name} to stand behind each "
@@ -94,11 +94,7 @@ def _computes_in_integers(node: ir.Node) -> bool:
 
 def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
-    ours = [
-        node
-        for node in nodes
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and node.domain in STANDARD
-    ]
+    ours = [node for node in nodes if node.op_type in qdq.PAIR and node.domain in STANDARD]
     per_axis = [
         node
         for node in ours

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.walk import given
 
 NEVER_NEGATIVE = {"Relu", "Sigmoid", "Softmax", "Abs", "Exp", "HardSigmoid", "Sqrt"}
 KEEPS_SIGN = {
@@ -34,18 +35,19 @@ def _non_negative(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
 
 
 def _from_producer(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
-    constant = qdq.constant(value)
+    constant, node = qdq.constant(value), value.producer()
     if constant is not None:
-        return bool((constant >= 0).all()) if constant.dtype.kind in "fiu" else False
-    node = value.producer()
+        return constant.dtype.kind in "fiu" and _no_element_below_0(constant)
     if node is None:
         return False
-    if node.op_type in NEVER_NEGATIVE:
-        return True
     if node.op_type == "Clip":
-        low = qdq.constant(node.inputs[1]) if len(node.inputs) > 1 else None
-        return low is not None and bool((low >= 0).all())
-    if node.op_type not in KEEPS_SIGN:
-        return False
-    inputs = node.inputs[:1] if node.op_type in FIRST_ONLY else node.inputs
-    return all(given is not None and _non_negative(given, known) for given in inputs)
+        low = qdq.constant(given(node, 1))
+        return low is not None and _no_element_below_0(low)
+    if node.op_type in KEEPS_SIGN:
+        read = node.inputs[:1] if node.op_type in FIRST_ONLY else node.inputs
+        return all(each is not None and _non_negative(each, known) for each in read)
+    return node.op_type in NEVER_NEGATIVE
+
+
+def _no_element_below_0(array: qdq.Array) -> bool:
+    return bool((array >= 0).all())

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.walk import bodies
 from sensitivity.records import Role
 
 MOVERS = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
@@ -73,6 +74,7 @@ def paths(graph: ir.Graph) -> tuple[Path, ...]:
 
 
 def uses(found: Sequence[Path]) -> tuple[Use, ...]:
+    """Every use of a pair on these paths, in their order, from the root of each to its user."""
     return tuple(use for path in found for _, use in path.links if use is not None)
 
 
@@ -81,39 +83,31 @@ def integer_biases(found: Sequence[Path]) -> dict[str, str]:
     INT32."""
     by_user: dict[ir.Node, dict[int, Use]] = {}
     for path in found:
-        last = next((use for _, use in reversed(path.links) if use is not None), None)
-        if path.user is not None and last is not None:
-            by_user.setdefault(path.user, {})[path.index] = last
-    return {
-        use.name: places[BIAS_INPUT].name
-        for user, places in by_user.items()
-        if user.op_type in qdq.WEIGHT_INPUT
-        and BIAS_INPUT in places
-        and is_integer_bias(places[BIAS_INPUT])
-        for index, use in places.items()
-        if index != BIAS_INPUT
-    }
+        own = uses([path])
+        if path.user is not None and own:
+            by_user.setdefault(path.user, {})[path.index] = own[-1]
+    biases = {}
+    for user, places in by_user.items():
+        bias = places.pop(BIAS_INPUT, None)
+        if user.op_type in qdq.WEIGHT_INPUT and bias is not None and is_integer_bias(bias):
+            biases.update({use.name: bias.name for use in places.values()})
+    return biases
 
 
 def is_integer_bias(use: Use) -> bool:
     """Whether it is of a constant that is stored as INT32."""
-    return use.pair.quantize is None and _stored(use.pair) is ir.DataType.INT32
-
-
-def stored_type(pair: qdq.Pair) -> ir.DataType:
-    """Of the quantized values."""
-    return _stored(pair)
+    return use.pair.quantize is None and stored_type(use.pair) is ir.DataType.INT32
 
 
 def bits_of(pair: qdq.Pair) -> int:
     """Bits of the pair's quantized values."""
-    return int(_stored(pair).bitwidth)
+    return int(stored_type(pair).bitwidth)
 
 
 def format_of(pair: qdq.Pair) -> str:
     """Of the pair's quantized values, in words: "INT8" for int8 and uint8, "FP8 E4M3", "INT4 in
     blocks of 32"."""
-    stored = _stored(pair)
+    stored = stored_type(pair)
     floating = re.match(r"FLOAT(\d)(E\dM\d)", stored.name)
     name = f"FP{floating[1]} {floating[2]}" if floating else f"INT{stored.bitwidth}"
     size = pair.dequantize.attributes.get("block_size")
@@ -123,22 +117,22 @@ def format_of(pair: qdq.Pair) -> str:
 
 def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
     """Smallest and largest level of an integer type; None for the others."""
-    stored = _stored(pair)
+    stored = stored_type(pair)
     if not stored.is_integer():
         return None
-    bits = stored.bitwidth
-    low, high = (
-        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if stored.is_signed() else (0, 2**bits - 1)
-    )
-    limits = qdq.clip_limits(pair.clip) if pair.clip is not None else None
-    smallest, largest = limits or (low, high)
-    return int(max(low, smallest)), int(min(high, largest))
+    levels = 2**stored.bitwidth
+    low = -(levels // 2) if stored.is_signed() else 0
+    high = low + levels - 1
+    limits = None if pair.clip is None else qdq.clip_limits(pair.clip)
+    if limits is None:
+        return low, high
+    return int(max(low, limits[0])), int(min(high, limits[1]))
 
 
 def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """From each of these levels of the pair's type (any shape) to the next: 1 for integers, more at
     large FP8 values."""
-    stored = _stored(pair)
+    stored = stored_type(pair)
     if not stored.is_floating_point():
         return np.ones_like(levels)
     kind = ml_dtypes.finfo(stored.numpy())  # type: ignore[no-untyped-call]
@@ -162,26 +156,24 @@ def problem(pair: qdq.Pair) -> str | None:
     faults = {"not finite": ~np.isfinite(values)}
     if pair.quantize is not None:
         faults |= {"0": values == 0, "negative": values < 0}
-    found = [
-        f"its scale is {fault}"
-        if values.size == 1
-        else f"its scale is {fault} in {where.sum()} of {values.size} places"
-        for fault, where in faults.items()
-        if where.any()
-    ]
+    found = []
+    for fault, where in faults.items():
+        if where.any():
+            places = "" if values.size == 1 else f" in {where.sum()} of {values.size} places"
+            found.append(f"its scale is {fault}{places}")
     return "; ".join(found) or None
 
 
-def _stored(pair: qdq.Pair) -> ir.DataType:
+def stored_type(pair: qdq.Pair) -> ir.DataType:
     """The type of the quantized values. Where the file leaves out the zero point it is what ONNX
     says: uint8 for Q."""
     if pair.quantize is None:
         return _type(pair.source) or ir.DataType.INT8
     kind = _type(qdq.zero_point_value(pair.quantize))
-    attribute = pair.quantize.attributes.get("output_dtype")
-    if kind is None and attribute is not None and attribute.as_int():
-        kind = ir.DataType(attribute.as_int())
-    return kind or ir.DataType.UINT8
+    if kind is not None:
+        return kind
+    said = pair.quantize.attributes.get_int("output_dtype", 0)
+    return ir.DataType(said) if said else ir.DataType.UINT8
 
 
 def _type(value: ir.Value | None) -> ir.DataType | None:
@@ -209,19 +201,20 @@ def _path(
 ) -> Iterator[Path]:
     """The path that ends in this input or output, if a pair is on it."""
     links: list[Link] = []
-    end = 0
+    # Movers in front of the first pair are no part of the path.
+    end, root = 0, value
     while value is not None:
-        pair, producer = qdq.pair_of(value), value.producer()
+        pair, mover = qdq.pair_of(value), value.producer()
         if pair is not None:
             links.append(pair)
-            value, end = pair.source, len(links)
-            root = value
-        elif producer is not None and _only_moves(producer):
-            links.append(producer)
-            value = producer.inputs[0]
+            value = root = pair.source
+            end = len(links)
+        elif mover is not None and _only_moves(mover):
+            links.append(mover)
+            value = mover.inputs[0]
         else:
             break
-    if end:
+    if end and root is not None:
         made = [(link, _use(link, unit, user)) for link in reversed(links[:end])]
         yield Path(graph, user, index, unit, root, tuple(made))
 
@@ -239,27 +232,23 @@ def _graphs(
     """The graph and every body in it, each with the node whose body it is."""
     yield graph, owner
     for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                yield from _graphs(attribute.as_graph(), node)
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                for body in attribute.as_graphs():
-                    yield from _graphs(body, node)
+        for body in bodies(node):
+            yield from _graphs(body, node)
 
 
 def _is_operation(node: ir.Node) -> bool:
     """False for Q and DQ, for what belongs to a pair, and for a mover on the way to a single
     reader."""
-    if node.op_type in {"QuantizeLinear", "DequantizeLinear"} or _is_inside_pair(node):
+    if node.op_type in qdq.PAIR or _is_inside_pair(node):
         return False
     return not _only_moves(node)
 
 
 def _is_inside_pair(node: ir.Node) -> bool:
-    return node.op_type == "Clip" and any(
-        (pair := qdq.pair_of(user.outputs[0])) is not None and pair.clip is node
-        for user in node.outputs[0].consumers()
-    )
+    if node.op_type != "Clip":
+        return False
+    behind = (qdq.pair_of(user.outputs[0]) for user in node.outputs[0].consumers())
+    return any(pair is not None and pair.clip is node for pair in behind)
 
 
 def _only_moves(node: ir.Node) -> bool:
@@ -273,29 +262,21 @@ def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
     nodes = list(graph.all_nodes())
     count = Counter(node.name for node in nodes)
     outputs = {value.name for value in graph.outputs}
-    return {
-        node: node.name
-        if node.name and count[node.name] == 1 and node.name not in outputs
-        else f"{node.op_type}:{node.outputs[0].name}"
-        for node in nodes
-    }
+    names = {}
+    for node in nodes:
+        is_unique = count[node.name] == 1 and node.name not in outputs
+        if node.name and is_unique:
+            names[node] = node.name
+        else:
+            names[node] = f"{node.op_type}:{node.outputs[0].name}"
+    return names
 
 
 def _named(found: list[Path]) -> tuple[Path, ...]:
     """Each use named by its pair, shortened where that stays unique, and by its unit too where the
     pair has several."""
     every = uses(found)
-    pairs = {use.pair.dequantize: use.pair.name for use in every}
-    short = Counter(_short(name) for name in pairs.values())
-    full = Counter(pairs.values())
-    names = {
-        node: _short(name)
-        if short[_short(name)] == 1
-        else name
-        if full[name] == 1
-        else node.outputs[0].name or name
-        for node, name in pairs.items()
-    }
+    names = _pair_names(every)
     users = Counter(use.pair.dequantize for use in every)
     taken: Counter[str] = Counter()
 
@@ -310,6 +291,23 @@ def _named(found: list[Path]) -> tuple[Path, ...]:
         replace(path, links=tuple((link, use and renamed(use)) for link, use in path.links))
         for path in found
     )
+
+
+def _pair_names(every: Sequence[Use]) -> dict[ir.Node, str]:
+    """By the DQ of each pair: the short form of its name, its name, or else its output's: the first
+    that no other pair has."""
+    pairs = {use.pair.dequantize: use.pair.name for use in every}
+    short = Counter(_short(name) for name in pairs.values())
+    full = Counter(pairs.values())
+    names = {}
+    for dequantize, name in pairs.items():
+        if short[_short(name)] == 1:
+            names[dequantize] = _short(name)
+        elif full[name] == 1:
+            names[dequantize] = name
+        else:
+            names[dequantize] = dequantize.outputs[0].name or name
+    return names
 
 
 def _short(name: str) -> str:

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from sensitivity.errors import OnnxFileError, SensitivityError
+from sensitivity.onnx_graph.walk import bodies, inputs
 
 DAMAGED = (
     "it is damaged or was written wrongly: check it with onnx.checker.check_model, or export "
@@ -65,32 +66,42 @@ def check_tensors(tensors: Iterable[onnx.TensorProto], path: Path) -> None:
 
 
 def _problem(tensor: onnx.TensorProto) -> str | None:
-    texts = chain.from_iterable((entry.key, entry.value) for entry in tensor.external_data)
-    if any(isinstance(text, bytes) for text in (tensor.name, *texts)):
+    if _has_broken_text(tensor):
         return "a name that is not UTF-8"
     try:
         kind = ir.DataType(tensor.data_type)
     except ValueError:
         return f"the data type {tensor.data_type}, which is none"
-    if kind == ir.DataType.UNDEFINED or min(tensor.dims, default=0) < 0:
-        return f"the data type {kind.name} and shape {list(tensor.dims)}"
-    size = math.prod(tensor.dims)
+    shape = list(tensor.dims)
+    if kind == ir.DataType.UNDEFINED or min(shape, default=0) < 0:
+        return f"the data type {kind.name} and shape {shape}"
+    size = math.prod(shape)
+    stored = _stored_bytes(tensor)
+    if stored is not None:
+        # How long a string is, its shape does not say.
+        has_size = kind != ir.DataType.STRING
+        needed = math.ceil(size * kind.bitwidth / 8)
+        is_wrong = has_size and stored != needed
+        return f"{stored} bytes for {kind.name} of shape {shape}" if is_wrong else None
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        given = next((entry.value for entry in tensor.external_data if entry.key == "length"), None)
-        unit = None if given is None or not given.isdigit() else int(given)
-    else:
-        unit = len(tensor.raw_data) if tensor.HasField("raw_data") else None
-    if (
-        kind != ir.DataType.STRING
-        and unit is not None
-        and unit != math.ceil(size * kind.bitwidth / 8)
-    ):
-        return f"{unit} bytes for {kind.name} of shape {list(tensor.dims)}"
+        return None
     typed = max(len(getattr(tensor, name)) for name in TYPED)
+    # A complex number takes two entries; two or four small integers share one.
     packed = (size, 2 * size, math.ceil(size / 2), math.ceil(size / 4))
-    if unit is None and tensor.data_location != onnx.TensorProto.EXTERNAL and typed not in packed:
-        return f"{typed} values for shape {list(tensor.dims)}"
-    return None
+    return None if typed in packed else f"{typed} values for shape {shape}"
+
+
+def _has_broken_text(tensor: onnx.TensorProto) -> bool:
+    texts = chain.from_iterable((entry.key, entry.value) for entry in tensor.external_data)
+    return any(isinstance(text, bytes) for text in (tensor.name, *texts))
+
+
+def _stored_bytes(tensor: onnx.TensorProto) -> int | None:
+    """How many bytes hold the values; None where numbers hold them, or the file does not say."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        lengths = [entry.value for entry in tensor.external_data if entry.key == "length"]
+        return int(lengths[0]) if lengths and lengths[0].isdigit() else None
+    return len(tensor.raw_data) if tensor.HasField("raw_data") else None
 
 
 def check_text(proto: onnx.ModelProto, path: Path) -> None:
@@ -141,30 +152,31 @@ def check_values(model: ir.Model, path: Path) -> None:
 
 
 def _check_graph(graph: ir.Graph | ir.Function, outer: frozenset[ir.Value], path: Path) -> None:
-    known = set(outer) | set(graph.inputs)
-    if isinstance(graph, ir.Graph):
-        known |= set(graph.initializers.values())
-    known |= {value for node in graph for value in node.outputs}
+    """outer: what the graphs around this one make. path: of the file."""
+    known = _made_in(graph) | outer
     for node in graph:
-        for value in node.inputs:
-            if value is not None and value not in known:
-                raise _unmade(value, node.name or node.op_type, path)
+        reader = node.name or node.op_type
+        for value in inputs(node):
+            if value not in known:
+                raise _unmade(value, reader, path)
         for attribute in node.attributes.values():
-            if attribute.is_ref():
-                continue
-            if attribute.type == ir.AttributeType.UNDEFINED:
+            if attribute.type == ir.AttributeType.UNDEFINED and not attribute.is_ref():
                 raise OnnxFileError(
-                    f"Expected the attribute {attribute.name!r} of {node.name or node.op_type} in "
-                    f"{path} to have a type, got none; {DAMAGED}"
+                    f"Expected the attribute {attribute.name!r} of {reader} in {path} to have a "
+                    f"type, got none; {DAMAGED}"
                 )
-            if attribute.type == ir.AttributeType.GRAPH:
-                _check_graph(attribute.as_graph(), frozenset(known), path)
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                for inner in attribute.as_graphs():
-                    _check_graph(inner, frozenset(known), path)
+        for body in bodies(node):
+            _check_graph(body, known, path)
     for value in graph.outputs:
         if value not in known:
             raise _unmade(value, "its outputs", path)
+
+
+def _made_in(graph: ir.Graph | ir.Function) -> frozenset[ir.Value]:
+    """What the graph is given, stores and computes, without its bodies."""
+    stored = graph.initializers.values() if isinstance(graph, ir.Graph) else ()
+    computed = chain.from_iterable(node.outputs for node in graph)
+    return frozenset(chain(graph.inputs, stored, computed))
 
 
 def _unmade(value: ir.Value, reader: str, path: Path) -> OnnxFileError:

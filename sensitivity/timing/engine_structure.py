@@ -18,7 +18,7 @@ from sensitivity.rules.targets import RTX
 from sensitivity.runtimes.onnx_names import WEIGHTED, OnnxNames, onnx_names
 from sensitivity.runtimes.tensorrt_rtx_build import SM, Build, build
 from sensitivity.runtimes.tensorrt_rtx_log import Layer
-from sensitivity.timing.profile import quantized_nodes
+from sensitivity.timing.profile import name_of, quantized_nodes
 
 GENERATED = "kgen"
 """The builder's word for a kernel that it composes of elementwise operations and moves; its name
@@ -79,16 +79,15 @@ def structure_of(
     """
     names, kernels = onnx_names(file), [layer for layer in made.layers if layer.outputs]
     in_int8 = set(quantized_nodes(file)) - set(in_float or ())
-    weighted = [
-        node.name or node.outputs[0].name or "?" for node in weighted_nodes(load_model(file).graph)
-    ]
+    layers = []
+    for node in weighted_nodes(load_model(file).graph):
+        name = name_of(node)
+        planned = "int8" if name in in_int8 else "float"
+        layers.append(BuiltLayer(name, planned, _built(name, kernels)))
     return EngineStructure(
         version=made.version,
         sm=made.sm,
-        layers=tuple(
-            BuiltLayer(name, "int8" if name in in_int8 else "float", _built(name, kernels))
-            for name in weighted
-        ),
+        layers=tuple(layers),
         kernels=len(kernels),
         requantize_kernels=sum(only_requantizes(layer, names) for layer in kernels),
         activation_bytes=sum(tensor.nbytes for layer in kernels for tensor in layer.outputs),
@@ -96,12 +95,16 @@ def structure_of(
 
 
 def _built(name: str, kernels: Sequence[Layer]) -> str | None:
-    """What the node computes in. Kernels around it name it too: its own is no generated one, or is
-    named after it."""
+    """What the node computes in; None where no kernel names it."""
     naming = [layer for layer in kernels if name in layer.onnx]
-    own = [layer for layer in naming if layer.kind != GENERATED] or naming
-    own = [layer for layer in own if layer.name.startswith(f"{name}_myl")] or own
-    return _precision(own[0]) if own else None
+
+    def likeness(layer: Layer) -> tuple[bool, bool]:
+        """Kernels around the node name it too: its own is no generated one, or is named after
+        it."""
+        return layer.kind != GENERATED, layer.name.startswith(f"{name}_myl")
+
+    own = max(naming, key=likeness, default=None)
+    return None if own is None else _precision(own)
 
 
 def _precision(layer: Layer) -> str:
@@ -124,8 +127,10 @@ def only_requantizes(layer: Layer, names: OnnxNames) -> bool:
     its own name.
     """
     found = NAME.match(layer.name)
-    if layer.kind != GENERATED or found is None or not ONLY_REQUANTIZES.fullmatch(found["words"]):
+    if layer.kind != GENERATED or found is None:
         return False
-    nodes = [node for name in layer.onnx if (node := names.find(name)) is not None]
+    if not ONLY_REQUANTIZES.fullmatch(found["words"]):
+        return False
+    nodes = [node for node in map(names.find, layer.onnx) if node is not None]
     before_weighted = any(node.op in WEIGHTED for node in nodes)
     return before_weighted or all(node.op in QDQ for node in nodes)

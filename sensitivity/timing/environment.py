@@ -20,6 +20,8 @@ FLAGS = (
     "amx_int8",
     "amx_bf16",
 )
+UNKNOWN = "not readable"
+INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
 ARM_FLAGS = ("asimd", "asimddp", "i8mm", "bf16", "fphp", "sve")
 PACKAGES = (
     "numpy",
@@ -65,16 +67,19 @@ def _machine() -> dict[str, str]:
 
 def _cpu() -> dict[str, str]:
     info = _cpu_info(_read("/proc/cpuinfo") or "")
-    present = set((info.get("flags") or info.get("Features") or "").split())
+    words = info.get("flags") or info.get("Features") or ""
+    present = set(words.split())
     flags = [flag for flag in FLAGS + ARM_FLAGS if flag in present]
     return {
-        "cpu": info.get("model name") or platform.processor() or "not readable",
-        "cpu flags": " ".join(flags) if present else "not readable",
-        "int8 instructions": "yes"
-        if {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"} & present
-        else "no",
-        "hypervisor": "yes" if "hypervisor" in present else "no",
+        "cpu": info.get("model name") or platform.processor() or UNKNOWN,
+        "cpu flags": " ".join(flags) if present else UNKNOWN,
+        "int8 instructions": _yes_or_no(present & INT8_FLAGS),
+        "hypervisor": _yes_or_no(present & {"hypervisor"}),
     }
+
+
+def _yes_or_no(found: set[str]) -> str:
+    return "yes" if found else "no"
 
 
 def _cpu_info(text: str) -> dict[str, str]:
@@ -86,21 +91,26 @@ def _cpu_info(text: str) -> dict[str, str]:
 
 def _clocks() -> dict[str, str]:
     cpufreq = "/sys/devices/system/cpu/cpu0/cpufreq"
-    khz = {name: _read(f"{cpufreq}/scaling_{name}_freq") for name in ("min", "cur", "max")}
+    clocks = []
+    for name in ("min", "cur", "max"):
+        khz = _read(f"{cpufreq}/scaling_{name}_freq")
+        if khz:
+            clocks.append(f"{name} {int(khz) // 1000}")
     return {
-        "governor": _read(f"{cpufreq}/scaling_governor") or "not readable",
-        "clock MHz": ", ".join(
-            f"{name} {int(value) // 1000}" for name, value in khz.items() if value
-        )
-        or "not readable",
-        "load": " ".join(f"{load:.2f}" for load in os.getloadavg())
-        if hasattr(os, "getloadavg")
-        else "not readable",
+        "governor": _read(f"{cpufreq}/scaling_governor") or UNKNOWN,
+        "clock MHz": ", ".join(clocks) or UNKNOWN,
+        "load": _load(),
     }
 
 
+def _load() -> str:
+    if not hasattr(os, "getloadavg"):  # Windows
+        return UNKNOWN
+    return " ".join(f"{load:.2f}" for load in os.getloadavg())
+
+
 def _threads() -> dict[str, str]:
-    quota = _read("/sys/fs/cgroup/cpu.max") or "not readable"
+    quota = _read("/sys/fs/cgroup/cpu.max") or UNKNOWN
     settings = {name: value for name in THREAD_VARIABLES if (value := os.environ.get(name))}
     return {
         "cores": str(os.cpu_count()),

@@ -7,7 +7,7 @@ no causes for its reformats.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from sensitivity.runtimes.base import LayerRun, Port
@@ -52,18 +52,22 @@ class Reformat:
 def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]:
     """ONNX node -> the precision it ran in, for each node of `kept` (quantized in the file) that
     did not run in INT8; "?" where no step says that it computed the node."""
-    ran = {node: run.precision for run in runs if run.origin is None for node in run.onnx}
-    return {node: ran.get(node, "?") for node in kept if ran.get(node) != "int8"}
+    ran = {}
+    for run in runs:
+        if run.origin is None:
+            ran.update(dict.fromkeys(run.onnx, run.precision))
+    precisions = {node: ran.get(node, "?") for node in kept}
+    return {node: precision for node, precision in precisions.items() if precision != "int8"}
 
 
 def mixed_adds(runs: Sequence[LayerRun]) -> tuple[LayerRun, ...]:
     """INT8 steps with a second input in float: a residual add that was fused into a convolution,
     but not quantized."""
-    return tuple(
-        run
-        for run in runs
-        if run.precision == "int8" and any(port.precision in FLOATS for port in run.inputs[1:])
-    )
+    return tuple(run for run in runs if run.precision == "int8" and _adds_float(run))
+
+
+def _adds_float(run: LayerRun) -> bool:
+    return any(port.precision in FLOATS for port in run.inputs[1:])
 
 
 def reformats(runs: Sequence[LayerRun]) -> tuple[Reformat, ...]:
@@ -101,43 +105,40 @@ def _precision_sentences(runs: Sequence[LayerRun], kept: Collection[str]) -> lis
 
 def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
     found = reformats(runs)
-    total = sum(run.ms or 0.0 for run in runs)
-    spent = sum(item.step.ms or 0.0 for item in found)
     if not found:
         return ["No step only converts or copies."]
-    cost = (
-        f", {spent:.3g} of {total:.3g} ms ({spent / total:.0%} of the profiled time)"
-        if total
-        else ""
-    )
+    total = sum(run.ms or 0.0 for run in runs)
+    spent = _ms(found)
+    cost = ""
+    if total:
+        share = f"{spent / total:.0%} of the profiled time"
+        cost = f", {spent:.3g} of {total:.3g} ms ({share})"
     sentences = [f"Conversions and copies: {len(found)} step{_s(found)}{cost}."]
     by_cause: dict[str, list[Reformat]] = {}
-    for item in found:
-        by_cause.setdefault(item.cause, []).append(item)
-    for cause, items in sorted(
-        by_cause.items(), key=lambda pair: -sum(item.step.ms or 0.0 for item in pair[1])
-    ):
-        beside = list(dict.fromkeys(name for item in items for name in item.beside))
+    for reformat in found:
+        by_cause.setdefault(reformat.cause, []).append(reformat)
+    for cause, alike in sorted(by_cause.items(), key=lambda entry: -_ms(entry[1])):
+        beside = list(dict.fromkeys(name for reformat in alike for name in reformat.beside))
         where = f" ({_shown(beside)})" if beside else ""
-        ms = sum(item.step.ms or 0.0 for item in items)
-        sentences.append(
-            f"{WORDS[cause]}: {len(items)} step{_s(items)}, {ms:.3g} ms{where}. {ADVICE[cause]}."
-        )
+        steps = f"{len(alike)} step{_s(alike)}, {_ms(alike):.3g} ms{where}"
+        sentences.append(f"{WORDS[cause]}: {steps}. {ADVICE[cause]}.")
     return sentences
+
+
+def _ms(found: Iterable[Reformat]) -> float:
+    return sum(reformat.step.ms or 0.0 for reformat in found)
 
 
 class _Neighbours:
     """Which step writes and which steps read each tensor."""
 
     def __init__(self, runs: Sequence[LayerRun]) -> None:
-        self.writer: Mapping[str, LayerRun] = {
-            port.tensor: run for run in runs for port in run.outputs if port.tensor
-        }
+        self.writer: dict[str, LayerRun] = {}
         self.readers: dict[str, list[LayerRun]] = {}
         for run in runs:
-            for port in run.inputs:
-                if port.tensor:
-                    self.readers.setdefault(port.tensor, []).append(run)
+            self.writer.update((tensor, run) for tensor in _tensors(run.outputs))
+            for tensor in _tensors(run.inputs):
+                self.readers.setdefault(tensor, []).append(run)
         self.mixed = {run.name for run in mixed_adds(runs)}
 
     def source(self, port: Port) -> LayerRun | None:
@@ -152,32 +153,38 @@ class _Neighbours:
         """The steps that use this tensor, looking through reformats."""
         found: list[LayerRun] = []
         for reader in self.readers.get(port.tensor, []):
-            found += (
-                self.targets(reader.outputs[0])
-                if reader.origin is not None and reader.outputs
-                else [reader]
-            )
+            is_reformat = reader.origin is not None
+            if is_reformat and reader.outputs:
+                found += self.targets(reader.outputs[0])
+            else:
+                found.append(reader)
         return found
+
+
+def _tensors(ports: Iterable[Port]) -> list[str]:
+    """The names of the ports' tensors, of those that the profile names."""
+    return [port.tensor for port in ports if port.tensor]
 
 
 def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
     ports = run.inputs[:1] + run.outputs[:1]
-    if len(ports) < 2 or not all(port.tensor for port in ports):
-        return Reformat(run, "unfused" if run.origin == "qdq" and run.onnx else "unknown", ())
-    source, targets = graph.source(ports[0]), graph.targets(ports[1])
+    if len(_tensors(ports)) < 2:
+        is_unfused = run.origin == "qdq" and run.onnx
+        return Reformat(run, "unfused" if is_unfused else "unknown", ())
+    read, written = ports
+    source, targets = graph.source(read), graph.targets(written)
     between = _unique([*([source] if source else []), *targets])
-    mixed = [
-        step
-        for step in _unique([*between, *graph.readers[ports[0].tensor]])
-        if step.name in graph.mixed
-    ]
-    floats = [step for step in between if step.precision in FLOATS]
-    if source and targets and ports[0].precision == ports[1].precision:
+    if source and targets and read.precision == written.precision:
         return Reformat(run, "scales" if run.origin == "qdq" else "layout", _shorts(between))
+    nearby = _unique([*between, *graph.readers[read.tensor]])
+    mixed = [step for step in nearby if step.name in graph.mixed]
     if mixed:
         return Reformat(run, "residual", _shorts(mixed))
-    if not source or not targets:
-        return Reformat(run, "output" if source else "input", _shorts(between))
+    if not source:
+        return Reformat(run, "input", _shorts(between))
+    if not targets:
+        return Reformat(run, "output", _shorts(between))
+    floats = [step for step in between if step.precision in FLOATS]
     return Reformat(run, "float neighbour", _shorts(floats or between))
 
 
@@ -192,11 +199,14 @@ def _unique(steps: Iterable[LayerRun]) -> list[LayerRun]:
 def _short(run: LayerRun) -> str:
     """The first ONNX nodes of a fused step, enough to find it, without weights, Q/DQ and TensorRT's
     unnamed layers."""
-    names = [
-        name for name in run.onnx if not name.endswith((".weight", ".bias")) and "[" not in name
-    ]
-    names = [name for name in names if "quantizelinear" not in name.lower()]
+    names = [name for name in run.onnx if _tells_the_layer(name)]
     return " + ".join(names[:3]) if names else run.name[:60]
+
+
+def _tells_the_layer(name: str) -> bool:
+    is_constant = name.endswith((".weight", ".bias"))
+    is_unnamed = "[" in name
+    return not (is_constant or is_unnamed or "quantizelinear" in name.lower())
 
 
 def _shown(names: Sequence[str], most: int = 8) -> str:

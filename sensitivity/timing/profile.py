@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.qdq import (
@@ -16,7 +18,7 @@ from sensitivity.onnx_graph.qdq import (
     weighted_nodes,
 )
 from sensitivity.records import EngineStructure
-from sensitivity.runtimes.base import LayerRun, Runtime, Tensors
+from sensitivity.runtimes.base import LayerRun, Port, Runtime, Tensors
 from sensitivity.timing.protocol import Variant
 
 
@@ -72,11 +74,17 @@ def quantized_nodes(file: Path) -> tuple[str, ...]:
     """Names of the weighted nodes (Conv, Gemm, ...) whose input and weight both come from Q/DQ, in
     the file's order. The input may have been moved since, by a Concat for one. A node without a
     name goes by its first output."""
-    return tuple(
-        node.name or node.outputs[0].name or "?"
-        for node in weighted_nodes(load_model(file).graph)
-        if quantized(activation(node)) and through_transpose(weight(node)) is not None
-    )
+    nodes = weighted_nodes(load_model(file).graph)
+    return tuple(name_of(node) for node in nodes if _is_quantized(node))
+
+
+def name_of(node: ir.Node) -> str:
+    """The node's name, or that of its first output: so layers.csv names it."""
+    return node.name or node.outputs[0].name or "?"
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    return quantized(activation(node)) and through_transpose(weight(node)) is not None
 
 
 def layer_rows(
@@ -89,27 +97,30 @@ def layer_rows(
     layers of each step, what was planned and what it has. None where it built none.
     """
     total = sum(run.ms or 0.0 for run in profile.runs)
-    layers = {layer.layer: layer for layer in engine.layers} if engine else {}
-    return [
-        {
-            "variant": variant,
-            "step": index,
-            "layer": run.name,
-            "op": run.op,
-            "precision": run.precision,
-            "ms": run.ms,
-            "share": run.ms / total if run.ms is not None and total else None,
-            "onnx": _joined(run.onnx),
-            "quantized": any(name in profile.kept for name in run.onnx),
-            "origin": run.origin or "",
-            "inputs": _joined(port.precision for port in run.inputs),
-            "outputs": _joined(port.precision for port in run.outputs),
-            "rtx_planned": _joined(layers[name].planned for name in run.onnx if name in layers),
-            "rtx_built": _joined(layers[name].built or "?" for name in run.onnx if name in layers),
-        }
-        for index, run in enumerate(profile.runs, start=1)
-    ]
+    built = {layer.layer: layer for layer in engine.layers} if engine else {}
+    rows: list[dict[str, object]] = []
+    for index, run in enumerate(profile.runs, start=1):
+        layers = [built[name] for name in run.onnx if name in built]
+        rows.append(
+            {
+                "variant": variant,
+                "step": index,
+                "layer": run.name,
+                "op": run.op,
+                "precision": run.precision,
+                "ms": run.ms,
+                "share": None if run.ms is None or not total else run.ms / total,
+                "onnx": " ".join(run.onnx),
+                "quantized": not set(run.onnx).isdisjoint(profile.kept),
+                "origin": run.origin or "",
+                "inputs": _precisions(run.inputs),
+                "outputs": _precisions(run.outputs),
+                "rtx_planned": " ".join(layer.planned for layer in layers),
+                "rtx_built": " ".join(layer.built or "?" for layer in layers),
+            }
+        )
+    return rows
 
 
-def _joined(words: Iterable[str]) -> str:
-    return " ".join(words)
+def _precisions(ports: Iterable[Port]) -> str:
+    return " ".join(port.precision for port in ports)

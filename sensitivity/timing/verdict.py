@@ -38,28 +38,17 @@ def verdict(
     profiles: of some of the files, by variant; each adds what its layers ran in and what its
     reformats cost.
     """
+    profiles = profiles or {}
     by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
     base = by_variant["float"]
-    others = [
-        by_variant[variant] for variant in ("partial", "int8", "fp16") if variant in by_variant
-    ]
-    sentences = [SAME.format(_names(one)) for one in timings if one.same]
-    sentences += [
-        _against_float(one) for one in others if one.variant != "fp16" or one.precision == "fp16"
-    ]
+    sentences = [SAME.format(_names(timing)) for timing in timings if timing.same]
+    for variant in ("partial", "int8", "fp16"):
+        timing = by_variant.get(variant)
+        # What the FP16 file says in another type is in `_against_each_other`.
+        if timing is not None and (variant != "fp16" or timing.precision == "fp16"):
+            sentences.append(_against_float(timing))
     sentences += _against_each_other(by_variant)
-    profiles = profiles or {}
-    all_int8 = any(
-        profile.kept and not not_in_int8(profile.runs, profile.kept)
-        for profile in profiles.values()
-    )
-    slow = any(
-        _speed(timing.ratio) != "faster"
-        for timing in others
-        if timing.variant in ("int8", "partial")
-    )
-    lowered = any(Path(timing.file).stem.endswith(f".{base.runtime}") for timing in others)
-    if slow and not all_int8 and not lowered and base.runtime in WHY_SLOW:
+    if _may_be_written_wrongly(timings, profiles) and base.runtime in WHY_SLOW:
         sentences.append(WHY_SLOW[base.runtime])
     for variant, profile in profiles.items():
         sentences += [f"{NAMES[variant]}: {text}" for text in explain(profile.runs, profile.kept)]
@@ -69,6 +58,27 @@ def verdict(
         f"{base.precision}), {base.n} rounds with all files in turn."
     )
     return sentences
+
+
+def _may_be_written_wrongly(timings: Sequence[Timing], profiles: Mapping[str, FileProfile]) -> bool:
+    """Whether a quantized file is no faster than float, and not because its layers gain nothing:
+    none was lowered for the runtime, and none is known to have run in INT8 as a whole."""
+    quantized = [timing for timing in timings if timing.variant in ("int8", "partial")]
+    is_slow = any(_speed(timing.ratio) != "faster" for timing in quantized)
+    return (
+        is_slow
+        and not any(map(_is_lowered, timings))
+        and not any(map(_ran_in_int8, profiles.values()))
+    )
+
+
+def _is_lowered(timing: Timing) -> bool:
+    return timing.variant != "float" and Path(timing.file).stem.endswith(f".{timing.runtime}")
+
+
+def _ran_in_int8(profile: FileProfile) -> bool:
+    """Whether every layer that the file quantizes ran in INT8; False for a file without one."""
+    return bool(profile.kept) and not not_in_int8(profile.runs, profile.kept)
 
 
 SAME = "{} are the same file, timed once."
@@ -107,7 +117,7 @@ def _against_float(timing: Timing) -> str:
     )
 
 
-def _against_each_other(by_variant: dict[str, Timing]) -> list[str]:
+def _against_each_other(by_variant: Mapping[str, Timing]) -> list[str]:
     partial, int8, fp16 = (by_variant.get(variant) for variant in ("partial", "int8", "fp16"))
     sentences = []
     if partial and int8 and _speed(int8.ratio) == "faster":
@@ -120,22 +130,20 @@ def _against_each_other(by_variant: dict[str, Timing]) -> list[str]:
             f"{fp16.runtime} ran the FP16 file in {fp16.precision}, at {fp16.ratio.value:.2f} "
             "times the speed of float: that says nothing about FP16 on a GPU."
         )
-    else:
-        sentences += [
-            _against_fp16(timing) for timing in (partial, int8) if timing and timing.against_fp16
-        ]
-    return sentences
+        return sentences
+    compared = [timing for timing in (partial, int8) if timing and timing.against_fp16]
+    return sentences + list(map(_against_fp16, compared))
 
 
 def _against_fp16(timing: Timing) -> str:
     ratio, name = timing.against_fp16, NAMES[timing.variant]
     assert ratio is not None
     interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    speed = f"{ratio.value:.2f} times its speed{interval}"
     if _speed(ratio) == "faster":
-        return f"{name} is faster than FP16: {ratio.value:.2f} times its speed{interval}."
+        return f"{name} is faster than FP16: {speed}."
     told = "is slower than FP16" if _speed(ratio) == "slower" else "cannot be told from FP16"
     return (
-        f"{name} {told}: {ratio.value:.2f} times its speed{interval}; as it is, FP16 is the better "
-        "engine: have fewer boundaries between INT8 and float, quantize residual adds, or leave "
-        "out fewer layers."
+        f"{name} {told}: {speed}; as it is, FP16 is the better engine: have fewer boundaries "
+        "between INT8 and float, quantize residual adds, or leave out fewer layers."
     )

@@ -8,6 +8,7 @@ import onnx_ir.passes.common as common
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.walk import given, made_by
 
 
 class FoldConstants(ir.passes.InPlacePass):
@@ -31,18 +32,24 @@ class FoldConstants(ir.passes.InPlacePass):
 def _fold_known_sizes(graph: ir.Graph) -> None:
     """Gather(Shape(x), index) is a number where that size of x is known, also while its batch axis
     is free."""
-    for node in [node for node in graph if node.op_type == "Gather"]:
-        shape = node.inputs[0].producer() if node.inputs[0] is not None else None
-        index, given = qdq.constant(node.inputs[1]), shape.inputs[0] if shape is not None else None
-        if (
-            shape is None
-            or shape.op_type != "Shape"
-            or shape.attributes
-            or index is None
-            or index.ndim
-        ):
-            continue
-        size = given.shape[int(index)] if given is not None and given.shape is not None else None
-        if isinstance(size, int):
-            known = add(graph, f"{node.outputs[0].name}.known", np.array(size, np.int64))
-            node.outputs[0].replace_all_uses_with(known, replace_graph_outputs=True)
+    for gather in [node for node in graph if node.op_type == "Gather"]:
+        size = _known_size(gather)
+        if size is not None:
+            output = gather.outputs[0]
+            known = add(graph, f"{output.name}.known", np.array(size, np.int64))
+            output.replace_all_uses_with(known, replace_graph_outputs=True)
+
+
+def _known_size(gather: ir.Node) -> int | None:
+    """The size that the node takes out of a shape; None where it is free, or more than one."""
+    index = qdq.constant(gather.inputs[1])
+    measured = made_by(gather.inputs[0], "Shape")
+    if measured is None or index is None:
+        return None
+    # A Shape with attributes starts at another axis, and an index with axes takes several sizes.
+    takes_one_size = not measured.attributes and index.ndim == 0
+    value = given(measured, 0)
+    if not takes_one_size or value is None or value.shape is None:
+        return None
+    size = value.shape[int(index)]
+    return size if isinstance(size, int) else None

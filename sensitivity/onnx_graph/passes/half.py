@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +10,7 @@ import onnx_ir.passes.common as common
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.walk import made_by
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 FLOAT_ONLY = {
@@ -68,50 +69,45 @@ class Half(ir.passes.InPlacePass):
         if node.op_type in FLOAT_ONLY or node.domain:
             return False
         limit = LARGEST_SUM if qdq.weight(node) is not None else LARGEST_VALUE
-        return all(
-            max(map(abs, self.ranges.get(value.name or "", (0.0, 0.0)))) <= limit
-            for value in node.outputs
-        )
+        return all(self._largest(value) <= limit for value in node.outputs)
+
+    def _largest(self, value: ir.Value) -> float:
+        """The largest magnitude that the value was seen with; 0 where it was not seen."""
+        low, high = self.ranges.get(value.name or "", (0.0, 0.0))
+        return max(abs(low), abs(high))
 
 
 def _with_wide_scales(graph: ir.Graph) -> set[ir.Node]:
     """Q and DQ nodes whose scale FP16 cannot hold, and the operations that they feed, with all
     other Q/DQ of those."""
-    wide = {
-        node
-        for node in graph
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and _is_wide(node)
-    }
-    fed = {
-        user
-        for node in wide
-        if node.op_type == "DequantizeLinear"
-        for user in node.outputs[0].consumers()
-    }
-    others = {value.producer() for node in fed for value in node.inputs if value is not None}
-    return (
-        wide
-        | fed
-        | {node for node in others if node is not None and node.op_type == "DequantizeLinear"}
-    )
+    found = {node for node in graph if node.op_type in qdq.PAIR and _is_wide(node)}
+    dequantizes = [node for node in found if node.op_type == "DequantizeLinear"]
+    for dequantize in dequantizes:
+        for user in dequantize.outputs[0].consumers():
+            found.add(user)
+            found.update(filter(None, (made_by(v, "DequantizeLinear") for v in user.inputs)))
+    return found
 
 
 def _is_wide(node: ir.Node) -> bool:
     scale = qdq.constant(node.inputs[1])
-    return scale is None or bool((scale < SMALLEST).any() or (scale > LARGEST).any())
+    if scale is None:
+        return True
+    outside = (scale < SMALLEST) | (scale > LARGEST)
+    return bool(outside.any())
 
 
 def _round_scales(graph: ir.Graph) -> None:
     """Round every scale that FP16 can hold, so that Q and DQ of one pair agree where one of them
     stays FP32."""
     for node in graph:
-        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and not _is_wide(node):
-            value, scale = node.inputs[1], qdq.constant(node.inputs[1])
-            assert value is not None
-            assert scale is not None
-            value.const_value = ir.tensor(
-                scale.astype(np.float16).astype(scale.dtype), name=value.name
-            )
+        if node.op_type not in qdq.PAIR or _is_wide(node):
+            continue
+        value, scale = node.inputs[1], qdq.constant(node.inputs[1])
+        assert value is not None
+        assert scale is not None
+        rounded = scale.astype(np.float16).astype(scale.dtype)
+        value.const_value = ir.tensor(rounded, name=value.name)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
@@ -134,33 +130,30 @@ def _retype_attributes(node: ir.Node) -> None:
 def _convert(graph: ir.Graph, value: ir.Value, half: set[ir.Node]) -> None:
     """Give the value the type that its producer makes now, and every user the type that it
     takes."""
-    producer = value.producer()
-    made = HALF if producer in half else FLOAT
+    made = HALF if value.producer() in half else FLOAT
     uses = [(use.node, use.idx) for use in value.uses()]
     wrong = [(node, index) for node, index in uses if _taken(node, index, half) != made]
     constant = qdq.constant(value)
     if constant is not None and not value.is_graph_input():
         if wrong:
-            other = add(graph, f"{value.name}.fp16", constant.astype(np.float16))
-            for node, index in wrong:
-                node.replace_input_with(index, other)
+            _redirect(wrong, add(graph, f"{value.name}.fp16", constant.astype(np.float16)))
         return
-    other_type = FLOAT if made == HALF else HALF
-    cast = (
-        _cast(graph, value, other_type, producer)
-        if wrong or (made == HALF and value.is_graph_output())
-        else None
-    )
+    is_half_output = made == HALF and value.is_graph_output()
+    if wrong or is_half_output:
+        cast = _cast(graph, value, FLOAT if made == HALF else HALF)
+        _redirect(wrong, cast)
+        if is_half_output:
+            # The model still gives FP32 under the name that users know.
+            graph.outputs[graph.outputs.index(value)] = cast
+            value.name, cast.name = f"{value.name}.fp16", value.name
     if made == HALF:
         value.type = ir.TensorType(HALF)
-    if cast is None:
-        return
-    for node, index in wrong:
-        node.replace_input_with(index, cast)
-    if made == HALF and value.is_graph_output():
-        place = graph.outputs.index(value)
-        graph.outputs[place] = cast
-        value.name, cast.name = f"{value.name}.fp16", value.name
+
+
+def _redirect(uses: Iterable[tuple[ir.Node, int]], value: ir.Value) -> None:
+    """Let the inputs at these places read this value. uses: node and place."""
+    for node, index in uses:
+        node.replace_input_with(index, value)
 
 
 def _taken(node: ir.Node, index: int, half: set[ir.Node]) -> ir.DataType:
@@ -169,10 +162,11 @@ def _taken(node: ir.Node, index: int, half: set[ir.Node]) -> ir.DataType:
     return HALF
 
 
-def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType, producer: ir.Node | None) -> ir.Value:
+def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType) -> ir.Value:
     node = ir.node("Cast", [value], {"to": int(to)}, name=f"{value.name}/Cast")
     output = node.outputs[0]
     output.name, output.type, output.shape = f"{value.name}.cast", ir.TensorType(to), value.shape
+    producer = value.producer()
     if producer is None:
         graph.insert_before(graph[0], node)
     else:

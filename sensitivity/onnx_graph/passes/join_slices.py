@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.walk import given, made_by
 
 Piece = tuple[ir.Value, int, int] | None
 """What was cut, and from where to where; None for a value that is no piece of another."""
@@ -17,17 +18,22 @@ class JoinSlices(ir.passes.InPlacePass):
     changes."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in [node for node in model.graph if node.op_type == "Concat"]:
-            axis = node.attributes.get_int("axis")
-            pieces = [_piece(value, axis) for value in node.inputs]
-            joined = _joined(node.inputs, pieces, axis)
-            if len(joined) < len(node.inputs):
-                node.resize_inputs(len(joined))
-                for index, value in enumerate(joined):
-                    node.replace_input_with(index, value)
-                modified = True
-        return ir.passes.PassResult(model, modified=modified)
+        concats = [node for node in model.graph if node.op_type == "Concat"]
+        changed = [_join(node) for node in concats]
+        return ir.passes.PassResult(model, modified=any(changed))
+
+
+def _join(concat: ir.Node) -> bool:
+    """Let the node read whole values in place of their pieces; whether there were any."""
+    axis = concat.attributes.get_int("axis")
+    pieces = [_piece(value, axis) for value in concat.inputs]
+    joined = _joined(concat.inputs, pieces, axis)
+    if len(joined) == len(concat.inputs):
+        return False
+    concat.resize_inputs(len(joined))
+    for index, value in enumerate(joined):
+        concat.replace_input_with(index, value)
+    return True
 
 
 def _joined(
@@ -46,27 +52,47 @@ def _joined(
 def _end_of_run(pieces: Sequence[Piece], start: int, axis: int) -> int | None:
     """The index behind the pieces, from `start` on, that make up all of what they were cut from;
     None where none do."""
-    reached, first = 0, pieces[start]
+    first = pieces[start]
+    if first is None:
+        return None
+    whole, reached = first[0], 0
+    if whole.shape is None:
+        return None
     for index, piece in enumerate(pieces[start:], start):
-        if piece is None or first is None or piece[0] is not first[0] or piece[1] != reached:
+        goes_on = piece is not None and piece[0] is whole and piece[1] == reached
+        if piece is None or not goes_on:
             return None
         reached = piece[2]
-        shape = piece[0].shape
-        if shape is not None and reached == shape[axis]:
+        if reached == whole.shape[axis]:
             return index + 1
     return None
 
 
 def _piece(value: ir.Value | None, axis: int) -> Piece:
     """Where the value is a Slice of another one along this axis, in steps of 1."""
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type != "Slice" or len(node.inputs) < 4 or node.inputs[0] is None:
+    node = made_by(value, "Slice")
+    whole = given(node, 0)
+    limits = None if node is None else _limits(node, axis)
+    if whole is None or whole.shape is None or limits is None:
         return None
-    numbers = [qdq.constant(given) for given in node.inputs[1:]]
-    if any(given is None or given.size != 1 for given in numbers):
+    start, end = limits
+    size = whole.shape[axis]
+    if not isinstance(size, int) or start < 0:
         return None
-    start, end, along, *step = (int(given.item()) for given in numbers if given is not None)
-    size = node.inputs[0].shape[axis] if node.inputs[0].shape is not None else None
-    if along != axis or step not in ([], [1]) or not isinstance(size, int) or start < 0:
-        return None
-    return node.inputs[0], start, min(end, size) if end >= 0 else size + end
+    return whole, start, min(end, size) if end >= 0 else size + end
+
+
+def _limits(node: ir.Node, axis: int) -> tuple[int, int] | None:
+    """Start and end of a Slice as the file has them; None where it cuts along another axis, or in
+    larger steps."""
+    numbers = [_number(value) for value in node.inputs[1:]]
+    match numbers:
+        case [int(start), int(end), along] | [int(start), int(end), along, 1]:
+            return (start, end) if along == axis else None
+    return None
+
+
+def _number(value: ir.Value | None) -> int | None:
+    """The value of a constant that is one number."""
+    array = qdq.constant(value)
+    return int(array.item()) if array is not None and array.size == 1 else None

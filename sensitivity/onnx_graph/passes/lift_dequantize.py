@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.walk import given, is_read, producer
 
 FIRST_INPUT = {
     "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
@@ -28,10 +29,6 @@ FIRST_INPUT = {
 }  # fmt: skip
 """Operations whose output holds values of their first input, and what else they read is no value of
 a tensor."""
-
-KEEP_CHANNELS = {"Identity", "MaxPool"}
-"""Those that leave every channel of axis 0 and 1 in its place; a Transpose takes the channel axis
-along."""
 
 ORDERED = {"MaxPool", "ReduceMax", "ReduceMin"}
 """Those that compare integers: as their values are ordered, unless a scale is negative."""
@@ -74,19 +71,21 @@ class _Mover:
 def _mover_before(dequantize: ir.Node) -> _Mover | None:
     """The operation in front of a DQ, if it moves integers of a Q or of the file, and the DQ can be
     in front of it."""
-    levels, scale = dequantize.inputs[0], qdq.constant(dequantize.inputs[1])
-    node = levels.producer() if levels is not None else None
+    node, scale = producer(dequantize.inputs[0]), qdq.constant(dequantize.inputs[1])
     if node is None or scale is None or not _only_moves(node):
         return None
     places = moved_places(node)
     if not places or not all(is_quantized(node.inputs[place]) for place in places):
         return None
-    if node.op_type in ORDERED and not (scale > 0).all():
+    keeps_order = bool((scale > 0).all())
+    if node.op_type in ORDERED and not keeps_order:
         return None
     if scale.size == 1:
         return _Mover(node, places, None)
+    if len(places) > 1:
+        return None
     axis = _axis_before(node, qdq.axis_of(dequantize), scale.ndim)
-    return None if axis is None or len(places) > 1 else _Mover(node, places, axis)
+    return None if axis is None else _Mover(node, places, axis)
 
 
 def moved_places(node: ir.Node) -> tuple[int, ...]:
@@ -100,31 +99,29 @@ def moved_places(node: ir.Node) -> tuple[int, ...]:
 
 def _only_moves(node: ir.Node) -> bool:
     """Whether this one, with its attributes, computes nothing."""
-    if node.op_type == "Resize":
-        mode = node.attributes.get_string("mode", "nearest")
-        return mode == "nearest" and "extrapolation_value" not in node.attributes
-    if node.op_type == "MaxPool":
-        return len(node.outputs) == 1
-    if (
-        node.op_type == "Pad"
-        and len(node.inputs) > PAD_VALUE
-        and node.inputs[PAD_VALUE] is not None
-    ):
-        return qdq.constant(node.inputs[PAD_VALUE]) is not None
+    match node.op_type:
+        case "Resize":
+            mode = node.attributes.get_string("mode", "nearest")
+            return mode == "nearest" and "extrapolation_value" not in node.attributes
+        case "MaxPool":
+            return len(node.outputs) == 1
+        case "Pad":
+            fill = given(node, PAD_VALUE)
+            return fill is None or qdq.constant(fill) is not None
     return True
 
 
 def is_quantized(value: ir.Value | None) -> bool:
     """Whether integers come from a Q or are stored in the file, perhaps moved or clipped since."""
-    if value is None:
-        return False
-    node = value.producer()
     if qdq.constant(value) is not None:
         return True
+    node = producer(value)
     if node is None:
         return False
-    if node.op_type in {"QuantizeLinear", "Clip"}:
-        return node.op_type == "QuantizeLinear" or is_quantized(node.inputs[0])
+    if node.op_type == "QuantizeLinear":
+        return True
+    if node.op_type == "Clip":
+        return is_quantized(node.inputs[0])
     places = moved_places(node)
     return bool(places) and all(is_quantized(node.inputs[place]) for place in places)
 
@@ -132,12 +129,19 @@ def is_quantized(value: ir.Value | None) -> bool:
 def _axis_before(node: ir.Node, axis: int, dimensions: int) -> int | None:
     """Where the channel axis is in front of the operation; None where it is not there as it is
     behind."""
-    if dimensions > 1:
-        return None  # blocks
-    if node.op_type in KEEP_CHANNELS:
-        return axis if node.op_type == "Identity" or axis in (0, 1) else None
-    order = node.attributes.get_ints("perm", ()) if node.op_type == "Transpose" else ()
-    return order[axis % len(order)] if order else None
+    has_blocks = dimensions > 1
+    if has_blocks:
+        return None
+    match node.op_type:
+        case "Identity":
+            return axis
+        case "MaxPool":
+            # It leaves every channel of axis 0 and 1 in its place.
+            return axis if axis in (0, 1) else None
+        case "Transpose":
+            order = node.attributes.get_ints("perm", ())
+            return order[axis % len(order)] if order else None
+    return None
 
 
 def _lift(
@@ -209,20 +213,19 @@ def _with_fill(
 ) -> list[ir.Value | None]:
     """The inputs of a Pad with the float value of the integer that it fills with, which is 0 where
     it names none."""
-    given = node.inputs[PAD_VALUE] if len(node.inputs) > PAD_VALUE else None
-    level = qdq.constant(given)
-    scale, zero_point = (
-        qdq.constant(dequantize.inputs[1]),
-        qdq.constant(qdq.zero_point_value(dequantize)),
-    )
+    scale = qdq.constant(dequantize.inputs[1])
     assert scale is not None
-    offset = 0 if zero_point is None else int(zero_point.reshape(-1)[0])
-    value: NDArray[Any] = np.asarray(scale).reshape(-1)[0] * (
-        (0 if level is None else int(level.reshape(-1)[0])) - offset
-    )
+    level = _first(qdq.constant(given(node, PAD_VALUE)))
+    offset = _first(qdq.constant(qdq.zero_point_value(dequantize)))
+    value = scale.reshape(-1)[0] * (level - offset)
     padded = [*inputs, None][: PAD_VALUE + 1]
     padded[PAD_VALUE] = add(graph, f"{node.name}_fill", np.asarray(value, scale.dtype))
     return [*padded, *inputs[PAD_VALUE + 1 :]]
+
+
+def _first(levels: NDArray[Any] | None) -> int:
+    """The first of these integers; 0 where the file leaves them out."""
+    return 0 if levels is None else int(levels.reshape(-1)[0])
 
 
 def _replace(old: ir.Value, new: ir.Value) -> None:
@@ -238,7 +241,6 @@ def remove_dead(graph: ir.Graph) -> None:
     """Remove what quantizes, dequantizes or moves and is read by nothing, from the last to the
     first."""
     for node in reversed(list(graph.all_nodes())):
-        read = any(value.uses() or value.is_graph_output() for value in node.outputs)
-        removable = node.op_type in {"QuantizeLinear", "DequantizeLinear"} or moved_places(node)
-        if removable and not read and node.graph is not None:
+        can_go = node.op_type in qdq.PAIR or moved_places(node)
+        if can_go and not is_read(node) and node.graph is not None:
             node.graph.remove(node, safe=True)

@@ -36,10 +36,7 @@ class ScalarScales(ir.passes.InPlacePass):
 
 def has_vector_scale(node: ir.Node) -> bool:
     """Whether this is a Q or DQ of an activation whose one scale is a vector of one element."""
-    if (
-        node.op_type not in {"QuantizeLinear", "DequantizeLinear"}
-        or "block_size" in node.attributes
-    ):
+    if node.op_type not in qdq.PAIR or "block_size" in node.attributes:
         return False
     data, scale = node.inputs[0], node.inputs[1]
     of_weight = data is None or qdq.rooted_at_constant(data)

@@ -4,8 +4,9 @@ Others get new grids."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import Clamps, activation
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
-from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths
+from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths, uses
+from sensitivity.onnx_graph.walk import given, inputs, is_read
 from sensitivity.records import Range
 
 Weights = Mapping[str, NDArray[Any]]
@@ -95,37 +97,38 @@ class SkipUses(ir.passes.InPlacePass):
         self._opset = model.opset_imports.get("", 0)
         changed = self._skip | self._grids.keys()
         found = [
-            path
-            for path in paths(model.graph)
-            if any(use and use.name in changed for _, use in path.links)
+            path for path in paths(model.graph) if any(use.name in changed for use in uses([path]))
         ]
         for path in found:
             _connect(path, self._rebuilt(model.graph, path))
             corrected = corrected_bias(path, self._weights)
             if corrected is not None and corrected.weight.name in changed:
                 _restore(model.graph, path, corrected)
-        _remove_unread(
-            [node for path in found for link, _ in path.links for node in nodes_of(link)]
-        )
-        # the first copy of an original that is gone takes its names
-        for old, new in self._copies.items():
-            if old.graph is None:
-                new.name = old.name
-                if not new.outputs[0].is_graph_output():
-                    new.outputs[0].name = old.outputs[0].name
+        links = [link for path in found for link, _ in path.links]
+        _remove_unread(list(chain.from_iterable(map(nodes_of, links))))
+        self._name_copies()
         return ir.passes.PassResult(model, modified=bool(found))
+
+    def _name_copies(self) -> None:
+        """Give the first copy of each original that is gone the names of the original."""
+        for old, new in self._copies.items():
+            if old.graph is not None:
+                continue
+            new.name = old.name
+            if not new.outputs[0].is_graph_output():
+                new.outputs[0].name = old.outputs[0].name
 
     def _rebuilt(self, graph: ir.Graph, path: Path) -> ir.Value:
         """The value that the path's user is to read."""
         value, changed = path.root, False
         for link, use in path.links:
-            if use is not None and use.name in self._skip:
+            name = None if use is None else use.name
+            if use is not None and name in self._skip:
                 value, changed = self._unquantized(graph, use, value), True
-            elif use is not None and use.name in self._grids:
-                value, changed = self._on_grid(graph, use.pair, self._grids[use.name], value), True
+            elif use is not None and name in self._grids:
+                value, changed = self._on_grid(graph, use.pair, self._grids[name], value), True
             elif changed:
-                for node in nodes_of(link):
-                    value = self._copy(node, value)
+                value = self._copies_of(nodes_of(link), value)
             else:
                 value = nodes_of(link)[-1].outputs[0]
         return value
@@ -133,47 +136,42 @@ class SkipUses(ir.passes.InPlacePass):
     def _unquantized(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
         source = use.pair.source
         name = source.name or "weight"
-        if use.pair.quantize is not None and name not in self._weights:
+        is_stored = use.pair.quantize is None
+        if not is_stored and name not in self._weights:
             return self._activated(graph, use, value) if name in self._clamps else value
         if source not in self._floats:
-            plain = name.removesuffix("_quantized")
             values = self._weights[name] if name in self._weights else dequantized(use.pair)
-            self._floats[source] = add(graph, plain if plain != name else f"{name}_float", values)
+            plain = name.removesuffix("_quantized")
+            own_name = f"{name}_float" if plain == name else plain
+            self._floats[source] = add(graph, own_name, values)
         return self._floats[source]
 
     def _activated(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
         if value not in self._clamped:
-            node = activation(
-                self._clamps[use.pair.source.name or ""], value, use.pair, self._opset
-            )
-            for constant in node.inputs[1:]:
-                if constant is not None:
-                    graph.register_initializer(constant)
-            producer = value.producer()
-            if producer is None:  # an input, perhaps of the body of a Loop
-                owner = value.graph or graph
-                owner.insert_before(owner[0], node)
-            else:
-                assert producer.graph is not None
-                producer.graph.insert_after(producer, node)
+            limits = self._clamps[use.pair.source.name or ""]
+            node = activation(limits, value, use.pair, self._opset)
+            for constant in inputs(node)[1:]:
+                graph.register_initializer(constant)
+            _insert_behind(value, node, graph)
             self._clamped[value] = node.outputs[0]
         return self._clamped[value]
 
     def _on_grid(self, graph: ir.Graph, pair: qdq.Pair, grid: NewGrid, value: ir.Value) -> ir.Value:
         if grid not in self._parameters:
-            name = pair.source.name or pair.name
-            arrays = {"scale": grid.scale, "zero_point": grid.zero_point, "values": grid.constant}
-            self._parameters[grid] = [
-                add(graph, f"{name}_recalibrated_{what}", array)
-                for what, array in arrays.items()
-                if array is not None
-            ]
+            self._parameters[grid] = _stored_grid(graph, pair, grid)
         scale, zero_point, *constant = self._parameters[grid]
         value = constant[0] if constant else value
         for node in pair.nodes:
-            value = self._copy(
-                node, value, None if node is pair.clip else (scale, zero_point), grid.axis
-            )
+            if node is pair.clip:
+                value = self._copy(node, value)
+            else:
+                value = self._copy(node, value, (scale, zero_point), grid.axis)
+        return value
+
+    def _copies_of(self, nodes: Iterable[ir.Node], value: ir.Value) -> ir.Value:
+        """What the same nodes, one behind the other, give for this value."""
+        for node in nodes:
+            value = self._copy(node, value)
         return value
 
     def _copy(
@@ -186,29 +184,53 @@ class SkipUses(ir.passes.InPlacePass):
         """What the same node gives for this value; with these parameters along this axis, where it
         is a Q or DQ that gets others."""
         key = (id(node), value, parameters)
-        if key not in self._made:
-            output = node.outputs[0]
-            self._count[node] += 1
-            suffix = "_skipped" if self._count[node] == 1 else f"_{self._count[node]}_skipped"
-            given = ir.Value(name=f"{output.name}{suffix}", type=output.type, shape=output.shape)
-            attributes = list(node.attributes.values())
-            if parameters is not None:
-                attributes = [each for each in attributes if each.name != "axis"]
-                attributes += [] if axis is None else [ir.AttrInt64("axis", axis)]
-            inputs = [value, *(parameters or node.inputs[1:])]
-            new = ir.Node(
-                node.domain,
-                node.op_type,
-                inputs,
-                attributes,
-                name=f"{node.name}{suffix}",
-                outputs=[given],
-            )
-            assert node.graph is not None
-            node.graph.insert_after(node, new)
-            self._copies.setdefault(node, new)
-            self._made[key] = given
-        return self._made[key]
+        if key in self._made:
+            return self._made[key]
+        output = node.outputs[0]
+        self._count[node] += 1
+        suffix = "_skipped" if self._count[node] == 1 else f"_{self._count[node]}_skipped"
+        given = ir.Value(name=f"{output.name}{suffix}", type=output.type, shape=output.shape)
+        attributes = dict(node.attributes)
+        if parameters is not None:
+            attributes.pop("axis", None)
+        if axis is not None:
+            attributes["axis"] = ir.AttrInt64("axis", axis)
+        new = ir.Node(
+            node.domain,
+            node.op_type,
+            [value, *(parameters or node.inputs[1:])],
+            list(attributes.values()),
+            name=f"{node.name}{suffix}",
+            outputs=[given],
+        )
+        assert node.graph is not None
+        node.graph.insert_after(node, new)
+        self._copies.setdefault(node, new)
+        self._made[key] = given
+        return given
+
+
+def _stored_grid(graph: ir.Graph, pair: qdq.Pair, grid: NewGrid) -> list[ir.Value]:
+    """The grid as initializers: scale, zero point, and the constant where it is of a weight."""
+    name = f"{pair.source.name or pair.name}_recalibrated"
+    parameters = [
+        add(graph, f"{name}_scale", grid.scale),
+        add(graph, f"{name}_zero_point", grid.zero_point),
+    ]
+    if grid.constant is not None:
+        parameters.append(add(graph, f"{name}_values", grid.constant))
+    return parameters
+
+
+def _insert_behind(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
+    """Put the node where the value is known. graph: of the value, where it does not say so."""
+    producer = value.producer()
+    if producer is None:  # an input, perhaps of the body of a Loop
+        owner = value.graph or graph
+        owner.insert_before(owner[0], node)
+    else:
+        assert producer.graph is not None
+        producer.graph.insert_after(producer, node)
 
 
 def can_be_per_channel(model: ir.Model) -> bool:
@@ -247,20 +269,19 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
             f"Expected the scale of the weight at {pair.name} to be a constant, got one that the "
             "graph computes; export the model with constant folding."
         )
-    offset = (
-        np.zeros_like(scale, np.float32) if zero_point is None else zero_point.astype(np.float32)
-    )
-    limits = qdq.clip_limits(pair.clip) if pair.clip is not None else None
     if not _fits(scale, pair, levels.shape):
         raise OnnxFileError(
             f"Expected as many scales at {pair.name} as its weight of shape {list(levels.shape)} "
             f"has channels, got {scale.size}; quantize the model again."
         )
-    kept = levels.astype(np.float32).clip(*(limits or (None, None)))
-    shifted = kept - spread(offset, pair, levels.shape)
-    return np.asarray(shifted * spread(scale.astype(np.float32), pair, levels.shape)).astype(
-        scale.dtype
-    )
+    kept = levels.astype(np.float32)
+    limits = None if pair.clip is None else qdq.clip_limits(pair.clip)
+    if limits is not None:
+        kept = kept.clip(*limits)
+    offset = np.zeros_like(scale) if zero_point is None else zero_point
+    shifted = kept - spread(offset.astype(np.float32), pair, levels.shape)
+    values = shifted * spread(scale.astype(np.float32), pair, levels.shape)
+    return np.asarray(values).astype(scale.dtype)
 
 
 def spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -287,22 +308,14 @@ def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
     """The bias that changes with the weight at the end of this path; None where there is none, or
     no weight."""
     user = path.user
-    if (
-        user is None
-        or qdq.WEIGHT_INPUT.get(user.op_type) != path.index
-        or len(user.inputs) <= BIAS_INPUT
-    ):
+    if user is None or qdq.WEIGHT_INPUT.get(user.op_type) != path.index:
         return None
-    weight = next((use for _, use in path.links if use is not None and use.role == "weight"), None)
-    bias = user.inputs[BIAS_INPUT]
-    values = (
-        weights.get(bias.name or "")
-        if bias is not None and qdq.constant(bias) is not None
-        else None
-    )
-    if weight is None or bias is None or values is None:
+    weight = next((use for use in uses([path]) if use.role == "weight"), None)
+    bias = given(user, BIAS_INPUT)
+    if weight is None or bias is None or qdq.constant(bias) is None:
         return None
-    return CorrectedBias(weight, BIAS_INPUT, bias, values)
+    values = weights.get(bias.name or "")
+    return None if values is None else CorrectedBias(weight, BIAS_INPUT, bias, values)
 
 
 def nodes_of(link: Link) -> list[ir.Node]:
@@ -324,7 +337,8 @@ def _connect(path: Path, value: ir.Value) -> None:
         return
     graph = path.graph
     old, producer = graph.outputs[path.index], value.producer()
-    if producer is None or producer.graph is not graph or value.is_graph_output():
+    is_own_result = producer is not None and producer.graph is graph
+    if not is_own_result or value.is_graph_output():
         node = ir.Node("", "Identity", [value], name=f"{old.name}_skipped")
         graph.append(node)
         value = node.outputs[0]
@@ -337,9 +351,9 @@ def _connect(path: Path, value: ir.Value) -> None:
 def _remove_unread(candidates: list[ir.Node]) -> None:
     """Remove the candidates that nothing reads any more, and the constants that only they read."""
     for node in reversed(candidates):
-        if node.graph is None or any(_is_read(value) for value in node.outputs):
+        if node.graph is None or is_read(node):
             continue
-        read = [value for value in node.inputs if value is not None]
+        read = inputs(node)
         node.graph.remove(node, safe=True)
         for value in read:
             _remove_constant(value)

@@ -23,24 +23,28 @@ class UnsignedActivations(ir.passes.InPlacePass):
         self.zero_point_0 = zero_point_0
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in [node for node in model.graph.all_nodes() if node.op_type == "QuantizeLinear"]:
-            source, zero_point = node.inputs[0], qdq.constant(qdq.zero_point_value(node))
-            if source is None or qdq.constant(source) is not None or zero_point is None:
-                continue
-            if zero_point.dtype != np.int8:
-                continue
-            from_0 = self.zero_point_0 and not zero_point.any() and non_negative(source)
-            shifted = zero_point.astype(np.int16) + (0 if from_0 else 128)
-            value = _zero_point(model.graph, node, shifted.astype(np.uint8))
-            readers = [
-                user for user in node.outputs[0].consumers() if user.op_type == "DequantizeLinear"
-            ]
-            for user in (node, *readers):
+        quantizes = [node for node in model.graph.all_nodes() if node.op_type == "QuantizeLinear"]
+        changed = [self._made_unsigned(model.graph, node) for node in quantizes]
+        return ir.passes.PassResult(model, modified=any(changed))
+
+    def _made_unsigned(self, graph: ir.Graph, quantize: ir.Node) -> bool:
+        """Change a Q of an int8 activation, and the DQs behind it; False where it is none."""
+        source, zero_point = quantize.inputs[0], qdq.constant(qdq.zero_point_value(quantize))
+        if source is None or zero_point is None:
+            return False
+        is_weight = qdq.constant(source) is not None
+        if is_weight or zero_point.dtype != np.int8:
+            return False
+        keeps_0 = self.zero_point_0 and not zero_point.any() and non_negative(source)
+        shifted = zero_point.astype(np.int16) + (0 if keeps_0 else 128)
+        value = _zero_point(graph, quantize, shifted.astype(np.uint8))
+        output = quantize.outputs[0]
+        quantize.replace_input_with(2, value)
+        for user in output.consumers():
+            if user.op_type == "DequantizeLinear":
                 user.replace_input_with(2, value)
-            node.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
-            modified = True
-        return ir.passes.PassResult(model, modified=modified)
+        output.type = ir.TensorType(ir.DataType.UINT8)
+        return True
 
 
 def _zero_point(graph: ir.Graph, node: ir.Node, shifted: np.ndarray) -> ir.Value:

@@ -1,0 +1,64 @@
+"""Steps through a graph that may lead nowhere: each takes None and gives None there, so that a
+chain of them needs no check in between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import onnx_ir as ir
+
+
+def producer(value: ir.Value | None) -> ir.Node | None:
+    """The operation that gives this value; None for an input, an initializer and no value."""
+    return None if value is None else value.producer()
+
+
+def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:
+    """The operation that gives this value where it is of one of these kinds, else None."""
+    node = producer(value)
+    return node if node is not None and node.op_type in kinds else None
+
+
+def given(node: ir.Node | None, index: int) -> ir.Value | None:
+    """The input at this place; None where it is left out, also at the end of the list."""
+    if node is None or index >= len(node.inputs):
+        return None
+    return node.inputs[index]
+
+
+def inputs(node: ir.Node) -> list[ir.Value]:
+    """The inputs that are not left out."""
+    return [value for value in node.inputs if value is not None]
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """The operation that alone reads the value; None where several do, or none does."""
+    users = value.consumers()
+    return users[0] if len(users) == 1 else None
+
+
+def source(value: ir.Value, passes: Callable[[ir.Node], bool]) -> ir.Value:
+    """The value in front of all operations that `passes` is true of, by their first inputs."""
+    node = value.producer()
+    while node is not None and passes(node):
+        before = given(node, 0)
+        if before is None:
+            break
+        value, node = before, before.producer()
+    return value
+
+
+def bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs that an If, Loop or Scan holds."""
+    for attribute in node.attributes.values():
+        if attribute.is_ref():
+            continue
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def is_read(node: ir.Node) -> bool:
+    """Whether an operation reads anything that this one gives, or the graph gives it on."""
+    return any(value.uses() or value.is_graph_output() for value in node.outputs)
