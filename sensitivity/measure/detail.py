@@ -26,6 +26,7 @@ from sensitivity.tasks.detection_detail import (
 )
 from sensitivity.tasks.detection_images import image_size, load_rgb
 from sensitivity.tasks.detection_labels import LabelledImage
+from sensitivity.tasks.detection_thresholds import threshold_result
 
 MOST_IMAGES = 400
 """Of rank that are looked at: enough for classes, and little beside a scan."""
@@ -66,7 +67,12 @@ def detection_detail(
         else ()
     )
     return DetectionDetail(
-        len(loss), plan.skip, metrics, class_results(scores, judge.names), images
+        len(loss),
+        plan.skip,
+        metrics,
+        class_results(scores, judge.names),
+        images,
+        threshold_result(scores, len(judge.names)),
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from sensitivity.records import Estimate
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.formats import MetricFormat, signed
 from sensitivity.tasks.detection_detail import ClassResult, DetectionDetail, ShownBox, ShownImage
+from sensitivity.tasks.detection_thresholds import ThresholdResult
 
 COLUMNS = {"float": "Float", "int8": "INT8", "partial": "Partial"}
 CLASSES_SHOWN = 12
@@ -32,6 +33,18 @@ class ClassRow:
     boxes: int
     values: tuple[str, ...]
     drops: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class ThresholdRow:
+    """threshold: with its interval. shift: against float, with its interval; empty for float.
+    f1, f1_kept: at the variant's own threshold and at float's, in per cent."""
+
+    name: str
+    threshold: tuple[str, str]
+    shift: tuple[str, str]
+    f1: str
+    f1_kept: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class DetectionSection:
     classes: tuple[ClassRow, ...]
     more: tuple[ClassRow, ...]
     images: tuple[ImageRow, ...]
+    thresholds: tuple[ThresholdRow, ...]
 
 
 def detection_section(data: ReportData) -> DetectionSection | None:
@@ -77,6 +91,7 @@ def detection_section(data: ReportData) -> DetectionSection | None:
         classes[:CLASSES_SHOWN],
         classes[CLASSES_SHOWN:],
         _image_rows(detail, metric),
+        _threshold_rows(detail.thresholds),
     )
 
 
@@ -95,6 +110,30 @@ def _drops(values: Mapping[str, float], metric: MetricFormat) -> tuple[str, str]
         metric.change(values["int8"] - values["float"]),
         metric.change(values["partial"] - values["float"]),
     )
+
+
+def _threshold_rows(found: ThresholdResult | None) -> tuple[ThresholdRow, ...]:
+    if found is None:
+        return ()
+    return tuple(
+        ThresholdRow(
+            title,
+            _hundredths(found.threshold[key]),
+            _hundredths(found.shift[key], sign=True) if key in found.shift else ("", ""),
+            f"{100 * found.f1[key]:.1f}",
+            f"{100 * found.f1_kept[key]:.1f}",
+        )
+        for key, title in COLUMNS.items()
+    )
+
+
+def _hundredths(found: Estimate, *, sign: bool = False) -> tuple[str, str]:
+    """A confidence, or the difference of two, and its interval."""
+    value = signed(f"{found.value:.2f}", plus=sign)
+    if found.low is None or found.high is None:
+        return value, ""
+    low, high = (signed(f"{end:.2f}", plus=False) for end in (found.low, found.high))
+    return value, f"[{low}, {high}]"
 
 
 def _image_rows(detail: DetectionDetail, metric: MetricFormat) -> tuple[ImageRow, ...]:

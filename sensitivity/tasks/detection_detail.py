@@ -19,6 +19,7 @@ from sensitivity.tasks.detection_map import (
     match,
     mean_average_precision_50,
 )
+from sensitivity.tasks.detection_thresholds import ThresholdResult
 
 VARIANTS = ("float", "int8", "partial")
 SHOWN_CONFIDENCE = 0.25
@@ -65,7 +66,8 @@ class ShownImage:
 class DetectionDetail:
     """detection.json: of float, INT8 and the plan on the first `n` images of rank.
 
-    metrics: name of a metric -> variant -> its value. skip: of the plan.
+    metrics: name of a metric -> variant -> its value. skip: of the plan. thresholds: None in files
+    of earlier versions, and where no image holds a box.
     """
 
     n: int
@@ -73,6 +75,7 @@ class DetectionDetail:
     metrics: dict[str, dict[str, Estimate]]
     classes: tuple[ClassResult, ...]
     images: tuple[ShownImage, ...]
+    thresholds: ThresholdResult | None = None
 
 
 def class_results(scores: Mapping[str, Scores], names: Sequence[str]) -> tuple[ClassResult, ...]:

@@ -81,6 +81,16 @@ def average_precision(scores: Scores, classes: int) -> NDArray[np.float64]:
     return precision
 
 
+def outcomes_at_half(
+    scores: Scores, classes: int
+) -> tuple[Scores, NDArray[np.int64], Bools, Bools]:
+    """Of each detection: its confidence (0 where there is none), its class, whether it is true at
+    an overlap of half, and whether it is ignored there; each [n, limit]."""
+    limit = (scores.shape[1] - classes) // 2
+    labels, outcomes = np.divmod(scores[:, limit : 2 * limit].astype(np.int64), _STATES)
+    return scores[:, :limit], labels, _TRUE[0][outcomes], _IGNORED[0][outcomes]
+
+
 def image_scores(found: Detections, truth: Truth, classes: int) -> Scores:
     """One row per image, float64[n, 2 * limit + classes]; boxes of `found` and `truth` in the same
     coordinates."""
