@@ -10,13 +10,13 @@ from support.scripts import load_script
 
 # Figures of the code as it is. Lower a limit whenever a change lowers its figure; never raise one.
 LIMITS = {
-    "complexity_per_line": 0.347,
-    "dense": 20,
+    "complexity_per_line": 0.344,
+    "dense": 14,
     "lines_over_100": 0,
     "imports_in_functions_other": 34,
     "many_arguments": 30,
     "circles": 1,
-    "undocumented": 125,
+    "undocumented": 46,
 }
 
 

@@ -69,6 +69,7 @@ def show_frontier(directory: Path) -> None:
 def frontier_rows(
     best: Sequence[FrontierPoint], frontier: Frontier, metric: MetricFormat, plan: Plan | None
 ) -> Table:
+    """The frontier: one row for each number of layers left out, best tries only."""
     table = Table(
         "layers out",
         metric.name,
@@ -104,6 +105,7 @@ def frontier_rows(
 
 
 def ranking_table(data: ReportData) -> Table:
+    """The most sensitive units, at most `TOP`, with what each is tied with."""
     metric = MetricFormat(data.metric, data.full_scale)
     verb = "gained without it" if data.mode == "disable" else "lost with it alone"
     kinds = {unit.name: kind_of(unit) for unit in data.units if kind_of(unit)}
@@ -131,6 +133,8 @@ def ranking_table(data: ReportData) -> Table:
 
 
 def latency_table(data: ReportData) -> Table:
+    """Median and 95th percentile of each file in each runtime, in ms, and its speed against
+    float."""
     table = Table("file", "runtime", "median", "p95", "speed against float")
     for timing in data.timings:
         row = (

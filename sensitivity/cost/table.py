@@ -71,6 +71,7 @@ def key_of(shape: LayerShape) -> str:
 
 
 def size_key(size: tuple[int, ...]) -> str:
+    """A shape as the table's keys have it: "1x64x56x56"; "" for a scalar."""
     return "x".join(map(str, size))
 
 

@@ -23,6 +23,8 @@ from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 
 
 def lower(model: ir.Model) -> ir.Model:
+    """Activations on the uint8 grid that OpenVINO's kernels expect, quantized before they are
+    moved."""
     model = UnsignedActivations(zero_point_0=False)(model).model
     return before_moves(model)
 

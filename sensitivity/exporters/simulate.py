@@ -98,6 +98,7 @@ def hooked(source: QuantizedModel, names: Collection[str], keep: Any) -> Iterato
 
 
 def numpy(tensor: Any) -> np.ndarray:
+    """A tensor as an array on the host; bfloat16, which numpy lacks, as float32."""
     return as_numpy(tensor)
 
 

@@ -128,6 +128,9 @@ def _mark_operand(
 
 
 class QuantizerMark(nn.Module):
+    """Stands in for a quantizer of this name while a model is traced, and leaves its mark in the
+    graph."""
+
     def __init__(self, name: str) -> None:
         super().__init__()
         self.name = name

@@ -50,10 +50,12 @@ def module_outputs(value: ir.Value) -> tuple[ModuleOutput, ...]:
 
 
 def add_module_outputs(value: ir.Value, outputs: tuple[ModuleOutput, ...]) -> None:
+    """Add the modules, in the order that they gave this value, behind those it has."""
     value.meta[OUTPUTS] = (*module_outputs(value), *outputs)
 
 
 def is_mark(node: ir.Node, kind: str) -> bool:
+    """Whether the node is one of ours. kind: "Quantizer", "Output" or "Operand"."""
     return node.domain == DOMAIN and node.op_type == kind
 
 

@@ -77,6 +77,8 @@ class Link:
 
 @dataclass(frozen=True)
 class Work:
+    """The quantized layers of a file in its order, and the tensors between them."""
+
     layers: tuple[Layer, ...]
     links: tuple[Link, ...]
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Axis:
+    """The range of an axis and the values to name on it, in the unit of what is drawn."""
+
     low: float
     high: float
     ticks: tuple[float, ...]

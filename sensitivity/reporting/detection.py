@@ -29,6 +29,9 @@ class MetricRow:
 
 @dataclass(frozen=True)
 class ClassRow:
+    """One class. boxes: of the ground truth. values: by variant. drops: how full INT8 and the
+    partial plan differ from float."""
+
     name: str
     boxes: int
     values: tuple[str, ...]
@@ -58,6 +61,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class ImageRow:
+    """One image, with a panel for each variant. loss: what quantization costs it, with its unit."""
+
     image: ShownImage
     loss: str
     panels: tuple[Panel, ...]

@@ -96,6 +96,7 @@ def row_charts(data: ReportData) -> dict[str, RowChart]:
 
 
 def plan_chart(data: ReportData) -> PathChart | None:
+    """Accuracy against the number of layers left out; None where there is no plan."""
     return path_chart(data.plan, data.full_scale) if data.plan else None
 
 

@@ -24,6 +24,9 @@ class PathPoint:
 
 @dataclass(frozen=True)
 class Reference:
+    """A level to draw across the chart. value: in the unit that the chart shows. text: stands
+    beside the line."""
+
     name: Literal["float", "target"]
     value: float
     text: str

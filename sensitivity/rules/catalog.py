@@ -31,6 +31,7 @@ TOPICS = {
 
 
 def rules_of(topic: str) -> tuple[Rule, ...]:
+    """Our rules of one topic, a key of `TOPICS`, in the order of their codes."""
     found = [value for value in vars(TOPICS[topic]).values() if isinstance(value, Rule)]
     return tuple(sorted(found, key=lambda rule: rule.code))
 

@@ -49,6 +49,7 @@ def page() -> str:
 
 
 def index() -> str:
+    """The table at the head of the page: each of our rules with a link to its section."""
     rows = [
         f"| [{rule.code}](#{anchor(rule)}) | {rule.name} | {_severity(rule)} | {_for(rule)} |"
         for rule in RULES

@@ -3,13 +3,15 @@ INT8."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.reach import name_of
+from sensitivity.onnx_graph.walk import inputs, made_by, source
 from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import POINTWISE, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
@@ -21,6 +23,7 @@ TWO_OUT = "float[1,16,8,8] y, float[1,16,8,8] y2"
 AFTER = conv("rd", "vd", name="next", rest=POINTWISE)
 V = pair("v", "ws", "wz", axis=0)
 SIDE = conv("ad", "vd", to="y2", name="side", rest=POINTWISE)
+SUMS = ("Add", "Sum")
 UNEQUAL = {"s2": np.array(0.07, np.float32)}
 
 
@@ -57,31 +60,35 @@ UNEQUAL = {"s2": np.array(0.07, np.float32)}
     rtx=Seen("runs the convolutions of this example in INT8 with a float residual too"),
 )
 def residual_float(subject: Subject) -> Iterator[Hit]:
+    """Find every Add of a quantized layer and a float value whose sum is quantized again."""
+    through = MOVES_VALUES | ACTIVATIONS
     for node in subject.nodes:
-        if node.op_type != "Add" or any(qdq.constant(value) is not None for value in node.inputs):
+        if node.op_type != "Add" or len(qdq.variable_inputs(node)) < len(node.inputs):
             continue
-        from_conv = [value for value in node.inputs if _from_quantized_layer(value)]
-        quantized = [value for value in node.inputs if pair_before(value) is not None]
-        if (
-            from_conv
-            and not quantized
-            and any(quantizers_after(node.outputs[0], MOVES_VALUES | ACTIVATIONS))
-        ):
-            residual = next((v for v in node.inputs if v is not from_conv[0]), node.inputs[-1])
-            name = residual.name if residual is not None else "?"
-            yield name_of(node), f"expected a Q/DQ pair on the residual input {name}, got float"
+        residual = _float_residual(node)
+        if residual is not None and any(quantizers_after(node.outputs[0], through)):
+            yield (
+                name_of(node),
+                f"expected a Q/DQ pair on the residual input {residual.name}, got float",
+            )
 
 
-def _from_quantized_layer(value: ir.Value | None) -> bool:
+def _float_residual(add: ir.Node) -> ir.Value | None:
+    """The operand beside that of a quantized layer; None where a pair stands on one of them."""
+    operands = qdq.variable_inputs(add)
+    if any(pair_before(value) is not None for value in operands):
+        return None
+    from_layer = [value for value in operands if _from_quantized_layer(value)]
+    if not from_layer:
+        return None
+    others = [value for value in operands if value is not from_layer[0]]
+    return others[0] if others else operands[-1]
+
+
+def _from_quantized_layer(value: ir.Value) -> bool:
     """Whether a convolution or matrix product with a quantized weight gives this value, perhaps
     through BatchNorm."""
-    node = value.producer() if value is not None else None
-    while (
-        node is not None
-        and node.op_type in {"BatchNormalization", "Cast"}
-        and node.inputs[0] is not None
-    ):
-        node = node.inputs[0].producer()
+    node = source(value, lambda node: node.op_type in {"BatchNormalization", "Cast"}).producer()
     return node is not None and pair_before(qdq.weight(node)) is not None
 
 
@@ -116,12 +123,16 @@ HALVES = "float[1,8,8,8] x, float[1,8,8,8] x2"
     good=Example(_concat("s"), inputs=HALVES),
 )
 def concat_scales(subject: Subject) -> Iterator[Hit]:
+    """Find every Concat whose inputs and output are quantized with more than one scale."""
     for node in subject.nodes:
         if node.op_type == "Concat":
-            found = list(quantizers_after(node.outputs[0]))
-            for value in node.inputs:
-                source = origin(value)
-                found += list(quantizers_after(source)) if source is not None else []
+            values = [node.outputs[0], *map(origin, node.inputs)]
+            found = [
+                quantizer
+                for value in values
+                if value is not None
+                for quantizer in quantizers_after(value)
+            ]
             yield from _unequal(name_of(node), "concatenated values", found)
 
 
@@ -146,28 +157,30 @@ def concat_scales(subject: Subject) -> Iterator[Hit]:
     ),
 )
 def fan_out_scales(subject: Subject) -> Iterator[Hit]:
-    given = [value for graph in subject.model.graphs() for value in graph.inputs]
-    for value in (*given, *(output for node in subject.nodes for output in node.outputs)):
-        producer = value.producer()
-        # those are judged at the value that they move
-        if producer is None or producer.op_type not in MOVES_VALUES:
-            where = name_of(producer) if producer is not None else value.name or "?"
-            yield from _unequal(where, f"users of {value.name}", list(quantizers_after(value)))
+    """Find every value that its readers quantize with more than one scale."""
+    given_values = chain.from_iterable(graph.inputs for graph in subject.model.graphs())
+    for value in given_values:
+        yield from _unequal_users(value, value.name or "?")
+    for node in subject.nodes:
+        # What only moves values is judged at the value that it moves.
+        if node.op_type not in MOVES_VALUES:
+            for value in node.outputs:
+                yield from _unequal_users(value, name_of(node))
 
 
-def _unequal(where: str, what: str, quantizers: list[ir.Node]) -> Iterator[Hit]:
-    scales = [
-        scale
-        for node in quantizers
-        if (scale := qdq.constant(node.inputs[1])) is not None and scale.size == 1
-    ]
-    values = sorted({float(scale.reshape(())) for scale in scales})
-    if len(values) > 1:
-        yield (
-            where,
-            f"expected one scale for the {what}, got "
-            f"{', '.join(f'{value:.6g}' for value in values[:4])}",
-        )
+def _unequal_users(value: ir.Value, where: str) -> Iterator[Hit]:
+    yield from _unequal(where, f"users of {value.name}", quantizers_after(value))
+
+
+def _unequal(where: str, what: str, quantizers: Iterable[ir.Node]) -> Iterator[Hit]:
+    known = set()
+    for node in quantizers:
+        scale = qdq.constant(node.inputs[1])
+        if scale is not None and scale.size == 1:
+            known.add(float(scale.reshape(())))
+    if len(known) > 1:
+        shown = ", ".join(f"{scale:.6g}" for scale in sorted(known)[:4])
+        yield where, f"expected one scale for the {what}, got {shown}"
 
 
 COMPUTES = ACTIVATIONS | {
@@ -194,19 +207,21 @@ front."""
     ),
 )
 def int8_in_float_out(subject: Subject) -> Iterator[Hit]:
+    """Find operations without a weight that read only quantized values and give a float one."""
+    through = MOVES_VALUES | ACTIVATIONS | {"Concat"}
     for node in subject.nodes:
-        data = [value for value in node.inputs if value is not None and qdq.constant(value) is None]
-        if (
-            node.op_type not in COMPUTES
-            or not data
-            or not all(qdq.pair_of(value) is not None for value in data)
-        ):
+        if node.op_type not in COMPUTES or not _reads_only_pairs(node):
             continue
-        if not any(quantizers_after(node.outputs[0], MOVES_VALUES | ACTIVATIONS | {"Concat"})):
+        if not any(quantizers_after(node.outputs[0], through)):
             yield (
                 name_of(node),
                 f"expected INT8 behind this {node.op_type} as in front of it, got float",
             )
+
+
+def _reads_only_pairs(node: ir.Node) -> bool:
+    values = qdq.variable_inputs(node)
+    return bool(values) and all(qdq.pair_of(value) is not None for value in values)
 
 
 @rule(
@@ -236,47 +251,55 @@ def int8_in_float_out(subject: Subject) -> Iterator[Hit]:
     good=Example(pair("x") + WEIGHT + conv(to="c3") + "y = Relu (c3)"),
 )
 def repvgg_branches(subject: Subject) -> Iterator[Hit]:
+    """Find sums of convolutions of one value whose kernels differ in size."""
     for node in subject.nodes:
-        if node.op_type not in {"Add", "Sum"} or _is_term(node):
+        if node.op_type not in SUMS or _is_term(node):
             continue
-        branches = [found for value in _terms(node) if (found := _branch(value)) is not None]
-        for source in {id(start): start for start, _ in branches}.values():
-            sizes = sorted({size for start, size in branches if start is source})
+        for value, sizes in _kernel_sizes(node).items():
             if len(sizes) > 1:
-                shown = " and ".join(f"{size}x{size}" for size in sizes)
+                shown = " and ".join(f"{size}x{size}" for size in sorted(sizes))
                 yield (
                     name_of(node),
-                    f"expected one convolution of {source.name}, got the sum of {shown} ones",
+                    f"expected one convolution of {value.name}, got the sum of {shown} ones",
                 )
+
+
+def _kernel_sizes(node: ir.Node) -> dict[ir.Value, set[int]]:
+    """Of each value that terms of the sum are convolutions of: how large their kernels are."""
+    found: dict[ir.Value, set[int]] = {}
+    for term in _terms(node):
+        branch = _branch(term)
+        if branch is not None:
+            value, size = branch
+            found.setdefault(value, set()).add(size)
+    return found
 
 
 def _is_term(node: ir.Node) -> bool:
     """Whether this sum is only a term of another one."""
-    return any(user.op_type in {"Add", "Sum"} for user in node.outputs[0].consumers())
+    return any(user.op_type in SUMS for user in node.outputs[0].consumers())
 
 
 def _terms(node: ir.Node) -> Iterator[ir.Value]:
     """What a tree of Add and Sum adds up, once each."""
-    open_values, seen = list(node.inputs), set(node.inputs)
-    while open_values:
-        value = open_values.pop(0)
-        inner = value.producer() if value is not None else None
-        if inner is not None and inner.op_type in {"Add", "Sum"}:
-            open_values += [term for term in inner.inputs if term not in seen]
-            seen.update(inner.inputs)
-        elif value is not None:
+    waiting = inputs(node)
+    seen = set(waiting)
+    while waiting:
+        value = waiting.pop(0)
+        inner = made_by(value, *SUMS)
+        if inner is None:
             yield value
+            continue
+        waiting += [term for term in inputs(inner) if term not in seen]
+        seen.update(inputs(inner))
 
 
 def _branch(value: ir.Value) -> tuple[ir.Value, int] | None:
     """(what a convolution reads, its kernel size) where one gives this value, perhaps through
     BatchNorm and Q/DQ."""
-    start = origin(value)
-    node = start.producer() if start is not None else None
-    if node is not None and node.op_type == "BatchNormalization":
-        start = origin(node.inputs[0])
-        node = start.producer() if start is not None else None
-    weight = origin(qdq.weight(node)) if node is not None and node.op_type == "Conv" else None
-    shape = qdq.constant(weight)
-    source = origin(node.inputs[0]) if node is not None and shape is not None else None
-    return (source, shape.shape[-1]) if source is not None and shape is not None else None
+    norm = made_by(origin(value), "BatchNormalization")
+    conv_node = made_by(origin(value if norm is None else norm.inputs[0]), "Conv")
+    if conv_node is None:
+        return None
+    start, weight = origin(conv_node.inputs[0]), qdq.constant(origin(qdq.weight(conv_node)))
+    return None if start is None or weight is None else (start, weight.shape[-1])

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.integer_layers import integer_layers, moved_int8
 from sensitivity.onnx_graph.reach import name_of
+from sensitivity.onnx_graph.walk import only_user
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
@@ -49,11 +50,9 @@ def _relu(zero: str) -> Example:
     good=U8,
 )
 def signed_activations(subject: Subject) -> Iterator[Hit]:
-    signed = [
-        pair
-        for pair in subject.pairs
-        if pair.quantize and not pair.of_weight and grid_type(pair.quantize) == "int8"
-    ]
+    """Find the first activation in int8, and count them."""
+    of_activations = [pair for pair in subject.pairs if pair.quantize and not pair.of_weight]
+    signed = [pair for pair in of_activations if grid_type(pair.nodes[0]) == "int8"]
     if signed:
         yield signed[0].name, f"expected uint8 activations, got int8 in {len(signed)} Q/DQ pairs"
 
@@ -74,6 +73,7 @@ def signed_activations(subject: Subject) -> Iterator[Hit]:
     good=U8,
 )
 def output_not_quantized(subject: Subject) -> Iterator[Hit]:
+    """Find quantized convolutions with no Q behind them, or behind their Relu or Clip."""
     for node in _quantized_convs(subject):
         if not any(user.op_type == "QuantizeLinear" for user in _behind(node)):
             yield name_of(node), f"expected a Q/DQ pair behind this {node.op_type}, got none"
@@ -94,14 +94,15 @@ def output_not_quantized(subject: Subject) -> Iterator[Hit]:
     good=_relu("u"),
 )
 def relu_not_absorbed(subject: Subject) -> Iterator[Hit]:
-    for node in _quantized_convs(subject):
-        for relu in (user for user in node.outputs[0].consumers() if user.op_type == "Relu"):
-            for user in relu.outputs[0].consumers():
-                if user.op_type == "QuantizeLinear" and not _cuts_below_zero(user):
+    """Find Qs behind a convolution and its Relu whose grid goes below 0."""
+    for conv_node in _quantized_convs(subject):
+        for relu in _users(conv_node, "Relu"):
+            for quantize in _users(relu, "QuantizeLinear"):
+                if not _cuts_below_zero(quantize):
+                    kind = grid_type(quantize) or "uint8"
                     yield (
-                        name_of(user),
-                        f"expected the smallest {grid_type(user) or 'uint8'} as zero point behind "
-                        "Relu",
+                        name_of(quantize),
+                        f"expected the smallest {kind} as zero point behind Relu",
                     )
 
 
@@ -132,6 +133,7 @@ def _biased(scale: str, bias: str = "b") -> Example:
     good=_biased("ws"),
 )
 def bias_beyond_int32(subject: Subject) -> Iterator[Hit]:
+    """Find layers with a bias that their scales put beyond int32, and the worst channel of each."""
     for layer in integer_layers(subject.graph):
         needed = layer.smallest_weight_scale()
         scale = layer.weight.scale if layer.weight is not None else None
@@ -164,6 +166,7 @@ def bias_beyond_int32(subject: Subject) -> Iterator[Hit]:
     good=U8,
 )
 def float_weight_quantized(subject: Subject) -> Iterator[Hit]:
+    """Find layers with a float weight that stand between a DQ and a Q."""
     for layer in integer_layers(subject.graph):
         if layer.weight is None:
             yield (
@@ -198,6 +201,7 @@ def _moved(zero: str) -> Example:
     good=_moved("u128"),
 )
 def int8_moved(subject: Subject) -> Iterator[Hit]:
+    """Find operations that move an int8 activation behind its pair."""
     for node in moved_int8(subject.model):
         yield (
             name_of(node),
@@ -209,20 +213,24 @@ def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
     """Convolutions with both inputs quantized. Gemm and MatMul run in INT8 without a Q behind them
     too."""
     for node in subject.nodes:
-        if (
-            node.op_type == "Conv"
-            and pair_before(qdq.weight(node))
-            and pair_before(qdq.activation(node))
-        ):
+        if node.op_type != "Conv":
+            continue
+        if pair_before(qdq.weight(node)) and pair_before(qdq.activation(node)):
             yield node
 
 
 def _behind(node: ir.Node) -> Iterator[ir.Node]:
     """Users of a node's output; those of its ReLU or Clip where that is the only one."""
-    users = list(node.outputs[0].consumers())
-    if len(users) == 1 and users[0].op_type in {"Relu", "Clip"}:
-        users = list(users[0].outputs[0].consumers())
-    yield from users
+    value = node.outputs[0]
+    only = only_user(value)
+    if only is not None and only.op_type in {"Relu", "Clip"}:
+        value = only.outputs[0]
+    yield from value.consumers()
+
+
+def _users(node: ir.Node, kind: str) -> list[ir.Node]:
+    """The operations of this kind that read what the node gives."""
+    return [user for user in node.outputs[0].consumers() if user.op_type == kind]
 
 
 def _cuts_below_zero(quantize: ir.Node) -> bool:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.reach import name_of
 from sensitivity.onnx_graph.sign import non_negative
+from sensitivity.onnx_graph.walk import producer
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair
@@ -50,39 +51,45 @@ behind, and with a float weight."""
     good=Example(CONCAT + pair("c", zero="u128") + WEIGHT + conv("cd"), inputs=HALVES),
 )
 def concat_int8(subject: Subject) -> Iterator[Hit]:
+    """Find quantized convolutions that read a Concat through an int8 grid."""
     for node in subject.nodes:
-        if (
-            node.op_type != "Conv"
-            or attribute(node, "group", 1) > 1
-            or pair_before(qdq.weight(node)) is None
-        ):
+        if node.op_type != "Conv" or pair_before(qdq.weight(node)) is None:
             continue
+        is_grouped = attribute(node, "group", 1) > 1
         path = list(_back_to_concat(qdq.activation(node)))
-        concat = path[-1] if path and path[-1].op_type == "Concat" else None
-        if concat is None:
+        if is_grouped or not path or path[-1].op_type != "Concat":
             continue
-        found = [step for step in path if step.op_type == "QuantizeLinear"]
-        if not found:
-            pairs = [qdq.pair_of(value) for value in concat.inputs]
-            found = [
-                pair.quantize for pair in pairs if pair is not None and pair.quantize is not None
-            ]
-            found = found if len(found) == len(concat.inputs) else []
-        if any(grid_type(step) == "int8" for step in found):
-            yield name_of(node), f"expected uint8 between {name_of(concat)} and this Conv, got int8"
+        if any(grid_type(quantize) == "int8" for quantize in _quantizers_of(path)):
+            yield (
+                name_of(node),
+                f"expected uint8 between {name_of(path[-1])} and this Conv, got int8",
+            )
+
+
+def _quantizers_of(path: list[ir.Node]) -> list[ir.Node]:
+    """What quantizes the values that a Concat joins: behind it, or in front of all its inputs.
+
+    path: back from a convolution to the Concat.
+    """
+    behind = [step for step in path if step.op_type == "QuantizeLinear"]
+    if behind:
+        return behind
+    concat = path[-1]
+    pairs = [pair for pair in map(qdq.pair_of, concat.inputs) if pair is not None]
+    in_front = [pair.quantize for pair in pairs if pair.quantize is not None]
+    return in_front if len(in_front) == len(concat.inputs) else []
 
 
 def _back_to_concat(value: ir.Value | None) -> Iterator[ir.Node]:
     """The nodes in front of a convolution, up to the first Concat or the first node that mends
     it."""
-    while value is not None and (node := value.producer()) is not None:
+    node = producer(value)
+    while node is not None:
         yield node
         if node.op_type not in PASSED:
             return
-        value = next(
-            (given for given in node.inputs if given is not None and qdq.constant(given) is None),
-            None,
-        )
+        read = qdq.variable_inputs(node)
+        node = read[0].producer() if read else None
 
 
 SIXTEEN = ("int16", "uint16")
@@ -126,21 +133,20 @@ def _sixteen(zero: str, between: str = "") -> Example:
     good=_sixteen("h0", "r = Relu (c)\n"),
 )
 def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
+    """Find pairs of 16 bits whose grid cuts off values that the graph does not prove absent."""
     for found in _pairs_of_16_bits(subject):
         zero = found.zero_point
         if zero is None:
             continue
-        cuts_below, cuts_above = (
-            np.any(zero == np.iinfo(zero.dtype).min),
-            np.any(zero == np.iinfo(zero.dtype).max),
-        )
-        if not cuts_above and (not cuts_below or non_negative(found.source)):
-            continue
-        yield (
-            found.name,
-            f"expected a Relu or 8 bits where the pair cuts at 0, got {zero.dtype.name} without "
-            "one",
-        )
+        grid = np.iinfo(zero.dtype)
+        cuts_above = np.any(zero == grid.max)
+        cuts_below = np.any(zero == grid.min) and not non_negative(found.source)
+        if cuts_above or cuts_below:
+            yield (
+                found.name,
+                f"expected a Relu or 8 bits where the pair cuts at 0, got {zero.dtype.name} "
+                "without one",
+            )
 
 
 @rule(
@@ -158,6 +164,7 @@ def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
     good=Example(pair("x", zero="u128") + WEIGHT + conv()),
 )
 def sixteen_bits_removed(subject: Subject) -> Iterator[Hit]:
+    """Find the first pair of 16 bits on an activation, and count them."""
     found = list(_pairs_of_16_bits(subject))
     if found:
         yield found[0].name, f"expected activations of 8 bits, got {len(found)} pairs of 16"
@@ -166,9 +173,6 @@ def sixteen_bits_removed(subject: Subject) -> Iterator[Hit]:
 def _pairs_of_16_bits(subject: Subject) -> Iterator[qdq.Pair]:
     """Pairs of activations whose grid has 16 bits."""
     for found in subject.pairs:
-        if (
-            found.quantize is not None
-            and not found.of_weight
-            and grid_type(found.dequantize) in SIXTEEN
-        ):
+        of_activation = found.quantize is not None and not found.of_weight
+        if of_activation and grid_type(found.dequantize) in SIXTEEN:
             yield found

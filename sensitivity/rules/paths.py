@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.walk import given, made_by, source
 
 MOVES_VALUES = frozenset(
     {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
@@ -20,10 +21,11 @@ ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Tanh"}
     | {"Sigmoid", "HardSigmoid", "HardSwish", "Silu", "Swish"}
 )
-QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+QDQ = frozenset(qdq.PAIR)
 
 
 def attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute of a node, or `default` where the file leaves it out."""
     found = node.attributes.get(name)
     return default if found is None else int(found.as_int())
 
@@ -40,8 +42,7 @@ def pair_before(value: ir.Value | None) -> qdq.Pair | None:
         found = qdq.pair_of(value)
         if found is not None:
             return found
-        node = value.producer()
-        value = node.inputs[0] if node is not None and node.op_type in MOVES_VALUES else None
+        value = given(made_by(value, *MOVES_VALUES), 0)
     return None
 
 
@@ -61,13 +62,11 @@ def quantizers_after(value: ir.Value, through: frozenset[str] = MOVES_VALUES) ->
 
 def origin(value: ir.Value | None) -> ir.Value | None:
     """The float value behind any Q/DQ pairs and Identity nodes."""
-    while (
-        value is not None
-        and (node := value.producer()) is not None
-        and node.op_type in QDQ | {"Identity"}
-    ):
-        value = node.inputs[0]
-    return value
+    return None if value is None else source(value, _keeps_value)
+
+
+def _keeps_value(node: ir.Node) -> bool:
+    return node.op_type in QDQ or node.op_type == "Identity"
 
 
 def grid_type(node: ir.Node) -> str | None:
@@ -76,15 +75,16 @@ def grid_type(node: ir.Node) -> str | None:
     ONNX takes uint8 for a Q whose zero point is left out.
     """
     zero = qdq.zero_point_value(node)
+    array = qdq.constant(zero)
+    if array is not None:
+        return array.dtype.name
     if zero is not None:
-        array = qdq.constant(zero)
-        return (
-            array.dtype.name
-            if array is not None
-            else (zero.dtype.name.lower() if zero.dtype else None)
-        )
-    data = node.inputs[0] if node.op_type == "DequantizeLinear" else None
-    return data.dtype.name.lower() if data is not None and data.dtype is not None else None
+        return _type_name(zero)
+    return _type_name(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
+
+
+def _type_name(value: ir.Value | None) -> str | None:
+    return None if value is None or value.dtype is None else value.dtype.name.lower()
 
 
 def steps(nodes: tuple[ir.Node, ...]) -> Iterator[ir.Node]:
@@ -93,13 +93,9 @@ def steps(nodes: tuple[ir.Node, ...]) -> Iterator[ir.Node]:
     for node in nodes:
         if node.op_type not in QDQ or node.inputs[0] is None:
             continue
-        before = node.inputs[0].producer()
-        paired = (
-            node.op_type == "DequantizeLinear"
-            and before is not None
-            and before.op_type == "QuantizeLinear"
-        )
-        if not (paired and before is not None and same_grid(before, node)):
+        is_dequantize = node.op_type == "DequantizeLinear"
+        before = made_by(node.inputs[0], "QuantizeLinear") if is_dequantize else None
+        if before is None or not same_grid(before, node):
             yield node
 
 

@@ -44,18 +44,25 @@ def _metadata(*, kept: tuple[str, ...] = (), skipped: tuple[str, ...] = ()) -> d
     good=Example(_named(("conv",)), metadata=_metadata(skipped=("conv",)), skip=("conv",)),
 )
 def quantized_but_skipped(subject: Subject) -> Iterator[Hit]:
+    """Find quantizers and layers that the plan leaves in float and the file quantizes."""
     if subject.plan is None:
         return
     found = quantizers_in(subject)
+    told = set()
     for name in subject.plan.quantizers:
         if name in found:
+            told.add(name.rpartition(".")[0])
             yield found[name], f"expected no Q/DQ for {name}, which the plan leaves out, got a pair"
-    told = {name.rpartition(".")[0] for name in subject.plan.quantizers if name in found}
+    kept = _units(subject, KEPT)
     for unit in subject.plan.skip:
-        node = operation_of(subject, unit)
-        quantized = node is not None and pair_before(qdq.weight(node)) is not None
-        if unit not in told and (quantized or unit in _units(subject, KEPT)):
+        if unit in told:
+            continue
+        if unit in kept or _has_quantized_weight(operation_of(subject, unit)):
             yield unit, f"expected {unit} in float, which the plan skips, got it quantized"
+
+
+def _has_quantized_weight(node: ir.Node | None) -> bool:
+    return node is not None and pair_before(qdq.weight(node)) is not None
 
 
 @rule(
@@ -71,6 +78,7 @@ def quantized_but_skipped(subject: Subject) -> Iterator[Hit]:
     good=Example(CANONICAL.body, metadata=_metadata(kept=("conv",)), skip=()),
 )
 def kept_but_float(subject: Subject) -> Iterator[Hit]:
+    """Find layers that the plan quantizes and the file has in float, by metadata or by Q/DQ."""
     if subject.plan is None:
         return
     skip = set(subject.plan.skip)
@@ -78,8 +86,8 @@ def kept_but_float(subject: Subject) -> Iterator[Hit]:
         if unit not in skip:
             yield unit, f"expected {unit} in INT8, which the plan keeps, got it skipped in the file"
     for unit in _units(subject, KEPT):
-        node = operation_of(subject, unit)
-        if unit not in skip and node is not None and not _quantized(node):
+        node = None if unit in skip else operation_of(subject, unit)
+        if node is not None and not _quantized(node):
             yield unit, f"expected {unit} in INT8, which the plan keeps, got it without Q/DQ"
 
 
@@ -97,11 +105,12 @@ def kept_but_float(subject: Subject) -> Iterator[Hit]:
     good=Example(_named(("conv",)), metadata=_metadata(skipped=("conv",)), skip=("conv",)),
 )
 def plan_not_comparable(subject: Subject) -> Iterator[Hit]:
+    """Tell where the file holds neither our metadata nor any name of the plan."""
     if subject.plan is None or {KEPT, SKIPPED} & set(subject.model.metadata_props):
         return
-    found = quantizers_in(subject)
-    known = [name for name in subject.plan.quantizers if name in found]
-    if not known and not any(operation_of(subject, unit) for unit in subject.plan.skip):
+    names_quantizer = not quantizers_in(subject).keys().isdisjoint(subject.plan.quantizers)
+    names_unit = any(operation_of(subject, unit) is not None for unit in subject.plan.skip)
+    if not names_quantizer and not names_unit:
         yield (
             "graph",
             f"expected the {len(subject.plan.skip)} units of the plan by name, got none of them",
@@ -127,9 +136,7 @@ def operation_of(subject: Subject, unit: str) -> ir.Node | None:
 
 
 def _quantized(node: ir.Node) -> bool:
-    return (
-        pair_before(qdq.weight(node)) is not None or pair_before(qdq.activation(node)) is not None
-    )
+    return _has_quantized_weight(node) or pair_before(qdq.activation(node)) is not None
 
 
 def _units(subject: Subject, key: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import ml_dtypes
@@ -10,6 +11,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.reach import name_of
+from sensitivity.onnx_graph.walk import made_by, source
 from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Array, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
@@ -95,6 +97,7 @@ def _scales(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
     rtx=Seen("refuses it"),
 )
 def scale_not_positive(subject: Subject) -> Iterator[Hit]:
+    """Find scales that are not finite, 0, or, of an activation, below 0."""
     for node, scale in _scales(subject):
         values = scale.astype(np.float64).ravel()
         # A weight's scale may be negative, which is SQ210's: 4-bit quantizers of ONNX Runtime write
@@ -126,6 +129,7 @@ def scale_not_positive(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("takes a float64 scale and computes in INT8", "info"),
 )
 def scale_type(subject: Subject) -> Iterator[Hit]:
+    """Find scales of a type that the target does not read."""
     allowed = SCALE_TYPES[subject.target]
     for node, scale in _scales(subject):
         if scale.dtype.name not in allowed:
@@ -153,6 +157,7 @@ def scale_type(subject: Subject) -> Iterator[Hit]:
     good=CANONICAL,
 )
 def scale_not_in_fp16(subject: Subject) -> Iterator[Hit]:
+    """Find FP32 scales that FP16 would round to 0."""
     yield from _below(subject, np.dtype(np.float32), FP16_ZERO)
 
 
@@ -182,6 +187,7 @@ def _below(subject: Subject, kind: np.dtype[np.generic], limit: float) -> Iterat
     rtx=Seen("does not build it"),
 )
 def scale_not_constant(subject: Subject) -> Iterator[Hit]:
+    """Find scales that the graph computes from what the model is given."""
     for node in steps(subject.nodes):
         value = node.inputs[1]
         if value is not None and not qdq.rooted_at_constant(value):
@@ -203,6 +209,7 @@ def scale_not_constant(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("takes axis 1, as ONNX does; where that is the wrong one see SQ207"),
 )
 def axis_left_out(subject: Subject) -> Iterator[Hit]:
+    """Find per-channel scales whose node does not name their axis."""
     for node, scale in _scales(subject):
         if scale.size > 1 and "axis" not in node.attributes and "block_size" not in node.attributes:
             yield name_of(node), f"expected an axis for {scale.size} scales, got none"
@@ -224,6 +231,7 @@ def axis_left_out(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("builds it and runs the layer in float", "warning"),
 )
 def activation_per_channel(subject: Subject) -> Iterator[Hit]:
+    """Find activations with more than one scale."""
     for found in subject.pairs:
         scale = found.scale
         if scale is not None and scale.size > 1 and not qdq.rooted_at_constant(found.source):
@@ -251,11 +259,14 @@ def activation_per_channel(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("builds it and runs the layer in float", "warning"),
 )
 def weight_axis(subject: Subject) -> Iterator[Hit]:
+    """Find weights whose scales run along another axis than the output channels."""
     for node in qdq.weighted_nodes(subject.graph):
         found = qdq.pair_of(qdq.weight(node))
-        if found is None or found.axis is None or (data := qdq.constant(found.source)) is None:
+        if found is None or found.axis is None:
             continue
-        if block_size(found.dequantize):  # the axis of blocks is the one that is summed over
+        data = qdq.constant(found.source)
+        # The axis of blocks is the one that is summed over.
+        if data is None or block_size(found.dequantize):
             continue
         wanted, got = qdq.output_axis(node, data.ndim), found.axis % data.ndim
         if got != wanted:
@@ -292,15 +303,16 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("refuses it"),
 )
 def scale_count(subject: Subject) -> Iterator[Hit]:
+    """Find weights with another number of scales than their axis has entries or blocks."""
     for node, scale in _scales(subject):
         data, axis, block = qdq.constant(node.inputs[0]), qdq.axis_of(node), block_size(node)
-        per_tensor = scale.size == 1 and not block
-        if data is None or per_tensor or (scale.ndim != 1 and not block):
+        per_channel = scale.size != 1 and scale.ndim == 1
+        has_count = bool(block) or per_channel
+        if data is None or not has_count or scale.shape == _wanted(data.shape, axis, block):
             continue
-        if scale.shape != _wanted(data.shape, axis, block):
-            what = f"block of {block} entries" if block else "entry"
-            expected = f"one scale for each {what} along axis {axis} of {_shown(data.shape)}"
-            yield name_of(node), f"expected {expected}, got {_shown(scale.shape)}"
+        what = f"block of {block} entries" if block else "entry"
+        expected = f"one scale for each {what} along axis {axis} of {_shown(data.shape)}"
+        yield name_of(node), f"expected {expected}, got {_shown(scale.shape)}"
 
 
 def _wanted(shape: tuple[int, ...], axis: int, block: int) -> tuple[int, ...] | None:
@@ -309,7 +321,10 @@ def _wanted(shape: tuple[int, ...], axis: int, block: int) -> tuple[int, ...] | 
     if not -len(shape) <= axis < len(shape):
         return None
     at = axis % len(shape)
-    return (*shape[:at], -(-shape[at] // block), *shape[at + 1 :]) if block else (shape[at],)
+    if not block:
+        return (shape[at],)
+    blocks = math.ceil(shape[at] / block)
+    return (*shape[:at], blocks, *shape[at + 1 :])
 
 
 def _shown(shape: tuple[int, ...]) -> str:
@@ -336,6 +351,7 @@ def _shown(shape: tuple[int, ...]) -> str:
     good=HALF,
 )
 def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
+    """Find FP16 scales that are too small for all their digits."""
     yield from _below(subject, np.dtype(np.float16), FP16_NORMAL)
 
 
@@ -360,6 +376,7 @@ def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("refuses it"),
 )
 def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
+    """Find stored weights with a scale below 0."""
     for node, scale in _scales(subject):
         values = scale.astype(np.float64).ravel()
         negative = values[values < 0]
@@ -386,16 +403,13 @@ def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("builds it; which blocks it takes is not known", "warning"),
 )
 def block_cut_short(subject: Subject) -> Iterator[Hit]:
+    """Find weights whose block size does not divide the axis that the blocks run along."""
     for node, _ in _scales(subject):
-        data, axis = qdq.constant(node.inputs[0]), qdq.axis_of(node)
-        block = block_size(node)
-        if (
-            block
-            and data is not None
-            and -data.ndim <= axis < data.ndim
-            and data.shape[axis] % block
-        ):
-            side = data.shape[axis]
+        data, axis, block = qdq.constant(node.inputs[0]), qdq.axis_of(node), block_size(node)
+        if data is None or not block or not -data.ndim <= axis < data.ndim:
+            continue
+        side = data.shape[axis]
+        if side % block:
             yield (
                 name_of(node),
                 f"expected blocks that divide the {side} entries along axis {axis}, got {block}",
@@ -422,12 +436,12 @@ VECTOR: dict[str, Array] = {"s1": np.array([0.05], np.float32), "z1": np.array([
     rtx=Seen("runs the convolution in float"),
 )
 def activation_scale_vector(subject: Subject) -> Iterator[Hit]:
+    """Find activations in front of a Conv or Add whose scale has the shape [1]."""
     for found in subject.pairs:
-        scale = found.scale
-        is_vector = scale is not None and scale.shape == (1,) and not block_size(found.dequantize)
-        if not is_vector or qdq.rooted_at_constant(found.source):
+        if found.scale is None or qdq.rooted_at_constant(found.source):
             continue
-        if {"Conv", "Add"} & set(_users(found.output)):
+        is_vector = found.scale.shape == (1,) and not block_size(found.dequantize)
+        if is_vector and not {"Conv", "Add"}.isdisjoint(_users(found.output)):
             yield found.name, "expected a scalar scale for an activation, got the shape [1]"
 
 
@@ -463,13 +477,13 @@ FLOAT_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16"}
     rtx=Seen("refuses the operation behind"),
 )
 def scale_types_mixed(subject: Subject) -> Iterator[Hit]:
+    """Find operations whose inputs would have two float types, one of them by its scale."""
     for node in subject.nodes:
         if node.op_type not in SAME_TYPES:
             continue
-        types = [_float_type(value) for value in node.inputs]
-        known = sorted({name for name in types if name in FLOAT_TYPES})
-        if len(known) > 1 and any(_by_scale(value) for value in node.inputs):
-            yield name_of(node), f"expected inputs of one type, got {' and '.join(known)}"
+        types = FLOAT_TYPES.intersection(filter(None, map(_float_type, node.inputs)))
+        if len(types) > 1 and any(map(_by_scale, node.inputs)):
+            yield name_of(node), f"expected inputs of one type, got {' and '.join(sorted(types))}"
 
 
 def _float_type(value: ir.Value | None) -> str | None:
@@ -477,7 +491,7 @@ def _float_type(value: ir.Value | None) -> str | None:
     known."""
     node = _by_scale(value)
     if node is None:
-        return value.dtype.name if value is not None and value.dtype is not None else None
+        return None if value is None or value.dtype is None else value.dtype.name
     scale = qdq.constant(node.inputs[1])
     if scale is None:
         return None
@@ -486,8 +500,7 @@ def _float_type(value: ir.Value | None) -> str | None:
 
 def _by_scale(value: ir.Value | None) -> ir.Node | None:
     """The DQ that gives this value its type, perhaps through nodes that only move values."""
-    node = value.producer() if value is not None else None
-    while node is not None and node.op_type in MOVES_VALUES - {"Cast"}:
-        before = node.inputs[0]
-        node = before.producer() if before is not None else None
-    return node if node is not None and node.op_type == "DequantizeLinear" else None
+    if value is None:
+        return None
+    moved = source(value, lambda node: node.op_type in MOVES_VALUES - {"Cast"})
+    return made_by(moved, "DequantizeLinear")

@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.reach import name_of
+from sensitivity.onnx_graph.uses import BIAS_INPUT
+from sensitivity.onnx_graph.walk import given, made_by, producer, source
 from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
@@ -37,6 +39,7 @@ PLACEMENT = (
     rtx=Seen("runs the layer in float"),
 )
 def one_input_quantized(subject: Subject) -> Iterator[Hit]:
+    """Find layers with a quantized activation and a float weight, or the other way round."""
     for node in qdq.weighted_nodes(subject.graph):
         inputs = {"activation": qdq.activation(node), "weight": qdq.weight(node)}
         missing = [what for what, value in inputs.items() if not _dequantized(value)]
@@ -56,14 +59,10 @@ def _four_bits(weight: ir.Value | None) -> bool:
 def _dequantized(value: ir.Value | None) -> bool:
     """Whether a DQ gives this value, perhaps through nodes that only move values; whatever stands
     before the DQ."""
-    while (
-        value is not None
-        and (node := value.producer()) is not None
-        and node.op_type in MOVES_VALUES
-    ):
-        value = node.inputs[0]
-    node = value.producer() if value is not None else None
-    return (node is not None and node.op_type == "DequantizeLinear") or qdq.quantized(value)
+    if value is None:
+        return False
+    moved = source(value, lambda node: node.op_type in MOVES_VALUES)
+    return made_by(moved, "DequantizeLinear") is not None or qdq.quantized(moved)
 
 
 @rule(
@@ -91,15 +90,12 @@ def _dequantized(value: ir.Value | None) -> bool:
     rtx=Seen("refuses it"),
 )
 def bias_quantized(subject: Subject) -> Iterator[Hit]:
+    """Find layers whose bias comes from a DQ."""
     for node in subject.nodes:
-        bias = (
-            node.inputs[2]
-            if node.op_type in {"Conv", "ConvTranspose", "Gemm"} and len(node.inputs) > 2
-            else None
-        )
-        producer = bias.producer() if bias is not None else None
-        if producer is not None and producer.op_type == "DequantizeLinear":
-            yield name_of(node), f"expected a float bias, got one behind {name_of(producer)}"
+        has_bias = node.op_type in {"Conv", "ConvTranspose", "Gemm"}
+        dequantize = made_by(given(node, BIAS_INPUT), "DequantizeLinear") if has_bias else None
+        if dequantize is not None:
+            yield name_of(node), f"expected a float bias, got one behind {name_of(dequantize)}"
 
 
 @rule(
@@ -120,6 +116,7 @@ def bias_quantized(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("computes in INT8 through a Transpose or Reshape there"),
 )
 def weight_path_broken(subject: Subject) -> Iterator[Hit]:
+    """Find quantized weights with another operation than Q and DQ in front of their layer."""
     for node in qdq.weighted_nodes(subject.graph):
         path = list(weight_path(qdq.weight(node)))
         others = [step.op_type for step in path if step.op_type not in QDQ]
@@ -134,9 +131,10 @@ def weight_path_broken(subject: Subject) -> Iterator[Hit]:
 
 def weight_path(value: ir.Value | None) -> Iterator[ir.Node]:
     """The nodes between an operation and its stored weight, from the operation back."""
-    while (
-        value is not None and qdq.constant(value) is None and (node := value.producer()) is not None
-    ):
+    while qdq.constant(value) is None:
+        node = producer(value)
+        if node is None:
+            return
         yield node
         value = node.inputs[0]
 
@@ -165,18 +163,21 @@ def weight_path(value: ir.Value | None) -> Iterator[ir.Node]:
     rtx=Seen("builds it and runs the layer in float: SQ307"),
 )
 def grouped_transposed_conv(subject: Subject) -> Iterator[Hit]:
-    for node in qdq.weighted_nodes(subject.graph):
+    """Find quantized ConvTransposes with more than one group."""
+    for node in _quantized_transposed(subject):
         groups = attribute(node, "group", 1)
-        if (
-            node.op_type == "ConvTranspose"
-            and groups > 1
-            and pair_before(qdq.weight(node)) is not None
-        ):
+        if groups > 1:
             yield (
                 name_of(node),
                 f"expected no Q/DQ around a ConvTranspose with groups, got {groups} groups "
                 "quantized",
             )
+
+
+def _quantized_transposed(subject: Subject) -> Iterator[ir.Node]:
+    for node in qdq.weighted_nodes(subject.graph):
+        if node.op_type == "ConvTranspose" and pair_before(qdq.weight(node)) is not None:
+            yield node
 
 
 @rule(
@@ -202,13 +203,12 @@ def grouped_transposed_conv(subject: Subject) -> Iterator[Hit]:
     good=CANONICAL,
 )
 def thin_conv(subject: Subject) -> Iterator[Hit]:
+    """Find quantized convolutions that ModelOpt leaves out for having few channels."""
     for node in qdq.weighted_nodes(subject.graph):
-        weight = pair_before(qdq.weight(node))
-        shape = (
-            qdq.constant(weight.source) if node.op_type == "Conv" and weight is not None else None
-        )
-        if shape is not None and thin(node, shape.shape):
-            out, into = shape.shape[:2]
+        found = pair_before(qdq.weight(node)) if node.op_type == "Conv" else None
+        weight = None if found is None else qdq.constant(found.source)
+        if weight is not None and thin(node, weight.shape):
+            out, into = weight.shape[:2]
             yield (
                 name_of(node),
                 f"expected 16 channels or more for INT8 to gain, got {into} in (per group) and "
@@ -225,28 +225,23 @@ def thin(node: ir.Node, shape: tuple[int, ...]) -> bool:
     channels.
     """
     out, into, *kernel = shape
-    if out >= 16 and into >= 16:
+    if min(out, into) >= 16:
         return False
     if attribute(node, "group", 1) > 1:
         return out % 8 != 0 or min(kernel, default=1) < 3
     found = pair_before(qdq.activation(node))
-    first = found is not None and _given(found.source)
-    return not (
-        (out % 8 == 0 or into % 8 == 0)
-        and (first or out >= 16 or into >= 16)
-        and len(set(kernel)) <= 1
-    )
+    reads_input = found is not None and _given(found.source)
+    is_square = len(set(kernel)) <= 1
+    one_side_fits = 0 in (out % 8, into % 8)
+    other_side_fits = max(out, into) >= 16 or reads_input
+    return not (is_square and one_side_fits and other_side_fits)
 
 
 def _given(value: ir.Value) -> bool:
     """Whether this is an input of the model, perhaps in another float type."""
-    node = value.producer()
-    return value.is_graph_input() or (
-        node is not None
-        and node.op_type == "Cast"
-        and node.inputs[0] is not None
-        and node.inputs[0].is_graph_input()
-    )
+    cast = made_by(value, "Cast")
+    before = value if cast is None else cast.inputs[0]
+    return value.is_graph_input() or (before is not None and before.is_graph_input())
 
 
 @rule(
@@ -263,9 +258,10 @@ def _given(value: ir.Value) -> bool:
     good=CANONICAL,
 )
 def output_quantized(subject: Subject) -> Iterator[Hit]:
+    """Find outputs of the model that a Q or DQ gives."""
     for output in subject.graph.outputs:
-        node = output.producer()
-        if node is not None and node.op_type in QDQ:
+        node = made_by(output, *QDQ)
+        if node is not None:
             yield name_of(node), f"expected no Q/DQ on the output {output.name}, got {node.op_type}"
 
 
@@ -300,6 +296,6 @@ DOUBLED = "float[1,16,16,16] y"
     rtx=Seen("runs the layer in float"),
 )
 def transposed_conv_float(subject: Subject) -> Iterator[Hit]:
-    for node in qdq.weighted_nodes(subject.graph):
-        if node.op_type == "ConvTranspose" and pair_before(qdq.weight(node)) is not None:
-            yield name_of(node), "expected no Q/DQ around this ConvTranspose, got it quantized"
+    """Find quantized ConvTransposes, whatever their groups and scales."""
+    for node in _quantized_transposed(subject):
+        yield name_of(node), "expected no Q/DQ around this ConvTranspose, got it quantized"

@@ -78,6 +78,7 @@ HALF = {"s": np.array(0.05, np.float16), "h": np.ones((16, 16, 3, 3), np.float16
     good=CANONICAL,
 )
 def no_qdq(subject: Subject) -> Iterator[Hit]:
+    """Tell where the file holds neither Q/DQ nor operations on integers."""
     if not any(node.op_type in QDQ | OPERATOR_FORM for node in subject.nodes):
         yield (
             subject.graph.name or "graph",
@@ -101,6 +102,7 @@ def no_qdq(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("refuses it"),
 )
 def operator_form(subject: Subject) -> Iterator[Hit]:
+    """Find the first operation that computes on integers itself, and count them by kind."""
     yield from _operator_form(subject)
 
 
@@ -121,16 +123,16 @@ def operator_form(subject: Subject) -> Iterator[Hit]:
     good=CANONICAL,
 )
 def operator_form_not_judged(subject: Subject) -> Iterator[Hit]:
+    """Find what `operator_form` does, for runtimes that run it."""
     yield from _operator_form(subject)
 
 
 def _operator_form(subject: Subject) -> Iterator[Hit]:
     found = [node for node in subject.nodes if node.op_type in OPERATOR_FORM]
     if found:
-        kinds = ", ".join(
-            f"{count} {kind}" for kind, count in sorted(Counter(n.op_type for n in found).items())
-        )
-        yield name_of(found[0]), f"expected Q/DQ pairs around float operations, got {kinds}"
+        kinds = Counter(node.op_type for node in found)
+        shown = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        yield name_of(found[0]), f"expected Q/DQ pairs around float operations, got {shown}"
 
 
 @rule(
@@ -151,6 +153,7 @@ def _operator_form(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("takes opsets 9 and 26 too"),
 )
 def opset_range(subject: Subject) -> Iterator[Hit]:
+    """Tell where the file's opset is none that this version of TensorRT reads."""
     low, high = OPSETS[subject.target]
     if not low <= subject.opset <= high:
         yield (
@@ -175,6 +178,7 @@ def opset_range(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("takes a per-channel scale in opset 12 and computes in INT8", "info"),
 )
 def opset_too_old(subject: Subject) -> Iterator[Hit]:
+    """Find Qs and DQs whose scales or types came with a later opset than the file's."""
     for node in steps(subject.nodes):
         for what, needed in _needs(node):
             if subject.opset < needed and not node.domain:
@@ -185,13 +189,14 @@ def opset_too_old(subject: Subject) -> Iterator[Hit]:
 
 
 def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
-    scale = qdq.constant(node.inputs[1])
-    if scale is not None and scale.size > 1:
-        yield "a per-channel scale", 13
-    if scale is not None and scale.dtype in (np.float16, ml_dtypes.bfloat16):
-        yield f"a {scale.dtype.name} scale", 19
-    kind = grid_type(node)
-    if kind is not None and kind.removeprefix("u") in ("int16", "int4"):
+    """What of a Q or DQ came with which opset."""
+    scale, kind = qdq.constant(node.inputs[1]), grid_type(node)
+    if scale is not None:
+        if scale.size > 1:
+            yield "a per-channel scale", 13
+        if scale.dtype in (np.float16, ml_dtypes.bfloat16):
+            yield f"a {scale.dtype.name} scale", 19
+    if kind in {"int16", "uint16", "int4", "uint4"}:
         yield f"{kind} values", 21
 
 
@@ -210,6 +215,7 @@ def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
     rtx=Seen("takes Q, DQ and Gelu of that domain, and refuses others, such as FusedConv"),
 )
 def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
+    """Find the first operation of com.microsoft that the target does not take, and count them."""
     taken = TAKEN_BY_RTX if subject.target == RTX else frozenset()
     found = [
         node
@@ -245,19 +251,15 @@ def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("computes in INT8 where the operation takes integers; for others see SQ014"),
 )
 def lone_quantize(subject: Subject) -> Iterator[Hit]:
+    """Find Qs that something else than a DQ reads, or nothing."""
     for node in subject.nodes:
-        if node.op_type == "QuantizeLinear":
-            others = [
-                user.op_type
-                for user in node.outputs[0].consumers()
-                if user.op_type != "DequantizeLinear"
-            ]
-            if others or not node.outputs[0].consumers():
-                yield (
-                    name_of(node),
-                    "expected only DequantizeLinear behind this Q, got "
-                    f"{', '.join(others) or 'nothing'}",
-                )
+        if node.op_type != "QuantizeLinear":
+            continue
+        readers = [user.op_type for user in node.outputs[0].consumers()]
+        others = [kind for kind in readers if kind != "DequantizeLinear"]
+        if others or not readers:
+            got = ", ".join(others) or "nothing"
+            yield name_of(node), f"expected only DequantizeLinear behind this Q, got {got}"
 
 
 @rule(
@@ -281,6 +283,7 @@ def lone_quantize(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("refuses it when it builds"),
 )
 def lone_quantize_refused(subject: Subject) -> Iterator[Hit]:
+    """Find operations on the integers of a Q that TensorRT-RTX does not build."""
     for node in subject.nodes:
         if node.op_type != "QuantizeLinear":
             continue

@@ -43,11 +43,11 @@ TYPES = {
     rtx=Seen("takes it, as int8"),
 )
 def zero_point_missing(subject: Subject) -> Iterator[Hit]:
+    """Find Qs and DQs whose type neither a zero point nor anything else tells the target."""
     for node in steps(subject.nodes):
-        typed = "output_dtype" in node.attributes or (
-            _stored(node) and subject.target != "tensorrt-8.6"
-        )
-        if qdq.zero_point_value(node) is None and not typed:
+        has_type_of_weight = _stored(node) and subject.target != "tensorrt-8.6"
+        is_typed = has_type_of_weight or "output_dtype" in node.attributes
+        if qdq.zero_point_value(node) is None and not is_typed:
             yield name_of(node), "expected a zero point, got none"
 
 
@@ -71,6 +71,7 @@ def _stored(node: ir.Node) -> bool:
     rtx=Seen("refuses it"),
 )
 def zero_point_not_zero(subject: Subject) -> Iterator[Hit]:
+    """Find Qs and DQs with a zero point other than 0."""
     for node in steps(subject.nodes):
         zero = qdq.constant(qdq.zero_point_value(node))
         if zero is not None and np.any(zero.astype(np.float32) != 0):
@@ -91,6 +92,7 @@ def zero_point_not_zero(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("refuses it"),
 )
 def zero_point_size(subject: Subject) -> Iterator[Hit]:
+    """Find Qs and DQs with more or fewer zero points than scales."""
     for node in steps(subject.nodes):
         zero, scale = qdq.constant(qdq.zero_point_value(node)), qdq.constant(node.inputs[1])
         if zero is not None and scale is not None and zero.size != scale.size:
@@ -119,11 +121,15 @@ def zero_point_size(subject: Subject) -> Iterator[Hit]:
     ),
 )
 def grid_type_of_target(subject: Subject) -> Iterator[Hit]:
+    """Find Qs and DQs of a type that the target has no grid for."""
     allowed = TYPES[subject.target]
+    # An int32 bias has its own rule.
+    passed = {None, "int32", *allowed}
     for node in steps(subject.nodes):
-        kind = grid_type(node) or (_output_type(node) if subject.target == RTX else None)
-        # an int32 bias has its own rule
-        if kind is not None and kind not in allowed and kind != "int32":
+        kind = grid_type(node)
+        if kind is None and subject.target == RTX:
+            kind = _output_type(node)
+        if kind not in passed:
             yield name_of(node), f"expected {' or '.join(allowed)} for {subject.target}, got {kind}"
 
 
@@ -152,6 +158,7 @@ def _output_type(node: ir.Node) -> str | None:
     rtx=Seen("takes it and says nothing"),
 )
 def pair_disagrees(subject: Subject) -> Iterator[Hit]:
+    """Find pairs whose Q and DQ have different grids."""
     for found in subject.pairs:
         if found.quantize is not None and not same_grid(found.quantize, found.dequantize):
             yield (

@@ -84,6 +84,8 @@ class ProfiledEngine(Engine, Protocol):
 
 
 class Runtime(Protocol):
+    """What runs an ONNX file: it builds an engine, which runs, times and may profile it."""
+
     name: str
 
     def unavailable(self) -> str | None:

@@ -17,6 +17,8 @@ def _runtime() -> Any:
 
 
 class BindingsCuda:
+    """CUDA through NVIDIA's `cuda-bindings`, with the runtime's own error names."""
+
     name = "cuda-bindings"
 
     @staticmethod

@@ -13,6 +13,8 @@ from sensitivity.runtimes.cuda import Buffer, Work
 
 
 class PyCuda:
+    """CUDA through pycuda, in the primary context of the first device."""
+
     name = "pycuda"
 
     @staticmethod

@@ -11,6 +11,9 @@ from sensitivity.runtimes.cuda import Buffer, Work
 
 
 class TorchCuda:
+    """CUDA through torch, whose tensors hold the memory; a graph records what torch's stream
+    does."""
+
     name = "torch"
 
     @staticmethod

@@ -212,4 +212,5 @@ def make_logger(trt: Any) -> Any:
 
 
 def last_error(logger: Any) -> str:
+    """What TensorRT said last before it gave up."""
     return str(logger.errors[-1]) if logger.errors else "no reason given"

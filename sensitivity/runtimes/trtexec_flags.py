@@ -40,6 +40,8 @@ def version_from_banner(text: str) -> Version:
 
 
 def is_strong(version: Version, settings: TensorRtSettings) -> bool:
+    """Whether the network takes its types from the file; raises RuntimeUnavailable where this
+    version cannot do what the settings ask."""
     if settings.strongly_typed and version < (10, 0):
         raise RuntimeUnavailable(
             f"Expected TensorRT 10 or later for a strongly typed network, got {_dotted(version)}."
@@ -54,6 +56,7 @@ def is_strong(version: Version, settings: TensorRtSettings) -> bool:
 def build_flags(
     version: Version, file: Path, engine: Path, types: FileTypes, settings: TensorRtSettings
 ) -> list[str]:
+    """Arguments to build `engine` from `file` without running it. types: of the file's values."""
     flags = [
         f"--onnx={file}",
         f"--saveEngine={engine}",
@@ -88,6 +91,7 @@ def time_flags(
 
 
 def profile_flags(engine: Path, layers: Path, profile: Path, repeats: int) -> list[str]:
+    """Arguments to run an engine `repeats` times and write what each layer took to JSON files."""
     return [
         f"--loadEngine={engine}",
         f"--exportLayerInfo={layers}",
@@ -100,6 +104,7 @@ def profile_flags(engine: Path, layers: Path, profile: Path, repeats: int) -> li
 
 
 def run_flags(version: Version, engine: Path, outputs: Path) -> list[str]:
+    """Arguments to run an engine once and write what it gives to a JSON file."""
     flags = [
         f"--loadEngine={engine}",
         f"--exportOutput={outputs}",

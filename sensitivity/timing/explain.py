@@ -167,23 +167,26 @@ def _tensors(ports: Iterable[Port]) -> list[str]:
 
 
 def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
+    is_qdq = run.origin == "qdq"
     ports = run.inputs[:1] + run.outputs[:1]
     if len(_tensors(ports)) < 2:
-        is_unfused = run.origin == "qdq" and run.onnx
-        return Reformat(run, "unfused" if is_unfused else "unknown", ())
+        return Reformat(run, "unfused" if is_qdq and run.onnx else "unknown", ())
     read, written = ports
     source, targets = graph.source(read), graph.targets(written)
-    between = _unique([*([source] if source else []), *targets])
-    if source and targets and read.precision == written.precision:
-        return Reformat(run, "scales" if run.origin == "qdq" else "layout", _shorts(between))
+    if source is None:
+        between = _unique(targets)
+        at_end = "input"
+    else:
+        between = _unique([source, *targets])
+        at_end = "" if targets else "output"
+    if not at_end and read.precision == written.precision:
+        return Reformat(run, "scales" if is_qdq else "layout", _shorts(between))
     nearby = _unique([*between, *graph.readers[read.tensor]])
     mixed = [step for step in nearby if step.name in graph.mixed]
     if mixed:
         return Reformat(run, "residual", _shorts(mixed))
-    if not source:
-        return Reformat(run, "input", _shorts(between))
-    if not targets:
-        return Reformat(run, "output", _shorts(between))
+    if at_end:
+        return Reformat(run, at_end, _shorts(between))
     floats = [step for step in between if step.precision in FLOATS]
     return Reformat(run, "float neighbour", _shorts(floats or between))
 

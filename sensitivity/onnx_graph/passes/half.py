@@ -134,20 +134,28 @@ def _convert(graph: ir.Graph, value: ir.Value, half: set[ir.Node]) -> None:
     uses = [(use.node, use.idx) for use in value.uses()]
     wrong = [(node, index) for node, index in uses if _taken(node, index, half) != made]
     constant = qdq.constant(value)
-    if constant is not None and not value.is_graph_input():
-        if wrong:
-            _redirect(wrong, add(graph, f"{value.name}.fp16", constant.astype(np.float16)))
+    is_stored = constant is not None and not value.is_graph_input()
+    if made == HALF:
+        _make_half(graph, value, wrong)
+    elif not wrong:
         return
-    is_half_output = made == HALF and value.is_graph_output()
-    if wrong or is_half_output:
-        cast = _cast(graph, value, FLOAT if made == HALF else HALF)
+    elif is_stored and constant is not None:
+        _redirect(wrong, add(graph, f"{value.name}.fp16", constant.astype(np.float16)))
+    else:
+        _redirect(wrong, _cast(graph, value, HALF))
+
+
+def _make_half(graph: ir.Graph, value: ir.Value, wrong: list[tuple[ir.Node, int]]) -> None:
+    """Let the value be FP16, and what is to stay FP32 read a Cast of it: these uses, and the
+    model's output, which keeps its name."""
+    is_output = value.is_graph_output()
+    if wrong or is_output:
+        cast = _cast(graph, value, FLOAT)
         _redirect(wrong, cast)
-        if is_half_output:
-            # The model still gives FP32 under the name that users know.
+        if is_output:
             graph.outputs[graph.outputs.index(value)] = cast
             value.name, cast.name = f"{value.name}.fp16", value.name
-    if made == HALF:
-        value.type = ir.TensorType(HALF)
+    value.type = ir.TensorType(HALF)
 
 
 def _redirect(uses: Iterable[tuple[ir.Node, int]], value: ir.Value) -> None:

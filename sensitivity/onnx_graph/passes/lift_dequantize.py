@@ -72,20 +72,24 @@ def _mover_before(dequantize: ir.Node) -> _Mover | None:
     """The operation in front of a DQ, if it moves integers of a Q or of the file, and the DQ can be
     in front of it."""
     node, scale = producer(dequantize.inputs[0]), qdq.constant(dequantize.inputs[1])
-    if node is None or scale is None or not _only_moves(node):
-        return None
-    places = moved_places(node)
-    if not places or not all(is_quantized(node.inputs[place]) for place in places):
+    if node is None or scale is None or not _moves_integers(node):
         return None
     keeps_order = bool((scale > 0).all())
     if node.op_type in ORDERED and not keeps_order:
         return None
+    places = moved_places(node)
     if scale.size == 1:
         return _Mover(node, places, None)
     if len(places) > 1:
         return None
     axis = _axis_before(node, qdq.axis_of(dequantize), scale.ndim)
     return None if axis is None else _Mover(node, places, axis)
+
+
+def _moves_integers(node: ir.Node) -> bool:
+    """Whether it gives integers of a Q or of the file as they came."""
+    moved = [node.inputs[place] for place in moved_places(node)]
+    return bool(moved) and _only_moves(node) and all(map(is_quantized, moved))
 
 
 def moved_places(node: ir.Node) -> tuple[int, ...]:
