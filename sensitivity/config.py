@@ -173,7 +173,8 @@ class PlanChoices:
     planner: str = registered(
         "greedy",
         "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer programs; "
-        "exhaustive: every set, for up to 12 layers.",
+        "exhaustive: every set, for up to 12 layers; rule: what people leave out by hand, to "
+        "compare with (detection heads, else the first and the last layers).",
         family="planners",
     )
     cost: CostName | None = setting(

@@ -38,6 +38,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "greedy": "sensitivity.planners.greedy:GreedyPlanner",
         "cost": "sensitivity.planners.cost:CostPlanner",
         "exhaustive": "sensitivity.planners.exhaustive:ExhaustivePlanner",
+        "rule": "sensitivity.planners.rule:RulePlanner",
     },
     "runtimes": {
         "onnxruntime": "sensitivity.runtimes.onnxruntime:OnnxRuntime",

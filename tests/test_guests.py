@@ -53,7 +53,7 @@ def install_planner(place: Path, package: str, name: str) -> None:
 
 def test_a_planner_of_another_package_is_listed_and_loaded_by_its_name(place: Path) -> None:
     install_planner(place, "alpha", "mine")
-    assert names("planners") == ("greedy", "cost", "exhaustive", "mine")
+    assert names("planners") == ("greedy", "cost", "exhaustive", "rule", "mine")
     assert load("planners", "mine").__module__ == "guest_alpha"
 
 
@@ -65,7 +65,7 @@ def test_the_help_of_a_verb_lists_what_is_registered_and_imports_none_of_it(plac
         "[sensitivity.planners]\nmine = guest_alpha:Planner\n",
     )
     said = CliRunner().invoke(group, ["plan", "--help"]).output
-    assert "[greedy|cost|exhaustive|mine]" in said
+    assert "[greedy|cost|exhaustive|rule|mine]" in said
     assert "guest_alpha" not in sys.modules
 
 
@@ -77,7 +77,7 @@ def test_a_name_that_nobody_registered_is_refused_with_close_names(
         main(["plan", str(tmp_path), "--planner", "mime"])
     said = capsys.readouterr().err
     assert said.startswith(
-        "Error: Expected --planner to match exactly one of 4 names, got 'mime'. Close names: mine."
+        "Error: Expected --planner to match exactly one of 5 names, got 'mime'. Close names: mine."
     )
     signals = next(each for each in scan_command.params if each.name == "signal")
     with pytest.raises(

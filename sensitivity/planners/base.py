@@ -25,7 +25,8 @@ class Goal:
 
     cost: of a skip-set; None counts units. loss: unit -> how much quantizing it costs, >= 0, on any
     one scale: where a search begins, never what it believes. probe: None where engines are not
-    measured. distortion: None where outputs cannot be compared.
+    measured. distortion: None where outputs cannot be compared. by_hand: units that people leave
+    out without measuring, see `planners.rule`.
     """
 
     floor: float
@@ -34,6 +35,7 @@ class Goal:
     loss: Mapping[str, float] = field(default_factory=dict)
     probe: Probe | None = None
     distortion: Distortion | None = None
+    by_hand: Skip = ()
 
     def cost_of(self, skip: Sequence[str]) -> float:
         return cost_of(skip, self.cost)

@@ -17,6 +17,7 @@ from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
+from sensitivity.planners.rule import by_hand
 from sensitivity.records import (
     CostModel,
     Estimate,
@@ -76,7 +77,13 @@ def choose_plan(
     planner = PinnedPlanner(_planner(means, order, scanned), fixed.skip, fixed.keep)
     judge = _judge(measurer, units, floor, float_scores, scanned)
     goal = Goal(
-        floor, measurer.aggregate(float_scores), means.cost, order.signal, means.probe, distortion
+        floor,
+        measurer.aggregate(float_scores),
+        means.cost,
+        order.signal,
+        means.probe,
+        distortion,
+        by_hand(units, means.ends),
     )
     choice = planner.choose(order.units, judge, goal)
     variant = skip_variant(choice.skip, units)

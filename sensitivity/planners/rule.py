@@ -1,0 +1,31 @@
+"""The rule that people write by hand, to compare a measured plan with: detection heads stay float,
+and without any the first and the last layers.
+
+Source: NVIDIA's and ultralytics' guides for quantized detectors leave the head out; papers on
+quantized classifiers keep the first and the last layer, since DoReFa-Net (Zhou et al. 2016).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from sensitivity.planners.base import Choice, Goal, Judge, Search
+from sensitivity.records import Unit
+
+
+class RulePlanner:
+    """Leaves out what the rule says, whatever the target: neither more nor less."""
+
+    name = "rule"
+
+    def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
+        search = Search(judge)
+        search.step(())
+        return search.choice(tuple(unit for unit in ranking if unit in goal.by_hand))
+
+
+def by_hand(units: Iterable[Unit], ends: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Units that the rule leaves out. ends: for each end of the graph its units, the nearest
+    first."""
+    heads = tuple(unit.name for unit in units if unit.kind == "head")
+    return heads or tuple(dict.fromkeys(near[0] for near in ends if near))
