@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensitivity.planners.base import Goal, Judged
-from sensitivity.planners.greedy import GreedyPlanner
+from sensitivity.planners.base import Goal, Judged, Search
+from sensitivity.planners.greedy import GreedyPlanner, climbed
 
 UNITS = [f"u{i}" for i in range(16)]
 
@@ -108,3 +108,20 @@ def test_units_that_make_it_worse_are_stepped_over_where_the_path_shows_them() -
     assert choice.met
     assert set(choice.skip) == {"u0", "u2", "u3"}
     assert choice.notes, "and the plan says that its path was not monotone"
+
+
+def test_of_units_that_stand_for_each_other_the_less_sensitive_goes_back_to_int8() -> None:
+    """The last unit is needed, and any one of the others."""
+
+    def evaluate(skip: tuple[str, ...]) -> float:
+        return float("u3" in skip and len(skip) > 1)
+
+    assert choose(UNITS[:4], evaluate, 1.0).skip == ("u0", "u3")
+
+
+def test_climbing_finds_a_set_that_is_smaller_by_one_and_none_of_the_same_size() -> None:
+    def judge(skip: tuple[str, ...]) -> Judged:
+        return Judged(float(len(skip)), len(skip) >= 2, 100)
+
+    assert climbed(UNITS, Search(judge), 3) == ("u0", "u1")
+    assert climbed(UNITS, Search(judge), 2) is None

@@ -262,6 +262,17 @@ def test_units_of_one_quantizer_have_its_name_and_a_users_group_joins_those_of_i
     assert units[2].quantizers == ("b.input_quantizer", "b.weight_quantizer")
 
 
+ORDER = ("repvgg", "head", "shared", "concat", "residual", "fan-out")
+
+
+@pytest.mark.parametrize("stronger", range(len(ORDER) - 1))
+def test_a_unit_that_came_together_for_two_reasons_is_called_by_the_stronger(stronger):
+    both = [Relation(kind, ("a", "b")) for kind in ORDER[stronger : stronger + 2]]
+    for relations in (both, both[::-1]):
+        (unit,) = units_of(quantizers("a", "b"), "group", relations)
+        assert unit.kind == ORDER[stronger]
+
+
 def test_a_users_group_is_stronger_than_the_graphs_and_takes_exact_names_before_patterns():
     own = quantizers("conv1", "conv10", "conv2", "other")
     relation = Relation("concat", ("conv1", "conv2", "conv10"))
