@@ -22,12 +22,12 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.config import ScanSettings
+from sensitivity.exporters.agreement import relative_rms
 from sensitivity.exporters.evaluate import evaluate_file, run
 from sensitivity.exporters.lower import lower_file
 from sensitivity.exporters.lower_openvino import before_moves
 from sensitivity.exporters.simulate import first_samples
 from sensitivity.exporters.torch_model import export_files
-from sensitivity.exporters.verify import relative_rms
 from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model

@@ -22,11 +22,11 @@ import numpy as np
 from runtimes_models import SUBJECTS, Subject
 from runtimes_table import markdown, show
 
+from sensitivity.exporters.agreement import relative_rms
 from sensitivity.exporters.evaluate import evaluate_file
 from sensitivity.exporters.half_baseline import half_file
 from sensitivity.exporters.lower import LowerTarget, lower_file
 from sensitivity.exporters.torch_model import export_files
-from sensitivity.exporters.verify import relative_rms
 from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.quantizers.base import layers
 from sensitivity.registry import load

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from support import models
 
+from sensitivity.exporters.agreement import relative_rms
 from sensitivity.exporters.torch_model import export_files
-from sensitivity.exporters.verify import relative_rms
 from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model

@@ -12,12 +12,12 @@ from support import models
 from torch import nn
 
 from sensitivity.errors import ExportError, NamesError, WriteError
-from sensitivity.exporters import simulate
+from sensitivity.exporters import verify as checks
 from sensitivity.exporters.evaluate import evaluate_file
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.simulate import outputs_of
 from sensitivity.exporters.torch_model import export_files
-from sensitivity.exporters.verify import rounding_floor, verify
+from sensitivity.exporters.verify import Simulated, rounding_floor, verify
 from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
@@ -26,6 +26,7 @@ from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Grid, Unit
 from sensitivity.tasks.base import mean
+from sensitivity.tasks.scoring import Scoring
 
 
 class Tokens(nn.Module):
@@ -286,9 +287,9 @@ def test_the_models_own_rounding_is_drawn_until_it_explains_the_difference(
         seeds.append(seed)
         return torch.from_numpy(reference[0] + (0.01 if seed == lucky else 0.001 * seed))
 
-    monkeypatch.setattr(simulate, "jittered_outputs", jittered)
+    monkeypatch.setattr(checks, "jittered_outputs", jittered)
     floor = rounding_floor(
-        branches.source, None, (), reference, reference, noise=3e-7, enough=0.009
+        Simulated(branches.source, None, (), reference, reference), noise=3e-7, enough=0.009
     )
     assert floor == pytest.approx(0.01, rel=1e-4)
     assert seeds == list(range(ran))
@@ -308,15 +309,14 @@ def test_a_metric_that_differs_by_more_than_chance_is_refused(branches):
         match=r"metric of model.int8.onnx .* within 0.003 of 1, that of the simulated model, got 0 "
         r"on",
     ):
-        done.verify(batches=batches, score=score)
+        done.verify(scoring=Scoring(batches, score))
 
 
 def test_the_metric_of_a_good_file_is_reported(branches):
     batches = [(models.batch(8, 16, seed), torch.zeros(8)) for seed in range(2)]
     done = dataclasses.replace(branches, files={"int8": branches.files["int8"]})
-    found = done.verify(
-        batches=batches, score=lambda outputs, targets: outputs["classes"].argmax(1) == 0
-    )
+    scoring = Scoring(batches, lambda outputs, targets: outputs["classes"].argmax(1) == 0)
+    found = done.verify(scoring=scoring)
     check = found.files[0].metric
     assert check.n == 16
     assert check.file == pytest.approx(check.simulated, abs=0.1)

@@ -419,12 +419,11 @@ def test_a_lowered_file_that_does_not_hold_is_refused_or_left_out_with_its_reaso
     mine = {variant: tmp_path / file.name for variant, file in files.items()}
     for variant, file in files.items():
         mine[variant].write_bytes(file.read_bytes())
-    judge = {"batches": None, "score": None, "aggregate": None, "full_scale": 1.0}
     example = torch.rand(2, 3, 32, 32)
     with pytest.raises(ExportError, match=r"Expected outputs of model\.int8\.openvino\.onnx"):
-        lowered.lower_files(mine, ["openvino"], example, **judge)
+        lowered.lower_files(mine, ["openvino"], example)
     reasons: dict[str, str] = {}
-    assert lowered.lower_files(mine, ["openvino"], example, left_out=reasons, **judge) == {}
+    assert lowered.lower_files(mine, ["openvino"], example, left_out=reasons) == {}
     assert (
         "so the canonical file is benched: Expected outputs" in reasons["model.int8.openvino.onnx"]
     )

@@ -12,6 +12,7 @@ from sensitivity.exporters.verify import verify
 from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.tasks.scoring import Scoring
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "01_mobilenet"
 SKIP = ["stage1.1.0"]
@@ -53,7 +54,7 @@ def correct(outputs, targets):
 
 def test_the_exported_files_agree_with_the_simulated_model(exported):
     source, units, batches, example, files = exported
-    found = verify(source, files, example, units, SKIP, batches=batches, score=correct)
+    found = verify(source, files, example, units, SKIP, scoring=Scoring(batches, correct))
     whole, partial = found.files[1:]
     assert (whole.quantizers, partial.quantizers) == (56, 54)
     assert len(whole.layers) == 28  # 27 convolutions and the linear layer
@@ -71,7 +72,7 @@ def test_lowered_files_agree_with_the_canonical_one(exported, tmp_path):
     assert check_lowering(files["int8"], openvino, files["float"], inputs).rms < 1e-6
     fast = lower_file(files["partial"], "onnxruntime", tmp_path / "onnxruntime.onnx")
     check = check_lowering(
-        files["partial"], fast, files["float"], inputs, batches=batches, score=correct
+        files["partial"], fast, files["float"], inputs, Scoring(batches, correct)
     )
     assert check.metric.n == SAMPLES
     half = lower_file(files["partial"], "tensorrt", tmp_path / "tensorrt.onnx")

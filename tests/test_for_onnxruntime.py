@@ -21,8 +21,6 @@ from sensitivity.onnx_graph.passes.keep_float import KeepFloat
 from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
 from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 from sensitivity.rules.lint import lint_model
-from sensitivity.tasks.base import mean
-from sensitivity.tasks.classification import top1
 
 OF_THE_LOADER = {"SQ704", "SQ705", "SQ706"}
 
@@ -243,13 +241,12 @@ def test_a_copy_that_is_not_needed_any_more_is_removed(tmp_path: Path) -> None:
     files["float"] = saved(
         build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)"), tmp_path / "model.float.onnx"
     )
-    judge = {"batches": None, "score": top1, "aggregate": mean, "full_scale": 1.0}
     x = np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)
-    found = faithful_copies(files, x, **judge)
+    found = faithful_copies(files, x)
     assert list(found) == ["model.int8.onnxruntime.onnx", "model.partial.onnxruntime.onnx"]
     assert all((tmp_path / name).exists() for name in found)
     saved(build("y = Conv <pads = [1, 1, 1, 1]> (x, w, b)"), files["partial"])
-    assert list(faithful_copies(files, x, **judge)) == ["model.int8.onnxruntime.onnx"]
+    assert list(faithful_copies(files, x)) == ["model.int8.onnxruntime.onnx"]
     assert not (tmp_path / "model.partial.onnxruntime.onnx").exists()
 
 
@@ -264,14 +261,13 @@ def test_a_copy_that_computes_something_else_is_refused_or_left_out(
     )
     wrong = LOST["Conv"].clone()
     monkeypatch.setattr(for_onnxruntime, "faithful", lambda model: wrong)
-    judge = {"batches": None, "score": top1, "aggregate": mean, "full_scale": 1.0}
     x = np.random.default_rng(0).normal(size=(4, 8, 6, 6)).astype(np.float32)
     with pytest.raises(
         ExportError, match="model.int8.onnxruntime.onnx to differ from model.int8.onnx by at most"
     ):
-        faithful_copies(files, x, **judge)
+        faithful_copies(files, x)
     reasons: dict[str, str] = {}
-    assert faithful_copies(files, x, left_out=reasons, **judge) == {}
+    assert faithful_copies(files, x, left_out=reasons) == {}
     assert (
         "computes something else than model.partial.onnx"
         in reasons["model.partial.onnxruntime.onnx"]
@@ -343,9 +339,8 @@ def test_a_torch_model_with_dead_channels_keeps_their_bias_in_onnxruntime(
     )
     if not fast:
         monkeypatch.setattr(lowered, "check_lowering", refuse)
-    judge = {"batches": None, "score": None, "aggregate": mean, "full_scale": 1.0}
     reasons: dict[str, str] = {}
-    lowered.lower_files(files, ["onnxruntime"], images, left_out=reasons, **judge)
+    lowered.lower_files(files, ["onnxruntime"], images, left_out=reasons)
     plain = outputs(ir.load(files["int8"]), optimize=False)
     scale = np.abs(plain).max()
     assert np.abs(outputs(ir.load(files["int8"])) - plain).max() > 0.1 * scale, (

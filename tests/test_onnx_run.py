@@ -175,6 +175,7 @@ def test_with_the_metric_as_signal_the_plan_takes_the_units_in_the_order_of_the_
 def test_a_damaged_partial_file_is_refused(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sensitivity.errors import ExportError
     from sensitivity.exporters import onnx_file
+    from sensitivity.exporters.torch_model import disabled_by_variant
     from sensitivity.quantizers.base import layers
     from sensitivity.session import quantized_model
     from sensitivity.simulators.onnx.whole import WholeFile
@@ -182,23 +183,14 @@ def test_a_damaged_partial_file_is_refused(made: Path, monkeypatch: pytest.Monke
     task = onnx_task(made / "int8.onnx", made / "data.npz")
     source = quantized_model(task.model)
     units = layers(source.quantizers)
-    judge: dict[str, Any] = {
-        "batches": None,
-        "score": task.score,
-        "aggregate": task.aggregate,
-        "full_scale": 1.0,
-    }
+    disabled = disabled_by_variant(source, units, ["Conv_c2"])
     files = onnx_file.export_onnx(source, units, ["Conv_c2"], made / "damaged", fingerprint="")
 
     def refused(match: str) -> None:
         with pytest.raises(ExportError, match=match):
-            onnx_file.verify_onnx(
-                source, files, units, ["Conv_c2"], images(4, 0), WholeFile(source), **judge
-            )
+            onnx_file.verify_onnx(source, files, disabled, images(4, 0), WholeFile(source))
 
-    onnx_file.verify_onnx(
-        source, files, units, ["Conv_c2"], images(4, 0), WholeFile(source), **judge
-    )
+    onnx_file.verify_onnx(source, files, disabled, images(4, 0), WholeFile(source))
     whole = files["partial"].read_bytes()
     files["partial"].write_bytes(files["int8"].read_bytes())
     refused("model.partial.onnx to hold Q/DQ pairs for exactly .* of Conv_c2 should not be there")

@@ -17,7 +17,8 @@ from sensitivity.records import Unit
 
 
 class Candidates:
-    """Traced when made. calibration: batches of inputs for the ranges that lowerings need.
+    """Traced when made. calibration: batches of inputs for the ranges that lowerings need; None for
+    the example batch. target: what files are lowered for; None where the canonical ones are timed.
 
     Files are for timing: they are not verified, and hold the model's own ranges. Raises ExportError
     where the model cannot be exported.
@@ -28,9 +29,10 @@ class Candidates:
         source: QuantizedModel,
         example_inputs: Any,
         units: Sequence[Unit],
-        calibration: Iterable[Any] | None,
         folder: Path,
-        target: LowerTarget | None,
+        *,
+        calibration: Iterable[Any] | None = None,
+        target: LowerTarget | None = None,
     ) -> None:
         self._source, self._units, self._folder, self._target = source, units, folder, target
         self._weights, _ = quantized_weights(source, example_inputs)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from numpy.typing import ArrayLike
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.evaluate import arrays_of
@@ -18,8 +17,8 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.keep_float import KeepFloat
 from sensitivity.onnx_graph.passes.movable_int8 import MovableInt8
 from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
-from sensitivity.records import Scores
 from sensitivity.runtimes.base import Tensors
+from sensitivity.tasks.scoring import Scoring
 
 TARGET = "onnxruntime"
 
@@ -28,10 +27,7 @@ def faithful_copies(
     files: Mapping[str, Path],
     example_inputs: Any,
     *,
-    batches: Iterable[tuple[Any, Any]] | None,
-    score: Callable[[Any, Any], ArrayLike],
-    aggregate: Callable[[Scores], float],
-    full_scale: float,
+    scoring: Scoring | None = None,
     left_out: dict[str, str] | None = None,
 ) -> dict[str, LoweringCheck]:
     """Write model.<variant>.onnxruntime.onnx beside each file that ONNX Runtime would change while
@@ -47,15 +43,8 @@ def faithful_copies(
         file = files[variant]
         out = file.with_name(f"model.{variant}.{TARGET}.onnx")
         try:
-            check = faithful_copy(
-                file,
-                files["float"],
-                arrays_of(file, example_inputs),
-                batches=batches,
-                score=score,
-                aggregate=aggregate,
-                full_scale=full_scale,
-            )
+            inputs = arrays_of(file, example_inputs)
+            check = faithful_copy(file, files["float"], inputs, scoring)
         except ExportError as error:
             if left_out is None:
                 raise
@@ -71,10 +60,10 @@ def faithful_copies(
 
 
 def faithful_copy(
-    file: Path, unquantized: Path, inputs: Tensors, **judge: Any
+    file: Path, unquantized: Path, inputs: Tensors, scoring: Scoring | None = None
 ) -> LoweringCheck | None:
-    """Write and check the copy of one file; None where it needs none. The other arguments are those
-    of `check_lowering`.
+    """Write and check the copy of one file; None where it needs none. The arguments are those of
+    `check_lowering`.
 
     Raises ExportError where the copy does not compute what it should; it is removed then.
     """
@@ -84,7 +73,7 @@ def faithful_copy(
     made.metadata_props["sensitivity.lowered"] = TARGET
     copy = save(made, file.with_name(f"{file.stem}.{TARGET}.onnx"))
     try:
-        return check_lowering(file, copy, unquantized, inputs, **judge)
+        return check_lowering(file, copy, unquantized, inputs, scoring)
     except ExportError:
         copy.unlink()
         raise

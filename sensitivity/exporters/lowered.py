@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from numpy.typing import ArrayLike
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.for_onnxruntime import faithful_copy
@@ -14,9 +12,9 @@ from sensitivity.exporters.lower import LowerTarget, lower_file
 from sensitivity.exporters.trace import flat_inputs
 from sensitivity.exporters.verification import LoweringCheck
 from sensitivity.exporters.verify_lowering import check_lowering
-from sensitivity.records import Scores
 from sensitivity.runtimes.base import Tensors
 from sensitivity.tasks.batches import as_numpy
+from sensitivity.tasks.scoring import Scoring
 
 
 def lower_files(
@@ -24,10 +22,7 @@ def lower_files(
     targets: Sequence[LowerTarget],
     example_inputs: Any,
     *,
-    batches: Iterable[tuple[Any, Any]] | None,
-    score: Callable[[Any, Any], ArrayLike],
-    aggregate: Callable[[Scores], float],
-    full_scale: float,
+    scoring: Scoring | None = None,
     left_out: dict[str, str] | None = None,
 ) -> dict[str, LoweringCheck]:
     """Write model.<variant>.<target>.onnx beside each canonical file; name of the file -> what its
@@ -44,35 +39,28 @@ def lower_files(
     found = {}
     for target in targets:
         for variant, canonical in files.items():
-            if variant == "float" and target != "tensorrt":
-                continue  # nothing in it to lower
+            has_nothing_to_lower = variant == "float" and target != "tensorrt"
+            if has_nothing_to_lower:
+                continue
             name = "fp16" if variant == "float" else variant
-            lowered = lower_file(
-                canonical, target, canonical.with_name(f"model.{name}.{target}.onnx")
-            )
+            lowered = canonical.with_name(f"model.{name}.{target}.onnx")
+            lower_file(canonical, target, lowered)
             try:
-                found[lowered.name] = check_lowering(
-                    canonical,
-                    lowered,
-                    files["float"],
-                    inputs,
-                    batches=batches,
-                    score=score,
-                    aggregate=aggregate,
-                    full_scale=full_scale,
-                )
+                check = check_lowering(canonical, lowered, files["float"], inputs, scoring)
             except ExportError as error:
                 if left_out is None:
                     raise
                 lowered.unlink()
-                left_out[lowered.name] = f"left out, so the canonical file is benched: {error}"
-                if target == "onnxruntime" and (
-                    copied := _faithful(canonical, files["float"], inputs)
-                ):
+                reason = "left out, so the canonical file is benched"
+                copied = None
+                if target == "onnxruntime":
+                    copied = _faithful(canonical, files["float"], inputs)
+                if copied is not None:
                     found[lowered.name] = copied
-                    left_out[lowered.name] = (
-                        f"changed only where ONNX Runtime would compute something else: {error}"
-                    )
+                    reason = "changed only where ONNX Runtime would compute something else"
+                left_out[lowered.name] = f"{reason}: {error}"
+            else:
+                found[lowered.name] = check
     return found
 
 

@@ -10,27 +10,24 @@ which TensorRT-RTX needs for INT8; the values are the same.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import ArrayLike
 
-import sensitivity
 from sensitivity.errors import ExportError
+from sensitivity.exporters.agreement import agreed, relative_rms
 from sensitivity.exporters.evaluate import evaluate_file, input_ports, outputs_of
-from sensitivity.exporters.torch_model import FILES, disabled_by_variant
+from sensitivity.exporters.torch_model import FILES, disabled_by_variant, file_facts
 from sensitivity.exporters.verification import (
     FLOAT_TOLERANCE,
     OUTPUT_TOLERANCE,
     FileCheck,
+    MetricCheck,
     Verification,
 )
-from sensitivity.exporters.verify import agreed, relative_rms
 from sensitivity.exporters.writing import save
 from sensitivity.files import write_whole
 from sensitivity.onnx_graph import qdq
@@ -42,14 +39,13 @@ from sensitivity.onnx_graph.passes.skip_uses import PER_CHANNEL_FROM
 from sensitivity.onnx_graph.uses import paths, uses
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.records import Scores, Unit
+from sensitivity.records import Unit
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.simulators.base import Simulator
+from sensitivity.tasks.scoring import Scoring
 
 OWN = "sensitivity."
 """Prefix of the metadata that exports add; everything else in the metadata is the user's."""
-
-QDQ = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def export_onnx(
@@ -67,19 +63,12 @@ def export_onnx(
     for variant, disabled in disabled_by_variant(source, units, skip).items():
         made = model.without(disabled | model.skipped)
         ScalarScales()(made)
-        skipped = [unit.name for unit in units if set(unit.quantizers) <= disabled]
-        kept = [unit.name for unit in units if not set(unit.quantizers) <= disabled]
-        if variant != "int8" or model.grids:
-            own = {
-                "version": sensitivity.__version__,
-                "variant": variant,
-                "fingerprint": fingerprint,
-            }
-            own |= {"skipped": json.dumps(skipped), "kept": json.dumps(kept)}
-            made.metadata_props.update({f"{OWN}{key}": value for key, value in own.items()})
-            files[variant] = save(made, out / FILES[variant])
-        else:
+        is_users_own = variant == "int8" and not model.grids
+        if is_users_own:
             files[variant] = _same_file(model, made, out / FILES[variant])
+        else:
+            made.metadata_props.update(file_facts(variant, units, disabled, fingerprint))
+            files[variant] = save(made, out / FILES[variant])
     return files
 
 
@@ -87,10 +76,8 @@ def _same_file(model: OnnxModel, made: ir.Model, path: Path) -> Path:
     """A copy of the user's file; with its weights inside where they lie beside it, and with scalars
     for scales [1]."""
     original = load_model(model.path)
-    if any(
-        isinstance(value.const_value, ir.ExternalTensor)
-        for value in original.graph.initializers.values()
-    ):
+    tensors = [value.const_value for value in original.graph.initializers.values()]
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
         return save(made, path)
     if ScalarScales()(original).modified:
         return save(original, path)
@@ -101,34 +88,28 @@ def _same_file(model: OnnxModel, made: ir.Model, path: Path) -> Path:
 def verify_onnx(
     source: QuantizedModel,
     files: Mapping[str, Path],
-    units: Sequence[Unit],
-    skip: Sequence[str],
+    disabled: Mapping[str, frozenset[str]],
     example_inputs: Any,
     simulator: Simulator,
     *,
-    batches: Iterable[tuple[Any, Any]] | None,
-    score: Callable[[Any, Any], ArrayLike],
-    aggregate: Callable[[Scores], float],
-    full_scale: float,
+    scoring: Scoring | None = None,
 ) -> Verification:
     """Check the files that `export_onnx` wrote.
+
+    disabled: what each file leaves out, as `disabled_by_variant` says. scoring: None where the
+    metric is not compared.
 
     Kept uses of pairs are there and skipped ones are gone, scales are finite and positive,
     everything else is as in the user's file, and outputs and metric in ONNX Runtime agree with
     `simulator`, which measured the plan. Raises ExportError that names the file and the difference.
     """
-    disabled = disabled_by_variant(source, units, skip)
-    samples = list(batches) if batches is not None else []
     reference = {
-        variant: _outputs(simulator, example_inputs, names) for variant, names in disabled.items()
+        variant: _flat(_one(simulator, example_inputs, names))
+        for variant, names in disabled.items()
     }
     checks = []
     for variant, file in files.items():
-        model = canonical(load_model(file))
-        qdq.check_scales(model, file.name)
-        left_out = disabled[variant] | _left_out_besides(source.model, variant)
-        kept = _check_placement(source, model, left_out, file.name)
-        _check_rest(source.model.graph, model, file.name, opset=_opset(source.model, left_out))
+        kept = _check_graph(source, file, variant, disabled[variant])
         outputs = _flat(_of_file(file, example_inputs))
         rms = relative_rms(outputs, reference[variant], reference["float"])
         own = relative_rms(reference["float"], reference[variant], reference["float"])
@@ -140,18 +121,32 @@ def verify_onnx(
                 "report it."
             )
         metric = None
-        if samples and variant != "float":
-            simulated = [
-                score(_one(simulator, inputs, disabled[variant]), targets)
-                for inputs, targets in samples
-            ]
-            _, scores = evaluate_file(file, samples, score, aggregate)
-            expected = np.concatenate([np.asarray(part, np.float64) for part in simulated])
-            metric = agreed(
-                file.name, "the simulated model", expected, scores, aggregate, full_scale
-            )
+        if scoring is not None and variant != "float":
+            metric = _check_metric(file, simulator, disabled[variant], scoring)
         checks.append(FileCheck(variant, kept, rms, own, None, (), metric))
     return Verification(tuple(checks), (), len(reference["float"][0]))
+
+
+def _check_graph(source: QuantizedModel, file: Path, variant: str, disabled: frozenset[str]) -> int:
+    """How many uses of pairs the file holds; all else in it must be as in the user's file."""
+    model = canonical(load_model(file))
+    qdq.check_scales(model, file.name)
+    left_out = disabled | _left_out_besides(source.model, variant)
+    kept = _check_placement(source, model, left_out, file.name)
+    _check_rest(source.model.graph, model, file.name, opset=_opset(source.model, left_out))
+    return kept
+
+
+def _check_metric(
+    file: Path, simulator: Simulator, disabled: frozenset[str], scoring: Scoring
+) -> MetricCheck:
+    simulated = [
+        np.asarray(scoring.score(_one(simulator, inputs, disabled), targets), np.float64)
+        for inputs, targets in scoring.batches
+    ]
+    _, scores = evaluate_file(file, scoring.batches, scoring.score, scoring.aggregate)
+    expected = np.concatenate(simulated)
+    return agreed(file.name, "the simulated model", expected, scores, scoring)
 
 
 def _check_placement(
@@ -196,23 +191,20 @@ def _opset(model: OnnxModel, left_out: Collection[str]) -> int:
 def _check_rest(original: ir.Model, model: ir.Model, name: str, *, opset: int) -> None:
     """Raise ExportError unless operations, inputs, outputs and the user's metadata are as in the
     original, and opsets too, but for `opset` of the standard operations."""
-    for what, read in {
-        "operations": _operations,
-        "ports": _ports,
-        "opsets": _opsets,
-        "metadata": _metadata,
-    }.items():
-        before, after = read(original), read(model)
-        if what == "opsets":
-            before = sorted({**dict(before), "": opset}.items())
+    opsets = sorted({**dict(_opsets(original)), "": opset}.items())
+    for what, before, after in (
+        ("operations", _operations(original), _operations(model)),
+        ("ports", _ports(original), _ports(model)),
+        ("opsets", opsets, _opsets(model)),
+        ("metadata", _metadata(original), _metadata(model)),
+    ):
         if before != after:
-            changed = [
-                str(one) for one in chain(before, after) if (one in before) != (one in after)
-            ]
+            gone = [str(entry) for entry in before if entry not in after]
+            new = [str(entry) for entry in after if entry not in before]
             raise ExportError(
-                f"Expected {name} to keep the {what} of the original file, got {len(changed)} "
-                f"changed: {'; '.join(changed[:3])}; this is a fault of the export: please report "
-                "it."
+                f"Expected {name} to keep the {what} of the original file, got "
+                f"{len(gone) + len(new)} changed: {'; '.join([*gone, *new][:3])}; this is a fault "
+                "of the export: please report it."
             )
 
 
@@ -220,10 +212,14 @@ def _operations(model: ir.Model) -> list[Any]:
     return [
         (node.name, node.domain, node.op_type, str(sorted(node.attributes)))
         for node in model.graph
-        if node.op_type not in QDQ
-        and node.op_type != "Constant"
-        and not (node.name or "").endswith(("_skipped", RESTORED))
+        if not _may_change(node)
     ]
+
+
+def _may_change(node: ir.Node) -> bool:
+    """Whether exports add and remove such nodes."""
+    is_ours = (node.name or "").endswith(("_skipped", RESTORED))
+    return is_ours or node.op_type in {*qdq.PAIR, "Constant"}
 
 
 def _ports(model: ir.Model) -> list[Any]:
@@ -241,17 +237,14 @@ def _metadata(model: ir.Model) -> list[Any]:
     return sorted(item for item in model.metadata_props.items() if not item[0].startswith(OWN))
 
 
-def _outputs(simulator: Simulator, inputs: Any, disabled: frozenset[str]) -> list[np.ndarray]:
-    return _flat(_one(simulator, inputs, disabled))
-
-
 def _one(simulator: Simulator, inputs: Any, disabled: frozenset[str]) -> Any:
     ((_, outputs),) = simulator.outputs(inputs, [disabled])
     return outputs
 
 
 def _flat(outputs: Any) -> list[np.ndarray]:
-    return [np.asarray(array) for array in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    arrays = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [np.asarray(array) for array in arrays]
 
 
 def _of_file(file: Path, inputs: Any) -> Any:

@@ -71,7 +71,7 @@ def export_files(
         }
         models[variant] = canonical(traced, kept, weights, layers)
         models[variant].metadata_props.update(
-            _metadata(variant, units, disabled[variant], fingerprint)
+            file_facts(variant, units, disabled[variant], fingerprint)
         )
     with writing(Path(out) / FILES["int8"]):  # ranges are taken from a temporary file
         ranges = activation_ranges(
@@ -127,8 +127,10 @@ def check_weight_axes(model: ir.Model) -> None:
     """Raise ExportError for a weight with scales along another axis than its output channels."""
     for node in qdq.weighted_nodes(model.graph):
         pair = qdq.pair_of(qdq.weight(node))
-        weight = qdq.constant(pair.source) if pair is not None else None
-        if pair is None or weight is None or pair.axis is None:
+        if pair is None or pair.axis is None:
+            continue
+        weight = qdq.constant(pair.source)
+        if weight is None:
             continue
         wanted = qdq.output_axis(node, weight.ndim)
         if pair.axis % weight.ndim != wanted:
@@ -151,16 +153,15 @@ def _layers(model: ir.Model) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _metadata(
+def file_facts(
     variant: str, units: Sequence[Unit], disabled: Collection[str], fingerprint: str
 ) -> dict[str, str]:
-    skipped = [unit.name for unit in units if set(unit.quantizers) <= set(disabled)]
+    """What an exported file says of itself in its metadata, which `rules.plan` reads."""
+    left_out = {unit.name: set(unit.quantizers) <= set(disabled) for unit in units}
     return {
         "sensitivity.version": sensitivity.__version__,
         "sensitivity.variant": variant,
         "sensitivity.fingerprint": fingerprint,
-        "sensitivity.skipped": json.dumps(skipped),
-        "sensitivity.kept": json.dumps(
-            [unit.name for unit in units if unit.name not in set(skipped)]
-        ),
+        "sensitivity.skipped": json.dumps([name for name, out in left_out.items() if out]),
+        "sensitivity.kept": json.dumps([name for name, out in left_out.items() if not out]),
     }

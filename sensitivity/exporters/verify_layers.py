@@ -17,6 +17,7 @@ import torch
 from sensitivity.errors import ExportError
 from sensitivity.exporters.simulate import first_samples, hooked, numpy, outputs_of
 from sensitivity.exporters.verification import LAYER_TOLERANCE, LayerCheck
+from sensitivity.onnx_graph import walk
 from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import every_module_called
@@ -33,12 +34,13 @@ round apart."""
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What a layer was given at its first call, and which argument each of its input quantizers
-    got.
+    """A layer's first call: its kept quantizers, what it was given, and which argument each of its
+    input quantizers got.
 
     fed: None where a quantizer got something else than one of the arguments.
     """
 
+    quantizers: tuple[Quantizer, ...]
     args: tuple[Any, ...]
     fed: dict[str, int] | None
 
@@ -64,15 +66,9 @@ def check_layers(
         source.disabled(disabled),
         tempfile.TemporaryDirectory() as folder,
     ):
+        file = Path(folder) / "layer.onnx"
         checks = tuple(
-            _check(
-                source,
-                model,
-                layers[layer],
-                call,
-                records.get(layer, []),
-                Path(folder) / "layer.onnx",
-            )
+            _check(source, model, call, records.get(layer, []), file)
             for layer, call in calls.items()
         )
     for check in checks:
@@ -99,22 +95,25 @@ def _first_calls(
         if name in owners:
             given.setdefault(name, args[0])
         elif name not in calls:
-            members = [member.name for member in layers[name] if member.role == "input"]
-            # Copies: a later in-place operation would change them.
-            copies = tuple(arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args)
-            calls[name] = Call(copies, _fed(members, given, args))
+            calls[name] = Call(tuple(layers[name]), _copies(args), _fed(layers[name], given, args))
 
     with hooked(source, [*owners, *layers], keep):
         outputs_of(source, inputs, disabled)
     return calls
 
 
+def _copies(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Copies of the tensors, which a later in-place operation would change."""
+    return tuple(arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args)
+
+
 def _fed(
-    quantizers: list[str], given: dict[str, torch.Tensor], args: tuple[Any, ...]
+    quantizers: list[Quantizer], given: dict[str, torch.Tensor], args: tuple[Any, ...]
 ) -> dict[str, int] | None:
     fed = {}
-    for name in quantizers:
-        places = [place for place, arg in enumerate(args) if name in given and arg is given[name]]
+    for name in (quantizer.name for quantizer in quantizers if quantizer.role == "input"):
+        tensor = given.get(name)
+        places = [place for place, arg in enumerate(args) if tensor is not None and arg is tensor]
         if not places:
             return None
         fed[name] = places[0]
@@ -122,22 +121,15 @@ def _fed(
 
 
 def _check(
-    source: QuantizedModel,
-    model: ir.Model,
-    quantizers: list[Quantizer],
-    call: Call,
-    records: list[dict[str, Any]],
-    file: Path,
+    source: QuantizedModel, model: ir.Model, call: Call, records: list[dict[str, Any]], file: Path
 ) -> LayerCheck:
-    layer = quantizers[0].layer
+    layer = call.quantizers[0].layer
     unchecked = LayerCheck(layer, None, 0.0)
-    record = next((record for record in records if record["call"] == 0), None)
-    if (
-        record is None
-        or call.fed is None
-        or any(quantizer.role == "output" for quantizer in quantizers)
-    ):
+    first = [record for record in records if record["call"] == 0]
+    gives_levels = any(quantizer.role == "output" for quantizer in call.quantizers)
+    if not first or call.fed is None or gives_levels:
         return unchecked
+    record = first[0]
     values = _input_values(model, layer, call.fed)
     if values is None or not _cut(model, list(values), record["value"], file):
         return unchecked
@@ -146,22 +138,19 @@ def _check(
     expected = modules[layer](*args)
     if record["then"] is not None:
         expected = modules[record["then"]](expected)
+    feed = {name: numpy(args[place]) for name, place in values.items()}
     with OnnxRuntime(optimize=False).build(file) as engine:
-        (output,) = engine.run(
-            {name: numpy(args[place]) for name, place in values.items()}
-        ).values()
+        (output,) = engine.run(feed).values()
     return LayerCheck(layer, _largest_difference(output, numpy(expected)), moved)
 
 
 def _input_values(model: ir.Model, layer: str, fed: dict[str, int]) -> dict[str, int] | None:
     """Names of the values that enter the layer in the graph, and the argument that each is."""
     nodes = {node.name: node for node in model.graph.all_nodes()}
-    entering = {nodes.get(f"{name}/QuantizeLinear"): place for name, place in fed.items()} or {
-        nodes.get(layer): 0
-    }
+    entering = {f"{name}/QuantizeLinear": place for name, place in fed.items()} or {layer: 0}
     values = {}
-    for node, place in entering.items():
-        value = node.inputs[0] if node is not None else None
+    for name, place in entering.items():
+        value = walk.given(nodes.get(name), 0)
         if value is None or value.name is None:
             return None
         values[value.name] = place

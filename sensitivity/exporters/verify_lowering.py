@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from sensitivity.errors import ExportError
+from sensitivity.exporters.agreement import agreed, relative_rms
 from sensitivity.exporters.evaluate import evaluate_file
 from sensitivity.exporters.verification import FLOAT_TOLERANCE, LoweringCheck
-from sensitivity.exporters.verify import agreed, relative_rms
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.records import Scores
 from sensitivity.runtimes.base import Tensors
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
-from sensitivity.tasks.base import mean
+from sensitivity.tasks.scoring import Scoring
 
 LARGEST = {"fp16": 0.0, "openvino": 0.0, "tensorrt": 1.5, "onnxruntime": 3.0}
 """Largest relative RMS against the canonical file, as a multiple of what quantization itself
@@ -37,13 +33,9 @@ def check_lowering(
     lowered: Path,
     unquantized: Path,
     inputs: Tensors,
-    *,
-    batches: Iterable[tuple[Any, Any]] | None = None,
-    score: Callable[[Any, Any], ArrayLike] | None = None,
-    aggregate: Callable[[Scores], float] = mean,
-    full_scale: float = 1.0,
+    scoring: Scoring | None = None,
 ) -> LoweringCheck:
-    """Compare outputs on one batch, and with `batches` and `score` (as in a task) the metric.
+    """Compare outputs on one batch, and the metric where `scoring` is given.
 
     unquantized: the float file of the same export. Files for ONNX Runtime run in it as users run
     them, the others with its optimizations off. Raises ExportError that names the file and the
@@ -57,10 +49,8 @@ def check_lowering(
         )
     reference = OnnxRuntime(optimize=False)
     runtime = OnnxRuntime(optimize=target == "onnxruntime")
-    expected, plain = (
-        _outputs(reference, canonical, inputs),
-        _outputs(reference, unquantized, inputs),
-    )
+    expected = _outputs(reference, canonical, inputs)
+    plain = _outputs(reference, unquantized, inputs)
     rms = relative_rms(_outputs(runtime, lowered, inputs), expected, plain)
     own = relative_rms(plain, expected, plain)
     limit = max(LARGEST[target] * own, FLOAT_TOLERANCE if target == "openvino" else FP16_TOLERANCE)
@@ -71,10 +61,12 @@ def check_lowering(
             f"{own:.2g}; use the canonical file."
         )
     metric = None
-    if batches is not None and score is not None:
-        _, first = evaluate_file(canonical, batches, score, aggregate)
-        _, second = evaluate_file(lowered, batches, score, aggregate, runtime=runtime)
-        metric = agreed(lowered.name, canonical.name, first, second, aggregate, full_scale)
+    if scoring is not None:
+        _, first = evaluate_file(canonical, scoring.batches, scoring.score, scoring.aggregate)
+        _, second = evaluate_file(
+            lowered, scoring.batches, scoring.score, scoring.aggregate, runtime=runtime
+        )
+        metric = agreed(lowered.name, canonical.name, first, second, scoring)
     return LoweringCheck(target, rms, own, metric)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from sensitivity.errors import TaskError
 from sensitivity.exporters.verification import Verification
@@ -13,6 +13,7 @@ from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Plan
 from sensitivity.session import Session
 from sensitivity.steps.recalibrate import ranges_of
+from sensitivity.tasks.scoring import Scoring
 
 if TYPE_CHECKING:
     from sensitivity.exporters.lower import LowerTarget
@@ -45,17 +46,17 @@ def exported(
         )
     task, source, run_dir = session.task, session.source, session.run_dir
     with ranges_of(chosen, source):
-        judge: dict[str, Any] = {
-            "batches": session.some_batches(METRIC_BATCHES),
-            "score": task.score,
-            "aggregate": task.aggregate,
-            "full_scale": task.full_scale,
-        }
+        batches = session.some_batches(METRIC_BATCHES)
+        scoring = (
+            None
+            if batches is None
+            else Scoring(batches, task.score, task.aggregate, task.full_scale)
+        )
         if source.source == "onnx_qdq":
-            verification = _exported_onnx(session, chosen, judge, {} if forgiving else None)
+            verification = _exported_onnx(session, chosen, scoring, {} if forgiving else None)
         else:
             verification = _exported_torch(
-                session, chosen, targets, judge, {} if forgiving else None
+                session, chosen, targets, scoring, {} if forgiving else None
             )
         ranges = tuple(one.key for one in chosen.ranges)
         verification = _built(
@@ -92,7 +93,7 @@ def _exported_torch(
     session: Session,
     chosen: Plan,
     targets: Sequence[LowerTarget],
-    judge: dict[str, Any],
+    scoring: Scoring | None,
     refused: dict[str, str] | None,
 ) -> Verification:
     from sensitivity.exporters.half_baseline import NAME as HALF
@@ -113,9 +114,9 @@ def _exported_torch(
             calibration=session.inputs(),
         )
         advance(1, 0)
-        verification = verify(source, files, session.example, units, chosen.skip, **judge)
+        verification = verify(source, files, session.example, units, chosen.skip, scoring=scoring)
         advance(1, 0)
-        lowered = lower_files(files, targets, session.example, left_out=refused, **judge)
+        lowered = lower_files(files, targets, session.example, scoring=scoring, left_out=refused)
         half = half_baseline(files["float"], session.example)
         advance(1, 0)
     lowered |= {} if isinstance(half, str) else {HALF: half}
@@ -137,12 +138,13 @@ def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
 
 
 def _exported_onnx(
-    session: Session, chosen: Plan, judge: dict[str, Any], refused: dict[str, str] | None
+    session: Session, chosen: Plan, scoring: Scoring | None, refused: dict[str, str] | None
 ) -> Verification:
     """The files keep the form that the source's toolkit gave them; ONNX Runtime gets copies where
     it would compute something else."""
     from sensitivity.exporters.for_onnxruntime import faithful_copies
     from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
+    from sensitivity.exporters.torch_model import disabled_by_variant
     from sensitivity.simulators.choose import simulator_for
 
     source, units = session.source, session.units
@@ -153,9 +155,10 @@ def _exported_onnx(
         )
         advance(1, 0)
         simulator = simulator_for(source, session.example)
+        disabled = disabled_by_variant(source, units, chosen.skip)
         verification = verify_onnx(
-            source, files, units, chosen.skip, session.example, simulator, **judge
+            source, files, disabled, session.example, simulator, scoring=scoring
         )
-        copies = faithful_copies(files, session.example, left_out=refused, **judge)
+        copies = faithful_copies(files, session.example, scoring=scoring, left_out=refused)
         advance(1, 0)
     return replace(verification, lowered=copies, left_out=refused or {})

@@ -75,9 +75,13 @@ def priced(
     with tempfile.TemporaryDirectory() as name:
         target = LOWERED.get(runtime.name, runtime.name)
         lowered = cast("LowerTarget", target) if target in TARGETS else None
-        inputs = session.inputs()
         made = Candidates(
-            session.source, session.example, session.units, inputs, Path(name), lowered
+            session.source,
+            session.example,
+            session.units,
+            Path(name),
+            calibration=session.inputs(),
+            target=lowered,
         )
         work = work_of(made.canonical(()))
         if kind == "macs":

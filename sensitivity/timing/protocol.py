@@ -6,13 +6,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable, SensitivityError
-from sensitivity.records import Estimate, Timing
+from sensitivity.records import Timing
 from sensitivity.runtimes.base import Engine, Runtime, Tensors
 from sensitivity.timing.ratio import median_ratio
 
@@ -38,8 +38,7 @@ def bench_files(
     first round.
     progress: called with (rounds done, rounds) after each round.
     left_out: called with the reason where the runtime does not take the FP16 file, which is then
-    not timed; None
-        raises it.
+    not timed; None raises it.
     All files are loaded at once; every engine is closed at the end, also after an exception.
     Raises SensitivityError where the float file is missing (every ratio is against it) or a number
     makes no sense, and what the runtime raises for a file that it cannot load.
@@ -68,26 +67,26 @@ def bench_files(
         )
         batch = len(next(iter(inputs.values())))
         blocks = per_turn if per_turn > 1 else None
-        half = (
-            times.get("fp16") if "fp16" in engines and engines["fp16"].precision == "fp16" else None
-        )
-        return tuple(
-            timing(
-                times[variant],
-                ratio=median_ratio(times["float"], times[variant], block=blocks),
-                against_fp16=None
-                if half is None
-                else median_ratio(half, times[variant], block=blocks),
-                file=str(file),
-                variant=variant,
-                runtime=runtime.name,
-                precision=engines[variant].precision,
-                batch=batch,
-                threads=threads,
+        ran_in_fp16 = "fp16" in engines and engines["fp16"].precision == "fp16"
+        timings = []
+        for variant, engine in engines.items():
+            ms, against_fp16 = times[variant], None
+            if ran_in_fp16:
+                against_fp16 = median_ratio(times["fp16"], ms, block=blocks)
+            timings.append(
+                Timing(
+                    file=str(files[variant]),
+                    variant=variant,
+                    runtime=runtime.name,
+                    precision=engine.precision,
+                    batch=batch,
+                    threads=threads,
+                    ratio=median_ratio(times["float"], ms, block=blocks),
+                    against_fp16=against_fp16,
+                    **spread_of(ms),
+                )
             )
-            for variant, file in files.items()
-            if variant in engines
-        )
+        return tuple(timings)
 
 
 def interleaved(
@@ -121,38 +120,19 @@ def interleaved(
     return {variant: np.array(values) for variant, values in times.items()}
 
 
-def timing(
-    ms: NDArray[np.float64],
-    *,
-    ratio: Estimate,
-    against_fp16: Estimate | None = None,
-    file: str,
-    variant: Variant,
-    runtime: str,
-    precision: str,
-    batch: int,
-    threads: int,
-) -> Timing:
-    """Summarize times float64[n] of one file; spread_ms is the interquartile range."""
-    q25, q50, q75, q90, q95, q99 = (
-        float(q) for q in np.quantile(ms, [0.25, 0.5, 0.75, 0.9, 0.95, 0.99])
-    )
-    return Timing(
-        file=file,
-        variant=variant,
-        runtime=runtime,
-        precision=precision,
-        batch=batch,
-        threads=threads,
-        n=len(ms),
-        median_ms=q50,
-        p90_ms=q90,
-        p95_ms=q95,
-        p99_ms=q99,
-        spread_ms=q75 - q25,
-        ratio=ratio,
-        against_fp16=against_fp16,
-    )
+def spread_of(ms: NDArray[np.float64]) -> dict[str, Any]:
+    """The fields of `Timing` that summarize times float64[n]; spread_ms is the interquartile
+    range."""
+    parts = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99]
+    q25, q50, q75, q90, q95, q99 = map(float, np.quantile(ms, parts))
+    return {
+        "n": len(ms),
+        "median_ms": q50,
+        "p90_ms": q90,
+        "p95_ms": q95,
+        "p99_ms": q99,
+        "spread_ms": q75 - q25,
+    }
 
 
 def _check(files: Mapping[Variant, Path], threads: int, rounds: int, warmup: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def validator_task(
     _require_torchvision()
     folder = Path(tempfile.mkdtemp(prefix="sensitivity-yolo-"))
     data = yaml_for_validator(folder, splits, yolo.names)
-    judge = partial(evaluate, data=data, imgsz=side, batch=settings.batch, folder=folder)
+    judge = Validator(data, side, settings.batch, folder)
     first = ImageBatches(
         splits["rank"][: settings.batch], size=settings.imgsz, batch=settings.batch
     )
@@ -63,21 +64,38 @@ def validator_task(
     )
 
 
-def evaluate(model: Any, *, data: Path, split: str, imgsz: int, batch: int, folder: Path) -> float:
-    """mAP50-95 of a model, or of an exported file, on one split of a data YAML."""
-    from ultralytics.models.yolo.detect import DetectionValidator
+@dataclass(frozen=True)
+class Validator:
+    """ultralytics' own validator. data: YAML that names the splits. size: of the images, which are
+    square. folder: for what it writes."""
 
-    settings = {
-        "data": str(data), "split": split, "imgsz": imgsz, "batch": batch, "rect": False,
-        "plots": False,
-        "workers": 0, "verbose": False, "task": "detect", "device": "cpu",
-    }  # fmt: skip
-    if not hasattr(model, "forward"):
-        settings["model"] = str(model)
-        model = None
-    with contextlib.redirect_stdout(io.StringIO()):
-        stats = DetectionValidator(args=settings, save_dir=folder)(model=model)
-    return float(stats["metrics/mAP50-95(B)"])
+    data: Path
+    size: int
+    batch: int
+    folder: Path
+
+    def __call__(self, model: Any, split: str) -> float:
+        """mAP50-95 of a model, or of an exported file, on one split."""
+        from ultralytics.models.yolo.detect import DetectionValidator
+
+        settings = {
+            "data": str(self.data),
+            "split": split,
+            "imgsz": self.size,
+            "batch": self.batch,
+            "rect": False,
+            "plots": False,
+            "workers": 0,
+            "verbose": False,
+            "task": "detect",
+            "device": "cpu",
+        }
+        if not hasattr(model, "forward"):
+            settings["model"] = str(model)
+            model = None
+        with contextlib.redirect_stdout(io.StringIO()):
+            stats = DetectionValidator(args=settings, save_dir=self.folder)(model=model)
+        return float(stats["metrics/mAP50-95(B)"])
 
 
 def _require_torchvision() -> None:

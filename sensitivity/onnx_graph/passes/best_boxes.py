@@ -80,9 +80,7 @@ class BestBoxes(ir.passes.InPlacePass):
                 f"boxes from, got {candidates.name} of shape {candidates.shape}; export the model "
                 "without --end2end."
             )
-        text = _text(
-            rows, anchors, model.opset_imports[""], candidates.dtype, self.classes, self.most
-        )
+        text = self._text(rows, anchors, model.opset_imports[""], candidates.dtype)
         choice = ir.from_proto(onnx.parser.parse_model(text)).graph
         ir.convenience.replace_all_uses_with(choice.inputs[0], candidates)
         found, nodes = choice.outputs[0], list(choice)
@@ -96,20 +94,23 @@ class BestBoxes(ir.passes.InPlacePass):
         graph.outputs[0] = found
         return ir.passes.PassResult(model, modified=True)
 
-
-def _text(
-    rows: int, anchors: int, opset: int, dtype: ir.DataType | None, classes: int, most: int
-) -> str:
-    more, best = rows - 4 - classes, min(most, anchors)
-    # From opset 18 on ReduceMax takes its axes as an input.
-    by_input = "ReduceMax <keepdims = 0> (confidences, last)"
-    return CHOICE.format(
-        rows=rows, anchors=anchors, opset=opset, classes=classes, best=best, columns=6 + more,
-        name=NAME,
-        sizes=f"4, {classes}, {more}" if more else f"4, {classes}",
-        others=", others" if more else "",
-        gather_others=GATHER_OTHERS.format(more=more) if more else "",
-        chosen_others=", chosen_others" if more else "",
-        highest=by_input if opset >= 18 else "ReduceMax <axes = [2], keepdims = 0> (confidences)",
-        kind=int(dtype or ir.DataType.FLOAT),
-    )  # fmt: skip
+    def _text(self, rows: int, anchors: int, opset: int, dtype: ir.DataType | None) -> str:
+        classes, more = self.classes, rows - 4 - self.classes
+        # From opset 18 on ReduceMax takes its axes as an input.
+        by_input = "ReduceMax <keepdims = 0> (confidences, last)"
+        by_attribute = "ReduceMax <axes = [2], keepdims = 0> (confidences)"
+        return CHOICE.format(
+            rows=rows,
+            anchors=anchors,
+            opset=opset,
+            classes=classes,
+            best=min(self.most, anchors),
+            columns=6 + more,
+            name=NAME,
+            sizes=f"4, {classes}, {more}" if more else f"4, {classes}",
+            others=", others" if more else "",
+            gather_others=GATHER_OTHERS.format(more=more) if more else "",
+            chosen_others=", chosen_others" if more else "",
+            highest=by_input if opset >= 18 else by_attribute,
+            kind=int(dtype or ir.DataType.FLOAT),
+        )

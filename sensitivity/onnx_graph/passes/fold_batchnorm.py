@@ -11,6 +11,8 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import add_module_outputs, module_outputs
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
+from sensitivity.onnx_graph.uses import BIAS_INPUT
+from sensitivity.onnx_graph.walk import given, is_read, producer
 
 SMALLEST_SCALE = 1e-37
 """Below this, float32 loses digits."""
@@ -43,28 +45,30 @@ class FoldBatchNorm(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for norm in [
-            node for node in model.graph.all_nodes() if node.op_type == "BatchNormalization"
-        ]:
-            node = norm.inputs[0].producer() if norm.inputs[0] is not None else None
-            if node is None or not _alone(node, norm):
-                continue
-            affine = _affine(norm)
-            folded = _fold(node, affine) if affine is not None else None
-            if folded is not None:
-                _apply(node, norm, folded)
-                modified = True
-        return ir.passes.PassResult(model, modified=modified)
+        nodes = list(model.graph.all_nodes())
+        norms = [node for node in nodes if node.op_type == "BatchNormalization"]
+        changed = [_fold_into_layer(norm) for norm in norms]
+        return ir.passes.PassResult(model, modified=any(changed))
+
+
+def _fold_into_layer(norm: ir.Node) -> bool:
+    """Fold one BatchNorm; False where it stays."""
+    node, affine = producer(norm.inputs[0]), _affine(norm)
+    if node is None or affine is None or not _alone(node, norm):
+        return False
+    folded = _fold(node, affine)
+    if folded is None:
+        return False
+    _apply(node, norm, folded)
+    return True
 
 
 def _alone(node: ir.Node, norm: ir.Node) -> bool:
+    """Whether the BatchNorm alone reads the operation, and only its first output is read."""
     output = node.outputs[0]
-    return (
-        not output.is_graph_output()
-        and len(output.uses()) == 1
-        and len([o for o in norm.outputs if o.uses()]) <= 1
-    )
+    if output.is_graph_output() or len(output.uses()) != 1:
+        return False
+    return sum(bool(value.uses()) for value in norm.outputs) <= 1
 
 
 def _affine(norm: ir.Node) -> Affine | None:
@@ -79,15 +83,16 @@ def _affine(norm: ir.Node) -> Affine | None:
 def output_axis(node: ir.Node) -> int | None:
     """The weight's axis of output channels; None where there is no such axis that can be folded
     into."""
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "ConvTranspose":
-        return 1 if node.attributes.get_int("group", 1) == 1 else None
-    if (
-        node.op_type == "Gemm"
-        and node.attributes.get_float("alpha", 1.0) == node.attributes.get_float("beta", 1.0) == 1
-    ):
-        return 0 if node.attributes.get_int("transB", 0) else 1
+    attributes = node.attributes
+    match node.op_type:
+        case "Conv":
+            return 0
+        case "ConvTranspose":
+            return 1 if attributes.get_int("group", 1) == 1 else None
+        case "Gemm":
+            factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
+            is_plain = factors == (1.0, 1.0)
+            return qdq.output_axis(node, 2) if is_plain else None
     return None
 
 
@@ -96,8 +101,8 @@ def _fold(node: ir.Node, affine: Affine) -> Folded | None:
     if axis is None or value is None:
         return None
     pair = qdq.pair_of(value)
-    weight = qdq.constant(pair.source if pair else value)
-    bias_value = node.inputs[2] if len(node.inputs) > 2 else None
+    weight = qdq.constant(value if pair is None else pair.source)
+    bias_value = given(node, BIAS_INPUT)
     bias = np.zeros(1) if bias_value is None else qdq.constant(bias_value)
     if weight is None or bias is None:
         return None
@@ -143,48 +148,50 @@ def _apply(node: ir.Node, norm: ir.Node, folded: Folded) -> None:
     if pair is None or folded.scale is None:
         node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], weight)
     else:
-        _requantize(graph, node, pair, weight, folded.scale, folded.axis)
+        _requantize(graph, node, pair, weight, folded)
     bias = add(graph, f"{name.removesuffix('.weight')}.bias.folded", folded.bias)
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
-    output, normed = node.outputs[0], norm.outputs[0]
+    _take_over(node.outputs[0], norm)
+
+
+def _take_over(output: ir.Value, norm: ir.Node) -> None:
+    """Let the operation's output stand where the BatchNorm's did, with its name and its marks."""
+    normed = norm.outputs[0]
     after = module_outputs(normed)
     # What had a BatchNorm folded in already is the output of no one module after it any more.
     single = [given for given in module_outputs(output) if given.then is None]
     before = [replace(given, then=after[0].module) for given in single] if after else []
-    outputs = (*before, *after)
     normed_name = normed.name
     normed.replace_all_uses_with(output, replace_graph_outputs=True)
-    graph.remove(norm, safe=True)
+    assert norm.graph is not None
+    norm.graph.remove(norm, safe=True)
     output.name = normed_name
     output.meta.clear()
-    add_module_outputs(output, outputs)
+    add_module_outputs(output, (*before, *after))
 
 
 def _requantize(
-    graph: ir.Graph, node: ir.Node, pair: qdq.Pair, weight: ir.Value, scale: np.ndarray, axis: int
+    graph: ir.Graph, node: ir.Node, pair: qdq.Pair, weight: ir.Value, folded: Folded
 ) -> None:
     """A pair of its own for this weight: the old one may serve another operation too."""
     assert pair.quantize is not None
+    assert folded.scale is not None
     old = pair.dequantize.inputs[1]
     name = old.name if old is not None and old.name else "scale"
-    scale_value = add(graph, f"{name}.folded", scale)
-    zero_point = add(
-        graph, f"{name.removesuffix('.scale')}.zero_point.folded", np.zeros(scale.shape, np.int8)
-    )
-    quantize = ir.node(
-        "QuantizeLinear", [weight, scale_value, zero_point], {"axis": axis}, name=pair.quantize.name
-    )
+    scale = add(graph, f"{name}.folded", folded.scale)
+    levels = np.zeros(folded.scale.shape, np.int8)
+    zero_point = add(graph, f"{name.removesuffix('.scale')}.zero_point.folded", levels)
+    axis = {"axis": folded.axis}
+    quantize = ir.node("QuantizeLinear", [weight, scale, zero_point], axis, name=pair.quantize.name)
     dequantize = ir.node(
         "DequantizeLinear",
-        [quantize.outputs[0], scale_value, zero_point],
-        {"axis": axis},
+        [quantize.outputs[0], scale, zero_point],
+        axis,
         name=pair.dequantize.name,
     )
     graph.insert_before(node, [quantize, dequantize])
     node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], dequantize.outputs[0])
-    if not pair.output.uses() and not pair.output.is_graph_output():
-        quantize_before = pair.quantize
-        graph.remove(pair.dequantize, safe=True)
-        if not quantize_before.outputs[0].uses():
-            graph.remove(quantize_before, safe=True)
+    for old_node in (pair.dequantize, pair.quantize):
+        if not is_read(old_node):
+            graph.remove(old_node, safe=True)

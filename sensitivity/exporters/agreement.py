@@ -1,0 +1,53 @@
+"""How near two runs of one model must come to each other: outputs, and the metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sensitivity.errors import ExportError
+from sensitivity.exporters.verification import METRIC_ALPHA, METRIC_TOLERANCE, MetricCheck
+from sensitivity.records import Scores
+from sensitivity.stats.jackknife import pseudo_values
+from sensitivity.stats.paired import differs
+from sensitivity.tasks.scoring import Scoring
+
+Outputs = Sequence[np.ndarray]
+
+
+def relative_rms(outputs: Outputs, others: Outputs, unit: Outputs) -> float:
+    """RMS of outputs minus others over RMS of unit, each output counting the same whatever its
+    scale and size."""
+    parts = []
+    for output, other, reference in zip(outputs, others, unit, strict=True):
+        power = float(np.mean(np.square(reference, dtype=np.float64)))
+        error = float(np.mean(np.square(output.astype(np.float64) - other)))
+        parts.append(error / power if power else float(error > 0))
+    return float(np.sqrt(np.mean(parts)))
+
+
+def agreed(
+    file: str, reference: str, expected: Scores, scores: Scores, scoring: Scoring
+) -> MetricCheck:
+    """Compare the metric of two sets of scores of the same samples. file, reference: names.
+
+    Raises ExportError where they differ by more than 0.3 points and more than by chance.
+    """
+    aggregate = scoring.aggregate
+    check = MetricCheck(float(aggregate(expected)), float(aggregate(scores)), len(scores))
+    limit = METRIC_TOLERANCE * scoring.full_scale
+    apart = not abs(check.file - check.simulated) <= limit
+    if apart and (len(scores) < 2 or _differ(expected, scores, aggregate)):
+        raise ExportError(
+            f"Expected the metric of {file} in ONNX Runtime within {limit:.4g} of "
+            f"{check.simulated:.4g}, that of {reference}, got {check.file:.4g} on {check.n} "
+            "samples; check that the metric depends on the outputs only."
+        )
+    return check
+
+
+def _differ(expected: Scores, scores: Scores, aggregate: Callable[[Scores], float]) -> bool:
+    return differs(
+        pseudo_values(expected, aggregate), pseudo_values(scores, aggregate), alpha=METRIC_ALPHA
+    )
