@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.walk import given
 
 HOW = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 """As PyTorch exports it: pixel i of the output is pixel i // factor of the input."""
@@ -22,57 +25,72 @@ class EnlargeByCopies(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [
-            node
-            for node in model.graph
-            if node.op_type == "Resize" and _factors(node) and _on_one_grid(node)
-        ]
-        for node in found:
-            _copy(model.graph, node, *_factors(node))
+        found = list(filter(None, map(_enlargement, model.graph)))
+        for enlargement in found:
+            _copy(model.graph, enlargement)
         return ir.passes.PassResult(model, modified=bool(found))
 
 
-def _factors(node: ir.Node) -> tuple[int, ...]:
-    """Of height and width; empty where other axes change, a factor is not whole, or the size is not
-    known."""
-    value, attributes = node.inputs[0], node.attributes
-    if (
-        any(attributes.get_string(name, "") != wanted for name, wanted in HOW.items())
-        or "axes" in attributes
-    ):
-        return ()
-    scales = qdq.constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    if (
-        scales is None
-        or scales.size != 4
-        or (scales[:2] != 1).any()
-        or (scales != np.rint(scales)).any()
-    ):
-        return ()
-    if (
-        value is None
-        or value.shape is None
-        or not all(isinstance(side, int) for side in value.shape[1:])
-    ):
-        return ()
-    return tuple(int(factor) for factor in scales[2:])
+@dataclass(frozen=True, eq=False)
+class _Enlargement:
+    """A Resize by whole factors of height and width. pair: the one that it reads. channels, height,
+    width: of its input."""
+
+    node: ir.Node
+    pair: qdq.Pair
+    down: int
+    across: int
+    channels: int
+    height: int
+    width: int
 
 
-def _on_one_grid(node: ir.Node) -> bool:
-    pair, users = qdq.pair_of(node.inputs[0]), node.outputs[0].consumers()
-    if (
-        pair is None
-        or pair.quantize is None
-        or pair.axis is not None
-        or node.outputs[0].is_graph_output()
-    ):
+def _enlargement(node: ir.Node) -> _Enlargement | None:
+    """None where other axes change, a factor is not whole, the size is not known, or the grids in
+    front and behind differ."""
+    if node.op_type != "Resize" or not _takes_nearest(node):
+        return None
+    pair, scales, sides = qdq.pair_of(node.inputs[0]), _scales(node), _sides(node.inputs[0])
+    if pair is None or scales is None or sides is None or not _on_one_grid(node, pair):
+        return None
+    return _Enlargement(node, pair, *scales, *sides)
+
+
+def _takes_nearest(node: ir.Node) -> bool:
+    attributes = node.attributes
+    if "axes" in attributes:
+        return False
+    return all(attributes.get_string(name, "") == wanted for name, wanted in HOW.items())
+
+
+def _scales(node: ir.Node) -> tuple[int, int] | None:
+    """The factors of height and width, where they are whole and nothing else changes."""
+    scales = qdq.constant(given(node, 2))
+    if scales is None or scales.size != 4:
+        return None
+    batch, channels, down, across = scales.tolist()
+    changes_others = (batch, channels) != (1, 1)
+    is_whole = float(down).is_integer() and float(across).is_integer()
+    return (int(down), int(across)) if is_whole and not changes_others else None
+
+
+def _sides(value: ir.Value | None) -> tuple[int, ...] | None:
+    """Channels, height and width, where all are known."""
+    if value is None or value.shape is None:
+        return None
+    sides = [side for side in value.shape[1:] if isinstance(side, int)]
+    return tuple(sides) if len(sides) == 3 else None
+
+
+def _on_one_grid(node: ir.Node, pair: qdq.Pair) -> bool:
+    """Whether all that reads the Resize are Qs with the very grid of the pair in front of it."""
+    users = node.outputs[0].consumers()
+    if pair.quantize is None or pair.axis is not None or node.outputs[0].is_graph_output():
         return False
     grid = _grid(pair.quantize)
-    return (
-        None not in grid
-        and bool(users)
-        and all(one.op_type == "QuantizeLinear" and _grid(one) == grid for one in users)
-    )
+    if None in grid or not users:
+        return False
+    return all(user.op_type == "QuantizeLinear" and _grid(user) == grid for user in users)
 
 
 def _grid(quantize: ir.Node) -> list[bytes | None]:
@@ -81,30 +99,23 @@ def _grid(quantize: ir.Node) -> list[bytes | None]:
     return [None if constant is None else constant.tobytes() for constant in constants]
 
 
-def _copy(graph: ir.Graph, node: ir.Node, down: int, across: int) -> None:
-    value, name = node.inputs[0], node.name or node.outputs[0].name
-    pair = qdq.pair_of(value)
-    assert value is not None
-    assert value.shape is not None
-    assert pair is not None
-    channels, height, width = (int(side) for side in value.shape[1:])  # type: ignore[arg-type]
-    last = ir.node(
-        "Transpose",
-        [pair.dequantize.inputs[0]],
-        {"perm": [0, 2, 3, 1]},
-        name=f"{name}/ChannelsLast",
-    )
+def _copy(graph: ir.Graph, found: _Enlargement) -> None:
+    node, down, across = found.node, found.down, found.across
+    name = node.name or node.outputs[0].name
+    integers = found.pair.dequantize.inputs[0]
+    assert integers is not None
+    last = ir.node("Transpose", [integers], {"perm": [0, 2, 3, 1]}, name=f"{name}/ChannelsLast")
     pixels = ir.node("Concat", list(last.outputs) * across, {"axis": 3}, name=f"{name}/Pixels")
+    width = across * found.width
     # -1 stands for the batch.
-    rows = _reshape(graph, pixels, [-1, height, across * width * channels], f"{name}/Rows")
+    rows = _reshape(graph, pixels, [-1, found.height, width * found.channels], f"{name}/Rows")
     copied = ir.node("Concat", list(rows.outputs) * down, {"axis": 2}, name=f"{name}/Copies")
-    image = _reshape(graph, copied, [-1, down * height, across * width, channels], f"{name}/Image")
+    shape = [-1, down * found.height, width, found.channels]
+    image = _reshape(graph, copied, shape, f"{name}/Image")
     first = ir.node("Transpose", image.outputs, {"perm": [0, 3, 1, 2]}, name=name)
     made = [last, pixels, rows, copied, image, first]
-    for one in made:
-        one.outputs[0].type = (
-            pair.dequantize.inputs[0].type if pair.dequantize.inputs[0] is not None else None
-        )
+    for step in made:
+        step.outputs[0].type = integers.type
     graph.insert_before(node, made)
     users = node.outputs[0].consumers()
     for user in users:

@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sensitivity.onnx_graph.walk import made_by
+
 
 def add(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     """A new initializer; where the name is taken, a number is put behind it."""
@@ -23,3 +25,15 @@ def add(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
     )
     graph.register_initializer(value)
     return value
+
+
+def remove_constant(value: ir.Value) -> None:
+    """Remove an initializer, or the Constant that gives the value, where nothing reads it any
+    more. Nothing else is touched."""
+    if value.uses() or value.is_graph_output() or value.is_graph_input():
+        return
+    constant = made_by(value, "Constant")
+    if constant is not None and constant.graph is not None:
+        constant.graph.remove(constant, safe=True)
+    elif value.is_initializer() and value.graph is not None and value.name is not None:
+        value.graph.initializers.pop(value.name, None)

@@ -4,7 +4,7 @@ names."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
@@ -24,26 +24,35 @@ class NameNodes(ir.passes.InPlacePass):
         self.layers = layers
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [
-            (self.layers.get(node.attributes.get_string("name"), ""), _operations(node))
-            for node in model.graph.all_nodes()
-            if is_mark(node, "Quantizer")
-        ]
-        reached = Counter(
-            (layer, operations[0]) for layer, operations in found if len(operations) == 1 and layer
-        )
-        most: dict[str, int] = {}
-        for (layer, _), count in reached.items():
-            most[layer] = max(count, most.get(layer, 0))
-        named: dict[ir.Node, str] = {}
-        taken: Counter[str] = Counter()
-        for (layer, operation), count in reached.items():
-            if operation not in named and count == most[layer]:
-                named[operation] = f"{layer}_{taken[layer]}" if taken[layer] else layer
-                taken[layer] += 1
+        marks = [node for node in model.graph.all_nodes() if is_mark(node, "Quantizer")]
+        named = _names(self._reached(marks))
         for node, name in named.items():
             node.name = name
         return ir.passes.PassResult(model, modified=bool(named))
+
+    def _reached(self, marks: Iterable[ir.Node]) -> Counter[tuple[str, ir.Node]]:
+        """How many quantizers of a layer reach an operation, and no other one."""
+        reached: Counter[tuple[str, ir.Node]] = Counter()
+        for mark in marks:
+            layer = self.layers.get(mark.attributes.get_string("name"))
+            operations = _operations(mark)
+            if layer and len(operations) == 1:
+                reached[layer, operations[0]] += 1
+        return reached
+
+
+def _names(reached: Mapping[tuple[str, ir.Node], int]) -> dict[ir.Node, str]:
+    """The name of each operation that most of a layer's quantizers reach, in their order."""
+    most: dict[str, int] = {}
+    for (layer, _), count in reached.items():
+        most[layer] = max(count, most.get(layer, 0))
+    named: dict[ir.Node, str] = {}
+    taken: Counter[str] = Counter()
+    for (layer, operation), count in reached.items():
+        if operation not in named and count == most[layer]:
+            named[operation] = f"{layer}_{taken[layer]}" if taken[layer] else layer
+            taken[layer] += 1
+    return named
 
 
 def _operations(mark: ir.Node) -> list[ir.Node]:

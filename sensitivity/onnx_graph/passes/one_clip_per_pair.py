@@ -14,6 +14,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.lift_dequantize import FIRST_INPUT, is_quantized
+from sensitivity.onnx_graph.walk import is_read, made_by
 
 LIMITS = {"Max": 1, "Min": 2}
 """Operations that limit integers from one side, and which input of a Clip does the same."""
@@ -44,30 +45,28 @@ def _as_clip(graph: ir.Graph, node: ir.Node) -> bool:
     """Write a Max or Min of integers and a constant as a Clip."""
     if node.op_type not in LIMITS or len(node.inputs) != 2:
         return False
-    levels = [value for value in node.inputs if qdq.constant(value) is None and is_quantized(value)]
-    limits = [
-        value
-        for value in node.inputs
-        if (array := qdq.constant(value)) is not None and array.size == 1
-    ]
-    if len(levels) != 1 or len(limits) != 1:
+    # Either of the two inputs may be the constant.
+    levels, limit = node.inputs
+    if qdq.constant(levels) is not None:
+        levels, limit = limit, levels
+    array = qdq.constant(limit)
+    if array is None or array.size != 1:
         return False
-    array = qdq.constant(limits[0])
-    assert array is not None
-    inputs: list[ir.Value | None] = [levels[0], None, None][: LIMITS[node.op_type] + 1]
-    inputs[LIMITS[node.op_type]] = add(graph, f"{node.name}_limit", array.reshape(()))
-    _replace(node, inputs)
+    if qdq.constant(levels) is not None or not is_quantized(levels):
+        return False
+    end = add(graph, f"{node.name}_limit", array.reshape(()))
+    is_lower_end = LIMITS[node.op_type] == 1
+    _replace(node, [levels, end] if is_lower_end else [levels, None, end])
     return True
 
 
 def _before_mover(_: ir.Graph, clip: ir.Node) -> bool:
     """Let a Clip limit the integers before they are moved."""
-    levels = clip.inputs[0] if clip.op_type == "Clip" else None
-    mover = levels.producer() if levels is not None else None
-    if levels is None or mover is None or mover.op_type not in FIRST_INPUT - {"Pad"}:
+    if clip.op_type != "Clip" or qdq.clip_limits(clip) is None:
         return False
-    alone = len(mover.outputs) == 1 and len(levels.uses()) == 1 and not levels.is_graph_output()
-    if not alone or not is_quantized(levels) or qdq.clip_limits(clip) is None:
+    levels = clip.inputs[0]
+    mover = made_by(levels, *FIRST_INPUT - {"Pad"})
+    if levels is None or mover is None or not _reads_alone(levels, mover):
         return False
     source, output = mover.inputs[0], clip.outputs[0]
     assert source is not None
@@ -88,28 +87,32 @@ def _before_mover(_: ir.Graph, clip: ir.Node) -> bool:
     return True
 
 
+def _reads_alone(levels: ir.Value, mover: ir.Node) -> bool:
+    """Whether moved integers have one reader, and are all that the operation gives."""
+    if levels.is_graph_output() or len(levels.uses()) != 1:
+        return False
+    return len(mover.outputs) == 1 and is_quantized(levels)
+
+
 def _with_clip_before(graph: ir.Graph, clip: ir.Node) -> bool:
     """Write a Clip of what a Clip gives as one."""
-    before = (
-        clip.inputs[0].producer() if clip.op_type == "Clip" and clip.inputs[0] is not None else None
-    )
-    if before is None or before.op_type != "Clip" or not is_quantized(before.inputs[0]):
+    before = made_by(clip.inputs[0], "Clip") if clip.op_type == "Clip" else None
+    if before is None or not is_quantized(before.inputs[0]):
         return False
     inner, outer = qdq.clip_limits(before), qdq.clip_limits(clip)
     if inner is None or outer is None:
         return False
-    low, high = (min(max(end, outer[0]), outer[1]) for end in inner)
-    kind = next(
-        array.dtype
-        for value in (*before.inputs[1:], *clip.inputs[1:])
-        if (array := qdq.constant(value)) is not None
-    )
-    ends = [
-        add(graph, f"{clip.name}_{name}", np.asarray(end, kind)) if np.isfinite(end) else None
-        for name, end in (("min", low), ("max", high))
-    ]
-    _replace(clip, [before.inputs[0], *ends])
-    if not before.outputs[0].uses() and not before.outputs[0].is_graph_output():
+    ends = map(qdq.constant, (*before.inputs[1:], *clip.inputs[1:]))
+    kind = next(end.dtype for end in ends if end is not None)
+    inputs: list[ir.Value | None] = [before.inputs[0]]
+    for name, end in zip(("min", "max"), inner, strict=True):
+        limited = min(max(end, outer[0]), outer[1])
+        value = None
+        if np.isfinite(limited):
+            value = add(graph, f"{clip.name}_{name}", np.asarray(limited, kind))
+        inputs.append(value)
+    _replace(clip, inputs)
+    if not is_read(before):
         _remove(before)
     return True
 

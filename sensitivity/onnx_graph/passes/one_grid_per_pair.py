@@ -28,18 +28,13 @@ class OneGridPerPair(ir.passes.InPlacePass):
     are not looked at."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [
-            (pair, *ends)
-            for pair in qdq.pairs(model.graph)
-            if (ends := _different_grids(pair)) is not None
-        ]
-        by_channel = any(grid.axis is not None for _, *ends in found for grid in ends)
-        ranks = _ranks(model) if by_channel else {}
+        found = [pair for pair in map(_two_grids, qdq.pairs(model.graph)) if pair is not None]
+        ranks = _ranks(model) if any(pair.is_by_channel for pair in found) else {}
         changed = False
-        for pair, own, other in found:
-            steps = _steps(own, other, ranks.get(pair.source.name))
+        for two in found:
+            steps = _steps(two, ranks.get(two.pair.source.name))
             if steps is not None:
-                _unify(model.graph, pair, steps)
+                _unify(model.graph, two.pair, steps)
                 changed = True
         return ir.passes.PassResult(model, modified=changed)
 
@@ -53,35 +48,52 @@ class _Grid:
     axis: int | None
 
     def equals(self, other: _Grid) -> bool:
-        return (
-            self.scale.dtype == other.scale.dtype
-            and self.axis == other.axis
-            and np.array_equal(self.scale.reshape(-1), other.scale.reshape(-1))
-            and np.array_equal(self.zero_point.reshape(-1), other.zero_point.reshape(-1))
+        if (self.scale.dtype, self.axis) != (other.scale.dtype, other.axis):
+            return False
+        same_scales = np.array_equal(self.scale.reshape(-1), other.scale.reshape(-1))
+        return same_scales and np.array_equal(
+            self.zero_point.reshape(-1), other.zero_point.reshape(-1)
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _TwoGrids:
+    """A pair whose Q has the grid `own`, and its DQ `other`."""
+
+    pair: qdq.Pair
+    own: _Grid
+    other: _Grid
+
+    @property
+    def is_by_channel(self) -> bool:
+        return self.own.axis is not None or self.other.axis is not None
 
 
 def differing_grids(graph: ir.Graph) -> list[qdq.Pair]:
     """The pairs whose Q and DQ are known to have different grids."""
-    return [pair for pair in qdq.pairs(graph) if _different_grids(pair) is not None]
+    return [pair for pair in qdq.pairs(graph) if _two_grids(pair) is not None]
 
 
-def _different_grids(pair: qdq.Pair) -> tuple[_Grid, _Grid] | None:
-    """Those of Q and DQ; None where they are the same, or one is not known."""
-    own, other = (
-        None if node is None else _grid(node) for node in (pair.quantize, pair.dequantize)
-    )
-    return None if own is None or other is None or own.equals(other) else (own, other)
+def _two_grids(pair: qdq.Pair) -> _TwoGrids | None:
+    """None where Q and DQ have the same grid, or one is not known."""
+    if pair.quantize is None:
+        return None
+    own, other = _grid(pair.quantize), _grid(pair.dequantize)
+    if own is None or other is None or own.equals(other):
+        return None
+    return _TwoGrids(pair, own, other)
 
 
 def _grid(node: ir.Node) -> _Grid | None:
     """The grid of a Q or DQ; None where the graph computes it."""
     scale, given = qdq.constant(node.inputs[1]), qdq.zero_point_value(node)
-    zero_point = qdq.constant(given)
-    if scale is None or (given is not None and zero_point is None):
+    if scale is None:
         return None
-    levels = np.zeros(scale.shape, np.int64) if zero_point is None else zero_point.astype(np.int64)
-    return _Grid(scale, levels, qdq.axis_of(node) if scale.size > 1 else None)
+    levels = np.zeros(scale.shape) if given is None else qdq.constant(given)
+    if levels is None:
+        return None
+    axis = qdq.axis_of(node) if scale.size > 1 else None
+    return _Grid(scale, levels.astype(np.int64), axis)
 
 
 def _ranks(model: ir.Model) -> dict[str | None, int]:
@@ -93,24 +105,29 @@ def _ranks(model: ir.Model) -> dict[str | None, int]:
     return {value.name: len(value.shape) for value in values if value.shape is not None}
 
 
-def _steps(own: _Grid, other: _Grid, rank: int | None) -> list[Step] | None:
+def _steps(two: _TwoGrids, rank: int | None) -> list[Step] | None:
     """What turns values of the pair's own grid into what its DQ gives; None where that cannot be
     written."""
-    if own.scale.ndim > 1 or other.scale.ndim > 1:
-        return None
-    axes = {grid.axis for grid in (own, other)} - {None}
-    if rank is None and axes:
+    own, other = two.own, two.other
+    has_blocks = max(own.scale.ndim, other.scale.ndim) > 1
+    if has_blocks or (rank is None and two.is_by_channel):
         return None
     kind = other.scale.dtype
     # A scale that was only rounded to the other type is no factor.
-    scales = [
+    old_scale, new_scale = (
         _shaped(grid.scale.astype(kind).astype(np.float64), grid, rank) for grid in (own, other)
-    ]
-    levels = [_shaped(grid.zero_point, grid, rank) for grid in (own, other)]
-    factor, shift = scales[1] / scales[0], (levels[0] - levels[1]) * scales[1]
-    steps: list[Step] = [] if kind == own.scale.dtype else [("Cast", None)]
-    steps += [("Mul", factor.astype(kind))] if (factor != 1).any() else []
-    return steps + ([("Add", shift.astype(kind))] if shift.any() else [])
+    )
+    factor = new_scale / old_scale
+    moved = _shaped(own.zero_point, own, rank) - _shaped(other.zero_point, other, rank)
+    shift = moved * new_scale
+    steps: list[Step] = []
+    if kind != own.scale.dtype:
+        steps.append(("Cast", None))
+    if (factor != 1).any():
+        steps.append(("Mul", factor.astype(kind)))
+    if shift.any():
+        steps.append(("Add", shift.astype(kind)))
+    return steps
 
 
 def _shaped(values: NDArray[Any], grid: _Grid, rank: int | None) -> NDArray[Any]:

@@ -3,6 +3,8 @@ integer kernel."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
@@ -22,64 +24,65 @@ class PadChannels(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = [node for node in model.graph if node.op_type == "Conv" and _missing(node)]
-        for node in found:
-            _pad(model.graph, node, _missing(node))
+        found = list(filter(None, map(_thin, model.graph)))
+        for convolution in found:
+            _pad(model.graph, convolution)
         return ir.passes.PassResult(model, modified=bool(found))
 
 
-def _missing(node: ir.Node) -> int:
-    """How many channels are to be added; 0 also where the convolution is grouped or not computed in
-    integers."""
-    given, weight = (qdq.pair_of(value) for value in node.inputs[:2])
-    if (
-        node.attributes.get_int("group", 1) != 1
-        or given is None
-        or weight is None
-        or given.quantize is None
-    ):
-        return 0
-    if given.axis is not None or given.zero_point is None or qdq.constant(weight.source) is None:
-        return 0
-    stored = weight.quantize or weight.dequantize
-    return (
-        -_array(weight).shape[1] % MULTIPLE
-        if len(stored.outputs[0].uses()) == 1 and weight.axis in {None, 0}
-        else 0
-    )
+@dataclass(frozen=True, eq=False)
+class _Thin:
+    """A convolution that lacks channels. given, weight: the pairs that it reads. zero_point: of
+    `given`. values: of the weight, as they are stored."""
+
+    node: ir.Node
+    given: qdq.Pair
+    weight: qdq.Pair
+    zero_point: qdq.Array
+    values: qdq.Array
+
+    @property
+    def missing(self) -> int:
+        """How many channels are to be added."""
+        return -int(self.values.shape[1]) % MULTIPLE
 
 
-def _array(pair: qdq.Pair) -> np.ndarray:
-    array = qdq.constant(pair.source)
-    assert array is not None
-    return array
+def _thin(node: ir.Node) -> _Thin | None:
+    """None where nothing is missing, or the convolution is grouped or not computed in integers."""
+    if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
+        return None
+    given, weight = map(qdq.pair_of, node.inputs[:2])
+    if given is None or weight is None or given.quantize is None:
+        return None
+    values = qdq.constant(weight.source)
+    if given.zero_point is None or values is None:
+        return None
+    has_scales = given.axis is None and weight.axis in {None, 0}
+    is_its_own = len(weight.nodes[0].outputs[0].uses()) == 1
+    found = _Thin(node, given, weight, given.zero_point, values)
+    return found if has_scales and is_its_own and found.missing else None
 
 
-def _pad(graph: ir.Graph, node: ir.Node, channels: int) -> None:
-    given, weight = (qdq.pair_of(value) for value in node.inputs[:2])
-    assert given is not None
-    assert given.zero_point is not None
-    assert weight is not None
-    array, name = _array(weight), f"{node.name or node.outputs[0].name}/Pad"
+def _pad(graph: ir.Graph, found: _Thin) -> None:
+    node, dequantize = found.node, found.given.dequantize
+    values, name = found.values, f"{node.name or node.outputs[0].name}/Pad"
     # Where integers are stored their zero point is 0: weights are symmetric.
-    wider = np.pad(array, [(0, 0), (0, channels), *[(0, 0)] * (array.ndim - 2)])
-    (weight.quantize or weight.dequantize).replace_input_with(
-        0, add(graph, f"{weight.source.name}.padded", wider)
-    )
-    for one in (weight.quantize, weight.dequantize):
-        if one is not None:
-            one.outputs[0].shape = ir.Shape(wider.shape)
-    ends = np.zeros(2 * array.ndim, np.int64)
-    ends[array.ndim + 1] = channels
-    zero = add(graph, f"{name}.value", given.zero_point.reshape(()))
+    wider = np.pad(values, [(0, 0), (0, found.missing), *[(0, 0)] * (values.ndim - 2)])
+    stored = add(graph, f"{found.weight.source.name}.padded", wider)
+    found.weight.nodes[0].replace_input_with(0, stored)
+    for step in found.weight.nodes:
+        step.outputs[0].shape = ir.Shape(wider.shape)
+    ends = np.zeros(2 * values.ndim, np.int64)
+    ends[values.ndim + 1] = found.missing
+    zero = add(graph, f"{name}.value", found.zero_point.reshape(()))
     padded = ir.node(
-        "Pad", [given.dequantize.inputs[0], add(graph, f"{name}.pads", ends), zero], name=name
+        "Pad", [dequantize.inputs[0], add(graph, f"{name}.pads", ends), zero], name=name
     )
-    padded.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(given.zero_point.dtype))
-    dequantize = ir.node(
+    padded.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(found.zero_point.dtype))
+    behind = ir.node(
         "DequantizeLinear",
-        [padded.outputs[0], *given.dequantize.inputs[1:]],
+        [padded.outputs[0], *dequantize.inputs[1:]],
         name=f"{name}/DequantizeLinear",
     )
-    graph.insert_before(node, [padded, dequantize])
-    node.replace_input_with(0, dequantize.outputs[0])
+    graph.insert_before(node, [padded, behind])
+    node.replace_input_with(0, behind.outputs[0])

@@ -7,6 +7,7 @@ from itertools import chain
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.walk import is_read
 
 CUTS = {"Slice", "Split"}
 
@@ -63,12 +64,8 @@ def _put_before(pair: qdq.Pair) -> None:
     graph.insert_before(move, [*chain.from_iterable(quantized), copy])
     pair.output.replace_all_uses_with(copy.outputs[pair.source.index() or 0])
     for node in (pair.dequantize, pair.quantize, move):
-        if node is not None and not _is_read(node):
+        if node is not None and not is_read(node):
             graph.remove(node, safe=True)
-
-
-def _is_read(node: ir.Node) -> bool:
-    return any(output.uses() or output.is_graph_output() for output in node.outputs)
 
 
 def _pair_on(value: ir.Value, pair: qdq.Pair, suffix: str) -> tuple[ir.Node, ir.Node]:

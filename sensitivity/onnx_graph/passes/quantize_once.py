@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.walk import is_read
 
 MERGED = "sensitivity.merged"
 """Metadata: names of quantizers whose pair was left without readers, since all that read it
@@ -23,23 +24,23 @@ class QuantizeOnce(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for pair in list(qdq.pairs(model.graph)):
-            before = qdq.pair_of(pair.source)
-            while pair.quantize is not None and before is not None and _same_grid(before, pair):
-                pair.quantize.replace_input_with(0, before.source)
-                before = qdq.pair_of(pair.source)
-                modified = True
-        unread = [
-            pair
-            for pair in qdq.pairs(model.graph)
-            if not pair.output.uses() and not pair.output.is_graph_output()
-        ]
+        changed = [_read_first(pair) for pair in list(qdq.pairs(model.graph))]
+        unread = [pair for pair in qdq.pairs(model.graph) if not is_read(pair.dequantize)]
         if unread:
-            model.metadata_props[MERGED] = json.dumps(
-                [pair.name.partition("/")[0] for pair in unread]
-            )
-        return ir.passes.PassResult(model, modified=modified)
+            names = [pair.name.partition("/")[0] for pair in unread]
+            model.metadata_props[MERGED] = json.dumps(names)
+        return ir.passes.PassResult(model, modified=any(changed))
+
+
+def _read_first(pair: qdq.Pair) -> bool:
+    """Let a Q read what the first of the equal pairs in front of it reads; False where it does."""
+    modified = False
+    before = qdq.pair_of(pair.source)
+    while pair.quantize is not None and before is not None and _same_grid(before, pair):
+        pair.quantize.replace_input_with(0, before.source)
+        before = qdq.pair_of(pair.source)
+        modified = True
+    return modified
 
 
 def merged_quantizers(model: ir.Model) -> set[str]:

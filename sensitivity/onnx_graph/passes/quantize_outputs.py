@@ -10,6 +10,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE, ONLY_SHAPE
+from sensitivity.onnx_graph.walk import only_user
 
 SAME_GRID = {
     "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Flatten", "Squeeze",
@@ -26,6 +27,9 @@ comes after.
 Steps up to half as large as the later ones are taken: they add at most an eighth to the rounding
 error. With larger ones MobileNetV1 x0.25 loses up to 5 points; such layers run in float.
 """
+
+Grid = tuple[np.ndarray, np.ndarray]
+"""Scale and zero point."""
 
 WITH_OUTPUT = {"Conv", "Gemm", "MatMul"}
 
@@ -54,11 +58,10 @@ class QuantizeOutputs(ir.passes.InPlacePass):
 
     def _quantize(self, graph: ir.Graph, node: ir.Node, value: ir.Value) -> bool:
         users = [use for use in value.uses() if use.node.op_type in ELEMENTWISE]
-        grid = (
-            _grid_of_input(node)
-            if node.op_type in SAME_GRID
-            else _later_grid(value) or self._grid(value)
-        )
+        if node.op_type in SAME_GRID:
+            grid = _grid_of_input(node)
+        else:
+            grid = _later_grid(value) or self._grid(value)
         if grid is None or not users:
             return False
         scale = add(graph, f"{value.name}.scale", grid[0])
@@ -79,38 +82,34 @@ class QuantizeOutputs(ir.passes.InPlacePass):
             use.node.replace_input_with(use.idx, dequantize.outputs[0])
         return True
 
-    def _grid(self, value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
+    def _grid(self, value: ir.Value) -> Grid | None:
         """Scale and zero point that spread uint8 over the value's range; None where that is too
         coarse."""
         low, high = self.ranges.get(value.name or "", (0.0, 0.0))
         scale = (max(high, 0.0) - min(low, 0.0)) / 255
-        if (
-            not np.isfinite(scale)
-            or scale < SMALLEST_SCALE
-            or scale > COARSEST * _next_scale(value)
-        ):
+        if not np.isfinite(scale) or not SMALLEST_SCALE <= scale <= COARSEST * _next_scale(value):
             return None
         zero_point = round(-min(low, 0.0) / scale)
         return np.array(scale, np.float32), np.array(zero_point, np.uint8)
 
 
-def _grid_of_input(node: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
+def _grid_of_input(node: ir.Node) -> Grid | None:
     pair = qdq.pair_of(node.inputs[0])
     if pair is None or pair.scale is None or pair.zero_point is None:
         return None
     return pair.scale, pair.zero_point
 
 
-def _later_grid(value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
+def _later_grid(value: ir.Value) -> Grid | None:
     """The one grid that the value's own numbers are put on later, wherever they go: taking it here
     changes nothing, and what only moves them can move integers. None where they reach several
     grids, or an operation in float."""
-    found: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray]] = {}
+    found: dict[tuple[bytes, bytes], Grid] = {}
     ready = [value]
     while ready:
         for user in ready.pop().consumers():
             if user.op_type == "QuantizeLinear":
-                scale, zero_point = (qdq.constant(given) for given in user.inputs[1:3])
+                scale, zero_point = map(qdq.constant, user.inputs[1:3])
                 if scale is None or zero_point is None:
                     return None
                 found[scale.tobytes(), zero_point.tobytes()] = scale, zero_point
@@ -123,38 +122,33 @@ def _later_grid(value: ir.Value) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _next_scale(value: ir.Value) -> float:
     """The scale of the first quantizer behind a LeakyRelu; infinite where none is found."""
-    for user in value.consumers():
-        if user.op_type == "LeakyRelu":
-            users = user.outputs[0].consumers()
-            scales = [
-                qdq.constant(node.inputs[1]) for node in users if node.op_type == "QuantizeLinear"
-            ]
-            return max(
-                (float(scale.max()) for scale in scales if scale is not None), default=np.inf
-            )
-    return np.inf
+    leaky = next((user for user in value.consumers() if user.op_type == "LeakyRelu"), None)
+    if leaky is None:
+        return np.inf
+    largest = -np.inf
+    for user in leaky.outputs[0].consumers():
+        scale = qdq.constant(user.inputs[1]) if user.op_type == "QuantizeLinear" else None
+        if scale is not None:
+            largest = max(largest, float(scale.max()))
+    return largest if largest > -np.inf else np.inf
 
 
 def _computes_in_integers(node: ir.Node) -> bool:
+    """Whether all that the operation computes with comes from pairs, and a kernel takes that."""
     if qdq.weight(node) is not None:
-        return node.op_type in WITH_OUTPUT and all(
-            qdq.pair_of(value) is not None for value in node.inputs[:2]
-        )
-    activations = [
-        value for value in node.inputs if value is not None and not qdq.rooted_at_constant(value)
-    ]
-    if node.op_type in {"Resize", "Slice", "Reshape"}:
-        activations = activations[:1]
-    return node.op_type in ELEMENTWISE and all(
-        qdq.pair_of(value) is not None for value in activations
-    )
+        kinds, values = WITH_OUTPUT, list(node.inputs[:2])
+    else:
+        kinds, values = ELEMENTWISE, [*qdq.computed_inputs(node)]
+        if node.op_type in {"Resize", "Slice", "Reshape"}:
+            values = values[:1]
+    return node.op_type in kinds and all(qdq.pair_of(value) is not None for value in values)
 
 
 def _after_relu(value: ir.Value) -> ir.Value:
     """Runtimes compute a Relu within the operation before it: the value to quantize is what it
     gives."""
-    users = value.consumers()
-    return users[0].outputs[0] if len(users) == 1 and users[0].op_type == "Relu" else value
+    user = only_user(value)
+    return user.outputs[0] if user is not None and user.op_type == "Relu" else value
 
 
 def _pairs_on(value: ir.Value) -> bool:
@@ -175,9 +169,10 @@ def _only_to_quantized(value: ir.Value) -> bool:
         for user in now.consumers():
             if user.op_type == "QuantizeLinear":
                 reached = True
-            elif qdq.weight(user) is not None:
+                continue
+            if qdq.weight(user) is not None:
                 return False
-            elif user.op_type not in ONLY_SHAPE:
+            if user.op_type not in ONLY_SHAPE:
                 ready += [output for output in user.outputs if output not in seen]
                 seen.update(user.outputs)
     return reached

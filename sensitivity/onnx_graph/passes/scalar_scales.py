@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 
 
 class ScalarScales(ir.passes.InPlacePass):
@@ -22,15 +22,15 @@ class ScalarScales(ir.passes.InPlacePass):
         scalars: dict[tuple[ir.Graph | None, ir.Value], ir.Value] = {}
         for node in nodes:
             node.attributes.pop("axis", None)
-            for index, value in enumerate(node.inputs[1:], start=1):
-                if value is None or not _is_vector_of_one(value):
+            for index, value in enumerate(node.inputs):
+                if index == 0 or value is None or not _is_vector_of_one(value):
                     continue
                 place = (node.graph, value)
                 if place not in scalars:
                     scalars[place] = _scalar(node, value)
                 node.replace_input_with(index, scalars[place])
         for _, value in scalars:
-            _remove_unused(value)
+            remove_constant(value)
         return ir.passes.PassResult(model, modified=bool(nodes))
 
 
@@ -53,13 +53,3 @@ def _scalar(node: ir.Node, value: ir.Value) -> ir.Value:
     assert graph is not None
     assert constant is not None
     return add(graph, f"{value.name}.scalar", constant.reshape(()))
-
-
-def _remove_unused(value: ir.Value) -> None:
-    if value.uses() or value.is_graph_output() or value.is_graph_input():
-        return
-    producer = value.producer()
-    if producer is not None and producer.graph is not None:
-        producer.graph.remove(producer, safe=True)
-    elif value.graph is not None and value.name is not None:
-        value.graph.initializers.pop(value.name, None)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import Clamps, activation
-from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths, uses
 from sensitivity.onnx_graph.walk import given, inputs, is_read
@@ -328,7 +328,7 @@ def _restore(graph: ir.Graph, path: Path, corrected: CorrectedBias) -> None:
     bias, name = corrected.bias, corrected.bias.name or "bias"
     assert path.user is not None
     path.user.replace_input_with(corrected.index, add(graph, f"{name}_float", corrected.values))
-    _remove_constant(bias)
+    remove_constant(bias)
 
 
 def _connect(path: Path, value: ir.Value) -> None:
@@ -356,19 +356,7 @@ def _remove_unread(candidates: list[ir.Node]) -> None:
         read = inputs(node)
         node.graph.remove(node, safe=True)
         for value in read:
-            _remove_constant(value)
-
-
-def _remove_constant(value: ir.Value) -> None:
-    """Remove the value where it is a constant that nothing reads any more."""
-    producer = value.producer()
-    if _is_read(value):
-        return
-    if producer is not None and producer.op_type == "Constant":
-        assert producer.graph is not None
-        producer.graph.remove(producer, safe=True)
-    elif value.is_initializer() and value.graph is not None and not value.is_graph_input():
-        value.graph.initializers.pop(value.name, None)  # type: ignore[arg-type]
+            remove_constant(value)
 
 
 def _is_read(value: ir.Value) -> bool:
