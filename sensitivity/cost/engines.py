@@ -39,10 +39,12 @@ OUT_OF_HAND = (
 
 def engine_sets(units: Sequence[str]) -> list[tuple[str, ...]]:
     """Skip-sets to time: none, all, each unit alone, and random partitions of all units."""
-    rng, sets = np.random.default_rng(0), [(), tuple(units), *((unit,) for unit in units)]
+    rng = np.random.default_rng(0)
+    sets = [(), tuple(units), *((unit,) for unit in units)]
+    number = max(2, round(len(units) / TOGETHER))
     for _ in range(PARTITIONS):
-        parts = np.array_split(rng.permutation(len(units)), max(2, round(len(units) / TOGETHER)))
-        sets += [tuple(units[at] for at in sorted(part)) for part in parts if len(part)]
+        parts = np.array_split(rng.permutation(len(units)), number)
+        sets += [tuple(units[place] for place in sorted(part)) for part in parts if len(part)]
     return list(dict.fromkeys(sets))
 
 

@@ -30,10 +30,11 @@ def unit_of_layer(layers: Sequence[Layer], units: Sequence[Unit]) -> dict[str, t
     """Node -> the units that take it out of INT8: of single quantizers, that of its input and that
     of its weight."""
     owner = {quantizer: unit.name for unit in units for quantizer in unit.quantizers}
-    return {
-        layer.node: tuple(dict.fromkeys(owner[name] for name in layer.quantizers if name in owner))
-        for layer in layers
-    }
+    found = {}
+    for layer in layers:
+        owners = [owner[name] for name in layer.quantizers if name in owner]
+        found[layer.node] = tuple(dict.fromkeys(owners))
+    return found
 
 
 def work_cost(work: Work, units: Sequence[Unit]) -> CostModel:

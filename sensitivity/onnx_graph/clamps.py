@@ -49,10 +49,12 @@ def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[st
     """
     found = {}
     for use in uses:
-        source, limits = use.pair.source, _clamped_at_zero(use.pair)
-        if use.role == "weight" or source in inputs or limits is None or _is_activated(use.pair):
+        source = use.pair.source
+        if use.role == "weight" or source in inputs or _is_activated(use.pair):
             continue
-        if limits != RELU or not non_negative(source):
+        limits = _clamped_at_zero(use.pair)
+        is_clamped_already = limits == RELU and non_negative(source)
+        if limits is not None and not is_clamped_already:
             found[source.name or ""] = limits
     return found
 
@@ -85,21 +87,30 @@ def within(limits: Limits | None, others: Limits | None) -> Limits | None:
 def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> ir.Node:
     """A Relu or Clip of the value, in no graph yet; the ends of a Clip are constants of the type
     that the pair gives."""
-    name = f"{pair.source.name}_{'Relu' if limits == RELU else 'Clip'}{RESTORED}"
+    kind = "Relu" if limits == RELU else "Clip"
+    name = f"{pair.source.name}_{kind}{RESTORED}"
     made = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
-    if limits == RELU:
-        return ir.Node("", "Relu", [value], name=name, outputs=[made])
-    ends = {key: end for key, end in zip(("min", "max"), limits, strict=True) if np.isfinite(end)}
-    if opset < CLIP_WITH_INPUTS:
-        attributes = [ir.AttrFloat32(key, end) for key, end in ends.items()]
-        return ir.Node("", "Clip", [value], attributes, name=name, outputs=[made])
+    attributes: list[ir.Attr] = []
+    ends: list[ir.Value | None] = []
+    if kind == "Clip":
+        finite = {
+            key: end for key, end in zip(("min", "max"), limits, strict=True) if np.isfinite(end)
+        }
+        if opset < CLIP_WITH_INPUTS:
+            attributes = [ir.AttrFloat32(key, end) for key, end in finite.items()]
+        else:
+            ends = _ends(name, finite, pair)
+    return ir.Node("", kind, [value, *ends], attributes, name=name, outputs=[made])
+
+
+def _ends(name: str, finite: Mapping[str, float], pair: qdq.Pair) -> list[ir.Value | None]:
+    """Both ends of a Clip as inputs, None for one that is left out."""
     scale = pair.scale
     kind = np.float32 if scale is None else scale.dtype
-    constants = [
-        _constant(f"{name}_{key}", ends[key], kind) if key in ends else None
+    return [
+        _constant(f"{name}_{key}", finite[key], kind) if key in finite else None
         for key in ("min", "max")
     ]
-    return ir.Node("", "Clip", [value, *constants], name=name, outputs=[made])
 
 
 def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:
@@ -114,10 +125,11 @@ def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:
 
 def _clamped_at_zero(pair: qdq.Pair) -> Limits | None:
     """(0, inf) or (-inf, 0) for a pair whose grid has 0 at one end; None for any other."""
-    grid, zero_points = grid_limits(pair), pair.zero_point
+    grid = grid_limits(pair)
     if pair.quantize is None or grid is None:
         return None
-    levels = np.unique(np.zeros(1) if zero_points is None else zero_points.astype(np.int64))
-    if len(levels) > 1 or levels[0] not in grid:
-        return None
-    return RELU if levels[0] == grid[0] else (-np.inf, 0.0)
+    smallest, largest = grid
+    levels = pair.zero_points.tolist()
+    if levels == [smallest]:
+        return RELU
+    return (-np.inf, 0.0) if levels == [largest] else None

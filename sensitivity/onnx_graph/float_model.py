@@ -132,27 +132,25 @@ class _Finder:
         self._learned = 0
 
     def found(self, name: str, form: str) -> FloatModel:
-        stored = {one.name: one for path in self._paths for one in _stored(path)}
-        biases = [one for one in stored.values() if _is_bias(one.path)]
-        for one in stored.values():
-            if not _is_bias(one.path):
-                self._take(one, self._nearest(one))
-        for one in biases:
-            self._take(one, self._bias_beside(one))
+        every = {stored.name: stored for path in self._paths for stored in _stored(path)}
+        # A bias is looked for beside its weight, so all weights come first.
+        for stored in every.values():
+            if not _is_bias(stored.path):
+                self._take(stored, self._nearest(stored))
+        for stored in every.values():
+            if _is_bias(stored.path):
+                self._take(stored, self._bias_beside(stored))
         self._take_corrected()
-        limits = {value.name or "": limits for value, limits in self._alignment.limits.items()}
-        missing = tuple(one for one in stored if one not in self._seen)
-        doubts = self._learned + len(self._alignment.unmatched)
         return FloatModel(
             name,
             self._original,
             form,
             self._original,
             self._weights,
-            limits,
-            len(stored),
-            missing,
-            doubts,
+            limits={value.name or "": known for value, known in self._alignment.limits.items()},
+            stored=len(every),
+            missing=tuple(stored for stored in every if stored not in self._seen),
+            doubts=self._learned + len(self._alignment.unmatched),
         )
 
     def _take(self, one: _Stored, values: Array | None) -> None:
@@ -173,7 +171,7 @@ class _Finder:
                 if _is_rounded(version, one):
                     return version.astype(one.values.dtype)
         for array in likely:
-            if array.shape == one.values.shape and _is_learned(array, one):
+            if _is_learned(array, one):
                 self._learned += 1
                 return array.astype(one.values.dtype)
         return None
@@ -241,15 +239,22 @@ def _is_bias(path: Path) -> bool:
 
 def _stored(path: Path) -> Iterator[_Stored]:
     for link, _ in path.links:
-        if not isinstance(link, qdq.Pair) or link.scale is None:
-            continue
-        values = dequantized(link) if link.quantize is None else qdq.constant(link.source)
-        if values is not None:
-            scale = np.abs(spread(link.scale.astype(np.float64), link, values.shape))
-            step = scale * level_gap(
-                link, values.astype(np.float64) / np.where(scale == 0, 1, scale)
-            )
-            yield _Stored(link.source.name or "", link.quantize is None, values, step, path)
+        if isinstance(link, qdq.Pair):
+            yield from _stored_in(link, path)
+
+
+def _stored_in(pair: qdq.Pair, path: Path) -> Iterator[_Stored]:
+    """The constant that a pair quantizes, if it does."""
+    if pair.scale is None:
+        return
+    is_integer = pair.quantize is None
+    values = dequantized(pair) if is_integer else qdq.constant(pair.source)
+    if values is None:
+        return
+    scale = np.abs(spread(pair.scale.astype(np.float64), pair, values.shape))
+    levels = values.astype(np.float64) / np.where(scale == 0, 1, scale)
+    step = scale * level_gap(pair, levels)
+    yield _Stored(pair.source.name or "", is_integer, values, step, path)
 
 
 def _constants(graph: ir.Graph) -> dict[str, Array]:
@@ -295,11 +300,15 @@ def _versions(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
 
 
 def _is_rounded(array: Array, one: _Stored) -> bool:
-    off = np.abs(array.astype(np.float64) - one.values.astype(np.float64))
-    near = off <= ROUNDED * one.step + 1e-6 * np.abs(one.values.astype(np.float64))
-    return bool(near.mean() >= MOST) if near.size else True
+    values = one.values.astype(np.float64)
+    off = np.abs(array.astype(np.float64) - values)
+    near = off <= ROUNDED * one.step + 1e-6 * np.abs(values)
+    return near.size == 0 or bool(near.mean() >= MOST)
 
 
 def _is_learned(array: Array, one: _Stored) -> bool:
+    if array.shape != one.values.shape:
+        return False
     off = array.astype(np.float64) - one.values.astype(np.float64)
-    return bool(np.sqrt(np.mean(np.square(off / np.maximum(one.step, 1e-30)))) <= LEARNED)
+    steps = off / np.maximum(one.step, 1e-30)
+    return bool(np.sqrt(np.mean(np.square(steps))) <= LEARNED)

@@ -53,10 +53,11 @@ def sort_nodes(model: ir.Model) -> None:
     Raises ValueError for a graph with a cycle.
     """
     for graph in model.graphs():
+        own = set(graph)
         seen: set[ir.Node] = set()
         for node in graph:
-            producers = (value.producer() for value in values_read(node))
-            if any(one is not None and one.graph is graph and one not in seen for one in producers):
+            needed = {value.producer() for value in values_read(node)} & own
+            if not needed <= seen:
                 graph.sort()
                 break
             seen.add(node)
@@ -91,40 +92,44 @@ def _parse(path: Path) -> onnx.ModelProto:
 
 
 def _check_external_data(proto: onnx.ModelProto, path: Path) -> None:
-    folder = path.parent.resolve()
-    total = 0
-    for tensor in _all_tensors(proto):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        info = {entry.key: entry.value for entry in tensor.external_data}
-        location = info.get("location", "")
-        # follows links: a link out of the folder is outside it
-        file = (folder / location).resolve()
-        if not location or os.path.isabs(location) or not file.is_relative_to(folder):
-            raise OnnxFileError(
-                f"Expected external data of {path} to lie in its own folder, got {location!r} for "
-                f"{tensor.name}; save the model with its data beside it."
-            )
-        if not file.is_file():
-            raise OnnxFileError(
-                f"Expected external data {location!r} of {path} to exist, for {tensor.name}; copy "
-                "it beside the model."
-            )
-        try:
-            offset, length = int(info.get("offset", 0)), int(info.get("length", 0))
-        except ValueError:
-            offset, length = -1, 0
-        if offset < 0 or length < 0 or offset + length > file.stat().st_size:
-            raise OnnxFileError(
-                f"Expected external data {location!r} of {path} to hold bytes {offset} to "
-                f"{offset + length} for {tensor.name}, got a file of {file.stat().st_size} bytes; "
-                "copy or export it again."
-            )
-        total += length
+    stored = [t for t in _all_tensors(proto) if t.data_location == onnx.TensorProto.EXTERNAL]
+    total = sum(_checked_length(tensor, path) for tensor in stored)
     if total > LARGEST_BYTES:
         raise OnnxFileError(
             f"Expected the weights of {path} to be smaller than 2 GB, got {total / 1e9:.2f} GB."
         )
+
+
+def _checked_length(tensor: onnx.TensorProto, path: Path) -> int:
+    """How many bytes lie beside the file for a tensor. Raises OnnxFileError unless they do."""
+    folder = path.parent.resolve()
+    info = {entry.key: entry.value for entry in tensor.external_data}
+    location = info.get("location", "")
+    # follows links: a link out of the folder is outside it
+    file = (folder / location).resolve()
+    is_beside = location and not os.path.isabs(location) and file.is_relative_to(folder)
+    if not is_beside:
+        raise OnnxFileError(
+            f"Expected external data of {path} to lie in its own folder, got {location!r} for "
+            f"{tensor.name}; save the model with its data beside it."
+        )
+    if not file.is_file():
+        raise OnnxFileError(
+            f"Expected external data {location!r} of {path} to exist, for {tensor.name}; copy "
+            "it beside the model."
+        )
+    try:
+        offset, length = int(info.get("offset", 0)), int(info.get("length", 0))
+    except ValueError:
+        offset, length = -1, 0
+    size = file.stat().st_size
+    if min(offset, length) < 0 or offset + length > size:
+        raise OnnxFileError(
+            f"Expected external data {location!r} of {path} to hold bytes {offset} to "
+            f"{offset + length} for {tensor.name}, got a file of {size} bytes; copy or export it "
+            "again."
+        )
+    return length
 
 
 def _all_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

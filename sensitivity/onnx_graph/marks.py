@@ -64,7 +64,8 @@ def remove(node: ir.Node) -> None:
     source, output = node.inputs[0], node.outputs[0]
     assert source is not None
     assert node.graph is not None
-    if output.is_graph_output() and not source.is_graph_output() and source.producer() is not None:
+    is_inner = source.producer() is not None and not source.is_graph_output()
+    if is_inner and output.is_graph_output():
         # outputs keep the name users know
         source.name, output.name = output.name, f"{output.name}_marked"
     if source.type is None or source.shape is None:

@@ -60,15 +60,16 @@ def check_switchable(model: ir.Model, name: str, *, custom_ops: bool = False) ->
 
 
 def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
-    if not any(True for _ in qdq.pairs(graph)):
-        alone = [node for node in nodes if node.op_type in qdq.PAIR]
-        if alone:
-            raise OnnxFileError(
-                f"Expected a QuantizeLinear and a DequantizeLinear of {name} to stand behind each "
-                f"other, with nothing but moves of integers between them, got {_listed(alone)} "
-                "without the other one; export the model with its operations in float between "
-                "pairs."
-            )
+    has_pair = next(qdq.pairs(graph), None) is not None
+    alone = [node for node in nodes if node.op_type in qdq.PAIR]
+    if not has_pair and alone:
+        raise OnnxFileError(
+            f"Expected a QuantizeLinear and a DequantizeLinear of {name} to stand behind each "
+            f"other, with nothing but moves of integers between them, got {_listed(alone)} "
+            "without the other one; export the model with its operations in float between "
+            "pairs."
+        )
+    if not has_pair:
         raise OnnxFileError(
             f"Expected {name} to hold Q/DQ pairs, got {len(nodes)} operations and no pair of "
             "QuantizeLinear and DequantizeLinear; quantize it first, for instance with "

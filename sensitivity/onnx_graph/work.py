@@ -4,14 +4,16 @@ tensors."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.uses import BIAS_INPUT
+from sensitivity.onnx_graph.walk import given, made_by, only_user
 
 ACTIVATIONS = {"Relu", "LeakyRelu", "Clip", "HardSwish", "Sigmoid", "Tanh", "Gelu", "Elu", "PRelu"}
 """Operations that runtimes run together with the layer before them, or in its precision."""
@@ -41,18 +43,22 @@ class LayerShape:
     def macs(self) -> int:
         """Multiply-accumulates: each output takes as many as the weight has values for one output
         channel."""
-        if self.op == "MatMul" or (
-            self.op == "Gemm" and not json.loads(self.attributes).get("transB")
-        ):
-            return int(np.prod(self.output)) * self.weight[-2]
+        per_channel = math.prod(self.weight[1:])
         if self.op == "ConvTranspose":
-            return int(np.prod(self.input)) * int(np.prod(self.weight[1:]))
-        return int(np.prod(self.output)) * int(np.prod(self.weight[1:]))
+            return math.prod(self.input) * per_channel
+        if self.op == "MatMul" or (self.op == "Gemm" and not self._is_transposed):
+            return math.prod(self.output) * self.weight[-2]
+        return math.prod(self.output) * per_channel
+
+    @property
+    def _is_transposed(self) -> bool:
+        """Whether a Gemm's weight is stored [outputs, inputs]."""
+        return bool(json.loads(self.attributes).get("transB"))
 
     @property
     def values(self) -> int:
         """Numbers read and written: input, weight and output."""
-        return int(np.prod(self.input)) + int(np.prod(self.weight)) + int(np.prod(self.output))
+        return math.prod(self.input) + math.prod(self.weight) + math.prod(self.output)
 
 
 @dataclass(frozen=True)
@@ -95,46 +101,42 @@ def work(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Work:
     nodes = {id(node): node for node in _quantized(model.graph)}
     layers, links = [], []
     for node in nodes.values():
-        end, then = _after(node)
-        weight = qdq.through_transpose(qdq.weight(node))
-        assert weight is not None
-        values = qdq.constant(weight.source)
-        assert values is not None
-        stored = values.shape
-        layers.append(
-            Layer(
-                _name(node),
-                tuple(
-                    dict.fromkeys(
-                        _quantizer(pair) for pair in (qdq.pair_of(node.inputs[0]), weight) if pair
-                    )
-                ),
-                LayerShape(
-                    op=node.op_type,
-                    attributes=_attributes(node),
-                    input=shapes[_given(node).name or ""],
-                    weight=_as_used(stored, node),
-                    output=shapes[end.name or ""],
-                    bias=len(node.inputs) > 2 and node.inputs[2] is not None,
-                    then=then,
-                ),
-            )
-        )
-        size = shapes[_given(node).name or ""]
-        before = {id(found): found for found in _producers(_given(node))}
-        quantized = [_name(found) for key, found in before.items() if key in nodes]
-        links += [Link(name, _name(node), size) for name in quantized or [OUTSIDE]]
+        given_value, end = _given(node), _after(node)[0]
+        layers.append(_layer(node, shapes))
+        size = shapes[given_value.name or ""]
+        producers = dict.fromkeys(_producers(given_value))
+        before = [other for other in producers if id(other) in nodes]
+        givers = [_name(other) for other in before] or [OUTSIDE]
+        links += [Link(giver, _name(node), size) for giver in givers]
         if not _reaches(end, nodes):
             links.append(Link(_name(node), OUTSIDE, shapes[end.name or ""]))
     return Work(tuple(layers), tuple(links))
 
 
+def _layer(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
+    end, then = _after(node)
+    activation, weight = qdq.pair_of(node.inputs[0]), qdq.through_transpose(qdq.weight(node))
+    assert activation is not None
+    assert weight is not None
+    values = qdq.constant(weight.source)
+    assert values is not None
+    shape = LayerShape(
+        op=node.op_type,
+        attributes=_attributes(node),
+        input=shapes[_given(node).name or ""],
+        weight=_as_used(values.shape, node),
+        output=shapes[end.name or ""],
+        bias=given(node, BIAS_INPUT) is not None,
+        then=then,
+    )
+    names = (_quantizer(pair) for pair in (activation, weight))
+    return Layer(_name(node), tuple(dict.fromkeys(names)), shape)
+
+
 def _quantized(graph: ir.Graph) -> Iterator[ir.Node]:
     for node in qdq.weighted_nodes(graph):
-        if (
-            qdq.pair_of(node.inputs[0]) is not None
-            and qdq.through_transpose(qdq.weight(node)) is not None
-        ):
+        weight = qdq.through_transpose(qdq.weight(node))
+        if weight is not None and qdq.pair_of(node.inputs[0]) is not None:
             yield node
 
 
@@ -154,20 +156,19 @@ def _quantizer(pair: qdq.Pair) -> str:
 
 
 def _as_used(stored: tuple[int, ...], node: ir.Node) -> tuple[int, ...]:
-    value = qdq.weight(node)
-    producer = value.producer() if value is not None else None
-    return stored[::-1] if producer is not None and producer.op_type == "Transpose" else stored
+    is_transposed = made_by(qdq.weight(node), "Transpose") is not None
+    return stored[::-1] if is_transposed else stored
 
 
 def _after(node: ir.Node) -> tuple[ir.Value, tuple[tuple[str, str], ...]]:
     """The value that the layer and the activations behind it give, and those activations."""
     value, then = node.outputs[0], []
     while True:
-        users = value.consumers()
-        if len(users) == 1 and users[0].op_type in ACTIVATIONS and users[0].inputs[0] is value:
-            then.append((users[0].op_type, _attributes(users[0])))
-            value = users[0].outputs[0]
-        elif (product := _silu(value)) is not None:
+        user, product = only_user(value), _silu(value)
+        if user is not None and user.op_type in ACTIVATIONS and user.inputs[0] is value:
+            then.append((user.op_type, _attributes(user)))
+            value = user.outputs[0]
+        elif product is not None:
             then.append(("SiLU", "{}"))
             value = product
         else:
@@ -176,15 +177,11 @@ def _after(node: ir.Node) -> tuple[ir.Value, tuple[tuple[str, str], ...]]:
 
 def _silu(value: ir.Value) -> ir.Value | None:
     """X * sigmoid(x) of this value."""
-    users = value.consumers()
-    kinds = {user.op_type: user for user in users}
-    if (
-        len(users) != 2
-        or set(kinds) != {"Sigmoid", "Mul"}
-        or kinds["Sigmoid"].outputs[0] not in kinds["Mul"].inputs
-    ):
+    users = {user.op_type: user for user in value.consumers()}
+    if len(value.consumers()) != 2 or users.keys() != {"Sigmoid", "Mul"}:
         return None
-    return kinds["Mul"].outputs[0]
+    gate, product = users["Sigmoid"].outputs[0], users["Mul"]
+    return product.outputs[0] if gate in product.inputs else None
 
 
 def _producers(value: ir.Value) -> Iterator[ir.Node]:
@@ -197,10 +194,9 @@ def _producers(value: ir.Value) -> Iterator[ir.Node]:
         if qdq.weight(node) is not None:
             yield node
             continue
-        for given in node.inputs:
-            if given is not None and given not in seen and not qdq.rooted_at_constant(given):
-                seen.add(given)
-                ready.append(given)
+        new = [read for read in qdq.computed_inputs(node) if read not in seen]
+        seen.update(new)
+        ready += new
 
 
 def _reaches(value: ir.Value, nodes: Mapping[int, ir.Node]) -> bool:

@@ -30,12 +30,17 @@ def axis_around(values: Iterable[float], zero: bool, ticks: int = 5) -> Axis:
     >>> axis_around([28.0, 52.0], zero=False)
     Axis(low=26.8, high=53.2, ticks=(30.0, 35.0, 40.0, 45.0, 50.0))
     """
-    all_values = [*values, *([0.0] if zero else [])]
-    low, high = min(all_values), max(all_values)
+    shown = list(values)
+    if zero:
+        shown.append(0.0)
+    low, high = min(shown), max(shown)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    if not zero or low < 0:
+    # An end at zero is the axis itself, which needs no room, unless nothing else is shown.
+    ends_at_zero = zero and high <= 0 and low != high
+    starts_at_zero = zero and low >= 0
+    if not starts_at_zero:
         low -= room
-    if not zero or high > 0 or low == high:
+    if not ends_at_zero:
         high += room
     return Axis(low, high, _ticks(low, high, ticks))
 

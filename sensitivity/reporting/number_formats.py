@@ -21,15 +21,22 @@ def format_of(quantizers: Iterable[Quantizer]) -> str:
     >>> format_of([weight, Quantizer("a.i", "a", "input", 16, None, format="INT16")])
     'INT8 with INT16 activations'
     """
-    counted: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+    weights: Counter[str] = Counter()
+    activations: Counter[str] = Counter()
     for quantizer in quantizers:
-        counted[quantizer.role == "weight"][quantizer.format] += 1
-    weights, activations = (
-        most.most_common(1)[0][0] if most else None for most in counted.values()
-    )
-    if weights and activations and weights != activations:
-        return f"{weights} with {activations} activations"
-    return weights or activations or USUAL
+        counted = weights if quantizer.role == "weight" else activations
+        counted[quantizer.format] += 1
+    if not weights or not activations:
+        return _most_common(weights or activations) or USUAL
+    of_weights, of_activations = _most_common(weights), _most_common(activations)
+    if of_weights == of_activations:
+        return of_weights
+    return f"{of_weights} with {of_activations} activations"
+
+
+def _most_common(formats: Counter[str]) -> str:
+    """The first of those that are most common; "" where there is none."""
+    return max(formats, key=formats.__getitem__, default="")
 
 
 def in_format(text: str, name: str) -> str:

@@ -91,13 +91,17 @@ def engine_layers(
 def _run(layer: Mapping[str, Any], ms: float | None, names: OnnxNames | None) -> LayerRun:
     name, kind = str(layer["Name"]), str(layer.get("LayerType", "?"))
     inputs, outputs = _ports(layer.get("Inputs", ())), _ports(layer.get("Outputs", ()))
-    candidates = _onnx_candidates(name, str(layer.get("Metadata", "")))
+    onnx = _onnx_candidates(name, str(layer.get("Metadata", "")))
+    if REFORMAT_OF.match(name):
+        onnx = ()
+    elif names is not None:
+        onnx = names.known(onnx)
     return LayerRun(
         name=name,
         op=kind,
         precision=_precision(layer, kind, inputs, outputs),
         ms=ms,
-        onnx=() if REFORMAT_OF.match(name) else names.known(candidates) if names else candidates,
+        onnx=onnx,
         origin=_origin(layer, kind),
         inputs=inputs,
         outputs=outputs,
@@ -112,15 +116,12 @@ def _origin(layer: Mapping[str, Any], kind: str) -> str | None:
 
 
 def _ports(tensors: Iterable[Any]) -> tuple[Port, ...]:
-    ports = (tensor for tensor in tensors if isinstance(tensor, Mapping))
-    return tuple(
-        Port(
-            str(t["Name"]),
-            _format_precision(str(t.get("Format/Datatype", ""))),
-            str(t.get("Format/Datatype", "")),
-        )
-        for t in ports
-    )
+    ports = []
+    for tensor in tensors:
+        if isinstance(tensor, Mapping):
+            kind = str(tensor.get("Format/Datatype", ""))
+            ports.append(Port(str(tensor["Name"]), _format_precision(kind), kind))
+    return tuple(ports)
 
 
 def _format_precision(text: str) -> str:
@@ -136,22 +137,22 @@ def _precision(
     """Weighted layers compute in the type of their weights, or of their first input; others in the
     widest type."""
     for key in ("Weights", "ConvWeights"):
-        if isinstance(layer.get(key), Mapping) and layer[key].get("Type"):
-            return _format_precision(str(layer[key]["Type"]))
-    if inputs and any(word in kind.lower() for word in WEIGHTED_KINDS):
+        weights = layer.get(key)
+        if isinstance(weights, Mapping) and weights.get("Type"):
+            return _format_precision(str(weights["Type"]))
+    is_weighted = any(word in kind.lower() for word in WEIGHTED_KINDS)
+    if is_weighted and inputs:
         return inputs[0].precision
-    known = [port.precision for port in inputs + outputs if port.precision in WIDTH]
-    return max(known, key=WIDTH.index) if known else "?"
+    precisions = [port.precision for port in inputs + outputs]
+    known = [precision for precision in precisions if precision in WIDTH]
+    return max(known, key=WIDTH.index, default="?")
 
 
 def _onnx_candidates(name: str, metadata: str) -> tuple[str, ...]:
     """Names of ONNX nodes: from the metadata where there is any, otherwise the parts of a fused
     layer's name."""
-    if found := ONNX_LAYER.findall(metadata):
-        return tuple(dict.fromkeys(found))
-    parts = re.sub(r"PWN\(|\)", "", name).split(" + ")
-    return tuple(
-        dict.fromkeys(
-            piece.strip() for part in parts for piece in part.split(", ") if piece.strip()
-        )
-    )
+    found = ONNX_LAYER.findall(metadata)
+    if not found:
+        joined = re.sub(r"PWN\(|\)", "", name)
+        found = [piece.strip() for piece in re.split(r" \+ |, ", joined)]
+    return tuple(dict.fromkeys(filter(None, found)))

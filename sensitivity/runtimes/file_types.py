@@ -29,26 +29,24 @@ class FileTypes:
         >>> FileTypes(quantized=False, half=False).builder_flags("fp16")
         ()
         """
-        fp16 = self.half or (self.quantized and float_type == "fp16")
-        return (("INT8",) if self.quantized else ()) + (("FP16",) if fp16 else ())
+        flags = {
+            "INT8": self.quantized,
+            "FP16": self.half or (self.quantized and float_type == "fp16"),
+        }
+        return tuple(flag for flag, is_set in flags.items() if is_set)
 
     def precision(self, float_type: str, *, strong: bool) -> str:
         """What unquantized layers run in: the file's types alone where the network is strongly
         typed."""
-        return (
-            "fp16"
-            if self.half or (not strong and "FP16" in self.builder_flags(float_type))
-            else "fp32"
-        )
+        may_fall_back = not strong and "FP16" in self.builder_flags(float_type)
+        return "fp16" if self.half or may_fall_back else "fp32"
 
 
 def file_types(file: Path) -> FileTypes:
     """Raises OnnxFileError for a file that is not a whole ONNX model."""
     graph = load_model(file).graph
     nodes = list(graph.all_nodes())
-    casts = (node.attributes.get("to") for node in nodes if node.op_type == "Cast")
-    return FileTypes(
-        quantized=any(node.op_type in QDQ_OPS for node in nodes),
-        half=any(value.dtype == ir.DataType.FLOAT16 for value in graph.initializers.values())
-        or any(to is not None and to.as_int() == ir.DataType.FLOAT16 for to in casts),
-    )
+    types: set[int | None] = {value.dtype for value in graph.initializers.values()}
+    types |= {node.attributes.get_int("to", 0) for node in nodes if node.op_type == "Cast"}
+    is_quantized = any(node.op_type in QDQ_OPS for node in nodes)
+    return FileTypes(is_quantized, ir.DataType.FLOAT16 in types)

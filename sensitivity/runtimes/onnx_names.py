@@ -50,7 +50,8 @@ class OnnxNames:
 
     def known(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of the names that are nodes, each once, in the file's order."""
-        wanted = {node.name for name in names if (node := self.find(name))}
+        found = [node for node in map(self.find, names) if node is not None]
+        wanted = {node.name for node in found}
         return tuple(node.name for node in self.nodes if node.name in wanted)
 
 

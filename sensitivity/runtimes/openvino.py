@@ -137,43 +137,54 @@ def _compile(file: Path, settings: dict[str, Any]) -> Any:
 def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
     """The executed nodes of a runtime graph, in its order, without what is computed from constants
     alone."""
-    info = {
-        node.get_friendly_name(): {key: _text(value) for key, value in node.get_rt_info().items()}
-        for node in nodes
-    }
+    info = {node.get_friendly_name(): _about(node) for node in nodes}
     constants: set[str] = set()  # also a bias behind a Reshape: it is no activation
     same: dict[str, str] = {}  # a step that is not executed works in place: its output is its input
     steps = []
     for node in nodes:
-        name, about = node.get_friendly_name(), info[node.get_friendly_name()]
-        sources = [
-            port.get_source_output().get_node().get_friendly_name() for port in node.inputs()
-        ]
+        name = node.get_friendly_name()
+        about, sources = info[name], _sources(node)
         reads = [same.get(source, source) for source in sources if source not in constants]
-        if about["layerType"] == "Const" or (sources and not reads):
+        is_constant = about["layerType"] == "Const" or (sources and not reads)
+        # A Concat may work in place, too.
+        is_executed = about["execTimeMcs"].isdigit() or len(reads) > 1
+        if is_constant:
             constants.add(name)
         elif not sources or about["layerType"] == "Output":
             continue
-        elif about["execTimeMcs"].isdigit() or len(reads) > 1:  # a Concat may work in place, too
-            steps.append(
-                _step(name, about, tuple(_port(source, info[source]) for source in reads), names)
-            )
+        elif is_executed:
+            ports = tuple(_port(source, info[source]) for source in reads)
+            steps.append(_step(name, about, ports, names))
         else:
             same[name] = reads[0]
     return tuple(steps)
 
 
+def _about(node: Any) -> dict[str, str]:
+    return {key: _text(value) for key, value in node.get_rt_info().items()}
+
+
+def _sources(node: Any) -> list[str]:
+    """Names of the nodes that a node reads."""
+    ports = (port.get_source_output() for port in node.inputs())
+    return [port.get_node().get_friendly_name() for port in ports]
+
+
 def _step(name: str, about: dict[str, str], inputs: tuple[Port, ...], names: OnnxNames) -> LayerRun:
     onnx = names.known(_in_file(part, names) for part in about["originalLayersNames"].split(","))
-    quantizes = bool(onnx) and all(names.by_name[node].op in QDQ_OPS for node in onnx)
-    added = about["layerType"] in ("Reorder", "Convert") and not onnx
+    origin = None
+    if about["layerType"] in ("Reorder", "Convert") and not onnx:
+        origin = "reformat"
+    elif onnx and all(names.by_name[node].op in QDQ_OPS for node in onnx):
+        origin = "qdq"
+    took = about["execTimeMcs"]
     return LayerRun(
         name=name,
         op=about["layerType"],
         precision=PRECISION.get(about["runtimePrecision"], about["runtimePrecision"]),
-        ms=int(about["execTimeMcs"]) / 1000 if about["execTimeMcs"].isdigit() else 0.0,
+        ms=int(took) / 1000 if took.isdigit() else 0.0,
         onnx=onnx,
-        origin="reformat" if added else "qdq" if quantizes else None,
+        origin=origin,
         inputs=inputs,
         outputs=(_port(name, about),),
     )

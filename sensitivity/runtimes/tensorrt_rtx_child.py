@@ -54,8 +54,10 @@ def _take_one_sample(builder: Any, network: Any, config: Any) -> None:
     """A free first axis gets one sample. What another free axis should be, nobody said: the builder
     refuses it."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    dynamic = {tensor.name: tuple(tensor.shape) for tensor in inputs if -1 in tuple(tensor.shape)}
-    if not dynamic or any(-1 in shape[1:] for shape in dynamic.values()):
+    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
+    dynamic = {name: shape for name, shape in shapes.items() if -1 in shape}
+    others = [side for shape in dynamic.values() for side in shape[1:]]
+    if not dynamic or -1 in others:
         return
     profile = builder.create_optimization_profile()
     for name, shape in dynamic.items():

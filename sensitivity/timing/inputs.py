@@ -44,13 +44,14 @@ def _shape(value: ir.Value, batch: int, file: Path) -> list[int]:
             f"Expected input {value.name!r} of {file} to have a shape, got none; export it with "
             "one."
         )
-    first, *rest = [size if isinstance(size, int) else None for size in value.shape]
-    if None in rest:
+    first, *rest = value.shape
+    known = [size for size in rest if isinstance(size, int)]
+    if len(known) < len(rest):
         raise OnnxFileError(
             f"Expected only the first axis of input {value.name!r} of {file} to be dynamic, got "
             f"{value.shape}; export it with fixed sizes."
         )
-    return [batch if first is None else first, *(size for size in rest if size is not None)]
+    return [first if isinstance(first, int) else batch, *known]
 
 
 def _dtype(value: ir.Value, file: Path) -> np.dtype[np.generic]:

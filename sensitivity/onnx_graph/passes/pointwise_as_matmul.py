@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import onnx_ir as ir
 
-from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.float_weights import output_is_quantized
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.quantized_conv import QuantizedConv, quantized_convs
 from sensitivity.onnx_graph.uses import BIAS_INPUT
 from sensitivity.onnx_graph.walk import given
 
@@ -25,53 +23,32 @@ class PointwiseAsMatMul(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = list(filter(None, map(_pointwise, model.graph)))
+        found = list(filter(_is_pointwise, quantized_convs(model.graph)))
         for convolution in found:
             _replace(model.graph, convolution)
         return ir.passes.PassResult(model, modified=bool(found))
 
 
-@dataclass(frozen=True, eq=False)
-class _Pointwise:
-    """A 1x1 convolution. given, weight: the pairs that it reads. quantize: the Q of its weight.
-    values: of the weight, [out, in, 1, 1]."""
-
-    node: ir.Node
-    given: qdq.Pair
-    weight: qdq.Pair
-    quantize: ir.Node
-    values: qdq.Array
-
-
-def _pointwise(node: ir.Node) -> _Pointwise | None:
-    if node.op_type != "Conv" or not _keeps_pixels(node) or output_is_quantized(node):
-        return None
-    given, weight = map(qdq.pair_of, node.inputs[:2])
-    if given is None or weight is None:
-        return None
-    values = qdq.constant(weight.source)
-    if given.quantize is None or weight.quantize is None or values is None:
-        return None
-    is_pointwise = values.ndim == 4 and values.shape[2:] == (1, 1)
-    has_scales = given.axis is None and weight.axis in {None, 0}
-    if not is_pointwise or not has_scales:
-        return None
-    return _Pointwise(node, given, weight, weight.quantize, values)
+def _is_pointwise(found: QuantizedConv) -> bool:
+    """Whether it is a 1x1 convolution that keeps pixels in place and gives float."""
+    if found.weight.quantize is None or output_is_quantized(found.node):
+        return False
+    is_small = found.values.ndim == 4 and found.values.shape[2:] == (1, 1)
+    return is_small and _keeps_pixels(found.node)
 
 
 def _keeps_pixels(node: ir.Node) -> bool:
-    """Whether each pixel of the output is in the place of one of the input, all channels in one
-    group."""
+    """Whether each pixel of the output is in the place of one of the input."""
     attributes = node.attributes
-    if any(attributes.get_ints("pads", [])) or attributes.get_int("group", 1) != 1:
-        return False
-    is_padded = attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
+    has_pads = any(attributes.get_ints("pads", []))
+    is_padded = has_pads or attributes.get_string("auto_pad", "NOTSET") != "NOTSET"
     steps = set(attributes.get_ints("strides", []))
     return not is_padded and steps <= {1}
 
 
-def _replace(graph: ir.Graph, found: _Pointwise) -> None:
+def _replace(graph: ir.Graph, found: QuantizedConv) -> None:
     node, pair, weight = found.node, found.given, found.weight
+    assert weight.quantize is not None
     name = node.name or node.outputs[0].name
     integers = ir.node(
         "Transpose", [pair.dequantize.inputs[0]], {"perm": LAST}, name=f"{name}/ChannelsLast"
@@ -79,7 +56,7 @@ def _replace(graph: ir.Graph, found: _Pointwise) -> None:
     pixels = _like(pair.dequantize, integers.outputs[0], {}, f"{name}/DequantizeLinear")
     turned = add(graph, f"{weight.source.name}.transposed", found.values[:, :, 0, 0].T)
     axis = {} if weight.axis is None else {"axis": 1}
-    levels = _like(found.quantize, turned, axis, f"{name}/WeightQuantizeLinear")
+    levels = _like(weight.quantize, turned, axis, f"{name}/WeightQuantizeLinear")
     matrix = _like(weight.dequantize, levels.outputs[0], axis, f"{name}/WeightDequantizeLinear")
     product = ir.node("MatMul", [pixels.outputs[0], matrix.outputs[0]], name=name)
     made = [integers, pixels, levels, matrix, product]
