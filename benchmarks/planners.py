@@ -25,7 +25,6 @@ from planners_table import RECALIBRATED, markdown
 from sensitivity.config import UnitChoices
 from sensitivity.measure.ranking import estimate, gain, per_sample
 from sensitivity.measure.scan import Scan, scan
-from sensitivity.measure.variants import baselines, skip_variant
 from sensitivity.planners.base import Goal, Planner
 from sensitivity.planners.exhaustive import LARGEST
 from sensitivity.records import CostModel, Plan, Target
@@ -116,8 +115,7 @@ def measure(session: Session, options: argparse.Namespace, head: Mapping[str, An
     goes."""
     runtime = load("runtimes", options.runtime)()
     start = time.perf_counter()
-    subject = (session.measurer, session.units, session.source.quantizers)
-    scans = {mode: scan(*subject, mode) for mode in ("disable", "enable")}
+    scans = {mode: scan(session.study, mode) for mode in ("disable", "enable")}
     head = {**head, "units": len(session.units), "runtime": options.runtime}
     head |= {
         "splits": {split: len(known(session, split)) for split in ("rank", "confirm", "holdout")}
@@ -198,9 +196,7 @@ def recalibrated(
 
 
 def chosen(session: Session, scanned: Scan, target: Target, means: Means) -> Plan:
-    return choose_plan(
-        session.measurer, session.units, session.source.quantizers, scanned, target, means
-    )
+    return choose_plan(session.study, scanned, target, means)
 
 
 def row_of(
@@ -218,14 +214,10 @@ def peer(
     session: Session, planner: Planner, ranking: Sequence[str], target: Target, cost: CostModel
 ) -> Found:
     start, before = time.perf_counter(), session.measurer.samples
-    (float_,) = session.measurer.scores(
-        [baselines(session.source.quantizers)["float"]], "confirm", "float"
-    )
+    (float_,) = session.measurer.scores([session.study.float_variant], "confirm", "float")
     level = session.measurer.aggregate(float_)
     floor = target.floor(level)
-    choice = planner.choose(
-        ranking, SplitJudge(session.measurer, session.units, floor), Goal(floor, level)
-    )
+    choice = planner.choose(ranking, SplitJudge(session.study, floor), Goal(floor, level))
     spent, took = session.measurer.samples - before, time.perf_counter() - start
     return found(
         session, planner.name, choice.skip, choice.met, len(choice.path), spent, took, cost
@@ -242,7 +234,7 @@ def found(
     seconds: float,
     cost: CostModel,
 ) -> Found:
-    variants = [baselines(session.source.quantizers)["float"], skip_variant(skip, session.units)]
+    variants = [session.study.float_variant, session.study.skip_variant(skip)]
     aggregate = session.task.aggregate
     drops = {}
     for split in ("confirm", "holdout"):
@@ -257,7 +249,7 @@ def found(
 def worst_samples(session: Session) -> Any:
     """The metric on the samples of `confirm` where everything in INT8 loses most against float;
     ties in their order."""
-    base = baselines(session.source.quantizers)
+    base = session.study.baselines
     pair = session.measurer.scores([base["float"], base["quantized"]], "confirm", "worst samples")
     float_, quantized = (per_sample(scores, session.task.aggregate) for scores in pair)
     # a metric that is no mean has no worst samples of its own: all of them rank
@@ -267,18 +259,15 @@ def worst_samples(session: Session) -> Any:
         chosen = np.argsort(quantized - float_, kind="stable")[:WORST]
 
     def metric(skip: tuple[str, ...]) -> float:
-        (scores,) = session.measurer.scores(
-            [skip_variant(skip, session.units)], "confirm", "NNCF: rank"
-        )
+        variant = session.study.skip_variant(skip)
+        (scores,) = session.measurer.scores([variant], "confirm", "NNCF: rank")
         return session.measurer.aggregate(scores[chosen])
 
     return metric
 
 
 def known(session: Session, split: str) -> Any:
-    (scores,) = session.measurer.scores(
-        [baselines(session.source.quantizers)["float"]], split, split
-    )
+    (scores,) = session.measurer.scores([session.study.float_variant], split, split)
     return scores
 
 

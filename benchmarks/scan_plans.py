@@ -66,9 +66,8 @@ def raced(
             session = Session(
                 "", task, source, tuple(units), RunDir(Path(folder)), measurer, example, ()
             )
-            subject = (measurer, units, source.quantizers)
-            scanned = raced_scan(*subject, "disable", session.signal(signal), Budget())
-            plan = choose_plan(*subject, scanned, target)
+            scanned = raced_scan(session.study, "disable", session.signal(signal), Budget())
+            plan = choose_plan(session.study, scanned, target)
         ranking = tuple(effect.unit for effect in scanned.effects)
         return Raced(time.perf_counter() - start, sum(setup), measurer.samples, ranking, plan)
 

@@ -281,15 +281,12 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
     run_dir = session.run_dir
     run_dir.write("run.json", _info(session, settings))
     with _noted(session.run_dir, "scan", command, session):
-        mode = settings.mode or usual_mode(session.measurer, session.source.quantizers)
+        mode = settings.mode or usual_mode(session.study)
         run_dir.write("run.json", replace(run_dir.info(), mode=mode))
         result = _measured(session, settings, mode)
         if session.has_samples:
-            result = mark_unjudged(
-                session.measurer, session.units, session.source.quantizers, result
-            )
-        sharing = sharing_cost(session.measurer, session.source.quantizers, session.own_ranges)
-        result = replace(result, sharing=sharing)
+            result = mark_unjudged(session.study, result)
+        result = replace(result, sharing=sharing_cost(session.study, session.own_ranges))
         if result.unjudged:
             _warn_unjudged(session, result.unjudged)
         run_dir.write("scan.json", result)
@@ -318,24 +315,32 @@ def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
     Where everything in INT8 has collapsed a plan does not follow the metric of single units, and
     less is spent on it.
     """
-    subject = (session.measurer, session.units, session.source.quantizers)
     collapsed = settings.mode is None and mode == "enable"
+    wants_exact = settings.exact or settings.signal == "metric"
     budget = Budget(settings.samples, settings.time_budget)
-    if budget == Budget(None, None):
-        if session.exact_samples() <= (EXACT_IF_COLLAPSED if collapsed else EXACT_UP_TO):
-            return measure_scan(*subject, mode)
+    has_no_budget = budget == Budget(None, None)
+    affordable = EXACT_IF_COLLAPSED if collapsed else EXACT_UP_TO
+    if wants_exact or (has_no_budget and session.exact_samples() <= affordable):
+        return measure_scan(session.study, mode)
+    signal = _signal_of_units(session, settings, FEW_SAMPLES if collapsed else SIGNAL_SAMPLES)
+    if signal is None:
+        return measure_scan(session.study, mode)
+    if has_no_budget:
         budget = COLLAPSED_BUDGET if collapsed else Budget()
-    if settings.exact or settings.signal == "metric":
-        return measure_scan(*subject, mode)
+    return raced_scan(session.study, mode, signal, budget)
+
+
+def _signal_of_units(
+    session: Session, settings: ScanChoices, samples: int
+) -> dict[str, float] | None:
+    """Unit -> signal; None where outputs cannot be compared and the exact scan can be afforded
+    instead."""
     try:
-        signal = session.signal(
-            settings.signal or session.usual_signal, FEW_SAMPLES if collapsed else SIGNAL_SAMPLES
-        )
-    except ModelError:  # outputs that cannot be compared
+        return session.signal(settings.signal or session.usual_signal, samples)
+    except ModelError:
         if settings.signal is not None or session.exact_samples() > EXACT_UP_TO:
             raise
-        return measure_scan(*subject, mode)
-    return raced_scan(*subject, mode, signal, budget)
+        return None
 
 
 def _plan(
@@ -343,7 +348,7 @@ def _plan(
 ) -> Plan:
     with _noted(session.run_dir, "plan", command, session):
         found = searched(session, settings, scanned, runtime_of(settings.runtime))
-        detail = detection_detail(session.measurer, session.source.quantizers, found)
+        detail = detection_detail(session.study, found)
         if detail:
             session.run_dir.write("detection.json", detail)
     return found

@@ -7,6 +7,7 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.progress import Progress, silent
 from sensitivity.measure.raced import SIGNAL_SAMPLES, measured_signal
 from sensitivity.measure.scan import Scan
+from sensitivity.measure.study import Study
 from sensitivity.measure.variants import BASELINES
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, ends
@@ -83,6 +85,11 @@ class Session:
     loaded: Task | EvaluateTask | None = None
     graph: Placed | None = None
 
+    @cached_property
+    def study(self) -> Study:
+        """What scans and searches of this session work on."""
+        return Study(self.measurer, self.units, self.source.quantizers)
+
     @property
     def has_samples(self) -> bool:
         """False for a task that has only evaluate(model)."""
@@ -114,9 +121,7 @@ class Session:
             from sensitivity.signals.fisher import fisher
 
             return fisher(self.source, self.units, islice(self.task.data["rank"], FISHER_BATCHES))
-        return measured_signal(
-            self.measurer, self.units, self.source.quantizers, self.distortion(name), samples
-        )
+        return measured_signal(self.study, self.distortion(name), samples)
 
     def distortion(self, name: str) -> Signal:
         """The signal of this name that compares outputs. Raises TaskError for "boxes" where the
@@ -215,7 +220,8 @@ def open_session(
                 return _simulator(loaded, with_alternatives(source, offered), memory)
 
             measurer = _measurer(Measurer(task, simulator, journal, progress), own_ranges)
-            changed = _changed(measurer, source, run_dir, head["task"], loaded)
+            study = Study(measurer, found.units, source.quantizers)
+            changed = _changed(study, run_dir, head["task"], loaded)
             yield Session(
                 given=given,
                 task=task,
@@ -304,11 +310,7 @@ def _measurer(measurer: Measurer, own_ranges: tuple[Range, ...]) -> Measurer:
 
 
 def _changed(
-    measurer: Measurer,
-    source: QuantizedModel,
-    run_dir: RunDir,
-    task: Mapping[str, str],
-    loaded: Task | EvaluateTask,
+    study: Study, run_dir: RunDir, task: Mapping[str, str], loaded: Task | EvaluateTask
 ) -> tuple[str, ...]:
     """What to tell of a task that has changed since the journal began; nothing where it does the
     same.
@@ -316,14 +318,14 @@ def _changed(
     One made in Python is measured again also where its functions read the same: what they call may
     be another. Raises JournalMismatch where it measures something else.
     """
-    journal = measurer.journal
+    journal = study.measurer.journal
     same = journal.task is None or same_task(journal.task, task)
     in_python = task["function"] == IN_PYTHON
     if same and not (in_python and isinstance(loaded, Task)):
         return ()
     scanned = run_dir.read_if_there("scan.json", Scan)
     what = "task" if in_python else "task file"
-    check_same_task(measurer, source.quantizers, scanned.baselines if scanned else {}, what)
+    check_same_task(study, scanned.baselines if scanned else {}, what)
     if same:
         return ()
     journal.add_task(task)

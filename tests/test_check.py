@@ -24,6 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from sensitivity.cli.main import main
 from sensitivity.config import UnitChoices
 from sensitivity.errors import CheckError, ModelError
+from sensitivity.measure.study import Study
 from sensitivity.preflight.check import check as preflight
 from sensitivity.preflight.check import refuse_errors, unexecuted, warnings_of
 from sensitivity.preflight.data import data_findings
@@ -382,13 +383,11 @@ class Answers:
         task = Task(
             None, dict.fromkeys(("rank", "confirm", "holdout"), data), metric="top-1", **chosen
         )
+        measurer: Any = SimpleNamespace(
+            aggregate=task.aggregate, outputs=lambda variants, inputs: iter([(0, inputs)])
+        )
         session = SimpleNamespace(
-            task=task,
-            has_samples=True,
-            source=SimpleNamespace(quantizers=()),
-            measurer=SimpleNamespace(
-                aggregate=task.aggregate, outputs=lambda variants, inputs: iter([(0, inputs)])
-            ),
+            task=task, has_samples=True, measurer=measurer, study=Study(measurer, (), ())
         )
         return list(metric_findings(session, target))  # type: ignore[arg-type]
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.onnx_models import qdq_file
+from support.studies import study_of
 
 from sensitivity import api
 from sensitivity.config import ScanSettings
@@ -27,7 +28,6 @@ from sensitivity.measure.raced import (
     raced_scan,
 )
 from sensitivity.measure.scan import scan, usual_mode
-from sensitivity.measure.variants import baselines
 from sensitivity.planners.base import Choice, Goal, Judged
 from sensitivity.planners.culprits import END, CulpritPlanner
 from sensitivity.planners.pinned import PinnedPlanner
@@ -97,15 +97,14 @@ def planned(
     detected.wanted = inputs[:, 1:] > 0.7  # type: ignore[attr-defined]
     data = {split: [(inputs, inputs)] for split in ("rank", "confirm", "holdout")}
     task = Task(model, data, score)
-    units = layers(model.quantizers)
-    subject = (units, model.quantizers)
     with open_journal(path, {}, resume=True) as journal:
         measurer = Measurer(task, lambda _: FakeSimulator(model), journal)
-        assert usual_mode(measurer, model.quantizers) == "enable"
-        signal = measured_signal(measurer, *subject, SQNR, FEW_SAMPLES)
-        scanned = raced_scan(measurer, *subject, "enable", signal, Budget(2000))
-        found = Means(signal=SQNR, alone=scanned.signal, ends=ends(model, units), **means)
-        return choose_plan(measurer, *subject, scanned, Target(drop=0.01), found)
+        study = study_of(measurer, model)
+        assert usual_mode(study) == "enable"
+        signal = measured_signal(study, SQNR, FEW_SAMPLES)
+        scanned = raced_scan(study, "enable", signal, Budget(2000))
+        found = Means(signal=SQNR, alone=scanned.signal, ends=ends(model, study.units), **means)
+        return choose_plan(study, scanned, Target(drop=0.01), found)
 
 
 @pytest.mark.parametrize(
@@ -145,13 +144,13 @@ def test_a_collapse_that_is_measured_whole_is_planned_alike(tmp_path: Path) -> N
     task = Task(
         model, {split: [(inputs, None)] for split in ("rank", "confirm", "holdout")}, detected
     )
-    units = layers(model.quantizers)
     for signal in (SQNR, None):
         with open_journal(tmp_path / str(signal is None), {}, resume=True) as journal:
             measurer = Measurer(task, lambda _: FakeSimulator(model), journal)
-            scanned = scan(measurer, units, model.quantizers, "enable")
-            means = Means(signal=signal, ends=ends(model, units))
-            plan = choose_plan(measurer, units, model.quantizers, scanned, Target(drop=0.01), means)
+            study = study_of(measurer, model)
+            scanned = scan(study, "enable")
+            means = Means(signal=signal, ends=ends(model, study.units))
+            plan = choose_plan(study, scanned, Target(drop=0.01), means)
         assert plan.met
         assert set(plan.skip) == {"op18", "op19"}
 
@@ -267,13 +266,11 @@ def test_a_set_that_misses_by_far_is_refused_on_a_part_of_confirm_and_a_plan_nev
         lambda outputs, _: outputs,
         aggregate=median_free,
     )
-    units = layers(model.quantizers)
     with open_journal(tmp_path / "j", {}, resume=True) as journal:
         measurer = Measurer(task, lambda _: FakeSimulator(model), journal)
-        (float_scores,) = measurer.scores(
-            [baselines(model.quantizers)["float"]], "confirm", "float"
-        )
-        judge = RoughJudge(measurer, units, 0.99, float_scores)
+        study = study_of(measurer, model)
+        (float_scores,) = measurer.scores([study.float_variant], "confirm", "float")
+        judge = RoughJudge(study, 0.99, float_scores)
         ruined, harmed = judge(()), judge(("ruins",))
     assert (ruined.met, ruined.n, ruined.part) == (False, 20, 0.1)
     assert ruined.metric == pytest.approx(0.4, abs=0.3)
@@ -356,9 +353,7 @@ def measured(
     monkeypatch.setattr(api, "measure_scan", lambda *_: "exact")
     monkeypatch.setattr(api, "raced_scan", lambda *subject: f"race of {subject[-1].samples}")
     session: Any = SimpleNamespace(
-        measurer=None,
-        units=(),
-        source=SimpleNamespace(quantizers=()),
+        study=None,
         exact_samples=lambda: samples,
         signal=signal,
         usual_signal="boxes",

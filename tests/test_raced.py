@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.studies import study_of
 
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.progress import Advance, Progress, silent
 from sensitivity.measure.raced import Budget, measured_signal, raced_scan
 from sensitivity.measure.scan import Scan
-from sensitivity.measure.variants import baselines
 from sensitivity.planners.base import Goal, Judged
 from sensitivity.planners.interpolated import InterpolatedPlanner
-from sensitivity.quantizers.base import layers
 from sensitivity.records import Plan, Target
 from sensitivity.search.choose import choose_plan
 from sensitivity.search.judge import SequentialJudge
@@ -50,13 +49,12 @@ def raced(
     target: Target | None = None,
     progress: Progress = silent,
 ) -> tuple[Scan, Plan | None, Measurer]:
-    quantizers = task.model.quantizers
-    units = layers(quantizers)
     with open_journal(path, {}, resume=True) as journal:
         measurer = Measurer(task, lambda _: FakeSimulator(task.model), journal, progress)
-        signal = measured_signal(measurer, units, quantizers, Signal("difference", difference))
-        scan = raced_scan(measurer, units, quantizers, "disable", signal, budget)
-        plan = choose_plan(measurer, units, quantizers, scan, target) if target else None
+        study = study_of(measurer)
+        signal = measured_signal(study, Signal("difference", difference))
+        scan = raced_scan(study, "disable", signal, budget)
+        plan = choose_plan(study, scan, target) if target else None
     return scan, plan, measurer
 
 
@@ -111,15 +109,12 @@ def test_a_signal_is_measured_on_16_samples_and_no_more_where_batches_can_be_cut
     tmp_path: Path,
 ) -> None:
     task = fake_task()
-    units = layers(task.model.quantizers)
     for smallest, samples in ((1, 16), (None, 50)):
         with open_journal(tmp_path / str(smallest), {}, resume=False) as journal:
             simulator = FakeSimulator(task.model)
             simulator.smallest = smallest
             measurer = Measurer(task, lambda _, simulator=simulator: simulator, journal)
-            signal = measured_signal(
-                measurer, units, task.model.quantizers, Signal("difference", difference)
-            )
+            signal = measured_signal(study_of(measurer), Signal("difference", difference))
         assert measurer.samples == samples * (len(HARM) + 1)
         assert max(signal, key=lambda name: signal[name]) == "stem"
 
@@ -151,13 +146,11 @@ def test_a_sequential_judge_agrees_with_the_whole_split_where_the_answer_is_clea
     tmp_path: Path,
 ) -> None:
     task = fake_task()
-    units = layers(task.model.quantizers)
     with open_journal(tmp_path / "j", {}, resume=False) as journal:
         measurer = Measurer(task, lambda _: FakeSimulator(task.model), journal)
-        (float_scores,) = measurer.scores(
-            [baselines(task.model.quantizers)["float"]], "confirm", ""
-        )
-        judge = SequentialJudge(measurer, units, 0.9, float_scores)
+        study = study_of(measurer)
+        (float_scores,) = measurer.scores([study.float_variant], "confirm", "")
+        judge = SequentialJudge(study, 0.9, float_scores)
         refused, met = judge(()), judge(tuple(HARM))
     assert not refused.met
     assert refused.n < 1000

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from support.batches import batches
 from support.commands import TASK, verb
+from support.studies import study_of
 
-from sensitivity import api, planning
+from sensitivity import api
 from sensitivity.config import PlanSettings
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
@@ -32,7 +33,8 @@ from sensitivity.search.choose import choose_plan
 from sensitivity.search.frontier import correction
 from sensitivity.search.ranges import Place, places_of, recalibrate, shares, together
 from sensitivity.signals.base import Signal
-from sensitivity.steps.plan import read_frontier
+from sensitivity.steps import plan as plan_step
+from sensitivity.steps.plan import cheapest, read_frontier
 from sensitivity.steps.recalibrate import Recalibration
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
@@ -100,11 +102,7 @@ def measurer(tmp_path: Path) -> Iterator[Measurer]:
 
 
 def found(measurer: Measurer, places: list[Place], **options: Any) -> dict[str, tuple[str, float]]:
-    source = measurer.task.model
-    order = ["stem", "head", "body"]
-    taken = recalibrate(
-        measurer, layers(source.quantizers), source.quantizers, order, places, **options
-    )
+    taken = recalibrate(study_of(measurer), ["stem", "head", "body"], places, **options)
     return {one.unit: (one.method, round(one.gain.value, 3)) for one in taken}
 
 
@@ -145,10 +143,7 @@ def test_changes_that_only_gain_together_have_the_gain_of_all(measurer, monkeypa
 
     monkeypatch.setattr(measurer, "scores", scores)
     places = [tried(name, mse=0.5) for name in INPUTS[:2]]
-    units = layers(measurer.task.model.quantizers)
-    taken = recalibrate(
-        measurer, units, measurer.task.model.quantizers, ["stem", "body"], places, signal=MOVED
-    )
+    taken = recalibrate(study_of(measurer), ["stem", "body"], places, signal=MOVED)
     assert [(one.unit, one.together) for one in taken] == [("stem", True), ("body", True)]
     assert [one.gain.value for one in taken] == pytest.approx([0.1, 0.1])
 
@@ -160,7 +155,7 @@ def test_after_a_collapse_weights_and_activations_are_changed_all_at_once(measur
     weights = [name.replace("input", "weight") for name in INPUTS]
     places = [tried(name, **{"per channel": 0.1}) for name in weights]
     places += [tried(name, mse=0.5, entropy=0.4, percentile=1.5) for name in INPUTS]
-    taken = together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED)
+    taken = together(study_of(measurer), places, signal=MOVED)
     assert [(one.unit, one.method, one.together) for one in taken] == [
         (unit, "per channel, entropy", True) for unit in ("stem", "body", "head")
     ]
@@ -171,15 +166,11 @@ def test_after_a_collapse_weights_and_activations_are_changed_all_at_once(measur
 
 
 def test_after_a_collapse_ranges_that_are_no_nearer_are_not_taken(measurer):
-    source = measurer.task.model
     places = [tried(name, mse=1.01) for name in INPUTS]
-    assert (
-        together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED) == ()
-    )
+    assert together(study_of(measurer), places, signal=MOVED) == ()
 
 
 def test_after_a_collapse_what_lowers_the_metric_is_not_kept(measurer, monkeypatch):
-    source = measurer.task.model
     weight = INPUTS[0].replace("input", "weight")
     places = [tried(weight, **{"per channel": 0.1}), tried(INPUTS[0], mse=0.5)]
     levels = {0: 0.5, 1: 0.6, 2: 0.4}
@@ -191,7 +182,7 @@ def test_after_a_collapse_what_lowers_the_metric_is_not_kept(measurer, monkeypat
         ]
 
     monkeypatch.setattr(measurer, "scores", scores)
-    (one,) = together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED)
+    (one,) = together(study_of(measurer), places, signal=MOVED)
     assert (one.unit, one.method) == ("stem", "per channel")
     assert one.gain.value == pytest.approx(0.1)
 
@@ -200,26 +191,16 @@ def test_after_a_collapse_ranges_under_which_the_metric_stays_at_nothing_are_not
     measurer, monkeypatch
 ):
     """What ruins such a model is something else, and hides what the ranges do to the rest."""
-    source = measurer.task.model
     places = [tried(INPUTS[0], percentile=0.5)]
     nothing = np.zeros(200)
     monkeypatch.setattr(measurer, "scores", lambda variants, split, what: [nothing, nothing])
-    taken = together(measurer, layers(source.quantizers), source.quantizers, places, signal=MOVED)
+    taken = together(study_of(measurer), places, signal=MOVED)
     assert taken == ()
 
 
 def test_a_unit_that_is_skipped_is_left_out_of_every_trial(measurer):
     places = [tried(INPUTS[2], mse=0.5)]
-    source = measurer.task.model
-    taken = recalibrate(
-        measurer,
-        layers(source.quantizers),
-        source.quantizers,
-        ["head"],
-        places,
-        skip=["stem"],
-        signal=MOVED,
-    )
+    taken = recalibrate(study_of(measurer), ["head"], places, skip=["stem"], signal=MOVED)
     assert [one.unit for one in taken] == ["head"]
     tried_variants = [
         variant for variant in measurer.journal.variants if variant.label == "recalibrated"
@@ -281,7 +262,6 @@ def test_outputs_are_given_with_ranges_that_the_present_simulator_does_not_offer
 
 
 def test_what_sharing_costs_is_paired_on_what_the_baseline_was_measured_on(measurer):
-    quantizers = measurer.task.model.quantizers
     list(
         zip(
             range(3),
@@ -290,11 +270,11 @@ def test_what_sharing_costs_is_paired_on_what_the_baseline_was_measured_on(measu
         )
     )
     own = [Range(INPUTS[0], "own", (0.5,))]
-    cost = sharing_cost(measurer, quantizers, own)
+    cost = sharing_cost(study_of(measurer), own)
     assert cost.n == 120
     assert cost.value == pytest.approx(0.075, abs=0.03)
     assert cost.low < cost.value < cost.high
-    assert sharing_cost(measurer, quantizers, []) is None
+    assert sharing_cost(study_of(measurer), []) is None
 
 
 def test_pinned_units_are_in_every_set_tried_or_in_none():
@@ -390,11 +370,11 @@ def ranges_given(monkeypatch: pytest.MonkeyPatch, quantizer: str, times: float) 
     searches = []
 
     def searched(*arguments):
-        searches.append(arguments[5].planner)
+        searches.append(arguments[3].planner)
         return choose_plan(*arguments)
 
-    monkeypatch.setattr(planning, "recalibration", recalibration)
-    monkeypatch.setattr(planning, "choose_plan", searched)
+    monkeypatch.setattr(plan_step, "recalibration", recalibration)
+    monkeypatch.setattr(plan_step, "choose_plan", searched)
     return searches
 
 
@@ -420,7 +400,7 @@ def test_other_ranges_that_make_the_plan_dearer_are_left_behind(scanned: Path, m
         chosen_among.append(len(points))
         return correction(values, points, chosen, floor, cost)
 
-    monkeypatch.setattr(planning, "correction", corrected)
+    monkeypatch.setattr(plan_step, "correction", corrected)
     plan = planned(scanned, planner="cost", cost="macs")
     assert searches == ["cost", "cost"]
     assert "conv3" not in plan.skip
@@ -458,16 +438,12 @@ def test_the_cheapest_plan_meets_its_target_and_its_engine_is_measured() -> None
         )
 
     cost = CostModel("table", "ms", 1.0, {"a": 0.5, "b": 0.2, "c": 0.2})
-    assert planning.cheapest([plan("a", 0.9), plan("bc", 0.9)], cost, None) == 1
-    assert planning.cheapest([plan("a", 0.9), plan("bc", 0.9)], None, None) == 0
-    assert planning.cheapest([plan("a", 0.9), plan("bc", 0.9)], cost, lambda skips: [1.3, 1.4]) == 0
-    assert planning.cheapest([plan("a", 0.9), plan("b", 0.8, met=False)], cost, None) == 0
+    assert cheapest([plan("a", 0.9), plan("bc", 0.9)], cost, None) == 1
+    assert cheapest([plan("a", 0.9), plan("bc", 0.9)], None, None) == 0
+    assert cheapest([plan("a", 0.9), plan("bc", 0.9)], cost, lambda skips: [1.3, 1.4]) == 0
+    assert cheapest([plan("a", 0.9), plan("b", 0.8, met=False)], cost, None) == 0
+    assert cheapest([plan("a", 0.7, met=False), plan("b", 0.8, met=False)], cost, None) == 1
     assert (
-        planning.cheapest([plan("a", 0.7, met=False), plan("b", 0.8, met=False)], cost, None) == 1
-    )
-    assert (
-        planning.cheapest(
-            [plan("bc", 0.9), plan("cb", 0.9)], cost, lambda skips: pytest.fail("one engine")
-        )
+        cheapest([plan("bc", 0.9), plan("cb", 0.9)], cost, lambda skips: pytest.fail("one engine"))
         == 0
     )

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from support.studies import study_of
 
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.raced import Budget, raced_scan
 from sensitivity.measure.scan import scan, usual_mode
-from sensitivity.quantizers.base import layers
 from sensitivity.records import Target
 from sensitivity.search.choose import COLLAPSED, Means, choose_plan
 from sensitivity.search.rerank import reranked
@@ -53,7 +53,7 @@ def test_units_are_ordered_by_what_they_take_once_the_first_are_out(tmp_path: Pa
     journal, task, simulator, model = measurer_of(tmp_path / "j")
     with journal:
         measurer = Measurer(task, lambda offered: simulator, journal)
-        order = reranked(measurer, layers(model.quantizers), model.quantizers, SIGNAL)
+        order = reranked(study_of(measurer, model), SIGNAL)
     assert order.units[:3] == ("mask", "second", "third")
     assert set(order.units) == set(HARM)
     assert list(order.signal)[:3] == ["mask", "second", "third"]
@@ -75,9 +75,9 @@ def test_a_plan_needs_fewer_units_with_re_ranking_than_with_the_order_of_the_sca
     for name, signal in (("scan", None), ("anew", SIGNAL)):
         with open_journal(tmp_path / name, {}, resume=True) as journal:
             measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
-            subject = (measurer, layers(model.quantizers), model.quantizers)
-            scanned = scan(*subject, "disable")
-            found[name] = choose_plan(*subject, scanned, Target(drop=0.03), Means(signal=signal))
+            study = study_of(measurer, model)
+            scanned = scan(study, "disable")
+            found[name] = choose_plan(study, scanned, Target(drop=0.03), Means(signal=signal))
     assert found["anew"].met
     assert set(found["anew"].skip) == {"mask", "second", "third"}
     assert len(found["anew"].path) < len(found["scan"].path), "and it takes fewer tries"
@@ -89,7 +89,7 @@ def test_the_same_order_comes_from_the_journal_without_a_new_sample(tmp_path: Pa
         journal, task, simulator, model = measurer_of(tmp_path / "j")
         with journal:
             measurer = Measurer(task, lambda offered, simulator=simulator: simulator, journal)
-            orders.append(reranked(measurer, layers(model.quantizers), model.quantizers, SIGNAL))
+            orders.append(reranked(study_of(measurer, model), SIGNAL))
         calls.append(simulator.calls)
     assert orders[0] == orders[1]
     assert calls[0] > calls[1] == 0
@@ -116,14 +116,12 @@ def test_a_model_that_has_collapsed_is_left_out_in_the_order_of_what_each_layer_
         {split: [(samples, None)] for split in ("rank", "confirm", "holdout")},
         lambda outputs, _: outputs,
     )
-    units = layers(model.quantizers)
     with open_journal(tmp_path / "j", {}, resume=True) as journal:
         measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
-        mode = usual_mode(measurer, model.quantizers)
-        scanned = scan(measurer, units, model.quantizers, mode)
-        plan = choose_plan(
-            measurer, units, model.quantizers, scanned, Target(drop=0.1), Means(signal=SIGNAL)
-        )
+        study = study_of(measurer, model)
+        mode = usual_mode(study)
+        scanned = scan(study, mode)
+        plan = choose_plan(study, scanned, Target(drop=0.1), Means(signal=SIGNAL))
     assert mode == "enable"
     assert scanned.collapsed
     assert plan.skip == ("worse", "bad", "middle")
@@ -151,13 +149,11 @@ def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(
         {split: [(samples, None)] for split in ("rank", "confirm", "holdout")},
         lambda outputs, _: outputs,
     )
-    units = layers(model.quantizers)
     with open_journal(tmp_path / "j", {}, resume=True) as journal:
         measurer = Measurer(task, lambda offered: FakeSimulator(model), journal)
-        scanned = raced_scan(measurer, units, model.quantizers, "enable", harm, Budget(2000))
-        plan = choose_plan(
-            measurer, units, model.quantizers, scanned, Target(drop=0.1), Means(signal=SIGNAL)
-        )
+        study = study_of(measurer, model)
+        scanned = raced_scan(study, "enable", harm, Budget(2000))
+        plan = choose_plan(study, scanned, Target(drop=0.1), Means(signal=SIGNAL))
     left = [sum(list(harm.values())[size:]) for size in range(33)]
     assert len(plan.skip) == next(size for size in range(33) if left[size] <= 0.1)
     assert plan.planner == "culprits"
@@ -166,7 +162,5 @@ def test_a_collapsed_model_of_many_layers_that_harm_gets_no_more_than_it_needs(
 def test_a_model_that_still_works_in_int8_is_scanned_by_leaving_layers_out(tmp_path: Path) -> None:
     journal, task, simulator, model = measurer_of(tmp_path / "j")
     with journal:
-        assert (
-            usual_mode(Measurer(task, lambda offered: simulator, journal), model.quantizers)
-            == "disable"
-        )
+        measurer = Measurer(task, lambda offered: simulator, journal)
+        assert usual_mode(study_of(measurer, model)) == "disable"

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.batches import batches
+from support.studies import study_of
 
 from sensitivity.errors import TaskError
 from sensitivity.journal.journal import open_journal
@@ -41,7 +42,7 @@ def run_scan(
     simulator = FakeSimulator(task.model)
     with open_journal(path, {"model": "fake"}, resume=resume) as journal:
         measurer = Measurer(task, lambda _: simulator, journal)
-        result = scan(measurer, layers(task.model.quantizers), task.model.quantizers, mode)  # type: ignore[arg-type]
+        result = scan(study_of(measurer), mode)  # type: ignore[arg-type]
     return result, simulator, measurer
 
 
@@ -153,10 +154,9 @@ def test_a_metric_that_is_no_mean_gets_jackknife_intervals(tmp_path: Path) -> No
 
 def plan_for(task: Task, path: Path, target: Target) -> Any:
     result, simulator, _ = run_scan(task, path)
-    quantizers = task.model.quantizers
     with open_journal(path, {"model": "fake"}, resume=True) as journal:
         measurer = Measurer(task, lambda _: simulator, journal)
-        return choose_plan(measurer, layers(quantizers), quantizers, result, target)
+        return choose_plan(study_of(measurer), result, target)
 
 
 def test_a_plan_meets_its_target_on_confirm_and_is_judged_on_holdout(tmp_path: Path) -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.studies import study_of
 
 from sensitivity.errors import ModelError
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.raced import measured_signal
-from sensitivity.quantizers.base import layers
 from sensitivity.signals.channels import groups_of
 from sensitivity.signals.distortion import SQNR, by_spread, sqnr
 from sensitivity.tasks.base import Task
@@ -159,9 +159,7 @@ def test_float_runs_on_all_of_the_data_before_the_first_comparison(tmp_path: Pat
         simulator = FakeSimulator(model)
         with open_journal(tmp_path / "j", {}, resume=True) as journal:
             measurer = Measurer(task, lambda _, simulator=simulator: simulator, journal)
-            found.append(
-                measured_signal(measurer, layers(model.quantizers), model.quantizers, SQNR, 32)
-            )
+            found.append(measured_signal(study_of(measurer, model), SQNR, 32))
     inputs = values.astype(np.float64)
     assert found[0]["pixels"] == pytest.approx((30**2 / np.var(1000 * inputs)) / 2)
     assert found[0]["sure"] == pytest.approx(

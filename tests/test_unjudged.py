@@ -12,6 +12,7 @@ import pytest
 from sensitivity.journal.journal import open_journal
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.scan import scan
+from sensitivity.measure.study import Study
 from sensitivity.measure.unjudged import (
     behind,
     block,
@@ -84,7 +85,7 @@ def constant(outputs: Any, targets: Any) -> Any:
     return np.zeros(len(targets))
 
 
-def measurer(tmp_path: Any, score: Any, form: str = "tuple", simulator: Any = None) -> Measurer:
+def studied(tmp_path: Any, score: Any, form: str = "tuple", simulator: Any = None) -> Study:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(N, CLASSES + MASKS))
     batches = [
@@ -92,7 +93,8 @@ def measurer(tmp_path: Any, score: Any, form: str = "tuple", simulator: Any = No
     ]
     task = Task(None, {"rank": batches}, score)
     journal = open_journal(tmp_path / "journal.jsonl", {"model": "made up"}, resume=True)
-    return Measurer(task, lambda ranges: simulator or Heads(form), journal)
+    measurer = Measurer(task, lambda ranges: simulator or Heads(form), journal)
+    return Study(measurer, UNITS, QUANTIZERS)
 
 
 @pytest.mark.parametrize("form", ["tuple", "dict", "dataclass"])
@@ -100,8 +102,8 @@ def measurer(tmp_path: Any, score: Any, form: str = "tuple", simulator: Any = No
 def test_channels_and_outputs_that_the_score_does_not_read_are_found_in_any_nest(
     tmp_path, form, mode
 ) -> None:
-    measured = measurer(tmp_path, top1, form)
-    found = mark_unjudged(measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, mode))
+    study = studied(tmp_path, top1, form)
+    found = mark_unjudged(study, scan(study, mode))
     assert set(found.unjudged) == {"masks", "protos", "extra"}
     assert [effect.unit for effect in found.effects if not effect.judged] == list(found.unjudged)
     assert [effect.rank for effect in found.effects] == [1, 2, 3, 4, 5, 6]
@@ -117,23 +119,13 @@ def test_a_score_that_reads_everything_leaves_nothing_unjudged(tmp_path) -> None
             np.abs(leaf).reshape(len(targets), -1).sum(1) for leaf in leaves(outputs)
         )
 
-    measured = measurer(tmp_path, all_of_it)
-    assert (
-        mark_unjudged(
-            measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable")
-        ).unjudged
-        == ()
-    )
+    study = studied(tmp_path, all_of_it)
+    assert mark_unjudged(study, scan(study, "disable")).unjudged == ()
 
 
 def test_a_score_that_notices_nothing_at_all_says_nothing_about_any_unit(tmp_path) -> None:
-    measured = measurer(tmp_path, constant)
-    assert (
-        mark_unjudged(
-            measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable")
-        ).unjudged
-        == ()
-    )
+    study = studied(tmp_path, constant)
+    assert mark_unjudged(study, scan(study, "disable")).unjudged == ()
 
 
 def test_a_score_that_complains_about_other_values_has_read_them(tmp_path) -> None:
@@ -142,21 +134,18 @@ def test_a_score_that_complains_about_other_values_has_read_them(tmp_path) -> No
             raise ValueError("a mask of that size")
         return top1(outputs, targets)
 
-    measured = measurer(tmp_path, strict)
-    found = mark_unjudged(measured, UNITS, QUANTIZERS, scan(measured, UNITS, QUANTIZERS, "disable"))
+    study = studied(tmp_path, strict)
+    found = mark_unjudged(study, scan(study, "disable"))
     assert set(found.unjudged) == {"masks", "extra"}
 
 
 def test_what_the_journal_knows_is_not_looked_at_again(tmp_path) -> None:
     simulator = Heads("tuple")
-    measured = measurer(tmp_path, top1, simulator=simulator)
-    scanned = scan(measured, UNITS, QUANTIZERS, "disable")
-    found = mark_unjudged(measured, UNITS, QUANTIZERS, scanned)
+    study = studied(tmp_path, top1, simulator=simulator)
+    scanned = scan(study, "disable")
+    found = mark_unjudged(study, scanned)
     asked = simulator.asked
-    assert (
-        mark_unjudged(measurer(tmp_path, top1, simulator=simulator), UNITS, QUANTIZERS, scanned)
-        == found
-    )
+    assert mark_unjudged(studied(tmp_path, top1, simulator=simulator), scanned) == found
     assert simulator.asked == asked
 
 

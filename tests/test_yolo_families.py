@@ -49,9 +49,7 @@ def test_a_family_goes_the_whole_way_from_weights_to_verified_files(family, tmp_
     with open_session(own.task, tmp_path / "run", resume=False, choices=halves) as session:
         assert not any("dfl" in quantizer.name for quantizer in session.source.quantizers)
         assert {unit.name for unit in session.units} == {"stem", "rest"}
-        effects = scan(
-            session.measurer, session.units, session.source.quantizers, "disable"
-        ).effects
+        effects = scan(session.study, "disable").effects
         assert {effect.unit for effect in effects} == {"stem", "rest"}
         made = (session.source, session.example, session.units, ["stem"])
         files = export_files(*made, tmp_path / "run", fingerprint="tiny")

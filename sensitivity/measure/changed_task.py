@@ -6,14 +6,14 @@ decides: every batch of data that was read, the scores of the first one, and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from sensitivity.errors import JournalMismatch
 from sensitivity.measure.measurer import Measurer, Reader, checked_scores
-from sensitivity.measure.variants import baselines
-from sensitivity.records import SPLITS, Estimate, Quantizer, Scores, Variant
+from sensitivity.measure.study import Study
+from sensitivity.records import SPLITS, Estimate, Scores, Variant
 from sensitivity.tasks.batches import batch_digest, batch_size
 
 CHANGED = (
@@ -29,18 +29,14 @@ class _MeasuresAnother(Exception):
     """The difference, as a clause."""
 
 
-def check_same_task(
-    measurer: Measurer,
-    quantizers: Sequence[Quantizer],
-    known: Mapping[str, Estimate],
-    what: str = "task file",
-) -> None:
+def check_same_task(study: Study, known: Mapping[str, Estimate], what: str = "task file") -> None:
     """Raise JournalMismatch, with the difference, where the task does not measure what it did.
 
     known: baselines of the scan by name, which an earlier task's metric was taken from; empty
         where there was no scan yet. what: how messages name the task.
     """
-    base = {name: measurer.of(baselines(quantizers)[name]) for name in COMPARED}
+    measurer = study.measurer
+    base = {name: measurer.of(study.baselines[name]) for name in COMPARED}
     try:
         for split in SPLITS:
             _check_data(measurer, split)

@@ -12,8 +12,8 @@ import numpy as np
 
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.ranking import Aggregate, estimate
-from sensitivity.measure.variants import baselines
-from sensitivity.records import Plan, Quantizer, Scores, Variant
+from sensitivity.measure.study import Study
+from sensitivity.records import Plan, Scores, Variant
 from sensitivity.stats.jackknife import pseudo_values
 from sensitivity.tasks.detection import DetectionScore, ImageBatches, pad_truth
 from sensitivity.tasks.detection_detail import (
@@ -36,19 +36,15 @@ WIDTH = 480
 """Pixels of the longer side of a picture in the report."""
 
 
-def detection_detail(
-    measurer: Measurer, quantizers: Sequence[Quantizer], plan: Plan
-) -> DetectionDetail | None:
+def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
     """Of float, INT8 and the plan, on the first images of `rank`; None for a task that is no
     detector."""
+    measurer = study.measurer
     judge = measurer.task.score
     if not isinstance(judge, DetectionScore):
         return None
-    base, planned = (
-        baselines(quantizers),
-        Variant("plan", frozenset(plan.quantizers), frozenset(plan.ranges)),
-    )
-    variants = (base["float"], base["quantized"], planned)
+    planned = Variant("plan", frozenset(plan.quantizers), frozenset(plan.ranges))
+    variants = (study.float_variant, study.baselines["quantized"], planned)
     scores = dict(zip(VARIANTS, _scores(measurer, variants), strict=True))
     aggregates: dict[str, Aggregate] = {
         measurer.task.metric: measurer.task.aggregate,

@@ -20,8 +20,8 @@ import numpy as np
 from sensitivity.measure.measurer import Measurer, Reader
 from sensitivity.measure.ranking import centred, estimate, per_sample
 from sensitivity.measure.scan import Scan
-from sensitivity.measure.variants import baselines, unit_variant
-from sensitivity.records import Effect, Estimate, Mode, Quantizer, Scores, Unit, Variant
+from sensitivity.measure.study import Study
+from sensitivity.records import Effect, Estimate, Mode, Scores, Variant
 from sensitivity.signals.base import Signal
 from sensitivity.stats.racing import standing
 from sensitivity.stats.sequential import confidence_sequence, log_evidence
@@ -79,31 +79,21 @@ COLLAPSED_BUDGET = Budget(400)
 
 
 def measured_signal(
-    measurer: Measurer,
-    units: Sequence[Unit],
-    quantizers: Sequence[Quantizer],
-    signal: Signal,
-    samples: int = SIGNAL_SAMPLES,
+    study: Study, signal: Signal, samples: int = SIGNAL_SAMPLES
 ) -> dict[str, float]:
     """Unit -> mean distortion when it alone is quantized, on the first `samples` samples of `rank`,
     or just more."""
-    variants = [unit_variant(unit, quantizers, "enable") for unit in units]
-    values = measurer.distortion(signal, variants, baselines(quantizers)["float"], samples)
-    return {unit.name: float(np.mean(value)) for unit, value in zip(units, values, strict=True)}
+    variants = [study.unit_variant(unit, "enable") for unit in study.units]
+    values = study.measurer.distortion(signal, variants, study.float_variant, samples)
+    names = [unit.name for unit in study.units]
+    return {name: float(np.mean(value)) for name, value in zip(names, values, strict=True)}
 
 
-def raced_scan(
-    measurer: Measurer,
-    units: Sequence[Unit],
-    quantizers: Sequence[Quantizer],
-    mode: Mode,
-    signal: Mapping[str, float],
-    budget: Budget,
-) -> Scan:
+def raced_scan(study: Study, mode: Mode, signal: Mapping[str, float], budget: Budget) -> Scan:
     """Rank the units within a budget. signal: unit -> distortion >= 0, for all units."""
-    base = baselines(quantizers)
-    by_signal = sorted(units, key=lambda unit: -signal[unit.name])
-    entrants = {unit.name: unit_variant(unit, quantizers, mode) for unit in by_signal}
+    measurer, base = study.measurer, study.baselines
+    by_signal = sorted(study.units, key=lambda unit: -signal[unit.name])
+    entrants = {unit.name: study.unit_variant(unit, mode) for unit in by_signal}
     race = _Race(measurer, base, entrants, mode)
     race.run(budget)
     order = race.order()

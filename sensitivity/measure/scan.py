@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sensitivity.measure.measurer import Measurer, Reader
+from sensitivity.measure.measurer import Reader
 from sensitivity.measure.ranking import estimate, rank_effects
-from sensitivity.measure.variants import baselines, unit_variant
-from sensitivity.records import Effect, Estimate, Mode, Quantizer, Unit
+from sensitivity.measure.study import Study
+from sensitivity.records import Effect, Estimate, Mode
 
 COLLAPSED = 0.1
 """Part of float's metric: where everything in INT8 keeps less, its outputs are noise."""
@@ -52,13 +51,11 @@ class Scan:
         return has_collapsed(self.baselines["float"].value, self.baselines["quantized"].value)
 
 
-def scan(
-    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode
-) -> Scan:
+def scan(study: Study, mode: Mode) -> Scan:
     """Measure baselines and units on all of `rank` and rank the units by effect."""
-    base = baselines(quantizers)
-    variants = [*base.values(), *(unit_variant(unit, quantizers, mode) for unit in units)]
-    measured = measurer.scores(variants, "rank", f"scan: {len(units)} units")
+    measurer, base = study.measurer, study.baselines
+    variants = [*base.values(), *(study.unit_variant(unit, mode) for unit in study.units)]
+    measured = measurer.scores(variants, "rank", f"scan: {len(study.units)} units")
     by_name = dict(zip(base, measured, strict=False))
     reference = by_name["quantized" if mode == "disable" else "float"]
     measurer.aggregate(reference)  # a broken aggregate is named here, before statistics run into it
@@ -66,17 +63,16 @@ def scan(
     return Scan(
         mode=mode,
         baselines={name: estimate(scores, aggregate) for name, scores in by_name.items()},
-        effects=rank_effects(units, measured[len(base) :], reference, aggregate, mode),
+        effects=rank_effects(study.units, measured[len(base) :], reference, aggregate, mode),
     )
 
 
-def usual_mode(measurer: Measurer, quantizers: Sequence[Quantizer]) -> Mode:
+def usual_mode(study: Study) -> Mode:
     """The mode that shows something: `enable` where everything in INT8 has collapsed on the first
     batch of `rank`."""
-    base = baselines(quantizers)
-    variants = [base["float"], base["quantized"]]
+    measurer = study.measurer
+    variants = [study.baselines["float"], study.baselines["quantized"]]
     with measurer.progress("scan: has INT8 collapsed", len(variants)) as advance:
         first = measurer.batch(variants, "rank", 0, Reader(measurer.task, "rank"), advance)
-    return (
-        "enable" if has_collapsed(*(measurer.aggregate(scores) for scores in first)) else "disable"
-    )
+    float_metric, quantized = (measurer.aggregate(scores) for scores in first)
+    return "enable" if has_collapsed(float_metric, quantized) else "disable"

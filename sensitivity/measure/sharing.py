@@ -6,15 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.ranking import gain
-from sensitivity.measure.variants import baselines
-from sensitivity.records import Estimate, Quantizer, Range, Variant
+from sensitivity.measure.study import Study
+from sensitivity.records import Estimate, Range, Variant
 
 
-def sharing_cost(
-    measurer: Measurer, quantizers: Sequence[Quantizer], own: Sequence[Range]
-) -> Estimate | None:
+def sharing_cost(study: Study, own: Sequence[Range]) -> Estimate | None:
     """Metric of everything in INT8 with own ranges minus the same with shared ones, paired, on
     `rank`.
 
@@ -23,7 +20,8 @@ def sharing_cost(
     """
     if not own:
         return None
-    shared = measurer.known(baselines(quantizers)["quantized"], "rank")
+    measurer = study.measurer
+    shared = measurer.known(study.baselines["quantized"], "rank")
     parts, seen = [], 0
     apart = Variant("own ranges", frozenset(), frozenset(own))
     for (scores,) in measurer.stream([apart], "rank", "scan: own ranges"):

@@ -18,8 +18,8 @@ import numpy as np
 from sensitivity.errors import SensitivityError
 from sensitivity.measure.measurer import Measurer, Reader, checked_scores
 from sensitivity.measure.scan import Scan
-from sensitivity.measure.variants import baselines, unit_variant
-from sensitivity.records import Effect, Estimate, Mode, Quantizer, Scores, Unit, Variant
+from sensitivity.measure.study import Study
+from sensitivity.records import Effect, Estimate, Mode, Scores, Unit, Variant
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size
 
@@ -37,12 +37,10 @@ MOST_CHANNELS, STRETCHES = 128, 16
 """An axis up to this long is looked at index by index, a longer one in so many stretches."""
 
 
-def mark_unjudged(
-    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], scanned: Scan
-) -> Scan:
+def mark_unjudged(study: Study, scanned: Scan) -> Scan:
     """The scan with the units that the score cannot see marked, behind all others in the
     ranking."""
-    names = not_judged(measurer, units, quantizers, scanned.mode)
+    names = not_judged(study, scanned.mode)
     if not names:
         return scanned
     effects = behind(scanned.effects, names)
@@ -52,32 +50,29 @@ def mark_unjudged(
     return replace(scanned, effects=effects, signal=signal)
 
 
-def not_judged(
-    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], mode: Mode
-) -> frozenset[str]:
+def not_judged(study: Study, mode: Mode) -> frozenset[str]:
     """Names of units that the score cannot see.
 
     A unit that changed the score of a sample is seen. Of all others it is found out, on the first
     batch of `rank`, what they touch of the outputs when they alone are quantized; and whether the
     score notices any other values there.
     """
-    unseen = {unit.name: unit_variant(unit, quantizers, "enable") for unit in units}
-    for unit in units:
-        if _changed_a_score(measurer, unit, quantizers, mode):
-            del unseen[unit.name]
-    open_ = {
-        name: one
-        for name, one in unseen.items()
-        if measurer.journal.scores(measurer.of(one), SPLIT, 0) is None
+    doubtful = {
+        unit.name: study.unit_variant(unit, "enable")
+        for unit in study.units
+        if not _changed_a_score(study, unit, mode)
     }
-    if open_:
-        _look(measurer, list(open_.values()), baselines(quantizers)["float"])
-    answers = {
-        name: measurer.journal.scores(measurer.of(one), SPLIT, 0) for name, one in unseen.items()
-    }
-    return frozenset(
-        name for name, answer in answers.items() if answer is not None and not answer.all()
-    )
+    unknown = [variant for variant in doubtful.values() if _answer(study, variant) is None]
+    if unknown:
+        _look(study.measurer, unknown, study.float_variant)
+    return frozenset(name for name, variant in doubtful.items() if _answer(study, variant) is False)
+
+
+def _answer(study: Study, variant: Variant) -> bool | None:
+    """Whether the score sees what this variant changes, as the journal has it; None where it does
+    not know yet."""
+    answer = study.measurer.journal.scores(study.measurer.of(variant), SPLIT, 0)
+    return None if answer is None else bool(answer.all())
 
 
 def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ...]:
@@ -95,11 +90,10 @@ def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ..
     return tuple(made)
 
 
-def _changed_a_score(
-    measurer: Measurer, unit: Unit, quantizers: Sequence[Quantizer], mode: Mode
-) -> bool:
-    reference = measurer.of(baselines(quantizers)["quantized" if mode == "disable" else "float"])
-    variant = measurer.of(unit_variant(unit, quantizers, mode))
+def _changed_a_score(study: Study, unit: Unit, mode: Mode) -> bool:
+    measurer = study.measurer
+    reference = measurer.of(study.baselines["quantized" if mode == "disable" else "float"])
+    variant = measurer.of(study.unit_variant(unit, mode))
     for batch in range(len(measurer.task.data["rank"])):
         found, other = (measurer.journal.scores(one, "rank", batch) for one in (variant, reference))
         if found is not None and other is not None and not np.array_equal(found, other):

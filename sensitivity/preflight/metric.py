@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
 from sensitivity.measure.measurer import check_values, checked_scores
-from sensitivity.measure.variants import baselines
 from sensitivity.records import Finding, Scores, Severity, Target, Variant
 from sensitivity.session import Session
 from sensitivity.signals.distortion import flat_outputs
@@ -101,7 +100,7 @@ def _is_luck(found: Judged, value: float) -> bool:
 
 def measured_findings(session: Session) -> Iterator[Finding]:
     """The same once float is measured on all of `rank`: whether it can be told from guessing."""
-    scores = session.measurer.known(baselines(session.source.quantizers)["float"], "rank")
+    scores = session.measurer.known(session.study.float_variant, "rank")
     value, name = session.measurer.aggregate(scores), session.task.metric
     if _is_zero(scores, value):
         yield _at_chance(
@@ -146,7 +145,7 @@ def judged(session: Session) -> Judged:
     task, size, classes = session.task, 0, None
     scores: list[Scores] = []
     shuffles = _Shuffles()
-    variant = baselines(session.source.quantizers)["float"]
+    variant = session.study.float_variant
     for number, batch in enumerate(task.data["rank"]):
         inputs, targets = check_pair(batch, "rank")
         count = batch_size(inputs)
@@ -247,7 +246,7 @@ def _classes_of(session: Session) -> int | None:
     if not session.has_samples:
         return None
     inputs, _ = next(islice(iter(session.task.data["rank"]), 1))
-    return _classes(_outputs(session, baselines(session.source.quantizers)["float"], inputs))
+    return _classes(_outputs(session, session.study.float_variant, inputs))
 
 
 def _classes(outputs: Any) -> int | None:

@@ -11,23 +11,14 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.raced import score_bound
 from sensitivity.measure.ranking import estimate, gain
 from sensitivity.measure.scan import Scan
-from sensitivity.measure.variants import baselines, skip_variant
+from sensitivity.measure.study import Study
 from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Planner, Probe
 from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.planners.rule import by_hand
-from sensitivity.records import (
-    CostModel,
-    Estimate,
-    Plan,
-    PlanMetric,
-    Quantizer,
-    Scores,
-    Target,
-    Unit,
-)
+from sensitivity.records import CostModel, Estimate, Plan, PlanMetric, Scores, Target
 from sensitivity.registry import load
 from sensitivity.search.judge import RoughJudge, SequentialJudge, SplitJudge
 from sensitivity.search.rerank import Order, by_signal, distortion_of, reranked
@@ -55,9 +46,7 @@ class Means:
 
 
 def choose_plan(
-    measurer: Measurer,
-    units: Sequence[Unit],
-    quantizers: Sequence[Quantizer],
+    study: Study,
     scanned: Scan,
     target: Target,
     means: Means = Means(),
@@ -70,12 +59,12 @@ def choose_plan(
     After a raced scan the search is guided by its signal and stops measuring a set once the answer
     is clear.
     """
-    base = baselines(quantizers)
+    measurer, base = study.measurer, study.baselines
     (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
     floor = target.floor(measurer.aggregate(float_scores))
-    order, distortion, notes = _order(measurer, units, quantizers, scanned, means)
+    order, distortion, notes = _order(study, scanned, means)
     planner = PinnedPlanner(_planner(means, order, scanned), fixed.skip, fixed.keep)
-    judge = _judge(measurer, units, floor, float_scores, scanned)
+    judge = _judge(study, floor, float_scores, scanned)
     goal = Goal(
         floor,
         measurer.aggregate(float_scores),
@@ -83,15 +72,15 @@ def choose_plan(
         order.signal,
         means.probe,
         distortion,
-        by_hand(units, means.ends),
+        by_hand(study.units, means.ends),
     )
     choice = planner.choose(order.units, judge, goal)
-    variant = skip_variant(choice.skip, units)
+    variant = study.skip_variant(choice.skip)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
     held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
     return Plan(
         skip=choice.skip,
-        quantizers=tuple(q.name for q in quantizers if q.name in variant.disabled),
+        quantizers=tuple(q.name for q in study.quantizers if q.name in variant.disabled),
         met=choice.met,
         target=target,
         floor=floor,
@@ -118,15 +107,13 @@ def choose_plan(
     )
 
 
-def _judge(
-    measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores, scanned: Scan
-) -> Judge:
+def _judge(study: Study, floor: float, float_scores: Scores, scanned: Scan) -> Judge:
     """After a raced scan one that stops once the answer is clear."""
     if not scanned.signal:
-        return SplitJudge(measurer, units, floor)
-    if scanned.collapsed and score_bound(measurer.task, float_scores) is None:
-        return RoughJudge(measurer, units, floor, float_scores)
-    return SequentialJudge(measurer, units, floor, float_scores)
+        return SplitJudge(study, floor)
+    if scanned.collapsed and score_bound(study.measurer.task, float_scores) is None:
+        return RoughJudge(study, floor, float_scores)
+    return SequentialJudge(study, floor, float_scores)
 
 
 def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
@@ -144,11 +131,7 @@ def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
 
 
 def _order(
-    measurer: Measurer,
-    units: Sequence[Unit],
-    quantizers: Sequence[Quantizer],
-    scanned: Scan,
-    means: Means,
+    study: Study, scanned: Scan, means: Means
 ) -> tuple[Order, Distortion | None, tuple[str, ...]]:
     """The order in which units are left out, with what each is worth; what sets of them do to the
     outputs, None where that cannot be had; and a note where this is not the usual."""
@@ -159,11 +142,11 @@ def _order(
     )
     if means.signal is None:
         return ranked, None, (COLLAPSED,) if scanned.collapsed else ()
-    subject = (measurer, units, quantizers, means.signal)
     try:
         if scanned.collapsed:
-            return by_signal(*subject, means.alone), distortion_of(*subject), (COLLAPSED,)
-        return reranked(*subject, means.alone), None, ()
+            order = by_signal(study, means.signal, means.alone)
+            return order, distortion_of(study, means.signal), (COLLAPSED,)
+        return reranked(study, means.signal, means.alone), None, ()
     except ModelError as error:
         return ranked, None, (f"The layers could not be ranked anew on the way: {error}",)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.ranking import estimate, gain, per_sample
-from sensitivity.measure.variants import baselines, skip_variant
+from sensitivity.measure.study import Study
+from sensitivity.measure.variants import skip_variant
 from sensitivity.records import (
     CostModel,
     Estimate,
@@ -24,7 +24,6 @@ from sensitivity.records import (
     Scores,
     Target,
     Unit,
-    Variant,
     cost_of,
 )
 from sensitivity.stats.proof import widened
@@ -48,51 +47,37 @@ class Frontier:
 
 
 def measured_frontier(
-    measurer: Measurer,
-    quantizers: Sequence[Quantizer],
-    plan: Plan,
-    variant_of: Callable[[tuple[str, ...]], Variant],
-    cost: CostModel | None,
+    study: Study, plan: Plan, cost: CostModel | None
 ) -> tuple[FrontierPoint, ...]:
     """The sets of the plan's path that were measured on all of `confirm`, and everything in INT8
     among them."""
-    aggregate = measurer.task.aggregate
-    float_ = baselines(quantizers)["float"]
-    (float_scores,) = measurer.scores([float_], "confirm", "frontier: float")
+    measurer, aggregate = study.measurer, study.measurer.task.aggregate
+    (float_scores,) = measurer.scores([study.float_variant], "confirm", "frontier: float")
     points = []
     for step in plan.path:
-        scores = measurer.known(variant_of(step.skip), "confirm")
+        scores = measurer.known(study.skip_variant(step.skip), "confirm")
         if len(scores) == len(float_scores):
             drop = gain(scores, float_scores, aggregate)
             ms = cost.of(step.skip) if cost and cost.unit == "ms" else None
             points.append(
                 FrontierPoint(step.skip, estimate(scores, aggregate), drop, predicted_ms=ms)
             )
-    return _held_out(measurer, float_, points, variant_of, cost, plan)
+    return _held_out(study, points, cost, plan.skip)
 
 
 def _held_out(
-    measurer: Measurer,
-    float_: Variant,
-    points: Sequence[FrontierPoint],
-    variant_of: Callable[[tuple[str, ...]], Variant],
-    cost: CostModel | None,
-    plan: Plan,
+    study: Study, points: Sequence[FrontierPoint], cost: CostModel | None, chosen: tuple[str, ...]
 ) -> tuple[FrontierPoint, ...]:
-    """The same with holdout accuracy where some target would choose the set, as far as samples
-    allow."""
-    (float_scores,) = measurer.scores([float_], "holdout", "frontier: float")
+    """The same points with holdout accuracy where some target would choose the set, as far as
+    samples allow. chosen: the plan's own set, which is always measured."""
+    measurer, aggregate = study.measurer, study.measurer.task.aggregate
+    (float_scores,) = measurer.scores([study.float_variant], "holdout", "frontier: float")
     affordable = HOLDOUT_SAMPLES // max(len(float_scores), 1)
     wanted = [point.skip for point in best_points(points, cost)][:affordable]
-    sets = list(dict.fromkeys([plan.skip, *wanted]))
-    scores = dict(
-        zip(
-            sets,
-            measurer.scores([variant_of(s) for s in sets], "holdout", "frontier: holdout"),
-            strict=True,
-        )
-    )
-    aggregate = measurer.task.aggregate
+    sets = list(dict.fromkeys([chosen, *wanted]))
+    variants = [study.skip_variant(skip) for skip in sets]
+    measured = measurer.scores(variants, "holdout", "frontier: holdout")
+    scores = dict(zip(sets, measured, strict=True))
     return tuple(
         replace(
             point,
@@ -115,17 +100,13 @@ def best_points(points: Sequence[FrontierPoint], cost: CostModel | None) -> list
     return best
 
 
-def confirm_values(
-    measurer: Measurer,
-    quantizers: Sequence[Quantizer],
-    points: Sequence[FrontierPoint],
-    variant_of: Callable[[tuple[str, ...]], Variant],
-) -> np.ndarray:
+def confirm_values(study: Study, points: Sequence[FrontierPoint]) -> np.ndarray:
     """float[1 + points, m]: values on `confirm` whose mean is the metric, of float first and then
     of each point."""
-    variants = [baselines(quantizers)["float"], *(variant_of(point.skip) for point in points)]
-    scores = measurer.scores(variants, "confirm", "frontier: confirm")
-    return np.stack([centred_values(one, measurer.task.aggregate) for one in scores])
+    variants = [study.float_variant, *(study.skip_variant(point.skip) for point in points)]
+    scores = study.measurer.scores(variants, "confirm", "frontier: confirm")
+    aggregate = study.measurer.task.aggregate
+    return np.stack([centred_values(values, aggregate) for values in scores])
 
 
 def centred_values(scores: Scores, aggregate: Callable[[Scores], float]) -> np.ndarray:

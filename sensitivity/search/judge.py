@@ -3,16 +3,13 @@ takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.raced import score_bound
 from sensitivity.measure.ranking import gain
-from sensitivity.measure.variants import skip_variant
+from sensitivity.measure.study import Study
 from sensitivity.planners.base import Judged
-from sensitivity.records import Scores, Unit
+from sensitivity.records import Scores
 from sensitivity.stats.sequential import verdict
 
 REJECT = 0.3
@@ -30,13 +27,13 @@ FIRST_LOOK = 16
 class SplitJudge:
     """Measures every skip-set on the whole split: exact."""
 
-    def __init__(self, measurer: Measurer, units: Sequence[Unit], floor: float) -> None:
-        self._measurer, self._units, self._floor = measurer, units, floor
+    def __init__(self, study: Study, floor: float) -> None:
+        self._study, self._floor = study, floor
 
     def __call__(self, skip: tuple[str, ...]) -> Judged:
-        variant = skip_variant(skip, self._units)
-        (scores,) = self._measurer.scores([variant], "confirm", f"plan: {len(skip)} units skipped")
-        metric = self._measurer.aggregate(scores)
+        measurer, variant = self._study.measurer, self._study.skip_variant(skip)
+        (scores,) = measurer.scores([variant], "confirm", f"plan: {len(skip)} units skipped")
+        metric = measurer.aggregate(scores)
         return Judged(metric, metric >= self._floor, len(scores))
 
 
@@ -49,14 +46,12 @@ class SequentialJudge:
     scores have no known range, every set is measured on the whole split.
     """
 
-    def __init__(
-        self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores
-    ) -> None:
-        self._measurer, self._units = measurer, units
+    def __init__(self, study: Study, floor: float, float_scores: Scores) -> None:
+        self._study = study
         self._float = float_scores
-        self._allowed = floor - measurer.aggregate(float_scores)
-        self._bound = score_bound(measurer.task, float_scores)
-        self._whole = SplitJudge(measurer, units, floor)
+        self._allowed = floor - study.measurer.aggregate(float_scores)
+        self._bound = score_bound(study.measurer.task, float_scores)
+        self._whole = SplitJudge(study, floor)
 
     def __call__(self, skip: tuple[str, ...]) -> Judged:
         refused = self._refused(skip) if self._bound is not None else None
@@ -64,9 +59,9 @@ class SequentialJudge:
 
     def _refused(self, skip: tuple[str, ...]) -> Judged | None:
         """The answer no, once it is clear; None where the whole split has to say."""
-        variant = skip_variant(skip, self._units)
+        variant = self._study.skip_variant(skip)
         difference = np.empty(0)
-        for (scores,) in self._measurer.stream(
+        for (scores,) in self._study.measurer.stream(
             [variant], "confirm", f"plan: {len(skip)} units skipped"
         ):
             seen = difference.size
@@ -102,19 +97,17 @@ class RoughJudge:
     only called met once it has been measured on all of the split.
     """
 
-    def __init__(
-        self, measurer: Measurer, units: Sequence[Unit], floor: float, float_scores: Scores
-    ) -> None:
-        self._measurer, self._units = measurer, units
+    def __init__(self, study: Study, floor: float, float_scores: Scores) -> None:
+        self._study = study
         self._float = float_scores
-        self._metric = measurer.aggregate(float_scores)
+        self._metric = study.measurer.aggregate(float_scores)
         self._allowed = self._metric - floor
-        self._whole = SplitJudge(measurer, units, floor)
+        self._whole = SplitJudge(study, floor)
 
     def __call__(self, skip: tuple[str, ...]) -> Judged:
-        variant = skip_variant(skip, self._units)
+        variant = self._study.skip_variant(skip)
         parts, seen, look = list[Scores](), 0, FIRST_LOOK
-        for (scores,) in self._measurer.stream(
+        for (scores,) in self._study.measurer.stream(
             [variant], "confirm", f"plan: {len(skip)} units skipped"
         ):
             parts.append(scores)
@@ -128,7 +121,7 @@ class RoughJudge:
 
     def _refused(self, scores: Scores) -> Judged | None:
         seen, whole = len(scores), len(self._float)
-        drop = gain(scores, self._float[:seen], self._measurer.task.aggregate)
+        drop = gain(scores, self._float[:seen], self._study.measurer.task.aggregate)
         if drop.low is None or drop.low <= self._allowed:
             return None
         error = (drop.value - drop.low) / 2 * np.sqrt(1 - seen / whole)

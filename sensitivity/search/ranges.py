@@ -15,10 +15,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.ranking import gain, per_sample
-from sensitivity.measure.variants import baselines, skip_variant
-from sensitivity.records import Estimate, Quantizer, Range, Recalibrated, Scores, Unit, Variant
+from sensitivity.measure.study import Study
+from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
 from sensitivity.signals.base import Signal
 from sensitivity.stats.paired import paired_effect
 
@@ -83,13 +82,7 @@ def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Choice:
 
 
 def together(
-    measurer: Measurer,
-    units: Sequence[Unit],
-    quantizers: Sequence[Quantizer],
-    places: Sequence[Place],
-    *,
-    skip: Sequence[str] = (),
-    signal: Signal,
+    study: Study, places: Sequence[Place], *, skip: Sequence[str] = (), signal: Signal
 ) -> tuple[Recalibrated, ...]:
     """Ranges of one method for all weights, then for all activations: for a model that has
     collapsed, where a unit more or less shows nothing.
@@ -100,14 +93,15 @@ def together(
     model, and nothing shows what the ranges do to the rest: a percentile may cut off the few
     confidences of a detector that matter.
     """
-    every = frozenset(quantizer.name for quantizer in quantizers)
-    weights = {quantizer.name for quantizer in quantizers if quantizer.role == "weight"}
-    left_out = skip_variant(skip, units).disabled
+    measurer = study.measurer
+    every = study.float_variant.disabled
+    weights = {quantizer.name for quantizer in study.quantizers if quantizer.role == "weight"}
+    left_out = study.skip_variant(skip).disabled
     taken: list[Choice] = []
     for kind in (weights, every - weights):
         mine = [place for place in places if place.quantizers <= kind]
         base = Variant("together", left_out | (every - kind))
-        choice = _nearest(measurer, quantizers, base, _by_method(mine), signal)
+        choice = _nearest(study, base, _by_method(mine), signal)
         taken += [choice] if choice else []
     if not taken:
         return ()
@@ -123,33 +117,27 @@ def together(
     brought = gain(scores[0], scores[best], measurer.task.aggregate)
     if brought.low is None or brought.low <= 0:
         return ()
-    return _of_units(units, places, tries[best], brought)
+    return _of_units(study.units, places, tries[best], brought)
 
 
 def _by_method(places: Iterable[Place]) -> dict[str, Choice]:
     """Method -> its ranges for all of these places that have any."""
     found: dict[str, Choice] = {}
-    for choice in (choice for place in places for choice in place.choices):
+    for choice in _choices_of(places):
         found[choice[0].method] = (*found.get(choice[0].method, ()), *choice)
     return found
 
 
-def _nearest(
-    measurer: Measurer,
-    quantizers: Sequence[Quantizer],
-    base: Variant,
-    choices: Mapping[str, Choice],
-    signal: Signal,
-) -> Choice:
+def _nearest(study: Study, base: Variant, choices: Mapping[str, Choice], signal: Signal) -> Choice:
     """The choice with which the outputs are nearest to float's; empty where none is credibly nearer
     than the own ranges."""
     if not choices:
         return ()
     tried = list(choices.values())
-    measurer.offer(one for choice in tried for one in choice)
+    study.measurer.offer(one for choice in tried for one in choice)
     variants = [replace(base, ranges=frozenset(choice)) for choice in ((), *tried)]
-    own, *others = measurer.distortion(
-        signal, variants, baselines(quantizers)["float"], TOGETHER_SAMPLES
+    own, *others = study.measurer.distortion(
+        signal, variants, study.float_variant, TOGETHER_SAMPLES
     )
     best = min(range(len(tried)), key=lambda at: float(np.mean(others[at])))
     return tried[best] if _is_above(own, others[best], ALPHA / len(tried)) else ()
@@ -171,9 +159,7 @@ def _of_units(
 
 
 def recalibrate(
-    measurer: Measurer,
-    units: Sequence[Unit],
-    quantizers: Sequence[Quantizer],
+    study: Study,
     order: Sequence[str],
     places: Sequence[Place],
     *,
@@ -188,15 +174,22 @@ def recalibrate(
     """
     if not places:
         return ()  # nothing of the model has a range that can be changed
-    measurer.offer(one for place in places for choice in place.choices for one in choice)
-    closer = closer_choices(measurer, quantizers, places, signal) if signal else None
-    trials = _Trials(measurer, units, skip)
-    for name, mine in shares(order, units, places).items():
-        if closer is None:
-            trials.best_of(name, mine, [choice for place in mine for choice in place.choices])
-        elif found := [place for place in mine if place in closer]:
+    study.measurer.offer(one for choice in _choices_of(places) for one in choice)
+    trials, places_of_unit = _Trials(study, skip), shares(order, study.units, places)
+    if signal is None:
+        for name, mine in places_of_unit.items():
+            trials.best_of(name, mine, _choices_of(mine))
+        return trials.worth()
+    closer = closer_choices(study, places, signal)
+    for name, mine in places_of_unit.items():
+        found = [place for place in mine if place in closer]
+        if found:
             trials.add(name, found, tuple(one for place in found for one in closer[place]))
     return trials.worth()
+
+
+def _choices_of(places: Iterable[Place]) -> list[Choice]:
+    return [choice for place in places for choice in place.choices]
 
 
 def shares(
@@ -215,20 +208,16 @@ def shares(
     return found
 
 
-def closer_choices(
-    measurer: Measurer, quantizers: Sequence[Quantizer], places: Sequence[Place], signal: Signal
-) -> dict[Place, Choice]:
+def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dict[Place, Choice]:
     """For each place the choice with which the outputs move least when nothing else is quantized;
     places where that is not credibly less than with their own range are left out."""
-    every = frozenset(quantizer.name for quantizer in quantizers)
+    every = study.float_variant.disabled
     variants = [
         Variant("range", every - place.quantizers, frozenset(choice))
         for place in places
         for choice in ((), *place.choices)
     ]
-    moved = iter(
-        measurer.distortion(signal, variants, baselines(quantizers)["float"], SIGNAL_SAMPLES)
-    )
+    moved = iter(study.measurer.distortion(signal, variants, study.float_variant, SIGNAL_SAMPLES))
     found = {}
     for place in places:
         own, *others = (next(moved) for _ in range(1 + len(place.choices)))
@@ -241,9 +230,9 @@ def closer_choices(
 class _Trials:
     """Choices tried one after the other on all of `rank`, each on top of those taken before it."""
 
-    def __init__(self, measurer: Measurer, units: Sequence[Unit], skip: Sequence[str]) -> None:
-        self._measurer = measurer
-        self._base = skip_variant(skip, units)
+    def __init__(self, study: Study, skip: Sequence[str]) -> None:
+        self._measurer = study.measurer
+        self._base = study.skip_variant(skip)
         self._tried: list[Recalibrated] = []
         self._taken: list[Recalibrated] = []
 

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.raced import measured_signal
-from sensitivity.measure.variants import baselines, skip_variant
+from sensitivity.measure.study import Study
 from sensitivity.planners.base import Distortion, Skip
-from sensitivity.records import Quantizer, Unit
 from sensitivity.signals.base import Signal
 
 SIGNAL_SAMPLES = 32
@@ -45,29 +43,15 @@ class Order:
     signal: dict[str, float]
 
 
-def reranked(
-    measurer: Measurer,
-    units: Sequence[Unit],
-    quantizers: Sequence[Quantizer],
-    signal: Signal,
-    alone: Mapping[str, float] | None = None,
-) -> Order:
+def reranked(study: Study, signal: Signal, alone: Mapping[str, float] | None = None) -> Order:
     """Forward selection on the signal: what is left of the distortion decides, not what a unit does
     by itself.
 
     alone: unit -> signal when it alone is quantized; measured where it is None. Raises ModelError
     where outputs cannot be compared.
     """
-    alone = alone or measured_signal(measurer, units, quantizers, signal, SIGNAL_SAMPLES)
-    float_ = baselines(quantizers)["float"]
-
-    def distortions(skips: Sequence[Sequence[str]]) -> list[float]:
-        variants = [skip_variant(skip, units) for skip in skips]
-        return [
-            float(np.mean(values))
-            for values in measurer.distortion(signal, variants, float_, SIGNAL_SAMPLES)
-        ]
-
+    alone = alone or measured_signal(study, signal, SIGNAL_SAMPLES)
+    distortions = distortion_of(study, signal, SIGNAL_SAMPLES)
     last = dict(sorted(alone.items(), key=lambda item: -item[1]))
     chosen: list[str] = []
     taken: dict[str, float] = {}
@@ -87,35 +71,24 @@ def reranked(
     return Order((*chosen, *last), taken | _shared(left, {name: alone[name] for name in last}))
 
 
-def by_signal(
-    measurer: Measurer,
-    units: Sequence[Unit],
-    quantizers: Sequence[Quantizer],
-    signal: Signal,
-    alone: Mapping[str, float] | None = None,
-) -> Order:
+def by_signal(study: Study, signal: Signal, alone: Mapping[str, float] | None = None) -> Order:
     """The order of what each unit alone does, for a model that has collapsed: from there forward
     selection sees only noise.
 
     Arguments and errors as in `reranked`. Errors of single units add up as long as they are small.
     """
-    alone = alone or measured_signal(measurer, units, quantizers, signal)
+    alone = alone or measured_signal(study, signal)
     return Order(tuple(sorted(alone, key=lambda name: -alone[name])), dict(alone))
 
 
-def distortion_of(
-    measurer: Measurer, units: Sequence[Unit], quantizers: Sequence[Quantizer], signal: Signal
-) -> Distortion:
-    """Skip-sets -> mean distortion of the outputs with each left out, on a few samples of
+def distortion_of(study: Study, signal: Signal, samples: int = SET_SAMPLES) -> Distortion:
+    """Skip-sets -> mean distortion of the outputs with each left out, on the first samples of
     `rank`."""
-    float_ = baselines(quantizers)["float"]
 
     def distortions(skips: Sequence[Skip]) -> list[float]:
-        variants = [skip_variant(skip, units) for skip in skips]
-        return [
-            float(np.mean(values))
-            for values in measurer.distortion(signal, variants, float_, SET_SAMPLES)
-        ]
+        variants = [study.skip_variant(skip) for skip in skips]
+        measured = study.measurer.distortion(signal, variants, study.float_variant, samples)
+        return [float(np.mean(values)) for values in measured]
 
     return distortions
 

@@ -13,7 +13,6 @@ from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError
 from sensitivity.exporters.verification import METRIC_ALPHA, METRIC_TOLERANCE, Verification
 from sensitivity.measure.progress import Progress
 from sensitivity.measure.ranking import estimate, gain, per_sample
-from sensitivity.measure.variants import baselines
 from sensitivity.records import (
     BenchResult,
     Estimate,
@@ -80,7 +79,7 @@ def held_out(session: Session, chosen: Plan) -> HeldOut | None:
     if not session.has_samples:
         return None
     planned = Variant("plan: holdout", frozenset(chosen.quantizers), frozenset(chosen.ranges))
-    variants = [baselines(session.source.quantizers)["float"], planned]
+    variants = [session.study.float_variant, planned]
     return HeldOut(session.task, *session.measurer.scores(variants, "holdout", "bench: holdout"))
 
 

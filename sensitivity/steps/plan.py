@@ -17,7 +17,6 @@ from sensitivity.files import write_whole
 from sensitivity.journal.journal import task_of
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
-from sensitivity.measure.variants import baselines, skip_variant
 from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, cost_of
 from sensitivity.registry import load
 from sensitivity.reporting.advice import advice, small_splits
@@ -173,7 +172,7 @@ def _int8_held_out(session: Session, found: Plan) -> Plan:
         return found
     measurer = session.measurer
     (scores,) = measurer.scores(
-        [baselines(session.source.quantizers)["quantized"]], "holdout", "plan: INT8 on holdout"
+        [session.study.baselines["quantized"]], "holdout", "plan: INT8 on holdout"
     )
     return replace(
         found,
@@ -194,9 +193,7 @@ def _chosen(
     means = Means(
         settings.planner, *price, signal, None if session.measurer.ranges else alone, session.ends()
     )
-    return choose_plan(
-        session.measurer, session.units, session.source.quantizers, scanned, target, means, fixed
-    )
+    return choose_plan(session.study, scanned, target, means, fixed)
 
 
 def replan(run_dir: RunDir, settings: PlanSearch, given: Given | None = None) -> Plan | None:
@@ -329,14 +326,12 @@ def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, f
 def _frontier(
     session: Session, found: Plan, cost: CostModel | None
 ) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:
-    variant_of = partial(skip_variant, units=session.units)
-    quantizers = session.source.quantizers
-    points = measured_frontier(session.measurer, quantizers, found, variant_of, cost)
+    points = measured_frontier(session.study, found, cost)
     points = tuple(
         replace(one, measured_ms=found.measured_ms) if one.skip == found.skip else one
         for one in points
     )
-    return points, confirm_values(session.measurer, quantizers, points, variant_of)
+    return points, confirm_values(session.study, points)
 
 
 def _write(run_dir: RunDir, found: Plan, frontier: Frontier, values: np.ndarray) -> None:

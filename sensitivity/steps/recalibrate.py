@@ -16,12 +16,11 @@ from sensitivity.errors import ModelError
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
-from sensitivity.measure.variants import baselines
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing
-from sensitivity.records import Plan, Quantizer, Range, Recalibrated, Target
+from sensitivity.records import Plan, Range, Recalibrated, Target
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import SequentialJudge, SplitJudge
-from sensitivity.search.ranges import WORST, places_of, recalibrate, together
+from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, together
 from sensitivity.session import Session
 from sensitivity.signals.distortion import SQNR
 
@@ -80,12 +79,7 @@ def recalibration(
     # metric has to.
     if units and not session.has_samples:
         with session.measurer.with_ranges(found.ranges):
-            found = replace(
-                found,
-                scan=measure_scan(
-                    session.measurer, session.units, _quantizers(session), scanned.mode
-                ),
-            )
+            found = replace(found, scan=measure_scan(session.study, scanned.mode))
     session.run_dir.write(FILE, found)
     return found
 
@@ -98,7 +92,7 @@ def recalibrated_plan(session: Session, plan: Plan, found: Recalibration) -> Pla
         return replace(plan, notes=notes)
     measurer = session.measurer
     with measurer.with_ranges(()):
-        own = measurer.known(baselines(_quantizers(session))["quantized"], "confirm")
+        own = measurer.known(session.study.baselines["quantized"], "confirm")
     own_metric = estimate(own, measurer.task.aggregate)
     metric = replace(plan.metric, quantized=own_metric, recalibrated=plan.metric.quantized)
     return replace(
@@ -134,18 +128,13 @@ def ranges_of(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None
     return source.with_ranges(plan.ranges)
 
 
-def _quantizers(session: Session) -> tuple[Quantizer, ...]:
-    return session.source.quantizers
-
-
 def _meets(session: Session, scanned: Scan, target: Target, skip: tuple[str, ...]) -> bool:
-    measurer, units = session.measurer, session.units
-    base = baselines(session.source.quantizers)
-    (float_scores,) = measurer.scores([base["float"]], "confirm", "plan: float")
+    study, measurer = session.study, session.measurer
+    (float_scores,) = measurer.scores([study.float_variant], "confirm", "plan: float")
     floor = target.floor(measurer.aggregate(float_scores))
     if scanned.signal:
-        return SequentialJudge(measurer, units, floor, float_scores)(skip).met
-    return SplitJudge(measurer, units, floor)(skip).met
+        return SequentialJudge(study, floor, float_scores)(skip).met
+    return SplitJudge(study, floor)(skip).met
 
 
 def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
@@ -160,24 +149,31 @@ def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
 def _found(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recalibrated, ...]:
     """Where everything in INT8 has collapsed, all units at once by the task's own signal; else the
     worst, one by one."""
-    source, measurer, units = session.source, session.measurer, session.units
-    assert isinstance(source, Recalibratable)
-    at_once = scanned.collapsed and session.has_samples
+    study = session.study
     order = [effect.unit for effect in scanned.effects if effect.unit not in skip]
-    order = order if at_once else order[:WORST]
-    names = [name for unit in units if unit.name in order for name in unit.quantizers]
-    scales = (*session.scales, *(source.sharing() if isinstance(source, Sharing) else ()))
+    if scanned.collapsed and session.has_samples:
+        signal = session.distortion(session.usual_signal)
+        return together(study, _places(session, order), skip=skip, signal=signal)
+    order = order[:WORST]
+    places = _places(session, order)
+    try:
+        by_outputs = SQNR if session.has_samples else None
+        return recalibrate(study, order, places, skip=skip, signal=by_outputs)
+    except ModelError:  # outputs that cannot be compared, such as boxes after suppression
+        return recalibrate(study, order, places, skip=skip)
+
+
+def _places(session: Session, tried: Sequence[str]) -> tuple[Place, ...]:
+    """Where ranges of these units could be others. Quantizers that share a range change together,
+    also those of units that are not tried."""
+    source = session.source
+    assert isinstance(source, Recalibratable)
+    shared_in_file = source.sharing() if isinstance(source, Sharing) else ()
+    scales = (*session.scales, *shared_in_file)
     group_of = {name: group for group in scales for name in group}
+    names = [name for unit in session.units if unit.name in tried for name in unit.quantizers]
     members = dict.fromkeys(member for name in names for member in group_of.get(name, (name,)))
     other = source.other_ranges(members, session.forward_calibration)
     own = {one.quantizer: source.range(one.quantizer) for one in other}
     own |= {member: source.range(member) for name in own for member in group_of.get(name, ())}
-    places = places_of(own, own, other, scales)
-    if at_once:
-        signal = session.distortion(session.usual_signal)
-        return together(measurer, units, _quantizers(session), places, skip=skip, signal=signal)
-    subject = (measurer, units, session.source.quantizers, order, places)
-    try:
-        return recalibrate(*subject, skip=skip, signal=SQNR if session.has_samples else None)
-    except ModelError:  # outputs that cannot be compared, such as boxes after suppression
-        return recalibrate(*subject, skip=skip)
+    return places_of(own, own, other, scales)

@@ -4,7 +4,7 @@ one by one."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from sensitivity.config import UnitName
@@ -127,42 +127,57 @@ def _joined(atoms: Sequence[Unit], relations: Iterable[Relation]) -> Iterator[li
     group_of = {atom.name: index for index, atom in enumerate(atoms)}
     claimed: set[str] = set()
     for relation in relations:
-        taken = claimed if relation.kind != "shared" else set[str]()
-        members = [
-            atom.name for atom in atoms if atom.name not in taken and _of(atom) in relation.layers
-        ]
+        members = {atom.name for atom in atoms if _of(atom) in relation.layers}
+        if relation.kind != "shared":
+            members -= claimed
         if relation.kind in CLAIMS:
-            claimed.update(members)
-        groups = {group_of[name] for name in members}
-        for name, group in group_of.items():
-            if group in groups:
-                group_of[name] = min(groups)
+            claimed |= members
+        _join({group_of[name] for name in members}, group_of)
     for index in sorted(set(group_of.values())):
         yield [atom for atom in atoms if group_of[atom.name] == index]
 
 
+def _join(groups: set[int], group_of: dict[str, int]) -> None:
+    """Make one group of these groups; it keeps the smallest number among them."""
+    for name, group in group_of.items():
+        if group in groups:
+            group_of[name] = min(groups)
+
+
 def _unit(atoms: list[Unit], relations: Sequence[Relation], by: UnitName) -> Unit:
-    own = tuple(dict.fromkeys(_of(atom) for atom in atoms))
-    reasons = [
-        one
-        for one in relations
-        if len(set(own) & set(one.layers)) > 1 or set(own) == set(one.layers)
-    ]
-    reasons = [one for one in reasons if by == "group" or one.kind in CLAIMS]
-    strongest = min(reasons, key=lambda one: STRENGTH.index(one.kind), default=None)
-    if len(atoms) == 1 and (strongest is None or strongest.name is None):
-        marked = next(
-            (
-                one.kind
-                for one in relations
-                if one.kind in ("head", "repvgg") and own[0] in one.layers
-            ),
-            None,
-        )
-        return Unit(atoms[0].name, atoms[0].quantizers, marked or atoms[0].kind, atoms[0].layers)
-    assert strongest is not None, "joined by a relation"
-    name = strongest.name or f"{strongest.kind}:{own[0]}"
-    return Unit(name, tuple(q for atom in atoms for q in atom.quantizers), strongest.kind, own)
+    """The unit that these atoms make, called after the strongest reason why they are one."""
+    layers_of_unit = tuple(dict.fromkeys(_of(atom) for atom in atoms))
+    reason = _strongest_reason(set(layers_of_unit), relations, by)
+    has_own_name = reason is not None and reason.name is not None
+    if len(atoms) == 1 and not has_own_name:
+        return _marked(atoms[0], relations)
+    assert reason is not None, "joined by a relation"
+    name = reason.name or f"{reason.kind}:{layers_of_unit[0]}"
+    quantizers = tuple(quantizer for atom in atoms for quantizer in atom.quantizers)
+    return Unit(name, quantizers, reason.kind, layers_of_unit)
+
+
+def _strongest_reason(
+    layers_of_unit: set[str], relations: Iterable[Relation], by: UnitName
+) -> Relation | None:
+    """Of the relations for which these layers are one unit; None where there is none."""
+
+    def is_reason(relation: Relation) -> bool:
+        related = set(relation.layers)
+        covers_two = len(layers_of_unit & related) > 1
+        is_wanted = by == "group" or relation.kind in CLAIMS
+        return is_wanted and (covers_two or layers_of_unit == related)
+
+    reasons = filter(is_reason, relations)
+    return min(reasons, key=lambda relation: STRENGTH.index(relation.kind), default=None)
+
+
+def _marked(atom: Unit, relations: Iterable[Relation]) -> Unit:
+    """A unit of one atom, which says where it is part of a head or of a RepVGG block."""
+    for relation in relations:
+        if relation.kind in ("head", "repvgg") and _of(atom) in relation.layers:
+            return replace(atom, kind=relation.kind)
+    return atom
 
 
 def _of(atom: Unit) -> str:
