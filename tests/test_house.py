@@ -11,7 +11,7 @@ from support.scripts import load_script
 # Figures of the code as it is. Lower a limit whenever a change lowers its figure; never raise one.
 LIMITS = {
     "complexity_per_line": 0.343,
-    "dense": 14,
+    "dense": 4,
     "lines_over_100": 0,
     "imports_in_functions_other": 29,
     "many_arguments": 17,

@@ -283,29 +283,37 @@ def with_arrays(outputs: Any, arrays: Sequence[Array]) -> Any:
 
 def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     """The nest with each tensor or array changed; anything else stays."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+    if is_array:
         return change(value)
-    if isinstance(value, MutableMapping):
-        made = copy.copy(value)
-        for key in value:
-            made[key] = mapped(value[key], change)
-        return made
     if isinstance(value, Mapping):
-        return {key: mapped(item, change) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(item, change) for item in value))
+        return _mapped_mapping(value, change)
     if isinstance(value, (tuple, list)):
-        return type(value)(mapped(item, change) for item in value)
+        return _mapped_sequence(value, change)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return replace(
-            value,
-            **{field.name: mapped(getattr(value, field.name), change) for field in _fields(value)},
-        )
+        return _mapped_dataclass(value, change)
     return value
 
 
-def _fields(value: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return tuple(field for field in dataclasses.fields(value) if field.init)
+def _mapped_mapping(value: Mapping[Any, Any], change: Callable[[Any], Any]) -> Mapping[Any, Any]:
+    items = {key: mapped(item, change) for key, item in value.items()}
+    if not isinstance(value, MutableMapping):
+        return items
+    made = copy.copy(value)  # of the same class, which the score may ask for
+    for key, item in items.items():  # classes of transformers refuse update()
+        made[key] = item
+    return made
+
+
+def _mapped_sequence(value: Any, change: Callable[[Any], Any]) -> Any:
+    items = [mapped(item, change) for item in value]
+    is_named_tuple = hasattr(value, "_fields")
+    return type(value)(*items) if is_named_tuple else type(value)(items)
+
+
+def _mapped_dataclass(value: Any, change: Callable[[Any], Any]) -> Any:
+    names = [field.name for field in dataclasses.fields(value) if field.init]
+    return replace(value, **{name: mapped(getattr(value, name), change) for name in names})
 
 
 def _copied(leaf: Any) -> Any:

@@ -57,17 +57,24 @@ def given(cost: CostModel, skip: Collection[str], keep: Collection[str]) -> Cost
     base, units = cost.base, dict(cost.units)
     borders: list[Border] = []
     for border in cost.borders:
-        ends = ["" if end in skip else end for end in (border.a, border.b)]
-        # A unit comes before the outside, which has no name.
-        open_ends = sorted((end for end in ends if end not in keep), key=lambda end: not end)
-        outside = not any(open_ends)
-        if len(open_ends) == 2 and not outside:
+        open_ends = _open_ends(border, skip, keep)
+        is_cut = open_ends == [""]
+        if is_cut:
+            base += border.cost
+            continue
+        if len(open_ends) == 1:
+            units[open_ends[0]] += border.cost
+            continue
+        if any(open_ends):
             first, second = open_ends
             borders.append(Border(first, second, border.cost))
-        elif len(open_ends) == 1 and outside:
-            base += border.cost
-        elif len(open_ends) == 1:
-            units[open_ends[0]] += border.cost
     base += sum(units.pop(name) for name in skip)
     free = {name: ms for name, ms in units.items() if name not in keep}
     return replace(cost, base=base, units=free, borders=tuple(borders))
+
+
+def _open_ends(border: Border, skip: Collection[str], keep: Collection[str]) -> list[str]:
+    """Ends of a border that are not always kept, units before the outside (""), where all units
+    that are always left out are."""
+    ends = ["" if end in skip else end for end in (border.a, border.b)]
+    return sorted((end for end in ends if end not in keep), key=lambda end: not end)

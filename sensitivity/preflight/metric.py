@@ -216,16 +216,23 @@ class _NotBySample(Exception):
 def _taken(outputs: Any, order: NDArray[np.int64]) -> Any:
     """The same nest with the samples in another order. Raises _NotBySample."""
     if hasattr(outputs, "shape"):
-        if len(outputs.shape) == 0 or int(outputs.shape[0]) != len(order):
-            raise _NotBySample
-        return outputs[order.tolist()] if hasattr(outputs, "detach") else outputs[order]
+        return _taken_array(outputs, order)
     if isinstance(outputs, Mapping):
-        return type(outputs)(**{str(key): _taken(value, order) for key, value in outputs.items()})
-    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
-        return type(outputs)(*(_taken(value, order) for value in outputs))
-    if isinstance(outputs, (tuple, list)):
-        return type(outputs)(_taken(value, order) for value in outputs)
-    raise _NotBySample
+        by_name = {str(key): _taken(value, order) for key, value in outputs.items()}
+        return type(outputs)(**by_name)
+    if not isinstance(outputs, (tuple, list)):
+        raise _NotBySample
+    values = [_taken(value, order) for value in outputs]
+    is_named_tuple = hasattr(outputs, "_fields")
+    return type(outputs)(*values) if is_named_tuple else type(outputs)(values)
+
+
+def _taken_array(array: Any, order: NDArray[np.int64]) -> Any:
+    is_by_sample = len(array.shape) > 0 and int(array.shape[0]) == len(order)
+    if not is_by_sample:
+        raise _NotBySample
+    is_tensor = hasattr(array, "detach")
+    return array[order.tolist()] if is_tensor else array[order]
 
 
 def _outputs(session: Session, variant: Variant, inputs: Any) -> Any:

@@ -86,12 +86,16 @@ def arrays(value: Any) -> Iterator[Any]:
             yield from arrays(item)
 
 
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+"""Types whose values `repr` tells apart in every process."""
+
+
 def _add(update: Callable[[Any], None], value: Any) -> None:
     """Feed one value to a digest, its kind and size first so that neighbours cannot run into each
     other."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         _add_array(update, value)
-    elif value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
+    elif isinstance(value, PLAIN):
         text = repr(value).encode()
         update(f"{type(value).__name__}{len(text)}:".encode() + text)
     elif isinstance(value, Mapping):
@@ -101,9 +105,8 @@ def _add(update: Callable[[Any], None], value: Any) -> None:
         for item in value:
             _add(update, item)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        _add(
-            update, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        )
+        names = [field.name for field in dataclasses.fields(value)]
+        _add(update, {name: getattr(value, name) for name in names})
     else:  # never repr(): it holds an address, which is another one in the next process
         update(f"{type(value).__qualname__}:{getattr(value, '__qualname__', '')};".encode())
 

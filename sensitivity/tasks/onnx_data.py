@@ -183,13 +183,9 @@ def decode_name(shape: Sequence[Any], size: Size, classes: int) -> DecodeName:
     """What a detector's first output means, told by its shape. Raises TaskError where it is none of
     those known."""
     given = [side if isinstance(side, int) else None for side in shape]
-    if len(given) == 3:
-        if given[2] == 6 and given[1] is not None and _cells(size, given[1]) is None:
-            return "end2end"
-        if given[2] == 5 + classes and (classes != 1 or given[1] is not None):
-            return "yolov5" if _cells(size, given[1]) == 3 else "yolox"
-        if given[1] == 4 + classes:
-            return "yolo"
+    found = _known_decode(given[1], given[2], size, classes) if len(given) == 3 else None
+    if found is not None:
+        return found
     raise TaskError(
         "Expected the file's first output to be that of YOLOX without decoding or of YOLOv5 [n, "
         f"anchors, {5 + classes}], of ultralytics' YOLO [n, {4 + classes}, anchors] or of its "
@@ -197,6 +193,20 @@ def decode_name(shape: Sequence[Any], size: Size, classes: int) -> DecodeName:
         f"{list(shape)} at input size {shown_size(size)}; say which it is with --decode, or write "
         "a task file with a `decode` of your own, see docs/onnx.md."
     )
+
+
+def _known_decode(
+    rows: int | None, columns: int | None, size: Size, classes: int
+) -> DecodeName | None:
+    """What an output [n, rows, columns] means; None where it is none of those known."""
+    is_rows_of_boxes = rows is not None and _cells(size, rows) is None
+    if columns == 6 and is_rows_of_boxes:
+        return "end2end"
+    # With one class, six columns are those of end2end too: only the number of rows can tell.
+    can_be_anchors = classes != 1 or rows is not None
+    if columns == 5 + classes and can_be_anchors:
+        return "yolov5" if _cells(size, rows) == 3 else "yolox"
+    return "yolo" if rows == 4 + classes else None
 
 
 MEANINGS: Mapping[DecodeName, str] = {

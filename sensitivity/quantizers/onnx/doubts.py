@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph.clamps import UNLIMITED
@@ -65,8 +66,7 @@ def _clamping(model: OnnxModel) -> Iterator[str]:
 def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
     """Pairs through which much of the float values does not fit."""
     off = model.without(frozenset(use.name for use in model.uses))
-    computed = {value.name for node in off.graph for value in node.outputs}
-    ranges = {name: ends for name, ends in _ranges(model).items() if name in computed}
+    ranges = _ranges_of_computed(model, off)
     if not ranges:
         return
     arrays = first_samples(feed(inputs, [value.name for value in model.get_inputs()]), 1)
@@ -74,13 +74,20 @@ def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
     values = run_batch(made, arrays, list(ranges))
     shares = {name: _share_beyond(values[name], name, model, ends) for name, ends in ranges.items()}
     much = sorted((name for name in shares if shares[name] > MUCH), key=lambda name: -shares[name])
-    if much:
-        yield (
-            f"of the float values of one sample {shares[much[0]]:.0%} are beyond the range of the "
-            f"pair on {much[0]}"
-            + (f", and more than {MUCH:.0%} on {listed(much[1:])}" if much[1:] else "")
-            + ": the pair may stand for a Clip, or was calibrated on other data"
-        )
+    if not much:
+        return
+    most, others = much[0], much[1:]
+    elsewhere = f", and more than {MUCH:.0%} on {listed(others)}" if others else ""
+    yield (
+        f"of the float values of one sample {shares[most]:.0%} are beyond the range of the pair on "
+        f"{most}{elsewhere}: the pair may stand for a Clip, or was calibrated on other data"
+    )
+
+
+def _ranges_of_computed(model: OnnxModel, off: ir.Model) -> dict[str, tuple[float, float]]:
+    """The same as `_ranges`, of tensors that nodes of the unquantized graph compute."""
+    computed = {value.name for node in off.graph for value in node.outputs}
+    return {name: ends for name, ends in _ranges(model).items() if name in computed}
 
 
 def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError
@@ -155,17 +156,18 @@ def sharing(model: OnnxModel, uses: Mapping[str, Use]) -> tuple[tuple[str, ...],
     graph = model.graph.graph
     activations = [use for use in uses.values() if use.role != "weight" and _has_one_range(use)]
     readers = [(use.pair.source, use.name) for use in activations]
-    met = groups.met(
-        graph, readers, lambda node: node.op_type in PAIR | MOVERS or groups.keeps_values(node)
-    )
+    met = groups.met(graph, readers, _passes_integers)
     meeting = {name: number for number, one in enumerate(met) for name in one.quantizers}
     found: dict[Any, list[str]] = {}
     for use in activations:
         where = meeting.get(use.name, use.pair.dequantize)
-        found.setdefault(
-            (where, own_range(use.name, use).key.partition("@")[2], stored_type(use.pair)), []
-        ).append(use.name)
+        _, _, own = own_range(use.name, use).key.partition("@")
+        found.setdefault((where, own, stored_type(use.pair)), []).append(use.name)
     return tuple(tuple(names) for names in found.values() if len(names) > 1)
+
+
+def _passes_integers(node: ir.Node) -> bool:
+    return node.op_type in PAIR | MOVERS or groups.keeps_values(node)
 
 
 def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:

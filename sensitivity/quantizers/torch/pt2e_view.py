@@ -132,20 +132,26 @@ class View:
     def _rewrite(self) -> None:
         graph = self.module.graph
         for node in list(graph.nodes):
-            if node.op == "call_module" and node.target == GUARDS:
+            is_guard = node.op == "call_module" and node.target == GUARDS
+            reads_values = node.op == "output" or node.target in QUANTIZE
+            if is_guard:
                 graph.erase_node(node)
-            elif node.op == "output" or node.target in QUANTIZE:
+            elif reads_values:
                 for source in filter(_is_pair, node.all_input_nodes):
                     node.replace_input_with(source, self._output(source))
             elif node.op == "call_function" and node.target not in DEQUANTIZE:
                 self._operation(node)
-        for node in reversed(list(graph.nodes)):
-            if not node.users and (
-                node.op == "get_attr" or node.target in DEQUANTIZE or node.target in QUANTIZE
-            ):
-                graph.erase_node(node)
+        self._erase_unread()
         graph.lint()
         self.module.recompile()
+
+    def _erase_unread(self) -> None:
+        """Take out pairs that nothing reads any more, and the constants that they read."""
+        graph, of_pairs = self.module.graph, {*DEQUANTIZE, *QUANTIZE}
+        for node in reversed(list(graph.nodes)):
+            is_of_pair = node.op == "get_attr" or node.target in of_pairs
+            if is_of_pair and not node.users:
+                graph.erase_node(node)
 
     def _operation(self, node: fx.Node) -> None:
         """Put an `Operation` in the place of an op that reads dequantized values."""

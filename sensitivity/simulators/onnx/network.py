@@ -3,7 +3,7 @@ a switch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -295,26 +295,27 @@ def _recipe(
     nodes: Sequence[ir.Node], reads: Mapping[str, Place], renamed: Mapping[int, str]
 ) -> Recipe:
     """renamed: place of an input of the first node -> its name in `reads`."""
-    inner = {value.name for node in nodes for value in node.outputs}
-    first = [None if index in renamed else value for index, value in enumerate(nodes[0].inputs)]
-    read = {
-        value.name or "": value for value in (*first, *_captured(nodes[0])) if value is not None
-    }
-    read |= {
-        value.name or "": value
-        for node in nodes[1:]
-        for value in (*node.inputs, *_captured(node))
-        if value
-    }
+    inner = {value.name or "" for node in nodes for value in node.outputs}
     constants = {
         name: _tensor(value)
-        for name, value in read.items()
-        if name not in reads and name not in inner
+        for name, value in _values_read(nodes, renamed).items()
+        if name not in reads.keys() | inner
     }
     protos = tuple(ir.to_proto(node) for node in nodes)
     for index, name in renamed.items():
         protos[0].input[index] = name
     return Recipe(protos, reads, tuple(value.name or "" for value in nodes[-1].outputs), constants)
+
+
+def _values_read(nodes: Sequence[ir.Node], renamed: Container[int]) -> dict[str, ir.Value]:
+    """Name -> value, of all that the nodes read. renamed: places of inputs of the first node that
+    are left out."""
+    first, *others = nodes
+    values = [value for index, value in enumerate(first.inputs) if index not in renamed]
+    values += _captured(first)
+    for node in others:
+        values += (*node.inputs, *_captured(node))
+    return {value.name or "": value for value in values if value is not None}
 
 
 def _captured(node: ir.Node) -> list[ir.Value]:
