@@ -10,12 +10,12 @@ from support.scripts import load_script
 
 # Figures of the code as it is. Lower a limit whenever a change lowers its figure; never raise one.
 LIMITS = {
-    "complexity_per_line": 0.343,
-    "dense": 4,
+    "complexity_per_line": 0.342,
+    "dense": 0,
     "lines_over_100": 0,
-    "imports_in_functions_other": 29,
-    "many_arguments": 17,
-    "circles": 1,
+    "imports_in_functions_other": 27,
+    "many_arguments": 14,
+    "circles": 0,
     "undocumented": 46,
 }
 

@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from sensitivity.errors import NamesError
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
-from sensitivity.simulators import graph as graph_module
-from sensitivity.simulators import replay as replay_module
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.compare import difference, same
 from sensitivity.simulators.schedule import schedule
 from sensitivity.simulators.toggle import ToggleSimulator
+from sensitivity.simulators.torch import graph as graph_module
+from sensitivity.simulators.torch import replay as replay_module
 from sensitivity.simulators.torch.graph import Graph
 from sensitivity.simulators.torch.replay import ReplaySimulator
 

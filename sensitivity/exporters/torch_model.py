@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass
 
 import sensitivity
-from sensitivity.errors import ExportError, unknown_name
+from sensitivity.errors import ExportError
 from sensitivity.exporters.ranges import activation_ranges, keep_ranges
 from sensitivity.exporters.writing import save, writing
 from sensitivity.onnx_graph import qdq
@@ -25,7 +25,7 @@ from sensitivity.onnx_graph.passes.quantize_once import QuantizeOnce
 from sensitivity.onnx_graph.passes.take_marks import TakeMarks
 from sensitivity.onnx_graph.passes.tidy import tidy
 from sensitivity.onnx_graph.passes.transposed_weights import TransposedWeights
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.base import QuantizedModel, quantizers_of
 from sensitivity.records import Grid, Unit
 
 FILES = {"float": "model.float.onnx", "int8": "model.int8.onnx", "partial": "model.partial.onnx"}
@@ -86,13 +86,8 @@ def disabled_by_variant(
     source: QuantizedModel, units: Sequence[Unit], skip: Sequence[str]
 ) -> dict[str, frozenset[str]]:
     """Which quantizers each of the three files leaves out."""
-    by_name = {unit.name: unit for unit in units}
-    for name in skip:
-        if name not in by_name:
-            raise unknown_name("a unit to skip", name, by_name)
     every = frozenset(quantizer.name for quantizer in source.quantizers)
-    skipped = frozenset(quantizer for name in skip for quantizer in by_name[name].quantizers)
-    return {"float": every, "int8": frozenset(), "partial": skipped}
+    return {"float": every, "int8": frozenset(), "partial": quantizers_of(skip, units)}
 
 
 def canonical(

@@ -79,14 +79,15 @@ def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ..
     """The effects with those of `names` last, marked and without a value; ranks and ties are of the
     new order."""
     seen = [effect for effect in effects if effect.unit not in names]
-    place = {effect.rank: number for number, effect in enumerate(seen, 1)}
+    unseen = [effect for effect in effects if effect.unit in names]
+    new_rank = {effect.rank: rank for rank, effect in enumerate(seen, 1)}
     made = []
-    for number, effect in enumerate(seen, 1):
-        tied = (place[rank] for rank in range(effect.tie, effect.rank) if rank in place)
-        made.append(replace(effect, rank=number, tie=next(tied, number)))
+    for rank, effect in enumerate(seen, 1):
+        tied = [new_rank[old] for old in range(effect.tie, effect.rank) if old in new_rank]
+        made.append(replace(effect, rank=rank, tie=tied[0] if tied else rank))
     nothing = Estimate(0.0, None, None, 0)
-    for number, effect in enumerate((one for one in effects if one.unit in names), len(seen) + 1):
-        made.append(replace(effect, rank=number, tie=number, effect=nothing, judged=False))
+    for rank, effect in enumerate(unseen, len(seen) + 1):
+        made.append(replace(effect, rank=rank, tie=rank, effect=nothing, judged=False))
     return tuple(made)
 
 

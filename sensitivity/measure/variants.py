@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sensitivity.quantizers.base import quantizers_of
 from sensitivity.records import Mode, Quantizer, Unit, Variant
 
 BASELINES = ("float", "quantized", "weights only", "activations only")
@@ -33,6 +34,5 @@ def unit_variant(unit: Unit, quantizers: Sequence[Quantizer], mode: Mode) -> Var
 
 def skip_variant(skip: Iterable[str], units: Sequence[Unit]) -> Variant:
     """The model with these units left unquantized."""
-    chosen = set(skip)
-    names = [name for unit in units if unit.name in chosen for name in unit.quantizers]
-    return Variant(f"skip {len(chosen)} of {len(units)}", frozenset(names))
+    skipped = set(skip)
+    return Variant(f"skip {len(skipped)} of {len(units)}", quantizers_of(skipped, units))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip
+from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Search, Skip
 from sensitivity.planners.greedy import pruned
 
 END = 16
@@ -70,12 +70,16 @@ class CulpritPlanner:
         yield tuple(ranking)
 
     def _sets(self, ranking: Sequence[str]) -> list[Skip]:
+        """The first units of the ranking and of each end, each set twice as large as the one before
+        it; units stand in the order of the ranking."""
         place = {unit: index for index, unit in enumerate(ranking)}
-        ends = [[unit for unit in end if unit in place] for end in self._ends]
-        firsts = [(ranking, size) for size in _doubling(len(ranking))]
-        firsts += [(end, size) for end in ends for size in _doubling(min(len(end), END + 1))]
-        found = (tuple(sorted(order[:size], key=place.__getitem__)) for order, size in firsts)
-        return list(dict.fromkeys(found))
+        firsts = [ranking[:size] for size in _doubling(len(ranking))]
+        for end in self._ends:
+            known = [unit for unit in end if unit in place]
+            sizes = _doubling(min(len(known), END + 1))
+            firsts += [known[:size] for size in sizes]
+        in_order = [tuple(sorted(first, key=place.__getitem__)) for first in firsts]
+        return list(dict.fromkeys(in_order))
 
 
 def _doubling(end: int) -> list[int]:
@@ -88,14 +92,21 @@ def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
     if goal.distortion is None:
         return pruned(found, search)
     found = _bisected(found, search, 0, len(found))
-    for _ in range(ROUNDS if len(found) <= ORDERED else 0):
-        back = [tuple(other for other in found if other != unit) for unit in found]
-        lost = dict(zip(found, goal.distortion(back), strict=True))
+    if len(found) > ORDERED:
+        return found
+    for _ in range(ROUNDS):
+        lost = _lost_without(found, goal.distortion)
         shorter = _cut(sorted(found, key=lambda unit: -lost[unit]), search)
         if len(shorter) == len(found):
             return found
         found = shorter
     return found
+
+
+def _lost_without(found: Skip, distortion: Distortion) -> dict[str, float]:
+    """Unit of the set -> distortion of the outputs when it alone goes back to INT8."""
+    back = [tuple(other for other in found if other != unit) for unit in found]
+    return dict(zip(found, distortion(back), strict=True))
 
 
 def _cut(order: Sequence[str], search: Search) -> Skip:

@@ -69,12 +69,14 @@ def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
     """Raise CheckError where there is an error among the findings; with `force` only where nothing
     can be measured."""
     errors = [finding for finding in findings if finding.severity == "error"]
-    broken = [finding for finding in errors if finding.code == "metric-fails"]
-    if broken:
-        raise CheckError(broken[0].message)
-    if errors and not force:
-        more = f" ({len(errors) - 1} more: see sensitivity check.)" if len(errors) > 1 else ""
-        raise CheckError(f"{sentence(errors[0])} To go on all the same, add --force.{more}")
+    for finding in errors:
+        if finding.code == "metric-fails":
+            raise CheckError(finding.message)
+    if force or not errors:
+        return
+    first, *others = errors
+    more = f" ({len(others)} more: see sensitivity check.)" if others else ""
+    raise CheckError(f"{sentence(first)} To go on all the same, add --force.{more}")
 
 
 def sentence(finding: Finding) -> str:

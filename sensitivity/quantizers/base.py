@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
-from sensitivity.errors import ModelError
+from sensitivity.errors import ModelError, unknown_name
 from sensitivity.records import Finding, Grid, Quantizer, Range, Unit
 
 
@@ -121,15 +121,15 @@ def ends(source: QuantizedModel, units: Iterable[Unit]) -> tuple[tuple[str, ...]
     output.
     """
     unit_of = {name: unit.name for unit in units for name in unit.quantizers}
-    names = tuple(
-        dict.fromkeys(unit_of[one.name] for one in source.quantizers if one.name in unit_of)
-    )
+
+    def units_in_order(quantizers: Iterable[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(unit_of[name] for name in quantizers if name in unit_of))
+
+    from_inputs = units_in_order(quantizer.name for quantizer in source.quantizers)
     if not isinstance(source, Ordered):
-        return names, names[::-1]
-    return names, *(
-        tuple(dict.fromkeys(unit_of[name] for name in near if name in unit_of))
-        for near in source.nearest_outputs()
-    )
+        return from_inputs, from_inputs[::-1]
+    from_outputs = [units_in_order(near) for near in source.nearest_outputs()]
+    return from_inputs, *from_outputs
 
 
 def layers(quantizers: Iterable[Quantizer]) -> tuple[Unit, ...]:
@@ -145,6 +145,23 @@ def layers(quantizers: Iterable[Quantizer]) -> tuple[Unit, ...]:
     for quantizer in quantizers:
         grouped.setdefault(quantizer.layer, []).append(quantizer.name)
     return tuple(Unit(layer, tuple(names)) for layer, names in grouped.items())
+
+
+def quantizers_of(names: Iterable[str], units: Iterable[Unit]) -> frozenset[str]:
+    """Names of all quantizers of the units with these names. Raises NamesError for a name that no
+    unit has.
+
+    >>> units = (Unit("stem", ("stem.input", "stem.weight")), Unit("head", ("head.input",)))
+    >>> sorted(quantizers_of(["stem"], units))
+    ['stem.input', 'stem.weight']
+    """
+    own = {unit.name: unit.quantizers for unit in units}
+    found: set[str] = set()
+    for name in names:
+        if name not in own:
+            raise unknown_name("a unit to skip", name, own)
+        found.update(own[name])
+    return frozenset(found)
 
 
 def check_calibrated(quantizers: Iterable[Quantizer]) -> None:

@@ -74,11 +74,14 @@ def places_of(
 
 def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Choice:
     found = [ranges[name] for name in group if name in ranges]
-    if len(group) == 1 or not found:
+    stands_alone = len(group) == 1
+    if stands_alone or not found:
         return tuple(found)
-    amax = max(one.amax[0] for one in found)
-    low = min((one.low for one in found if one.low is not None), default=None)
-    return tuple(Range(name, found[0].method, (amax,), low=low) for name in group)
+    method = found[0].method
+    largest = max(one.amax[0] for one in found)
+    lows = [one.low for one in found if one.low is not None]
+    lowest = min(lows, default=None)
+    return tuple(Range(name, method, (largest,), low=lowest) for name in group)
 
 
 def together(
@@ -148,13 +151,16 @@ def _of_units(
 ) -> tuple[Recalibrated, ...]:
     """Each range with the first unit that has a quantizer of its place."""
     new = {one.quantizer: one for one in choice}
+    names = [unit.name for unit in units]
     found = []
-    for name, mine in shares([unit.name for unit in units], units, places).items():
+    for name, mine in shares(names, units, places).items():
         before = tuple(one for place in mine for one in place.own if one.quantizer in new)
-        if before:
-            ranges = tuple(new[one.quantizer] for one in before)
-            method = ", ".join(dict.fromkeys(one.method for one in ranges))
-            found.append(Recalibrated(name, method, before, ranges, brought, together=True))
+        if not before:
+            continue
+        ranges = tuple(new[one.quantizer] for one in before)
+        methods = dict.fromkeys(one.method for one in ranges)
+        method = ", ".join(methods)
+        found.append(Recalibrated(name, method, before, ranges, brought, together=True))
     return tuple(found)
 
 

@@ -115,14 +115,14 @@ def order(masks: Sequence[int], bits: Sequence[int]) -> list[int]:
     result: list[int] = []
     group = list(range(len(masks)))
     for position, bit in enumerate(bits):
-        off = [index for index in group if masks[index] & bit]
-        if off and len(off) < len(group):
-            few, group = sorted(
-                (off, [index for index in group if not masks[index] & bit]), key=len
-            )
-            result += [
-                few[index] for index in order([masks[index] for index in few], bits[position + 1 :])
-            ]
+        disabled = [index for index in group if masks[index] & bit]
+        enabled = [index for index in group if not masks[index] & bit]
+        parts_here = bool(disabled) and bool(enabled)
+        if not parts_here:
+            continue
+        few, group = sorted((disabled, enabled), key=len)
+        order_of_few = order([masks[index] for index in few], bits[position + 1 :])
+        result += [few[index] for index in order_of_few]
     return result + group
 
 

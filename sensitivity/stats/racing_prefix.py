@@ -59,18 +59,14 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
     that met the target; fewer units may do where the signal gave little hope for them. With none
     that met, skipping all was tried. Raises ValueError for a signal that is negative or not finite.
     """
-    noise = np.asarray(signal, dtype=np.float64)
-    if noise.ndim != 1 or not np.isfinite(noise).all() or (noise < 0).any():
-        raise ValueError(f"Expected a finite signal >= 0 for each unit, got shape {noise.shape}.")
+    noise = _checked_signal(signal)
     if not tried:
         return 0
     units = len(noise)
     failed = max((one.size for one in tried if not one.met), default=-1)
     met = min((one.size for one in tried if one.met), default=None)
     if met is not None:
-        # One more near the answer takes a whole pass; where more than half of the units are in
-        # doubt it is worth that.
-        return (failed + met) // 2 if met - failed > max(units / 2, 1) else None
+        return _between(failed, met, units)
     loss, error = predicted_loss(noise, tried, allowed)
     missed = sum(one.part for one in tried if one.size > 0 and not one.met)
     enough = 1 - (1 - LIKELY) / 2**missed
@@ -79,6 +75,23 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
     if hopeful.size:
         return int(hopeful[0])
     return units if failed < units else None
+
+
+def _between(failed: int, met: int, units: int) -> int | None:
+    """The size to try between one that failed and one that met the target; None where it is not
+    worth it."""
+    # One more near the answer takes a whole pass; where more than half of the units are in doubt
+    # it is worth that.
+    is_worth_a_pass = met - failed > max(units / 2, 1)
+    return (failed + met) // 2 if is_worth_a_pass else None
+
+
+def _checked_signal(signal: ArrayLike) -> Values:
+    noise = np.asarray(signal, dtype=np.float64)
+    is_usable = noise.ndim == 1 and np.isfinite(noise).all() and (noise >= 0).all()
+    if not is_usable:
+        raise ValueError(f"Expected a finite signal >= 0 for each unit, got shape {noise.shape}.")
+    return noise
 
 
 def predicted_loss(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -170,10 +170,17 @@ def _places(session: Session, tried: Sequence[str]) -> tuple[Place, ...]:
     assert isinstance(source, Recalibratable)
     shared_in_file = source.sharing() if isinstance(source, Sharing) else ()
     scales = (*session.scales, *shared_in_file)
-    group_of = {name: group for group in scales for name in group}
     names = [name for unit in session.units if unit.name in tried for name in unit.quantizers]
-    members = dict.fromkeys(member for name in names for member in group_of.get(name, (name,)))
-    other = source.other_ranges(members, session.forward_calibration)
-    own = {one.quantizer: source.range(one.quantizer) for one in other}
-    own |= {member: source.range(member) for name in own for member in group_of.get(name, ())}
+    other = source.other_ranges(_with_sharers(names, scales), session.forward_calibration)
+    changeable = dict.fromkeys(one.quantizer for one in other)
+    own = {name: source.range(name) for name in _with_sharers(changeable, scales)}
     return places_of(own, own, other, scales)
+
+
+def _with_sharers(names: Iterable[str], scales: Iterable[Sequence[str]]) -> list[str]:
+    """These quantizers and all that share a range with one of them, each once."""
+    group_of = {name: group for group in scales for name in group}
+    found: dict[str, None] = {}
+    for name in names:
+        found.update(dict.fromkeys(group_of.get(name, (name,))))
+    return list(found)

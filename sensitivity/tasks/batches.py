@@ -67,14 +67,15 @@ def first_samples(inputs: Any, samples: int) -> Any:
     """The same inputs with so many samples at most: every array of a batch has the sample as its
     first axis."""
     if hasattr(inputs, "shape"):
-        return inputs[:samples] if len(inputs.shape) else inputs
+        has_samples = len(inputs.shape) > 0
+        return inputs[:samples] if has_samples else inputs
     if isinstance(inputs, Mapping):
         return {key: first_samples(value, samples) for key, value in inputs.items()}
-    if isinstance(inputs, tuple) and hasattr(inputs, "_fields"):
-        return type(inputs)(*(first_samples(value, samples) for value in inputs))
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(first_samples(value, samples) for value in inputs)
-    return inputs
+    if not isinstance(inputs, (tuple, list)):
+        return inputs
+    values = [first_samples(value, samples) for value in inputs]
+    is_named_tuple = hasattr(inputs, "_fields")
+    return type(inputs)(*values) if is_named_tuple else type(inputs)(values)
 
 
 def arrays(value: Any) -> Iterator[Any]:
@@ -93,7 +94,9 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 def _add(update: Callable[[Any], None], value: Any) -> None:
     """Feed one value to a digest, its kind and size first so that neighbours cannot run into each
     other."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+    is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
+    if is_array:
         _add_array(update, value)
     elif isinstance(value, PLAIN):
         text = repr(value).encode()
@@ -104,7 +107,7 @@ def _add(update: Callable[[Any], None], value: Any) -> None:
         update(f"sequence{len(value)}:".encode())
         for item in value:
             _add(update, item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+    elif is_dataclass:
         names = [field.name for field in dataclasses.fields(value)]
         _add(update, {name: getattr(value, name) for name in names})
     else:  # never repr(): it holds an address, which is another one in the next process

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.quantizers.onnx.model import nested
-
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -42,6 +40,11 @@ def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
         {name: cut(array, start) for name, array in arrays.items()}
         for start in range(0, samples, size)
     ]
+
+
+def nested(outputs: Sequence[Any]) -> Any:
+    """What a model gives: its output, or a tuple of several."""
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:

@@ -23,6 +23,7 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights
 from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import integer_biases, paths, uses
+from sensitivity.quantizers.onnx.batches import fixed_batch, length, pieces
 
 Watcher = Callable[[str, NDArray[Any]], None]
 
@@ -216,8 +217,6 @@ class OnnxModel:
         names: tuple[str, ...],
         see: Watcher,
     ) -> list[Any]:
-        from sensitivity.quantizers.onnx.batches import fixed_batch, length, pieces
-
         inputs = {value.name for value in self.graph.graph.inputs}
         inner = tuple(name for name in names if name not in inputs)
         runner = self._kept((inner, self._threads), lambda: self._giving_float(inner))
@@ -343,11 +342,6 @@ def _giving(model: ir.Model, names: Sequence[str | None]) -> bytes:
 
 def _copied(name: str | None) -> str:
     return f"{name}_copied"
-
-
-def nested(outputs: Sequence[Any]) -> Any:
-    """What a model gives: its output, or a tuple of several."""
-    return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def _array(value: Any) -> NDArray[Any]:

@@ -145,9 +145,15 @@ def other_ranges(
     All else gets nothing. forward: runs the model on the calibration data.
     """
     wanted = [uses[name] for name in dict.fromkeys(names) if _has_one_range(uses[name])]
-    found = {use.name: _per_channel(model, use) for use in wanted if use.role == "weight"}
-    found |= _calibrated(model, [use for use in wanted if use.role != "weight"], forward)
-    return tuple(one for use in wanted for one in found.get(use.name, ()))
+    weights = [use for use in wanted if use.role == "weight"]
+    activations = [use for use in wanted if use.role != "weight"]
+    found = _calibrated(model, activations, forward)
+    for use in weights:
+        found[use.name] = _per_channel(model, use)
+    ranges: list[Range] = []
+    for use in wanted:
+        ranges += found.get(use.name, ())
+    return tuple(ranges)
 
 
 def sharing(model: OnnxModel, uses: Mapping[str, Use]) -> tuple[tuple[str, ...], ...]:

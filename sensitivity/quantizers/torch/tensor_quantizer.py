@@ -274,16 +274,16 @@ class TensorQuantizerModel:
         The shape of amax decides, as it does when values are quantized; what the quantizer says,
         where the shape says nothing.
         """
-        axis: int | tuple[int, ...] | None = module._axis
-        if isinstance(axis, (tuple, list)):
-            axis = axis[0] if len(axis) == 1 else None
-        amax = self._amax(module)
+        amax, told = self._amax(module), _told_axis(module)
         if amax is None:
-            return axis
+            return told
         along = [index for index, length in enumerate(amax.shape) if length > 1]
         if along:
-            return along[0] if len(along) == 1 and amax.ndim > 1 else None
-        return None if axis is None or amax.ndim == 0 else axis % int(amax.ndim)
+            is_one_axis = len(along) == 1 and amax.ndim > 1
+            return along[0] if is_one_axis else None
+        if told is None or amax.ndim == 0:
+            return None
+        return told % int(amax.ndim)
 
     def _problem(self, module: Any) -> str | None:
         if not module._if_quant:
@@ -378,3 +378,11 @@ def _bytes(tensor: Any) -> bytes:
     import torch
 
     return bytes(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _told_axis(module: Any) -> int | None:
+    """The channel axis that a quantizer says it has; None for none and for several."""
+    axis: int | tuple[int, ...] | list[int] | None = module._axis
+    if not isinstance(axis, (tuple, list)):
+        return axis
+    return axis[0] if len(axis) == 1 else None

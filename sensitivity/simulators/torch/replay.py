@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -212,17 +212,16 @@ class ReplaySimulator:
                 same(theirs[index], ours) for index, ours in graph.outputs(pieces, masks, None)
             )
 
-        on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
-        tries = dict.fromkeys(
-            _parts(length, whole.largest(leaves), limit) for limit in LARGEST_VALUES if on_cpu
-        )
+        tries = _tries(leaves, length, whole.largest(leaves))
         same_bits = [parts for parts in tries if parts == 1 or changes_nothing(parts)]
         parts = finer = self._fastest(same_bits or [1], leaves, spec)
-        while (
-            not self._fits(_split(leaves, parts), spec)
-            and (finer := 2 * finer) <= length // whole.batches[0]
-        ):
-            parts = finer if changes_nothing(finer) else parts
+        most = length // whole.batches[0]
+        while not self._fits(_split(leaves, parts), spec):
+            finer *= 2
+            if finer > most:
+                break
+            if changes_nothing(finer):
+                parts = finer
         return parts
 
     def _fastest(self, parts: Sequence[int], leaves: list[Any], spec: Any) -> int:
@@ -315,6 +314,17 @@ def _shape(leaves: list[Any], spec: Any) -> Any:
 def _length(leaves: list[Any]) -> int | None:
     """The axis-0 length of the first tensor; None where there is none."""
     return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
+
+
+def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
+    """Into how many parts a batch on the CPU may be cut; none elsewhere, where it is not faster.
+
+    length: samples of the batch. largest: bytes of the largest value of its forward.
+    """
+    on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
+    if not on_cpu:
+        return []
+    return list(dict.fromkeys(_parts(length, largest, limit) for limit in LARGEST_VALUES))
 
 
 def _parts(length: int, largest: int, limit: int) -> int:
