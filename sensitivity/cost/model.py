@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from sensitivity.cost.table import Table
-from sensitivity.onnx_graph.work import OUTSIDE, Layer, LayerShape, Work
+from sensitivity.onnx_graph.work import OUTSIDE, Layer, LayerShape, Link, Work
 from sensitivity.records import Border, CostModel, Unit
 
 INT8_SPEED = 4.0
@@ -40,16 +40,18 @@ def unit_of_layer(layers: Sequence[Layer], units: Sequence[Unit]) -> dict[str, t
 def work_cost(work: Work, units: Sequence[Unit]) -> CostModel:
     """Arithmetic and bytes: a roofline (Williams et al. 2009) of stated balance, in float32
     multiply-accumulates. No time."""
-    added = {
-        layer.node: _roofline(layer.shape, INT8=False) - _roofline(layer.shape, INT8=True)
-        for layer in work.layers
-    }
-    moved = {
-        link: MACS_PER_BYTE * 5 * float(np.prod(link.size)) for link in work.links
-    }  # 1 byte read, 4 written, or back
-    borders = [(link.before, link.after, moved[link]) for link in work.links]
-    base = sum(_roofline(layer.shape, INT8=True) for layer in work.layers)
-    return _model("macs", "work", base, added, borders, unit_of_layer(work.layers, units), units)
+    base, added, borders = 0.0, {}, []
+    for layer in work.layers:
+        in_int8 = _roofline(layer.shape, INT8=True)
+        base += in_int8
+        added[layer.node] = _roofline(layer.shape, INT8=False) - in_int8
+    for link in work.links:
+        # 1 byte read and 4 written for each value, or back.
+        cost = MACS_PER_BYTE * 5 * float(np.prod(link.size))
+        borders.append((link.before, link.after, cost))
+    owners = unit_of_layer(work.layers, units)
+    per_unit = _per_unit(added, owners, units)
+    return CostModel("macs", "work", base, per_unit, _between_units(borders, owners))
 
 
 def table_cost(
@@ -66,18 +68,23 @@ def table_cost(
     hand is not used.
     """
     added = {layer.node: _difference(layer.shape, table) for layer in work.layers}
-    borders = []
-    for link in work.links:
-        time = table.conversion(link.size)
-        # A tensor from outside can only be quantized, one to the outside only dequantized.
-        cost = time.to_int8 if link.before == OUTSIDE else time.to_float
-        if OUTSIDE not in (link.before, link.after):
-            cost = (time.to_int8 + time.to_float) / 2
-        borders.append((link.before, link.after, cost))
+    borders = [(link.before, link.after, _conversion(link, table)) for link in work.links]
     base = sum(table.layer(layer.shape).int8 for layer in work.layers)
     owners = unit_of_layer(work.layers, units)
-    model = _model("table", "ms", base, added, borders, owners, units)
+    per_unit = _per_unit(added, owners, units)
+    model = CostModel("table", "ms", base, per_unit, _between_units(borders, owners))
     return model if int8_ms is None or float_ms is None else _anchored(model, int8_ms, float_ms)
+
+
+def _conversion(link: Link, table: Table) -> float:
+    """Between float and INT8 on one tensor. One from outside can only be quantized, one to the
+    outside only dequantized."""
+    time = table.conversion(link.size)
+    if link.before == OUTSIDE:
+        return time.to_int8
+    if link.after == OUTSIDE:
+        return time.to_float
+    return (time.to_int8 + time.to_float) / 2
 
 
 def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
@@ -98,28 +105,31 @@ def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
     return replace(scaled, base=int8_ms - scaled.of(()))
 
 
-def _model(
-    kind: str,
-    unit: str,
-    base: float,
-    added: Mapping[str, float],
-    borders: Sequence[tuple[str, str, float]],
-    owners: Mapping[str, tuple[str, ...]],
-    units: Sequence[Unit],
-) -> CostModel:
-    per_unit = {one.name: 0.0 for one in units}
-    for node, value in added.items():
+def _per_unit(
+    added: Mapping[str, float], owners: Mapping[str, tuple[str, ...]], units: Sequence[Unit]
+) -> dict[str, float]:
+    """What each unit adds where it is left out. added: the same by node."""
+    per_unit = {unit.name: 0.0 for unit in units}
+    for node, cost in added.items():
         for owner in owners[node]:
-            per_unit[owner] += value
+            per_unit[owner] += cost
+    return per_unit
+
+
+def _between_units(
+    borders: Sequence[tuple[str, str, float]], owners: Mapping[str, tuple[str, ...]]
+) -> tuple[Border, ...]:
+    """What it costs where one of two units is left out and the other is not. borders: the same
+    between nodes, or a node and OUTSIDE."""
+    # With single quantizers as units, the first one of a layer stands for it.
+    first = {node: units[0] for node, units in owners.items() if units}
     merged: dict[tuple[str, str], float] = {}
     for before, after, cost in borders:
-        # With single quantizers as units, the first one of a layer stands for it.
-        a, b = (owners[node][0] if owners.get(node) else OUTSIDE for node in (before, after))
+        a, b = first.get(before, OUTSIDE), first.get(after, OUTSIDE)
         if a != b:
             key = (b, a) if a == OUTSIDE else (a, b)
             merged[key] = merged.get(key, 0.0) + cost
-    found = tuple(Border(a, b, cost) for (a, b), cost in merged.items())
-    return CostModel(kind, "ms" if unit == "ms" else "work", base, per_unit, found)
+    return tuple(Border(a, b, cost) for (a, b), cost in merged.items())
 
 
 def _roofline(shape: LayerShape, *, INT8: bool) -> float:  # noqa: N803 - the word of the docs

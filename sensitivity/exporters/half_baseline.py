@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.trace import flat_inputs
@@ -40,8 +41,6 @@ def half_file(unquantized: Path, out: Path) -> Path:
     """The same graph with FP16 weights and values between inputs and outputs, which stay FP32; the
     opset stays too, so that every TensorRT from 8.6 on reads it. What ONNX defines for FP32 only
     stays FP32. Raises ExportError."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
     try:
         proto: onnx.ModelProto = convert_float_to_float16(
             ir.to_proto(load_model(unquantized)), keep_io_types=True

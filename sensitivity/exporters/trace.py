@@ -103,9 +103,9 @@ def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
 def mark_outputs(model: nn.Module, layers: set[str]) -> None:
     """Mark what each layer, and each BatchNorm, gives each time that it is called."""
     for name, module in model.named_modules():
-        if not isinstance(module, QuantizerMark) and (
-            name in layers or isinstance(module, BATCH_NORMS)
-        ):
+        if isinstance(module, QuantizerMark):
+            continue
+        if name in layers or isinstance(module, BATCH_NORMS):
             module.register_forward_hook(_marker(name))
 
 
@@ -116,7 +116,7 @@ def _marker(name: str) -> Callable[[nn.Module, Any, Any], Any]:
         calls[name] += 1
         if not isinstance(output, torch.Tensor):
             return output
-        return _Output.apply(output, name, calls[name] - 1)  # type: ignore[no-untyped-call]
+        return _marked(output, "Output", module_s=name, call_i=calls[name] - 1)
 
     return hook
 
@@ -124,7 +124,7 @@ def _marker(name: str) -> Callable[[nn.Module, Any, Any], Any]:
 def _mark_operand(
     module: str, position: int, first: torch.Tensor, second: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    return first, _Operand.apply(second, module, position)  # type: ignore[no-untyped-call]
+    return first, _marked(second, "Operand", module_s=module, sum_i=position)
 
 
 class QuantizerMark(nn.Module):
@@ -136,38 +136,24 @@ class QuantizerMark(nn.Module):
         self.name = name
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        marked: torch.Tensor = _Quantizer.apply(x, self.name)  # type: ignore[no-untyped-call]
-        return marked
+        return _marked(x, "Quantizer", name_s=self.name)
 
 
-class _Quantizer(torch.autograd.Function):
+def _marked(x: torch.Tensor, kind: str, **attributes: Any) -> torch.Tensor:
+    """The same values, and in the graph a node of this kind. attributes: of the node, with the
+    ending that tells the exporter their type, `_s` or `_i`."""
+    marked: torch.Tensor = _Mark.apply(x, kind, attributes)  # type: ignore[no-untyped-call]
+    return marked
+
+
+class _Mark(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, name: str) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, kind: str, attributes: Mapping[str, Any]) -> Any:
         return x.clone()
 
     @staticmethod
-    def symbolic(g: Any, x: Any, name: str) -> Any:
-        return g.op(f"{DOMAIN}::Quantizer", x, name_s=name).setType(x.type())
-
-
-class _Output(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, module: str, call: int) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def symbolic(g: Any, x: Any, module: str, call: int) -> Any:
-        return g.op(f"{DOMAIN}::Output", x, module_s=module, call_i=call).setType(x.type())
-
-
-class _Operand(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, module: str, position: int) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def symbolic(g: Any, x: Any, module: str, position: int) -> Any:
-        return g.op(f"{DOMAIN}::Operand", x, module_s=module, sum_i=position).setType(x.type())
+    def symbolic(g: Any, x: Any, kind: str, attributes: Mapping[str, Any]) -> Any:
+        return g.op(f"{DOMAIN}::{kind}", x, **attributes).setType(x.type())
 
 
 def flat_inputs(inputs: Any) -> tuple[list[str], list[torch.Tensor]]:
@@ -248,10 +234,8 @@ def _named(proto: onnx.ModelProto, outputs: list[str], structure: str) -> ir.Mod
     model: ir.Model = ir.from_proto(proto)
     for value, name in zip(model.graph.outputs, outputs, strict=True):
         value.name = name
-        value.shape = (
-            ir.Shape(["batch", *value.shape[1:]])
-            if value.shape is not None and len(value.shape)
-            else None
-        )
+        if value.shape is not None:
+            # The exporter gives the first axis the size of the example.
+            value.shape = ir.Shape(["batch", *value.shape[1:]]) if len(value.shape) else None
     model.metadata_props["sensitivity.outputs"] = structure
     return model

@@ -44,9 +44,7 @@ class OnnxRuntime:
         return None
 
     def version(self) -> str:
-        import onnxruntime
-
-        return str(onnxruntime.__version__)
+        return str(_package().__version__)
 
     def build(self, file: Path, *, threads: int | None = None) -> OnnxRuntimeEngine:
         if problem := self.unavailable():
@@ -97,6 +95,13 @@ class OnnxRuntimeEngine(Closing):
         self._session = None
 
 
+def _package() -> Any:
+    """ONNX Runtime, which takes a while to import, and may be missing."""
+    import onnxruntime
+
+    return onnxruntime
+
+
 @contextmanager
 def _running(file: Path) -> Iterator[None]:
     """A file may load and still not run, with kernels that look at its values only then."""
@@ -107,15 +112,14 @@ def _running(file: Path) -> Iterator[None]:
 
 
 def _options(threads: int | None, optimize: bool) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    package = _package()
+    options = package.SessionOptions()
     options.log_severity_level = 3
     options.inter_op_num_threads = 1
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = package.GraphOptimizationLevel.ORT_DISABLE_ALL
     # Files are timed in turn: idle threads of one session must not spin on the cores that the next
     # one uses.
     options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -123,10 +127,8 @@ def _options(threads: int | None, optimize: bool) -> Any:
 
 
 def _session(file: Path, options: Any) -> Any:
-    import onnxruntime
-
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return _package().InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base class
         raise refused(file, "ONNX Runtime", error) from error
 

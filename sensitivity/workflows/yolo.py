@@ -41,6 +41,7 @@ from sensitivity.workflows.yolo_data import (
 )
 from sensitivity.workflows.yolo_end2end import with_best_boxes
 from sensitivity.workflows.yolo_quantize import quantized
+from sensitivity.workflows.yolo_validator import validator_task
 from sensitivity.workflows.yolo_weights import Yolo, give_raw, load_yolo
 
 SEED = 0
@@ -152,8 +153,6 @@ def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
     rule = Suppression(iou=NO_SUPPRESSION) if yolo.end2end else Suppression()
     names, size, batch = found.names, settings.imgsz, settings.batch
     if settings.evaluator == "ultralytics":
-        from sensitivity.workflows.yolo_validator import validator_task
-
         return validator_task(model, yolo, splits, settings)
     found_task = detection_task(
         model, splits, names, size=size, batch=batch, decode=decode, rule=rule

@@ -18,6 +18,7 @@ from sensitivity.tasks.detection_labels import (
     yolo_images,
 )
 from sensitivity.tasks.images import SUFFIXES, image_files
+from sensitivity.workflows.yolo_weights import ultralytics
 
 FORMS = "a data YAML, a COCO JSON file, or a folder that holds images and labels"
 
@@ -213,8 +214,6 @@ def _find_yaml(data: Path) -> Path:
     if data.is_file():
         return data
     if data.parent == Path():
-        from sensitivity.workflows.yolo_weights import ultralytics
-
         own = Path(ultralytics().__file__).parent / "cfg" / "datasets" / data.name
         if own.is_file():
             return own

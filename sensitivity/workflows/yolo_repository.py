@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from sensitivity.config import CalibrationMethod, ImageSize, YoloChoices
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.detection import Decode, ImageBatches, detection_task
@@ -48,23 +50,19 @@ def repository_task(
     classes = tuple(names)
     splits, images = splits_of(labelled(choices.data, classes, split=choices.split).images, choices)
     inputs = [inputs for inputs, _ in ImageBatches(images, size=imgsz, batch=batch)]
-    model = _alone(model.float().eval())
+    model = FirstOutput(model.float().eval()).eval()
     reparameterised(model, inputs[0])
     model = quantized(model, inputs, method=calib_method)
     return detection_task(model, splits, classes, size=imgsz, batch=batch, decode=decode)
 
 
-def _alone(model: Any) -> Any:
-    """The model with its first output alone, so that no feature maps are exported."""
-    from torch import nn
+class FirstOutput(nn.Module):
+    """A detector with its first output alone, so that no feature maps are exported."""
 
-    class FirstOutput(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.yolo = model
+    def __init__(self, yolo: Any) -> None:
+        super().__init__()
+        self.yolo = yolo
 
-        def forward(self, x: Any) -> Any:
-            outputs = self.yolo(x)
-            return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
-
-    return FirstOutput().eval()
+    def forward(self, x: Any) -> Any:
+        outputs = self.yolo(x)
+        return outputs[0] if isinstance(outputs, (tuple, list)) else outputs

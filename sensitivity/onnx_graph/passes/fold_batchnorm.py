@@ -11,6 +11,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import add_module_outputs, module_outputs
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
+from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.uses import BIAS_INPUT
 from sensitivity.onnx_graph.walk import given, is_read, producer
 
@@ -182,14 +183,8 @@ def _requantize(
     scale = add(graph, f"{name}.folded", folded.scale)
     levels = np.zeros(folded.scale.shape, np.int8)
     zero_point = add(graph, f"{name.removesuffix('.scale')}.zero_point.folded", levels)
-    axis = {"axis": folded.axis}
-    quantize = ir.node("QuantizeLinear", [weight, scale, zero_point], axis, name=pair.quantize.name)
-    dequantize = ir.node(
-        "DequantizeLinear",
-        [quantize.outputs[0], scale, zero_point],
-        axis,
-        name=pair.dequantize.name,
-    )
+    names = pair.quantize.name, pair.dequantize.name
+    quantize, dequantize = new_pair(weight, [scale, zero_point], folded.axis, names)
     graph.insert_before(node, [quantize, dequantize])
     node.replace_input_with(qdq.WEIGHT_INPUT[node.op_type], dequantize.outputs[0])
     for old_node in (pair.dequantize, pair.quantize):

@@ -13,6 +13,7 @@ from sensitivity.errors import ExportError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import is_mark, remove
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.records import Grid
 
 
@@ -56,21 +57,10 @@ class InsertQdq(ir.passes.InPlacePass):
         assert source is not None
         if name in self.weights:
             source = _exact(graph, source, self.weights[name], grid)
-        scale, zero_point = _parameters(graph, name, grid)
         suffix = f"_{use}" if use else ""
-        axis = {} if is_per_tensor(grid) else {"axis": grid.axis}
-        quantize = ir.node(
-            "QuantizeLinear",
-            [source, scale, zero_point],
-            axis,
-            name=f"{name}/QuantizeLinear{suffix}",
-        )
-        dequantize = ir.node(
-            "DequantizeLinear",
-            [quantize.outputs[0], scale, zero_point],
-            axis,
-            name=f"{name}/DequantizeLinear{suffix}",
-        )
+        axis = None if is_per_tensor(grid) else grid.axis
+        names = f"{name}/QuantizeLinear{suffix}", f"{name}/DequantizeLinear{suffix}"
+        quantize, dequantize = new_pair(source, _parameters(graph, name, grid), axis, names)
         quantize.outputs[0].name = f"{name}.quantized{suffix}"
         dequantize.outputs[0].name = f"{name}.dequantized{suffix}"
         dequantize.outputs[0].type, dequantize.outputs[0].shape = source.type, source.shape

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE, ONLY_SHAPE
 from sensitivity.onnx_graph.walk import only_user
 
@@ -66,14 +67,8 @@ class QuantizeOutputs(ir.passes.InPlacePass):
             return False
         scale = add(graph, f"{value.name}.scale", grid[0])
         zero_point = add(graph, f"{value.name}.zero_point", grid[1])
-        quantize = ir.node(
-            "QuantizeLinear", [value, scale, zero_point], name=f"{value.name}/QuantizeLinear"
-        )
-        dequantize = ir.node(
-            "DequantizeLinear",
-            [quantize.outputs[0], scale, zero_point],
-            name=f"{value.name}/DequantizeLinear",
-        )
+        names = f"{value.name}/QuantizeLinear", f"{value.name}/DequantizeLinear"
+        quantize, dequantize = new_pair(value, [scale, zero_point], None, names)
         dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
         producer = value.producer()
         assert producer is not None

@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.new_pair import new_pair
 
 
 class TransposedWeights(ir.passes.InPlacePass):
@@ -25,9 +26,9 @@ class TransposedWeights(ir.passes.InPlacePass):
 
 def _behind_weight(node: ir.Node) -> bool:
     pair = qdq.pair_of(node.inputs[0])
-    return (
-        pair is not None and pair.quantize is not None and pair.of_weight and pair.scale is not None
-    )
+    if pair is None or pair.quantize is None:
+        return False
+    return pair.of_weight and pair.scale is not None
 
 
 def _transpose_now(graph: ir.Graph, node: ir.Node) -> None:
@@ -39,18 +40,11 @@ def _transpose_now(graph: ir.Graph, node: ir.Node) -> None:
     weight = qdq.constant(pair.source)
     assert weight is not None
     order = list(node.attributes.get_ints("perm", tuple(reversed(range(weight.ndim)))))
-    axis = {} if pair.axis is None else {"axis": order.index(pair.axis % weight.ndim)}
-    stored = add(
-        graph, f"{pair.source.name}.transposed", np.ascontiguousarray(weight.transpose(order))
-    )
-    scale, zero_point = pair.dequantize.inputs[1:3]
-    quantize = ir.node("QuantizeLinear", [stored, scale, zero_point], axis, name=pair.quantize.name)
-    dequantize = ir.node(
-        "DequantizeLinear",
-        [quantize.outputs[0], scale, zero_point],
-        axis,
-        name=pair.dequantize.name,
-    )
+    axis = None if pair.axis is None else order.index(pair.axis % weight.ndim)
+    turned = np.ascontiguousarray(weight.transpose(order))
+    stored = add(graph, f"{pair.source.name}.transposed", turned)
+    names = pair.quantize.name, pair.dequantize.name
+    quantize, dequantize = new_pair(stored, pair.dequantize.inputs[1:3], axis, names)
     graph.insert_before(node, [quantize, dequantize])
     node.outputs[0].replace_all_uses_with(dequantize.outputs[0])
     graph.remove(node, safe=True)
