@@ -46,8 +46,8 @@ from scan_plans import Raced, raced
 from sensitivity.measure.ranking import rank_effects
 from sensitivity.onnx_task import onnx_task
 from sensitivity.quantizers.base import layers
-from sensitivity.quantizers.onnx.batches import fixed_batch, joined, length, pieces
-from sensitivity.quantizers.onnx.model import OnnxModel, feed
+from sensitivity.quantizers.onnx.batches import feed, fixed_batch, joined, length, pieces
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.records import Scores, Target, Unit
 from sensitivity.session import quantized_model
 from sensitivity.simulators.base import Simulator

@@ -63,7 +63,9 @@ from sensitivity.preflight import check as preflight
 from sensitivity.preflight.export import check_export
 from sensitivity.preflight.file import check_file
 from sensitivity.preflight.metric import measured_findings
+from sensitivity.quantizers.base import form_of
 from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan
+from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, listing
@@ -178,7 +180,7 @@ def export(
     """
     run_dir = RunDir(settings.directory)
     info, chosen = run_dir.info(), run_dir.plan()
-    if settings.for_ and info.source == "onnx_qdq":
+    if settings.for_ and form_of(load("quantizers", info.source)) == "onnx":
         raise ExportError(
             "Expected no --for with a Q/DQ ONNX file, whose exports keep the form that its "
             f"toolkit gave it, got {settings.for_}; export without it and let {settings.for_} read "

@@ -23,7 +23,7 @@ from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.measure.variants import BASELINES
 from sensitivity.quantizers.alternatives import with_alternatives
-from sensitivity.quantizers.base import QuantizedModel, check_calibrated, ends
+from sensitivity.quantizers.base import QuantizedModel, Runnable, check_calibrated, ends
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.quantizers.torch.wrappers import unwrapped
 from sensitivity.records import SPLITS, Quantizer, Range, Unit
@@ -147,16 +147,12 @@ class Session:
             evaluate, _ = next(iter(self.task.data["rank"]))
             evaluate(self.source.model)
             return
-        if self.source.source == "onnx_qdq":
-            from sensitivity.quantizers.onnx.model import feed
-
-            model = self.source.model
-            names = [value.name for value in model.get_inputs()]
-            for inputs in _calibration(self.task):
-                model.run(None, feed(inputs, names))
-            return
+        source = self.source
         for inputs in _calibration(self.task):
-            call(self.source.model, to_device(inputs, device_of(self.source.model)))
+            if isinstance(source, Runnable):
+                source.forward(inputs)
+            else:
+                call(source.model, to_device(inputs, device_of(source.model)))
 
     def some_batches(self, most: int) -> SomeBatches | None:
         """Up to `most` batches of each split; None for a task that has no samples."""

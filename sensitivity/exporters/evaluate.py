@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike
 
-from sensitivity.quantizers.onnx.batches import joined, length, pieces
-from sensitivity.quantizers.onnx.model import feed
+from sensitivity.quantizers.onnx.batches import feed, joined, length, pieces
 from sensitivity.records import Scores
 from sensitivity.runtimes.base import Engine, Runtime
 from sensitivity.runtimes.onnxruntime import OnnxRuntime

@@ -10,7 +10,7 @@ from sensitivity.preflight.data import data_findings
 from sensitivity.preflight.export import export_findings
 from sensitivity.preflight.float_model import task_float_findings
 from sensitivity.preflight.metric import metric_findings
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.base import QuantizedModel, WithFloat
 from sensitivity.records import Finding, Quantizer, Target
 from sensitivity.session import Session
 
@@ -38,10 +38,8 @@ def check_model(source: QuantizedModel, example: Any) -> Iterator[Finding]:
     """What can be said of a model without its data. example: one batch of inputs; None where there
     is none."""
     yield from source.remaining()
-    # of sources that know the file which the float model came from
-    find = getattr(source, "float_findings", None)
-    if find is not None and example is not None:
-        yield from find(example)
+    if isinstance(source, WithFloat) and example is not None:
+        yield from source.float_findings(example)
 
 
 def unexecuted(quantizers: Sequence[Quantizer]) -> Iterator[Finding]:

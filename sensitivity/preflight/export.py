@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import ExportError, ModelError, OnnxFileError, SensitivityError
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.base import QuantizedModel, form_of
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Finding
 from sensitivity.session import Session
@@ -58,7 +58,7 @@ def check_export(session: Session) -> None:
         raise ExportError(
             "the task has no example_inputs; add one batch of inputs to the EvaluateTask."
         )
-    if session.source.source == "onnx_qdq":
+    if form_of(session.source) == "onnx":
         return  # its files are cut from the one that is there
     check_grids(session.source)
     graph = session.graph

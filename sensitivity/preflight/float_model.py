@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError, SensitivityError
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.base import QuantizedModel, WithFloat, name_in_words
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Finding
 from sensitivity.session import Session
@@ -59,8 +59,8 @@ def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | No
     """Why the two cannot be compared; None where they can."""
     if example is None:
         return "the task has no example_inputs"
-    if source.source == "onnx_qdq":
-        return "a Q/DQ file is compared with the file that OnnxModel(float_path=...) names"
+    if isinstance(source, WithFloat):
+        return f"{name_in_words(source)} is compared with {source.float_model_from}"
     if isinstance(given, type):
         return f"it is the class {given.__name__}, and no model of it"
     if not hasattr(given, "named_modules"):

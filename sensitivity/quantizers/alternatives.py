@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from sensitivity.errors import ModelError, unknown_name
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of
 from sensitivity.records import Finding, Grid, Quantizer, Range
 
 
@@ -28,7 +28,7 @@ class Alternatives:
             raise ModelError(
                 f"Expected a model whose ranges can be changed, got one of {source.source}."
             )
-        self.source = source.source
+        self.source, self.form = source.source, form_of(source)
         self.model: Any = source.model
         self.warnings = source.warnings
         self.own: QuantizedModel = source

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from sensitivity.errors import ModelError, unknown_name
-from sensitivity.records import Finding, Grid, Quantizer, Range, Unit
+from sensitivity.records import Finding, Grid, Quantizer, Range, Unit, UnitKind
 
 
 class QuantizedModel(Protocol):
@@ -102,6 +102,54 @@ class Sharing(Protocol):
         """Why some other ranges cannot be had, and what to do, as a sentence; None where nothing is
         missing."""
         ...
+
+
+@runtime_checkable
+class Structured(Protocol):
+    """A model that says itself which of its layers belong together; of others the modules and the
+    traced graph are read."""
+
+    def related(self) -> tuple[tuple[UnitKind, tuple[str, ...]], ...]:
+        """Why, and names of two or more layers; the strongest reason first."""
+        ...
+
+
+@runtime_checkable
+class Runnable(Protocol):
+    """A model that is not called as a torch module is."""
+
+    def forward(self, inputs: Any) -> None:
+        """Run the model once, for what watches it. inputs: one batch, as the task gives it."""
+        ...
+
+
+@runtime_checkable
+class WithFloat(Protocol):
+    """A model that knows the float model which it was made from."""
+
+    float_model_from: str
+    """What it compares itself with, and where that comes from, as a clause."""
+
+    def float_findings(self, inputs: Any) -> Iterable[Finding]:
+        """Whether the model with everything disabled is the float model. inputs: one batch."""
+        ...
+
+
+Form = Literal["torch", "onnx"]
+"""What a model is: a torch module, which is called, traced and exported; or a Q/DQ file, which is
+cut, edited and run by ONNX Runtime."""
+
+
+def form_of(source: Any) -> Form:
+    """What a source's models are, by its attribute `form`; "torch" where it has none. source: an
+    adapter, or its class."""
+    form: Form = getattr(source, "form", "torch")
+    return form
+
+
+def name_in_words(source: QuantizedModel) -> str:
+    """What one model of this source is called in sentences, by its attribute `in_words`."""
+    return str(getattr(source, "in_words", f"a {source.source} model"))
 
 
 @runtime_checkable

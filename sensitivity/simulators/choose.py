@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.base import QuantizedModel, form_of
 from sensitivity.quantizers.torch.calls import device_of
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.memory import host_memory
@@ -26,7 +26,7 @@ def simulator_for(
     weights; None takes a quarter of what is free. exact_toggle: toggle without trying. `reason` of
     the result says what was found.
     """
-    if source.source == "onnx_qdq":
+    if form_of(source) == "onnx":
         from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
 
         return (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from sensitivity.errors import TaskError
 from sensitivity.exporters.verification import Verification
+from sensitivity.quantizers.base import form_of
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Plan
 from sensitivity.session import Session
@@ -52,7 +53,7 @@ def exported(
             if batches is None
             else Scoring(batches, task.score, task.aggregate, task.full_scale)
         )
-        if source.source == "onnx_qdq":
+        if form_of(source) == "onnx":
             verification = _exported_onnx(session, chosen, scoring, {} if forgiving else None)
         else:
             verification = _exported_torch(

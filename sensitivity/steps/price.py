@@ -22,6 +22,7 @@ from sensitivity.errors import TaskError
 from sensitivity.exporters.lower import TARGETS, LowerTarget
 from sensitivity.measure.progress import Advance
 from sensitivity.planners.base import Probe
+from sensitivity.quantizers.base import form_of
 from sensitivity.records import CostModel
 from sensitivity.run_dir import LOWERED
 from sensitivity.runtimes.base import Runtime
@@ -61,7 +62,7 @@ def priced(
     """
     from sensitivity.exporters.candidates import Candidates
 
-    if session.source.source == "onnx_qdq":
+    if form_of(session.source) == "onnx":
         raise TaskError(
             "Expected a PyTorch model for --cost and the cost planner, which export each set, got "
             "a Q/DQ ONNX file; use --planner greedy without --cost."

@@ -16,7 +16,7 @@ from sensitivity.errors import ModelError
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing, name_in_words
 from sensitivity.records import Plan, Range, Recalibrated, Target
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import SequentialJudge, SplitJudge
@@ -30,7 +30,6 @@ CANNOT = (
     "pytorch-quantization and in Q/DQ files; {kind} keeps those that it came with. Calibrate it "
     "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
-KINDS = {"pt2e": "a PT2E graph"}
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,8 @@ def recalibration(
     skip: units that every plan leaves out.
     """
     if not isinstance(session.source, Recalibratable):
-        source = session.source.source
-        return Recalibration(
-            "", (), scanned, CANNOT.format(kind=KINDS.get(source, f"a {source} model"))
-        )
+        note = CANNOT.format(kind=name_in_words(session.source))
+        return Recalibration("", (), scanned, note)
     if _meets(session, scanned, target, tuple(skip)):
         return Recalibration("", (), scanned)
     basis = _basis(session, scanned, skip)

@@ -9,8 +9,7 @@ from typing import Any
 from sensitivity.config import UnitChoices
 from sensitivity.errors import ExportError, ModelError
 from sensitivity.onnx_graph import groups
-from sensitivity.onnx_graph.qdq_groups import belonging
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Structured
 from sensitivity.quantizers.torch.modules import head_parts, merged_blocks, shared_objects
 from sensitivity.records import Unit
 from sensitivity.units.units import Relation, patterns, units_of
@@ -85,37 +84,54 @@ def structure_of(source: QuantizedModel, example: Any) -> Structure:
 
     example: one batch of inputs; None where there is none.
     """
-    if source.source == "onnx_qdq":  # what shares a range does so in the file
-        found = belonging(source.model.graph.graph, source.model.paths)
-        return Structure(tuple(Relation(one.kind, one.units) for one in found))
+    if isinstance(source, Structured):
+        return Structure(tuple(Relation(kind, layers) for kind, layers in source.related()))
     if not hasattr(source.model, "named_modules"):
         return Structure(problem=f"a {source.source} model is no torch model")
-    layers = list(dict.fromkeys(quantizer.layer for quantizer in source.quantizers))
-    heads = tuple(Relation("head", part) for part in head_parts(source.model, layers))
-    merged = tuple(Relation("repvgg", (layer,)) for layer in merged_blocks(source.model, layers))
-    names = [quantizer.name for quantizer in source.quantizers]
-    shared = tuple(Relation("shared", held) for held in shared_objects(source.model, names))
+    of_modules = _module_relations(source)
     if example is None:
-        return Structure((*merged, *heads, *shared), problem="the task has no example_inputs")
+        return Structure(of_modules, problem="the task has no example_inputs")
     try:
         traced = _traced(source, example)
     except ExportError as error:
-        return Structure((*merged, *heads, *shared), problem=str(error))
-    blocks = tuple(block for block in groups.branched_blocks(traced) if set(block) <= set(layers))
+        return Structure(of_modules, problem=str(error))
+    return _traced_structure(source, traced, of_modules)
+
+
+def _module_relations(source: QuantizedModel) -> tuple[Relation, ...]:
+    """What the modules alone say: merged RepVGG blocks, heads, quantizers that are one object."""
+    layers = _layer_names(source)
+    names = [quantizer.name for quantizer in source.quantizers]
+    merged = [Relation("repvgg", (layer,)) for layer in merged_blocks(source.model, layers)]
+    heads = [Relation("head", part) for part in head_parts(source.model, layers)]
+    shared = [Relation("shared", held) for held in shared_objects(source.model, names)]
+    return (*merged, *heads, *shared)
+
+
+def _traced_structure(
+    source: QuantizedModel, traced: Any, of_modules: tuple[Relation, ...]
+) -> Structure:
+    """What the graph adds to the relations of the modules."""
+    layers = _layer_names(source)
+    blocks = [block for block in groups.branched_blocks(traced) if set(block) <= set(layers)]
+    branched = [Relation("repvgg", block) for block in blocks]
     meetings = groups.meetings(traced)
     layer_of = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
-    met = [
-        Relation(one.kind, tuple(dict.fromkeys(layer_of[name] for name in one.quantizers)))
-        for one in meetings
-    ]
+    met = []
+    for meeting in meetings:
+        meeting_layers = dict.fromkeys(layer_of[name] for name in meeting.quantizers)
+        met.append(Relation(meeting.kind, tuple(meeting_layers)))
     residual = [Relation("residual", found) for found in groups.residual_layers(traced, layers)]
-    branched = tuple(Relation("repvgg", block) for block in blocks)
     return Structure(
-        (*branched, *merged, *heads, *shared, *met, *residual),
-        tuple(one.quantizers for one in meetings if sharable(source, one.quantizers)),
-        tuple(block[0] for block in blocks),
+        relations=(*branched, *of_modules, *met, *residual),
+        scales=tuple(one.quantizers for one in meetings if sharable(source, one.quantizers)),
+        branched=tuple(block[0] for block in blocks),
         traced=traced,
     )
+
+
+def _layer_names(source: QuantizedModel) -> list[str]:
+    return list(dict.fromkeys(quantizer.layer for quantizer in source.quantizers))
 
 
 def sharable(source: QuantizedModel, names: tuple[str, ...]) -> bool:

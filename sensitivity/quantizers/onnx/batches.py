@@ -1,4 +1,4 @@
-"""A batch of arrays in pieces, and the outputs of the pieces as of one batch."""
+"""A batch of arrays by name and in pieces, and the outputs of the pieces as of one batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,32 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.errors import TaskError
+
 Arrays = Mapping[str, NDArray[Any]]
+
+
+def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """The inputs of a batch by name: an array for a model with one input, a tuple in the file's
+    order, or a dict.
+
+    Raises TaskError where number or names differ from the file's.
+    """
+    if isinstance(inputs, Mapping):
+        given = {str(name): value for name, value in inputs.items()}
+    else:
+        values = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+    if set(given) != set(names):
+        got = ", ".join(given) if isinstance(inputs, Mapping) else f"{len(values)} without names"
+        raise TaskError(
+            f"Expected a batch with the inputs {', '.join(names)} of the ONNX file, got {got}."
+        )
+    return {name: _array(given[name]) for name in names}
+
+
+def _array(value: Any) -> NDArray[Any]:
+    return np.ascontiguousarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
 def fixed_batch(model: Any) -> int | None:

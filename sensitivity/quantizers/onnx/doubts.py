@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph.clamps import UNLIMITED
 from sensitivity.onnx_graph.uses import grid_limits
+from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.onnx.float_model import first_samples, listed, run_batch, with_outputs
-from sensitivity.quantizers.onnx.model import OnnxModel, feed, session
+from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.records import Finding
 
 MUCH = 0.05

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from sensitivity.errors import OnnxFileError, TaskError
 from sensitivity.onnx_graph.align import align, ports
 from sensitivity.onnx_graph.float_model import FloatModel
-from sensitivity.quantizers.onnx.batches import fixed_batch, joined, length, pieces
-from sensitivity.quantizers.onnx.model import OnnxModel, feed, session
+from sensitivity.quantizers.onnx.batches import feed, fixed_batch, joined, length, pieces
+from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.records import Finding
 
 Array = NDArray[Any]

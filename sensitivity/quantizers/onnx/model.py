@@ -15,7 +15,7 @@ import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 
-from sensitivity.errors import OnnxFileError, TaskError
+from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import clamping_pairs, clamps_of
 from sensitivity.onnx_graph.float_model import FloatModel, Form, float_model, with_batchnorm_folded
@@ -23,7 +23,7 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights
 from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import integer_biases, paths, uses
-from sensitivity.quantizers.onnx.batches import fixed_batch, length, pieces
+from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
 
 Watcher = Callable[[str, NDArray[Any]], None]
 
@@ -309,25 +309,6 @@ def _made(content: bytes | str, name: str, options: Any, custom_ops: str | Path 
         ) from error
 
 
-def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """The inputs of a batch by name: an array for a model with one input, a tuple in the file's
-    order, or a dict.
-
-    Raises TaskError where number or names differ from the file's.
-    """
-    if isinstance(inputs, Mapping):
-        given = {str(name): value for name, value in inputs.items()}
-    else:
-        values = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
-    if set(given) != set(names):
-        got = ", ".join(given) if isinstance(inputs, Mapping) else f"{len(values)} without names"
-        raise TaskError(
-            f"Expected a batch with the inputs {', '.join(names)} of the ONNX file, got {got}."
-        )
-    return {name: _array(given[name]) for name in names}
-
-
 def _giving(model: ir.Model, names: Sequence[str | None]) -> bytes:
     """The model with copies of these booleans of its main graph as further outputs."""
     proto = ir.to_proto(model)
@@ -342,10 +323,6 @@ def _giving(model: ir.Model, names: Sequence[str | None]) -> bytes:
 
 def _copied(name: str | None) -> str:
     return f"{name}_copied"
-
-
-def _array(value: Any) -> NDArray[Any]:
-    return np.ascontiguousarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
 
 
 def _loaded(path: Path) -> ir.Model:

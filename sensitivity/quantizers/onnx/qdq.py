@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.errors import ModelError, unknown_name
+from sensitivity.onnx_graph.qdq_groups import belonging
 from sensitivity.onnx_graph.reach import (
     nearest_outputs,
     quantized_nodes,
@@ -24,8 +25,9 @@ from sensitivity.onnx_graph.reach import (
     rounded_outputs,
 )
 from sensitivity.onnx_graph.uses import bits_of, format_of, grid_limits, problem
+from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.proofs import left_quantized
-from sensitivity.records import Finding, Grid, Quantizer, Range
+from sensitivity.records import Finding, Grid, Quantizer, Range, UnitKind
 
 if TYPE_CHECKING:
     from sensitivity.onnx_graph.passes.skip_uses import NewGrid
@@ -41,6 +43,9 @@ class OnnxQdqModel:
     """An `OnnxModel`, seen as a `QuantizedModel`."""
 
     source = "onnx_qdq"
+    form = "onnx"
+    in_words = "a Q/DQ file"
+    float_model_from = "the file that OnnxModel(float_path=...) names"
     warnings: tuple[str, ...] = ()
 
     def __init__(self, model: OnnxModel) -> None:
@@ -154,6 +159,16 @@ class OnnxQdqModel:
                 repr(sorted((name, grid.key) for name, grid in self.model.grids.items())).encode()
             )
         return digest.hexdigest()
+
+    def forward(self, inputs: Any) -> None:
+        names = [value.name for value in self.model.get_inputs()]
+        self.model.run(None, feed(inputs, names))
+
+    def related(self) -> tuple[tuple[UnitKind, tuple[str, ...]], ...]:
+        """What an engine wants in one precision. What shares a range does so in the file
+        already."""
+        found = belonging(self.model.graph.graph, self.model.paths)
+        return tuple((together.kind, together.units) for together in found)
 
     def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
         found = nearest_outputs(self.model.graph.graph, self.model.paths)

@@ -40,6 +40,7 @@ class Pt2eModel:
     """
 
     source = "pt2e"
+    in_words = "a PT2E graph"
 
     def __init__(self, model: Any) -> None:
         _check_converted(model)

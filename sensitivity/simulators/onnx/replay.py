@@ -24,12 +24,13 @@ from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx.batches import (
     Arrays,
     difference,
+    feed,
     fixed_batch,
     joined,
     length,
     pieces,
 )
-from sensitivity.quantizers.onnx.model import OnnxModel, feed
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.simulators.memory import over_budget
 from sensitivity.simulators.onnx.network import Offered, Unsplittable, split
 from sensitivity.simulators.onnx.program import Action, Program, Values, share_memory

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.onnx.batches import difference, fixed_batch, joined, length, pieces
-from sensitivity.quantizers.onnx.model import OnnxModel, feed
+from sensitivity.quantizers.onnx.batches import (
+    difference,
+    feed,
+    fixed_batch,
+    joined,
+    length,
+    pieces,
+)
+from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.memory import host_memory
 
