@@ -68,8 +68,8 @@ class IntegerLayer:
         data = qdq.constant(self.weight.source) if self.weight is not None else None
         if self.weight is None or data is None:
             return False
-        axis = self.weight.axis
-        return axis is None or axis % data.ndim == qdq.output_axis(self.node, data.ndim)
+        axis = self.weight.axis_in(data.ndim)
+        return axis is None or axis == qdq.output_axis(self.node, data.ndim)
 
 
 def integer_layers(graph: ir.Graph) -> Iterator[IntegerLayer]:

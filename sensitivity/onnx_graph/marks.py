@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from sensitivity.onnx_graph.walk import first_input, graph_of
+
 DOMAIN = "sensitivity"
 OUTPUTS = "outputs of modules"
 
@@ -61,9 +63,7 @@ def is_mark(node: ir.Node, kind: str) -> bool:
 
 def remove(node: ir.Node) -> None:
     """Take a node that changes nothing out of its graph; its output's users get its input."""
-    source, output = node.inputs[0], node.outputs[0]
-    assert source is not None
-    assert node.graph is not None
+    source, output = first_input(node), node.outputs[0]
     is_inner = source.producer() is not None and not source.is_graph_output()
     if is_inner and output.is_graph_output():
         # outputs keep the name users know
@@ -71,4 +71,4 @@ def remove(node: ir.Node) -> None:
     if source.type is None or source.shape is None:
         source.type, source.shape = output.type, output.shape
     output.replace_all_uses_with(source, replace_graph_outputs=True)
-    node.graph.remove(node, safe=True)
+    graph_of(node).remove(node, safe=True)

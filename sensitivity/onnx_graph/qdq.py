@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
-from sensitivity.onnx_graph.walk import given, inputs, made_by, producer
+from sensitivity.onnx_graph.walk import first_input, given, inputs, made_by, producer
 
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 """Operations with a weight, and which input it is. A MatMul of two activations has no weight: see
@@ -51,9 +51,7 @@ class Pair:
     @property
     def source(self) -> ir.Value:
         """What is quantized: an activation, or the initializer."""
-        value = self.nodes[0].inputs[0]
-        assert value is not None
-        return value
+        return first_input(self.nodes[0])
 
     @property
     def output(self) -> ir.Value:
@@ -84,11 +82,19 @@ class Pair:
     def axis(self) -> int | None:
         """Channel axis, also where the file leaves it to the default; None per tensor."""
         scale = self.scale
-        return (
-            None
-            if scale is None or scale.ndim == 0 or scale.size == 1
-            else axis_of(self.dequantize)
-        )
+        if scale is None or scale.ndim == 0 or scale.size == 1:
+            return None
+        return axis_of(self.dequantize)
+
+    def axis_in(self, rank: int) -> int | None:
+        """Channel axis of a tensor with this many axes, counted from the front; None per tensor."""
+        axis = self.axis
+        return None if axis is None else axis % rank
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """What its Clip limits integers to; None where there is none."""
+        return None if self.clip is None else clip_limits(self.clip)
 
     @property
     def of_weight(self) -> bool:
@@ -234,7 +240,9 @@ def rooted_at_constant(value: ir.Value) -> bool:
 
 def constant(value: ir.Value | None) -> Array | None:
     """The array of an initializer or of a Constant node; None for anything else."""
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
 
@@ -270,3 +278,10 @@ def check_scales(model: ir.Model, name: str) -> None:
                 f"Expected every scale in {name} to be finite and above 0, got {worst} at "
                 f"{node.name}; calibrate that quantizer again or leave it out."
             )
+
+
+def known(value: ir.Value | None) -> Array:
+    """The array of a value that is a constant for sure."""
+    array = constant(value)
+    assert array is not None
+    return array

@@ -109,9 +109,10 @@ def format_of(pair: qdq.Pair) -> str:
     blocks of 32"."""
     stored = stored_type(pair)
     floating = re.match(r"FLOAT(\d)(E\dM\d)", stored.name)
-    name = f"FP{floating[1]} {floating[2]}" if floating else f"INT{stored.bitwidth}"
-    size = pair.dequantize.attributes.get("block_size")
-    blocks = size.as_int() if size is not None else 0
+    name = f"INT{stored.bitwidth}"
+    if floating:
+        name = f"FP{floating[1]} {floating[2]}"
+    blocks = pair.dequantize.attributes.get_int("block_size", 0)
     return f"{name} in blocks of {blocks}" if blocks else name
 
 
@@ -123,9 +124,7 @@ def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
     levels = 2**stored.bitwidth
     low = -(levels // 2) if stored.is_signed() else 0
     high = low + levels - 1
-    limits = None if pair.clip is None else qdq.clip_limits(pair.clip)
-    if limits is None:
-        return low, high
+    limits = pair.limits or (low, high)
     return int(max(low, limits[0])), int(min(high, limits[1]))
 
 

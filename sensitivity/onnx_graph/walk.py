@@ -3,7 +3,7 @@ chain of them needs no check in between."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -62,3 +62,23 @@ def bodies(node: ir.Node) -> Iterator[ir.Graph]:
 def is_read(node: ir.Node) -> bool:
     """Whether an operation reads anything that this one gives, or the graph gives it on."""
     return any(value.uses() or value.is_graph_output() for value in node.outputs)
+
+
+def first_input(node: ir.Node) -> ir.Value:
+    """The first input of an operation that cannot be without one."""
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
+def graph_of(node: ir.Node) -> ir.Graph:
+    """The graph, or the body, that the node stands in. Not for nodes that were removed."""
+    assert node.graph is not None
+    return node.graph
+
+
+def insert_behind(value: ir.Value, nodes: Sequence[ir.Node]) -> None:
+    """Put nodes behind the operation that gives the value. Not for inputs of a graph."""
+    node = value.producer()
+    assert node is not None
+    graph_of(node).insert_after(node, nodes)

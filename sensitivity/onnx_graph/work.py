@@ -118,13 +118,11 @@ def _layer(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
     activation, weight = qdq.pair_of(node.inputs[0]), qdq.through_transpose(qdq.weight(node))
     assert activation is not None
     assert weight is not None
-    values = qdq.constant(weight.source)
-    assert values is not None
     shape = LayerShape(
         op=node.op_type,
         attributes=_attributes(node),
         input=shapes[_given(node).name or ""],
-        weight=_as_used(values.shape, node),
+        weight=_as_used(qdq.known(weight.source).shape, node),
         output=shapes[end.name or ""],
         bias=given(node, BIAS_INPUT) is not None,
         then=then,

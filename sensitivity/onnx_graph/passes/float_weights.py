@@ -9,6 +9,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
+from sensitivity.onnx_graph.walk import only_user
 
 ANY_OUTPUT = {"MatMul"}
 """Integer kernels of ONNX Runtime that give float where asked to."""
@@ -38,30 +39,22 @@ class FloatWeights(ir.passes.InPlacePass):
 def dequantized(pair: qdq.Pair) -> np.ndarray | None:
     """What a weight pair gives; None where it is not symmetric int8 from a float constant."""
     weight, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
-    if (
-        weight is None
-        or scale is None
-        or zero_point is None
-        or pair.quantize is None
-        or zero_point.any()
-    ):
+    if pair.quantize is None or weight is None or scale is None or zero_point is None:
         return None
-    if zero_point.dtype != np.int8:
+    if zero_point.dtype != np.int8 or zero_point.any():
         return None
     shaped = along(scale, pair.axis, weight.ndim)
-    result: np.ndarray = (np.clip(np.rint(weight / shaped), -128, 127) * shaped).astype(
-        weight.dtype
-    )
+    levels = np.clip(np.rint(weight / shaped), -128, 127)
+    result: np.ndarray = (levels * shaped).astype(weight.dtype)
     return result
 
 
 def output_is_quantized(node: ir.Node) -> bool:
     """Whether the output, or that of a Relu behind it, goes to quantizers only."""
-    users = node.outputs[0].consumers()
-    if len(users) == 1 and users[0].op_type == "Relu":
-        users = users[0].outputs[0].consumers()
-    return (
-        node.op_type != "ConvTranspose"
-        and bool(users)
-        and all(user.op_type == "QuantizeLinear" for user in users)
-    )
+    if node.op_type == "ConvTranspose":
+        return False
+    value = node.outputs[0]
+    relu = only_user(value)
+    if relu is not None and relu.op_type == "Relu":
+        value = relu.outputs[0]
+    return {user.op_type for user in value.consumers()} == {"QuantizeLinear"}

@@ -13,7 +13,7 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.uses import BIAS_INPUT
-from sensitivity.onnx_graph.walk import given, is_read, producer
+from sensitivity.onnx_graph.walk import given, graph_of, is_read, producer
 
 SMALLEST_SCALE = 1e-37
 """Below this, float32 loses digits."""
@@ -139,8 +139,7 @@ def _fold_quantized(
 
 
 def _apply(node: ir.Node, norm: ir.Node, folded: Folded) -> None:
-    graph, value = node.graph, qdq.weight(node)
-    assert graph is not None
+    graph, value = graph_of(node), qdq.weight(node)
     assert value is not None
     pair = qdq.pair_of(value)
     source = pair.source if pair else value
@@ -165,8 +164,7 @@ def _take_over(output: ir.Value, norm: ir.Node) -> None:
     before = [replace(given, then=after[0].module) for given in single] if after else []
     normed_name = normed.name
     normed.replace_all_uses_with(output, replace_graph_outputs=True)
-    assert norm.graph is not None
-    norm.graph.remove(norm, safe=True)
+    graph_of(norm).remove(norm, safe=True)
     output.name = normed_name
     output.meta.clear()
     add_module_outputs(output, (*before, *after))

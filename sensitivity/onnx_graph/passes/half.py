@@ -10,7 +10,7 @@ import onnx_ir.passes.common as common
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import made_by
+from sensitivity.onnx_graph.walk import insert_behind, made_by
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 FLOAT_ONLY = {
@@ -80,12 +80,14 @@ class Half(ir.passes.InPlacePass):
 def _with_wide_scales(graph: ir.Graph) -> set[ir.Node]:
     """Q and DQ nodes whose scale FP16 cannot hold, and the operations that they feed, with all
     other Q/DQ of those."""
-    found = {node for node in graph if node.op_type in qdq.PAIR and _is_wide(node)}
-    dequantizes = [node for node in found if node.op_type == "DequantizeLinear"]
-    for dequantize in dequantizes:
-        for user in dequantize.outputs[0].consumers():
-            found.add(user)
-            found.update(filter(None, (made_by(v, "DequantizeLinear") for v in user.inputs)))
+    wide = {node for node in graph if node.op_type in qdq.PAIR and _is_wide(node)}
+    found = set(wide)
+    for node in wide:
+        if node.op_type != "DequantizeLinear":
+            continue
+        for user in node.outputs[0].consumers():
+            beside = (made_by(value, "DequantizeLinear") for value in user.inputs)
+            found.update([user, *filter(None, beside)])
     return found
 
 
@@ -101,13 +103,11 @@ def _round_scales(graph: ir.Graph) -> None:
     """Round every scale that FP16 can hold, so that Q and DQ of one pair agree where one of them
     stays FP32."""
     for node in graph:
-        if node.op_type not in qdq.PAIR or _is_wide(node):
-            continue
-        value, scale = node.inputs[1], qdq.constant(node.inputs[1])
-        assert value is not None
-        assert scale is not None
-        rounded = scale.astype(np.float16).astype(scale.dtype)
-        value.const_value = ir.tensor(rounded, name=value.name)
+        value = node.inputs[1] if node.op_type in qdq.PAIR else None
+        if value is not None and not _is_wide(node):
+            scale = qdq.known(value)
+            rounded = scale.astype(np.float16).astype(scale.dtype)
+            value.const_value = ir.tensor(rounded, name=value.name)
 
 
 def _values(graph: ir.Graph) -> list[ir.Value]:
@@ -174,9 +174,8 @@ def _cast(graph: ir.Graph, value: ir.Value, to: ir.DataType) -> ir.Value:
     node = ir.node("Cast", [value], {"to": int(to)}, name=f"{value.name}/Cast")
     output = node.outputs[0]
     output.name, output.type, output.shape = f"{value.name}.cast", ir.TensorType(to), value.shape
-    producer = value.producer()
-    if producer is None:
+    if value.producer() is None:
         graph.insert_before(graph[0], node)
     else:
-        graph.insert_after(producer, node)
+        insert_behind(value, [node])
     return output

@@ -14,6 +14,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import is_mark, remove
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
+from sensitivity.onnx_graph.walk import first_input
 from sensitivity.records import Grid
 
 
@@ -53,8 +54,7 @@ class InsertQdq(ir.passes.InPlacePass):
     def _insert(self, graph: ir.Graph, mark: ir.Node, name: str, use: int) -> None:
         grid = self.grids[name]
         check_grid(name, grid)
-        source = mark.inputs[0]
-        assert source is not None
+        source = first_input(mark)
         if name in self.weights:
             source = _exact(graph, source, self.weights[name], grid)
         suffix = f"_{use}" if use else ""
@@ -90,14 +90,18 @@ def snapped(weight: np.ndarray, levels: np.ndarray, grid: Grid) -> np.ndarray:
     rounding boundary, or beyond a narrow range. The very same array where there are none."""
     scale = along(grid.scale, grid.axis, weight.ndim)
     wrong = np.clip(np.rint(weight / scale), -128, 127) != levels
-    return np.where(wrong, (levels * scale).astype(weight.dtype), weight) if wrong.any() else weight
+    if not wrong.any():
+        return weight
+    return np.where(wrong, (levels * scale).astype(weight.dtype), weight)
 
 
 def along(scale: np.ndarray, axis: int | None, ndim: int) -> np.ndarray:
     """Scale [channels] shaped to broadcast along `axis` of a tensor with `ndim` axes."""
     if axis is None or scale.size == 1:
         return scale.reshape(())
-    return scale.reshape([-1 if index == axis else 1 for index in range(ndim)])
+    shape = [1] * ndim
+    shape[axis] = -1
+    return scale.reshape(shape)
 
 
 def to_levels(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import given, is_read, producer
+from sensitivity.onnx_graph.walk import first_input, given, graph_of, is_read, producer
 
 FIRST_INPUT = {
     "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
@@ -154,24 +154,21 @@ def _lift(
     """Let the operation move what the DQ gives. Returns the new DQs, which may be lifted
     further."""
     node, made = mover.node, []
-    levels = dequantize.inputs[0]
-    assert levels is not None
-    assert node.graph is not None
+    levels, graph_of_mover = first_input(dequantize), graph_of(node)
     key = (node, *dequantize.inputs[1:], mover.axis)
     if key not in lifted:
         inputs = list(node.inputs)
         for place in mover.moved:
             before = _dequantize(dequantize, inputs[place], mover, place)
-            node.graph.insert_before(node, before)
+            graph_of_mover.insert_before(node, before)
             inputs[place] = before.outputs[0]
             made.append(before)
         if node.op_type == "Pad" and node.attributes.get_string("mode", "constant") == "constant":
             inputs = _with_fill(graph, node, inputs, dequantize)
         lifted[key] = _copy(node, inputs, dequantize)
-        node.graph.insert_after(node, lifted[key])
+        graph_of_mover.insert_after(node, lifted[key])
     _replace(dequantize.outputs[0], lifted[key].outputs[node.outputs.index(levels)])
-    assert dequantize.graph is not None
-    dequantize.graph.remove(dequantize, safe=True)
+    graph_of(dequantize).remove(dequantize, safe=True)
     return made
 
 
@@ -217,8 +214,7 @@ def _with_fill(
 ) -> list[ir.Value | None]:
     """The inputs of a Pad with the float value of the integer that it fills with, which is 0 where
     it names none."""
-    scale = qdq.constant(dequantize.inputs[1])
-    assert scale is not None
+    scale = qdq.known(dequantize.inputs[1])
     level = _first(qdq.constant(given(node, PAD_VALUE)))
     offset = _first(qdq.constant(qdq.zero_point_value(dequantize)))
     value = scale.reshape(-1)[0] * (level - offset)

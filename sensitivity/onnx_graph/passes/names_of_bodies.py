@@ -4,6 +4,7 @@ pairs look alike."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 import onnx_ir as ir
 
@@ -24,12 +25,8 @@ class NamesOfBodies(ir.passes.InPlacePass):
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
     """Every value that the graph itself makes or is given, once."""
-    own = [
-        *graph.inputs,
-        *graph.initializers.values(),
-        *(value for node in graph for value in node.outputs),
-    ]
-    yield from dict.fromkeys(own)
+    computed = chain.from_iterable(node.outputs for node in graph)
+    yield from dict.fromkeys(chain(graph.inputs, graph.initializers.values(), computed))
 
 
 def _rename(named: Iterator[ir.Value] | Iterator[ir.Node], taken: set[str | None]) -> bool:

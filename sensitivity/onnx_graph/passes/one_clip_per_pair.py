@@ -14,7 +14,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.lift_dequantize import FIRST_INPUT, is_quantized
-from sensitivity.onnx_graph.walk import is_read, made_by
+from sensitivity.onnx_graph.walk import first_input, graph_of, is_read, made_by
 
 LIMITS = {"Max": 1, "Min": 2}
 """Operations that limit integers from one side, and which input of a Clip does the same."""
@@ -68,9 +68,7 @@ def _before_mover(_: ir.Graph, clip: ir.Node) -> bool:
     mover = made_by(levels, *FIRST_INPUT - {"Pad"})
     if levels is None or mover is None or not _reads_alone(levels, mover):
         return False
-    source, output = mover.inputs[0], clip.outputs[0]
-    assert source is not None
-    assert mover.graph is not None
+    source, output = first_input(mover), clip.outputs[0]
     given = ir.Value(name=f"{output.name}_limited", type=source.type, shape=source.shape)
     first = ir.Node(
         "",
@@ -80,7 +78,7 @@ def _before_mover(_: ir.Graph, clip: ir.Node) -> bool:
         name=clip.name,
         outputs=[given],
     )
-    mover.graph.insert_before(mover, first)
+    graph_of(mover).insert_before(mover, first)
     mover.replace_input_with(0, given)
     _hand_over(output, levels)
     _remove(clip)
@@ -121,8 +119,8 @@ def _replace(node: ir.Node, inputs: list[ir.Value | None]) -> None:
     """Put a Clip of these inputs in the node's place."""
     output = node.outputs[0]
     given = ir.Value(name=f"{output.name}_limited", type=output.type, shape=output.shape)
-    assert node.graph is not None
-    node.graph.insert_before(node, ir.Node("", "Clip", inputs, name=node.name, outputs=[given]))
+    clip = ir.Node("", "Clip", inputs, name=node.name, outputs=[given])
+    graph_of(node).insert_before(node, clip)
     _hand_over(output, given)
     _remove(node)
 
@@ -134,5 +132,4 @@ def _hand_over(old: ir.Value, new: ir.Value) -> None:
 
 
 def _remove(node: ir.Node) -> None:
-    assert node.graph is not None
-    node.graph.remove(node, safe=True)
+    graph_of(node).remove(node, safe=True)

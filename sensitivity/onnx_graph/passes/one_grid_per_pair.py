@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
+from sensitivity.onnx_graph.walk import graph_of
 
 Step = tuple[str, NDArray[Any] | None]
 """An operation behind the pair, and its second input; None for a Cast."""
@@ -139,23 +140,23 @@ def _shaped(values: NDArray[Any], grid: _Grid, rank: int | None) -> NDArray[Any]
 def _unify(graph: ir.Graph, pair: qdq.Pair, steps: list[Step]) -> None:
     dequantize, output = pair.dequantize, pair.output
     kind = ir.DataType.from_numpy(np.asarray(pair.scale).dtype)
-    assert dequantize.graph is not None
+    graph_here = graph_of(dequantize)
     new = _on_own_grid(pair)
-    dequantize.graph.insert_before(dequantize, new)
+    graph_here.insert_before(dequantize, new)
     value = new.outputs[0]
     for operation, operand in steps:
         name = f"{pair.name}_{operation.lower()}"
         inputs = [value] if operand is None else [value, add(graph, name, operand)]
         attributes = {"to": int(kind)} if operation == "Cast" else {}
         made = ir.Value(name=f"{name}_out", type=output.type, shape=output.shape)
-        dequantize.graph.insert_before(
+        graph_here.insert_before(
             dequantize, ir.node(operation, inputs, attributes, name=name, outputs=[made])
         )
         value = made
     if output.is_graph_output():  # what is read where the DQ's was has its name
         output.name, value.name = f"{output.name}_unified", output.name
     ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
-    dequantize.graph.remove(dequantize, safe=True)
+    graph_here.remove(dequantize, safe=True)
 
 
 def _on_own_grid(pair: qdq.Pair) -> ir.Node:

@@ -7,7 +7,7 @@ from itertools import chain
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.walk import is_read
+from sensitivity.onnx_graph.walk import graph_of, is_read
 
 CUTS = {"Slice", "Split"}
 
@@ -54,9 +54,8 @@ def _only_quantized(value: ir.Value) -> bool:
 def _put_before(pair: qdq.Pair) -> None:
     """The operation is copied, with a pair like this one on each value that it moves; what nothing
     reads is removed."""
-    move, graph = pair.source.producer(), pair.dequantize.graph
+    move, graph = pair.source.producer(), graph_of(pair.dequantize)
     assert move is not None
-    assert graph is not None
     data = qdq.moved_values(move)
     quantized = [_pair_on(value, pair, f".{index}") for index, value in enumerate(data)]
     values = [dequantize.outputs[0] for _, dequantize in quantized]

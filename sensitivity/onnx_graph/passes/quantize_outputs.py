@@ -11,7 +11,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE, ONLY_SHAPE
-from sensitivity.onnx_graph.walk import only_user
+from sensitivity.onnx_graph.walk import insert_behind, only_user
 
 SAME_GRID = {
     "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Flatten", "Squeeze",
@@ -70,9 +70,7 @@ class QuantizeOutputs(ir.passes.InPlacePass):
         names = f"{value.name}/QuantizeLinear", f"{value.name}/DequantizeLinear"
         quantize, dequantize = new_pair(value, [scale, zero_point], None, names)
         dequantize.outputs[0].type, dequantize.outputs[0].shape = value.type, value.shape
-        producer = value.producer()
-        assert producer is not None
-        graph.insert_after(producer, [quantize, dequantize])
+        insert_behind(value, [quantize, dequantize])
         for use in users:
             use.node.replace_input_with(use.idx, dequantize.outputs[0])
         return True

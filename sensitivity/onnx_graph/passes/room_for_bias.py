@@ -45,19 +45,14 @@ def _make_room(graph: ir.Graph, layer: IntegerLayer) -> bool:
 
 def _on_grid(pair: qdq.Pair, wider: np.ndarray) -> np.ndarray:
     """The integers of a stored weight on a wider grid."""
-    levels = qdq.constant(pair.source)
-    assert levels is not None
-    assert pair.scale is not None
-    axis = None if pair.axis is None else pair.axis % levels.ndim
-    zero = (
-        0.0
-        if pair.zero_point is None
-        else along(pair.zero_point.astype(np.float64), axis, levels.ndim)
-    )
-    ratio = along(pair.scale.astype(np.float64) / wider, axis, levels.ndim)
-    return np.asarray(np.rint((levels.astype(np.float64) - zero) * ratio) + zero).astype(
-        levels.dtype
-    )
+    stored = qdq.known(pair.source)
+    levels, axis = stored.astype(np.float64), pair.axis_in(stored.ndim)
+    scale = qdq.known(pair.dequantize.inputs[1]).astype(np.float64)
+    zero = np.zeros(())
+    if pair.zero_point is not None:
+        zero = along(pair.zero_point.astype(np.float64), axis, stored.ndim)
+    ratio = along(scale / wider, axis, stored.ndim)
+    return np.asarray(np.rint((levels - zero) * ratio) + zero).astype(stored.dtype)
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None]) -> ir.Node:

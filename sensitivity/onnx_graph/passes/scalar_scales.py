@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
+from sensitivity.onnx_graph.walk import graph_of
 
 
 class ScalarScales(ir.passes.InPlacePass):
@@ -49,7 +50,4 @@ def _is_vector_of_one(value: ir.Value) -> bool:
 
 
 def _scalar(node: ir.Node, value: ir.Value) -> ir.Value:
-    graph, constant = node.graph, qdq.constant(value)
-    assert graph is not None
-    assert constant is not None
-    return add(graph, f"{value.name}.scalar", constant.reshape(()))
+    return add(graph_of(node), f"{value.name}.scalar", qdq.known(value).reshape(()))

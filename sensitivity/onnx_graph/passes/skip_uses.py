@@ -3,6 +3,7 @@ Others get new grids."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from sensitivity.onnx_graph.clamps import Clamps, activation
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths, uses
-from sensitivity.onnx_graph.walk import given, inputs, is_read
+from sensitivity.onnx_graph.walk import given, graph_of, inputs, insert_behind, is_read
 from sensitivity.records import Range
 
 Weights = Mapping[str, NDArray[Any]]
@@ -203,8 +204,7 @@ class SkipUses(ir.passes.InPlacePass):
             name=f"{node.name}{suffix}",
             outputs=[given],
         )
-        assert node.graph is not None
-        node.graph.insert_after(node, new)
+        graph_of(node).insert_after(node, new)
         self._copies.setdefault(node, new)
         self._made[key] = given
         return given
@@ -224,13 +224,11 @@ def _stored_grid(graph: ir.Graph, pair: qdq.Pair, grid: NewGrid) -> list[ir.Valu
 
 def _insert_behind(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
     """Put the node where the value is known. graph: of the value, where it does not say so."""
-    producer = value.producer()
-    if producer is None:  # an input, perhaps of the body of a Loop
+    if value.producer() is None:  # an input, perhaps of the body of a Loop
         owner = value.graph or graph
         owner.insert_before(owner[0], node)
     else:
-        assert producer.graph is not None
-        producer.graph.insert_after(producer, node)
+        insert_behind(value, [node])
 
 
 def can_be_per_channel(model: ir.Model) -> bool:
@@ -275,9 +273,8 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
             f"has channels, got {scale.size}; quantize the model again."
         )
     kept = levels.astype(np.float32)
-    limits = None if pair.clip is None else qdq.clip_limits(pair.clip)
-    if limits is not None:
-        kept = kept.clip(*limits)
+    if pair.limits is not None:
+        kept = kept.clip(*pair.limits)
     offset = np.zeros_like(scale) if zero_point is None else zero_point
     shifted = kept - spread(offset.astype(np.float32), pair, levels.shape)
     values = shifted * spread(scale.astype(np.float32), pair, levels.shape)
@@ -286,11 +283,14 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
 
 def spread(values: NDArray[Any], pair: qdq.Pair, shape: tuple[int, ...]) -> NDArray[Any]:
     """Values per tensor, per channel or per block, in a shape that goes with the weight's."""
-    if values.ndim == len(shape) > 1 and values.size > 1:  # blocks, from opset 21
-        axis = qdq.axis_of(pair.dequantize) % len(shape)
-        every = np.repeat(values, -(-shape[axis] // values.shape[axis]), axis)
-        return every[tuple(slice(0, side) for side in shape)]
-    return along(values, None if pair.axis is None else pair.axis % len(shape), len(shape))
+    has_blocks = values.ndim == len(shape) > 1 and values.size > 1  # from opset 21
+    if not has_blocks:
+        return along(values, pair.axis_in(len(shape)), len(shape))
+    axis = qdq.axis_of(pair.dequantize) % len(shape)
+    size = math.ceil(shape[axis] / values.shape[axis])
+    every = np.repeat(values, size, axis)
+    # The last block may be cut short.
+    return every[tuple(slice(0, side) for side in shape)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.walk import first_input
 
 
 class SoftmaxOffLastAxis(ir.passes.InPlacePass):
@@ -37,8 +38,7 @@ def _axis(node: ir.Node) -> int | None:
 
 
 def _spell_out(graph: ir.Graph, node: ir.Node) -> None:
-    value, output, axis = node.inputs[0], node.outputs[0], _axis(node)
-    assert value is not None
+    value, output, axis = first_input(node), node.outputs[0], _axis(node)
     name = node.name or output.name or "Softmax"
     # Up to opset 17 ReduceMax takes its axes as an attribute, ReduceSum as an input.
     largest = ir.node(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sensitivity.onnx_graph.marks import ModuleOutput, add_module_outputs, is_mark, remove
+from sensitivity.onnx_graph.walk import first_input
 
 
 class TakeMarks(ir.passes.InPlacePass):
@@ -14,11 +15,7 @@ class TakeMarks(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         marks = [node for node in model.graph.all_nodes() if is_mark(node, "Output")]
         for node in marks:
-            value = node.inputs[0]
-            assert value is not None
-            output = ModuleOutput(
-                node.attributes.get_string("module"), node.attributes.get_int("call")
-            )
-            add_module_outputs(value, (output,))
+            module, call = node.attributes.get_string("module"), node.attributes.get_int("call")
+            add_module_outputs(first_input(node), (ModuleOutput(module, call),))
             remove(node)
         return ir.passes.PassResult(model, modified=bool(marks))

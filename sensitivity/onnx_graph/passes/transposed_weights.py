@@ -36,15 +36,17 @@ def _transpose_now(graph: ir.Graph, node: ir.Node) -> None:
     none."""
     pair = qdq.pair_of(node.inputs[0])
     assert pair is not None
-    assert pair.quantize is not None
-    weight = qdq.constant(pair.source)
-    assert weight is not None
+    weight = qdq.known(pair.source)
     order = list(node.attributes.get_ints("perm", tuple(reversed(range(weight.ndim)))))
-    axis = None if pair.axis is None else order.index(pair.axis % weight.ndim)
+    axis = pair.axis_in(weight.ndim)
     turned = np.ascontiguousarray(weight.transpose(order))
     stored = add(graph, f"{pair.source.name}.transposed", turned)
-    names = pair.quantize.name, pair.dequantize.name
-    quantize, dequantize = new_pair(stored, pair.dequantize.inputs[1:3], axis, names)
+    quantize, dequantize = new_pair(
+        stored,
+        pair.dequantize.inputs[1:3],
+        None if axis is None else order.index(axis),
+        (pair.nodes[0].name, pair.dequantize.name),
+    )
     graph.insert_before(node, [quantize, dequantize])
     node.outputs[0].replace_all_uses_with(dequantize.outputs[0])
     graph.remove(node, safe=True)
