@@ -40,15 +40,18 @@ class Verbs(click.Group):
     """Knows its verbs by name, so that `--help` imports none of them."""
 
     def list_commands(self, context: click.Context) -> list[str]:
+        """The verbs in the order of the work, not of the alphabet."""
         return list(VERBS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """Import the verb that is asked for, and no other; None for a name that is none."""
         if name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"sensitivity.cli.{name}").command
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs with the help texts of `VERBS`, so that none is imported for its own."""
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 

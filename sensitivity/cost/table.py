@@ -58,9 +58,11 @@ class Table:
     conversions: dict[str, ConversionTime]
 
     def layer(self, shape: LayerShape) -> LayerTime:
+        """What a layer of this shape took. Raises KeyError for one that was not measured."""
         return self.layers[key_of(shape)]
 
     def conversion(self, size: tuple[int, ...]) -> ConversionTime:
+        """What a tensor of this shape took. Raises KeyError for one that was not measured."""
         return self.conversions[size_key(size)]
 
 

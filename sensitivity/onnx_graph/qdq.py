@@ -55,10 +55,12 @@ class Pair:
 
     @property
     def output(self) -> ir.Value:
+        """What the DQ gives, in float."""
         return self.dequantize.outputs[0]
 
     @property
     def name(self) -> str:
+        """Name of the Q, of the DQ in the compact form, or of the output where they have none."""
         return (self.quantize or self.dequantize).name or self.output.name or "?"
 
     @property
@@ -98,6 +100,7 @@ class Pair:
 
     @property
     def of_weight(self) -> bool:
+        """Whether it quantizes a constant of the file; also true of a stored bias."""
         return constant(self.source) is not None
 
 

@@ -33,10 +33,12 @@ class MetricFormat:
 
     @property
     def percent(self) -> bool:
+        """Whether values are shown in percent, and changes in points."""
         return self.full_scale in (1.0, 100.0) and _PERCENT_NAME.search(self.name) is not None
 
     @property
     def level_unit(self) -> str:
+        """Unit of a value; "" for a metric in its own unit."""
         return "%" if self.percent else ""
 
     @property
@@ -46,6 +48,7 @@ class MetricFormat:
 
     @property
     def change_unit(self) -> str:
+        """Unit of a difference of two values; "" for a metric in its own unit."""
         return "pt" if self.percent else ""
 
     def shown(self, value: float) -> float:
@@ -53,6 +56,7 @@ class MetricFormat:
         return value * 100 / self.full_scale if self.percent else value
 
     def shown_interval(self, estimate: Estimate) -> tuple[float, float] | tuple[None, None]:
+        """Both ends in the unit shown; None, None where there is no interval."""
         if estimate.low is None or estimate.high is None:
             return None, None
         return self.shown(estimate.low), self.shown(estimate.high)
@@ -63,9 +67,11 @@ class MetricFormat:
         return signed(f"{shown:.1f}" if self.percent else f"{shown:.4g}", plus=sign)
 
     def level(self, value: float) -> str:
+        """A value with its unit, such as "29.9 %"."""
         return f"{self.number(value)} {self.level_unit}".rstrip()
 
     def change(self, value: float, sign: bool = True) -> str:
+        """A difference with its unit, such as "+16.1 pt". sign: also a plus."""
         return f"{self.number(value, sign)} {self.change_unit}".rstrip()
 
     def effect(self, effect: Effect) -> str:
@@ -82,6 +88,7 @@ class MetricFormat:
         return f"[{self.number(estimate.low)}, {self.number(estimate.high)}]"
 
     def target(self, target: Target) -> str:
+        """What the user asked for, such as "at most 1.0 pt under float"."""
         if target.metric is not None:
             return f"at least {self.level(target.metric)}"
         if target.drop is not None:
@@ -98,17 +105,17 @@ def signed(number: str, plus: bool) -> str:
     """
     if float(number) == 0:
         return number.lstrip("-")
-    return MINUS + number[1:] if number.startswith("-") else ("+" if plus else "") + number
+    if number.startswith("-"):
+        return MINUS + number[1:]
+    return f"+{number}" if plus else number
 
 
 def ratio(estimate: Estimate) -> str:
     """Such as "1.35x [1.31, 1.40]"."""
-    interval = (
-        f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-        if estimate.low is not None and estimate.high is not None
-        else ""
-    )
-    return f"{estimate.value:.2f}x{interval}"
+    text = f"{estimate.value:.2f}x"
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} [{estimate.low:.2f}, {estimate.high:.2f}]"
 
 
 def milliseconds(value_ms: float) -> str:

@@ -55,6 +55,7 @@ class PathChart:
 
     @property
     def best(self) -> tuple[PathPoint, ...]:
+        """The point with the highest accuracy of each number of layers, from few layers to many."""
         tops = {}
         for point in sorted(self.points, key=lambda point: point.value):
             tops[point.slot] = point

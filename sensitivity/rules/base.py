@@ -50,6 +50,7 @@ class Subject:
 
     @property
     def graph(self) -> ir.Graph:
+        """The main graph."""
         return self.model.graph
 
     @property
@@ -64,6 +65,7 @@ class Subject:
 
     @cached_property
     def pairs(self) -> tuple[qdq.Pair, ...]:
+        """Every Q/DQ pair, also of sub-graphs, in the order of the nodes."""
         return tuple(qdq.pairs(self.graph))
 
 
@@ -120,6 +122,7 @@ class Rule:
         return self.severity if seen is None or seen.severity is None else seen.severity
 
     def findings(self, subject: Subject) -> Iterator[Finding]:
+        """Every place where the rule does not hold, with its severity for the subject's target."""
         severity = self.severity_for(subject.target)
         seen = self.rtx if subject.target == RTX else None
         told = "" if seen is None else f"; {seen.sentence}"

@@ -68,6 +68,8 @@ class Example:
         }
 
     def proto(self) -> onnx.ModelProto:
+        """The example as a file holds it. Raises onnx.parser.ParseError for a body with a
+        mistake."""
         imports = f'"" : {self.opset}' + (
             ', "com.microsoft" : 1' if "com.microsoft." in self.body else ""
         )
@@ -83,6 +85,7 @@ class Example:
         return proto
 
     def model(self) -> ir.Model:
+        """The example as rules take it."""
         model: ir.Model = ir.from_proto(self.proto())
         return model
 

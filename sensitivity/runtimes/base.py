@@ -64,14 +64,18 @@ class Engine(Protocol):
     """The precision that unquantized layers run in, such as "fp32" or "bf16", as the runtime was
     told."""
 
-    def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]: ...
+    def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
+        """Every output by its name, for one batch."""
+        ...
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
         """Wall time of `repeats` single inferences, float64[repeats], milliseconds, in the order
         they ran."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what the engine holds; it cannot be used any more."""
+        ...
 
 
 class ProfiledEngine(Engine, Protocol):
@@ -93,7 +97,9 @@ class Runtime(Protocol):
         can."""
         ...
 
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Of the runtime's package or tool, as it writes it."""
+        ...
 
     def build(self, file: Path, *, threads: int | None = None) -> Engine:
         """Raises RuntimeUnavailable where the runtime is missing, OnnxFileError where it refuses

@@ -44,7 +44,9 @@ class Cuda(Protocol):
     device: str
     handle: int
 
-    def allocate(self, nbytes: int) -> Buffer: ...
+    def allocate(self, nbytes: int) -> Buffer:
+        """Memory of the device, freed by `close`."""
+        ...
 
     def copy_in(self, buffer: Buffer, array: NDArray[np.generic]) -> None:
         """Copy a contiguous array to the start of the buffer, and wait."""
@@ -54,7 +56,9 @@ class Cuda(Protocol):
         """Fill a contiguous array from the start of the buffer, and wait."""
         ...
 
-    def synchronize(self) -> None: ...
+    def synchronize(self) -> None:
+        """Wait until all that was put on the stream is done."""
+        ...
 
     def elapsed_ms(self, work: Work) -> float:
         """GPU time of what `work` puts on the stream, between two events, milliseconds."""

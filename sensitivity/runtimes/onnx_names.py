@@ -37,6 +37,7 @@ class OnnxNames:
         self.by_output = {output: node for node in self.nodes for output in node.outputs}
 
     def find(self, name: str) -> NodeName | None:
+        """The node of this name, or else the one that gives a tensor of this name."""
         return self.by_name.get(name) or self.by_output.get(name)
 
     def weighted_at_or_before(self, name: str) -> NodeName | None:

@@ -43,6 +43,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
+        """Bytes that the values fill, rounded up; four each for a type that is not known."""
         return (math.prod(self.shape) * BITS.get(self.dtype, 32) + 7) // 8
 
 

@@ -58,6 +58,7 @@ class Yolo:
 
     @property
     def head(self) -> Any:
+        """The last module, which gives boxes and classes."""
         return self.model.model[-1]
 
 
