@@ -65,7 +65,8 @@ class Range:
     method: how it was found ("mse", "percentile 99.9", "own", ...). amax: largest absolute value
     that does not clip, one per tensor, or one per channel along `axis`. low: of an asymmetric grid
     the smallest value that does not clip, 0 at most, beside the largest in `amax`; None where the
-    grid keeps its zero point.
+    grid keeps its zero point. bias: of a weight's quantizer, what is added to the bias of its layer
+    while the weight is quantized, one per output channel; None leaves the bias as it is.
     """
 
     quantizer: str
@@ -73,13 +74,16 @@ class Range:
     amax: tuple[float, ...]
     axis: int | None = None
     low: float | None = None
+    bias: tuple[float, ...] | None = None
 
     @property
     def key(self) -> str:
         """The name under which simulators and journals know it: no two ranges of one model have the
         same."""
-        ends = (self.amax, self.axis) if self.low is None else (self.amax, self.axis, self.low)
-        digest = hashlib.sha256(repr(ends).encode()).hexdigest()[:8]
+        parts: tuple[Any, ...] = (self.amax, self.axis)
+        parts += () if self.low is None and self.bias is None else (self.low,)
+        parts += () if self.bias is None else (self.bias,)
+        digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
         return f"{self.quantizer}@{self.method}#{digest}"
 
 
@@ -226,7 +230,7 @@ class PlanStep:
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """A unit that stays in INT8 with other ranges than it came with.
+    """A unit that stays in INT8 with other ranges than it came with, or a corrected bias.
 
     method: in words. before, ranges: old and new, for the same quantizers. gain: of the metric on
     `rank`, paired: on top of the units recalibrated before it, or of all of them at once where they
@@ -239,6 +243,11 @@ class Recalibrated:
     ranges: tuple[Range, ...]
     gain: Estimate
     together: bool = False
+
+    @property
+    def pairs(self) -> tuple[tuple[Range, Range], ...]:
+        """Old and new range of each quantizer."""
+        return tuple(zip(self.before, self.ranges, strict=True))
 
 
 @dataclass(frozen=True)

@@ -140,6 +140,13 @@ class Session:
         """Inputs of `rank`, batch by batch; None for a task that has no samples."""
         return (inputs for inputs, _ in self.task.data["rank"]) if self.has_samples else None
 
+    def calibration(self) -> Iterator[Any] | None:
+        """Batches of inputs that repairs are fitted on: as `forward_calibration`; None for a task
+        that gives no inputs."""
+        loaded = self.loaded or self.task
+        has_inputs = isinstance(loaded, Task) or loaded.example_inputs is not None
+        return _calibration(loaded) if has_inputs else None
+
     def forward_calibration(self) -> None:
         """Run the model on the calibration data: split "calib" where the task has it, else `rank`;
         where there are no samples, one evaluation."""

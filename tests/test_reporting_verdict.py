@@ -103,8 +103,7 @@ def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
         "to 51.4 % on confirm and meets the target of at most 1.0 pt under float there."
     )
     assert any(
-        sentence
-        == "In INT8 with other ranges, at no cost in speed: stage2.0 (mse); with the new ranges "
+        sentence == "In INT8 with new ranges, at no cost in speed: stage2.0 (mse); with these "
         "everything in INT8 reaches "
         "45.0 % [39.5, 50.5] on 500 samples of confirm."
         for sentence in found.sentences
@@ -113,6 +112,20 @@ def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
         "With new ranges for 1 layer everything in INT8 meets the target of at most 1.0 pt under "
         "float on confirm, with top-1 51.4 % instead of 30.1 %: nothing is left out."
     )
+
+
+def test_a_corrected_bias_is_told_with_new_ranges_and_without() -> None:
+    own, new = Range("w", "own", (2.0,)), Range("w", "bias correction", (2.0,), bias=(0.5,))
+    data = recalibrated(complete(), ())
+    assert data.plan
+    (one,) = data.plan.recalibrated
+    for before, ranges, said in (
+        ((own,), (new,), "corrected biases"),
+        ((own, *one.before), (new, *one.ranges), "new ranges and corrected biases"),
+    ):
+        changed = replace(one, before=before, ranges=ranges)
+        plan = replace(data.plan, recalibrated=(changed,))
+        assert f"With {said} for 1 layer" in verdict(replace(data, plan=plan)).headline
 
 
 def test_what_shared_ranges_cost_is_said() -> None:

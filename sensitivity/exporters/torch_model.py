@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +54,12 @@ def export_files(
     unit, ExportError where the model cannot be exported, WriteError where a file cannot be written.
     """
     from sensitivity.exporters.simulate import quantized_weights
-    from sensitivity.exporters.trace import trace
 
     disabled = disabled_by_variant(source, units, skip)
     for quantizer in source.quantizers:
         check_grid(quantizer.name, source.grid(quantizer.name))
     weights, _ = quantized_weights(source, example_inputs)
-    traced = trace(source, example_inputs)
+    traced = _traced(source, example_inputs, disabled)
     grids = {quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers}
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     models = {}
@@ -69,7 +69,7 @@ def export_files(
             for quantizer, grid in grids.items()
             if quantizer not in disabled[variant]
         }
-        models[variant] = canonical(traced, kept, weights, layers)
+        models[variant] = canonical(traced[variant], kept, weights, layers)
         models[variant].metadata_props.update(
             file_facts(variant, units, disabled[variant], fingerprint)
         )
@@ -80,6 +80,24 @@ def export_files(
     for variant in ("int8", "partial"):
         keep_ranges(models[variant], ranges)
     return {variant: save(models[variant], Path(out) / name) for variant, name in FILES.items()}
+
+
+def _traced(
+    source: QuantizedModel, example_inputs: Any, disabled: Mapping[str, frozenset[str]]
+) -> dict[str, ir.Model]:
+    """The traced model by variant: one for all, but where biases are corrected, which a layer that
+    is left out keeps as they were."""
+    from sensitivity.exporters.trace import trace
+
+    biases = getattr(source, "biases", None)
+    corrected = biases.in_force if biases else frozenset[str]()
+
+    @cache
+    def with_own_biases(names: frozenset[str]) -> ir.Model:
+        with source.disabled(names):
+            return trace(source, example_inputs)
+
+    return {variant: with_own_biases(names & corrected) for variant, names in disabled.items()}
 
 
 def disabled_by_variant(

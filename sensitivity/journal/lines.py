@@ -53,6 +53,7 @@ class RangeTried(msgspec.Struct, frozen=True, tag_field="op", tag="range"):
     amax: tuple[float, ...]
     axis: int | None = None
     low: float | None = None
+    bias: tuple[float, ...] | None = None
 
 
 class VariantMade(msgspec.Struct, frozen=True, tag_field="op", tag="variant", omit_defaults=True):
@@ -107,7 +108,7 @@ def record_of(line: bytes, *, needs_seal: bool) -> Record:
 
 def made_range(record: RangeTried) -> Range:
     """The range that a line is of. Raises Damaged where its key is of another one."""
-    made = Range(record.quantizer, record.method, record.amax, record.axis, record.low)
+    made = Range(record.quantizer, record.method, record.amax, record.axis, record.low, record.bias)
     if made.key != record.key:
         raise Damaged("the key is of another range")
     return made

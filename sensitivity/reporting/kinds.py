@@ -43,10 +43,12 @@ def range_words(ranges: tuple[Range, ...]) -> str:
     '1.25; 0.5 to 2 over 2 channels'
     >>> range_words((Range("a", "mse", (1.25,), low=-0.5),))
     '[-0.5, 1.25]'
+    >>> range_words((Range("a", "bias correction", (1.25,), bias=(0.5, -0.75)),))
+    '1.25; bias by up to 0.75'
     """
-    return "; ".join(
-        _amax_words(*ends) for ends in dict.fromkeys((one.amax, one.low) for one in ranges)
-    )
+    words = [_amax_words(*ends) for ends in dict.fromkeys((one.amax, one.low) for one in ranges)]
+    words += [f"bias by up to {max(map(abs, one.bias)):.4g}" for one in ranges if one.bias]
+    return "; ".join(words)
 
 
 def _amax_words(amax: tuple[float, ...], low: float | None) -> str:

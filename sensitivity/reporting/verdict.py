@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from sensitivity.records import Action, Effect, Estimate, Plan, Tone, Verdict
@@ -108,15 +109,12 @@ def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
         metric.level(plan.metric.confirm.value),
     )
     target = metric.target(plan.target)
-    others = (
-        f"{len(plan.recalibrated)} "
-        f"{'other' if plan.skip else 'layer'}{'s' if len(plan.recalibrated) > 1 else ''}"
-    )
+    others = count(len(plan.recalibrated), "other" if plan.skip else "layer")
     if not plan.skip:
         if plan.met and plan.recalibrated:
             return (
-                f"With new ranges for {others} everything in INT8 meets the target of {target} on "
-                "confirm, with "
+                f"With {_repairs(plan)} for {others} everything in INT8 meets the target of "
+                f"{target} on confirm, with "
                 f"{metric.name} {after} instead of {before}: nothing is left out."
             )
         if plan.met:
@@ -132,7 +130,7 @@ def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
     left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
     if plan.met:
         gain = f"brings {metric.name} from {before} to {after}"
-        gain = f"and giving {others} new ranges {gain}" if plan.recalibrated else gain
+        gain = f"and giving {others} {_repairs(plan)} {gain}" if plan.recalibrated else gain
         return (
             f"Leaving {left_out} out of INT8 {gain} on confirm and meets the target of {target} "
             "there."
@@ -143,6 +141,17 @@ def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
         f"{left_out} out of INT8 "
         f"and brings {metric.name} from {before} to {after}."
     )
+
+
+def _repairs(plan: Plan) -> str:
+    """What the units of a plan were given so that they can stay in INT8, in words."""
+    found = set()
+    for old, new in chain.from_iterable(unit.pairs for unit in plan.recalibrated):
+        if (old.amax, old.low) != (new.amax, new.low):
+            found.add("new ranges")
+        if new.bias is not None:
+            found.add("corrected biases")
+    return " and ".join(sorted(found, reverse=True))
 
 
 def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
@@ -170,8 +179,8 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     if plan.recalibrated and found.recalibrated is not None:
         named = tuple(f"{one.unit} ({one.method})" for one in plan.recalibrated)
         yield (
-            f"In INT8 with other ranges, at no cost in speed: {listing(named)}; with the new "
-            "ranges everything in INT8 "
+            f"In INT8 with {_repairs(plan)}, at no cost in speed: {listing(named)}; with these "
+            "everything in INT8 "
             f"reaches {_level(found.recalibrated, metric)} of confirm."
         )
     if found.confirm_drop and len(plan.path) > 1:

@@ -143,7 +143,7 @@ def _nearest(study: Study, base: Variant, choices: Mapping[str, Choice], signal:
         signal, variants, study.float_variant, TOGETHER_SAMPLES
     )
     best = min(range(len(tried)), key=lambda at: float(np.mean(others[at])))
-    return tried[best] if _is_above(own, others[best], ALPHA / len(tried)) else ()
+    return tried[best] if is_above(own, others[best], ALPHA / len(tried)) else ()
 
 
 def _of_units(
@@ -228,7 +228,7 @@ def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dic
     for place in places:
         own, *others = (next(moved) for _ in range(1 + len(place.choices)))
         best = min(range(len(others)), key=lambda index: float(np.mean(others[index])))
-        if _is_above(own, others[best], ALPHA / len(others)):
+        if is_above(own, others[best], ALPHA / len(others)):
             found[place] = place.choices[best]
     return found
 
@@ -262,7 +262,7 @@ class _Trials:
         found = self._recalibrated(unit, places, choices[best], now, others[best])
         task = self._measurer.task
         values = [per_sample(scores, task.aggregate) for scores in (others[best], now)]
-        if (found.gain.low is None and found.gain.value > 0) or _is_above(
+        if (found.gain.low is None and found.gain.value > 0) or is_above(
             values[0], values[1], ALPHA / len(choices)
         ):
             self._taken.append(found)
@@ -299,7 +299,7 @@ class _Trials:
         return tuple(one for unit in units for one in unit.ranges)
 
 
-def _is_above(one: Scores, other: Scores, alpha: float) -> bool:
+def is_above(one: Scores, other: Scores, alpha: float) -> bool:
     """Whether the mean of `one` is above that of `other`, beyond chance."""
     low = paired_effect(other, one, alpha=alpha).low
     return low is not None and low > 0

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
-from sensitivity.errors import ModelError
+from sensitivity.errors import ModelError, TaskError
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing, name_in_words
 from sensitivity.records import Plan, Range, Recalibrated, Target
+from sensitivity.repairs.bias import Correctable, bias_corrections
+from sensitivity.repairs.samples import one_batch
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import SequentialJudge, SplitJudge
 from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, together
+from sensitivity.search.repairs import repaired
 from sensitivity.session import Session
 from sensitivity.signals.distortion import SQNR
 
@@ -30,6 +35,8 @@ CANNOT = (
     "pytorch-quantization and in Q/DQ files; {kind} keeps those that it came with. Calibrate it "
     "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
+EDITION = 2
+"""What tells what was found from what an earlier release would have found."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def recalibration(
     known = session.run_dir.read_if_there(FILE, Recalibration)
     if known is not None and known.basis == basis:
         return known
-    units = _found(session, scanned, skip)
+    units = _corrected(session, _found(session, scanned, skip), skip)
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
     found = Recalibration(basis, units, scanned, missing)
     # Where outputs can be compared the planner ranks the units anew by their signal; where not, the
@@ -136,11 +143,43 @@ def _meets(session: Session, scanned: Scan, target: Target, skip: tuple[str, ...
 
 def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
     parts = [
+        EDITION,
         dict(session.measurer.journal.head),
         [effect.unit for effect in scanned.effects],
         sorted(skip),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _corrected(
+    session: Session, known: Sequence[Recalibrated], skip: Sequence[str]
+) -> tuple[Recalibrated, ...]:
+    """The units with the biases of all layers corrected, where that is worth it."""
+    source, study = session.source, session.study
+    if not isinstance(source, Correctable):
+        return tuple(known)
+    ranges = tuple(one for unit in known for one in unit.ranges)
+    found = _bias_corrections(session, ranges, study.skip_variant(skip).disabled)
+    repairs = [(source.range(one.quantizer), one) for one in found]
+    signal = session.distortion(session.usual_signal) if session.has_samples else None
+    try:
+        return repaired(study, known, repairs, skip=skip, signal=signal)
+    except ModelError:  # outputs that cannot be compared, such as boxes after suppression
+        return repaired(study, known, repairs, skip=skip)
+
+
+def _bias_corrections(
+    session: Session, ranges: Sequence[Range], left_out: Collection[str]
+) -> tuple[Range, ...]:
+    correct = partial(bias_corrections, session.source, ranges=ranges, left_out=left_out)
+    batches = session.calibration()
+    if batches is None:
+        return ()
+    first = next(batches)
+    try:
+        return correct(one_batch(chain([first], batches)))
+    except TaskError:  # it takes batches of one length only, or the memory is short
+        return correct(first)
 
 
 def _found(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recalibrated, ...]:

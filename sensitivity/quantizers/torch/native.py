@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.torch.biases import BiasChange, Delta, mark_biases
 from sensitivity.quantizers.torch.tensor_quantizer import SMALLEST_AMAX
+from sensitivity.records import Range
 
 
 @torch.library.custom_op("sensitivity::quantizer", mutates_args=())
@@ -54,7 +56,20 @@ def marked_copy(source: QuantizedModel) -> nn.Module:
         indices.setdefault(each.replaces or each.name, []).append(index)
     marks = {id(marked.get_submodule(name)): _Mark(places) for name, places in indices.items()}
     put_in_place(marked, marks)
+    biases: dict[str, list[tuple[int, int]]] = {}
+    for number, (index, delta) in enumerate(bias_changes(source), len(source.quantizers)):
+        biases.setdefault(source.quantizers[index].layer, []).append((number, len(delta)))
+    if biases:
+        mark_biases(marked, torch.ops.sensitivity.quantizer, biases)
     return marked
+
+
+def bias_changes(source: QuantizedModel) -> list[tuple[int, Delta]]:
+    """(index into `source.quantizers`, what is added to the layer's bias) for each range on offer
+    that changes a bias."""
+    ranges: Mapping[str, Range] = getattr(source, "ranges", {})
+    place = {each.name: index for index, each in enumerate(source.quantizers)}
+    return [(place[key], one.bias) for key, one in ranges.items() if one.bias is not None]
 
 
 def model_copy(model: nn.Module, *, shared: Iterable[Tensor] = ()) -> nn.Module:
@@ -165,16 +180,17 @@ class OwnQuantizer:
     overwrite = None
 
 
-NativeQuantizer = GridQuantizer | OwnQuantizer
+NativeQuantizer = GridQuantizer | OwnQuantizer | BiasChange
 
 
 def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[NativeQuantizer]:
     """One for each of `source.quantizers`: on its grid where it has one, else (or if `own`) the
-    user's own module."""
-    return [
+    user's own module. Behind them one for each of `bias_changes`."""
+    quantizers: list[NativeQuantizer] = [
         OwnQuantizer(source, each.name) if own else _native(source, each.name)
         for each in source.quantizers
     ]
+    return [*quantizers, *(BiasChange(delta) for _, delta in bias_changes(source))]
 
 
 def _native(source: QuantizedModel, name: str) -> NativeQuantizer:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.quantizers.proofs import reached, still_quantized
 from sensitivity.quantizers.ranges import other_ranges, own_range, ranges_set
+from sensitivity.quantizers.torch.biases import Biases, has_bias
 from sensitivity.quantizers.torch.half import HALF, half_type
 from sensitivity.records import Finding, Grid, Quantizer, Range, Role
 
@@ -79,6 +81,13 @@ class TensorQuantizerModel:
             self._quantizer(name, module, modules) for name, module in enabled.items()
         )
         self._roles = {quantizer.name: quantizer.role for quantizer in self.quantizers}
+        self.biases = Biases(
+            {
+                each.name: modules[each.layer]
+                for each in self.quantizers
+                if each.role == "weight" and has_bias(modules[each.layer])
+            }
+        )
         dead = [
             name
             for name, role in self._roles.items()
@@ -102,6 +111,9 @@ class TensorQuantizerModel:
             for module in self._all.values():
                 stack.callback(vars(module).update, self._state(module))
             stack.enter_context(self._more_restored())
+            stack.enter_context(
+                self.biases.changed(dict.fromkeys(wanted & self.biases.layers.keys()))
+            )
             for name, module in self._enabled.items():
                 module._disabled = name in wanted
                 # a quantizer that still collects would be changed by being measured
@@ -137,17 +149,19 @@ class TensorQuantizerModel:
             raise ModelError(
                 f"Expected {name} to have a range that can be changed, got a learned or scaled one."
             )
-        return own_range(name, amax, self._axis(module))
+        return replace(own_range(name, amax, self._axis(module)), bias=self.biases.now(name))
 
     def with_ranges(self, ranges: Iterable[Range]) -> AbstractContextManager[None]:
         ranges = tuple(ranges)
         for one in ranges:
             self.range(one.quantizer)
-        return ranges_set(
-            self._enabled,
-            ranges,
-            {one.quantizer: self._dimensions(one.quantizer) for one in ranges},
-        )
+        return self._with_ranges(ranges)
+
+    @contextmanager
+    def _with_ranges(self, ranges: Sequence[Range]) -> Iterator[None]:
+        dims = {one.quantizer: self._dimensions(one.quantizer) for one in ranges}
+        with ranges_set(self._enabled, ranges, dims), self.biases.changed(self._deltas(ranges)):
+            yield
 
     def change(self, names: Iterable[str], ranges: Iterable[Range]) -> None:
         ranges, wanted = tuple(ranges), set(names)
@@ -159,11 +173,19 @@ class TensorQuantizerModel:
         for module, (amax, axis) in zip(modules, states, strict=True):
             module._buffers["_amax"] = amax
             vars(module)["_axis"] = axis
+        deltas = self._deltas(ranges)
+        for name in deltas.keys() - wanted:
+            self.biases.change(name, deltas[name])
         for name in wanted:
             self._enabled[name]._disabled = True
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
         return other_ranges(self, names, forward)
+
+    def _deltas(self, ranges: Iterable[Range]) -> dict[str, tuple[float, ...] | None]:
+        """What is added to biases with these ranges; nothing is where a weight has no change."""
+        known = self.biases.layers
+        return {one.quantizer: one.bias for one in ranges if one.quantizer in known or one.bias}
 
     def _dimensions(self, name: str) -> int:
         """How many axes the tensor that this quantizer gets has, as far as per-channel ranges need

@@ -25,12 +25,17 @@ some now and then."""
 
 class Graph:
     """Runs variants, given as bits of disabled quantizers, on the flat inputs of one batch cut into
-    equal pieces."""
+    equal pieces.
 
-    def __init__(self, traced: Traced, quantizers: Sequence[NativeQuantizer]) -> None:
+    quantizers: by the index of their nodes. bits: the bit that turns each of them off.
+    """
+
+    def __init__(
+        self, traced: Traced, quantizers: Sequence[NativeQuantizer], bits: Sequence[int]
+    ) -> None:
         self.batches = traced.batches
         self._traced = traced
-        self._network = _network(traced, quantizers)
+        self._network = _network(traced, quantizers, bits)
         self._run = [node.run if node.kind == "call" else None for node in traced.nodes]
         self._overwrite = [node.overwrite for node in traced.nodes]
         for place, node in enumerate(traced.nodes):
@@ -170,14 +175,14 @@ class Graph:
         return pytree.tree_unflatten(flat, self._traced.spec)
 
 
-def _network(traced: Traced, quantizers: Sequence[NativeQuantizer]) -> Network:
+def _network(traced: Traced, quantizers: Sequence[NativeQuantizer], bits: Sequence[int]) -> Network:
     fixed: list[bool] = []
     for node in traced.nodes:
         fixed.append(node.kind != "input" and all(fixed[dep] for dep in node.deps))
     marks = [quantizers[node.index] if node.kind == "quantizer" else None for node in traced.nodes]
     return Network(
         deps=tuple(node.deps for node in traced.nodes),
-        switch=tuple(1 << node.index if node.kind == "quantizer" else 0 for node in traced.nodes),
+        switch=tuple(bits[node.index] if node.kind == "quantizer" else 0 for node in traced.nodes),
         fixed=tuple(fixed),
         fresh=tuple(
             mark.fresh if mark else node.fresh

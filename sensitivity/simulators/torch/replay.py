@@ -14,7 +14,12 @@ from sensitivity.errors import unknown_name
 from sensitivity.quantizers.alternatives import replacing
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import device_of, to_device
-from sensitivity.quantizers.torch.native import OwnQuantizer, marked_copy, native_quantizers
+from sensitivity.quantizers.torch.native import (
+    OwnQuantizer,
+    bias_changes,
+    marked_copy,
+    native_quantizers,
+)
 from sensitivity.simulators.compare import TOLERANCE, difference, same
 from sensitivity.simulators.memory import over_budget
 from sensitivity.simulators.toggle import ToggleSimulator
@@ -67,6 +72,11 @@ class ReplaySimulator:
             quantizer.name for quantizer in source.quantizers if quantizer.replaces
         )
         self._quantizers = native_quantizers(source, own=own)
+        # a change of a bias goes with the range that brings it
+        self._node_bits = [
+            *self._bits.values(),
+            *(1 << index for index, _ in bias_changes(source)),
+        ]
         self._marked = _marked(source)
         self._own = any(isinstance(quantizer, OwnQuantizer) for quantizer in self._quantizers)
         self._graphs: list[tuple[Any, Graph]] = []
@@ -269,7 +279,7 @@ class ReplaySimulator:
         shape = _shape(leaves, spec)
         args, kwargs = pytree.tree_unflatten(leaves, spec)
         try:
-            graph = Graph(trace(self._marked, kwargs or args), self._quantizers)
+            graph = Graph(trace(self._marked, kwargs or args), self._quantizers, self._node_bits)
             with self._ready():
                 graph.largest(leaves)
         except Untraceable as error:

@@ -1,0 +1,127 @@
+"""Biases of layers that are changed for as long as their weights are quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sensitivity.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Delta = tuple[float, ...]
+
+WEIGHTED = {"Linear", "_ConvNd"}
+"""Names of the classes of torch from which all layers with a weight and a bias descend, those of
+the toolkits too."""
+
+
+class Biases:
+    """What is added to the biases of layers now.
+
+    layers: weight quantizer -> the module that holds the bias, which may be None.
+    """
+
+    def __init__(self, layers: Mapping[str, Any]) -> None:
+        self.layers = layers
+        self._own: dict[str, Any] = {}
+        self._now: dict[str, Delta] = {}
+
+    def now(self, name: str) -> Delta | None:
+        """What is added to the bias of the layer of this quantizer; None where that is nothing."""
+        return self._now.get(name)
+
+    @property
+    def in_force(self) -> frozenset[str]:
+        """The weight quantizers of the layers whose biases are changed now."""
+        return frozenset(self._now)
+
+    def change(self, name: str, delta: Delta | None) -> None:
+        """Add this to the layer's own bias, in the place of what was added before; None adds
+        nothing. Raises ModelError where the quantizer is not of such a layer."""
+        if name not in self.layers:
+            raise ModelError(
+                "Expected a change of the bias for the weight of a convolution or linear layer, "
+                f"got one for {name}."
+            )
+        parameters = self.layers[name]._parameters
+        own = self._own.pop(name, parameters["bias"])
+        self._now.pop(name, None)
+        parameters["bias"] = own
+        if delta is not None:
+            self._own[name], self._now[name] = own, delta
+            parameters["bias"] = _sum(self.layers[name], own, delta)
+
+    @contextmanager
+    def changed(self, deltas: Mapping[str, Delta | None]) -> Iterator[None]:
+        """Inside the `with` the biases are those, before and after it as they are now."""
+        with ExitStack() as stack:
+            for name, delta in deltas.items():
+                stack.callback(self.change, name, self.now(name))
+                self.change(name, delta)
+            yield
+
+
+def has_bias(layer: Any) -> bool:
+    """Whether a module is a layer of torch whose bias can be changed, one that has none yet
+    included."""
+    names = {base.__name__ for base in type(layer).__mro__}
+    return bool(names & WEIGHTED) and "bias" in layer._parameters
+
+
+def _sum(layer: Any, own: Any, delta: Delta) -> nn.Parameter:
+    import torch
+    from torch import nn
+
+    weight = layer.weight
+    added = torch.tensor(delta, dtype=weight.dtype, device=weight.device)
+    values = added if own is None else own.detach() + added
+    return nn.Parameter(values, requires_grad=bool(weight.requires_grad))
+
+
+class BiasChange:
+    """Adds to a bias: what a traced graph does where `Biases` changes the layer's parameter."""
+
+    fresh = True
+    overwrite = None
+
+    def __init__(self, delta: Delta) -> None:
+        self._delta = delta
+
+    def __call__(self, bias: Tensor) -> Tensor:
+        import torch
+
+        return bias + torch.tensor(self._delta, dtype=bias.dtype, device=bias.device)
+
+
+def mark_biases(
+    model: nn.Module, node: Any, places: Mapping[str, Sequence[tuple[int, int]]]
+) -> None:
+    """Let the biases of a model, which is a copy for tracing, go through nodes that a tracer sees.
+
+    node: called with a bias and the number of a node. places: path of a layer -> (number, channels)
+    of each of its nodes. A bias that is None becomes zeros.
+    """
+    import torch
+
+    layers = [(model.get_submodule(path), numbers) for path, numbers in places.items()]
+
+    def begin(module: Any, args: Any) -> None:
+        for layer, numbers in layers:
+            bias: Any = layer._parameters["bias"]
+            if bias is None:
+                weight: Any = layer.weight
+                bias = torch.zeros(numbers[0][1], dtype=weight.dtype, device=weight.device)
+            for number, _ in numbers:
+                bias = node(bias, number)
+            # found before the parameter of this name, which stays as it is
+            vars(layer)["bias"] = bias
+
+    def end(module: Any, args: Any, outputs: Any) -> None:
+        for layer, _ in layers:
+            del vars(layer)["bias"]
+
+    model.register_forward_pre_hook(begin)
+    model.register_forward_hook(end)

@@ -1,0 +1,146 @@
+"""Bias correction: the mean error of each channel goes into the layer's bias (Nagel et al. 2019,
+"Data-free quantization through weight equalization and bias correction", in its empirical form).
+
+Costs two forwards on the calibration inputs, and nothing in an engine.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from sensitivity.errors import ModelError
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.quantizers.torch.calls import call, device_of, to_device
+from sensitivity.records import Range
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sensitivity.quantizers.torch.biases import Biases
+
+METHOD = "bias correction"
+
+Change = Callable[[str, "Tensor"], "Tensor | None"]
+
+
+@runtime_checkable
+class Correctable(QuantizedModel, Recalibratable, Protocol):
+    """A calibrated model of torch whose layers' biases can be changed."""
+
+    biases: Biases
+
+
+def bias_corrections(
+    source: QuantizedModel,
+    inputs: Any,
+    *,
+    ranges: Iterable[Range] = (),
+    left_out: Collection[str] = (),
+) -> tuple[Range, ...]:
+    """For each weighted layer the range that its weight has, with what its bias lacks: the mean
+    over calibration inputs of its output in float minus its output quantized, per output channel.
+
+    source: `Correctable`. inputs: one batch with all samples, as the model takes it. ranges: that
+    quantizers have meanwhile, without biases. left_out: quantizers that stay off; their layers get
+    nothing. The layers are corrected in the order in which the model calls them, each with those
+    before it corrected. A layer that one forward calls several times is left as it is: what its
+    calls lack is not the same. Raises ModelError for a model without such layers.
+    """
+    import torch
+
+    if not isinstance(source, Correctable):
+        raise ModelError(
+            f"Expected a model whose biases can be changed, got one of {source.source}."
+        )
+    ranges = tuple(ranges)
+    every = [quantizer.name for quantizer in source.quantizers]
+    layers = sorted(source.biases.layers.keys() - set(left_out))
+    names = [name for name in layers if _has_range(source, name)]
+    with torch.no_grad():
+        with source.disabled(every):
+            expected = _means(source, names, inputs)
+        with source.with_ranges(ranges):
+            with source.disabled(left_out):
+                deltas = _lacking(source, expected, inputs)
+            own = [source.range(name) for name in deltas]
+    methods = {one.quantizer: f"{one.method}, {METHOD}" for one in ranges}
+    return tuple(
+        replace(one, method=methods.get(one.quantizer, METHOD), bias=deltas[one.quantizer])
+        for one in own
+    )
+
+
+def _means(source: Any, names: Collection[str], inputs: Any) -> dict[str, Tensor]:
+    """What each layer gives on average, float64[channels], of those that are called once."""
+    found: dict[str, Tensor] = {}
+    calls: Counter[str] = Counter()
+
+    def keep(name: str, output: Tensor) -> None:
+        calls[name] += 1
+        found[name] = _channel_means(source.biases.layers[name], output)
+
+    with _changing_outputs(source, names, keep):
+        _forward(source, inputs)
+    return {name: mean for name, mean in found.items() if calls[name] == 1}
+
+
+def _lacking(
+    source: Any, expected: Mapping[str, Tensor], inputs: Any
+) -> dict[str, tuple[float, ...]]:
+    """What the output of each layer lacks to its expected mean, those before it corrected."""
+    deltas: dict[str, tuple[float, ...]] = {}
+
+    def correct(name: str, output: Tensor) -> Tensor:
+        layer = source.biases.layers[name]
+        lacking = (expected[name] - _channel_means(layer, output)).to(output.dtype)
+        deltas[name] = tuple(lacking.float().tolist())
+        return output + lacking.reshape(-1, *[1] * _axes_behind(layer))
+
+    with _changing_outputs(source, expected, correct):
+        _forward(source, inputs)
+    return deltas
+
+
+@contextmanager
+def _changing_outputs(source: Any, names: Iterable[str], change: Change) -> Iterator[None]:
+    """Inside the `with`, what each layer gives is what `change` makes of it."""
+
+    def hook_for(name: str) -> Any:
+        def hook(module: Any, args: Any, output: Any) -> Any:
+            return change(name, output)
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in names:
+            layer = source.biases.layers[name]
+            stack.callback(layer.register_forward_hook(hook_for(name)).remove)
+        yield
+
+
+def _forward(source: QuantizedModel, inputs: Any) -> None:
+    call(source.model, to_device(inputs, device_of(source.model)))
+
+
+def _channel_means(layer: Any, output: Tensor) -> Tensor:
+    """float64[channels] of an output whose channels lie along the axis that the layer puts them
+    on."""
+    channels = output.ndim - 1 - _axes_behind(layer)
+    return output.double().transpose(0, channels).flatten(1).mean(1)
+
+
+def _axes_behind(layer: Any) -> int:
+    """How many axes follow the channels in what a layer gives: those of the image."""
+    return int(layer.weight.ndim) - 2
+
+
+def _has_range(source: Recalibratable, name: str) -> bool:
+    try:
+        source.range(name)
+    except ModelError:  # FP8, blocks, learned ranges: nothing to switch the bias along with
+        return False
+    return True

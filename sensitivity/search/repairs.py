@@ -1,0 +1,80 @@
+"""Whether a repair of all units at once is worth having: judged on `rank`, which it was not fitted
+on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sensitivity.measure.ranking import gain, per_sample
+from sensitivity.measure.study import Study
+from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
+from sensitivity.search.ranges import ALPHA, SIGNAL_SAMPLES, is_above
+from sensitivity.signals.base import Signal
+
+Pair = tuple[Range, Range]
+"""The range that a quantizer came with, and its new one."""
+
+
+def repaired(
+    study: Study,
+    known: Sequence[Recalibrated],
+    repairs: Iterable[Pair],
+    *,
+    skip: Sequence[str] = (),
+    signal: Signal | None = None,
+) -> tuple[Recalibrated, ...]:
+    """The units with these repairs on top of what is known of them; as known where that is no
+    better.
+
+    skip: units that stay unquantized. signal: of how far outputs have moved; None where there are
+    no outputs to compare. Better is: the metric on `rank` does not fall, and it credibly rises or
+    the outputs are credibly nearer to float's. Each unit then has the gain of all, over the ranges
+    that the model came with.
+    """
+    before = {old.quantizer: (old, new) for unit in known for old, new in unit.pairs}
+    after = before | {old.quantizer: (old, new) for old, new in repairs}
+    if after == before:
+        return tuple(known)
+    variants = [_variant(study, skip, pairs) for pairs in ({}, before, after)]
+    study.measurer.offer(variants[1].ranges | variants[2].ranges)
+    scores = study.measurer.scores(variants, "rank", "repair: all units")
+    if not _is_better(study, scores[1:], variants[1:], signal):
+        return tuple(known)
+    brought = gain(scores[0], scores[2], study.measurer.task.aggregate)
+    changed = (_changed(unit, after, brought) for unit in study.units)
+    return tuple(unit for unit in changed if unit.ranges)
+
+
+def _variant(study: Study, skip: Sequence[str], pairs: Mapping[str, Pair]) -> Variant:
+    ranges = frozenset(new for _, new in pairs.values())
+    return Variant("repaired", study.skip_variant(skip).disabled, ranges)
+
+
+def _changed(unit: Unit, pairs: Mapping[str, Pair], brought: Estimate) -> Recalibrated:
+    mine = [pairs[name] for name in unit.quantizers if name in pairs]
+    before = tuple(old for old, _ in mine)
+    ranges = tuple(new for _, new in mine)
+    method = ", ".join(dict.fromkeys(one.method for one in ranges))
+    return Recalibrated(unit.name, method, before, ranges, brought, together=True)
+
+
+def _is_better(
+    study: Study, scores: Sequence[Scores], variants: Sequence[Variant], signal: Signal | None
+) -> bool:
+    """Whether the second of two variants is better than the first, as `repaired` says."""
+    aggregate = study.measurer.task.aggregate
+    change = gain(scores[0], scores[1], aggregate)
+    if change.value < 0:
+        return False
+    if change.low is None:  # one value for the whole split: nothing can be said of chance
+        return change.value > 0
+    first, second = (per_sample(one, aggregate) for one in scores)
+    return is_above(second, first, ALPHA) or _is_nearer(study, variants, signal)
+
+
+def _is_nearer(study: Study, variants: Sequence[Variant], signal: Signal | None) -> bool:
+    """Whether the outputs of the second variant are credibly nearer to float's."""
+    if signal is None:
+        return False
+    first, second = study.measurer.distortion(signal, variants, study.float_variant, SIGNAL_SAMPLES)
+    return is_above(first, second, ALPHA)
