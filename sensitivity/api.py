@@ -74,9 +74,9 @@ from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.session import Session, open_session
-from sensitivity.steps.bench import HeldOut, benched, held_out, runtime_of
-from sensitivity.steps.export import exported, targets_of
-from sensitivity.steps.plan import read_frontier, replan, searched, wants_cost
+from sensitivity.steps.bench import HeldOut, bench_run, held_out, runtime_of
+from sensitivity.steps.export import export_plan, targets_of
+from sensitivity.steps.plan import read_frontier, replan, search_plan, wants_cost
 from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import Given, split_reference
 from sensitivity.timing.environment import environment
@@ -349,7 +349,7 @@ def _plan(
     session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan
 ) -> Plan:
     with _noted(session.run_dir, "plan", command, session):
-        found = searched(session, settings, scanned, runtime_of(settings.runtime))
+        found = search_plan(session, settings, scanned, runtime_of(settings.runtime))
         detail = detection_detail(session.study, found)
         if detail:
             session.run_dir.write("detection.json", detail)
@@ -360,7 +360,7 @@ def _export(
     session: Session, chosen: Plan, command: str, wanted: str | None, *, forgiving: bool = False
 ) -> Verification:
     with _noted(session.run_dir, "export", command, session):
-        return exported(session, chosen, targets_of(wanted), forgiving=forgiving)
+        return export_plan(session, chosen, targets_of(wanted), forgiving=forgiving)
 
 
 def _check_accuracy(settings: BenchChoices) -> None:
@@ -378,7 +378,7 @@ def _bench(
     held: HeldOut | Given | None = None,
 ) -> BenchResult:
     with _noted(run_dir, "bench", command):
-        return benched(run_dir, settings, progress, held)
+        return bench_run(run_dir, settings, progress, held)
 
 
 def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:

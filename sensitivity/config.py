@@ -43,15 +43,19 @@ def registered(default: Any, help: str, *, family: str, also: tuple[str, ...] = 
 
 
 def required(help: str) -> Any:  # noqa: A002
+    """A setting without a default, given as an option or by keyword. help: one sentence."""
     return field(metadata={"help": help})
 
 
 def argument(help: str) -> Any:  # noqa: A002
+    """A setting without a default, which the command line takes by its place."""
     return field(metadata={"help": help, "argument": True})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskChoices:
+    """Which model is measured on which data."""
+
     task: str = argument(
         "A Python file and a function in it that returns a task, as in my_task.py:task; or a Q/DQ "
         "ONNX file with --data."
@@ -73,6 +77,8 @@ class TaskChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings(TaskChoices):
+    """The same, with where the results go."""
+
     out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
     resume: bool = setting(False, "Go on with the run that is in the run directory.")
 
@@ -88,6 +94,8 @@ class CheckSettings(TaskChoices):
 
 @dataclass(frozen=True, kw_only=True)
 class UnitChoices:
+    """What is switched as one, and which ranges are shared."""
+
     unit: UnitName = setting(
         "layer",
         "What is left out of INT8 as a whole: layer; group: layers that the compiler wants in one "
@@ -112,6 +120,8 @@ class UnitChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanChoices(UnitChoices):
+    """How units are ranked, and what that may cost."""
+
     mode: Mode | None = setting(
         None,
         "disable: what is gained when one layer alone is left unquantized; enable: what is lost "
@@ -151,6 +161,8 @@ class ScanChoices(UnitChoices):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanChoices:
+    """What a plan must hold, and how it is searched for."""
+
     max_drop: str | None = setting(
         None,
         "Largest accuracy drop from float: points (1pt) or relative (1%). 1pt when no target is "
@@ -187,6 +199,8 @@ class PlanChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeChoices:
+    """Where latency is measured."""
+
     runtime: str = registered(
         "onnxruntime", "The runtime to measure latency in.", family="runtimes"
     )
@@ -197,6 +211,8 @@ class RuntimeChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchChoices(RuntimeChoices):
+    """How often files are timed, and whether their accuracy is measured too."""
+
     rounds: int = setting(100, "How many times each file is timed; files take turns.", least=1)
     accuracy: bool = setting(
         False,
@@ -210,6 +226,8 @@ class BenchChoices(RuntimeChoices):
 
 @dataclass(frozen=True, kw_only=True)
 class DirSettings:
+    """The run that a step goes on with."""
+
     directory: Path = argument("Run directory made by `sensitivity scan` or `sensitivity run`.")
 
 
@@ -256,6 +274,8 @@ class RunSettings(BenchChoices, PlanChoices, ScanChoices, TaskSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class YoloChoices:
+    """Which detector of ultralytics is quantized, and on which images."""
+
     weights: Path = required("A .pt file of the ultralytics package: v5u, v8, v9, v10, 11, 12, 26.")
     data: Path = required(
         "Labelled images: a data YAML, a COCO JSON file, or a folder with images and labels; class "

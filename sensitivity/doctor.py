@@ -58,6 +58,7 @@ OTHER_NAMES = {"tensorrt-rtx": ("tensorrt-rtx-cu12",)}
 
 
 def packages() -> tuple[Package, ...]:
+    """The packages that anything here needs, with the versions that are installed."""
     return tuple(
         Package(name, _version(name), purpose, install)
         for name, (purpose, install) in PURPOSES.items()

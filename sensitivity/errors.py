@@ -29,40 +29,53 @@ class SensitivityError(Exception):
     """What must hold, what came, what to try: one sentence."""
 
 
-class TaskError(SensitivityError): ...
+class TaskError(SensitivityError):
+    """The task, or what its functions returned, is not what was promised."""
 
 
-class CheckError(SensitivityError): ...
+class CheckError(SensitivityError):
+    """A check before the scan found an error; `--force` goes on all the same."""
 
 
-class ModelError(SensitivityError): ...
+class ModelError(SensitivityError):
+    """The model cannot be measured as it is: not quantized, not calibrated, or not switchable."""
 
 
-class NamesError(SensitivityError): ...
+class NamesError(SensitivityError):
+    """A name or pattern matches nothing, or too much."""
 
 
-class RunDirError(SensitivityError): ...
+class RunDirError(SensitivityError):
+    """The run directory lacks what a step needs, or holds another run."""
 
 
-class JournalMismatch(RunDirError): ...
+class JournalMismatch(RunDirError):
+    """The journal is of another model, other data or other settings."""
 
 
-class WriteError(SensitivityError): ...
+class WriteError(SensitivityError):
+    """A file cannot be written."""
 
 
-class ExportError(SensitivityError): ...
+class ExportError(SensitivityError):
+    """The model cannot be exported, or a file does not compute what was simulated."""
 
 
-class OnnxFileError(SensitivityError): ...
+class OnnxFileError(SensitivityError):
+    """An ONNX file cannot be read, or holds what cannot be switched."""
 
 
-class RuntimeUnavailable(SensitivityError): ...
+class RuntimeUnavailable(SensitivityError):
+    """A runtime that was asked for by name cannot be used here."""
 
 
-class GuestError(SensitivityError): ...
+class GuestError(SensitivityError):
+    """Something that another package brings cannot be used."""
 
 
 class MissingPackage(SensitivityError):
+    """An optional package is not installed; the message says which extra brings it."""
+
     def __init__(self, package: str, purpose: str, extra: str) -> None:
         super().__init__(
             f"Expected {package} to be installed for {purpose}; run: {install_line(extra)}."

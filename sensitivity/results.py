@@ -225,26 +225,32 @@ class Checked:
 
 
 def scanned(directory: Path, task: Given | None) -> Scanned:
+    """The result of `scan`, read from its run directory. task: as it was given in Python; None for
+    one in a file."""
     run_dir = RunDir(directory)
     return Scanned(directory, task, run_dir.info(), run_dir.read("scan.json", Scan))
 
 
 def planned(directory: Path, task: Given | None) -> Planned:
+    """The result of `plan`, read from the run directory. Raises RunDirError before a plan."""
     run_dir = RunDir(directory)
     return Planned(directory, task, run_dir.info(), run_dir.plan(), scanned(directory, task))
 
 
 def exported(directory: Path, task: Given | None) -> Exported:
+    """The result of `export`, read from the run directory. Raises RunDirError before an export."""
     run_dir = RunDir(directory)
     return Exported(directory, task, run_dir.info(), run_dir.read("export.json", Verification))
 
 
 def benched(directory: Path, task: Given | None) -> Benched:
+    """The result of `bench`, read from the run directory. Raises RunDirError before a bench."""
     run_dir = RunDir(directory)
     return Benched(directory, task, run_dir.info(), run_dir.read("bench.json", BenchResult))
 
 
 def whole_run(directory: Path, task: Given | None) -> Run:
+    """All steps that have been done in the run directory."""
     plan, folder = planned(directory, task), directory
     has = {name: (folder / name).exists() for name in ("export.json", "bench.json")}
     export = exported(folder, task) if has["export.json"] else None

@@ -58,7 +58,7 @@ def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
     worst = [int(at) for at in np.argsort(-loss, kind="stable")[:WORST] if loss[at] > 0]
     data = measurer.task.data["rank"]
     images = (
-        tuple(_shown(measurer, variants, judge, data, at, float(loss[at])) for at in worst)
+        tuple(_shown(measurer, variants, data, at, float(loss[at])) for at in worst)
         if isinstance(data, ImageBatches)
         else ()
     )
@@ -97,12 +97,13 @@ def _losses(scores: dict[str, Scores], measurer: Measurer) -> Scores:
 def _shown(
     measurer: Measurer,
     variants: Sequence[Variant],
-    judge: DetectionScore,
     data: ImageBatches,
     at: int,
     loss: float,
 ) -> ShownImage:
-    image = data.images[at]
+    """One image with the boxes of each variant. at: its place in `data`."""
+    judge, image = measurer.task.score, data.images[at]
+    assert isinstance(judge, DetectionScore)
     image = replace(image, size=image.size or image_size(image.file))
     inputs, targets = next(iter(ImageBatches([image], size=data.size, batch=1)))
     truth = pad_truth([image], max(1, len(image.boxes)))

@@ -146,26 +146,22 @@ class Measurer:
         variants = [self.of(variant) for variant in variants]
         reader, found = Reader(self.task, "rank"), list[list[Scores]]()
         with self.progress(f"signal: {signal.name}", samples) as advance:
-            while (open_ := samples - sum(len(parts[0]) for parts in found)) > 0 and len(
-                found
-            ) < reader.count:
-                batch = len(found)
+            for batch in range(reader.count):
+                seen = sum(len(parts[0]) for parts in found)
+                wanted = samples - seen
+                if wanted <= 0:
+                    break
                 missing = [v for v in variants if self.journal.scores(v, split, batch) is None]
                 if missing:
                     inputs, targets = reader.at(batch)
                     self._check_data(split, batch, inputs, targets)
                     simulator = self._simulator_for(missing)
                     fitted = self._fitted(signal, reference, samples)
-                    self._distort(
-                        fitted,
-                        missing,
-                        reference,
-                        split,
-                        batch,
-                        _at_least(open_, inputs, simulator),
-                    )
+                    part = _at_least(wanted, inputs, simulator)
+                    for variant, values in self._distortions(fitted, missing, reference, part):
+                        self.journal.add_scores(variant, split, batch, values)
                     size = batch_size(inputs)
-                    advance(min(size, open_), (len(missing) + 1) * size)
+                    advance(min(size, wanted), (len(missing) + 1) * size)
                 found.append([self._known(variant, split, batch) for variant in variants])
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
@@ -279,15 +275,10 @@ class Measurer:
                 "shuffle."
             )
 
-    def _distort(
-        self,
-        signal: Signal,
-        variants: list[Variant],
-        reference: Variant,
-        split: str,
-        batch: int,
-        inputs: Any,
-    ) -> None:
+    def _distortions(
+        self, signal: Signal, variants: list[Variant], reference: Variant, inputs: Any
+    ) -> list[tuple[Variant, Scores]]:
+        """How far each variant's outputs are from those of `reference`, float64[n] for n inputs."""
         view = signal.view or flat_outputs
         float_outputs = self._reference(signal, reference, inputs)
         measured: list[tuple[Variant, Scores]] = []
@@ -295,8 +286,7 @@ class Measurer:
             measured.append((variants[index], signal.of(float_outputs, view(output))))
             self.samples += batch_size(inputs)
             del output
-        for variant, values in measured:
-            self.journal.add_scores(variant, split, batch, values)
+        return measured
 
     def _known(self, variant: Variant, split: str, batch: int) -> Scores:
         scores = self.journal.scores(variant, split, batch)

@@ -12,6 +12,7 @@ BASELINES = ("float", "quantized", "weights only", "activations only")
 
 
 def baselines(quantizers: Sequence[Quantizer]) -> dict[str, Variant]:
+    """The variants that all others are compared with, by their names in `BASELINES`."""
     every = frozenset(quantizer.name for quantizer in quantizers)
     weights = frozenset(quantizer.name for quantizer in quantizers if quantizer.role == "weight")
     disabled = {

@@ -59,6 +59,7 @@ def unexecuted(quantizers: Sequence[Quantizer]) -> Iterator[Finding]:
 
 
 def by_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then warnings, then notes; each kind in the order found."""
     order = {"error": 0, "warning": 1, "note": 2}
     return tuple(sorted(findings, key=lambda finding: order[finding.severity]))
 

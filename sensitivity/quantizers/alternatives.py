@@ -105,6 +105,8 @@ def replacing(quantizers: Iterable[Quantizer], switched: Iterable[str]) -> dict[
 def in_use(
     quantizers: Iterable[Quantizer], switched: Iterable[str], ranges: dict[str, Range]
 ) -> list[Range]:
+    """The ranges that replace those of quantizers when these names are switched. ranges: by their
+    key."""
     return [ranges[key] for key in replacing(quantizers, switched).values()]
 
 

@@ -62,6 +62,8 @@ def ranges_set(
 
 
 def own_range(name: str, amax: Any, axis: int | None) -> Range:
+    """The range that a quantizer came with. amax: a tensor of one value, or of one for each channel
+    along `axis`."""
     return Range(name, "own", _values(amax), axis)
 
 

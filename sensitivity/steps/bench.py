@@ -98,7 +98,7 @@ def held_out_of(run_dir: RunDir, given: Given | None, progress: Progress) -> Hel
     return found
 
 
-def benched(
+def bench_run(
     run_dir: RunDir, settings: BenchChoices, progress: Progress, held: HeldOut | Given | None = None
 ) -> BenchResult:
     """Time the files of a run's plan, say what they ran in, and write bench.json, bench.csv and

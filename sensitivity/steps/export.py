@@ -32,7 +32,7 @@ def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
     return tuple(cast("LowerTarget", name) for name in names)
 
 
-def exported(
+def export_plan(
     session: Session, chosen: Plan, targets: Sequence[LowerTarget], *, forgiving: bool = False
 ) -> Verification:
     """Write and verify the files of a plan, and export.json.

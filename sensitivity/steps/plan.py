@@ -17,7 +17,15 @@ from sensitivity.files import write_whole
 from sensitivity.journal.journal import task_of
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
-from sensitivity.records import BenchResult, CostModel, FrontierPoint, Plan, Target, cost_of
+from sensitivity.records import (
+    BenchResult,
+    CostModel,
+    Estimate,
+    FrontierPoint,
+    Plan,
+    Target,
+    cost_of,
+)
 from sensitivity.registry import load
 from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
@@ -43,7 +51,7 @@ from sensitivity.steps.recalibrate import (
     Recalibration,
     in_force,
     kept,
-    recalibrated_plan,
+    own_quantized,
     recalibration,
 )
 from sensitivity.tasks.load import Given, same_task, task_digest
@@ -62,23 +70,42 @@ OWN_RANGES = (
 
 Found = TypeVar("Found")
 
-PlanSearch = RunSettings | PlanSettings
+SearchSettings = RunSettings | PlanSettings
 """What tells a search what to look for; its other settings are of no interest here."""
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """A plan with the ranges that it was searched for under, and what was measured on the way.
+class Question:
+    """What is searched for, the same under all ranges that are tried.
 
-    values: float[1 + points, m], of `confirm_values`.
+    fixed: units that are not up for choice. cost, probe: what sets cost, and what measures whole
+    engines; None where units are counted.
     """
 
+    planner: str
+    target: Target
+    fixed: Pins
+    cost: CostModel | None
+    probe: Probe | None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What one search found. ranges: those that it was made under.
+
+    plan: as the search left it. points: the sets that it measured. values: float[1 + points, m], of
+    `confirm_values`.
+    """
+
+    ranges: Recalibration
     plan: Plan
     points: tuple[FrontierPoint, ...]
     values: np.ndarray
 
 
-def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Runtime) -> Plan:
+def search_plan(
+    session: Session, settings: SearchSettings, scanned: Scan, runtime: Runtime
+) -> Plan:
     """Search for a plan and write plan.json, frontier.json and frontier.csv."""
     target = target_of(settings, session.task.full_scale)
     fixed = pins(settings.skip, settings.keep, session.units)
@@ -89,24 +116,56 @@ def searched(session: Session, settings: PlanSearch, scanned: Scan, runtime: Run
     if not settings.no_recalibrate:
         new = recalibration(session, scanned, target, fixed.skip)
     with _priced(session, settings, runtime) as (cost, probe):
-        search = partial(
-            _attempt, session, settings, target=target, price=(cost, probe), fixed=fixed
-        )
+        question = Question(settings.planner, target, fixed, cost, probe)
         ranges = (new, own) if cost and new.units else (new,)
-        attempts = under_each(session, ranges, search, lambda one: one.plan, fixed.skip)
-        plans = [attempt.plan for attempt in attempts]
-        best = attempts[cheapest(plans, cost, probe)]
-    found = _int8_held_out(session, best.plan)
-    if best is not attempts[0]:
-        found = replace(
-            found, notes=(*found.notes, OWN_RANGES.format(len(new.units), len(plans[0].skip)))
+        attempts = under_each(
+            session, ranges, partial(_attempt, session, question), lambda one: one.plan, fixed.skip
         )
-    points = [point for attempt in attempts for point in attempt.points]
-    values = np.concatenate([attempts[0].values, *(attempt.values[1:] for attempt in attempts[1:])])
-    corrected = correction(values, points, found.skip, found.floor, cost)
-    found = replace(found, metric=replace(found.metric, confirm_drop=corrected))
+        best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
+    found = _finished_plan(session, attempts, best, cost)
     _write(session.run_dir, found, Frontier(best.points, _choices(settings), cost), best.values)
     return _advised(session.run_dir, found)
+
+
+def _finished_plan(
+    session: Session, attempts: Sequence[Attempt], best: Attempt, cost: CostModel | None
+) -> Plan:
+    """The plan of the best attempt with all that was found around it; advice and verdict follow
+    from it later."""
+    plan, used = best.plan, best.ranges
+    quantized, recalibrated = plan.metric.quantized, None
+    if used.units:
+        quantized, recalibrated = own_quantized(session), plan.metric.quantized
+    metric = replace(
+        plan.metric,
+        quantized=quantized,
+        recalibrated=recalibrated,
+        confirm_drop=_corrected_drop(attempts, plan, cost),
+        holdout_quantized=_int8_held_out(session, plan),
+    )
+    notes = [*plan.notes]
+    if used.note:
+        notes.append(used.note)
+    first = attempts[0]
+    if best is not first:
+        notes.append(OWN_RANGES.format(len(first.ranges.units), len(first.plan.skip)))
+    return replace(
+        plan,
+        metric=metric,
+        recalibrated=kept(used.units, plan.quantizers),
+        notes=tuple(notes),
+    )
+
+
+def _corrected_drop(
+    attempts: Sequence[Attempt], plan: Plan, cost: CostModel | None
+) -> Estimate | None:
+    """The drop of the plan on `confirm`, corrected for all sets that it was chosen among."""
+    first, *others = attempts
+    points = [point for attempt in attempts for point in attempt.points]
+    # The first row of each is float.
+    values = np.concatenate([first.values, *(attempt.values[1:] for attempt in others)])
+    return correction(values, points, plan.skip, plan.floor, cost)
 
 
 def wants_cost(settings: PlanChoices) -> bool:
@@ -150,53 +209,35 @@ def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None)
     return met[int(np.argmin(taken))]
 
 
-def _attempt(
-    session: Session,
-    settings: PlanSearch,
-    new: Recalibration,
-    *,
-    target: Target,
-    price: tuple[CostModel | None, Probe | None],
-    fixed: Pins,
-) -> Attempt:
-    found = _chosen(session, settings, new.scan, target, price, fixed)
-    found = recalibrated_plan(session, found, new)
-    return Attempt(found, *_frontier(session, found, price[0]))
+def _attempt(session: Session, question: Question, ranges: Recalibration) -> Attempt:
+    """Search for a plan under these ranges, which the session has at the moment."""
+    plan = _choose(session, question, ranges.scan)
+    points, values = _frontier(session, plan, question.cost)
+    return Attempt(ranges, plan, points, values)
 
 
-def _int8_held_out(session: Session, found: Plan) -> Plan:
-    """The same with everything in INT8, as it was calibrated, on holdout too: what the plan is
-    worth where nothing was chosen. Left out where that is a whole evaluation, or many samples."""
-    size = found.metric.holdout.n
-    if not session.has_samples or size > HOLDOUT_SAMPLES:
-        return found
+def _int8_held_out(session: Session, plan: Plan) -> Estimate | None:
+    """The metric of everything in INT8, as it was calibrated, on `holdout`: the reader sees what
+    the plan gains there. None where that is a whole evaluation, or many samples."""
+    is_cheap = session.has_samples and plan.metric.holdout.n <= HOLDOUT_SAMPLES
+    if not is_cheap:
+        return None
     measurer = session.measurer
     (scores,) = measurer.scores(
         [session.study.baselines["quantized"]], "holdout", "plan: INT8 on holdout"
     )
-    return replace(
-        found,
-        metric=replace(found.metric, holdout_quantized=estimate(scores, measurer.task.aggregate)),
-    )
+    return estimate(scores, measurer.task.aggregate)
 
 
-def _chosen(
-    session: Session,
-    settings: PlanSearch,
-    scanned: Scan,
-    target: Target,
-    price: tuple[CostModel | None, Probe | None],
-    fixed: Pins,
-) -> Plan:
+def _choose(session: Session, question: Question, scanned: Scan) -> Plan:
     signal, alone = _signal(session, scanned)
-    # The scan's own signal is of the ranges that the model came with.
-    means = Means(
-        settings.planner, *price, signal, None if session.measurer.ranges else alone, session.ends()
-    )
-    return choose_plan(session.study, scanned, target, means, fixed)
+    if session.measurer.ranges:
+        alone = None  # the scan's own signal is of the ranges that the model came with
+    means = Means(question.planner, question.cost, question.probe, signal, alone, session.ends())
+    return choose_plan(session.study, scanned, question.target, means, question.fixed)
 
 
-def replan(run_dir: RunDir, settings: PlanSearch, given: Given | None = None) -> Plan | None:
+def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None) -> Plan | None:
     """A plan for another target from what an earlier search of the same kind measured; loads no
     task.
 
@@ -204,10 +245,8 @@ def replan(run_dir: RunDir, settings: PlanSearch, given: Given | None = None) ->
     None where there was no such search, the task has changed since, or no measured set answers for
     the target.
     """
-    earlier, frontier = (
-        run_dir.read_if_there("plan.json", Plan),
-        run_dir.read_if_there("frontier.json", Frontier),
-    )
+    earlier = run_dir.read_if_there("plan.json", Plan)
+    frontier = run_dir.read_if_there("frontier.json", Frontier)
     info = run_dir.info()
     if (
         earlier is None
@@ -265,15 +304,11 @@ def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
 def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> Plan:
     info: RunInfo = run_dir.info()
     metric = MetricFormat(info.metric, info.full_scale)
-    found = replace(
-        found, advice=advice(found, bench.timings if bench else (), len(info.units), metric)
-    )
-    found = replace(found, verdict=verdict_of(found, bench, metric))
+    timings = bench.timings if bench else ()
+    found = replace(found, advice=advice(found, timings, len(info.units), metric))
     allowed = found.metric.float.value - found.floor
-    small = tuple(
-        note for note in small_splits(found.metric, allowed, metric) if note not in found.notes
-    )
-    found = replace(found, notes=(*found.notes, *small))
+    notes = dict.fromkeys((*found.notes, *small_splits(found.metric, allowed, metric)))
+    found = replace(found, verdict=verdict_of(found, bench, metric), notes=tuple(notes))
     found = _said_in(found, format_of(info.quantizers))
     run_dir.write("plan.json", found)
     return found
@@ -302,7 +337,7 @@ def _said_in(found: Plan, format_name: str) -> Plan:
 
 
 def _priced(
-    session: Session, settings: PlanSearch, runtime: Runtime
+    session: Session, settings: SearchSettings, runtime: Runtime
 ) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
     """None for a planner that counts layers, unless a cost was asked for."""
     from sensitivity.steps.price import priced
@@ -351,7 +386,7 @@ def _write_csv(
     write_csv(frontier_table(points, found, cost, best), run_dir.path / "frontier.csv")
 
 
-def _choices(settings: PlanSearch) -> dict[str, str]:
+def _choices(settings: SearchSettings) -> dict[str, str]:
     """What two searches must share for one to answer for the other; the runtime only where it was
     timed."""
     names = {

@@ -19,7 +19,7 @@ from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing, name_in_words
-from sensitivity.records import Plan, Range, Recalibrated, Target
+from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target
 from sensitivity.repairs.bias import Correctable, bias_corrections
 from sensitivity.repairs.samples import one_batch
 from sensitivity.run_dir import RunDir
@@ -88,20 +88,12 @@ def recalibration(
     return found
 
 
-def recalibrated_plan(session: Session, plan: Plan, found: Recalibration) -> Plan:
-    """The plan with what it owes to other ranges: `quantized` is the model as it came,
-    `recalibrated` as it is now."""
-    notes = (*plan.notes, found.note) if found.note else plan.notes
-    if not found.units:
-        return replace(plan, notes=notes)
+def own_quantized(session: Session) -> Estimate:
+    """The metric of everything in INT8 on `confirm`, with the ranges that the model came with."""
     measurer = session.measurer
     with measurer.with_ranges(()):
         own = measurer.known(session.study.baselines["quantized"], "confirm")
-    own_metric = estimate(own, measurer.task.aggregate)
-    metric = replace(plan.metric, quantized=own_metric, recalibrated=plan.metric.quantized)
-    return replace(
-        plan, metric=metric, recalibrated=kept(found.units, plan.quantizers), notes=notes
-    )
+    return estimate(own, measurer.task.aggregate)
 
 
 def kept(units: Sequence[Recalibrated], left_out: Sequence[str]) -> tuple[Recalibrated, ...]:

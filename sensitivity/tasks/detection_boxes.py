@@ -201,6 +201,7 @@ def intersections(first: Floats, second: Floats) -> Floats:
 
 
 def areas(boxes: Floats) -> Floats:
+    """float[...] of boxes [..., 4] by their corners; below 0 for corners in the wrong order."""
     area: Floats = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     return area
 

@@ -98,6 +98,7 @@ def class_results(scores: Mapping[str, Scores], names: Sequence[str]) -> tuple[C
 
 
 def map50(classes: int) -> partial[float]:
+    """Mean average precision at an overlap of half, as a function of the scores of images."""
     return partial(mean_average_precision_50, classes=classes)
 
 

@@ -179,6 +179,7 @@ def _check_scale(task: Task | EvaluateTask) -> None:
 
 
 def check_evaluate_task(task: EvaluateTask) -> None:
+    """Raise TaskError where something of the task is not what it must be."""
     _check_model(task.model)
     _check_scale(task)
     _check_callable("evaluate", task.evaluate)

@@ -88,6 +88,7 @@ def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, 
 
 
 def split_arrays(x: Inputs, y: Labels, batch: int, seed: int = 0) -> dict[str, ArrayBatches]:
+    """Split name -> random samples of the arrays, the same for the same seed."""
     parts = random_parts(len(y), SIZES, seed)
     return {name: ArrayBatches(_taken(x, at), y[at], batch) for name, at in parts.items()}
 

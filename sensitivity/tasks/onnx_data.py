@@ -123,6 +123,7 @@ def coco(data: Path, images: Path | None = None) -> LabelledImages:
 
 
 def folders(data: Path) -> Images:
+    """The images of a folder with one folder for each class."""
     return images_by_class(data)
 
 
@@ -133,6 +134,7 @@ def split_folders(
     batch: int,
     seed: int = 0,
 ) -> dict[str, ImageBatches]:
+    """Split name -> random images, the same for the same seed."""
     parts = random_parts(len(images.files), SIZES, seed)
     return {
         name: ImageBatches(images.take(at), transform, batch, layout=layout)

@@ -117,6 +117,8 @@ def pins(skip: Iterable[str], keep: Iterable[str], units: Sequence[Unit]) -> Pin
 
 
 def pinned(option: str, wanted: Iterable[str], units: Sequence[Unit]) -> tuple[str, ...]:
+    """Names of the units that patterns match, in the model's order. option: named in errors. Raises
+    NamesError for a pattern that matches nothing."""
     names = list(dict.fromkeys(name for unit in units for name in unit.names))
     hit = {name for pattern in wanted for name in matching(option, pattern, names)}
     return tuple(unit.name for unit in units if not hit.isdisjoint(unit.names))

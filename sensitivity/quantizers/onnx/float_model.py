@@ -116,6 +116,7 @@ def _few_samples(arrays: Arrays) -> Arrays:
 
 
 def first_samples(arrays: Arrays, samples: int) -> Arrays:
+    """The first samples of every array that has one entry for each sample; others stay whole."""
     batch = length(arrays)
     return {
         name: array[:samples] if array.ndim and len(array) == batch else array
@@ -241,6 +242,7 @@ def _told(known: FloatModel) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
+    """Some of the names, and how many more."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(names[:NAMED]) + more
 

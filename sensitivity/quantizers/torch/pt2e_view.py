@@ -315,6 +315,7 @@ def _check_ops(model: fx.GraphModule) -> None:
 
 
 def is_pt2e_op(node: fx.Node) -> bool:
+    """Whether a node quantizes or dequantizes, or chooses the parameters for it."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target.namespace == NAMESPACE
 
 

@@ -320,6 +320,8 @@ class TensorQuantizerModel:
 
 
 def is_a(module: Any, kind: str, package: str) -> bool:
+    """Whether a module is of this class of a package, found by name: the package need not be
+    imported."""
     return any(
         base.__name__ == kind and base.__module__.partition(".")[0] == package
         for base in type(module).__mro__
@@ -327,10 +329,12 @@ def is_a(module: Any, kind: str, package: str) -> bool:
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
+    """Some of the names, and how many more."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def array(tensor: Any) -> NDArray[np.float32]:
+    """The tensor's values on the host, as float32."""
     return np.asarray(tensor.detach().float().cpu().numpy(), dtype=np.float32)
 
 
