@@ -440,20 +440,24 @@ def report_data(directory: Path) -> ReportData:
     RunDirError."""
     run_dir = RunDir(directory)
     info = run_dir.info()
-    scanned = run_dir.read_if_there("scan.json", Scan)
+    chosen = run_dir.read_if_there("plan.json", Plan)
     verified = run_dir.read_if_there("export.json", Verification)
     timed = run_dir.read_if_there("bench.json", BenchResult)
-    chosen = run_dir.read_if_there("plan.json", Plan)
-    detail = run_dir.read_if_there("detection.json", DetectionDetail)
     unfinished = run_dir.unfinished()
-    old_files = verified and chosen and not verified.is_of(chosen)
-    stale = old_files or (timed and chosen and timed.skip != chosen.skip)
-    if stale:
+    is_stale = _is_stale(chosen, verified, timed)
+    if is_stale:
         verified = timed = None
     if chosen:
-        chosen = replace(
-            chosen, verdict=verdict_of(chosen, timed, MetricFormat(info.metric, info.full_scale))
-        )
+        metric = MetricFormat(info.metric, info.full_scale)
+        chosen = replace(chosen, verdict=verdict_of(chosen, timed, metric))
+    scanned = run_dir.read_if_there("scan.json", Scan) or Scan(info.mode, {}, ())
+    bench = timed or BenchResult((), (), info.environment, {}, ())
+    has_frontier = (run_dir.path / "frontier.json").exists()
+    warnings = [*info.warnings]
+    if is_stale:
+        warnings.append(STALE)
+    if unfinished:
+        warnings.append(unfinished)
     return ReportData(
         title=f"{directory.resolve().name} in INT8",
         metric=info.metric,
@@ -461,36 +465,50 @@ def report_data(directory: Path) -> ReportData:
         mode=info.mode,
         command="\n".join(dict.fromkeys(info.commands.values())),
         settings=info.settings | _spent(info),
-        baselines=scanned.baselines if scanned else {},
-        effects=scanned.effects if scanned else (),
+        baselines=scanned.baselines,
+        effects=scanned.effects,
         units=info.units,
         plan=chosen,
-        frontier=tuple(read_frontier(run_dir)[1])
-        if (run_dir.path / "frontier.json").exists()
-        else (),
-        detection=detail if detail and chosen and detail.skip == chosen.skip else None,
-        timings=timed.timings if timed else (),
-        bench_sentences=timed.sentences if timed else (),
-        environment=timed.environment if timed else info.environment,
+        frontier=tuple(read_frontier(run_dir)[1]) if has_frontier else (),
+        detection=_detection_of(run_dir, chosen),
+        timings=bench.timings,
+        bench_sentences=bench.sentences,
+        environment=bench.environment,
         # what was built of them has a section of its own
         verification=facts(replace(verified, engines={}, not_built={})) if verified else None,
         engines=verified.engines if verified else {},
         not_built=verified.not_built if verified else {},
-        warnings=info.warnings
-        + ((STALE,) if stale else ())
-        + ((unfinished,) if unfinished else ()),
+        warnings=tuple(warnings),
         scales=info.scales,
-        sharing=scanned.sharing if scanned else None,
+        sharing=scanned.sharing,
         format=format_of(info.quantizers),
     )
 
 
+def _is_stale(
+    chosen: Plan | None, verified: Verification | None, timed: BenchResult | None
+) -> bool:
+    """Whether the files or their latencies are of another plan than that of now."""
+    if chosen is None:
+        return False
+    has_old_files = verified is not None and not verified.is_of(chosen)
+    has_old_times = timed is not None and timed.skip != chosen.skip
+    return has_old_files or has_old_times
+
+
+def _detection_of(run_dir: RunDir, chosen: Plan | None) -> DetectionDetail | None:
+    """What the plan changes for a detector; None where that is of another plan."""
+    detail = run_dir.read_if_there("detection.json", DetectionDetail)
+    if detail is None or chosen is None or detail.skip != chosen.skip:
+        return None
+    return detail
+
+
 def _spent(info: RunInfo) -> dict[str, str]:
     """What the numbers cost, for the report."""
-    simulator = (
-        {"simulator": f"{info.simulator['name']}: {info.simulator['reason']}"}
-        if info.simulator
-        else {}
-    )
     seconds = ", ".join(f"{verb} {value:.1f} s" for verb, value in info.seconds.items())
-    return {"samples forwarded": str(info.samples), "time": seconds} | simulator
+    spent = {"samples forwarded": str(info.samples), "time": seconds}
+    if info.simulator:
+        name, reason = info.simulator["name"], info.simulator["reason"]
+        spent["simulator"] = f"{name}: {reason}"
+    return spent

@@ -144,7 +144,7 @@ def test_planning_again_answers_as_the_search_would(planned: Path) -> None:
 def test_another_planner_and_a_changed_task_are_searched_anew(planned: Path, monkeypatch) -> None:
     searched = []
     monkeypatch.setattr(
-        api, "searched", lambda *all_: searched.append(all_) or RunDir(planned).plan()
+        api, "search_plan", lambda *all_: searched.append(all_) or RunDir(planned).plan()
     )
     api.plan(PlanSettings(directory=planned, target=1.0))
     assert not searched

@@ -11,7 +11,7 @@ from sensitivity.quantizers.base import Changeable, QuantizedModel, Recalibratab
 from sensitivity.records import Plan, Range
 from sensitivity.run_dir import RunInfo
 from sensitivity.session import quantized_model
-from sensitivity.steps.recalibrate import ranges_of
+from sensitivity.steps.recalibrate import plan_ranges
 from sensitivity.units.placement import unified_scales
 
 
@@ -53,7 +53,7 @@ def _ranges(source: QuantizedModel, plan: Plan, info: RunInfo) -> Iterator[None]
     with ExitStack() as stack:
         if info.scales:
             stack.enter_context(unified_scales(source, info.scales))
-        stack.enter_context(ranges_of(plan, source))
+        stack.enter_context(plan_ranges(plan, source))
         yield
 
 

@@ -11,9 +11,9 @@ from sensitivity.errors import TaskError
 from sensitivity.exporters.verification import Verification
 from sensitivity.quantizers.base import form_of
 from sensitivity.quantizers.torch.half import in_float32
-from sensitivity.records import Plan
+from sensitivity.records import EngineStructure, Plan
 from sensitivity.session import Session
-from sensitivity.steps.recalibrate import ranges_of
+from sensitivity.steps.recalibrate import plan_ranges
 from sensitivity.tasks.scoring import Scoring
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def export_plan(
             "inputs to the EvaluateTask."
         )
     task, source, run_dir = session.task, session.source, session.run_dir
-    with ranges_of(chosen, source):
+    with plan_ranges(chosen, source):
         batches = session.some_batches(METRIC_BATCHES)
         scoring = (
             None
@@ -81,13 +81,15 @@ def _built(session: Session, chosen: Plan, verification: Verification) -> Verifi
         return replace(verification, not_built=dict.fromkeys(quantized, problem))
     plan = PlanNames(tuple(chosen.skip), tuple(chosen.quantizers))
     names = quantized or ["model.partial.onnx"]
-    found = {name: build_or_say_why(session.run_dir.path / name, plan) for name in names}
-    engines = {name: built for name, built in found.items() if not isinstance(built, str)}
-    return replace(
-        verification,
-        engines=engines,
-        not_built={n: why for n, why in found.items() if isinstance(why, str)},
-    )
+    engines: dict[str, EngineStructure] = {}
+    not_built: dict[str, str] = {}
+    for name in names:
+        built = build_or_say_why(session.run_dir.path / name, plan)
+        if isinstance(built, str):
+            not_built[name] = built
+        else:
+            engines[name] = built
+    return replace(verification, engines=engines, not_built=not_built)
 
 
 def _exported_torch(

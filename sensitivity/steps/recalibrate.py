@@ -112,7 +112,7 @@ def in_force(run_dir: RunDir, plan: Plan) -> tuple[Recalibrated, ...]:
     return run_dir.read(FILE, Recalibration).units
 
 
-def ranges_of(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
+def plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
     """Inside the `with`, the model has the ranges of the plan."""
     if not plan.recalibrated:
         return nullcontext()

@@ -210,16 +210,15 @@ def images_by_class(root: Path) -> Images:
     """The images of root/CLASS/..., classes numbered in alphabetical order. Raises TaskError for an
     empty class."""
     files = image_files(root)
-    folders = sorted(
-        path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+    folders = _class_folders(root)
     if not folders:
         raise TaskError(
             f"Expected one folder per class in {root}, got {len(files)} images and no folder; "
             "pass label=, a function from a file's path to its class index."
         )
-    names = [file.relative_to(root).parts[0] for file in files if file.parent != root]
-    empty = [folder for folder in folders if folder not in set(names)]
+    in_folders = [file for file in files if file.parent != root]
+    names = [file.relative_to(root).parts[0] for file in in_folders]
+    empty = sorted(set(folders) - set(names))
     if empty:
         raise TaskError(
             f"Expected images in every class folder of {root}, got none in {', '.join(empty[:5])}; "
@@ -228,7 +227,13 @@ def images_by_class(root: Path) -> Images:
         )
     number = {folder: at for at, folder in enumerate(folders)}
     labels = np.array([number[name] for name in names], np.int64)
-    return Images([file for file in files if file.parent != root], labels, len(folders))
+    return Images(in_folders, labels, len(folders))
+
+
+def _class_folders(root: Path) -> list[str]:
+    """Names of the folders of classes, in alphabetical order; hidden ones are none."""
+    names = [path.name for path in root.iterdir() if path.is_dir()]
+    return sorted(name for name in names if not name.startswith("."))
 
 
 def labelled_images(root: Path, label: Callable[[Path], int]) -> Images:

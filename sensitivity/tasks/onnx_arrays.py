@@ -145,27 +145,32 @@ def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels
     """
     labels = given
     if given.dtype.kind in "iufb" and given.ndim == 2:
-        labels = _from_one_hot(given, what) if given.shape[1] > 1 else given[:, 0]
-    whole = labels.dtype.kind in "iu" or (
-        labels.dtype.kind == "f" and bool(np.all(labels == np.rint(labels)))
-    )
-    if labels.ndim != 1 or not whole:
+        is_one_hot = given.shape[1] > 1
+        labels = _from_one_hot(given, what) if is_one_hot else given[:, 0]
+    if labels.ndim != 1 or not _are_whole_numbers(labels):
         raise TaskError(
             f"Expected {what} to be one class index for each sample, got {given.dtype} of shape "
             f"{list(given.shape)}; pass "
             "integers from 0, or one-hot rows [n, classes]."
         )
-    indices = labels.astype(np.int64)
-    top = None if classes is None else classes - 1
-    if len(indices) and (indices.min() < 0 or (top is not None and indices.max() > top)):
-        wrong = indices[(indices < 0) | (indices > (indices.max() if top is None else top))][0]
-        upto = "" if top is None else f" to {top}, as the file has {classes} outputs"
+    indices: Labels = labels.astype(np.int64)
+    is_wrong = indices < 0
+    upto = ""
+    if classes is not None:
+        is_wrong |= indices >= classes
+        upto = f" to {classes - 1}, as the file has {classes} outputs"
+    if is_wrong.any():
         raise TaskError(
-            f"Expected class indices from 0{upto}, got {wrong} in {what}; leave out samples "
-            "without a class, and count "
-            "classes from 0."
+            f"Expected class indices from 0{upto}, got {indices[is_wrong][0]} in {what}; leave out "
+            "samples without a class, and count classes from 0."
         )
     return indices
+
+
+def _are_whole_numbers(labels: NDArray[Any]) -> bool:
+    if labels.dtype.kind == "f":
+        return bool(np.all(labels == np.rint(labels)))
+    return labels.dtype.kind in "iu"
 
 
 def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:

@@ -120,8 +120,11 @@ def pinned(option: str, wanted: Iterable[str], units: Sequence[Unit]) -> tuple[s
     """Names of the units that patterns match, in the model's order. option: named in errors. Raises
     NamesError for a pattern that matches nothing."""
     names = list(dict.fromkeys(name for unit in units for name in unit.names))
-    hit = {name for pattern in wanted for name in matching(option, pattern, names)}
-    return tuple(unit.name for unit in units if not hit.isdisjoint(unit.names))
+    matched: set[str] = set()
+    for pattern in wanted:
+        matched.update(matching(option, pattern, names))
+    hit = [unit for unit in units if not matched.isdisjoint(unit.names)]
+    return tuple(unit.name for unit in hit)
 
 
 def _joined(atoms: Sequence[Unit], relations: Iterable[Relation]) -> Iterator[list[Unit]]:

@@ -45,7 +45,7 @@ SCHEDULES = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Prepared:
     """A schedule and the program of each of its legs."""
 
     schedule: Schedule
@@ -79,7 +79,7 @@ class OnnxReplay:
         self._constants: dict[Value, Values] = {}
         self._sizes: dict[Any, tuple[int, ...]] = {}
         self._cuts: dict[Any, int | None] = {}
-        self._plans: dict[Any, Plan] = {}
+        self._plans: dict[Any, Prepared] = {}
         self._needed = 0
 
     @property
@@ -108,7 +108,7 @@ class OnnxReplay:
         return sum(self._bits[name] for name in out)
 
     def _run(
-        self, plan: Plan, parts: Sequence[Arrays], samples: int | None
+        self, plan: Prepared, parts: Sequence[Arrays], samples: int | None
     ) -> Iterator[tuple[int, Any]]:
         """While the caller judges a variant the next one is computed."""
         states = [self._start(plan.schedule, part) for part in parts]
@@ -149,14 +149,14 @@ class OnnxReplay:
         ]
         return all(difference(runs[0][index], runs[1][index]) == 0 for index in range(len(masks)))
 
-    def _plan(self, parts: Sequence[Arrays], masks: Sequence[int]) -> Plan:
+    def _plan(self, parts: Sequence[Arrays], masks: Sequence[int]) -> Prepared:
         key = (tuple(masks), len(parts), _shape(parts[0]))
         if key not in self._plans:
             while len(self._plans) >= SCHEDULES:
                 del self._plans[next(iter(self._plans))]
             network = replace(self._split.network, size=self._measured(parts[0]))
             made = schedule(network, masks, self._memory, len(parts))
-            self._plans[key] = Plan(made, tuple((leg, self._program(leg)) for leg in made.legs))
+            self._plans[key] = Prepared(made, tuple((leg, self._program(leg)) for leg in made.legs))
         return self._plans[key]
 
     def _program(self, leg: Leg) -> Program:
