@@ -31,9 +31,16 @@ ImageSize = int | tuple[int, int]
 """Side of a square in pixels, or (height, width)."""
 
 
-def setting(default: Any, help: str, *, least: float | None = None) -> Any:  # noqa: A002 - as click calls it
-    """A field of settings. least: the smallest number that it may be, see `check_numbers`."""
-    return field(default=default, metadata={"help": help, "least": least})
+def setting(
+    default: Any,
+    help: str,  # noqa: A002 - as click calls it
+    *,
+    least: float | None = None,
+    below: float = math.inf,
+) -> Any:
+    """A field of settings. least: the smallest number that it may be, below: what it must be
+    under, see `check_numbers`."""
+    return field(default=default, metadata={"help": help, "least": least, "below": below})
 
 
 def registered(default: Any, help: str, *, family: str, also: tuple[str, ...] = ()) -> Any:  # noqa: A002
@@ -170,6 +177,12 @@ class PlanChoices:
     )
     target: float | None = setting(
         None, "The metric that must be reached, as an absolute number such as 0.51."
+    )
+    confidence: float = setting(
+        0.8,
+        "Probability with which the true drop shall be within the target, from 0.5 to under 1.",
+        least=0.5,
+        below=1,
     )
     skip: tuple[str, ...] = setting(
         (), "Leave this unit out of INT8 in every plan: a name, or a pattern such as 'head.*'."
@@ -353,10 +366,14 @@ def check_numbers(settings: Any) -> None:
     """
     for item in fields(settings):
         least, value = item.metadata.get("least"), getattr(settings, item.name)
-        if least is not None and value is not None and not least <= value < math.inf:
+        if least is None or value is None:
+            continue
+        below = item.metadata["below"]
+        if not least <= value < below:
+            bound = "" if below == math.inf else f" and under {below:g}"
             raise SensitivityError(
-                f"Expected {flag_of(item.name)} to be at least {least:g}, got {value}; leave it "
-                "out for the usual."
+                f"Expected {flag_of(item.name)} to be at least {least:g}{bound}, got {value}; "
+                "leave it out for the usual."
             )
 
 
@@ -365,9 +382,9 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
     hundredth of it.
 
     >>> target_of(PlanSettings(directory=Path("."), max_drop="1pt"), full_scale=1.0)
-    Target(metric=None, drop=0.01, relative=None)
+    Target(metric=None, drop=0.01, relative=None, confidence=0.8)
     >>> target_of(PlanSettings(directory=Path("."), max_drop="2%"), full_scale=1.0)
-    Target(metric=None, drop=None, relative=0.02)
+    Target(metric=None, drop=None, relative=0.02, confidence=0.8)
     """
     if settings.target is not None and settings.max_drop is not None:
         raise SensitivityError("Expected one of --target and --max-drop, got both; leave one out.")
@@ -377,7 +394,7 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
                 f"Expected --target to be a number such as 0.51, got {settings.target}; give the "
                 "metric to be reached."
             )
-        return Target(metric=settings.target)
+        return Target(metric=settings.target, confidence=settings.confidence)
     text = (settings.max_drop or "1pt").strip()
     number, unit = (text[:-2], "pt") if text.endswith("pt") else (text[:-1], text[-1:])
     try:
@@ -389,7 +406,9 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
             "Expected --max-drop in points (1pt) or relative to float (1%), from 0 to under 100, "
             f"got {text!r}; write the unit behind the number."
         )
-    return Target(drop=value / 100 * full_scale) if unit == "pt" else Target(relative=value / 100)
+    if unit == "pt":
+        return Target(drop=value / 100 * full_scale, confidence=settings.confidence)
+    return Target(relative=value / 100, confidence=settings.confidence)
 
 
 def shown(settings: Any) -> dict[str, str]:

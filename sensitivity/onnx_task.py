@@ -16,7 +16,7 @@ from sensitivity.files import write_whole
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.tasks import onnx_arrays, onnx_data
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.classification import Images, Top1
+from sensitivity.tasks.classification import Images, Top1, answer_lost
 from sensitivity.tasks.detection import DetectionScore, random_splits
 from sensitivity.tasks.detection_labels import LabelledImages
 from sensitivity.tasks.detection_map import mean_average_precision
@@ -96,9 +96,8 @@ def onnx_task(
             "as they are; leave them out."
         )
     x, y = onnx_arrays.arrays(data, ports(model), _classes(model))
-    return Task(
-        model, dict(onnx_arrays.split_arrays(x, y, CLASSIFICATION_BATCH)), Top1(), metric="top-1"
-    )
+    splits = dict(onnx_arrays.split_arrays(x, y, CLASSIFICATION_BATCH))
+    return Task(model, splits, Top1(), metric="top-1", soft=answer_lost)
 
 
 def ports(model: OnnxModel) -> list[Port]:
@@ -150,7 +149,7 @@ def _folders(model: OnnxModel, found: Images, colours: Colours | None, top: floa
         top = 255.0
     transform = ClassifierPixels(image.size, colours or "rgb", top, image.dtype)
     splits = onnx_data.split_folders(found, transform, image.layout, CLASSIFICATION_BATCH)
-    return Task(model, dict(splits), Top1(found.classes), metric="top-1")
+    return Task(model, dict(splits), Top1(found.classes), metric="top-1", soft=answer_lost)
 
 
 def _detection(

@@ -197,15 +197,17 @@ class Effect:
 
 @dataclass(frozen=True)
 class Target:
-    """What the plan must hold on `confirm`: exactly one of the three is given.
+    """What the plan must hold: exactly one of the first three is given.
 
     metric: absolute. drop: largest loss against float, in the metric's unit. relative: the same as
-    a fraction of float.
+    a fraction of float. confidence: the probability with which the true metric must meet it, not
+    that of the samples at hand.
     """
 
     metric: float | None = None
     drop: float | None = None
     relative: float | None = None
+    confidence: float = 0.8
 
     def floor(self, float_metric: float) -> float:
         """The lowest metric that meets the target, given the float baseline on the same samples."""
@@ -259,7 +261,10 @@ class PlanMetric:
     has none.
     confirm_drop: float minus plan on `confirm`, corrected for choosing the plan there
     (`stats.selection`) where more than one set was tried; None where the plan was not measured on
-    all of it."""
+    all of it.
+    true_drop: float minus plan in the world that the samples are from, from what was counted on
+    `confirm` and `holdout` and from how far float's own answers move (`stats.soft_drop`); None
+    where the task has no soft drop."""
 
     name: str
     float: Estimate
@@ -271,6 +276,7 @@ class PlanMetric:
     recalibrated: Estimate | None = None
     confirm_drop: Estimate | None = None
     holdout_quantized: Estimate | None = None
+    true_drop: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -290,14 +296,15 @@ class Verdict:
     """What a run found, in three lines that a reader can act on. Each has a status and a sentence
     with its numbers.
 
-    accuracy: "met" where the drop is within the target with 97.5 % confidence, "missed" where it is
-    above it with as
-        much, or where no set tried reached it on `confirm`; "not proven" otherwise.
+    accuracy: "met" where the drop is within the target with the target's `confidence`, "missed"
+    where it is above it
+        with as much, or where no set tried reached it; "not proven" otherwise.
     speed: of the plan's file against the float file, in one runtime; "same file" where nothing is
     in INT8.
     action: "use" the file; "prove" the accuracy on more samples; "bench" it; stay with "float";
     "train" for INT8;
         "repair" a file whose accuracy in the runtime is not what was simulated.
+    chance: of the true drop being within the target; None where there is no interval.
     """
 
     accuracy: AccuracyStatus
@@ -306,6 +313,7 @@ class Verdict:
     speed_sentence: str
     action: Action
     action_sentence: str
+    chance: float | None = None
 
     @property
     def tone(self) -> Tone:
@@ -406,7 +414,8 @@ def cost_of(skip: Collection[str], cost: CostModel | None) -> float:
 class FrontierPoint:
     """A skip-set that was measured whole on `confirm`. drop: float minus this set there, paired.
 
-    holdout, holdout_drop: None where it was not measured there. predicted_ms and measured_ms as in
+    holdout, holdout_drop: None where it was not measured there. true_drop: as in `PlanMetric`, but
+    without `holdout`, which chooses nothing. predicted_ms and measured_ms as in
     `Plan`.
     """
 
@@ -417,6 +426,12 @@ class FrontierPoint:
     holdout_drop: Estimate | None = None
     predicted_ms: float | None = None
     measured_ms: float | None = None
+    true_drop: Estimate | None = None
+
+    @property
+    def likely_drop(self) -> float:
+        """The best that is known of the drop."""
+        return self.drop.value if self.true_drop is None else self.true_drop.value
 
 
 @dataclass(frozen=True)

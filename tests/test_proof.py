@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from sensitivity.records import Estimate, Target
 from sensitivity.stats.paired import paired_effect
 from sensitivity.stats.proof import (
+    chance_below,
     combined,
     corrected_level,
     judged,
+    more_to_settle,
     samples_to_settle,
     shortfall,
     widened,
@@ -25,15 +28,36 @@ from sensitivity.stats.selection import corrected_drop
     [
         (-0.03, 0.0, "met"),
         (-0.03, 1e-9, "not proven"),
-        (0.0, 0.03, "not proven"),
+        (-1e-9, 0.03, "not proven"),
         (1e-9, 0.03, "missed"),
-        (None, None, "not proven"),
     ],
 )
 def test_a_target_is_proven_only_by_the_whole_interval(
-    low: float | None, high: float | None, status: str
+    low: float, high: float, status: str
 ) -> None:
-    assert judged(Estimate(-0.01, low, high, 100)) == status
+    assert judged(Estimate((low + high) / 2, low, high, 100), 0.975) == status
+
+
+def test_without_an_interval_nothing_is_proven() -> None:
+    assert judged(Estimate(-0.01, None, None, 1), 0.8) == "not proven"
+
+
+@pytest.mark.parametrize(
+    ("value", "status"), [(-0.85, "met"), (-0.83, "not proven"), (0.85, "missed")]
+)
+def test_less_confidence_takes_a_part_of_the_interval(value: float, status: str) -> None:
+    """A normal value is below its mean plus 0.8416 deviations in four of five cases."""
+    assert judged(Estimate(value, value - 1.96, value + 1.96, 100), 0.8) == status
+
+
+def test_a_chance_is_of_the_side_on_which_the_limit_lies() -> None:
+    lopsided = Estimate(0.0, -1.96, 3.92, 50)
+    assert chance_below(lopsided, 2.0) == pytest.approx(norm.cdf(1.0), abs=1e-4)
+    assert chance_below(lopsided, -1.0) == pytest.approx(norm.cdf(-1.0), abs=1e-4)
+    assert (
+        chance_below(Estimate(0.5, 0.5, 0.5, 9), 0.5),
+        chance_below(Estimate(0.5, None, None, 1), 0.5),
+    ) == (1.0, None)
 
 
 def test_two_parts_with_sides_of_wilson_give_newcombe_s_interval() -> None:
@@ -106,17 +130,36 @@ def test_as_many_samples_as_it_says_settle_it_in_four_of_five_cases() -> None:
     first = Estimate(
         0.05, 0.05 - (first.high - first.value), 0.05 + (first.high - first.value), 100
     )
-    needed = samples_to_settle(first)
+    needed = samples_to_settle(first, 0.975)
     assert needed
     draws = rng.normal(0.05, (first.high - 0.05) * 10 / 1.96, (2000, needed))
-    settled = [judged(paired_effect(np.zeros(needed), draw)) == "missed" for draw in draws]
+    settled = [judged(paired_effect(np.zeros(needed), draw), 0.975) == "missed" for draw in draws]
     assert np.mean(settled) == pytest.approx(0.8, abs=0.03)
-    assert samples_to_settle(Estimate(0.0, -0.1, 0.1, 50)) is None
-    assert samples_to_settle(Estimate(0.1, None, None, 1)) is None
+    assert samples_to_settle(Estimate(0.0, -0.1, 0.1, 50), 0.8) is None
+    assert samples_to_settle(Estimate(0.1, None, None, 1), 0.8) is None
 
 
+def test_as_many_more_samples_as_it_says_settle_what_is_known_already() -> None:
+    """A normal mean that is known to 0.01, and new samples of it, weighed by their precision."""
+    rng, seems, spread = np.random.default_rng(4), -0.012, 0.3
+    needed = more_to_settle(Estimate(seems, seems - 0.0196, seems + 0.0196, 300), spread, 0.8)
+    assert needed
+    own, new = 0.01**-2, needed / spread**2
+    means = (own * rng.normal(seems, 0.01, 4000) + new * rng.normal(seems, new**-0.5, 4000)) / (
+        own + new
+    )
+    half = 1.96 * (own + new) ** -0.5
+    settled = [judged(Estimate(mean, mean - half, mean + half, 9), 0.8) == "met" for mean in means]
+    assert np.mean(settled) == pytest.approx(0.8, abs=0.03)
+    assert more_to_settle(Estimate(0.0, -0.1, 0.1, 50), spread, 0.8) is None
+    assert more_to_settle(Estimate(-0.1, -0.11, -0.09, 50), spread, 0.8) == 0
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.975])
 @pytest.mark.parametrize("sets", [1, 12])
-def test_a_plan_that_just_misses_is_called_met_in_at_most_one_of_forty_searches(sets: int) -> None:
+def test_a_plan_that_just_misses_is_called_met_no_more_often_than_stated(
+    sets: int, confidence: float
+) -> None:
     """Nested sets of right and wrong answers; the best one loses just more than is allowed. The
     cheapest that meets on confirm is taken."""
     rng, allowed, runs = np.random.default_rng(2), 0.02, 400
@@ -136,8 +179,8 @@ def test_a_plan_that_just_misses_is_called_met_in_at_most_one_of_forty_searches(
                 corrected_drop(np.ones(300), table, np.arange(sets), allowed, resamples=100), plain
             )
         drop = combined([plain, paired_effect(np.zeros(200), holdout[chosen])])
-        wrong += judged(shortfall(Target(drop=allowed), FLOAT, LEVEL, drop)) == "met"
-    assert wrong / runs <= 0.025 + 2 * np.sqrt(0.025 * 0.975 / runs)
+        wrong += judged(shortfall(Target(drop=allowed), FLOAT, LEVEL, drop), confidence) == "met"
+    assert wrong / runs <= 1 - confidence + 2 * np.sqrt(confidence * (1 - confidence) / runs)
 
 
 def _answers(rng: np.random.Generator, losses: np.ndarray, n: int) -> np.ndarray:

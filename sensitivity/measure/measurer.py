@@ -154,7 +154,7 @@ class Measurer:
                 missing = [v for v in variants if self.journal.scores(v, split, batch) is None]
                 if missing:
                     inputs, targets = reader.at(batch)
-                    self._check_data(split, batch, inputs, targets)
+                    self.check_data(split, batch, inputs, targets)
                     simulator = self._simulator_for(missing)
                     fitted = self._fitted(signal, reference, samples)
                     part = _at_least(wanted, inputs, simulator)
@@ -213,7 +213,7 @@ class Measurer:
     def _measure(
         self, variants: list[Variant], split: str, batch: int, inputs: Any, targets: Any
     ) -> None:
-        self._check_data(split, batch, inputs, targets)
+        self.check_data(split, batch, inputs, targets)
         size = batch_size(inputs)
         where = f" on batch {batch} of split {split!r}"
         measured: list[tuple[Variant, Scores]] = []
@@ -229,7 +229,7 @@ class Measurer:
         for variant, scores in measured:
             self.journal.add_scores(variant, split, batch, scores)
 
-    def _check_data(self, split: str, batch: int, inputs: Any, targets: Any) -> None:
+    def check_data(self, split: str, batch: int, inputs: Any, targets: Any) -> None:
         """Raise JournalMismatch where this batch is not the one that earlier scores were of. Once
         for each batch: a digest takes as long as a small model does."""
         if (split, batch) not in self._checked:

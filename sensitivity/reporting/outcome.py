@@ -12,14 +12,26 @@ from sensitivity.records import (
     BenchResult,
     Estimate,
     Plan,
+    PlanMetric,
     RuntimeAccuracy,
     SpeedStatus,
+    Target,
     Timing,
     Verdict,
     timing_of,
 )
 from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio, rounded, samples
-from sensitivity.stats.proof import combined, corrected_level, judged, samples_to_settle, shortfall
+from sensitivity.stats.power import spread_of
+from sensitivity.stats.proof import (
+    chance_below,
+    combined,
+    corrected_level,
+    judged,
+    less,
+    more_to_settle,
+    samples_to_settle,
+    shortfall,
+)
 
 ALARM = 3.29 / 1.96
 """How much wider an interval is that covers 99.9 % than one that covers 95 %: a plan above float by
@@ -41,20 +53,23 @@ class Evidence:
     """What the accuracy is judged by. shown: the drop, or for an absolute target the level.
     missing: the shortfall.
 
-    splits: where the samples are from, in words.
+    splits: where the samples are from, in words. spread: standard deviation of what single samples
+    lose; None where the interval says it.
     """
 
     shown: Estimate
     missing: Estimate
     drop: Estimate
     splits: str
+    spread: float | None = None
 
 
 def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> Verdict:
     """bench: of the plan's own files; None where nothing was timed."""
     measured = bench.judged if bench else None
     evidence = evidence_of(plan, measured)
-    accuracy: AccuracyStatus = judged(evidence.missing) if plan.met else "missed"
+    confidence = plan.target.confidence
+    accuracy: AccuracyStatus = judged(evidence.missing, confidence) if plan.met else "missed"
     if accuracy == "met" and _is_worthless(plan):
         accuracy = "not proven"
     partial = None if bench is None else timing_of("partial", bench.timings)
@@ -67,19 +82,23 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
         speed_sentence=_speed_words(speed, partial, bench),
         action=action,
         action_sentence=_action_words(plan, action, evidence, partial, metric),
+        chance=chance_below(evidence.missing, 0.0),
     )
 
 
 def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence:
-    """The drop on `holdout`, of the benched file where it was measured, together with the drop on
-    `confirm`, corrected for choosing the plan there. What `confirm` simulated says nothing of a
-    file that differs from its simulation."""
+    """The true drop where the task has one (`stats.soft_drop`). Elsewhere the drop on `holdout`, of
+    the benched file where it was measured, together with the drop on `confirm`, corrected for
+    choosing the plan there. What was simulated says nothing of a file that differs from its
+    simulation: that is judged by its own drop on `holdout` alone."""
     found, target = plan.metric, plan.target
+    differs = measured is not None and measured.differs
+    if found.true_drop is not None and not differs:
+        return _soft_evidence(found, target, found.true_drop)
     level = measured.level if measured else found.holdout
     drop = measured.drop if measured else found.holdout_drop
     levels, drops = [level], [drop]
     missing = [shortfall(target, found.holdout_float, level, drop)]
-    differs = measured is not None and measured.differs
     if found.confirm_drop is not None and not differs:
         chosen = corrected_level(found.confirm, found.float, found.confirm_drop)
         levels.append(chosen)
@@ -91,6 +110,15 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
         where = f"{where} and confirm{corrected}"
     shown = levels if target.metric is not None else drops
     return Evidence(combined(shown), combined(missing), combined(drops), where)
+
+
+def _soft_evidence(found: PlanMetric, target: Target, drop: Estimate) -> Evidence:
+    float_ = combined([found.float, found.holdout_float])
+    level = less(float_, drop)
+    missing = shortfall(target, float_, level, drop)
+    shown = level if target.metric is not None else drop
+    spread = spread_of(found.holdout_drop)
+    return Evidence(shown, missing, drop, "confirm and holdout, and float's own beliefs", spread)
 
 
 def called(runtime: str) -> str:
@@ -137,23 +165,27 @@ def _accuracy_words(
     if measured is not None and measured.differs:
         said.append(_broken_promise(measured, metric))
     if not plan.met:
-        short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
-        said.append(
-            f"No set tried reached the target on confirm: the best one is {short} short of it."
-        )
+        said.append(_nothing_met(plan, metric))
     said.append(_drop_words(plan, evidence, metric))
     if _is_worthless(plan):
         said.append(
             f"Float itself has {metric.level(0.0)}, so a drop from it says nothing: check the task."
         )
     elif accuracy == "not proven":
-        said.append(_doubt(evidence))
+        said.append(_doubt(evidence, plan.target.confidence))
     if _better_than_float(evidence.drop):
         said.append(
             "That is better than float by more than chance: check that what is called float is "
             "your own model, and that holdout was not used to tune the quantized one."
         )
     return said
+
+
+def _nothing_met(plan: Plan, metric: MetricFormat) -> str:
+    if plan.metric.true_drop is not None:
+        return f"No set tried meets the target with a probability of {plan.target.confidence:.0%}."
+    short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
+    return f"No set tried reached the target on confirm: the best one is {short} short of it."
 
 
 def _is_worthless(plan: Plan) -> bool:
@@ -189,18 +221,23 @@ def _drop_words(plan: Plan, evidence: Evidence, metric: MetricFormat) -> str:
     return f"{found}; {allowed} is allowed."
 
 
-def _doubt(evidence: Evidence) -> str:
-    needed = _needed(evidence)
+def _doubt(evidence: Evidence, confidence: float) -> str:
+    needed = _needed(evidence, confidence)
     if evidence.missing.low is None:
         return "One evaluation gives no interval, so nothing is proven."
     if needed is None:
         return "That is so close to the limit that no affordable number of samples would settle it."
-    return f"About {needed:,} samples would settle it, if the drop is what it seems."
+    more = "" if evidence.spread is None else " more"
+    return f"About {needed:,}{more} samples would settle it, if the drop is what it seems."
 
 
-def _needed(evidence: Evidence) -> int | None:
-    """Samples that would settle it, rounded; None where that is out of reach."""
-    needed = samples_to_settle(evidence.missing)
+def _needed(evidence: Evidence, confidence: float) -> int | None:
+    """Samples that would settle it, rounded, on top of those at hand where `spread` is known; None
+    where that is out of reach."""
+    if evidence.spread is None:
+        needed = samples_to_settle(evidence.missing, confidence)
+    else:
+        needed = more_to_settle(evidence.missing, evidence.spread, confidence)
     return None if needed is None or needed > MOST_SAMPLES else rounded(needed)
 
 
@@ -260,9 +297,10 @@ def _train_words(plan: Plan) -> str:
 
 
 def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat) -> str:
-    shown, needed = evidence.shown, _needed(evidence)
+    shown, needed = evidence.shown, _needed(evidence, plan.target.confidence)
+    on_top = "" if evidence.spread is None else " more"
     more = (
-        f"judge it on about {needed:,} samples"
+        f"judge it on about {needed:,}{on_top} samples"
         if needed
         else "judge it on more samples, or allow a larger drop"
     )

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sensitivity.errors import ModelError
 from sensitivity.measure.measurer import Measurer
-from sensitivity.measure.raced import score_bound
 from sensitivity.measure.ranking import estimate, gain
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
-from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Planner, Probe
+from sensitivity.planners.base import Choice, Distortion, Goal, Planner, Probe
 from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
@@ -20,8 +19,9 @@ from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.planners.rule import by_hand
 from sensitivity.records import CostModel, Estimate, Plan, PlanMetric, Scores, Target
 from sensitivity.registry import load
-from sensitivity.search.judge import RoughJudge, SequentialJudge, SplitJudge
+from sensitivity.search.judge import judge_of
 from sensitivity.search.rerank import Order, by_signal, distortion_of, reranked
+from sensitivity.search.soft_judge import SoftJudge
 from sensitivity.signals.base import Signal
 from sensitivity.units.units import Pins
 
@@ -64,7 +64,7 @@ def choose_plan(
     floor = target.floor(measurer.aggregate(float_scores))
     order, distortion, notes = _order(study, scanned, means)
     planner = PinnedPlanner(_planner(means, order, scanned), fixed.skip, fixed.keep)
-    judge = _judge(study, floor, float_scores, scanned)
+    judge = judge_of(study, target, float_scores, scanned)
     goal = Goal(
         floor,
         measurer.aggregate(float_scores),
@@ -75,27 +75,29 @@ def choose_plan(
         by_hand(study.units, means.ends),
     )
     choice = planner.choose(order.units, judge, goal)
+    # A probe has compared whole engines, and the rule leaves out what it leaves out.
+    if isinstance(judge, SoftJudge) and means.probe is None and means.planner != "rule":
+        choice = _judged_again(choice, judge, goal)
     variant = study.skip_variant(choice.skip)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
     held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
+    # Every planner judges the empty set first: as much of the quantized baseline as that took is
+    # known.
+    metric = _metric(
+        measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held
+    )
+    if isinstance(judge, SoftJudge):
+        metric = replace(metric, true_drop=judge.with_holdout(choice.skip, held[0]))
     return Plan(
         skip=choice.skip,
         quantizers=tuple(q.name for q in study.quantizers if q.name in variant.disabled),
         met=choice.met,
         target=target,
         floor=floor,
-        # Every planner judges the empty set first: as much of the quantized baseline as that took
-        # is known.
-        metric=_metric(
-            measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held
-        ),
+        metric=metric,
         path=choice.path,
         planner=planner.name,
-        reason=None
-        if choice.met
-        else _reason(
-            choice, floor, measurer.aggregate(float_scores), measurer.aggregate(confirmed)
-        ),
+        reason=None if choice.met else _reason(choice, target, metric),
         try_next=() if choice.met else TRY_NEXT,
         notes=(
             *notes,
@@ -107,13 +109,16 @@ def choose_plan(
     )
 
 
-def _judge(study: Study, floor: float, float_scores: Scores, scanned: Scan) -> Judge:
-    """After a raced scan one that stops once the answer is clear."""
-    if not scanned.signal:
-        return SplitJudge(study, floor)
-    if scanned.collapsed and score_bound(study.measurer.task, float_scores) is None:
-        return RoughJudge(study, floor, float_scores)
-    return SequentialJudge(study, floor, float_scores)
+def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:
+    """The cheapest set tried that meets the target, now that all of them have said what float's
+    beliefs are worth; the planner's own where none is cheaper."""
+    judged = [step.skip for step in choice.path if judge.known(step.skip) is not None]
+    met = [skip for skip in judged if judge.meets(skip)]
+    best = min(met, key=goal.cost_of, default=choice.skip)
+    if choice.met and goal.cost_of(best) >= goal.cost_of(choice.skip):
+        return choice
+    path = tuple(replace(step, met=step.met or step.skip == best) for step in choice.path)
+    return replace(choice, skip=best, met=choice.met or bool(met), path=path)
 
 
 def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
@@ -188,13 +193,20 @@ def _metric(
     )
 
 
-def _reason(choice: Choice, floor: float, float_metric: float, metric: float) -> str:
-    if float_metric < floor:
+def _reason(choice: Choice, target: Target, metric: PlanMetric) -> str:
+    floor = target.floor(metric.float.value)
+    if metric.float.value < floor:
         return (
-            f"the float model itself reaches {float_metric:.4f} on confirm, under the target of "
-            f"{floor:.4f}"
+            f"the float model itself reaches {metric.float.value:.4f} on confirm, under the target "
+            f"of {floor:.4f}"
+        )
+    if metric.true_drop is not None:
+        return (
+            f"none of {len(choice.path)} skip-sets tried meets the target with a probability of "
+            f"{target.confidence:.0%}; the best one drops about {metric.true_drop.value:.4f}, "
+            f"where {metric.float.value - floor:.4f} is allowed"
         )
     return (
-        f"the best of {len(choice.path)} skip-sets tried reaches {metric:.4f} on confirm, under "
-        f"the target of {floor:.4f}"
+        f"the best of {len(choice.path)} skip-sets tried reaches {metric.confirm.value:.4f} on "
+        f"confirm, under the target of {floor:.4f}"
     )

@@ -26,7 +26,8 @@ from sensitivity.records import (
     Unit,
     cost_of,
 )
-from sensitivity.stats.proof import widened
+from sensitivity.search.soft_judge import Promise, SoftJudge
+from sensitivity.stats.proof import chance_below, widened
 from sensitivity.stats.selection import corrected_drop
 
 HOLDOUT_SAMPLES = 5_000
@@ -62,7 +63,21 @@ def measured_frontier(
             points.append(
                 FrontierPoint(step.skip, estimate(scores, aggregate), drop, predicted_ms=ms)
             )
+    points = _with_true_drops(study, plan, points, float_scores)
     return _held_out(study, points, cost, plan.skip)
+
+
+def _with_true_drops(
+    study: Study, plan: Plan, points: Sequence[FrontierPoint], float_scores: Scores
+) -> list[FrontierPoint]:
+    """The same points with their true drops, where the plan has one."""
+    if plan.metric.true_drop is None:
+        return list(points)
+    allowed = plan.metric.float.value - plan.floor
+    judge = SoftJudge(study, Promise(allowed, plan.target.confidence, True), float_scores)
+    for point in points:
+        judge(point.skip)
+    return [replace(point, true_drop=judge.known(point.skip)) for point in points]
 
 
 def _held_out(
@@ -91,11 +106,11 @@ def _held_out(
 
 
 def best_points(points: Sequence[FrontierPoint], cost: CostModel | None) -> list[FrontierPoint]:
-    """Those that no other one beats in both cost and metric on `confirm`, the cheapest first."""
-    order = sorted(points, key=lambda point: (cost_of(point.skip, cost), -point.confirm.value))
+    """Those that no other one beats in both cost and drop, the cheapest first."""
+    order = sorted(points, key=lambda point: (cost_of(point.skip, cost), point.likely_drop))
     best: list[FrontierPoint] = []
     for point in order:
-        if not best or point.confirm.value > best[-1].confirm.value:
+        if not best or point.likely_drop < best[-1].likely_drop:
             best.append(point)
     return best
 
@@ -153,7 +168,8 @@ def replanned(
     """
     floor = target.floor(earlier.metric.float.value)
     order = sorted(frontier.points, key=lambda point: cost_of(point.skip, frontier.cost))
-    found = next((point for point in order if point.confirm.value >= floor), None)
+    allowed = earlier.metric.float.value - floor
+    found = next((point for point in order if _meets(point, floor, allowed, target)), None)
     if found is None or found.holdout is None or found.holdout_drop is None:
         return None
     if len(found.skip) == len(units) and found.skip != earlier.skip:
@@ -173,10 +189,16 @@ def replanned(
             confirm=found.confirm,
             holdout=found.holdout,
             holdout_drop=found.holdout_drop,
+            true_drop=found.true_drop,
             confirm_drop=correction(values, frontier.points, found.skip, floor, frontier.cost),
         ),
         path=tuple(
-            PlanStep(point.skip, point.confirm.value, point.confirm.value >= floor, point.confirm.n)
+            PlanStep(
+                point.skip,
+                earlier.metric.float.value - point.likely_drop,
+                _meets(point, floor, allowed, target),
+                point.confirm.n,
+            )
             for point in frontier.points
         ),
         reason=None,
@@ -186,6 +208,14 @@ def replanned(
         measured_ms=found.measured_ms or (earlier.measured_ms if known else None),
         advice=None,
     )
+
+
+def _meets(point: FrontierPoint, floor: float, allowed: float, target: Target) -> bool:
+    """As the judge of a search would say it."""
+    if point.true_drop is None:
+        return point.confirm.value >= floor
+    chance = chance_below(point.true_drop, allowed)
+    return chance is not None and chance >= target.confidence
 
 
 FROM_MEASURED = (

@@ -7,9 +7,12 @@ import numpy as np
 
 from sensitivity.measure.raced import score_bound
 from sensitivity.measure.ranking import gain
+from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
-from sensitivity.planners.base import Judged
-from sensitivity.records import Scores
+from sensitivity.planners.base import Judge, Judged
+from sensitivity.records import Scores, Target
+from sensitivity.search.soft_judge import Promise, SoftJudge
+from sensitivity.signals.soft import has_soft_drop
 from sensitivity.stats.sequential import verdict
 
 REJECT = 0.3
@@ -22,6 +25,24 @@ search goes on from."""
 
 FIRST_LOOK = 16
 """Samples of a set before it may be refused roughly."""
+
+
+def judge_of(study: Study, target: Target, float_scores: Scores, scanned: Scan) -> Judge:
+    """What judges skip-sets in a search. float_scores: of all of `confirm`.
+
+    By the true drop where the task says what float expects to lose, by what is counted elsewhere.
+    After a raced scan a set is only measured until the answer is clear.
+    """
+    task = study.measurer.task
+    start = study.measurer.aggregate(float_scores)
+    floor, raced = target.floor(start), bool(scanned.signal)
+    if has_soft_drop(task) and start >= floor:
+        return SoftJudge(study, Promise(start - floor, target.confidence, not raced), float_scores)
+    if not raced:
+        return SplitJudge(study, floor)
+    if scanned.collapsed and score_bound(task, float_scores) is None:
+        return RoughJudge(study, floor, float_scores)
+    return SequentialJudge(study, floor, float_scores)
 
 
 class SplitJudge:

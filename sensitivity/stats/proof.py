@@ -5,25 +5,51 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from scipy import stats
+
 from sensitivity.records import AccuracyStatus, Estimate, Target
 from sensitivity.stats.power import samples_needed, spread_of
 
+NORMAL_95 = float(stats.norm.ppf(0.975))
+"""Half of a normal 95 % interval, in standard deviations."""
 
-def judged(shortfall: Estimate) -> AccuracyStatus:
+POWER = 0.8
+"""In how many cases as many samples as are asked for shall settle it."""
+
+
+def judged(shortfall: Estimate, confidence: float) -> AccuracyStatus:
     """What an estimate of how far the metric is under what the target allows says about the target.
 
-    shortfall: <= 0 where the target holds; its interval covers 95 %, looked at once. "met" where
-    the whole interval is at or below 0 and "missed" where all of it is above: each is wrong in at
-    most 1 of 40 uses. "not proven" otherwise, and where there is no interval.
+    shortfall: <= 0 where the target holds; its interval covers 95 %, looked at once. confidence:
+    the chance of the target holding from which it is "met"; "missed" where the chance of it not
+    holding is as high. "not proven" otherwise, and where there is no interval.
 
-    >>> judged(Estimate(-0.02, -0.03, -0.01, 900)), judged(Estimate(-0.02, -0.05, 0.01, 100))
+    >>> one, other = Estimate(-0.02, -0.03, -0.01, 900), Estimate(-0.02, -0.08, 0.04, 100)
+    >>> judged(one, 0.8), judged(other, 0.8)
     ('met', 'not proven')
     """
-    if shortfall.low is None or shortfall.high is None:
+    chance = chance_below(shortfall, 0.0)
+    if chance is None:
         return "not proven"
-    if shortfall.high <= 0:
+    if chance >= confidence:
         return "met"
-    return "missed" if shortfall.low > 0 else "not proven"
+    return "missed" if chance <= 1 - confidence else "not proven"
+
+
+def chance_below(estimate: Estimate, limit: float) -> float | None:
+    """The chance that what was estimated is at most `limit`: normal, each side of the 95 % interval
+    as it is. None where there is no interval.
+
+    >>> round(chance_below(Estimate(1.0, 0.0, 1.98, 50), 1.98), 3)
+    0.975
+    """
+    if estimate.low is None or estimate.high is None:
+        return None
+    above = limit >= estimate.value
+    side = estimate.high - estimate.value if above else estimate.value - estimate.low
+    if side <= 0:
+        return 1.0 if above else 0.0
+    return float(stats.norm.cdf(NORMAL_95 * (limit - estimate.value) / side))
 
 
 def combined(parts: Sequence[Estimate]) -> Estimate:
@@ -63,16 +89,34 @@ def widened(estimate: Estimate, other: Estimate) -> Estimate:
     return Estimate(estimate.value, estimate.value - below, estimate.value + above, estimate.n)
 
 
-def samples_to_settle(shortfall: Estimate) -> int | None:
-    """About how many samples would tell the shortfall from 0, in 80 % of all cases, if it is what
-    it was estimated as.
+def samples_to_settle(shortfall: Estimate, confidence: float) -> int | None:
+    """About how many samples would tell the shortfall from 0 with this confidence, in 80 % of all
+    cases, if it is what it was estimated as.
 
     None where there is no interval, and where the estimate is 0: no number of samples settles that.
     """
     spread = spread_of(shortfall)
     if spread is None or shortfall.value == 0:
         return None
-    return max(samples_needed(abs(shortfall.value), spread), shortfall.n)
+    needed = samples_needed(abs(shortfall.value), spread, alpha=2 * (1 - confidence))
+    return max(needed, shortfall.n)
+
+
+def more_to_settle(shortfall: Estimate, spread: float, confidence: float) -> int | None:
+    """The same for an estimate that knows more than its own samples say: how many labelled samples
+    more.
+
+    spread: standard deviation of the per-sample differences. What new samples add to what is known
+    is their number over the square of it.
+
+    >>> more_to_settle(Estimate(-0.005, -0.0148, 0.0048, 300), 0.25, 0.8)
+    4584
+    """
+    if shortfall.value == 0 or shortfall.low is None or shortfall.high is None:
+        return None
+    needed = (stats.norm.ppf(confidence) + stats.norm.ppf(POWER)) / shortfall.value
+    known = 2 * NORMAL_95 / (shortfall.high - shortfall.low)
+    return max(math.ceil(spread**2 * (needed**2 - known**2)), 0)
 
 
 def shortfall(target: Target, float_: Estimate, level: Estimate, drop: Estimate) -> Estimate:
@@ -103,6 +147,21 @@ def corrected_level(level: Estimate, float_: Estimate, drop: Estimate) -> Estima
     low = None if level.low is None else level.low + by
     high = None if level.high is None else level.high + by
     return Estimate(level.value + by, low, high, level.n)
+
+
+def less(level: Estimate, drop: Estimate) -> Estimate:
+    """One estimate less another on much the same samples; its interval is as wide as if they were
+    independent, which is wider than it has to be.
+
+    >>> less(Estimate(5.0, 2.0, 9.0, 50), Estimate(1.0, -3.0, 5.0, 50))
+    Estimate(value=4.0, low=-1.0, high=9.656854249492381, n=50)
+    """
+    value = level.value - drop.value
+    if level.low is None or level.high is None or drop.low is None or drop.high is None:
+        return Estimate(value, None, None, level.n)
+    below = math.hypot(level.value - level.low, drop.high - drop.value)
+    above = math.hypot(level.high - level.value, drop.value - drop.low)
+    return Estimate(value, value - below, value + above, level.n)
 
 
 def _under(floor: float, level: Estimate) -> Estimate:

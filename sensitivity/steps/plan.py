@@ -60,7 +60,7 @@ from sensitivity.units.units import Pins, pins
 if TYPE_CHECKING:
     from sensitivity.planners.base import Probe
 
-COUNTED = {"max_drop", "target", "frontier", "search", "directory"}
+COUNTED = {"max_drop", "target", "confidence", "frontier", "search", "directory"}
 """Settings that may change between two plans of one search; all others are of the search."""
 
 OWN_RANGES = (

@@ -23,7 +23,7 @@ from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target
 from sensitivity.repairs.bias import Correctable, bias_corrections
 from sensitivity.repairs.samples import one_batch
 from sensitivity.run_dir import RunDir
-from sensitivity.search.judge import SequentialJudge, SplitJudge
+from sensitivity.search.judge import judge_of
 from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, together
 from sensitivity.search.repairs import repaired
 from sensitivity.session import Session
@@ -127,10 +127,7 @@ def plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[No
 def _meets(session: Session, scanned: Scan, target: Target, skip: tuple[str, ...]) -> bool:
     study, measurer = session.study, session.measurer
     (float_scores,) = measurer.scores([study.float_variant], "confirm", "plan: float")
-    floor = target.floor(measurer.aggregate(float_scores))
-    if scanned.signal:
-        return SequentialJudge(study, floor, float_scores)(skip).met
-    return SplitJudge(study, floor)(skip).met
+    return judge_of(study, target, float_scores, scanned)(skip).met
 
 
 def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:

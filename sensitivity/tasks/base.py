@@ -28,6 +28,10 @@ Finish = Callable[[Path, Any], Mapping[str, str]]
 checked of it."""
 
 
+Soft = Callable[[Any, Any], ArrayLike]
+"""(Outputs of the float model, outputs of a variant) -> soft drops float[n], see `Task.soft`."""
+
+
 def mean(scores: Scores) -> float:
     """The default aggregate: the mean of per-sample scores float[n]."""
     return float(np.mean(scores))
@@ -41,7 +45,8 @@ class Task:
     data: batches for the splits "rank", "confirm" and "holdout"; different samples in each, drawn
     at random from
         the same population, and none of them used for calibration. "calib", where it is there, is
-        what other ranges are calibrated on, which else takes `rank`.
+        what other ranges are calibrated on, which else takes `rank`. "unlabeled", where it is
+        there, are more samples of the same population: only `soft` looks at them.
     score: (outputs, targets) -> per-sample scores float[n] or float[n, k], higher is better, all
     finite.
     aggregate: scores of any number of samples -> the metric, higher is better; the mean by default.
@@ -50,6 +55,9 @@ class Task:
     float_model: the user's own unquantized model, another object than `model`; before a scan,
     `model` with everything
         disabled is shown to compute the same. None where it is not at hand.
+    soft: (the float model's outputs, a variant's) -> per sample float[n] what float itself expects
+        to lose by the other answer, in the unit of the score and without a label; for a metric that
+        is the mean of one score for each sample. None where nothing of the kind is known.
     finish: what is made of each exported file once it is verified; for ends of a graph that cannot
     be compared value by
         value, such as the choice of the best boxes.
@@ -63,6 +71,7 @@ class Task:
     full_scale: float = 1.0
     finish: Finish | None = None
     float_model: Any = None
+    soft: Soft | None = None
 
 
 @dataclass(frozen=True)

@@ -172,13 +172,14 @@ def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
 
     model: calibrated, gives scores [n, classes]. splits: batches for "rank", "confirm" and
     "holdout", as `from_folder` and `from_arrays` make them; "calib", where it is there, is what
-    other ranges are calibrated on.
+    other ranges are calibrated on, and "unlabeled" more samples of the same kind.
     """
-    data = {name: batches for name, batches in splits.items() if name in (*SPLITS, "calib")}
+    known = (*SPLITS, "calib", "unlabeled")
+    data = {name: batches for name, batches in splits.items() if name in known}
     classes = next(
         (batches.classes for batches in data.values() if getattr(batches, "classes", None)), None
     )
-    return Task(model, data, Top1(classes), metric="top-1")
+    return Task(model, data, Top1(classes), metric="top-1", soft=answer_lost)
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,31 @@ class Top1:
 
 
 top1 = Top1()
+
+
+def answer_lost(float_outputs: Any, outputs: Any) -> Scores:
+    """Float's probability of its own answer less its probability of the variant's answer,
+    float64[n]: what float expects to lose of the accuracy. 0 where the answer is the same.
+
+    float_outputs, outputs: logits [n, classes], or probabilities, of the same samples.
+
+    >>> answer_lost(np.log([[0.5, 0.3, 0.2]] * 2), np.array([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]]))
+    array([0.2, 0. ])
+    """
+    wanted, got = _class_scores(float_outputs), _class_scores(outputs)
+    belief = _probabilities(wanted)
+    rows = np.arange(len(belief))
+    lost = belief[rows, wanted.argmax(axis=1)] - belief[rows, got.argmax(axis=1)]
+    return np.asarray(lost, dtype=np.float64)
+
+
+def _probabilities(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Of scores that are probabilities themselves; the softmax of all others."""
+    found = scores.astype(np.float64)
+    if found.min(initial=0.0) >= 0 and np.allclose(found.sum(axis=1), 1.0, atol=1e-3):
+        return np.asarray(found)
+    powers = np.exp(found - found.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def images_by_class(root: Path) -> Images:

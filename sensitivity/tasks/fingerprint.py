@@ -37,6 +37,13 @@ def judges_digest(task: Task | EvaluateTask) -> str:
     return digest.hexdigest()
 
 
+def function_digest(function: Any) -> str:
+    """Hex sha256 of one function, read as `judges_digest` reads them."""
+    digest = hashlib.sha256()
+    _Reader(digest.update).read(function)
+    return digest.hexdigest()
+
+
 class _Reader:
     """Feeds values to a digest, each object once, so that functions which call each other come to
     an end."""

@@ -154,12 +154,13 @@ def check_task(task: Task) -> None:
             f"{', '.join(map(str, task.data)) or 'an empty mapping'}); add batches of other "
             "samples for it."
         )
-    for split in SPLITS:
+    for split in (*SPLITS, *({"unlabeled"} & task.data.keys())):
         _check_split(split, task.data[split])
     _check_callable("score", task.score)
     _check_callable("aggregate", task.aggregate)
-    if task.finish is not None:
-        _check_callable("finish", task.finish)
+    for name in ("finish", "soft"):
+        if getattr(task, name) is not None:
+            _check_callable(name, getattr(task, name))
     _check_scale(task)
 
 

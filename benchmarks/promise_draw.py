@@ -1,0 +1,137 @@
+"""One plan of `promise.py`: scan and plan on one draw of the splits, then score the plan on images
+in no split.
+
+It runs in a process of its own whose PYTHONPATH names the build, and uses only what is public and
+stable there, so that it can be given an old build as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+MOBILENET_SIZES = {"rank": 250, "confirm": 250, "holdout": 50, "unseen": 250}
+"""Of the 800 images that were not calibrated on."""
+
+RESNET_SIZES = {"rank": 300, "confirm": 250, "holdout": 250, "unseen": 1200}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A task whose splits were drawn, the user's own float model, and the samples in no split."""
+
+    task: Any
+    float_model: Any
+    unseen: Any
+
+
+def mobilenet_v1(draw: int) -> Drawn:
+    from sensitivity.tasks.classification import classification_task, random_parts
+
+    example = _example("01_mobilenet")
+    images = example.imagenet()
+    calibration = range(example.CALIBRATION_IMAGES)
+    others = images.take(range(len(calibration), len(images.files)))
+    at = random_parts(len(others.files), MOBILENET_SIZES, seed=draw)
+    parts = {name: example.batches(others.take(at[name])) for name in at}
+    calib = example.batches(images.take(calibration))
+    unseen = parts.pop("unseen")
+    task = classification_task(example.calibrated(calib), {"calib": calib, **parts})
+    return Drawn(task, example.float_model(), unseen)
+
+
+def resnet20(draw: int) -> Drawn:
+    from sensitivity.tasks.classification import (
+        classification_task,
+        images_by_class,
+        random_parts,
+    )
+
+    example = _example("02_resnet20")
+    images = images_by_class(example.assets() / "cifar10/test")
+    at = random_parts(len(images.files), RESNET_SIZES, seed=draw)
+    parts = {name: example.batches(images.take(at[name])) for name in at}
+    calib = example.batches(images_by_class(example.assets() / "cifar10/train"))
+    unseen = parts.pop("unseen")
+    task = classification_task(example.calibrated(), {"calib": calib, **parts})
+    return Drawn(task, example.float_model(), unseen)
+
+
+MODELS: dict[str, Callable[[int], Drawn]] = {"mobilenet_v1": mobilenet_v1, "resnet20": resnet20}
+
+
+def rows(model: str, draw: int, targets: Sequence[str], out: Path) -> Iterator[dict[str, Any]]:
+    """One for each target. lost: float's score minus the plan's, for each sample in no split.
+
+    out: the run directory; a scan that is there already, of the same task, is planned from.
+    """
+    import sensitivity as sv
+
+    start = time.perf_counter()
+    drawn = MODELS[model](draw)
+    float_scores = scores(drawn, drawn.float_model)
+    if not (out / "scan.json").exists():
+        sv.scan(drawn.task, out=out)
+    for target in targets:
+        found = sv.plan(out, task=drawn.task, max_drop=target, search=True)
+        with found.apply(drawn.task.model) as planned:
+            plan_scores = scores(drawn, planned)
+        yield {
+            "draw": draw,
+            "target": target,
+            **evidence(found),
+            "lost": [a - b for a, b in zip(float_scores, plan_scores, strict=True)],
+            "seconds": round(time.perf_counter() - start, 1),
+        }
+
+
+def evidence(found: Any) -> dict[str, Any]:
+    """What a plan says of itself."""
+    record = found.record
+    return {
+        "status": found.verdict.accuracy,
+        "skipped": len(found.skip),
+        "skip": list(found.skip),
+        "repaired": len(record.recalibrated),
+        "confirm_drop": record.metric.float.value - record.metric.confirm.value,
+        "ms_vs_int8": None,
+    }
+
+
+def scores(drawn: Drawn, model: Any) -> list[float]:
+    """Of each sample in no split."""
+    import torch
+
+    found: list[float] = []
+    with torch.no_grad():
+        for inputs, targets in drawn.unseen:
+            found += [float(value) for value in drawn.task.score(model(inputs), targets)]
+    return found
+
+
+def _example(folder: str) -> Any:
+    sys.path.insert(0, str(EXAMPLES / folder))
+    return importlib.import_module("task")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="One plan, judged on images in no split.")
+    parser.add_argument("model", choices=sorted(MODELS))
+    parser.add_argument("draw", type=int)
+    parser.add_argument("file", type=Path, help="for the rows, as JSON")
+    parser.add_argument("out", type=Path, help="run directory")
+    parser.add_argument("targets", nargs="+")
+    given = parser.parse_args()
+    given.file.write_text(json.dumps(list(rows(given.model, given.draw, given.targets, given.out))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Scores and soft drops of variants, both from one forward."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from sensitivity.measure.measurer import Reader, checked_scores
+from sensitivity.measure.study import Study
+from sensitivity.records import SPLITS, Scores, Variant
+from sensitivity.signals.soft import soft_drop, soft_name
+from sensitivity.tasks.batches import batch_size
+
+KEPT_BYTES = 1 << 28
+"""Of float's outputs kept between variants; what is more is computed again."""
+
+Pair = tuple[Scores, Scores]
+"""Scores float64[n] and soft drops float64[n] of the same samples; no scores without labels."""
+
+
+class SoftMeasurer:
+    """Measures one variant after the other, journals both values, and keeps float's outputs."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._name = soft_name(study.measurer.task)
+        self._kept: OrderedDict[tuple[str, int], Any] = OrderedDict()
+
+    def stream(self, variant: Variant, split: str, what: str) -> Iterator[Pair]:
+        """Batch by batch, each measured when it is asked for. split: one of the task's; of one
+        without labels the scores are empty. Raises TaskError as scoring does."""
+        measurer = self._study.measurer
+        variant = measurer.of(variant)
+        reader, count = Reader(measurer.task, split), len(measurer.task.data[split])
+        key = f"{split}: {self._name}"
+        missing = sum(measurer.journal.scores(variant, key, at) is None for at in range(count))
+        with measurer.progress(what, missing) as advance:
+            for batch in range(count):
+                if measurer.journal.scores(variant, key, batch) is None:
+                    inputs, targets = reader.at(batch)
+                    self._measure(variant, split, batch, inputs, targets)
+                    advance(1, batch_size(inputs))
+                yield self._known(variant, split, batch), self._known(variant, key, batch)
+
+    def values(self, variant: Variant, split: str, what: str) -> Pair:
+        """The same of the whole split."""
+        scores, soft = zip(*self.stream(variant, split, what), strict=True)
+        return np.concatenate(scores), np.concatenate(soft)
+
+    def _known(self, variant: Variant, split: str, batch: int) -> Scores:
+        found = self._study.measurer.journal.scores(variant, split, batch)
+        return np.empty(0) if found is None else found
+
+    def _measure(self, variant: Variant, split: str, batch: int, inputs: Any, targets: Any) -> None:
+        measurer, size = self._study.measurer, batch_size(inputs)
+        key = f"{split}: {self._name}"
+        for name in (split, key):
+            measurer.check_data(name, batch, inputs, targets)
+        wanted = self._float_outputs(split, batch, inputs)
+        ((_, output),) = measurer.outputs([variant], inputs)
+        measurer.samples += size
+        if split in SPLITS and measurer.journal.scores(variant, split, batch) is None:
+            where = f" on batch {batch} of split {split!r}"
+            scores = checked_scores(measurer.task, output, targets, size, where)
+            measurer.journal.add_scores(variant, split, batch, scores)
+        soft = soft_drop(measurer.task, wanted, output, size)
+        measurer.journal.add_scores(variant, key, batch, soft)
+
+    def _float_outputs(self, split: str, batch: int, inputs: Any) -> Any:
+        if (split, batch) not in self._kept:
+            measurer = self._study.measurer
+            ((_, output),) = measurer.outputs([self._study.float_variant], inputs)
+            measurer.samples += batch_size(inputs)
+            self._kept[split, batch] = deepcopy(output)  # which the next forward may overwrite
+            self._forget()
+        return self._kept[split, batch]
+
+    def _forget(self) -> None:
+        """Let go of what is too much, the oldest first; of outputs that are no array, all but the
+        last."""
+        while len(self._kept) > 1 and self._bytes() > KEPT_BYTES:
+            self._kept.popitem(last=False)
+
+    def _bytes(self) -> int:
+        return sum(getattr(kept, "nbytes", KEPT_BYTES + 1) for kept in self._kept.values())

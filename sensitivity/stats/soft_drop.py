@@ -1,0 +1,122 @@
+"""What a plan really loses, from the answers that were counted and from how far float's own answers
+moved.
+
+A counted drop on a few hundred samples is mostly luck: of ten answers that change, some were right
+before and some are right now, and only the difference counts. The *soft* drop of a sample is what
+float itself expects to lose by the changed answer. It needs no label and varies little, but is
+measured by float's own beliefs, which may be too timid or too bold. All sets that were judged share
+that fault, so together they say how much is really lost for each point of soft drop, where the
+answers of one set alone say next to nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sensitivity.records import Estimate
+from sensitivity.stats.proof import NORMAL_95
+
+Values = NDArray[np.float64]
+
+BELIEF = 0.3
+"""Standard deviation, before anything was counted, of how much is really lost for each point of
+soft drop: about 1, since a model is trained to believe what is so."""
+
+OWN = 0.2
+"""Part of its soft drop by which a set loses more or less than all sets together say: standard
+deviation."""
+
+FLIP = 0.25
+"""Part of the full scale that float believes to lose by an answer that no sample has shown yet."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What is really lost for each point of soft drop. error: its standard error."""
+
+    value: float = 1.0
+    error: float = BELIEF
+
+
+def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
+    """What all judged sets together say of the ratio, on top of BELIEF.
+
+    counted, soft: for each set float[n], losses against float and soft drops of the same samples; n
+    may differ from set to set, each being the first samples of one split. Large drops count for
+    more, as they are known better. Raises ValueError where counted and soft differ in length.
+
+    >>> ratio_of([], [])
+    Ratio(value=1.0, error=0.3)
+    """
+    sets = [_pair(lost, moved) for lost, moved in zip(counted, soft, strict=True)]
+    lost_sum = sum(float(lost.mean()) for lost, _ in sets)
+    soft_sum = sum(float(moved.mean()) for _, moved in sets)
+    if soft_sum <= 0:
+        return Ratio()
+    found = lost_sum / soft_sum
+    # Sets share their samples, so what is left over is summed over sets before it is squared.
+    left = np.zeros(max(len(lost) for lost, _ in sets))
+    for lost, moved in sets:
+        left[: len(lost)] += (lost - found * moved) / len(lost)
+    error = math.sqrt(float(np.sum(left**2))) / soft_sum
+    trust = BELIEF**2 / (BELIEF**2 + error**2)
+    return Ratio(1.0 + trust * (found - 1.0), math.sqrt(trust) * error)
+
+
+def true_drop(
+    counted: ArrayLike, soft: ArrayLike, ratio: Ratio = Ratio(), *, full_scale: float = 1.0
+) -> Estimate:
+    """The drop of one set in the world that the samples are from, with an interval that covers
+    95 %.
+
+    counted: float[n], losses against float of labelled samples, n >= 1. soft: float[m], soft drops
+    of these and of any other samples, labelled or not. full_scale: the largest loss of a sample.
+    Both estimates count by what they are worth: the scaled soft one by the doubt about the ratio,
+    about this set (OWN) and its own sampling error; the counted one by its sampling error. With
+    many labels the counted drop decides, with few the soft one. n of the result is that of
+    `counted`. Raises ValueError for no sample or a value that is not finite.
+
+    >>> true_drop([0.0] * 99 + [1.0], [0.0] * 400 + [0.05] * 40).n
+    100
+    """
+    lost, moved = _finite(counted), _finite(soft)
+    soft_mean = float(moved.mean())
+    expected = ratio.value * soft_mean
+    doubt = math.hypot(
+        soft_mean * ratio.error, expected * OWN, ratio.value * _error(moved, FLIP * full_scale)
+    )
+    counted_error = _error(lost, full_scale)
+    to_counted = doubt**2 / (doubt**2 + counted_error**2)
+    value = expected + to_counted * (float(lost.mean()) - expected)
+    half = NORMAL_95 * counted_error * math.sqrt(to_counted)
+    return Estimate(value, value - half, value + half, len(lost))
+
+
+def _error(values: Values, unseen: float) -> float:
+    """Standard error of the mean, as if one sample more had lost `unseen`: samples that all agree
+    prove nothing."""
+    n = len(values)
+    variance = (float(np.sum(values**2)) + unseen**2) / (n + 1) - float(values.mean()) ** 2
+    return math.sqrt(max(variance, 0.0) / n)
+
+
+def _pair(lost: ArrayLike, moved: ArrayLike) -> tuple[Values, Values]:
+    found = _finite(lost), _finite(moved)
+    if len(found[0]) != len(found[1]):
+        raise ValueError(
+            f"Expected losses and soft drops of the same samples, got {len(found[0])} and "
+            f"{len(found[1])}."
+        )
+    return found
+
+
+def _finite(values: ArrayLike) -> Values:
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or sample.size == 0 or not np.isfinite(sample).all():
+        raise ValueError(f"Expected finite values float[n] with n >= 1, got shape {sample.shape}.")
+    return sample

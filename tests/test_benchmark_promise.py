@@ -1,0 +1,89 @@
+"""The benchmark of promises: what it makes of rows, and that a draw's splits do not overlap."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.scripts import ROOT, load_script
+
+from sensitivity.config import PlanSettings, check_numbers, target_of
+from sensitivity.errors import SensitivityError
+
+
+@pytest.fixture(scope="module")
+def promise() -> Any:
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return load_script("benchmarks/promise.py")
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+
+
+def row(build: str, drop: float, skipped: int, status: str = "met") -> dict[str, Any]:
+    return {
+        "build": build, "draw": 0, "target": "1pt", "status": status, "skipped": skipped,
+        "repaired": 2, "confirm_drop": 0.004, "true_drop": drop, "true_low": drop - 0.01,
+        "true_high": drop + 0.01,
+    }  # fmt: skip
+
+
+def test_the_summary_says_how_far_plans_are_over_and_how_many_keep_the_target(promise: Any) -> None:
+    rows = [
+        row("old", 0.03, 2, "not proven"),
+        row("new", 0.014, 4),
+        row("new", 0.008, 3),
+        row("new", 0.01, 2, "not proven"),
+    ]
+    old, new = promise.summaries(rows)
+    assert (old["build"], old["mean_overshoot"], old["overshoot_error"]) == (
+        "old", pytest.approx(0.02), None,
+    )  # fmt: skip
+    assert (old["met"], old["met_kept_share"]) == (0, None)
+    assert new["mean_overshoot"] == pytest.approx((0.004 - 0.002 + 0.0) / 3)
+    assert (new["kept_share"], new["met_kept_share"]) == (pytest.approx(2 / 3), 0.5)
+    assert (new["mean_skipped"], new["draws"]) == (3, 3)
+
+
+def test_a_row_has_the_paired_interval_in_place_of_single_samples(promise: Any) -> None:
+    found = promise.judged({"draw": 1, "lost": [1.0, 0.0, -1.0, 1.0] * 50})
+    assert found["true_drop"] == 0.25
+    assert found["true_low"] < 0.25 < found["true_high"]
+    assert (found["true_n"], "lost" in found) == (200, False)
+
+
+def test_the_table_is_in_points(promise: Any) -> None:
+    rows = [row("new", 0.012, 4)]
+    result = {
+        "model": "m", "command": "c", "environment": {"cpu": "one"}, "rows": rows,
+        "summary": promise.summaries(rows),
+    }  # fmt: skip
+    table = promise.markdown(result)
+    assert "| new | 1pt | 1 | +0.20 |  | 0% | 1 | 4.0 | 2.0 |" in table
+    assert "| 0 | new | 1pt | met | 4 | 2 | 0.40 | 1.20 [0.20, 2.20] |" in table
+
+
+@pytest.mark.parametrize("confidence", [0.49, 1.0, float("nan")])
+def test_a_confidence_that_is_no_chance_is_refused(confidence: float) -> None:
+    settings = PlanSettings(directory=Path("."), confidence=confidence)
+    with pytest.raises(SensitivityError, match=r"--confidence to be at least 0.5 and under 1, got"):
+        check_numbers(settings)
+
+
+def test_the_confidence_belongs_to_the_target() -> None:
+    for given in ({"max_drop": "1pt"}, {"max_drop": "2%"}, {"target": 0.5}):
+        settings = PlanSettings(directory=Path("."), confidence=0.9, **given)
+        check_numbers(settings)
+        assert target_of(settings, 1.0).confidence == 0.9
+
+
+def test_no_image_of_a_draw_is_in_two_parts(promise: Any) -> None:
+    sizes = sys.modules["promise_draw"].MOBILENET_SIZES
+    from sensitivity.tasks.classification import random_parts
+
+    parts = random_parts(800, sizes, seed=3)
+    together = np.concatenate([*parts.values()])
+    assert len(np.unique(together)) == len(together) == sum(sizes.values())

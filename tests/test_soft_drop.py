@@ -1,0 +1,177 @@
+"""The true drop from counted answers and float's own beliefs, against worlds whose truth is
+known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats.weightstats import DescrStatsW
+
+from sensitivity.stats.proof import chance_below
+from sensitivity.stats.soft_drop import BELIEF, FLIP, OWN, Ratio, ratio_of, true_drop
+
+ALLOWED, CONFIDENCE = 0.01, 0.8
+
+
+@dataclass(frozen=True)
+class World:
+    """Nested sets of a classifier, of which each next one leaves out a layer more.
+
+    boldness: what is really lost for each point that float believes to lose. own: the same of each
+    set, about that. noise: of each set, on the margin between the two best answers.
+    """
+
+    boldness: float
+    own: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def drawn(cls, rng: np.random.Generator, sets: int = 16) -> World:
+        boldness = float(np.clip(rng.normal(1, 0.3), 0.4, 1.8))
+        noise = math.sqrt(0.12) * np.exp(-np.arange(sets) * rng.uniform(0.15, 0.4))
+        return cls(boldness, rng.normal(1, 0.2, sets), noise)
+
+    def samples(self, rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """Counted losses and soft drops, float[sets, n] both. A margin is how much more float
+        believes in its answer than in the next one, which the noise may prefer."""
+        margin = rng.beta(1.2, 2.2, n)
+        push = 0.8 * rng.normal(size=n) + 0.6 * rng.normal(size=(len(self.noise), n))
+        changed = np.abs(push) * self.noise[:, None] > margin
+        right_more = np.clip(self.boldness * self.own[:, None] * margin, 0, 1)
+        one_is_right = np.maximum(0.75, right_more)
+        luck = rng.random(n)
+        was_right = luck < (one_is_right + right_more) / 2
+        counted = np.where(was_right, 1.0, np.where(luck < one_is_right, -1.0, 0.0))
+        return counted * changed, changed * margin
+
+    def truth(self) -> np.ndarray:
+        """Drop of each set, from many more samples than anybody has."""
+        rng = np.random.default_rng(99)
+        margin = rng.beta(1.2, 2.2, 12_000)
+        push = 0.8 * rng.normal(size=12_000) + 0.6 * rng.normal(size=(len(self.noise), 12_000))
+        changed = np.abs(push) * self.noise[:, None] > margin
+        return (changed * np.clip(self.boldness * self.own[:, None] * margin, 0, 1)).mean(axis=1)
+
+
+def searched(seed: int, labels: int = 250, others: int = 250) -> tuple[int | None, int, World]:
+    """The cheapest set by the true drop with its confidence, None where there is none, and by the
+    counted drop, which takes all else for chance."""
+    rng = np.random.default_rng(seed)
+    world = World.drawn(rng)
+    counted, soft = world.samples(rng, labels)
+    _, more = world.samples(rng, others)
+    ratio = ratio_of(list(counted), list(soft))
+    drops = [
+        true_drop(lost, np.concatenate([moved, other]), ratio)
+        for lost, moved, other in zip(counted, soft, more, strict=True)
+    ]
+    sure = [k for k, drop in enumerate(drops) if chance_below(drop, ALLOWED) >= CONFIDENCE]
+    lucky = [k for k, lost in enumerate(counted) if lost.mean() <= ALLOWED]
+    return (sure[0] if sure else None), (lucky[0] if lucky else len(counted) - 1), world
+
+
+def test_in_a_thousand_searches_the_stated_probability_is_kept() -> None:
+    """Choosing the cheapest of 16 sets included."""
+    kept, kept_by_counting = [], []
+    for seed in range(1000):
+        sure, lucky, world = searched(seed)
+        truth = world.truth()
+        kept_by_counting.append(truth[lucky] <= ALLOWED)
+        if sure is not None:
+            kept.append(truth[sure] <= ALLOWED)
+    assert len(kept) > 900
+    assert np.mean(kept) >= CONFIDENCE - 2 * math.sqrt(CONFIDENCE * (1 - CONFIDENCE) / len(kept))
+    assert np.mean(kept_by_counting) < 0.55
+
+
+def test_intervals_cover_what_they_say_and_the_error_is_a_third() -> None:
+    inside, ours, counting = [], [], []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        world = World.drawn(rng)
+        counted, soft = world.samples(rng, 250)
+        ratio, truth = ratio_of(list(counted), list(soft)), world.truth()
+        for at in np.flatnonzero(truth < 0.05):
+            found = true_drop(counted[at], soft[at], ratio)
+            inside.append(found.low <= truth[at] <= found.high)
+            ours.append(found.value - truth[at])
+            counting.append(counted[at].mean() - truth[at])
+    assert np.mean(inside) >= 0.94
+    assert np.mean(np.square(ours)) < 0.4 * np.mean(np.square(counting))
+
+
+def test_the_two_estimates_count_by_their_precision() -> None:
+    """Against weights as statsmodels has them: the inverse of both variances."""
+    lost = np.array([1.0] * 6 + [-1.0] * 3 + [0.0] * 191)
+    soft = np.array([0.1] * 9 + [0.0] * 191)
+    ratio = Ratio(1.2, 0.1)
+    found = true_drop(lost, soft, ratio)
+    counted_error = _error(lost, 1.0)
+    expected, mean = 1.2 * soft.mean(), soft.mean()
+    doubt = math.sqrt((mean * 0.1) ** 2 + (expected * OWN) ** 2 + (1.2 * _error(soft, FLIP)) ** 2)
+    weights = [1 / doubt**2, 1 / counted_error**2]
+    pooled = DescrStatsW([expected, lost.mean()], weights=weights)
+    assert found.value == pytest.approx(pooled.mean)
+    assert found.high - found.value == pytest.approx(1.959964 / math.sqrt(sum(weights)), rel=1e-6)
+    assert found.n == 200
+
+
+def _error(values: np.ndarray, unseen: float) -> float:
+    """Of the mean of these and of one more that lost `unseen`, its square alone."""
+    square = np.mean(np.append(values, unseen) ** 2)
+    return math.sqrt((square - values.mean() ** 2) / len(values))
+
+
+def test_the_ratio_is_what_all_sets_lost_over_what_float_believed() -> None:
+    """With a regression through one point for each sample, and a normal prior, by hand."""
+    rng = np.random.default_rng(3)
+    counted, soft = World(1.3, np.ones(16), 0.3 * np.exp(-0.1 * np.arange(16))).samples(rng, 4000)
+    found = ratio_of(list(counted), list(soft))
+    lost, moved = counted.sum(axis=0), soft.sum(axis=0)
+    slope = lost.mean() / moved.mean()
+    error = stats.sem(lost - slope * moved, ddof=0) / moved.mean()
+    precision = 1 / error**2 + 1 / BELIEF**2
+    assert found.value == pytest.approx((slope / error**2 + 1 / BELIEF**2) / precision)
+    assert found.error == pytest.approx(1 / math.sqrt(precision))
+    assert found.value == pytest.approx(1.3, abs=3 * found.error)
+
+
+def test_sets_of_which_only_the_first_samples_were_seen_count_too() -> None:
+    whole = [np.array([1.0, 0.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0, 0.0])]
+    soft = [np.array([0.4, 0.2, 0.0, 0.0]), np.array([0.2, 0.6, 0.0, 0.0])]
+    part = ratio_of([whole[0], whole[1][:2]], [soft[0], soft[1][:2]])
+    assert part.error < BELIEF
+    assert part.value > ratio_of(whole, soft).value > 1
+
+
+def test_many_labels_outweigh_belief_and_few_do_not() -> None:
+    rng = np.random.default_rng(0)
+    believed = np.where(rng.random(100_000) < 0.05, 0.4, 0.0)
+    lost = np.where(believed > 0, np.where(rng.random(100_000) < 0.8, 1.0, -1.0), 0.0)
+    few, many = (true_drop(lost[:n], believed[:n]) for n in (100, 100_000))
+    assert few.value == pytest.approx(believed[:100].mean(), rel=0.4)
+    assert many.value == pytest.approx(0.03, abs=0.002)
+    assert many.high - many.low < (few.high - few.low) / 3
+
+
+def test_a_set_that_changed_no_answer_is_not_known_to_lose_nothing() -> None:
+    found = true_drop(np.zeros(250), np.zeros(250))
+    assert found.value == 0
+    assert 0.001 < found.high < 0.003
+
+
+@pytest.mark.parametrize(
+    ("counted", "soft"), [([], [0.1]), ([0.0], []), ([math.nan], [0.1]), ([[0.0]], [0.1])]
+)
+def test_what_is_no_sample_is_refused(counted: list[float], soft: list[float]) -> None:
+    with pytest.raises(ValueError, match="Expected finite values"):
+        true_drop(counted, soft)
+
+
+def test_a_ratio_of_different_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="losses and soft drops of the same samples"):
+        ratio_of([[0.0, 1.0]], [[0.0]])

@@ -1,0 +1,209 @@
+"""Scores and soft drops from one forward, and searches that go by both, on a model whose
+quantization errors are known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.studies import study_of
+
+from sensitivity.errors import TaskError
+from sensitivity.journal.journal import open_journal
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.scan import scan
+from sensitivity.measure.soft import SoftMeasurer
+from sensitivity.measure.study import Study
+from sensitivity.records import Plan, Target
+from sensitivity.search.choose import choose_plan
+from sensitivity.search.frontier import measured_frontier
+from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
+from sensitivity.search.soft_judge import Promise, SoftJudge
+from sensitivity.stats.soft_drop import ratio_of, true_drop
+from sensitivity.tasks.base import Task
+from sensitivity.testing.fakes import FakeModel, FakeSimulator
+
+HARM = {"stem": 0.20, "head": 0.10} | {f"block{index}": 0.004 for index in range(8)}
+"""What quantizing each layer costs of the accuracy, in the world that all samples are from."""
+
+BELIEF = 0.8
+"""Part of what is lost that float believes to lose."""
+
+
+def batches(seed: int, n: int = 400, size: int = 50) -> list[tuple[Any, Any]]:
+    samples = np.random.default_rng(seed).random(n)
+    return [(samples[start : start + size], None) for start in range(0, n, size)]
+
+
+def task_of(**changes: Any) -> Task:
+    data = {split: batches(seed) for seed, split in enumerate(("rank", "confirm", "holdout"))}
+    task = Task(
+        FakeModel(HARM), data, lambda outputs, _: outputs, soft=lambda f, o: BELIEF * (f - o)
+    )
+    return replace(task, **changes)
+
+
+@contextmanager
+def study(task: Task, path: Path) -> Iterator[Study]:
+    with open_journal(path / "journal.jsonl", {}, resume=True) as journal:
+        simulator = FakeSimulator(task.model)
+        yield study_of(Measurer(task, lambda _: simulator, journal))
+
+
+def float_scores(of: Study, split: str = "confirm") -> np.ndarray:
+    (scores,) = of.measurer.scores([of.float_variant], split, "")
+    return scores
+
+
+def planned(task: Task, path: Path, target: Target) -> tuple[Plan, Study]:
+    with study(task, path) as of:
+        return choose_plan(of, scan(of, "disable"), target), of
+
+
+def test_one_forward_gives_scores_and_soft_drops_and_the_journal_keeps_both(tmp_path: Path) -> None:
+    with study(task_of(), tmp_path) as of:
+        variant = of.skip_variant(("stem",))
+        (expected,) = of.measurer.scores([variant], "holdout", "")
+        scores, soft = SoftMeasurer(of).values(variant, "confirm", "")
+        (counted,) = of.measurer.scores([variant], "confirm", "")
+        assert len(expected) == 400
+        np.testing.assert_array_equal(scores, counted)
+        np.testing.assert_allclose(soft, BELIEF * (float_scores(of) - counted))
+        before = of.measurer.samples
+    with study(task_of(), tmp_path) as of:
+        again = SoftMeasurer(of).values(of.skip_variant(("stem",)), "confirm", "")
+        assert of.measurer.samples == 0 < before
+        np.testing.assert_array_equal(again, (scores, soft))
+
+
+def test_float_is_forwarded_once_for_all_variants(tmp_path: Path) -> None:
+    with study(task_of(), tmp_path) as of:
+        soft = SoftMeasurer(of)
+        for skip in ((), ("stem",), ("stem", "head")):
+            soft.values(of.skip_variant(skip), "confirm", "")
+        assert of.measurer.samples == 4 * 400
+
+
+def test_samples_without_labels_are_not_scored(tmp_path: Path) -> None:
+    def score(outputs: Any, targets: Any) -> Any:
+        assert targets is None, "only what has no labels is given with some here"
+        return outputs
+
+    unlabeled = [(inputs, "no label") for inputs, _ in batches(9)]
+    data = task_of().data
+    with study(task_of(score=score, data={**data, "unlabeled": unlabeled}), tmp_path) as of:
+        scores, soft = SoftMeasurer(of).values(of.skip_variant(()), "unlabeled", "")
+    assert (len(scores), len(soft)) == (0, 400)
+    assert soft.mean() == pytest.approx(BELIEF * sum(HARM.values()), abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("soft", "message"),
+    [
+        (lambda f, o: [0.0], "one finite number for each of 50 samples, got an array of shape"),
+        (lambda f, o: np.full(50, np.nan), "one finite number for each of 50 samples"),
+        (lambda f, o: 1 / 0, "one number for each sample, got ZeroDivisionError"),
+    ],
+    ids=["too few", "not finite", "fails"],
+)
+def test_a_soft_drop_that_is_none_is_refused(soft: Any, message: str, tmp_path: Path) -> None:
+    with study(task_of(soft=soft), tmp_path) as of, pytest.raises(TaskError, match=message):
+        SoftMeasurer(of).values(of.skip_variant(()), "confirm", "")
+
+
+def test_a_set_is_judged_by_its_true_drop_with_what_all_sets_say(tmp_path: Path) -> None:
+    with study(task_of(), tmp_path) as of:
+        start = float_scores(of)
+        judge = SoftJudge(of, Promise(0.035, 0.8, True), start)
+        for skip in ((), ("stem",), ("stem", "head")):
+            found = judge(skip)
+        counted, soft = [], []
+        for skip in ((), ("stem",), ("stem", "head")):
+            lost, moved = SoftMeasurer(of).values(of.skip_variant(skip), "confirm", "")
+            counted.append(start - lost)
+            soft.append(moved)
+        more = SoftMeasurer(of).values(of.skip_variant(("stem", "head")), "rank", "")[1]
+        expected = true_drop(counted[-1], np.concatenate([soft[-1], more]), ratio_of(counted, soft))
+    assert judge.drop(("stem", "head")) == expected
+    assert found.metric == pytest.approx(start.mean() - expected.value)
+    assert 1.1 < judge.ratio.value < 1.3, "float believes 0.8 of what is lost"
+
+
+def test_a_set_that_has_no_chance_is_refused_early_unless_all_is_to_be_measured(
+    tmp_path: Path,
+) -> None:
+    with study(task_of(), tmp_path) as of:
+        raced, exact = (
+            SoftJudge(of, Promise(0.01, 0.8, whole), float_scores(of)) for whole in (False, True)
+        )
+        refused, whole = raced(()), exact(())
+    assert not refused.met
+    assert (refused.n, refused.part) == (50, 0.125)
+    assert (whole.met, whole.n) == (False, 400)
+
+
+def test_float_itself_meets_whatever_can_be_met(tmp_path: Path) -> None:
+    with study(task_of(), tmp_path) as of:
+        judge = SoftJudge(of, Promise(0.0, 0.99, True), float_scores(of))
+        found = judge(tuple(HARM))
+        assert (found.met, found.metric) == (True, 1.0)
+        assert judge.known(tuple(HARM)) is None
+
+
+def test_a_plan_holds_its_target_with_the_confidence_asked_for(tmp_path: Path) -> None:
+    """Just allowed is what the blocks lose; more confidence leaves more of them out."""
+    sizes = []
+    for confidence in (0.5, 0.99):
+        folder = tmp_path / str(confidence)
+        folder.mkdir()
+        plan, _ = planned(task_of(), folder, Target(drop=0.034, confidence=confidence))
+        assert plan.met
+        assert {"stem", "head"} <= set(plan.skip)
+        assert plan.metric.true_drop is not None
+        assert plan.metric.true_drop.n == 800, "confirm and holdout count together"
+        sizes.append(len(plan.skip))
+    assert sizes[0] < sizes[1] < len(HARM)
+
+
+def test_sets_of_the_frontier_have_their_true_drops(tmp_path: Path) -> None:
+    with study(task_of(), tmp_path) as of:
+        plan = choose_plan(of, scan(of, "disable"), Target(drop=0.05))
+        points = measured_frontier(of, plan, None)
+    everything = next(point for point in points if not point.skip)
+    assert everything.true_drop is not None
+    assert everything.likely_drop == everything.true_drop.value
+    assert everything.likely_drop == pytest.approx(sum(HARM.values()), abs=0.06)
+
+
+def test_a_target_that_no_set_is_sure_to_meet_says_so(tmp_path: Path) -> None:
+    with study(task_of(), tmp_path) as of:
+        keep_stem = [unit for unit in HARM if unit != "stem"]
+        judge = SoftJudge(of, Promise(0.01, 0.8, True), float_scores(of))
+        assert not judge(tuple(keep_stem)).met
+    plan, _ = planned(task_of(), tmp_path, Target(drop=-0.01))
+    assert not plan.met
+    assert plan.reason is not None
+    assert "the float model itself reaches" in plan.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({}, SoftJudge),
+        ({"soft": None}, SplitJudge),
+        ({"aggregate": lambda scores: float(np.median(scores))}, SplitJudge),
+    ],
+    ids=["a mean of what is lost", "nothing known", "no mean"],
+)
+def test_without_a_soft_drop_the_counted_one_decides(
+    changes: dict[str, Any], kind: type, tmp_path: Path
+) -> None:
+    with study(task_of(**changes), tmp_path) as of:
+        judge = judge_of(of, Target(drop=0.1), float_scores(of), scan(of, "disable"))
+    assert type(judge) is kind
+    assert not isinstance(judge, SequentialJudge)
