@@ -144,8 +144,13 @@ def test_sets_of_which_only_the_first_samples_were_seen_count_too() -> None:
     whole = [np.array([1.0, 0.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0, 0.0])]
     soft = [np.array([0.4, 0.2, 0.0, 0.0]), np.array([0.2, 0.6, 0.0, 0.0])]
     part = ratio_of([whole[0], whole[1][:2]], [soft[0], soft[1][:2]])
+    # Means of what each was seen on: 1/4 and 1/2 lost, 0.15 and 0.4 believed; left over are
+    # (1 - 0.4 r) / 4 - 0.2 r / 2 of the first sample, -0.2 r / 4 + (1 - 0.6 r) / 2 of the second.
+    found = 0.75 / 0.55
+    left = ((1 - 0.4 * found) / 4 - 0.2 * found / 2, -0.2 * found / 4 + (1 - 0.6 * found) / 2)
+    trust = BELIEF**2 / (BELIEF**2 + (left[0] ** 2 + left[1] ** 2) / 0.55**2)
+    assert part.value == pytest.approx(1 + trust * (found - 1))
     assert part.error < BELIEF
-    assert part.value > ratio_of(whole, soft).value > 1
 
 
 def test_many_labels_outweigh_belief_and_few_do_not() -> None:

@@ -23,7 +23,7 @@ from sensitivity.stats.proof import NORMAL_95
 
 Values = NDArray[np.float64]
 
-BELIEF = 0.3
+BELIEF = 0.5
 """Standard deviation, before anything was counted, of how much is really lost for each point of
 soft drop: about 1, since a model is trained to believe what is so."""
 
@@ -51,7 +51,7 @@ def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
     more, as they are known better. Raises ValueError where counted and soft differ in length.
 
     >>> ratio_of([], [])
-    Ratio(value=1.0, error=0.3)
+    Ratio(value=1.0, error=0.5)
     """
     sets = [_pair(lost, moved) for lost, moved in zip(counted, soft, strict=True)]
     lost_sum = sum(float(lost.mean()) for lost, _ in sets)
