@@ -25,6 +25,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Range, Scores, Variant
 from sensitivity.repairs.bias import bias_corrections
@@ -270,3 +271,23 @@ def test_a_repair_of_all_is_kept_where_the_metric_does_not_fall_and_something_is
         assert [one.unit for one in found] == ["stem.0", "left"]
         assert all(one.together and one.method == "bias correction" for one in found)
         assert found[0].gain.value == pytest.approx(levels[2] - levels[0])
+
+
+def test_a_half_model_that_computes_in_float32_for_a_while_gets_its_own_bias_back():
+    inputs = models.batch().bfloat16()
+    source = ModelOptModel(models.quantized(models.seeded(models.Branches).bfloat16(), inputs))
+    layer, weight = source.model.left, "left.weight_quantizer"
+    own = layer.bias
+    (found,) = [one for one in bias_corrections(source, inputs) if one.quantizer == weight]
+    with source.with_ranges([found]):
+        measured = layer.bias.detach()
+        assert measured.dtype == torch.bfloat16
+        with in_float32(source.model):
+            with source.disabled([weight]):
+                assert torch.equal(layer.bias, own.float())
+            assert layer.bias.dtype == torch.float32
+            assert torch.equal(layer.bias, measured.float()), "rounded as it was measured"
+        with source.disabled([weight]):
+            assert layer.bias is own
+    assert layer.bias is own
+    assert own.dtype == torch.bfloat16

@@ -26,7 +26,8 @@ class Biases:
 
     def __init__(self, layers: Mapping[str, Any]) -> None:
         self.layers = layers
-        self._own: dict[str, Any] = {}
+        # The user's own parameter, or None, and the type that the layer had with it.
+        self._own: dict[str, tuple[Any, Any]] = {}
         self._now: dict[str, Delta] = {}
 
     def now(self, name: str) -> Delta | None:
@@ -46,13 +47,17 @@ class Biases:
                 "Expected a change of the bias for the weight of a convolution or linear layer, "
                 f"got one for {name}."
             )
-        parameters = self.layers[name]._parameters
-        own = self._own.pop(name, parameters["bias"])
+        layer = self.layers[name]
         self._now.pop(name, None)
-        parameters["bias"] = own
+        own, dtype = self._own.setdefault(name, (layer._parameters["bias"], layer.weight.dtype))
         if delta is not None:
-            self._own[name], self._now[name] = own, delta
-            parameters["bias"] = _sum(self.layers[name], own, delta)
+            self._now[name] = delta
+            layer._parameters["bias"] = _sum(layer, own, dtype, delta)
+        elif layer.weight.dtype == dtype:
+            layer._parameters["bias"] = own
+            del self._own[name]
+        else:  # the model computes in another type for a while, and `own` comes back after it
+            layer._parameters["bias"] = _in_type_of(layer, own)
 
     @contextmanager
     def changed(self, deltas: Mapping[str, Delta | None]) -> Iterator[None]:
@@ -71,14 +76,25 @@ def has_bias(layer: Any) -> bool:
     return bool(names & WEIGHTED) and "bias" in layer._parameters
 
 
-def _sum(layer: Any, own: Any, delta: Delta) -> nn.Parameter:
+def _sum(layer: Any, own: Any, dtype: Any, delta: Delta) -> nn.Parameter:
+    """Added in the layer's own type, as where it was measured, and given in the type that the layer
+    has now."""
     import torch
     from torch import nn
 
-    weight = layer.weight
-    added = torch.tensor(delta, dtype=weight.dtype, device=weight.device)
-    values = added if own is None else own.detach() + added
-    return nn.Parameter(values, requires_grad=bool(weight.requires_grad))
+    added = torch.tensor(delta, dtype=dtype, device=layer.weight.device)
+    values = added if own is None else own.detach().to(dtype) + added
+    values = values.to(layer.weight.dtype)
+    return nn.Parameter(values, requires_grad=bool(layer.weight.requires_grad))
+
+
+def _in_type_of(layer: Any, own: Any) -> nn.Parameter | None:
+    from torch import nn
+
+    if own is None:
+        return None
+    values = own.detach().to(layer.weight.dtype)
+    return nn.Parameter(values, requires_grad=bool(own.requires_grad))
 
 
 class BiasChange:
