@@ -192,8 +192,8 @@ class PlanChoices:
     )
     no_recalibrate: bool = setting(
         False,
-        "Take ranges as they are; by default the worst units are tried with others before any is "
-        "left out.",
+        "Take ranges and biases as they are; by default the worst units are tried with other "
+        "ranges, and all biases corrected, before any is left out.",
     )
     planner: str = registered(
         "greedy",

@@ -12,7 +12,7 @@ from scipy import stats
 from statsmodels.stats.weightstats import DescrStatsW
 
 from sensitivity.stats.proof import chance_below
-from sensitivity.stats.soft_drop import BELIEF, FLIP, OWN, Ratio, ratio_of, true_drop
+from sensitivity.stats.soft_drop import ANSWER, BELIEF, FLIP, OWN, Ratio, ratio_of, true_drop
 
 ALLOWED, CONFIDENCE = 0.01, 0.8
 
@@ -112,7 +112,8 @@ def test_the_two_estimates_count_by_their_precision() -> None:
     found = true_drop(lost, soft, ratio)
     counted_error = _error(lost, 1.0)
     expected, mean = 1.2 * soft.mean(), soft.mean()
-    doubt = math.sqrt((mean * 0.1) ** 2 + (expected * OWN) ** 2 + (1.2 * _error(soft, FLIP)) ** 2)
+    parts = (mean * 0.1, expected * OWN, 1.2 * _error(soft, FLIP), 9 / 200 * ANSWER)
+    doubt = math.sqrt(sum(part**2 for part in parts))
     weights = [1 / doubt**2, 1 / counted_error**2]
     pooled = DescrStatsW([expected, lost.mean()], weights=weights)
     assert found.value == pytest.approx(pooled.mean)

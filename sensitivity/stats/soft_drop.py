@@ -35,6 +35,12 @@ FLIP = 0.25
 """Part of the full scale that float believes to lose by an answer that no sample has shown yet."""
 
 
+ANSWER = 0.05
+"""Part of the full scale by which float's belief in a changed answer is off, the same way in all of
+a set: standard deviation. Answers that change between two near ones add little to the soft drop and
+as much doubt as others."""
+
+
 @dataclass(frozen=True)
 class Ratio:
     """What is really lost for each point of soft drop. error: its standard error."""
@@ -77,7 +83,8 @@ def true_drop(
     counted: float[n], losses against float of labelled samples, n >= 1. soft: float[m], soft drops
     of these and of any other samples, labelled or not. full_scale: the largest loss of a sample.
     Both estimates count by what they are worth: the scaled soft one by the doubt about the ratio,
-    about this set (OWN) and its own sampling error; the counted one by its sampling error. With
+    about this set (OWN), about each changed answer (ANSWER) and its own sampling error; the counted
+    one by its sampling error. With
     many labels the counted drop decides, with few the soft one. n of the result is that of
     `counted`. Raises ValueError for no sample or a value that is not finite.
 
@@ -87,8 +94,12 @@ def true_drop(
     lost, moved = _finite(counted), _finite(soft)
     soft_mean = float(moved.mean())
     expected = ratio.value * soft_mean
+    changed = float(np.mean(moved != 0))
     doubt = math.hypot(
-        soft_mean * ratio.error, expected * OWN, ratio.value * _error(moved, FLIP * full_scale)
+        soft_mean * ratio.error,
+        expected * OWN,
+        ratio.value * _error(moved, FLIP * full_scale),
+        changed * ANSWER * full_scale,
     )
     counted_error = _error(lost, full_scale)
     to_counted = doubt**2 / (doubt**2 + counted_error**2)
