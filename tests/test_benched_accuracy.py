@@ -12,12 +12,12 @@ import pytest
 from onnx import helper
 from support.reporting_samples import timing
 
-from sensitivity import benching
 from sensitivity.config import BenchSettings
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.reporting.tables import bench_table
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.stats.paired import paired_effect
+from sensitivity.steps import bench
 from sensitivity.steps.bench import HeldOut, _accuracy, runtime_accuracy
 from sensitivity.tasks.base import Task
 from sensitivity.timing.same_files import same_files
@@ -65,7 +65,7 @@ def test_only_more_than_chance_differs(right: int, differs: bool, tmp_path: Path
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, **choices: bool) -> tuple[list[str], list[str], bool]:
-    monkeypatch.setattr(benching, "_scores", lambda timing, runtime, task: answers(376))
+    monkeypatch.setattr(bench, "_scores", lambda timing, runtime, task: answers(376))
     found, judged, why = _accuracy(FILES, OnnxRuntime(), HELD, replace(SETTINGS, **choices))
     return list(found), why, judged is not None
 
@@ -86,7 +86,7 @@ def test_a_metric_that_cannot_be_measured_does_not_end_a_run_that_did_not_ask_fo
     def fail(*_):
         raise RuntimeUnavailable("Expected a batch of 4, got 2.")
 
-    monkeypatch.setattr(benching, "_scores", fail)
+    monkeypatch.setattr(bench, "_scores", fail)
     assert _accuracy(FILES, OnnxRuntime(), HELD, SETTINGS) == (
         {},
         None,

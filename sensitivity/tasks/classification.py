@@ -213,8 +213,9 @@ def answer_lost(float_outputs: Any, outputs: Any) -> Scores:
 
     float_outputs, outputs: logits [n, classes], or probabilities, of the same samples.
 
-    >>> answer_lost(np.log([[0.5, 0.3, 0.2]] * 2), np.array([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]]))
-    array([0.2, 0. ])
+    >>> lost = answer_lost(np.log([[0.5, 0.3, 0.2]] * 2), np.array([[1, 2, 0], [3, 2, 0]]))
+    >>> lost.round(3).tolist()
+    [0.2, 0.0]
     """
     wanted, got = _class_scores(float_outputs), _class_scores(outputs)
     belief = _probabilities(wanted)
