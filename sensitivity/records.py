@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class Range:
     low: float | None = None
     bias: tuple[float, ...] | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The name under which simulators and journals know it: no two ranges of one model have the
         same."""
@@ -133,14 +134,15 @@ class Variant:
     disabled: frozenset[str]
     ranges: frozenset[Range] = frozenset()
 
-    @property
+    @cached_property
     def switched(self) -> frozenset[str]:
         """What a simulator is asked for: names of disabled quantizers and keys of the ranges in
         use."""
         return self.disabled | {one.key for one in self.ranges}
 
-    @property
+    @cached_property
     def key(self) -> str:
+        """The name under which a journal knows it."""
         return hashlib.sha256("\n".join(sorted(self.switched)).encode()).hexdigest()[:16]
 
 
