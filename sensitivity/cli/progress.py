@@ -21,6 +21,24 @@ from sensitivity.measure.progress import Advance
 LINE_EVERY_S = 10.0
 
 
+class Pace:
+    """When a line was last printed, by any step: many short steps in a row are told of too."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time for a line, which is then taken to be printed."""
+        now = time.monotonic()
+        due = now - self._last >= LINE_EVERY_S
+        if due:
+            self._last = now
+        return due
+
+
+PACE = Pace()
+
+
 @contextmanager
 def bar(what: str, total: int) -> Iterator[Advance]:
     """Steps done, time left and samples spent, on stderr. See `sensitivity.measure.progress`."""
@@ -50,16 +68,14 @@ def bar(what: str, total: int) -> Iterator[Advance]:
 
 
 def _lines(console: Console, what: str, total: int) -> Advance:
-    start = last = time.monotonic()
+    start = time.monotonic()
     done = spent = 0
 
     def advance(steps: int, samples: int) -> None:
-        nonlocal done, spent, last
+        nonlocal done, spent
         done, spent = done + steps, spent + samples
-        now = time.monotonic()
-        if now - last >= LINE_EVERY_S:
-            last = now
-            left = (now - start) / done * (total - done)
+        if PACE.is_due():
+            left = (time.monotonic() - start) / max(done, 1) * (total - done)
             console.print(
                 f"{what}: {done} of {total} done, about {left:.0f} s left, {spent} samples spent"
             )

@@ -35,7 +35,7 @@ FLIP = 0.25
 """Part of the full scale that float believes to lose by an answer that no sample has shown yet."""
 
 
-ANSWER = 0.05
+ANSWER = 0.03
 """Part of the full scale by which float's belief in a changed answer is off, the same way in all of
 a set: standard deviation. Answers that change between two near ones add little to the soft drop and
 as much doubt as others."""
