@@ -229,14 +229,20 @@ class Measurer:
         for variant, scores in measured:
             self.journal.add_scores(variant, split, batch, scores)
 
-    def check_data(self, split: str, batch: int, inputs: Any, targets: Any) -> None:
+    def check_data(
+        self, split: str, batch: int, inputs: Any, targets: Any, *, also: Sequence[str] = ()
+    ) -> None:
         """Raise JournalMismatch where this batch is not the one that earlier scores were of. Once
-        for each batch: a digest takes as long as a small model does."""
-        if (split, batch) not in self._checked:
-            digest = batch_digest(inputs, targets)
-            self._check_first(split.partition(":")[0], batch, digest)
-            self.journal.add_batch(split, batch, digest)
-            self._checked.add((split, batch))
+        for each batch: a digest takes as long as a small model does. also: other names under which
+        values of the same batch are kept."""
+        new = [name for name in (split, *also) if (name, batch) not in self._checked]
+        if not new:
+            return
+        digest = batch_digest(inputs, targets)
+        for name in new:
+            self._check_first(name.partition(":")[0], batch, digest)
+            self.journal.add_batch(name, batch, digest)
+            self._checked.add((name, batch))
 
     def _fitted(self, signal: Signal, reference: Variant, samples: int) -> Signal:
         """The signal with its distance on the first `samples` samples of `rank`."""

@@ -58,8 +58,7 @@ class SoftMeasurer:
     def _measure(self, variant: Variant, split: str, batch: int, inputs: Any, targets: Any) -> None:
         measurer, size = self._study.measurer, batch_size(inputs)
         key = f"{split}: {self._name}"
-        for name in (split, key):
-            measurer.check_data(name, batch, inputs, targets)
+        measurer.check_data(split, batch, inputs, targets, also=[key])
         wanted = self._float_outputs(split, batch, inputs)
         ((_, output),) = measurer.outputs([variant], inputs)
         measurer.samples += size

@@ -80,7 +80,8 @@ class Choice:
 
 class Planner(Protocol):
     """name: what the user calls it by. A planner that compares skip-sets by `Goal.cost_of` also has
-    the class attribute `wants_cost = True`: layers are then timed before it is asked. Made without
+    the class attribute `wants_cost = True`: layers are then timed before it is asked. One whose
+    answer stands, whatever else was judged, has `searches = False`. Made without
     arguments, once for each search."""
 
     name: str

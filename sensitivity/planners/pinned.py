@@ -18,6 +18,7 @@ class PinnedPlanner:
 
     def __init__(self, planner: Planner, skip: Sequence[str], keep: Sequence[str]) -> None:
         self.name = planner.name
+        self.searches = bool(getattr(planner, "searches", True))
         self._planner = planner
         self._skip = tuple(skip)
         self._fixed = frozenset((*skip, *keep))

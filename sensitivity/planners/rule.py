@@ -17,6 +17,7 @@ class RulePlanner:
     """Leaves out what the rule says, whatever the target: neither more nor less."""
 
     name = "rule"
+    searches = False
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
         search = Search(judge)

@@ -75,8 +75,8 @@ def choose_plan(
         by_hand(study.units, means.ends),
     )
     choice = planner.choose(order.units, judge, goal)
-    # A probe has compared whole engines, and the rule leaves out what it leaves out.
-    if isinstance(judge, SoftJudge) and means.probe is None and means.planner != "rule":
+    # A probe has compared whole engines.
+    if isinstance(judge, SoftJudge) and means.probe is None and planner.searches:
         choice = _judged_again(choice, judge, goal)
     variant = study.skip_variant(choice.skip)
     (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")

@@ -158,10 +158,16 @@ def _of_units(
         if not before:
             continue
         ranges = tuple(new[one.quantizer] for one in before)
-        methods = dict.fromkeys(one.method for one in ranges)
-        method = ", ".join(methods)
-        found.append(Recalibrated(name, method, before, ranges, brought, together=True))
+        found.append(recalibrated_unit(name, before, ranges, brought, together=True))
     return tuple(found)
+
+
+def recalibrated_unit(
+    unit: str, before: Choice, ranges: Choice, brought: Estimate, *, together: bool = False
+) -> Recalibrated:
+    """The record of a unit with these ranges, whose methods it names, each once."""
+    method = ", ".join(dict.fromkeys(one.method for one in ranges))
+    return Recalibrated(unit, method, before, ranges, brought, together=together)
 
 
 def recalibrate(
@@ -289,10 +295,8 @@ class _Trials:
     ) -> Recalibrated:
         changed = {one.quantizer for one in choice}
         before = tuple(one for place in places for one in place.own if one.quantizer in changed)
-        method = ", ".join(dict.fromkeys(one.method for one in choice))
-        return Recalibrated(
-            unit, method, before, choice, gain(now, then, self._measurer.task.aggregate)
-        )
+        brought = gain(now, then, self._measurer.task.aggregate)
+        return recalibrated_unit(unit, before, choice, brought)
 
     @staticmethod
     def _ranges(units: Iterable[Recalibrated]) -> Choice:

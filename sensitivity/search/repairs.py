@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sensitivity.measure.ranking import gain, per_sample
 from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
-from sensitivity.search.ranges import ALPHA, SIGNAL_SAMPLES, is_above
+from sensitivity.search.ranges import ALPHA, SIGNAL_SAMPLES, is_above, recalibrated_unit
 from sensitivity.signals.base import Signal
 
 Pair = tuple[Range, Range]
@@ -54,8 +54,7 @@ def _changed(unit: Unit, pairs: Mapping[str, Pair], brought: Estimate) -> Recali
     mine = [pairs[name] for name in unit.quantizers if name in pairs]
     before = tuple(old for old, _ in mine)
     ranges = tuple(new for _, new in mine)
-    method = ", ".join(dict.fromkeys(one.method for one in ranges))
-    return Recalibrated(unit.name, method, before, ranges, brought, together=True)
+    return recalibrated_unit(unit.name, before, ranges, brought, together=True)
 
 
 def _is_better(

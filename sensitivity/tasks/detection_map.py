@@ -73,9 +73,9 @@ def mean_average_precision_50(scores: Scores, classes: int) -> float:
 def average_precision(scores: Scores, classes: int) -> NDArray[np.float64]:
     """AP float64[10, classes] at each IoU threshold; nan for classes without ground truth in these
     images."""
-    limit = (scores.shape[1] - classes) // 2
-    counts = scores[:, 2 * limit :].sum(axis=0)
-    labels, outcomes = _by_class(scores[:, :limit], scores[:, limit : 2 * limit], counts > 0)
+    confidences, found, each = _columns(scores, classes)
+    counts = each.sum(axis=0)
+    labels, outcomes = _by_class(confidences, found, counts > 0)
     precision = _precision_sums(labels, outcomes, counts) / len(RECALLS)
     precision[:, counts == 0] = np.nan
     return precision
@@ -86,9 +86,15 @@ def outcomes_at_half(
 ) -> tuple[Scores, NDArray[np.int64], Bools, Bools]:
     """Of each detection: its confidence (0 where there is none), its class, whether it is true at
     an overlap of half, and whether it is ignored there; each [n, limit]."""
+    confidences, found, _ = _columns(scores, classes)
+    labels, outcomes = np.divmod(found.astype(np.int64), _STATES)
+    return confidences, labels, _TRUE[0][outcomes], _IGNORED[0][outcomes]
+
+
+def _columns(scores: Scores, classes: int) -> tuple[Scores, Scores, Scores]:
+    """Confidences, outcomes and counts of these rows."""
     limit = (scores.shape[1] - classes) // 2
-    labels, outcomes = np.divmod(scores[:, limit : 2 * limit].astype(np.int64), _STATES)
-    return scores[:, :limit], labels, _TRUE[0][outcomes], _IGNORED[0][outcomes]
+    return scores[:, :limit], scores[:, limit : 2 * limit], scores[:, 2 * limit :]
 
 
 def image_scores(found: Detections, truth: Truth, classes: int) -> Scores:
