@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint site package house clean
+.PHONY: setup demo test lint site package house mutation clean
 
 setup: $(VENV)/.done
 
@@ -35,6 +35,11 @@ package: setup
 # How the code reads; the limits are in tests/test_house.py.
 house: setup
 	$(BIN)/python benchmarks/house.py
+
+# Whether the tests notice a changed line; a run that was cut short goes on where it stopped.
+mutation: setup
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[mutation]'
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutation.py
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

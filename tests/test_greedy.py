@@ -125,3 +125,14 @@ def test_climbing_finds_a_set_that_is_smaller_by_one_and_none_of_the_same_size()
 
     assert climbed(UNITS, Search(judge), 3) == ("u0", "u1")
     assert climbed(UNITS, Search(judge), 2) is None
+
+
+def test_climbing_finds_nothing_where_the_first_units_miss_the_target() -> None:
+    """Only the last of twenty units matters, and climbing looks at the first sixteen."""
+    ranking = [f"u{i}" for i in range(20)]
+
+    def judge(skip: tuple[str, ...]) -> Judged:
+        return Judged(float("u19" in skip), "u19" in skip, 100)
+
+    assert climbed(ranking, Search(judge), fewer=20) is None
+    assert climbed(["u19", *ranking[:19]], Search(judge), fewer=20) == ("u19",)

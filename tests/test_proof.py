@@ -111,11 +111,13 @@ def test_the_shortfall_is_of_what_each_kind_of_target_asks_for(
 ) -> None:
     found = shortfall(target, FLOAT, LEVEL, DROP)
     assert (found.value, found.low, found.high) == pytest.approx(expected)
+    assert found.n == 400
 
 
 def test_a_corrected_level_is_as_far_under_float_as_the_corrected_drop() -> None:
     found = corrected_level(LEVEL, FLOAT, Estimate(0.03, 0.0, 0.06, 400))
     assert (found.value, found.low, found.high) == pytest.approx((0.77, 0.73, 0.81))
+    assert found.n == 400
 
 
 def test_sides_are_only_ever_made_longer() -> None:
