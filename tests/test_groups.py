@@ -95,6 +95,7 @@ def test_residual_concat_fan_out_and_head_are_found_in_one_model(residual):
 
 def test_each_relation_has_its_layers(residual):
     found = structure_of(residual, models.batch())
+    assert found.problem is None
     relations = [(one.kind, one.layers) for one in found.relations]
     assert relations == [
         ("head", ("detect.box.0", "detect.box.1")),
@@ -271,6 +272,14 @@ def test_a_unit_that_came_together_for_two_reasons_is_called_by_the_stronger(str
     for relations in (both, both[::-1]):
         (unit,) = units_of(quantizers("a", "b"), "group", relations)
         assert unit.kind == ORDER[stronger]
+
+
+def test_a_reason_for_one_layer_of_a_unit_does_not_name_the_unit() -> None:
+    """Layers of one quantizer cannot part, whatever group the user has put one of them in."""
+    own = quantizers("a", "b")
+    relations = [*patterns(["mine=a"], own), Relation("shared", ("a", "b"))]
+    (unit,) = units_of(own, "group", relations)
+    assert (unit.name, unit.kind, unit.layers) == ("shared:a", "shared", ("a", "b"))
 
 
 def test_a_users_group_is_stronger_than_the_graphs_and_takes_exact_names_before_patterns():
