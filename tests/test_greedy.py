@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +93,23 @@ def test_a_path_that_is_not_monotone_still_meets_the_target() -> None:
     choice = choose(UNITS, evaluate, 5.0)
     assert choice.met
     assert evaluate(choice.skip) >= 5.0
+
+
+@pytest.mark.parametrize(("doubt", "climbs"), [(0.0, True), (0.5, False)])
+def test_a_decline_that_may_be_chance_starts_no_search_of_single_units(
+    doubt: float, climbs: bool
+) -> None:
+    """More is better, but the second of the ranking seems to cost a little."""
+
+    def judge(skip: tuple[str, ...]) -> Judged:
+        metric = len(skip) - 1.3 * ("u1" in skip)
+        return Judged(metric, len(skip) >= 6, 100, doubt=doubt)
+
+    choice = GreedyPlanner().choose(UNITS, judge, Goal(5.0, start=6.0))
+    assert choice.skip == tuple(UNITS[:6])
+    assert bool(choice.notes) == climbs
+    tried_alone = [step.skip for step in choice.path if step.skip == ("u0", "u2")]
+    assert bool(tried_alone) == climbs
 
 
 def test_units_that_make_it_worse_are_stepped_over_where_the_path_shows_them() -> None:

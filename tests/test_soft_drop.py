@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.weightstats import DescrStatsW
 
 from sensitivity.stats.proof import chance_below
@@ -127,17 +128,20 @@ def _error(values: np.ndarray, unseen: float) -> float:
     return math.sqrt((square - values.mean() ** 2) / len(values))
 
 
-def test_the_ratio_is_what_all_sets_lost_over_what_float_believed() -> None:
-    """With a regression through one point for each sample, and a normal prior, by hand."""
+def test_the_ratio_is_the_line_through_the_origin_nearest_to_all_sets() -> None:
+    """As statsmodels fits it, with a normal prior and the scatter of sets about it by hand."""
     rng = np.random.default_rng(3)
     counted, soft = World(1.3, np.ones(16), 0.3 * np.exp(-0.1 * np.arange(16))).samples(rng, 4000)
     found = ratio_of(list(counted), list(soft))
-    lost, moved = counted.sum(axis=0), soft.sum(axis=0)
-    slope = lost.mean() / moved.mean()
-    error = stats.sem(lost - slope * moved, ddof=0) / moved.mean()
-    precision = 1 / error**2 + 1 / BELIEF**2
-    assert found.value == pytest.approx((slope / error**2 + 1 / BELIEF**2) / precision)
-    assert found.error == pytest.approx(1 / math.sqrt(precision))
+    means = soft.mean(axis=1)
+    slope = OLS(counted.mean(axis=1), means).fit().params[0]
+    weighted = means @ (counted - slope * soft)
+    sampling = stats.sem(weighted, ddof=0) / (means @ means)
+    scatter = OWN * slope * np.linalg.norm(means**2) / (means @ means)
+    precision = 1 / (sampling**2 + scatter**2) + 1 / BELIEF**2
+    assert found.error == pytest.approx(1 / math.sqrt(precision), rel=1e-3)
+    own = sampling**2 + scatter**2
+    assert found.value == pytest.approx((slope / own + 1 / BELIEF**2) / precision, rel=1e-3)
     assert found.value == pytest.approx(1.3, abs=3 * found.error)
 
 
@@ -145,11 +149,15 @@ def test_sets_of_which_only_the_first_samples_were_seen_count_too() -> None:
     whole = [np.array([1.0, 0.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0, 0.0])]
     soft = [np.array([0.4, 0.2, 0.0, 0.0]), np.array([0.2, 0.6, 0.0, 0.0])]
     part = ratio_of([whole[0], whole[1][:2]], [soft[0], soft[1][:2]])
-    # Means of what each was seen on: 1/4 and 1/2 lost, 0.15 and 0.4 believed; left over are
-    # (1 - 0.4 r) / 4 - 0.2 r / 2 of the first sample, -0.2 r / 4 + (1 - 0.6 r) / 2 of the second.
-    found = 0.75 / 0.55
-    left = ((1 - 0.4 * found) / 4 - 0.2 * found / 2, -0.2 * found / 4 + (1 - 0.6 * found) / 2)
-    trust = BELIEF**2 / (BELIEF**2 + (left[0] ** 2 + left[1] ** 2) / 0.55**2)
+    # Means of what each was seen on: 1/4 and 1/2 lost, 0.15 and 0.4 believed. What is left over
+    # counts by what each set believed to lose.
+    squares = 0.15**2 + 0.4**2
+    found = (0.15 * 0.25 + 0.4 * 0.5) / squares
+    first = 0.15 * (1 - 0.4 * found) / 4 + 0.4 * (0 - 0.2 * found) / 2
+    second = 0.15 * (0 - 0.2 * found) / 4 + 0.4 * (1 - 0.6 * found) / 2
+    sampling = (first**2 + second**2) / squares**2
+    scatter = (OWN * found) ** 2 * (0.15**4 + 0.4**4) / squares**2
+    trust = BELIEF**2 / (BELIEF**2 + sampling + scatter)
     assert part.value == pytest.approx(1 + trust * (found - 1))
     assert part.error < BELIEF
 

@@ -48,7 +48,8 @@ class Judged:
 
     error: standard error of `metric` as an estimate of that on the whole split; 0 where all of it
     was measured.
-    part: how much of the split was measured, n over its size.
+    part: how much of the split was measured, n over its size. doubt: standard error of `metric` as
+    an estimate of that on all data there could be; 0 where the split alone counts.
     """
 
     metric: float
@@ -56,6 +57,7 @@ class Judged:
     n: int
     error: float = 0.0
     part: float = 1.0
+    doubt: float = 0.0
 
 
 Judge = Callable[[tuple[str, ...]], Judged]
@@ -101,12 +103,14 @@ class Search:
         self.path: list[PlanStep] = []
         self._judge = judge
         self._tried: dict[frozenset[str], PlanStep] = {}
+        self._doubt: dict[Skip, float] = {}
 
     def step(self, skip: tuple[str, ...]) -> PlanStep:
         key = frozenset(skip)
         if key not in self._tried:
             judged = self._judge(skip)
             self._tried[key] = PlanStep(skip, judged.metric, judged.met, judged.n)
+            self._doubt[skip] = judged.doubt
             self.path.append(self._tried[key])
         return self._tried[key]
 
@@ -114,7 +118,31 @@ class Search:
         return self.step(skip).met
 
     def choice(self, skip: tuple[str, ...]) -> Choice:
-        return Choice(skip, self.step(skip).met, tuple(self.path), not_monotone(self.path))
+        return Choice(skip, self.step(skip).met, tuple(self.path), self.not_monotone())
+
+    def not_monotone(self) -> tuple[str, ...]:
+        """A sentence where leaving more units out made the metric worse beyond doubt, for the pair
+        of tries where it did most.
+
+        Only tries on the same samples are compared.
+        """
+        worse = [
+            (small.metric - large.metric, small, large)
+            for small in self.path
+            for large in self.path
+            if set(small.skip) < set(large.skip)
+            and small.metric - large.metric > self._doubt[large.skip]
+            and small.n == large.n
+        ]
+        if not worse:
+            return ()
+        _, small, large = max(worse, key=lambda found: found[0])
+        added = sorted(set(large.skip) - set(small.skip))
+        names = ", ".join(added[:3]) + (f" and {len(added) - 3} more" if len(added) > 3 else "")
+        return (
+            f"The path is not monotone: leaving out {names} as well, besides {len(small.skip)} "
+            f"others, lowers the metric on confirm from {small.metric:.4f} to {large.metric:.4f}.",
+        )
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:
         """For a target that skipping everything misses: the best of everything tried and of
@@ -125,26 +153,3 @@ class Search:
             size *= 2
         best = max(self.path, key=lambda step: (step.metric, -len(step.skip)))
         return self.choice(best.skip)
-
-
-def not_monotone(path: Sequence[PlanStep]) -> tuple[str, ...]:
-    """A sentence where leaving more units out made the metric worse, for the pair of tries where it
-    did most.
-
-    Only tries on the same samples are compared.
-    """
-    worse = [
-        (small.metric - large.metric, small, large)
-        for small in path
-        for large in path
-        if set(small.skip) < set(large.skip) and small.metric > large.metric and small.n == large.n
-    ]
-    if not worse:
-        return ()
-    _, small, large = max(worse, key=lambda found: found[0])
-    added = sorted(set(large.skip) - set(small.skip))
-    names = ", ".join(added[:3]) + (f" and {len(added) - 3} more" if len(added) > 3 else "")
-    return (
-        f"The path is not monotone: leaving out {names} as well, besides {len(small.skip)} others, "
-        f"lowers the metric on confirm from {small.metric:.4f} to {large.metric:.4f}.",
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensitivity.planners.base import Choice, Goal, Judge, Search, not_monotone
+from sensitivity.planners.base import Choice, Goal, Judge, Search
 
 REACH = 16
 """Units that are tried one at a time where a longer prefix turned out worse."""
@@ -51,7 +51,7 @@ class GreedyPlanner:
         found = tuple(ranking[:high])
         if self._prefix:
             return search.choice(found)
-        if not_monotone(search.path):
+        if search.not_monotone():
             found = climbed(ranking, search, len(found)) or found
         return search.choice(pruned(found, search))
 

@@ -3,8 +3,8 @@ speed.
 
 1. Which range: of each quantizer alone, the one that moves the outputs least, on few samples.
    Nothing else is quantized then, so that no other unit hides what it does.
-2. Whether to take it: unit by unit, the worst first, on all of `rank`, on top of those taken
-   before.
+2. Whether to take it, on all of `rank`: all at once where that credibly helps, else unit by unit,
+   the worst first, on top of those taken before.
 `confirm` and `holdout` are not touched.
 """
 
@@ -193,10 +193,16 @@ def recalibrate(
             trials.best_of(name, mine, _choices_of(mine))
         return trials.worth()
     closer = closer_choices(study, places, signal)
-    for name, mine in places_of_unit.items():
-        found = [place for place in mine if place in closer]
-        if found:
-            trials.add(name, found, tuple(one for place in found for one in closer[place]))
+    changes = [
+        Change(name, found, sum((closer[place] for place in found), Choice()))
+        for name, mine in places_of_unit.items()
+        if (found := [place for place in mine if place in closer])
+    ]
+    at_once = trials.all_of(changes)
+    if at_once:
+        return at_once
+    for change in changes:
+        trials.add(change)
     return trials.worth()
 
 
@@ -239,8 +245,18 @@ def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dic
     return found
 
 
+@dataclass(frozen=True)
+class Change:
+    """Other ranges for a unit. places: those whose ranges `choice` changes."""
+
+    unit: str
+    places: Sequence[Place]
+    choice: Choice
+
+
 class _Trials:
-    """Choices tried one after the other on all of `rank`, each on top of those taken before it."""
+    """Choices tried on all of `rank`: all at once, or one after the other, each on top of those
+    taken before it."""
 
     def __init__(self, study: Study, skip: Sequence[str]) -> None:
         self._measurer = study.measurer
@@ -248,12 +264,25 @@ class _Trials:
         self._tried: list[Recalibrated] = []
         self._taken: list[Recalibrated] = []
 
-    def add(self, unit: str, places: Sequence[Place], choice: Choice) -> None:
-        """Take a choice that is known to move the outputs less, unless the metric falls."""
-        now, then = self._scores(
-            [self._ranges(self._taken), (*self._ranges(self._taken), *choice)], unit
+    def all_of(self, changes: Sequence[Change]) -> tuple[Recalibrated, ...]:
+        """All of these changes, each with the gain of all; none where the metric does not credibly
+        rise. A pass over `rank` for each unit is then saved."""
+        if len(changes) < 2:
+            return ()
+        every = sum((change.choice for change in changes), Choice())
+        now, then = self._scores([(), every], "all at once")
+        brought = gain(now, then, self._measurer.task.aggregate)
+        if brought.low is None or brought.low <= 0:
+            return ()
+        return tuple(
+            replace(self._recalibrated(change, now, then), together=True) for change in changes
         )
-        found = self._recalibrated(unit, places, choice, now, then)
+
+    def add(self, change: Change) -> None:
+        """Take a choice that is known to move the outputs less, unless the metric falls."""
+        taken = self._ranges(self._taken)
+        now, then = self._scores([taken, (*taken, *change.choice)], change.unit)
+        found = self._recalibrated(change, now, then)
         self._tried.append(found)
         if found.gain.value >= 0:
             self._taken.append(found)
@@ -265,7 +294,8 @@ class _Trials:
         now, *others = self._scores([before, *((*before, *choice) for choice in choices)], unit)
         aggregate = self._measurer.aggregate
         best = max(range(len(others)), key=lambda index: aggregate(others[index]))
-        found = self._recalibrated(unit, places, choices[best], now, others[best])
+        change = Change(unit, places, choices[best])
+        found = self._recalibrated(change, now, others[best])
         task = self._measurer.task
         values = [per_sample(scores, task.aggregate) for scores in (others[best], now)]
         if (found.gain.low is None and found.gain.value > 0) or is_above(
@@ -290,13 +320,13 @@ class _Trials:
         variants = [Variant("recalibrated", self._base.disabled, frozenset(one)) for one in ranges]
         return self._measurer.scores(variants, "rank", f"recalibrate: {what}")
 
-    def _recalibrated(
-        self, unit: str, places: Sequence[Place], choice: Choice, now: Scores, then: Scores
-    ) -> Recalibrated:
-        changed = {one.quantizer for one in choice}
-        before = tuple(one for place in places for one in place.own if one.quantizer in changed)
+    def _recalibrated(self, change: Change, now: Scores, then: Scores) -> Recalibrated:
+        changed = {one.quantizer for one in change.choice}
+        before = tuple(
+            one for place in change.places for one in place.own if one.quantizer in changed
+        )
         brought = gain(now, then, self._measurer.task.aggregate)
-        return recalibrated_unit(unit, before, choice, brought)
+        return recalibrated_unit(change.unit, before, change.choice, brought)
 
     @staticmethod
     def _ranges(units: Iterable[Recalibrated]) -> Choice:

@@ -21,8 +21,9 @@ LEAST = 0.1
 HOPELESS = 0.05
 """Chance of meeting the target under which a set is refused before all of `confirm` was seen."""
 
-OPEN = (0.02, 0.98)
-"""Chances between which the soft drop of more samples is looked at: elsewhere the answer stays."""
+OPEN = (0.3, 0.98)
+"""Chances between which the soft drop of more samples is looked at: elsewhere the answer stays, and
+the search goes on all the same."""
 
 MORE_SAMPLES = 500
 """Of `rank` and of what has no labels, at most, for the soft drop of such a set."""
@@ -74,7 +75,7 @@ class SoftJudge:
         if OPEN[0] < self._chance(self.drop(skip)) < OPEN[1]:
             self._look_further(skip)
         drop = self.drop(skip)
-        return Judged(start - drop.value, self.meets(skip), whole)
+        return Judged(start - drop.value, self.meets(skip), whole, doubt=_error(drop))
 
     def meets(self, skip: Skip) -> bool:
         """Whether a set that was judged meets the target, by all that is known now."""

@@ -53,23 +53,27 @@ def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
     """What all judged sets together say of the ratio, on top of BELIEF.
 
     counted, soft: for each set float[n], losses against float and soft drops of the same samples; n
-    may differ from set to set, each being the first samples of one split. Large drops count for
-    more, as they are known better. Raises ValueError where counted and soft differ in length.
+    may differ from set to set, each being the first samples of one split. It is the slope of the
+    line through the origin with the least squares: large drops say most of it, and each set may be
+    off it by OWN. Raises ValueError where counted and soft differ in length.
 
     >>> ratio_of([], [])
     Ratio(value=1.0, error=0.5)
     """
     sets = [_pair(lost, moved) for lost, moved in zip(counted, soft, strict=True)]
-    lost_sum = sum(float(lost.mean()) for lost, _ in sets)
-    soft_sum = sum(float(moved.mean()) for _, moved in sets)
-    if soft_sum <= 0:
+    means = [float(moved.mean()) for _, moved in sets]
+    squares = sum(mean**2 for mean in means)
+    if squares <= 0:
         return Ratio()
-    found = lost_sum / soft_sum
+    lost_means = (float(lost.mean()) for lost, _ in sets)
+    found = sum(mean * lost for mean, lost in zip(means, lost_means, strict=True)) / squares
     # Sets share their samples, so what is left over is summed over sets before it is squared.
     left = np.zeros(max(len(lost) for lost, _ in sets))
-    for lost, moved in sets:
-        left[: len(lost)] += (lost - found * moved) / len(lost)
-    error = math.sqrt(float(np.sum(left**2))) / soft_sum
+    for mean, (lost, moved) in zip(means, sets, strict=True):
+        left[: len(lost)] += mean * (lost - found * moved) / len(lost)
+    sampling = math.sqrt(float(np.sum(left**2))) / squares
+    own = OWN * found * math.sqrt(sum(mean**4 for mean in means)) / squares
+    error = math.hypot(sampling, own)
     trust = BELIEF**2 / (BELIEF**2 + error**2)
     return Ratio(1.0 + trust * (found - 1.0), math.sqrt(trust) * error)
 
