@@ -1,0 +1,192 @@
+"""Corrected biases in a run: applied to the model, planned again for another target, after an
+interrupt, and what they leave as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from support.commands import verb
+from support.onnx_models import run_file
+from tasks.coarse import task
+from tasks.tiny import images
+
+from sensitivity import api, results
+from sensitivity.config import PlanSettings
+from sensitivity.records import Plan
+from sensitivity.run_dir import RunDir
+from sensitivity.steps import plan as plan_step
+from sensitivity.steps import recalibrate
+
+TASK = Path(__file__).parent / "tasks" / "coarse.py"
+TARGET = 0.8
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scanned") / "coarse"
+    assert verb("scan", TASK, "--out", out) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def done(scanned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plan with one layer left out, and corrected biases in all others."""
+    out = tmp_path_factory.mktemp("planned") / "coarse"
+    shutil.copytree(scanned, out)
+    plan = planned(out)
+    assert plan.skip == ("conv3",)
+    assert set(deltas(plan)) == {"conv1", "conv2", "conv4", "conv5", "conv6", "fc"}
+    return out
+
+
+def planned(out: Path, **choices: Any) -> Plan:
+    return api.plan(PlanSettings(directory=out, **{"target": TARGET, "search": True, **choices}))
+
+
+def read(out: Path) -> Plan:
+    return RunDir(out).read("plan.json", Plan)
+
+
+def deltas(plan: Plan) -> dict[str, np.ndarray]:
+    """Layer -> what the plan adds to its bias."""
+    return {
+        one.quantizer.removesuffix(".weight_quantizer"): np.float32(one.bias)
+        for one in plan.ranges
+        if one.bias is not None
+    }
+
+
+def biases(model: torch.nn.Module) -> dict[str, np.ndarray]:
+    return {
+        name.removesuffix(".bias"): value.detach().numpy().copy()
+        for name, value in model.named_parameters()
+        if name.endswith(".bias")
+    }
+
+
+def test_inside_the_with_layers_have_the_biases_of_the_plan_and_those_left_out_their_own(
+    done: Path,
+) -> None:
+    plan, model, x = results.planned(done, None), task().model, images(16, seed=3)
+    own, added = biases(model), deltas(read(done))
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        before = model(x)
+        with plan.apply(model):
+            inside, outputs = biases(model), model(x)
+        after = model(x)
+    for layer, bias in own.items():
+        assert np.array_equal(inside[layer], bias + added.get(layer, np.float32(0))), layer
+    assert {name: id(value) for name, value in model.named_parameters()} == {
+        name: id(value) for name, value in parameters.items()
+    }, "the user's own parameters are back"
+    assert torch.equal(before, after)
+    assert not torch.equal(before, outputs)
+
+
+def test_applied_for_good_the_model_gives_what_the_with_and_the_exported_file_give(
+    done: Path, tmp_path: Path
+) -> None:
+    plan, model, x = results.planned(done, None), task().model, images(16, seed=3)
+    own, added = biases(model), deltas(read(done))
+    with torch.no_grad(), plan.apply(model):
+        inside = model(x)
+    plan.apply_permanently(model)
+    with torch.no_grad():
+        outputs = model(x)
+    assert torch.equal(outputs, inside)
+    for layer, bias in biases(model).items():
+        assert np.array_equal(bias, own[layer] + added.get(layer, np.float32(0))), layer
+    file = run_file(exported(done, tmp_path / "run") / "model.partial.onnx", x.numpy())
+    assert np.abs(file - outputs.numpy()).max() < 1e-4
+
+
+def test_an_exception_inside_the_with_gives_the_biases_back(done: Path) -> None:
+    plan, model = results.planned(done, None), task().model
+    own = biases(model)
+    with pytest.raises(ZeroDivisionError), plan.apply(model):
+        raise ZeroDivisionError
+    assert all(np.array_equal(bias, own[layer]) for layer, bias in biases(model).items())
+
+
+@pytest.mark.parametrize(("target", "left_out"), [(0.6, set()), (0.99, {"conv2", "conv3"})])
+def test_another_target_is_planned_with_the_biases_that_were_found(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: float, left_out: set[str]
+) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(done, out)
+    known = deltas(read(out))
+    monkeypatch.setattr(recalibrate, "bias_corrections", refused)
+    plan = planned(out, target=target)
+    assert left_out <= set(plan.skip)
+    for layer in known.keys() - set(plan.skip):
+        assert np.array_equal(deltas(plan)[layer], known[layer]), layer
+    assert not deltas(plan).keys() & set(plan.skip)
+    fresh = json.loads((out / "recalibration.json").read_text())
+    assert fresh == json.loads((done / "recalibration.json").read_text())
+
+
+def refused(*args: object, **named: object) -> None:
+    raise AssertionError("it was computed again")
+
+
+@pytest.mark.parametrize("where", ["while the repair is judged", "while sets are tried"])
+def test_a_search_that_was_interrupted_goes_on_to_the_same_plan(
+    scanned: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def interrupted(*args: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "interrupted"
+    shutil.copytree(scanned, out)
+    places: dict[str, Callable[[], None]] = {
+        "while the repair is judged": lambda: patch.setattr(recalibrate, "repaired", interrupted),
+        "while sets are tried": lambda: patch.setattr(plan_step, "choose_plan", interrupted),
+    }
+    with monkeypatch.context() as patch:
+        places[where]()
+        with pytest.raises(KeyboardInterrupt):
+            planned(out)
+    assert not (out / "plan.json").exists()
+    if where == "while sets are tried":
+        monkeypatch.setattr(recalibrate, "bias_corrections", refused)
+    plan, wanted = planned(out), read(done)
+    assert (plan.skip, plan.ranges, plan.metric) == (wanted.skip, wanted.ranges, wanted.metric)
+
+
+def test_the_float_file_of_a_plan_with_repairs_is_that_of_a_plan_without(
+    scanned: Path, done: Path, tmp_path: Path
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(scanned, plain)
+    planned(plain, no_recalibrate=True)
+    assert verb("export", plain) == 0
+    mended = exported(done, tmp_path / "mended")
+    files = [folder / "model.float.onnx" for folder in (plain, mended)]
+    one, other = map(contents, files)
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(value, other[name]) for name, value in one.items())
+    x = images(16, seed=3).numpy()
+    assert np.array_equal(*(run_file(file, x) for file in files))
+
+
+def exported(run: Path, out: Path) -> Path:
+    shutil.copytree(run, out)
+    assert verb("export", out) == 0
+    return out
+
+
+def contents(file: Path) -> dict[str, np.ndarray]:
+    """The nodes of a file as text, and its constants."""
+    graph = onnx.load(file).graph
+    nodes = {f"node {number}": np.array(str(node)) for number, node in enumerate(graph.node)}
+    return nodes | {value.name: numpy_helper.to_array(value) for value in graph.initializer}
