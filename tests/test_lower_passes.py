@@ -82,12 +82,18 @@ def conv(
 
 
 def resize(
-    size: tuple[int, int], scales: list[float], *, attributes: str = ENLARGED, coarse: str = "s"
+    size: tuple[int, int],
+    scales: list[float],
+    *,
+    attributes: str = ENLARGED,
+    coarse: str = "s",
+    steps: dict[str, np.ndarray] | None = None,
 ) -> ir.Model:
     text = RESIZE.format(
         channels=3, height=size[0], width=size[1], attributes=attributes, grid=coarse
     )
-    return model(text, **grid(), s2=np.array(0.1, np.float32), scales=np.array(scales, np.float32))
+    other = np.array(0.1, np.float32)
+    return model(text, **(steps or grid()), s2=other, scales=np.array(scales, np.float32))
 
 
 def grid() -> dict[str, np.ndarray]:
@@ -148,6 +154,18 @@ def test_copies_are_what_resize_gives(size: tuple[int, int], factors: tuple[int,
 )  # fmt: skip
 def test_what_copies_cannot_give_stays_a_resize(scales: list[float], given: dict[str, str]) -> None:
     assert not EnlargeByCopies()(resize((4, 4), scales, **given)).modified
+
+
+def test_pixels_with_a_grid_for_each_channel_stay_a_resize() -> None:
+    steps = {"s": np.array([0.05, 0.1, 0.2], np.float32), "z": np.full(3, 128, np.uint8)}
+    assert not EnlargeByCopies()(resize((4, 4), [1, 1, 2, 2], steps=steps)).modified
+
+
+def test_pixels_that_the_model_also_returns_stay_a_resize() -> None:
+    whole = resize((4, 4), [1, 1, 2, 2])
+    enlarged = next(node for node in whole.graph if node.op_type == "Resize")
+    whole.graph.outputs.append(enlarged.outputs[0])
+    assert not EnlargeByCopies()(whole).modified
 
 
 @settings(max_examples=15, deadline=None)
