@@ -404,7 +404,16 @@ def table(mutants: dict[str, list[Mutant]], verdicts: Verdicts) -> str:
         survivors += alive if folder != "all" else []
     return (
         "\n".join(
-            [HEAD.format(machine=machine(), seed=SEED, budget=BUDGET_S), *rows, SURVIVORS]
+            [
+                HEAD.format(
+                    machine=machine(),
+                    number=max(map(len, mutants.values())),
+                    seed=SEED,
+                    budget=BUDGET_S,
+                ),
+                *rows,
+                SURVIVORS,
+            ]
             + [row_of(one, why) for one in survivors]
         )
         + "\n"
@@ -428,12 +437,13 @@ def machine() -> str:
 
 HEAD = """# Do the tests notice a changed line?
 
-`make mutation` on {machine}
+`python benchmarks/mutation.py --number {number}` on {machine}
 
-mutmut's changes, drawn with seed {seed}; up to {budget:.0f} s of tests for each. The words of
-raised errors are not changed. The score is the share of changes that a test notices, with its 95 %
-interval; equivalent changes, which no test can notice, count as not noticed. How to read and to
-repeat it: [README](../README.md#mutationpy).
+The first {number} of mutmut's changes to each folder, drawn with seed {seed}, or as many of them as
+were tried; up to {budget:.0f} s of tests for each. The words of raised errors are not changed. The
+score is the share of changes that a test notices, with its 95 % interval; equivalent changes, which
+no test can notice, count as not noticed. How to read and to repeat it:
+[README](../README.md#mutationpy).
 
 | folder of `sensitivity/` | changes | noticed | equivalent | score | interval |
 |---|---|---|---|---|---|"""
