@@ -13,7 +13,7 @@ from torch import nn
 
 from sensitivity.errors import ExportError, NamesError, WriteError
 from sensitivity.exporters import verify as checks
-from sensitivity.exporters.evaluate import evaluate_file
+from sensitivity.exporters.evaluate import evaluate_file, file_scores, simulated_scores
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.simulate import outputs_of
 from sensitivity.exporters.torch_model import export_files
@@ -321,6 +321,41 @@ def test_the_metric_of_a_good_file_is_reported(branches):
     assert check.n == 16
     assert check.file == pytest.approx(check.simulated, abs=0.1)
     assert "metric in ONNX Runtime" in facts(found)["model.int8.onnx"]
+
+
+def test_each_file_is_scored_once_also_under_two_names(branches, tmp_path):
+    twin = tmp_path / "twin.onnx"
+    model = onnx.load(branches.files["int8"])
+    model.graph.name = "another"
+    onnx.save(model, twin)
+    scored = []
+
+    def score(outputs, targets):
+        scored.append(1)
+        return outputs["classes"].argmax(1) == 0
+
+    scoring = Scoring([(models.batch(8, 16, 0), torch.zeros(8))], score)
+    first = file_scores(branches.files["int8"], scoring)
+    assert file_scores(twin, scoring) is first
+    assert len(scored) == 1
+    assert file_scores(branches.files["float"], scoring) is not first
+    file_scores(twin, scoring, optimize=True)
+    assert len(scored) == 3
+
+
+def test_what_was_measured_of_a_variant_is_not_simulated_again():
+    batches = [(torch.full((2,), float(at)), torch.zeros(2)) for at in range(3)]
+    known = {("partial", 1): np.array([7.0, 8.0])}
+    simulated = []
+
+    def simulate(inputs):
+        simulated.append(float(inputs[0]))
+        return inputs
+
+    scoring = Scoring(batches, lambda outputs, _: outputs, simulated=lambda *at: known.get(at))
+    found = simulated_scores("partial", scoring, simulate)
+    assert found.tolist() == [0, 0, 7, 8, 2, 2]
+    assert simulated == [0, 2]
 
 
 def test_a_unit_that_does_not_exist_cannot_be_skipped(branches, tmp_path):

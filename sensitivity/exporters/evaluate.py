@@ -11,11 +11,13 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike
 
+from sensitivity.onnx_graph.digest import digest
 from sensitivity.quantizers.onnx.batches import feed, joined, length, pieces
 from sensitivity.records import Scores
 from sensitivity.runtimes.base import Engine, Runtime
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.tasks.batches import as_numpy, scores_of
+from sensitivity.tasks.scoring import Scoring
 
 STRUCTURE = "sensitivity.outputs"
 
@@ -42,6 +44,34 @@ def evaluate_file(
             scores.append(scores_of(score(outputs, targets)))
     every = np.concatenate(scores)
     return float(aggregate(every)), every
+
+
+def file_scores(file: Path, scoring: Scoring, *, optimize: bool = False) -> Scores:
+    """Per-sample scores of a file in ONNX Runtime on all batches of `scoring`; evaluated once, as
+    several checks ask for them, also of files that are the same but for their names."""
+    key = (digest(file), optimize)
+    if key not in scoring.of_files:
+        _, scores = evaluate_file(
+            file,
+            scoring.batches,
+            scoring.score,
+            scoring.aggregate,
+            runtime=OnnxRuntime(optimize=optimize),
+        )
+        scoring.of_files[key] = scores
+    return scoring.of_files[key]
+
+
+def simulated_scores(variant: str, scoring: Scoring, simulate: Callable[[Any], Any]) -> Scores:
+    """Per-sample scores of the simulated model of a variant on all batches of `scoring`: what was
+    measured before, else from the outputs that `simulate` gives for inputs."""
+    found = []
+    for number, (inputs, targets) in enumerate(scoring.batches):
+        known = scoring.simulated(variant, number)
+        if known is None:
+            known = scores_of(scoring.score(simulate(inputs), targets))
+        found.append(known)
+    return np.concatenate(found)
 
 
 def outputs_of(

@@ -10,7 +10,8 @@ which TensorRT-RTX needs for INT8; the values are the same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import onnx_ir as ir
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.agreement import agreed, relative_rms
-from sensitivity.exporters.evaluate import evaluate_file, input_ports, outputs_of
+from sensitivity.exporters.evaluate import file_scores, input_ports, outputs_of, simulated_scores
 from sensitivity.exporters.torch_model import FILES, disabled_by_variant, file_facts
 from sensitivity.exporters.verification import (
     FLOAT_TOLERANCE,
@@ -104,7 +105,7 @@ def verify_onnx(
     `simulator`, which measured the plan. Raises ExportError that names the file and the difference.
     """
     reference = {
-        variant: _flat(_one(simulator, example_inputs, names))
+        variant: _flat(_one(simulator, names, example_inputs))
         for variant, names in disabled.items()
     }
     checks = []
@@ -122,7 +123,8 @@ def verify_onnx(
             )
         metric = None
         if scoring is not None and variant != "float":
-            metric = _check_metric(file, simulator, disabled[variant], scoring)
+            simulate = partial(_one, simulator, disabled[variant])
+            metric = _check_metric(file, variant, simulate, scoring)
         checks.append(FileCheck(variant, kept, rms, own, None, (), metric))
     return Verification(tuple(checks), (), len(reference["float"][0]))
 
@@ -138,14 +140,10 @@ def _check_graph(source: QuantizedModel, file: Path, variant: str, disabled: fro
 
 
 def _check_metric(
-    file: Path, simulator: Simulator, disabled: frozenset[str], scoring: Scoring
+    file: Path, variant: str, simulate: Callable[[Any], Any], scoring: Scoring
 ) -> MetricCheck:
-    simulated = [
-        np.asarray(scoring.score(_one(simulator, inputs, disabled), targets), np.float64)
-        for inputs, targets in scoring.batches
-    ]
-    _, scores = evaluate_file(file, scoring.batches, scoring.score, scoring.aggregate)
-    expected = np.concatenate(simulated)
+    expected = simulated_scores(variant, scoring, simulate)
+    scores = file_scores(file, scoring)
     return agreed(file.name, "the simulated model", expected, scores, scoring)
 
 
@@ -237,7 +235,7 @@ def _metadata(model: ir.Model) -> list[Any]:
     return sorted(item for item in model.metadata_props.items() if not item[0].startswith(OWN))
 
 
-def _one(simulator: Simulator, inputs: Any, disabled: frozenset[str]) -> Any:
+def _one(simulator: Simulator, disabled: frozenset[str], inputs: Any) -> Any:
     ((_, outputs),) = simulator.outputs(inputs, [disabled])
     return outputs
 

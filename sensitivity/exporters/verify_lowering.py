@@ -8,7 +8,7 @@ import numpy as np
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.agreement import agreed, relative_rms
-from sensitivity.exporters.evaluate import evaluate_file
+from sensitivity.exporters.evaluate import file_scores
 from sensitivity.exporters.verification import FLOAT_TOLERANCE, LoweringCheck
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.runtimes.base import Tensors
@@ -48,7 +48,8 @@ def check_lowering(
             "for what."
         )
     reference = OnnxRuntime(optimize=False)
-    runtime = OnnxRuntime(optimize=target == "onnxruntime")
+    is_for_onnxruntime = target == "onnxruntime"
+    runtime = OnnxRuntime(optimize=is_for_onnxruntime)
     expected = _outputs(reference, canonical, inputs)
     plain = _outputs(reference, unquantized, inputs)
     rms = relative_rms(_outputs(runtime, lowered, inputs), expected, plain)
@@ -62,10 +63,8 @@ def check_lowering(
         )
     metric = None
     if scoring is not None:
-        _, first = evaluate_file(canonical, scoring.batches, scoring.score, scoring.aggregate)
-        _, second = evaluate_file(
-            lowered, scoring.batches, scoring.score, scoring.aggregate, runtime=runtime
-        )
+        first = file_scores(canonical, scoring)
+        second = file_scores(lowered, scoring, optimize=is_for_onnxruntime)
         metric = agreed(lowered.name, canonical.name, first, second, scoring)
     return LoweringCheck(target, rms, own, metric)
 

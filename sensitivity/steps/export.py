@@ -11,7 +11,7 @@ from sensitivity.errors import TaskError
 from sensitivity.exporters.verification import Verification
 from sensitivity.quantizers.base import form_of
 from sensitivity.quantizers.torch.half import in_float32
-from sensitivity.records import EngineStructure, Plan
+from sensitivity.records import EngineStructure, Plan, Scores
 from sensitivity.session import Session
 from sensitivity.steps.recalibrate import plan_ranges
 from sensitivity.tasks.scoring import Scoring
@@ -45,14 +45,9 @@ def export_plan(
             "Expected the task to have example_inputs for export, got None; add one batch of "
             "inputs to the EvaluateTask."
         )
-    task, source, run_dir = session.task, session.source, session.run_dir
+    source, run_dir = session.source, session.run_dir
     with plan_ranges(chosen, source):
-        batches = session.some_batches(METRIC_BATCHES)
-        scoring = (
-            None
-            if batches is None
-            else Scoring(batches, task.score, task.aggregate, task.full_scale)
-        )
+        scoring = _scoring(session, chosen)
         if form_of(source) == "onnx":
             verification = _exported_onnx(session, chosen, scoring, {} if forgiving else None)
         else:
@@ -65,6 +60,25 @@ def export_plan(
         )
         run_dir.write("export.json", verification)
     return verification
+
+
+def _scoring(session: Session, chosen: Plan) -> Scoring | None:
+    """What files are judged by, with what was measured of their variants; None for a task that has
+    no samples."""
+    batches, task, measurer = session.some_batches(METRIC_BATCHES), session.task, session.measurer
+    if batches is None:
+        return None
+    study, places = session.study, batches.places
+    with measurer.with_ranges(chosen.ranges):
+        variants = {
+            "int8": measurer.of(study.baselines["quantized"]),
+            "partial": measurer.of(study.skip_variant(chosen.skip)),
+        }
+
+    def simulated(variant: str, batch: int) -> Scores | None:
+        return measurer.journal.scores(variants[variant], *places[batch])
+
+    return Scoring(batches, task.score, task.aggregate, task.full_scale, simulated)
 
 
 def _built(session: Session, chosen: Plan, verification: Verification) -> Verification:
