@@ -10,7 +10,7 @@ from support.planner_instances import Instance, instance
 
 from sensitivity.errors import SensitivityError
 from sensitivity.planners.base import Goal, Judged
-from sensitivity.planners.cost import FINALISTS, CostPlanner, probed
+from sensitivity.planners.cost import DOUBT, FINALISTS, CostPlanner, probed
 from sensitivity.planners.exhaustive import ExhaustivePlanner
 from sensitivity.planners.greedy import GreedyPlanner
 from sensitivity.planners.loss_model import Weights, first_guess, fitted
@@ -254,6 +254,30 @@ def test_everything_in_int8_is_measured_again_with_the_fastest() -> None:
 def every_set(units: int) -> np.ndarray:
     """bool[2 ** units, units]"""
     return np.array(list(product([True, False], repeat=units)))
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 40.0])
+def test_a_first_guess_shares_the_whole_loss_by_what_each_costs_alone(scale: float) -> None:
+    assert first_guess([3 * scale, scale], 0.8) == pytest.approx([0.6, 0.2])
+    assert first_guess([0.0, 0.0], 0.8) == pytest.approx([0.4, 0.4])
+
+
+def test_sure_sets_and_cheap_sets_are_asked_for_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And where one kind names none, the other is asked."""
+    asked = []
+
+    def cheapest(self, *_: object) -> tuple[str, ...] | None:
+        asked.append("cheap")
+        return ("a",) if asked == ["cheap"] else None
+
+    def surest(self, *_: object) -> None:
+        asked.append("sure")
+
+    monkeypatch.setattr(Program, "cheapest", cheapest)
+    monkeypatch.setattr(Program, "surest", surest)
+    judge = judged_by(lambda skip: 0.2 - 0.1 * len(skip), 0.15)
+    CostPlanner().choose(("a", "b"), judge, Goal(0.85, 1.0))
+    assert asked == ["cheap", "sure", "sure", *["cheap"] * len(DOUBT)]
 
 
 def test_the_loss_model_repeats_what_it_was_told_and_learns_a_pair() -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensitivity.planners.base import Goal, Judged, Search
+from sensitivity.planners.base import Choice, Goal, Judged, Search
 from sensitivity.planners.greedy import GreedyPlanner, climbed
+from sensitivity.planners.pinned import PinnedPlanner
 
 UNITS = [f"u{i}" for i in range(16)]
 
@@ -93,6 +94,32 @@ def test_a_path_that_is_not_monotone_still_meets_the_target() -> None:
     choice = choose(UNITS, evaluate, 5.0)
     assert choice.met
     assert evaluate(choice.skip) >= 5.0
+
+
+def test_of_sets_that_miss_the_target_alike_the_smallest_is_the_best() -> None:
+    choice = choose(UNITS, lambda skip: 0.5, 1.0)
+    assert (choice.met, choice.skip) == (False, ())
+
+
+def test_a_planner_of_the_free_units_sees_what_whole_sets_do_to_the_outputs() -> None:
+    asked = []
+
+    class Asking:
+        name, searches = "asking", True
+
+        def choose(self, ranking, judge, goal):
+            assert goal.distortion([("c",), ()]) == [1.0, 2.0]
+            return Choice((), judge(()).met, ())
+
+    def distortion(skips):
+        asked.extend(skips)
+        return [1.0, 2.0]
+
+    planner = PinnedPlanner(Asking(), skip=["b"], keep=["a"])
+    planner.choose(
+        ["a", "b", "c"], lambda skip: Judged(1.0, True, 10), Goal(0.5, 1.0, distortion=distortion)
+    )
+    assert asked == [("b", "c"), ("b",)]
 
 
 @pytest.mark.parametrize(("doubt", "climbs"), [(0.0, True), (0.5, False)])

@@ -16,12 +16,14 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.progress import Advance, Progress, silent
 from sensitivity.measure.raced import Budget, measured_signal, raced_scan
 from sensitivity.measure.scan import Scan
+from sensitivity.planners import interpolated
 from sensitivity.planners.base import Goal, Judged
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.records import Plan, Target
 from sensitivity.search.choose import choose_plan
 from sensitivity.search.judge import SequentialJudge
 from sensitivity.signals.base import Signal
+from sensitivity.stats.racing_prefix import Tried
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
 
@@ -175,6 +177,24 @@ def test_the_interpolated_planner_ends_at_a_set_that_meets_the_goal(needed: int)
     # The target is just met by `needed` units: where that is not sure, it is worth one unit more.
     assert choice.skip in (tuple(units[:needed]), tuple(units[: needed + 1]))
     assert len(tries) <= 4
+
+
+def test_the_next_prefix_follows_from_how_much_of_the_split_each_miss_took(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = []
+
+    def next_size(signal, tried, allowed):
+        seen[:] = tried
+        return None if len(tried) == 2 else len(tried)
+
+    monkeypatch.setattr(interpolated, "next_size", next_size)
+    InterpolatedPlanner({"a": 1.0, "b": 0.5}).choose(
+        ["a", "b"],
+        lambda skip: Judged(0.5, False, 30, error=0.02, part=0.3),
+        Goal(floor=0.9, start=1.0),
+    )
+    assert seen == [Tried(size, 0.5, 0.02, False, 0.3) for size in (0, 1)]
 
 
 def test_a_goal_that_nothing_meets_gives_the_best_set_tried() -> None:

@@ -182,6 +182,23 @@ def test_a_clear_verdict_comes_early() -> None:
     assert np.mean(needed) < 450
 
 
+@pytest.mark.parametrize("bound", [1.0, None])
+@pytest.mark.parametrize("population", [400, None])
+def test_the_interval_of_what_is_mirrored_is_mirrored(
+    population: int | None, bound: float | None
+) -> None:
+    values = np.random.default_rng(4).uniform(-0.2, 0.6, 200)
+    one = confidence_sequence(values, population, bound=bound)
+    other = confidence_sequence(-values, population, bound=bound)
+    assert (other.low, other.high) == pytest.approx((-one.high, -one.low))
+
+
+def test_without_a_bound_the_interval_moves_with_the_values() -> None:
+    values = np.random.default_rng(4).normal(0, 1, 300)
+    one, other = (confidence_sequence(values + by, 1000, bound=None) for by in (0.0, 5.0))
+    assert (other.low, other.high) == pytest.approx((one.low + 5, one.high + 5))
+
+
 def test_what_the_rest_can_no_longer_change_is_certain() -> None:
     assert verdict([1.0, 1.0, 1.0], 0.5, 4) == "at least"
     assert verdict([-1.0, -1.0, -1.0], -0.25, 4) == "below"
