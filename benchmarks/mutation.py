@@ -71,6 +71,7 @@ TESTS = {
     ),
     "units": ("test_export_placement", "test_groups", "test_onnx_groups", "test_residuals"),
     "onnx_graph/passes": (
+        "test_clip_passes",
         "test_export",
         "test_export_lowering",
         "test_for_onnxruntime",
@@ -78,6 +79,7 @@ TESTS = {
         "test_lower_passes",
         "test_onnx_float_model",
         "test_onnx_graph",
+        "test_onnx_ranges",
         "test_onnx_reading",
         "test_onnx_source",
         "test_residuals",
