@@ -111,6 +111,28 @@ def test_what_is_not_proven_says_how_many_samples_would_settle_it_and_the_risk()
     )
 
 
+def test_one_evaluation_proves_nothing_and_samples_are_asked_for() -> None:
+    got = found(planned(Estimate(0.02, None, None, 1)), bench(1.8))
+    assert got.accuracy_sentence.endswith("One evaluation gives no interval, so nothing is proven.")
+    assert got.action_sentence == (
+        "Before you rely on model.partial.onnx, judge it by a task of samples, which gives an "
+        "interval."
+    )
+
+
+def test_more_samples_than_anybody_has_are_no_advice() -> None:
+    got = found(planned(Estimate(0.009, -0.003, 0.021, 400)), bench(1.8))
+    # (1.683 * 0.1224 / 0.001)^2 = 42,000 would do, (1.683 * 0.1224 / 0.0005)^2 = 170,000 would not.
+    assert "samples would settle it" in got.accuracy_sentence
+    near = found(planned(Estimate(0.0095, -0.0025, 0.0215, 400)), bench(1.8))
+    assert near.accuracy_sentence.endswith(
+        "That is so close to the limit that no affordable number of samples would settle it."
+    )
+    assert near.action_sentence.endswith(
+        "to be sure, plan for a smaller drop, which leaves more out, or allow a larger one."
+    )
+
+
 def test_holdout_and_the_corrected_drop_of_confirm_count_by_their_samples() -> None:
     made = planned(Estimate(0.004, -0.006, 0.014, 250))
     made = replace(

@@ -44,8 +44,8 @@ RUNTIMES = {
     "tensorrt_rtx": "TensorRT-RTX",
 }
 
-MOST_SAMPLES = 1_000_000
-"""More samples than this are no advice."""
+MOST_SAMPLES = 50_000
+"""More samples than this are no advice: few have as many as ImageNet's validation set."""
 
 
 @dataclass(frozen=True)
@@ -302,10 +302,10 @@ def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat
     more = (
         f"judge it on about {needed:,}{on_top} samples"
         if needed
-        else "judge it on more samples, or allow a larger drop"
+        else "plan for a smaller drop, which leaves more out, or allow a larger one"
     )
     if shown.low is None or shown.high is None:
-        return f"Before you rely on {file}, {more}."
+        return f"Before you rely on {file}, judge it by a task of samples, which gives an interval."
     if plan.target.metric is not None:
         risk = f"{metric.name} may be as low as {metric.level(shown.low)}"
     else:
