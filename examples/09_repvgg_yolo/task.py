@@ -52,7 +52,7 @@ NOTHING = 2**-24
 
 
 def task() -> Task:
-    """Half of the 800 validation scenes to rank, a quarter to confirm, a quarter held out; 64
+    """A quarter of the 800 validation scenes to rank, half to confirm, a quarter held out; 64
     others calibrate."""
     yolo = load_yolo(CHOICES.weights)  # merges the blocks
     splits, calibration = splits_of(labelled(CHOICES.data, yolo.names, split="val").images, CHOICES)
