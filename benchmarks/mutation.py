@@ -74,6 +74,7 @@ TESTS = {
         "test_clip_passes",
         "test_export",
         "test_export_lowering",
+        "test_export_passes",
         "test_for_onnxruntime",
         "test_lower_onnxruntime",
         "test_lower_passes",
