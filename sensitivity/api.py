@@ -25,6 +25,7 @@ from sensitivity.config import (
     BenchChoices,
     BenchSettings,
     CheckSettings,
+    CompareSettings,
     ExportSettings,
     PlanSettings,
     ReportSettings,
@@ -40,7 +41,7 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import ExportError, ModelError, SensitivityError
+from sensitivity.errors import ExportError, ModelError, RunDirError, SensitivityError
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import refuse_used
@@ -64,8 +65,9 @@ from sensitivity.preflight.export import check_export
 from sensitivity.preflight.file import check_file
 from sensitivity.preflight.metric import measured_findings
 from sensitivity.quantizers.base import form_of
-from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan
+from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan, Verdict
 from sensitivity.registry import load
+from sensitivity.reporting.compare import ComparedRun
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, listing
@@ -75,6 +77,7 @@ from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.session import Session, open_session
 from sensitivity.steps.bench import HeldOut, bench_run, held_out, runtime_of
+from sensitivity.steps.compare import folder_data
 from sensitivity.steps.export import export_plan, targets_of
 from sensitivity.steps.plan import read_frontier, replan, search_plan, wants_cost
 from sensitivity.tasks.detection_detail import DetectionDetail
@@ -483,6 +486,63 @@ def report_data(directory: Path) -> ReportData:
         sharing=scanned.sharing,
         format=format_of(info.quantizers),
     )
+
+
+def compare(settings: CompareSettings) -> tuple[ComparedRun, ...]:
+    """Read the runs of `settings.directories` and write compare.html, compare.csv and
+    compare_layers.csv into `settings.out`. Raises RunDirError for less than two runs, one given
+    twice, or one without a plan."""
+    # As for the report: only who writes a page needs what makes pages.
+    from sensitivity.reporting.compare_page import write_comparison
+
+    directories = settings.directories
+    _check_directories(directories)
+    short = [directory.resolve().name for directory in directories]
+    names = short if len(set(short)) == len(short) else [str(one) for one in directories]
+    runs = tuple(map(_compared, directories, names))
+    write_comparison(runs, settings.out)
+    return runs
+
+
+def _check_directories(directories: tuple[Path, ...]) -> None:
+    if len(directories) < 2:
+        got = f"only {directories[0]}" if directories else "none"
+        raise RunDirError(
+            f"Expected at least two run directories to compare, got {got}; name them one after "
+            "another, as in: sensitivity compare runs/a runs/b --out comparison"
+        )
+    places = [directory.resolve() for directory in directories]
+    for index, directory in enumerate(directories):
+        if places[index] in places[:index]:
+            raise RunDirError(
+                f"Expected each run directory once, got {directory} twice; name another run."
+            )
+
+
+def _compared(directory: Path, name: str) -> ComparedRun:
+    """A run for a comparison, from a run directory or from a report folder."""
+    run_dir = RunDir(directory)
+    is_folder = (directory / "plan.json").exists() and not (directory / "run.json").exists()
+    info = None if is_folder else run_dir.info()
+    data = folder_data(directory) if is_folder else report_data(directory)
+    plan = data.plan or run_dir.plan()  # says how to make one
+    return ComparedRun(
+        name=name,
+        directory=str(directory),
+        source=info.source if info else "",
+        task=info.task if info else "",
+        data=data,
+        plan=plan,
+        verdict=_verdict_on(plan, data),
+    )
+
+
+def _verdict_on(plan: Plan, data: ReportData) -> Verdict:
+    """The plan's own where it knows the latency; a plan of a folder may be older than that."""
+    if plan.verdict and plan.verdict.speed != "not measured":
+        return plan.verdict
+    bench = BenchResult(data.timings, (), {}, {}, plan.skip) if data.timings else None
+    return verdict_of(plan, bench, MetricFormat(data.metric, data.full_scale))
 
 
 def _is_stale(

@@ -281,6 +281,14 @@ class ReportSettings(DirSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Show runs side by side: write compare.html, compare.csv and compare_layers.csv."""
+
+    directories: tuple[Path, ...] = argument("Two or more run directories or report folders.")
+    out: Path = required("Folder for compare.html, compare.csv and compare_layers.csv.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunSettings(BenchChoices, PlanChoices, ScanChoices, TaskSettings):
     """Scan, plan, export, bench and report in one go."""
 

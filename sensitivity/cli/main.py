@@ -22,6 +22,7 @@ VERBS = {
     "lint": "Check a Q/DQ ONNX file for a runtime.",
     "bench": "Measure the latency of the exported files, interleaved.",
     "report": "Write report.html, the CSV files and the figures.",
+    "compare": "Show runs side by side: compare.html and compare.csv.",
     "doctor": "Say what is installed, what is missing, and what it would add.",
     "yolo": "The whole job for a YOLO of ultralytics: give weights and labelled images.",
     "demo": "Run the whole job on handwritten digits, in minutes.",
@@ -30,7 +31,7 @@ INTERRUPTED = 130
 RESUMED, GOES_ON, STARTS_ANEW = (
     ("run", "scan", "yolo"),
     ("plan", "demo"),
-    ("export", "bench", "report"),
+    ("export", "bench", "report", "compare"),
 )
 """Verbs that go on where they stopped with --resume, and without; and those that keep nothing of
 what they had begun."""

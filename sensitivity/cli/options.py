@@ -49,6 +49,11 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
         else _click_type(hint)
     )
     if field.metadata.get("argument"):
+        if get_origin(hint) is tuple:  # how many are too few is for the verb to say
+            metavar = f"{field.name.upper()}..."
+            return click.Argument(
+                [field.name], type=kind, metavar=metavar, nargs=-1, required=False
+            )
         return click.Argument([field.name], type=kind, metavar=field.name.upper())
     flag = flag_of(field.name)
     default = None if field.default is MISSING else field.default

@@ -34,6 +34,37 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render(data: ReportData) -> str:
     """The whole page. Every text in `data` is escaped, and the page may run no script but its
     own."""
+    script = (TEMPLATES / "report.js").read_text()
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            metric=MetricFormat(data.metric, data.full_scale),
+            verdict=verdict(data),
+            scan_sentences=scan_sentences(data),
+            tiles=tiles(data),
+            rows=row_charts(data),
+            path=plan_chart(data),
+            effects=sorted(data.effects, key=lambda effect: effect.rank),
+            range_words=range_words,
+            quantizers={unit.name: unit.quantizers for unit in data.units},
+            parts=parts_of(data),
+            detection=detection_section(data),
+            least_height=LEAST_HEIGHT,
+            left_out=frozenset(data.plan.skip if data.plan else ()),
+            spread=spread,
+            style=Markup((TEMPLATES / "report.css").read_text()),  # noqa: S704 our own file
+            script=Markup(script),  # noqa: S704 our own file
+            script_hash=script_hash(script),
+            version=sensitivity.__version__,
+        )
+    )
+
+
+def templates() -> jinja2.Environment:
+    """The templates of all pages, with what they write numbers and names by. All texts are
+    escaped."""
     # Escaping by file name, jinja2's usual rule, would leave out a template whose name ends in
     # ".j2".
     environment = jinja2.Environment(
@@ -59,28 +90,12 @@ def render(data: ReportData) -> str:
         "memory": formats.memory,
         "value": lambda value: f"{value:.4g}" if isinstance(value, float) else value,
     }
-    script = (TEMPLATES / "report.js").read_text()
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        metric=MetricFormat(data.metric, data.full_scale),
-        verdict=verdict(data),
-        scan_sentences=scan_sentences(data),
-        tiles=tiles(data),
-        rows=row_charts(data),
-        path=plan_chart(data),
-        effects=sorted(data.effects, key=lambda effect: effect.rank),
-        range_words=range_words,
-        quantizers={unit.name: unit.quantizers for unit in data.units},
-        parts=parts_of(data),
-        detection=detection_section(data),
-        least_height=LEAST_HEIGHT,
-        left_out=frozenset(data.plan.skip if data.plan else ()),
-        spread=spread,
-        style=Markup((TEMPLATES / "report.css").read_text()),  # noqa: S704 our own file
-        script=Markup(script),  # noqa: S704 our own file
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=sensitivity.__version__,
-    )
+    return environment
+
+
+def script_hash(script: str) -> str:
+    """What a page's security policy knows its only script by."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def row_charts(data: ReportData) -> dict[str, RowChart]:

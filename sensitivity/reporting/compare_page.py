@@ -1,0 +1,48 @@
+"""A comparison of runs as one HTML file that needs nothing else, and as CSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+import sensitivity
+from sensitivity.files import write_whole
+from sensitivity.reporting.compare import (
+    ComparedRun,
+    facts,
+    layer_rows,
+    layers_table,
+    runs_table,
+)
+from sensitivity.reporting.csv import write_csv
+from sensitivity.reporting.page import TEMPLATES, script_hash, templates
+
+
+def write_comparison(runs: Sequence[ComparedRun], out: Path) -> None:
+    """Write compare.csv, compare_layers.csv and compare.html into the folder `out`. Raises
+    WriteError."""
+    write_csv(runs_table(runs), out / "compare.csv")
+    write_csv(layers_table(runs), out / "compare_layers.csv")
+    write_whole(out / "compare.html", render_comparison(runs).encode())
+
+
+def render_comparison(runs: Sequence[ComparedRun]) -> str:
+    """The whole page. Every text of the runs is escaped, and the page may run no script but its
+    own."""
+    script = (TEMPLATES / "report.js").read_text()
+    return (
+        templates()
+        .get_template("compare.html.j2")
+        .render(
+            runs=runs,
+            facts=facts(runs),
+            layers=layer_rows(runs),
+            modes={run.data.mode for run in runs},
+            style=Markup((TEMPLATES / "report.css").read_text()),  # noqa: S704 our own file
+            script=Markup(script),  # noqa: S704 our own file
+            script_hash=script_hash(script),
+            version=sensitivity.__version__,
+        )
+    )

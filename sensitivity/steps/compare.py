@@ -1,0 +1,124 @@
+"""What a comparison knows of a folder that holds a report and no run: the files that scripts
+read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from sensitivity.errors import RunDirError
+from sensitivity.records import Effect, Estimate, Mode, Plan, Timing
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.tables import SEPARATOR
+from sensitivity.run_dir import RunDir
+
+
+def folder_data(directory: Path) -> ReportData:
+    """plan.json, scan.csv and bench*.csv of a report folder; without the CSV files where they are
+    not there. Raises RunDirError."""
+    plan = RunDir(directory).plan()
+    scan = directory / "scan.csv"
+    rows = _rows(scan) if scan.exists() else []
+    try:
+        effects = tuple(_effect(row) for row in rows)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(scan, error) from error
+    return ReportData(
+        title=directory.resolve().name,
+        metric=plan.metric.name,
+        full_scale=_full_scale(plan),
+        mode=_mode(effects),
+        command="",
+        effects=effects,
+        plan=plan,
+        timings=tuple(
+            timing for file in sorted(directory.glob("bench*.csv")) for timing in _timings(file)
+        ),
+    )
+
+
+def _full_scale(plan: Plan) -> float:
+    """A share is written as a fraction or in percent, and a metric of another kind needs none."""
+    found = plan.metric
+    highest = max(found.float.value, found.quantized.value, found.holdout_float.value)
+    return 100.0 if highest > 1 else 1.0
+
+
+def _mode(effects: tuple[Effect, ...]) -> Mode:
+    """A gain and its metric differ by the metric of everything in INT8, the same for all layers; a
+    loss and its metric add up to that of float."""
+    measured = [effect for effect in effects if effect.effect.n]
+    gains = pd.Series([effect.metric - effect.effect.value for effect in measured], dtype=float)
+    losses = pd.Series([effect.metric + effect.effect.value for effect in measured], dtype=float)
+    return "enable" if losses.std() < gains.std() else "disable"
+
+
+def _rows(file: Path) -> list[dict[str, object]]:
+    """The table as records, what is empty as None. Raises RunDirError."""
+    try:
+        table = pd.read_csv(file, dtype={"same": str, "unit": str})
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def _timings(file: Path) -> list[Timing]:
+    try:
+        return [_timing(row) for row in _rows(file)]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _effect(row: dict[str, object]) -> Effect:
+    return Effect(
+        rank=int(_number(row["rank"])),
+        tie=int(_number(row["tie"])),
+        unit=str(row["unit"]),
+        effect=_estimate(row, _number(row["effect"], 0.0)),
+        metric=_number(row["metric"], 0.0),
+        judged=bool(row.get("judged", True)),
+    )
+
+
+def _timing(row: dict[str, object]) -> Timing:
+    same = str(row.get("same") or "")
+    return Timing(
+        file=str(row["file"]),
+        variant=row["variant"],  # type: ignore[arg-type]
+        runtime=str(row["runtime"]),
+        precision=str(row["precision"]),
+        batch=int(_number(row["batch"])),
+        threads=int(_number(row["threads"])),
+        n=int(_number(row["n"])),
+        median_ms=_number(row["median_ms"]),
+        p90_ms=_number(row["p90_ms"]),
+        p95_ms=_number(row["p95_ms"]),
+        p99_ms=_number(row["p99_ms"]),
+        spread_ms=_number(row["spread_ms"]),
+        ratio=_estimate(row, _number(row["ratio_vs_float"])),
+        same=tuple(same.split(SEPARATOR)) if same else (),
+    )
+
+
+def _number(value: object, otherwise: float | None = None) -> float:
+    """Raises TypeError or ValueError for what is no number."""
+    if value is None and otherwise is not None:
+        return otherwise
+    return float(value)  # type: ignore[arg-type]
+
+
+def _estimate(row: dict[str, object], value: float) -> Estimate:
+    low = None if row["low"] is None else _number(row["low"])
+    high = None if row["high"] is None else _number(row["high"])
+    return Estimate(value, low, high, int(_number(row["n"])))
+
+
+def _unreadable(file: Path, error: Exception) -> RunDirError:
+    return RunDirError(
+        f"Expected {file} to be a table that sensitivity wrote, got {type(error).__name__}: "
+        f"{error}; write it again or remove it."
+    )
