@@ -21,7 +21,6 @@ import importlib.util
 import json
 import math
 import os
-import platform
 import random
 import signal
 import sys
@@ -371,18 +370,6 @@ def try_all(mutants: Sequence[Mutant], judge: Judge, verdicts: Verdicts, *, agai
         print(f" {time.monotonic() - start:.1f} s {mutant.before} -> {mutant.after}", flush=True)
 
 
-def wilson(successes: int, number: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share.
-
-    >>> [round(end, 3) for end in wilson(9, 10)]
-    [0.596, 0.982]
-    """
-    share, spread = successes / number, z * z / number
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / number / 4)
-    return middle - half, middle + half
-
-
 def reasons() -> dict[tuple[str, str, str], str]:
     """Why no test can notice a change, by file, text before and text after."""
     entries = tomllib.loads(EQUIVALENTS.read_text())["equivalent"] if EQUIVALENTS.exists() else []
@@ -391,6 +378,9 @@ def reasons() -> dict[tuple[str, str, str], str]:
 
 def table(mutants: dict[str, list[Mutant]], verdicts: Verdicts) -> str:
     """The score of each folder and all survivors, as Markdown."""
+    # Not before the last fork, which loads a changed module itself.
+    from sensitivity.stats.paired import mean_estimate
+
     why = reasons()
     tried = {
         folder: [one for one in group if one.key in verdicts.survived]
@@ -404,8 +394,8 @@ def table(mutants: dict[str, list[Mutant]], verdicts: Verdicts) -> str:
         if not group:
             continue
         killed, number = len(group) - len(alive), len(group)
-        low, high = wilson(killed, number)
-        score = f"{killed / number:.1%} | {low:.1%} to {high:.1%}"
+        share = mean_estimate([not verdicts.survived[one.key] for one in group])
+        score = f"{share.value:.1%} | {share.low:.1%} to {share.high:.1%}"
         rows.append(f"| {folder} | {number} | {killed} | {len(same)} | {score} |")
         survivors += alive if folder != "all" else []
     return (
@@ -435,10 +425,9 @@ def row_of(mutant: Mutant, why: dict[tuple[str, str, str], str]) -> str:
 
 
 def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor()}"
+    from sensitivity.timing.environment import environment, usable_cores
+
+    return f"{usable_cores()} cores, {environment()['cpu']}"
 
 
 HEAD = """# Do the tests notice a changed line?

@@ -65,9 +65,16 @@ def test_tests_that_fail_without_a_change_end_the_run(
         judge.survives(changed("return 3 * x"))
 
 
-def test_the_interval_of_a_score_is_wilsons() -> None:
+def test_the_interval_of_a_score_is_wilsons(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(mutation, "KEPT", tmp_path)
+    verdicts, mutants = mutation.Verdicts(), [changed(f"return {number}") for number in range(20)]
+    for number, mutant in enumerate(mutants):
+        verdicts.add(mutant, number < 3)
     theirs = stats.binomtest(17, 20).proportion_ci(method="wilson")
-    assert mutation.wilson(17, 20) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
+    text = mutation.table({"units": mutants}, verdicts)
+    assert f"| units | 20 | 17 | 0 | 85.0% | {theirs.low:.1%} to {theirs.high:.1%} |" in text
 
 
 def test_an_equivalent_change_counts_as_survived_and_has_its_reason(

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from support.onnx_text import network_of
 
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.one_pair_per_value import OnePairPerValue
 from sensitivity.onnx_graph.passes.transposed_weights import TransposedWeights
 
 RNG = np.random.default_rng(0)
-
-
-def model(text: str, **arrays: np.ndarray) -> ir.Model:
-    proto = onnx.parser.parse_model(text)
-    proto.graph.initializer.extend(
-        onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()
-    )
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
 
 
 def run(network: ir.Model, x: np.ndarray) -> np.ndarray:
@@ -36,7 +28,7 @@ def operations(network: ir.Model) -> list[str]:
 
 @pytest.mark.parametrize("order", ["", "<perm = [1, 0]>"])
 def test_a_weight_behind_a_transpose_is_stored_as_the_product_reads_it(order: str) -> None:
-    network = model(
+    network = network_of(
         f"""<ir_version: 8, opset_import: ["" : 17]>
         linear (float[2,3,4] x) => (float[2,3,5] y)
         <float s = {{0.02}}, int8 z = {{0}}> {{
@@ -69,7 +61,7 @@ def test_a_batchnorm_goes_into_the_convolution_before_it(
     layer: str, shape: tuple[int, ...], sides: tuple[int, int, int]
 ) -> None:
     channels = sides[0]
-    network = model(
+    network = network_of(
         f"""<ir_version: 8, opset_import: ["" : 17]>
         net (float[2,3,6,6] x) => (float[2,{sides[0]},{sides[1]},{sides[2]}] y) {{
             c = {layer}
@@ -94,7 +86,7 @@ def test_the_pair_of_a_folded_weight_keeps_its_levels(per_channel: bool) -> None
     """Channels are scaled, and so are the scales of their pair."""
     each = "[2]" if per_channel else ""
     scales, zeros = ("0.02, 0.01", "0, 0") if per_channel else ("0.02", "0")
-    network = model(
+    network = network_of(
         f"""<ir_version: 8, opset_import: ["" : 17]>
         net (float[2,3,4,4] x) => (float[2,2,4,4] y)
         <float{each} ws = {{{scales}}}, int8{each} wz = {{{zeros}}}> {{
@@ -137,7 +129,7 @@ MOVERS = {
 @pytest.mark.parametrize("mover", MOVERS)
 def test_what_can_compute_in_integers_reads_the_quantized_value_too(mover: str) -> None:
     """A Relu has no integer kernel of its own and keeps the value."""
-    network = model(
+    network = network_of(
         f"""<ir_version: 8, opset_import: ["" : 17]>
         net (float[1,3,4] x) => (y, moved)
         <float s = {{0.1}}, int8 z = {{0}}, int64[1] shape = {{12}}, int64[1] axis = {{0}},

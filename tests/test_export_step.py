@@ -25,7 +25,7 @@ def test_exporting_a_plan_simulates_none_of_the_samples_that_chose_it(
 
         return simulated_scores(variant, scoring, watching)
 
-    monkeypatch.setattr("sensitivity.exporters.verify.simulated_scores", watched)
+    monkeypatch.setattr("sensitivity.exporters.evaluate.simulated_scores", watched)
     out = tmp_path / "run"
     assert verb("scan", f"{TASK}:task", "--out", out) == 0
     assert verb("plan", out, "--max-drop", "1pt", "--no-recalibrate") == 0

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.onnx_text import network_of
 
 from sensitivity.onnx_graph.passes.enlarge_by_copies import EnlargeByCopies
 from sensitivity.onnx_graph.passes.pad_channels import PadChannels
@@ -48,14 +49,6 @@ RESIZE = (
 ENLARGED = 'mode = "nearest", coordinate_transformation_mode = "asymmetric", nearest_mode = "floor"'
 
 
-def model(text: str, **arrays: np.ndarray) -> ir.Model:
-    proto = onnx.parser.parse_model(text)
-    proto.graph.initializer.extend(
-        onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()
-    )
-    return ir.from_proto(onnx.shape_inference.infer_shapes(proto))
-
-
 def conv(
     channels: int,
     size: int,
@@ -71,7 +64,7 @@ def conv(
         channels=channels, height=size, width=size + 1, attributes=attributes, rest=rest
     )
     weight = draw.normal(size=(outputs, channels // groups, side, side)).astype(np.float32)
-    return model(
+    return network_of(
         text,
         **grid(),
         w=weight,
@@ -93,7 +86,7 @@ def resize(
         channels=3, height=size[0], width=size[1], attributes=attributes, grid=coarse
     )
     other = np.array(0.1, np.float32)
-    return model(text, **(steps or grid()), s2=other, scales=np.array(scales, np.float32))
+    return network_of(text, **(steps or grid()), s2=other, scales=np.array(scales, np.float32))
 
 
 def grid() -> dict[str, np.ndarray]:

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike
 
+from sensitivity.exporters.agreement import agreed
+from sensitivity.exporters.verification import MetricCheck
 from sensitivity.onnx_graph.digest import digest
 from sensitivity.quantizers.onnx.batches import feed, joined, length, pieces
 from sensitivity.records import Scores
@@ -60,6 +62,20 @@ def file_scores(file: Path, scoring: Scoring, *, optimize: bool = False) -> Scor
         )
         scoring.of_files[key] = scores
     return scoring.of_files[key]
+
+
+def check_metric(
+    file: Path, variant: str, simulate: Callable[[Any], Any], scoring: Scoring
+) -> MetricCheck:
+    """The metric of a variant's file and of its simulated model on the batches of `scoring`.
+
+    simulate: gives the model's outputs for inputs. Raises ExportError where the two differ by more
+    than 0.3 points and more than by chance: rounding flips turn single samples right and wrong,
+    which on few samples is more than 0.3 points.
+    """
+    expected = simulated_scores(variant, scoring, simulate)
+    scores = file_scores(file, scoring)
+    return agreed(file.name, "the simulated model", expected, scores, scoring)
 
 
 def simulated_scores(variant: str, scoring: Scoring, simulate: Callable[[Any], Any]) -> Scores:

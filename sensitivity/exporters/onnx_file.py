@@ -10,7 +10,7 @@ which TensorRT-RTX needs for INT8; the values are the same.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.errors import ExportError
-from sensitivity.exporters.agreement import agreed, relative_rms
-from sensitivity.exporters.evaluate import file_scores, input_ports, outputs_of, simulated_scores
+from sensitivity.exporters.agreement import relative_rms
+from sensitivity.exporters.evaluate import check_metric, input_ports, outputs_of
 from sensitivity.exporters.torch_model import FILES, disabled_by_variant, file_facts
 from sensitivity.exporters.verification import (
     FLOAT_TOLERANCE,
     OUTPUT_TOLERANCE,
     FileCheck,
-    MetricCheck,
     Verification,
 )
 from sensitivity.exporters.writing import save
@@ -124,7 +123,7 @@ def verify_onnx(
         metric = None
         if scoring is not None and variant != "float":
             simulate = partial(_one, simulator, disabled[variant])
-            metric = _check_metric(file, variant, simulate, scoring)
+            metric = check_metric(file, variant, simulate, scoring)
         checks.append(FileCheck(variant, kept, rms, own, None, (), metric))
     return Verification(tuple(checks), (), len(reference["float"][0]))
 
@@ -137,14 +136,6 @@ def _check_graph(source: QuantizedModel, file: Path, variant: str, disabled: fro
     kept = _check_placement(source, model, left_out, file.name)
     _check_rest(source.model.graph, model, file.name, opset=_opset(source.model, left_out))
     return kept
-
-
-def _check_metric(
-    file: Path, variant: str, simulate: Callable[[Any], Any], scoring: Scoring
-) -> MetricCheck:
-    expected = simulated_scores(variant, scoring, simulate)
-    scores = file_scores(file, scoring)
-    return agreed(file.name, "the simulated model", expected, scores, scoring)
 
 
 def _check_placement(

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from torch.utils import _pytree as pytree
 
 from sensitivity.errors import ExportError
-from sensitivity.exporters.agreement import Outputs, agreed, relative_rms
-from sensitivity.exporters.evaluate import file_scores, run, simulated_scores
+from sensitivity.exporters.agreement import Outputs, relative_rms
+from sensitivity.exporters.evaluate import check_metric, run
 from sensitivity.exporters.simulate import chunks, jittered_outputs, outputs_of, quantized_weights
 from sensitivity.exporters.torch_model import disabled_by_variant
 from sensitivity.exporters.verification import (
@@ -23,7 +23,6 @@ from sensitivity.exporters.verification import (
     OUTPUT_TOLERANCE,
     FileCheck,
     LayerCheck,
-    MetricCheck,
     Verification,
 )
 from sensitivity.exporters.verify_layers import check_layers
@@ -51,6 +50,10 @@ class Simulated:
     disabled: Collection[str]
     outputs: Outputs
     unquantized: Outputs
+
+    def again(self, inputs: Any) -> Any:
+        """The variant's outputs for other inputs."""
+        return outputs_of(self.source, inputs, self.disabled)
 
     def difference(self, outputs: Outputs) -> float:
         """How far these outputs are from the variant's: see `relative_rms`."""
@@ -97,7 +100,7 @@ def verify(
         rms, own, floor = check_outputs(file, simulated, noise_of(layers))
         metric = None
         if scoring is not None and variant != "float":
-            metric = check_metric(file, variant, simulated, scoring)
+            metric = check_metric(file, variant, simulated.again, scoring)
         checks.append(FileCheck(variant, len(kept), rms, own, floor, layers, metric))
     names = (quantizer.name for quantizer in source.quantizers)
     unreached = tuple(name for name in names if name not in reached)
@@ -219,18 +222,3 @@ def rounding_floor(simulated: Simulated, *, noise: float, enough: float) -> floa
         if floor >= enough:
             break
     return floor
-
-
-def check_metric(file: Path, variant: str, simulated: Simulated, scoring: Scoring) -> MetricCheck:
-    """The metric of file and simulated model on the batches of `scoring`.
-
-    Raises ExportError where they differ by more than 0.3 points and more than by chance: rounding
-    flips turn single samples right and wrong, which on few samples is more than 0.3 points.
-    """
-
-    def simulate(inputs: Any) -> Any:
-        return outputs_of(simulated.source, inputs, simulated.disabled)
-
-    expected = simulated_scores(variant, scoring, simulate)
-    scores = file_scores(file, scoring)
-    return agreed(file.name, "the simulated model", expected, scores, scoring)

@@ -103,16 +103,21 @@ class Search:
         self.path: list[PlanStep] = []
         self._judge = judge
         self._tried: dict[frozenset[str], PlanStep] = {}
-        self._doubt: dict[Skip, float] = {}
+        self._judged: dict[frozenset[str], Judged] = {}
 
     def step(self, skip: tuple[str, ...]) -> PlanStep:
         key = frozenset(skip)
         if key not in self._tried:
             judged = self._judge(skip)
             self._tried[key] = PlanStep(skip, judged.metric, judged.met, judged.n)
-            self._doubt[skip] = judged.doubt
+            self._judged[key] = judged
             self.path.append(self._tried[key])
         return self._tried[key]
+
+    def judged(self, skip: tuple[str, ...]) -> Judged:
+        """All that the judge said of a set."""
+        self.step(skip)
+        return self._judged[frozenset(skip)]
 
     def met(self, skip: tuple[str, ...]) -> bool:
         return self.step(skip).met
@@ -131,7 +136,7 @@ class Search:
             for small in self.path
             for large in self.path
             if set(small.skip) < set(large.skip)
-            and small.metric - large.metric > self._doubt[large.skip]
+            and small.metric - large.metric > self.judged(large.skip).doubt
             and small.n == large.n
         ]
         if not worse:

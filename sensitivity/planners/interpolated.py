@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sensitivity.planners.base import Choice, Goal, Judge, Judged, Search
+from sensitivity.planners.base import Choice, Goal, Judge, Search
 from sensitivity.stats.racing_prefix import Tried, next_size
 
 
@@ -24,17 +24,10 @@ class InterpolatedPlanner:
         self._signal = signal
 
     def choose(self, ranking: Sequence[str], judge: Judge, goal: Goal) -> Choice:
-        judged: dict[tuple[str, ...], Judged] = {}
-
-        def noted(skip: tuple[str, ...]) -> Judged:
-            judged[skip] = judge(skip)
-            return judged[skip]
-
-        search, tried = Search(noted), list[Tried]()
+        search, tried = Search(judge), list[Tried]()
         noise = [self._signal[unit] for unit in ranking]
         while (size := next_size(noise, tried, goal.start - goal.floor)) is not None:
-            step = search.step(tuple(ranking[:size]))
-            found = judged[step.skip]
-            tried.append(Tried(size, goal.start - step.metric, found.error, step.met, found.part))
+            found = search.judged(tuple(ranking[:size]))
+            tried.append(Tried(size, goal.start - found.metric, found.error, found.met, found.part))
         met = [one.size for one in tried if one.met]
         return search.choice(tuple(ranking[: min(met)])) if met else search.best_missed(ranking)

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from markupsafe import Markup
-
-import sensitivity
 from sensitivity.files import write_whole
 from sensitivity.reporting.compare import (
     ComparedRun,
@@ -17,7 +14,7 @@ from sensitivity.reporting.compare import (
     runs_table,
 )
 from sensitivity.reporting.csv import write_csv
-from sensitivity.reporting.page import TEMPLATES, script_hash, templates
+from sensitivity.reporting.page import page
 
 
 def write_comparison(runs: Sequence[ComparedRun], out: Path) -> None:
@@ -31,18 +28,10 @@ def write_comparison(runs: Sequence[ComparedRun], out: Path) -> None:
 def render_comparison(runs: Sequence[ComparedRun]) -> str:
     """The whole page. Every text of the runs is escaped, and the page may run no script but its
     own."""
-    script = (TEMPLATES / "report.js").read_text()
-    return (
-        templates()
-        .get_template("compare.html.j2")
-        .render(
-            runs=runs,
-            facts=facts(runs),
-            layers=layer_rows(runs),
-            modes={run.data.mode for run in runs},
-            style=Markup((TEMPLATES / "report.css").read_text()),  # noqa: S704 our own file
-            script=Markup(script),  # noqa: S704 our own file
-            script_hash=script_hash(script),
-            version=sensitivity.__version__,
-        )
+    return page(
+        "compare.html.j2",
+        runs=runs,
+        facts=facts(runs),
+        layers=layer_rows(runs),
+        modes={run.data.mode for run in runs},
     )

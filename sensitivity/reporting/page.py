@@ -34,37 +34,47 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render(data: ReportData) -> str:
     """The whole page. Every text in `data` is escaped, and the page may run no script but its
     own."""
+    return page(
+        "report.html.j2",
+        data=data,
+        metric=MetricFormat(data.metric, data.full_scale),
+        verdict=verdict(data),
+        scan_sentences=scan_sentences(data),
+        tiles=tiles(data),
+        rows=row_charts(data),
+        path=plan_chart(data),
+        effects=sorted(data.effects, key=lambda effect: effect.rank),
+        range_words=range_words,
+        quantizers={unit.name: unit.quantizers for unit in data.units},
+        parts=parts_of(data),
+        detection=detection_section(data),
+        least_height=LEAST_HEIGHT,
+        left_out=frozenset(data.plan.skip if data.plan else ()),
+        spread=spread,
+    )
+
+
+def page(template: str, **values: object) -> str:
+    """A page from its template and what it shows, with the style and the script of all pages.
+
+    Every text in `values` is escaped, and the page's security policy knows its only script by the
+    hash.
+    """
     script = (TEMPLATES / "report.js").read_text()
     return (
-        templates()
-        .get_template("report.html.j2")
+        _templates()
+        .get_template(template)
         .render(
-            data=data,
-            metric=MetricFormat(data.metric, data.full_scale),
-            verdict=verdict(data),
-            scan_sentences=scan_sentences(data),
-            tiles=tiles(data),
-            rows=row_charts(data),
-            path=plan_chart(data),
-            effects=sorted(data.effects, key=lambda effect: effect.rank),
-            range_words=range_words,
-            quantizers={unit.name: unit.quantizers for unit in data.units},
-            parts=parts_of(data),
-            detection=detection_section(data),
-            least_height=LEAST_HEIGHT,
-            left_out=frozenset(data.plan.skip if data.plan else ()),
-            spread=spread,
             style=Markup((TEMPLATES / "report.css").read_text()),  # noqa: S704 our own file
             script=Markup(script),  # noqa: S704 our own file
-            script_hash=script_hash(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             version=sensitivity.__version__,
+            **values,
         )
     )
 
 
-def templates() -> jinja2.Environment:
-    """The templates of all pages, with what they write numbers and names by. All texts are
-    escaped."""
+def _templates() -> jinja2.Environment:
     # Escaping by file name, jinja2's usual rule, would leave out a template whose name ends in
     # ".j2".
     environment = jinja2.Environment(
@@ -91,11 +101,6 @@ def templates() -> jinja2.Environment:
         "value": lambda value: f"{value:.4g}" if isinstance(value, float) else value,
     }
     return environment
-
-
-def script_hash(script: str) -> str:
-    """What a page's security policy knows its only script by."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def row_charts(data: ReportData) -> dict[str, RowChart]:

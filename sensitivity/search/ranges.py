@@ -118,7 +118,7 @@ def together(
     values = [measurer.aggregate(each) for each in scores]
     best = max(range(len(tries)), key=lambda at: (values[at], at))
     brought = gain(scores[0], scores[best], measurer.task.aggregate)
-    if brought.low is None or brought.low <= 0:
+    if not _credibly_rises(brought):
         return ()
     return _of_units(study.units, places, tries[best], brought)
 
@@ -272,7 +272,7 @@ class _Trials:
         every = sum((change.choice for change in changes), Choice())
         now, then = self._scores([(), every], "all at once")
         brought = gain(now, then, self._measurer.task.aggregate)
-        if brought.low is None or brought.low <= 0:
+        if not _credibly_rises(brought):
             return ()
         return tuple(
             replace(self._recalibrated(change, now, then), together=True) for change in changes
@@ -333,7 +333,10 @@ class _Trials:
         return tuple(one for unit in units for one in unit.ranges)
 
 
+def _credibly_rises(gain: Estimate) -> bool:
+    return gain.low is not None and gain.low > 0
+
+
 def is_above(one: Scores, other: Scores, alpha: float) -> bool:
     """Whether the mean of `one` is above that of `other`, beyond chance."""
-    low = paired_effect(other, one, alpha=alpha).low
-    return low is not None and low > 0
+    return _credibly_rises(paired_effect(other, one, alpha=alpha))

@@ -61,18 +61,17 @@ def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
     Ratio(value=1.0, error=0.5)
     """
     sets = [_pair(lost, moved) for lost, moved in zip(counted, soft, strict=True)]
-    means = [float(moved.mean()) for _, moved in sets]
-    squares = sum(mean**2 for mean in means)
+    means = np.array([moved.mean() for _, moved in sets])
+    squares = float(means @ means)
     if squares <= 0:
         return Ratio()
-    lost_means = (float(lost.mean()) for lost, _ in sets)
-    found = sum(mean * lost for mean, lost in zip(means, lost_means, strict=True)) / squares
+    found = float(means @ np.array([lost.mean() for lost, _ in sets])) / squares
     # Sets share their samples, so what is left over is summed over sets before it is squared.
     left = np.zeros(max(len(lost) for lost, _ in sets))
     for mean, (lost, moved) in zip(means, sets, strict=True):
         left[: len(lost)] += mean * (lost - found * moved) / len(lost)
     sampling = math.sqrt(float(np.sum(left**2))) / squares
-    own = OWN * found * math.sqrt(sum(mean**4 for mean in means)) / squares
+    own = OWN * found * float(np.linalg.norm(means**2)) / squares
     error = math.hypot(sampling, own)
     trust = BELIEF**2 / (BELIEF**2 + error**2)
     return Ratio(1.0 + trust * (found - 1.0), math.sqrt(trust) * error)
