@@ -162,31 +162,25 @@ class Session:
                 call(source.model, to_device(inputs, device_of(source.model)))
 
     def some_batches(self, most: int) -> SomeBatches | None:
-        """Up to `most` batches of each split that plans are judged by; None for a task that has no
-        samples."""
+        """Up to `most` batches of each split; None for a task that has no samples."""
         return SomeBatches(self.task, most) if self.has_samples else None
-
-
-JUDGING = ("confirm", "holdout")
-"""The splits that a plan is judged by."""
 
 
 @dataclass(frozen=True)
 class SomeBatches:
-    """Batches from the start of `confirm` and of `holdout`, read anew each time they are iterated
-    over."""
+    """Batches from the start of each split, read anew each time they are iterated over."""
 
     task: Task
     most: int
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return chain.from_iterable(islice(self.task.data[split], self.most) for split in JUDGING)
+        return chain.from_iterable(islice(self.task.data[split], self.most) for split in SPLITS)
 
     @property
     def places(self) -> list[tuple[str, int]]:
         """Split and number there of each batch."""
         data = self.task.data
-        return [(split, at) for split in JUDGING for at in range(min(self.most, len(data[split])))]
+        return [(split, at) for split in SPLITS for at in range(min(self.most, len(data[split])))]
 
 
 @contextmanager

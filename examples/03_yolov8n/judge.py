@@ -26,7 +26,7 @@ import numpy as np
 import onnxruntime
 import torch
 
-from sensitivity.session import JUDGING
+from sensitivity.records import SPLITS
 from sensitivity.steps.export import METRIC_BATCHES
 from sensitivity.tasks.load import load_task
 from sensitivity.workflows.yolo_weights import ultralytics
@@ -78,8 +78,8 @@ def reported(run: Path, images: str) -> dict[str, float]:
 
 
 def measured(data: Any, images: str) -> Batches:
-    """As the run measured them; files were verified on the first batches that judge plans."""
-    splits, most = (JUDGING, METRIC_BATCHES) if images == "verified" else ((images,), None)
+    """As the run measured them; files were verified on the first batches of each split."""
+    splits, most = (SPLITS, METRIC_BATCHES) if images == "verified" else ((images,), None)
     for split in splits:
         for number, (inputs, _) in enumerate(islice(data[split], most)):
             start = number * data[split].batch
