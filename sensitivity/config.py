@@ -365,6 +365,17 @@ class DemoSettings:
     out: Path = setting(Path("runs/demo"), "Run directory.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProgressChoices:
+    """What a command says on stderr while it works; nothing that is measured depends on it."""
+
+    quiet: bool = setting(False, "Print results and errors only, nothing while it works.")
+    json_events: bool = setting(
+        False,
+        "Say how far the work is in JSON, for programs: one object a line on stderr.",
+    )
+
+
 def check_numbers(settings: Any) -> None:
     """Raise SensitivityError for a number that is under the least of its setting, or none.
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from sensitivity.cli.options import verb
+from typing import TYPE_CHECKING
+
+from sensitivity.cli.options import long_verb
 from sensitivity.config import BenchSettings
 
+if TYPE_CHECKING:
+    from sensitivity.cli.progress import Teller
 
-@verb(BenchSettings, "bench")
-def command(settings: BenchSettings) -> None:
+
+@long_verb(BenchSettings, "bench")
+def command(settings: BenchSettings, teller: Teller) -> None:
     """Measure the latency of the exported files, interleaved.
 
     DIRECTORY is a run directory with exported files.
     """
     from sensitivity import api
-    from sensitivity.cli.progress import bar
     from sensitivity.cli.render import show_bench
 
-    api.bench(settings, bar)
+    api.bench(settings, teller)
     show_bench(settings.directory)

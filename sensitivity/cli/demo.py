@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from sensitivity.cli.options import verb
+from sensitivity.cli.options import long_verb
 from sensitivity.config import DemoSettings, RunSettings
 
+if TYPE_CHECKING:
+    from sensitivity.cli.progress import Teller
 
-@verb(DemoSettings, "demo")
-def command(settings: DemoSettings) -> int:
+
+@long_verb(DemoSettings, "demo")
+def command(settings: DemoSettings, teller: Teller) -> int:
     """Run the whole job on handwritten digits, in minutes.
 
     Trains a small RepVGG once, calibrates it with ModelOpt, and does what `sensitivity run` does.
@@ -21,14 +25,13 @@ def command(settings: DemoSettings) -> int:
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
     from sensitivity import api
-    from sensitivity.cli.progress import bar
     from sensitivity.cli.render import show
     from sensitivity.workflows.demo import prepare
 
-    click.echo("Training a small RepVGG on handwritten digits (under a minute).", err=True)
+    teller.say("Training a small RepVGG on handwritten digits (under a minute).")
     reference = prepare(Path(settings.out))
     chosen = RunSettings(task=reference, out=settings.out, resume=True, max_drop="1pt")
-    plan = api.run(chosen, bar)
+    plan = api.run(chosen, teller)
     show(settings.out, ranking=True, latency=True)
     click.echo(f"Report: {settings.out / 'report.html'}")
     return 0 if plan.met else 2

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from sensitivity.cli.options import verb
+from sensitivity.cli.options import long_verb
 from sensitivity.config import ExportSettings
 
+if TYPE_CHECKING:
+    from sensitivity.cli.progress import Teller
 
-@verb(ExportSettings, "export")
-def command(settings: ExportSettings) -> None:
+
+@long_verb(ExportSettings, "export")
+def command(settings: ExportSettings, teller: Teller) -> None:
     """Write and verify the float, INT8 and partial ONNX files.
 
     DIRECTORY is a run directory with a plan.
     """
     from sensitivity import api
-    from sensitivity.cli.progress import bar
     from sensitivity.exporters.facts import facts
 
-    verification = api.export(settings, bar)
+    verification = api.export(settings, teller)
     for file, fact in facts(verification).items():
         click.echo(f"{file}: {fact}")

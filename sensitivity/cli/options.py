@@ -7,12 +7,24 @@ import types
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import click
 
-from sensitivity.config import ImageSize, flag_of
+from sensitivity.config import ImageSize, ProgressChoices, flag_of
 from sensitivity.registry import check_name, names
+
+if TYPE_CHECKING:
+    from sensitivity.cli.progress import Teller
 
 Settings = TypeVar("Settings")
 
@@ -28,17 +40,44 @@ def verb(
 
     def decorate(function: Callable[[Settings], int | None]) -> click.Command:
         def callback(**values: Any) -> None:
-            code = function(settings(**values))
-            if code:
-                click.get_current_context().exit(code)
+            _exit(function(settings(**values)))
 
-        hints = get_type_hints(settings)
-        parameters = [_parameter(field, hints[field.name]) for field in fields(settings)]  # type: ignore[arg-type]
-        return click.Command(
-            name, params=parameters, callback=callback, help=function.__doc__ or settings.__doc__
-        )
+        help_text = function.__doc__ or settings.__doc__
+        return click.Command(name, params=_parameters(settings), callback=callback, help=help_text)
 
     return decorate
+
+
+def long_verb(
+    settings: type[Settings], name: str
+) -> Callable[[Callable[[Settings, Teller], int | None]], click.Command]:
+    """The same for a verb that takes a while: the options of `ProgressChoices` too, and the
+    function also gets what says how far it is."""
+
+    def decorate(function: Callable[[Settings, Teller], int | None]) -> click.Command:
+        def callback(**values: Any) -> None:
+            from sensitivity.cli.progress import teller
+
+            choices = ProgressChoices(
+                **{item.name: values.pop(item.name) for item in fields(ProgressChoices)}
+            )
+            _exit(function(settings(**values), teller(choices)))
+
+        parameters = [*_parameters(settings), *_parameters(ProgressChoices)]
+        help_text = function.__doc__ or settings.__doc__
+        return click.Command(name, params=parameters, callback=callback, help=help_text)
+
+    return decorate
+
+
+def _exit(code: int | None) -> None:
+    if code:
+        click.get_current_context().exit(code)
+
+
+def _parameters(settings: type[Any]) -> list[click.Parameter]:
+    hints = get_type_hints(settings)
+    return [_parameter(item, hints[item.name]) for item in fields(settings)]
 
 
 def _parameter(field: Field[Any], hint: Any) -> click.Parameter:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from sensitivity.cli.options import verb
+from typing import TYPE_CHECKING
+
+from sensitivity.cli.options import long_verb
 from sensitivity.config import PlanSettings
 
+if TYPE_CHECKING:
+    from sensitivity.cli.progress import Teller
 
-@verb(PlanSettings, "plan")
-def command(settings: PlanSettings) -> int:
+
+@long_verb(PlanSettings, "plan")
+def command(settings: PlanSettings, teller: Teller) -> int:
     """Choose the layers to leave out of INT8 so that a target holds.
 
     DIRECTORY is a run directory made by `sensitivity scan`. What was measured before is used again:
@@ -17,12 +22,11 @@ def command(settings: PlanSettings) -> int:
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
     from sensitivity import api
-    from sensitivity.cli.progress import bar
     from sensitivity.cli.render import show, show_frontier
 
     if settings.frontier:
         show_frontier(settings.directory)
         return 0
-    plan = api.plan(settings, bar)
+    plan = api.plan(settings, teller)
     show(settings.directory)
     return 0 if plan.met else 2

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from sensitivity.cli.options import verb
+from typing import TYPE_CHECKING
+
+from sensitivity.cli.options import long_verb
 from sensitivity.config import RunSettings
 
+if TYPE_CHECKING:
+    from sensitivity.cli.progress import Teller
 
-@verb(RunSettings, "run")
-def command(settings: RunSettings) -> int:
+
+@long_verb(RunSettings, "run")
+def command(settings: RunSettings, teller: Teller) -> int:
     """Scan, plan, export, bench and report in one go.
 
     TASK is a Python file and a function in it that returns a task, as in my_task.py:task; the file
@@ -16,9 +21,8 @@ def command(settings: RunSettings) -> int:
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
     from sensitivity import api
-    from sensitivity.cli.progress import bar
     from sensitivity.cli.render import show
 
-    plan = api.run(settings, bar)
+    plan = api.run(settings, teller)
     show(api.out_of(settings), ranking=True, latency=True)
     return 0 if plan.met else 2

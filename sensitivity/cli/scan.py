@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from sensitivity.cli.options import verb
+from typing import TYPE_CHECKING
+
+from sensitivity.cli.options import long_verb
 from sensitivity.config import ScanSettings
 
+if TYPE_CHECKING:
+    from sensitivity.cli.progress import Teller
 
-@verb(ScanSettings, "scan")
-def command(settings: ScanSettings) -> None:
+
+@long_verb(ScanSettings, "scan")
+def command(settings: ScanSettings, teller: Teller) -> None:
     """Rank layers by how much accuracy each costs in INT8.
 
     TASK is a Python file and a function in it that returns a task, as in my_task.py:task; the file
     is run as it is. Or it is a Q/DQ ONNX file, with --data.
     """
     from sensitivity import api
-    from sensitivity.cli.progress import bar
     from sensitivity.cli.render import show
 
-    api.scan(settings, bar)
+    api.scan(settings, teller)
     show(api.out_of(settings), ranking=True)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
-from sensitivity.cli.options import verb
+from sensitivity.cli.options import long_verb
 from sensitivity.config import YoloSettings
 
+if TYPE_CHECKING:
+    from sensitivity.cli.progress import Teller
 
-@verb(YoloSettings, "run")
-def run(settings: YoloSettings) -> int:
+
+@long_verb(YoloSettings, "run")
+def run(settings: YoloSettings, teller: Teller) -> int:
     """Load, quantize, scan, plan, export, bench and report.
 
     Folds BatchNorm, re-parameterises RepVGG blocks, quantizes convolutions by rules that fit
@@ -26,13 +31,12 @@ def run(settings: YoloSettings) -> int:
     Exit codes: 0 target met, 2 target missed, 1 error.
     """  # noqa: D301 - a backspace keeps click from wrapping the lines below it
     from sensitivity import api
-    from sensitivity.cli.progress import bar
     from sensitivity.cli.render import show
     from sensitivity.workflows.yolo import prepare
 
-    click.echo("Loading, quantizing and calibrating (minutes for a large model).", err=True)
+    teller.say("Loading, quantizing and calibrating (minutes for a large model).")
     own = prepare(settings)
-    plan = api.run(own, bar)
+    plan = api.run(own, teller)
     assert own.out is not None
     show(own.out, ranking=True, latency=True)
     click.echo(f"Report: {own.out / 'report.html'}")
