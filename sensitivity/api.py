@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ from sensitivity.session import Session, open_session
 from sensitivity.steps.bench import HeldOut, bench_run, held_out, runtime_of
 from sensitivity.steps.compare import folder_data
 from sensitivity.steps.export import export_plan, targets_of
+from sensitivity.steps.forecast import STEPS, WITHOUT_FILES, amounts, begin, size_of
 from sensitivity.steps.plan import read_frontier, replan, search_plan, wants_cost
 from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import Given, split_reference
@@ -104,18 +106,28 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
     runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
     _check_accuracy(settings)
+    begin(progress, "check")
     with _session(settings, progress, task) as session:
         pins(settings.skip, settings.keep, session.units)
         session, exportable = _checked(session, settings)
+        expected = amounts(size_of(session), session.exact_samples(), settings)
+        begins = partial(
+            begin, progress, expected=expected, steps=STEPS if exportable else WITHOUT_FILES
+        )
         if not exportable and (settings.cost or wants_cost(settings)):
             check_export(session)  # says why there are no files to time
+        begins("scan")
         scanned = _scan(session, command, settings)
+        begins("plan")
         found = _plan(session, settings, command, scanned)
         if exportable:
+            begins("export")
             _export(session, found, command, settings.runtime, forgiving=True)
         held = None if settings.no_accuracy or not exportable else held_out(session, found)
     if exportable:
+        begins("bench")
         _bench(session.run_dir, settings, command, progress, held)
+    begins("report")
     info = session.run_dir.info()
     session.run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))
     report(ReportSettings(directory=session.run_dir.path))

@@ -5,25 +5,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
+from sensitivity.cli.course import Course, Work
 from sensitivity.config import ProgressChoices
 from sensitivity.errors import SensitivityError
-from sensitivity.measure.progress import Advance, silent
+from sensitivity.measure.progress import Advance, Step, silent
 
 LINE_EVERY_S = 10.0
 EVENT_EVERY_S = 1.0
@@ -65,19 +68,74 @@ class Quiet:
         """Nothing is told."""
 
 
-class Bars:
-    """Steps done, time left and samples spent, each kept up to date on a line of a terminal."""
+class _OnCourse(ABC):
+    """Counts what all work takes, for the time that is left."""
+
+    def __init__(self) -> None:
+        self._began = self._last = time.monotonic()
+        self._course = Course()
+
+    @contextmanager
+    def __call__(self, what: str, total: int) -> Iterator[Advance]:
+        """Tell of a piece of work as it begins, goes on and ends."""
+        work = Work(what, total, time.monotonic())
+        counted = work.began
+        with self._shown(work) as goes_on:
+
+            def advance(steps: int, samples: int) -> None:
+                nonlocal counted
+                now = time.monotonic()
+                work.done, work.samples = work.done + steps, work.samples + samples
+                self._course.spent(samples, now - counted)
+                counted = now
+                goes_on(now)
+
+            yield advance
+
+    @abstractmethod
+    def _shown(self, work: Work) -> AbstractContextManager[Callable[[float], None]]:
+        """Tell that the work begins, and where it ends well that it has ended. What is given is
+        told the time whenever some of it is done."""
+
+
+class Below(Progress):
+    """Bars below a line that is made anew each time they are drawn. An empty line is left out, and
+    so is one whose bars are all at their end: it would stay on the screen and grow old."""
+
+    def __init__(
+        self, line: Callable[[], str], columns: Iterable[ProgressColumn], console: Console
+    ) -> None:
+        self._line = line  # the bars are drawn in what follows
+        super().__init__(*columns, console=console)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is drawn, from top to bottom."""
+        line = self._line()
+        if line and not self.finished:
+            yield Text(line)
+        yield self.make_tasks_table(self.tasks)
+
+
+class Bars(_OnCourse):
+    """Steps done, time left and samples spent, each kept up to date on a line of a terminal, below
+    the step of the command."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
 
     def say(self, sentence: str) -> None:
         """Print it."""
         click.echo(sentence, err=True)
 
+    def begin(self, step: Step) -> None:
+        """Print which step it is; how long all still takes stands above its bars."""
+        now = time.monotonic()
+        self._course.begin(step, now)
+        self.say(self._course.words(now))
+
     @contextmanager
-    def __call__(self, what: str, total: int) -> Iterator[Advance]:
-        """A bar of its own for each piece of work."""
+    def _shown(self, work: Work) -> Iterator[Callable[[float], None]]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -87,59 +145,38 @@ class Bars:
             TextColumn("left"),
             TimeRemainingColumn(),
         )
-        spent = 0
-        with Progress(*columns, console=self._console) as progress:
-            task = progress.add_task(what, total=total, samples=0)
 
-            def advance(steps: int, samples: int) -> None:
-                nonlocal spent
-                spent += samples
-                progress.update(task, advance=steps, samples=spent)
+        def line() -> str:
+            return self._course.words(time.monotonic(), work)
 
-            yield advance
+        with Below(line, columns, self._console) as progress:
+            task = progress.add_task(work.what, total=work.total, samples=0)
+            yield lambda now: progress.update(task, completed=work.done, samples=work.samples)
 
 
-@dataclass
-class Work:
-    """A piece of work and how far it is. began: seconds, of `time.monotonic`."""
-
-    what: str
-    total: int
-    began: float
-    done: int = 0
-    samples: int = 0
-
-    def left_s(self, now: float) -> float | None:
-        """Seconds that are left at the pace so far; None where nothing is done yet."""
-        if not self.done:
-            return None
-        return (now - self.began) / self.done * (self.total - self.done)
-
-
-class Lines:
+class Lines(_OnCourse):
     """Now and then a line that begins with the seconds since the command began, by whatever work:
     many short pieces in a row are told of too."""
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
 
     def say(self, sentence: str) -> None:
         """Print it with the seconds so far."""
         self._line(time.monotonic(), sentence)
 
-    @contextmanager
-    def __call__(self, what: str, total: int) -> Iterator[Advance]:
-        """A line where none was printed for `LINE_EVERY_S`."""
-        work = Work(what, total, time.monotonic())
+    def begin(self, step: Step) -> None:
+        """Print which step it is, and how long all still takes."""
+        now = time.monotonic()
+        self._course.begin(step, now)
+        self._line(now, self._course.words(now))
 
-        def advance(steps: int, samples: int) -> None:
-            work.done, work.samples = work.done + steps, work.samples + samples
-            now = time.monotonic()
+    @contextmanager
+    def _shown(self, work: Work) -> Iterator[Callable[[float], None]]:
+        def goes_on(now: float) -> None:
             if now - self._last >= LINE_EVERY_S:
                 self._last = now
-                self._line(now, _sentence(work, now))
+                step = self._course.words(now, work)
+                self._line(now, "; ".join(part for part in (step, _sentence(work, now)) if part))
 
-        yield advance
+        yield goes_on
 
     def _line(self, now: float, sentence: str) -> None:
         click.echo(f"{now - self._began:.0f} s: {sentence}", err=True)
@@ -151,41 +188,45 @@ def _sentence(work: Work, now: float) -> str:
     return f"{work.what}: {work.done} of {work.total} done{soon}, {work.samples} samples spent"
 
 
-class Events:
-    """JSON for programs: one object a line when a piece of work begins and ends, and at most one a
-    second between.
+class Events(_OnCourse):
+    """JSON for programs: one object a line when a step or a piece of work begins, when work ends,
+    and at most one a second between.
 
-    step: what is done. done, total: steps of it. samples: forwarded for it. seconds: since the
-    command began.
+    kind: "step" for a step of the command, "work" for what is done in it. step: which. done, total:
+    steps of the command before this one and in all, or parts of the work. samples: forwarded for
+    it. seconds: since the command began. left: until the command ends; null where that cannot be
+    said.
     """
-
-    def __init__(self) -> None:
-        self._began = self._last = time.monotonic()
 
     def say(self, sentence: str) -> None:
         """Nothing: programs read no sentences."""
 
+    def begin(self, step: Step) -> None:
+        """Write which step it is."""
+        now = time.monotonic()
+        self._course.begin(step, now)
+        self._write("step", Work(step.name, step.of, now, step.number - 1), now)
+
     @contextmanager
-    def __call__(self, what: str, total: int) -> Iterator[Advance]:
-        """Write where the work stands."""
-        work = Work(what, total, time.monotonic())
-        self._write(work)
+    def _shown(self, work: Work) -> Iterator[Callable[[float], None]]:
+        def goes_on(now: float) -> None:
+            if now - self._last >= EVENT_EVERY_S:
+                self._write("work", work, now)
 
-        def advance(steps: int, samples: int) -> None:
-            work.done, work.samples = work.done + steps, work.samples + samples
-            if time.monotonic() - self._last >= EVENT_EVERY_S:
-                self._write(work)
+        self._write("work", work, work.began)
+        yield goes_on
+        self._write("work", work, time.monotonic())
 
-        yield advance
-        self._write(work)
-
-    def _write(self, work: Work) -> None:
-        self._last = time.monotonic()
+    def _write(self, kind: str, work: Work, now: float) -> None:
+        self._last = now
+        left = self._course.left_s(now, work if kind == "work" else None)
         event = {
+            "kind": kind,
             "step": work.what,
             "done": work.done,
             "total": work.total,
             "samples": work.samples,
-            "seconds": round(self._last - self._began, 3),
+            "seconds": round(now - self._began, 3),
+            "left": None if left is None else round(left, 3),
         }
         click.echo(json.dumps(event), err=True)

@@ -1,0 +1,88 @@
+"""How far a command is, and how long it still takes: from the pace of what is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sensitivity.measure.progress import Step
+
+
+@dataclass
+class Work:
+    """A piece of work and how far it is. began: seconds, of `time.monotonic`."""
+
+    what: str
+    total: int
+    began: float
+    done: int = 0
+    samples: int = 0
+
+    def left_s(self, now: float) -> float | None:
+        """Seconds that are left at the pace so far; None where nothing is done yet."""
+        if not self.done:
+            return None
+        return (now - self.began) / self.done * (self.total - self.done)
+
+
+class Course:
+    """The step that a command is in, and the pace of all work so far.
+
+    The pace is that of the step itself, and before it has forwarded a sample that of the steps
+    before it.
+    """
+
+    def __init__(self) -> None:
+        self.step: Step | None = None
+        self._began = 0.0
+        self._samples = self._seconds = 0.0
+        self._last_pace: float | None = None
+
+    def begin(self, step: Step, now: float) -> None:
+        """Take the step for that of now."""
+        self._last_pace = self._pace()
+        self._samples = self._seconds = 0.0
+        self.step, self._began = step, now
+
+    def spent(self, samples: int, seconds: float) -> None:
+        """Take in what some samples took; nothing where none was forwarded."""
+        if samples:
+            self._samples += samples
+            self._seconds += seconds
+
+    def left_s(self, now: float, work: Work | None = None) -> float | None:
+        """Seconds until the command ends; None where that cannot be said yet.
+
+        A step that takes longer than expected has at least what the work in hand still takes.
+        """
+        step, pace = self.step, self._pace()
+        if step is None or step.own is None or step.later is None or pace is None:
+            return None
+        expected = step.own.at(pace) - (now - self._began)
+        in_hand = work.left_s(now) if work else None
+        return max(expected, in_hand or 0.0) + step.later.at(pace)
+
+    def words(self, now: float, work: Work | None = None) -> str:
+        """The step and the time left, as in "step 3 of 6 (plan), about 3 min left"."""
+        if self.step is None:
+            return ""
+        left = self.left_s(now, work)
+        soon = "" if left is None else f", {about(left)} left"
+        return f"step {self.step.number} of {self.step.of} ({self.step.name}){soon}"
+
+    def _pace(self) -> float | None:
+        return self._seconds / self._samples if self._samples else self._last_pace
+
+
+def about(seconds: float) -> str:
+    """A time that is not known well, in words.
+
+    >>> [about(seconds) for seconds in (4, 38, 170, 9000)]
+    ['under 10 s', 'about 40 s', 'about 3 min', 'about 2.5 h']
+    """
+    if seconds < 10:
+        return "under 10 s"
+    if seconds < 95:
+        return f"about {round(seconds, -1):.0f} s"
+    if seconds < 95 * 60:
+        return f"about {seconds / 60:.0f} min"
+    return f"about {seconds / 3600:.1f} h"
