@@ -79,6 +79,7 @@ from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.session import Session, open_session
 from sensitivity.steps.bench import HeldOut, bench_run, held_out, runtime_of
 from sensitivity.steps.compare import folder_data
+from sensitivity.steps.dry_run import Forecast, forecast_of
 from sensitivity.steps.export import export_plan, targets_of
 from sensitivity.steps.forecast import STEPS, WITHOUT_FILES, amounts, begin, size_of
 from sensitivity.steps.plan import read_frontier, replan, search_plan, wants_cost
@@ -132,6 +133,21 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
     session.run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))
     report(ReportSettings(directory=session.run_dir.path))
     return found
+
+
+def forecast(settings: RunSettings | ScanSettings, task: Given | None = None) -> Forecast:
+    """What a run or a scan would take, from one timed batch; nothing is written into its
+    directory."""
+    began = time.monotonic()
+    check_numbers(settings)
+    if isinstance(settings, RunSettings):
+        target_of(settings, full_scale=1.0)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        given = task or _reference(settings, out)
+        memory = _memory(settings)
+        with open_session(given, out, resume=False, choices=settings, memory=memory) as session:
+            return forecast_of(session, settings, began)
 
 
 def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None = None) -> Scan:
@@ -253,13 +269,22 @@ def _command(verb: str, settings: Any, *, in_python: bool) -> str:
 def _session(
     settings: ScanSettings | RunSettings, progress: Progress, task: Given | None
 ) -> AbstractContextManager[Session]:
-    memory = None if settings.memory is None else settings.memory * 2**20
     out = out_of(settings)
     refuse_used(RunDir(out).journal, settings.resume)  # before a task file is written there
     given = task or _reference(settings, out)
     return open_session(
-        given, out, resume=settings.resume, choices=settings, memory=memory, progress=progress
+        given,
+        out,
+        resume=settings.resume,
+        choices=settings,
+        memory=_memory(settings),
+        progress=progress,
     )
+
+
+def _memory(settings: ScanChoices) -> int | None:
+    """Bytes that the simulator may hold; None for the usual."""
+    return None if settings.memory is None else settings.memory * 2**20
 
 
 def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Session, bool]:

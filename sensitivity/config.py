@@ -88,6 +88,11 @@ class TaskSettings(TaskChoices):
 
     out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
     resume: bool = setting(False, "Go on with the run that is in the run directory.")
+    dry_run: bool = setting(
+        False,
+        "Say what each step would take, from one timed batch: samples, time, memory and disk. "
+        "Nothing else is measured, and nothing is written into the run directory.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

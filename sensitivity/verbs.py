@@ -55,7 +55,7 @@ Verb = Callable[..., Returned]
 
 TASK = "a Task or EvaluateTask of sensitivity, or the path of its file"
 
-SHOWN_ONLY = {"frontier", "format"}
+SHOWN_ONLY = {"frontier", "format", "dry_run"}
 """Settings of what a command prints: a function returns all of it."""
 
 NUMBERS = {int: Integral, float: Real}

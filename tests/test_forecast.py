@@ -8,10 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from sensitivity import api
+from sensitivity.cli.course import rounded
+from sensitivity.cli.forecast import between, mebibytes, short, sizes
+from sensitivity.cli.main import main
 from sensitivity.config import RunSettings, ScanSettings
 from sensitivity.measure.progress import Advance, Need, Step
+from sensitivity.steps import dry_run
+from sensitivity.steps.dry_run import Expected, Forecast, Pace, assumed, forecast_from, spread
 from sensitivity.steps.forecast import STEPS, WITHOUT_FILES, Amount, Size, amounts, begin
 
 TINY = f"{Path(__file__).parent / 'tasks' / 'tiny.py'}:task"
@@ -123,3 +129,123 @@ def test_a_run_takes_what_was_expected_of_it(tmp_path: Path) -> None:
     assert watcher.samples["scan"] == pytest.approx(440, rel=0.1)
     least, most = range_of(expected["plan"])
     assert least <= watcher.samples["plan"] <= most
+
+
+PACE = Pace(begin=4.0, unit=0.5, whole=2.0, line=500)
+
+
+@pytest.fixture
+def peak(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(dry_run, "peak_memory", lambda: 1000)
+    return 1000
+
+
+def test_time_memory_and_disk_follow_from_the_pace_of_a_batch(peak: int) -> None:
+    needs = {
+        "scan": Amount(Need(100), Need(200)),
+        "plan": Amount(Need(10), Need(50)),
+        "export": Amount(Need(3, 1), Need(6, 15)),
+        "report": Amount(Need(0, 1), Need(0, 5)),
+    }
+    found = forecast_from(PACE, SIZE, needs, weights=400)
+    assert found.steps == (
+        Expected("check", (0, 0), (4.0, 4.0), (peak, peak)),
+        Expected("scan", (100, 200), (50.0, 100.0), (peak, peak)),
+        Expected("plan", (10, 50), (20.0, 100.0), (peak, peak)),
+        Expected("export", (3, 6), (7.0, 27.0), (peak + 800, peak + 2400)),
+        Expected("report", (0, 0), (1.0, 5.0), (peak, peak)),
+    )
+    assert found.seconds == (82.0, 236.0)
+    # 500 bytes for each 10 samples; float and two files of a quarter, or nine files
+    assert found.disk == (110 * 50 + 400 * 1.5, 250 * 50 + 400 * 9)
+
+
+def test_a_scan_writes_no_files(peak: int) -> None:
+    found = forecast_from(PACE, SIZE, {"scan": Amount(Need(100), Need(200))}, weights=400)
+    assert found.disk == (5000, 10_000)
+
+
+def test_memory_is_not_known_where_the_system_does_not_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dry_run, "peak_memory", lambda: None)
+    found = forecast_from(PACE, SIZE, {"scan": Amount(Need(1), Need(1))}, weights=400)
+    assert [step.memory for step in found.steps] == [None, None]
+
+
+def test_what_a_forecast_rests_on_is_said() -> None:
+    scan = ScanSettings(task="a.py:task")
+    assert assumed(scan) == [dry_run.QUIET_MACHINE, dry_run.MEMORY]
+    assert assumed(replace(scan, resume=True))[-1] == dry_run.RESUMED
+    assert dry_run.PLAN in assumed(RUN)
+    assert dry_run.COST not in assumed(RUN)
+    assert dry_run.COST in assumed(replace(RUN, cost="table"))
+    assert dry_run.COST in assumed(replace(RUN, planner="cost"))
+
+
+def test_timed_units_are_spread_over_the_model() -> None:
+    assert spread(range(20), 8) == [0, 2, 5, 7, 10, 12, 15, 17]
+    assert spread(range(3), 8) == [0, 1, 2]
+
+
+def test_weights_are_parameters_and_buffers_or_the_file(tmp_path: Path) -> None:
+    # 4 * 3 + 4 weights and biases; 4 * 4 numbers and a counter of 8 bytes
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    assert dry_run.weight_bytes(net) == 4 * 16 + 4 * 16 + 8
+
+    class OfFile:
+        path = tmp_path / "model.onnx"
+
+    OfFile.path.write_bytes(b"12345")
+    assert dry_run.weight_bytes(OfFile()) == 5
+
+
+def test_the_sizes_are_said_in_one_line() -> None:
+    found = Forecast(SIZE, PACE, (), (0, 0), layers=18)
+    assert sizes(found) == (
+        "20 units of 18 layers; up to 100 samples of rank, 200 of confirm and 300 of holdout. "
+        "Timed on one batch of 10: 500 ms a sample in a scan, 2 s in a plan."
+    )
+    assert [short(seconds) for seconds in (0.00123, 0.999, 0.9996)] == ["1.23 ms", "999 ms", "1 s"]
+    assert between((100, 101), rounded) == "about 2 min"
+    assert between((20, 200), rounded) == "20 s to 3 min"
+    assert between((1, 2), rounded) == "under 10 s"
+    assert [mebibytes(size) for size in (3e5, 3e6, 3e9)] == ["under 1 MiB", "2.9 MiB", "2861 MiB"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "steps"),
+    [("run", ("check", "scan", "plan", "export", "bench", "report")), ("scan", ("check", "scan"))],
+)
+def test_a_dry_run_says_each_step_and_writes_nothing(
+    verb: str, steps: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(SystemExit) as ended:
+        main([verb, TINY, "--out", str(out), "--dry-run", "--quiet"])
+    assert not ended.value.code
+    assert not out.exists()
+    shown = capsys.readouterr().out
+    assert (
+        "7 units of 7 layers; up to 40 samples of rank, 40 of confirm and 40 of holdout." in shown
+    )
+    rows = [line.split("│")[1].strip() for line in shown.splitlines() if line.startswith("│")]
+    assert rows == [*steps, "all"]
+    assert f"Assumed: {dry_run.MEMORY}" in shown
+
+
+def test_a_dry_run_leaves_a_run_directory_as_it_is(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "journal.jsonl").write_text("another run")
+    api.forecast(ScanSettings(task=TINY, out=out))
+    assert [file.name for file in out.iterdir()] == ["journal.jsonl"]
+    assert (out / "journal.jsonl").read_text() == "another run"
+
+
+def test_a_task_with_evaluate_only_is_timed_by_one_evaluation() -> None:
+    found = api.forecast(RunSettings(task=TINY.replace(":task", ":evaluate_only")))
+    assert (found.size.rank, found.size.batch, found.size.compares) == (1, 1, False)
+    assert found.steps[1].samples == (7 + 4, 7 + 4)
+    assert found.pace.unit == found.pace.whole
+    assert sizes(found).startswith("7 units of 7 layers; up to 1 evaluations of rank")

@@ -79,10 +79,19 @@ def about(seconds: float) -> str:
     >>> [about(seconds) for seconds in (4, 38, 170, 9000)]
     ['under 10 s', 'about 40 s', 'about 3 min', 'about 2.5 h']
     """
+    return rounded(seconds) if seconds < 10 else f"about {rounded(seconds)}"
+
+
+def rounded(seconds: float) -> str:
+    """A time to one or two digits.
+
+    >>> [rounded(seconds) for seconds in (4, 38, 170, 9000)]
+    ['under 10 s', '40 s', '3 min', '2.5 h']
+    """
     if seconds < 10:
         return "under 10 s"
     if seconds < 95:
-        return f"about {round(seconds, -1):.0f} s"
+        return f"{round(seconds, -1):.0f} s"
     if seconds < 95 * 60:
-        return f"about {seconds / 60:.0f} min"
-    return f"about {seconds / 3600:.1f} h"
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -21,8 +21,12 @@ def command(settings: RunSettings, teller: Teller) -> int:
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
     from sensitivity import api
+    from sensitivity.cli.forecast import show_forecast
     from sensitivity.cli.render import show
 
+    if settings.dry_run:
+        show_forecast(api.forecast(settings))
+        return 0
     plan = api.run(settings, teller)
     show(api.out_of(settings), ranking=True, latency=True)
     return 0 if plan.met else 2

@@ -19,7 +19,11 @@ def command(settings: ScanSettings, teller: Teller) -> None:
     is run as it is. Or it is a Q/DQ ONNX file, with --data.
     """
     from sensitivity import api
+    from sensitivity.cli.forecast import show_forecast
     from sensitivity.cli.render import show
 
+    if settings.dry_run:
+        show_forecast(api.forecast(settings))
+        return
     api.scan(settings, teller)
     show(api.out_of(settings), ranking=True)

@@ -15,6 +15,17 @@ def host_memory() -> int:
     return int(available.split()[1]) * 1024 if available else 8 * 2**30
 
 
+def peak_memory() -> int | None:
+    """Bytes of the host that this process has held at once so far, at most; None where the system
+    does not say."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    peak = next((line for line in lines if line.startswith("VmHWM:")), None)
+    return int(peak.split()[1]) * 1024 if peak else None
+
+
 def over_budget(needed: int, memory: int) -> str:
     """One sentence for values that take more bytes than the budget has. needed: the most that were
     planned."""

@@ -1,0 +1,208 @@
+"""What a job would take, from one timed batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sensitivity.config import RunSettings, ScanSettings
+from sensitivity.journal.lines import packed
+from sensitivity.measure.measurer import Reader, checked_scores
+from sensitivity.records import Scores, Unit, Variant
+from sensitivity.session import Session
+from sensitivity.simulators.memory import peak_memory
+from sensitivity.steps.forecast import (
+    DRAWN_S,
+    FASTER,
+    FILES,
+    MORE_SETS,
+    TRACED_S,
+    Amount,
+    Size,
+    amounts,
+    size_of,
+)
+from sensitivity.steps.plan import wants_cost
+
+TIMED_UNITS = 8
+"""Units whose variants are timed, spread over the model."""
+
+LINE_BYTES = 150
+"""Of a line of the journal, besides its scores."""
+
+COPIES = (2, 6)
+"""Of the weights that writing, verifying and timing files hold besides the model."""
+
+SMALLEST_FILE = 0.25
+"""Of the float file: weights in eight bits in place of 32."""
+
+PLAN = (
+    "A plan takes least where everything in INT8 meets the target. At most the planner judges "
+    f"about log2 of the number of units and {2 + MORE_SETS} sets on all of confirm, and other "
+    "ranges are tried on rank."
+)
+FILES_TOO = (
+    f"In export and bench the runtime takes from 1/{FASTER} of the simulation's time to all of it, "
+    f"tracing and writing {TRACED_S[0]:g} to {TRACED_S[1]:g} s, and drawing the report "
+    f"{DRAWN_S[0]:g} to {DRAWN_S[1]:g} s; export and bench are left out where the model cannot be "
+    "exported."
+)
+MEMORY = "Memory is the most of the host that this process has held until now."
+FILES_MEMORY = f"Files take {COPIES[0]} to {COPIES[1]} copies of the weights more."
+COST = "The time to measure what layers cost is not known and not in it."
+RESUMED = "What the run has measured already is not taken off."
+QUIET_MACHINE = "The machine is taken to be as busy as it was for this batch."
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What one batch took. begin: seconds to load all and forward the first time. unit, whole:
+    seconds a sample of a variant in a scan, where units share work, and of a set in a plan. line:
+    bytes of the journal for one variant on the batch."""
+
+    begin: float
+    unit: float
+    whole: float
+    line: int
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a step takes, each at least and at most. memory: bytes; None where not known."""
+
+    name: str
+    samples: tuple[float, float]
+    seconds: tuple[float, float]
+    memory: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a job would take.
+
+    steps: in their order. layers: that have quantizers. disk: bytes, at least and at most. assumed:
+    what it rests on, a sentence each.
+    """
+
+    size: Size
+    pace: Pace
+    steps: tuple[Expected, ...]
+    disk: tuple[float, float]
+    layers: int = 0
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Of all steps together."""
+        return (
+            sum(step.seconds[0] for step in self.steps),
+            sum(step.seconds[1] for step in self.steps),
+        )
+
+
+def forecast_of(session: Session, settings: RunSettings | ScanSettings, began: float) -> Forecast:
+    """Time one batch and say what the job takes. began: `time.monotonic` before the session was
+    opened. Raises TaskError as measuring does."""
+    pace, size = timed(session, began), size_of(session)
+    needs = amounts(size, session.exact_samples(), settings)
+    weights = weight_bytes(session.source.model)
+    layers = len({quantizer.layer for quantizer in session.source.quantizers})
+    found = forecast_from(pace, size, needs, weights)
+    return replace(found, layers=layers, assumed=tuple(assumed(settings)))
+
+
+def forecast_from(pace: Pace, size: Size, needs: dict[str, Amount], weights: int) -> Forecast:
+    """The same from what is known. weights: bytes."""
+    check = Expected("check", (0, 0), (pace.begin, pace.begin), _held(weights, (0, 0)))
+    steps = [check, *(_expected(name, one, pace, weights) for name, one in needs.items())]
+    return Forecast(size, pace, tuple(steps), _disk(pace, size, needs, weights))
+
+
+def _expected(name: str, amount: Amount, pace: Pace, weights: int) -> Expected:
+    a_sample = pace.unit if name == "scan" else pace.whole
+    copies = COPIES if name in ("export", "bench") else (0, 0)
+    return Expected(
+        name,
+        (amount.least.samples, amount.most.samples),
+        (amount.least.at(a_sample), amount.most.at(a_sample)),
+        _held(weights, copies),
+    )
+
+
+def _held(weights: int, copies: tuple[int, int]) -> tuple[float, float] | None:
+    peak = peak_memory()
+    return None if peak is None else (peak + copies[0] * weights, peak + copies[1] * weights)
+
+
+def _disk(pace: Pace, size: Size, needs: dict[str, Amount], weights: int) -> tuple[float, float]:
+    """The journal of what is scored, and the files."""
+    kept = [needs[name] for name in ("scan", "plan") if name in needs]
+    a_sample = pace.line / size.batch
+    least = a_sample * sum(one.least.samples for one in kept)
+    most = a_sample * sum(one.most.samples for one in kept)
+    if "export" not in needs:
+        return least, most
+    smallest = weights * (1 + (FILES[0] - 1) * SMALLEST_FILE)
+    return least + smallest, most + weights * FILES[1]
+
+
+def assumed(settings: RunSettings | ScanSettings) -> list[str]:
+    """What a forecast for these settings rests on."""
+    told = [QUIET_MACHINE]
+    if isinstance(settings, RunSettings):
+        told += [PLAN, FILES_TOO, FILES_MEMORY]
+        told += [COST] if settings.cost or wants_cost(settings) else []
+    told.append(MEMORY)
+    return told + ([RESUMED] if settings.resume else [])
+
+
+def timed(session: Session, began: float) -> Pace:
+    """What the first batch of `rank` takes, after a forward that prepares all. A task with only
+    evaluate(model) is evaluated once."""
+    study = session.study
+    quantized = study.baselines["quantized"]
+    if not session.has_samples:
+        begin = time.monotonic() - began
+        seconds, scores = _seconds(session, [quantized])
+        return Pace(begin, seconds, seconds, line_bytes(scores))
+    _seconds(session, [quantized])
+    begin = time.monotonic() - began
+    units = spread(study.units, TIMED_UNITS)
+    variants = [*study.baselines.values(), *(study.unit_variant(one, "disable") for one in units)]
+    whole, scores = _seconds(session, [quantized])
+    together, _ = _seconds(session, variants)
+    size = len(scores)
+    return Pace(begin, together / len(variants) / size, whole / size, line_bytes(scores))
+
+
+def spread(units: Sequence[Unit], most: int) -> list[Unit]:
+    """Up to `most` units from the first to the last."""
+    number = min(most, len(units))
+    return [units[at * len(units) // number] for at in range(number)]
+
+
+def line_bytes(scores: Scores) -> int:
+    """Bytes of the journal for these scores of one batch."""
+    return LINE_BYTES + len(packed(scores))
+
+
+def _seconds(session: Session, variants: Sequence[Variant]) -> tuple[float, Scores]:
+    """What forwarding and scoring took, and the last scores; nothing is kept."""
+    measurer = session.measurer
+    inputs, targets = Reader(measurer.task, "rank").at(0)
+    size = size_of(session).batch
+    start = time.monotonic()
+    for _, output in measurer.outputs(variants, inputs):
+        scores = checked_scores(measurer.task, output, targets, size, " on the timed batch")
+    return time.monotonic() - start, scores
+
+
+def weight_bytes(model: object) -> int:
+    """Bytes of a torch module's parameters and buffers, or of the file that an ONNX model is."""
+    path = getattr(model, "path", None)
+    if isinstance(path, Path):
+        return path.stat().st_size
+    parameters, buffers = getattr(model, "parameters", list), getattr(model, "buffers", list)
+    return sum(one.numel() * one.element_size() for one in (*parameters(), *buffers()))
