@@ -47,7 +47,7 @@ from sensitivity.exporters.facts import facts
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import refuse_used
 from sensitivity.measure.detail import detection_detail
-from sensitivity.measure.progress import Progress, silent
+from sensitivity.measure.progress import Progress, Stopwatch, silent
 from sensitivity.measure.raced import (
     COLLAPSED_BUDGET,
     EXACT_IF_COLLAPSED,
@@ -138,7 +138,7 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
 def forecast(settings: RunSettings | ScanSettings, task: Given | None = None) -> Forecast:
     """What a run or a scan would take, from one timed batch; nothing is written into its
     directory."""
-    began = time.monotonic()
+    watch = Stopwatch()
     check_numbers(settings)
     if isinstance(settings, RunSettings):
         target_of(settings, full_scale=1.0)
@@ -147,7 +147,7 @@ def forecast(settings: RunSettings | ScanSettings, task: Given | None = None) ->
         given = task or _reference(settings, out)
         memory = _memory(settings)
         with open_session(given, out, resume=False, choices=settings, memory=memory) as session:
-            return forecast_of(session, settings, began)
+            return forecast_of(session, settings, watch)
 
 
 def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None = None) -> Scan:

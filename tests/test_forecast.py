@@ -131,7 +131,7 @@ def test_a_run_takes_what_was_expected_of_it(tmp_path: Path) -> None:
     assert least <= watcher.samples["plan"] <= most
 
 
-PACE = Pace(begin=4.0, unit=0.5, whole=2.0, line=500)
+PACE = Pace(begin=4.0, unit=0.5, whole=2.0, line=500, slowed=3.0)
 
 
 @pytest.fixture
@@ -149,13 +149,13 @@ def test_time_memory_and_disk_follow_from_the_pace_of_a_batch(peak: int) -> None
     }
     found = forecast_from(PACE, SIZE, needs, weights=400)
     assert found.steps == (
-        Expected("check", (0, 0), (4.0, 4.0), (peak, peak)),
+        Expected("check", (0, 0), (7.0, 49.0), (peak, peak)),
         Expected("scan", (100, 200), (50.0, 100.0), (peak, peak)),
         Expected("plan", (10, 50), (20.0, 100.0), (peak, peak)),
-        Expected("export", (3, 6), (7.0, 27.0), (peak + 800, peak + 2400)),
-        Expected("report", (0, 0), (1.0, 5.0), (peak, peak)),
+        Expected("export", (3, 6), (9.0, 57.0), (peak + 800, peak + 2400)),
+        Expected("report", (0, 0), (3.0, 15.0), (peak, peak)),
     )
-    assert found.seconds == (82.0, 236.0)
+    assert found.seconds == (89.0, 321.0)
     # 500 bytes for each 10 samples; float and two files of a quarter, or nine files
     assert found.disk == (110 * 50 + 400 * 1.5, 250 * 50 + 400 * 9)
 
@@ -175,7 +175,7 @@ def test_memory_is_not_known_where_the_system_does_not_say(
 
 def test_what_a_forecast_rests_on_is_said() -> None:
     scan = ScanSettings(task="a.py:task")
-    assert assumed(scan) == [dry_run.QUIET_MACHINE, dry_run.MEMORY]
+    assert assumed(scan) == [dry_run.AS_BUSY, dry_run.TRACED, dry_run.MEMORY]
     assert assumed(replace(scan, resume=True))[-1] == dry_run.RESUMED
     assert dry_run.PLAN in assumed(RUN)
     assert dry_run.COST not in assumed(RUN)

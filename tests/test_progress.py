@@ -14,7 +14,8 @@ from sensitivity.cli.course import Course, Work, about
 from sensitivity.cli.main import main
 from sensitivity.cli.progress import Bars, Below, Events, Lines, Quiet, Teller, teller
 from sensitivity.config import ProgressChoices
-from sensitivity.measure.progress import Need, Step
+from sensitivity.measure import progress as measure_progress
+from sensitivity.measure.progress import Need, Step, Stopwatch
 
 LONG = ("run", "scan", "plan", "export", "bench", "demo")
 
@@ -24,15 +25,20 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.slowed = 1.0
 
     def monotonic(self) -> float:
         return self.now
+
+    def process_time(self) -> float:
+        return self.now / self.slowed
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     own = Clock()
-    monkeypatch.setattr(progress, "time", own)
+    for module in (progress, measure_progress):
+        monkeypatch.setattr(module, "time", own)
     return own
 
 
@@ -166,7 +172,7 @@ def test_a_terminal_shows_the_step_above_the_bar_while_it_works(
 
 def test_a_step_that_takes_longer_than_expected_takes_what_is_in_hand() -> None:
     course = Course()
-    course.begin(Step("plan", 3, 6, Need(10), Need(0, 5)), 0.0)
+    course.begin(Step("plan", 3, 6, Need(10), Need(0, 5)), 0.0, slowed=1.0)
     course.spent(50, 100.0)
     assert course.left_s(100.0) == 5.0, "what comes later"
     assert course.left_s(100.0, Work("set 9", 10, began=80.0, done=5)) == 25.0
@@ -224,3 +230,16 @@ def test_quiet_and_json_events_together_are_refused(
     assert capsys.readouterr().err == (
         "Error: Expected one of --quiet and --json-events, got both; leave one out.\n"
     )
+
+
+def test_a_busy_machine_stretches_what_takes_seconds_besides_samples(clock: Clock) -> None:
+    watch = Stopwatch()
+    assert watch.slowed == 1.0
+    clock.slowed = 1.0  # 30 s of the clock, of which the processor gave 12
+    clock.now += 30
+    watch._processor += 18
+    assert watch.slowed == 2.5
+    course = Course()
+    course.begin(Step("export", 4, 6, Need(0, 10), Need(0, 4)), 0.0, slowed=2.5)
+    course.spent(1, 1.0)
+    assert course.left_s(5.0) == 10 * 2.5 - 5 + 4 * 2.5

@@ -36,12 +36,13 @@ class Course:
         self._began = 0.0
         self._samples = self._seconds = 0.0
         self._last_pace: float | None = None
+        self._slowed = 1.0
 
-    def begin(self, step: Step, now: float) -> None:
-        """Take the step for that of now."""
+    def begin(self, step: Step, now: float, slowed: float) -> None:
+        """Take the step for that of now. slowed: see `Stopwatch`."""
         self._last_pace = self._pace()
         self._samples = self._seconds = 0.0
-        self.step, self._began = step, now
+        self.step, self._began, self._slowed = step, now, slowed
 
     def spent(self, samples: int, seconds: float) -> None:
         """Take in what some samples took; nothing where none was forwarded."""
@@ -57,9 +58,9 @@ class Course:
         step, pace = self.step, self._pace()
         if step is None or step.own is None or step.later is None or pace is None:
             return None
-        expected = step.own.at(pace) - (now - self._began)
+        expected = step.own.at(pace, self._slowed) - (now - self._began)
         in_hand = work.left_s(now) if work else None
-        return max(expected, in_hand or 0.0) + step.later.at(pace)
+        return max(expected, in_hand or 0.0) + step.later.at(pace, self._slowed)
 
     def words(self, now: float, work: Work | None = None) -> str:
         """The step and the time left, as in "step 3 of 6 (plan), about 3 min left"."""

@@ -26,7 +26,7 @@ from rich.text import Text
 from sensitivity.cli.course import Course, Work
 from sensitivity.config import ProgressChoices
 from sensitivity.errors import SensitivityError
-from sensitivity.measure.progress import Advance, Step, silent
+from sensitivity.measure.progress import Advance, Step, Stopwatch, silent
 
 LINE_EVERY_S = 10.0
 EVENT_EVERY_S = 1.0
@@ -73,7 +73,14 @@ class _OnCourse(ABC):
 
     def __init__(self) -> None:
         self._began = self._last = time.monotonic()
+        self._watch = Stopwatch()
         self._course = Course()
+
+    def _begins(self, step: Step) -> float:
+        """Take the step for that of now, and return the time."""
+        now = time.monotonic()
+        self._course.begin(step, now, self._watch.slowed)
+        return now
 
     @contextmanager
     def __call__(self, what: str, total: int) -> Iterator[Advance]:
@@ -130,9 +137,7 @@ class Bars(_OnCourse):
 
     def begin(self, step: Step) -> None:
         """Print which step it is; how long all still takes stands above its bars."""
-        now = time.monotonic()
-        self._course.begin(step, now)
-        self.say(self._course.words(now))
+        self.say(self._course.words(self._begins(step)))
 
     @contextmanager
     def _shown(self, work: Work) -> Iterator[Callable[[float], None]]:
@@ -164,8 +169,7 @@ class Lines(_OnCourse):
 
     def begin(self, step: Step) -> None:
         """Print which step it is, and how long all still takes."""
-        now = time.monotonic()
-        self._course.begin(step, now)
+        now = self._begins(step)
         self._line(now, self._course.words(now))
 
     @contextmanager
@@ -203,8 +207,7 @@ class Events(_OnCourse):
 
     def begin(self, step: Step) -> None:
         """Write which step it is."""
-        now = time.monotonic()
-        self._course.begin(step, now)
+        now = self._begins(step)
         self._write("step", Work(step.name, step.of, now, step.number - 1), now)
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -15,18 +16,20 @@ Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 @dataclass(frozen=True)
 class Need:
-    """What a step takes, about. samples: that are forwarded. seconds: for all else."""
+    """What a step takes, about. samples: that are forwarded. seconds: for all else, where nothing
+    else runs on the machine."""
 
     samples: float = 0
     seconds: float = 0
 
-    def at(self, pace: float) -> float:
-        """Seconds of all of it. pace: seconds that a sample takes.
+    def at(self, pace: float, slowed: float = 1.0) -> float:
+        """Seconds of all of it. pace: seconds that a sample takes, as busy as the machine is.
+        slowed: see `Stopwatch`.
 
-        >>> Need(100, 5).at(0.5)
-        55.0
+        >>> Need(100, 5).at(0.5, slowed=2)
+        60.0
         """
-        return self.samples * pace + self.seconds
+        return self.samples * pace + self.seconds * slowed
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,25 @@ class Step:
     of: int
     own: Need | None = None
     later: Need | None = None
+
+
+class Stopwatch:
+    """What has passed since it was made."""
+
+    def __init__(self) -> None:
+        self._began, self._processor = time.monotonic(), time.process_time()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds by the clock."""
+        return time.monotonic() - self._began
+
+    @property
+    def slowed(self) -> float:
+        """How many times as long as alone work takes on this machine now: the seconds by the clock
+        for each that the processor gave this process; at least 1."""
+        worked = time.process_time() - self._processor
+        return max(1.0, self.seconds / worked) if worked else 1.0
 
 
 @runtime_checkable

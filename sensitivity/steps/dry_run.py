@@ -10,6 +10,7 @@ from pathlib import Path
 from sensitivity.config import RunSettings, ScanSettings
 from sensitivity.journal.lines import packed
 from sensitivity.measure.measurer import Reader, checked_scores
+from sensitivity.measure.progress import Stopwatch
 from sensitivity.records import Scores, Unit, Variant
 from sensitivity.session import Session
 from sensitivity.simulators.memory import peak_memory
@@ -17,6 +18,7 @@ from sensitivity.steps.forecast import (
     DRAWN_S,
     FASTER,
     FILES,
+    FITTED_S,
     MORE_SETS,
     TRACED_S,
     Amount,
@@ -44,28 +46,33 @@ PLAN = (
     "ranges are tried on rank."
 )
 FILES_TOO = (
-    f"In export and bench the runtime takes from 1/{FASTER} of the simulation's time to all of it, "
-    f"tracing and writing {TRACED_S[0]:g} to {TRACED_S[1]:g} s, and drawing the report "
-    f"{DRAWN_S[0]:g} to {DRAWN_S[1]:g} s; export and bench are left out where the model cannot be "
-    "exported."
+    f"In export and bench the runtime takes from 1/{FASTER} of the simulation's time to all of it. "
+    f"On a machine with nothing else to do, fitting other ranges takes {FITTED_S[0]:g} to "
+    f"{FITTED_S[1]:g} s, and drawing the report {DRAWN_S[0]:g} to {DRAWN_S[1]:g} s. Export and "
+    "bench are left out where the model cannot be exported."
+)
+TRACED = (
+    f"Tracing, writing and loading files takes {TRACED_S[0]:g} to {TRACED_S[1]:g} s in a step on a "
+    "machine with nothing else to do."
 )
 MEMORY = "Memory is the most of the host that this process has held until now."
 FILES_MEMORY = f"Files take {COPIES[0]} to {COPIES[1]} copies of the weights more."
 COST = "The time to measure what layers cost is not known and not in it."
 RESUMED = "What the run has measured already is not taken off."
-QUIET_MACHINE = "The machine is taken to be as busy as it was for this batch."
+AS_BUSY = "The machine is taken to be as busy as it was until this batch was timed."
 
 
 @dataclass(frozen=True)
 class Pace:
     """What one batch took. begin: seconds to load all and forward the first time. unit, whole:
     seconds a sample of a variant in a scan, where units share work, and of a set in a plan. line:
-    bytes of the journal for one variant on the batch."""
+    bytes of the journal for one variant on the batch. slowed: see `Stopwatch`."""
 
     begin: float
     unit: float
     whole: float
     line: int
+    slowed: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,10 +109,12 @@ class Forecast:
         )
 
 
-def forecast_of(session: Session, settings: RunSettings | ScanSettings, began: float) -> Forecast:
-    """Time one batch and say what the job takes. began: `time.monotonic` before the session was
-    opened. Raises TaskError as measuring does."""
-    pace, size = timed(session, began), size_of(session)
+def forecast_of(
+    session: Session, settings: RunSettings | ScanSettings, watch: Stopwatch
+) -> Forecast:
+    """Time one batch and say what the job takes. watch: made before the session was opened.
+    Raises TaskError as measuring does."""
+    pace, size = timed(session, watch), size_of(session)
     needs = amounts(size, session.exact_samples(), settings)
     weights = weight_bytes(session.source.model)
     layers = len({quantizer.layer for quantizer in session.source.quantizers})
@@ -115,7 +124,8 @@ def forecast_of(session: Session, settings: RunSettings | ScanSettings, began: f
 
 def forecast_from(pace: Pace, size: Size, needs: dict[str, Amount], weights: int) -> Forecast:
     """The same from what is known. weights: bytes."""
-    check = Expected("check", (0, 0), (pace.begin, pace.begin), _held(weights, (0, 0)))
+    least, most = (pace.begin + seconds * pace.slowed for seconds in TRACED_S)
+    check = Expected("check", (0, 0), (least, most), _held(weights, (0, 0)))
     steps = [check, *(_expected(name, one, pace, weights) for name, one in needs.items())]
     return Forecast(size, pace, tuple(steps), _disk(pace, size, needs, weights))
 
@@ -126,7 +136,7 @@ def _expected(name: str, amount: Amount, pace: Pace, weights: int) -> Expected:
     return Expected(
         name,
         (amount.least.samples, amount.most.samples),
-        (amount.least.at(a_sample), amount.most.at(a_sample)),
+        (amount.least.at(a_sample, pace.slowed), amount.most.at(a_sample, pace.slowed)),
         _held(weights, copies),
     )
 
@@ -150,7 +160,7 @@ def _disk(pace: Pace, size: Size, needs: dict[str, Amount], weights: int) -> tup
 
 def assumed(settings: RunSettings | ScanSettings) -> list[str]:
     """What a forecast for these settings rests on."""
-    told = [QUIET_MACHINE]
+    told = [AS_BUSY, TRACED]
     if isinstance(settings, RunSettings):
         told += [PLAN, FILES_TOO, FILES_MEMORY]
         told += [COST] if settings.cost or wants_cost(settings) else []
@@ -158,23 +168,25 @@ def assumed(settings: RunSettings | ScanSettings) -> list[str]:
     return told + ([RESUMED] if settings.resume else [])
 
 
-def timed(session: Session, began: float) -> Pace:
+def timed(session: Session, watch: Stopwatch) -> Pace:
     """What the first batch of `rank` takes, after a forward that prepares all. A task with only
     evaluate(model) is evaluated once."""
     study = session.study
     quantized = study.baselines["quantized"]
     if not session.has_samples:
-        begin = time.monotonic() - began
+        begin = watch.seconds
         seconds, scores = _seconds(session, [quantized])
-        return Pace(begin, seconds, seconds, line_bytes(scores))
+        return Pace(begin, seconds, seconds, line_bytes(scores), watch.slowed)
     _seconds(session, [quantized])
-    begin = time.monotonic() - began
+    begin = watch.seconds
     units = spread(study.units, TIMED_UNITS)
     variants = [*study.baselines.values(), *(study.unit_variant(one, "disable") for one in units)]
     whole, scores = _seconds(session, [quantized])
     together, _ = _seconds(session, variants)
     size = len(scores)
-    return Pace(begin, together / len(variants) / size, whole / size, line_bytes(scores))
+    return Pace(
+        begin, together / len(variants) / size, whole / size, line_bytes(scores), watch.slowed
+    )
 
 
 def spread(units: Sequence[Unit], most: int) -> list[Unit]:

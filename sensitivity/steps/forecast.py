@@ -30,6 +30,8 @@ FASTER = 8
 """How many times as fast as the simulation a runtime is, at most."""
 TRACED_S = (1.0, 15.0)
 """Seconds to trace, write and load files."""
+FITTED_S = (1.0, 10.0)
+"""Seconds of a plan besides forwards: to fit other ranges and biases, and to draw conclusions."""
 DRAWN_S = (0.5, 5.0)
 """Seconds to draw a report."""
 
@@ -107,7 +109,7 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
         least, most = least + tried, most + tried * min(rerank.MOST, size.units)
     if not settings.no_recalibrate:
         most += min(ranges.WORST, size.units) * (size.rank + _ranges_of_a_unit(size))
-    return Amount(Need(least), Need(most))
+    return Amount(Need(least, FITTED_S[0]), Need(most, FITTED_S[1]))
 
 
 def _ranges_of_a_unit(size: Size) -> int:
