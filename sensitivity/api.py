@@ -82,7 +82,7 @@ from sensitivity.steps.compare import folder_data
 from sensitivity.steps.dry_run import Forecast, forecast_of
 from sensitivity.steps.export import export_plan, targets_of
 from sensitivity.steps.forecast import STEPS, WITHOUT_FILES, amounts, begin, size_of
-from sensitivity.steps.plan import read_frontier, replan, search_plan, wants_cost
+from sensitivity.steps.plan import choices_of, replan, search_plan, wants_cost
 from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import Given, split_reference
 from sensitivity.timing.environment import environment
@@ -492,7 +492,6 @@ def report_data(directory: Path) -> ReportData:
         chosen = replace(chosen, verdict=verdict_of(chosen, timed, metric))
     scanned = run_dir.read_if_there("scan.json", Scan) or Scan(info.mode, {}, ())
     bench = timed or BenchResult((), (), info.environment, {}, ())
-    has_frontier = (run_dir.path / "frontier.json").exists()
     warnings = [*info.warnings]
     if is_stale:
         warnings.append(STALE)
@@ -509,7 +508,8 @@ def report_data(directory: Path) -> ReportData:
         effects=scanned.effects,
         units=info.units,
         plan=chosen,
-        frontier=tuple(read_frontier(run_dir)[1]) if has_frontier else (),
+        choices=choices_of(run_dir, chosen) if chosen else (),
+        directory=str(directory),
         detection=_detection_of(run_dir, chosen),
         timings=bench.timings,
         bench_sentences=bench.sentences,

@@ -14,10 +14,10 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 from matplotlib import _pylab_helpers
-from support.reporting_samples import complete, effects, near, scan_only, units
+from support.reporting_samples import complete, effects, scan_only, units
 
 from sensitivity.errors import WriteError
-from sensitivity.records import Advice, BuiltLayer, EngineStructure, FrontierPoint, Unit
+from sensitivity.records import Advice, BuiltLayer, EngineStructure, Unit
 from sensitivity.reporting.axes import axis_around, spread
 from sensitivity.reporting.charts import effect_chart
 from sensitivity.reporting.data import ReportData
@@ -144,7 +144,19 @@ def test_the_verdict_comes_before_every_chart() -> None:
     text = render(complete())
     lines = [text.index(f"<dt>{title}</dt>") for title in ("Accuracy", "Speed", "What to do")]
     assert lines == sorted(lines)
-    assert lines[-1] < text.index('class="headline"') < text.index('id="chart-effects"')
+    places = [
+        text.index(part)
+        for part in (
+            'id="chart-choices"',
+            'id="next-commands"',
+            'id="names"',
+            '<nav aria-label="Contents">',
+            'class="headline"',
+            'id="chart-effects"',
+        )
+    ]
+    assert lines[-1] < places[0]
+    assert places == sorted(places)
 
 
 def test_a_page_draws_thirty_layers_and_lists_them_all() -> None:
@@ -172,16 +184,13 @@ def test_ties_and_effects_that_may_be_nothing_are_marked_in_words() -> None:
     assert (rows[-1].notes, rows[-1].tone) == (("tied with rank 3", "includes 0"), "muted")
 
 
-def test_the_axis_of_the_path_is_around_the_data_and_the_page_says_so() -> None:
+def test_the_axis_of_the_path_is_around_the_data() -> None:
     data = complete()
     assert data.plan
     chart = path_chart(data.plan, 1.0)
     assert chart.axis.low > 25
     assert chart.counts == (0, 3, 4, 5, 7, 14, 28)
     assert [point.value for point in chart.best] == sorted(point.value for point in chart.best)
-    assert re.search(
-        r"vertical axis runs from 28\.\d to 57\.\d %, not from 0", Page(render(data)).text
-    )
 
 
 def test_a_path_shows_the_chosen_plan_even_if_it_is_not_among_the_tries() -> None:
@@ -244,22 +253,6 @@ def test_a_report_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "out").write_text("")
     with pytest.raises(WriteError, match=r"Expected to write .*out/figures/effects\.svg"):
         write_report(complete(), tmp_path / "out")
-
-
-def test_accuracy_against_latency_is_shown_where_plans_were_met() -> None:
-    data = complete()
-    level, drop = near(0.508), near(0.012, 0.016)
-    points = (
-        FrontierPoint(
-            (), near(0.301), near(0.22), level, drop, predicted_ms=2.0, measured_ms=2.125
-        ),
-        FrontierPoint(data.plan.skip, level, drop, predicted_ms=2.4),
-    )
-    page = Page(render(replace(data, frontier=points)))
-    assert "frontier" in page.ids()
-    section = page.text[page.text.index("Accuracy against latency") :]
-    assert section.index("2.12 ms") < section.index("2.40 ms") < section.index("chosen")
-    assert "frontier" not in Page(render(data)).ids()
 
 
 def test_the_engine_has_a_section_that_says_what_was_planned_and_built_and_that_nothing_ran() -> (

@@ -28,6 +28,21 @@ BASELINES = {
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A set that a search measured, and how to choose it.
+
+    work: its cost where a cost model has no times; None elsewhere. command: the command line that
+    makes this set the plan at once; "" where no target does. allowed: the drop from float that this
+    command allows, in the metric's unit.
+    """
+
+    point: FrontierPoint
+    work: float | None = None
+    command: str = ""
+    allowed: float | None = None
+
+
+@dataclass(frozen=True)
 class ReportData:
     """Everything a report shows. What is empty or None is left out of the report.
 
@@ -38,7 +53,8 @@ class ReportData:
     baselines: keys from `BASELINES`, all on the `rank` split.
     effects: one for each unit measured so far. units: all units of the model, with their
     quantizers.
-    frontier: skip-sets that no other one met so far beats in cost and metric, the cheapest first.
+    choices: all skip-sets that the plan's search measured whole, the cheapest first.
+    directory: of the run, as a command line names it.
     format: what the model is quantized to; every sentence is written with INT8 and said of this
     format.
     detection: what the plan changes for a detector, class by class and in pictures.
@@ -69,7 +85,8 @@ class ReportData:
     scales: tuple[tuple[str, ...], ...] = ()
     sharing: Estimate | None = None
     confidence: float = 0.95
-    frontier: tuple[FrontierPoint, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    directory: str = "."
     detection: DetectionDetail | None = None
     format: str = USUAL
     engines: Mapping[str, EngineStructure] = field(default_factory=dict)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import jinja2
@@ -21,12 +23,21 @@ from sensitivity.reporting.charts import (
     latency_chart,
     parts_of,
 )
+from sensitivity.reporting.choices import choice_chart
 from sensitivity.reporting.data import BASELINES, ReportData
 from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, pixels, told
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.kinds import range_words
+from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.path import PathChart, path_chart
 from sensitivity.reporting.verdict import scan_sentences, verdict
+
+SPLIT_WORDS = {
+    "rank": "the samples that say which layers hurt",
+    "confirm": "other samples, on which the plan was chosen",
+    "holdout": "samples that no choice has seen; they judge the plan",
+}
+"""The parts of the data for a reader who does not know them."""
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -34,6 +45,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 def render(data: ReportData) -> str:
     """The whole page. Every text in `data` is escaped, and the page may run no script but its
     own."""
+    choices = choice_chart(data, whole=False)
     return page(
         "report.html.j2",
         data=data,
@@ -42,7 +54,11 @@ def render(data: ReportData) -> str:
         scan_sentences=scan_sentences(data),
         tiles=tiles(data),
         rows=row_charts(data),
-        path=plan_chart(data),
+        picture=choice_chart(data),
+        choices=choices,
+        option_data=json.dumps([asdict(one) for one in choices.options]) if choices else "",
+        next_step=next_step(data),
+        splits=split_words(data),
         effects=sorted(data.effects, key=lambda effect: effect.rank),
         range_words=range_words,
         quantizers={unit.name: unit.quantizers for unit in data.units},
@@ -118,6 +134,20 @@ def row_charts(data: ReportData) -> dict[str, RowChart]:
 def plan_chart(data: ReportData) -> PathChart | None:
     """Accuracy against the number of layers left out; None where there is no plan."""
     return path_chart(data.plan, data.full_scale) if data.plan else None
+
+
+def split_words(data: ReportData) -> tuple[tuple[str, str, str], ...]:
+    """The parts of the data in words: name, size, and what it is for; "" for a size not known."""
+    sizes = {}
+    if data.baselines:
+        sizes["rank"] = next(iter(data.baselines.values())).n
+    if data.plan:
+        sizes |= {"confirm": data.plan.metric.confirm.n, "holdout": data.plan.metric.holdout.n}
+    return tuple(
+        (name, formats.count(sizes[name], "sample") if sizes.get(name, 0) > 1 else "", meaning)
+        for name, meaning in SPLIT_WORDS.items()
+        if name in sizes
+    )
 
 
 def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:

@@ -167,9 +167,9 @@ def replanned(
     earlier: the plan of the same search, whose baselines and recalibrated units it keeps.
     """
     floor = target.floor(earlier.metric.float.value)
-    order = sorted(frontier.points, key=lambda point: cost_of(point.skip, frontier.cost))
     allowed = earlier.metric.float.value - floor
-    found = next((point for point in order if _meets(point, floor, allowed, target)), None)
+    order = sorted(frontier.points, key=lambda point: cost_of(point.skip, frontier.cost))
+    found = first_that_meets(order, target, earlier.metric.float.value)
     if found is None or found.holdout is None or found.holdout_drop is None:
         return None
     if len(found.skip) == len(units) and found.skip != earlier.skip:
@@ -208,6 +208,15 @@ def replanned(
         measured_ms=found.measured_ms or (earlier.measured_ms if known else None),
         advice=None,
     )
+
+
+def first_that_meets(
+    points: Sequence[FrontierPoint], target: Target, float_value: float
+) -> FrontierPoint | None:
+    """float_value: the metric of float on `confirm`."""
+    floor = target.floor(float_value)
+    allowed = float_value - floor
+    return next((point for point in points if _meets(point, floor, allowed, target)), None)
 
 
 def _meets(point: FrontierPoint, floor: float, allowed: float, target: Target) -> bool:

@@ -52,6 +52,19 @@ def chance_below(estimate: Estimate, limit: float) -> float | None:
     return float(stats.norm.cdf(NORMAL_95 * (limit - estimate.value) / side))
 
 
+def limit_held(estimate: Estimate, confidence: float) -> float | None:
+    """The smallest limit that what was estimated is under with this chance, as `chance_below` says
+    it. confidence: from 0.5 to under 1. None where there is no interval.
+
+    >>> round(limit_held(Estimate(1.0, 0.0, 1.98, 50), 0.975), 3)
+    1.98
+    """
+    if estimate.high is None:
+        return None
+    side = (estimate.high - estimate.value) / NORMAL_95
+    return estimate.value + side * float(stats.norm.ppf(confidence))
+
+
 def combined(parts: Sequence[Estimate]) -> Estimate:
     """One estimate from estimates of the same value on samples that do not overlap, each counting
     by its samples.

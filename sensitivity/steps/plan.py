@@ -3,16 +3,24 @@ advice."""
 
 from __future__ import annotations
 
+import ast
 import io
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from sensitivity.config import PlanChoices, PlanSettings, RunSettings, RuntimeChoices, target_of
+from sensitivity.config import (
+    PlanChoices,
+    PlanSettings,
+    RunSettings,
+    RuntimeChoices,
+    command_line,
+    target_of,
+)
 from sensitivity.files import write_whole
 from sensitivity.journal.journal import task_of
 from sensitivity.measure.ranking import estimate
@@ -29,12 +37,14 @@ from sensitivity.records import (
 from sensitivity.registry import load
 from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
+from sensitivity.reporting.data import Choice
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import format_of, in_format
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import frontier_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
+from sensitivity.search.asking import asks_for
 from sensitivity.search.choose import Means, choose_plan
 from sensitivity.search.frontier import (
     HOLDOUT_SAMPLES,
@@ -299,6 +309,39 @@ def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
     RunDirError."""
     frontier = run_dir.read("frontier.json", Frontier)
     return frontier, best_points(frontier.points, frontier.cost)
+
+
+def choices_of(run_dir: RunDir, earlier: Plan) -> tuple[Choice, ...]:
+    """The sets that the search of a plan measured, the cheapest first, each with the command that
+    makes it the plan; none where there was no such search. Raises RunDirError."""
+    frontier = run_dir.read_if_there("frontier.json", Frontier)
+    if frontier is None:
+        return ()
+    points = sorted(frontier.points, key=lambda point: cost_of(point.skip, frontier.cost))
+    info = run_dir.info()
+    asked = asks_for(points, earlier, info.full_scale)
+    settings = PlanSettings(directory=run_dir.path, **_settings_of(frontier.search))
+    work = frontier.cost if frontier.cost and frontier.cost.unit == "work" else None
+    choices = []
+    for point, target in zip(points, asked, strict=True):
+        choice = Choice(point, work=work.of(point.skip) if work else None)
+        # Float itself is no plan: a search for its accuracy may find one.
+        if target is not None and len(point.skip) < len(info.units):
+            command = command_line("plan", replace(settings, **target.settings))
+            choice = replace(choice, command=command, allowed=target.allowed)
+        choices.append(choice)
+    return tuple(choices)
+
+
+def _settings_of(search: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that `_choices` wrote as texts."""
+    found = {}
+    for name, text in search.items():
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # a word is no literal
+            found[name] = text
+    return found
 
 
 def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> Plan:

@@ -37,3 +37,61 @@ for (const table of document.querySelectorAll("table.sortable")) {
     shown.textContent = `${visible} of ${body.rows.length}`;
   });
 }
+
+for (const button of document.querySelectorAll("button[data-copies]")) {
+  const label = button.firstChild;
+  const usual = label.textContent;
+  const source = document.getElementById(button.dataset.copies);
+  const done = (said) => {
+    label.textContent = said;
+    setTimeout(() => { label.textContent = usual; }, 1500);
+  };
+  const select = () => {
+    getSelection().selectAllChildren(source);
+    done(document.execCommand("copy") ? "Copied" : "Selected");
+  };
+  button.addEventListener("click", () => {
+    if (!navigator.clipboard) return select();
+    navigator.clipboard.writeText(source.textContent).then(() => done("Copied"), select);
+  });
+}
+
+for (const section of document.querySelectorAll("[data-options]")) {
+  const options = JSON.parse(section.dataset.options || "[]");
+  const slider = section.querySelector("input[type=range]");
+  if (!slider) continue;
+  const allowed = section.querySelector("input[type=number]");
+  const show = (name, text) => { section.querySelector(`[data-shows="${name}"]`).textContent = text; };
+
+  const pick = (number) => {
+    const one = options[number];
+    slider.value = number;
+    slider.setAttribute("aria-valuetext", `${one.layers}, ${one.accuracy}`);
+    section.querySelector("output").textContent = one.layers;
+    show("layers", one.layers);
+    show("accuracy", one.accuracy);
+    show("drop", one.drop);
+    show("holdout", one.holdout || "not measured");
+    show("cost", one.cost || "not timed");
+    show("state", `${one.is_met ? "met" : "missed"}${one.is_plan ? "; this is the plan" : ""}`);
+    section.querySelector("#picked-command").textContent = one.command || "this is the plan";
+    section.querySelector("#picked-names").textContent = one.names.join("\n") || "none";
+    for (const point of section.querySelectorAll(".point")) {
+      point.classList.toggle("picked", point.dataset.option === String(number));
+    }
+  };
+
+  slider.addEventListener("input", () => pick(Number(slider.value)));
+  allowed.addEventListener("input", () => {
+    // The cheapest that some target within this drop chooses; the surest where none is.
+    const drop = Number(allowed.value);
+    const known = options.map((one, number) => ({ ...one, number })).filter((one) => one.allowed !== null);
+    const found = known.find((one) => one.allowed <= drop + 1e-9) ?? known.at(-1);
+    if (allowed.value !== "" && found) pick(found.number);
+  });
+  for (const point of section.querySelectorAll(".point[data-option]")) {
+    point.addEventListener("click", () => pick(Number(point.dataset.option)));
+  }
+  section.querySelector(".controls").hidden = false;
+  pick(Number(slider.value));
+}

@@ -1,0 +1,273 @@
+"""The sets of layers that a reader can choose among: accuracy against latency, work or layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from sensitivity.records import Estimate, FrontierPoint, Plan
+from sensitivity.reporting.axes import Axis, axis_around
+from sensitivity.reporting.data import Choice, ReportData
+from sensitivity.reporting.formats import MetricFormat, count, milliseconds
+
+Kind = Literal["float", "int8", "option", "beaten"]
+Across = Literal["ms", "work", "layers"]
+
+ACROSS: dict[Across, str] = {
+    "ms": "latency, ms (left is faster)",
+    "work": "estimated work, of no unit (left is less)",
+    "layers": "layers left out of INT8 (in order, not to scale)",
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A set that some target chooses, in words. names: of what it leaves out. cost: its latency or
+    work, "" where neither is known. holdout: "" where it was not measured there.
+
+    command: makes it the plan; "" where no target does. allowed: the drop that this allows, in the
+    unit shown; None without a command.
+    """
+
+    names: tuple[str, ...]
+    layers: str
+    accuracy: str
+    drop: str
+    cost: str
+    holdout: str
+    command: str
+    allowed: float | None
+    is_plan: bool
+    is_met: bool
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One point of the picture. x: from 0 at the left to 1 at the right. y, low, high: in the unit
+    shown; low and high are None without an interval.
+
+    option: the place among the options, from 0; None for what is none of them.
+    """
+
+    kind: Kind
+    x: float
+    y: float
+    low: float | None
+    high: float | None
+    title: str
+    option: int | None = None
+
+
+@dataclass(frozen=True)
+class ChoiceChart:
+    """ticks: place from 0 to 1 and label, along the horizontal axis. float_line, target_line: in
+    the unit shown, with their words. plan: the option that is the plan; None where it is none."""
+
+    up: Axis
+    up_unit: str
+    across_unit: str
+    ticks: tuple[tuple[float, str], ...]
+    marks: tuple[Mark, ...]
+    options: tuple[Option, ...]
+    float_line: tuple[float, str]
+    target_line: tuple[float, str]
+    plan: int | None
+
+    @property
+    def line(self) -> tuple[Mark, ...]:
+        """The marks of the options, from left to right."""
+        found = [mark for mark in self.marks if mark.kind == "option"]
+        return tuple(sorted(found, key=lambda mark: (mark.x, mark.y)))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A mark before its axis is known. across: in the unit of the horizontal axis."""
+
+    kind: Kind
+    across: float
+    level: Estimate
+    title: str
+    option: int | None = None
+
+
+def choice_chart(data: ReportData, *, whole: bool = True) -> ChoiceChart | None:
+    """The sets that the plan's search measured, with float; None where there is no plan.
+
+    whole: also with everything in INT8 as it was calibrated, which may lie far below all sets.
+    """
+    return None if data.plan is None else _Sets(data, data.plan).chart(whole)
+
+
+@dataclass(frozen=True)
+class _Sets:
+    """The sets of one run and all that is known of them."""
+
+    data: ReportData
+    plan: Plan
+
+    @cached_property
+    def metric(self) -> MetricFormat:
+        return MetricFormat(self.data.metric, self.data.full_scale)
+
+    @cached_property
+    def choices(self) -> tuple[Choice, ...]:
+        return self.data.choices or (_of_plan(self.plan),)
+
+    @cached_property
+    def shown(self) -> tuple[Choice, ...]:
+        """Those that some target chooses."""
+        return tuple(
+            choice
+            for choice in self.choices
+            if choice.command or choice.point.skip == self.plan.skip
+        )
+
+    @cached_property
+    def times_ms(self) -> dict[str, float]:
+        """Median latency of each variant that was timed."""
+        return {name: one.median_ms for one in self.data.timings for name in one.variants}
+
+    @cached_property
+    def across(self) -> Across:
+        """What to draw the sets along: the best that is known of all of them."""
+        if all(self.latency_ms(choice.point) is not None for choice in self.choices):
+            return "ms"
+        has_work = all(choice.work is not None for choice in self.choices)
+        return "work" if has_work else "layers"
+
+    def chart(self, whole: bool) -> ChoiceChart:
+        metric, plan = self.metric, self.plan
+        places = [self.place(choice) for choice in self.choices] + self.float_()
+        if whole:
+            places += self.int8()
+        options = tuple(self.option(choice) for choice in self.shown)
+        ends = [(one.level.value, one.level.low, one.level.high) for one in places]
+        lines = (plan.metric.float.value, plan.floor)
+        drawn = [value for three in (*ends, lines) for value in three if value is not None]
+        ticks, at = self.horizontal([place.across for place in places])
+        return ChoiceChart(
+            up=axis_around(map(metric.shown, drawn), zero=False),
+            up_unit=f"{metric.level_label} on confirm",
+            across_unit=ACROSS[self.across],
+            ticks=ticks,
+            marks=tuple(self.mark(place, at[place.across]) for place in places),
+            options=options,
+            float_line=(metric.shown(lines[0]), f"float {metric.level(lines[0])}"),
+            target_line=(metric.shown(lines[1]), f"target {metric.level(lines[1])}"),
+            plan=next((index for index, one in enumerate(options) if one.is_plan), None),
+        )
+
+    def latency_ms(self, point: FrontierPoint) -> float | None:
+        """What was measured of a set, or else what was predicted."""
+        known = [point.measured_ms, point.predicted_ms]
+        if point.skip == self.plan.skip:
+            known.insert(0, self.times_ms.get("partial"))
+        elif not point.skip:
+            known.insert(0, self.times_ms.get("int8"))
+        return next((value for value in known if value is not None), None)
+
+    def cost(self, choice: Choice) -> float:
+        """Along the horizontal axis."""
+        found = {"ms": self.latency_ms(choice.point), "work": choice.work}.get(self.across)
+        return float(len(choice.point.skip)) if found is None else found
+
+    def cost_words(self, choice: Choice) -> str:
+        latency_ms = self.latency_ms(choice.point)
+        if latency_ms is not None:
+            guessed = choice.point.measured_ms is None and latency_ms == choice.point.predicted_ms
+            return f"{milliseconds(latency_ms)}, {'predicted' if guessed else 'measured'}"
+        return "" if choice.work is None else f"{choice.work:.4g} of estimated work"
+
+    def level(self, point: FrontierPoint) -> Estimate:
+        """Float on `confirm` less what is known of the drop: a difference on the same samples is
+        known better than either of its ends."""
+        drop, top = point.true_drop or point.drop, self.plan.metric.float.value
+        if drop.low is None or drop.high is None:
+            return Estimate(top - drop.value, None, None, drop.n)
+        return Estimate(top - drop.value, top - drop.high, top - drop.low, drop.n)
+
+    def option(self, choice: Choice) -> Option:
+        point, metric, plan = choice.point, self.metric, self.plan
+        drop, level, held = point.true_drop or point.drop, self.level(point), point.holdout
+        is_plan = point.skip == plan.skip
+        every = count(max(self.data.layers, len(point.skip)), "layer")
+        return Option(
+            names=point.skip,
+            layers=f"{len(point.skip)} of {every}",
+            accuracy=f"{metric.level(level.value)} {metric.interval(level)}".rstrip(),
+            drop=f"{metric.change(drop.value, sign=False)} {metric.interval(drop)}".rstrip(),
+            cost=self.cost_words(choice),
+            holdout="" if held is None else f"{metric.level(held.value)} {metric.interval(held)}",
+            command=choice.command,
+            allowed=None if choice.allowed is None else metric.shown(choice.allowed),
+            is_plan=is_plan,
+            is_met=plan.met if is_plan else level.value >= plan.floor,
+        )
+
+    def place(self, choice: Choice) -> _Place:
+        level = self.level(choice.point)
+        left_out = count(len(choice.point.skip), "layer")
+        words = [f"{left_out} left out: {self.metric.level(level.value)}", self.cost_words(choice)]
+        option = self.shown.index(choice) if choice in self.shown else None
+        kind: Kind = "beaten" if option is None else "option"
+        return _Place(kind, self.cost(choice), level, ", ".join(filter(None, words)), option)
+
+    def float_(self) -> list[_Place]:
+        """Float, where its latency is known."""
+        if self.across != "ms" or "float" not in self.times_ms:
+            return []
+        top, latency_ms = self.plan.metric.float, self.times_ms["float"]
+        title = f"float: {self.metric.level(top.value)}, {milliseconds(latency_ms)}"
+        return [_Place("float", latency_ms, Estimate(top.value, None, None, top.n), title)]
+
+    def int8(self) -> list[_Place]:
+        """Everything in INT8 as it was calibrated, unless that is one of the sets."""
+        whole = next((choice for choice in self.choices if not choice.point.skip), None)
+        if whole is not None and self.plan.metric.recalibrated is None:
+            return []
+        if whole is not None:
+            cost: float | None = self.cost(whole)
+        else:
+            cost = {"ms": self.times_ms.get("int8"), "layers": 0.0}.get(self.across)
+        if cost is None:
+            return []
+        found = self.plan.metric.quantized
+        title = f"everything in INT8, as calibrated: {self.metric.level(found.value)}"
+        return [_Place("int8", cost, Estimate(found.value, None, None, found.n), title)]
+
+    def horizontal(
+        self, costs: Sequence[float]
+    ) -> tuple[tuple[tuple[float, str], ...], dict[float, float]]:
+        """Ticks, and the place of each cost from 0 to 1: to scale, or one slot for each number of
+        layers."""
+        if self.across == "layers":
+            slots = sorted(set(costs))
+            at = {cost: (index + 0.5) / len(slots) for index, cost in enumerate(slots)}
+            return tuple((at[cost], f"{cost:g}") for cost in slots), at
+        axis = axis_around(costs, zero=True)
+        ticks = tuple((axis.at(tick), axis.label(tick)) for tick in axis.ticks)
+        return ticks, {cost: axis.at(cost) for cost in costs}
+
+    def mark(self, place: _Place, x: float) -> Mark:
+        low, high = self.metric.shown_interval(place.level)
+        y = self.metric.shown(place.level.value)
+        return Mark(place.kind, x, y, low, high, place.title, place.option)
+
+
+def _of_plan(plan: Plan) -> Choice:
+    """The plan's own set, where its search left no others."""
+    found = plan.metric
+    drop = Estimate(found.float.value - found.confirm.value, None, None, found.confirm.n)
+    return Choice(
+        FrontierPoint(
+            plan.skip,
+            found.confirm,
+            found.confirm_drop or drop,
+            found.holdout,
+            found.holdout_drop,
+            true_drop=found.true_drop,
+        )
+    )

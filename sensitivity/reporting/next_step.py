@@ -1,0 +1,102 @@
+"""The command to go on with, from what a run has found so far."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from sensitivity.records import Plan, Timing, Verdict
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.outcome import called, verdict_of
+
+RULES = {"tensorrt": "tensorrt-10", "tensorrt_rtx": "tensorrt-rtx", "trtexec": "tensorrt-10"}
+"""Runtimes that `lint` knows under another name."""
+
+
+@dataclass(frozen=True)
+class NextStep:
+    """sentence: what the commands are for, ending in a colon. commands: one a line."""
+
+    sentence: str
+    commands: tuple[str, ...]
+
+
+def next_step(data: ReportData) -> NextStep:
+    """What a reader who believes the verdict types next."""
+    directory = shlex.quote(data.directory)
+    if data.plan is None:
+        return NextStep(
+            "Choose the layers that stay out of INT8:",
+            (f"sensitivity plan {directory} --max-drop 1pt",),
+        )
+    metric = MetricFormat(data.metric, data.full_scale)
+    found = data.plan.verdict or verdict_of(data.plan, None, metric)
+    return _after(found, data, directory)
+
+
+def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
+    assert data.plan
+    partial = next((one for one in data.timings if "partial" in one.variants), None)
+    match found.action:
+        case "bench":
+            exported = data.verification is not None
+            commands = [f"sensitivity export {directory}"] * (not exported)
+            return NextStep("Time it:", (*commands, f"sensitivity bench {directory}"))
+        case "repair" if partial:
+            runtime = RULES.get(partial.runtime, partial.runtime)
+            command = f"sensitivity lint {shlex.quote(partial.file)} --for {runtime}"
+            return NextStep(f"See what {called(partial.runtime)} does with the file:", (command,))
+        case "prove":
+            return _surer(data.plan, data, directory)
+        case "train" if not data.plan.met:
+            return _looser(data.plan, data, directory)
+        case "use":
+            return NextStep(
+                "Nothing is left to do here. To time it in another runtime:",
+                _elsewhere(partial, directory),
+            )
+        case _:
+            return NextStep(
+                "Another runtime may be faster. Time it there:",
+                _elsewhere(partial, directory),
+            )
+
+
+def _surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
+    """A target that needs a surer set than the plan; the run once more where no set is surer."""
+    command = f"sensitivity plan {directory}"
+    if plan.target.metric is not None:
+        certain = (1 + plan.target.confidence) / 2
+        more = f"--target {plan.target.metric:g} --confidence {certain:g}"
+        return NextStep("To be surer, ask for more certainty:", (f"{command} {more}",))
+    allowed = plan.metric.float.value - plan.floor
+    own = next((one.allowed for one in data.choices if one.point.skip == plan.skip), None)
+    half_pt = 50 * min(allowed, allowed if own is None else own) / data.full_scale
+    if half_pt <= 0:
+        return NextStep("Only more samples can settle it; with more, run again:", (data.command,))
+    return NextStep(
+        "To be surer, ask for a smaller drop:", (f"{command} --max-drop {half_pt:.2g}pt",)
+    )
+
+
+def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
+    """With a target that the best set found meets, as far as it was measured."""
+    drop = (plan.metric.float.value - plan.metric.confirm.value) / data.full_scale * 100
+    wanted = (math.floor(10 * max(drop, 0.0)) + 1) / 10
+    return NextStep(
+        f"If a drop of {wanted:g} pt is good enough, ask for it:",
+        (f"sensitivity plan {directory} --max-drop {wanted:g}pt",),
+    )
+
+
+def _elsewhere(partial: Timing | None, directory: str) -> tuple[str, ...]:
+    """Commands that time the plan in a runtime that it was not timed in."""
+    timed = partial.runtime if partial else ""
+    other = "openvino" if timed != "openvino" else "tensorrt"
+    bench = f"sensitivity bench {directory} --runtime {other}"
+    # A file that was written for a runtime has its name, and is of no use to another one.
+    is_lowered = partial is not None and f".{timed}." in Path(partial.file).name
+    return (f"sensitivity export {directory} --for {other}", bench) if is_lowered else (bench,)

@@ -1,0 +1,78 @@
+"""Which target to ask a plan for, so that a set which was measured before is its answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sensitivity.records import FrontierPoint, Plan, Target
+from sensitivity.search.frontier import first_that_meets
+from sensitivity.stats.proof import limit_held
+
+MOST_DIGITS = 6
+"""Digits behind the point beyond which two sets are too close for a target to lie between them."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A target as settings of `plan`. allowed: the drop from float that it allows, in the metric's
+    unit; below 0 where it asks for more than float."""
+
+    settings: dict[str, Any]
+    allowed: float
+
+
+def asks_for(
+    points: Sequence[FrontierPoint], earlier: Plan, full_scale: float
+) -> tuple[Asked | None, ...]:
+    """For each point a target that is answered with it; None where none of the same confidence is.
+
+    points: the cheapest first. earlier: the plan of the search that met them. full_scale: the
+    metric's largest value; a point is a hundredth of it.
+    """
+    return tuple(_asked_for(point, points, earlier, full_scale) for point in points)
+
+
+def _asked_for(
+    point: FrontierPoint, points: Sequence[FrontierPoint], earlier: Plan, full_scale: float
+) -> Asked | None:
+    float_value, confidence = earlier.metric.float.value, earlier.target.confidence
+    least = _least_allowed(point, float_value, confidence)
+    if point.holdout is None or least is None:
+        return None
+    for choices, target in _targets(least, float_value, full_scale):
+        target = replace(target, confidence=confidence)
+        if first_that_meets(points, target, float_value) is point:
+            return Asked(
+                choices | {"confidence": confidence}, float_value - target.floor(float_value)
+            )
+    return None
+
+
+def _targets(
+    least: float, float_value: float, full_scale: float
+) -> Iterator[tuple[dict[str, Any], Target]]:
+    """Targets just above the smallest drop that a set holds, the roundest first, each with its
+    settings."""
+    in_points = least / full_scale * 100
+    for digits in range(1, MOST_DIGITS + 1):
+        scale = 10**digits
+        up = math.ceil(in_points * scale - 1e-6)  # what is a round number but for its last bits
+        # One more than rounding up needs: a set may miss its own drop by the last bit.
+        for number in (up / scale, (up + 1) / scale):
+            if number >= 0:
+                text = f"{number:.{digits}f}"
+                yield {"max_drop": f"{text}pt"}, Target(drop=float(text) / 100 * full_scale)
+            else:
+                value = round(float_value - number / 100 * full_scale, digits + 2)
+                yield {"target": value}, Target(metric=value)
+
+
+def _least_allowed(point: FrontierPoint, float_value: float, confidence: float) -> float | None:
+    """The smallest drop from float, in the metric's unit, that the point holds surely enough; None
+    where its true drop has no interval."""
+    if point.true_drop is None:
+        return float_value - point.confirm.value
+    return limit_held(point.true_drop, confidence)

@@ -1,0 +1,191 @@
+"""The picture of sets to choose from, what each would bring, and the command to go on with."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import pytest
+from support.reporting_samples import TIMINGS, complete, near, scan_only
+
+from sensitivity.records import Action, FrontierPoint, Target, Verdict
+from sensitivity.reporting.choices import choice_chart
+from sensitivity.reporting.data import Choice, ReportData
+from sensitivity.reporting.next_step import next_step
+from sensitivity.reporting.page import render
+
+EVIL = "</section><script>alert(1)</script>\"'&"
+
+
+def with_choices(data: ReportData, **changes: object) -> ReportData:
+    """Three sets: everything in INT8, one that is beaten, and the plan; float has 52.2 %."""
+    assert data.plan
+    names = tuple(unit.name for unit in data.units)
+    sets = (
+        ((), 0.04, "sensitivity plan . --max-drop 4.0pt", 0.04),
+        (names[:3], 0.05, "", None),
+        (data.plan.skip, 0.01, "sensitivity plan . --max-drop 1.0pt", 0.01),
+    )
+    choices = tuple(
+        Choice(
+            FrontierPoint(
+                skip, near(0.522 - drop), near(drop, 0.02), near(0.5), near(drop), **changes
+            ),
+            command=command,
+            allowed=allowed,
+        )
+        for skip, drop, command, allowed in sets
+    )
+    return replace(data, choices=choices)
+
+
+def test_accuracy_is_that_of_float_less_the_drop_with_the_interval_of_the_drop() -> None:
+    chart = choice_chart(with_choices(complete()))
+    assert chart
+    plan = chart.options[1]
+    assert (plan.accuracy, plan.drop) == ("51.2 % [49.2, 53.2]", "1.0 pt [\N{MINUS SIGN}1.0, 3.0]")
+    mark = next(mark for mark in chart.marks if mark.option == 1)
+    assert (mark.low, mark.y, mark.high) == pytest.approx((49.2, 51.2, 53.2))
+
+
+def test_sets_that_a_target_chooses_are_options_and_the_others_are_beaten() -> None:
+    chart = choice_chart(with_choices(complete()))
+    assert chart
+    assert [one.layers for one in chart.options] == ["0 of 28 layers", "5 of 28 layers"]
+    assert [one.is_plan for one in chart.options] == [False, True]
+    assert [one.is_met for one in chart.options] == [False, True]
+    assert chart.plan == 1
+    assert sorted(mark.kind for mark in chart.marks) == ["beaten", "option", "option"]
+
+
+def test_sets_are_drawn_along_their_latency_where_all_have_one() -> None:
+    timed = choice_chart(with_choices(complete(), predicted_ms=2.5))
+    assert timed
+    assert timed.across_unit.startswith("latency, ms")
+    assert "float" in [mark.kind for mark in timed.marks]
+    costs = [one.cost for one in timed.options]
+    assert costs == ["4.47 ms, measured", "4.31 ms, measured"], ()
+    counted = choice_chart(with_choices(complete()))
+    assert counted
+    assert counted.across_unit.startswith("layers left out")
+    assert [text for _, text in counted.ticks] == ["0", "3", "5"]
+
+
+def test_work_is_what_sets_are_drawn_along_where_nothing_was_timed() -> None:
+    data = with_choices(replace(complete(), timings=()))
+    work = tuple(
+        replace(choice, work=float(number)) for number, choice in enumerate(data.choices, 1)
+    )
+    chart = choice_chart(replace(data, choices=work))
+    assert chart
+    assert chart.across_unit.startswith("estimated work")
+    assert chart.options[0].cost == "1 of estimated work"
+
+
+def test_int8_as_calibrated_is_drawn_where_ranges_were_repaired() -> None:
+    data = with_choices(complete())
+    assert data.plan
+    metric = replace(data.plan.metric, recalibrated=near(0.48))
+    repaired = replace(data, plan=replace(data.plan, metric=metric))
+    kinds = [mark.kind for mark in choice_chart(repaired).marks]  # type: ignore[union-attr]
+    assert kinds.count("int8") == 1
+    zoomed = choice_chart(repaired, whole=False)
+    assert zoomed
+    assert "int8" not in [mark.kind for mark in zoomed.marks]
+
+
+def test_a_plan_without_measured_sets_is_the_only_option() -> None:
+    chart = choice_chart(complete())
+    assert chart
+    assert [one.is_plan for one in chart.options] == [True]
+    assert choice_chart(scan_only()) is None
+
+
+def test_every_mark_is_inside_the_picture() -> None:
+    for data in (with_choices(complete()), with_choices(complete(), predicted_ms=9.0), complete()):
+        chart = choice_chart(data)
+        assert chart
+        for mark in chart.marks:
+            assert 0 <= mark.x <= 1
+            assert all(
+                0 <= chart.up.at(value) <= 1
+                for value in (mark.low, mark.y, mark.high)
+                if value is not None
+            )
+
+
+class Attributes(HTMLParser):
+    """Every attribute of a page by name, and its tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: dict[str, str | None] = {}
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.found |= dict(attrs)
+
+
+def test_options_reach_the_script_as_they_are_whatever_a_layer_is_called() -> None:
+    data = with_choices(complete())
+    assert data.plan
+    skip = (EVIL, *data.plan.skip)
+    plan = replace(data.plan, skip=skip)
+    last = replace(data.choices[-1], point=replace(data.choices[-1].point, skip=skip), command=EVIL)
+    page = Attributes(render(replace(data, plan=plan, choices=(*data.choices[:-1], last))))
+    options = json.loads(page.found["data-options"] or "")
+    assert options[1]["names"] == list(skip)
+    assert options[1]["command"] == EVIL
+    assert page.tags.count("script") == 1
+
+
+def after(action: Action, **changes: object) -> str:
+    data = replace(complete(), directory="runs/a b", **changes)  # type: ignore[arg-type]
+    assert data.plan
+    verdict = Verdict("met", "", "faster", "", action, "")
+    step = next_step(replace(data, plan=replace(data.plan, verdict=verdict)))
+    assert step.sentence.endswith(":")
+    return "\n".join(step.commands)
+
+
+LOWERED = tuple(
+    replace(one, file=one.file.replace(".onnx", ".onnxruntime.onnx")) for one in TIMINGS
+)
+
+
+def test_each_verdict_has_a_command_to_go_on_with() -> None:
+    bench = "sensitivity bench 'runs/a b'"
+    assert after("bench") == bench
+    assert after("bench", verification=None) == f"sensitivity export 'runs/a b'\n{bench}"
+    assert after("use") == f"{bench} --runtime openvino"
+    assert after("float", timings=LOWERED) == (
+        f"sensitivity export 'runs/a b' --for openvino\n{bench} --runtime openvino"
+    )
+    assert after("repair") == "sensitivity lint model.partial.onnx --for onnxruntime"
+    assert after("prove") == "sensitivity plan 'runs/a b' --max-drop 0.5pt"
+    step = next_step(replace(scan_only(), directory="runs/a"))
+    assert step.commands == ("sensitivity plan runs/a --max-drop 1pt",)
+
+
+def test_more_certainty_is_asked_for_where_the_target_is_a_metric() -> None:
+    plan = complete().plan
+    assert plan
+    command = after("prove", plan=replace(plan, target=Target(metric=0.5)))
+    assert command.endswith("--target 0.5 --confidence 0.9")
+
+
+def test_a_smaller_drop_than_the_plan_itself_answers_for_is_asked_for() -> None:
+    data = with_choices(complete())
+    own = replace(data.choices[-1], allowed=0.004)
+    assert after("prove", choices=(own,)).endswith("--max-drop 0.2pt")
+    better_than_float = replace(own, allowed=-0.002)
+    assert after("prove", choices=(better_than_float,)) == data.command
+
+
+def test_a_missed_target_is_followed_by_the_drop_that_the_best_set_has() -> None:
+    plan = complete(met=False).plan
+    assert plan
+    assert after("train", plan=plan) == "sensitivity plan 'runs/a b' --max-drop 5.8pt"
