@@ -79,6 +79,7 @@ from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.session import Session, open_session
 from sensitivity.steps.bench import HeldOut, bench_run, held_out, runtime_of
 from sensitivity.steps.compare import folder_data
+from sensitivity.steps.config import WrittenConfig, has_files_of, write_tool_config
 from sensitivity.steps.dry_run import Forecast, forecast_of
 from sensitivity.steps.export import export_plan, targets_of
 from sensitivity.steps.forecast import STEPS, WITHOUT_FILES, amounts, begin, size_of
@@ -205,11 +206,17 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
 def export(
     settings: ExportSettings, progress: Progress = silent, task: Given | None = None
 ) -> Verification:
-    """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json.
+    """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json, and
+    with `config` the settings of that tool.
 
     task: of the run; needed where it was made in Python.
     """
     run_dir = RunDir(settings.directory)
+    if settings.config is not None:
+        if settings.for_ is None and not has_files_of(run_dir, run_dir.plan()):
+            export(replace(settings, config=None), progress, task)
+        write_config(settings, progress, task)
+        return run_dir.read("export.json", Verification)
     info, chosen = run_dir.info(), run_dir.plan()
     if settings.for_ and form_of(load("quantizers", info.source)) == "onnx":
         raise ExportError(
@@ -221,6 +228,24 @@ def export(
     given = task or run_dir.reference()
     with open_session(given, settings.directory, resume=True, progress=progress) as session:
         return _export(session, chosen, command, settings.for_)
+
+
+def write_config(
+    settings: ExportSettings, progress: Progress = silent, task: Given | None = None
+) -> WrittenConfig:
+    """Write the plan as the settings of the tool `settings.config`, which must be given. Exports
+    first with `for_`, and where that tool reads the exported files and they are not there, or of
+    another plan.
+
+    task: as for `export`.
+    """
+    assert settings.config is not None
+    run_dir = RunDir(settings.directory)
+    writer = load("configs", settings.config)()
+    lacks_files = writer.reads == "operations" and not has_files_of(run_dir, run_dir.plan())
+    if settings.for_ or lacks_files:
+        export(replace(settings, config=None), progress, task)
+    return write_tool_config(run_dir, writer)
 
 
 def bench(

@@ -273,6 +273,12 @@ class ExportSettings(DirSettings):
     for_: ExportTarget | None = setting(
         None, "Also write files lowered for this runtime, checked against the canonical ones."
     )
+    config: str | None = registered(
+        None,
+        "Write the plan as this tool's own settings, config.TOOL.* in the run directory; files of "
+        "this plan that are there are not written again.",
+        family="configs",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

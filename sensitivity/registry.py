@@ -47,6 +47,9 @@ FAMILIES: dict[str, dict[str, str]] = {
         "tensorrt_rtx": "sensitivity.runtimes.tensorrt:TensorRtRtx",
         "trtexec": "sensitivity.runtimes.trtexec:TrtExec",
     },
+    "configs": {
+        "ort": "sensitivity.exporters.configs.ort:OrtConfig",
+    },
     "rules": {},  # ours are found by `rules.catalog`, topic by topic
 }
 
@@ -55,6 +58,7 @@ MEMBER = {
     "signals": "signal",
     "planners": "planner",
     "runtimes": "runtime",
+    "configs": "writer of another tool's settings",
     "rules": "lint rule",
 }
 """What one member of a family is called in messages."""
@@ -72,6 +76,7 @@ PROMISED = {
     "signals": ("name", "of"),
     "planners": ("name", "choose"),
     "runtimes": ("name", "unavailable", "version", "build"),
+    "configs": ("name", "file", "reads", "write"),
     "rules": ("code", "targets", "findings"),
 }
 """Attributes that a guest must have. The first is what it calls itself, which must be its entry

@@ -17,11 +17,16 @@ if TYPE_CHECKING:
 def command(settings: ExportSettings, teller: Teller) -> None:
     """Write and verify the float, INT8 and partial ONNX files.
 
-    DIRECTORY is a run directory with a plan.
+    DIRECTORY is a run directory with a plan. With --config the plan is written as the settings of
+    another tool instead, which quantizes the float model itself.
     """
     from sensitivity import api
     from sensitivity.exporters.facts import facts
 
+    if settings.config is not None:
+        for line in api.write_config(settings, teller).lines:
+            click.echo(line)
+        return
     verification = api.export(settings, teller)
     for file, fact in facts(verification).items():
         click.echo(f"{file}: {fact}")

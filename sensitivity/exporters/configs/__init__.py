@@ -1,0 +1,1 @@
+"""A plan as other tools' own settings: one module for each tool."""

@@ -1,0 +1,175 @@
+"""What a writer of another tool's settings gets, and what it gives."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from sensitivity.errors import ExportError
+from sensitivity.records import Quantizer
+
+BIAS = "INT32"
+"""Format of a stored bias, which follows from input and weight."""
+
+SHOWN = 5
+"""Names in a sentence."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the main graph of model.float.onnx.
+
+    name: of its node; "" where it has none. inputs: names of its values, in order. weight: name of
+    the initializer that is its weight; None for operations without one. int8, plan: which inputs
+    model.int8.onnx and model.partial.onnx quantize, by index; a bias does not count.
+    """
+
+    name: str
+    op_type: str
+    inputs: tuple[str, ...]
+    weight: str | None
+    int8: frozenset[int]
+    plan: frozenset[int]
+
+    @property
+    def kept(self) -> bool:
+        """Whether the plan keeps it quantized."""
+        return bool(self.plan)
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the plan leaves it in float and it was quantized before."""
+        return bool(self.int8) and not self.plan
+
+
+@dataclass(frozen=True)
+class NamedPlan:
+    """A plan by the names that other tools know.
+
+    operations: of the ONNX file, for tools that read it; empty for tools that take the PyTorch
+    model. quantizers: of the scanned model, each with the name of its layer. left_out: names of
+    those that the plan leaves out.
+    """
+
+    operations: tuple[Operation, ...]
+    quantizers: tuple[Quantizer, ...]
+    left_out: frozenset[str]
+
+    @property
+    def kept(self) -> tuple[Operation, ...]:
+        """Operations that the plan keeps quantized."""
+        return tuple(operation for operation in self.operations if operation.kept)
+
+    @property
+    def quantized_types(self) -> tuple[str, ...]:
+        """Types of the operations that model.int8.onnx quantizes, sorted."""
+        return tuple(sorted({each.op_type for each in self.operations if each.int8}))
+
+    @property
+    def layers(self) -> dict[str, bool]:
+        """Layer -> whether the plan leaves it out, in the order of the quantizers.
+
+        Raises ExportError for a layer that the plan leaves out in part, which no layer's name can
+        say.
+        """
+        found: dict[str, set[bool]] = {}
+        for quantizer in self.quantizers:
+            found.setdefault(quantizer.layer, set()).add(quantizer.name in self.left_out)
+        parted = [layer for layer, states in found.items() if len(states) > 1]
+        if parted:
+            raise split_layers(parted)
+        return {layer: True in states for layer, states in found.items()}
+
+
+@dataclass(frozen=True)
+class Config:
+    """text: content of the file. apply: how to give it to the tool, a command or a line of Python.
+    notes: sentences about what the tool does otherwise than the plan; empty where it does not."""
+
+    text: str
+    apply: str
+    notes: tuple[str, ...] = ()
+
+
+class ConfigWriter(Protocol):
+    """One tool. name: what `--config` calls it. file: in the run directory. reads: by which names
+    the tool knows a model: operations of the ONNX file, or modules of the PyTorch model."""
+
+    name: str
+    file: str
+    reads: Literal["operations", "modules"]
+
+    def write(self, plan: NamedPlan) -> Config:
+        """The plan as the tool's settings. Raises ExportError for a name that the tool would match
+        wrongly or not at all."""
+        ...
+
+
+def as_json(settings: Any) -> str:
+    """Settings as the text of a JSON file."""
+    return json.dumps(settings, indent=2) + "\n"
+
+
+def own_names(operations: Iterable[Operation], plan: NamedPlan, tool: str) -> list[str]:
+    """The operations' names, in order. Raises ExportError where one has none, or shares it with an
+    operation that is not among them, which the tool would then take too."""
+    wanted = list(operations)
+    names = [operation.name for operation in wanted]
+    if "" in names:
+        nameless = wanted[names.index("")]
+        raise ExportError(
+            f"Expected every operation that {tool} has to find to have a name, got a "
+            f"{nameless.op_type} of {', '.join(nameless.inputs)} without one; name the nodes of "
+            "the model and export again."
+        )
+    in_file, in_plan = Counter(each.name for each in plan.operations), Counter(names)
+    shared = [name for name in in_plan if in_file[name] > in_plan[name]]
+    if shared:
+        raise ExportError(
+            f"Expected names that {tool} can tell apart, got operations on both sides of the plan "
+            f"that are called {listed(shared)}; give each node of the model a name of its own."
+        )
+    return list(dict.fromkeys(names))
+
+
+def check_characters(names: Iterable[str], forbidden: str, tool: str, why: str) -> None:
+    """Raise ExportError for a name with a character that means something else to the tool.
+
+    why: what the tool takes such a character for, as in "separates layers".
+    """
+    for name in names:
+        bad = next((character for character in name if character in forbidden), None)
+        if bad is not None:
+            raise ExportError(
+                f"Expected names without {bad!r}, which for {tool} {why}, got {name}; rename that "
+                "layer, or use another tool's settings."
+            )
+
+
+def check_formats(plan: NamedPlan, tool: str, allowed: Sequence[str] = ("INT8",)) -> None:
+    """Raise ExportError for quantizers in a format that these settings do not give."""
+    others = {each.format for each in plan.quantizers if each.format != BIAS} - set(allowed)
+    if others:
+        raise ExportError(
+            f"Expected a plan in {' or '.join(allowed)}, which is what these settings of {tool} "
+            f"give, got one with {listed(others)}; use the exported file instead."
+        )
+
+
+def split_layers(layers: Sequence[str]) -> ExportError:
+    """The error for layers of which the plan leaves out some quantizers and keeps others."""
+    return ExportError(
+        "Expected a plan that leaves layers out as a whole, which is all that a layer's name can "
+        f"say, got some quantizers of {listed(layers)} left out and others kept; scan with --unit "
+        "layer, or use the exported file."
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a sentence, the first few of them."""
+    every = list(names)
+    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
+    return ", ".join(every[:SHOWN]) + more

@@ -1,0 +1,81 @@
+"""The operations of an exported model, and which of their inputs its files quantize."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from sensitivity.errors import ExportError
+from sensitivity.exporters.configs.base import Operation, listed, split_layers
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.uses import BIAS_INPUT, paths
+from sensitivity.onnx_graph.walk import given, producer
+
+
+def operations_of(files: Mapping[str, Path]) -> tuple[Operation, ...]:
+    """The operations of the main graph, in its order.
+
+    files: variant ("float", "int8" and "partial") -> exported file. Raises ExportError where an
+    operation that is quantized cannot be named, or where the plan quantizes only some of its
+    inputs.
+    """
+    int8, plan = quantized_inputs(files["int8"]), quantized_inputs(files["partial"])
+    found = tuple(
+        _operation(node, int8, plan)
+        for node in load_model(files["float"]).graph
+        if node.op_type != "Constant"
+    )
+    count = Counter(operation.name for operation in found)
+    hidden = [name for name in int8 if count[name] != 1]
+    if hidden:
+        raise ExportError(
+            "Expected every quantized operation to have a name of its own in the main graph, which "
+            f"is where other tools look for it, got {listed(hidden)}; name the nodes of the model "
+            "and export again."
+        )
+    parted = [each.name for each in found if each.plan and each.plan != each.int8]
+    if parted:
+        raise split_layers(parted)
+    return found
+
+
+def quantized_inputs(file: Path) -> dict[str, frozenset[int]]:
+    """Operation -> indices of its inputs that come from a Q/DQ pair, in the order of the graph. A
+    bias does not count, nor do outputs of the graph."""
+    found: dict[str, set[int]] = {}
+    for path in paths(load_model(file).graph):
+        user = path.user
+        if user is None or (user.op_type in qdq.WEIGHT_INPUT and path.index == BIAS_INPUT):
+            continue
+        found.setdefault(path.unit, set()).add(path.index)
+    return {name: frozenset(indices) for name, indices in found.items()}
+
+
+def _operation(
+    node: ir.Node, int8: Mapping[str, frozenset[int]], plan: Mapping[str, frozenset[int]]
+) -> Operation:
+    name = node.name or ""
+    inputs = tuple(value.name or "" if value is not None else "" for value in node.inputs)
+    return Operation(
+        name,
+        node.op_type,
+        inputs,
+        _weight(node),
+        int8.get(name, frozenset()),
+        plan.get(name, frozenset()),
+    )
+
+
+def _weight(node: ir.Node) -> str | None:
+    """Name of the constant that the weight of an operation is, perhaps behind a Transpose."""
+    value = qdq.weight(node)
+    while value is not None and producer(value) is not None:
+        before = producer(value)
+        if before is None or before.op_type == "Constant":
+            break
+        value = given(before, 0)
+    return None if value is None else value.name

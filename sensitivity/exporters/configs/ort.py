@@ -1,0 +1,85 @@
+"""ONNX Runtime: arguments of `quantize_static`.
+
+Source: onnxruntime 1.31.1, `quantization/quantize.py` (arguments), `base_quantizer.py`
+(`should_quantize_node`: node names are compared whole), `qdq_quantizer.py` (`DedicatedQDQPair`,
+`OpTypesToExcludeOutputQuantization`, `QDQKeepRemovableActivations`) and `operators/direct_q8.py`
+(`ForceQuantizeNoInputCheck`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal
+
+from sensitivity.exporters.configs.base import (
+    Config,
+    NamedPlan,
+    Operation,
+    as_json,
+    check_formats,
+    listed,
+    own_names,
+)
+
+ONLY_BEHIND_QUANTIZED = ("Relu", "Clip")
+"""Types whose input ONNX Runtime quantizes only where something else quantizes that tensor."""
+
+
+class OrtConfig:
+    """Nodes to exclude, with the options that keep the pairs at the inputs of the other nodes."""
+
+    name = "ort"
+    file = "config.ort.json"
+    reads: Literal["operations"] = "operations"
+
+    def write(self, plan: NamedPlan) -> Config:
+        check_formats(plan, "ONNX Runtime")
+        types = plan.quantized_types
+        excluded = [each for each in plan.operations if each.op_type in types and not each.kept]
+        settings = {
+            "op_types_to_quantize": types,
+            "nodes_to_exclude": own_names(excluded, plan, "ONNX Runtime"),
+            "per_channel": any(each.axis is not None for each in plan.quantizers),
+            "extra_options": {
+                # Pairs for each reader, and none behind a node: else a node that is left out reads
+                # rounded values.
+                "DedicatedQDQPair": True,
+                "OpTypesToExcludeOutputQuantization": types,
+                "ForceQuantizeNoInputCheck": True,
+                "QDQKeepRemovableActivations": True,
+            },
+        }
+        return Config(
+            as_json(settings),
+            'quantize_static("model.float.onnx", "model.ort.onnx", reader, '
+            f'**json.load(open("{self.file}")))',
+            tuple(_notes(plan)),
+        )
+
+
+def _notes(plan: NamedPlan) -> list[str]:
+    notes = []
+    rounded = [operation.name for operation in _reading_rounded(plan)]
+    if rounded:
+        notes.append(
+            f"{listed(rounded)} stay in float and read a tensor that ONNX Runtime rounds for the "
+            "one quantized operation that reads it too."
+        )
+    unsure = [each.name for each in plan.kept if each.op_type in ONLY_BEHIND_QUANTIZED]
+    if unsure:
+        notes.append(
+            f"ONNX Runtime rounds what {listed(unsure)} read only where another operation that "
+            "reads the same is quantized."
+        )
+    return notes
+
+
+def _reading_rounded(plan: NamedPlan) -> list[Operation]:
+    """Operations in float that share a tensor with exactly one quantized operation, which ONNX
+    Runtime gives no pair of its own."""
+    readers = Counter(name for each in plan.kept for name in each.inputs)
+    return [
+        each
+        for each in plan.operations
+        if not each.kept and any(readers[name] == 1 for name in each.inputs if name != each.weight)
+    ]

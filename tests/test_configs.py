@@ -1,0 +1,142 @@
+"""A plan as other tools' own settings: each tool finds the same layers out."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import models
+from support.blocks import Residual
+from support.commands import TASK, verb
+from support.configs import Exported, apply_ort, exported, in_int8
+
+from sensitivity.errors import ExportError
+from sensitivity.exporters.configs.base import NamedPlan, Operation
+from sensitivity.exporters.configs.operations import quantized_inputs
+from sensitivity.exporters.configs.ort import OrtConfig
+from sensitivity.records import Quantizer
+from sensitivity.registry import FAMILIES, load
+from sensitivity.run_dir import RunDir
+
+CHAIN = ["conv1", "conv2", "conv3", "conv4", "fc"]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported(
+        tmp_path_factory.mktemp("chain"), lambda: models.Chain(4), models.batch(), ["conv2"]
+    )
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return exported(tmp_path_factory.mktemp("residual"), Residual, models.batch())
+
+
+def operation(name: str, *, kept: bool = True, op_type: str = "Conv", **others) -> Operation:
+    quantized = frozenset({0, 1})
+    inputs = (f"{name}.input", f"{name}.weight")
+    found = Operation(
+        name, op_type, inputs, inputs[1], quantized, quantized if kept else frozenset()
+    )
+    return replace(found, **others)
+
+
+def plan_of(*operations: Operation, number_format: str = "INT8") -> NamedPlan:
+    quantizers = [
+        Quantizer(f"{each.name}.{role}", each.name, role, 8, None, format=number_format)
+        for each in operations
+        for role in ("input", "weight")
+    ]
+    out = {each.name for each in operations if not each.kept}
+    left_out = frozenset(each.name for each in quantizers if each.layer in out)
+    return NamedPlan(operations, tuple(quantizers), left_out)
+
+
+def test_operations_say_what_the_files_quantize(chain: Exported) -> None:
+    states = {each.name: (each.int8, each.plan) for each in chain.plan.operations if each.int8}
+    both = frozenset({0, 1})
+    assert states == {name: (both, frozenset() if name == "conv2" else both) for name in CHAIN}
+    weights = {each.name: each.weight for each in chain.plan.operations if each.int8}
+    assert weights == {name: f"{name}.weight" for name in CHAIN}
+    assert chain.plan.layers == {name: name == "conv2" for name in CHAIN}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_onnx_runtime_finds_the_same_layers_out(
+    seed: int, chain: Exported, residual: Exported, tmp_path: Path
+) -> None:
+    for model in (chain, residual):
+        names = [each.name for each in model.plan.operations if each.int8]
+        plan = model.without(random.Random(seed).sample(names, seed + 1))
+        written = apply_ort(model.file, model.inputs, OrtConfig().write(plan), tmp_path / "a.onnx")
+        assert in_int8(written, plan) == {each.name for each in plan.kept}
+
+
+def test_a_kept_layer_reads_what_a_layer_in_float_gave_unrounded(
+    chain: Exported, tmp_path: Path
+) -> None:
+    """ONNX Runtime would quantize the output of conv1, and conv2 would read rounded values."""
+    plan = chain.without(["conv2"])
+    written = apply_ort(chain.file, chain.inputs, OrtConfig().write(plan), tmp_path / "a.onnx")
+    assert "conv2" not in quantized_inputs(written)
+
+
+def test_onnx_runtime_rounds_a_tensor_for_its_only_quantized_reader_and_that_is_told() -> None:
+    kept = operation("kept", inputs=("x", "w"), weight="w")
+    out = operation("out", inputs=("x", "v"), weight="v", kept=False)
+    written = OrtConfig().write(plan_of(kept, out))
+    assert written.notes == (
+        "out stay in float and read a tensor that ONNX Runtime rounds for the one quantized "
+        "operation that reads it too.",
+    )
+    other = operation("other", inputs=("x", "u"), weight="u")
+    assert OrtConfig().write(plan_of(kept, out, other)).notes == ()
+
+
+def test_an_operation_without_a_name_is_refused() -> None:
+    nameless = operation("", inputs=("x", "w"), kept=False, int8=frozenset())
+    with pytest.raises(ExportError, match=r"^Expected every .* a Conv of x, w without one; name"):
+        OrtConfig().write(plan_of(operation("a"), nameless))
+
+
+def test_a_name_on_both_sides_of_the_plan_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"on both sides of the plan that are called a; give"):
+        OrtConfig().write(plan_of(operation("a"), operation("a", kept=False)))
+
+
+def test_a_plan_in_another_format_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"^Expected a plan in INT8, .* got one with FP8 E4M3;"):
+        OrtConfig().write(plan_of(operation("a"), number_format="FP8 E4M3"))
+
+
+def test_a_layer_that_is_left_out_in_part_is_refused() -> None:
+    plan = plan_of(operation("a"), operation("b"))
+    with pytest.raises(ExportError, match=r"got some quantizers of b left out and others kept"):
+        _ = replace(plan, left_out=frozenset({"b.weight"})).layers
+
+
+def test_each_writer_names_its_file_after_its_tool() -> None:
+    for name in FAMILIES["configs"]:
+        assert load("configs", name).file.startswith(f"config.{name}.")
+
+
+def test_the_command_writes_the_settings_and_exports_only_where_files_are_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert verb("scan", f"{TASK}:task", "--out", out) == 0
+    assert verb("plan", out, "--max-drop", "1pt", "--skip", "conv2") == 0
+    capsys.readouterr()
+    assert verb("export", out, "--config", "ort") == 0
+    said = capsys.readouterr().out
+    assert f"{out / 'config.ort.json'}: apply it with quantize_static(" in said
+    settings = json.loads((out / "config.ort.json").read_text())
+    assert "conv2" in settings["nodes_to_exclude"]
+    assert settings["nodes_to_exclude"] == list(RunDir(out).plan().skip)
+    made = (out / "model.partial.onnx").stat().st_mtime_ns
+    assert verb("export", out, "--config", "ort") == 0
+    assert (out / "model.partial.onnx").stat().st_mtime_ns == made
