@@ -83,6 +83,7 @@ from sensitivity.steps.config import WrittenConfig, has_files_of, write_tool_con
 from sensitivity.steps.dry_run import Forecast, forecast_of
 from sensitivity.steps.export import export_plan, targets_of
 from sensitivity.steps.forecast import STEPS, WITHOUT_FILES, amounts, begin, size_of
+from sensitivity.steps.named_plans import check_name
 from sensitivity.steps.plan import choices_of, replan, search_plan, wants_cost
 from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import Given, split_reference
@@ -188,9 +189,9 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
     task: of the run; needed only where it was made in Python and the answer has to be searched for.
     """
     check_numbers(settings)
-    run_dir = RunDir(settings.directory)
+    run_dir = RunDir(settings.directory, settings.name)
     info, scanned = run_dir.info(), run_dir.read("scan.json", Scan)
-    target_of(settings, info.full_scale)
+    check_name(run_dir, target_of(settings, info.full_scale))
     pins(settings.skip, settings.keep, info.units)
     command = _command("plan", settings, in_python=info.in_python)
     if not settings.search:
@@ -200,6 +201,7 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
             return answered
     given = task or run_dir.reference()
     with open_session(given, settings.directory, resume=True, progress=progress) as session:
+        session = replace(session, run_dir=run_dir)
         return _plan(session, settings, command, scanned)
 
 
@@ -211,7 +213,7 @@ def export(
 
     task: of the run; needed where it was made in Python.
     """
-    run_dir = RunDir(settings.directory)
+    run_dir = RunDir(settings.directory, settings.name)
     if settings.config is not None:
         if settings.for_ is None and not has_files_of(run_dir, run_dir.plan()):
             export(replace(settings, config=None), progress, task)
@@ -227,6 +229,7 @@ def export(
     command = _command("export", settings, in_python=info.in_python)
     given = task or run_dir.reference()
     with open_session(given, settings.directory, resume=True, progress=progress) as session:
+        session = replace(session, run_dir=run_dir)
         return _export(session, chosen, command, settings.for_)
 
 
@@ -240,7 +243,7 @@ def write_config(
     task: as for `export`.
     """
     assert settings.config is not None
-    run_dir = RunDir(settings.directory)
+    run_dir = RunDir(settings.directory, settings.name)
     writer = load("configs", settings.config)()
     lacks_files = writer.reads == "operations" and not has_files_of(run_dir, run_dir.plan())
     if settings.for_ or lacks_files:
@@ -258,7 +261,7 @@ def bench(
     """
     check_numbers(settings)
     _check_accuracy(settings)
-    run_dir = RunDir(settings.directory)
+    run_dir = RunDir(settings.directory, settings.name)
     command = _command("bench", settings, in_python=run_dir.info().in_python)
     return _bench(run_dir, settings, command, progress, task)
 
@@ -267,9 +270,11 @@ def report(settings: ReportSettings) -> Path:
     """Write report.html, the CSV files and the figures from what the run directory holds."""
     from sensitivity.reporting.html import write_report
 
-    run_dir = RunDir(settings.directory)
-    write_report(report_data(run_dir.path), run_dir.path)
-    return run_dir.path / "report.html"
+    run_dir = RunDir(settings.directory, settings.name)
+    if settings.name is not None:
+        run_dir.plan()  # a name of no plan is told, where a run without a plan has a report
+    write_report(report_data(run_dir.path, run_dir.name), run_dir.folder)
+    return run_dir.file("report.html")
 
 
 def out_of(settings: ScanSettings | RunSettings) -> Path:
@@ -486,8 +491,8 @@ def _noted(
     info = replace(
         info,
         warnings=tuple(dict.fromkeys((*info.warnings, *told))),
-        commands=info.commands | {verb: command},
-        seconds=info.seconds | {verb: round(time.monotonic() - start, 3)},
+        commands=info.commands | {run_dir.step(verb): command},
+        seconds=info.seconds | {run_dir.step(verb): round(time.monotonic() - start, 3)},
     )
     if session and (simulator := session.measurer.simulator_used()):
         spent = session.measurer.samples - before
@@ -500,11 +505,11 @@ def _noted(
     run_dir.write("run.json", info)
 
 
-def report_data(directory: Path) -> ReportData:
-    """What the report of a run directory shows: the steps that have been done in it. Raises
-    RunDirError."""
-    run_dir = RunDir(directory)
-    info = run_dir.info()
+def report_data(directory: Path, name: str | None = None) -> ReportData:
+    """What the report of a run directory shows: the steps that have been done in it. name: of the
+    plan; None for that in plan.json. Raises RunDirError."""
+    run_dir = RunDir(directory, name)
+    info = _seen_by(run_dir)
     chosen = run_dir.read_if_there("plan.json", Plan)
     verified = run_dir.read_if_there("export.json", Verification)
     timed = run_dir.read_if_there("bench.json", BenchResult)
@@ -523,7 +528,7 @@ def report_data(directory: Path) -> ReportData:
     if unfinished:
         warnings.append(unfinished)
     return ReportData(
-        title=f"{directory.resolve().name} in INT8",
+        title=_title(run_dir),
         metric=info.metric,
         full_scale=info.full_scale,
         mode=info.mode,
@@ -535,6 +540,7 @@ def report_data(directory: Path) -> ReportData:
         plan=chosen,
         choices=choices_of(run_dir, chosen) if chosen else (),
         directory=str(directory),
+        name=name,
         detection=_detection_of(run_dir, chosen),
         timings=bench.timings,
         bench_sentences=bench.sentences,
@@ -548,6 +554,22 @@ def report_data(directory: Path) -> ReportData:
         sharing=scanned.sharing,
         format=format_of(info.quantizers),
     )
+
+
+def _seen_by(run_dir: RunDir) -> RunInfo:
+    """What is known of the run, without the verbs of its other plans."""
+    info = run_dir.info()
+    own = {run_dir.step(verb) for verb in ("plan", "export", "bench")} | {"run", "scan"}
+    return replace(
+        info,
+        commands={step: command for step, command in info.commands.items() if step in own},
+        seconds={step: seconds for step, seconds in info.seconds.items() if step in own},
+    )
+
+
+def _title(run_dir: RunDir) -> str:
+    plan = "" if run_dir.name is None else f", plan {run_dir.name},"
+    return f"{run_dir.path.resolve().name}{plan} in INT8"
 
 
 def compare(settings: CompareSettings) -> tuple[ComparedRun, ...]:

@@ -250,12 +250,21 @@ class DirSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedSettings(DirSettings):
+    """One plan of that run."""
+
+    name: str | None = setting(
+        None, "The plan in plans/NAME.json of the run directory; by default that in plan.json."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanSettings(ScanChoices, TaskSettings):
     """Rank layers by how much accuracy each costs in INT8."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanSettings(RuntimeChoices, PlanChoices, DirSettings):
+class PlanSettings(RuntimeChoices, PlanChoices, NamedSettings):
     """Choose the layers to leave out of INT8 so that a target holds."""
 
     frontier: bool = setting(
@@ -267,7 +276,7 @@ class PlanSettings(RuntimeChoices, PlanChoices, DirSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportSettings(DirSettings):
+class ExportSettings(NamedSettings):
     """Write and verify the float, INT8 and partial ONNX files."""
 
     for_: ExportTarget | None = setting(
@@ -282,12 +291,12 @@ class ExportSettings(DirSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchSettings(BenchChoices, DirSettings):
+class BenchSettings(BenchChoices, NamedSettings):
     """Measure the latency of the exported files, interleaved."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings(DirSettings):
+class ReportSettings(NamedSettings):
     """Write report.html, the CSV files and the figures."""
 
 

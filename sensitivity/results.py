@@ -35,11 +35,17 @@ SHOWN_ROWS = 20
 @dataclass(frozen=True, eq=False)
 class Result:
     """directory: the run directory. task: as it was given, for the functions that go on from here;
-    None for that of the run, which is in a file."""
+    None for that of the run, which is in a file. name: of the plan, which these functions go on
+    with; None for that in plan.json."""
 
     directory: Path
     task: Given | None = field(repr=False)
     info: RunInfo = field(repr=False)
+    name: str | None = field(default=None, kw_only=True)
+
+    @property
+    def _run_dir(self) -> RunDir:
+        return RunDir(self.directory, self.name)
 
     def to_frame(self) -> pd.DataFrame:
         """A table of this result, in full precision."""
@@ -115,7 +121,7 @@ class Planned(Result):
     def frontier(self) -> pd.DataFrame:
         """One row for each set that plans of this directory have met so far, the cheapest first, as
         in frontier.csv."""
-        found, best = read_frontier(RunDir(self.directory))
+        found, best = read_frontier(self._run_dir)
         return frontier_table(found.points, self.record, found.cost, {point.skip for point in best})
 
     def apply(self, model: Any) -> AbstractContextManager[Any]:
@@ -152,8 +158,8 @@ class Exported(Result):
         """Variant ("float", "int8", "partial") -> its file, and the name of each lowered file ->
         that file."""
         found: dict[str, Path] = {}
-        found.update(RunDir(self.directory).canonical().items())
-        found.update((name, self.directory / name) for name in self.record.lowered)
+        found.update(self._run_dir.canonical().items())
+        found.update((name, self._run_dir.folder / name) for name in self.record.lowered)
         return found
 
     def to_frame(self) -> pd.DataFrame:
@@ -231,22 +237,28 @@ def scanned(directory: Path, task: Given | None) -> Scanned:
     return Scanned(directory, task, run_dir.info(), run_dir.read("scan.json", Scan))
 
 
-def planned(directory: Path, task: Given | None) -> Planned:
-    """The result of `plan`, read from the run directory. Raises RunDirError before a plan."""
-    run_dir = RunDir(directory)
-    return Planned(directory, task, run_dir.info(), run_dir.plan(), scanned(directory, task))
+def planned(directory: Path, task: Given | None, name: str | None = None) -> Planned:
+    """The result of `plan`, read from the run directory. name: of the plan; None for that in
+    plan.json. Raises RunDirError before a plan."""
+    run_dir = RunDir(directory, name)
+    scan = scanned(directory, task)
+    return Planned(directory, task, run_dir.info(), run_dir.plan(), scan, name=name)
 
 
-def exported(directory: Path, task: Given | None) -> Exported:
-    """The result of `export`, read from the run directory. Raises RunDirError before an export."""
-    run_dir = RunDir(directory)
-    return Exported(directory, task, run_dir.info(), run_dir.read("export.json", Verification))
+def exported(directory: Path, task: Given | None, name: str | None = None) -> Exported:
+    """The result of `export`, read from the run directory. name: as for `planned`. Raises
+    RunDirError before an export."""
+    run_dir = RunDir(directory, name)
+    record = run_dir.read("export.json", Verification)
+    return Exported(directory, task, run_dir.info(), record, name=name)
 
 
-def benched(directory: Path, task: Given | None) -> Benched:
-    """The result of `bench`, read from the run directory. Raises RunDirError before a bench."""
-    run_dir = RunDir(directory)
-    return Benched(directory, task, run_dir.info(), run_dir.read("bench.json", BenchResult))
+def benched(directory: Path, task: Given | None, name: str | None = None) -> Benched:
+    """The result of `bench`, read from the run directory. name: as for `planned`. Raises
+    RunDirError before a bench."""
+    run_dir = RunDir(directory, name)
+    record = run_dir.read("bench.json", BenchResult)
+    return Benched(directory, task, run_dir.info(), record, name=name)
 
 
 def whole_run(directory: Path, task: Given | None) -> Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import zlib
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from zipfile import BadZipFile
 import msgspec
 
 from sensitivity.config import IN_PYTHON
-from sensitivity.errors import RunDirError
+from sensitivity.errors import NamesError, RunDirError, unknown_name
 from sensitivity.files import is_as_written, with_checksum, write_whole
 from sensitivity.records import Mode, Plan, Quantizer, Unit
 
@@ -32,6 +33,14 @@ MADE_BY = {"export.json": "export", "bench.json": "bench"}
 
 EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 
+OF_THE_RUN = ("run.json", "scan.json")
+"""Records that all plans of a run share."""
+
+PLANS = "plans"
+"""The folder of named plans: each has a file NAME.json there, and a folder NAME for its files."""
+
+PLAN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -42,12 +51,12 @@ class RunInfo:
     to the task's file, for a project that was moved as a whole.
     began: verb and options of the command that began the run, without its task and directory; for a
     task made in Python the function and its keywords.
-    commands: verb -> the command that last ran it. simulator: its name and the reason it was
-    chosen; None until used.
+    commands: verb -> the command that last ran it; "verb NAME" for a named plan. simulator: its
+    name and the reason it was chosen; None until used.
     scales: quantizers that share one range, in the scan and in what is exported.
     residuals: whether quantizers for skip connections were added to the model.
-    samples: forwarded in all, over all verbs and resumes. seconds: verb -> wall time of its last
-    run.
+    samples: forwarded in all, over all verbs and resumes. seconds: as commands -> wall time of its
+    last run.
     """
 
     task: str
@@ -77,11 +86,42 @@ class RunInfo:
 
 
 class RunDir:
-    """Paths and JSON records of one run directory."""
+    """Paths and JSON records of one run directory, as one of its plans sees it.
 
-    def __init__(self, path: Path) -> None:
+    name: of the plan; None for that in plan.json. folder: where the files of the plan are: the run
+    directory itself, or plans/NAME. Raises NamesError for what cannot be the name of a plan.
+    """
+
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        if name is not None and not PLAN_NAME.fullmatch(name):
+            raise NamesError(
+                "Expected --name to be up to 80 letters, digits and . _ + -, a letter or digit "
+                f"first, got {name!r}; give a name such as fast."
+            )
         self.path = path
+        self.name = name
+        self.folder = path if name is None else path / PLANS / name
         self.journal = path / "journal.jsonl"
+
+    def file(self, name: str) -> Path:
+        """Where a file of this name lies."""
+        if self.name is not None and name == "plan.json":
+            return self.path / PLANS / f"{self.name}.json"
+        return self.path / name if name in OF_THE_RUN else self.folder / name
+
+    def plan_names(self) -> tuple[str, ...]:
+        """The named plans of the run, in the order of the alphabet."""
+        names = (file.stem for file in (self.path / PLANS).glob("*.json"))
+        return tuple(sorted(filter(PLAN_NAME.fullmatch, names)))
+
+    def plans(self) -> tuple[RunDir, ...]:
+        """The run directory as each of its plans sees it: this one first, then the others."""
+        names = (self.name, None, *self.plan_names())
+        return tuple(RunDir(self.path, name) for name in dict.fromkeys(names))
+
+    def step(self, verb: str) -> str:
+        """The key of a verb in `RunInfo.commands` and `RunInfo.seconds`."""
+        return verb if self.name is None else f"{verb} {self.name}"
 
     def info(self) -> RunInfo:
         return self.read("run.json", RunInfo)
@@ -155,7 +195,7 @@ class RunDir:
 
     def canonical(self) -> dict[Exported, Path]:
         """The canonical files that are there, by variant."""
-        files = {variant: self.path / f"model.{variant}.onnx" for variant in EXPORTED}
+        files = {variant: self.folder / f"model.{variant}.onnx" for variant in EXPORTED}
         return {variant: file for variant, file in files.items() if file.exists()}
 
     def models(self, runtime: str | None) -> dict[Exported, Path]:
@@ -167,18 +207,21 @@ class RunDir:
         files = self.canonical()
         if runtime is not None:
             name = LOWERED.get(runtime, runtime)
-            lowered = {variant: self.path / f"model.{variant}.{name}.onnx" for variant in EXPORTED}
+            lowered = {
+                variant: self.folder / f"model.{variant}.{name}.onnx" for variant in EXPORTED
+            }
             files |= {variant: file for variant, file in lowered.items() if file.exists()}
         if "float" not in files:
             raise RunDirError(
-                f"Expected {self.path / 'model.float.onnx'} to exist, got nothing there; "
+                f"Expected {self.folder / 'model.float.onnx'} to exist, got nothing there; "
                 f"make it with: {self.makes('export.json')}"
             )
         return files
 
     def read(self, name: str, kind: type[Record]) -> Record:
-        """A record from its file. Raises RunDirError that says how to make it."""
-        file = self.path / name
+        """A record from its file. Raises RunDirError that says how to make it, and NamesError for
+        a plan whose name is of none."""
+        file = self.file(name)
         try:
             content = file.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -186,9 +229,7 @@ class RunDir:
                 raise RunDirError(
                     f"Expected {self.path} to be a run directory, got a file; give its folder."
                 ) from None
-            raise RunDirError(
-                f"Expected {file} to exist, got nothing there; make it with: {self.makes(name)}"
-            ) from None
+            raise self._missing(name) from None
         except OSError as error:
             raise RunDirError(
                 f"Expected {file} to be a readable file, got {error.strerror or error}; move it "
@@ -206,14 +247,14 @@ class RunDir:
 
     def read_if_there(self, name: str, kind: type[Record]) -> Record | None:
         """A record from its file; None where that step has not been done."""
-        return self.read(name, kind) if (self.path / name).exists() else None
+        return self.read(name, kind) if self.file(name).exists() else None
 
     def read_values(self, name: str) -> NDArray[np.float64]:
         """The table in an .npz. Raises RunDirError where it is damaged."""
         import numpy as np
 
         try:
-            with np.load(self.path / name, allow_pickle=False) as stored:
+            with np.load(self.file(name), allow_pickle=False) as stored:
                 table: NDArray[np.float64] = stored["values"]
         except (
             OSError,
@@ -230,7 +271,7 @@ class RunDir:
     def write(self, name: str, record: Any) -> None:
         """A record to its file, whole or not at all, with a checksum."""
         write_whole(
-            self.path / name,
+            self.file(name),
             with_checksum(msgspec.json.format(msgspec.json.encode(record), indent=2)),
         )
 
@@ -240,11 +281,22 @@ class RunDir:
             return self.go_on()
         verb = MADE_BY.get(name, "plan")
         if (self.path / "run.json").exists() and self.info().in_python:
-            return f"sensitivity.{verb}({str(self.path)!r}, task=task)"
-        return shlex.join(["sensitivity", verb, str(self.path)])
+            named = "" if self.name is None else f", name={self.name!r}"
+            return f"sensitivity.{verb}({str(self.path)!r}, task=task{named})"
+        named_words = [] if self.name is None else ["--name", self.name]
+        return shlex.join(["sensitivity", verb, str(self.path), *named_words])
+
+    def _missing(self, name: str) -> RunDirError | NamesError:
+        names = self.plan_names()
+        if name == "plan.json" and self.name is not None and names:
+            return unknown_name(f"--name of a plan in {self.path}", self.name, names)
+        return RunDirError(
+            f"Expected {self.file(name)} to exist, got nothing there; make it with: "
+            f"{self.makes(name)}"
+        )
 
     def _damaged(self, name: str, got: str) -> RunDirError:
-        file = self.path / name
+        file = self.file(name)
         makes = "sensitivity scan TASK --resume --out" if name == "run.json" else self.makes(name)
         if name == "run.json":
             makes = f"{makes} {shlex.quote(str(self.path))}"

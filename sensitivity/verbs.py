@@ -162,7 +162,7 @@ def plan(
     """
     chosen, given = _of_run("plan", run, task, settings)
     api.plan(chosen, progress, given)
-    return planned(chosen.directory, given)
+    return planned(chosen.directory, given, chosen.name)
 
 
 @_verb
@@ -177,7 +177,7 @@ def export(
     `plan`."""
     chosen, given = _of_run("export", run, task, settings)
     api.export(chosen, progress, given)
-    return exported(chosen.directory, given)
+    return exported(chosen.directory, given, chosen.name)
 
 
 @_verb
@@ -192,15 +192,15 @@ def bench(
     `accuracy=True` only."""
     chosen, given = _of_run("bench", run, task, settings)
     api.bench(chosen, progress, given)
-    return benched(chosen.directory, given)
+    return benched(chosen.directory, given, chosen.name)
 
 
 @_verb
-def report(run: Result | str | Path) -> Path:
+def report(run: Result | str | Path, **settings: Any) -> Path:
     """Write report.html, the CSV files and the figures, and return the path of report.html. run: as
     for `plan`."""
-    directory, _ = place_of(run, None)
-    return api.report(ReportSettings(directory=directory))
+    chosen, _ = _of_run("report", run, None, settings)
+    return api.report(chosen)
 
 
 def _of_task(
@@ -225,7 +225,10 @@ def _of_run(verb: str, run: Any, task: Any, values: dict[str, Any]) -> tuple[Any
     directory, given = place_of(run, task)
     if given is not None:
         given = str(given) if isinstance(given, (str, Path)) else _object(given)
-    return _settings(verb, {"directory": directory}, values), given
+    own: dict[str, Any] = {"directory": directory}
+    if isinstance(run, Result) and verb != "plan":  # which makes a plan of its own
+        own["name"] = run.name
+    return _settings(verb, own, values), given
 
 
 def _settings(verb: str, own: dict[str, Any], values: dict[str, Any]) -> Any:

@@ -21,4 +21,4 @@ def command(settings: BenchSettings, teller: Teller) -> None:
     from sensitivity.cli.render import show_bench
 
     api.bench(settings, teller)
-    show_bench(settings.directory)
+    show_bench(settings.directory, settings.name)

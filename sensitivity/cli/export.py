@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def command(settings: ExportSettings, teller: Teller) -> None:
     """Write and verify the float, INT8 and partial ONNX files.
 
-    DIRECTORY is a run directory with a plan. With --config the plan is written as the settings of
-    another tool instead, which quantizes the float model itself.
+    DIRECTORY is a run directory with a plan. The files of a named plan go to plans/NAME. With
+    --config the plan is written as the settings of another tool instead, which quantizes the float
+    model itself.
     """
     from sensitivity import api
     from sensitivity.exporters.facts import facts

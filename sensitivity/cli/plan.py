@@ -17,7 +17,8 @@ def command(settings: PlanSettings, teller: Teller) -> int:
 
     DIRECTORY is a run directory made by `sensitivity scan`. What was measured before is used again:
     for another target of an earlier search the answer takes a second, where a set that was measured
-    then meets it.
+    then meets it. No plan takes the place of another: with --name it is plans/NAME.json, and a plan
+    for another target that was in plan.json is kept in plans under a name of its own.
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
@@ -25,8 +26,8 @@ def command(settings: PlanSettings, teller: Teller) -> int:
     from sensitivity.cli.render import show, show_frontier
 
     if settings.frontier:
-        show_frontier(settings.directory)
+        show_frontier(settings.directory, settings.name)
         return 0
     plan = api.plan(settings, teller)
-    show(settings.directory)
+    show(settings.directory, name=settings.name)
     return 0 if plan.met else 2

@@ -23,10 +23,12 @@ TOP = 10
 STYLES = {"good": "green", "open": "yellow", "bad": "red"}
 
 
-def show(directory: Path, *, ranking: bool = False, latency: bool = False) -> None:
-    """Print the verdict on a run directory, with the most sensitive units and the latencies if
-    asked."""
-    data = api.report_data(directory)
+def show(
+    directory: Path, *, name: str | None = None, ranking: bool = False, latency: bool = False
+) -> None:
+    """Print the verdict on a plan of a run directory, with the most sensitive units and the
+    latencies if asked. name: of the plan; None for that in plan.json."""
+    data = api.report_data(directory, name)
     console = Console(highlight=False)
     if ranking:
         console.print(ranking_table(data))
@@ -45,22 +47,23 @@ def show(directory: Path, *, ranking: bool = False, latency: bool = False) -> No
     console.print(headline, style=None if words.lines else "bold", soft_wrap=True, markup=False)
     for sentence in (*words.sentences, *(f"Note: {warning}" for warning in data.warnings)):
         console.print(in_format(sentence, data.format), soft_wrap=True, markup=False)
-    console.print(f"Files: {directory}", soft_wrap=True, markup=False)
+    console.print(f"Files: {RunDir(directory, name).folder}", soft_wrap=True, markup=False)
 
 
-def show_bench(directory: Path) -> None:
-    """Print the latencies of a run directory's files and what they mean."""
-    data = api.report_data(directory)
+def show_bench(directory: Path, name: str | None = None) -> None:
+    """Print the latencies of a run directory's files and what they mean. name: as for `show`."""
+    data = api.report_data(directory, name)
     console = Console(highlight=False)
     console.print(latency_table(data))
     for sentence in data.bench_sentences:
         console.print(sentence, soft_wrap=True, markup=False)
 
 
-def show_frontier(directory: Path) -> None:
-    """Print accuracy against latency of the plans that a run has met so far."""
-    data = api.report_data(directory)
-    frontier, best = read_frontier(RunDir(directory))
+def show_frontier(directory: Path, name: str | None = None) -> None:
+    """Print accuracy against latency of the plans that a run has met so far. name: as for
+    `show`."""
+    data = api.report_data(directory, name)
+    frontier, best = read_frontier(RunDir(directory, name))
     Console(highlight=False).print(
         frontier_rows(best, frontier, MetricFormat(data.metric, data.full_scale), data.plan)
     )

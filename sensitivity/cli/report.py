@@ -12,7 +12,8 @@ from sensitivity.config import ReportSettings
 def command(settings: ReportSettings) -> None:
     """Write report.html, the CSV files and the figures.
 
-    DIRECTORY is a run directory; the report shows the steps that have been done in it.
+    DIRECTORY is a run directory; the report shows the steps that have been done in it. That of a
+    named plan goes to plans/NAME.
     """
     from sensitivity import api
     from sensitivity.run_dir import RunDir

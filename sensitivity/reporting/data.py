@@ -54,7 +54,8 @@ class ReportData:
     effects: one for each unit measured so far. units: all units of the model, with their
     quantizers.
     choices: all skip-sets that the plan's search measured whole, the cheapest first.
-    directory: of the run, as a command line names it.
+    directory: of the run, as a command line names it. name: of the plan; None for that in
+    plan.json.
     format: what the model is quantized to; every sentence is written with INT8 and said of this
     format.
     detection: what the plan changes for a detector, class by class and in pictures.
@@ -87,6 +88,7 @@ class ReportData:
     confidence: float = 0.95
     choices: tuple[Choice, ...] = ()
     directory: str = "."
+    name: str | None = None
     detection: DetectionDetail | None = None
     format: str = USUAL
     engines: Mapping[str, EngineStructure] = field(default_factory=dict)

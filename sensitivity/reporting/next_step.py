@@ -43,8 +43,8 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
     match found.action:
         case "bench":
             exported = data.verification is not None
-            commands = [f"sensitivity export {directory}"] * (not exported)
-            return NextStep("Time it:", (*commands, f"sensitivity bench {directory}"))
+            commands = [f"sensitivity export {_of_plan(data)}"] * (not exported)
+            return NextStep("Time it:", (*commands, f"sensitivity bench {_of_plan(data)}"))
         case "repair" if partial:
             runtime = RULES.get(partial.runtime, partial.runtime)
             command = f"sensitivity lint {shlex.quote(partial.file)} --for {runtime}"
@@ -56,13 +56,19 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
         case "use":
             return NextStep(
                 "Nothing is left to do here. To time it in another runtime:",
-                _elsewhere(partial, directory),
+                _elsewhere(partial, _of_plan(data)),
             )
         case _:
             return NextStep(
                 "Another runtime may be faster. Time it there:",
-                _elsewhere(partial, directory),
+                _elsewhere(partial, _of_plan(data)),
             )
+
+
+def _of_plan(data: ReportData) -> str:
+    """Directory and name of the plan, as a command takes them."""
+    directory = shlex.quote(data.directory)
+    return directory if data.name is None else f"{directory} --name {data.name}"
 
 
 def _surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
@@ -92,11 +98,11 @@ def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
     )
 
 
-def _elsewhere(partial: Timing | None, directory: str) -> tuple[str, ...]:
+def _elsewhere(partial: Timing | None, place: str) -> tuple[str, ...]:
     """Commands that time the plan in a runtime that it was not timed in."""
     timed = partial.runtime if partial else ""
     other = "openvino" if timed != "openvino" else "tensorrt"
-    bench = f"sensitivity bench {directory} --runtime {other}"
+    bench = f"sensitivity bench {place} --runtime {other}"
     # A file that was written for a runtime has its name, and is of no use to another one.
     is_lowered = partial is not None and f".{timed}." in Path(partial.file).name
-    return (f"sensitivity export {directory} --for {other}", bench) if is_lowered else (bench,)
+    return (f"sensitivity export {place} --for {other}", bench) if is_lowered else (bench,)

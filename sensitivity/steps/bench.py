@@ -140,14 +140,14 @@ def bench_run(
     result = BenchResult(timings, tuple(sentences), environment(), accuracy, exported.skip, judged)
     run_dir.write("bench.json", result)
     with_timings(run_dir, result)
-    write_csv(bench_table(timings), run_dir.path / "bench.csv")
+    write_csv(bench_table(timings), run_dir.file("bench.csv"))
     engine = next(iter(exported.engines.values()), None)
     layers = [
         row
         for variant, profile in profiles.items()
         for row in layer_rows(variant, profile, engine if variant == "partial" else None)
     ]
-    write_csv(pd.DataFrame(layers), run_dir.path / "layers.csv")
+    write_csv(pd.DataFrame(layers), run_dir.file("layers.csv"))
     return result
 
 
@@ -159,8 +159,8 @@ def _of_the_plan(run_dir: RunDir) -> Verification:
     exported = run_dir.read("export.json", Verification)
     if not exported.is_of(run_dir.plan()):
         raise RunDirError(
-            f"Expected {run_dir.path} to hold files of the plan in plan.json, got those of an "
-            f"earlier plan; make them again with: {run_dir.makes('export.json')}"
+            f"Expected {run_dir.folder} to hold files of the plan in {run_dir.file('plan.json')}, "
+            f"got those of an earlier plan; make them again with: {run_dir.makes('export.json')}"
         )
     return exported
 

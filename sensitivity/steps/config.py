@@ -40,7 +40,7 @@ def write_tool_config(run_dir: RunDir, writer: ConfigWriter) -> WrittenConfig:
     """Write the settings of one tool. The exported files are of this plan where the writer reads
     operations. Raises ExportError where the tool would not do what the plan says."""
     config = writer.write(named_plan(run_dir, writer))
-    file = run_dir.path / writer.file
+    file = run_dir.file(writer.file)
     write_whole(file, config.text.encode())
     return WrittenConfig(file, config)
 

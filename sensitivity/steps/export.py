@@ -98,7 +98,7 @@ def _built(session: Session, chosen: Plan, verification: Verification) -> Verifi
     engines: dict[str, EngineStructure] = {}
     not_built: dict[str, str] = {}
     for name in names:
-        built = build_or_say_why(session.run_dir.path / name, plan)
+        built = build_or_say_why(session.run_dir.folder / name, plan)
         if isinstance(built, str):
             not_built[name] = built
         else:
@@ -126,7 +126,7 @@ def _exported_torch(
             session.example,
             units,
             chosen.skip,
-            session.run_dir.path,
+            session.run_dir.folder,
             fingerprint=str(session.measurer.journal.head["model"]),
             calibration=session.inputs(),
         )
@@ -138,7 +138,7 @@ def _exported_torch(
         advance(1, 0)
     lowered |= {} if isinstance(half, str) else {HALF: half}
     left_out = (refused or {}) | ({HALF: half} if isinstance(half, str) else {})
-    made = [*files.values(), *(session.run_dir.path / name for name in lowered)]
+    made = [*files.values(), *(session.run_dir.folder / name for name in lowered)]
     return replace(
         verification, lowered=lowered, left_out=left_out, finished=_finished(session, made)
     )
@@ -168,7 +168,7 @@ def _exported_onnx(
     with session.measurer.progress("export, verify", 2) as advance:
         fingerprint = str(session.measurer.journal.head["model"])
         files = export_onnx(
-            source, units, chosen.skip, session.run_dir.path, fingerprint=fingerprint
+            source, units, chosen.skip, session.run_dir.folder, fingerprint=fingerprint
         )
         advance(1, 0)
         simulator = simulator_for(source, session.example)

@@ -57,6 +57,8 @@ from sensitivity.search.frontier import (
 )
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
+from sensitivity.steps.named_plans import keep_earlier
+from sensitivity.steps.recalibrate import FILE as RECALIBRATION
 from sensitivity.steps.recalibrate import (
     Recalibration,
     in_force,
@@ -255,33 +257,57 @@ def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None
     None where there was no such search, the task has changed since, or no measured set answers for
     the target.
     """
-    earlier = run_dir.read_if_there("plan.json", Plan)
-    frontier = run_dir.read_if_there("frontier.json", Frontier)
+    searches = [each for place in run_dir.plans() if (each := _search_of(place, settings))]
+    if not searches:
+        return None
     info = run_dir.info()
-    if (
-        earlier is None
-        or frontier is None
-        or not frontier.points
-        or frontier.search != _choices(settings)
-    ):
-        return None
-    values = run_dir.path / "frontier.npz"
-    if not values.exists():
-        return None
     if given is None and not info.in_python:
         given = run_dir.reference()
     if given is not None and not same_task(task_of(run_dir.journal), task_digest(given)):
         return None
-    table = run_dir.read_values(values.name)
-    if len(table) != 1 + len(frontier.points):
-        return None
     target = target_of(settings, info.full_scale)
-    found = replanned(earlier, frontier, table, target, info.units, info.quantizers)
-    if found is None:
+    for search in searches:
+        found = _taken_from(search, target, info)
+        if found is not None:
+            _write(run_dir, found, search.frontier, search.values)
+            if search.ranges is not None:
+                run_dir.write(RECALIBRATION, search.ranges)
+            return _advised(run_dir, found)
+    return None
+
+
+@dataclass(frozen=True)
+class Search:
+    """What an earlier search left. plan: the last one taken from it. values: float[1 + points, m],
+    of `confirm_values`. ranges: tried in it; None where it took them as they are."""
+
+    plan: Plan
+    frontier: Frontier
+    values: np.ndarray
+    ranges: Recalibration | None
+
+
+def _search_of(run_dir: RunDir, settings: SearchSettings) -> Search | None:
+    """The search for a plan, if it was of the same kind and left all that another target takes."""
+    earlier = run_dir.read_if_there("plan.json", Plan)
+    frontier = run_dir.read_if_there("frontier.json", Frontier)
+    if earlier is None or frontier is None or frontier.search != _choices(settings):
         return None
-    found = replace(found, recalibrated=kept(in_force(run_dir, earlier), found.quantizers))
-    _write(run_dir, found, frontier, table)
-    return _advised(run_dir, found)
+    if not frontier.points or not run_dir.file("frontier.npz").exists():
+        return None
+    values = run_dir.read_values("frontier.npz")
+    if len(values) != 1 + len(frontier.points):
+        return None
+    return Search(earlier, frontier, values, in_force(run_dir, earlier))
+
+
+def _taken_from(search: Search, target: Target, info: RunInfo) -> Plan | None:
+    found = replanned(
+        search.plan, search.frontier, search.values, target, info.units, info.quantizers
+    )
+    if found is None or search.ranges is None:
+        return found and replace(found, recalibrated=())
+    return replace(found, recalibrated=kept(search.ranges.units, found.quantizers))
 
 
 def with_timings(run_dir: RunDir, result: BenchResult) -> None:
@@ -353,6 +379,7 @@ def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> 
     notes = dict.fromkeys((*found.notes, *small_splits(found.metric, allowed, metric)))
     found = replace(found, verdict=verdict_of(found, bench, metric), notes=tuple(notes))
     found = _said_in(found, format_of(info.quantizers))
+    found = replace(found, notes=(*found.notes, *keep_earlier(run_dir, found)))
     run_dir.write("plan.json", found)
     return found
 
@@ -416,8 +443,8 @@ def _write(run_dir: RunDir, found: Plan, frontier: Frontier, values: np.ndarray)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, values=values)
     # A kill between the two must not leave the points of one search beside the values of another.
-    (run_dir.path / "frontier.json").unlink(missing_ok=True)
-    write_whole(run_dir.path / "frontier.npz", buffer.getvalue())
+    run_dir.file("frontier.json").unlink(missing_ok=True)
+    write_whole(run_dir.file("frontier.npz"), buffer.getvalue())
     run_dir.write("frontier.json", frontier)
     _write_csv(run_dir, found, frontier.points, frontier.cost)
 
@@ -426,7 +453,7 @@ def _write_csv(
     run_dir: RunDir, found: Plan, points: Sequence[FrontierPoint], cost: CostModel | None
 ) -> None:
     best = {point.skip for point in best_points(points, cost)}
-    write_csv(frontier_table(points, found, cost, best), run_dir.path / "frontier.csv")
+    write_csv(frontier_table(points, found, cost, best), run_dir.file("frontier.csv"))
 
 
 def _choices(settings: SearchSettings) -> dict[str, str]:

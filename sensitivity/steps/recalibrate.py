@@ -73,8 +73,8 @@ def recalibration(
     if _meets(session, scanned, target, tuple(skip)):
         return Recalibration("", (), scanned)
     basis = _basis(session, scanned, skip)
-    known = session.run_dir.read_if_there(FILE, Recalibration)
-    if known is not None and known.basis == basis:
+    known = _known(session.run_dir, basis)
+    if known is not None:
         return known
     units = _corrected(session, _found(session, scanned, skip), skip)
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
@@ -86,6 +86,16 @@ def recalibration(
             found = replace(found, scan=measure_scan(session.study, scanned.mode))
     session.run_dir.write(FILE, found)
     return found
+
+
+def _known(run_dir: RunDir, basis: str) -> Recalibration | None:
+    """What the search for any plan of the run found of the same; kept for this plan too."""
+    for place in run_dir.plans():
+        found = place.read_if_there(FILE, Recalibration)
+        if found is not None and found.basis == basis:
+            run_dir.write(FILE, found)
+            return found
+    return None
 
 
 def own_quantized(session: Session) -> Estimate:
@@ -104,12 +114,12 @@ def kept(units: Sequence[Recalibrated], left_out: Sequence[str]) -> tuple[Recali
     )
 
 
-def in_force(run_dir: RunDir, plan: Plan) -> tuple[Recalibrated, ...]:
-    """All units that were recalibrated in the search that a plan is of, also those that it leaves
-    out."""
+def in_force(run_dir: RunDir, plan: Plan) -> Recalibration | None:
+    """What was recalibrated in the search that a plan is of, also units that it leaves out; None
+    where that search kept all ranges."""
     if plan.metric.recalibrated is None:
-        return ()
-    return run_dir.read(FILE, Recalibration).units
+        return None
+    return run_dir.read(FILE, Recalibration)
 
 
 def plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
