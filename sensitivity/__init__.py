@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sensitivity.tasks.base import Task as Task
     from sensitivity.verbs import bench as bench
     from sensitivity.verbs import check as check
+    from sensitivity.verbs import compare as compare
     from sensitivity.verbs import export as export
     from sensitivity.verbs import plan as plan
     from sensitivity.verbs import report as report
@@ -36,7 +37,9 @@ _PLACES = {
     "SensitivityError": "errors",
     "EvaluateTask": "tasks.base",
     "Task": "tasks.base",
-    **dict.fromkeys(("run", "scan", "plan", "export", "bench", "report", "check"), "verbs"),
+    **dict.fromkeys(
+        ("run", "scan", "plan", "export", "bench", "report", "compare", "check"), "verbs"
+    ),
 }
 """Public name -> the module that has it, imported when it is asked for: the command line starts
 without numpy."""

@@ -42,7 +42,7 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import ExportError, ModelError, RunDirError, SensitivityError
+from sensitivity.errors import ExportError, ModelError, SensitivityError
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import refuse_used
@@ -78,7 +78,7 @@ from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.session import Session, open_session
 from sensitivity.steps.bench import HeldOut, bench_run, held_out, runtime_of
-from sensitivity.steps.compare import folder_data
+from sensitivity.steps.compare import folder_data, labels_of, places_of
 from sensitivity.steps.config import WrittenConfig, has_files_of, write_tool_config
 from sensitivity.steps.dry_run import Forecast, forecast_of
 from sensitivity.steps.export import export_plan, targets_of
@@ -573,51 +573,37 @@ def _title(run_dir: RunDir) -> str:
 
 
 def compare(settings: CompareSettings) -> tuple[ComparedRun, ...]:
-    """Read the runs of `settings.directories` and write compare.html, compare.csv and
-    compare_layers.csv into `settings.out`. Raises RunDirError for less than two runs, one given
-    twice, or one without a plan."""
-    # As for the report: only who writes a page needs what makes pages.
-    from sensitivity.reporting.compare_page import write_comparison
+    """Read the runs or plans that `settings` names, and write compare.html, compare.csv and
+    compare_layers.csv into `settings.out` where it is given. Raises RunDirError for less than two
+    plans, one given twice, or one that is missing."""
+    return compare_plans(places_of(settings), settings.out)
 
-    directories = settings.directories
-    _check_directories(directories)
-    short = [directory.resolve().name for directory in directories]
-    names = short if len(set(short)) == len(short) else [str(one) for one in directories]
-    runs = tuple(map(_compared, directories, names))
-    write_comparison(runs, settings.out)
+
+def compare_plans(places: tuple[RunDir, ...], out: Path | None) -> tuple[ComparedRun, ...]:
+    """The same for these plans."""
+    runs = tuple(map(_compared, places, labels_of(places)))
+    if out is not None:
+        # As for the report: only who writes a page needs what makes pages.
+        from sensitivity.reporting.compare_page import write_comparison
+
+        write_comparison(runs, out)
     return runs
 
 
-def _check_directories(directories: tuple[Path, ...]) -> None:
-    if len(directories) < 2:
-        got = f"only {directories[0]}" if directories else "none"
-        raise RunDirError(
-            f"Expected at least two run directories to compare, got {got}; name them one after "
-            "another, as in: sensitivity compare runs/a runs/b --out comparison"
-        )
-    places = [directory.resolve() for directory in directories]
-    for index, directory in enumerate(directories):
-        if places[index] in places[:index]:
-            raise RunDirError(
-                f"Expected each run directory once, got {directory} twice; name another run."
-            )
-
-
-def _compared(directory: Path, name: str) -> ComparedRun:
-    """A run for a comparison, from a run directory or from a report folder."""
-    run_dir = RunDir(directory)
-    is_folder = (directory / "plan.json").exists() and not (directory / "run.json").exists()
+def _compared(run_dir: RunDir, label: str) -> ComparedRun:
+    """A plan for a comparison, from a run directory or from a report folder."""
+    is_folder = run_dir.file("plan.json").exists() and not run_dir.file("run.json").exists()
     info = None if is_folder else run_dir.info()
-    data = folder_data(directory) if is_folder else report_data(directory)
-    plan = data.plan or run_dir.plan()  # says how to make one
+    data = folder_data(run_dir) if is_folder else report_data(run_dir.path, run_dir.name)
+    own = run_dir.plan()  # says how to make one
     return ComparedRun(
-        name=name,
-        directory=str(directory),
+        name=label,
+        directory=str(run_dir.folder),
         source=info.source if info else "",
         task=info.task if info else "",
         data=data,
-        plan=plan,
-        verdict=_verdict_on(plan, data),
+        plan=data.plan or own,
+        verdict=_verdict_on(own, data),
     )
 
 

@@ -302,10 +302,19 @@ class ReportSettings(NamedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Show runs side by side: write compare.html, compare.csv and compare_layers.csv."""
+    """Show runs, or the plans of one run, side by side."""
 
-    directories: tuple[Path, ...] = argument("Two or more run directories or report folders.")
-    out: Path = required("Folder for compare.html, compare.csv and compare_layers.csv.")
+    directories: tuple[Path, ...] = argument(
+        "Run directories or report folders; one run directory alone stands for all its plans."
+    )
+    name: tuple[str, ...] = setting(
+        (), "Compare this plan of each run directory, plans/NAME.json; may be given several times."
+    )
+    out: Path | None = setting(
+        None,
+        "Folder for compare.html, compare.csv and compare_layers.csv; nothing is written by "
+        "default.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

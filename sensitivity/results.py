@@ -19,6 +19,7 @@ from sensitivity.errors import NamesError
 from sensitivity.exporters.verification import Verification
 from sensitivity.measure.scan import Scan
 from sensitivity.records import BenchResult, Finding, Plan, PlanMetric, Verdict
+from sensitivity.reporting.compare import ComparedRun, layers_table, runs_table
 from sensitivity.reporting.tables import bench_table, frontier_table, scan_table
 from sensitivity.reporting.verdict import lines_of
 from sensitivity.run_dir import RunDir, RunInfo
@@ -228,6 +229,28 @@ class Checked:
 
     def _repr_html_(self) -> str:
         return html([("", "Nothing to report.")] if not self.findings else [], self.to_frame())
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Runs or plans side by side. runs: see `sensitivity.reporting.compare.ComparedRun`."""
+
+    runs: tuple[ComparedRun, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each run or plan, as in compare.csv: accuracies, drops, names left out,
+        verdict and latencies."""
+        return runs_table(self.runs)
+
+    def layers(self) -> pd.DataFrame:
+        """One row for each layer, as in compare_layers.csv: its rank and effect in each run."""
+        return layers_table(self.runs)
+
+    def _repr_html_(self) -> str:
+        cells = {
+            run.name: [f"{line.title}: {line.status}" for line in run.lines] for run in self.runs
+        }
+        return html([(name, ", ".join(lines)) for name, lines in cells.items()], self.to_frame())
 
 
 def scanned(directory: Path, task: Given | None) -> Scanned:

@@ -22,6 +22,7 @@ from sensitivity.config import (
     IN_PYTHON,
     BenchSettings,
     CheckSettings,
+    CompareSettings,
     ExportSettings,
     PlanSettings,
     ReportSettings,
@@ -35,6 +36,7 @@ from sensitivity.registry import check_name
 from sensitivity.results import (
     Benched,
     Checked,
+    Compared,
     Exported,
     Planned,
     Result,
@@ -47,6 +49,8 @@ from sensitivity.results import (
     scanned,
     whole_run,
 )
+from sensitivity.run_dir import RunDir
+from sensitivity.steps.compare import check_several
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.load import Given, checked
 
@@ -61,7 +65,7 @@ SHOWN_ONLY = {"frontier", "format", "dry_run"}
 NUMBERS = {int: Integral, float: Real}
 """What counts as a number, whatever library it is of."""
 
-GIVEN = {"task", "out", "directory"}
+GIVEN = {"task", "out", "directory", "directories"}
 """Settings that each function has as parameters of its own."""
 
 
@@ -73,6 +77,7 @@ SETTINGS: dict[str, type[Any]] = {
     "export": ExportSettings,
     "bench": BenchSettings,
     "report": ReportSettings,
+    "compare": CompareSettings,
 }
 
 
@@ -201,6 +206,28 @@ def report(run: Result | str | Path, **settings: Any) -> Path:
     for `plan`."""
     chosen, _ = _of_run("report", run, None, settings)
     return api.report(chosen)
+
+
+@_verb
+def compare(*runs: Result | str | Path, out: str | Path | None = None, **settings: Any) -> Compared:
+    """Show runs, or the plans of one run, side by side.
+
+    runs: run directories or report folders, or what earlier functions returned, of which its own
+    plan is meant; one directory alone stands for all its plans. out: a folder for compare.html,
+    compare.csv and compare_layers.csv; None writes nothing.
+    """
+    own: dict[str, Any] = {"directories": tuple(place_of(run, None)[0] for run in runs)}
+    if out is not None:
+        own["out"] = _fitting("sensitivity.compare", "out", Path | None, out)
+    chosen = _settings("compare", own, settings)
+    if chosen.name or not any(isinstance(run, Result) for run in runs):
+        return Compared(api.compare(chosen))
+    places = tuple(
+        RunDir(place, run.name if isinstance(run, Result) else None)
+        for run, place in zip(runs, chosen.directories, strict=True)
+    )
+    check_several(places)
+    return Compared(api.compare_plans(places, chosen.out))
 
 
 def _of_task(

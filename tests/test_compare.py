@@ -10,10 +10,15 @@ import pytest
 from support.commands import verb
 from support.reporting_samples import TIMINGS, complete, timing
 
+import sensitivity as sv
+from sensitivity.errors import NamesError, RunDirError
 from sensitivity.measure.scan import Scan
 from sensitivity.records import BenchResult, Effect, Estimate, Mode, Plan
 from sensitivity.reporting.csv import write_csv
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import bench_table, scan_table
+from sensitivity.results import planned
 from sensitivity.run_dir import RunDir, RunInfo
 
 EVIL = "<script>alert(1)</script>"
@@ -177,16 +182,92 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
 def test_bad_input_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, planless = folder(tmp_path / "a"), run_dir(tmp_path / "b", None)
     out = ("--out", tmp_path / "out")
-    few = "Expected at least two run directories to compare, got"
-    assert f"{few} only {good};" in refused(capsys, good, *out)
+    few = "Expected at least two plans to compare, got"
+    assert f"{few} only {good / 'plan.json'};" in refused(capsys, good, *out)
     assert f"{few} none;" in refused(capsys, *out)
-    twice = f"Expected each run directory once, got {good / '.'} twice; name another run."
+    twice = f"Expected each plan once, got {good / 'plan.json'} twice; name another one."
     assert twice in refused(capsys, good, good / ".", *out)
     missing = f"Expected {planless / 'plan.json'} to exist, got nothing there; make it with:"
     assert missing in refused(capsys, good, planless, *out)
     nowhere = tmp_path / "nowhere"
     assert f"Expected {nowhere / 'run.json'} to exist" in refused(capsys, good, nowhere, *out)
     assert not (tmp_path / "out").exists()
+
+
+def planned_twice(path: Path) -> Path:
+    """A run with a plan in plan.json that was benched, and one called fast that was not."""
+    run = run_dir(path)
+    RunDir(run, "fast").write("plan.json", replace(PLAN, skip=PLAN.skip[:1], measured_ms=None))
+    return run
+
+
+def test_one_directory_alone_stands_for_all_its_plans(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = planned_twice(tmp_path / "a")
+    before = sorted(tmp_path.rglob("*"))
+    assert verb("compare", run) == 0
+    said = capsys.readouterr().out
+    assert "plan.json" in said
+    assert "fast" in said
+    assert "not timed" in said
+    assert "Comparison:" not in said
+    assert sorted(tmp_path.rglob("*")) == before
+    table, layers, _ = compared(tmp_path, run)
+    assert list(table["run"]) == ["plan.json", "fast"]
+    assert list(table["layers_left_out"]) == [5, 1]
+    assert layers["fast: left_out"].sum() == 1
+
+
+def test_a_plan_that_was_kept_has_the_verdict_of_its_own_bench(tmp_path: Path) -> None:
+    run = planned_twice(tmp_path / "a")
+    metric = MetricFormat(SAMPLE.metric, SAMPLE.full_scale)
+    own = verdict_of(PLAN, None, metric)
+    assert own.speed == "not measured"
+    timed = replace(own, speed="faster", speed_sentence="1.5 times as fast.")
+    kept = replace(PLAN, skip=PLAN.skip[:1], verdict=timed)
+    RunDir(run, "kept").write("plan.json", kept)
+    table, _, _ = compared(tmp_path, run)
+    speeds = dict(zip(table["run"], table["speed_sentence"], strict=True))
+    assert speeds["kept"] == "1.5 times as fast."
+    assert speeds["fast"] != speeds["kept"]
+
+
+def test_the_same_plan_of_several_runs_and_several_plans_of_one(tmp_path: Path) -> None:
+    first, second = planned_twice(tmp_path / "a"), planned_twice(tmp_path / "b")
+    table, _, _ = compared(tmp_path, first, second, "--name", "fast")
+    assert list(table["run"]) == ["a/fast", "b/fast"]
+    RunDir(first, "slow").write("plan.json", PLAN)
+    table, _, _ = compared(tmp_path, first, "--name", "slow", "--name", "fast")
+    assert list(table["run"]) == ["slow", "fast"]
+
+
+def test_functions_compare_directories_and_results(tmp_path: Path) -> None:
+    run, other = planned_twice(tmp_path / "a"), run_dir(tmp_path / "b")
+    found = sv.compare(run)
+    assert list(found.to_frame()["run"]) == ["plan.json", "fast"]
+    assert "fast: rank" in found.layers()
+    assert "<b>fast</b>" in found._repr_html_()
+    assert not (tmp_path / "out").exists()
+    fast = planned(run, None, "fast")
+    assert list(sv.compare(fast, planned(run, None)).to_frame()["run"]) == ["fast", "plan.json"]
+    both = sv.compare(fast, str(other), out=tmp_path / "out")
+    assert list(both.to_frame()["run"]) == ["a/fast", "b"]
+    assert (tmp_path / "out/compare.html").exists()
+    with pytest.raises(RunDirError, match="Expected each plan once"):
+        sv.compare(fast, fast)
+    with pytest.raises(RunDirError, match="Expected at least two plans to compare"):
+        sv.compare(fast)
+    with pytest.raises(NamesError, match="a setting of sensitivity.compare"):
+        sv.compare(run, names=["fast"])
+
+
+@pytest.mark.parametrize("words", [["--name", "fats"], ["--name", "../a"], ["--name", ""]])
+def test_a_name_of_no_plan_is_one_sentence(
+    tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(capsys, planned_twice(tmp_path / "a"), run_dir(tmp_path / "b"), *words)
+    assert "Expected --name" in said
 
 
 @pytest.mark.parametrize("name", ["scan.csv", "bench.csv"])

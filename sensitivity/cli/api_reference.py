@@ -19,7 +19,7 @@ from sensitivity import results, verbs
 from sensitivity.config import in_python
 from sensitivity.verbs import SETTINGS, settings_of
 
-RESULTS = ("Result", "Run", "Planned", "Scanned", "Exported", "Benched", "Checked")
+RESULTS = ("Result", "Run", "Planned", "Scanned", "Exported", "Benched", "Compared", "Checked")
 COLUMNS = 100
 HEAD = """# API reference
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 @verb(CompareSettings, "compare")
 def command(settings: CompareSettings) -> None:
-    """Show runs side by side: write compare.html, compare.csv and compare_layers.csv.
+    """Show runs, or the plans of one run, side by side.
 
-    DIRECTORIES are two or more run directories with a plan, or folders that hold the plan.json,
-    scan.csv and bench.csv of one. Nothing in them is changed.
+    DIRECTORIES are run directories with a plan, or folders that hold the plan.json, scan.csv and
+    bench.csv of one; one run directory alone stands for all its plans. Nothing in them is changed.
     """
     from rich.console import Console
 
@@ -28,7 +28,8 @@ def command(settings: CompareSettings) -> None:
 
     runs = api.compare(settings)
     Console(highlight=False).print(side_by_side(runs))
-    click.echo(f"Comparison: {settings.out / 'compare.html'}")
+    if settings.out is not None:
+        click.echo(f"Comparison: {settings.out / 'compare.html'}")
 
 
 def side_by_side(runs: tuple[ComparedRun, ...]) -> Table:

@@ -22,7 +22,7 @@ VERBS = {
     "lint": "Check a Q/DQ ONNX file for a runtime.",
     "bench": "Measure the latency of the exported files, interleaved.",
     "report": "Write report.html, the CSV files and the figures.",
-    "compare": "Show runs side by side: compare.html and compare.csv.",
+    "compare": "Show runs, or the plans of one run, side by side.",
     "doctor": "Say what is installed, what is missing, and what it would add.",
     "yolo": "The whole job for a YOLO of ultralytics: give weights and labelled images.",
     "demo": "Run the whole job on handwritten digits, in minutes.",

@@ -1,12 +1,14 @@
-"""What a comparison knows of a folder that holds a report and no run: the files that scripts
-read."""
+"""What is compared: which plans of which directories, and what is known of a folder that holds a
+report and no run, from the files that scripts read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from sensitivity.config import CompareSettings
 from sensitivity.errors import RunDirError
 from sensitivity.records import Effect, Estimate, Mode, Plan, Timing
 from sensitivity.reporting.data import ReportData
@@ -14,10 +16,60 @@ from sensitivity.reporting.tables import SEPARATOR
 from sensitivity.run_dir import RunDir
 
 
-def folder_data(directory: Path) -> ReportData:
+def places_of(settings: CompareSettings) -> tuple[RunDir, ...]:
+    """The plans that are compared. Raises RunDirError for less than two, and for a directory that
+    is given twice."""
+    directories = settings.directories
+    names: Sequence[str | None] = settings.name or (None,)
+    places = tuple(RunDir(directory, name) for directory in directories for name in names)
+    if len(directories) == 1 and not settings.name:
+        places = every_plan_of(places[0])
+    check_several(places)
+    return places
+
+
+def every_plan_of(run_dir: RunDir) -> tuple[RunDir, ...]:
+    """All plans of a run, that in plan.json first. Raises RunDirError where there is none."""
+    made = tuple(place for place in run_dir.plans() if place.file("plan.json").exists())
+    if not made:
+        run_dir.plan()  # says how to make one
+    return made
+
+
+def check_several(places: Sequence[RunDir]) -> None:
+    """Raise RunDirError for less than two plans, and for one that comes twice."""
+    files = [place.file("plan.json") for place in places]
+    if len(files) < 2:
+        got = f"only {files[0]}" if files else "none"
+        raise RunDirError(
+            f"Expected at least two plans to compare, got {got}; name another run directory, as "
+            "in: sensitivity compare runs/a runs/b, or make another plan of one run, as in: "
+            "sensitivity plan runs/a --max-drop 2pt --name b"
+        )
+    for index, file in enumerate(files):
+        if file.resolve() in [other.resolve() for other in files[:index]]:
+            raise RunDirError(f"Expected each plan once, got {file} twice; name another one.")
+
+
+def labels_of(places: Sequence[RunDir]) -> tuple[str, ...]:
+    """What each plan is called in the comparison: its own name within one run, the folder of its
+    run where there are several, or the path of that where folders have one name."""
+    if len({place.path for place in places}) == 1:
+        return tuple(place.name or "plan.json" for place in places)
+    short = tuple(_label(place.path.resolve().name, place.name) for place in places)
+    if len(set(short)) == len(short):
+        return short
+    return tuple(_label(str(place.path), place.name) for place in places)
+
+
+def _label(folder: str, name: str | None) -> str:
+    return folder if name is None else f"{folder}/{name}"
+
+
+def folder_data(run_dir: RunDir) -> ReportData:
     """plan.json, scan.csv and bench*.csv of a report folder; without the CSV files where they are
     not there. Raises RunDirError."""
-    plan = RunDir(directory).plan()
+    plan, directory = run_dir.plan(), run_dir.path
     scan = directory / "scan.csv"
     rows = _rows(scan) if scan.exists() else []
     try:
