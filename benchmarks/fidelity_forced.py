@@ -17,8 +17,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sensitivity.exporters.simulate import hooked, numpy, outputs_of
-from sensitivity.exporters.trace import flat_inputs
+from sensitivity.exporters.simulate import flat_inputs, hooked, numpy, outputs_of
 from sensitivity.exporters.verify import flat
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model

@@ -61,6 +61,7 @@ from sensitivity.measure.scan import Scan, usual_mode
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.measure.sharing import sharing_cost
 from sensitivity.measure.unjudged import mark_unjudged
+from sensitivity.onnx_task import written_task
 from sensitivity.preflight import check as preflight
 from sensitivity.preflight.export import check_export
 from sensitivity.preflight.file import check_file
@@ -69,9 +70,11 @@ from sensitivity.quantizers.base import form_of
 from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan, Verdict
 from sensitivity.registry import load
 from sensitivity.reporting.compare import ComparedRun
+from sensitivity.reporting.compare_page import write_comparison
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, listing
+from sensitivity.reporting.html import write_report
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import scan_table
@@ -268,7 +271,6 @@ def bench(
 
 def report(settings: ReportSettings) -> Path:
     """Write report.html, the CSV files and the figures from what the run directory holds."""
-    from sensitivity.reporting.html import write_report
 
     run_dir = RunDir(settings.directory, settings.name)
     if settings.name is not None:
@@ -338,7 +340,6 @@ def _reference(settings: TaskChoices, out: Path) -> str:
     """The task as given; for an ONNX file, a task file that is written into the run directory."""
     if not settings.task.endswith(".onnx"):
         return settings.task
-    from sensitivity.onnx_task import written_task
 
     return written_task(
         settings.task,
@@ -584,7 +585,6 @@ def compare_plans(places: tuple[RunDir, ...], out: Path | None) -> tuple[Compare
     runs = tuple(map(_compared, places, labels_of(places)))
     if out is not None:
         # As for the report: only who writes a page needs what makes pages.
-        from sensitivity.reporting.compare_page import write_comparison
 
         write_comparison(runs, out)
     return runs

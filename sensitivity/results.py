@@ -23,6 +23,7 @@ from sensitivity.reporting.compare import ComparedRun, layers_table, runs_table
 from sensitivity.reporting.tables import bench_table, frontier_table, scan_table
 from sensitivity.reporting.verdict import lines_of
 from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.steps.apply import applied, apply_for_good
 from sensitivity.steps.plan import read_frontier
 from sensitivity.tasks.base import EvaluateTask, Task
 
@@ -132,15 +133,11 @@ class Planned(Result):
         model: the one that was scanned, or another with the same quantizers; put back afterwards,
         also after an exception.
         """
-        from sensitivity.steps.apply import applied
-
         return applied(model, self.record, self.info)
 
     def apply_permanently(self, model: Any) -> None:
         """Leave the model as the plan was judged. For models of ModelOpt and pytorch-quantization;
         ModelError for others."""
-        from sensitivity.steps.apply import apply_for_good
-
         apply_for_good(model, self.record, self.info)
 
     def _sentences(self) -> Sequence[tuple[str, str]]:

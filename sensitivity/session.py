@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sensitivity.config import IN_PYTHON, UnitChoices
 from sensitivity.errors import ModelError, TaskError
@@ -31,14 +31,16 @@ from sensitivity.registry import load, names, version_of_guest
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.signals.base import Signal
 from sensitivity.signals.boxes import boxes_signal
+from sensitivity.signals.fisher import fisher
 from sensitivity.simulators.base import Simulator
+from sensitivity.simulators.choose import simulator_for
+from sensitivity.simulators.evaluate import EvaluateSimulator
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
 from sensitivity.tasks.detection import DetectionScore
 from sensitivity.tasks.load import Given, load_task, same_task, task_digest
-
-if TYPE_CHECKING:
-    from sensitivity.units.relations import Placed
+from sensitivity.units.placement import residual_quantizers, unified_scales
+from sensitivity.units.relations import Placed, placed
 
 FISHER_BATCHES = 2
 EXECUTED_BATCHES = 16
@@ -118,8 +120,6 @@ class Session:
                 "only; use --exact."
             )
         if name == "fisher":
-            from sensitivity.signals.fisher import fisher
-
             return fisher(self.source, self.units, islice(self.task.data["rank"], FISHER_BATCHES))
         return measured_signal(self.study, self.distortion(name), samples)
 
@@ -203,8 +203,6 @@ def open_session(
     """
     # Both import ONNX, which takes half a second: `plan` for another target opens no session and
     # need not wait.
-    from sensitivity.units.placement import residual_quantizers, unified_scales
-    from sensitivity.units.relations import placed
 
     refuse_used(RunDir(out).journal, resume)  # before the task's own long work
     loaded = load_task(given)
@@ -342,8 +340,6 @@ def _changed(
 
 
 def _as_scanned(info: RunInfo) -> Placed:
-    from sensitivity.units.relations import Placed
-
     return Placed(info.units, info.scales)
 
 
@@ -416,10 +412,7 @@ def _simulator(
     loaded: Task | EvaluateTask, source: QuantizedModel, memory: int | None
 ) -> Simulator:
     if isinstance(loaded, EvaluateTask):
-        from sensitivity.simulators.evaluate import EvaluateSimulator
-
         return EvaluateSimulator(source)
-    from sensitivity.simulators.choose import simulator_for
 
     return simulator_for(source, _example(loaded), memory=memory)
 

@@ -19,6 +19,8 @@ import torch
 from support.models import seeded
 
 import sensitivity as sv
+from sensitivity import optional
+from sensitivity.cli import later
 from sensitivity.cli.api_reference import markdown, signatures
 from sensitivity.errors import (
     JournalMismatch,
@@ -463,6 +465,24 @@ def test_the_import_stays_light() -> None:
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert said.stdout.strip() == "set()"
+
+
+def test_no_verb_imports_torch_before_its_task_does() -> None:
+    code = (
+        "import sys, sensitivity.api, sensitivity.verbs\n"
+        "print({'torch', 'onnxscript', 'openvino', 'ultralytics'} & set(sys.modules))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert said.stdout.strip() == "set()"
+
+
+def test_an_optional_module_that_nobody_knows_is_refused() -> None:
+    with pytest.raises(AttributeError, match="'sensitivity.optional' has no attribute 'numpy'"):
+        optional.numpy  # noqa: B018
+    with pytest.raises(AttributeError, match="'sensitivity.cli.later' has no attribute 'numpy'"):
+        later.numpy  # noqa: B018
 
 
 def test_public_signatures_are_those_that_were_promised() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sensitivity.cli import later
 from sensitivity.cli.options import long_verb
 from sensitivity.config import BenchSettings
 
@@ -17,8 +18,5 @@ def command(settings: BenchSettings, teller: Teller) -> None:
 
     DIRECTORY is a run directory with exported files.
     """
-    from sensitivity import api
-    from sensitivity.cli.render import show_bench
-
-    api.bench(settings, teller)
-    show_bench(settings.directory, settings.name)
+    later.api.bench(settings, teller)
+    later.render.show_bench(settings.directory, settings.name)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sensitivity.cli import later
 from sensitivity.cli.options import verb
 from sensitivity.config import CheckSettings
 
@@ -30,11 +31,9 @@ def command(settings: CheckSettings) -> int:
 
     Exit codes: 0 no error, 1 errors.
     """
-    from sensitivity import api
-
     # toolkits print while they quantize: what is printed here is the result alone
     with redirect_stdout(sys.stderr):
-        findings = api.check(settings)
+        findings = later.api.check(settings)
     ok = all(finding.severity != "error" for finding in findings)
     if settings.format == "json":
         click.echo(
@@ -47,9 +46,7 @@ def command(settings: CheckSettings) -> int:
 
 def show(findings: Sequence[Finding], task: str) -> None:
     """Print each finding: its severity and code, what was found, and what to do."""
-    from rich.console import Console
-
-    console = Console(highlight=False, soft_wrap=True)
+    console = later.console.Console(highlight=False, soft_wrap=True)
     for finding in findings:
         console.print(f"[{STYLES[finding.severity]}]{finding.severity}[/] {finding.code}")
         console.print(f"  {finding.message}", markup=False)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import click
 
+from sensitivity.cli import later
+
 
 @click.command("doctor")
 def command() -> None:
     """Say what is installed, what is missing, and what it would add."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from sensitivity.doctor import additions, packages, runtimes
-
-    console = Console()
-    table = Table("package", "version", "what it adds", "how to get it", title="Packages")
-    for package in packages():
+    console = later.console.Console()
+    table = later.table.Table(
+        "package", "version", "what it adds", "how to get it", title="Packages"
+    )
+    for package in later.doctor.packages():
         table.add_row(
             package.name,
             package.version or "-",
@@ -23,16 +22,16 @@ def command() -> None:
             "" if package.version else package.install,
         )
     console.print(table)
-    table = Table("runtime", "works here", "version or reason", title="Runtimes")
-    for runtime in runtimes():
+    table = later.table.Table("runtime", "works here", "version or reason", title="Runtimes")
+    for runtime in later.doctor.runtimes():
         table.add_row(
             runtime.name, "no" if runtime.problem else "yes", runtime.problem or runtime.version
         )
     console.print(table)
-    found = additions()
+    found = later.doctor.additions()
     if not found:
         return
-    table = Table("package", "what", "name", "usable", title="From other packages")
+    table = later.table.Table("package", "what", "name", "usable", title="From other packages")
     for addition in found:
         table.add_row(addition.package, addition.kind, addition.name, addition.problem or "yes")
     console.print(table)

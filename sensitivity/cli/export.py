@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sensitivity.cli import later
 from sensitivity.cli.options import long_verb
 from sensitivity.config import ExportSettings
 
@@ -21,13 +22,10 @@ def command(settings: ExportSettings, teller: Teller) -> None:
     --config the plan is written as the settings of another tool instead, which quantizes the float
     model itself.
     """
-    from sensitivity import api
-    from sensitivity.exporters.facts import facts
-
     if settings.config is not None:
-        for line in api.write_config(settings, teller).lines:
+        for line in later.api.write_config(settings, teller).lines:
             click.echo(line)
         return
-    verification = api.export(settings, teller)
-    for file, fact in facts(verification).items():
+    verification = later.api.export(settings, teller)
+    for file, fact in later.facts.facts(verification).items():
         click.echo(f"{file}: {fact}")

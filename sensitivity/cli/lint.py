@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 import sensitivity
+from sensitivity.cli import later
 from sensitivity.errors import SensitivityError
 from sensitivity.rules.targets import RTX, TARGETS
 
@@ -60,10 +61,8 @@ def command(
     sm: int | None,
 ) -> None:
     """Check a Q/DQ ONNX file, from any tool, for a runtime. Exits with 1 if there is any error."""
-    from sensitivity.rules.lint import run_lint
-
     check_build(target, form, with_build, sm)
-    findings = run_lint(file, target, plan)
+    findings = later.linting.run_lint(file, target, plan)
     refused = any(finding.severity == "error" for finding in findings)
     try:
         built = _build(file, plan, sm) if with_build and not refused else None
@@ -94,12 +93,12 @@ def check_build(target: str, form: str, with_build: bool, sm: int | None) -> Non
 
 
 def _build(file: Path, plan: Path | None, sm: int | None) -> EngineStructure:
-    from sensitivity.rules.lint import read_plan
     from sensitivity.runtimes.tensorrt_rtx_build import SM
-    from sensitivity.timing.engine_structure import build_structure
 
-    return build_structure(
-        file, sm=SM if sm is None else sm, plan=None if plan is None else read_plan(plan)
+    return later.engine_structure.build_structure(
+        file,
+        sm=SM if sm is None else sm,
+        plan=None if plan is None else later.linting.read_plan(plan),
     )
 
 
@@ -113,10 +112,10 @@ def _print(
             json.dumps({"file": str(file), "target": target, "findings": found, **more}, indent=2)
         )
     elif form == "sarif":
-        from sensitivity.rules.sarif import sarif
-
         click.echo(
-            json.dumps(sarif(findings, file, target, version=sensitivity.__version__), indent=2)
+            json.dumps(
+                later.sarif.sarif(findings, file, target, version=sensitivity.__version__), indent=2
+            )
         )
     else:
         show(findings, file, target)
@@ -136,32 +135,31 @@ def show_build(built: EngineStructure) -> None:
 
 def show(findings: Sequence[Finding], file: Path, target: str) -> None:
     """Print one row for each rule that was broken, and how often."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(highlight=False)
+    console = later.console.Console(highlight=False)
     if not findings:
         console.print(f"{file}: nothing to report for {target}.", markup=False, soft_wrap=True)
         return
-    table = Table(title=escape(f"{file} for {target}"), title_justify="left", show_lines=True)
+    table = later.table.Table(
+        title=later.markup.escape(f"{file} for {target}"), title_justify="left", show_lines=True
+    )
     for heading, share in (("Rule", None), ("Where and what", 3), ("Fix", 2)):
         table.add_column(heading, ratio=share, overflow="fold")  # names are folded, never cut
     for code, group in groupby(findings, lambda finding: finding.code):
         same = list(group)
         severity = same[0].severity
         table.add_row(
-            f"[{STYLES[severity]}]{severity}[/]\n{code}", _places(same), escape(same[0].fix)
+            f"[{STYLES[severity]}]{severity}[/]\n{code}",
+            _places(same),
+            later.markup.escape(same[0].fix),
         )
     console.print(table)
     console.print(count(findings))
 
 
 def _places(same: Sequence[Finding]) -> str:
-    from rich.markup import escape
-
     lines = [
-        f"[bold]{escape(finding.node)}[/]: {escape(finding.message)}" for finding in same[:SHOWN]
+        f"[bold]{later.markup.escape(finding.node)}[/]: {later.markup.escape(finding.message)}"
+        for finding in same[:SHOWN]
     ]
     return "\n".join(lines + ([f"... and {len(same) - SHOWN} more"] if len(same) > SHOWN else []))
 

@@ -20,6 +20,7 @@ from typing import (
 
 import click
 
+from sensitivity.cli import later
 from sensitivity.config import ImageSize, ProgressChoices, flag_of
 from sensitivity.registry import check_name, names
 
@@ -56,12 +57,10 @@ def long_verb(
 
     def decorate(function: Callable[[Settings, Teller], int | None]) -> click.Command:
         def callback(**values: Any) -> None:
-            from sensitivity.cli.progress import teller
-
             choices = ProgressChoices(
                 **{item.name: values.pop(item.name) for item in fields(ProgressChoices)}
             )
-            _exit(function(settings(**values), teller(choices)))
+            _exit(function(settings(**values), later.progress.teller(choices)))
 
         parameters = [*_parameters(settings), *_parameters(ProgressChoices)]
         help_text = function.__doc__ or settings.__doc__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sensitivity.cli import later
 from sensitivity.cli.options import long_verb
 from sensitivity.config import PlanSettings
 
@@ -22,12 +23,9 @@ def command(settings: PlanSettings, teller: Teller) -> int:
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
-    from sensitivity import api
-    from sensitivity.cli.render import show, show_frontier
-
     if settings.frontier:
-        show_frontier(settings.directory, settings.name)
+        later.render.show_frontier(settings.directory, settings.name)
         return 0
-    plan = api.plan(settings, teller)
-    show(settings.directory, name=settings.name)
+    plan = later.api.plan(settings, teller)
+    later.render.show(settings.directory, name=settings.name)
     return 0 if plan.met else 2

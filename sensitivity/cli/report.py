@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from sensitivity.cli import later
 from sensitivity.cli.options import verb
 from sensitivity.config import ReportSettings
 
@@ -15,10 +16,9 @@ def command(settings: ReportSettings) -> None:
     DIRECTORY is a run directory; the report shows the steps that have been done in it. That of a
     named plan goes to plans/NAME.
     """
-    from sensitivity import api
     from sensitivity.run_dir import RunDir
 
-    click.echo(f"Report: {api.report(settings)}")
+    click.echo(f"Report: {later.api.report(settings)}")
     unfinished = RunDir(settings.directory).unfinished()
     if unfinished:
         click.echo(f"Note: {unfinished}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sensitivity.cli import later
 from sensitivity.cli.options import long_verb
 from sensitivity.config import RunSettings
 
@@ -20,13 +21,9 @@ def command(settings: RunSettings, teller: Teller) -> int:
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
-    from sensitivity import api
-    from sensitivity.cli.forecast import show_forecast
-    from sensitivity.cli.render import show
-
     if settings.dry_run:
-        show_forecast(api.forecast(settings))
+        later.forecast.show_forecast(later.api.forecast(settings))
         return 0
-    plan = api.run(settings, teller)
-    show(api.out_of(settings), ranking=True, latency=True)
+    plan = later.api.run(settings, teller)
+    later.render.show(later.api.out_of(settings), ranking=True, latency=True)
     return 0 if plan.met else 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sensitivity.cli import later
 from sensitivity.cli.options import long_verb
 from sensitivity.config import ScanSettings
 
@@ -18,12 +19,8 @@ def command(settings: ScanSettings, teller: Teller) -> None:
     TASK is a Python file and a function in it that returns a task, as in my_task.py:task; the file
     is run as it is. Or it is a Q/DQ ONNX file, with --data.
     """
-    from sensitivity import api
-    from sensitivity.cli.forecast import show_forecast
-    from sensitivity.cli.render import show
-
     if settings.dry_run:
-        show_forecast(api.forecast(settings))
+        later.forecast.show_forecast(later.api.forecast(settings))
         return
-    api.scan(settings, teller)
-    show(api.out_of(settings), ranking=True)
+    later.api.scan(settings, teller)
+    later.render.show(later.api.out_of(settings), ranking=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sensitivity.cli import later
 from sensitivity.cli.options import long_verb
 from sensitivity.config import YoloSettings
 
@@ -30,15 +31,12 @@ def run(settings: YoloSettings, teller: Teller) -> int:
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """  # noqa: D301 - a backspace keeps click from wrapping the lines below it
-    from sensitivity import api
-    from sensitivity.cli.render import show
-    from sensitivity.workflows.yolo import prepare
 
     teller.say("Loading, quantizing and calibrating (minutes for a large model).")
-    own = prepare(settings)
-    plan = api.run(own, teller)
+    own = later.yolo.prepare(settings)
+    plan = later.api.run(own, teller)
     assert own.out is not None
-    show(own.out, ranking=True, latency=True)
+    later.render.show(own.out, ranking=True, latency=True)
     click.echo(f"Report: {own.out / 'report.html'}")
     return 0 if plan.met else 2
 

@@ -11,7 +11,9 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike
 
+from sensitivity import optional
 from sensitivity.exporters.agreement import agreed
+from sensitivity.exporters.simulate import flat_inputs
 from sensitivity.exporters.verification import MetricCheck
 from sensitivity.onnx_graph.digest import digest
 from sensitivity.quantizers.onnx.batches import feed, joined, length, pieces
@@ -138,8 +140,6 @@ def output_structure(file: Path) -> str | None:
 
 def run(engine: Engine, inputs: Any) -> dict[str, np.ndarray]:
     """Outputs of an engine for one batch of torch tensors."""
-    from sensitivity.exporters.trace import flat_inputs
-
     names, tensors = flat_inputs(inputs)
     feed = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
     return engine.run(feed)
@@ -148,10 +148,7 @@ def run(engine: Engine, inputs: Any) -> dict[str, np.ndarray]:
 def nested(outputs: list[np.ndarray], structure: str | None) -> Any:
     """Outputs as torch tensors in the model's own nest; without one, a tensor or a tuple of
     them."""
-    import torch
-    from torch.utils import _pytree as pytree
-
-    tensors = [torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
+    tensors = [optional.torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
     if structure is not None:
-        return pytree.tree_unflatten(tensors, pytree.treespec_loads(structure))
+        return optional.pytree.tree_unflatten(tensors, optional.pytree.treespec_loads(structure))
     return tensors[0] if len(tensors) == 1 else tuple(tensors)

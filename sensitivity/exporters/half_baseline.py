@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from sensitivity.errors import ExportError
-from sensitivity.exporters.trace import flat_inputs
+from sensitivity.exporters.simulate import flat_inputs
 from sensitivity.exporters.verification import LoweringCheck
 from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.exporters.writing import save

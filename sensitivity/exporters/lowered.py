@@ -9,7 +9,7 @@ from typing import Any
 from sensitivity.errors import ExportError
 from sensitivity.exporters.for_onnxruntime import faithful_copy
 from sensitivity.exporters.lower import LowerTarget, lower_file
-from sensitivity.exporters.trace import flat_inputs
+from sensitivity.exporters.simulate import flat_inputs
 from sensitivity.exporters.verification import LoweringCheck
 from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.runtimes.base import Tensors

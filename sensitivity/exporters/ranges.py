@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from sensitivity.exporters.evaluate import run
+from sensitivity.exporters.simulate import chunks
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 
 RANGES = "sensitivity.ranges"
@@ -32,8 +33,6 @@ def activation_ranges(
     batches: inputs as the user's model takes them. Values are as the file computes them, quantized
     where it is.
     """
-    from sensitivity.exporters.simulate import chunks
-
     found: dict[str, tuple[float, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"

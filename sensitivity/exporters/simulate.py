@@ -7,11 +7,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
-import torch
 
+from sensitivity import optional
+from sensitivity.errors import ExportError
 from sensitivity.onnx_graph.passes.insert_qdq import QuantizedWeight, along
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.quantizers.torch.calls import call, device_of, to_device
+from sensitivity.quantizers.torch.calls import arguments, call, device_of, to_device
 from sensitivity.tasks.batches import as_numpy, batch_size
 
 ROUNDING = 2.0**-24
@@ -20,7 +21,7 @@ ROUNDING = 2.0**-24
 
 def outputs_of(source: QuantizedModel, inputs: Any, disabled: Collection[str]) -> Any:
     """What the model gives for one batch with exactly these quantizers disabled, on the CPU."""
-    with torch.inference_mode(), source.disabled(disabled):
+    with optional.torch.inference_mode(), source.disabled(disabled):
         return to_device(call(source.model, to_device(inputs, device_of(source.model))), "cpu")
 
 
@@ -71,7 +72,10 @@ def jittered_outputs(
         moved = (
             draw.uniform(-1, 1, array.shape) * np.abs(array).max(initial=0) * max(noise, ROUNDING)
         )
-        return (args[0] + torch.from_numpy(moved.astype(array.dtype)).to(args[0].device), *args[1:])
+        return (
+            args[0] + optional.torch.from_numpy(moved.astype(array.dtype)).to(args[0].device),
+            *args[1:],
+        )
 
     with ExitStack() as stack:
         for quantizer in source.quantizers:
@@ -125,3 +129,19 @@ def _slice(inputs: Any, start: int, stop: int) -> Any:
     if isinstance(inputs, (tuple, list)):
         return tuple(_slice(value, start, stop) for value in inputs)
     return inputs[start:stop]
+
+
+def flat_inputs(inputs: Any) -> tuple[list[str], list[optional.torch.Tensor]]:
+    """Names and tensors of one batch: `input`, or `input_0`, ... of a tuple or list, or the keys of
+    a mapping."""
+    args, kwargs = arguments(inputs)
+    named = {f"input_{index}": value for index, value in enumerate(args)} | kwargs
+    if not isinstance(inputs, (tuple, list, Mapping)):
+        named = {"input": inputs}
+    for name, value in named.items():
+        if not isinstance(value, optional.torch.Tensor):
+            raise ExportError(
+                f"Expected every input of the model to be a tensor, got {type(value).__name__} for "
+                f"{name}; wrap the model in a module that takes tensors only."
+            )
+    return list(named), list(named.values())

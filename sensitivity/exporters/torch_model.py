@@ -15,6 +15,7 @@ from onnx_ir.passes.common import IdentityEliminationPass
 import sensitivity
 from sensitivity.errors import ExportError
 from sensitivity.exporters.ranges import activation_ranges, keep_ranges
+from sensitivity.exporters.simulate import quantized_weights
 from sensitivity.exporters.writing import save, writing
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import module_outputs
@@ -53,8 +54,6 @@ def export_files(
     The files are not verified yet: see `verify`. Raises NamesError for a name in `skip` that is no
     unit, ExportError where the model cannot be exported, WriteError where a file cannot be written.
     """
-    from sensitivity.exporters.simulate import quantized_weights
-
     disabled = disabled_by_variant(source, units, skip)
     for quantizer in source.quantizers:
         check_grid(quantizer.name, source.grid(quantizer.name))

@@ -23,10 +23,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from sensitivity.errors import ExportError
+from sensitivity.exporters.simulate import flat_inputs
 from sensitivity.onnx_graph.marks import DOMAIN
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import (
-    arguments,
     every_module_called,
     to_device,
     with_types_known,
@@ -154,22 +154,6 @@ class _Mark(torch.autograd.Function):
     @staticmethod
     def symbolic(g: Any, x: Any, kind: str, attributes: Mapping[str, Any]) -> Any:
         return g.op(f"{DOMAIN}::{kind}", x, **attributes).setType(x.type())
-
-
-def flat_inputs(inputs: Any) -> tuple[list[str], list[torch.Tensor]]:
-    """Names and tensors of one batch: `input`, or `input_0`, ... of a tuple or list, or the keys of
-    a mapping."""
-    args, kwargs = arguments(inputs)
-    named = {f"input_{index}": value for index, value in enumerate(args)} | kwargs
-    if not isinstance(inputs, (tuple, list, Mapping)):
-        named = {"input": inputs}
-    for name, value in named.items():
-        if not isinstance(value, torch.Tensor):
-            raise ExportError(
-                f"Expected every input of the model to be a tensor, got {type(value).__name__} for "
-                f"{name}; wrap the model in a module that takes tensors only."
-            )
-    return list(named), list(named.values())
 
 
 def flat_forward(forward: Any, example_inputs: Any, structures: list[tuple[list[str], str]]) -> Any:

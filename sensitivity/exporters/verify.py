@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from torch.utils import _pytree as pytree
 
+from sensitivity import optional
 from sensitivity.errors import ExportError
 from sensitivity.exporters.agreement import Outputs, relative_rms
 from sensitivity.exporters.evaluate import check_metric, run
@@ -153,7 +153,7 @@ def _misplaced(node: ir.Node, roles: Collection[str]) -> list[str]:
 
 def flat(outputs: Any) -> list[np.ndarray]:
     """All tensors of a nest of outputs, in order, as arrays."""
-    return [as_numpy(tensor) for tensor in pytree.tree_leaves(outputs)]
+    return [as_numpy(tensor) for tensor in optional.pytree.tree_leaves(outputs)]
 
 
 def noise_of(layers: Iterable[LayerCheck]) -> float:

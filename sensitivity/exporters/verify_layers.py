@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
+from sensitivity import optional
 from sensitivity.errors import ExportError
 from sensitivity.exporters.simulate import first_samples, hooked, numpy, outputs_of
 from sensitivity.exporters.verification import LAYER_TOLERANCE, LayerCheck
@@ -61,7 +61,7 @@ def check_layers(
     calls = _first_calls(source, first_samples(example_inputs, LAYER_SAMPLES), disabled, layers)
     records = json.loads(model.metadata_props.get("sensitivity.layers", "{}"))
     with (
-        torch.inference_mode(),
+        optional.torch.inference_mode(),
         every_module_called(),
         source.disabled(disabled),
         tempfile.TemporaryDirectory() as folder,
@@ -88,7 +88,7 @@ def _first_calls(
     layers: dict[str, list[Quantizer]],
 ) -> dict[str, Call]:
     calls: dict[str, Call] = {}
-    given: dict[str, torch.Tensor] = {}
+    given: dict[str, optional.torch.Tensor] = {}
     owners = {quantizer.name: layer for layer, members in layers.items() for quantizer in members}
 
     def keep(name: str, args: Any, output: Any) -> None:
@@ -104,11 +104,11 @@ def _first_calls(
 
 def _copies(args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Copies of the tensors, which a later in-place operation would change."""
-    return tuple(arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in args)
+    return tuple(arg.clone() if isinstance(arg, optional.torch.Tensor) else arg for arg in args)
 
 
 def _fed(
-    quantizers: list[Quantizer], given: dict[str, torch.Tensor], args: tuple[Any, ...]
+    quantizers: list[Quantizer], given: dict[str, optional.torch.Tensor], args: tuple[Any, ...]
 ) -> dict[str, int] | None:
     fed = {}
     for name in (quantizer.name for quantizer in quantizers if quantizer.role == "input"):
@@ -178,7 +178,7 @@ def _off_boundaries(source: QuantizedModel, call: Call) -> tuple[list[Any], floa
         near = near_boundary(array, source.grid(name))
         step = along(source.grid(name).scale, source.grid(name).axis, array.ndim)
         on_grid = np.where(near, np.rint(array / step) * step, array).astype(array.dtype)
-        args[place] = torch.from_numpy(on_grid).to(args[place].device)
+        args[place] = optional.torch.from_numpy(on_grid).to(args[place].device)
         moved, total = moved + int(near.sum()), total + near.size
     return args, moved / total if total else 0.0
 

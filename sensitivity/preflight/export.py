@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import ExportError, ModelError, OnnxFileError, SensitivityError
+from sensitivity.exporters.evaluate import run
+from sensitivity.exporters.simulate import first_samples, outputs_of
+from sensitivity.exporters.torch_model import canonical
+from sensitivity.exporters.writing import save
+from sensitivity.onnx_graph.passes.insert_qdq import check_grid
 from sensitivity.quantizers.base import QuantizedModel, form_of
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Finding
+from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.session import Session
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.tasks.batches import batch_size
@@ -74,7 +80,6 @@ def check_grids(source: QuantizedModel) -> None:
     """Raise ModelError or ExportError that names the first quantizer whose grid no file can hold,
     and how many more."""
     # Planning again from what was measured imports no ONNX.
-    from sensitivity.onnx_graph.passes.insert_qdq import check_grid
 
     errors = []
     for quantizer in source.quantizers:
@@ -93,9 +98,6 @@ def check_grids(source: QuantizedModel) -> None:
 def check_traced(source: QuantizedModel, traced: Any, example: Any) -> None:
     """Raise ExportError where the float graph does not run with another batch size than it was
     traced with, or gives something else than the model."""
-    from sensitivity.exporters.simulate import first_samples
-    from sensitivity.exporters.torch_model import canonical
-
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     size = batch_size(example)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,18 +111,12 @@ def check_traced(source: QuantizedModel, traced: Any, example: Any) -> None:
 
 
 def _written(model: Any, folder: Path) -> Path:
-    from sensitivity.exporters.writing import save
-
     return save(model, folder / "model.onnx")
 
 
 def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
     """RMS difference between the file and the model with everything disabled; inf where shapes
     differ."""
-    from sensitivity.exporters.evaluate import run
-    from sensitivity.exporters.simulate import outputs_of
-    from sensitivity.runtimes.onnxruntime import OnnxRuntime
-
     expected = flat_outputs(
         outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers])
     )

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.preflight.check import by_severity, check_model, unexecuted
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.records import Finding
 
 MADE_UP_SIDE = 1
@@ -22,8 +24,6 @@ def check_file(path: Path, float_model: Path | None = None) -> tuple[Finding, ..
     Raises OnnxFileError for a file that cannot be read or switched.
     """
     # Planning again from what was measured imports no ONNX.
-    from sensitivity.quantizers.onnx.model import OnnxModel
-    from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 
     source = OnnxQdqModel(OnnxModel(path, float_path=float_model))
     inputs = made_up(source.model)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity import optional
 from sensitivity.errors import ModelError, SensitivityError
+from sensitivity.exporters.simulate import first_samples
 from sensitivity.quantizers.base import QuantizedModel, WithFloat, name_in_words
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Finding
@@ -119,8 +121,6 @@ def first_difference(
 ) -> str:
     """Name of the first module, in the order of execution, that both models have and whose outputs
     differ; "" for none."""
-    from sensitivity.exporters.simulate import first_samples
-
     inputs = first_samples(example, SAMPLES)
     shared = set(dict(given.named_modules())) & set(dict(source.model.named_modules())) - {""}
     wanted: dict[str, Arrays] = {}
@@ -162,9 +162,7 @@ def _seen(model: Any, names: set[str], take: Any) -> ExitStack:
 
 
 def _outputs(model: Any, inputs: Any) -> Arrays:
-    import torch
-
-    with torch.no_grad():
+    with optional.torch.no_grad():
         return _flat(call(model, to_device(inputs, device_of(model))))
 
 
@@ -175,9 +173,7 @@ def _float_outputs(source: QuantizedModel, inputs: Any) -> Arrays:
 
 def _flat(outputs: Any) -> Arrays:
     """Every tensor of a nest of outputs, as float64 on the host; what is no tensor is left out."""
-    from torch.utils import _pytree as pytree
-
-    tensors = [value for value in pytree.tree_leaves(outputs) if hasattr(value, "detach")]
+    tensors = [value for value in optional.pytree.tree_leaves(outputs) if hasattr(value, "detach")]
     return [np.array(tensor.detach().double().cpu().numpy()) for tensor in tensors]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Finding
 
@@ -49,8 +50,6 @@ def reached(model: Any, quantizers: Mapping[str, Any], inputs: Any) -> frozenset
 
     quantizers: name -> module. Raises TaskError where the model refuses the batch.
     """
-    import torch
-
     names: set[str] = set()
 
     def hook_for(name: str) -> Any:
@@ -62,7 +61,7 @@ def reached(model: Any, quantizers: Mapping[str, Any], inputs: Any) -> frozenset
     with ExitStack() as stack:
         for name, module in quantizers.items():
             stack.callback(module.register_forward_hook(hook_for(name)).remove)
-        with torch.no_grad():
+        with optional.torch.no_grad():
             call(model, to_device(inputs, device_of(model)))
     return frozenset(names)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity import optional
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.torch.calls import every_module_called
 from sensitivity.records import Quantizer, Range
@@ -37,15 +38,13 @@ def ranges_set(
 
     dims: how many axes the tensor of a per-channel range has.
     """
-    import torch
-
     before: list[tuple[Any, Any, Any]] = []
     try:
         for one in ranges:
             module = modules[one.quantizer]
             own = module._buffers["_amax"]
             before.append((module, own, module._axis))
-            amax = torch.tensor(one.amax, dtype=own.dtype, device=own.device)
+            amax = optional.torch.tensor(one.amax, dtype=own.dtype, device=own.device)
             if one.axis is not None:
                 amax = amax.reshape(
                     [-1 if axis == one.axis else 1 for axis in range(dims[one.quantizer])]
@@ -122,8 +121,6 @@ def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Ran
 def _calibrated(
     source: TensorQuantizerModel, quantizers: list[Quantizer], forward: Callable[[], None]
 ) -> dict[str, tuple[Range, ...]]:
-    import torch
-
     if not quantizers:
         return {}
     histogram = importlib.import_module(source.calibrators).HistogramCalibrator
@@ -134,7 +131,7 @@ def _calibrated(
             seen[one.name] = histogram(one.bits, None, bool(module._unsigned))
             stack.callback(module.register_forward_pre_hook(_collector(seen[one.name])).remove)
         stack.enter_context(source.disabled(each.name for each in source.quantizers))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(optional.torch.no_grad())
         stack.enter_context(every_module_called())
         forward()
     return {name: _ranges_of(name, calibrator) for name, calibrator in seen.items()}

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from sensitivity import optional
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
@@ -50,8 +51,6 @@ def bias_corrections(
     before it corrected. A layer that one forward calls several times is left as it is: what its
     calls lack is not the same. Raises ModelError for a model without such layers.
     """
-    import torch
-
     if not isinstance(source, Correctable):
         raise ModelError(
             f"Expected a model whose biases can be changed, got one of {source.source}."
@@ -60,7 +59,7 @@ def bias_corrections(
     every = [quantizer.name for quantizer in source.quantizers]
     layers = sorted(source.biases.layers.keys() - set(left_out))
     names = [name for name in layers if _has_range(source, name)]
-    with torch.no_grad():
+    with optional.torch.no_grad():
         with source.disabled(every):
             expected = _means(source, names, inputs)
         with source.with_ranges(ranges):

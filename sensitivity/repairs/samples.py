@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.tasks.batches import batch_size, first_samples
 
 MOST_SAMPLES = 256
@@ -19,13 +20,10 @@ def one_batch(batches: Iterable[Any]) -> Any:
     Batches whose samples have another shape than the first are left out. Where inputs are not
     tensors alone the first batch is all.
     """
-    import torch
-    from torch.utils import _pytree as pytree
-
     batches = iter(batches)
     first = next(batches)
-    leaves, spec = pytree.tree_flatten(first)
-    if not all(isinstance(leaf, torch.Tensor) and leaf.ndim for leaf in leaves):
+    leaves, spec = optional.pytree.tree_flatten(first)
+    if not all(isinstance(leaf, optional.torch.Tensor) and leaf.ndim for leaf in leaves):
         return first
     size = sum(leaf.nbytes for leaf in leaves)
     most = min(MOST_SAMPLES, max(1, batch_size(first) * MOST_BYTES // max(size, 1)))
@@ -33,9 +31,9 @@ def one_batch(batches: Iterable[Any]) -> Any:
     for inputs in batches:
         if samples >= most:
             break
-        others = pytree.tree_leaves(inputs)
+        others = optional.pytree.tree_leaves(inputs)
         if [leaf.shape[1:] for leaf in others] == [leaf.shape[1:] for leaf in leaves]:
             rows.append(others)
             samples += batch_size(inputs)
-    joined = [torch.cat(column) for column in zip(*rows, strict=True)]
-    return first_samples(pytree.tree_unflatten(joined, spec), most)
+    joined = [optional.torch.cat(column) for column in zip(*rows, strict=True)]
+    return first_samples(optional.pytree.tree_unflatten(joined, spec), most)

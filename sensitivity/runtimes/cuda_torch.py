@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity import optional
 from sensitivity.runtimes.cuda import Buffer, Work
 
 
@@ -18,18 +19,14 @@ class TorchCuda:
 
     @staticmethod
     def problem() -> str | None:
-        import torch
-
-        return None if torch.cuda.is_available() else "torch sees no CUDA device"
+        return None if optional.torch.cuda.is_available() else "torch sees no CUDA device"
 
     def __init__(self) -> None:
-        import torch
-
-        self._torch: Any = torch
+        self._torch: Any = optional.torch
         self._stream = self._torch.cuda.Stream()
         self._tensors: dict[int, Any] = {}  # by address: TensorRT holds no reference
         self._graphs: list[Any] = []
-        self.device = str(torch.cuda.get_device_name())
+        self.device = str(optional.torch.cuda.get_device_name())
         self.handle = int(self._stream.cuda_stream)
 
     def allocate(self, nbytes: int) -> Buffer:

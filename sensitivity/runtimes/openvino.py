@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity import optional
 from sensitivity.distribution import install_line
 from sensitivity.errors import RuntimeUnavailable
 from sensitivity.runtimes.base import Closing, LayerRun, Port, Tensors, existing, fitted, refused
@@ -40,9 +41,7 @@ class OpenVino:
         return None
 
     def version(self) -> str:
-        import openvino
-
-        return str(openvino.__version__).split("-")[0]
+        return str(optional.openvino.__version__).split("-")[0]
 
     def build(self, file: Path, *, threads: int | None = None) -> OpenVinoEngine:
         if problem := self.unavailable():
@@ -111,9 +110,7 @@ class OpenVinoEngine(Closing):
 def computes_fp16() -> bool:
     """Whether this processor computes in FP16; others take an FP16 file and compute it in FP32, or
     in BF16."""
-    import openvino
-
-    return "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "FP16" in optional.openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _settings(threads: int | None, precision: str | None) -> dict[str, Any]:
@@ -126,10 +123,8 @@ def _settings(threads: int | None, precision: str | None) -> dict[str, Any]:
 
 
 def _compile(file: Path, settings: dict[str, Any]) -> Any:
-    import openvino
-
     try:
-        return openvino.Core().compile_model(str(file), "CPU", settings)
+        return optional.openvino.Core().compile_model(str(file), "CPU", settings)
     except RuntimeError as error:
         raise refused(file, "OpenVINO", error) from error
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.quantizers.base import QuantizedModel, form_of
 from sensitivity.quantizers.torch.calls import device_of
 from sensitivity.simulators.base import Simulator
+from sensitivity.simulators.compare import TOLERANCE, difference
 from sensitivity.simulators.memory import host_memory
+from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
 from sensitivity.simulators.toggle import ToggleSimulator
 
 
@@ -27,8 +30,6 @@ def simulator_for(
     the result says what was found.
     """
     if form_of(source) == "onnx":
-        from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
-
         return (
             WholeFile(source)
             if exact_toggle
@@ -36,7 +37,6 @@ def simulator_for(
         )
     if exact_toggle:
         return ToggleSimulator(source)
-    from sensitivity.simulators.compare import TOLERANCE
     from sensitivity.simulators.torch.replay import ReplaySimulator
     from sensitivity.simulators.torch.tracing import Untraceable
 
@@ -73,8 +73,6 @@ def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
 
     So each is seen in both states. All on is compared again at the first batch of any other shape.
     """
-    from sensitivity.simulators.compare import difference
-
     names = [quantizer.name for quantizer in source.quantizers]
     variants = [frozenset(names[::2]), frozenset(names[1::2])]
     theirs = dict(ToggleSimulator(source).outputs(inputs, variants))
@@ -87,9 +85,7 @@ def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
 def free_memory(model: Any) -> int:
     """Bytes free on the device of the model's first parameter; 8 GiB where the system does not
     say."""
-    import torch
-
     device = device_of(model)
     if device is not None and device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(optional.torch.cuda.mem_get_info(device)[0])
     return host_memory()

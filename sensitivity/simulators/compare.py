@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-from torch.utils import _pytree as pytree
+from sensitivity import optional
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 TOLERANCE = 1e-4
 """Largest difference at which a graph that is not equal bit for bit is used. A rounding that turns
@@ -24,31 +26,32 @@ def difference(one: Any, other: Any) -> float:
 
     inf where the structure, a shape, a type or the place of a value that is not finite differs.
     """
-    ours, spec = pytree.tree_flatten(one)
-    theirs, other_spec = pytree.tree_flatten(other)
+    ours, spec = optional.pytree.tree_flatten(one)
+    theirs, other_spec = optional.pytree.tree_flatten(other)
     if spec != other_spec:
         return math.inf
     return max((_leaf(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
 
 
 def _leaf(one: Any, other: Any) -> float:
-    if not isinstance(one, Tensor) or not isinstance(other, Tensor):
+    tensor = optional.torch.Tensor
+    if not isinstance(one, tensor) or not isinstance(other, tensor):
         return 0.0 if type(one) is type(other) and one == other else math.inf
     if one.shape != other.shape or one.dtype != other.dtype:
         return math.inf
-    if torch.equal(one, other):
+    if optional.torch.equal(one, other):
         return 0.0
     one, other = one.double(), other.double()
     finite = one.isfinite()
-    if not torch.equal(finite, other.isfinite()):
+    if not optional.torch.equal(finite, other.isfinite()):
         return math.inf
-    if not torch.equal(one[~finite].nan_to_num(), other[~finite].nan_to_num()):
+    if not optional.torch.equal(one[~finite].nan_to_num(), other[~finite].nan_to_num()):
         return math.inf
     return _relative(one[finite], other[finite])
 
 
 def _relative(one: Tensor, other: Tensor) -> float:
     """The largest difference of finite values over the largest magnitude of `one`."""
-    if one.numel() == 0 or torch.equal(one, other):
+    if one.numel() == 0 or optional.torch.equal(one, other):
         return 0.0
     return float((one - other).abs().max()) / max(float(one.abs().max()), 1e-30)

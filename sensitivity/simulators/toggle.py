@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 
@@ -26,12 +27,10 @@ class ToggleSimulator:
         self._source = source
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
-        import torch
-
         inputs = to_device(inputs, device_of(self._source.model))
         for index, disabled in enumerate(variants):
             # Not inference_mode: a model that caches a tensor in its forward would keep one that
             # cannot be trained on.
-            with torch.no_grad(), self._source.disabled(disabled):
+            with optional.torch.no_grad(), self._source.disabled(disabled):
                 outputs = call(self._source.model, inputs)
             yield index, outputs

@@ -10,6 +10,7 @@ import pandas as pd
 
 from sensitivity.config import BenchChoices
 from sensitivity.errors import RunDirError, RuntimeUnavailable, SensitivityError, TaskError
+from sensitivity.exporters.evaluate import evaluate_file
 from sensitivity.exporters.verification import METRIC_ALPHA, METRIC_TOLERANCE, Verification
 from sensitivity.measure.progress import Progress
 from sensitivity.measure.ranking import estimate, gain, per_sample
@@ -26,6 +27,8 @@ from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.formats import MetricFormat, listing
 from sensitivity.reporting.tables import bench_table
+from sensitivity.rules.catalog import RULES
+from sensitivity.rules.lint import run_lint
 from sensitivity.rules.targets import TARGETS
 from sensitivity.run_dir import EXPORTED, Exported, RunDir
 from sensitivity.runtimes.base import Runtime, Tensors
@@ -35,7 +38,11 @@ from sensitivity.steps.plan import with_timings
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.load import Given
 from sensitivity.timing.environment import environment, usable_cores
+from sensitivity.timing.inputs import check_files, random_inputs
+from sensitivity.timing.profile import layer_rows, profile_files
 from sensitivity.timing.protocol import bench_files
+from sensitivity.timing.same_files import same_files
+from sensitivity.timing.verdict import verdict
 
 WARMUP_ROUNDS = 10
 
@@ -110,10 +117,6 @@ def bench_run(
     cannot take.
     """
     # Here, since they import ONNX, which takes half a second that `plan` need not wait.
-    from sensitivity.timing.inputs import check_files, random_inputs
-    from sensitivity.timing.profile import layer_rows, profile_files
-    from sensitivity.timing.same_files import same_files
-    from sensitivity.timing.verdict import verdict
 
     runtime = runtime_of(settings.runtime)
     files = run_dir.models(runtime.lowering if hasattr(runtime, "lowering") else runtime.name)
@@ -220,8 +223,6 @@ def _accuracy(
 
 
 def _scores(timing: Timing, runtime: Runtime, task: Task) -> Scores:
-    from sensitivity.exporters.evaluate import evaluate_file
-
     _, scores = evaluate_file(
         Path(timing.file), task.data["holdout"], task.score, task.aggregate, runtime=runtime
     )
@@ -252,9 +253,6 @@ def runtime_accuracy(scores: Scores, held: HeldOut, runtime: str, file: Path) ->
 
 def _causes(file: Path, runtime: str) -> Iterator[str]:
     """What the rules know of this runtime that makes it compute something else."""
-    from sensitivity.rules.catalog import RULES
-    from sensitivity.rules.lint import run_lint
-
     if runtime not in TARGETS:
         return
     nodes: dict[str, list[str]] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.configs.base import Config, ConfigWriter, NamedPlan
+from sensitivity.exporters.configs.operations import operations_of
 from sensitivity.exporters.verification import Verification
 from sensitivity.files import write_whole
 from sensitivity.quantizers.base import form_of
@@ -52,8 +53,6 @@ def named_plan(run_dir: RunDir, writer: ConfigWriter) -> NamedPlan:
     if writer.reads == "modules":
         _check_has_modules(info, writer)
         return NamedPlan((), info.quantizers, left_out)
-    from sensitivity.exporters.configs.operations import operations_of  # needs onnx_ir
-
     operations = operations_of({str(name): file for name, file in run_dir.canonical().items()})
     return NamedPlan(operations, info.quantizers, left_out)
 

@@ -8,13 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sensitivity.errors import TaskError
+from sensitivity.exporters.for_onnxruntime import faithful_copies
+from sensitivity.exporters.half_baseline import NAME as HALF
+from sensitivity.exporters.half_baseline import half_baseline
+from sensitivity.exporters.lower import TARGETS
+from sensitivity.exporters.lowered import lower_files
+from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
+from sensitivity.exporters.torch_model import disabled_by_variant, export_files
 from sensitivity.exporters.verification import Verification
+from sensitivity.exporters.verify import verify
 from sensitivity.quantizers.base import form_of
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import EngineStructure, Plan, Scores
+from sensitivity.rules.base import PlanNames
+from sensitivity.runtimes.tensorrt_rtx_build import unavailable
 from sensitivity.session import Session
+from sensitivity.simulators.choose import simulator_for
 from sensitivity.steps.recalibrate import plan_ranges
 from sensitivity.tasks.scoring import Scoring
+from sensitivity.timing.engine_structure import build_or_say_why
 
 if TYPE_CHECKING:
     from sensitivity.exporters.lower import LowerTarget
@@ -26,8 +38,6 @@ METRIC_BATCHES = 6
 def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
     """The runtimes that files are lowered for: those that `export --for` names, or that of a bench
     where it has any."""
-    from sensitivity.exporters.lower import TARGETS
-
     names = TARGETS if wanted == "all" else TARGETS.keys() & {wanted}
     return tuple(cast("LowerTarget", name) for name in names)
 
@@ -84,10 +94,6 @@ def _scoring(session: Session, chosen: Plan) -> Scoring | None:
 def _built(session: Session, chosen: Plan, verification: Verification) -> Verification:
     """With what TensorRT-RTX makes of the plan's files: those lowered for TensorRT, or else the
     canonical one. Where it is not installed, that is said of files lowered for TensorRT alone."""
-    from sensitivity.rules.base import PlanNames
-    from sensitivity.runtimes.tensorrt_rtx_build import unavailable
-    from sensitivity.timing.engine_structure import build_or_say_why
-
     lowered = [name for name, check in verification.lowered.items() if check.target == "tensorrt"]
     quantized = [name for name in lowered if ".partial." in name]
     problem = unavailable()
@@ -113,12 +119,6 @@ def _exported_torch(
     scoring: Scoring | None,
     refused: dict[str, str] | None,
 ) -> Verification:
-    from sensitivity.exporters.half_baseline import NAME as HALF
-    from sensitivity.exporters.half_baseline import half_baseline
-    from sensitivity.exporters.lowered import lower_files
-    from sensitivity.exporters.torch_model import export_files
-    from sensitivity.exporters.verify import verify
-
     source, units = session.source, session.units
     with in_float32(source.model), session.measurer.progress("export, verify, lower", 3) as advance:
         files = export_files(
@@ -159,11 +159,6 @@ def _exported_onnx(
 ) -> Verification:
     """The files keep the form that the source's toolkit gave them; ONNX Runtime gets copies where
     it would compute something else."""
-    from sensitivity.exporters.for_onnxruntime import faithful_copies
-    from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
-    from sensitivity.exporters.torch_model import disabled_by_variant
-    from sensitivity.simulators.choose import simulator_for
-
     source, units = session.source, session.units
     with session.measurer.progress("export, verify", 2) as advance:
         fingerprint = str(session.measurer.journal.head["model"])

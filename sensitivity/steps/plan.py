@@ -58,6 +58,7 @@ from sensitivity.search.frontier import (
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
 from sensitivity.steps.named_plans import keep_earlier
+from sensitivity.steps.price import priced
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
 from sensitivity.steps.recalibrate import (
     Recalibration,
@@ -410,7 +411,6 @@ def _priced(
     session: Session, settings: SearchSettings, runtime: Runtime
 ) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
     """None for a planner that counts layers, unless a cost was asked for."""
-    from sensitivity.steps.price import priced
 
     if settings.cost is None and not wants_cost(settings):
         return nullcontext((None, None))

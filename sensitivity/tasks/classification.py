@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from sensitivity import optional
 from sensitivity.errors import TaskError
 from sensitivity.records import SPLITS, Scores
 from sensitivity.tasks.base import Task
@@ -69,15 +70,13 @@ class ImageBatches:
         return -(-len(self.images.files) // self.batch)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        import torch
-
         for start in range(0, len(self.images.files), self.batch):
             numbers = range(start, min(start + self.batch, len(self.images.files)))
             pixels = [self._prepared(number) for number in numbers]
             self._check_shapes(pixels, numbers)
             yield (
-                torch.from_numpy(np.stack(pixels)),
-                torch.from_numpy(self.images.labels[numbers.start : numbers.stop]),
+                optional.torch.from_numpy(np.stack(pixels)),
+                optional.torch.from_numpy(self.images.labels[numbers.start : numbers.stop]),
             )
 
     def _prepared(self, number: int) -> NDArray[Any]:
@@ -111,11 +110,12 @@ class ArrayBatches:
         return -(-len(self.x) // self.batch)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        import torch
-
         for start in range(0, len(self.x), self.batch):
             samples = slice(start, start + self.batch)
-            yield torch.from_numpy(self.x[samples]), torch.from_numpy(self.y[samples])
+            yield (
+                optional.torch.from_numpy(self.x[samples]),
+                optional.torch.from_numpy(self.y[samples]),
+            )
 
 
 def from_folder(

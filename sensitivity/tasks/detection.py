@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity import optional
 from sensitivity.errors import TaskError
 from sensitivity.records import Scores
 from sensitivity.tasks.base import Task
@@ -100,15 +101,13 @@ class ImageBatches:
         return -(-len(self.images) // self.batch)
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        import torch
-
         most = self.most
         for start in range(0, len(self.images), self.batch):
             numbers = range(start, min(start + self.batch, len(self.images)))
             pixels, geometry = zip(*(self._letterboxed(number) for number in numbers), strict=True)
             truth = pad_truth([self.images[number] for number in numbers], most)
             inputs = (
-                torch.from_numpy(np.stack(pixels))
+                optional.torch.from_numpy(np.stack(pixels))
                 .permute(0, 3, 1, 2)
                 .contiguous()
                 .float()
@@ -116,7 +115,10 @@ class ImageBatches:
             )
             targets = {"boxes": truth.boxes, "classes": truth.classes, "crowd": truth.crowd}
             targets["geometry"] = np.stack(geometry)
-            yield inputs, {name: torch.from_numpy(value) for name, value in targets.items()}
+            yield (
+                inputs,
+                {name: optional.torch.from_numpy(value) for name, value in targets.items()},
+            )
 
     @property
     def most(self) -> int:

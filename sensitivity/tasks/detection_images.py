@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity import optional
 from sensitivity.errors import MissingPackage, TaskError
 from sensitivity.tasks.detection_boxes import Floats
 from sensitivity.tasks.images import Size, sides
@@ -37,14 +38,12 @@ def load_rgb(file: Path, size: tuple[int, int] | None = None) -> Image:
     orientation; None applies it. Raises TaskError where the file is no image, is cut off, or has
     another size than its labels.
     """
-    from PIL import ImageOps
-
     with _open(file) as image:
         try:
             image.load()
         except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
             raise _unreadable(file, error) from error
-        shown = image if size == image.size else ImageOps.exif_transpose(image)
+        shown = image if size == image.size else optional.ImageOps.exif_transpose(image)
         if size is not None and shown.size != size:
             raise TaskError(
                 f"Expected {file} to be {size[0]}x{size[1]} pixels as its annotations say, got "
@@ -61,16 +60,13 @@ def letterbox(image: Image, size: Size) -> tuple[NDArray[np.uint8], Geometry]:
     Plain bilinear sampling, without the smoothing that Pillow's `resize` adds when it shrinks:
     detectors are trained with OpenCV's, which has none; the two agree to one grey level.
     """
-    from PIL.Image import Resampling, Transform
-
     geometry = fit(image.width, image.height, size)
     scale_x, scale_y, left, top = geometry[:4].tolist()
     matrix = (scale_x, 0.0, -left * scale_x, 0.0, scale_y, -top * scale_y)
     grey = (PAD, PAD, PAD)
     height, width = sides(size)
-    boxed = image.transform(
-        (width, height), Transform.AFFINE, matrix, Resampling.BILINEAR, fillcolor=grey
-    )
+    affine, bilinear = optional.Image.Transform.AFFINE, optional.Image.Resampling.BILINEAR
+    boxed = image.transform((width, height), affine, matrix, bilinear, fillcolor=grey)
     return np.asarray(boxed), geometry
 
 

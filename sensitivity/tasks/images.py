@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity import optional
 from sensitivity.errors import MissingPackage, TaskError
 
 if TYPE_CHECKING:
@@ -109,11 +110,9 @@ def centre_crop(
 def _covering(image: Image, height: int, width: int) -> Image:
     """The image scaled to be just as high and as wide as this, or more; of a square: its shorter
     side is that long."""
-    from PIL.Image import Resampling
-
     ratio = max(width / image.width, height / image.height)
     size = max(round(image.width * ratio), width), max(round(image.height * ratio), height)
-    return image if size == image.size else image.resize(size, Resampling.BILINEAR)
+    return image if size == image.size else image.resize(size, optional.Image.Resampling.BILINEAR)
 
 
 def _hidden(file: Path, folder: Path) -> bool:

@@ -27,6 +27,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
+from sensitivity import optional
 from sensitivity.errors import ModelError, NamesError
 from sensitivity.measure.variants import unit_variant
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
@@ -76,9 +77,7 @@ class SourceConformance:
 
     def float_outputs(self, inputs: Any) -> Any:
         """What the float model gives."""
-        import torch
-
-        with torch.no_grad():
+        with optional.torch.no_grad():
             return reference_network()(inputs)
 
     def unquantized(self) -> Any:
@@ -87,9 +86,7 @@ class SourceConformance:
 
     def own_outputs(self, model: Any, inputs: Any) -> Any:
         """What the quantized model gives in the toolkit itself, without this project."""
-        import torch
-
-        with torch.no_grad():
+        with optional.torch.no_grad():
             return model(inputs)
 
     def simulators(self, source: QuantizedModel) -> Iterable[Simulator]:

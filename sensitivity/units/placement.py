@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from sensitivity.errors import ModelError
+from sensitivity.exporters.simulate import outputs_of
 from sensitivity.onnx_graph import groups
 from sensitivity.onnx_graph.marks import SumOperand
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable
@@ -128,7 +129,6 @@ def residual_quantizers(
 def _largest_operands(
     source: QuantizedModel, operands: Sequence[SumOperand], batches: Sequence[Any]
 ) -> dict[SumOperand, float]:
-    from sensitivity.exporters.simulate import outputs_of
     from sensitivity.quantizers.torch.sums import changed_sums
 
     largest = dict.fromkeys(operands, 0.0)

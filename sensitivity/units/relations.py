@@ -8,6 +8,7 @@ from typing import Any
 
 from sensitivity.config import UnitChoices
 from sensitivity.errors import ExportError, ModelError
+from sensitivity.exporters.simulate import first_samples
 from sensitivity.onnx_graph import groups
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Structured
 from sensitivity.quantizers.torch.modules import head_parts, merged_blocks, shared_objects
@@ -149,7 +150,6 @@ def sharable(source: QuantizedModel, names: tuple[str, ...]) -> bool:
 
 
 def _traced(source: QuantizedModel, example: Any) -> Any:
-    from sensitivity.exporters.simulate import first_samples
     from sensitivity.exporters.trace import trace
 
     return trace(source, first_samples(example, SAMPLES))

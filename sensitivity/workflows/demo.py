@@ -13,6 +13,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sensitivity import optional
 from sensitivity.errors import MissingPackage, TaskError, WriteError
 from sensitivity.files import write_whole
 from sensitivity.tasks.base import Task
@@ -61,8 +62,6 @@ def prepare(folder: Path) -> str:
     Raises MissingPackage without torch, ModelOpt or scikit-learn, WriteError where the folder
     cannot be written.
     """
-    import torch
-
     splits = digits()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +72,7 @@ def prepare(folder: Path) -> str:
     weights = folder / "weights.pt"
     if not weights.exists():
         content = io.BytesIO()
-        torch.save(trained(splits["train"]).state_dict(), content)
+        optional.torch.save(trained(splits["train"]).state_dict(), content)
         write_whole(weights, content.getvalue())
     write_whole(folder / "task.py", TASK_FILE.encode())
     return f"{folder / 'task.py'}:task"
@@ -81,14 +80,12 @@ def prepare(folder: Path) -> str:
 
 def task(weights: Path) -> Task:
     """The demo's task from the weights that `prepare` wrote."""
-    import torch
-
     from sensitivity.workflows.repvgg import RepVGG
 
     splits = digits()
     model = RepVGG(WIDTH, DEPTHS, classes=10).plain()
     try:
-        model.load_state_dict(torch.load(weights, weights_only=True))
+        model.load_state_dict(optional.torch.load(weights, weights_only=True))
     except (OSError, RuntimeError) as error:
         raise TaskError(
             f"Expected the demo's weights in {weights}, got none; run 'sensitivity demo' again."
@@ -115,11 +112,9 @@ def digits() -> dict[str, ArrayBatches]:
 
 def trained(split: ArrayBatches) -> PlainVGG:
     """The trained model, re-parameterised: the same bits each time on one machine."""
-    import torch
-
     from sensitivity.workflows.repvgg import RepVGG, repeatable, train
 
-    x, y = torch.from_numpy(split.x), torch.from_numpy(split.y)
+    x, y = optional.torch.from_numpy(split.x), optional.torch.from_numpy(split.y)
     with repeatable(SEED):
         model = RepVGG(WIDTH, DEPTHS, classes=10)
         train(model, x, y, epochs=EPOCHS, rate=RATE, decay=DECAY, seed=SEED)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.errors import ModelError
 
 METHODS = ("switch_to_deploy", "fuse_repvgg_block", "fuse_convs", "reparameterize")
@@ -39,12 +40,10 @@ def reparameterised(model: Any, example: Any) -> tuple[str, ...]:
     example: inputs, by which the result is checked: raises ModelError where the outputs change, as
     they do in training mode.
     """
-    import torch
-
     names = branched(model)
     if not names:
         return ()
-    with torch.no_grad():
+    with optional.torch.no_grad():
         before = _first(model(example)).clone()
         for name in names:
             block = model.get_submodule(name)

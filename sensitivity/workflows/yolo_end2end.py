@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import ExportError
-from sensitivity.exporters.simulate import first_samples
-from sensitivity.exporters.trace import flat_inputs
+from sensitivity.exporters.simulate import first_samples, flat_inputs
 from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.best_boxes import BestBoxes

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from sensitivity import optional
 from sensitivity.config import CalibrationMethod
 from sensitivity.errors import MissingPackage
 from sensitivity.quantizers.ranges import lowest_error
@@ -37,7 +38,6 @@ def quantized(
         import modelopt.torch.quantization as mtq
     except ImportError:
         raise MissingPackage("nvidia-modelopt", "quantizing a YOLO", "yolo") from None
-    import torch
 
     inputs = list(batches)
 
@@ -45,7 +45,7 @@ def quantized(
         for batch in inputs:
             model(batch)
 
-    with torch.no_grad():
+    with optional.torch.no_grad():
         model = mtq.quantize(
             model, config(method, dfl), forward if method == "max" else None
         ).eval()
@@ -91,14 +91,14 @@ def _calibrate(model: Any, forward: Any, method: CalibrationMethod) -> None:
 def _range(calibrator: Any, method: CalibrationMethod) -> Any:
     """Amax from a histogram of absolute values. ModelOpt 0.47's own search by squared error is at
     fault; see `ranges`."""
-    import torch
-
     if method == "mse":
         counts, edges = (
             np.asarray(each, np.float64)
             for each in (calibrator._calib_hist, calibrator._calib_bin_edges)
         )
-        return torch.tensor(lowest_error(counts, edges, LEVELS), dtype=torch.float32)
+        return optional.torch.tensor(
+            lowest_error(counts, edges, LEVELS), dtype=optional.torch.float32
+        )
     how = {"percentile": PERCENTILE} if method == "percentile" else {"stride": STRIDE}
     return calibrator.compute_amax(method, **how)
 

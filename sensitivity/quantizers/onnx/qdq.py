@@ -26,6 +26,15 @@ from sensitivity.onnx_graph.reach import (
 )
 from sensitivity.onnx_graph.uses import bits_of, format_of, grid_limits, problem
 from sensitivity.quantizers.onnx.batches import feed
+from sensitivity.quantizers.onnx.doubts import float_doubts
+from sensitivity.quantizers.onnx.float_model import compare_with_float
+from sensitivity.quantizers.onnx.ranges import (
+    lacks_float_weights,
+    new_grids,
+    other_ranges,
+    own_range,
+    sharing,
+)
 from sensitivity.quantizers.proofs import left_quantized
 from sensitivity.records import Finding, Grid, Quantizer, Range, UnitKind
 
@@ -112,8 +121,6 @@ class OnnxQdqModel:
     def range(self, name: str) -> Range:
         """The range that a quantizer has now. Raises ModelError where it has none that could be
         changed."""
-        from sensitivity.quantizers.onnx.ranges import own_range
-
         self.grid(name)
         new = self.model.grids.get(name)
         return (
@@ -127,26 +134,18 @@ class OnnxQdqModel:
 
     def new_grids(self, ranges: Iterable[Range]) -> dict[str, NewGrid]:
         """Use -> the grid that it gets with this range. Errors as in `with_ranges`."""
-        from sensitivity.quantizers.onnx.ranges import new_grids
-
         ranges = tuple(ranges)
         for one in ranges:
             self.range(one.quantizer)
         return new_grids(self.model, self._uses, ranges)
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
-        from sensitivity.quantizers.onnx.ranges import other_ranges
-
         return other_ranges(self.model, self._uses, names, forward)
 
     def sharing(self) -> tuple[tuple[str, ...], ...]:
-        from sensitivity.quantizers.onnx.ranges import sharing
-
         return sharing(self.model, self._uses)
 
     def missing(self) -> str | None:
-        from sensitivity.quantizers.onnx.ranges import lacks_float_weights
-
         return NO_FLOAT_WEIGHTS if lacks_float_weights(self.model, self._uses) else None
 
     def fingerprint(self) -> str:
@@ -199,9 +198,6 @@ class OnnxQdqModel:
     def float_findings(self, inputs: Any) -> tuple[Finding, ...]:
         """Whether the file with everything unquantized is its float model: compared on this batch,
         or doubted."""
-        from sensitivity.quantizers.onnx.doubts import float_doubts
-        from sensitivity.quantizers.onnx.float_model import compare_with_float
-
         return (float_doubts if self.model.float is None else compare_with_float)(
             self.model, inputs
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sensitivity import optional
 from sensitivity.errors import ModelError
 
 if TYPE_CHECKING:
@@ -79,22 +80,17 @@ def has_bias(layer: Any) -> bool:
 def _sum(layer: Any, own: Any, dtype: Any, delta: Delta) -> nn.Parameter:
     """Added in the layer's own type, as where it was measured, and given in the type that the layer
     has now."""
-    import torch
-    from torch import nn
-
-    added = torch.tensor(delta, dtype=dtype, device=layer.weight.device)
+    added = optional.torch.tensor(delta, dtype=dtype, device=layer.weight.device)
     values = added if own is None else own.detach().to(dtype) + added
     values = values.to(layer.weight.dtype)
-    return nn.Parameter(values, requires_grad=bool(layer.weight.requires_grad))
+    return optional.torch.nn.Parameter(values, requires_grad=bool(layer.weight.requires_grad))
 
 
 def _in_type_of(layer: Any, own: Any) -> nn.Parameter | None:
-    from torch import nn
-
     if own is None:
         return None
     values = own.detach().to(layer.weight.dtype)
-    return nn.Parameter(values, requires_grad=bool(own.requires_grad))
+    return optional.torch.nn.Parameter(values, requires_grad=bool(own.requires_grad))
 
 
 class BiasChange:
@@ -107,9 +103,7 @@ class BiasChange:
         self._delta = delta
 
     def __call__(self, bias: Tensor) -> Tensor:
-        import torch
-
-        return bias + torch.tensor(self._delta, dtype=bias.dtype, device=bias.device)
+        return bias + optional.torch.tensor(self._delta, dtype=bias.dtype, device=bias.device)
 
 
 def mark_biases(
@@ -120,8 +114,6 @@ def mark_biases(
     node: called with a bias and the number of a node. places: path of a layer -> (number, channels)
     of each of its nodes. A bias that is None becomes zeros.
     """
-    import torch
-
     layers = [(model.get_submodule(path), numbers) for path, numbers in places.items()]
 
     def begin(module: Any, args: Any) -> None:
@@ -129,7 +121,7 @@ def mark_biases(
             bias: Any = layer._parameters["bias"]
             if bias is None:
                 weight: Any = layer.weight
-                bias = torch.zeros(numbers[0][1], dtype=weight.dtype, device=weight.device)
+                bias = optional.torch.zeros(numbers[0][1], dtype=weight.dtype, device=weight.device)
             for number, _ in numbers:
                 bias = node(bias, number)
             # found before the parameter of this name, which stays as it is

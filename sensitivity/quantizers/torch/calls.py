@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.errors import TaskError
 
 
@@ -74,37 +75,32 @@ def to_device(value: Any, device: Any) -> Any:
 
     A mapping that torch does not know, such as the batch of a tokenizer, becomes a dict.
     """
-    import torch
-    from torch.utils import _pytree as pytree
-
     if device is None:
         return value
     if isinstance(value, Mapping) and not isinstance(value, dict):
         value = dict(value)
     with_types_known(value)
-    return pytree.tree_map_only(
-        torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), value
+    return optional.pytree.tree_map_only(
+        optional.torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), value
     )
 
 
 def with_types_known(value: Any) -> Any:
     """The same value, after torch was told of the dataclasses and named tuples in it: only then can
     it take a nest of them apart, follow it in a trace, and write it down."""
-    from torch.utils import _pytree as pytree
-
     kind = type(value)
     is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
     is_named_tuple = isinstance(value, tuple) and hasattr(value, "_fields")
-    if is_dataclass and kind not in pytree.SUPPORTED_NODES:
-        pytree.register_pytree_node(
+    if is_dataclass and kind not in optional.pytree.SUPPORTED_NODES:
+        optional.pytree.register_pytree_node(
             kind,
             _fields_that_are_set,
             lambda values, names: kind(**dict(zip(names, values, strict=True))),
             serialized_type_name=_full_name(kind),
             flatten_with_keys_fn=_fields_with_keys,
         )
-    if is_named_tuple and kind not in pytree.SUPPORTED_SERIALIZED_TYPES:
-        pytree._register_namedtuple(kind, serialized_type_name=_full_name(kind))
+    if is_named_tuple and kind not in optional.pytree.SUPPORTED_SERIALIZED_TYPES:
+        optional.pytree._register_namedtuple(kind, serialized_type_name=_full_name(kind))
     for item in _items(value):
         with_types_known(item)
     return value
@@ -126,11 +122,9 @@ def _fields_that_are_set(value: Any) -> tuple[list[Any], list[str]]:
 
 
 def _fields_with_keys(value: Any) -> tuple[list[tuple[Any, Any]], list[str]]:
-    from torch.utils import _pytree as pytree
-
     values, names = _fields_that_are_set(value)
     return [
-        (pytree.GetAttrKey(name), item) for name, item in zip(names, values, strict=True)
+        (optional.pytree.GetAttrKey(name), item) for name, item in zip(names, values, strict=True)
     ], names
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.quantizers.torch.calls import with_types_known
 
 HALF = (
@@ -20,9 +21,7 @@ HALF = (
 def half_type(model: Any) -> str | None:
     """The type, "BF16" or "FP16", of the first parameter or buffer that is of such a type; None
     where there is none."""
-    import torch
-
-    names = {torch.bfloat16: "BF16", torch.float16: "FP16"}
+    names = {optional.torch.bfloat16: "BF16", optional.torch.float16: "FP16"}
     return next(
         (
             names[one.dtype]
@@ -35,13 +34,15 @@ def half_type(model: Any) -> str | None:
 
 def as_float32(value: Any) -> Any:
     """The same nest with every BF16 and FP16 tensor in FP32."""
-    import torch
-    from torch.utils import _pytree as pytree
 
     def cast(tensor: Any) -> Any:
-        return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+        return (
+            tensor.float()
+            if tensor.dtype in (optional.torch.bfloat16, optional.torch.float16)
+            else tensor
+        )
 
-    return pytree.tree_map_only(torch.Tensor, cast, with_types_known(value))
+    return optional.pytree.tree_map_only(optional.torch.Tensor, cast, with_types_known(value))
 
 
 @contextmanager

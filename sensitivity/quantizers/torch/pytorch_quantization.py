@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import product
 from typing import Any
 
+from sensitivity import optional
 from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel, array, range_problem
 
 FLAGS = ("_disabled", "_if_quant", "_if_clip", "_if_calib", "_fake_quant", "_scale")
@@ -68,10 +69,8 @@ class PytorchQuantizationModel(TensorQuantizerModel):
 
     def _amax(self, module: Any) -> Any:
         if module._learn_amax:
-            import torch
-
             low, high = _learned(module)
-            return torch.maximum(-low.detach(), high.detach())
+            return optional.torch.maximum(-low.detach(), high.detach())
         amax = getattr(module, "_amax", None)
         return (
             amax

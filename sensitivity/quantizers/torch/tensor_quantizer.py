@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity import optional
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.quantizers.proofs import reached, still_quantized
 from sensitivity.quantizers.ranges import other_ranges, own_range, ranges_set
@@ -401,9 +402,9 @@ def _describe(fault: str, where: NDArray[np.bool_]) -> str:
 
 
 def _bytes(tensor: Any) -> bytes:
-    import torch
-
-    return bytes(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return bytes(
+        tensor.detach().cpu().contiguous().reshape(-1).view(optional.torch.uint8).numpy().data
+    )
 
 
 def _told_axis(module: Any) -> int | None:

@@ -22,6 +22,8 @@ from sensitivity.quantizers.onnx.batches import (
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.memory import host_memory
+from sensitivity.simulators.onnx.network import Unsplittable
+from sensitivity.simulators.onnx.replay import OnnxReplay
 
 TOLERANCE = 1e-4
 """Largest difference, relative to the largest value of an output, at which replay is used."""
@@ -56,9 +58,6 @@ def onnx_simulator(
 
     memory: bytes that replay may hold besides the weights; None takes a quarter of what is free.
     """
-    from sensitivity.simulators.onnx.network import Unsplittable
-    from sensitivity.simulators.onnx.replay import OnnxReplay
-
     whole = WholeFile(source)
     arrays = feed(example_inputs, [value.name for value in source.model.get_inputs()])
     _check_types(arrays, source.model)
