@@ -1,0 +1,74 @@
+"""JSON schemas of the files in a run directory, from the records that are written:
+python -m sensitivity.cli.schemas docs/schemas."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from sensitivity.cost.table import FILE as COSTS
+from sensitivity.cost.table import Table
+from sensitivity.exporters.verification import Verification
+from sensitivity.files import write_whole
+from sensitivity.measure.scan import Scan
+from sensitivity.records import BenchResult, Plan
+from sensitivity.run_dir import RunInfo
+from sensitivity.search.frontier import Frontier
+from sensitivity.steps.recalibrate import FILE as RECALIBRATION
+from sensitivity.steps.recalibrate import Recalibration
+from sensitivity.tasks.detection_detail import DetectionDetail
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+FILES: dict[str, Any] = {
+    "run.json": RunInfo,
+    "scan.json": Scan,
+    "plan.json": Plan,
+    "frontier.json": Frontier,
+    RECALIBRATION: Recalibration,
+    "detection.json": DetectionDetail,
+    "export.json": Verification,
+    "bench.json": BenchResult,
+    COSTS: list[Table],
+}
+"""File -> what it holds. A named plan has the schema of plan.json."""
+
+CHECKSUM = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{8}$",
+    "description": "CRC-32 of all bytes before it; take its line out after changing the file.",
+}
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The schema of one file, by JSON Schema 2020-12. name: a key of `FILES`."""
+    made = msgspec.json.schema(FILES[name])
+    records = {title: _in_one_line(record) for title, record in made.pop("$defs").items()}
+    own = {} if name == COSTS else {"properties": {"checksum": CHECKSUM}}
+    return {"$schema": DIALECT, "title": name, **made, **own, "$defs": records}
+
+
+def _in_one_line(record: dict[str, Any]) -> dict[str, Any]:
+    """A record whose description has no line breaks of a docstring."""
+    return record | {"description": " ".join(record.get("description", "").split())}
+
+
+def schema_file(name: str) -> str:
+    """What the schema of a file is called.
+
+    >>> schema_file("plan.json")
+    'plan.schema.json'
+    """
+    return f"{Path(name).stem}.schema.json"
+
+
+def text(name: str) -> str:
+    """The schema of one file, as it is kept in docs/schemas."""
+    return msgspec.json.format(msgspec.json.encode(schema(name)), indent=2).decode() + "\n"
+
+
+if __name__ == "__main__":
+    for each in FILES:
+        write_whole(Path(sys.argv[1]) / schema_file(each), text(each).encode())
