@@ -49,6 +49,9 @@ FAMILIES: dict[str, dict[str, str]] = {
     },
     "configs": {
         "ort": "sensitivity.exporters.configs.ort:OrtConfig",
+        "modelopt": "sensitivity.exporters.configs.modelopt:ModelOptConfig",
+        "modelopt-onnx": "sensitivity.exporters.configs.modelopt_onnx:ModelOptOnnxConfig",
+        "nncf": "sensitivity.exporters.configs.nncf:NncfConfig",
     },
     "rules": {},  # ours are found by `rules.catalog`, topic by topic
 }

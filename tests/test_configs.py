@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from dataclasses import replace
@@ -11,12 +12,17 @@ import pytest
 from support import models
 from support.blocks import Residual
 from support.commands import TASK, verb
-from support.configs import Exported, apply_ort, exported, in_int8
+from support.configs import APPLY, Exported, apply_config, exported, in_int8, problem_of
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.configs.base import NamedPlan, Operation
+from sensitivity.exporters.configs.modelopt import ModelOptConfig
+from sensitivity.exporters.configs.modelopt_onnx import ModelOptOnnxConfig
+from sensitivity.exporters.configs.nncf import NncfConfig
 from sensitivity.exporters.configs.operations import quantized_inputs
 from sensitivity.exporters.configs.ort import OrtConfig
+from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Quantizer
 from sensitivity.registry import FAMILIES, load
 from sensitivity.run_dir import RunDir
@@ -40,7 +46,13 @@ def operation(name: str, *, kept: bool = True, op_type: str = "Conv", **others) 
     quantized = frozenset({0, 1})
     inputs = (f"{name}.input", f"{name}.weight")
     found = Operation(
-        name, op_type, inputs, inputs[1], quantized, quantized if kept else frozenset()
+        name=name,
+        op_type=op_type,
+        inputs=inputs,
+        outputs=(f"{name}.output",),
+        weight=inputs[1],
+        int8=quantized,
+        plan=quantized if kept else frozenset(),
     )
     return replace(found, **others)
 
@@ -65,15 +77,75 @@ def test_operations_say_what_the_files_quantize(chain: Exported) -> None:
     assert chain.plan.layers == {name: name == "conv2" for name in CHAIN}
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_onnx_runtime_finds_the_same_layers_out(
-    seed: int, chain: Exported, residual: Exported, tmp_path: Path
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("tool", list(APPLY))
+def test_the_tool_finds_the_same_layers_out(
+    tool: str, seed: int, residual: Exported, tmp_path: Path
 ) -> None:
-    for model in (chain, residual):
-        names = [each.name for each in model.plan.operations if each.int8]
-        plan = model.without(random.Random(seed).sample(names, seed + 1))
-        written = apply_ort(model.file, model.inputs, OrtConfig().write(plan), tmp_path / "a.onnx")
-        assert in_int8(written, plan) == {each.name for each in plan.kept}
+    problem = problem_of(tool)
+    if problem is not None:
+        pytest.skip(f"{tool} cannot be applied here: {problem}")
+    names = [each.name for each in residual.plan.operations if each.int8]
+    plan = residual.without(random.Random(seed).sample(names, seed + 1))
+    config = load("configs", tool)().write(plan)
+    written = apply_config(residual, tool, config, tmp_path / "model.onnx")
+    assert in_int8(written, plan) == {each.name for each in plan.kept}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_modelopt_finds_the_same_quantizers_out(seed: int) -> None:
+    import modelopt.torch.quantization as mtq
+
+    inputs = models.batch()
+    source = ModelOptModel(models.quantized(models.seeded(Residual), inputs))
+    skip = random.Random(seed).sample([each.name for each in layers(source.quantizers)], seed + 1)
+    out = frozenset(each.name for each in source.quantizers if each.layer in skip)
+    entries = json.loads(ModelOptConfig().write(NamedPlan((), source.quantizers, out)).text)
+    config = copy.deepcopy(mtq.INT8_DEFAULT_CFG)
+    config["quant_cfg"] += entries
+    applied = mtq.quantize(models.seeded(Residual), config, lambda model: model(inputs))
+    enabled = {each.name for each in ModelOptModel(applied).quantizers}
+    assert enabled == {each.name for each in source.quantizers} - out
+
+
+def test_modelopt_reads_a_name_as_a_pattern_and_specials_are_escaped() -> None:
+    plan = plan_of(operation("blocks[0]", kept=False), operation("blocks0"))
+    assert '"blocks[[]0].input"' in ModelOptConfig().write(plan).text
+
+
+def test_modelopt_would_disable_all_experts_with_one_and_that_is_refused() -> None:
+    names = ("experts.weight_quantizer", "experts.weight_quantizers.0")
+    quantizers = tuple(Quantizer(name, name, "weight", 8, None) for name in names)
+    with pytest.raises(ExportError, match=r"^Expected experts.weight_quantizer to name one quant"):
+        ModelOptConfig().write(NamedPlan((), quantizers, frozenset(names[:1])))
+
+
+def test_modelopt_onnx_matches_beginnings_and_gets_whole_names() -> None:
+    plan = plan_of(operation("conv1", kept=False), operation("conv10"), operation("conv.1"))
+    settings = json.loads(ModelOptOnnxConfig().write(plan).text)
+    assert settings["nodes_to_exclude"] == ["^conv1$"]
+    assert settings["nodes_to_quantize"] == ["^conv10$", "^conv\\.1$"]
+
+
+def test_modelopt_onnx_tells_which_convolutions_it_leaves_out_by_itself() -> None:
+    first = operation("first", weight_shape=(8, 3, 3, 3))
+    narrow = operation("narrow", weight_shape=(8, 8, 3, 3), inputs=("first.output", "w"))
+    depthwise = operation(
+        "depthwise", weight_shape=(8, 1, 3, 3), groups=8, inputs=("narrow.output", "w")
+    )
+    wide = operation("wide", weight_shape=(16, 8, 3, 3), inputs=("depthwise.output", "w"))
+    notes = ModelOptOnnxConfig().write(plan_of(first, narrow, depthwise, wide)).notes
+    assert [note.partition(" in float")[0] for note in notes] == ["ModelOpt leaves narrow"]
+
+
+def test_nncf_gets_each_type_that_is_never_quantized() -> None:
+    relu = operation("relu", op_type="Relu", kept=False, int8=frozenset())
+    plan = plan_of(operation("a"), operation("b", kept=False), relu)
+    assert json.loads(NncfConfig().write(plan).text) == {
+        "names": ["b"],
+        "types": ["Relu"],
+        "validate": True,
+    }
 
 
 def test_a_kept_layer_reads_what_a_layer_in_float_gave_unrounded(
@@ -81,7 +153,7 @@ def test_a_kept_layer_reads_what_a_layer_in_float_gave_unrounded(
 ) -> None:
     """ONNX Runtime would quantize the output of conv1, and conv2 would read rounded values."""
     plan = chain.without(["conv2"])
-    written = apply_ort(chain.file, chain.inputs, OrtConfig().write(plan), tmp_path / "a.onnx")
+    written = apply_config(chain, "ort", OrtConfig().write(plan), tmp_path / "model.onnx")
     assert "conv2" not in quantized_inputs(written)
 
 

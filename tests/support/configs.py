@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -73,9 +74,57 @@ class Reader:
         return next(self.batches, None)
 
 
-def apply_ort(file: Path, inputs: np.ndarray, config: Config, out: Path) -> Path:
-    """What ONNX Runtime makes of the float file with these settings."""
+def apply_config(model: Exported, name: str, config: Config, out: Path) -> Path:
+    """What a tool makes of the float file with these settings. name: that of `--config`."""
+    return APPLY[name](model.file, model.inputs, json.loads(config.text), out)
+
+
+def apply_ort(file: Path, inputs: np.ndarray, settings: dict[str, Any], out: Path) -> Path:
+    """ONNX Runtime, as the settings say."""
     from onnxruntime.quantization import quantize_static
 
-    quantize_static(file, out, Reader(file, inputs), **json.loads(config.text))
+    quantize_static(file, out, Reader(file, inputs), **settings)
     return out
+
+
+def apply_modelopt_onnx(
+    file: Path, inputs: np.ndarray, settings: dict[str, Any], out: Path
+) -> Path:
+    """ModelOpt ONNX, on the CPU."""
+    from modelopt.onnx.quantization import quantize
+
+    quantize(
+        str(file),
+        calibration_data={onnx.load(file).graph.input[0].name: inputs},
+        calibration_eps=["cpu"],
+        output_path=str(out),
+        high_precision_dtype="fp32",
+        log_level="ERROR",
+        **settings,
+    )
+    return out
+
+
+def apply_nncf(file: Path, inputs: np.ndarray, settings: dict[str, Any], out: Path) -> Path:
+    """NNCF, on the ONNX file."""
+    import nncf
+
+    model = onnx.load(file)
+    data = nncf.Dataset([{model.graph.input[0].name: inputs}])
+    scope = nncf.IgnoredScope(**settings)
+    onnx.save(nncf.quantize(model, data, ignored_scope=scope, subset_size=1), out)
+    return out
+
+
+APPLY = {"ort": apply_ort, "modelopt-onnx": apply_modelopt_onnx, "nncf": apply_nncf}
+
+
+def problem_of(name: str) -> str | None:
+    """Why a tool cannot be applied here; None where it can."""
+    try:
+        importlib.import_module(
+            {"modelopt-onnx": "modelopt.onnx", "nncf": "nncf"}.get(name, "onnx")
+        )
+    except ImportError as error:
+        return " ".join(str(error).split())
+    return None

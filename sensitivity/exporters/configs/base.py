@@ -22,17 +22,21 @@ SHOWN = 5
 class Operation:
     """One operation of the main graph of model.float.onnx.
 
-    name: of its node; "" where it has none. inputs: names of its values, in order. weight: name of
-    the initializer that is its weight; None for operations without one. int8, plan: which inputs
-    model.int8.onnx and model.partial.onnx quantize, by index; a bias does not count.
+    name: of its node; "" where it has none. inputs, outputs: names of its values, in order. weight:
+    name of the initializer that is its weight; None for operations without one. int8, plan: which
+    inputs model.int8.onnx and model.partial.onnx quantize, by index; a bias does not count.
+    weight_shape: as the file stores it; () where it has none. groups: of a convolution.
     """
 
     name: str
     op_type: str
     inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     weight: str | None
     int8: frozenset[int]
     plan: frozenset[int]
+    weight_shape: tuple[int, ...] = ()
+    groups: int = 1
 
     @property
     def kept(self) -> bool:

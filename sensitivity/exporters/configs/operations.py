@@ -58,24 +58,24 @@ def quantized_inputs(file: Path) -> dict[str, frozenset[int]]:
 def _operation(
     node: ir.Node, int8: Mapping[str, frozenset[int]], plan: Mapping[str, frozenset[int]]
 ) -> Operation:
-    name = node.name or ""
-    inputs = tuple(value.name or "" if value is not None else "" for value in node.inputs)
+    name, weight = node.name or "", _weight(node)
+    array = qdq.constant(weight)
     return Operation(
-        name,
-        node.op_type,
-        inputs,
-        _weight(node),
-        int8.get(name, frozenset()),
-        plan.get(name, frozenset()),
+        name=name,
+        op_type=node.op_type,
+        inputs=tuple(value.name or "" if value is not None else "" for value in node.inputs),
+        outputs=tuple(value.name or "" for value in node.outputs),
+        weight=None if weight is None else weight.name,
+        int8=int8.get(name, frozenset()),
+        plan=plan.get(name, frozenset()),
+        weight_shape=() if array is None else array.shape,
+        groups=node.attributes.get_int("group", 1),
     )
 
 
-def _weight(node: ir.Node) -> str | None:
-    """Name of the constant that the weight of an operation is, perhaps behind a Transpose."""
+def _weight(node: ir.Node) -> ir.Value | None:
+    """The constant that the weight of an operation is, perhaps behind a Transpose."""
     value = qdq.weight(node)
-    while value is not None and producer(value) is not None:
-        before = producer(value)
-        if before is None or before.op_type == "Constant":
-            break
-        value = given(before, 0)
-    return None if value is None else value.name
+    while value is not None and qdq.constant(value) is None:
+        value = given(producer(value), 0)
+    return value

@@ -1,0 +1,59 @@
+"""NVIDIA ModelOpt for PyTorch: entries of `quant_cfg` for `modelopt.torch.quantization.quantize`.
+
+Source: nvidia-modelopt 0.47.0, `torch/quantization/config.py` (a list of entries, of which later
+ones win) and `torch/quantization/conversion.py` (`_match_quantizer`: the whole name by `fnmatch`,
+also a name of experts' quantizers without its index).
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from sensitivity.errors import ExportError
+from sensitivity.exporters.configs.base import Config, NamedPlan, as_json, listed
+
+
+class ModelOptConfig:
+    """One entry for each quantizer that is left out, to stand behind the entries that the model
+    was quantized with."""
+
+    name = "modelopt"
+    file = "config.modelopt.json"
+    reads: Literal["modules"] = "modules"
+
+    def write(self, plan: NamedPlan) -> Config:
+        disabled = [each.name for each in plan.quantizers if each.name in plan.left_out]
+        patterns = [glob.escape(name) for name in disabled]
+        kept = [each.name for each in plan.quantizers if each.name not in plan.left_out]
+        _check_patterns(patterns, kept)
+        entries = [{"quantizer_name": pattern, "enable": False} for pattern in patterns]
+        return Config(
+            as_json(entries),
+            f'config["quant_cfg"] += json.load(open("{self.file}")), then '
+            "mtq.quantize(model, config, forward_loop)",
+        )
+
+
+def _check_patterns(patterns: Iterable[str], kept: Iterable[str]) -> None:
+    """Raise ExportError where a pattern would disable a quantizer that the plan keeps."""
+    every = list(kept)
+    for pattern in patterns:
+        caught = [name for name in every if fnmatchcase(_without_index(name), pattern)]
+        if caught:
+            raise ExportError(
+                f"Expected {pattern} to name one quantizer for ModelOpt, which reads it as a "
+                f"pattern, got {listed(caught)} too; rename one of the modules."
+            )
+
+
+def _without_index(name: str) -> str:
+    """A quantizer in a list of experts as ModelOpt also calls it: experts.weight_quantizers.3 is
+    experts.weight_quantizer."""
+    parent, _, index = name.rpartition(".")
+    is_expert = index.isdecimal() and parent.endswith(
+        ("weight_quantizer", "weight_quantizers", "input_quantizer", "input_quantizers")
+    )
+    return parent.removesuffix("s") if is_expert else name
