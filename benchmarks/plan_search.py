@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.stats.racing_prefix import Tried, next_size
-from sensitivity.stats.sequential import verdict
+from sensitivity.stats.sequential import is_at_least
 
 UNITS, STRONG, SIGNAL_SAMPLES, BATCH = 70, 6, 16, 50
 REJECT, LEAST = 0.3, 0.1
@@ -37,7 +37,7 @@ def judged(difference: Values, allowed: float) -> tuple[bool, int]:
     `scan.judge` does."""
     size = difference.size
     for n in range(int(LEAST * size), size, BATCH):
-        if verdict(difference[:n], -allowed, size, alpha=REJECT) == "below":
+        if is_at_least(difference[:n], -allowed, size, alpha=REJECT) == "below":
             return False, n
     return bool(difference.mean() >= -allowed), size
 

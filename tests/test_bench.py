@@ -17,7 +17,7 @@ from sensitivity.timing import protocol
 from sensitivity.timing.environment import _cpu_info, environment
 from sensitivity.timing.protocol import bench_files, interleaved, spread_of
 from sensitivity.timing.ratio import median_ratio
-from sensitivity.timing.verdict import verdict
+from sensitivity.timing.sentences import bench_sentences
 
 
 class FakeEngine:
@@ -221,7 +221,7 @@ def test_one_round_gives_no_interval() -> None:
 
 
 def test_the_verdict_says_when_int8_is_slower_and_what_to_do() -> None:
-    words = " ".join(verdict([FLOAT, row("int8", Estimate(0.7, 0.68, 0.72, 50), 14.3)]))
+    words = " ".join(bench_sentences([FLOAT, row("int8", Estimate(0.7, 0.68, 0.72, 50), 14.3)]))
     assert (
         "Full INT8 is slower than float: 0.70 times its speed (0.68 to 0.72; 14.3 ms, p95 17.2 ms)."
         in words
@@ -233,7 +233,8 @@ def test_the_verdict_says_when_int8_is_slower_and_what_to_do() -> None:
 def test_another_runtime_gets_no_advice_about_onnx_runtime() -> None:
     rows = [FLOAT, row("int8", Estimate(0.7, 0.68, 0.72, 50), 14.3)]
     for name, advice in (("trtexec", "The per-layer profile says"), ("mine", None)):
-        words = " ".join(verdict([dataclasses.replace(each, runtime=name) for each in rows]))
+        named = [dataclasses.replace(each, runtime=name) for each in rows]
+        words = " ".join(bench_sentences(named))
         assert "ONNX Runtime" not in words
         assert advice is None or advice in words
 
@@ -244,7 +245,7 @@ def test_the_verdict_of_a_faster_plan_gives_no_excuses() -> None:
         row("int8", Estimate(2, 1.9, 2.1, 50), 5),
         row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25),
     ]
-    words = verdict(rows)
+    words = bench_sentences(rows)
     assert (
         words[0]
         == "The partial plan is faster than float: 1.60 times its speed (1.50 to 1.70; 6.25 ms, "
@@ -255,7 +256,7 @@ def test_the_verdict_of_a_faster_plan_gives_no_excuses() -> None:
 
 
 def test_an_interval_that_holds_one_is_no_difference() -> None:
-    words = verdict([FLOAT, row("partial", Estimate(1.02, 0.97, 1.05, 50))])
+    words = bench_sentences([FLOAT, row("partial", Estimate(1.02, 0.97, 1.05, 50))])
     assert words[0].startswith(
         "The partial plan cannot be told from float: 1.02 times its speed (0.97 to 1.05"
     )
@@ -283,7 +284,7 @@ def test_a_plan_is_compared_with_fp16_where_fp16_was_computed(against: Estimate,
     partial = dataclasses.replace(
         row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25), against_fp16=against
     )
-    words = verdict([FLOAT, partial, row("fp16", Estimate(2, 1.9, 2.1, 50), 5, "fp16")])
+    words = bench_sentences([FLOAT, partial, row("fp16", Estimate(2, 1.9, 2.1, 50), 5, "fp16")])
     assert [
         sentence[: len(said)]
         for sentence in words
@@ -297,7 +298,7 @@ def test_an_fp16_file_that_ran_in_fp32_is_no_measure_of_fp16() -> None:
         row("partial", Estimate(1.6, 1.5, 1.7, 50), 6.25),
         row("fp16", Estimate(2, 1.9, 2.1, 50), 5),
     ]
-    words = verdict(rows)
+    words = bench_sentences(rows)
     ran = (
         "onnxruntime ran the FP16 file in fp32, at 2.00 times the speed of float: that says "
         "nothing about FP16 on a GPU."
@@ -340,7 +341,7 @@ def test_an_fp16_file_that_a_runtime_refuses_is_left_out_with_the_reason() -> No
 
 
 def test_the_verdict_ends_with_how_it_was_measured() -> None:
-    words = verdict([FLOAT, row("int8", Estimate(2, 1.9, 2.1, 50))])
+    words = bench_sentences([FLOAT, row("int8", Estimate(2, 1.9, 2.1, 50))])
     assert words[-1].startswith(
         "Float takes 10 ms. Measured in onnxruntime (2 threads, batch 1, unquantized layers in "
         "fp32)"
@@ -384,4 +385,4 @@ def test_three_real_files_are_timed_in_onnx_runtime(tmp_path: Path) -> None:
     ]
     assert timings[0].ratio.value == 1.0
     assert all(np.isfinite([each.median_ms, each.p99_ms, each.ratio.low]).all() for each in timings)
-    assert len(verdict(timings)) >= 3
+    assert len(bench_sentences(timings)) >= 3

@@ -10,7 +10,7 @@ from sensitivity.runtimes.base import LayerRun, Port
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.timing.explain import explain, mixed_adds, not_in_int8, reformats
 from sensitivity.timing.profile import FileProfile, layer_rows, profile_file, quantized_nodes
-from sensitivity.timing.verdict import verdict
+from sensitivity.timing.sentences import bench_sentences
 
 
 def step(
@@ -180,7 +180,7 @@ def test_the_verdict_holds_the_explanation_of_each_profiled_file() -> None:
         return Timing("m", variant, "tensorrt", "fp16", 1, 1, 50, 10, 11, 12, 13, 0.1, ratio)  # type: ignore[arg-type]
 
     profile = FileProfile((INPUT, CONV), ("conv1",))
-    words = verdict(
+    words = bench_sentences(
         [row("float", Estimate(1, 1, 1, 50)), row("partial", Estimate(0.9, 0.8, 0.95, 50))],
         {"partial": profile},
     )

@@ -21,7 +21,7 @@ from sensitivity.steps import bench
 from sensitivity.steps.bench import HeldOut, _accuracy, runtime_accuracy
 from sensitivity.tasks.base import Task
 from sensitivity.timing.same_files import same_files
-from sensitivity.timing.verdict import verdict
+from sensitivity.timing.sentences import bench_sentences
 
 N = 400
 
@@ -123,5 +123,5 @@ def test_files_are_the_same_by_nodes_and_numbers(tmp_path: Path, external: bool)
 
 def test_one_file_of_two_names_is_one_row_named_for_both() -> None:
     files = [timing("f", 4.0, 1.0), replace(timing("i", 2.0, 2.0, "int8"), same=("partial",))]
-    assert "Full INT8 and the partial plan are the same file, timed once." in verdict(files)
+    assert "Full INT8 and the partial plan are the same file, timed once." in bench_sentences(files)
     assert bench_table(files)["same"].tolist() == ["", "partial"]

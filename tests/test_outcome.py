@@ -13,7 +13,7 @@ from sensitivity.reporting.advice import advice
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.outcome import evidence_of, verdict_of
-from sensitivity.reporting.verdict import verdict
+from sensitivity.reporting.verdict import words_of
 
 METRIC = MetricFormat("top-1", 1.0)
 UNITS = units(28)
@@ -76,7 +76,7 @@ def test_a_met_target_is_never_green_where_float_is_the_answer() -> None:
     data = complete()
     assert data.plan
     slow = replace(data.plan, verdict=found(planned(GOOD), bench(0.8)))
-    lines = verdict(replace(data, plan=slow)).lines
+    lines = words_of(replace(data, plan=slow)).lines
     assert [(line.status, line.tone) for line in lines] == [
         ("met", "open"),
         ("slower than float", "open"),
@@ -215,7 +215,7 @@ def test_a_plan_json_of_before_is_read_and_judged() -> None:
     read = msgspec.convert(old, Plan)
     assert read.verdict is None
     data = ReportData("t", "top-1", 1.0, "disable", "c", plan=read, timings=TIMINGS)
-    assert [line.title for line in verdict(data).lines] == ["Accuracy", "Speed", "What to do"]
+    assert [line.title for line in words_of(data).lines] == ["Accuracy", "Speed", "What to do"]
 
 
 def test_a_drop_from_a_float_that_is_right_on_nothing_proves_nothing() -> None:

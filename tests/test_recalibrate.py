@@ -36,8 +36,8 @@ from sensitivity.search.ranges import (
     Place,
     places_of,
     recalibrate,
+    recalibrate_together,
     shares,
-    together,
 )
 from sensitivity.signals.base import Signal
 from sensitivity.steps import plan as plan_step
@@ -170,7 +170,7 @@ def test_after_a_collapse_weights_and_activations_are_changed_all_at_once(measur
     weights = [name.replace("input", "weight") for name in INPUTS]
     places = [tried(name, **{"per channel": 0.1}) for name in weights]
     places += [tried(name, mse=0.5, entropy=0.4, percentile=1.5) for name in INPUTS]
-    taken = together(study_of(measurer), places, signal=MOVED)
+    taken = recalibrate_together(study_of(measurer), places, signal=MOVED)
     assert [(one.unit, one.method, one.together) for one in taken] == [
         (unit, "per channel, entropy", True) for unit in ("stem", "body", "head")
     ]
@@ -182,7 +182,7 @@ def test_after_a_collapse_weights_and_activations_are_changed_all_at_once(measur
 
 def test_after_a_collapse_ranges_that_are_no_nearer_are_not_taken(measurer):
     places = [tried(name, mse=1.01) for name in INPUTS]
-    assert together(study_of(measurer), places, signal=MOVED) == ()
+    assert recalibrate_together(study_of(measurer), places, signal=MOVED) == ()
 
 
 def test_after_a_collapse_what_lowers_the_metric_is_not_kept(measurer, monkeypatch):
@@ -197,7 +197,7 @@ def test_after_a_collapse_what_lowers_the_metric_is_not_kept(measurer, monkeypat
         ]
 
     monkeypatch.setattr(measurer, "scores", scores)
-    (one,) = together(study_of(measurer), places, signal=MOVED)
+    (one,) = recalibrate_together(study_of(measurer), places, signal=MOVED)
     assert (one.unit, one.method) == ("stem", "per channel")
     assert one.gain.value == pytest.approx(0.1)
 
@@ -209,7 +209,7 @@ def test_after_a_collapse_ranges_under_which_the_metric_stays_at_nothing_are_not
     places = [tried(INPUTS[0], percentile=0.5)]
     nothing = np.zeros(200)
     monkeypatch.setattr(measurer, "scores", lambda variants, split, what: [nothing, nothing])
-    taken = together(study_of(measurer), places, signal=MOVED)
+    taken = recalibrate_together(study_of(measurer), places, signal=MOVED)
     assert taken == ()
 
 

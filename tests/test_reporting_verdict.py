@@ -11,13 +11,13 @@ from sensitivity.records import Estimate, Range, Recalibrated, Target
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.page import tiles
-from sensitivity.reporting.verdict import scan_sentences, verdict
+from sensitivity.reporting.verdict import scan_sentences, words_of
 
 MINUS = "\N{MINUS SIGN}"
 
 
 def words(data: ReportData) -> str:
-    found = verdict(data)
+    found = words_of(data)
     return "\n".join((found.headline, *found.sentences))
 
 
@@ -27,7 +27,7 @@ def with_metric(data: ReportData, **changes: Estimate) -> ReportData:
 
 
 def test_a_met_target_is_said_with_before_after_and_held_out_evidence() -> None:
-    found = verdict(complete())
+    found = words_of(complete())
     assert [line.title for line in found.lines] == ["Accuracy", "Speed", "What to do"]
     assert found.headline == (
         "Leaving 5 of 28 layers out of INT8 brings top-1 from 30.1 % to 51.4 % on confirm "
@@ -56,7 +56,7 @@ def test_holdout_tells_everything_in_int8_too_and_how_many_samples_would_do_foll
             data.plan, metric=replace(data.plan.metric, holdout_quantized=near(0.29, 0.06, n=250))
         ),
     )
-    found = verdict(data)
+    found = words_of(data)
     assert (
         "float has 52.0 % there, everything in INT8 29.0 % [23.0, 35.0] on 250 samples, so the "
         "drop is" in found.sentences[1]
@@ -66,7 +66,7 @@ def test_holdout_tells_everything_in_int8_too_and_how_many_samples_would_do_foll
 
 
 def test_a_missed_target_says_by_how_much_why_and_what_else_to_try() -> None:
-    found = verdict(complete(met=False))
+    found = words_of(complete(met=False))
     assert found.state == "bad"
     assert found.headline.startswith(
         "The target of at most 1.0 pt under float is missed on confirm by 4.7 pt: the best plan "
@@ -82,7 +82,7 @@ def test_a_model_that_needs_no_plan_is_told_so() -> None:
     data = complete()
     assert data.plan
     data = replace(data, plan=replace(data.plan, skip=()))
-    assert verdict(data).headline.startswith(
+    assert words_of(data).headline.startswith(
         "Everything in INT8 meets the target of at most 1.0 pt under float"
     )
 
@@ -97,7 +97,7 @@ def recalibrated(data: ReportData, skip: tuple[str, ...]) -> ReportData:
 
 
 def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
-    found = verdict(recalibrated(complete(), ("stage1.0",)))
+    found = words_of(recalibrated(complete(), ("stage1.0",)))
     assert found.headline == (
         "Leaving 1 of 28 layers out of INT8 and giving 1 other new ranges brings top-1 from 30.1 % "
         "to 51.4 % on confirm and meets the target of at most 1.0 pt under float there."
@@ -108,7 +108,7 @@ def test_units_that_took_other_ranges_are_named_with_what_they_bring() -> None:
         "45.0 % [39.5, 50.5] on 500 samples of confirm."
         for sentence in found.sentences
     )
-    assert verdict(recalibrated(complete(), ())).headline == (
+    assert words_of(recalibrated(complete(), ())).headline == (
         "With new ranges for 1 layer everything in INT8 meets the target of at most 1.0 pt under "
         "float on confirm, with top-1 51.4 % instead of 30.1 %: nothing is left out."
     )
@@ -125,7 +125,7 @@ def test_a_corrected_bias_is_told_with_new_ranges_and_without() -> None:
     ):
         changed = replace(one, before=before, ranges=ranges)
         plan = replace(data.plan, recalibrated=(changed,))
-        assert f"With {said} for 1 layer" in verdict(replace(data, plan=plan)).headline
+        assert f"With {said} for 1 layer" in words_of(replace(data, plan=plan)).headline
 
 
 def test_what_shared_ranges_cost_is_said() -> None:
@@ -139,12 +139,12 @@ def test_what_shared_ranges_cost_is_said() -> None:
 def test_a_plan_that_leaves_nothing_out_and_misses_does_not_claim_a_gain() -> None:
     data = complete(met=False)
     assert data.plan
-    found = verdict(replace(data, plan=replace(data.plan, skip=())))
+    found = words_of(replace(data, plan=replace(data.plan, skip=())))
     assert found.headline.endswith("top-1 is 30.1 % in INT8, and no skip-set tried was better.")
 
 
 def test_a_scan_alone_says_which_layer_hurts_most_and_what_cannot_be_told_apart() -> None:
-    found = verdict(scan_only())
+    found = words_of(scan_only())
     assert found.state == "scan"
     assert found.headline == (
         "Leaving only stage1.0 out of INT8 gains 17.0 pt [13.6, 20.4] on 300 samples, "
@@ -174,7 +174,7 @@ def test_ties_for_the_first_rank_are_said() -> None:
 def test_a_scan_where_nothing_stands_out_does_not_name_a_culprit() -> None:
     data = scan_only(3)
     first = replace(data.effects[0], effect=near(0.01, 0.02))
-    found = verdict(replace(data, effects=(first, *data.effects[1:])))
+    found = words_of(replace(data, effects=(first, *data.effects[1:])))
     assert found.headline.startswith(
         "No layer stands out: leaving only stage1.0 out of INT8 gains 1.0 pt"
     )
@@ -199,7 +199,7 @@ def test_a_metric_without_intervals_is_not_given_any() -> None:
 
 def test_nothing_measured_is_said_plainly() -> None:
     assert (
-        verdict(ReportData("t", "top-1", 1.0, "disable", "c")).headline
+        words_of(ReportData("t", "top-1", 1.0, "disable", "c")).headline
         == "Nothing has been measured yet."
     )
 

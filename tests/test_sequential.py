@@ -11,9 +11,9 @@ from scipy import stats
 from sensitivity.stats.sequential import (
     STAKES,
     confidence_sequence,
+    is_at_least,
     log_evidence,
     lower_bound,
-    verdict,
 )
 
 RUNS = 1000
@@ -157,8 +157,8 @@ def test_once_all_of_the_split_was_seen_the_interval_is_its_mean_and_the_verdict
     found = confidence_sequence(values, len(values))
     assert found.low == pytest.approx(mean)
     assert found.high == pytest.approx(mean)
-    assert verdict(values, mean, len(values)) == "at least"
-    assert verdict(values, mean + 1e-6, len(values)) == "below"
+    assert is_at_least(values, mean, len(values)) == "at least"
+    assert is_at_least(values, mean + 1e-6, len(values)) == "below"
 
 
 @pytest.mark.parametrize(("threshold", "wrong"), [(0.0199, "below"), (0.0201, "at least")])
@@ -167,7 +167,7 @@ def test_a_verdict_is_wrong_in_at_most_5_percent_of_runs_whenever_it_is_asked(
 ) -> None:
     answers = []
     for row in random_orders(changed(400, 20, 12), runs=300):
-        asked = (verdict(row[:n], threshold, 400) for n in range(40, 401, 40))
+        asked = (is_at_least(row[:n], threshold, 400) for n in range(40, 401, 40))
         answers.append(next(answer for answer in asked if answer != "open"))
     assert np.mean([answer == wrong for answer in answers]) <= 0.05
 
@@ -176,7 +176,7 @@ def test_a_clear_verdict_comes_early() -> None:
     """A plan that loses 5 points where 1 is allowed."""
     rows = random_orders(changed(1000, 20, 70), runs=50)
     needed = [
-        next(n for n in range(50, 1001, 50) if verdict(row[:n], -0.01, 1000) != "open")
+        next(n for n in range(50, 1001, 50) if is_at_least(row[:n], -0.01, 1000) != "open")
         for row in rows
     ]
     assert np.mean(needed) < 450
@@ -200,9 +200,9 @@ def test_without_a_bound_the_interval_moves_with_the_values() -> None:
 
 
 def test_what_the_rest_can_no_longer_change_is_certain() -> None:
-    assert verdict([1.0, 1.0, 1.0], 0.5, 4) == "at least"
-    assert verdict([-1.0, -1.0, -1.0], -0.25, 4) == "below"
-    assert verdict([1.0, 1.0, 1.0], 0.75, 4) == "open"
+    assert is_at_least([1.0, 1.0, 1.0], 0.5, 4) == "at least"
+    assert is_at_least([-1.0, -1.0, -1.0], -0.25, 4) == "below"
+    assert is_at_least([1.0, 1.0, 1.0], 0.75, 4) == "open"
     assert log_evidence([1.0, 1.0, -1.0], -0.26, 4)[-1] == np.inf
 
 

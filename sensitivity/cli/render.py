@@ -14,7 +14,7 @@ from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio
 from sensitivity.reporting.kinds import kind_of
 from sensitivity.reporting.number_formats import in_format
-from sensitivity.reporting.verdict import verdict
+from sensitivity.reporting.verdict import words_of
 from sensitivity.run_dir import RunDir
 from sensitivity.search.frontier import Frontier
 from sensitivity.steps.plan import read_frontier
@@ -34,7 +34,7 @@ def show(
         console.print(ranking_table(data))
     if latency and data.timings:
         console.print(latency_table(data))
-    words = verdict(data)
+    words = words_of(data)
     for line in words.lines:
         console.print(
             f"{line.title}: {line.status}.",

@@ -30,7 +30,7 @@ from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.kinds import range_words
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.path import PathChart, path_chart
-from sensitivity.reporting.verdict import scan_sentences, verdict
+from sensitivity.reporting.verdict import scan_sentences, words_of
 
 SPLIT_WORDS = {
     "rank": "the samples that say which layers hurt",
@@ -50,7 +50,7 @@ def render(data: ReportData) -> str:
         "report.html.j2",
         data=data,
         metric=MetricFormat(data.metric, data.full_scale),
-        verdict=verdict(data),
+        verdict=words_of(data),
         scan_sentences=scan_sentences(data),
         tiles=tiles(data),
         rows=row_charts(data),

@@ -54,7 +54,7 @@ class Words:
     sentences: tuple[str, ...]
 
 
-def verdict(data: ReportData) -> Words:
+def words_of(data: ReportData) -> Words:
     """What was found, the most important first; every number with its interval, its samples and
     their split."""
     latency = data.bench_sentences[:1]

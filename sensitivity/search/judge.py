@@ -13,7 +13,7 @@ from sensitivity.planners.base import Judge, Judged
 from sensitivity.records import Scores, Target
 from sensitivity.search.soft_judge import Promise, SoftJudge
 from sensitivity.signals.soft import has_soft_drop
-from sensitivity.stats.sequential import verdict
+from sensitivity.stats.sequential import is_at_least
 
 REJECT = 0.3
 """Largest chance of refusing a set that meets the target, for one that just meets it
@@ -102,7 +102,7 @@ class SequentialJudge:
         return float(np.sqrt(variance / n * (1 - n / len(self._float))))
 
     def _is_below(self, difference: Scores) -> bool:
-        answer = verdict(
+        answer = is_at_least(
             difference, self._allowed, len(self._float), alpha=REJECT, bound=self._bound
         )
         return answer == "below"

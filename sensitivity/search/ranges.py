@@ -30,7 +30,7 @@ TOGETHER_SAMPLES = 16
 
 ALPHA = 0.05
 
-Choice = tuple[Range, ...]
+Ranges = tuple[Range, ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Place:
     """
 
     own: tuple[Range, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[Ranges, ...]
 
     @property
     def quantizers(self) -> frozenset[str]:
@@ -72,7 +72,7 @@ def places_of(
     return tuple(found)
 
 
-def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Choice:
+def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Ranges:
     found = [ranges[name] for name in group if name in ranges]
     stands_alone = len(group) == 1
     if stands_alone or not found:
@@ -84,7 +84,7 @@ def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Choice:
     return tuple(Range(name, method, (largest,), low=lowest) for name in group)
 
 
-def together(
+def recalibrate_together(
     study: Study, places: Sequence[Place], *, skip: Sequence[str] = (), signal: Signal
 ) -> tuple[Recalibrated, ...]:
     """Ranges of one method for all weights, then for all activations: for a model that has
@@ -100,7 +100,7 @@ def together(
     every = study.float_variant.disabled
     weights = {quantizer.name for quantizer in study.quantizers if quantizer.role == "weight"}
     left_out = study.skip_variant(skip).disabled
-    taken: list[Choice] = []
+    taken: list[Ranges] = []
     for kind in (weights, every - weights):
         mine = [place for place in places if place.quantizers <= kind]
         base = Variant("together", left_out | (every - kind))
@@ -108,7 +108,7 @@ def together(
         taken += [choice] if choice else []
     if not taken:
         return ()
-    tries = [Choice(), *(sum(taken[: size + 1], ()) for size in range(len(taken)))]
+    tries = [Ranges(), *(sum(taken[: size + 1], ()) for size in range(len(taken)))]
     measurer.offer(one for one in tries[-1])
     scores = measurer.scores(
         [Variant("recalibrated", left_out, frozenset(one)) for one in tries],
@@ -123,15 +123,15 @@ def together(
     return _of_units(study.units, places, tries[best], brought)
 
 
-def _by_method(places: Iterable[Place]) -> dict[str, Choice]:
+def _by_method(places: Iterable[Place]) -> dict[str, Ranges]:
     """Method -> its ranges for all of these places that have any."""
-    found: dict[str, Choice] = {}
+    found: dict[str, Ranges] = {}
     for choice in _choices_of(places):
         found[choice[0].method] = (*found.get(choice[0].method, ()), *choice)
     return found
 
 
-def _nearest(study: Study, base: Variant, choices: Mapping[str, Choice], signal: Signal) -> Choice:
+def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal: Signal) -> Ranges:
     """The choice with which the outputs are nearest to float's; empty where none is credibly nearer
     than the own ranges."""
     if not choices:
@@ -147,7 +147,7 @@ def _nearest(study: Study, base: Variant, choices: Mapping[str, Choice], signal:
 
 
 def _of_units(
-    units: Sequence[Unit], places: Sequence[Place], choice: Choice, brought: Estimate
+    units: Sequence[Unit], places: Sequence[Place], choice: Ranges, brought: Estimate
 ) -> tuple[Recalibrated, ...]:
     """Each range with the first unit that has a quantizer of its place."""
     new = {one.quantizer: one for one in choice}
@@ -163,7 +163,7 @@ def _of_units(
 
 
 def recalibrated_unit(
-    unit: str, before: Choice, ranges: Choice, brought: Estimate, *, together: bool = False
+    unit: str, before: Ranges, ranges: Ranges, brought: Estimate, *, together: bool = False
 ) -> Recalibrated:
     """The record of a unit with these ranges, whose methods it names, each once."""
     method = ", ".join(dict.fromkeys(one.method for one in ranges))
@@ -194,7 +194,7 @@ def recalibrate(
         return trials.worth()
     closer = closer_choices(study, places, signal)
     changes = [
-        Change(name, found, sum((closer[place] for place in found), Choice()))
+        Change(name, found, sum((closer[place] for place in found), Ranges()))
         for name, mine in places_of_unit.items()
         if (found := [place for place in mine if place in closer])
     ]
@@ -206,7 +206,7 @@ def recalibrate(
     return trials.worth()
 
 
-def _choices_of(places: Iterable[Place]) -> list[Choice]:
+def _choices_of(places: Iterable[Place]) -> list[Ranges]:
     return [choice for place in places for choice in place.choices]
 
 
@@ -226,7 +226,7 @@ def shares(
     return found
 
 
-def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dict[Place, Choice]:
+def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dict[Place, Ranges]:
     """For each place the choice with which the outputs move least when nothing else is quantized;
     places where that is not credibly less than with their own range are left out."""
     every = study.float_variant.disabled
@@ -251,7 +251,7 @@ class Change:
 
     unit: str
     places: Sequence[Place]
-    choice: Choice
+    choice: Ranges
 
 
 class _Trials:
@@ -269,7 +269,7 @@ class _Trials:
         rise. A pass over `rank` for each unit is then saved."""
         if len(changes) < 2:
             return ()
-        every = sum((change.choice for change in changes), Choice())
+        every = sum((change.choice for change in changes), Ranges())
         now, then = self._scores([(), every], "all at once")
         brought = gain(now, then, self._measurer.task.aggregate)
         if not _credibly_rises(brought):
@@ -287,7 +287,7 @@ class _Trials:
         if found.gain.value >= 0:
             self._taken.append(found)
 
-    def best_of(self, unit: str, places: Sequence[Place], choices: Sequence[Choice]) -> None:
+    def best_of(self, unit: str, places: Sequence[Place], choices: Sequence[Ranges]) -> None:
         """Take the choice with the best metric, where that is credibly above the present one; where
         nothing can be said of chance (one value for the whole split), above it."""
         before = self._ranges(self._taken)
@@ -316,7 +316,7 @@ class _Trials:
                 return tuple(replace(one, gain=together, together=True) for one in self._tried)
         return tuple(self._taken)
 
-    def _scores(self, ranges: Sequence[Choice], what: str) -> list[Scores]:
+    def _scores(self, ranges: Sequence[Ranges], what: str) -> list[Scores]:
         variants = [Variant("recalibrated", self._base.disabled, frozenset(one)) for one in ranges]
         return self._measurer.scores(variants, "rank", f"recalibrate: {what}")
 
@@ -329,7 +329,7 @@ class _Trials:
         return recalibrated_unit(change.unit, before, change.choice, brought)
 
     @staticmethod
-    def _ranges(units: Iterable[Recalibrated]) -> Choice:
+    def _ranges(units: Iterable[Recalibrated]) -> Ranges:
         return tuple(one for unit in units for one in unit.ranges)
 
 

@@ -24,7 +24,7 @@ from scipy import special
 from sensitivity.records import Estimate
 
 Values = NDArray[np.float64]
-Verdict = Literal["at least", "below", "open"]
+Answer = Literal["at least", "below", "open"]
 
 STAKES = 0.95 * 0.7 ** np.arange(12)
 """Shares of the wealth to bet, 0.95 down to 0.02: the best is about effect / variance, which is not
@@ -121,21 +121,21 @@ def confidence_sequence(
     )
 
 
-def verdict(
+def is_at_least(
     values: ArrayLike,
     threshold: float,
     population: int,
     *,
     alpha: float = 0.05,
     bound: float | None = 1.0,
-) -> Verdict:
+) -> Answer:
     """Whether the mean of the split is at least `threshold`, as soon as that is clear.
 
     values: float[n] as in `log_evidence`. Wrong with probability at most alpha however often it is
     asked, and never once n == population. The two answers do not share alpha: only one of them can
     be wrong.
 
-    >>> verdict([0.0, 0.0, 0.0], -0.5, 4)
+    >>> is_at_least([0.0, 0.0, 0.0], -0.5, 4)
     'at least'
     """
     sample = _checked(values, population, bound)

@@ -42,7 +42,7 @@ from sensitivity.timing.inputs import check_files, random_inputs
 from sensitivity.timing.profile import layer_rows, profile_files
 from sensitivity.timing.protocol import bench_files
 from sensitivity.timing.same_files import same_files
-from sensitivity.timing.verdict import verdict
+from sensitivity.timing.sentences import bench_sentences
 
 WARMUP_ROUNDS = 10
 
@@ -135,7 +135,7 @@ def bench_run(
     profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
     accuracy, judged, unmeasured = _accuracy(timings, runtime, held, settings)
     sentences = [
-        *verdict(timings, profiles),
+        *bench_sentences(timings, profiles),
         *accuracy_sentences(accuracy, runtime.name, run_dir),
         *unmeasured,
     ]

@@ -24,7 +24,7 @@ from sensitivity.repairs.bias import Correctable, bias_corrections
 from sensitivity.repairs.samples import one_batch
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import judge_of
-from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, together
+from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, recalibrate_together
 from sensitivity.search.repairs import repaired
 from sensitivity.session import Session
 from sensitivity.signals.distortion import SQNR
@@ -188,7 +188,7 @@ def _found(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recali
     order = [effect.unit for effect in scanned.effects if effect.unit not in skip]
     if scanned.collapsed and session.has_samples:
         signal = session.distortion(session.usual_signal)
-        return together(study, _places(session, order), skip=skip, signal=signal)
+        return recalibrate_together(study, _places(session, order), skip=skip, signal=signal)
     order = order[:WORST]
     places = _places(session, order)
     try:

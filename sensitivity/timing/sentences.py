@@ -29,7 +29,7 @@ WHY_SLOW = {
 }
 
 
-def verdict(
+def bench_sentences(
     timings: Sequence[Timing], profiles: Mapping[str, FileProfile] | None = None
 ) -> list[str]:
     """Sentences about one bench run of one runtime, the most important first; the float file must
