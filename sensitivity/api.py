@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sensitivity.config import (
     IN_PYTHON,
@@ -46,6 +46,7 @@ from sensitivity.errors import ExportError, ModelError, SensitivityError
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import refuse_used
+from sensitivity.lock import locked
 from sensitivity.measure.detail import detection_detail
 from sensitivity.measure.progress import Progress, Stopwatch, silent
 from sensitivity.measure.raced import (
@@ -93,6 +94,9 @@ from sensitivity.tasks.load import Given, split_reference
 from sensitivity.timing.environment import environment
 from sensitivity.units.units import pins
 
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+
 NOT_JUDGED = (
     "{} of {} units reach no output that {} reads, such as masks, key points or an auxiliary head: "
     "{}. What INT8 does to them is not judged, and no plan leaves them out. Score those outputs "
@@ -104,6 +108,29 @@ STALE = (
 )
 
 
+def _one_at_a_time(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
+    """Let the verb hold the run directory that its settings, the first argument, name. Raises
+    RunDirError where another command holds it."""
+
+    @wraps(verb)
+    def alone(*args: Parameters.args, **keywords: Parameters.kwargs) -> Returned:
+        settings: Any = args[0]
+        with locked(_directory(settings)):
+            return verb(*args, **keywords)
+
+    return alone
+
+
+def _directory(settings: Any) -> Path:
+    """Where a verb writes. Raises RunDirError for one that goes on with a run where there is
+    none."""
+    if isinstance(settings, RunSettings | ScanSettings):
+        return out_of(settings)
+    RunDir(settings.directory).info()
+    return Path(settings.directory)
+
+
+@_one_at_a_time
 def run(settings: RunSettings, progress: Progress = silent, task: Given | None = None) -> Plan:
     """Scan, plan, export, bench and report. The plan says whether the target was met."""
     command = _command("run", settings, in_python=settings.task == IN_PYTHON)
@@ -155,6 +182,7 @@ def forecast(settings: RunSettings | ScanSettings, task: Given | None = None) ->
             return forecast_of(session, settings, watch)
 
 
+@_one_at_a_time
 def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None = None) -> Scan:
     """Rank the units of a task's model and write run.json, scan.json and scan.csv."""
     check_numbers(settings)
@@ -186,6 +214,7 @@ def _findings(settings: CheckSettings, task: Given | None) -> tuple[Finding, ...
             return preflight.check(session)
 
 
+@_one_at_a_time
 def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None = None) -> Plan:
     """Choose a skip-set for the run in `settings.directory` and write plan.json.
 
@@ -208,6 +237,7 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
         return _plan(session, settings, command, scanned)
 
 
+@_one_at_a_time
 def export(
     settings: ExportSettings, progress: Progress = silent, task: Given | None = None
 ) -> Verification:
@@ -251,9 +281,11 @@ def write_config(
     lacks_files = writer.reads == "operations" and not has_files_of(run_dir, run_dir.plan())
     if settings.for_ or lacks_files:
         export(replace(settings, config=None), progress, task)
-    return write_tool_config(run_dir, writer)
+    with locked(run_dir.path):
+        return write_tool_config(run_dir, writer)
 
 
+@_one_at_a_time
 def bench(
     settings: BenchSettings, progress: Progress = silent, task: Given | None = None
 ) -> BenchResult:

@@ -42,6 +42,17 @@ def write_whole(path: Path, content: bytes) -> None:
         ) from error
 
 
+def sync_folder(path: Path) -> None:
+    """Wait until the names of its files are on the disk, where the system can say so."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 def _replace(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from pathlib import Path
 
@@ -235,3 +236,55 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
         open_journal(tmp_path / "file" / "run" / "j", HEAD, resume=False)
     with pytest.raises(RunDirError, match="to be a folder, got a file"):
         open_journal(tmp_path / "file" / "j", HEAD, resume=False)
+
+
+class NearlyFullDisk(io.BytesIO):
+    """Takes what fits, as an unbuffered file does: of each write 40 bytes, and after 100 bytes
+    nothing."""
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        if self.tell() >= 100:
+            raise OSError(28, "No space left on device")
+        return super().write(bytes(data)[:40])
+
+
+def test_a_line_that_the_disk_took_in_parts_is_whole_or_not_there() -> None:
+    file = NearlyFullDisk()
+    write_line(file, Path("j"), BatchRead("rank", 0, "abc"))
+    first = file.getvalue()
+    assert len(first) > 40
+    assert first.endswith(b'"}\n')
+    with pytest.raises(WriteError, match="Expected to append to j"):
+        write_line(file, Path("j"), BatchRead("rank", 1, "x" * 100))
+    assert file.getvalue() == first
+
+
+def test_a_new_journal_and_its_name_are_on_the_disk_at_once_and_lines_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[Path, int]] = []
+
+    def fsync(file: int) -> None:
+        path = Path(f"/proc/self/fd/{file}").resolve()
+        synced.append((path, path.stat().st_size if path.is_file() else 0))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "run" / "j"
+    with open_journal(path, HEAD, resume=False) as journal:
+        opened = path.stat().st_size
+        assert synced == [(path, opened), (path.parent, 0)]
+        journal.add_batch("rank", 0, "d0")
+        journal.add_scores(FLOAT, "rank", 0, np.array([1.0]))
+        assert len(synced) == 2
+        journal.sync()
+        assert synced[2:] == [(path, path.stat().st_size)]
+    monkeypatch.setattr(os, "fsync", full)
+    with (
+        open_journal(path, HEAD, resume=True) as journal,
+        pytest.raises(WriteError, match="Expected to append to .*, got No space left on device"),
+    ):
+        journal.sync()
+
+
+def full(file: int) -> None:
+    raise OSError(28, "No space left on device")

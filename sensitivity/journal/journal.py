@@ -14,8 +14,10 @@
         {"op": "task", "task": {...}}
 
 Each line ends with its own checksum (`lines.py`). A kill at any byte leaves at most a torn last
-line, which the next open cuts off; any other damage is refused with its line. A journal whose head
-is of another model, data set or configuration is refused with the difference named.
+line, which the next open cuts off; any other damage is refused with its line. Lines are on the disk
+once `sync` returns, which who measures calls after each batch: a power cut costs at most the last.
+A journal whose head is of another model, data set or configuration is refused with the difference
+named.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ import contextlib
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from sensitivity.errors import JournalMismatch, RunDirError, WriteError
+from sensitivity.files import sync_folder
 from sensitivity.journal.lines import (
     FIRST_SEALED,
     SCHEMA,
@@ -125,6 +129,12 @@ class Journal:
             self._add_variant(variant)
         self._append(Scored(variant.key, split, batch, scores.shape, packed(scores)))
 
+    def sync(self) -> None:
+        """Wait until all lines are on the disk, where a power cut leaves them. Raises
+        WriteError."""
+        with _appending(self.path):
+            os.fsync(self._file.fileno())
+
     def _add_variant(self, variant: Variant) -> None:
         for one in sorted(variant.ranges, key=lambda one: one.key):
             if one.key not in self._ranges:
@@ -171,13 +181,30 @@ def write_line(file: BinaryIO, path: Path, record: Record) -> None:
     """Append one record whole or not at all: after a failed write the file ends where it ended
     before."""
     end = file.seek(0, os.SEEK_END)
+    with _appending(path):
+        try:
+            _write_all(file, sealed(record) + b"\n")
+        except OSError:
+            # A full disk can refuse even this; the torn line is then cut off by the next open.
+            with contextlib.suppress(OSError):
+                file.truncate(end)
+            raise
+
+
+def _write_all(file: BinaryIO, line: bytes) -> None:
+    """Write all of it. An unbuffered file takes what fits on the disk and raises nothing; only what
+    is written after that raises."""
+    rest = memoryview(line)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+@contextmanager
+def _appending(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the `with` into a WriteError."""
     try:
-        file.write(sealed(record) + b"\n")
-        file.flush()
+        yield
     except OSError as error:
-        # A full disk can refuse even this; the torn line is then cut off by the next open.
-        with contextlib.suppress(OSError):
-            file.truncate(end)
         raise WriteError(
             f"Expected to append to {path}, got {error.strerror or error}; what was measured "
             "before is kept: free some space and go on with --resume."
@@ -217,6 +244,8 @@ def _fill(journal: Journal, records: Sequence[Record], file: BinaryIO) -> None:
     if not records:
         file.truncate(0)
         write_line(file, journal.path, Opened(SCHEMA, dict(journal.head)))
+        journal.sync()
+        sync_folder(journal.path.parent)
         return
     assert isinstance(records[0], Opened)
     journal.task = records[0].head.get(TASK)

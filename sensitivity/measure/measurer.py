@@ -160,6 +160,7 @@ class Measurer:
                     part = _at_least(wanted, inputs, simulator)
                     for variant, values in self._distortions(fitted, missing, reference, part):
                         self.journal.add_scores(variant, split, batch, values)
+                    self.journal.sync()
                     size = batch_size(inputs)
                     advance(min(size, wanted), (len(missing) + 1) * size)
                 found.append([self._known(variant, split, batch) for variant in variants])
@@ -228,6 +229,7 @@ class Measurer:
             check_values(scores, self._values, where)
         for variant, scores in measured:
             self.journal.add_scores(variant, split, batch, scores)
+        self.journal.sync()
 
     def check_data(
         self, split: str, batch: int, inputs: Any, targets: Any, *, also: Sequence[str] = ()

@@ -68,6 +68,7 @@ class SoftMeasurer:
             measurer.journal.add_scores(variant, split, batch, scores)
         soft = soft_drop(measurer.task, wanted, output, size)
         measurer.journal.add_scores(variant, key, batch, soft)
+        measurer.journal.sync()
 
     def _float_outputs(self, split: str, batch: int, inputs: Any) -> Any:
         if (split, batch) not in self._kept:

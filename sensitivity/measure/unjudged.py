@@ -122,6 +122,7 @@ def _look(measurer: Measurer, variants: Sequence[Variant], float_: Variant) -> N
         measurer.journal.add_scores(
             measurer.of(variants[index]), SPLIT, 0, np.array([float(answer)])
         )
+    measurer.journal.sync()
 
 
 def _looked_at(

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensitivity import optional
-from sensitivity.errors import MissingPackage, TaskError, WriteError
+from sensitivity.errors import MissingPackage, TaskError
 from sensitivity.files import write_whole
+from sensitivity.lock import locked
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.classification import ArrayBatches, classification_task, from_arrays
 
@@ -63,18 +64,13 @@ def prepare(folder: Path) -> str:
     cannot be written.
     """
     splits = digits()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WriteError(
-            f"Expected to write to {folder}, got {error.strerror}; choose another --out."
-        ) from error
     weights = folder / "weights.pt"
-    if not weights.exists():
-        content = io.BytesIO()
-        optional.torch.save(trained(splits["train"]).state_dict(), content)
-        write_whole(weights, content.getvalue())
-    write_whole(folder / "task.py", TASK_FILE.encode())
+    with locked(folder):
+        if not weights.exists():
+            content = io.BytesIO()
+            optional.torch.save(trained(splits["train"]).state_dict(), content)
+            write_whole(weights, content.getvalue())
+        write_whole(folder / "task.py", TASK_FILE.encode())
     return f"{folder / 'task.py'}:task"
 
 

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from sensitivity.config import ImageSize, RunSettings, YoloChoices, YoloSettings, flag_of
-from sensitivity.errors import TaskError, WriteError
+from sensitivity.errors import TaskError
 from sensitivity.files import write_whole
 from sensitivity.journal.journal import refuse_used
+from sensitivity.lock import locked
 from sensitivity.run_dir import RunDir
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.classification import classification_task, from_folder, random_parts
@@ -76,13 +77,8 @@ def prepare(settings: YoloSettings) -> RunSettings:
     refuse_used(RunDir(out).journal, settings.resume)
     file = out / "task.py"
     if not (settings.resume and file.exists()):
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WriteError(
-                f"Expected to write to {out}, got {error.strerror}; choose another --out."
-            ) from error
-        write_whole(file, task_file(settings).encode())
+        with locked(out):
+            write_whole(file, task_file(settings).encode())
     # what the task file holds, whatever it is called elsewhere
     mine = {field.name for field in fields(YoloChoices)}
     shared = [
