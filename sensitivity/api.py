@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from sensitivity.config import (
+    CALIBRATING,
     IN_PYTHON,
+    QUANTIZING,
     BenchChoices,
     BenchSettings,
     CheckSettings,
@@ -39,6 +41,7 @@ from sensitivity.config import (
     check_numbers,
     command_line,
     python_call,
+    refuse_needless,
     shown,
     target_of,
 )
@@ -62,11 +65,14 @@ from sensitivity.measure.scan import Scan, usual_mode
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.measure.sharing import sharing_cost
 from sensitivity.measure.unjudged import mark_unjudged
-from sensitivity.onnx_task import written_task
+from sensitivity.onnx_task import data_of, written_task
 from sensitivity.preflight import check as preflight
 from sensitivity.preflight.export import check_export
 from sensitivity.preflight.file import check_file
 from sensitivity.preflight.metric import measured_findings
+from sensitivity.quantize.file import quantized_file
+from sensitivity.quantize.findings import float_findings
+from sensitivity.quantize.prepare import is_float
 from sensitivity.quantizers.base import form_of
 from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan, Verdict
 from sensitivity.registry import load
@@ -204,14 +210,17 @@ def check(settings: CheckSettings, task: Given | None = None) -> tuple[Finding, 
 
 
 def _findings(settings: CheckSettings, task: Given | None) -> tuple[Finding, ...]:
+    notes: tuple[Finding, ...] = ()
+    if settings.task.endswith(".onnx"):
+        notes = float_findings(settings)
     if settings.task.endswith(".onnx") and settings.data is None:
-        return check_file(Path(settings.task), settings.float_model)
+        return notes or check_file(Path(settings.task), settings.float_model)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         with open_session(
             task or _reference(settings, out), out, resume=False, choices=UnitChoices()
         ) as session:
-            return preflight.check(session)
+            return (*preflight.check(session), *notes)
 
 
 @_one_at_a_time
@@ -335,6 +344,8 @@ def _session(
 ) -> AbstractContextManager[Session]:
     out = out_of(settings)
     refuse_used(RunDir(out).journal, settings.resume)  # before a task file is written there
+    if task is not None:
+        refuse_needless(settings, CALIBRATING, "a task that is no ONNX file")
     given = task or _reference(settings, out)
     return open_session(
         given,
@@ -371,15 +382,13 @@ def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Se
 def _reference(settings: TaskChoices, out: Path) -> str:
     """The task as given; for an ONNX file, a task file that is written into the run directory."""
     if not settings.task.endswith(".onnx"):
+        refuse_needless(settings, CALIBRATING, "a task that is no ONNX file")
         return settings.task
-
-    return written_task(
-        settings.task,
-        out,
-        data=settings.data,
-        decode=settings.decode,
-        float_path=settings.float_model,
-    )
+    data_of(settings)
+    if is_float(Path(settings.task)):
+        return written_task(settings, out, quantized_file(settings, out))
+    refuse_needless(settings, QUANTIZING, "a Q/DQ file, which is calibrated already")
+    return written_task(settings, out)
 
 
 def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) -> Scan:

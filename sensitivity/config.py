@@ -18,6 +18,7 @@ from sensitivity.errors import SensitivityError
 from sensitivity.records import Mode, Target
 
 ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
+QuantizeFor = Literal["tensorrt", "openvino", "onnxruntime"]
 CostName = Literal["macs", "table", "engine"]
 DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
 UnitName = Literal["layer", "group", "quantizer"]
@@ -64,8 +65,8 @@ class TaskChoices:
     """Which model is measured on which data."""
 
     task: str = argument(
-        "A Python file and a function in it that returns a task, as in my_task.py:task; or a Q/DQ "
-        "ONNX file with --data."
+        "A Python file and a function in it that returns a task, as in my_task.py:task; or an ONNX "
+        "file, Q/DQ or float, with --data."
     )
     data: Path | None = setting(
         None,
@@ -77,8 +78,34 @@ class TaskChoices:
     )
     float_model: Path | None = setting(
         None,
-        "For an ONNX file: the float file it was made from, whose weights skipped operations then "
-        "get.",
+        "For a Q/DQ ONNX file: the float file it was made from, whose weights skipped operations "
+        "then get.",
+    )
+    for_: QuantizeFor | None = setting(
+        None,
+        "For a float ONNX file: the runtime by whose rules it is quantized first; by default that "
+        "of --runtime, else onnxruntime.",
+    )
+    calib: Path | None = setting(
+        None,
+        "For an ONNX file: what calibrates, in any form that --data takes, labels not needed. By "
+        "default a float file calibrates on a part of --data that is in no split.",
+    )
+    calib_samples: int | None = setting(
+        None,
+        "For an ONNX file: how many samples calibrate; 128 by default, and of --data at most a "
+        "fifth.",
+        least=1,
+    )
+    calib_method: CalibrationMethod | None = setting(
+        None,
+        "For a float ONNX file: how activation ranges are found, max by default; weights always "
+        "take the max.",
+    )
+    shape: tuple[str, ...] = setting(
+        (),
+        "For a float ONNX file whose input has sides of any length: what they are, as in "
+        "1,3,640,640, or NAME=1,3,640,640 for one of several inputs; a word leaves a side open.",
     )
 
 
@@ -423,6 +450,27 @@ def check_numbers(settings: Any) -> None:
                 f"Expected {flag_of(item.name)} to be at least {least:g}{bound}, got {value}; "
                 "leave it out for the usual."
             )
+
+
+QUANTIZING = ("for_", "calib_method", "shape")
+"""Settings of a float ONNX file that is quantized first."""
+
+CALIBRATING = (*QUANTIZING, "calib", "calib_samples")
+"""Settings of any ONNX file."""
+
+
+def refuse_needless(settings: TaskChoices, names: Collection[str], what: str) -> None:
+    """Raise SensitivityError for a setting that says nothing of what is given. what: the task."""
+    for name in names:
+        value = getattr(settings, name)
+        if value not in (None, ()):
+            raise SensitivityError(
+                f"Expected no {flag_of(name)} with {what}, got {_in_one(value)}; leave it out."
+            )
+
+
+def _in_one(value: Any) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def target_of(settings: PlanChoices, full_scale: float) -> Target:

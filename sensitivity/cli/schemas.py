@@ -14,6 +14,7 @@ from sensitivity.cost.table import Table
 from sensitivity.exporters.verification import Verification
 from sensitivity.files import write_whole
 from sensitivity.measure.scan import Scan
+from sensitivity.quantize.file import RECORD, Quantized
 from sensitivity.records import BenchResult, Plan
 from sensitivity.run_dir import RunInfo
 from sensitivity.search.frontier import Frontier
@@ -23,6 +24,7 @@ from sensitivity.tasks.detection_detail import DetectionDetail
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILES: dict[str, Any] = {
+    RECORD: Quantized,
     "run.json": RunInfo,
     "scan.json": Scan,
     "plan.json": Plan,

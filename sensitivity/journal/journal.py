@@ -263,12 +263,16 @@ def refuse_used(path: Path, resume: bool) -> None:
         raise RunDirError(
             f"Expected {path.parent} to be a folder, got a file; choose another --out."
         )
-    # the first line says what was to be measured
-    if not resume and _content(path).count(b"\n") > 1:
+    if not resume and is_used(path):
         raise RunDirError(
             f"Expected {path.parent} to be a new run, got a journal of an earlier one; "
             "add --resume to go on with it, or choose another --out."
         )
+
+
+def is_used(path: Path) -> bool:
+    """Whether this journal holds measurements; its first line says what was to be measured."""
+    return _content(path).count(b"\n") > 1
 
 
 def read_records(path: Path) -> list[Record]:

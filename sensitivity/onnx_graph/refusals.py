@@ -84,6 +84,11 @@ def _check_pairs(graph: ir.Graph, nodes: list[ir.Node], name: str) -> None:
         )
 
 
+def is_quantized_otherwise(node: ir.Node) -> bool:
+    """Whether the operation is quantized without pairs: dynamically, or in integers itself."""
+    return node.op_type in DYNAMIC or _computes_in_integers(node)
+
+
 def _computes_in_integers(node: ir.Node) -> bool:
     """Whether the operation holds or takes integers itself, so that nothing can be switched in
     front of it."""

@@ -43,6 +43,11 @@ class LabelledImages:
     names: tuple[str, ...]
 
 
+def unlabelled(file: Path) -> LabelledImage:
+    """An image of which only the pixels are wanted."""
+    return LabelledImage(file, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
+
+
 def coco_images(annotations: Path, folder: Path) -> LabelledImages:
     """All images of a COCO instances file, also those without objects. Classes are numbered by
     rising category id.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
 from sensitivity.tasks.classification import Labels, random_parts
-from sensitivity.tasks.onnx_data import SIZES
+from sensitivity.tasks.onnx_data import sizes_of
 
 Inputs = NDArray[Any] | dict[str, NDArray[Any]]
 """An array; for a file with several inputs, arrays by name. The first axis is the sample."""
@@ -87,9 +87,32 @@ def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, 
     return (inputs if len(ports) > 1 else next(iter(inputs.values()))), labels
 
 
-def split_arrays(x: Inputs, y: Labels, batch: int, seed: int = 0) -> dict[str, ArrayBatches]:
-    """Split name -> random samples of the arrays, the same for the same seed."""
-    parts = random_parts(len(y), SIZES, seed)
+def calibration_inputs(source: Path, ports: list[Port], samples: int) -> Inputs:
+    """The first samples of an .npz, in the types of the file's inputs; labels need not be there.
+
+    Raises TaskError for arrays of other names, shapes or values.
+    """
+    found = _read(source)
+    names = _input_names(found, ports, _label_name(found, ports))
+    if names is None:
+        wanted = "x" if len(ports) == 1 else ", ".join(port.name for port in ports)
+        raise TaskError(
+            f"Expected {source} to hold inputs {wanted} to calibrate with, got "
+            f"{', '.join(found) or 'nothing'}; save it with numpy.savez(file, x=inputs)."
+        )
+    inputs = {
+        port.name: as_port(found[name], port, f"{name} in {source}")[:samples]
+        for port, name in zip(ports, names, strict=True)
+    }
+    return inputs if len(ports) > 1 else next(iter(inputs.values()))
+
+
+def split_arrays(
+    x: Inputs, y: Labels, batch: int, *, set_aside: int = 0, seed: int = 0
+) -> dict[str, ArrayBatches]:
+    """Split name -> random samples of the arrays, the same for the same seed. set_aside: see
+    `sizes_of`."""
+    parts = random_parts(len(y), sizes_of(len(y), set_aside), seed)
     return {name: ArrayBatches(_taken(x, at), y[at], batch) for name, at in parts.items()}
 
 

@@ -22,10 +22,20 @@ from sensitivity.tasks.detection_boxes import (
     decode_yolox,
 )
 from sensitivity.tasks.detection_labels import LabelledImages, coco_images
-from sensitivity.tasks.images import Size, centre_crop, shown_size, sides
+from sensitivity.tasks.images import (
+    SUFFIXES,
+    Size,
+    centre_crop,
+    image_files,
+    shown_size,
+    sides,
+)
 
 SIZES: Mapping[str, float] = {"rank": 0.5, "confirm": 0.25, "holdout": 0.25}
-"""The file is calibrated already: no samples are set aside for that."""
+"""Of what is left where some samples are set aside to calibrate on."""
+
+LARGEST_CALIBRATION = 5
+"""One part in so many of the data at most is set aside to calibrate on."""
 
 DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
 Colours = Literal["rgb", "bgr"]
@@ -90,6 +100,21 @@ class ImageBatches(classification.ImageBatches):
             )
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Which samples calibrate. samples: at most so many. source: what they are taken from, labels
+    not needed: images, COCO annotations or an .npz; None for a part of the data that is in no
+    split."""
+
+    samples: int
+    source: Path | None = None
+
+    @property
+    def set_aside(self) -> int:
+        """How many samples of the data calibrate."""
+        return self.samples if self.source is None else 0
+
+
 def data_kind(data: Path) -> Literal["coco", "folders", "arrays"]:
     """What `--data` names. Raises TaskError for anything else."""
     if data.suffix == ".npz" and data.is_file():
@@ -127,15 +152,50 @@ def folders(data: Path) -> Images:
     return images_by_class(data)
 
 
+def sizes_of(n: int, set_aside: int, shares: Mapping[str, float] = SIZES) -> Mapping[str, float]:
+    """How many of n samples each split gets; "calib" comes first where samples are set aside.
+
+    set_aside: how many samples calibrate, at most a fifth of all; 0 for none. shares: of the
+    others.
+
+    >>> sizes_of(100, 64)
+    {'calib': 20, 'rank': 40, 'confirm': 20, 'holdout': 20}
+    """
+    calib = min(set_aside, n // LARGEST_CALIBRATION)
+    if not calib:
+        return shares
+    return {"calib": calib} | {name: int((n - calib) * share) for name, share in shares.items()}
+
+
+def calibration_images(source: Path, samples: int, seed: int = 0) -> list[Path]:
+    """At most so many image files, drawn at random, the same for the same seed.
+
+    source: COCO annotations, or a folder, of which all images count. Raises TaskError.
+    """
+    if source.is_file() and source.suffix == ".json":
+        files = [image.file for image in coco(source).images]
+    else:
+        files = image_files(source)
+    if not files:
+        raise TaskError(
+            f"Expected images to calibrate with at {source}, got none that end in "
+            f"{', '.join(sorted(SUFFIXES))}."
+        )
+    order = np.random.default_rng(seed).permutation(len(files))[:samples]
+    return [files[at] for at in sorted(order)]
+
+
 def split_folders(
     images: Images,
     transform: Callable[[Any], NDArray[Any]],
     layout: Layout,
     batch: int,
+    *,
+    set_aside: int = 0,
     seed: int = 0,
 ) -> dict[str, ImageBatches]:
-    """Split name -> random images, the same for the same seed."""
-    parts = random_parts(len(images.files), SIZES, seed)
+    """Split name -> random images, the same for the same seed. set_aside: see `sizes_of`."""
+    parts = random_parts(len(images.files), sizes_of(len(images.files), set_aside), seed)
     return {
         name: ImageBatches(images.take(at), transform, batch, layout=layout)
         for name, at in parts.items()

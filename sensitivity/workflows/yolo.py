@@ -32,13 +32,12 @@ from sensitivity.tasks.detection_boxes import (
     decode_corners,
     decode_ultralytics,
 )
-from sensitivity.tasks.detection_labels import LabelledImage
+from sensitivity.tasks.detection_labels import LabelledImage, unlabelled
 from sensitivity.tasks.images import centre_crop, shown_size, sides
 from sensitivity.workflows.yolo_data import (
     calibration_files,
     has_train_images,
     labelled,
-    unlabelled,
 )
 from sensitivity.workflows.yolo_end2end import with_best_boxes
 from sensitivity.workflows.yolo_quantize import quantized

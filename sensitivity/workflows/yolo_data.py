@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sensitivity.errors import MissingPackage, TaskError
 from sensitivity.tasks.detection_images import image_size
 from sensitivity.tasks.detection_labels import (
@@ -67,11 +65,6 @@ def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
             f"{', '.join(sorted(SUFFIXES))}."
         )
     return files
-
-
-def unlabelled(file: Path) -> LabelledImage:
-    """An image of which only the pixels are wanted."""
-    return LabelledImage(file, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
 
 
 def has_train_images(data: Path) -> bool:

@@ -252,18 +252,22 @@ def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
     return [
         ("as it is", lambda: original),
         ("with BatchNorm folded", lambda: with_batchnorm_folded(original)),
-        ("as ONNX Runtime's basic optimizations write it", lambda: _optimized(path, custom_ops)),
+        (
+            "as ONNX Runtime's basic optimizations write it",
+            lambda: optimized(str(path), path.name, custom_ops),
+        ),
     ]
 
 
-def _optimized(path: Path, custom_ops: str | Path | None) -> ir.Model:
-    """What the preprocessing of ONNX Runtime's quantizer makes of the file."""
+def optimized(content: bytes | str, name: str, custom_ops: str | Path | None = None) -> ir.Model:
+    """What the preprocessing of ONNX Runtime's quantizer makes of a model. content: bytes, or the
+    path of a file. Raises OnnxFileError where ONNX Runtime refuses it."""
     options = _options()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(written)
-        _made(str(path), path.name, options, custom_ops)
+        _made(content, name, options, custom_ops)
         return _loaded(written)
 
 

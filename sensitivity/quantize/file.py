@@ -1,0 +1,199 @@
+"""quantized.onnx in a run directory: made once, found again by --resume, and never half there."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from sensitivity.config import CalibrationMethod, QuantizeFor, TaskChoices, flag_of
+from sensitivity.errors import JournalMismatch, SensitivityError, TaskError
+from sensitivity.files import write_whole
+from sensitivity.journal.journal import is_used
+from sensitivity.onnx_graph.digest import digest
+from sensitivity.onnx_task import CALIBRATION_SAMPLES, Reading, data_of, task_of
+from sensitivity.quantize.prepare import FloatFile, float_file, opset_of, prepared
+from sensitivity.quantize.ranges import ranges
+from sensitivity.quantize.rules import RULES, RUNTIMES
+from sensitivity.quantize.static import quantized
+from sensitivity.quantizers.onnx.batches import feed
+from sensitivity.quantizers.onnx.float_model import first_samples
+from sensitivity.run_dir import RunDir
+from sensitivity.tasks.base import Batches
+from sensitivity.tasks.batches import batch_digest
+from sensitivity.tasks.onnx_data import Calibration
+
+FILE, RECORD = "quantized.onnx", "quantized.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What makes quantized.onnx what it is. model, calib: digests of the float file and of the
+    first batch that calibrates. shape: as it was given."""
+
+    model: str
+    for_: QuantizeFor
+    calib_method: CalibrationMethod
+    calib_samples: int
+    shape: tuple[str, ...]
+    calib: str
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """quantized.json. sha256: of quantized.onnx. by: the tool and its version. opset: of the float
+    file, then of quantized.onnx."""
+
+    sha256: str
+    options: Options
+    by: str
+    opset: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A float file that is to be quantized. file: with the shapes in the settings. calib: the
+    samples."""
+
+    settings: TaskChoices
+    file: FloatFile
+    calib: Batches
+
+    @cached_property
+    def options(self) -> Options:
+        inputs, _ = next(iter(self.calib))
+        return Options(
+            model=digest(self.file.path),
+            calib=batch_digest(inputs, None),
+            calib_samples=samples_of(self.settings),
+            calib_method=self.settings.calib_method or "max",
+            for_=target_of(self.settings),
+            shape=self.settings.shape,
+        )
+
+
+def quantized_file(settings: TaskChoices, out: Path) -> Path:
+    """quantized.onnx in the run directory, made from the float file in the settings; that of an
+    earlier run where it was made in the same way.
+
+    Raises TaskError for data that the file cannot take, OnnxFileError for a file that cannot be
+    quantized, JournalMismatch where measurements are of a file that was made in another way.
+    """
+    job = job_of(settings)
+    run_dir, file = RunDir(out), out / FILE
+    earlier = run_dir.read_if_there(RECORD, Quantized)
+    if earlier is not None:
+        changed = _changed(earlier, job.options, file)
+        if changed is None:
+            return file
+        if is_used(run_dir.journal):
+            raise JournalMismatch(
+                f"Expected {file} to be what was measured in this run, got {changed}; repeat the "
+                "command that began the run, or choose another --out."
+            )
+    made = _quantized(job)
+    content = made.SerializeToString()
+    write_whole(file, content)
+    opsets = (job.file.opset, opset_of(made))
+    tool = f"onnxruntime {importlib.metadata.version('onnxruntime')}"
+    run_dir.write(RECORD, Quantized(_sha(content), job.options, tool, opsets))
+    return file
+
+
+def job_of(settings: TaskChoices) -> Job:
+    """The float file and the samples that calibrate it. Raises TaskError where there are none."""
+    if settings.float_model is not None:
+        raise TaskError(
+            f"Expected no --float-model with {settings.task}, which is a float file and is "
+            f"quantized first, got {settings.float_model}; leave it out, or give the Q/DQ file in "
+            "place of the float one."
+        )
+    data = data_of(settings)
+    file = float_file(Path(settings.task), shapes_of(settings.shape))
+    reading = Reading(
+        decode=settings.decode, calibration=Calibration(samples_of(settings), settings.calib)
+    )
+    calib = task_of(file, data, reading).data.get("calib")
+    if calib is None:
+        raise TaskError(
+            f"Expected at least 5 samples in {data}, of which a fifth calibrates, got fewer; give "
+            "more, or others to calibrate on with --calib."
+        )
+    return Job(settings, file, calib)
+
+
+def samples_of(settings: TaskChoices) -> int:
+    """How many samples calibrate at most."""
+    return settings.calib_samples or CALIBRATION_SAMPLES
+
+
+def target_of(settings: TaskChoices) -> QuantizeFor:
+    """By whose rules a float file is quantized."""
+    runtime = getattr(settings, "runtime", None)
+    return settings.for_ or RUNTIMES.get(str(runtime), "onnxruntime")
+
+
+def shapes_of(given: tuple[str, ...]) -> dict[str, tuple[int | str, ...]]:
+    """Name of an input -> its sides, "" where none is named.
+
+    Raises SensitivityError for sides that are no numbers above 0 and no words.
+
+    >>> shapes_of(("1,3,640,640", "mask=n,640"))
+    {'': (1, 3, 640, 640), 'mask': ('n', 640)}
+    """
+    found: dict[str, tuple[int | str, ...]] = {}
+    for text in given:
+        name, _, sides = text.rpartition("=")
+        words = [word.strip() for word in sides.split(",")]
+        if not all(word.isidentifier() or (word.isdecimal() and int(word)) for word in words):
+            raise SensitivityError(
+                "Expected --shape as numbers above 0 with commas, a word for a side of any length, "
+                f"got {text!r}; write it as 1,3,640,640 or NAME=1,3,640,640."
+            )
+        found[name] = tuple(int(word) if word.isdecimal() else word for word in words)
+    return found
+
+
+def _quantized(job: Job) -> onnx.ModelProto:
+    name, options = job.file.path.name, job.options
+    rules = RULES[options.for_]
+    inputs = [value.name for value in job.file.get_inputs()]
+    example, _ = next(iter(job.calib))
+    model = prepared(job.file, first_samples(feed(example, inputs), 1))
+    found = ranges(model, _inputs(job.calib), options.calib_method, symmetric=rules.signed)
+    made = quantized(model, found, rules, name)
+    del made.metadata_props[:]
+    made.metadata_props.extend(job.file.model.metadata_props)
+    return made
+
+
+def _inputs(batches: Batches) -> Iterator[Any]:
+    return (inputs for inputs, _ in batches)
+
+
+def _changed(earlier: Quantized, options: Options, file: Path) -> str | None:
+    """What is not as it was when quantized.onnx was made, in words; None where all is."""
+    if not file.is_file() or _sha(file.read_bytes()) != earlier.sha256:
+        return "a file that is no more as it was written"
+    for item in fields(Options):
+        before, now = getattr(earlier.options, item.name), getattr(options, item.name)
+        if before != now:
+            return WORDS.get(item.name, f"{flag_of(item.name)} {now} and not {before}")
+    return None
+
+
+WORDS = {
+    "model": "another float file",
+    "calib": "other samples to calibrate on",
+}
+"""How options that are digests are told."""
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,32 @@
+"""What `sensitivity check` says of a float file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sensitivity.config import TaskChoices
+from sensitivity.quantize.file import FILE, samples_of, shapes_of, target_of
+from sensitivity.quantize.prepare import FIRST_OPSET, float_file, is_float
+from sensitivity.quantize.rules import RULES
+from sensitivity.records import Finding
+
+
+def float_findings(settings: TaskChoices) -> tuple[Finding, ...]:
+    """A note on what `run` and `scan` do with a float file first; nothing for a quantized one.
+
+    Raises OnnxFileError for a file that cannot be read or run.
+    """
+    path = Path(settings.task)
+    if not is_float(path):
+        return ()
+    opset = float_file(path, shapes_of(settings.shape)).opset
+    lifted = f", lifted to opset {FIRST_OPSET}" if opset < FIRST_OPSET else ""
+    target = target_of(settings)
+    source = settings.calib or "--data that are in no split"
+    method, samples = settings.calib_method or "max", samples_of(settings)
+    message = (
+        f"{path.name} is a float file of opset {opset}: run and scan quantize it first{lifted}, by "
+        f"the rules of {target} ({RULES[target].in_words}), with ranges by {method} over at most "
+        f"{samples} samples of {source}; the result is {FILE} in the run directory."
+    )
+    return (Finding("float-file", "note", path.name, message, ""),)

@@ -1,0 +1,196 @@
+"""A float file in the form that a quantizer can take, which computes the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from sensitivity.errors import OnnxFileError, SensitivityError
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.qdq import PAIR
+from sensitivity.onnx_graph.refusals import is_quantized_otherwise
+from sensitivity.quantizers.onnx.float_model import Arrays, distance, run_batch
+from sensitivity.quantizers.onnx.model import optimized, session
+
+FIRST_OPSET = 13
+"""That has a scale for each channel. ONNX Runtime's quantizer writes files that are not valid for
+those before."""
+
+SAME = 1e-4
+"""Largest difference of outputs as a part of their spread: sums are taken in another order."""
+
+HALF = {onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+
+
+class FloatFile:
+    """A float ONNX file. path: of the file. model: as it is there, or with other shapes; weights in
+    memory.
+
+    Raises OnnxFileError where ONNX Runtime refuses it.
+    """
+
+    def __init__(self, path: Path, model: onnx.ModelProto) -> None:
+        self.path = path
+        self.model = model
+        self.session = session(model.SerializeToString(), path.name)
+
+    def get_inputs(self) -> Sequence[Any]:
+        return list(self.session.get_inputs())
+
+    def get_outputs(self) -> Sequence[Any]:
+        return list(self.session.get_outputs())
+
+    @property
+    def opset(self) -> int:
+        """Of the standard operations."""
+        return opset_of(self.model)
+
+
+def is_float(path: Path) -> bool:
+    """Whether no operation of the file has anything to do with integers of a quantizer.
+
+    Files that are quantized in part are calibrated already. Raises OnnxFileError for a file that
+    cannot be read.
+    """
+    model = load_model(path)
+    bodies = (function.all_nodes() for function in model.functions.values())
+    nodes = chain(model.graph.all_nodes(), *bodies)
+    return not any(node.op_type in PAIR or is_quantized_otherwise(node) for node in nodes)
+
+
+def float_file(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> FloatFile:
+    """The file with these shapes of its inputs.
+
+    shapes: name of an input, or "" for the only one -> its sides, a word for one of any length.
+    Raises OnnxFileError for a file in half precision, which the quantizer takes for none, and for
+    one that cannot be run; SensitivityError for shapes that are none of its inputs'.
+    """
+    loaded = load_model(path)
+    ir.external_data.load_to_model(loaded)
+    proto: onnx.ModelProto = ir.to_proto(loaded)
+    kinds = {tensor.data_type for tensor in proto.graph.initializer}
+    if kinds & HALF:
+        raise OnnxFileError(
+            f"Expected {path.name} to be a float file in FP32, got weights in half precision; "
+            "export it in FP32: INT8 ranges and the comparison with float need its full precision."
+        )
+    _drop_overridable(proto.graph)
+    if shapes:
+        _fix_shapes(proto, shapes, path)
+    return FloatFile(path, proto)
+
+
+def prepared(file: FloatFile, example: Arrays) -> onnx.ModelProto:
+    """The model with opset 13 or later, constants and BatchNorm folded, every operation named.
+
+    example: inputs of one batch, on which it gives what the file gives. Raises OnnxFileError where
+    it cannot be lifted, or gives something else.
+    """
+    lifted = _lifted(file)
+    made: onnx.ModelProto = ir.to_proto(optimized(lifted.SerializeToString(), file.path.name))
+    _only_used_opsets(made)
+    name_nodes(made.graph)
+    _check_same(file, made, example)
+    return onnx.shape_inference.infer_shapes(made, data_prop=True)
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the standard operations."""
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return int(max(versions, default=1))
+
+
+def name_nodes(graph: onnx.GraphProto) -> None:
+    """Give operations without a name, or with one that is taken, one of their type and output."""
+    seen: Counter[str] = Counter(node.name for node in graph.node)
+    for node in graph.node:
+        if not node.name or seen[node.name] > 1:
+            node.name = f"{node.op_type}_{next(iter(node.output), '')}"
+
+
+def _lifted(file: FloatFile) -> onnx.ModelProto:
+    if file.opset >= FIRST_OPSET:
+        return file.model
+    try:
+        made: onnx.ModelProto = onnx.version_converter.convert_version(file.model, FIRST_OPSET)
+    except Exception as error:  # of C++, without a public base class
+        said = " ".join(str(error).split())[:200]
+        raise OnnxFileError(
+            f"Expected {file.path.name} of opset {file.opset} to be lifted to opset {FIRST_OPSET}, "
+            f"which INT8 with scales per channel needs, got from onnx.version_converter: {said}; "
+            f"export it again with opset {FIRST_OPSET} or later."
+        ) from error
+    _drop_overridable(made.graph)
+    return made
+
+
+def _check_same(file: FloatFile, made: onnx.ModelProto, example: Arrays) -> None:
+    names = [value.name for value in file.get_outputs()]
+    theirs = run_batch(file.session, example, names)
+    ours = run_batch(session(made.SerializeToString(), file.path.name), example, names)
+    apart = max(distance(ours[name], theirs[name]) for name in names)
+    if not apart <= SAME:
+        raise OnnxFileError(
+            f"Expected {file.path.name}, lifted to opset {opset_of(made)} and with BatchNorm and "
+            f"constants folded, to compute what it did, got outputs that differ by {apart:.2g} of "
+            f"their spread (up to {SAME:g} is rounding); export it with opset {FIRST_OPSET} or "
+            "later."
+        )
+
+
+def _drop_overridable(graph: onnx.GraphProto) -> None:
+    """Take constants out of the inputs, where files before IR version 4 list them too: what is an
+    input is not folded and not quantized as a weight."""
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    del graph.input[:]
+    graph.input.extend(inputs)
+
+
+def _only_used_opsets(model: onnx.ModelProto) -> None:
+    """ONNX Runtime declares all domains that it knows; other runtimes ask what they are for."""
+    used = {"", *(node.domain for node in ir.from_proto(model).graph.all_nodes())}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def _fix_shapes(
+    model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]], path: Path
+) -> None:
+    inputs = {value.name: value for value in model.graph.input}
+    for name, sides in shapes.items():
+        wanted = name or (next(iter(inputs)) if len(inputs) == 1 else "")
+        if wanted not in inputs:
+            raise SensitivityError(
+                f"Expected --shape as NAME=SIDES for an input of {path.name} "
+                f"({', '.join(inputs)}), got {name or 'no name'}; write --shape "
+                f"{next(iter(inputs))}=1,3,224,224."
+            )
+        given = inputs[wanted].type.tensor_type.shape.dim
+        if len(given) != len(sides):
+            raise SensitivityError(
+                f"Expected --shape of {wanted} to have its {len(given)} sides, got "
+                f"{','.join(map(str, sides))}; write a word for a side of any length."
+            )
+        for side, length in zip(given, sides, strict=True):
+            if isinstance(length, int):
+                side.dim_value = length
+            else:
+                side.dim_param = length
+    _infer_other_shapes(model)
+
+
+def _infer_other_shapes(model: onnx.ModelProto) -> None:
+    """Let every shape follow from those of the inputs."""
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    model.graph.CopyFrom(inferred.graph)

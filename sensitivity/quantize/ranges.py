@@ -1,0 +1,102 @@
+"""Ranges of a float model's tensors, from calibration samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from sensitivity.config import CalibrationMethod
+from sensitivity.quantizers.histogram import Ends, Histogram
+from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
+from sensitivity.quantizers.onnx.model import session
+
+LEVELS = 255
+METHODS: Mapping[CalibrationMethod, str] = {
+    "percentile": "percentile 99.99",
+    "entropy": "entropy",
+    "mse": "mse",
+}
+"""What `Histogram` calls them."""
+
+
+class Extremes:
+    """The smallest and the largest finite value seen, and 0."""
+
+    def __init__(self) -> None:
+        self.low = self.high = 0.0
+
+    def add(self, values: NDArray[Any]) -> None:
+        """values: of any shape; what is not finite counts for nothing."""
+        finite = values[np.isfinite(values)]
+        if finite.size:
+            self.low = min(self.low, float(finite.min()))
+            self.high = max(self.high, float(finite.max()))
+
+
+def ranges(
+    model: onnx.ModelProto, batches: Iterable[Any], method: CalibrationMethod, *, symmetric: bool
+) -> dict[str, Ends]:
+    """Float tensor of the main graph -> the range that calibration finds for it.
+
+    model: with the types of its tensors. batches: inputs. max: all that was seen; the others as for
+    recalibration. symmetric: the grid has as many levels on both sides of 0.
+    """
+    seen: dict[str, Any] = {
+        name: Extremes() if method == "max" else Histogram() for name in float_tensors(model.graph)
+    }
+    forward(model, batches, seen, lambda name, values: seen[name].add(values))
+    if method == "max":
+        return {name: (each.low, each.high) for name, each in seen.items()}
+    key = METHODS[method]
+    return {
+        name: each.ranges(LEVELS, symmetric=symmetric).get(key, (0.0, 0.0))
+        for name, each in seen.items()
+    }
+
+
+def float_tensors(graph: onnx.GraphProto) -> list[str]:
+    """Names of the float tensors that inputs give or operations compute, in their order."""
+    typed = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    computed = (name for node in graph.node for name in node.output)
+    names = dict.fromkeys((*(value.name for value in graph.input), *computed))
+    return [name for name in names if typed.get(name) == onnx.TensorProto.FLOAT]
+
+
+def forward(
+    model: onnx.ModelProto,
+    batches: Iterable[Any],
+    names: Collection[str],
+    see: Callable[[str, NDArray[Any]], None],
+) -> None:
+    """Run the model one sample at a time, or as many as its fixed batch has, and show these
+    tensors."""
+    runner = session(_giving(model, names), "the float file")
+    inputs = [value.name for value in runner.get_inputs()]
+    asked = [name for name in names if name not in inputs]
+    size = fixed_batch(runner) or 1
+    for batch in batches:
+        given = feed(batch, inputs)
+        samples = length(given) or size
+        for start, part in enumerate(pieces(given, size)):
+            fresh = samples - start * size  # the last piece may be filled up
+            found = dict(zip(asked, runner.run(asked, dict(part)), strict=True))
+            for name in names:
+                values = found[name] if name in found else part[name]
+                see(name, values[:fresh] if values.ndim and len(values) == size else values)
+
+
+def _giving(model: onnx.ModelProto, names: Collection[str]) -> bytes:
+    """The model with these tensors as further outputs."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    own = {value.name for value in (*watched.graph.output, *watched.graph.input)}
+    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
+    content: bytes = watched.SerializeToString()
+    return content

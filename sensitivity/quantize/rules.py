@@ -1,0 +1,81 @@
+"""What each runtime wants in INT8, as options of ONNX Runtime's quantizer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx
+
+from sensitivity.config import QuantizeFor
+
+WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+RUNTIMES: Mapping[str, QuantizeFor] = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt",
+    "trtexec": "tensorrt",
+}
+"""Runtime that latency is measured in -> whose rules its files follow."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How files for one runtime are quantized; weights always are signed, symmetric and have a
+    range per output channel.
+
+    signed: whether activations are, around 0; else they are unsigned and asymmetric. operations:
+    types that are quantized; empty for all that the quantizer knows. options: `extra_options` of
+    the quantizer.
+    """
+
+    signed: bool
+    operations: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def in_words(self) -> str:
+        """For messages: what is quantized, and how."""
+        grid = "signed symmetric" if self.signed else "unsigned asymmetric"
+        what = ", ".join(self.operations) or "every operation that ONNX Runtime has in INT8"
+        return f"{what}; {grid} activations per tensor, weights per channel"
+
+
+RULES: Mapping[QuantizeFor, Rules] = {
+    # TensorRT takes no zero points and no INT32 biases, and fuses what follows a weighted
+    # operation, so that a pair on its output would only cost accuracy.
+    "tensorrt": Rules(
+        signed=True,
+        operations=WEIGHTED,
+        options={
+            "ActivationSymmetric": True,
+            "AddQDQPairToWeight": True,
+            "QuantizeBias": False,
+            "OpTypesToExcludeOutputQuantization": list(WEIGHTED),
+        },
+    ),
+    # Its integer kernels need pairs on both sides of an operation.
+    "onnxruntime": Rules(signed=False),
+    "openvino": Rules(signed=False),
+}
+
+
+def kept_float(graph: onnx.GraphProto, rules: Rules) -> list[str]:
+    """Names of operations that stay float although their type is quantized.
+
+    Of TensorRT those are grouped transposed convolutions, which it takes no quantized ones of, and
+    products of two activations, which attention has in float.
+    """
+    if not rules.operations:
+        return []
+    constants = {tensor.name for tensor in graph.initializer}
+    return [node.name for node in graph.node if _is_kept(node, constants)]
+
+
+def _is_kept(node: onnx.NodeProto, constants: Iterable[str]) -> bool:
+    if node.op_type == "ConvTranspose":
+        return any(given.name == "group" and given.i > 1 for given in node.attribute)
+    return node.op_type in ("Gemm", "MatMul") and node.input[1] not in constants

@@ -1,0 +1,86 @@
+"""ONNX Runtime's quantizer, with ranges of our own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph.qdq import PAIR
+from sensitivity.quantize.rules import Rules, kept_float
+from sensitivity.quantizers.histogram import Ends
+
+
+def quantized(
+    model: onnx.ModelProto, found: Mapping[str, Ends], rules: Rules, name: str
+) -> onnx.ModelProto:
+    """The model with Q/DQ pairs by these rules.
+
+    model: as `prepare.prepared` gives it; it is changed. found: the range of each float tensor.
+    name: of the file. Raises OnnxFileError where nothing of it is quantized, or the result is not
+    valid.
+    """
+    everything = sorted({*QLinearOpsRegistry, *QDQRegistry})
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=False,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QInt8 if rules.signed else QuantType.QUInt8,
+        tensors_range=TensorsData(
+            CalibrationMethod.MinMax,
+            {
+                tensor: (np.array(low, np.float32), np.array(high, np.float32))
+                for tensor, (low, high) in found.items()
+            },
+        ),
+        nodes_to_quantize=[],
+        nodes_to_exclude=kept_float(model.graph, rules),
+        op_types_to_quantize=list(rules.operations) or everything,
+        extra_options=dict(rules.options),
+    )
+    with _without_advice():
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    made: onnx.ModelProto = quantizer.model.model
+    _check(made, name)
+    return made
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without what the quantizer logs for those who call it themselves."""
+    logger = logging.getLogger()
+    logger.addFilter(_is_no_advice)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_advice)
+
+
+def _is_no_advice(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.WARNING
+
+
+def _check(made: onnx.ModelProto, name: str) -> None:
+    if not any(node.op_type in PAIR for node in made.graph.node):
+        kinds = sorted({node.op_type for node in made.graph.node})
+        raise OnnxFileError(
+            f"Expected {name} to hold operations that can be quantized, got none "
+            f"({', '.join(kinds[:8])}{', ...' if len(kinds) > 8 else ''}); a plan needs some to "
+            "choose among."
+        )
+    try:
+        onnx.checker.check_model(made, full_check=True)
+    except Exception as error:  # of C++, without a public base class
+        said = " ".join(str(error).split())[:200]
+        raise OnnxFileError(
+            f"Expected ONNX Runtime's quantizer to write a valid file from {name}, got: {said}; "
+            "export the float model with another opset, or quantize it with another tool."
+        ) from error
