@@ -84,6 +84,7 @@ from sensitivity.reporting.formats import MetricFormat, listing
 from sensitivity.reporting.html import write_report
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.reporting.outcome import verdict_of
+from sensitivity.reporting.summaries import summary_of
 from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.session import Session, open_session
@@ -312,12 +313,21 @@ def bench(
 
 def report(settings: ReportSettings) -> Path:
     """Write report.html, the CSV files and the figures from what the run directory holds."""
-
     run_dir = RunDir(settings.directory, settings.name)
-    if settings.name is not None:
-        run_dir.plan()  # a name of no plan is told, where a run without a plan has a report
-    write_report(report_data(run_dir.path, run_dir.name), run_dir.folder)
+    write_report(_reported(run_dir), run_dir.folder)
     return run_dir.file("report.html")
+
+
+def summary(settings: ReportSettings) -> str:
+    """The same as text in `settings.format`, which must not be html; writes nothing."""
+    data = _reported(RunDir(settings.directory, settings.name))
+    return summary_of(data, settings.format)
+
+
+def _reported(run_dir: RunDir) -> ReportData:
+    if run_dir.name is not None:
+        run_dir.plan()  # a name of no plan is told, where a run without a plan has a report
+    return report_data(run_dir.path, run_dir.name)
 
 
 def out_of(settings: ScanSettings | RunSettings) -> Path:

@@ -22,6 +22,7 @@ QuantizeFor = Literal["tensorrt", "openvino", "onnxruntime"]
 CostName = Literal["macs", "table", "engine"]
 DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
 UnitName = Literal["layer", "group", "quantizer"]
+ReportFormat = Literal["html", "markdown", "junit", "sarif"]
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
 DetectorOutput = Literal["decoded", "raw"]
 Evaluator = Literal["built-in", "ultralytics"]
@@ -325,6 +326,12 @@ class BenchSettings(BenchChoices, NamedSettings):
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings(NamedSettings):
     """Write report.html, the CSV files and the figures."""
+
+    format: ReportFormat = setting(
+        "html",
+        "html: write the files. The others are printed and write nothing: markdown for the summary "
+        "of a CI job, junit (XML) for services that count tests, sarif (2.1.0) for code hosts.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

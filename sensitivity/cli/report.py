@@ -16,6 +16,9 @@ def command(settings: ReportSettings) -> None:
     DIRECTORY is a run directory; the report shows the steps that have been done in it. That of a
     named plan goes to plans/NAME.
     """
+    if settings.format != "html":
+        click.echo(later.api.summary(settings), nl=False)
+        return
     from sensitivity.run_dir import RunDir
 
     click.echo(f"Report: {later.api.report(settings)}")

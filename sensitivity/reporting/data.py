@@ -95,6 +95,11 @@ class ReportData:
     not_built: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def plan_file(self) -> str:
+        """The file of the plan, relative to `directory`."""
+        return "plan.json" if self.name is None else f"plans/{self.name}.json"
+
+    @property
     def layers(self) -> int:
         """How many units the model has; those measured where that is all that is known."""
         return len(self.units) or len(self.effects)

@@ -1,0 +1,72 @@
+"""The verdict as checks that pass, fail or are open, whatever the format that shows them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sensitivity.records import AccuracyStatus, Action, SpeedStatus, Verdict
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.number_formats import in_format
+from sensitivity.reporting.outcome import verdict_of
+from sensitivity.reporting.verdict import lines_of
+
+Outcome = Literal["pass", "open", "fail"]
+
+ACCURACY: dict[AccuracyStatus, Outcome] = {"met": "pass", "not proven": "open", "missed": "fail"}
+SPEED: dict[SpeedStatus, Outcome] = {
+    "faster": "pass",
+    "not measured": "open",
+    "slower": "fail",
+    "no different": "fail",
+    "same file": "fail",
+}
+ACTION: dict[Action, Outcome] = {
+    "use": "pass",
+    "prove": "open",
+    "bench": "open",
+    "float": "fail",
+    "train": "fail",
+    "repair": "fail",
+}
+RULES = {
+    "accuracy": "The plan holds the accuracy target.",
+    "speed": "The file of the plan is faster than the float file.",
+    "action": "The file of the plan can be used.",
+}
+"""Check -> what has to hold."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """name: a key of `RULES`. status: what was found, in a word or two. sentence: that with its
+    numbers."""
+
+    name: str
+    outcome: Outcome
+    status: str
+    sentence: str
+
+
+def checks(data: ReportData) -> tuple[Check, ...]:
+    """Accuracy, speed and what to do; all open where there is no plan yet."""
+    found = verdict_in(data)
+    if found is None:
+        no_plan = "There is no plan yet: sensitivity plan makes one."
+        return tuple(Check(name, "open", "no plan", no_plan) for name in RULES)
+    missed_on_confirm = data.plan is not None and not data.plan.met
+    accuracy = "fail" if missed_on_confirm else ACCURACY[found.accuracy]
+    outcomes = (accuracy, SPEED[found.speed], ACTION[found.action])
+    return tuple(
+        Check(name, outcome, line.status, in_format(line.sentence, data.format))
+        for name, outcome, line in zip(RULES, outcomes, lines_of(found), strict=True)
+    )
+
+
+def verdict_in(data: ReportData) -> Verdict | None:
+    """The verdict on the plan; None where there is no plan."""
+    if data.plan is None:
+        return None
+    metric = MetricFormat(data.metric, data.full_scale)
+    return data.plan.verdict or verdict_of(data.plan, None, metric)

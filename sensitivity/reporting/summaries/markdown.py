@@ -1,0 +1,107 @@
+"""The verdict as Markdown, for the summary of a CI job or a comment on a change."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from sensitivity.records import Estimate, Plan
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio
+from sensitivity.reporting.next_step import next_step
+from sensitivity.reporting.number_formats import in_format
+from sensitivity.reporting.summaries.checks import Outcome, checks
+from sensitivity.reporting.verdict import words_of
+
+MARKS: dict[Outcome, str] = {"pass": "\u2705", "open": "\u26a0\ufe0f", "fail": "\u274c"}
+TITLES = {"accuracy": "Accuracy", "speed": "Speed", "action": "What to do"}
+SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#])")
+BACKTICKS = re.compile(r"`+")
+
+
+def render(data: ReportData) -> str:
+    """The three lines of the verdict, accuracy and latency as tables, the layers left out, and the
+    command to go on with. Names and sentences are escaped."""
+    blocks = [f"## {escaped(data.title)}", *_lines(data)]
+    if data.plan is not None:
+        metric = MetricFormat(data.metric, data.full_scale)
+        blocks.append(_table(_accuracy_rows(data.plan, metric)))
+    if data.timings:
+        blocks.append(_table(_latency_rows(data)))
+    if data.plan is not None and data.plan.skip:
+        names = "\n".join(f"- {code(name)}" for name in data.plan.skip)
+        blocks.append(f"Left out of INT8, the most sensitive first:\n\n{names}")
+    blocks += _go_on(data)
+    return in_format("\n\n".join(blocks) + "\n", data.format)
+
+
+def _lines(data: ReportData) -> Iterator[str]:
+    if data.plan is not None:
+        yield "\n".join(
+            f"- {MARKS[check.outcome]} **{TITLES[check.name]}: {escaped(check.status)}.** "
+            f"{escaped(check.sentence)}"
+            for check in checks(data)
+        )
+    yield escaped(words_of(data).headline)
+
+
+def _accuracy_rows(plan: Plan, metric: MetricFormat) -> Iterator[Sequence[str]]:
+    found = plan.metric
+    yield (metric.name, "on confirm", "on holdout")
+    levels: dict[str, tuple[Estimate, Estimate | None]] = {
+        "float": (found.float, found.holdout_float),
+        "everything in INT8": (found.quantized, found.holdout_quantized),
+        "the plan": (found.confirm, found.holdout),
+    }
+    for words, (on_confirm, on_holdout) in levels.items():
+        yield (words, _level(on_confirm, metric), _level(on_holdout, metric))
+
+
+def _level(estimate: Estimate | None, metric: MetricFormat) -> str:
+    if estimate is None:
+        return ""
+    return f"{metric.level(estimate.value)} {metric.interval(estimate)}, n = {estimate.n:,}"
+
+
+def _latency_rows(data: ReportData) -> Iterator[Sequence[str]]:
+    yield ("file", "runtime", "median", "speed against float")
+    for timing in data.timings:
+        files = " = ".join(timing.variants)
+        yield (files, timing.runtime, milliseconds(timing.median_ms), ratio(timing.ratio))
+
+
+def _table(rows: Iterator[Sequence[str]]) -> str:
+    head, *body = ([escaped(cell) for cell in row] for row in rows)
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _go_on(data: ReportData) -> Iterator[str]:
+    step = next_step(data)
+    commands = "\n".join(step.commands)
+    fence = "`" * max(3, 1 + _longest_run(commands))
+    yield f"{escaped(step.sentence)}\n\n{fence}bash\n{commands}\n{fence}"
+
+
+def escaped(text: str) -> str:
+    r"""A text that Markdown shows as it is, in one line.
+
+    >>> escaped("a|b *c*")
+    'a\\|b \\*c\\*'
+    """
+    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def code(name: str) -> str:
+    """A name as code, whatever backticks it holds.
+
+    >>> code("conv1"), code("a`b")
+    ('`conv1`', '`` a`b ``')
+    """
+    marks = "`" * (1 + _longest_run(name))
+    space = " " if "`" in name else ""
+    return f"{marks}{space}{' '.join(name.split())}{space}{marks}"
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, BACKTICKS.findall(text)), default=0)

@@ -1,0 +1,68 @@
+"""The verdict as SARIF 2.1.0: what does not pass, and each layer that is left out or repaired."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sensitivity
+from sensitivity.records import Plan
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.number_formats import in_format
+from sensitivity.reporting.summaries.checks import RULES, Outcome, checks
+from sensitivity.rules.sarif import SCHEMA, uri
+
+LEVELS: dict[Outcome, str] = {"fail": "error", "open": "warning"}
+LAYERS = {
+    "left-out": "This layer is left out of INT8, so that the accuracy target holds.",
+    "repaired": "This layer stays in INT8 with other ranges or biases than it came with.",
+}
+RULE_IDS = [*RULES, *LAYERS]
+
+
+def render(data: ReportData) -> str:
+    """One run of the tool; the place of each result is the file of the plan, and the layer in
+    it."""
+    results = list(_failed(data))
+    if data.plan is not None:
+        results += _of_layers(data, data.plan)
+    rules = [
+        {"id": name, "shortDescription": {"text": in_format(words, data.format)}}
+        for name, words in (RULES | LAYERS).items()
+    ]
+    driver = {"name": "sensitivity", "version": sensitivity.__version__, "rules": rules}
+    run = {"tool": {"driver": driver}, "results": results, "properties": {"run": data.title}}
+    return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+
+
+def _failed(data: ReportData) -> Iterator[dict[str, Any]]:
+    """A check that passes is no result: code hosts show every result as a problem."""
+    for check in checks(data):
+        if check.outcome != "pass":
+            text = f"{check.status}: {check.sentence}"
+            yield _result(data, check.name, LEVELS[check.outcome], text)
+
+
+def _of_layers(data: ReportData, plan: Plan) -> Iterator[dict[str, Any]]:
+    repaired = [unit.unit for unit in plan.recalibrated]
+    for rule, names in (("left-out", plan.skip), ("repaired", repaired)):
+        words = in_format(LAYERS[rule], data.format)
+        for name in names:
+            found = _result(data, rule, "note", f"{name}: {words}")
+            found["locations"][0]["logicalLocations"] = [
+                {"fullyQualifiedName": name, "kind": "element"}
+            ]
+            yield found
+
+
+def _result(data: ReportData, rule: str, level: str, text: str) -> dict[str, Any]:
+    file = Path(data.directory) / data.plan_file
+    return {
+        "ruleId": rule,
+        "ruleIndex": RULE_IDS.index(rule),
+        "level": level,
+        "message": {"text": text},
+        "locations": [{"physicalLocation": {"artifactLocation": {"uri": uri(file)}}}],
+    }
