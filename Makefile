@@ -2,7 +2,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint site package house mutation clean
+.PHONY: setup demo test lint site package house screenshots mutation clean
 
 setup: $(VENV)/.done
 
@@ -35,6 +35,10 @@ package: setup
 # How the code reads; the limits are in tests/test_house.py.
 house: setup
 	$(BIN)/python benchmarks/house.py
+
+# The committed reports at three widths, light and dark, in a new folder; Chromium has to be there.
+screenshots: setup
+	$(BIN)/python benchmarks/screenshots.py
 
 # Whether the tests notice a changed line; a run that was cut short goes on where it stopped.
 mutation: setup

@@ -196,6 +196,11 @@ class Effect:
     metric: float
     judged: bool = True
 
+    @property
+    def is_measured(self) -> bool:
+        """Whether the metric sees the unit and was spent on it."""
+        return self.judged and self.effect.n > 0
+
 
 @dataclass(frozen=True)
 class Target:

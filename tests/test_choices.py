@@ -7,37 +7,14 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from support.reporting_samples import TIMINGS, complete, near, scan_only
+from support.reporting_samples import TIMINGS, complete, near, scan_only, with_choices
 
-from sensitivity.records import Action, FrontierPoint, Target, Verdict
+from sensitivity.records import Action, Target, Verdict
 from sensitivity.reporting.choices import choice_chart
-from sensitivity.reporting.data import Choice, ReportData
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.page import render
 
 EVIL = "</section><script>alert(1)</script>\"'&"
-
-
-def with_choices(data: ReportData, **changes: object) -> ReportData:
-    """Three sets: everything in INT8, one that is beaten, and the plan; float has 52.2 %."""
-    assert data.plan
-    names = tuple(unit.name for unit in data.units)
-    sets = (
-        ((), 0.04, "sensitivity plan . --max-drop 4.0pt", 0.04),
-        (names[:3], 0.05, "", None),
-        (data.plan.skip, 0.01, "sensitivity plan . --max-drop 1.0pt", 0.01),
-    )
-    choices = tuple(
-        Choice(
-            FrontierPoint(
-                skip, near(0.522 - drop), near(drop, 0.02), near(0.5), near(drop), **changes
-            ),
-            command=command,
-            allowed=allowed,
-        )
-        for skip, drop, command, allowed in sets
-    )
-    return replace(data, choices=choices)
 
 
 def test_accuracy_is_that_of_float_less_the_drop_with_the_interval_of_the_drop() -> None:
@@ -134,11 +111,12 @@ def test_options_reach_the_script_as_they_are_whatever_a_layer_is_called() -> No
     assert data.plan
     skip = (EVIL, *data.plan.skip)
     plan = replace(data.plan, skip=skip)
-    last = replace(data.choices[-1], point=replace(data.choices[-1].point, skip=skip), command=EVIL)
-    page = Attributes(render(replace(data, plan=plan, choices=(*data.choices[:-1], last))))
+    first = replace(data.choices[0], command=EVIL)
+    last = replace(data.choices[-1], point=replace(data.choices[-1].point, skip=skip))
+    page = Attributes(render(replace(data, plan=plan, choices=(first, last))))
     options = json.loads(page.found["data-options"] or "")
     assert options[1]["names"] == list(skip)
-    assert options[1]["command"] == EVIL
+    assert options[0]["command"] == EVIL
     assert page.tags.count("script") == 1
 
 

@@ -1,119 +1,207 @@
-"""The page in a real browser: sorting, searching, and no script error under its own security
-policy."""
+"""The pages in a real browser, under their own security policy: sorting, searching, choosing,
+copying, by mouse and by keyboard; nothing is cut off, and all text can be read."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
-import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.reporting_samples import complete
+from support.reporting_samples import complete, with_choices
+from support.scripts import load_script
 
 from sensitivity.records import Estimate
 from sensitivity.reporting.page import render
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+chromium = load_script("benchmarks/chromium.py")
 pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no Chromium on this machine: sorting and searching not run"
+    chromium.BROWSER is None, reason="no Chromium on this machine: pages are not tried in a browser"
 )
+REPORTS = sorted((Path(__file__).parents[1] / "reports").glob("*/report.html"))
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
+RANKS = """[...document.querySelectorAll("#layer-table tbody tr")].filter((row) => !row.hidden)
+  .map((row) => Number(row.cells[0].textContent))"""
 
-PROBE = """
-const found = {};
-const all = (selector) => [...document.querySelectorAll(selector)];
-const heads = () => all("#layer-table th button");
-const head = (name) => heads().find((button) => button.textContent.startsWith(name));
-const visible = () => all("#layer-table tbody tr").filter((row) => !row.hidden);
-const ranks = () => visible().map((row) => Number(row.cells[0].textContent));
-const sorts = () =>
-  all("#layer-table th").map((cell) => cell.getAttribute("aria-sort")).filter(Boolean);
-const search = document.querySelector("#search");
-const type = (words) => { search.value = words; search.dispatchEvent(new Event("input")); };
-found.start = ranks();
-head("Rank").click(); found.rank_down = ranks();
-head("Low").click(); found.low_up = ranks();
-head("Low").click(); found.low_down = ranks();
-found.sorts = sorts();
-head("Layer").click(); found.layer_up = ranks();
-type("STAGE2 weight"); found.searched = ranks();
-found.count = document.querySelector("output").textContent;
-head("Rank").click(); found.searched_sorted = ranks();
-type("nothing like it"); found.none = ranks();
-type(""); found.all = ranks().length;
-found.wide = document.documentElement.scrollWidth > window.innerWidth;
-document.title = JSON.stringify(found);
+CONTRAST = """
+(() => {
+  const channel = (value) => {
+    const share = value / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  };
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const behind = (part) => {
+    for (let at = part; at; at = at.parentElement) {
+      const colour = parse(getComputedStyle(at).backgroundColor);
+      if (colour.length === 3 || colour[3] > 0) return colour;
+    }
+    return [255, 255, 255];
+  };
+  const found = [];
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const part = texts.currentNode.parentElement;
+    if (!texts.currentNode.data.trim() || part.closest("script, style, .box, title")) continue;
+    if (!part.checkVisibility()) continue;
+    const style = getComputedStyle(part);
+    const text = parse(part instanceof SVGElement ? style.fill : style.color);
+    const [a, b] = [light(text), light(behind(part))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push(`${texts.currentNode.data.trim().slice(0, 40)}: ${ratio}`);
+  }
+  return found;
+})()
 """
+"""Texts whose contrast with what is behind them is below WCAG AA, with their ratio."""
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What the probe saw in a page of 12 layers, the third of which has no interval."""
-    folder = tmp_path_factory.mktemp("browser")
-    data = complete(12)
+def page() -> Iterator[Any]:
+    with chromium.browser() as found:
+        found.call("Browser.grantPermissions", permissions=["clipboardReadWrite"])
+        found.show(1400, 1000)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of 12 layers, the third of which has no interval, with three sets to choose from."""
+    data = with_choices(complete(12))
     holed = replace(data.effects[2], effect=Estimate(0.08, None, None, 1))
     data = replace(data, effects=(*data.effects[:2], holed, *data.effects[3:]))
-    probe = base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()
-    text = render(data).replace("script-src ", f"script-src 'sha256-{probe}' ", 1)
-    (folder / "page.html").write_text(text.replace("</body>", f"<script>{PROBE}</script></body>"))
-    return json.loads(title_after_scripts(folder / "page.html", folder))
+    made = tmp_path_factory.mktemp("browser") / "report.html"
+    made.write_text(render(data))
+    return made
 
 
-def title_after_scripts(page: Path, folder: Path) -> str:
-    assert BROWSER
-    command = [
-        BROWSER,
-        *FLAGS,
-        f"--user-data-dir={folder / 'profile'}",
-        "--dump-dom",
-        page.as_uri(),
-    ]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
-    assert title
-    return html.unescape(title[1])
+@pytest.fixture
+def opened(page: Any, file: Path) -> Iterator[Any]:
+    page.show(1400, 1000)
+    page.open(file)
+    yield page
+    assert page.errors == []
 
 
-def test_rows_start_by_rank_and_turn_round_on_a_second_sort(found: Any) -> None:
-    assert found["start"] == list(range(1, 13))
-    assert found["rank_down"] == list(range(12, 0, -1))
+def click_head(page: Any, column: int) -> list[int]:
+    """The ranks of the layer table after a click on the head of a column."""
+    page.click(f"#layer-table th:nth-child({column}) button")
+    return page.js(RANKS)
 
 
-def test_numbers_are_sorted_as_numbers_and_what_is_missing_goes_last(found: Any) -> None:
-    assert found["low_down"][:3] == [1, 2, 4]
-    assert found["low_down"][-1] == 3
-    assert found["low_up"][-1] == 3
-    assert found["low_up"][:-1] == found["low_down"][:-1][::-1]
-    assert found["sorts"] == ["descending"]
+def test_rows_start_by_rank_and_turn_round_on_a_second_sort(opened: Any) -> None:
+    assert opened.js(RANKS) == list(range(1, 13))
+    assert click_head(opened, 1) == list(range(12, 0, -1))
 
 
-def test_names_are_sorted_in_the_order_of_their_numbers(found: Any) -> None:
-    assert found["layer_up"] == list(range(1, 13))
+def test_numbers_are_sorted_as_numbers_and_what_is_missing_goes_last(opened: Any) -> None:
+    up = click_head(opened, 4)
+    down = click_head(opened, 4)
+    assert down[:3] == [1, 2, 4]
+    assert down[-1] == up[-1] == 3
+    assert up[:-1] == down[:-1][::-1]
+    sorts = '[...document.querySelectorAll("[aria-sort]")].map((head) => head.ariaSort)'
+    assert opened.js(sorts) == ["descending"]
+
+
+def test_names_are_sorted_in_the_order_of_their_numbers(opened: Any) -> None:
+    assert click_head(opened, 2) == list(range(1, 13))
 
 
 def test_a_search_finds_layers_by_all_words_of_names_and_quantizers_and_counts_them(
-    found: Any,
+    opened: Any,
 ) -> None:
-    assert found["searched"] == [7, 8, 9, 10, 11, 12]
-    assert found["count"] == "6 of 12"
-    assert found["searched_sorted"] == [7, 8, 9, 10, 11, 12]
-    assert found["none"] == []
-    assert found["all"] == 12
+    opened.click("#search")
+    opened.type("STAGE2 weight")
+    assert opened.js(RANKS) == [7, 8, 9, 10, 11, 12]
+    assert opened.js("document.querySelector('output[for=search]').textContent") == "6 of 12"
+    assert click_head(opened, 1) == [12, 11, 10, 9, 8, 7]
+    opened.click("#search")
+    opened.type(" nothing like it")
+    assert opened.js(RANKS) == []
 
 
-def test_a_page_is_not_wider_than_its_window(found: Any) -> None:
-    assert not found["wide"]
+def picked(page: Any) -> tuple[str, str, str]:
+    """Layers, state and command that the section What if shows."""
+    shows = "document.querySelector('[data-shows={}]').textContent"
+    command = page.js("document.querySelector('#picked-command').textContent")
+    return page.js(shows.format("layers")), page.js(shows.format("state")), command
+
+
+def test_the_slider_starts_at_the_plan_and_goes_through_the_choices_by_keyboard(
+    opened: Any,
+) -> None:
+    plan = ("5 of 12 layers", "met; this is the plan", "this is the plan")
+    cheapest = ("0 of 12 layers", "missed", "sensitivity plan . --max-drop 4.0pt")
+    assert picked(opened) == plan
+    opened.js("document.querySelector('#option').focus()")
+    opened.press("ArrowLeft")
+    assert picked(opened) == cheapest
+    words = "document.querySelector('#option').ariaValueText"
+    assert opened.js(words).startswith("0 of 12 layers, 48.2 %")
+    opened.press("End")
+    assert picked(opened) == plan
+
+
+def test_a_drop_that_one_can_take_picks_the_cheapest_choice_within_it(opened: Any) -> None:
+    opened.click("#allowed")
+    opened.type("4.5")
+    assert picked(opened)[0] == "0 of 12 layers"
+    opened.js("document.querySelector('#allowed').value = ''")
+    opened.type("3.9")
+    assert picked(opened)[0] == "5 of 12 layers"
+
+
+def test_a_click_on_a_point_picks_its_choice(opened: Any) -> None:
+    opened.click("#chart-what-if [data-option='0'] circle")
+    assert picked(opened)[0] == "0 of 12 layers"
+
+
+def test_names_and_commands_are_copied(opened: Any) -> None:
+    for name in ("names", "next-commands", "picked-command"):
+        opened.click(f"[data-copies={name}]")
+        copied = opened.js("navigator.clipboard.readText()")
+        assert copied == opened.js(f"document.querySelector('#{name}').textContent")
+        assert copied
+
+
+def test_everything_that_acts_can_be_reached_by_tab(opened: Any) -> None:
+    acts = "[...document.querySelectorAll('a[href], button, input, summary, pre[tabindex]')]"
+    every = opened.js(f"{acts}.filter((part) => part.checkVisibility()).length")
+    opened.js("window.seen = new Set(); document.activeElement.blur()")
+    for _ in range(every):
+        opened.press("Tab")
+        opened.js("void window.seen.add(document.activeElement)")
+    assert opened.js(f"{acts}.filter((one) => one.checkVisibility() && !seen.has(one)).length") == 0
+
+
+def test_on_paper_nothing_that_only_acts_is_left_and_all_names_are_shown(opened: Any) -> None:
+    opened.show(720, 1000, printed=True)
+    shown = "[...document.querySelectorAll({!r})].filter((part) => part.checkVisibility()).length"
+    assert opened.js(shown.format(".copy, nav, .controls, .search")) == 0
+    assert opened.js(shown.format("#names, #chart-choices, .lines")) == 3
+    assert opened.call("Page.printToPDF")["data"].startswith("JVBERi0")  # %PDF-
+
+
+@pytest.mark.parametrize("width", [1400, 800, 400])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_nothing_is_cut_off_and_all_text_can_be_read(
+    page: Any, file: Path, width: int, dark: bool
+) -> None:
+    screenshots = load_script("benchmarks/screenshots.py")
+    page.show(width, 900, dark=dark)
+    page.open(file)
+    page.js("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    page.js("new Promise((done) => setTimeout(done, 100))")
+    assert page.js(screenshots.CUT_OFF) == []
+    assert page.js(CONTRAST) == []
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.parent.name)
+def test_the_committed_reports_are_whole_on_a_phone(page: Any, report: Path) -> None:
+    assert report.stat().st_size < 2_000_000
+    page.show(400, 800)
+    page.open(report)
+    assert page.js("document.documentElement.scrollWidth") == 400
+    assert page.errors == []

@@ -17,9 +17,9 @@ from matplotlib import _pylab_helpers
 from support.reporting_samples import complete, effects, scan_only, units
 
 from sensitivity.errors import WriteError
-from sensitivity.records import Advice, BuiltLayer, EngineStructure, Unit
+from sensitivity.records import Advice, BuiltLayer, Effect, EngineStructure, Estimate, Unit
 from sensitivity.reporting.axes import axis_around, spread
-from sensitivity.reporting.charts import effect_chart
+from sensitivity.reporting.charts import bands_of, effect_charts
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.html import write_report
 from sensitivity.reporting.page import render
@@ -163,12 +163,12 @@ def test_a_page_draws_thirty_layers_and_lists_them_all() -> None:
     page = Page(render(complete(120)))
     # and the axis
     assert sum(found.get("class") == "rank" for tag, found in page.tags if tag == "span") == 30 + 1
-    assert sum(tag == "details" for tag, _ in page.tags) == 120 + 1  # and the skip-sets tried
-    assert "The first 30 of 120 are drawn" in page.text
+    assert sum(tag == "details" for tag, _ in page.tags) == 120 + 2  # sets tried, notes on time
+    assert "90 layers more on 300 samples in the table." in " ".join(page.text.split())
 
 
 def test_every_value_of_a_chart_is_inside_its_axis() -> None:
-    chart = effect_chart(complete())
+    (chart,) = effect_charts(complete())
     for row in chart.rows:
         assert row.low is not None
         assert row.high is not None
@@ -178,10 +178,49 @@ def test_every_value_of_a_chart_is_inside_its_axis() -> None:
 
 
 def test_ties_and_effects_that_may_be_nothing_are_marked_in_words() -> None:
-    rows = effect_chart(complete()).rows
-    assert rows[0].notes == ("left out",)
-    assert rows[3].notes == ("left out", "tied with rank 3")
-    assert (rows[-1].notes, rows[-1].tone) == (("tied with rank 3", "includes 0"), "muted")
+    (chart,) = effect_charts(complete())
+    first, fourth, last = chart.rows[0], chart.rows[3], chart.rows[-1]
+    assert (first.place, first.notes, first.band) == ("1", ("left out",), "")
+    assert (fourth.place, fourth.notes) == ("3=", ("left out",))
+    assert fourth.band == ("Ranks 3 to 28: the data does not settle the order of these 26 layers")
+    assert (last.notes, last.tone) == (("includes 0",), "muted")
+
+
+def ranked(ties: list[int], values: list[float], sizes: list[int]) -> tuple[Effect, ...]:
+    return tuple(
+        Effect(rank, tie, f"layer{rank}", Estimate(value, None, None, n), 0.5)
+        for rank, (tie, value, n) in enumerate(zip(ties, values, sizes, strict=True), 1)
+    )
+
+
+def test_a_band_ends_only_where_all_below_are_told_from_all_above() -> None:
+    found = ranked([1, 2, 2, 4, 2, 6, 6], [0.0] * 7, [10] * 7)
+    bands = [[effect.rank for effect in band] for band in bands_of(found)]
+    assert bands == [[1], [2, 3, 4, 5], [6, 7]]
+
+
+def test_effects_on_few_samples_are_drawn_apart_and_the_largest_comes_first() -> None:
+    made = ranked([1, 1, 1, 1, 1], [0.01, -0.02, 0.03, 0.4, 0.0], [50, 50, 50, 8, 0])
+    unjudged = Effect(6, 6, "mask", Estimate(0.0, None, None, 50), 0.5, judged=False)
+    data = replace(scan_only(), effects=(*made, unjudged))
+    charts = effect_charts(data)
+    assert [chart.rests for chart in charts] == ["on 50 samples", "on 8 samples"]
+    assert [row.name for row in charts[0].rows] == ["layer3", "layer1", "layer2"]
+    assert charts[0].rows[0].band.endswith("these 3 layers")
+    assert [row.name for row in charts[1].rows] == ["layer4"]
+    assert charts[0].axis.high < 0.4 * 100 < charts[1].axis.high
+    text = " ".join(Page(render(data)).text.split())
+    assert "3 layers measured on 50 samples" in text
+    assert "1 layer measured on 8 samples" in text
+    assert "1 layer ranked by a cheap signal alone: top-1 was not spent on them" in text
+    assert "1 layer not judged: what they compute reaches no output" in text
+
+
+def test_no_more_than_the_most_sensitive_are_drawn_over_all_charts() -> None:
+    data = replace(scan_only(), effects=ranked([1] * 9, [0.1] * 9, [50] * 5 + [8] * 4))
+    charts = effect_charts(data, most=7)
+    assert [(len(chart.rows), chart.hidden) for chart in charts] == [(5, 0), (2, 2)]
+    assert [len(chart.rows) for chart in effect_charts(data, most=5)] == [5]
 
 
 def test_the_axis_of_the_path_is_around_the_data() -> None:

@@ -166,9 +166,13 @@ def test_a_scan_in_mode_enable_speaks_of_cost() -> None:
 def test_ties_for_the_first_rank_are_said() -> None:
     data = scan_only(4)
     tied = tuple(replace(effect, tie=1) if effect.rank < 4 else effect for effect in data.effects)
-    assert "The data cannot tell the first 3 layers apart: they are tied for rank 1." in words(
+    assert "3 layers are tied for rank 1: the data cannot tell them from the first." in words(
         replace(data, effects=tied)
     )
+    no_interval = tuple(replace(one, effect=Estimate(0.1, None, None, 8)) for one in tied)
+    signal_only = replace(tied[2], effect=Estimate(0.0, None, None, 0))
+    told = words(replace(data, effects=(*no_interval[:2], signal_only, no_interval[3])))
+    assert "8 samples for each layer prove no order of the 2 measured: all are tied" in told
 
 
 def test_a_scan_where_nothing_stands_out_does_not_name_a_culprit() -> None:

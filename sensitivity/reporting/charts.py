@@ -4,10 +4,10 @@ matplotlib for files."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from sensitivity.records import Effect, Timing
+from sensitivity.records import Effect, Estimate, Timing
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import BASELINES, ReportData
 from sensitivity.reporting.formats import (
@@ -17,6 +17,7 @@ from sensitivity.reporting.formats import (
     listing,
     milliseconds,
     ratio,
+    samples,
 )
 from sensitivity.reporting.kinds import kind_of
 
@@ -29,7 +30,9 @@ class Row:
     such as a p95.
 
     text, interval: the value in words. notes: what must be said beside the name. part: of the
-    model, shown as a mark.
+    model, shown as a mark. place: in a ranking, such as "4", or "4=" where it is shared; "" in a
+    chart that ranks nothing. band: what is said of the rows whose order is not settled, the same
+    for all of them; "" for a row that stands alone.
     """
 
     name: str
@@ -41,41 +44,84 @@ class Row:
     tone: Tone = "plain"
     notes: tuple[str, ...] = ()
     mark: float | None = None
-    rank: int | None = None
+    place: str = ""
     part: str = ""
+    band: str = ""
 
 
 @dataclass(frozen=True)
 class RowChart:
     """kind: "bar" from zero, or "dot" on an axis around the data. unit: label of the axis. hidden:
-    rows not drawn."""
+    rows not drawn. rests: what all rows rest on, such as "on 300 samples"; "" where they differ."""
 
     kind: Literal["bar", "dot"]
     axis: Axis
     rows: tuple[Row, ...]
     unit: str
     hidden: int = 0
+    rests: str = ""
 
 
-def effect_chart(data: ReportData, most: int = 30) -> RowChart:
-    """The most sensitive units, at most `most` of them, as bars with intervals. `data.effects` must
-    not be empty."""
+def effect_charts(data: ReportData, most: int = 30) -> tuple[RowChart, ...]:
+    """The most sensitive units as bars with intervals, at most `most` of them: one chart for each
+    number of samples that the metric was measured on, the most samples first.
+
+    Each chart has a scale of its own: effects on few samples are larger by chance.
+    """
+    bands = bands_of([effect for effect in data.effects if effect.is_measured])
+    sizes = {effect.effect.n for band in bands for effect in band}
+    charts = []
+    for size in sorted(sizes, reverse=True):
+        rows = _rows_of(bands, size, data)
+        shown, hidden = rows[:most], len(rows[most:])
+        most -= len(shown)
+        if shown:
+            axis = axis_around(_extremes(shown), zero=True)
+            rests = samples(Estimate(0.0, None, None, size))
+            charts.append(RowChart("bar", axis, shown, _effect_unit(data), hidden, rests))
+    return tuple(charts)
+
+
+def _rows_of(bands: Iterable[Sequence[Effect]], size: int, data: ReportData) -> tuple[Row, ...]:
+    """The rows of all units that were measured on `size` samples."""
+    alike = [[effect for effect in band if effect.effect.n == size] for band in bands]
+    return tuple(row for band in alike for row in _band_rows(band, data))
+
+
+def bands_of(effects: Sequence[Effect]) -> list[list[Effect]]:
+    """The units by rank, parted wherever all below are told apart from all above."""
+    bands: list[list[Effect]] = []
+    order = sorted(effects, key=lambda effect: effect.rank)
+    for index, effect in enumerate(order):
+        is_apart = min(below.tie for below in order[index:]) >= effect.rank
+        if is_apart or not bands:
+            bands.append([])
+        bands[-1].append(effect)
+    return bands
+
+
+def _band_rows(band: Sequence[Effect], data: ReportData) -> list[Row]:
+    """Rows of units whose order is not settled, the largest effect first."""
     metric = MetricFormat(data.metric, data.full_scale)
-    effects = sorted(data.effects, key=lambda effect: effect.rank)
     skip = frozenset(data.plan.skip if data.plan else ())
     parts = parts_of(data)
-    rows = tuple(
-        _effect_row(effect, metric, skip, parts.get(effect.unit, "")) for effect in effects[:most]
-    )
+    order = sorted(band, key=lambda effect: -effect.effect.value)
+    rows = [_effect_row(one, metric, skip, parts.get(one.unit, "")) for one in order]
+    if len(rows) < 2:
+        return rows
+    ranks = [effect.rank for effect in band]
+    told = f"Ranks {min(ranks)} to {max(ranks)}: the data does not settle the order of these "
+    return [replace(row, band=told + count(len(rows), "layer")) for row in rows]
+
+
+def _effect_unit(data: ReportData) -> str:
     change = (
         "gained when only this layer is left out of"
         if data.mode == "disable"
         else "lost when only this layer is in"
     )
-    unit = f"{data.metric} {change} INT8{metric.change_unit and ', '}{metric.change_unit}"
-    return RowChart(
-        "bar", axis_around(_extremes(rows), zero=True), rows, unit, hidden=len(effects) - len(rows)
-    )
+    unit = MetricFormat(data.metric, data.full_scale).change_unit
+    return f"{data.metric} {change} INT8{unit and ', '}{unit}"
 
 
 def parts_of(data: ReportData) -> dict[str, str]:
@@ -88,12 +134,9 @@ def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str], part
     silent = includes_zero(effect.effect)
     notes = [
         *(["left out"] if effect.unit in skip else []),
-        *([f"tied with rank {effect.tie}"] if effect.tie != effect.rank else []),
         *(["includes 0"] if silent else []),
     ]
-    tone: Tone = (
-        "muted" if silent or not effect.judged else "chosen" if effect.unit in skip else "plain"
-    )
+    tone: Tone = "muted" if silent else "chosen" if effect.unit in skip else "plain"
     text = metric.effect(effect)
     low, high = metric.shown_interval(effect.effect)
     value, interval = metric.shown(effect.effect.value), metric.interval(effect.effect)
@@ -106,7 +149,7 @@ def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str], part
         interval,
         tone,
         tuple(notes),
-        rank=effect.rank,
+        place=f"{effect.tie}=" if effect.tie != effect.rank else f"{effect.rank}",
         part=part,
     )
 

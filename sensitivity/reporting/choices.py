@@ -27,8 +27,8 @@ class Option:
     """A set that some target chooses, in words. names: of what it leaves out. cost: its latency or
     work, "" where neither is known. holdout: "" where it was not measured there.
 
-    command: makes it the plan; "" where no target does. allowed: the drop that this allows, in the
-    unit shown; None without a command.
+    command: makes it the plan; "" where it is the plan or no target does. allowed: the smallest
+    drop that is answered with it, in the unit shown; None where no target is.
     """
 
     names: tuple[str, ...]
@@ -201,7 +201,7 @@ class _Sets:
             drop=f"{metric.change(drop.value, sign=False)} {metric.interval(drop)}".rstrip(),
             cost=self.cost_words(choice),
             holdout="" if held is None else f"{metric.level(held.value)} {metric.interval(held)}",
-            command=choice.command,
+            command="" if is_plan else choice.command,
             allowed=None if choice.allowed is None else metric.shown(choice.allowed),
             is_plan=is_plan,
             is_met=plan.met if is_plan else level.value >= plan.floor,

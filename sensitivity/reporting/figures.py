@@ -144,7 +144,7 @@ def _figure(title: str, width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _name(row: Row) -> str:
-    return row.name if row.rank is None else f"{row.rank}  {row.name}"
+    return f"{row.place}  {row.name}" if row.place else row.name
 
 
 def _clean(text: str) -> str:

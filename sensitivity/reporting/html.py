@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import sensitivity
 from sensitivity.files import write_whole
+from sensitivity.reporting.charts import RowChart
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.figures import path_figure, rows_figure, svg
 from sensitivity.reporting.formats import samples
@@ -18,8 +20,9 @@ def write_report(data: ReportData, out: Path) -> None:
 
     Files of an earlier report are replaced one by one, `report.html` last. Raises WriteError.
     """
-    titles = _titles(data)
-    figures = {name: rows_figure(chart, titles[name]) for name, chart in row_charts(data).items()}
+    charts = row_charts(data)
+    titles = _titles(data, charts)
+    figures = {name: rows_figure(chart, titles[name]) for name, chart in charts.items()}
     path = plan_chart(data)
     if path is not None and len(path.points) > 1:
         figures["path"] = path_figure(path, titles["path"])
@@ -34,14 +37,13 @@ def write_report(data: ReportData, out: Path) -> None:
     write_whole(out / "report.html", in_format(render(data), data.format).encode())
 
 
-def _titles(data: ReportData) -> dict[str, str]:
+def _titles(data: ReportData, charts: Mapping[str, RowChart]) -> dict[str, str]:
     """Of each figure, with what its numbers rest on."""
     interval = f"{100 * data.confidence:g} % intervals"
     titles = {}
-    if data.effects:
-        titles["effects"] = (
-            f"Sensitivity of the layers, {interval}, {samples(data.effects[0].effect)} of rank"
-        )
+    for name, chart in charts.items():
+        if name.startswith("effects"):
+            titles[name] = f"Sensitivity of the layers, {interval}, {chart.rests} of rank"
     if data.baselines:
         titles["baselines"] = (
             f"Baselines, {interval}, {samples(next(iter(data.baselines.values())))} of rank"

@@ -19,7 +19,7 @@ from sensitivity.reporting.axes import spread
 from sensitivity.reporting.charts import (
     RowChart,
     baseline_chart,
-    effect_chart,
+    effect_charts,
     latency_chart,
     parts_of,
 )
@@ -46,6 +46,8 @@ def render(data: ReportData) -> str:
     """The whole page. Every text in `data` is escaped, and the page may run no script but its
     own."""
     choices = choice_chart(data, whole=False)
+    rows = row_charts(data)
+    by_rank = sorted(data.effects, key=lambda effect: effect.rank)
     return page(
         "report.html.j2",
         data=data,
@@ -53,13 +55,16 @@ def render(data: ReportData) -> str:
         verdict=words_of(data),
         scan_sentences=scan_sentences(data),
         tiles=tiles(data),
-        rows=row_charts(data),
+        rows=rows,
         picture=choice_chart(data),
         choices=choices,
         option_data=json.dumps([asdict(one) for one in choices.options]) if choices else "",
         next_step=next_step(data),
         splits=split_words(data),
-        effects=sorted(data.effects, key=lambda effect: effect.rank),
+        effects=by_rank,
+        effect_charts={name: rows[name] for name in rows if name.startswith("effects")},
+        unmeasured=[one.unit for one in by_rank if one.judged and not one.is_measured],
+        unjudged=[one.unit for one in by_rank if not one.judged],
         range_words=range_words,
         quantizers={unit.name: unit.quantizers for unit in data.units},
         parts=parts_of(data),
@@ -122,8 +127,8 @@ def _templates() -> jinja2.Environment:
 def row_charts(data: ReportData) -> dict[str, RowChart]:
     """The charts of rows that `data` has something for, by name."""
     charts: dict[str, RowChart] = {}
-    if data.effects:
-        charts["effects"] = effect_chart(data)
+    for number, chart in enumerate(effect_charts(data), 1):
+        charts["effects" if number == 1 else f"effects_{number}"] = chart
     if data.baselines:
         charts["baselines"] = baseline_chart(data)
     if data.timings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Literal
@@ -230,9 +230,7 @@ def _first_layer(data: ReportData, metric: MetricFormat) -> str:
 
 
 def _unclear(effects: tuple[Effect, ...]) -> Iterator[str]:
-    tied = sum(effect.tie == 1 for effect in effects)
-    if tied > 1:
-        yield f"The data cannot tell the first {tied} layers apart: they are tied for rank 1."
+    yield from _tied_first([effect for effect in effects if effect.is_measured])
     unseen = sum(not effect.judged for effect in effects)
     if unseen:
         yield (
@@ -249,6 +247,20 @@ def _unclear(effects: tuple[Effect, ...]) -> Iterator[str]:
     if len(measured) < len(effects):
         rest = count(len(effects) - len(measured), "layer")
         yield f"The metric was not spent on {rest}: there the ranking is a signal's alone."
+
+
+def _tied_first(measured: Sequence[Effect]) -> Iterator[str]:
+    tied = [effect for effect in measured if effect.tie == 1]
+    if len(tied) < 2:
+        return
+    if any(effect.effect.low is not None for effect in tied):
+        yield f"{len(tied)} layers are tied for rank 1: the data cannot tell them from the first."
+        return
+    least = count(min(effect.effect.n for effect in tied), "sample")
+    yield (
+        f"{least} for each layer prove no order of the {len(tied)} measured: all are tied for "
+        "rank 1."
+    )
 
 
 def _whole_loss(data: ReportData, metric: MetricFormat) -> str:

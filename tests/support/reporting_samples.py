@@ -6,8 +6,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from sensitivity.records import Effect, Estimate, Plan, PlanMetric, PlanStep, Target, Timing, Unit
-from sensitivity.reporting.data import ReportData
+from sensitivity.records import (
+    Effect,
+    Estimate,
+    FrontierPoint,
+    Plan,
+    PlanMetric,
+    PlanStep,
+    Target,
+    Timing,
+    Unit,
+)
+from sensitivity.reporting.data import Choice, ReportData
 
 COMMAND = "sensitivity run examples/01_mobilenet/task.py:task --max-drop 1pt --out runs/mobilenet"
 
@@ -142,3 +152,25 @@ def complete(number: int = 28, pattern: str = "stage{}.{}", met: bool = True) ->
             "layers without Q/DQ": "5 of 28",
         },
     )
+
+
+def with_choices(data: ReportData, **changes: object) -> ReportData:
+    """Three sets: everything in INT8, one that is beaten, and the plan; float has 52.2 %."""
+    assert data.plan
+    names = tuple(unit.name for unit in data.units)
+    sets = (
+        ((), 0.04, "sensitivity plan . --max-drop 4.0pt", 0.04),
+        (names[:3], 0.05, "", None),
+        (data.plan.skip, 0.01, "sensitivity plan . --max-drop 1.0pt", 0.01),
+    )
+    choices = tuple(
+        Choice(
+            FrontierPoint(
+                skip, near(0.522 - drop), near(drop, 0.02), near(0.5), near(drop), **changes
+            ),
+            command=command,
+            allowed=allowed,
+        )
+        for skip, drop, command, allowed in sets
+    )
+    return replace(data, choices=choices)

@@ -95,3 +95,25 @@ for (const section of document.querySelectorAll("[data-options]")) {
   section.querySelector(".controls").hidden = false;
   pick(Number(slider.value));
 }
+
+// A table that is wider than its place is shown as one card for each row.
+const tables = [...document.querySelectorAll(".scroll > table:not(.side)")].filter((table) => table.tHead);
+for (const table of tables) {
+  const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
+  for (const row of table.tBodies[0].rows) {
+    [...row.cells].forEach((cell, column) => { cell.dataset.label = heads[column]; });
+  }
+}
+const fit = (table) => {
+  table.classList.remove("stacked");
+  table.classList.toggle("stacked", table.scrollWidth > table.parentElement.clientWidth);
+};
+let width = 0;
+new ResizeObserver(() => {
+  if (width === document.body.clientWidth) return;
+  width = document.body.clientWidth;
+  tables.forEach(fit);
+}).observe(document.body);
+for (const details of document.querySelectorAll("details")) {
+  details.addEventListener("toggle", () => tables.filter((table) => details.contains(table)).forEach(fit));
+}
