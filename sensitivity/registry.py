@@ -52,6 +52,11 @@ FAMILIES: dict[str, dict[str, str]] = {
         "modelopt": "sensitivity.exporters.configs.modelopt:ModelOptConfig",
         "modelopt-onnx": "sensitivity.exporters.configs.modelopt_onnx:ModelOptOnnxConfig",
         "nncf": "sensitivity.exporters.configs.nncf:NncfConfig",
+        "aimet": "sensitivity.exporters.configs.aimet:AimetConfig",
+        "quark": "sensitivity.exporters.configs.quark:QuarkConfig",
+        "trtexec": "sensitivity.exporters.configs.trtexec:TrtexecConfig",
+        "polygraphy": "sensitivity.exporters.configs.polygraphy:PolygraphyConfig",
+        "rknn": "sensitivity.exporters.configs.rknn:RknnConfig",
     },
     "rules": {},  # ours are found by `rules.catalog`, topic by topic
 }

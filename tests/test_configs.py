@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,21 +13,35 @@ import pytest
 from support import models
 from support.blocks import Residual
 from support.commands import TASK, verb
-from support.configs import APPLY, Exported, apply_config, exported, in_int8, problem_of
+from support.configs import (
+    APPLY,
+    Exported,
+    aimet_rounds,
+    apply_config,
+    exported,
+    in_int8,
+    problem_of,
+)
 
 from sensitivity.errors import ExportError
+from sensitivity.exporters.configs.aimet import AimetConfig
 from sensitivity.exporters.configs.base import NamedPlan, Operation
 from sensitivity.exporters.configs.modelopt import ModelOptConfig
 from sensitivity.exporters.configs.modelopt_onnx import ModelOptOnnxConfig
 from sensitivity.exporters.configs.nncf import NncfConfig
 from sensitivity.exporters.configs.operations import quantized_inputs
 from sensitivity.exporters.configs.ort import OrtConfig
+from sensitivity.exporters.configs.polygraphy import PolygraphyConfig
+from sensitivity.exporters.configs.quark import QuarkConfig
+from sensitivity.exporters.configs.rknn import RknnConfig
+from sensitivity.exporters.configs.trtexec import TrtexecConfig
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Quantizer
 from sensitivity.registry import FAMILIES, load
 from sensitivity.run_dir import RunDir
 
+CONTRACT = Path(__file__).parent / "contract"
 CHAIN = ["conv1", "conv2", "conv3", "conv4", "fc"]
 
 
@@ -40,6 +55,13 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture(scope="module")
 def residual(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     return exported(tmp_path_factory.mktemp("residual"), Residual, models.batch())
+
+
+def need(tool: str) -> None:
+    """Skip where the tool cannot be applied."""
+    problem = problem_of(tool)
+    if problem is not None:
+        pytest.skip(f"{tool} cannot be applied here: {problem}")
 
 
 def operation(name: str, *, kept: bool = True, op_type: str = "Conv", **others) -> Operation:
@@ -82,9 +104,7 @@ def test_operations_say_what_the_files_quantize(chain: Exported) -> None:
 def test_the_tool_finds_the_same_layers_out(
     tool: str, seed: int, residual: Exported, tmp_path: Path
 ) -> None:
-    problem = problem_of(tool)
-    if problem is not None:
-        pytest.skip(f"{tool} cannot be applied here: {problem}")
+    need(tool)
     names = [each.name for each in residual.plan.operations if each.int8]
     plan = residual.without(random.Random(seed).sample(names, seed + 1))
     config = load("configs", tool)().write(plan)
@@ -94,6 +114,7 @@ def test_the_tool_finds_the_same_layers_out(
 
 @pytest.mark.parametrize("seed", range(2))
 def test_modelopt_finds_the_same_quantizers_out(seed: int) -> None:
+    need("modelopt")
     import modelopt.torch.quantization as mtq
 
     inputs = models.batch()
@@ -146,6 +167,101 @@ def test_nncf_gets_each_type_that_is_never_quantized() -> None:
         "types": ["Relu"],
         "validate": True,
     }
+
+
+def test_aimet_rounds_what_the_kept_layers_read_and_nothing_else(residual: Exported) -> None:
+    need("aimet")
+    plan = residual.without(["first.0", "fc"])
+    settings = json.loads(AimetConfig().write(plan).text)
+    rounded = aimet_rounds(residual.file, settings)
+    reads = {each.name: {each.inputs[0], each.weight} for each in plan.operations if each.int8}
+    assert {name for name, tensors in reads.items() if tensors <= rounded} == {
+        each.name for each in plan.kept
+    }
+
+
+def test_aimet_gets_a_transposed_weight_by_the_name_of_its_initializer() -> None:
+    linear = operation("linear", op_type="MatMul", inputs=("x", "transposed"), weight="w")
+    assert json.loads(AimetConfig().write(plan_of(linear)).text) == ["x", "w"]
+
+
+def test_aimet_rounds_a_tensor_for_all_its_readers_and_that_is_told() -> None:
+    kept, out = operation("kept", inputs=("x", "w")), operation("out", inputs=("x", "v"))
+    notes = AimetConfig().write(plan_of(kept, replace(out, plan=frozenset()))).notes
+    assert [note.partition(" stay")[0] for note in notes] == ["out"]
+
+
+def test_quark_gets_every_node_in_float() -> None:
+    relu = operation("relu", op_type="Relu", kept=False, int8=frozenset())
+    plan = plan_of(operation("a"), operation("b", kept=False), relu)
+    assert json.loads(QuarkConfig().write(plan).text) == ["b", "relu"]
+
+
+def test_trtexec_and_polygraphy_get_the_layers_that_are_left_out() -> None:
+    relu = operation("relu", op_type="Relu", kept=False, int8=frozenset())
+    plan = plan_of(operation("a"), operation("/b/Conv:0", kept=False), relu)
+    assert TrtexecConfig().write(plan).text.splitlines() == [
+        "--int8",
+        "--precisionConstraints=obey",
+        "--layerPrecisions=/b/Conv:0:fp32",
+        "--layerOutputTypes=/b/Conv:0:fp32",
+    ]
+    assert PolygraphyConfig().write(plan).text.splitlines() == [
+        "--int8",
+        "--precision-constraints",
+        "obey",
+        "--layer-precisions",
+        "/b/Conv:0:float32",
+    ]
+
+
+def test_the_flags_of_trtexec_are_there_before_version_11() -> None:
+    flags = json.loads((CONTRACT / "trtexec_flags.json").read_text())
+    written = TrtexecConfig().write(plan_of(operation("a", kept=False))).text
+    for flag in (line.partition("=")[0] for line in written.splitlines()):
+        for version in ("8.6", "10.0", "10.12", "10.16"):
+            assert flag in flags[version]
+
+
+def test_polygraphy_reads_the_names_that_were_written() -> None:
+    need("polygraphy")
+    from polygraphy.tools.args.util import parse_arglist_to_dict
+
+    plan = plan_of(operation("a"), operation("/b/Conv:0", kept=False), operation("7", kept=False))
+    arguments = PolygraphyConfig().write(plan).text.splitlines()
+    pairs = arguments[arguments.index("--layer-precisions") + 1 :]
+    assert parse_arglist_to_dict(pairs) == {"/b/Conv:0": "float32", "7": "float32"}
+
+
+@pytest.mark.parametrize("tool", list(FAMILIES["configs"]))
+def test_a_plan_that_leaves_nothing_out_is_written_too(tool: str) -> None:
+    text = load("configs", tool)().write(plan_of(operation("a"))).text
+    assert "precision" not in text
+    assert "float16" not in text
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "why"),
+    [
+        ("trtexec", "a,b", "separates layers"),
+        ("trtexec", "a*", "stands for any characters"),
+        ("trtexec", "a b", "is read by xargs or taken away"),
+        ("polygraphy", "a'b", "is read by xargs or taken away"),
+        ("polygraphy", "-a", "begins an option"),
+        ("quark", "^a", "begins a pattern"),
+    ],
+)
+def test_a_name_that_the_tool_would_read_otherwise_is_refused(
+    tool: str, name: str, why: str
+) -> None:
+    plan = plan_of(operation("kept"), operation(name, kept=False))
+    with pytest.raises(ExportError, match=rf"{why}, got {re.escape(name)}; rename that layer"):
+        load("configs", tool)().write(plan)
+
+
+def test_rknn_gets_the_outputs_of_the_layers_that_are_left_out() -> None:
+    plan = plan_of(operation("a"), operation("b", kept=False))
+    assert RknnConfig().write(plan).text == 'custom_quantize_layers:\n  "b.output": float16\n'
 
 
 def test_a_kept_layer_reads_what_a_layer_in_float_gave_unrounded(

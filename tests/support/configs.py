@@ -116,15 +116,51 @@ def apply_nncf(file: Path, inputs: np.ndarray, settings: dict[str, Any], out: Pa
     return out
 
 
-APPLY = {"ort": apply_ort, "modelopt-onnx": apply_modelopt_onnx, "nncf": apply_nncf}
+def apply_quark(file: Path, inputs: np.ndarray, settings: list[str], out: Path) -> Path:
+    """AMD Quark, with the rest of its settings as it has them."""
+    from quark.onnx import Int8Spec, ModelQuantizer, QConfig, QLayerConfig
+
+    layer = QLayerConfig(activation=Int8Spec(), weight=Int8Spec())
+    config = QConfig(global_config=layer, exclude=settings)
+    ModelQuantizer(config).quantize_model(str(file), str(out), Reader(file, inputs))
+    return out
+
+
+def aimet_rounds(file: Path, settings: list[str]) -> set[str]:
+    """The tensors that AIMET quantizes with these settings. Raises KeyError for one that it does
+    not know."""
+    from aimet_onnx import QuantizationSimModel
+
+    sim = QuantizationSimModel(onnx.load(file))
+    for name in settings:
+        _ = sim.qc_quantize_op_dict[name]
+    for name, quantizer in sim.qc_quantize_op_dict.items():
+        quantizer.enabled = name in settings
+    return {name for name, quantizer in sim.qc_quantize_op_dict.items() if quantizer.enabled}
+
+
+APPLY = {
+    "ort": apply_ort,
+    "modelopt-onnx": apply_modelopt_onnx,
+    "nncf": apply_nncf,
+    "quark": apply_quark,
+}
+MODULES = {
+    "ort": "onnxruntime",
+    "modelopt": "modelopt",
+    "modelopt-onnx": "modelopt.onnx",
+    "nncf": "nncf",
+    "quark": "quark.onnx",
+    "aimet": "aimet_onnx",
+    "polygraphy": "polygraphy",
+}
+"""Tool -> what must be importable for it."""
 
 
 def problem_of(name: str) -> str | None:
     """Why a tool cannot be applied here; None where it can."""
     try:
-        importlib.import_module(
-            {"modelopt-onnx": "modelopt.onnx", "nncf": "nncf"}.get(name, "onnx")
-        )
+        importlib.import_module(MODULES[name])
     except ImportError as error:
         return " ".join(str(error).split())
     return None

@@ -139,6 +139,11 @@ def own_names(operations: Iterable[Operation], plan: NamedPlan, tool: str) -> li
     return list(dict.fromkeys(names))
 
 
+def left_out_names(plan: NamedPlan, tool: str) -> list[str]:
+    """Names of the operations that the plan leaves out, checked as by `own_names`."""
+    return own_names((each for each in plan.operations if each.left_out), plan, tool)
+
+
 def check_characters(names: Iterable[str], forbidden: str, tool: str, why: str) -> None:
     """Raise ExportError for a name with a character that means something else to the tool.
 
@@ -147,10 +152,21 @@ def check_characters(names: Iterable[str], forbidden: str, tool: str, why: str) 
     for name in names:
         bad = next((character for character in name if character in forbidden), None)
         if bad is not None:
-            raise ExportError(
-                f"Expected names without {bad!r}, which for {tool} {why}, got {name}; rename that "
-                "layer, or use another tool's settings."
-            )
+            raise _misread(name, f"without {bad!r}", tool, why)
+
+
+def check_beginnings(names: Iterable[str], forbidden: str, tool: str, why: str) -> None:
+    """The same for a name that begins with such a character."""
+    for name in names:
+        if name.startswith(forbidden):
+            raise _misread(name, f"that do not begin with {forbidden!r}", tool, why)
+
+
+def _misread(name: str, how: str, tool: str, why: str) -> ExportError:
+    return ExportError(
+        f"Expected names {how}, which for {tool} {why}, got {name}; rename that layer, or use "
+        "another tool's settings."
+    )
 
 
 def check_formats(plan: NamedPlan, tool: str, allowed: Sequence[str] = ("INT8",)) -> None:

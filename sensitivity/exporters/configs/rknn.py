@@ -1,0 +1,40 @@
+"""RKNN-Toolkit2: layers in float16 for the hybrid quantization of Rockchip's NPUs.
+
+Source: airockchip/rknn-toolkit2, `examples/functions/hybrid_quant/step1.py`: the file
+`*.quantization.cfg` of step 1 has an entry `custom_quantize_layers`, of which a key is the name of
+a layer's output and a value is int8, int16 or float16. The toolkit is not on the package index, and
+these settings have not been applied.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+from sensitivity.exporters.configs.base import Config, NamedPlan, check_formats, left_out_names
+
+NOTE = (
+    "Step 1 fuses operations and names each layer by its last output: compare the names with those "
+    "in the cfg that it writes."
+)
+
+
+class RknnConfig:
+    """The entry of the cfg: outputs of the operations that are left out."""
+
+    name = "rknn"
+    file = "config.rknn.yaml"
+    reads: Literal["operations"] = "operations"
+
+    def write(self, plan: NamedPlan) -> Config:
+        check_formats(plan, "RKNN")
+        left_out_names(plan, "RKNN")
+        outputs = [name for each in plan.operations if each.left_out for name in each.outputs]
+        lines = [f"  {json.dumps(name)}: float16" for name in outputs if name]
+        head = "custom_quantize_layers:" + ("" if lines else " {}")
+        return Config(
+            "\n".join([head, *lines]) + "\n",
+            "putting it in the place of custom_quantize_layers in the cfg of "
+            "hybrid_quantization_step1, then hybrid_quantization_step2",
+            (NOTE,),
+        )
