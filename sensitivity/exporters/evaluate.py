@@ -20,7 +20,7 @@ from sensitivity.quantizers.onnx.batches import feed, joined, length, pieces
 from sensitivity.records import Scores
 from sensitivity.runtimes.base import Engine, Runtime
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
-from sensitivity.tasks.batches import as_numpy, scores_of
+from sensitivity.tasks.batches import arrays, as_numpy, scores_of
 from sensitivity.tasks.scoring import Scoring
 
 STRUCTURE = "sensitivity.outputs"
@@ -97,14 +97,14 @@ def outputs_of(
 ) -> Any:
     """What the file gives for a batch: as tensors in the model's own nest, for files of a torch
     model; else as arrays, also where the task's data are tensors, as a Q/DQ file's own task gets
-    them."""
-    if structure is not None:
+    them. Files of a torch model that were scanned as Q/DQ files themselves get arrays and give
+    arrays."""
+    is_of_numpy = isinstance(next(arrays(inputs), None), np.ndarray)
+    if structure is not None and not is_of_numpy:
         return nested(list(run(engine, inputs).values()), structure)
-    arrays = feed(inputs, list(ports))
+    fed = feed(inputs, list(ports))
     fixed = next((size for size in ports.values() if size is not None), None)
-    return joined(
-        [list(engine.run(part).values()) for part in pieces(arrays, fixed)], length(arrays)
-    )
+    return joined([list(engine.run(part).values()) for part in pieces(fed, fixed)], length(fed))
 
 
 def arrays_of(file: Path, inputs: Any) -> dict[str, np.ndarray]:

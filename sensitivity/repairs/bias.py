@@ -7,16 +7,17 @@ Costs two forwards on the calibration inputs, and nothing in an engine.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from sensitivity import optional
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Range
+from sensitivity.repairs.onnx_bias import lacking_biases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,11 +26,17 @@ if TYPE_CHECKING:
 
 METHOD = "bias correction"
 
+Lacking = dict[str, tuple[Range, tuple[float, ...]]]
+
 Change = Callable[[str, "Tensor"], "Tensor | None"]
 
 
+class RecalibratableModel(QuantizedModel, Recalibratable, Protocol):
+    """A calibrated model whose quantizers can take other ranges."""
+
+
 @runtime_checkable
-class Correctable(QuantizedModel, Recalibratable, Protocol):
+class Correctable(RecalibratableModel, Protocol):
     """A calibrated model of torch whose layers' biases can be changed."""
 
     biases: Biases
@@ -45,17 +52,42 @@ def bias_corrections(
     """For each weighted layer the range that its weight has, with what its bias lacks: the mean
     over calibration inputs of its output in float minus its output quantized, per output channel.
 
-    source: `Correctable`. inputs: one batch with all samples, as the model takes it. ranges: that
-    quantizers have meanwhile, without biases. left_out: quantizers that stay off; their layers get
-    nothing. The layers are corrected in the order in which the model calls them, each with those
-    before it corrected. A layer that one forward calls several times is left as it is: what its
+    source: `is_correctable`. inputs: one batch with all samples, as the model takes it. ranges:
+    that quantizers have meanwhile, without biases. left_out: quantizers that stay off; their layers
+    get nothing. The layers are corrected in the order in which the model calls them, each with
+    those before it corrected. A layer that one forward calls several times stays as it is: what its
     calls lack is not the same. Raises ModelError for a model without such layers.
     """
-    if not isinstance(source, Correctable):
+    if not is_correctable(source):
         raise ModelError(
             f"Expected a model whose biases can be changed, got one of {source.source}."
         )
     ranges = tuple(ranges)
+    methods = {one.quantizer: f"{one.method}, {METHOD}" for one in ranges}
+    lacking = _lacking_in_module
+    if source.source == "onnx_qdq":
+        lacking = lacking_biases
+    found = lacking(source, inputs, ranges, left_out)
+    return tuple(
+        replace(one, method=methods.get(name, METHOD), bias=delta)
+        for name, (one, delta) in found.items()
+    )
+
+
+def is_correctable(source: QuantizedModel) -> TypeGuard[RecalibratableModel]:
+    """Whether biases of this model can be changed."""
+    if source.source == "onnx_qdq":
+        return True
+    return isinstance(source, Correctable)
+
+
+def _lacking_in_module(
+    source: Any,
+    inputs: Any,
+    ranges: Sequence[Range],
+    left_out: Collection[str],
+) -> Lacking:
+    """Weight quantizer -> its range now, and what its layer lacks."""
     every = [quantizer.name for quantizer in source.quantizers]
     layers = sorted(source.biases.layers.keys() - set(left_out))
     names = [name for name in layers if _has_range(source, name)]
@@ -65,12 +97,7 @@ def bias_corrections(
         with source.with_ranges(ranges):
             with source.disabled(left_out):
                 deltas = _lacking(source, expected, inputs)
-            own = [source.range(name) for name in deltas]
-    methods = {one.quantizer: f"{one.method}, {METHOD}" for one in ranges}
-    return tuple(
-        replace(one, method=methods.get(one.quantizer, METHOD), bias=deltas[one.quantizer])
-        for one in own
-    )
+            return {name: (source.range(name), delta) for name, delta in deltas.items()}
 
 
 def _means(source: Any, names: Collection[str], inputs: Any) -> dict[str, Tensor]:

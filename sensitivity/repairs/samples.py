@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from sensitivity import optional
-from sensitivity.tasks.batches import batch_size, first_samples
+from sensitivity.tasks.batches import arrays, batch_size, each_array, first_samples
 
 MOST_SAMPLES = 256
 MOST_BYTES = 128 * 2**20
@@ -18,22 +20,41 @@ def one_batch(batches: Iterable[Any]) -> Any:
     """The samples of these batches of inputs as one batch, as far as the limits above allow.
 
     Batches whose samples have another shape than the first are left out. Where inputs are not
-    tensors alone the first batch is all.
+    tensors or numpy arrays alone the first batch is all.
     """
     batches = iter(batches)
     first = next(batches)
-    leaves, spec = optional.pytree.tree_flatten(first)
-    if not all(isinstance(leaf, optional.torch.Tensor) and leaf.ndim for leaf in leaves):
+    if not _is_of_arrays(first):
         return first
-    size = sum(leaf.nbytes for leaf in leaves)
-    most = min(MOST_SAMPLES, max(1, batch_size(first) * MOST_BYTES // max(size, 1)))
-    rows, samples = [leaves], batch_size(first)
+    most = min(MOST_SAMPLES, max(1, batch_size(first) * MOST_BYTES // max(_bytes(first), 1)))
+    parts, samples = [first], batch_size(first)
     for inputs in batches:
         if samples >= most:
             break
-        others = optional.pytree.tree_leaves(inputs)
-        if [leaf.shape[1:] for leaf in others] == [leaf.shape[1:] for leaf in leaves]:
-            rows.append(others)
+        if _sample_shapes(inputs) == _sample_shapes(first):
+            parts.append(inputs)
             samples += batch_size(inputs)
-    joined = [optional.torch.cat(column) for column in zip(*rows, strict=True)]
-    return first_samples(optional.pytree.tree_unflatten(joined, spec), most)
+    return first_samples(each_array(_joined, *parts), most)
+
+
+def _is_of_arrays(inputs: Any) -> bool:
+    """Whether it is a nest of tensors or numpy arrays alone, each of which has samples."""
+    parts = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
+    if isinstance(parts, (tuple, list)):
+        return all(map(_is_of_arrays, parts))
+    return hasattr(parts, "shape") and len(parts.shape) > 0
+
+
+def _bytes(inputs: Any) -> int:
+    return sum(int(array.nbytes) for array in arrays(inputs))
+
+
+def _sample_shapes(inputs: Any) -> list[tuple[int, ...]]:
+    return [tuple(array.shape[1:]) for array in arrays(inputs)]
+
+
+def _joined(*parts: Any) -> Any:
+    """Arrays of several batches as one with all their samples."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts)
+    return optional.torch.cat(parts)

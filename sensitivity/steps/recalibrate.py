@@ -20,7 +20,7 @@ from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing, name_in_words
 from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target
-from sensitivity.repairs.bias import Correctable, bias_corrections
+from sensitivity.repairs.bias import bias_corrections, is_correctable
 from sensitivity.repairs.samples import one_batch
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import judge_of
@@ -35,7 +35,7 @@ CANNOT = (
     "pytorch-quantization and in Q/DQ files; {kind} keeps those that it came with. Calibrate it "
     "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
-EDITION = 2
+EDITION = 3
 """What tells what was found from what an earlier release would have found."""
 
 
@@ -155,7 +155,7 @@ def _corrected(
 ) -> tuple[Recalibrated, ...]:
     """The units with the biases of all layers corrected, where that is worth it."""
     source, study = session.source, session.study
-    if not isinstance(source, Correctable):
+    if not is_correctable(source):
         return tuple(known)
     ranges = tuple(one for unit in known for one in unit.ranges)
     found = _bias_corrections(session, ranges, study.skip_variant(skip).disabled)

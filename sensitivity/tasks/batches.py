@@ -66,16 +66,29 @@ def batch_size(inputs: Any) -> int:
 def first_samples(inputs: Any, samples: int) -> Any:
     """The same inputs with so many samples at most: every array of a batch has the sample as its
     first axis."""
-    if hasattr(inputs, "shape"):
-        has_samples = len(inputs.shape) > 0
-        return inputs[:samples] if has_samples else inputs
-    if isinstance(inputs, Mapping):
-        return {key: first_samples(value, samples) for key, value in inputs.items()}
-    if not isinstance(inputs, (tuple, list)):
-        return inputs
-    values = [first_samples(value, samples) for value in inputs]
-    is_named_tuple = hasattr(inputs, "_fields")
-    return type(inputs)(*values) if is_named_tuple else type(inputs)(values)
+
+    def cut(array: Any) -> Any:
+        has_samples = len(array.shape) > 0
+        return array[:samples] if has_samples else array
+
+    return each_array(cut, inputs)
+
+
+def each_array(function: Callable[..., Any], *nests: Any) -> Any:
+    """A nest of what `function` makes of the arrays that stand at one place of all these nests.
+
+    nests: of tuples, lists and dicts, all alike. What is no array stays as the first has it.
+    """
+    first = nests[0]
+    if hasattr(first, "shape"):
+        return function(*nests)
+    if isinstance(first, Mapping):
+        return {key: each_array(function, *(nest[key] for nest in nests)) for key in first}
+    if not isinstance(first, (tuple, list)):
+        return first
+    values = [each_array(function, *column) for column in zip(*nests, strict=True)]
+    is_named_tuple = hasattr(first, "_fields")
+    return type(first)(*values) if is_named_tuple else type(first)(values)
 
 
 def arrays(value: Any) -> Iterator[Any]:

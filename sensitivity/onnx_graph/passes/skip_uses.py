@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.biases import bias_place
 from sensitivity.onnx_graph.clamps import Clamps, activation
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.passes.insert_qdq import along
@@ -44,7 +45,8 @@ class NewGrid:
 
     range: that it was made for. scale, zero_point: of the types that the file has, and of one
     shape: [] per tensor, [channels] along `axis`. constant: of a weight, what the pair reads in
-    place of what is stored; None for an activation.
+    place of what is stored; None for an activation. keeps_pair: of a weight whose range is its own:
+    the pair stays as it is, also where its rounding was learned, and only the bias changes.
     """
 
     range: Range
@@ -52,6 +54,19 @@ class NewGrid:
     zero_point: NDArray[Any]
     axis: int | None = None
     constant: NDArray[Any] | None = None
+    keeps_pair: bool = False
+
+    @property
+    def bias(self) -> NDArray[np.float32] | None:
+        """float32[channels], what is added to the bias of the operation; None for nothing."""
+        if self.range.bias is None:
+            return None
+        return np.asarray(self.range.bias, np.float32)
+
+    @property
+    def no_bias(self) -> NDArray[Any]:
+        """What `bias` is added to where the operation has none, of the type of the scale."""
+        return np.zeros_like(self.bias, self.scale.dtype)
 
     @property
     def key(self) -> str:
@@ -70,7 +85,8 @@ class SkipUses(ir.passes.InPlacePass):
     that only the pair stands for limited it to: it stands in the graph again for what reads the
     tensor past the pair. grids: name of a use -> its new grid; uses with the same one keep one
     pair. With one per channel the model becomes of the opset that first has them
-    (`can_be_per_channel`).
+    (`can_be_per_channel`). The bias that goes with a new grid of a weight is one of the operation's
+    own, a float initializer.
     """
 
     def __init__(
@@ -105,10 +121,31 @@ class SkipUses(ir.passes.InPlacePass):
             corrected = corrected_bias(path, self._weights)
             if corrected is not None and corrected.weight.name in changed:
                 _restore(model.graph, path, corrected)
+        for path in found:
+            self._correct_bias(path)
         links = [link for path in found for link, _ in path.links]
         _remove_unread(list(chain.from_iterable(map(nodes_of, links))))
         self._name_copies()
         return ir.passes.PassResult(model, modified=bool(found))
+
+    def _correct_bias(self, path: Path) -> None:
+        """Once all biases are float that are to be: add what the grid of the weight says."""
+        place = bias_place(path)
+        if place is None:
+            return
+        grid = self._grids.get(place.weight.name)
+        if grid is None or grid.bias is None:
+            return
+        node, index, before = place.node, place.index, place.value
+        bias = qdq.constant(before)
+        if bias is None:
+            bias = grid.no_bias
+        node.resize_inputs(max(len(node.inputs), index + 1))
+        name = f"{node.outputs[0].name}_corrected_bias"
+        new = add(path.graph, name, corrected(bias, grid))
+        node.replace_input_with(index, new)
+        if before is not None:
+            remove_constant(before)
 
     def _name_copies(self) -> None:
         """Give the first copy of each original that is gone the names of the original."""
@@ -126,7 +163,7 @@ class SkipUses(ir.passes.InPlacePass):
             name = None if use is None else use.name
             if use is not None and name in self._skip:
                 value, changed = self._unquantized(graph, use, value), True
-            elif use is not None and name in self._grids:
+            elif use is not None and name in self._grids and not self._grids[name].keeps_pair:
                 value, changed = self._on_grid(graph, use.pair, self._grids[name], value), True
             elif changed:
                 value = self._copies_of(nodes_of(link), value)
@@ -316,6 +353,13 @@ def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
         return None
     values = weights.get(bias.name or "")
     return None if values is None else CorrectedBias(weight, BIAS_INPUT, bias, values)
+
+
+def corrected(bias: NDArray[Any], grid: NewGrid) -> NDArray[Any]:
+    """A float bias with what the grid adds to it, in its own type."""
+    if grid.bias is None:
+        return bias
+    return np.asarray(bias.astype(np.float32) + grid.bias).astype(bias.dtype)
 
 
 def nodes_of(link: Link) -> list[ir.Node]:

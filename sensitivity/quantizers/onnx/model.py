@@ -16,11 +16,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.biases import BiasPlace, bias_place
 from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import clamping_pairs, clamps_of
 from sensitivity.onnx_graph.float_model import FloatModel, Form, float_model, with_batchnorm_folded
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights
+from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights, dequantized
 from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import integer_biases, paths, uses
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
@@ -136,6 +138,27 @@ class OnnxModel:
         """Use of an operation's input or weight -> use of its bias, stored as integers in steps of
         both their scales."""
         return integer_biases(self.paths)
+
+    @cached_property
+    def bias_places(self) -> Mapping[str, BiasPlace]:
+        """Use of a weight -> where the bias of its operation stands, for those of the main graph
+        whose bias can be changed."""
+        own = (bias_place(path) for path in self.paths if path.graph is self.graph.graph)
+        return {place.weight.name: place for place in own if place is not None}
+
+    def float_bias(self, place: BiasPlace) -> NDArray[Any] | None:
+        """What the bias is where its weight has another grid, or none; None where there is none."""
+        value = place.value
+        if value is None:
+            return None
+        pair = qdq.pair_of(value)
+        stored = value if pair is None else pair.source
+        name = stored.name or ""
+        if name in self.weights:
+            return np.asarray(self.weights[name])
+        if pair is None:
+            return qdq.constant(value)
+        return dequantized(pair)
 
     @property
     def freed(self) -> frozenset[str]:

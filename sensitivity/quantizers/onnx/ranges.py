@@ -4,6 +4,7 @@ float weights suggest."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,12 +63,17 @@ def new_grids(
     model: OnnxModel, uses: Mapping[str, Use], ranges: Iterable[Range]
 ) -> dict[str, NewGrid]:
     """Use -> the grid with this range, of the type and sign that the pair has. Uses of one pair
-    with equal ranges get the same."""
+    with equal ranges get the same. Raises ModelError for a bias where none can be changed."""
     made: dict[Any, NewGrid] = {}
     found = {}
     for one in ranges:
         use = uses[one.quantizer]
-        key = (use.pair.dequantize, one.amax, one.axis, one.low)
+        if one.bias is not None and use.name not in model.bias_places:
+            raise ModelError(
+                "Expected a change of the bias for the weight of an operation that adds a constant "
+                f"one, got one for {use.name}."
+            )
+        key = (use.pair.dequantize, one.amax, one.axis, one.low, one.bias)
         if key not in made:
             made[key] = _new_grid(model, use, one)
         found[one.quantizer] = made[key]
@@ -79,6 +85,10 @@ def _new_grid(model: OnnxModel, use: Use, one: Range) -> NewGrid:
     assert limits is not None
     assert pair.scale is not None
     low, high = limits
+    if use.role == "weight" and _is_own(use, one):
+        zero_points = np.asarray(pair.zero_points, stored_type(pair).numpy())
+        own_zero_point = np.broadcast_to(zero_points.reshape(-1)[0], pair.scale.shape)
+        return NewGrid(one, pair.scale, own_zero_point, pair.axis, keeps_pair=True)
     kind, whole = pair.scale.dtype, stored_type(pair).numpy()
     amax = np.asarray(one.amax, np.float32)
     if one.low is None:
@@ -94,6 +104,12 @@ def _new_grid(model: OnnxModel, use: Use, one: Range) -> NewGrid:
         _requantized(model, use, scale, zero_points, one.axis) if use.role == "weight" else None
     )
     return NewGrid(one, scale, zero_points, one.axis, constant)
+
+
+def _is_own(use: Use, one: Range) -> bool:
+    """Whether this is the range that the pair has, whatever it is called and adds to the bias."""
+    own = own_range(use.name, use)
+    return replace(own, method=one.method) == replace(one, bias=None)
 
 
 def _requantized(

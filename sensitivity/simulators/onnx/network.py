@@ -12,10 +12,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.biases import BiasPlace
 from sensitivity.onnx_graph.clamps import Limits, activation
 from sensitivity.onnx_graph.passes.skip_uses import (
     CorrectedBias,
     NewGrid,
+    corrected,
     corrected_bias,
     dequantized,
     nodes_of,
@@ -57,12 +59,13 @@ class Recipe:
 class Split:
     """network: as the schedule wants it. recipes: of each node; None for inputs. inputs: name ->
     node.
-    outputs: which output of which node each graph output is."""
+    outputs: which output of which node each graph output is. operations: of the file -> node."""
 
     network: Network
     recipes: tuple[Recipe | None, ...]
     inputs: dict[str, int]
     outputs: tuple[Place, ...]
+    operations: Mapping[ir.Node, int]
 
 
 Offered = Mapping[str, Mapping[str, NewGrid]]
@@ -88,10 +91,16 @@ class _Splitter:
         self._at: dict[ir.Value, Place] = {}
         self._activated: dict[tuple[Place, Limits], int] = {}
         self._of_pair: dict[tuple[ir.Node, Place, NewGrid | None], int] = {}
+        self._operations: dict[ir.Node, int] = {}
+        self._biased = {
+            place.node: place
+            for name, place in source.bias_places.items()
+            if any(grid.bias is not None for grid in self._grids_of(name).values())
+        }
         self._paths = {(path.user, path.index): path for path in source.paths}
-        corrected = ((path.user, corrected_bias(path, source.weights)) for path in source.paths)
+        by_tool = ((path.user, corrected_bias(path, source.weights)) for path in source.paths)
         self._corrected = {
-            (user, found.index): found for user, found in corrected if found is not None
+            (user, found.index): found for user, found in by_tool if found is not None
         }
 
     def split(self) -> Split:
@@ -119,7 +128,7 @@ class _Splitter:
             outputs=tuple(node for node, _ in outputs),
             twins=tuple(self._twins),
         )
-        return Split(network, tuple(self._recipes), inputs, outputs)
+        return Split(network, tuple(self._recipes), inputs, outputs, self._operations)
 
     def _add(
         self, deps: tuple[int, ...], recipe: Recipe | None, *, fixed: bool, switch: int = 0
@@ -137,6 +146,9 @@ class _Splitter:
             for index, value in enumerate(node.inputs)
             if value is not None and not self._is_embedded(node, index, value)
         }
+        biased = self._biased.get(node)
+        if biased is not None:
+            places[biased.index] = self._changed_bias(biased, places.get(biased.index)), 0
         captured = {
             value.name or "": self._at[value] for value in _captured(node) if value in self._at
         }
@@ -145,11 +157,44 @@ class _Splitter:
         at = self._call(
             [node], {names[index]: place for index, place in places.items()} | captured, names
         )
+        self._operations[node] = at
         for output, value in enumerate(node.outputs):
             self._at[value] = (at, output)
 
+    def _grids_of(self, name: str) -> dict[str, NewGrid]:
+        """The grid that a use has now, by the use's name, and those on offer, by their keys."""
+        found = dict[str, NewGrid]()
+        now = self._source.grids.get(name)
+        if now is not None:
+            found[name] = now
+        found.update(self._offered.get(name, {}))
+        return found
+
+    def _changed_bias(self, place: BiasPlace, before: Place | None) -> int:
+        """A chain of switches on the bias, as on the weight that it goes with."""
+        name = place.weight.name
+        grids = self._grids_of(name)
+        biased = next(grid for grid in grids.values() if grid.bias is not None)
+        bias = self._source.float_bias(place)
+        if bias is None:
+            bias = biased.no_bias
+        at = self._constant(bias)
+        if before is not None and name not in grids:
+            at = before[0]  # maybe of integers, which are float only while the weight has a grid
+        for switch, grid in grids.items():
+            values = corrected(bias, grid)
+            constant = f"{switch}.bias"
+            keep = onnx.helper.make_node("Identity", [constant], ["value"])
+            recipe = Recipe((keep,), {}, constants=_tensors({constant: values}))
+            at = self._add((at,), recipe, fixed=True, switch=self._bits.get(switch, 0))
+        return at
+
     def _is_embedded(self, node: ir.Node, index: int, value: ir.Value) -> bool:
-        if (node, index) in self._paths or (node, index) in self._corrected or value in self._at:
+        if (node, index) in self._paths or (node, index) in self._corrected:
+            return False
+        biased = self._biased.get(node)
+        is_changed = biased is not None and biased.index == index
+        if is_changed or value in self._at:
             return False
         array = qdq.constant(value)
         return array is None or array.nbytes <= EMBEDDED
@@ -222,14 +267,18 @@ class _Splitter:
         deps = (before[0],) if clamped is None else (clamped, before[0])
         reads = {} if stored_otherwise else {source: (len(deps) - 1, 0)}
         grid = self._source.grids.get(use.name)
-        recipe = _recipe(nodes, reads, {}) if grid is None else _on_grid(use, grid, len(deps) - 1)
+        recipe = (
+            _recipe(nodes, reads, {})
+            if grid is None or grid.keeps_pair
+            else _on_grid(use, grid, len(deps) - 1)
+        )
         fixed = self._fixed[before[0]]
         at = self._add(deps, recipe, fixed=fixed, switch=self._bits.get(use.name, 0))
         self._twins[at] = self._of_pair.setdefault((use.pair.dequantize, before, grid), at)
         for key, other in self._offered.get(use.name, {}).items():
-            at = self._add(
-                (at, before[0]), _on_grid(use, other, 1), fixed=fixed, switch=self._bits[key]
-            )
+            again = {} if stored_otherwise else {source: (1, 0)}
+            offered = _recipe(nodes, again, {}) if other.keeps_pair else _on_grid(use, other, 1)
+            at = self._add((at, before[0]), offered, fixed=fixed, switch=self._bits[key])
         return at
 
     def _clamped(self, use: Use, before: Place) -> int | None:
@@ -303,6 +352,8 @@ def _recipe(
     }
     protos = tuple(ir.to_proto(node) for node in nodes)
     for index, name in renamed.items():
+        missing = index + 1 - len(protos[0].input)
+        protos[0].input.extend([""] * missing)  # a bias that the operation has not had
         protos[0].input[index] = name
     return Recipe(protos, reads, tuple(value.name or "" for value in nodes[-1].outputs), constants)
 

@@ -1,0 +1,121 @@
+"""A Q/DQ file run layer by layer over all samples, so that what a layer gives can be changed before
+the next one reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime
+from numpy.typing import NDArray
+
+from sensitivity.errors import SensitivityError, TaskError
+from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.simulators.onnx.network import Split, Unsplittable, split
+from sensitivity.simulators.onnx.program import Action, Key, Program, share_memory
+from sensitivity.simulators.schedule import Value, value_of
+
+Change = Callable[[str, list[NDArray[Any]]], "list[NDArray[Any]] | None"]
+"""Gets the name of a layer and its output, an array for each piece of the batch; gives what the
+output is to be, or None to leave it."""
+
+Held = dict[Key, list[Any]]
+
+
+class Layers:
+    """The operations of a file, with the grids of the moment at which this is made.
+
+    inputs: one batch with all samples; a file with a fixed batch size gets it in pieces of that
+    size, without the samples that are left over. Raises Unsplittable for a file that cannot be run
+    in parts.
+    """
+
+    def __init__(self, model: OnnxModel, inputs: Any) -> None:
+        share_memory()
+        self._model = model
+        self._bits = {use.name: 1 << index for index, use in enumerate(model.uses)}
+        self._split: Split = split(model, self._bits)
+        arrays, size = feed(inputs, list(self._split.inputs)), fixed_batch(model)
+        samples = length(arrays) or 1
+        whole = max(samples // (size or samples), 1)
+        self._pieces = pieces(arrays, size)[:whole]
+
+    @property
+    def everything(self) -> frozenset[str]:
+        return frozenset(self._bits)
+
+    def run(self, off: frozenset[str], layers: Mapping[str, ir.Node], change: Change) -> None:
+        """Run the model up to the last of these operations, and let `change` see what each gives.
+
+        off: uses of pairs that are left out. Raises TaskError for a batch that ONNX Runtime
+        refuses.
+        """
+        mask = sum(self._bits[name] for name in off)
+        network = self._split.network
+        wanted = {
+            value_of(network, self._split.operations[node], mask): name
+            for name, node in layers.items()
+        }
+        order = self._order(list(wanted))
+        last_reader: dict[Key, int] = {
+            dep: number for number, value in enumerate(order) for dep in self._deps(value)
+        }
+        held = [self._given(piece) for piece in self._pieces]
+        for number, value in enumerate(order):
+            self._advance(value, held)
+            if value in wanted:
+                self._change(wanted[value], value, held, change)
+            read_no_more = {dep for dep in self._deps(value) if last_reader[dep] == number}
+            for values in held:
+                for dep in read_no_more:
+                    del values[dep]
+
+    def _deps(self, value: Value) -> list[Value]:
+        network, (node, mask) = self._split.network, value
+        return [value_of(network, dep, mask) for dep in network.deps[node]]
+
+    def _order(self, wanted: Sequence[Value]) -> list[Value]:
+        """What has to be computed for these values, each behind what it reads."""
+        given = {(node, 0) for node in self._split.inputs.values()}
+        found: set[Value] = set()
+        waiting = list(wanted)
+        while waiting:
+            value = waiting.pop()
+            if value not in found and value not in given:
+                found.add(value)
+                waiting += self._deps(value)
+        return sorted(found)
+
+    def _given(self, arrays: Mapping[str, NDArray[Any]]) -> Held:
+        return {
+            (node, 0): [_held(arrays[name]), arrays[name]]
+            for name, node in self._split.inputs.items()
+        }
+
+    def _advance(self, value: Value, held: list[Held]) -> None:
+        action: Action = (value[0], self._deps(value), value)
+        program = Program(self._model, self._split, [action], {value})
+        try:
+            program.build(held[0])
+            for values in held:
+                values.update(program.run(values))
+        except (Unsplittable, SensitivityError):
+            raise
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise TaskError(
+                "Expected the model to accept its calibration inputs as one batch, got from ONNX "
+                f"Runtime: {' '.join(str(error).split())[:300]}."
+            ) from error
+
+    def _change(self, name: str, value: Value, held: list[Held], change: Change) -> None:
+        changed = change(name, [values[value][0].numpy() for values in held])
+        if changed is not None:
+            for values, array in zip(held, changed, strict=True):
+                # the array comes last, since an OrtValue does not keep the memory that it is of
+                values[value] = [_held(array), *values[value][1:], array]
+
+
+def _held(array: NDArray[Any]) -> Any:
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)._ortvalue
