@@ -26,29 +26,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from builds import NEW, ROOT, checkout
 from promise_draw import MODELS
 
 from sensitivity.stats.paired import paired_effect
 from sensitivity.timing.environment import environment
 
-ROOT = Path(__file__).parents[1]
 TARGETS = {"mobilenet_v1": ("1pt",), "resnet20": ("0.3pt",)}
-NEW = "this build"
 
 Row = dict[str, Any]
-
-
-@contextmanager
-def checkout(commit: str) -> Iterator[Path]:
-    """The files of a commit, in a worktree of its own for as long."""
-    with tempfile.TemporaryDirectory() as folder:
-        place = str(Path(folder) / "tree")
-        git = ["git", "-C", str(ROOT), "worktree"]
-        _run([*git, "add", "--detach", "--quiet", place, commit])
-        try:
-            yield Path(place)
-        finally:
-            _run([*git, "remove", "--force", place])
 
 
 def drawn_rows(model: str, draw: int, targets: Sequence[str], tree: Path, out: Path) -> list[Row]:
