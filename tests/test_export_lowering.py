@@ -380,6 +380,29 @@ def test_onnxruntime_gets_softmax_over_an_inner_axis_spelled_out_with_the_same_v
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("opset", [12, 13, 17, 18, 21])
+def test_onnxruntime_gets_a_valid_softmax_of_the_same_values_in_every_opset(opset, tmp_path):
+    """The axes of ReduceMax became an input with 18; below 13 Softmax is over more than one axis,
+    and stays."""
+    text = f"""<ir_version: 7, opset_import: ["" : {opset}]>
+    net (float[1, 4, 2, 3] x) => (float[1, 4, 2, 3] y)
+    <float scale = {{0.05}}, int8 zero = {{0}}> {{
+        levels = QuantizeLinear (x, scale, zero)
+        values = DequantizeLinear (levels, scale, zero)
+        y = Softmax <axis = 1> (values)
+    }}"""
+    canonical = tmp_path / "canonical.onnx"
+    onnx.save(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)), canonical)
+    lowered = lower_file(canonical, "onnxruntime", tmp_path / "lowered.onnx")
+    onnx.checker.check_model(onnx.load(lowered), full_check=True)
+    operations = [node.op_type for node in load_model(lowered).graph]
+    assert ("Softmax" in operations) == (opset == 12)
+    x = np.random.default_rng(0).normal(size=(1, 4, 2, 3)).astype(np.float32)
+    with OnnxRuntime().build(canonical) as before, OnnxRuntime().build(lowered) as after:
+        (expected,), (got,) = (engine.run({"x": x}).values() for engine in (before, after))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
 class Joined(nn.Module):
     """Two convolutions into one Concat into a third."""
 
