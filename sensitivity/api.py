@@ -74,7 +74,7 @@ from sensitivity.quantize.file import quantized_file
 from sensitivity.quantize.findings import float_findings
 from sensitivity.quantize.prepare import is_float
 from sensitivity.quantizers.base import form_of
-from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan, Verdict
+from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan, Recalibrated, Verdict
 from sensitivity.registry import load
 from sensitivity.reporting.compare import ComparedRun
 from sensitivity.reporting.compare_page import write_comparison
@@ -96,6 +96,8 @@ from sensitivity.steps.export import export_plan, targets_of
 from sensitivity.steps.forecast import STEPS, WITHOUT_FILES, amounts, begin, size_of
 from sensitivity.steps.named_plans import check_name
 from sensitivity.steps.plan import choices_of, replan, search_plan, wants_cost
+from sensitivity.steps.recalibrate import FILE as RECALIBRATION
+from sensitivity.steps.recalibrate import in_force
 from sensitivity.tasks.detection_detail import DetectionDetail
 from sensitivity.tasks.load import Given, split_reference
 from sensitivity.timing.environment import environment
@@ -592,6 +594,7 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
         plan=chosen,
         choices=choices_of(run_dir, chosen) if chosen else (),
         directory=str(directory),
+        ranges=_ranges_of(run_dir, chosen),
         name=name,
         detection=_detection_of(run_dir, chosen),
         timings=bench.timings,
@@ -675,6 +678,15 @@ def _is_stale(
     has_old_files = verified is not None and not verified.is_of(chosen)
     has_old_times = timed is not None and timed.skip != chosen.skip
     return has_old_files or has_old_times
+
+
+def _ranges_of(run_dir: RunDir, chosen: Plan | None) -> tuple[Recalibrated, ...]:
+    """Those in force when the plan was searched for; of a folder without them only the plan's."""
+    if chosen is None:
+        return ()
+    has_file = run_dir.file(RECALIBRATION).exists()
+    found = in_force(run_dir, chosen) if has_file else None
+    return found.units if found else chosen.recalibrated
 
 
 def _detection_of(run_dir: RunDir, chosen: Plan | None) -> DetectionDetail | None:

@@ -87,11 +87,12 @@ def test_each_set_that_keeps_more_than_all_cheaper_ones_can_be_asked_for(
     assert [bool(one) for one in answers] == best
 
 
-def test_the_command_of_each_choice_makes_it_the_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [None, "fast"])
+def test_the_command_of_each_choice_makes_it_the_plan(tmp_path: Path, name: str | None) -> None:
     out = tmp_path / "a run"
     api.scan(ScanSettings(task=f"{TASK}:task", out=out))
-    api.plan(PlanSettings(directory=out, target=1.0, no_recalibrate=True))
-    run_dir = RunDir(out)
+    api.plan(PlanSettings(directory=out, name=name, target=1.0, no_recalibrate=True))
+    run_dir = RunDir(out, name)
     choices = choices_of(run_dir, run_dir.plan())
     commands = {choice.point.skip: choice.command for choice in choices if choice.command}
     assert commands
@@ -99,6 +100,6 @@ def test_the_command_of_each_choice_makes_it_the_plan(tmp_path: Path) -> None:
     for skip, command in commands.items():
         with pytest.raises(SystemExit):
             main(shlex.split(command)[1:])
-        found = run_dir.plan()
+        found = RunDir(out).plan()
         assert found.skip == skip
         assert any("Taken from" in note for note in found.notes)

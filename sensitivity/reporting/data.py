@@ -12,6 +12,7 @@ from sensitivity.records import (
     FrontierPoint,
     Mode,
     Plan,
+    Recalibrated,
     Timing,
     Unit,
 )
@@ -88,6 +89,7 @@ class ReportData:
     confidence: float = 0.95
     choices: tuple[Choice, ...] = ()
     directory: str = "."
+    ranges: tuple[Recalibrated, ...] = ()
     name: str | None = None
     detection: DetectionDetail | None = None
     format: str = USUAL

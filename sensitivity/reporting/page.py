@@ -31,6 +31,7 @@ from sensitivity.reporting.kinds import range_words
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.path import PathChart, path_chart
 from sensitivity.reporting.verdict import scan_sentences, words_of
+from sensitivity.reporting.why import reasons
 
 SPLIT_WORDS = {
     "rank": "the samples that say which layers hurt",
@@ -66,6 +67,7 @@ def render(data: ReportData) -> str:
         unmeasured=[one.unit for one in by_rank if one.judged and not one.is_measured],
         unjudged=[one.unit for one in by_rank if not one.judged],
         range_words=range_words,
+        reasons=reasons(data),
         quantizers={unit.name: unit.quantizers for unit in data.units},
         parts=parts_of(data),
         detection=detection_section(data),

@@ -347,6 +347,7 @@ def choices_of(run_dir: RunDir, earlier: Plan) -> tuple[Choice, ...]:
     points = sorted(frontier.points, key=lambda point: cost_of(point.skip, frontier.cost))
     info = run_dir.info()
     asked = asks_for(points, earlier, info.full_scale)
+    # A named plan keeps its target: what another one chooses becomes the plan without a name.
     settings = PlanSettings(directory=run_dir.path, **_settings_of(frontier.search))
     work = frontier.cost if frontier.cost and frontier.cost.unit == "work" else None
     choices = []

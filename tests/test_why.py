@@ -1,0 +1,93 @@
+"""Why a layer hurts, from the ranges that were found for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support.reporting_samples import complete, near, units
+
+from sensitivity.records import Effect, Estimate, Range, Recalibrated
+from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.page import render
+from sensitivity.reporting.why import range_sentences, reasons
+
+OWN = Range("w", "own", (8.0,))
+SPLIT = Range("w", "per channel", (0.25, 8.0, 0.5), axis=0)
+
+
+def said(old: Range, new: Range) -> str:
+    return " ".join(range_sentences(old, new))
+
+
+def test_one_wide_channel_is_set_against_the_median_one() -> None:
+    assert said(OWN, SPLIT) == (
+        "Weights: the widest of 3 channels reaches 8, the median one 0.5. One scale for all of "
+        "them makes steps 16 times as coarse as the median channel needs."
+    )
+    empty = replace(SPLIT, amax=(0.0, 8.0, 0.0))
+    assert "makes steps infinitely many times as coarse" in said(OWN, empty)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (OWN, Range("a", "mse", (2.0,)), "few values lie beyond 2 (mse), but the range went to 8"),
+        (
+            Range("a", "own", (3.0,), low=-1.0),
+            Range("a", "percentile 99.9", (1.5,), low=-0.5),
+            "beyond [-0.5, 1.5] (percentile 99.9), but the range went to [-1, 3]: steps 2 times",
+        ),
+    ],
+    ids=["symmetric", "asymmetric"],
+)
+def test_a_range_that_went_too_far_is_told_with_its_steps(
+    old: Range, new: Range, words: str
+) -> None:
+    assert said(old, new).startswith("Activations: ")
+    assert words in said(old, new)
+
+
+def test_what_is_as_before_or_wider_says_nothing() -> None:
+    assert said(OWN, OWN) == ""
+    assert said(OWN, replace(OWN, amax=(9.0,))) == ""
+    assert said(replace(OWN, amax=(0.0,)), replace(OWN, amax=(0.0,))) == ""
+    assert said(replace(OWN, amax=(0.0,)), replace(SPLIT, amax=(0.0, 0.0))) == ""
+
+
+def test_a_corrected_bias_says_how_far_outputs_had_moved() -> None:
+    moved = replace(OWN, bias=(0.25, -0.5))
+    assert said(OWN, moved) == "Biases: rounding the weights moved outputs by up to 0.5."
+    assert said(OWN, replace(OWN, bias=(0.0, 0.0))) == ""
+
+
+def explained(*ranges: Recalibrated, effects: tuple[Effect, ...]) -> ReportData:
+    return replace(complete(8), units=units(8), effects=effects, ranges=ranges)
+
+
+def effect(rank: int, name: str, value: float, half: float = 0.01, n: int = 300) -> Effect:
+    return Effect(rank, rank, name, near(value, half, n), 0.4)
+
+
+def ranges_of(name: str) -> Recalibrated:
+    return Recalibrated(name, "per channel", (OWN,), (SPLIT,), near(0.1))
+
+
+def test_only_the_worst_layers_whose_effect_is_clear_are_explained() -> None:
+    made = (
+        effect(1, "a", 0.3),
+        effect(2, "<b>", 0.2),
+        effect(3, "unclear", 0.005),
+        Effect(4, 4, "signal", Estimate(0.0, None, None, 0), 0.4),
+        effect(5, "no ranges", 0.1),
+    )
+    data = explained(*map(ranges_of, ("<b>", "a", "unclear", "signal")), effects=made)
+    rows = reasons(data)
+    assert [row.unit for row in rows] == ["a", "<b>"]
+    assert rows[0].effect == "+30.0 pt [29.0, 31.0]"
+    assert rows[0].channels == (1.0, 0.0625, 0.0312)
+    text = render(data)
+    assert "Why the worst hurt" in text
+    assert "Ranges of 3 channels, the widest first" in text
+    assert "&lt;b&gt;" in text
+    assert "Why the worst hurt" not in render(replace(data, ranges=()))
