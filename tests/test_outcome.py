@@ -106,7 +106,7 @@ def test_what_is_not_proven_says_how_many_samples_would_settle_it_and_the_risk()
     # 0.008)^2 = 2,231.
     assert "About 2,200 samples would settle it" in got.accuracy_sentence
     assert got.action_sentence == (
-        "model.partial.onnx is for who can take the risk (the drop may be up to 2.4 pt); to be "
+        "Use model.partial.onnx only if you can take the risk: the drop may be up to 2.4 pt. To be "
         "sure, judge it on about 2,200 samples."
     )
 
@@ -129,7 +129,7 @@ def test_more_samples_than_anybody_has_are_no_advice() -> None:
         "That is so close to the limit that no affordable number of samples would settle it."
     )
     assert near.action_sentence.endswith(
-        "to be sure, plan for a smaller drop, which leaves more out, or allow a larger one."
+        "To be sure, plan for a smaller drop, which leaves more out, or allow a larger one."
     )
 
 

@@ -118,7 +118,9 @@ def _soft_evidence(found: PlanMetric, target: Target, drop: Estimate) -> Evidenc
     missing = shortfall(target, float_, level, drop)
     shown = level if target.metric is not None else drop
     spread = spread_of(found.holdout_drop)
-    return Evidence(shown, missing, drop, "confirm and holdout, and float's own beliefs", spread)
+    return Evidence(
+        shown, missing, drop, "confirm and holdout, counting how sure float is of each", spread
+    )
 
 
 def called(runtime: str) -> str:
@@ -310,4 +312,4 @@ def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat
         risk = f"{metric.name} may be as low as {metric.level(shown.low)}"
     else:
         risk = f"the drop may be up to {metric.change(shown.high, sign=False)}"
-    return f"{file} is for who can take the risk ({risk}); to be sure, {more}."
+    return f"Use {file} only if you can take the risk: {risk}. To be sure, {more}."
