@@ -49,6 +49,19 @@ def test_sets_are_drawn_along_their_latency_where_all_have_one() -> None:
     assert [text for _, text in counted.ticks] == ["0", "3", "5"]
 
 
+def test_the_words_of_lines_stand_where_no_set_does() -> None:
+    slow = choice_chart(with_choices(complete(), predicted_ms=3.9))
+    fast = choice_chart(with_choices(complete(), predicted_ms=0.1))
+    assert slow
+    assert fast
+    assert slow.is_left_free
+    assert not fast.is_left_free
+    assert '<text class="target halo-text" x="0"' in render(
+        with_choices(complete(), predicted_ms=3.9)
+    )
+    assert 'halo-text" x="0"' not in render(with_choices(complete(), predicted_ms=0.1))
+
+
 def test_work_is_what_sets_are_drawn_along_where_nothing_was_timed() -> None:
     data = with_choices(replace(complete(), timings=()))
     work = tuple(

@@ -63,7 +63,8 @@ class Mark:
 @dataclass(frozen=True)
 class ChoiceChart:
     """ticks: place from 0 to 1 and label, along the horizontal axis. float_line, target_line: in
-    the unit shown, with their words. plan: the option that is the plan; None where it is none."""
+    the unit shown, with their words, which stand at the left where nothing else does. plan: the
+    option that is the plan; None where it is none."""
 
     up: Axis
     up_unit: str
@@ -74,6 +75,11 @@ class ChoiceChart:
     float_line: tuple[float, str]
     target_line: tuple[float, str]
     plan: int | None
+
+    @property
+    def is_left_free(self) -> bool:
+        """Whether the left third holds no mark."""
+        return all(mark.x > 1 / 3 for mark in self.marks)
 
     @property
     def line(self) -> tuple[Mark, ...]:
