@@ -29,13 +29,8 @@ FLAGS = (
     "--hide-scrollbars", "--remote-debugging-pipe",
 )  # fmt: skip
 
-KEYS = {
-    "Tab": 9, "Enter": 13, "Space": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38,
-    "ArrowRight": 39, "ArrowDown": 40,
-}  # fmt: skip
+KEYS = {"Tab": 9, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowRight": 39}
 """Name of a key -> its virtual key code."""
-
-TEXTS = {"Enter": "\r", "Space": " "}
 
 
 TAKE_ENDS = """
@@ -123,11 +118,8 @@ class Page:
     def press(self, *names: str) -> None:
         """Press and release keys of `KEYS`, one after the other, on what has the focus."""
         for name in names:
-            key = {"key": " " if name == "Space" else name, "code": name}
-            key |= {"windowsVirtualKeyCode": KEYS[name]}  # type: ignore[dict-item]
-            text = {"text": TEXTS[name]} if name in TEXTS else {}
-            kind = "keyDown" if text else "rawKeyDown"
-            self.call("Input.dispatchKeyEvent", type=kind, **key, **text)
+            key = {"key": name, "code": name, "windowsVirtualKeyCode": KEYS[name]}
+            self.call("Input.dispatchKeyEvent", type="rawKeyDown", **key)
             self.call("Input.dispatchKeyEvent", type="keyUp", **key)
 
     def type(self, text: str) -> None:

@@ -181,7 +181,7 @@ def test_on_paper_nothing_that_only_acts_is_left_and_all_names_are_shown(opened:
     shown = "[...document.querySelectorAll({!r})].filter((part) => part.checkVisibility()).length"
     assert opened.js(shown.format(".copy, nav, .controls, .search")) == 0
     assert opened.js(shown.format("#names, #chart-choices, .lines")) == 3
-    assert opened.call("Page.printToPDF")["data"].startswith("JVBERi0")  # %PDF-
+    assert opened.pdf().startswith(b"%PDF-")
 
 
 @pytest.mark.parametrize("width", [1400, 800, 400])
