@@ -27,6 +27,7 @@ from sensitivity.quantize.file import quantized_file, shapes_of
 from sensitivity.quantize.prepare import float_file as read_float
 from sensitivity.quantize.prepare import is_float, opset_of, prepared
 from sensitivity.quantize.ranges import ranges
+from sensitivity.quantize.rules import RULES, kept_float
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.tasks import onnx_data
 
@@ -236,6 +237,27 @@ def test_onnxruntime_gets_unsigned_pairs_on_both_sides_of_an_operation(
     assert found["x"] == ("UINT8", 1, pytest.approx(5 / 255))
     assert found["y_QuantizeLinear_Input"][:2] == ("UINT8", 1)
     assert int(constants(made)["x_zero_point"]) == round(2 / (5 / 255))
+
+
+def test_openvino_gets_unsigned_pairs_on_inputs_alone(ramp: dict[str, Any], tmp_path: Path) -> None:
+    found = grids(quantized_file(ScanSettings(**ramp, for_="openvino"), tmp_path))
+    assert found["x"] == ("UINT8", 1, pytest.approx(5 / 255))
+    assert "y_QuantizeLinear_Input" not in found
+
+
+def test_what_follows_the_last_weighted_operation_stays_float() -> None:
+    body = """
+        a = MatMul (x, w) b = Softmax (a) c = MatMul (b, w) d = Mul (c, c) e = Sigmoid (c)
+        y = Concat <axis = 1> (d, e)
+    """
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n, 4] x) => (float[n, 8] y) {{{body}}}'
+    )
+    graph = onnx.parser.parse_model(text).graph
+    for node in graph.node:
+        node.name = node.output[0]
+    assert set(kept_float(graph, RULES["onnxruntime"])) == {"d", "e", "y"}
+    assert set(kept_float(graph, RULES["tensorrt"])) == {"a", "c"}, "w is no constant here"
 
 
 def test_the_runtime_of_the_bench_says_whose_rules_where_nobody_does(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,23 +59,42 @@ RULES: Mapping[QuantizeFor, Rules] = {
     ),
     # Its integer kernels need pairs on both sides of an operation.
     "onnxruntime": Rules(signed=False),
-    "openvino": Rules(signed=False),
+    # It passes integers on by itself, and pairs on outputs cost accuracy.
+    "openvino": Rules(
+        signed=False,
+        operations=WEIGHTED,
+        options={"OpTypesToExcludeOutputQuantization": list(WEIGHTED)},
+    ),
 }
 
 
 def kept_float(graph: onnx.GraphProto, rules: Rules) -> list[str]:
     """Names of operations that stay float although their type is quantized.
 
-    Of TensorRT those are grouped transposed convolutions, which it takes no quantized ones of, and
+    Where all types are, those behind the last weighted operation: they turn values into boxes or
+    probabilities, whose parts are of other sizes and would share one grid, for little time.
+    Elsewhere grouped transposed convolutions, which TensorRT takes no quantized ones of, and
     products of two activations, which attention has in float.
     """
     if not rules.operations:
-        return []
+        return _behind_weighted(graph)
     constants = {tensor.name for tensor in graph.initializer}
     return [node.name for node in graph.node if _is_kept(node, constants)]
 
 
-def _is_kept(node: onnx.NodeProto, constants: Iterable[str]) -> bool:
+def _behind_weighted(graph: onnx.GraphProto) -> list[str]:
+    """Operations whose results reach no weighted one."""
+    reaching: set[str] = set()
+    behind = []
+    for node in reversed(graph.node):
+        if node.op_type in WEIGHTED or reaching.intersection(node.output):
+            reaching.update(node.input)
+        else:
+            behind.append(node.name)
+    return behind
+
+
+def _is_kept(node: onnx.NodeProto, constants: Collection[str]) -> bool:
     if node.op_type == "ConvTranspose":
         return any(given.name == "group" and given.i > 1 for given in node.attribute)
     return node.op_type in ("Gemm", "MatMul") and node.input[1] not in constants
