@@ -195,9 +195,26 @@ class Ended:
 
 def forked(arguments: list[str], log: Path, modules: Path | None = None) -> Ended:
     """Run the command line in a forked process. modules: where to list what it has imported."""
+    return waited(begun(arguments, log, modules), log)
+
+
+def begun(
+    arguments: list[str],
+    log: Path,
+    modules: Path | None = None,
+    prepare: Callable[[], object] | None = None,
+) -> int:
+    """Begin it, and return the number of its process. prepare: called there first."""
     child = os.fork()
     if child == 0:
+        if prepare:
+            prepare()
         _in_child(arguments, log, modules)
+    return child
+
+
+def waited(child: int, log: Path) -> Ended:
+    """How the process ended; killed where it takes too long."""
     end = time.monotonic() + LIMIT_S
     while time.monotonic() < end:
         pid, status = os.waitpid(child, os.WNOHANG)

@@ -3,14 +3,18 @@ promises."""
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from sensitivity import api
+from sensitivity.cli.main import main
 from sensitivity.config import BenchSettings, PlanSettings, ScanSettings, check_numbers, target_of
 from sensitivity.errors import SensitivityError
 
@@ -63,3 +67,23 @@ def test_the_usual_numbers_and_the_least_ones_are_taken() -> None:
 def test_a_target_is_a_number(value: float) -> None:
     with pytest.raises(SensitivityError, match="Expected --target to be a number"):
         target_of(PlanSettings(directory=Path(), target=value), 1.0)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_sentence_whoever_wrote(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A write names no file."""
+
+    def fails(settings: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(api, "report", fails)
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "runs/some"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        f"Error: Expected room for another file, got: {os.strerror(number)}; free some space in "
+        f"the run directory or in {tempfile.gettempdir()}, and give the command again: what was "
+        "measured is kept.\n"
+    )

@@ -2,9 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx.reference import ReferenceEvaluator
 from support.qdq_chain import chain, inputs
 
+from sensitivity.errors import RuntimeUnavailable
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.testing.runtimes import RuntimeConformance
 
@@ -68,3 +70,18 @@ def test_an_fp16_file_runs_in_fp32_between_casts_and_keeps_its_names(tmp_path: P
     assert [(step.precision, step.onnx) for step in steps] == [
         ("fp32", (f"layer{i}/Conv",)) for i in range(3)
     ]
+
+
+def test_a_profile_that_a_full_disk_took_in_part_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime does not look whether its profile was written."""
+    file = chain(tmp_path / "float.onnx")
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path: real(path)[:-20])
+    said = "Expected ONNX Runtime to have written JSON to .*; see that there is room in "
+    with (
+        OnnxRuntime().build(file) as engine,
+        pytest.raises(RuntimeUnavailable, match=said),
+    ):
+        engine.profile(inputs(), 1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import shlex
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +30,9 @@ VERBS = {
     "demo": "Run the whole job on handwritten digits, in minutes.",
 }
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says of a disk, a quota or a file that can take no more. It is said of a write,
+which names no file."""
 RESUMED, GOES_ON, STARTS_ANEW = (
     ("run", "scan", "yolo"),
     ("plan", "demo"),
@@ -111,6 +116,12 @@ def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
         return SensitivityError(
             "Expected enough memory, got less than is needed; try a smaller batch, --memory, or "
             "fewer other programs."
+        )
+    if isinstance(error, OSError) and error.errno in FULL:
+        return SensitivityError(
+            f"Expected room for another file, got: {error.strerror}; free some space in the run "
+            f"directory or in {tempfile.gettempdir()}, and give the command again: what was "
+            "measured is kept."
         )
     if isinstance(error, OSError) and error.filename is not None:
         return SensitivityError(

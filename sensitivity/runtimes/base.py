@@ -3,6 +3,8 @@ layer ran in."""
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.errors import OnnxFileError
+from sensitivity.errors import OnnxFileError, RuntimeUnavailable
 
 # C++ files and lines, of no use to a reader
 WHERE_THEY_FAILED = ("Exception from ", "Check ", "[WARNING]")
@@ -137,6 +139,18 @@ def existing(file: Path) -> Path:
             f"Expected an ONNX model in {file}, got an empty file; export it again."
         )
     return file
+
+
+def written_json(file: Path, by: str) -> Any:
+    """What a runtime wrote to a temporary file. by: what it is called. Raises RuntimeUnavailable
+    where the file is missing or not whole: a full disk takes a part, and few runtimes look."""
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise RuntimeUnavailable(
+            f"Expected {by} to have written JSON to {file}, got: {error}; see that there is room "
+            f"in {tempfile.gettempdir()}, or set TMPDIR to another folder."
+        ) from error
 
 
 def refused(file: Path, runtime: str, error: Exception) -> OnnxFileError:

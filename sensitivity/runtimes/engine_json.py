@@ -7,7 +7,6 @@ names, `Metadata`, `kgen`) from documentation.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
@@ -17,8 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity.errors import RuntimeUnavailable
-from sensitivity.runtimes.base import LayerRun, Port
+from sensitivity.runtimes.base import LayerRun, Port, written_json
 from sensitivity.runtimes.onnx_names import OnnxNames
 
 PRECISIONS = {
@@ -44,12 +42,7 @@ REFORMAT_OF = re.compile(r"^Reformatting CopyNode for (Input|Output) Tensor \d+ 
 def read_json(file: Path) -> Any:
     """Raises RuntimeUnavailable where the file is missing or not JSON: whatever should have written
     it failed."""
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise RuntimeUnavailable(
-            f"Expected TensorRT to have written JSON to {file}, got: {error}."
-        ) from error
+    return written_json(file, "TensorRT")
 
 
 def compute_times(data: Iterable[Mapping[str, Any]]) -> NDArray[np.float64]:

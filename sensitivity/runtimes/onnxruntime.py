@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import RuntimeUnavailable
-from sensitivity.runtimes.base import Closing, LayerRun, Tensors, existing, fitted, refused
+from sensitivity.runtimes.base import (
+    Closing,
+    LayerRun,
+    Tensors,
+    existing,
+    fitted,
+    refused,
+    written_json,
+)
 from sensitivity.runtimes.onnx_names import onnx_names
 from sensitivity.runtimes.ort_profile import layer_runs
 
@@ -88,7 +95,7 @@ class OnnxRuntimeEngine(Closing):
             feed = _feed(session, inputs)
             for _ in range(repeats + 1):
                 session.run(None, feed)
-            events = json.loads(Path(session.end_profiling()).read_text())
+            events = written_json(Path(session.end_profiling()), "ONNX Runtime")
         return layer_runs(events, onnx_names(self._file), skip=1)
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ timed: that needs an RTX GPU.
 from __future__ import annotations
 
 import importlib.util
-import json
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity.errors import RuntimeUnavailable
-from sensitivity.runtimes.base import existing
+from sensitivity.runtimes.base import existing, written_json
 from sensitivity.runtimes.tensorrt_rtx_log import Layer, engine_layers
 
 MODULE = "tensorrt_rtx"
@@ -97,7 +96,7 @@ def build(path: Path, *, sm: int = SM, timeout_s: float = SECONDS) -> Build:
             raise RuntimeUnavailable(
                 f"Expected {MODULE} to load, got: it {ended or 'gave no answer'}; install it again."
             )
-        answer = json.loads(answer_path.read_text())
+        answer = written_json(answer_path, MODULE)
     if f"SM{sm}" not in answer["known"]:
         known = ", ".join(name.removeprefix("SM") for name in answer["known"])
         raise RuntimeUnavailable(

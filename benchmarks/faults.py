@@ -1,0 +1,304 @@
+"""A campaign against faults: what becomes of a run that is killed, or whose disk, memory, clock or
+directory fails it, and whether `--resume` ends with the numbers of an undisturbed run.
+
+    python benchmarks/faults.py kill --number 100   # SIGKILL at random moments
+    python benchmarks/faults.py                     # every fault, a few times each
+
+The job is `run` of an ONNX file of two layers: its journal has a line for each batch, and its files
+are written like those of any model. Each command runs in a forked process. After the fault the run
+is gone on with, and has to end with the same journal lines, scan.csv and plan as a run that nothing
+disturbed: nothing is lost, and nothing counted twice. "disk" and "read-only" mount a tmpfs, which
+needs the rights to do so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from damage import PAIRS, Ended, begun, forked, waited, warm, write
+
+RNG_SEED = 0
+KILLS = 10
+"""In a row, of one run."""
+DISK_MIB = 64
+MEMORY_MIB = 8
+"""Address space that the run may take at most besides that of the process it is forked from."""
+OF_TIMINGS = ("measured_ms", "advice", "verdict", "checksum")
+"""What a plan says of latency, which no two runs have alike."""
+
+
+Result = tuple[list[bytes], bytes, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The run that is disturbed. seconds: that it takes alone. right: what it ends with. used:
+    bytes of its directory."""
+
+    folder: Path
+    seconds: float = 0.0
+    right: Result | None = None
+    used: int = 0
+
+    @property
+    def undisturbed(self) -> Path:
+        return self.folder / "undisturbed"
+
+    def command(self, out: Path) -> list[str]:
+        model, data = self.folder / "model.onnx", self.folder / "data.npz"
+        options = ["--force", "--target", "0.3", "--rounds", "2", "--threads", "1", "--resume"]
+        return ["run", str(model), "--data", str(data), *options, "--out", str(out)]
+
+    def log(self, name: str = "log") -> Path:
+        return self.folder / name
+
+    def ended(self, out: Path, prepare: Callable[[], object]) -> Ended:
+        """Run the command after `prepare`, which is called in its process."""
+        return waited(begun(self.command(out), self.log(), prepare=prepare), self.log())
+
+    def killed(self, out: Path, rng: random.Random) -> Ended:
+        """Run the command and kill it at a random moment."""
+        child = begun(self.command(out), self.log())
+        time.sleep(rng.uniform(0, self.seconds))
+        os.kill(child, signal.SIGKILL)
+        return waited(child, self.log())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """fault: how the disturbed command ended. after: how going on did; "equal" where it is as if
+    nothing had been. said: what is to be looked into. times: of the fault before going on."""
+
+    fault: str
+    after: str
+    said: str = ""
+    times: int = 1
+
+
+def result_of(out: Path) -> Result:
+    """What a run measured and chose: its journal in no order, its ranking and its plan."""
+    plan = json.loads((out / "plan.json").read_bytes())
+    chosen = {key: value for key, value in plan.items() if key not in OF_TIMINGS}
+    lines = sorted((out / "journal.jsonl").read_bytes().splitlines())
+    return lines, (out / "scan.csv").read_bytes(), json.dumps(chosen, sort_keys=True)
+
+
+def is_right(job: Job, out: Path) -> bool:
+    """Whether ranking and plan are those of the undisturbed run, and the journal holds nothing
+    twice and nothing else. It may hold less: where recalibration.json is there already, the ranges
+    that were tried for it are not tried again."""
+    lines, *found = result_of(out)
+    assert job.right is not None
+    right_lines, *right = job.right
+    return found == right and len(set(lines)) == len(lines) and set(lines) <= set(right_lines)
+
+
+def prepared(folder: Path) -> Job:
+    """The job, and what it gives undisturbed."""
+    write(PAIRS, folder / "model.onnx")
+    x = np.random.default_rng(2).normal(size=(200, 4)).astype(np.float32)
+    np.savez(folder / "data.npz", x=x, y=np.arange(200) % 3)
+    job = Job(folder)
+    out = job.undisturbed
+    warm(job.command(out), job.log())
+    shutil.rmtree(out)
+    start = time.monotonic()
+    ended = forked(job.command(out), job.log())
+    seconds = time.monotonic() - start
+    assert ended.verdict == "a result", ended.said
+    used = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+    return Job(folder, seconds, result_of(out), used)
+
+
+def how(ended: Ended) -> str:
+    """The verdict, but for a process that a C library ended, as they do without memory: nothing in
+    the process can say a sentence then."""
+    by_library = ended.code not in (None, 0, 1, 2) and "Traceback (most recent" not in ended.said
+    return f"ended by a C library, code {ended.code}" if by_library else ended.verdict
+
+
+def after(job: Job, out: Path, ended: Ended, fault: str | None = None) -> Outcome:
+    """How the disturbed command ended, and what going on gives."""
+    fault = fault or how(ended)
+    said = "" if fault in ("a result", "one sentence", "killed", "cut") else ended.said
+    again = forked(job.command(out), job.log())
+    if again.verdict != "a result":
+        return Outcome(fault, again.verdict.upper(), said + again.said)
+    return Outcome(fault, "equal" if is_right(job, out) else "ANOTHER RESULT", said)
+
+
+def killed(job: Job, out: Path, rng: random.Random) -> Outcome:
+    """SIGKILL at random moments, each time of what goes on with the run."""
+    codes = [job.killed(out, rng).code for _ in range(KILLS)]
+    found = after(job, out, Ended(0, ""), "killed")
+    return replace(found, times=codes.count(-signal.SIGKILL))
+
+
+def disk_full(job: Job, out: Path, rng: random.Random) -> Outcome:
+    """A disk with room for a random part of what the run writes; then there is room again."""
+    with tmpfs(job.folder / "disk") as disk:
+        room = rng.randrange(int(1.5 * job.used))
+        (disk / "ballast").write_bytes(bytes(DISK_MIB * 2**20 - room))
+
+        def prepare() -> None:
+            tempfile.tempdir = str(disk)
+
+        ended = job.ended(disk / "run", prepare)
+        (disk / "ballast").unlink()
+        return after(job, disk / "run", ended)
+
+
+def small_files(job: Job, out: Path, rng: random.Random) -> Outcome:
+    """No file may be longer than a random number of bytes."""
+    most = rng.randrange(30_000)
+
+    def prepare() -> None:
+        # What the command says goes to a pipe: its own log must not be what is too long.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    return after(job, out, job.ended(out, prepare))
+
+
+def out_of_memory(job: Job, out: Path, rng: random.Random) -> Outcome:
+    """A limit of address space that is reached at some time."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + rng.randrange(MEMORY_MIB * 2**20)
+
+    def prepare() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    return after(job, out, job.ended(out, prepare))
+
+
+def clock_jumps(job: Job, out: Path, rng: random.Random) -> Outcome:
+    """The time of day is another one each time it is asked for, years ahead or back."""
+    real_time, real_form = time.time, time.strftime
+
+    def jumping() -> float:
+        return real_time() + rng.uniform(-1e8, 1e8)
+
+    def prepare() -> None:
+        time.time = jumping
+        time.strftime = lambda form, *_: real_form(form, time.gmtime(jumping()))
+
+    return after(job, out, job.ended(out, prepare))
+
+
+def two_at_once(job: Job, out: Path, rng: random.Random) -> Outcome:
+    """Two commands in one directory, the second while the first is at work. One is refused, and
+    told who the other is, which ends as if it were alone."""
+    first = begun(job.command(out), job.log())
+    time.sleep(rng.uniform(0, 0.9 * job.seconds))
+    second = begun(job.command(out), job.log("second"))
+    pids = {first, second}
+    both = [waited(second, job.log("second")), waited(first, job.log())]
+    refused = [ended for ended in both if ended.verdict == "one sentence"]
+    told = any(f"while process {pid} on host" in ended.said for ended in refused for pid in pids)
+    fault = "one refused, told who" if len(refused) == 1 and told else "ODD"
+    if not refused:
+        fault = "one after the other"
+    return Outcome(
+        fault, "equal" if is_right(job, out) else "ANOTHER RESULT", "".join(e.said for e in both)
+    )
+
+
+def read_only(job: Job, out: Path, rng: random.Random) -> Outcome:
+    """A place that cannot be written: empty, or with a part of a run in it."""
+    with tmpfs(job.folder / "disk") as disk:
+        if rng.random() < 0.7:
+            job.killed(disk / "run", rng)
+        mount("-o", "remount,ro", str(disk))
+        ended = forked(job.command(disk / "run"), job.log())
+        mount("-o", "remount,rw", str(disk))
+        return after(job, disk / "run", ended)
+
+
+def power_cut(job: Job, out: Path, rng: random.Random) -> Outcome:
+    """What a power cut may leave: the journal up to any byte, and any of the other files, each
+    whole or not there."""
+    shutil.copytree(job.undisturbed, out)
+    journal = out / "journal.jsonl"
+    os.truncate(journal, rng.randrange(journal.stat().st_size + 1))
+    for file in sorted(out.iterdir()):
+        if file != journal and file.is_file() and rng.random() < 0.5:
+            file.unlink()
+    return after(job, out, Ended(0, ""), "cut")
+
+
+FAULTS: dict[str, Callable[[Job, Path, random.Random], Outcome]] = {
+    "kill": killed,
+    "disk": disk_full,
+    "file-size": small_files,
+    "memory": out_of_memory,
+    "clock": clock_jumps,
+    "two": two_at_once,
+    "read-only": read_only,
+    "power": power_cut,
+}
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True, capture_output=True)  # noqa: S603, S607
+
+
+@contextmanager
+def tmpfs(folder: Path) -> Iterator[Path]:
+    """An empty file system of `DISK_MIB`."""
+    folder.mkdir(exist_ok=True)
+    mount("-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(folder))
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)  # noqa: S603, S607
+
+
+def outcomes(job: Job, fault: str, numbers: list[int]) -> Iterator[tuple[int, Outcome]]:
+    for number in numbers:
+        rng = random.Random(f"{RNG_SEED} {fault} {number}")  # noqa: S311
+        out = job.folder / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        yield number, FAULTS[fault](job, out, rng)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("fault", nargs="?", choices=FAULTS, help="one alone; all without")
+    parser.add_argument("--number", type=int, default=5, help="of times")
+    parser.add_argument("--only", type=int, help="this one again, with what it said")
+    options = parser.parse_args()
+    numbers = [options.only] if options.only is not None else list(range(options.number))
+    counts: Counter[tuple[str, str, str]] = Counter()
+    with tempfile.TemporaryDirectory() as name:
+        job = prepared(Path(name))
+        print(f"undisturbed: {job.seconds:.1f} s, {job.used} bytes", flush=True)
+        for fault in [options.fault] if options.fault else FAULTS:
+            for number, outcome in outcomes(job, fault, numbers):
+                counts[fault, outcome.fault, outcome.after] += outcome.times
+                as_it_should = outcome.after == "equal" and outcome.fault[0].islower()
+                if not as_it_should or options.only is not None:
+                    print(f"{fault} {number}: {outcome.fault}, {outcome.after}")
+                    print(outcome.said[-4000:], flush=True)
+    print("| fault | the command | going on | number |\n|---|---|---|---|")
+    for (fault, ended, found), count in sorted(counts.items()):
+        print(f"| {fault} | {ended} | {found} | {count} |")
+    return 0 if all(found == "equal" for _, _, found in counts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
