@@ -100,8 +100,8 @@ class TaskChoices:
     )
     calib_method: CalibrationMethod | None = setting(
         None,
-        "For a float ONNX file: how activation ranges are found, max by default; weights always "
-        "take the max.",
+        "For a float ONNX file: how activation ranges are found, percentile by default, which "
+        "leaves out a ten thousandth of the values; weights always take the max.",
     )
     shape: tuple[str, ...] = setting(
         (),

@@ -90,7 +90,7 @@ def test_a_resumed_run_quantizes_nothing_again_and_gives_the_same(
 
 @pytest.mark.parametrize(("words", "said"), [
     (("--for", "tensorrt"), "--for tensorrt and not onnxruntime"),
-    (("--calib-method", "mse"), "--calib-method mse and not max"),
+    (("--calib-method", "mse"), "--calib-method mse and not percentile"),
     (("--calib-samples", "7"), "--calib-samples 7 and not 128"),
     (("--shape", "n,3,12,12"), "--shape"),
 ], ids=lambda value: value[0] if isinstance(value, tuple) else "")  # fmt: skip
@@ -212,6 +212,7 @@ def ramp(tmp_path: Path) -> dict[str, Any]:
         "task": str(gemm(tmp_path / "gemm.onnx")),
         "data": tmp_path / "data.npz",
         "calib": tmp_path / "calib.npz",
+        "calib_method": "max",
     }
 
 

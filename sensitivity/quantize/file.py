@@ -30,6 +30,8 @@ from sensitivity.tasks.batches import batch_digest
 from sensitivity.tasks.onnx_data import Calibration
 
 FILE, RECORD = "quantized.onnx", "quantized.json"
+METHOD: CalibrationMethod = "percentile"
+"""How ranges are found where nobody says it: see docs/decisions.md."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Job:
             model=digest(self.file.path),
             calib=batch_digest(inputs, None),
             calib_samples=samples_of(self.settings),
-            calib_method=self.settings.calib_method or "max",
+            calib_method=self.settings.calib_method or METHOD,
             for_=target_of(self.settings),
             shape=self.settings.shape,
         )

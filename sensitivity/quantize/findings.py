@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sensitivity.config import TaskChoices
-from sensitivity.quantize.file import FILE, samples_of, shapes_of, target_of
+from sensitivity.quantize.file import FILE, METHOD, samples_of, shapes_of, target_of
 from sensitivity.quantize.prepare import FIRST_OPSET, float_file, is_float
 from sensitivity.quantize.rules import RULES
 from sensitivity.records import Finding
@@ -23,7 +23,7 @@ def float_findings(settings: TaskChoices) -> tuple[Finding, ...]:
     lifted = f", lifted to opset {FIRST_OPSET}" if opset < FIRST_OPSET else ""
     target = target_of(settings)
     source = settings.calib or "--data that are in no split"
-    method, samples = settings.calib_method or "max", samples_of(settings)
+    method, samples = settings.calib_method or METHOD, samples_of(settings)
     message = (
         f"{path.name} is a float file of opset {opset}: run and scan quantize it first{lifted}, by "
         f"the rules of {target} ({RULES[target].in_words}), with ranges by {method} over at most "
