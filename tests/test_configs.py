@@ -42,6 +42,7 @@ from sensitivity.registry import FAMILIES, load
 from sensitivity.run_dir import RunDir
 
 CONTRACT = Path(__file__).parent / "contract"
+RESULTS = Path(__file__).parents[1] / "benchmarks/results"
 CHAIN = ["conv1", "conv2", "conv3", "conv4", "fc"]
 
 
@@ -305,6 +306,16 @@ def test_a_layer_that_is_left_out_in_part_is_refused() -> None:
     plan = plan_of(operation("a"), operation("b"))
     with pytest.raises(ExportError, match=r"got some quantizers of b left out and others kept"):
         _ = replace(plan, left_out=frozenset({"b.weight"})).layers
+
+
+def test_the_committed_benchmark_found_the_same_layers_out_in_every_plan() -> None:
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in (RESULTS / "configs.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    assert {row[0] for row in rows[2:]} == {*APPLY, "aimet", "modelopt"}
+    assert [row[5] for row in rows[2:]] == [f"{row[4]} of {row[4]}" for row in rows[2:]]
 
 
 def test_each_writer_names_its_file_after_its_tool() -> None:

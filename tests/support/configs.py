@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 from collections.abc import Callable, Collection, Mapping
@@ -122,7 +123,8 @@ def apply_quark(file: Path, inputs: np.ndarray, settings: list[str], out: Path) 
 
     layer = QLayerConfig(activation=Int8Spec(), weight=Int8Spec())
     config = QConfig(global_config=layer, exclude=settings)
-    ModelQuantizer(config).quantize_model(str(file), str(out), Reader(file, inputs))
+    with contextlib.chdir(out.parent):  # where it leaves a table of its own
+        ModelQuantizer(config).quantize_model(str(file), str(out), Reader(file, inputs))
     return out
 
 

@@ -2,8 +2,7 @@
 
 Source: airockchip/rknn-toolkit2, `examples/functions/hybrid_quant/step1.py`: the file
 `*.quantization.cfg` of step 1 has an entry `custom_quantize_layers`, of which a key is the name of
-a layer's output and a value is int8, int16 or float16. The toolkit is not on the package index, and
-these settings have not been applied.
+a layer's output and a value is int8, int16 or float16. These settings have not been applied.
 """
 
 from __future__ import annotations
