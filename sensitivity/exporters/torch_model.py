@@ -20,6 +20,7 @@ from sensitivity.exporters.writing import save, writing
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import module_outputs
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
+from sensitivity.onnx_graph.passes.fold_channel_scales import FoldChannelScales, can_fold, links
 from sensitivity.onnx_graph.passes.fold_constants import FoldConstants
 from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight, check_grid
 from sensitivity.onnx_graph.passes.name_nodes import NameNodes
@@ -126,6 +127,7 @@ def canonical(
         IdentityEliminationPass(),
         FoldBatchNorm(),
         FoldConstants(),
+        FoldChannelScales(),
         tidy(),
     )
     model = passes(model).model
@@ -133,6 +135,27 @@ def canonical(
     model.opset_imports.pop("sensitivity", None)
     model.metadata_props["sensitivity.layers"] = json.dumps(_layers(model))
     return model
+
+
+def even_links(source: QuantizedModel, example_inputs: Any) -> tuple[str, ...]:
+    """The quantizers whose ranges may be per channel, since a file can put them into the weights
+    around (`passes.fold_channel_scales`).
+
+    Raises ExportError where the model cannot be traced, ModelError where it has other grids than
+    integer ones.
+    """
+    if not any(getattr(module, "groups", 1) > 1 for module in source.model.modules()):
+        return ()
+    from sensitivity.exporters.trace import trace
+
+    grids = {quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers}
+    for name, grid in grids.items():
+        check_grid(name, grid)
+    layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
+    weights, _ = quantized_weights(source, example_inputs)
+    model = canonical(trace(source, example_inputs), grids, weights, layers)
+    found = [link for link in links(model.graph) if can_fold(link)]
+    return tuple(link.quantizer for link in found if link.quantizer in grids)
 
 
 def check_weight_axes(model: ir.Model) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from sensitivity.errors import ExportError
 from sensitivity.exporters.simulate import first_samples, hooked, numpy, outputs_of
 from sensitivity.exporters.verification import LAYER_TOLERANCE, LayerCheck
 from sensitivity.onnx_graph import walk
+from sensitivity.onnx_graph.passes.fold_channel_scales import PARTS
 from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import every_module_called
@@ -138,10 +139,22 @@ def _check(
     expected = modules[layer](*args)
     if record["then"] is not None:
         expected = modules[record["then"]](expected)
-    feed = {name: numpy(args[place]) for name, place in values.items()}
+    parts = json.loads(model.metadata_props.get(PARTS, "{}"))
+    feed = {
+        name: numpy(args[place]) / _parts(parts, name, numpy(args[place]))
+        for name, place in values.items()
+    }
     with OnnxRuntime(optimize=False).build(file) as engine:
         (output,) = engine.run(feed).values()
+    output = output * _parts(parts, record["value"], output)
     return LayerCheck(layer, _largest_difference(output, numpy(expected)), moved)
+
+
+def _parts(parts: Mapping[str, Sequence[float]], name: str, array: np.ndarray) -> np.ndarray:
+    """What a value of the file is to be multiplied by, where its channels were scaled, to be what
+    the model has there. array: one of its shape and type."""
+    own = np.asarray(parts.get(name, [1.0]), array.dtype)
+    return along(own, 1, array.ndim)
 
 
 def _input_values(model: ir.Model, layer: str, fed: dict[str, int]) -> dict[str, int] | None:

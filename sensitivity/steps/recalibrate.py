@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from typing import Any
 
-from sensitivity.errors import ModelError, TaskError
+from sensitivity.errors import ExportError, ModelError, TaskError
+from sensitivity.exporters.torch_model import even_links
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Sharing, name_in_words
+from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target
-from sensitivity.repairs.bias import bias_corrections, is_correctable
+from sensitivity.repairs.bias import Correctable, bias_corrections, is_correctable
+from sensitivity.repairs.equalization import equalized_ranges
 from sensitivity.repairs.samples import one_batch
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import judge_of
@@ -28,6 +32,7 @@ from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, reca
 from sensitivity.search.repairs import repaired
 from sensitivity.session import Session
 from sensitivity.signals.distortion import SQNR
+from sensitivity.tasks.batches import first_samples
 
 FILE = "recalibration.json"
 CANNOT = (
@@ -35,7 +40,8 @@ CANNOT = (
     "pytorch-quantization and in Q/DQ files; {kind} keeps those that it came with. Calibrate it "
     "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
-EDITION = 3
+TRACED_SAMPLES = 2
+EDITION = 4
 """What tells what was found from what an earlier release would have found."""
 
 
@@ -76,7 +82,8 @@ def recalibration(
     known = _known(session.run_dir, basis)
     if known is not None:
         return known
-    units = _corrected(session, _found(session, scanned, skip), skip)
+    units = _equalized(session, _found(session, scanned, skip), skip)
+    units = _corrected(session, units, skip)
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
     found = Recalibration(basis, units, scanned, missing)
     # Where outputs can be compared the planner ranks the units anew by their signal; where not, the
@@ -158,7 +165,40 @@ def _corrected(
     if not is_correctable(source):
         return tuple(known)
     ranges = tuple(one for unit in known for one in unit.ranges)
-    found = _bias_corrections(session, ranges, study.skip_variant(skip).disabled)
+    left_out = study.skip_variant(skip).disabled
+    correct = partial(bias_corrections, source, ranges=ranges, left_out=left_out)
+    return _repaired(session, known, _fitted(session, correct), skip)
+
+
+def _equalized(
+    session: Session, known: Sequence[Recalibrated], skip: Sequence[str]
+) -> tuple[Recalibrated, ...]:
+    """The units with ranges per channel in front of depthwise convolutions, where that is worth
+    it."""
+    source = session.source
+    if not isinstance(source, Correctable) or session.example is None:
+        return tuple(known)
+    shared = {name for group in session.scales for name in group}
+    try:
+        with in_float32(source.model):
+            links = even_links(source, first_samples(session.example, TRACED_SAMPLES))
+    except (ExportError, ModelError):  # no file could have such ranges either
+        return tuple(known)
+    names = [name for name in links if name not in shared]
+    if not names:
+        return tuple(known)
+    found = _fitted(session, partial(equalized_ranges, source, names))
+    return _repaired(session, known, found, skip)
+
+
+def _repaired(
+    session: Session,
+    known: Sequence[Recalibrated],
+    found: Sequence[Range],
+    skip: Sequence[str],
+) -> tuple[Recalibrated, ...]:
+    source, study = session.source, session.study
+    assert isinstance(source, Recalibratable)
     repairs = [(source.range(one.quantizer), one) for one in found]
     signal = session.distortion(session.usual_signal) if session.has_samples else None
     try:
@@ -167,18 +207,16 @@ def _corrected(
         return repaired(study, known, repairs, skip=skip)
 
 
-def _bias_corrections(
-    session: Session, ranges: Sequence[Range], left_out: Collection[str]
-) -> tuple[Range, ...]:
-    correct = partial(bias_corrections, session.source, ranges=ranges, left_out=left_out)
+def _fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[Range, ...]:
+    """What `fit` makes of the calibration inputs as one batch; nothing where there are none."""
     batches = session.calibration()
     if batches is None:
         return ()
     first = next(batches)
     try:
-        return correct(one_batch(chain([first], batches)))
+        return fit(one_batch(chain([first], batches)))
     except TaskError:  # it takes batches of one length only, or the memory is short
-        return correct(first)
+        return fit(first)
 
 
 def _found(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recalibrated, ...]:

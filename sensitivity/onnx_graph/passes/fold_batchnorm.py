@@ -138,7 +138,27 @@ def _fold_quantized(
     return np.where(wrong, levels.astype(np.float32) * shaped, folded), new_scale
 
 
+def scaled(node: ir.Node, factor: np.ndarray, *, scales_bias: bool) -> Folded | None:
+    """New constants with which each output channel of an operation is multiplied by its factor, but
+    for its bias where that is not to be scaled; None where that is not exact.
+
+    factor: float64[channels], all above 0.
+    """
+    folded = _fold(node, Affine(factor, np.zeros_like(factor)))
+    if folded is None or scales_bias:
+        return folded
+    own = qdq.constant(given(node, BIAS_INPUT))
+    bias = np.zeros(len(factor), np.float32) if own is None else own
+    return replace(folded, bias=bias)
+
+
 def _apply(node: ir.Node, norm: ir.Node, folded: Folded) -> None:
+    put_in(node, folded)
+    _take_over(node.outputs[0], norm)
+
+
+def put_in(node: ir.Node, folded: Folded) -> None:
+    """Give the operation these constants."""
     graph, value = graph_of(node), qdq.weight(node)
     assert value is not None
     pair = qdq.pair_of(value)
@@ -152,7 +172,6 @@ def _apply(node: ir.Node, norm: ir.Node, folded: Folded) -> None:
     bias = add(graph, f"{name.removesuffix('.weight')}.bias.folded", folded.bias)
     node.resize_inputs(3)
     node.replace_input_with(2, bias)
-    _take_over(node.outputs[0], norm)
 
 
 def _take_over(output: ir.Value, norm: ir.Node) -> None:

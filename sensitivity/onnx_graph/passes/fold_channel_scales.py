@@ -1,0 +1,141 @@
+"""One scale per tensor in place of one per channel, in front of depthwise convolutions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.passes.fold_batchnorm import put_in, scaled
+from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.walk import first_input, graph_of, made_by, only_user
+
+HOMOGENEOUS = ("Relu", "LeakyRelu")
+"""Activations that give s times as much for s times the input, for any s above 0."""
+
+QUANTIZE = "/QuantizeLinear"
+
+PARTS = "sensitivity.parts"
+"""Of a value's channels, axis 1: what each is to be multiplied by to be what the model has there.
+The name of the metadata of a value, and of a file by the names of its values."""
+
+
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A pair between the convolution that alone gives what it quantizes, perhaps through an
+    activation, and the depthwise convolution that alone reads it. Channels of the value between
+    them can be scaled as one likes, at no cost."""
+
+    quantizer: str
+    pair: qdq.Pair
+    giver: ir.Node
+    reader: ir.Node
+
+    @property
+    def channels(self) -> int:
+        """How many the value has: a depthwise convolution has as many groups."""
+        return int(self.reader.attributes.get_int("group", 1))
+
+
+def links(graph: ir.Graph) -> Iterator[Link]:
+    """All links of a graph, but for quantizers that several pairs are of."""
+    names = {node.name for node in graph.all_nodes()}
+    for pair in qdq.pairs(graph):
+        quantizer = pair.name.removesuffix(QUANTIZE)
+        is_used_again = f"{quantizer}{QUANTIZE}_1" in names
+        link = None if is_used_again else _link(quantizer, pair)
+        if link is not None:
+            yield link
+
+
+def _link(quantizer: str, pair: qdq.Pair) -> Link | None:
+    reader = only_user(pair.output)
+    if reader is None or not _is_depthwise(reader):
+        return None
+    value = pair.source
+    activation = made_by(value, *HOMOGENEOUS)
+    if activation is not None and _is_read_once(value):
+        value = first_input(activation)
+    giver = made_by(value, "Conv")
+    if giver is None or not _is_read_once(value):
+        return None
+    return Link(quantizer, pair, giver, reader)
+
+
+def _is_read_once(value: ir.Value) -> bool:
+    return only_user(value) is not None and not value.is_graph_output()
+
+
+def _is_depthwise(node: ir.Node) -> bool:
+    if node.op_type != "Conv":
+        return False
+    weight = _weight(node)
+    if weight is None:
+        return False
+    groups = node.attributes.get_int("group", 1)
+    return groups > 1 and weight.shape[1] == 1
+
+
+def _weight(node: ir.Node) -> np.ndarray | None:
+    value = qdq.weight(node)
+    pair = qdq.pair_of(value)
+    return qdq.constant(value if pair is None else pair.source)
+
+
+class FoldChannelScales(ir.passes.InPlacePass):
+    """Put the scales per channel of an activation into the weights of the convolutions around it.
+
+    What a channel's scale is under the largest one, the convolution before gives it more and the
+    depthwise one behind takes it less, by the scales of their weights: their integers stay the
+    same, and so does every value but for float's own rounding. Activations with scales per channel
+    that stand elsewhere stay as they are.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        found = [link for link in links(model.graph) if link.pair.axis is not None]
+        changed = [fold(link, link.pair.scale) for link in found if link.pair.scale is not None]
+        parts = {
+            value.name: value.meta[PARTS]
+            for node in model.graph.all_nodes()
+            for value in node.outputs
+            if PARTS in value.meta
+        }
+        if parts:
+            model.metadata_props[PARTS] = json.dumps(parts)
+        return ir.passes.PassResult(model, modified=any(changed))
+
+
+def can_fold(link: Link) -> bool:
+    """Whether the weights around it can make up for scales per channel. It may change them, by
+    nothing."""
+    return fold(link, np.ones(link.channels))
+
+
+def fold(link: Link, scale: np.ndarray) -> bool:
+    """Give the pair the largest of these scales alone; False, and nothing changed, where the
+    weights around it cannot make up for it exactly. scale: float[channels], all above 0."""
+    largest = np.float32(scale.max())
+    part = np.asarray(scale, np.float64) / largest
+    giving = scaled(link.giver, 1 / part, scales_bias=True)
+    weight = _weight(link.reader)
+    assert weight is not None
+    taken = np.repeat(part, len(weight) // len(part))
+    taking = scaled(link.reader, taken, scales_bias=False)
+    if giving is None or taking is None:
+        return False
+    put_in(link.giver, giving)
+    put_in(link.reader, taking)
+    for value in (link.giver.outputs[0], link.pair.source):
+        value.meta[PARTS] = part.tolist()
+    graph = graph_of(link.reader)
+    new_scale = add(graph, f"{link.quantizer}.scale.even", np.asarray(largest))
+    zero_point = add(graph, f"{link.quantizer}.zero_point.even", np.zeros((), np.int8))
+    for node in link.pair.nodes:
+        node.replace_input_with(1, new_scale)
+        node.replace_input_with(2, zero_point)
+        node.attributes.pop("axis", None)
+    return True
