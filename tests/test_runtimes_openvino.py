@@ -2,7 +2,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from support.qdq_chain import chain, inputs
 
 from sensitivity.errors import OnnxFileError
@@ -125,3 +127,28 @@ def test_inputs_keep_their_names_where_openvino_folds_a_cast_into_them(tmp_path:
         assert engine.run(inputs())["y"].shape == (1, 16, 1, 1)
         folded = SimpleNamespace(get_names=lambda: {"x", *(f"x_cast_{i}" for i in range(50))})
         assert engine._name(folded) == "x"
+
+
+def test_activations_of_weight_only_products_stay_float(tmp_path: Path) -> None:
+    """OpenVINO rounds them to int8, group by group, in spite of the f32 hint."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 128)).astype("f4")
+    weight = rng.integers(-127, 128, size=(128, 64)).astype("i1")
+    scale = rng.uniform(0.01, 0.02, size=(4, 64)).astype("f4")
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=0, block_size=32),
+        helper.make_node("MatMul", ["x", "d"], ["y"]),
+    ]
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", [5, 128]), ("y", [5, 64]))
+    ]
+    stored = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(scale, "s")]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], stored)
+    opsets = [helper.make_opsetid("", 21)]
+    file = tmp_path / "weight_only.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), file)
+    right = x.astype("f8") @ (weight * np.repeat(scale, 32, 0).astype("f8"))
+    with OpenVino().build(file, threads=1) as engine:
+        found = engine.run({"x": x})["y"]
+    assert np.abs(found - right).max() < 1e-5 * np.abs(right).max()

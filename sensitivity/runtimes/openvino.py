@@ -119,6 +119,8 @@ def _settings(threads: int | None, precision: str | None) -> dict[str, Any]:
         settings["INFERENCE_NUM_THREADS"] = threads
     if precision is not None:
         settings["INFERENCE_PRECISION_HINT"] = HINT[precision]
+        # Else the activations of weight-only products are rounded to int8 all the same.
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
     return settings
 
 
