@@ -24,6 +24,10 @@ import numpy as np
 import onnx
 from damage import BRANCH, FINDING, PAIRS, Ended, forked, warm, write
 
+SINE = (
+    '<ir_version: 8, opset_import: ["" : 17]> s (float[batch, 4] x) => (float[batch, 4] y) { y = '
+    "Sin (x) }"
+)
 TASKS = Path(__file__).with_name("bad_tasks.py")
 GOOD_CODES = (1, 2)
 
@@ -264,7 +268,7 @@ def onnx_cases() -> Iterator[Case]:
         "text": text("bad.onnx", "this is no model"),
         "a folder": folder_of("bad.onnx"),
         "half": both(lambda: shutil.copy("int8.onnx", "bad.onnx"), cut("bad.onnx")),
-        "no pairs": lambda: shutil.copy("float.onnx", "bad.onnx"),
+        "nothing to quantize": lambda: onnx.save(onnx.parser.parse_model(SINE), "bad.onnx"),
         "scale not a number": edited("bad.onnx", lambda m: constant(m, "sx", np.float32("nan"))),
         "scale of zero": edited("bad.onnx", lambda m: constant(m, "sx", np.float32(0))),
         "negative scale": edited("bad.onnx", lambda m: constant(m, "sx", np.float32(-0.1))),
