@@ -1,8 +1,8 @@
 """RKNN-Toolkit2: layers in float16 for the hybrid quantization of Rockchip's NPUs.
 
-Source: airockchip/rknn-toolkit2, `examples/functions/hybrid_quant/step1.py`: the file
-`*.quantization.cfg` of step 1 has an entry `custom_quantize_layers`, of which a key is the name of
-a layer's output and a value is int8, int16 or float16. These settings have not been applied.
+Source: public examples of RKNN-Toolkit2's hybrid quantization: the file `*.quantization.cfg` of
+step 1 has an entry `custom_quantize_layers`, of which a key is the name of a layer's output and a
+value is int8, int16 or float16. These settings have not been applied.
 """
 
 from __future__ import annotations
