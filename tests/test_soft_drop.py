@@ -189,3 +189,23 @@ def test_what_is_no_sample_is_refused(counted: list[float], soft: list[float]) -
 def test_a_ratio_of_different_samples_is_refused() -> None:
     with pytest.raises(ValueError, match="losses and soft drops of the same samples"):
         ratio_of([[0.0, 1.0]], [[0.0]])
+
+
+@pytest.mark.parametrize("n", [50, 100, 250])
+def test_a_timid_model_is_judged_by_what_was_counted(n: int) -> None:
+    """It gives its right answers so little belief that losing one is a tenth of a soft drop: what
+    is really lost is ten times that, far from what a model of usual boldness loses."""
+    rng = np.random.default_rng(0)
+    ratios, inside, wrongly_met = [], [], []
+    for _ in range(300):
+        worst = (rng.random(n) < 0.45).astype(float)
+        lost = (rng.random(n) < 0.25).astype(float)
+        soft = [each * rng.uniform(0.05, 0.15, n) for each in (worst, lost)]
+        ratio = ratio_of([worst, lost], soft)
+        drop = true_drop(lost, soft[1], ratio)
+        ratios.append(ratio.value)
+        inside.append(drop.low <= 0.25 <= drop.high)
+        wrongly_met.append(chance_below(drop, 0.2) >= 0.8)
+    assert np.mean(ratios) == pytest.approx(10, rel=0.06)
+    assert np.mean(inside) > 0.88
+    assert np.mean(wrongly_met) < 0.12

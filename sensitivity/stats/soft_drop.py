@@ -34,11 +34,15 @@ deviation."""
 FLIP = 0.25
 """Part of the full scale that float believes to lose by an answer that no sample has shown yet."""
 
-
 ANSWER = 0.03
 """Part of the full scale by which float's belief in a changed answer is off, the same way in all of
 a set: standard deviation. Answers that change between two near ones add little to the soft drop and
 as much doubt as others."""
+
+CONFLICT = 2.0
+"""Combined standard errors that a belief and what was counted may lie apart. Where they lie further
+apart it is the belief that is wrong: of a model that is timid, right answers lose little soft drop
+when they become wrong."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def ratio_of(counted: Sequence[ArrayLike], soft: Sequence[ArrayLike]) -> Ratio:
     sampling = math.sqrt(float(np.sum(left**2))) / squares
     own = OWN * found * float(np.linalg.norm(means**2)) / squares
     error = math.hypot(sampling, own)
-    trust = BELIEF**2 / (BELIEF**2 + error**2)
+    trust = _weight_of_counted(BELIEF, error, found - 1.0)
     return Ratio(1.0 + trust * (found - 1.0), math.sqrt(trust) * error)
 
 
@@ -105,10 +109,22 @@ def true_drop(
         changed * ANSWER * full_scale,
     )
     counted_error = _error(lost, full_scale)
-    to_counted = doubt**2 / (doubt**2 + counted_error**2)
-    value = expected + to_counted * (float(lost.mean()) - expected)
+    difference = float(lost.mean()) - expected
+    to_counted = _weight_of_counted(doubt, counted_error, difference)
+    value = expected + to_counted * difference
     half = NORMAL_95 * counted_error * math.sqrt(to_counted)
     return Estimate(value, value - half, value + half, len(lost))
+
+
+def _weight_of_counted(doubt: float, error: float, difference: float) -> float:
+    """Part of the way from a belief to what was counted, 0..1. doubt, error: standard errors of the
+    two; difference: of what was counted from the belief.
+
+    Where they contradict each other, the doubt grows by as much as they lie too far apart.
+    """
+    excess = difference**2 - CONFLICT**2 * (doubt**2 + error**2)
+    variance = doubt**2 + max(excess, 0.0)
+    return variance / (variance + error**2)
 
 
 def _error(values: Values, unseen: float) -> float:
