@@ -98,4 +98,4 @@ def test_the_build_that_runs_is_the_one_in_its_tree(
     found = whole.timed("demo", tmp_path)
     assert (found["skipped"], found["status"]) == (1, "missed")
     assert found["seconds"] > 0
-    assert 1 < found["peak_mib"] < 1000
+    assert found["peak_mib"] > 1

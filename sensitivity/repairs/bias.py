@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from sensitivity import optional
 from sensitivity.errors import ModelError
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Range
 from sensitivity.repairs.onnx_bias import lacking_biases
@@ -65,7 +65,7 @@ def bias_corrections(
     ranges = tuple(ranges)
     methods = {one.quantizer: f"{one.method}, {METHOD}" for one in ranges}
     lacking = _lacking_in_module
-    if source.source == "onnx_qdq":
+    if form_of(source) == "onnx":
         lacking = lacking_biases
     found = lacking(source, inputs, ranges, left_out)
     return tuple(
@@ -76,7 +76,7 @@ def bias_corrections(
 
 def is_correctable(source: QuantizedModel) -> TypeGuard[RecalibratableModel]:
     """Whether biases of this model can be changed."""
-    if source.source == "onnx_qdq":
+    if form_of(source) == "onnx":
         return True
     return isinstance(source, Correctable)
 
