@@ -13,6 +13,7 @@ the next.
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +53,6 @@ warn_if_overwritten(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'sensitivity' has no attribute {name!r}")
-    import importlib
-
     return getattr(importlib.import_module(f"sensitivity.{_PLACES[name]}"), name)
 
 

@@ -65,35 +65,22 @@ from sensitivity.measure.scan import Scan, usual_mode
 from sensitivity.measure.scan import scan as measure_scan
 from sensitivity.measure.sharing import sharing_cost
 from sensitivity.measure.unjudged import mark_unjudged
-from sensitivity.onnx_task import data_of, written_task
-from sensitivity.preflight import check as preflight
-from sensitivity.preflight.export import check_export
-from sensitivity.preflight.file import check_file
 from sensitivity.preflight.metric import measured_findings
-from sensitivity.quantize.file import quantized_file
-from sensitivity.quantize.findings import float_findings
-from sensitivity.quantize.prepare import is_float
 from sensitivity.quantizers.base import form_of
 from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan, Recalibrated, Verdict
 from sensitivity.registry import load
 from sensitivity.reporting.compare import ComparedRun
-from sensitivity.reporting.compare_page import write_comparison
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, listing
-from sensitivity.reporting.html import write_report
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.summaries import summary_of
 from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.session import Session, open_session
-from sensitivity.steps.bench import HeldOut, bench_run, held_out, runtime_of
+from sensitivity.steps import later
 from sensitivity.steps.compare import folder_data, labels_of, places_of
-from sensitivity.steps.config import WrittenConfig, has_files_of, write_tool_config
-from sensitivity.steps.dry_run import Forecast, forecast_of
-from sensitivity.steps.export import export_plan, targets_of
-from sensitivity.steps.forecast import STEPS, WITHOUT_FILES, amounts, begin, size_of
 from sensitivity.steps.named_plans import check_name
 from sensitivity.steps.plan import choices_of, replan, search_plan, wants_cost
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
@@ -145,19 +132,22 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
     command = _command("run", settings, in_python=settings.task == IN_PYTHON)
     check_numbers(settings)
     # A mistake in the last step's settings is told before the long work.
-    runtime_of(settings.runtime)
+    later.bench.runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
     _check_accuracy(settings)
-    begin(progress, "check")
+    later.forecast.begin(progress, "check")
     with _session(settings, progress, task) as session:
         pins(settings.skip, settings.keep, session.units)
         session, exportable = _checked(session, settings)
-        expected = amounts(size_of(session), session.exact_samples(), settings)
+        size = later.forecast.size_of(session)
         begins = partial(
-            begin, progress, expected=expected, steps=STEPS if exportable else WITHOUT_FILES
+            later.forecast.begin,
+            progress,
+            expected=later.forecast.amounts(size, session.exact_samples(), settings),
+            steps=later.forecast.STEPS if exportable else later.forecast.WITHOUT_FILES,
         )
         if not exportable and (settings.cost or wants_cost(settings)):
-            check_export(session)  # says why there are no files to time
+            later.check_export.check_export(session)  # says why there are no files to time
         begins("scan")
         scanned = _scan(session, command, settings)
         begins("plan")
@@ -165,7 +155,9 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
         if exportable:
             begins("export")
             _export(session, found, command, settings.runtime, forgiving=True)
-        held = None if settings.no_accuracy or not exportable else held_out(session, found)
+        held = (
+            None if settings.no_accuracy or not exportable else later.bench.held_out(session, found)
+        )
     if exportable:
         begins("bench")
         _bench(session.run_dir, settings, command, progress, held)
@@ -176,7 +168,9 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
     return found
 
 
-def forecast(settings: RunSettings | ScanSettings, task: Given | None = None) -> Forecast:
+def forecast(
+    settings: RunSettings | ScanSettings, task: Given | None = None
+) -> later.dry_run.Forecast:
     """What a run or a scan would take, from one timed batch; nothing is written into its
     directory."""
     watch = Stopwatch()
@@ -188,7 +182,7 @@ def forecast(settings: RunSettings | ScanSettings, task: Given | None = None) ->
         given = task or _reference(settings, out)
         memory = _memory(settings)
         with open_session(given, out, resume=False, choices=settings, memory=memory) as session:
-            return forecast_of(session, settings, watch)
+            return later.dry_run.forecast_of(session, settings, watch)
 
 
 @_one_at_a_time
@@ -215,15 +209,15 @@ def check(settings: CheckSettings, task: Given | None = None) -> tuple[Finding, 
 def _findings(settings: CheckSettings, task: Given | None) -> tuple[Finding, ...]:
     notes: tuple[Finding, ...] = ()
     if settings.task.endswith(".onnx"):
-        notes = float_findings(settings)
+        notes = later.quantize_findings.float_findings(settings)
     if settings.task.endswith(".onnx") and settings.data is None:
-        return notes or check_file(Path(settings.task), settings.float_model)
+        return notes or later.check_file.check_file(Path(settings.task), settings.float_model)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         with open_session(
             task or _reference(settings, out), out, resume=False, choices=UnitChoices()
         ) as session:
-            return (*preflight.check(session), *notes)
+            return (*later.preflight.check(session), *notes)
 
 
 @_one_at_a_time
@@ -254,16 +248,48 @@ def export(
     settings: ExportSettings, progress: Progress = silent, task: Given | None = None
 ) -> Verification:
     """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json, and
-    with `config` the settings of that tool.
+    with `config` the settings of that tool, for which files of this plan are not written again.
 
     task: of the run; needed where it was made in Python.
     """
     run_dir = RunDir(settings.directory, settings.name)
-    if settings.config is not None:
-        if settings.for_ is None and not has_files_of(run_dir, run_dir.plan()):
-            export(replace(settings, config=None), progress, task)
-        write_config(settings, progress, task)
-        return run_dir.read("export.json", Verification)
+    if settings.config is None:
+        return _export_files(run_dir, settings, progress, task)
+    writer = load("configs", settings.config)()
+    _export_missing(run_dir, settings, progress, task)
+    later.config.write_tool_config(run_dir, writer)
+    return run_dir.read("export.json", Verification)
+
+
+@_one_at_a_time
+def write_config(
+    settings: ExportSettings, progress: Progress = silent, task: Given | None = None
+) -> later.config.WrittenConfig:
+    """Write the plan as the settings of the tool `settings.config`, which must be given. Exports
+    first with `for_`, and where that tool reads the exported files and they are not there, or of
+    another plan.
+
+    task: as for `export`.
+    """
+    assert settings.config is not None
+    run_dir = RunDir(settings.directory, settings.name)
+    writer = load("configs", settings.config)()
+    if settings.for_ or writer.reads == "operations":
+        _export_missing(run_dir, settings, progress, task)
+    return later.config.write_tool_config(run_dir, writer)
+
+
+def _export_missing(
+    run_dir: RunDir, settings: ExportSettings, progress: Progress, task: Given | None
+) -> None:
+    """Export with `for_`, and where the files are not there, or of another plan."""
+    if settings.for_ or not later.config.has_files_of(run_dir, run_dir.plan()):
+        _export_files(run_dir, replace(settings, config=None), progress, task)
+
+
+def _export_files(
+    run_dir: RunDir, settings: ExportSettings, progress: Progress, task: Given | None
+) -> Verification:
     info, chosen = run_dir.info(), run_dir.plan()
     if settings.for_ and form_of(load("quantizers", info.source)) == "onnx":
         raise ExportError(
@@ -276,25 +302,6 @@ def export(
     with open_session(given, settings.directory, resume=True, progress=progress) as session:
         session = replace(session, run_dir=run_dir)
         return _export(session, chosen, command, settings.for_)
-
-
-def write_config(
-    settings: ExportSettings, progress: Progress = silent, task: Given | None = None
-) -> WrittenConfig:
-    """Write the plan as the settings of the tool `settings.config`, which must be given. Exports
-    first with `for_`, and where that tool reads the exported files and they are not there, or of
-    another plan.
-
-    task: as for `export`.
-    """
-    assert settings.config is not None
-    run_dir = RunDir(settings.directory, settings.name)
-    writer = load("configs", settings.config)()
-    lacks_files = writer.reads == "operations" and not has_files_of(run_dir, run_dir.plan())
-    if settings.for_ or lacks_files:
-        export(replace(settings, config=None), progress, task)
-    with locked(run_dir.path):
-        return write_tool_config(run_dir, writer)
 
 
 @_one_at_a_time
@@ -316,7 +323,7 @@ def bench(
 def report(settings: ReportSettings) -> Path:
     """Write report.html, the CSV files and the figures from what the run directory holds."""
     run_dir = RunDir(settings.directory, settings.name)
-    write_report(_reported(run_dir), run_dir.folder)
+    later.html.write_report(_reported(run_dir), run_dir.folder)
     return run_dir.file("report.html")
 
 
@@ -383,11 +390,11 @@ def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Se
     target = (
         target_of(settings, session.task.full_scale) if isinstance(settings, RunSettings) else None
     )
-    findings = preflight.check(session, target)
-    preflight.refuse_errors(findings, force=settings.force)
+    findings = later.preflight.check(session, target)
+    later.preflight.refuse_errors(findings, force=settings.force)
     exportable = all(finding.code != "export-impossible" for finding in findings)
     return replace(
-        session, warnings=(*session.warnings, *preflight.warnings_of(findings))
+        session, warnings=(*session.warnings, *later.preflight.warnings_of(findings))
     ), exportable
 
 
@@ -396,11 +403,13 @@ def _reference(settings: TaskChoices, out: Path) -> str:
     if not settings.task.endswith(".onnx"):
         refuse_needless(settings, CALIBRATING, "a task that is no ONNX file")
         return settings.task
-    data_of(settings)
-    if is_float(Path(settings.task)):
-        return written_task(settings, out, quantized_file(settings, out))
+    later.onnx_task.data_of(settings)
+    if later.quantize_prepare.is_float(Path(settings.task)):
+        return later.onnx_task.written_task(
+            settings, out, later.quantize_file.quantized_file(settings, out)
+        )
     refuse_needless(settings, QUANTIZING, "a Q/DQ file, which is calibrated already")
-    return written_task(settings, out)
+    return later.onnx_task.written_task(settings, out)
 
 
 def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) -> Scan:
@@ -418,10 +427,10 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
         run_dir.write("scan.json", result)
         write_csv(scan_table(result.effects, session.units), run_dir.path / "scan.csv")
     doubts = tuple(measured_findings(session))
-    preflight.refuse_errors(doubts, force=settings.force)
+    later.preflight.refuse_errors(doubts, force=settings.force)
     if doubts:
         info = run_dir.info()
-        warnings = dict.fromkeys((*info.warnings, *preflight.warnings_of(doubts)))
+        warnings = dict.fromkeys((*info.warnings, *later.preflight.warnings_of(doubts)))
         run_dir.write("run.json", replace(info, warnings=tuple(warnings)))
     return result
 
@@ -473,7 +482,7 @@ def _plan(
     session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan
 ) -> Plan:
     with _noted(session.run_dir, "plan", command, session):
-        found = search_plan(session, settings, scanned, runtime_of(settings.runtime))
+        found = search_plan(session, settings, scanned, later.bench.runtime_of(settings.runtime))
         detail = detection_detail(session.study, found)
         if detail:
             session.run_dir.write("detection.json", detail)
@@ -484,7 +493,9 @@ def _export(
     session: Session, chosen: Plan, command: str, wanted: str | None, *, forgiving: bool = False
 ) -> Verification:
     with _noted(session.run_dir, "export", command, session):
-        return export_plan(session, chosen, targets_of(wanted), forgiving=forgiving)
+        return later.export.export_plan(
+            session, chosen, later.export.targets_of(wanted), forgiving=forgiving
+        )
 
 
 def _check_accuracy(settings: BenchChoices) -> None:
@@ -499,10 +510,10 @@ def _bench(
     settings: BenchChoices,
     command: str,
     progress: Progress,
-    held: HeldOut | Given | None = None,
+    held: later.bench.HeldOut | Given | None = None,
 ) -> BenchResult:
     with _noted(run_dir, "bench", command):
-        return bench_run(run_dir, settings, progress, held)
+        return later.bench.bench_run(run_dir, settings, progress, held)
 
 
 def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
@@ -638,9 +649,7 @@ def compare_plans(places: tuple[RunDir, ...], out: Path | None) -> tuple[Compare
     """The same for these plans."""
     runs = tuple(map(_compared, places, labels_of(places)))
     if out is not None:
-        # As for the report: only who writes a page needs what makes pages.
-
-        write_comparison(runs, out)
+        later.compare_page.write_comparison(runs, out)
     return runs
 
 

@@ -10,8 +10,9 @@ machine that has no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sensitivity.first_use import importer
 
 if TYPE_CHECKING:
     import openvino as openvino
@@ -22,17 +23,13 @@ if TYPE_CHECKING:
 
     __all__ = ["Image", "ImageOps", "openvino", "pytree", "torch"]
 
-_MODULES = {
-    "Image": "PIL.Image",
-    "ImageOps": "PIL.ImageOps",
-    "openvino": "openvino",
-    "pytree": "torch.utils._pytree",
-    "torch": "torch",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """The module of this name. Raises ModuleNotFoundError where it is not installed."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(_MODULES[name])
+__getattr__ = importer(
+    __name__,
+    {
+        "Image": "PIL.Image",
+        "ImageOps": "PIL.ImageOps",
+        "openvino": "openvino",
+        "pytree": "torch.utils._pytree",
+        "torch": "torch",
+    },
+)

@@ -23,7 +23,7 @@ from sensitivity.reporting.compare import ComparedRun, layers_table, runs_table
 from sensitivity.reporting.tables import bench_table, frontier_table, scan_table
 from sensitivity.reporting.verdict import lines_of
 from sensitivity.run_dir import RunDir, RunInfo
-from sensitivity.steps.apply import applied, apply_for_good
+from sensitivity.steps import later
 from sensitivity.steps.plan import read_frontier
 from sensitivity.tasks.base import EvaluateTask, Task
 
@@ -133,12 +133,12 @@ class Planned(Result):
         model: the one that was scanned, or another with the same quantizers; put back afterwards,
         also after an exception.
         """
-        return applied(model, self.record, self.info)
+        return later.apply.applied(model, self.record, self.info)
 
     def apply_permanently(self, model: Any) -> None:
         """Leave the model as the plan was judged. For models of ModelOpt and pytorch-quantization;
         ModelError for others."""
-        apply_for_good(model, self.record, self.info)
+        later.apply.apply_for_good(model, self.record, self.info)
 
     def _sentences(self) -> Sequence[tuple[str, str]]:
         return [(f"{line.title}: {line.status}", line.sentence) for line in lines_of(self.verdict)]

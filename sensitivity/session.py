@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sensitivity.config import IN_PYTHON, UnitChoices
 from sensitivity.errors import ModelError, TaskError
@@ -28,7 +28,7 @@ from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.quantizers.torch.wrappers import unwrapped
 from sensitivity.records import SPLITS, Quantizer, Range, Unit
 from sensitivity.registry import load, names, version_of_guest
-from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.run_dir import RunDir
 from sensitivity.signals.base import Signal
 from sensitivity.signals.boxes import boxes_signal
 from sensitivity.signals.fisher import fisher
@@ -39,8 +39,9 @@ from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
 from sensitivity.tasks.detection import DetectionScore
 from sensitivity.tasks.load import Given, load_task, same_task, task_digest
-from sensitivity.units.placement import residual_quantizers, unified_scales
-from sensitivity.units.relations import Placed, placed
+
+if TYPE_CHECKING:
+    from sensitivity.units.relations import Placed
 
 FISHER_BATCHES = 2
 EXECUTED_BATCHES = 16
@@ -203,6 +204,7 @@ def open_session(
     """
     # Both import ONNX, which takes half a second: `plan` for another target opens no session and
     # need not wait.
+    from sensitivity.units import placement, relations
 
     refuse_used(RunDir(out).journal, resume)  # before the task's own long work
     loaded = load_task(given)
@@ -214,12 +216,16 @@ def open_session(
             executed_only(quantized_model(loaded.model), loaded)
         )
         if residuals:
-            stack.enter_context(residual_quantizers(source, list(_calibration(loaded))))
+            stack.enter_context(placement.residual_quantizers(source, list(_calibration(loaded))))
             source = quantized_model(loaded.model)
-        found = placed(source, example, choices) if choices else _as_scanned(run_dir.info())
-        own_ranges = (
-            stack.enter_context(unified_scales(source, found.scales)) if found.scales else ()
-        )
+        if choices:
+            found = relations.placed(source, example, choices)
+        else:
+            info = run_dir.info()
+            found = relations.Placed(info.units, info.scales)
+        own_ranges: tuple[Range, ...] = ()
+        if found.scales:
+            own_ranges = stack.enter_context(placement.unified_scales(source, found.scales))
         head = head_of(task, source, given) | ({"scales": found.scales} if found.scales else {})
         with open_journal(run_dir.journal, head, resume=resume) as journal:
 
@@ -337,10 +343,6 @@ def _changed(
         return ()
     journal.add_task(task)
     return (CHANGED.format(what),)
-
-
-def _as_scanned(info: RunInfo) -> Placed:
-    return Placed(info.units, info.scales)
 
 
 def quantized_model(model: Any) -> QuantizedModel:

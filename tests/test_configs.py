@@ -23,6 +23,7 @@ from support.configs import (
     problem_of,
 )
 
+import sensitivity
 from sensitivity.errors import ExportError
 from sensitivity.exporters.configs.aimet import AimetConfig
 from sensitivity.exporters.configs.base import NamedPlan, Operation
@@ -323,19 +324,38 @@ def test_each_writer_names_its_file_after_its_tool() -> None:
         assert load("configs", name).file.startswith(f"config.{name}.")
 
 
-def test_the_command_writes_the_settings_and_exports_only_where_files_are_missing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A run directory whose plan leaves conv2 out, without files."""
     out = tmp_path / "run"
     assert verb("scan", f"{TASK}:task", "--out", out) == 0
     assert verb("plan", out, "--max-drop", "1pt", "--skip", "conv2") == 0
     capsys.readouterr()
-    assert verb("export", out, "--config", "ort") == 0
+    return out
+
+
+def test_the_command_writes_the_settings_and_exports_only_where_files_are_missing(
+    planned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert verb("export", planned, "--config", "ort") == 0
     said = capsys.readouterr().out
-    assert f"{out / 'config.ort.json'}: apply it with quantize_static(" in said
-    settings = json.loads((out / "config.ort.json").read_text())
+    assert f"{planned / 'config.ort.json'}: apply it with quantize_static(" in said
+    settings = json.loads((planned / "config.ort.json").read_text())
     assert "conv2" in settings["nodes_to_exclude"]
-    assert settings["nodes_to_exclude"] == list(RunDir(out).plan().skip)
-    made = (out / "model.partial.onnx").stat().st_mtime_ns
-    assert verb("export", out, "--config", "ort") == 0
-    assert (out / "model.partial.onnx").stat().st_mtime_ns == made
+    assert settings["nodes_to_exclude"] == list(RunDir(planned).plan().skip)
+    made = (planned / "model.partial.onnx").stat().st_mtime_ns
+    assert verb("export", planned, "--config", "ort") == 0
+    assert (planned / "model.partial.onnx").stat().st_mtime_ns == made
+
+
+def test_an_export_in_python_writes_the_settings_beside_the_files(planned: Path) -> None:
+    sensitivity.export(planned, config="ort")
+    settings = json.loads((planned / "config.ort.json").read_text())
+    assert settings["nodes_to_exclude"] == list(RunDir(planned).plan().skip)
+    made = (planned / "model.partial.onnx").stat().st_mtime_ns
+    sensitivity.export(planned, config="modelopt")
+    entries = json.loads((planned / "config.modelopt.json").read_text())
+    names = [entry["quantizer_name"] for entry in entries]
+    assert names == list(RunDir(planned).plan().quantizers)
+    assert (planned / "model.partial.onnx").stat().st_mtime_ns == made
+    assert not (planned / ".lock").exists()

@@ -120,7 +120,7 @@ def test_planning_again_loads_neither_the_task_nor_torch(planned: Path) -> None:
     code = (
         "import sys; from sensitivity.cli.main import group; "
         f"group.main(['plan', {str(planned)!r}, '--max-drop', '5pt'], standalone_mode=False); "
-        "print(sorted({'torch', 'modelopt'} & set(sys.modules)))"
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'modelopt'} & set(sys.modules)))"
     )
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True

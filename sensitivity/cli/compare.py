@@ -34,8 +34,8 @@ def side_by_side(runs: tuple[ComparedRun, ...]) -> later.table.Table:
         return later.markup.escape(f"{cell.text} {cell.detail}".rstrip())
 
     table = later.table.Table("", *(later.markup.escape(run.name) for run in runs))
-    for fact in later.comparing.verdict_facts(runs):
+    for fact in later.compare.verdict_facts(runs):
         table.add_row(fact.title, *(later.markup.escape(cell.text) for cell in fact.cells))
-    for fact in later.comparing.facts(runs):
+    for fact in later.compare.facts(runs):
         table.add_row(fact.title, *map(shown, fact.cells))
     return table

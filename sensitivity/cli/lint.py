@@ -62,7 +62,7 @@ def command(
 ) -> None:
     """Check a Q/DQ ONNX file, from any tool, for a runtime. Exits with 1 if there is any error."""
     check_build(target, form, with_build, sm)
-    findings = later.linting.run_lint(file, target, plan)
+    findings = later.lint.run_lint(file, target, plan)
     refused = any(finding.severity == "error" for finding in findings)
     try:
         built = _build(file, plan, sm) if with_build and not refused else None
@@ -93,12 +93,10 @@ def check_build(target: str, form: str, with_build: bool, sm: int | None) -> Non
 
 
 def _build(file: Path, plan: Path | None, sm: int | None) -> EngineStructure:
-    from sensitivity.runtimes.tensorrt_rtx_build import SM
-
     return later.engine_structure.build_structure(
         file,
-        sm=SM if sm is None else sm,
-        plan=None if plan is None else later.linting.read_plan(plan),
+        sm=later.tensorrt_rtx_build.SM if sm is None else sm,
+        plan=None if plan is None else later.lint.read_plan(plan),
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 
 import sensitivity
+from sensitivity.cli import later
 from sensitivity.errors import SensitivityError
 
 VERBS = {
@@ -107,9 +108,7 @@ def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
     at fault."""
     for word in words:
         if word.endswith(".onnx"):
-            from sensitivity.onnx_graph.well_formed import refused
-
-            found = refused(Path(word))
+            found = later.well_formed.refused(Path(word))
             if found:
                 return found
     if isinstance(error, MemoryError):

@@ -19,9 +19,7 @@ def command(settings: ReportSettings) -> None:
     if settings.format != "html":
         click.echo(later.api.summary(settings), nl=False)
         return
-    from sensitivity.run_dir import RunDir
-
     click.echo(f"Report: {later.api.report(settings)}")
-    unfinished = RunDir(settings.directory).unfinished()
+    unfinished = later.run_dir.RunDir(settings.directory).unfinished()
     if unfinished:
         click.echo(f"Note: {unfinished}")

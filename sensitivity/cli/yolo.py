@@ -31,7 +31,6 @@ def run(settings: YoloSettings, teller: Teller) -> int:
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """  # noqa: D301 - a backspace keeps click from wrapping the lines below it
-
     teller.say("Loading, quantizing and calibrating (minutes for a large model).")
     own = later.yolo.prepare(settings)
     plan = later.api.run(own, teller)

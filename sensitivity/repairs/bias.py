@@ -17,7 +17,6 @@ from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.records import Range
-from sensitivity.repairs.onnx_bias import lacking_biases
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,6 +65,8 @@ def bias_corrections(
     methods = {one.quantizer: f"{one.method}, {METHOD}" for one in ranges}
     lacking = _lacking_in_module
     if form_of(source) == "onnx":
+        from sensitivity.repairs.onnx_bias import lacking_biases  # imports ONNX
+
         lacking = lacking_biases
     found = lacking(source, inputs, ranges, left_out)
     return tuple(

@@ -11,7 +11,6 @@ from sensitivity.quantizers.torch.calls import device_of
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.compare import TOLERANCE, difference
 from sensitivity.simulators.memory import host_memory
-from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
 from sensitivity.simulators.toggle import ToggleSimulator
 
 
@@ -30,6 +29,8 @@ def simulator_for(
     the result says what was found.
     """
     if form_of(source) == "onnx":
+        from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
+
         return (
             WholeFile(source)
             if exact_toggle

@@ -116,8 +116,6 @@ def bench_run(
     RunDirError where the files are those of an earlier plan, and what the runtime raises for one it
     cannot take.
     """
-    # Here, since they import ONNX, which takes half a second that `plan` need not wait.
-
     runtime = runtime_of(settings.runtime)
     files = run_dir.models(runtime.lowering if hasattr(runtime, "lowering") else runtime.name)
     exported = _of_the_plan(run_dir)

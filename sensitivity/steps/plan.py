@@ -57,8 +57,8 @@ from sensitivity.search.frontier import (
 )
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
+from sensitivity.steps import later
 from sensitivity.steps.named_plans import keep_earlier
-from sensitivity.steps.price import priced
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
 from sensitivity.steps.recalibrate import (
     Recalibration,
@@ -412,10 +412,9 @@ def _priced(
     session: Session, settings: SearchSettings, runtime: Runtime
 ) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
     """None for a planner that counts layers, unless a cost was asked for."""
-
     if settings.cost is None and not wants_cost(settings):
         return nullcontext((None, None))
-    return priced(session, settings.cost or "table", runtime, settings.threads)
+    return later.price.priced(session, settings.cost or "table", runtime, settings.threads)
 
 
 def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, float] | None]:

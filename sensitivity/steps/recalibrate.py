@@ -16,7 +16,6 @@ from itertools import chain
 from typing import Any
 
 from sensitivity.errors import ExportError, ModelError, TaskError
-from sensitivity.exporters.torch_model import even_links
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.scan import scan as measure_scan
@@ -32,6 +31,7 @@ from sensitivity.search.ranges import WORST, Place, places_of, recalibrate, reca
 from sensitivity.search.repairs import repaired
 from sensitivity.session import Session
 from sensitivity.signals.distortion import SQNR
+from sensitivity.steps import later
 from sensitivity.tasks.batches import first_samples
 
 FILE = "recalibration.json"
@@ -181,7 +181,9 @@ def _equalized(
     shared = {name for group in session.scales for name in group}
     try:
         with in_float32(source.model):
-            links = even_links(source, first_samples(session.example, TRACED_SAMPLES))
+            links = later.torch_model.even_links(
+                source, first_samples(session.example, TRACED_SAMPLES)
+            )
     except (ExportError, ModelError):  # no file could have such ranges either
         return tuple(known)
     names = [name for name in links if name not in shared]

@@ -1,0 +1,63 @@
+"""What steps work with that imports ONNX or draws, each module imported when it is first used: it
+takes half a second and more, which `plan` for another target need not wait for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sensitivity.first_use import importer
+
+if TYPE_CHECKING:
+    from sensitivity import onnx_task
+    from sensitivity.exporters import torch_model
+    from sensitivity.preflight import check as preflight
+    from sensitivity.preflight import export as check_export
+    from sensitivity.preflight import file as check_file
+    from sensitivity.quantize import file as quantize_file
+    from sensitivity.quantize import findings as quantize_findings
+    from sensitivity.quantize import prepare as quantize_prepare
+    from sensitivity.reporting import compare_page, html
+    from sensitivity.steps import apply, bench, config, dry_run, export, forecast, price
+
+    __all__ = [
+        "apply",
+        "bench",
+        "check_export",
+        "check_file",
+        "compare_page",
+        "config",
+        "dry_run",
+        "export",
+        "forecast",
+        "html",
+        "onnx_task",
+        "preflight",
+        "price",
+        "quantize_file",
+        "quantize_findings",
+        "quantize_prepare",
+        "torch_model",
+    ]
+
+__getattr__ = importer(
+    __name__,
+    {
+        "apply": "sensitivity.steps.apply",
+        "bench": "sensitivity.steps.bench",
+        "check_export": "sensitivity.preflight.export",
+        "check_file": "sensitivity.preflight.file",
+        "compare_page": "sensitivity.reporting.compare_page",
+        "config": "sensitivity.steps.config",
+        "dry_run": "sensitivity.steps.dry_run",
+        "export": "sensitivity.steps.export",
+        "forecast": "sensitivity.steps.forecast",
+        "html": "sensitivity.reporting.html",
+        "onnx_task": "sensitivity.onnx_task",
+        "preflight": "sensitivity.preflight.check",
+        "price": "sensitivity.steps.price",
+        "quantize_file": "sensitivity.quantize.file",
+        "quantize_findings": "sensitivity.quantize.findings",
+        "quantize_prepare": "sensitivity.quantize.prepare",
+        "torch_model": "sensitivity.exporters.torch_model",
+    },
+)
