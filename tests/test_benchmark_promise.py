@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.scripts import ROOT, load_script
+from support.scripts import load_benchmark
 
 from sensitivity.config import PlanSettings, check_numbers, target_of
 from sensitivity.errors import SensitivityError
@@ -16,11 +16,7 @@ from sensitivity.errors import SensitivityError
 
 @pytest.fixture(scope="module")
 def promise() -> Any:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        return load_script("benchmarks/promise.py")
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
+    return load_benchmark("promise")
 
 
 def row(build: str, drop: float, skipped: int, status: str = "met") -> dict[str, Any]:

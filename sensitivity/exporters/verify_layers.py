@@ -140,10 +140,8 @@ def _check(
     if record["then"] is not None:
         expected = modules[record["then"]](expected)
     parts = json.loads(model.metadata_props.get(PARTS, "{}"))
-    feed = {
-        name: numpy(args[place]) / _parts(parts, name, numpy(args[place]))
-        for name, place in values.items()
-    }
+    given = {name: numpy(args[place]) for name, place in values.items()}
+    feed = {name: array / _parts(parts, name, array) for name, array in given.items()}
     with OnnxRuntime(optimize=False).build(file) as engine:
         (output,) = engine.run(feed).values()
     output = output * _parts(parts, record["value"], output)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sensitivity.records import Plan, Timing, Verdict
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat
-from sensitivity.reporting.outcome import called, verdict_of
+from sensitivity.reporting.outcome import called
+from sensitivity.reporting.verdict import verdict_in
 
 RULES = {"tensorrt": "tensorrt-10", "tensorrt_rtx": "tensorrt-rtx", "trtexec": "tensorrt-10"}
 """Runtimes that `lint` knows under another name."""
@@ -27,13 +27,12 @@ class NextStep:
 def next_step(data: ReportData) -> NextStep:
     """What a reader who believes the verdict types next."""
     directory = shlex.quote(data.directory)
-    if data.plan is None:
+    found = verdict_in(data)
+    if found is None:
         return NextStep(
             "Choose the layers that stay out of INT8:",
             (f"sensitivity plan {directory} --max-drop 1pt",),
         )
-    metric = MetricFormat(data.metric, data.full_scale)
-    found = data.plan.verdict or verdict_of(data.plan, None, metric)
     return _after(found, data, directory)
 
 

@@ -58,15 +58,23 @@ def words_of(data: ReportData) -> Words:
     """What was found, the most important first; every number with its interval, its samples and
     their split."""
     latency = data.bench_sentences[:1]
-    if data.plan is None:
+    found = verdict_in(data)
+    if data.plan is None or found is None:
         headline, *rest = scan_sentences(data) or ("Nothing has been measured yet.",)
         return Words("scan", (), headline, (*rest, *latency))
     metric = MetricFormat(data.metric, data.full_scale)
-    found = data.plan.verdict or verdict_of(data.plan, None, metric)
     sentences = (*_plan_sentences(data.plan, metric), *latency)
     return Words(
         found.tone, lines_of(found), _plan_headline(data.plan, data.layers, metric), sentences
     )
+
+
+def verdict_in(data: ReportData) -> Verdict | None:
+    """The verdict on the plan; None where there is no plan."""
+    if data.plan is None:
+        return None
+    metric = MetricFormat(data.metric, data.full_scale)
+    return data.plan.verdict or verdict_of(data.plan, None, metric)
 
 
 def lines_of(found: Verdict) -> tuple[Line, ...]:

@@ -22,3 +22,13 @@ def load_script(file: str | Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their own module up
     spec.loader.exec_module(module)
     return module
+
+
+def load_benchmark(name: str) -> ModuleType:
+    """A script of `benchmarks/`, which finds the others there while it is loaded."""
+    folder = str(ROOT / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        return load_script(f"benchmarks/{name}.py")
+    finally:
+        sys.path.remove(folder)

@@ -68,6 +68,13 @@ class NamedPlan:
         return tuple(operation for operation in self.operations if operation.kept)
 
     @property
+    def excluded(self) -> tuple[Operation, ...]:
+        """Operations of types that model.int8.onnx quantizes which the plan does not: tools that
+        quantize by type have to be told of each."""
+        types = self.quantized_types
+        return tuple(each for each in self.operations if each.op_type in types and not each.kept)
+
+    @property
     def quantized_types(self) -> tuple[str, ...]:
         """Types of the operations that model.int8.onnx quantizes, sorted."""
         return tuple(sorted({each.op_type for each in self.operations if each.int8}))

@@ -35,13 +35,11 @@ class ModelOptOnnxConfig:
 
     def write(self, plan: NamedPlan) -> Config:
         check_formats(plan, "ModelOpt ONNX")
-        types = plan.quantized_types
-        excluded = [each for each in plan.operations if each.op_type in types and not each.kept]
         settings = {
             "quantize_mode": "int8",
-            "op_types_to_quantize": types,
+            "op_types_to_quantize": plan.quantized_types,
             "nodes_to_quantize": _patterns(plan.kept, plan),
-            "nodes_to_exclude": _patterns(excluded, plan),
+            "nodes_to_exclude": _patterns(plan.excluded, plan),
             # Else it leaves out the layers that are small for TensorRT, whatever the plan says.
             "enable_gemv_detection_for_trt": False,
         }
@@ -53,7 +51,7 @@ class ModelOptOnnxConfig:
         )
 
 
-def _patterns(operations: list[Operation] | tuple[Operation, ...], plan: NamedPlan) -> list[str]:
+def _patterns(operations: tuple[Operation, ...], plan: NamedPlan) -> list[str]:
     return [f"^{re.escape(name)}$" for name in own_names(operations, plan, "ModelOpt ONNX")]
 
 

@@ -27,9 +27,8 @@ class NncfConfig:
     def write(self, plan: NamedPlan) -> Config:
         check_formats(plan, "NNCF")
         types = {each.op_type for each in plan.operations}
-        mixed = [each for each in plan.operations if each.op_type in plan.quantized_types]
         settings = {
-            "names": own_names([each for each in mixed if not each.kept], plan, "NNCF"),
+            "names": own_names(plan.excluded, plan, "NNCF"),
             "types": sorted(types - set(plan.quantized_types)),
             "validate": True,
         }

@@ -35,10 +35,9 @@ class OrtConfig:
     def write(self, plan: NamedPlan) -> Config:
         check_formats(plan, "ONNX Runtime")
         types = plan.quantized_types
-        excluded = [each for each in plan.operations if each.op_type in types and not each.kept]
         settings = {
             "op_types_to_quantize": types,
-            "nodes_to_exclude": own_names(excluded, plan, "ONNX Runtime"),
+            "nodes_to_exclude": own_names(plan.excluded, plan, "ONNX Runtime"),
             "per_channel": any(each.axis is not None for each in plan.quantizers),
             "extra_options": {
                 # Pairs for each reader, and none behind a node: else a node that is left out reads

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sensitivity.records import AccuracyStatus, Action, SpeedStatus, Verdict
+from sensitivity.records import AccuracyStatus, Action, SpeedStatus
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import in_format
-from sensitivity.reporting.outcome import verdict_of
-from sensitivity.reporting.verdict import lines_of
+from sensitivity.reporting.verdict import lines_of, verdict_in
 
 Outcome = Literal["pass", "open", "fail"]
 
@@ -62,11 +60,3 @@ def checks(data: ReportData) -> tuple[Check, ...]:
         Check(name, outcome, line.status, in_format(line.sentence, data.format))
         for name, outcome, line in zip(RULES, outcomes, lines_of(found), strict=True)
     )
-
-
-def verdict_in(data: ReportData) -> Verdict | None:
-    """The verdict on the plan; None where there is no plan."""
-    if data.plan is None:
-        return None
-    metric = MetricFormat(data.metric, data.full_scale)
-    return data.plan.verdict or verdict_of(data.plan, None, metric)
