@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sensitivity import api as api
     from sensitivity import doctor as doctor
     from sensitivity import run_dir as run_dir
+    from sensitivity.cli import config_file as config_file
     from sensitivity.cli import forecast as forecast
     from sensitivity.cli import progress as progress
     from sensitivity.cli import render as render
@@ -32,6 +33,7 @@ __getattr__ = importer(
     {
         "api": "sensitivity.api",
         "compare": "sensitivity.reporting.compare",
+        "config_file": "sensitivity.cli.config_file",
         "console": "rich.console",
         "demo": "sensitivity.workflows.demo",
         "doctor": "sensitivity.doctor",

@@ -41,6 +41,7 @@ RESUMED, GOES_ON, STARTS_ANEW = (
 )
 """Verbs that go on where they stopped with --resume, and without; and those that keep nothing of
 what they had begun."""
+BEFORE_THE_VERB = "--config stands before the verb: sensitivity --config FILE VERB."
 
 
 class Verbs(click.Group):
@@ -63,8 +64,20 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
+def _take_config(context: click.Context, _: click.Parameter, file: Path | None) -> None:
+    if file is not None and not context.resilient_parsing:  # as for a shell that completes words
+        context.default_map = later.config_file.read_config(file, context)
+
+
 @click.command(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sensitivity.__version__)
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=_take_config,
+    help="A TOML file with what verbs take, in a table for each; the command line goes before it.",
+)
 def group() -> None:
     """Which layers of a calibrated network stay out of INT8: measured, planned, exported and
     proved.
@@ -82,6 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = group.main(words, prog_name="sensitivity", standalone_mode=False)
     except click.ClickException as error:
+        if isinstance(error, click.NoSuchOption) and error.option_name == "--config":
+            error = click.UsageError(BEFORE_THE_VERB, error.ctx)
         error.show()
         code = 1
     except SensitivityError as error:
@@ -132,7 +147,8 @@ def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
 
 def stopped(words: Sequence[str]) -> str:
     """What to say of an interrupted command: how to go on, as it can be typed."""
-    verb, again = (*words, "")[0], shlex.join(["sensitivity", *words])
+    verb = next((word for word in words if word in VERBS), "")
+    again = shlex.join(["sensitivity", *words])
     if verb in RESUMED:
         again += "" if "--resume" in words else " --resume"
         return f"Stopped. Nothing that was measured is lost; go on with: {again}"

@@ -19,6 +19,7 @@ from typing import (
 )
 
 import click
+from click.shell_completion import CompletionItem
 
 from sensitivity.cli import later
 from sensitivity.config import ImageSize, ProgressChoices, flag_of
@@ -125,6 +126,13 @@ class _Registered(click.ParamType[str]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         check_name(self.flag, self.family, value, self.also)
         return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """The names that begin so."""
+        known = (*self.also, *names(self.family))
+        return [CompletionItem(name) for name in known if name.startswith(incomplete)]
 
 
 class _ImageSize(click.ParamType[ImageSize]):

@@ -20,6 +20,7 @@ def markdown() -> str:
         terminal_width=110,
         **group.context_settings,
     )
+    parts.append(f"## sensitivity\n\n```text\n{group.get_help(context)}\n```\n")
     for name in VERBS:
         command = group.get_command(context, name)
         assert command is not None

@@ -1,0 +1,103 @@
+"""`--config`: what verbs take, from a TOML file with a table for each."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sensitivity.errors import SensitivityError, unknown_name
+
+
+def read_config(file: Path, context: click.Context) -> dict[str, Any]:
+    """Verb -> values of its options and arguments, for click to take where the command line gives
+    none.
+
+    context: of the group whose verbs are meant. Raises SensitivityError for a file that cannot be
+    read and a value of another kind, and NamesError, with close names, for a verb or key that does
+    not exist.
+    """
+    try:
+        tables = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise SensitivityError(
+            f"Expected --config to be a TOML file that can be read, got {file}: {error.strerror}; "
+            "check its path."
+        ) from error
+    except ValueError as error:  # no TOML, or no text at all
+        raise SensitivityError(
+            f"Expected --config to be a TOML file, got {file}: {error}; write a table for each "
+            "verb, as in docs/automation.md."
+        ) from error
+    assert isinstance(context.command, click.Group)
+    return _of_group(tables, context.command, context, str(file))
+
+
+def _of_group(
+    tables: Mapping[str, Any], group: click.Group, context: click.Context, place: str
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, table in tables.items():
+        verbs = group.list_commands(context)
+        if not isinstance(table, dict):
+            raise SensitivityError(
+                f"Expected every key in {place} to stand in the table of its verb, such as "
+                f"[{verbs[0]}], got {name!r} in none; move it into one."
+            )
+        if name not in verbs:
+            raise unknown_name(f"each table in {place} to be of a verb, and its name", name, verbs)
+        command, inside = group.get_command(context, name), f"[{name}] of {place}"
+        assert command is not None, "a group knows what it lists"
+        values[name] = (
+            _of_group(table, command, context, inside)
+            if isinstance(command, click.Group)
+            else _of_verb(table, command, context, inside)
+        )
+    return values
+
+
+def _of_verb(
+    table: Mapping[str, Any], command: click.Command, context: click.Context, place: str
+) -> dict[str, Any]:
+    known = {_key(parameter): parameter for parameter in command.params}
+    values = {}
+    for key, value in table.items():
+        if key not in known:
+            raise unknown_name(f"each key in {place}", key, known)
+        name = known[key].name
+        assert name is not None
+        values[name] = _fitting(value, known[key], context, f"{key!r} in {place}")
+    return values
+
+
+def _key(parameter: click.Parameter) -> str:
+    """An option without its hyphens, or an argument as `--help` writes it, in small letters."""
+    return max(parameter.opts, key=len).removeprefix("--")
+
+
+def _fitting(value: Any, parameter: click.Parameter, context: click.Context, what: str) -> Any:
+    """The value as the command line would give it, so that click reads both in one way."""
+    if isinstance(parameter, click.Option) and parameter.is_flag:
+        if not isinstance(value, bool):
+            raise SensitivityError(f"Expected {what} to be true or false, got {value!r}.")
+        return value
+    takes_many = parameter.multiple or parameter.nargs == -1
+    values = value if takes_many and isinstance(value, list) else [value]
+    if not all(map(_is_text_or_number, values)):
+        kind = "text or a number, or a list of them" if takes_many else "text or a number"
+        raise SensitivityError(f"Expected {what} to be {kind}, got {value!r}.")
+    texts = [str(each) for each in values]
+    given = texts if takes_many else texts[0]
+    try:
+        parameter.type_cast_value(context, given)
+    except (click.BadParameter, SensitivityError) as error:
+        raise SensitivityError(f"Of {what}: {error}") from error
+    return given
+
+
+def _is_text_or_number(value: Any) -> bool:
+    # Python takes true and false for whole numbers.
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)
