@@ -3,25 +3,43 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # At its first import it appends its folder to sys.path, where its own modules find each other. Were
 # that import inside a test that puts sys.path back, as monkeypatch.syspath_prepend does, every
 # later import of onnxruntime.quantization would fail.
 import onnxruntime.transformers  # noqa: F401
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 SPREAD = ("test_cases.py", "test_yolo_families.py")
 """Files of long tests that share nothing: any worker takes any of these, and they begin first, so
 that no worker is left alone with a long one at the end."""
 
+LONG = ("test_yolo.py", "test_run.py", "test_python.py", "test_sources_mobilenet.py")
+"""Files that take minutes; they come next, for the same reason."""
 
-@pytest.hookimpl(tryfirst=True)
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of any other file go to one worker, which makes their fixtures once."""
-    items.sort(key=lambda item: item.path.name not in SPREAD)
-    for item in items:
-        if item.path.name not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+    """The longest first."""
+    items.sort(key=lambda item: (item.path.name not in SPREAD, item.path.name not in LONG))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return WholeFiles(config, log)
+
+
+class WholeFiles(LoadScopeScheduling):
+    """All tests of a file go to one worker, which makes their fixtures once; those of SPREAD go
+    where there is room.
+
+    xdist 3.8 has `--dist loadgroup` for this, but pytest 9.2 no longer shows it the groups.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return nodeid if Path(file).name in SPREAD else file
 
 
 @pytest.fixture
