@@ -426,6 +426,7 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
             _warn_unjudged(session, result.unjudged)
         run_dir.write("scan.json", result)
         write_csv(scan_table(result.effects, session.units), run_dir.path / "scan.csv")
+        _write_graph(session)
     doubts = tuple(measured_findings(session))
     later.preflight.refuse_errors(doubts, force=settings.force)
     if doubts:
@@ -433,6 +434,14 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
         warnings = dict.fromkeys((*info.warnings, *later.preflight.warnings_of(doubts)))
         run_dir.write("run.json", replace(info, warnings=tuple(warnings)))
     return result
+
+
+def _write_graph(session: Session) -> None:
+    """Keep which layers hand each other tensors, where that is known."""
+    traced = session.graph.traced if session.graph else None
+    found = later.graph.model_graph(session.source, traced)
+    if found is not None:
+        session.run_dir.write("graph.json", found)
 
 
 def _warn_unjudged(session: Session, names: tuple[str, ...]) -> None:

@@ -123,6 +123,36 @@ class Unit:
         return (self.name, *(layer for layer in self.layers if layer != self.name))
 
 
+NodeKind = Literal["layer", "join", "input", "output"]
+
+
+@dataclass(frozen=True)
+class GraphNode:
+    """A place in the graph of a model. kind: "join" is an operation of no layer where values of
+    several places meet. name: unique among nodes of its kind; of a layer, as quantizers have it.
+    operation: in ONNX's words, such as "Conv"; of a layer that of its weight; "" where there is
+    none.
+    """
+
+    kind: NodeKind
+    name: str
+    operation: str = ""
+
+
+@dataclass(frozen=True)
+class ModelGraph:
+    """Which layers of a model hand each other tensors.
+
+    nodes: in the order in which they are computed. edges: (before, after), positions in `nodes`.
+    meetings: quantizers that read the same values, or what one Concat joins, with different ranges:
+    there an engine requantizes.
+    """
+
+    nodes: tuple[GraphNode, ...]
+    edges: tuple[tuple[int, int], ...]
+    meetings: tuple[tuple[str, ...], ...] = ()
+
+
 @dataclass(frozen=True)
 class Variant:
     """The model with some quantizers disabled, and some with another range than their own.

@@ -33,7 +33,7 @@ MADE_BY = {"export.json": "export", "bench.json": "bench"}
 
 EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 
-OF_THE_RUN = ("run.json", "scan.json")
+OF_THE_RUN = ("run.json", "scan.json", "graph.json")
 """Records that all plans of a run share."""
 
 PLANS = "plans"
@@ -277,7 +277,7 @@ class RunDir:
 
     def makes(self, name: str) -> str:
         """What makes a file of this directory: a command, or a call for a task made in Python."""
-        if name in ("run.json", "scan.json"):
+        if name in OF_THE_RUN:
             return self.go_on()
         verb = MADE_BY.get(name, "plan")
         if (self.path / "run.json").exists() and self.info().in_python:

@@ -14,7 +14,8 @@ from sensitivity.cli.schemas import FILES, schema, schema_file, text
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT / "docs" / "schemas"
 REPORTS = sorted((ROOT / "reports").glob("*/plan.json"))
-WRITTEN = {"run", "scan", "plan", "frontier", "recalibration", "export", "bench", "costs"}
+OF_ALL_PLANS = {"run", "scan", "graph"}
+WRITTEN = OF_ALL_PLANS | {"plan", "frontier", "recalibration", "export", "bench", "costs"}
 
 
 @pytest.fixture(scope="module")

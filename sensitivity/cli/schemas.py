@@ -15,7 +15,7 @@ from sensitivity.exporters.verification import Verification
 from sensitivity.files import write_whole
 from sensitivity.measure.scan import Scan
 from sensitivity.quantize.file import RECORD, Quantized
-from sensitivity.records import BenchResult, Plan
+from sensitivity.records import BenchResult, ModelGraph, Plan
 from sensitivity.run_dir import RunInfo
 from sensitivity.search.frontier import Frontier
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
@@ -27,6 +27,7 @@ FILES: dict[str, Any] = {
     RECORD: Quantized,
     "run.json": RunInfo,
     "scan.json": Scan,
+    "graph.json": ModelGraph,
     "plan.json": Plan,
     "frontier.json": Frontier,
     RECALIBRATION: Recalibration,

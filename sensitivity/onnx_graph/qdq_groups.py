@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.groups import ACTIVATIONS, keeps_values, met
-from sensitivity.onnx_graph.uses import MOVERS, Path
+from sensitivity.onnx_graph.uses import MOVERS, Path, uses
 from sensitivity.onnx_graph.walk import source
 
 
@@ -35,6 +35,18 @@ def belonging(graph: ir.Graph, paths: Sequence[Path]) -> tuple[Together, ...]:
     ]
     units = {path.user: path.unit for path in paths if path.user is not None}
     return (*found, *_residuals(graph, units))
+
+
+def meeting_uses(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
+    """Uses of pairs that read the same values, or parts of what one Concat joins; two or more
+    each. paths: as for `belonging`."""
+    readers = [
+        (path.root, use.name)
+        for path in paths
+        if not qdq.rooted_at_constant(path.root)
+        for use in uses([path])
+    ]
+    return tuple(meeting.quantizers for meeting in met(graph, readers, _keeps_values))
 
 
 def _keeps_values(node: ir.Node) -> bool:

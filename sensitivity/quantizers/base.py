@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from sensitivity.errors import ModelError, unknown_name
-from sensitivity.records import Finding, Grid, Quantizer, Range, Unit, UnitKind
+from sensitivity.records import Finding, Grid, ModelGraph, Quantizer, Range, Unit, UnitKind
 
 
 class QuantizedModel(Protocol):
@@ -111,6 +111,16 @@ class Structured(Protocol):
 
     def related(self) -> tuple[tuple[UnitKind, tuple[str, ...]], ...]:
         """Why, and names of two or more layers; the strongest reason first."""
+        ...
+
+
+@runtime_checkable
+class Connected(Protocol):
+    """A model that says itself which of its layers hand each other tensors; of others the traced
+    graph is read."""
+
+    def connections(self) -> ModelGraph:
+        """Its graph in layers. `meetings`: all, whatever their ranges are."""
         ...
 
 

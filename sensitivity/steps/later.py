@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sensitivity.quantize import prepare as quantize_prepare
     from sensitivity.reporting import compare_page, html
     from sensitivity.steps import apply, bench, config, dry_run, export, forecast, price
+    from sensitivity.units import graph
 
     __all__ = [
         "apply",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         "dry_run",
         "export",
         "forecast",
+        "graph",
         "html",
         "onnx_task",
         "preflight",
@@ -51,6 +53,7 @@ __getattr__ = importer(
         "dry_run": "sensitivity.steps.dry_run",
         "export": "sensitivity.steps.export",
         "forecast": "sensitivity.steps.forecast",
+        "graph": "sensitivity.units.graph",
         "html": "sensitivity.reporting.html",
         "onnx_task": "sensitivity.onnx_task",
         "preflight": "sensitivity.preflight.check",

@@ -17,7 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.errors import ModelError, unknown_name
-from sensitivity.onnx_graph.qdq_groups import belonging
+from sensitivity.onnx_graph.connections import connections, path_owners
+from sensitivity.onnx_graph.qdq_groups import belonging, meeting_uses
 from sensitivity.onnx_graph.reach import (
     nearest_outputs,
     quantized_nodes,
@@ -36,7 +37,7 @@ from sensitivity.quantizers.onnx.ranges import (
     sharing,
 )
 from sensitivity.quantizers.proofs import left_quantized
-from sensitivity.records import Finding, Grid, Quantizer, Range, UnitKind
+from sensitivity.records import Finding, Grid, ModelGraph, Quantizer, Range, UnitKind
 
 if TYPE_CHECKING:
     from sensitivity.onnx_graph.passes.skip_uses import NewGrid
@@ -168,6 +169,11 @@ class OnnxQdqModel:
         already."""
         found = belonging(self.model.graph.graph, self.model.paths)
         return tuple((together.kind, together.units) for together in found)
+
+    def connections(self) -> ModelGraph:
+        graph, paths = self.model.graph.graph, self.model.paths
+        together = meeting_uses(graph, paths)
+        return connections(graph, path_owners(paths), together)
 
     def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
         found = nearest_outputs(self.model.graph.graph, self.model.paths)
