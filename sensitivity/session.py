@@ -41,6 +41,7 @@ from sensitivity.tasks.detection import DetectionScore
 from sensitivity.tasks.load import Given, load_task, same_task, task_digest
 
 if TYPE_CHECKING:
+    from sensitivity.simulators.torch.replay import Cuts
     from sensitivity.units.relations import Placed
 
 FISHER_BATCHES = 2
@@ -228,9 +229,10 @@ def open_session(
             own_ranges = stack.enter_context(placement.unified_scales(source, found.scales))
         head = head_of(task, source, given) | ({"scales": found.scales} if found.scales else {})
         with open_journal(run_dir.journal, head, resume=resume) as journal:
+            cuts: Cuts = {}
 
             def simulator(offered: tuple[Range, ...]) -> Simulator:
-                return _simulator(loaded, with_alternatives(source, offered), memory)
+                return _simulator(loaded, with_alternatives(source, offered), memory, cuts)
 
             measurer = _measurer(Measurer(task, simulator, journal, progress), own_ranges)
             study = Study(measurer, found.units, source.quantizers)
@@ -411,12 +413,11 @@ def _version(package: str) -> str | None:
 
 
 def _simulator(
-    loaded: Task | EvaluateTask, source: QuantizedModel, memory: int | None
+    loaded: Task | EvaluateTask, source: QuantizedModel, memory: int | None, cuts: Cuts
 ) -> Simulator:
     if isinstance(loaded, EvaluateTask):
         return EvaluateSimulator(source)
-
-    return simulator_for(source, _example(loaded), memory=memory)
+    return simulator_for(source, _example(loaded), memory=memory, cuts=cuts)
 
 
 def _example(loaded: Task | EvaluateTask) -> Any:

@@ -471,6 +471,21 @@ def test_a_shorter_batch_takes_the_parts_of_a_longer_one_and_is_compared_with_th
     assert same(theirs[0], ours[0])
 
 
+def test_the_next_simulator_of_a_model_cuts_batches_as_the_one_before_did(
+    branches: ModelOptModel, monkeypatch
+) -> None:
+    """`ReplaySimulator` for each set of ranges on offer: trying the ways to cut a batch anew took a
+    tenth of a whole run."""
+    cuts: dict[bool, dict] = {}
+    monkeypatch.setattr(ReplaySimulator, "_measured_parts", lambda *_: 2)
+    simulator_for(branches, batch(8), cuts=cuts)
+    monkeypatch.setattr(
+        ReplaySimulator, "_measured_parts", lambda *_: pytest.fail("measured again")
+    )
+    simulator_for(branches, batch(8), cuts=cuts)
+    assert [list(parts.values()) for parts in cuts.values()] == [[2]]
+
+
 def test_parts_that_change_a_bit_are_given_up_at_the_first_batch_of_a_shape(
     chain: ModelOptModel, monkeypatch
 ) -> None:

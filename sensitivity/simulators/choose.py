@@ -3,7 +3,7 @@ otherwise."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sensitivity import optional
 from sensitivity.quantizers.base import QuantizedModel, form_of
@@ -13,6 +13,9 @@ from sensitivity.simulators.compare import TOLERANCE, difference
 from sensitivity.simulators.memory import host_memory
 from sensitivity.simulators.toggle import ToggleSimulator
 
+if TYPE_CHECKING:
+    from sensitivity.simulators.torch.replay import Cuts
+
 
 def simulator_for(
     source: QuantizedModel,
@@ -20,13 +23,14 @@ def simulator_for(
     *,
     memory: int | None = None,
     exact_toggle: bool = False,
+    cuts: Cuts | None = None,
 ) -> Simulator:
     """A replay simulator that was found to agree with the model on `example_inputs`, else a
     toggling one.
 
     example_inputs: one batch as the task gives it. memory: bytes that replay may hold besides the
-    weights; None takes a quarter of what is free. exact_toggle: toggle without trying. `reason` of
-    the result says what was found.
+    weights; None takes a quarter of what is free. exact_toggle: toggle without trying. cuts:
+    as for `ReplaySimulator`. `reason` of the result says what was found.
     """
     if form_of(source) == "onnx":
         from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
@@ -45,7 +49,7 @@ def simulator_for(
     found: list[tuple[float, ReplaySimulator]] = []
     try:
         for own in (False, True):
-            replay = ReplaySimulator(source, memory, own=own)
+            replay = ReplaySimulator(source, memory, own=own, cuts=cuts)
             found.append((_difference(source, replay, example_inputs), replay))
             if found[-1][0] == 0:
                 replay.reason = (

@@ -36,6 +36,9 @@ of a whole layer."""
 TIMINGS = 2
 """How often each way to cut a batch is timed; the fastest counts."""
 
+Cuts = dict[bool, dict[Any, int]]
+"""Whether the user's own quantizers run -> for each shape of a batch, into how many parts."""
+
 GRAPHS = 6
 """How many graphs to keep for models whose graph holds for one input shape only; other shapes are
 toggled."""
@@ -50,6 +53,8 @@ class ReplaySimulator:
     own: run the user's own quantizer modules in the graph, where the arithmetic of `GridQuantizer`
     differs from theirs. True as long as the weights, buffers and quantizers of the model are not
     changed. Batches of a shape that cannot be traced run on the user's own modules.
+    cuts: what simulators of one model have found of how to cut batches, kept for the next; that
+    takes many forwards, and other ranges do not change it.
     """
 
     name = "replay"
@@ -61,6 +66,7 @@ class ReplaySimulator:
         *,
         own: bool = False,
         reason: str = "it was asked for",
+        cuts: Cuts | None = None,
     ) -> None:
         self.reason = reason
         self._source = source
@@ -80,7 +86,7 @@ class ReplaySimulator:
         self._marked = _marked(source)
         self._own = any(isinstance(quantizer, OwnQuantizer) for quantizer in self._quantizers)
         self._graphs: list[tuple[Any, Graph]] = []
-        self._parts: dict[Any, int] = {}
+        self._parts: dict[Any, int] = {} if cuts is None else cuts.setdefault(own, {})
         self._refused: dict[Any, Untraceable] = {}
         self._checked: set[Any] = set()
         self._needed = 0
