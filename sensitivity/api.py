@@ -45,7 +45,7 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import ExportError, ModelError, SensitivityError
+from sensitivity.errors import ExportError, JournalMismatch, ModelError, SensitivityError
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import refuse_used
@@ -78,6 +78,7 @@ from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.summaries import summary_of
 from sensitivity.reporting.tables import scan_table
 from sensitivity.run_dir import RunDir, RunInfo
+from sensitivity.seeds import current_seed, seeded
 from sensitivity.session import Session, open_session
 from sensitivity.steps import later
 from sensitivity.steps.compare import folder_data, labels_of, places_of
@@ -105,13 +106,14 @@ STALE = (
 
 
 def _one_at_a_time(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
-    """Let the verb hold the run directory that its settings, the first argument, name. Raises
-    RunDirError where another command holds it."""
+    """Let the verb hold the run directory that its settings, the first argument, name, and draw
+    with the seed of the run. Raises RunDirError where another command holds it."""
 
     @wraps(verb)
     def alone(*args: Parameters.args, **keywords: Parameters.kwargs) -> Returned:
         settings: Any = args[0]
-        with locked(_directory(settings)):
+        directory = _directory(settings)
+        with locked(directory), seeded(_seed(settings, directory)):
             return verb(*args, **keywords)
 
     return alone
@@ -124,6 +126,20 @@ def _directory(settings: Any) -> Path:
         return out_of(settings)
     RunDir(settings.directory).info()
     return Path(settings.directory)
+
+
+def _seed(settings: Any, directory: Path) -> int:
+    """What to draw with: the seed of the run that is gone on with, else the one that is asked for,
+    else 0. Raises JournalMismatch where they differ."""
+    wanted = getattr(settings, "seed", None)
+    goes_on = getattr(settings, "resume", True)
+    info = RunDir(directory).read_if_there("run.json", RunInfo) if goes_on else None
+    if info is not None and wanted not in (None, info.seed):
+        raise JournalMismatch(
+            f"Expected --seed {info.seed}, with which the run in {directory} has drawn its data, "
+            f"got {wanted}; leave it out to go on, or choose another --out."
+        )
+    return (wanted or 0) if info is None else info.seed
 
 
 @_one_at_a_time
@@ -177,7 +193,8 @@ def forecast(
     check_numbers(settings)
     if isinstance(settings, RunSettings):
         target_of(settings, full_scale=1.0)
-    with tempfile.TemporaryDirectory() as folder:
+    seed = _seed(settings, out_of(settings))
+    with tempfile.TemporaryDirectory() as folder, seeded(seed):
         out = Path(folder)
         given = task or _reference(settings, out)
         memory = _memory(settings)
@@ -548,6 +565,7 @@ def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
         warnings=session.warnings,
         scales=session.scales,
         residuals=session.residuals,
+        seed=current_seed(),
     )
 
 

@@ -197,6 +197,12 @@ class ScanChoices(UnitChoices):
     memory: int | None = setting(
         None, "MiB for values kept for replay; a quarter of what is free by default.", least=1
     )
+    seed: int | None = setting(
+        None,
+        "Seed of all that is drawn at random: the splits of the data, calibration samples, signs, "
+        "orders and resamples. 0 by default, and what goes on with a run keeps that of the run.",
+        least=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,7 @@ class RunInfo:
     name and the reason it was chosen; None until used.
     scales: quantizers that share one range, in the scan and in what is exported.
     residuals: whether quantizers for skip connections were added to the model.
+    seed: of all that is drawn at random.
     samples: forwarded in all, over all verbs and resumes. seconds: as commands -> wall time of its
     last run.
     """
@@ -78,6 +79,7 @@ class RunInfo:
     residuals: bool = False
     near: str = ""
     began: tuple[str, ...] = ()
+    seed: int = 0
 
     @property
     def in_python(self) -> bool:

@@ -29,6 +29,7 @@ from sensitivity.quantizers.torch.wrappers import unwrapped
 from sensitivity.records import SPLITS, Quantizer, Range, Unit
 from sensitivity.registry import load, names, version_of_guest
 from sensitivity.run_dir import RunDir
+from sensitivity.seeds import current_seed
 from sensitivity.signals.base import Signal
 from sensitivity.signals.boxes import boxes_signal
 from sensitivity.signals.fisher import fisher
@@ -228,6 +229,8 @@ def open_session(
         if found.scales:
             own_ranges = stack.enter_context(placement.unified_scales(source, found.scales))
         head = head_of(task, source, given) | ({"scales": found.scales} if found.scales else {})
+        if current_seed():
+            head |= {"seed": current_seed()}
         with open_journal(run_dir.journal, head, resume=resume) as journal:
             cuts: Cuts = {}
 

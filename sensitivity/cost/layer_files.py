@@ -12,6 +12,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sensitivity.onnx_graph.work import LayerShape
+from sensitivity.seeds import generator
 
 OPSET = 17
 FUSED = {"Relu", "Clip"}
@@ -57,7 +58,7 @@ def write_conversion(size: tuple[int, ...], signed: bool, to_int8: bool, file: P
 
 def sample(shape: tuple[int, ...], integer: np.dtype[Any] | None) -> dict[str, np.ndarray]:
     """Seeded values for the input "x" of these files."""
-    values = np.random.default_rng(0).standard_normal(shape)
+    values = generator().standard_normal(shape)
     return {
         "x": values.astype(np.float32)
         if integer is None
@@ -162,4 +163,4 @@ class _Build:
 
 
 def _noise(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    return generator(offset=1).standard_normal(shape).astype(np.float32)

@@ -13,6 +13,7 @@ from sensitivity.errors import ExportError
 from sensitivity.onnx_graph.passes.insert_qdq import QuantizedWeight, along
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import arguments, call, device_of, to_device
+from sensitivity.seeds import generator
 from sensitivity.tasks.batches import as_numpy, batch_size
 
 ROUNDING = 2.0**-24
@@ -54,7 +55,7 @@ def _quantized_weight(
 
 
 def jittered_outputs(
-    source: QuantizedModel, inputs: Any, disabled: Collection[str], seed: int, noise: float = 0.0
+    source: QuantizedModel, inputs: Any, disabled: Collection[str], number: int, noise: float = 0.0
 ) -> Any:
     """As `outputs_of`, with every activation moved before it is quantized, by `noise` in parts of
     the largest, and by float32's own rounding error at least.
@@ -65,7 +66,7 @@ def jittered_outputs(
     better than this.
     """
     modules = dict(source.model.named_modules())
-    draw = np.random.default_rng(seed)
+    draw = generator(offset=number)
 
     def jitter(module: Any, args: Any) -> Any:
         array = numpy(args[0])

@@ -214,9 +214,9 @@ def rounding_floor(simulated: Simulated, *, noise: float, enough: float) -> floa
     drawn once one reaches `enough`.
     """
     floor = 0.0
-    for seed in range(FLOOR_DRAWS):
+    for number in range(FLOOR_DRAWS):
         outputs = jittered_outputs(
-            simulated.source, simulated.inputs, simulated.disabled, seed, noise
+            simulated.source, simulated.inputs, simulated.disabled, number, noise
         )
         floor = max(floor, simulated.difference(flat(outputs)))
         if floor >= enough:

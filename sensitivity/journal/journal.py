@@ -343,6 +343,11 @@ def check_head(path: Path, first: Record, head: Head) -> None:
     old, new = (
         {key: value for key, value in one.items() if key != TASK} for one in (first.head, head)
     )
+    if old.get("seed", 0) != new.get("seed", 0):
+        raise JournalMismatch(
+            f"Expected --seed {old.get('seed', 0)}, with which the journal {path} was begun, got "
+            f"{new.get('seed', 0)}; give that one, or choose another --out."
+        )
     different = differences(old, new)
     if different:
         raise JournalMismatch(

@@ -20,6 +20,7 @@ from sensitivity.measure.measurer import Measurer, Reader, checked_scores
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.records import Effect, Estimate, Mode, Scores, Unit, Variant
+from sensitivity.seeds import generator
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size
 
@@ -199,13 +200,13 @@ class _Reads:
 
 
 def _random(values: Array, largest: float) -> Array:
-    drawn = np.asarray(np.random.default_rng(0).normal(scale=10 * (largest + 1), size=values.shape))
+    drawn = np.asarray(generator().normal(scale=10 * (largest + 1), size=values.shape))
     return drawn.astype(values.dtype)
 
 
 def _turned(values: Array, largest: float) -> Array:
     """The same values with other signs, each in the place of another."""
-    drawn = np.random.default_rng(1).permutation(values.reshape(-1)).reshape(values.shape)
+    drawn = generator(offset=1).permutation(values.reshape(-1)).reshape(values.shape)
     return np.asarray(-drawn)
 
 

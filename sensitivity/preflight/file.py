@@ -12,6 +12,7 @@ from sensitivity.preflight.check import by_severity, check_model, unexecuted
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.records import Finding
+from sensitivity.seeds import generator
 
 MADE_UP_SIDE = 1
 """Length of an axis whose length the file leaves open."""
@@ -35,7 +36,7 @@ def check_file(path: Path, float_model: Path | None = None) -> tuple[Finding, ..
 def made_up(model: Any) -> dict[str, NDArray[Any]]:
     """One batch for the model's inputs: normal numbers, and 0 for integers, which may be
     indices."""
-    draw = np.random.default_rng(0)
+    draw = generator()
     return {value.name: _values(value, draw) for value in model.get_inputs()}
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import TaskError
 from sensitivity.measure.measurer import check_values, checked_scores
 from sensitivity.records import Finding, Scores, Severity, Target, Variant
+from sensitivity.seeds import generator
 from sensitivity.session import Session
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.stats.paired import mean_estimate
@@ -182,8 +183,8 @@ class _Shuffles:
         if not self.possible or n < 4 or _alike(targets, n):
             return
         made = []
-        for seed in range(SHUFFLES):
-            order = np.random.default_rng(seed).permutation(n)
+        for number in range(SHUFFLES):
+            order = generator(offset=number).permutation(n)
             try:
                 shuffled = checked_scores(task, _taken(outputs, order), targets, n, "")
             except (_NotBySample, TaskError):

@@ -9,8 +9,7 @@ from typing import Any
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Unit
-
-SEED = 0
+from sensitivity.seeds import current_seed
 
 
 def fisher(
@@ -33,7 +32,7 @@ def fisher(
     quantization: Li et al. 2021, "BRECQ", which keeps its diagonal only, as ModelOpt's
     auto_quantize does.
 
-    The result repeats with the same batches: the signs in v are drawn from a fixed seed.
+    The result repeats with the same batches: the signs in v are drawn with the seed of the command.
     Raises ModelError where the model is no torch model or gradients do not pass, TaskError where it
     refuses a batch. Everything is as it was found afterwards: quantizers, hooks, requires_grad,
     tensors.
@@ -46,7 +45,7 @@ def fisher(
     from sensitivity.signals.fisher_pass import squared_slopes
 
     totals, samples = dict.fromkeys((unit.name for unit in units), 0.0), 0
-    for squares, size in squared_slopes(source, units, batches, seed=SEED):
+    for squares, size in squared_slopes(source, units, batches, seed=current_seed()):
         samples += size
         for unit, square in zip(units, squares, strict=True):
             totals[unit.name] += square

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sensitivity.records import Estimate
+from sensitivity.seeds import generator
 
 
 def corrected_drop(
@@ -17,7 +18,7 @@ def corrected_drop(
     *,
     alpha: float = 0.05,
     resamples: int = 1000,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Estimate:
     """Mean loss against float of what the search would choose, judged on samples that did not
     choose it.
@@ -42,7 +43,7 @@ def corrected_drop(
         return Estimate(
             float(difference[_chosen(difference.mean(axis=1), cost, allowed)].mean()), None, None, n
         )
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     drops = []
     for _ in range(resamples):
         times = np.bincount(rng.integers(0, n, n), minlength=n)

@@ -26,6 +26,7 @@ from sensitivity.quantizers.base import form_of
 from sensitivity.records import CostModel
 from sensitivity.run_dir import LOWERED
 from sensitivity.runtimes.base import Runtime
+from sensitivity.seeds import generator
 from sensitivity.session import Session
 from sensitivity.timing.environment import environment, usable_cores
 from sensitivity.timing.inputs import random_inputs
@@ -142,7 +143,7 @@ class Prober:
     ) -> tuple[float, np.ndarray]:
         """Milliseconds of everything in INT8 now, and float[passes, skips]: what each set takes, in
         parts of that."""
-        rng, references, ratios = np.random.default_rng(0), [], np.ones((passes, len(skips)))
+        rng, references, ratios = generator(), [], np.ones((passes, len(skips)))
         others = [at for at, skip in enumerate(skips) if skip]
         for ratio in ratios:
             order = rng.permutation(others).astype(int).tolist()

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from sensitivity import optional
 from sensitivity.errors import TaskError
 from sensitivity.records import SPLITS, Scores
+from sensitivity.seeds import generator
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import as_numpy
 from sensitivity.tasks.images import SUFFIXES, image_files, read_rgb
@@ -125,10 +126,10 @@ def from_folder(
     label: Callable[[Path], int] | None = None,
     sizes: Mapping[str, float] = SIZES,
     batch: int = 50,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[str, ImageBatches]:
     """Batches for "calib", "rank", "confirm" and "holdout": disjoint, drawn at random, the same for
-    the same seed.
+    the same seed; None takes that of the command, --seed.
 
     root: one folder per class, whose alphabetical order is the order of the model's outputs; or,
     with `label`, any folder of images. label: the class index of a file. transform: an RGB Pillow
@@ -149,7 +150,7 @@ def from_arrays(
     *,
     sizes: Mapping[str, float] = SIZES,
     batch: int = 50,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[str, ArrayBatches]:
     """The same from arrays or tensors. x: [n, ...] as the model takes it. y: int[n], class
     indices."""
@@ -273,8 +274,9 @@ def labelled_images(root: Path, label: Callable[[Path], int]) -> Images:
     return Images(files, np.array([label(file) for file in files], np.int64))
 
 
-def random_parts(n: int, sizes: Mapping[str, float], seed: int) -> dict[str, Indices]:
-    """Disjoint parts of range(n), drawn at random; the same for the same seed.
+def random_parts(n: int, sizes: Mapping[str, float], seed: int | None = None) -> dict[str, Indices]:
+    """Disjoint parts of range(n), drawn at random; the same for the same seed, None for that
+    of the command, --seed.
 
     sizes: name -> number of samples (int) or share of n (float). Each part stays in random order,
     so that its first samples are a fair draw too. Raises TaskError where a part would be empty or
@@ -290,7 +292,7 @@ def random_parts(n: int, sizes: Mapping[str, float], seed: int) -> dict[str, Ind
             f"Expected sizes of at least 1 sample each that fit into the {n} there are, got "
             f"{shown}; add samples or change `sizes`."
         )
-    order = np.random.default_rng(seed).permutation(n)
+    order = generator(seed).permutation(n)
     ends = np.cumsum(list(counts.values()))
     return dict(zip(counts, np.split(order[: ends[-1]], ends[:-1]), strict=True))
 

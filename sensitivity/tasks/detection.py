@@ -71,7 +71,7 @@ def detection_task(
 
 
 def random_splits(
-    images: Sequence[LabelledImage], *, sizes: Mapping[str, float] = SIZES, seed: int = 0
+    images: Sequence[LabelledImage], *, sizes: Mapping[str, float] = SIZES, seed: int | None = None
 ) -> dict[str, tuple[LabelledImage, ...]]:
     """Disjoint random splits "rank", "confirm" and "holdout"; sizes and errors as in
     `random_parts`."""

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.records import Estimate, Scores
+from sensitivity.seeds import generator
 from sensitivity.tasks.detection_map import outcomes_at_half
 
 THRESHOLDS = np.linspace(0.0, 1.0, 1000)
@@ -62,7 +63,7 @@ class _Boxes:
 
 
 def threshold_result(
-    scores: Mapping[str, Scores], classes: int, *, seed: int = 0
+    scores: Mapping[str, Scores], classes: int, *, seed: int | None = None
 ) -> ThresholdResult | None:
     """scores: variant -> rows of `image_scores`, float's under "float", all of the same images.
 
@@ -75,7 +76,7 @@ def threshold_result(
         return None
     curves = {variant: _f1_curve(one, np.ones(n)) for variant, one in boxes.items()}
     peaks = {variant: _peak(curve) for variant, curve in curves.items()}
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     drawn = {variant: np.empty(RESAMPLES, np.int64) for variant in boxes}
     for at in range(RESAMPLES):
         times = np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64)

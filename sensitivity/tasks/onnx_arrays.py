@@ -108,7 +108,7 @@ def calibration_inputs(source: Path, ports: list[Port], samples: int) -> Inputs:
 
 
 def split_arrays(
-    x: Inputs, y: Labels, batch: int, *, set_aside: int = 0, seed: int = 0
+    x: Inputs, y: Labels, batch: int, *, set_aside: int = 0, seed: int | None = None
 ) -> dict[str, ArrayBatches]:
     """Split name -> random samples of the arrays, the same for the same seed. set_aside: see
     `sizes_of`."""

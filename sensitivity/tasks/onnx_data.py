@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
+from sensitivity.seeds import generator
 from sensitivity.tasks import classification, detection
 from sensitivity.tasks.classification import Images, images_by_class, random_parts
 from sensitivity.tasks.detection_boxes import (
@@ -167,7 +168,7 @@ def sizes_of(n: int, set_aside: int, shares: Mapping[str, float] = SIZES) -> Map
     return {"calib": calib} | {name: int((n - calib) * share) for name, share in shares.items()}
 
 
-def calibration_images(source: Path, samples: int, seed: int = 0) -> list[Path]:
+def calibration_images(source: Path, samples: int, seed: int | None = None) -> list[Path]:
     """At most so many image files, drawn at random, the same for the same seed.
 
     source: COCO annotations, or a folder, of which all images count. Raises TaskError.
@@ -181,7 +182,7 @@ def calibration_images(source: Path, samples: int, seed: int = 0) -> list[Path]:
             f"Expected images to calibrate with at {source}, got none that end in "
             f"{', '.join(sorted(SUFFIXES))}."
         )
-    order = np.random.default_rng(seed).permutation(len(files))[:samples]
+    order = generator(seed).permutation(len(files))[:samples]
     return [files[at] for at in sorted(order)]
 
 
@@ -192,7 +193,7 @@ def split_folders(
     batch: int,
     *,
     set_aside: int = 0,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[str, ImageBatches]:
     """Split name -> random images, the same for the same seed. set_aside: see `sizes_of`."""
     parts = random_parts(len(images.files), sizes_of(len(images.files), set_aside), seed)

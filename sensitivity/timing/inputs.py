@@ -12,6 +12,7 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.qdq import check_scales
 from sensitivity.runtimes.base import Tensors
+from sensitivity.seeds import generator
 
 
 def check_files(files: Iterable[Path]) -> None:
@@ -22,14 +23,14 @@ def check_files(files: Iterable[Path]) -> None:
         check_scales(load_model(file), file.name)
 
 
-def random_inputs(file: Path, *, batch: int = 1, seed: int = 0) -> Tensors:
+def random_inputs(file: Path, *, batch: int = 1, seed: int | None = None) -> Tensors:
     """Seeded normal values for every input of the file; its first axis, if dynamic, becomes
     `batch`.
 
     The latency of convolutions and matrix products does not depend on the values.
     Raises OnnxFileError where another axis is dynamic: its size cannot be guessed.
     """
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     model = load_model(file)
     return {
         str(value.name): rng.standard_normal(_shape(value, batch, file)).astype(_dtype(value, file))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable, SensitivityError
 from sensitivity.records import Timing
 from sensitivity.runtimes.base import Engine, Runtime, Tensors
+from sensitivity.seeds import generator
 from sensitivity.timing.ratio import median_ratio
 
 Variant = Literal["float", "fp16", "int8", "partial"]
@@ -29,7 +30,7 @@ def bench_files(
     warmup: int,
     progress: Callable[[int, int], None] | None = None,
     left_out: Callable[[SensitivityError], None] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> tuple[Timing, ...]:
     """Time every file once per round, in an order that is drawn anew for each round.
 
@@ -97,13 +98,13 @@ def interleaved(
     warmup: int,
     per_turn: int = 1,
     progress: Callable[[int, int], None] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> dict[Variant, NDArray[np.float64]]:
     """Milliseconds float64[rounds] of each engine; entry i of all of them is of the same round.
 
     per_turn: rounds that an engine runs in one go before the next engine has its turn.
     """
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     variants = list(engines)
     times: dict[Variant, list[float]] = {variant: [] for variant in variants}
     for engine in engines.values():

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.records import Estimate
+from sensitivity.seeds import generator
 
 
 def median_ratio(
@@ -15,7 +16,7 @@ def median_ratio(
     block: int | None = None,
     alpha: float = 0.05,
     resamples: int = 2000,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Estimate:
     """median(base) / median(other), with a paired block-bootstrap interval that covers 1 - alpha.
 
@@ -35,9 +36,7 @@ def median_ratio(
     ratio = float(np.median(base) / np.median(other))
     if n < 2:
         return Estimate(ratio, None, None, n)
-    drawn = _block_rounds(
-        n, block or max(1, round(n ** (1 / 3))), resamples, np.random.default_rng(seed)
-    )
+    drawn = _block_rounds(n, block or max(1, round(n ** (1 / 3))), resamples, generator(seed))
     ratios = np.median(base[drawn], axis=1) / np.median(other[drawn], axis=1)
     low, high = np.quantile(ratios, [alpha / 2, 1 - alpha / 2])
     return Estimate(ratio, float(low), float(high), n)

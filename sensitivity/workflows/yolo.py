@@ -15,14 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sensitivity.config import ImageSize, RunSettings, YoloChoices, YoloSettings, flag_of
 from sensitivity.errors import TaskError
 from sensitivity.files import write_whole
 from sensitivity.journal.journal import refuse_used
 from sensitivity.lock import locked
 from sensitivity.run_dir import RunDir
+from sensitivity.seeds import generator
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.classification import classification_task, from_folder, random_parts
 from sensitivity.tasks.detection import SIZES, Decode, ImageBatches, detection_task, random_splits
@@ -44,7 +43,6 @@ from sensitivity.workflows.yolo_quantize import quantized
 from sensitivity.workflows.yolo_validator import validator_task
 from sensitivity.workflows.yolo_weights import Yolo, give_raw, load_yolo
 
-SEED = 0
 SET_ASIDE: Mapping[str, float] = {"calib": 0.2, "rank": 0.2, "confirm": 0.4, "holdout": 0.2}
 NO_SUPPRESSION = 1.0
 """An overlap that no two boxes exceed."""
@@ -185,22 +183,18 @@ def splits_of(
             f"{len(images)}; give more with --data, or a higher --limit."
         )
     if source is None:
-        parts = random_splits(images, sizes=SET_ASIDE, seed=SEED)
+        parts = random_splits(images, sizes=SET_ASIDE)
         return parts, list(parts.pop("calib"))[: settings.calib_images]
     files = calibration_files(source)
-    order = np.random.default_rng(SEED).permutation(len(files))[: settings.calib_images]
-    return random_splits(images, sizes=SIZES, seed=SEED), [
-        unlabelled(files[at]) for at in sorted(order)
-    ]
+    order = generator().permutation(len(files))[: settings.calib_images]
+    return random_splits(images, sizes=SIZES), [unlabelled(files[at]) for at in sorted(order)]
 
 
 def _drawn(images: Sequence[LabelledImage], limit: int | None) -> tuple[LabelledImage, ...]:
     """At most `limit` of the images, drawn at random, in their order."""
     if limit is None or limit >= len(images):
         return tuple(images)
-    return tuple(
-        images[at] for at in sorted(random_parts(len(images), {"drawn": limit}, SEED)["drawn"])
-    )
+    return tuple(images[at] for at in sorted(random_parts(len(images), {"drawn": limit})["drawn"]))
 
 
 def _classifier(yolo: Yolo, settings: YoloChoices) -> Task:
@@ -217,7 +211,7 @@ def _classifier(yolo: Yolo, settings: YoloChoices) -> Task:
     transform = centre_crop(
         settings.imgsz, resize=settings.imgsz, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
-    splits = from_folder(root, transform=transform, batch=settings.batch, seed=SEED)
+    splits = from_folder(root, transform=transform, batch=settings.batch)
     some = -(-settings.calib_images // settings.batch)
     inputs = (inputs for number, (inputs, _) in enumerate(splits.pop("calib")) if number < some)
     model = quantized(yolo.model, inputs, method=settings.calib_method)

@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from support.models import Chain, quantized, seeded
 
 from sensitivity import EvaluateTask, Task
+from sensitivity.tasks.classification import classification_task, from_arrays
 
 BATCH = 4
 
@@ -44,6 +45,15 @@ def model() -> torch.nn.Module:
 def task() -> Task:
     data = {split: labelled(40, seed) for seed, split in enumerate(("rank", "confirm", "holdout"))}
     return Task(model(), data, top1, metric="top-1")
+
+
+def drawn() -> Task:
+    """Splits that are drawn at random with the seed of the command."""
+    x = images(120, seed=3)
+    with torch.inference_mode():
+        y = seeded(lambda: Chain(6))(x).argmax(1)
+    sizes = {"rank": 40, "confirm": 40, "holdout": 40}
+    return classification_task(model(), from_arrays(x, y, sizes=sizes, batch=BATCH))
 
 
 def balanced() -> torch.nn.Module:
