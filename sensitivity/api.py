@@ -30,6 +30,7 @@ from sensitivity.config import (
     CheckSettings,
     CompareSettings,
     ExportSettings,
+    LogChoices,
     PlanSettings,
     ReportSettings,
     RunSettings,
@@ -45,11 +46,18 @@ from sensitivity.config import (
     shown,
     target_of,
 )
-from sensitivity.errors import ExportError, JournalMismatch, ModelError, SensitivityError
+from sensitivity.errors import (
+    ExportError,
+    JournalMismatch,
+    LogError,
+    ModelError,
+    SensitivityError,
+)
 from sensitivity.exporters.facts import facts
 from sensitivity.exporters.verification import Verification
 from sensitivity.journal.journal import refuse_used
 from sensitivity.lock import locked
+from sensitivity.loggers.base import Logger
 from sensitivity.measure.detail import detection_detail
 from sensitivity.measure.progress import Progress, Stopwatch, silent
 from sensitivity.measure.raced import (
@@ -72,6 +80,7 @@ from sensitivity.registry import load
 from sensitivity.reporting.compare import ComparedRun
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.entry import entry_of
 from sensitivity.reporting.formats import MetricFormat, listing
 from sensitivity.reporting.number_formats import format_of
 from sensitivity.reporting.outcome import verdict_of
@@ -99,6 +108,8 @@ NOT_JUDGED = (
     "{}. What INT8 does to them is not judged, and no plan leaves them out. Score those outputs "
     "too, or keep them out of INT8 with --skip."
 )
+LOGGED = ("report.html", "scan.csv", "plan.json", "bench.csv")
+"""Files that a tracker of experiments keeps."""
 STALE = (
     "The exported files and their latencies are of an earlier plan and are not shown; run "
     "export and bench again."
@@ -151,6 +162,7 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
     later.bench.runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
     _check_accuracy(settings)
+    _logger(settings)
     later.forecast.begin(progress, "check")
     with _session(settings, progress, task) as session:
         pins(settings.skip, settings.keep, session.units)
@@ -180,7 +192,7 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
     begins("report")
     info = session.run_dir.info()
     session.run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))
-    report(ReportSettings(directory=session.run_dir.path))
+    report(ReportSettings(directory=session.run_dir.path, log=settings.log))
     return found
 
 
@@ -338,14 +350,47 @@ def bench(
 
 
 def report(settings: ReportSettings) -> Path:
-    """Write report.html, the CSV files and the figures from what the run directory holds."""
+    """Write report.html, the CSV files and the figures from what the run directory holds, and log
+    them where `settings.log` names a tracker. Raises LogError."""
     run_dir = RunDir(settings.directory, settings.name)
-    later.html.write_report(_reported(run_dir), run_dir.folder)
+    logger, data = _logger(settings), _reported(run_dir)
+    later.html.write_report(data, run_dir.folder)
+    if logger is not None:
+        _log(logger, data, run_dir)
     return run_dir.file("report.html")
+
+
+def _logger(settings: LogChoices) -> Logger | None:
+    """The tracker that the settings name. Raises MissingPackage where its client is not there,
+    before the long work."""
+    if settings.log is None:
+        return None
+    logger: Logger = load("loggers", settings.log)()
+    return logger
+
+
+def _log(logger: Logger, data: ReportData, run_dir: RunDir) -> None:
+    files = [run_dir.file(name) for name in LOGGED]
+    try:
+        logger.log(entry_of(data, files, run_dir.folder))
+    except Exception as error:  # whatever its client raises
+        said = " ".join(str(error).split())[:200]
+        again = command_line(
+            "report", ReportSettings(directory=run_dir.path, name=run_dir.name, log=logger.name)
+        )
+        raise LogError(
+            f"Expected {logger.name} to take the run, got {type(error).__name__}: {said}; all "
+            f"else is done: log it again with: {again}"
+        ) from error
 
 
 def summary(settings: ReportSettings) -> str:
     """The same as text in `settings.format`, which must not be html; writes nothing."""
+    if settings.log is not None:
+        raise SensitivityError(
+            f"Expected --log with the files that --format html writes, got --format "
+            f"{settings.format}; leave one of them out."
+        )
     data = _reported(RunDir(settings.directory, settings.name))
     return summary_of(data, settings.format)
 

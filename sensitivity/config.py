@@ -330,7 +330,19 @@ class BenchSettings(BenchChoices, NamedSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportSettings(NamedSettings):
+class LogChoices:
+    """Where else a run is told."""
+
+    log: str | None = registered(
+        None,
+        "Log numbers, settings and files with this tracker of experiments too; where it writes is "
+        "set in its own environment variables.",
+        family="loggers",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings(LogChoices, NamedSettings):
     """Write report.html, the CSV files and the figures."""
 
     format: ReportFormat = setting(
@@ -358,7 +370,7 @@ class CompareSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(BenchChoices, PlanChoices, ScanChoices, TaskSettings):
+class RunSettings(LogChoices, BenchChoices, PlanChoices, ScanChoices, TaskSettings):
     """Scan, plan, export, bench and report in one go."""
 
 
@@ -418,7 +430,7 @@ class YoloChoices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class YoloSettings(BenchChoices, PlanChoices, ScanChoices, YoloChoices):
+class YoloSettings(LogChoices, BenchChoices, PlanChoices, ScanChoices, YoloChoices):
     """Scan, plan, export, bench and report a YOLO of the ultralytics package."""
 
     out: Path | None = setting(None, "Run directory; by default runs/<name of the weights file>.")

@@ -47,13 +47,16 @@ PURPOSES = {
     "pillow": ("image folders as tasks", install_line("images")),
     "scikit-learn": ("the digits of `sensitivity demo`", install_line("demo")),
     "openvino": ("builds and times OpenVINO models", install_line("openvino")),
+    "mlflow": ("logs runs with --log mlflow", install_line("mlflow")),
+    "wandb": ("logs runs with --log wandb", install_line("wandb")),
+    "tensorboardX": ("logs runs with --log tensorboard", install_line("tensorboard")),
     "tensorrt": (
         "builds and times TensorRT engines",
         "pip install tensorrt, on a machine with an NVIDIA GPU",
     ),
     "tensorrt-rtx": ("NVIDIA's parser and builder judge files, without a GPU", install_line("rtx")),
 }
-OTHER_NAMES = {"tensorrt-rtx": ("tensorrt-rtx-cu12",)}
+OTHER_NAMES = {"tensorrt-rtx": ("tensorrt-rtx-cu12",), "tensorboardX": ("tensorboard",)}
 """Distributions that bring the same module where the one of this name is not installed."""
 
 

@@ -11,6 +11,7 @@
     ├── ExportError               the model cannot be exported as it was planned
     ├── OnnxFileError             an ONNX file that cannot be read or used
     ├── RuntimeUnavailable        a requested runtime cannot load or run the file
+    ├── LogError                  a tracker of experiments did not take the run
     ├── GuestError                what another package adds, such as a planner, cannot be used
     └── MissingPackage            an optional package is not installed
 
@@ -67,6 +68,10 @@ class OnnxFileError(SensitivityError):
 
 class RuntimeUnavailable(SensitivityError):
     """A runtime that was asked for by name cannot be used here."""
+
+
+class LogError(SensitivityError):
+    """A tracker of experiments did not take the run; all else of it is there."""
 
 
 class GuestError(SensitivityError):

@@ -58,6 +58,11 @@ FAMILIES: dict[str, dict[str, str]] = {
         "polygraphy": "sensitivity.exporters.configs.polygraphy:PolygraphyConfig",
         "rknn": "sensitivity.exporters.configs.rknn:RknnConfig",
     },
+    "loggers": {
+        "mlflow": "sensitivity.loggers.mlflow:MlflowLogger",
+        "wandb": "sensitivity.loggers.wandb:WandbLogger",
+        "tensorboard": "sensitivity.loggers.tensorboard:TensorboardLogger",
+    },
     "rules": {},  # ours are found by `rules.catalog`, topic by topic
 }
 
@@ -67,6 +72,7 @@ MEMBER = {
     "planners": "planner",
     "runtimes": "runtime",
     "configs": "writer of another tool's settings",
+    "loggers": "tracker of experiments",
     "rules": "lint rule",
 }
 """What one member of a family is called in messages."""
@@ -85,6 +91,7 @@ PROMISED = {
     "planners": ("name", "choose"),
     "runtimes": ("name", "unavailable", "version", "build"),
     "configs": ("name", "file", "reads", "write"),
+    "loggers": ("name", "log"),
     "rules": ("code", "targets", "findings"),
 }
 """Attributes that a guest must have. The first is what it calls itself, which must be its entry

@@ -20,6 +20,8 @@ def command(settings: ReportSettings) -> None:
         click.echo(later.api.summary(settings), nl=False)
         return
     click.echo(f"Report: {later.api.report(settings)}")
+    if settings.log is not None:
+        click.echo(f"Logged with {settings.log}.")
     unfinished = later.run_dir.RunDir(settings.directory).unfinished()
     if unfinished:
         click.echo(f"Note: {unfinished}")

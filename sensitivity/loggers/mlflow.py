@@ -1,0 +1,25 @@
+"""MLflow: one run, in the experiment and at the server that its environment names."""
+
+from __future__ import annotations
+
+from sensitivity.loggers.base import Entry, client
+
+
+class MlflowLogger:
+    """MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say where; in an active run it is a child of
+    that."""
+
+    name = "mlflow"
+
+    def __init__(self) -> None:
+        self._mlflow = client(self.name, "mlflow")
+
+    def log(self, entry: Entry) -> None:
+        """Settings as parameters, numbers as metrics, files as artifacts, the rest as tags."""
+        mlflow = self._mlflow
+        with mlflow.start_run(run_name=entry.title, nested=True):
+            mlflow.log_params(dict(entry.settings))
+            mlflow.set_tags(dict(entry.tags))
+            mlflow.log_metrics(dict(entry.metrics))
+            for file in entry.files:
+                mlflow.log_artifact(str(file))

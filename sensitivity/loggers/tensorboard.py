@@ -1,0 +1,26 @@
+"""TensorBoard: event files in the folder `tensorboard` of the run."""
+
+from __future__ import annotations
+
+from sensitivity.loggers.base import Entry, client
+
+
+class TensorboardLogger:
+    """Writes with torch and tensorboard, or with tensorboardX, which needs neither."""
+
+    name = "tensorboard"
+
+    def __init__(self) -> None:
+        self._client = client(self.name, "torch.utils.tensorboard", "tensorboardX")
+
+    def log(self, entry: Entry) -> None:
+        """Numbers as scalars, settings and the rest as tables of text; it keeps no files, and is
+        told where they are."""
+        files = {file.name: str(file) for file in entry.files}
+        texts = {"settings": entry.settings, "verdict": entry.tags, "files": files}
+        with self._client.SummaryWriter(str(entry.folder / "tensorboard")) as writer:
+            for name, value in entry.metrics.items():
+                writer.add_scalar(name, value)
+            for name, rows in texts.items():
+                lines = [f"| {key} | {value} |" for key, value in rows.items()]
+                writer.add_text(name, "\n".join(["| | |", "|---|---|", *lines]))
