@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,13 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+from rich.console import Console
 from support.commands import LAYERS, TASK, verb
+from support.reporting_samples import complete
 
+from sensitivity import doctor
+from sensitivity.cli.render import ranking_table
+from sensitivity.distribution import install_line
 from sensitivity.journal.journal import Journal
 
 
@@ -303,11 +309,25 @@ def test_help_names_every_verb_and_starts_without_heavy_imports() -> None:
     assert out.strip().endswith("[]")
 
 
-def test_doctor_names_what_is_missing_and_how_to_get_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_names_what_is_missing_and_how_to_get_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setitem(doctor.PURPOSES, "no-such-package", ("nothing", install_line("mlflow")))
     assert verb("doctor") == 0
     out = capsys.readouterr().out
     assert "nvidia-modelopt" in out
     assert "onnxruntime" in out
+    assert "pip install 'layer-sensitivity[mlflow]'" in out
+
+
+def test_names_with_brackets_are_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    data = complete(3)
+    named = replace(data.effects[0], unit="blocks[attention].qkv")
+    Console(width=120).print(ranking_table(replace(data, effects=(named,), metric="AP[small]")))
+    out = capsys.readouterr().out
+    assert "blocks[attention].qkv" in out
+    assert "AP[small] " in out
 
 
 def test_a_sample_budget_turns_the_scan_into_a_race(tmp_path: Path) -> None:

@@ -19,13 +19,15 @@ def command() -> None:
             package.name,
             package.version or "-",
             package.purpose,
-            "" if package.version else package.install,
+            "" if package.version else later.markup.escape(package.install),
         )
     console.print(table)
     table = later.table.Table("runtime", "works here", "version or reason", title="Runtimes")
     for runtime in later.doctor.runtimes():
         table.add_row(
-            runtime.name, "no" if runtime.problem else "yes", runtime.problem or runtime.version
+            runtime.name,
+            "no" if runtime.problem else "yes",
+            later.markup.escape(runtime.problem or runtime.version),
         )
     console.print(table)
     found = later.doctor.additions()
@@ -33,5 +35,6 @@ def command() -> None:
         return
     table = later.table.Table("package", "what", "name", "usable", title="From other packages")
     for addition in found:
-        table.add_row(addition.package, addition.kind, addition.name, addition.problem or "yes")
+        usable = later.markup.escape(addition.problem or "yes")
+        table.add_row(addition.package, addition.kind, addition.name, usable)
     console.print(table)

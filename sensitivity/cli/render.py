@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sensitivity import api
@@ -75,7 +76,7 @@ def frontier_rows(
     """The frontier: one row for each number of layers left out, best tries only."""
     table = Table(
         "layers out",
-        metric.name,
+        escape(metric.name),
         "95 % interval",
         "drop",
         "holdout drop",
@@ -115,7 +116,7 @@ def ranking_table(data: ReportData) -> Table:
     table = Table(
         "rank",
         "unit",
-        f"{metric.name} {verb}",
+        escape(f"{metric.name} {verb}"),
         "95 % interval",
         "tied with",
         *(["kind"] if kinds else []),
@@ -124,7 +125,7 @@ def ranking_table(data: ReportData) -> Table:
         tie = "" if effect.tie == effect.rank else f"rank {effect.tie}"
         row = (
             str(effect.rank),
-            effect.unit,
+            escape(effect.unit),
             metric.effect(effect),
             metric.interval(effect.effect),
             tie,
