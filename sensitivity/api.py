@@ -12,6 +12,7 @@ A task that was made in a program is given as `task`; its place in the settings 
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,7 @@ from sensitivity.errors import (
     JournalMismatch,
     LogError,
     ModelError,
+    RunDirError,
     SensitivityError,
 )
 from sensitivity.exporters.facts import facts
@@ -75,7 +77,16 @@ from sensitivity.measure.sharing import sharing_cost
 from sensitivity.measure.unjudged import mark_unjudged
 from sensitivity.preflight.metric import measured_findings
 from sensitivity.quantizers.base import form_of
-from sensitivity.records import SPLITS, BenchResult, Finding, Mode, Plan, Recalibrated, Verdict
+from sensitivity.records import (
+    SPLITS,
+    BenchResult,
+    Finding,
+    Mode,
+    ModelGraph,
+    Plan,
+    Recalibrated,
+    Verdict,
+)
 from sensitivity.registry import load
 from sensitivity.reporting.compare import ComparedRun
 from sensitivity.reporting.csv import write_csv
@@ -691,7 +702,18 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
         scales=info.scales,
         sharing=scanned.sharing,
         format=format_of(info.quantizers),
+        graph=run_dir.read_if_there("graph.json", ModelGraph),
+        quantizers=info.quantizers,
+        go_on=_goes_on(run_dir),
     )
+
+
+def _goes_on(run_dir: RunDir) -> str:
+    """The command line that goes on with the scan, also where its task is gone."""
+    try:
+        return run_dir.go_on()
+    except RunDirError:
+        return f"sensitivity scan TASK --out {shlex.quote(str(run_dir.path))} --resume"
 
 
 def _seen_by(run_dir: RunDir) -> RunInfo:

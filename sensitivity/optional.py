@@ -1,4 +1,5 @@
-"""Packages that a plain install lacks, each imported when it is first used.
+"""Packages that a plain install lacks, or most runs do without, each imported when it is first
+used.
 
     from sensitivity import optional
 
@@ -15,19 +16,21 @@ from typing import TYPE_CHECKING
 from sensitivity.first_use import importer
 
 if TYPE_CHECKING:
+    import graphlay as graphlay
     import openvino as openvino
     import torch as torch
     from PIL import Image as Image
     from PIL import ImageOps as ImageOps
     from torch.utils import _pytree as pytree
 
-    __all__ = ["Image", "ImageOps", "openvino", "pytree", "torch"]
+    __all__ = ["Image", "ImageOps", "graphlay", "openvino", "pytree", "torch"]
 
 __getattr__ = importer(
     __name__,
     {
         "Image": "PIL.Image",
         "ImageOps": "PIL.ImageOps",
+        "graphlay": "graphlay",
         "openvino": "openvino",
         "pytree": "torch.utils._pytree",
         "torch": "torch",

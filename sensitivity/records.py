@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -151,6 +151,21 @@ class ModelGraph:
     nodes: tuple[GraphNode, ...]
     edges: tuple[tuple[int, int], ...]
     meetings: tuple[tuple[str, ...], ...] = ()
+
+    def of_kind(self, *kinds: NodeKind) -> list[int]:
+        """The positions of all nodes of these kinds."""
+        return [at for at, node in enumerate(self.nodes) if node.kind in kinds]
+
+    def without(self, nodes: Collection[int]) -> ModelGraph:
+        """The graph without these nodes, by their positions, and without their edges."""
+        kept = [at for at in range(len(self.nodes)) if at not in nodes]
+        position = {at: new for new, at in enumerate(kept)}
+        edges = [edge for edge in self.edges if position.keys() >= set(edge)]
+        return replace(
+            self,
+            nodes=tuple(self.nodes[at] for at in kept),
+            edges=tuple((position[before], position[after]) for before, after in edges),
+        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.reporting_samples import complete, with_choices
+from support.reporting_samples import complete, with_choices, with_graph
 from support.scripts import load_script
 
 from sensitivity.records import Estimate
@@ -143,6 +143,71 @@ def test_a_search_finds_layers_by_all_words_of_names_and_quantizers_and_counts_t
     assert opened.js(RANKS) == []
 
 
+SHOWN = (
+    "[...document.querySelectorAll('.map [data-layers]')].filter((box) => box.checkVisibility())"
+)
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report of 48 layers in eight blocks, with a picture of its model."""
+    pytest.importorskip("graphlay")
+    made = tmp_path_factory.mktemp("folded") / "report.html"
+    made.write_text(render(with_graph(complete(48))))
+    return made
+
+
+def drawer(page: Any) -> str:
+    """The name in the drawer; "" where it is closed."""
+    part = "document.querySelector('.drawer')"
+    return page.js(f"{part}.hidden ? '' : {part}.querySelector('h2').textContent")
+
+
+def test_a_block_and_then_a_layer_open_by_keyboard_and_close_by_escape(
+    page: Any, folded: Path
+) -> None:
+    page.show(1400, 1000)
+    page.open(folded)
+    page.js(f"{SHOWN}.find((box) => box.ariaLabel.startsWith('Block stage2')).focus()")
+    page.press("Enter")
+    inside = "document.querySelector('[data-view]:not([hidden]) h3').textContent"
+    assert page.js(inside).startswith("Inside stage2")
+    page.js(f"{SHOWN}.find((box) => box.ariaLabel.startsWith('stage2.3:')).focus()")
+    page.press("Enter")
+    assert drawer(page) == "stage2.3"
+    told = page.js("document.querySelector('.drawer dl').innerText")
+    assert "stage2.2" in told
+    assert "stage2.3.weight_quantizer" in told
+    page.press("Escape")
+    assert drawer(page) == ""
+    assert page.js("document.activeElement.ariaLabel").startswith("stage2.3:")
+    assert page.errors == []
+
+
+def test_a_name_in_the_table_opens_its_layer_and_the_block_that_it_is_in(
+    page: Any, folded: Path
+) -> None:
+    page.show(1400, 1000)
+    page.open(folded)
+    page.click("#layer-table tbody tr:nth-child(20) .opens-layer")
+    assert drawer(page) == "stage4.1"
+    assert page.js("document.querySelectorAll('tr.picked').length") == 1
+    assert page.js(f"{SHOWN}.some((box) => box.matches('.picked.box-layer'))")
+    page.click(".drawer .close")
+    assert drawer(page) == ""
+
+
+def test_both_searches_find_the_same_layers_in_picture_and_table(page: Any, folded: Path) -> None:
+    page.show(1400, 1000)
+    page.open(folded)
+    page.click("#search-map")
+    page.type("stage3.2")
+    lit = f"{SHOWN}.filter((box) => !box.classList.contains('dim')).map((box) => box.ariaLabel)"
+    assert [label.split(":")[0] for label in page.js(lit)] == ["Block stage3"]
+    assert page.js(RANKS) == [15]
+    assert page.js("document.querySelector('#search').value") == "stage3.2"
+
+
 def picked(page: Any) -> tuple[str, str, str]:
     """Layers, state and command that the section What if shows."""
     shows = "document.querySelector('[data-shows={}]').textContent"
@@ -245,3 +310,25 @@ def test_axe_would_find_a_page_without_a_language_and_a_button_without_a_name(
     page.js("document.documentElement.removeAttribute('lang')")
     page.js("document.querySelector('.copy').textContent = ''")
     assert [found.partition(":")[0] for found in page.js(AXE)] == ["button-name", "html-has-lang"]
+
+
+def opened_block(page: Any, folded: Path, width: int, *, dark: bool = False) -> None:
+    """The report with the picture, a block of it open and a layer in the drawer."""
+    page.show(width, 900, dark=dark)
+    page.open(folded)
+    page.js("document.querySelector('#layer-table tbody tr:nth-child(10) .opens-layer').click()")
+
+
+@pytest.mark.parametrize("width", [1400, 800, 400])
+def test_the_picture_fits_its_place_and_can_be_read(page: Any, folded: Path, width: int) -> None:
+    opened_block(page, folded, width, dark=width == 800)
+    assert page.js(CONTRAST) == []
+    assert page.js("document.documentElement.scrollWidth") == width
+    pans = "[...document.querySelectorAll('.pan')]"
+    assert page.js(f"{pans}.some((pan) => pan.scrollWidth > pan.clientWidth)") is False
+
+
+def test_axe_finds_nothing_wrong_with_the_picture_and_the_drawer(page: Any, folded: Path) -> None:
+    opened_block(page, folded, 1400)
+    page.js(f"{axe_script()};0")
+    assert page.js(AXE) == []

@@ -92,10 +92,8 @@ def _in_few_joins(
         readers = [after for before, after in edges if before == at]
         if node.operation in MEETING and len(readers) == 1:
             edges = _joined(nodes, edges, at, readers[0])
-    kept = sorted({at for edge in edges for at in edge})
-    position = {at: new for new, at in enumerate(kept)}
-    renumbered = sorted({(position[before], position[after]) for before, after in edges})
-    return ModelGraph(tuple(nodes[at] for at in kept), tuple(renumbered), meetings)
+    unused = set(range(len(nodes))).difference(*edges)
+    return ModelGraph(tuple(nodes), tuple(sorted(edges)), meetings).without(unused)
 
 
 def _joined(nodes: Sequence[GraphNode], edges: list[Edge], join: int, reader: int) -> list[Edge]:
@@ -109,20 +107,25 @@ def _joined(nodes: Sequence[GraphNode], edges: list[Edge], join: int, reader: in
 
 
 def marked_owners(model: ir.Model, quantizers: Iterable[Quantizer]) -> dict[ir.Node, str]:
-    """Operation -> its layer, in a traced graph whose quantizers are still marked: what reads a
-    marked value belongs to the layer of the mark."""
+    """Operation -> its layer, in a traced graph whose quantizers are still marked.
+
+    That of a layer with a weight reads the marked weight: its input may be marked for a sum too,
+    which is no part of it. That of any other layer reads a marked input, or stands in front of a
+    marked output.
+    """
     known = {quantizer.name: quantizer for quantizer in quantizers}
+    marks = [
+        (node, known[node.attributes.get_string("name")])
+        for node in model.graph
+        if is_mark(node, "Quantizer") and node.attributes.get_string("name") in known
+    ]
+    with_weight = {quantizer.layer for _, quantizer in marks if quantizer.role == "weight"}
     owners: dict[ir.Node, str] = {}
-    for node in model.graph:
-        if not is_mark(node, "Quantizer"):
+    for node, quantizer in marks:
+        if quantizer.role != "weight" and quantizer.layer in with_weight:
             continue
-        quantizer = known.get(node.attributes.get_string("name"))
-        if quantizer is None:
-            continue
-        # The layer stands in front of a quantizer of its output.
-        is_last = quantizer.role == "output"
-        for own in [node] if is_last else list(_readers(node.outputs[0])):
-            owners.setdefault(own, quantizer.layer)
+        own = [node] if quantizer.role == "output" else _readers(node.outputs[0])
+        owners |= dict.fromkeys(own, quantizer.layer)
     return owners
 
 

@@ -11,7 +11,9 @@ from sensitivity.records import (
     Estimate,
     FrontierPoint,
     Mode,
+    ModelGraph,
     Plan,
+    Quantizer,
     Recalibrated,
     Timing,
     Unit,
@@ -67,6 +69,9 @@ class ReportData:
     scales: quantizers that share one range. sharing: what that costs with everything in INT8; None
     where none changed.
     confidence: what all intervals cover.
+    graph: which layers hand each other tensors; None where that is not known. quantizers: of the
+    model, with their formats. go_on: the command line that goes on with the scan, and finds the
+    graph where it can.
     """
 
     title: str
@@ -95,6 +100,9 @@ class ReportData:
     format: str = USUAL
     engines: Mapping[str, EngineStructure] = field(default_factory=dict)
     not_built: Mapping[str, str] = field(default_factory=dict)
+    graph: ModelGraph | None = None
+    quantizers: tuple[Quantizer, ...] = ()
+    go_on: str = "sensitivity scan TASK --out DIRECTORY --resume"
 
     @property
     def plan_file(self) -> str:

@@ -27,6 +27,8 @@ from sensitivity.reporting.choices import choice_chart
 from sensitivity.reporting.data import BASELINES, ReportData
 from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, pixels, told
 from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.graph.layout import middle, path
+from sensitivity.reporting.graph.picture import facts_for_script, picture_of
 from sensitivity.reporting.kinds import range_words
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.path import PathChart, path_chart
@@ -48,6 +50,7 @@ def render(data: ReportData) -> str:
     own."""
     choices = choice_chart(data, whole=False)
     rows = row_charts(data)
+    graph = picture_of(data)
     by_rank = sorted(data.effects, key=lambda effect: effect.rank)
     return page(
         "report.html.j2",
@@ -71,6 +74,8 @@ def render(data: ReportData) -> str:
         quantizers={unit.name: unit.quantizers for unit in data.units},
         parts=parts_of(data),
         detection=detection_section(data),
+        graph=graph,
+        layer_facts=json.dumps(facts_for_script(graph)),
         least_height=LEAST_HEIGHT,
         left_out=frozenset(data.plan.skip if data.plan else ()),
         spread=spread,
@@ -114,7 +119,10 @@ def _templates() -> jinja2.Environment:
         "ratio": formats.ratio,
         "tight": tight,
         "pixels": pixels,
+        "path": path,
+        "middle": middle,
         "told": told,
+        "place_in": lambda name, names: names.index(name),
         "place_on": lambda value, axis: axis.at(value),
         "percent": "{:.4g}%".format,
         "samples": formats.samples,

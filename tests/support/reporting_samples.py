@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 from sensitivity.records import (
     Effect,
     Estimate,
     FrontierPoint,
+    GraphNode,
+    ModelGraph,
     Plan,
     PlanMetric,
     PlanStep,
+    Quantizer,
     Target,
     Timing,
     Unit,
@@ -174,3 +178,20 @@ def with_choices(data: ReportData, **changes: object) -> ReportData:
         for skip, drop, command, allowed in sets
     )
     return replace(data, choices=choices)
+
+
+def with_graph(data: ReportData) -> ReportData:
+    """The same with a graph: all layers in a row, and around the second to fourth a residual sum,
+    whose readers have different ranges."""
+    layers = [unit.name for unit in data.units]
+    names = [("input", "x", ""), *(("layer", name, "Conv") for name in layers[:4])]
+    names += [("join", "sum", "Add"), *(("layer", name, "Conv") for name in layers[4:])]
+    nodes = tuple(GraphNode(*name) for name in (*names, ("output", "y", "")))  # type: ignore[arg-type]
+    edges = (*pairwise(range(len(nodes))), (1, 5), (5, 7))
+    readers = (f"{layers[4]}.input_quantizer", f"{layers[5]}.input_quantizer")
+    quantizers = tuple(
+        Quantizer(name, unit.name, role, 8, None)
+        for unit in data.units
+        for name, role in zip(unit.quantizers, ("input", "weight"), strict=True)
+    )
+    return replace(data, graph=ModelGraph(nodes, edges, (readers,)), quantizers=quantizers)

@@ -35,6 +35,142 @@ for (const table of document.querySelectorAll("table.sortable")) {
       visible += row.hidden ? 0 : 1;
     }
     shown.textContent = `${visible} of ${body.rows.length}`;
+    table.dispatchEvent(new Event("searched"));
+  });
+}
+
+// A layer by its name: its row, its boxes in the drawings, and the drawer with all that is known.
+for (const drawer of document.querySelectorAll(".drawer")) {
+  const table = document.getElementById("layer-table");
+  const maps = document.querySelector(".maps");
+  const facts = JSON.parse(maps?.dataset.layers ?? "[]");
+  const numbers = new Map(facts.map((layer, number) => [layer.name, number]));
+  const rows = new Map([...table.tBodies[0].rows].map((row) => [row.cells[1].textContent.trim(), row]));
+  const heads = [...table.tHead.rows[0].cells].map((head) => head.textContent.trim());
+  const boxes = [...document.querySelectorAll(".map [data-layers]")];
+  const own = (box) => box.dataset.layers.split(" ").map(Number);
+  let opener = null;
+
+  const reveal = (view, focus = false) => {
+    for (const part of maps?.querySelectorAll("[data-view]") ?? []) {
+      part.hidden = Number(part.dataset.view) !== view;
+      if (!part.hidden && focus) {
+        part.querySelector("h3").focus({ preventScroll: true });
+        part.scrollIntoView({ block: "nearest" });
+      }
+    }
+    for (const box of boxes) {
+      if (box.classList.contains("box-block")) box.setAttribute("aria-expanded", Number(box.dataset.opens) === view);
+    }
+  };
+
+  const say = (title, ...parts) => {
+    const [term, text] = [document.createElement("dt"), document.createElement("dd")];
+    term.textContent = title;
+    text.append(...parts);
+    drawer.querySelector("dl").append(term, text);
+  };
+
+  const link = (name) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "opens-layer";
+    button.textContent = name;
+    button.addEventListener("click", () => open(name));
+    return button;
+  };
+
+  const mark = (name) => {
+    const layer = facts[numbers.get(name)];
+    const unit = layer?.unit ?? name;
+    for (const row of table.tBodies[0].rows) row.classList.toggle("picked", row === rows.get(unit));
+    for (const box of boxes) box.classList.toggle("picked", own(box).some((number) => facts[number].name === name || facts[number].unit === name));
+  };
+
+  const open = (name) => {
+    const layer = facts[numbers.get(name)] ?? facts.find((one) => one.unit === name);
+    const row = rows.get(layer?.unit ?? name);
+    drawer.querySelector("h2").textContent = layer?.name ?? name;
+    drawer.querySelector("dl").replaceChildren();
+    if (layer && layer.unit !== layer.name) say("Unit", layer.unit);
+    if (layer) say("Format", layer.format || "not quantized");
+    if (layer?.operation) say("Operation", layer.operation);
+    // The name and the quantizers, first and last, have places of their own.
+    for (const [column, head] of heads.entries()) {
+      const text = row?.cells[column].textContent.trim();
+      if (text && column !== 1 && column < heads.length - 1) say(head, text);
+    }
+    const quantizers = [...(row?.querySelectorAll("li") ?? [])].map((item) => item.textContent);
+    if (quantizers.length) say("Quantizers", quantizers.join(", "));
+    for (const [title, names] of [["Reads from", layer?.before], ["Read by", layer?.after]]) {
+      if (names?.length) say(title, ...names.map(link));
+    }
+    if (layer?.view) reveal(layer.view);
+    mark(layer?.name ?? name);
+    drawer.hidden = false;
+    drawer.focus({ preventScroll: true });
+  };
+
+  const close = () => {
+    drawer.hidden = true;
+    mark(null);
+    opener?.focus({ preventScroll: true });
+  };
+
+  const choose = (box) => {
+    opener = box;
+    if (box.classList.contains("box-layer")) return open(facts[own(box)[0]].name);
+    if (Number(box.dataset.opens) > 0) return reveal(Number(box.dataset.opens), true);
+    return open(facts[own(box)[0]].name);
+  };
+
+  for (const box of boxes) {
+    box.addEventListener("click", () => choose(box));
+    box.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      choose(box);
+    });
+  }
+  for (const button of table.querySelectorAll(".opens-layer")) {
+    button.addEventListener("click", () => {
+      opener = button;
+      open(button.textContent.trim());
+    });
+  }
+  for (const button of document.querySelectorAll(".view .close")) {
+    button.addEventListener("click", () => {
+      const box = boxes.find((one) => one.dataset.opens === button.closest(".view").dataset.view && one.checkVisibility());
+      reveal(0);
+      box?.focus();
+    });
+  }
+  drawer.querySelector(".close").addEventListener("click", close);
+  drawer.querySelector(".to-table").addEventListener("click", (event) => {
+    event.preventDefault();
+    const row = table.querySelector("tr.picked");
+    drawer.hidden = true;
+    if (row) row.hidden = false;
+    (row ?? table).scrollIntoView({ block: "center" });
+    row?.querySelector("button").focus({ preventScroll: true });
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !drawer.hidden) close();
+  });
+
+  const search = document.getElementById("search");
+  const mirror = document.querySelector("[data-mirrors]");
+  mirror?.addEventListener("input", () => {
+    search.value = mirror.value;
+    search.dispatchEvent(new Event("input"));
+  });
+  table.addEventListener("searched", () => {
+    if (mirror && mirror.value !== search.value) mirror.value = search.value;
+    const found = new Set([...rows].filter(([, row]) => !row.hidden).map(([name]) => name));
+    for (const box of boxes) box.classList.toggle("dim", !own(box).some((number) => found.has(facts[number].unit)));
+    for (const output of document.querySelectorAll("output[for=search-map]")) {
+      output.textContent = search.value ? document.querySelector("output[for=search]").textContent : "";
+    }
   });
 }
 

@@ -1,0 +1,220 @@
+"""Where the boxes of a picture stand and how its lines run. All that this project asks of
+graphlay."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from itertools import chain, pairwise, product
+from typing import Any
+
+from sensitivity import optional
+
+SPACING = {
+    "layer_gap": 28,
+    "node_gap": 14,
+    "dummy_gap": 10,
+    "stub": 8,
+    "port_gap": 8,
+    "port_stroke_clear": 4,
+}
+WRAPPING = {"wrap": {"max_rows": 40, "max_cut_edges": 12, "min_gain": 1.0}}
+ASPECTS = (8.0, 5.0, 4.0, 3.0, 2.5, 2.0, 1.4, 1.0, 0.7, 0.4)
+"""Shapes that a picture is wrapped to, the widest first."""
+
+SIGN = (96.0, 20.0)
+"""Size of a sign, in pixels."""
+
+ROW_GAP = 26.0
+
+Point = tuple[float, float]
+Edge = tuple[int, int]
+Path = tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Sign:
+    """Where a line goes on in another row: the box that stands there, and the sign's middle."""
+
+    box: int
+    place: Point
+
+
+@dataclass(frozen=True)
+class Layout:
+    """In pixels. places: the middle of each box. lines: of each edge the corners of its line, from
+    border to border; two lines where it ends at a sign and starts again behind another."""
+
+    width: float
+    height: float
+    places: tuple[Point, ...]
+    lines: tuple[tuple[Path, ...], ...]
+    signs: tuple[Sign, ...] = ()
+
+
+def is_possible() -> bool:
+    """Whether graphlay is installed, as it is with every plain install."""
+    return find_spec("graphlay") is not None
+
+
+def left_to_right(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -> Layout:
+    """In rows, like text, of no more than `width` pixels; wider where one column is.
+
+    sizes: width and height of each box. edges: positions in `sizes`. Lines lead from row to row
+    where graphlay can lead them around all boxes, and end at signs where it cannot.
+    """
+    whole = _layout(sizes, edges, {})
+    if whole.width <= width:
+        return whole
+    for aspect in ASPECTS:
+        found = _layout(sizes, edges, {"wrap": {"viewport_aspect": aspect}, "tuning": WRAPPING})
+        if found.width <= width:
+            return found if _is_clear(found, sizes) else _in_rows(sizes, edges, whole, width)
+    return _in_rows(sizes, edges, whole, width)
+
+
+def top_to_bottom(sizes: Sequence[Point], edges: Sequence[Edge]) -> Layout:
+    """For a window that is higher than wide."""
+    return _layout(sizes, edges, {"direction": "topbottom"})
+
+
+def path(points: Path) -> str:
+    """The corners of a line as SVG writes them.
+
+    >>> path(((0.0, 4.0), (12.5, 4.0)))
+    'M0 4L12.5 4'
+    """
+    return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
+
+
+def middle(points: Path) -> Point:
+    """The middle of the last part of a line, where a mark stands clear of other lines.
+
+    >>> middle(((0.0, 0.0), (0.0, 30.0), (20.0, 30.0)))
+    (10.0, 30.0)
+    """
+    (x, y), (end_x, end_y) = points[-2:]
+    return (x + end_x) / 2, (y + end_y) / 2
+
+
+def _layout(sizes: Sequence[Point], edges: Sequence[Edge], options: dict[str, Any]) -> Layout:
+    graph = optional.graphlay.Graph()
+    for width, height in sizes:
+        graph.node(width=width, height=height)
+    for before, after in edges:
+        graph.edge(before, after)
+    found = optional.graphlay.layout(graph, options={"spacing": SPACING, **options})
+    corner, end = found.bounds["min"], found.bounds["max"]
+
+    def point(at: dict[str, float]) -> Point:
+        return round(at["x"] - corner["x"], 1), round(at["y"] - corner["y"], 1)
+
+    return Layout(
+        end["x"] - corner["x"],
+        end["y"] - corner["y"],
+        tuple(point(node["center"]) for node in found.nodes),
+        tuple((tuple(map(point, edge["points"])),) for edge in found.edges),
+    )
+
+
+def _is_clear(layout: Layout, sizes: Sequence[Point]) -> bool:
+    """Whether every line runs along the axes and around all boxes."""
+    lines = chain.from_iterable(layout.lines)
+    parts = list(chain.from_iterable(map(pairwise, lines)))
+    boxes = list(zip(layout.places, sizes, strict=True))
+    if any(map(_is_slanted, parts)):
+        return False
+    return not any(_crosses(part, *box) for part, box in product(parts, boxes))
+
+
+def _is_slanted(part: tuple[Point, Point]) -> bool:
+    (x, y), (end_x, end_y) = part
+    return abs(x - end_x) > 1 and abs(y - end_y) > 1
+
+
+def _crosses(part: tuple[Point, Point], place: Point, size: Point) -> bool:
+    """Whether a part of a line goes through the inside of a box."""
+    return all(
+        max(part[0][axis], part[1][axis]) > place[axis] - size[axis] / 2 + 1
+        and min(part[0][axis], part[1][axis]) < place[axis] + size[axis] / 2 - 1
+        for axis in (0, 1)
+    )
+
+
+def _in_rows(sizes: Sequence[Point], edges: Sequence[Edge], whole: Layout, width: float) -> Layout:
+    """The columns of a layout that is too wide, as many in each row as fit, with signs where lines
+    lead from row to row."""
+    at = {box: place[0] for box, place in enumerate(whole.places)}
+    columns = [[box for box in at if at[box] == middle] for middle in sorted(set(at.values()))]
+    rows: list[_Row] = []
+    while columns:
+        fitting = _Row(columns[0], sizes, edges)
+        count = 1
+        for more in range(2, len(columns) + 1):
+            row = _Row([box for column in columns[:more] for box in column], sizes, edges)
+            if row.layout.width > width:
+                break
+            fitting, count = row, more
+        rows.append(fitting)
+        columns = columns[count:]
+    return _stacked(rows, edges, len(sizes))
+
+
+class _Row:
+    """Boxes that stand in one row, then signs at its end for boxes of other rows that read them,
+    then signs at its beginning for those that they read."""
+
+    def __init__(self, boxes: Sequence[int], sizes: Sequence[Point], edges: Sequence[Edge]) -> None:
+        own = set(boxes)
+        touching = [edge for edge in edges if not own.isdisjoint(edge)]
+        readers = list(dict.fromkeys(after for _, after in touching if after not in own))
+        givers = list(dict.fromkeys(before for before, _ in touching if before not in own))
+        self.boxes = list(boxes)
+        self.signs = [*readers, *givers]
+        self.at = _numbered(boxes, 0)
+        self.reader_at = _numbered(readers, len(boxes))
+        self.giver_at = _numbered(givers, len(boxes) + len(readers))
+        self.edges = {edge: self._ends(edge) for edge in touching}
+        row_sizes = [sizes[box] for box in boxes] + [SIGN] * len(self.signs)
+        self.layout = _layout(row_sizes, list(self.edges.values()), {})
+
+    def _ends(self, edge: Edge) -> Edge:
+        before, after = edge
+        first = self.at[before] if before in self.at else self.giver_at[before]
+        last = self.at[after] if after in self.at else self.reader_at[after]
+        return first, last
+
+    def lines(self, down: float) -> dict[Edge, Path]:
+        """Of each edge that touches the row, so many pixels further down."""
+        drawn = [_moved(line, down) for (line,) in self.layout.lines]
+        return dict(zip(self.edges, drawn, strict=True))
+
+
+def _numbered(boxes: Sequence[int], start: int) -> dict[int, int]:
+    return {box: number for number, box in enumerate(boxes, start)}
+
+
+def _stacked(rows: Sequence[_Row], edges: Sequence[Edge], boxes: int) -> Layout:
+    places: dict[int, Point] = {}
+    lines: dict[Edge, list[Path]] = {edge: [] for edge in edges}
+    signs: list[Sign] = []
+    down = 0.0
+    for row in rows:
+        moved = _moved(row.layout.places, down)
+        places |= dict(zip(row.boxes, moved, strict=False))
+        signs += map(Sign, row.signs, moved[len(row.boxes) :])
+        for edge, line in row.lines(down).items():
+            lines[edge].append(line)
+        down += row.layout.height + ROW_GAP
+    return Layout(
+        max(row.layout.width for row in rows),
+        down - ROW_GAP,
+        tuple(places[box] for box in range(boxes)),
+        tuple(tuple(lines[edge]) for edge in edges),
+        tuple(signs),
+    )
+
+
+def _moved(points: Path, down: float) -> Path:
+    return tuple((x, round(y + down, 1)) for x, y in points)
