@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "*.md",
-    "docs/*.md",
+    "docs/**/*.md",
     "examples/*/*.md",
     "benchmarks/**/*.md",
     "findings/*.md",
