@@ -14,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.onnx_text import network_of
 
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.passes.clip_by_range import ClipByRange
 from sensitivity.onnx_graph.passes.enlarge_by_copies import EnlargeByCopies
 from sensitivity.onnx_graph.passes.pad_channels import PadChannels
 from sensitivity.onnx_graph.passes.pointwise_as_matmul import PointwiseAsMatMul
+from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 
 HEAD = (
     '<ir_version: 8, opset_import: ["" : 17]> example (float[n,{channels},{height},{width}] x) '
@@ -197,3 +200,80 @@ def test_the_product_of_matrices_runs_in_integers_and_keeps_the_layers_name(tmp_
     ran = {node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node}
     assert "MatMulIntegerToFloat" in ran
     assert "MatMul" not in ran
+
+
+CLIPPED = (
+    HEAD
+    + """
+    c = Clip (x, low, top)
+    q = QuantizeLinear (c, s, z)
+    d = DequantizeLinear (q, s, z)
+    {rest}
+}}"""
+)
+
+
+def clipped(
+    scale: float = 12 / 255,
+    low: float = 0.0,
+    *,
+    zero_point: np.generic | None = None,
+    rest: str = "y = Identity (d)",
+) -> ir.Model:
+    return network_of(
+        CLIPPED.format(channels=3, height=4, width=5, rest=rest),
+        low=np.array(low, np.float32),
+        top=np.array(6, np.float32),
+        s=np.array(scale, np.float32),
+        z=np.array(np.uint8(0) if zero_point is None else zero_point),
+    )
+
+
+def test_a_clip_becomes_the_end_of_a_finer_grid() -> None:
+    """Twelve is as far as int8 steps reach that were made uint8: ReLU6 would use half of them."""
+    lowered = ClipByRange()(clipped()).model
+    assert kinds(lowered) == {"QuantizeLinear": 1, "DequantizeLinear": 1, "Identity": 1}
+    found, draw = values(lowered), np.random.default_rng(7).normal(0, 3, (2, 3, 4, 5))
+    np.testing.assert_allclose(found, draw.clip(0, 6), atol=6 / 255 / 2 + 1e-6)
+    assert found.max() == np.float32(6)
+    assert np.abs(values(clipped()) - draw.clip(0, 6)).max() > 6 / 255
+
+
+def test_a_clip_behind_the_end_of_the_grid_goes_and_no_value_changes() -> None:
+    before, lowered = values(clipped(4 / 255)), ClipByRange()(clipped(4 / 255)).model
+    assert kinds(lowered)["Clip"] == 0
+    np.testing.assert_array_equal(values(lowered), before)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"low": -1.0}, {"zero_point": np.uint8(3)}, {"zero_point": np.int8(0)},
+     {"rest": "y = Add (d, c)"}],
+    ids=["below-0", "zero-point", "signed", "read-by-another"],
+)  # fmt: skip
+def test_other_clips_stay(options: dict) -> None:
+    assert not ClipByRange()(clipped(**options)).modified
+
+
+@pytest.mark.parametrize(
+    ("ranges", "zero_point"),
+    [(None, 0), ({"r": (0.0, 1.3)}, 0), ({"r": (0.0, 2.0)}, 128), ({}, 128)],
+    ids=["wherever", "about-amax", "clipped-on-purpose", "unknown"],
+)
+def test_the_zero_point_0_where_nothing_is_clipped_by_the_range(
+    ranges: dict | None, zero_point: int
+) -> None:
+    """A range that cuts values off was chosen so: they are cut off in the lowered file too."""
+    text = (
+        HEAD.format(channels=3, height=4, width=5)
+        + """
+        r = Relu (x)
+        q = QuantizeLinear (r, s, z)
+        y = DequantizeLinear (q, s, z)
+    }"""
+    )
+    step = {"s": np.array(1.27 / 127, np.float32), "z": np.array(0, np.int8)}
+    lowered = UnsignedActivations(zero_point_0=True, ranges=ranges)(network_of(text, **step)).model
+    (pair,) = qdq.pairs(lowered.graph)
+    assert pair.zero_point == np.uint8(zero_point)
+    assert values(lowered).max() == pytest.approx(2.55 if zero_point == 0 else 1.27)

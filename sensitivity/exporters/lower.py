@@ -25,8 +25,9 @@ def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
 
     tensorrt: FP16 by types in the graph, opset 19, for TensorRT 10 and 11 strongly typed (8.6 takes
     the canonical file).
-    openvino: uint8 activations on the same grid. onnxruntime: more is quantized, numbers change a
-    little. Raises ExportError for an unknown target or a file that is lowered already,
+    openvino: uint8 activations on the same grid, where nothing is negative clipped later.
+    onnxruntime: more is quantized, numbers change a little.
+    Raises ExportError for an unknown target or a file that is lowered already,
     OnnxFileError for a file that cannot be read, WriteError where `out` cannot be written.
     """
     if target not in TARGETS:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from sensitivity.exporters.ranges import ranges_of
+from sensitivity.onnx_graph.passes.clip_by_range import ClipByRange
 from sensitivity.onnx_graph.passes.enlarge_by_copies import EnlargeByCopies
 from sensitivity.onnx_graph.passes.float_weights import FloatWeights
 from sensitivity.onnx_graph.passes.join_slices import JoinSlices
@@ -33,6 +34,7 @@ def lower(model: ir.Model) -> ir.Model:
         JoinSlices(),
         OnePairPerValue(),
         UnsignedActivations(zero_point_0=True),
+        ClipByRange(),
         QuantizeOutputs(ranges_of(model)),
         OnePairPerValue(),
         PointwiseAsMatMul(),

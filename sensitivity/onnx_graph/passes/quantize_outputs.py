@@ -53,7 +53,7 @@ class QuantizeOutputs(ir.passes.InPlacePass):
                 continue
             for output in node.outputs:
                 value = _after_relu(output)
-                if not _pairs_on(value) and _only_to_quantized(value):
+                if not _pairs_on(value) and only_to_quantized(value):
                     modified |= self._quantize(model.graph, node, value)
         return ir.passes.PassResult(model, modified=modified)
 
@@ -148,7 +148,7 @@ def _pairs_on(value: ir.Value) -> bool:
     return any(user.op_type == "QuantizeLinear" for user in value.consumers())
 
 
-def _only_to_quantized(value: ir.Value) -> bool:
+def only_to_quantized(value: ir.Value) -> bool:
     """Whether quantizers are all that the value reaches without passing an operation with weights.
 
     Then only quantized layers see the rounding that a pair here adds: skipped ones, and the model's
