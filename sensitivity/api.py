@@ -80,6 +80,7 @@ from sensitivity.quantizers.base import form_of
 from sensitivity.records import (
     SPLITS,
     BenchResult,
+    Distributions,
     Finding,
     Mode,
     ModelGraph,
@@ -500,6 +501,9 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
         run_dir.write("scan.json", result)
         write_csv(scan_table(result.effects, session.units), run_dir.path / "scan.csv")
         _write_graph(session)
+        seen = later.distributions.distributions(session)
+        if seen is not None:
+            run_dir.write("distributions.json", seen)
     doubts = tuple(measured_findings(session))
     later.preflight.refuse_errors(doubts, force=settings.force)
     if doubts:
@@ -705,6 +709,7 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
         graph=run_dir.read_if_there("graph.json", ModelGraph),
         quantizers=info.quantizers,
         go_on=_goes_on(run_dir),
+        seen=run_dir.read_if_there("distributions.json", Distributions),
     )
 
 

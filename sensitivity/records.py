@@ -169,6 +169,53 @@ class ModelGraph:
 
 
 @dataclass(frozen=True)
+class OnGrid:
+    """What the integer grid of a quantizer makes of the values that it gets.
+
+    ends: the smallest and the largest value that does not clip; step: the smallest and the largest;
+    of all channels both. clipped: share of the values that clip. rounding, clipping: mean squared
+    errors of the values within the range and of those beyond it, over all values, as shares of
+    their mean square. median_channel: both together in the output channel of a weight that is in
+    the middle, as a share of its own mean square; None where there are no such channels.
+    """
+
+    ends: tuple[float, float]
+    step: tuple[float, float]
+    clipped: float
+    rounding: float
+    clipping: float
+    median_channel: float | None = None
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What one quantizer gets while nothing is quantized.
+
+    low, high: the smallest and the largest value. counts: of values in bins of equal width between
+    them. on_grid: None where the format has no integer grid. channels: of a weight the largest
+    absolute value of each output channel, the largest first; of more than 64 channels, 64 evenly
+    spaced ones; empty for activations.
+    """
+
+    quantizer: str
+    role: Role
+    low: float
+    high: float
+    counts: tuple[int, ...]
+    on_grid: OnGrid | None = None
+    channels: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """samples: of the calibration data, on which activations were seen. Of large tensors, evenly
+    spaced values were."""
+
+    samples: int
+    quantizers: tuple[Distribution, ...]
+
+
+@dataclass(frozen=True)
 class Variant:
     """The model with some quantizers disabled, and some with another range than their own.
 

@@ -33,7 +33,7 @@ MADE_BY = {"export.json": "export", "bench.json": "bench"}
 
 EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
 
-OF_THE_RUN = ("run.json", "scan.json", "graph.json")
+OF_THE_RUN = ("run.json", "scan.json", "graph.json", "distributions.json")
 """Records that all plans of a run share."""
 
 PLANS = "plans"

@@ -157,12 +157,16 @@ class Session:
             evaluate, _ = next(iter(self.task.data["rank"]))
             evaluate(self.source.model)
             return
-        source = self.source
         for inputs in _calibration(self.task):
-            if isinstance(source, Runnable):
-                source.forward(inputs)
-            else:
-                call(source.model, to_device(inputs, device_of(source.model)))
+            self.forward(inputs)
+
+    def forward(self, inputs: Any) -> None:
+        """Run the model once, for what watches it. inputs: one batch, as the task gives it."""
+        source = self.source
+        if isinstance(source, Runnable):
+            source.forward(inputs)
+        else:
+            call(source.model, to_device(inputs, device_of(source.model)))
 
     def some_batches(self, most: int) -> SomeBatches | None:
         """Up to `most` batches of each split; None for a task that has no samples."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.reporting_samples import complete, with_choices, with_graph
+from support.reporting_samples import complete, with_choices, with_graph, with_values
 from support.scripts import load_script
 
 from sensitivity.records import Estimate
@@ -153,7 +153,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report of 48 layers in eight blocks, with a picture of its model."""
     pytest.importorskip("graphlay")
     made = tmp_path_factory.mktemp("folded") / "report.html"
-    made.write_text(render(with_graph(complete(48))))
+    made.write_text(render(with_values(with_graph(complete(48)))))
     return made
 
 
@@ -195,6 +195,16 @@ def test_a_name_in_the_table_opens_its_layer_and_the_block_that_it_is_in(
     assert page.js(f"{SHOWN}.some((box) => box.matches('.picked.box-layer'))")
     page.click(".drawer .close")
     assert drawer(page) == ""
+
+
+def test_a_layer_whose_values_were_kept_is_drawn_with_its_ranges(page: Any, folded: Path) -> None:
+    opened_block(page, folded, 1400)
+    titles = "[...document.querySelectorAll('.seen h4')].map((title) => title.textContent)"
+    assert page.js(titles) == ["Weights", "Activations"]
+    assert page.js("document.querySelectorAll('.seen svg path').length") == 3
+    assert page.js("document.querySelectorAll('.seen line.own').length") == 4
+    page.js("document.querySelector('#layer-table tbody tr:nth-child(2) .opens-layer').click()")
+    assert page.js(titles) == []
 
 
 def test_both_searches_find_the_same_layers_in_picture_and_table(page: Any, folded: Path) -> None:
@@ -316,7 +326,7 @@ def opened_block(page: Any, folded: Path, width: int, *, dark: bool = False) -> 
     """The report with the picture, a block of it open and a layer in the drawer."""
     page.show(width, 900, dark=dark)
     page.open(folded)
-    page.js("document.querySelector('#layer-table tbody tr:nth-child(10) .opens-layer').click()")
+    page.js("document.querySelector('#layer-table tbody tr:nth-child(1) .opens-layer').click()")
 
 
 @pytest.mark.parametrize("width", [1400, 800, 400])

@@ -14,7 +14,7 @@ from sensitivity.cli.schemas import FILES, schema, schema_file, text
 ROOT = Path(__file__).parents[1]
 SCHEMAS = ROOT / "docs" / "schemas"
 REPORTS = sorted((ROOT / "reports").glob("*/plan.json"))
-OF_ALL_PLANS = {"run", "scan", "graph"}
+OF_ALL_PLANS = {"run", "scan", "graph", "distributions"}
 WRITTEN = OF_ALL_PLANS | {"plan", "frontier", "recalibration", "export", "bench", "costs"}
 
 

@@ -15,7 +15,7 @@ from sensitivity.exporters.verification import Verification
 from sensitivity.files import write_whole
 from sensitivity.measure.scan import Scan
 from sensitivity.quantize.file import RECORD, Quantized
-from sensitivity.records import BenchResult, ModelGraph, Plan
+from sensitivity.records import BenchResult, Distributions, ModelGraph, Plan
 from sensitivity.run_dir import RunInfo
 from sensitivity.search.frontier import Frontier
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
@@ -28,6 +28,7 @@ FILES: dict[str, Any] = {
     "run.json": RunInfo,
     "scan.json": Scan,
     "graph.json": ModelGraph,
+    "distributions.json": Distributions,
     "plan.json": Plan,
     "frontier.json": Frontier,
     RECALIBRATION: Recalibration,

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.records import Finding, Grid, ModelGraph, Quantizer, Range, Unit, UnitKind
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Seer = Callable[[str, NDArray[np.floating]], None]
+    """Is called with the name of a quantizer and what it gets."""
 
 
 class QuantizedModel(Protocol):
@@ -121,6 +128,23 @@ class Connected(Protocol):
 
     def connections(self) -> ModelGraph:
         """Its graph in layers. `meetings`: all, whatever their ranges are."""
+        ...
+
+
+@runtime_checkable
+class Watchable(Protocol):
+    """A model that shows what its quantizers get."""
+
+    def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
+        """Name of each quantizer of a weight, the weight in float, and the axis of its output
+        channels; None where that is not known."""
+        ...
+
+    def watching(
+        self, see: Callable[[str, NDArray[np.floating]], None]
+    ) -> AbstractContextManager[None]:
+        """Inside the `with` the model runs with nothing quantized, and `see` is called with the
+        name of each quantizer of an activation and what it gets."""
         ...
 
 

@@ -74,6 +74,14 @@ class Histogram:
         found = {method: _symmetric(ends) if symmetric else ends for method, ends in tried.items()}
         return {method: (low, high) for method, (low, high) in found.items() if high > low}
 
+    def bins(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Middles of the bins that hold values, float64[n], and how many each holds; that of 0 has
+        its middle at 0, where most of its values are."""
+        middles = (self._edges[1:] + self._edges[:-1]) / 2
+        middles[HALF] = 0.0
+        seen = self._counts > 0
+        return np.clip(middles[seen], self.low, self.high), self._counts[seen]
+
     def _widen(self, largest: float) -> None:
         self._top = self._top or largest  # what came before was 0, and is in the bin above it
         while self._top < largest:

@@ -105,17 +105,20 @@ def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Ran
     """One range per output channel for a weight that has one in all. None for grouped transposed
     convolutions: TensorRT takes no quantized ones."""
     layer = source.model.get_submodule(quantizer.layer)
-    kind = next(
-        (name for base in type(layer).__mro__ if (name := base.__name__) in CHANNEL_AXIS), ""
-    )
     weight = getattr(layer, "weight", None)
-    if weight is None or weight.ndim < 2 or (kind and layer.groups > 1):
+    axis = channel_axis(layer)
+    if weight is None or weight.ndim < 2 or (axis and layer.groups > 1):
         return ()
-    axis = CHANNEL_AXIS.get(kind, 0)
     amax = weight.detach().abs().amax(dim=[other for other in range(weight.ndim) if other != axis])
     if not bool((amax > 0).any()):
         return ()
     return (Range(quantizer.name, "per channel", _values(amax), axis),)
+
+
+def channel_axis(layer: Any) -> int:
+    """Of a module's weight: that of its output channels."""
+    kinds = (base.__name__ for base in type(layer).__mro__)
+    return next((CHANNEL_AXIS[kind] for kind in kinds if kind in CHANNEL_AXIS), 0)
 
 
 def _calibrated(

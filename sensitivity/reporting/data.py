@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sensitivity.records import (
+    Distributions,
     Effect,
     EngineStructure,
     Estimate,
@@ -71,7 +72,7 @@ class ReportData:
     confidence: what all intervals cover.
     graph: which layers hand each other tensors; None where that is not known. quantizers: of the
     model, with their formats. go_on: the command line that goes on with the scan, and finds the
-    graph where it can.
+    graph where it can. seen: what quantizers get on calibration data; None where that was not kept.
     """
 
     title: str
@@ -102,6 +103,7 @@ class ReportData:
     not_built: Mapping[str, str] = field(default_factory=dict)
     graph: ModelGraph | None = None
     quantizers: tuple[Quantizer, ...] = ()
+    seen: Distributions | None = None
     go_on: str = "sensitivity scan TASK --out DIRECTORY --resume"
 
     @property

@@ -32,6 +32,7 @@ from sensitivity.reporting.graph.picture import facts_for_script, picture_of
 from sensitivity.reporting.kinds import range_words
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.path import PathChart, path_chart
+from sensitivity.reporting.seen import seen_by_unit
 from sensitivity.reporting.verdict import scan_sentences, words_of
 from sensitivity.reporting.why import reasons
 
@@ -50,7 +51,7 @@ def render(data: ReportData) -> str:
     own."""
     choices = choice_chart(data, whole=False)
     rows = row_charts(data)
-    graph = picture_of(data)
+    graph, seen = picture_of(data), seen_by_unit(data)
     by_rank = sorted(data.effects, key=lambda effect: effect.rank)
     return page(
         "report.html.j2",
@@ -75,6 +76,7 @@ def render(data: ReportData) -> str:
         parts=parts_of(data),
         detection=detection_section(data),
         graph=graph,
+        seen=json.dumps({unit: [asdict(one) for one in found] for unit, found in seen.items()}),
         layer_facts=json.dumps(facts_for_script(graph)),
         least_height=LEAST_HEIGHT,
         left_out=frozenset(data.plan.skip if data.plan else ()),

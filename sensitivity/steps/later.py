@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from sensitivity.quantize import findings as quantize_findings
     from sensitivity.quantize import prepare as quantize_prepare
     from sensitivity.reporting import compare_page, html
-    from sensitivity.steps import apply, bench, config, dry_run, export, forecast, price
+    from sensitivity.steps import (
+        apply,
+        bench,
+        config,
+        distributions,
+        dry_run,
+        export,
+        forecast,
+        price,
+    )
     from sensitivity.units import graph
 
     __all__ = [
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
         "check_file",
         "compare_page",
         "config",
+        "distributions",
         "dry_run",
         "export",
         "forecast",
@@ -50,6 +60,7 @@ __getattr__ = importer(
         "check_file": "sensitivity.preflight.file",
         "compare_page": "sensitivity.reporting.compare_page",
         "config": "sensitivity.steps.config",
+        "distributions": "sensitivity.steps.distributions",
         "dry_run": "sensitivity.steps.dry_run",
         "export": "sensitivity.steps.export",
         "forecast": "sensitivity.steps.forecast",

@@ -8,11 +8,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 from sensitivity.records import (
+    Distribution,
+    Distributions,
     Effect,
     Estimate,
     FrontierPoint,
     GraphNode,
     ModelGraph,
+    OnGrid,
     Plan,
     PlanMetric,
     PlanStep,
@@ -195,3 +198,14 @@ def with_graph(data: ReportData) -> ReportData:
         for name, role in zip(unit.quantizers, ("input", "weight"), strict=True)
     )
     return replace(data, graph=ModelGraph(nodes, edges, (readers,)), quantizers=quantizers)
+
+
+def with_values(data: ReportData) -> ReportData:
+    """The same with what the quantizers of its first unit get: of its weights one channel is far
+    wider than the other, and one activation in a hundred clips."""
+    activations, weights = data.units[0].quantizers
+    own = OnGrid((-128.0, 127.0), (1.0, 1.0), 0.0, 1e-4, 0.0, 0.8)
+    of_weights = Distribution(weights, "weight", -1.0, 127.0, (99, 0, 0, 1), own, (127.0, 1.0))
+    clipped = OnGrid((0.0, 4.0), (0.016, 0.016), 0.01, 1e-4, 0.02)
+    of_activations = Distribution(activations, "input", 0.0, 8.0, (900, 90, 9, 1), clipped)
+    return replace(data, seen=Distributions(16, (of_weights, of_activations)))

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError, unknown_name
+from sensitivity.onnx_graph.clamps import UNLIMITED
 from sensitivity.onnx_graph.connections import connections, path_owners
 from sensitivity.onnx_graph.qdq_groups import belonging, meeting_uses
 from sensitivity.onnx_graph.reach import (
@@ -25,15 +27,18 @@ from sensitivity.onnx_graph.reach import (
     reaching_outputs,
     rounded_outputs,
 )
-from sensitivity.onnx_graph.uses import bits_of, format_of, grid_limits, problem
+from sensitivity.onnx_graph.uses import bits_of, format_of, grid_limits, is_integer_bias, problem
 from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.onnx.doubts import float_doubts
 from sensitivity.quantizers.onnx.float_model import compare_with_float
 from sensitivity.quantizers.onnx.ranges import (
+    float_weight,
     lacks_float_weights,
     new_grids,
     other_ranges,
+    output_axis,
     own_range,
+    roots,
     sharing,
 )
 from sensitivity.quantizers.proofs import left_quantized
@@ -41,6 +46,7 @@ from sensitivity.records import Finding, Grid, ModelGraph, Quantizer, Range, Uni
 
 if TYPE_CHECKING:
     from sensitivity.onnx_graph.passes.skip_uses import NewGrid
+    from sensitivity.quantizers.base import Seer
     from sensitivity.quantizers.onnx.model import OnnxModel
 
 NO_FLOAT_WEIGHTS = (
@@ -142,6 +148,27 @@ class OnnxQdqModel:
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
         return other_ranges(self.model, self._uses, names, forward)
+
+    def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
+        for use in self._uses.values():
+            weight = float_weight(self.model, use) if use.role == "weight" else None
+            if weight is not None and not is_integer_bias(use):
+                yield use.name, weight, output_axis(self.model, use)
+
+    @contextmanager
+    def watching(self, see: Seer) -> Iterator[None]:
+        readers: dict[str, list[str]] = {}
+        for name, tensor in roots(self.model).items():
+            if name in self._uses and self._uses[name].role != "weight":
+                readers.setdefault(tensor, []).append(name)
+
+        def seen(tensor: str, values: NDArray[Any]) -> None:
+            for name in readers[tensor]:
+                source = self._uses[name].pair.source.name or ""
+                see(name, np.clip(values, *self.model.clamps.get(source, UNLIMITED)))
+
+        with self.model.watching(tuple(readers), seen):
+            yield
 
     def sharing(self) -> tuple[tuple[str, ...], ...]:
         return sharing(self.model, self._uses)

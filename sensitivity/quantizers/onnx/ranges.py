@@ -196,9 +196,7 @@ def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
     """Whether weights have one range per tensor, and one per channel gains nothing since only
     integers of them are known."""
     weights = [
-        use
-        for use in uses.values()
-        if use.role == "weight" and _output_axis(model, use) is not None
+        use for use in uses.values() if use.role == "weight" and output_axis(model, use) is not None
     ]
     return any(_has_one_range(use) and not _is_known(model, use) for use in weights)
 
@@ -229,7 +227,7 @@ def _is_symmetric(pair: qdq.Pair) -> bool:
 def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:
     """One range per output channel, with as many levels as the largest weight has now: some tools
     leave the outer half of them out, for processors that add products of 8 bits in 16."""
-    axis, weight = _output_axis(model, use), float_weight(model, use)
+    axis, weight = output_axis(model, use), float_weight(model, use)
     own, limits = own_range(use.name, use), grid_limits(use.pair)
     if (
         axis is None
@@ -258,7 +256,7 @@ def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:
     )
 
 
-def _output_axis(model: OnnxModel, use: Use) -> int | None:
+def output_axis(model: OnnxModel, use: Use) -> int | None:
     """Of the weight, where every operation that reads it can have scales along it; None
     elsewhere."""
     weight = qdq.constant(use.pair.source)
@@ -296,9 +294,9 @@ def _is_known(model: OnnxModel, use: Use) -> bool:
 def _calibrated(
     model: OnnxModel, uses: list[Use], forward: Callable[[], None]
 ) -> dict[str, tuple[Range, ...]]:
-    roots = _roots(model)
+    tensors = roots(model)
     watched = {
-        use.name: (roots[use.name], _limits(model, use)) for use in uses if use.name in roots
+        use.name: (tensors[use.name], _limits(model, use)) for use in uses if use.name in tensors
     }
     histograms = {key: Histogram() for key in watched.values()}
     if not histograms:
@@ -333,7 +331,7 @@ def _as_range(name: str, method: str, ends: tuple[float, float], symmetric: bool
     return Range(name, method, (high,)) if symmetric else Range(name, method, (high,), None, low)
 
 
-def _roots(model: OnnxModel) -> dict[str, str]:
+def roots(model: OnnxModel) -> dict[str, str]:
     """Use in the main graph -> the tensor whose values its pair gets: movers on the way change none
     of them."""
     return {

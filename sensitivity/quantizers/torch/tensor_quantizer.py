@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,14 @@ from numpy.typing import NDArray
 from sensitivity import optional
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.quantizers.proofs import reached, still_quantized
-from sensitivity.quantizers.ranges import other_ranges, own_range, ranges_set
+from sensitivity.quantizers.ranges import channel_axis, other_ranges, own_range, ranges_set
 from sensitivity.quantizers.torch.biases import Biases, has_bias
+from sensitivity.quantizers.torch.calls import every_module_called
 from sensitivity.quantizers.torch.half import HALF, half_type
 from sensitivity.records import Finding, Grid, Quantizer, Range, Role
+
+if TYPE_CHECKING:
+    from sensitivity.quantizers.base import Seer
 
 SMALLEST_AMAX = 2.0**-24
 """Both toolkits (`_tensor_quant`) replace every value of a channel by 0 where amax is not above
@@ -182,6 +186,29 @@ class TensorQuantizerModel:
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
         return other_ranges(self, names, forward)
+
+    def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
+        for quantizer in self.quantizers:
+            layer = self.model.get_submodule(quantizer.layer)
+            weight = getattr(layer, "weight", None)
+            if quantizer.role == "weight" and weight is not None:
+                yield quantizer.name, array(weight), channel_axis(layer)
+
+    @contextmanager
+    def watching(self, see: Seer) -> Iterator[None]:
+        def shown(name: str) -> Callable[[Any, Any], None]:
+            return lambda module, given: see(name, array(given[0]))
+
+        with ExitStack() as stack:
+            for quantizer in self.quantizers:
+                if quantizer.role != "weight":
+                    module = self._enabled[quantizer.name]
+                    hook = module.register_forward_pre_hook(shown(quantizer.name))
+                    stack.callback(hook.remove)
+            stack.enter_context(self.disabled(each.name for each in self.quantizers))
+            stack.enter_context(optional.torch.no_grad())
+            stack.enter_context(every_module_called())
+            yield
 
     def _deltas(self, ranges: Iterable[Range]) -> dict[str, tuple[float, ...] | None]:
         """What is added to biases with these ranges; nothing is where a weight has no change."""

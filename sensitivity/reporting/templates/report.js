@@ -80,6 +80,44 @@ for (const drawer of document.querySelectorAll(".drawer")) {
     return button;
   };
 
+  const seen = JSON.parse(drawer.dataset.seen || "{}");
+  const node = (kind, attributes, ...parts) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    made.append(...parts);
+    return made;
+  };
+  const steps = (heights, from, to) => heights.map((height, at) =>
+    `V${1 - height}H${from + ((to - from) * (at + 1)) / heights.length}`).join("");
+
+  const draw = (one) => {
+    const [from, to] = one.place;
+    const heights = [...one.bars].map((digit) => parseInt(digit, 36) / 35);
+    const picture = node("svg", { viewBox: "0 0 1 1", preserveAspectRatio: "none", role: "img", "aria-label": `${one.what}: ${one.sentences.join(" ")}` },
+      node("path", { d: `M${from} 1${steps(heights, from, to)}V1z` }));
+    for (const kind of ["own", "found"]) {
+      for (const x of one[kind] ?? []) picture.append(node("line", { class: kind, x1: x, x2: x, y1: 0, y2: 1 }));
+    }
+    const title = document.createElement("h4");
+    title.textContent = one.what;
+    const parts = [title, picture];
+    for (const sentence of one.sentences) {
+      const text = document.createElement("p");
+      text.textContent = sentence;
+      parts.push(text);
+    }
+    if (one.channels.length > 1) {
+      const label = `Largest value of ${one.channels.length} output channels, the largest first`;
+      parts.push(node("svg", { class: "channels", viewBox: "0 0 1 1", preserveAspectRatio: "none", role: "img", "aria-label": label },
+        node("path", { d: `M0 1${steps(one.channels, 0, 1)}V1z` })));
+      const words = document.createElement("p");
+      words.className = "caption";
+      words.textContent = `${label}.`;
+      parts.push(words);
+    }
+    return parts;
+  };
+
   const mark = (name) => {
     const layer = facts[numbers.get(name)];
     const unit = layer?.unit ?? name;
@@ -105,6 +143,7 @@ for (const drawer of document.querySelectorAll(".drawer")) {
     for (const [title, names] of [["Reads from", layer?.before], ["Read by", layer?.after]]) {
       if (names?.length) say(title, ...names.map(link));
     }
+    drawer.querySelector(".seen").replaceChildren(...(seen[layer?.unit ?? name] ?? []).flatMap(draw));
     if (layer?.view) reveal(layer.view);
     mark(layer?.name ?? name);
     drawer.hidden = false;

@@ -1,0 +1,119 @@
+"""How the values that quantizers get are distributed, and what their grids do to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.quantizers.histogram import Histogram
+from sensitivity.records import Distribution, Grid, OnGrid, Quantizer
+
+BINS = 64
+CHANNELS = 64
+"""Channels at most whose largest values are kept."""
+
+MOST_VALUES = 2**18
+"""Of one tensor and batch, at most."""
+
+Array = NDArray[np.float64]
+
+
+def of_activation(quantizer: Quantizer, seen: Histogram, grid: Grid | None) -> Distribution | None:
+    """seen: what the quantizer got; None where that was nothing. grid: one scale, or None where it
+    is no integer grid."""
+    if not seen.total:
+        return None
+    middles, counts = seen.bins()
+    return _on_grid(_distribution(quantizer, middles, counts), middles, counts, grid)
+
+
+def of_weight(
+    quantizer: Quantizer, weight: NDArray[np.floating], grid: Grid | None, axis: int | None
+) -> Distribution | None:
+    """weight: in float, of any shape. axis: of its output channels; None where that is not known.
+    None for a weight without finite values."""
+    values = np.asarray(weight, np.float64)
+    if not values.size or not np.isfinite(values).all():
+        return None
+    ones = np.ones(values.shape)
+    found = _on_grid(_distribution(quantizer, values, ones), values, ones, grid)
+    if axis is None:
+        return found
+    if found.on_grid is not None and grid is not None:
+        of_median = _median_channel_error(values, grid, axis)
+        found = replace(found, on_grid=replace(found.on_grid, median_channel=of_median))
+    largest = np.sort(np.abs(_by_channel(values, axis)).max(axis=1))[::-1]
+    at = np.linspace(0, len(largest) - 1, min(len(largest), CHANNELS)).round().astype(int)
+    return replace(found, channels=tuple(map(_short, largest[at])))
+
+
+def _distribution(quantizer: Quantizer, values: Array, counts: Array) -> Distribution:
+    low, high = float(values.min()), float(values.max())
+    ends = (low, max(high, low + 1e-12))
+    binned, _ = np.histogram(values, BINS, range=ends, weights=counts)
+    whole = tuple(binned.astype(int).tolist())
+    return Distribution(quantizer.name, quantizer.role, _short(low), _short(high), whole)
+
+
+def _on_grid(found: Distribution, values: Array, counts: Array, grid: Grid | None) -> Distribution:
+    """With what the grid makes of these values, each of which stands for so many."""
+    if grid is None:
+        return found
+    step, ends = _steps_and_ends(grid, values.ndim)
+    rounded, is_clipped = _quantized(values, step, ends)
+    squares = (rounded - values) ** 2 * counts
+    power = float((values**2 * counts).sum()) or 1.0
+    on_grid = OnGrid(
+        ends=(_short(ends[0].min()), _short(ends[1].max())),
+        step=(_short(step.min()), _short(step.max())),
+        clipped=_short((is_clipped * counts).sum() / counts.sum()),
+        rounding=_short(squares[~is_clipped].sum() / power),
+        clipping=_short(squares[is_clipped].sum() / power),
+    )
+    return replace(found, on_grid=on_grid)
+
+
+def _median_channel_error(values: Array, grid: Grid, axis: int) -> float:
+    rounded, _ = _quantized(values, *_steps_and_ends(grid, values.ndim))
+    errors = _by_channel((rounded - values) ** 2, axis).sum(axis=1)
+    power = _by_channel(values**2, axis).sum(axis=1)
+    return _short(np.median(errors / np.maximum(power, 1e-30)))
+
+
+def _steps_and_ends(grid: Grid, axes: int) -> tuple[Array, tuple[Array, Array]]:
+    """The steps, and the smallest and largest values that do not clip, of a shape that is broadcast
+    to a tensor with so many axes."""
+    step = np.asarray(grid.scale, np.float64)
+    if grid.axis is not None:
+        step = step.reshape([-1 if axis == grid.axis else 1 for axis in range(axes)])
+    return step, ((grid.low - grid.zero_point) * step, (grid.high - grid.zero_point) * step)
+
+
+def _quantized(
+    values: Array, step: Array, ends: tuple[Array, Array]
+) -> tuple[Array, NDArray[np.bool_]]:
+    """The values on the grid, and which of them clip: within half a step behind the ends they are
+    rounded, as everywhere."""
+    kept = np.clip(values, *ends)
+    return np.rint(kept / step) * step, np.abs(values - kept) > step / 2
+
+
+def _by_channel(values: Array, axis: int) -> Array:
+    """float[channels, values]."""
+    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+
+
+def _short(value: float) -> float:
+    """With four digits: more are noise, and the file is read by a page."""
+    return float(f"{value:.4g}")
+
+
+def thinned(values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Of a large tensor so many evenly spaced values that `MOST_VALUES` hold, with its ends."""
+    flat = values.reshape(-1)
+    if flat.size <= MOST_VALUES:
+        return flat
+    every = flat[:: -(-flat.size // MOST_VALUES)]
+    return np.concatenate([every, [flat.min(), flat.max()]])
