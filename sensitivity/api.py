@@ -120,8 +120,8 @@ NOT_JUDGED = (
     "{}. What INT8 does to them is not judged, and no plan leaves them out. Score those outputs "
     "too, or keep them out of INT8 with --skip."
 )
-LOGGED = ("report.html", "scan.csv", "plan.json", "bench.csv")
-"""Files that a tracker of experiments keeps."""
+LOGGED = ("report.html", "plan.json", "bench.csv")
+"""Files of a plan that a tracker of experiments keeps, beside the ranking, scan.csv."""
 STALE = (
     "The exported files and their latencies are of an earlier plan and are not shown; run "
     "export and bench again."
@@ -382,7 +382,7 @@ def _logger(settings: LogChoices) -> Logger | None:
 
 
 def _log(logger: Logger, data: ReportData, run_dir: RunDir) -> None:
-    files = [run_dir.file(name) for name in LOGGED]
+    files = [run_dir.path / "scan.csv", *map(run_dir.file, LOGGED)]
     try:
         logger.log(entry_of(data, files, run_dir.folder))
     except Exception as error:  # whatever its client raises

@@ -28,7 +28,8 @@ def entry(tmp_path: Path) -> Entry:
     files = tmp_path / "report.html", tmp_path / "plan.json"
     for file in files:
         file.write_text(f"all of {file.name}")
-    settings, tags = {"max-drop": "1pt", "exact": "True"}, {"accuracy": "met"}
+    settings = {"max-drop": "1pt", "skip": "a|b"}
+    tags = {"accuracy": "met", "command": "sensitivity scan a.py\nsensitivity plan runs/a"}
     return Entry("my_task", settings, tags, METRICS, files, tmp_path)
 
 
@@ -88,7 +89,8 @@ def test_tensorboard_writes_scalars_and_texts(entry: Entry, tmp_path: Path) -> N
     texts = {
         value.tag: str(value.tensor.string_val[0]) for value in summaries if value.tensor.dtype
     }
-    assert "| max-drop | 1pt |" in texts["settings/text_summary"]
+    assert r"| max-drop | 1pt |\n| skip | a\\|b |" in texts["settings/text_summary"]
+    assert "| sensitivity scan a.py; sensitivity plan runs/a |" in texts["verdict/text_summary"]
     assert str(tmp_path / "plan.json") in texts["files/text_summary"]
 
 
@@ -157,9 +159,15 @@ def test_a_report_is_logged_with_its_files(
     assert verb("report", scanned, "--log", "wandb") == 0
     assert capsys.readouterr().out.endswith("Logged with wandb.\n")
     (entry,) = told.entries
-    assert [file.name for file in entry.files] == ["report.html", "scan.csv"]
+    assert [file.name for file in entry.files] == ["scan.csv", "report.html"]
     assert entry.folder == scanned
     assert entry.tags["command"].startswith("sensitivity scan ")
+    plan = ("--max-drop", "20pt", "--no-recalibrate", "--name", "fast")
+    assert verb("plan", scanned, *plan) in (0, 2)
+    assert verb("report", scanned, "--name", "fast", "--log", "wandb") == 0
+    names = ["scan.csv", "report.html", "fast.json"]
+    assert [file.name for file in told.entries[1].files] == names
+    assert told.entries[1].folder == scanned / "plans" / "fast"
 
 
 def test_a_tracker_that_fails_costs_nothing_of_the_run(

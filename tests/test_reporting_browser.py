@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import verb
 from support.reporting_samples import complete, with_choices, with_graph, with_values
 from support.scripts import load_script
 
@@ -307,6 +308,14 @@ def test_the_committed_reports_are_whole_on_a_phone(page: Any, report: Path) -> 
 def test_axe_finds_nothing_wrong_with_the_committed_reports(page: Any, report: Path) -> None:
     page.show(1400, 1000)
     page.open(report)
+    page.js(f"{axe_script()};0")
+    assert page.js(AXE) == []
+
+
+def test_axe_finds_nothing_wrong_with_a_comparison(page: Any, tmp_path: Path) -> None:
+    compared = [report.parent for report in REPORTS[:2]]
+    assert verb("compare", *compared, "--out", tmp_path) == 0
+    page.open(tmp_path / "compare.html")
     page.js(f"{axe_script()};0")
     assert page.js(AXE) == []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sensitivity.loggers.base import Entry, client
 
 
@@ -22,5 +24,11 @@ class TensorboardLogger:
             for name, value in entry.metrics.items():
                 writer.add_scalar(name, value)
             for name, rows in texts.items():
-                lines = [f"| {key} | {value} |" for key, value in rows.items()]
-                writer.add_text(name, "\n".join(["| | |", "|---|---|", *lines]))
+                writer.add_text(name, _table(rows))
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    """Names and values as Markdown."""
+    cells = {key: value.replace("|", "\\|").replace("\n", "; ") for key, value in rows.items()}
+    lines = [f"| {key} | {cell} |" for key, cell in cells.items()]
+    return "\n".join(["| | |", "|---|---|", *lines])
