@@ -81,8 +81,9 @@ for (const drawer of document.querySelectorAll(".drawer")) {
   };
 
   const seen = JSON.parse(drawer.dataset.seen || "{}");
+  const blank = drawer.querySelector("svg");
   const node = (kind, attributes, ...parts) => {
-    const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
+    const made = document.createElementNS(blank.namespaceURI, kind);
     for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
     made.append(...parts);
     return made;
