@@ -94,6 +94,9 @@ class Grid:
     zero_point) * scale.
 
     scale: float32[1] per tensor, float32[channels] along `axis` otherwise; finite and > 0.
+    block: how many values along `axis` have one scale, which then has the tensor's shape with fewer
+    entries along `axis`; None where a scale is for a channel or a tensor.
+    is_float: the levels are those of FP8 E4M3 instead of integers.
     """
 
     scale: NDArray[np.float32]
@@ -101,6 +104,8 @@ class Grid:
     low: int
     high: int
     axis: int | None
+    block: int | None = None
+    is_float: bool = False
 
 
 @dataclass(frozen=True)

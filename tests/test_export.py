@@ -393,9 +393,9 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(branches, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "grid", [(0, 0, 255), (0, -8, 7), (3, -128, 127)], ids=["unsigned", "4-bit", "asymmetric"]
+    "grid", [(0, 0, 255), (0, -32, 31), (3, -128, 127)], ids=["unsigned", "6-bit", "asymmetric"]
 )
-def test_a_grid_that_tensorrt_does_not_take_is_refused(grid):
+def test_a_grid_that_no_signed_type_of_a_file_has_is_refused(grid):
     zero_point, low, high = grid
     model = ir.from_onnx_text(
         '<ir_version: 8, opset_import: ["" : 17, "sensitivity" : 1]> '
@@ -405,7 +405,7 @@ def test_a_grid_that_tensorrt_does_not_take_is_refused(grid):
     one = Grid(np.ones(1, np.float32), zero_point, low, high, None)
     with pytest.raises(
         ExportError,
-        match=f"a.input_quantizer to be symmetric signed 8-bit, got integers {low} to {high}",
+        match=f"a.input_quantizer to be symmetric and signed .*, got integers {low} to {high}",
     ):
         InsertQdq({"a.input_quantizer": one}, {})(model)
 
@@ -415,6 +415,6 @@ def test_only_weights_that_round_elsewhere_are_moved():
     weight = np.float32([[0.24, -12.9], [2.5, 3.0]])
     levels = np.int8([[2, -127], [3, 3]])  # a narrow range, and a value on the boundary
     np.testing.assert_allclose(
-        snapped(weight, levels, grid), [[0.24, -12.7], [3.0, 3.0]], rtol=1e-6
+        snapped(weight, levels, grid, ir.DataType.INT8), [[0.24, -12.7], [3.0, 3.0]], rtol=1e-6
     )
-    assert snapped(weight[:, :1], np.int8([[2], [2]]), grid) is not None
+    assert snapped(weight[:, :1], np.int8([[2], [2]]), grid, ir.DataType.INT8) is not None

@@ -244,7 +244,8 @@ def test_asymmetric_ranges_are_replayed_and_told_before_an_export_that_refuses_t
     np.testing.assert_allclose(own(x).numpy(), (levels - grid.zero_point) * grid.scale, atol=1e-5)
     assert simulator_for(source, batch(6, 16)).name == "replay"
     with pytest.raises(
-        ExportError, match=r"to be symmetric signed 8-bit, got integers 0 to 255 with zero point"
+        ExportError,
+        match=r"to be symmetric and signed .*, got integers 0 to 255 with zero point",
     ):
         export_files(
             source, batch(6, 16), layers(source.quantizers), [], tmp_path, fingerprint="f00d"

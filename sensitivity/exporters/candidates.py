@@ -9,7 +9,12 @@ from typing import Any
 from sensitivity.exporters.lower import LowerTarget, lower_file
 from sensitivity.exporters.ranges import activation_ranges, keep_ranges
 from sensitivity.exporters.simulate import quantized_weights
-from sensitivity.exporters.torch_model import canonical, disabled_by_variant
+from sensitivity.exporters.torch_model import (
+    canonical,
+    disabled_by_variant,
+    file_grids,
+    needed_opset,
+)
 from sensitivity.exporters.trace import trace
 from sensitivity.exporters.writing import save
 from sensitivity.quantizers.base import QuantizedModel
@@ -36,10 +41,8 @@ class Candidates:
     ) -> None:
         self._source, self._units, self._folder, self._target = source, units, folder, target
         self._weights, _ = quantized_weights(source, example_inputs)
-        self._traced = trace(source, example_inputs)
-        self._grids = {
-            quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers
-        }
+        self._grids = file_grids(source)
+        self._traced = trace(source, example_inputs, opset=needed_opset(self._grids))
         self._layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
         self._ranges = activation_ranges(
             self._model(frozenset()), [example_inputs] if calibration is None else calibration

@@ -6,10 +6,13 @@ import importlib
 from pathlib import Path
 from typing import Literal
 
+import onnx_ir as ir
+
 from sensitivity.errors import ExportError
 from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.uses import format_of
 
 LowerTarget = Literal["tensorrt", "openvino", "onnxruntime"]
 TARGETS: dict[str, str] = {
@@ -27,8 +30,9 @@ def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
     the canonical file).
     openvino: uint8 activations on the same grid, where nothing is negative clipped later.
     onnxruntime: more is quantized, numbers change a little.
-    Raises ExportError for an unknown target or a file that is lowered already,
-    OnnxFileError for a file that cannot be read, WriteError where `out` cannot be written.
+    Raises ExportError for an unknown target, a file that is lowered already, or one in another
+    format than INT8; OnnxFileError for a file that cannot be read, WriteError where `out` cannot be
+    written.
     """
     if target not in TARGETS:
         raise ExportError(f"Expected one of {', '.join(TARGETS)} to export for, got {target!r}.")
@@ -40,6 +44,18 @@ def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
             f"{before} already."
         )
     qdq.check_scales(model, canonical.name)
+    _check_formats(model, canonical.name, target)
     lowered = importlib.import_module(TARGETS[target]).lower(model)
     lowered.metadata_props["sensitivity.lowered"] = target
     return save(lowered, out)
+
+
+def _check_formats(model: ir.Model, name: str, target: str) -> None:
+    """Raise ExportError where a pair has another type than INT8: the passes are for kernels of
+    8-bit integers."""
+    formats = {format_of(pair) for pair in qdq.pairs(model.graph)} - {"INT8"}
+    if formats:
+        raise ExportError(
+            f"Expected a file in INT8 to lower for {target}, got {' and '.join(sorted(formats))} "
+            f"in {name}; give the runtime this file as it is."
+        )

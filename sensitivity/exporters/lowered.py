@@ -44,13 +44,13 @@ def lower_files(
                 continue
             name = "fp16" if variant == "float" else variant
             lowered = canonical.with_name(f"model.{name}.{target}.onnx")
-            lower_file(canonical, target, lowered)
             try:
+                lower_file(canonical, target, lowered)
                 check = check_lowering(canonical, lowered, files["float"], inputs, scoring)
             except ExportError as error:
                 if left_out is None:
                     raise
-                lowered.unlink()
+                lowered.unlink(missing_ok=True)
                 reason = "left out, so the canonical file is benched"
                 copied = None
                 if target == "onnxruntime":

@@ -10,8 +10,9 @@ import numpy as np
 
 from sensitivity import optional
 from sensitivity.errors import ExportError
-from sensitivity.onnx_graph.passes.insert_qdq import QuantizedWeight, along
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.onnx_graph.levels import level_type, nearest_levels, spread
+from sensitivity.onnx_graph.passes.insert_qdq import QuantizedWeight
+from sensitivity.quantizers.base import QuantizedModel, file_grid
 from sensitivity.quantizers.torch.calls import arguments, call, device_of, to_device
 from sensitivity.seeds import generator
 from sensitivity.tasks.batches import as_numpy, batch_size
@@ -48,10 +49,10 @@ def quantized_weights(
 def _quantized_weight(
     source: QuantizedModel, name: str, given: Any, output: Any
 ) -> QuantizedWeight:
-    grid = source.grid(name)
+    grid = file_grid(source, name)
     values, quantized = numpy(given), numpy(output)
-    levels = np.rint(quantized / along(grid.scale, grid.axis, quantized.ndim))
-    return QuantizedWeight(values, np.clip(levels, -128, 127).astype(np.int8))
+    steps = quantized / spread(grid.scale, grid, quantized.shape)
+    return QuantizedWeight(values, nearest_levels(steps, level_type(name, grid)))
 
 
 def jittered_outputs(

@@ -18,17 +18,18 @@ from sensitivity.exporters.ranges import activation_ranges, keep_ranges
 from sensitivity.exporters.simulate import quantized_weights
 from sensitivity.exporters.writing import save, writing
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.levels import OPSET, level_type, opset_of
 from sensitivity.onnx_graph.marks import module_outputs
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.fold_channel_scales import FoldChannelScales, can_fold, links
 from sensitivity.onnx_graph.passes.fold_constants import FoldConstants
-from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight, check_grid
+from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq, QuantizedWeight
 from sensitivity.onnx_graph.passes.name_nodes import NameNodes
 from sensitivity.onnx_graph.passes.quantize_once import QuantizeOnce
 from sensitivity.onnx_graph.passes.take_marks import TakeMarks
 from sensitivity.onnx_graph.passes.tidy import tidy
 from sensitivity.onnx_graph.passes.transposed_weights import TransposedWeights
-from sensitivity.quantizers.base import QuantizedModel, quantizers_of
+from sensitivity.quantizers.base import QuantizedModel, file_grid, quantizers_of
 from sensitivity.records import Grid, Unit
 
 FILES = {"float": "model.float.onnx", "int8": "model.int8.onnx", "partial": "model.partial.onnx"}
@@ -56,11 +57,9 @@ def export_files(
     unit, ExportError where the model cannot be exported, WriteError where a file cannot be written.
     """
     disabled = disabled_by_variant(source, units, skip)
-    for quantizer in source.quantizers:
-        check_grid(quantizer.name, source.grid(quantizer.name))
+    grids = file_grids(source)
     weights, _ = quantized_weights(source, example_inputs)
     traced = _traced(source, example_inputs, disabled)
-    grids = {quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers}
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     models = {}
     for variant in FILES:
@@ -89,15 +88,29 @@ def _traced(
     is left out keeps as they were."""
     from sensitivity.exporters.trace import trace
 
+    opset = needed_opset(file_grids(source))
     biases = getattr(source, "biases", None)
     corrected = biases.in_force if biases else frozenset[str]()
 
     @cache
     def with_own_biases(names: frozenset[str]) -> ir.Model:
         with source.disabled(names):
-            return trace(source, example_inputs)
+            return trace(source, example_inputs, opset=opset)
 
     return {variant: with_own_biases(names & corrected) for variant, names in disabled.items()}
+
+
+def file_grids(source: QuantizedModel) -> dict[str, Grid]:
+    """The grid of every quantizer. Raises ModelError or ExportError where no file can hold one."""
+    grids = {quantizer.name: file_grid(source, quantizer.name) for quantizer in source.quantizers}
+    for name, grid in grids.items():
+        level_type(name, grid)
+    return grids
+
+
+def needed_opset(grids: Mapping[str, Grid]) -> int:
+    """The first opset that has all of these grids, and at least `OPSET`."""
+    return max(OPSET, *(opset_of(name, grid) for name, grid in grids.items()))
 
 
 def disabled_by_variant(
@@ -148,9 +161,7 @@ def even_links(source: QuantizedModel, example_inputs: Any) -> tuple[str, ...]:
         return ()
     from sensitivity.exporters.trace import trace
 
-    grids = {quantizer.name: source.grid(quantizer.name) for quantizer in source.quantizers}
-    for name, grid in grids.items():
-        check_grid(name, grid)
+    grids = file_grids(source)
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     weights, _ = quantized_weights(source, example_inputs)
     model = canonical(trace(source, example_inputs), grids, weights, layers)
@@ -162,8 +173,8 @@ def check_weight_axes(model: ir.Model) -> None:
     """Raise ExportError for a weight with scales along another axis than its output channels."""
     for node in qdq.weighted_nodes(model.graph):
         pair = qdq.pair_of(qdq.weight(node))
-        if pair is None or pair.axis is None:
-            continue
+        if pair is None or pair.axis is None or pair.block is not None:
+            continue  # blocks run along the input channels
         weight = qdq.constant(pair.source)
         if weight is None:
             continue

@@ -24,7 +24,8 @@ from torch.utils import _pytree as pytree
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.simulate import flat_inputs
-from sensitivity.onnx_graph.marks import DOMAIN
+from sensitivity.onnx_graph.levels import OPSET
+from sensitivity.onnx_graph.marks import DOMAIN, PRE_SCALE
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import (
     every_module_called,
@@ -35,13 +36,19 @@ from sensitivity.quantizers.torch.half import as_float32, half_type
 from sensitivity.quantizers.torch.native import model_copy, put_in_place
 from sensitivity.quantizers.torch.sums import change_sums
 
-OPSET = 17
-"""The newest that TensorRT 8.6 reads."""
+NEWEST_TRACED = 20
+"""Of torch's exporter that keeps the modules' names. In opset 21 no operation that it writes gives
+other values than in 20."""
+
+IR_VERSIONS = {19: 9, 20: 9, 21: 10}
+"""Of the file format: the first that has an opset's types."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def trace(source: QuantizedModel, example_inputs: Any, *, sums: bool = False) -> ir.Model:
+def trace(
+    source: QuantizedModel, example_inputs: Any, *, sums: bool = False, opset: int = OPSET
+) -> ir.Model:
     """Trace a copy of the model on one batch; the user's model is left alone. The batch axis (the
     first) stays free.
 
@@ -49,6 +56,7 @@ def trace(source: QuantizedModel, example_inputs: Any, *, sums: bool = False) ->
 
     sums: mark the second operand of every sum that the model's code takes too, as
     `marks.SumOperand` names it.
+    opset: of the graph, 17 to 21.
     Raises ExportError, with torch's own exception as its cause, where the model cannot be exported.
     """
     model, example_inputs = _copy(source.model).cpu().eval(), as_float32(example_inputs)
@@ -70,9 +78,17 @@ def trace(source: QuantizedModel, example_inputs: Any, *, sums: bool = False) ->
     model.forward = forward
     with torch.inference_mode(), every_module_called(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        proto = _export(model, names, tensors)
+        proto = _export(model, names, tensors, min(opset, NEWEST_TRACED))
     outputs, structure = structures[-1]
-    return _named(proto, outputs, structure)
+    return with_opset(_named(proto, outputs, structure), opset)
+
+
+def with_opset(model: ir.Model, opset: int) -> ir.Model:
+    """The model, said to be of this opset, with the version of the file format that has its
+    types."""
+    model.opset_imports[""] = opset
+    model.ir_version = max(model.ir_version, IR_VERSIONS.get(opset, 0))
+    return model
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -91,10 +107,12 @@ def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
     modules = dict(model.named_modules())
     kinds = {type(modules[quantizer.name]) for quantizer in source.quantizers}
     marks: dict[int, nn.Module] = {
-        id(each): nn.Identity() for each in modules.values() if type(each) in kinds
+        id(each): PreScaled(each) for each in modules.values() if type(each) in kinds
     }
     marks |= {
-        id(modules[quantizer.name]): QuantizerMark(quantizer.name)
+        id(modules[quantizer.name]): PreScaled(
+            modules[quantizer.name], QuantizerMark(quantizer.name)
+        )
         for quantizer in source.quantizers
     }
     put_in_place(model, marks)
@@ -103,7 +121,7 @@ def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
 def mark_outputs(model: nn.Module, layers: set[str]) -> None:
     """Mark what each layer, and each BatchNorm, gives each time that it is called."""
     for name, module in model.named_modules():
-        if isinstance(module, QuantizerMark):
+        if isinstance(module, (PreScaled, QuantizerMark)):
             continue
         if name in layers or isinstance(module, BATCH_NORMS):
             module.register_forward_hook(_marker(name))
@@ -125,6 +143,22 @@ def _mark_operand(
     module: str, position: int, first: torch.Tensor, second: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return first, _marked(second, "Operand", module_s=module, sum_i=position)
+
+
+class PreScaled(nn.Module):
+    """Stands in for a quantizer that multiplies its input by a pre-quantization scale first
+    (SmoothQuant, AWQ), also where it is disabled: the weights behind it were divided by it."""
+
+    def __init__(self, quantizer: Any, mark: nn.Module | None = None) -> None:
+        super().__init__()
+        scale = getattr(quantizer, "pre_quant_scale", None)
+        self.register_buffer(PRE_SCALE, None if scale is None else scale.detach().float())
+        self.mark = mark
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        scale = getattr(self, PRE_SCALE)
+        scaled = x if scale is None else x * scale
+        return scaled if self.mark is None else self.mark(scaled)
 
 
 class QuantizerMark(nn.Module):
@@ -189,7 +223,9 @@ def _output_name(path: Any) -> str:
     return "_".join(["output", *parts])
 
 
-def _export(model: nn.Module, names: list[str], tensors: list[torch.Tensor]) -> onnx.ModelProto:
+def _export(
+    model: nn.Module, names: list[str], tensors: list[torch.Tensor], opset: int
+) -> onnx.ModelProto:
     buffer = io.BytesIO()
     try:
         torch.onnx.export(
@@ -197,8 +233,8 @@ def _export(model: nn.Module, names: list[str], tensors: list[torch.Tensor]) -> 
             tuple(tensors),
             buffer,  # type: ignore[arg-type]
             input_names=names,
-            opset_version=OPSET,
-            dynamo=False,  # the exporter that gives opset 17 and keeps the modules' names
+            opset_version=opset,
+            dynamo=False,  # the exporter that gives these opsets and keeps the modules' names
             do_constant_folding=False,
             dynamic_axes={name: {0: "batch"} for name in names},
             custom_opsets={DOMAIN: 1},
@@ -207,7 +243,7 @@ def _export(model: nn.Module, names: list[str], tensors: list[torch.Tensor]) -> 
         raise
     except Exception as error:
         raise ExportError(
-            f"Expected torch.onnx.export (TorchScript, opset {OPSET}) to take the model, got "
+            f"Expected torch.onnx.export (TorchScript, opset {opset}) to take the model, got "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; the "
             "model must be traceable."
         ) from error

@@ -18,9 +18,11 @@ from sensitivity.errors import ExportError
 from sensitivity.exporters.simulate import first_samples, hooked, numpy, outputs_of
 from sensitivity.exporters.verification import LAYER_TOLERANCE, LayerCheck
 from sensitivity.onnx_graph import walk
+from sensitivity.onnx_graph.levels import level_type, nearest_levels, spread
+from sensitivity.onnx_graph.marks import PRE_SCALE
 from sensitivity.onnx_graph.passes.fold_channel_scales import PARTS
 from sensitivity.onnx_graph.passes.insert_qdq import along
-from sensitivity.quantizers.base import QuantizedModel
+from sensitivity.quantizers.base import QuantizedModel, file_grid
 from sensitivity.quantizers.torch.calls import every_module_called
 from sensitivity.records import Grid, Quantizer
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
@@ -31,6 +33,11 @@ LAYER_SAMPLES = 4
 NEAR_BOUNDARY = 1e-4
 """In steps of the grid: nearer than this to a rounding boundary, x / scale and x * (1 / scale) may
 round apart."""
+
+
+RELATIVELY_NEAR = 2.0**-21
+"""The same of fine grids (INT16, and FP8 near 0), in parts of the value: a few roundings of
+float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,11 +168,19 @@ def _input_values(model: ir.Model, layer: str, fed: dict[str, int]) -> dict[str,
     entering = {f"{name}/QuantizeLinear": place for name, place in fed.items()} or {layer: 0}
     values = {}
     for name, place in entering.items():
-        value = walk.given(nodes.get(name), 0)
+        value = _before_pre_scale(walk.given(nodes.get(name), 0))
         if value is None or value.name is None:
             return None
         values[value.name] = place
     return values
+
+
+def _before_pre_scale(value: ir.Value | None) -> ir.Value | None:
+    """What a pre-quantization scale multiplies; the value itself where there is none."""
+    scaling = walk.made_by(value, "Mul")
+    factor = walk.given(scaling, 1)
+    is_pre_scale = factor is not None and (factor.name or "").endswith(PRE_SCALE)
+    return walk.given(scaling, 0) if is_pre_scale else value
 
 
 def _cut(model: ir.Model, inputs: list[str], output: str, file: Path) -> bool:
@@ -184,21 +199,33 @@ def _off_boundaries(source: QuantizedModel, call: Call) -> tuple[list[Any], floa
     """The arguments with values near a rounding boundary put onto the grid, and the part of values
     that were."""
     args, moved, total = list(call.args), 0, 0
+    modules = dict(source.model.named_modules())
     for name, place in (call.fed or {}).items():
-        array = numpy(args[place])
-        near = near_boundary(array, source.grid(name))
-        step = along(source.grid(name).scale, source.grid(name).axis, array.ndim)
-        on_grid = np.where(near, np.rint(array / step) * step, array).astype(array.dtype)
+        array, grid = numpy(args[place]), file_grid(source, name)
+        factor = pre_scale(modules[name])
+        scaled = array * factor
+        near = near_boundary(scaled, grid)
+        step = spread(grid.scale, grid, array.shape)
+        levels = nearest_levels(scaled / step, level_type(name, grid))
+        on_grid = np.where(near, levels * step / factor, array).astype(array.dtype)
         args[place] = optional.torch.from_numpy(on_grid).to(args[place].device)
         moved, total = moved + int(near.sum()), total + near.size
     return args, moved / total if total else 0.0
 
 
+def pre_scale(quantizer: Any) -> np.ndarray:
+    """What a quantizer multiplies its input by; 1 for most."""
+    scale = getattr(quantizer, PRE_SCALE, None)
+    return np.ones(1, np.float32) if scale is None else numpy(scale)
+
+
 def near_boundary(array: np.ndarray, grid: Grid) -> np.ndarray:
-    """Where a value is so near the middle between two steps that the order of float operations
+    """Where a value is so near the middle between two levels that the order of float operations
     decides."""
-    steps = array.astype(np.float64) / along(grid.scale, grid.axis, array.ndim)
-    near: np.ndarray = np.abs(steps - np.floor(steps) - 0.5) < NEAR_BOUNDARY
+    kind = level_type("", grid)
+    steps = array.astype(np.float64) / spread(grid.scale, grid, array.shape)
+    margin = np.maximum(NEAR_BOUNDARY * (not grid.is_float), np.abs(steps) * RELATIVELY_NEAR)
+    near: np.ndarray = nearest_levels(steps - margin, kind) != nearest_levels(steps + margin, kind)
     return near
 
 

@@ -16,6 +16,9 @@ import onnx_ir as ir
 from sensitivity.onnx_graph.walk import first_input, graph_of
 
 DOMAIN = "sensitivity"
+PRE_SCALE = "pre_quant_scale"
+"""How the name of a pre-quantization scale ends in a traced graph."""
+
 OUTPUTS = "outputs of modules"
 
 

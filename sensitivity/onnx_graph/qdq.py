@@ -88,6 +88,12 @@ class Pair:
             return None
         return axis_of(self.dequantize)
 
+    @property
+    def block(self) -> int | None:
+        """How many values along the axis have one scale; None where one is for a channel or the
+        tensor."""
+        return self.dequantize.attributes.get_int("block_size", 0) or None
+
     def axis_in(self, rank: int) -> int | None:
         """Channel axis of a tensor with this many axes, counted from the front; None per tensor."""
         axis = self.axis

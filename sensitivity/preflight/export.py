@@ -15,8 +15,8 @@ from sensitivity.exporters.evaluate import run
 from sensitivity.exporters.simulate import first_samples, outputs_of
 from sensitivity.exporters.torch_model import canonical
 from sensitivity.exporters.writing import save
-from sensitivity.onnx_graph.passes.insert_qdq import check_grid
-from sensitivity.quantizers.base import QuantizedModel, form_of
+from sensitivity.onnx_graph.levels import level_type
+from sensitivity.quantizers.base import QuantizedModel, file_grid, form_of
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Finding
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
@@ -84,7 +84,7 @@ def check_grids(source: QuantizedModel) -> None:
     errors = []
     for quantizer in source.quantizers:
         try:
-            check_grid(quantizer.name, source.grid(quantizer.name))
+            level_type(quantizer.name, file_grid(source, quantizer.name))
         except (ModelError, ExportError) as error:
             errors.append(error)
     if len(errors) == 1:

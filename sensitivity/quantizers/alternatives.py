@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from sensitivity.errors import ModelError, unknown_name
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, file_grid, form_of
 from sensitivity.records import Finding, Grid, Quantizer, Range
 
 
@@ -56,6 +56,9 @@ class Alternatives:
             return self.own.grid(name)
         with self._set([self.ranges[name]]):
             return self.own.grid(self.ranges[name].quantizer)
+
+    def file_grid(self, name: str) -> Grid:
+        return self.grid(name) if name in self.ranges else file_grid(self.own, name)
 
     def amax(self, name: str) -> Any:
         """As the adapter has it; None for models that are quantized otherwise."""

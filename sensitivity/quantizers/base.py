@@ -64,6 +64,22 @@ class QuantizedModel(Protocol):
 
 
 @runtime_checkable
+class WithFileGrids(Protocol):
+    """A model that has quantizers which an ONNX file can hold and `grid` cannot: FP8, blocks, and
+    those that multiply by a pre-quantization scale first."""
+
+    def file_grid(self, name: str) -> Grid:
+        """What one quantizer rounds to, behind its pre-quantization scale. Raises ModelError where
+        no file can hold it, as with ranges that are taken from each batch."""
+        ...
+
+
+def file_grid(source: QuantizedModel, name: str) -> Grid:
+    """What an exported file has to say of one quantizer. Raises ModelError where none can."""
+    return source.file_grid(name) if isinstance(source, WithFileGrids) else source.grid(name)
+
+
+@runtime_checkable
 class Recalibratable(Protocol):
     """A calibrated model whose quantizers can take other ranges: what shared scales and
     recalibration need."""

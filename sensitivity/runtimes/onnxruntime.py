@@ -133,10 +133,19 @@ def _options(threads: int | None, optimize: bool) -> Any:
     return options
 
 
-def _session(file: Path, options: Any) -> Any:
+NO_FUSED_PAIRS = ("session.disable_quant_qdq", "1")
+"""The setting that keeps Q/DQ pairs as they are."""
+
+
+def _session(file: Path, options: Any, *, fuses_pairs: bool = True) -> Any:
     try:
         return _package().InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no public base class
+        if fuses_pairs and "float8" in str(error):
+            # ONNX Runtime 1.31 fuses a MatMul and its FP8 pairs into an integer kernel, and then
+            # refuses that.
+            options.add_session_config_entry(*NO_FUSED_PAIRS)
+            return _session(file, options, fuses_pairs=False)
         raise refused(file, "ONNX Runtime", error) from error
 
 

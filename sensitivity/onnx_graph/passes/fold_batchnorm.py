@@ -8,11 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.levels import limits_of, nearest_levels, numpy_type
 from sensitivity.onnx_graph.marks import add_module_outputs, module_outputs
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.onnx_graph.passes.new_pair import new_pair
-from sensitivity.onnx_graph.uses import BIAS_INPUT
+from sensitivity.onnx_graph.uses import BIAS_INPUT, stored_type
 from sensitivity.onnx_graph.walk import given, graph_of, is_read, producer
 
 SMALLEST_SCALE = 1e-37
@@ -121,20 +122,22 @@ def _fold_quantized(
     """Weight and scale, float32, with the same integers as before; None where there are none
     such."""
     scale = pair.scale
-    if scale is None or pair.quantize is None or pair.axis not in {None, axis}:
+    is_by_channel = pair.block is None and pair.axis in {None, axis}
+    if scale is None or pair.quantize is None or not is_by_channel:
         return None
-    levels = np.clip(np.rint(weight / along(scale, pair.axis, weight.ndim)), -128, 127)
+    kind = stored_type(pair)
+    levels = nearest_levels(weight / along(scale, pair.axis, weight.ndim), kind)
     levels = levels * along(np.sign(factor), axis, weight.ndim)
     new_scale = (np.broadcast_to(scale.reshape(-1), factor.shape) * np.abs(factor)).astype(
         np.float32
     )
     # all weights of the channel are 0: any scale will do
     new_scale = np.where(factor == 0, np.float32(1), new_scale)
-    if levels.max(initial=0) > 127 or new_scale.min() < SMALLEST_SCALE:
+    if levels.max(initial=0) > limits_of(kind)[1] or new_scale.min() < SMALLEST_SCALE:
         return None
     shaped = along(new_scale, axis, weight.ndim)
     folded = folded.astype(np.float32)
-    wrong = np.clip(np.rint(folded / shaped), -128, 127) != levels
+    wrong = nearest_levels(folded / shaped, kind) != levels
     return np.where(wrong, levels.astype(np.float32) * shaped, folded), new_scale
 
 
@@ -198,8 +201,9 @@ def _requantize(
     old = pair.dequantize.inputs[1]
     name = old.name if old is not None and old.name else "scale"
     scale = add(graph, f"{name}.folded", folded.scale)
-    levels = np.zeros(folded.scale.shape, np.int8)
-    zero_point = add(graph, f"{name.removesuffix('.scale')}.zero_point.folded", levels)
+    kind = stored_type(pair)
+    zeros = np.zeros(folded.scale.shape, numpy_type(kind))
+    zero_point = add(graph, f"{name.removesuffix('.scale')}.zero_point.folded", zeros, kind)
     names = pair.quantize.name, pair.dequantize.name
     quantize, dequantize = new_pair(weight, [scale, zero_point], folded.axis, names)
     graph.insert_before(node, [quantize, dequantize])

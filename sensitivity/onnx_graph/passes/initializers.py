@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from sensitivity.onnx_graph.walk import made_by
 
 
-def add(graph: ir.Graph, name: str, array: NDArray[Any]) -> ir.Value:
-    """A new initializer; where the name is taken, a number is put behind it."""
+def add(
+    graph: ir.Graph, name: str, array: NDArray[Any], kind: ir.DataType | None = None
+) -> ir.Value:
+    """A new initializer; where the name is taken, a number is put behind it. kind: None for the
+    array's own type."""
     free, number = name, 1
     while free in graph.initializers:
         free, number = f"{name}_{number}", number + 1
-    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), name=free)
+    tensor = ir.tensor(np.ascontiguousarray(array).reshape(array.shape), kind, name=free)
     value = ir.Value(
         name=free,
         type=ir.TensorType(tensor.dtype),

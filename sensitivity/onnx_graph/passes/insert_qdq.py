@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from sensitivity.errors import ExportError
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.levels import level_type, nearest_levels, numpy_type, spread
 from sensitivity.onnx_graph.marks import is_mark, remove
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
@@ -20,8 +20,8 @@ from sensitivity.records import Grid
 
 @dataclass(frozen=True, eq=False)
 class QuantizedWeight:
-    """values: float32, before the quantizer. levels: int8 of the same shape, the integers it turns
-    them into."""
+    """values: float32, before the quantizer. levels: float32 of the same shape, those of the
+    quantizer's type that it turns them into."""
 
     values: np.ndarray
     levels: np.ndarray
@@ -30,10 +30,11 @@ class QuantizedWeight:
 class InsertQdq(ir.passes.InPlacePass):
     """Turn each `Quantizer` mark whose name is in `grids` into Q -> DQ, and remove the others.
 
-    grids: signed 8-bit with zero point 0. weights: what each weight quantizer gets and gives in the
-    simulated model. Weights that the user's model computes become initializers; weights are moved,
-    if need be, so that Q gives exactly the simulated levels. Promises an explicit axis and explicit
-    int8 zero points. Raises ExportError for other grids.
+    grids: as `levels.level_type` takes them; the model is of an opset that has them. weights: what
+    each weight quantizer gets and gives in the simulated model. Weights that the user's model
+    computes become initializers; weights are moved, if need be, so that Q gives exactly the
+    simulated levels. Promises an explicit axis and explicit zero points of the levels' type.
+    Raises ExportError for other grids.
     """
 
     def __init__(self, grids: Mapping[str, Grid], weights: Mapping[str, QuantizedWeight]) -> None:
@@ -53,14 +54,16 @@ class InsertQdq(ir.passes.InPlacePass):
 
     def _insert(self, graph: ir.Graph, mark: ir.Node, name: str, use: int) -> None:
         grid = self.grids[name]
-        check_grid(name, grid)
+        kind = level_type(name, grid)
         source = first_input(mark)
-        if name in self.weights:
-            source = _exact(graph, source, self.weights[name], grid)
+        # Behind another pair, as of INT4 weights in FP8, the values are on a grid already.
+        if name in self.weights and qdq.pair_of(source) is None:
+            source = _exact(graph, source, self.weights[name], grid, kind)
         suffix = f"_{use}" if use else ""
         axis = None if is_per_tensor(grid) else grid.axis
         names = f"{name}/QuantizeLinear{suffix}", f"{name}/DequantizeLinear{suffix}"
-        quantize, dequantize = new_pair(source, _parameters(graph, name, grid), axis, names)
+        parameters = _parameters(graph, name, grid, kind)
+        quantize, dequantize = new_pair(source, parameters, axis, names, grid.block)
         quantize.outputs[0].name = f"{name}.quantized{suffix}"
         dequantize.outputs[0].name = f"{name}.dequantized{suffix}"
         dequantize.outputs[0].type, dequantize.outputs[0].shape = source.type, source.shape
@@ -68,28 +71,19 @@ class InsertQdq(ir.passes.InPlacePass):
         mark.replace_input_with(0, dequantize.outputs[0])
 
 
-def _exact(graph: ir.Graph, source: ir.Value, weight: QuantizedWeight, grid: Grid) -> ir.Value:
+def _exact(
+    graph: ir.Graph, source: ir.Value, weight: QuantizedWeight, grid: Grid, kind: ir.DataType
+) -> ir.Value:
     values = qdq.constant(source)
-    moved = snapped(weight.values if values is None else values, weight.levels, grid)
+    moved = snapped(weight.values if values is None else values, weight.levels, grid, kind)
     return source if moved is values else add(graph, f"{source.name}.on_grid", moved)
 
 
-def check_grid(name: str, grid: Grid) -> None:
-    """Raise ExportError unless Q/DQ with signed 8 bits and zero point 0 is this grid, up to -128
-    for a narrow range."""
-    if grid.zero_point != 0 or grid.low not in {-128, -127} or grid.high != 127:
-        raise ExportError(
-            f"Expected {name} to be symmetric signed 8-bit, got integers {grid.low} to {grid.high} "
-            f"with zero point {grid.zero_point}; calibrate it with 8 bits and unsigned=False, or "
-            "leave its layer out."
-        )
-
-
-def snapped(weight: np.ndarray, levels: np.ndarray, grid: Grid) -> np.ndarray:
+def snapped(weight: np.ndarray, levels: np.ndarray, grid: Grid, kind: ir.DataType) -> np.ndarray:
     """The same weight, with the few values moved that Q would not round to `levels`: those on a
     rounding boundary, or beyond a narrow range. The very same array where there are none."""
-    scale = along(grid.scale, grid.axis, weight.ndim)
-    wrong = np.clip(np.rint(weight / scale), -128, 127) != levels
+    scale = spread(grid.scale, grid, weight.shape)
+    wrong = nearest_levels(weight / scale, kind) != levels
     if not wrong.any():
         return weight
     return np.where(wrong, (levels * scale).astype(weight.dtype), weight)
@@ -119,16 +113,19 @@ def to_levels(
 
 def is_per_tensor(grid: Grid) -> bool:
     """Whether one scale is for the whole tensor: also where it runs along an axis of one entry."""
-    return grid.axis is None or grid.scale.size == 1
+    return grid.axis is None or (grid.scale.size == 1 and grid.block is None)
 
 
-def _parameters(graph: ir.Graph, name: str, grid: Grid) -> tuple[ir.Value, ir.Value]:
+def _parameters(
+    graph: ir.Graph, name: str, grid: Grid, kind: ir.DataType
+) -> tuple[ir.Value, ir.Value]:
     """Initializers for scale and zero point, scalars per tensor; shared by all uses of one
     quantizer."""
     if f"{name}.scale" in graph.initializers:
         return graph.initializers[f"{name}.scale"], graph.initializers[f"{name}.zero_point"]
-    scale = grid.scale.reshape(() if is_per_tensor(grid) else -1)
+    shape = () if is_per_tensor(grid) else grid.scale.shape if grid.block else -1
+    scale = grid.scale.reshape(shape)
     return (
         add(graph, f"{name}.scale", scale.astype(np.float32)),
-        add(graph, f"{name}.zero_point", np.zeros(scale.shape, np.int8)),
+        add(graph, f"{name}.zero_point", np.zeros(scale.shape, numpy_type(kind)), kind),
     )

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.uses import stored_type
 from sensitivity.onnx_graph.walk import is_read
 
 MERGED = "sensitivity.merged"
@@ -49,7 +50,9 @@ def merged_quantizers(model: ir.Model) -> set[str]:
 
 
 def _same_grid(first: qdq.Pair, second: qdq.Pair) -> bool:
-    if first.quantize is None or first.axis != second.axis:
+    if first.quantize is None or (first.axis, first.block) != (second.axis, second.block):
+        return False
+    if stored_type(first) is not stored_type(second):
         return False
     pairs = ((first.scale, second.scale), (first.zero_point, second.zero_point))
     return all(

@@ -41,12 +41,24 @@ def _transpose_now(graph: ir.Graph, node: ir.Node) -> None:
     axis = pair.axis_in(weight.ndim)
     turned = np.ascontiguousarray(weight.transpose(order))
     stored = add(graph, f"{pair.source.name}.transposed", turned)
+    parameters: list[ir.Value | None] = list(pair.dequantize.inputs[1:3])
+    if pair.block is not None:
+        parameters = [_turned(graph, value, order) for value in parameters]
     quantize, dequantize = new_pair(
         stored,
-        pair.dequantize.inputs[1:3],
+        parameters,
         None if axis is None else order.index(axis),
         (pair.nodes[0].name, pair.dequantize.name),
+        pair.block,
     )
     graph.insert_before(node, [quantize, dequantize])
     node.outputs[0].replace_all_uses_with(dequantize.outputs[0])
     graph.remove(node, safe=True)
+
+
+def _turned(graph: ir.Graph, value: ir.Value | None, order: list[int]) -> ir.Value | None:
+    """Scales or zero points in blocks, which have the axes of the weight."""
+    array = qdq.constant(value)
+    if value is None or array is None:
+        return value
+    return add(graph, f"{value.name}.transposed", array.transpose(order), value.dtype)

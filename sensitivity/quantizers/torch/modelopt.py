@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from sensitivity.errors import ModelError
 from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel, is_a
+from sensitivity.records import Grid, Role
+
+E4M3, E4M3_HIGH = (4, 3), 448
+"""ModelOpt's name of FP8 E4M3, exponent and mantissa bits, and its largest value."""
 
 FLAGS = (
     "_disabled",
@@ -77,17 +83,72 @@ class ModelOptModel(TensorQuantizerModel):
         ]
         return super()._format(module) + (f" in blocks of {sizes[0]}" if len(sizes) == 1 else "")
 
+    def file_grid(self, name: str) -> Grid:
+        """As `quantizers.base.WithFileGrids` says."""
+        module = self._named(name)
+        reason = self._not_in_a_file(module, self._roles[name]) or self._problem(module)
+        if reason:
+            raise ModelError(
+                f"Expected {name} to quantize as an ONNX file can hold it, got a quantizer that "
+                f"does not: {reason}."
+            )
+        is_float = not isinstance(module._num_bits, int)
+        low, high = (-E4M3_HIGH, E4M3_HIGH) if is_float else self._bounds(module)
+        scale, axis, block = self._scale(name, high), self._axis(module), _block(module)
+        if block is not None:
+            # The toolkit rounds rows of one block each, the last one of a row filled up with 0.
+            shape = tuple(module._original_shape)
+            axis = len(shape) - 1
+            scale = scale.reshape(*shape[:-1], shape[-1] // block)
+        return Grid(scale, 0, low, high, axis, block, is_float)
+
     def _not_an_integer_grid(self, module: Any) -> str | None:
         reasons = {
             f"its number format is {module._num_bits}": not isinstance(module._num_bits, int),
             f"it quantizes blocks of {module._block_sizes}": module._block_sizes is not None,
             "its range is taken from each batch": bool(module._dynamic),
             "it multiplies by a pre-quantization scale": module.pre_quant_scale is not None,
+            "it has more than one channel axis": isinstance(module._axis, (tuple, list))
+            and len(module._axis) > 1,
+        }
+        return _first(reasons) or _unusual(module)
+
+    def _not_in_a_file(self, module: Any, role: Role) -> str | None:
+        sizes = module._block_sizes
+        reasons = {
+            "its range is taken from each batch": not self._is_fixed(module),
+            f"its number format is {module._num_bits}": not isinstance(module._num_bits, int)
+            and tuple(module._num_bits) != E4M3,
+            f"it quantizes blocks of {sizes}": sizes is not None
+            and (_block(module) is None or role != "weight"),
+            "it has more than one channel axis": sizes is None
+            and isinstance(module._axis, (tuple, list))
+            and len(module._axis) > 1,
+        }
+        return _first(reasons) or _unusual(module)
+
+
+def _block(module: Any) -> int | None:
+    """How many values along the last axis have one scale; None where they have none, and where
+    blocks run otherwise."""
+    sizes = {key: size for key, size in (module._block_sizes or {}).items() if size}
+    if sizes.get("type", "static") != "static" or sizes.keys() - {-1, "type"}:
+        return None
+    size: int | None = sizes.get(-1)
+    return size
+
+
+def _unusual(module: Any) -> str | None:
+    """What keeps a quantizer out of any grid; None for most."""
+    return _first(
+        {
             "it rotates its input": bool(module.rotate_is_enabled),
             f"it uses the backend {module.backend!r}": module.backend is not None,
             "it subtracts a bias": getattr(module, "_bias", None) is not None,
             "it stores real quantized values": not module._fake_quant,
-            "it has more than one channel axis": isinstance(module._axis, (tuple, list))
-            and len(module._axis) > 1,
         }
-        return next((reason for reason, holds in reasons.items() if holds), None)
+    )
+
+
+def _first(reasons: Mapping[str, bool]) -> str | None:
+    return next((reason for reason, holds in reasons.items() if holds), None)

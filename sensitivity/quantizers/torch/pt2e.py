@@ -24,7 +24,7 @@ RESTORED = (
     "loaded, to have them compared."
 )
 NOT_SYMMETRIC = (
-    "{} of {} quantizers are not symmetric signed 8-bit: they can be ranked and planned with, but "
+    "{} of {} quantizers are not symmetric and signed: they can be ranked and planned with, but "
     "the files for export hold symmetric ones only."
 )
 

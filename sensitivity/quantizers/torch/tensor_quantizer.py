@@ -126,9 +126,7 @@ class TensorQuantizerModel:
             yield
 
     def grid(self, name: str) -> Grid:
-        if name not in self._enabled:
-            raise unknown_name("a quantizer's name", name, self._enabled)
-        module = self._enabled[name]
+        module = self._named(name)
         reason = self._not_an_integer_grid(module) or self._problem(module)
         if reason:
             raise ModelError(
@@ -136,9 +134,22 @@ class TensorQuantizerModel:
                 f"{reason}."
             )
         low, high = self._bounds(module)
-        amax = array(self._amax(module)).reshape(-1)
-        scale = scales_of(amax, high, is_weight=self._roles[name] == "weight")
+        scale = self._scale(name, high)
         return Grid(scale=scale, zero_point=0, low=low, high=high, axis=self._axis(module))
+
+    def file_grid(self, name: str) -> Grid:
+        """As `quantizers.base.WithFileGrids` says."""
+        return self.grid(name)
+
+    def _named(self, name: str) -> Any:
+        if name not in self._enabled:
+            raise unknown_name("a quantizer's name", name, self._enabled)
+        return self._enabled[name]
+
+    def _scale(self, name: str, high: int) -> NDArray[np.float32]:
+        """float32[n]: one for each of the quantizer's ranges. high: its largest level."""
+        amax = array(self._amax(self._enabled[name])).reshape(-1)
+        return scales_of(amax, high, is_weight=self._roles[name] == "weight")
 
     def amax(self, name: str) -> Any:
         """The largest absolute value that a quantizer can give, a tensor that broadcasts against

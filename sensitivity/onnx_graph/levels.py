@@ -1,0 +1,95 @@
+"""The types that a Q/DQ pair may store its levels in, and which level a value becomes."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from sensitivity.errors import ExportError
+from sensitivity.records import Grid
+
+Array = NDArray[np.float32]
+
+E4M3 = ir.DataType.FLOAT8E4M3FN
+INTEGERS = {4: ir.DataType.INT4, 8: ir.DataType.INT8, 16: ir.DataType.INT16}
+"""By bits: the signed integers that QuantizeLinear gives."""
+
+FIRST_OPSET = {E4M3: 19, ir.DataType.INT4: 21, ir.DataType.INT16: 21}
+"""Of QuantizeLinear with these types; every opset since 13 has INT8."""
+
+BLOCKS_OPSET = 21
+
+OPSET = 17
+"""Of files that hold INT8 alone: the newest that TensorRT 8.6 reads."""
+
+
+def level_type(name: str, grid: Grid) -> ir.DataType:
+    """The type of a grid's levels in a file. name: of the quantizer.
+
+    Raises ExportError unless it is FP8 E4M3, or symmetric and signed with 4, 8 or 16 bits, full or
+    narrow.
+    """
+    if grid.is_float:
+        return E4M3
+    for bits, kind in INTEGERS.items():
+        high = 2 ** (bits - 1) - 1
+        if grid.high == high and grid.low in {-high, -high - 1} and grid.zero_point == 0:
+            return kind
+    raise ExportError(
+        f"Expected {name} to be symmetric and signed with 4, 8 or 16 bits, got integers {grid.low} "
+        f"to {grid.high} with zero point {grid.zero_point}; calibrate it with unsigned=False, or "
+        "leave its layer out."
+    )
+
+
+def opset_of(name: str, grid: Grid) -> int:
+    """The first opset that has this grid; 0 where any will do. Errors as `level_type`."""
+    first = FIRST_OPSET.get(level_type(name, grid), 0)
+    return first if grid.block is None else max(first, BLOCKS_OPSET)
+
+
+def numpy_type(kind: ir.DataType) -> np.dtype[np.generic]:
+    """Of arrays of levels of this type."""
+    return np.dtype(kind.numpy())
+
+
+def nearest_levels(steps: NDArray[np.floating], kind: ir.DataType) -> Array:
+    """The levels that Q gives for values that were divided by their scales, as float32 of any
+    shape: rounded half to even, and clipped to what the type holds.
+
+    >>> nearest_levels(np.float32([0.5, 1.5, -200.0]), ir.DataType.INT8).tolist()
+    [0.0, 2.0, -128.0]
+    >>> nearest_levels(np.float32([0.49, 17.2, 500.0]), E4M3).tolist()
+    [0.5, 18.0, 448.0]
+    """
+    low, high = limits_of(kind)
+    clipped = np.clip(steps, low, high)
+    if kind.is_floating_point():
+        rounded: Array = clipped.astype(numpy_type(kind)).astype(np.float32)
+        return rounded
+    levels: Array = np.rint(clipped).astype(np.float32)
+    return levels
+
+
+def limits_of(kind: ir.DataType) -> tuple[float, float]:
+    """Smallest and largest level of a type."""
+    if kind.is_floating_point():
+        largest = float(ml_dtypes.finfo(kind.numpy()).max)  # type: ignore[no-untyped-call]
+        return -largest, largest
+    levels = 2 ** int(kind.bitwidth)
+    low = -(levels // 2) if kind.is_signed() else 0
+    return low, low + levels - 1
+
+
+def spread(scale: Array, grid: Grid, shape: tuple[int, ...]) -> Array:
+    """A grid's scales, so that they broadcast against a tensor of this shape."""
+    if grid.block is not None and grid.axis is not None:
+        size = shape[grid.axis]
+        return np.repeat(scale, grid.block, axis=grid.axis).take(range(size), axis=grid.axis)
+    if grid.axis is None or scale.size == 1:
+        return scale.reshape(())
+    along = [1] * len(shape)
+    along[grid.axis] = -1
+    return scale.reshape(along)

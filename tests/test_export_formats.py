@@ -1,0 +1,144 @@
+"""Files in other formats than INT8: what they hold, and that ONNX Runtime computes what was
+measured."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import modelopt.torch.quantization as mtq
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from support.models import seeded
+from torch import nn
+
+from sensitivity.errors import ExportError
+from sensitivity.exporters.lower import lower_file
+from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.verify import verify
+from sensitivity.exporters.verify_layers import near_boundary
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.levels import E4M3, nearest_levels
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.uses import format_of
+from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.records import Grid
+
+
+class Net(nn.Module):
+    """A convolution with BatchNorm, a Linear layer on three axes (a MatMul) and one on two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 160, 3), nn.BatchNorm2d(160)
+        self.token, self.head = nn.Linear(160, 72), nn.Linear(72, 5)
+        self.norm.running_mean.uniform_(-1, 1)
+        self.norm.weight.data.uniform_(-1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.conv(x))).flatten(2).transpose(1, 2)
+        return self.head(torch.relu(self.token(x)).mean(1))
+
+
+def images() -> torch.Tensor:
+    return torch.randn(6, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def with_16_bit_activations() -> dict[str, Any]:
+    config = copy.deepcopy(mtq.INT8_DEFAULT_CFG)
+    config["quant_cfg"].append(
+        {"quantizer_name": "*input_quantizer", "cfg": {"num_bits": 16, "axis": None}}
+    )
+    return config
+
+
+def source_in(config: dict[str, Any]) -> ModelOptModel:
+    """Of the three layers, the convolution is in the format only where it can be calibrated."""
+    x = images()
+    return ModelOptModel(mtq.quantize(seeded(Net), config, lambda model: model(x)))
+
+
+def linear_only(config: dict[str, Any]) -> dict[str, Any]:
+    config = copy.deepcopy(config)
+    config["quant_cfg"].append({"quantizer_name": "*conv*", "enable": False})
+    return config
+
+
+CASES = {
+    "INT8": (mtq.INT8_DEFAULT_CFG, {"INT8"}, 17),
+    "INT8 SmoothQuant": (mtq.INT8_SMOOTHQUANT_CFG, {"INT8"}, 17),
+    "INT16 activations": (with_16_bit_activations(), {"INT8", "INT16"}, 21),
+    "FP8": (mtq.FP8_DEFAULT_CFG, {"FP8 E4M3"}, 19),
+    "INT4 blocks": (mtq.INT4_BLOCKWISE_WEIGHT_ONLY_CFG, {"INT4 in blocks of 128"}, 21),
+    "INT4 AWQ": (mtq.INT4_AWQ_CFG, {"INT4 in blocks of 128"}, 21),
+    "INT4 in FP8, AWQ": (
+        linear_only(mtq.W4A8_AWQ_BETA_CFG),
+        {"INT4 in blocks of 128", "FP8 E4M3"},
+        21,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_format_is_exported_and_computes_what_was_measured(case: str, tmp_path: Path) -> None:
+    config, formats, opset = CASES[case]
+    source, x = source_in(config), images()
+    units = layers(source.quantizers)
+    files = export_files(source, x, units, ["token"], tmp_path, fingerprint="")
+    model = load_model(files["int8"])
+    assert {format_of(pair) for pair in qdq.pairs(model.graph)} == formats
+    assert model.opset_imports[""] == opset
+    found = verify(source, files, x, units, ["token"])
+    differences = [layer.difference for check in found.files for layer in check.layers]
+    assert None not in differences
+    assert len(differences) == 2 * len(units) - 1
+
+
+def test_the_page_of_formats_says_what_is_exported() -> None:
+    page = (Path(__file__).parent.parent / "docs/formats.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    told = {row[1]: row[4] for row in rows if len(row) == 7}
+    for case, (_, _, opset) in CASES.items():
+        assert told[case].startswith(f"opset {opset}")
+
+
+@pytest.mark.parametrize("case", ["INT8 SmoothQuant", "INT4 AWQ"])
+def test_a_pre_quantization_scale_is_a_mul_in_every_file(case: str, tmp_path: Path) -> None:
+    source, x = source_in(CASES[case][0]), images()
+    files = export_files(source, x, layers(source.quantizers), ["head"], tmp_path, fingerprint="")
+    for file in files.values():
+        factors = [
+            np.ravel(qdq.known(node.inputs[1]))
+            for node in load_model(file).graph
+            if node.op_type == "Mul"
+        ]
+        own = [source.model.token.input_quantizer, source.model.head.input_quantizer]
+        expected = [scale.pre_quant_scale.numpy().ravel() for scale in own]
+        assert all(any(np.array_equal(one, f) for f in factors) for one in expected)
+
+
+def test_a_file_in_another_format_is_not_lowered(tmp_path: Path) -> None:
+    source = source_in(mtq.FP8_DEFAULT_CFG)
+    files = export_files(source, images(), layers(source.quantizers), [], tmp_path, fingerprint="")
+    with pytest.raises(ExportError, match="in INT8 to lower for openvino, got FP8 E4M3 in model"):
+        lower_file(files["int8"], "openvino", tmp_path / "lowered.onnx")
+
+
+def test_levels_are_those_of_their_type() -> None:
+    steps = np.float32([0.0, 0.3, 17.2, -460.0, 1e9])
+    assert nearest_levels(steps, E4M3).tolist() == [0.0, 0.3125, 18.0, -448.0, 448.0]
+    assert nearest_levels(steps, ir.DataType.INT4).tolist() == [0.0, 0.0, 7.0, -8.0, 7.0]
+    assert nearest_levels(steps, ir.DataType.INT16).tolist() == [0.0, 0.0, 17.0, -460.0, 32767.0]
+
+
+def test_a_value_is_near_a_boundary_of_its_own_format() -> None:
+    """Between 16 and 18 the levels of FP8 E4M3 lie 2 apart, and 17 is the middle."""
+    values = np.float32([17.0, 16.5, 17.5, 0.5])
+    floating = Grid(np.ones(1, np.float32), 0, -448, 448, None, is_float=True)
+    integers = Grid(np.ones(1, np.float32), 0, -128, 127, None)
+    assert near_boundary(values, floating).tolist() == [True, False, False, False]
+    assert near_boundary(values, integers).tolist() == [False, True, True, True]
