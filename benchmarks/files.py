@@ -2,10 +2,11 @@
 
     python benchmarks/files.py --nncf PYTHON --json benchmarks/results/files.json
 
-The peer in ONNX Runtime is its `quantize_static`, behind its own pre-processing; in OpenVINO it is
-`nncf.quantize`, run by the Python at PYTHON, which has nncf and openvino (3.4.0 and 2026.4.1 here).
-Both get the float file that our files were exported with, and the same calibration samples. Weights
-are random but for YOLOv8n, which needs SENSITIVITY_ASSETS: times do not depend on them.
+The peer in ONNX Runtime is its `quantize_static`, behind its own pre-processing, with the types
+that its documentation advises on this processor (uint8 activations, int8 weights); in OpenVINO it
+is `nncf.quantize`, run by the Python at PYTHON, which has nncf and openvino (3.4.0 and 2026.4.1
+here). Both get the float file that our files were exported with, and the same calibration samples.
+Weights are random but for YOLOv8n, which needs SENSITIVITY_ASSETS: times do not depend on them.
 """
 
 from __future__ import annotations
@@ -134,7 +135,12 @@ def peer_file(target: LowerTarget, unquantized: Path, samples: Path, nncf: str |
         if done.returncode:
             raise SystemExit(f"nncf failed: {done.stderr[-800:]}")
         return out
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
@@ -148,7 +154,15 @@ def peer_file(target: LowerTarget, unquantized: Path, samples: Path, nncf: str |
     prepared, out = unquantized.with_name("prepared.onnx"), unquantized.with_name("peer.onnx")
     logging.disable(logging.WARNING)
     quant_pre_process(str(unquantized), str(prepared), skip_symbolic_shape=True)
-    quantize_static(prepared, out, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
+    quantize_static(
+        prepared,
+        out,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
     return out
 
 

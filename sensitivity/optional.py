@@ -1,5 +1,5 @@
-"""Packages that a plain install lacks, or most runs do without, each imported when it is first
-used.
+"""Packages that a plain install lacks, most runs do without, or that take long to import, each
+imported when it is first used.
 
     from sensitivity import optional
 
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import torch as torch
     from PIL import Image as Image
     from PIL import ImageOps as ImageOps
+    from scipy import stats as stats
     from torch.utils import _pytree as pytree
 
-    __all__ = ["Image", "ImageOps", "graphlay", "openvino", "pytree", "torch"]
+    __all__ = ["Image", "ImageOps", "graphlay", "openvino", "pytree", "stats", "torch"]
 
 __getattr__ = importer(
     __name__,
@@ -33,6 +34,7 @@ __getattr__ = importer(
         "graphlay": "graphlay",
         "openvino": "openvino",
         "pytree": "torch.utils._pytree",
+        "stats": "scipy.stats",
         "torch": "torch",
     },
 )

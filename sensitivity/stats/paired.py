@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
+from sensitivity import optional
 from sensitivity.records import Estimate
 
 Values = NDArray[np.float64]
@@ -43,7 +44,7 @@ def mean_estimate(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
     """Mean of float[n] with an interval: Wilson's for values in {0, 1}, Student's t otherwise."""
     sample = _values(values)
     if sample.size >= 2 and np.isin(sample, (0.0, 1.0)).all():
-        test = stats.binomtest(int(sample.sum()), sample.size)
+        test = optional.stats.binomtest(int(sample.sum()), sample.size)
         interval = test.proportion_ci(1 - alpha, method="wilson")
         return Estimate(
             float(sample.mean()), float(interval.low), float(interval.high), sample.size
@@ -57,7 +58,9 @@ def mean_with_t_interval(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
     mean = float(sample.mean())
     if sample.size < 2:
         return Estimate(mean, None, None, sample.size)
-    half = float(stats.t.ppf(1 - alpha / 2, sample.size - 1) * stats.sem(sample))
+    half = float(
+        stdtrit(sample.size - 1, 1 - alpha / 2) * sample.std(ddof=1) / np.sqrt(sample.size)
+    )
     return Estimate(mean, mean - half, mean + half, sample.size)
 
 
@@ -73,7 +76,7 @@ def _bonett_price(difference: Values, alpha: float) -> Estimate:
     gained = (np.sum(difference > 0) + 1) / (n + 2)
     lost = (np.sum(difference < 0) + 1) / (n + 2)
     centre = gained - lost
-    half = stats.norm.ppf(1 - alpha / 2) * np.sqrt((gained + lost - centre**2) / (n + 2))
+    half = ndtri(1 - alpha / 2) * np.sqrt((gained + lost - centre**2) / (n + 2))
     mean = float(difference.mean())
     low, high = max(-1.0, centre - half), min(1.0, centre + half)
     return Estimate(mean, min(mean, float(low)), max(mean, float(high)), n)

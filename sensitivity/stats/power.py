@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize
+from scipy.special import ndtr, ndtri, stdtrit
 
+from sensitivity import optional
 from sensitivity.records import Estimate
 
 
@@ -25,7 +27,7 @@ def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: fl
         )
     if spread == 0 or _power(2, drop / spread, alpha) >= power:
         return 2
-    normal = ((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * spread / drop) ** 2
+    normal = ((ndtri(1 - alpha / 2) + ndtri(power)) * spread / drop) ** 2
     found = optimize.brentq(lambda n: _power(n, drop / spread, alpha) - power, 2, 2 * normal + 20)
     return math.ceil(found)
 
@@ -35,17 +37,16 @@ def spread_of(effect: Estimate, *, alpha: float = 0.05) -> float | None:
     an interval."""
     if effect.low is None or effect.high is None:
         return None
-    return float((effect.high - effect.low) / 2 * np.sqrt(effect.n) / stats.norm.ppf(1 - alpha / 2))
+    return float((effect.high - effect.low) / 2 * np.sqrt(effect.n) / ndtri(1 - alpha / 2))
 
 
 def _power(n: float, size: float, alpha: float) -> float:
     """Of a two-sided one-sample t test with n samples and standardized effect `size`."""
-    limit = stats.t.ppf(1 - alpha / 2, n - 1)
+    limit = stdtrit(n - 1, 1 - alpha / 2)
     centre = size * np.sqrt(n)
     if n > 1000:  # the noncentral t has become normal, and SciPy's is slow there
-        return float(stats.norm.sf(limit - centre) + stats.norm.cdf(-limit - centre))
+        return float(ndtr(centre - limit) + ndtr(-limit - centre))
     if centre > limit + 20:  # and SciPy's is not a number this far out
         return 1.0
-    return float(
-        stats.nct.sf(limit, n - 1, centre) + np.nan_to_num(stats.nct.cdf(-limit, n - 1, centre))
-    )
+    nct = optional.stats.nct
+    return float(nct.sf(limit, n - 1, centre) + np.nan_to_num(nct.cdf(-limit, n - 1, centre)))

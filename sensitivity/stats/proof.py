@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from scipy import stats
+from scipy.special import ndtr, ndtri
 
 from sensitivity.records import AccuracyStatus, Estimate, Target
 from sensitivity.stats.power import samples_needed, spread_of
 
-NORMAL_95 = float(stats.norm.ppf(0.975))
+NORMAL_95 = float(ndtri(0.975))
 """Half of a normal 95 % interval, in standard deviations."""
 
 POWER = 0.8
@@ -49,7 +49,7 @@ def chance_below(estimate: Estimate, limit: float) -> float | None:
     side = estimate.high - estimate.value if above else estimate.value - estimate.low
     if side <= 0:
         return 1.0 if above else 0.0
-    return float(stats.norm.cdf(NORMAL_95 * (limit - estimate.value) / side))
+    return float(ndtr(NORMAL_95 * (limit - estimate.value) / side))
 
 
 def limit_held(estimate: Estimate, confidence: float) -> float | None:
@@ -62,7 +62,7 @@ def limit_held(estimate: Estimate, confidence: float) -> float | None:
     if estimate.high is None:
         return None
     side = (estimate.high - estimate.value) / NORMAL_95
-    return estimate.value + side * float(stats.norm.ppf(confidence))
+    return estimate.value + side * float(ndtri(confidence))
 
 
 def combined(parts: Sequence[Estimate]) -> Estimate:
@@ -127,7 +127,7 @@ def more_to_settle(shortfall: Estimate, spread: float, confidence: float) -> int
     """
     if shortfall.value == 0 or shortfall.low is None or shortfall.high is None:
         return None
-    needed = (stats.norm.ppf(confidence) + stats.norm.ppf(POWER)) / shortfall.value
+    needed = (ndtri(confidence) + ndtri(POWER)) / shortfall.value
     known = 2 * NORMAL_95 / (shortfall.high - shortfall.low)
     return max(math.ceil(spread**2 * (needed**2 - known**2)), 0)
 

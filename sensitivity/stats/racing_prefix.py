@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import ndtr
 
 Values = NDArray[np.float64]
 
@@ -70,7 +70,7 @@ def next_size(signal: ArrayLike, tried: Sequence[Tried], allowed: float) -> int 
     loss, error = predicted_loss(noise, tried, allowed)
     missed = sum(one.part for one in tried if one.size > 0 and not one.met)
     enough = 1 - (1 - LIKELY) / 2**missed
-    likely = stats.norm.cdf((allowed - loss) / np.maximum(error, 1e-12)) >= enough
+    likely = ndtr((allowed - loss) / np.maximum(error, 1e-12)) >= enough
     hopeful = failed + 1 + np.flatnonzero(likely[failed + 1 :])
     if hopeful.size:
         return int(hopeful[0])
