@@ -4,20 +4,32 @@ measured."""
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import modelopt.torch.quantization as mtq
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from support.models import seeded
+from support.onnx_models import qdq_file
 from torch import nn
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.lower import lower_file
-from sensitivity.exporters.torch_model import export_files
+from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
+from sensitivity.exporters.torch_model import disabled_by_variant, export_files
 from sensitivity.exporters.verify import verify
 from sensitivity.exporters.verify_layers import near_boundary
 from sensitivity.onnx_graph import qdq
@@ -25,8 +37,12 @@ from sensitivity.onnx_graph.levels import E4M3, nearest_levels
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import format_of
 from sensitivity.quantizers.base import layers
+from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Grid
+from sensitivity.runtimes.onnxruntime import OnnxRuntime
+from sensitivity.simulators.choose import simulator_for
 
 
 class Net(nn.Module):
@@ -142,3 +158,100 @@ def test_a_value_is_near_a_boundary_of_its_own_format() -> None:
     integers = Grid(np.ones(1, np.float32), 0, -128, 127, None)
     assert near_boundary(values, floating).tolist() == [True, False, False, False]
     assert near_boundary(values, integers).tolist() == [False, True, True, True]
+
+
+# Files of ONNX Runtime's own quantizers.
+# --------------------------------------------------------------------------------------------------
+
+
+class Batches(CalibrationDataReader):
+    def __init__(self) -> None:
+        self._left = iter([{"x": rows(16, seed)} for seed in range(3)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._left, None)
+
+
+def rows(count: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, 64)).astype(np.float32)
+
+
+def float_file(folder: Path) -> Path:
+    draw = np.random.default_rng(9).standard_normal
+    return qdq_file(
+        folder / "float.onnx",
+        "a = MatMul (x, w1) r = Relu (a) y = MatMul (r, w2)",
+        {name: draw(shape).astype("f") for name, shape in (("w1", (64, 32)), ("w2", (32, 8)))},
+        opset=21,
+        ports="(float[b, 64] x) => (float[b, 8] y)",
+    )
+
+
+def made_by_onnxruntime(folder: Path, activation: QuantType, weight: QuantType) -> Path:
+    distribution, minmax = CalibrationMethod.Distribution, CalibrationMethod.MinMax
+    quantize_static(
+        float_file(folder),
+        folder / "quantized.onnx",
+        Batches(),
+        activation_type=activation,
+        weight_type=weight,
+        # the quantizer takes FP8 with this method alone
+        calibrate_method=distribution if activation is QuantType.QFLOAT8E4M3FN else minmax,
+    )
+    return folder / "quantized.onnx"
+
+
+def in_blocks(folder: Path) -> Path:
+    quantizer = MatMulNBitsQuantizer(
+        onnx.load(float_file(folder)), block_size=32, quant_format=QuantFormat.QDQ
+    )
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(folder / "quantized.onnx"))
+    return folder / "quantized.onnx"
+
+
+FILES: dict[str, tuple[Callable[[Path], Path], set[str]]] = {
+    "UINT16 and INT8": (
+        lambda folder: made_by_onnxruntime(folder, QuantType.QUInt16, QuantType.QInt8),
+        {"INT16", "INT8"},
+    ),
+    "UINT16 and UINT4": (
+        lambda folder: made_by_onnxruntime(folder, QuantType.QUInt16, QuantType.QUInt4),
+        {"INT16", "INT4"},
+    ),
+    "UINT8 and INT4": (
+        lambda folder: made_by_onnxruntime(folder, QuantType.QUInt8, QuantType.QInt4),
+        {"INT8", "INT4"},
+    ),
+    "FP8": (
+        lambda folder: made_by_onnxruntime(
+            folder, QuantType.QFLOAT8E4M3FN, QuantType.QFLOAT8E4M3FN
+        ),
+        {"FP8 E4M3"},
+    ),
+    "UINT4 blocks": (in_blocks, {"INT4 in blocks of 32"}),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_file_keeps_its_formats_and_computes_what_it_did(case: str, tmp_path: Path) -> None:
+    make, formats = FILES[case]
+    given, inputs = make(tmp_path), {"x": rows(16, 7)}
+    source = OnnxQdqModel(OnnxModel(given))
+    assert {quantizer.format for quantizer in source.quantizers} == formats
+    units = layers(source.quantizers)
+    skip = [units[0].name]
+    files = export_onnx(source, units, skip, tmp_path / "out", fingerprint="")
+    disabled = disabled_by_variant(source, units, skip)
+    found = verify_onnx(source, files, disabled, inputs, simulator_for(source, inputs))
+    assert [check.variant for check in found.files] == ["float", "int8", "partial"]
+    before = outputs_of(given, inputs)
+    np.testing.assert_array_equal(outputs_of(files["int8"], inputs), before)
+    # Where a file has integers alone, leaving out a weight gives back no other values.
+    is_restored = case != "UINT4 blocks"
+    assert (outputs_of(files["partial"], inputs) != before).any() == is_restored
+
+
+def outputs_of(file: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    with OnnxRuntime(optimize=False).build(file) as engine:
+        return engine.run(inputs)["y"]
