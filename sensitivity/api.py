@@ -156,13 +156,15 @@ def _seed(settings: Any, directory: Path) -> int:
     else 0. Raises JournalMismatch where they differ."""
     wanted = getattr(settings, "seed", None)
     goes_on = getattr(settings, "resume", True)
-    info = RunDir(directory).read_if_there("run.json", RunInfo) if goes_on else None
-    if info is not None and wanted not in (None, info.seed):
+    begun = RunDir(directory).read_if_there("run.json", RunInfo) if goes_on else None
+    if begun is None:
+        return wanted or 0
+    if wanted not in (None, begun.seed):
         raise JournalMismatch(
-            f"Expected --seed {info.seed}, with which the run in {directory} has drawn its data, "
+            f"Expected --seed {begun.seed}, with which the run in {directory} has drawn its data, "
             f"got {wanted}; leave it out to go on, or choose another --out."
         )
-    return (wanted or 0) if info is None else info.seed
+    return begun.seed
 
 
 @_one_at_a_time

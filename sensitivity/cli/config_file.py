@@ -11,6 +11,8 @@ import click
 
 from sensitivity.errors import SensitivityError, unknown_name
 
+TEXT_OR_NUMBER = {str, int, float}
+
 
 def read_config(file: Path, context: click.Context) -> dict[str, Any]:
     """Verb -> values of its options and arguments, for click to take where the command line gives
@@ -62,7 +64,8 @@ def _of_group(
 def _of_verb(
     table: Mapping[str, Any], command: click.Command, context: click.Context, place: str
 ) -> dict[str, Any]:
-    known = {_key(parameter): parameter for parameter in command.params}
+    # An option without its hyphens, or an argument as `--help` writes it, in small letters.
+    known = {max(each.opts, key=len).removeprefix("--"): each for each in command.params}
     values = {}
     for key, value in table.items():
         if key not in known:
@@ -73,22 +76,17 @@ def _of_verb(
     return values
 
 
-def _key(parameter: click.Parameter) -> str:
-    """An option without its hyphens, or an argument as `--help` writes it, in small letters."""
-    return max(parameter.opts, key=len).removeprefix("--")
-
-
 def _fitting(value: Any, parameter: click.Parameter, context: click.Context, what: str) -> Any:
     """The value as the command line would give it, so that click reads both in one way."""
-    if isinstance(parameter, click.Option) and parameter.is_flag:
+    if getattr(parameter, "is_flag", False):  # arguments have none
         if not isinstance(value, bool):
             raise SensitivityError(f"Expected {what} to be true or false, got {value!r}.")
         return value
     takes_many = parameter.multiple or parameter.nargs == -1
-    values = value if takes_many and isinstance(value, list) else [value]
-    if not all(map(_is_text_or_number, values)):
-        kind = "text or a number, or a list of them" if takes_many else "text or a number"
-        raise SensitivityError(f"Expected {what} to be {kind}, got {value!r}.")
+    values = value if isinstance(value, list) and takes_many else [value]
+    if not {type(each) for each in values} <= TEXT_OR_NUMBER:
+        several = ", or a list of them" * takes_many
+        raise SensitivityError(f"Expected {what} to be text or a number{several}, got {value!r}.")
     texts = [str(each) for each in values]
     given = texts if takes_many else texts[0]
     try:
@@ -96,8 +94,3 @@ def _fitting(value: Any, parameter: click.Parameter, context: click.Context, wha
     except (click.BadParameter, SensitivityError) as error:
         raise SensitivityError(f"Of {what}: {error}") from error
     return given
-
-
-def _is_text_or_number(value: Any) -> bool:
-    # Python takes true and false for whole numbers.
-    return isinstance(value, (str, int, float)) and not isinstance(value, bool)

@@ -147,7 +147,7 @@ def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
 
 def stopped(words: Sequence[str]) -> str:
     """What to say of an interrupted command: how to go on, as it can be typed."""
-    verb = next((word for word in words if word in VERBS), "")
+    verb = next(filter(VERBS.get, words), "")
     again = shlex.join(["sensitivity", *words])
     if verb in RESUMED:
         again += "" if "--resume" in words else " --resume"

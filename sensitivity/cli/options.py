@@ -131,8 +131,8 @@ class _Registered(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
         """The names that begin so."""
-        known = (*self.also, *names(self.family))
-        return [CompletionItem(name) for name in known if name.startswith(incomplete)]
+        known = click.Choice((*self.also, *names(self.family)))
+        return known.shell_complete(ctx, param, incomplete)
 
 
 class _ImageSize(click.ParamType[ImageSize]):

@@ -29,6 +29,8 @@ class TensorboardLogger:
 
 def _table(rows: Mapping[str, str]) -> str:
     """Names and values as Markdown."""
-    cells = {key: value.replace("|", "\\|").replace("\n", "; ") for key, value in rows.items()}
-    lines = [f"| {key} | {cell} |" for key, cell in cells.items()]
+    lines = []
+    for key, value in rows.items():
+        cell = value.replace("|", "\\|").replace("\n", "; ")
+        lines.append(f"| {key} | {cell} |")
     return "\n".join(["| | |", "|---|---|", *lines])

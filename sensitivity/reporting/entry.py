@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from sensitivity.loggers.base import Entry
-from sensitivity.records import Estimate, Plan
+from sensitivity.records import Plan
 from sensitivity.reporting.data import ReportData
 
 
@@ -16,10 +16,14 @@ def entry_of(data: ReportData, files: Sequence[Path], folder: Path) -> Entry:
     drops are in the metric's own unit; a drop is float minus the plan on `holdout`."""
     named = {} if data.name is None else {"plan": data.name}
     return Entry(
-        title=data.title if data.name is None else f"{data.title}, {data.name}",
+        title=", ".join(filter(None, (data.title, data.name))),
         settings={**data.settings, **named, "metric": data.metric},
         tags=_tags(data),
-        metrics={name: value for name, value in _metrics(data) if math.isfinite(value)},
+        metrics={
+            name: value
+            for name, value in _metrics(data).items()
+            if value is not None and math.isfinite(value)
+        },
         files=tuple(file for file in files if file.exists()),
         folder=folder,
     )
@@ -33,34 +37,31 @@ def _tags(data: ReportData) -> dict[str, str]:
     return tags
 
 
-def _metrics(data: ReportData) -> Iterator[tuple[str, float]]:
-    yield "layers", data.layers
+def _metrics(data: ReportData) -> dict[str, float | None]:
+    found: dict[str, float | None] = {"layers": data.layers}
     if data.plan is not None:
-        yield from _accuracy(data.plan)
+        found |= _accuracy(data.plan)
     for timing in data.timings:
         for variant in timing.variants:
-            yield f"{variant}_ms", timing.median_ms
-            yield f"{variant}_speedup", timing.ratio.value
+            found |= {f"{variant}_ms": timing.median_ms, f"{variant}_speedup": timing.ratio.value}
+    return found
 
 
-def _accuracy(plan: Plan) -> Iterator[tuple[str, float]]:
-    found = plan.metric
-    yield "layers_out", len(plan.skip)
-    yield "met", plan.met
+def _accuracy(plan: Plan) -> dict[str, float | None]:
+    measured = plan.metric
     estimates = {
-        "float_metric": found.holdout_float,
-        "int8_metric": found.holdout_quantized,
-        "plan_metric": found.holdout,
-        "drop": found.holdout_drop,
-        "true_drop": found.true_drop,
+        "float_metric": measured.holdout_float,
+        "int8_metric": measured.holdout_quantized,
+        "plan_metric": measured.holdout,
+        "drop": measured.holdout_drop,
+        "true_drop": measured.true_drop,
     }
+    found: dict[str, float | None] = {"layers_out": len(plan.skip), "met": plan.met}
     for name, estimate in estimates.items():
         if estimate is not None:
-            yield from _with_interval(name, estimate)
-
-
-def _with_interval(name: str, estimate: Estimate) -> Iterator[tuple[str, float]]:
-    yield name, estimate.value
-    for end, value in (("low", estimate.low), ("high", estimate.high)):
-        if value is not None:
-            yield f"{name}_{end}", value
+            found |= {
+                name: estimate.value,
+                f"{name}_low": estimate.low,
+                f"{name}_high": estimate.high,
+            }
+    return found
