@@ -113,7 +113,7 @@ def test_a_block_opens_its_layers_between_its_neighbours() -> None:
     assert [box.label for box in whole.boxes if box.kind == "block"] == [
         f"stage{at}" for at in range(1, 9)
     ]
-    assert whole.boxes[1].note == "5 of 6 float, +17.0 pt"
+    assert whole.boxes[1].note == "5/6 float, +17.0 pt"
     assert whole.boxes[1].tone == "mixed"
     assert whole.boxes[2].view == 2
     labels = [box.label for box in insides[1].boxes]
@@ -128,9 +128,10 @@ def test_a_drawing_fits_its_width_and_no_line_leads_through_a_box() -> None:
     sizes = [(100.0, 40.0)] * 30
     chain = list(itertools.pairwise(range(30)))
     skips = [(4, 14), (6, 11), (9, 21), (12, 18), (15, 25), (18, 25)]
-    for width in (1180.0, 720.0):
+    for width in (1180.0, 720.0, layout.NARROW):
         found = layout.left_to_right(sizes, chain + skips, width)
         assert found.width <= width
+        assert layout.narrow(sizes, chain + skips).width <= layout.NARROW
         corners = set(found.places)
         assert len(corners) == 30
         apart = [

@@ -23,10 +23,13 @@ WRAPPING = {"wrap": {"max_rows": 40, "max_cut_edges": 12, "min_gain": 1.0}}
 ASPECTS = (8.0, 5.0, 4.0, 3.0, 2.5, 2.0, 1.4, 1.0, 0.7, 0.4)
 """Shapes that a picture is wrapped to, the widest first."""
 
-SIGN = (96.0, 20.0)
+SIGN = (84.0, 20.0)
 """Size of a sign, in pixels."""
 
 ROW_GAP = 26.0
+
+NARROW = 356.0
+"""Pixels that a drawing may take on a phone."""
 
 Point = tuple[float, float]
 Edge = tuple[int, int]
@@ -70,13 +73,14 @@ def left_to_right(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -
     for aspect in ASPECTS:
         found = _layout(sizes, edges, {"wrap": {"viewport_aspect": aspect}, "tuning": WRAPPING})
         if found.width <= width:
-            return found if _is_clear(found, sizes) else _in_rows(sizes, edges, whole, width)
-    return _in_rows(sizes, edges, whole, width)
+            return found if _is_clear(found, sizes) else _in_rows(sizes, edges, width)
+    return _in_rows(sizes, edges, width)
 
 
-def top_to_bottom(sizes: Sequence[Point], edges: Sequence[Edge]) -> Layout:
-    """For a window that is higher than wide."""
-    return _layout(sizes, edges, {"direction": "topbottom"})
+def narrow(sizes: Sequence[Point], edges: Sequence[Edge]) -> Layout:
+    """For a phone: from top to bottom where that fits, else a column in each row."""
+    found = _layout(sizes, edges, {"direction": "topbottom"})
+    return found if found.width <= NARROW else _in_rows(sizes, edges, NARROW)
 
 
 def path(points: Path) -> str:
@@ -142,10 +146,11 @@ def _crosses(part: tuple[Point, Point], place: Point, size: Point) -> bool:
     )
 
 
-def _in_rows(sizes: Sequence[Point], edges: Sequence[Edge], whole: Layout, width: float) -> Layout:
-    """The columns of a layout that is too wide, as many in each row as fit, with signs where lines
-    lead from row to row."""
-    at = {box: place[0] for box, place in enumerate(whole.places)}
+def _in_rows(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -> Layout:
+    """The columns of a layout from left to right, as many in each row as fit, with signs where
+    lines lead from row to row."""
+    places = _layout(sizes, edges, {}).places
+    at = {box: place[0] for box, place in enumerate(places)}
     columns = [[box for box in at if at[box] == middle] for middle in sorted(set(at.values()))]
     rows: list[_Row] = []
     while columns:

@@ -21,7 +21,7 @@ from sensitivity.reporting.graph.layout import (
     Point,
     is_possible,
     left_to_right,
-    top_to_bottom,
+    narrow,
 )
 from sensitivity.reporting.graph.neighbours import Neighbours
 from sensitivity.reporting.number_formats import USUAL, format_of
@@ -64,6 +64,11 @@ class Box:
     view: int | None = None
 
     @property
+    def sign(self) -> str:
+        """The label as far as a sign has room for it."""
+        return shortened(self.label or "a join", 12)
+
+    @property
     def size(self) -> Point:
         return {"join": DOT, "port": PORT}.get(self.kind, BOX)
 
@@ -80,18 +85,20 @@ class Line:
 
 @dataclass(frozen=True)
 class View:
-    """One drawing, the whole model or the inside of a block. layouts: by the window's width."""
+    """One drawing, the whole model or the inside of a block. widths: keys of `WIDTHS`, for which it
+    is laid out. layouts: by the window's width."""
 
     name: str
     boxes: tuple[Box, ...]
     lines: tuple[Line, ...]
+    widths: tuple[str, ...] = ("middle",)
 
     @cached_property
     def layouts(self) -> dict[str, Layout]:
         sizes = [box.size for box in self.boxes]
         edges = [(line.before, line.after) for line in self.lines]
-        rows = {name: left_to_right(sizes, edges, width) for name, width in WIDTHS.items()}
-        return rows | {"narrow": top_to_bottom(sizes, edges)}
+        rows = {name: left_to_right(sizes, edges, WIDTHS[name]) for name in self.widths}
+        return rows | {"narrow": narrow(sizes, edges)}
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,8 @@ class _Drawing:
         """The model in blocks."""
         at = {node: number for number, block in enumerate(self.blocks) for node in block.nodes}
         boxes = tuple(self._block(block, view_of.get(block.name)) for block in self.blocks)
-        return View("The whole model", boxes, self._lines(self.graph.edges, at))
+        lines = self._lines(self.graph.edges, at)
+        return View("The whole model", boxes, lines, tuple(WIDTHS))
 
     def inside(self, block: Block, view_of: Mapping[str, int]) -> View:
         """The layers of one block, between the blocks that it reads from and that read it."""
@@ -250,9 +258,11 @@ class _Drawing:
         layers = self.layers_in(block)
         formats = [self.formats[at] for at in block.nodes if self._is_layer(self.graph.nodes[at])]
         in_float = formats.count(FLOAT)
-        what = f"{in_float} of {len(layers)} float" if in_float else count(len(layers), "layer")
+        what, note = count(len(layers), "layer"), count(len(layers), "layer")
+        if in_float:
+            what, note = f"{what}, {in_float} of them in float", f"{in_float}/{len(layers)} float"
         return self._with_effect(
-            Box("block", shortened(block.name), what, f"Block {block.name}: {what}"),
+            Box("block", shortened(block.name), note, f"Block {block.name}: {what}"),
             layers,
             self._tone(formats),
             view,
@@ -373,13 +383,13 @@ def _unevenly_read(data: ReportData, graph: ModelGraph) -> set[str]:
     return found
 
 
-def shortened(name: str) -> str:
-    """The end of a long name, which tells it from its neighbours.
+def shortened(name: str, most: int = LABEL) -> str:
+    """The end of a long name, which tells it from its neighbours. most: characters.
 
     >>> shortened("encoder.layers.encoder_layer_11"), shortened("model.22.cv3")
     ('…ncoder_layer_11', 'model.22.cv3')
     """
-    return name if len(name) <= LABEL else f"…{name[1 - LABEL :]}"
+    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def facts_for_script(picture: Picture | None) -> list[dict[str, Any]]:
