@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -442,6 +442,8 @@ class Plan:
     predicted_ms: by the cost model; None where it measured no times. measured_ms: median latency of
     the exported plan; None until it was measured. Both are of the runtime that the cost or the
     bench was asked for.
+    formats: unit -> what the plan runs it in, in words ("INT8", "FP8 E4M3", "INT8 with INT16
+    activations"), "float" for those in `skip`; empty in plans of versions before it was told.
     """
 
     skip: tuple[str, ...]
@@ -460,6 +462,7 @@ class Plan:
     measured_ms: float | None = None
     advice: Advice | None = None
     verdict: Verdict | None = None
+    formats: dict[str, str] = field(default_factory=dict)
 
     @property
     def ranges(self) -> tuple[Range, ...]:

@@ -255,6 +255,10 @@ def test_an_fp8_run_ends_with_a_plan_and_a_report_that_never_say_int8(
     assert [check["variant"] for check in verified] == ["float", "int8", "partial"]
     for text in (said, (out / "report.html").read_text(), (out / "plan.json").read_text()):
         assert "INT8" not in text
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["formats"] == {
+        name: "float" if name in plan["skip"] else "FP8 E4M3" for name in ("1", "3")
+    }
 
 
 def fp8_task() -> Task:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
-from sensitivity.records import Quantizer
+from sensitivity.records import Quantizer, Unit
 
 USUAL = "INT8"
 """The format that every sentence of the reports and of the command line is written with."""
+
+FLOAT = "float"
+"""What a unit runs in that a plan leaves out."""
 
 
 def format_of(quantizers: Iterable[Quantizer]) -> str:
@@ -32,6 +35,24 @@ def format_of(quantizers: Iterable[Quantizer]) -> str:
     if of_weights == of_activations:
         return of_weights
     return f"{of_weights} with {of_activations} activations"
+
+
+def unit_formats(
+    units: Iterable[Unit], quantizers: Iterable[Quantizer], skip: Container[str]
+) -> dict[str, str]:
+    """Unit -> what it runs in, in words: what its own quantizers have, and "float" for those in
+    `skip`.
+
+    >>> weight = Quantizer("a.w", "a", "weight", 8, 0, format="FP8 E4M3")
+    >>> unit_formats([Unit("a", ("a.w",)), Unit("b", ("b.w",))], [weight], skip=["b"])
+    {'a': 'FP8 E4M3', 'b': 'float'}
+    """
+    by_name = {quantizer.name: quantizer for quantizer in quantizers}
+    formats = {}
+    for unit in units:
+        own = [by_name[name] for name in unit.quantizers if name in by_name]
+        formats[unit.name] = FLOAT if unit.name in skip else format_of(own)
+    return formats
 
 
 def _most_common(formats: Counter[str]) -> str:

@@ -39,7 +39,7 @@ from sensitivity.reporting.advice import advice, small_splits
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import Choice
 from sensitivity.reporting.formats import MetricFormat
-from sensitivity.reporting.number_formats import format_of, in_format
+from sensitivity.reporting.number_formats import format_of, in_format, unit_formats
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import frontier_table
 from sensitivity.run_dir import RunDir, RunInfo
@@ -381,6 +381,7 @@ def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> 
     notes = dict.fromkeys((*found.notes, *small_splits(found.metric, allowed, metric)))
     found = replace(found, verdict=verdict_of(found, bench, metric), notes=tuple(notes))
     found = _said_in(found, format_of(info.quantizers))
+    found = replace(found, formats=unit_formats(info.units, info.quantizers, found.skip))
     found = replace(found, notes=(*found.notes, *keep_earlier(run_dir, found)))
     run_dir.write("plan.json", found)
     return found
