@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -677,3 +677,15 @@ class EngineStructure:
             f"{self.kernels} kernels, {self.requantize_kernels} of which only requantize; "
             f"{self.activation_bytes / 1e6:.2f} MB of activations. Nothing was executed."
         )
+
+
+class Named(Protocol):
+    """What has a name: a quantizer, a unit."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def names_of(things: Iterable[Named]) -> list[str]:
+    """Their names, in their order."""
+    return [thing.name for thing in things]

@@ -26,7 +26,7 @@ from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import QuantizedModel, Runnable, check_calibrated, ends
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
 from sensitivity.quantizers.torch.wrappers import unwrapped
-from sensitivity.records import SPLITS, Quantizer, Range, Unit
+from sensitivity.records import SPLITS, Quantizer, Range, Unit, names_of
 from sensitivity.registry import load, names, version_of_guest
 from sensitivity.run_dir import RunDir
 from sensitivity.seeds import current_seed
@@ -284,12 +284,12 @@ def executed_only(
     if not unexecuted:
         yield source, ()
         return
-    with source.disabled(quantizer.name for quantizer in unexecuted):
+    with source.disabled(names_of(unexecuted)):
         yield quantized_model(loaded.model), unexecuted
 
 
 def _unexecuted(source: QuantizedModel, loaded: Task | EvaluateTask) -> tuple[Quantizer, ...]:
-    missing = {quantizer.name for quantizer in source.quantizers}
+    missing = set(names_of(source.quantizers))
     if _example(loaded) is None:
         return ()  # nothing is known of them
     for inputs in _first_inputs(loaded):

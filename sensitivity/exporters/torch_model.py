@@ -30,7 +30,7 @@ from sensitivity.onnx_graph.passes.take_marks import TakeMarks
 from sensitivity.onnx_graph.passes.tidy import tidy
 from sensitivity.onnx_graph.passes.transposed_weights import TransposedWeights
 from sensitivity.quantizers.base import QuantizedModel, file_grid, quantizers_of
-from sensitivity.records import Grid, Unit
+from sensitivity.records import Grid, Unit, names_of
 
 FILES = {"float": "model.float.onnx", "int8": "model.int8.onnx", "partial": "model.partial.onnx"}
 
@@ -117,7 +117,7 @@ def disabled_by_variant(
     source: QuantizedModel, units: Sequence[Unit], skip: Sequence[str]
 ) -> dict[str, frozenset[str]]:
     """Which quantizers each of the three files leaves out."""
-    every = frozenset(quantizer.name for quantizer in source.quantizers)
+    every = frozenset(names_of(source.quantizers))
     return {"float": every, "int8": frozenset(), "partial": quantizers_of(skip, units)}
 
 

@@ -31,7 +31,7 @@ from sensitivity.onnx_graph.digest import digest
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.quantize_once import merged_quantizers
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.records import Unit
+from sensitivity.records import Unit, names_of
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.tasks.batches import as_numpy
 from sensitivity.tasks.scoring import Scoring
@@ -102,7 +102,7 @@ def verify(
         if scoring is not None and variant != "float":
             metric = check_metric(file, variant, simulated.again, scoring)
         checks.append(FileCheck(variant, len(kept), rms, own, floor, layers, metric))
-    names = (quantizer.name for quantizer in source.quantizers)
+    names = names_of(source.quantizers)
     unreached = tuple(name for name in names if name not in reached)
     return Verification(tuple(checks), unreached, len(reference["float"][0]))
 

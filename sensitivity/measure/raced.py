@@ -21,7 +21,7 @@ from sensitivity.measure.measurer import Measurer, Reader
 from sensitivity.measure.ranking import centred, estimate, per_sample
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
-from sensitivity.records import Effect, Estimate, Mode, Scores, Variant
+from sensitivity.records import Effect, Estimate, Mode, Scores, Variant, names_of
 from sensitivity.signals.base import Signal
 from sensitivity.stats.racing import standing
 from sensitivity.stats.sequential import confidence_sequence, log_evidence
@@ -85,7 +85,7 @@ def measured_signal(
     or just more."""
     variants = [study.unit_variant(unit, "enable") for unit in study.units]
     values = study.measurer.distortion(signal, variants, study.float_variant, samples)
-    names = [unit.name for unit in study.units]
+    names = names_of(study.units)
     return {name: float(np.mean(value)) for name, value in zip(names, values, strict=True)}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from sensitivity.quantizers.base import quantizers_of
-from sensitivity.records import Mode, Quantizer, Unit, Variant
+from sensitivity.records import Mode, Quantizer, Unit, Variant, names_of
 
 BASELINES = ("float", "quantized", "weights only", "activations only")
 """Everything disabled; nothing disabled; only weights quantized; only activations quantized."""
@@ -13,7 +13,7 @@ BASELINES = ("float", "quantized", "weights only", "activations only")
 
 def baselines(quantizers: Sequence[Quantizer]) -> dict[str, Variant]:
     """The variants that all others are compared with, by their names in `BASELINES`."""
-    every = frozenset(quantizer.name for quantizer in quantizers)
+    every = frozenset(names_of(quantizers))
     weights = frozenset(quantizer.name for quantizer in quantizers if quantizer.role == "weight")
     disabled = {
         "float": every,
@@ -30,7 +30,7 @@ def unit_variant(unit: Unit, quantizers: Sequence[Quantizer], mode: Mode) -> Var
     own = frozenset(unit.quantizers)
     if mode == "disable":
         return Variant(f"without {unit.name}", own)
-    return Variant(f"only {unit.name}", frozenset(quantizer.name for quantizer in quantizers) - own)
+    return Variant(f"only {unit.name}", frozenset(names_of(quantizers)) - own)
 
 
 def skip_variant(skip: Iterable[str], units: Sequence[Unit]) -> Variant:

@@ -11,6 +11,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.lift_dequantize import moved_places
 from sensitivity.onnx_graph.uses import Path, uses
 from sensitivity.onnx_graph.walk import bodies, inputs
+from sensitivity.records import names_of
 
 
 def quantized_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
@@ -98,7 +99,7 @@ def _uses_by_distance(paths: Sequence[Path], index: int, output: ir.Value) -> tu
     own += [path for path in paths if path.user in away]
     # The output's own pairs are the nearest of all.
     own.sort(key=lambda path: away.get(path.user, -1))
-    return tuple(use.name for use in uses(own))
+    return tuple(names_of(uses(own)))
 
 
 def _nodes_away(last: ir.Node | None) -> dict[ir.Node | None, int]:

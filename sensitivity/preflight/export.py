@@ -18,7 +18,7 @@ from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph.levels import level_type
 from sensitivity.quantizers.base import QuantizedModel, file_grid, form_of
 from sensitivity.quantizers.torch.half import in_float32
-from sensitivity.records import Finding
+from sensitivity.records import Finding, names_of
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.session import Session
 from sensitivity.signals.distortion import flat_outputs
@@ -117,9 +117,7 @@ def _written(model: Any, folder: Path) -> Path:
 def _difference(source: QuantizedModel, file: Path, inputs: Any) -> float:
     """RMS difference between the file and the model with everything disabled; inf where shapes
     differ."""
-    expected = flat_outputs(
-        outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers])
-    )
+    expected = flat_outputs(outputs_of(source, inputs, names_of(source.quantizers)))
     with OnnxRuntime(optimize=False).build(file, threads=1) as engine:
         try:
             found = list(run(engine, inputs).values())

@@ -15,7 +15,7 @@ from sensitivity.errors import ModelError, SensitivityError
 from sensitivity.exporters.simulate import first_samples
 from sensitivity.quantizers.base import QuantizedModel, WithFloat, name_in_words
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
-from sensitivity.records import Finding
+from sensitivity.records import Finding, names_of
 from sensitivity.session import Session
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _outputs(model: Any, inputs: Any) -> Arrays:
 
 
 def _float_outputs(source: QuantizedModel, inputs: Any) -> Arrays:
-    with source.disabled([quantizer.name for quantizer in source.quantizers]):
+    with source.disabled(names_of(source.quantizers)):
         return _outputs(source.model, inputs)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, file_grid, form_of
-from sensitivity.records import Finding, Grid, Quantizer, Range
+from sensitivity.records import Finding, Grid, Quantizer, Range, names_of
 
 
 class Alternatives:
@@ -41,10 +41,8 @@ class Alternatives:
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
         wanted = frozenset(names)
-        for name in sorted(wanted - {quantizer.name for quantizer in self.quantizers}):
-            raise unknown_name(
-                "a quantizer's name", name, (quantizer.name for quantizer in self.quantizers)
-            )
+        for name in sorted(wanted - set(names_of(self.quantizers))):
+            raise unknown_name("a quantizer's name", name, names_of(self.quantizers))
         with (
             self._set(in_use(self.quantizers, wanted, self.ranges)),
             self.own.disabled(wanted - self.ranges.keys()),

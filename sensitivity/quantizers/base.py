@@ -7,7 +7,16 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from sensitivity.errors import ModelError, unknown_name
-from sensitivity.records import Finding, Grid, ModelGraph, Quantizer, Range, Unit, UnitKind
+from sensitivity.records import (
+    Finding,
+    Grid,
+    ModelGraph,
+    Quantizer,
+    Range,
+    Unit,
+    UnitKind,
+    names_of,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -223,7 +232,7 @@ def ends(source: QuantizedModel, units: Iterable[Unit]) -> tuple[tuple[str, ...]
     def units_in_order(quantizers: Iterable[str]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(unit_of[name] for name in quantizers if name in unit_of))
 
-    from_inputs = units_in_order(quantizer.name for quantizer in source.quantizers)
+    from_inputs = units_in_order(names_of(source.quantizers))
     if not isinstance(source, Ordered):
         return from_inputs, from_inputs[::-1]
     from_outputs = [units_in_order(near) for near in source.nearest_outputs()]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sensitivity import optional
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.torch.calls import every_module_called
-from sensitivity.records import Quantizer, Range
+from sensitivity.records import Quantizer, Range, names_of
 
 if TYPE_CHECKING:
     from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel
@@ -133,7 +133,7 @@ def _calibrated(
             module = _module(source, one)
             seen[one.name] = histogram(one.bits, None, bool(module._unsigned))
             stack.callback(module.register_forward_pre_hook(_collector(seen[one.name])).remove)
-        stack.enter_context(source.disabled(each.name for each in source.quantizers))
+        stack.enter_context(source.disabled(names_of(source.quantizers)))
         stack.enter_context(optional.torch.no_grad())
         stack.enter_context(every_module_called())
         forward()

@@ -16,7 +16,7 @@ from sensitivity import optional
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, form_of
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
-from sensitivity.records import Range
+from sensitivity.records import Range, names_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,7 @@ def _lacking_in_module(
     left_out: Collection[str],
 ) -> Lacking:
     """Weight quantizer -> its range now, and what its layer lacks."""
-    every = [quantizer.name for quantizer in source.quantizers]
+    every = names_of(source.quantizers)
     layers = sorted(source.biases.layers.keys() - set(left_out))
     names = [name for name in layers if _has_range(source, name)]
     with optional.torch.no_grad():

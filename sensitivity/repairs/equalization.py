@@ -17,7 +17,7 @@ import numpy as np
 
 from sensitivity import optional
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
-from sensitivity.records import Range
+from sensitivity.records import Range, names_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[
 
         return hook
 
-    every = [quantizer.name for quantizer in source.quantizers]
+    every = names_of(source.quantizers)
     with ExitStack() as stack:
         stack.enter_context(optional.torch.no_grad())
         stack.enter_context(source.disabled(every))

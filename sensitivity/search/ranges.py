@@ -17,7 +17,7 @@ import numpy as np
 
 from sensitivity.measure.ranking import gain, per_sample
 from sensitivity.measure.study import Study
-from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
+from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant, names_of
 from sensitivity.signals.base import Signal
 from sensitivity.stats.paired import paired_effect
 
@@ -151,7 +151,7 @@ def _of_units(
 ) -> tuple[Recalibrated, ...]:
     """Each range with the first unit that has a quantizer of its place."""
     new = {one.quantizer: one for one in choice}
-    names = [unit.name for unit in units]
+    names = names_of(units)
     found = []
     for name, mine in shares(names, units, places).items():
         before = tuple(one for place in mine for one in place.own if one.quantizer in new)

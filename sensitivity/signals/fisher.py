@@ -8,7 +8,7 @@ from typing import Any
 
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.records import Unit
+from sensitivity.records import Unit, names_of
 from sensitivity.seeds import current_seed
 
 
@@ -44,7 +44,7 @@ def fisher(
         )
     from sensitivity.signals.fisher_pass import squared_slopes
 
-    totals, samples = dict.fromkeys((unit.name for unit in units), 0.0), 0
+    totals, samples = dict.fromkeys(names_of(units), 0.0), 0
     for squares, size in squared_slopes(source, units, batches, seed=current_seed()):
         samples += size
         for unit, square in zip(units, squares, strict=True):

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import call, device_of, to_device
-from sensitivity.records import Unit
+from sensitivity.records import Unit, names_of
 from sensitivity.signals.fisher_probes import Probes
 from sensitivity.tasks.batches import batch_size
 
@@ -31,7 +31,7 @@ def squared_slopes(
         # Only while computing: between two batches the caller's code runs.
         with (
             _trainable(source.model),
-            source.disabled(quantizer.name for quantizer in source.quantizers),
+            source.disabled(names_of(source.quantizers)),
             probes,
         ):
             slopes = _slopes(source, probes, inputs, size, generator)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sensitivity import optional
 from sensitivity.quantizers.base import QuantizedModel, form_of
 from sensitivity.quantizers.torch.calls import device_of
+from sensitivity.records import names_of
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.compare import TOLERANCE, difference
 from sensitivity.simulators.memory import host_memory
@@ -78,7 +79,7 @@ def _difference(source: QuantizedModel, replay: Any, inputs: Any) -> float:
 
     So each is seen in both states. All on is compared again at the first batch of any other shape.
     """
-    names = [quantizer.name for quantizer in source.quantizers]
+    names = names_of(source.quantizers)
     variants = [frozenset(names[::2]), frozenset(names[1::2])]
     theirs = dict(ToggleSimulator(source).outputs(inputs, variants))
     replay.prepare(inputs)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import Changeable, QuantizedModel, Recalibratable
-from sensitivity.records import Plan, Range
+from sensitivity.records import Plan, Range, names_of
 from sensitivity.run_dir import RunInfo
 from sensitivity.session import quantized_model
 from sensitivity.steps.recalibrate import plan_ranges
@@ -59,7 +59,7 @@ def _ranges(source: QuantizedModel, plan: Plan, info: RunInfo) -> Iterator[None]
 
 def _source(model: Any, info: RunInfo) -> QuantizedModel:
     source = quantized_model(model)
-    known = {quantizer.name for quantizer in source.quantizers}
+    known = set(names_of(source.quantizers))
     missing = [quantizer.name for quantizer in info.quantizers if quantizer.name not in known]
     if missing:
         shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")

@@ -23,7 +23,7 @@ from sensitivity.exporters.lower import TARGETS, LowerTarget
 from sensitivity.measure.progress import Advance
 from sensitivity.planners.base import Probe
 from sensitivity.quantizers.base import form_of
-from sensitivity.records import CostModel
+from sensitivity.records import CostModel, names_of
 from sensitivity.run_dir import LOWERED
 from sensitivity.runtimes.base import Runtime
 from sensitivity.seeds import generator
@@ -97,7 +97,7 @@ def priced(
             table = measured_table(
                 work, runtime, place(runtime, threads), file, threads=threads, advance=advance
             )
-        names = tuple(unit.name for unit in session.units)
+        names = tuple(names_of(session.units))
         if kind == "table":
             int8_ms, float_ms = probe([(), names])
             yield table_cost(work, session.units, table, int8_ms, float_ms), None

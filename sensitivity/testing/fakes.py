@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import unknown_name
-from sensitivity.records import Finding, Grid, Quantizer
+from sensitivity.records import Finding, Grid, Quantizer, names_of
 
 
 class FakeModel:
@@ -37,7 +37,7 @@ class FakeModel:
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
         names = list(names)
-        known = {quantizer.name for quantizer in self.quantizers}
+        known = set(names_of(self.quantizers))
         for name in names:
             if name not in known:
                 raise unknown_name("a quantizer", name, known)
@@ -62,7 +62,7 @@ class FakeModel:
         return ()
 
     def executed(self, inputs: Any) -> frozenset[str]:
-        return frozenset(quantizer.name for quantizer in self.quantizers)
+        return frozenset(names_of(self.quantizers))
 
 
 class FakeSimulator:

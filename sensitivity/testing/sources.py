@@ -31,6 +31,7 @@ from sensitivity import optional
 from sensitivity.errors import ModelError, NamesError
 from sensitivity.measure.variants import unit_variant
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
+from sensitivity.records import names_of
 from sensitivity.session import quantized_model
 from sensitivity.signals.distortion import SQNR, flat_outputs
 from sensitivity.simulators.base import Simulator
@@ -134,7 +135,7 @@ class SourceConformance:
             assert grid.axis is None or grid.axis >= 0
 
     def test_names_are_unique_and_the_same_at_each_time(self, source: QuantizedModel) -> None:
-        names = [quantizer.name for quantizer in source.quantizers]
+        names = names_of(source.quantizers)
         assert len(set(names)) == len(names)
         assert source.quantizers == quantized_model(self.make()).quantizers
 
@@ -146,7 +147,7 @@ class SourceConformance:
             assert {"input", "weight"} <= {roles[name] for name in units[layer].quantizers}, layer
 
     def test_all_off_equals_the_float_model(self, source: QuantizedModel) -> None:
-        names = frozenset(quantizer.name for quantizer in source.quantizers)
+        names = frozenset(names_of(source.quantizers))
         expected = flat(self.float_outputs(self.inputs(1)))
         for simulator in self.simulators(source):
             assert distance(self._one(simulator, names), expected) <= self.float_tolerance, (
@@ -192,7 +193,7 @@ class SourceConformance:
         self, model: Any, source: QuantizedModel
     ) -> None:
         before, outputs = source.fingerprint(), flat(self.own_outputs(model, self.inputs(1)))
-        names = [quantizer.name for quantizer in source.quantizers]
+        names = names_of(source.quantizers)
         with pytest.raises(ZeroDivisionError), source.disabled(names[:3]):
             raise ZeroDivisionError
         assert source.fingerprint() == before
@@ -219,7 +220,7 @@ class SourceConformance:
         self, source: QuantizedModel
     ) -> None:
         before = source.fingerprint()
-        assert source.executed(self.inputs()) == {quantizer.name for quantizer in source.quantizers}
+        assert source.executed(self.inputs()) == set(names_of(source.quantizers))
         assert source.fingerprint() == before
 
     def test_contexts_nest(self, source: QuantizedModel) -> None:
@@ -310,7 +311,7 @@ def ranking(
     """Unit -> what quantizing it alone does to the float model's outputs (mean noise over signal,
     `signals.SQNR`)."""
     units = layers(source.quantizers)
-    every = frozenset(quantizer.name for quantizer in source.quantizers)
+    every = frozenset(names_of(source.quantizers))
     variants = [
         every,
         *(unit_variant(unit, source.quantizers, "enable").disabled for unit in units),

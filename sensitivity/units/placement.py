@@ -18,7 +18,7 @@ from sensitivity.exporters.simulate import outputs_of
 from sensitivity.onnx_graph import groups
 from sensitivity.onnx_graph.marks import SumOperand
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable
-from sensitivity.records import Range
+from sensitivity.records import Range, names_of
 
 ADD = "residual_add"
 QUANTIZER = "residual_quantizer"
@@ -144,5 +144,5 @@ def _largest_operands(
     with changed_sums(source.model, changes):
         for inputs in batches:
             # In float, as ranges are calibrated.
-            outputs_of(source, inputs, [quantizer.name for quantizer in source.quantizers])
+            outputs_of(source, inputs, names_of(source.quantizers))
     return largest

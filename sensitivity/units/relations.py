@@ -12,7 +12,7 @@ from sensitivity.exporters.simulate import first_samples
 from sensitivity.onnx_graph import groups
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Structured
 from sensitivity.quantizers.torch.modules import head_parts, merged_blocks, shared_objects
-from sensitivity.records import Unit
+from sensitivity.records import Unit, names_of
 from sensitivity.units.units import Relation, patterns, units_of
 
 NO_GRAPH = (
@@ -102,7 +102,7 @@ def structure_of(source: QuantizedModel, example: Any) -> Structure:
 def _module_relations(source: QuantizedModel) -> tuple[Relation, ...]:
     """What the modules alone say: merged RepVGG blocks, heads, quantizers that are one object."""
     layers = _layer_names(source)
-    names = [quantizer.name for quantizer in source.quantizers]
+    names = names_of(source.quantizers)
     merged = [Relation("repvgg", (layer,)) for layer in merged_blocks(source.model, layers)]
     heads = [Relation("head", part) for part in head_parts(source.model, layers)]
     shared = [Relation("shared", held) for held in shared_objects(source.model, names)]

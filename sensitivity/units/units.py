@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from sensitivity.config import UnitName
 from sensitivity.errors import NamesError, SensitivityError, unmatched
 from sensitivity.quantizers.base import layers
-from sensitivity.records import Quantizer, Unit, UnitKind
+from sensitivity.records import Quantizer, Unit, UnitKind, names_of
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def pinned(option: str, wanted: Iterable[str], units: Sequence[Unit]) -> tuple[s
     for pattern in wanted:
         matched.update(matching(option, pattern, names))
     hit = [unit for unit in units if not matched.isdisjoint(unit.names)]
-    return tuple(unit.name for unit in hit)
+    return tuple(names_of(hit))
 
 
 def _joined(atoms: Sequence[Unit], relations: Iterable[Relation]) -> Iterator[list[Unit]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from sensitivity.errors import ExportError
-from sensitivity.records import Quantizer
+from sensitivity.records import Quantizer, names_of
 
 BIAS = "INT32"
 """Format of a stored bias, which follows from input and weight."""
@@ -128,7 +128,7 @@ def own_names(operations: Iterable[Operation], plan: NamedPlan, tool: str) -> li
     """The operations' names, in order. Raises ExportError where one has none, or shares it with an
     operation that is not among them, which the tool would then take too."""
     wanted = list(operations)
-    names = [operation.name for operation in wanted]
+    names = names_of(wanted)
     if "" in names:
         nameless = wanted[names.index("")]
         raise ExportError(
@@ -136,7 +136,7 @@ def own_names(operations: Iterable[Operation], plan: NamedPlan, tool: str) -> li
             f"{nameless.op_type} of {', '.join(nameless.inputs)} without one; name the nodes of "
             "the model and export again."
         )
-    in_file, in_plan = Counter(each.name for each in plan.operations), Counter(names)
+    in_file, in_plan = Counter(names_of(plan.operations)), Counter(names)
     shared = [name for name in in_plan if in_file[name] > in_plan[name]]
     if shared:
         raise ExportError(

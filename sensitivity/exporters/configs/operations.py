@@ -14,6 +14,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import BIAS_INPUT, paths
 from sensitivity.onnx_graph.walk import given, producer
+from sensitivity.records import names_of
 
 
 def operations_of(files: Mapping[str, Path]) -> tuple[Operation, ...]:
@@ -29,7 +30,7 @@ def operations_of(files: Mapping[str, Path]) -> tuple[Operation, ...]:
         for node in load_model(files["float"]).graph
         if node.op_type != "Constant"
     )
-    count = Counter(operation.name for operation in found)
+    count = Counter(names_of(found))
     hidden = [name for name in int8 if count[name] != 1]
     if hidden:
         raise ExportError(

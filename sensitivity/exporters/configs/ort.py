@@ -20,6 +20,7 @@ from sensitivity.exporters.configs.base import (
     listed,
     own_names,
 )
+from sensitivity.records import names_of
 
 ONLY_BEHIND_QUANTIZED = ("Relu", "Clip")
 """Types whose input ONNX Runtime quantizes only where something else quantizes that tensor."""
@@ -58,7 +59,7 @@ class OrtConfig:
 
 def _notes(plan: NamedPlan) -> list[str]:
     notes = []
-    rounded = [operation.name for operation in _reading_rounded(plan)]
+    rounded = names_of(_reading_rounded(plan))
     if rounded:
         notes.append(
             f"{listed(rounded)} stay in float and read a tensor that ONNX Runtime rounds for the "

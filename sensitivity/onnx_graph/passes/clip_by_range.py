@@ -39,11 +39,11 @@ def _top(node: ir.Node) -> float | None:
     """Where a Clip from 0 ends; None for any other node."""
     if node.op_type != "Clip":
         return None
-    low, high = (qdq.constant(given(node, at)) for at in (1, 2))
-    if low is None or high is None or low.size != 1 or high.size != 1 or low.item() != 0:
+    limits = [qdq.constant(given(node, at)) for at in (1, 2)]
+    if not all(limit is not None and limit.size == 1 for limit in limits):
         return None
-    top = float(high.item())
-    return top if np.isfinite(top) and top > 0 else None
+    low, high = (float(np.asarray(limit).item()) for limit in limits)
+    return high if low == 0 < high < np.inf else None
 
 
 def _only_quantizer(node: ir.Node) -> ir.Node | None:

@@ -15,7 +15,7 @@ from sensitivity.onnx_graph.uses import grid_limits
 from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.onnx.float_model import first_samples, listed, run_batch, with_outputs
 from sensitivity.quantizers.onnx.model import OnnxModel, session
-from sensitivity.records import Finding
+from sensitivity.records import Finding, names_of
 
 MUCH = 0.05
 """Part of a tensor's float values beyond its pair's range from which that is no matter of
@@ -66,7 +66,7 @@ def _clamping(model: OnnxModel) -> Iterator[str]:
 
 def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
     """Pairs through which much of the float values does not fit."""
-    off = model.without(frozenset(use.name for use in model.uses))
+    off = model.without(frozenset(names_of(model.uses)))
     ranges = _ranges_of_computed(model, off)
     if not ranges:
         return

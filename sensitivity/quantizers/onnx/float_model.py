@@ -16,7 +16,7 @@ from sensitivity.onnx_graph.align import align, ports
 from sensitivity.onnx_graph.float_model import FloatModel
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx.model import OnnxModel, session
-from sensitivity.records import Finding
+from sensitivity.records import Finding, names_of
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -59,7 +59,7 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
         )
     except (OnnxFileError, FloatInputError) as error:
         return (*found, _not_compared(model, known, str(error).rstrip(".")))
-    with model.skipping(frozenset(use.name for use in model.uses)):
+    with model.skipping(frozenset(names_of(model.uses))):
         ours = run_batch(model, arrays, list(outputs))
     tolerance = _tolerance(model.graph, known.original)
     distances = {
@@ -188,7 +188,7 @@ def _values(model: ir.Model) -> list[ir.Value]:
 
 def _first_difference(model: OnnxModel, known: FloatModel, arrays: Arrays, tolerance: float) -> str:
     """The first tensor that differs in what both models compute for one sample, in words."""
-    off = model.without(frozenset(use.name for use in model.uses))
+    off = model.without(frozenset(names_of(model.uses)))
     pairs = _common_tensors(off.graph, known.model.graph)
     one = first_samples(arrays, 1)
     ours = run_batch(

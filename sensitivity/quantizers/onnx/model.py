@@ -26,6 +26,7 @@ from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights, 
 from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import integer_biases, paths, uses
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
+from sensitivity.records import names_of
 
 Watcher = Callable[[str, NDArray[Any]], None]
 
@@ -265,7 +266,7 @@ class OnnxModel:
         produced = {value.name: value for node in model.graph for value in node.outputs}
         outputs = {value.name for value in model.graph.outputs}
         model.graph.outputs.extend(produced[name] for name in names if name not in outputs)
-        SkipUses([use.name for use in self.uses], self.weights, self.clamps)(model)
+        SkipUses(names_of(self.uses), self.weights, self.clamps)(model)
         return ir.to_proto(model)
 
 

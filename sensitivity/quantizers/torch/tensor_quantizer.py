@@ -22,7 +22,7 @@ from sensitivity.quantizers.ranges import channel_axis, other_ranges, own_range,
 from sensitivity.quantizers.torch.biases import Biases, has_bias
 from sensitivity.quantizers.torch.calls import every_module_called
 from sensitivity.quantizers.torch.half import HALF, half_type
-from sensitivity.records import Finding, Grid, Quantizer, Range, Role
+from sensitivity.records import Finding, Grid, Quantizer, Range, Role, names_of
 
 if TYPE_CHECKING:
     from sensitivity.quantizers.base import Seer
@@ -216,7 +216,7 @@ class TensorQuantizerModel:
                     module = self._enabled[quantizer.name]
                     hook = module.register_forward_pre_hook(shown(quantizer.name))
                     stack.callback(hook.remove)
-            stack.enter_context(self.disabled(each.name for each in self.quantizers))
+            stack.enter_context(self.disabled(names_of(self.quantizers)))
             stack.enter_context(optional.torch.no_grad())
             stack.enter_context(every_module_called())
             yield

@@ -20,6 +20,7 @@ from sensitivity.quantizers.onnx.batches import (
     pieces,
 )
 from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.records import names_of
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.memory import host_memory
 from sensitivity.simulators.onnx.network import Unsplittable
@@ -62,7 +63,7 @@ def onnx_simulator(
     arrays = feed(example_inputs, [value.name for value in source.model.get_inputs()])
     _check_types(arrays, source.model)
     first = pieces(arrays, fixed_batch(source.model))[0]
-    names = [quantizer.name for quantizer in source.quantizers]
+    names = names_of(source.quantizers)
     variants = [frozenset[str](), frozenset(names), frozenset(names[::2]), frozenset(names[1::2])]
     try:
         replay = OnnxReplay(source, host_memory() // 4 if memory is None else memory)
