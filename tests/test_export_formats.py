@@ -24,6 +24,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from support.models import seeded
 from support.onnx_models import qdq_file
+from support.pq_models import quantized_by_pq, quantizers_of
 from torch import nn
 
 from sensitivity.errors import ExportError
@@ -40,6 +41,7 @@ from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
 from sensitivity.records import Grid
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.simulators.choose import simulator_for
@@ -158,6 +160,23 @@ def test_a_value_is_near_a_boundary_of_its_own_format() -> None:
     integers = Grid(np.ones(1, np.float32), 0, -128, 127, None)
     assert near_boundary(values, floating).tolist() == [True, False, False, False]
     assert near_boundary(values, integers).tolist() == [False, True, True, True]
+
+
+@pytest.mark.parametrize("bits", [4, 16])
+def test_bits_of_pytorch_quantization_are_exported(bits: int, tmp_path: Path) -> None:
+    x = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    model = quantized_by_pq(
+        lambda: nn.Sequential(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 4)), x
+    )
+    for quantizer in quantizers_of(model).values():
+        quantizer._num_bits = bits
+    source = PytorchQuantizationModel(model)
+    units = layers(source.quantizers)
+    files = export_files(source, x, units, ["0"], tmp_path, fingerprint="")
+    found = verify(source, files, x, units, ["0"])
+    assert [len(check.layers) for check in found.files] == [0, 2, 1]
+    kinds = {format_of(pair) for pair in qdq.pairs(load_model(files["int8"]).graph)}
+    assert kinds == {f"INT{bits}"}
 
 
 # Files of ONNX Runtime's own quantizers.
