@@ -212,8 +212,9 @@ def markdown(result: dict[str, Any]) -> str:
     machine = result["environment"]
     return "\n".join([
         "# INT8 files beside those of each runtime's own tool", "",
-        f"Command: `{result['command']}`. Load {result['load']:.1f} at the start.", "",
-        "Milliseconds of one sample on two threads (medians), all layers in INT8. The last column "
+        f"`{result['command']}`",
+        f"Load {result['load']:.1f} at the start.", "",
+        "Milliseconds of one sample on two threads (medians), all layers in INT8. The last column",
         "says how many times as fast as the peer's our file for that runtime is.", "",
         "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), *lines, "",
         ", ".join(f"{key} {machine.get(key)}" for key in ("cpu", "onnxruntime", "openvino")) + ".",
