@@ -409,6 +409,12 @@ def summary(settings: ReportSettings) -> str:
     return summary_of(data, settings.format)
 
 
+def described(settings: ReportSettings) -> Path:
+    """Write model.netron.onnx: the plan's file with what is known of each layer in the description
+    of its node."""
+    return later.netron.described_file(RunDir(settings.directory, settings.name))
+
+
 def _reported(run_dir: RunDir) -> ReportData:
     if run_dir.name is not None:
         run_dir.plan()  # a name of no plan is told, where a run without a plan has a report

@@ -22,7 +22,7 @@ QuantizeFor = Literal["tensorrt", "openvino", "onnxruntime"]
 CostName = Literal["macs", "table", "engine"]
 DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
 UnitName = Literal["layer", "group", "quantizer"]
-ReportFormat = Literal["html", "markdown", "junit", "sarif"]
+ReportFormat = Literal["html", "markdown", "junit", "sarif", "netron"]
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
 DetectorOutput = Literal["decoded", "raw"]
 Evaluator = Literal["built-in", "ultralytics"]
@@ -347,8 +347,10 @@ class ReportSettings(LogChoices, NamedSettings):
 
     format: ReportFormat = setting(
         "html",
-        "html: write the files. The others are printed and write nothing: markdown for the summary "
-        "of a CI job, junit (XML) for services that count tests, sarif (2.1.0) for code hosts.",
+        "html: write the files. netron: write model.netron.onnx, the plan's file with what each "
+        "layer runs in and costs in its node's description. The others are printed and write "
+        "nothing: markdown for the summary of a CI job, junit (XML) for services that count tests, "
+        "sarif (2.1.0) for code hosts.",
     )
 
 

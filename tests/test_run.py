@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import signal
@@ -405,3 +406,26 @@ def test_a_bench_of_a_spoilt_file_says_in_one_sentence_what_is_wrong(
     assert printed.err.startswith("Error: Expected ")
     assert printed.err.count("\n") == 1
     assert said in printed.err
+
+
+def test_the_file_for_netron_computes_the_same_and_says_what_each_layer_costs(
+    done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(done, tmp_path / "run")
+    assert verb("report", run, "--format", "netron") == 0
+    assert capsys.readouterr().out == f"For Netron: {run / 'model.netron.onnx'}\n"
+    plain, told = (onnx.load(run / f"model.{kind}.onnx") for kind in ("partial", "netron"))
+    said = {node.name: node.doc_string for node in told.graph.node if node.doc_string}
+    ranked = {row["unit"]: row for row in csv.DictReader((run / "scan.csv").open())}
+    skip = json.loads((run / "plan.json").read_text())["skip"]
+    assert set(said) == set(ranked) == set(LAYERS)
+    for layer, text in said.items():
+        assert text.startswith("float; " if layer in skip else "INT8; left out alone ")
+        assert text.endswith(f"rank {ranked[layer]['rank']} of {len(LAYERS)}")
+    for node in (*told.graph.node, *plain.graph.node):
+        node.ClearField("doc_string")
+    assert told.graph == plain.graph
+
+    (run / "model.partial.onnx").unlink()
+    assert verb("report", run, "--format", "netron") == 1
+    assert f"Expected the exported files of the plan in {run}" in capsys.readouterr().err

@@ -29,6 +29,12 @@ def test_one_wide_channel_is_set_against_the_median_one() -> None:
     assert "makes steps infinitely many times as coarse" in said(OWN, empty)
 
 
+def test_what_a_depthwise_convolution_reads_is_not_called_weights() -> None:
+    """An equalized input has a range per channel too."""
+    (told,) = range_sentences(OWN, replace(SPLIT, method="equalized", axis=1), "input")
+    assert told.startswith("Activations: the widest of 3 channels reaches 8")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [

@@ -16,6 +16,9 @@ def command(settings: ReportSettings) -> None:
     DIRECTORY is a run directory; the report shows the steps that have been done in it. That of a
     named plan goes to plans/NAME.
     """
+    if settings.format == "netron":
+        click.echo(f"For Netron: {later.api.described(settings)}")
+        return
     if settings.format != "html":
         click.echo(later.api.summary(settings), nl=False)
         return

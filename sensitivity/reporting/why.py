@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from sensitivity.records import Effect, Range, Recalibrated
+from sensitivity.records import Effect, Range, Recalibrated, Role
 from sensitivity.reporting.charts import effect_charts
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, includes_zero
@@ -21,8 +21,8 @@ COARSE = 1.25
 @dataclass(frozen=True)
 class Why:
     """One layer. effect: in words, with its interval. sentences: one for each range or bias that
-    was found for it. channels: ranges of its weights, the widest first, as shares of that; empty
-    where the weights have one range, or had one for each channel before."""
+    was found for it. channels: ranges of its weights, or of what it reads, the widest first, as
+    shares of that; empty where there is one range, or was one for each channel before."""
 
     unit: str
     effect: str
@@ -37,13 +37,16 @@ def reasons(data: ReportData) -> tuple[Why, ...]:
     effects = {one.unit: one for one in data.effects}
     order = [effects[row.name] for chart in effect_charts(data) for row in chart.rows]
     clear = [one for one in order if not includes_zero(one.effect)][:SHOWN]
-    metric = MetricFormat(data.metric, data.full_scale)
-    rows = [_why(effect, found[effect.unit], metric) for effect in clear if effect.unit in found]
+    rows = [_why(data, effect, found[effect.unit]) for effect in clear if effect.unit in found]
     return tuple(row for row in rows if row.sentences)
 
 
-def _why(effect: Effect, found: Recalibrated, metric: MetricFormat) -> Why:
-    sentences = [said for old, new in found.pairs for said in range_sentences(old, new)]
+def _why(data: ReportData, effect: Effect, found: Recalibrated) -> Why:
+    roles = {quantizer.name: quantizer.role for quantizer in data.quantizers}
+    metric = MetricFormat(data.metric, data.full_scale)
+    sentences = list[str]()
+    for old, new in found.pairs:
+        sentences += range_sentences(old, new, roles.get(new.quantizer, "weight"))
     split = [new.amax for old, new in found.pairs if is_split(old, new)]
     channels = sorted(split[0], reverse=True) if split else []
     words = f"{metric.effect(effect)} {metric.interval(effect.effect)}".rstrip()
@@ -52,29 +55,37 @@ def _why(effect: Effect, found: Recalibrated, metric: MetricFormat) -> Why:
 
 
 def is_split(old: Range, new: Range) -> bool:
-    """Whether one range for a tensor of weights became one for each channel."""
+    """Whether one range for a tensor became one for each channel."""
     return len(old.amax) == 1 < len(new.amax) and max(new.amax) > 0
 
 
-def range_sentences(old: Range, new: Range) -> Iterator[str]:
+def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[str]:
     """What another range or a corrected bias says of a quantizer; nothing where it is as before.
+
+    role: of the quantizer. Weights get a range per channel, and so does what a depthwise
+    convolution reads, where it is equalized.
 
     >>> own, found = Range("a", "own", (6.0,)), Range("a", "mse", (2.0,))
     >>> next(range_sentences(own, found))
     'Activations: few values lie beyond 2 (mse), but the range went to 6: steps 3 times as coarse.'
     """
     if is_split(old, new):
-        widest, usual = max(new.amax), median(new.amax)
-        times = f"{widest / usual:.3g} times" if usual > 0 else "infinitely many times"
-        yield (
-            f"Weights: the widest of {len(new.amax)} channels reaches {widest:.3g}, the median "
-            f"one {usual:.3g}. One scale for all of them makes steps {times} as coarse as the "
-            "median channel needs."
-        )
+        yield _uneven(new, "Weights" if role == "weight" else "Activations")
     elif len(old.amax) == len(new.amax) == 1:
         yield from _clipped(old, new)
     if new.bias is not None and any(new.bias):
         yield f"Biases: rounding the weights moved outputs by up to {max(map(abs, new.bias)):.2g}."
+
+
+def _uneven(new: Range, what: str) -> str:
+    """How far apart the channels of a tensor lie that had one range."""
+    widest, usual = max(new.amax), median(new.amax)
+    times = f"{widest / usual:.3g} times" if usual > 0 else "infinitely many times"
+    return (
+        f"{what}: the widest of {len(new.amax)} channels reaches {widest:.3g}, the median "
+        f"one {usual:.3g}. One scale for all of them makes steps {times} as coarse as the "
+        "median channel needs."
+    )
 
 
 def _clipped(old: Range, new: Range) -> Iterator[str]:

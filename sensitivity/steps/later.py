@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         dry_run,
         export,
         forecast,
+        netron,
         price,
     )
     from sensitivity.units import graph
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         "forecast",
         "graph",
         "html",
+        "netron",
         "onnx_task",
         "preflight",
         "price",
@@ -66,6 +68,7 @@ __getattr__ = importer(
         "forecast": "sensitivity.steps.forecast",
         "graph": "sensitivity.units.graph",
         "html": "sensitivity.reporting.html",
+        "netron": "sensitivity.steps.netron",
         "onnx_task": "sensitivity.onnx_task",
         "preflight": "sensitivity.preflight.check",
         "price": "sensitivity.steps.price",
