@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal
 
@@ -64,9 +64,23 @@ def words_of(data: ReportData) -> Words:
         return Words("scan", (), headline, (*rest, *latency))
     metric = MetricFormat(data.metric, data.full_scale)
     sentences = (*_plan_sentences(data.plan, metric), *latency)
-    return Words(
-        found.tone, lines_of(found), _plan_headline(data.plan, data.layers, metric), sentences
-    )
+    headline = _plan_headline(data.plan, data.layers, metric)
+    accuracy, *others = lines_of(found)
+    chance = _chance_words(found, data.plan.target.confidence)
+    accuracy = replace(accuracy, sentence=accuracy.sentence + chance)
+    return Words(found.tone, (accuracy, *others), headline, sentences)
+
+
+def _chance_words(found: Verdict, confidence: float) -> str:
+    """How likely the target holds, where that is what is open; "" elsewhere.
+
+    >>> verdict = Verdict("not proven", "", "faster", "", "prove", "", chance=0.784)
+    >>> _chance_words(verdict, 0.8)
+    ' It is 78% likely that the target holds; 80% is asked for.'
+    """
+    if found.chance is None or found.accuracy != "not proven":
+        return ""
+    return f" It is {found.chance:.0%} likely that the target holds; {confidence:.0%} is asked for."
 
 
 def verdict_in(data: ReportData) -> Verdict | None:
