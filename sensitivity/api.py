@@ -400,11 +400,7 @@ def _log(logger: Logger, data: ReportData, run_dir: RunDir) -> None:
 
 def summary(settings: ReportSettings) -> str:
     """The same as text in `settings.format`, which must not be html; writes nothing."""
-    if settings.log is not None:
-        raise SensitivityError(
-            f"Expected --log with the files that --format html writes, got --format "
-            f"{settings.format}; leave one of them out."
-        )
+    _refuse_log(settings)
     data = _reported(RunDir(settings.directory, settings.name))
     return summary_of(data, settings.format)
 
@@ -412,7 +408,16 @@ def summary(settings: ReportSettings) -> str:
 def described(settings: ReportSettings) -> Path:
     """Write model.netron.onnx: the plan's file with what is known of each layer in the description
     of its node."""
+    _refuse_log(settings)
     return later.netron.described_file(RunDir(settings.directory, settings.name))
+
+
+def _refuse_log(settings: ReportSettings) -> None:
+    if settings.log is not None:
+        raise SensitivityError(
+            f"Expected --log with the files that --format html writes, got --format "
+            f"{settings.format}; leave one of them out."
+        )
 
 
 def _reported(run_dir: RunDir) -> ReportData:

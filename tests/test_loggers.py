@@ -202,6 +202,7 @@ def test_a_missing_client_is_told_before_the_long_work(
 def test_text_for_a_ci_service_is_not_logged(
     scanned: Path, told: type[Told], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert verb("report", scanned, "--format", "junit", "--log", "wandb") == 1
-    assert "Expected --log with the files that --format html writes" in capsys.readouterr().err
+    for form in ("junit", "netron"):
+        assert verb("report", scanned, "--format", form, "--log", "wandb") == 1
+        assert "Expected --log with the files that --format html writes" in capsys.readouterr().err
     assert not told.entries

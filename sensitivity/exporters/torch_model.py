@@ -59,7 +59,7 @@ def export_files(
     disabled = disabled_by_variant(source, units, skip)
     grids = file_grids(source)
     weights, _ = quantized_weights(source, example_inputs)
-    traced = _traced(source, example_inputs, disabled)
+    traced = _traced(source, example_inputs, disabled, needed_opset(grids))
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     models = {}
     for variant in FILES:
@@ -82,13 +82,15 @@ def export_files(
 
 
 def _traced(
-    source: QuantizedModel, example_inputs: Any, disabled: Mapping[str, frozenset[str]]
+    source: QuantizedModel,
+    example_inputs: Any,
+    disabled: Mapping[str, frozenset[str]],
+    opset: int,
 ) -> dict[str, ir.Model]:
     """The traced model by variant: one for all, but where biases are corrected, which a layer that
     is left out keeps as they were."""
     from sensitivity.exporters.trace import trace
 
-    opset = needed_opset(file_grids(source))
     biases = getattr(source, "biases", None)
     corrected = biases.in_force if biases else frozenset[str]()
 

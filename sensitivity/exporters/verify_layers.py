@@ -18,10 +18,9 @@ from sensitivity.errors import ExportError
 from sensitivity.exporters.simulate import first_samples, hooked, numpy, outputs_of
 from sensitivity.exporters.verification import LAYER_TOLERANCE, LayerCheck
 from sensitivity.onnx_graph import walk
-from sensitivity.onnx_graph.levels import level_type, nearest_levels, spread
+from sensitivity.onnx_graph.levels import along, level_type, nearest_levels, spread
 from sensitivity.onnx_graph.marks import PRE_SCALE
 from sensitivity.onnx_graph.passes.fold_channel_scales import PARTS
-from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.quantizers.base import QuantizedModel, file_grid
 from sensitivity.quantizers.torch.calls import every_module_called
 from sensitivity.records import Grid, Quantizer

@@ -88,8 +88,13 @@ def spread(scale: Array, grid: Grid, shape: tuple[int, ...]) -> Array:
     if grid.block is not None and grid.axis is not None:
         size = shape[grid.axis]
         return np.repeat(scale, grid.block, axis=grid.axis).take(range(size), axis=grid.axis)
-    if grid.axis is None or scale.size == 1:
+    return along(scale, grid.axis, len(shape))
+
+
+def along(scale: np.ndarray, axis: int | None, ndim: int) -> np.ndarray:
+    """Scale [channels] shaped to broadcast along `axis` of a tensor with `ndim` axes."""
+    if axis is None or scale.size == 1:
         return scale.reshape(())
-    along = [1] * len(shape)
-    along[grid.axis] = -1
-    return scale.reshape(along)
+    shape = [1] * ndim
+    shape[axis] = -1
+    return scale.reshape(shape)

@@ -165,9 +165,7 @@ class Watchable(Protocol):
         channels; None where that is not known."""
         ...
 
-    def watching(
-        self, see: Callable[[str, NDArray[np.floating]], None]
-    ) -> AbstractContextManager[None]:
+    def watching(self, see: Seer) -> AbstractContextManager[None]:
         """Inside the `with` the model runs with nothing quantized, and `see` is called with the
         name of each quantizer of an activation and what it gets."""
         ...

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.onnx_graph.levels import along
 from sensitivity.quantizers.histogram import Histogram
 from sensitivity.records import Distribution, Grid, OnGrid, Quantizer
 
@@ -85,9 +86,7 @@ def _median_channel_error(values: Array, grid: Grid, axis: int) -> float:
 def _steps_and_ends(grid: Grid, axes: int) -> tuple[Array, tuple[Array, Array]]:
     """The steps, and the smallest and largest values that do not clip, of a shape that is broadcast
     to a tensor with so many axes."""
-    step = np.asarray(grid.scale, np.float64)
-    if grid.axis is not None:
-        step = step.reshape([-1 if axis == grid.axis else 1 for axis in range(axes)])
+    step = along(np.asarray(grid.scale, np.float64), grid.axis, axes)
     return step, ((grid.low - grid.zero_point) * step, (grid.high - grid.zero_point) * step)
 
 

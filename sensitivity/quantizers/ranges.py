@@ -28,6 +28,8 @@ CHANNEL_AXIS = {"ConvTranspose1d": 1, "ConvTranspose2d": 1, "ConvTranspose3d": 1
 """Of the weight, where it is not 0."""
 
 Amax = tuple[float, ...]
+Hook = Callable[[Any, Any], None]
+"""Of a module, called before its forward with it and its arguments."""
 
 
 @contextmanager
@@ -128,19 +130,30 @@ def _calibrated(
         return {}
     histogram = importlib.import_module(source.calibrators).HistogramCalibrator
     seen: dict[str, Any] = {}
-    with ExitStack() as stack:
-        for one in quantizers:
-            module = _module(source, one)
-            seen[one.name] = histogram(one.bits, None, bool(module._unsigned))
-            stack.callback(module.register_forward_pre_hook(_collector(seen[one.name])).remove)
-        stack.enter_context(source.disabled(names_of(source.quantizers)))
-        stack.enter_context(optional.torch.no_grad())
-        stack.enter_context(every_module_called())
+    for one in quantizers:
+        seen[one.name] = histogram(one.bits, None, bool(_module(source, one)._unsigned))
+    with hooked_in_float(source, {name: _collector(each) for name, each in seen.items()}):
         forward()
     return {name: _ranges_of(name, calibrator) for name, calibrator in seen.items()}
 
 
-def _collector(calibrator: Any) -> Any:
+@contextmanager
+def hooked_in_float(source: TensorQuantizerModel, hooks: Mapping[str, Hook]) -> Iterator[None]:
+    """Inside the `with` the model runs with nothing quantized, and each quantizer named here calls
+    its hook with what it gets."""
+    with ExitStack() as stack:
+        for quantizer in source.quantizers:
+            if quantizer.name in hooks:
+                module = _module(source, quantizer)
+                handle = module.register_forward_pre_hook(hooks[quantizer.name])
+                stack.callback(handle.remove)
+        stack.enter_context(source.disabled(names_of(source.quantizers)))
+        stack.enter_context(optional.torch.no_grad())
+        stack.enter_context(every_module_called())
+        yield
+
+
+def _collector(calibrator: Any) -> Hook:
     def hook(module: Any, args: Any) -> None:
         calibrator.collect(args[0].detach())
 

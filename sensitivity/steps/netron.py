@@ -9,7 +9,7 @@ from sensitivity.errors import RunDirError
 from sensitivity.exporters.writing import save
 from sensitivity.measure.scan import Scan
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.records import Effect, Unit
+from sensitivity.records import Effect
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.number_formats import unit_formats
 from sensitivity.run_dir import RunDir, RunInfo
@@ -35,13 +35,8 @@ def described_file(run_dir: RunDir) -> Path:
     told = dict[str, str]()
     for unit in info.units:
         said = _said(formats[unit.name], effects.get(unit.name), info)
-        told |= dict.fromkeys(_layers(unit, info), said)
+        told |= dict.fromkeys(unit.layers or (unit.name,), said)
     return _described(run_dir.canonical()["partial"], run_dir.folder / FILE, told)
-
-
-def _layers(unit: Unit, info: RunInfo) -> set[str]:
-    """The layers whose quantizers a unit holds."""
-    return {quantizer.layer for quantizer in info.quantizers if quantizer.name in unit.quantizers}
 
 
 def _said(format_name: str, effect: Effect | None, info: RunInfo) -> str:

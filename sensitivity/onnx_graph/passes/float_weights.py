@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.onnx_graph.walk import only_user
 
 ANY_OUTPUT = {"MatMul"}

@@ -8,10 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.levels import limits_of, nearest_levels, numpy_type
+from sensitivity.onnx_graph.levels import along, limits_of, nearest_levels, numpy_type
 from sensitivity.onnx_graph.marks import add_module_outputs, module_outputs
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.uses import BIAS_INPUT, stored_type
 from sensitivity.onnx_graph.walk import given, graph_of, is_read, producer

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.levels import level_type, nearest_levels, numpy_type, spread
+from sensitivity.onnx_graph.levels import along, level_type, nearest_levels, numpy_type, spread
 from sensitivity.onnx_graph.marks import is_mark, remove
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
@@ -87,15 +87,6 @@ def snapped(weight: np.ndarray, levels: np.ndarray, grid: Grid, kind: ir.DataTyp
     if not wrong.any():
         return weight
     return np.where(wrong, (levels * scale).astype(weight.dtype), weight)
-
-
-def along(scale: np.ndarray, axis: int | None, ndim: int) -> np.ndarray:
-    """Scale [channels] shaped to broadcast along `axis` of a tensor with `ndim` axes."""
-    if axis is None or scale.size == 1:
-        return scale.reshape(())
-    shape = [1] * ndim
-    shape[axis] = -1
-    return scale.reshape(shape)
 
 
 def to_levels(

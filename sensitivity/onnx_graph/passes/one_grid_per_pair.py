@@ -15,8 +15,8 @@ import onnx_ir.passes.common as common
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.onnx_graph.walk import graph_of
 
 Step = tuple[str, NDArray[Any] | None]

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.integer_layers import MARGIN, IntegerLayer, integer_layers
+from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.passes.insert_qdq import along
 
 
 class RoomForBias(ir.passes.InPlacePass):

@@ -18,8 +18,8 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.biases import bias_place
 from sensitivity.onnx_graph.clamps import Clamps, activation
+from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
-from sensitivity.onnx_graph.passes.insert_qdq import along
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths, uses
 from sensitivity.onnx_graph.walk import given, graph_of, inputs, insert_behind, is_read
 from sensitivity.records import Range

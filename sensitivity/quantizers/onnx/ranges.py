@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sensitivity.errors import ModelError
 from sensitivity.onnx_graph import groups, qdq
 from sensitivity.onnx_graph.clamps import UNLIMITED, Limits
-from sensitivity.onnx_graph.passes.insert_qdq import along, to_levels
+from sensitivity.onnx_graph.levels import along
+from sensitivity.onnx_graph.passes.insert_qdq import to_levels
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, can_be_per_channel, dequantized
 from sensitivity.onnx_graph.qdq import PAIR
 from sensitivity.onnx_graph.uses import MOVERS, Path, Use, grid_limits, stored_type

@@ -108,8 +108,7 @@ class ModelOptModel(TensorQuantizerModel):
             f"it quantizes blocks of {module._block_sizes}": module._block_sizes is not None,
             "its range is taken from each batch": bool(module._dynamic),
             "it multiplies by a pre-quantization scale": module.pre_quant_scale is not None,
-            "it has more than one channel axis": isinstance(module._axis, (tuple, list))
-            and len(module._axis) > 1,
+            "it has more than one channel axis": _has_several_axes(module),
         }
         return _first(reasons) or _unusual(module)
 
@@ -121,11 +120,13 @@ class ModelOptModel(TensorQuantizerModel):
             and tuple(module._num_bits) != E4M3,
             f"it quantizes blocks of {sizes}": sizes is not None
             and (_block(module) is None or role != "weight"),
-            "it has more than one channel axis": sizes is None
-            and isinstance(module._axis, (tuple, list))
-            and len(module._axis) > 1,
+            "it has more than one channel axis": sizes is None and _has_several_axes(module),
         }
         return _first(reasons) or _unusual(module)
+
+
+def _has_several_axes(module: Any) -> bool:
+    return isinstance(module._axis, (tuple, list)) and len(module._axis) > 1
 
 
 def _block(module: Any) -> int | None:

@@ -18,11 +18,16 @@ from numpy.typing import NDArray
 from sensitivity import optional
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.quantizers.proofs import reached, still_quantized
-from sensitivity.quantizers.ranges import channel_axis, other_ranges, own_range, ranges_set
+from sensitivity.quantizers.ranges import (
+    channel_axis,
+    hooked_in_float,
+    other_ranges,
+    own_range,
+    ranges_set,
+)
 from sensitivity.quantizers.torch.biases import Biases, has_bias
-from sensitivity.quantizers.torch.calls import every_module_called
 from sensitivity.quantizers.torch.half import HALF, half_type
-from sensitivity.records import Finding, Grid, Quantizer, Range, Role, names_of
+from sensitivity.records import Finding, Grid, Quantizer, Range, Role
 
 if TYPE_CHECKING:
     from sensitivity.quantizers.base import Seer
@@ -137,10 +142,6 @@ class TensorQuantizerModel:
         scale = self._scale(name, high)
         return Grid(scale=scale, zero_point=0, low=low, high=high, axis=self._axis(module))
 
-    def file_grid(self, name: str) -> Grid:
-        """As `quantizers.base.WithFileGrids` says."""
-        return self.grid(name)
-
     def _named(self, name: str) -> Any:
         if name not in self._enabled:
             raise unknown_name("a quantizer's name", name, self._enabled)
@@ -210,15 +211,8 @@ class TensorQuantizerModel:
         def shown(name: str) -> Callable[[Any, Any], None]:
             return lambda module, given: see(name, array(given[0]))
 
-        with ExitStack() as stack:
-            for quantizer in self.quantizers:
-                if quantizer.role != "weight":
-                    module = self._enabled[quantizer.name]
-                    hook = module.register_forward_pre_hook(shown(quantizer.name))
-                    stack.callback(hook.remove)
-            stack.enter_context(self.disabled(names_of(self.quantizers)))
-            stack.enter_context(optional.torch.no_grad())
-            stack.enter_context(every_module_called())
+        watched = [each.name for each in self.quantizers if each.role != "weight"]
+        with hooked_in_float(self, {name: shown(name) for name in watched}):
             yield
 
     def _deltas(self, ranges: Iterable[Range]) -> dict[str, tuple[float, ...] | None]:

@@ -24,7 +24,7 @@ from sensitivity.reporting.graph.layout import (
     narrow,
 )
 from sensitivity.reporting.graph.neighbours import Neighbours
-from sensitivity.reporting.number_formats import USUAL, format_of
+from sensitivity.reporting.number_formats import FLOAT, USUAL, format_of
 
 BOX, DOT, PORT = (124.0, 46.0), (16.0, 16.0), (124.0, 24.0)
 """Sizes of layers and blocks, of joins, and of what stands outside, in pixels."""
@@ -35,8 +35,6 @@ top to bottom."""
 
 LABEL = 16
 """Characters of a label at most."""
-
-FLOAT = "float"
 
 BoxKind = Literal["block", "layer", "join", "port"]
 BoxTone = Literal["usual", "other", "float", "mixed", ""]
