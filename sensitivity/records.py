@@ -67,7 +67,8 @@ class Range:
     that does not clip, one per tensor, or one per channel along `axis`. low: of an asymmetric grid
     the smallest value that does not clip, 0 at most, beside the largest in `amax`; None where the
     grid keeps its zero point. bias: of a weight's quantizer, what is added to the bias of its layer
-    while the weight is quantized, one per output channel; None leaves the bias as it is.
+    while the weight is quantized, one per output channel; None leaves the bias as it is. bits: how
+    many the integers then have; None for as many as they have.
     """
 
     quantizer: str
@@ -76,6 +77,7 @@ class Range:
     axis: int | None = None
     low: float | None = None
     bias: tuple[float, ...] | None = None
+    bits: int | None = None
 
     @cached_property
     def key(self) -> str:
@@ -84,6 +86,7 @@ class Range:
         parts: tuple[Any, ...] = (self.amax, self.axis)
         parts += () if self.low is None and self.bias is None else (self.low,)
         parts += () if self.bias is None else (self.bias,)
+        parts += () if self.bits is None else (f"{self.bits} bits",)
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
         return f"{self.quantizer}@{self.method}#{digest}"
 

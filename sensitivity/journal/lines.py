@@ -54,6 +54,7 @@ class RangeTried(msgspec.Struct, frozen=True, tag_field="op", tag="range"):
     axis: int | None = None
     low: float | None = None
     bias: tuple[float, ...] | None = None
+    bits: int | None = None
 
 
 class VariantMade(msgspec.Struct, frozen=True, tag_field="op", tag="variant", omit_defaults=True):
@@ -108,7 +109,8 @@ def record_of(line: bytes, *, needs_seal: bool) -> Record:
 
 def made_range(record: RangeTried) -> Range:
     """The range that a line is of. Raises Damaged where its key is of another one."""
-    made = Range(record.quantizer, record.method, record.amax, record.axis, record.low, record.bias)
+    told = msgspec.structs.asdict(record)
+    made = Range(**{field: told[field] for field in Range.__dataclass_fields__})
     if made.key != record.key:
         raise Damaged("the key is of another range")
     return made

@@ -112,4 +112,7 @@ def in_use(
 
 
 def _as_quantizer(quantizer: Quantizer, one: Range) -> Quantizer:
-    return replace(quantizer, name=one.key, axis=one.axis, replaces=quantizer.name)
+    offered = replace(quantizer, name=one.key, axis=one.axis, replaces=quantizer.name)
+    if one.bits is None:
+        return offered
+    return replace(offered, bits=one.bits, format=f"INT{one.bits}")

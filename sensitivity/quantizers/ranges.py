@@ -28,6 +28,9 @@ CHANNEL_AXIS = {"ConvTranspose1d": 1, "ConvTranspose2d": 1, "ConvTranspose3d": 1
 """Of the weight, where it is not 0."""
 
 Amax = tuple[float, ...]
+State = tuple[Any, Any, Any]
+"""amax, axis and bits of a quantizer module."""
+
 Hook = Callable[[Any, Any], None]
 """Of a module, called before its forward with it and its arguments."""
 
@@ -40,12 +43,12 @@ def ranges_set(
 
     dims: how many axes the tensor of a per-channel range has.
     """
-    before: list[tuple[Any, Any, Any]] = []
+    before: list[tuple[Any, State]] = []
     try:
         for one in ranges:
             module = modules[one.quantizer]
             own = module._buffers["_amax"]
-            before.append((module, own, module._axis))
+            before.append((module, state_of(module)))
             amax = optional.torch.tensor(one.amax, dtype=own.dtype, device=own.device)
             if one.axis is not None:
                 amax = amax.reshape(
@@ -55,11 +58,23 @@ def ranges_set(
                 amax.reshape(own.shape) if amax.numel() == own.numel() else amax
             )
             vars(module)["_axis"] = module._axis if one.axis == _first(module._axis) else one.axis
+            if one.bits is not None:
+                vars(module)["_num_bits"] = one.bits
         yield
     finally:
-        for module, own, axis in reversed(before):
-            module._buffers["_amax"] = own
-            vars(module)["_axis"] = axis
+        for module, state in reversed(before):
+            restore(module, state)
+
+
+def state_of(module: Any) -> State:
+    """What `ranges_set` changes of a quantizer module."""
+    return module._buffers["_amax"], module._axis, module._num_bits
+
+
+def restore(module: Any, state: State) -> None:
+    """Give a module what `state_of` said of it."""
+    module._buffers["_amax"] = state[0]
+    vars(module).update(_axis=state[1], _num_bits=state[2])
 
 
 def own_range(name: str, amax: Any, axis: int | None) -> Range:

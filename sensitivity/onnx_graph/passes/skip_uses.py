@@ -18,7 +18,7 @@ from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.biases import bias_place
 from sensitivity.onnx_graph.clamps import Clamps, activation
-from sensitivity.onnx_graph.levels import along
+from sensitivity.onnx_graph.levels import FIRST_OPSET, along
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths, uses
 from sensitivity.onnx_graph.walk import given, graph_of, inputs, insert_behind, is_read
@@ -28,6 +28,10 @@ Weights = Mapping[str, NDArray[Any]]
 
 PER_CHANNEL_FROM = 13
 """The opset from which on Q and DQ have scales per channel."""
+
+WIDE_FROM = FIRST_OPSET[ir.DataType.INT16]
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operations."""
 
 OLDEST_RAISED = 11
 IR_OF_13 = 7
@@ -62,6 +66,11 @@ class NewGrid:
         if self.range.bias is None:
             return None
         return np.asarray(self.range.bias, np.float32)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its levels have another number of bits than those of the pair."""
+        return self.range.bits is not None
 
     @property
     def no_bias(self) -> NDArray[Any]:
@@ -112,6 +121,9 @@ class SkipUses(ir.passes.InPlacePass):
         if any(grid.axis is not None for grid in self._grids.values()):
             _raise_opset(model)
         self._opset = model.opset_imports.get("", 0)
+        self._wide_domain = wide_domain(model)
+        if self._wide_domain and any(grid.is_wide for grid in self._grids.values()):
+            model.opset_imports.setdefault(self._wide_domain, 1)
         changed = self._skip | self._grids.keys()
         found = [
             path for path in paths(model.graph) if any(use.name in changed for use in uses([path]))
@@ -200,10 +212,10 @@ class SkipUses(ir.passes.InPlacePass):
         scale, zero_point, *constant = self._parameters[grid]
         value = constant[0] if constant else value
         for node in pair.nodes:
-            if node is pair.clip:
+            if node is not pair.clip:
+                value = self._copy(node, value, (scale, zero_point), grid)
+            elif not grid.is_wide:  # a wide grid has all levels of its type
                 value = self._copy(node, value)
-            else:
-                value = self._copy(node, value, (scale, zero_point), grid.axis)
         return value
 
     def _copies_of(self, nodes: Iterable[ir.Node], value: ir.Value) -> ir.Value:
@@ -217,10 +229,10 @@ class SkipUses(ir.passes.InPlacePass):
         node: ir.Node,
         value: ir.Value,
         parameters: tuple[ir.Value, ir.Value] | None = None,
-        axis: int | None = None,
+        grid: NewGrid | None = None,
     ) -> ir.Value:
-        """What the same node gives for this value; with these parameters along this axis, where it
-        is a Q or DQ that gets others."""
+        """What the same node gives for this value; with these parameters of this grid, where it is
+        a Q or DQ that gets others."""
         key = (id(node), value, parameters)
         if key in self._made:
             return self._made[key]
@@ -228,13 +240,18 @@ class SkipUses(ir.passes.InPlacePass):
         self._count[node] += 1
         suffix = "_skipped" if self._count[node] == 1 else f"_{self._count[node]}_skipped"
         given = ir.Value(name=f"{output.name}{suffix}", type=output.type, shape=output.shape)
-        attributes = dict(node.attributes)
-        if parameters is not None:
+        attributes, domain = dict(node.attributes), node.domain
+        if grid is not None:
             attributes.pop("axis", None)
-        if axis is not None:
-            attributes["axis"] = ir.AttrInt64("axis", axis)
+        if grid is not None and grid.axis is not None:
+            attributes["axis"] = ir.AttrInt64("axis", grid.axis)
+        if grid is not None and grid.is_wide:
+            domain = self._wide_domain
+            attributes.pop("output_dtype", None)
+            if node.op_type == "QuantizeLinear":
+                given.type = ir.TensorType(ir.DataType.from_numpy(grid.zero_point.dtype))
         new = ir.Node(
-            node.domain,
+            domain,
             node.op_type,
             [value, *(parameters or node.inputs[1:])],
             list(attributes.values()),
@@ -266,6 +283,12 @@ def _insert_behind(value: ir.Value, node: ir.Node, graph: ir.Graph) -> None:
         owner.insert_before(owner[0], node)
     else:
         insert_behind(value, [node])
+
+
+def wide_domain(model: ir.Model) -> str:
+    """The domain of Q and DQ that take integers of 16 bits in this model: ONNX's own has them from
+    opset 21 on, ONNX Runtime's in every one."""
+    return "" if model.opset_imports.get("", 0) >= WIDE_FROM else MICROSOFT
 
 
 def can_be_per_channel(model: ir.Model) -> bool:

@@ -119,6 +119,9 @@ class OnnxQdqModel:
         new = self.model.grids.get(name)
         if new is not None:
             zero_point = int(new.zero_point.reshape(-1)[0])
+            if new.is_wide:
+                whole = np.iinfo(new.zero_point.dtype)
+                limits = int(whole.min), int(whole.max)
             return Grid(
                 np.asarray(new.scale, np.float32).reshape(-1), zero_point, *limits, axis=new.axis
             )

@@ -82,18 +82,17 @@ def new_grids(
 
 
 def _new_grid(model: OnnxModel, use: Use, one: Range) -> NewGrid:
-    pair, limits = use.pair, grid_limits(use.pair)
-    assert limits is not None
+    pair = use.pair
     assert pair.scale is not None
-    low, high = limits
+    whole, (low, high) = _levels(pair, one.bits)
     if use.role == "weight" and _is_own(use, one):
         zero_points = np.asarray(pair.zero_points, stored_type(pair).numpy())
         own_zero_point = np.broadcast_to(zero_points.reshape(-1)[0], pair.scale.shape)
         return NewGrid(one, pair.scale, own_zero_point, pair.axis, keeps_pair=True)
-    kind, whole = pair.scale.dtype, stored_type(pair).numpy()
+    kind = pair.scale.dtype
     amax = np.asarray(one.amax, np.float32)
     if one.low is None:
-        zero_point = _zero_point(pair)
+        zero_point = _zero_point(pair) if one.bits is None else (low + high + 1) // 2
         scale = scales_of(amax, high - zero_point, is_weight=use.role == "weight")
     else:
         scale = np.maximum((amax - np.float32(one.low)) / np.float32(high - low), np.float32(1e-30))
@@ -105,6 +104,17 @@ def _new_grid(model: OnnxModel, use: Use, one: Range) -> NewGrid:
         _requantized(model, use, scale, zero_points, one.axis) if use.role == "weight" else None
     )
     return NewGrid(one, scale, zero_points, one.axis, constant)
+
+
+def _levels(pair: qdq.Pair, bits: int | None) -> tuple[np.dtype[Any], tuple[int, int]]:
+    """The type of a pair's levels with so many bits, signed as they are, and the smallest and the
+    largest. bits: None for as many as they have."""
+    stored, limits = stored_type(pair), grid_limits(pair)
+    assert limits is not None
+    if bits is None:
+        return np.dtype(stored.numpy()), limits
+    kind = np.dtype(f"{'' if stored.is_signed() else 'u'}int{bits}")
+    return kind, (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
 
 
 def _is_own(use: Use, one: Range) -> bool:

@@ -24,6 +24,8 @@ from sensitivity.quantizers.ranges import (
     other_ranges,
     own_range,
     ranges_set,
+    restore,
+    state_of,
 )
 from sensitivity.quantizers.torch.biases import Biases, has_bias
 from sensitivity.quantizers.torch.half import HALF, half_type
@@ -186,10 +188,9 @@ class TensorQuantizerModel:
             raise unknown_name("a quantizer's name", name, self._enabled)
         modules = [self._enabled[one.quantizer] for one in ranges]
         with self.with_ranges(ranges):
-            states = [(module._buffers["_amax"], module._axis) for module in modules]
-        for module, (amax, axis) in zip(modules, states, strict=True):
-            module._buffers["_amax"] = amax
-            vars(module)["_axis"] = axis
+            states = [state_of(module) for module in modules]
+        for module, state in zip(modules, states, strict=True):
+            restore(module, state)
         deltas = self._deltas(ranges)
         for name in deltas.keys() - wanted:
             self.biases.change(name, deltas[name])

@@ -21,6 +21,7 @@ from sensitivity.onnx_graph.passes.skip_uses import (
     corrected_bias,
     dequantized,
     nodes_of,
+    wide_domain,
 )
 from sensitivity.onnx_graph.uses import Link, Use
 from sensitivity.quantizers.onnx.model import OnnxModel
@@ -83,6 +84,7 @@ class _Splitter:
     def __init__(self, source: OnnxModel, bits: dict[str, int], offered: Offered) -> None:
         self._source, self._bits, self._offered = source, bits, offered
         self._model = source.graph
+        self._wide_domain = wide_domain(source.graph)
         self._deps: list[tuple[int, ...]] = []
         self._switch: list[int] = []
         self._recipes: list[Recipe | None] = []
@@ -270,14 +272,18 @@ class _Splitter:
         recipe = (
             _recipe(nodes, reads, {})
             if grid is None or grid.keeps_pair
-            else _on_grid(use, grid, len(deps) - 1)
+            else _on_grid(use, grid, len(deps) - 1, self._wide_domain)
         )
         fixed = self._fixed[before[0]]
         at = self._add(deps, recipe, fixed=fixed, switch=self._bits.get(use.name, 0))
         self._twins[at] = self._of_pair.setdefault((use.pair.dequantize, before, grid), at)
         for key, other in self._offered.get(use.name, {}).items():
             again = {} if stored_otherwise else {source: (1, 0)}
-            offered = _recipe(nodes, again, {}) if other.keeps_pair else _on_grid(use, other, 1)
+            offered = (
+                _recipe(nodes, again, {})
+                if other.keeps_pair
+                else _on_grid(use, other, 1, self._wide_domain)
+            )
             at = self._add((at, before[0]), offered, fixed=fixed, switch=self._bits[key])
         return at
 
@@ -320,20 +326,38 @@ class _Splitter:
         return self._add((), Recipe(value=array), fixed=True)
 
 
-def _on_grid(use: Use, grid: NewGrid, source: int) -> Recipe:
+def _on_grid(use: Use, grid: NewGrid, source: int, wide_domain: str) -> Recipe:
     """A pair on another grid. source: which dep gives what it quantizes; a weight's values are
-    computed here, since older opsets have no scales per channel."""
+    computed here, since older opsets have no scales per channel. wide_domain: of Q and DQ of 16
+    bits."""
     names = {what: f"{grid.key}.{what}" for what in ("scale", "zero_point", "values")}
     if grid.constant is not None:
         keep = onnx.helper.make_node("Identity", [names["values"]], ["value"])
         return Recipe((keep,), {}, constants=_tensors({names["values"]: weight_on_grid(use, grid)}))
+    parameters = _tensors({names["scale"]: grid.scale, names["zero_point"]: grid.zero_point})
+    if grid.is_wide:
+        nodes = _pair_of(list(parameters), wide_domain, grid.axis)
+        return Recipe(nodes, {"x": (source, 0)}, constants=parameters)
     recipe = _recipe(nodes_of(use.pair), {use.pair.source.name or "": (source, 0)}, {})
     for node in recipe.nodes:
         if node.op_type != "Clip":
             del node.input[1:]
-            node.input.extend([names["scale"], names["zero_point"]])
-    parameters = _tensors({names["scale"]: grid.scale, names["zero_point"]: grid.zero_point})
+            node.input.extend(parameters)
     return Recipe(recipe.nodes, recipe.reads, recipe.outputs, {**recipe.constants, **parameters})
+
+
+def _pair_of(
+    parameters: list[str], domain: str, axis: int | None
+) -> tuple[onnx.NodeProto, onnx.NodeProto]:
+    """A Q and a DQ of `x`. parameters: names of scale and zero point."""
+    along = {} if axis is None else {"axis": axis}
+    quantize = onnx.helper.make_node(
+        "QuantizeLinear", ["x", *parameters], ["levels"], domain=domain, **along
+    )
+    dequantize = onnx.helper.make_node(
+        "DequantizeLinear", ["levels", *parameters], ["value"], domain=domain, **along
+    )
+    return quantize, dequantize
 
 
 def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, onnx.TensorProto]:

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
+from sensitivity.onnx_graph.passes.skip_uses import MICROSOFT
 from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.simulators.onnx.network import Recipe, Split, Unsplittable
 
@@ -111,7 +112,8 @@ class Program:
     def _proto(self, graph: onnx.GraphProto) -> onnx.ModelProto:
         model = self._source.graph
         proto = onnx.ModelProto(ir_version=max(model.ir_version, 4), graph=graph)
-        for domain, version in model.opset_imports.items():
+        # Quantizers of 16 bits that are tried may be operations of ONNX Runtime's own.
+        for domain, version in ({MICROSOFT: 1} | dict(model.opset_imports)).items():
             proto.opset_import.append(onnx.OperatorSetIdProto(domain=domain, version=version))
         proto.functions.extend(ir.to_proto(function) for function in model.functions.values())
         return proto
