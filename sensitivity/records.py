@@ -26,7 +26,7 @@ Mode = Literal["disable", "enable"]
 Severity = Literal["error", "warning", "note"]
 AccuracyStatus = Literal["met", "not proven", "missed"]
 SpeedStatus = Literal["faster", "slower", "no different", "same file", "not measured"]
-Action = Literal["use", "prove", "bench", "float", "train", "repair"]
+Action = Literal["use", "prove", "risk", "bench", "float", "train", "repair"]
 Tone = Literal["good", "open", "bad"]
 UnitKind = Literal[
     "layer", "quantizer", "fan-out", "concat", "residual", "shared", "repvgg", "head", "pattern"
@@ -408,9 +408,9 @@ class Verdict:
         with as much, or where no set tried reached it; "not proven" otherwise.
     speed: of the plan's file against the float file, in one runtime; "same file" where nothing is
     in INT8.
-    action: "use" the file; "prove" the accuracy on more samples; "bench" it; stay with "float";
-    "train" for INT8;
-        "repair" a file whose accuracy in the runtime is not what was simulated.
+    action: "use" the file; "prove" the accuracy on more samples; take the "risk" or ask for another
+    target, where more samples than anybody has would prove nothing; "bench" it; stay with "float";
+    "train" for INT8; "repair" a file whose accuracy in the runtime is not what was simulated.
     chance: of the true drop being within the target; None where there is no interval.
     """
 
@@ -606,7 +606,8 @@ class BenchResult:
     accuracy: variant -> the metric of its file in this runtime, on `holdout`; empty where it was
     not asked for.
     skip: the units that the partial file leaves unquantized. judged: of the plan's file; None where
-    it was not measured.
+    it was not measured. in_int8: how many layers of the plan's file ran in INT8, and how many it
+    quantizes; None where the runtime does not say.
     """
 
     timings: tuple[Timing, ...]
@@ -615,6 +616,7 @@ class BenchResult:
     accuracy: dict[str, Estimate]
     skip: tuple[str, ...]
     judged: RuntimeAccuracy | None = None
+    in_int8: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

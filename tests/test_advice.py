@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 from support import reporting_samples as samples
 
-from sensitivity.records import Estimate
-from sensitivity.reporting.advice import advice, small_splits
+from sensitivity.reporting.advice import advice
 from sensitivity.reporting.formats import MetricFormat
 
 METRIC = MetricFormat("top-1", 1.0)
@@ -93,15 +91,3 @@ def test_a_plan_that_leaves_everything_out_is_float() -> None:
         "cheapest in this runtime"
         in words(replace(PLAN, skip=names, planner="cost"), (), 28, METRIC)[1]
     )
-
-
-def test_small_splits_are_named_with_the_samples_that_it_takes() -> None:
-    found = replace(PLAN.metric, holdout_drop=Estimate(0.012, 0.012 - 0.0392, 0.012 + 0.0392, 400))
-    (sentence,) = small_splits(found, 0.01, METRIC)
-    assert "Seeing a drop of 1.0 pt takes about 13,000 samples" in sentence
-    assert "confirm has 500 and holdout has 250" in sentence
-
-
-@pytest.mark.parametrize("allowed", [0.0, 0.5])
-def test_large_splits_and_targets_without_a_drop_are_not_warned_about(allowed: float) -> None:
-    assert not list(small_splits(PLAN.metric, allowed, METRIC))

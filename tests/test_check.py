@@ -517,6 +517,13 @@ def test_a_split_of_a_few_samples_and_a_drop_below_one_of_them_are_told() -> Non
     ]
 
 
+@pytest.mark.parametrize("change", [{"soft": lambda one, other: 0}, {"aggregate": max}])
+def test_a_metric_that_counts_no_answers_may_lose_less_than_one_sample(change: Any) -> None:
+    values = np.random.default_rng(0).normal(size=(60, 4))
+    task = replace(split_task(values[:20], values[20:40], values[40:]), **change)
+    assert not list(data_findings(task, Target(drop=0.01)))
+
+
 # The verb.
 # --------------------------------------------------------------------------------------------------
 

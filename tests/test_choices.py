@@ -31,7 +31,10 @@ def test_sets_that_a_target_chooses_are_options_and_the_others_are_beaten() -> N
     assert chart
     assert [one.layers for one in chart.options] == ["0 of 28 layers", "5 of 28 layers"]
     assert [one.is_plan for one in chart.options] == [False, True]
-    assert [one.is_met for one in chart.options] == [False, True]
+    assert [one.state for one in chart.options] == [
+        "missed on confirm",
+        "met on confirm; not proven on all samples",
+    ]
     assert chart.plan == 1
     assert sorted(mark.kind for mark in chart.marks) == ["beaten", "option", "option"]
 

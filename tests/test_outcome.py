@@ -13,7 +13,7 @@ from sensitivity.reporting.advice import advice
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.outcome import evidence_of, verdict_of
-from sensitivity.reporting.verdict import words_of
+from sensitivity.reporting.verdict import lines_of, words_of
 
 METRIC = MetricFormat("top-1", 1.0)
 UNITS = units(28)
@@ -216,6 +216,33 @@ def test_a_plan_json_of_before_is_read_and_judged() -> None:
     assert read.verdict is None
     data = ReportData("t", "top-1", 1.0, "disable", "c", plan=read, timings=TIMINGS)
     assert [line.title for line in words_of(data).lines] == ["Accuracy", "Speed", "What to do"]
+
+
+def test_what_no_affordable_number_of_samples_settles_is_a_risk_to_weigh() -> None:
+    got = found(planned(Estimate(0.0099, -0.01, 0.03, 400)), bench(1.8))
+    assert (got.accuracy, got.action, got.tone) == ("not proven", "risk", "open")
+    assert "no affordable number of samples would settle it" in got.accuracy_sentence
+    assert got.action_sentence.endswith("which leaves more out, or allow a larger one.")
+    assert lines_of(got)[2].status == "weigh the risk"
+
+
+def test_samples_that_would_speak_against_the_plan_are_not_sold_as_its_proof() -> None:
+    got = found(planned(Estimate(0.013, -0.01, 0.036, 400)), bench(1.8))
+    assert "samples would settle it against the plan, if the drop is what" in got.accuracy_sentence
+
+
+def test_how_few_layers_ran_in_int8_stands_beside_the_speed() -> None:
+    timed = bench(1.8)
+    got = found(planned(GOOD), replace(timed, in_int8=(1, 27)))
+    assert got.speed_sentence.endswith(
+        "Of 27 layers that the file quantizes, 1 ran in INT8: sensitivity lint says what keeps the "
+        "others from it."
+    )
+    none = found(planned(GOOD), replace(timed, in_int8=(0, 3)))
+    assert "quantizes, none ran in INT8" in none.speed_sentence
+    for known in (None, (27, 27)):
+        silent = found(planned(GOOD), replace(timed, in_int8=known))
+        assert "that the file quantizes" not in silent.speed_sentence
 
 
 def test_a_drop_from_a_float_that_is_right_on_nothing_proves_nothing() -> None:

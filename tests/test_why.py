@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 from support.reporting_samples import complete, near, units
 
-from sensitivity.records import Effect, Estimate, Range, Recalibrated
+from sensitivity.records import (
+    Distribution,
+    Distributions,
+    Effect,
+    Estimate,
+    OnGrid,
+    Range,
+    Recalibrated,
+)
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.page import render
 from sensitivity.reporting.why import range_sentences, reasons
@@ -97,3 +105,30 @@ def test_only_the_worst_layers_whose_effect_is_clear_are_explained() -> None:
     assert "Ranges of 3 channels, the widest first" in text
     assert "&lt;b&gt;" in text
     assert "Why the worst hurt" not in render(replace(data, ranges=()))
+
+
+def test_where_no_effect_is_shown_the_largest_are_explained_and_so_is_what_is_left_out() -> None:
+    """Without other ranges the values of the quantizers tell."""
+    made = tuple(effect(rank, f"stage1.{rank - 1}", 0.01 / rank, 0.02) for rank in range(1, 7))
+    grids = {
+        f"stage1.{at}": OnGrid((-1.0, 1.0), (0.01, 0.01), 0.0, at / 1000, 0.0) for at in range(6)
+    }
+    seen = Distributions(
+        8,
+        tuple(
+            Distribution(q, "input", -1, 1, (1,), grids[u.name])
+            for u in units(6)
+            for q in u.quantizers
+        ),
+    )
+    data = replace(explained(effects=made), units=units(6), seen=seen)
+    assert data.plan
+    data = replace(data, plan=replace(data.plan, skip=("stage1.5",)))
+    rows = reasons(data)
+    assert [row.unit for row in rows] == ["stage1.0", "stage1.1", "stage1.2", "stage1.5"]
+    assert rows[-1].sentences == (
+        "Activations: 0.5 % of their power is lost on the grid; the median layer loses 0.25 %.",
+    )
+    text = render(data)
+    assert "Where the largest effects may come from" in text
+    assert "None of them is more than chance on these samples." in text

@@ -46,7 +46,8 @@ def show(
         console.print(in_format(line.sentence, data.format), soft_wrap=True, markup=False)
     headline = in_format(words.headline, data.format)
     console.print(headline, style=None if words.lines else "bold", soft_wrap=True, markup=False)
-    for sentence in (*words.sentences, *(f"Note: {warning}" for warning in data.warnings)):
+    warnings = (f"Note: {warning}" for warning in data.warnings)
+    for sentence in (*words.levels, *words.sentences, *warnings):
         console.print(in_format(sentence, data.format), soft_wrap=True, markup=False)
     console.print(f"Files: {RunDir(directory, name).folder}", soft_wrap=True, markup=False)
 

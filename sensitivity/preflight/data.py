@@ -12,7 +12,7 @@ import numpy as np
 
 from sensitivity.errors import TaskError
 from sensitivity.records import SPLITS, Finding, Target
-from sensitivity.tasks.base import Task
+from sensitivity.tasks.base import Task, mean
 from sensitivity.tasks.batches import arrays, as_numpy, batch_size
 
 READ = 256
@@ -41,8 +41,14 @@ def data_findings(task: Task, target: Target | None = None) -> Iterator[Finding]
         yield from _overlap(one, splits[one], other, splits[other])
     for name, split in splits.items():
         yield from _size(name, split.samples)
-    if target is not None and target.drop is not None:
+    if target is not None and target.drop is not None and _counts(task):
         yield from _one_sample(target.drop / task.full_scale, splits["confirm"].samples)
+
+
+def _counts(task: Task) -> bool:
+    """Whether answers may be judged right or wrong alone: neither by what float believes nor all
+    samples together, as a mean average precision is."""
+    return task.soft is None and task.aggregate is mean
 
 
 def read(batches: Any) -> Split:

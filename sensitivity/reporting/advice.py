@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from sensitivity.records import Advice, Plan, PlanMetric, Timing
-from sensitivity.reporting.formats import MetricFormat, count, listing, milliseconds, ratio, rounded
-from sensitivity.stats.power import samples_needed, spread_of
+from sensitivity.records import Advice, Plan, Timing
+from sensitivity.reporting.formats import MetricFormat, count, listing, milliseconds, ratio
 
 WORTH = 0.5
 """Part of the time that INT8 saves which a partial plan must keep to be worth it."""
@@ -135,25 +134,4 @@ def _prize(plan: Plan, times: dict[str, Timing], metric: MetricFormat) -> Iterat
         yield (
             f"That would run {gain:.2f} times as fast as the plan, at "
             f"{milliseconds(int8.median_ms)}."
-        )
-
-
-def small_splits(found: PlanMetric, allowed: float, metric: MetricFormat) -> Iterator[str]:
-    """A sentence for each split that is too small to see the drop which the target allows.
-
-    allowed: that drop, in the metric's own unit. The spread of per-sample differences is taken from
-    holdout, where nothing was chosen.
-    """
-    spread = spread_of(found.holdout_drop)
-    if spread is None or allowed <= 0:
-        return
-    needed = samples_needed(allowed, spread)
-    sizes = {"confirm": found.confirm.n, "holdout": found.holdout.n}
-    small = {split: n for split, n in sizes.items() if n < needed}
-    if small:
-        words = " and ".join(f"{split} has {n:,}" for split, n in small.items())
-        yield (
-            f"Seeing a drop of {metric.change(allowed, sign=False)} takes about "
-            f"{rounded(needed):,} samples (paired, 80 % power at 5 %); {words}: whether the target "
-            "is met is partly chance."
         )

@@ -30,7 +30,7 @@ class Row:
     such as a p95.
 
     text, interval: the value in words. notes: what must be said beside the name. part: of the
-    model, shown as a mark. place: in a ranking, such as "4", or "4=" where it is shared; "" in a
+    model, shown as a mark. place: in a ranking; "" where the order is not settled, and in a
     chart that ranks nothing. band: what is said of the rows whose order is not settled, the same
     for all of them; "" for a row that stands alone.
     """
@@ -111,7 +111,7 @@ def _band_rows(band: Sequence[Effect], data: ReportData) -> list[Row]:
         return rows
     ranks = [effect.rank for effect in band]
     told = f"Ranks {min(ranks)} to {max(ranks)}: the data does not settle the order of these "
-    return [replace(row, band=told + count(len(rows), "layer")) for row in rows]
+    return [replace(row, place="", band=told + count(len(rows), "layer")) for row in rows]
 
 
 def _effect_unit(data: ReportData) -> str:
@@ -149,7 +149,7 @@ def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str], part
         interval,
         tone,
         tuple(notes),
-        place=f"{effect.tie}=" if effect.tie != effect.rank else f"{effect.rank}",
+        place=f"{effect.rank}",
         part=part,
     )
 

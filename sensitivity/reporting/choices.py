@@ -11,6 +11,7 @@ from sensitivity.records import Estimate, FrontierPoint, Plan
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import Choice, ReportData
 from sensitivity.reporting.formats import MetricFormat, count, milliseconds
+from sensitivity.reporting.verdict import chance_words, verdict_in
 
 Kind = Literal["float", "int8", "option", "beaten"]
 Across = Literal["ms", "work", "layers"]
@@ -27,8 +28,9 @@ class Option:
     """A set that some target chooses, in words. names: of what it leaves out. cost: its latency or
     work, "" where neither is known. holdout: "" where it was not measured there.
 
-    command: makes it the plan; "" where it is the plan or no target does. allowed: the smallest
-    drop that is answered with it, in the unit shown; None where no target is.
+    state: what is known of the target. command: makes it the plan; "" where it is the plan or no
+    target does. allowed: the smallest drop that is answered with it, in the unit shown;
+    None where no target is.
     """
 
     names: tuple[str, ...]
@@ -40,7 +42,7 @@ class Option:
     command: str
     allowed: float | None
     is_plan: bool
-    is_met: bool
+    state: str
 
 
 @dataclass(frozen=True)
@@ -210,8 +212,17 @@ class _Sets:
             command="" if is_plan else choice.command,
             allowed=None if choice.allowed is None else metric.shown(choice.allowed),
             is_plan=is_plan,
-            is_met=plan.met if is_plan else level.value >= plan.floor,
+            state=self.state(choice),
         )
+
+    def state(self, choice: Choice) -> str:
+        """How likely a set meets the target by `confirm`, and what all samples say of the plan."""
+        point, found = choice.point, verdict_in(self.data)
+        on_confirm = "met" if self.level(point).value >= self.plan.floor else "missed"
+        state = f"{chance_words(point, self.plan) or on_confirm} on confirm"
+        if point.skip == self.plan.skip and found is not None:
+            return f"{state}; {found.accuracy} on all samples"
+        return state
 
     def place(self, choice: Choice) -> _Place:
         level = self.level(choice.point)
@@ -219,6 +230,8 @@ class _Sets:
         words = [f"{left_out} left out: {self.metric.level(level.value)}", self.cost_words(choice)]
         option = self.shown.index(choice) if choice in self.shown else None
         kind: Kind = "beaten" if option is None else "option"
+        if option is None and len(choice.point.skip) >= self.data.layers:
+            kind = "float"
         return _Place(kind, self.cost(choice), level, ", ".join(filter(None, words)), option)
 
     def float_(self) -> list[_Place]:
@@ -241,7 +254,7 @@ class _Sets:
         if cost is None:
             return []
         found = self.plan.metric.quantized
-        title = f"everything in INT8, as calibrated: {self.metric.level(found.value)}"
+        title = f"INT8 as calibrated: {self.metric.level(found.value)}"
         return [_Place("int8", cost, Estimate(found.value, None, None, found.n), title)]
 
     def horizontal(

@@ -24,7 +24,7 @@ from sensitivity.tasks.detection_detail import DetectionDetail
 
 BASELINES = {
     "float": "Float",
-    "quantized": "Everything in INT8",
+    "quantized": "INT8 as calibrated",
     "weights only": "Only weights in INT8",
     "activations only": "Only activations in INT8",
 }

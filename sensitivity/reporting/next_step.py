@@ -48,7 +48,7 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
             runtime = RULES.get(partial.runtime, partial.runtime)
             command = f"sensitivity lint {shlex.quote(partial.file)} --for {runtime}"
             return NextStep(f"See what {called(partial.runtime)} does with the file:", (command,))
-        case "prove":
+        case "prove" | "risk":
             return _surer(data.plan, data, directory)
         case "train" if not data.plan.met:
             return _looser(data.plan, data, directory)

@@ -20,7 +20,14 @@ from sensitivity.records import (
     Verdict,
     timing_of,
 )
-from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio, rounded, samples
+from sensitivity.reporting.formats import (
+    MetricFormat,
+    count,
+    milliseconds,
+    ratio,
+    rounded,
+    samples,
+)
 from sensitivity.stats.power import spread_of
 from sensitivity.stats.proof import (
     chance_below,
@@ -75,6 +82,8 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
     partial = None if bench is None else timing_of("partial", bench.timings)
     speed = speed_of(partial)
     action = _action(plan, accuracy, speed, measured)
+    if action == "prove" and _is_out_of_reach(evidence, confidence):
+        action = "risk"
     return Verdict(
         accuracy=accuracy,
         accuracy_sentence=" ".join(_accuracy_words(plan, accuracy, evidence, measured, metric)),
@@ -230,7 +239,13 @@ def _doubt(evidence: Evidence, confidence: float) -> str:
     if needed is None:
         return "That is so close to the limit that no affordable number of samples would settle it."
     more = "" if evidence.spread is None else " more"
-    return f"About {needed:,}{more} samples would settle it, if the drop is what it seems."
+    against = " against the plan" if evidence.missing.value > 0 else ""
+    return f"About {needed:,}{more} samples would settle it{against}, if the drop is what it seems."
+
+
+def _is_out_of_reach(evidence: Evidence, confidence: float) -> bool:
+    """Whether more samples than anybody has would settle nothing."""
+    return evidence.missing.low is not None and _needed(evidence, confidence) is None
 
 
 def _needed(evidence: Evidence, confidence: float) -> int | None:
@@ -261,7 +276,19 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
     )
     if "int8" in partial.variants:
         said += " Nothing is left out: the plan is the same file as everything in INT8."
-    return said
+    return said + _few_in_int8(bench)
+
+
+def _few_in_int8(bench: BenchResult) -> str:
+    """That the runtime did not run all in INT8 that the file quantizes; "" where it did, or does
+    not say."""
+    ran, kept = bench.in_int8 or (0, 0)
+    if ran == kept:
+        return ""
+    return (
+        f" Of {count(kept, 'layer')} that the file quantizes, {ran or 'none'} ran in INT8: "
+        "sensitivity lint says what keeps the others from it."
+    )
 
 
 def _action_words(
@@ -286,7 +313,7 @@ def _action_words(
             )
         case "train":
             return _train_words(plan)
-        case "prove":
+        case "prove" | "risk":
             return _prove_words(file, evidence, plan, metric)
 
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jinja2
@@ -59,7 +59,7 @@ def render(data: ReportData) -> str:
         metric=MetricFormat(data.metric, data.full_scale),
         verdict=words_of(data),
         scan_sentences=scan_sentences(data),
-        tiles=tiles(data),
+        levels=level_table(data),
         rows=rows,
         picture=choice_chart(data),
         choices=choices,
@@ -167,47 +167,60 @@ def split_words(data: ReportData) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def tiles(data: ReportData) -> list[tuple[str, str, str, str]]:
-    """The few numbers at the head of the report: name, value, interval, and the samples they are
-    of."""
+@dataclass(frozen=True)
+class LevelTable:
+    """The metric of float, of INT8 as it was calibrated and of the plan. heads: one for each part
+    of the data. rows: name, and for each part a value and its interval; "" where it is not known.
+    caption: how the last row and the verdict belong together; "" without a plan."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    caption: str = ""
+
+
+COUNTED = (
+    "The verdict takes both parts together{how}: chance moves that less than each part alone, and "
+    "it decides.{chosen}"
+)
+CHOSEN = " On confirm the drop is corrected for having chosen the plan there."
+
+
+def level_table(data: ReportData) -> LevelTable:
+    """What the answer rests on, part by part."""
     metric = MetricFormat(data.metric, data.full_scale)
-    shown: list[tuple[str, Estimate | None, str]]
+
+    def cells(*estimates: Estimate | None) -> tuple[tuple[str, str], ...]:
+        return tuple(
+            ("", "") if one is None else (metric.level(one.value), metric.interval(one))
+            for one in estimates
+        )
+
     if data.plan is None:
-        shown = [
-            (BASELINES[key], data.baselines[key], "rank")
-            for key in BASELINES
-            if key in data.baselines
-        ]
-    else:
-        found = data.plan.metric
-        shown = [
-            ("Float", found.float, "confirm"),
-            (BASELINES["quantized"], found.quantized, "confirm"),
-            ("Partial INT8", found.confirm, "confirm"),
-            ("Float, held out", found.holdout_float, "holdout"),
-            ("All INT8, held out", found.holdout_quantized, "holdout"),
-            ("Partial INT8, held out", found.holdout, "holdout"),
-        ]
-    made = [
-        (
-            name,
-            metric.level(estimate.value),
-            metric.interval(estimate),
-            f"n = {estimate.n:,}, {split}",
-        )
-        for name, estimate, split in shown
-        if estimate is not None
-    ]
-    partial = [timing for timing in data.timings if "partial" in timing.variants][:1]
-    return made + [
-        (
-            "Latency, partial",
-            formats.milliseconds(one.median_ms),
-            f"{formats.ratio(one.ratio)} of float",
-            one.runtime,
-        )
-        for one in partial
-    ]
+        known = [(BASELINES[key], cells(one)) for key, one in data.baselines.items()]
+        return LevelTable(_heads(data, "rank"), tuple(known))
+    found = data.plan.metric
+    drops = (found.confirm_drop, found.holdout_drop)
+    dropped = tuple(
+        ("", "") if one is None else (metric.change(one.value, sign=False), metric.interval(one))
+        for one in drops
+    )
+    chosen = CHOSEN if len(data.plan.path) > 1 else ""
+    how = ", counting how sure float is of each answer" if found.true_drop is not None else ""
+    rows = (
+        ("Float", cells(found.float, found.holdout_float)),
+        (BASELINES["quantized"], cells(found.quantized, found.holdout_quantized)),
+        ("The plan", cells(found.confirm, found.holdout)),
+        ("Drop of the plan", dropped),
+    )
+    return LevelTable(
+        _heads(data, "confirm", "holdout"), rows, COUNTED.format(how=how, chosen=chosen)
+    )
+
+
+def _heads(data: ReportData, *splits: str) -> tuple[str, ...]:
+    """Such as "confirm, 250 samples"."""
+    sizes = {name: size for name, size, _ in split_words(data)}
+    return tuple(", ".join(filter(None, (split, sizes.get(split, "")))) for split in splits)
 
 
 def tight(text: str) -> str:

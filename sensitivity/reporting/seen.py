@@ -121,13 +121,13 @@ def _losses(one: Distribution, own: OnGrid) -> Iterator[str]:
     if one.role == "weight" and own.rounding < ROUNDED:
         yield "They are on their grid already: their float values are not known."
         return
-    clips = f"{_percent(own.clipped)} of the values clip" if own.clipped else "Nothing clips"
+    clips = f"{percent(own.clipped)} of the values clip" if own.clipped else "Nothing clips"
     yield (
-        f"{clips}. Of their power, {_percent(own.rounding)} is lost by rounding and "
-        f"{_percent(own.clipping)} by clipping."
+        f"{clips}. Of their power, {percent(own.rounding)} is lost by rounding and "
+        f"{percent(own.clipping)} by clipping."
     )
     if own.median_channel is not None:
-        yield f"In the median channel {_percent(own.median_channel)} of its own power is lost."
+        yield f"In the median channel {percent(own.median_channel)} of its own power is lost."
 
 
 def _repaired(one: Distribution, own: OnGrid, found: Range) -> str:
@@ -138,12 +138,12 @@ def _repaired(one: Distribution, own: OnGrid, found: Range) -> str:
     largest = np.array(found.amax)
     steps = (2 * largest if found.low is None else largest - low) / levels
     coarser = float(np.mean(steps**2) / np.mean(np.square(own.step)))
-    rounding = f"about {_percent(own.rounding * coarser)} is lost by rounding"
+    rounding = f"about {percent(own.rounding * coarser)} is lost by rounding"
     told = f"After the repair ({found.method}) {_between((low, high))}, "
     told += _steps((steps.min(), steps.max()))
     if len(found.amax) > 1:
         return f"{told}: {rounding}."
-    return f"{told}: about {_percent(beyond(one, (low, high)))} clips, {rounding}."
+    return f"{told}: about {percent(beyond(one, (low, high)))} clips, {rounding}."
 
 
 def beyond(one: Distribution, ends: Ends) -> float:
@@ -168,10 +168,10 @@ def _number(value: float) -> str:
     return f"{value:.3g}".replace("-", MINUS, 1) if value < 0 else f"{value:.3g}"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     """With two digits that matter.
 
-    >>> _percent(0.0191), _percent(0.0), _percent(0.0000004)
+    >>> percent(0.0191), percent(0.0), percent(0.0000004)
     ('1.9 %', 'nothing', 'under 0.001 %')
     """
     if share == 0:

@@ -7,8 +7,16 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Literal
 
-from sensitivity.records import Action, Effect, Estimate, Plan, Tone, Verdict
-from sensitivity.reporting.advice import small_splits
+from sensitivity.records import (
+    AccuracyStatus,
+    Action,
+    Effect,
+    Estimate,
+    FrontierPoint,
+    Plan,
+    Tone,
+    Verdict,
+)
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import (
     MetricFormat,
@@ -19,10 +27,12 @@ from sensitivity.reporting.formats import (
     samples,
 )
 from sensitivity.reporting.outcome import verdict_of
+from sensitivity.stats.proof import chance_below
 
 TITLES: dict[Action, str] = {
     "use": "use it",
     "prove": "prove it first",
+    "risk": "weigh the risk",
     "bench": "time it first",
     "float": "stay with float",
     "train": "do not use it as it is",
@@ -45,13 +55,15 @@ class Words:
     """state: of the whole; "scan" where there is no plan. lines: accuracy, speed, what to do; none
     without a plan.
 
-    headline: one sentence. sentences: the rest, the most important first.
+    headline: one sentence. levels: the metric on each part of the data, a sentence a part.
+    sentences: the rest, the most important first.
     """
 
     state: Literal["good", "open", "bad", "scan"]
     lines: tuple[Line, ...]
     headline: str
     sentences: tuple[str, ...]
+    levels: tuple[str, ...] = ()
 
 
 def words_of(data: ReportData) -> Words:
@@ -63,12 +75,14 @@ def words_of(data: ReportData) -> Words:
         headline, *rest = scan_sentences(data) or ("Nothing has been measured yet.",)
         return Words("scan", (), headline, (*rest, *latency))
     metric = MetricFormat(data.metric, data.full_scale)
-    sentences = (*_plan_sentences(data.plan, metric), *latency)
-    headline = _plan_headline(data.plan, data.layers, metric)
+    plan = data.plan
+    sentences = (*_plan_sentences(plan, metric), *_why_out(data, plan, metric), *latency)
+    headline = _plan_headline(plan, found.accuracy, data.layers, metric)
     accuracy, *others = lines_of(found)
-    chance = _chance_words(found, data.plan.target.confidence)
+    chance = _chance_words(found, plan.target.confidence)
     accuracy = replace(accuracy, sentence=accuracy.sentence + chance)
-    return Words(found.tone, (accuracy, *others), headline, sentences)
+    levels = tuple(_levels(plan, metric))
+    return Words(found.tone, (accuracy, *others), headline, sentences, levels)
 
 
 def _chance_words(found: Verdict, confidence: float) -> str:
@@ -80,7 +94,9 @@ def _chance_words(found: Verdict, confidence: float) -> str:
     """
     if found.chance is None or found.accuracy != "not proven":
         return ""
-    return f" It is {found.chance:.0%} likely that the target holds; {confidence:.0%} is asked for."
+    return (
+        f" It is {sure(found.chance)} likely that the target holds; {confidence:.0%} is asked for."
+    )
 
 
 def verdict_in(data: ReportData) -> Verdict | None:
@@ -125,37 +141,30 @@ def scan_sentences(data: ReportData) -> tuple[str, ...]:
     )
 
 
-def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
+def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: MetricFormat) -> str:
     before, after = (
         metric.level(plan.metric.quantized.value),
         metric.level(plan.metric.confirm.value),
     )
     target = metric.target(plan.target)
     others = count(len(plan.recalibrated), "other" if plan.skip else "layer")
+    left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
+    if plan.met:
+        brings = f"brings {metric.name} from {before} to {after} on confirm"
+        ending = ENDINGS[accuracy].format(target)
+        if not plan.skip and plan.recalibrated:
+            given = f"Giving {others} {_repairs(plan)} {brings} with nothing left out"
+        elif not plan.skip:
+            given = f"With nothing left out {metric.name} is {after} on confirm"
+        elif plan.recalibrated:
+            given = f"Leaving {left_out} out of INT8 and giving {others} {_repairs(plan)} {brings}"
+        else:
+            given = f"Leaving {left_out} out of INT8 {brings}"
+        return f"{given}{ending}."
     if not plan.skip:
-        if plan.met and plan.recalibrated:
-            return (
-                f"With {_repairs(plan)} for {others} everything in INT8 meets the target of "
-                f"{target} on confirm, with "
-                f"{metric.name} {after} instead of {before}: nothing is left out."
-            )
-        if plan.met:
-            return (
-                f"Everything in INT8 meets the target of {target} on confirm, with {metric.name} "
-                f"{after}: "
-                "nothing is left out."
-            )
         return (
             f"The target of {target} is missed on confirm: {metric.name} is {before} in INT8, "
             "and no skip-set tried was better."
-        )
-    left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
-    if plan.met:
-        gain = f"brings {metric.name} from {before} to {after}"
-        gain = f"and giving {others} {_repairs(plan)} {gain}" if plan.recalibrated else gain
-        return (
-            f"Leaving {left_out} out of INT8 {gain} on confirm and meets the target of {target} "
-            "there."
         )
     short = metric.change(plan.floor - plan.metric.confirm.value, sign=False)
     return (
@@ -163,6 +172,14 @@ def _plan_headline(plan: Plan, layers: int, metric: MetricFormat) -> str:
         f"{left_out} out of INT8 "
         f"and brings {metric.name} from {before} to {after}."
     )
+
+
+ENDINGS: dict[AccuracyStatus, str] = {
+    "met": ", which meets the target of {}",
+    "not proven": ": there the target of {} is met, and that it holds elsewhere is not proven",
+    "missed": ": there the target of {} is met, but not by all samples together",
+}
+"""What `confirm` together with the rest of the evidence says of a plan that was chosen as met."""
 
 
 def _repairs(plan: Plan) -> str:
@@ -176,42 +193,33 @@ def _repairs(plan: Plan) -> str:
     return " and ".join(sorted(found, reverse=True))
 
 
-def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
+def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
+    """The metric on `confirm` and on `holdout`, a sentence each."""
     found = plan.metric
     yield (
         f"On confirm, where the plan was chosen: {_level(found.confirm, metric)}; the target asks "
-        "for "
-        f"{metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
-        f"everything in INT8 {metric.level(found.quantized.value)}."
+        f"for {metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
+        f"INT8 as it was calibrated {metric.level(found.quantized.value)}."
     )
     int8 = (
         ""
         if found.holdout_quantized is None
-        else f", everything in INT8 {_level(found.holdout_quantized, metric)}"
+        else f", INT8 as it was calibrated {_level(found.holdout_quantized, metric)}"
     )
     yield (
         f"On holdout, samples that no choice has seen: {_level(found.holdout, metric)}; float has "
         f"{metric.level(found.holdout_float.value)} there{int8}, so the drop is "
         f"{_change(found.holdout_drop, metric)}."
     )
-    few = tuple(small_splits(found, found.float.value - plan.floor, metric))
-    yield from few
+
+
+def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
-    if plan.recalibrated and found.recalibrated is not None:
+    if plan.recalibrated:
         named = tuple(f"{one.unit} ({one.method})" for one in plan.recalibrated)
-        yield (
-            f"In INT8 with {_repairs(plan)}, at no cost in speed: {listing(named)}; with these "
-            "everything in INT8 "
-            f"reaches {_level(found.recalibrated, metric)} of confirm."
-        )
-    if found.confirm_drop and len(plan.path) > 1:
-        yield (
-            f"Corrected for choosing among {count(len(plan.path), 'skip-set')}, the drop on "
-            "confirm is "
-            f"{_change(found.confirm_drop, metric)}."
-        )
-    if plan.predicted_ms is not None or plan.measured_ms is not None:
+        yield f"In INT8 with {_repairs(plan)}, at no cost in speed: {listing(named)}."
+    if plan.predicted_ms is not None:
         yield _latency(plan)
     if plan.reason:
         yield f"Why: {_sentence(plan.reason)}"
@@ -219,9 +227,47 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
         yield (
             f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
         )
-    if plan.advice and plan.advice.choice != "float":  # which the verdict's last line has said
+    if plan.advice and plan.advice.choice in ("partial", "qat"):  # others are in the lines above
         yield " ".join(plan.advice.sentences)
-    yield from (note for note in plan.notes if note not in few)
+    yield from plan.notes
+
+
+def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
+    """What everything in INT8, repaired, was worth to the search that left something out."""
+    whole = next((one.point for one in data.choices if not one.point.skip), None)
+    if not plan.skip or not plan.met or whole is None:
+        return
+    drop = whole.true_drop or whole.drop
+    repaired = ", repaired," if plan.recalibrated else ""
+    chance = chance_words(whole, plan)
+    allowed = metric.change(plan.metric.float.value - plan.floor, sign=False)
+    asked = f"{plan.target.confidence:.0%} is asked for"
+    ending = f"; the target was {chance} to hold, and {asked}" if chance else f", above {allowed}"
+    yield (
+        f"Why anything is left out: with everything in INT8{repaired} the drop on confirm was "
+        f"{_change(drop, metric)}{ending}."
+    )
+
+
+def chance_words(point: FrontierPoint, plan: Plan) -> str:
+    """How likely a set meets the target of a plan by `confirm` alone; "" where nothing is known."""
+    if point.true_drop is None:
+        return ""
+    chance = chance_below(point.true_drop, plan.metric.float.value - plan.floor)
+    if chance is None:
+        return ""
+    return f"{sure(chance)} likely"
+
+
+def sure(chance: float) -> str:
+    """A probability in words, never as certain.
+
+    >>> sure(0.784), sure(0.9999), sure(0.0)
+    ('78%', 'over 99%', 'under 1%')
+    """
+    if chance > 0.99:
+        return "over 99%"
+    return "under 1%" if chance < 0.01 else f"{chance:.0%}"
 
 
 def _latency(plan: Plan) -> str:

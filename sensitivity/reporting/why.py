@@ -1,4 +1,5 @@
-"""Why the most sensitive layers hurt, as far as the ranges that were found for them tell."""
+"""Why the most sensitive layers hurt, as far as the ranges that were found for them and the values
+of their quantizers tell."""
 
 from __future__ import annotations
 
@@ -6,13 +7,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from sensitivity.records import Effect, Range, Recalibrated, Role
+from sensitivity.records import Effect, OnGrid, Range, Role
 from sensitivity.reporting.charts import effect_charts
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, includes_zero
+from sensitivity.reporting.seen import WHAT, percent
 
 SHOWN = 5
-"""Layers that are explained at most."""
+"""Layers that are explained at most, besides those left out."""
+
+UNPROVEN = 3
+"""Layers that are explained where none has an effect that is shown."""
 
 COARSE = 1.25
 """Times that a step must be finer than before to be worth a sentence."""
@@ -21,37 +26,69 @@ COARSE = 1.25
 @dataclass(frozen=True)
 class Why:
     """One layer. effect: in words, with its interval. sentences: one for each range or bias that
-    was found for it. channels: ranges of its weights, or of what it reads, the widest first, as
-    shares of that; empty where there is one range, or was one for each channel before."""
+    was found for it, or else on the quantizer that loses most. channels: ranges of its weights, or
+    of what it reads, the widest first, as shares of that; empty where there is one range, or was
+    one for each channel before. is_shown: whether its effect is more than chance."""
 
     unit: str
     effect: str
     sentences: tuple[str, ...]
     channels: tuple[float, ...]
+    is_shown: bool
 
 
 def reasons(data: ReportData) -> tuple[Why, ...]:
-    """The most sensitive layers that other ranges or biases were found for, in the order of the
-    chart; not those whose effect may be nothing."""
-    found = {one.unit: one for one in data.ranges}
+    """The most sensitive layers in the order of the chart, and those that the plan leaves out: not
+    those whose effect may be nothing, unless that is all of them."""
     effects = {one.unit: one for one in data.effects}
     order = [effects[row.name] for chart in effect_charts(data) for row in chart.rows]
-    clear = [one for one in order if not includes_zero(one.effect)][:SHOWN]
-    rows = [_why(data, effect, found[effect.unit]) for effect in clear if effect.unit in found]
+    worst = _worst(order)
+    skip = frozenset(data.plan.skip if data.plan else ())
+    left_out = [one for one in order if one.unit in skip and one not in worst]
+    rows = [_why(data, effect) for effect in (*worst, *left_out[:SHOWN])]
     return tuple(row for row in rows if row.sentences)
 
 
-def _why(data: ReportData, effect: Effect, found: Recalibrated) -> Why:
+def _worst(order: list[Effect]) -> list[Effect]:
+    clear = [one for one in order if not includes_zero(one.effect)]
+    return clear[:SHOWN] or order[:UNPROVEN]
+
+
+def _why(data: ReportData, effect: Effect) -> Why:
+    found = next((one for one in data.ranges if one.unit == effect.unit), None)
+    pairs = found.pairs if found else ()
     roles = {quantizer.name: quantizer.role for quantizer in data.quantizers}
     metric = MetricFormat(data.metric, data.full_scale)
     sentences = list[str]()
-    for old, new in found.pairs:
+    for old, new in pairs:
         sentences += range_sentences(old, new, roles.get(new.quantizer, "weight"))
-    split = [new.amax for old, new in found.pairs if is_split(old, new)]
+    split = [new.amax for old, new in pairs if is_split(old, new)]
     channels = sorted(split[0], reverse=True) if split else []
     words = f"{metric.effect(effect)} {metric.interval(effect.effect)}".rstrip()
     shares = tuple(round(one / channels[0], 4) for one in channels)
-    return Why(effect.unit, words, tuple(dict.fromkeys(sentences)), shares)
+    said = tuple(dict.fromkeys(sentences)) or tuple(_loss_sentences(data, effect.unit))
+    return Why(effect.unit, words, said, shares, not includes_zero(effect.effect))
+
+
+def _loss_sentences(data: ReportData, unit: str) -> Iterator[str]:
+    """What the quantizer of a unit that loses most loses, against all of its kind; nothing where
+    the values were not kept."""
+    seen = data.seen.quantizers if data.seen else ()
+    lost = {one.quantizer: (_lost(one.on_grid), one.role) for one in seen if one.on_grid}
+    owners = {name: one.name for one in data.units for name in one.quantizers}
+    own = [found for name, found in lost.items() if owners.get(name) == unit]
+    if own:
+        most, role = max(own)
+        usual = median(share for share, other in lost.values() if other == role)
+        yield (
+            f"{WHAT[role]}: {percent(most)} of their power is lost on the grid; the median layer "
+            f"loses {percent(usual)}."
+        )
+
+
+def _lost(grid: OnGrid) -> float:
+    """By rounding and clipping, as a share of the mean square."""
+    return grid.rounding + grid.clipping
 
 
 def is_split(old: Range, new: Range) -> bool:

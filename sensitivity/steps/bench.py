@@ -38,6 +38,7 @@ from sensitivity.steps.plan import with_timings
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.load import Given
 from sensitivity.timing.environment import environment, usable_cores
+from sensitivity.timing.explain import in_int8
 from sensitivity.timing.inputs import check_files, random_inputs
 from sensitivity.timing.profile import layer_rows, profile_files
 from sensitivity.timing.protocol import bench_files
@@ -138,7 +139,15 @@ def bench_run(
         *unmeasured,
     ]
     sentences += refused
-    result = BenchResult(timings, tuple(sentences), environment(), accuracy, exported.skip, judged)
+    result = BenchResult(
+        timings,
+        tuple(sentences),
+        environment(),
+        accuracy,
+        exported.skip,
+        judged,
+        in_int8(timings, profiles),
+    )
     run_dir.write("bench.json", result)
     with_timings(run_dir, result)
     write_csv(bench_table(timings), run_dir.file("bench.csv"))

@@ -35,7 +35,7 @@ from sensitivity.records import (
     cost_of,
 )
 from sensitivity.registry import load
-from sensitivity.reporting.advice import advice, small_splits
+from sensitivity.reporting.advice import advice
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import Choice
 from sensitivity.reporting.formats import MetricFormat
@@ -377,9 +377,7 @@ def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> 
     metric = MetricFormat(info.metric, info.full_scale)
     timings = bench.timings if bench else ()
     found = replace(found, advice=advice(found, timings, len(info.units), metric))
-    allowed = found.metric.float.value - found.floor
-    notes = dict.fromkeys((*found.notes, *small_splits(found.metric, allowed, metric)))
-    found = replace(found, verdict=verdict_of(found, bench, metric), notes=tuple(notes))
+    found = replace(found, verdict=verdict_of(found, bench, metric))
     found = _said_in(found, format_of(info.quantizers))
     found = replace(found, formats=unit_formats(info.units, info.quantizers, found.skip))
     found = replace(found, notes=(*found.notes, *keep_earlier(run_dir, found)))

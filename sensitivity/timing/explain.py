@@ -7,10 +7,12 @@ no causes for its reformats.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sensitivity.records import Timing, timing_of
 from sensitivity.runtimes.base import LayerRun, Port
+from sensitivity.timing.profile import FileProfile
 
 FLOATS = frozenset({"fp32", "fp16", "bf16"})
 ADVICE = {
@@ -58,6 +60,18 @@ def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]
             ran.update(dict.fromkeys(run.onnx, run.precision))
     precisions = {node: ran.get(node, "?") for node in kept}
     return {node: precision for node, precision in precisions.items() if precision != "int8"}
+
+
+def in_int8(
+    timings: Iterable[Timing], profiles: Mapping[str, FileProfile]
+) -> tuple[int, int] | None:
+    """How many layers of the plan's file ran in INT8, and how many it quantizes; None where it has
+    no profile."""
+    partial = timing_of("partial", timings)
+    profile = None if partial is None else profiles.get(partial.variant)
+    if profile is None or not profile.kept:
+        return None
+    return len(profile.kept) - len(not_in_int8(profile.runs, profile.kept)), len(profile.kept)
 
 
 def mixed_adds(runs: Sequence[LayerRun]) -> tuple[LayerRun, ...]:

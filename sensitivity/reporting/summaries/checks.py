@@ -23,6 +23,7 @@ SPEED: dict[SpeedStatus, Outcome] = {
 ACTION: dict[Action, Outcome] = {
     "use": "pass",
     "prove": "open",
+    "risk": "open",
     "bench": "open",
     "float": "fail",
     "train": "fail",

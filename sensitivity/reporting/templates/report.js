@@ -249,7 +249,7 @@ for (const section of document.querySelectorAll("[data-options]")) {
     show("drop", one.drop);
     show("holdout", one.holdout || "not measured");
     show("cost", one.cost || "not timed");
-    show("state", `${one.is_met ? "met" : "missed"}${one.is_plan ? "; this is the plan" : ""}`);
+    show("state", `${one.state}${one.is_plan ? "; this is the plan" : ""}`);
     section.querySelector("#picked-command").textContent = one.command || "this is the plan";
     section.querySelector("#picked-names").textContent = one.names.join("\n") || "none";
     for (const point of section.querySelectorAll(".point")) {
