@@ -623,6 +623,8 @@ def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
     return RunInfo(
         simulator=earlier.simulator if earlier else None,
         samples=earlier.samples if earlier else 0,
+        commands=earlier.commands if earlier else {},
+        seconds=earlier.seconds if earlier else {},
         task=task,
         near=near,
         began=began(settings),

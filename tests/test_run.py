@@ -90,6 +90,16 @@ def test_a_resumed_run_keeps_count_of_the_samples_it_has_spent(done: Path) -> No
     assert json.loads((done / "run.json").read_text())["samples"] == before > 0
 
 
+def test_a_scan_that_is_gone_on_with_keeps_what_is_known_of_later_steps(done: Path) -> None:
+    before = json.loads((done / "run.json").read_text())
+    assert verb("scan", f"{TASK}:task", "--out", done, "--resume") == 0
+    after = json.loads((done / "run.json").read_text())
+    for step in ("plan", "export", "bench"):
+        assert after["commands"][step] == before["commands"][step]
+        assert after["seconds"][step] == before["seconds"][step]
+    assert after["commands"]["scan"].startswith("sensitivity scan")
+
+
 def test_another_target_is_planned_without_forwarding_known_variants_again(done: Path) -> None:
     before = json.loads((done / "run.json").read_text())["samples"]
     assert verb("plan", done, "--target", "0.95") == 0
