@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support import models, onnx_models
+from support.pt2e_models import quantized_by_pt2e
 from support.reporting_samples import complete, near, with_values
 
 from sensitivity.quantizers.base import Watchable
@@ -17,6 +18,7 @@ from sensitivity.quantizers.histogram import Histogram
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.pt2e import Pt2eModel
 from sensitivity.records import Grid, Quantizer, Range, Recalibrated
 from sensitivity.reporting.page import render
 from sensitivity.reporting.seen import seen_by_unit
@@ -97,6 +99,21 @@ def test_torch_models_show_all_their_quantizers_and_stay_as_they_were() -> None:
     axes = {name: axis for name, _, axis in source.weights()}
     assert axes["up.weight_quantizer"] == 1
     assert axes["left.weight_quantizer"] == 0
+
+
+def test_pt2e_models_show_all_their_quantizers_and_stay_as_they_were() -> None:
+    model = quantized_by_pt2e(models.seeded(models.Branches), models.batch())
+    source = Pt2eModel(model)
+    before = model(models.batch())["box"]
+    weights, seen = shown_by(source, lambda: source.model(models.batch()))
+    roles: dict[str, set[str]] = {"weight": set(), "input": set(), "output": set()}
+    for quantizer in source.quantizers:
+        roles[quantizer.role].add(quantizer.name)
+    assert weights == roles["weight"] != set()
+    assert seen == roles["input"] | roles["output"]
+    assert torch.equal(model(models.batch())["box"], before)
+    shapes = {name: values.shape for name, values, _ in source.weights()}
+    assert shapes["up.weight_quantizer"] == source.model.get_submodule("up").weight.shape
 
 
 def test_qdq_files_show_weights_and_activations_but_no_biases(tmp_path: Path) -> None:

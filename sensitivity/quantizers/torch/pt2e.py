@@ -5,16 +5,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sensitivity import optional
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.quantizers.proofs import left_quantized
-from sensitivity.quantizers.torch.tensor_quantizer import add_tensors
+from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array
 from sensitivity.records import Finding, Grid, Quantizer
+
+if TYPE_CHECKING:
+    from sensitivity.quantizers.base import Seer
 
 HOW = "call torchao's prepare_pt2e, the calibration and convert_pt2e"
 RESTORED = (
@@ -95,6 +100,27 @@ class Pt2eModel:
             )
         scale = _array(module.scale).astype(np.float32)
         return Grid(scale, int(zero_points[0]), module.low, module.high, module.axis)
+
+    def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
+        for name, placed in self._placed.items():
+            if placed.weight is not None:
+                holder, _, attribute = placed.weight.rpartition(".")
+                weight = getattr(self.model.get_submodule(holder), attribute)
+                yield name, array(weight), placed.module.axis
+
+    @contextmanager
+    def watching(self, see: Seer) -> Iterator[None]:
+        def shown(name: str) -> Callable[[Any, Any], None]:
+            return lambda module, given: see(name, array(given[0]))
+
+        watched = [placed for placed in self._placed.values() if placed.weight is None]
+        with ExitStack() as stack:
+            for placed in watched:
+                handle = placed.module.register_forward_pre_hook(shown(placed.name))
+                stack.callback(handle.remove)
+            stack.enter_context(self.disabled(self._placed))
+            stack.enter_context(optional.torch.no_grad())
+            yield
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(str(self._user.code).encode())

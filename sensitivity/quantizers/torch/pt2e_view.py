@@ -91,13 +91,14 @@ class Operation(nn.Module):
 @dataclass(frozen=True)
 class Placed:
     """A quantizer of the view. folded: its weight is stored as integers, and the float weight is
-    gone."""
+    gone. weight: the attribute of the view that it quantizes; None for what is no weight."""
 
     name: str
     layer: str
     role: Role
     module: PairQuantizer
     folded: bool
+    weight: str | None = None
 
 
 class View:
@@ -189,8 +190,9 @@ class View:
         key = (layer, value, str(source.args[1:]))
         if key not in self._shared:
             self._shared[key] = self._quantizer(source)
+            weight = str(value.target) if role == "weight" else None
             self._found.append(
-                Placed(f"{path}.{attribute}", layer, role, self._shared[key], folded)
+                Placed(f"{path}.{attribute}", layer, role, self._shared[key], folded, weight)
             )
         operation.add_module(attribute, self._shared[key])
         return value, attribute
