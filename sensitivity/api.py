@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from sensitivity.config import (
-    CALIBRATING,
     IN_PYTHON,
+    OF_ONNX,
     QUANTIZING,
     BenchChoices,
     BenchSettings,
@@ -451,7 +451,7 @@ def _session(
     out = out_of(settings)
     refuse_used(RunDir(out).journal, settings.resume)  # before a task file is written there
     if task is not None:
-        refuse_needless(settings, CALIBRATING, "a task that is no ONNX file")
+        refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
     given = task or _reference(settings, out)
     return open_session(
         given,
@@ -488,7 +488,7 @@ def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Se
 def _reference(settings: TaskChoices, out: Path) -> str:
     """The task as given; for an ONNX file, a task file that is written into the run directory."""
     if not settings.task.endswith(".onnx"):
-        refuse_needless(settings, CALIBRATING, "a task that is no ONNX file")
+        refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
         return settings.task
     later.onnx_task.data_of(settings)
     if later.quantize_prepare.is_float(Path(settings.task)):

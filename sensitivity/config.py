@@ -21,6 +21,7 @@ ExportTarget = Literal["all", "tensorrt", "openvino", "onnxruntime"]
 QuantizeFor = Literal["tensorrt", "openvino", "onnxruntime"]
 CostName = Literal["macs", "table", "engine"]
 DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
+Colours = Literal["rgb", "bgr"]
 UnitName = Literal["layer", "group", "quantizer"]
 ReportFormat = Literal["html", "markdown", "junit", "sarif", "netron"]
 CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
@@ -71,11 +72,34 @@ class TaskChoices:
     )
     data: Path | None = setting(
         None,
-        "For an ONNX file: COCO annotations, a folder with one folder of images per class, or an "
-        ".npz with x and y.",
+        "For an ONNX file: COCO annotations, a data YAML or a folder with images and labels as "
+        "YOLO has them, a folder with one folder of images per class, or an .npz with x and y.",
     )
     decode: DecodeName | None = setting(
         None, "For an ONNX detector: what its output means; told by its shape by default."
+    )
+    colours: Colours | None = setting(
+        None, "For an ONNX file of images: the order of their colours; rgb by default."
+    )
+    top: float | None = setting(
+        None,
+        "For an ONNX file of images: the value of white, where black is 0, before --mean and "
+        "--std; with these 255 where any is above 1, else 1.",
+        least=1e-9,
+    )
+    mean: str | None = setting(
+        None,
+        "For an ONNX file of images: what is taken off each channel, as in 0.485,0.456,0.406, or "
+        "off all as in 127.5. By default what ultralytics' metadata in the file or the detector "
+        "asks for, else ImageNet's.",
+    )
+    std: str | None = setting(
+        None, "For an ONNX file of images: what each channel is divided by then."
+    )
+    imgsz: ImageSize | None = setting(
+        None,
+        "For an ONNX file of images whose sides are open: their side in pixels, or "
+        "HEIGHTxWIDTH; by default what ultralytics' metadata says.",
     )
     float_model: Path | None = setting(
         None,
@@ -482,7 +506,10 @@ def check_numbers(settings: Any) -> None:
 QUANTIZING = ("for_", "calib_method", "shape")
 """Settings of a float ONNX file that is quantized first."""
 
-CALIBRATING = (*QUANTIZING, "calib", "calib_samples")
+READING = ("decode", "colours", "top", "mean", "std", "imgsz")
+"""Settings of how an ONNX file takes images and what its outputs mean."""
+
+OF_ONNX = (*QUANTIZING, "calib", "calib_samples", *READING)
 """Settings of any ONNX file."""
 
 

@@ -5,15 +5,15 @@ task = onnx_task("model.qdq.onnx", "coco/val")
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from sensitivity.config import TaskChoices
+from sensitivity.config import Colours, TaskChoices
 from sensitivity.errors import TaskError
 from sensitivity.files import write_whole
 from sensitivity.quantizers.onnx.model import OnnxModel
@@ -21,18 +21,24 @@ from sensitivity.tasks import onnx_arrays, onnx_data
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.classification import Images, Top1, answer_lost
 from sensitivity.tasks.detection import SIZES, DetectionScore, random_splits
-from sensitivity.tasks.detection_labels import LabelledImages, unlabelled
+from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages, unlabelled
 from sensitivity.tasks.detection_map import mean_average_precision
+from sensitivity.tasks.images import Size, sides
 from sensitivity.tasks.onnx_arrays import Port
-from sensitivity.tasks.onnx_data import (
-    Calibration,
+from sensitivity.tasks.onnx_data import Calibration, DecodeName
+from sensitivity.tasks.onnx_metadata import Exported, exported_by_ultralytics
+from sensitivity.tasks.onnx_pixels import (
+    AS_USUAL,
+    IMAGENET,
+    RESIZE,
     ClassifierPixels,
-    Colours,
-    DecodeName,
     Layout,
+    PixelChoices,
     Pixels,
-    whole_numbers,
+    Scale,
+    channels,
 )
+from sensitivity.tasks.yolo_data import train_apart
 
 DETECTION_BATCH, CLASSIFICATION_BATCH = 8, 50
 CALIBRATION_SAMPLES = 128
@@ -73,6 +79,9 @@ class File(Protocol):
 
     path: Path
 
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+
     def get_inputs(self) -> Sequence[Any]: ...
 
     def get_outputs(self) -> Sequence[Any]: ...
@@ -81,11 +90,11 @@ class File(Protocol):
 @dataclass(frozen=True)
 class Reading:
     """How a file takes images, what its outputs mean, and which samples calibrate, if any. None is
-    told by the file; see `onnx_task`."""
+    told by the file; see `onnx_task`. size: of images where the file leaves their sides open."""
 
     decode: DecodeName | None = None
-    colours: Colours | None = None
-    top: float | None = None
+    pixels: PixelChoices = AS_USUAL
+    size: Size | None = None
     images: Path | None = None
     calibration: Calibration | None = None
 
@@ -108,30 +117,44 @@ def onnx_task(
     decode: DecodeName | None = None,
     colours: Colours | None = None,
     top: float | None = None,
+    mean: str | float | Sequence[float] | None = None,
+    std: str | float | Sequence[float] | None = None,
+    imgsz: Size | None = None,
     images: str | Path | None = None,
     custom_ops: str | Path | None = None,
     calib: str | Path | None = None,
     calib_samples: int = 0,
 ) -> Task:
-    """The task of a Q/DQ file: detection for COCO annotations, classification for class folders and
+    """The task of a Q/DQ file: detection for labelled boxes, classification for class folders and
     arrays.
 
     path, float_path, custom_ops: as in `OnnxModel`. data: see `onnx_data.data_kind`. None of it may
     have been used for calibration. decode: what a detector's output means; told by its shape by
-    default. colours, top: the order of an image's colours and its value of white; by default those
-    that YOLO (RGB, 1) or YOLOX (BGR, 255) is trained with, for classifiers RGB with ImageNet's mean
-    and deviation, for inputs of whole numbers 255. images: folder of the COCO images; by default
-    beside the annotations. calib: what the file was calibrated on, labels not needed: images, COCO
-    annotations or an .npz; None with calib_samples for samples of the data itself, which are then
-    in no split but "calib". calib_samples: at most so many, and at most a fifth of the data; 0 for
-    none. Raises TaskError, OnnxFileError.
+    default. images: folder of the COCO images; by default beside the annotations. imgsz: of the
+    images where the file leaves their sides open: one side, or (height, width).
+
+    colours, top: the order of an image's colours and its value of white. mean, std: of each channel
+    in the file's order, or one number for all, on the scale of `top`, which is then 255 where any
+    is above 1, else 1. By default what ultralytics' metadata says; else what YOLO (RGB, 1) or YOLOX
+    (BGR, 255) is trained with, for classifiers RGB with ImageNet's mean and deviation, for inputs
+    of whole numbers 255.
+
+    calib: what the file was calibrated on, labels not needed: images, COCO annotations, a data YAML
+    (its train part) or an .npz; None with calib_samples for the train part of a data YAML, else for
+    samples of the data itself, which are then in no split but "calib". calib_samples: at most so
+    many, and of the data at most a fifth; 0 for none. Raises TaskError, OnnxFileError.
     """
     model = OnnxModel(path, float_path=float_path, custom_ops=custom_ops)
     samples = calib_samples or (CALIBRATION_SAMPLES if calib is not None else 0)
     source = None if calib is None else Path(calib)
-    calibration = Calibration(samples, source) if samples else None
-    folder = None if images is None else Path(images)
-    return task_of(model, Path(data), Reading(decode, colours, top, folder, calibration))
+    reading = Reading(
+        decode,
+        PixelChoices(colours, top, channels("mean", mean), channels("std", std)),
+        imgsz,
+        None if images is None else Path(images),
+        Calibration(samples, source) if samples else None,
+    )
+    return task_of(model, Path(data), reading)
 
 
 def task_of(model: File, data: Path, reading: Reading) -> Task:
@@ -139,17 +162,50 @@ def task_of(model: File, data: Path, reading: Reading) -> Task:
 
     model: what the task is given, which may also be a float file. Raises TaskError.
     """
+    told = exported_by_ultralytics(model.metadata, model.path.name)
+    if told is not None and reading.size is None:
+        reading = replace(reading, size=told.size)
     kind = onnx_data.data_kind(data)
-    if kind == "coco":
-        return _detection(model, onnx_data.coco(data, reading.images), reading)
+    _check_kind(kind, told, model.path.name)
+    if kind == "boxes":
+        names = () if told is None else told.names
+        labels = onnx_data.boxes(data, names, reading.images)
+        return _detection(model, labels, _with_train(reading, data, labels), told)
     if kind == "folders":
-        return _folders(model, onnx_data.folders(data), reading)
-    if reading.colours is not None or reading.top is not None:
+        return _folders(model, onnx_data.folders(data), reading, told)
+    if reading.pixels.any:
         raise TaskError(
-            f"Expected colours and top with images, got them with {data}, whose arrays are taken "
-            "as they are; leave them out."
+            f"Expected colours, top, mean and std with images, got one of them with {data}, whose "
+            "arrays are taken as they are; leave it out."
         )
     return _arrays(model, data, reading)
+
+
+def _check_kind(kind: str, told: Exported | None, name: str) -> None:
+    """Raise TaskError for labels of another kind than the model's metadata asks for."""
+    if told is None or kind == "arrays":
+        return
+    if (told.task == "classify") != (kind == "folders"):
+        wanted, got = LABELS[told.task == "classify"], LABELS[kind == "folders"]
+        raise TaskError(
+            f"Expected --data with {wanted} for {name}, by its metadata a model of ultralytics for "
+            f"{told.task}, got {got}; give the data that it is validated on."
+        )
+
+
+LABELS = {True: "one folder of images per class", False: "labelled boxes"}
+"""What data for a classifier holds, and for a detector."""
+
+
+def _with_train(reading: Reading, data: Path, labels: LabelledImages) -> Reading:
+    """With the train part of a data YAML to calibrate on, where nothing else was said."""
+    wanted = reading.calibration
+    if wanted is None or wanted.source is not None:
+        return reading
+    described = onnx_data.described(data)
+    if not train_apart(described, [image.file for image in labels.images]):
+        return reading
+    return replace(reading, calibration=replace(wanted, source=described))
 
 
 def _arrays(model: File, data: Path, reading: Reading) -> Task:
@@ -193,28 +249,50 @@ def _classes(model: File) -> int | None:
     return shape[1] if len(shape) == 2 else None
 
 
-def image_input(model: File) -> ImageInput:
-    """The file's input, if it is one of colour images of a fixed size. Raises TaskError."""
+def image_input(model: File, size: Size | None = None) -> ImageInput:
+    """The file's input, if it is one of colour images. size: of the images where its sides are
+    open. Raises TaskError."""
     found = ports(model)
-    if len(found) == 1 and len(found[0].shape) == 4:
-        _, one, two, three = found[0].shape
-        if one == 3 and two is not None and three is not None:
-            return ImageInput((two, three), "nchw", found[0].dtype)
-        if three == 3 and one is not None and two is not None:
-            return ImageInput((one, two), "nhwc", found[0].dtype)
+    layout = image_layout(found)
+    if layout is not None:
+        shape = found[0].shape
+        height, width = shape[2:] if layout == "nchw" else shape[1:3]
+        if size is not None and (height is None or width is None):
+            height, width = sides(size)
+        if height is not None and width is not None:
+            return ImageInput((height, width), layout, found[0].dtype)
+    listed = ", ".join(f"{item.name} {list(item.shape)}" for item in model.get_inputs())
+    if layout is not None:
+        raise TaskError(
+            f"Expected to know the size of the images that {model.path.name} takes, got {listed}, "
+            "whose sides are open; give it with --imgsz, as in 640 or 384,640 (height, width)."
+        )
     raise TaskError(
-        f"Expected {model.path.name} to have one input of colour images of a fixed size, [n, 3, "
-        "height, width] or [n, height, width, 3], got "
-        f"{', '.join(f'{item.name} {list(item.shape)}' for item in model.get_inputs())}; write a "
+        f"Expected {model.path.name} to have one input of colour images, [n, 3, height, width] or "
+        f"[n, height, width, 3], got {listed}; give its inputs as they are in an .npz, or write a "
         "task file, see docs/onnx.md."
     )
 
 
-def _folders(model: File, found: Images, reading: Reading) -> Task:
-    image, top = image_input(model), reading.top
-    if top is None and whole_numbers(image.dtype):
-        top = 255.0
-    transform = ClassifierPixels(image.size, reading.colours or "rgb", top, image.dtype)
+def image_layout(found: Sequence[Port]) -> Layout | None:
+    """Where the colours are in the only input of a file; None where it takes no colour images."""
+    if len(found) != 1 or len(found[0].shape) != 4:
+        return None
+    _, one, _, three = found[0].shape
+    if one == 3:
+        return "nchw"
+    return "nhwc" if three == 3 else None
+
+
+def _folders(model: File, found: Images, reading: Reading, told: Exported | None) -> Task:
+    image, choices = image_input(model, reading.size), reading.pixels
+    colours = choices.colours or "rgb"
+    # ultralytics classifies images as they are, and scales their shorter side to that of the crop
+    usual = IMAGENET.ordered(colours) if told is None else Scale()
+    scale = choices.scale(usual, image.dtype)
+    transform = ClassifierPixels(
+        image.size, colours, scale, image.dtype, RESIZE if told is None else 1.0
+    )
     splits = onnx_data.split_folders(
         found, transform, image.layout, CLASSIFICATION_BATCH, set_aside=reading.set_aside
     )
@@ -224,37 +302,65 @@ def _folders(model: File, found: Images, reading: Reading) -> Task:
         splits["calib"] = onnx_data.ImageBatches(
             images, transform, CLASSIFICATION_BATCH, layout=image.layout
         )
-    return Task(model, dict(splits), Top1(found.classes), metric="top-1", soft=answer_lost)
+    score = Top1(found.classes, f"{pixels_in_words(colours, scale)} {SAY_OTHERWISE}")
+    return Task(model, dict(splits), score, metric="top-1", soft=answer_lost)
 
 
-def _detection(model: File, labels: LabelledImages, reading: Reading) -> Task:
-    image = image_input(model)
+SAY_OTHERWISE = "Where the model was trained with others: --colours, --top, --mean and --std."
+
+
+def pixels_in_words(colours: Colours, scale: Scale) -> str:
+    """A sentence on what a file is given.
+
+    >>> pixels_in_words("bgr", Scale(255.0))
+    'It was given pixels in BGR from 0 to 255.'
+    >>> pixels_in_words("rgb", IMAGENET)
+    "It was given pixels in RGB from 0 to 1, less mean 0.485,0.456,0.406, by std 0.229,0.224,0.225."
+    """
+    mean, std = (",".join(f"{value:g}" for value in each) for each in (scale.mean, scale.std))
+    moved = f", less mean {mean}, by std {std}" if scale.moves else ""
+    return f"It was given pixels in {colours.upper()} from 0 to {scale.top:g}{moved}."
+
+
+def _detection(
+    model: File, labels: LabelledImages, reading: Reading, told: Exported | None
+) -> Task:
+    image = image_input(model, reading.size)
     shape = model.get_outputs()[0].shape
-    name = reading.decode or onnx_data.decode_name(shape, image.size, len(labels.names))
+    more = told is not None and told.task != "detect"
+    name = reading.decode or onnx_data.decode_name(shape, image.size, len(labels.names), more=more)
     usual = onnx_data.PIXELS[name]
-    top = reading.top
-    if top is None:
-        top = 255.0 if whole_numbers(image.dtype) else usual.top
-    pixels = Pixels(reading.colours or usual.colours, top, image.layout, image.dtype)
-    sizes = onnx_data.sizes_of(len(labels.images), reading.set_aside, SIZES)
-    splits = random_splits(labels.images, sizes=sizes)
-    files = _calibration_images(reading)
-    if files:
-        splits["calib"] = tuple(unlabelled(file) for file in files)
+    colours = reading.pixels.colours or usual.colours
+    pixels = Pixels(
+        colours, reading.pixels.scale(usual.scale, image.dtype), image.layout, image.dtype
+    )
+    splits = _detection_splits(labels, reading)
     batches = {
         split: onnx_data.DetectionBatches(part, image.size, DETECTION_BATCH, pixels=pixels)
         for split, part in splits.items()
     }
     meaning = onnx_data.Decode(name, image.size, len(labels.names))
-    told = "" if reading.decode else onnx_data.reading(name, shape)
-    score = DetectionScore(labels.names, meaning, meaning.rule, told)
+    taken = "" if reading.decode or told else onnx_data.reading(name, shape)
+    given = f"{taken} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()
+    score = DetectionScore(labels.names, meaning, meaning.rule, given)
     return Task(
         model,
         batches,
         score,
         partial(mean_average_precision, classes=len(labels.names)),
-        metric="mAP50-95",
+        metric="box mAP50-95" if more else "mAP50-95",
     )
+
+
+def _detection_splits(
+    labels: LabelledImages, reading: Reading
+) -> dict[str, tuple[LabelledImage, ...]]:
+    sizes = onnx_data.sizes_of(len(labels.images), reading.set_aside, SIZES)
+    splits = random_splits(labels.images, sizes=sizes)
+    files = _calibration_images(reading)
+    if files:
+        splits["calib"] = tuple(unlabelled(file) for file in files)
+    return splits
 
 
 def _calibration_images(reading: Reading) -> list[Path]:
@@ -290,8 +396,8 @@ def data_of(settings: TaskChoices) -> Path:
     """The data for an ONNX file. Raises TaskError where there is none."""
     if settings.data is None:
         raise TaskError(
-            f"Expected --data with {settings.task}: COCO annotations, a folder with one folder of "
-            "images per class, or an .npz "
+            f"Expected --data with {settings.task}: COCO annotations, a data YAML, a folder with "
+            "one folder of images per class, or an .npz "
             "with inputs x and labels y; or write a task file that names the ONNX file, see "
             "docs/onnx.md."
         )
@@ -307,10 +413,34 @@ def _arguments(settings: TaskChoices) -> dict[str, str]:
         "calib": settings.calib,
     }
     arguments = {
-        name: repr(str(value.resolve())) for name, value in given.items() if value is not None
+        name: repr(str(_absolute(value))) for name, value in given.items() if value is not None
     }
-    if settings.decode is not None:
-        arguments["decode"] = repr(settings.decode)
-    if settings.calib_samples is not None:
-        arguments["calib_samples"] = repr(settings.calib_samples)
-    return arguments
+    told = {
+        "decode": settings.decode,
+        "imgsz": settings.imgsz,
+        "colours": settings.colours,
+        "top": settings.top,
+        "mean": channels("--mean", settings.mean),
+        "std": channels("--std", settings.std),
+        "calib_samples": settings.calib_samples,
+    }
+    return arguments | {name: repr(value) for name, value in told.items() if value is not None}
+
+
+def _absolute(path: Path) -> Path:
+    """Absolute, except for the bare name of a data set that comes with ultralytics."""
+    return path.resolve() if path.exists() or path.parent != Path() else path
+
+
+def reading_of(settings: TaskChoices, calibration: Calibration) -> Reading:
+    """What the settings say of a file. Raises TaskError for a mean or deviation that is none."""
+    mean, std = channels("--mean", settings.mean), channels("--std", settings.std)
+    pixels = PixelChoices(settings.colours, settings.top, mean, std)
+    return Reading(settings.decode, pixels, settings.imgsz, calibration=calibration)
+
+
+def size_of(settings: TaskChoices, model: File) -> Size | None:
+    """(height, width) of the images that a file with open sides takes: as told, else as its
+    metadata says; None where neither does."""
+    told = exported_by_ultralytics(model.metadata, model.path.name)
+    return settings.imgsz or (None if told is None else told.size)

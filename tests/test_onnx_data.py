@@ -206,7 +206,7 @@ def test_too_few_samples_are_one_sentence(tmp_path: Path) -> None:
         onnx_task(file, saved(tmp_path, x=X[:2], y=Y[:2]))
     with pytest.raises(
         TaskError,
-        match="colours and top with images, got them with .*, whose arrays are taken as they",
+        match="colours, top, mean and std with images, got one of them with .*, whose arrays are",
     ):
         onnx_task(file, saved(tmp_path, x=X, y=Y), top=255.0)
 
@@ -263,7 +263,8 @@ def test_class_folders_of_a_rectangular_input(tmp_path: Path, folders: Path) -> 
     file = classifier(tmp_path / "q.onnx", {"x": (TensorProto.FLOAT, ["n", 3, 24, 48])}, classes=2)
     assert first(onnx_task(file, folders)).shape == (4, 3, 24, 48)
     with pytest.raises(
-        TaskError, match=r"colour images of a fixed size, .* got x \['n', 3, 24, 'w'\]"
+        TaskError,
+        match=r"know the size of .* x \[.n., 3, 24, .w.\], whose sides are open; .* --imgs",
     ):
         onnx_task(
             classifier(tmp_path / "w.onnx", {"x": (TensorProto.FLOAT, ["n", 3, 24, "w"])}), folders
@@ -504,4 +505,5 @@ def test_a_detector_whose_float_finds_nothing_is_told_how_its_output_was_read(
     said = " ".join(capsys.readouterr().out.split())
     assert "Accuracy: not proven" in said
     assert "was taken for chosen boxes (end2end: corners, confidence, class), not YOLOX" in said
-    assert onnx_task(file, data, decode="end2end").score.reading == ""
+    assert "given pixels in RGB from 0 to 1. Where the model was trained with others: --col" in said
+    assert "was taken for" not in onnx_task(file, data, decode="end2end").score.reading

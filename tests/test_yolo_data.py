@@ -11,7 +11,7 @@ from support.yolo_models import NAMES, coco, images, yolo_folder
 
 from sensitivity.errors import TaskError
 from sensitivity.tasks.detection import ImageBatches
-from sensitivity.workflows.yolo_data import (
+from sensitivity.tasks.yolo_data import (
     calibration_files,
     label_file,
     labelled,
@@ -87,9 +87,9 @@ def test_labels_lie_where_ultralytics_looks_for_them():
     ("content", "split", "message"),
     [
         ("val: images/val\nnames: [cat, "
-         "dog]\n", "val", r"3 classes of the weights, got 2 \(cat, dog\)"),
+         "dog]\n", "val", r"3 classes of the model, got 2 \(cat, dog\)"),
         ("val: images/val\nnames: {cat: 0}\n", "val", "a name for each class number, got 'cat'"),
-        ("val: images/val\nnc: 4\n", "val", "3 classes of the weights, got 4"),
+        ("val: images/val\nnc: 4\n", "val", "3 classes of the model, got 4"),
         ("path: nowhere\nval: images/val\nnc: "
          "3\n", "val", "to be at .*nowhere/images/val, got nothing there; correct `path`"),
         ("train: images/train\nval: images/val\nnc: "

@@ -19,7 +19,8 @@ from typing import Any
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from sensitivity.tasks.detection_labels import coco_images
-from sensitivity.tasks.onnx_data import DetectionBatches, Pixels
+from sensitivity.tasks.onnx_data import DetectionBatches
+from sensitivity.tasks.onnx_pixels import Pixels, Scale
 
 SIZE, IMAGES = 416, 64
 
@@ -30,7 +31,7 @@ class Calibration(CalibrationDataReader):
     def __init__(self, folder: Path) -> None:
         images = coco_images(folder / "instances.json", folder / "images").images[:IMAGES]
         self._batches: Iterator[Any] = iter(
-            DetectionBatches(images, SIZE, 1, pixels=Pixels("bgr", 255.0))
+            DetectionBatches(images, SIZE, 1, pixels=Pixels("bgr", Scale(255.0)))
         )
 
     def get_next(self) -> dict[str, Any] | None:

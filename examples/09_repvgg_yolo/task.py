@@ -16,8 +16,8 @@ from typing import Any
 from sensitivity.config import YoloChoices
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.detection import ImageBatches, detection_task
+from sensitivity.tasks.yolo_data import labelled
 from sensitivity.workflows.yolo import splits_of
-from sensitivity.workflows.yolo_data import labelled
 from sensitivity.workflows.yolo_weights import load_yolo
 
 CHOICES = YoloChoices(

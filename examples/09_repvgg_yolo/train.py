@@ -22,7 +22,7 @@ from scenes import write
 from torch import Tensor
 
 from sensitivity.tasks.detection import ImageBatches
-from sensitivity.workflows.yolo_data import labelled
+from sensitivity.tasks.yolo_data import labelled
 from sensitivity.workflows.yolo_weights import ultralytics
 
 NAMES = tuple(f"digit {digit}" for digit in range(10))

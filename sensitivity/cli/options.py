@@ -158,7 +158,7 @@ class _ImageSize(click.ParamType[ImageSize]):
 
 
 def _click_type(hint: Any) -> Any:
-    if hint == ImageSize:
+    if hint in (ImageSize, ImageSize | None):
         return _ImageSize()
     if get_origin(hint) in (Union, types.UnionType):
         hint = next(option for option in get_args(hint) if option is not type(None))

@@ -4,7 +4,7 @@ of it."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -27,6 +27,9 @@ SHUFFLES = 3
 """How often the answers are given to other samples of their batch."""
 FEWEST = 16
 """Samples with shuffled answers, below which nothing is concluded from them."""
+
+NEXT_TO_NOTHING = 0.01
+"""Part of the full scale, below which a metric such as mAP is no better than boxes at random."""
 
 WRONG_DATA = (
     "Check the order of the classes, the preprocessing and the labels: a drop from such a "
@@ -66,27 +69,29 @@ def metric_findings(session: Session, target: Target | None = None) -> Iterator[
     except TaskError as error:
         yield Finding("metric-fails", "error", "rank", str(error), "")
         return
-    name, n = session.task.metric, len(found.scores)
-    if _is_zero(found.scores, value):
+    yield from _value_findings(session, found, value)
+    if target is not None:
+        yield from target_findings(found.scores, value, target, session.task.metric)
+
+
+def _value_findings(session: Session, found: Judged, value: float) -> Iterator[Finding]:
+    """What speaks against float's metric on these samples."""
+    n, task = len(found.scores), session.task
+    if _is_nothing(found.scores, value, task):
         yield _at_chance(
-            f"0 on the first {n} samples of rank", name, _severity(found.scores, value)
+            f"{value:.2g} on the first {n} samples of rank", task, _severity(found.scores, value)
         )
     elif _counts(found.scores, value) and found.classes and value <= 1 / found.classes:
         yield _at_chance(
             f"{value:.4g} on the first {n} samples of rank, and guessing has "
             f"{1 / found.classes:.4g}",
-            name,
+            task,
         )
     elif _is_luck(found, value):
         yield _at_chance(
             f"{found.own:.4g} on {found.n} samples of rank, and {max(found.shuffled):.4g} with the "
             "answers given for other samples",
-            name,
-        )
-    if target is not None:
-        yield from (
-            _with_reading(one, session, value)
-            for one in target_findings(found.scores, value, target, name)
+            task,
         )
 
 
@@ -102,10 +107,10 @@ def _is_luck(found: Judged, value: float) -> bool:
 def measured_findings(session: Session) -> Iterator[Finding]:
     """The same once float is measured on all of `rank`: whether it can be told from guessing."""
     scores = session.measurer.known(session.study.float_variant, "rank")
-    value, name = session.measurer.aggregate(scores), session.task.metric
-    if _is_zero(scores, value):
+    value, task = session.measurer.aggregate(scores), session.task
+    if _is_nothing(scores, value, task):
         yield _at_chance(
-            f"0 on all of rank ({len(scores)} samples)", name, _severity(scores, value)
+            f"{value:.2g} on all of rank ({len(scores)} samples)", task, _severity(scores, value)
         )
         return
     classes = _classes_of(session)
@@ -115,7 +120,7 @@ def measured_findings(session: Session) -> Iterator[Finding]:
             yield _at_chance(
                 f"{value:.4g} on all of rank ({len(scores)} samples; its interval begins at "
                 f"{low:.4g}), and guessing has {1 / classes:.4g}",
-                name,
+                task,
             )
 
 
@@ -131,13 +136,6 @@ def target_findings(scores: Scores, value: float, target: Target, name: str) -> 
             f"float has {value:.4g}: every model meets it.",
             "Give a smaller --max-drop, a relative one such as 1%, or a --target.",
         )
-
-
-def _with_reading(finding: Finding, session: Session, value: float) -> Finding:
-    """With what a task that was made from a file took the outputs for, where float is no good: it
-    may be meant otherwise."""
-    reading = getattr(session.task.score, "reading", "")
-    return replace(finding, fix=f"{reading} {finding.fix}") if reading and value == 0 else finding
 
 
 def judged(session: Session) -> Judged:
@@ -264,10 +262,13 @@ def _classes(outputs: Any) -> int | None:
     return None
 
 
-def _is_zero(scores: Scores, value: float) -> bool:
-    """Whether the metric is the least that it can be; one that may be negative has no such
-    value."""
-    return value == 0 and scores.min(initial=0.0) >= 0
+def _is_nothing(scores: Scores, value: float, task: Task) -> bool:
+    """Whether the metric is the least that it can be, or is no mean and close to it; one that may
+    be negative has no such value."""
+    if scores.min(initial=0.0) < 0:
+        return False
+    is_no_mean = scores.ndim > 1
+    return value == 0 or (is_no_mean and value < NEXT_TO_NOTHING * task.full_scale)
 
 
 def _counts(scores: Scores, value: float) -> bool:
@@ -287,12 +288,14 @@ def _severity(scores: Scores, value: float) -> Severity:
     return "error" if is_mean else "warning"
 
 
-def _at_chance(got: str, name: str, severity: Severity = "error") -> Finding:
+def _at_chance(got: str, task: Task, severity: Severity = "error") -> Finding:
+    # A task that was made from a file says what it took the outputs and the images for.
+    reading = getattr(task.score, "reading", "")
     return Finding(
         "metric-at-chance",
         severity,
         "rank",
-        f"Expected the {name} of the float model to be above what needs no model, got {got}: it is "
-        "no better than chance.",
-        WRONG_DATA,
+        f"Expected the {task.metric} of the float model to be above what needs no model, got "
+        f"{got}: it is no better than chance.",
+        f"{reading} {WRONG_DATA}".strip(),
     )

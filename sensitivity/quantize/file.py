@@ -17,7 +17,15 @@ from sensitivity.errors import JournalMismatch, SensitivityError, TaskError
 from sensitivity.files import write_whole
 from sensitivity.journal.journal import is_used
 from sensitivity.onnx_graph.digest import digest
-from sensitivity.onnx_task import CALIBRATION_SAMPLES, Reading, data_of, task_of
+from sensitivity.onnx_task import (
+    CALIBRATION_SAMPLES,
+    data_of,
+    image_layout,
+    ports,
+    reading_of,
+    size_of,
+    task_of,
+)
 from sensitivity.quantize.prepare import FloatFile, float_file, opset_of, prepared
 from sensitivity.quantize.ranges import ranges
 from sensitivity.quantize.rules import RULES, RUNTIMES
@@ -27,6 +35,7 @@ from sensitivity.quantizers.onnx.float_model import first_samples
 from sensitivity.run_dir import RunDir
 from sensitivity.tasks.base import Batches
 from sensitivity.tasks.batches import batch_digest
+from sensitivity.tasks.images import sides
 from sensitivity.tasks.onnx_data import Calibration
 
 FILE, RECORD = "quantized.onnx", "quantized.json"
@@ -117,10 +126,8 @@ def job_of(settings: TaskChoices) -> Job:
             "place of the float one."
         )
     data = data_of(settings)
-    file = float_file(Path(settings.task), shapes_of(settings.shape))
-    reading = Reading(
-        decode=settings.decode, calibration=Calibration(samples_of(settings), settings.calib)
-    )
+    file = sized_file(settings)
+    reading = reading_of(settings, Calibration(samples_of(settings), settings.calib))
     calib = task_of(file, data, reading).data.get("calib")
     if calib is None:
         raise TaskError(
@@ -128,6 +135,20 @@ def job_of(settings: TaskChoices) -> Job:
             "more, or others to calibrate on with --calib."
         )
     return Job(settings, file, calib)
+
+
+def sized_file(settings: TaskChoices) -> FloatFile:
+    """The float file with the shapes that --shape gives it; of images whose sides are open with
+    those of --imgsz, else those in ultralytics' metadata."""
+    path, shapes = Path(settings.task), shapes_of(settings.shape)
+    file = float_file(path, shapes)
+    inputs, size = ports(file), size_of(settings, file)
+    layout = image_layout(inputs)
+    if shapes or size is None or layout is None or None not in inputs[0].shape[1:]:
+        return file
+    height, width = sides(size)
+    colour = (3, height, width) if layout == "nchw" else (height, width, 3)
+    return float_file(path, {"": (inputs[0].shape[0] or "batch", *colour)})
 
 
 def samples_of(settings: TaskChoices) -> int:

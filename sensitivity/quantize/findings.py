@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from sensitivity.config import TaskChoices
-from sensitivity.quantize.file import FILE, METHOD, samples_of, shapes_of, target_of
-from sensitivity.quantize.prepare import FIRST_OPSET, float_file, is_float
+from sensitivity.quantize.file import FILE, METHOD, samples_of, sized_file, target_of
+from sensitivity.quantize.prepare import FIRST_OPSET, is_float
 from sensitivity.quantize.rules import RULES
 from sensitivity.records import Finding
 
@@ -19,7 +19,7 @@ def float_findings(settings: TaskChoices) -> tuple[Finding, ...]:
     path = Path(settings.task)
     if not is_float(path):
         return ()
-    opset = float_file(path, shapes_of(settings.shape)).opset
+    opset = sized_file(settings).opset
     lifted = f", lifted to opset {FIRST_OPSET}" if opset < FIRST_OPSET else ""
     target = target_of(settings)
     source = settings.calib or "--data that are in no split"

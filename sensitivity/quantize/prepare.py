@@ -47,6 +47,11 @@ class FloatFile:
         return list(self.session.get_outputs())
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """What the file says of itself, by key."""
+        return {item.key: item.value for item in self.model.metadata_props}
+
+    @property
     def opset(self) -> int:
         """Of the standard operations."""
         return opset_of(self.model)

@@ -187,10 +187,12 @@ def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
 class Top1:
     """(outputs, targets) -> 1.0 where the highest output is the target's, else 0.0: float64[n].
 
-    classes: how many outputs the model must have; None where the data does not say.
+    classes: how many outputs the model must have; None where the data does not say. reading: how
+    images were given to the model, where a file was told nothing; said where float is no good.
     """
 
     classes: int | None = None
+    reading: str = ""
 
     def __call__(self, outputs: Any, targets: Any) -> Scores:
         scores, labels = _class_scores(outputs), as_numpy(targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,13 +23,15 @@ from sensitivity.tasks.detection_boxes import (
     decode_yolox,
 )
 from sensitivity.tasks.detection_labels import LabelledImages, coco_images
-from sensitivity.tasks.images import (
-    SUFFIXES,
-    Size,
-    centre_crop,
-    image_files,
-    shown_size,
-    sides,
+from sensitivity.tasks.images import SUFFIXES, Size, image_files, shown_size, sides
+from sensitivity.tasks.onnx_pixels import RGB_TO_ONE, Layout, Pixels, Scale
+from sensitivity.tasks.yolo_data import (
+    YAML,
+    calibration_files,
+    holds_labels,
+    labelled,
+    measured_split,
+    names_in,
 )
 
 SIZES: Mapping[str, float] = {"rank": 0.5, "confirm": 0.25, "holdout": 0.25}
@@ -39,38 +41,17 @@ LARGEST_CALIBRATION = 5
 """One part in so many of the data at most is set aside to calibrate on."""
 
 DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
-Colours = Literal["rgb", "bgr"]
-Layout = Literal["nchw", "nhwc"]
 ANNOTATIONS = "instances.json"
-RESIZE = 256 / 224
-"""Shorter side before the crop, as a multiple of the crop: what ImageNet models are evaluated
-with."""
 
-
-@dataclass(frozen=True)
-class Pixels:
-    """How a file takes images. colours: their order. top: the value of white. layout: of the
-    input's axes. dtype: the name of the input's type."""
-
-    colours: Colours = "rgb"
-    top: float = 1.0
-    layout: Layout = "nchw"
-    dtype: str = "float32"
-
-    def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """uint8[n, h, w, 3] in RGB -> as the file takes it."""
-        ordered = images if self.colours == "rgb" else images[..., ::-1]
-        scaled = in_type(ordered.astype(np.float32) * np.float32(self.top / 255), self.dtype)
-        return np.ascontiguousarray(
-            scaled if self.layout == "nhwc" else scaled.transpose(0, 3, 1, 2)
-        )
+PARTS = ("val", "valid", "validation", "test")
+"""Folders of a data set for what is measured, the first that is there counts."""
 
 
 @dataclass(frozen=True, eq=False)
 class DetectionBatches(detection.ImageBatches):
     """Letterboxed batches as numpy arrays; targets as in `detection.ImageBatches`."""
 
-    pixels: Pixels = Pixels()
+    pixels: Pixels = RGB_TO_ONE
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         for start in range(0, len(self.images), self.batch):
@@ -116,14 +97,15 @@ class Calibration:
         return self.samples if self.source is None else 0
 
 
-def data_kind(data: Path) -> Literal["coco", "folders", "arrays"]:
+def data_kind(data: Path) -> Literal["boxes", "folders", "arrays"]:
     """What `--data` names. Raises TaskError for anything else."""
     if data.suffix == ".npz" and data.is_file():
         return "arrays"
-    if data.suffix == ".json" and data.is_file():
-        return "coco"
-    if (data / ANNOTATIONS).is_file():
-        return "coco"
+    data = described(data)
+    if data.suffix in {".json", *YAML} and (data.is_file() or data.suffix in YAML):
+        return "boxes"
+    if data.is_dir() and (is_coco(data) or holds_labels(data)):
+        return "boxes"
     if data.is_dir() and any(path.is_dir() for path in data.iterdir()):
         return "folders"
     got = (
@@ -135,9 +117,76 @@ def data_kind(data: Path) -> Literal["coco", "folders", "arrays"]:
     )
     raise TaskError(
         f"Expected --data {data} to be COCO annotations (a .json, or a folder with {ANNOTATIONS} "
-        "and images/), a folder with one folder of images per class, or an .npz with inputs x and "
-        f"labels y, got {got}; for anything else write a task file, see docs/onnx.md."
+        "and images/), a data YAML or a folder with images/ and labels/ as YOLO has them, a folder "
+        "with one folder of images per class, or an .npz with inputs x and labels y, got "
+        f"{got}; for anything else write a task file, see docs/onnx.md."
     )
+
+
+def described(data: Path) -> Path:
+    """The data YAML in a folder that has one and only one; else what is given."""
+    files = [file for file in data.iterdir() if file.suffix in YAML] if data.is_dir() else []
+    return files[0] if len(files) == 1 and not is_coco(data) else data
+
+
+def is_coco(data: Path) -> bool:
+    """Whether a path is COCO annotations, or a folder that holds them."""
+    return data.suffix == ".json" or (data / ANNOTATIONS).is_file()
+
+
+def boxes(data: Path, names: Sequence[str], images: Path | None = None) -> LabelledImages:
+    """Labelled images of a detector, in any of its forms.
+
+    names: of the model's classes, empty where the file does not say; then those of the data stand.
+    images: folder of the images of COCO annotations; None for `images` beside them, or where they
+    are. Raises TaskError where neither the file nor the data names the classes, or they differ.
+    """
+    data = described(data)
+    if is_coco(data):
+        return as_model(coco(data, images), names, data)
+    own = names_in(data) if data.suffix in YAML else ()
+    if not own and not names:
+        raise TaskError(
+            f"Expected names of the classes in {data}, as the file has none in its metadata, got "
+            "none; give a data YAML with `names`, or COCO annotations."
+        )
+    found = labelled(data, own or names, split=measured_split(data))
+    return as_model(found, names, data)
+
+
+def as_model(found: LabelledImages, names: Sequence[str], data: Path) -> LabelledImages:
+    """The images with classes numbered as the model numbers them.
+
+    Where all that is shown in them has a name that the model has too, the names count; else the
+    numbers do, if they are as many. Raises TaskError where neither fits.
+    """
+    if not names or tuple(names) == found.names:
+        return found
+    strange = _unknown_classes(found, names)
+    if not strange:
+        return _renumbered(found, names)
+    if len(names) == len(found.names):
+        return found
+    raise TaskError(
+        f"Expected {data} to show classes that the model has by its metadata ({len(names)}, first "
+        f"{', '.join(names[:3])}), got {len(found.names)} with {strange[0]!r} among them; use the "
+        "data that the model was trained for."
+    )
+
+
+def _unknown_classes(found: LabelledImages, names: Sequence[str]) -> list[str]:
+    """Names of classes that are shown and that the model does not have."""
+    known = {name.lower() for name in names}
+    shown = {int(label) for image in found.images for label in image.classes}
+    called = [found.names[label] for label in sorted(shown)]
+    return [name for name in called if name.lower() not in known]
+
+
+def _renumbered(found: LabelledImages, names: Sequence[str]) -> LabelledImages:
+    number = {name.lower(): at for at, name in enumerate(names)}
+    place = np.array([number.get(name.lower(), -1) for name in found.names], np.int64)
+    images = (replace(image, classes=place[image.classes]) for image in found.images)
+    return LabelledImages(tuple(images), tuple(names))
 
 
 def coco(data: Path, images: Path | None = None) -> LabelledImages:
@@ -149,8 +198,11 @@ def coco(data: Path, images: Path | None = None) -> LabelledImages:
 
 
 def folders(data: Path) -> Images:
-    """The images of a folder with one folder for each class."""
-    return images_by_class(data)
+    """The images of a folder with one folder for each class; of one with train and val the part
+    that is measured."""
+    parts = [data / name for name in PARTS if (data / name).is_dir()]
+    is_parted = parts and (data / "train").is_dir()
+    return images_by_class(parts[0] if is_parted else data)
 
 
 def sizes_of(n: int, set_aside: int, shares: Mapping[str, float] = SIZES) -> Mapping[str, float]:
@@ -171,10 +223,13 @@ def sizes_of(n: int, set_aside: int, shares: Mapping[str, float] = SIZES) -> Map
 def calibration_images(source: Path, samples: int, seed: int | None = None) -> list[Path]:
     """At most so many image files, drawn at random, the same for the same seed.
 
-    source: COCO annotations, or a folder, of which all images count. Raises TaskError.
+    source: COCO annotations, a data YAML, of which the train part counts, or a folder, of which all
+    images do. Raises TaskError.
     """
     if source.is_file() and source.suffix == ".json":
         files = [image.file for image in coco(source).images]
+    elif source.suffix in YAML:
+        files = calibration_files(source)
     else:
         files = image_files(source)
     if not files:
@@ -203,50 +258,18 @@ def split_folders(
     }
 
 
-@dataclass(frozen=True)
-class ClassifierPixels:
-    """From an RGB image to [3, height, width] as a classifier takes it: the usual crop, then
-    colours and scale.
+def decode_name(
+    shape: Sequence[Any], size: Size, classes: int, *, more: bool = False
+) -> DecodeName:
+    """What a detector's first output means, told by its shape.
 
-    top: the value of white, where black is 0; None for ImageNet's mean and deviation. dtype: the
-    name of the file's type.
+    more: coefficients of masks or key points follow the classes of ultralytics' YOLO. Raises
+    TaskError where it is none of those known.
     """
-
-    size: Size
-    colours: Colours = "rgb"
-    top: float | None = None
-    dtype: str = "float32"
-
-    def __call__(self, image: Any) -> NDArray[Any]:
-        height, width = sides(self.size)
-        resize = round(height * RESIZE), round(width * RESIZE)
-        if self.top is None:
-            made = centre_crop(self.size, resize=resize)(image)
-        else:
-            whole = centre_crop(
-                self.size, resize=resize, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
-            )(image)
-            # 255 levels, whatever dividing them left
-            made = np.rint(whole * 255) * np.float32(self.top / 255)
-        ordered = made if self.colours == "rgb" else made[::-1]
-        return np.ascontiguousarray(in_type(ordered, self.dtype))
-
-
-def in_type(pixels: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """Pixels in the type of a file's input; whole numbers are rounded to."""
-    return (np.rint(pixels) if whole_numbers(dtype) else pixels).astype(dtype)
-
-
-def whole_numbers(dtype: str) -> bool:
-    """Whether a type of this name holds integers."""
-    return np.dtype(dtype).kind in "iu"
-
-
-def decode_name(shape: Sequence[Any], size: Size, classes: int) -> DecodeName:
-    """What a detector's first output means, told by its shape. Raises TaskError where it is none of
-    those known."""
     given = [side if isinstance(side, int) else None for side in shape]
-    found = _known_decode(given[1], given[2], size, classes) if len(given) == 3 else None
+    found = None
+    if len(given) == 3:
+        found = (_with_more if more else _known_decode)(given[1], given[2], size, classes)
     if found is not None:
         return found
     raise TaskError(
@@ -272,6 +295,17 @@ def _known_decode(
     return "yolo" if rows == 4 + classes else None
 
 
+def _with_more(
+    rows: int | None, columns: int | None, size: Size, classes: int
+) -> DecodeName | None:
+    """The same for outputs of ultralytics with masks or key points behind the classes."""
+    if columns is not None and _cells(size, columns) == 1:
+        return "yolo"
+    if rows is not None and rows > 4 + classes and columns is None:
+        return "yolo"
+    return "end2end" if columns is not None and columns > 6 else None
+
+
 MEANINGS: Mapping[DecodeName, str] = {
     "yolo": "that of ultralytics' YOLO",
     "yolox": "that of YOLOX without decoding",
@@ -282,10 +316,7 @@ MEANINGS: Mapping[DecodeName, str] = {
 
 def reading(name: DecodeName, shape: Sequence[Any]) -> str:
     """A sentence on what a detector's output was taken for."""
-    return (
-        f"Its output {list(shape)} was taken for {MEANINGS[name]}, and its colours for those it is "
-        "trained with: --decode, or `colours` and `top` in the task file, say otherwise."
-    )
+    return f"Its output {list(shape)} was taken for {MEANINGS[name]}; --decode says otherwise."
 
 
 def _cells(size: Size, anchors: int | None) -> int | None:
@@ -315,7 +346,7 @@ class Decode:
         return (
             decode_chosen(outputs, self.classes)
             if self.name == "end2end"
-            else decode_ultralytics(outputs)
+            else decode_ultralytics(outputs, self.classes)
         )
 
     @property
@@ -325,9 +356,9 @@ class Decode:
 
 
 PIXELS: Mapping[DecodeName, Pixels] = {
-    "yolo": Pixels("rgb", 1.0),
-    "yolox": Pixels("bgr", 255.0),
-    "yolov5": Pixels("rgb", 1.0),
-    "end2end": Pixels("rgb", 1.0),
+    "yolo": RGB_TO_ONE,
+    "yolox": Pixels("bgr", Scale(255.0)),
+    "yolov5": RGB_TO_ONE,
+    "end2end": RGB_TO_ONE,
 }
 """What they are trained with."""

@@ -33,7 +33,7 @@ from sensitivity.tasks.detection_boxes import (
 )
 from sensitivity.tasks.detection_labels import LabelledImage, unlabelled
 from sensitivity.tasks.images import centre_crop, shown_size, sides
-from sensitivity.workflows.yolo_data import (
+from sensitivity.tasks.yolo_data import (
     calibration_files,
     has_train_images,
     labelled,

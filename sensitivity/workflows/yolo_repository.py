@@ -16,9 +16,9 @@ from sensitivity.config import CalibrationMethod, ImageSize, YoloChoices
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.detection import Decode, ImageBatches, detection_task
 from sensitivity.tasks.detection_boxes import decode_objectness
+from sensitivity.tasks.yolo_data import labelled
 from sensitivity.workflows.reparameterise import reparameterised
 from sensitivity.workflows.yolo import splits_of
-from sensitivity.workflows.yolo_data import labelled
 from sensitivity.workflows.yolo_quantize import quantized
 
 

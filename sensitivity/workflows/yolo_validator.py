@@ -17,7 +17,7 @@ from sensitivity.tasks.base import EvaluateTask
 from sensitivity.tasks.detection import ImageBatches
 from sensitivity.tasks.detection_labels import LabelledImage
 from sensitivity.tasks.images import shown_size, sides
-from sensitivity.workflows.yolo_data import yaml_for_validator
+from sensitivity.tasks.yolo_data import yaml_for_validator
 from sensitivity.workflows.yolo_weights import Yolo
 
 

@@ -102,6 +102,11 @@ class OnnxModel:
         return ["CPUExecutionProvider"]
 
     @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the file says of itself, by key."""
+        return dict(self.graph.metadata_props)
+
+    @property
     def skipped(self) -> frozenset[str]:
         return self._skipped
 

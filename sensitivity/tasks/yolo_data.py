@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,10 @@ from sensitivity.tasks.detection_labels import (
     yolo_images,
 )
 from sensitivity.tasks.images import SUFFIXES, image_files
-from sensitivity.workflows.yolo_weights import ultralytics
+
+YAML = (".yaml", ".yml")
+FIRST = 50
+"""Images of a folder whose label files are looked for."""
 
 FORMS = "a data YAML, a COCO JSON file, or a folder that holds images and labels"
 
@@ -32,15 +36,12 @@ def labelled(
     TaskError where something is missing or the classes are not as many as the model's.
     """
     if data.is_dir():
-        images, labels = (
-            (data / "images", data / "labels") if (data / "images").is_dir() else (data, data)
-        )
-        return yolo_images(images, labels, names)
+        return _of_folder(data, names, split)
     if data.suffix == ".json":
         found = coco_images(data, folder or _beside(data))
         _check_classes(found.names, names, data)
         return found
-    if data.suffix in {".yaml", ".yml"}:
+    if data.suffix in YAML:
         return _from_yaml(data, names, split)
     got = "another kind of file" if data.exists() else f"nothing there (from {Path.cwd()})"
     raise TaskError(f"Expected --data to be {FORMS}, got {data}: {got}.")
@@ -53,7 +54,7 @@ def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
         files = image_files(data)
     elif data.suffix == ".json":
         files = [image.file for image in coco_images(data, folder or _beside(data)).images]
-    elif data.suffix in {".yaml", ".yml"}:
+    elif data.suffix in YAML:
         file = _find_yaml(data)
         files = split_files(_read_yaml(file), file, "train")
     else:
@@ -67,9 +68,27 @@ def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
     return files
 
 
+def names_in(data: Path) -> tuple[str, ...]:
+    """Names of the classes in a data YAML; empty where it has none. Raises TaskError."""
+    file = _find_yaml(data)
+    return _names_of(_read_yaml(file).get("names"), file)
+
+
+def measured_split(data: Path) -> str:
+    """The part of a data YAML that is measured where nobody says it: "val", or "test" where there
+    is no "val"."""
+    content = _read_yaml(_find_yaml(data)) if data.suffix in YAML else {}
+    return "test" if content.get("test") and not content.get("val") else "val"
+
+
+def train_apart(data: Path, measured: Collection[Path]) -> bool:
+    """Whether this is a data YAML whose train part is there and holds none of these images."""
+    return has_train_images(data) and not set(calibration_files(data)) & set(measured)
+
+
 def has_train_images(data: Path) -> bool:
     """Whether this is a data YAML whose train part is there."""
-    if data.suffix not in {".yaml", ".yml"}:
+    if data.suffix not in YAML:
         return False
     try:
         return bool(calibration_files(data))
@@ -115,6 +134,28 @@ def yaml_for_validator(
     file = path / "data.yaml"
     file.write_text(f"path: {path.resolve()}\n{lists}\nnames:\n{listed}\n")
     return file
+
+
+def holds_labels(folder: Path) -> bool:
+    """Whether a folder holds images with text files of YOLO where these may lie."""
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        return True
+    files = image_files(folder)[:FIRST]
+    return any(label_file(file.absolute()).is_file() for file in files)
+
+
+def _of_folder(data: Path, names: Sequence[str], split: str) -> LabelledImages:
+    """The images of a folder, of one with a part for each split those of this split."""
+    images, labels = data / "images", data / "labels"
+    if (images / split).is_dir() and (labels / split).is_dir():
+        return yolo_images(images / split, labels / split, names)
+    if images.is_dir():
+        return yolo_images(images, labels, names)
+    files = image_files(data)
+    texts = [label_file(file.absolute()) for file in files]
+    if not any(text.is_file() for text in texts):
+        return yolo_images(data, data, names)
+    return LabelledImages(labelled_files(files, texts, len(names)), tuple(names))
 
 
 def _from_yaml(data: Path, names: Sequence[str], split: str) -> LabelledImages:
@@ -206,8 +247,9 @@ def _find_yaml(data: Path) -> Path:
     ultralytics."""
     if data.is_file():
         return data
-    if data.parent == Path():
-        own = Path(ultralytics().__file__).parent / "cfg" / "datasets" / data.name
+    package = find_spec("ultralytics")
+    if data.parent == Path() and package is not None and package.origin is not None:
+        own = Path(package.origin).parent / "cfg" / "datasets" / data.name
         if own.is_file():
             return own
     raise TaskError(f"Expected a data YAML at {data}, got nothing there (from {Path.cwd()}).")
@@ -237,6 +279,6 @@ def _check_classes(own: Sequence[Any], names: Sequence[str], data: Path) -> None
     if len(own) != len(names):
         shown = ", ".join(map(str, own[:3])) + (", ..." if len(own) > 3 else "")
         raise TaskError(
-            f"Expected {data} to have the {len(names)} classes of the weights, got {len(own)} "
+            f"Expected {data} to have the {len(names)} classes of the model, got {len(own)} "
             f"({shown}); use the data that the model was trained for."
         )

@@ -1,0 +1,196 @@
+"""Colour images as an ONNX file takes them: the order of the colours, scale, mean and deviation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.config import Colours
+from sensitivity.errors import TaskError
+from sensitivity.tasks.images import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Channels,
+    Size,
+    centre_crop,
+    sides,
+)
+
+Layout = Literal["nchw", "nhwc"]
+
+RESIZE = 256 / 224
+"""Shorter side before the crop, as a multiple of the crop: what ImageNet models are evaluated
+with."""
+
+OF_255 = 1.0
+"""A mean or deviation above this is one of pixels from 0 to 255."""
+
+
+@dataclass(frozen=True)
+class PixelChoices:
+    """What is said of how a file takes pixels; None is as usual for such a file.
+
+    colours: their order. top: the value of white, where black is 0. mean, std: of each channel, in
+    the file's order and on the scale of `top`; taken off and divided by.
+    """
+
+    colours: Colours | None = None
+    top: float | None = None
+    mean: Channels | None = None
+    std: Channels | None = None
+
+    @property
+    def any(self) -> bool:
+        """Whether anything is said."""
+        return self != AS_USUAL
+
+    def scale(self, usual: Scale, dtype: str) -> Scale:
+        """What is said, and the usual where nothing is. dtype: numpy's name of the file's type.
+
+        Raises TaskError for a mean or deviation with a file that takes whole numbers.
+        """
+        if self.mean is None and self.std is None:
+            return self._without_mean(usual, dtype)
+        if whole_numbers(dtype):
+            raise TaskError(
+                f"Expected no --mean and no --std for a file that takes {dtype}, got them; leave "
+                "them out: its pixels are whole numbers, 0 to 255 or to --top."
+            )
+        mean, std = self.mean or (0.0,) * 3, self.std or (1.0,) * 3
+        top = self.top or (255.0 if max(mean + std) > OF_255 else 1.0)
+        return Scale(top, mean, std)
+
+    def _without_mean(self, usual: Scale, dtype: str) -> Scale:
+        if self.top is not None:
+            return Scale(self.top)
+        return Scale(255.0) if whole_numbers(dtype) else usual
+
+
+AS_USUAL = PixelChoices()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Levels 0 to 255 to the values that a file takes. top: the value of white. mean, std: of each
+    channel, in the file's order, on that scale."""
+
+    top: float = 1.0
+    mean: Channels = (0.0, 0.0, 0.0)
+    std: Channels = (1.0, 1.0, 1.0)
+
+    @property
+    def moves(self) -> bool:
+        """Whether a mean is taken off or a deviation divided by."""
+        return any(self.mean) or set(self.std) != {1.0}
+
+    def ordered(self, colours: Colours) -> Scale:
+        """The same for a file of this order, where `mean` and `std` are those of RGB."""
+        if colours == "rgb":
+            return self
+        (red, green, blue), (of_red, of_green, of_blue) = self.mean, self.std
+        return Scale(self.top, (blue, green, red), (of_blue, of_green, of_red))
+
+    def __call__(self, levels: NDArray[Any]) -> NDArray[np.float32]:
+        """[..., 3] in the file's order of colours -> the same in float32."""
+        pixels = levels.astype(np.float32)
+        if not self.moves:
+            return np.asarray(pixels * np.float32(self.top / 255))
+        scaled = pixels / np.float32(255) * np.float32(self.top)
+        return np.asarray(
+            (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        )
+
+
+TO_ONE = Scale()
+"""Pixels from 0 to 1."""
+
+IMAGENET = Scale(1.0, IMAGENET_MEAN, IMAGENET_STD)
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How a file takes images. colours: their order. layout: of the input's axes. dtype: the name
+    of the input's type."""
+
+    colours: Colours = "rgb"
+    scale: Scale = TO_ONE
+    layout: Layout = "nchw"
+    dtype: str = "float32"
+
+    def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """uint8[n, h, w, 3] in RGB -> as the file takes it."""
+        ordered = images if self.colours == "rgb" else images[..., ::-1]
+        scaled = in_type(self.scale(ordered), self.dtype)
+        return np.ascontiguousarray(
+            scaled if self.layout == "nhwc" else scaled.transpose(0, 3, 1, 2)
+        )
+
+
+@dataclass(frozen=True)
+class ClassifierPixels:
+    """From an RGB image to [3, height, width] as a classifier takes it: the shorter side to
+    `resize` times the crop, the crop in the middle, then colours and scale.
+
+    dtype: the name of the file's type.
+    """
+
+    size: Size
+    colours: Colours = "rgb"
+    scale: Scale = IMAGENET
+    dtype: str = "float32"
+    resize: float = RESIZE
+
+    def __call__(self, image: Any) -> NDArray[Any]:
+        height, width = sides(self.size)
+        covered = round(height * self.resize), round(width * self.resize)
+        whole = centre_crop(self.size, resize=covered, mean=(0.0,) * 3, std=(1.0,) * 3)(image)
+        # 255 levels, whatever dividing them left
+        levels = np.rint(whole * 255).transpose(1, 2, 0)
+        ordered = levels if self.colours == "rgb" else levels[..., ::-1]
+        return np.ascontiguousarray(in_type(self.scale(ordered).transpose(2, 0, 1), self.dtype))
+
+
+RGB_TO_ONE = Pixels()
+"""What ultralytics' models take."""
+
+
+def channels(name: str, given: str | float | Sequence[float] | None) -> Channels | None:
+    """Three numbers, one of each channel, from text with commas, numbers, or one number for all.
+
+    name: how messages call it. Raises TaskError for anything else, and for a deviation of 0 or
+    less.
+
+    >>> channels("--mean", "0.5"), channels("--std", "58.4,57.1,57.4")
+    ((0.5, 0.5, 0.5), (58.4, 57.1, 57.4))
+    """
+    if given is None:
+        return None
+    words = given.split(",") if isinstance(given, str) else np.ravel(given).tolist()
+    try:
+        numbers = tuple(float(word) for word in words)
+    except ValueError:
+        numbers = ()
+    is_possible = len(numbers) in (1, 3) and all(map(math.isfinite, numbers))
+    if not is_possible or ("std" in name and min(numbers) <= 0):
+        above = " above 0" if "std" in name else ""
+        raise TaskError(
+            f"Expected {name} to be one number{above} or three with commas, one of each channel, "
+            f"got {given}; write it as 0.485,0.456,0.406 or, of pixels up to 255, as 123.7."
+        )
+    first, second, third = numbers * 3 if len(numbers) == 1 else numbers
+    return first, second, third
+
+
+def in_type(pixels: NDArray[np.float32], dtype: str) -> NDArray[Any]:
+    """Pixels in the type of a file's input; whole numbers are rounded to."""
+    return (np.rint(pixels) if whole_numbers(dtype) else pixels).astype(dtype)
+
+
+def whole_numbers(dtype: str) -> bool:
+    """Whether a type of this name holds integers."""
+    return np.dtype(dtype).kind in "iu"

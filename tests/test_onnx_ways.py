@@ -1,0 +1,261 @@
+"""What an ONNX file is given and how it is read: told by options, or by what ultralytics wrote into
+it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from support.yolo_models import NAMES, coco, yolo_folder
+
+from sensitivity.config import ScanSettings
+from sensitivity.errors import TaskError
+from sensitivity.onnx_task import Reading, reading_of, task_of, written_task
+from sensitivity.quantize.file import sized_file
+from sensitivity.tasks.onnx_data import Calibration, as_model, boxes
+from sensitivity.tasks.onnx_metadata import exported_by_ultralytics
+from sensitivity.tasks.onnx_pixels import PixelChoices, Scale, channels
+
+TOLD = {
+    "task": "detect",
+    "stride": "32",
+    "imgsz": "[64, 96]",
+    "names": repr(dict(enumerate(NAMES))),
+}
+
+
+@dataclass
+class File:
+    """An ONNX file as far as it is read to make a task."""
+
+    shape: list[Any]
+    output: list[Any]
+    metadata: dict[str, str] = field(default_factory=dict)
+    kind: str = "tensor(float)"
+    path: Path = Path("m.onnx")
+
+    def get_inputs(self) -> list[Any]:
+        return [SimpleNamespace(name="images", type=self.kind, shape=self.shape)]
+
+    def get_outputs(self) -> list[Any]:
+        return [SimpleNamespace(name="output0", type="tensor(float)", shape=self.output)]
+
+
+YOLO = File(["batch", 3, "h", "w"], ["batch", 7, "anchors"], TOLD)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images as a YOLO data set, and a COCO file of others."""
+    folder = tmp_path_factory.mktemp("ways")
+    yolo_folder(folder / "yolo")
+    coco(folder / "coco")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of three classes, each of one colour."""
+    folder = tmp_path_factory.mktemp("classes")
+    for number, name in enumerate(NAMES):
+        (folder / name).mkdir()
+        for at in range(4):
+            Image.new("RGB", (40, 40), (10 * number, 100, 250)).save(folder / name / f"{at}.png")
+    return folder
+
+
+def truth(task: Any) -> dict[str, Any]:
+    found = {}
+    for split, batches in task.data.items():
+        for image in batches.images:
+            found[image.file.name] = (split, image.boxes.round(2).tolist(), image.classes.tolist())
+    return found
+
+
+@pytest.mark.parametrize("form", ["data.yaml", "", "images/val"])
+def test_a_file_of_ultralytics_takes_a_yolo_data_set_in_any_form(data: Path, form: str) -> None:
+    task = task_of(YOLO, data / "yolo" / form, Reading())
+    assert task.score.names == NAMES
+    assert truth(task) == truth(task_of(YOLO, data / "yolo" / "data.yaml", Reading()))
+    assert sum(len(batches.images) for batches in task.data.values()) == 12
+    inputs, _ = next(iter(task.data["rank"]))
+    assert inputs.shape == (3, 3, 64, 96), "the size in the metadata, where the file's is open"
+    assert 0 < inputs.max() <= 1
+
+
+def test_the_train_part_of_a_data_yaml_calibrates(data: Path, tmp_path: Path) -> None:
+    reading = Reading(calibration=Calibration(5))
+    task = task_of(YOLO, data / "yolo" / "data.yaml", reading)
+    assert {image.file.parent.name for image in task.data["calib"].images} == {"train"}
+    assert len(task.data["calib"].images) == 5
+    assert sum(len(task.data[split].images) for split in ("rank", "confirm", "holdout")) == 12
+    same = (data / "yolo" / "data.yaml").read_text().replace("images/train", "images/val")
+    (tmp_path / "same.yaml").write_text(same.replace("path: .", f"path: {data / 'yolo'}"))
+    set_aside = task_of(YOLO, tmp_path / "same.yaml", reading)
+    assert len(set_aside.data["calib"].images) == 2, "a fifth of what is measured"
+
+
+def test_classes_have_the_numbers_that_the_model_gives_them(data: Path) -> None:
+    found = boxes(data / "coco" / "instances.json", ("cow", "cat", "dog", "bird"))
+    assert found.names == ("cow", "cat", "dog", "bird")
+    assert [image.classes.tolist() for image in found.images[:3]] == [[1], [2], [0]]
+    other = as_model(found, ("a", "b", "c", "d"), data)
+    assert other.names == found.names, "as many, and called otherwise"
+    with pytest.raises(TaskError, match=r"model has by its metadata \(2, first a, b\), got 4 with"):
+        as_model(found, ("a", "b"), data)
+
+
+def test_a_data_set_without_names_needs_them_from_the_file(data: Path) -> None:
+    with pytest.raises(TaskError, match="Expected names of the classes in .*yolo/images/val"):
+        boxes(data / "yolo" / "images" / "val", ())
+
+
+@pytest.mark.parametrize(("task", "output", "metric"), [
+    ("segment", ["batch", 39, 126], "box mAP50-95"), ("pose", ["batch", "a", 63], "box mAP50-95"),
+    ("detect", ["batch", 7, 126], "mAP50-95"),
+])  # fmt: skip
+def test_of_masks_and_key_points_the_boxes_are_judged(
+    data: Path, task: str, output: list[Any], metric: str
+) -> None:
+    file = File(["batch", 3, 64, 96], output, TOLD | {"task": task})
+    made = task_of(file, data / "yolo", Reading())
+    assert made.metric == metric
+    raw = np.zeros((1, 39, 126), np.float32)
+    raw[0, 4:7, 0], raw[0, 7:, 0] = (0.1, 0.7, 0.2), 30.0
+    if output[-1] != 63:
+        assert made.score.decode([raw])[1][0, :, 0].tolist() == pytest.approx([0.1, 0.7, 0.2])
+
+
+def test_a_file_of_ultralytics_that_classifies_takes_pixels_as_they_are(classes: Path) -> None:
+    file = File(["batch", 3, 32, 32], ["batch", 3], TOLD | {"task": "classify"})
+    inputs, _ = next(iter(task_of(file, classes, Reading()).data["rank"]))
+    assert sorted(set(inputs[:, 1:].ravel().tolist())) == pytest.approx([100 / 255, 250 / 255])
+
+
+def test_a_folder_with_train_and_val_is_measured_on_val(tmp_path: Path) -> None:
+    for part, count in (("train", 2), ("val", 6)):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for at in range(count):
+                Image.new("RGB", (32, 32)).save(tmp_path / part / name / f"{at}.png")
+    task = task_of(File(["n", 3, 32, 32], ["n", 2]), tmp_path, Reading())
+    assert task.score.classes == 2
+    assert sum(len(batches.images.files) for batches in task.data.values()) == 12
+
+
+@pytest.mark.parametrize(("metadata", "labels", "said"), [
+    ({"task": "obb"}, "yolo", "of ultralytics for detect, .*, got one for obb in its metadata"),
+    ({"task": "classify"}, "yolo", "with one folder of images per class for m.onnx, .* got label"),
+    ({}, "classes", "with labelled boxes for m.onnx, by its metadata .* for detect, got one folde"),
+])  # fmt: skip
+def test_data_of_another_kind_than_the_metadata_asks_for_is_one_sentence(
+    data: Path, classes: Path, metadata: dict[str, str], labels: str, said: str
+) -> None:
+    file = File(["n", 3, 64, 96], ["n", 7, 126], TOLD | metadata)
+    with pytest.raises(TaskError, match=said):
+        task_of(file, classes if labels == "classes" else data / "yolo", Reading())
+
+
+@pytest.mark.parametrize("metadata", [
+    {}, {"task": "detect"}, TOLD | {"names": "{1: 'a'}"}, TOLD | {"names": "["}, {"names": "['a']"},
+])  # fmt: skip
+def test_other_metadata_is_not_taken_for_that_of_ultralytics(metadata: dict[str, str]) -> None:
+    assert exported_by_ultralytics(metadata, "m.onnx") is None
+
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2 / 3)
+
+
+@pytest.mark.parametrize(("choices", "expected"), [
+    (PixelChoices(mean=MEAN), [-0.1, 100 / 255 - 0.2, 250 / 255 - 0.3]),
+    (PixelChoices(mean=(0.5,) * 3, std=(0.5,) * 3), [-1, 100 / 127.5 - 1, 250 / 127.5 - 1]),
+    (PixelChoices(mean=(123.5, 116.0, 104.0)), [-123.5, -16, 146]),
+    (PixelChoices(std=(2.0, 4.0, 5.0)), [0, 25, 50]),
+    (PixelChoices("bgr", mean=(104.0, 117.0, 124.0)), [146, -17, -124]),
+    (PixelChoices(top=255.0, mean=MEAN, std=STD), [-0.2, 399.2, 374.55]),
+    (PixelChoices("bgr", 2.0), [500 / 255, 200 / 255, 0]),
+])  # fmt: skip
+def test_pixels_are_scaled_and_moved_as_told(
+    classes: Path, choices: PixelChoices, expected: list[float]
+) -> None:
+    file = File(["batch", 3, 32, 32], ["batch", 3])
+    task = task_of(file, classes, Reading(pixels=choices))
+    inputs = np.concatenate([batch for split in task.data.values() for batch, _ in split])
+    at = int(np.argmin(inputs[:, 2 if choices.colours == "bgr" else 0, 0, 0]))  # of the first class
+    assert inputs[at, :, 0, 0].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_detector_takes_a_mean_too(data: Path) -> None:
+    plain, moved = (
+        next(iter(task_of(YOLO, data / "yolo", Reading(pixels=choices)).data["rank"]))[0]
+        for choices in (PixelChoices(), PixelChoices(mean=MEAN, std=STD))
+    )
+    mean, std = (np.array(each)[:, None, None] for each in (MEAN, STD))
+    np.testing.assert_allclose(moved, (plain - mean) / std, atol=1e-5)
+
+
+def test_no_mean_is_taken_off_whole_numbers(classes: Path) -> None:
+    file = File(["batch", 32, 32, 3], ["batch", 3], kind="tensor(uint8)")
+    with pytest.raises(TaskError, match="no --mean and no --std for a file that takes uint8"):
+        task_of(file, classes, Reading(pixels=PixelChoices(mean=MEAN)))
+
+
+@pytest.mark.parametrize("given", ["", "a", "1,2", "1,2,3,4", "nan", "1;2;3"])
+def test_a_mean_that_is_none_is_one_sentence(given: str) -> None:
+    with pytest.raises(
+        TaskError, match=f"Expected --mean to be one number or three .* got {given}"
+    ):
+        channels("--mean", given)
+    with pytest.raises(TaskError, match="Expected --std to be one number above 0 or three"):
+        channels("--std", "1,0,1")
+
+
+def test_a_task_file_holds_what_was_told(data: Path, tmp_path: Path) -> None:
+    settings = ScanSettings(
+        task="m.onnx", data=data / "yolo", mean="0.5", std="1,2,3", imgsz=(64, 96), colours="bgr"
+    )
+    reading = reading_of(settings, Calibration(5))
+    assert reading.pixels == PixelChoices("bgr", None, (0.5, 0.5, 0.5), (1.0, 2.0, 3.0))
+    written_task(settings, tmp_path)
+    text = (tmp_path / "task.py").read_text()
+    for line in ("imgsz=(64, 96)", "colours='bgr'", "mean=(0.5, 0.5, 0.5)", "std=(1.0, 2.0, 3.0)"):
+        assert f"        {line},\n" in text
+
+
+@pytest.mark.parametrize(("more", "size"), [
+    ({}, [64, 96]), ({"imgsz": 32}, [32, 32]), ({"imgsz": (48, 32)}, [48, 32]),
+    ({"shape": ("n,3,16,16",)}, [16, 16]),
+])  # fmt: skip
+def test_open_sides_of_a_float_file_get_a_size(
+    tmp_path: Path, more: dict[str, Any], size: list[int]
+) -> None:
+    weight = numpy_helper.from_array(np.ones((2, 3, 1, 1), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["images", "w"], ["y"], name="conv")], "g",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["b", 3, "h", "w0"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 2, "h", "w0"])], [weight],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, TOLD)
+    onnx.save(model, tmp_path / "m.onnx")
+    file = sized_file(ScanSettings(task=str(tmp_path / "m.onnx"), **more))
+    assert file.get_inputs()[0].shape[1:] == [3, *size]
+    assert file.get_outputs()[0].shape[2:] == size
+    assert isinstance(file.get_inputs()[0].shape[0], str), "the batch stays open"
+
+
+def test_the_usual_scale_of_a_bgr_classifier_is_that_of_its_colours() -> None:
+    assert Scale(1.0, MEAN, STD).ordered("bgr") == Scale(1.0, MEAN[::-1], STD[::-1])
+
+
+def test_an_annotation_file_of_coco_needs_no_names(data: Path) -> None:
+    content = json.loads((data / "coco" / "instances.json").read_text())
+    assert boxes(data / "coco", ()).names == tuple(one["name"] for one in content["categories"])
