@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sensitivity.config import Colours, TaskChoices
+from sensitivity.config import Colours, DecodeName, TaskChoices
 from sensitivity.errors import TaskError
 from sensitivity.files import write_whole
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.tasks import onnx_arrays, onnx_data
+from sensitivity.tasks import onnx_arrays, onnx_data, onnx_decode
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.classification import Images, Top1, answer_lost
 from sensitivity.tasks.detection import SIZES, DetectionScore, random_splits
@@ -25,7 +25,7 @@ from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages, un
 from sensitivity.tasks.detection_map import mean_average_precision
 from sensitivity.tasks.images import Size, sides
 from sensitivity.tasks.onnx_arrays import Port
-from sensitivity.tasks.onnx_data import Calibration, DecodeName
+from sensitivity.tasks.onnx_data import Calibration
 from sensitivity.tasks.onnx_metadata import Exported, exported_by_ultralytics
 from sensitivity.tasks.onnx_pixels import (
     AS_USUAL,
@@ -326,21 +326,25 @@ def _detection(
     model: File, labels: LabelledImages, reading: Reading, told: Exported | None
 ) -> Task:
     image = image_input(model, reading.size)
-    shape = model.get_outputs()[0].shape
+    shapes = [output.shape for output in model.get_outputs()]
     more = told is not None and told.task != "detect"
-    name = reading.decode or onnx_data.decode_name(shape, image.size, len(labels.names), more=more)
-    usual = onnx_data.PIXELS[name]
+    name = reading.decode or ("rtdetr" if told is not None and told.is_rtdetr else None)
+    if name is None:
+        name = onnx_decode.decode_name(shapes, image.size, len(labels.names), more=more)
+    usual = onnx_decode.PIXELS[name]
     colours = reading.pixels.colours or usual.colours
     pixels = Pixels(
         colours, reading.pixels.scale(usual.scale, image.dtype), image.layout, image.dtype
     )
     splits = _detection_splits(labels, reading)
     batches = {
-        split: onnx_data.DetectionBatches(part, image.size, DETECTION_BATCH, pixels=pixels)
+        split: onnx_data.DetectionBatches(
+            part, image.size, DETECTION_BATCH, pixels=pixels, stretched=name == "rtdetr"
+        )
         for split, part in splits.items()
     }
-    meaning = onnx_data.Decode(name, image.size, len(labels.names))
-    taken = "" if reading.decode or told else onnx_data.reading(name, shape)
+    meaning = onnx_decode.Decode(name, image.size, len(labels.names))
+    taken = "" if reading.decode or told else onnx_decode.reading(name, shapes)
     given = f"{taken} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()
     score = DetectionScore(labels.names, meaning, meaning.rule, given)
     return Task(

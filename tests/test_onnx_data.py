@@ -20,7 +20,7 @@ from sensitivity.tasks.detection_boxes import Suppression, decode_chosen, decode
 from sensitivity.tasks.detection_images import letterbox, to_image
 from sensitivity.tasks.images import centre_crop
 from sensitivity.tasks.onnx_arrays import Port, arrays
-from sensitivity.tasks.onnx_data import decode_name
+from sensitivity.tasks.onnx_decode import decode_name
 
 FLOAT = Port("image", "float32", (None, 3, 4, 4))
 X = np.random.default_rng(0).normal(size=(8, 3, 4, 4))
@@ -331,7 +331,7 @@ def test_chosen_boxes_are_reported_as_they_are() -> None:
 def test_what_a_detectors_output_means_is_told_by_its_shape(
     shape: list[Any], size: Any, classes: int, name: str
 ) -> None:
-    assert decode_name(shape, size, classes) == name
+    assert decode_name([shape], size, classes) == name
 
 
 @pytest.mark.parametrize(("shape", "classes"), [
@@ -341,9 +341,10 @@ def test_an_output_that_could_be_two_things_or_none_is_one_sentence(
     shape: list[Any], classes: int
 ) -> None:
     with pytest.raises(
-        TaskError, match=r"of its end2end export \[n, 300, 6\] for .* say which it is with --decode"
+        TaskError,
+        match=r"with the choice of boxes \[n, 300, 6\].* for .* say which it is with --decode",
     ):
-        decode_name(shape, 640, classes)
+        decode_name([shape], 640, classes)
 
 
 def detector(path: Path, inputs: list[Any], outputs: list[int]) -> Path:

@@ -129,10 +129,13 @@ class ImageBatches:
         if number in self._kept:
             return self._kept[number]
         image = self.images[number]
-        made = letterbox(load_rgb(image.file, image.size), self.size)
+        made = self._placed(load_rgb(image.file, image.size))
         if (len(self._kept) + 1) * made[0].nbytes <= CACHE_BYTES:
             self._kept[number] = made
         return made
+
+    def _placed(self, image: Any) -> tuple[NDArray[np.uint8], Geometry]:
+        return letterbox(image, self.size)
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,52 @@ def decode_chosen(outputs: Any, classes: int) -> tuple[Floats, Floats]:
     return raw[..., :4], confidences
 
 
+def decode_raw(outputs: Any, size: Size, classes: int) -> tuple[Floats, Floats]:
+    """The same for a YOLO of ultralytics (v8 to 26) that was exported without its decoding.
+
+    outputs: one map [n, 4 * bins + classes, height, width] for each level, or (bins, logits) as in
+    `decode_bins`. size: of the input.
+    """
+    arrays = [np.asarray(as_numpy(output), np.float32) for output in outputs]
+    if arrays[0].ndim == 4:
+        height, _ = sides(size)
+        strides = tuple(height // level.shape[2] for level in arrays)
+        flat = np.concatenate([level.reshape(*level.shape[:2], -1) for level in arrays], axis=2)
+        return decode_bins((flat[:, :-classes], flat[:, -classes:]), size, strides)
+    first_is_logits = arrays[0].shape[1] == classes and arrays[1].shape[1] != classes
+    return decode_bins(arrays[::-1] if first_is_logits else arrays, size)
+
+
+def decode_queries(outputs: Any, size: Size, classes: int) -> tuple[Floats, Floats]:
+    """The same for RT-DETR and its like, whose boxes are centre and size as parts of the input.
+
+    outputs: ultralytics' [n, queries, 4 + classes] with confidences, or [n, queries, 6] with a
+    confidence and a class; or class logits [n, queries, classes] and boxes [n, queries, 4] as
+    transformers gives them, in any order. size: of the input. No box suppresses another: judge with
+    `Suppression(iou=1.0)`.
+    """
+    arrays = outputs if isinstance(outputs, tuple | list) else [outputs]
+    arrays = [np.asarray(as_numpy(output), np.float32) for output in arrays]
+    if len(arrays) > 1:
+        boxes = next(each for each in arrays[::-1] if each.shape[2] == 4)
+        logits = next(each for each in arrays if each is not boxes)
+        confidences = _sigmoid(np.moveaxis(logits, 2, 1))
+    else:
+        boxes, rest = arrays[0][..., :4], arrays[0][..., 4:]
+        has_class = rest.shape[2] == 2 and np.array_equal(rest[..., 1], np.rint(rest[..., 1]))
+        if has_class:
+            return _scaled(boxes, size), decode_chosen(arrays[0], classes)[1]
+        confidences = np.moveaxis(rest, 2, 1)
+    return _scaled(boxes, size), confidences
+
+
+def _scaled(boxes: Floats, size: Size) -> Floats:
+    """Corners in pixels of centres and sizes [n, queries, 4] as parts of the input."""
+    height, width = sides(size)
+    pixels = np.moveaxis(boxes * np.array([width, height] * 2, np.float32), 2, 1)
+    return _corners(pixels[:, :2], pixels[:, 2:])
+
+
 def detections(boxes: Floats, confidences: Floats, rule: Suppression) -> Detections:
     """Non-maximum suppression per class, as decoded: an anchor may be reported once for each class
     it is above the threshold for. Of one class the best `PER_CLASS` are reported.

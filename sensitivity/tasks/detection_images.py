@@ -60,7 +60,11 @@ def letterbox(image: Image, size: Size) -> tuple[NDArray[np.uint8], Geometry]:
     Plain bilinear sampling, without the smoothing that Pillow's `resize` adds when it shrinks:
     detectors are trained with OpenCV's, which has none; the two agree to one grey level.
     """
-    geometry = fit(image.width, image.height, size)
+    return placed(image, size, fit(image.width, image.height, size))
+
+
+def placed(image: Image, size: Size, geometry: Geometry) -> tuple[NDArray[np.uint8], Geometry]:
+    """The image where the geometry puts it in an input of this size, and the geometry."""
     scale_x, scale_y, left, top = geometry[:4].tolist()
     matrix = (scale_x, 0.0, -left * scale_x, 0.0, scale_y, -top * scale_y)
     grey = (PAD, PAD, PAD)
@@ -85,6 +89,17 @@ def fit(width: int, height: int, size: Size) -> Geometry:
     # An odd border gets its extra pixel right and below.
     left, top = round((columns - inner[0]) / 2 - 0.1), round((rows - inner[1]) / 2 - 0.1)
     return np.array([width / inner[0], height / inner[1], left, top, width, height])
+
+
+def stretch(width: int, height: int, size: Size) -> Geometry:
+    """An image of this size over all of the input, whatever its proportions, as RT-DETR is
+    validated with.
+
+    >>> stretch(640, 480, (240, 160)).tolist()
+    [4.0, 2.0, 0.0, 0.0, 640.0, 480.0]
+    """
+    rows, columns = sides(size)
+    return np.array([width / columns, height / rows, 0.0, 0.0, width, height])
 
 
 def to_image(boxes: Floats, geometry: Geometry) -> NDArray[np.float64]:

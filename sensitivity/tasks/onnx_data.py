@@ -14,17 +14,10 @@ from sensitivity.errors import TaskError
 from sensitivity.seeds import generator
 from sensitivity.tasks import classification, detection
 from sensitivity.tasks.classification import Images, images_by_class, random_parts
-from sensitivity.tasks.detection_boxes import (
-    Floats,
-    Suppression,
-    decode_chosen,
-    decode_objectness,
-    decode_ultralytics,
-    decode_yolox,
-)
+from sensitivity.tasks.detection_images import Geometry, letterbox, placed, stretch
 from sensitivity.tasks.detection_labels import LabelledImages, coco_images
-from sensitivity.tasks.images import SUFFIXES, Size, image_files, shown_size, sides
-from sensitivity.tasks.onnx_pixels import RGB_TO_ONE, Layout, Pixels, Scale
+from sensitivity.tasks.images import SUFFIXES, image_files
+from sensitivity.tasks.onnx_pixels import RGB_TO_ONE, Layout, Pixels
 from sensitivity.tasks.yolo_data import (
     YAML,
     calibration_files,
@@ -40,7 +33,6 @@ SIZES: Mapping[str, float] = {"rank": 0.5, "confirm": 0.25, "holdout": 0.25}
 LARGEST_CALIBRATION = 5
 """One part in so many of the data at most is set aside to calibrate on."""
 
-DecodeName = Literal["yolo", "yolox", "yolov5", "end2end"]
 ANNOTATIONS = "instances.json"
 
 PARTS = ("val", "valid", "validation", "test")
@@ -49,9 +41,11 @@ PARTS = ("val", "valid", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class DetectionBatches(detection.ImageBatches):
-    """Letterboxed batches as numpy arrays; targets as in `detection.ImageBatches`."""
+    """Batches as numpy arrays, letterboxed or stretched over the input; targets as in
+    `detection.ImageBatches`."""
 
     pixels: Pixels = RGB_TO_ONE
+    stretched: bool = False
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
         for start in range(0, len(self.images), self.batch):
@@ -60,6 +54,11 @@ class DetectionBatches(detection.ImageBatches):
             truth = detection.pad_truth([self.images[number] for number in numbers], self.most)
             targets = {"boxes": truth.boxes, "classes": truth.classes, "crowd": truth.crowd}
             yield self.pixels(np.stack(images)), {**targets, "geometry": np.stack(geometry)}
+
+    def _placed(self, image: Any) -> tuple[NDArray[np.uint8], Geometry]:
+        if not self.stretched:
+            return letterbox(image, self.size)
+        return placed(image, self.size, stretch(image.width, image.height, self.size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,109 +255,3 @@ def split_folders(
         name: ImageBatches(images.take(at), transform, batch, layout=layout)
         for name, at in parts.items()
     }
-
-
-def decode_name(
-    shape: Sequence[Any], size: Size, classes: int, *, more: bool = False
-) -> DecodeName:
-    """What a detector's first output means, told by its shape.
-
-    more: coefficients of masks or key points follow the classes of ultralytics' YOLO. Raises
-    TaskError where it is none of those known.
-    """
-    given = [side if isinstance(side, int) else None for side in shape]
-    found = None
-    if len(given) == 3:
-        found = (_with_more if more else _known_decode)(given[1], given[2], size, classes)
-    if found is not None:
-        return found
-    raise TaskError(
-        "Expected the file's first output to be that of YOLOX without decoding or of YOLOv5 [n, "
-        f"anchors, {5 + classes}], of ultralytics' YOLO [n, {4 + classes}, anchors] or of its "
-        f"end2end export [n, 300, 6] for {classes} class{'es' if classes > 1 else ''}, got "
-        f"{list(shape)} at input size {shown_size(size)}; say which it is with --decode, or write "
-        "a task file with a `decode` of your own, see docs/onnx.md."
-    )
-
-
-def _known_decode(
-    rows: int | None, columns: int | None, size: Size, classes: int
-) -> DecodeName | None:
-    """What an output [n, rows, columns] means; None where it is none of those known."""
-    is_rows_of_boxes = rows is not None and _cells(size, rows) is None
-    if columns == 6 and is_rows_of_boxes:
-        return "end2end"
-    # With one class, six columns are those of end2end too: only the number of rows can tell.
-    can_be_anchors = classes != 1 or rows is not None
-    if columns == 5 + classes and can_be_anchors:
-        return "yolov5" if _cells(size, rows) == 3 else "yolox"
-    return "yolo" if rows == 4 + classes else None
-
-
-def _with_more(
-    rows: int | None, columns: int | None, size: Size, classes: int
-) -> DecodeName | None:
-    """The same for outputs of ultralytics with masks or key points behind the classes."""
-    if columns is not None and _cells(size, columns) == 1:
-        return "yolo"
-    if rows is not None and rows > 4 + classes and columns is None:
-        return "yolo"
-    return "end2end" if columns is not None and columns > 6 else None
-
-
-MEANINGS: Mapping[DecodeName, str] = {
-    "yolo": "that of ultralytics' YOLO",
-    "yolox": "that of YOLOX without decoding",
-    "yolov5": "that of YOLOv5 or v7",
-    "end2end": "chosen boxes (end2end: corners, confidence, class), not YOLOX",
-}
-
-
-def reading(name: DecodeName, shape: Sequence[Any]) -> str:
-    """A sentence on what a detector's output was taken for."""
-    return f"Its output {list(shape)} was taken for {MEANINGS[name]}; --decode says otherwise."
-
-
-def _cells(size: Size, anchors: int | None) -> int | None:
-    """How many anchors each cell of a detector has, 1 or 3; None where so many anchors belong to no
-    such detector."""
-    height, width = sides(size)
-    for strides in ((8, 16, 32), (8, 16, 32, 64)):
-        cells = sum((height // step) * (width // step) for step in strides)
-        if anchors in (cells, 3 * cells):
-            return 1 if anchors == cells else 3
-    return None
-
-
-@dataclass(frozen=True)
-class Decode:
-    """Model outputs -> boxes and confidences, as `detection_task` wants it."""
-
-    name: DecodeName
-    size: Size
-    classes: int
-
-    def __call__(self, outputs: Any) -> tuple[Floats, Floats]:
-        if self.name == "yolox":
-            return decode_yolox(outputs, self.size)
-        if self.name == "yolov5":
-            return decode_objectness(outputs)
-        return (
-            decode_chosen(outputs, self.classes)
-            if self.name == "end2end"
-            else decode_ultralytics(outputs, self.classes)
-        )
-
-    @property
-    def rule(self) -> Suppression:
-        """Which boxes are reported: of a model that chooses them itself, all."""
-        return Suppression(iou=1.0) if self.name == "end2end" else Suppression()
-
-
-PIXELS: Mapping[DecodeName, Pixels] = {
-    "yolo": RGB_TO_ONE,
-    "yolox": Pixels("bgr", Scale(255.0)),
-    "yolov5": RGB_TO_ONE,
-    "end2end": RGB_TO_ONE,
-}
-"""What they are trained with."""

@@ -16,11 +16,13 @@ JUDGED = ("detect", "segment", "pose", "classify")
 @dataclass(frozen=True)
 class Exported:
     """task: what the model does, one of `JUDGED`. names: of the classes, in the order of the
-    outputs. size: (height, width) it was exported for, in pixels."""
+    outputs. size: (height, width) it was exported for, in pixels. is_rtdetr: an RT-DETR, whose
+    boxes are parts of the input."""
 
     task: str
     names: tuple[str, ...]
     size: tuple[int, int] | None
+    is_rtdetr: bool = False
 
 
 def exported_by_ultralytics(metadata: Mapping[str, str], file: str) -> Exported | None:
@@ -37,7 +39,8 @@ def exported_by_ultralytics(metadata: Mapping[str, str], file: str) -> Exported 
             f"{task} in its metadata; write a task file with a `score` of your own, see "
             "docs/onnx.md."
         )
-    return Exported(task, names, _size(_literal(metadata.get("imgsz"))))
+    is_rtdetr = metadata.get("head", "").startswith("RTDETR")
+    return Exported(task, names, _size(_literal(metadata.get("imgsz"))), is_rtdetr)
 
 
 def _literal(text: str | None) -> Any:
