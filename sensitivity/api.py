@@ -711,6 +711,7 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
         name=name,
         detection=_detection_of(run_dir, chosen),
         timings=bench.timings,
+        judged=bench.judged,
         bench_sentences=bench.sentences,
         environment=bench.environment,
         # what was built of them has a section of its own

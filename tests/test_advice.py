@@ -46,6 +46,20 @@ def test_a_partial_plan_that_keeps_the_speed_is_taken_with_its_price() -> None:
     assert "would have to win 21.1 pt with everything in INT8" in text
 
 
+def test_training_is_weighed_against_repaired_layers_which_cost_nothing() -> None:
+    found = replace(
+        PLAN.metric, recalibrated=replace(PLAN.metric.quantized, value=PLAN.floor - 0.02)
+    )
+    repaired = replace(PLAN, metric=found)
+    text = words(repaired, (), 28, METRIC)[1]
+    assert "would have to win 2.0 pt with everything in INT8" in text
+    near = replace(found, recalibrated=replace(found.recalibrated, value=PLAN.floor - 0.0001))
+    assert (
+        "training has next to nothing to win"
+        in words(replace(PLAN, metric=near), (), 28, METRIC)[1]
+    )
+
+
 def test_a_partial_plan_that_loses_most_of_the_speed_is_training_s_case() -> None:
     choice, text = words(PLAN, timings(2.0, 3.2), 28, METRIC)
     assert choice == "qat"

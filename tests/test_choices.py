@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from support.reporting_samples import TIMINGS, complete, near, scan_only, with_choices
 
-from sensitivity.records import Action, Target, Verdict
+from sensitivity.records import Action, Estimate, Target, Verdict
 from sensitivity.reporting.choices import choice_chart
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.page import render
@@ -177,6 +177,25 @@ def test_a_smaller_drop_than_the_plan_itself_answers_for_is_asked_for() -> None:
     assert after("prove", choices=(own,)).endswith("--max-drop 0.2pt")
     better_than_float = replace(own, allowed=-0.002)
     assert after("prove", choices=(better_than_float,)) == data.command
+
+
+def test_a_risk_is_answered_by_a_smaller_drop_and_by_the_one_that_the_plan_holds() -> None:
+    plan = complete().plan
+    assert plan
+    drop = Estimate(0.012, 0.012 - 0.0196, 0.012 + 0.0196, 500)  # 80 %: 0.012 + 0.842 * 0.01
+    risky = replace(plan, metric=replace(plan.metric, true_drop=drop))
+    assert after("risk", plan=risky) == (
+        "sensitivity plan 'runs/a b' --max-drop 0.5pt\nsensitivity plan 'runs/a b' --max-drop 2.1pt"
+    )
+    own = replace(with_choices(complete()).choices[-1], allowed=-0.002)
+    assert after("risk", plan=risky, choices=(own,)).endswith("b' --max-drop 2.1pt")
+
+
+def test_a_slow_file_that_was_not_written_for_its_runtime_is_written_for_it() -> None:
+    assert after("float") == (
+        "sensitivity export 'runs/a b' --for onnxruntime\n"
+        "sensitivity bench 'runs/a b' --runtime onnxruntime"
+    )
 
 
 def test_a_missed_target_is_followed_by_the_drop_that_the_best_set_has() -> None:

@@ -86,7 +86,7 @@ def test_a_run_directory_and_a_report_folder_stand_in_one_table(tmp_path: Path) 
     assert list(table["onnxruntime_plan_speed"]) == [2.0, 0.745]
     assert pd.isna(first["onnxruntime_all_int8_ms"])
     assert list(table["speed"]) == ["faster than float", "slower than float"]
-    assert list(table["what_to_do"]) == ["prove it first", "stay with float"]
+    assert list(table["what_to_do"]) == ["weigh the risk", "stay with float"]
 
 
 def test_layers_have_the_rank_and_effect_of_each_run(tmp_path: Path) -> None:

@@ -109,6 +109,16 @@ def test_the_page_shows_metrics_classes_and_each_image_three_times_with_its_boxe
     assert "Classes and images" not in render(data)
 
 
+def test_an_image_on_which_nothing_is_reported_is_not_shown():
+    """Of a model whose confidences are all low: three empty pictures say nothing."""
+    made = detail(())
+    boxes = {name: (replace(made.images[0].boxes["partial"][0]),) for name in made.images[0].boxes}
+    silent = replace(made, images=(replace(made.images[0], boxes=boxes),))
+    text = render(replace(complete(8), detection=silent))
+    assert "Classes and images" in text
+    assert "Images that cost INT8 most" not in text
+
+
 def test_heads_and_repvgg_blocks_are_marked_in_the_chart_and_in_the_table():
     data = complete(8)
     units = (

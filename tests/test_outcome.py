@@ -204,7 +204,8 @@ def test_a_file_that_keeps_its_promise_is_judged_by_what_was_measured_too() -> N
 def test_one_file_of_two_names_is_the_same_file() -> None:
     nothing_out = found(planned(GOOD, skip=()), bench(2.0, same=("int8",)))
     assert nothing_out.speed == "faster"
-    assert "the plan is the same file as everything in INT8" in nothing_out.speed_sentence
+    assert "Nothing is left out, so that is the speed of all in INT8." in nothing_out.speed_sentence
+    assert nothing_out.action_sentence == "It is model.partial.onnx."
     everything_out = found(planned(GOOD), bench(1.0, same=("float",)))
     assert (everything_out.speed, everything_out.action) == ("same file", "float")
 
@@ -229,6 +230,8 @@ def test_what_no_affordable_number_of_samples_settles_is_a_risk_to_weigh() -> No
 def test_samples_that_would_speak_against_the_plan_are_not_sold_as_its_proof() -> None:
     got = found(planned(Estimate(0.013, -0.01, 0.036, 400)), bench(1.8))
     assert "samples would settle it against the plan, if the drop is what" in got.accuracy_sentence
+    assert got.action == "risk"
+    assert "judge it on" not in got.action_sentence
 
 
 def test_how_few_layers_ran_in_int8_stands_beside_the_speed() -> None:

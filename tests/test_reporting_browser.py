@@ -257,6 +257,10 @@ def test_a_click_on_a_point_picks_its_choice(opened: Any) -> None:
 
 
 def test_names_and_commands_are_copied(opened: Any) -> None:
+    button = "document.querySelector('[data-copies=picked-command]').checkVisibility()"
+    assert not opened.js(button)  # there is no command for what is the plan already
+    opened.js("document.querySelector('#option').focus()")
+    opened.press("ArrowLeft")
     for name in ("names", "next-commands", "picked-command"):
         opened.click(f"[data-copies={name}]")
         copied = opened.js("navigator.clipboard.readText()")

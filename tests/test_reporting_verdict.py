@@ -78,7 +78,7 @@ def test_why_anything_is_left_out_is_said_with_what_nothing_left_out_was_worth()
     (told,) = [one for one in words_of(with_choices(data, whole)).sentences if "Why any" in one]
     assert told == (
         "Why anything is left out: with everything in INT8 the drop on confirm was 2.0 pt [1.0, "
-        "3.0] on 500 samples, above 1.0 pt."
+        "3.0] on 500 samples, above the 1.0 pt allowed."
     )
     believed = replace(whole, true_drop=near(0.0075, 0.0098, n=500))
     (told,) = [one for one in words_of(with_choices(data, believed)).sentences if "Why any" in one]
@@ -104,7 +104,9 @@ def test_holdout_tells_int8_as_it_was_calibrated_too_and_the_table_has_both_part
         "the drop is" in found.levels[1]
     )
     table = level_table(data)
-    assert table.heads == ("confirm, 500 samples", "holdout, 250 samples")
+    assert table.heads[:2] == ("confirm, 500 samples", "holdout, 250 samples")
+    assert dict(table.rows)["Drop of the plan"][0] == ("0.8 pt", "(no interval)")
+    assert "The verdict takes both parts together" in table.caption
     assert dict(table.rows)["INT8 as calibrated"][1] == ("29.0 %", "[23.0, 35.0]")
     assert dict(table.rows)["Drop of the plan"][1] == ("1.2 pt", f"[{MINUS}0.4, 2.8]")
 
@@ -195,9 +197,16 @@ def test_a_scan_alone_says_which_layer_hurts_most_and_what_cannot_be_told_apart(
     )
     assert "For 20 of 28 layers the interval includes 0: no effect is shown." in found.sentences
     assert (
-        "Everything in INT8 costs 22.0 pt of top-1 (3.2 pt with only weights, 18.8 pt with only "
+        "INT8 as calibrated costs 22.0 pt of top-1 (3.2 pt with only weights, 18.8 pt with only "
         "activations)" in (found.sentences[-1])
     )
+
+
+def test_a_collapse_hides_what_single_layers_do_and_that_is_said() -> None:
+    data = scan_only()
+    collapsed = replace(data, baselines={**data.baselines, "quantized": near(0.1)})
+    assert "leaving out one layer shows little" in scan_sentences(collapsed)[-1]
+    assert "leaving out one layer shows little" not in scan_sentences(data)[-1]
 
 
 def test_a_scan_in_mode_enable_speaks_of_cost() -> None:
@@ -215,7 +224,7 @@ def test_ties_for_the_first_rank_are_said() -> None:
     no_interval = tuple(replace(one, effect=Estimate(0.1, None, None, 8)) for one in tied)
     signal_only = replace(tied[2], effect=Estimate(0.0, None, None, 0))
     told = words(replace(data, effects=(*no_interval[:2], signal_only, no_interval[3])))
-    assert "8 samples for each layer prove no order of the 2 measured: all are tied" in told
+    assert "8 samples for each layer give no interval: take the order of the 2 measured" in told
 
 
 def test_a_scan_where_nothing_stands_out_does_not_name_a_culprit() -> None:

@@ -127,7 +127,8 @@ def test_where_no_effect_is_shown_the_largest_are_explained_and_so_is_what_is_le
     rows = reasons(data)
     assert [row.unit for row in rows] == ["stage1.0", "stage1.1", "stage1.2", "stage1.5"]
     assert rows[-1].sentences == (
-        "Activations: 0.5 % of their power is lost on the grid; the median layer loses 0.25 %.",
+        "Activations: 0.5 % of their power is lost by rounding and clipping; the median layer "
+        "loses 0.25 %.",
     )
     text = render(data)
     assert "Where the largest effects may come from" in text

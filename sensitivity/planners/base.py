@@ -145,8 +145,9 @@ class Search:
         added = sorted(set(large.skip) - set(small.skip))
         names = ", ".join(added[:3]) + (f" and {len(added) - 3} more" if len(added) > 3 else "")
         return (
-            f"The path is not monotone: leaving out {names} as well, besides {len(small.skip)} "
-            f"others, lowers the metric on confirm from {small.metric:.4f} to {large.metric:.4f}.",
+            f"The path is not monotone: leaving out {names} as well, besides "
+            f"{len(small.skip)} before, lowers the metric on confirm from {small.metric:.4f} to "
+            f"{large.metric:.4f}.",
         )
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:

@@ -117,9 +117,14 @@ def _missed(plan: Plan, metric: MetricFormat) -> str:
 
 def _must_win(plan: Plan, metric: MetricFormat) -> str:
     """What training would have to add to everything in INT8 before it beats the plan."""
-    gap = plan.floor - plan.metric.quantized.value
+    repaired = plan.metric.recalibrated or plan.metric.quantized
+    gap = plan.floor - repaired.value
     if gap <= 0:
         return "Everything in INT8 holds the target too, so training has no accuracy to win."
+    if metric.number(gap) == metric.number(0.0):
+        return (
+            "Everything in INT8 all but holds the target, so training has next to nothing to win."
+        )
     return (
         f"Quantization-aware training would have to win {metric.change(gap, sign=False)} with "
         "everything in INT8 to do without the plan."

@@ -16,6 +16,7 @@ from sensitivity.records import (
     Plan,
     Quantizer,
     Recalibrated,
+    RuntimeAccuracy,
     Timing,
     Unit,
 )
@@ -70,6 +71,7 @@ class ReportData:
     scales: quantizers that share one range. sharing: what that costs with everything in INT8; None
     where none changed.
     confidence: what all intervals cover.
+    judged: the plan's file where it was timed; None where it was not judged there.
     graph: which layers hand each other tensors; None where that is not known. quantizers: of the
     model, with their formats. go_on: the command line that goes on with the scan, and finds the
     graph where it can. seen: what quantizers get on calibration data; None where that was not kept.
@@ -104,6 +106,7 @@ class ReportData:
     graph: ModelGraph | None = None
     quantizers: tuple[Quantizer, ...] = ()
     seen: Distributions | None = None
+    judged: RuntimeAccuracy | None = None
     go_on: str = "sensitivity scan TASK --out DIRECTORY --resume"
 
     @property

@@ -152,6 +152,7 @@ def _image_rows(detail: DetectionDetail, metric: MetricFormat) -> tuple[ImageRow
             ),
         )
         for image in detail.images
+        if any(box.outcome != "missed" for boxes in image.boxes.values() for box in boxes)
     )
 
 

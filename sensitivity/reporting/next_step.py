@@ -9,11 +9,16 @@ from pathlib import Path
 
 from sensitivity.records import Plan, Timing, Verdict
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.outcome import called
+from sensitivity.reporting.outcome import called, evidence_of
 from sensitivity.reporting.verdict import verdict_in
+from sensitivity.stats.proof import limit_held
 
 RULES = {"tensorrt": "tensorrt-10", "tensorrt_rtx": "tensorrt-rtx", "trtexec": "tensorrt-10"}
 """Runtimes that `lint` knows under another name."""
+
+
+LOWERED = ("onnxruntime", "openvino")
+"""Runtimes for CPUs that files are written for."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,10 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
             runtime = RULES.get(partial.runtime, partial.runtime)
             command = f"sensitivity lint {shlex.quote(partial.file)} --for {runtime}"
             return NextStep(f"See what {called(partial.runtime)} does with the file:", (command,))
-        case "prove" | "risk":
+        case "prove":
             return _surer(data.plan, data, directory)
+        case "risk":
+            return _held(data.plan, data, directory)
         case "train" if not data.plan.met:
             return _looser(data.plan, data, directory)
         case "use":
@@ -58,7 +65,7 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
                 _elsewhere(partial, _of_plan(data)),
             )
         case _:
-            return NextStep(
+            return _lowered(partial, _of_plan(data)) or NextStep(
                 "Another runtime may be faster. Time it there:",
                 _elsewhere(partial, _of_plan(data)),
             )
@@ -81,9 +88,29 @@ def _surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
     own = next((one.allowed for one in data.choices if one.point.skip == plan.skip), None)
     half_pt = 50 * min(allowed, allowed if own is None else own) / data.full_scale
     if half_pt <= 0:
-        return NextStep("Only more samples can settle it; with more, run again:", (data.command,))
+        return NextStep(
+            "Only more samples can settle it: give the task more, and run with another --out:",
+            (data.command.partition("\n")[0],),
+        )
     return NextStep(
         "To be surer, ask for a smaller drop:", (f"{command} --max-drop {half_pt:.2g}pt",)
+    )
+
+
+def _held(plan: Plan, data: ReportData, directory: str) -> NextStep:
+    """With a smaller drop where that makes another plan, and with the one that this plan holds."""
+    surer = _surer(plan, data, directory)
+    evidence = evidence_of(plan, data.judged)
+    held = limit_held(evidence.drop, plan.target.confidence)
+    if plan.target.metric is not None or held is None:
+        return surer
+    wanted = (math.floor(1000 * held / data.full_scale) + 1) / 10
+    looser = f"sensitivity plan {directory} --max-drop {wanted:g}pt"
+    smaller = tuple(one for one in surer.commands if "--max-drop" in one and "plan" in one.split())
+    if not smaller:
+        return NextStep(f"A drop of {wanted:g} pt is held. If that is good enough:", (looser,))
+    return NextStep(
+        f"Ask for a smaller drop, or for {wanted:g} pt, which is held:", (*smaller, looser)
     )
 
 
@@ -97,11 +124,26 @@ def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
     )
 
 
+def _lowered(partial: Timing | None, place: str) -> NextStep | None:
+    """To write the file for the runtime that it was slow in; None where it was."""
+    if partial is None or partial.runtime not in LOWERED or _is_lowered(partial):
+        return None
+    bench = f"sensitivity bench {place} --runtime {partial.runtime}"
+    return NextStep(
+        f"The file is not written for {called(partial.runtime)} yet. Do that, and time it again:",
+        (f"sensitivity export {place} --for {partial.runtime}", bench),
+    )
+
+
+def _is_lowered(partial: Timing) -> bool:
+    return f".{partial.runtime}." in Path(partial.file).name
+
+
 def _elsewhere(partial: Timing | None, place: str) -> tuple[str, ...]:
     """Commands that time the plan in a runtime that it was not timed in."""
     timed = partial.runtime if partial else ""
     other = "openvino" if timed != "openvino" else "tensorrt"
     bench = f"sensitivity bench {place} --runtime {other}"
     # A file that was written for a runtime has its name, and is of no use to another one.
-    is_lowered = partial is not None and f".{timed}." in Path(partial.file).name
+    is_lowered = partial is not None and _is_lowered(partial)
     return (f"sensitivity export {place} --for {other}", bench) if is_lowered else (bench,)

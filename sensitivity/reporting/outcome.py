@@ -82,7 +82,7 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
     partial = None if bench is None else timing_of("partial", bench.timings)
     speed = speed_of(partial)
     action = _action(plan, accuracy, speed, measured)
-    if action == "prove" and _is_out_of_reach(evidence, confidence):
+    if action == "prove" and _cannot_be_proven(evidence, confidence):
         action = "risk"
     return Verdict(
         accuracy=accuracy,
@@ -243,9 +243,12 @@ def _doubt(evidence: Evidence, confidence: float) -> str:
     return f"About {needed:,}{more} samples would settle it{against}, if the drop is what it seems."
 
 
-def _is_out_of_reach(evidence: Evidence, confidence: float) -> bool:
-    """Whether more samples than anybody has would settle nothing."""
-    return evidence.missing.low is not None and _needed(evidence, confidence) is None
+def _cannot_be_proven(evidence: Evidence, confidence: float) -> bool:
+    """Whether more samples would rather speak against the plan, or more than anybody has would
+    settle nothing."""
+    if evidence.missing.low is None:
+        return False
+    return evidence.missing.value > 0 or _needed(evidence, confidence) is None
 
 
 def _needed(evidence: Evidence, confidence: float) -> int | None:
@@ -275,7 +278,7 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
         f"machine ({times})."
     )
     if "int8" in partial.variants:
-        said += " Nothing is left out: the plan is the same file as everything in INT8."
+        said += " Nothing is left out, so that is the speed of all in INT8."
     return said + _few_in_int8(bench)
 
 
@@ -294,7 +297,9 @@ def _few_in_int8(bench: BenchResult) -> str:
 def _action_words(
     plan: Plan, action: Action, evidence: Evidence, partial: Timing | None, metric: MetricFormat
 ) -> str:
+    # Where nothing is left out the same file was timed by its other name.
     file = Path(partial.file).name if partial else "model.partial.onnx"
+    file = file.replace("model.int8.", "model.partial.")
     where = f"in {called(partial.runtime)} on this machine" if partial else "in this runtime"
     match action:
         case "use":
@@ -330,7 +335,7 @@ def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat
     on_top = "" if evidence.spread is None else " more"
     more = (
         f"judge it on about {needed:,}{on_top} samples"
-        if needed
+        if needed and evidence.missing.value <= 0
         else "plan for a smaller drop, which leaves more out, or allow a larger one"
     )
     if shown.low is None or shown.high is None:

@@ -13,7 +13,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 import sensitivity
-from sensitivity.records import Estimate
+from sensitivity.records import Estimate, Plan
 from sensitivity.reporting import formats
 from sensitivity.reporting.axes import spread
 from sensitivity.reporting.charts import (
@@ -26,11 +26,12 @@ from sensitivity.reporting.charts import (
 from sensitivity.reporting.choices import choice_chart
 from sensitivity.reporting.data import BASELINES, ReportData
 from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, pixels, told
-from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.formats import MetricFormat, count
 from sensitivity.reporting.graph.layout import middle, path
 from sensitivity.reporting.graph.picture import facts_for_script, picture_of
 from sensitivity.reporting.kinds import range_words
 from sensitivity.reporting.next_step import next_step
+from sensitivity.reporting.outcome import evidence_of
 from sensitivity.reporting.path import PathChart, path_chart
 from sensitivity.reporting.seen import seen_by_unit
 from sensitivity.reporting.verdict import scan_sentences, words_of
@@ -170,51 +171,79 @@ def split_words(data: ReportData) -> tuple[tuple[str, str, str], ...]:
 @dataclass(frozen=True)
 class LevelTable:
     """The metric of float, of INT8 as it was calibrated and of the plan. heads: one for each part
-    of the data. rows: name, and for each part a value and its interval; "" where it is not known.
-    caption: how the last row and the verdict belong together; "" without a plan."""
+    of the data, the last for what the verdict makes of them. rows: name, and for each head a value
+    and its interval; "" where it is not known. caption: "" without a plan."""
 
     heads: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
     caption: str = ""
 
 
-COUNTED = (
-    "The verdict takes both parts together{how}: chance moves that less than each part alone, and "
-    "it decides.{chosen}"
+SOFT = (
+    "On the left right answers are counted. The verdict also counts how sure float is of each "
+    "answer: one that it was unsure of costs less where it changes. Chance moves that less, and it "
+    "is the drop to quote."
 )
-CHOSEN = " On confirm the drop is corrected for having chosen the plan there."
+COUNTED = "The verdict takes both parts together: that is the drop to quote."
 
 
 def level_table(data: ReportData) -> LevelTable:
     """What the answer rests on, part by part."""
     metric = MetricFormat(data.metric, data.full_scale)
-
-    def cells(*estimates: Estimate | None) -> tuple[tuple[str, str], ...]:
-        return tuple(
-            ("", "") if one is None else (metric.level(one.value), metric.interval(one))
-            for one in estimates
-        )
-
     if data.plan is None:
-        known = [(BASELINES[key], cells(one)) for key, one in data.baselines.items()]
+        known = [(BASELINES[key], (_level(one, metric),)) for key, one in data.baselines.items()]
         return LevelTable(_heads(data, "rank"), tuple(known))
     found = data.plan.metric
-    drops = (found.confirm_drop, found.holdout_drop)
-    dropped = tuple(
-        ("", "") if one is None else (metric.change(one.value, sign=False), metric.interval(one))
-        for one in drops
-    )
-    chosen = CHOSEN if len(data.plan.path) > 1 else ""
-    how = ", counting how sure float is of each answer" if found.true_drop is not None else ""
-    rows = (
-        ("Float", cells(found.float, found.holdout_float)),
-        (BASELINES["quantized"], cells(found.quantized, found.holdout_quantized)),
-        ("The plan", cells(found.confirm, found.holdout)),
-        ("Drop of the plan", dropped),
-    )
-    return LevelTable(
-        _heads(data, "confirm", "holdout"), rows, COUNTED.format(how=how, chosen=chosen)
-    )
+    shown = evidence_of(data.plan, data.judged).shown
+    is_level = data.plan.target.metric is not None
+    rows = [
+        ("Float", _level(found.float, metric), _level(found.holdout_float, metric), NONE),
+        (
+            BASELINES["quantized"],
+            _level(found.quantized, metric),
+            _level(found.holdout_quantized, metric),
+            NONE,
+        ),
+        (
+            "The plan",
+            _level(found.confirm, metric),
+            _level(found.holdout, metric),
+            _level(shown, metric) if is_level else NONE,
+        ),
+        (
+            "Drop of the plan",
+            _change(_plain_drop(data, data.plan), metric),
+            _change(found.holdout_drop, metric),
+            NONE if is_level else _change(shown, metric),
+        ),
+    ]
+    if found.true_drop is None and found.confirm_drop is not None and len(data.plan.path) > 1:
+        corrected = _change(found.confirm_drop, metric)
+        rows.append(("Corrected for choosing", corrected, NONE, NONE))
+    heads = (*_heads(data, "confirm", "holdout"), f"the verdict, {count(shown.n, 'sample')}")
+    caption = COUNTED if found.true_drop is None else SOFT
+    return LevelTable(heads, tuple((name, tuple(cells)) for name, *cells in rows), caption)
+
+
+Cell = tuple[str, str]
+NONE: Cell = ("", "")
+
+
+def _level(estimate: Estimate | None, metric: MetricFormat) -> Cell:
+    if estimate is None:
+        return NONE
+    return metric.level(estimate.value), metric.interval(estimate)
+
+
+def _change(estimate: Estimate, metric: MetricFormat) -> Cell:
+    return metric.change(estimate.value, sign=False), metric.interval(estimate)
+
+
+def _plain_drop(data: ReportData, plan: Plan) -> Estimate:
+    """Float less the plan on `confirm`, as counted."""
+    own = next((one.point.drop for one in data.choices if one.point.skip == plan.skip), None)
+    found = plan.metric
+    return own or Estimate(found.float.value - found.confirm.value, None, None, found.confirm.n)
 
 
 def _heads(data: ReportData, *splits: str) -> tuple[str, ...]:

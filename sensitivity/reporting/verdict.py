@@ -86,17 +86,16 @@ def words_of(data: ReportData) -> Words:
 
 
 def _chance_words(found: Verdict, confidence: float) -> str:
-    """How likely the target holds, where that is what is open; "" elsewhere.
+    """How likely the target holds; "" where it is missed, or that is not known.
 
     >>> verdict = Verdict("not proven", "", "faster", "", "prove", "", chance=0.784)
     >>> _chance_words(verdict, 0.8)
     ' It is 78% likely that the target holds; 80% is asked for.'
     """
-    if found.chance is None or found.accuracy != "not proven":
+    if found.chance is None or found.accuracy == "missed":
         return ""
-    return (
-        f" It is {sure(found.chance)} likely that the target holds; {confidence:.0%} is asked for."
-    )
+    asked = "" if found.accuracy == "met" else f"; {confidence:.0%} is asked for"
+    return f" It is {sure(found.chance)} likely that the target holds{asked}."
 
 
 def verdict_in(data: ReportData) -> Verdict | None:
@@ -240,9 +239,12 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
     drop = whole.true_drop or whole.drop
     repaired = ", repaired," if plan.recalibrated else ""
     chance = chance_words(whole, plan)
-    allowed = metric.change(plan.metric.float.value - plan.floor, sign=False)
+    allowed = plan.metric.float.value - plan.floor
+    above = f", above the {metric.change(allowed, sign=False)} allowed"
+    if metric.number(allowed) == metric.number(drop.value):
+        above = ", a little above what is allowed"
     asked = f"{plan.target.confidence:.0%} is asked for"
-    ending = f"; the target was {chance} to hold, and {asked}" if chance else f", above {allowed}"
+    ending = f"; the target was {chance} to hold, and {asked}" if chance else above
     yield (
         f"Why anything is left out: with everything in INT8{repaired} the drop on confirm was "
         f"{_change(drop, metric)}{ending}."
@@ -326,8 +328,8 @@ def _tied_first(measured: Sequence[Effect]) -> Iterator[str]:
         return
     least = count(min(effect.effect.n for effect in tied), "sample")
     yield (
-        f"{least} for each layer prove no order of the {len(tied)} measured: all are tied for "
-        "rank 1."
+        f"{least} for each layer give no interval: take the order of the {len(tied)} measured as "
+        "a hint."
     )
 
 
@@ -342,8 +344,17 @@ def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
     ]
     more = f" ({', '.join(alone)})" if alone else ""
     before, after = metric.level(float_.value), metric.level(data.baselines["quantized"].value)
-    cost = f"Everything in INT8 costs {metric.change(loss, sign=False)} of {metric.name}{more}"
-    return f"{cost}: from {before} to {after} {samples(float_)} of rank."
+    cost = f"INT8 as calibrated costs {metric.change(loss, sign=False)} of {metric.name}{more}"
+    hidden = ""
+    if data.mode == "disable" and data.baselines["quantized"].value < float_.value / 2:
+        hidden = HIDDEN
+    return f"{cost}: from {before} to {after} {samples(float_)} of rank.{hidden}"
+
+
+HIDDEN = (
+    " With so much lost, leaving out one layer shows little of what the others do: a layer without "
+    "an effect here may need its repair all the same."
+)
 
 
 def _sharing(data: ReportData, metric: MetricFormat) -> str:

@@ -81,8 +81,8 @@ def _loss_sentences(data: ReportData, unit: str) -> Iterator[str]:
         most, role = max(own)
         usual = median(share for share, other in lost.values() if other == role)
         yield (
-            f"{WHAT[role]}: {percent(most)} of their power is lost on the grid; the median layer "
-            f"loses {percent(usual)}."
+            f"{WHAT[role]}: {percent(most)} of their power is lost by rounding and clipping; the "
+            f"median layer loses {percent(usual)}."
         )
 
 

@@ -50,7 +50,7 @@ def _accuracy_rows(plan: Plan, metric: MetricFormat) -> Iterator[Sequence[str]]:
     yield (metric.name, "on confirm", "on holdout")
     levels: dict[str, tuple[Estimate, Estimate | None]] = {
         "float": (found.float, found.holdout_float),
-        "everything in INT8": (found.quantized, found.holdout_quantized),
+        "INT8 as calibrated": (found.quantized, found.holdout_quantized),
         "the plan": (found.confirm, found.holdout),
     }
     for words, (on_confirm, on_holdout) in levels.items():

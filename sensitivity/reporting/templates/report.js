@@ -251,6 +251,7 @@ for (const section of document.querySelectorAll("[data-options]")) {
     show("cost", one.cost || "not timed");
     show("state", `${one.state}${one.is_plan ? "; this is the plan" : ""}`);
     section.querySelector("#picked-command").textContent = one.command || "this is the plan";
+    section.querySelector("[data-copies='picked-command']").hidden = !one.command;
     section.querySelector("#picked-names").textContent = one.names.join("\n") || "none";
     for (const point of section.querySelectorAll(".point")) {
       point.classList.toggle("picked", point.dataset.option === String(number));
