@@ -163,13 +163,11 @@ def task_of(model: File, data: Path, reading: Reading) -> Task:
     model: what the task is given, which may also be a float file. Raises TaskError.
     """
     told = exported_by_ultralytics(model.metadata, model.path.name)
-    if told is not None and reading.size is None:
-        reading = replace(reading, size=told.size)
+    reading = replace(reading, size=reading.size or told.size)
     kind = onnx_data.data_kind(data)
     _check_kind(kind, told, model.path.name)
     if kind == "boxes":
-        names = () if told is None else told.names
-        labels = onnx_data.boxes(data, names, reading.images)
+        labels = onnx_data.boxes(data, told.names, reading.images)
         return _detection(model, labels, _with_train(reading, data, labels), told)
     if kind == "folders":
         return _folders(model, onnx_data.folders(data), reading, told)
@@ -181,9 +179,9 @@ def task_of(model: File, data: Path, reading: Reading) -> Task:
     return _arrays(model, data, reading)
 
 
-def _check_kind(kind: str, told: Exported | None, name: str) -> None:
+def _check_kind(kind: str, told: Exported, name: str) -> None:
     """Raise TaskError for labels of another kind than the model's metadata asks for."""
-    if told is None or kind == "arrays":
+    if not told.task or kind == "arrays":
         return
     if (told.task == "classify") != (kind == "folders"):
         wanted, got = LABELS[told.task == "classify"], LABELS[kind == "folders"]
@@ -284,15 +282,13 @@ def image_layout(found: Sequence[Port]) -> Layout | None:
     return "nhwc" if three == 3 else None
 
 
-def _folders(model: File, found: Images, reading: Reading, told: Exported | None) -> Task:
+def _folders(model: File, found: Images, reading: Reading, told: Exported) -> Task:
     image, choices = image_input(model, reading.size), reading.pixels
     colours = choices.colours or "rgb"
     # ultralytics classifies images as they are, and scales their shorter side to that of the crop
-    usual = IMAGENET.ordered(colours) if told is None else Scale()
+    usual, resize = (Scale(), 1.0) if told.task else (IMAGENET.ordered(colours), RESIZE)
     scale = choices.scale(usual, image.dtype)
-    transform = ClassifierPixels(
-        image.size, colours, scale, image.dtype, RESIZE if told is None else 1.0
-    )
+    transform = ClassifierPixels(image.size, colours, scale, image.dtype, resize)
     splits = onnx_data.split_folders(
         found, transform, image.layout, CLASSIFICATION_BATCH, set_aside=reading.set_aside
     )
@@ -322,15 +318,12 @@ def pixels_in_words(colours: Colours, scale: Scale) -> str:
     return f"It was given pixels in {colours.upper()} from 0 to {scale.top:g}{moved}."
 
 
-def _detection(
-    model: File, labels: LabelledImages, reading: Reading, told: Exported | None
-) -> Task:
+def _detection(model: File, labels: LabelledImages, reading: Reading, told: Exported) -> Task:
     image = image_input(model, reading.size)
     shapes = [output.shape for output in model.get_outputs()]
-    more = told is not None and told.task != "detect"
-    name = reading.decode or ("rtdetr" if told is not None and told.is_rtdetr else None)
+    name = reading.decode or ("rtdetr" if told.is_rtdetr else None)
     if name is None:
-        name = onnx_decode.decode_name(shapes, image.size, len(labels.names), more=more)
+        name = onnx_decode.decode_name(shapes, image.size, len(labels.names), more=told.has_more)
     usual = onnx_decode.PIXELS[name]
     colours = reading.pixels.colours or usual.colours
     pixels = Pixels(
@@ -344,7 +337,7 @@ def _detection(
         for split, part in splits.items()
     }
     meaning = onnx_decode.Decode(name, image.size, len(labels.names))
-    taken = "" if reading.decode or told else onnx_decode.reading(name, shapes)
+    taken = "" if reading.decode or told.task else onnx_decode.reading(name, shapes)
     given = f"{taken} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()
     score = DetectionScore(labels.names, meaning, meaning.rule, given)
     return Task(
@@ -352,7 +345,7 @@ def _detection(
         batches,
         score,
         partial(mean_average_precision, classes=len(labels.names)),
-        metric="box mAP50-95" if more else "mAP50-95",
+        metric="box mAP50-95" if told.has_more else "mAP50-95",
     )
 
 
@@ -446,5 +439,4 @@ def reading_of(settings: TaskChoices, calibration: Calibration) -> Reading:
 def size_of(settings: TaskChoices, model: File) -> Size | None:
     """(height, width) of the images that a file with open sides takes: as told, else as its
     metadata says; None where neither does."""
-    told = exported_by_ultralytics(model.metadata, model.path.name)
-    return settings.imgsz or (None if told is None else told.size)
+    return settings.imgsz or exported_by_ultralytics(model.metadata, model.path.name).size

@@ -21,7 +21,7 @@ from sensitivity.errors import TaskError
 from sensitivity.onnx_task import Reading, reading_of, task_of, written_task
 from sensitivity.quantize.file import sized_file
 from sensitivity.tasks.onnx_data import Calibration, as_model, boxes
-from sensitivity.tasks.onnx_metadata import exported_by_ultralytics
+from sensitivity.tasks.onnx_metadata import Exported, exported_by_ultralytics
 from sensitivity.tasks.onnx_pixels import PixelChoices, Scale, channels
 
 TOLD = {
@@ -165,10 +165,10 @@ def test_data_of_another_kind_than_the_metadata_asks_for_is_one_sentence(
 
 
 @pytest.mark.parametrize("metadata", [
-    {}, {"task": "detect"}, TOLD | {"names": "{1: 'a'}"}, TOLD | {"names": "["}, {"names": "['a']"},
+    {}, {"task": "detect"}, TOLD | {"names": "['a']"}, TOLD | {"names": "["}, {"names": "{0: 'a'}"},
 ])  # fmt: skip
 def test_other_metadata_is_not_taken_for_that_of_ultralytics(metadata: dict[str, str]) -> None:
-    assert exported_by_ultralytics(metadata, "m.onnx") is None
+    assert exported_by_ultralytics(metadata, "m.onnx") == Exported()
 
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.5, 0.25, 2 / 3)

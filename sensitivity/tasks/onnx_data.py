@@ -16,7 +16,6 @@ from sensitivity.tasks import classification, detection
 from sensitivity.tasks.classification import Images, images_by_class, random_parts
 from sensitivity.tasks.detection_images import Geometry, letterbox, placed, stretch
 from sensitivity.tasks.detection_labels import LabelledImages, coco_images
-from sensitivity.tasks.images import SUFFIXES, image_files
 from sensitivity.tasks.onnx_pixels import RGB_TO_ONE, Layout, Pixels
 from sensitivity.tasks.yolo_data import (
     YAML,
@@ -124,7 +123,7 @@ def data_kind(data: Path) -> Literal["boxes", "folders", "arrays"]:
 
 def described(data: Path) -> Path:
     """The data YAML in a folder that has one and only one; else what is given."""
-    files = [file for file in data.iterdir() if file.suffix in YAML] if data.is_dir() else []
+    files = list(data.glob("*.y*ml"))
     return files[0] if len(files) == 1 and not is_coco(data) else data
 
 
@@ -161,39 +160,33 @@ def as_model(found: LabelledImages, names: Sequence[str], data: Path) -> Labelle
     """
     if not names or tuple(names) == found.names:
         return found
-    strange = _unknown_classes(found, names)
-    if not strange:
-        return _renumbered(found, names)
+    number = {name.lower(): at for at, name in enumerate(names)}
+    place = np.array([number.get(name.lower(), -1) for name in found.names], np.int64)
+    shown = np.unique(np.concatenate([image.classes for image in found.images]))
+    strange = shown[place[shown] < 0]
+    if not len(strange):
+        images = (replace(image, classes=place[image.classes]) for image in found.images)
+        return LabelledImages(tuple(images), tuple(names))
     if len(names) == len(found.names):
         return found
     raise TaskError(
         f"Expected {data} to show classes that the model has by its metadata ({len(names)}, first "
-        f"{', '.join(names[:3])}), got {len(found.names)} with {strange[0]!r} among them; use the "
-        "data that the model was trained for."
+        f"{', '.join(names[:3])}), got {len(found.names)} with {found.names[strange[0]]!r} among "
+        "them; use the data that the model was trained for."
     )
-
-
-def _unknown_classes(found: LabelledImages, names: Sequence[str]) -> list[str]:
-    """Names of classes that are shown and that the model does not have."""
-    known = {name.lower() for name in names}
-    shown = {int(label) for image in found.images for label in image.classes}
-    called = [found.names[label] for label in sorted(shown)]
-    return [name for name in called if name.lower() not in known]
-
-
-def _renumbered(found: LabelledImages, names: Sequence[str]) -> LabelledImages:
-    number = {name.lower(): at for at, name in enumerate(names)}
-    place = np.array([number.get(name.lower(), -1) for name in found.names], np.int64)
-    images = (replace(image, classes=place[image.classes]) for image in found.images)
-    return LabelledImages(tuple(images), tuple(names))
 
 
 def coco(data: Path, images: Path | None = None) -> LabelledImages:
     """The images of COCO annotations, which lie beside the file or in a folder `images` beside
     it."""
     file = data if data.suffix == ".json" else data / ANNOTATIONS
-    beside = file.parent / "images"
-    return coco_images(file, images or (beside if beside.is_dir() else file.parent))
+    return coco_images(file, images or images_of(file))
+
+
+def images_of(annotations: Path) -> Path:
+    """Where the images of COCO annotations lie: in `images` beside them, or where they are."""
+    beside = annotations.parent / "images"
+    return beside if beside.is_dir() else annotations.parent
 
 
 def folders(data: Path) -> Images:
@@ -225,17 +218,7 @@ def calibration_images(source: Path, samples: int, seed: int | None = None) -> l
     source: COCO annotations, a data YAML, of which the train part counts, or a folder, of which all
     images do. Raises TaskError.
     """
-    if source.is_file() and source.suffix == ".json":
-        files = [image.file for image in coco(source).images]
-    elif source.suffix in YAML:
-        files = calibration_files(source)
-    else:
-        files = image_files(source)
-    if not files:
-        raise TaskError(
-            f"Expected images to calibrate with at {source}, got none that end in "
-            f"{', '.join(sorted(SUFFIXES))}."
-        )
+    files = calibration_files(source, folder=images_of(source))
     order = generator(seed).permutation(len(files))[:samples]
     return [files[at] for at in sorted(order)]
 

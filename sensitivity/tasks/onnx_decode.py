@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sensitivity.config import DecodeName
@@ -37,7 +38,7 @@ def decode_name(
     found = None if more else _of_several(given, size, classes)
     if found is None and len(given[0]) == 3:
         _, rows, columns = given[0]
-        found = (_with_more if more else _known_decode)(rows, columns, size, classes)
+        found = _with_more(columns, size) if more else _known_decode(rows, columns, size, classes)
     if found is not None:
         return found
     raise TaskError(
@@ -58,40 +59,37 @@ def _known_decode(
     rows: int | None, columns: int | None, size: Size, classes: int
 ) -> DecodeName | None:
     """What an output [n, rows, columns] means; None where it is none of those known."""
-    is_rows_of_boxes = rows is not None and _cells(size, rows) is None
-    if columns == 6 and is_rows_of_boxes:
-        return "end2end"
-    # With one class, six columns are those of end2end too: only the number of rows can tell.
-    can_be_anchors = classes != 1 or rows is not None
-    if columns == 5 + classes and can_be_anchors:
-        return "yolov5" if _cells(size, rows) == 3 else "yolox"
-    if columns == 4 + classes and is_rows_of_boxes:
-        return "rtdetr"
-    return "yolo" if rows == 4 + classes else None
+    # Later lines win. With one class, six columns are those of end2end too: only the number of rows
+    # can tell. With two, they are those of RT-DETR too.
+    known: dict[tuple[int, int], DecodeName | None] = {
+        (5 + classes, NO_CELLS): "yolox",
+        (5 + classes, OPEN): "yolox",
+        (4 + classes, NO_CELLS): "rtdetr",
+        (6, NO_CELLS): "end2end",
+        (6, OPEN): None,
+        (5 + classes, 1): "yolox",
+        (5 + classes, 3): "yolov5",
+    }
+    found = None if columns is None else known.get((columns, _cells(size, rows)))
+    return "yolo" if found is None and rows == 4 + classes else found
 
 
 def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName | None:
     """What several outputs mean together; None where the first alone means something."""
-    if len(shapes) > 1 and all(len(shape) == 4 for shape in shapes):
-        # masks' prototypes are a map of their own beside boxes [n, rows, columns]
+    ranks = [len(shape) for shape in shapes]
+    if len(ranks) > 1 and set(ranks) == {4}:
         return "raw"
-    if len(shapes) != 2 or any(len(shape) != 3 for shape in shapes):
+    if ranks != [3, 3]:  # such as masks, whose prototypes are a map of their own
         return None
-    (_, rows, columns), (_, other_rows, other_columns) = shapes
-    if 4 in (columns, other_columns) and classes in (columns, other_columns):
-        return None if _cells(size, rows) else "rtdetr"
-    return "raw" if classes in (rows, other_rows) else None
+    _, rows, columns = map(set, zip(*shapes, strict=True))
+    if columns == {4, classes}:
+        return "rtdetr" if _cells(size, shapes[0][1]) == NO_CELLS else None
+    return "raw" if classes in rows else None
 
 
-def _with_more(
-    rows: int | None, columns: int | None, size: Size, classes: int
-) -> DecodeName | None:
+def _with_more(columns: int | None, size: Size) -> DecodeName:
     """The same for outputs of ultralytics with masks or key points behind the classes."""
-    if columns is not None and _cells(size, columns) == 1:
-        return "yolo"
-    if rows is not None and rows > 4 + classes and columns is None:
-        return "yolo"
-    return "end2end" if columns is not None and columns > 6 else None
+    return "yolo" if _cells(size, columns) in (1, OPEN) else "end2end"
 
 
 MEANINGS: Mapping[DecodeName, str] = {
@@ -109,15 +107,18 @@ def reading(name: DecodeName, shapes: Sequence[Sequence[Any]]) -> str:
     return f"Its output {_listed(shapes)} was taken for {MEANINGS[name]}; --decode says otherwise."
 
 
-def _cells(size: Size, anchors: int | None) -> int | None:
-    """How many anchors each cell of a detector has, 1 or 3; None where so many anchors belong to no
-    such detector."""
+NO_CELLS, OPEN = 0, -1
+"""Of rows that are no anchors of a grid of cells, and of any number of rows."""
+
+
+def _cells(size: Size, anchors: int | None) -> int:
+    """How many anchors each cell of a detector has, 1 or 3; else `NO_CELLS` or `OPEN`."""
     height, width = sides(size)
+    known: dict[int | None, int] = {None: OPEN}
     for strides in ((8, 16, 32), (8, 16, 32, 64)):
         cells = sum((height // step) * (width // step) for step in strides)
-        if anchors in (cells, 3 * cells):
-            return 1 if anchors == cells else 3
-    return None
+        known |= {cells: 1, 3 * cells: 3}
+    return known.get(anchors, NO_CELLS)
 
 
 @dataclass(frozen=True)
@@ -129,18 +130,16 @@ class Decode:
     classes: int
 
     def __call__(self, outputs: Any) -> tuple[Floats, Floats]:
-        match self.name:
-            case "yolox":
-                return decode_yolox(outputs, self.size)
-            case "yolov5":
-                return decode_objectness(outputs)
-            case "end2end":
-                return decode_chosen(outputs, self.classes)
-            case "raw":
-                return decode_raw(outputs, self.size, self.classes)
-            case "rtdetr":
-                return decode_queries(outputs, self.size, self.classes)
-        return decode_ultralytics(outputs, self.classes)
+        size, classes = self.size, self.classes
+        decoders: Mapping[DecodeName, Callable[[Any], tuple[Floats, Floats]]] = {
+            "yolo": partial(decode_ultralytics, classes=classes),
+            "yolox": partial(decode_yolox, size=size),
+            "yolov5": decode_objectness,
+            "end2end": partial(decode_chosen, classes=classes),
+            "raw": partial(decode_raw, size=size, classes=classes),
+            "rtdetr": partial(decode_queries, size=size, classes=classes),
+        }
+        return decoders[self.name](outputs)
 
     @property
     def rule(self) -> Suppression:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -170,19 +170,19 @@ def channels(name: str, given: str | float | Sequence[float] | None) -> Channels
     """
     if given is None:
         return None
-    words = given.split(",") if isinstance(given, str) else np.ravel(given).tolist()
-    try:
-        numbers = tuple(float(word) for word in words)
-    except ValueError:
-        numbers = ()
-    is_possible = len(numbers) in (1, 3) and all(map(math.isfinite, numbers))
-    if not is_possible or ("std" in name and min(numbers) <= 0):
-        above = " above 0" if "std" in name else ""
+    numbers = np.zeros(0)
+    with suppress(ValueError):
+        listed = given.split(",") if isinstance(given, str) else given
+        numbers = np.array(listed, np.float64).ravel()
+    is_std = "std" in name
+    is_possible = numbers.size in (1, 3) and bool(np.isfinite(numbers).all())
+    if not is_possible or (is_std and numbers.min() <= 0):
         raise TaskError(
-            f"Expected {name} to be one number{above} or three with commas, one of each channel, "
-            f"got {given}; write it as 0.485,0.456,0.406 or, of pixels up to 255, as 123.7."
+            f"Expected {name} to be one number{' above 0' * is_std} or three with commas, one of "
+            f"each channel, got {given}; write it as 0.485,0.456,0.406 or, of pixels up to 255, as "
+            "123.7."
         )
-    first, second, third = numbers * 3 if len(numbers) == 1 else numbers
+    first, second, third = np.broadcast_to(numbers, 3).tolist()
     return first, second, third
 
 
