@@ -78,6 +78,12 @@ class TaskChoices:
     decode: DecodeName | None = setting(
         None, "For an ONNX detector: what its output means; told by its shape by default."
     )
+    evaluator: str | None = setting(
+        None,
+        "For an ONNX file: your own metric as my_eval.py:function, run as it is. It gets outputs "
+        "and targets of a batch and returns one number for each sample, higher is better; their "
+        "mean is the metric.",
+    )
     colours: Colours | None = setting(
         None, "For an ONNX file of images: the order of their colours; rgb by default."
     )
@@ -506,7 +512,7 @@ def check_numbers(settings: Any) -> None:
 QUANTIZING = ("for_", "calib_method", "shape")
 """Settings of a float ONNX file that is quantized first."""
 
-READING = ("decode", "colours", "top", "mean", "std", "imgsz")
+READING = ("evaluator", "decode", "colours", "top", "mean", "std", "imgsz")
 """Settings of how an ONNX file takes images and what its outputs mean."""
 
 OF_ONNX = (*QUANTIZING, "calib", "calib_samples", *READING)

@@ -24,6 +24,7 @@ from sensitivity.tasks.detection import SIZES, DetectionScore, random_splits
 from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages, unlabelled
 from sensitivity.tasks.detection_map import mean_average_precision
 from sensitivity.tasks.images import Size, sides
+from sensitivity.tasks.load import Evaluator, load_evaluator
 from sensitivity.tasks.onnx_arrays import Port
 from sensitivity.tasks.onnx_data import Calibration
 from sensitivity.tasks.onnx_metadata import Exported, exported_by_ultralytics
@@ -90,13 +91,15 @@ class File(Protocol):
 @dataclass(frozen=True)
 class Reading:
     """How a file takes images, what its outputs mean, and which samples calibrate, if any. None is
-    told by the file; see `onnx_task`. size: of images where the file leaves their sides open."""
+    told by the file; see `onnx_task`. size: of images where the file leaves their sides open.
+    evaluator: the user's own metric in place of that of the data."""
 
     decode: DecodeName | None = None
     pixels: PixelChoices = AS_USUAL
     size: Size | None = None
     images: Path | None = None
     calibration: Calibration | None = None
+    evaluator: Evaluator | None = None
 
     @property
     def set_aside(self) -> int:
@@ -122,6 +125,8 @@ def onnx_task(
     imgsz: Size | None = None,
     images: str | Path | None = None,
     custom_ops: str | Path | None = None,
+    evaluator: str | None = None,
+    evaluator_code: str | None = None,
     calib: str | Path | None = None,
     calib_samples: int = 0,
 ) -> Task:
@@ -142,7 +147,11 @@ def onnx_task(
     calib: what the file was calibrated on, labels not needed: images, COCO annotations, a data YAML
     (its train part) or an .npz; None with calib_samples for the train part of a data YAML, else for
     samples of the data itself, which are then in no split but "calib". calib_samples: at most so
-    many, and of the data at most a fifth; 0 for none. Raises TaskError, OnnxFileError.
+    many, and of the data at most a fifth; 0 for none.
+
+    evaluator: a metric of your own, "my_eval.py:function", see `load_evaluator`. evaluator_code:
+    digest of that file when the run began; where it is another one since, a TaskError says so.
+    Raises TaskError, OnnxFileError.
     """
     model = OnnxModel(path, float_path=float_path, custom_ops=custom_ops)
     samples = calib_samples or (CALIBRATION_SAMPLES if calib is not None else 0)
@@ -153,6 +162,7 @@ def onnx_task(
         imgsz,
         None if images is None else Path(images),
         Calibration(samples, source) if samples else None,
+        None if evaluator is None else load_evaluator(evaluator, evaluator_code),
     )
     return task_of(model, Path(data), reading)
 
@@ -162,6 +172,12 @@ def task_of(model: File, data: Path, reading: Reading) -> Task:
 
     model: what the task is given, which may also be a float file. Raises TaskError.
     """
+    task = _usual_task(model, data, reading)
+    return task if reading.evaluator is None else reading.evaluator.judging(task)
+
+
+def _usual_task(model: File, data: Path, reading: Reading) -> Task:
+    """The task with the metric of its data."""
     told = exported_by_ultralytics(model.metadata, model.path.name)
     reading = replace(reading, size=reading.size or told.size)
     kind = onnx_data.data_kind(data)
@@ -208,7 +224,12 @@ def _with_train(reading: Reading, data: Path, labels: LabelledImages) -> Reading
 
 def _arrays(model: File, data: Path, reading: Reading) -> Task:
     taken = ports(model)
-    x, y = onnx_arrays.arrays(data, taken, _classes(model))
+    x: onnx_arrays.Inputs
+    y: onnx_arrays.Inputs
+    if reading.evaluator is None:
+        x, y = onnx_arrays.arrays(data, taken, _classes(model))
+    else:
+        x, y = onnx_arrays.samples(data, taken)
     splits: dict[str, Any] = dict(
         onnx_arrays.split_arrays(x, y, CLASSIFICATION_BATCH, set_aside=reading.set_aside)
     )
@@ -322,6 +343,8 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, told: Expo
     image = image_input(model, reading.size)
     shapes = [output.shape for output in model.get_outputs()]
     name = reading.decode or ("rtdetr" if told.is_rtdetr else None)
+    if reading.evaluator is not None:
+        name = name or "yolo"  # whose pixels are usual; it decodes the outputs itself
     if name is None:
         name = onnx_decode.decode_name(shapes, image.size, len(labels.names), more=told.has_more)
     usual = onnx_decode.PIXELS[name]
@@ -412,7 +435,7 @@ def _arguments(settings: TaskChoices) -> dict[str, str]:
     arguments = {
         name: repr(str(_absolute(value))) for name, value in given.items() if value is not None
     }
-    told = {
+    told: dict[str, Any] = {
         "decode": settings.decode,
         "imgsz": settings.imgsz,
         "colours": settings.colours,
@@ -421,6 +444,9 @@ def _arguments(settings: TaskChoices) -> dict[str, str]:
         "std": channels("--std", settings.std),
         "calib_samples": settings.calib_samples,
     }
+    if settings.evaluator is not None:
+        evaluator = load_evaluator(settings.evaluator)
+        told |= {"evaluator": evaluator.place, "evaluator_code": evaluator.code}
     return arguments | {name: repr(value) for name, value in told.items() if value is not None}
 
 
@@ -433,7 +459,13 @@ def reading_of(settings: TaskChoices, calibration: Calibration) -> Reading:
     """What the settings say of a file. Raises TaskError for a mean or deviation that is none."""
     mean, std = channels("--mean", settings.mean), channels("--std", settings.std)
     pixels = PixelChoices(settings.colours, settings.top, mean, std)
-    return Reading(settings.decode, pixels, settings.imgsz, calibration=calibration)
+    return Reading(
+        settings.decode,
+        pixels,
+        settings.imgsz,
+        calibration=calibration,
+        evaluator=None if settings.evaluator is None else load_evaluator(settings.evaluator),
+    )
 
 
 def size_of(settings: TaskChoices, model: File) -> Size | None:

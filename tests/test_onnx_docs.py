@@ -17,7 +17,7 @@ from sensitivity import onnx_task
 from sensitivity.records import SPLITS
 from sensitivity.session import quantized_model
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.load import load_task
+from sensitivity.tasks.load import load_evaluator, load_task
 
 PAGE = (Path(__file__).parents[1] / "docs/onnx.md").read_text()
 BLOCKS = re.findall(r"```python\n((?:.*\n)*?)```", PAGE)
@@ -51,8 +51,8 @@ def folder(user_folder: Path) -> Path:
 
 
 def test_the_page_has_a_task_of_each_kind() -> None:
-    assert ["onnx_task(" in block for block in BLOCKS] == [True, False, False]
-    assert ["EvaluateTask(" in block for block in BLOCKS] == [False, False, True]
+    assert ["onnx_task(" in block for block in BLOCKS] == [True, False, False, False]
+    assert ["EvaluateTask(" in block for block in BLOCKS] == [False, False, False, True]
 
 
 def test_the_task_file_of_the_page_names_arguments_that_exist(
@@ -78,8 +78,17 @@ def test_data_and_metric_of_ones_own_work(folder: Path) -> None:
     assert np.asarray(task.score(task.model.run(None, {"x": inputs})[0], targets)).shape == (12,)
 
 
+def test_the_metric_of_the_page_scores_each_sample(folder: Path) -> None:
+    (folder / "my_eval.py").write_text(BLOCKS[2])
+    evaluator = load_evaluator("my_eval.py:overlap")
+    masks = np.arange(24).reshape(2, 3, 4) % 3
+    outputs = np.moveaxis(np.eye(3)[masks], 3, 1)
+    masks[1, 0] = (masks[1, 0] + 1) % 3
+    assert evaluator.score(outputs, masks).tolist() == pytest.approx([1, 2 / 3])
+
+
 def test_a_script_that_expects_an_inference_session_drives_a_whole_run(folder: Path) -> None:
-    (folder / "my_task.py").write_text(BLOCKS[2])
+    (folder / "my_task.py").write_text(BLOCKS[3])
     assert (
         verb(
             "run",

@@ -20,6 +20,7 @@ from sensitivity.config import ScanSettings
 from sensitivity.errors import TaskError
 from sensitivity.onnx_task import Reading, reading_of, task_of, written_task
 from sensitivity.quantize.file import sized_file
+from sensitivity.tasks.load import load_evaluator
 from sensitivity.tasks.onnx_data import Calibration, as_model, boxes
 from sensitivity.tasks.onnx_metadata import Exported, exported_by_ultralytics
 from sensitivity.tasks.onnx_pixels import PixelChoices, Scale, channels
@@ -259,3 +260,69 @@ def test_the_usual_scale_of_a_bgr_classifier_is_that_of_its_colours() -> None:
 def test_an_annotation_file_of_coco_needs_no_names(data: Path) -> None:
     content = json.loads((data / "coco" / "instances.json").read_text())
     assert boxes(data / "coco", ()).names == tuple(one["name"] for one in content["categories"])
+
+
+EVALUATOR = """
+def near(outputs, targets):
+    return 1 / (1 + ((outputs - targets["goal"]) ** 2).mean(1)) * targets["weight"]
+
+def boxes_seen(outputs, targets):
+    return (targets["classes"] >= 0).sum(1)
+
+other = 3
+"""
+
+
+@pytest.fixture
+def evaluator(tmp_path: Path) -> Path:
+    (tmp_path / "my_eval.py").write_text(EVALUATOR)
+    return tmp_path / "my_eval.py"
+
+
+def test_an_own_metric_judges_arrays_of_any_shape(tmp_path: Path, evaluator: Path) -> None:
+    goal = np.arange(60, dtype=np.float32).reshape(20, 3)
+    np.savez(tmp_path / "d.npz", x=np.zeros((20, 3, 4, 4)), goal=goal, weight=np.arange(20.0))
+    reading = Reading(evaluator=load_evaluator(f"{evaluator}:near"))
+    task = task_of(File(["n", 3, 4, 4], ["n", 3]), tmp_path / "d.npz", reading)
+    inputs, targets = next(iter(task.data["rank"]))
+    assert (task.metric, inputs.shape, targets["goal"].shape) == ("near", (10, 3, 4, 4), (10, 3))
+    np.testing.assert_allclose(task.score(targets["goal"], targets), targets["weight"])
+    assert task.aggregate(np.array([1.0, 2.0])) == 1.5
+    np.savez(tmp_path / "d.npz", x=np.zeros((20, 3, 4, 4)))
+    with pytest.raises(
+        TaskError, match="and what --evaluator compares outputs with, such as y, as many"
+    ):
+        task_of(File(["n", 3, 4, 4], ["n", 3]), tmp_path / "d.npz", reading)
+    np.savez(tmp_path / "d.npz", x=np.zeros((20, 3, 4, 4)), y=goal[:, None])
+    y = next(
+        iter(task_of(File(["n", 3, 4, 4], ["n", 3]), tmp_path / "d.npz", reading).data["rank"])
+    )
+    assert y[1].shape == (10, 1, 3)
+
+
+def test_an_own_metric_judges_a_detector_whose_outputs_nobody_knows(
+    data: Path, evaluator: Path
+) -> None:
+    reading = Reading(evaluator=load_evaluator(f"{evaluator}:boxes_seen"))
+    task = task_of(File(["n", 3, 64, 96], ["n", 11]), data / "coco" / "instances.json", reading)
+    inputs, targets = next(iter(task.data["rank"]))
+    assert task.score(None, targets).tolist() == [1.0] * len(inputs)
+
+
+def test_an_evaluator_that_is_none_or_was_changed_is_one_sentence(
+    data: Path, evaluator: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TaskError, match=r"to define a function nea\(\), .* Close names: near"):
+        load_evaluator(f"{evaluator}:nea")
+    with pytest.raises(TaskError, match="a Python file at .*none.py, got nothing there"):
+        load_evaluator(str(tmp_path / "none.py"))
+    settings = ScanSettings(task="m.onnx", data=data / "yolo", evaluator=f"{evaluator}:near")
+    written_task(settings, tmp_path)
+    found = load_evaluator(f"{evaluator}:near")
+    text = (tmp_path / "task.py").read_text()
+    assert f"evaluator={found.place!r},\n        evaluator_code={found.code!r},\n" in text
+    evaluator.write_text("# a comment changes nothing\n" + EVALUATOR)
+    assert load_evaluator(f"{evaluator}:near", found.code).code == found.code
+    evaluator.write_text(EVALUATOR.replace("mean(1)", "max(1)"))
+    with pytest.raises(TaskError, match="what judged this run when it began, got a file that was"):
+        load_evaluator(f"{evaluator}:near", found.code)

@@ -13,8 +13,9 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,6 +33,23 @@ Given = str | Task | EvaluateTask
 """A task as the user gives it: "path/to/task.py:function", or the object itself."""
 
 DEFAULT_FUNCTION = "task"
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A metric out of a file. score: (outputs, targets) -> one number for each sample, higher is
+    better. place: "file:function", the file absolute. code: the hex sha256 of what Python makes of
+    the file."""
+
+    score: Callable[[Any, Any], Any]
+    place: str
+    code: str
+
+    def judging(self, task: Task) -> Task:
+        """The task with the mean of these scores for its metric."""
+        return Task(task.model, task.data, self.score, metric=self.place.rpartition(":")[2])
+
+
 NUMBERS = (int, float, np.integer, np.floating)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -68,6 +86,25 @@ def checked(task: Any, what: str) -> Task | EvaluateTask:
         check_evaluate_task(task)
         return task
     raise TaskError(f"Expected {what}, got {_kind(task)}; see docs/tasks.md.")
+
+
+def load_evaluator(reference: str, code: str | None = None) -> Evaluator:
+    """A user's own metric, "path/to/my_eval.py:function"; without ":function" it is `score`.
+
+    The file is run as it is, its folder importable meanwhile, like that of a task. code: what
+    `Evaluator.code` was when the run began; None for a run that begins. Raises TaskError where
+    there is no such function, or the file is another one since.
+    """
+    file, name = split_reference(reference, "score")
+    with _importable(file.parent):
+        function = _function(_run_file(file), name, file)
+    found = Evaluator(function, f"{file}:{name}", _sha(_code(file.read_bytes())))
+    if code not in (None, found.code):
+        raise TaskError(
+            f"Expected {file} to be what judged this run when it began, got a file that was "
+            "changed since; put it back, or begin a run with another --out."
+        )
+    return found
 
 
 def task_digest(given: Given) -> dict[str, str]:
@@ -117,13 +154,11 @@ def _code(source: bytes) -> bytes:
     return ast.dump(tree, annotate_fields=False).encode()
 
 
-def split_reference(reference: str) -> tuple[Path, str]:
-    """The file, absolute, and the function's name. Raises TaskError where there is no such Python
-    file."""
+def split_reference(reference: str, default: str = DEFAULT_FUNCTION) -> tuple[Path, str]:
+    """The file, absolute, and the function's name. default: the name where none is given. Raises
+    TaskError where there is no such Python file."""
     before, colon, after = reference.rpartition(":")
-    path, name = (
-        (before, after) if colon and after.isidentifier() else (reference, DEFAULT_FUNCTION)
-    )
+    path, name = (before, after) if colon and after.isidentifier() else (reference, default)
     file = Path(path).expanduser()
     if not file.is_file():
         got = "a folder" if file.is_dir() else f"nothing there (from {Path.cwd()})"

@@ -34,20 +34,20 @@ class Port:
 @dataclass(frozen=True, eq=False)
 class ArrayBatches:
     """Batches (x, y) of arrays, in their order, again and again. x: one array, or arrays by the
-    names of the inputs."""
+    names of the inputs. y: labels, or whatever else an evaluator compares outputs with."""
 
     x: Inputs
-    y: Labels
+    y: Inputs
     batch: int = 50
     classes: int | None = field(default=None)
 
     def __len__(self) -> int:
-        return -(-len(self.y) // self.batch)
+        return -(-count(self.y) // self.batch)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for start in range(0, len(self.y), self.batch):
+        for start in range(0, count(self.y), self.batch):
             part = slice(start, start + self.batch)
-            yield _taken(self.x, part), self.y[part]
+            yield _taken(self.x, part), _taken(self.y, part)
 
 
 def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, Labels]:
@@ -84,7 +84,7 @@ def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, 
                 f"{len(found[name])} in "
                 f"{name}; save both of the same samples."
             )
-    return (inputs if len(ports) > 1 else next(iter(inputs.values()))), labels
+    return _alone(inputs), labels
 
 
 def calibration_inputs(source: Path, ports: list[Port], samples: int) -> Inputs:
@@ -104,16 +104,54 @@ def calibration_inputs(source: Path, ports: list[Port], samples: int) -> Inputs:
         port.name: as_port(found[name], port, f"{name} in {source}")[:samples]
         for port, name in zip(ports, names, strict=True)
     }
-    return inputs if len(ports) > 1 else next(iter(inputs.values()))
+    return _alone(inputs)
+
+
+def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
+    """Inputs of an .npz, in the types of the file's inputs, and all that an evaluator compares the
+    outputs with: the array `y`, or the others by their names where there are more.
+
+    Raises TaskError for inputs that are not there or do not fit, and arrays of other lengths.
+    """
+    found = _read(data)
+    names = _input_names(found, ports, "y") or []
+    targets = {name: array for name, array in found.items() if name not in names}
+    lengths = {array.shape[:1] for array in found.values()}
+    if not names or not targets or len(lengths) > 1:
+        raise _no_samples(data, found)
+    inputs = {
+        port.name: as_port(found[name], port, f"{name} in {data}")
+        for port, name in zip(ports, names, strict=True)
+    }
+    return _alone(inputs), targets["y"] if set(targets) == {"y"} else targets
+
+
+def _no_samples(data: Path, found: Mapping[str, NDArray[Any]]) -> TaskError:
+    listed = ", ".join(f"{name} {list(array.shape)}" for name, array in found.items())
+    return TaskError(
+        f"Expected {data} to hold the file's inputs by their names, or x where it has one, and "
+        "what --evaluator compares outputs with, such as y, as many of each, got "
+        f"{listed or 'nothing'}; {SAVE}."
+    )
+
+
+def _alone(inputs: dict[str, NDArray[Any]]) -> Inputs:
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
+
+
+def count(arrays: Inputs) -> int:
+    """How many samples there are."""
+    return len(next(iter(arrays.values())) if isinstance(arrays, dict) else arrays)
 
 
 def split_arrays(
-    x: Inputs, y: Labels, batch: int, *, set_aside: int = 0, seed: int | None = None
+    x: Inputs, y: Inputs, batch: int, *, set_aside: int = 0, seed: int | None = None
 ) -> dict[str, ArrayBatches]:
     """Split name -> random samples of the arrays, the same for the same seed. set_aside: see
     `sizes_of`."""
-    parts = random_parts(len(y), sizes_of(len(y), set_aside), seed)
-    return {name: ArrayBatches(_taken(x, at), y[at], batch) for name, at in parts.items()}
+    n = count(y)
+    parts = random_parts(n, sizes_of(n, set_aside), seed)
+    return {name: ArrayBatches(_taken(x, at), _taken(y, at), batch) for name, at in parts.items()}
 
 
 def _taken(x: Inputs, at: Any) -> Inputs:

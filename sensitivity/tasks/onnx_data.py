@@ -32,6 +32,9 @@ SIZES: Mapping[str, float] = {"rank": 0.5, "confirm": 0.25, "holdout": 0.25}
 LARGEST_CALIBRATION = 5
 """One part in so many of the data at most is set aside to calibrate on."""
 
+Kind = Literal["boxes", "folders", "arrays"]
+"""What labels are: of objects in images, folders of images by class, or in an .npz."""
+
 ANNOTATIONS = "instances.json"
 
 PARTS = ("val", "valid", "validation", "test")
@@ -95,24 +98,20 @@ class Calibration:
         return self.samples if self.source is None else 0
 
 
-def data_kind(data: Path) -> Literal["boxes", "folders", "arrays"]:
+def data_kind(data: Path) -> Kind:
     """What `--data` names. Raises TaskError for anything else."""
-    if data.suffix == ".npz" and data.is_file():
-        return "arrays"
-    data = described(data)
-    if data.suffix in {".json", *YAML} and (data.is_file() or data.suffix in YAML):
+    place = described(data)
+    files: Mapping[str, Kind] = {".npz": "arrays", ".json": "boxes"}
+    if place.is_file() and place.suffix in files:
+        return files[place.suffix]
+    if place.suffix in YAML:
         return "boxes"
     if data.is_dir() and (is_coco(data) or holds_labels(data)):
         return "boxes"
-    if data.is_dir() and any(path.is_dir() for path in data.iterdir()):
+    if any(path.is_dir() for path in data.glob("*")):
         return "folders"
-    got = (
-        "nothing there"
-        if not data.exists()
-        else "a folder without them"
-        if data.is_dir()
-        else "another file"
-    )
+    kinds = {(False, False): "nothing there", (True, False): "another file"}
+    got = kinds.get((data.exists(), data.is_dir()), "a folder without them")
     raise TaskError(
         f"Expected --data {data} to be COCO annotations (a .json, or a folder with {ANNOTATIONS} "
         "and images/), a data YAML or a folder with images/ and labels/ as YOLO has them, a folder "
