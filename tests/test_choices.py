@@ -33,7 +33,7 @@ def test_sets_that_a_target_chooses_are_options_and_the_others_are_beaten() -> N
     assert [one.is_plan for one in chart.options] == [False, True]
     assert [one.state for one in chart.options] == [
         "missed on confirm",
-        "met on confirm; not proven on all samples",
+        "met on confirm, which chose it; not proven on all samples",
     ]
     assert chart.plan == 1
     assert sorted(mark.kind for mark in chart.marks) == ["beaten", "option", "option"]
@@ -159,7 +159,9 @@ def test_each_verdict_has_a_command_to_go_on_with() -> None:
         f"sensitivity export 'runs/a b' --for openvino\n{bench} --runtime openvino"
     )
     assert after("repair") == "sensitivity lint model.partial.onnx --for onnxruntime"
-    assert after("prove") == "sensitivity plan 'runs/a b' --max-drop 0.5pt"
+    assert after("prove") == (
+        f"sensitivity plan 'runs/a b' --max-drop 0.5pt\nsensitivity export 'runs/a b'\n{bench}"
+    )
     step = next_step(replace(scan_only(), directory="runs/a"))
     assert step.commands == ("sensitivity plan runs/a --max-drop 1pt",)
 
@@ -168,27 +170,33 @@ def test_more_certainty_is_asked_for_where_the_target_is_a_metric() -> None:
     plan = complete().plan
     assert plan
     command = after("prove", plan=replace(plan, target=Target(metric=0.5)))
-    assert command.endswith("--target 0.5 --confidence 0.9")
+    assert command.splitlines()[0].endswith("--target 0.5 --confidence 0.9")
 
 
 def test_a_smaller_drop_than_the_plan_itself_answers_for_is_asked_for() -> None:
     data = with_choices(complete())
     own = replace(data.choices[-1], allowed=0.004)
-    assert after("prove", choices=(own,)).endswith("--max-drop 0.2pt")
+    assert after("prove", choices=(own,)).splitlines()[0].endswith("--max-drop 0.2pt")
     better_than_float = replace(own, allowed=-0.002)
     assert after("prove", choices=(better_than_float,)) == data.command
 
 
-def test_a_risk_is_answered_by_a_smaller_drop_and_by_the_one_that_the_plan_holds() -> None:
+def test_a_risk_is_answered_by_the_drop_that_the_plan_holds_and_a_smaller_one() -> None:
     plan = complete().plan
     assert plan
     drop = Estimate(0.012, 0.012 - 0.0196, 0.012 + 0.0196, 500)  # 80 %: 0.012 + 0.842 * 0.01
-    risky = replace(plan, metric=replace(plan.metric, true_drop=drop))
-    assert after("risk", plan=risky) == (
-        "sensitivity plan 'runs/a b' --max-drop 0.5pt\nsensitivity plan 'runs/a b' --max-drop 2.1pt"
+    verdict = Verdict("not proven", "", "faster", "", "risk", "")
+    metric = replace(plan.metric, true_drop=drop)
+    data = replace(complete(), plan=replace(plan, metric=metric, verdict=verdict))
+    step = next_step(data)
+    assert step.sentence == (
+        "The plan holds a drop of 2.1 pt with a chance of 80%: if that is good enough, keep it. If "
+        "not, ask for a smaller drop:"
     )
+    assert step.commands[0].endswith("--max-drop 0.5pt")
     own = replace(with_choices(complete()).choices[-1], allowed=-0.002)
-    assert after("risk", plan=risky, choices=(own,)).endswith("b' --max-drop 2.1pt")
+    step = next_step(replace(data, choices=(own,)))
+    assert "If not, only more samples can settle it" in step.sentence
 
 
 def test_a_slow_file_that_was_not_written_for_its_runtime_is_written_for_it() -> None:
@@ -201,4 +209,4 @@ def test_a_slow_file_that_was_not_written_for_its_runtime_is_written_for_it() ->
 def test_a_missed_target_is_followed_by_the_drop_that_the_best_set_has() -> None:
     plan = complete(met=False).plan
     assert plan
-    assert after("train", plan=plan) == "sensitivity plan 'runs/a b' --max-drop 5.8pt"
+    assert after("train", plan=plan).startswith("sensitivity plan 'runs/a b' --max-drop 5.8pt\n")

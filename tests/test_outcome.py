@@ -106,7 +106,8 @@ def test_what_is_not_proven_says_how_many_samples_would_settle_it_and_the_risk()
     # 0.008)^2 = 2,231.
     assert "About 2,200 samples would settle it" in got.accuracy_sentence
     assert got.action_sentence == (
-        "Use model.partial.onnx only if you can take the risk: the drop may be up to 2.4 pt. To be "
+        "Use model.partial.onnx only if you can take the risk: the drop may be up to 2.4 pt (95 % "
+        "interval). To be "
         "sure, judge it on about 2,200 samples."
     )
 
@@ -238,8 +239,8 @@ def test_how_few_layers_ran_in_int8_stands_beside_the_speed() -> None:
     timed = bench(1.8)
     got = found(planned(GOOD), replace(timed, in_int8=(1, 27)))
     assert got.speed_sentence.endswith(
-        "Of 27 layers that the file quantizes, 1 ran in INT8: sensitivity lint says what keeps the "
-        "others from it."
+        "Of 27 layers that the file quantizes, 1 ran in INT8: sensitivity lint model.partial.onnx "
+        "--for onnxruntime says what keeps the others from it."
     )
     none = found(planned(GOOD), replace(timed, in_int8=(0, 3)))
     assert "quantizes, none ran in INT8" in none.speed_sentence

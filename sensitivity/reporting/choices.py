@@ -221,7 +221,7 @@ class _Sets:
         on_confirm = "met" if self.level(point).value >= self.plan.floor else "missed"
         state = f"{chance_words(point, self.plan) or on_confirm} on confirm"
         if point.skip == self.plan.skip and found is not None:
-            return f"{state}; {found.accuracy} on all samples"
+            return f"{state}, which chose it; {found.accuracy} on all samples"
         return state
 
     def place(self, choice: Choice) -> _Place:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 
 from sensitivity.records import Plan, Timing, Verdict
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.outcome import called, evidence_of
+from sensitivity.reporting.outcome import (
+    called,
+    evidence_of,
+    is_lowered_file,
+    lacks_lowering,
+)
 from sensitivity.reporting.verdict import verdict_in
 from sensitivity.stats.proof import limit_held
 
 RULES = {"tensorrt": "tensorrt-10", "tensorrt_rtx": "tensorrt-rtx", "trtexec": "tensorrt-10"}
 """Runtimes that `lint` knows under another name."""
-
-
-LOWERED = ("onnxruntime", "openvino")
-"""Runtimes for CPUs that files are written for."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,10 @@ def _of_plan(data: ReportData) -> str:
 
 def _surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
     """A target that needs a surer set than the plan; the run once more where no set is surer."""
-    command = f"sensitivity plan {directory}"
     if plan.target.metric is not None:
         certain = (1 + plan.target.confidence) / 2
         more = f"--target {plan.target.metric:g} --confidence {certain:g}"
-        return NextStep("To be surer, ask for more certainty:", (f"{command} {more}",))
+        return NextStep("To be surer, ask for more certainty:", _planned(directory, more))
     allowed = plan.metric.float.value - plan.floor
     own = next((one.allowed for one in data.choices if one.point.skip == plan.skip), None)
     half_pt = 50 * min(allowed, allowed if own is None else own) / data.full_scale
@@ -93,24 +92,32 @@ def _surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
             (data.command.partition("\n")[0],),
         )
     return NextStep(
-        "To be surer, ask for a smaller drop:", (f"{command} --max-drop {half_pt:.2g}pt",)
+        "To be surer, ask for a smaller drop:", _planned(directory, f"--max-drop {half_pt:.2g}pt")
+    )
+
+
+def _planned(directory: str, target: str) -> tuple[str, ...]:
+    """Commands to the files of a plan for another target, timed."""
+    return (
+        f"sensitivity plan {directory} {target}",
+        f"sensitivity export {directory}",
+        f"sensitivity bench {directory}",
     )
 
 
 def _held(plan: Plan, data: ReportData, directory: str) -> NextStep:
-    """With a smaller drop where that makes another plan, and with the one that this plan holds."""
+    """What else there is than to take the risk, with the drop that the plan does hold."""
     surer = _surer(plan, data, directory)
-    evidence = evidence_of(plan, data.judged)
-    held = limit_held(evidence.drop, plan.target.confidence)
+    confidence = plan.target.confidence
+    held = limit_held(evidence_of(plan, data.judged).drop, confidence)
     if plan.target.metric is not None or held is None:
         return surer
     wanted = (math.floor(1000 * held / data.full_scale) + 1) / 10
-    looser = f"sensitivity plan {directory} --max-drop {wanted:g}pt"
-    smaller = tuple(one for one in surer.commands if "--max-drop" in one and "plan" in one.split())
-    if not smaller:
-        return NextStep(f"A drop of {wanted:g} pt is held. If that is good enough:", (looser,))
+    otherwise = surer.sentence[0].lower() + surer.sentence[1:]
     return NextStep(
-        f"Ask for a smaller drop, or for {wanted:g} pt, which is held:", (*smaller, looser)
+        f"The plan holds a drop of {wanted:g} pt with a chance of {confidence:.0%}: if that is "
+        f"good enough, keep it. If not, {otherwise.removeprefix('to be surer, ')}",
+        surer.commands,
     )
 
 
@@ -120,13 +127,13 @@ def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
     wanted = (math.floor(10 * max(drop, 0.0)) + 1) / 10
     return NextStep(
         f"If a drop of {wanted:g} pt is good enough, ask for it:",
-        (f"sensitivity plan {directory} --max-drop {wanted:g}pt",),
+        _planned(directory, f"--max-drop {wanted:g}pt"),
     )
 
 
 def _lowered(partial: Timing | None, place: str) -> NextStep | None:
     """To write the file for the runtime that it was slow in; None where it was."""
-    if partial is None or partial.runtime not in LOWERED or _is_lowered(partial):
+    if partial is None or not lacks_lowering(partial):
         return None
     bench = f"sensitivity bench {place} --runtime {partial.runtime}"
     return NextStep(
@@ -135,15 +142,11 @@ def _lowered(partial: Timing | None, place: str) -> NextStep | None:
     )
 
 
-def _is_lowered(partial: Timing) -> bool:
-    return f".{partial.runtime}." in Path(partial.file).name
-
-
 def _elsewhere(partial: Timing | None, place: str) -> tuple[str, ...]:
     """Commands that time the plan in a runtime that it was not timed in."""
     timed = partial.runtime if partial else ""
     other = "openvino" if timed != "openvino" else "tensorrt"
     bench = f"sensitivity bench {place} --runtime {other}"
     # A file that was written for a runtime has its name, and is of no use to another one.
-    is_lowered = partial is not None and _is_lowered(partial)
+    is_lowered = partial is not None and is_lowered_file(partial)
     return (f"sensitivity export {place} --for {other}", bench) if is_lowered else (bench,)

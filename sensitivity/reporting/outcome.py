@@ -51,6 +51,9 @@ RUNTIMES = {
     "tensorrt_rtx": "TensorRT-RTX",
 }
 
+LOWERED = ("onnxruntime", "openvino")
+"""Runtimes for CPUs that files are written for."""
+
 MOST_SAMPLES = 50_000
 """More samples than this are no advice: few have as many as ImageNet's validation set."""
 
@@ -265,6 +268,16 @@ def _better_than_float(drop: Estimate) -> bool:
     return drop.high is not None and drop.value + ALARM * (drop.high - drop.value) < 0
 
 
+def is_lowered_file(partial: Timing) -> bool:
+    """Whether the file was written for the runtime that it was timed in."""
+    return f".{partial.runtime}." in Path(partial.file).name
+
+
+def lacks_lowering(partial: Timing) -> bool:
+    """Whether there is a file for the runtime that may be faster than the one that was timed."""
+    return partial.runtime in LOWERED and not is_lowered_file(partial)
+
+
 def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult | None) -> str:
     if partial is None or bench is None:
         return "No file was timed yet."
@@ -279,10 +292,10 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
     )
     if "int8" in partial.variants:
         said += " Nothing is left out, so that is the speed of all in INT8."
-    return said + _few_in_int8(bench)
+    return said + _few_in_int8(bench, partial)
 
 
-def _few_in_int8(bench: BenchResult) -> str:
+def _few_in_int8(bench: BenchResult, partial: Timing) -> str:
     """That the runtime did not run all in INT8 that the file quantizes; "" where it did, or does
     not say."""
     ran, kept = bench.in_int8 or (0, 0)
@@ -290,7 +303,8 @@ def _few_in_int8(bench: BenchResult) -> str:
         return ""
     return (
         f" Of {count(kept, 'layer')} that the file quantizes, {ran or 'none'} ran in INT8: "
-        "sensitivity lint says what keeps the others from it."
+        f"sensitivity lint {partial.file} --for {partial.runtime} says what keeps the others "
+        "from it."
     )
 
 
@@ -308,6 +322,11 @@ def _action_words(
             return (
                 "Its speed is not known: sensitivity export makes the file and sensitivity "
                 "bench times it."
+            )
+        case "float" if partial and lacks_lowering(partial):
+            return (
+                f"The file that was timed is not written for {called(partial.runtime)} yet; "
+                "until that is done and timed, stay with float."
             )
         case "float":
             return f"The plan wins no speed {where}; for another runtime bench it there."
@@ -343,5 +362,5 @@ def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat
     if plan.target.metric is not None:
         risk = f"{metric.name} may be as low as {metric.level(shown.low)}"
     else:
-        risk = f"the drop may be up to {metric.change(shown.high, sign=False)}"
+        risk = f"the drop may be up to {metric.change(shown.high, sign=False)} (95 % interval)"
     return f"Use {file} only if you can take the risk: {risk}. To be sure, {more}."

@@ -76,7 +76,7 @@ def words_of(data: ReportData) -> Words:
         return Words("scan", (), headline, (*rest, *latency))
     metric = MetricFormat(data.metric, data.full_scale)
     plan = data.plan
-    sentences = (*_plan_sentences(plan, metric), *_why_out(data, plan, metric), *latency)
+    sentences = (*_plan_sentences(plan, found, metric), *_why_out(data, plan, metric), *latency)
     headline = _plan_headline(plan, found.accuracy, data.layers, metric)
     accuracy, *others = lines_of(found)
     chance = _chance_words(found, plan.target.confidence)
@@ -212,7 +212,7 @@ def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     )
 
 
-def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
+def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterator[str]:
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
     if plan.recalibrated:
@@ -226,7 +226,9 @@ def _plan_sentences(plan: Plan, metric: MetricFormat) -> Iterator[str]:
         yield (
             f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
         )
-    if plan.advice and plan.advice.choice in ("partial", "qat"):  # others are in the lines above
+    # What is not proven needs no advice on what it is worth; the others are in the lines above.
+    worth = {"met": ("partial", "qat"), "missed": ("qat",), "not proven": ()}[found.accuracy]
+    if plan.advice and plan.advice.choice in worth:
         yield " ".join(plan.advice.sentences)
     yield from plan.notes
 
