@@ -212,6 +212,39 @@ def test_channels_last_inputs_give_the_same_bits(branches: ModelOptModel) -> Non
     check(branches, ReplaySimulator(branches), inputs, scan(branches))
 
 
+class Turned(nn.Module):
+    """What is faster with channels last, beside what takes only the other order: a view, a mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(3, 12, 3, padding=1, groups=3)
+        self.dense = nn.Conv2d(12, 48, 3, padding=1)
+        self.point = nn.Conv2d(48, 8, 1)
+        self.pool = nn.MaxPool2d(2)
+        self.up = nn.Upsample(scale_factor=2)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = torch.relu(self.depthwise(x))
+        y = self.point(self.up(self.pool(torch.relu(self.dense(x)))))
+        return [y, y.view(len(y), -1).softmax(1), y.mean((2, 3))]
+
+
+def test_nodes_run_with_channels_last_where_that_changes_no_bit() -> None:
+    source = source_of(Turned, batch())
+    simulator = ReplaySimulator(source)
+    check(source, simulator, batch(seed=5), scan(source))
+    ((_, graph),) = simulator._graphs
+    ways = [getattr(run, "__qualname__", "").partition(".")[0] for run in graph._run]
+    assert ways.count("_turning") >= 3  # the depthwise convolution, the pooling, the upsampling
+    assert "_like" in ways  # the view
+
+
+def test_outputs_are_laid_out_as_the_model_gives_them() -> None:
+    source = source_of(Turned, batch())
+    for _, outputs in ReplaySimulator(source).outputs(batch(), scan(source)[:2]):
+        assert all(output.is_contiguous() for output in outputs)
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()

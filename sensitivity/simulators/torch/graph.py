@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from sensitivity.quantizers.torch.native import NativeQuantizer
 from sensitivity.simulators.schedule import Leg, Network, Schedule, Step, Value, schedule, value_of
+from sensitivity.simulators.torch.layouts import has_channels_last, keeping_layout, laid_out
 from sensitivity.simulators.torch.tracing import Traced
 
 Slots = list[Any]
@@ -45,6 +46,7 @@ class Graph:
         self._fixed: dict[Value, Any] = {}
         self._size: dict[Any, tuple[tuple[int, ...], int]] = {}
         self._schedules: dict[Any, Schedule] = {}
+        self._turned = False
 
     def largest(self, leaves: Sequence[Any]) -> int:
         """Bytes of the largest value that one forward on these inputs makes."""
@@ -99,6 +101,8 @@ class Graph:
         """Bytes of new memory that each node takes, and of the outputs: measured in one forward,
         all quantizers on."""
         shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
+        if not self._size:
+            self._lay_out(leaves)
         if shapes not in self._size:
             plan = schedule(self._network, [0])
             slots = self._start(plan, leaves)
@@ -115,6 +119,33 @@ class Graph:
                 sum(leaf.nbytes for leaf in outputs if isinstance(leaf, Tensor)),
             )
         return self._size[shapes]
+
+    def _lay_out(self, leaves: Sequence[Any]) -> None:
+        """Choose for each node whether it runs on images with channels last, in one forward beside
+        that of the model's own order, all quantizers on."""
+        if any(map(has_channels_last, [*leaves, *(node.tensor for node in self._traced.nodes)])):
+            return  # the model has an order of its own, which decides about its bits
+        self._turned = True
+        plan = schedule(self._network, [0])
+        plain, slots = self._start(plan, leaves), self._start(plan, leaves)
+        for step in plan.legs[0].steps:
+            read = [plain[slot] for slot in step.reads]
+            own = self._call(step.node, read)
+            self._settle(step.node, read, [slots[slot] for slot in step.reads])
+            slots[step.out] = self._call(step.node, [slots[slot] for slot in step.reads])
+            plain[step.out] = own
+            for slot in step.frees:
+                plain[slot] = slots[slot] = None
+
+    def _settle(self, place: int, plain: Sequence[Any], given: Sequence[Any]) -> None:
+        node, run = self._traced.nodes[place], self._run[place]
+        assert run is not None
+        if node.kind == "quantizer":
+            self._run[place], self._overwrite[place] = keeping_layout(run, self._overwrite[place])
+            return
+        self._run[place] = found = laid_out(run, plain, given, turns=node.turns)
+        if found is not run and self._overwrite[place] is not None:
+            self._overwrite[place] = found
 
     def _start(self, plan: Schedule, leaves: Sequence[Any]) -> Slots:
         slots: Slots = [None] * plan.slots
@@ -169,10 +200,14 @@ class Graph:
         results = [self._finish(leg, slots, alone=len(states) == 1) for slots in states]
         values = iter(results[0] if len(results) == 1 else map(_joined, zip(*results, strict=True)))
         flat = [
-            leaf if constant else next(values)
+            leaf if constant else self._handed(next(values))
             for leaf, constant in zip(self._traced.outputs, self._traced.constant, strict=True)
         ]
         return pytree.tree_unflatten(flat, self._traced.spec)
+
+    def _handed(self, value: Any) -> Any:
+        """An output in the order that the model gives it in."""
+        return value.contiguous() if self._turned and has_channels_last(value) else value
 
 
 def _network(traced: Traced, quantizers: Sequence[NativeQuantizer], bits: Sequence[int]) -> Network:

@@ -24,6 +24,7 @@ from sensitivity.simulators.compare import TOLERANCE, difference, same
 from sensitivity.simulators.memory import over_budget
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch.graph import Graph
+from sensitivity.simulators.torch.layouts import has_channels_last
 from sensitivity.simulators.torch.tracing import Untraceable, ordered_arguments, trace
 
 LARGEST_VALUES = (4 * 2**20, 8 * 2**20, 24 * 2**20)
@@ -320,7 +321,9 @@ def _split(leaves: list[Any], parts: int) -> list[list[Any]]:
 
 def _kind(leaf: Any) -> Any:
     """What must be the same for a graph to hold, besides the length of the batch."""
-    return (leaf.dtype, tuple(leaf.shape[1:]), leaf.device) if isinstance(leaf, Tensor) else leaf
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return leaf.dtype, tuple(leaf.shape[1:]), leaf.device, has_channels_last(leaf)
 
 
 def _shape(leaves: list[Any], spec: Any) -> Any:

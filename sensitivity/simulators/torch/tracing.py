@@ -25,6 +25,7 @@ from sensitivity.simulators.torch.binding import (
     is_random,
     updates_statistics,
 )
+from sensitivity.simulators.torch.layouts import is_faster
 
 Run = Callable[..., Any]
 
@@ -42,6 +43,7 @@ class Node:
     """run(*values of deps) gives the node's value; overwrite does so in the memory of the first
     dep, None: it cannot.
 
+    turns: whether it is worth turning the image that it reads, see `layouts`.
     kind: "input"; "tensor": a weight, buffer or constant, whose value is `tensor`; "quantizer": the
     place of `quantizers[index]`, which has no run; "call": anything else.
     """
@@ -53,6 +55,7 @@ class Node:
     index: int = -1
     tensor: Any = None
     fresh: bool = True
+    turns: bool = False
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,12 @@ class _Reader:
         self._add(
             node,
             Node(
-                "call", places, bind(target, node, deps), in_place(target, node, deps), fresh=fresh
+                "call",
+                places,
+                bind(target, node, deps),
+                in_place(target, node, deps),
+                fresh=fresh,
+                turns=is_faster(node),
             ),
         )
         if not fresh:
