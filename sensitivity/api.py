@@ -104,7 +104,7 @@ from sensitivity.session import Session, open_session
 from sensitivity.steps import later
 from sensitivity.steps.compare import folder_data, labels_of, places_of
 from sensitivity.steps.named_plans import check_name
-from sensitivity.steps.plan import choices_of, replan, search_plan, wants_cost
+from sensitivity.steps.plan import check_formats, choices_of, replan, search_plan, wants_cost
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
 from sensitivity.steps.recalibrate import in_force
 from sensitivity.tasks.detection_detail import DetectionDetail
@@ -173,6 +173,7 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
     command = _command("run", settings, in_python=settings.task == IN_PYTHON)
     check_numbers(settings)
     # A mistake in the last step's settings is told before the long work.
+    check_formats(settings)
     later.bench.runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
     _check_accuracy(settings)
@@ -180,6 +181,7 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
     later.forecast.begin(progress, "check")
     with _session(settings, progress, task) as session:
         pins(settings.skip, settings.keep, session.units)
+        check_formats(settings, session.source)
         session, exportable = _checked(session, settings)
         size = later.forecast.size_of(session)
         begins = partial(
@@ -274,6 +276,7 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
     info, scanned = run_dir.info(), run_dir.read("scan.json", Scan)
     check_name(run_dir, target_of(settings, info.full_scale))
     pins(settings.skip, settings.keep, info.units)
+    check_formats(settings)
     command = _command("plan", settings, in_python=info.in_python)
     if not settings.search:
         with _noted(run_dir, "plan", command):

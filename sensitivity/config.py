@@ -264,6 +264,12 @@ class PlanChoices:
         "Take ranges and biases as they are; by default the worst units are tried with other "
         "ranges, and all biases corrected, before any is left out.",
     )
+    formats: str | None = setting(
+        None,
+        "What a unit may run in: int8,float by default, where int8 stands for what the model came "
+        "with. int8,int16,float: what would be left out is first tried with activations of 16 "
+        "bits, as NPUs and ONNX Runtime take them.",
+    )
     planner: str = registered(
         "greedy",
         "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer programs; "
@@ -578,6 +584,30 @@ def shown(settings: Any) -> dict[str, str]:
         for name, value in values.items()
         if value is not None and value != ()
     }
+
+
+FORMATS = ("int8", "int16", "float")
+"""What --formats may name. int8: what the model came with; int16: the same with activations of 16
+bits."""
+
+
+def formats_of(settings: PlanChoices) -> tuple[str, ...]:
+    """The formats that a plan chooses among. Raises SensitivityError for others.
+
+    >>> formats_of(PlanSettings(directory=Path("."), formats="int8, int16, float"))
+    ('int8', 'int16', 'float')
+    >>> formats_of(PlanSettings(directory=Path(".")))
+    ('int8', 'float')
+    """
+    if settings.formats is None:
+        return ("int8", "float")
+    found = tuple(word.strip().lower() for word in settings.formats.split(","))
+    if set(found) not in ({"int8", "float"}, set(FORMATS)):
+        raise SensitivityError(
+            "Expected --formats to be int8,float or int8,int16,float, got "
+            f"{settings.formats!r}; int8 stands for what the model came with, whatever that is."
+        )
+    return found
 
 
 def flag_of(name: str) -> str:

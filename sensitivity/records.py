@@ -360,6 +360,15 @@ class Recalibrated:
 
 
 @dataclass(frozen=True)
+class Widened:
+    """A unit that would be left out in float and has its activations in 16 bits instead, its
+    weights as they are. ranges: of all its activations."""
+
+    unit: str
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True)
 class PlanMetric:
     """Accuracy of a plan. float, quantized and confirm are on the `confirm` split, where the target
     was checked; holdout is on samples that no choice has seen; holdout_float, holdout_drop (paired,
@@ -447,6 +456,7 @@ class Plan:
     bench was asked for.
     formats: unit -> what the plan runs it in, in words ("INT8", "FP8 E4M3", "INT8 with INT16
     activations"), "float" for those in `skip`; empty in plans of versions before it was told.
+    widened: units that are not left out since 16 bits for their activations are enough.
     """
 
     skip: tuple[str, ...]
@@ -466,6 +476,22 @@ class Plan:
     advice: Advice | None = None
     verdict: Verdict | None = None
     formats: dict[str, str] = field(default_factory=dict)
+    widened: tuple[Widened, ...] = ()
+
+    @property
+    def outside(self) -> tuple[str, ...]:
+        """Units that do not run in their own format: in float, or with activations of 16 bits."""
+        return (*self.skip, *(one.unit for one in self.widened))
+
+    def is_of(self, skip: Iterable[str]) -> bool:
+        """Whether the search for this plan ended with this skip-set, before any of its units were
+        given 16 bits."""
+        return set(skip) == set(self.outside)
+
+    @property
+    def wide_ranges(self) -> tuple[Range, ...]:
+        """Of all activations that have 16 bits."""
+        return tuple(one for unit in self.widened for one in unit.ranges)
 
     @property
     def ranges(self) -> tuple[Range, ...]:

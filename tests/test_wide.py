@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,23 @@ import numpy as np
 import pytest
 import torch
 from support import models
+from support.commands import TASK, verb
 from support.onnx_models import float_file, images, static_file
 from support.replays import check
 
+from sensitivity.api import report_data
 from sensitivity.journal.lines import RangeTried, made_range
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.load import load_model
+from sensitivity.onnx_graph.uses import format_of
 from sensitivity.quantizers.alternatives import Alternatives
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Range
+from sensitivity.reporting.verdict import words_of
+from sensitivity.rules.widths import WIDTHS
+from sensitivity.run_dir import RunDir
 from sensitivity.search.wide import WIDE_BITS, wide_range
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile
@@ -88,3 +97,71 @@ def test_uses_of_a_file_take_16_bits_as_the_edited_file_and_replay_do(
     unquantized_activations = outputs(replay, frozenset(names), x)
     near = np.abs(whole - unquantized_activations).max()
     assert near < 0.1 * np.abs(outputs(replay, frozenset(), x) - unquantized_activations).max()
+
+
+# Plans.
+# --------------------------------------------------------------------------------------------------
+
+FORMATS = ("--formats", "int8,int16,float", "--no-recalibrate")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ranges of two layers are far too wide for 8 bits."""
+    out = tmp_path_factory.mktemp("wide") / "tiny"
+    assert verb("scan", f"{TASK}:far_too_wide", "--out", out) == 0
+    assert verb("plan", out, "--target", "0.8", *FORMATS) == 0
+    assert verb("export", out) == 0
+    return out
+
+
+def test_layers_that_16_bits_are_enough_for_are_not_left_out(done: Path) -> None:
+    plan = RunDir(done).plan()
+    assert (plan.met, plan.skip, plan.quantizers) == (True, (), ())
+    assert {one.unit for one in plan.widened} == {"conv2", "conv5"}
+    assert plan.formats["conv2"] == "INT8 with INT16 activations"
+    assert plan.formats["conv1"] == "INT8"
+    assert plan.metric.confirm.value > plan.metric.quantized.value
+
+
+def test_the_partial_file_alone_has_pairs_of_16_bits(done: Path) -> None:
+    def kinds(name: str) -> dict[str, str]:
+        pairs = qdq.pairs(load_model(done / name).graph)
+        return {pair.name.partition("/")[0]: format_of(pair) for pair in pairs}
+
+    partial, int8 = kinds("model.partial.onnx"), kinds("model.int8.onnx")
+    wide = {name for name, kind in partial.items() if kind == "INT16"}
+    assert wide == {"conv2.input_quantizer", "conv5.input_quantizer"}
+    assert partial.keys() == int8.keys()
+    assert set(int8.values()) == {"INT8"}
+    check = next(one for one in json.loads((done / "export.json").read_text())["files"][::-1])
+    assert check["variant"] == "partial"
+    assert check["metric"]["file"] == pytest.approx(check["metric"]["simulated"], abs=0.05)
+
+
+def test_words_say_how_many_layers_have_16_bits(done: Path, capsys: Any) -> None:
+    data = report_data(done)
+    words = words_of(data)
+    assert "Giving 2 layers activations of 16 bits brings" in words.headline
+    assert any("With activations of 16 bits" in sentence for sentence in words.sentences)
+    assert "2 of 7 layers with activations of 16 bits (conv2, conv5)" in " ".join(
+        data.plan.advice.sentences
+    ).replace("conv5, conv2", "conv2, conv5")
+
+
+def test_the_page_of_formats_has_the_table_of_targets() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+    for target, width in WIDTHS.items():
+        takes = "yes" if width.takes else "no"
+        assert f"| {target} | {takes} | {width.why} | {width.source} |" in page
+
+
+def test_a_target_without_16_bits_is_refused_before_the_work(done: Path, capsys: Any) -> None:
+    assert verb("plan", done, *FORMATS, "--runtime", "tensorrt") == 1
+    assert "Expected a target that takes activations of 16 bits" in capsys.readouterr().err
+    assert verb("export", done, "--for", "tensorrt") == 1
+    assert "got tensorrt: its formats are INT8, FP8" in capsys.readouterr().err
+    assert verb("export", done, "--config", "ort") == 1
+    assert "got one with INT16" in capsys.readouterr().err
+    assert verb("plan", done, "--formats", "int8,int4") == 1
+    assert "int8,float or int8,int16,float" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def frontier_rows(
             milliseconds(ms) if ms is not None else "-"
             for ms in (point.predicted_ms, point.measured_ms)
         )
-        chosen = "chosen" if plan and point.skip == plan.skip else ""
+        chosen = "chosen" if plan and plan.is_of(point.skip) else ""
         level = (metric.level(point.confirm.value), metric.interval(point.confirm))
         row = (
             str(len(point.skip)),

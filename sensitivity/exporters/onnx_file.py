@@ -21,7 +21,7 @@ import onnx_ir as ir
 from sensitivity.errors import ExportError
 from sensitivity.exporters.agreement import relative_rms
 from sensitivity.exporters.evaluate import check_metric, input_ports, outputs_of
-from sensitivity.exporters.torch_model import FILES, disabled_by_variant, file_facts
+from sensitivity.exporters.torch_model import FILES, disabled_by_variant, file_facts, in_variant
 from sensitivity.exporters.verification import (
     FLOAT_TOLERANCE,
     OUTPUT_TOLERANCE,
@@ -35,11 +35,11 @@ from sensitivity.onnx_graph.canonical import canonical
 from sensitivity.onnx_graph.clamps import RESTORED
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
-from sensitivity.onnx_graph.passes.skip_uses import PER_CHANNEL_FROM
+from sensitivity.onnx_graph.passes.skip_uses import MICROSOFT, PER_CHANNEL_FROM, wide_domain
 from sensitivity.onnx_graph.uses import paths, uses
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.records import Unit
+from sensitivity.records import Range, Unit
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.scoring import Scoring
@@ -55,13 +55,15 @@ def export_onnx(
     out: Path,
     *,
     fingerprint: str,
+    wide: Collection[Range] = (),
 ) -> dict[str, Path]:
-    """Write model.float.onnx, model.int8.onnx and model.partial.onnx; variant -> file. Raises
-    WriteError."""
+    """Write model.float.onnx, model.int8.onnx and model.partial.onnx; variant -> file. wide: of
+    uses that have 16 bits in the partial file, and in no other. Raises WriteError."""
     model: OnnxModel = source.model
     files = {}
     for variant, disabled in disabled_by_variant(source, units, skip).items():
-        made = model.without(disabled | model.skipped)
+        with in_variant(source, variant, wide):
+            made = model.without(disabled | model.skipped)
         ScalarScales()(made)
         is_users_own = variant == "int8" and not model.grids
         if is_users_own:
@@ -93,8 +95,9 @@ def verify_onnx(
     simulator: Simulator,
     *,
     scoring: Scoring | None = None,
+    wide: Collection[Range] = (),
 ) -> Verification:
-    """Check the files that `export_onnx` wrote.
+    """Check the files that `export_onnx` wrote with the same `wide`, which the simulator offers.
 
     disabled: what each file leaves out, as `disabled_by_variant` says. scoring: None where the
     metric is not compared.
@@ -103,13 +106,18 @@ def verify_onnx(
     everything else is as in the user's file, and outputs and metric in ONNX Runtime agree with
     `simulator`, which measured the plan. Raises ExportError that names the file and the difference.
     """
+    keys = {"partial": frozenset(one.key for one in wide)}
+    switched = {
+        variant: names | keys.get(variant, frozenset()) for variant, names in disabled.items()
+    }
     reference = {
         variant: _flat(_one(simulator, names, example_inputs))
-        for variant, names in disabled.items()
+        for variant, names in switched.items()
     }
     checks = []
     for variant, file in files.items():
-        kept = _check_graph(source, file, variant, disabled[variant])
+        with in_variant(source, variant, wide):
+            kept = _check_graph(source, file, variant, disabled[variant])
         outputs = _flat(_of_file(file, example_inputs))
         rms = relative_rms(outputs, reference[variant], reference["float"])
         own = relative_rms(reference["float"], reference[variant], reference["float"])
@@ -122,7 +130,7 @@ def verify_onnx(
             )
         metric = None
         if scoring is not None and variant != "float":
-            simulate = partial(_one, simulator, disabled[variant])
+            simulate = partial(_one, simulator, switched[variant])
             metric = check_metric(file, variant, simulate, scoring)
         checks.append(FileCheck(variant, kept, rms, own, None, (), metric))
     return Verification(tuple(checks), (), len(reference["float"][0]))
@@ -134,7 +142,14 @@ def _check_graph(source: QuantizedModel, file: Path, variant: str, disabled: fro
     qdq.check_scales(model, file.name)
     left_out = disabled | _left_out_besides(source.model, variant)
     kept = _check_placement(source, model, left_out, file.name)
-    _check_rest(source.model.graph, model, file.name, opset=_opset(source.model, left_out))
+    wide = any(grid.is_wide for name, grid in source.model.grids.items() if name not in left_out)
+    _check_rest(
+        source.model.graph,
+        model,
+        file.name,
+        opset=_opset(source.model, left_out),
+        own_pairs=wide and wide_domain(source.model.graph) == MICROSOFT,
+    )
     return kept
 
 
@@ -177,10 +192,14 @@ def _opset(model: OnnxModel, left_out: Collection[str]) -> int:
     return max(own, PER_CHANNEL_FROM) if per_channel else own
 
 
-def _check_rest(original: ir.Model, model: ir.Model, name: str, *, opset: int) -> None:
+def _check_rest(
+    original: ir.Model, model: ir.Model, name: str, *, opset: int, own_pairs: bool = False
+) -> None:
     """Raise ExportError unless operations, inputs, outputs and the user's metadata are as in the
-    original, and opsets too, but for `opset` of the standard operations."""
-    opsets = sorted({**dict(_opsets(original)), "": opset}.items())
+    original, and opsets too, but for `opset` of the standard operations. own_pairs: whether pairs
+    of ONNX Runtime's own are there."""
+    wanted = {**dict(_opsets(original)), "": opset}
+    opsets = sorted(({MICROSOFT: 1} | wanted if own_pairs else wanted).items())
     for what, before, after in (
         ("operations", _operations(original), _operations(model)),
         ("ports", _ports(original), _ports(model)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from sensitivity.onnx_graph.passes.quantize_once import QuantizeOnce
 from sensitivity.onnx_graph.passes.take_marks import TakeMarks
 from sensitivity.onnx_graph.passes.tidy import tidy
 from sensitivity.onnx_graph.passes.transposed_weights import TransposedWeights
-from sensitivity.quantizers.base import QuantizedModel, file_grid, quantizers_of
-from sensitivity.records import Grid, Unit, names_of
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, file_grid, quantizers_of
+from sensitivity.records import Grid, Range, Unit, names_of
 
 FILES = {"float": "model.float.onnx", "int8": "model.int8.onnx", "partial": "model.partial.onnx"}
 
@@ -44,6 +45,7 @@ def export_files(
     *,
     fingerprint: str,
     calibration: Iterable[Any] | None = None,
+    wide: Collection[Range] = (),
 ) -> dict[str, Path]:
     """Write model.float.onnx, model.int8.onnx and model.partial.onnx into `out`, and return them by
     variant.
@@ -53,19 +55,24 @@ def export_files(
     skip: names of units left unquantized in the partial file. fingerprint: of the run, kept in the
     files.
     calibration: batches of inputs for the ranges that lowerings need; None for the example batch.
+    wide: of activations that have 16 bits in the partial file, and in no other.
     The files are not verified yet: see `verify`. Raises NamesError for a name in `skip` that is no
     unit, ExportError where the model cannot be exported, WriteError where a file cannot be written.
     """
     disabled = disabled_by_variant(source, units, skip)
-    grids = file_grids(source)
     weights, _ = quantized_weights(source, example_inputs)
-    traced = _traced(source, example_inputs, disabled, needed_opset(grids))
+    grids = {}
+    for variant in FILES:
+        with in_variant(source, variant, wide):
+            grids[variant] = file_grids(source)
+    opset = max(map(needed_opset, grids.values()))
+    traced = _traced(source, example_inputs, disabled, opset)
     layers = {quantizer.name: quantizer.layer for quantizer in source.quantizers}
     models = {}
     for variant in FILES:
         kept = {
             quantizer: grid
-            for quantizer, grid in grids.items()
+            for quantizer, grid in grids[variant].items()
             if quantizer not in disabled[variant]
         }
         models[variant] = canonical(traced[variant], kept, weights, layers)
@@ -100,6 +107,17 @@ def _traced(
             return trace(source, example_inputs, opset=opset)
 
     return {variant: with_own_biases(names & corrected) for variant, names in disabled.items()}
+
+
+def in_variant(
+    source: QuantizedModel, variant: str, wide: Collection[Range]
+) -> AbstractContextManager[None]:
+    """Inside the `with`, the model is as it is in the file of this variant. wide: as for
+    `export_files`."""
+    if variant != "partial" or not wide:
+        return nullcontext()
+    assert isinstance(source, Recalibratable), "the ranges are its own"
+    return source.with_ranges(wide)
 
 
 def file_grids(source: QuantizedModel) -> dict[str, Grid]:

@@ -127,4 +127,5 @@ class Verification:
 
     def is_of(self, plan: Plan) -> bool:
         """Whether the files are what this plan asks for."""
-        return self.skip == plan.skip and self.ranges == tuple(one.key for one in plan.ranges)
+        ranges = (*plan.ranges, *plan.wide_ranges)
+        return self.skip == plan.skip and self.ranges == tuple(one.key for one in ranges)

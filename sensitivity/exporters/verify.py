@@ -15,7 +15,7 @@ from sensitivity.errors import ExportError
 from sensitivity.exporters.agreement import Outputs, relative_rms
 from sensitivity.exporters.evaluate import check_metric, run
 from sensitivity.exporters.simulate import chunks, jittered_outputs, outputs_of, quantized_weights
-from sensitivity.exporters.torch_model import disabled_by_variant
+from sensitivity.exporters.torch_model import disabled_by_variant, in_variant
 from sensitivity.exporters.verification import (
     FLOAT_TOLERANCE,
     FLOOR_DRAWS,
@@ -31,7 +31,7 @@ from sensitivity.onnx_graph.digest import digest
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.quantize_once import merged_quantizers
 from sensitivity.quantizers.base import QuantizedModel
-from sensitivity.records import Unit, names_of
+from sensitivity.records import Range, Unit, names_of
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.tasks.batches import as_numpy
 from sensitivity.tasks.scoring import Scoring
@@ -68,6 +68,7 @@ def verify(
     skip: Sequence[str],
     *,
     scoring: Scoring | None = None,
+    wide: Collection[Range] = (),
 ) -> Verification:
     """Check the files that `export_files` wrote with the same arguments.
 
@@ -78,33 +79,43 @@ def verify(
     """
     disabled = disabled_by_variant(source, units, skip)
     _, reached = quantized_weights(source, example_inputs)
-    reference = {
-        variant: flat(outputs_of(source, example_inputs, disabled[variant]))
-        for variant in ("float", *files)
-    }
+    reference = {}
+    for variant in ("float", *files):
+        with in_variant(source, variant, wide):
+            reference[variant] = flat(outputs_of(source, example_inputs, disabled[variant]))
     digests = {variant: digest(file) for variant, file in files.items()}
     checks = list[FileCheck]()
     for variant, file in files.items():
         simulated = Simulated(
             source, example_inputs, disabled[variant], reference[variant], reference["float"]
         )
-        kept = reached - disabled[variant]
-        model = load_model(file)
-        qdq.check_scales(model, file.name)
-        check_placement(model, file.name, source, kept)
         twin = next((c for c in checks if digests[c.variant] == digests[variant]), None)
-        if twin is not None:  # as where a plan leaves nothing out
-            checks.append(replace(twin, variant=variant))
-            continue
-        layers = check_layers(source, model, example_inputs, disabled[variant], file.name)
-        rms, own, floor = check_outputs(file, simulated, noise_of(layers))
-        metric = None
-        if scoring is not None and variant != "float":
-            metric = check_metric(file, variant, simulated.again, scoring)
-        checks.append(FileCheck(variant, len(kept), rms, own, floor, layers, metric))
+        with in_variant(source, variant, wide):
+            model = load_model(file)
+            qdq.check_scales(model, file.name)
+            kept = reached - disabled[variant]
+            check_placement(model, file.name, source, kept)
+            if twin is not None:  # as where a plan leaves nothing out
+                checks.append(replace(twin, variant=variant))
+                continue
+            found = _compared(file, variant, model, simulated, scoring)
+            checks.append(replace(found, quantizers=len(kept)))
     names = names_of(source.quantizers)
     unreached = tuple(name for name in names if name not in reached)
     return Verification(tuple(checks), unreached, len(reference["float"][0]))
+
+
+def _compared(
+    file: Path, variant: str, model: ir.Model, simulated: Simulated, scoring: Scoring | None
+) -> FileCheck:
+    """How far one file is from what was simulated; how many quantizers it holds is not counted."""
+    disabled = simulated.disabled
+    layers = check_layers(simulated.source, model, simulated.inputs, disabled, file.name)
+    rms, own, floor = check_outputs(file, simulated, noise_of(layers))
+    metric = None
+    if scoring is not None and variant != "float":
+        metric = check_metric(file, variant, simulated.again, scoring)
+    return FileCheck(variant, 0, rms, own, floor, layers, metric)
 
 
 def check_placement(

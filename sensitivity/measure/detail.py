@@ -43,8 +43,7 @@ def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
     judge = measurer.task.score
     if not isinstance(judge, DetectionScore):
         return None
-    planned = Variant("plan", frozenset(plan.quantizers), frozenset(plan.ranges))
-    variants = (study.float_variant, study.baselines["quantized"], planned)
+    variants = (study.float_variant, study.baselines["quantized"], study.plan_variant(plan))
     scores = dict(zip(VARIANTS, _scores(measurer, variants), strict=True))
     aggregates: dict[str, Aggregate] = {
         measurer.task.metric: measurer.task.aggregate,

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.variants import baselines, skip_variant, unit_variant
-from sensitivity.records import Mode, Quantizer, Unit, Variant
+from sensitivity.records import Mode, Plan, Quantizer, Unit, Variant
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,8 @@ class Study:
     def skip_variant(self, skip: Iterable[str]) -> Variant:
         """The model with the units of these names left unquantized."""
         return skip_variant(skip, self.units)
+
+    def plan_variant(self, plan: Plan) -> Variant:
+        """The model as a plan wants it."""
+        ranges = frozenset((*plan.ranges, *plan.wide_ranges))
+        return Variant("plan", frozenset(plan.quantizers), ranges)

@@ -26,16 +26,13 @@ def advice(plan: Plan, timings: Sequence[Timing], layers: int, metric: MetricFor
         return Advice("float", tuple(_all_out(plan)))
     if not plan.met:
         return Advice("qat", (_missed(plan, metric), *_prize(plan, times, metric)))
-    if not plan.skip:
+    if not plan.outside:
         return Advice("ptq", tuple(_enough(plan, int8, metric)))
     return _partial(plan, times, layers, metric)
 
 
 def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFormat) -> Advice:
-    left_out = (
-        f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')} left out "
-        f"({listing(plan.skip)})"
-    )
+    left_out = outside_words(plan, layers)
     partial, int8, float_, fp16 = (times.get(name) for name in ("partial", "int8", "float", "fp16"))
     if partial is None or int8 is None or float_ is None:
         price = "what it costs in speed was not measured: run sensitivity bench"
@@ -70,6 +67,18 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
         f"{ratio(partial.ratio)} the speed of float, and {kept:.0%} of the time that INT8 saves."
     )
     return Advice("partial", (first, _must_win(plan, metric)))
+
+
+def outside_words(plan: Plan, layers: int) -> str:
+    """What a plan leaves out, and what has 16 bits, with names. layers: how many the model has."""
+    every = count(max(layers, len(plan.outside)), "layer")
+    wide = tuple(one.unit for one in plan.widened)
+    words = []
+    if plan.skip:
+        words.append(f"{len(plan.skip)} of {every} left out ({listing(plan.skip)})")
+    if wide:
+        words.append(f"{len(wide)} of {every} with activations of 16 bits ({listing(wide)})")
+    return " and ".join(words)
 
 
 def _stay_with_float(plan: Plan, int8: Timing, metric: MetricFormat) -> Iterator[str]:

@@ -130,7 +130,7 @@ class _Sets:
         return tuple(
             choice
             for choice in self.choices
-            if choice.command or choice.point.skip == self.plan.skip
+            if choice.command or self.plan.is_of(choice.point.skip)
         )
 
     @cached_property
@@ -171,7 +171,7 @@ class _Sets:
     def latency_ms(self, point: FrontierPoint) -> float | None:
         """What was measured of a set, or else what was predicted."""
         known = [point.measured_ms, point.predicted_ms]
-        if point.skip == self.plan.skip:
+        if self.plan.is_of(point.skip):
             known.insert(0, self.times_ms.get("partial"))
         elif not point.skip:
             known.insert(0, self.times_ms.get("int8"))
@@ -200,7 +200,7 @@ class _Sets:
     def option(self, choice: Choice) -> Option:
         point, metric, plan = choice.point, self.metric, self.plan
         drop, level, held = point.true_drop or point.drop, self.level(point), point.holdout
-        is_plan = point.skip == plan.skip
+        is_plan = plan.is_of(point.skip)
         every = count(max(self.data.layers, len(point.skip)), "layer")
         return Option(
             names=point.skip,
@@ -220,7 +220,7 @@ class _Sets:
         point, found = choice.point, verdict_in(self.data)
         on_confirm = "met" if self.level(point).value >= self.plan.floor else "missed"
         state = f"{chance_words(point, self.plan) or on_confirm} on confirm"
-        if point.skip == self.plan.skip and found is not None:
+        if self.plan.is_of(point.skip) and found is not None:
             return f"{state}, which chose it; {found.accuracy} on all samples"
         return state
 

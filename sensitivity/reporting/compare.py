@@ -98,9 +98,12 @@ def facts(runs: Sequence[ComparedRun]) -> tuple[Fact, ...]:
         made.append(Fact("Same metric", tuple(Cell(note or "yes") for note in notes)))
     if any(run.data.format != USUAL for run in runs):
         made.append(_fact(runs, "What INT8 stands for", lambda run: Cell(run.data.format)))
+    has_wide = any(run.plan.widened for run in runs)
+    wide = [_fact(runs, "With activations of 16 bits", _widened)] if has_wide else []
     made += [
         _fact(runs, "Target", lambda run: Cell(run.metric.target(run.plan.target))),
         _fact(runs, "Left out of INT8", _left_out),
+        *wide,
         _fact(runs, "Repaired to stay in INT8", _repaired),
     ]
     made += [_fact(runs, title, _level_of(read)) for title, read in LEVELS.items()]
@@ -203,6 +206,11 @@ def _left_out(run: ComparedRun) -> Cell:
     return Cell(f"{len(run.plan.skip)} of {count(layers, 'layer')}", listing(run.plan.skip))
 
 
+def _widened(run: ComparedRun) -> Cell:
+    wide = [one.unit for one in run.plan.widened]
+    return Cell(count(len(wide), "layer"), listing(tuple(wide)))
+
+
 def _repaired(run: ComparedRun) -> Cell:
     return Cell(count(len(run.plan.recalibrated), "layer"))
 
@@ -243,6 +251,7 @@ def _run_row(run: ComparedRun, first: ComparedRun, runtimes: Sequence[str]) -> d
         "layers": max(run.data.layers, len(plan.skip)),
         "layers_left_out": len(plan.skip),
         "left_out": SEPARATOR.join(plan.skip),
+        "layers_in_16_bits": len(plan.widened),
         "layers_repaired": len(plan.recalibrated),
     }
     estimates = {title.lower().replace(", ", "_"): read(found) for title, read in LEVELS.items()}

@@ -56,7 +56,11 @@ def _accuracy(plan: Plan) -> dict[str, float | None]:
         "drop": measured.holdout_drop,
         "true_drop": measured.true_drop,
     }
-    found: dict[str, float | None] = {"layers_out": len(plan.skip), "met": plan.met}
+    found: dict[str, float | None] = {
+        "layers_out": len(plan.skip),
+        "layers_in_16_bits": len(plan.widened),
+        "met": plan.met,
+    }
     for name, estimate in estimates.items():
         if estimate is not None:
             found |= {

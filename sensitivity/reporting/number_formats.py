@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterable
+from dataclasses import replace
 
-from sensitivity.records import Quantizer, Unit
+from sensitivity.records import Plan, Quantizer, Unit
 
 USUAL = "INT8"
 """The format that every sentence of the reports and of the command line is written with."""
@@ -53,6 +54,22 @@ def unit_formats(
         own = [by_name[name] for name in unit.quantizers if name in by_name]
         formats[unit.name] = FLOAT if unit.name in skip else format_of(own)
     return formats
+
+
+def plan_formats(
+    units: Iterable[Unit], quantizers: Iterable[Quantizer], plan: Plan
+) -> dict[str, str]:
+    """As `unit_formats`, of a plan, which may give activations more bits."""
+    return unit_formats(units, planned_quantizers(quantizers, plan), plan.skip)
+
+
+def planned_quantizers(quantizers: Iterable[Quantizer], plan: Plan | None) -> list[Quantizer]:
+    """The quantizers with the bits that a plan gives them; as they are where there is none."""
+    found = {each.name: each for each in quantizers}
+    for one in plan.wide_ranges if plan else ():
+        own = found[one.quantizer]
+        found[own.name] = replace(own, bits=one.bits or own.bits, format=f"INT{one.bits}")
+    return list(found.values())
 
 
 def _most_common(formats: Counter[str]) -> str:

@@ -69,9 +69,7 @@ def path_chart(plan: Plan, full_scale: float) -> PathChart:
     tried = _tried(plan)
     counts = tuple(sorted({len(skip) for skip in tried}))
     points = tuple(
-        PathPoint(
-            counts.index(len(skip)), metric.shown(value), met, skip == frozenset(plan.skip), tries
-        )
+        PathPoint(counts.index(len(skip)), metric.shown(value), met, plan.is_of(skip), tries)
         for skip, (value, met, tries) in tried.items()
     )
     references = (
@@ -104,5 +102,5 @@ def _tried(plan: Plan) -> dict[frozenset[str], tuple[float, bool, tuple[int, ...
     for number, step in enumerate(plan.path, start=1):
         before = tried.get(frozenset(step.skip), (0.0, False, ()))[2]
         tried[frozenset(step.skip)] = (step.metric, step.met, (*before, number))
-    tried.setdefault(frozenset(plan.skip), (end, plan.met, ()))
+    tried.setdefault(frozenset(plan.outside), (end, plan.met, ()))
     return tried

@@ -103,7 +103,7 @@ def frontier_table(
             "low": point.drop.low,
             "high": point.drop.high,
             "met": point.confirm.value >= plan.floor,
-            "chosen": point.skip == plan.skip,
+            "chosen": plan.is_of(point.skip),
             "best": point.skip in best,
             "holdout": point.holdout.value if point.holdout else None,
             "holdout_drop": point.holdout_drop.value if point.holdout_drop else None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 from sensitivity.records import (
     AccuracyStatus,
@@ -146,20 +146,23 @@ def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: Me
         metric.level(plan.metric.confirm.value),
     )
     target = metric.target(plan.target)
-    others = count(len(plan.recalibrated), "other" if plan.skip else "layer")
+    others = count(len(plan.recalibrated), "other" if plan.outside else "layer")
     left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
     if plan.met:
         brings = f"brings {metric.name} from {before} to {after} on confirm"
         ending = ENDINGS[accuracy].format(target)
-        if not plan.skip and plan.recalibrated:
-            given = f"Giving {others} {_repairs(plan)} {brings} with nothing left out"
-        elif not plan.skip:
-            given = f"With nothing left out {metric.name} is {after} on confirm"
-        elif plan.recalibrated:
-            given = f"Leaving {left_out} out of INT8 and giving {others} {_repairs(plan)} {brings}"
-        else:
-            given = f"Leaving {left_out} out of INT8 {brings}"
-        return f"{given}{ending}."
+        wide = count(len(plan.widened), "layer")
+        possible: tuple[tuple[Sequence[Any], str], ...] = (
+            (plan.skip, f"leaving {left_out} out of INT8"),
+            (plan.widened, f"giving {wide} activations of 16 bits"),
+            (plan.recalibrated, f"giving {others} {_repairs(plan)}"),
+        )
+        changes = [words for units, words in possible if units]
+        if not changes:
+            return f"With nothing left out {metric.name} is {after} on confirm{ending}."
+        done = " and ".join(changes)
+        nothing = "" if plan.outside else " with nothing left out"
+        return f"{done[0].upper()}{done[1:]} {brings}{nothing}{ending}."
     if not plan.skip:
         return (
             f"The target of {target} is missed on confirm: {metric.name} is {before} in INT8, "
@@ -215,6 +218,9 @@ def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
 def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterator[str]:
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
+    if plan.widened:
+        wide = listing(tuple(one.unit for one in plan.widened))
+        yield f"With activations of 16 bits and weights as they are: {wide}."
     if plan.recalibrated:
         named = tuple(f"{one.unit} ({one.method})" for one in plan.recalibrated)
         yield f"In INT8 with {_repairs(plan)}, at no cost in speed: {listing(named)}."

@@ -11,7 +11,7 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.ranking import estimate, gain
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
-from sensitivity.planners.base import Choice, Distortion, Goal, Planner, Probe
+from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Planner, Probe
 from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.culprits import CulpritPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
@@ -79,15 +79,7 @@ def choose_plan(
     if isinstance(judge, SoftJudge) and means.probe is None and planner.searches:
         choice = _judged_again(choice, judge, goal)
     variant = study.skip_variant(choice.skip)
-    (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
-    held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
-    # Every planner judges the empty set first: as much of the quantized baseline as that took is
-    # known.
-    metric = _metric(
-        measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held
-    )
-    if isinstance(judge, SoftJudge):
-        metric = replace(metric, true_drop=judge.with_holdout(choice.skip, held[0]))
+    metric = metric_of(study, judge, float_scores, choice.skip)
     return Plan(
         skip=choice.skip,
         quantizers=tuple(q.name for q in study.quantizers if q.name in variant.disabled),
@@ -107,6 +99,24 @@ def choose_plan(
         predicted_ms=means.cost.of(choice.skip) if means.cost and means.cost.unit == "ms" else None,
         measured_ms=choice.ms.get(choice.skip),
     )
+
+
+def metric_of(
+    study: Study, judge: Judge, float_scores: Scores, skip: tuple[str, ...]
+) -> PlanMetric:
+    """The accuracy of a set on `confirm` and `holdout`. judge: which judged it. float_scores: of
+    all of `confirm`."""
+    measurer, base, variant = study.measurer, study.baselines, study.skip_variant(skip)
+    (confirmed,) = measurer.scores([variant], "confirm", "plan: confirm")
+    held = measurer.scores([base["float"], variant], "holdout", "plan: holdout")
+    # Every planner judges the empty set first: as much of the quantized baseline as that took is
+    # known.
+    metric = _metric(
+        measurer, float_scores, measurer.known(base["quantized"], "confirm"), confirmed, *held
+    )
+    if isinstance(judge, SoftJudge):
+        metric = replace(metric, true_drop=judge.with_holdout(skip, held[0]))
+    return metric
 
 
 def _judged_again(choice: Choice, judge: SoftJudge, goal: Goal) -> Choice:

@@ -11,7 +11,7 @@ from sensitivity.quantizers.base import Changeable, QuantizedModel, Recalibratab
 from sensitivity.records import Plan, Range, names_of
 from sensitivity.run_dir import RunInfo
 from sensitivity.session import quantized_model
-from sensitivity.steps.recalibrate import plan_ranges
+from sensitivity.steps.recalibrate import plan_ranges, wide_plan_ranges
 from sensitivity.units.placement import unified_scales
 
 
@@ -45,6 +45,8 @@ def apply_for_good(model: Any, plan: Plan, info: RunInfo) -> None:
         ranges: list[Range] = []
         if isinstance(source, Recalibratable):
             ranges = [source.range(name) for name in sorted(changed)]
+    wide = {one.quantizer: one for one in plan.wide_ranges}
+    ranges = [*(one for one in ranges if one.quantizer not in wide), *wide.values()]
     source.change(plan.quantizers, ranges)
 
 
@@ -54,6 +56,7 @@ def _ranges(source: QuantizedModel, plan: Plan, info: RunInfo) -> Iterator[None]
         if info.scales:
             stack.enter_context(unified_scales(source, info.scales))
         stack.enter_context(plan_ranges(plan, source))
+        stack.enter_context(wide_plan_ranges(plan, source))
         yield
 
 

@@ -21,7 +21,6 @@ from sensitivity.records import (
     RuntimeAccuracy,
     Scores,
     Timing,
-    Variant,
 )
 from sensitivity.registry import load
 from sensitivity.reporting.csv import write_csv
@@ -86,8 +85,7 @@ def held_out(session: Session, chosen: Plan) -> HeldOut | None:
     """None for a task that has only evaluate(model)."""
     if not session.has_samples:
         return None
-    planned = Variant("plan: holdout", frozenset(chosen.quantizers), frozenset(chosen.ranges))
-    variants = [session.study.float_variant, planned]
+    variants = [session.study.float_variant, session.study.plan_variant(chosen)]
     return HeldOut(session.task, *session.measurer.scores(variants, "holdout", "bench: holdout"))
 
 

@@ -13,6 +13,7 @@ from sensitivity.files import write_whole
 from sensitivity.quantizers.base import form_of
 from sensitivity.records import Plan
 from sensitivity.registry import load
+from sensitivity.reporting.number_formats import planned_quantizers
 from sensitivity.run_dir import RunDir, RunInfo
 
 
@@ -50,11 +51,12 @@ def named_plan(run_dir: RunDir, writer: ConfigWriter) -> NamedPlan:
     """The plan of a run directory by the names that the writer reads."""
     info, plan = run_dir.info(), run_dir.plan()
     left_out = frozenset(plan.quantizers)
+    quantizers = tuple(planned_quantizers(info.quantizers, plan))
     if writer.reads == "modules":
         _check_has_modules(info, writer)
-        return NamedPlan((), info.quantizers, left_out)
+        return NamedPlan((), quantizers, left_out)
     operations = operations_of({str(name): file for name, file in run_dir.canonical().items()})
-    return NamedPlan(operations, info.quantizers, left_out)
+    return NamedPlan(operations, quantizers, left_out)
 
 
 def _check_has_modules(info: RunInfo, writer: ConfigWriter) -> None:

@@ -17,10 +17,12 @@ from sensitivity.exporters.onnx_file import export_onnx, verify_onnx
 from sensitivity.exporters.torch_model import disabled_by_variant, export_files
 from sensitivity.exporters.verification import Verification
 from sensitivity.exporters.verify import verify
+from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import form_of
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import EngineStructure, Plan, Scores
 from sensitivity.rules.base import PlanNames
+from sensitivity.rules.widths import refuse_wide
 from sensitivity.runtimes.tensorrt_rtx_build import unavailable
 from sensitivity.session import Session
 from sensitivity.simulators.choose import simulator_for
@@ -56,6 +58,9 @@ def export_plan(
             "inputs to the EvaluateTask."
         )
     source, run_dir = session.source, session.run_dir
+    if chosen.widened and not forgiving:
+        for target in targets:
+            refuse_wide(target, f"the plan with 16 bits in {chosen.widened[0].unit}")
     with plan_ranges(chosen, source):
         scoring = _scoring(session, chosen)
         if form_of(source) == "onnx":
@@ -64,7 +69,7 @@ def export_plan(
             verification = _exported_torch(
                 session, chosen, targets, scoring, {} if forgiving else None
             )
-        ranges = tuple(one.key for one in chosen.ranges)
+        ranges = tuple(one.key for one in (*chosen.ranges, *chosen.wide_ranges))
         verification = _built(
             session, chosen, replace(verification, skip=chosen.skip, ranges=ranges)
         )
@@ -82,7 +87,7 @@ def _scoring(session: Session, chosen: Plan) -> Scoring | None:
     with measurer.with_ranges(chosen.ranges):
         variants = {
             "int8": measurer.of(study.baselines["quantized"]),
-            "partial": measurer.of(study.skip_variant(chosen.skip)),
+            "partial": measurer.of(study.plan_variant(chosen)),
         }
 
     def simulated(variant: str, batch: int) -> Scores | None:
@@ -129,9 +134,18 @@ def _exported_torch(
             session.run_dir.folder,
             fingerprint=str(session.measurer.journal.head["model"]),
             calibration=session.inputs(),
+            wide=chosen.wide_ranges,
         )
         advance(1, 0)
-        verification = verify(source, files, session.example, units, chosen.skip, scoring=scoring)
+        verification = verify(
+            source,
+            files,
+            session.example,
+            units,
+            chosen.skip,
+            scoring=scoring,
+            wide=chosen.wide_ranges,
+        )
         advance(1, 0)
         lowered = lower_files(files, targets, session.example, scoring=scoring, left_out=refused)
         half = half_baseline(files["float"], session.example)
@@ -162,14 +176,15 @@ def _exported_onnx(
     source, units = session.source, session.units
     with session.measurer.progress("export, verify", 2) as advance:
         fingerprint = str(session.measurer.journal.head["model"])
+        wide = chosen.wide_ranges
         files = export_onnx(
-            source, units, chosen.skip, session.run_dir.folder, fingerprint=fingerprint
+            source, units, chosen.skip, session.run_dir.folder, fingerprint=fingerprint, wide=wide
         )
         advance(1, 0)
-        simulator = simulator_for(source, session.example)
+        simulator = simulator_for(with_alternatives(source, wide), session.example)
         disabled = disabled_by_variant(source, units, chosen.skip)
         verification = verify_onnx(
-            source, files, disabled, session.example, simulator, scoring=scoring
+            source, files, disabled, session.example, simulator, scoring=scoring, wide=wide
         )
         copies = faithful_copies(files, session.example, scoring=scoring, left_out=refused)
         advance(1, 0)

@@ -72,4 +72,9 @@ def check_name(run_dir: RunDir, target: Target) -> None:
 
 
 def _same(one: Plan, other: Plan) -> bool:
-    return (one.target, one.planner, one.skip) == (other.target, other.planner, other.skip)
+    return (one.target, one.planner, one.skip, one.widened) == (
+        other.target,
+        other.planner,
+        other.skip,
+        other.widened,
+    )

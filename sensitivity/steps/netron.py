@@ -11,7 +11,7 @@ from sensitivity.measure.scan import Scan
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.records import Effect
 from sensitivity.reporting.formats import MetricFormat
-from sensitivity.reporting.number_formats import unit_formats
+from sensitivity.reporting.number_formats import plan_formats
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.steps.config import has_files_of
 
@@ -31,7 +31,7 @@ def described_file(run_dir: RunDir) -> Path:
             f"another plan; run: {run_dir.makes('export.json')}"
         )
     effects = {effect.unit: effect for effect in run_dir.read("scan.json", Scan).effects}
-    formats = unit_formats(info.units, info.quantizers, plan.skip)
+    formats = plan_formats(info.units, info.quantizers, plan)
     told = dict[str, str]()
     for unit in info.units:
         said = _said(formats[unit.name], effects.get(unit.name), info)

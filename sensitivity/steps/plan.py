@@ -19,12 +19,15 @@ from sensitivity.config import (
     RunSettings,
     RuntimeChoices,
     command_line,
+    formats_of,
     target_of,
 )
+from sensitivity.errors import SensitivityError
 from sensitivity.files import write_whole
 from sensitivity.journal.journal import task_of
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
+from sensitivity.quantizers.base import QuantizedModel, Recalibratable, name_in_words
 from sensitivity.records import (
     BenchResult,
     CostModel,
@@ -39,9 +42,10 @@ from sensitivity.reporting.advice import advice
 from sensitivity.reporting.csv import write_csv
 from sensitivity.reporting.data import Choice
 from sensitivity.reporting.formats import MetricFormat
-from sensitivity.reporting.number_formats import format_of, in_format, unit_formats
+from sensitivity.reporting.number_formats import format_of, in_format, plan_formats
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.reporting.tables import frontier_table
+from sensitivity.rules.widths import refuse_wide
 from sensitivity.run_dir import RunDir, RunInfo
 from sensitivity.runtimes.base import Runtime
 from sensitivity.search.asking import asks_for
@@ -55,8 +59,11 @@ from sensitivity.search.frontier import (
     measured_frontier,
     replanned,
 )
+from sensitivity.search.wide import WidePlan, WideStudy, wide_ranges, with_wide_units
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
+from sensitivity.stats.proof import widened
+from sensitivity.stats.selection import corrected_drop
 from sensitivity.steps import later
 from sensitivity.steps.named_plans import keep_earlier
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
@@ -66,6 +73,7 @@ from sensitivity.steps.recalibrate import (
     kept,
     own_quantized,
     recalibration,
+    without_ranges,
 )
 from sensitivity.tasks.load import Given, same_task, task_digest
 from sensitivity.units.units import Pins, pins
@@ -75,6 +83,15 @@ if TYPE_CHECKING:
 
 COUNTED = {"max_drop", "target", "confidence", "frontier", "search", "directory"}
 """Settings that may change between two plans of one search; all others are of the search."""
+
+WIDE_SHARE = 128 / 1024
+"""Bit operations of a multiplication with 8-bit weights and 16-bit activations, over those of one
+in float: what the one costs in place of the other."""
+
+NOTHING_WIDE = (
+    "Activations of 16 bits were tried in place of float, and no layer that is left out meets the "
+    "target with them."
+)
 
 OWN_RANGES = (
     "Other ranges of {} units were tried as well: the plan found under them leaves out {} and is "
@@ -120,6 +137,7 @@ def search_plan(
     session: Session, settings: SearchSettings, scanned: Scan, runtime: Runtime
 ) -> Plan:
     """Search for a plan and write plan.json, frontier.json and frontier.csv."""
+    check_formats(settings, session.source)
     target = target_of(settings, session.task.full_scale)
     fixed = pins(settings.skip, settings.keep, session.units)
     unseen = set(scanned.unjudged) - {*fixed.skip, *fixed.keep}
@@ -136,6 +154,8 @@ def search_plan(
         )
         best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
     found = _finished_plan(session, attempts, best, cost)
+    if "int16" in formats_of(settings):
+        found = _widened(session, found, attempts, best, question)
     _write(session.run_dir, found, Frontier(best.points, _choices(settings), cost), best.values)
     return _advised(session.run_dir, found)
 
@@ -168,6 +188,68 @@ def _finished_plan(
         recalibrated=kept(used.units, plan.quantizers),
         notes=tuple(notes),
     )
+
+
+def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -> None:
+    """Raise SensitivityError where --formats asks for 16 bits that the target does not take, or
+    that the model's quantizers cannot have. source: None where it is not open yet."""
+    if "int16" not in formats_of(settings):
+        return
+    for target in (getattr(settings, "for_", None), getattr(settings, "runtime", None)):
+        refuse_wide(target, "--formats int16")
+    if source is not None and not isinstance(source, Recalibratable):
+        raise SensitivityError(
+            "Expected a model whose quantizers can take other ranges for --formats int16, got "
+            f"{name_in_words(source)}; leave int16 out, or scan its Q/DQ file."
+        )
+
+
+def _widened(
+    session: Session, plan: Plan, attempts: Sequence[Attempt], best: Attempt, question: Question
+) -> Plan:
+    """The plan with 16 bits for the activations of units that it would leave out, as far as the
+    target allows. Units that the user has left out stay in float."""
+    study, scanned = session.study, best.ranges.scan
+    able = set(plan.skip) - set(question.fixed.skip)
+    wide = wide_ranges(session.source, [one for one in study.units if one.name in able])
+    studied = WideStudy(study.measurer, study.units, study.quantizers, plan.skip, wide)
+    with session.measurer.with_ranges(best.ranges.ranges):
+        found = with_wide_units(studied, scanned, plan)
+    if found.plan is plan:
+        return replace(plan, notes=(*plan.notes, NOTHING_WIDE)) if plan.skip else plan
+    replaced = {one.quantizer for one in found.plan.wide_ranges}
+    return replace(
+        found.plan,
+        recalibrated=without_ranges(plan.recalibrated, replaced),
+        metric=replace(
+            found.plan.metric,
+            quantized=plan.metric.quantized,
+            recalibrated=plan.metric.recalibrated,
+            confirm_drop=_drop_of_tried(attempts, plan, found, question.cost),
+            holdout_quantized=plan.metric.holdout_quantized,
+        ),
+    )
+
+
+def _drop_of_tried(
+    attempts: Sequence[Attempt], plan: Plan, found: WidePlan, cost: CostModel | None
+) -> Estimate | None:
+    """The drop of a plan with 16 bits on `confirm`, corrected for all sets that it was chosen
+    among. plan: the same without them."""
+    if found.drop is None:
+        return None
+    points = [point for attempt in attempts for point in attempt.points]
+    sets = [values for attempt in attempts for values in attempt.values[1:]]
+    costs = [cost_of(point.skip, cost) for point in points]
+    whole = cost_of(plan.skip, cost)
+    for skip, values in found.tried:
+        in_float = cost_of(skip, cost)
+        sets.append(values)
+        costs.append(in_float + WIDE_SHARE * (whole - in_float))
+    float_values = attempts[0].values[0]
+    allowed = float(float_values.mean()) - plan.floor
+    corrected = corrected_drop(float_values, np.stack(sets), costs, allowed)
+    return widened(corrected, found.drop)
 
 
 def _corrected_drop(
@@ -258,6 +340,8 @@ def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None
     None where there was no such search, the task has changed since, or no measured set answers for
     the target.
     """
+    if "int16" in formats_of(settings):
+        return None  # which units are enough with 16 bits was measured for the earlier target
     searches = [each for place in run_dir.plans() if (each := _search_of(place, settings))]
     if not searches:
         return None
@@ -317,11 +401,13 @@ def with_timings(run_dir: RunDir, result: BenchResult) -> None:
     found = run_dir.plan()
     times = {name: timing.median_ms for timing in result.timings for name in timing.variants}
     found = replace(
-        found, measured_ms=times.get("partial", times.get("int8") if not found.skip else None)
+        found, measured_ms=times.get("partial", times.get("int8") if not found.outside else None)
     )
     frontier = run_dir.read_if_there("frontier.json", Frontier)
     if frontier is not None:
-        known = {found.skip: found.measured_ms, (): times.get("int8")}
+        known: dict[tuple[str, ...], float | None] = {(): times.get("int8")}
+        if not found.widened:  # the sets of the search are in float
+            known[found.skip] = found.measured_ms
         points = tuple(
             replace(point, measured_ms=known.get(point.skip, point.measured_ms))
             for point in frontier.points
@@ -379,7 +465,7 @@ def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> 
     found = replace(found, advice=advice(found, timings, len(info.units), metric))
     found = replace(found, verdict=verdict_of(found, bench, metric))
     found = _said_in(found, format_of(info.quantizers))
-    found = replace(found, formats=unit_formats(info.units, info.quantizers, found.skip))
+    found = replace(found, formats=plan_formats(info.units, info.quantizers, found))
     found = replace(found, notes=(*found.notes, *keep_earlier(run_dir, found)))
     run_dir.write("plan.json", found)
     return found
@@ -463,4 +549,6 @@ def _choices(settings: SearchSettings) -> dict[str, str]:
     } - COUNTED
     timed = settings.cost is not None or wants_cost(settings)
     names -= set() if timed else {"runtime", "threads"}
+    if settings.formats is None:  # as in searches from before there was a choice
+        names -= {"formats"}
     return {name: str(getattr(settings, name)) for name in sorted(names)}

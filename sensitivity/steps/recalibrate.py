@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -121,6 +121,19 @@ def kept(units: Sequence[Recalibrated], left_out: Sequence[str]) -> tuple[Recali
     )
 
 
+def without_ranges(
+    units: Sequence[Recalibrated], replaced: Collection[str]
+) -> tuple[Recalibrated, ...]:
+    """The units with the ranges of these quantizers taken out of them, and none without any."""
+    found = []
+    for unit in units:
+        pairs = [pair for pair in unit.pairs if pair[0].quantizer not in replaced]
+        if pairs:
+            before, ranges = zip(*pairs, strict=True)
+            found.append(replace(unit, before=before, ranges=ranges))
+    return tuple(found)
+
+
 def in_force(run_dir: RunDir, plan: Plan) -> Recalibration | None:
     """What was recalibrated in the search that a plan is of, also units that it leaves out; None
     where that search kept all ranges."""
@@ -130,15 +143,25 @@ def in_force(run_dir: RunDir, plan: Plan) -> Recalibration | None:
 
 
 def plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
-    """Inside the `with`, the model has the ranges of the plan."""
-    if not plan.recalibrated:
+    """Inside the `with`, the model has the ranges of the plan, all with the bits that the model
+    came with."""
+    return _with_ranges(plan.ranges, source)
+
+
+def wide_plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
+    """Inside the `with`, the activations that the plan gives 16 bits have them."""
+    return _with_ranges(plan.wide_ranges, source)
+
+
+def _with_ranges(ranges: tuple[Range, ...], source: QuantizedModel) -> AbstractContextManager[None]:
+    if not ranges:
         return nullcontext()
     if not isinstance(source, Recalibratable):
         raise ModelError(
             "Expected a model whose ranges can be changed, as the plan does, got one of "
             f"{source.source}."
         )
-    return source.with_ranges(plan.ranges)
+    return source.with_ranges(ranges)
 
 
 def _meets(session: Session, scanned: Scan, target: Target, skip: tuple[str, ...]) -> bool:

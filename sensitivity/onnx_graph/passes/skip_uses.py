@@ -242,14 +242,12 @@ class SkipUses(ir.passes.InPlacePass):
         given = ir.Value(name=f"{output.name}{suffix}", type=output.type, shape=output.shape)
         attributes, domain = dict(node.attributes), node.domain
         if grid is not None:
-            attributes.pop("axis", None)
-        if grid is not None and grid.axis is not None:
-            attributes["axis"] = ir.AttrInt64("axis", grid.axis)
-        if grid is not None and grid.is_wide:
-            domain = self._wide_domain
-            attributes.pop("output_dtype", None)
-            if node.op_type == "QuantizeLinear":
-                given.type = ir.TensorType(ir.DataType.from_numpy(grid.zero_point.dtype))
+            _set_axis(attributes, grid.axis)
+            if grid.is_wide:
+                domain = self._wide_domain
+                attributes.pop("output_dtype", None)
+                if node.op_type == "QuantizeLinear":
+                    given.type = ir.TensorType(ir.DataType.from_numpy(grid.zero_point.dtype))
         new = ir.Node(
             domain,
             node.op_type,
@@ -262,6 +260,12 @@ class SkipUses(ir.passes.InPlacePass):
         self._copies.setdefault(node, new)
         self._made[key] = given
         return given
+
+
+def _set_axis(attributes: dict[str, ir.Attr], axis: int | None) -> None:
+    attributes.pop("axis", None)
+    if axis is not None:
+        attributes["axis"] = ir.AttrInt64("axis", axis)
 
 
 def _stored_grid(graph: ir.Graph, pair: qdq.Pair, grid: NewGrid) -> list[ir.Value]:

@@ -24,7 +24,7 @@ from sensitivity.reporting.graph.layout import (
     narrow,
 )
 from sensitivity.reporting.graph.neighbours import Neighbours
-from sensitivity.reporting.number_formats import FLOAT, USUAL, format_of
+from sensitivity.reporting.number_formats import FLOAT, USUAL, format_of, planned_quantizers
 
 BOX, DOT, PORT = (124.0, 46.0), (16.0, 16.0), (124.0, 24.0)
 """Sizes of layers and blocks, of joins, and of what stands outside, in pixels."""
@@ -346,7 +346,8 @@ def _layer_formats(data: ReportData) -> dict[str, str]:
 def _enabled(data: ReportData) -> list[Quantizer]:
     """The quantizers that the plan leaves enabled."""
     left_out = data.plan.quantizers if data.plan else ()
-    return [quantizer for quantizer in data.quantizers if quantizer.name not in left_out]
+    planned = planned_quantizers(data.quantizers, data.plan)
+    return [quantizer for quantizer in planned if quantizer.name not in left_out]
 
 
 def _common(formats: Iterable[str]) -> str:

@@ -31,6 +31,9 @@ def render(data: ReportData) -> str:
     if data.plan is not None and data.plan.skip:
         names = "\n".join(f"- {code(name)}" for name in data.plan.skip)
         blocks.append(f"Left out of INT8, the most sensitive first:\n\n{names}")
+    if data.plan is not None and data.plan.widened:
+        names = "\n".join(f"- {code(one.unit)}" for one in data.plan.widened)
+        blocks.append(f"With activations of 16 bits:\n\n{names}")
     blocks += _go_on(data)
     return in_format("\n\n".join(blocks) + "\n", data.format)
 

@@ -17,6 +17,7 @@ from sensitivity.rules.sarif import SCHEMA, uri
 LEVELS: dict[Outcome, str] = {"fail": "error", "open": "warning"}
 LAYERS = {
     "left-out": "This layer is left out of INT8, so that the accuracy target holds.",
+    "wide": "This layer has activations of 16 bits, so that the accuracy target holds.",
     "repaired": "This layer stays in INT8 with other ranges or biases than it came with.",
 }
 RULE_IDS = [*RULES, *LAYERS]
@@ -47,7 +48,8 @@ def _failed(data: ReportData) -> Iterator[dict[str, Any]]:
 
 def _of_layers(data: ReportData, plan: Plan) -> Iterator[dict[str, Any]]:
     repaired = [unit.unit for unit in plan.recalibrated]
-    for rule, names in (("left-out", plan.skip), ("repaired", repaired)):
+    wide = [unit.unit for unit in plan.widened]
+    for rule, names in (("left-out", plan.skip), ("wide", wide), ("repaired", repaired)):
         words = in_format(LAYERS[rule], data.format)
         for name in names:
             found = _result(data, rule, "note", f"{name}: {words}")

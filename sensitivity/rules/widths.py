@@ -1,0 +1,62 @@
+"""Which targets take activations of 16 bits beside weights of 8, and who says so. Imports no ONNX:
+plans ask before any file is there; `lint` finds such pairs in files (SQ104, SQ603)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sensitivity.errors import SensitivityError
+
+
+@dataclass(frozen=True)
+class Width:
+    """What one target does with activations of 16 bits. takes: whether it computes with them. why:
+    what its formats are. source: who says so."""
+
+    takes: bool
+    why: str
+    source: str
+
+
+WIDTHS = {
+    "onnxruntime": Width(
+        True,
+        "it takes int16 and uint16 pairs from opset 21 on, and its own ones before; its CPU "
+        "kernels compute between them in float",
+        "ONNX Runtime docs, Quantize ONNX Models; measured here on each exported file",
+    ),
+    "qnn": Width(
+        True,
+        "it takes uint16 activations beside 8-bit weights; where formats meet, a pair of one "
+        "format stands behind a pair of the other",
+        "ONNX Runtime docs, QNN Execution Provider > Mixed precision support",
+    ),
+    "tensorrt": Width(
+        False,
+        "its formats are INT8, FP8, FP4, INT4 for weights, and float",
+        "TensorRT docs, Working with Quantized Types > Supported Data Types",
+    ),
+    "openvino": Width(
+        False,
+        "its CPU plug-in takes pairs of 16 bits out and computes in float",
+        "measured: OpenVINO CPU, rules SQ602 and SQ603",
+    ),
+}
+"""By target. Those that are not here are not known to refuse any."""
+
+OTHER_NAMES = {"tensorrt_rtx": "tensorrt", "trtexec": "tensorrt"}
+"""Of runtimes that have the formats of another."""
+
+
+def refuse_wide(target: str | None, what: str) -> None:
+    """Raise SensitivityError where a target does not take activations of 16 bits. target: a name of
+    `WIDTHS` or of a runtime; None, and one that is not known, refuse nothing. what: asks for them,
+    at the start of the sentence's list of what to leave out."""
+    name = OTHER_NAMES.get(target or "", target or "")
+    width = WIDTHS.get(name)
+    if width is None or width.takes:
+        return
+    raise SensitivityError(
+        f"Expected a target that takes activations of 16 bits for {what}, got {target}: "
+        f"{width.why}; leave int16 out of --formats, or plan for onnxruntime or an NPU."
+    )
