@@ -4,6 +4,7 @@ run directory."""
 from __future__ import annotations
 
 import importlib.metadata
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -50,6 +51,8 @@ EXECUTED_BATCHES = 16
 """Of `rank`, at most, for finding quantizers that are never executed."""
 CALIBRATION_SAMPLES = 512
 """At most, for other ranges."""
+JUDGED_ON = ("confirm", "rank", "holdout")
+"""The splits, in the order in which `SomeBatches` takes from them."""
 FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
 NO_INTERVALS = (
     "The task has only evaluate(model): no per-sample scores, so no intervals and no ties; "
@@ -168,26 +171,38 @@ class Session:
         else:
             call(source.model, to_device(inputs, device_of(source.model)))
 
-    def some_batches(self, most: int) -> SomeBatches | None:
-        """Up to `most` batches of each split; None for a task that has no samples."""
-        return SomeBatches(self.task, most) if self.has_samples else None
+    def some_batches(self, most: int, samples: int) -> SomeBatches | None:
+        """Up to `most` batches of each split, until there are as many samples, of the size of the
+        first batch; None for a task that has no samples."""
+        if not self.has_samples:
+            return None
+        return SomeBatches(self.task, most, -(-samples // batch_size(self.example)))
 
 
 @dataclass(frozen=True)
 class SomeBatches:
-    """Batches from the start of each split, read anew each time they are iterated over."""
+    """Batches from the start of each split, read anew each time they are iterated over: those of
+    `confirm` first, where most is measured of a plan.
+
+    most: of each split. total: of all.
+    """
 
     task: Task
     most: int
+    total: int
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        return chain.from_iterable(islice(self.task.data[split], self.most) for split in SPLITS)
+        taken = Counter(split for split, _ in self.places)
+        return chain.from_iterable(islice(self.task.data[split], taken[split]) for split in taken)
 
     @property
     def places(self) -> list[tuple[str, int]]:
         """Split and number there of each batch."""
         data = self.task.data
-        return [(split, at) for split in SPLITS for at in range(min(self.most, len(data[split])))]
+        every = [
+            (split, at) for split in JUDGED_ON for at in range(min(self.most, len(data[split])))
+        ]
+        return every[: self.total]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from sensitivity.measure.raced import CONTENDERS, EXACT_UP_TO, RACE_SAMPLES, SIG
 from sensitivity.search import ranges, rerank
 from sensitivity.session import Session
 from sensitivity.steps.bench import AFFORDABLE_S, WARMUP_ROUNDS
-from sensitivity.steps.export import METRIC_BATCHES
+from sensitivity.steps.export import METRIC_BATCHES, METRIC_SAMPLES
 from sensitivity.tasks.batches import batch_size
 
 STEPS = ("check", "scan", "plan", "export", "bench", "report")
@@ -118,9 +118,9 @@ def _ranges_of_a_unit(size: Size) -> int:
 
 
 def _export(size: Size) -> Amount:
-    judged = min(METRIC_BATCHES * size.batch, size.confirm) + min(
-        METRIC_BATCHES * size.batch, size.holdout
-    )
+    of_a_split = METRIC_BATCHES * size.batch
+    judged = min(of_a_split, size.confirm) + min(of_a_split, size.holdout)
+    judged = min(judged, max(METRIC_SAMPLES, size.batch))
     least, most = FILES
     return Amount(Need(least * judged / FASTER, TRACED_S[0]), Need(most * judged, TRACED_S[1]))
 
