@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from sensitivity.search.wide import WIDE_BITS, wide_range
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile
 from sensitivity.simulators.torch.replay import ReplaySimulator
+from sensitivity.steps.apply import applied, apply_for_good
+from sensitivity.tasks.load import load_task
 
 
 @pytest.fixture
@@ -147,6 +150,17 @@ def test_words_say_how_many_layers_have_16_bits(done: Path, capsys: Any) -> None
     assert "2 of 7 layers with activations of 16 bits (conv2, conv5)" in " ".join(
         data.plan.advice.sentences
     ).replace("conv5, conv2", "conv2, conv5")
+
+
+def test_a_plan_gives_the_users_own_model_16_bits_for_a_while_and_for_good(done: Path) -> None:
+    plan, info = RunDir(done).plan(), RunDir(done).info()
+    model = load_task(f"{TASK}:far_too_wide").model
+    of = attrgetter("_num_bits")
+    with applied(model, plan, info):
+        assert (of(model.conv2.input_quantizer), of(model.conv2.weight_quantizer)) == (16, 8)
+    assert of(model.conv2.input_quantizer) == 8
+    apply_for_good(model, plan, info)
+    assert (of(model.conv2.input_quantizer), of(model.conv1.input_quantizer)) == (16, 8)
 
 
 def test_the_page_of_formats_has_the_table_of_targets() -> None:

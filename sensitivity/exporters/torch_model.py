@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass
@@ -116,8 +116,7 @@ def in_variant(
     `export_files`."""
     if variant != "partial" or not wide:
         return nullcontext()
-    assert isinstance(source, Recalibratable), "the ranges are its own"
-    return source.with_ranges(wide)
+    return cast("Recalibratable", source).with_ranges(wide)
 
 
 def file_grids(source: QuantizedModel) -> dict[str, Grid]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from sensitivity.measure.ranking import gain
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.planners.base import Judge
-from sensitivity.quantizers.base import QuantizedModel, Recalibratable
+from sensitivity.quantizers.base import Recalibratable
 from sensitivity.records import Estimate, Plan, Range, Unit, Variant, Widened
 from sensitivity.search.choose import metric_of
 from sensitivity.search.frontier import centred_values
@@ -25,7 +26,7 @@ from sensitivity.search.judge import judge_of
 
 WIDE_BITS = 16
 
-SINGLE = 12
+SINGLE = 24
 """Units that are tried one by one, at most, where all at once miss the target."""
 
 Skip = tuple[str, ...]
@@ -38,7 +39,7 @@ def wide_range(own: Range) -> Range:
     return replace(own, bits=WIDE_BITS)
 
 
-def wide_ranges(source: QuantizedModel, units: Iterable[Unit]) -> dict[str, tuple[Range, ...]]:
+def wide_ranges(source: Recalibratable, units: Iterable[Unit]) -> dict[str, tuple[Range, ...]]:
     """What gives these units activations of 16 bits; units without activations on an integer grid
     of 8 bits or less, and with any that are not, are left out."""
     found = {}
@@ -49,8 +50,7 @@ def wide_ranges(source: QuantizedModel, units: Iterable[Unit]) -> dict[str, tupl
     return found
 
 
-def _of_unit(source: QuantizedModel, unit: Unit) -> tuple[Range, ...]:
-    assert isinstance(source, Recalibratable)
+def _of_unit(source: Any, unit: Unit) -> tuple[Range, ...]:
     by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
     own = [by_name[name] for name in unit.quantizers if by_name[name].role != "weight"]
     if any(quantizer.bits >= WIDE_BITS for quantizer in own):
@@ -103,7 +103,6 @@ def with_wide_units(study: WideStudy, scanned: Scan, plan: Plan) -> WidePlan:
         return WidePlan(plan)
     measurer, aggregate = study.measurer, study.measurer.task.aggregate
     (float_scores,) = measurer.scores([study.float_variant], "confirm", "plan: float")
-    measurer.offer([*measurer.ranges, *(one for ranges in study.wide.values() for one in ranges)])
     search = _Search(judge_of(study, plan.target, float_scores, scanned))
     search.judge(plan.skip)  # what is known of float's beliefs begins with the plan itself
     skip = search.fewest(plan.skip, study.wide)
@@ -137,27 +136,18 @@ class _Search:
 
     def fewest(self, skip: Skip, wide: Wide) -> Skip:
         """The units of `skip`, most sensitive first, that have to stay in float: all that can are
-        tried at once, then the longest run of the least sensitive ones, then one by one."""
+        tried at once, then one by one, the least sensitive first, each with those taken before."""
         able = [unit for unit in reversed(skip) if unit in wide]
         if self._meets(skip, able):
             return _without(skip, able)
-        good, bad = 0, len(able)
-        while bad - good > 1:
-            middle = (good + bad) // 2
-            if self._meets(skip, able[:middle]):
-                good = middle
-            else:
-                bad = middle
-        taken = able[:good]
-        for unit in able[good + 1 : good + 1 + SINGLE]:
+        taken: list[str] = []
+        for unit in able[:SINGLE]:
             if self._meets(skip, [*taken, unit]):
                 taken.append(unit)
         return _without(skip, taken)
 
     def _meets(self, skip: Skip, units: Sequence[str]) -> bool:
         """Whether the target is met with these of the units in 16 bits."""
-        if not units:
-            return False
         self.tried.append(_without(skip, units))
         return self.judge(self.tried[-1]).met
 

@@ -45,9 +45,8 @@ def apply_for_good(model: Any, plan: Plan, info: RunInfo) -> None:
         ranges: list[Range] = []
         if isinstance(source, Recalibratable):
             ranges = [source.range(name) for name in sorted(changed)]
-    wide = {one.quantizer: one for one in plan.wide_ranges}
-    ranges = [*(one for one in ranges if one.quantizer not in wide), *wide.values()]
-    source.change(plan.quantizers, ranges)
+    # Of two ranges for a quantizer the last counts.
+    source.change(plan.quantizers, [*ranges, *plan.wide_ranges])
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -211,7 +212,8 @@ def _widened(
     target allows. Units that the user has left out stay in float."""
     study, scanned = session.study, best.ranges.scan
     able = set(plan.skip) - set(question.fixed.skip)
-    wide = wide_ranges(session.source, [one for one in study.units if one.name in able])
+    source: Any = session.source
+    wide = wide_ranges(source, [one for one in study.units if one.name in able])
     studied = WideStudy(study.measurer, study.units, study.quantizers, plan.skip, wide)
     with session.measurer.with_ranges(best.ranges.ranges):
         found = with_wide_units(studied, scanned, plan)
@@ -238,8 +240,8 @@ def _drop_of_tried(
     among. plan: the same without them."""
     if found.drop is None:
         return None
-    points = [point for attempt in attempts for point in attempt.points]
-    sets = [values for attempt in attempts for values in attempt.values[1:]]
+    points = chain.from_iterable(attempt.points for attempt in attempts)
+    sets = list(chain.from_iterable(attempt.values[1:] for attempt in attempts))
     costs = [cost_of(point.skip, cost) for point in points]
     whole = cost_of(plan.skip, cost)
     for skip, values in found.tried:
