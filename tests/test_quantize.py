@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.reference
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.commands import verb
@@ -24,8 +25,8 @@ from sensitivity.onnx_graph.uses import stored_type
 from sensitivity.onnx_task import onnx_task
 from sensitivity.quantize import file as quantize_file
 from sensitivity.quantize.file import quantized_file, shapes_of
+from sensitivity.quantize.prepare import flatten_biases, is_float, opset_of, prepared
 from sensitivity.quantize.prepare import float_file as read_float
-from sensitivity.quantize.prepare import is_float, opset_of, prepared
 from sensitivity.quantize.ranges import ranges
 from sensitivity.quantize.rules import RULES, kept_float
 from sensitivity.quantizers.onnx.model import OnnxModel
@@ -495,3 +496,73 @@ def test_images_of_a_folder_calibrate_a_detector_and_a_classifier(tmp_path: Path
     (tmp_path / "none").mkdir()
     with pytest.raises(TaskError, match="images to calibrate with at .*none, got none that end in"):
         onnx_data.calibration_images(tmp_path / "none", 4)
+
+
+def test_a_file_of_the_first_ir_versions_is_lifted_with_its_constants(tmp_path: Path) -> None:
+    """Before version 4 each constant is an input too, and the converter looks there for it."""
+    model = onnx.load(float_file(tmp_path / "float.onnx", opset=9))
+    model.ir_version = 3
+    for tensor in model.graph.initializer:
+        value = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        model.graph.input.append(value)
+    onnx.save(model, tmp_path / "old.onnx")
+    file, x = read_float(tmp_path / "old.onnx", {}), images(2, seed=1)
+    assert len(file.get_inputs()) == 1
+    name = file.get_inputs()[0].name
+    made = prepared(file, {name: x})
+    assert opset_of(made) >= 13
+    (tmp_path / "made.onnx").write_bytes(made.SerializeToString())
+    np.testing.assert_allclose(
+        run_file(tmp_path / "made.onnx", x), run_file(tmp_path / "old.onnx", x), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize(("shape", "flat"), [
+    ((3,), False), ((1, 3), True), ((1, 1), True), ((1,), True), ((), True), ((4, 3), False),
+    ((4, 1), False),
+], ids=str)  # fmt: skip
+def test_the_bias_of_a_gemm_gets_one_axis_and_the_values_that_it_has(
+    shape: tuple[int, ...], flat: bool, transposed: int
+) -> None:
+    draw = np.random.default_rng(0)
+    weight = draw.normal(size=(3, 5) if transposed else (5, 3)).astype(np.float32)
+    bias = np.asarray(draw.normal(size=shape), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=transposed)], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4, 3])],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = {"x": draw.normal(size=(4, 5)).astype(np.float32)}
+    before = onnx.reference.ReferenceEvaluator(model).run(None, x)[0]
+    flatten_biases(model.graph)
+    assert (model.graph.node[0].input[2] != "b") is flat
+    np.testing.assert_array_equal(onnx.reference.ReferenceEvaluator(model).run(None, x)[0], before)
+
+
+def test_a_graph_that_the_quantizer_cannot_take_is_one_sentence(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: Any) -> None:
+        raise ValueError("The truth value\nof an array")
+
+    monkeypatch.setattr("onnxruntime.quantization.QDQQuantizer.quantize_model", fails)
+    with pytest.raises(
+        OnnxFileError, match="to take float.onnx, got ValueError: The truth value of"
+    ):
+        quantized_file(settings(made), tmp_path)
+
+
+def test_an_output_that_nothing_is_inferred_of_keeps_how_many_sides_it_has(tmp_path: Path) -> None:
+    ports = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3, "h", "w"]) for name in "xy"
+    ]
+    node = helper.make_node("Gelu", ["x"], ["y"], domain="com.microsoft")
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    graph = helper.make_graph([node], "g", ports[:1], ports[1:])
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
+    fixed = read_float(tmp_path / "m.onnx", {"x": ("n", 3, 4, 4)}).model
+    assert len(fixed.graph.output[0].type.tensor_type.shape.dim) == 4
+    onnx.checker.check_model(fixed, full_check=True)

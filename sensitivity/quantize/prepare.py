@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -85,7 +86,7 @@ def float_file(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> FloatFi
             f"Expected {path.name} to be a float file in FP32, got weights in half precision; "
             "export it in FP32: INT8 ranges and the comparison with float need its full precision."
         )
-    _drop_overridable(proto.graph)
+    _drop_overridable(proto)
     if shapes:
         _fix_shapes(proto, shapes, path)
     return FloatFile(path, proto)
@@ -101,8 +102,31 @@ def prepared(file: FloatFile, example: Arrays) -> onnx.ModelProto:
     made: onnx.ModelProto = ir.to_proto(optimized(lifted.SerializeToString(), file.path.name))
     _only_used_opsets(made)
     name_nodes(made.graph)
+    flatten_biases(made.graph)
     _check_same(file, made, example)
     return onnx.shape_inference.infer_shapes(made, data_prop=True)
+
+
+def flatten_biases(graph: onnx.GraphProto) -> None:
+    """Give each constant bias of a Gemm one axis with a number for each output, as the quantizer
+    takes it."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        names = [name for name in node.input[1:3] if name in constants]
+        if node.op_type != "Gemm" or len(names) < 2:
+            continue
+        weight, bias = (onnx.numpy_helper.to_array(constants[name]) for name in names)
+        outputs = weight.shape[0 if _is_transposed(node) else 1]
+        is_row = set(bias.shape[:-1]) <= {1}  # the same for all samples
+        if is_row and bias.shape != (outputs,):
+            flat = np.broadcast_to(bias.reshape(-1), outputs).copy()
+            name = f"{node.output[0]}_bias"
+            graph.initializer.append(onnx.numpy_helper.from_array(flat, name))
+            node.input[2] = name
+
+
+def _is_transposed(gemm: onnx.NodeProto) -> bool:
+    return any(each.name == "transB" and each.i for each in gemm.attribute)
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -131,7 +155,7 @@ def _lifted(file: FloatFile) -> onnx.ModelProto:
             f"which INT8 with scales per channel needs, got from onnx.version_converter: {said}; "
             f"export it again with opset {FIRST_OPSET} or later."
         ) from error
-    _drop_overridable(made.graph)
+    _drop_overridable(made)
     return made
 
 
@@ -149,9 +173,12 @@ def _check_same(file: FloatFile, made: onnx.ModelProto, example: Arrays) -> None
         )
 
 
-def _drop_overridable(graph: onnx.GraphProto) -> None:
+def _drop_overridable(model: onnx.ModelProto) -> None:
     """Take constants out of the inputs, where files before IR version 4 list them too: what is an
     input is not folded and not quantized as a weight."""
+    # Before version 4 every constant had to be an input too, and the converter looks there for it.
+    model.ir_version = max(model.ir_version, 4)
+    graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     del graph.input[:]
@@ -196,6 +223,7 @@ def _infer_other_shapes(model: onnx.ModelProto) -> None:
     """Let every shape follow from those of the inputs."""
     del model.graph.value_info[:]
     for value in model.graph.output:
-        value.type.tensor_type.ClearField("shape")
+        for side in value.type.tensor_type.shape.dim:  # how many there are must be told
+            side.Clear()
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     model.graph.CopyFrom(inferred.graph)

@@ -46,8 +46,15 @@ def quantized(
         extra_options=dict(rules.options),
     )
     with _without_advice():
-        quantizer.quantize_model()
-        quantizer.model.topological_sort()
+        try:
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        except Exception as error:  # whatever a graph that it does not expect leads to
+            said = " ".join(str(error).split())[:200]
+            raise OnnxFileError(
+                f"Expected ONNX Runtime's quantizer to take {name}, got {type(error).__name__}: "
+                f"{said}; quantize it with another tool, and give the file with its pairs."
+            ) from error
     made: onnx.ModelProto = quantizer.model.model
     _check(made, name)
     return made
