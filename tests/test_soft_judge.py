@@ -3,9 +3,9 @@ quantization errors are known."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -207,3 +207,50 @@ def test_without_a_soft_drop_the_counted_one_decides(
         judge = judge_of(of, Target(drop=0.1), float_scores(of), scan(of, "disable"))
     assert type(judge) is kind
     assert not isinstance(judge, SequentialJudge)
+
+
+@dataclass(frozen=True)
+class Believed:
+    """A soft drop whose one parameter is what float believes to lose of what is lost."""
+
+    part: float = BELIEF
+    asked: list[int] = field(default_factory=list)
+
+    def __call__(self, float_outputs: Any, outputs: Any) -> Any:
+        return self.part * (float_outputs - outputs)
+
+    def fit(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[float]:
+        assert len(outputs) == len(targets)
+        self.asked.append(sum(map(len, outputs)))
+        return (0.5,)
+
+    def fitted(self, parameters: tuple[float, ...]) -> Believed:
+        return Believed(*parameters)
+
+
+def test_a_soft_drop_is_fitted_to_labels_once_and_known_afterwards(tmp_path: Path) -> None:
+    own, again = Believed(), Believed()
+    with study(task_of(soft=own), tmp_path) as of:
+        variant = of.skip_variant(("stem",))
+        _, soft = SoftMeasurer(of).values(variant, "rank", "")
+    (tmp_path / "plain").mkdir()
+    with study(task_of(soft=lambda f, o: 0.5 * (f - o)), tmp_path / "plain") as plain:
+        _, wanted = SoftMeasurer(plain).values(variant, "rank", "")
+    np.testing.assert_array_equal(soft, wanted)
+    assert own.asked == [800]  # all of confirm, then all of rank
+    with study(task_of(soft=again), tmp_path) as of:
+        before = of.measurer.samples
+        _, known = SoftMeasurer(of).values(variant, "rank", "")
+        assert of.measurer.samples == before
+    np.testing.assert_array_equal(known, soft)
+    assert again.asked == []
+
+
+def test_a_soft_drop_is_fitted_to_no_more_labels_than_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sensitivity.measure.soft.FITTED", 120)
+    own = Believed()
+    with study(task_of(soft=own), tmp_path) as of:
+        SoftMeasurer(of).values(of.skip_variant(("stem",)), "rank", "")
+    assert own.asked == [150]  # whole batches

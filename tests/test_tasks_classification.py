@@ -21,6 +21,7 @@ from sensitivity.tasks.classification import (
     SIZES,
     ImageBatches,
     Top1,
+    answer_lost,
     classification_task,
     from_arrays,
     from_folder,
@@ -317,3 +318,51 @@ def test_an_example_is_a_calibrated_model_with_its_splits(example, layers, batch
     files = [set(task.data[split].images.files) for split in SPLITS]
     assert len(files[0]) == rank
     assert not files[0] & files[1] | files[0] & files[2] | files[1] & files[2]
+
+
+def drawn(temperature: float, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float64[n, 10], and labels as likely as these over the temperature say."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(0, 2, (n, 10))
+    powers = np.exp(logits / temperature)
+    labels = [generator.choice(10, p=row / row.sum()) for row in powers]
+    return logits, np.array(labels)
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.5])
+def test_labels_tell_how_sure_a_network_should_be(temperature: float) -> None:
+    logits, labels = drawn(temperature, 2000)
+    (found,) = answer_lost.fit(np.split(logits, 4), np.split(labels, 4))
+    assert found == pytest.approx(temperature, rel=0.08)
+    powers = np.exp(logits)
+    shares = powers / powers.sum(axis=1, keepdims=True)
+    assert answer_lost.fit([shares], [labels]) == pytest.approx((found,), rel=0.02)
+
+
+def test_the_temperature_is_that_of_torch_s_cross_entropy() -> None:
+    logits, labels = drawn(1.7, 2000, seed=1)
+    given, wanted = torch.from_numpy(logits), torch.from_numpy(labels)
+    log_t = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_t], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(given / log_t.exp(), wanted)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    (found,) = answer_lost.fit([given], [wanted])
+    assert found == pytest.approx(float(log_t.exp()), abs=0.06)  # two digits, and a weak prior
+
+
+def test_few_labels_leave_a_network_as_sure_as_it_is() -> None:
+    logits, labels = drawn(1.0, 3)
+    right = logits.argmax(axis=1)
+    assert 0.4 < answer_lost.fit([logits], [right])[0] < 1.0
+    assert answer_lost.fit([logits[:0]], [labels[:0]]) == (1.0,)
+
+
+def test_a_network_that_is_too_sure_expects_to_lose_less_once_it_is_fitted() -> None:
+    logits, other = np.array([[2.0, 1.0, 0.0]]), np.array([[1.0, 2.0, 0.0]])
+    assert answer_lost.fitted((2.0,))(logits, other)[0] < answer_lost(logits, other)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,14 @@ from sensitivity.measure.measurer import Reader, checked_scores
 from sensitivity.measure.study import Study
 from sensitivity.records import SPLITS, Scores, Variant
 from sensitivity.signals.soft import soft_drop, soft_name
+from sensitivity.tasks.base import Fittable, Soft
 from sensitivity.tasks.batches import batch_size
 
 KEPT_BYTES = 1 << 28
 """Of float's outputs kept between variants; what is more is computed again."""
+
+FITTED = 1000
+"""Labelled samples at most that a soft drop is fitted to."""
 
 Pair = tuple[Scores, Scores]
 """Scores float64[n] and soft drops float64[n] of the same samples; no scores without labels."""
@@ -27,7 +32,6 @@ class SoftMeasurer:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._name = soft_name(study.measurer.task)
         self._kept: OrderedDict[tuple[str, int], Any] = OrderedDict()
 
     def stream(self, variant: Variant, split: str, what: str) -> Iterator[Pair]:
@@ -35,8 +39,9 @@ class SoftMeasurer:
         without labels the scores are empty. Raises TaskError as scoring does."""
         measurer = self._study.measurer
         variant = measurer.of(variant)
+        name = soft_name(self._soft)
         reader, count = Reader(measurer.task, split), len(measurer.task.data[split])
-        key = f"{split}: {self._name}"
+        key = f"{split}: {name}"
         missing = sum(measurer.journal.scores(variant, key, at) is None for at in range(count))
         with measurer.progress(what, missing) as advance:
             for batch in range(count):
@@ -45,6 +50,39 @@ class SoftMeasurer:
                     self._measure(variant, split, batch, inputs, targets)
                     advance(1, batch_size(inputs))
                 yield self._known(variant, split, batch), self._known(variant, key, batch)
+
+    @cached_property
+    def _soft(self) -> Soft:
+        """The task's, fitted to labels where it can be."""
+        soft = self._study.measurer.task.soft
+        assert soft is not None, "asked for only where `has_soft_drop`"
+        return soft.fitted(self._parameters(soft)) if isinstance(soft, Fittable) else soft
+
+    def _parameters(self, soft: Fittable) -> tuple[float, ...]:
+        """From the journal, where an earlier step has fitted it."""
+        measurer = self._study.measurer
+        variant, key = measurer.of(self._study.float_variant), f"confirm: fit of {soft_name(soft)}"
+        known = measurer.journal.scores(variant, key, 0)
+        if known is None:
+            known = np.array(soft.fit(*self._labelled(key)))
+            measurer.journal.add_scores(variant, key, 0, known)
+        return tuple(known.tolist())
+
+    def _labelled(self, key: str) -> tuple[list[Any], list[Any]]:
+        """Float's outputs and targets of up to `FITTED` samples, `confirm` first. key: what is kept
+        of them in the journal."""
+        measurer, outputs, labels, samples = self._study.measurer, list[Any](), list[Any](), 0
+        for split in ("confirm", "rank"):
+            reader = Reader(measurer.task, split)
+            for batch in range(reader.count):
+                if samples >= FITTED:
+                    break
+                inputs, targets = reader.at(batch)
+                measurer.check_data(split, batch, inputs, targets, also=[] if outputs else [key])
+                outputs.append(self._float_outputs(split, batch, inputs))
+                labels.append(targets)
+                samples += batch_size(inputs)
+        return outputs, labels
 
     def values(self, variant: Variant, split: str, what: str) -> Pair:
         """The same of the whole split."""
@@ -57,7 +95,7 @@ class SoftMeasurer:
 
     def _measure(self, variant: Variant, split: str, batch: int, inputs: Any, targets: Any) -> None:
         measurer, size = self._study.measurer, batch_size(inputs)
-        key = f"{split}: {self._name}"
+        key = f"{split}: {soft_name(self._soft)}"
         measurer.check_data(split, batch, inputs, targets, also=[key])
         wanted = self._float_outputs(split, batch, inputs)
         ((_, output),) = measurer.outputs([variant], inputs)
@@ -66,7 +104,7 @@ class SoftMeasurer:
             where = f" on batch {batch} of split {split!r}"
             scores = checked_scores(measurer.task, output, targets, size, where)
             measurer.journal.add_scores(variant, split, batch, scores)
-        soft = soft_drop(measurer.task, wanted, output, size)
+        soft = soft_drop(self._soft, wanted, output, size)
         measurer.journal.add_scores(variant, key, batch, soft)
         measurer.journal.sync()
 

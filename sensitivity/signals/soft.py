@@ -8,7 +8,7 @@ import numpy as np
 
 from sensitivity.errors import TaskError
 from sensitivity.records import Scores
-from sensitivity.tasks.base import Task, mean
+from sensitivity.tasks.base import Fittable, Soft, Task, mean
 from sensitivity.tasks.batches import scores_of
 from sensitivity.tasks.fingerprint import function_digest
 
@@ -19,20 +19,19 @@ def has_soft_drop(task: Task) -> bool:
     return task.soft is not None and task.aggregate is mean
 
 
-def soft_name(task: Task) -> str:
-    """What tells the task's soft drops, in a journal, from those of another function."""
-    return f"soft {function_digest(task.soft)[:8]}"
+def soft_name(soft: Soft | Fittable) -> str:
+    """What tells these soft drops, in a journal, from those of another function."""
+    return f"soft {function_digest(soft)[:8]}"
 
 
-def soft_drop(task: Task, float_outputs: Any, outputs: Any, size: int) -> Scores:
-    """Float64[size]: the task's soft drops of these samples.
+def soft_drop(soft: Soft, float_outputs: Any, outputs: Any, size: int) -> Scores:
+    """Float64[size]: soft drops of these samples. soft: the task's.
 
     Raises TaskError where the task's function fails, or returns other than one finite number for
     each sample.
     """
-    assert task.soft is not None, "asked for only where `has_soft_drop`"
     try:
-        found = scores_of(task.soft(float_outputs, outputs))
+        found = scores_of(soft(float_outputs, outputs))
     except Exception as error:
         raise TaskError(
             f"Expected task.soft to return one number for each sample, got {error!r}; it is given "

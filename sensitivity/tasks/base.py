@@ -3,10 +3,10 @@ scores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,6 +30,19 @@ checked of it."""
 
 Soft = Callable[[Any, Any], ArrayLike]
 """(Outputs of the float model, outputs of a variant) -> soft drops float[n], see `Task.soft`."""
+
+
+@runtime_checkable
+class Fittable(Protocol):
+    """A soft drop with parameters that labels can tell."""
+
+    def fit(self, outputs: Sequence[Any], targets: Sequence[Any]) -> tuple[float, ...]:
+        """The parameters, from the float model's outputs on batches of labelled samples."""
+        ...
+
+    def fitted(self, parameters: tuple[float, ...]) -> Soft:
+        """The soft drop with these parameters."""
+        ...
 
 
 def mean(scores: Scores) -> float:
@@ -57,7 +70,8 @@ class Task:
         disabled is shown to compute the same. None where it is not at hand.
     soft: (the float model's outputs, a variant's) -> per sample float[n] what float itself expects
         to lose by the other answer, in the unit of the score and without a label; for a metric that
-        is the mean of one score for each sample. None where nothing of the kind is known.
+        is the mean of one score for each sample. One that is `Fittable` is fitted to labelled
+        samples of `confirm` and `rank` first. None where nothing of the kind is known.
     finish: what is made of each exported file once it is verified; for ends of a graph that cannot
     be compared value by
         value, such as the choice of the best boxes.
