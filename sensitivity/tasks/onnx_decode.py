@@ -45,7 +45,7 @@ def decode_name(
         "Expected the file's outputs to be those of YOLOX without decoding or of YOLOv5 [n, "
         f"anchors, {5 + classes}], of ultralytics' YOLO [n, {4 + classes}, anchors], of its "
         "export with the choice of boxes [n, 300, 6], of its head without decoding, or of RT-DETR "
-        f"[n, 300, {4 + classes}] for {classes} class{'es' if classes > 1 else ''}, got "
+        f"[n, 300, {4 + classes}] for {classes} class{'es' * (classes > 1)}, got "
         f"{_listed(shapes)} at input size {shown_size(size)}; say which it is with --decode, or "
         "write a task file with a `decode` of your own, see docs/onnx.md."
     )

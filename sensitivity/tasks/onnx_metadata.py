@@ -38,7 +38,7 @@ def exported_by_ultralytics(metadata: Mapping[str, str], file: str) -> Exported:
 
     file: its name, for messages. Raises TaskError for a model that is judged in no way here.
     """
-    names, size = _literal(metadata.get("names")), _literal(metadata.get("imgsz"))
+    names, size = _literal(metadata.get("names", "")), _literal(metadata.get("imgsz", ""))
     task = metadata.get("task", "")
     if not (task and "stride" in metadata and isinstance(names, dict)):
         return Exported()
@@ -56,8 +56,8 @@ def exported_by_ultralytics(metadata: Mapping[str, str], file: str) -> Exported:
     )
 
 
-def _literal(text: str | None) -> Any:
+def _literal(text: str) -> Any:
     try:
-        return ast.literal_eval(text or "None")
+        return ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
