@@ -131,6 +131,22 @@ def test_modelopt_finds_the_same_quantizers_out(seed: int) -> None:
     assert enabled == {each.name for each in source.quantizers} - out
 
 
+def test_modelopt_gives_16_bits_to_the_same_quantizers() -> None:
+    need("modelopt")
+    import modelopt.torch.quantization as mtq
+
+    inputs = models.batch()
+    source = ModelOptModel(models.quantized(models.seeded(Residual), inputs))
+    first, *others = (each.name for each in source.quantizers if each.role == "input")
+    plan = NamedPlan((), source.quantizers, frozenset(others[:1]), {first: 16})
+    config = copy.deepcopy(mtq.INT8_DEFAULT_CFG)
+    config["quant_cfg"] += json.loads(ModelOptConfig().write(plan).text)
+    applied = mtq.quantize(models.seeded(Residual), config, lambda model: model(inputs))
+    bits = {each.name: each.bits for each in ModelOptModel(applied).quantizers}
+    wanted = {each.name: each.bits for each in source.quantizers} | {first: 16}
+    assert bits == {name: wanted[name] for name in wanted if name != others[0]}
+
+
 def test_modelopt_reads_a_name_as_a_pattern_and_specials_are_escaped() -> None:
     plan = plan_of(operation("blocks[0]", kept=False), operation("blocks0"))
     assert '"blocks[[]0].input"' in ModelOptConfig().write(plan).text

@@ -54,7 +54,8 @@ def named_plan(run_dir: RunDir, writer: ConfigWriter) -> NamedPlan:
     quantizers = tuple(planned_quantizers(info.quantizers, plan))
     if writer.reads == "modules":
         _check_has_modules(info, writer)
-        return NamedPlan((), quantizers, left_out)
+        wide = {one.quantizer: one.bits for one in plan.wide_ranges if one.bits}
+        return NamedPlan((), quantizers, left_out, wide)
     operations = operations_of({str(name): file for name, file in run_dir.canonical().items()})
     return NamedPlan(operations, quantizers, left_out)
 

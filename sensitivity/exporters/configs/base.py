@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from sensitivity.errors import ExportError
@@ -55,12 +55,13 @@ class NamedPlan:
 
     operations: of the ONNX file, for tools that read it; empty for tools that take the PyTorch
     model. quantizers: of the scanned model, each with the name of its layer. left_out: names of
-    those that the plan leaves out.
+    those that the plan leaves out. wide: name -> bits of those that the plan gives more of.
     """
 
     operations: tuple[Operation, ...]
     quantizers: tuple[Quantizer, ...]
     left_out: frozenset[str]
+    wide: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def kept(self) -> tuple[Operation, ...]:

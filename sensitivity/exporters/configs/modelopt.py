@@ -10,15 +10,15 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Any, Literal
 
 from sensitivity.errors import ExportError
 from sensitivity.exporters.configs.base import Config, NamedPlan, as_json, listed
 
 
 class ModelOptConfig:
-    """One entry for each quantizer that is left out, to stand behind the entries that the model
-    was quantized with."""
+    """One entry for each quantizer that is left out or given more bits, to stand behind the
+    entries that the model was quantized with."""
 
     name = "modelopt"
     file = "config.modelopt.json"
@@ -29,7 +29,14 @@ class ModelOptConfig:
         patterns = [glob.escape(name) for name in disabled]
         kept = [each.name for each in plan.quantizers if each.name not in plan.left_out]
         _check_patterns(patterns, kept)
-        entries = [{"quantizer_name": pattern, "enable": False} for pattern in patterns]
+        _check_patterns(map(glob.escape, plan.wide), [one for one in kept if one not in plan.wide])
+        entries: list[dict[str, Any]] = [
+            {"quantizer_name": pattern, "enable": False} for pattern in patterns
+        ]
+        entries += [
+            {"quantizer_name": glob.escape(name), "cfg": {"num_bits": bits}}
+            for name, bits in plan.wide.items()
+        ]
         return Config(
             as_json(entries),
             f'config["quant_cfg"] += json.load(open("{self.file}")), then '
@@ -38,7 +45,7 @@ class ModelOptConfig:
 
 
 def _check_patterns(patterns: Iterable[str], kept: Iterable[str]) -> None:
-    """Raise ExportError where a pattern would disable a quantizer that the plan keeps."""
+    """Raise ExportError where a pattern would change a quantizer that the plan keeps as it is."""
     every = list(kept)
     for pattern in patterns:
         caught = [name for name in every if fnmatchcase(_without_index(name), pattern)]
