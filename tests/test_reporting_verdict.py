@@ -11,6 +11,7 @@ from sensitivity.records import (
     AccuracyStatus,
     Estimate,
     FrontierPoint,
+    Quantizer,
     Range,
     Recalibrated,
     Target,
@@ -18,7 +19,7 @@ from sensitivity.records import (
 )
 from sensitivity.reporting.data import Choice, ReportData
 from sensitivity.reporting.formats import MetricFormat
-from sensitivity.reporting.page import level_table
+from sensitivity.reporting.page import level_table, render
 from sensitivity.reporting.verdict import scan_sentences, words_of
 
 MINUS = "\N{MINUS SIGN}"
@@ -83,6 +84,24 @@ def test_why_anything_is_left_out_is_said_with_what_nothing_left_out_was_worth()
     believed = replace(whole, true_drop=near(0.0075, 0.0098, n=500))
     (told,) = [one for one in words_of(with_choices(data, believed)).sentences if "Why any" in one]
     assert told.endswith("; the target was 69% likely to hold, and 80% is asked for.")
+
+
+def test_layers_that_quantize_weights_alone_are_named_as_float() -> None:
+    data = complete()
+    assert data.plan
+    quantizers = tuple(
+        Quantizer(name, unit.name, "weight" if "weight" in name else "input", 8, None)
+        for unit in data.units
+        for name in unit.quantizers
+    )
+    last = replace(data.units[-1], quantizers=data.units[-1].quantizers[1:])
+    data = replace(data, units=(*data.units[:-1], last), quantizers=quantizers)
+    assert (
+        "Engines run 1 layer in float all the same, with quantized weights but without a quantized "
+        f"input: {last.name}." in words_of(data).sentences
+    )
+    plan = replace(data.plan, skip=())
+    assert f"<code>{last.name}</code>" in render(replace(data, plan=plan)).replace("<wbr>", "")
 
 
 def with_choices(data: ReportData, point: FrontierPoint) -> ReportData:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sensitivity.records import Range, Unit
+from collections.abc import Iterable, Sequence
+
+from sensitivity.records import Quantizer, Range, Unit
 from sensitivity.reporting.formats import count
 
 WORDS = {
@@ -33,6 +35,21 @@ def kind_of(unit: Unit) -> str:
         if unit.kind in ("repvgg", "head", "pattern")
         else f"{several} that {words}"
     )
+
+
+def weights_alone(units: Sequence[Unit], quantizers: Iterable[Quantizer]) -> tuple[str, ...]:
+    """Units that quantize weights and nothing that they read, where others do both: engines run
+    such layers in float. Empty where no unit quantizes more than weights.
+
+    >>> both, alone = Unit("a", ("a.w", "a.i")), Unit("b", ("b.w",))
+    >>> roles = [Quantizer(n, n[0], "input" if n == "a.i" else "weight", 8, None) for n in
+    ...     ("a.w", "a.i", "b.w")]
+    >>> weights_alone([both, alone], roles), weights_alone([alone], roles)
+    (('b',), ())
+    """
+    weights = {one.name for one in quantizers if one.role == "weight"}
+    alone = tuple(unit.name for unit in units if weights.issuperset(unit.quantizers))
+    return alone if len(alone) < len(units) else ()
 
 
 def range_words(ranges: tuple[Range, ...]) -> str:

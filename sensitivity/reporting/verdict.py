@@ -26,6 +26,7 @@ from sensitivity.reporting.formats import (
     milliseconds,
     samples,
 )
+from sensitivity.reporting.kinds import weights_alone
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.stats.proof import chance_below
 
@@ -76,7 +77,12 @@ def words_of(data: ReportData) -> Words:
         return Words("scan", (), headline, (*rest, *latency))
     metric = MetricFormat(data.metric, data.full_scale)
     plan = data.plan
-    sentences = (*_plan_sentences(plan, found, metric), *_why_out(data, plan, metric), *latency)
+    sentences = (
+        *_plan_sentences(plan, found, metric),
+        *_weights_alone(data, plan),
+        *_why_out(data, plan, metric),
+        *latency,
+    )
     headline = _plan_headline(plan, found.accuracy, data.layers, metric)
     accuracy, *others = lines_of(found)
     chance = _chance_words(found, plan.target.confidence)
@@ -239,6 +245,17 @@ def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterato
     yield from plan.notes
 
 
+def _weights_alone(data: ReportData, plan: Plan) -> Iterator[str]:
+    """What the plan keeps in INT8 and no engine runs so."""
+    kept = [unit for unit in data.units if unit.name not in plan.outside]
+    alone = weights_alone(kept, data.quantizers)
+    if alone:
+        yield (
+            f"Engines run {count(len(alone), 'layer')} in float all the same, with quantized "
+            f"weights but without a quantized input: {listing(alone)}."
+        )
+
+
 def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
     """What everything in INT8, repaired, was worth to the search that left something out."""
     whole = next((one.point for one in data.choices if not one.point.skip), None)
@@ -273,11 +290,9 @@ def sure(chance: float) -> str:
     """A probability in words, never as certain.
 
     >>> sure(0.784), sure(0.9999), sure(0.0)
-    ('78%', 'over 99%', 'under 1%')
+    ('78%', '99%', '1%')
     """
-    if chance > 0.99:
-        return "over 99%"
-    return "under 1%" if chance < 0.01 else f"{chance:.0%}"
+    return f"{min(max(chance, 0.01), 0.99):.0%}"
 
 
 def _latency(plan: Plan) -> str:

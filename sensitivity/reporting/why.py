@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 from statistics import median
 
 from sensitivity.records import Effect, OnGrid, Range, Role
@@ -43,8 +45,8 @@ def reasons(data: ReportData) -> tuple[Why, ...]:
     effects = {one.unit: one for one in data.effects}
     order = [effects[row.name] for chart in effect_charts(data) for row in chart.rows]
     worst = _worst(order)
-    skip = frozenset(data.plan.skip if data.plan else ())
-    left_out = [one for one in order if one.unit in skip and one not in worst]
+    others = set(data.plan.skip if data.plan else ()).difference(map(attrgetter("unit"), worst))
+    left_out = [one for one in order if one.unit in others]
     rows = [_why(data, effect) for effect in (*worst, *left_out[:SHOWN])]
     return tuple(row for row in rows if row.sentences)
 
@@ -63,7 +65,7 @@ def _why(data: ReportData, effect: Effect) -> Why:
     for old, new in pairs:
         sentences += range_sentences(old, new, roles.get(new.quantizer, "weight"))
     split = [new.amax for old, new in pairs if is_split(old, new)]
-    channels = sorted(split[0], reverse=True) if split else []
+    channels = sorted(chain.from_iterable(split[:1]), reverse=True)
     words = f"{metric.effect(effect)} {metric.interval(effect.effect)}".rstrip()
     shares = tuple(round(one / channels[0], 4) for one in channels)
     said = tuple(dict.fromkeys(sentences)) or tuple(_loss_sentences(data, effect.unit))
