@@ -110,6 +110,8 @@ def most_held(simulator: Any, inputs: Any, variants: list[frozenset[str]]) -> in
             self, op: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
             result = op(*args, **(kwargs or {}))
+            if "memory_format" in (kwargs or {}):
+                return result  # an image turned for the op that comes next is that op's own scratch
             read = {storage._cdata for storage in _storages((args, kwargs))}
             for storage in _storages(result):
                 if storage._cdata not in self._known | read:

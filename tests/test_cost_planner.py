@@ -351,7 +351,7 @@ def test_a_path_that_is_not_monotone_is_noticed() -> None:
     choice = GreedyPlanner().choose(UNITS, judge, Goal(0.95, 1.0))
     (note,) = choice.notes
     assert note.startswith(
-        "The path is not monotone: leaving out b as well, besides 1 others, lowers the metric"
+        "The path is not monotone: leaving out b as well, besides 1 before, lowers the metric"
     )
     assert "from 0.9000 to 0.5000" in note
 

@@ -115,7 +115,7 @@ def test_each_verb_works_on_a_named_plan_and_leaves_the_files_of_the_other(
     page = (folder / "report.html").read_text()
     assert "tiny, plan loose, in INT8" in page
     assert f"sensitivity export {run} --name loose" in page
-    assert f"sensitivity bench {run} --name loose --runtime openvino" in page
+    assert f"sensitivity bench {run} --name loose --runtime onnxruntime" in page
     assert f"sensitivity plan {run} --max-drop 1pt" not in page
     assert verb("export", run) == 0
     assert (run / "model.partial.onnx").read_bytes() != (folder / "model.partial.onnx").read_bytes()

@@ -234,7 +234,8 @@ def test_an_onnx_file_without_data_is_told_what_data_can_be(
     assert verb("scan", made / "int8.onnx", "--out", made / "none") == 1
     said = capsys.readouterr().err
     assert "Expected --data with" in said
-    assert "COCO annotations, a folder with one folder of images per class, or an .npz" in said
+    assert "COCO annotations, a data YAML, " in said
+    assert "images per class, or an .npz with inputs x and labels y" in said
 
 
 def test_folders_of_images_are_classified_as_the_file_takes_them(tmp_path: Path) -> None:
