@@ -394,6 +394,11 @@ class PlanMetric:
     holdout_quantized: Estimate | None = None
     true_drop: Estimate | None = None
 
+    @property
+    def counted_drop(self) -> Estimate:
+        """Float less the plan on `confirm`, as it was counted there: without an interval."""
+        return Estimate(self.float.value - self.confirm.value, None, None, self.confirm.n)
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -497,6 +502,11 @@ class Plan:
     def ranges(self) -> tuple[Range, ...]:
         """Of all recalibrated units."""
         return tuple(one for unit in self.recalibrated for one in unit.ranges)
+
+    @property
+    def every_range(self) -> tuple[Range, ...]:
+        """All that the plan gives quantizers in the place of their own."""
+        return (*self.ranges, *self.wide_ranges)
 
 
 @dataclass(frozen=True)

@@ -127,5 +127,4 @@ class Verification:
 
     def is_of(self, plan: Plan) -> bool:
         """Whether the files are what this plan asks for."""
-        ranges = (*plan.ranges, *plan.wide_ranges)
-        return self.skip == plan.skip and self.ranges == tuple(one.key for one in ranges)
+        return self.skip == plan.skip and self.ranges == tuple(one.key for one in plan.every_range)

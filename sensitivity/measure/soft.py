@@ -39,9 +39,8 @@ class SoftMeasurer:
         without labels the scores are empty. Raises TaskError as scoring does."""
         measurer = self._study.measurer
         variant = measurer.of(variant)
-        name = soft_name(self._soft)
         reader, count = Reader(measurer.task, split), len(measurer.task.data[split])
-        key = f"{split}: {name}"
+        key = f"{split}: {self._name}"
         missing = sum(measurer.journal.scores(variant, key, at) is None for at in range(count))
         with measurer.progress(what, missing) as advance:
             for batch in range(count):
@@ -57,6 +56,10 @@ class SoftMeasurer:
         soft = self._study.measurer.task.soft
         assert soft is not None, "asked for only where `has_soft_drop`"
         return soft.fitted(self._parameters(soft)) if isinstance(soft, Fittable) else soft
+
+    @cached_property
+    def _name(self) -> str:
+        return soft_name(self._soft)
 
     def _parameters(self, soft: Fittable) -> tuple[float, ...]:
         """From the journal, where an earlier step has fitted it."""
@@ -95,7 +98,7 @@ class SoftMeasurer:
 
     def _measure(self, variant: Variant, split: str, batch: int, inputs: Any, targets: Any) -> None:
         measurer, size = self._study.measurer, batch_size(inputs)
-        key = f"{split}: {soft_name(self._soft)}"
+        key = f"{split}: {self._name}"
         measurer.check_data(split, batch, inputs, targets, also=[key])
         wanted = self._float_outputs(split, batch, inputs)
         ((_, output),) = measurer.outputs([variant], inputs)

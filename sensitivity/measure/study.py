@@ -45,5 +45,4 @@ class Study:
 
     def plan_variant(self, plan: Plan) -> Variant:
         """The model as a plan wants it."""
-        ranges = frozenset((*plan.ranges, *plan.wide_ranges))
-        return Variant("plan", frozenset(plan.quantizers), ranges)
+        return Variant("plan", frozenset(plan.quantizers), frozenset(plan.every_range))

@@ -153,9 +153,9 @@ def _calibrated(
 
 
 @contextmanager
-def hooked_in_float(source: TensorQuantizerModel, hooks: Mapping[str, Hook]) -> Iterator[None]:
+def hooked_in_float(source: Any, hooks: Mapping[str, Hook]) -> Iterator[None]:
     """Inside the `with` the model runs with nothing quantized, and each quantizer named here calls
-    its hook with what it gets."""
+    its hook with what it gets. source: a quantized PyTorch model with a module for each."""
     with ExitStack() as stack:
         for quantizer in source.quantizers:
             if quantizer.name in hooks:
@@ -215,7 +215,7 @@ def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels
     return float(tried[error.argmin()])
 
 
-def _module(source: TensorQuantizerModel, quantizer: Quantizer) -> Any:
+def _module(source: Any, quantizer: Quantizer) -> Any:
     return source.model.get_submodule(quantizer.name)
 
 

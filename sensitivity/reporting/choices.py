@@ -279,12 +279,11 @@ class _Sets:
 def _of_plan(plan: Plan) -> Choice:
     """The plan's own set, where its search left no others."""
     found = plan.metric
-    drop = Estimate(found.float.value - found.confirm.value, None, None, found.confirm.n)
     return Choice(
         FrontierPoint(
             plan.skip,
             found.confirm,
-            found.confirm_drop or drop,
+            found.confirm_drop or found.counted_drop,
             found.holdout,
             found.holdout_drop,
             true_drop=found.true_drop,

@@ -243,8 +243,7 @@ def _change(estimate: Estimate, metric: MetricFormat) -> Cell:
 def _plain_drop(data: ReportData, plan: Plan) -> Estimate:
     """Float less the plan on `confirm`, as counted."""
     own = next((one.point.drop for one in data.choices if plan.is_of(one.point.skip)), None)
-    found = plan.metric
-    return own or Estimate(found.float.value - found.confirm.value, None, None, found.confirm.n)
+    return own or plan.metric.counted_drop
 
 
 def _heads(data: ReportData, *splits: str) -> tuple[str, ...]:

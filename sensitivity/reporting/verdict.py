@@ -231,7 +231,7 @@ def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterato
         named = tuple(f"{one.unit} ({one.method})" for one in plan.recalibrated)
         yield f"In INT8 with {_repairs(plan)}, at no cost in speed: {listing(named)}."
     if plan.predicted_ms is not None:
-        yield _latency(plan)
+        yield _latency(plan.predicted_ms, plan.measured_ms)
     if plan.reason:
         yield f"Why: {_sentence(plan.reason)}"
     if plan.try_next:
@@ -295,18 +295,13 @@ def sure(chance: float) -> str:
     return f"{min(max(chance, 0.01), 0.99):.0%}"
 
 
-def _latency(plan: Plan) -> str:
+def _latency(predicted_ms: float, measured_ms: float | None) -> str:
     """Predicted against measured."""
-    predicted = None if plan.predicted_ms is None else milliseconds(plan.predicted_ms)
-    measured = None if plan.measured_ms is None else milliseconds(plan.measured_ms)
-    if predicted and measured and plan.predicted_ms and plan.measured_ms:
-        off = plan.predicted_ms / plan.measured_ms - 1
-        return f"Latency of the plan: predicted {predicted}, measured {measured} ({off:+.0%})."
-    return (
-        f"Latency of the plan: predicted {predicted}, not measured."
-        if predicted
-        else f"Latency of the plan: {measured}."
-    )
+    predicted = f"Latency of the plan: predicted {milliseconds(predicted_ms)}"
+    if measured_ms is None:
+        return f"{predicted}, not measured."
+    off = predicted_ms / measured_ms - 1
+    return f"{predicted}, measured {milliseconds(measured_ms)} ({off:+.0%})."
 
 
 def _first_layer(data: ReportData, metric: MetricFormat) -> str:

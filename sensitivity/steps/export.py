@@ -73,7 +73,7 @@ def export_plan(
             verification = _exported_torch(
                 session, chosen, targets, scoring, {} if forgiving else None
             )
-        ranges = tuple(one.key for one in (*chosen.ranges, *chosen.wide_ranges))
+        ranges = tuple(one.key for one in chosen.every_range)
         verification = _built(
             session, chosen, replace(verification, skip=chosen.skip, ranges=ranges)
         )

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sensitivity import optional
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.quantizers.proofs import left_quantized
-from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array
+from sensitivity.quantizers.torch.tensor_quantizer import add_tensors, array, shown_in_float
 from sensitivity.records import Finding, Grid, Quantizer
 
 if TYPE_CHECKING:
@@ -108,19 +107,8 @@ class Pt2eModel:
                 weight = getattr(self.model.get_submodule(holder), attribute)
                 yield name, array(weight), placed.module.axis
 
-    @contextmanager
-    def watching(self, see: Seer) -> Iterator[None]:
-        def shown(name: str) -> Callable[[Any, Any], None]:
-            return lambda module, given: see(name, array(given[0]))
-
-        watched = [placed for placed in self._placed.values() if placed.weight is None]
-        with ExitStack() as stack:
-            for placed in watched:
-                handle = placed.module.register_forward_pre_hook(shown(placed.name))
-                stack.callback(handle.remove)
-            stack.enter_context(self.disabled(self._placed))
-            stack.enter_context(optional.torch.no_grad())
-            yield
+    def watching(self, see: Seer) -> AbstractContextManager[None]:
+        return shown_in_float(self, see)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(str(self._user.code).encode())

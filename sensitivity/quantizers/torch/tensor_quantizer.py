@@ -207,14 +207,8 @@ class TensorQuantizerModel:
             if quantizer.role == "weight" and weight is not None:
                 yield quantizer.name, array(weight), channel_axis(layer)
 
-    @contextmanager
-    def watching(self, see: Seer) -> Iterator[None]:
-        def shown(name: str) -> Callable[[Any, Any], None]:
-            return lambda module, given: see(name, array(given[0]))
-
-        watched = [each.name for each in self.quantizers if each.role != "weight"]
-        with hooked_in_float(self, {name: shown(name) for name in watched}):
-            yield
+    def watching(self, see: Seer) -> AbstractContextManager[None]:
+        return shown_in_float(self, see)
 
     def _deltas(self, ranges: Iterable[Range]) -> dict[str, tuple[float, ...] | None]:
         """What is added to biases with these ranges; nothing is where a weight has no change."""
@@ -365,6 +359,17 @@ def is_a(module: Any, kind: str, package: str) -> bool:
 def listed(names: Sequence[str], most: int = 3) -> str:
     """Some of the names, and how many more."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def shown_in_float(source: Any, see: Seer) -> AbstractContextManager[None]:
+    """Inside the `with` the model runs with nothing quantized, and `see` is called with the name of
+    each quantizer of an activation and what it gets."""
+
+    def shown(name: str) -> Callable[[Any, Any], None]:
+        return lambda module, given: see(name, array(given[0]))
+
+    watched = [one.name for one in source.quantizers if one.role != "weight"]
+    return hooked_in_float(source, {name: shown(name) for name in watched})
 
 
 def array(tensor: Any) -> NDArray[np.float32]:
