@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from sensitivity.quantizers.torch.native import NativeQuantizer
 from sensitivity.simulators.schedule import Leg, Network, Schedule, Step, Value, schedule, value_of
-from sensitivity.simulators.torch.layouts import has_channels_last, keeping_layout, laid_out
+from sensitivity.simulators.torch.layouts import fills_vectors, has_channels_last, keeping_layout, laid_out
 from sensitivity.simulators.torch.tracing import Traced
 
 Slots = list[Any]
@@ -45,12 +45,18 @@ class Graph:
                 self._overwrite[place] = quantizers[node.index].overwrite
         self._fixed: dict[Value, Any] = {}
         self._size: dict[Any, tuple[tuple[int, ...], int]] = {}
+        self._filled: dict[Any, bool] = {}
         self._schedules: dict[Any, Schedule] = {}
         self._turned = False
 
     def largest(self, leaves: Sequence[Any]) -> int:
         """Bytes of the largest value that one forward on these inputs makes."""
         return max(self._sizes(leaves)[0], default=0)
+
+    def goes_by_place(self, leaves: Sequence[Any]) -> bool:
+        """Whether a bit of a forward may depend on how these inputs are cut, see `layouts`."""
+        self._sizes(leaves)
+        return not self._filled[_shapes(leaves)]
 
     def peak(
         self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
@@ -100,20 +106,24 @@ class Graph:
     def _sizes(self, leaves: Sequence[Any]) -> tuple[tuple[int, ...], int]:
         """Bytes of new memory that each node takes, and of the outputs: measured in one forward,
         all quantizers on."""
-        shapes = tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
+        shapes = _shapes(leaves)
         if not self._size:
             self._lay_out(leaves)
         if shapes not in self._size:
             plan = schedule(self._network, [0])
             slots = self._start(plan, leaves)
             size = [0] * len(self._traced.nodes)
+            filled = True
             for step in plan.legs[0].steps:
                 read = [slots[slot] for slot in step.reads]
                 slots[step.out] = self._call(step.node, read)
+                if self._traced.nodes[step.node].by_place:
+                    filled = filled and all(map(fills_vectors, read))
                 size[step.node] = sum(_storages(slots[step.out], but=_storages(read)).values())
                 for slot in step.frees:
                     slots[slot] = None
             outputs = [slots[slot] for slot in plan.legs[0].outputs]
+            self._filled[shapes] = filled
             self._size[shapes] = (
                 tuple(size),
                 sum(leaf.nbytes for leaf in outputs if isinstance(leaf, Tensor)),
@@ -143,7 +153,9 @@ class Graph:
         if node.kind == "quantizer":
             self._run[place], self._overwrite[place] = keeping_layout(run, self._overwrite[place])
             return
-        self._run[place] = found = laid_out(run, plain, given, turns=node.turns)
+        self._run[place] = found = laid_out(
+            run, plain, given, turns=node.turns, by_place=node.by_place
+        )
         if found is not run and self._overwrite[place] is not None:
             self._overwrite[place] = found
 
@@ -234,6 +246,10 @@ def _network(traced: Traced, quantizers: Sequence[NativeQuantizer], bits: Sequen
             if not constant
         ),
     )
+
+
+def _shapes(leaves: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
 
 
 def _storages(value: Any, but: dict[int, int] | None = None) -> dict[int, int]:

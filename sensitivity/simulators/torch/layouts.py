@@ -18,6 +18,23 @@ from sensitivity.simulators.compare import same
 
 Run = Callable[..., Any]
 
+EXACT = {
+    getattr(torch.ops.aten, name)
+    for name in (
+        "abs add clamp clamp_min clamp_max div eq ge gt hardtanh hardtanh_ le leaky_relu "
+        "leaky_relu_ lt maximum minimum mul ne neg relu relu_ round sub where"
+    ).split()
+}
+"""Pointwise ops of single operations that IEEE 754 rounds, or of none: a value depends on what it
+is made from alone."""
+
+VECTOR = 64
+"""Elements; a multiple of what a pointwise kernel of torch takes at once on any processor. Those
+left over at the end take another path, where the last bit of e.g. a sigmoid may be another."""
+
+CHUNK = 32768
+"""Elements that torch at least gives to a thread in a pointwise op: at::internal::GRAIN_SIZE."""
+
 FASTER = {
     torch.ops.aten.conv2d.default,
     torch.ops.aten.conv2d.padding,
@@ -34,6 +51,21 @@ def is_faster(node: fx.Node) -> bool:
         return False
     values = [dep.meta.get("val") for dep in node.all_input_nodes[1:2]]
     return not any(isinstance(value, Tensor) and value.shape[2:] == (1, 1) for value in values)
+
+
+def goes_by_place(node: fx.Node) -> bool:
+    """Whether the bits of an element may depend on where in memory it is."""
+    target: Any = node.target
+    is_pointwise = torch.Tag.pointwise in getattr(target, "tags", ())
+    return is_pointwise and (target.overloadpacket not in EXACT or bool(node.kwargs))
+
+
+def fills_vectors(value: Any) -> bool:
+    """Whether a pointwise op has no elements left over at the end of any thread's part of it."""
+    if not isinstance(value, Tensor):
+        return True
+    threads = min(torch.get_num_threads(), -(-value.numel() // CHUNK))
+    return value.numel() % (VECTOR * max(threads, 1)) == 0
 
 
 def has_channels_last(value: Any) -> bool:
@@ -55,21 +87,32 @@ def with_channels_last(value: Any) -> Any:
     return value.contiguous(memory_format=torch.channels_last)
 
 
-def laid_out(run: Run, plain: Sequence[Any], given: Sequence[Any], *, turns: bool) -> Run:
+def laid_out(
+    run: Run,
+    plain: Sequence[Any],
+    given: Sequence[Any],
+    *,
+    turns: bool = False,
+    by_place: bool = False,
+) -> Run:
     """How to run a node so that it gives the bits that it gives for `plain`.
 
     plain: the values that it reads as the model itself would have them. given: the same values as
-    they come here. turns: try its image with channels last.
+    they come here. turns: try its image with channels last. by_place: see `goes_by_place`; a trial
+    alone does not tell, since few elements are concerned and most of them are the same either way.
     """
+    differs = [_differ(one, other) for one, other in zip(plain, given, strict=True)]
+    as_plain = _contiguous_where(differs, run)
     ways = [_turning(run)] if turns else []
-    ways += [run] if any(map(has_channels_last, given)) else []
+    if any(differs):
+        ways.append(_where_vectors_are_filled(run, as_plain) if by_place else run)
     if not ways:
         return run
     expected = run(*plain)
     for way in ways:
         if _gives(way, given, expected):
             return way
-    return _like(run, plain)
+    return as_plain
 
 
 def keeping_layout(quantizer: Run, overwrite: Run | None) -> tuple[Run, Run | None]:
@@ -92,6 +135,13 @@ def _gives(run: Run, values: Sequence[Any], expected: Any) -> bool:
         return False
 
 
+def _where_vectors_are_filled(run: Run, plain: Run) -> Run:
+    def filling(*values: Any) -> Any:
+        return run(*values) if all(map(fills_vectors, values)) else plain(*values)
+
+    return filling
+
+
 def _turning(run: Run) -> Run:
     def turned(image: Any, *others: Any) -> Any:
         return run(with_channels_last(image), *others)
@@ -99,17 +149,16 @@ def _turning(run: Run) -> Run:
     return turned
 
 
-def _like(run: Run, plain: Sequence[Any]) -> Run:
-    """Run with images laid out as these are."""
-    kept = [has_channels_last(value) for value in plain]
+def _differ(plain: Any, given: Any) -> bool:
+    """Whether a value comes in another order than the model's own, which is not channels last."""
+    if not isinstance(plain, Tensor) or has_channels_last(plain):
+        return False
+    return plain.stride() != given.stride()
 
+
+def _contiguous_where(differs: Sequence[bool], run: Run) -> Run:
     def as_plain(*values: Any) -> Any:
-        pairs = zip(values, kept, strict=True)
-        return run(
-            *[
-                value.contiguous() if has_channels_last(value) and not keep else value
-                for value, keep in pairs
-            ]
-        )
+        pairs = zip(values, differs, strict=True)
+        return run(*[value.contiguous() if differ else value for value, differ in pairs])
 
     return as_plain

@@ -222,13 +222,15 @@ class ReplaySimulator:
         def changes_nothing(parts: int) -> bool:
             pieces = _split(leaves, parts)
             graph = self._common_graph(pieces, spec)
-            if graph is None:
+            if graph is None or any(map(graph.goes_by_place, pieces)):
                 return False
             theirs.update(theirs or whole.outputs([leaves], masks, None))
             return all(
                 same(theirs[index], ours) for index, ours in graph.outputs(pieces, masks, None)
             )
 
+        if whole.goes_by_place(leaves):
+            return 1
         tries = _tries(leaves, length, whole.largest(leaves))
         same_bits = [parts for parts in tries if parts == 1 or changes_nothing(parts)]
         parts = finer = self._fastest(same_bits or [1], leaves, spec)

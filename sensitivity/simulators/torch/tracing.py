@@ -25,7 +25,7 @@ from sensitivity.simulators.torch.binding import (
     is_random,
     updates_statistics,
 )
-from sensitivity.simulators.torch.layouts import is_faster
+from sensitivity.simulators.torch.layouts import goes_by_place, is_faster
 
 Run = Callable[..., Any]
 
@@ -43,7 +43,8 @@ class Node:
     """run(*values of deps) gives the node's value; overwrite does so in the memory of the first
     dep, None: it cannot.
 
-    turns: whether it is worth turning the image that it reads, see `layouts`.
+    turns: whether it is worth turning the image that it reads; by_place: whether an element's bits
+    may depend on where in memory it is; see `layouts`.
     kind: "input"; "tensor": a weight, buffer or constant, whose value is `tensor`; "quantizer": the
     place of `quantizers[index]`, which has no run; "call": anything else.
     """
@@ -56,6 +57,7 @@ class Node:
     tensor: Any = None
     fresh: bool = True
     turns: bool = False
+    by_place: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,7 @@ class _Reader:
                 in_place(target, node, deps),
                 fresh=fresh,
                 turns=is_faster(node),
+                by_place=goes_by_place(node),
             ),
         )
         if not fresh:
