@@ -26,7 +26,7 @@ Mode = Literal["disable", "enable"]
 Severity = Literal["error", "warning", "note"]
 AccuracyStatus = Literal["met", "not proven", "missed"]
 SpeedStatus = Literal["faster", "slower", "no different", "same file", "not measured"]
-Action = Literal["use", "prove", "risk", "bench", "float", "train", "repair"]
+Action = Literal["use", "prove", "risk", "bench", "float", "lower", "train", "repair"]
 Tone = Literal["good", "open", "bad"]
 UnitKind = Literal[
     "layer", "quantizer", "fan-out", "concat", "residual", "shared", "repvgg", "head", "pattern"
@@ -424,7 +424,8 @@ class Verdict:
     in INT8.
     action: "use" the file; "prove" the accuracy on more samples; take the "risk" or ask for another
     target, where more samples than anybody has would prove nothing; "bench" it; stay with "float";
-    "train" for INT8; "repair" a file whose accuracy in the runtime is not what was simulated.
+    "lower" the file for the runtime that it was slow in; "train" for INT8; "repair" a file whose
+    accuracy in the runtime is not what was simulated.
     chance: of the true drop being within the target; None where there is no interval.
     """
 

@@ -178,7 +178,11 @@ def test_a_smaller_drop_than_the_plan_itself_answers_for_is_asked_for() -> None:
     own = replace(data.choices[-1], allowed=0.004)
     assert after("prove", choices=(own,)).splitlines()[0].endswith("--max-drop 0.2pt")
     better_than_float = replace(own, allowed=-0.002)
-    assert after("prove", choices=(better_than_float,)) == data.command
+    command = "sensitivity run my_task.py:task --max-drop 1pt"
+    again = after("prove", choices=(better_than_float,), command=f"{command} --out 'runs/a b'")
+    assert again == f"{command} --out 'runs/a b_more'"
+    without = after("prove", choices=(better_than_float,), command=command)
+    assert without == f"{command} --out 'runs/a b_more'"
 
 
 def test_a_risk_is_answered_by_the_drop_that_the_plan_holds_and_a_smaller_one() -> None:
@@ -190,17 +194,17 @@ def test_a_risk_is_answered_by_the_drop_that_the_plan_holds_and_a_smaller_one() 
     data = replace(complete(), plan=replace(plan, metric=metric, verdict=verdict))
     step = next_step(data)
     assert step.sentence == (
-        "The plan holds a drop of 2.1 pt with a chance of 80%: if that is good enough, keep it. If "
-        "not, ask for a smaller drop:"
+        "If a drop of 2.0 pt is good enough, nothing is left to do. If not, ask for a smaller "
+        "drop, which leaves more layers out:"
     )
     assert step.commands[0].endswith("--max-drop 0.5pt")
     own = replace(with_choices(complete()).choices[-1], allowed=-0.002)
     step = next_step(replace(data, choices=(own,)))
-    assert "If not, only more samples can settle it" in step.sentence
+    assert "If not, give the task more samples, which may choose another plan" in step.sentence
 
 
 def test_a_slow_file_that_was_not_written_for_its_runtime_is_written_for_it() -> None:
-    assert after("float") == (
+    assert after("lower") == (
         "sensitivity export 'runs/a b' --for onnxruntime\n"
         "sensitivity bench 'runs/a b' --runtime onnxruntime"
     )

@@ -86,6 +86,20 @@ def test_why_anything_is_left_out_is_said_with_what_nothing_left_out_was_worth()
     assert told.endswith("; the target was 69% likely to hold, and 80% is asked for.")
 
 
+def test_a_plan_no_better_than_nothing_left_out_but_by_chance_says_so() -> None:
+    data = complete()
+    assert data.plan
+    whole = FrontierPoint((), near(0.505, n=500), near(0.02, 0.03, n=500))
+    own = FrontierPoint(data.plan.skip, near(0.514, n=500), near(0.008, 0.02, n=500))
+    data = with_choices(data, whole)
+    data = replace(data, choices=(*data.choices, Choice(own)))
+    (told,) = [one for one in words_of(data).sentences if "Why any" in one]
+    assert told.endswith(
+        " The plan's is 0.8 pt: so few samples cannot tell the two apart, and others might leave "
+        "out another layer or none."
+    )
+
+
 def test_layers_that_quantize_weights_alone_are_named_as_float() -> None:
     data = complete()
     assert data.plan
@@ -97,8 +111,8 @@ def test_layers_that_quantize_weights_alone_are_named_as_float() -> None:
     last = replace(data.units[-1], quantizers=data.units[-1].quantizers[1:])
     data = replace(data, units=(*data.units[:-1], last), quantizers=quantizers)
     assert (
-        "Engines run 1 layer in float all the same, with quantized weights but without a quantized "
-        f"input: {last.name}." in words_of(data).sentences
+        "Engines run 1 layer in float all the same: the quantizer that made the model quantized "
+        f"weights there and no inputs: {last.name}." in words_of(data).sentences
     )
     plan = replace(data.plan, skip=())
     assert f"<code>{last.name}</code>" in render(replace(data, plan=plan)).replace("<wbr>", "")

@@ -218,8 +218,12 @@ class _Sets:
     def state(self, choice: Choice) -> str:
         """How likely a set meets the target by `confirm`, and what all samples say of the plan."""
         point, found = choice.point, verdict_in(self.data)
-        on_confirm = "met" if self.level(point).value >= self.plan.floor else "missed"
-        state = f"{chance_words(point, self.plan) or on_confirm} on confirm"
+        chance = chance_words(point, self.plan)
+        state = (
+            "met on confirm" if self.level(point).value >= self.plan.floor else "missed on confirm"
+        )
+        if chance:
+            state = f"{chance} by confirm alone"
         if self.plan.is_of(point.skip) and found is not None:
             return f"{state}, which chose it; {found.accuracy} on all samples"
         return state

@@ -37,6 +37,26 @@ def kind_of(unit: Unit) -> str:
     )
 
 
+def layer_words(units: Sequence[Unit], quantizers: Iterable[Quantizer], layers: int) -> str:
+    """How many layers there are, and of how many the weights are quantized where that is not all:
+    in Q/DQ files every operation between two pairs is a layer. layers: of the whole model.
+
+    >>> units = [Unit("conv", ("conv.w", "conv.i")), Unit("add", ("add.i",))]
+    >>> roles = [Quantizer(n, n[0], "weight" if n == "conv.w" else "input", 8, None) for n in
+    ...     ("conv.w", "conv.i", "add.i")]
+    >>> layer_words(units, roles, 2), layer_words(units[:1], roles[:2], 1)
+    ('2 layers, 1 of them with weights', '1 layer')
+    """
+    weights = {one.name for one in quantizers if one.role == "weight"}
+    weighted = sum(not weights.isdisjoint(unit.quantizers) for unit in units)
+    words = count(layers, "layer")
+    return (
+        f"{words}, {weighted} of them with weights"
+        if 0 < weighted < len(units) == layers
+        else words
+    )
+
+
 def weights_alone(units: Sequence[Unit], quantizers: Iterable[Quantizer]) -> tuple[str, ...]:
     """Units that quantize weights and nothing that they read, where others do both: engines run
     such layers in float. Empty where no unit quantizes more than weights.

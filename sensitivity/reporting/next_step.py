@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from sensitivity.records import Plan, Timing, Verdict
 from sensitivity.reporting.data import ReportData
+from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.outcome import (
     called,
     evidence_of,
     is_lowered_file,
-    lacks_lowering,
 )
 from sensitivity.reporting.verdict import verdict_in
 from sensitivity.stats.proof import limit_held
@@ -54,7 +54,7 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
             command = f"sensitivity lint {shlex.quote(partial.file)} --for {runtime}"
             return NextStep(f"See what {called(partial.runtime)} does with the file:", (command,))
         case "prove":
-            return _surer(data.plan, data, directory)
+            return _to_be_surer(_surer(data.plan, data, directory))
         case "risk":
             return _held(data.plan, data, directory)
         case "train" if not data.plan.met:
@@ -64,8 +64,10 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
                 "Nothing is left to do here. To time it in another runtime:",
                 _elsewhere(partial, _of_plan(data)),
             )
+        case "lower" if partial:
+            return _lowered(partial, _of_plan(data))
         case _:
-            return _lowered(partial, _of_plan(data)) or NextStep(
+            return NextStep(
                 "Another runtime may be faster. Time it there:",
                 _elsewhere(partial, _of_plan(data)),
             )
@@ -78,22 +80,35 @@ def _of_plan(data: ReportData) -> str:
 
 
 def _surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
-    """A target that needs a surer set than the plan; the run once more where no set is surer."""
+    """A target that needs a surer set than the plan; the run once more where no set is surer. The
+    sentence is a part of one, without a colon."""
     if plan.target.metric is not None:
         certain = (1 + plan.target.confidence) / 2
         more = f"--target {plan.target.metric:g} --confidence {certain:g}"
-        return NextStep("To be surer, ask for more certainty:", _planned(directory, more))
+        return NextStep("ask for more certainty", _planned(directory, more))
     allowed = plan.metric.float.value - plan.floor
     own = next((one.allowed for one in data.choices if plan.is_of(one.point.skip)), None)
     half_pt = 50 * min(allowed, allowed if own is None else own) / data.full_scale
     if half_pt <= 0:
         return NextStep(
-            "Only more samples can settle it: give the task more, and run with another --out:",
-            (data.command.partition("\n")[0],),
+            "give the task more samples, which may choose another plan, and run it again, into a "
+            "directory of its own",
+            (_into(f"{data.directory}_more", data.command.partition("\n")[0]),),
         )
     return NextStep(
-        "To be surer, ask for a smaller drop:", _planned(directory, f"--max-drop {half_pt:.2g}pt")
+        "ask for a smaller drop, which leaves more layers out",
+        _planned(directory, f"--max-drop {half_pt:.2g}pt"),
     )
+
+
+def _into(directory: str, command: str) -> str:
+    """A command line with another --out."""
+    words = shlex.split(command)
+    if "--out" in words[:-1]:
+        words[words.index("--out") + 1] = directory
+    else:
+        words += ["--out", directory]
+    return shlex.join(words)
 
 
 def _planned(directory: str, target: str) -> tuple[str, ...]:
@@ -108,17 +123,18 @@ def _planned(directory: str, target: str) -> tuple[str, ...]:
 def _held(plan: Plan, data: ReportData, directory: str) -> NextStep:
     """What else there is than to take the risk, with the drop that the plan does hold."""
     surer = _surer(plan, data, directory)
-    confidence = plan.target.confidence
-    held = limit_held(evidence_of(plan, data.judged).drop, confidence)
+    held = limit_held(evidence_of(plan, data.judged).drop, plan.target.confidence)
     if plan.target.metric is not None or held is None:
-        return surer
-    wanted = (math.floor(1000 * held / data.full_scale) + 1) / 10
-    otherwise = surer.sentence[0].lower() + surer.sentence[1:]
+        return _to_be_surer(surer)
+    drop = MetricFormat(data.metric, data.full_scale).change(held, sign=False)
     return NextStep(
-        f"The plan holds a drop of {wanted:g} pt with a chance of {confidence:.0%}: if that is "
-        f"good enough, keep it. If not, {otherwise.removeprefix('to be surer, ')}",
+        f"If a drop of {drop} is good enough, nothing is left to do. If not, {surer.sentence}:",
         surer.commands,
     )
+
+
+def _to_be_surer(surer: NextStep) -> NextStep:
+    return NextStep(f"To be surer, {surer.sentence}:", surer.commands)
 
 
 def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
@@ -131,13 +147,11 @@ def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:
     )
 
 
-def _lowered(partial: Timing | None, place: str) -> NextStep | None:
-    """To write the file for the runtime that it was slow in; None where it was."""
-    if partial is None or not lacks_lowering(partial):
-        return None
+def _lowered(partial: Timing, place: str) -> NextStep:
+    """To write the file for the runtime that it was slow in."""
     bench = f"sensitivity bench {place} --runtime {partial.runtime}"
     return NextStep(
-        f"The file is not written for {called(partial.runtime)} yet. Do that, and time it again:",
+        f"Write the file for {called(partial.runtime)}, and time it again:",
         (f"sensitivity export {place} --for {partial.runtime}", bench),
     )
 

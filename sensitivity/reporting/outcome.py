@@ -35,6 +35,7 @@ from sensitivity.stats.proof import (
     corrected_level,
     judged,
     less,
+    limit_held,
     more_to_settle,
     samples_to_settle,
     shortfall,
@@ -53,6 +54,9 @@ RUNTIMES = {
 
 LOWERED = ("onnxruntime", "openvino")
 """Runtimes for CPUs that files are written for."""
+
+MOST = 0.95
+"""Part of a file's quantized layers that has to run in INT8 for the rest not to be worth a word."""
 
 MOST_SAMPLES = 50_000
 """More samples than this are no advice: few have as many as ImageNet's validation set."""
@@ -84,7 +88,7 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
         accuracy = "not proven"
     partial = None if bench is None else timing_of("partial", bench.timings)
     speed = speed_of(partial)
-    action = _action(plan, accuracy, speed, measured)
+    action = _action(plan, accuracy, partial, measured)
     if action == "prove" and _cannot_be_proven(evidence, confidence):
         action = "risk"
     return Verdict(
@@ -154,11 +158,17 @@ def speed_of(partial: Timing | None) -> SpeedStatus:
 
 
 def _action(
-    plan: Plan, accuracy: AccuracyStatus, speed: SpeedStatus, measured: RuntimeAccuracy | None
+    plan: Plan,
+    accuracy: AccuracyStatus,
+    partial: Timing | None,
+    measured: RuntimeAccuracy | None,
 ) -> Action:
+    speed = speed_of(partial)
     if measured is not None and measured.differs:
         return "repair"
     choice = plan.advice.choice if plan.advice else "partial"
+    if speed in ("slower", "no different") and partial is not None and lacks_lowering(partial):
+        return "lower"
     if speed in ("slower", "no different", "same file") or choice == "float":
         return "float"
     if accuracy == "missed" or choice == "qat":
@@ -236,14 +246,17 @@ def _drop_words(plan: Plan, evidence: Evidence, metric: MetricFormat) -> str:
 
 
 def _doubt(evidence: Evidence, confidence: float) -> str:
-    needed = _needed(evidence, confidence)
+    more = _more(evidence, confidence)
     if evidence.missing.low is None:
         return "One evaluation gives no interval, so nothing is proven."
-    if needed is None:
+    if more is None:
         return "That is so close to the limit that no affordable number of samples would settle it."
-    more = "" if evidence.spread is None else " more"
-    against = " against the plan" if evidence.missing.value > 0 else ""
-    return f"About {needed:,}{more} samples would settle it{against}, if the drop is what it seems."
+    if evidence.missing.value > 0:
+        return (
+            "These samples speak against the plan: if the drop is what it seems, about "
+            f"{more:,} more would settle that."
+        )
+    return f"About {more:,} more samples would settle it, if the drop is what it seems."
 
 
 def _cannot_be_proven(evidence: Evidence, confidence: float) -> bool:
@@ -251,17 +264,17 @@ def _cannot_be_proven(evidence: Evidence, confidence: float) -> bool:
     settle nothing."""
     if evidence.missing.low is None:
         return False
-    return evidence.missing.value > 0 or _needed(evidence, confidence) is None
+    return evidence.missing.value > 0 or _more(evidence, confidence) is None
 
 
-def _needed(evidence: Evidence, confidence: float) -> int | None:
-    """Samples that would settle it, rounded, on top of those at hand where `spread` is known; None
-    where that is out of reach."""
+def _more(evidence: Evidence, confidence: float) -> int | None:
+    """How many samples more would settle it, rounded; None where that is out of reach."""
     if evidence.spread is None:
         needed = samples_to_settle(evidence.missing, confidence)
+        more = None if needed is None else needed - evidence.missing.n
     else:
-        needed = more_to_settle(evidence.missing, evidence.spread, confidence)
-    return None if needed is None or needed > MOST_SAMPLES else rounded(needed)
+        more = more_to_settle(evidence.missing, evidence.spread, confidence)
+    return None if more is None or more > MOST_SAMPLES else rounded(more)
 
 
 def _better_than_float(drop: Estimate) -> bool:
@@ -285,6 +298,11 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
         return "The plan leaves everything out of INT8, so its file is float."
     float_ = timing_of("float", bench.timings)
     assert float_ is not None, "every ratio is against it"
+    if lacks_lowering(partial) and speed != "faster":
+        return (
+            f"{ratio(partial.ratio)} the speed of float, as far as is known: the file that was "
+            f"timed is not written for {called(partial.runtime)}."
+        )
     times = f"{milliseconds(partial.median_ms)} against {milliseconds(float_.median_ms)}"
     said = (
         f"{ratio(partial.ratio)} the speed of float in {called(partial.runtime)} on this "
@@ -296,14 +314,14 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
 
 
 def _few_in_int8(bench: BenchResult, partial: Timing) -> str:
-    """That the runtime did not run all in INT8 that the file quantizes; "" where it did, or does
-    not say."""
+    """That the runtime ran much in float that the file quantizes; "" where it did not, or does not
+    say."""
     ran, kept = bench.in_int8 or (0, 0)
-    if ran == kept:
+    if ran >= MOST * kept:
         return ""
     return (
-        f" Of {count(kept, 'layer')} that the file quantizes, {ran or 'none'} ran in INT8: "
-        f"sensitivity lint {partial.file} --for {partial.runtime} says what keeps the others "
+        f" Of {count(kept, 'layer')} with weights that the file quantizes, {ran or 'none'} ran in "
+        f"INT8: sensitivity lint {partial.file} --for {partial.runtime} says what keeps the others "
         "from it."
     )
 
@@ -314,7 +332,8 @@ def _action_words(
     # Where nothing is left out the same file was timed by its other name.
     file = Path(partial.file).name if partial else "model.partial.onnx"
     file = file.replace("model.int8.", "model.partial.")
-    where = f"in {called(partial.runtime)} on this machine" if partial else "in this runtime"
+    runtime = called(partial.runtime) if partial else "this runtime"
+    where = f"in {runtime} on this machine" if partial else "in this runtime"
     match action:
         case "use":
             return f"It is {file}."
@@ -323,10 +342,10 @@ def _action_words(
                 "Its speed is not known: sensitivity export makes the file and sensitivity "
                 "bench times it."
             )
-        case "float" if partial and lacks_lowering(partial):
+        case "lower":
             return (
-                f"The file that was timed is not written for {called(partial.runtime)} yet; "
-                "until that is done and timed, stay with float."
+                f"sensitivity export writes the file for {runtime}, and sensitivity bench times "
+                "it; until then stay with float."
             )
         case "float":
             return f"The plan wins no speed {where}; for another runtime bench it there."
@@ -350,17 +369,19 @@ def _train_words(plan: Plan) -> str:
 
 
 def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat) -> str:
-    shown, needed = evidence.shown, _needed(evidence, plan.target.confidence)
-    on_top = "" if evidence.spread is None else " more"
-    more = (
-        f"judge it on about {needed:,}{on_top} samples"
-        if needed and evidence.missing.value <= 0
-        else "plan for a smaller drop, which leaves more out, or allow a larger one"
-    )
-    if shown.low is None or shown.high is None:
+    low, high = evidence.shown.low, evidence.shown.high
+    if low is None or high is None:
         return f"Before you rely on {file}, judge it by a task of samples, which gives an interval."
-    if plan.target.metric is not None:
-        risk = f"{metric.name} may be as low as {metric.level(shown.low)}"
+    confidence = plan.target.confidence
+    held = limit_held(evidence.shown, confidence)
+    if plan.target.metric is not None or held is None:
+        risk = f"{metric.name} may be as low as {metric.level(low)}"
     else:
-        risk = f"the drop may be up to {metric.change(shown.high, sign=False)} (95 % interval)"
-    return f"Use {file} only if you can take the risk: {risk}. To be sure, {more}."
+        risk = (
+            f"the drop is at most {metric.change(held, sign=False)} with a chance of "
+            f"{confidence:.0%}, and may be up to {metric.change(high, sign=False)} (95 % interval)"
+        )
+    said = f"Use {file} only if you can take the risk: {risk}."
+    if _cannot_be_proven(evidence, confidence):
+        return said
+    return f"{said} To be sure, judge it on about {_more(evidence, confidence):,} more samples."

@@ -29,7 +29,7 @@ from sensitivity.reporting.detection import LEAST_HEIGHT, detection_section, pix
 from sensitivity.reporting.formats import MetricFormat, count
 from sensitivity.reporting.graph.layout import middle, path
 from sensitivity.reporting.graph.picture import facts_for_script, picture_of
-from sensitivity.reporting.kinds import range_words, weights_alone
+from sensitivity.reporting.kinds import layer_words, range_words, weights_alone
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.outcome import evidence_of
 from sensitivity.reporting.path import PathChart, path_chart
@@ -67,6 +67,7 @@ def render(data: ReportData) -> str:
         option_data=json.dumps([asdict(one) for one in choices.options]) if choices else "",
         next_step=next_step(data),
         splits=split_words(data),
+        layer_words=layer_words(data.units, data.quantizers, data.layers),
         weights_alone=weights_alone(data.units, data.quantizers),
         effects=by_rank,
         effect_charts={name: rows[name] for name in rows if name.startswith("effects")},

@@ -36,6 +36,7 @@ TITLES: dict[Action, str] = {
     "risk": "weigh the risk",
     "bench": "time it first",
     "float": "stay with float",
+    "lower": "write the file for its runtime",
     "train": "do not use it as it is",
     "repair": "do not use this file",
 }
@@ -118,9 +119,12 @@ def lines_of(found: Verdict) -> tuple[Line, ...]:
     if accuracy == "good":
         accuracy = found.tone
     speed: Tone = "good" if found.speed == "faster" else "open"
+    so_far = " so far" if found.action == "lower" else ""
     return (
         Line("Accuracy", found.accuracy, found.accuracy_sentence, accuracy),
-        Line("Speed", SPEED_WORDS.get(found.speed, found.speed), found.speed_sentence, speed),
+        Line(
+            "Speed", SPEED_WORDS.get(found.speed, found.speed) + so_far, found.speed_sentence, speed
+        ),
         Line("What to do", TITLES[found.action], found.action_sentence, found.tone),
     )
 
@@ -251,8 +255,8 @@ def _weights_alone(data: ReportData, plan: Plan) -> Iterator[str]:
     alone = weights_alone(kept, data.quantizers)
     if alone:
         yield (
-            f"Engines run {count(len(alone), 'layer')} in float all the same, with quantized "
-            f"weights but without a quantized input: {listing(alone)}."
+            f"Engines run {count(len(alone), 'layer')} in float all the same: the quantizer that "
+            f"made the model quantized weights there and no inputs: {listing(alone)}."
         )
 
 
@@ -272,7 +276,19 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
     ending = f"; the target was {chance} to hold, and {asked}" if chance else above
     yield (
         f"Why anything is left out: with everything in INT8{repaired} the drop on confirm was "
-        f"{_change(drop, metric)}{ending}."
+        f"{_change(drop, metric)}{ending}.{_by_chance(drop, data, plan, metric)}"
+    )
+
+
+def _by_chance(whole: Estimate, data: ReportData, plan: Plan, metric: MetricFormat) -> str:
+    """That the plan is no better than everything in INT8 by more than chance; "" where it is."""
+    own = next((one.point for one in data.choices if plan.is_of(one.point.skip)), None)
+    drop = None if own is None else own.true_drop or own.drop
+    if drop is None or whole.low is None or not whole.low <= drop.value:
+        return ""
+    return (
+        f" The plan's is {metric.change(drop.value, sign=False)}: so few samples cannot tell the "
+        "two apart, and others might leave out another layer or none."
     )
 
 

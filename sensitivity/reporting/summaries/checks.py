@@ -26,6 +26,7 @@ ACTION: dict[Action, Outcome] = {
     "risk": "open",
     "bench": "open",
     "float": "fail",
+    "lower": "open",
     "train": "fail",
     "repair": "fail",
 }

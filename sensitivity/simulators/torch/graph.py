@@ -14,7 +14,12 @@ from torch.utils import _pytree as pytree
 
 from sensitivity.quantizers.torch.native import NativeQuantizer
 from sensitivity.simulators.schedule import Leg, Network, Schedule, Step, Value, schedule, value_of
-from sensitivity.simulators.torch.layouts import fills_vectors, has_channels_last, keeping_layout, laid_out
+from sensitivity.simulators.torch.layouts import (
+    fills_vectors,
+    has_channels_last,
+    keeping_layout,
+    laid_out,
+)
 from sensitivity.simulators.torch.tracing import Traced
 
 Slots = list[Any]

@@ -19,11 +19,24 @@ from sensitivity.simulators.compare import same
 Run = Callable[..., Any]
 
 EXACT = {
-    getattr(torch.ops.aten, name)
-    for name in (
-        "abs add clamp clamp_min clamp_max div eq ge gt hardtanh hardtanh_ le leaky_relu "
-        "leaky_relu_ lt maximum minimum mul ne neg relu relu_ round sub where"
-    ).split()
+    torch.ops.aten.abs,
+    torch.ops.aten.add,
+    torch.ops.aten.clamp,
+    torch.ops.aten.clamp_max,
+    torch.ops.aten.clamp_min,
+    torch.ops.aten.div,
+    torch.ops.aten.hardtanh,
+    torch.ops.aten.hardtanh_,
+    torch.ops.aten.leaky_relu,
+    torch.ops.aten.leaky_relu_,
+    torch.ops.aten.maximum,
+    torch.ops.aten.minimum,
+    torch.ops.aten.mul,
+    torch.ops.aten.neg,
+    torch.ops.aten.relu,
+    torch.ops.aten.relu_,
+    torch.ops.aten.sub,
+    torch.ops.aten.where,
 }
 """Pointwise ops of single operations that IEEE 754 rounds, or of none: a value depends on what it
 is made from alone."""
@@ -153,7 +166,7 @@ def _differ(plain: Any, given: Any) -> bool:
     """Whether a value comes in another order than the model's own, which is not channels last."""
     if not isinstance(plain, Tensor) or has_channels_last(plain):
         return False
-    return plain.stride() != given.stride()
+    return bool(plain.stride() != given.stride())
 
 
 def _contiguous_where(differs: Sequence[bool], run: Run) -> Run:
