@@ -11,7 +11,9 @@ from support.replays import check
 from torch import nn
 
 from sensitivity.errors import ModelError, NamesError
+from sensitivity.quantizers import ranges
 from sensitivity.quantizers.alternatives import Alternatives, with_alternatives
+from sensitivity.quantizers.ranges import lowest_divergence
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Range
 from sensitivity.simulators.choose import simulator_for
@@ -198,3 +200,21 @@ def test_per_channel_weights_are_replayed_too():
         models.batch(seed=7),
         [frozenset(), frozenset(channels[:3]), frozenset(channels)],
     )
+
+
+@pytest.mark.parametrize("levels", [127, 255], ids=["signed", "unsigned"])
+@pytest.mark.parametrize("bins", [2048, 2500], ids=["as it starts", "grown"])
+def test_the_search_by_entropy_finds_what_modelopt_s_own_finds(levels, bins):
+    from modelopt.torch.quantization.calib.histogram import _compute_amax_entropy
+
+    draw = np.random.default_rng(bins + levels)
+    drawn = {
+        "normal": draw.normal(size=5000),
+        "relu": np.maximum(draw.normal(size=5000), 0),
+        "outlier": np.append(draw.normal(size=5000), 60.0),
+        "few": draw.normal(size=40),
+    }
+    for name, values in drawn.items():
+        counts, edges = np.histogram(np.abs(values), bins)
+        theirs = _compute_amax_entropy(counts.copy(), edges, 8, levels == 255, ranges.STRIDE)
+        assert np.float32(lowest_divergence(counts, edges, levels)) == theirs.numpy(), name

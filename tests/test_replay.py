@@ -359,7 +359,6 @@ def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) ->
     try:
         deque(simulator.outputs(inputs, variants), maxlen=0)
     finally:
-        gc.unfreeze()
         graph._run[:] = original
     return most
 

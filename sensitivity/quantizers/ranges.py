@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import rel_entr
 
 from sensitivity import optional
 from sensitivity.errors import ModelError
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 
 PERCENTILES = (99.9, 99.99)
 STRIDE = 16
-"""Of 2048 bins, how many to go on between two ranges tried for entropy: ModelOpt's loop over them
-is in Python."""
+"""Of 2048 bins, how many to go on between two ranges tried for entropy."""
+
+FEWEST_BINS = 128
+"""Of the narrowest range tried for entropy, as in ModelOpt."""
 
 CHANNEL_AXIS = {"ConvTranspose1d": 1, "ConvTranspose2d": 1, "ConvTranspose3d": 1}
 """Of the weight, where it is not 0."""
@@ -182,7 +185,6 @@ def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
         f"percentile {share}": {"method": "percentile", "percentile": share}
         for share in PERCENTILES
     }
-    tried["entropy"] = {"method": "entropy", "stride": STRIDE}
     amaxes = {
         method: float(calibrator.compute_amax(**options)) for method, options in tried.items()
     }
@@ -191,6 +193,7 @@ def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
         np.asarray(each, np.float64)
         for each in (calibrator._calib_hist, calibrator._calib_bin_edges)
     )
+    amaxes["entropy"] = lowest_divergence(counts, edges, levels)
     amaxes["mse"] = lowest_error(counts, edges, levels)
     good = {
         method: float(np.float32(amax))
@@ -213,6 +216,35 @@ def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels
     steps = tried[:, None] / levels
     error = (np.minimum(np.rint(centres / steps), levels) * steps - centres) ** 2 @ counts
     return float(tried[error.argmin()])
+
+
+def lowest_divergence(
+    counts: NDArray[np.float64], edges: NDArray[np.float64], levels: int, *, stride: int = STRIDE
+) -> float:
+    """The amax with which the distribution of the quantized values diverges least
+    (Kullback-Leibler), the largest of equals.
+
+    counts, edges, levels: as for `lowest_error`. stride: bins between two ranges tried. Finds what
+    ModelOpt's search by entropy finds, whose loops over bins are in Python, in a tenth of the time.
+    """
+    ends = np.arange(FEWEST_BINS, len(counts) + 1, stride)
+    counts = np.concatenate([counts[1:2], counts[1:]])  # 0 is exact in any range
+    with np.errstate(invalid="ignore"):
+        divergences = [_divergence(counts, int(end), levels + 1) for end in ends[::-1]]
+    return float(edges[ends[::-1][np.argmin(divergences)]])
+
+
+def _divergence(counts: NDArray[np.float64], end: int, bins: int) -> float:
+    """Of the counts clipped to the first `end`, from what merging them into `bins` leaves."""
+    kept = counts[:end]
+    filled = kept != 0
+    merged = np.digitize(np.arange(end), np.linspace(0, end, bins + 1)) - 1
+    sums = np.bincount(merged[filled], kept[filled], minlength=bins)
+    shares = sums / np.maximum(np.bincount(merged[filled], minlength=bins), 1)
+    spread = np.where(filled, shares[merged], 0.0)
+    clipped = kept.copy()
+    clipped[-1] += counts[end:].sum()
+    return float(rel_entr(clipped / clipped.sum(), spread / spread.sum()).sum())
 
 
 def _module(source: Any, quantizer: Quantizer) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import jinja2
@@ -107,7 +108,9 @@ def page(template: str, **values: object) -> str:
     )
 
 
+@cache
 def _templates() -> jinja2.Environment:
+    """One for all pages, since it keeps the templates that it has compiled."""
     # Escaping by file name, jinja2's usual rule, would leave out a template whose name ends in
     # ".j2".
     environment = jinja2.Environment(

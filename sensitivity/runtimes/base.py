@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -141,11 +141,12 @@ def existing(file: Path) -> Path:
     return file
 
 
-def written_json(file: Path, by: str) -> Any:
-    """What a runtime wrote to a temporary file. by: what it is called. Raises RuntimeUnavailable
-    where the file is missing or not whole: a full disk takes a part, and few runtimes look."""
+def written_json(file: Path, by: str, decode: Callable[[bytes], Any] = json.loads) -> Any:
+    """What a runtime wrote to a temporary file. by: what it is called. decode: raises ValueError
+    where the bytes are no JSON. Raises RuntimeUnavailable where the file is missing or not whole: a
+    full disk takes a part, and few runtimes look."""
     try:
-        return json.loads(file.read_text())
+        return decode(file.read_bytes())
     except (OSError, ValueError) as error:
         raise RuntimeUnavailable(
             f"Expected {by} to have written JSON to {file}, got: {error}; see that there is room "

@@ -7,6 +7,7 @@ them, and forks a child for each command line: its own memory, folder, environme
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -74,8 +75,11 @@ def warm(folder: Path) -> Iterator[Path]:
 def _serve(address: str) -> None:
     """Import, then fork a child for each client, for ever."""
     sys.path[0] = str(Path(__file__).parents[2])
+    os.fsync = os.fstat  # type: ignore[assignment] # as in conftest.py
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # what stays is not walked again, nor copied for that, in each child
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address + ".bound")
     listener.listen()
