@@ -13,14 +13,31 @@ from typing import Any
 # later import of onnxruntime.quantization would fail.
 import onnxruntime.transformers  # noqa: F401
 import pytest
+from support.warm import warm
 from xdist.scheduler import LoadScopeScheduling
 
 SPREAD = ("test_cases.py", "test_yolo_families.py")
 """Files of long tests that share nothing: any worker takes any of these, and they begin first, so
 that no worker is left alone with a long one at the end."""
 
-LONG = ("test_yolo.py", "test_run.py", "test_python.py", "test_sources_mobilenet.py")
-"""Files that take minutes; they come next, for the same reason."""
+LONG = (
+    "test_repairs_run.py",
+    "test_onnx_ranges.py",
+    "test_run_dir.py",
+    "test_replay.py",
+    "test_yolo.py",
+    "test_rules_exports.py",
+    "test_rtx_rules.py",
+    "test_cost_planner.py",
+    "test_quantize.py",
+    "test_recalibrate.py",
+    "test_export_mobilenet.py",
+    "test_detection_report.py",
+    "test_python.py",
+    "test_run.py",
+    "test_sources_mobilenet.py",
+)
+"""Files that take half a minute and more; they come next, for the same reason."""
 
 
 os.fsync = os.fstat  # type: ignore[assignment]
@@ -56,6 +73,13 @@ class WholeFiles(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
         return nodeid if Path(file).name in SPREAD else file
+
+
+@pytest.fixture(scope="session")
+def warm_bin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a `sensitivity` and a `python` that start with everything imported."""
+    with warm(tmp_path_factory.mktemp("bin")) as folder:
+        yield folder
 
 
 @pytest.fixture

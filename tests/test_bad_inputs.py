@@ -7,7 +7,6 @@ import errno
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -21,9 +20,9 @@ from sensitivity.errors import SensitivityError
 ROOT = Path(__file__).parents[1]
 
 
-def test_some_bad_inputs_are_one_clear_sentence_each() -> None:
+def test_some_bad_inputs_are_one_clear_sentence_each(warm_bin: Path) -> None:
     script = ROOT / "benchmarks/bad_inputs.py"
-    command = [sys.executable, str(script), "--every", "12"]
+    command = [warm_bin / "python", script, "--every", "12"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

@@ -4,7 +4,6 @@ its weights."""
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,16 +66,15 @@ def test_no_digit_is_in_two_splits():
     assert len(np.unique(whole, axis=0)) == 1797
 
 
-def test_another_process_loads_the_same_model_without_training(reference, task):
+def test_another_process_loads_the_same_model_without_training(reference, task, warm_bin):
     code = (
         "import sys; from sensitivity.tasks.load import load_task; from "
         "sensitivity.quantizers.torch.modelopt import ModelOptModel; from "
         "sensitivity.workflows import demo; demo.trained = None; "
         "print(ModelOptModel(load_task(sys.argv[1]).model).fingerprint())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, reference], capture_output=True, text=True, check=True
-    )
+    command = [warm_bin / "python", "-c", code, reference]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == ModelOptModel(task.model).fingerprint()
 
 

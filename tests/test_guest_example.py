@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_guest_is_installed_and_passes_its_tests(tmp_path: Path) -> None:
+def test_the_guest_is_installed_and_passes_its_tests(tmp_path: Path, warm_bin: Path) -> None:
     made = tmp_path / "guest"
     shutil.copytree(ROOT / "examples/guest", made)  # a build leaves files beside what it builds
     place = tmp_path / "installed"
@@ -32,7 +32,8 @@ def test_the_guest_is_installed_and_passes_its_tests(tmp_path: Path) -> None:
         "PYTHONPATH": os.pathsep.join([str(place), str(ROOT)]),
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
     }
-    tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
-    done = subprocess.run(tests, cwd=made, env=env, capture_output=True, text=True)
+    tests = "import pytest; raise SystemExit(pytest.main(['-q', '-pno:cacheprovider', 'tests']))"
+    command = [warm_bin / "python", "-c", tests]
+    done = subprocess.run(command, cwd=made, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

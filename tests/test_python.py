@@ -240,16 +240,15 @@ def test_functions_are_told_apart_by_their_code_and_the_values_that_they_hold(
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_function_has_the_same_fingerprint_in_another_process() -> None:
+def test_a_function_has_the_same_fingerprint_in_another_process(warm_bin: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, 'tests'); import sensitivity as sv\n"
         "from sensitivity.tasks.fingerprint import judges_digest; from sensitivity.tasks.load "
         "import load_task\n"
         f"print(judges_digest(load_task({str(TASK)!r} + ':far_too_wide')))"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
-    )
+    command = [warm_bin / "python", "-c", code]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert said.stdout.split()[-1] == judges_digest(made())
 
 
@@ -503,8 +502,10 @@ def test_the_api_reference_is_what_the_docstrings_say() -> None:
     assert (ROOT / "docs/api.md").read_text() == markdown(), said
 
 
-def test_the_example_ends_with_a_table_a_file_and_the_same_outputs(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "examples/10_python/digits.py", tmp_path / "run"]
+def test_the_example_ends_with_a_table_a_file_and_the_same_outputs(
+    warm_bin: Path, tmp_path: Path
+) -> None:
+    command = [warm_bin / "python", ROOT / "examples/10_python/digits.py", tmp_path / "run"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     said = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
     assert "Left out: conv2\n" in said

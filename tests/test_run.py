@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import pytest
 from rich.console import Console
 from support.commands import LAYERS, TASK, verb
 from support.reporting_samples import complete
+from support.warm import DIED, PID_FILE
 
 from sensitivity import doctor
 from sensitivity.cli.render import ranking_table
@@ -275,19 +277,11 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(
 
 
 def test_a_scan_killed_at_five_moments_and_resumed_equals_the_uninterrupted_one(
-    done: Path, tmp_path: Path
+    done: Path, tmp_path: Path, warm_bin: Path
 ) -> None:
     out = tmp_path / "killed"
-    command = [
-        sys.executable,
-        "-m",
-        "sensitivity",
-        "scan",
-        f"{TASK}:task",
-        "--out",
-        str(out),
-        "--resume",
-    ]
+    words = ["scan", f"{TASK}:task", "--out", str(out), "--resume"]
+    command = [str(warm_bin / "sensitivity"), *words]
     for lines in (3, 20, 45, 70, 100):
         assert kill_at(command, out / "journal.jsonl", lines), f"ended before {lines} lines"
     subprocess.run(command, check=True, capture_output=True)
@@ -295,13 +289,15 @@ def test_a_scan_killed_at_five_moments_and_resumed_equals_the_uninterrupted_one(
 
 
 def kill_at(command: list[str], journal: Path, lines: int) -> bool:
-    """Start the command and SIGKILL it once the journal has that many lines; whether it was still
-    running."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Start the command and SIGKILL its process once the journal has that many lines; whether it
+    was still running."""
+    told = journal.parents[1] / "pid"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=os.environ | {PID_FILE: str(told)}, **quiet)
     while process.poll() is None:
         if journal.exists() and journal.read_bytes().count(b"\n") >= lines:
-            process.send_signal(signal.SIGKILL)
-            return process.wait() == -signal.SIGKILL
+            os.kill(int(told.read_text()), signal.SIGKILL)
+            return process.wait() == DIED
         time.sleep(0.002)
     return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -51,11 +52,18 @@ class World:
 
     def truth(self) -> np.ndarray:
         """Drop of each set, from many more samples than anybody has."""
-        rng = np.random.default_rng(99)
-        margin = rng.beta(1.2, 2.2, 12_000)
-        push = 0.8 * rng.normal(size=12_000) + 0.6 * rng.normal(size=(len(self.noise), 12_000))
-        changed = np.abs(push) * self.noise[:, None] > margin
+        margin, push = many(len(self.noise))
+        changed = push * self.noise[:, None] > margin
         return (changed * np.clip(self.boldness * self.own[:, None] * margin, 0, 1)).mean(axis=1)
+
+
+@cache
+def many(sets: int) -> tuple[np.ndarray, np.ndarray]:
+    """Margins float[n] and how hard each set pushes at them, float[sets, n]: for every world the
+    same."""
+    rng = np.random.default_rng(99)
+    margin = rng.beta(1.2, 2.2, 12_000)
+    return margin, np.abs(0.8 * rng.normal(size=12_000) + 0.6 * rng.normal(size=(sets, 12_000)))
 
 
 def searched(seed: int, labels: int = 250, others: int = 250) -> tuple[int | None, int, World]:

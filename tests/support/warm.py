@@ -1,4 +1,5 @@
-"""A `sensitivity` for tests of whole command lines that does not import torch and ModelOpt anew.
+"""A `sensitivity` and a `python` for tests of whole command lines that do not import torch and
+ModelOpt anew.
 
 Those imports take eight seconds of a core, several times what most tests compute. One process does
 them, and forks a child for each command line: its own memory, folder, environment and exit code.
@@ -11,6 +12,7 @@ import gc
 import importlib
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 IMPORTED = (
     "matplotlib.pyplot",
@@ -44,21 +47,23 @@ sys.exit((server.recv(1) or b"\\x86")[0])
 """
 """What the command line starts; 134 is the exit code of a child that died."""
 
+DIED = 134
+
+PID_FILE = "WARM_PID_FILE"
+"""The variable that names the file where the child says its process, for who wants to kill it."""
+
 STARTED_S = 600
 """How long the imports may take on a loaded machine."""
 
 
 @contextlib.contextmanager
 def warm(folder: Path) -> Iterator[Path]:
-    """The path of a `sensitivity` in an empty folder, with a `python` beside it; stopped at the
-    end."""
-    command, address = folder / "sensitivity", folder / "socket"
-    for path, text in (
-        (command, CLIENT.format(python=sys.executable, address=str(address))),
-        (folder / "python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'),
-    ):
-        path.write_text(text)
-        path.chmod(0o755)
+    """The folder, with a `sensitivity` and a `python` in it, which takes a script or -c; their
+    process is stopped at the end."""
+    address = folder / "socket"
+    for name in ("sensitivity", "python"):
+        (folder / name).write_text(CLIENT.format(python=sys.executable, address=str(address)))
+        (folder / name).chmod(0o755)
     server = subprocess.Popen([sys.executable, __file__, str(address)], stdout=subprocess.DEVNULL)
     try:
         end = time.monotonic() + STARTED_S
@@ -66,7 +71,7 @@ def warm(folder: Path) -> Iterator[Path]:
             assert server.poll() is None, "the process that imports has ended"
             assert time.monotonic() < end, f"no imports within {STARTED_S} s"
             time.sleep(0.05)
-        yield command
+        yield folder
     finally:
         server.kill()
         server.wait()
@@ -111,20 +116,26 @@ def _answer(client: socket.socket) -> None:
     os.chdir(asked["folder"])
     os.environ.clear()
     os.environ.update(asked["variables"])
-    sys.argv = asked["words"]
-    code = _run()
+    sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    if PID_FILE in os.environ:
+        Path(os.environ[PID_FILE]).write_text(str(os.getpid()))
+    code = _run(*asked["words"])
     client.sendall(bytes([code]))
     os._exit(code)
 
 
-def _run() -> int:
-    """The exit code of the command line in `sys.argv`."""
+def _run(name: str, *words: str) -> int:
+    """The exit code of a command line."""
     import atexit
 
-    from sensitivity.cli.main import main
-
+    sys.argv = [name, *words]
     try:
-        main()
+        if Path(name).name == "python":
+            _interpret(*words)
+        else:
+            from sensitivity.cli.main import main
+
+            main()
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -135,6 +146,17 @@ def _run() -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     return code
+
+
+def _interpret(first: str, *rest: str) -> None:
+    """What an interpreter does with a script, or with -c and a program."""
+    if first == "-c":
+        sys.argv, sys.path[:0] = ["-c", *rest[1:]], [""]
+        main = sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), vars(main))
+    else:
+        sys.argv, sys.path[:0] = [first, *rest], [str(Path(first).resolve().parent)]
+        runpy.run_path(first, run_name="__main__")
 
 
 if __name__ == "__main__":
