@@ -267,8 +267,8 @@ class PlanChoices:
     formats: str | None = setting(
         None,
         "What a unit may run in: int8,float by default, where int8 stands for what the model came "
-        "with. int8,int16,float: what would be left out is first tried with activations of 16 "
-        "bits, as NPUs and ONNX Runtime take them.",
+        "with. int8,int16,float: a unit may have activations of 16 bits, at an eighth of the cost "
+        "of leaving it out, as NPUs and ONNX Runtime take them.",
     )
     planner: str = registered(
         "greedy",

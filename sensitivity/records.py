@@ -328,13 +328,19 @@ class Target:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """A skip-set that a planner tried on `confirm`, in the order tried. n: samples that settled
-    it."""
+    """A skip-set that a planner tried on `confirm`, in the order tried. n: samples that settled it.
+    wide: units that were not left out, but had activations of 16 bits."""
 
     skip: tuple[str, ...]
     metric: float
     met: bool
     n: int
+    wide: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The set as planners name it."""
+        return names_of_set(self.skip, self.wide)
 
 
 @dataclass(frozen=True)
@@ -361,8 +367,8 @@ class Recalibrated:
 
 @dataclass(frozen=True)
 class Widened:
-    """A unit that would be left out in float and has its activations in 16 bits instead, its
-    weights as they are. ranges: of all its activations."""
+    """A unit that has activations of 16 bits in place of its own, and its weights as they are.
+    ranges: of all its activations."""
 
     unit: str
     ranges: tuple[Range, ...]
@@ -462,7 +468,7 @@ class Plan:
     bench was asked for.
     formats: unit -> what the plan runs it in, in words ("INT8", "FP8 E4M3", "INT8 with INT16
     activations"), "float" for those in `skip`; empty in plans of versions before it was told.
-    widened: units that are not left out since 16 bits for their activations are enough.
+    widened: units that have activations of 16 bits.
     """
 
     skip: tuple[str, ...]
@@ -489,10 +495,14 @@ class Plan:
         """Units that do not run in their own format: in float, or with activations of 16 bits."""
         return (*self.skip, *(one.unit for one in self.widened))
 
-    def is_of(self, skip: Iterable[str]) -> bool:
-        """Whether the search for this plan ended with this skip-set, before any of its units were
-        given 16 bits."""
-        return set(skip) == set(self.outside)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The set as planners name it."""
+        return names_of_set(self.skip, [one.unit for one in self.widened])
+
+    def is_of(self, names: Iterable[str]) -> bool:
+        """Whether the plan is this set, as planners name it."""
+        return set(names) == set(self.names)
 
     @property
     def wide_ranges(self) -> tuple[Range, ...]:
@@ -529,7 +539,8 @@ class CostModel:
 
     kind: how it was had ("macs", "table", "engine"). unit: "ms" for times that were measured;
     "work" is no time, only good for comparing. base: of everything in INT8, without borders. units:
-    what leaving each one out adds; below 0 where it is faster in float. note: why not to trust it;
+    what leaving each one out adds; below 0 where it is faster in float; with 16 bits it adds
+    `WIDE_SHARE` of that, unless its `wide_name` is there. note: why not to trust it;
     "" where nothing speaks against it. error: standard deviation of a skip-set's measured time
     about what this says; 0 where it was not estimated.
     """
@@ -542,19 +553,61 @@ class CostModel:
     note: str = ""
     error: float = 0.0
 
-    def of(self, skip: Iterable[str]) -> float:
-        left_out = {*skip, ""}
+    def of(self, names: Iterable[str]) -> float:
+        """names: as planners name a set."""
+        names = set(names)
+        outside = {*names, *parts_of_set(names)[1], ""}
         cut = sum(
-            border.cost
-            for border in self.borders
-            if (border.a in left_out) != (border.b in left_out)
+            border.cost for border in self.borders if (border.a in outside) != (border.b in outside)
         )
-        return self.base + sum(self.units[unit] for unit in left_out - {""}) + cut
+        return self.base + sum(self._own(name) for name in names) + cut
+
+    def _own(self, name: str) -> float:
+        if name in self.units:
+            return self.units[name]
+        return WIDE_SHARE * self.units[name.removesuffix(IN_16_BITS)]
 
 
-def cost_of(skip: Collection[str], cost: CostModel | None) -> float:
-    """What to compare skip-sets by; without a cost their size."""
-    return float(len(skip)) if cost is None else cost.of(skip)
+def cost_of(names: Collection[str], cost: CostModel | None) -> float:
+    """What to compare skip-sets by; without a cost their size. names: as planners name a set."""
+    if cost is not None:
+        return cost.of(names)
+    skip, wide = parts_of_set(names)
+    return len(skip) + WIDE_SHARE * len(wide)
+
+
+WIDE_SHARE = 128 / 1024
+"""Bit operations of a multiplication with 8-bit weights and 16-bit activations, over those of one
+in float: what the one costs in place of the other."""
+
+IN_16_BITS = " in 16 bits"
+"""Behind a unit's name where planners speak of its activations."""
+
+
+def wide_name(unit: str) -> str:
+    """What planners call a unit with activations of 16 bits; its bare name says that it is left
+    out."""
+    return unit + IN_16_BITS
+
+
+def names_of_set(skip: Iterable[str], wide: Iterable[str]) -> tuple[str, ...]:
+    """One set for planners: units left out, and units with activations of 16 bits."""
+    return (*skip, *map(wide_name, wide))
+
+
+def parts_of_set(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Units left out, and units with activations of 16 bits.
+
+    >>> parts_of_set(["fc", wide_name("conv1")])
+    (('fc',), ('conv1',))
+    """
+    skip, wide = list[str](), list[str]()
+    for name in names:
+        if name.endswith(IN_16_BITS):
+            wide.append(name.removesuffix(IN_16_BITS))
+        else:
+            skip.append(name)
+    return tuple(skip), tuple(wide)
 
 
 @dataclass(frozen=True)
@@ -563,7 +616,7 @@ class FrontierPoint:
 
     holdout, holdout_drop: None where it was not measured there. true_drop: as in `PlanMetric`, but
     without `holdout`, which chooses nothing. predicted_ms and measured_ms as in
-    `Plan`.
+    `Plan`, wide as in `PlanStep`.
     """
 
     skip: tuple[str, ...]
@@ -574,6 +627,12 @@ class FrontierPoint:
     predicted_ms: float | None = None
     measured_ms: float | None = None
     true_drop: Estimate | None = None
+    wide: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The set as planners name it."""
+        return names_of_set(self.skip, self.wide)
 
     @property
     def likely_drop(self) -> float:

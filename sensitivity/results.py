@@ -124,7 +124,8 @@ class Planned(Result):
         """One row for each set that plans of this directory have met so far, the cheapest first, as
         in frontier.csv."""
         found, best = read_frontier(self._run_dir)
-        return frontier_table(found.points, self.record, found.cost, {point.skip for point in best})
+        names = {point.names for point in best}
+        return frontier_table(found.points, self.record, found.cost, names)
 
     def apply(self, model: Any) -> AbstractContextManager[Any]:
         """`with plan.apply(model):` the model is as the plan was judged: layers left out, ranges as

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
@@ -140,6 +141,21 @@ def test_the_partial_file_alone_has_pairs_of_16_bits(done: Path) -> None:
     check = next(one for one in json.loads((done / "export.json").read_text())["files"][::-1])
     assert check["variant"] == "partial"
     assert check["metric"]["file"] == pytest.approx(check["metric"]["simulated"], abs=0.05)
+
+
+def test_another_target_is_answered_from_sets_with_16_bits_that_were_measured(
+    done: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "again"
+    shutil.copytree(done, out)
+    before = RunDir(out).plan()
+    assert any(step.wide for step in before.path)
+    lines = RunDir(out).journal.read_bytes()
+    assert verb("plan", out, "--target", "0.79", *FORMATS) == 0
+    again = RunDir(out).plan()
+    assert set(again.widened) == set(before.widened)
+    assert any("measured before" in note for note in again.notes)
+    assert RunDir(out).journal.read_bytes() == lines
 
 
 def test_words_say_how_many_layers_have_16_bits(done: Path, capsys: Any) -> None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from sensitivity import api
 from sensitivity.records import FrontierPoint, Plan
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio
+from sensitivity.reporting.formats import MetricFormat, milliseconds, ratio, wide_words
 from sensitivity.reporting.kinds import kind_of
 from sensitivity.reporting.number_formats import in_format
 from sensitivity.reporting.verdict import words_of
@@ -91,10 +91,10 @@ def frontier_rows(
             milliseconds(ms) if ms is not None else "-"
             for ms in (point.predicted_ms, point.measured_ms)
         )
-        chosen = "chosen" if plan and plan.is_of(point.skip) else ""
+        chosen = "chosen" if plan and plan.is_of(point.names) else ""
         level = (metric.level(point.confirm.value), metric.interval(point.confirm))
         row = (
-            str(len(point.skip)),
+            f"{len(point.skip)}{wide_words(point)}",
             *level,
             metric.change(point.drop.value, sign=False),
             held,

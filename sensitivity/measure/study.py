@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.variants import baselines, skip_variant, unit_variant
-from sensitivity.records import Mode, Plan, Quantizer, Unit, Variant
+from sensitivity.records import (
+    Mode,
+    Plan,
+    Quantizer,
+    Range,
+    Unit,
+    Variant,
+    Widened,
+    parts_of_set,
+)
 
 
 @dataclass(frozen=True)
@@ -16,12 +25,14 @@ class Study:
     """What scans and searches work on.
 
     measurer: gives the scores of variants. units: what is left out of INT8, or kept in it, as one.
-    quantizers: all quantizers of the model, in its order; each is in exactly one unit.
+    quantizers: all quantizers of the model, in its order; each is in exactly one unit. wide: for
+    units that may have activations of 16 bits in place of float, the ranges of all of these.
     """
 
     measurer: Measurer
     units: tuple[Unit, ...]
     quantizers: tuple[Quantizer, ...]
+    wide: Mapping[str, tuple[Range, ...]] = field(default_factory=dict)
 
     @cached_property
     def baselines(self) -> dict[str, Variant]:
@@ -39,9 +50,16 @@ class Study:
         quantized."""
         return unit_variant(unit, self.quantizers, mode)
 
-    def skip_variant(self, skip: Iterable[str]) -> Variant:
-        """The model with the units of these names left unquantized."""
-        return skip_variant(skip, self.units)
+    def skip_variant(self, names: Iterable[str]) -> Variant:
+        """The model with a set of planners: units of bare names are left unquantized, others have
+        activations of 16 bits."""
+        skip, wide = parts_of_set(names)
+        ranges = (one for unit in wide for one in self.wide[unit])
+        return replace(skip_variant(skip, self.units), ranges=frozenset(ranges))
+
+    def widened(self, names: Iterable[str]) -> tuple[Widened, ...]:
+        """The units of such a set that have 16 bits."""
+        return tuple(Widened(unit, self.wide[unit]) for unit in parts_of_set(names)[1])
 
     def plan_variant(self, plan: Plan) -> Variant:
         """The model as a plan wants it."""

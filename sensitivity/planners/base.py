@@ -26,7 +26,8 @@ class Goal:
     cost: of a skip-set; None counts units. loss: unit -> how much quantizing it costs, >= 0, on any
     one scale: where a search begins, never what it believes. probe: None where engines are not
     measured. distortion: None where outputs cannot be compared. by_hand: units that people leave
-    out without measuring, see `planners.rule`.
+    out without measuring, see `planners.rule`. after: unit -> the one without which it is not worth
+    choosing.
     """
 
     floor: float
@@ -36,6 +37,7 @@ class Goal:
     probe: Probe | None = None
     distortion: Distortion | None = None
     by_hand: Skip = ()
+    after: Mapping[str, str] = field(default_factory=dict)
 
     def cost_of(self, skip: Sequence[str]) -> float:
         return cost_of(skip, self.cost)

@@ -81,7 +81,7 @@ class CostPlanner:
         return replace(search.choice(ordered(best)), ms=measured)
 
     def _improve(self, ranking: Sequence[str], search: Search, goal: Goal) -> None:
-        program = Program(tuple(ranking), goal.cost)
+        program = Program(tuple(ranking), goal.cost, goal.after)
         whole = goal.start - search.step(()).metric
         guess = first_guess([goal.loss.get(unit, 0.0) for unit in ranking], whole)
         misses = 0

@@ -3,8 +3,8 @@ SciPy's HiGHS."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -24,10 +24,12 @@ TIME_LIMIT_S = 10.0
 
 @dataclass(frozen=True)
 class Program:
-    """units: names, in the order of the weights. cost: of a skip-set; None counts units."""
+    """units: names, in the order of the weights. cost: of a skip-set; None counts units. after: as
+    in `Goal`."""
 
     units: tuple[str, ...]
     cost: CostModel | None
+    after: Mapping[str, str] = field(default_factory=dict)
 
     def cheapest(
         self, weights: Weights, allowed: float, tried: Collection[frozenset[str]], below: float
@@ -75,6 +77,8 @@ class Program:
         rows.at_most(cost, below - (self.cost.base if self.cost else 0.0))
         for skip in tried:
             rows.other_than([unit in skip for unit in self.units])
+        for unit in self.after.keys() & index.keys():
+            rows.add({index[unit]: 1.0, index[self.after[unit]]: -1.0}, 0.0)
         return cost, loss, rows
 
     def _solved(self, objective: np.ndarray, rows: _Rows) -> tuple[str, ...] | None:

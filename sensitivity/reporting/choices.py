@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from sensitivity.records import Estimate, FrontierPoint, Plan
+from sensitivity.records import Estimate, FrontierPoint, Plan, cost_of
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import Choice, ReportData
-from sensitivity.reporting.formats import MetricFormat, count, milliseconds
+from sensitivity.reporting.formats import MetricFormat, count, milliseconds, wide_words
 from sensitivity.reporting.verdict import chance_words, verdict_in
 
 Kind = Literal["float", "int8", "option", "beaten"]
@@ -23,9 +23,15 @@ ACROSS: dict[Across, str] = {
 }
 
 
+MIXED = (
+    "layers left out of INT8, one with activations of 16 bits as an eighth (in order, not to scale)"
+)
+
+
 @dataclass(frozen=True)
 class Option:
-    """A set that some target chooses, in words. names: of what it leaves out. cost: its latency or
+    """A set that some target chooses, in words. names: of what it leaves out, and of what has 16
+    bits in it. cost: its latency or
     work, "" where neither is known. holdout: "" where it was not measured there.
 
     state: what is known of the target. command: makes it the plan; "" where it is the plan or no
@@ -130,7 +136,7 @@ class _Sets:
         return tuple(
             choice
             for choice in self.choices
-            if choice.command or self.plan.is_of(choice.point.skip)
+            if choice.command or self.plan.is_of(choice.point.names)
         )
 
     @cached_property
@@ -146,6 +152,11 @@ class _Sets:
         has_work = all(choice.work is not None for choice in self.choices)
         return "work" if has_work else "layers"
 
+    @property
+    def across_words(self) -> str:
+        is_mixed = any(choice.point.wide for choice in self.choices)
+        return MIXED if is_mixed and self.across == "layers" else ACROSS[self.across]
+
     def chart(self, whole: bool) -> ChoiceChart:
         metric, plan = self.metric, self.plan
         places = [self.place(choice) for choice in self.choices] + self.float_()
@@ -159,7 +170,7 @@ class _Sets:
         return ChoiceChart(
             up=axis_around(map(metric.shown, drawn), zero=False),
             up_unit=f"{metric.level_label} on confirm",
-            across_unit=ACROSS[self.across],
+            across_unit=self.across_words,
             ticks=ticks,
             marks=tuple(self.mark(place, at[place.across]) for place in places),
             options=options,
@@ -171,16 +182,16 @@ class _Sets:
     def latency_ms(self, point: FrontierPoint) -> float | None:
         """What was measured of a set, or else what was predicted."""
         known = [point.measured_ms, point.predicted_ms]
-        if self.plan.is_of(point.skip):
+        if self.plan.is_of(point.names):
             known.insert(0, self.times_ms.get("partial"))
-        elif not point.skip:
+        elif not point.names:
             known.insert(0, self.times_ms.get("int8"))
         return next((value for value in known if value is not None), None)
 
     def cost(self, choice: Choice) -> float:
         """Along the horizontal axis."""
         found = {"ms": self.latency_ms(choice.point), "work": choice.work}.get(self.across)
-        return float(len(choice.point.skip)) if found is None else found
+        return cost_of(choice.point.names, None) if found is None else found
 
     def cost_words(self, choice: Choice) -> str:
         latency_ms = self.latency_ms(choice.point)
@@ -200,11 +211,11 @@ class _Sets:
     def option(self, choice: Choice) -> Option:
         point, metric, plan = choice.point, self.metric, self.plan
         drop, level, held = point.true_drop or point.drop, self.level(point), point.holdout
-        is_plan = plan.is_of(point.skip)
-        every = count(max(self.data.layers, len(point.skip)), "layer")
+        is_plan = plan.is_of(point.names)
+        every = count(max(self.data.layers, len(point.names)), "layer")
         return Option(
-            names=point.skip,
-            layers=f"{len(point.skip)} of {every}",
+            names=point.names,
+            layers=f"{len(point.skip)} of {every}{wide_words(point)}",
             accuracy=f"{metric.level(level.value)} {metric.interval(level)}".rstrip(),
             drop=f"{metric.change(drop.value, sign=False)} {metric.interval(drop)}".rstrip(),
             cost=self.cost_words(choice),
@@ -224,14 +235,15 @@ class _Sets:
         )
         if chance:
             state = f"{chance} by confirm alone"
-        if self.plan.is_of(point.skip) and found is not None:
+        if self.plan.is_of(point.names) and found is not None:
             return f"{state}, which chose it; {found.accuracy} on all samples"
         return state
 
     def place(self, choice: Choice) -> _Place:
         level = self.level(choice.point)
         left_out = count(len(choice.point.skip), "layer")
-        words = [f"{left_out} left out: {self.metric.level(level.value)}", self.cost_words(choice)]
+        left_out = f"{left_out} left out{wide_words(choice.point)}"
+        words = [f"{left_out}: {self.metric.level(level.value)}", self.cost_words(choice)]
         option = self.shown.index(choice) if choice in self.shown else None
         kind: Kind = "beaten" if option is None else "option"
         if option is None and len(choice.point.skip) >= self.data.layers:
@@ -248,7 +260,7 @@ class _Sets:
 
     def int8(self) -> list[_Place]:
         """Everything in INT8 as it was calibrated, unless that is one of the sets."""
-        whole = next((choice for choice in self.choices if not choice.point.skip), None)
+        whole = next((choice for choice in self.choices if not choice.point.names), None)
         if whole is not None and self.plan.metric.recalibrated is None:
             return []
         if whole is not None:
@@ -291,5 +303,6 @@ def _of_plan(plan: Plan) -> Choice:
             found.holdout,
             found.holdout_drop,
             true_drop=found.true_drop,
+            wide=tuple(one.unit for one in plan.widened),
         )
     )

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from sensitivity.records import Effect, Estimate, Target
+from sensitivity.records import Effect, Estimate, FrontierPoint, PlanStep, Target
 
 MINUS = "\N{MINUS SIGN}"
 _PERCENT_NAME = re.compile(
@@ -162,6 +162,12 @@ def listing(names: tuple[str, ...], most: int = 6) -> str:
     """
     more = len(names) - most
     return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
+
+
+def wide_words(tried: PlanStep | FrontierPoint) -> str:
+    """What stands behind the number of layers that a set leaves out, where others have activations
+    of 16 bits in it."""
+    return f", {len(tried.wide)} in 16 bits" if tried.wide else ""
 
 
 def count(n: int, noun: str) -> str:

@@ -87,7 +87,7 @@ def _surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
         more = f"--target {plan.target.metric:g} --confidence {certain:g}"
         return NextStep("ask for more certainty", _planned(directory, more))
     allowed = plan.metric.float.value - plan.floor
-    own = next((one.allowed for one in data.choices if plan.is_of(one.point.skip)), None)
+    own = next((one.allowed for one in data.choices if plan.is_of(one.point.names)), None)
     half_pt = 50 * min(allowed, allowed if own is None else own) / data.full_scale
     if half_pt <= 0:
         return NextStep(

@@ -137,6 +137,7 @@ def _templates() -> jinja2.Environment:
         "silent": formats.includes_zero,
         "capability": lambda sm: f"{sm // 10}.{sm % 10}",
         "memory": formats.memory,
+        "wide_words": formats.wide_words,
         "value": lambda value: f"{value:.4g}" if isinstance(value, float) else value,
     }
     return environment
@@ -246,7 +247,7 @@ def _change(estimate: Estimate, metric: MetricFormat) -> Cell:
 
 def _plain_drop(data: ReportData, plan: Plan) -> Estimate:
     """Float less the plan on `confirm`, as counted."""
-    own = next((one.point.drop for one in data.choices if plan.is_of(one.point.skip)), None)
+    own = next((one.point.drop for one in data.choices if plan.is_of(one.point.names)), None)
     return own or plan.metric.counted_drop
 
 

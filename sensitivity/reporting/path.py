@@ -34,7 +34,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class PathChart:
-    """Accuracy on `confirm` against how many layers are left out.
+    """Accuracy on `confirm` against how many layers are left out, or have 16 bits.
 
     counts: every number of layers tried, ascending, one slot each: the horizontal axis is an order,
     not a scale.
@@ -100,7 +100,7 @@ def _tried(plan: Plan) -> dict[frozenset[str], tuple[float, bool, tuple[int, ...
         frozenset(): (start, start >= plan.floor, ())
     }
     for number, step in enumerate(plan.path, start=1):
-        before = tried.get(frozenset(step.skip), (0.0, False, ()))[2]
-        tried[frozenset(step.skip)] = (step.metric, step.met, (*before, number))
-    tried.setdefault(frozenset(plan.outside), (end, plan.met, ()))
+        before = tried.get(frozenset(step.names), (0.0, False, ()))[2]
+        tried[frozenset(step.names)] = (step.metric, step.met, (*before, number))
+    tried.setdefault(frozenset(plan.names), (end, plan.met, ()))
     return tried

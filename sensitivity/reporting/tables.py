@@ -64,7 +64,7 @@ def path_table(plan: Plan) -> pd.DataFrame:
 
     layers: how many are left out. gap: metric minus the floor that meets the target. n: samples of
     `confirm`.
-    skip: exact names, joined with ";".
+    skip: exact names, joined with ";". wide: of those with activations of 16 bits.
     """
     rows = [
         {
@@ -75,10 +75,11 @@ def path_table(plan: Plan) -> pd.DataFrame:
             "met": step.met,
             "n": step.n,
             "skip": SEPARATOR.join(step.skip),
+            "wide": SEPARATOR.join(step.wide),
         }
         for number, step in enumerate(plan.path, start=1)
     ]
-    columns = ["try", "layers", "metric", "gap", "met", "n", "skip"]
+    columns = ["try", "layers", "metric", "gap", "met", "n", "skip", "wide"]
     return _floats(pd.DataFrame(rows, columns=columns), ["metric", "gap"])
 
 
@@ -93,7 +94,7 @@ def frontier_table(
     drop, low, high: float minus this set on confirm, paired. met: the plan's target. best: nothing
     beats it in both cost and metric. cost: by the cost model, in its unit; empty where layers were
     counted. Times are in milliseconds and only there where something was timed. skip: exact names,
-    joined with ";".
+    joined with ";". wide: of those with activations of 16 bits.
     """
     rows = [
         {
@@ -103,16 +104,17 @@ def frontier_table(
             "low": point.drop.low,
             "high": point.drop.high,
             "met": point.confirm.value >= plan.floor,
-            "chosen": plan.is_of(point.skip),
-            "best": point.skip in best,
+            "chosen": plan.is_of(point.names),
+            "best": point.names in best,
             "holdout": point.holdout.value if point.holdout else None,
             "holdout_drop": point.holdout_drop.value if point.holdout_drop else None,
-            "cost": cost.of(point.skip) if cost else None,
+            "cost": cost.of(point.names) if cost else None,
             "predicted_ms": point.predicted_ms,
             "measured_ms": point.measured_ms,
             "skip": SEPARATOR.join(point.skip),
+            "wide": SEPARATOR.join(point.wide),
         }
-        for point in sorted(points, key=lambda point: cost_of(point.skip, cost))
+        for point in sorted(points, key=lambda point: cost_of(point.names, cost))
     ]
     numbers = [
         "metric",
@@ -125,7 +127,7 @@ def frontier_table(
         "predicted_ms",
         "measured_ms",
     ]
-    columns = ["layers", *numbers[:4], "met", "chosen", "best", *numbers[4:], "skip"]
+    columns = ["layers", *numbers[:4], "met", "chosen", "best", *numbers[4:], "skip", "wide"]
     return _floats(pd.DataFrame(rows, columns=columns), numbers)
 
 

@@ -262,7 +262,7 @@ def _weights_alone(data: ReportData, plan: Plan) -> Iterator[str]:
 
 def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
     """What everything in INT8, repaired, was worth to the search that left something out."""
-    whole = next((one.point for one in data.choices if not one.point.skip), None)
+    whole = next((one.point for one in data.choices if not one.point.names), None)
     if not plan.skip or not plan.met or whole is None:
         return
     drop = whole.true_drop or whole.drop

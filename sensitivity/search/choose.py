@@ -14,14 +14,27 @@ from sensitivity.measure.study import Study
 from sensitivity.planners.base import Choice, Distortion, Goal, Judge, Planner, Probe
 from sensitivity.planners.cost import CostPlanner
 from sensitivity.planners.culprits import CulpritPlanner
+from sensitivity.planners.formats import FormatsPlanner
 from sensitivity.planners.interpolated import InterpolatedPlanner
 from sensitivity.planners.pinned import PinnedPlanner
 from sensitivity.planners.rule import by_hand
-from sensitivity.records import CostModel, Estimate, Plan, PlanMetric, Scores, Target
+from sensitivity.records import (
+    CostModel,
+    Estimate,
+    Plan,
+    PlanMetric,
+    PlanStep,
+    Scores,
+    Target,
+    cost_of,
+    parts_of_set,
+    wide_name,
+)
 from sensitivity.registry import load
 from sensitivity.search.judge import judge_of
 from sensitivity.search.rerank import Order, by_signal, distortion_of, reranked
 from sensitivity.search.soft_judge import SoftJudge
+from sensitivity.search.wide import cheaper_with_16_bits, order_of_steps, spared_part
 from sensitivity.signals.base import Signal
 from sensitivity.units.units import Pins
 
@@ -54,7 +67,8 @@ def choose_plan(
 ) -> Plan:
     """The cheapest skip-set found that meets the target, with its evidence.
 
-    fixed: units that the user has decided about.
+    fixed: units that the user has decided about. Where the study has units that may have 16 bits,
+    the search begins anew with them once there is a plan without, and the cheaper one is taken.
 
     After a raced scan the search is guided by its signal and stops measuring a set once the answer
     is clear.
@@ -75,19 +89,28 @@ def choose_plan(
         by_hand(study.units, means.ends),
     )
     choice = planner.choose(order.units, judge, goal)
+    outside = set(choice.skip) - set(fixed.skip)
+    tries_16_bits = study.wide and choice.met and planner.searches and outside
+    if tries_16_bits:
+        order = order_of_steps(order, spared_part(study, means.signal))
+        steps = _planner_of_steps(study, scanned, means, fixed, order)
+        choice = cheaper_with_16_bits(choice, order, steps, judge, goal)
     # A probe has compared whole engines.
     if isinstance(judge, SoftJudge) and means.probe is None and planner.searches:
         choice = _judged_again(choice, judge, goal)
-    variant = study.skip_variant(choice.skip)
-    metric = metric_of(study, judge, float_scores, choice.skip)
+    variant, widened = study.skip_variant(choice.skip), study.widened(choice.skip)
+    metric = _metric_of(study, judge, float_scores, choice.skip)
+    has_ms = means.cost is not None and means.cost.unit == "ms" and not widened
+    if tries_16_bits and not widened:
+        notes = (*notes, NOTHING_WIDE)
     return Plan(
-        skip=choice.skip,
+        skip=parts_of_set(choice.skip)[0],
         quantizers=tuple(q.name for q in study.quantizers if q.name in variant.disabled),
         met=choice.met,
         target=target,
         floor=floor,
         metric=metric,
-        path=choice.path,
+        path=tuple(_told(step) for step in choice.path),
         planner=planner.name,
         reason=None if choice.met else _reason(choice, target, metric),
         try_next=() if choice.met else TRY_NEXT,
@@ -96,12 +119,19 @@ def choose_plan(
             *choice.notes,
             *([means.cost.note] if means.cost and means.cost.note else []),
         ),
-        predicted_ms=means.cost.of(choice.skip) if means.cost and means.cost.unit == "ms" else None,
+        predicted_ms=cost_of(choice.skip, means.cost) if has_ms else None,
         measured_ms=choice.ms.get(choice.skip),
+        widened=widened,
     )
 
 
-def metric_of(
+def _told(step: PlanStep) -> PlanStep:
+    """The step with its units in float and in 16 bits apart."""
+    skip, wide = parts_of_set(step.skip)
+    return replace(step, skip=skip, wide=wide)
+
+
+def _metric_of(
     study: Study, judge: Judge, float_scores: Scores, skip: tuple[str, ...]
 ) -> PlanMetric:
     """The accuracy of a set on `confirm` and `holdout`. judge: which judged it. float_scores: of
@@ -145,6 +175,16 @@ def _planner(means: Means, order: Order, scanned: Scan) -> Planner:
     return planner
 
 
+def _planner_of_steps(
+    study: Study, scanned: Scan, means: Means, fixed: Pins, order: Order
+) -> FormatsPlanner:
+    """The same planner among steps, see `planners.formats`. order: of steps."""
+    first = {unit: wide_name(unit) for unit in study.wide}
+    ends = [[first.get(unit, unit) for unit in end] for end in means.ends]
+    planner = _planner(replace(means, ends=ends), order, scanned)
+    return FormatsPlanner(PinnedPlanner(planner, fixed.skip, fixed.keep), study.wide)
+
+
 def _order(
     study: Study, scanned: Scan, means: Means
 ) -> tuple[Order, Distortion | None, tuple[str, ...]]:
@@ -165,6 +205,11 @@ def _order(
     except ModelError as error:
         return ranked, None, (f"The layers could not be ranked anew on the way: {error}",)
 
+
+NOTHING_WIDE = (
+    "Activations of 16 bits were tried in place of float, and no plan with them that meets the "
+    "target costs less."
+)
 
 COLLAPSED = (
     "With everything in INT8 the outputs are noise, and leaving out one layer more or less shows "

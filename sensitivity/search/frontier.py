@@ -7,7 +7,7 @@ choosing among them for a new target then needs no sample, and still does not lo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from sensitivity.records import (
     Plan,
     PlanStep,
     Quantizer,
+    Range,
     Scores,
     Target,
     Unit,
+    Widened,
     cost_of,
 )
 from sensitivity.search.soft_judge import Promise, SoftJudge
@@ -39,12 +41,13 @@ class Frontier:
     """What a search left for other targets. points: in the order tried.
 
     search: the settings that it was for; another target of the same search may be answered from it.
-    cost: of a skip-set; None where units were counted.
+    cost: of a skip-set; None where units were counted. wide: as in `Study`.
     """
 
     points: tuple[FrontierPoint, ...]
     search: dict[str, str]
     cost: CostModel | None
+    wide: dict[str, tuple[Range, ...]] = field(default_factory=dict)
 
 
 def measured_frontier(
@@ -56,15 +59,15 @@ def measured_frontier(
     (float_scores,) = measurer.scores([study.float_variant], "confirm", "frontier: float")
     points = []
     for step in plan.path:
-        scores = measurer.known(study.skip_variant(step.skip), "confirm")
+        scores = measurer.known(study.skip_variant(step.names), "confirm")
         if len(scores) == len(float_scores):
             drop = gain(scores, float_scores, aggregate)
-            ms = cost.of(step.skip) if cost and cost.unit == "ms" else None
-            points.append(
-                FrontierPoint(step.skip, estimate(scores, aggregate), drop, predicted_ms=ms)
-            )
+            level = estimate(scores, aggregate)
+            has_ms = cost is not None and cost.unit == "ms" and not step.wide
+            ms = cost_of(step.skip, cost) if has_ms else None
+            points.append(FrontierPoint(step.skip, level, drop, predicted_ms=ms, wide=step.wide))
     points = _with_true_drops(study, plan, points, float_scores)
-    return _held_out(study, points, cost, plan.skip)
+    return _held_out(study, points, cost, plan.names)
 
 
 def _with_true_drops(
@@ -76,8 +79,8 @@ def _with_true_drops(
     allowed = plan.metric.float.value - plan.floor
     judge = SoftJudge(study, Promise(allowed, plan.target.confidence, True), float_scores)
     for point in points:
-        judge(point.skip)
-    return [replace(point, true_drop=judge.known(point.skip)) for point in points]
+        judge(point.names)
+    return [replace(point, true_drop=judge.known(point.names)) for point in points]
 
 
 def _held_out(
@@ -88,7 +91,7 @@ def _held_out(
     measurer, aggregate = study.measurer, study.measurer.task.aggregate
     (float_scores,) = measurer.scores([study.float_variant], "holdout", "frontier: float")
     affordable = HOLDOUT_SAMPLES // max(len(float_scores), 1)
-    wanted = [point.skip for point in best_points(points, cost)][:affordable]
+    wanted = [point.names for point in best_points(points, cost)][:affordable]
     sets = list(dict.fromkeys([chosen, *wanted]))
     variants = [study.skip_variant(skip) for skip in sets]
     measured = measurer.scores(variants, "holdout", "frontier: holdout")
@@ -96,10 +99,10 @@ def _held_out(
     return tuple(
         replace(
             point,
-            holdout=estimate(scores[point.skip], aggregate),
-            holdout_drop=gain(scores[point.skip], float_scores, aggregate),
+            holdout=estimate(scores[point.names], aggregate),
+            holdout_drop=gain(scores[point.names], float_scores, aggregate),
         )
-        if point.skip in scores
+        if point.names in scores
         else point
         for point in points
     )
@@ -107,7 +110,7 @@ def _held_out(
 
 def best_points(points: Sequence[FrontierPoint], cost: CostModel | None) -> list[FrontierPoint]:
     """Those that no other one beats in both cost and drop, the cheapest first."""
-    order = sorted(points, key=lambda point: (cost_of(point.skip, cost), point.likely_drop))
+    order = sorted(points, key=lambda point: (cost_of(point.names, cost), point.likely_drop))
     best: list[FrontierPoint] = []
     for point in order:
         if not best or point.likely_drop < best[-1].likely_drop:
@@ -118,7 +121,7 @@ def best_points(points: Sequence[FrontierPoint], cost: CostModel | None) -> list
 def confirm_values(study: Study, points: Sequence[FrontierPoint]) -> np.ndarray:
     """float[1 + points, m]: values on `confirm` whose mean is the metric, of float first and then
     of each point."""
-    variants = [study.float_variant, *(study.skip_variant(point.skip) for point in points)]
+    variants = [study.float_variant, *(study.skip_variant(point.names) for point in points)]
     scores = study.measurer.scores(variants, "confirm", "frontier: confirm")
     aggregate = study.measurer.task.aggregate
     return np.stack([centred_values(values, aggregate) for values in scores])
@@ -144,10 +147,10 @@ def correction(
     values: of `confirm_values`. The interval is at least as wide as that of the plain paired drop:
     a bootstrap of samples that all agree would have none.
     """
-    plain = next((point.drop for point in points if point.skip == chosen), None)
+    plain = next((point.drop for point in points if point.names == chosen), None)
     if plain is None or len(points) < 2:
         return plain
-    costs = [cost_of(point.skip, cost) for point in points]
+    costs = [cost_of(point.names, cost) for point in points]
     return widened(
         corrected_drop(values[0], values[1:], costs, float(values[0].mean()) - floor), plain
     )
@@ -168,18 +171,19 @@ def replanned(
     """
     floor = target.floor(earlier.metric.float.value)
     allowed = earlier.metric.float.value - floor
-    order = sorted(frontier.points, key=lambda point: cost_of(point.skip, frontier.cost))
+    order = sorted(frontier.points, key=lambda point: cost_of(point.names, frontier.cost))
     found = first_that_meets(order, target, earlier.metric.float.value)
     if found is None or found.holdout is None or found.holdout_drop is None:
         return None
-    if len(found.skip) == len(units) and found.skip != earlier.skip:
+    if len(found.skip) == len(units) and found.names != earlier.names:
         # float itself, which every search tries: a search for this target may find less
         return None
     disabled = skip_variant(found.skip, units).disabled
-    known = found.skip == earlier.skip
+    known = found.names == earlier.names
     return replace(
         earlier,
         skip=found.skip,
+        widened=tuple(Widened(unit, frontier.wide[unit]) for unit in found.wide),
         quantizers=tuple(one.name for one in quantizers if one.name in disabled),
         met=True,
         target=target,
@@ -190,7 +194,7 @@ def replanned(
             holdout=found.holdout,
             holdout_drop=found.holdout_drop,
             true_drop=found.true_drop,
-            confirm_drop=correction(values, frontier.points, found.skip, floor, frontier.cost),
+            confirm_drop=correction(values, frontier.points, found.names, floor, frontier.cost),
         ),
         path=tuple(
             PlanStep(
@@ -198,6 +202,7 @@ def replanned(
                 earlier.metric.float.value - point.likely_drop,
                 _meets(point, floor, allowed, target),
                 point.confirm.n,
+                point.wide,
             )
             for point in frontier.points
         ),

@@ -1,37 +1,30 @@
-"""Activations in 16 bits for units that a plan would leave out in float: their weights stay as they
-are.
+"""Activations in 16 bits as the first way out of a unit's format: their weights stay as they are.
 
-The units that the plan leaves out are all that is tried, so a plan with 16 bits never has more
-units out of their format than the plan without. Every set is judged on `confirm`, as in the search.
+A unit may take two steps: to 16 bits, at a small share of what float costs, and on to float.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sensitivity.errors import ModelError
-from sensitivity.measure.ranking import gain
-from sensitivity.measure.scan import Scan
+from sensitivity.measure.raced import SIGNAL_SAMPLES
 from sensitivity.measure.study import Study
-from sensitivity.planners.base import Judge
+from sensitivity.planners.base import Choice, Goal, Judge
+from sensitivity.planners.formats import FormatsPlanner
 from sensitivity.quantizers.base import Recalibratable
-from sensitivity.records import Estimate, Plan, Range, Unit, Variant, Widened
-from sensitivity.search.choose import metric_of
-from sensitivity.search.frontier import centred_values
-from sensitivity.search.judge import judge_of
+from sensitivity.records import WIDE_SHARE, Range, Unit, wide_name
+from sensitivity.search.rerank import Order
+from sensitivity.signals.base import Signal
 
 WIDE_BITS = 16
 
-SINGLE = 24
-"""Units that are tried one by one, at most, where all at once miss the target."""
-
-Skip = tuple[str, ...]
-Wide = Mapping[str, tuple[Range, ...]]
-"""Unit -> the ranges of all its activations in 16 bits."""
+UNKNOWN = 0.5
+"""Part of what a unit loses that 16 bits spare, where outputs cannot be compared."""
 
 
 def wide_range(own: Range) -> Range:
@@ -61,96 +54,54 @@ def _of_unit(source: Any, unit: Unit) -> tuple[Range, ...]:
         return ()
 
 
-@dataclass(frozen=True)
-class WideStudy(Study):
-    """A study of one plan: of the units that it leaves out, those that a set does not name have 16
-    bits instead.
+def spared_part(study: Study, signal: Signal | None) -> dict[str, float]:
+    """Unit -> part of what it loses alone that 16 bits spare, 0 to 1, for those that may have them:
+    by how much nearer its outputs are to float's on a few samples of `rank`."""
+    unknown = dict.fromkeys(study.wide, UNKNOWN)
+    if signal is None:
+        return unknown
+    by_name = {unit.name: unit for unit in study.units}
+    variants = []
+    for name, ranges in study.wide.items():
+        own = study.unit_variant(by_name[name], "enable")
+        variants += [own, replace(own, ranges=frozenset(ranges))]
+    try:
+        moved = study.measurer.distortion(signal, variants, study.float_variant, SIGNAL_SAMPLES)
+    except ModelError:
+        return unknown
+    means = np.array([np.mean(values) for values in moved])
+    before, after = means[::2], means[1::2]
+    spared = 1 - np.divide(after, before, out=np.ones_like(after), where=before > 0)
+    return dict(zip(study.wide, np.clip(spared, 0.0, 1.0).tolist(), strict=True))
 
-    outside: the units that the plan leaves out. wide: of those of them that can have 16 bits.
+
+def order_of_steps(order: Order, spared: Mapping[str, float]) -> Order:
+    """Steps of units, those first that bring most for what they cost, as for the knapsack problem
+    with several choices for each item (Sinha and Zoltners 1979).
+
+    spared: as `spared_part` has it. A unit whose first step brings less for its cost than the
+    second takes both at once: what both bring for the cost of both lies between.
     """
-
-    outside: Skip = ()
-    wide: Wide = field(default_factory=dict)
-
-    def widened(self, skip: Collection[str]) -> tuple[Widened, ...]:
-        """The units with 16 bits where these stay in float."""
-        return tuple(
-            Widened(unit, self.wide[unit]) for unit in self.outside if unit not in set(skip)
-        )
-
-    def skip_variant(self, skip: Iterable[str]) -> Variant:
-        """These units in float, and all others of `outside` in 16 bits."""
-        skip = tuple(skip)
-        variant = super().skip_variant(skip)
-        ranges = (one for unit in self.widened(skip) for one in unit.ranges)
-        return replace(variant, ranges=frozenset(ranges))
+    worth, rate = dict[str, float](), dict[str, float]()
+    for unit in filter(spared.__contains__, order.units):
+        whole, first = order.signal[unit], wide_name(unit)
+        worth[first] = spared[unit] * whole
+        rate[first] = max(worth[first] / WIDE_SHARE, whole)
+    for unit in order.units:
+        whole = order.signal[unit]
+        worth[unit] = (1 - spared.get(unit, 0.0)) * whole
+        rate[unit] = min(worth[unit] / (1 - WIDE_SHARE), whole)
+    return Order(tuple(sorted(rate, key=lambda step: -rate[step])), worth)
 
 
-@dataclass(frozen=True)
-class WidePlan:
-    """What was found. plan: as it was where no unit can have 16 bits. tried: sets of units left in
-    float that were judged, and the values of each on `confirm`, as `frontier.confirm_values` has
-    them; only those measured on all of it. drop: float minus the plan there, paired."""
-
-    plan: Plan
-    tried: tuple[tuple[Skip, np.ndarray], ...] = ()
-    drop: Estimate | None = None
-
-
-def with_wide_units(study: WideStudy, scanned: Scan, plan: Plan) -> WidePlan:
-    """The plan with as few of its units in float as the target allows, the others in 16 bits."""
-    if not plan.met or not study.wide:
-        return WidePlan(plan)
-    measurer, aggregate = study.measurer, study.measurer.task.aggregate
-    (float_scores,) = measurer.scores([study.float_variant], "confirm", "plan: float")
-    search = _Search(judge_of(study, plan.target, float_scores, scanned))
-    search.judge(plan.skip)  # what is known of float's beliefs begins with the plan itself
-    skip = search.fewest(plan.skip, study.wide)
-    if skip == plan.skip:
-        return WidePlan(plan)
-    variant = study.skip_variant(skip)
-    tried = []
-    for one in search.tried:
-        scores = measurer.known(study.skip_variant(one), "confirm")
-        if len(scores) == len(float_scores):
-            tried.append((one, centred_values(scores, aggregate)))
-    (confirmed,) = measurer.scores([variant], "confirm", "plan: 16 bits")
-    found = replace(
-        plan,
-        skip=skip,
-        quantizers=tuple(name for name in plan.quantizers if name in variant.disabled),
-        widened=study.widened(skip),
-        metric=metric_of(study, search.judge, float_scores, skip),
-        predicted_ms=None,
-        measured_ms=None,
-    )
-    return WidePlan(found, tuple(tried), gain(confirmed, float_scores, aggregate))
-
-
-class _Search:
-    """Judges which units can leave float. tried: the sets in float, in their order."""
-
-    def __init__(self, judge: Judge) -> None:
-        self.judge = judge
-        self.tried: list[Skip] = []
-
-    def fewest(self, skip: Skip, wide: Wide) -> Skip:
-        """The units of `skip`, most sensitive first, that have to stay in float: all that can are
-        tried at once, then one by one, the least sensitive first, each with those taken before."""
-        able = [unit for unit in reversed(skip) if unit in wide]
-        if self._meets(skip, able):
-            return _without(skip, able)
-        taken: list[str] = []
-        for unit in able[:SINGLE]:
-            if self._meets(skip, [*taken, unit]):
-                taken.append(unit)
-        return _without(skip, taken)
-
-    def _meets(self, skip: Skip, units: Sequence[str]) -> bool:
-        """Whether the target is met with these of the units in 16 bits."""
-        self.tried.append(_without(skip, units))
-        return self.judge(self.tried[-1]).met
-
-
-def _without(skip: Skip, units: Collection[str]) -> Skip:
-    return tuple(name for name in skip if name not in units)
+def cheaper_with_16_bits(
+    choice: Choice, order: Order, planner: FormatsPlanner, judge: Judge, goal: Goal
+) -> Choice:
+    """What a planner finds among steps, where that costs less than the choice among units, with all
+    that both have tried. order: of steps."""
+    found = planner.choose(order.units, judge, replace(goal, loss=order.signal))
+    tried = {frozenset(step.skip): step for step in (*choice.path, *found.path)}
+    is_cheaper = goal.cost_of(found.skip) < goal.cost_of(choice.skip)
+    best = found if found.met and is_cheaper else choice
+    same = tried.get(frozenset(best.skip), best)  # one order of names for each set
+    return replace(best, skip=same.skip, path=tuple(tried.values()), ms=choice.ms)

@@ -28,6 +28,7 @@ from sensitivity.files import write_whole
 from sensitivity.journal.journal import task_of
 from sensitivity.measure.ranking import estimate
 from sensitivity.measure.scan import Scan
+from sensitivity.measure.study import Study
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, name_in_words
 from sensitivity.records import (
     BenchResult,
@@ -35,6 +36,7 @@ from sensitivity.records import (
     Estimate,
     FrontierPoint,
     Plan,
+    Recalibrated,
     Target,
     cost_of,
 )
@@ -60,11 +62,9 @@ from sensitivity.search.frontier import (
     measured_frontier,
     replanned,
 )
-from sensitivity.search.wide import WidePlan, WideStudy, wide_ranges, with_wide_units
+from sensitivity.search.wide import wide_ranges
 from sensitivity.session import Session
 from sensitivity.signals.base import Signal
-from sensitivity.stats.proof import widened
-from sensitivity.stats.selection import corrected_drop
 from sensitivity.steps import later
 from sensitivity.steps.named_plans import keep_earlier
 from sensitivity.steps.recalibrate import FILE as RECALIBRATION
@@ -85,15 +85,6 @@ if TYPE_CHECKING:
 COUNTED = {"max_drop", "target", "confidence", "frontier", "search", "directory"}
 """Settings that may change between two plans of one search; all others are of the search."""
 
-WIDE_SHARE = 128 / 1024
-"""Bit operations of a multiplication with 8-bit weights and 16-bit activations, over those of one
-in float: what the one costs in place of the other."""
-
-NOTHING_WIDE = (
-    "Activations of 16 bits were tried in place of float, and no layer that is left out meets the "
-    "target with them."
-)
-
 OWN_RANGES = (
     "Other ranges of {} units were tried as well: the plan found under them leaves out {} and is "
     "not as good, so all units have their own ranges."
@@ -113,6 +104,7 @@ class Question:
     engines; None where units are counted.
     """
 
+    study: Study
     planner: str
     target: Target
     fixed: Pins
@@ -148,16 +140,16 @@ def search_plan(
     if not settings.no_recalibrate:
         new = recalibration(session, scanned, target, fixed.skip)
     with _priced(session, settings, runtime) as (cost, probe):
-        question = Question(settings.planner, target, fixed, cost, probe)
+        study = _study(session, settings, fixed)
+        question = Question(study, settings.planner, target, fixed, cost, probe)
         ranges = (new, own) if cost and new.units else (new,)
         attempts = under_each(
             session, ranges, partial(_attempt, session, question), lambda one: one.plan, fixed.skip
         )
         best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
     found = _finished_plan(session, attempts, best, cost)
-    if "int16" in formats_of(settings):
-        found = _widened(session, found, attempts, best, question)
-    _write(session.run_dir, found, Frontier(best.points, _choices(settings), cost), best.values)
+    frontier = Frontier(best.points, _choices(settings), cost, dict(question.study.wide))
+    _write(session.run_dir, found, frontier, best.values)
     return _advised(session.run_dir, found)
 
 
@@ -186,9 +178,26 @@ def _finished_plan(
     return replace(
         plan,
         metric=metric,
-        recalibrated=kept(used.units, plan.quantizers),
+        recalibrated=_still_recalibrated(used, plan),
         notes=tuple(notes),
     )
+
+
+def _still_recalibrated(ranges: Recalibration, plan: Plan) -> tuple[Recalibrated, ...]:
+    """The units with other ranges in 8 bits of which something stays in the plan."""
+    wide = {one.quantizer for one in plan.wide_ranges}
+    return without_ranges(kept(ranges.units, plan.quantizers), wide)
+
+
+def _study(session: Session, settings: SearchSettings, fixed: Pins) -> Study:
+    """The study of the session, with activations of 16 bits for units that are up for choice where
+    they were asked for."""
+    if "int16" not in formats_of(settings):
+        return session.study
+    pinned = {*fixed.skip, *fixed.keep}
+    source: Any = session.source
+    free = [unit for unit in session.study.units if unit.name not in pinned]
+    return replace(session.study, wide=wide_ranges(source, free))
 
 
 def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -> None:
@@ -205,55 +214,6 @@ def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -
         )
 
 
-def _widened(
-    session: Session, plan: Plan, attempts: Sequence[Attempt], best: Attempt, question: Question
-) -> Plan:
-    """The plan with 16 bits for the activations of units that it would leave out, as far as the
-    target allows. Units that the user has left out stay in float."""
-    study, scanned = session.study, best.ranges.scan
-    able = set(plan.skip) - set(question.fixed.skip)
-    source: Any = session.source
-    wide = wide_ranges(source, [one for one in study.units if one.name in able])
-    studied = WideStudy(study.measurer, study.units, study.quantizers, plan.skip, wide)
-    with session.measurer.with_ranges(best.ranges.ranges):
-        found = with_wide_units(studied, scanned, plan)
-    if found.plan is plan:
-        return replace(plan, notes=(*plan.notes, NOTHING_WIDE)) if plan.skip else plan
-    replaced = {one.quantizer for one in found.plan.wide_ranges}
-    return replace(
-        found.plan,
-        recalibrated=without_ranges(plan.recalibrated, replaced),
-        metric=replace(
-            found.plan.metric,
-            quantized=plan.metric.quantized,
-            recalibrated=plan.metric.recalibrated,
-            confirm_drop=_drop_of_tried(attempts, plan, found, question.cost),
-            holdout_quantized=plan.metric.holdout_quantized,
-        ),
-    )
-
-
-def _drop_of_tried(
-    attempts: Sequence[Attempt], plan: Plan, found: WidePlan, cost: CostModel | None
-) -> Estimate | None:
-    """The drop of a plan with 16 bits on `confirm`, corrected for all sets that it was chosen
-    among. plan: the same without them."""
-    if found.drop is None:
-        return None
-    points = chain.from_iterable(attempt.points for attempt in attempts)
-    sets = list(chain.from_iterable(attempt.values[1:] for attempt in attempts))
-    costs = [cost_of(point.skip, cost) for point in points]
-    whole = cost_of(plan.skip, cost)
-    for skip, values in found.tried:
-        in_float = cost_of(skip, cost)
-        sets.append(values)
-        costs.append(in_float + WIDE_SHARE * (whole - in_float))
-    float_values = attempts[0].values[0]
-    allowed = float(float_values.mean()) - plan.floor
-    corrected = corrected_drop(float_values, np.stack(sets), costs, allowed)
-    return widened(corrected, found.drop)
-
-
 def _corrected_drop(
     attempts: Sequence[Attempt], plan: Plan, cost: CostModel | None
 ) -> Estimate | None:
@@ -262,7 +222,7 @@ def _corrected_drop(
     points = [point for attempt in attempts for point in attempt.points]
     # The first row of each is float.
     values = np.concatenate([first.values, *(attempt.values[1:] for attempt in others)])
-    return correction(values, points, plan.skip, plan.floor, cost)
+    return correction(values, points, plan.names, plan.floor, cost)
 
 
 def wants_cost(settings: PlanChoices) -> bool:
@@ -284,7 +244,7 @@ def under_each(
     for one in ranges:
         with session.measurer.with_ranges(one.ranges):
             found.append(search(one))
-        if not set(plan_of(found[-1]).skip) - set(pinned):
+        if not set(plan_of(found[-1]).outside) - set(pinned):
             break
     return found
 
@@ -299,17 +259,21 @@ def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None)
     met = [at for at, plan in enumerate(plans) if plan.met]
     if not met:
         return int(np.argmax([plan.metric.confirm.value for plan in plans]))
-    skips = [plans[at].skip for at in met]
-    if len(set(map(frozenset, skips))) == 1:
+    sets = [plans[at].names for at in met]
+    if len(set(map(frozenset, sets))) == 1:
         return met[0]
-    taken = probe(skips) if probe else [cost_of(skip, cost) for skip in skips]
+    # Engines with activations of 16 bits are not built in a search.
+    in_float = not any(plans[at].widened for at in met)
+    taken = probe(sets) if probe and in_float else [cost_of(names, cost) for names in sets]
     return met[int(np.argmin(taken))]
 
 
 def _attempt(session: Session, question: Question, ranges: Recalibration) -> Attempt:
     """Search for a plan under these ranges, which the session has at the moment."""
+    offered = question.study.wide.values()
+    session.measurer.offer((*ranges.ranges, *chain.from_iterable(offered)))
     plan = _choose(session, question, ranges.scan)
-    points, values = _frontier(session, plan, question.cost)
+    points, values = _frontier(question.study, plan, question.cost)
     return Attempt(ranges, plan, points, values)
 
 
@@ -331,7 +295,7 @@ def _choose(session: Session, question: Question, scanned: Scan) -> Plan:
     if session.measurer.ranges:
         alone = None  # the scan's own signal is of the ranges that the model came with
     means = Means(question.planner, question.cost, question.probe, signal, alone, session.ends())
-    return choose_plan(session.study, scanned, question.target, means, question.fixed)
+    return choose_plan(question.study, scanned, question.target, means, question.fixed)
 
 
 def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None) -> Plan | None:
@@ -342,8 +306,6 @@ def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None
     None where there was no such search, the task has changed since, or no measured set answers for
     the target.
     """
-    if "int16" in formats_of(settings):
-        return None  # which units are enough with 16 bits was measured for the earlier target
     searches = [each for place in run_dir.plans() if (each := _search_of(place, settings))]
     if not searches:
         return None
@@ -394,7 +356,7 @@ def _taken_from(search: Search, target: Target, info: RunInfo) -> Plan | None:
     )
     if found is None or search.ranges is None:
         return found and replace(found, recalibrated=())
-    return replace(found, recalibrated=kept(search.ranges.units, found.quantizers))
+    return replace(found, recalibrated=_still_recalibrated(search.ranges, found))
 
 
 def with_timings(run_dir: RunDir, result: BenchResult) -> None:
@@ -408,10 +370,9 @@ def with_timings(run_dir: RunDir, result: BenchResult) -> None:
     frontier = run_dir.read_if_there("frontier.json", Frontier)
     if frontier is not None:
         known: dict[tuple[str, ...], float | None] = {(): times.get("int8")}
-        if not found.widened:  # the sets of the search are in float
-            known[found.skip] = found.measured_ms
+        known[found.names] = found.measured_ms
         points = tuple(
-            replace(point, measured_ms=known.get(point.skip, point.measured_ms))
+            replace(point, measured_ms=known.get(point.names, point.measured_ms))
             for point in frontier.points
         )
         run_dir.write("frontier.json", replace(frontier, points=points))
@@ -432,7 +393,7 @@ def choices_of(run_dir: RunDir, earlier: Plan) -> tuple[Choice, ...]:
     frontier = run_dir.read_if_there("frontier.json", Frontier)
     if frontier is None:
         return ()
-    points = sorted(frontier.points, key=lambda point: cost_of(point.skip, frontier.cost))
+    points = sorted(frontier.points, key=lambda point: cost_of(point.names, frontier.cost))
     info = run_dir.info()
     asked = asks_for(points, earlier, info.full_scale)
     # A named plan keeps its target: what another one chooses becomes the plan without a name.
@@ -440,7 +401,7 @@ def choices_of(run_dir: RunDir, earlier: Plan) -> tuple[Choice, ...]:
     work = frontier.cost if frontier.cost and frontier.cost.unit == "work" else None
     choices = []
     for point, target in zip(points, asked, strict=True):
-        choice = Choice(point, work=work.of(point.skip) if work else None)
+        choice = Choice(point, work=work.of(point.names) if work else None)
         # Float itself is no plan: a search for its accuracy may find one.
         if target is not None and len(point.skip) < len(info.units):
             command = command_line("plan", replace(settings, **target.settings))
@@ -516,14 +477,14 @@ def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, f
 
 
 def _frontier(
-    session: Session, found: Plan, cost: CostModel | None
+    study: Study, found: Plan, cost: CostModel | None
 ) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:
-    points = measured_frontier(session.study, found, cost)
+    points = measured_frontier(study, found, cost)
     points = tuple(
-        replace(one, measured_ms=found.measured_ms) if one.skip == found.skip else one
+        replace(one, measured_ms=found.measured_ms) if one.names == found.names else one
         for one in points
     )
-    return points, confirm_values(session.study, points)
+    return points, confirm_values(study, points)
 
 
 def _write(run_dir: RunDir, found: Plan, frontier: Frontier, values: np.ndarray) -> None:
@@ -539,7 +500,7 @@ def _write(run_dir: RunDir, found: Plan, frontier: Frontier, values: np.ndarray)
 def _write_csv(
     run_dir: RunDir, found: Plan, points: Sequence[FrontierPoint], cost: CostModel | None
 ) -> None:
-    best = {point.skip for point in best_points(points, cost)}
+    best = {point.names for point in best_points(points, cost)}
     write_csv(frontier_table(points, found, cost, best), run_dir.file("frontier.csv"))
 
 

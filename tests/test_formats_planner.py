@@ -1,0 +1,130 @@
+"""Planners that choose among 8 bits, activations of 16 bits and float for each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+
+from sensitivity.planners.base import Choice, Goal, Judge, Judged, Planner, Skip
+from sensitivity.planners.cost import CostPlanner
+from sensitivity.planners.culprits import CulpritPlanner
+from sensitivity.planners.exhaustive import ExhaustivePlanner
+from sensitivity.planners.formats import FormatsPlanner, cost_of_steps
+from sensitivity.planners.greedy import GreedyPlanner
+from sensitivity.planners.interpolated import InterpolatedPlanner
+from sensitivity.planners.pinned import PinnedPlanner
+from sensitivity.records import Border, CostModel, cost_of, parts_of_set, wide_name
+from sensitivity.search.rerank import Order
+from sensitivity.search.wide import cheaper_with_16_bits, order_of_steps
+
+# What each unit loses in 8 bits, and with activations of 16 bits: of `weights` its weights lose it.
+LOSS = {"weights": (5.0, 5.0), "first": (8.0, 0.5), "second": (3.0, 0.1), "silent": (0.0, 0.0)}
+UNITS = Order(tuple(LOSS), {unit: loss for unit, (loss, _) in LOSS.items()})
+STEPS = order_of_steps(UNITS, {unit: 1 - b / a if a else 0.0 for unit, (a, b) in LOSS.items()})
+FLOOR, START = 9.0, 10.0
+GOAL = Goal(FLOOR, START, loss=UNITS.signal)
+
+
+def loss_of(names: Iterable[str]) -> float:
+    skip, wide = parts_of_set(names)
+    assert not set(skip) & set(wide), "a unit has one format"
+    kept = sum(loss for unit, (loss, _) in LOSS.items() if unit not in (*skip, *wide))
+    return kept + sum(LOSS[unit][1] for unit in wide)
+
+
+def judge(names: Skip) -> Judged:
+    metric = START - loss_of(names)
+    return Judged(metric, metric >= FLOOR, 100)
+
+
+def test_the_names_of_a_set_say_who_is_in_float_and_who_has_16_bits() -> None:
+    planner = FormatsPlanner(GreedyPlanner(), {"a", "b"})
+    first = {one: wide_name(one) for one in "ab"}
+    assert planner.set_of([first["a"]]) == planner.set_of(["a"]) == (first["a"],)
+    assert planner.set_of([first["b"], "a", "b", "c"]) == ("b", "c", first["a"])
+
+
+def test_the_steps_of_a_unit_cost_together_what_float_costs_and_borders_come_with_the_first() -> (
+    None
+):
+    cost = CostModel("macs", "work", 2.0, {"a": 8.0, "b": 3.0}, (Border("a", "", 1.0),))
+    steps = cost_of_steps(cost, {"a": wide_name("a")})
+    assert steps.units == {wide_name("a"): 1.0, "a": 7.0, "b": 3.0}
+    assert steps.borders == (Border(wide_name("a"), "", 1.0),)
+    assert cost.of([wide_name("a")]) == 2 + 1
+    assert cost.of(["a", "b"]) == steps.of([wide_name("a"), "a", "b"]) == 2 + 8 + 3
+    assert cost_of([wide_name("a"), "b"], None) == 1.125
+
+
+def test_steps_that_bring_most_for_what_they_cost_come_first() -> None:
+    wide = [wide_name(unit) for unit in ("first", "second")]
+    together = [wide_name("weights"), "weights"]
+    assert list(STEPS.units[:4]) == [*wide, *together]
+    assert STEPS.units.index("first") < STEPS.units.index("second")
+    assert {unit: STEPS.signal[unit] + STEPS.signal[wide_name(unit)] for unit in LOSS} == (
+        pytest.approx(UNITS.signal)
+    )
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        GreedyPlanner,
+        CostPlanner,
+        ExhaustivePlanner,
+        CulpritPlanner,
+        lambda: CostPlanner(CulpritPlanner()),
+    ],
+    ids=["greedy", "cost", "exhaustive", "culprits", "cost-culprits"],
+)
+def test_every_planner_takes_16_bits_where_they_are_enough(made: Callable[[], Planner]) -> None:
+    choice = FormatsPlanner(made(), LOSS).choose(STEPS.units, judge, GOAL)
+    skip, wide = parts_of_set(choice.skip)
+    assert (choice.met, set(skip), set(wide)) == (True, {"weights"}, {"first", "second"})
+
+
+def test_a_prefix_by_the_signal_ends_within_the_target() -> None:
+    planner = FormatsPlanner(InterpolatedPlanner(STEPS.signal), LOSS)
+    choice = planner.choose(STEPS.units, judge, GOAL)
+    assert choice.met
+    assert cost_of(choice.skip, None) < cost_of(["weights", "first", "second"], None)
+
+
+def test_units_that_the_user_leaves_out_are_in_float_in_every_set() -> None:
+    tried = []
+
+    def remembering(names: Skip) -> Judged:
+        tried.append(names)
+        return judge(names)
+
+    wide = LOSS.keys() - {"first"}
+    steps = order_of_steps(UNITS, dict.fromkeys(wide, 0.9))
+    planner = FormatsPlanner(PinnedPlanner(GreedyPlanner(), ["first"], []), wide)
+    choice = planner.choose(steps.units, remembering, GOAL)
+    assert choice.met
+    assert all("first" in names for names in tried)
+
+
+def with_steps(taken: Judge) -> tuple[Choice, Choice]:
+    """What greedy finds among units, and what is taken once it has looked among steps."""
+    before = GreedyPlanner().choose(UNITS.units, taken, GOAL)
+    planner = FormatsPlanner(GreedyPlanner(), LOSS)
+    return before, cheaper_with_16_bits(before, STEPS, planner, taken, GOAL)
+
+
+def test_16_bits_are_taken_where_they_cost_less_than_the_plan_in_float() -> None:
+    before, found = with_steps(judge)
+    assert (cost_of(before.skip, None), cost_of(found.skip, None)) == (3.0, 1.25)
+    assert {frozenset(step.skip) for step in before.path} < {
+        frozenset(step.skip) for step in found.path
+    }
+
+
+def test_a_plan_in_float_stays_where_16_bits_bring_nothing() -> None:
+    def deaf(names: Skip) -> Judged:
+        return judge(parts_of_set(names)[0])
+
+    before, found = with_steps(deaf)
+    assert found.skip == before.skip
+    assert (found.met, set(found.skip)) == (True, {"weights", "first", "second"})
