@@ -35,6 +35,7 @@ TASKS = {
     "ResNet-20": f"{EXAMPLES / '02_resnet20' / 'task.py'}:task",
 }
 WIDE = "int8,int16,float"
+DROPS = {"MobileNetV1 x0.25": ["0.5pt", "1pt"], "ResNet-20": ["0.1pt", "0.5pt"]}
 BIT_OPERATIONS = {"INT8": 8 * 8, "16 bits": 16 * 8, "float": 32 * 32}
 """Of one multiply-accumulate: bits of the activation times bits of the weight."""
 
@@ -160,14 +161,14 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Activations of 16 bits in place of float.")
     parser.add_argument("--json", type=Path, help="file for all numbers; a table goes beside it")
     parser.add_argument("--models", nargs="*", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--drops", nargs="*", default=["0.5pt", "1pt"])
+    parser.add_argument("--drops", nargs="*", help="targets; two for each model by default")
     given = parser.parse_args(arguments)
     result: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/formats.py", *arguments]),
         "environment": environment(),
         "rows": [],
     }
-    found = chain.from_iterable(rows(model, given.drops) for model in given.models)
+    found = chain.from_iterable(rows(model, given.drops or DROPS[model]) for model in given.models)
     for one in found:
         result["rows"].append(one)
         print(json.dumps(one), flush=True)

@@ -282,7 +282,7 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
 
 def _by_chance(whole: Estimate, data: ReportData, plan: Plan, metric: MetricFormat) -> str:
     """That the plan is no better than everything in INT8 by more than chance; "" where it is."""
-    own = next((one.point for one in data.choices if plan.is_of(one.point.skip)), None)
+    own = next((one.point for one in data.choices if plan.is_of(one.point.names)), None)
     drop = None if own is None else own.true_drop or own.drop
     if drop is None or whole.low is None or not whole.low <= drop.value:
         return ""
