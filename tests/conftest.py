@@ -45,9 +45,13 @@ os.fsync = os.fstat  # type: ignore[assignment]
 takes a twentieth of the time. A closed file is an error as before."""
 
 
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
     """Keep the garbage collector from walking all of torch and ModelOpt, which stay, again and
-    again."""
+    again: neither while they are imported nor later."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)

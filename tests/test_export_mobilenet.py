@@ -16,7 +16,7 @@ from sensitivity.tasks.scoring import Scoring
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "01_mobilenet"
 SKIP = ["stage1.1.0"]
-SAMPLES = 100
+SAMPLES = 50
 
 pytestmark = pytest.mark.skipif(
     not os.environ.get("SENSITIVITY_ASSETS"),

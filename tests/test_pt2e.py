@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import io
 import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -298,15 +298,16 @@ def test_a_model_that_is_only_prepared_or_only_exported_is_told_what_is_missing(
     assert not Pt2eModel.recognises(program.module())
 
 
-def test_a_graph_of_another_kind_is_refused_without_torchao() -> None:
+def test_a_graph_of_another_kind_is_refused_without_torchao(warm_bin: Path) -> None:
     script = """
+import sys
 import torch
+assert "torchao" not in sys.modules
 from sensitivity.session import quantized_model
 quantized_model(torch.fx.symbolic_trace(torch.nn.Linear(2, 2)))
 """
-    found = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
-    )
+    command = [warm_bin / "python", "-c", script]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.stderr.splitlines()[-1].startswith(
         "sensitivity.errors.ModelError: Expected a model with quantizers of"
     )

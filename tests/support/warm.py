@@ -81,8 +81,10 @@ def _serve(address: str) -> None:
     """Import, then fork a child for each client, for ever."""
     sys.path[0] = str(Path(__file__).parents[2])
     os.fsync = os.fstat  # type: ignore[assignment] # as in conftest.py
+    gc.disable()
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.enable()
     gc.collect()
     gc.freeze()  # what stays is not walked again, nor copied for that, in each child
     listener = socket.socket(socket.AF_UNIX)
