@@ -4,8 +4,9 @@ python benchmarks/promise.py --model mobilenet_v1 --draws 12 --json promise_mobi
     --against 37f9298
 
 Each draw makes other splits from the labelled images. A build scans and plans on them, and the plan
-is scored on images in no split, against the user's own float model. `--against` does the same with
-the build of another commit, on the same draws. A file that is there already is gone on with.
+is scored on images in no split, where they are few on several views of each, against the user's own
+float model. `--against` does the same with the build of another commit, on the same draws. A file
+that is there already is gone on with.
 `--runs` keeps the run directories: the build of the other commit scans and plans first, and this
 one goes on from the same scan, as any later plan does, in half the time. Needs SENSITIVITY_ASSETS.
 """

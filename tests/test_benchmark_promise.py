@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -83,3 +84,14 @@ def test_no_image_of_a_draw_is_in_two_parts(promise: Any) -> None:
     parts = random_parts(800, sizes, seed=3)
     together = np.concatenate([*parts.values()])
     assert len(np.unique(together)) == len(together) == sum(sizes.values())
+
+
+def test_a_sample_scores_the_mean_of_its_views(promise: Any) -> None:
+    draws = sys.modules["promise_draw"]
+    torch = pytest.importorskip("torch")
+    views = [[(torch.tensor(x), None)] for x in ([1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0])]
+    task = SimpleNamespace(score=lambda outputs, _: outputs.tolist())
+    drawn = draws.Drawn(task, None, views)
+    assert draws.scores(drawn, lambda inputs: inputs) == [0.75, 0.25]
+    assert len(set(draws.VIEWS)) == len(draws.VIEWS)
+    assert all(0 <= top <= 32 and 0 <= left <= 32 for top, left, _ in draws.VIEWS)
