@@ -385,8 +385,8 @@ class PlanMetric:
     (`stats.selection`) where more than one set was tried; None where the plan was not measured on
     all of it.
     true_drop: float minus plan in the world that the samples are from, from what was counted on
-    `confirm` and `holdout` and from how far float's own answers move (`stats.soft_drop`); None
-    where the task has no soft drop."""
+    `rank`, `confirm` and `holdout` and from how far float's own answers move (`stats.soft_drop`);
+    None where the task has no soft drop."""
 
     name: str
     float: Estimate

@@ -39,6 +39,7 @@ from sensitivity.search.ranges import (
     recalibrate_together,
     shares,
 )
+from sensitivity.search.repairs import repaired
 from sensitivity.signals.base import Signal
 from sensitivity.steps import plan as plan_step
 from sensitivity.steps.plan import cheapest, read_frontier
@@ -161,6 +162,21 @@ def test_changes_that_only_gain_together_have_the_gain_of_all(measurer, monkeypa
     taken = recalibrate(study_of(measurer), ["stem", "body"], places, signal=MOVED)
     assert [(one.unit, one.together) for one in taken] == [("stem", True), ("body", True)]
     assert [one.gain.value for one in taken] == pytest.approx([0.1, 0.1])
+
+
+@pytest.mark.parametrize("has_soft", [True, False], ids=["soft drop", "labels alone"])
+def test_where_float_can_say_what_is_lost_the_luck_of_labels_chooses_nothing(measurer, has_soft):
+    """All labels say the reverse of what the outputs do; the gain told is that of the labels."""
+
+    def lost(wanted: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        return outputs[:, 1] - wanted[:, 1]
+
+    soft = lost if has_soft else None
+    measurer.task = replace(measurer.task, score=lambda outputs, _: 1 - outputs[:, 0], soft=soft)
+    place = tried(INPUTS[0], mse=0.5)
+    assert found(measurer, [place], signal=MOVED) == ({"stem": ("mse", -0.075)} if has_soft else {})
+    taken = repaired(study_of(measurer), (), [(place.own[0], place.choices[0][0])], signal=MOVED)
+    assert [round(one.gain.value, 3) for one in taken] == ([-0.075] if has_soft else [])
 
 
 def test_after_a_collapse_weights_and_activations_are_changed_all_at_once(measurer):

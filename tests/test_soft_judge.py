@@ -19,7 +19,7 @@ from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.scan import scan
 from sensitivity.measure.soft import SoftMeasurer
 from sensitivity.measure.study import Study
-from sensitivity.records import Plan, Target
+from sensitivity.records import Plan, Range, Target
 from sensitivity.search.choose import choose_plan
 from sensitivity.search.frontier import measured_frontier
 from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
@@ -127,8 +127,11 @@ def test_a_set_is_judged_by_its_true_drop_with_what_all_sets_say(tmp_path: Path)
             lost, moved = SoftMeasurer(of).values(of.skip_variant(skip), "confirm", "")
             counted.append(start - lost)
             soft.append(moved)
-        more = SoftMeasurer(of).values(of.skip_variant(("stem", "head")), "rank", "")[1]
-        expected = true_drop(counted[-1], np.concatenate([soft[-1], more]), ratio_of(counted, soft))
+        # What is near the target is looked at on `rank` too, whose labels count as well.
+        further, more = SoftMeasurer(of).values(of.skip_variant(("stem", "head")), "rank", "")
+        counted[-1] = np.concatenate([counted[-1], float_scores(of, "rank") - further])
+        soft[-1] = np.concatenate([soft[-1], more])
+        expected = true_drop(counted[-1], soft[-1], ratio_of(counted, soft))
     assert judge.drop(("stem", "head")) == expected
     assert found.metric == pytest.approx(start.mean() - expected.value)
     assert 1.1 < judge.ratio.value < 1.3, "float believes 0.8 of what is lost"
@@ -145,6 +148,36 @@ def test_a_set_that_has_no_chance_is_refused_early_unless_all_is_to_be_measured(
     assert not refused.met
     assert (refused.n, refused.part) == (50, 0.125)
     assert (whole.met, whole.n) == (False, 400)
+
+
+def test_int8_as_it_came_says_what_beliefs_are_worth_where_other_ranges_are_in_force(
+    tmp_path: Path,
+) -> None:
+    """As far as it was measured: here an eighth of `confirm`, on which it was refused."""
+    other = Range("block0.weight_quantizer", "mse", (0.5,))
+    with study(task_of(), tmp_path) as of:
+        with of.measurer.with_ranges([other]):
+            unmeasured = SoftJudge(of, Promise(0.01, 0.8, False), float_scores(of)).ratio
+        before = SoftJudge(of, Promise(0.01, 0.8, False), float_scores(of))
+        assert before(()).n == 50
+        with of.measurer.with_ranges([other]):
+            after = SoftJudge(of, Promise(0.01, 0.8, False), float_scores(of))
+            samples = of.measurer.samples
+            assert after.ratio == before.ratio
+            assert of.measurer.samples == samples
+    assert unmeasured == ratio_of([], [])
+
+
+def test_samples_without_labels_come_after_those_of_rank(tmp_path: Path) -> None:
+    data = {**task_of().data, "unlabeled": batches(9)}
+    with study(task_of(data=data), tmp_path) as of:
+        judge = SoftJudge(of, Promise(0.34, 0.8, True), float_scores(of))
+        judge(())
+        (known,) = judge._lost.values()
+        rank = SoftMeasurer(of).values(of.skip_variant(()), "rank", "")
+        unlabeled = SoftMeasurer(of).values(of.skip_variant(()), "unlabeled", "")
+        np.testing.assert_array_equal(known.further, float_scores(of, "rank") - rank[0])
+    np.testing.assert_array_equal(known.more, [*rank[1], *unlabeled[1][:100]])
 
 
 def test_float_itself_meets_whatever_can_be_met(tmp_path: Path) -> None:
@@ -165,7 +198,7 @@ def test_a_plan_holds_its_target_with_the_confidence_asked_for(tmp_path: Path) -
         assert plan.met
         assert {"stem", "head"} <= set(plan.skip)
         assert plan.metric.true_drop is not None
-        assert plan.metric.true_drop.n == 800, "confirm and holdout count together"
+        assert plan.metric.true_drop.n == 1200, "all labels count together"
         sizes.append(len(plan.skip))
     assert sizes[0] < sizes[1] < len(HARM)
 

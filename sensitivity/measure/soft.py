@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from sensitivity.measure.measurer import Reader, checked_scores
 from sensitivity.measure.study import Study
 from sensitivity.records import SPLITS, Scores, Variant
-from sensitivity.signals.soft import soft_drop, soft_name
+from sensitivity.signals.soft import has_soft_drop, soft_drop, soft_name
 from sensitivity.tasks.base import Fittable, Soft
 from sensitivity.tasks.batches import batch_size
 
@@ -25,6 +26,32 @@ FITTED = 1000
 
 Pair = tuple[Scores, Scores]
 """Scores float64[n] and soft drops float64[n] of the same samples; no scores without labels."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A variant's scores, and values of the same samples by which it is told from others: where the
+    task has a soft drop what float expects to lose, with its sign turned, else the scores."""
+
+    scores: Scores
+    values: Scores
+
+
+class Comparer:
+    """Compares variants by what moves least by chance. So labels choose nothing where they need
+    not, and say afterwards what the choice is worth."""
+
+    def __init__(self, study: Study) -> None:
+        self._measurer = study.measurer
+        self._soft = SoftMeasurer(study) if has_soft_drop(study.measurer.task) else None
+
+    def __call__(self, variants: Sequence[Variant], split: str, what: str) -> list[Compared]:
+        """Each variant on all of `split`."""
+        if self._soft is None:
+            scored = self._measurer.scores(variants, split, what)
+            return [Compared(scores, scores) for scores in scored]
+        pairs = [self._soft.values(variant, split, what) for variant in variants]
+        return [Compared(scores, -soft) for scores, soft in pairs]
 
 
 class SoftMeasurer:
@@ -91,6 +118,16 @@ class SoftMeasurer:
         """The same of the whole split."""
         scores, soft = zip(*self.stream(variant, split, what), strict=True)
         return np.concatenate(scores), np.concatenate(soft)
+
+    def known(self, variant: Variant, split: str) -> Pair:
+        """The same of those first batches that were measured before; nothing is measured now."""
+        measurer = self._study.measurer
+        variant, key, count = measurer.of(variant), f"{split}: {self._name}", 0
+        while measurer.journal.scores(variant, key, count) is not None:
+            count += 1
+        scores = [self._known(variant, split, batch) for batch in range(count)]
+        soft = [self._known(variant, key, batch) for batch in range(count)]
+        return np.concatenate([np.empty(0), *scores]), np.concatenate([np.empty(0), *soft])
 
     def _known(self, variant: Variant, split: str, batch: int) -> Scores:
         found = self._study.measurer.journal.scores(variant, split, batch)

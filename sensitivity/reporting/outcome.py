@@ -134,9 +134,11 @@ def _soft_evidence(found: PlanMetric, target: Target, drop: Estimate) -> Evidenc
     missing = shortfall(target, float_, level, drop)
     shown = level if target.metric is not None else drop
     spread = spread_of(found.holdout_drop)
-    return Evidence(
-        shown, missing, drop, "confirm and holdout, counting how sure float is of each", spread
-    )
+    # plans of an earlier release count no labels of `rank`
+    with_rank = drop.n > found.confirm.n + found.holdout.n
+    where = "rank, confirm and holdout" if with_rank else "confirm and holdout"
+    where = f"{where}, counting how sure float is of each"
+    return Evidence(shown, missing, drop, where, spread)
 
 
 def called(runtime: str) -> str:

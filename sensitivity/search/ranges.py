@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sensitivity.measure.ranking import gain, per_sample
+from sensitivity.measure.soft import Compared, Comparer
 from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant, names_of
 from sensitivity.signals.base import Signal
@@ -256,10 +257,15 @@ class Change:
 
 class _Trials:
     """Choices tried on all of `rank`: all at once, or one after the other, each on top of those
-    taken before it."""
+    taken before it.
+
+    They are told apart as `measure.soft.Comparer` does; the gains that they are recorded with are
+    of the metric.
+    """
 
     def __init__(self, study: Study, skip: Sequence[str]) -> None:
-        self._measurer = study.measurer
+        self._aggregate = study.measurer.task.aggregate
+        self._compare = Comparer(study)
         self._base = study.skip_variant(skip)
         self._tried: list[Recalibrated] = []
         self._taken: list[Recalibrated] = []
@@ -270,9 +276,8 @@ class _Trials:
         if len(changes) < 2:
             return ()
         every = sum((change.choice for change in changes), Ranges())
-        now, then = self._scores([(), every], "all at once")
-        brought = gain(now, then, self._measurer.task.aggregate)
-        if not _credibly_rises(brought):
+        now, then = self._trials([(), every], "all at once")
+        if not _credibly_rises(self._rise(now, then)):
             return ()
         return tuple(
             replace(self._recalibrated(change, now, then), together=True) for change in changes
@@ -281,51 +286,51 @@ class _Trials:
     def add(self, change: Change) -> None:
         """Take a choice that is known to move the outputs less, unless the metric falls."""
         taken = self._ranges(self._taken)
-        now, then = self._scores([taken, (*taken, *change.choice)], change.unit)
+        now, then = self._trials([taken, (*taken, *change.choice)], change.unit)
         found = self._recalibrated(change, now, then)
         self._tried.append(found)
-        if found.gain.value >= 0:
+        if self._rise(now, then).value >= 0:
             self._taken.append(found)
 
     def best_of(self, unit: str, places: Sequence[Place], choices: Sequence[Ranges]) -> None:
         """Take the choice with the best metric, where that is credibly above the present one; where
         nothing can be said of chance (one value for the whole split), above it."""
         before = self._ranges(self._taken)
-        now, *others = self._scores([before, *((*before, *choice) for choice in choices)], unit)
-        aggregate = self._measurer.aggregate
-        best = max(range(len(others)), key=lambda index: aggregate(others[index]))
-        change = Change(unit, places, choices[best])
-        found = self._recalibrated(change, now, others[best])
-        task = self._measurer.task
-        values = [per_sample(scores, task.aggregate) for scores in (others[best], now)]
-        if (found.gain.low is None and found.gain.value > 0) or is_above(
-            values[0], values[1], ALPHA / len(choices)
-        ):
-            self._taken.append(found)
+        now, *others = self._trials([before, *((*before, *choice) for choice in choices)], unit)
+        rises = [self._rise(now, other) for other in others]
+        best = max(range(len(others)), key=lambda index: rises[index].value)
+        values = [per_sample(one.values, self._aggregate) for one in (others[best], now)]
+        by_chance = rises[best].low is None and rises[best].value > 0
+        if by_chance or is_above(values[0], values[1], ALPHA / len(choices)):
+            change = Change(unit, places, choices[best])
+            self._taken.append(self._recalibrated(change, now, others[best]))
 
     def worth(self) -> tuple[Recalibrated, ...]:
         """What was taken; or all that was tried, where the metric is no lower with all of it
         together: many small improvements show where none does alone. Each then has the gain of all,
         and says so."""
         if len(self._tried) > len(self._taken):
-            own, taken, every = self._scores(
+            own, taken, every = self._trials(
                 [(), self._ranges(self._taken), self._ranges(self._tried)], "all"
             )
-            if self._measurer.aggregate(every) >= self._measurer.aggregate(taken):
-                together = gain(own, every, self._measurer.task.aggregate)
+            if self._rise(taken, every).value >= 0:
+                together = gain(own.scores, every.scores, self._aggregate)
                 return tuple(replace(one, gain=together, together=True) for one in self._tried)
         return tuple(self._taken)
 
-    def _scores(self, ranges: Sequence[Ranges], what: str) -> list[Scores]:
+    def _trials(self, ranges: Sequence[Ranges], what: str) -> list[Compared]:
         variants = [Variant("recalibrated", self._base.disabled, frozenset(one)) for one in ranges]
-        return self._measurer.scores(variants, "rank", f"recalibrate: {what}")
+        return self._compare(variants, "rank", f"recalibrate: {what}")
 
-    def _recalibrated(self, change: Change, now: Scores, then: Scores) -> Recalibrated:
+    def _rise(self, now: Compared, then: Compared) -> Estimate:
+        return gain(now.values, then.values, self._aggregate)
+
+    def _recalibrated(self, change: Change, now: Compared, then: Compared) -> Recalibrated:
         changed = {one.quantizer for one in change.choice}
         before = tuple(
             one for place in change.places for one in place.own if one.quantizer in changed
         )
-        brought = gain(now, then, self._measurer.task.aggregate)
+        brought = gain(now.scores, then.scores, self._aggregate)
         return recalibrated_unit(change.unit, before, change.choice, brought)
 
     @staticmethod

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sensitivity.measure.ranking import gain, per_sample
+from sensitivity.measure.soft import Comparer
 from sensitivity.measure.study import Study
 from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Variant
 from sensitivity.search.ranges import ALPHA, SIGNAL_SAMPLES, is_above, recalibrated_unit
@@ -28,8 +29,8 @@ def repaired(
 
     skip: units that stay unquantized. signal: of how far outputs have moved; None where there are
     no outputs to compare. Better is: the metric on `rank` does not fall, and it credibly rises or
-    the outputs are credibly nearer to float's. Each unit then has the gain of all, over the ranges
-    that the model came with.
+    the outputs are credibly nearer to float's; where the task has a soft drop that stands for the
+    metric. Each unit then has the gain of all, over the ranges that the model came with.
     """
     before = {old.quantizer: (old, new) for unit in known for old, new in unit.pairs}
     after = before | {old.quantizer: (old, new) for old, new in repairs}
@@ -37,10 +38,11 @@ def repaired(
         return tuple(known)
     variants = [_variant(study, skip, pairs) for pairs in ({}, before, after)]
     study.measurer.offer(variants[1].ranges | variants[2].ranges)
-    scores = study.measurer.scores(variants, "rank", "repair: all units")
-    if not _is_better(study, scores[1:], variants[1:], signal):
+    found = Comparer(study)(variants, "rank", "repair: all units")
+    values = [one.values for one in found]
+    if not _is_better(study, values[1:], variants[1:], signal):
         return tuple(known)
-    brought = gain(scores[0], scores[2], study.measurer.task.aggregate)
+    brought = gain(found[0].scores, found[2].scores, study.measurer.task.aggregate)
     changed = (_changed(unit, after, brought) for unit in study.units)
     return tuple(unit for unit in changed if unit.ranges)
 
@@ -58,16 +60,16 @@ def _changed(unit: Unit, pairs: Mapping[str, Pair], brought: Estimate) -> Recali
 
 
 def _is_better(
-    study: Study, scores: Sequence[Scores], variants: Sequence[Variant], signal: Signal | None
+    study: Study, values: Sequence[Scores], variants: Sequence[Variant], signal: Signal | None
 ) -> bool:
     """Whether the second of two variants is better than the first, as `repaired` says."""
     aggregate = study.measurer.task.aggregate
-    change = gain(scores[0], scores[1], aggregate)
+    change = gain(values[0], values[1], aggregate)
     if change.value < 0:
         return False
     if change.low is None:  # one value for the whole split: nothing can be said of chance
         return change.value > 0
-    first, second = (per_sample(one, aggregate) for one in scores)
+    first, second = (per_sample(one, aggregate) for one in values)
     return is_above(second, first, ALPHA) or _is_nearer(study, variants, signal)
 
 

@@ -4,7 +4,8 @@ say?"""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -26,17 +27,36 @@ OPEN = (0.3, 0.98)
 the search goes on all the same."""
 
 MORE_SAMPLES = 500
-"""Of `rank` and of what has no labels, at most, for the soft drop of such a set."""
+"""Of `rank` and of what has no labels, at most, for such a set."""
+
+NOTHING = np.empty(0)
 
 
 @dataclass(frozen=True)
 class Lost:
-    """counted, soft: float[n], losses and soft drops of one set on the first n samples of
-    `confirm`. more: soft drops of other samples."""
+    """Losses against float and soft drops of one set.
+
+    counted, soft: float[n], both of the first n samples of `confirm`. further: losses counted on
+    `rank`; more: soft drops of those samples first, then of some that have no labels. Both are
+    empty where that was not looked at.
+    """
 
     counted: Scores
     soft: Scores
+    further: Scores
     more: Scores
+
+    @property
+    def every_counted(self) -> Scores:
+        return np.concatenate([self.counted, self.further])
+
+    @property
+    def every_soft(self) -> Scores:
+        """Of the samples of `every_counted` first, in their order."""
+        return np.concatenate([self.soft, self.more])
+
+
+UNSEEN = Lost(NOTHING, NOTHING, NOTHING, NOTHING)
 
 
 @dataclass(frozen=True)
@@ -84,8 +104,9 @@ class SoftJudge:
     def drop(self, skip: Skip) -> Estimate:
         """The true drop of a set that was judged, without `holdout`."""
         lost = self._lost[frozenset(skip)]
-        soft = np.concatenate([lost.soft, lost.more])
-        return true_drop(lost.counted, soft, self.ratio, full_scale=self._full_scale)
+        return true_drop(
+            lost.every_counted, lost.every_soft, self.ratio, full_scale=self._full_scale
+        )
 
     def known(self, skip: Skip) -> Estimate | None:
         """The same; None for a set that was not judged, or not on all of `confirm`, and for float,
@@ -96,8 +117,8 @@ class SoftJudge:
         return self.drop(skip)
 
     def with_holdout(self, skip: Skip, float_scores: Scores) -> Estimate | None:
-        """The true drop from `confirm` and `holdout`, which is measured for it. float_scores: of
-        `holdout`. None for float itself."""
+        """The true drop from all labels, those of `holdout` too, on which the set is measured for
+        it. float_scores: of `holdout`. None for float itself."""
         if self._is_float(skip):
             return None
         if self.known(skip) is None:
@@ -107,15 +128,29 @@ class SoftJudge:
         lost = self._lost[frozenset(skip)]
         variant = self._study.skip_variant(skip)
         scores, soft = self._measurer.values(variant, "holdout", "plan: holdout")
-        counted = np.concatenate([lost.counted, float_scores - scores])
-        softs = np.concatenate([lost.soft, soft, lost.more])
+        counted = np.concatenate([lost.every_counted, float_scores - scores])
+        softs = np.concatenate([lost.every_soft, soft])
         return true_drop(counted, softs, self.ratio, full_scale=self._full_scale)
 
     @property
     def ratio(self) -> Ratio:
         """What all sets judged so far say of float's beliefs."""
-        sets = self._lost.values()
-        return ratio_of([lost.counted for lost in sets], [lost.soft for lost in sets])
+        sets = [*self._own_ranges, *self._lost.values()]
+        counted = [lost.every_counted for lost in sets]
+        soft = [lost.every_soft[: len(lost.every_counted)] for lost in sets]
+        return ratio_of(counted, soft)
+
+    @cached_property
+    def _own_ranges(self) -> list[Lost]:
+        """Everything in INT8 with the ranges that the model came with, as far as it was measured,
+        where others are in force: it loses most, and so says most of the ratio."""
+        measurer = self._study.measurer
+        if not measurer.ranges:
+            return []
+        with measurer.with_ranges(()):
+            scores, soft = self._measurer.known(self._study.baselines["quantized"], "confirm")
+        counted = self._float[: len(scores)] - scores
+        return [Lost(counted, soft, NOTHING, NOTHING)] if len(scores) else []
 
     @property
     def _full_scale(self) -> float:
@@ -131,29 +166,44 @@ class SoftJudge:
 
     def _looks(self, skip: Skip) -> Iterable[Lost]:
         """What is known of a set after each batch of `confirm`."""
-        counted, soft = np.empty(0), np.empty(0)
-        more = self._lost.get(frozenset(skip), Lost(counted, soft, np.empty(0))).more
+        found = replace(self._lost.get(frozenset(skip), UNSEEN), counted=NOTHING, soft=NOTHING)
         variant = self._study.skip_variant(skip)
         for scores, moved in self._measurer.stream(
             variant, "confirm", f"plan: {len(skip)} units skipped"
         ):
-            float_scores = self._float[len(counted) : len(counted) + len(scores)]
-            counted = np.concatenate([counted, float_scores - scores])
-            soft = np.concatenate([soft, moved])
-            yield Lost(counted, soft, more)
+            seen = len(found.counted)
+            lost = self._float[seen : seen + len(scores)] - scores
+            found = replace(
+                found,
+                counted=np.concatenate([found.counted, lost]),
+                soft=np.concatenate([found.soft, moved]),
+            )
+            yield found
 
     def _look_further(self, skip: Skip) -> None:
-        """Add the soft drops of samples that count no answers here."""
-        lost, variant = self._lost[frozenset(skip)], self._study.skip_variant(skip)
-        more = list[Scores]()
-        for split in ("unlabeled", "rank"):
-            if split not in self._study.measurer.task.data:
+        """Add what the set loses on `rank`, and the soft drops of samples without labels."""
+        task, variant = self._study.measurer.task, self._study.skip_variant(skip)
+        counted, more = [NOTHING], [NOTHING]
+        for split in ("rank", "unlabeled"):
+            if split not in task.data:
                 continue
-            for _, moved in self._measurer.stream(variant, split, f"plan: soft drop on {split}"):
+            what = f"plan: soft drop on {split}"
+            for scores, moved in self._measurer.stream(variant, split, what):
                 if sum(map(len, more)) >= MORE_SAMPLES:
                     break
+                counted.append(scores)
                 more.append(moved)
-        self._lost[frozenset(skip)] = Lost(lost.counted, lost.soft, np.concatenate(more))
+        scores = np.concatenate(counted)
+        further = self._float_on_rank[: len(scores)] - scores
+        self._lost[frozenset(skip)] = replace(
+            self._lost[frozenset(skip)], further=further, more=np.concatenate(more)
+        )
+
+    @cached_property
+    def _float_on_rank(self) -> Scores:
+        measurer = self._study.measurer
+        (scores,) = measurer.scores([self._study.float_variant], "rank", "plan: float on rank")
+        return scores
 
 
 def _error(drop: Estimate) -> float:

@@ -42,7 +42,8 @@ as much doubt as others."""
 CONFLICT = 2.0
 """Combined standard errors that a belief and what was counted may lie apart. Where they lie further
 apart it is the belief that is wrong: of a model that is timid, right answers lose little soft drop
-when they become wrong."""
+when they become wrong. Not where a single set was counted to lose less than believed: the luckiest
+of many sets always was, and a model that is too bold shows in the ratio of all."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def true_drop(
     of these and of any other samples, labelled or not. full_scale: the largest loss of a sample.
     Both estimates count by what they are worth: the scaled soft one by the doubt about the ratio,
     about this set (OWN), about each changed answer (ANSWER) and its own sampling error; the counted
-    one by its sampling error. With
-    many labels the counted drop decides, with few the soft one. n of the result is that of
+    one by its sampling error. With many labels the counted drop decides, with few the soft one, and
+    where far more was lost than believed, what was counted. n of the result is that of
     `counted`. Raises ValueError for no sample or a value that is not finite.
 
     >>> true_drop([0.0] * 99 + [1.0], [0.0] * 400 + [0.05] * 40).n
@@ -110,7 +111,7 @@ def true_drop(
     )
     counted_error = _error(lost, full_scale)
     difference = float(lost.mean()) - expected
-    to_counted = _weight_of_counted(doubt, counted_error, difference)
+    to_counted = _weight_of_counted(doubt, counted_error, max(difference, 0.0))
     value = expected + to_counted * difference
     half = NORMAL_95 * counted_error * math.sqrt(to_counted)
     return Estimate(value, value - half, value + half, len(lost))

@@ -41,7 +41,7 @@ CANNOT = (
     "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
-EDITION = 4
+EDITION = 5
 """What tells what was found from what an earlier release would have found."""
 
 
