@@ -26,6 +26,7 @@ from sensitivity.config import (
     IN_PYTHON,
     OF_ONNX,
     QUANTIZING,
+    TFLITE,
     BenchChoices,
     BenchSettings,
     CheckSettings,
@@ -42,6 +43,7 @@ from sensitivity.config import (
     began,
     check_numbers,
     command_line,
+    is_model_file,
     python_call,
     refuse_needless,
     shown,
@@ -114,6 +116,7 @@ from sensitivity.units.units import pins
 
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
+Choices = TypeVar("Choices", bound=TaskChoices)
 
 NOT_JUDGED = (
     "{} of {} units reach no output that {} reads, such as masks, key points or an auxiliary head: "
@@ -252,17 +255,21 @@ def check(settings: CheckSettings, task: Given | None = None) -> tuple[Finding, 
 
 
 def _findings(settings: CheckSettings, task: Given | None) -> tuple[Finding, ...]:
-    notes: tuple[Finding, ...] = ()
-    if settings.task.endswith(".onnx"):
-        notes = later.quantize_findings.float_findings(settings)
-    if settings.task.endswith(".onnx") and settings.data is None:
-        return notes or later.check_file.check_file(Path(settings.task), settings.float_model)
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
-        with open_session(
-            task or _reference(settings, out), out, resume=False, choices=UnitChoices()
-        ) as session:
-            return (*later.preflight.check(session), *notes)
+        if not is_model_file(settings.task):
+            return _checked_session(settings, task, out)
+        settings = _in_onnx(settings, out)
+        notes = later.quantize_findings.float_findings(settings)
+        if settings.data is None:
+            return notes or later.check_file.check_file(Path(settings.task), settings.float_model)
+        return (*_checked_session(settings, task, out), *notes)
+
+
+def _checked_session(settings: CheckSettings, task: Given | None, out: Path) -> tuple[Finding, ...]:
+    given = task or _reference(settings, out)
+    with open_session(given, out, resume=False, choices=UnitChoices()) as session:
+        return later.preflight.check(session)
 
 
 @_one_at_a_time
@@ -489,17 +496,30 @@ def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Se
 
 
 def _reference(settings: TaskChoices, out: Path) -> str:
-    """The task as given; for an ONNX file, a task file that is written into the run directory."""
-    if not settings.task.endswith(".onnx"):
+    """The task as given; for an ONNX or a .tflite file, a task file that is written into the run
+    directory."""
+    if not is_model_file(settings.task):
         refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
         return settings.task
     later.onnx_task.data_of(settings)
+    settings = _in_onnx(settings, out)
     if later.quantize_prepare.is_float(Path(settings.task)):
         return later.onnx_task.written_task(
             settings, out, later.quantize_file.quantized_file(settings, out)
         )
     refuse_needless(settings, QUANTIZING, "a Q/DQ file, which is calibrated already")
     return later.onnx_task.written_task(settings, out)
+
+
+def _in_onnx(settings: Choices, out: Path) -> Choices:
+    """The same with the ONNX forms, in the run directory, of the .tflite files that it names."""
+    file, float_model, folder = Path(settings.task), settings.float_model, out / "tflite"
+    if file.suffix == TFLITE:
+        settings = replace(settings, task=str(later.tflite.onnx_file(file, folder)))
+    if float_model is not None and float_model.suffix == TFLITE:
+        made = later.tflite.onnx_file(float_model, folder / "float")
+        settings = replace(settings, float_model=made)
+    return settings
 
 
 def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) -> Scan:

@@ -68,7 +68,7 @@ class TaskChoices:
 
     task: str = argument(
         "A Python file and a function in it that returns a task, as in my_task.py:task; or an ONNX "
-        "file, Q/DQ or float, with --data."
+        "or .tflite file, quantized or float, with --data."
     )
     data: Path | None = setting(
         None,
@@ -523,6 +523,15 @@ READING = ("evaluator", "decode", "colours", "top", "mean", "std", "imgsz")
 
 OF_ONNX = (*QUANTIZING, "calib", "calib_samples", *READING)
 """Settings of any ONNX file."""
+
+
+TFLITE = ".tflite"
+"""Ending of files that are read as ONNX files."""
+
+
+def is_model_file(task: str) -> bool:
+    """Whether a task is an ONNX or a .tflite file, which needs data, and no task file."""
+    return task.endswith((".onnx", TFLITE))
 
 
 def refuse_needless(settings: TaskChoices, names: Collection[str], what: str) -> None:

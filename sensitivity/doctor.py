@@ -47,6 +47,7 @@ PURPOSES = {
     "pillow": ("image folders as tasks", install_line("images")),
     "scikit-learn": ("the digits of `sensitivity demo`", install_line("demo")),
     "openvino": ("builds and times OpenVINO models", install_line("openvino")),
+    "ai-edge-litert": ("reads .tflite files", install_line("tflite")),
     "mlflow": ("logs runs with --log mlflow", install_line("mlflow")),
     "wandb": ("logs runs with --log wandb", install_line("wandb")),
     "tensorboardX": ("logs runs with --log tensorboard", install_line("tensorboard")),

@@ -10,6 +10,7 @@
     ├── WriteError                a file could not be written
     ├── ExportError               the model cannot be exported as it was planned
     ├── OnnxFileError             an ONNX file that cannot be read or used
+    ├── TfliteFileError           a .tflite file that cannot be read, or written in ONNX
     ├── RuntimeUnavailable        a requested runtime cannot load or run the file
     ├── LogError                  a tracker of experiments did not take the run
     ├── GuestError                what another package adds, such as a planner, cannot be used
@@ -64,6 +65,10 @@ class ExportError(SensitivityError):
 
 class OnnxFileError(SensitivityError):
     """An ONNX file cannot be read, or holds what cannot be switched."""
+
+
+class TfliteFileError(SensitivityError):
+    """A .tflite file cannot be read, or holds what cannot be written in ONNX."""
 
 
 class RuntimeUnavailable(SensitivityError):

@@ -19,12 +19,22 @@ if TYPE_CHECKING:
     import graphlay as graphlay
     import openvino as openvino
     import torch as torch
+    from ai_edge_litert import schema_py_generated as tflite_schema
     from PIL import Image as Image
     from PIL import ImageOps as ImageOps
     from scipy import stats as stats
     from torch.utils import _pytree as pytree
 
-    __all__ = ["Image", "ImageOps", "graphlay", "openvino", "pytree", "stats", "torch"]
+    __all__ = [
+        "Image",
+        "ImageOps",
+        "graphlay",
+        "openvino",
+        "pytree",
+        "stats",
+        "tflite_schema",
+        "torch",
+    ]
 
 __getattr__ = importer(
     __name__,
@@ -35,6 +45,7 @@ __getattr__ = importer(
         "openvino": "openvino",
         "pytree": "torch.utils._pytree",
         "stats": "scipy.stats",
+        "tflite_schema": "ai_edge_litert.schema_py_generated",
         "torch": "torch",
     },
 )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         netron,
         price,
     )
+    from sensitivity.tflite import convert as tflite
     from sensitivity.units import graph
 
     __all__ = [
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
         "quantize_file",
         "quantize_findings",
         "quantize_prepare",
+        "tflite",
         "torch_model",
     ]
 
@@ -75,6 +77,7 @@ __getattr__ = importer(
         "quantize_file": "sensitivity.quantize.file",
         "quantize_findings": "sensitivity.quantize.findings",
         "quantize_prepare": "sensitivity.quantize.prepare",
+        "tflite": "sensitivity.tflite.convert",
         "torch_model": "sensitivity.exporters.torch_model",
     },
 )

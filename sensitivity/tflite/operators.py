@@ -1,0 +1,84 @@
+"""Which function translates which operator of TFLite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sensitivity.errors import TfliteFileError
+from sensitivity.tflite import layers, pointwise, shapes, windows
+from sensitivity.tflite.model import Graph, Operator
+from sensitivity.tflite.translation import ACTIVATIONS, Translation
+
+OPERATORS: dict[str, Callable[[Translation, Operator], None]] = {
+    "CONV_2D": layers.conv_2d,
+    "DEPTHWISE_CONV_2D": layers.depthwise_conv_2d,
+    "TRANSPOSE_CONV": layers.transpose_conv,
+    "FULLY_CONNECTED": layers.fully_connected,
+    "BATCH_MATMUL": layers.batch_matmul,
+    "ADD": pointwise.binary("Add"),
+    "SUB": pointwise.binary("Sub"),
+    "MUL": pointwise.binary("Mul"),
+    "DIV": pointwise.binary("Div"),
+    "MAXIMUM": pointwise.binary("Max"),
+    "MINIMUM": pointwise.binary("Min"),
+    "SQUARED_DIFFERENCE": pointwise.squared_difference,
+    "LOGISTIC": pointwise.unary("Sigmoid"),
+    "TANH": pointwise.unary("Tanh"),
+    "HARD_SWISH": pointwise.unary("HardSwish"),
+    "ELU": pointwise.unary("Elu"),
+    "ABS": pointwise.unary("Abs"),
+    "NEG": pointwise.unary("Neg"),
+    "EXP": pointwise.unary("Exp"),
+    "SQRT": pointwise.unary("Sqrt"),
+    "RSQRT": pointwise.rsqrt,
+    "SQUARE": pointwise.squared,
+    "LEAKY_RELU": pointwise.leaky_relu,
+    "PRELU": pointwise.prelu,
+    "GELU": pointwise.gelu,
+    "SOFTMAX": pointwise.softmax,
+    "LOG_SOFTMAX": pointwise.log_softmax,
+    "QUANTIZE": pointwise.requantized,
+    "DEQUANTIZE": pointwise.requantized,
+    "AVERAGE_POOL_2D": windows.pool("AveragePool"),
+    "MAX_POOL_2D": windows.pool("MaxPool"),
+    "MEAN": windows.reduce("ReduceMean"),
+    "SUM": windows.reduce("ReduceSum", since=13),
+    "REDUCE_MAX": windows.reduce("ReduceMax"),
+    "REDUCE_MIN": windows.reduce("ReduceMin"),
+    "RESIZE_BILINEAR": windows.resize_bilinear,
+    "RESIZE_NEAREST_NEIGHBOR": windows.resize_nearest_neighbor,
+    "DEPTH_TO_SPACE": windows.depth_to_space,
+    "SPACE_TO_DEPTH": windows.space_to_depth,
+    "RESHAPE": shapes.reshape,
+    "SQUEEZE": shapes.reshape,
+    "EXPAND_DIMS": shapes.reshape,
+    "TRANSPOSE": shapes.transpose,
+    "CONCATENATION": shapes.concatenation,
+    "PACK": shapes.pack,
+    "UNPACK": shapes.unpack,
+    "PAD": shapes.pad,
+    "PADV2": shapes.pad,
+    "SLICE": shapes.slice_,
+    "STRIDED_SLICE": shapes.strided_slice,
+    "SPLIT": shapes.split,
+    "SPLIT_V": shapes.split_v,
+    "GATHER": shapes.gather,
+} | {word: pointwise.clamp(word) for word in ACTIVATIONS}
+
+
+def translated(graph: Graph) -> Translation:
+    """The whole graph, operator by operator.
+
+    Raises TfliteFileError that names each kind of operator that is not translated, and one of it.
+    """
+    made = Translation(graph)
+    unknown = {each.kind: each for each in graph.operators if each.kind not in OPERATORS}
+    if unknown:
+        told = "; ".join(made.where(operator) for operator in unknown.values())
+        raise TfliteFileError(
+            f"Expected operators that can be written in ONNX with pairs, got {told}; give the "
+            "model as ONNX, or cut it before them: docs/tflite.md lists those that can."
+        )
+    for operator in graph.operators:
+        OPERATORS[operator.kind](made, operator)
+    return made

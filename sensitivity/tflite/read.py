@@ -1,0 +1,193 @@
+"""Read a .tflite file with the schema that LiteRT ships."""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from sensitivity import optional
+from sensitivity.errors import MissingPackage, TfliteFileError
+from sensitivity.tflite.model import Array, Graph, Grid, Operator, Tensor
+
+IDENTIFIER = b"TFL3"
+"""Stands behind the first four bytes of every file."""
+
+DTYPES: dict[str, Any] = {
+    "FLOAT32": np.float32,
+    "FLOAT16": np.float16,
+    "BFLOAT16": ml_dtypes.bfloat16,
+    "FLOAT64": np.float64,
+    "INT8": np.int8,
+    "UINT8": np.uint8,
+    "INT16": np.int16,
+    "UINT16": np.uint16,
+    "INT32": np.int32,
+    "UINT32": np.uint32,
+    "INT64": np.int64,
+    "UINT64": np.uint64,
+    "BOOL": np.bool_,
+}
+
+DAMAGED = (struct.error, ValueError, TypeError, IndexError, AttributeError, KeyError, MemoryError)
+"""What reading raises where offsets lead out of the file."""
+
+WORDS = {"padding": "Padding", "fusedActivationFunction": "ActivationFunctionType"}
+"""Options that are read as the words of an enumeration."""
+
+
+def read_tflite(path: Path) -> Graph:
+    """The only subgraph of a .tflite file.
+
+    Raises MissingPackage without LiteRT's package, TfliteFileError for a file that is missing, cut
+    short or none of TFLite's, or that has several subgraphs, sparse tensors or blocks of scales.
+    """
+    content = _content(path)
+    schema = _schema()
+    try:
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        return _graph(model, content, path.name)
+    except DAMAGED as error:
+        raise TfliteFileError(
+            f"Expected {path} to be a whole .tflite file, got {len(content)} bytes that do not "
+            "parse; it is cut short or damaged: copy or convert it again."
+        ) from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise TfliteFileError(
+            f"Expected {path} to be a readable .tflite file, got: {error.strerror or error}."
+        ) from error
+    if content[4:8] != IDENTIFIER:
+        raise TfliteFileError(
+            f"Expected {path} to be a .tflite file, got {len(content)} bytes without its "
+            f"identifier {IDENTIFIER.decode()}; convert the model again."
+        )
+    return content
+
+
+def _schema() -> Any:
+    try:
+        return optional.tflite_schema
+    except ImportError:
+        raise MissingPackage("ai-edge-litert", "reading a .tflite file", "tflite") from None
+
+
+def _graph(model: Any, content: bytes, file: str) -> Graph:
+    if len(model.subgraphs) != 1:
+        raise TfliteFileError(
+            f"Expected {file} to have one subgraph, got {len(model.subgraphs)}, as loops, branches "
+            "and several signatures have; convert one signature without them."
+        )
+    subgraph = model.subgraphs[0]
+    buffers = [_bytes(buffer, content) for buffer in model.buffers]
+    names = _unique_names(subgraph.tensors)
+    tensors = tuple(
+        _tensor(made, name, buffers[made.buffer], file)
+        for made, name in zip(subgraph.tensors, names, strict=True)
+    )
+    operators = tuple(
+        _operator(made, model.operatorCodes[made.opcodeIndex], place)
+        for place, made in enumerate(subgraph.operators)
+    )
+    return Graph(file, tensors, operators, _indices(subgraph.inputs), _indices(subgraph.outputs))
+
+
+def _bytes(buffer: Any, content: bytes) -> bytes:
+    """Of a buffer in the file's tables, or behind them where the file is large."""
+    if buffer.offset > 1:
+        return content[buffer.offset : buffer.offset + buffer.size]
+    data = buffer.data
+    return b"" if data is None or isinstance(data, int) else bytes(data)
+
+
+def _unique_names(tensors: Sequence[Any]) -> list[str]:
+    """Their names; a tensor without one, or with that of another, gets its number too."""
+    given = [(tensor.name or b"").decode(errors="replace") for tensor in tensors]
+    count = Counter(given)
+    return [
+        name if name and count[name] == 1 else f"{name or 'tensor'}_{index}"
+        for index, name in enumerate(given)
+    ]
+
+
+def _tensor(made: Any, name: str, data: bytes, file: str) -> Tensor:
+    kind = _word("TensorType", made.type)
+    if made.sparsity is not None:
+        raise TfliteFileError(
+            f"Expected dense tensors in {file}, got the sparse tensor {name}; convert the model "
+            "without sparsity."
+        )
+    shape = _indices(made.shape)
+    grid = _grid(made.quantization, name, file)
+    values = _values(data, kind, shape, name, file) if data else None
+    return Tensor(name, shape, kind, grid, values)
+
+
+def _values(data: bytes, kind: str, shape: tuple[int, ...], name: str, file: str) -> Array:
+    if kind == "INT4":
+        return _half_bytes(data, shape)
+    if kind not in DTYPES:
+        raise TfliteFileError(
+            f"Expected tensors of numbers in {file}, got {kind} for {name}; convert the model "
+            "without it."
+        )
+    return np.frombuffer(data, DTYPES[kind]).reshape(shape)
+
+
+def _half_bytes(data: bytes, shape: tuple[int, ...]) -> Array:
+    """Two numbers of four bits in each byte, the lower half first, as int8."""
+    packed = np.frombuffer(data, np.int8)
+    low = (packed << 4) >> 4
+    both = np.stack([low, packed >> 4], axis=-1).reshape(-1)
+    return both[: int(np.prod(shape))].reshape(shape)
+
+
+def _grid(made: Any, name: str, file: str) -> Grid | None:
+    if made is None:
+        return None
+    if made.details is not None:
+        raise TfliteFileError(
+            f"Expected one scale for a tensor or for each channel in {file}, got "
+            f"{type(made.details).__name__.removesuffix('T')} for {name}; quantize it per channel."
+        )
+    if made.scale is None or not len(made.scale):
+        return None
+    scales = np.asarray(made.scale, np.float32)
+    zero_points = np.zeros(scales.size, np.int64)
+    if made.zeroPoint is not None and len(made.zeroPoint):
+        zero_points += np.asarray(made.zeroPoint, np.int64)
+    axis = int(made.quantizedDimension) if scales.size > 1 else 0
+    return Grid(scales, zero_points, axis)
+
+
+def _operator(made: Any, code: Any, place: int) -> Operator:
+    # files before 2020 have the number in a field of one byte, later ones in both
+    number = max(code.builtinCode, code.deprecatedBuiltinCode)
+    kind = _word("BuiltinOperator", number)
+    if kind == "CUSTOM":
+        kind = f"CUSTOM:{(code.customCode or b'').decode(errors='replace')}"
+    options = {} if made.builtinOptions is None else dict(vars(made.builtinOptions))
+    for name, enumeration in WORDS.items():
+        if name in options:
+            options[name] = _word(enumeration, options[name])
+    return Operator(kind, _indices(made.inputs), _indices(made.outputs), options, place)
+
+
+def _indices(found: Any) -> tuple[int, ...]:
+    return () if found is None else tuple(int(value) for value in found)
+
+
+def _word(enumeration: str, number: int) -> str:
+    """Name of a value in an enumeration of the schema; its number where the schema is older."""
+    words = vars(getattr(_schema(), enumeration))
+    found = [word for word, value in words.items() if value == number and word.isupper()]
+    return found[0] if found else f"{enumeration} {number}"

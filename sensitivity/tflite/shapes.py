@@ -1,0 +1,169 @@
+"""Operators that move numbers and compute none."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sensitivity.errors import TfliteFileError
+from sensitivity.tflite.layers import name_of
+from sensitivity.tflite.model import Array, Operator
+from sensitivity.tflite.pointwise import in_one_layout
+from sensitivity.tflite.translation import Layout, Translation, axes_to, axis_in
+
+END = np.iinfo(np.int64).max
+"""Behind the end of every axis."""
+
+
+def reshape(made: Translation, operator: Operator) -> None:
+    """RESHAPE, SQUEEZE and EXPAND_DIMS: the same numbers in the sides of the output."""
+    index, name = operator.inputs[0], name_of(made, operator)
+    shape = made.tensor(index).shape
+    # an image of one pixel has the same numbers in the same order with channels first
+    is_pixel = len(shape) == 4 and shape[1:3] == (1, 1)
+    value = made.take(index, made.layout(index) if is_pixel else "last")
+    sides = made.number(np.array(made.tensor(operator.outputs[0]).shape), f"{name}/sides")
+    _moved(made, operator, made.emit("Reshape", [value, sides], name))
+
+
+def transpose(made: Translation, operator: Operator) -> None:
+    """One that only turns channels makes no node: the tensor is held so already."""
+    index, output = operator.inputs[0], operator.outputs[0]
+    perm = [int(axis) for axis in made.integers(operator, 1)]
+    rank = len(perm)
+    name = name_of(made, operator)
+    is_same_grid = made.keeps_grid(operator)
+    if rank > 2 and perm == axes_to("first", rank, back=True) and is_same_grid:
+        made.hold(output, made.take(index), "first")
+    elif rank > 2 and perm == axes_to("first", rank) and made.layout(index) == "first":
+        _moved(made, operator, made.take(index, "first"))
+    else:
+        _moved(made, operator, made.emit("Transpose", [made.take(index)], name, perm=perm))
+
+
+def _moved(made: Translation, operator: Operator, value: str) -> None:
+    """Give what has the numbers of the input, without another pair where the grid is the same."""
+    if made.keeps_grid(operator):
+        made.hold(operator.outputs[0], value, "last")
+    else:
+        made.give(operator, value)
+
+
+def concatenation(made: Translation, operator: Operator) -> None:
+    """Along an axis that is given as the file counts it."""
+    values, layout = in_one_layout(made, operator)
+    rank = len(made.tensor(operator.outputs[0]).shape)
+    axis = axis_in(layout, operator.options["axis"], rank)
+    made.give(operator, made.emit("Concat", values, name_of(made, operator), axis=axis), layout)
+
+
+def pack(made: Translation, operator: Operator) -> None:
+    """Each input gets an axis of its own, along which they are put together."""
+    name = name_of(made, operator)
+    axis = operator.options["axis"] % len(made.tensor(operator.outputs[0]).shape)
+    axes = made.number(np.array([axis]), f"{name}/axis")
+    values = [
+        made.emit("Unsqueeze", [made.take(index), axes], f"{name}/{at}")
+        for at, index in enumerate(operator.inputs)
+    ]
+    made.give(operator, made.emit("Concat", values, name, axis=axis))
+
+
+def unpack(made: Translation, operator: Operator) -> None:
+    """Each output is one place of the axis, which is gone."""
+    index, axis = operator.inputs[0], operator.options["axis"]
+    value, axis = made.take(index), axis % len(made.tensor(index).shape)
+    for at, output in enumerate(operator.outputs):
+        name = made.tensor(output).name
+        place = made.number(np.array(at), f"{name}/place")
+        made.give(operator, made.emit("Gather", [value, place], name, axis=axis), at=at)
+
+
+def pad(made: Translation, operator: Operator) -> None:
+    """PAD and PADV2: with zero, or with the constant that is the third input."""
+    index, name = operator.inputs[0], name_of(made, operator)
+    layout = made.layout(index)
+    rank = len(made.tensor(index).shape)
+    given = made.integers(operator, 1).reshape(rank, 2)[axes_to(layout, rank)]
+    pads = made.number(given.T.reshape(-1), f"{name}/pads")
+    filled = [made.take(at) for at in operator.inputs[2:]]
+    value = made.emit("Pad", [made.take(index, layout), pads, *filled], name)
+    made.give(operator, value, layout)
+
+
+def slice_(made: Translation, operator: Operator) -> None:
+    """From a start on; a size of -1 goes to the end."""
+    begin, size = (made.integers(operator, at) for at in (1, 2))
+    ends = np.where(size < 0, END, begin + size)
+    _slice(made, operator, begin, ends, np.ones_like(begin))
+
+
+def strided_slice(made: Translation, operator: Operator) -> None:
+    """Bits of the masks open a start or an end, or drop the axis."""
+    options = operator.options
+    if options["ellipsisMask"] or options["newAxisMask"] or options["offset"]:
+        raise TfliteFileError(
+            f"Expected {made.where(operator)} to have a start, an end and a step for each axis, "
+            "got one with an ellipsis, a new axis or an offset; convert the model without it."
+        )
+    begin, end, step = (made.integers(operator, at).copy() for at in (1, 2, 3))
+    for axis in range(len(begin)):
+        backwards = step[axis] < 0
+        if options["shrinkAxisMask"] >> axis & 1:
+            end[axis] = begin[axis] + 1 or END
+            continue
+        if options["beginMask"] >> axis & 1:
+            begin[axis] = END if backwards else 0
+        if options["endMask"] >> axis & 1:
+            end[axis] = -END if backwards else END
+    _slice(made, operator, begin, end, step)
+
+
+def _slice(made: Translation, operator: Operator, begin: Array, end: Array, step: Array) -> None:
+    index, name = operator.inputs[0], name_of(made, operator)
+    rank = len(made.tensor(index).shape)
+    shape = made.tensor(operator.outputs[0]).shape
+    layout: Layout = made.layout(index) if len(shape) == rank else "last"
+    axes = np.array([axis_in(layout, axis, rank) for axis in range(len(begin))])
+    places = {"starts": begin, "ends": end, "axes": axes, "steps": step}
+    given = [made.number(each, f"{name}/{word}") for word, each in places.items()]
+    value = made.emit("Slice", [made.take(index, layout), *given], name)
+    if len(shape) != rank:
+        sides = made.number(np.array(shape, np.int64), f"{name}/sides")
+        value = made.emit("Reshape", [value, sides], f"{name}/shrunk")
+    made.give(operator, value, layout)
+
+
+def split(made: Translation, operator: Operator) -> None:
+    """Its first input is the axis."""
+    _split(made, operator, operator.inputs[1], int(made.integers(operator, 0)[0]))
+
+
+def split_v(made: Translation, operator: Operator) -> None:
+    """Its inputs are the tensor, the sizes and the axis."""
+    _split(made, operator, operator.inputs[0], int(made.integers(operator, 2)[0]))
+
+
+def _split(made: Translation, operator: Operator, index: int, axis: int) -> None:
+    layout, rank = made.layout(index), len(made.tensor(index).shape)
+    value, moved = made.take(index, layout), axis_in(layout, axis, rank)
+    begin = 0
+    for at, output in enumerate(operator.outputs):
+        name = made.tensor(output).name
+        end = begin + made.tensor(output).shape[axis]
+        places = {"start": begin, "end": end, "axis": moved}
+        given = [made.number(np.array([each]), f"{name}/{word}") for word, each in places.items()]
+        made.give(operator, made.emit("Slice", [value, *given], name), layout, at=at)
+        begin = end
+
+
+def gather(made: Translation, operator: Operator) -> None:
+    """Places of one axis, which may be computed."""
+    index, places = operator.inputs
+    if operator.options["batchDims"]:
+        raise TfliteFileError(
+            f"Expected {made.where(operator)} without batch dimensions, got "
+            f"{operator.options['batchDims']}; convert the model without them."
+        )
+    axis = operator.options["axis"] % len(made.tensor(index).shape)
+    inputs = [made.take(index), made.take(places)]
+    made.give(operator, made.emit("Gather", inputs, name_of(made, operator), axis=axis))

@@ -1,0 +1,273 @@
+"""An ONNX graph in the making: which ONNX value holds which tensor of the .tflite file.
+
+A tensor is held with its channels last, as the file has it, or first, as ONNX's convolutions take
+it; a Transpose is made where the other order is asked for, and only once. Quantized tensors are
+held as the real numbers behind their pair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from sensitivity.errors import TfliteFileError
+from sensitivity.tflite.model import QUANTIZED, Array, Graph, Grid, Operator, Tensor
+from sensitivity.tflite.read import DTYPES
+
+Layout = Literal["last", "first"]
+
+FLOATS = ("FLOAT32", "FLOAT16", "BFLOAT16")
+OPSET, OPSET_OF_16_BITS = 17, 21
+"""Of the file that is made: pairs of 16 bits are newer."""
+
+IR_VERSION = {OPSET: 8, OPSET_OF_16_BITS: 10}
+
+ACTIVATIONS = {
+    "RELU": ("Relu", None),
+    "RELU6": ("Clip", (0.0, 6.0)),
+    "RELU_N1_TO_1": ("Clip", (-1.0, 1.0)),
+    "RELU_0_TO_1": ("Clip", (0.0, 1.0)),
+}
+"""Activations that clamp: their operator in ONNX, and the limits of a Clip."""
+
+
+class Translation:
+    """Takes operators one after the other: `take` what they read, `emit` nodes, `give` what they
+    make."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        is_16_bit = any(each.type == "INT16" and each.grid for each in graph.tensors)
+        self.opset = OPSET_OF_16_BITS if is_16_bit else OPSET
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self._names = {tensor.name for tensor in graph.tensors if tensor.values is None}
+        self._held: dict[int, dict[Layout, str]] = {}
+        self._node_names: set[str] = set()
+        self._loose: dict[str, Any] = {}  # value that no tensor is held as yet -> its node
+        self._behind: dict[int, int] = {}  # tensor -> the constant that it is
+        self._inputs = [self._input(index) for index in graph.inputs]
+
+    def tensor(self, index: int) -> Tensor:
+        """As the file has it."""
+        return self.graph.tensors[index]
+
+    def layout(self, index: int) -> Layout:
+        """How a tensor can be had without another Transpose; first where both can."""
+        return "first" if "first" in self._held.get(index, {}) else "last"
+
+    def take(self, index: int, layout: Layout = "last") -> str:
+        """The ONNX value of a tensor in this layout."""
+        index = self._behind.get(index, index)
+        tensor = self.tensor(index)
+        if index not in self._held and tensor.values is None:
+            raise TfliteFileError(
+                f"Expected every tensor of {self.graph.file} to be an input, a constant or made by "
+                f"an operator before it is read, got {tensor.name}; convert the model again."
+            )
+        held = self._held.setdefault(index, {})
+        if layout not in held and tensor.values is not None:
+            held[layout] = self._constant(tensor, layout)
+        elif layout not in held:
+            (other, value), *_ = held.items()
+            perm = axes_to("first", len(tensor.shape), back=other == "first")
+            name = f"{tensor.name}/channels_{layout}"
+            self.hold(index, self.emit("Transpose", [value], name, perm=perm), layout)
+        return held[layout]
+
+    def weight(self, index: int, perm: Sequence[int]) -> str:
+        """A weight with its axes in another order, and its channels of scales with them."""
+        tensor = self.tensor(self._behind.get(index, index))
+        if tensor.values is not None:
+            return self._stored(tensor, tensor.values, perm, tensor.name)
+        return self.emit("Transpose", [self.take(index)], f"{tensor.name}/moved", perm=list(perm))
+
+    def integers(self, operator: Operator, at: int) -> Array:
+        """The constant that an operator reads as axes, sides or paddings. Raises TfliteFileError
+        where it is none."""
+        found = self.tensor(operator.inputs[at])
+        if found.values is None:
+            raise TfliteFileError(
+                f"Expected input {at} of {self.where(operator)} to be a constant, got "
+                f"{found.name}, which the model computes; convert it with inputs of fixed sides."
+            )
+        return found.values.reshape(-1).astype(np.int64)
+
+    def number(self, values: Any, name: str) -> str:
+        """A constant of the ONNX file."""
+        name = unique(name, self._names)
+        self.constants.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def emit(self, kind: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
+        """Add a node of this name, and return the name of its output."""
+        output = unique(f"{name}/output", self._names)
+        name = unique(name, self._node_names)
+        node = helper.make_node(kind, list(inputs), [output], name=name, **attributes)
+        self.nodes.append(node)
+        self._loose[output] = node
+        return output
+
+    def give(self, operator: Operator, value: str, layout: Layout = "last", *, at: int = 0) -> None:
+        """Let an ONNX value be the operator's output, behind its activation and its pair."""
+        index = operator.outputs[at]
+        value = self._activated(operator, value)
+        value = self._paired(value, self.tensor(index), operator)
+        self.hold(index, value, layout)
+
+    def hold(self, index: int, value: str, layout: Layout) -> None:
+        """Let an ONNX value be a tensor as it is. It gets the tensor's name where nothing else has
+        it, that of an output of the graph with its channels last."""
+        name, held = self.tensor(index).name, self._held.setdefault(index, {})
+        if held or (layout == "first" and index in self.graph.outputs):
+            name = f"{name}/channels_{layout}"
+        if layout == "last" and index in self.graph.outputs:
+            name = self.tensor(index).name
+        node = self._loose.pop(value, None)
+        if node is not None:
+            node.output[0] = value = name
+        held[layout] = value
+
+    def stand_for(self, index: int, constant: int) -> None:
+        """Let a tensor be a constant of the file, whatever is asked of it."""
+        self._behind[index] = constant
+
+    def keeps_grid(self, operator: Operator) -> bool:
+        """Whether its output is real, or quantized as its input is, so that it needs no pair."""
+        given, wanted = self.tensor(operator.inputs[0]), self.tensor(operator.outputs[0])
+        if wanted.grid is None:
+            return True
+        return wanted.type == given.type and wanted.grid.same_as(given.grid)
+
+    def where(self, operator: Operator) -> str:
+        """An operator in words."""
+        made = self.tensor(operator.outputs[0]).name
+        return f"{operator.kind} number {operator.place} of {self.graph.file}, which makes {made}"
+
+    def model(self) -> onnx.ModelProto:
+        """The ONNX model of all that was given."""
+        outputs = [self._output(index) for index in self.graph.outputs]
+        made = helper.make_graph(self.nodes, "tflite", self._inputs, outputs, self.constants)
+        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", self.opset)])
+        model.ir_version = IR_VERSION[self.opset]
+        return onnx.shape_inference.infer_shapes(model)
+
+    def _input(self, index: int) -> Any:
+        tensor = self.tensor(index)
+        real = tensor.grid is not None or tensor.type in FLOATS
+        dtype = np.float32 if real else DTYPES[tensor.type]
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        value = self._paired(tensor.name, tensor, None)
+        self._held[index] = {"last": value}
+        return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
+
+    def _output(self, index: int) -> Any:
+        tensor = self.tensor(index)
+        value = self.take(index)
+        if value != tensor.name:
+            node = helper.make_node("Identity", [value], [tensor.name], name=f"{tensor.name}/out")
+            self.nodes.append(node)
+        real = tensor.grid is not None or tensor.type in FLOATS
+        dtype = np.dtype(np.float32 if real else DTYPES[tensor.type])
+        kind = helper.np_dtype_to_tensor_dtype(dtype)
+        return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
+
+    def _constant(self, tensor: Tensor, layout: Layout) -> str:
+        assert tensor.values is not None
+        perm = axes_to(layout, tensor.values.ndim)
+        name = tensor.name if layout == "last" else f"{tensor.name}/channels_first"
+        return self._stored(tensor, tensor.values, perm, name)
+
+    def _stored(self, tensor: Tensor, values: Array, perm: Sequence[int], name: str) -> str:
+        moved = np.ascontiguousarray(values.transpose(perm))
+        grid = tensor.grid
+        if tensor.type in FLOATS:
+            return self.number(moved.astype(np.float32), name)
+        if grid is None:
+            return self.number(moved, name)
+        if moved.dtype == np.int64:  # the bias of a layer of 16 bits: ONNX has no pair for it
+            return self.number((moved * grid.scales.astype(np.float64)).astype(np.float32), name)
+        axis = list(perm).index(grid.axis) if grid.per_channel else 0
+        return self._dequantized(self.number(moved, name), grid, moved.dtype, axis, name)
+
+    def _dequantized(self, value: str, grid: Grid, dtype: Any, axis: int, name: str) -> str:
+        inputs = [value, *self._grid(grid, dtype, name)]
+        attributes = {"axis": axis} if grid.per_channel else {}
+        return self.emit("DequantizeLinear", inputs, f"{name}/DequantizeLinear", **attributes)
+
+    def _grid(self, grid: Grid, dtype: Any, name: str) -> list[str]:
+        shape = grid.scales.shape if grid.per_channel else ()
+        inputs = [self.number(grid.scales.reshape(shape), f"{name}/scale")]
+        if dtype != np.int32:
+            zero_points = grid.zero_points.reshape(shape).astype(dtype)
+            inputs.append(self.number(zero_points, f"{name}/zero_point"))
+        return inputs
+
+    def _activated(self, operator: Operator, value: str) -> str:
+        word = operator.options.get("fusedActivationFunction", "NONE")
+        if word == "NONE":
+            return value
+        if word not in ACTIVATIONS:
+            raise TfliteFileError(
+                f"Expected fused activations that clamp ({', '.join(ACTIVATIONS)}), got {word} in "
+                f"{self.where(operator)}; LiteRT leaves it out or refuses it: convert the model "
+                "with the activation as an operator."
+            )
+        return self.clamped(value, word, f"{self.tensor(operator.outputs[0]).name}/{word}")
+
+    def clamped(self, value: str, word: str, name: str) -> str:
+        """An activation out of `ACTIVATIONS`."""
+        kind, limits = ACTIVATIONS[word]
+        ends = [] if limits is None else [np.float32(limit) for limit in limits]
+        given = [self.number(end, f"{name}/limit") for end in ends]
+        return self.emit(kind, [value, *given], name)
+
+    def _paired(self, value: str, tensor: Tensor, operator: Operator | None) -> str:
+        """The value behind the pair of its tensor, if that is quantized."""
+        if tensor.grid is None:
+            return value
+        if tensor.type not in QUANTIZED or tensor.grid.per_channel:
+            place = self.graph.file if operator is None else self.where(operator)
+            raise TfliteFileError(
+                f"Expected activations in {', '.join(QUANTIZED)} with one scale, got {tensor.type} "
+                f"for {tensor.name} with {tensor.grid.scales.size} at {place}; quantize it so."
+            )
+        name, dtype = tensor.name, DTYPES[tensor.type]
+        inputs = self._grid(tensor.grid, np.dtype(dtype), name)
+        stored = self.emit("QuantizeLinear", [value, *inputs], f"{name}/QuantizeLinear")
+        return self.emit("DequantizeLinear", [stored, *inputs], f"{name}/DequantizeLinear")
+
+
+def unique(name: str, taken: set[str]) -> str:
+    """The name, numbered where it is taken; it is from now on."""
+    free, number = name, 1
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    taken.add(free)
+    return free
+
+
+def axes_to(layout: Layout, rank: int, *, back: bool = False) -> list[int]:
+    """Where each axis of a tensor in this layout comes from in the file's, whose channels are last;
+    back: the other way.
+
+    >>> axes_to("first", 4), axes_to("first", 4, back=True)
+    ([0, 3, 1, 2], [0, 2, 3, 1])
+    """
+    if layout == "last" or rank < 3:
+        return list(range(rank))
+    forth = [0, rank - 1, *range(1, rank - 1)]
+    return [forth.index(axis) for axis in range(rank)] if back else forth
+
+
+def axis_in(layout: Layout, axis: int, rank: int) -> int:
+    """An axis of the file, also one counted from behind, as the layout has it.
+
+    >>> axis_in("first", -1, 4)
+    1
+    """
+    return axes_to(layout, rank).index(axis % rank)
