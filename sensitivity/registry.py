@@ -54,6 +54,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "nncf": "sensitivity.exporters.configs.nncf:NncfConfig",
         "aimet": "sensitivity.exporters.configs.aimet:AimetConfig",
         "quark": "sensitivity.exporters.configs.quark:QuarkConfig",
+        "litert": "sensitivity.exporters.configs.litert:LitertConfig",
         "trtexec": "sensitivity.exporters.configs.trtexec:TrtexecConfig",
         "polygraphy": "sensitivity.exporters.configs.polygraphy:PolygraphyConfig",
         "rknn": "sensitivity.exporters.configs.rknn:RknnConfig",

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support import models
 from support.blocks import Residual
@@ -22,11 +23,13 @@ from support.configs import (
     in_int8,
     problem_of,
 )
+from support.tflite_models import small_net
 
 import sensitivity
 from sensitivity.errors import ExportError
 from sensitivity.exporters.configs.aimet import AimetConfig
 from sensitivity.exporters.configs.base import NamedPlan, Operation
+from sensitivity.exporters.configs.litert import LitertConfig
 from sensitivity.exporters.configs.modelopt import ModelOptConfig
 from sensitivity.exporters.configs.modelopt_onnx import ModelOptOnnxConfig
 from sensitivity.exporters.configs.nncf import NncfConfig
@@ -41,6 +44,8 @@ from sensitivity.quantizers.torch.modelopt import ModelOptModel
 from sensitivity.records import Quantizer
 from sensitivity.registry import FAMILIES, load
 from sensitivity.run_dir import RunDir
+from sensitivity.tflite.model import Graph, Operator
+from sensitivity.tflite.read import read_tflite
 
 CONTRACT = Path(__file__).parent / "contract"
 RESULTS = Path(__file__).parents[1] / "benchmarks/results"
@@ -213,6 +218,40 @@ def test_quark_gets_every_node_in_float() -> None:
     relu = operation("relu", op_type="Relu", kept=False, int8=frozenset())
     plan = plan_of(operation("a"), operation("b", kept=False), relu)
     assert json.loads(QuarkConfig().write(plan).text) == ["b", "relu"]
+
+
+def test_litert_gets_an_entry_for_the_whole_name_of_each_node_in_float() -> None:
+    plan = plan_of(operation("a"), operation("net/b.1", kept=False))
+    (entry,) = json.loads(LitertConfig().write(plan).text)
+    assert entry["algorithm_key"] == "no_quantize"
+    found = [bool(re.search(entry["regex"], scope)) for scope in ("net/b.1;", "x;net/b.1;")]
+    assert found == [True, True]
+    for scope in ("net/b.12;", "my_net/b.1;", "net/b1;", "a;"):
+        assert not re.search(entry["regex"], scope)
+
+
+def test_litert_s_quantizer_leaves_exactly_these_operators_in_float(tmp_path: Path) -> None:
+    need("litert")
+    from ai_edge_quantizer import recipe
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    file = small_net(tmp_path / "float.tflite", "FLOAT32")
+    layers = [operation("first"), operation("second", kept=False), operation("logits", kept=False)]
+    entries = json.loads(LitertConfig().write(plan_of(*layers)).text)
+    quantizer = Quantizer(str(file), [*recipe.static_wi8_ai8(), *entries])
+    x = np.random.default_rng(0).normal(size=(8, 1, 8, 8, 3)).astype("f4")
+    seen = quantizer.calibrate({"serving_default": [{"image": image} for image in x]})
+    made = tmp_path / "partial.tflite"
+    made.write_bytes(bytes(quantizer.quantize(seen).quantized_model))
+    graph = read_tflite(made)
+    real = [graph.tensors[each.outputs[0]].name for each in graph.operators if is_real(graph, each)]
+    assert real == ["second", "logits"]
+
+
+def is_real(graph: Graph, operator: Operator) -> bool:
+    """Whether it computes in float."""
+    kinds = {graph.tensors[index].type for index in (*operator.inputs, *operator.outputs)}
+    return kinds == {"FLOAT32"}
 
 
 def test_trtexec_and_polygraphy_get_the_layers_that_are_left_out() -> None:

@@ -154,6 +154,7 @@ MODULES = {
     "nncf": "nncf",
     "quark": "quark.onnx",
     "aimet": "aimet_onnx",
+    "litert": "ai_edge_quantizer",
     "polygraphy": "polygraphy",
 }
 """Tool -> what must be importable for it."""

@@ -132,10 +132,23 @@ class Lite:
         model = self.schema.ModelT()
         model.version, model.subgraphs, model.operatorCodes = 3, [graph], self.codes
         model.buffers = self.buffers
+        model.signatureDefs = [self._signature(inputs, outputs)]
         builder = flatbuffers.Builder(0)
         builder.Finish(model.Pack(builder), b"TFL3")
         path.write_bytes(bytes(builder.Output()))
         return path
+
+    def _signature(self, inputs: list[int], outputs: list[int]) -> Any:
+        """Quantizers find inputs by one."""
+        made = self.schema.SignatureDefT()
+        made.signatureKey, made.subgraphIndex = "serving_default", 0
+        made.inputs, made.outputs = ([self._port(at) for at in each] for each in (inputs, outputs))
+        return made
+
+    def _port(self, index: int) -> Any:
+        made = self.schema.TensorMapT()
+        made.name, made.tensorIndex = self.tensors[index].name, index
+        return made
 
 
 def small_net(path: Path, kind: str = "INT8") -> Path:
