@@ -456,18 +456,35 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_an_integer_file_is_scanned_against_its_float_file(data: Path) -> None:
-    given = (data / "net.tflite", "--data", data / "data.npz")
-    out = data / "run"
-    asked = (*given, "--float-model", data / "float.tflite", "--out", out)
-    assert verb("scan", *asked, "--exact", "--quiet") == 0
-    info = json.loads((out / "run.json").read_text())
+@pytest.fixture(scope="module")
+def scanned(data: Path) -> Path:
+    """The run directory of a scan of net.tflite."""
+    assert verb("scan", *settings_of(data), "--exact", "--quiet") == 0
+    return data / "run"
+
+
+def settings_of(data: Path) -> tuple[Any, ...]:
+    float_model = ("--float-model", data / "float.tflite")
+    return (data / "net.tflite", "--data", data / "data.npz", *float_model, "--out", data / "run")
+
+
+def test_an_integer_file_is_scanned_against_its_float_file(data: Path, scanned: Path) -> None:
+    info = json.loads((scanned / "run.json").read_text())
     assert {unit["name"] for unit in info["units"]} >= {"first", "second", "mean", "logits"}
-    scanned = json.loads((out / "scan.json").read_text())
-    assert scanned["baselines"]["float"]["value"] == 1.0
-    assert (out / "tflite/net.onnx").is_file()
-    assert (out / "tflite/float/float.onnx").is_file()
-    assert verb("scan", *asked, "--exact", "--quiet", "--resume") == 0
+    found = json.loads((scanned / "scan.json").read_text())
+    assert found["baselines"]["float"]["value"] == 1.0
+    assert (scanned / "tflite/net.onnx").is_file()
+    assert (scanned / "tflite/float/float.onnx").is_file()
+    assert verb("scan", *settings_of(data), "--exact", "--quiet", "--resume") == 0
+
+
+def test_a_plan_becomes_a_recipe_by_the_names_of_the_file(scanned: Path) -> None:
+    """Also of the operator that makes an output, whose unit is told from that of the output."""
+    skipped = ("--skip", "first", "--skip", "Softmax:answer/output", "--no-recalibrate")
+    assert verb("plan", scanned, *skipped, "--max-drop", "50pt", "--quiet") == 0
+    assert verb("export", scanned, "--config", "litert", "--quiet") == 0
+    entries = json.loads((scanned / "config.litert.json").read_text())
+    assert [entry["regex"] for entry in entries] == ["(^|;)first;", "(^|;)answer;"]
 
 
 def test_a_float_file_goes_the_way_of_a_float_onnx_file(

@@ -48,11 +48,14 @@ def quantized_inputs(file: Path) -> dict[str, frozenset[int]]:
     """Operation -> indices of its inputs that come from a Q/DQ pair, in the order of the graph. A
     bias does not count, nor do outputs of the graph."""
     found: dict[str, set[int]] = {}
-    for path in paths(load_model(file).graph):
+    graph = load_model(file).graph
+    for path in paths(graph):
         user = path.user
         if user is None or (user.op_type in qdq.WEIGHT_INPUT and path.index == BIAS_INPUT):
             continue
-        found.setdefault(path.unit, set()).add(path.index)
+        # a unit is called otherwise where an output of the graph has the operation's name
+        name = user.name if path.graph is graph else None
+        found.setdefault(name or path.unit, set()).add(path.index)
     return {name: frozenset(indices) for name, indices in found.items()}
 
 
