@@ -39,27 +39,28 @@ DROPS = {"MobileNetV1 x0.25": ["0.5pt", "1pt"], "ResNet-20": ["0.1pt", "0.5pt"]}
 BIT_OPERATIONS = {"INT8": 8 * 8, "16 bits": 16 * 8, "float": 32 * 32}
 """Of one multiply-accumulate: bits of the activation times bits of the weight."""
 
+TITLE = "Activations of 16 bits in place of float, ranges as they came"
+
 Row = dict[str, Any]
 
 
-def rows(model: str, drops: Sequence[str]) -> Iterator[Row]:
-    """One for each target and choice of formats."""
-    with tempfile.TemporaryDirectory() as name:
-        out = Path(name) / "run"
-        api.scan(ScanSettings(task=TASKS[model], out=out))
-        macs = layer_macs(TASKS[model])
-        for drop in drops:
-            for formats in (None, WIDE):
-                settings = PlanSettings(
-                    directory=out, max_drop=drop, formats=formats, no_recalibrate=True
-                )
-                plan = api.plan(settings)
-                found = {"model": model} | row(drop, plan, macs)
-                if plan.widened:
-                    verified = api.export(ExportSettings(directory=out))
-                    check = next(one for one in verified.files if one.variant == "partial")
-                    found |= agreement(check)
-                yield found
+def rows(model: str, drops: Sequence[str], runs: Path) -> Iterator[Row]:
+    """One for each target and choice of formats. runs: where scans are kept."""
+    out = runs / model.replace(" ", "_")
+    api.scan(ScanSettings(task=TASKS[model], out=out, resume=out.exists()))
+    macs = layer_macs(TASKS[model])
+    for drop in drops:
+        for formats in (None, WIDE):
+            settings = PlanSettings(
+                directory=out, max_drop=drop, formats=formats, no_recalibrate=True, search=True
+            )
+            plan = api.plan(settings)
+            found = {"model": model} | row(drop, plan, macs)
+            if plan.widened:
+                verified = api.export(ExportSettings(directory=out))
+                check = next(one for one in verified.files if one.variant == "partial")
+                found |= agreement(check)
+            yield found
 
 
 def layer_macs(reference: str) -> dict[str, int]:
@@ -121,7 +122,7 @@ def _numbers(estimate: Estimate) -> list[float | None]:
     return [estimate.value, estimate.low, estimate.high]
 
 
-def markdown(result: Mapping[str, Any]) -> str:
+def markdown(result: Mapping[str, Any], title: str = TITLE) -> str:
     """The rows as a table."""
     head = (
         "| model | target | met | layers in float | in 16 bits | MACs in float, % | "
@@ -131,7 +132,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     lines = [_line(one) for one in result["rows"]]
     cpu = result["environment"].get("cpu", "")
     return "\n".join([
-        "# Activations of 16 bits in place of float, ranges as they came", "",
+        f"# {title}", "",
         head, *lines, "", f"Command: `{result['command']}`. cpu {cpu}.", "",
     ])  # fmt: skip
 
@@ -160,6 +161,7 @@ def main(arguments: Sequence[str]) -> None:
     """Print each row, and write all of them with a table beside them."""
     parser = argparse.ArgumentParser(description="Activations of 16 bits in place of float.")
     parser.add_argument("--json", type=Path, help="file for all numbers; a table goes beside it")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the scans, to go on with")
     parser.add_argument("--models", nargs="*", choices=TASKS, default=list(TASKS))
     parser.add_argument("--drops", nargs="*", help="targets; two for each model by default")
     given = parser.parse_args(arguments)
@@ -168,13 +170,15 @@ def main(arguments: Sequence[str]) -> None:
         "environment": environment(),
         "rows": [],
     }
-    found = chain.from_iterable(rows(model, given.drops or DROPS[model]) for model in given.models)
-    for one in found:
-        result["rows"].append(one)
-        print(json.dumps(one), flush=True)
-        if given.json:
-            given.json.write_text(json.dumps(result, indent=1) + "\n")
-            given.json.with_suffix(".md").write_text(markdown(result))
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = given.runs or Path(scratch)
+        found = (rows(model, given.drops or DROPS[model], runs) for model in given.models)
+        for one in chain.from_iterable(found):
+            result["rows"].append(one)
+            print(json.dumps(one), flush=True)
+            if given.json:
+                given.json.write_text(json.dumps(result, indent=1) + "\n")
+                given.json.with_suffix(".md").write_text(markdown(result))
 
 
 if __name__ == "__main__":
