@@ -25,7 +25,7 @@ from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages, un
 from sensitivity.tasks.detection_map import mean_average_precision
 from sensitivity.tasks.images import Size, sides
 from sensitivity.tasks.load import Evaluator, load_evaluator
-from sensitivity.tasks.onnx_arrays import Port
+from sensitivity.tasks.onnx_arrays import CODES, Codes, Port
 from sensitivity.tasks.onnx_data import Calibration
 from sensitivity.tasks.onnx_metadata import Exported, exported_by_ultralytics
 from sensitivity.tasks.onnx_pixels import (
@@ -244,7 +244,19 @@ def _arrays(model: File, data: Path, reading: Reading) -> Task:
 
 def ports(model: File) -> list[Port]:
     """The inputs of the file. Raises TaskError for a type that no array has."""
-    return [Port(item.name, _dtype(model, item), _sides(item.shape)) for item in model.get_inputs()]
+    return [
+        Port(item.name, _dtype(model, item), _sides(item.shape), _codes(model, item.name))
+        for item in model.get_inputs()
+    ]
+
+
+def _codes(model: File, name: str) -> Codes | None:
+    """What the file's metadata says of whole numbers for an input."""
+    found = model.metadata.get(CODES.format(name))
+    if found is None:
+        return None
+    dtype, scale, zero_point = found.split()
+    return Codes(dtype, float(scale), int(zero_point))
 
 
 def _dtype(model: File, item: Any) -> str:

@@ -21,6 +21,7 @@ from support.commands import verb
 from support.tflite_models import Lite, small_net
 
 from sensitivity.errors import MissingPackage, TfliteFileError
+from sensitivity.onnx_task import onnx_task
 from sensitivity.tflite.convert import onnx_from_tflite
 from sensitivity.tflite.operators import OPERATORS
 from sensitivity.tflite.read import read_tflite
@@ -485,6 +486,20 @@ def test_a_plan_becomes_a_recipe_by_the_names_of_the_file(scanned: Path) -> None
     assert verb("export", scanned, "--config", "litert", "--quiet") == 0
     entries = json.loads((scanned / "config.litert.json").read_text())
     assert [entry["regex"] for entry in entries] == ["(^|;)first;", "(^|;)answer;"]
+
+
+def test_arrays_of_the_file_s_own_integers_are_what_they_stand_for(data: Path) -> None:
+    (data / "codes.onnx").write_bytes(onnx_from_tflite(data / "net.tflite"))
+    codes = ints(4, (40, 8, 8, 3))
+    real = ((codes.astype("f4") + 3) * np.float32(0.02)).astype("f4")
+    for name, x in (("codes", codes), ("real", real)):
+        np.savez(data / f"{name}.npz", x=x, y=np.arange(40) % 4)
+    first = [
+        next(iter(onnx_task(data / "codes.onnx", data / f"{name}.npz").data["rank"]))[0]
+        for name in ("codes", "real")
+    ]
+    assert first[0].dtype == np.float32
+    assert np.array_equal(*first)
 
 
 def test_a_float_file_goes_the_way_of_a_float_onnx_file(

@@ -22,13 +22,30 @@ Inputs = NDArray[Any] | dict[str, NDArray[Any]]
 SAVE = "save it with numpy.savez(file, x=inputs, y=labels)"
 
 
+CODES = "codes of {}"
+"""Entry of a file's metadata that says what whole numbers stand for in an input that takes real
+ones, as in "int8 0.02 -3"."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """dtype: numpy's name of the type of such numbers: (number - zero_point) * scale is meant."""
+
+    dtype: str
+    scale: float
+    zero_point: int
+
+
 @dataclass(frozen=True)
 class Port:
-    """An input of the file. dtype: numpy's name of its type. shape: None for axes of any length."""
+    """An input of the file. dtype: numpy's name of its type. shape: None for axes of any length.
+    codes: of a file that was made of one that takes whole numbers; arrays of their type hold them.
+    """
 
     name: str
     dtype: str
     shape: tuple[int | None, ...]
+    codes: Codes | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +271,9 @@ def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
     """
     _check_shape(given, port, what)
     kind = np.dtype(port.dtype)
+    if port.codes is not None and given.dtype == port.codes.dtype:
+        moved = given.astype(kind) - port.codes.zero_point
+        given = moved * kind.type(port.codes.scale)
     if given.dtype == kind:
         _check_finite(given, what)
         return given

@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sensitivity.errors import TfliteFileError
+from sensitivity.tasks.onnx_arrays import CODES
 from sensitivity.tflite.model import QUANTIZED, Array, Graph, Grid, Operator, Tensor
 from sensitivity.tflite.read import DTYPES
 
@@ -154,7 +155,18 @@ class Translation:
         made = helper.make_graph(self.nodes, "tflite", self._inputs, outputs, self.constants)
         model = helper.make_model(made, opset_imports=[helper.make_opsetid("", self.opset)])
         model.ir_version = IR_VERSION[self.opset]
+        helper.set_model_props(model, self._codes())
         return onnx.shape_inference.infer_shapes(model)
+
+    def _codes(self) -> dict[str, str]:
+        """What is kept of the numbers that quantized inputs take in the .tflite file."""
+        kept = {}
+        for index in self.graph.inputs:
+            tensor = self.tensor(index)
+            if tensor.grid is not None:
+                scale, zero_point = tensor.grid.scales[0], tensor.grid.zero_points[0]
+                kept[CODES.format(tensor.name)] = f"{tensor.type.lower()} {scale} {zero_point}"
+        return kept
 
     def _input(self, index: int) -> Any:
         tensor = self.tensor(index)
