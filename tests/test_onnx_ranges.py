@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -25,7 +26,7 @@ from sensitivity.quantizers.histogram import HALF, Histogram
 from sensitivity.quantizers.onnx.batches import difference
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import NO_FLOAT_WEIGHTS, OnnxQdqModel
-from sensitivity.records import Range
+from sensitivity.records import Range, Recalibrated
 from sensitivity.search.ranges import places_of
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator
@@ -452,11 +453,8 @@ def test_the_exported_file_has_the_new_scales_and_computes_what_was_measured(don
     assert np.abs(stored * scale.reshape(-1, 1, 1, 1) - weight).max() <= scale.max() / 2 * 1.001
     x = images(64, seed=77)
     source = opened((done.parent / "net.onnx", done.parent / "net.qdq.onnx"))
-    ranges = [
-        Range(each["quantizer"], each["method"], tuple(each["amax"]), each["axis"], each["low"])
-        for one in plan["recalibrated"]
-        for each in one["ranges"]
-    ]
+    units = msgspec.convert(plan["recalibrated"], list[Recalibrated])
+    ranges = [each for unit in units for each in unit.ranges]
     with source.with_ranges(ranges):
         measured = outputs(OnnxReplay(source, None), frozenset(plan["quantizers"]), x)
     assert (

@@ -77,8 +77,8 @@ def test_a_profile_that_a_full_disk_took_in_part_is_one_sentence(
 ) -> None:
     """ONNX Runtime does not look whether its profile was written."""
     file = chain(tmp_path / "float.onnx")
-    real = Path.read_text
-    monkeypatch.setattr(Path, "read_text", lambda path: real(path)[:-20])
+    real = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real(path)[:-20])
     said = "Expected ONNX Runtime to have written JSON to .*; see that there is room in "
     with (
         OnnxRuntime().build(file) as engine,
