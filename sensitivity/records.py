@@ -703,7 +703,8 @@ class BenchResult:
     not asked for.
     skip: the units that the partial file leaves unquantized. judged: of the plan's file; None where
     it was not measured. in_int8: how many layers of the plan's file ran in INT8, and how many it
-    quantizes; None where the runtime does not say.
+    quantizes; None where the runtime does not say. keeps_form: whether the run's files keep
+    the form of the file that was given, so that none is written for a runtime.
     """
 
     timings: tuple[Timing, ...]
@@ -713,6 +714,7 @@ class BenchResult:
     skip: tuple[str, ...]
     judged: RuntimeAccuracy | None = None
     in_int8: tuple[int, int] | None = None
+    keeps_form: bool = False
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,12 @@ def test_a_slow_file_that_was_not_written_for_its_runtime_is_no_answer_yet() -> 
     ]
 
 
+def test_a_slow_file_that_keeps_the_form_it_was_given_in_is_not_sent_to_be_written() -> None:
+    got = found(planned(GOOD), replace(bench(0.8), keeps_form=True))
+    assert (got.speed, got.action) == ("slower", "float")
+    assert "as far as is known" not in got.speed_sentence
+
+
 def test_a_target_that_no_set_reached_on_confirm_is_missed_whatever_holdout_says() -> None:
     got = found(planned(GOOD, met=False), bench(1.8))
     assert (got.accuracy, got.action, got.tone) == ("missed", "train", "bad")

@@ -55,6 +55,8 @@ RUNTIMES = {
 LOWERED = ("onnxruntime", "openvino")
 """Runtimes for CPUs that files are written for."""
 
+NO_GAIN: tuple[SpeedStatus, ...] = ("slower", "no different", "same file")
+
 MOST = 0.95
 """Part of a file's quantized layers that has to run in INT8 for the rest not to be worth a word."""
 
@@ -88,7 +90,7 @@ def verdict_of(plan: Plan, bench: BenchResult | None, metric: MetricFormat) -> V
         accuracy = "not proven"
     partial = None if bench is None else timing_of("partial", bench.timings)
     speed = speed_of(partial)
-    action = _action(plan, accuracy, partial, measured)
+    action = _action(plan, accuracy, speed, bench)
     if action == "prove" and _cannot_be_proven(evidence, confidence):
         action = "risk"
     return Verdict(
@@ -160,24 +162,23 @@ def speed_of(partial: Timing | None) -> SpeedStatus:
 
 
 def _action(
-    plan: Plan,
-    accuracy: AccuracyStatus,
-    partial: Timing | None,
-    measured: RuntimeAccuracy | None,
+    plan: Plan, accuracy: AccuracyStatus, speed: SpeedStatus, bench: BenchResult | None
 ) -> Action:
-    speed = speed_of(partial)
-    if measured is not None and measured.differs:
+    if _is_broken(bench):
         return "repair"
     choice = plan.advice.choice if plan.advice else "partial"
-    if speed in ("slower", "no different") and partial is not None and lacks_lowering(partial):
-        return "lower"
-    if speed in ("slower", "no different", "same file") or choice == "float":
-        return "float"
+    if speed in NO_GAIN or choice == "float":
+        return "lower" if lacks_lowering(bench) else "float"
     if accuracy == "missed" or choice == "qat":
         return "train"
     if speed == "not measured":
         return "bench"
     return "use" if accuracy == "met" else "prove"
+
+
+def _is_broken(bench: BenchResult | None) -> bool:
+    """Whether the plan's file computes something else in the runtime than was simulated."""
+    return bench is not None and bench.judged is not None and bench.judged.differs
 
 
 def _accuracy_words(
@@ -288,8 +289,11 @@ def is_lowered_file(partial: Timing) -> bool:
     return f".{partial.runtime}." in Path(partial.file).name
 
 
-def lacks_lowering(partial: Timing) -> bool:
-    """Whether there is a file for the runtime that may be faster than the one that was timed."""
+def lacks_lowering(bench: BenchResult | None) -> bool:
+    """Whether a file for the runtime can be had that may be faster than the one that was timed."""
+    partial = None if bench is None else timing_of("partial", bench.timings)
+    if bench is None or partial is None or bench.keeps_form or "float" in partial.variants:
+        return False
     return partial.runtime in LOWERED and not is_lowered_file(partial)
 
 
@@ -300,7 +304,7 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
         return "The plan leaves everything out of INT8, so its file is float."
     float_ = timing_of("float", bench.timings)
     assert float_ is not None, "every ratio is against it"
-    if lacks_lowering(partial) and speed != "faster":
+    if lacks_lowering(bench) and speed != "faster":
         return (
             f"{ratio(partial.ratio)} the speed of float, as far as is known: the file that was "
             f"timed is not written for {called(partial.runtime)}."

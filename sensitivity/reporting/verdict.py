@@ -272,11 +272,12 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
     above = f", above the {metric.change(allowed, sign=False)} allowed"
     if metric.number(allowed) == metric.number(drop.value):
         above = ", a little above what is allowed"
+    by_chance = "" if chance else _by_chance(drop, data, plan, metric)
     asked = f"{plan.target.confidence:.0%} is asked for"
     ending = f"; the target was {chance} to hold, and {asked}" if chance else above
     yield (
         f"Why anything is left out: with everything in INT8{repaired} the drop on confirm was "
-        f"{_change(drop, metric)}{ending}.{_by_chance(drop, data, plan, metric)}"
+        f"{_change(drop, metric)}{ending}.{by_chance}"
     )
 
 
@@ -284,7 +285,7 @@ def _by_chance(whole: Estimate, data: ReportData, plan: Plan, metric: MetricForm
     """That the plan is no better than everything in INT8 by more than chance; "" where it is."""
     own = next((one.point for one in data.choices if plan.is_of(one.point.names)), None)
     drop = None if own is None else own.true_drop or own.drop
-    if drop is None or whole.low is None or not whole.low <= drop.value:
+    if drop is None or whole.low is None or whole.low > drop.value:
         return ""
     return (
         f" The plan's is {metric.change(drop.value, sign=False)}: so few samples cannot tell the "

@@ -14,6 +14,7 @@ from sensitivity.exporters.evaluate import evaluate_file
 from sensitivity.exporters.verification import METRIC_ALPHA, METRIC_TOLERANCE, Verification
 from sensitivity.measure.progress import Progress
 from sensitivity.measure.ranking import estimate, gain, per_sample
+from sensitivity.quantizers.base import form_of
 from sensitivity.records import (
     BenchResult,
     Estimate,
@@ -145,6 +146,7 @@ def bench_run(
         exported.skip,
         judged,
         in_int8(timings, profiles),
+        form_of(load("quantizers", run_dir.info().source)) == "onnx",
     )
     run_dir.write("bench.json", result)
     with_timings(run_dir, result)
