@@ -115,6 +115,14 @@ class ReportData:
         return "plan.json" if self.name is None else f"plans/{self.name}.json"
 
     @property
+    def own_choice(self) -> Choice | None:
+        """The plan's own set among `choices`; None where it is not there, and without a plan."""
+        plan = self.plan
+        if plan is None:
+            return None
+        return next((one for one in self.choices if plan.is_of(one.point.names)), None)
+
+    @property
     def layers(self) -> int:
         """How many units the model has; those measured where that is all that is known."""
         return len(self.units) or len(self.effects)

@@ -54,7 +54,7 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
             command = f"sensitivity lint {shlex.quote(partial.file)} --for {runtime}"
             return NextStep(f"See what {called(partial.runtime)} does with the file:", (command,))
         case "prove":
-            return _to_be_surer(_surer(data.plan, data, directory))
+            return _to_be_surer(data.plan, data, directory)
         case "risk":
             return _held(data.plan, data, directory)
         case "train" if not data.plan.met:
@@ -79,26 +79,26 @@ def _of_plan(data: ReportData) -> str:
     return directory if data.name is None else f"{directory} --name {data.name}"
 
 
-def _surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
-    """A target that needs a surer set than the plan; the run once more where no set is surer. The
-    sentence is a part of one, without a colon."""
+def _surer(plan: Plan, data: ReportData, directory: str) -> tuple[str, tuple[str, ...]]:
+    """A target that needs a surer set than the plan; the run once more where no set is surer: what
+    the reader does, in a clause, and its commands."""
     if plan.target.metric is not None:
         certain = (1 + plan.target.confidence) / 2
         more = f"--target {plan.target.metric:g} --confidence {certain:g}"
-        return NextStep("ask for more certainty", _planned(directory, more))
+        return "ask for more certainty", _planned(directory, more)
     allowed = plan.metric.float.value - plan.floor
-    own = next((one.allowed for one in data.choices if plan.is_of(one.point.names)), None)
-    half_pt = 50 * min(allowed, allowed if own is None else own) / data.full_scale
+    own = data.own_choice
+    if own is not None and own.allowed is not None:
+        allowed = min(allowed, own.allowed)
+    half_pt = 50 * allowed / data.full_scale
     if half_pt <= 0:
-        return NextStep(
+        clause = (
             "give the task more samples, which may choose another plan, and run it again, into a "
-            "directory of its own",
-            (_into(f"{data.directory}_more", data.command.partition("\n")[0]),),
+            "directory of its own"
         )
-    return NextStep(
-        "ask for a smaller drop, which leaves more layers out",
-        _planned(directory, f"--max-drop {half_pt:.2g}pt"),
-    )
+        return clause, (_into(f"{data.directory}_more", data.command.partition("\n")[0]),)
+    clause = "ask for a smaller drop, which leaves more layers out"
+    return clause, _planned(directory, f"--max-drop {half_pt:.2g}pt")
 
 
 def _into(directory: str, command: str) -> str:
@@ -122,19 +122,18 @@ def _planned(directory: str, target: str) -> tuple[str, ...]:
 
 def _held(plan: Plan, data: ReportData, directory: str) -> NextStep:
     """What else there is than to take the risk, with the drop that the plan does hold."""
-    surer = _surer(plan, data, directory)
     held = limit_held(evidence_of(plan, data.judged).drop, plan.target.confidence)
     if plan.target.metric is not None or held is None:
-        return _to_be_surer(surer)
+        return _to_be_surer(plan, data, directory)
+    clause, commands = _surer(plan, data, directory)
     drop = MetricFormat(data.metric, data.full_scale).change(held, sign=False)
-    return NextStep(
-        f"If a drop of {drop} is good enough, nothing is left to do. If not, {surer.sentence}:",
-        surer.commands,
-    )
+    sentence = f"If a drop of {drop} is good enough, nothing is left to do. If not, {clause}:"
+    return NextStep(sentence, commands)
 
 
-def _to_be_surer(surer: NextStep) -> NextStep:
-    return NextStep(f"To be surer, {surer.sentence}:", surer.commands)
+def _to_be_surer(plan: Plan, data: ReportData, directory: str) -> NextStep:
+    clause, commands = _surer(plan, data, directory)
+    return NextStep(f"To be surer, {clause}:", commands)
 
 
 def _looser(plan: Plan, data: ReportData, directory: str) -> NextStep:

@@ -247,8 +247,8 @@ def _change(estimate: Estimate, metric: MetricFormat) -> Cell:
 
 def _plain_drop(data: ReportData, plan: Plan) -> Estimate:
     """Float less the plan on `confirm`, as counted."""
-    own = next((one.point.drop for one in data.choices if plan.is_of(one.point.names)), None)
-    return own or plan.metric.counted_drop
+    own = data.own_choice
+    return (own and own.point.drop) or plan.metric.counted_drop
 
 
 def _heads(data: ReportData, *splits: str) -> tuple[str, ...]:

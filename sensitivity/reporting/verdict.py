@@ -272,7 +272,7 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
     above = f", above the {metric.change(allowed, sign=False)} allowed"
     if metric.number(allowed) == metric.number(drop.value):
         above = ", a little above what is allowed"
-    by_chance = "" if chance else _by_chance(drop, data, plan, metric)
+    by_chance = "" if chance else _by_chance(drop, data, metric)
     asked = f"{plan.target.confidence:.0%} is asked for"
     ending = f"; the target was {chance} to hold, and {asked}" if chance else above
     yield (
@@ -281,10 +281,10 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
     )
 
 
-def _by_chance(whole: Estimate, data: ReportData, plan: Plan, metric: MetricFormat) -> str:
+def _by_chance(whole: Estimate, data: ReportData, metric: MetricFormat) -> str:
     """That the plan is no better than everything in INT8 by more than chance; "" where it is."""
-    own = next((one.point for one in data.choices if plan.is_of(one.point.names)), None)
-    drop = None if own is None else own.true_drop or own.drop
+    own = data.own_choice
+    drop = None if own is None else own.point.true_drop or own.point.drop
     if drop is None or whole.low is None or whole.low > drop.value:
         return ""
     return (

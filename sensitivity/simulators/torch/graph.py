@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,16 @@ SCHEDULES = 8
 some now and then."""
 
 
+@dataclass(frozen=True)
+class _Forward:
+    """size: bytes of new memory that each node takes. handed: bytes of the outputs. goes_by_place:
+    whether an op that goes by place has elements left over behind its last full vector."""
+
+    size: tuple[int, ...]
+    handed: int
+    goes_by_place: bool
+
+
 class Graph:
     """Runs variants, given as bits of disabled quantizers, on the flat inputs of one batch cut into
     equal pieces.
@@ -49,19 +59,17 @@ class Graph:
                 self._run[place] = quantizers[node.index]
                 self._overwrite[place] = quantizers[node.index].overwrite
         self._fixed: dict[Value, Any] = {}
-        self._size: dict[Any, tuple[tuple[int, ...], int]] = {}
-        self._filled: dict[Any, bool] = {}
+        self._measured: dict[Any, _Forward] = {}
         self._schedules: dict[Any, Schedule] = {}
         self._turned = False
 
     def largest(self, leaves: Sequence[Any]) -> int:
         """Bytes of the largest value that one forward on these inputs makes."""
-        return max(self._sizes(leaves)[0], default=0)
+        return max(self._forward(leaves).size, default=0)
 
     def goes_by_place(self, leaves: Sequence[Any]) -> bool:
         """Whether a bit of a forward may depend on how these inputs are cut, see `layouts`."""
-        self._sizes(leaves)
-        return not self._filled[_shapes(leaves)]
+        return self._forward(leaves).goes_by_place
 
     def peak(
         self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
@@ -99,41 +107,37 @@ class Graph:
     def _schedule(
         self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
     ) -> Schedule:
-        size, handed = self._sizes(pieces[0])
-        key = (tuple(masks), memory, len(pieces), size)
+        forward = self._forward(pieces[0])
+        key = (tuple(masks), memory, len(pieces), forward.size)
         if key not in self._schedules:
             if len(self._schedules) >= SCHEDULES:
                 del self._schedules[next(iter(self._schedules))]
-            network = replace(self._network, size=size, handed=handed)
+            network = replace(self._network, size=forward.size, handed=forward.handed)
             self._schedules[key] = schedule(network, masks, memory, len(pieces))
         return self._schedules[key]
 
-    def _sizes(self, leaves: Sequence[Any]) -> tuple[tuple[int, ...], int]:
-        """Bytes of new memory that each node takes, and of the outputs: measured in one forward,
-        all quantizers on."""
+    def _forward(self, leaves: Sequence[Any]) -> _Forward:
+        """What one forward on these inputs tells, all quantizers on."""
         shapes = _shapes(leaves)
-        if not self._size:
+        if not self._measured:
             self._lay_out(leaves)
-        if shapes not in self._size:
+        if shapes not in self._measured:
             plan = schedule(self._network, [0])
             slots = self._start(plan, leaves)
             size = [0] * len(self._traced.nodes)
-            filled = True
+            goes_by_place = False
             for step in plan.legs[0].steps:
                 read = [slots[slot] for slot in step.reads]
                 slots[step.out] = self._call(step.node, read)
                 if self._traced.nodes[step.node].by_place:
-                    filled = filled and all(map(fills_vectors, read))
+                    goes_by_place = goes_by_place or not all(map(fills_vectors, read))
                 size[step.node] = sum(_storages(slots[step.out], but=_storages(read)).values())
                 for slot in step.frees:
                     slots[slot] = None
             outputs = [slots[slot] for slot in plan.legs[0].outputs]
-            self._filled[shapes] = filled
-            self._size[shapes] = (
-                tuple(size),
-                sum(leaf.nbytes for leaf in outputs if isinstance(leaf, Tensor)),
-            )
-        return self._size[shapes]
+            handed = sum(leaf.nbytes for leaf in outputs if isinstance(leaf, Tensor))
+            self._measured[shapes] = _Forward(tuple(size), handed, goes_by_place)
+        return self._measured[shapes]
 
     def _lay_out(self, leaves: Sequence[Any]) -> None:
         """Choose for each node whether it runs on images with channels last, in one forward beside
