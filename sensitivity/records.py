@@ -7,6 +7,7 @@ measurements become effects, effects become a plan.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,7 +26,8 @@ Role = Literal["input", "weight", "output"]
 Mode = Literal["disable", "enable"]
 Severity = Literal["error", "warning", "note"]
 AccuracyStatus = Literal["met", "not proven", "missed"]
-SpeedStatus = Literal["faster", "slower", "no different", "same file", "not measured"]
+SpeedRatio = Literal["faster", "slower", "no different"]
+SpeedStatus = Literal[SpeedRatio, "same file", "not measured"]
 Action = Literal["use", "prove", "risk", "bench", "float", "lower", "train", "repair"]
 Tone = Literal["good", "open", "bad"]
 UnitKind = Literal[
@@ -271,6 +273,53 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
+
+    @classmethod
+    def between(cls, value: float, low: float, high: float, n: int) -> Estimate:
+        """An estimate with these ends; without an interval where one of them is not finite."""
+        if math.isfinite(low) and math.isfinite(high):
+            return cls(value, low, high, n)
+        return cls(value, None, None, n)
+
+    @property
+    def has_interval(self) -> bool:
+        """Whether anything is known of chance."""
+        return self.low is not None and self.high is not None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends of the interval; without one -inf and inf, for it may then be any value."""
+        if self.low is None or self.high is None:
+            return -math.inf, math.inf
+        return self.low, self.high
+
+    @property
+    def sides(self) -> tuple[float, float]:
+        """How far the interval reaches below and above the value; inf where there is none."""
+        low, high = self.ends
+        return self.value - low, high - self.value
+
+    def allows(self, value: float) -> bool:
+        """Whether the data cannot tell the estimate from this value."""
+        low, high = self.ends
+        return low <= value <= high
+
+    def plus(self, by: float) -> Estimate:
+        """The estimate of this much more."""
+        low, high = self.ends
+        return Estimate.between(self.value + by, low + by, high + by, self.n)
+
+    def under(self, level: float) -> Estimate:
+        """The estimate of how far this one is under a level that is known for sure."""
+        low, high = self.ends
+        return Estimate.between(level - self.value, level - high, level - low, self.n)
+
+
+def speed_from_ratio(ratio: Estimate) -> SpeedRatio:
+    """What a speed says that was measured as a multiple of another one."""
+    if ratio.allows(1):
+        return "no different"
+    return "faster" if ratio.value > 1 else "slower"
 
 
 @dataclass(frozen=True)

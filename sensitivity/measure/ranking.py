@@ -37,10 +37,9 @@ def gain(base: Scores, other: Scores, aggregate: Aggregate) -> Estimate:
 def centred(interval: Estimate, value: float, n: int) -> Estimate:
     """The interval moved to a value that was computed directly: jackknife means differ from it by
     their bias."""
-    if interval.low is None or interval.high is None:
-        return Estimate(value, None, None, n)
+    low, high = interval.ends
     shift = value - interval.value
-    return Estimate(value, interval.low + shift, interval.high + shift, n)
+    return Estimate.between(value, low + shift, high + shift, n)
 
 
 def rank_effects(

@@ -204,9 +204,7 @@ class _Sets:
         """Float on `confirm` less what is known of the drop: a difference on the same samples is
         known better than either of its ends."""
         drop, top = point.true_drop or point.drop, self.plan.metric.float.value
-        if drop.low is None or drop.high is None:
-            return Estimate(top - drop.value, None, None, drop.n)
-        return Estimate(top - drop.value, top - drop.high, top - drop.low, drop.n)
+        return drop.under(top)
 
     def option(self, choice: Choice) -> Option:
         point, metric, plan = choice.point, self.metric, self.plan

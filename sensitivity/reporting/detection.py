@@ -135,9 +135,9 @@ def _threshold_rows(found: ThresholdResult | None) -> tuple[ThresholdRow, ...]:
 def _hundredths(found: Estimate, *, sign: bool = False) -> tuple[str, str]:
     """A confidence, or the difference of two, and its interval."""
     value = signed(f"{found.value:.2f}", plus=sign)
-    if found.low is None or found.high is None:
+    if not found.has_interval:
         return value, ""
-    low, high = (signed(f"{end:.2f}", plus=False) for end in (found.low, found.high))
+    low, high = (signed(f"{end:.2f}", plus=False) for end in found.ends)
     return value, f"[{low}, {high}]"
 
 

@@ -57,9 +57,10 @@ class MetricFormat:
 
     def shown_interval(self, estimate: Estimate) -> tuple[float, float] | tuple[None, None]:
         """Both ends in the unit shown; None, None where there is no interval."""
-        if estimate.low is None or estimate.high is None:
+        if not estimate.has_interval:
             return None, None
-        return self.shown(estimate.low), self.shown(estimate.high)
+        low, high = estimate.ends
+        return self.shown(low), self.shown(high)
 
     def number(self, value: float, sign: bool = False) -> str:
         """The value in the unit shown, without the unit."""
@@ -83,9 +84,10 @@ class MetricFormat:
 
     def interval(self, estimate: Estimate) -> str:
         """Such as "[27.0, 32.8]"."""
-        if estimate.low is None or estimate.high is None:
+        if not estimate.has_interval:
             return "(no interval)" if estimate.n else ""
-        return f"[{self.number(estimate.low)}, {self.number(estimate.high)}]"
+        low, high = map(self.number, estimate.ends)
+        return f"[{low}, {high}]"
 
     def target(self, target: Target) -> str:
         """What the user asked for, such as "at most 1.0 pt under float"."""
@@ -113,9 +115,10 @@ def signed(number: str, plus: bool) -> str:
 def ratio(estimate: Estimate) -> str:
     """Such as "1.35x [1.31, 1.40]"."""
     text = f"{estimate.value:.2f}x"
-    if estimate.low is None or estimate.high is None:
+    if not estimate.has_interval:
         return text
-    return f"{text} [{estimate.low:.2f}, {estimate.high:.2f}]"
+    low, high = estimate.ends
+    return f"{text} [{low:.2f}, {high:.2f}]"
 
 
 def milliseconds(value_ms: float) -> str:
@@ -142,11 +145,7 @@ def memory(size: int) -> str:
 
 def includes_zero(estimate: Estimate) -> bool:
     """Whether the data allow no effect at all; False where there is no interval to say so."""
-    return (
-        estimate.low is not None
-        and estimate.high is not None
-        and estimate.low <= 0 <= estimate.high
-    )
+    return estimate.has_interval and estimate.allows(0)
 
 
 def samples(estimate: Estimate) -> str:

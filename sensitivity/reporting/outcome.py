@@ -18,6 +18,7 @@ from sensitivity.records import (
     Target,
     Timing,
     Verdict,
+    speed_from_ratio,
     timing_of,
 )
 from sensitivity.reporting.formats import (
@@ -155,10 +156,7 @@ def speed_of(partial: Timing | None) -> SpeedStatus:
         return "not measured"
     if "float" in partial.variants:
         return "same file"
-    low, high = partial.ratio.low, partial.ratio.high
-    if low is None or high is None or low <= 1 <= high:
-        return "no different"
-    return "faster" if low > 1 else "slower"
+    return speed_from_ratio(partial.ratio)
 
 
 def _action(
@@ -281,7 +279,8 @@ def _more(evidence: Evidence, confidence: float) -> int | None:
 
 
 def _better_than_float(drop: Estimate) -> bool:
-    return drop.high is not None and drop.value + ALARM * (drop.high - drop.value) < 0
+    _, above = drop.sides
+    return drop.value + ALARM * above < 0
 
 
 def is_lowered_file(partial: Timing) -> bool:
@@ -375,8 +374,8 @@ def _train_words(plan: Plan) -> str:
 
 
 def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat) -> str:
-    low, high = evidence.shown.low, evidence.shown.high
-    if low is None or high is None:
+    low, high = evidence.shown.ends
+    if not evidence.shown.has_interval:
         return f"Before you rely on {file}, judge it by a task of samples, which gives an interval."
     confidence = plan.target.confidence
     held = limit_held(evidence.shown, confidence)

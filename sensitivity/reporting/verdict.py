@@ -285,7 +285,7 @@ def _by_chance(whole: Estimate, data: ReportData, metric: MetricFormat) -> str:
     """That the plan is no better than everything in INT8 by more than chance; "" where it is."""
     own = data.own_choice
     drop = None if own is None else own.point.true_drop or own.point.drop
-    if drop is None or whole.low is None or whole.low > drop.value:
+    if drop is None or not whole.has_interval or whole.ends[0] > drop.value:
         return ""
     return (
         f" The plan's is {metric.change(drop.value, sign=False)}: so few samples cannot tell the "

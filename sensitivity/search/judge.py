@@ -143,7 +143,8 @@ class RoughJudge:
     def _refused(self, scores: Scores) -> Judged | None:
         seen, whole = len(scores), len(self._float)
         drop = gain(scores, self._float[:seen], self._study.measurer.task.aggregate)
-        if drop.low is None or drop.low <= self._allowed:
+        low, _ = drop.ends
+        if low <= self._allowed:
             return None
-        error = (drop.value - drop.low) / 2 * np.sqrt(1 - seen / whole)
+        error = (drop.value - low) / 2 * np.sqrt(1 - seen / whole)
         return Judged(self._metric - drop.value, False, seen, float(error), seen / whole)

@@ -339,7 +339,7 @@ class _Trials:
 
 
 def _credibly_rises(gain: Estimate) -> bool:
-    return gain.low is not None and gain.low > 0
+    return gain.ends[0] > 0
 
 
 def is_above(one: Scores, other: Scores, alpha: float) -> bool:

@@ -67,7 +67,7 @@ def _is_better(
     change = gain(values[0], values[1], aggregate)
     if change.value < 0:
         return False
-    if change.low is None:  # one value for the whole split: nothing can be said of chance
+    if not change.has_interval:  # one value for the whole split: nothing can be said of chance
         return change.value > 0
     first, second = (per_sample(one, aggregate) for one in values)
     return is_above(second, first, ALPHA) or _is_nearer(study, variants, signal)

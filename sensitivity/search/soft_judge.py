@@ -207,5 +207,5 @@ class SoftJudge:
 
 
 def _error(drop: Estimate) -> float:
-    assert drop.high is not None, "a true drop has an interval"
-    return (drop.high - drop.value) / NORMAL_95
+    _, above = drop.sides
+    return above / NORMAL_95

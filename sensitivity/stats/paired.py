@@ -67,8 +67,7 @@ def mean_with_t_interval(values: ArrayLike, *, alpha: float = 0.05) -> Estimate:
 def differs(first: ArrayLike, second: ArrayLike, *, alpha: float = 0.05) -> bool:
     """Whether the data can tell two variants apart: the interval of their paired effect leaves out
     zero."""
-    effect = paired_effect(first, second, alpha=alpha)
-    return effect.low is not None and effect.high is not None and not effect.low <= 0 <= effect.high
+    return not paired_effect(first, second, alpha=alpha).allows(0)
 
 
 def _bonett_price(difference: Values, alpha: float) -> Estimate:

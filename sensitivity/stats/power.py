@@ -35,9 +35,10 @@ def samples_needed(drop: float, spread: float, *, alpha: float = 0.05, power: fl
 def spread_of(effect: Estimate, *, alpha: float = 0.05) -> float | None:
     """Standard deviation of the per-sample differences that a paired effect came from; None without
     an interval."""
-    if effect.low is None or effect.high is None:
+    if not effect.has_interval:
         return None
-    return float((effect.high - effect.low) / 2 * np.sqrt(effect.n) / ndtri(1 - alpha / 2))
+    low, high = effect.ends
+    return float((high - low) / 2 * np.sqrt(effect.n) / ndtri(1 - alpha / 2))
 
 
 def _power(n: float, size: float, alpha: float) -> float:

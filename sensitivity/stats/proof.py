@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from scipy.special import ndtr, ndtri
 
 from sensitivity.records import AccuracyStatus, Estimate, Target
@@ -43,12 +44,13 @@ def chance_below(estimate: Estimate, limit: float) -> float | None:
     >>> round(chance_below(Estimate(1.0, 0.0, 1.98, 50), 1.98), 3)
     0.975
     """
-    if estimate.low is None or estimate.high is None:
+    if not estimate.has_interval:
         return None
-    above = limit >= estimate.value
-    side = estimate.high - estimate.value if above else estimate.value - estimate.low
+    below, above = estimate.sides
+    is_above = limit >= estimate.value
+    side = above if is_above else below
     if side <= 0:
-        return 1.0 if above else 0.0
+        return float(is_above)
     return float(ndtr(NORMAL_95 * (limit - estimate.value) / side))
 
 
@@ -59,10 +61,10 @@ def limit_held(estimate: Estimate, confidence: float) -> float | None:
     >>> round(limit_held(Estimate(1.0, 0.0, 1.98, 50), 0.975), 3)
     1.98
     """
-    if estimate.high is None:
+    if not estimate.has_interval:
         return None
-    side = (estimate.high - estimate.value) / NORMAL_95
-    return estimate.value + side * float(ndtri(confidence))
+    _, above = estimate.sides
+    return estimate.value + above / NORMAL_95 * float(ndtri(confidence))
 
 
 def combined(parts: Sequence[Estimate]) -> Estimate:
@@ -79,13 +81,10 @@ def combined(parts: Sequence[Estimate]) -> Estimate:
     """
     n = sum(part.n for part in parts)
     value = sum(part.n / n * part.value for part in parts)
-    below, above = 0.0, 0.0
-    for part in parts:
-        if part.low is None or part.high is None:
-            return Estimate(value, None, None, n)
-        below += (part.n / n * (part.value - part.low)) ** 2
-        above += (part.n / n * (part.high - part.value)) ** 2
-    return Estimate(value, value - math.sqrt(below), value + math.sqrt(above), n)
+    sides = np.array([part.sides for part in parts])
+    shares = np.array([part.n / n for part in parts])
+    below, above = np.sqrt(shares**2 @ sides**2).tolist()
+    return Estimate.between(value, value - below, value + above, n)
 
 
 def widened(estimate: Estimate, other: Estimate) -> Estimate:
@@ -95,11 +94,9 @@ def widened(estimate: Estimate, other: Estimate) -> Estimate:
     >>> widened(Estimate(1.0, 0.5, 2.0, 9), Estimate(0.0, -1.0, 0.5, 9))
     Estimate(value=1.0, low=0.0, high=2.0, n=9)
     """
-    if estimate.low is None or estimate.high is None or other.low is None or other.high is None:
-        return Estimate(estimate.value, None, None, estimate.n)
-    below = max(estimate.value - estimate.low, other.value - other.low)
-    above = max(estimate.high - estimate.value, other.high - other.value)
-    return Estimate(estimate.value, estimate.value - below, estimate.value + above, estimate.n)
+    value = estimate.value
+    below, above = map(max, estimate.sides, other.sides)
+    return Estimate.between(value, value - below, value + above, estimate.n)
 
 
 def samples_to_settle(shortfall: Estimate, confidence: float) -> int | None:
@@ -125,10 +122,11 @@ def more_to_settle(shortfall: Estimate, spread: float, confidence: float) -> int
     >>> more_to_settle(Estimate(-0.005, -0.0148, 0.0048, 300), 0.25, 0.8)
     4584
     """
-    if shortfall.value == 0 or shortfall.low is None or shortfall.high is None:
+    if shortfall.value == 0 or not shortfall.has_interval:
         return None
+    low, high = shortfall.ends
     needed = (ndtri(confidence) + ndtri(POWER)) / shortfall.value
-    known = 2 * NORMAL_95 / (shortfall.high - shortfall.low)
+    known = 2 * NORMAL_95 / (high - low)
     return max(math.ceil(spread**2 * (needed**2 - known**2)), 0)
 
 
@@ -140,26 +138,19 @@ def shortfall(target: Target, float_: Estimate, level: Estimate, drop: Estimate)
     widened by the most that this can add.
     """
     if target.metric is not None:
-        return _under(target.metric, level)
-    allowed = float_.value - target.floor(float_.value)
-    missing = Estimate(
-        drop.value - allowed, _less(drop.low, allowed), _less(drop.high, allowed), drop.n
-    )
-    if target.relative is None or missing.low is None or missing.high is None:
+        return level.under(target.metric)
+    missing = drop.plus(target.floor(float_.value) - float_.value)
+    if target.relative is None or not float_.has_interval:
         return missing
-    doubt = 0.0
-    if float_.low is not None and float_.high is not None:
-        doubt = target.relative * (float_.high - float_.low) / 2
-    return Estimate(missing.value, missing.low - doubt, missing.high + doubt, missing.n)
+    low, high = missing.ends
+    doubt = target.relative * sum(float_.sides) / 2
+    return Estimate.between(missing.value, low - doubt, high + doubt, missing.n)
 
 
 def corrected_level(level: Estimate, float_: Estimate, drop: Estimate) -> Estimate:
     """The level of a plan moved by as much as its drop was corrected for choosing, so that float
     minus level is `drop`."""
-    by = float_.value - drop.value - level.value
-    low = None if level.low is None else level.low + by
-    high = None if level.high is None else level.high + by
-    return Estimate(level.value + by, low, high, level.n)
+    return level.plus(float_.value - drop.value - level.value)
 
 
 def less(level: Estimate, drop: Estimate) -> Estimate:
@@ -170,18 +161,6 @@ def less(level: Estimate, drop: Estimate) -> Estimate:
     Estimate(value=4.0, low=-1.0, high=9.0, n=50)
     """
     value = level.value - drop.value
-    if level.low is None or level.high is None or drop.low is None or drop.high is None:
-        return Estimate(value, None, None, level.n)
-    below = math.hypot(level.value - level.low, drop.high - drop.value)
-    above = math.hypot(level.high - level.value, drop.value - drop.low)
-    return Estimate(value, value - below, value + above, level.n)
-
-
-def _under(floor: float, level: Estimate) -> Estimate:
-    low = None if level.high is None else floor - level.high
-    high = None if level.low is None else floor - level.low
-    return Estimate(floor - level.value, low, high, level.n)
-
-
-def _less(value: float | None, by: float) -> float | None:
-    return None if value is None else value - by
+    # The difference is low where the level is low, or the drop is high.
+    below, above = map(math.hypot, level.sides, reversed(drop.sides))
+    return Estimate.between(value, value - below, value + above, level.n)

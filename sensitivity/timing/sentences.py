@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sensitivity.records import Estimate, Timing
+from sensitivity.records import Timing, speed_from_ratio
 from sensitivity.timing.explain import explain, not_in_int8
 from sensitivity.timing.profile import FileProfile
 
@@ -14,6 +14,11 @@ NAMES = {
     "fp16": "FP16",
     "int8": "Full INT8",
     "partial": "The partial plan",
+}
+COMPARED = {
+    "faster": "is faster than",
+    "slower": "is slower than",
+    "no different": "cannot be told from",
 }
 SEE_PROFILE = "The per-layer profile says which layers ran in INT8 and where reformats come from."
 WHY_SLOW = {
@@ -64,7 +69,7 @@ def _may_be_written_wrongly(timings: Sequence[Timing], profiles: Mapping[str, Fi
     """Whether a quantized file is no faster than float, and not because its layers gain nothing:
     none was lowered for the runtime, and none is known to have run in INT8 as a whole."""
     quantized = [timing for timing in timings if timing.variant in ("int8", "partial")]
-    is_slow = any(_speed(timing.ratio) != "faster" for timing in quantized)
+    is_slow = any(speed_from_ratio(timing.ratio) != "faster" for timing in quantized)
     return (
         is_slow
         and not any(map(_is_lowered, timings))
@@ -90,13 +95,6 @@ def _names(timing: Timing) -> str:
     return " and ".join([first, *(f"{name[0].lower()}{name[1:]}" for name in rest)])
 
 
-def _speed(ratio: Estimate) -> str:
-    """'faster', 'slower', or 'no different' where the interval holds 1 or there is none."""
-    if ratio.low is None or ratio.high is None or ratio.low <= 1 <= ratio.high:
-        return "no different"
-    return "faster" if ratio.low > 1 else "slower"
-
-
 def _against_float(timing: Timing) -> str:
     ratio, name = timing.ratio, NAMES[timing.variant]
     took = f"{timing.median_ms:.3g} ms, p95 {timing.p95_ms:.3g} ms"
@@ -106,21 +104,16 @@ def _against_float(timing: Timing) -> str:
             "gives no interval."
         )
     interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
-    if _speed(ratio) == "no different":
-        return (
-            f"{name} cannot be told from float: {ratio.value:.2f} times its speed ({interval}; "
-            f"{took})."
-        )
     return (
-        f"{name} is {_speed(ratio)} than float: {ratio.value:.2f} times its speed ({interval}; "
-        f"{took})."
+        f"{name} {COMPARED[speed_from_ratio(ratio)]} float: {ratio.value:.2f} times its speed "
+        f"({interval}; {took})."
     )
 
 
 def _against_each_other(by_variant: Mapping[str, Timing]) -> list[str]:
     partial, int8, fp16 = (by_variant.get(variant) for variant in ("partial", "int8", "fp16"))
     sentences = []
-    if partial and int8 and _speed(int8.ratio) == "faster":
+    if partial and int8 and speed_from_ratio(int8.ratio) == "faster":
         gain = (1 - 1 / partial.ratio.value) / (1 - 1 / int8.ratio.value)
         sentences.append(
             f"The partial plan keeps {max(gain, 0):.0%} of the time that full INT8 saves."
@@ -140,10 +133,11 @@ def _against_fp16(timing: Timing) -> str:
     assert ratio is not None
     interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
     speed = f"{ratio.value:.2f} times its speed{interval}"
-    if _speed(ratio) == "faster":
-        return f"{name} is faster than FP16: {speed}."
-    told = "is slower than FP16" if _speed(ratio) == "slower" else "cannot be told from FP16"
+    result = speed_from_ratio(ratio)
+    told = f"{name} {COMPARED[result]} FP16: {speed}"
+    if result == "faster":
+        return f"{told}."
     return (
-        f"{name} {told}: {speed}; as it is, FP16 is the better engine: have fewer boundaries "
+        f"{told}; as it is, FP16 is the better engine: have fewer boundaries "
         "between INT8 and float, quantize residual adds, or leave out fewer layers."
     )
