@@ -170,6 +170,33 @@ def test_a_transposed_convolution_with_scales_along_its_input_channels_is_refuse
         )
 
 
+class Square(torch.nn.Sequential):
+    """As many outputs as inputs in every layer, with biases, and an average between them."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            torch.nn.Conv2d(3, 3, 3, padding=1),
+            torch.nn.AvgPool2d(2),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            torch.nn.Linear(3, 3),
+        )
+
+
+def test_no_export_holds_what_onnxruntime_would_fuse_into_something_else(tmp_path: Path) -> None:
+    source = ModelOptModel(quantized(seeded(Square), batch()))
+    files = export_files(
+        source, batch(), layers(source.quantizers), [], tmp_path, fingerprint="test"
+    )
+    lowered = lower_file(files["int8"], "onnxruntime", tmp_path / "lowered.onnx")
+    kinds = {node.op_type for node in load_model(lowered).graph}
+    assert kinds >= {"AveragePool", "Conv"}
+    assert not kinds.isdisjoint({"Gemm", "MatMul"})
+    for file in (files["int8"], lowered):
+        found = {one.code for one in run_lint(file, "onnxruntime")}
+        assert found.isdisjoint({"SQ707", "SQ708", "SQ709"})
+
+
 def faults(file: Path, target: str) -> list[tuple[str, str, str]]:
     """What would keep the file out of a CI that fails on warnings."""
     return [

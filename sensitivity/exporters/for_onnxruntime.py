@@ -15,6 +15,7 @@ from sensitivity.exporters.verify_lowering import check_lowering
 from sensitivity.exporters.writing import save
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.keep_float import KeepFloat
+from sensitivity.onnx_graph.passes.keep_meaning import KeepMeaning
 from sensitivity.onnx_graph.passes.movable_int8 import MovableInt8
 from sensitivity.onnx_graph.passes.room_for_bias import RoomForBias
 from sensitivity.runtimes.base import Tensors
@@ -81,5 +82,5 @@ def faithful_copy(
 
 def faithful(model: ir.Model) -> ir.Model | None:
     """The model so that ONNX Runtime computes what it says; None where it does so already."""
-    result = ir.passes.Sequential(RoomForBias(), KeepFloat(), MovableInt8())(model)
+    result = ir.passes.Sequential(KeepMeaning(), RoomForBias(), KeepFloat(), MovableInt8())(model)
     return result.model if result.modified else None

@@ -11,6 +11,7 @@ from sensitivity.onnx_graph.passes.enlarge_by_copies import EnlargeByCopies
 from sensitivity.onnx_graph.passes.float_weights import FloatWeights
 from sensitivity.onnx_graph.passes.join_slices import JoinSlices
 from sensitivity.onnx_graph.passes.keep_float import KeepFloat
+from sensitivity.onnx_graph.passes.keep_meaning import KeepMeaning
 from sensitivity.onnx_graph.passes.one_pair_per_value import OnePairPerValue
 from sensitivity.onnx_graph.passes.pad_channels import PadChannels
 from sensitivity.onnx_graph.passes.pointwise_as_matmul import PointwiseAsMatMul
@@ -42,6 +43,7 @@ def lower(model: ir.Model) -> ir.Model:
         EnlargeByCopies(),
         PadChannels(),
         SoftmaxOffLastAxis(),
+        KeepMeaning(),
         RoomForBias(),
         KeepFloat(),
         tidy(),

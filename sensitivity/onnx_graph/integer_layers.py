@@ -86,8 +86,8 @@ def _integer_layer(node: ir.Node) -> IntegerLayer | None:
     weight = qdq.pair_of(qdq.weight(node))
     if weight is None and qdq.constant(qdq.weight(node)) is None:
         return None
-    scale = _input_scale(node)
-    output = None if end is None else _quantized_output(end.value)
+    scale = input_scale(node)
+    output = None if end is None else quantized_output(end.value)
     if end is None or scale is None or output is None:
         return None
     return IntegerLayer(node, scale, weight, end.bias, output)
@@ -123,7 +123,7 @@ def _only_to_quantizers(value: ir.Value) -> bool:
     return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
 
 
-def _input_scale(node: ir.Node) -> float | None:
+def input_scale(node: ir.Node) -> float | None:
     """The scale of the DQ that the layer reads; None where there is no such DQ, or it has several
     scales."""
     value = qdq.activation(node)
@@ -168,7 +168,7 @@ def _end(last: ir.Node, bias: Array | None) -> _End | None:
     return _End(last.outputs[0], bias.astype(np.float64))
 
 
-def _quantized_output(value: ir.Value) -> ir.Value | None:
+def quantized_output(value: ir.Value) -> ir.Value | None:
     """What the Q behind a layer reads; None where its output goes anywhere else too."""
     while (user := only_user(value)) is not None:
         if user.op_type == "QuantizeLinear":

@@ -9,11 +9,17 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.fused_layers import (
+    biases_of_another_scale,
+    cuts_below_zero,
+    dilated_averages,
+    weights_of_another_axis,
+)
 from sensitivity.onnx_graph.integer_layers import integer_layers, moved_int8
 from sensitivity.onnx_graph.reach import name_of
 from sensitivity.onnx_graph.walk import only_user
 from sensitivity.rules.base import Hit, Subject, rule
-from sensitivity.rules.examples import WEIGHT, Example, conv
+from sensitivity.rules.examples import WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair
 from sensitivity.rules.paths import grid_type, pair_before
 
@@ -98,7 +104,7 @@ def relu_not_absorbed(subject: Subject) -> Iterator[Hit]:
     for conv_node in _quantized_convs(subject):
         for relu in _users(conv_node, "Relu"):
             for quantize in _users(relu, "QuantizeLinear"):
-                if not _cuts_below_zero(quantize):
+                if not cuts_below_zero(quantize):
                     kind = grid_type(quantize) or "uint8"
                     yield (
                         name_of(quantize),
@@ -209,6 +215,122 @@ def int8_moved(subject: Subject) -> Iterator[Hit]:
         )
 
 
+INT32_BIAS = {
+    "b32": np.linspace(-4000, 4000, 16).astype(np.int32),
+    "own": np.full(16, 5e-4, np.float32),
+    "other": np.full(16, 2e-3, np.float32),
+    "v2": weights(16, 16),
+}
+
+
+def _gemm(scale: str) -> Example:
+    """A Gemm with a bias stored in steps of this scale."""
+    return Example(
+        pair("x2", zero="u128", to="xd")
+        + pair("v2", "ws", "wz", axis=1, to="wd")
+        + f"bd = DequantizeLinear <axis = 0> (b32, {scale})\n[fc] c = Gemm (xd, wd, bd)\n"
+        + pair("c", zero="u128", to="y"),
+        inputs="float[4,16] x2",
+        outputs="float[4,16] y",
+        constants=INT32_BIAS,
+    )
+
+
+@rule(
+    "SQ707",
+    "bias-scale-ignored",
+    "error",
+    ORT,
+    why="ONNX Runtime makes one QGemm of a quantized Gemm, or MatMul and Add, with an int32 bias. "
+    "It adds the codes of the bias as steps of the input's scale times the weight's and never "
+    "reads the scale that the file gives for them, so another scale makes the bias wrong by the "
+    "ratio of the two, without a word. A Conv reads the scale.",
+    fix="Store the bias in float, or in steps of the input's scale times the weight's. "
+    "'sensitivity run' and 'sensitivity export --for onnxruntime' write a file with a float one, "
+    "model.*.onnxruntime.onnx.",
+    source="measured: ONNX Runtime 1.31 on x64, "
+    "findings/ort_gemm_takes_any_bias_for_its_own_scale.sh",
+    bad=_gemm("other"),
+    good=_gemm("own"),
+)
+def bias_scale_ignored(subject: Subject) -> Iterator[Hit]:
+    """Find Gemms whose int32 bias is not on the grid of the sum, and how far off it is."""
+    for bias in biases_of_another_scale(subject.graph):
+        yield (
+            name_of(bias.node),
+            "expected a bias in steps of the input's scale times the weight's, got "
+            f"{bias.ratio:.3g} times that",
+        )
+
+
+def _along(axis: int) -> Example:
+    return Example(
+        pair("x", zero="u128")
+        + pair("w", "ws", "wz", axis=axis)
+        + conv(to="c")
+        + pair("c", zero="u128", to="y"),
+        constants={"ws": np.geomspace(1e-3, 5e-2, 16).astype(np.float32)},
+    )
+
+
+@rule(
+    "SQ708",
+    "weight-axis-ignored",
+    "error",
+    ORT,
+    why="The integer operators that ONNX Runtime makes of Conv, Gemm and MatMul have one weight "
+    "scale for each output and no axis. Scales along another axis are taken for those of the "
+    "outputs where the counts agree, as in every square layer: wrong values, without a word. Where "
+    "they do not agree, the first run fails.",
+    fix="Quantize the weight along its output channels: axis 0 for Conv, for Gemm 0 with transB=1 "
+    "and 1 without, the last for MatMul. 'sensitivity run' and 'sensitivity export --for "
+    "onnxruntime' write a file that computes such a layer in float, model.*.onnxruntime.onnx.",
+    source="measured: ONNX Runtime 1.31 on x64, findings/ort_square_weights_hide_the_axis.sh",
+    bad=_along(1),
+    good=_along(0),
+)
+def weight_axis_ignored(subject: Subject) -> Iterator[Hit]:
+    """Find layers that become integer ones, with weight scales along another axis than outputs."""
+    for weight in weights_of_another_axis(subject.graph):
+        yield (
+            name_of(weight.node),
+            f"expected the scales of this {weight.node.op_type}'s weight along axis "
+            f"{weight.wanted}, its outputs, got axis {weight.got}",
+        )
+
+
+def _pooled(dilations: str) -> Example:
+    return Example(
+        pair("x", zero="u128")
+        + f"[pool] c = AveragePool <kernel_shape = [2, 2], pads = [0, 0, 1, 1]{dilations}> (xd)\n"
+        + pair("c", zero="u128", to="y"),
+        opset=21,
+    )
+
+
+@rule(
+    "SQ709",
+    "dilated-average",
+    "error",
+    ORT,
+    why="ONNX Runtime makes a QLinearAveragePool of an AveragePool between 8-bit pairs and hands "
+    "every attribute on. That operator has no dilations, which AveragePool has from opset 19 on, "
+    "so the file does not load, even where all dilations are 1 ('Unrecognized attribute: "
+    "dilations').",
+    fix="Leave out dilations that are all 1, and the pair behind a pool with others. 'sensitivity "
+    "run' and 'sensitivity export --for onnxruntime' write a file that loads, "
+    "model.*.onnxruntime.onnx.",
+    source="measured: ONNX Runtime 1.31 on x64, findings/ort_dilated_average_pool_does_not_load.sh",
+    bad=_pooled(", dilations = [1, 1]"),
+    good=_pooled(""),
+)
+def dilated_average(subject: Subject) -> Iterator[Hit]:
+    """Find AveragePools between 8-bit pairs that name dilations."""
+    for pool in dilated_averages(subject.graph):
+        got = list(pool.attributes.get_ints("dilations", ()))
+        yield name_of(pool), f"expected no dilations on a pool between pairs, got {got}"
+
+
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
     """Convolutions with both inputs quantized. Gemm and MatMul run in INT8 without a Q behind them
     too."""
@@ -231,8 +353,3 @@ def _behind(node: ir.Node) -> Iterator[ir.Node]:
 def _users(node: ir.Node, kind: str) -> list[ir.Node]:
     """The operations of this kind that read what the node gives."""
     return [user for user in node.outputs[0].consumers() if user.op_type == kind]
-
-
-def _cuts_below_zero(quantize: ir.Node) -> bool:
-    zero = qdq.constant(qdq.zero_point_value(quantize))
-    return zero is None or bool(np.all(zero == np.iinfo(zero.dtype).min))

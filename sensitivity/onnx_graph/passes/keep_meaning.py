@@ -1,0 +1,68 @@
+"""Layers that mean in ONNX Runtime what the file says."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.fused_layers import (
+    biases_of_another_scale,
+    dilated_averages,
+    weights_of_another_axis,
+)
+from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.passes.skip_uses import dequantized
+from sensitivity.onnx_graph.walk import graph_of, insert_behind
+
+
+class KeepMeaning(ir.passes.InPlacePass):
+    """Write in another way what ONNX Runtime would fuse into an operator that can say less.
+
+    A bias of another scale becomes float: the loader puts it on the grid that it needs. Weights
+    with scales along another axis than the outputs, and pools with dilations, get a Sum of one
+    value that keeps them out of the fusion; they are computed in float. Dilations of 1 are left
+    out. No value changes.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        graph = model.graph
+        pools = list(dilated_averages(graph))
+        weights = list(weights_of_another_axis(graph))
+        biases = list(biases_of_another_scale(graph))
+        for pool in pools:
+            _keep_dilations(pool)
+        for weight in weights:
+            index = qdq.WEIGHT_INPUT[weight.node.op_type]
+            _read_a_copy(weight.node, index)
+        for bias in biases:
+            values = add(graph, f"{bias.pair.source.name}.dequantized", dequantized(bias.pair))
+            bias.reader.replace_input_with(bias.index, values)
+        return ir.passes.PassResult(model, modified=bool(pools or weights or biases))
+
+
+def _keep_dilations(pool: ir.Node) -> None:
+    if set(pool.attributes.get_ints("dilations", ())) == {1}:
+        pool.attributes.pop("dilations")
+        return
+    output = pool.outputs[0]
+    users = [(use.node, use.idx) for use in output.uses()]
+    same = _copy_of(output)
+    insert_behind(output, [same])
+    for user, index in users:
+        user.replace_input_with(index, same.outputs[0])
+
+
+def _read_a_copy(node: ir.Node, index: int) -> None:
+    value = node.inputs[index]
+    assert value is not None
+    same = _copy_of(value)
+    graph_of(node).insert_before(node, same)
+    node.replace_input_with(index, same.outputs[0])
+
+
+def _copy_of(value: ir.Value) -> ir.Node:
+    """A Sum of one value: ONNX Runtime takes Identity and its like out before it looks."""
+    same = ir.node("Sum", [value], name=f"{value.name}/same")
+    same.outputs[0].name = f"{value.name}.same"
+    same.outputs[0].type, same.outputs[0].shape = value.type, value.shape
+    return same
