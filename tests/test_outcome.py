@@ -170,7 +170,10 @@ def test_holdout_and_the_corrected_drop_of_confirm_count_by_their_samples() -> N
     shown = evidence_of(made).shown
     assert (shown.value, shown.n) == (pytest.approx(0.00175), 1000)
     assert shown.high == pytest.approx(0.00175 + (0.0025**2 + 0.0045**2) ** 0.5)
-    assert "holdout and confirm, corrected for choosing there" in found(made).accuracy_sentence
+    assert (
+        "holdout and confirm (corrected for the luck of the choice)"
+        in found(made).accuracy_sentence
+    )
     one = replace(made, path=made.path[:1])
     assert "1,000 samples of holdout and confirm; 1.0 pt" in found(one).accuracy_sentence
 
@@ -259,8 +262,8 @@ def test_what_no_affordable_number_of_samples_settles_is_a_risk_to_weigh() -> No
 def test_samples_that_would_speak_against_the_plan_are_not_sold_as_its_proof() -> None:
     got = found(planned(Estimate(0.013, -0.01, 0.036, 400)), bench(1.8))
     assert (
-        "These samples speak against the plan: if the drop is what it seems, about "
-        in got.accuracy_sentence
+        "These samples speak against the plan: if the drop is what it seems, the target is missed, "
+        "and about 16,000 more would show it." in got.accuracy_sentence
     )
     assert got.action == "risk"
     assert "judge it on" not in got.action_sentence
@@ -270,11 +273,12 @@ def test_how_few_layers_ran_in_int8_stands_beside_the_speed() -> None:
     timed = bench(1.8)
     got = found(planned(GOOD), replace(timed, in_int8=(1, 27)))
     assert got.speed_sentence.endswith(
-        "Of 27 layers with weights that the file quantizes, 1 ran in INT8: sensitivity lint "
+        "The runtime itself ran 1 of 27 quantized layers with weights in INT8: sensitivity lint "
         "model.partial.onnx --for onnxruntime says what keeps the others from it."
     )
+    assert "With everything in INT8 it is " in got.speed_sentence
     none = found(planned(GOOD), replace(timed, in_int8=(0, 3)))
-    assert "quantizes, none ran in INT8" in none.speed_sentence
+    assert "ran none of 3 quantized layers" in none.speed_sentence
     for known in (None, (27, 27), (111, 112)):
         silent = found(planned(GOOD), replace(timed, in_int8=known))
         assert "that the file quantizes" not in silent.speed_sentence

@@ -129,7 +129,7 @@ class Search:
 
     def not_monotone(self) -> tuple[str, ...]:
         """A sentence where leaving more units out made the metric worse beyond doubt, for the pair
-        of tries where it did most.
+        of tries where it did most. The report shows what each of them was worth.
 
         Only tries on the same samples are compared.
         """
@@ -144,12 +144,12 @@ class Search:
         if not worse:
             return ()
         _, small, large = max(worse, key=lambda found: found[0])
+        besides = f" besides {len(small.skip)} before" if small.skip else ""
         added = sorted(set(large.skip) - set(small.skip))
         names = ", ".join(added[:3]) + (f" and {len(added) - 3} more" if len(added) > 3 else "")
         return (
-            f"The path is not monotone: leaving out {names} as well, besides "
-            f"{len(small.skip)} before, lowers the metric on confirm from {small.metric:.4f} to "
-            f"{large.metric:.4f}.",
+            "Leaving out more is not always better here: the accuracy on confirm falls "
+            f"with {names} left out{besides}.",
         )
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:

@@ -11,7 +11,7 @@ from sensitivity.records import Estimate, FrontierPoint, Plan, cost_of
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import Choice, ReportData
 from sensitivity.reporting.formats import MetricFormat, count, milliseconds, wide_words
-from sensitivity.reporting.verdict import chance_words, verdict_in
+from sensitivity.reporting.verdict import chance_words, judged_on, verdict_in
 
 Kind = Literal["float", "int8", "option", "beaten"]
 Across = Literal["ms", "work", "layers"]
@@ -227,12 +227,12 @@ class _Sets:
     def state(self, choice: Choice) -> str:
         """How likely a set meets the target by `confirm`, and what all samples say of the plan."""
         point, found = choice.point, verdict_in(self.data)
-        chance = chance_words(point, self.plan)
+        drop, chance = point.true_drop or point.drop, chance_words(point, self.plan)
         state = (
             "met on confirm" if self.level(point).value >= self.plan.floor else "missed on confirm"
         )
         if chance:
-            state = f"{chance} by confirm alone"
+            state = f"{chance} by {judged_on(drop, self.plan)} alone"
         if self.plan.is_of(point.names) and found is not None:
             return f"{state}, which chose it; {found.accuracy} on all samples"
         return state

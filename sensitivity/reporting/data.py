@@ -123,6 +123,12 @@ class ReportData:
         return next((one for one in self.choices if plan.is_of(one.point.names)), None)
 
     @property
+    def whole_choice(self) -> Choice | None:
+        """Everything in INT8, repaired as in the plan, among `choices`; None where it is not
+        there."""
+        return next((one for one in self.choices if not one.point.names), None)
+
+    @property
     def layers(self) -> int:
         """How many units the model has; those measured where that is all that is known."""
         return len(self.units) or len(self.effects)

@@ -75,6 +75,17 @@ class MetricFormat:
         """A difference with its unit, such as "+16.1 pt". sign: also a plus."""
         return f"{self.number(value, sign)} {self.change_unit}".rstrip()
 
+    def apart(self, value: float, other: float) -> str:
+        """A difference with as many digits as tell it from another one.
+
+        >>> MetricFormat("top-1", 1.0).apart(0.00334, 0.003)
+        '0.33 pt'
+        """
+        digits = 2
+        while digits < 6 and round(self.shown(value - other), digits) == 0:
+            digits += 1
+        return f"{self.shown(value):.{digits}f} {self.change_unit}".rstrip()
+
     def effect(self, effect: Effect) -> str:
         """The change, or why there is none: the metric does not see the layer, or a race did not
         spend it there."""
@@ -153,14 +164,20 @@ def samples(estimate: Estimate) -> str:
     return "in one evaluation" if estimate.n < 2 else f"on {count(estimate.n, 'sample')}"
 
 
-def listing(names: tuple[str, ...], most: int = 6) -> str:
-    """The names in a sentence.
+def listing(names: tuple[str, ...], most: int = 6, last: str = ",") -> str:
+    """The names in a sentence. last: what stands before the last one.
 
     >>> listing(("a", "b", "c", "d"), most=2)
     'a, b and 2 more'
+    >>> listing(("a", "b", "c"), last="or")
+    'a, b or c'
     """
     more = len(names) - most
-    return ", ".join(names) if more <= 0 else f"{', '.join(names[:most])} and {more} more"
+    if more > 0:
+        return f"{', '.join(names[:most])} and {more} more"
+    if last == "," or len(names) < 2:
+        return ", ".join(names)
+    return f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
 def wide_words(tried: PlanStep | FrontierPoint) -> str:

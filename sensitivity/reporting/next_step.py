@@ -67,8 +67,9 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
         case "lower" if partial:
             return _lowered(partial, _of_plan(data))
         case _:
+            doubt = "" if found.accuracy == "met" else f", which leaves it {found.accuracy}"
             return NextStep(
-                "Another runtime may be faster. Time it there:",
+                f"Another runtime may be faster. Time it there{doubt}:",
                 _elsewhere(partial, _of_plan(data)),
             )
 

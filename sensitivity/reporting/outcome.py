@@ -58,6 +58,9 @@ LOWERED = ("onnxruntime", "openvino")
 
 NO_GAIN: tuple[SpeedStatus, ...] = ("slower", "no different", "same file")
 
+PARTIAL = "model.partial."
+"""How the name of the plan's file begins. Where nothing is left out the same file has two names."""
+
 MOST = 0.95
 """Part of a file's quantized layers that has to run in INT8 for the rest not to be worth a word."""
 
@@ -125,7 +128,7 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
         missing.append(shortfall(target, found.float, chosen, found.confirm_drop))
     where = f"holdout in {called(measured.runtime)}" if measured else "holdout"
     if len(drops) > 1:
-        corrected = ", corrected for choosing there" if len(plan.path) > 1 else ""
+        corrected = " (corrected for the luck of the choice)" if len(plan.path) > 1 else ""
         where = f"{where} and confirm{corrected}"
     shown = levels if target.metric is not None else drops
     return Evidence(combined(shown), combined(missing), combined(drops), where)
@@ -254,8 +257,8 @@ def _doubt(evidence: Evidence, confidence: float) -> str:
         return "That is so close to the limit that no affordable number of samples would settle it."
     if evidence.missing.value > 0:
         return (
-            "These samples speak against the plan: if the drop is what it seems, about "
-            f"{more:,} more would settle that."
+            "These samples speak against the plan: if the drop is what it seems, the target is "
+            f"missed, and about {more:,} more would show it."
         )
     return f"About {more:,} more samples would settle it, if the drop is what it seems."
 
@@ -313,9 +316,15 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
         f"{ratio(partial.ratio)} the speed of float in {called(partial.runtime)} on this "
         f"machine ({times})."
     )
+    return said + _beside_int8(bench, partial) + _few_in_int8(bench, partial)
+
+
+def _beside_int8(bench: BenchResult, partial: Timing) -> str:
+    """The speed of everything in INT8; "" where it was not timed."""
     if "int8" in partial.variants:
-        said += " Nothing is left out, so that is the speed of all in INT8."
-    return said + _few_in_int8(bench, partial)
+        return " Nothing is left out, so that is the speed of all in INT8."
+    int8 = timing_of("int8", bench.timings)
+    return "" if int8 is None else f" With everything in INT8 it is {ratio(int8.ratio)}."
 
 
 def _few_in_int8(bench: BenchResult, partial: Timing) -> str:
@@ -324,19 +333,20 @@ def _few_in_int8(bench: BenchResult, partial: Timing) -> str:
     ran, kept = bench.in_int8 or (0, 0)
     if ran >= MOST * kept:
         return ""
+    # A file that was written for the runtime no longer quantizes what would run in float there.
+    file = partial.file.replace(f".{partial.runtime}.", ".").replace("model.int8.", PARTIAL)
     return (
-        f" Of {count(kept, 'layer')} with weights that the file quantizes, {ran or 'none'} ran in "
-        f"INT8: sensitivity lint {partial.file} --for {partial.runtime} says what keeps the others "
-        "from it."
+        f" The runtime itself ran {ran or 'none'} of {count(kept, 'quantized layer')} with weights "
+        f"in INT8: sensitivity lint {file} --for {partial.runtime} says what keeps the others from "
+        "it."
     )
 
 
 def _action_words(
     plan: Plan, action: Action, evidence: Evidence, partial: Timing | None, metric: MetricFormat
 ) -> str:
-    # Where nothing is left out the same file was timed by its other name.
     file = Path(partial.file).name if partial else "model.partial.onnx"
-    file = file.replace("model.int8.", "model.partial.")
+    file = file.replace("model.int8.", PARTIAL)
     runtime = called(partial.runtime) if partial else "this runtime"
     where = f"in {runtime} on this machine" if partial else "in this runtime"
     match action:

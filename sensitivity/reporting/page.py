@@ -41,7 +41,7 @@ from sensitivity.reporting.why import reasons
 SPLIT_WORDS = {
     "rank": "the samples that say which layers hurt",
     "confirm": "other samples, on which the plan was chosen",
-    "holdout": "samples that no choice has seen; they judge the plan",
+    "holdout": "samples that no choice has seen",
 }
 """The parts of the data for a reader who does not know them."""
 
@@ -70,6 +70,7 @@ def render(data: ReportData) -> str:
         splits=split_words(data),
         layer_words=layer_words(data.units, data.quantizers, data.layers),
         weights_alone=weights_alone(data.units, data.quantizers),
+        as_calibrated=_as_calibrated(data),
         effects=by_rank,
         effect_charts={name: rows[name] for name in rows if name.startswith("effects")},
         unmeasured=[one.unit for one in by_rank if one.judged and not one.is_measured],
@@ -143,6 +144,16 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
+def _as_calibrated(data: ReportData) -> int:
+    """How many layers a plan leaves as they came."""
+    plan = data.plan
+    if plan is None:
+        return 0
+    changed = {*plan.skip}
+    changed |= {one.unit for one in plan.recalibrated} | {one.unit for one in plan.widened}
+    return data.layers - len(changed)
+
+
 def row_charts(data: ReportData) -> dict[str, RowChart]:
     """The charts of rows that `data` has something for, by name."""
     charts: dict[str, RowChart] = {}
@@ -191,6 +202,10 @@ SOFT = (
     "is the drop to quote."
 )
 COUNTED = "The verdict takes both parts together: that is the drop to quote."
+LUCK = (
+    " The plan was chosen because it did well on confirm, in part by luck: the corrected drop "
+    "takes that out."
+)
 
 
 def level_table(data: ReportData) -> LevelTable:
@@ -223,12 +238,14 @@ def level_table(data: ReportData) -> LevelTable:
             NONE if is_level else _change(shown, metric),
         ),
     ]
+    luck = ""
     if found.true_drop is None and found.confirm_drop is not None and len(data.plan.path) > 1:
         corrected = _change(found.confirm_drop, metric)
-        rows.append(("Corrected for choosing", corrected, NONE, NONE))
+        rows.append(("Drop, corrected for luck", corrected, NONE, NONE))
+        luck = LUCK
     heads = (*_heads(data, "confirm", "holdout"), f"the verdict, {count(shown.n, 'sample')}")
     caption = COUNTED if found.true_drop is None else SOFT
-    return LevelTable(heads, tuple((name, tuple(cells)) for name, *cells in rows), caption)
+    return LevelTable(heads, tuple((name, tuple(cells)) for name, *cells in rows), caption + luck)
 
 
 Cell = tuple[str, str]

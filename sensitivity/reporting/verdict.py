@@ -13,6 +13,7 @@ from sensitivity.records import (
     Effect,
     Estimate,
     FrontierPoint,
+    Mode,
     Plan,
     Tone,
     Verdict,
@@ -82,14 +83,18 @@ def words_of(data: ReportData) -> Words:
         *_plan_sentences(plan, found, metric),
         *_weights_alone(data, plan),
         *_why_out(data, plan, metric),
+        *_why_these(plan, data.mode),
         *latency,
     )
     headline = _plan_headline(plan, found.accuracy, data.layers, metric)
     accuracy, *others = lines_of(found)
     chance = _chance_words(found, plan.target.confidence)
     accuracy = replace(accuracy, sentence=accuracy.sentence + chance)
+    *others, act = others
+    if found.action in ("use", "prove", "risk"):
+        act = replace(act, sentence=act.sentence + _equal_words(data, plan))
     levels = tuple(_levels(plan, metric))
-    return Words(found.tone, (accuracy, *others), headline, sentences, levels)
+    return Words(found.tone, (accuracy, *others, act), headline, sentences, levels)
 
 
 def _chance_words(found: Verdict, confidence: float) -> str:
@@ -159,7 +164,8 @@ def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: Me
     others = count(len(plan.recalibrated), "other" if plan.outside else "layer")
     left_out = f"{len(plan.skip)} of {count(max(layers, len(plan.skip)), 'layer')}"
     if plan.met:
-        brings = f"brings {metric.name} from {before} to {after} on confirm"
+        counted = "" if plan.metric.true_drop is None else " (as counted)"
+        brings = f"brings {metric.name} from {before} to {after} on confirm{counted}"
         ending = ENDINGS[accuracy].format(target)
         wide = count(len(plan.widened), "layer")
         possible: tuple[tuple[Sequence[Any], str], ...] = (
@@ -233,7 +239,7 @@ def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterato
         yield f"With activations of 16 bits and weights as they are: {wide}."
     if plan.recalibrated:
         named = tuple(f"{one.unit} ({one.method})" for one in plan.recalibrated)
-        yield f"In INT8 with {_repairs(plan)}, at no cost in speed: {listing(named)}."
+        yield f"In INT8 with {_repairs(plan)}: {listing(named)}."
     if plan.predicted_ms is not None:
         yield _latency(plan.predicted_ms, plan.measured_ms)
     if plan.reason:
@@ -255,41 +261,83 @@ def _weights_alone(data: ReportData, plan: Plan) -> Iterator[str]:
     alone = weights_alone(kept, data.quantizers)
     if alone:
         yield (
-            f"Engines run {count(len(alone), 'layer')} in float all the same: the quantizer that "
-            f"made the model quantized weights there and no inputs: {listing(alone)}."
+            f"Engines run {count(len(alone), 'layer')} in float with any plan, since the model "
+            f"came with quantized weights and no quantized inputs there: {listing(alone)}."
         )
 
 
 def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
     """What everything in INT8, repaired, was worth to the search that left something out."""
-    whole = next((one.point for one in data.choices if not one.point.names), None)
-    if not plan.skip or not plan.met or whole is None:
+    if not plan.skip or not plan.met:
         return
-    drop = whole.true_drop or whole.drop
-    repaired = ", repaired," if plan.recalibrated else ""
-    chance = chance_words(whole, plan)
+    why = f"Why anything is left out: with everything in INT8{_repaired(plan)}"
+    whole = data.whole_choice
+    if whole is None:
+        yield from (f"{why} {told}" for told in _tried_whole(plan, metric))
+        return
+    drop = whole.point.true_drop or whole.point.drop
+    chance = chance_words(whole.point, plan)
     allowed = plan.metric.float.value - plan.floor
+    asked = f"{plan.target.confidence:.0%} is asked for"
     above = f", above the {metric.change(allowed, sign=False)} allowed"
     if metric.number(allowed) == metric.number(drop.value):
-        above = ", a little above what is allowed"
-    by_chance = "" if chance else _by_chance(drop, data, metric)
-    asked = f"{plan.target.confidence:.0%} is asked for"
+        above = f", {metric.apart(drop.value, allowed)} to be exact and above what is allowed"
     ending = f"; the target was {chance} to hold, and {asked}" if chance else above
-    yield (
-        f"Why anything is left out: with everything in INT8{repaired} the drop on confirm was "
-        f"{_change(drop, metric)}{ending}.{by_chance}"
-    )
+    yield f"{why} the drop was {_change(drop, metric)} of {judged_on(drop, plan)}{ending}."
 
 
-def _by_chance(whole: Estimate, data: ReportData, metric: MetricFormat) -> str:
-    """That the plan is no better than everything in INT8 by more than chance; "" where it is."""
-    own = data.own_choice
-    drop = None if own is None else own.point.true_drop or own.point.drop
-    if drop is None or not whole.has_interval or whole.ends[0] > drop.value:
+def _repaired(plan: Plan) -> str:
+    return ", repaired," if plan.recalibrated else ""
+
+
+def _tried_whole(plan: Plan, metric: MetricFormat) -> Iterator[str]:
+    """What the search saw of everything in INT8, where it kept no more than the level."""
+    for step in plan.path:
+        if not step.names and not step.met:
+            short = metric.change(plan.metric.float.value - step.metric, sign=False)
+            yield f"{metric.name} on confirm was {metric.level(step.metric)}, {short} under float."
+            return
+
+
+def _why_these(plan: Plan, mode: Mode) -> Iterator[str]:
+    """Which of several layers the search could not put back, and why their effects do not say it.
+
+    A layer was needed where a set that met the target no longer did without it."""
+    met = [frozenset(step.names) for step in plan.path if step.met]
+    missed = {frozenset(step.names) for step in plan.path if not step.met}
+    needed = [unit for unit in plan.skip if any(tried - {unit} in missed for tried in met)]
+    if len(plan.skip) > 1 and needed:
+        alone = ALONE if mode == "disable" else ""
+        yield (
+            "Why these: the search left layers out until the target held, and put back what it did "
+            f"not need. Once {listing(tuple(needed), last='or')} went back, the target no longer "
+            f"held.{alone}"
+        )
+
+
+ALONE = (
+    " The effect of a layer alone shows less of that: it is measured with every other layer in "
+    "INT8 as it was calibrated."
+)
+
+
+def judged_on(drop: Estimate, plan: Plan) -> str:
+    """The splits whose samples a drop counts, where it is one that sets are chosen by."""
+    return "rank and confirm" if drop.n > plan.metric.confirm.n else "confirm"
+
+
+def _equal_words(data: ReportData, plan: Plan) -> str:
+    """That everything in INT8 is as good as the plan, as far as the samples tell, with the command
+    that chooses it; "" where it is not."""
+    own, whole = data.own_choice, data.whole_choice
+    if own is None or whole is None or own is whole or whole.point.true_drop or not whole.command:
+        return ""
+    drop = whole.point.drop
+    if not drop.has_interval or drop.ends[0] > own.point.drop.value:
         return ""
     return (
-        f" The plan's is {metric.change(drop.value, sign=False)}: so few samples cannot tell the "
-        "two apart, and others might leave out another layer or none."
+        f" Everything in INT8{_repaired(plan)} is as good as far as these samples tell: "
+        f"{whole.command} chooses that."
     )
 
 
@@ -371,13 +419,15 @@ def _tied_first(measured: Sequence[Effect]) -> Iterator[str]:
 def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
     float_ = data.baselines["float"]
     loss = float_.value - data.baselines["quantized"].value
-    alone = [
-        f"{metric.change(float_.value - data.baselines[f'{part} only'].value, sign=False)} with "
-        f"only {part}"
+    alone = {
+        part: float_.value - data.baselines[f"{part} only"].value
         for part in ("weights", "activations")
         if f"{part} only" in data.baselines
-    ]
-    more = f" ({', '.join(alone)})" if alone else ""
+    }
+    told = [f"{metric.change(one, sign=False)} with only {part}" for part, one in alone.items()]
+    adds_up = metric.number(sum(alone.values())) == metric.number(loss)
+    ending = "" if adds_up else "; they need not add up"
+    more = f" ({', '.join(told)}{ending})" if told else ""
     before, after = metric.level(float_.value), metric.level(data.baselines["quantized"].value)
     cost = f"INT8 as calibrated costs {metric.change(loss, sign=False)} of {metric.name}{more}"
     hidden = ""

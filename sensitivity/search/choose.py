@@ -212,9 +212,9 @@ NOTHING_WIDE = (
 )
 
 COLLAPSED = (
-    "With everything in INT8 the outputs are noise, and leaving out one layer more or less shows "
-    "nothing: the few layers that ruin them were looked for among those that do most alone in INT8 "
-    "and at the ends of the graph, and what the target does not need went back to INT8."
+    "With everything in INT8 the outputs are noise, so what one layer changes says little. The "
+    "search looked for the few layers that ruin them, among those that hurt most when they alone "
+    "are quantized and at both ends of the graph, and put back what the target does not need."
 )
 
 
