@@ -21,6 +21,7 @@ from sensitivity.onnx_graph import walk
 from sensitivity.onnx_graph.levels import along, level_type, nearest_levels, spread
 from sensitivity.onnx_graph.marks import PRE_SCALE
 from sensitivity.onnx_graph.passes.fold_channel_scales import PARTS
+from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.base import QuantizedModel, file_grid
 from sensitivity.quantizers.torch.calls import every_module_called
 from sensitivity.records import Grid, Quantizer
@@ -178,7 +179,7 @@ def _before_pre_scale(value: ir.Value | None) -> ir.Value | None:
     """What a pre-quantization scale multiplies; the value itself where there is none."""
     scaling = walk.made_by(value, "Mul")
     factor = walk.given(scaling, 1)
-    is_pre_scale = factor is not None and (factor.name or "").endswith(PRE_SCALE)
+    is_pre_scale = factor is not None and value_name(factor).endswith(PRE_SCALE)
     return walk.given(scaling, 0) if is_pre_scale else value
 
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import CLAMPING, RESTORED, UNLIMITED, Limits, limits_of, within
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
-from sensitivity.onnx_graph.walk import given, producer, source
+from sensitivity.onnx_graph.walk import given, producer, source, value_name
 
 PASSING = {"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"}
 """Operations whose output stands for the same tensor of the float model as their first input."""
@@ -119,9 +120,9 @@ class _Aligner:
 
     def _may_agree(self, own: ir.Value | None, theirs: ir.Value | None) -> bool:
         """False where `own` is known to stand for another tensor than `theirs`."""
-        twin = None if own is None else self._found.values.get(own)
-        if twin is None:
+        if own not in self._found.values:
             return True
+        twin = self._found.values[own]
         return theirs is not None and _behind_passing(theirs) is _behind_passing(twin)
 
     def _rank(self, node: ir.Node, other: ir.Node) -> tuple[int, float]:
@@ -160,7 +161,7 @@ def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
     readers = _readers(own)
     are_restored = any((reader.name or "").endswith(RESTORED) for reader in readers)
     names = [node.outputs[0].name for node in chain]
-    name = (own.name or "").removesuffix(OUTPUT_SUFFIX)
+    name = value_name(own).removesuffix(OUTPUT_SUFFIX)
     if name in names and not are_restored:
         return chain[: names.index(name) + 1]
     kept = {reader.op_type for reader in readers}
@@ -222,20 +223,17 @@ def _behind_passing(value: ir.Value) -> ir.Value:
 def _weight_distance(node: ir.Node, other: ir.Node) -> float:
     """How far apart the weights of two operations are, relative to the second; 0 where they cannot
     be compared."""
-    index = qdq.WEIGHT_INPUT.get(node.op_type)
-    if index is None:
-        return 0.0
-    own, theirs = _weight_values(given(node, index)), _weight_values(given(other, index))
-    if own is None and theirs is None:
-        return 0.0
-    if own is None or theirs is None or own.shape != theirs.shape:
+    own, theirs = map(_weight_values, (node, other))
+    if own.shape != theirs.shape:
         return np.inf
     return float(np.linalg.norm(own - theirs) / max(float(np.linalg.norm(theirs)), 1e-30))
 
 
-def _weight_values(value: ir.Value | None) -> Any:
+def _weight_values(node: ir.Node) -> NDArray[Any]:
+    """The weight of an operation in float; empty where it has none that is known."""
+    value = given(node, qdq.WEIGHT_INPUT.get(node.op_type))
     pair = qdq.through_transpose(value)
-    if pair is None:
-        return qdq.constant(value)
-    is_compact = pair.quantize is None
-    return dequantized(pair) if is_compact and pair.scale is not None else qdq.constant(pair.source)
+    if pair is not None and pair.is_compact and pair.scale is not None:
+        return dequantized(pair)
+    values = qdq.constant(value if pair is None else pair.source)
+    return np.zeros(0) if values is None else values

@@ -34,26 +34,18 @@ def bias_place(path: Path) -> BiasPlace | None:
     """Of the operation whose weight comes by this path; None where it has no bias that can be
     changed: no weight, a bias that is computed or has a grid of its own, a MatMul without an Add.
     """
-    user, own = path.user, uses([path])
-    if user is None or not own:
+    weight = uses([path])[-1]
+    if path.user is None or not path.is_weight or weight.role != "weight":
         return None
-    weight = own[-1]
-    stands_for_weight = qdq.WEIGHT_INPUT.get(user.op_type) == path.index
-    if weight.role != "weight" or not stands_for_weight:
-        return None
-    place = _place_of(weight, user)
-    if place is None or not _can_change(place.value):
-        return None
-    return place
+    place = _place_of(weight, path.user)
+    return place if place is not None and _can_change(place.value) else None
 
 
 def _place_of(weight: Use, node: ir.Node) -> BiasPlace | None:
     if node.op_type == "MatMul":
         return _added_behind(weight, node)
     is_scaled = node.attributes.get_float("beta", 1.0) != 1.0
-    if is_scaled:
-        return None
-    return BiasPlace(weight, node, BIAS_INPUT)
+    return None if is_scaled else BiasPlace(weight, node, BIAS_INPUT)
 
 
 def _added_behind(weight: Use, node: ir.Node) -> BiasPlace | None:

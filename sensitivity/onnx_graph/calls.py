@@ -6,7 +6,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from sensitivity.errors import OnnxFileError
-from sensitivity.onnx_graph.reach import name_of
+from sensitivity.onnx_graph.walk import name_of
 
 CALL, NAME = "sensitivity.call.", "sensitivity.name"
 """Metadata that the pass carries to the nodes it writes out: it gives them names of its own."""

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.sign import non_negative
 from sensitivity.onnx_graph.uses import Use, grid_limits
+from sensitivity.onnx_graph.walk import value_name
 
 CLAMPING = {"Relu", "Clip"}
 """Activations that ONNX Runtime's quantizer removes in front of an asymmetric pair."""
@@ -55,7 +56,7 @@ def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[st
         limits = _clamped_at_zero(use.pair)
         is_clamped_already = limits == RELU and non_negative(source)
         if limits is not None and not is_clamped_already:
-            found[source.name or ""] = limits
+            found[value_name(source)] = limits
     return found
 
 

@@ -11,6 +11,7 @@ from sensitivity.onnx_graph.marks import is_mark
 from sensitivity.onnx_graph.qdq import WEIGHT_INPUT
 from sensitivity.onnx_graph.reach import values_read
 from sensitivity.onnx_graph.uses import MOVERS, Path
+from sensitivity.onnx_graph.walk import value_name
 from sensitivity.records import GraphNode, ModelGraph, NodeKind, Quantizer
 
 NO_VALUES = {"Shape", "Size"}
@@ -36,11 +37,11 @@ def connections(
     found = _Found()
     for value in graph.inputs:
         if not value.is_initializer():
-            found.sources[value] = (found.place("input", value.name or "", ""),)
+            found.sources[value] = (found.place("input", value_name(value), ""),)
     for node in graph:
         found.add(node, owners.get(node))
     for value in graph.outputs:
-        found.lead(found.sources.get(value, ()), found.place("output", value.name or "", ""))
+        found.lead(found.sources.get(value, ()), found.place("output", value_name(value), ""))
     return _in_few_joins(found.nodes, list(found.edges), tuple(meetings))
 
 
@@ -60,7 +61,7 @@ class _Found:
             operation = "" if is_mark(node, "Quantizer") else node.op_type
             read = self.lead(read, self.place("layer", owner, operation))
         elif len(read) > 1:
-            read = self.lead(read, self.place("join", node.outputs[0].name or "", node.op_type))
+            read = self.lead(read, self.place("join", value_name(node.outputs[0]), node.op_type))
         for value in node.outputs:
             self.sources[value] = read
 

@@ -4,6 +4,7 @@ activations."""
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +20,7 @@ from sensitivity.onnx_graph.clamps import Limits
 from sensitivity.onnx_graph.passes.fold_batchnorm import FoldBatchNorm
 from sensitivity.onnx_graph.passes.skip_uses import Weights, dequantized, spread
 from sensitivity.onnx_graph.uses import BIAS_INPUT, MOVERS, Path, level_gap
-from sensitivity.onnx_graph.walk import given, made_by
+from sensitivity.onnx_graph.walk import given, source, value_name
 
 Array = NDArray[Any]
 
@@ -68,6 +69,11 @@ class FloatModel:
     missing: tuple[str, ...] = ()
     doubts: int = 0
 
+    @property
+    def not_found(self) -> tuple[int, int]:
+        """How many weights are missing, and how many doubts there are: the fewer the better."""
+        return len(self.missing), self.doubts
+
 
 def float_model(
     graph: ir.Graph, paths: Sequence[Path], forms: Sequence[Form], name: str
@@ -78,15 +84,13 @@ def float_model(
     graph, paths: of the Q/DQ file. name: of the float file. Raises OnnxFileError where no weight is
     found.
     """
-    best: FloatModel | None = None
     original = forms[0][1]()
+    found: list[FloatModel] = []
     for form, load in forms:
-        found = replace(_Finder(graph, paths, load()).found(name, form), original=original)
-        if best is None or (len(found.missing), found.doubts) < (len(best.missing), best.doubts):
-            best = found
-        if not found.missing and not found.doubts:
+        found.append(replace(_Finder(graph, paths, load()).found(name, form), original=original))
+        if not any(found[-1].not_found):
             break
-    assert best is not None
+    best = min(found, key=lambda model: model.not_found)
     if best.stored and len(best.missing) == best.stored:
         raise OnnxFileError(
             f"Expected {name} to be the float model that was quantized, got none of the "
@@ -134,12 +138,9 @@ class _Finder:
     def found(self, name: str, form: str) -> FloatModel:
         every = {stored.name: stored for path in self._paths for stored in _stored(path)}
         # A bias is looked for beside its weight, so all weights come first.
-        for stored in every.values():
-            if not _is_bias(stored.path):
-                self._take(stored, self._nearest(stored))
-        for stored in every.values():
-            if _is_bias(stored.path):
-                self._take(stored, self._bias_beside(stored))
+        for stored in sorted(every.values(), key=lambda stored: stored.path.is_bias):
+            find = self._bias_beside if stored.path.is_bias else self._nearest
+            self._take(stored, find(stored))
         self._take_corrected()
         return FloatModel(
             name,
@@ -147,9 +148,9 @@ class _Finder:
             form,
             self._original,
             self._weights,
-            limits={value.name or "": known for value, known in self._alignment.limits.items()},
+            limits={value_name(value): known for value, known in self._alignment.limits.items()},
             stored=len(every),
-            missing=tuple(stored for stored in every if stored not in self._seen),
+            missing=tuple(name for name in every if name not in self._seen),
             doubts=self._learned + len(self._alignment.unmatched),
         )
 
@@ -212,12 +213,9 @@ class _Finder:
 
     def _has_weight(self, node: ir.Node) -> bool:
         """Whether the node's weight is quantized, and is the float model's."""
-        index = qdq.WEIGHT_INPUT.get(node.op_type)
-        for path in self._paths:
-            ends_in_weight = path.user is node and path.index == index
-            if ends_in_weight and any(one.name in self._seen for one in _stored(path)):
-                return True
-        return False
+        own = (path for path in self._paths if path.user is node and path.is_weight)
+        stored = itertools.chain.from_iterable(map(_stored, own))
+        return any(one.name in self._seen for one in stored)
 
     def _twin(self, path: Path) -> ir.Node | None:
         """The float model's operation for the one at the end of a path; None where none is
@@ -225,16 +223,10 @@ class _Finder:
         return None if path.user is None else self._alignment.nodes.get(path.user)
 
     def _of_operation(self, path: Path) -> Array | None:
-        twin = self._twin(path)
-        return None if twin is None else _constant_input(twin, path.index)
+        return _constant_input(self._twin(path), path.index)
 
     def _reads(self, path: Path) -> bool:
         return given(self._twin(path), path.index) is not None
-
-
-def _is_bias(path: Path) -> bool:
-    kind = path.user.op_type if path.user is not None else None
-    return kind in {"Conv", "ConvTranspose", "Gemm"} and path.index == BIAS_INPUT
 
 
 def _stored(path: Path) -> Iterator[_Stored]:
@@ -247,14 +239,13 @@ def _stored_in(pair: qdq.Pair, path: Path) -> Iterator[_Stored]:
     """The constant that a pair quantizes, if it does."""
     if pair.scale is None:
         return
-    is_integer = pair.quantize is None
-    values = dequantized(pair) if is_integer else qdq.constant(pair.source)
+    values = dequantized(pair) if pair.is_compact else qdq.constant(pair.source)
     if values is None:
         return
     scale = np.abs(spread(pair.scale.astype(np.float64), pair, values.shape))
     levels = values.astype(np.float64) / np.where(scale == 0, 1, scale)
     step = scale * level_gap(pair, levels)
-    yield _Stored(pair.source.name or "", is_integer, values, step, path)
+    yield _Stored(value_name(pair.source), pair.is_compact, values, step, path)
 
 
 def _constants(graph: ir.Graph) -> dict[str, Array]:
@@ -265,7 +256,7 @@ def _constants(graph: ir.Graph) -> dict[str, Array]:
     for value in values:
         array = qdq.constant(value)
         if array is not None and _is_float(array):
-            found[value.name or ""] = array
+            found[value_name(value)] = array
     return found
 
 
@@ -273,28 +264,25 @@ def _is_float(array: Array) -> bool:
     return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
-def _constant_input(node: ir.Node, index: int) -> Array | None:
+def _constant_input(node: ir.Node | None, index: int) -> Array | None:
     """The float constant that the operation reads there, in front of operations that only move
     values."""
     value = given(node, index)
-    while value is not None:
-        array = qdq.constant(value)
-        if array is not None:
-            return array if _is_float(array) else None
-        value = given(made_by(value, *MOVERS), 0)
-    return None
+    if value is None:
+        return None
+    array = qdq.constant(source(value, lambda mover: mover.op_type in MOVERS))
+    return array if array is not None and _is_float(array) else None
 
 
 def _versions(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     """The array in this shape: as it is, with its axes in another order, or reshaped."""
-    if array.size != np.prod(shape, dtype=int):
+    if array.size != math.prod(shape):
         return
-    if array.shape == shape:
-        yield array
-    if 1 < array.ndim <= LARGEST_RANK:
-        _as_it_is, *others = itertools.permutations(range(array.ndim))
-        moved = (array.transpose(order) for order in others)
-        yield from (version for version in moved if version.shape == shape)
+    # The first order of the axes is that of the array.
+    orders = itertools.permutations(range(array.ndim))
+    for order in itertools.islice(orders, None if array.ndim <= LARGEST_RANK else 1):
+        if array.transpose(order).shape == shape:
+            yield array.transpose(order)
     if array.shape != shape:
         yield array.reshape(shape)
 

@@ -110,9 +110,10 @@ def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str
     """
     found: dict[tuple[str, ...], None] = {}
     for node in filter(_adds_two_values, model.graph):
-        given_by = dict.fromkeys(name for value in inputs(node) for name in _givers(value, layers))
-        if len(given_by) > 1:
-            found[tuple(given_by)] = None
+        first, second = inputs(node)
+        givers = tuple(dict.fromkeys([*_givers(first, layers), *_givers(second, layers)]))
+        if len(givers) > 1:
+            found[givers] = None
     return tuple(found)
 
 
@@ -183,8 +184,7 @@ def _operands(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
 
 
 def _is_operand(value: ir.Value | None) -> bool:
-    node = producer(value)
-    return node is not None and is_mark(node, "Operand")
+    return is_mark(producer(value), "Operand")
 
 
 def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
@@ -215,8 +215,8 @@ def _is_activation(node: ir.Node) -> bool:
 
 def _is_term(node: ir.Node) -> bool:
     """Whether this sum is only a term of another one."""
-    users = [user for value in node.outputs for user in _users(value)]
-    return any(user.op_type in SUMS for user in users)
+    (value,) = node.outputs
+    return any(user.op_type in SUMS for user in _users(value))
 
 
 def _users(value: ir.Value) -> Iterator[ir.Node]:
@@ -261,18 +261,12 @@ def _unquantized(value: ir.Value) -> ir.Value:
 
 def keeps_values(node: ir.Node) -> bool:
     """Whether the output holds no other values than the first input."""
-    if node.op_type == "Resize":
-        return node.attributes.get_string("mode", "nearest") == "nearest"
-    return node.op_type in SAME_VALUES or is_mark(node, "Output")
+    return node.op_type in SAME_VALUES or qdq.takes_nearest(node) or is_mark(node, "Output")
 
 
 def _unmarked(value: ir.Value) -> ir.Value:
     """The value before the `Output` and `Operand` marks behind it."""
-    return source(value, _is_output_or_operand)
-
-
-def _is_output_or_operand(node: ir.Node) -> bool:
-    return is_mark(node, "Output") or is_mark(node, "Operand")
+    return source(value, lambda node: is_mark(node, "Output", "Operand"))
 
 
 def _of_weighted(value: ir.Value) -> bool:
@@ -283,5 +277,4 @@ def _of_weighted(value: ir.Value) -> bool:
 
 
 def _is_quantized(value: ir.Value) -> bool:
-    node = producer(value)
-    return node is not None and is_mark(node, "Quantizer")
+    return is_mark(producer(value), "Quantizer")

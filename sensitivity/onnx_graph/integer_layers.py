@@ -17,7 +17,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.qdq import Array
 from sensitivity.onnx_graph.uses import BIAS_INPUT
-from sensitivity.onnx_graph.walk import given, made_by, only_user, source
+from sensitivity.onnx_graph.walk import first_input, given, made_by, only_user, source
 
 PASSED_BY = {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"}
 """Operations that a DQ is moved behind, and a Q in front of."""
@@ -82,15 +82,14 @@ def integer_layers(graph: ir.Graph) -> Iterator[IntegerLayer]:
 
 
 def _integer_layer(node: ir.Node) -> IntegerLayer | None:
-    end = _with_bias(node)
     weight = qdq.pair_of(qdq.weight(node))
+    end, scale = _with_bias(node), input_scale(node)
     if weight is None and qdq.constant(qdq.weight(node)) is None:
         return None
-    scale = input_scale(node)
-    output = None if end is None else quantized_output(end.value)
-    if end is None or scale is None or output is None:
+    if end is None or scale is None:
         return None
-    return IntegerLayer(node, scale, weight, end.bias, output)
+    output = quantized_output(end.value)
+    return None if output is None else IntegerLayer(node, scale, weight, end.bias, output)
 
 
 def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
@@ -126,13 +125,9 @@ def _only_to_quantizers(value: ir.Value) -> bool:
 def input_scale(node: ir.Node) -> float | None:
     """The scale of the DQ that the layer reads; None where there is no such DQ, or it has several
     scales."""
-    value = qdq.activation(node)
-    if value is None:
-        return None
-    before_movers = source(value, lambda mover: mover.op_type in PASSED_BY)
+    before_movers = source(first_input(node), lambda mover: mover.op_type in PASSED_BY)
     dequantize = made_by(before_movers, "DequantizeLinear")
-    scale = qdq.constant(given(dequantize, 1))
-    return float(scale.reshape(())) if scale is not None and scale.size == 1 else None
+    return qdq.only_number(qdq.constant(given(dequantize, 1)))
 
 
 @dataclass(frozen=True, eq=False)

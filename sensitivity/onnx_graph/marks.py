@@ -59,9 +59,9 @@ def add_module_outputs(value: ir.Value, outputs: tuple[ModuleOutput, ...]) -> No
     value.meta[OUTPUTS] = (*module_outputs(value), *outputs)
 
 
-def is_mark(node: ir.Node, kind: str) -> bool:
-    """Whether the node is one of ours. kind: "Quantizer", "Output" or "Operand"."""
-    return node.domain == DOMAIN and node.op_type == kind
+def is_mark(node: ir.Node | None, *kinds: str) -> bool:
+    """Whether the node is one of ours. kinds: some of "Quantizer", "Output" and "Operand"."""
+    return node is not None and node.domain == DOMAIN and node.op_type in kinds
 
 
 def remove(node: ir.Node) -> None:

@@ -109,6 +109,11 @@ class Pair:
         """Whether it quantizes a constant of the file; also true of a stored bias."""
         return constant(self.source) is not None
 
+    @property
+    def is_compact(self) -> bool:
+        """Whether the file stores its integers, and has no Q for it."""
+        return self.quantize is None
+
 
 def pairs(graph: ir.Graph) -> Iterator[Pair]:
     """Every pair, in the order of the graph's nodes."""
@@ -131,7 +136,7 @@ def pair_of(value: ir.Value | None) -> Pair | None:
         levels = clip.inputs[0] or levels
     quantize = made_by(levels, "QuantizeLinear")
     is_stored = constant(levels) is not None
-    return Pair(quantize, node, clip) if quantize is not None or is_stored else None
+    return Pair(quantize, node, clip) if quantize or is_stored else None
 
 
 def _limiting_clip(value: ir.Value) -> ir.Node | None:
@@ -164,20 +169,21 @@ def moved_values(node: ir.Node) -> list[ir.Value]:
     Empty for operations that compute. A MaxPool counts: the largest rounded value is the largest
     value rounded.
     """
-    match node.op_type:
-        case "Concat":
-            return inputs(node)
-        case "Slice" | "Split":
-            moves = True
-        case "Resize":
-            moves = node.attributes.get_string("mode", "nearest") == "nearest"
-        case "MaxPool":
-            # A second output holds indices, which the operation computes.
-            moves = len(node.outputs) == 1
-        case _:
-            moves = False
-    first = given(node, 0)
-    return [first] if moves and first is not None else []
+    if node.op_type == "Concat":
+        return inputs(node)
+    return inputs(node)[:1] if _moves_first_input(node) else []
+
+
+def _moves_first_input(node: ir.Node) -> bool:
+    if node.op_type == "MaxPool":
+        # A second output holds indices, which the operation computes.
+        return len(node.outputs) == 1
+    return node.op_type in {"Slice", "Split"} or takes_nearest(node)
+
+
+def takes_nearest(node: ir.Node) -> bool:
+    """Whether this is a Resize that makes no new values."""
+    return node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") == "nearest"
 
 
 def quantized(value: ir.Value | None) -> bool:
@@ -186,7 +192,9 @@ def quantized(value: ir.Value | None) -> bool:
     if made_by(value, "DequantizeLinear"):
         return True
     node = producer(value)
-    moved = [] if node is None else moved_values(node)
+    if node is None:
+        return False
+    moved = moved_values(node)
     return bool(moved) and all(map(quantized, moved))
 
 
@@ -205,9 +213,8 @@ def activation(node: ir.Node) -> ir.Value | None:
 def weight(node: ir.Node) -> ir.Value | None:
     """The weight input of a node, quantized or not; None for operations without one (also MatMul of
     activations)."""
-    index = WEIGHT_INPUT.get(node.op_type)
-    value = None if index is None else given(node, index)
-    return value if value is not None and rooted_at_constant(value) else None
+    value = given(node, WEIGHT_INPUT.get(node.op_type))
+    return value if rooted_at_constant(value) else None
 
 
 def output_axis(node: ir.Node, rank: int) -> int:
@@ -238,13 +245,12 @@ def computed_inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in inputs(node) if not rooted_at_constant(value)]
 
 
-def rooted_at_constant(value: ir.Value) -> bool:
+def rooted_at_constant(value: ir.Value | None) -> bool:
     """Whether the value is a constant, or one behind Q, DQ, Transpose, Cast, Reshape or
-    Identity."""
-    current: ir.Value | None = value
-    while current is not None and constant(current) is None:
-        current = given(made_by(current, *KEEP_CONSTANT), 0)
-    return current is not None
+    Identity. False for an input that is left out."""
+    while value is not None and constant(value) is None:
+        value = given(made_by(value, *KEEP_CONSTANT), 0)
+    return value is not None
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -253,6 +259,11 @@ def constant(value: ir.Value | None) -> Array | None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def only_number(array: Array | None) -> float | None:
+    """The number that an array of one value holds; None for any other, and for none."""
+    return float(array.item()) if array is not None and array.size == 1 else None
 
 
 def zero_point_value(node: ir.Node) -> ir.Value | None:
@@ -274,19 +285,22 @@ def check_scales(model: ir.Model, name: str) -> None:
     largest value is positive): the runtime only multiplies by them.
     """
     for node in model.graph.all_nodes():
-        scale = constant(node.inputs[1]) if node.op_type in PAIR else None
-        if scale is None:
-            continue
-        good = np.isfinite(scale)
-        is_stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
-        if not is_stored:
-            good &= scale > 0
-        if not good.all():
-            worst = scale[~good].ravel()[0]
+        wrong = _wrong_scales(node)
+        if wrong.size:
             raise OnnxFileError(
-                f"Expected every scale in {name} to be finite and above 0, got {worst} at "
+                f"Expected every scale in {name} to be finite and above 0, got {wrong[0]} at "
                 f"{node.name}; calibrate that quantizer again or leave it out."
             )
+
+
+def _wrong_scales(node: ir.Node) -> Array:
+    """The scales of a Q or DQ that are not finite, or not positive; none for other operations."""
+    scale = constant(node.inputs[1]) if node.op_type in PAIR else None
+    if scale is None:
+        return np.zeros(0)
+    is_stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
+    lowest = -np.inf if is_stored else 0
+    return scale[~(np.isfinite(scale) & (scale > lowest))]
 
 
 def known(value: ir.Value | None) -> Array:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.lift_dequantize import moved_places
 from sensitivity.onnx_graph.uses import Path, uses
-from sensitivity.onnx_graph.walk import bodies, inputs
+from sensitivity.onnx_graph.walk import bodies, inputs, name_of
 from sensitivity.records import names_of
 
 
@@ -34,12 +34,6 @@ def rounded_outputs(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
     for node in model.graph.all_nodes():
         if node.op_type == "QuantizeLinear" and _is_port(node):
             yield name_of(node), node
-
-
-def name_of(node: ir.Node) -> str:
-    """Its name in the file; that of its first output where it has none."""
-    output = node.outputs[0].name if node.outputs else None
-    return node.name or output or node.op_type
 
 
 def _is_port(node: ir.Node) -> bool:

@@ -26,8 +26,11 @@ from sensitivity.records import Role
 MOVERS = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
 """Operations that give the values of their first input in another shape, order or type."""
 
+WITH_BIAS = {"Conv", "ConvTranspose", "Gemm"}
+"""Operations that have a bias beside their weight."""
+
 BIAS_INPUT = 2
-"""Of every operation with a weight that has a bias."""
+"""Of each of them."""
 
 SUFFIXES = ("/QuantizeLinear", "_QuantizeLinear", "/DequantizeLinear", "_DequantizeLinear")
 
@@ -64,6 +67,17 @@ class Path:
     root: ir.Value
     links: tuple[tuple[Link, Use | None], ...]
 
+    @property
+    def is_weight(self) -> bool:
+        """Whether it ends in the weight of an operation."""
+        return self.user is not None and qdq.WEIGHT_INPUT.get(self.user.op_type) == self.index
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether it ends in the bias of an operation with a weight."""
+        has_bias = self.user is not None and self.user.op_type in WITH_BIAS
+        return has_bias and self.index == BIAS_INPUT
+
 
 def paths(graph: ir.Graph) -> tuple[Path, ...]:
     """Every path, in the order of the graph's operations and their inputs; those of the graph's
@@ -81,22 +95,19 @@ def uses(found: Sequence[Path]) -> tuple[Use, ...]:
 def integer_biases(found: Sequence[Path]) -> dict[str, str]:
     """Use of the input or the weight of an operation -> use of its bias, where that is stored as
     INT32."""
-    by_user: dict[ir.Node, dict[int, Use]] = {}
-    for path in found:
-        own = uses([path])
-        if path.user is not None and own:
-            by_user.setdefault(path.user, {})[path.index] = own[-1]
+    last = {(path.user, path.index): uses([path])[-1] for path in found}
     biases = {}
-    for user, places in by_user.items():
-        bias = places.pop(BIAS_INPUT, None)
-        if user.op_type in qdq.WEIGHT_INPUT and bias is not None and is_integer_bias(bias):
-            biases.update({use.name: bias.name for use in places.values()})
+    for path in filter(lambda path: path.is_bias, found):
+        bias = last[path.user, BIAS_INPUT]
+        if is_integer_bias(bias):
+            places = [(path.user, index) for index in range(BIAS_INPUT)]
+            biases.update({last[place].name: bias.name for place in places if place in last})
     return biases
 
 
 def is_integer_bias(use: Use) -> bool:
     """Whether it is of a constant that is stored as INT32."""
-    return use.pair.quantize is None and stored_type(use.pair) is ir.DataType.INT32
+    return use.pair.is_compact and stored_type(use.pair) is ir.DataType.INT32
 
 
 def bits_of(pair: qdq.Pair) -> int:
@@ -108,12 +119,10 @@ def format_of(pair: qdq.Pair) -> str:
     """Of the pair's quantized values, in words: "INT8" for int8 and uint8, "FP8 E4M3", "INT4 in
     blocks of 32"."""
     stored = stored_type(pair)
-    floating = re.match(r"FLOAT(\d)(E\dM\d)", stored.name)
-    name = f"INT{stored.bitwidth}"
-    if floating:
-        name = f"FP{floating[1]} {floating[2]}"
-    blocks = pair.dequantize.attributes.get_int("block_size", 0)
-    return f"{name} in blocks of {blocks}" if blocks else name
+    name = re.sub(r"^FLOAT(\d)(E\dM\d).*", r"FP\1 \2", stored.name)
+    if name == stored.name:
+        name = f"INT{stored.bitwidth}"
+    return f"{name} in blocks of {pair.block}" if pair.block else name
 
 
 def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
@@ -264,10 +273,8 @@ def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
     names = {}
     for node in nodes:
         is_unique = count[node.name] == 1 and node.name not in outputs
-        if node.name and is_unique:
-            names[node] = node.name
-        else:
-            names[node] = f"{node.op_type}:{node.outputs[0].name}"
+        by_output = f"{node.op_type}:{node.outputs[0].name}"
+        names[node] = (is_unique and node.name) or by_output
     return names
 
 

@@ -19,11 +19,23 @@ def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:
     return node if node is not None and node.op_type in kinds else None
 
 
-def given(node: ir.Node | None, index: int) -> ir.Value | None:
-    """The input at this place; None where it is left out, also at the end of the list."""
-    if node is None or index >= len(node.inputs):
+def given(node: ir.Node | None, index: int | None) -> ir.Value | None:
+    """The input at this place; None where it is left out, also at the end of the list, and for no
+    place."""
+    if node is None or index is None or index >= len(node.inputs):
         return None
     return node.inputs[index]
+
+
+def value_name(value: ir.Value | None) -> str:
+    """The name of a value; "" for one that has none, and for an input that is left out."""
+    return "" if value is None else value.name or ""
+
+
+def name_of(node: ir.Node) -> str:
+    """Its name in the file; that of its first output where it has none."""
+    names = (node.name, *(output.name for output in node.outputs), node.op_type)
+    return next(filter(None, names))
 
 
 def inputs(node: ir.Node) -> list[ir.Value]:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.uses import BIAS_INPUT
-from sensitivity.onnx_graph.walk import given, made_by, only_user
+from sensitivity.onnx_graph.walk import given, made_by, name_of, only_user, value_name
 
 ACTIVATIONS = {"Relu", "LeakyRelu", "Clip", "HardSwish", "Sigmoid", "Tanh", "Gelu", "Elu", "PRelu"}
 """Operations that runtimes run together with the layer before them, or in its precision."""
@@ -91,9 +91,12 @@ class Work:
 
 def needed_values(model: ir.Model) -> tuple[str, ...]:
     """Names of the values whose shapes `work` asks for."""
-    nodes = list(_quantized(model.graph))
-    names = [value.name for node in nodes for value in (_given(node), _after(node)[0])]
-    return tuple(dict.fromkeys(name for name in names if name))
+    names: dict[str, None] = {}
+    for node in _quantized(model.graph):
+        end, _ = _after(node)
+        names[value_name(_given(node))] = None
+        names[value_name(end)] = None
+    return tuple(names)
 
 
 def work(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Work:
@@ -103,13 +106,12 @@ def work(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Work:
     for node in nodes.values():
         given_value, end = _given(node), _after(node)[0]
         layers.append(_layer(node, shapes))
-        size = shapes[given_value.name or ""]
-        producers = dict.fromkeys(_producers(given_value))
-        before = [other for other in producers if id(other) in nodes]
-        givers = [_name(other) for other in before] or [OUTSIDE]
-        links += [Link(giver, _name(node), size) for giver in givers]
+        size = shapes[value_name(given_value)]
+        producers = {id(other): other for other in _producers(given_value)}
+        before = [name_of(other) for key, other in producers.items() if key in nodes]
+        links += [Link(giver, name_of(node), size) for giver in before or [OUTSIDE]]
         if not _reaches(end, nodes):
-            links.append(Link(_name(node), OUTSIDE, shapes[end.name or ""]))
+            links.append(Link(name_of(node), OUTSIDE, shapes[value_name(end)]))
     return Work(tuple(layers), tuple(links))
 
 
@@ -121,14 +123,14 @@ def _layer(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
     shape = LayerShape(
         op=node.op_type,
         attributes=_attributes(node),
-        input=shapes[_given(node).name or ""],
+        input=shapes[value_name(_given(node))],
         weight=_as_used(qdq.known(weight.source).shape, node),
-        output=shapes[end.name or ""],
+        output=shapes[value_name(end)],
         bias=given(node, BIAS_INPUT) is not None,
         then=then,
     )
-    names = (_quantizer(pair) for pair in (activation, weight))
-    return Layer(_name(node), tuple(dict.fromkeys(names)), shape)
+    names = dict.fromkeys(map(_quantizer, (activation, weight)))
+    return Layer(name_of(node), tuple(names), shape)
 
 
 def _quantized(graph: ir.Graph) -> Iterator[ir.Node]:
@@ -136,10 +138,6 @@ def _quantized(graph: ir.Graph) -> Iterator[ir.Node]:
         weight = qdq.through_transpose(qdq.weight(node))
         if weight is not None and qdq.pair_of(node.inputs[0]) is not None:
             yield node
-
-
-def _name(node: ir.Node) -> str:
-    return node.name or node.outputs[0].name or "?"
 
 
 def _given(node: ir.Node) -> ir.Value:

@@ -10,8 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.reach import name_of
-from sensitivity.onnx_graph.walk import inputs, made_by, source
+from sensitivity.onnx_graph.walk import inputs, made_by, name_of, source
 from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import POINTWISE, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair

@@ -16,8 +16,7 @@ from sensitivity.onnx_graph.fused_layers import (
     weights_of_another_axis,
 )
 from sensitivity.onnx_graph.integer_layers import integer_layers, moved_int8
-from sensitivity.onnx_graph.reach import name_of
-from sensitivity.onnx_graph.walk import only_user
+from sensitivity.onnx_graph.walk import name_of, only_user
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair

@@ -8,9 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.reach import name_of
 from sensitivity.onnx_graph.sign import non_negative
-from sensitivity.onnx_graph.walk import producer
+from sensitivity.onnx_graph.walk import name_of, producer
 from sensitivity.rules.base import Hit, Subject, rule
 from sensitivity.rules.examples import WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair

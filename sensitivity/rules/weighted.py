@@ -8,9 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.reach import name_of
 from sensitivity.onnx_graph.uses import BIAS_INPUT
-from sensitivity.onnx_graph.walk import given, made_by, producer, source
+from sensitivity.onnx_graph.walk import given, made_by, name_of, producer, source
 from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
 from sensitivity.rules.examples import qdq as pair

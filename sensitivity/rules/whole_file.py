@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.reach import name_of
+from sensitivity.onnx_graph.walk import name_of
 from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv
 from sensitivity.rules.examples import qdq as pair

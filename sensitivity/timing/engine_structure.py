@@ -11,6 +11,7 @@ from pathlib import Path
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable, SensitivityError
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.qdq import weighted_nodes
+from sensitivity.onnx_graph.walk import name_of
 from sensitivity.records import BuiltLayer, EngineStructure
 from sensitivity.rules.base import PlanNames
 from sensitivity.rules.lint import run_lint
@@ -18,7 +19,7 @@ from sensitivity.rules.targets import RTX
 from sensitivity.runtimes.onnx_names import WEIGHTED, OnnxNames, onnx_names
 from sensitivity.runtimes.tensorrt_rtx_build import SM, Build, build
 from sensitivity.runtimes.tensorrt_rtx_log import Layer
-from sensitivity.timing.profile import name_of, quantized_nodes
+from sensitivity.timing.profile import quantized_nodes
 
 GENERATED = "kgen"
 """The builder's word for a kernel that it composes of elementwise operations and moves; its name

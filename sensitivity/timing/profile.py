@@ -17,6 +17,7 @@ from sensitivity.onnx_graph.qdq import (
     weight,
     weighted_nodes,
 )
+from sensitivity.onnx_graph.walk import name_of
 from sensitivity.records import EngineStructure
 from sensitivity.runtimes.base import LayerRun, Port, Runtime, Tensors
 from sensitivity.timing.protocol import Variant
@@ -76,11 +77,6 @@ def quantized_nodes(file: Path) -> tuple[str, ...]:
     name goes by its first output."""
     nodes = weighted_nodes(load_model(file).graph)
     return tuple(name_of(node) for node in nodes if _is_quantized(node))
-
-
-def name_of(node: ir.Node) -> str:
-    """The node's name, or that of its first output: so layers.csv names it."""
-    return node.name or node.outputs[0].name or "?"
 
 
 def _is_quantized(node: ir.Node) -> bool:

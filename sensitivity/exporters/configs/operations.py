@@ -13,7 +13,7 @@ from sensitivity.exporters.configs.base import Operation, listed, split_layers
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import BIAS_INPUT, paths
-from sensitivity.onnx_graph.walk import given, producer
+from sensitivity.onnx_graph.walk import given, producer, value_name
 from sensitivity.records import names_of
 
 
@@ -67,8 +67,8 @@ def _operation(
     return Operation(
         name=name,
         op_type=node.op_type,
-        inputs=tuple(value.name or "" if value is not None else "" for value in node.inputs),
-        outputs=tuple(value.name or "" for value in node.outputs),
+        inputs=tuple(value_name(value) for value in node.inputs),
+        outputs=tuple(value_name(value) for value in node.outputs),
         weight=None if weight is None else weight.name,
         int8=int8.get(name, frozenset()),
         plan=plan.get(name, frozenset()),

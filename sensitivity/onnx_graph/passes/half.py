@@ -10,7 +10,7 @@ import onnx_ir.passes.common as common
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import insert_behind, made_by
+from sensitivity.onnx_graph.walk import insert_behind, made_by, value_name
 
 FLOAT, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 FLOAT_ONLY = {
@@ -73,7 +73,7 @@ class Half(ir.passes.InPlacePass):
 
     def _largest(self, value: ir.Value) -> float:
         """The largest magnitude that the value was seen with; 0 where it was not seen."""
-        low, high = self.ranges.get(value.name or "", (0.0, 0.0))
+        low, high = self.ranges.get(value_name(value), (0.0, 0.0))
         return max(abs(low), abs(high))
 
 

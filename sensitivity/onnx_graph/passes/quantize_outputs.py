@@ -11,7 +11,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE, ONLY_SHAPE
-from sensitivity.onnx_graph.walk import insert_behind, only_user
+from sensitivity.onnx_graph.walk import insert_behind, only_user, value_name
 
 SAME_GRID = {
     "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Flatten", "Squeeze",
@@ -78,7 +78,7 @@ class QuantizeOutputs(ir.passes.InPlacePass):
     def _grid(self, value: ir.Value) -> Grid | None:
         """Scale and zero point that spread uint8 over the value's range; None where that is too
         coarse."""
-        low, high = self.ranges.get(value.name or "", (0.0, 0.0))
+        low, high = self.ranges.get(value_name(value), (0.0, 0.0))
         scale = (max(high, 0.0) - min(low, 0.0)) / 255
         if not np.isfinite(scale) or not SMALLEST_SCALE <= scale <= COARSEST * _next_scale(value):
             return None

@@ -21,7 +21,7 @@ from sensitivity.onnx_graph.clamps import Clamps, activation
 from sensitivity.onnx_graph.levels import FIRST_OPSET, along
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths, uses
-from sensitivity.onnx_graph.walk import given, graph_of, inputs, insert_behind, is_read
+from sensitivity.onnx_graph.walk import given, graph_of, inputs, insert_behind, is_read, value_name
 from sensitivity.records import Range
 
 Weights = Mapping[str, NDArray[Any]]
@@ -198,7 +198,7 @@ class SkipUses(ir.passes.InPlacePass):
 
     def _activated(self, graph: ir.Graph, use: Use, value: ir.Value) -> ir.Value:
         if value not in self._clamped:
-            limits = self._clamps[use.pair.source.name or ""]
+            limits = self._clamps[value_name(use.pair.source)]
             node = activation(limits, value, use.pair, self._opset)
             for constant in inputs(node)[1:]:
                 graph.register_initializer(constant)
@@ -300,9 +300,8 @@ def can_be_per_channel(model: ir.Model) -> bool:
     opset = model.opset_imports.get("", 0)
     if opset >= PER_CHANNEL_FROM:
         return True
-    return opset >= OLDEST_RAISED and not any(
-        node.op_type in CHANGED_BEFORE_13 for node in model.graph.all_nodes()
-    )
+    kinds = {node.op_type for node in model.graph.all_nodes()}
+    return opset >= OLDEST_RAISED and kinds.isdisjoint(CHANGED_BEFORE_13)
 
 
 def _raise_opset(model: ir.Model) -> None:
@@ -337,8 +336,7 @@ def dequantized(pair: qdq.Pair) -> NDArray[Any]:
             f"has channels, got {scale.size}; quantize the model again."
         )
     kept = levels.astype(np.float32)
-    if pair.limits is not None:
-        kept = kept.clip(*pair.limits)
+    kept = kept.clip(*(pair.limits or (None, None)))
     offset = np.zeros_like(scale) if zero_point is None else zero_point
     shifted = kept - spread(offset.astype(np.float32), pair, levels.shape)
     values = shifted * spread(scale.astype(np.float32), pair, levels.shape)
@@ -371,15 +369,12 @@ class CorrectedBias:
 def corrected_bias(path: Path, weights: Weights) -> CorrectedBias | None:
     """The bias that changes with the weight at the end of this path; None where there is none, or
     no weight."""
-    user = path.user
-    if user is None or qdq.WEIGHT_INPUT.get(user.op_type) != path.index:
+    bias = given(path.user, BIAS_INPUT)
+    values = weights.get(value_name(bias))
+    if not path.is_weight or bias is None or values is None or qdq.constant(bias) is None:
         return None
     weight = next((use for use in uses([path]) if use.role == "weight"), None)
-    bias = given(user, BIAS_INPUT)
-    if weight is None or bias is None or qdq.constant(bias) is None:
-        return None
-    values = weights.get(bias.name or "")
-    return None if values is None else CorrectedBias(weight, BIAS_INPUT, bias, values)
+    return None if weight is None else CorrectedBias(weight, BIAS_INPUT, bias, values)
 
 
 def corrected(bias: NDArray[Any], grid: NewGrid) -> NDArray[Any]:
@@ -428,7 +423,3 @@ def _remove_unread(candidates: list[ir.Node]) -> None:
         node.graph.remove(node, safe=True)
         for value in read:
             remove_constant(value)
-
-
-def _is_read(value: ir.Value) -> bool:
-    return bool(value.uses()) or value.is_graph_output()

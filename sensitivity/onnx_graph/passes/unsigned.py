@@ -10,6 +10,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.sign import non_negative
+from sensitivity.onnx_graph.walk import value_name
 
 LARGEST_LEVEL = np.iinfo(np.int8).max
 BEYOND = 1.1
@@ -67,7 +68,7 @@ class UnsignedActivations(ir.passes.InPlacePass):
         """Whether the largest level of int8 is about as far as the value's range goes."""
         if self.ranges is None:
             return True
-        known = self.ranges.get(value.name or "")
+        known = self.ranges.get(value_name(value))
         if known is None or scale is None:
             return False
         return known[1] <= BEYOND * LARGEST_LEVEL * float(scale.min())

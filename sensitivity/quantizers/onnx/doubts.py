@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph.clamps import UNLIMITED
 from sensitivity.onnx_graph.uses import grid_limits
+from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.onnx.float_model import first_samples, listed, run_batch, with_outputs
 from sensitivity.quantizers.onnx.model import OnnxModel, session
@@ -107,7 +108,7 @@ def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
             continue
         offset = 0.0 if pair.zero_point is None else float(pair.zero_point.reshape(-1)[0])
         step = float(scale.reshape(-1)[0])
-        found[pair.source.name or ""] = ((limits[0] - offset) * step, (limits[1] - offset) * step)
+        found[value_name(pair.source)] = ((limits[0] - offset) * step, (limits[1] - offset) * step)
     return found
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import OnnxFileError, TaskError
 from sensitivity.onnx_graph.align import align, ports
 from sensitivity.onnx_graph.float_model import FloatModel
+from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.records import Finding, names_of
@@ -129,7 +130,7 @@ def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
     own, theirs = ports(graph.graph.outputs, known.original.graph.outputs)
     if len(own) < len(graph.graph.outputs):
         return {}
-    return {one.name or "": other.name or "" for one, other in zip(own, theirs, strict=True)}
+    return {value_name(one): value_name(other) for one, other in zip(own, theirs, strict=True)}
 
 
 def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Array]:

@@ -25,6 +25,7 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights, dequantized
 from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import integer_biases, paths, uses
+from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
 from sensitivity.records import names_of
 
@@ -159,7 +160,7 @@ class OnnxModel:
             return None
         pair = qdq.pair_of(value)
         stored = value if pair is None else pair.source
-        name = stored.name or ""
+        name = value_name(stored)
         if name in self.weights:
             return np.asarray(self.weights[name])
         if pair is None:
@@ -249,7 +250,7 @@ class OnnxModel:
         inputs = {value.name for value in self.graph.graph.inputs}
         inner = tuple(name for name in names if name not in inputs)
         runner = self._kept((inner, self._threads), lambda: self._giving_float(inner))
-        outputs = list(output_names or [value.name or "" for value in self.graph.graph.outputs])
+        outputs = list(output_names or [value_name(value) for value in self.graph.graph.outputs])
         size = fixed_batch(runner) or 1
         asked = list(dict.fromkeys([*outputs, *inner]))
         found = []

@@ -28,6 +28,7 @@ from sensitivity.onnx_graph.reach import (
     rounded_outputs,
 )
 from sensitivity.onnx_graph.uses import bits_of, format_of, grid_limits, is_integer_bias, problem
+from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.onnx.doubts import float_doubts
 from sensitivity.quantizers.onnx.float_model import compare_with_float
@@ -167,7 +168,7 @@ class OnnxQdqModel:
 
         def seen(tensor: str, values: NDArray[Any]) -> None:
             for name in readers[tensor]:
-                source = self._uses[name].pair.source.name or ""
+                source = value_name(self._uses[name].pair.source)
                 see(name, np.clip(values, *self.model.clamps.get(source, UNLIMITED)))
 
         with self.model.watching(tuple(readers), seen):

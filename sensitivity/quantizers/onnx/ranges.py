@@ -19,6 +19,7 @@ from sensitivity.onnx_graph.passes.insert_qdq import to_levels
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, can_be_per_channel, dequantized
 from sensitivity.onnx_graph.qdq import PAIR
 from sensitivity.onnx_graph.uses import MOVERS, Path, Use, grid_limits, stored_type
+from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.histogram import Histogram
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.torch.tensor_quantizer import scales_of
@@ -156,7 +157,7 @@ def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
 def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
     """The weight before it was quantized; what the pair gives, where the float model is not
     known."""
-    name = use.pair.source.name or ""
+    name = value_name(use.pair.source)
     if name in model.weights:
         return np.asarray(model.weights[name])
     return dequantized(use.pair) if use.pair.quantize is None else qdq.constant(use.pair.source)
@@ -282,7 +283,7 @@ def _axis_of(path: Path, rank: int) -> int | None:
     """None where something stands between the pair and the operation, and for grouped transposed
     convolutions."""
     node = path.user
-    if node is None or len(path.links) > 1 or qdq.WEIGHT_INPUT.get(node.op_type) != path.index:
+    if node is None or len(path.links) > 1 or not path.is_weight:
         return None
     if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1:
         return None
@@ -293,7 +294,7 @@ def _is_known(model: OnnxModel, use: Use) -> bool:
     """Whether the float values of a weight are known: given, or in the file and not rounded to the
     pair's own grid."""
     pair = use.pair
-    if (pair.source.name or "") in model.weights:
+    if value_name(pair.source) in model.weights:
         return True
     values, scale = qdq.constant(pair.source), pair.scale
     if pair.quantize is None or values is None or scale is None:
@@ -346,7 +347,7 @@ def roots(model: OnnxModel) -> dict[str, str]:
     """Use in the main graph -> the tensor whose values its pair gets: movers on the way change none
     of them."""
     return {
-        use.name: path.root.name or ""
+        use.name: value_name(path.root)
         for path in model.paths
         if path.graph is model.graph.graph
         for _, use in path.links
@@ -358,7 +359,7 @@ def _limits(model: OnnxModel, use: Use) -> Limits:
     """What reaches the pair: what its own activation leaves, and no values on the side that its
     grid does not have."""
     own = own_range(use.name, use)
-    low, high = model.clamps.get(use.pair.source.name or "", UNLIMITED)
+    low, high = model.clamps.get(value_name(use.pair.source), UNLIMITED)
     if own.low == 0:
         low = max(low, 0.0)
     if own.low is not None and own.amax[0] == 0:

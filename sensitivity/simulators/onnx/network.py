@@ -24,6 +24,7 @@ from sensitivity.onnx_graph.passes.skip_uses import (
     wide_domain,
 )
 from sensitivity.onnx_graph.uses import Link, Use
+from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.ranges import weight_on_grid
 from sensitivity.simulators.schedule import Network
@@ -112,8 +113,8 @@ class _Splitter:
         inputs = {}
         for value in graph.inputs:
             if not value.is_initializer():
-                inputs[value.name or ""] = self._add((), None, fixed=False)
-                self._at[value] = (inputs[value.name or ""], 0)
+                inputs[value_name(value)] = self._add((), None, fixed=False)
+                self._at[value] = (inputs[value_name(value)], 0)
         for node in graph:
             self._add_operation(node)
         outputs = tuple(
@@ -152,7 +153,7 @@ class _Splitter:
         if biased is not None:
             places[biased.index] = self._changed_bias(biased, places.get(biased.index)), 0
         captured = {
-            value.name or "": self._at[value] for value in _captured(node) if value in self._at
+            value_name(value): self._at[value] for value in _captured(node) if value in self._at
         }
         # By place, not by name: one value may be read twice, quantized once and not the other time.
         names = {index: f"input_{index}" for index in places}
@@ -235,9 +236,9 @@ class _Splitter:
             first = link.inputs[0]
             assert first is not None
             others = {
-                value.name or "": self._at[value] for value in link.inputs[1:] if value in self._at
+                value_name(value): self._at[value] for value in link.inputs[1:] if value in self._at
             }
-            return self._call([link], {first.name or "": before, **others}), 0
+            return self._call([link], {value_name(first): before, **others}), 0
         return self._switched(use, before), 0
 
     def _switched(self, use: Use, before: Place | None) -> int:
@@ -246,7 +247,7 @@ class _Splitter:
             return self._unquantized_weight(use)
         nodes = nodes_of(use.pair)
         stored_otherwise = (
-            use.pair.quantize is None or (use.pair.source.name or "") in self._source.weights
+            use.pair.quantize is None or value_name(use.pair.source) in self._source.weights
         )
         if before is None or stored_otherwise:
             before = (self._unquantized_weight(use), 0)
@@ -256,9 +257,9 @@ class _Splitter:
                 self._add((before[0],), Recipe((identity,), {"x": (0, before[1])}), fixed=False),
                 0,
             )
-        source = use.pair.source.name or ""
+        source = value_name(use.pair.source)
         others = {
-            value.name or "": self._at[value]
+            value_name(value): self._at[value]
             for node in nodes
             for value in node.inputs[1:]
             if value is not None and value in self._at
@@ -289,7 +290,7 @@ class _Splitter:
 
     def _clamped(self, use: Use, before: Place) -> int | None:
         """A node with the activation that only the pair stands for; None where there is none."""
-        limits = self._source.clamps.get(use.pair.source.name or "")
+        limits = self._source.clamps.get(value_name(use.pair.source))
         if limits is None:
             return None
         if (before, limits) not in self._activated:
@@ -300,7 +301,7 @@ class _Splitter:
 
     def _unquantized_weight(self, use: Use) -> int:
         source = use.pair.source
-        given = self._source.weights.get(source.name or "")
+        given = self._source.weights.get(value_name(source))
         if given is not None:
             return self._constant(given)
         return self._constant(
@@ -313,7 +314,7 @@ class _Splitter:
         before = self._constant(corrected.values)
         if corrected.weight.name in self._source.grids:
             return before
-        name = corrected.bias.name or ""
+        name = value_name(corrected.bias)
         keep = onnx.helper.make_node("Identity", [name], ["value"])
         recipe = Recipe((keep,), {}, constants={name: _tensor(corrected.bias)})
         return self._add(
@@ -338,7 +339,7 @@ def _on_grid(use: Use, grid: NewGrid, source: int, wide_domain: str) -> Recipe:
     if grid.is_wide:
         nodes = _pair_of(list(parameters), wide_domain, grid.axis)
         return Recipe(nodes, {"x": (source, 0)}, constants=parameters)
-    recipe = _recipe(nodes_of(use.pair), {use.pair.source.name or "": (source, 0)}, {})
+    recipe = _recipe(nodes_of(use.pair), {value_name(use.pair.source): (source, 0)}, {})
     for node in recipe.nodes:
         if node.op_type != "Clip":
             del node.input[1:]
@@ -368,7 +369,7 @@ def _recipe(
     nodes: Sequence[ir.Node], reads: Mapping[str, Place], renamed: Mapping[int, str]
 ) -> Recipe:
     """renamed: place of an input of the first node -> its name in `reads`."""
-    inner = {value.name or "" for node in nodes for value in node.outputs}
+    inner = {value_name(value) for node in nodes for value in node.outputs}
     constants = {
         name: _tensor(value)
         for name, value in _values_read(nodes, renamed).items()
@@ -379,7 +380,7 @@ def _recipe(
         missing = index + 1 - len(protos[0].input)
         protos[0].input.extend([""] * missing)  # a bias that the operation has not had
         protos[0].input[index] = name
-    return Recipe(protos, reads, tuple(value.name or "" for value in nodes[-1].outputs), constants)
+    return Recipe(protos, reads, tuple(value_name(value) for value in nodes[-1].outputs), constants)
 
 
 def _values_read(nodes: Sequence[ir.Node], renamed: Container[int]) -> dict[str, ir.Value]:
@@ -390,7 +391,7 @@ def _values_read(nodes: Sequence[ir.Node], renamed: Container[int]) -> dict[str,
     values += _captured(first)
     for node in others:
         values += (*node.inputs, *_captured(node))
-    return {value.name or "": value for value in values if value is not None}
+    return {value_name(value): value for value in values if value is not None}
 
 
 def _captured(node: ir.Node) -> list[ir.Value]:
@@ -420,5 +421,5 @@ def _tensor(value: ir.Value) -> onnx.TensorProto:
     if tensor is None:
         raise Unsplittable(f"{value.name} is neither computed nor a constant")
     proto = ir.to_proto(tensor)
-    proto.name = value.name or ""
+    proto.name = value_name(value)
     return proto

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
+from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx.batches import (
     difference,
@@ -89,7 +90,7 @@ def _check_types(arrays: dict[str, NDArray[Any]], model: OnnxModel) -> None:
     """Raises TaskError for numbers of another type than the file's input: ONNX Runtime would blame
     the file."""
     for value in model.graph.graph.inputs:
-        array, kind = arrays.get(value.name or ""), value.dtype
+        array, kind = arrays.get(value_name(value)), value.dtype
         if array is None or kind is None or array.dtype.kind not in "biuf":
             continue
         wanted = np.dtype(kind.numpy())
