@@ -40,12 +40,8 @@ def belonging(graph: ir.Graph, paths: Sequence[Path]) -> tuple[Together, ...]:
 def meeting_uses(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
     """Uses of pairs that read the same values, or parts of what one Concat joins; two or more
     each. paths: as for `belonging`."""
-    readers = [
-        (path.root, use.name)
-        for path in paths
-        if not qdq.rooted_at_constant(path.root)
-        for use in uses([path])
-    ]
+    computed = [path for path in paths if not qdq.rooted_at_constant(path.root)]
+    readers = [(path.root, use.name) for path in computed for use in uses([path])]
     return tuple(meeting.quantizers for meeting in met(graph, readers, _keeps_values))
 
 
@@ -64,8 +60,8 @@ def _residuals(graph: ir.Graph, units: Mapping[ir.Node, str]) -> Iterator[Togeth
         values = qdq.computed_inputs(node)
         if len(values) != 2:
             continue
-        givers = map(_weighted, values)
-        before = [units[giver] for giver in givers if giver is not None and giver in units]
+        givers = filter(None, map(_weighted, values))
+        before = [units[giver] for giver in givers if giver in units]
         members = tuple(dict.fromkeys([*before, units[node]]))
         if len(members) > 1:
             yield Together("residual", members)

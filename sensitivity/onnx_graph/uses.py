@@ -137,6 +137,13 @@ def grid_limits(pair: qdq.Pair) -> tuple[int, int] | None:
     return int(max(low, limits[0])), int(min(high, limits[1]))
 
 
+def integer_limits(pair: qdq.Pair) -> tuple[int, int]:
+    """Smallest and largest level of a pair that is known to have an integer type."""
+    limits = grid_limits(pair)
+    assert limits is not None
+    return limits
+
+
 def level_gap(pair: qdq.Pair, levels: NDArray[np.float64]) -> NDArray[np.float64]:
     """From each of these levels of the pair's type (any shape) to the next: 1 for integers, more at
     large FP8 values."""

@@ -10,8 +10,9 @@ speed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 
 import numpy as np
 
@@ -109,8 +110,8 @@ def recalibrate_together(
         taken += [choice] if choice else []
     if not taken:
         return ()
-    tries = [Ranges(), *(sum(taken[: size + 1], ()) for size in range(len(taken)))]
-    measurer.offer(one for one in tries[-1])
+    tries = list(accumulate(taken, initial=Ranges()))
+    measurer.offer(tries[-1])
     scores = measurer.scores(
         [Variant("recalibrated", left_out, frozenset(one)) for one in tries],
         "rank",
@@ -138,13 +139,18 @@ def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal:
     if not choices:
         return ()
     tried = list(choices.values())
-    study.measurer.offer(one for choice in tried for one in choice)
+    study.measurer.offer(chain.from_iterable(tried))
     variants = [replace(base, ranges=frozenset(choice)) for choice in ((), *tried)]
     own, *others = study.measurer.distortion(
         signal, variants, study.float_variant, TOGETHER_SAMPLES
     )
-    best = min(range(len(tried)), key=lambda at: float(np.mean(others[at])))
+    best = _least_moved(others)
     return tried[best] if is_above(own, others[best], ALPHA / len(tried)) else ()
+
+
+def _least_moved(distances: Sequence[Scores]) -> int:
+    """The position of the variant whose outputs are the nearest to float's. distances: of each."""
+    return min(range(len(distances)), key=lambda at: float(np.mean(distances[at])))
 
 
 def _of_units(
@@ -155,12 +161,18 @@ def _of_units(
     names = names_of(units)
     found = []
     for name, mine in shares(names, units, places).items():
-        before = tuple(one for place in mine for one in place.own if one.quantizer in new)
+        before = _own_of(mine, new)
         if not before:
             continue
         ranges = tuple(new[one.quantizer] for one in before)
         found.append(recalibrated_unit(name, before, ranges, brought, together=True))
     return tuple(found)
+
+
+def _own_of(places: Iterable[Place], quantizers: Collection[str]) -> Ranges:
+    """The own ranges of these quantizers, in the order of their places."""
+    own = chain.from_iterable(place.own for place in places)
+    return tuple(one for one in own if one.quantizer in quantizers)
 
 
 def recalibrated_unit(
@@ -187,18 +199,19 @@ def recalibrate(
     """
     if not places:
         return ()  # nothing of the model has a range that can be changed
-    study.measurer.offer(one for choice in _choices_of(places) for one in choice)
+    study.measurer.offer(chain.from_iterable(_choices_of(places)))
     trials, places_of_unit = _Trials(study, skip), shares(order, study.units, places)
     if signal is None:
         for name, mine in places_of_unit.items():
             trials.best_of(name, mine, _choices_of(mine))
         return trials.worth()
     closer = closer_choices(study, places, signal)
-    changes = [
-        Change(name, found, sum((closer[place] for place in found), Ranges()))
-        for name, mine in places_of_unit.items()
-        if (found := [place for place in mine if place in closer])
-    ]
+    changes = []
+    for name, mine in places_of_unit.items():
+        found = [place for place in mine if place in closer]
+        if found:
+            choice = sum(map(closer.__getitem__, found), Ranges())
+            changes.append(Change(name, found, choice))
     at_once = trials.all_of(changes)
     if at_once:
         return at_once
@@ -208,7 +221,7 @@ def recalibrate(
 
 
 def _choices_of(places: Iterable[Place]) -> list[Ranges]:
-    return [choice for place in places for choice in place.choices]
+    return list(chain.from_iterable(place.choices for place in places))
 
 
 def shares(
@@ -240,7 +253,7 @@ def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dic
     found = {}
     for place in places:
         own, *others = (next(moved) for _ in range(1 + len(place.choices)))
-        best = min(range(len(others)), key=lambda index: float(np.mean(others[index])))
+        best = _least_moved(others)
         if is_above(own, others[best], ALPHA / len(others)):
             found[place] = place.choices[best]
     return found
@@ -300,7 +313,7 @@ class _Trials:
         rises = [self._rise(now, other) for other in others]
         best = max(range(len(others)), key=lambda index: rises[index].value)
         values = [per_sample(one.values, self._aggregate) for one in (others[best], now)]
-        by_chance = rises[best].low is None and rises[best].value > 0
+        by_chance = not rises[best].has_interval and rises[best].value > 0
         if by_chance or is_above(values[0], values[1], ALPHA / len(choices)):
             change = Change(unit, places, choices[best])
             self._taken.append(self._recalibrated(change, now, others[best]))
@@ -327,15 +340,13 @@ class _Trials:
 
     def _recalibrated(self, change: Change, now: Compared, then: Compared) -> Recalibrated:
         changed = {one.quantizer for one in change.choice}
-        before = tuple(
-            one for place in change.places for one in place.own if one.quantizer in changed
-        )
+        before = _own_of(change.places, changed)
         brought = gain(now.scores, then.scores, self._aggregate)
         return recalibrated_unit(change.unit, before, change.choice, brought)
 
     @staticmethod
     def _ranges(units: Iterable[Recalibrated]) -> Ranges:
-        return tuple(one for unit in units for one in unit.ranges)
+        return tuple(chain.from_iterable(unit.ranges for unit in units))
 
 
 def _credibly_rises(gain: Estimate) -> bool:

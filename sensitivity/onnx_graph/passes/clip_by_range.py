@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import given
+from sensitivity.onnx_graph.walk import value_name
 
 STEPS = 255
 
@@ -24,8 +24,7 @@ class ClipByRange(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for node in list(model.graph.all_nodes()):
-            top = _top(node)
-            quantize = _only_quantizer(node) if top is not None else None
+            top, quantize = _top(node), _only_quantizer(node)
             if quantize is None or top is None:
                 continue
             _end_at(model.graph, quantize, top)
@@ -37,12 +36,8 @@ class ClipByRange(ir.passes.InPlacePass):
 
 def _top(node: ir.Node) -> float | None:
     """Where a Clip from 0 ends; None for any other node."""
-    if node.op_type != "Clip":
-        return None
-    limits = [qdq.constant(given(node, at)) for at in (1, 2)]
-    if not all(limit is not None and limit.size == 1 for limit in limits):
-        return None
-    low, high = (float(np.asarray(limit).item()) for limit in limits)
+    limits = qdq.clip_limits(node) if node.op_type == "Clip" else None
+    low, high = limits or (-np.inf, np.inf)
     return high if low == 0 < high < np.inf else None
 
 
@@ -66,7 +61,7 @@ def _end_at(graph: ir.Graph, quantize: ir.Node, top: float) -> None:
     assert scale is not None
     if float(scale.item()) * STEPS <= top:
         return
-    name = quantize.inputs[1].name if quantize.inputs[1] is not None else None
-    finer = add(graph, f"{name or 'scale'}.clipped", np.full_like(scale, top / STEPS))
+    name = value_name(quantize.inputs[1])
+    finer = add(graph, f"{name}.clipped", np.full_like(scale, top / STEPS))
     for each in (quantize, *quantize.outputs[0].consumers()):
         each.replace_input_with(1, finer)

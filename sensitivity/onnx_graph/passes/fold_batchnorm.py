@@ -13,7 +13,7 @@ from sensitivity.onnx_graph.marks import add_module_outputs, module_outputs
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.uses import BIAS_INPUT, stored_type
-from sensitivity.onnx_graph.walk import given, graph_of, is_read, producer
+from sensitivity.onnx_graph.walk import given, graph_of, is_read, producer, value_name
 
 SMALLEST_SCALE = 1e-37
 """Below this, float32 loses digits."""
@@ -85,16 +85,13 @@ def output_axis(node: ir.Node) -> int | None:
     """The weight's axis of output channels; None where there is no such axis that can be folded
     into."""
     attributes = node.attributes
-    match node.op_type:
-        case "Conv":
-            return 0
-        case "ConvTranspose":
-            return 1 if attributes.get_int("group", 1) == 1 else None
-        case "Gemm":
-            factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
-            is_plain = factors == (1.0, 1.0)
-            return qdq.output_axis(node, 2) if is_plain else None
-    return None
+    factors = attributes.get_float("alpha", 1.0), attributes.get_float("beta", 1.0)
+    can_be_folded_into = {
+        "Conv": True,
+        "ConvTranspose": attributes.get_int("group", 1) == 1,
+        "Gemm": factors == (1.0, 1.0),
+    }
+    return qdq.output_axis(node, 2) if can_be_folded_into.get(node.op_type) else None
 
 
 def _fold(node: ir.Node, affine: Affine) -> Folded | None:
@@ -197,8 +194,7 @@ def _requantize(
     """A pair of its own for this weight: the old one may serve another operation too."""
     assert pair.quantize is not None
     assert folded.scale is not None
-    old = pair.dequantize.inputs[1]
-    name = old.name if old is not None and old.name else "scale"
+    name = value_name(pair.dequantize.inputs[1]) or "scale"
     scale = add(graph, f"{name}.folded", folded.scale)
     kind = stored_type(pair)
     zeros = np.zeros(folded.scale.shape, numpy_type(kind))

@@ -133,16 +133,18 @@ def _convert(graph: ir.Graph, value: ir.Value, half: set[ir.Node]) -> None:
     made = HALF if value.producer() in half else FLOAT
     uses = [(use.node, use.idx) for use in value.uses()]
     wrong = [(node, index) for node, index in uses if _taken(node, index, half) != made]
-    constant = qdq.constant(value)
-    is_stored = constant is not None and not value.is_graph_input()
     if made == HALF:
         _make_half(graph, value, wrong)
-    elif not wrong:
-        return
-    elif is_stored and constant is not None:
-        _redirect(wrong, add(graph, f"{value.name}.fp16", constant.astype(np.float16)))
-    else:
-        _redirect(wrong, _cast(graph, value, HALF))
+    elif wrong:
+        _redirect(wrong, _as_half(graph, value))
+
+
+def _as_half(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    """The value in FP16, beside it: stored where the file stores it, else a Cast."""
+    constant = qdq.constant(value)
+    if constant is None or value.is_graph_input():
+        return _cast(graph, value, HALF)
+    return add(graph, f"{value.name}.fp16", constant.astype(np.float16))
 
 
 def _make_half(graph: ir.Graph, value: ir.Value, wrong: list[tuple[ir.Node, int]]) -> None:

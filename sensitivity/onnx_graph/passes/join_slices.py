@@ -56,14 +56,11 @@ def _end_of_run(pieces: Sequence[Piece], start: int, axis: int) -> int | None:
     if first is None:
         return None
     whole, reached = first[0], 0
-    if whole.shape is None:
-        return None
     for index, piece in enumerate(pieces[start:], start):
-        goes_on = piece is not None and piece[0] is whole and piece[1] == reached
-        if piece is None or not goes_on:
+        if piece is None or piece[:2] != (whole, reached):
             return None
         reached = piece[2]
-        if reached == whole.shape[axis]:
+        if whole.shape is not None and reached == whole.shape[axis]:
             return index + 1
     return None
 
@@ -85,14 +82,8 @@ def _piece(value: ir.Value | None, axis: int) -> Piece:
 def _limits(node: ir.Node, axis: int) -> tuple[int, int] | None:
     """Start and end of a Slice as the file has them; None where it cuts along another axis, or in
     larger steps."""
-    numbers = [_number(value) for value in node.inputs[1:]]
+    numbers = [qdq.only_number(qdq.constant(value)) for value in node.inputs[1:]]
     match numbers:
-        case [int(start), int(end), along] | [int(start), int(end), along, 1]:
-            return (start, end) if along == axis else None
+        case [float(start), float(end), along] | [float(start), float(end), along, 1]:
+            return (int(start), int(end)) if along == axis else None
     return None
-
-
-def _number(value: ir.Value | None) -> int | None:
-    """The value of a constant that is one number."""
-    array = qdq.constant(value)
-    return int(array.item()) if array is not None and array.size == 1 else None

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import first_input, given, graph_of, is_read, producer
+from sensitivity.onnx_graph.walk import first_input, given, graph_of, is_read, producer, value_name
 
 FIRST_INPUT = {
     "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity",
@@ -103,16 +103,12 @@ def moved_places(node: ir.Node) -> tuple[int, ...]:
 
 def _only_moves(node: ir.Node) -> bool:
     """Whether this one, with its attributes, computes nothing."""
-    match node.op_type:
-        case "Resize":
-            mode = node.attributes.get_string("mode", "nearest")
-            return mode == "nearest" and "extrapolation_value" not in node.attributes
-        case "MaxPool":
-            return len(node.outputs) == 1
-        case "Pad":
-            fill = given(node, PAD_VALUE)
-            return fill is None or qdq.constant(fill) is not None
-    return True
+    if node.op_type == "Resize":
+        return qdq.takes_nearest(node) and "extrapolation_value" not in node.attributes
+    if node.op_type == "MaxPool":
+        return len(node.outputs) == 1
+    fill = given(node, PAD_VALUE)
+    return node.op_type != "Pad" or fill is None or qdq.constant(fill) is not None
 
 
 def is_quantized(value: ir.Value | None) -> bool:
@@ -179,7 +175,7 @@ def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int
         attributes["axis"] = ir.AttrInt64("axis", mover.axis)
     suffix = "" if place == mover.moved[0] else f"_{place}"
     given = ir.Value(
-        name=f"{levels.name if levels else ''}_dequantized_{old.name}{suffix}",
+        name=f"{value_name(levels)}_dequantized_{old.name}{suffix}",
         type=old.outputs[0].type,
     )
     return ir.Node(

@@ -21,11 +21,12 @@ def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     """
     if isinstance(inputs, Mapping):
         given = {str(name): value for name, value in inputs.items()}
+        fits, got = given.keys() == set(names), ", ".join(given)
     else:
         values = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-        given = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
-    if set(given) != set(names):
-        got = ", ".join(given) if isinstance(inputs, Mapping) else f"{len(values)} without names"
+        given = dict(zip(names, values, strict=False))
+        fits, got = len(values) == len(names), f"{len(values)} without names"
+    if not fits:
         raise TaskError(
             f"Expected a batch with the inputs {', '.join(names)} of the ONNX file, got {got}."
         )
@@ -53,18 +54,12 @@ def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
     samples = length(arrays)
     if size is None or samples is None:
         return [arrays]
-
-    def cut(array: NDArray[Any], start: int) -> NDArray[Any]:
-        if array.ndim == 0 or len(array) != samples:
-            return array
-        part = array[start : start + size]
-        missing = size - len(part)
-        return part if not missing else np.concatenate([part, np.repeat(part[-1:], missing, 0)])
-
-    return [
-        {name: cut(array, start) for name, array in arrays.items()}
-        for start in range(0, samples, size)
-    ]
+    batched = {name for name, array in arrays.items() if array.shape[:1] == (samples,)}
+    parts: list[Arrays] = []
+    for start in range(0, samples, size):
+        rows = np.minimum(np.arange(start, start + size), samples - 1)
+        parts.append({**arrays, **{name: arrays[name][rows] for name in batched}})
+    return parts
 
 
 def nested(outputs: Sequence[Any]) -> Any:
@@ -76,24 +71,23 @@ def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
     """Outputs of all pieces as of one batch, without those of samples that only filled the last
     piece."""
     if len(parts) == 1:
-        return nested(
-            [part if part.ndim == 0 or samples is None else part[:samples] for part in parts[0]]
-        )
+        # `[:None]` takes all of an array.
+        return nested([part[:samples] if part.ndim else part for part in parts[0]])
     return nested([np.concatenate(same)[:samples] for same in zip(*parts, strict=True)])
 
 
 def difference(one: Any, other: Any) -> float:
     """The largest difference as a part of the largest value of its output; inf where shapes or
     types differ."""
-    ours, theirs = (
-        outputs if isinstance(outputs, tuple) else (outputs,) for outputs in (one, other)
-    )
-    worst = 0.0
-    for a, b in zip(ours, theirs, strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return float("inf")
-        if np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
-            continue
-        largest = float(np.max(np.abs(a.astype(np.float64) - b)))
-        worst = max(worst, largest / max(float(np.max(np.abs(a))), 1e-30))
-    return worst
+    if not isinstance(one, tuple):
+        return _array_difference(one, other)
+    return max(map(_array_difference, one, other), default=0.0)
+
+
+def _array_difference(one: NDArray[Any], other: NDArray[Any]) -> float:
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return float("inf")
+    if np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
+        return 0.0
+    largest = float(np.max(np.abs(one.astype(np.float64) - other)))
+    return largest / max(float(np.max(np.abs(one))), 1e-30)

@@ -18,7 +18,8 @@ from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.passes.insert_qdq import to_levels
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, can_be_per_channel, dequantized
 from sensitivity.onnx_graph.qdq import PAIR
-from sensitivity.onnx_graph.uses import MOVERS, Path, Use, grid_limits, stored_type
+from sensitivity.onnx_graph.uses import MOVERS, Path, Use, grid_limits, integer_limits, stored_type
+from sensitivity.onnx_graph.uses import uses as uses_of
 from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.histogram import Histogram
 from sensitivity.quantizers.onnx.model import OnnxModel
@@ -50,7 +51,7 @@ def own_range(name: str, use: Use) -> Range:
     low, high = limits
     zero_point = _zero_point(pair)
     steps = scale.reshape(-1).astype(np.float64)
-    amax = tuple(float(np.float32(step * (high - zero_point))) for step in steps)
+    amax = tuple((steps * (high - zero_point)).astype(np.float32).tolist())
     if _is_symmetric(pair):
         return Range(name, "own", amax, pair.axis)
     if len(amax) > 1:
@@ -90,7 +91,6 @@ def _new_grid(model: OnnxModel, use: Use, one: Range) -> NewGrid:
         zero_points = np.asarray(pair.zero_points, stored_type(pair).numpy())
         own_zero_point = np.broadcast_to(zero_points.reshape(-1)[0], pair.scale.shape)
         return NewGrid(one, pair.scale, own_zero_point, pair.axis, keeps_pair=True)
-    kind = pair.scale.dtype
     amax = np.asarray(one.amax, np.float32)
     if one.low is None:
         zero_point = _zero_point(pair) if one.bits is None else (low + high + 1) // 2
@@ -99,21 +99,19 @@ def _new_grid(model: OnnxModel, use: Use, one: Range) -> NewGrid:
         scale = np.maximum((amax - np.float32(one.low)) / np.float32(high - low), np.float32(1e-30))
         zero_point = int(np.clip(np.rint(low - one.low / float(scale[0])), low, high))
     shape = () if one.axis is None else (len(amax),)
-    scale = scale.reshape(shape).astype(kind)
-    zero_points = np.full(shape, zero_point, whole)
-    constant = (
-        _requantized(model, use, scale, zero_points, one.axis) if use.role == "weight" else None
-    )
-    return NewGrid(one, scale, zero_points, one.axis, constant)
+    scale = scale.reshape(shape).astype(pair.scale.dtype)
+    grid = NewGrid(one, scale, np.full(shape, zero_point, whole), one.axis)
+    if use.role == "weight":
+        return replace(grid, constant=_requantized(model, use, grid))
+    return grid
 
 
 def _levels(pair: qdq.Pair, bits: int | None) -> tuple[np.dtype[Any], tuple[int, int]]:
     """The type of a pair's levels with so many bits, signed as they are, and the smallest and the
     largest. bits: None for as many as they have."""
-    stored, limits = stored_type(pair), grid_limits(pair)
-    assert limits is not None
+    stored = stored_type(pair)
     if bits is None:
-        return np.dtype(stored.numpy()), limits
+        return np.dtype(stored.numpy()), integer_limits(pair)
     kind = np.dtype(f"{'' if stored.is_signed() else 'u'}int{bits}")
     return kind, (int(np.iinfo(kind).min), int(np.iinfo(kind).max))
 
@@ -124,27 +122,23 @@ def _is_own(use: Use, one: Range) -> bool:
     return replace(own, method=one.method) == replace(one, bias=None)
 
 
-def _requantized(
-    model: OnnxModel, use: Use, scale: NDArray[Any], zero_point: NDArray[Any], axis: int | None
-) -> NDArray[Any] | None:
+def _requantized(model: OnnxModel, use: Use, grid: NewGrid) -> NDArray[Any]:
     """What the pair of a weight reads: the float weight where it has a Q, the integers where
     not."""
-    values, limits = float_weight(model, use), grid_limits(use.pair)
+    values, stored = float_weight(model, use), qdq.known(use.pair.source)
     assert values is not None
-    assert limits is not None
-    if use.pair.quantize is not None:
-        return values.astype(np.asarray(qdq.constant(use.pair.source)).dtype)
-    return to_levels(values, scale, zero_point, axis, limits).astype(zero_point.dtype)
+    if not use.pair.is_compact:
+        return values.astype(stored.dtype)
+    levels = to_levels(values, grid.scale, grid.zero_point, grid.axis, integer_limits(use.pair))
+    return levels.astype(grid.zero_point.dtype)
 
 
 def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
     """The float values that the pair of a weight gives on another grid."""
-    pair, stored = use.pair, grid.constant
+    pair, stored, limits = use.pair, grid.constant, integer_limits(use.pair)
     assert stored is not None
-    limits = grid_limits(pair)
-    assert limits is not None
     zero_point = grid.zero_point.astype(np.int64)
-    if pair.quantize is None:
+    if pair.is_compact:
         levels = np.clip(stored, *limits)
     else:
         levels = to_levels(stored, grid.scale, zero_point, grid.axis, limits)
@@ -160,7 +154,7 @@ def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
     name = value_name(use.pair.source)
     if name in model.weights:
         return np.asarray(model.weights[name])
-    return dequantized(use.pair) if use.pair.quantize is None else qdq.constant(use.pair.source)
+    return dequantized(use.pair) if use.pair.is_compact else qdq.constant(use.pair.source)
 
 
 def other_ranges(
@@ -240,32 +234,17 @@ def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:
     """One range per output channel, with as many levels as the largest weight has now: some tools
     leave the outer half of them out, for processors that add products of 8 bits in 16."""
     axis, weight = output_axis(model, use), float_weight(model, use)
-    own, limits = own_range(use.name, use), grid_limits(use.pair)
-    if (
-        axis is None
-        or weight is None
-        or limits is None
-        or not _is_known(model, use)
-        or not _is_symmetric(use.pair)
-    ):
+    if axis is None or weight is None:
         return ()
-    largest = (
-        np.abs(weight)
-        .max(axis=tuple(other for other in range(weight.ndim) if other != axis))
-        .astype(np.float64)
-    )
-    if not largest.max() > 0:
+    channels = np.abs(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1)
+    largest = channels.max(axis=1).astype(np.float64)
+    is_zero = not largest.max() > 0
+    if is_zero or not (_is_known(model, use) and _is_symmetric(use.pair)):
         return ()
-    part = min(float(largest.max()) / own.amax[0], 1.0)
+    part = min(float(largest.max()) / own_range(use.name, use).amax[0], 1.0)
     spare = 1.0 if part > HALF_OF_LEVELS else 1 / part
-    return (
-        Range(
-            use.name,
-            PER_CHANNEL,
-            tuple(float(np.float32(value * spare)) for value in largest),
-            axis,
-        ),
-    )
+    amax = (largest * spare).astype(np.float32)
+    return (Range(use.name, PER_CHANNEL, tuple(amax.tolist()), axis),)
 
 
 def output_axis(model: OnnxModel, use: Use) -> int | None:
@@ -297,7 +276,7 @@ def _is_known(model: OnnxModel, use: Use) -> bool:
     if value_name(pair.source) in model.weights:
         return True
     values, scale = qdq.constant(pair.source), pair.scale
-    if pair.quantize is None or values is None or scale is None:
+    if pair.is_compact or values is None or scale is None:
         return False
     steps = values / scale.reshape(-1)[0]
     return bool(np.abs(steps - np.rint(steps)).max(initial=0) > ON_GRID)
@@ -327,11 +306,10 @@ def _calibrated(
         histogram = histograms.get(watched.get(use.name, ("", UNLIMITED)))
         if histogram is None or not histogram.total:
             continue
-        limits = grid_limits(use.pair)
-        assert limits is not None
-        kind = (watched[use.name], _is_symmetric(use.pair), limits)
+        low, high = integer_limits(use.pair)
+        kind = (watched[use.name], _is_symmetric(use.pair), high - low)
         if kind not in made:
-            made[kind] = histogram.ranges(limits[1] - limits[0], symmetric=kind[1])
+            made[kind] = histogram.ranges(high - low, symmetric=kind[1])
         found[use.name] = tuple(
             _as_range(use.name, method, ends, kind[1]) for method, ends in made[kind].items()
         )
@@ -350,8 +328,7 @@ def roots(model: OnnxModel) -> dict[str, str]:
         use.name: value_name(path.root)
         for path in model.paths
         if path.graph is model.graph.graph
-        for _, use in path.links
-        if use is not None
+        for use in uses_of([path])
     }
 
 
