@@ -22,7 +22,8 @@ Anything else that escapes is our bug and shows its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
 
 from sensitivity.distribution import install_line
 
@@ -90,6 +91,17 @@ class MissingPackage(SensitivityError):
         super().__init__(
             f"Expected {package} to be installed for {purpose}; run: {install_line(extra)}."
         )
+
+
+def listed(names: Collection[str], most: int = 5) -> str:
+    """The first of some names, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d"], most=3)
+    'a, b, c and 1 more'
+    """
+    shown = ", ".join(islice(names, most))
+    more = len(names) - most
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def unknown_name(what: str, got: str, known: Iterable[str]) -> NamesError:

@@ -85,7 +85,7 @@ def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ..
     made = []
     for rank, effect in enumerate(seen, 1):
         tied = [new_rank[old] for old in range(effect.tie, effect.rank) if old in new_rank]
-        made.append(replace(effect, rank=rank, tie=tied[0] if tied else rank))
+        made.append(replace(effect, rank=rank, tie=min(tied, default=rank)))
     nothing = Estimate(0.0, None, None, 0)
     for rank, effect in enumerate(unseen, len(seen) + 1):
         made.append(replace(effect, rank=rank, tie=rank, effect=nothing, judged=False))
@@ -113,11 +113,11 @@ def _look(measurer: Measurer, variants: Sequence[Variant], float_: Variant) -> N
     # A score that notices nothing at all on this batch, such as one that is 0 for all its samples,
     # cannot tell.
     tells = reads([everything(array) for array in arrays])
-    if tells and all(reads(part) for part in every_part(arrays)):
-        # nothing that a unit could reach goes unread
+    if not tells or all(map(reads, every_part(arrays))):
+        # nothing that a unit could reach is known to go unread
         answers = dict.fromkeys(range(len(variants)), True)
     else:
-        answers = _looked_at(measurer, variants, inputs, arrays, reads if tells else None)
+        answers = _looked_at(measurer, variants, inputs, arrays, reads)
     measurer.journal.add_batch(SPLIT, 0, batch_digest(inputs, targets))
     for index, answer in answers.items():
         measurer.journal.add_scores(
@@ -131,17 +131,13 @@ def _looked_at(
     variants: Sequence[Variant],
     inputs: Any,
     arrays: Sequence[Array],
-    reads: _Reads | None,
+    reads: _Reads,
 ) -> dict[int, bool]:
-    """Whether the score reads what each variant touches of float's outputs. reads: None where the
-    score cannot tell."""
+    """Whether the score reads what each variant touches of float's outputs."""
     answers: dict[int, bool] = {}
     with measurer.progress("scan: what the score reads", len(variants)) as advance:
         for index, changed in measurer.outputs(variants, inputs):
-            pairs = zip(arrays, leaves(changed), strict=True)
-            answers[index] = reads is None or reads(
-                [block(array, as_numpy(leaf)) for array, leaf in pairs]
-            )
+            answers[index] = reads(list(map(block, arrays, map(as_numpy, leaves(changed)))))
             advance(1, batch_size(inputs))
     return answers
 
@@ -229,10 +225,8 @@ def block(before: Array, after: Array) -> Block:
     differs = ~((before == after) | ((before != before) & (after != after)))
     if not differs.any():
         return None
-    axes = range(differs.ndim)
-    return tuple(
-        np.flatnonzero(differs.any(axis=tuple(a for a in axes if a != axis))) for axis in axes[1:]
-    )
+    by_axis = (np.moveaxis(differs, axis, 0) for axis in range(1, differs.ndim))
+    return tuple(np.flatnonzero(part.reshape(len(part), -1).any(axis=1)) for part in by_axis)
 
 
 def everything(array: Array) -> Block:
@@ -255,10 +249,9 @@ def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
     if not axes:
         yield ()
     for axis, indices in enumerate(axes):
-        for part in np.array_split(
-            indices, len(indices) if len(indices) <= MOST_CHANNELS else STRETCHES
-        ):
-            yield tuple(part if at == axis else whole for at, whole in enumerate(axes))
+        parts = len(indices) if len(indices) <= MOST_CHANNELS else STRETCHES
+        for part in np.array_split(indices, parts):
+            yield (*axes[:axis], part, *axes[axis + 1 :])
 
 
 def leaves(outputs: Any) -> list[Any]:

@@ -277,6 +277,12 @@ def axis_of(node: ir.Node) -> int:
     return 1 if attribute is None else int(attribute.as_int())
 
 
+def scales_of(node: ir.Node) -> Array:
+    """The scales of a Q or DQ; empty where the graph computes them."""
+    scale = constant(node.inputs[1])
+    return np.zeros(0) if scale is None else scale
+
+
 def check_scales(model: ir.Model, name: str) -> None:
     """Raise OnnxFileError that names the first scale which is not finite and positive. `name` is
     the file.
@@ -295,9 +301,9 @@ def check_scales(model: ir.Model, name: str) -> None:
 
 def _wrong_scales(node: ir.Node) -> Array:
     """The scales of a Q or DQ that are not finite, or not positive; none for other operations."""
-    scale = constant(node.inputs[1]) if node.op_type in PAIR else None
-    if scale is None:
+    if node.op_type not in PAIR:
         return np.zeros(0)
+    scale = scales_of(node)
     is_stored = node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None
     lowest = -np.inf if is_stored else 0
     return scale[~(np.isfinite(scale) & (scale > lowest))]

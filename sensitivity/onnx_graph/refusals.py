@@ -10,6 +10,7 @@ import onnx_ir as ir
 from sensitivity.errors import OnnxFileError
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.one_grid_per_pair import differing_grids
+from sensitivity.onnx_graph.walk import name_of
 
 DYNAMIC = {
     "DynamicQuantizeLinear",
@@ -101,11 +102,7 @@ def _computes_in_integers(node: ir.Node) -> bool:
 def _check_opset(model: ir.Model, nodes: Iterable[ir.Node], name: str) -> None:
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
     ours = [node for node in nodes if node.op_type in qdq.PAIR and node.domain in STANDARD]
-    per_axis = [
-        node
-        for node in ours
-        if (scale := qdq.constant(node.inputs[1])) is not None and scale.size > 1
-    ]
+    per_axis = [node for node in ours if qdq.scales_of(node).size > 1]
     for needed, found, what in (
         (FIRST_OPSET, ours, "Q/DQ pairs"),
         (FIRST_PER_AXIS, per_axis, "scales per channel"),
@@ -131,4 +128,4 @@ def _listed(nodes: list[ir.Node]) -> str:
     first = nodes[0]
     kind = f"{first.domain}.{first.op_type}" if first.domain else first.op_type
     more = f" and {len(nodes) - 1} more" if len(nodes) > 1 else ""
-    return f"{kind} at {first.name or first.outputs[0].name}{more}"
+    return f"{kind} at {name_of(first)}{more}"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sensitivity.errors import listed
 from sensitivity.records import CostModel, PlanStep, cost_of
 
 Skip = tuple[str, ...]
@@ -146,10 +147,9 @@ class Search:
         _, small, large = max(worse, key=lambda found: found[0])
         besides = f" besides {len(small.skip)} before" if small.skip else ""
         added = sorted(set(large.skip) - set(small.skip))
-        names = ", ".join(added[:3]) + (f" and {len(added) - 3} more" if len(added) > 3 else "")
         return (
             "Leaving out more is not always better here: the accuracy on confirm falls "
-            f"with {names} left out{besides}.",
+            f"with {listed(added, 3)} left out{besides}.",
         )
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:

@@ -32,8 +32,8 @@ HOPE = 2.0
 """Standard deviations by which the model may be wrong about a set for it to be worth judging."""
 
 PARTS = (0.5, 0.75, 0.9)
-"""Of what the best plan so far costs more than the cheapest set tried: what the surest set may
-cost, in turn."""
+"""Cost limits for the surest set, tried in turn, as fractions of the gap between the cheapest set
+tried and the best plan so far."""
 
 CHEAPEST, SMALLEST, FINALISTS = 21, 3, 6
 """Sets whose whole engine is measured: those that the model calls cheapest, and those of fewest
@@ -119,17 +119,20 @@ class CostPlanner:
 
 
 def _may_meet(program: Program, known: Posterior, skip: Sequence[str], allowed: float) -> bool:
-    quantized = np.array([[unit not in skip for unit in program.units]])
+    quantized = _quantized(program, [skip])
     (loss,), (doubt,) = known.weights.loss(quantized), known.doubt(quantized)
     return bool(loss - HOPE * doubt <= allowed)
 
 
 def _learned(program: Program, guess: np.ndarray, search: Search, goal: Goal) -> Posterior:
-    quantized = np.array(
-        [[unit not in step.skip for unit in program.units] for step in search.path]
-    )
+    quantized = _quantized(program, [step.skip for step in search.path])
     losses = np.array([goal.start - step.metric for step in search.path])
     return fitted(guess, quantized, losses)
+
+
+def _quantized(program: Program, skips: Sequence[Sequence[str]]) -> np.ndarray:
+    """bool[sets, units]: what each of these sets leaves in INT8."""
+    return np.array([[unit not in skip for unit in program.units] for skip in skips])
 
 
 def _error(goal: Goal) -> float:
@@ -146,7 +149,7 @@ def probed(skips: Sequence[tuple[str, ...]], goal: Goal) -> dict[tuple[str, ...]
     chosen = list(dict.fromkeys([*skips[:CHEAPEST], *sorted(skips, key=len)[:SMALLEST]]))
     if len(chosen) > FINALISTS:
         first = dict(zip(chosen, goal.probe(chosen), strict=True))
-        fastest = sorted(chosen, key=lambda skip: first[skip])[:FINALISTS]
+        fastest = sorted(chosen, key=first.__getitem__)[:FINALISTS]
         chosen = [skip for skip in chosen if skip in fastest or not skip]
     return dict(zip(chosen, goal.probe(chosen), strict=True))
 

@@ -84,7 +84,7 @@ class CulpritPlanner:
 
 def _doubling(end: int) -> list[int]:
     """1, 2, 4, ... below `end`."""
-    return [2**power for power in range(end.bit_length()) if 2**power < end]
+    return [2**power for power in range(max(end - 1, 0).bit_length())]
 
 
 def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
@@ -96,7 +96,7 @@ def _needed(found: Skip, search: Search, goal: Goal) -> Skip:
         return found
     for _ in range(ROUNDS):
         lost = _lost_without(found, goal.distortion)
-        shorter = _cut(sorted(found, key=lambda unit: -lost[unit]), search)
+        shorter = _cut(sorted(found, key=lost.__getitem__, reverse=True), search)
         if len(shorter) == len(found):
             return found
         found = shorter

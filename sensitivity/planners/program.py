@@ -59,22 +59,22 @@ class Program:
         """
         n = len(self.units)
         index = {unit: at for at, unit in enumerate(self.units)}
-        borders = [b for b in (self.cost.borders if self.cost else ()) if b.cost > 0]
+        model = self.cost or CostModel("units", "work", 0.0, dict.fromkeys(self.units, 1.0))
+        borders = [border for border in model.borders if border.cost > 0]
         pairs = _largest(weights.pairs)
         width = n + len(borders) + len(pairs)
         cost = np.zeros(width)
-        cost[:n] = [self.cost.units[unit] if self.cost else 1.0 for unit in self.units]
+        cost[:n] = [model.units[unit] for unit in self.units]
         cost[n : n + len(borders)] = [border.cost for border in borders]
         rows = _Rows(width)
         for at, border in enumerate(borders, n):
-            a, b = (index.get(name) for name in (border.a, border.b))
-            rows.cut(at, a, b)
+            rows.cut(at, index.get(border.a), index.get(border.b))
         loss = np.zeros(width)
         loss[:n] = -weights.units
         for at, (i, j) in enumerate(pairs, n + len(borders)):
             loss[at] = weights.pairs[i, j]
             rows.both(at, i, j, heavier=loss[at] > 0)
-        rows.at_most(cost, below - (self.cost.base if self.cost else 0.0))
+        rows.at_most(cost, below - model.base)
         for skip in tried:
             rows.other_than([unit in skip for unit in self.units])
         for unit in self.after.keys() & index.keys():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sensitivity.errors import CheckError
+from sensitivity.errors import CheckError, listed
 from sensitivity.preflight.data import data_findings
 from sensitivity.preflight.export import export_findings
 from sensitivity.preflight.float_model import task_float_findings
@@ -13,9 +13,6 @@ from sensitivity.preflight.metric import metric_findings
 from sensitivity.quantizers.base import QuantizedModel, WithFloat
 from sensitivity.records import Finding, Quantizer, Target
 from sensitivity.session import Session
-
-NAMED = 5
-"""Names that one sentence lists."""
 
 
 def check(session: Session, target: Target | None = None) -> tuple[Finding, ...]:
@@ -86,9 +83,3 @@ def sentence(finding: Finding) -> str:
 def warnings_of(findings: Sequence[Finding]) -> tuple[str, ...]:
     """What the reader of results must know: everything but the notes."""
     return tuple(sentence(finding) for finding in findings if finding.severity != "note")
-
-
-def listed(names: Sequence[str]) -> str:
-    """Some of the names, and how many more."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

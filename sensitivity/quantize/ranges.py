@@ -16,6 +16,7 @@ from sensitivity.quantizers.onnx.model import session
 
 LEVELS = 255
 METHODS: Mapping[CalibrationMethod, str] = {
+    "max": "max",
     "percentile": "percentile 99.99",
     "entropy": "entropy",
     "mse": "mse",
@@ -36,6 +37,10 @@ class Extremes:
             self.low = min(self.low, float(finite.min()))
             self.high = max(self.high, float(finite.max()))
 
+    def ranges(self, levels: int, *, symmetric: bool) -> dict[str, Ends]:
+        """The only one that it knows, as `Histogram.ranges` gives others."""
+        return {"max": (self.low, self.high)}
+
 
 def ranges(
     model: onnx.ModelProto, batches: Iterable[Any], method: CalibrationMethod, *, symmetric: bool
@@ -49,8 +54,6 @@ def ranges(
         name: Extremes() if method == "max" else Histogram() for name in float_tensors(model.graph)
     }
     forward(model, batches, seen, lambda name, values: seen[name].add(values))
-    if method == "max":
-        return {name: (each.low, each.high) for name, each in seen.items()}
     key = METHODS[method]
     return {
         name: each.ranges(LEVELS, symmetric=symmetric).get(key, (0.0, 0.0))
@@ -86,10 +89,10 @@ def forward(
         samples = length(given) or size
         for start, part in enumerate(pieces(given, size)):
             fresh = samples - start * size  # the last piece may be filled up
-            found = dict(zip(asked, runner.run(asked, dict(part)), strict=True))
+            found = {**part, **dict(zip(asked, runner.run(asked, dict(part)), strict=True))}
             for name in names:
-                values = found[name] if name in found else part[name]
-                see(name, values[:fresh] if values.ndim and len(values) == size else values)
+                is_batch = found[name].shape[:1] == (size,)
+                see(name, found[name][:fresh] if is_batch else found[name])
 
 
 def _giving(model: onnx.ModelProto, names: Collection[str]) -> bytes:

@@ -38,26 +38,23 @@ def block_size(node: ir.Node) -> int:
 
 def pair_before(value: ir.Value | None) -> qdq.Pair | None:
     """The Q/DQ pair that this value comes from, perhaps through nodes that only move values."""
-    while value is not None:
-        found = qdq.pair_of(value)
-        if found is not None:
-            return found
+    found = qdq.pair_of(value)
+    while found is None and value is not None:
         value = given(made_by(value, *MOVES_VALUES), 0)
-    return None
+        found = qdq.pair_of(value)
+    return found
 
 
 def quantizers_after(value: ir.Value, through: frozenset[str] = MOVES_VALUES) -> Iterator[ir.Node]:
     """Every QuantizeLinear that this value reaches directly or through operations named in
     `through`, once each."""
-    open_values, seen = [value], {value}
-    while open_values:
-        current = open_values.pop(0)
+    found = [value]
+    for current in found:  # which grows on the way
         for node in current.consumers():
             if node.op_type == "QuantizeLinear" and node.inputs[0] is current:
                 yield node
-            elif node.op_type in through:
-                open_values += [output for output in node.outputs if output not in seen]
-                seen.update(node.outputs)
+            elif node.op_type in through and node.outputs[0] not in found:
+                found += node.outputs
 
 
 def origin(value: ir.Value | None) -> ir.Value | None:
@@ -76,10 +73,8 @@ def grid_type(node: ir.Node) -> str | None:
     """
     zero = qdq.zero_point_value(node)
     array = qdq.constant(zero)
-    if array is not None:
-        return array.dtype.name
     if zero is not None:
-        return _type_name(zero)
+        return _type_name(zero) if array is None else array.dtype.name
     return _type_name(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
 
 
@@ -122,5 +117,4 @@ def _same(one: ir.Value | None, other: ir.Value | None, *, types: bool = True) -
 
 
 def _scalar(node: ir.Node) -> bool:
-    scale = qdq.constant(node.inputs[1])
-    return scale is not None and scale.size == 1
+    return qdq.only_number(qdq.constant(node.inputs[1])) is not None

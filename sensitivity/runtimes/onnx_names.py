@@ -51,9 +51,8 @@ class OnnxNames:
 
     def known(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of the names that are nodes, each once, in the file's order."""
-        found = [node for node in map(self.find, names) if node is not None]
-        wanted = {node.name for node in found}
-        return tuple(node.name for node in self.nodes if node.name in wanted)
+        found = set(map(self.find, names))
+        return tuple(node.name for node in self.nodes if node in found)
 
 
 def onnx_names(file: Path) -> OnnxNames:

@@ -46,13 +46,9 @@ class OpenVino:
     def build(self, file: Path, *, threads: int | None = None) -> OpenVinoEngine:
         if problem := self.unavailable():
             raise RuntimeUnavailable(problem)
-        half = (
-            self.precision == "fp32"
-            and existing(file)
-            and file_types(file).half
-            and computes_fp16()
-        )
-        return OpenVinoEngine(existing(file), threads, "fp16" if half else self.precision)
+        file = existing(file)
+        in_fp16 = self.precision == "fp32" and file_types(file).half and computes_fp16()
+        return OpenVinoEngine(file, threads, "fp16" if in_fp16 else self.precision)
 
 
 class OpenVinoEngine(Closing):

@@ -58,11 +58,11 @@ def reranked(study: Study, signal: Signal, alone: Mapping[str, float] | None = N
     (whole,) = distortions([()])
     left = whole
     while last and len(chosen) < MOST and left > SETTLED * whole:
-        contenders = sorted(last, key=lambda name: -last[name])[:CONTENDERS]
+        contenders = sorted(last, key=last.__getitem__, reverse=True)[:CONTENDERS]
         after = dict(
             zip(contenders, distortions([(*chosen, name) for name in contenders]), strict=True)
         )
-        best = min(after, key=lambda name: after[name])
+        best = min(after, key=after.__getitem__)
         last |= {name: left - after[name] for name in contenders}
         del last[best]
         chosen.append(best)
@@ -78,7 +78,7 @@ def by_signal(study: Study, signal: Signal, alone: Mapping[str, float] | None = 
     Arguments and errors as in `reranked`. Errors of single units add up as long as they are small.
     """
     alone = alone or measured_signal(study, signal)
-    return Order(tuple(sorted(alone, key=lambda name: -alone[name])), dict(alone))
+    return Order(tuple(sorted(alone, key=alone.__getitem__, reverse=True)), dict(alone))
 
 
 def distortion_of(study: Study, signal: Signal, samples: int = SET_SAMPLES) -> Distortion:

@@ -91,7 +91,7 @@ def order_of_steps(order: Order, spared: Mapping[str, float]) -> Order:
         whole = order.signal[unit]
         worth[unit] = (1 - spared.get(unit, 0.0)) * whole
         rate[unit] = min(worth[unit] / (1 - WIDE_SHARE), whole)
-    return Order(tuple(sorted(rate, key=lambda step: -rate[step])), worth)
+    return Order(tuple(sorted(rate, key=rate.__getitem__, reverse=True)), worth)
 
 
 def cheaper_with_16_bits(

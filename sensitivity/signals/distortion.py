@@ -32,10 +32,7 @@ def sqnr(reference: Outputs, outputs: Outputs) -> Scores:
     [0.01]
     """
     _check_alike(reference, outputs)
-    ratios = [
-        _noise_ratio(_rows(wanted), _rows(got))
-        for wanted, got in zip(reference, outputs, strict=True)
-    ]
+    ratios = list(map(_noise_ratio, map(_rows, reference), map(_rows, outputs)))
     return np.asarray(np.mean(ratios, axis=0), dtype=np.float64)
 
 

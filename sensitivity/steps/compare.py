@@ -3,8 +3,11 @@ report and no run, from the files that scripts read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Hashable, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -14,6 +17,9 @@ from sensitivity.records import Effect, Estimate, Mode, Plan, Timing
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.tables import SEPARATOR
 from sensitivity.run_dir import RunDir
+
+Row = dict[Hashable, Any]
+"""A row of a table by the names of its columns."""
 
 
 def places_of(settings: CompareSettings) -> tuple[RunDir, ...]:
@@ -46,9 +52,11 @@ def check_several(places: Sequence[RunDir]) -> None:
             "in: sensitivity compare runs/a runs/b, or make another plan of one run, as in: "
             "sensitivity plan runs/a --max-drop 2pt --name b"
         )
-    for index, file in enumerate(files):
-        if file.resolve() in [other.resolve() for other in files[:index]]:
+    seen = set()
+    for file in files:
+        if file.resolve() in seen:
             raise RunDirError(f"Expected each plan once, got {file} twice; name another one.")
+        seen.add(file.resolve())
 
 
 def labels_of(places: Sequence[RunDir]) -> tuple[str, ...]:
@@ -84,9 +92,7 @@ def folder_data(run_dir: RunDir) -> ReportData:
         command="",
         effects=effects,
         plan=plan,
-        timings=tuple(
-            timing for file in sorted(directory.glob("bench*.csv")) for timing in _timings(file)
-        ),
+        timings=tuple(chain.from_iterable(map(_timings, sorted(directory.glob("bench*.csv"))))),
     )
 
 
@@ -100,22 +106,20 @@ def _full_scale(plan: Plan) -> float:
 def _mode(effects: tuple[Effect, ...]) -> Mode:
     """A gain and its metric differ by the metric of everything in INT8, the same for all layers; a
     loss and its metric add up to that of float."""
-    measured = [effect for effect in effects if effect.effect.n]
-    gains = pd.Series([effect.metric - effect.effect.value for effect in measured], dtype=float)
-    losses = pd.Series([effect.metric + effect.effect.value for effect in measured], dtype=float)
+    measured = [(effect.metric, effect.effect.value) for effect in effects if effect.effect.n]
+    table = pd.DataFrame(measured, columns=["metric", "effect"], dtype=float)
+    gains, losses = table["metric"] - table["effect"], table["metric"] + table["effect"]
     return "enable" if losses.std() < gains.std() else "disable"
 
 
-def _rows(file: Path) -> list[dict[str, object]]:
+def _rows(file: Path) -> list[Row]:
     """The table as records, what is empty as None. Raises RunDirError."""
     try:
         table = pd.read_csv(file, dtype={"same": str, "unit": str})
     except (OSError, ValueError) as error:
         raise _unreadable(file, error) from error
-    return [
-        {str(name): None if pd.isna(value) else value for name, value in row.items()}
-        for row in table.to_dict("records")
-    ]
+    known = table.astype(object).where(table.notna(), None)
+    return known.to_dict("records")
 
 
 def _timings(file: Path) -> list[Timing]:
@@ -125,7 +129,7 @@ def _timings(file: Path) -> list[Timing]:
         raise _unreadable(file, error) from error
 
 
-def _effect(row: dict[str, object]) -> Effect:
+def _effect(row: Row) -> Effect:
     return Effect(
         rank=int(_number(row["rank"])),
         tie=int(_number(row["tie"])),
@@ -136,11 +140,11 @@ def _effect(row: dict[str, object]) -> Effect:
     )
 
 
-def _timing(row: dict[str, object]) -> Timing:
+def _timing(row: Row) -> Timing:
     same = str(row.get("same") or "")
     return Timing(
         file=str(row["file"]),
-        variant=row["variant"],  # type: ignore[arg-type]
+        variant=row["variant"],
         runtime=str(row["runtime"]),
         precision=str(row["precision"]),
         batch=int(_number(row["batch"])),
@@ -163,10 +167,9 @@ def _number(value: object, otherwise: float | None = None) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
-def _estimate(row: dict[str, object], value: float) -> Estimate:
-    low = None if row["low"] is None else _number(row["low"])
-    high = None if row["high"] is None else _number(row["high"])
-    return Estimate(value, low, high, int(_number(row["n"])))
+def _estimate(row: Row, value: float) -> Estimate:
+    low, high = _number(row["low"], -math.inf), _number(row["high"], math.inf)
+    return Estimate.between(value, low, high, int(_number(row["n"])))
 
 
 def _unreadable(file: Path, error: Exception) -> RunDirError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,16 @@ def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, 
     label = _label_name(found, ports)
     names = _input_names(found, ports, label)
     if label is None or names is None:
-        wanted = "x" if len(ports) == 1 else ", ".join(port.name for port in ports)
         listed = ", ".join(
             f"{name} {array.dtype}{list(array.shape)}" for name, array in found.items()
         )
         raise TaskError(
-            f"Expected {data} to hold inputs {wanted} and labels y (integers, one for each "
+            f"Expected {data} to hold inputs {_wanted(ports)} and labels y (integers, one for each "
             f"sample), got {listed or 'nothing'}; "
             f"{SAVE if len(ports) == 1 else 'give the arrays the names of the inputs'}."
         )
     labels = class_indices(found[label], f"{label} in {data}", classes)
-    inputs = {
-        port.name: as_port(found[name], port, f"{name} in {data}")
-        for port, name in zip(ports, names, strict=True)
-    }
+    inputs = _as_ports(found, ports, names, data)
     for name in names:
         if len(found[name]) != len(labels):
             raise TaskError(
@@ -112,16 +108,11 @@ def calibration_inputs(source: Path, ports: list[Port], samples: int) -> Inputs:
     found = _read(source)
     names = _input_names(found, ports, _label_name(found, ports))
     if names is None:
-        wanted = "x" if len(ports) == 1 else ", ".join(port.name for port in ports)
         raise TaskError(
-            f"Expected {source} to hold inputs {wanted} to calibrate with, got "
+            f"Expected {source} to hold inputs {_wanted(ports)} to calibrate with, got "
             f"{', '.join(found) or 'nothing'}; save it with numpy.savez(file, x=inputs)."
         )
-    inputs = {
-        port.name: as_port(found[name], port, f"{name} in {source}")[:samples]
-        for port, name in zip(ports, names, strict=True)
-    }
-    return _alone(inputs)
+    return _taken(_alone(_as_ports(found, ports, names, source)), slice(samples))
 
 
 def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
@@ -136,11 +127,23 @@ def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
     lengths = {array.shape[:1] for array in found.values()}
     if not names or not targets or len(lengths) > 1:
         raise _no_samples(data, found)
-    inputs = {
+    inputs = _as_ports(found, ports, names, data)
+    return _alone(inputs), targets["y"] if set(targets) == {"y"} else targets
+
+
+def _wanted(ports: list[Port]) -> str:
+    """Names of the arrays that hold the inputs, for messages."""
+    return "x" if len(ports) == 1 else ", ".join(port.name for port in ports)
+
+
+def _as_ports(
+    found: Mapping[str, NDArray[Any]], ports: list[Port], names: Sequence[str], data: Path
+) -> dict[str, NDArray[Any]]:
+    """The arrays of these names as the inputs of the file, in the types that it takes."""
+    return {
         port.name: as_port(found[name], port, f"{name} in {data}")
         for port, name in zip(ports, names, strict=True)
     }
-    return _alone(inputs), targets["y"] if set(targets) == {"y"} else targets
 
 
 def _no_samples(data: Path, found: Mapping[str, NDArray[Any]]) -> TaskError:

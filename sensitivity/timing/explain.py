@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
+from sensitivity.errors import listed
 from sensitivity.records import Timing, timing_of
 from sensitivity.runtimes.base import LayerRun, Port
 from sensitivity.timing.profile import FileProfile
+
+SHOWN = 8
+"""Names in a sentence, at most."""
 
 FLOATS = frozenset({"fp32", "fp16", "bf16"})
 ADVICE = {
@@ -132,7 +137,7 @@ def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
     for reformat in found:
         by_cause.setdefault(reformat.cause, []).append(reformat)
     for cause, alike in sorted(by_cause.items(), key=lambda entry: -_ms(entry[1])):
-        beside = list(dict.fromkeys(name for reformat in alike for name in reformat.beside))
+        beside = dict.fromkeys(chain.from_iterable(reformat.beside for reformat in alike))
         where = f" ({_shown(beside)})" if beside else ""
         steps = f"{len(alike)} step{_s(alike)}, {_ms(alike):.3g} ms{where}"
         sentences.append(f"{WORDS[cause]}: {steps}. {ADVICE[cause]}.")
@@ -206,7 +211,7 @@ def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
 
 
 def _shorts(steps: Iterable[LayerRun]) -> tuple[str, ...]:
-    return tuple(_short(step) for step in steps)
+    return tuple(map(_short, steps))
 
 
 def _unique(steps: Iterable[LayerRun]) -> list[LayerRun]:
@@ -226,9 +231,8 @@ def _tells_the_layer(name: str) -> bool:
     return not (is_constant or is_unnamed or "quantizelinear" in name.lower())
 
 
-def _shown(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def _shown(names: Collection[str]) -> str:
+    return listed(names, SHOWN)
 
 
 def _s(items: Collection[object]) -> str:

@@ -8,14 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from sensitivity.errors import ExportError
+from sensitivity.errors import ExportError, listed
 from sensitivity.records import Quantizer, names_of
 
 BIAS = "INT32"
 """Format of a stored bias, which follows from input and weight."""
-
-SHOWN = 5
-"""Names in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +191,3 @@ def split_layers(layers: Sequence[str]) -> ExportError:
         f"say, got some quantizers of {listed(layers)} left out and others kept; scan with --unit "
         "layer, or use the exported file."
     )
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names in a sentence, the first few of them."""
-    every = list(names)
-    more = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + more

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from sensitivity.errors import ExportError
-from sensitivity.exporters.configs.base import Config, NamedPlan, as_json, listed
+from sensitivity.errors import ExportError, listed
+from sensitivity.exporters.configs.base import Config, NamedPlan, as_json
 
 
 class ModelOptConfig:

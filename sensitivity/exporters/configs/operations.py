@@ -8,8 +8,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from sensitivity.errors import ExportError
-from sensitivity.exporters.configs.base import Operation, listed, split_layers
+from sensitivity.errors import ExportError, listed
+from sensitivity.exporters.configs.base import Operation, split_layers
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.uses import BIAS_INPUT, paths

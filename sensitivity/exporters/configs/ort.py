@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
+from sensitivity.errors import listed
 from sensitivity.exporters.configs.base import (
     Config,
     NamedPlan,
     Operation,
     as_json,
     check_formats,
-    listed,
     own_names,
 )
 from sensitivity.records import names_of

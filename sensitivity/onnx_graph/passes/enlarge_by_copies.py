@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import first_input, given
+from sensitivity.onnx_graph.walk import first_input, given, name_of
 
 HOW = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
 """As PyTorch exports it: pixel i of the output is pixel i // factor of the input."""
@@ -101,7 +101,7 @@ def _grid(quantize: ir.Node) -> list[bytes | None]:
 
 def _copy(graph: ir.Graph, found: _Enlargement) -> None:
     node, down, across = found.node, found.down, found.across
-    name = node.name or node.outputs[0].name
+    name = name_of(node)
     integers = first_input(found.pair.dequantize)
     last = ir.node("Transpose", [integers], {"perm": [0, 2, 3, 1]}, name=f"{name}/ChannelsLast")
     pixels = ir.node("Concat", list(last.outputs) * across, {"axis": 3}, name=f"{name}/Pixels")

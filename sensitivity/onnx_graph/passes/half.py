@@ -92,11 +92,9 @@ def _with_wide_scales(graph: ir.Graph) -> set[ir.Node]:
 
 
 def _is_wide(node: ir.Node) -> bool:
-    scale = qdq.constant(node.inputs[1])
-    if scale is None:
-        return True
+    scale = qdq.scales_of(node)
     outside = (scale < SMALLEST) | (scale > LARGEST)
-    return bool(outside.any())
+    return scale.size == 0 or bool(outside.any())
 
 
 def _round_scales(graph: ir.Graph) -> None:

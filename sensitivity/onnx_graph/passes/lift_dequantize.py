@@ -170,7 +170,8 @@ def _lift(
 
 def _dequantize(old: ir.Node, levels: ir.Value | None, mover: _Mover, place: int) -> ir.Node:
     """The same DQ for an input of the mover."""
-    attributes = {name: value for name, value in old.attributes.items() if name != "axis"}
+    attributes = dict(old.attributes)
+    attributes.pop("axis", None)
     if mover.axis is not None:
         attributes["axis"] = ir.AttrInt64("axis", mover.axis)
     suffix = "" if place == mover.moved[0] else f"_{place}"

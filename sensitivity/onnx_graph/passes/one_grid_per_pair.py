@@ -49,12 +49,11 @@ class _Grid:
     axis: int | None
 
     def equals(self, other: _Grid) -> bool:
-        if (self.scale.dtype, self.axis) != (other.scale.dtype, other.axis):
-            return False
-        same_scales = np.array_equal(self.scale.reshape(-1), other.scale.reshape(-1))
-        return same_scales and np.array_equal(
-            self.zero_point.reshape(-1), other.zero_point.reshape(-1)
-        )
+        return self._parts() == other._parts()
+
+    def _parts(self) -> tuple[object, ...]:
+        levels = self.zero_point.reshape(-1).tolist()
+        return self.scale.dtype, self.axis, self.scale.reshape(-1).tolist(), levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +162,10 @@ def _on_own_grid(pair: qdq.Pair) -> ir.Node:
     """The DQ with the parameters of its Q."""
     quantize, dequantize, output = pair.quantize, pair.dequantize, pair.output
     assert quantize is not None
-    attributes = [value for name, value in dequantize.attributes.items() if name != "axis"]
-    attributes += [value for name, value in quantize.attributes.items() if name == "axis"]
+    attributes = dict(dequantize.attributes)
+    attributes.pop("axis", None)
+    if "axis" in quantize.attributes:
+        attributes["axis"] = quantize.attributes["axis"]
     kind = ir.DataType.from_numpy(np.asarray(qdq.constant(quantize.inputs[1])).dtype)
     given = ir.Value(name=f"{output.name}_own_grid", type=ir.TensorType(kind), shape=output.shape)
     inputs = [dequantize.inputs[0], *quantize.inputs[1:]]
@@ -172,7 +173,7 @@ def _on_own_grid(pair: qdq.Pair) -> ir.Node:
         dequantize.domain,
         dequantize.op_type,
         inputs,
-        attributes,
+        list(attributes.values()),
         name=dequantize.name,
         outputs=[given],
     )

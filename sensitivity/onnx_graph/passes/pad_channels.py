@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.quantized_conv import QuantizedConv, quantized_convs
+from sensitivity.onnx_graph.walk import name_of
 
 MULTIPLE = 4
 """ONNX Runtime convolves without unfolding the input where its channels are a multiple of this
@@ -43,7 +44,7 @@ def _can_be_padded(found: QuantizedConv) -> bool:
 def _pad(graph: ir.Graph, found: QuantizedConv) -> None:
     node, dequantize, zero_point = found.node, found.given.dequantize, found.given.zero_point
     assert zero_point is not None
-    values, name = found.values, f"{node.name or node.outputs[0].name}/Pad"
+    values, name = found.values, f"{name_of(node)}/Pad"
     # Where integers are stored their zero point is 0: weights are symmetric.
     channels = _missing(found)
     wider = np.pad(values, [(0, 0), (0, channels), *[(0, 0)] * (values.ndim - 2)])

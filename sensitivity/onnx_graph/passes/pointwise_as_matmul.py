@@ -9,7 +9,7 @@ from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.quantize_outputs import only_to_quantized
 from sensitivity.onnx_graph.passes.quantized_conv import QuantizedConv, quantized_convs
 from sensitivity.onnx_graph.uses import BIAS_INPUT
-from sensitivity.onnx_graph.walk import given
+from sensitivity.onnx_graph.walk import given, name_of
 
 LAST, FIRST = [0, 2, 3, 1], [0, 3, 1, 2]
 """Permutations that put the channels of an image last, and back to where they were."""
@@ -54,7 +54,7 @@ def _keeps_pixels(node: ir.Node) -> bool:
 def _replace(graph: ir.Graph, found: QuantizedConv) -> None:
     node, pair, weight = found.node, found.given, found.weight
     assert weight.quantize is not None
-    name = node.name or node.outputs[0].name
+    name = name_of(node)
     integers = ir.node(
         "Transpose", [pair.dequantize.inputs[0]], {"perm": LAST}, name=f"{name}/ChannelsLast"
     )

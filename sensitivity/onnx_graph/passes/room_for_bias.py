@@ -9,6 +9,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.integer_layers import MARGIN, IntegerLayer, integer_layers
 from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.passes.initializers import add
+from sensitivity.onnx_graph.walk import name_of
 
 
 class RoomForBias(ir.passes.InPlacePass):
@@ -56,7 +57,7 @@ def _on_grid(pair: qdq.Pair, wider: np.ndarray) -> np.ndarray:
 
 
 def _copy(node: ir.Node, inputs: list[ir.Value | None]) -> ir.Node:
-    name = f"{node.name or node.outputs[0].name}_for_bias"
+    name = f"{name_of(node)}_for_bias"
     copy = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), name=name)
     copy.outputs[0].name = f"{node.outputs[0].name}_for_bias"
     copy.outputs[0].type, copy.outputs[0].shape = node.outputs[0].type, node.outputs[0].shape

@@ -10,11 +10,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from sensitivity.errors import listed
 from sensitivity.onnx_graph.clamps import UNLIMITED
 from sensitivity.onnx_graph.uses import grid_limits
 from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.onnx.batches import feed
-from sensitivity.quantizers.onnx.float_model import first_samples, listed, run_batch, with_outputs
+from sensitivity.quantizers.onnx.float_model import first_samples, run_batch, with_outputs
 from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.records import Finding, names_of
 
@@ -75,7 +76,8 @@ def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
     made = session(with_outputs(off, list(ranges)), model.path.name, model.custom_ops)
     values = run_batch(made, arrays, list(ranges))
     shares = {name: _share_beyond(values[name], name, model, ends) for name, ends in ranges.items()}
-    much = sorted((name for name in shares if shares[name] > MUCH), key=lambda name: -shares[name])
+    by_share = sorted(shares, key=shares.__getitem__, reverse=True)
+    much = [name for name in by_share if shares[name] > MUCH]
     if not much:
         return
     most, others = much[0], much[1:]

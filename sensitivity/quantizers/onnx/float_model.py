@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sensitivity.errors import OnnxFileError, TaskError
+from sensitivity.errors import OnnxFileError, TaskError, listed
 from sensitivity.onnx_graph.align import align, ports
 from sensitivity.onnx_graph.float_model import FloatModel
 from sensitivity.onnx_graph.walk import value_name
@@ -31,8 +31,6 @@ TOLERANCE, TOLERANCE_FP16, TOLERANCE_BF16 = 1e-4, 2e-2, 1e-1
 is computed in half precision: rounding alone adds up to some 1e-6, 1e-3 and 1e-2 in a deep
 network."""
 
-NAMED = 5
-"""Names that one sentence lists."""
 
 FULL_CHANNEL = 64
 """Values in a channel from which its own spread can be told: then it is compared by that, for
@@ -67,7 +65,7 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
         name: distance(own, their)
         for (name, own), their in zip(ours.items(), theirs.values(), strict=True)
     }
-    worst = max(distances, key=lambda name: distances[name])
+    worst = max(distances, key=distances.__getitem__)
     if distances[worst] <= tolerance:
         return (*found, _same(model, known, distances[worst], tolerance))
     where = _first_difference(model, known, arrays, tolerance)
@@ -240,12 +238,6 @@ def _told(known: FloatModel) -> str:
         f"{known.stored - len(known.missing)} of {known.stored} quantized constants were found "
         f"in it{as_written}"
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Some of the names, and how many more."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
 
 
 def _weights(model: OnnxModel, known: FloatModel) -> tuple[Finding, ...]:

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 from sensitivity import optional
@@ -63,10 +64,8 @@ def every_module_called() -> Iterator[None]:
 
 def device_of(model: Any) -> Any:
     """The device of the model's first parameter or buffer; None for a model without any."""
-    for tensors in (model.parameters(), model.buffers()):
-        for tensor in tensors:
-            return tensor.device
-    return None
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return None if first is None else first.device
 
 
 def to_device(value: Any, device: Any) -> Any:

@@ -43,16 +43,13 @@ def head_parts(model: Any, layers: Collection[str]) -> tuple[tuple[str, ...], ..
 def merged_blocks(model: Any, layers: Collection[str]) -> tuple[str, ...]:
     """Layers that are the one convolution of a re-parameterised RepVGG block."""
     modules = dict(model.named_modules())
+    blocks = {name for name in modules if REPVGG.search(type(modules[name]).__name__)}
 
     def is_merged(layer: str) -> bool:
         holder, _, attribute = layer.rpartition(".")
-        alone = sum(other.startswith(f"{holder}.") for other in layers) == 1
-        of_block = bool(REPVGG.search(type(modules.get(holder)).__name__)) and alone
-        return (
-            attribute in REPARAMETERISED
-            or of_block
-            or bool(REPVGG.search(type(modules.get(layer)).__name__))
-        )
+        if attribute in REPARAMETERISED or layer in blocks:
+            return True
+        return holder in blocks and len(_inside(holder, layers)) == 1
 
     return tuple(layer for layer in layers if is_merged(layer))
 
@@ -81,5 +78,4 @@ def _parts(head: str, layers: list[str]) -> Iterator[tuple[str, ...]]:
     parts: dict[str, list[str]] = {}
     for layer in layers:
         parts.setdefault(layer.removeprefix(f"{head}.").partition(".")[0], []).append(layer)
-    for members in parts.values():
-        yield tuple(members)
+    return map(tuple, parts.values())

@@ -237,13 +237,9 @@ class View:
     def _free(self, path: str, but: Collection[str] = ()) -> str:
         """The path, or the first with a number behind it where something has it."""
         names = chain([path], (f"{path}_{number}" for number in count(1)))
-        return next(
-            name
-            for name in names
-            if name not in self._layers
-            and name not in but
-            and not (name != path and name in self._modules)
-        )
+        # Only the path itself may be that of a module of the user's code.
+        taken = {*self._layers, *but, *(self._modules - {path})}
+        return next(name for name in names if name not in taken)
 
     def _put(self, path: str, module: nn.Module, layer: str) -> None:
         """Put a module at this path, with the weights and modules that were there."""
@@ -269,13 +265,10 @@ class View:
             assert isinstance(value, fx.Node)
             return value, False
         name, folded = self._float_of(str(quantized.target), dequantize)
-        existing = (
-            node
-            for node in self.module.graph.nodes
-            if node.op == "get_attr" and node.target == name
-        )
-        with self.module.graph.inserting_before(quantized):
-            return next(existing, None) or self.module.graph.get_attr(name), folded
+        graph = self.module.graph
+        existing = graph.find_nodes(op="get_attr", target=name)
+        with graph.inserting_before(quantized):
+            return next(iter(existing), None) or graph.get_attr(name), folded
 
     def _float_of(self, frozen: str, dequantize: fx.Node) -> tuple[str, bool]:
         """Name of the float weight that quantizes to exactly these integers; else it is made, by
@@ -293,7 +286,7 @@ class View:
 
     def _set(self, name: str, value: Tensor) -> None:
         path, _, attribute = name.rpartition(".")
-        if path and _submodule(self.module, path) is None:
+        if _submodule(self.module, path) is None:
             self.module.add_submodule(path, nn.Module())
         holder = self.module.get_submodule(path)
         if isinstance(value, nn.Parameter):

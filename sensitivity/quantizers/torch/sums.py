@@ -131,12 +131,11 @@ def change_sums(model: nn.Module, changes: Mapping[str, Change]) -> None:
 def restore_sums(model: nn.Module) -> None:
     """Undo `change_sums`."""
     for module in model.modules():
-        hooks = (module._forward_pre_hooks, module._forward_hooks)
-        for key in [key for key, hook in hooks[0].items() if isinstance(hook, _Before)]:
-            del hooks[0][key]
-        for key in [key for key, hook in hooks[1].items() if isinstance(hook, _After)]:
-            del hooks[1][key]
-            module._forward_hooks_always_called.pop(key, None)
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key in [key for key, hook in hooks.items() if isinstance(hook, (_Before, _After))]:
+                del hooks[key]
+                # No two hooks have the same key.
+                module._forward_hooks_always_called.pop(key, None)
 
 
 @contextmanager

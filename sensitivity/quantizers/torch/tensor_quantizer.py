@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity import optional
-from sensitivity.errors import ModelError, unknown_name
+from sensitivity.errors import ModelError, listed, unknown_name
 from sensitivity.quantizers.proofs import reached, still_quantized
 from sensitivity.quantizers.ranges import (
     channel_axis,
@@ -105,7 +105,7 @@ class TensorQuantizerModel:
             for name, role in self._roles.items()
             if role != "weight" and self._is_dead(enabled[name])
         ]
-        self.warnings = (DEAD_INPUT.format(names=listed(dead)),) if dead else ()
+        self.warnings = (DEAD_INPUT.format(names=listed(dead, 3)),) if dead else ()
         if half := half_type(model):
             self.warnings += (HALF.format(type=half),)
 
@@ -116,9 +116,7 @@ class TensorQuantizerModel:
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
-        wanted = set(names)
-        for name in sorted(wanted - self._enabled.keys()):
-            raise unknown_name("a quantizer's name", name, self._enabled)
+        wanted = self._known(names)
         with ExitStack() as stack:
             for module in self._all.values():
                 stack.callback(vars(module).update, self._state(module))
@@ -144,9 +142,15 @@ class TensorQuantizerModel:
         scale = self._scale(name, high)
         return Grid(scale=scale, zero_point=0, low=low, high=high, axis=self._axis(module))
 
-    def _named(self, name: str) -> Any:
-        if name not in self._enabled:
+    def _known(self, names: Iterable[str]) -> set[str]:
+        """The names, once each. Raises NamesError for one that is no quantizer's."""
+        wanted = set(names)
+        for name in sorted(wanted - self._enabled.keys()):
             raise unknown_name("a quantizer's name", name, self._enabled)
+        return wanted
+
+    def _named(self, name: str) -> Any:
+        self._known([name])
         return self._enabled[name]
 
     def _scale(self, name: str, high: int) -> NDArray[np.float32]:
@@ -183,9 +187,7 @@ class TensorQuantizerModel:
             yield
 
     def change(self, names: Iterable[str], ranges: Iterable[Range]) -> None:
-        ranges, wanted = tuple(ranges), set(names)
-        for name in sorted(wanted - self._enabled.keys()):
-            raise unknown_name("a quantizer's name", name, self._enabled)
+        ranges, wanted = tuple(ranges), self._known(names)
         modules = [self._enabled[one.quantizer] for one in ranges]
         with self.with_ranges(ranges):
             states = [state_of(module) for module in modules]
@@ -354,11 +356,6 @@ def is_a(module: Any, kind: str, package: str) -> bool:
         base.__name__ == kind and base.__module__.partition(".")[0] == package
         for base in type(module).__mro__
     )
-
-
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """Some of the names, and how many more."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def shown_in_float(source: Any, see: Seer) -> AbstractContextManager[None]:

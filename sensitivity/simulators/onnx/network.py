@@ -3,7 +3,7 @@ a switch."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,9 +152,7 @@ class _Splitter:
         biased = self._biased.get(node)
         if biased is not None:
             places[biased.index] = self._changed_bias(biased, places.get(biased.index)), 0
-        captured = {
-            value_name(value): self._at[value] for value in _captured(node) if value in self._at
-        }
+        captured = self._places(_captured(node))
         # By place, not by name: one value may be read twice, quantized once and not the other time.
         names = {index: f"input_{index}" for index in places}
         at = self._call(
@@ -235,19 +233,20 @@ class _Splitter:
             assert before is not None
             first = link.inputs[0]
             assert first is not None
-            others = {
-                value_name(value): self._at[value] for value in link.inputs[1:] if value in self._at
-            }
+            others = self._places(link.inputs[1:])
             return self._call([link], {value_name(first): before, **others}), 0
         return self._switched(use, before), 0
+
+    def _places(self, values: Iterable[ir.Value | None]) -> dict[str, Place]:
+        """Name -> where it is had from, of those of the values that the network computes."""
+        return {value_name(value): self._at[value] for value in values if value in self._at}
 
     def _switched(self, use: Use, before: Place | None) -> int:
         """A node that quantizes unless its bit is disabled, and then gives what it reads."""
         if use.name in self._source.freed:
             return self._unquantized_weight(use)
-        nodes = nodes_of(use.pair)
         stored_otherwise = (
-            use.pair.quantize is None or value_name(use.pair.source) in self._source.weights
+            use.pair.is_compact or value_name(use.pair.source) in self._source.weights
         )
         if before is None or stored_otherwise:
             before = (self._unquantized_weight(use), 0)
@@ -257,36 +256,29 @@ class _Splitter:
                 self._add((before[0],), Recipe((identity,), {"x": (0, before[1])}), fixed=False),
                 0,
             )
-        source = value_name(use.pair.source)
-        others = {
-            value_name(value): self._at[value]
-            for node in nodes
-            for value in node.inputs[1:]
-            if value is not None and value in self._at
-        }
-        if others:
+        if any(self._places(node.inputs[1:]) for node in nodes_of(use.pair)):
             raise Unsplittable(f"the scale of {use.name} is computed in the graph")
         clamped = None if stored_otherwise else self._clamped(use, before)
         deps = (before[0],) if clamped is None else (clamped, before[0])
-        reads = {} if stored_otherwise else {source: (len(deps) - 1, 0)}
         grid = self._source.grids.get(use.name)
-        recipe = (
-            _recipe(nodes, reads, {})
-            if grid is None or grid.keeps_pair
-            else _on_grid(use, grid, len(deps) - 1, self._wide_domain)
-        )
+        recipe = self._pair_recipe(use, grid, len(deps) - 1, stored_otherwise)
         fixed = self._fixed[before[0]]
         at = self._add(deps, recipe, fixed=fixed, switch=self._bits.get(use.name, 0))
         self._twins[at] = self._of_pair.setdefault((use.pair.dequantize, before, grid), at)
         for key, other in self._offered.get(use.name, {}).items():
-            again = {} if stored_otherwise else {source: (1, 0)}
-            offered = (
-                _recipe(nodes, again, {})
-                if other.keeps_pair
-                else _on_grid(use, other, 1, self._wide_domain)
-            )
+            offered = self._pair_recipe(use, other, 1, stored_otherwise)
             at = self._add((at, before[0]), offered, fixed=fixed, switch=self._bits[key])
         return at
+
+    def _pair_recipe(
+        self, use: Use, grid: NewGrid | None, dep: int, stored_otherwise: bool
+    ) -> Recipe:
+        """How a pair is computed on its own grid (None) or another. dep: which one gives what it
+        quantizes, unless it reads a constant of the file that is stored otherwise."""
+        if grid is not None and not grid.keeps_pair:
+            return _on_grid(use, grid, dep, self._wide_domain)
+        reads = {} if stored_otherwise else {value_name(use.pair.source): (dep, 0)}
+        return _recipe(nodes_of(use.pair), reads, {})
 
     def _clamped(self, use: Use, before: Place) -> int | None:
         """A node with the activation that only the pair stands for; None where there is none."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
+from operator import not_
 from typing import Any
 
 import torch
@@ -235,25 +237,17 @@ def _network(traced: Traced, quantizers: Sequence[NativeQuantizer], bits: Sequen
     fixed: list[bool] = []
     for node in traced.nodes:
         fixed.append(node.kind != "input" and all(fixed[dep] for dep in node.deps))
-    marks = [quantizers[node.index] if node.kind == "quantizer" else None for node in traced.nodes]
+    runners = [
+        quantizers[node.index] if node.kind == "quantizer" else node for node in traced.nodes
+    ]
     return Network(
         deps=tuple(node.deps for node in traced.nodes),
         switch=tuple(bits[node.index] if node.kind == "quantizer" else 0 for node in traced.nodes),
         fixed=tuple(fixed),
-        fresh=tuple(
-            mark.fresh if mark else node.fresh
-            for mark, node in zip(marks, traced.nodes, strict=True)
-        ),
-        overwrites=tuple(
-            (mark.overwrite if mark else node.overwrite) is not None
-            for mark, node in zip(marks, traced.nodes, strict=True)
-        ),
+        fresh=tuple(runner.fresh for runner in runners),
+        overwrites=tuple(runner.overwrite is not None for runner in runners),
         size=(0,) * len(traced.nodes),
-        outputs=tuple(
-            leaf
-            for leaf, constant in zip(traced.outputs, traced.constant, strict=True)
-            if not constant
-        ),
+        outputs=tuple(compress(traced.outputs, map(not_, traced.constant))),
     )
 
 

@@ -200,15 +200,13 @@ class ReplaySimulator:
 
     def _known_parts(self, shape: Any) -> int | None:
         """Into how many parts a longer batch of the same kind is cut; None where there was none."""
-        spec, kinds, length = shape
+        *kind, length = shape
         if length is None:
             return None
-        longer = [
-            parts
-            for (a, b, other), parts in self._parts.items()
-            if (a, b) == (spec, kinds) and other > length
-        ]
-        return min(longer[0], length) if longer else None
+        for (*other_kind, other), parts in self._parts.items():
+            if other_kind == kind and other > length:
+                return int(min(parts, length))
+        return None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
         """As many parts as are fastest, and as let one forward fit in half of the memory; as far as
@@ -270,7 +268,7 @@ class ReplaySimulator:
             graphs = [self._graph(piece, spec) for piece in pieces]
         except Untraceable:
             return None
-        return graphs[0] if all(graph is graphs[0] for graph in graphs) else None
+        return graphs[0] if len(set(graphs)) == 1 else None
 
     def _graph(self, leaves: list[Any], spec: Any) -> Graph:
         key = (spec, tuple(_kind(leaf) for leaf in leaves))
