@@ -15,6 +15,7 @@ from support.studies import study_of
 
 from sensitivity.errors import TaskError
 from sensitivity.journal.journal import open_journal
+from sensitivity.measure.kept import KeptOutputs
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.scan import scan
 from sensitivity.measure.soft import SoftMeasurer
@@ -23,7 +24,8 @@ from sensitivity.records import Plan, Range, Target
 from sensitivity.search.choose import choose_plan
 from sensitivity.search.frontier import measured_frontier
 from sensitivity.search.judge import SequentialJudge, SplitJudge, judge_of
-from sensitivity.search.soft_judge import Promise, SoftJudge
+from sensitivity.search.soft_judge import OPEN, Promise, SoftJudge
+from sensitivity.stats.proof import chance_below
 from sensitivity.stats.soft_drop import ratio_of, true_drop
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
@@ -87,6 +89,24 @@ def test_float_is_forwarded_once_for_all_variants(tmp_path: Path) -> None:
         for skip in ((), ("stem",), ("stem", "head")):
             soft.values(of.skip_variant(skip), "confirm", "")
         assert of.measurer.samples == 4 * 400
+        SoftMeasurer(of).values(of.skip_variant(("head",)), "confirm", "")
+        assert of.measurer.samples == 5 * 400, "another measurer of the study knows it too"
+
+
+def test_outputs_are_kept_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the split at work, and its first batches: the next pass begins with them."""
+    monkeypatch.setattr("sensitivity.measure.kept.KEPT_BYTES", 800)
+    kept = KeptOutputs()
+    array = np.zeros(50)
+    for batch in range(3):
+        kept.keep(("rank", batch), [array])
+    assert [kept.get(("rank", batch)) for batch in range(3)] == [[array], [array], None]
+    kept.keep(("confirm", 0), (array,))
+    assert [kept.get(("rank", batch)) for batch in range(2)] == [None, [array]]
+    kept.keep(("confirm", 1), "boxes of some size")
+    assert kept.get(("rank", 1)) is None
+    assert kept.get(("confirm", 0)) == (array,)
+    assert kept.get(("confirm", 1)) is None
 
 
 def test_samples_without_labels_are_not_scored(tmp_path: Path) -> None:
@@ -178,6 +198,19 @@ def test_samples_without_labels_come_after_those_of_rank(tmp_path: Path) -> None
         unlabeled = SoftMeasurer(of).values(of.skip_variant(()), "unlabeled", "")
         np.testing.assert_array_equal(known.further, float_scores(of, "rank") - rank[0])
     np.testing.assert_array_equal(known.more, [*rank[1], *unlabeled[1][:100]])
+
+
+def test_no_more_samples_are_looked_at_once_the_answer_is_clear(tmp_path: Path) -> None:
+    """`confirm` leaves it open whether the set meets the target, and half of `rank` does not."""
+    with study(task_of(), tmp_path) as of:
+        promise = Promise(0.365, 0.8, True)
+        judge = SoftJudge(of, promise, float_scores(of))
+        judge(())
+        (known,) = judge._lost.values()
+        chance = chance_below(judge.drop(()), promise.allowed)
+        assert 0 < len(known.more) < 400
+        assert not OPEN[0] < chance < OPEN[1]
+        assert judge.with_holdout((), float_scores(of, "holdout")).n == 1200, "the report has all"
 
 
 def test_float_itself_meets_whatever_can_be_met(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.journal.journal import Journal
+from sensitivity.measure.kept import KeptOutputs, Place
 from sensitivity.measure.progress import Advance, Progress, silent
 from sensitivity.records import Range, Scores, Variant
 from sensitivity.signals.base import Distance, Outputs, Signal
@@ -56,6 +57,7 @@ class Measurer:
     forwarded and again when
         others are needed.
     samples: how many samples have been forwarded (one variant on one sample counts one).
+    references: what float gives, which is the same whatever ranges variants have.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Measurer:
         self.journal = journal
         self.progress = progress
         self.samples = 0
+        self.references = KeptOutputs()
         self.ranges: tuple[Range, ...] = ()
         self._make_simulator = simulator
         self._simulator: Simulator | None = None
@@ -143,7 +146,7 @@ class Measurer:
         have to stay whole, all where there are fewer.
         """
         split = f"rank: {signal.name}{signal.edition}, first {samples}"
-        variants = [self.of(variant) for variant in variants]
+        variants, reference = [self.of(variant) for variant in variants], self.of(reference)
         reader, found = Reader(self.task, "rank"), list[list[Scores]]()
         with self.progress(f"signal: {signal.name}", samples) as advance:
             for batch in range(reader.count):
@@ -158,7 +161,9 @@ class Measurer:
                     simulator = self._simulator_for(missing)
                     fitted = self._fitted(signal, reference, samples)
                     part = _at_least(wanted, inputs, simulator)
-                    for variant, values in self._distortions(fitted, missing, reference, part):
+                    place = f"{split}, {reference.key}, {batch_size(part)}", batch
+                    expected = self._known_reference(place, fitted, reference, part)
+                    for variant, values in self._distortions(fitted, missing, expected, part):
                         self.journal.add_scores(variant, split, batch, values)
                     self.journal.sync()
                     size = batch_size(inputs)
@@ -272,6 +277,16 @@ class Measurer:
         self.samples += batch_size(inputs)
         return [array.copy() for array in (signal.view or flat_outputs)(output)]
 
+    def _known_reference(
+        self, place: Place, signal: Signal, reference: Variant, inputs: Any
+    ) -> Outputs:
+        """The same, kept for the next variants that are compared with it there."""
+        known: Outputs | None = self.references.get(place)
+        if known is None:
+            known = self._reference(signal, reference, inputs)
+            self.references.keep(place, known)
+        return known
+
     def _check_first(self, split: str, batch: int, digest: str) -> None:
         """Raise TaskError where the first batch is another one than when the journal's head was
         made of it."""
@@ -284,14 +299,13 @@ class Measurer:
             )
 
     def _distortions(
-        self, signal: Signal, variants: list[Variant], reference: Variant, inputs: Any
+        self, signal: Signal, variants: list[Variant], expected: Outputs, inputs: Any
     ) -> list[tuple[Variant, Scores]]:
-        """How far each variant's outputs are from those of `reference`, float64[n] for n inputs."""
+        """How far each variant's outputs are from those expected, float64[n] for n inputs."""
         view = signal.view or flat_outputs
-        float_outputs = self._reference(signal, reference, inputs)
         measured: list[tuple[Variant, Scores]] = []
         for index, output in self.outputs(variants, inputs):
-            measured.append((variants[index], signal.of(float_outputs, view(output))))
+            measured.append((variants[index], signal.of(expected, view(output))))
             self.samples += batch_size(inputs)
             del output
         return measured

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -17,9 +16,6 @@ from sensitivity.records import SPLITS, Scores, Variant
 from sensitivity.signals.soft import has_soft_drop, soft_drop, soft_name
 from sensitivity.tasks.base import Fittable, Soft
 from sensitivity.tasks.batches import batch_size
-
-KEPT_BYTES = 1 << 28
-"""Of float's outputs kept between variants; what is more is computed again."""
 
 FITTED = 1000
 """Labelled samples at most that a soft drop is fitted to."""
@@ -55,11 +51,10 @@ class Comparer:
 
 
 class SoftMeasurer:
-    """Measures one variant after the other, journals both values, and keeps float's outputs."""
+    """Measures one variant after the other and journals both values."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._kept: OrderedDict[tuple[str, int], Any] = OrderedDict()
 
     def stream(self, variant: Variant, split: str, what: str) -> Iterator[Pair]:
         """Batch by batch, each measured when it is asked for. split: one of the task's; of one
@@ -149,19 +144,11 @@ class SoftMeasurer:
         measurer.journal.sync()
 
     def _float_outputs(self, split: str, batch: int, inputs: Any) -> Any:
-        if (split, batch) not in self._kept:
-            measurer = self._study.measurer
+        measurer = self._study.measurer
+        known = measurer.references.get((split, batch))
+        if known is None:
             ((_, output),) = measurer.outputs([self._study.float_variant], inputs)
             measurer.samples += batch_size(inputs)
-            self._kept[split, batch] = deepcopy(output)  # which the next forward may overwrite
-            self._forget()
-        return self._kept[split, batch]
-
-    def _forget(self) -> None:
-        """Let go of what is too much, the oldest first; of outputs that are no array, all but the
-        last."""
-        while len(self._kept) > 1 and self._bytes() > KEPT_BYTES:
-            self._kept.popitem(last=False)
-
-    def _bytes(self) -> int:
-        return sum(getattr(kept, "nbytes", KEPT_BYTES + 1) for kept in self._kept.values())
+            known = deepcopy(output)  # which the next forward may overwrite
+            measurer.references.keep((split, batch), known)
+        return known

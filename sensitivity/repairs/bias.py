@@ -156,8 +156,13 @@ def _forward(source: QuantizedModel, inputs: Any) -> None:
 def _channel_means(layer: Any, output: Tensor) -> Tensor:
     """float64[channels] of an output whose channels lie along the axis that the layer puts them
     on."""
-    channels = output.ndim - 1 - _axes_behind(layer)
-    return output.double().transpose(0, channels).flatten(1).mean(1)
+    behind = _axes_behind(layer)
+    channels = output.shape[output.ndim - 1 - behind]
+    if behind:
+        # Each image in float32 first: all of them in float64 take twice the memory of the output.
+        exact = optional.torch.promote_types(output.dtype, optional.torch.float32)
+        output = output.flatten(-behind).mean(-1, dtype=exact)
+    return output.double().reshape(-1, channels).mean(0)
 
 
 def _axes_behind(layer: Any) -> int:

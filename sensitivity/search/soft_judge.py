@@ -3,7 +3,7 @@ say?"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,8 +23,8 @@ HOPELESS = 0.05
 """Chance of meeting the target under which a set is refused before all of `confirm` was seen."""
 
 OPEN = (0.3, 0.98)
-"""Chances between which the soft drop of more samples is looked at: elsewhere the answer stays, and
-the search goes on all the same."""
+"""Chances between which the soft drop of more samples is looked at, batch by batch: elsewhere the
+answer stays, and the search goes on all the same."""
 
 MORE_SAMPLES = 500
 """Of `rank` and of what has no labels, at most, for such a set."""
@@ -92,8 +92,7 @@ class SoftJudge:
             early = LEAST <= part < 1 and not self._promise.whole
             if early and self._chance(drop) < HOPELESS:
                 return Judged(start - drop.value, False, drop.n, _error(drop), part)
-        if OPEN[0] < self._chance(self.drop(skip)) < OPEN[1]:
-            self._look_further(skip)
+        self._look_further(skip)
         drop = self.drop(skip)
         return Judged(start - drop.value, self.meets(skip), whole, doubt=_error(drop))
 
@@ -123,8 +122,7 @@ class SoftJudge:
             return None
         if self.known(skip) is None:
             self(skip)
-        if not len(self._lost[frozenset(skip)].more):
-            self._look_further(skip)
+        self._look_further(skip, whole=True)
         lost = self._lost[frozenset(skip)]
         variant = self._study.skip_variant(skip)
         scores, soft = self._measurer.values(variant, "holdout", "plan: holdout")
@@ -180,24 +178,39 @@ class SoftJudge:
             )
             yield found
 
-    def _look_further(self, skip: Skip) -> None:
-        """Add what the set loses on `rank`, and the soft drops of samples without labels."""
+    def _look_further(self, skip: Skip, *, whole: bool = False) -> None:
+        """Add what the set loses on `rank`, and the soft drops of samples without labels, as long
+        as the answer is open. whole: in any case."""
+        lost = replace(self._lost[frozenset(skip)], further=NOTHING, more=NOTHING)
+        batches = self._further(skip)
+        while (whole or self._is_open(skip)) and len(lost.more) < MORE_SAMPLES:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            counted, soft = batch
+            lost = replace(
+                lost,
+                further=np.concatenate([lost.further, counted]),
+                more=np.concatenate([lost.more, soft]),
+            )
+            self._lost[frozenset(skip)] = lost
+
+    def _is_open(self, skip: Skip) -> bool:
+        return OPEN[0] < self._chance(self.drop(skip)) < OPEN[1]
+
+    def _further(self, skip: Skip) -> Iterator[tuple[Scores, Scores]]:
+        """Losses and soft drops of each batch of `rank`, then of what has no labels, where there
+        are no losses."""
         task, variant = self._study.measurer.task, self._study.skip_variant(skip)
-        counted, more = [NOTHING], [NOTHING]
         for split in ("rank", "unlabeled"):
             if split not in task.data:
                 continue
-            what = f"plan: soft drop on {split}"
-            for scores, moved in self._measurer.stream(variant, split, what):
-                if sum(map(len, more)) >= MORE_SAMPLES:
-                    break
-                counted.append(scores)
-                more.append(moved)
-        scores = np.concatenate(counted)
-        further = self._float_on_rank[: len(scores)] - scores
-        self._lost[frozenset(skip)] = replace(
-            self._lost[frozenset(skip)], further=further, more=np.concatenate(more)
-        )
+            seen = 0
+            for scores, soft in self._measurer.stream(
+                variant, split, f"plan: soft drop on {split}"
+            ):
+                yield self._float_on_rank[seen : seen + len(scores)] - scores, soft
+                seen += len(scores)
 
     @cached_property
     def _float_on_rank(self) -> Scores:

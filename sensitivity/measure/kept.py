@@ -1,0 +1,48 @@
+"""Outputs of one variant that are needed again and again, kept as far as memory allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sensitivity.tasks.batches import arrays
+
+KEPT_BYTES = 1 << 28
+"""Of all outputs together; what is more is computed again."""
+
+Place = tuple[str, int]
+"""A split, and the number of a batch there."""
+
+
+class KeptOutputs:
+    """The outputs of batches, in all no more than `KEPT_BYTES`.
+
+    Those of the split at work push out those of others. Of one split that is too long the first
+    batches stay, since each pass begins with them. Outputs that hold no array may be of any size:
+    nothing is kept beside them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Place, Any] = {}
+
+    def get(self, place: Place) -> Any:
+        """None for a batch that is not kept."""
+        return self._kept.get(place)
+
+    def keep(self, place: Place, outputs: Any) -> None:
+        """Keep the outputs of a batch if there is room. They must not change afterwards."""
+        self._kept[place] = outputs
+        others = [other for other in self._kept if other[0] != place[0]]
+        for other in others:
+            if self._has_room():
+                return
+            del self._kept[other]
+        if not self._has_room() and len(self._kept) > 1:
+            del self._kept[place]
+
+    def _has_room(self) -> bool:
+        return sum(map(_bytes, self._kept.values())) <= KEPT_BYTES
+
+
+def _bytes(outputs: Any) -> int:
+    sizes = [int(array.nbytes) for array in arrays(outputs)]
+    return sum(sizes) if sizes else KEPT_BYTES + 1
