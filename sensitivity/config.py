@@ -261,8 +261,9 @@ class PlanChoices:
     )
     no_recalibrate: bool = setting(
         False,
-        "Take ranges and biases as they are; by default the worst units are tried with other "
-        "ranges, and all biases corrected, before any is left out.",
+        "Take ranges, biases and rounding as they are; by default the worst units are tried with "
+        "other ranges, all biases corrected and the rounding of weights learned, before any is "
+        "left out.",
     )
     formats: str | None = setting(
         None,

@@ -70,7 +70,9 @@ class Range:
     the smallest value that does not clip, 0 at most, beside the largest in `amax`; None where the
     grid keeps its zero point. bias: of a weight's quantizer, what is added to the bias of its layer
     while the weight is quantized, one per output channel; None leaves the bias as it is. bits: how
-    many the integers then have; None for as many as they have.
+    many the integers then have; None for as many as they have. rounding: of a weight's quantizer,
+    which values go to the other one of the two levels around them, packed as `quantizers.rounding`
+    says; None where all go to the nearest.
     """
 
     quantizer: str
@@ -80,6 +82,7 @@ class Range:
     low: float | None = None
     bias: tuple[float, ...] | None = None
     bits: int | None = None
+    rounding: str | None = None
 
     @cached_property
     def key(self) -> str:
@@ -89,6 +92,7 @@ class Range:
         parts += () if self.low is None and self.bias is None else (self.low,)
         parts += () if self.bias is None else (self.bias,)
         parts += () if self.bits is None else (f"{self.bits} bits",)
+        parts += () if self.rounding is None else (self.rounding,)
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
         return f"{self.quantizer}@{self.method}#{digest}"
 

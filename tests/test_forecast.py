@@ -74,9 +74,9 @@ def test_a_scan_takes_every_unit_or_a_race(
     ("size", "changes", "expected"),
     [
         # float and one set on confirm, two on holdout, 8 units of the order on 32 samples; at most
-        # float, everything in INT8, log2(20) sets and 4, one more on holdout, and 16 places
+        # float, everything in INT8, log2(20) sets and 4, one more on holdout, and 20 places
         (SIZE, {"no_recalibrate": True}, (400 + 600 + 256, 11 * 200 + 900 + 4096)),
-        (SIZE, {}, (1256, 7196 + 16 * (100 + 6 * 64))),
+        (SIZE, {}, (1256, 7196 + 20 * (100 + 6 * 64))),
         (SIZE, {"no_recalibrate": True, "signal": "metric"}, (1000, 3100)),
         # whole evaluations: nothing to compare
         (Size(2, 1, 1, 1, 1, compares=False), {}, (4, 7 + 3 + 2 * (1 + 6))),

@@ -1,5 +1,5 @@
-"""Corrected biases in a run: applied to the model, planned again for another target, after an
-interrupt, and what they leave as it was."""
+"""Corrected biases and learned rounding in a run: applied to the model, planned again for another
+target, after an interrupt, and what they leave as it was."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sensitivity.steps import plan as plan_step
 from sensitivity.steps import recalibrate
 
 TASK = Path(__file__).parent / "tasks" / "coarse.py"
-TARGET = 0.8
+TARGET = 0.9
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,15 @@ def scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def done(scanned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plan with one layer left out, and corrected biases in all others."""
+    """A plan with one layer left out, and corrected biases and a learned rounding in all others."""
     out = tmp_path_factory.mktemp("planned") / "coarse"
     shutil.copytree(scanned, out)
     plan = planned(out)
-    assert plan.skip == ("conv3",)
-    assert set(deltas(plan)) == {"conv1", "conv2", "conv4", "conv5", "conv6", "fc"}
+    assert plan.skip == ("conv2",)
+    assert set(deltas(plan)) == {"conv1", "conv3", "conv4", "conv5", "conv6", "fc"}
+    assert {one.quantizer.rpartition(".")[0] for one in plan.ranges if one.rounding} == {
+        *deltas(plan)
+    }
     return out
 
 
@@ -125,7 +128,8 @@ def test_another_target_is_planned_with_the_biases_that_were_found(
     out = tmp_path / "again"
     shutil.copytree(done, out)
     known = deltas(read(out))
-    monkeypatch.setattr(recalibrate, "bias_corrections", refused)
+    for repair in ("bias_corrections", "learned_roundings"):
+        monkeypatch.setattr(recalibrate, repair, refused)
     plan = planned(out, target=target)
     assert left_out <= set(plan.skip)
     for layer in known.keys() - set(plan.skip):
@@ -158,7 +162,8 @@ def test_a_search_that_was_interrupted_goes_on_to_the_same_plan(
             planned(out)
     assert not (out / "plan.json").exists()
     if where == "while sets are tried":
-        monkeypatch.setattr(recalibrate, "bias_corrections", refused)
+        for repair in ("bias_corrections", "learned_roundings"):
+            monkeypatch.setattr(recalibrate, repair, refused)
     plan, wanted = planned(out), read(done)
     assert (plan.skip, plan.ranges, plan.metric) == (wanted.skip, wanted.ranges, wanted.metric)
 

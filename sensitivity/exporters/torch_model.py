@@ -94,19 +94,19 @@ def _traced(
     disabled: Mapping[str, frozenset[str]],
     opset: int,
 ) -> dict[str, ir.Model]:
-    """The traced model by variant: one for all, but where biases are corrected, which a layer that
-    is left out keeps as they were."""
+    """The traced model by variant: one for all, but where biases are corrected and weights rounded
+    otherwise, which a layer that is left out keeps as they were."""
     from sensitivity.exporters.trace import trace
 
-    biases = getattr(source, "biases", None)
-    corrected = biases.in_force if biases else frozenset[str]()
+    changes = [getattr(source, name, None) for name in ("biases", "roundings")]
+    corrected = frozenset[str]().union(*(each.in_force for each in changes if each))
 
     @cache
-    def with_own_biases(names: frozenset[str]) -> ir.Model:
+    def with_own_values(names: frozenset[str]) -> ir.Model:
         with source.disabled(names):
             return trace(source, example_inputs, opset=opset)
 
-    return {variant: with_own_biases(names & corrected) for variant, names in disabled.items()}
+    return {variant: with_own_values(names & corrected) for variant, names in disabled.items()}
 
 
 def in_variant(

@@ -55,6 +55,7 @@ class RangeTried(msgspec.Struct, frozen=True, tag_field="op", tag="range"):
     low: float | None = None
     bias: tuple[float, ...] | None = None
     bits: int | None = None
+    rounding: str | None = None
 
 
 class VariantMade(msgspec.Struct, frozen=True, tag_field="op", tag="variant", omit_defaults=True):

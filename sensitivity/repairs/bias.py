@@ -27,7 +27,9 @@ METHOD = "bias correction"
 
 Lacking = dict[str, tuple[Range, tuple[float, ...]]]
 
-Change = Callable[[str, "Tensor"], "Tensor | None"]
+Change = Callable[[str, Any, "Tensor"], "Tensor | None"]
+"""Name of a layer's weight quantizer, what the layer gets and what it gives -> what it gives
+instead; None for the same."""
 
 
 class RecalibratableModel(QuantizedModel, Recalibratable, Protocol):
@@ -91,7 +93,7 @@ def _lacking_in_module(
     """Weight quantizer -> its range now, and what its layer lacks."""
     every = names_of(source.quantizers)
     layers = sorted(source.biases.layers.keys() - set(left_out))
-    names = [name for name in layers if _has_range(source, name)]
+    names = [name for name in layers if has_range(source, name)]
     with optional.torch.no_grad():
         with source.disabled(every):
             expected = _means(source, names, inputs)
@@ -106,12 +108,12 @@ def _means(source: Any, names: Collection[str], inputs: Any) -> dict[str, Tensor
     found: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
 
-    def keep(name: str, output: Tensor) -> None:
+    def keep(name: str, args: Any, output: Tensor) -> None:
         calls[name] += 1
-        found[name] = _channel_means(source.biases.layers[name], output)
+        found[name] = channel_means(source.biases.layers[name], output)
 
-    with _changing_outputs(source, names, keep):
-        _forward(source, inputs)
+    with changing_outputs(source, names, keep):
+        forward(source, inputs)
     return {name: mean for name, mean in found.items() if calls[name] == 1}
 
 
@@ -121,24 +123,24 @@ def _lacking(
     """What the output of each layer lacks to its expected mean, those before it corrected."""
     deltas: dict[str, tuple[float, ...]] = {}
 
-    def correct(name: str, output: Tensor) -> Tensor:
+    def correct(name: str, args: Any, output: Tensor) -> Tensor:
         layer = source.biases.layers[name]
-        lacking = (expected[name] - _channel_means(layer, output)).to(output.dtype)
+        lacking = (expected[name] - channel_means(layer, output)).to(output.dtype)
         deltas[name] = tuple(lacking.float().tolist())
-        return output + lacking.reshape(-1, *[1] * _axes_behind(layer))
+        return output + lacking.reshape(-1, *[1] * axes_behind(layer))
 
-    with _changing_outputs(source, expected, correct):
-        _forward(source, inputs)
+    with changing_outputs(source, expected, correct):
+        forward(source, inputs)
     return deltas
 
 
 @contextmanager
-def _changing_outputs(source: Any, names: Iterable[str], change: Change) -> Iterator[None]:
+def changing_outputs(source: Any, names: Iterable[str], change: Change) -> Iterator[None]:
     """Inside the `with`, what each layer gives is what `change` makes of it."""
 
     def hook_for(name: str) -> Any:
         def hook(module: Any, args: Any, output: Any) -> Any:
-            return change(name, output)
+            return change(name, args, output)
 
         return hook
 
@@ -149,14 +151,15 @@ def _changing_outputs(source: Any, names: Iterable[str], change: Change) -> Iter
         yield
 
 
-def _forward(source: QuantizedModel, inputs: Any) -> None:
+def forward(source: QuantizedModel, inputs: Any) -> None:
+    """Run the model on one batch, for what is hooked to it."""
     call(source.model, to_device(inputs, device_of(source.model)))
 
 
-def _channel_means(layer: Any, output: Tensor) -> Tensor:
+def channel_means(layer: Any, output: Tensor) -> Tensor:
     """float64[channels] of an output whose channels lie along the axis that the layer puts them
     on."""
-    behind = _axes_behind(layer)
+    behind = axes_behind(layer)
     channels = output.shape[output.ndim - 1 - behind]
     if behind:
         # Each image in float32 first: all of them in float64 take twice the memory of the output.
@@ -165,12 +168,13 @@ def _channel_means(layer: Any, output: Tensor) -> Tensor:
     return output.double().reshape(-1, channels).mean(0)
 
 
-def _axes_behind(layer: Any) -> int:
+def axes_behind(layer: Any) -> int:
     """How many axes follow the channels in what a layer gives: those of the image."""
     return int(layer.weight.ndim) - 2
 
 
-def _has_range(source: Recalibratable, name: str) -> bool:
+def has_range(source: Recalibratable, name: str) -> bool:
+    """Whether a quantizer has a range that can be changed."""
     try:
         source.range(name)
     except ModelError:  # FP8, blocks, learned ranges: nothing to switch the bias along with

@@ -30,12 +30,14 @@ SMALLEST = 1e-3
 PARTS = np.linspace(0.15, 1.0, 35)
 """Of the largest value of each channel: the ranges that are tried."""
 
-MOST_VALUES = 400_000
+BINS = 4096
+"""Of a channel's histogram: a step of 8 bits is 16 bins or more. All values count, since the few
+large ones decide: with 8,000 of 200 images MobileNetV1 was a tenth further from float."""
 
 
 def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[Range, ...]:
-    """For each of these quantizers a range per channel: one part of each channel's largest value
-    for all channels, with the smallest mean squared error where all channels count alike.
+    """For each of these quantizers a range per channel: of each channel the part of its largest
+    value that has the smallest mean squared error.
 
     source: a model of torch with ranges. names: quantizers of images, whose channels are axis 1.
     inputs: one batch with all samples, as the model takes it. A quantizer that one forward does not
@@ -64,13 +66,17 @@ def _range(source: Any, name: str, values: Tensor) -> Range:
     rows = values.float().transpose(0, 1).flatten(1)
     peaks = rows.abs().amax(1)
     peaks = peaks.clamp(min=max(float(peaks.max()) * SMALLEST, 1e-6))
-    step = -(-rows.shape[1] * rows.shape[0] // MOST_VALUES)
-    even = (rows[:, ::step] / peaks.reshape(-1, 1)).flatten()
+    counts = optional.torch.stack(
+        [row.histc(BINS, -peak, peak) for row, peak in zip(rows, peaks.tolist(), strict=True)]
+    )
+    centres = (optional.torch.arange(BINS, device=rows.device) + 0.5) * (2 / BINS) - 1
     grid = source.grid(name)
 
-    def error(part: float) -> float:
-        levels = (even * (grid.high / part)).round().clamp(grid.low, grid.high)
-        return float((levels * (part / grid.high) - even).square().mean())
+    def errors(part: float) -> Tensor:
+        levels = (centres * (grid.high / part)).round().clamp(grid.low, grid.high)
+        found: Tensor = counts @ (levels * (part / grid.high) - centres).square()
+        return found
 
-    best = min(PARTS.tolist(), key=error)
-    return Range(name, METHOD, tuple((best * peaks).tolist()), axis=1)
+    best = optional.torch.stack([errors(part) for part in PARTS.tolist()]).argmin(0)
+    parts = optional.torch.as_tensor(PARTS, dtype=peaks.dtype, device=peaks.device)
+    return Range(name, METHOD, tuple((parts[best] * peaks).tolist()), axis=1)

@@ -85,6 +85,7 @@ def range_words(ranges: tuple[Range, ...]) -> str:
     """
     words = [_amax_words(*ends) for ends in dict.fromkeys((one.amax, one.low) for one in ranges)]
     words += [f"bias by up to {max(map(abs, one.bias)):.4g}" for one in ranges if one.bias]
+    words += ["rounding learned"] if any(one.rounding for one in ranges) else []
     return "; ".join(words)
 
 

@@ -208,7 +208,10 @@ def _repairs(plan: Plan) -> str:
             found.add("new ranges")
         if new.bias is not None:
             found.add("corrected biases")
-    return " and ".join(sorted(found, reverse=True))
+        if new.rounding is not None:
+            found.add("learned rounding")
+    *others, last = sorted(found, reverse=True) or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:

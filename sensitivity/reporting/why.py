@@ -114,6 +114,8 @@ def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[s
         yield from _clipped(old, new)
     if new.bias is not None and any(new.bias):
         yield f"Biases: rounding the weights moved outputs by up to {max(map(abs, new.bias)):.2g}."
+    if new.rounding is not None:
+        yield "Weights: rounded to the nearest level they are further from float than as learned."
 
 
 def _uneven(new: Range, what: str) -> str:

@@ -23,7 +23,7 @@ from sensitivity.records import Estimate, Range, Recalibrated, Scores, Unit, Var
 from sensitivity.signals.base import Signal
 from sensitivity.stats.paired import paired_effect
 
-WORST = 16
+WORST = 32
 """Units that are tried, from the top of the ranking."""
 
 SIGNAL_SAMPLES = 64

@@ -47,7 +47,7 @@ PLAN = (
 )
 FILES_TOO = (
     f"In export and bench the runtime takes from 1/{FASTER} of the simulation's time to all of it. "
-    f"On a machine with nothing else to do, fitting other ranges takes {FITTED_S[0]:g} to "
+    f"On a machine with nothing else to do, fitting repairs takes {FITTED_S[0]:g} to "
     f"{FITTED_S[1]:g} s, and drawing the report {DRAWN_S[0]:g} to {DRAWN_S[1]:g} s. Export and "
     "bench are left out where the model cannot be exported."
 )

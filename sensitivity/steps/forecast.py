@@ -30,8 +30,9 @@ FASTER = 8
 """How many times as fast as the simulation a runtime is, at most."""
 TRACED_S = (1.0, 15.0)
 """Seconds to trace, write and load files."""
-FITTED_S = (1.0, 10.0)
-"""Seconds of a plan besides forwards: to fit other ranges and biases, and to draw conclusions."""
+FITTED_S = (1.0, 40.0)
+"""Seconds of a plan besides forwards: to fit other ranges, biases and the rounding of weights, and
+to draw conclusions."""
 DRAWN_S = (0.5, 5.0)
 """Seconds to draw a report."""
 

@@ -24,6 +24,7 @@ from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.records import Estimate, Plan, Range, Recalibrated, Target
 from sensitivity.repairs.bias import Correctable, bias_corrections, is_correctable
 from sensitivity.repairs.equalization import equalized_ranges
+from sensitivity.repairs.rounding import is_roundable, learned_roundings
 from sensitivity.repairs.samples import one_batch
 from sensitivity.run_dir import RunDir
 from sensitivity.search.judge import judge_of
@@ -41,7 +42,7 @@ CANNOT = (
     "again where it was made (percentile, MSE or entropy ranges, weights per channel)."
 )
 TRACED_SAMPLES = 2
-EDITION = 5
+EDITION = 6
 """What tells what was found from what an earlier release would have found."""
 
 
@@ -84,6 +85,7 @@ def recalibration(
         return known
     units = _equalized(session, _found(session, scanned, skip), skip)
     units = _corrected(session, units, skip)
+    units = _rounded(session, units, skip)
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
     found = Recalibration(basis, units, scanned, missing)
     # Where outputs can be compared the planner ranks the units anew by their signal; where not, the
@@ -191,6 +193,19 @@ def _corrected(
     left_out = study.skip_variant(skip).disabled
     correct = partial(bias_corrections, source, ranges=ranges, left_out=left_out)
     return _repaired(session, known, _fitted(session, correct), skip)
+
+
+def _rounded(
+    session: Session, known: Sequence[Recalibrated], skip: Sequence[str]
+) -> tuple[Recalibrated, ...]:
+    """The units with weights whose rounding is learned, where that is worth it."""
+    source, study = session.source, session.study
+    if not is_roundable(source) or not session.has_samples:
+        return tuple(known)
+    ranges = tuple(one for unit in known for one in unit.ranges)
+    left_out = study.skip_variant(skip).disabled
+    learn = partial(learned_roundings, source, ranges=ranges, left_out=left_out)
+    return _repaired(session, known, _fitted(session, learn), skip)
 
 
 def _equalized(

@@ -76,6 +76,11 @@ def new_grids(
                 "Expected a change of the bias for the weight of an operation that adds a constant "
                 f"one, got one for {use.name}."
             )
+        if one.rounding is not None:
+            raise ModelError(
+                f"Expected a range that rounds to the nearest level, got one for {use.name} with a "
+                "rounding of its own, which only models of torch take."
+            )
         key = (use.pair.dequantize, one.amax, one.axis, one.low, one.bias)
         if key not in made:
             made[key] = _new_grid(model, use, one)

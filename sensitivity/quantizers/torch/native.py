@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sensitivity.errors import ModelError
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.biases import BiasChange, Delta, mark_biases
+from sensitivity.quantizers.torch.rounded import RoundedWeight
 from sensitivity.quantizers.torch.tensor_quantizer import SMALLEST_AMAX
 from sensitivity.records import Range
 
@@ -199,20 +200,32 @@ class OwnQuantizer:
     overwrite = None
 
 
-NativeQuantizer = GridQuantizer | OwnQuantizer | BiasChange
+NativeQuantizer = GridQuantizer | OwnQuantizer | BiasChange | RoundedWeight
 
 
 def native_quantizers(source: QuantizedModel, *, own: bool = False) -> list[NativeQuantizer]:
     """One for each of `source.quantizers`: on its grid where it has one, else (or if `own`) the
     user's own module. Behind them one for each of `bias_changes`."""
+    make = OwnQuantizer if own else _native
     quantizers: list[NativeQuantizer] = [
-        OwnQuantizer(source, each.name) if own else _native(source, each.name)
-        for each in source.quantizers
+        _rounded(source, each.name, make(source, each.name)) for each in source.quantizers
     ]
     return [*quantizers, *(BiasChange(delta) for _, delta in bias_changes(source))]
 
 
-def _native(source: QuantizedModel, name: str) -> NativeQuantizer:
+def _rounded(
+    source: QuantizedModel, name: str, quantizer: GridQuantizer | OwnQuantizer
+) -> NativeQuantizer:
+    """The quantizer with the rounding of the range on offer that it stands for."""
+    ranges: Mapping[str, Range] = getattr(source, "ranges", {})
+    if name not in ranges or ranges[name].rounding is None:
+        return quantizer
+    rounding = ranges[name].rounding
+    assert rounding is not None
+    return RoundedWeight(quantizer, source.grid(name), rounding)
+
+
+def _native(source: QuantizedModel, name: str) -> GridQuantizer | OwnQuantizer:
     try:
         return GridQuantizer(source, name)
     except ModelError:

@@ -29,6 +29,7 @@ from sensitivity.quantizers.ranges import (
 )
 from sensitivity.quantizers.torch.biases import Biases, has_bias
 from sensitivity.quantizers.torch.half import HALF, half_type
+from sensitivity.quantizers.torch.rounded import Roundings, has_weight
 from sensitivity.records import Finding, Grid, Quantizer, Range, Role
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ class TensorQuantizerModel:
                 if each.role == "weight" and has_bias(modules[each.layer])
             }
         )
+        self.roundings = Roundings(
+            {name: layer for name, layer in self.biases.layers.items() if has_weight(layer)}
+        )
         dead = [
             name
             for name, role in self._roles.items()
@@ -124,6 +128,7 @@ class TensorQuantizerModel:
             stack.enter_context(
                 self.biases.changed(dict.fromkeys(wanted & self.biases.layers.keys()))
             )
+            stack.enter_context(self.roundings.changed(dict.fromkeys(wanted), self.grid))
             for name, module in self._enabled.items():
                 module._disabled = name in wanted
                 # a quantizer that still collects would be changed by being measured
@@ -172,7 +177,8 @@ class TensorQuantizerModel:
             raise ModelError(
                 f"Expected {name} to have a range that can be changed, got a learned or scaled one."
             )
-        return replace(own_range(name, amax, self._axis(module)), bias=self.biases.now(name))
+        bias, rounding = self.biases.now(name), self.roundings.now(name)
+        return replace(own_range(name, amax, self._axis(module)), bias=bias, rounding=rounding)
 
     def with_ranges(self, ranges: Iterable[Range]) -> AbstractContextManager[None]:
         ranges = tuple(ranges)
@@ -183,7 +189,12 @@ class TensorQuantizerModel:
     @contextmanager
     def _with_ranges(self, ranges: Sequence[Range]) -> Iterator[None]:
         dims = {one.quantizer: self._dimensions(one.quantizer) for one in ranges}
-        with ranges_set(self._enabled, ranges, dims), self.biases.changed(self._deltas(ranges)):
+        roundings = {one.quantizer: one.rounding for one in ranges}
+        with (
+            ranges_set(self._enabled, ranges, dims),
+            self.biases.changed(self._deltas(ranges)),
+            self.roundings.changed(roundings, self.grid),
+        ):
             yield
 
     def change(self, names: Iterable[str], ranges: Iterable[Range]) -> None:
@@ -196,6 +207,9 @@ class TensorQuantizerModel:
         deltas = self._deltas(ranges)
         for name in deltas.keys() - wanted:
             self.biases.change(name, deltas[name])
+        for one in ranges:
+            if one.rounding is not None and one.quantizer not in wanted:
+                self.roundings.change(one.quantizer, one.rounding, self.grid(one.quantizer))
         for name in wanted:
             self._enabled[name]._disabled = True
 

@@ -18,7 +18,7 @@ LEVELS: dict[Outcome, str] = {"fail": "error", "open": "warning"}
 LAYERS = {
     "left-out": "This layer is left out of INT8, so that the accuracy target holds.",
     "wide": "This layer has activations of 16 bits, so that the accuracy target holds.",
-    "repaired": "This layer stays in INT8 with other ranges or biases than it came with.",
+    "repaired": "This layer stays in INT8 with other ranges, biases or rounding than it had.",
 }
 RULE_IDS = [*RULES, *LAYERS]
 
