@@ -30,12 +30,12 @@ from sensitivity.exporters.lower import lower_file
 from sensitivity.exporters.simulate import first_samples, outputs_of
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify import flat, relative_rms
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import QuantizedModel, layers
 from sensitivity.records import Scores
 from sensitivity.runtimes.base import Runtime
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.runtimes.openvino import OpenVino
-from sensitivity.session import quantized_model
 from sensitivity.stats.jackknife import pseudo_values
 from sensitivity.stats.paired import paired_effect
 from sensitivity.tasks.base import Task

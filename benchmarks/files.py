@@ -33,10 +33,10 @@ from torch import nn
 from sensitivity import optional
 from sensitivity.exporters.lower import LowerTarget, lower_file
 from sensitivity.exporters.torch_model import export_files
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import layers
 from sensitivity.registry import load
 from sensitivity.runtimes.openvino import OpenVinoEngine
-from sensitivity.session import quantized_model
 from sensitivity.timing.environment import environment
 from sensitivity.timing.protocol import Variant, interleaved
 from sensitivity.timing.ratio import median_ratio

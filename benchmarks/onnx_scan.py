@@ -45,11 +45,11 @@ from scan_plans import Raced, raced
 
 from sensitivity.measure.ranking import rank_effects
 from sensitivity.onnx_task import onnx_task
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.records import Scores, Target, Unit
-from sensitivity.session import quantized_model
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_size

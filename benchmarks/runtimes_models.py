@@ -13,9 +13,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import nn
 
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.records import Scores
-from sensitivity.session import quantized_model
 from sensitivity.units.placement import add_residual_quantizers
 from sensitivity.workflows.yolo_quantize import share_residual_quantizers
 

@@ -27,9 +27,9 @@ from scan_plans import Metric, Raced, cost_model, naive_plan, raced
 from scan_table import markdown, show
 
 from sensitivity.measure.ranking import rank_effects
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import QuantizedModel, layers
 from sensitivity.records import Scores, Target, Unit
-from sensitivity.session import quantized_model
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task, mean
 from sensitivity.timing.environment import environment

@@ -68,7 +68,7 @@ def _variants(source: QuantizedModel) -> list[frozenset[str]]:
 def _measured(
     reference: str, samples: int | None, budget_mib: float, device: str
 ) -> dict[str, Any]:
-    from sensitivity.session import quantized_model
+    from sensitivity.opened import quantized_model
     from sensitivity.simulators.choose import simulator_for
     from sensitivity.simulators.torch.replay import ReplaySimulator
 

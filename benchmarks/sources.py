@@ -27,8 +27,8 @@ from scipy.stats import kendalltau
 
 from sensitivity.files import write_whole
 from sensitivity.measure.variants import unit_variant
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
-from sensitivity.session import quantized_model
 from sensitivity.signals.distortion import flat_outputs, sqnr
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.timing.environment import environment

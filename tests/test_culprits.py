@@ -28,6 +28,7 @@ from sensitivity.measure.raced import (
     raced_scan,
 )
 from sensitivity.measure.scan import scan, usual_mode
+from sensitivity.opened import quantized_model
 from sensitivity.planners.base import Choice, Goal, Judged
 from sensitivity.planners.culprits import END, CulpritPlanner
 from sensitivity.planners.pinned import PinnedPlanner
@@ -36,7 +37,6 @@ from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.records import Plan, Target
 from sensitivity.search.choose import Means, choose_plan
 from sensitivity.search.judge import RoughJudge
-from sensitivity.session import quantized_model
 from sensitivity.signals.distortion import SQNR
 from sensitivity.tasks.base import Task
 from sensitivity.testing.fakes import FakeModel, FakeSimulator

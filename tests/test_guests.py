@@ -14,9 +14,9 @@ from sensitivity.cli.main import group, main
 from sensitivity.cli.scan import command as scan_command
 from sensitivity.doctor import additions, runtimes
 from sensitivity.errors import GuestError, NamesError
+from sensitivity.opened import quantized_model
 from sensitivity.registry import FAMILIES, MEMBER, PROMISED, load, names
 from sensitivity.rules.catalog import rules_for
-from sensitivity.session import quantized_model
 
 PLANNER = """
 from sensitivity.planners.greedy import GreedyPlanner

@@ -14,8 +14,8 @@ from support.commands import verb
 from support.onnx_models import float_file, labelled, static_file
 
 from sensitivity import onnx_task
+from sensitivity.opened import quantized_model
 from sensitivity.records import SPLITS
-from sensitivity.session import quantized_model
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.load import load_evaluator, load_task
 

@@ -14,8 +14,8 @@ import pytest
 from onnx import numpy_helper
 from support.onnx_models import float_file, images, qdq_file, run_file, static_file
 
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.session import quantized_model
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile
 

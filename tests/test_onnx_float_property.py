@@ -13,8 +13,8 @@ import pytest
 from support.onnx_quantizers import inputs, quantizers
 from support.random_graphs import RandomGraph
 
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.session import quantized_model
 
 GRAPHS = int(os.environ.get("SENSITIVITY_RANDOM_GRAPHS", "4"))
 """Random networks for each quantizer."""

@@ -9,9 +9,9 @@ import pytest
 from support.commands import verb
 from support.scripts import load_script
 
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.session import quantized_model
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "05_keras_qat"
 

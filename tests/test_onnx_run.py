@@ -176,8 +176,8 @@ def test_a_damaged_partial_file_is_refused(made: Path, monkeypatch: pytest.Monke
     from sensitivity.errors import ExportError
     from sensitivity.exporters import onnx_file
     from sensitivity.exporters.torch_model import disabled_by_variant
+    from sensitivity.opened import quantized_model
     from sensitivity.quantizers.base import layers
-    from sensitivity.session import quantized_model
     from sensitivity.simulators.onnx.whole import WholeFile
 
     task = onnx_task(made / "int8.onnx", made / "data.npz")
@@ -206,7 +206,7 @@ def test_a_damaged_partial_file_is_refused(made: Path, monkeypatch: pytest.Monke
 
 
 def test_a_session_like_model_is_put_back_after_an_exception(made: Path) -> None:
-    from sensitivity.session import quantized_model
+    from sensitivity.opened import quantized_model
     from sensitivity.simulators.evaluate import EvaluateSimulator
 
     model = OnnxModel(made / "int8.onnx")

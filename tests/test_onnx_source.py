@@ -15,9 +15,9 @@ from support.models import quantized
 from support.onnx_models import UNITS, float_file, images, qdq_file, run_file, static_file
 
 from sensitivity.errors import ModelError, OnnxFileError, TaskError
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.session import quantized_model
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile, onnx_simulator

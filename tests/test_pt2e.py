@@ -22,9 +22,9 @@ from torchao.quantization.pt2e.quantizer import QuantizationSpec
 from sensitivity.errors import ExportError, ModelError
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify import verify
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import check_calibrated, layers
 from sensitivity.quantizers.torch.pt2e import Pt2eModel
-from sensitivity.session import quantized_model
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.evaluate import EvaluateSimulator
 from sensitivity.simulators.toggle import ToggleSimulator
@@ -303,7 +303,7 @@ def test_a_graph_of_another_kind_is_refused_without_torchao(warm_bin: Path) -> N
 import sys
 import torch
 assert "torchao" not in sys.modules
-from sensitivity.session import quantized_model
+from sensitivity.opened import quantized_model
 quantized_model(torch.fx.symbolic_trace(torch.nn.Linear(2, 2)))
 """
     command = [warm_bin / "python", "-c", script]

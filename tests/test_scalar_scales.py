@@ -15,10 +15,10 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.insert_qdq import InsertQdq
 from sensitivity.onnx_graph.passes.scalar_scales import ScalarScales
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.records import Grid
-from sensitivity.session import quantized_model
 from sensitivity.simulators.onnx.whole import WholeFile
 
 PORTS = "(float[batch, 3, 8, 8] x) => (float[batch, 2, 8, 8] y)"

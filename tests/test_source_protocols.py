@@ -11,6 +11,7 @@ from support.models import batch, quantized, seeded
 from support.onnx_models import float_file, images, static_file
 
 import sensitivity
+from sensitivity.opened import quantized_model
 from sensitivity.preflight.float_model import not_comparable
 from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import WithFloat, form_of, name_in_words
@@ -18,7 +19,6 @@ from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.qdq import OnnxQdqModel
 from sensitivity.records import Range
 from sensitivity.registry import FAMILIES
-from sensitivity.session import quantized_model
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.units.relations import structure_of
 

@@ -10,7 +10,7 @@ from support.models import quantized
 from support.pq_models import quantized_by_pq
 from support.pt2e_models import quantized_by_pt2e
 
-from sensitivity.session import quantized_model
+from sensitivity.opened import quantized_model
 from sensitivity.testing.reference import LAYERS, Reference, reference_inputs, reference_network
 from sensitivity.testing.sources import SourceConformance, check_same_ranking, ranking
 

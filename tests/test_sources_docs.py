@@ -14,9 +14,9 @@ from support import pq_models  # noqa: F401 - makes pytorch_quantization importa
 from sensitivity import api
 from sensitivity.config import PlanSettings, ScanSettings
 from sensitivity.errors import TaskError
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import check_calibrated
 from sensitivity.registry import FAMILIES
-from sensitivity.session import quantized_model
 from sensitivity.tasks.load import load_task
 
 ROOT = Path(__file__).parents[1]

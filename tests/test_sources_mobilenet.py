@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sensitivity.session import quantized_model
+from sensitivity.opened import quantized_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CALIBRATION, IMAGES = 50, 24

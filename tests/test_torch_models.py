@@ -19,12 +19,12 @@ from sensitivity.errors import ModelError
 from sensitivity.exporters.evaluate import evaluate_file
 from sensitivity.exporters.torch_model import export_files
 from sensitivity.exporters.verify import verify
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import QuantizedModel, layers
 from sensitivity.quantizers.torch.calls import call
 from sensitivity.quantizers.torch.half import in_float32
 from sensitivity.quantizers.torch.native import GridQuantizer
 from sensitivity.quantizers.torch.tensor_quantizer import scales_of
-from sensitivity.session import quantized_model
 from sensitivity.simulators.choose import simulator_for
 from sensitivity.simulators.compare import difference
 from sensitivity.simulators.toggle import ToggleSimulator

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from sensitivity.errors import JournalMismatch
-from sensitivity.measure.measurer import Measurer, Reader, checked_scores
+from sensitivity.measure.checked import checked_scores
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.reader import Reader
 from sensitivity.measure.study import Study
 from sensitivity.records import SPLITS, Estimate, Scores, Variant
 from sensitivity.tasks.batches import batch_digest, batch_size

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sensitivity.measure.measurer import Measurer, Reader
+from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.ranking import centred, estimate, per_sample
+from sensitivity.measure.reader import Reader
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.records import Effect, Estimate, Mode, Scores, Variant, names_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from sensitivity.measure.measurer import Reader
 from sensitivity.measure.ranking import estimate, rank_effects
+from sensitivity.measure.reader import Reader
 from sensitivity.measure.study import Study
 from sensitivity.records import Effect, Estimate, Mode
 

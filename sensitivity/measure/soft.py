@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.measure.measurer import Reader, checked_scores
+from sensitivity.measure.checked import checked_scores
+from sensitivity.measure.reader import Reader
 from sensitivity.measure.study import Study
 from sensitivity.records import SPLITS, Scores, Variant
 from sensitivity.signals.soft import has_soft_drop, soft_drop, soft_name

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import SensitivityError
-from sensitivity.measure.measurer import Measurer, Reader, checked_scores
+from sensitivity.measure.checked import checked_scores
+from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.reader import Reader
 from sensitivity.measure.scan import Scan
 from sensitivity.measure.study import Study
 from sensitivity.records import Effect, Estimate, Mode, Scores, Unit, Variant

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.errors import TaskError
-from sensitivity.measure.measurer import check_values, checked_scores
+from sensitivity.measure.checked import check_values, checked_scores
 from sensitivity.records import Finding, Scores, Severity, Target, Variant
 from sensitivity.seeds import generator
 from sensitivity.session import Session

@@ -7,10 +7,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sensitivity.errors import ModelError
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import Changeable, QuantizedModel, Recalibratable
 from sensitivity.records import Plan, Range, names_of
 from sensitivity.run_dir import RunInfo
-from sensitivity.session import quantized_model
 from sensitivity.steps.recalibrate import plan_ranges, wide_plan_ranges
 from sensitivity.units.placement import unified_scales
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from sensitivity.config import RunSettings, ScanSettings
 from sensitivity.journal.lines import packed
-from sensitivity.measure.measurer import Reader, checked_scores
+from sensitivity.measure.checked import checked_scores
 from sensitivity.measure.progress import Stopwatch
+from sensitivity.measure.reader import Reader
 from sensitivity.records import Scores, Unit, Variant
 from sensitivity.session import Session
 from sensitivity.simulators.memory import peak_memory

@@ -31,9 +31,9 @@ from scipy.stats import kendalltau
 from sensitivity import optional
 from sensitivity.errors import ModelError, NamesError
 from sensitivity.measure.variants import unit_variant
+from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import QuantizedModel, check_calibrated, layers
 from sensitivity.records import names_of
-from sensitivity.session import quantized_model
 from sensitivity.signals.distortion import SQNR, flat_outputs
 from sensitivity.simulators.base import Simulator
 from sensitivity.simulators.choose import simulator_for

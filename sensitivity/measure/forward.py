@@ -1,0 +1,160 @@
+"""Variants forwarded, batch by batch, and what their outputs are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sensitivity.measure.checked import checked_scores
+from sensitivity.measure.kept import KeptOutputs
+from sensitivity.measure.reader import Reader
+from sensitivity.records import Range, Scores, Variant
+from sensitivity.signals.base import Distance, Outputs, Signal
+from sensitivity.signals.distortion import flat_outputs
+from sensitivity.simulators.base import Simulator
+from sensitivity.tasks.base import Task
+from sensitivity.tasks.batches import batch_size, first_samples
+
+MakeSimulator = Callable[[tuple[Range, ...]], Simulator]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One batch of `rank` on which outputs are compared.
+
+    signal: what tells how far outputs are apart. reference: the variant whose outputs others are
+    compared with. samples: of `rank`, the first ones, on which all is compared. batch: its number.
+    """
+
+    signal: Signal
+    reference: Variant
+    samples: int
+    batch: int
+
+    @property
+    def split(self) -> str:
+        """The name under which a journal has the values."""
+        return f"rank: {self.signal.name}{self.signal.edition}, first {self.samples}"
+
+
+class Forwarder:
+    """A task, and the simulator that forwards variants of its model.
+
+    simulator: called with the ranges that it has to offer, when the first sample has to be
+    forwarded and again when others are needed. samples: how many have been forwarded (one variant
+    on one sample counts one). references: what float gives, which is the same whatever ranges
+    variants have.
+    """
+
+    def __init__(self, task: Task, simulator: MakeSimulator) -> None:
+        self.task = task
+        self.samples = 0
+        self.references = KeptOutputs()
+        self._make_simulator = simulator
+        self._simulator: Simulator | None = None
+        self._offered: tuple[Range, ...] = ()
+        self._distances: dict[tuple[str, str, int], Distance] = {}
+
+    def offer(self, ranges: Iterable[Range]) -> None:
+        """Say which ranges variants will use from now on, so that one simulator serves them all."""
+        wanted = tuple(dict.fromkeys(ranges))
+        if not set(wanted) <= set(self._offered):
+            self._offered, self._simulator = wanted, None
+
+    def outputs(self, variants: Sequence[Variant], inputs: Any) -> Iterator[tuple[int, Any]]:
+        """What each variant gives for these inputs, with its place in `variants`; nothing is scored
+        or kept."""
+        return self._simulator_for(variants).outputs(
+            inputs, [variant.switched for variant in variants]
+        )
+
+    @property
+    def simulator(self) -> Simulator:
+        if self._simulator is None:
+            self._simulator = self._make_simulator(self._offered)
+        return self._simulator
+
+    def _simulator_for(self, variants: Iterable[Variant]) -> Simulator:
+        needed = {one for variant in variants for one in variant.ranges}
+        if not needed <= set(self._offered):
+            self.offer(dict.fromkeys([*self._offered, *sorted(needed, key=lambda one: one.key)]))
+        return self.simulator
+
+    def simulator_used(self) -> Simulator | None:
+        """None where nothing has been forwarded."""
+        return self._simulator
+
+    def scored(
+        self, variants: Sequence[Variant], inputs: Any, targets: Any, where: str
+    ) -> Iterator[tuple[int, Scores]]:
+        """Place in `variants` and scores of each on one batch, in the simulator's order. where:
+        that batch in messages. Raises TaskError as `checked_scores`."""
+        size = batch_size(inputs)
+        for index, output in self.outputs(variants, inputs):
+            yield index, checked_scores(self.task, output, targets, size, where)
+            self.samples += size
+            del output  # not kept while the next one is computed
+
+    def distorted(
+        self, comparison: Comparison, variants: Sequence[Variant], inputs: Any, wanted: int
+    ) -> list[tuple[int, Scores]]:
+        """Place in `variants`, and how far its outputs are from those of the reference, float64[n]
+        on the first `wanted` samples of a batch; on more where it has to stay whole."""
+        simulator = self._simulator_for(variants)
+        signal = self._fitted(comparison)
+        part = _at_least(wanted, inputs, simulator)
+        view = signal.view or flat_outputs
+        expected = self._known_reference(comparison, part)
+        measured: list[tuple[int, Scores]] = []
+        for index, output in self.outputs(variants, part):
+            measured.append((index, signal.of(expected, view(output))))
+            self.samples += batch_size(part)
+            del output
+        return measured
+
+    def _known_reference(self, comparison: Comparison, inputs: Any) -> Outputs:
+        """What the reference gives, kept for the next variants that are compared with it there."""
+        split = f"{comparison.split}, {comparison.reference.key}, {batch_size(inputs)}"
+        known: Outputs | None = self.references.get((split, comparison.batch))
+        if known is None:
+            known = self._reference(comparison, inputs)
+            self.references.keep((split, comparison.batch), known)
+        return known
+
+    def _fitted(self, comparison: Comparison) -> Signal:
+        """The signal with its distance on the first samples of `rank`."""
+        signal = comparison.signal
+        if signal.fitted is None:
+            return signal
+        key = (signal.name, comparison.reference.key, comparison.samples)
+        if key not in self._distances:
+            self._distances[key] = signal.fitted(self._references(comparison))
+        return replace(signal, of=self._distances[key], fitted=None)
+
+    def _references(self, comparison: Comparison) -> Iterator[Outputs]:
+        """What the reference gives on the first samples of `rank`, batch by batch."""
+        reader, open_ = Reader(self.task, "rank"), comparison.samples
+        for batch in range(reader.count):
+            inputs = _at_least(open_, reader.at(batch)[0], self.simulator)
+            yield self._reference(comparison, inputs)
+            open_ -= batch_size(inputs)
+            if open_ <= 0:
+                return
+
+    def _reference(self, comparison: Comparison, inputs: Any) -> list[NDArray[np.floating]]:
+        ((_, output),) = self.outputs([comparison.reference], inputs)
+        self.samples += batch_size(inputs)
+        return [array.copy() for array in (comparison.signal.view or flat_outputs)(output)]
+
+
+def _at_least(samples: int, inputs: Any, simulator: Simulator) -> Any:
+    """The first samples of a batch, all of it where it has to stay whole."""
+    return (
+        inputs
+        if simulator.smallest is None
+        else first_samples(inputs, max(samples, simulator.smallest))
+    )

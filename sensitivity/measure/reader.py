@@ -1,0 +1,31 @@
+"""The batches of a split, one after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sensitivity.errors import TaskError
+from sensitivity.tasks.base import Task
+from sensitivity.tasks.batches import check_pair
+
+
+class Reader:
+    """The batches of one split in order, read when first asked for. Batch numbers may only grow."""
+
+    def __init__(self, task: Task, split: str) -> None:
+        self.count = len(task.data[split])
+        self._split = split
+        self._batches = enumerate(iter(task.data[split]))
+
+    def at(self, batch: int) -> tuple[Any, Any]:
+        """(inputs, targets) of this batch. Raises TaskError where the data has fewer or more
+        batches than its len()."""
+        found = next((found for number, found in self._batches if number == batch), None)
+        last = batch == self.count - 1
+        if found is None or (last and next(self._batches, None) is not None):
+            got = "fewer" if found is None else "more"
+            raise TaskError(
+                f"Expected split {self._split!r} to hold {self.count} batches as its len() says, "
+                f"got {got}; make len() and iteration agree."
+            )
+        return check_pair(found, self._split)

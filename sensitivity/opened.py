@@ -1,0 +1,222 @@
+"""A task's model opened for measuring, alike in the process that leads and in each worker."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from sensitivity.errors import ModelError, TaskError
+from sensitivity.quantizers.alternatives import with_alternatives
+from sensitivity.quantizers.base import QuantizedModel, check_calibrated
+from sensitivity.quantizers.torch.wrappers import unwrapped
+from sensitivity.records import SPLITS, Quantizer, Range, names_of
+from sensitivity.registry import load, names, version_of_guest
+from sensitivity.simulators.base import Simulator
+from sensitivity.simulators.choose import simulator_for
+from sensitivity.simulators.evaluate import EvaluateSimulator
+from sensitivity.tasks.base import EvaluateTask, Task
+from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
+from sensitivity.tasks.load import Given, load_task, task_digest
+
+if TYPE_CHECKING:
+    from sensitivity.simulators.torch.replay import Cuts
+
+EXECUTED_BATCHES = 16
+"""Of `rank`, at most, for finding quantizers that are never executed."""
+CALIBRATION_SAMPLES = 512
+"""At most, for other ranges."""
+FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
+AddQuantizers = Callable[[QuantizedModel, Sequence[Any]], AbstractContextManager[Any]]
+"""(model, batches of inputs to calibrate on) -> inside the `with`, it has more quantizers."""
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """given: the task as the user gave it. loaded: as the user's function returned it. task: the
+    same with batches. source: its model without the quantizers in `unexecuted`, which no forward
+    executes."""
+
+    given: Given
+    loaded: Task | EvaluateTask
+    task: Task
+    source: QuantizedModel
+    unexecuted: tuple[Quantizer, ...]
+
+    @property
+    def example(self) -> Any:
+        """One batch of inputs; None where the task has none."""
+        return example_of(self.loaded)
+
+    def simulators(self, memory: int | None) -> Callable[[tuple[Range, ...]], Simulator]:
+        """What makes a simulator that offers some ranges. memory: bytes that one may hold besides
+        the weights; None takes a quarter of what is free."""
+        cuts: Cuts = {}
+
+        def simulator(offered: tuple[Range, ...]) -> Simulator:
+            source = with_alternatives(self.source, offered)
+            if isinstance(self.loaded, EvaluateTask):
+                return EvaluateSimulator(source)
+            return simulator_for(source, self.example, memory=memory, cuts=cuts)
+
+        return simulator
+
+    def head(self) -> dict[str, Any]:
+        """What the measurements of a journal are of: anything that would change them. "task" may
+        change, where the session agrees."""
+        return {
+            "task": task_digest(self.given),
+            "metric": self.task.metric,
+            "source": self.source.source,
+            "model": self.source.fingerprint(),
+            "quantizers": len(self.source.quantizers),
+            "data": {split: _split_head(self.task, split) for split in SPLITS},
+            "versions": {name: version for name in FRAMEWORKS if (version := _version(name))}
+            | version_of_guest("quantizers", self.source.source),
+        }
+
+
+@contextmanager
+def opened_model(given: Given, residuals: AddQuantizers | None = None) -> Iterator[OpenModel]:
+    """Load the task where it is in a file, and leave out what no forward executes.
+
+    residuals: `units.placement.residual_quantizers` for quantizers on skip connections inside the
+    `with`; None for none. Raises TaskError, ModelError (not calibrated).
+    """
+    loaded = load_task(given)
+    task = with_batches(loaded) if isinstance(loaded, EvaluateTask) else loaded
+    with ExitStack() as stack:
+        source, unexecuted = stack.enter_context(
+            executed_only(quantized_model(loaded.model), loaded)
+        )
+        if residuals:
+            stack.enter_context(residuals(source, list(calibration_of(loaded))))
+            source = quantized_model(loaded.model)
+        yield OpenModel(given, loaded, task, source, unexecuted)
+
+
+@contextmanager
+def executed_only(
+    source: QuantizedModel, loaded: Task | EvaluateTask
+) -> Iterator[tuple[QuantizedModel, tuple[Quantizer, ...]]]:
+    """The model without the quantizers that no forward executes, and these.
+
+    They are disabled inside the `with`. Nothing is left out where the task gives no inputs to run
+    the model on. Raises ModelError where no quantizer is executed, and for one that is executed but
+    not calibrated.
+    """
+    unexecuted = _unexecuted(source, loaded)
+    executed = tuple(quantizer for quantizer in source.quantizers if quantizer not in unexecuted)
+    if not executed:
+        raise ModelError(
+            f"Expected the model to execute its quantizers, got none of {len(unexecuted)} executed "
+            "by a batch of the task's data; check that the modules which were quantized are those "
+            "that its forward calls."
+        )
+    check_calibrated(executed)
+    if not unexecuted:
+        yield source, ()
+        return
+    with source.disabled(names_of(unexecuted)):
+        yield quantized_model(loaded.model), unexecuted
+
+
+def _unexecuted(source: QuantizedModel, loaded: Task | EvaluateTask) -> tuple[Quantizer, ...]:
+    missing = set(names_of(source.quantizers))
+    if example_of(loaded) is None:
+        return ()  # nothing is known of them
+    for inputs in _first_inputs(loaded):
+        missing -= source.executed(inputs)
+        if not missing:
+            break
+    return tuple(quantizer for quantizer in source.quantizers if quantizer.name in missing)
+
+
+def _first_inputs(loaded: Task | EvaluateTask) -> Iterator[Any]:
+    """Batches of inputs that show which quantizers are executed: a model may route some samples
+    past a part of it."""
+    if isinstance(loaded, EvaluateTask):
+        return iter(() if loaded.example_inputs is None else (loaded.example_inputs,))
+    return (check_pair(batch, "rank")[0] for batch in islice(loaded.data["rank"], EXECUTED_BATCHES))
+
+
+def calibration_of(task: Task | EvaluateTask) -> Iterator[Any]:
+    """Batches of inputs that ranges are taken from: split "calib" where the task has it, else
+    `rank`."""
+    if isinstance(task, EvaluateTask):
+        if task.example_inputs is None:
+            raise TaskError(
+                "Expected the task to have example_inputs to calibrate on, got None; add one batch "
+                "of inputs."
+            )
+        yield task.example_inputs
+        return
+    seen = 0
+    for inputs, _ in task.data.get("calib", task.data["rank"]):
+        yield inputs
+        seen += batch_size(inputs)
+        if seen >= CALIBRATION_SAMPLES:
+            return
+
+
+def quantized_model(model: Any) -> QuantizedModel:
+    """The adapter whose toolkit made this model, without what is around it, such as DataParallel.
+
+    Raises ModelError where none recognises it.
+    """
+    model = unwrapped(model)
+    # Guests come last: one that cannot be used is in nobody's way whose model is of a source of
+    # ours.
+    for name in names("quantizers"):
+        adapter = load("quantizers", name)
+        if adapter.recognises(model):
+            found: QuantizedModel = adapter(model)
+            if found.quantizers:
+                return found
+            raise ModelError(
+                f"Expected a calibrated model with enabled quantizers, got a {name} model with "
+                "none enabled; quantize and calibrate it first."
+            )
+    known = ", ".join(names("quantizers"))
+    raise ModelError(
+        f"Expected a model with quantizers of {known}, got {type(model).__name__} without any; "
+        "quantize and calibrate it first."
+    )
+
+
+def with_batches(task: EvaluateTask) -> Task:
+    """The same as a Task: each split is one batch whose input is the evaluation, and whose output
+    is its score."""
+    data = {
+        split: [(getattr(task, "evaluate" if split == "rank" else split) or task.evaluate, None)]
+        for split in SPLITS
+    }
+    return Task(
+        task.model, data, lambda output, _: [output], metric=task.metric, full_scale=task.full_scale
+    )
+
+
+def _split_head(task: Task, split: str) -> dict[str, Any]:
+    batches = task.data[split]
+    inputs, targets = next(iter(batches))
+    return {"batches": len(batches), "first": batch_digest(inputs, targets)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def example_of(loaded: Task | EvaluateTask) -> Any:
+    """One batch of inputs; None where the task has none."""
+    return loaded.example_inputs if isinstance(loaded, EvaluateTask) else _first(loaded)
+
+
+def _first(task: Task) -> Any:
+    inputs, _ = check_pair(next(iter(task.data["rank"])), "rank")
+    return inputs

@@ -1,0 +1,17 @@
+"""The signals that compare outputs, by name."""
+
+from __future__ import annotations
+
+from sensitivity.registry import load
+from sensitivity.signals.base import Signal
+from sensitivity.signals.boxes import boxes_signal
+from sensitivity.tasks.base import EvaluateTask, Task
+
+
+def distortion_signal(name: str, task: Task | EvaluateTask) -> Signal:
+    """The signal of this name for a task. Raises TaskError for "boxes" where the task is no
+    detector's, NamesError for an unknown name."""
+    if name == "boxes":
+        return boxes_signal(task)
+    found: Signal = load("signals", name)
+    return found
