@@ -61,16 +61,6 @@ def test_units_that_the_target_does_not_need_are_pruned_back(needed: set[str]) -
     assert set(choice.skip) == needed
 
 
-def test_units_that_are_not_needed_go_back_half_of_them_at_a_time() -> None:
-    def evaluate(skip: tuple[str, ...]) -> float:
-        return float({"u0", "u15"} <= set(skip))
-
-    choice = choose(UNITS, evaluate, 1.0)
-    assert choice.skip == ("u0", "u15")
-    pruned = [step.skip for step in choice.path if "u15" in step.skip and len(step.skip) < 16]
-    assert [len(skip) for skip in pruned] == [1, 8, 4, 2], "u7 to u14, then u3 to u6"
-
-
 @given(st.sets(st.sampled_from(UNITS), min_size=1))
 def test_a_prefix_is_the_shortest_one_and_keeps_what_stands_in_it(needed: set[str]) -> None:
     def judge(skip: tuple[str, ...]) -> Judged:

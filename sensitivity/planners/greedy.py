@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sensitivity.planners.base import Choice, Goal, Judge, Search, Skip
+from sensitivity.planners.base import Choice, Goal, Judge, Search
 
 REACH = 16
 """Units that are tried one at a time where a longer prefix turned out worse."""
@@ -16,8 +16,8 @@ class GreedyPlanner:
 
     Bisection takes log2(N) tries and assumes that a longer prefix is not worse; where the tries
     show otherwise, units are added one at a time as well, and those that lower the metric left in
-    INT8. Prune-back then returns to INT8, least sensitive first and half of them at a time, every
-    unit of the prefix that the target does not need.
+    INT8. Prune-back then returns to INT8, least sensitive first, every unit of the prefix that the
+    target does not need.
     """
 
     name = "greedy"
@@ -79,20 +79,9 @@ def pruned(prefix: Sequence[str], search: Search) -> tuple[str, ...]:
 
     The last unit of the prefix is taken to be needed: the prefix without it missed the target.
     """
-    return _without_needless(tuple(prefix), tuple(prefix[:-1]), search)
-
-
-def _without_needless(kept: Skip, group: Skip, search: Search) -> Skip:
-    """`kept` without those of the group that the target does not need.
-
-    All of them are tried at once, then one half after the other: where few of many units are
-    needed, single units would take as many tries as there are.
-    """
-    without = tuple(unit for unit in kept if unit not in group)
-    if not group or search.met(without):
-        return without
-    if len(group) == 1:
-        return kept
-    middle = len(group) // 2
-    kept = _without_needless(kept, group[middle:], search)
-    return _without_needless(kept, group[:middle], search)
+    kept = tuple(prefix)
+    for unit in reversed(prefix[:-1]):
+        without = tuple(other for other in kept if other != unit)
+        if search.met(without):
+            kept = without
+    return kept
