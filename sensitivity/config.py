@@ -73,7 +73,8 @@ class TaskChoices:
     data: Path | None = setting(
         None,
         "For an ONNX file: COCO annotations, a data YAML or a folder with images and labels as "
-        "YOLO has them, a folder with one folder of images per class, or an .npz with x and y.",
+        "YOLO has them, a folder with one folder of images per class, or an .npz with x and y; "
+        "without labels, the float model's outputs stand for them.",
     )
     decode: DecodeName | None = setting(
         None, "For an ONNX detector: what its output means; told by its shape by default."

@@ -5,7 +5,7 @@ task = onnx_task("model.qdq.onnx", "coco/val")
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,17 @@ import numpy as np
 from sensitivity.config import Colours, DecodeName, TaskChoices
 from sensitivity.errors import TaskError
 from sensitivity.files import write_whole
+from sensitivity.quantizers.onnx.float_model import float_runner
 from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.records import SPLITS
 from sensitivity.tasks import onnx_arrays, onnx_data, onnx_decode
-from sensitivity.tasks.base import Task
-from sensitivity.tasks.classification import Images, Top1, answer_lost
+from sensitivity.tasks.agreement import METRIC, FloatBatches, FloatModel, agreement
+from sensitivity.tasks.base import Batches, Task
+from sensitivity.tasks.classification import Images, Labels, Top1, answer_lost
 from sensitivity.tasks.detection import SIZES, DetectionScore, random_splits
 from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages, unlabelled
 from sensitivity.tasks.detection_map import mean_average_precision
-from sensitivity.tasks.images import Size, sides
+from sensitivity.tasks.images import Size, image_files, sides
 from sensitivity.tasks.load import Evaluator, load_evaluator
 from sensitivity.tasks.onnx_arrays import CODES, Codes, Port
 from sensitivity.tasks.onnx_data import Calibration
@@ -187,6 +190,8 @@ def _usual_task(model: File, data: Path, reading: Reading) -> Task:
         return _detection(model, labels, _with_train(reading, data, labels), told)
     if kind == "folders":
         return _folders(model, onnx_data.folders(data), reading, told)
+    if kind == "images":
+        return _unlabelled_images(model, data, reading, told)
     if reading.pixels.any:
         raise TaskError(
             f"Expected colours, top, mean and std with images, got one of them with {data}, whose "
@@ -197,7 +202,7 @@ def _usual_task(model: File, data: Path, reading: Reading) -> Task:
 
 def _check_kind(kind: str, told: Exported, name: str) -> None:
     """Raise TaskError for labels of another kind than the model's metadata asks for."""
-    if not told.task or kind == "arrays":
+    if not told.task or kind in ("arrays", "images"):
         return
     if (told.task == "classify") != (kind == "folders"):
         wanted, got = LABELS[told.task == "classify"], LABELS[kind == "folders"]
@@ -226,7 +231,11 @@ def _arrays(model: File, data: Path, reading: Reading) -> Task:
     taken = ports(model)
     x: onnx_arrays.Inputs
     y: onnx_arrays.Inputs
-    if reading.evaluator is None:
+    is_unlabelled = reading.evaluator is None and onnx_arrays.holds_only_inputs(data, taken)
+    if is_unlabelled:
+        x = onnx_arrays.inputs_alone(data, taken)
+        y = np.zeros(onnx_arrays.count(x), np.int64)
+    elif reading.evaluator is None:
         x, y = onnx_arrays.arrays(data, taken, _classes(model))
     else:
         x, y = onnx_arrays.samples(data, taken)
@@ -237,8 +246,10 @@ def _arrays(model: File, data: Path, reading: Reading) -> Task:
         samples = reading.calibration.samples
         inputs = onnx_arrays.calibration_inputs(reading.source, taken, samples)
         first = next(iter(inputs.values())) if isinstance(inputs, dict) else inputs
-        labels = np.zeros(len(first), np.int64)
+        labels = _no_labels(first)
         splits["calib"] = onnx_arrays.ArrayBatches(inputs, labels, CLASSIFICATION_BATCH)
+    if is_unlabelled:
+        return _agreement(model, splits)
     return Task(model, splits, Top1(), metric="top-1", soft=answer_lost)
 
 
@@ -315,7 +326,41 @@ def image_layout(found: Sequence[Port]) -> Layout | None:
     return "nhwc" if three == 3 else None
 
 
+def _agreement(model: File, splits: Mapping[str, Batches]) -> Task:
+    """The task of a model on samples without labels: the float model's outputs stand for them."""
+    judged = dict(splits)
+    if isinstance(model, OnnxModel):  # a float file itself is asked for its calibration samples
+        known = FloatModel(float_runner(model), splits["rank"])
+        judged |= {name: FloatBatches(splits[name], known) for name in SPLITS}
+    return Task(model, judged, agreement, metric=METRIC)
+
+
+def _unlabelled_images(model: File, data: Path, reading: Reading, told: Exported) -> Task:
+    if reading.evaluator is not None:
+        raise TaskError(
+            f"Expected labels in --data {data} for --evaluator to compare outputs with, got a "
+            "folder of images alone; leave --evaluator out, and the float model's own outputs "
+            "stand for them."
+        )
+    files = image_files(data)
+    splits, _ = _image_splits(model, Images(files, _no_labels(files)), reading, told)
+    return _agreement(model, splits)
+
+
+def _no_labels(samples: Sized) -> Labels:
+    return np.zeros(len(samples), np.int64)
+
+
 def _folders(model: File, found: Images, reading: Reading, told: Exported) -> Task:
+    splits, given = _image_splits(model, found, reading, told)
+    score = Top1(found.classes, f"{given} {SAY_OTHERWISE}")
+    return Task(model, splits, score, metric="top-1", soft=answer_lost)
+
+
+def _image_splits(
+    model: File, found: Images, reading: Reading, told: Exported
+) -> tuple[dict[str, Batches], str]:
+    """The images by split, as the model takes them, and in words which pixels it is given."""
     image, choices = image_input(model, reading.size), reading.pixels
     colours = choices.colours or "rgb"
     # ultralytics classifies images as they are, and scales their shorter side to that of the crop
@@ -327,12 +372,11 @@ def _folders(model: File, found: Images, reading: Reading, told: Exported) -> Ta
     )
     files = _calibration_images(reading)
     if files:
-        images = Images(files, np.zeros(len(files), np.int64))
+        images = Images(files, _no_labels(files))
         splits["calib"] = onnx_data.ImageBatches(
             images, transform, CLASSIFICATION_BATCH, layout=image.layout
         )
-    score = Top1(found.classes, f"{pixels_in_words(colours, scale)} {SAY_OTHERWISE}")
-    return Task(model, dict(splits), score, metric="top-1", soft=answer_lost)
+    return dict(splits), pixels_in_words(colours, scale)
 
 
 SAY_OTHERWISE = "Where the model was trained with others: --colours, --top, --mean and --std."

@@ -19,7 +19,7 @@ from sensitivity.onnx_task import onnx_task
 from sensitivity.tasks.detection_boxes import Suppression, decode_chosen, decode_yolox, detections
 from sensitivity.tasks.detection_images import letterbox, to_image
 from sensitivity.tasks.images import centre_crop
-from sensitivity.tasks.onnx_arrays import Port, arrays
+from sensitivity.tasks.onnx_arrays import Port, arrays, inputs_alone
 from sensitivity.tasks.onnx_decode import decode_name
 
 FLOAT = Port("image", "float32", (None, 3, 4, 4))
@@ -125,6 +125,16 @@ def test_inputs_are_found_by_name_by_x_or_as_the_only_other_array(tmp_path: Path
         TaskError, match=r"to hold inputs x and labels y .*, got a float64\[8, 3, 4, 4\], b float64"
     ):
         read(tmp_path, a=X, b=X, y=Y)
+
+
+@pytest.mark.parametrize("labels", [{"y": Y}, {}])
+def test_an_input_that_all_samples_share_is_one_sentence(tmp_path: Path, labels: Any) -> None:
+    ports = [FLOAT, Port("state", "float32", (2, None, 3)), Port("rate", "int64", ())]
+    content = {"image": X, "state": np.zeros((2, 1, 3)), "rate": np.array(16000), **labels}
+    data = saved(tmp_path, **content)
+    said = r"got image \[8, 3, 4, 4\] and state \[2, 1, 3\] and rate \[\]; what all samples share"
+    with pytest.raises(TaskError, match=said):
+        arrays(data, ports, 5) if labels else inputs_alone(data, ports)
 
 
 def classifier(

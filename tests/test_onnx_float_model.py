@@ -10,11 +10,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import numpy_helper
 from support.onnx_models import float_file, images, qdq_file, run_file, static_file
 
 from sensitivity.opened import quantized_model
+from sensitivity.quantizers.onnx.float_model import tolerances
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.simulators.onnx.replay import OnnxReplay
 from sensitivity.simulators.onnx.whole import WholeFile
@@ -595,3 +597,29 @@ def test_one_relu_of_two_in_a_row_that_was_removed_stands_again(tmp_path: Path) 
     check_off_is(
         model, original, np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32), 0
     )
+
+
+@pytest.mark.parametrize(("factor", "allowed"), [(1, 1e-4), (300, 1e-3), (1e4, None)])
+def test_outputs_may_differ_as_far_as_the_last_bits_of_the_inputs_move_them(
+    tmp_path: Path, factor: float, allowed: float | None
+) -> None:
+    path = qdq_file(tmp_path / "f.onnx", "k = Mul (x, f) y = Sin (k)", {"f": np.float32(factor)})
+    arrays = {"x": np.random.default_rng(0).uniform(0.5, 1, (8, 4)).astype(np.float32)}
+    found = tolerances(
+        onnxruntime.InferenceSession(path), arrays, {"y": run_file(path, arrays["x"])}, 1e-4
+    )
+    assert found == ({} if allowed is None else {"y": pytest.approx(allowed, rel=1)})
+
+
+def test_a_batch_that_shows_rounding_alone_proves_nothing(tmp_path: Path) -> None:
+    body = "p = Mul ({}, f) y = Sin (p)"
+    float_path = qdq_file(tmp_path / "f.onnx", body.format("x"), {"f": np.float32(1e4)})
+    pair = "q = QuantizeLinear (x, s) d = DequantizeLinear (q, s) "
+    constants = {"f": np.float32(1e4), "s": np.float32(0.01)}
+    path = qdq_file(tmp_path / "q.onnx", pair + body.format("d"), constants)
+    model = OnnxModel(path, float_path=float_path)
+    (finding,) = quantized_model(model).float_findings(
+        np.linspace(0.5, 1, 32, dtype="f4").reshape(8, 4)
+    )  # type: ignore[attr-defined]
+    assert (finding.code, finding.severity) == ("float-not-compared", "warning")
+    assert "on this batch they are rounding and no more" in finding.message

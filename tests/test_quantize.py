@@ -25,7 +25,13 @@ from sensitivity.onnx_graph.uses import stored_type
 from sensitivity.onnx_task import onnx_task
 from sensitivity.quantize import file as quantize_file
 from sensitivity.quantize.file import quantized_file, shapes_of
-from sensitivity.quantize.prepare import flatten_biases, is_float, opset_of, prepared
+from sensitivity.quantize.prepare import (
+    flatten_biases,
+    is_float,
+    opset_of,
+    prepared,
+    separate_biases,
+)
 from sensitivity.quantize.prepare import float_file as read_float
 from sensitivity.quantize.ranges import ranges
 from sensitivity.quantize.rules import RULES, kept_float
@@ -566,3 +572,15 @@ def test_an_output_that_nothing_is_inferred_of_keeps_how_many_sides_it_has(tmp_p
     fixed = read_float(tmp_path / "m.onnx", {"x": ("n", 3, 4, 4)}).model
     assert len(fixed.graph.output[0].type.tensor_type.shape.dim) == 4
     onnx.checker.check_model(fixed, full_check=True)
+
+
+def test_a_bias_that_two_operations_share_is_copied_under_a_name_that_nothing_has() -> None:
+    graph = onnx.parser.parse_graph(
+        "g (float[n,4] x) => (float[n,4] b2) "
+        "<float[4,4] w = {1,0,0,0,0,1,0,0,0,0,1,0,0,0,0,1}, float[4] b = {1,2,3,4}> "
+        "{ a = Gemm (x, w, b) b2 = Gemm (a, w, b) }"
+    )
+    separate_biases(graph)
+    assert [node.input[2] for node in graph.node] == ["b", "b2_bias"]
+    copies = {tensor.name: numpy_helper.to_array(tensor).tolist() for tensor in graph.initializer}
+    assert copies["b2_bias"] == copies["b"] == [1, 2, 3, 4]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,18 +91,48 @@ def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, 
         )
     labels = class_indices(found[label], f"{label} in {data}", classes)
     inputs = _as_ports(found, ports, names, data)
-    for name in names:
-        if len(found[name]) != len(labels):
-            raise TaskError(
-                f"Expected as many labels as samples in {data}, got {len(labels)} in {label} and "
-                f"{len(found[name])} in "
-                f"{name}; save both of the same samples."
-            )
+    samples = count(inputs)
+    if samples != len(labels):
+        raise TaskError(
+            f"Expected as many labels as samples in {data}, got {len(labels)} in {label} and "
+            f"{samples} in {', '.join(names)}; save both of the same samples."
+        )
     return _alone(inputs), labels
 
 
-def calibration_inputs(source: Path, ports: list[Port], samples: int) -> Inputs:
-    """The first samples of an .npz, in the types of the file's inputs; labels need not be there.
+def _check_samples(inputs: Mapping[str, NDArray[Any]], data: Path) -> None:
+    """Raise TaskError unless every input has an entry for each sample."""
+    lengths = {array.shape[:1] for array in inputs.values()}
+    if len(lengths) == 1 and () not in lengths:
+        return
+    listed = " and ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+    raise TaskError(
+        f"Expected every input in {data} to have the samples as its first axis, as many as the "
+        f"others, got {listed}; what all samples share, such as a state or a rate, cannot be "
+        "given: export the model with it as a constant, or let a script of yours judge the "
+        "quantized file, see docs/onnx.md."
+    )
+
+
+def holds_only_inputs(data: Path, ports: list[Port]) -> bool:
+    """Whether an .npz has an array for each input of the file and no other. Raises TaskError for a
+    file that is none."""
+    found, wanted = set(_read_names(data)), {port.name for port in ports}
+    is_the_input = len(found) == 1 and len(ports) == 1 and found != {"y"}
+    return found == wanted or is_the_input
+
+
+def inputs_alone(data: Path, ports: list[Port]) -> Inputs:
+    """All samples of an .npz without labels, in the types of the file's inputs.
+
+    Raises TaskError for arrays of other names, shapes or values, and for no sample at all.
+    """
+    return calibration_inputs(data, ports, None)
+
+
+def calibration_inputs(source: Path, ports: list[Port], samples: int | None) -> Inputs:
+    """The first samples of an .npz, all for None, in the types of the file's inputs; labels need
+    not be there.
 
     Raises TaskError for arrays of other names, shapes or values.
     """
@@ -139,11 +170,14 @@ def _wanted(ports: list[Port]) -> str:
 def _as_ports(
     found: Mapping[str, NDArray[Any]], ports: list[Port], names: Sequence[str], data: Path
 ) -> dict[str, NDArray[Any]]:
-    """The arrays of these names as the inputs of the file, in the types that it takes."""
-    return {
+    """The arrays of these names as the inputs of the file, in the types that it takes. Raises
+    TaskError unless each has an entry for each sample."""
+    inputs = {
         port.name: as_port(found[name], port, f"{name} in {data}")
         for port, name in zip(ports, names, strict=True)
     }
+    _check_samples(inputs, data)
+    return inputs
 
 
 def _no_samples(data: Path, found: Mapping[str, NDArray[Any]]) -> TaskError:
@@ -181,9 +215,21 @@ def _taken(x: Inputs, at: Any) -> Inputs:
 
 
 def _read(data: Path) -> dict[str, NDArray[Any]]:
+    with _opened(data) as content:
+        return {name: content[name] for name in content.files}
+
+
+def _read_names(data: Path) -> list[str]:
+    with _opened(data) as content:
+        return list(content.files)
+
+
+@contextmanager
+def _opened(data: Path) -> Iterator[Any]:
+    """An .npz; what numpy says of a file that is none is a TaskError."""
     try:
         with np.load(data, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
+            yield content
     except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         said = " ".join(str(error).split())[:200]
         raise TaskError(

@@ -16,6 +16,7 @@ from sensitivity.tasks import classification, detection
 from sensitivity.tasks.classification import Images, images_by_class, random_parts
 from sensitivity.tasks.detection_images import Geometry, letterbox, placed, stretch
 from sensitivity.tasks.detection_labels import LabelledImages, coco_images
+from sensitivity.tasks.images import image_files
 from sensitivity.tasks.onnx_pixels import RGB_TO_ONE, Layout, Pixels
 from sensitivity.tasks.yolo_data import (
     YAML,
@@ -32,8 +33,9 @@ SIZES: Mapping[str, float] = {"rank": 0.5, "confirm": 0.25, "holdout": 0.25}
 LARGEST_CALIBRATION = 5
 """One part in so many of the data at most is set aside to calibrate on."""
 
-Kind = Literal["boxes", "folders", "arrays"]
-"""What labels are: of objects in images, folders of images by class, or in an .npz."""
+Kind = Literal["boxes", "folders", "arrays", "images"]
+"""What labels are: of objects in images, folders of images by class, or in an .npz; images of a
+folder have none."""
 
 ANNOTATIONS = "instances.json"
 
@@ -110,13 +112,16 @@ def data_kind(data: Path) -> Kind:
         return "boxes"
     if any(path.is_dir() for path in data.glob("*")):
         return "folders"
+    if data.is_dir() and image_files(data):
+        return "images"
     kinds = {(False, False): "nothing there", (True, False): "another file"}
     got = kinds.get((data.exists(), data.is_dir()), "a folder without them")
     raise TaskError(
         f"Expected --data {data} to be COCO annotations (a .json, or a folder with {ANNOTATIONS} "
         "and images/), a data YAML or a folder with images/ and labels/ as YOLO has them, a folder "
-        "with one folder of images per class, or an .npz with inputs x and labels y, got "
-        f"{got}; for anything else write a task file, see docs/onnx.md."
+        "with one folder of images per class, an .npz with inputs x and labels y, or either "
+        f"without labels, to be compared with the float model, got {got}; for anything else write "
+        "a task file, see docs/onnx.md."
     )
 
 

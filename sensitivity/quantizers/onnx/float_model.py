@@ -3,7 +3,7 @@ what makes it doubtful."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,19 @@ TOLERANCE, TOLERANCE_FP16, TOLERANCE_BF16 = 1e-4, 2e-2, 1e-1
 is computed in half precision: rounding alone adds up to some 1e-6, 1e-3 and 1e-2 in a deep
 network."""
 
+LAST_BITS = 2.0**-22
+"""Part of a number in FP32 that rounding may change."""
+
+TIMES_ROUNDING, ILL_CONDITIONED = 10, 1e-2
+"""Two forms of a model may differ by so many times what its inputs' last bits do, up to a hundredth
+of the spread of an output."""
+
+ONLY_ROUNDING = (
+    "on this batch they are rounding and no more: they move by a thousandth of their spread where "
+    "the inputs move by their last bits, as where a detector is shown nothing of its kind or gets "
+    "other pixels than it was trained with"
+)
+
 
 FULL_CHANNEL = 64
 """Values in a channel from which its own spread can be told: then it is compared by that, for
@@ -50,30 +63,64 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
     outputs = _comparable_outputs(model.graph, known)
     if not outputs:
         return (*found, _not_compared(model, known, "it has other outputs"))
+    names = list(outputs.values())
+    original = session(with_outputs(known.original), known.name, model.custom_ops)
     try:
-        theirs = run_batch(
-            session(with_outputs(known.original), known.name, model.custom_ops),
-            arrays,
-            list(outputs.values()),
-        )
+        theirs = run_batch(original, arrays, names)
     except (OnnxFileError, FloatInputError) as error:
         return (*found, _not_compared(model, known, str(error).rstrip(".")))
     with model.skipping(frozenset(names_of(model.uses))):
         ours = run_batch(model, arrays, list(outputs))
-    tolerance = _tolerance(model.graph, known.original)
+    usual = _tolerance(model.graph, known.original)
+    allowed = tolerances(original, arrays, theirs, usual)
+    if not allowed:
+        return (*found, _not_compared(model, known, ONLY_ROUNDING))
     distances = {
-        name: distance(own, their)
-        for (name, own), their in zip(ours.items(), theirs.values(), strict=True)
+        name: distance(ours[name], theirs[other])
+        for name, other in outputs.items()
+        if other in allowed
     }
-    worst = max(distances, key=distances.__getitem__)
+    worst = max(distances, key=lambda name: distances[name] / allowed[outputs[name]])
+    tolerance = allowed[outputs[worst]]
     if distances[worst] <= tolerance:
         return (*found, _same(model, known, distances[worst], tolerance))
-    where = _first_difference(model, known, arrays, tolerance)
+    where = _first_difference(model, known, arrays, usual)
     return (_differs(model, known, worst, distances[worst], tolerance, where),)
 
 
 class FloatInputError(TaskError):
     """Why a file cannot be given the batch."""
+
+
+def tolerances(
+    model: Any, arrays: Arrays, outputs: Mapping[str, Array], usual: float
+) -> dict[str, float]:
+    """How far each output of a float model may be from what another form of it gives: `usual`, or
+    some times as far as it moves where each number of its inputs moves by its last bits.
+
+    outputs: what the model, a session, gives for the batch. An output is left out where it moves so
+    far that this is all it shows: nothing can be compared there.
+    """
+    moved = run_batch(model, _nudged(arrays), list(outputs))
+    rounding = {name: distance(moved[name], output) for name, output in outputs.items()}
+    return {
+        name: max(usual, TIMES_ROUNDING * apart)
+        for name, apart in rounding.items()
+        if TIMES_ROUNDING * apart <= max(usual, ILL_CONDITIONED)
+    }
+
+
+def _nudged(arrays: Arrays) -> Arrays:
+    """The arrays with each float number moved by its last bits, at random but always the same."""
+    rng = np.random.default_rng(0)
+
+    def nudge(array: Array) -> Array:
+        if array.dtype.kind != "f":
+            return array
+        moved = array * (1 + rng.uniform(-LAST_BITS, LAST_BITS, array.shape))
+        return np.asarray(moved.astype(array.dtype))
+
+    return {name: nudge(array) for name, array in arrays.items()}
 
 
 def distance(own: Array, theirs: Array) -> float:
@@ -129,6 +176,30 @@ def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
     if len(own) < len(graph.graph.outputs):
         return {}
     return {value_name(one): value_name(other) for one, other in zip(own, theirs, strict=True)}
+
+
+def float_runner(model: OnnxModel) -> Callable[[Any], list[Array]]:
+    """What gives the float model's outputs for the inputs of a batch, in the order of those of the
+    Q/DQ file. Raises TaskError where its float model is not known, or has other outputs."""
+    known = model.float
+    if known is None:
+        raise TaskError(
+            f"Expected labels, or --float-model with {model.path.name}, whose outputs stand for "
+            "labels where there are none, got neither; give the file that was quantized."
+        )
+    outputs = _comparable_outputs(model.graph, known)
+    if not outputs:
+        raise TaskError(
+            f"Expected {known.name} to have the outputs of {model.path.name}, which stand for "
+            "labels where there are none, got others; give labels, or the file that was quantized."
+        )
+    judge = session(with_outputs(known.original), known.name, model.custom_ops)
+    names = [value.name for value in model.get_inputs()]
+
+    def run(inputs: Any) -> list[Array]:
+        return list(run_batch(judge, feed(inputs, names), list(outputs.values())).values())
+
+    return run
 
 
 def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Array]:
