@@ -352,7 +352,7 @@ def test_a_path_that_is_not_monotone_is_noticed() -> None:
     (note,) = choice.notes
     assert note == (
         "Leaving out more is not always better here: the accuracy on confirm falls with b left out "
-        "besides 1 before."
+        "besides a."
     )
 
 

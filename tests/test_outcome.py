@@ -236,7 +236,10 @@ def test_a_file_that_keeps_its_promise_is_judged_by_what_was_measured_too() -> N
 def test_one_file_of_two_names_is_the_same_file() -> None:
     nothing_out = found(planned(GOOD, skip=()), bench(2.0, same=("int8",)))
     assert nothing_out.speed == "faster"
-    assert "Nothing is left out, so that is the speed of all in INT8." in nothing_out.speed_sentence
+    assert (
+        "Nothing is left out, so that is the speed of everything in INT8."
+        in nothing_out.speed_sentence
+    )
     assert nothing_out.action_sentence == "It is model.partial.onnx."
     everything_out = found(planned(GOOD), bench(1.0, same=("float",)))
     assert (everything_out.speed, everything_out.action) == ("same file", "float")
@@ -273,12 +276,12 @@ def test_how_few_layers_ran_in_int8_stands_beside_the_speed() -> None:
     timed = bench(1.8)
     got = found(planned(GOOD), replace(timed, in_int8=(1, 27)))
     assert got.speed_sentence.endswith(
-        "The runtime itself ran 1 of 27 quantized layers with weights in INT8: sensitivity lint "
-        "model.partial.onnx --for onnxruntime says what keeps the others from it."
+        "Of 27 quantized layers with weights the runtime ran 1 in INT8 and the others in float: "
+        "sensitivity lint model.partial.onnx --for onnxruntime says why."
     )
     assert "With everything in INT8 it is " in got.speed_sentence
     none = found(planned(GOOD), replace(timed, in_int8=(0, 3)))
-    assert "ran none of 3 quantized layers" in none.speed_sentence
+    assert "Of 3 quantized layers with weights the runtime ran none" in none.speed_sentence
     for known in (None, (27, 27), (111, 112)):
         silent = found(planned(GOOD), replace(timed, in_int8=known))
         assert "that the file quantizes" not in silent.speed_sentence

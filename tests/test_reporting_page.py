@@ -183,7 +183,9 @@ def test_ties_and_effects_that_may_be_nothing_are_marked_in_words() -> None:
     first, fourth, last = chart.rows[0], chart.rows[3], chart.rows[-1]
     assert (first.place, first.notes, first.band) == ("1", ("left out",), "")
     assert (fourth.place, fourth.notes) == ("", ("left out",))
-    assert fourth.band == ("Ranks 3 to 28: the data does not settle the order of these 26 layers")
+    assert fourth.band == (
+        "Ranks 3 to 28: the data does not settle the whole order of these 26 layers"
+    )
     assert (last.notes, last.tone) == (("includes 0",), "muted")
 
 

@@ -21,6 +21,7 @@ from sensitivity.records import (
 from sensitivity.reporting.data import Choice, ReportData
 from sensitivity.reporting.formats import MetricFormat
 from sensitivity.reporting.page import level_table, render
+from sensitivity.reporting.path import changes
 from sensitivity.reporting.verdict import scan_sentences, words_of
 
 MINUS = "\N{MINUS SIGN}"
@@ -114,12 +115,27 @@ def test_layers_that_could_not_go_back_are_named_as_why_these() -> None:
         PlanStep(("b", "c"), 0.50, False, 250),
         PlanStep(("a", "b"), 0.50, False, 250),
     )
-    found = words_of(replace(data, plan=replace(data.plan, skip=skip, path=path)))
+    plan = replace(data.plan, skip=skip, path=path)
+    found = words_of(replace(data, plan=plan))
     (told,) = [one for one in found.sentences if one.startswith("Why these")]
-    assert "Once a or c went back, the target no longer held. The effect of a layer alone" in told
-    enabled = replace(data, mode="enable", plan=replace(data.plan, skip=skip, path=path))
+    assert "With a or c put back, it did not hold. That was not tried with b. The effect" in told
+    enabled = replace(data, mode="enable", plan=plan)
     (told,) = [one for one in words_of(enabled).sentences if one.startswith("Why these")]
-    assert told.endswith("the target no longer held.")
+    assert told.endswith("That was not tried with b.")
+    assert changes(plan) == ("out: a, b, c and 1 more", "back: d", "back: a", "out: a; back: c")
+    assert "out: a; back: c" in render(replace(data, plan=plan)).replace("<wbr>", "")
+
+
+def test_a_layer_whose_effect_may_be_chance_is_not_said_to_be_the_one() -> None:
+    data = complete()
+    assert data.plan
+    silent = data.effects[-1]
+    plan = replace(data.plan, skip=(silent.unit,), path=())
+    (told,) = [one for one in words_of(replace(data, plan=plan)).sentences if "Why these" in one]
+    assert told.startswith("Why these: of the sets tried, this is the cheapest that met the target")
+    assert told.endswith("the samples do not tell whether others would do as well.")
+    clear = replace(data.plan, skip=(data.effects[0].unit,), path=())
+    assert not any("Why these" in one for one in words_of(replace(data, plan=clear)).sentences)
 
 
 def test_a_plan_no_better_than_nothing_left_out_but_by_chance_says_so() -> None:

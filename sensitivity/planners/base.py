@@ -145,11 +145,11 @@ class Search:
         if not worse:
             return ()
         _, small, large = max(worse, key=lambda found: found[0])
-        besides = f" besides {len(small.skip)} before" if small.skip else ""
-        added = sorted(set(large.skip) - set(small.skip))
+        besides = f" besides {listed(small.skip, 3)}" if small.skip else ""
+        added = listed(sorted(set(large.skip) - set(small.skip)), 3)
         return (
             "Leaving out more is not always better here: the accuracy on confirm falls "
-            f"with {listed(added, 3)} left out{besides}.",
+            f"with {added} left out{besides}.",
         )
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:

@@ -110,8 +110,9 @@ def _band_rows(band: Sequence[Effect], data: ReportData) -> list[Row]:
     if len(rows) < 2:
         return rows
     ranks = [effect.rank for effect in band]
-    told = f"Ranks {min(ranks)} to {max(ranks)}: the data does not settle the order of these "
-    return [replace(row, place="", band=told + count(len(rows), "layer")) for row in rows]
+    what = "order" if len(rows) == 2 else "whole order"
+    told = f"Ranks {min(ranks)} to {max(ranks)}: the data does not settle the {what} of "
+    return [replace(row, place="", band=f"{told}these {len(rows)} layers") for row in rows]
 
 
 def _effect_unit(data: ReportData) -> str:

@@ -196,9 +196,16 @@ class _Sets:
     def cost_words(self, choice: Choice) -> str:
         latency_ms = self.latency_ms(choice.point)
         if latency_ms is not None:
-            guessed = choice.point.measured_ms is None and latency_ms == choice.point.predicted_ms
-            return f"{milliseconds(latency_ms)}, {'predicted' if guessed else 'measured'}"
+            return f"{milliseconds(latency_ms)}, {self.known_by(choice.point, latency_ms)}"
         return "" if choice.work is None else f"{choice.work:.4g} of estimated work"
+
+    def known_by(self, point: FrontierPoint, latency_ms: float) -> str:
+        """How this latency of a set is known: where no file of it was timed, that of the same
+        layers in INT8 before they were repaired stands for it."""
+        if point.measured_ms is None and latency_ms == point.predicted_ms:
+            return "predicted"
+        is_whole = not point.names and not self.plan.is_of(())
+        return "measured before repairs" if is_whole and self.plan.recalibrated else "measured"
 
     def level(self, point: FrontierPoint) -> Estimate:
         """Float on `confirm` less what is known of the drop: a difference on the same samples is

@@ -67,9 +67,9 @@ def _after(found: Verdict, data: ReportData, directory: str) -> NextStep:
         case "lower" if partial:
             return _lowered(partial, _of_plan(data))
         case _:
-            doubt = "" if found.accuracy == "met" else f", which leaves it {found.accuracy}"
+            still = "" if found.accuracy == "met" else f", with the target still {found.accuracy}"
             return NextStep(
-                f"Another runtime may be faster. Time it there{doubt}:",
+                f"Another runtime may be faster{still}. Time it there:",
                 _elsewhere(partial, _of_plan(data)),
             )
 

@@ -322,7 +322,7 @@ def _speed_words(speed: SpeedStatus, partial: Timing | None, bench: BenchResult 
 def _beside_int8(bench: BenchResult, partial: Timing) -> str:
     """The speed of everything in INT8; "" where it was not timed."""
     if "int8" in partial.variants:
-        return " Nothing is left out, so that is the speed of all in INT8."
+        return " Nothing is left out, so that is the speed of everything in INT8."
     int8 = timing_of("int8", bench.timings)
     return "" if int8 is None else f" With everything in INT8 it is {ratio(int8.ratio)}."
 
@@ -336,9 +336,8 @@ def _few_in_int8(bench: BenchResult, partial: Timing) -> str:
     # A file that was written for the runtime no longer quantizes what would run in float there.
     file = partial.file.replace(f".{partial.runtime}.", ".").replace("model.int8.", PARTIAL)
     return (
-        f" The runtime itself ran {ran or 'none'} of {count(kept, 'quantized layer')} with weights "
-        f"in INT8: sensitivity lint {file} --for {partial.runtime} says what keeps the others from "
-        "it."
+        f" Of {count(kept, 'quantized layer')} with weights the runtime ran {ran or 'none'} in "
+        f"INT8 and the others in float: sensitivity lint {file} --for {partial.runtime} says why."
     )
 
 

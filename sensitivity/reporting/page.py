@@ -33,7 +33,7 @@ from sensitivity.reporting.graph.picture import facts_for_script, picture_of
 from sensitivity.reporting.kinds import layer_words, range_words, weights_alone
 from sensitivity.reporting.next_step import next_step
 from sensitivity.reporting.outcome import evidence_of
-from sensitivity.reporting.path import PathChart, path_chart
+from sensitivity.reporting.path import PathChart, changes, path_chart
 from sensitivity.reporting.seen import seen_by_unit
 from sensitivity.reporting.verdict import scan_sentences, words_of
 from sensitivity.reporting.why import reasons
@@ -70,6 +70,7 @@ def render(data: ReportData) -> str:
         splits=split_words(data),
         layer_words=layer_words(data.units, data.quantizers, data.layers),
         weights_alone=weights_alone(data.units, data.quantizers),
+        changes=changes(data.plan) if data.plan else (),
         as_calibrated=_as_calibrated(data),
         effects=by_rank,
         effect_charts={name: rows[name] for name in rows if name.startswith("effects")},

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sensitivity.records import Plan
 from sensitivity.reporting.axes import Axis, axis_around
-from sensitivity.reporting.formats import MetricFormat
+from sensitivity.reporting.formats import MetricFormat, listing
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,19 @@ def path_chart(plan: Plan, full_scale: float) -> PathChart:
     return PathChart(
         axis_around(values, zero=False, ticks=7), counts, points, references, interval, unit
     )
+
+
+def changes(plan: Plan) -> tuple[str, ...]:
+    """What each try left out, and put back, that the one before it did not, in words."""
+    told, before = [], frozenset[str]()
+    for step in plan.path:
+        now = frozenset(step.names)
+        out = tuple(name for name in step.names if name not in before)
+        back = tuple(sorted(before - now))
+        parts = (("out: ", out), ("back: ", back))
+        told.append("; ".join(what + listing(names, most=3) for what, names in parts if names))
+        before = now
+    return tuple(told)
 
 
 def _tried(plan: Plan) -> dict[frozenset[str], tuple[float, bool, tuple[int, ...]]]:

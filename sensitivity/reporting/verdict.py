@@ -13,7 +13,6 @@ from sensitivity.records import (
     Effect,
     Estimate,
     FrontierPoint,
-    Mode,
     Plan,
     Tone,
     Verdict,
@@ -83,7 +82,7 @@ def words_of(data: ReportData) -> Words:
         *_plan_sentences(plan, found, metric),
         *_weights_alone(data, plan),
         *_why_out(data, plan, metric),
-        *_why_these(plan, data.mode),
+        *_why_these(data, plan, metric),
         *latency,
     )
     headline = _plan_headline(plan, found.accuracy, data.layers, metric)
@@ -302,20 +301,34 @@ def _tried_whole(plan: Plan, metric: MetricFormat) -> Iterator[str]:
             return
 
 
-def _why_these(plan: Plan, mode: Mode) -> Iterator[str]:
-    """Which of several layers the search could not put back, and why their effects do not say it.
+def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
+    """What shows that just these layers have to stay out: that the target did not hold without
+    them, or that nothing does."""
+    effects = {one.unit: one.effect for one in data.effects}
+    known = [effects[unit] for unit in plan.skip if unit in effects]
+    needed = needed_units(plan)
+    if len(plan.skip) > 1 and needed:
+        untried = tuple(unit for unit in plan.skip if unit not in needed)
+        rest = f" That was not tried with {listing(untried, last='or')}." if untried else ""
+        yield (
+            "Why these: the search left layers out until the target held, and put back those that "
+            f"it could. With {listing(needed, last='or')} put back, it did not hold.{rest}"
+            f"{ALONE if data.mode == 'disable' else ''}"
+        )
+    elif known and all(map(includes_zero, known)):
+        own = f", {_change(known[0], metric)}," if len(known) == 1 else ""
+        yield (
+            "Why these: of the sets tried, this is the cheapest that met the target. The effect of "
+            f"these layers alone{own} is no more than chance: the samples do not tell whether "
+            "others would do as well."
+        )
 
-    A layer was needed where a set that met the target no longer did without it."""
+
+def needed_units(plan: Plan) -> tuple[str, ...]:
+    """The units left out without which a set that met the target no longer did."""
     met = [frozenset(step.names) for step in plan.path if step.met]
     missed = {frozenset(step.names) for step in plan.path if not step.met}
-    needed = [unit for unit in plan.skip if any(tried - {unit} in missed for tried in met)]
-    if len(plan.skip) > 1 and needed:
-        alone = ALONE if mode == "disable" else ""
-        yield (
-            "Why these: the search left layers out until the target held, and put back what it did "
-            f"not need. Once {listing(tuple(needed), last='or')} went back, the target no longer "
-            f"held.{alone}"
-        )
+    return tuple(unit for unit in plan.skip if any(tried - {unit} in missed for tried in met))
 
 
 ALONE = (

@@ -279,9 +279,10 @@ def accuracy_sentences(
         return []
     info, chosen = run_dir.info(), run_dir.plan()
     metric = MetricFormat(info.metric, info.full_scale)
-    named = {name: accuracy[name] for name in EXPORTED if name in accuracy}
+    same = "int8" if "partial" in accuracy else "int8 = partial"
     found = ", ".join(
-        f"{name} {metric.level(one.value)} {metric.interval(one)}" for name, one in named.items()
+        f"{same if name == 'int8' else name} {metric.level(one.value)} {metric.interval(one)}"
+        for name, one in sorted(accuracy.items(), key=lambda item: EXPORTED.index(item[0]))
     )
     simulated = metric.level(chosen.metric.holdout.value)
     return [
