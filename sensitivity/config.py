@@ -591,10 +591,21 @@ def shown(settings: Any) -> dict[str, str]:
         item.name.replace("_", "-"): getattr(settings, item.name) for item in fields(settings)
     }
     return {
-        name: " ".join(value) if isinstance(value, tuple) else str(value)
-        for name, value in values.items()
-        if value is not None and value != ()
+        name: " ".join(_words(value)) for name, value in values.items() if value not in (None, ())
     }
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """A setting as words of a command, one for each time that its option is given.
+
+    >>> _words(("conv1", "conv2")), _words((48, 192)), _words(0.5)
+    (('conv1', 'conv2'), ('48,192',), ('0.5',))
+    """
+    if not isinstance(value, tuple):
+        return (str(value),)
+    if all(isinstance(part, int) for part in value):  # height and width
+        return (",".join(map(str, value)),)
+    return value
 
 
 FORMATS = ("int8", "int16", "float")
@@ -713,5 +724,5 @@ def _options(settings: Any, without: Collection[str]) -> Iterator[str]:
         if value is True:
             yield flag
             continue
-        for one in value if isinstance(value, tuple) else (value,):
-            yield from (flag, str(one))
+        for word in _words(value):
+            yield from (flag, word)

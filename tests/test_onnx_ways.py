@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from support.yolo_models import NAMES, coco, yolo_folder
 
-from sensitivity.config import ScanSettings
+from sensitivity.config import ScanSettings, command_line, shown
 from sensitivity.errors import TaskError
 from sensitivity.onnx_task import Reading, reading_of, task_of, written_task
 from sensitivity.quantize.file import sized_file
@@ -326,3 +326,12 @@ def test_an_evaluator_that_is_none_or_was_changed_is_one_sentence(
     evaluator.write_text(EVALUATOR.replace("mean(1)", "max(1)"))
     with pytest.raises(TaskError, match="what judged this run when it began, got a file that was"):
         load_evaluator(f"{evaluator}:near", found.code)
+
+
+def test_a_size_of_two_sides_is_told_in_one_word() -> None:
+    given = ScanSettings(task="m.onnx", imgsz=(48, 192), shape=("x=1,3", "y=2"))
+    assert shown(given)["imgsz"] == "48,192"
+    assert shown(given)["shape"] == "x=1,3 y=2"
+    assert command_line("scan", given) == (
+        "sensitivity scan m.onnx --imgsz 48,192 --shape x=1,3 --shape y=2"
+    )
