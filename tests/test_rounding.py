@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support import models
+from support.pq_models import quantized_by_pq
 from torch import nn
 
 from sensitivity.errors import ModelError
@@ -24,6 +25,7 @@ from sensitivity.quantizers.alternatives import with_alternatives
 from sensitivity.quantizers.base import layers
 from sensitivity.quantizers.rounding import packed, unpacked
 from sensitivity.quantizers.torch.modelopt import ModelOptModel
+from sensitivity.quantizers.torch.pytorch_quantization import PytorchQuantizationModel
 from sensitivity.records import Grid, Range
 from sensitivity.repairs.bias import bias_corrections
 from sensitivity.repairs.rounding import learned_moves, learned_roundings
@@ -54,12 +56,14 @@ class Kinds(nn.Module):
 @pytest.fixture
 def source() -> ModelOptModel:
     """With weights on grids of about 4 bits, where rounding is what hurts."""
-    model = models.quantized(models.seeded(Kinds), models.batch(8, 16))
-    found = ModelOptModel(model)
-    for quantizer in found.quantizers:
+    return coarse(ModelOptModel(models.quantized(models.seeded(Kinds), models.batch(8, 16))))
+
+
+def coarse(source: Any) -> Any:
+    for quantizer in source.quantizers:
         if quantizer.role == "weight":
-            model.get_submodule(quantizer.name)._buffers["_amax"] *= 16
-    return ModelOptModel(model)
+            source.model.get_submodule(quantizer.name)._buffers["_amax"] *= 16
+    return type(source)(source.model)
 
 
 def test_the_moves_of_a_small_weight_are_nearly_the_best_of_all() -> None:
@@ -109,6 +113,18 @@ def test_outputs_are_nearer_to_float_on_inputs_that_nothing_was_learned_from(sou
         for ranges in ((), biased, found)
     ]
     assert off_by[2] < 0.95 * off_by[1]
+
+
+def test_weights_of_pytorch_quantization_are_rounded_as_those_of_modelopt(source) -> None:
+    inputs = models.batch(32, 16, seed=5)
+    model = quantized_by_pq(Kinds, models.batch(8, 16), like=models.seeded(Kinds))
+    other = coarse(PytorchQuantizationModel(model))
+    one, two = (
+        {each.quantizer.partition(".")[0]: each for each in learned_roundings(model, inputs)}
+        for model in (source, other)
+    )
+    assert one.keys() == two.keys()
+    assert all(one[layer].rounding == two[layer].rounding for layer in one)
 
 
 def output(source: Any, inputs: Any, ranges: Any = (), off: Any = ()) -> torch.Tensor:

@@ -155,12 +155,8 @@ def _rounding(source: Roundable, name: str, given: Tensor, target: Wanted) -> st
     layer = source.biases.layers[name]
     if name not in source.roundings.layers or not _can_be_learned(layer):
         return None
-    own = name.removesuffix(name.rpartition(".")[2])
-    before = [
-        one.name
-        for one in source.quantizers
-        if one.role == "input" and one.name.startswith(own) and one.layer == own.rstrip(".")
-    ]
+    place = next(one.layer for one in source.quantizers if one.name == name)
+    before = [one.name for one in source.quantizers if (one.layer, one.role) == (place, "input")]
     if len(before) > 1:
         return None
     for quantizer in before:
