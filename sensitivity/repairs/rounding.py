@@ -12,7 +12,7 @@ nothing in an engine.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
@@ -48,6 +48,9 @@ RIDGE = 1e-3
 inputs it is as much as an input itself."""
 
 SWEEPS = 2
+
+SAMPLES = 16
+"""Images that are quantized at a time, for what is seen of them."""
 
 
 @runtime_checkable
@@ -159,11 +162,14 @@ def _rounding(source: Roundable, name: str, given: Tensor, target: Wanted) -> st
     before = [one.name for one in source.quantizers if (one.layer, one.role) == (place, "input")]
     if len(before) > 1:
         return None
-    for quantizer in before:
-        given = source.model.get_submodule(quantizer)(given)
-    seen = _inputs_at(layer, given, target.places)
+    quantize = source.model.get_submodule(before[0]) if before else _as_it_is
+    seen = _inputs_at(layer, given, target.places, quantize)
     moves = learned_moves(layer.weight.detach(), source.grid(name), seen, target.outputs)
     return packed(moves) if moves.any() else None
+
+
+def _as_it_is(given: Tensor) -> Tensor:
+    return given
 
 
 def _can_be_learned(layer: Any) -> bool:
@@ -176,14 +182,27 @@ def _can_be_learned(layer: Any) -> bool:
     return layer.weight.ndim == 4 and is_padded_with_zeros and not is_transposed
 
 
-def _inputs_at(layer: Any, given: Tensor, places: Tensor) -> Tensor:
+def _inputs_at(
+    layer: Any, given: Tensor, places: Tensor, quantize: Callable[[Tensor], Tensor]
+) -> Tensor:
     """What the kernel of a layer sees at these places of its output: [n, groups, inputs]."""
     if layer.weight.ndim == 2:
-        return given.flatten(0, -2)[places].unsqueeze(1)
+        return quantize(given).flatten(0, -2)[places].unsqueeze(1)
+    found = []
+    for start in range(0, len(given), SAMPLES):
+        part = quantize(given[start : start + SAMPLES])
+        count = _places_along(layer, part, 0) * _places_along(layer, part, 1)
+        is_of_part = (places >= start * count) & (places < (start + len(part)) * count)
+        found.append(_seen_in(layer, part, places[is_of_part] - start * count))
+    return optional.torch.cat(found)
+
+
+def _seen_in(layer: Any, given: Tensor, places: Tensor) -> Tensor:
+    """The same of images that are quantized."""
     torch = optional.torch
+    height, width = _places_along(layer, given, 0), _places_along(layer, given, 1)
     tall, wide = layer.padding
     padded = torch.nn.functional.pad(given, (wide, wide, tall, tall))
-    height, width = _places_along(layer, padded, 0), _places_along(layer, padded, 1)
     sample, rest = places // (height * width), places % (height * width)
     rows = _seen_along(layer, rest // width, 0)
     columns = _seen_along(layer, rest % width, 1)
@@ -191,10 +210,11 @@ def _inputs_at(layer: Any, given: Tensor, places: Tensor) -> Tensor:
     return seen.movedim(-1, 1).reshape(len(places), layer.groups, -1)
 
 
-def _places_along(layer: Any, padded: Tensor, axis: int) -> int:
+def _places_along(layer: Any, given: Tensor, axis: int) -> int:
     """How many places a convolution's output has along an axis of the image."""
     kernel = layer.dilation[axis] * (layer.weight.shape[2 + axis] - 1) + 1
-    return int((padded.shape[2 + axis] - kernel) // layer.stride[axis] + 1)
+    length = given.shape[2 + axis] + 2 * layer.padding[axis]
+    return int((length - kernel) // layer.stride[axis] + 1)
 
 
 def _seen_along(layer: Any, places: Tensor, axis: int) -> Tensor:
