@@ -78,10 +78,16 @@ def test_a_scan_takes_every_unit_or_a_race(
         (SIZE, {"no_recalibrate": True}, (400 + 600 + 256, 11 * 200 + 900 + 4096)),
         (SIZE, {}, (1256, 7196 + 20 * (100 + 6 * 64))),
         (SIZE, {"no_recalibrate": True, "signal": "metric"}, (1000, 3100)),
+        # each of the 11 sets is looked at on rank too
+        (
+            replace(SIZE, further=100),
+            {"no_recalibrate": True, "signal": "metric"},
+            (1000, 3100 + 11 * 100),
+        ),
         # whole evaluations: nothing to compare
         (Size(2, 1, 1, 1, 1, compares=False), {}, (4, 7 + 3 + 2 * (1 + 6))),
     ],
-    ids=["own-ranges", "other-ranges", "order-of-the-metric", "evaluations"],
+    ids=["own-ranges", "other-ranges", "order-of-the-metric", "soft-drop", "evaluations"],
 )
 def test_a_plan_takes_from_one_set_to_a_bisection(
     size: Size, changes: dict[str, object], expected: tuple[float, float]

@@ -178,6 +178,16 @@ def test_a_step_that_takes_longer_than_expected_takes_what_is_in_hand() -> None:
     assert course.left_s(100.0, Work("set 9", 10, began=80.0, done=5)) == 25.0
 
 
+def test_sets_of_a_plan_take_whole_forwards_which_variants_of_a_scan_share() -> None:
+    course = Course()
+    course.begin(Step("scan", 2, 6, Need(1000), Need(200)), 0.0, slowed=1.0)
+    course.spent(10, 20.0, whole=True)
+    course.spent(90, 10.0)
+    assert course.left_s(0.0) == 1000 * 0.3 + 200 * 2.0
+    course.begin(Step("plan", 3, 6, Need(150), Need(50)), 30.0, slowed=1.0)
+    assert course.left_s(30.0) == 200 * 2.0
+
+
 def test_of_commands_with_one_step_nothing_is_said_of_steps() -> None:
     course = Course()
     course.spent(10, 10.0)

@@ -24,31 +24,51 @@ class Work:
         return (now - self.began) / self.done * (self.total - self.done)
 
 
+@dataclass
+class Spent:
+    """Samples that were forwarded, and the seconds that they took."""
+
+    samples: int = 0
+    seconds: float = 0.0
+
+    def add(self, samples: int, seconds: float) -> None:
+        """Count these too."""
+        self.samples += samples
+        self.seconds += seconds
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds a sample; None before the first."""
+        return self.seconds / self.samples if self.samples else None
+
+
 class Course:
     """The step that a command is in, and the pace of all work so far.
 
-    The pace is that of the step itself, and before it has forwarded a sample that of the steps
-    before it.
+    The pace is that of the step itself, and before it has forwarded a sample that of whole forwards
+    before it: variants of a scan share most of theirs, sets of a plan nothing.
     """
 
     def __init__(self) -> None:
         self.step: Step | None = None
         self._began = 0.0
-        self._samples = self._seconds = 0.0
+        self._spent, self._whole = Spent(), Spent()
         self._last_pace: float | None = None
         self._slowed = 1.0
 
     def begin(self, step: Step, now: float, slowed: float) -> None:
         """Take the step for that of now. slowed: see `Stopwatch`."""
-        self._last_pace = self._pace()
-        self._samples = self._seconds = 0.0
+        self._last_pace = self._whole.pace or self._pace()
+        self._spent = Spent()
         self.step, self._began, self._slowed = step, now, slowed
 
-    def spent(self, samples: int, seconds: float) -> None:
-        """Take in what some samples took; nothing where none was forwarded."""
+    def spent(self, samples: int, seconds: float, *, whole: bool = False) -> None:
+        """Take in what some samples took; nothing where none was forwarded. whole: whether each
+        forward was whole, and shared nothing with that of another variant."""
         if samples:
-            self._samples += samples
-            self._seconds += seconds
+            self._spent.add(samples, seconds)
+        if samples and whole:
+            self._whole.add(samples, seconds)
 
     def left_s(self, now: float, work: Work | None = None) -> float | None:
         """Seconds until the command ends; None where that cannot be said yet.
@@ -60,7 +80,8 @@ class Course:
             return None
         expected = step.own.at(pace, self._slowed) - (now - self._began)
         in_hand = work.left_s(now) if work else None
-        return max(expected, in_hand or 0.0) + step.later.at(pace, self._slowed)
+        later = step.later.at(self._whole.pace or pace, self._slowed)
+        return max(expected, in_hand or 0.0) + later
 
     def words(self, now: float, work: Work | None = None) -> str:
         """The step and the time left, as in "step 3 of 6 (plan), about 3 min left"."""
@@ -71,7 +92,7 @@ class Course:
         return f"step {self.step.number} of {self.step.of} ({self.step.name}){soon}"
 
     def _pace(self) -> float | None:
-        return self._seconds / self._samples if self._samples else self._last_pace
+        return self._spent.pace or self._last_pace
 
 
 def about(seconds: float) -> str:

@@ -31,6 +31,9 @@ from sensitivity.measure.progress import Advance, Step, Stopwatch, silent
 LINE_EVERY_S = 10.0
 EVENT_EVERY_S = 1.0
 
+UNRELATED = 2
+"""Variants forwarded together that may share nothing, as float and everything in INT8 do."""
+
 
 class Teller(Protocol):
     """A `sensitivity.measure.progress.Progress` that can say a sentence too."""
@@ -93,7 +96,7 @@ class _OnCourse(ABC):
                 nonlocal counted
                 now = time.monotonic()
                 work.done, work.samples = work.done + steps, work.samples + samples
-                self._course.spent(samples, now - counted)
+                self._course.spent(samples, now - counted, whole=steps <= UNRELATED)
                 counted = now
                 goes_on(now)
 

@@ -43,8 +43,8 @@ SMALLEST_FILE = 0.25
 
 PLAN = (
     "A plan takes least where everything in INT8 meets the target. At most the planner judges "
-    f"about log2 of the number of units and {2 + MORE_SETS} sets on all of confirm, and other "
-    "ranges are tried on rank."
+    f"about log2 of the number of units and {2 + MORE_SETS} sets on all of confirm, a "
+    "classifier's on rank too, and other ranges are tried on rank."
 )
 FILES_TOO = (
     f"In export and bench the runtime takes from 1/{FASTER} of the simulation's time to all of it. "

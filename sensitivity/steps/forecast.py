@@ -11,7 +11,9 @@ from sensitivity.config import RunSettings, ScanSettings
 from sensitivity.measure.progress import Need, Progress, Step, WithSteps
 from sensitivity.measure.raced import CONTENDERS, EXACT_UP_TO, RACE_SAMPLES, SIGNAL_SAMPLES
 from sensitivity.search import ranges, rerank
+from sensitivity.search.soft_judge import MORE_SAMPLES
 from sensitivity.session import Session
+from sensitivity.signals.soft import has_soft_drop
 from sensitivity.steps.bench import AFFORDABLE_S, WARMUP_ROUNDS
 from sensitivity.steps.export import METRIC_BATCHES, METRIC_SAMPLES
 from sensitivity.tasks.batches import batch_size
@@ -57,7 +59,7 @@ class Amount:
 class Size:
     """What the amounts follow from. units: number of them. rank, confirm, holdout: samples. batch:
     samples of a batch. compares: whether outputs of samples can be compared, and not only whole
-    evaluations."""
+    evaluations. further: samples besides confirm on which a set near the target is looked at."""
 
     units: int
     rank: int
@@ -65,6 +67,7 @@ class Size:
     holdout: int
     batch: int
     compares: bool = True
+    further: int = 0
 
 
 def size_of(session: Session) -> Size:
@@ -72,7 +75,8 @@ def size_of(session: Session) -> Size:
     batch = batch_size(session.example) if session.has_samples else 1
     data = session.task.data
     rank, confirm, holdout = (len(data[name]) * batch for name in ("rank", "confirm", "holdout"))
-    return Size(len(session.units), rank, confirm, holdout, batch, session.has_samples)
+    further = min(rank, MORE_SAMPLES) if has_soft_drop(session.task) else 0
+    return Size(len(session.units), rank, confirm, holdout, batch, session.has_samples, further)
 
 
 def amounts(size: Size, exact: int, settings: RunSettings | ScanSettings) -> dict[str, Amount]:
@@ -104,7 +108,7 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
     held = 2 * size.holdout
     least = 2 * size.confirm + held
     sets = 2 + math.ceil(math.log2(max(size.units, 2))) + MORE_SETS
-    most = sets * size.confirm + held + size.holdout
+    most = sets * (size.confirm + size.further) + held + size.holdout
     if size.compares and settings.signal != "metric":
         tried = rerank.SIGNAL_SAMPLES * min(rerank.CONTENDERS, size.units)
         least, most = least + tried, most + tried * min(rerank.MOST, size.units)
