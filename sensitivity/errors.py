@@ -104,6 +104,18 @@ def listed(names: Collection[str], most: int = 5) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
+def begun(names: Collection[str], most: int = 3) -> str:
+    """The first of some names, and dots where there are more.
+
+    >>> begun(["a", "b", "c", "d"])
+    'a, b, c, ...'
+    """
+    shown = list(islice(names, most))
+    if len(names) > most:
+        shown.append("...")
+    return ", ".join(shown)
+
+
 def unknown_name(what: str, got: str, known: Iterable[str]) -> NamesError:
     """The error for a name that matches nothing, with the closest names that exist."""
     names = sorted(known)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ Tone = Literal["good", "open", "bad"]
 UnitKind = Literal[
     "layer", "quantizer", "fan-out", "concat", "residual", "shared", "repvgg", "head", "pattern"
 ]
+
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
+"""The default of a parameter that may map nothing."""
 
 SPLITS = ("rank", "confirm", "holdout")
 """rank: sensitivities; confirm: choosing a plan; holdout: the reported accuracy, never used to

@@ -68,9 +68,7 @@ class Measurer(Forwarder):
         variants = [self.of(variant) for variant in variants]
         reader = Reader(self.task, split)
         count = len(self.task.data[split])
-        missing = sum(
-            self.journal.scores(v, split, batch) is None for v in variants for batch in range(count)
-        )
+        missing = sum(len(self._missing(variants, split, batch)) for batch in range(count))
         with self.progress(what, missing) if missing else nullcontext(_no_progress) as advance:
             for batch in range(count):
                 yield self.batch(variants, split, batch, reader, advance)
@@ -81,9 +79,7 @@ class Measurer(Forwarder):
         """Scores of each variant on one batch."""
         variants = [self.of(variant) for variant in variants]
         distinct = {variant.key: variant for variant in variants}.values()
-        missing = [
-            variant for variant in distinct if self.journal.scores(variant, split, batch) is None
-        ]
+        missing = self._missing(distinct, split, batch)
         if missing:
             inputs, targets = reader.at(batch)
             self._measure(missing, split, batch, inputs, targets)
@@ -108,7 +104,7 @@ class Measurer(Forwarder):
                 wanted = samples - seen
                 if wanted <= 0:
                     break
-                missing = [v for v in variants if self.journal.scores(v, split, batch) is None]
+                missing = self._missing(variants, split, batch)
                 if missing:
                     inputs, targets = reader.at(batch)
                     self.check_data(split, batch, inputs, targets)
@@ -181,6 +177,12 @@ class Measurer(Forwarder):
                 "got another first batch; fix the seed of what is drawn at random, and do not "
                 "shuffle."
             )
+
+    def _missing(self, variants: Iterable[Variant], split: str, batch: int) -> list[Variant]:
+        """Those of the variants that have no scores of this batch yet."""
+        return [
+            variant for variant in variants if self.journal.scores(variant, split, batch) is None
+        ]
 
     def _known(self, variant: Variant, split: str, batch: int) -> Scores:
         scores = self.journal.scores(variant, split, batch)

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.clamps import CLAMPING, RESTORED, UNLIMITED, Limits, limits_of, within
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
-from sensitivity.onnx_graph.walk import given, producer, source, value_name
+from sensitivity.onnx_graph.walk import (
+    first_input,
+    given,
+    name_of,
+    producer,
+    readers,
+    source,
+    value_name,
+)
 
 PASSING = {"Identity", "Dropout", "QuantizeLinear", "DequantizeLinear"}
 """Operations whose output stands for the same tensor of the float model as their first input."""
@@ -158,13 +166,13 @@ def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
     name they are those whose kind does not read `own`.
     """
     chain = list(_activations_behind(theirs))
-    readers = _readers(own)
-    are_restored = any((reader.name or "").endswith(RESTORED) for reader in readers)
+    users = _readers(own)
+    are_restored = any(name_of(user).endswith(RESTORED) for user in users)
     names = [node.outputs[0].name for node in chain]
     name = value_name(own).removesuffix(OUTPUT_SUFFIX)
     if name in names and not are_restored:
         return chain[: names.index(name) + 1]
-    kept = {reader.op_type for reader in readers}
+    kept = {user.op_type for user in users}
     return list(itertools.takewhile(lambda node: node.op_type not in kept, chain))
 
 
@@ -177,15 +185,11 @@ def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
 
 def _only_activation(value: ir.Value) -> ir.Node | None:
     """The Relu or Clip that alone reads the value; None where there is none."""
-    readers = _readers(value)
-    if len(readers) != 1 or value.is_graph_output():
-        return None
-    reader = readers[0]
-    limited = reader.inputs[0]
-    if reader.op_type not in CLAMPING or limited is None:
+    users = _readers(value)
+    if len(users) != 1 or value.is_graph_output() or users[0].op_type not in CLAMPING:
         return None
     # The value can also be one of the ends of a Clip.
-    return reader if _behind_passing(limited) is value else None
+    return users[0] if _behind_passing(first_input(users[0])) is value else None
 
 
 def ports(
@@ -209,15 +213,16 @@ def _without_initializers(values: Iterable[ir.Value]) -> list[ir.Value]:
 
 def _readers(value: ir.Value) -> list[ir.Node]:
     """The operations that read the value, perhaps through operations that pass it on."""
-    found: list[ir.Node] = []
-    for node, _ in value.uses():
-        found += _readers(node.outputs[0]) if node.op_type in PASSING else [node]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(readers(value, _passes)))
 
 
 def _behind_passing(value: ir.Value) -> ir.Value:
     """The value that operations which only pass on give this one from."""
-    return source(value, lambda node: node.op_type in PASSING)
+    return source(value, _passes)
+
+
+def _passes(node: ir.Node) -> bool:
+    return node.op_type in PASSING
 
 
 def _weight_distance(node: ir.Node, other: ir.Node) -> float:

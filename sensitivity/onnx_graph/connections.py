@@ -3,7 +3,7 @@ places where values of several of them meet."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -11,7 +11,7 @@ from sensitivity.onnx_graph.marks import is_mark
 from sensitivity.onnx_graph.qdq import WEIGHT_INPUT
 from sensitivity.onnx_graph.reach import values_read
 from sensitivity.onnx_graph.uses import MOVERS, Path
-from sensitivity.onnx_graph.walk import value_name
+from sensitivity.onnx_graph.walk import readers, value_name
 from sensitivity.records import GraphNode, ModelGraph, NodeKind, Quantizer
 
 NO_VALUES = {"Shape", "Size"}
@@ -125,18 +125,13 @@ def marked_owners(model: ir.Model, quantizers: Iterable[Quantizer]) -> dict[ir.N
     for node, quantizer in marks:
         if quantizer.role != "weight" and quantizer.layer in with_weight:
             continue
-        own = [node] if quantizer.role == "output" else _readers(node.outputs[0])
+        own = [node] if quantizer.role == "output" else readers(node.outputs[0], _moves)
         owners |= dict.fromkeys(own, quantizer.layer)
     return owners
 
 
-def _readers(value: ir.Value) -> Iterator[ir.Node]:
-    """The operations that read a value, perhaps moved."""
-    for user in value.consumers():
-        if user.op_type in MOVERS:
-            yield from _readers(user.outputs[0])
-        else:
-            yield user
+def _moves(node: ir.Node) -> bool:
+    return node.op_type in MOVERS
 
 
 def path_owners(paths: Iterable[Path]) -> dict[ir.Node, str]:

@@ -11,7 +11,15 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.marks import DOMAIN, SumOperand, is_mark
-from sensitivity.onnx_graph.walk import given, inputs, made_by, producer, source
+from sensitivity.onnx_graph.walk import (
+    first_input,
+    given,
+    inputs,
+    made_by,
+    producer,
+    readers,
+    source,
+)
 
 SAME_VALUES = {
     "MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split",
@@ -46,12 +54,9 @@ def meetings(model: ir.Model) -> tuple[Meeting, ...]:
 
     model: traced, with its quantizers still marked. Weights are in no group.
     """
-    readers = []
-    for node in model.graph:
-        value = given(node, 0)
-        if value is not None and is_mark(node, "Quantizer"):
-            readers.append((value, node.attributes.get_string("name")))
-    return met(model.graph, readers, keeps_values)
+    marks = [node for node in model.graph if is_mark(node, "Quantizer")]
+    marked = [(first_input(node), node.attributes.get_string("name")) for node in marks]
+    return met(model.graph, marked, keeps_values)
 
 
 def met(
@@ -216,15 +221,8 @@ def _is_activation(node: ir.Node) -> bool:
 def _is_term(node: ir.Node) -> bool:
     """Whether this sum is only a term of another one."""
     (value,) = node.outputs
-    return any(user.op_type in SUMS for user in _users(value))
-
-
-def _users(value: ir.Value) -> Iterator[ir.Node]:
-    for user in value.consumers():
-        if is_mark(user, "Output"):
-            yield from _users(user.outputs[0])
-        else:
-            yield user
+    users = readers(value, lambda user: is_mark(user, "Output"))
+    return any(user.op_type in SUMS for user in users)
 
 
 def _terms(node: ir.Node) -> Iterator[ir.Value]:

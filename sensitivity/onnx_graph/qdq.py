@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
-from sensitivity.onnx_graph.walk import first_input, given, inputs, made_by, producer
+from sensitivity.onnx_graph.walk import first_input, given, inputs, made_by, only_user, producer
 
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 """Operations with a weight, and which input it is. A MatMul of two activations has no weight: see
@@ -83,10 +83,8 @@ class Pair:
     @property
     def axis(self) -> int | None:
         """Channel axis, also where the file leaves it to the default; None per tensor."""
-        scale = self.scale
-        if scale is None or scale.ndim == 0 or scale.size == 1:
-            return None
-        return axis_of(self.dequantize)
+        has_several = scales_of(self.dequantize).size > 1
+        return axis_of(self.dequantize) if has_several else None
 
     @property
     def block(self) -> int | None:
@@ -133,7 +131,7 @@ def pair_of(value: ir.Value | None) -> Pair | None:
         return None
     clip = _limiting_clip(levels)
     if clip is not None:
-        levels = clip.inputs[0] or levels
+        levels = first_input(clip)
     quantize = made_by(levels, "QuantizeLinear")
     is_stored = constant(levels) is not None
     return Pair(quantize, node, clip) if quantize or is_stored else None
@@ -203,6 +201,13 @@ def through_transpose(value: ir.Value | None) -> Pair | None:
     MatMul)."""
     transpose = made_by(value, "Transpose")
     return pair_of(value if transpose is None else transpose.inputs[0])
+
+
+def behind_relu(value: ir.Value) -> ir.Value:
+    """What the Relu gives that alone reads the value; the value itself where there is none.
+    Runtimes compute a Relu within the operation before it."""
+    user = only_user(value)
+    return user.outputs[0] if user is not None and user.op_type == "Relu" else value
 
 
 def activation(node: ir.Node) -> ir.Value | None:

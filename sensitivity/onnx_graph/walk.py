@@ -49,6 +49,16 @@ def only_user(value: ir.Value) -> ir.Node | None:
     return users[0] if len(users) == 1 else None
 
 
+def readers(value: ir.Value, passes: Callable[[ir.Node], bool]) -> Iterator[ir.Node]:
+    """The operations that read the value, also behind those that `passes` is true of, by their
+    first outputs."""
+    for user in value.consumers():
+        if passes(user):
+            yield from readers(user.outputs[0], passes)
+        else:
+            yield user
+
+
 def source(value: ir.Value, passes: Callable[[ir.Node], bool]) -> ir.Value:
     """The value in front of all operations that `passes` is true of, by their first inputs."""
     node = value.producer()

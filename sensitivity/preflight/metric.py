@@ -115,8 +115,9 @@ def measured_findings(session: Session) -> Iterator[Finding]:
         return
     classes = _classes_of(session)
     if classes and _counts(scores, value) and len(scores) > 1:
-        low = mean_estimate(scores).low
-        if low is not None and low <= 1 / classes:
+        found = mean_estimate(scores)
+        low, _ = found.ends
+        if found.has_interval and low <= 1 / classes:
             yield _at_chance(
                 f"{value:.4g} on all of rank ({len(scores)} samples; its interval begins at "
                 f"{low:.4g}), and guessing has {1 / classes:.4g}",
@@ -184,17 +185,13 @@ class _Shuffles:
         for number in range(SHUFFLES):
             order = generator(offset=number).permutation(n)
             try:
-                shuffled = checked_scores(task, _taken(outputs, order), targets, n, "")
+                made.append(checked_scores(task, _taken(outputs, order), targets, n, ""))
             except (_NotBySample, TaskError):
                 self.possible = False
                 return
-            if shuffled.shape != scores.shape:
+            if not _looks_at_targets(made[-1], scores, order):
                 self.possible = False
                 return
-            if np.array_equal(shuffled, scores[order]) and not np.array_equal(shuffled, scores):
-                self.possible = False
-                return
-            made.append(shuffled)
         self.own.append(scores)
         for others, shuffled in zip(self.others, made, strict=True):
             others.append(shuffled)
@@ -206,6 +203,13 @@ class _Shuffles:
         return aggregate(np.concatenate(self.own)), tuple(
             aggregate(np.concatenate(one)) for one in self.others
         )
+
+
+def _looks_at_targets(shuffled: Scores, scores: Scores, order: NDArray[np.int64]) -> bool:
+    """False where the scores only followed the answers: their targets changed nothing."""
+    if shuffled.shape != scores.shape:
+        return False
+    return np.array_equal(shuffled, scores) or not np.array_equal(shuffled, scores[order])
 
 
 class _NotBySample(Exception):
@@ -273,19 +277,19 @@ def _is_nothing(scores: Scores, value: float, task: Task) -> bool:
 
 def _counts(scores: Scores, value: float) -> bool:
     """Whether the metric is a share of samples that are right."""
-    return (
-        scores.ndim == 1
-        and bool(np.isin(scores, (0.0, 1.0)).all())
-        and bool(np.isclose(scores.mean(), value))
-    )
+    return _is_mean(scores, value) and bool(np.isin(scores, (0.0, 1.0)).all())
+
+
+def _is_mean(scores: Scores, value: float) -> bool:
+    """Whether the metric is the mean of the samples' scores."""
+    return scores.ndim == 1 and bool(np.isclose(scores.mean(), value))
 
 
 def _severity(scores: Scores, value: float) -> Severity:
     """An error where the metric is the mean of the samples' scores. One that is no mean, such as a
     detector's mAP, is 0 on a handful of images, or before a detector is trained, without any
     mistake in the task: the verdict then claims nothing."""
-    is_mean = scores.ndim == 1 and bool(np.isclose(scores.mean(), value))
-    return "error" if is_mean else "warning"
+    return "error" if _is_mean(scores, value) else "warning"
 
 
 def _at_chance(got: str, task: Task, severity: Severity = "error") -> Finding:

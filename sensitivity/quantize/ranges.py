@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sensitivity.config import CalibrationMethod
 from sensitivity.quantizers.histogram import Ends, Histogram
-from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
+from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces, without_filling
 from sensitivity.quantizers.onnx.model import session
 
 LEVELS = 255
@@ -91,8 +91,7 @@ def forward(
             fresh = samples - start * size  # the last piece may be filled up
             found = {**part, **dict(zip(asked, runner.run(asked, dict(part)), strict=True))}
             for name in names:
-                is_batch = found[name].shape[:1] == (size,)
-                see(name, found[name][:fresh] if is_batch else found[name])
+                see(name, without_filling(found[name], size, fresh))
 
 
 def _giving(model: onnx.ModelProto, names: Collection[str]) -> bytes:

@@ -102,11 +102,7 @@ def other_ranges(
         for name in dict.fromkeys(names)
         if by_name[name].axis is None and _on_grid(source, name)
     ]
-    activations = [
-        one
-        for one in wanted
-        if one.role != "weight" and isinstance(_module(source, one)._num_bits, int)
-    ]
+    activations = [one for one in wanted if one.role != "weight"]
     found = {one.name: per_channel(source, one) for one in wanted if one.role == "weight"}
     found |= _calibrated(source, activations, forward)
     return tuple(one for quantizer in wanted for one in found.get(quantizer.name, ()))
@@ -129,7 +125,7 @@ def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Ran
     axis = channel_axis(layer)
     if weight is None or weight.ndim < 2 or (axis and layer.groups > 1):
         return ()
-    amax = weight.detach().abs().amax(dim=[other for other in range(weight.ndim) if other != axis])
+    amax = weight.detach().abs().transpose(0, axis).flatten(1).amax(dim=1)
     if not bool((amax > 0).any()):
         return ()
     return (Range(quantizer.name, "per channel", _values(amax), axis),)
@@ -181,26 +177,20 @@ def _collector(calibrator: Any) -> Hook:
 def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
     if calibrator._calib_hist is None:
         return ()
-    tried = {
-        f"percentile {share}": {"method": "percentile", "percentile": share}
+    amaxes = {
+        f"percentile {share}": float(calibrator.compute_amax(method="percentile", percentile=share))
         for share in PERCENTILES
     }
-    amaxes = {
-        method: float(calibrator.compute_amax(**options)) for method, options in tried.items()
-    }
     levels = 2 ** (calibrator._num_bits - 1 + int(calibrator._unsigned)) - 1
-    counts, edges = (
-        np.asarray(each, np.float64)
-        for each in (calibrator._calib_hist, calibrator._calib_bin_edges)
-    )
+    counts = np.asarray(calibrator._calib_hist, np.float64)
+    edges = np.asarray(calibrator._calib_bin_edges, np.float64)
     amaxes["entropy"] = lowest_divergence(counts, edges, levels)
     amaxes["mse"] = lowest_error(counts, edges, levels)
-    good = {
-        method: float(np.float32(amax))
+    return tuple(
+        Range(name, method, (float(np.float32(amax)),))
         for method, amax in amaxes.items()
-        if np.isfinite(amax) and amax > 0
-    }
-    return tuple(Range(name, method, (amax,)) for method, amax in good.items())
+        if 0 < amax < np.inf
+    )
 
 
 def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels: int) -> float:
@@ -252,7 +242,7 @@ def _module(source: Any, quantizer: Quantizer) -> Any:
 
 
 def _values(amax: Any) -> Amax:
-    return tuple(float(value) for value in amax.detach().float().cpu().reshape(-1))
+    return tuple(amax.detach().float().cpu().reshape(-1).tolist())
 
 
 def _first(axis: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sensitivity.records import NOTHING
 from sensitivity.runtimes.base import LayerRun, Port, written_json
 from sensitivity.runtimes.onnx_names import OnnxNames
 
@@ -62,7 +63,7 @@ def layer_times(data: Iterable[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 def engine_layers(
     data: Mapping[str, Any],
-    times: Mapping[str, list[float]] | None = None,
+    times: Mapping[str, list[float]] = NOTHING,
     names: OnnxNames | None = None,
 ) -> tuple[LayerRun, ...]:
     """The engine's layers in its order.
@@ -72,7 +73,7 @@ def engine_layers(
     times: from `layer_times`. names: of the ONNX file; without it, `LayerRun.onnx` holds the parts
     of TensorRT's names.
     """
-    left = {name: deque(values) for name, values in (times or {}).items()}
+    left = {name: deque(values) for name, values in times.items()}
     runs = []
     for raw in data["Layers"]:
         layer = raw if isinstance(raw, Mapping) else {"Name": str(raw)}

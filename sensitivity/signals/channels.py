@@ -28,23 +28,21 @@ CONSTANT = 1e-12
 class Group:
     """Channels of one output that share a unit.
 
-    output: which of the outputs. axis: that of its channels, and channels: int[k], their places
-    there; None for the whole output. power: float's spread squared, over the data and the group: 0
+    output: which of the outputs. axis: that of its channels. channels: int[k], their places there;
+    None for the whole output. power: float's spread squared, over the data and the group: 0
     where float gives nothing but 0.
     """
 
     output: int
     power: float
-    axis: int | None = None
+    axis: int = 1
     channels: NDArray[np.intp] | None = None
 
     def of(self, array: NDArray[np.floating]) -> Values:
         """float64[n, values]: what belongs to the group."""
-        part = (
-            array
-            if self.axis is None or self.channels is None
-            else np.take(array, self.channels, self.axis)
-        )
+        part = array
+        if self.channels is not None:
+            part = np.take(array, self.channels, self.axis)
         return part.reshape(len(part), -1).astype(np.float64)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from sensitivity.errors import ModelError
+from sensitivity.errors import ModelError, begun
 from sensitivity.opened import quantized_model
 from sensitivity.quantizers.base import Changeable, QuantizedModel, Recalibratable
 from sensitivity.records import Plan, Range, names_of
@@ -64,7 +64,7 @@ def _source(model: Any, info: RunInfo) -> QuantizedModel:
     known = set(names_of(source.quantizers))
     missing = [quantizer.name for quantizer in info.quantizers if quantizer.name not in known]
     if missing:
-        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        shown = begun(missing)
         raise ModelError(
             f"Expected a model with the {len(info.quantizers)} quantizers of the run enabled, got "
             f"{len(missing)} that are missing or disabled ({shown}); give the model as it was "

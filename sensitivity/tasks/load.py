@@ -193,9 +193,7 @@ def check_task(task: Task) -> None:
         _check_split(split, task.data[split])
     _check_callable("score", task.score)
     _check_callable("aggregate", task.aggregate)
-    for name in ("finish", "soft"):
-        if getattr(task, name) is not None:
-            _check_callable(name, getattr(task, name))
+    _check_optional(task, "finish", "soft")
     _check_scale(task)
 
 
@@ -219,9 +217,7 @@ def check_evaluate_task(task: EvaluateTask) -> None:
     _check_model(task.model)
     _check_scale(task)
     _check_callable("evaluate", task.evaluate)
-    for name in ("confirm", "holdout"):
-        if getattr(task, name) is not None:
-            _check_callable(name, getattr(task, name))
+    _check_optional(task, "confirm", "holdout")
 
 
 def _check_split(split: str, batches: Any) -> None:
@@ -298,6 +294,12 @@ def _training_layer(model: Any) -> str | None:
         (n for n, m in named if m.training and any(kind in type(m).__name__ for kind in depends)),
         None,
     )
+
+
+def _check_optional(task: Task | EvaluateTask, *names: str) -> None:
+    for name in names:
+        if getattr(task, name) is not None:
+            _check_callable(name, getattr(task, name))
 
 
 def _check_callable(name: str, value: Any) -> None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sensitivity.errors import MissingPackage, TaskError
+from sensitivity.errors import MissingPackage, TaskError, begun
 from sensitivity.tasks.detection_images import image_size
 from sensitivity.tasks.detection_labels import (
     LabelledImage,
@@ -277,7 +277,7 @@ def _beside(annotations: Path) -> Path:
 
 def _check_classes(own: Sequence[Any], names: Sequence[str], data: Path) -> None:
     if len(own) != len(names):
-        shown = ", ".join(map(str, own[:3])) + (", ..." if len(own) > 3 else "")
+        shown = begun(list(map(str, own)))
         raise TaskError(
             f"Expected {data} to have the {len(names)} classes of the model, got {len(own)} "
             f"({shown}); use the data that the model was trained for."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sensitivity.records import Timing, speed_from_ratio
+from sensitivity.records import NOTHING, Timing, speed_from_ratio
 from sensitivity.timing.explain import explain, not_in_int8
 from sensitivity.timing.profile import FileProfile
 
@@ -35,7 +35,7 @@ WHY_SLOW = {
 
 
 def bench_sentences(
-    timings: Sequence[Timing], profiles: Mapping[str, FileProfile] | None = None
+    timings: Sequence[Timing], profiles: Mapping[str, FileProfile] = NOTHING
 ) -> list[str]:
     """Sentences about one bench run of one runtime, the most important first; the float file must
     be among them.
@@ -43,7 +43,7 @@ def bench_sentences(
     profiles: of some of the files, by variant; each adds what its layers ran in and what its
     reformats cost.
     """
-    profiles = profiles or {}
+
     by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
     base = by_variant["float"]
     sentences = [SAME.format(_names(timing)) for timing in timings if timing.same]

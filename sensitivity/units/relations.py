@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.config import UnitChoices
-from sensitivity.errors import ExportError, ModelError
+from sensitivity.errors import ExportError, ModelError, begun
 from sensitivity.exporters.simulate import first_samples
 from sensitivity.onnx_graph import groups
 from sensitivity.quantizers.base import QuantizedModel, Recalibratable, Structured
@@ -73,8 +73,8 @@ def placed(source: QuantizedModel, example: Any, choices: UnitChoices) -> Placed
         what = "units are layers, and" if choices.unit == "group" else ""
         warnings.append(" ".join(NO_GRAPH.format(problem=found.problem, what=what).split()))
     if found.branched:
-        shown = ", ".join(found.branched[:3]) + (", ..." if len(found.branched) > 3 else "")
-        warnings.append(BRANCHED.format(count=len(found.branched), names=shown))
+        names = begun(found.branched)
+        warnings.append(BRANCHED.format(count=len(found.branched), names=names))
     scales = () if choices.separate_scales else found.scales
     return Placed(units, scales, tuple(warnings), found.problem, found.traced)
 

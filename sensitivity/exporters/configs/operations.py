@@ -12,7 +12,7 @@ from sensitivity.errors import ExportError, listed
 from sensitivity.exporters.configs.base import Operation, split_layers
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.load import load_model
-from sensitivity.onnx_graph.uses import BIAS_INPUT, paths
+from sensitivity.onnx_graph.uses import paths
 from sensitivity.onnx_graph.walk import given, producer, value_name
 from sensitivity.records import names_of
 
@@ -51,7 +51,7 @@ def quantized_inputs(file: Path) -> dict[str, frozenset[int]]:
     graph = load_model(file).graph
     for path in paths(graph):
         user = path.user
-        if user is None or (user.op_type in qdq.WEIGHT_INPUT and path.index == BIAS_INPUT):
+        if user is None or path.is_bias:
             continue
         # a unit is called otherwise where an output of the graph has the operation's name
         name = user.name if path.graph is graph else None
@@ -67,8 +67,8 @@ def _operation(
     return Operation(
         name=name,
         op_type=node.op_type,
-        inputs=tuple(value_name(value) for value in node.inputs),
-        outputs=tuple(value_name(value) for value in node.outputs),
+        inputs=tuple(map(value_name, node.inputs)),
+        outputs=tuple(map(value_name, node.outputs)),
         weight=None if weight is None else weight.name,
         int8=int8.get(name, frozenset()),
         plan=plan.get(name, frozenset()),

@@ -9,7 +9,6 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import only_user
 
 ANY_OUTPUT = {"MatMul"}
 """Integer kernels of ONNX Runtime that give float where asked to."""
@@ -53,8 +52,5 @@ def output_is_quantized(node: ir.Node) -> bool:
     """Whether the output, or that of a Relu behind it, goes to quantizers only."""
     if node.op_type == "ConvTranspose":
         return False
-    value = node.outputs[0]
-    relu = only_user(value)
-    if relu is not None and relu.op_type == "Relu":
-        value = relu.outputs[0]
+    value = qdq.behind_relu(node.outputs[0])
     return {user.op_type for user in value.consumers()} == {"QuantizeLinear"}

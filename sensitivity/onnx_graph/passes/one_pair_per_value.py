@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
@@ -39,7 +38,7 @@ class OnePairPerValue(ir.passes.InPlacePass):
 def share(value: ir.Value, found: list[qdq.Pair]) -> bool:
     """Let all that reads one of these pairs of `value` read the pair with the largest scale, and
     whatever reads the value itself and can. Whether that changed anything."""
-    kept = max(found, key=lambda pair: float(np.max(pair.scale)) if pair.scale is not None else 0.0)
+    kept = max(found, key=lambda pair: float(qdq.scales_of(pair.dequantize).max(initial=0.0)))
     modified = False
     for pair in found:
         if pair is not kept:

@@ -11,7 +11,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.new_pair import new_pair
 from sensitivity.onnx_graph.passes.one_pair_per_value import ELEMENTWISE, ONLY_SHAPE
-from sensitivity.onnx_graph.walk import insert_behind, only_user, value_name
+from sensitivity.onnx_graph.walk import insert_behind, value_name
 
 SAME_GRID = {
     "MaxPool", "Resize", "Split", "Slice", "Reshape", "Transpose", "Flatten", "Squeeze",
@@ -52,7 +52,7 @@ class QuantizeOutputs(ir.passes.InPlacePass):
             if not _computes_in_integers(node):
                 continue
             for output in node.outputs:
-                value = _after_relu(output)
+                value = qdq.behind_relu(output)
                 if not _pairs_on(value) and only_to_quantized(value):
                     modified |= self._quantize(model.graph, node, value)
         return ir.passes.PassResult(model, modified=modified)
@@ -135,13 +135,6 @@ def _computes_in_integers(node: ir.Node) -> bool:
         if node.op_type in {"Resize", "Slice", "Reshape"}:
             values = values[:1]
     return node.op_type in kinds and all(qdq.pair_of(value) is not None for value in values)
-
-
-def _after_relu(value: ir.Value) -> ir.Value:
-    """Runtimes compute a Relu within the operation before it: the value to quantize is what it
-    gives."""
-    user = only_user(value)
-    return user.outputs[0] if user is not None and user.op_type == "Relu" else value
 
 
 def _pairs_on(value: ir.Value) -> bool:

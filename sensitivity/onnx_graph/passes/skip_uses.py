@@ -22,7 +22,7 @@ from sensitivity.onnx_graph.levels import FIRST_OPSET, along
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
 from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use, paths, uses
 from sensitivity.onnx_graph.walk import given, graph_of, inputs, insert_behind, is_read, value_name
-from sensitivity.records import Range
+from sensitivity.records import NOTHING, Range
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -101,14 +101,14 @@ class SkipUses(ir.passes.InPlacePass):
     def __init__(
         self,
         skip: Collection[str],
-        weights: Weights | None = None,
-        clamps: Clamps | None = None,
-        grids: Mapping[str, NewGrid] | None = None,
+        weights: Weights = NOTHING,
+        clamps: Clamps = NOTHING,
+        grids: Mapping[str, NewGrid] = NOTHING,
     ) -> None:
         self._skip = frozenset(skip)
-        self._grids = {name: grid for name, grid in (grids or {}).items() if name not in self._skip}
-        self._weights = weights or {}
-        self._clamps = clamps or {}
+        self._grids = {name: grid for name, grid in grids.items() if name not in self._skip}
+        self._weights = weights
+        self._clamps = clamps
         self._opset = 0
         self._clamped: dict[ir.Value, ir.Value] = {}
         self._made: dict[tuple[int, ir.Value, tuple[ir.Value, ir.Value] | None], ir.Value] = {}

@@ -48,13 +48,10 @@ def _spell_out(graph: ir.Graph, node: ir.Node, opset: int) -> None:
     name = node.name or output.name or "Softmax"
     axes = add(graph, f"{name}.axes", np.array([axis], np.int64))
     # Up to opset 17 ReduceMax takes its axes as an attribute, ReduceSum as an input.
-    by_input = opset >= MAX_AXES_AS_INPUT_FROM
-    largest = ir.node(
-        "ReduceMax",
-        [value, axes] if by_input else [value],
-        {"keepdims": 1} if by_input else {"axes": [axis], "keepdims": 1},
-        name=f"{name}/ReduceMax",
-    )
+    inputs, attributes = [value], {"axes": [axis], "keepdims": 1}
+    if opset >= MAX_AXES_AS_INPUT_FROM:
+        inputs, attributes = [value, axes], {"keepdims": 1}
+    largest = ir.node("ReduceMax", inputs, attributes, name=f"{name}/ReduceMax")
     lowered = ir.node("Sub", [value, largest.outputs[0]], name=f"{name}/Sub")
     powers = ir.node("Exp", lowered.outputs, name=f"{name}/Exp")
     total = ir.node(

@@ -75,6 +75,5 @@ class UnsignedActivations(ir.passes.InPlacePass):
 
 
 def _zero_point(graph: ir.Graph, node: ir.Node, shifted: np.ndarray) -> ir.Value:
-    value = qdq.zero_point_value(node)
-    name = value.name if value is not None and value.name else "zero_point"
+    name = value_name(qdq.zero_point_value(node)) or "zero_point"
     return add(graph, f"{name}.unsigned", shifted)

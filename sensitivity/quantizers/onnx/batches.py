@@ -62,6 +62,12 @@ def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
     return parts
 
 
+def without_filling(array: NDArray[Any], size: int, samples: int) -> NDArray[Any]:
+    """What is of so many samples in a batch of `size` that others only fill up; an array without an
+    entry for each sample as it is."""
+    return array[:samples] if array.shape[:1] == (size,) else array
+
+
 def nested(outputs: Sequence[Any]) -> Any:
     """What a model gives: its output, or a tuple of several."""
     return outputs[0] if len(outputs) == 1 else tuple(outputs)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sensitivity.errors import OnnxFileError, TaskError, listed
 from sensitivity.onnx_graph.align import align, ports
 from sensitivity.onnx_graph.float_model import FloatModel
-from sensitivity.onnx_graph.walk import value_name
+from sensitivity.onnx_graph.walk import producer, value_name
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.records import Finding, names_of
@@ -26,10 +26,15 @@ SAMPLES, LARGEST_INPUT = 8, 4_000_000
 """Of the batch, how many samples both models are run on: so many at most, and no more numbers, for
 it is to take seconds."""
 
-TOLERANCE, TOLERANCE_FP16, TOLERANCE_BF16 = 1e-4, 2e-2, 1e-1
-"""How far outputs may be from each other, as a part of their spread, where nothing, or something,
-is computed in half precision: rounding alone adds up to some 1e-6, 1e-3 and 1e-2 in a deep
-network."""
+TOLERANCE = 1e-4
+"""How far outputs may be from each other, as a part of their spread: rounding alone adds up to some
+1e-6 in a deep network."""
+
+TOLERANCES: dict[ir.DataType | None, float] = {
+    ir.DataType.FLOAT16: 2e-2,
+    ir.DataType.BFLOAT16: 1e-1,
+}
+"""The same where something is computed in this type: rounding adds up to some 1e-3 and 1e-2."""
 
 LAST_BITS = 2.0**-22
 """Part of a number in FP32 that rounding may change."""
@@ -245,10 +250,8 @@ def with_outputs(model: ir.Model, outputs: Sequence[str] = ()) -> bytes:
 
 
 def _tolerance(own: ir.Model, theirs: ir.Model) -> float:
-    types = {value.dtype for model in (own, theirs) for value in _values(model)}
-    if ir.DataType.BFLOAT16 in types:
-        return TOLERANCE_BF16
-    return TOLERANCE_FP16 if ir.DataType.FLOAT16 in types else TOLERANCE
+    values = [*_values(own), *_values(theirs)]
+    return max(TOLERANCES.get(value.dtype, TOLERANCE) for value in values)
 
 
 def _values(model: ir.Model) -> list[ir.Value]:
@@ -289,18 +292,16 @@ def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
     for node in own:
         for value in node.outputs:
             other = alignment.values.get(value, named.get(value.name))
-            usable = (
-                other is not None and not value.is_graph_output() and not other.is_graph_output()
-            )
-            if (
-                usable
-                and value.name
-                and other is not None
-                and other.name
-                and other.producer() is not None
-            ):
-                found[value.name] = other.name
+            if _is_inner(value) and _is_inner(other):
+                found[value_name(value)] = value_name(other)
     return found
+
+
+def _is_inner(value: ir.Value | None) -> bool:
+    """Whether an operation gives the value, under a name, and the graph does not give it on."""
+    if producer(value) is None or value is None:
+        return False
+    return value.name is not None and not value.is_graph_output()
 
 
 def _told(known: FloatModel) -> str:

@@ -25,8 +25,8 @@ from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, SkipUses, Weights, dequantized
 from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import integer_biases, paths, uses
-from sensitivity.onnx_graph.walk import value_name
-from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
+from sensitivity.onnx_graph.walk import first_input, value_name
+from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces, without_filling
 from sensitivity.records import names_of
 
 Watcher = Callable[[str, NDArray[Any]], None]
@@ -210,8 +210,9 @@ class OnnxModel:
         inputs: as `feed` takes them. Other bodies (of Loop and Scan, and in bodies) count as
         entered.
         """
-        choices = {node: node.inputs[0] for node in self.graph.graph if node.op_type == "If"}
-        names = list(dict.fromkeys(value.name for value in choices.values() if value is not None))
+        branching = [node for node in self.graph.graph if node.op_type == "If"]
+        choices = {node: value_name(first_input(node)) for node in branching}
+        names = list(dict.fromkeys(choices.values()))
         if not names:
             return set()
         runner = session(_giving(self.graph, names), self.path.name, self.custom_ops)
@@ -219,7 +220,7 @@ class OnnxModel:
         taken = dict(zip(names, runner.run([_copied(name) for name in names], given), strict=True))
         idle: set[ir.Graph] = set()
         for node, condition in choices.items():
-            is_true = condition is not None and bool(np.ravel(taken[condition.name])[0])
+            is_true = bool(np.ravel(taken[condition])[0])
             body = node.attributes["else_branch" if is_true else "then_branch"].as_graph()
             idle |= {body, *body.subgraphs()}
         return idle
@@ -258,8 +259,7 @@ class OnnxModel:
             values = {**part, **dict(zip(asked, runner.run(asked, part), strict=True))}
             fresh = (length(given) or size) - start * size  # the last piece may be filled up
             for name in names:
-                array = values[name]
-                see(name, array[:fresh] if array.ndim and len(array) == size else array)
+                see(name, without_filling(values[name], size, fresh))
             found.append([values[name] for name in outputs])
         return [
             np.concatenate(parts) if parts[0].ndim else parts[0]
@@ -343,7 +343,7 @@ def _made(content: bytes | str, name: str, options: Any, custom_ops: str | Path 
         ) from error
 
 
-def _giving(model: ir.Model, names: Sequence[str | None]) -> bytes:
+def _giving(model: ir.Model, names: Sequence[str]) -> bytes:
     """The model with copies of these booleans of its main graph as further outputs."""
     proto = ir.to_proto(model)
     for name in names:
@@ -355,7 +355,7 @@ def _giving(model: ir.Model, names: Sequence[str | None]) -> bytes:
     return content
 
 
-def _copied(name: str | None) -> str:
+def _copied(name: str) -> str:
     return f"{name}_copied"
 
 

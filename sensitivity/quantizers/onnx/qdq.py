@@ -27,7 +27,14 @@ from sensitivity.onnx_graph.reach import (
     reaching_outputs,
     rounded_outputs,
 )
-from sensitivity.onnx_graph.uses import bits_of, format_of, grid_limits, is_integer_bias, problem
+from sensitivity.onnx_graph.uses import (
+    bits_of,
+    format_of,
+    grid_limits,
+    is_integer_bias,
+    problem,
+    uses,
+)
 from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.onnx.doubts import float_doubts
@@ -220,12 +227,7 @@ class OnnxQdqModel:
         on these inputs."""
         live = reaching_outputs(self.model.graph.graph)
         idle = self.model.branches_not_taken(inputs)
-        unit_graphs = {
-            use.name: path.graph
-            for path in self.model.paths
-            for _, use in path.links
-            if use is not None
-        }
+        unit_graphs = {use.name: path.graph for path in self.model.paths for use in uses([path])}
         return frozenset(
             name
             for name, use in self._uses.items()

@@ -27,6 +27,7 @@ from sensitivity.onnx_graph.uses import Link, Use
 from sensitivity.onnx_graph.walk import value_name
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.onnx.ranges import weight_on_grid
+from sensitivity.records import NOTHING
 from sensitivity.simulators.schedule import Network
 
 Place = tuple[int, int]
@@ -74,11 +75,11 @@ Offered = Mapping[str, Mapping[str, NewGrid]]
 """Use -> key of a range -> the grid that takes the place of the use's own."""
 
 
-def split(source: OnnxModel, bits: dict[str, int], offered: Offered | None = None) -> Split:
+def split(source: OnnxModel, bits: dict[str, int], offered: Offered = NOTHING) -> Split:
     """The network of a file. bits: name of a use or key of a range -> its bit; uses that are not in
     it are always enabled. A use with ranges on offer is a chain of switches on one value, its own
     first: the last that is enabled gives what the operation reads."""
-    return _Splitter(source, bits, offered or {}).split()
+    return _Splitter(source, bits, offered).split()
 
 
 class _Splitter:
@@ -204,12 +205,12 @@ class _Splitter:
         self,
         nodes: Sequence[ir.Node],
         places: dict[str, Place],
-        renamed: Mapping[int, str] | None = None,
+        renamed: Mapping[int, str] = NOTHING,
     ) -> int:
         deps = tuple(dict.fromkeys(place for place, _ in places.values()))
         reads = {name: (deps.index(place), output) for name, (place, output) in places.items()}
         return self._add(
-            deps, _recipe(nodes, reads, renamed or {}), fixed=all(self._fixed[dep] for dep in deps)
+            deps, _recipe(nodes, reads, renamed), fixed=all(self._fixed[dep] for dep in deps)
         )
 
     def _reached(self, user: ir.Node | None, index: int, value: ir.Value) -> Place:

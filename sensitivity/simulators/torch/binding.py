@@ -13,46 +13,29 @@ from torch import fx
 Run = Callable[..., Any]
 
 FRESH = {
-    *(
-        "aten::conv1d",
-        "aten::conv2d",
-        "aten::conv3d",
-        "aten::conv_transpose1d",
-        "aten::conv_transpose2d.input",
-    ),
-    *(
-        "aten::conv_transpose3d.input",
-        "aten::conv2d.padding",
-        "aten::linear",
-        "aten::batch_norm",
-        "aten::layer_norm",
-    ),
-    *(
-        "aten::group_norm",
-        "aten::instance_norm",
-        "aten::max_pool2d",
-        "aten::upsample_nearest2d.vec",
-    ),
+    "aten::conv1d",
+    "aten::conv2d",
+    "aten::conv2d.padding",
+    "aten::conv3d",
+    "aten::conv_transpose1d",
+    "aten::conv_transpose2d.input",
+    "aten::conv_transpose3d.input",
+    "aten::linear",
+    "aten::batch_norm",
+    "aten::layer_norm",
+    "aten::group_norm",
+    "aten::instance_norm",
+    "aten::max_pool2d",
+    "aten::upsample_nearest2d.vec",
 }
 """Composite ops that never give back what they read. Of the others that is not known: dropout does,
 in eval mode."""
 
 OVERWRITES = {
-    *(
-        "relu",
-        "leaky_relu",
-        "silu",
-        "sigmoid",
-        "tanh",
-        "hardtanh",
-        "hardswish",
-        "hardsigmoid",
-        "elu",
-        "mish",
-        "clamp",
-    ),
-    *("add", "sub", "mul", "div", "exp", "neg", "clamp_min", "clamp_max", "relu6", "gelu"),
-}
+    "relu", "leaky_relu", "relu6", "elu", "gelu", "mish", "silu", "sigmoid", "hardsigmoid",
+    "hardswish", "hardtanh", "tanh", "clamp", "clamp_min", "clamp_max", "add", "sub", "mul", "div",
+    "exp", "neg",
+}  # fmt: skip
 """Elementwise ops: their in-place form runs the same kernel."""
 
 SHARES = ("p", "dropout_p")
@@ -69,11 +52,10 @@ def bind(target: Run, node: fx.Node, deps: Sequence[fx.Node]) -> Run:
     fill = [
         (at, position[value]) for at, value in enumerate(template) if isinstance(value, fx.Node)
     ]
-    if {template[at] for at, _ in fill} != set(deps) or any(
-        _holds_nodes(value) for value in kwargs.values()
-    ):
-        return _bind_nested(target, node, position)
-    if any(not isinstance(value, fx.Node) and _holds_nodes(value) for value in template):
+    # Every dep is an argument by itself, and no list or keyword argument holds one.
+    others = [value for value in template if not isinstance(value, fx.Node)]
+    is_flat = {template[at] for at, _ in fill} == set(deps) and not _holds_nodes([others, kwargs])
+    if not is_flat:
         return _bind_nested(target, node, position)
 
     def run(*values: Any) -> Any:
@@ -119,20 +101,22 @@ def functional(node: fx.Node) -> tuple[Run | None, fx.Node | None]:
         argument.alias_info is not None and argument.alias_info.is_write
         for argument in schema.arguments
     ]
-    namespace, _, name = schema.name.partition("::")
-    packet = (
-        getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-        if name.endswith("_")
-        else None
-    )
-    plain = getattr(packet, schema.overload_name or "default", None)
-    if (
-        plain is None
-        or written != [True] + [False] * (len(written) - 1)
-        or not isinstance(node.args[0], fx.Node)
-    ):
+    only_first_is_written = written == [True] + [False] * (len(written) - 1)
+    first = node.args[0]
+    plain = _without_underscore(schema)
+    if plain is None or not only_first_is_written or not isinstance(first, fx.Node):
         return None, None
-    return plain, node.args[0]
+    return plain, first
+
+
+def _without_underscore(schema: Any) -> Run | None:
+    """The op that gives what an op such as `add_` writes in place; None where there is none."""
+    namespace, _, name = schema.name.partition("::")
+    if not name.endswith("_"):
+        return None
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    found: Run | None = getattr(packet, schema.overload_name or "default", None)
+    return found
 
 
 def is_fresh(target: Any) -> bool:

@@ -4,7 +4,7 @@ schedules."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from operator import not_
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from sensitivity.quantizers.torch.native import NativeQuantizer
+from sensitivity.records import NOTHING
 from sensitivity.simulators.schedule import Leg, Network, Schedule, Step, Value, schedule, value_of
 from sensitivity.simulators.torch.layouts import (
     fills_vectors,
@@ -255,13 +256,12 @@ def _shapes(leaves: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
 
 
-def _storages(value: Any, but: dict[int, int] | None = None) -> dict[int, int]:
+def _storages(value: Any, but: Mapping[int, int] = NOTHING) -> dict[int, int]:
     """Address to bytes of the memory under every tensor in a nest, except those in `but`."""
     tensors = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-    found = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors
-    }
-    return {address: size for address, size in found.items() if address not in (but or {})}
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    found = {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return {address: found[address] for address in found.keys() - but.keys()}
 
 
 def _copy(value: Any) -> Any:
