@@ -633,6 +633,20 @@ def cost_of(names: Collection[str], cost: CostModel | None) -> float:
     return len(skip) + WIDE_SHARE * len(wide)
 
 
+def unit_cost(units: Iterable[str]) -> CostModel:
+    """The cost of a set where nothing is known of times and work: how many of these units it
+    holds."""
+    return CostModel("units", "work", 0.0, dict.fromkeys(units, 1.0))
+
+
+def predicted_ms(names: Collection[str], cost: CostModel | None) -> float | None:
+    """The time of the whole engine by this cost. None where the cost is no time, and for sets with
+    activations of 16 bits, of which no time was measured. names: as planners name a set."""
+    if cost is None or cost.unit != "ms" or parts_of_set(names)[1]:
+        return None
+    return cost.of(names)
+
+
 WIDE_SHARE = 128 / 1024
 """Bit operations of a multiplication with 8-bit weights and 16-bit activations, over those of one
 in float: what the one costs in place of the other."""

@@ -24,7 +24,7 @@ from sensitivity.measure.study import Study
 from sensitivity.records import Effect, Estimate, Mode, Scores, Unit, Variant
 from sensitivity.seeds import generator
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size
+from sensitivity.tasks.batches import as_numpy, batch_digest, batch_size, sequence_of
 
 SPLIT = "rank: read by the score"
 """Under this name the journal keeps 1 for a unit that the score sees, and 0 for one that it does
@@ -287,7 +287,7 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, Mapping):
         return _mapped_mapping(value, change)
     if isinstance(value, (tuple, list)):
-        return _mapped_sequence(value, change)
+        return sequence_of(type(value), [mapped(item, change) for item in value])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _mapped_dataclass(value, change)
     return value
@@ -301,12 +301,6 @@ def _mapped_mapping(value: Mapping[Any, Any], change: Callable[[Any], Any]) -> M
     for key, item in items.items():  # classes of transformers refuse update()
         made[key] = item
     return made
-
-
-def _mapped_sequence(value: Any, change: Callable[[Any], Any]) -> Any:
-    items = [mapped(item, change) for item in value]
-    is_named_tuple = hasattr(value, "_fields")
-    return type(value)(*items) if is_named_tuple else type(value)(items)
 
 
 def _mapped_dataclass(value: Any, change: Callable[[Any], Any]) -> Any:

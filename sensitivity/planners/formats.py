@@ -13,6 +13,7 @@ from sensitivity.records import (
     CostModel,
     names_of_set,
     parts_of_set,
+    unit_cost,
     wide_name,
 )
 
@@ -56,8 +57,7 @@ class FormatsPlanner:
 
     def _of_steps(self, goal: Goal, ranking: Sequence[str]) -> Goal:
         units, _ = parts_of_set(ranking)
-        cost = goal.cost or CostModel("units", "work", 0.0, dict.fromkeys(units, 1.0))
-        cost = cost_of_steps(cost, self._first)
+        cost = cost_of_steps(goal.cost or unit_cost(units), self._first)
         distortion = goal.distortion
 
         def distorted(sets: Sequence[Skip]) -> list[float]:

@@ -11,7 +11,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from sensitivity.planners.loss_model import Weights
-from sensitivity.records import CostModel
+from sensitivity.records import CostModel, unit_cost
 
 MOST_PAIRS = 150
 """Pairs with the largest weights are in the program; the others are left to be judged."""
@@ -59,7 +59,7 @@ class Program:
         """
         n = len(self.units)
         index = {unit: at for at, unit in enumerate(self.units)}
-        model = self.cost or CostModel("units", "work", 0.0, dict.fromkeys(self.units, 1.0))
+        model = self.cost or unit_cost(self.units)
         borders = [border for border in model.borders if border.cost > 0]
         pairs = _largest(weights.pairs)
         width = n + len(borders) + len(pairs)

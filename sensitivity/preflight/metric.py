@@ -19,7 +19,7 @@ from sensitivity.session import Session
 from sensitivity.signals.distortion import flat_outputs
 from sensitivity.stats.paired import mean_estimate
 from sensitivity.tasks.base import Task
-from sensitivity.tasks.batches import batch_digest, batch_size, check_pair
+from sensitivity.tasks.batches import batch_digest, batch_size, check_pair, sequence_of
 
 SAMPLES = 128
 """Of `rank`, about, that float is judged on before the scan."""
@@ -225,9 +225,7 @@ def _taken(outputs: Any, order: NDArray[np.int64]) -> Any:
         return type(outputs)(**by_name)
     if not isinstance(outputs, (tuple, list)):
         raise _NotBySample
-    values = [_taken(value, order) for value in outputs]
-    is_named_tuple = hasattr(outputs, "_fields")
-    return type(outputs)(*values) if is_named_tuple else type(outputs)(values)
+    return sequence_of(type(outputs), [_taken(value, order) for value in outputs])
 
 
 def _taken_array(array: Any, order: NDArray[np.int64]) -> Any:

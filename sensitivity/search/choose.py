@@ -26,8 +26,8 @@ from sensitivity.records import (
     PlanStep,
     Scores,
     Target,
-    cost_of,
     parts_of_set,
+    predicted_ms,
     wide_name,
 )
 from sensitivity.registry import load
@@ -100,7 +100,6 @@ def choose_plan(
         choice = _judged_again(choice, judge, goal)
     variant, widened = study.skip_variant(choice.skip), study.widened(choice.skip)
     metric = _metric_of(study, judge, float_scores, choice.skip)
-    has_ms = means.cost is not None and means.cost.unit == "ms" and not widened
     if tries_16_bits and not widened:
         notes = (*notes, NOTHING_WIDE)
     return Plan(
@@ -119,7 +118,7 @@ def choose_plan(
             *choice.notes,
             *([means.cost.note] if means.cost and means.cost.note else []),
         ),
-        predicted_ms=cost_of(choice.skip, means.cost) if has_ms else None,
+        predicted_ms=predicted_ms(choice.skip, means.cost),
         measured_ms=choice.ms.get(choice.skip),
         widened=widened,
     )

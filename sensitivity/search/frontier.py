@@ -27,6 +27,7 @@ from sensitivity.records import (
     Unit,
     Widened,
     cost_of,
+    predicted_ms,
 )
 from sensitivity.search.soft_judge import Promise, SoftJudge
 from sensitivity.stats.proof import chance_below, widened
@@ -63,8 +64,7 @@ def measured_frontier(
         if len(scores) == len(float_scores):
             drop = gain(scores, float_scores, aggregate)
             level = estimate(scores, aggregate)
-            has_ms = cost is not None and cost.unit == "ms" and not step.wide
-            ms = cost_of(step.skip, cost) if has_ms else None
+            ms = predicted_ms(step.names, cost)
             points.append(FrontierPoint(step.skip, level, drop, predicted_ms=ms, wide=step.wide))
     points = _with_true_drops(study, plan, points, float_scores)
     return _held_out(study, points, cost, plan.names)

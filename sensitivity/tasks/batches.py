@@ -86,9 +86,15 @@ def each_array(function: Callable[..., Any], *nests: Any) -> Any:
         return {key: each_array(function, *(nest[key] for nest in nests)) for key in first}
     if not isinstance(first, (tuple, list)):
         return first
-    values = [each_array(function, *column) for column in zip(*nests, strict=True)]
-    is_named_tuple = hasattr(first, "_fields")
-    return type(first)(*values) if is_named_tuple else type(first)(values)
+    return sequence_of(
+        type(first), [each_array(function, *column) for column in zip(*nests, strict=True)]
+    )
+
+
+def sequence_of(kind: Any, values: list[Any]) -> Any:
+    """The values in a list, a tuple or a named tuple of this class."""
+    is_named_tuple = hasattr(kind, "_fields")
+    return kind(*values) if is_named_tuple else kind(values)
 
 
 def arrays(value: Any) -> Iterator[Any]:
