@@ -65,8 +65,7 @@ def export_onnx(
         with in_variant(source, variant, wide):
             made = model.without(disabled | model.skipped)
         ScalarScales()(made)
-        is_users_own = variant == "int8" and not model.grids
-        if is_users_own:
+        if _is_users_own(model, variant):
             files[variant] = _same_file(model, made, out / FILES[variant])
         else:
             made.metadata_props.update(file_facts(variant, units, disabled, fingerprint))
@@ -176,8 +175,12 @@ def _pair(pair: qdq.Pair) -> str:
 
 def _left_out_besides(model: OnnxModel, variant: str) -> frozenset[str]:
     """Uses that a file is without, besides those of the plan."""
-    is_users_own = variant == "int8" and not model.grids
-    return frozenset() if is_users_own else model.skipped | model.freed
+    return frozenset() if _is_users_own(model, variant) else model.skipped | model.freed
+
+
+def _is_users_own(model: OnnxModel, variant: str) -> bool:
+    """Whether the file of this variant is the user's, byte for byte."""
+    return variant == "int8" and not model.grids
 
 
 def _opset(model: OnnxModel, left_out: Collection[str]) -> int:

@@ -203,6 +203,15 @@ def through_transpose(value: ir.Value | None) -> Pair | None:
     return pair_of(value if transpose is None else transpose.inputs[0])
 
 
+def quantized_constant(pair: Pair) -> tuple[Array, Array, Array] | None:
+    """The constant that a Q quantizes, with its scale and its zero point; None where the graph
+    computes one of them, and for the compact form."""
+    values, scale, zero_point = constant(pair.source), pair.scale, pair.zero_point
+    if pair.is_compact or values is None or scale is None or zero_point is None:
+        return None
+    return values, scale, zero_point
+
+
 def behind_relu(value: ir.Value) -> ir.Value:
     """What the Relu gives that alone reads the value; the value itself where there is none.
     Runtimes compute a Relu within the operation before it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Protocol
 
 from sensitivity.errors import listed
@@ -134,23 +135,21 @@ class Search:
 
         Only tries on the same samples are compared.
         """
-        worse = [
-            (small.metric - large.metric, small, large)
-            for small in self.path
-            for large in self.path
-            if set(small.skip) < set(large.skip)
-            and small.metric - large.metric > self.judged(large.skip).doubt
-            and small.n == large.n
-        ]
+        worse = [pair for pair in permutations(self.path, 2) if self._is_worse(*pair)]
         if not worse:
             return ()
-        _, small, large = max(worse, key=lambda found: found[0])
+        small, large = max(worse, key=lambda pair: pair[0].metric - pair[1].metric)
         besides = f" besides {listed(small.skip, 3)}" if small.skip else ""
         added = listed(sorted(set(large.skip) - set(small.skip)), 3)
         return (
             "Leaving out more is not always better here: the accuracy on confirm falls "
             f"with {added} left out{besides}.",
         )
+
+    def _is_worse(self, small: PlanStep, large: PlanStep) -> bool:
+        """Whether the larger set is beyond doubt worse than a smaller one that is part of it."""
+        is_part = set(small.skip) < set(large.skip) and small.n == large.n
+        return is_part and small.metric - large.metric > self.judged(large.skip).doubt
 
     def best_missed(self, ranking: Sequence[str]) -> Choice:
         """For a target that skipping everything misses: the best of everything tried and of

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.uses import BIAS_INPUT
+from sensitivity.onnx_graph.uses import BIAS_INPUT, WITH_BIAS
 from sensitivity.onnx_graph.walk import given, made_by, name_of, producer, source
 from sensitivity.rules.base import Hit, Seen, Subject, rule
 from sensitivity.rules.examples import CANONICAL, WEIGHT, Example, conv, weights
@@ -91,7 +91,7 @@ def _dequantized(value: ir.Value | None) -> bool:
 def bias_quantized(subject: Subject) -> Iterator[Hit]:
     """Find layers whose bias comes from a DQ."""
     for node in subject.nodes:
-        has_bias = node.op_type in {"Conv", "ConvTranspose", "Gemm"}
+        has_bias = node.op_type in WITH_BIAS
         dequantize = made_by(given(node, BIAS_INPUT), "DequantizeLinear") if has_bias else None
         if dequantize is not None:
             yield name_of(node), f"expected a float bias, got one behind {name_of(dequantize)}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
+from heapq import nlargest
 from pathlib import Path
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable, SensitivityError
@@ -111,8 +112,8 @@ def _built(name: str, kernels: Sequence[Layer]) -> str | None:
 def _precision(layer: Layer) -> str:
     """INT8 where both operands are: an activation and the weights, or two activations. Else the
     widest of them."""
-    weights = max(layer.constants, key=lambda tensor: math.prod(tensor.shape), default=None)
-    tensors = (*layer.inputs, weights) if weights is not None else layer.inputs
+    weights = nlargest(1, layer.constants, key=lambda tensor: math.prod(tensor.shape))
+    tensors = (*layer.inputs, *weights)
     operands = [tensor.dtype for tensor in tensors if tensor.dtype in WIDTH]
     if operands.count("int8") > 1:
         return "int8"
@@ -132,6 +133,6 @@ def only_requantizes(layer: Layer, names: OnnxNames) -> bool:
         return False
     if not ONLY_REQUANTIZES.fullmatch(found["words"]):
         return False
-    nodes = [node for node in map(names.find, layer.onnx) if node is not None]
+    nodes = list(filter(None, map(names.find, layer.onnx)))
     before_weighted = any(node.op in WEIGHTED for node in nodes)
     return before_weighted or all(node.op in QDQ for node in nodes)

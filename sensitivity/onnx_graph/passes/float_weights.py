@@ -37,9 +37,10 @@ class FloatWeights(ir.passes.InPlacePass):
 
 def dequantized(pair: qdq.Pair) -> np.ndarray | None:
     """What a weight pair gives; None where it is not symmetric int8 from a float constant."""
-    weight, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
-    if pair.quantize is None or weight is None or scale is None or zero_point is None:
+    found = qdq.quantized_constant(pair)
+    if found is None:
         return None
+    weight, scale, zero_point = found
     if zero_point.dtype != np.int8 or zero_point.any():
         return None
     shaped = along(scale, pair.axis, weight.ndim)

@@ -17,9 +17,10 @@ class Int8Weights(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for pair in list(qdq.pairs(model.graph)):
-            weight, scale, zero_point = qdq.constant(pair.source), pair.scale, pair.zero_point
-            if pair.quantize is None or weight is None or scale is None or zero_point is None:
+            found = qdq.quantized_constant(pair)
+            if found is None:
                 continue
+            weight, scale, zero_point = found
             ends = np.iinfo(zero_point.dtype)
             levels = to_levels(weight, scale, zero_point, pair.axis, (ends.min, ends.max))
             stored = levels.astype(zero_point.dtype)

@@ -224,14 +224,14 @@ class View:
         An op is its module where that is one of torch's layers, or where the op reads a weight. A
         module that is called again is the same layer at another path.
         """
-        path, kind = _stack(node)[-1] if _stack(node) else ("", "")
+        path, kind = (("", ""), *_stack(node))[-1]
         if path and (has_weight or kind.startswith("torch.nn.")):
             return path, self._free(path)
         name = str(
             node.target if node.op == "placeholder" else getattr(node.target, "__name__", node.name)
         )
         name = name.partition(".")[0].rstrip("_")
-        whole = self._free(f"{path}.{name}" if path else name, but=self._modules)
+        whole = self._free(f"{path}.{name}".removeprefix("."), but=self._modules)
         return whole, whole
 
     def _free(self, path: str, but: Collection[str] = ()) -> str:

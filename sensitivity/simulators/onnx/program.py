@@ -57,13 +57,10 @@ class Program:
         for number, (node, reads, out) in enumerate(self._actions):
             recipe = self._split.recipes[node]
             assert recipe is not None
-            inputs = {
-                name: names[reads[dep]].at(output) for name, (dep, output) in recipe.reads.items()
-            }
-            used |= {
-                names[reads[dep]].at(output): (reads[dep], output)
-                for dep, output in recipe.reads.values()
-            }
+            inputs: dict[str, str] = {}
+            for name, (dep, output) in recipe.reads.items():
+                inputs[name] = names[reads[dep]].at(output)
+                used[inputs[name]] = reads[dep], output
             _add(graph, recipe, inputs, names[out], constants, number)
         given = set(self._given)
         for name, (key, output) in used.items():
