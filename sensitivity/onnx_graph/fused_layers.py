@@ -15,9 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.integer_layers import input_scale, quantized_output
+from sensitivity.onnx_graph.integer_layers import CUTS, input_scale, quantized_output
 from sensitivity.onnx_graph.qdq import Array
-from sensitivity.onnx_graph.uses import BIAS_INPUT
+from sensitivity.onnx_graph.uses import BIAS_INPUT, stored_type
 from sensitivity.onnx_graph.walk import given, made_by, only_user
 
 SAME_SCALE = 1e-3
@@ -73,6 +73,28 @@ def weights_of_another_axis(graph: ir.Graph) -> Iterator[OtherAxis]:
             yield other
 
 
+def matmuls_of_other_scales(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Every MatMul that becomes an integer one with weight scales of a shape that it cannot take:
+    several 8-bit blocks along the sum, or a scale per output of a weight of three axes, where it
+    also gets the zero points or quantizes its output."""
+    for node in qdq.weighted_nodes(graph):
+        pair = qdq.pair_of(qdq.weight(node)) if node.op_type == "MatMul" else None
+        if pair is not None and _has_other_scales(node, pair) and _forgets_axis(node):
+            yield node
+
+
+def _has_other_scales(matmul: ir.Node, pair: qdq.Pair) -> bool:
+    data, scale = qdq.constant(pair.source), pair.scale
+    if data is None or scale is None or scale.size == 1:
+        return False
+    if pair.block is None:
+        along_outputs = pair.axis_in(data.ndim) == data.ndim - 1
+        has_vectors = pair.zero_point is not None or _quantizer_behind(matmul) is not None
+        return data.ndim > 2 and along_outputs and has_vectors
+    is_8_bits = stored_type(pair).bitwidth == 8
+    return is_8_bits and scale.shape[-2:-1] != (1,)
+
+
 def dilated_averages(graph: ir.Graph) -> Iterator[ir.Node]:
     """Every AveragePool with dilations that becomes a QLinearAveragePool, ones included."""
     for node in graph.all_nodes():
@@ -90,19 +112,22 @@ def _between_8_bits(node: ir.Node) -> bool:
 
 
 def _quantizer_behind(node: ir.Node) -> ir.Node | None:
-    """The Q that takes the output of a layer; None where there is none, or a Relu keeps the two
-    apart."""
+    """The Q that takes the output of a layer; None where there is none, or a Relu or Clip keeps the
+    two apart."""
     value = quantized_output(node.outputs[0])
-    return None if value is None or _relu_stays(node) else only_user(value)
+    return None if value is None or _stays_in_float(node) else only_user(value)
 
 
-def _relu_stays(node: ir.Node) -> bool:
-    """Whether a Relu follows that the Q behind it does not replace: the layer stays in float."""
-    relu = only_user(node.outputs[0])
-    if relu is None or relu.op_type != "Relu":
+def _stays_in_float(node: ir.Node) -> bool:
+    """Whether a Relu or Clip follows that no Q behind it replaces: then the layer is not fused."""
+    cut = only_user(node.outputs[0])
+    if cut is None or cut.op_type not in CUTS:
         return False
-    quantizers = [user for user in relu.outputs[0].consumers() if user.op_type == "QuantizeLinear"]
-    return not all(map(cuts_below_zero, quantizers))
+    users = cut.outputs[0].consumers()
+    quantizers = [user for user in users if user.op_type == "QuantizeLinear"]
+    if len(quantizers) < len(users):
+        return True
+    return cut.op_type == "Relu" and not all(map(cuts_below_zero, quantizers))
 
 
 def cuts_below_zero(quantize: ir.Node) -> bool:
@@ -118,7 +143,7 @@ def _becomes_qgemm(node: ir.Node) -> bool:
     if weight is None or weight.zero_point is None or input_scale(node) is None:
         return False
     factors = [node.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
-    return factors == [1.0, 1.0] and not _relu_stays(last)
+    return factors == [1.0, 1.0] and not _stays_in_float(last)
 
 
 def _bias_place(node: ir.Node) -> tuple[ir.Node, int]:
@@ -201,7 +226,7 @@ def _forgets_axis(node: ir.Node) -> bool:
         case "MatMul" if _add_behind(node) is not None:
             return _adds_no_bias(node)
         case "MatMul":
-            return not _relu_stays(node)
+            return not _stays_in_float(node)
     return False
 
 
@@ -219,7 +244,7 @@ def _is_square_gemm(node: ir.Node) -> bool:
     if weight is None or data is None or weight.zero_point is None:
         return False
     is_square = data.ndim == 2 and data.shape[0] == data.shape[1]
-    return is_square and _bias_is_integer(node) and not _relu_stays(node)
+    return is_square and _bias_is_integer(node) and not _stays_in_float(node)
 
 
 def _adds_no_bias(matmul: ir.Node) -> bool:

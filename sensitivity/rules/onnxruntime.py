@@ -13,6 +13,7 @@ from sensitivity.onnx_graph.fused_layers import (
     biases_of_another_scale,
     cuts_below_zero,
     dilated_averages,
+    matmuls_of_other_scales,
     weights_of_another_axis,
 )
 from sensitivity.onnx_graph.integer_layers import integer_layers, moved_int8
@@ -328,6 +329,51 @@ def dilated_average(subject: Subject) -> Iterator[Hit]:
     for pool in dilated_averages(subject.graph):
         got = list(pool.attributes.get_ints("dilations", ()))
         yield name_of(pool), f"expected no dilations on a pool between pairs, got {got}"
+
+
+def _blocks(count: int) -> Example:
+    """A MatMul with a stored weight in blocks along the sum."""
+    return Example(
+        pair("x2", zero="u128", to="xd")
+        + f"wd = DequantizeLinear <axis = 0, block_size = {16 // count}> (v8, bs)\n"
+        "[fc] y = MatMul (xd, wd)",
+        inputs="float[4,16] x2",
+        outputs="float[4,16] y",
+        opset=21,
+        constants={
+            "v8": np.ones((16, 16), np.int8),
+            "bs": np.full((count, 16), 0.01, np.float32),
+        },
+    )
+
+
+@rule(
+    "SQ710",
+    "matmul-scale-shape",
+    "error",
+    ORT,
+    why="The integer MatMul that ONNX Runtime makes of a MatMul behind a DequantizeLinear takes "
+    "one weight scale for each output of a weight of two axes. Scales of 8-bit blocks are spread "
+    "over the rows of the result: wrong values where there are as many rows as blocks, else the "
+    "first run fails, as it does with scales per output of a weight of three axes. Weights of 4 "
+    "bits in blocks are right.",
+    fix="Give such a weight one scale, or one for each output of two axes. 'sensitivity run' and "
+    "'sensitivity export --for onnxruntime' write a file that computes it in float, "
+    "model.*.onnxruntime.onnx.",
+    source="measured: ONNX Runtime 1.31 on x64, findings/ort_block_scales_meet_the_rows.sh and "
+    "findings/ort_batched_weights_with_scales_do_not_run.sh",
+    bad=_blocks(4),
+    good=_blocks(1),
+)
+def matmul_scale_shape(subject: Subject) -> Iterator[Hit]:
+    """Find integer MatMuls with weight scales in 8-bit blocks, or of a weight of three axes."""
+    for node in matmuls_of_other_scales(subject.graph):
+        found = qdq.pair_of(qdq.weight(node))
+        scale = None if found is None else found.scale
+        data = None if found is None else qdq.constant(found.source)
+        if scale is not None and data is not None:
+            got = f"{list(scale.shape)} for {list(data.shape)}"
+            yield name_of(node), f"expected one weight scale, or one per output, got {got}"
 
 
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:

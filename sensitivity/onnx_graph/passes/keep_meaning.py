@@ -8,6 +8,7 @@ from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.fused_layers import (
     biases_of_another_scale,
     dilated_averages,
+    matmuls_of_other_scales,
     weights_of_another_axis,
 )
 from sensitivity.onnx_graph.passes.initializers import add
@@ -19,21 +20,21 @@ class KeepMeaning(ir.passes.InPlacePass):
     """Write in another way what ONNX Runtime would fuse into an operator that can say less.
 
     A bias of another scale becomes float: the loader puts it on the grid that it needs. Weights
-    with scales along another axis than the outputs, and pools with dilations, get a Sum of one
-    value that keeps them out of the fusion; they are computed in float. Dilations of 1 are left
-    out. No value changes.
+    with scales along another axis than the outputs, or of a shape that no MatMul takes, and pools
+    with dilations, get a Sum of one value that keeps them out of the fusion; they are computed in
+    float. Dilations of 1 are left out. No value changes.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         graph = model.graph
         pools = list(dilated_averages(graph))
-        weights = list(weights_of_another_axis(graph))
+        weights = [weight.node for weight in weights_of_another_axis(graph)]
+        weights += matmuls_of_other_scales(graph)
         biases = list(biases_of_another_scale(graph))
         for pool in pools:
             _keep_dilations(pool)
-        for weight in weights:
-            index = qdq.WEIGHT_INPUT[weight.node.op_type]
-            _read_a_copy(weight.node, index)
+        for node in weights:
+            _read_a_copy(node, qdq.WEIGHT_INPUT[node.op_type])
         for bias in biases:
             values = add(graph, f"{bias.pair.source.name}.dequantized", dequantized(bias.pair))
             bias.reader.replace_input_with(bias.index, values)
