@@ -50,7 +50,8 @@ def _shape(value: ir.Value, batch: int, file: Path) -> list[int]:
     if len(known) < len(rest):
         raise OnnxFileError(
             f"Expected only the first axis of input {value.name!r} of {file} to be dynamic, got "
-            f"{value.shape}; export it with fixed sizes."
+            f"{value.shape}; give a float file its sizes with --shape when the run begins, or "
+            "export it with fixed ones."
         )
     return [first if isinstance(first, int) else batch, *known]
 
