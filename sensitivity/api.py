@@ -291,7 +291,9 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
         if answered is not None:
             return answered
     given = task or run_dir.reference()
-    with open_session(given, settings.directory, resume=True, progress=progress) as session:
+    with open_session(
+        given, settings.directory, resume=True, workers=settings, progress=progress
+    ) as session:
         session = replace(session, run_dir=run_dir)
         return _plan(session, settings, command, scanned)
 
@@ -468,6 +470,7 @@ def _session(
         out,
         resume=settings.resume,
         choices=settings,
+        workers=settings,
         memory=_memory(settings),
         progress=progress,
     )

@@ -190,7 +190,28 @@ class UnitChoices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanChoices(UnitChoices):
+class WorkerChoices:
+    """How many processes measure, and where."""
+
+    workers: int = setting(
+        1,
+        "Processes that measure. Each opens the task itself, and the cores of the machine are "
+        "shared out among them; 1 measures in this process.",
+        least=1,
+    )
+    ray: str | None = setting(
+        None,
+        "Have the workers on this Ray cluster, as in auto or HOST:PORT; local starts one here.",
+    )
+
+    @property
+    def spread(self) -> bool:
+        """Whether other processes measure."""
+        return self.workers > 1 or self.ray is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanChoices(WorkerChoices, UnitChoices):
     """How units are ranked, and what that may cost."""
 
     mode: Mode | None = setting(
@@ -336,7 +357,7 @@ class ScanSettings(ScanChoices, TaskSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlanSettings(RuntimeChoices, PlanChoices, NamedSettings):
+class PlanSettings(WorkerChoices, RuntimeChoices, PlanChoices, NamedSettings):
     """Choose the layers to leave out of INT8 so that a target holds."""
 
     frontier: bool = setting(

@@ -48,6 +48,7 @@ PURPOSES = {
     "scikit-learn": ("the digits of `sensitivity demo`", install_line("demo")),
     "openvino": ("builds and times OpenVINO models", install_line("openvino")),
     "ai-edge-litert": ("reads .tflite files", install_line("tflite")),
+    "ray": ("measures on a cluster with --ray", install_line("ray")),
     "mlflow": ("logs runs with --log mlflow", install_line("mlflow")),
     "wandb": ("logs runs with --log wandb", install_line("wandb")),
     "tensorboardX": ("logs runs with --log tensorboard", install_line("tensorboard")),

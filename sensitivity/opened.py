@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from sensitivity import optional
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.quantizers.alternatives import with_alternatives
-from sensitivity.quantizers.base import QuantizedModel, check_calibrated
+from sensitivity.quantizers.base import QuantizedModel, check_calibrated, form_of
+from sensitivity.quantizers.torch.calls import device_of
 from sensitivity.quantizers.torch.wrappers import unwrapped
 from sensitivity.records import SPLITS, Quantizer, Range, names_of
 from sensitivity.registry import load, names, version_of_guest
@@ -50,6 +52,24 @@ class OpenModel:
     def example(self) -> Any:
         """One batch of inputs; None where the task has none."""
         return example_of(self.loaded)
+
+    @property
+    def gpus(self) -> int:
+        """How many the model is on."""
+        if not self.in_torch:
+            return 0
+        device = device_of(self.source.model)
+        return int(device is not None and device.type == "cuda")
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether torch computes the model."""
+        return form_of(self.source) == "torch"
+
+    @property
+    def threads(self) -> int | None:
+        """Of torch in this process; None where it does not compute the model."""
+        return optional.torch.get_num_threads() if self.in_torch else None
 
     def simulators(self, memory: int | None) -> Callable[[tuple[Range, ...]], Simulator]:
         """What makes a simulator that offers some ranges. memory: bytes that one may hold besides

@@ -18,6 +18,7 @@ from sensitivity.first_use import importer
 if TYPE_CHECKING:
     import graphlay as graphlay
     import openvino as openvino
+    import ray as ray
     import torch as torch
     from ai_edge_litert import schema_py_generated as tflite_schema
     from PIL import Image as Image
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         "graphlay",
         "openvino",
         "pytree",
+        "ray",
         "stats",
         "tflite_schema",
         "torch",
@@ -44,6 +46,7 @@ __getattr__ = importer(
         "graphlay": "graphlay",
         "openvino": "openvino",
         "pytree": "torch.utils._pytree",
+        "ray": "ray",
         "stats": "scipy.stats",
         "tflite_schema": "ai_edge_litert.schema_py_generated",
         "torch": "torch",

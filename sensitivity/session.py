@@ -12,14 +12,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.config import IN_PYTHON, UnitChoices
+from sensitivity.config import IN_PYTHON, UnitChoices, WorkerChoices
 from sensitivity.errors import TaskError
 from sensitivity.journal.journal import open_journal, refuse_used
 from sensitivity.measure.changed_task import CHANGED, check_same_task
 from sensitivity.measure.measurer import Measurer
+from sensitivity.measure.opening import Measures, crew_for
 from sensitivity.measure.progress import Progress, silent
 from sensitivity.measure.raced import SIGNAL_SAMPLES, measured_signal
 from sensitivity.measure.scan import Scan
+from sensitivity.measure.spread import SpreadMeasurer
 from sensitivity.measure.study import Study
 from sensitivity.measure.variants import BASELINES
 from sensitivity.opened import calibration_of, opened_model
@@ -39,6 +41,8 @@ from sensitivity.tasks.load import Given, same_task
 if TYPE_CHECKING:
     from sensitivity.units.relations import Placed
 
+IN_ONE = WorkerChoices()
+"""This process alone measures."""
 FISHER_BATCHES = 2
 JUDGED_ON = ("confirm", "rank", "holdout")
 """The splits, in the order in which `SomeBatches` takes from them."""
@@ -197,6 +201,7 @@ def open_session(
     *,
     resume: bool,
     choices: UnitChoices | None = None,
+    workers: WorkerChoices = IN_ONE,
     memory: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Session]:
@@ -204,6 +209,7 @@ def open_session(
     open the journal of `out`.
 
     choices: what the units are; None takes the units and shared ranges in run.json, from the scan.
+    workers: which processes measure.
     memory: bytes that the simulator may hold besides the weights; None takes a quarter of what is
     free. Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run),
     JournalMismatch.
@@ -232,7 +238,13 @@ def open_session(
         if current_seed():
             head |= {"seed": current_seed()}
         with open_journal(run_dir.journal, head, resume=resume) as journal:
-            measurer = Measurer(model.task, model.simulators(memory), journal, progress)
+            simulators = model.simulators(memory)
+            measurer = Measurer(model.task, simulators, journal, progress)
+            if workers.spread:
+                measures = Measures(journal.head, residuals, memory, model.gpus, model.threads)
+                crew = crew_for(workers, given, measures)
+                stack.enter_context(crew)
+                measurer = SpreadMeasurer(model.task, simulators, journal, crew, progress)
             measurer.offer(own_ranges)  # for what sharing them costs
             study = Study(measurer, found.units, source.quantizers)
             changed = _changed(study, run_dir, head["task"], loaded)

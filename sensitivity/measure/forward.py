@@ -20,6 +20,8 @@ from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_size, first_samples
 
 MakeSimulator = Callable[[tuple[Range, ...]], Simulator]
+Fit = tuple[str, str, int]
+"""A signal's name, the key of a reference, and a number of samples."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,24 @@ class Comparison:
         """The name under which a journal has the values."""
         return f"rank: {self.signal.name}{self.signal.edition}, first {self.samples}"
 
+    @property
+    def fit(self) -> Fit:
+        """What a signal that is fitted to data is fitted to."""
+        return self.signal.name, self.reference.key, self.samples
+
+    def place(self, samples: int) -> tuple[str, int]:
+        """Where so many outputs of the reference are kept."""
+        return f"{self.split}, {self.reference.key}, {samples}", self.batch
+
+
+@dataclass(frozen=True)
+class Used:
+    """What is told of a simulator, as in `Simulator`."""
+
+    name: str
+    reason: str
+    warnings: tuple[str, ...]
+
 
 class Forwarder:
     """A task, and the simulator that forwards variants of its model.
@@ -57,7 +77,8 @@ class Forwarder:
         self._make_simulator = simulator
         self._simulator: Simulator | None = None
         self._offered: tuple[Range, ...] = ()
-        self._distances: dict[tuple[str, str, int], Distance] = {}
+        self._distances: dict[Fit, Distance] = {}
+        self._fits: dict[Fit, int] = {}
 
     def offer(self, ranges: Iterable[Range]) -> None:
         """Say which ranges variants will use from now on, so that one simulator serves them all."""
@@ -78,15 +99,25 @@ class Forwarder:
             self._simulator = self._make_simulator(self._offered)
         return self._simulator
 
-    def _simulator_for(self, variants: Iterable[Variant]) -> Simulator:
+    def offered_to(self, variants: Iterable[Variant]) -> tuple[Range, ...]:
+        """The ranges that are offered, those of these variants among them."""
         needed = {one for variant in variants for one in variant.ranges}
         if not needed <= set(self._offered):
             self.offer(dict.fromkeys([*self._offered, *sorted(needed, key=lambda one: one.key)]))
+        return self._offered
+
+    def _simulator_for(self, variants: Iterable[Variant]) -> Simulator:
+        self.offered_to(variants)
         return self.simulator
 
-    def simulator_used(self) -> Simulator | None:
+    def simulator_used(self) -> Used | None:
         """None where nothing has been forwarded."""
-        return self._simulator
+        one = self._simulator
+        return None if one is None else Used(one.name, one.reason, tuple(one.warnings))
+
+    def fitted_on(self, comparison: Comparison) -> int:
+        """Samples that were forwarded to fit the signal, if that was done."""
+        return self._fits.get(comparison.fit, 0)
 
     def scored(
         self, variants: Sequence[Variant], inputs: Any, targets: Any, where: str
@@ -118,11 +149,11 @@ class Forwarder:
 
     def _known_reference(self, comparison: Comparison, inputs: Any) -> Outputs:
         """What the reference gives, kept for the next variants that are compared with it there."""
-        split = f"{comparison.split}, {comparison.reference.key}, {batch_size(inputs)}"
-        known: Outputs | None = self.references.get((split, comparison.batch))
+        place = comparison.place(batch_size(inputs))
+        known: Outputs | None = self.references.get(place)
         if known is None:
             known = self._reference(comparison, inputs)
-            self.references.keep((split, comparison.batch), known)
+            self.references.keep(place, known)
         return known
 
     def _fitted(self, comparison: Comparison) -> Signal:
@@ -130,9 +161,10 @@ class Forwarder:
         signal = comparison.signal
         if signal.fitted is None:
             return signal
-        key = (signal.name, comparison.reference.key, comparison.samples)
+        key, before = comparison.fit, self.samples
         if key not in self._distances:
             self._distances[key] = signal.fitted(self._references(comparison))
+            self._fits[key] = self.samples - before
         return replace(signal, of=self._distances[key], fitted=None)
 
     def _references(self, comparison: Comparison) -> Iterator[Outputs]:

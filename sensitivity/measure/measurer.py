@@ -66,24 +66,27 @@ class Measurer(Forwarder):
         """The same batch by batch, each measured when it is asked for: who has seen enough stops
         asking."""
         variants = [self.of(variant) for variant in variants]
-        reader = Reader(self.task, split)
         count = len(self.task.data[split])
         missing = sum(len(self._missing(variants, split, batch)) for batch in range(count))
         with self.progress(what, missing) if missing else nullcontext(_no_progress) as advance:
-            for batch in range(count):
-                yield self.batch(variants, split, batch, reader, advance)
+            yield from self._batches(variants, split, count, advance)
+
+    def _batches(
+        self, variants: Sequence[Variant], split: str, count: int, advance: Advance
+    ) -> Iterator[list[Scores]]:
+        reader = Reader(self.task, split)
+        for batch in range(count):
+            yield self.batch(variants, split, batch, reader, advance)
 
     def batch(
         self, variants: Sequence[Variant], split: str, batch: int, reader: Reader, advance: Advance
     ) -> list[Scores]:
         """Scores of each variant on one batch."""
         variants = [self.of(variant) for variant in variants]
-        distinct = {variant.key: variant for variant in variants}.values()
-        missing = self._missing(distinct, split, batch)
+        missing = self._missing(distinct(variants), split, batch)
         if missing:
-            inputs, targets = reader.at(batch)
-            self._measure(missing, split, batch, inputs, targets)
-            advance(len(missing), len(missing) * batch_size(inputs))
+            size = self._measure(missing, split, batch, reader)
+            advance(len(missing), len(missing) * size)
         return [self._known(variant, split, batch) for variant in variants]
 
     def distortion(
@@ -106,13 +109,7 @@ class Measurer(Forwarder):
                     break
                 missing = self._missing(variants, split, batch)
                 if missing:
-                    inputs, targets = reader.at(batch)
-                    self.check_data(split, batch, inputs, targets)
-                    comparison = replace(whole, batch=batch)
-                    for index, values in self.distorted(comparison, missing, inputs, wanted):
-                        self.journal.add_scores(missing[index], split, batch, values)
-                    self.journal.sync()
-                    size = batch_size(inputs)
+                    size = self._compare(replace(whole, batch=batch), missing, reader, wanted)
                     advance(min(size, wanted), (len(missing) + 1) * size)
                 found.append([self._known(variant, split, batch) for variant in variants])
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
@@ -139,17 +136,35 @@ class Measurer(Forwarder):
             )
         return value
 
-    def _measure(
-        self, variants: list[Variant], split: str, batch: int, inputs: Any, targets: Any
-    ) -> None:
+    def _measure(self, variants: list[Variant], split: str, batch: int, reader: Reader) -> int:
+        """Score the variants on a batch, and write it down; returns the batch's size."""
+        inputs, targets = reader.at(batch)
         self.check_data(split, batch, inputs, targets)
         where = f" on batch {batch} of split {split!r}"
         measured = list(self.scored(variants, inputs, targets, where))
+        self._write([(variants[index], scores) for index, scores in measured], split, batch)
+        return batch_size(inputs)
+
+    def _compare(
+        self, comparison: Comparison, variants: list[Variant], reader: Reader, wanted: int
+    ) -> int:
+        """Compare outputs on a batch, and write it down; returns the batch's size."""
+        inputs, targets = reader.at(comparison.batch)
+        self.check_data(comparison.split, comparison.batch, inputs, targets)
+        for index, values in self.distorted(comparison, variants, inputs, wanted):
+            self.journal.add_scores(variants[index], comparison.split, comparison.batch, values)
+        self.journal.sync()
+        return batch_size(inputs)
+
+    def _write(self, measured: list[tuple[Variant, Scores]], split: str, batch: int) -> None:
+        """Write scores of one batch down. Raises TaskError where samples have another number of
+        values than before."""
+        where = f" on batch {batch} of split {split!r}"
         for _, scores in measured:
             self._values = scores.shape[1:] if self._values is None else self._values
             check_values(scores, self._values, where)
-        for index, scores in measured:
-            self.journal.add_scores(variants[index], split, batch, scores)
+        for variant, scores in measured:
+            self.journal.add_scores(variant, split, batch, scores)
         self.journal.sync()
 
     def check_data(
@@ -163,9 +178,12 @@ class Measurer(Forwarder):
             return
         digest = batch_digest(inputs, targets)
         for name in new:
-            self._check_first(name.partition(":")[0], batch, digest)
-            self.journal.add_batch(name, batch, digest)
-            self._checked.add((name, batch))
+            self._check_digest(name, batch, digest)
+
+    def _check_digest(self, split: str, batch: int, digest: str) -> None:
+        self._check_first(split.partition(":")[0], batch, digest)
+        self.journal.add_batch(split, batch, digest)
+        self._checked.add((split, batch))
 
     def _check_first(self, split: str, batch: int, digest: str) -> None:
         """Raise TaskError where the first batch is another one than when the journal's head was
@@ -188,6 +206,11 @@ class Measurer(Forwarder):
         scores = self.journal.scores(variant, split, batch)
         assert scores is not None, "measured just before"
         return scores
+
+
+def distinct(variants: Iterable[Variant]) -> list[Variant]:
+    """Each variant once, in their order."""
+    return list({variant.key: variant for variant in variants}.values())
 
 
 def _no_progress(steps: int, samples: int) -> None:

@@ -1,0 +1,16 @@
+"""Which kind of workers a command gets."""
+
+from __future__ import annotations
+
+from sensitivity.config import WorkerChoices
+from sensitivity.executors.base import Executor
+from sensitivity.executors.local import LocalExecutor
+from sensitivity.executors.ray import RayExecutor
+
+
+def executor_of(choices: WorkerChoices, gpus: int) -> Executor:
+    """The workers that the settings ask for. gpus: of each worker on a cluster. Raises
+    MissingPackage, and SensitivityError where there is no such cluster."""
+    if choices.ray is None:
+        return LocalExecutor(choices.workers)
+    return RayExecutor(choices.ray, choices.workers, gpus)

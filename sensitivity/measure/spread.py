@@ -1,0 +1,176 @@
+"""A measurer whose variants are forwarded by workers; it alone writes the journal, in the order in
+which it would have measured."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from sensitivity.executors.base import Crew, Job
+from sensitivity.journal.journal import Journal
+from sensitivity.measure.forward import Comparison, MakeSimulator, Used
+from sensitivity.measure.measurer import Measurer, distinct
+from sensitivity.measure.progress import Advance, Progress, silent
+from sensitivity.measure.reader import Reader
+from sensitivity.measure.work import Compared, Measured, Work
+from sensitivity.records import Scores, Variant
+from sensitivity.tasks.base import Task
+
+AHEAD = 2
+"""Batches for each worker that are handed out before the first of them is asked for: one at work,
+and one to begin with at once."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A batch that workers measure. parts: the variants that each of `jobs` measures."""
+
+    split: str
+    batch: int
+    parts: list[Sequence[Variant]]
+    jobs: list[Job]
+
+
+class SpreadMeasurer(Measurer):
+    """Batches are measured ahead by several workers, those of a race or a signal by all of them at
+    once, each with neighbouring variants. What nobody asks for is thrown away, so that the journal
+    holds what one process would have written."""
+
+    def __init__(
+        self,
+        task: Task,
+        simulator: MakeSimulator,
+        journal: Journal,
+        crew: Crew,
+        progress: Progress = silent,
+    ) -> None:
+        super().__init__(task, simulator, journal, progress)
+        self._crew = crew
+        self._used: Used | None = None
+        self._compared: set[tuple[str | int, ...]] = set()
+
+    def simulator_used(self) -> Used | None:
+        """That of this process and of the workers, whose batches gave more warnings."""
+        own, theirs = super().simulator_used(), self._used
+        if own is None or theirs is None:
+            return own or theirs
+        return replace(own, warnings=_joined(own.warnings, theirs.warnings))
+
+    def _batches(
+        self, variants: Sequence[Variant], split: str, count: int, advance: Advance
+    ) -> Iterator[list[Scores]]:
+        missing = [batch for batch in range(count) if self._missing(variants, split, batch)]
+        # The last batches, fewer than workers, are measured by all of them together.
+        whole = len(missing) - len(missing) % self._crew.count
+        to_ask = deque(enumerate(missing))
+        asked: dict[int, Asked] = {}
+        try:
+            for batch in range(count):
+                while to_ask and len(asked) < AHEAD * self._crew.count:
+                    place, later = to_ask.popleft()
+                    parts = 1 if place < whole else self._crew.count
+                    asked[later] = self._ask(variants, split, later, parts)
+                if batch in asked:
+                    self._take(asked.pop(batch), advance)
+                yield [self._known(variant, split, batch) for variant in variants]
+        finally:
+            for each in asked.values():
+                self._forget(each)
+
+    def _ask(self, variants: Sequence[Variant], split: str, batch: int, parts: int) -> Asked:
+        """Hand out what is missing of a batch."""
+        chunks = _chunks(self._missing(distinct(variants), split, batch), parts)
+        offered = self.offered_to(variants)
+        works = [Work(split, batch, tuple(chunk), offered) for chunk in chunks]
+        return Asked(split, batch, chunks, [self._crew.submit(work) for work in works])
+
+    def _take(self, asked: Asked, advance: Advance) -> None:
+        """Write down what the workers measured of a batch."""
+        answers = self._answers(asked)
+        scored = _scores(asked, answers)
+        # Whoever asked for the batches before may have had some measured since.
+        missing = [
+            (variant, scores)
+            for variant, scores in scored
+            if self.journal.scores(variant, asked.split, asked.batch) is None
+        ]
+        self._write(missing, asked.split, asked.batch)
+        samples = sum(len(scores) for _, scores in missing)
+        self.samples += samples
+        advance(len(missing), samples)
+
+    def _answers(self, asked: Asked) -> list[Measured]:
+        """Of all jobs of a batch. Raises what the first of them raised, TaskError or
+        JournalMismatch for other data."""
+        try:
+            answers: list[Measured] = [self._crew.result(job) for job in asked.jobs]
+        finally:
+            self._forget(asked)
+        for answer in answers:
+            self._check_digest(asked.split, asked.batch, answer.digest)
+            before = self._used.warnings if self._used else ()
+            self._used = replace(answer.used, warnings=_joined(before, answer.used.warnings))
+        return answers
+
+    def _measure(self, variants: list[Variant], split: str, batch: int, reader: Reader) -> int:
+        asked = self._ask(variants, split, batch, self._crew.count)
+        self._take(asked, lambda steps, samples: None)
+        return len(self._known(variants[0], split, batch))
+
+    def _compare(
+        self, comparison: Comparison, variants: list[Variant], reader: Reader, wanted: int
+    ) -> int:
+        split, batch = comparison.split, comparison.batch
+        chunks = _chunks(variants, self._crew.count)
+        offered = self.offered_to(variants)
+        compared = Compared(
+            comparison.signal.name, comparison.reference, comparison.samples, wanted
+        )
+        works = [Work("rank", batch, tuple(chunk), offered, compared) for chunk in chunks]
+        asked = Asked(split, batch, chunks, [self._crew.submit(work) for work in works])
+        answers = self._answers(asked)
+        for variant, values in _scores(asked, answers):
+            self.journal.add_scores(variant, split, batch, values)
+        self.journal.sync()
+        self._count_compared(comparison, answers)
+        return answers[0].size
+
+    def _count_compared(self, comparison: Comparison, answers: list[Measured]) -> None:
+        """Count samples as one process would forward them: the reference once for each batch, and
+        what a signal is fitted to once."""
+        samples = [len(scores) for answer in answers for _, scores in answer.measured]
+        self.samples += sum(samples)
+        spent = {comparison.place(samples[0]): samples[0], comparison.fit: answers[0].fitted}
+        for place, count in spent.items():
+            if place not in self._compared:
+                self._compared.add(place)
+                self.samples += count
+
+    def _forget(self, asked: Asked) -> None:
+        for job in asked.jobs:
+            self._crew.forget(job)
+
+
+def _scores(asked: Asked, answers: Sequence[Measured]) -> list[tuple[Variant, Scores]]:
+    """Scores with their variants, in the order in which they were measured."""
+    found = []
+    for part, answer in zip(asked.parts, answers, strict=True):
+        found += [(part[index], scores) for index, scores in answer.measured]
+    return found
+
+
+def _chunks(variants: Sequence[Variant], parts: int) -> list[Sequence[Variant]]:
+    """Neighbours together, which share most of what is computed.
+
+    >>> _chunks("abcde", 3)
+    ['ab', 'cd', 'e']
+    >>> _chunks("a", 3)
+    ['a']
+    """
+    size = max(1, -(-len(variants) // parts))
+    return [variants[start : start + size] for start in range(0, len(variants), size)]
+
+
+def _joined(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*one, *other)))
