@@ -25,6 +25,7 @@ from sensitivity.cli.main import main
 from sensitivity.config import UnitChoices
 from sensitivity.errors import CheckError, ModelError
 from sensitivity.measure.study import Study
+from sensitivity.opened import executed_only, quantized_model
 from sensitivity.preflight.check import check as preflight
 from sensitivity.preflight.check import refuse_errors, unexecuted, warnings_of
 from sensitivity.preflight.data import data_findings
@@ -33,7 +34,7 @@ from sensitivity.preflight.float_model import compared, not_comparable, toleranc
 from sensitivity.preflight.metric import metric_findings, target_findings
 from sensitivity.records import Finding, Quantizer, Target
 from sensitivity.reporting.number_formats import format_of
-from sensitivity.session import Session, executed_only, open_session, quantized_model
+from sensitivity.session import Session, open_session
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.classification import Top1
 

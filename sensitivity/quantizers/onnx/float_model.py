@@ -18,6 +18,7 @@ from sensitivity.onnx_graph.walk import producer, value_name
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, joined, length, pieces
 from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.records import Finding, names_of
+from sensitivity.seeds import generator
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -117,7 +118,7 @@ def tolerances(
 
 def _nudged(arrays: Arrays) -> Arrays:
     """The arrays with each float number moved by its last bits, at random but always the same."""
-    rng = np.random.default_rng(0)
+    rng = generator(0)
 
     def nudge(array: Array) -> Array:
         if array.dtype.kind != "f":
