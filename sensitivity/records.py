@@ -706,9 +706,14 @@ class FrontierPoint:
         return names_of_set(self.skip, self.wide)
 
     @property
-    def likely_drop(self) -> float:
+    def best_drop(self) -> Estimate:
         """The best that is known of the drop."""
-        return self.drop.value if self.true_drop is None else self.true_drop.value
+        return self.drop if self.true_drop is None else self.true_drop
+
+    @property
+    def likely_drop(self) -> float:
+        """Its value."""
+        return self.best_drop.value
 
 
 @dataclass(frozen=True)

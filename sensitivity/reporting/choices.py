@@ -210,12 +210,11 @@ class _Sets:
     def level(self, point: FrontierPoint) -> Estimate:
         """Float on `confirm` less what is known of the drop: a difference on the same samples is
         known better than either of its ends."""
-        drop, top = point.true_drop or point.drop, self.plan.metric.float.value
-        return drop.under(top)
+        return point.best_drop.under(self.plan.metric.float.value)
 
     def option(self, choice: Choice) -> Option:
         point, metric, plan = choice.point, self.metric, self.plan
-        drop, level, held = point.true_drop or point.drop, self.level(point), point.holdout
+        drop, level, held = point.best_drop, self.level(point), point.holdout
         is_plan = plan.is_of(point.names)
         every = count(max(self.data.layers, len(point.names)), "layer")
         return Option(
@@ -234,12 +233,12 @@ class _Sets:
     def state(self, choice: Choice) -> str:
         """How likely a set meets the target by `confirm`, and what all samples say of the plan."""
         point, found = choice.point, verdict_in(self.data)
-        drop, chance = point.true_drop or point.drop, chance_words(point, self.plan)
+        chance = chance_words(point, self.plan)
         state = (
             "met on confirm" if self.level(point).value >= self.plan.floor else "missed on confirm"
         )
         if chance:
-            state = f"{chance} by {judged_on(drop, self.plan)} alone"
+            state = f"{chance} by {judged_on(point.best_drop, self.plan)} alone"
         if self.plan.is_of(point.names) and found is not None:
             return f"{state}, which chose it; {found.accuracy} on all samples"
         return state

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from sensitivity.errors import listed
 from sensitivity.records import Effect, Estimate, FrontierPoint, PlanStep, Target
 
 MINUS = "\N{MINUS SIGN}"
@@ -172,11 +173,8 @@ def listing(names: tuple[str, ...], most: int = 6, last: str = ",") -> str:
     >>> listing(("a", "b", "c"), last="or")
     'a, b or c'
     """
-    more = len(names) - most
-    if more > 0:
-        return f"{', '.join(names[:most])} and {more} more"
-    if last == "," or len(names) < 2:
-        return ", ".join(names)
+    if last == "," or not 1 < len(names) <= most:
+        return listed(names, most)
     return f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 

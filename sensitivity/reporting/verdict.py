@@ -277,7 +277,7 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
     if whole is None:
         yield from (f"{why} {told}" for told in _tried_whole(plan, metric))
         return
-    drop = whole.point.true_drop or whole.point.drop
+    drop = whole.point.best_drop
     chance = chance_words(whole.point, plan)
     allowed = plan.metric.float.value - plan.floor
     asked = f"{plan.target.confidence:.0%} is asked for"

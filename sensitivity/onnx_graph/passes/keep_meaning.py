@@ -11,6 +11,7 @@ from sensitivity.onnx_graph.fused_layers import (
     matmuls_of_other_scales,
     weights_of_another_axis,
 )
+from sensitivity.onnx_graph.passes.copy_of import copy_of
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.passes.skip_uses import dequantized
 from sensitivity.onnx_graph.walk import graph_of, insert_behind
@@ -47,7 +48,7 @@ def _keep_dilations(pool: ir.Node) -> None:
         return
     output = pool.outputs[0]
     users = [(use.node, use.idx) for use in output.uses()]
-    same = _copy_of(output)
+    same = copy_of(output, "same")
     insert_behind(output, [same])
     for user, index in users:
         user.replace_input_with(index, same.outputs[0])
@@ -56,14 +57,6 @@ def _keep_dilations(pool: ir.Node) -> None:
 def _read_a_copy(node: ir.Node, index: int) -> None:
     value = node.inputs[index]
     assert value is not None
-    same = _copy_of(value)
+    same = copy_of(value, "same")
     graph_of(node).insert_before(node, same)
     node.replace_input_with(index, same.outputs[0])
-
-
-def _copy_of(value: ir.Value) -> ir.Node:
-    """A Sum of one value: ONNX Runtime takes Identity and its like out before it looks."""
-    same = ir.node("Sum", [value], name=f"{value.name}/same")
-    same.outputs[0].name = f"{value.name}.same"
-    same.outputs[0].type, same.outputs[0].shape = value.type, value.shape
-    return same
