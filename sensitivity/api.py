@@ -1,13 +1,13 @@
 """Each verb as one function: settings in, records out, files in the run directory.
 
-from sensitivity import api
-from sensitivity.config import RunSettings
+    from sensitivity import api
+    from sensitivity.config import RunSettings
 
-plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
+    plan = api.run(RunSettings(task="my_task.py:task", max_drop="1pt"))
 
-The command line calls these functions, and so does `sensitivity.verbs`, the front door for Python.
-A task that was made in a program is given as `task`; its place in the settings is then
-`config.IN_PYTHON`.
+The command line calls these functions, and so does `sensitivity.verbs`, the interface for Python. A
+task that was made in a program is passed as `task`; the settings then hold `config.IN_PYTHON` in
+its place.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ NOT_JUDGED = (
     "too, or keep them out of INT8 with --skip."
 )
 LOGGED = ("report.html", "plan.json", "bench.csv")
-"""Files of a plan that a tracker of experiments keeps, beside the ranking, scan.csv."""
+"""Files of a plan that an experiment tracker keeps, in addition to the ranking in scan.csv."""
 STALE = (
     "The exported files and their latencies are of an earlier plan and are not shown; run "
     "export and bench again."
@@ -132,8 +132,11 @@ STALE = (
 
 
 def _one_at_a_time(verb: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
-    """Let the verb hold the run directory that its settings, the first argument, name, and draw
-    with the seed of the run. Raises RunDirError where another command holds it."""
+    """Let the verb hold the lock of its run directory and use the seed of the run.
+
+    The run directory comes from the settings, the first argument. Raises RunDirError if another
+    command holds the lock.
+    """
 
     @wraps(verb)
     def alone(*args: Parameters.args, **keywords: Parameters.kwargs) -> Returned:
@@ -146,8 +149,10 @@ def _one_at_a_time(verb: Callable[Parameters, Returned]) -> Callable[Parameters,
 
 
 def _directory(settings: Any) -> Path:
-    """Where a verb writes. Raises RunDirError for one that goes on with a run where there is
-    none."""
+    """Return the directory that a verb writes to.
+
+    Raises RunDirError if the verb continues a run and there is none.
+    """
     if isinstance(settings, RunSettings | ScanSettings):
         return out_of(settings)
     RunDir(settings.directory).info()
@@ -155,27 +160,29 @@ def _directory(settings: Any) -> Path:
 
 
 def _seed(settings: Any, directory: Path) -> int:
-    """What to draw with: the seed of the run that is gone on with, else the one that is asked for,
-    else 0. Raises JournalMismatch where they differ."""
+    """Return the seed of the run that is continued, else the one asked for, else 0.
+
+    Raises JournalMismatch if the two differ.
+    """
     wanted = getattr(settings, "seed", None)
     goes_on = getattr(settings, "resume", True)
-    begun = RunDir(directory).read_if_there("run.json", RunInfo) if goes_on else None
-    if begun is None:
+    earlier = RunDir(directory).read_if_there("run.json", RunInfo) if goes_on else None
+    if earlier is None:
         return wanted or 0
-    if wanted not in (None, begun.seed):
+    if wanted not in (None, earlier.seed):
         raise JournalMismatch(
-            f"Expected --seed {begun.seed}, with which the run in {directory} has drawn its data, "
-            f"got {wanted}; leave it out to go on, or choose another --out."
+            f"Expected --seed {earlier.seed}, with which the run in {directory} has drawn its "
+            f"data, got {wanted}; leave it out to go on, or choose another --out."
         )
-    return begun.seed
+    return earlier.seed
 
 
 @_one_at_a_time
 def run(settings: RunSettings, progress: Progress = silent, task: Given | None = None) -> Plan:
-    """Scan, plan, export, bench and report. The plan says whether the target was met."""
+    """Scan, plan, export, bench and report. The returned plan says whether the target was met."""
     command = _command("run", settings, in_python=settings.task == IN_PYTHON)
     check_numbers(settings)
-    # A mistake in the last step's settings is told before the long work.
+    # Report a mistake in the settings of the last step before the long work begins.
     check_formats(settings)
     later.bench.runtime_of(settings.runtime)
     target_of(settings, full_scale=1.0)
@@ -198,12 +205,14 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
         begins("scan")
         scanned = _scan(session, command, settings)
         begins("plan")
-        found = _plan(session, settings, command, scanned)
+        chosen = _plan(session, settings, command, scanned)
         if exportable:
             begins("export")
-            _export(session, found, command, settings.runtime, forgiving=True)
+            _export(session, chosen, command, settings.runtime, forgiving=True)
         held = (
-            None if settings.no_accuracy or not exportable else later.bench.held_out(session, found)
+            None
+            if settings.no_accuracy or not exportable
+            else later.bench.held_out(session, chosen)
         )
     if exportable:
         begins("bench")
@@ -212,13 +221,13 @@ def run(settings: RunSettings, progress: Progress = silent, task: Given | None =
     info = session.run_dir.info()
     session.run_dir.write("run.json", replace(info, commands=info.commands | {"run": command}))
     report(ReportSettings(directory=session.run_dir.path, log=settings.log))
-    return found
+    return chosen
 
 
 def forecast(
     settings: RunSettings | ScanSettings, task: Given | None = None
 ) -> later.dry_run.Forecast:
-    """What a run or a scan would take, from one timed batch; nothing is written into its
+    """Estimate from one timed batch what a run or a scan would take. Nothing is written into its
     directory."""
     watch = Stopwatch()
     check_numbers(settings)
@@ -235,7 +244,7 @@ def forecast(
 
 @_one_at_a_time
 def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None = None) -> Scan:
-    """Rank the units of a task's model and write run.json, scan.json and scan.csv."""
+    """Rank the units of the task's model and write run.json, scan.json and scan.csv."""
     check_numbers(settings)
     command = _command("scan", settings, in_python=settings.task == IN_PYTHON)
     with _session(settings, progress, task) as session:
@@ -243,10 +252,10 @@ def scan(settings: ScanSettings, progress: Progress = silent, task: Given | None
 
 
 def check(settings: CheckSettings, task: Given | None = None) -> tuple[Finding, ...]:
-    """What speaks against scanning a task's model, or a Q/DQ file's with or without data; errors
-    first.
+    """Return what speaks against scanning, errors first.
 
-    What no session can be opened of is one error too.
+    The settings name a task, or a Q/DQ file with or without data. If no session can be opened, the
+    reason is returned as a finding too, not raised.
     """
     try:
         return _findings(settings, task)
@@ -276,7 +285,8 @@ def _checked_session(settings: CheckSettings, task: Given | None, out: Path) -> 
 def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None = None) -> Plan:
     """Choose a skip-set for the run in `settings.directory` and write plan.json.
 
-    task: of the run; needed only where it was made in Python and the answer has to be searched for.
+    task: the run's task; needed only if it was made in Python and the answer has to be searched
+        for.
     """
     check_numbers(settings)
     run_dir = RunDir(settings.directory, settings.name)
@@ -302,10 +312,12 @@ def plan(settings: PlanSettings, progress: Progress = silent, task: Given | None
 def export(
     settings: ExportSettings, progress: Progress = silent, task: Given | None = None
 ) -> Verification:
-    """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json, and
-    with `config` the settings of that tool, for which files of this plan are not written again.
+    """Write and verify model.float.onnx, model.int8.onnx and model.partial.onnx from plan.json.
 
-    task: of the run; needed where it was made in Python.
+    With `settings.config`, also write the settings for that tool; files that already exist for this
+    plan are then not written again.
+
+    task: the run's task; needed if it was made in Python.
     """
     run_dir = RunDir(settings.directory, settings.name)
     if settings.config is None:
@@ -320,9 +332,10 @@ def export(
 def write_config(
     settings: ExportSettings, progress: Progress = silent, task: Given | None = None
 ) -> later.config.WrittenConfig:
-    """Write the plan as the settings of the tool `settings.config`, which must be given. Exports
-    first with `for_`, and where that tool reads the exported files and they are not there, or of
-    another plan.
+    """Write the plan as the settings of the tool `settings.config`, which must be given.
+
+    Exports first if `for_` is given, or if the tool reads the exported files and those of this plan
+    do not exist yet.
 
     task: as for `export`.
     """
@@ -337,7 +350,7 @@ def write_config(
 def _export_missing(
     run_dir: RunDir, settings: ExportSettings, progress: Progress, task: Given | None
 ) -> None:
-    """Export with `for_`, and where the files are not there, or of another plan."""
+    """Export if `for_` is given, or if the files do not exist or belong to another plan."""
     if settings.for_ or not later.config.has_files_of(run_dir, run_dir.plan()):
         _export_files(run_dir, replace(settings, config=None), progress, task)
 
@@ -365,8 +378,8 @@ def bench(
 ) -> BenchResult:
     """Time the exported files and write bench.json and bench.csv.
 
-    task: of the run; needed where it was made in Python, for --accuracy only. All else needs
-    neither it nor its framework.
+    task: the run's task; needed only for --accuracy, and only if it was made in Python. Everything
+        else needs neither the task nor its framework.
     """
     check_numbers(settings)
     _check_accuracy(settings)
@@ -376,8 +389,10 @@ def bench(
 
 
 def report(settings: ReportSettings) -> Path:
-    """Write report.html, the CSV files and the figures from what the run directory holds, and log
-    them where `settings.log` names a tracker. Raises LogError."""
+    """Write report.html, the CSV files and the figures from the contents of the run directory.
+
+    Also logs them if `settings.log` names a tracker; raises LogError if the tracker fails.
+    """
     run_dir = RunDir(settings.directory, settings.name)
     logger, data = _logger(settings), _reported(run_dir)
     later.html.write_report(data, run_dir.folder)
@@ -387,8 +402,10 @@ def report(settings: ReportSettings) -> Path:
 
 
 def _logger(settings: LogChoices) -> Logger | None:
-    """The tracker that the settings name. Raises MissingPackage where its client is not there,
-    before the long work."""
+    """Return the tracker that the settings name.
+
+    Raises MissingPackage if its client is not installed, before the long work begins.
+    """
     if settings.log is None:
         return None
     logger: Logger = load("loggers", settings.log)()
@@ -399,26 +416,27 @@ def _log(logger: Logger, data: ReportData, run_dir: RunDir) -> None:
     files = [run_dir.path / "scan.csv", *map(run_dir.file, LOGGED)]
     try:
         logger.log(entry_of(data, files, run_dir.folder))
-    except Exception as error:  # whatever its client raises
-        said = " ".join(str(error).split())[:200]
+    except Exception as error:  # the client may raise anything
+        reason = " ".join(str(error).split())[:200]
         again = command_line(
             "report", ReportSettings(directory=run_dir.path, name=run_dir.name, log=logger.name)
         )
         raise LogError(
-            f"Expected {logger.name} to take the run, got {type(error).__name__}: {said}; all "
+            f"Expected {logger.name} to take the run, got {type(error).__name__}: {reason}; all "
             f"else is done: log it again with: {again}"
         ) from error
 
 
 def summary(settings: ReportSettings) -> str:
-    """The same as text in `settings.format`, which must not be html; writes nothing."""
+    """Return the report as text in `settings.format`, which must not be html. Nothing is
+    written."""
     _refuse_log(settings)
     data = _reported(RunDir(settings.directory, settings.name))
     return summary_of(data, settings.format)
 
 
 def described(settings: ReportSettings) -> Path:
-    """Write model.netron.onnx: the plan's file with what is known of each layer in the description
+    """Write model.netron.onnx: the plan's file, with what is known of each layer in the description
     of its node."""
     _refuse_log(settings)
     return later.netron.described_file(RunDir(settings.directory, settings.name))
@@ -434,13 +452,13 @@ def _refuse_log(settings: ReportSettings) -> None:
 
 def _reported(run_dir: RunDir) -> ReportData:
     if run_dir.name is not None:
-        run_dir.plan()  # a name of no plan is told, where a run without a plan has a report
+        run_dir.plan()  # raises for an unknown name; a report without any plan is allowed
     return report_data(run_dir.path, run_dir.name)
 
 
 def out_of(settings: ScanSettings | RunSettings) -> Path:
-    """The run directory: as given, or runs/<file>, or runs/<folder> for a file that is just called
-    task.py."""
+    """Return the run directory: as given, or runs/<name of the file>, or runs/<name of its folder>
+    for a file called task.py."""
     if settings.out is not None:
         return settings.out
     if settings.task == IN_PYTHON:
@@ -453,7 +471,7 @@ def out_of(settings: ScanSettings | RunSettings) -> Path:
 
 
 def _command(verb: str, settings: Any, *, in_python: bool) -> str:
-    """How to repeat this: a command, or a call for a task that is in no file."""
+    """Return how to repeat this: a command, or a Python call for a task that is in no file."""
     return python_call(verb, settings) if in_python else command_line(verb, settings)
 
 
@@ -477,13 +495,13 @@ def _session(
 
 
 def _memory(settings: ScanChoices) -> int | None:
-    """Bytes that the simulator may hold; None for the usual."""
+    """Return the bytes that the simulator may hold; None for the default."""
     return None if settings.memory is None else settings.memory * 2**20
 
 
 def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Session, bool]:
-    """The session with what the check found among its warnings, and whether its model can be
-    exported.
+    """Check the session. Return it with the findings among its warnings, and whether its model can
+    be exported.
 
     Raises CheckError for an error without --force.
     """
@@ -499,8 +517,8 @@ def _checked(session: Session, settings: ScanSettings | RunSettings) -> tuple[Se
 
 
 def _reference(settings: TaskChoices, out: Path) -> str:
-    """The task as given; for an ONNX or a .tflite file, a task file that is written into the run
-    directory."""
+    """Return the reference of the task: as given, or of the task file written into the run
+    directory for an ONNX or a .tflite file."""
     if not is_model_file(settings.task):
         refuse_needless(settings, OF_ONNX, "a task that is no ONNX file")
         return settings.task
@@ -515,7 +533,8 @@ def _reference(settings: TaskChoices, out: Path) -> str:
 
 
 def _in_onnx(settings: Choices, out: Path) -> Choices:
-    """The same with the ONNX forms, in the run directory, of the .tflite files that it names."""
+    """Return the settings with .tflite files replaced by their ONNX versions, written into the run
+    directory."""
     file, float_model, folder = Path(settings.task), settings.float_model, out / "tflite"
     if file.suffix == TFLITE:
         settings = replace(settings, task=str(later.tflite.onnx_file(file, folder)))
@@ -553,27 +572,27 @@ def _scan(session: Session, command: str, settings: ScanSettings | RunSettings) 
 
 
 def _write_graph(session: Session) -> None:
-    """Keep which layers hand each other tensors, where that is known."""
+    """Write graph.json, which layers pass tensors to each other, if that is known."""
     traced = session.graph.traced if session.graph else None
-    found = later.graph.model_graph(session.source, traced)
-    if found is not None:
-        session.run_dir.write("graph.json", found)
+    graph = later.graph.model_graph(session.source, traced)
+    if graph is not None:
+        session.run_dir.write("graph.json", graph)
 
 
 def _warn_unjudged(session: Session, names: tuple[str, ...]) -> None:
     info = session.run_dir.info()
-    told = NOT_JUDGED.format(len(names), len(session.units), session.task.metric, listing(names))
+    warning = NOT_JUDGED.format(len(names), len(session.units), session.task.metric, listing(names))
     session.run_dir.write(
-        "run.json", replace(info, warnings=tuple(dict.fromkeys((*info.warnings, told))))
+        "run.json", replace(info, warnings=tuple(dict.fromkeys((*info.warnings, warning))))
     )
 
 
 def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
-    """The exact scan where it is asked for or affordable, else a race for which a cheap signal
-    orders the units.
+    """Run the exact scan if it is asked for or affordable, else a race with units ordered by a
+    cheap signal.
 
-    Where everything in INT8 has collapsed a plan does not follow the metric of single units, and
-    less is spent on it.
+    If everything in INT8 has collapsed, a plan does not follow the metric of single units, and less
+    is spent on it.
     """
     collapsed = settings.mode is None and mode == "enable"
     wants_exact = settings.exact or settings.signal == "metric"
@@ -593,8 +612,8 @@ def _measured(session: Session, settings: ScanChoices, mode: Mode) -> Scan:
 def _signal_of_units(
     session: Session, settings: ScanChoices, samples: int
 ) -> dict[str, float] | None:
-    """Unit -> signal; None where outputs cannot be compared and the exact scan can be afforded
-    instead."""
+    """Return unit -> signal, or None if outputs cannot be compared and the exact scan is
+    affordable."""
     try:
         return session.signal(settings.signal or session.usual_signal, samples)
     except ModelError:
@@ -607,11 +626,11 @@ def _plan(
     session: Session, settings: RunSettings | PlanSettings, command: str, scanned: Scan
 ) -> Plan:
     with _noted(session.run_dir, "plan", command, session):
-        found = search_plan(session, settings, scanned, later.bench.runtime_of(settings.runtime))
-        detail = detection_detail(session.study, found)
+        chosen = search_plan(session, settings, scanned, later.bench.runtime_of(settings.runtime))
+        detail = detection_detail(session.study, chosen)
         if detail:
             session.run_dir.write("detection.json", detail)
-    return found
+    return chosen
 
 
 def _export(
@@ -674,16 +693,16 @@ def _info(session: Session, settings: ScanSettings | RunSettings) -> RunInfo:
 def _noted(
     run_dir: RunDir, verb: str, command: str, session: Session | None = None
 ) -> Iterator[None]:
-    """Note in run.json the command, time and samples of a verb that has ended well."""
-    run_dir.info()  # a folder that is no run is told before the work
+    """Note the command, time and samples of a verb in run.json, unless it raises."""
+    run_dir.info()  # raises for a folder without a run, before the work
     start = time.monotonic()
     before = session.measurer.samples if session else 0
     yield
     info = run_dir.info()
-    told = session.warnings if session else ()
+    warnings = session.warnings if session else ()
     info = replace(
         info,
-        warnings=tuple(dict.fromkeys((*info.warnings, *told))),
+        warnings=tuple(dict.fromkeys((*info.warnings, *warnings))),
         commands=info.commands | {run_dir.step(verb): command},
         seconds=info.seconds | {run_dir.step(verb): round(time.monotonic() - start, 3)},
     )
@@ -699,8 +718,11 @@ def _noted(
 
 
 def report_data(directory: Path, name: str | None = None) -> ReportData:
-    """What the report of a run directory shows: the steps that have been done in it. name: of the
-    plan; None for that in plan.json. Raises RunDirError."""
+    """Return what the report of a run directory shows of the steps done in it.
+
+    name: name of the plan; None for the one in plan.json.
+    Raises RunDirError.
+    """
     run_dir = RunDir(directory, name)
     info = _seen_by(run_dir)
     chosen = run_dir.read_if_there("plan.json", Plan)
@@ -740,7 +762,7 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
         judged=bench.judged,
         bench_sentences=bench.sentences,
         environment=bench.environment,
-        # what was built of them has a section of its own
+        # What was built from the files has a section of its own.
         verification=facts(replace(verified, engines={}, not_built={})) if verified else None,
         engines=verified.engines if verified else {},
         not_built=verified.not_built if verified else {},
@@ -756,7 +778,8 @@ def report_data(directory: Path, name: str | None = None) -> ReportData:
 
 
 def _goes_on(run_dir: RunDir) -> str:
-    """The command line that goes on with the scan, also where its task is gone."""
+    """Return the command that continues the scan, with a placeholder if its task no longer
+    exists."""
     try:
         return run_dir.go_on()
     except RunDirError:
@@ -764,7 +787,7 @@ def _goes_on(run_dir: RunDir) -> str:
 
 
 def _seen_by(run_dir: RunDir) -> RunInfo:
-    """What is known of the run, without the verbs of its other plans."""
+    """Return the head of the run without the verbs of its other plans."""
     info = run_dir.info()
     own = {run_dir.step(verb) for verb in ("plan", "export", "bench")} | {"run", "scan"}
     return replace(
@@ -781,13 +804,16 @@ def _title(run_dir: RunDir) -> str:
 
 def compare(settings: CompareSettings) -> tuple[ComparedRun, ...]:
     """Read the runs or plans that `settings` names, and write compare.html, compare.csv and
-    compare_layers.csv into `settings.out` where it is given. Raises RunDirError for less than two
-    plans, one given twice, or one that is missing."""
+    compare_layers.csv into `settings.out` if it is given.
+
+    Raises RunDirError for fewer than two plans, for one given twice, and for one that does not
+    exist.
+    """
     return compare_plans(places_of(settings), settings.out)
 
 
 def compare_plans(places: tuple[RunDir, ...], out: Path | None) -> tuple[ComparedRun, ...]:
-    """The same for these plans."""
+    """Compare these plans, as `compare` does."""
     runs = tuple(map(_compared, places, labels_of(places)))
     if out is not None:
         later.compare_page.write_comparison(runs, out)
@@ -795,11 +821,11 @@ def compare_plans(places: tuple[RunDir, ...], out: Path | None) -> tuple[Compare
 
 
 def _compared(run_dir: RunDir, label: str) -> ComparedRun:
-    """A plan for a comparison, from a run directory or from a report folder."""
+    """Return a plan for a comparison, read from a run directory or from a report folder."""
     is_folder = run_dir.file("plan.json").exists() and not run_dir.file("run.json").exists()
     info = None if is_folder else run_dir.info()
     data = folder_data(run_dir) if is_folder else report_data(run_dir.path, run_dir.name)
-    own = run_dir.plan()  # says how to make one
+    own = run_dir.plan()  # raises with how to make one if there is none
     return ComparedRun(
         name=label,
         directory=str(run_dir.folder),
@@ -812,7 +838,8 @@ def _compared(run_dir: RunDir, label: str) -> ComparedRun:
 
 
 def _verdict_on(plan: Plan, data: ReportData) -> Verdict:
-    """The plan's own where it knows the latency; a plan of a folder may be older than that."""
+    """Return the plan's own verdict if it includes the latency, else a new one. A plan in a folder
+    may be older than its bench."""
     if plan.verdict and plan.verdict.speed != "not measured":
         return plan.verdict
     bench = BenchResult(data.timings, (), {}, {}, plan.skip) if data.timings else None
@@ -822,7 +849,7 @@ def _verdict_on(plan: Plan, data: ReportData) -> Verdict:
 def _is_stale(
     chosen: Plan | None, verified: Verification | None, timed: BenchResult | None
 ) -> bool:
-    """Whether the files or their latencies are of another plan than that of now."""
+    """Return whether the files or their latencies belong to an earlier plan."""
     if chosen is None:
         return False
     has_old_files = verified is not None and not verified.is_of(chosen)
@@ -831,16 +858,18 @@ def _is_stale(
 
 
 def _ranges_of(run_dir: RunDir, chosen: Plan | None) -> tuple[Recalibrated, ...]:
-    """Those in force when the plan was searched for; of a folder without them only the plan's."""
+    """Return the ranges in force when the plan was searched for, or only the plan's own for a
+    folder without them."""
     if chosen is None:
         return ()
     has_file = run_dir.file(RECALIBRATION).exists()
-    found = in_force(run_dir, chosen) if has_file else None
-    return found.units if found else chosen.recalibrated
+    recalibration = in_force(run_dir, chosen) if has_file else None
+    return recalibration.units if recalibration else chosen.recalibrated
 
 
 def _detection_of(run_dir: RunDir, chosen: Plan | None) -> DetectionDetail | None:
-    """What the plan changes for a detector; None where that is of another plan."""
+    """Return what the plan changes for a detector; None if the stored detail belongs to another
+    plan."""
     detail = run_dir.read_if_there("detection.json", DetectionDetail)
     if detail is None or chosen is None or detail.skip != chosen.skip:
         return None
@@ -848,7 +877,7 @@ def _detection_of(run_dir: RunDir, chosen: Plan | None) -> DetectionDetail | Non
 
 
 def _spent(info: RunInfo) -> dict[str, str]:
-    """What the numbers cost, for the report."""
+    """Return what the measurements cost, for the report."""
     seconds = ", ".join(f"{verb} {value:.1f} s" for verb, value in info.seconds.items())
     spent = {"samples forwarded": str(info.samples), "time": seconds}
     if info.simulator:

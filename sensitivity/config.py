@@ -1,7 +1,8 @@
-"""Every setting of every verb, once: command-line options, help and the settings shown in reports
-come from here.
+"""Every setting of every verb, defined once. Command-line options, help and the settings shown in
+reports come from here.
 
-A field's metadata holds `help`; a Literal type gives its choices; None means what the help says.
+The metadata of a field holds `help`. A Literal type gives the choices. What None means is said in
+the help.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CalibrationMethod = Literal["max", "percentile", "entropy", "mse"]
 DetectorOutput = Literal["decoded", "raw"]
 Evaluator = Literal["built-in", "ultralytics"]
 IN_PYTHON = "<Python>"
-"""What stands for a task's place where it was made in a program and is in no file."""
+"""Placeholder for the reference of a task that was made in a program and is in no file."""
 
 ImageSize = int | tuple[int, int]
 """Side of a square in pixels, or (height, width)."""
@@ -41,30 +42,37 @@ def setting(
     least: float | None = None,
     below: float = math.inf,
 ) -> Any:
-    """A field of settings. least: the smallest number that it may be, below: what it must be
-    under, see `check_numbers`."""
+    """Return a field of settings.
+
+    help: shown by --help, one or more sentences.
+    least: smallest number allowed; None means that nothing is checked.
+    below: bound that the number must stay under. See `check_numbers`.
+    """
     return field(default=default, metadata={"help": help, "least": least, "below": below})
 
 
 def registered(default: Any, help: str, *, family: str, also: tuple[str, ...] = ()) -> Any:  # noqa: A002
-    """A field whose value is a name in a family of the registry, which other packages may add to,
-    or one in `also`."""
+    """Return a field whose value is a name in a family of the registry, to which other packages may
+    add.
+
+    also: further names that are allowed.
+    """
     return field(default=default, metadata={"help": help, "family": family, "also": also})
 
 
 def required(help: str) -> Any:  # noqa: A002
-    """A setting without a default, given as an option or by keyword. help: one sentence."""
+    """Return a field without a default, given as an option or a keyword."""
     return field(metadata={"help": help})
 
 
 def argument(help: str) -> Any:  # noqa: A002
-    """A setting without a default, which the command line takes by its place."""
+    """Return a field without a default, given on the command line as a positional argument."""
     return field(metadata={"help": help, "argument": True})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskChoices:
-    """Which model is measured on which data."""
+    """Which model is measured, and on which data."""
 
     task: str = argument(
         "A Python file and a function in it that returns a task, as in my_task.py:task; or an ONNX "
@@ -143,7 +151,7 @@ class TaskChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings(TaskChoices):
-    """The same, with where the results go."""
+    """The task, and where the results go."""
 
     out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
     resume: bool = setting(False, "Go on with the run that is in the run directory.")
@@ -165,7 +173,7 @@ class CheckSettings(TaskChoices):
 
 @dataclass(frozen=True, kw_only=True)
 class UnitChoices:
-    """What is switched as one, and which ranges are shared."""
+    """What is switched as one unit, and which ranges are shared."""
 
     unit: UnitName = setting(
         "layer",
@@ -212,7 +220,7 @@ class WorkerChoices:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanChoices(WorkerChoices, UnitChoices):
-    """How units are ranked, and what that may cost."""
+    """How units are ranked, and how much that may cost."""
 
     mode: Mode | None = setting(
         None,
@@ -259,7 +267,7 @@ class ScanChoices(WorkerChoices, UnitChoices):
 
 @dataclass(frozen=True, kw_only=True)
 class PlanChoices:
-    """What a plan must hold, and how it is searched for."""
+    """What a plan must achieve, and how it is searched for."""
 
     max_drop: str | None = setting(
         None,
@@ -337,14 +345,14 @@ class BenchChoices(RuntimeChoices):
 
 @dataclass(frozen=True, kw_only=True)
 class DirSettings:
-    """The run that a step goes on with."""
+    """The run that a step continues."""
 
     directory: Path = argument("Run directory made by `sensitivity scan` or `sensitivity run`.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedSettings(DirSettings):
-    """One plan of that run."""
+    """One plan of a run."""
 
     name: str | None = setting(
         None, "The plan in plans/NAME.json of the run directory; by default that in plan.json."
@@ -390,7 +398,7 @@ class BenchSettings(BenchChoices, NamedSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LogChoices:
-    """Where else a run is told."""
+    """Where a run is logged in addition to its directory."""
 
     log: str | None = registered(
         None,
@@ -437,7 +445,7 @@ class RunSettings(LogChoices, BenchChoices, PlanChoices, ScanChoices, TaskSettin
 
 @dataclass(frozen=True, kw_only=True)
 class YoloChoices:
-    """Which detector of ultralytics is quantized, and on which images."""
+    """Which ultralytics detector is quantized, and on which images."""
 
     weights: Path = required("A .pt file of the ultralytics package: v5u, v8, v9, v10, 11, 12, 26.")
     data: Path = required(
@@ -509,7 +517,7 @@ class DemoSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressChoices:
-    """What a command says on stderr while it works; nothing that is measured depends on it."""
+    """What a command prints to stderr while it works. No measurement depends on it."""
 
     quiet: bool = setting(False, "Print results and errors only, nothing while it works.")
     json_events: bool = setting(
@@ -519,7 +527,7 @@ class ProgressChoices:
 
 
 def check_numbers(settings: Any) -> None:
-    """Raise SensitivityError for a number that is under the least of its setting, or none.
+    """Raise SensitivityError for a number outside the bounds of its setting.
 
     >>> check_numbers(BenchSettings(directory=Path("."), rounds=0))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
@@ -539,26 +547,30 @@ def check_numbers(settings: Any) -> None:
 
 
 QUANTIZING = ("for_", "calib_method", "shape")
-"""Settings of a float ONNX file that is quantized first."""
+"""Settings for quantizing a float ONNX file."""
 
 READING = ("evaluator", "decode", "colours", "top", "mean", "std", "imgsz")
-"""Settings of how an ONNX file takes images and what its outputs mean."""
+"""Settings for how an ONNX file takes images and what its outputs mean."""
 
 OF_ONNX = (*QUANTIZING, "calib", "calib_samples", *READING)
-"""Settings of any ONNX file."""
+"""Settings that apply to ONNX files only."""
 
 
 TFLITE = ".tflite"
-"""Ending of files that are read as ONNX files."""
+"""Suffix of files that are converted to ONNX files first."""
 
 
 def is_model_file(task: str) -> bool:
-    """Whether a task is an ONNX or a .tflite file, which needs data, and no task file."""
+    """Return whether a task is an ONNX or a .tflite file, which needs data, instead of a task
+    file."""
     return task.endswith((".onnx", TFLITE))
 
 
 def refuse_needless(settings: TaskChoices, names: Collection[str], what: str) -> None:
-    """Raise SensitivityError for a setting that says nothing of what is given. what: the task."""
+    """Raise SensitivityError for a setting that has no meaning for the given task.
+
+    what: the task, in words.
+    """
     for name in names:
         value = getattr(settings, name)
         if value not in (None, ()):
@@ -572,8 +584,10 @@ def _in_one(value: Any) -> str:
 
 
 def target_of(settings: PlanChoices, full_scale: float) -> Target:
-    """The target that the settings ask for. full_scale: the metric's largest value; a point is a
-    hundredth of it.
+    """Return the target that the settings ask for.
+
+    full_scale: largest value of the metric; one point is a hundredth of it.
+    Raises SensitivityError for two targets, or for one that cannot be read.
 
     >>> target_of(PlanSettings(directory=Path("."), max_drop="1pt"), full_scale=1.0)
     Target(metric=None, drop=0.01, relative=None, confidence=0.8)
@@ -606,8 +620,8 @@ def target_of(settings: PlanChoices, full_scale: float) -> Target:
 
 
 def shown(settings: Any) -> dict[str, str]:
-    """Settings as text for reports: name -> value, in the order of the fields; those that are not
-    set are left out."""
+    """Return the settings as text for reports: name -> value, in the order of the fields, without
+    those that are not set."""
     values = {
         item.name.replace("_", "-"): getattr(settings, item.name) for item in fields(settings)
     }
@@ -617,7 +631,7 @@ def shown(settings: Any) -> dict[str, str]:
 
 
 def _words(value: Any) -> tuple[str, ...]:
-    """A setting as words of a command, one for each time that its option is given.
+    """Return a setting as words of a command, one for each use of its option.
 
     >>> _words(("conv1", "conv2")), _words((48, 192)), _words(0.5)
     (('conv1', 'conv2'), ('48,192',), ('0.5',))
@@ -630,12 +644,12 @@ def _words(value: Any) -> tuple[str, ...]:
 
 
 FORMATS = ("int8", "int16", "float")
-"""What --formats may name. int8: what the model came with; int16: the same with activations of 16
-bits."""
+"""Formats that --formats may name. int8 stands for the formats that the model came with, int16 for
+the same with 16-bit activations."""
 
 
 def formats_of(settings: PlanChoices) -> tuple[str, ...]:
-    """The formats that a plan chooses among. Raises SensitivityError for others.
+    """Return the formats that a plan chooses from. Raises SensitivityError for other names.
 
     >>> formats_of(PlanSettings(directory=Path("."), formats="int8, int16, float"))
     ('int8', 'int16', 'float')
@@ -644,17 +658,17 @@ def formats_of(settings: PlanChoices) -> tuple[str, ...]:
     """
     if settings.formats is None:
         return ("int8", "float")
-    found = tuple(word.strip().lower() for word in settings.formats.split(","))
-    if set(found) not in ({"int8", "float"}, set(FORMATS)):
+    formats = tuple(word.strip().lower() for word in settings.formats.split(","))
+    if set(formats) not in ({"int8", "float"}, set(FORMATS)):
         raise SensitivityError(
             "Expected --formats to be int8,float or int8,int16,float, got "
             f"{settings.formats!r}; int8 stands for what the model came with, whatever that is."
         )
-    return found
+    return formats
 
 
 def flag_of(name: str) -> str:
-    """The option of a field; a trailing underscore keeps a field from being a word of Python.
+    """Return the option of a field. A trailing underscore avoids the name of a Python keyword.
 
     >>> flag_of("max_drop"), flag_of("for_")
     ('--max-drop', '--for')
@@ -663,7 +677,7 @@ def flag_of(name: str) -> str:
 
 
 def command_line(verb: str, settings: Any) -> str:
-    """The command that gives these settings.
+    """Return the command that gives these settings.
 
     >>> command_line("plan", PlanSettings(directory=Path("runs/a b"), max_drop="1pt"))
     "sensitivity plan 'runs/a b' --max-drop 1pt"
@@ -677,7 +691,8 @@ def command_line(verb: str, settings: Any) -> str:
 
 
 def python_call(verb: str, settings: Any) -> str:
-    """The same as a call in Python, for a task that is in no file and is called `task` there.
+    """Return the Python call that gives these settings, for a task made in a program and called
+    `task` there.
 
     >>> settings = PlanSettings(directory=Path("runs/a"), max_drop="1pt", skip=("head.*",))
     >>> python_call("plan", settings)
@@ -685,19 +700,19 @@ def python_call(verb: str, settings: Any) -> str:
     >>> python_call("scan", ScanSettings(task=IN_PYTHON, out=Path("runs/a")))
     "sensitivity.scan(task, out='runs/a')"
     """
-    of_directory = (
+    arguments = (
         [f"{str(settings.directory)!r}", "task=task"]
         if hasattr(settings, "directory")
         else ["task"]
     )
-    return f"sensitivity.{verb}({', '.join([*of_directory, *_keywords(settings, ('resume',))])})"
+    return f"sensitivity.{verb}({', '.join([*arguments, *_keywords(settings, ('resume',))])})"
 
 
 def began(settings: ScanSettings | RunSettings) -> tuple[str, ...]:
-    """Verb and options of the command that began a run; its task, data and directory are in the run
-    directory.
+    """Return the verb and options of the command that started a run.
 
-    Of a task made in Python it is the name of the function and its keywords.
+    Its task, data and directory are left out, since the run directory holds them. For a task made
+    in Python, return the name of the function and its keywords instead.
 
     >>> began(ScanSettings(task="a.py", out=Path("b"), exact=True))
     ('scan', '--exact')
@@ -710,8 +725,9 @@ def began(settings: ScanSettings | RunSettings) -> tuple[str, ...]:
 
 
 def in_python(sentence: str, kinds: Iterable[type[Any]]) -> str:
-    """A message for somebody who calls functions: options as keywords. kinds: the settings whose
-    options are meant.
+    """Return a message with its options rewritten as keywords, for a caller in Python.
+
+    kinds: the settings classes whose options are meant.
 
     >>> sentence = "Expected --rounds to be at least 1; add --resume to go on."
     >>> in_python(sentence, [BenchSettings, RunSettings])
@@ -728,7 +744,7 @@ def in_python(sentence: str, kinds: Iterable[type[Any]]) -> str:
 
 
 def _keywords(settings: Any, without: Collection[str]) -> Iterator[str]:
-    """Keywords that give these settings, those of arguments and of `without` apart."""
+    """Yield the keywords that give these settings, except arguments and the fields in `without`."""
     for item in fields(settings):
         value = getattr(settings, item.name)
         if not (item.metadata.get("argument") or item.name in without or value == item.default):
@@ -737,7 +753,7 @@ def _keywords(settings: Any, without: Collection[str]) -> Iterator[str]:
 
 
 def _options(settings: Any, without: Collection[str]) -> Iterator[str]:
-    """Words that give these settings, those of arguments and of `without` apart."""
+    """Yield the words that give these settings, except arguments and the fields in `without`."""
     for item in fields(settings):
         value, flag = getattr(settings, item.name), flag_of(item.name)
         if item.metadata.get("argument") or item.name in without or value == item.default:

@@ -1,7 +1,7 @@
-"""The name under which this package is installed, which is not the name under which it is imported.
+"""The name under which this package is installed, which differs from its import name.
 
-The distribution called `sensitivity` on the package index is somebody else's. Both put their files
-into a folder called `sensitivity`, so that one overwrites the other where both are installed.
+The distribution called `sensitivity` on the package index is somebody else's. Both install into a
+folder called `sensitivity`, so one overwrites the other if both are installed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DISTRIBUTION = "layer-sensitivity"
 
 
 def install_line(extra: str = "") -> str:
-    """The command that installs this package, with what one extra of it needs.
+    """Return the command that installs this package with one of its extras.
 
     >>> install_line("openvino")
     "pip install 'layer-sensitivity[openvino]'"
@@ -23,12 +23,12 @@ def install_line(extra: str = "") -> str:
 
 
 def warn_if_overwritten(folder: str) -> None:
-    """Warn where the other distribution is installed into the same folder as this one.
+    """Warn if the other distribution is installed into the same folder as this one.
 
-    folder: where the package folder lies, for example site-packages.
+    folder: where the package folder is, for example site-packages.
 
-    Only names are looked at, because this runs at each start of the command line. A checkout that
-    is installed as editable shares its folder with nobody.
+    Only file names are read, because this runs at each start of the command line. An editable
+    install of a checkout shares its folder with no other package.
     """
     names = os.listdir(folder)
     if any(name.startswith("sensitivity-") and name.endswith(".dist-info") for name in names):

@@ -1,4 +1,4 @@
-"""What is installed, what each missing package would add, and which runtimes work on this
+"""Which packages are installed, what the missing ones would add, and which runtimes work on this
 machine."""
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from sensitivity.registry import MEMBER, guests, load, names, package_of
 
 @dataclass(frozen=True)
 class Package:
-    """version: None where it is not installed."""
+    """An optional package.
+
+    version: None if it is not installed.
+    purpose: what it is needed for.
+    install: the command that installs it.
+    """
 
     name: str
     version: str | None
@@ -23,7 +28,11 @@ class Package:
 
 @dataclass(frozen=True)
 class RuntimeState:
-    """problem: why it cannot work here; None where it can. version: empty where it cannot work."""
+    """Whether a runtime works on this machine.
+
+    version: empty if it does not work.
+    problem: why it does not work; None if it does.
+    """
 
     name: str
     version: str
@@ -32,7 +41,12 @@ class RuntimeState:
 
 @dataclass(frozen=True)
 class Addition:
-    """kind: in words, such as "planner". problem: why it cannot be used; None where it can."""
+    """A member of a family that another package adds.
+
+    package: name and version of the package.
+    kind: the family in words, such as "planner".
+    problem: why it cannot be used; None if it can.
+    """
 
     package: str
     kind: str
@@ -59,11 +73,11 @@ PURPOSES = {
     "tensorrt-rtx": ("NVIDIA's parser and builder judge files, without a GPU", install_line("rtx")),
 }
 OTHER_NAMES = {"tensorrt-rtx": ("tensorrt-rtx-cu12",), "tensorboardX": ("tensorboard",)}
-"""Distributions that bring the same module where the one of this name is not installed."""
+"""Package -> other distributions that provide the same module."""
 
 
 def packages() -> tuple[Package, ...]:
-    """The packages that anything here needs, with the versions that are installed."""
+    """Return the optional packages with their installed versions."""
     return tuple(
         Package(name, _version(name), purpose, install)
         for name, (purpose, install) in PURPOSES.items()
@@ -71,7 +85,7 @@ def packages() -> tuple[Package, ...]:
 
 
 def runtimes() -> tuple[RuntimeState, ...]:
-    """Every runtime in the registry, tried for real: its library is imported."""
+    """Return the state of every runtime in the registry, each tried by importing its library."""
     states = []
     for name in names("runtimes"):
         try:
@@ -85,7 +99,8 @@ def runtimes() -> tuple[RuntimeState, ...]:
 
 
 def additions() -> tuple[Addition, ...]:
-    """What other installed packages bring for the families of the registry, each tried for real."""
+    """Return what other installed packages add to the families of the registry, each tried by
+    loading it."""
     return tuple(
         Addition(package_of(entry), MEMBER[family], entry.name, _problem(family, entry.name))
         for family in MEMBER

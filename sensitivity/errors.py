@@ -1,22 +1,22 @@
 """Errors that a user can act on.
 
-    SensitivityError              a user's mistake or a limit met: one sentence, exit code 1
-    ├── TaskError                 the task file, its data or its metric
+    SensitivityError              a user's mistake or a limit: one sentence, exit code 1
+    ├── TaskError                 the task file, its data or its metric is not as expected
     ├── CheckError                a check found that a scan would measure something else
     ├── ModelError                the model is not calibrated, or its quantizers cannot be used
-    ├── NamesError                a name or pattern that matches nothing
-    ├── RunDirError               a run directory lacks or holds something else than is needed
-    │   └── JournalMismatch       the journal is of another model, data set or configuration
+    ├── NamesError                a name or pattern that matches nothing, or too much
+    ├── RunDirError               a run directory lacks what a step needs, or holds another run
+    │   └── JournalMismatch       the journal belongs to another model, data set or configuration
     ├── WriteError                a file could not be written
-    ├── ExportError               the model cannot be exported as it was planned
+    ├── ExportError               the model cannot be exported as planned
     ├── OnnxFileError             an ONNX file that cannot be read or used
-    ├── TfliteFileError           a .tflite file that cannot be read, or written in ONNX
+    ├── TfliteFileError           a .tflite file that cannot be read or converted to ONNX
     ├── RuntimeUnavailable        a requested runtime cannot load or run the file
-    ├── LogError                  a tracker of experiments did not take the run
-    ├── GuestError                what another package adds, such as a planner, cannot be used
+    ├── LogError                  an experiment tracker failed to log the run
+    ├── GuestError                something that another package adds, such as a planner, is broken
     └── MissingPackage            an optional package is not installed
 
-Anything else that escapes is our bug and shows its traceback.
+Any other exception that escapes is a bug of ours and shows its traceback.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from sensitivity.distribution import install_line
 
 
 class SensitivityError(Exception):
-    """What must hold, what came, what to try: one sentence."""
+    """Base class. The message is one sentence: what must hold, what was found, what to try."""
 
 
 class TaskError(SensitivityError):
-    """The task, or what its functions returned, is not what was promised."""
+    """The task, or what its functions returned, is not as documented."""
 
 
 class CheckError(SensitivityError):
-    """A check before the scan found an error; `--force` goes on all the same."""
+    """A check before the scan found an error; `--force` continues anyway."""
 
 
 class ModelError(SensitivityError):
@@ -53,7 +53,7 @@ class RunDirError(SensitivityError):
 
 
 class JournalMismatch(RunDirError):
-    """The journal is of another model, other data or other settings."""
+    """The journal belongs to another model, other data or other settings."""
 
 
 class WriteError(SensitivityError):
@@ -65,27 +65,27 @@ class ExportError(SensitivityError):
 
 
 class OnnxFileError(SensitivityError):
-    """An ONNX file cannot be read, or holds what cannot be switched."""
+    """An ONNX file cannot be read, or has quantizers that cannot be switched."""
 
 
 class TfliteFileError(SensitivityError):
-    """A .tflite file cannot be read, or holds what cannot be written in ONNX."""
+    """A .tflite file cannot be read, or has operations that cannot be converted to ONNX."""
 
 
 class RuntimeUnavailable(SensitivityError):
-    """A runtime that was asked for by name cannot be used here."""
+    """A runtime that was requested by name cannot be used here."""
 
 
 class LogError(SensitivityError):
-    """A tracker of experiments did not take the run; all else of it is there."""
+    """An experiment tracker failed to log the run. All files of the run have been written."""
 
 
 class GuestError(SensitivityError):
-    """Something that another package brings cannot be used."""
+    """Something that another package adds cannot be used."""
 
 
 class MissingPackage(SensitivityError):
-    """An optional package is not installed; the message says which extra brings it."""
+    """An optional package is not installed. The message names the extra that installs it."""
 
     def __init__(self, package: str, purpose: str, extra: str) -> None:
         super().__init__(
@@ -94,7 +94,7 @@ class MissingPackage(SensitivityError):
 
 
 def listed(names: Collection[str], most: int = 5) -> str:
-    """The first of some names, and how many more there are.
+    """Return the first names, and how many more there are.
 
     >>> listed(["a", "b", "c", "d"], most=3)
     'a, b, c and 1 more'
@@ -105,7 +105,7 @@ def listed(names: Collection[str], most: int = 5) -> str:
 
 
 def begun(names: Collection[str], most: int = 3) -> str:
-    """The first of some names, and dots where there are more.
+    """Return the first names, followed by dots if there are more.
 
     >>> begun(["a", "b", "c", "d"])
     'a, b, c, ...'
@@ -117,7 +117,7 @@ def begun(names: Collection[str], most: int = 3) -> str:
 
 
 def unknown_name(what: str, got: str, known: Iterable[str]) -> NamesError:
-    """The error for a name that matches nothing, with the closest names that exist."""
+    """Return the error for a name that matches nothing, with the closest names that exist."""
     names = sorted(known)
     return NamesError(
         f"Expected {what} to match exactly one of {len(names)} names, got {got!r}. "
@@ -126,7 +126,8 @@ def unknown_name(what: str, got: str, known: Iterable[str]) -> NamesError:
 
 
 def unmatched(option: str, pattern: str, known: Iterable[str]) -> NamesError:
-    """The error for a name or pattern that matches nothing, with the closest names that exist."""
+    """Return the error for a name or pattern that matches nothing, with the closest names that
+    exist."""
     names = sorted(known)
     return NamesError(
         f"Expected {option} to match at least one name, got {pattern!r} (0 of {len(names)}). "

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON that tells when a byte of it has changed."""
+"""Files that are written completely or not at all, and JSON with a checksum of itself."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ CHECKSUM = re.compile(rb',\n  "checksum": "([0-9a-f]{8})"\n\}\n\Z')
 
 
 def with_checksum(text: bytes) -> bytes:
-    """A JSON object, indented by two, with a checksum of itself as its last key."""
+    """Return a JSON object, indented by two, with a checksum of itself as the last key."""
     body = text.rstrip().removesuffix(b"}").rstrip()
     return body + b',\n  "checksum": "%08x"\n}\n' % zlib.crc32(body)
 
 
 def is_as_written(content: bytes) -> bool:
-    """Whether no byte has changed since `with_checksum`; True for what does not end with a
-    checksum."""
+    """Return whether no byte has changed since `with_checksum`; True if there is no checksum."""
     found = CHECKSUM.search(content)
     return found is None or zlib.crc32(content[: found.start()]) == int(found[1], 16)
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write through a temporary file beside it, so that a reader never sees half of it.
+    """Write a file through a temporary one beside it, so that no reader sees a partial file.
 
-    Makes the folder if there is none. Raises WriteError; what was at `path` before is then still
-    there.
+    Makes the folder if there is none. Raises WriteError; the previous contents of `path` are then
+    still there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +42,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the names of its files are on the disk, where the system can say so."""
+    """Wait until the names in the folder are on disk, if the operating system supports it."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

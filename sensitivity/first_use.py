@@ -1,4 +1,4 @@
-"""Modules that are imported when they are first used, each offered as an attribute of another."""
+"""Modules that are imported on first use, each offered as an attribute of another module."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from types import ModuleType
 
 
 def importer(offering: str, modules: Mapping[str, str]) -> Callable[[str], ModuleType]:
-    """What the module called `offering` takes for its `__getattr__`.
+    """Return a function that the module `offering` can use as its `__getattr__`.
 
-    modules: attribute -> full name of the module. Using an attribute raises AttributeError for one
-    that is not among them, and ModuleNotFoundError where its module is not installed.
+    modules: attribute -> full name of the module.
+    Using an attribute raises AttributeError if it is not in `modules`, and ModuleNotFoundError if
+    its module is not installed.
     """
 
     def imported(name: str) -> ModuleType:

@@ -1,8 +1,8 @@
-"""One command at a time in a run directory: a lock that says who holds it.
+"""A lock that lets one command at a time work in a run directory, and says which one holds it.
 
-The system holds the lock for a process, and takes it back when the process ends, however that
-happens: the file that a killed one leaves behind locks nothing. What the file says is only for
-those who find it locked.
+The operating system holds the lock for a process and releases it when the process ends, however
+that happens: a file left behind by a killed process locks nothing. The contents of the file are
+only for those who find it locked.
 """
 
 from __future__ import annotations
@@ -24,41 +24,42 @@ if sys.platform != "win32":
 
 NAME = ".lock"
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-"""What a file system answers that knows no locks; nothing is checked there."""
+"""Errors of a file system without locks. Nothing is checked there."""
 
 _held: dict[Path, str] = {}
-"""Lock of this process -> what its file says. The system would give this process the same lock
-twice, and take it back as soon as either was closed."""
+"""Lock file held by this process -> contents of the file. The operating system would give the same
+process the lock twice, and release it as soon as either file was closed."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the run directory inside the `with`. Where there is none it is made, and taken away
-    again where nothing was written into it.
+    """Hold the lock of the run directory inside the `with`.
 
-    Raises RunDirError where another command holds it, WriteError where nothing can be written. A
-    path that is no folder is left for others to refuse.
+    Makes the directory if there is none, and removes it again if nothing was written into it. A
+    path that is not a directory is left for the caller to refuse.
+
+    Raises RunDirError if another command holds the lock, and WriteError if nothing can be written.
     """
     if folder.exists() and not folder.is_dir():
         yield
         return
-    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    made = [directory for directory in (folder, *folder.parents) if not directory.exists()]
     try:
         with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with _claimed(folder.resolve() / NAME):
             yield
     finally:
-        for each in made:
-            with suppress(OSError):  # something is in it, or it could not be made
-                each.rmdir()
+        for directory in made:
+            with suppress(OSError):  # it is not empty, or could not be made
+                directory.rmdir()
 
 
 @contextmanager
 def _claimed(path: Path) -> Iterator[None]:
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    told = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
-    if _held.setdefault(path, told) is not told:
+    owner = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+    if _held.setdefault(path, owner) is not owner:
         raise _in_use(path, _held[path])
     try:
         with _writing(path.parent):
@@ -66,10 +67,10 @@ def _claimed(path: Path) -> Iterator[None]:
         try:
             with _writing(path.parent):
                 os.ftruncate(file, 0)
-                os.write(file, told.encode())
+                os.write(file, owner.encode())
             yield
         finally:
-            with suppress(FileNotFoundError):  # who took the folder away took the lock too
+            with suppress(FileNotFoundError):  # removing the folder removed the lock too
                 path.unlink()
             os.close(file)
     finally:
@@ -77,20 +78,23 @@ def _claimed(path: Path) -> Iterator[None]:
 
 
 def _acquired(path: Path) -> int:
-    """The open file whose lock is ours. Raises RunDirError where another process has it."""
+    """Return the open lock file, with its lock held by this process.
+
+    Raises RunDirError if another process holds it.
+    """
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         if not _is_ours(file):
-            told = os.read(file, 1000).decode()
+            owner = os.read(file, 1000).decode()
             os.close(file)
-            raise _in_use(path, told)
+            raise _in_use(path, owner)
         if _is_at(path, file):
             return file
-        os.close(file)  # who held it ended, and took it away, after it was opened here
+        os.close(file)  # the previous holder removed the file after it was opened here
 
 
 def _is_ours(file: int) -> bool:
-    """Whether the system gave this process the lock of the file."""
+    """Return whether the operating system gave this process the lock of the file."""
     if sys.platform == "win32":
         return True
     try:
@@ -118,15 +122,15 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _in_use(path: Path, told: str) -> RunDirError:
+def _in_use(path: Path, owner: str) -> RunDirError:
     return RunDirError(
-        f"Expected one command at a time in {path.parent}, got a second one while {_who(told)} is "
+        f"Expected one command at a time in {path.parent}, got a second one while {_who(owner)} is "
         "at work there; wait until it has ended, or choose another --out."
     )
 
 
-def _who(told: str) -> str:
-    """Who has the lock.
+def _who(owner: str) -> str:
+    """Return who holds the lock, in words.
 
     >>> _who('{"pid": 7, "host": "box", "since": "2026-01-02 03:04:05"}')
     'process 7 on host box (since 2026-01-02 03:04:05)'
@@ -134,7 +138,7 @@ def _who(told: str) -> str:
     'another process'
     """
     try:
-        one = json.loads(told)
-    except ValueError:  # it has the lock and is about to write
+        process = json.loads(owner)
+    except ValueError:  # the holder has not written the file yet
         return "another process"
-    return f"process {one['pid']} on host {one['host']} (since {one['since']})"
+    return f"process {process['pid']} on host {process['host']} (since {process['since']})"

@@ -1,4 +1,4 @@
-"""A task's model opened for measuring, alike in the process that leads and in each worker."""
+"""A task's model opened for measuring, in the same way in the main process and in each worker."""
 
 from __future__ import annotations
 
@@ -28,19 +28,24 @@ if TYPE_CHECKING:
     from sensitivity.simulators.torch.replay import Cuts
 
 EXECUTED_BATCHES = 16
-"""Of `rank`, at most, for finding quantizers that are never executed."""
+"""Largest number of batches of `rank` used to find quantizers that are never executed."""
 CALIBRATION_SAMPLES = 512
-"""At most, for other ranges."""
+"""Largest number of samples used to find other ranges."""
 FRAMEWORKS = ("torch", "nvidia-modelopt", "onnxruntime")
 AddQuantizers = Callable[[QuantizedModel, Sequence[Any]], AbstractContextManager[Any]]
-"""(model, batches of inputs to calibrate on) -> inside the `with`, it has more quantizers."""
+"""Function of the model and of calibration batches that adds quantizers inside a `with` block."""
 
 
 @dataclass(frozen=True)
 class OpenModel:
-    """given: the task as the user gave it. loaded: as the user's function returned it. task: the
-    same with batches. source: its model without the quantizers in `unexecuted`, which no forward
-    executes."""
+    """A loaded task and its model, ready to be measured.
+
+    given: the task as the user gave it.
+    loaded: the task as the user's function returned it.
+    task: the same with batches.
+    source: its model without the quantizers in `unexecuted`.
+    unexecuted: quantizers that no forward executes.
+    """
 
     given: Given
     loaded: Task | EvaluateTask
@@ -50,12 +55,12 @@ class OpenModel:
 
     @property
     def example(self) -> Any:
-        """One batch of inputs; None where the task has none."""
+        """One batch of inputs; None if the task has none."""
         return example_of(self.loaded)
 
     @property
     def gpus(self) -> int:
-        """How many the model is on."""
+        """Number of GPUs that the model uses."""
         if not self.in_torch:
             return 0
         device = device_of(self.source.model)
@@ -68,12 +73,15 @@ class OpenModel:
 
     @property
     def threads(self) -> int | None:
-        """Of torch in this process; None where it does not compute the model."""
+        """Threads of torch in this process; None if torch does not compute the model."""
         return optional.torch.get_num_threads() if self.in_torch else None
 
     def simulators(self, memory: int | None) -> Callable[[tuple[Range, ...]], Simulator]:
-        """What makes a simulator that offers some ranges. memory: bytes that one may hold besides
-        the weights; None takes a quarter of what is free."""
+        """Return a function that makes a simulator which offers the given ranges.
+
+        memory: bytes that a simulator may hold besides the weights; None takes a quarter of the
+            free memory.
+        """
         cuts: Cuts = {}
 
         def simulator(offered: tuple[Range, ...]) -> Simulator:
@@ -85,8 +93,10 @@ class OpenModel:
         return simulator
 
     def head(self) -> dict[str, Any]:
-        """What the measurements of a journal are of: anything that would change them. "task" may
-        change, where the session agrees."""
+        """Return the head of a journal: everything that would change its measurements.
+
+        Only "task" may differ later, if the session finds that the task measures the same.
+        """
         return {
             "task": task_digest(self.given),
             "metric": self.task.metric,
@@ -101,10 +111,11 @@ class OpenModel:
 
 @contextmanager
 def opened_model(given: Given, residuals: AddQuantizers | None = None) -> Iterator[OpenModel]:
-    """Load the task where it is in a file, and leave out what no forward executes.
+    """Load a task and open its model without the quantizers that no forward executes.
 
-    residuals: `units.placement.residual_quantizers` for quantizers on skip connections inside the
-    `with`; None for none. Raises TaskError, ModelError (not calibrated).
+    residuals: `units.placement.residual_quantizers` to add quantizers on skip connections inside
+        the `with`; None adds none.
+    Raises TaskError and ModelError (not calibrated).
     """
     loaded = load_task(given)
     task = with_batches(loaded) if isinstance(loaded, EvaluateTask) else loaded
@@ -122,11 +133,12 @@ def opened_model(given: Given, residuals: AddQuantizers | None = None) -> Iterat
 def executed_only(
     source: QuantizedModel, loaded: Task | EvaluateTask
 ) -> Iterator[tuple[QuantizedModel, tuple[Quantizer, ...]]]:
-    """The model without the quantizers that no forward executes, and these.
+    """Disable, inside the `with`, the quantizers that no forward executes.
 
-    They are disabled inside the `with`. Nothing is left out where the task gives no inputs to run
-    the model on. Raises ModelError where no quantizer is executed, and for one that is executed but
-    not calibrated.
+    Yields the model without them, and these quantizers. Nothing is left out if the task gives no
+    inputs to run the model on.
+
+    Raises ModelError if no quantizer is executed, or if an executed one is not calibrated.
     """
     unexecuted = _unexecuted(source, loaded)
     executed = tuple(quantizer for quantizer in source.quantizers if quantizer not in unexecuted)
@@ -147,7 +159,7 @@ def executed_only(
 def _unexecuted(source: QuantizedModel, loaded: Task | EvaluateTask) -> tuple[Quantizer, ...]:
     missing = set(names_of(source.quantizers))
     if example_of(loaded) is None:
-        return ()  # nothing is known of them
+        return ()  # without inputs it is unknown which are executed
     for inputs in _first_inputs(loaded):
         missing -= source.executed(inputs)
         if not missing:
@@ -156,16 +168,21 @@ def _unexecuted(source: QuantizedModel, loaded: Task | EvaluateTask) -> tuple[Qu
 
 
 def _first_inputs(loaded: Task | EvaluateTask) -> Iterator[Any]:
-    """Batches of inputs that show which quantizers are executed: a model may route some samples
-    past a part of it."""
+    """Return batches of inputs that show which quantizers are executed.
+
+    One batch is not enough: a model may send only some samples through a part of it.
+    """
     if isinstance(loaded, EvaluateTask):
         return iter(() if loaded.example_inputs is None else (loaded.example_inputs,))
     return (check_pair(batch, "rank")[0] for batch in islice(loaded.data["rank"], EXECUTED_BATCHES))
 
 
 def calibration_of(task: Task | EvaluateTask) -> Iterator[Any]:
-    """Batches of inputs that ranges are taken from: split "calib" where the task has it, else
-    `rank`."""
+    """Yield the batches of inputs that ranges are calibrated on: those of the split "calib" if the
+    task has it, else of `rank`.
+
+    Raises TaskError for an EvaluateTask without example_inputs.
+    """
     if isinstance(task, EvaluateTask):
         if task.example_inputs is None:
             raise TaskError(
@@ -183,19 +200,20 @@ def calibration_of(task: Task | EvaluateTask) -> Iterator[Any]:
 
 
 def quantized_model(model: Any) -> QuantizedModel:
-    """The adapter whose toolkit made this model, without what is around it, such as DataParallel.
+    """Return the adapter of the toolkit that quantized this model.
 
-    Raises ModelError where none recognises it.
+    Wrappers such as DataParallel are removed first. Raises ModelError if no adapter recognises the
+    model, or if it has no enabled quantizer.
     """
     model = unwrapped(model)
-    # Guests come last: one that cannot be used is in nobody's way whose model is of a source of
-    # ours.
+    # Adapters of other packages come last, so that a broken one does not affect users whose model
+    # is from one of our own sources.
     for name in names("quantizers"):
         adapter = load("quantizers", name)
         if adapter.recognises(model):
-            found: QuantizedModel = adapter(model)
-            if found.quantizers:
-                return found
+            quantized: QuantizedModel = adapter(model)
+            if quantized.quantizers:
+                return quantized
             raise ModelError(
                 f"Expected a calibrated model with enabled quantizers, got a {name} model with "
                 "none enabled; quantize and calibrate it first."
@@ -208,8 +226,8 @@ def quantized_model(model: Any) -> QuantizedModel:
 
 
 def with_batches(task: EvaluateTask) -> Task:
-    """The same as a Task: each split is one batch whose input is the evaluation, and whose output
-    is its score."""
+    """Return the task as a Task in which each split is one batch, whose input is the evaluation
+    function and whose output is its score."""
     data = {
         split: [(getattr(task, "evaluate" if split == "rank" else split) or task.evaluate, None)]
         for split in SPLITS
@@ -233,7 +251,7 @@ def _version(package: str) -> str | None:
 
 
 def example_of(loaded: Task | EvaluateTask) -> Any:
-    """One batch of inputs; None where the task has none."""
+    """Return one batch of inputs, or None if the task has none."""
     return loaded.example_inputs if isinstance(loaded, EvaluateTask) else _first(loaded)
 
 

@@ -1,12 +1,12 @@
-"""Packages that a plain install lacks, most runs do without, or that take long to import, each
-imported when it is first used.
+"""Packages that are optional, needed by few runs, or slow to import. Each is imported when it is
+first used.
 
     from sensitivity import optional
 
     with optional.torch.no_grad(): ...
 
-So a file that needs torch on some of its ways says so at its top, and a Q/DQ file is analysed on a
-machine that has no torch.
+A module that needs torch only on some paths can thus name it at its top, and a Q/DQ file can be
+analysed on a machine without torch.
 """
 
 from __future__ import annotations

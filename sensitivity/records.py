@@ -1,7 +1,7 @@
-"""Frozen records: the only things that pass from one step to the next.
+"""Frozen records, the only data that passes from one step to the next.
 
-A model's quantizers become units, units become variants, variants are measured,
-measurements become effects, effects become a plan.
+A model's quantizers are grouped into units. A scan measures variants of the model, statistics turn
+the measurements into effects of units, and a planner turns the effects into a plan.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Scores = NDArray[np.float64]
-    """Per-sample scores: first axis is the sample, [n] or [n, k]."""
+    """Per-sample scores, shape [n] or [n, k]. The first axis is the sample."""
 else:
-    Scores = Any  # numpy stays out of the start of the command line
+    Scores = Any  # keeps numpy out of the start-up of the command line
 
 Role = Literal["input", "weight", "output"]
 Mode = Literal["disable", "enable"]
@@ -36,23 +36,26 @@ UnitKind = Literal[
 ]
 
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
-"""The default of a parameter that may map nothing."""
+"""Default of a parameter that takes an optional mapping."""
 
 SPLITS = ("rank", "confirm", "holdout")
-"""rank: sensitivities; confirm: choosing a plan; holdout: the reported accuracy, never used to
-choose."""
+"""Splits of the data set. `rank` is for sensitivities, `confirm` for choosing a plan, and `holdout`
+for the reported accuracy; `holdout` is never used to choose."""
 
 
 @dataclass(frozen=True)
 class Quantizer:
     """One fake-quantization point of a calibrated model.
 
-    name: exact and unique in the model. layer: the operation it belongs to.
+    name: exact name, unique in the model.
+    layer: name of the operation that the quantizer belongs to.
+    bits: width of the quantized values.
     axis: channel axis of a per-channel quantizer; None means per tensor.
-    problem: why it cannot be used ("amax is missing"); None means calibrated.
-    replaces: the quantizer of which this is the same with another range; None for those of the
-    model itself.
-    format: of the quantized values, as one says it ("INT8", "FP8 E4M3", "INT4 in blocks of 128").
+    problem: why the quantizer cannot be used ("amax is missing"); None means it is calibrated.
+    replaces: name of the quantizer that this one copies with another range; None for a quantizer of
+        the model itself.
+    format: number format of the quantized values, in words ("INT8", "FP8 E4M3", "INT4 in blocks of
+        128").
     """
 
     name: str
@@ -67,16 +70,20 @@ class Quantizer:
 
 @dataclass(frozen=True)
 class Range:
-    """A range that a quantizer may take in place of its own.
+    """A range that a quantizer can use instead of its own.
 
-    method: how it was found ("mse", "percentile 99.9", "own", ...). amax: largest absolute value
-    that does not clip, one per tensor, or one per channel along `axis`. low: of an asymmetric grid
-    the smallest value that does not clip, 0 at most, beside the largest in `amax`; None where the
-    grid keeps its zero point. bias: of a weight's quantizer, what is added to the bias of its layer
-    while the weight is quantized, one per output channel; None leaves the bias as it is. bits: how
-    many the integers then have; None for as many as they have. rounding: of a weight's quantizer,
-    which values go to the other one of the two levels around them, packed as `quantizers.rounding`
-    says; None where all go to the nearest.
+    quantizer: name of the quantizer.
+    method: how the range was found ("mse", "percentile 99.9", "own", ...).
+    amax: largest absolute value that does not clip, one per tensor, or one per channel along
+        `axis`. With `low`, the largest value that does not clip.
+    axis: channel axis of `amax`; None means per tensor.
+    low: smallest value of an asymmetric grid that does not clip, at most 0; None means that the
+        grid keeps its zero point.
+    bias: correction added to the layer's bias while this weight is quantized, one value per output
+        channel; None leaves the bias unchanged.
+    bits: width of the integers with this range; None keeps the quantizer's own.
+    rounding: which weights are rounded to the farther of their two neighbouring levels, packed as
+        in `quantizers.rounding`; None rounds every value to the nearest.
     """
 
     quantizer: str
@@ -90,8 +97,7 @@ class Range:
 
     @cached_property
     def key(self) -> str:
-        """The name under which simulators and journals know it: no two ranges of one model have the
-        same."""
+        """Name by which simulators and journals identify the range, unique within a model."""
         parts: tuple[Any, ...] = (self.amax, self.axis)
         parts += () if self.low is None and self.bias is None else (self.low,)
         parts += () if self.bias is None else (self.bias,)
@@ -103,13 +109,18 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """An integer grid: x is replaced by (clip(round(x / scale) + zero_point, low, high) -
-    zero_point) * scale.
+    """An integer grid.
 
-    scale: float32[1] per tensor, float32[channels] along `axis` otherwise; finite and > 0.
-    block: how many values along `axis` have one scale, which then has the tensor's shape with fewer
-    entries along `axis`; None where a scale is for a channel or a tensor.
-    is_float: the levels are those of FP8 E4M3 instead of integers.
+    A value x becomes (clip(round(x / scale) + zero_point, low, high) - zero_point) * scale.
+
+    scale: float32[1] per tensor, float32[channels] along `axis` otherwise; finite and > 0. With
+        `block`, it has the shape of the tensor with fewer entries along `axis`.
+    zero_point: the integer that stands for 0.
+    low, high: the smallest and the largest integer.
+    axis: channel axis; None means per tensor.
+    block: number of consecutive values along `axis` that share one scale; None means one scale per
+        channel or tensor.
+    is_float: whether the levels are those of FP8 E4M3 instead of integers.
     """
 
     scale: NDArray[np.float32]
@@ -123,11 +134,11 @@ class Grid:
 
 @dataclass(frozen=True)
 class Unit:
-    """What a scan toggles: a layer, a group or one quantizer, with the exact names of its
-    quantizers.
+    """What a scan toggles: a layer, a group of layers or one quantizer.
 
-    kind: why its quantizers switch together; "head" and "repvgg" also mark single layers. layers:
-    those it is of; empty for a unit that is one layer.
+    quantizers: exact names of its quantizers.
+    kind: why its quantizers switch together; "head" and "repvgg" also mark single layers.
+    layers: names of the layers that it holds; empty for a unit that is one layer.
     """
 
     name: str
@@ -137,7 +148,7 @@ class Unit:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What a pattern may match: the unit's own name and those of its layers."""
+        """Names that a pattern may match: the unit's own and those of its layers."""
         return (self.name, *(layer for layer in self.layers if layer != self.name))
 
 
@@ -146,10 +157,13 @@ NodeKind = Literal["layer", "join", "input", "output"]
 
 @dataclass(frozen=True)
 class GraphNode:
-    """A place in the graph of a model. kind: "join" is an operation of no layer where values of
-    several places meet. name: unique among nodes of its kind; of a layer, as quantizers have it.
-    operation: in ONNX's words, such as "Conv"; of a layer that of its weight; "" where there is
-    none.
+    """A node in the graph of a model's layers.
+
+    kind: "layer", "input", "output", or "join" for an operation outside all layers that combines
+        tensors of several nodes.
+    name: unique among the nodes of its kind; for a layer, the name that its quantizers refer to.
+    operation: ONNX operator type, such as "Conv"; for a layer, that of the operation with its
+        weight; "" if there is none.
     """
 
     kind: NodeKind
@@ -159,11 +173,12 @@ class GraphNode:
 
 @dataclass(frozen=True)
 class ModelGraph:
-    """Which layers of a model hand each other tensors.
+    """Which layers of a model pass tensors to each other.
 
-    nodes: in the order in which they are computed. edges: (before, after), positions in `nodes`.
-    meetings: quantizers that read the same values, or what one Concat joins, with different ranges:
-    there an engine requantizes.
+    nodes: in the order of execution.
+    edges: (before, after), positions in `nodes`.
+    meetings: groups of quantizers with different ranges that read the same tensor, or tensors
+        joined by one Concat. An engine requantizes there.
     """
 
     nodes: tuple[GraphNode, ...]
@@ -171,11 +186,11 @@ class ModelGraph:
     meetings: tuple[tuple[str, ...], ...] = ()
 
     def of_kind(self, *kinds: NodeKind) -> list[int]:
-        """The positions of all nodes of these kinds."""
+        """Return the positions of all nodes of these kinds."""
         return [at for at, node in enumerate(self.nodes) if node.kind in kinds]
 
     def without(self, nodes: Collection[int]) -> ModelGraph:
-        """The graph without these nodes, by their positions, and without their edges."""
+        """Return the graph without the nodes at these positions and without their edges."""
         kept = [at for at in range(len(self.nodes)) if at not in nodes]
         position = {at: new for new, at in enumerate(kept)}
         edges = [edge for edge in self.edges if position.keys() >= set(edge)]
@@ -188,13 +203,16 @@ class ModelGraph:
 
 @dataclass(frozen=True)
 class OnGrid:
-    """What the integer grid of a quantizer makes of the values that it gets.
+    """How well the integer grid of a quantizer represents the values it receives.
 
-    ends: the smallest and the largest value that does not clip; step: the smallest and the largest;
-    of all channels both. clipped: share of the values that clip. rounding, clipping: mean squared
-    errors of the values within the range and of those beyond it, over all values, as shares of
-    their mean square. median_channel: both together in the output channel of a weight that is in
-    the middle, as a share of its own mean square; None where there are no such channels.
+    ends: smallest and largest value that does not clip, over all channels.
+    step: smallest and largest step of the grid, over all channels.
+    clipped: fraction of the values that clip.
+    rounding: squared error of the values within the range, averaged over all values, as a fraction
+        of the mean square of all values.
+    clipping: the same for the values outside the range.
+    median_channel: rounding plus clipping error of the median output channel of a weight, as a
+        fraction of that channel's own mean square; None without such channels.
     """
 
     ends: tuple[float, float]
@@ -207,12 +225,13 @@ class OnGrid:
 
 @dataclass(frozen=True)
 class Distribution:
-    """What one quantizer gets while nothing is quantized.
+    """Distribution of the values that one quantizer receives while nothing is quantized.
 
-    low, high: the smallest and the largest value. counts: of values in bins of equal width between
-    them. on_grid: None where the format has no integer grid. channels: of a weight the largest
-    absolute value of each output channel, the largest first; of more than 64 channels, 64 evenly
-    spaced ones; empty for activations.
+    low, high: smallest and largest value.
+    counts: number of values in each of the bins of equal width between `low` and `high`.
+    on_grid: None for a format without an integer grid.
+    channels: for a weight, the largest absolute value of each output channel in descending order,
+        or of 64 evenly spaced ones if there are more than 64 channels; empty for activations.
     """
 
     quantizer: str
@@ -226,8 +245,11 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Distributions:
-    """samples: of the calibration data, on which activations were seen. Of large tensors, evenly
-    spaced values were."""
+    """Distributions of the values of all quantizers.
+
+    samples: number of calibration samples on which the activations were observed. Large tensors are
+        subsampled at even steps.
+    """
 
     samples: int
     quantizers: tuple[Distribution, ...]
@@ -235,9 +257,13 @@ class Distributions:
 
 @dataclass(frozen=True)
 class Variant:
-    """The model with some quantizers disabled, and some with another range than their own.
+    """The model with some quantizers disabled and some ranges replaced.
 
     Two variants with the same `disabled` and `ranges` are the same variant, whatever their labels.
+
+    label: what reports call the variant.
+    disabled: exact names of the disabled quantizers.
+    ranges: ranges that replace those of their quantizers.
     """
 
     label: str
@@ -246,24 +272,26 @@ class Variant:
 
     @cached_property
     def switched(self) -> frozenset[str]:
-        """What a simulator is asked for: names of disabled quantizers and keys of the ranges in
-        use."""
-        return self.disabled | {one.key for one in self.ranges}
+        """What a simulator has to switch: names of disabled quantizers and keys of replaced
+        ranges."""
+        return self.disabled | {replacement.key for replacement in self.ranges}
 
     @cached_property
     def key(self) -> str:
-        """The name under which a journal knows it."""
+        """Name by which a journal identifies the variant."""
         return hashlib.sha256("\n".join(sorted(self.switched)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check found before the work began.
+    """One result of a check before the work begins.
 
-    code: stable and kebab-case, for programs. severity: an "error" stops the work, a "warning" is
-    shown wherever the results are, a "note" only tells. where: the quantizer, layer, tensor, split
-    or file that it is about; "" for the whole task. message: one sentence that says what must hold
-    and what came. fix: what to do about it; "" for a note.
+    code: stable identifier in kebab-case, for programs.
+    severity: an "error" stops the work, a "warning" is repeated wherever the results are shown, and
+        a "note" is only information.
+    where: the quantizer, layer, tensor, split or file concerned; "" for the whole task.
+    message: one sentence that says what must hold and what was found.
+    fix: what to do about it; "" for a note.
     """
 
     code: str
@@ -275,7 +303,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval. low and high are None where no interval can be had (n < 2)."""
+    """A value with its confidence interval.
+
+    low, high: ends of the interval; None if there is none (n < 2).
+    n: number of samples.
+    """
 
     value: float
     low: float | None
@@ -284,47 +316,48 @@ class Estimate:
 
     @classmethod
     def between(cls, value: float, low: float, high: float, n: int) -> Estimate:
-        """An estimate with these ends; without an interval where one of them is not finite."""
+        """Return an estimate with this interval, or without one if an end is not finite."""
         if math.isfinite(low) and math.isfinite(high):
             return cls(value, low, high, n)
         return cls(value, None, None, n)
 
     @property
     def has_interval(self) -> bool:
-        """Whether anything is known of chance."""
+        """Whether there is an interval."""
         return self.low is not None and self.high is not None
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Both ends of the interval; without one -inf and inf, for it may then be any value."""
+        """Both ends of the interval; (-inf, inf) without one, since the value may then be
+        anything."""
         if self.low is None or self.high is None:
             return -math.inf, math.inf
         return self.low, self.high
 
     @property
     def sides(self) -> tuple[float, float]:
-        """How far the interval reaches below and above the value; inf where there is none."""
+        """How far the interval reaches below and above the value; inf without an interval."""
         low, high = self.ends
         return self.value - low, high - self.value
 
     def allows(self, value: float) -> bool:
-        """Whether the data cannot tell the estimate from this value."""
+        """Whether this value is consistent with the data, i.e. lies in the interval."""
         low, high = self.ends
         return low <= value <= high
 
     def plus(self, by: float) -> Estimate:
-        """The estimate of this much more."""
+        """Return the estimate shifted up by `by`."""
         low, high = self.ends
         return Estimate.between(self.value + by, low + by, high + by, self.n)
 
     def under(self, level: float) -> Estimate:
-        """The estimate of how far this one is under a level that is known for sure."""
+        """Return the estimate of `level` minus this one, for a level that is known exactly."""
         low, high = self.ends
         return Estimate.between(level - self.value, level - high, level - low, self.n)
 
 
 def speed_from_ratio(ratio: Estimate) -> SpeedRatio:
-    """What a speed says that was measured as a multiple of another one."""
+    """Return whether a file is faster than another, given the ratio of their speeds."""
     if ratio.allows(1):
         return "no different"
     return "faster" if ratio.value > 1 else "slower"
@@ -334,16 +367,15 @@ def speed_from_ratio(ratio: Estimate) -> SpeedRatio:
 class Effect:
     """Sensitivity of one unit.
 
-    effect: mode `disable`: metric gained when only this unit is left unquantized; mode `enable`:
-    metric lost
-        when only this unit is quantized. In the metric's own unit. n is 0 for a unit that a race
-        ranked by its signal alone: its value, 0, and `metric` then say nothing.
-    metric: the aggregate metric of the variant itself.
-    judged: False where what the unit computes reaches no output that the score reads, so that its
-    effect is not known.
-    rank: 1 is the most sensitive; unique. tie: the rank of the first unit that the data cannot tell
-    from this
-        one; equal to `rank` where there is none.
+    rank: 1 is the most sensitive; unique.
+    tie: rank of the first unit that the data cannot distinguish from this one; equal to `rank` if
+        there is none.
+    effect: in mode `disable`, the metric gained when only this unit is left unquantized; in mode
+        `enable`, the metric lost when only this unit is quantized. In the metric's own unit. n = 0
+        marks a unit that a race ranked by its signal alone; its value, 0, and `metric` then carry
+        no information.
+    metric: aggregate metric of the variant itself.
+    judged: False if the unit reaches no output that the score reads, so that its effect is unknown.
     """
 
     rank: int
@@ -355,17 +387,19 @@ class Effect:
 
     @property
     def is_measured(self) -> bool:
-        """Whether the metric sees the unit and was spent on it."""
+        """Whether the score reads the unit's output and samples were spent on measuring it."""
         return self.judged and self.effect.n > 0
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the plan must hold: exactly one of the first three is given.
+    """The accuracy that a plan must keep. Exactly one of the first three is given.
 
-    metric: absolute. drop: largest loss against float, in the metric's unit. relative: the same as
-    a fraction of float. confidence: the probability with which the true metric must meet it, not
-    that of the samples at hand.
+    metric: lowest metric, absolute.
+    drop: largest loss against float, in the metric's unit.
+    relative: largest loss as a fraction of float's metric.
+    confidence: probability with which the true metric, not the one of these samples, must meet the
+        target.
     """
 
     metric: float | None = None
@@ -374,7 +408,10 @@ class Target:
     confidence: float = 0.8
 
     def floor(self, float_metric: float) -> float:
-        """The lowest metric that meets the target, given the float baseline on the same samples."""
+        """Return the lowest metric that meets the target.
+
+        float_metric: baseline of the float model on the same samples.
+        """
         if self.metric is not None:
             return self.metric
         if self.drop is not None:
@@ -385,8 +422,13 @@ class Target:
 
 @dataclass(frozen=True)
 class PlanStep:
-    """A skip-set that a planner tried on `confirm`, in the order tried. n: samples that settled it.
-    wide: units that were not left out, but had activations of 16 bits."""
+    """A skip-set that a planner tried on `confirm`. Steps are kept in the order tried.
+
+    metric: of the set, on the samples used.
+    met: whether it met the target.
+    n: number of samples after which the answer was settled.
+    wide: units that stayed quantized with 16-bit activations.
+    """
 
     skip: tuple[str, ...]
     metric: float
@@ -396,17 +438,18 @@ class PlanStep:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The set as planners name it."""
+        """The set in the notation of planners, see `names_of_set`."""
         return names_of_set(self.skip, self.wide)
 
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """A unit that stays in INT8 with other ranges than it came with, or a corrected bias.
+    """A unit that stays in INT8 with other ranges than its own, or with a corrected bias.
 
-    method: in words. before, ranges: old and new, for the same quantizers. gain: of the metric on
-    `rank`, paired: on top of the units recalibrated before it, or of all of them at once where they
-    were taken together.
+    method: how the ranges were found, in words.
+    before, ranges: old and new ranges, for the same quantizers in the same order.
+    gain: paired gain of the metric on `rank`, on top of the units recalibrated before it.
+    together: whether all units were recalibrated at once; `gain` is then that of all of them.
     """
 
     unit: str
@@ -424,8 +467,10 @@ class Recalibrated:
 
 @dataclass(frozen=True)
 class Widened:
-    """A unit that has activations of 16 bits in place of its own, and its weights as they are.
-    ranges: of all its activations."""
+    """A unit whose activations are quantized with 16 bits; its weights are unchanged.
+
+    ranges: 16-bit ranges of all its activations.
+    """
 
     unit: str
     ranges: tuple[Range, ...]
@@ -433,17 +478,22 @@ class Widened:
 
 @dataclass(frozen=True)
 class PlanMetric:
-    """Accuracy of a plan. float, quantized and confirm are on the `confirm` split, where the target
-    was checked; holdout is on samples that no choice has seen; holdout_float, holdout_drop (paired,
-    float minus plan) and holdout_quantized too, the last None where it was not measured. quantized
-    is everything in INT8 with its own ranges, recalibrated with those of the plan; None where it
-    has none.
-    confirm_drop: float minus plan on `confirm`, corrected for choosing the plan there
-    (`stats.selection`) where more than one set was tried; None where the plan was not measured on
-    all of it.
-    true_drop: float minus plan in the world that the samples are from, from what was counted on
-    `rank`, `confirm` and `holdout` and from how far float's own answers move (`stats.soft_drop`);
-    None where the task has no soft drop."""
+    """Accuracy of a plan.
+
+    float, quantized, confirm: the float model, everything in INT8 with its own ranges, and the
+        plan, on the `confirm` split, where the target was checked.
+    recalibrated: everything in INT8 with the ranges of the plan, on `confirm`; None if the plan
+        replaces none.
+    holdout, holdout_float: the plan and the float model on `holdout`, samples that no choice has
+        seen.
+    holdout_drop: float minus plan on `holdout`, paired.
+    holdout_quantized: everything in INT8 on `holdout`; None if it was not measured.
+    confirm_drop: float minus plan on `confirm`, corrected for having chosen the plan there if more
+        than one set was tried (`stats.selection`); None if the plan was not measured on all of it.
+    true_drop: float minus plan for the population that the samples come from, estimated from the
+        counted answers on `rank`, `confirm` and `holdout` and from how far float's own answers move
+        (`stats.soft_drop`); None for a task without a soft drop.
+    """
 
     name: str
     float: Estimate
@@ -459,16 +509,17 @@ class PlanMetric:
 
     @property
     def counted_drop(self) -> Estimate:
-        """Float less the plan on `confirm`, as it was counted there: without an interval."""
+        """Float minus plan on `confirm`, as counted there and without an interval."""
         return Estimate(self.float.value - self.confirm.value, None, None, self.confirm.n)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What to do in the end. choice: all of INT8 is enough; the plan; quantization-aware training;
-    or float.
+    """Recommendation at the end of a run.
 
-    sentences: why, with the numbers behind it, the most important first.
+    choice: "ptq" if everything in INT8 is accurate enough, "partial" for the plan, "qat" for
+        quantization-aware training, or "float".
+    sentences: the reasons with their numbers, the most important first.
     """
 
     choice: Literal["ptq", "partial", "qat", "float"]
@@ -477,19 +528,26 @@ class Advice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a run found, in three lines that a reader can act on. Each has a status and a sentence
-    with its numbers.
+    """Conclusion of a run in three lines, each with a status and a sentence that gives the numbers.
 
-    accuracy: "met" where the drop is within the target with the target's `confidence`, "missed"
-    where it is above it
-        with as much, or where no set tried reached it; "not proven" otherwise.
-    speed: of the plan's file against the float file, in one runtime; "same file" where nothing is
-    in INT8.
-    action: "use" the file; "prove" the accuracy on more samples; take the "risk" or ask for another
-    target, where more samples than anybody has would prove nothing; "bench" it; stay with "float";
-    "lower" the file for the runtime that it was slow in; "train" for INT8; "repair" a file whose
-    accuracy in the runtime is not what was simulated.
-    chance: of the true drop being within the target; None where there is no interval.
+    accuracy: "met" if the drop is within the target with the target's `confidence`; "missed" if it
+        exceeds the target with the same confidence, or if no set tried reached it; "not proven"
+        otherwise.
+    speed: the plan's file against the float file, in one runtime; "same file" if nothing is in
+        INT8.
+    action: what to do, as listed below.
+    chance: probability that the true drop is within the target; None without an interval.
+
+    Actions:
+    - "use": use the file.
+    - "prove": measure the accuracy on more samples.
+    - "risk": accept the risk or choose another target, because no realistic number of samples would
+      settle it.
+    - "bench": measure the latency.
+    - "float": stay with the float model.
+    - "lower": export the file for the runtime in which it was slow.
+    - "train": train the model for INT8.
+    - "repair": the accuracy in the runtime differs from the simulated one.
     """
 
     accuracy: AccuracyStatus
@@ -502,8 +560,8 @@ class Verdict:
 
     @property
     def tone(self) -> Tone:
-        """Good only where the file can be used: never for a target that is met by what is not worth
-        having."""
+        """Good only for a file worth using: a plan can meet its target and still not be worth
+        it."""
         if self.action == "use":
             return "good"
         return "bad" if self.accuracy == "missed" or self.action == "repair" else "open"
@@ -513,19 +571,23 @@ class Verdict:
 class Plan:
     """A skip-set with its evidence.
 
-    skip: exact unit names, most sensitive first. quantizers: exact names of all quantizers it
-    disables.
-    floor: the metric that had to be reached on `confirm`. reason: why the target was missed; None
-    when met.
-    try_next: what else to try when missed. recalibrated: units that stay in INT8 with other ranges
-    than they came with.
-    notes: what the search noticed, such as a path that is not monotone.
-    predicted_ms: by the cost model; None where it measured no times. measured_ms: median latency of
-    the exported plan; None until it was measured. Both are of the runtime that the cost or the
-    bench was asked for.
-    formats: unit -> what the plan runs it in, in words ("INT8", "FP8 E4M3", "INT8 with INT16
-    activations"), "float" for those in `skip`; empty in plans of versions before it was told.
-    widened: units that have activations of 16 bits.
+    skip: exact names of the units left unquantized, the most sensitive first.
+    quantizers: exact names of all quantizers that it disables.
+    met: whether the target was met on `confirm`.
+    floor: the metric that had to be reached on `confirm`.
+    path: the sets that the planner tried.
+    planner: name of the planner.
+    reason: why the target was missed; None if it was met.
+    try_next: what else to try after a missed target.
+    recalibrated: units that stay in INT8 with other ranges than their own.
+    notes: observations of the search, such as a path that is not monotone.
+    predicted_ms: latency predicted by the cost model; None if the cost model holds no times.
+    measured_ms: median latency of the exported plan; None until measured. Both latencies are those
+        of the runtime that the cost model or the bench was made for.
+    formats: unit -> format that the plan runs it in, in words ("INT8", "FP8 E4M3", "INT8 with INT16
+        activations", "float" for those in `skip`); empty in plans written by versions that did not
+        record it.
+    widened: units with 16-bit activations.
     """
 
     skip: tuple[str, ...]
@@ -549,40 +611,40 @@ class Plan:
 
     @property
     def outside(self) -> tuple[str, ...]:
-        """Units that do not run in their own format: in float, or with activations of 16 bits."""
-        return (*self.skip, *(one.unit for one in self.widened))
+        """Units that do not run in their own format: those in float or with 16-bit activations."""
+        return (*self.skip, *(widened.unit for widened in self.widened))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The set as planners name it."""
-        return names_of_set(self.skip, [one.unit for one in self.widened])
+        """The set in the notation of planners, see `names_of_set`."""
+        return names_of_set(self.skip, [widened.unit for widened in self.widened])
 
     def is_of(self, names: Iterable[str]) -> bool:
-        """Whether the plan is this set, as planners name it."""
+        """Return whether the plan is this set, given in the notation of planners."""
         return set(names) == set(self.names)
 
     @property
     def wide_ranges(self) -> tuple[Range, ...]:
-        """Of all activations that have 16 bits."""
-        return tuple(one for unit in self.widened for one in unit.ranges)
+        """Ranges of all 16-bit activations."""
+        return tuple(wide_range for unit in self.widened for wide_range in unit.ranges)
 
     @property
     def ranges(self) -> tuple[Range, ...]:
-        """Of all recalibrated units."""
-        return tuple(one for unit in self.recalibrated for one in unit.ranges)
+        """Ranges of all recalibrated units."""
+        return tuple(new_range for unit in self.recalibrated for new_range in unit.ranges)
 
     @property
     def every_range(self) -> tuple[Range, ...]:
-        """All that the plan gives quantizers in the place of their own."""
+        """All ranges of the plan that replace those of its quantizers."""
         return (*self.ranges, *self.wide_ranges)
 
 
 @dataclass(frozen=True)
 class Border:
-    """Two units that exchange a tensor. cost: of converting it, paid where exactly one of them is
-    left unquantized.
+    """Two units that exchange a tensor.
 
-    b: "" is what is never quantized, such as the model's input.
+    b: "" for what is never quantized, such as the model's input.
+    cost: cost of converting the tensor, paid if exactly one of the units is left unquantized.
     """
 
     a: str
@@ -592,14 +654,18 @@ class Border:
 
 @dataclass(frozen=True)
 class CostModel:
-    """What a model costs to run when a skip-set stays out of INT8.
+    """What the model costs to run with a skip-set left out of INT8.
 
-    kind: how it was had ("macs", "table", "engine"). unit: "ms" for times that were measured;
-    "work" is no time, only good for comparing. base: of everything in INT8, without borders. units:
-    what leaving each one out adds; below 0 where it is faster in float; with 16 bits it adds
-    `WIDE_SHARE` of that, unless its `wide_name` is there. note: why not to trust it;
-    "" where nothing speaks against it. error: standard deviation of a skip-set's measured time
-    about what this says; 0 where it was not estimated.
+    kind: where the numbers come from ("macs", "table", "engine").
+    unit: "ms" for measured times; "work" is not a time and only good for comparisons.
+    base: cost of everything in INT8, without borders.
+    units: unit -> cost added by leaving it out; negative if it is faster in float. With 16-bit
+        activations a unit adds `WIDE_SHARE` of that, unless its `wide_name` has an entry of its
+        own.
+    borders: costs of conversions between units.
+    note: a reason not to trust the numbers; "" if there is none.
+    error: standard deviation of the measured time of a skip-set around the prediction; 0 if it was
+        not estimated.
     """
 
     kind: str
@@ -611,7 +677,7 @@ class CostModel:
     error: float = 0.0
 
     def of(self, names: Iterable[str]) -> float:
-        """names: as planners name a set."""
+        """Return the cost of a set, given in the notation of planners."""
         names = set(names)
         outside = {*names, *parts_of_set(names)[1], ""}
         cut = sum(
@@ -626,7 +692,11 @@ class CostModel:
 
 
 def cost_of(names: Collection[str], cost: CostModel | None) -> float:
-    """What to compare skip-sets by; without a cost their size. names: as planners name a set."""
+    """Return the cost by which skip-sets are compared: that of the model, or the size of the set
+    without one.
+
+    names: a set in the notation of planners.
+    """
     if cost is not None:
         return cost.of(names)
     skip, wide = parts_of_set(names)
@@ -634,40 +704,48 @@ def cost_of(names: Collection[str], cost: CostModel | None) -> float:
 
 
 def unit_cost(units: Iterable[str]) -> CostModel:
-    """The cost of a set where nothing is known of times and work: how many of these units it
-    holds."""
+    """Return a cost model that counts units, for a model of which neither times nor work are
+    known."""
     return CostModel("units", "work", 0.0, dict.fromkeys(units, 1.0))
 
 
 def predicted_ms(names: Collection[str], cost: CostModel | None) -> float | None:
-    """The time of the whole engine by this cost. None where the cost is no time, and for sets with
-    activations of 16 bits, of which no time was measured. names: as planners name a set."""
+    """Return the predicted time of the whole engine in milliseconds.
+
+    names: a set in the notation of planners.
+    Returns None if the cost model holds no times, or if the set has 16-bit activations, for which
+    no time was measured.
+    """
     if cost is None or cost.unit != "ms" or parts_of_set(names)[1]:
         return None
     return cost.of(names)
 
 
 WIDE_SHARE = 128 / 1024
-"""Bit operations of a multiplication with 8-bit weights and 16-bit activations, over those of one
-in float: what the one costs in place of the other."""
+"""Bit operations of a multiplication of 8-bit weights with 16-bit activations, as a fraction of
+those in float. It is the relative cost of widening a unit instead of leaving it in float."""
 
 IN_16_BITS = " in 16 bits"
-"""Behind a unit's name where planners speak of its activations."""
+"""Suffix that planners add to a unit's name to mean its 16-bit activations."""
 
 
 def wide_name(unit: str) -> str:
-    """What planners call a unit with activations of 16 bits; its bare name says that it is left
-    out."""
+    """Return the name that planners use for a unit with 16-bit activations.
+
+    The bare name of a unit means that it is left out.
+    """
     return unit + IN_16_BITS
 
 
 def names_of_set(skip: Iterable[str], wide: Iterable[str]) -> tuple[str, ...]:
-    """One set for planners: units left out, and units with activations of 16 bits."""
+    """Return a set in the notation of planners: names of units left out, and `wide_name`s of units
+    with 16-bit activations."""
     return (*skip, *map(wide_name, wide))
 
 
 def parts_of_set(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Units left out, and units with activations of 16 bits.
+    """Split a set in the notation of planners into units left out and units with 16-bit
+    activations.
 
     >>> parts_of_set(["fc", wide_name("conv1")])
     (('fc',), ('conv1',))
@@ -683,11 +761,14 @@ def parts_of_set(names: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """A skip-set that was measured whole on `confirm`. drop: float minus this set there, paired.
+    """A skip-set that was measured on all of `confirm`.
 
-    holdout, holdout_drop: None where it was not measured there. true_drop: as in `PlanMetric`, but
-    without `holdout`, which chooses nothing. predicted_ms and measured_ms as in
-    `Plan`, wide as in `PlanStep`.
+    confirm: its metric.
+    drop: float minus this set on `confirm`, paired.
+    holdout, holdout_drop: the same on `holdout`; None if it was not measured there.
+    predicted_ms, measured_ms: as in `Plan`.
+    true_drop: as in `PlanMetric`, but without `holdout`, which chooses nothing.
+    wide: as in `PlanStep`.
     """
 
     skip: tuple[str, ...]
@@ -702,29 +783,31 @@ class FrontierPoint:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The set as planners name it."""
+        """The set in the notation of planners, see `names_of_set`."""
         return names_of_set(self.skip, self.wide)
 
     @property
     def best_drop(self) -> Estimate:
-        """The best that is known of the drop."""
+        """The best available estimate of the drop."""
         return self.drop if self.true_drop is None else self.true_drop
 
     @property
     def likely_drop(self) -> float:
-        """Its value."""
+        """Value of the best available estimate of the drop."""
         return self.best_drop.value
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one file in one runtime, all files of a bench interleaved in the same run.
+    """Latency of one file in one runtime. All files of a bench are timed interleaved in the same
+    run.
 
-    ratio: time of the float file over time of this one, with a bootstrap interval; above 1 is
-    faster than float.
-    same: other variants that are this very file.
-    against_fp16: the same with the FP16 file; None where there is none, or the runtime computed it
-    in another type.
+    spread_ms: interquartile range of the times.
+    ratio: time of the float file divided by the time of this one, with a bootstrap interval; above
+        1 is faster than float.
+    against_fp16: the same ratio with the FP16 file; None if there is no such file, or if the
+        runtime computed it in another type.
+    same: other variants that are stored in this very file.
     """
 
     file: str
@@ -745,12 +828,12 @@ class Timing:
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """All that this file is."""
+        """All variants that this file is."""
         return (self.variant, *self.same)
 
 
 def timing_of(variant: str, timings: Iterable[Timing]) -> Timing | None:
-    """The timing of the file that is this variant; None where it was not timed."""
+    """Return the timing of the file of this variant, or None if it was not timed."""
     return next((timing for timing in timings if variant in timing.variants), None)
 
 
@@ -758,9 +841,11 @@ def timing_of(variant: str, timings: Iterable[Timing]) -> Timing | None:
 class RuntimeAccuracy:
     """The metric of the plan's file in the runtime where it was timed, on `holdout`.
 
-    simulated: what the plan promised on the same samples. drop: float minus the file, paired.
-    differs: whether file and promise differ by more than chance. cause: what is known of why; ""
-    where nothing is.
+    level: the metric in the runtime.
+    simulated: the simulated metric of the plan on the same samples.
+    drop: float minus the file, paired.
+    differs: whether file and simulation differ by more than chance.
+    cause: the known cause of a difference; "" if none is known.
     """
 
     runtime: str
@@ -773,14 +858,17 @@ class RuntimeAccuracy:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """Latencies of a run's files with what they mean in words, the most important sentence first.
+    """Latencies of the files of a run and what they mean.
 
-    accuracy: variant -> the metric of its file in this runtime, on `holdout`; empty where it was
-    not asked for.
-    skip: the units that the partial file leaves unquantized. judged: of the plan's file; None where
-    it was not measured. in_int8: how many layers of the plan's file ran in INT8, and how many it
-    quantizes; None where the runtime does not say. keeps_form: whether the run's files keep
-    the form of the file that was given, so that none is written for a runtime.
+    sentences: the conclusions in words, the most important first.
+    environment: name -> value of hardware and software facts.
+    accuracy: variant -> metric of its file in this runtime on `holdout`; empty if not asked for.
+    skip: units that the partial file leaves unquantized.
+    judged: accuracy of the plan's file in the runtime; None if it was not measured.
+    in_int8: number of layers of the plan's file that ran in INT8, and number that it quantizes;
+        None if the runtime does not tell.
+    keeps_form: whether the files keep the form of the file that was given, so that no file was
+        lowered for a runtime.
     """
 
     timings: tuple[Timing, ...]
@@ -795,10 +883,10 @@ class BenchResult:
 
 @dataclass(frozen=True)
 class BuiltLayer:
-    """A weighted layer of a file: what the plan wants ("int8" or "float"), and what the engine has
-    ("int8", "fp32", ...).
+    """A weighted layer of a file, as planned and as built.
 
-    built: None where no layer of the engine names it.
+    planned: "int8" or "float".
+    built: precision in the engine ("int8", "fp32", ...); None if no layer of the engine names it.
     """
 
     layer: str
@@ -807,19 +895,20 @@ class BuiltLayer:
 
     @property
     def as_planned(self) -> bool:
-        """Whether it is in INT8 exactly where the plan wants it to be."""
+        """Whether the layer is in INT8 exactly if the plan wants it to be."""
         return self.built is not None and (self.built == "int8") == (self.planned == "int8")
 
 
 @dataclass(frozen=True)
 class EngineStructure:
-    """The engine that a builder made of one file, which nothing has executed.
+    """The structure of an engine that was built from a file but not executed.
 
-    version: of the builder. sm: compute capability that it is for. layers: the weighted ones, in
-    the file's order.
-    kernels: layers of the engine that write something. requantize_kernels: those that do nothing
-    but quantize, dequantize, cast or reorder. activation_bytes: what all kernels write, weights
-    apart, for one sample.
+    version: version of the builder.
+    sm: compute capability that the engine is for.
+    layers: the weighted layers in the order of the file.
+    kernels: number of engine layers that write a tensor.
+    requantize_kernels: number of those that only quantize, dequantize, cast or reorder.
+    activation_bytes: bytes that all kernels write for one sample, without weights.
     """
 
     version: str
@@ -831,12 +920,12 @@ class EngineStructure:
 
     @property
     def as_planned(self) -> bool:
+        """Whether every weighted layer is built as planned."""
         return all(layer.as_planned for layer in self.layers)
 
     @property
     def kept_plans(self) -> dict[str, tuple[int, int]]:
-        """By what is planned, "INT8" or "float": how many layers are as planned, and of how
-        many."""
+        """Planned precision ("INT8" or "float") -> (layers built as planned, all such layers)."""
         found = {}
         for planned, words in (("int8", "INT8"), ("float", "float")):
             layers = [layer for layer in self.layers if layer.planned == planned]
@@ -846,7 +935,7 @@ class EngineStructure:
 
     @property
     def sentence(self) -> str:
-        """What the builder made, in words: structure, and no time."""
+        """Description of the structure in words; it makes no claim about time."""
         shares = [
             f"{right} of {every} layers in {planned} as planned"
             for planned, (right, every) in self.kept_plans.items()
@@ -859,12 +948,12 @@ class EngineStructure:
 
 
 class Named(Protocol):
-    """What has a name: a quantizer, a unit."""
+    """Anything with a name, such as a quantizer or a unit."""
 
     @property
     def name(self) -> str: ...
 
 
 def names_of(things: Iterable[Named]) -> list[str]:
-    """Their names, in their order."""
+    """Return the names, in order."""
     return [thing.name for thing in things]

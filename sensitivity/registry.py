@@ -1,8 +1,7 @@
-"""Names to the classes behind them, imported only when asked for: ours, and those that other
-packages bring.
+"""Names of members of a family -> the classes behind them, imported only when asked for.
 
-Another package brings a member of a family by an entry point, whose group is `sensitivity.` and the
-family:
+Besides the built-in members there are those of other packages, called guests here. A package adds a
+member through an entry point whose group is `sensitivity.` followed by the family:
 
     [project.entry-points."sensitivity.planners"]
     halves = "my_package.planners:HalvesPlanner"
@@ -64,7 +63,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         "wandb": "sensitivity.loggers.wandb:WandbLogger",
         "tensorboard": "sensitivity.loggers.tensorboard:TensorboardLogger",
     },
-    "rules": {},  # ours are found by `rules.catalog`, topic by topic
+    "rules": {},  # built-in rules are found by `rules.catalog`, topic by topic
 }
 
 MEMBER = {
@@ -76,7 +75,7 @@ MEMBER = {
     "loggers": "tracker of experiments",
     "rules": "lint rule",
 }
-"""What one member of a family is called in messages."""
+"""Family -> what messages call a member of it."""
 
 PROMISED = {
     "quantizers": (
@@ -95,22 +94,22 @@ PROMISED = {
     "loggers": ("name", "log"),
     "rules": ("code", "targets", "findings"),
 }
-"""Attributes that a guest must have. The first is what it calls itself, which must be its entry
-point's name."""
+"""Family -> attributes that a guest must have. The first one holds its name, which must equal the
+name of its entry point."""
 
 
 def names(family: str) -> tuple[str, ...]:
-    """Every name that a user may give: ours first, then those of guests in alphabetical order.
-    Imports no member."""
+    """Return every name that a user may give: built-in ones first, then those of guests in
+    alphabetical order. Imports no member."""
     foreign = sorted({entry.name for entry in guests(family)} - FAMILIES[family].keys())
     return (*FAMILIES[family], *foreign)
 
 
 def load(family: str, name: str) -> Any:
-    """The class, or for signals and rules the object, that is registered under this name.
+    """Return the class registered under this name; for signals and rules, the object.
 
-    Raises NamesError, with close names, where there is none, and GuestError where two packages give
-    this name, or the one that does cannot be used.
+    Raises NamesError, with close names, if there is none. Raises GuestError if two packages
+    register the name, or if the guest that does cannot be used.
     """
     entries = [entry for entry in guests(family) if entry.name == name]
     own = FAMILIES[family].get(name)
@@ -133,8 +132,8 @@ def check_name(what: str, family: str, name: str, also: Sequence[str] = ()) -> N
 
 
 def guests(family: str) -> tuple[EntryPoint, ...]:
-    """Entry points of installed packages for this family, by name. Nothing of them has been
-    imported."""
+    """Return the entry points of installed packages for this family, sorted by name, without
+    importing them."""
     return tuple(
         sorted(
             _entries(tuple(sys.path)).select(group=f"sensitivity.{family}"),
@@ -144,12 +143,12 @@ def guests(family: str) -> tuple[EntryPoint, ...]:
 
 
 def package_of(entry: EntryPoint) -> str:
-    """Name and version of the package that brings an entry point."""
+    """Return the name and version of the package that an entry point belongs to."""
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an unknown package"
 
 
 def version_of_guest(family: str, name: str) -> dict[str, str]:
-    """The package that brings this name -> its version; empty for a name of ours."""
+    """Return {package: version} of the package that adds this name; empty for a built-in name."""
     return {
         entry.dist.name: entry.dist.version
         for entry in guests(family)
@@ -158,8 +157,10 @@ def version_of_guest(family: str, name: str) -> dict[str, str]:
 
 
 def clash(family: str, name: str, entries: Sequence[EntryPoint], *, ours: bool) -> GuestError:
-    """The error for a name that more than one package gives. ours: whether `sensitivity` itself is
-    one of them."""
+    """Return the error for a name that more than one package registers.
+
+    ours: whether `sensitivity` itself is one of them.
+    """
     packages = [package_of(entry) for entry in entries]
     who = " and ".join((["sensitivity itself"] if ours else []) + packages)
     return GuestError(
@@ -170,16 +171,20 @@ def clash(family: str, name: str, entries: Sequence[EntryPoint], *, ours: bool) 
 
 @cache
 def _entries(path: tuple[str, ...]) -> Any:
-    """Of all packages, read once. path: what sys.path was, since packages are looked for along
-    it."""
-    from importlib.metadata import entry_points  # the top level's --help need not wait for it
+    """Return the entry points of all packages, read once for each value of sys.path.
+
+    path: value of sys.path, on which packages are searched for.
+    """
+    from importlib.metadata import entry_points  # slow; the top-level --help does not need it
 
     return entry_points()
 
 
 def _loaded(family: str, entry: EntryPoint) -> Any:
-    """What a guest brings. Raises GuestError where it cannot be imported, or lacks what its family
-    promises."""
+    """Return what a guest adds.
+
+    Raises GuestError if it cannot be imported, or lacks what its family promises.
+    """
 
     def refused(must: str, got: str) -> GuestError:
         return GuestError(
@@ -188,18 +193,19 @@ def _loaded(family: str, entry: EntryPoint) -> Any:
         )
 
     try:
-        found = entry.load()
-    except Exception as error:  # whatever another package's import raises
-        said = " ".join(str(error).split())[:200]
+        member = entry.load()
+    except Exception as error:  # another package's import may raise anything
+        reason = " ".join(str(error).split())[:200]
         raise refused(
-            f"be importable from {entry.value}", f"{type(error).__name__}: {said}"
+            f"be importable from {entry.value}", f"{type(error).__name__}: {reason}"
         ) from error
-    missing = [attribute for attribute in PROMISED[family] if not hasattr(found, attribute)]
+    missing = [attribute for attribute in PROMISED[family] if not hasattr(member, attribute)]
     if missing:
         raise refused(f"have {', '.join(PROMISED[family])}", f"no {' and no '.join(missing)}")
-    called = PROMISED[family][0]
-    if getattr(found, called) != entry.name:
+    name_attribute = PROMISED[family][0]
+    if getattr(member, name_attribute) != entry.name:
         raise refused(
-            f"have {called} = {entry.name!r}, as it is registered", repr(getattr(found, called))
+            f"have {name_attribute} = {entry.name!r}, as it is registered",
+            repr(getattr(member, name_attribute)),
         )
-    return found
+    return member

@@ -1,7 +1,7 @@
-"""What the functions of `sensitivity` return: records of a run directory, as they were when the
-function ended.
+"""Results of the functions of `sensitivity`: records of a run directory, as read when the function
+returned.
 
-Each can be shown in a notebook and turned into a pandas DataFrame.
+Each can be shown in a notebook and converted to a pandas DataFrame.
 """
 
 from __future__ import annotations
@@ -31,14 +31,18 @@ if TYPE_CHECKING:
     from sensitivity.tasks.load import Given
 
 SHOWN_ROWS = 20
-"""Of a table in a notebook; `to_frame()` has all."""
+"""Rows of a table shown in a notebook; `to_frame()` has all of them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """directory: the run directory. task: as it was given, for the functions that go on from here;
-    None for that of the run, which is in a file. name: of the plan, which these functions go on
-    with; None for that in plan.json."""
+    """Base class of the results that come from a run directory.
+
+    directory: the run directory.
+    task: the task that was given, which later functions reuse; None if the run's task is in a file.
+    info: the head of the run, as in run.json.
+    name: name of the plan that later functions continue with; None for the one in plan.json.
+    """
 
     directory: Path
     task: Given | None = field(repr=False)
@@ -50,11 +54,11 @@ class Result:
         return RunDir(self.directory, self.name)
 
     def to_frame(self) -> pd.DataFrame:
-        """A table of this result, in full precision."""
+        """Return this result as a table in full precision."""
         raise NotImplementedError
 
     def _sentences(self) -> Sequence[tuple[str, str]]:
-        """(title, sentence) for each line over the table in a notebook."""
+        """Return (title, sentence) for each line above the table in a notebook."""
         return ()
 
     def _repr_html_(self) -> str:
@@ -63,14 +67,19 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Scanned(Result):
-    """What each unit costs. record: effects, baselines and mode, see
-    `sensitivity.measure.scan.Scan`."""
+    """Result of `scan`: the effect of each unit.
+
+    record: effects, baselines and mode, see `sensitivity.measure.scan.Scan`.
+    """
 
     record: Scan = field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each unit, the most sensitive first, as in scan.csv: rank, unit, effect, low,
-        high, n, tie, metric, quantizers, kind, judged. Effects are in the metric's own unit."""
+        """Return one row per unit, the most sensitive first, as in scan.csv.
+
+        Columns: rank, unit, effect, low, high, n, tie, metric, quantizers, kind, judged. Effects
+            are in the metric's own unit.
+        """
         return scan_table(self.record.effects, self.info.units)
 
     def _sentences(self) -> Sequence[tuple[str, str]]:
@@ -82,15 +91,18 @@ class Scanned(Result):
 
 @dataclass(frozen=True, eq=False)
 class Planned(Result):
-    """The layers to leave out. record: the plan with its evidence, see `sensitivity.records.Plan`.
-    scan: what it is from."""
+    """Result of `plan`: the layers to leave out.
+
+    record: the plan with its evidence, see `sensitivity.records.Plan`.
+    scan: the scan that the plan is based on.
+    """
 
     record: Plan = field(repr=False)
     scan: Scanned = field(repr=False)
 
     @property
     def skip(self) -> tuple[str, ...]:
-        """Exact names of the units that are left out, the most sensitive first."""
+        """Exact names of the units left out, the most sensitive first."""
         return self.record.skip
 
     @property
@@ -100,7 +112,7 @@ class Planned(Result):
 
     @property
     def met(self) -> bool:
-        """Whether the target is met on `confirm`; how sure that is, `verdict` says."""
+        """Whether the target is met on `confirm`; `verdict` says how certain that is."""
         return self.record.met
 
     @property
@@ -110,35 +122,39 @@ class Planned(Result):
 
     @property
     def verdict(self) -> Verdict:
-        """Accuracy, speed and what to do, each with a sentence."""
+        """Accuracy, speed and what to do, each with a status and a sentence."""
         assert self.record.verdict is not None, "every plan that is written has one"
         return self.record.verdict
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each unit: the columns of the scan, and `left_out`."""
+        """Return one row per unit: the columns of the scan, and `left_out`."""
         table = self.scan.to_frame()
         table.insert(2, "left_out", table["unit"].isin(self.skip))
         return table
 
     def frontier(self) -> pd.DataFrame:
-        """One row for each set that plans of this directory have met so far, the cheapest first, as
-        in frontier.csv."""
+        """Return one row per skip-set measured so far for plans of this directory, the cheapest
+        first, as in frontier.csv."""
         found, best = read_frontier(self._run_dir)
         names = {point.names for point in best}
         return frontier_table(found.points, self.record, found.cost, names)
 
     def apply(self, model: Any) -> AbstractContextManager[Any]:
-        """`with plan.apply(model):` the model is as the plan was judged: layers left out, ranges as
-        in the plan.
+        """Put the model into the state that the plan was judged in, for the length of a `with`
+        block.
 
-        model: the one that was scanned, or another with the same quantizers; put back afterwards,
-        also after an exception.
+        Units of the plan are left out and its ranges are in force. The model is restored
+        afterwards, also after an exception.
+
+        model: the model that was scanned, or another one with the same quantizers.
         """
         return later.apply.applied(model, self.record, self.info)
 
     def apply_permanently(self, model: Any) -> None:
-        """Leave the model as the plan was judged. For models of ModelOpt and pytorch-quantization;
-        ModelError for others."""
+        """Put the model into the state that the plan was judged in, and leave it so.
+
+        Raises ModelError for models other than those of ModelOpt and pytorch-quantization.
+        """
         later.apply.apply_for_good(model, self.record, self.info)
 
     def _sentences(self) -> Sequence[tuple[str, str]]:
@@ -147,23 +163,29 @@ class Planned(Result):
 
 @dataclass(frozen=True, eq=False)
 class Exported(Result):
-    """Exported and verified files. record: what was checked, see
-    `sensitivity.exporters.verification.Verification`."""
+    """Result of `export`: the exported and verified files.
+
+    record: what was verified, see `sensitivity.exporters.verification.Verification`.
+    """
 
     record: Verification = field(repr=False)
 
     @property
     def files(self) -> dict[str, Path]:
-        """Variant ("float", "int8", "partial") -> its file, and the name of each lowered file ->
-        that file."""
+        """Variant ("float", "int8", "partial") -> its file, and name of each lowered file -> that
+        file."""
         found: dict[str, Path] = {}
         found.update(self._run_dir.canonical().items())
         found.update((name, self._run_dir.folder / name) for name in self.record.lowered)
         return found
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each canonical file: variant, file, quantizers, and how far its outputs are
-        from the simulated model's (rms, relative to the float model's outputs)."""
+        """Return one row per canonical file.
+
+        Columns: variant, file, quantizers, and rms, the distance of its outputs from those of the
+            simulated model relative to the outputs of the float model, with quantization_rms, the
+            distance that quantization itself causes.
+        """
         rows = [
             {
                 "variant": check.variant,
@@ -181,12 +203,15 @@ class Exported(Result):
 
 @dataclass(frozen=True, eq=False)
 class Benched(Result):
-    """Latencies of the exported files. record: see `sensitivity.records.BenchResult`."""
+    """Result of `bench`: latencies of the exported files.
+
+    record: see `sensitivity.records.BenchResult`.
+    """
 
     record: BenchResult = field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each distinct file, as in bench.csv; times in milliseconds."""
+        """Return one row per distinct file, as in bench.csv. Times are in milliseconds."""
         return bench_table(self.record.timings)
 
     def _sentences(self) -> Sequence[tuple[str, str]]:
@@ -195,8 +220,11 @@ class Benched(Result):
 
 @dataclass(frozen=True, eq=False)
 class Run(Planned):
-    """A whole run: a plan, with all that came before and after it. export and bench are None where
-    the model cannot be exported. report: report.html."""
+    """Result of `run`: a plan with the steps before and after it.
+
+    export, bench: None if the model cannot be exported.
+    report: path of report.html.
+    """
 
     export: Exported | None = field(repr=False)
     bench: Benched | None = field(repr=False)
@@ -204,23 +232,23 @@ class Run(Planned):
 
     @property
     def files(self) -> dict[str, Path]:
-        """The exported files, see `Exported.files`; empty where there are none."""
+        """The exported files, see `Exported.files`; empty if there are none."""
         return self.export.files if self.export else {}
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What speaks against scanning a task, errors first. See `sensitivity.records.Finding`."""
+    """Result of `check`: the findings, errors first. See `sensitivity.records.Finding`."""
 
     findings: tuple[Finding, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error."""
+        """Whether no finding is an error."""
         return all(finding.severity != "error" for finding in self.findings)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each finding: code, severity, where, message, fix."""
+        """Return one row per finding: code, severity, where, message, fix."""
         return pd.DataFrame(
             [asdict(one) for one in self.findings], columns=list(Finding.__dataclass_fields__)
         )
@@ -231,17 +259,20 @@ class Checked:
 
 @dataclass(frozen=True)
 class Compared:
-    """Runs or plans side by side. runs: see `sensitivity.reporting.compare.ComparedRun`."""
+    """Result of `compare`: runs or plans side by side.
+
+    runs: see `sensitivity.reporting.compare.ComparedRun`.
+    """
 
     runs: tuple[ComparedRun, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each run or plan, as in compare.csv: accuracies, drops, names left out,
+        """Return one row per run or plan, as in compare.csv: accuracies, drops, names left out,
         verdict and latencies."""
         return runs_table(self.runs)
 
     def layers(self) -> pd.DataFrame:
-        """One row for each layer, as in compare_layers.csv: its rank and effect in each run."""
+        """Return one row per layer, as in compare_layers.csv: its rank and effect in each run."""
         return layers_table(self.runs)
 
     def _repr_html_(self) -> str:
@@ -252,38 +283,50 @@ class Compared:
 
 
 def scanned(directory: Path, task: Given | None) -> Scanned:
-    """The result of `scan`, read from its run directory. task: as it was given in Python; None for
-    one in a file."""
+    """Read the result of `scan` from its run directory.
+
+    task: the task given in Python; None for one in a file.
+    """
     run_dir = RunDir(directory)
     return Scanned(directory, task, run_dir.info(), run_dir.read("scan.json", Scan))
 
 
 def planned(directory: Path, task: Given | None, name: str | None = None) -> Planned:
-    """The result of `plan`, read from the run directory. name: of the plan; None for that in
-    plan.json. Raises RunDirError before a plan."""
+    """Read the result of `plan` from its run directory.
+
+    task: the task given in Python; None for one in a file.
+    name: name of the plan; None for the one in plan.json.
+    Raises RunDirError if there is no plan.
+    """
     run_dir = RunDir(directory, name)
     scan = scanned(directory, task)
     return Planned(directory, task, run_dir.info(), run_dir.plan(), scan, name=name)
 
 
 def exported(directory: Path, task: Given | None, name: str | None = None) -> Exported:
-    """The result of `export`, read from the run directory. name: as for `planned`. Raises
-    RunDirError before an export."""
+    """Read the result of `export` from its run directory.
+
+    task, name: as for `planned`.
+    Raises RunDirError if nothing was exported.
+    """
     run_dir = RunDir(directory, name)
     record = run_dir.read("export.json", Verification)
     return Exported(directory, task, run_dir.info(), record, name=name)
 
 
 def benched(directory: Path, task: Given | None, name: str | None = None) -> Benched:
-    """The result of `bench`, read from the run directory. name: as for `planned`. Raises
-    RunDirError before a bench."""
+    """Read the result of `bench` from its run directory.
+
+    task, name: as for `planned`.
+    Raises RunDirError if nothing was timed.
+    """
     run_dir = RunDir(directory, name)
     record = run_dir.read("bench.json", BenchResult)
     return Benched(directory, task, run_dir.info(), record, name=name)
 
 
 def whole_run(directory: Path, task: Given | None) -> Run:
-    """All steps that have been done in the run directory."""
+    """Read the results of all steps done in the run directory."""
     plan, folder = planned(directory, task), directory
     has = {name: (folder / name).exists() for name in ("export.json", "bench.json")}
     export = exported(folder, task) if has["export.json"] else None
@@ -294,7 +337,8 @@ def whole_run(directory: Path, task: Given | None) -> Run:
 
 
 def html(sentences: Iterable[tuple[str, str]], table: pd.DataFrame) -> str:
-    """Lines and the head of a table as HTML; every name and sentence is escaped."""
+    """Return sentences and the first rows of a table as HTML, with every name and sentence
+    escaped."""
     parts = []
     for title, sentence in sentences:
         head = f"<b>{escape(title)}</b>. " if title else ""
@@ -307,8 +351,11 @@ def html(sentences: Iterable[tuple[str, str]], table: pd.DataFrame) -> str:
 
 
 def place_of(run: Any, task: Any) -> tuple[Path, Any]:
-    """Directory and task of what is given to go on with: a path, or an earlier result, whose task
-    counts where no other is given."""
+    """Return the run directory and the task to continue with.
+
+    run: a path, or an earlier result, whose task is used if `task` is None.
+    Raises NamesError for anything else.
+    """
     if isinstance(run, Result):
         return run.directory, task if task is not None else run.task
     if isinstance(run, (str, Path)):

@@ -1,4 +1,4 @@
-"""A run directory: what each step leaves for the next, and for the reader."""
+"""A run directory: the files that each step leaves for the next one and for the reader."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 Record = TypeVar("Record")
 Exported = Literal["float", "fp16", "int8", "partial"]
 LOWERED = {"tensorrt_rtx": "tensorrt", "trtexec": "tensorrt"}
-"""Runtimes that take the files of another."""
+"""Runtime -> the runtime whose lowered files it also takes."""
 
 MADE_BY = {"export.json": "export", "bench.json": "bench"}
-"""File -> the verb that makes it from the directory; those of a scan apart, all others are made by
+"""File -> the verb that writes it. Files of a scan are not listed; all others are written by
 `plan`."""
 
 EXPORTED: tuple[Exported, ...] = ("float", "fp16", "int8", "partial")
@@ -37,27 +37,34 @@ OF_THE_RUN = ("run.json", "scan.json", "graph.json", "distributions.json")
 """Records that all plans of a run share."""
 
 PLANS = "plans"
-"""The folder of named plans: each has a file NAME.json there, and a folder NAME for its files."""
+"""Folder of named plans. Each has a file NAME.json there, and a folder NAME for its other files."""
 
 PLAN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """run.json: what a run is of and how to repeat it.
+    """Contents of run.json: what a run measures and how to repeat it.
 
-    task: reference of the task; relative to the run directory where the file lies in it, absolute
-    otherwise; `IN_PYTHON` for one that was made in a program. near: the way from the run directory
-    to the task's file, for a project that was moved as a whole.
-    began: verb and options of the command that began the run, without its task and directory; for a
-    task made in Python the function and its keywords.
-    commands: verb -> the command that last ran it; "verb NAME" for a named plan. simulator: its
-    name and the reason it was chosen; None until used.
-    scales: quantizers that share one range, in the scan and in what is exported.
+    task: reference of the task, relative to the run directory if the file is inside it, absolute
+        otherwise; `IN_PYTHON` for one made in a program.
+    mode: mode of the scan.
+    metric: name of the metric; `full_scale` is its largest value.
+    source: name of the adapter of the model.
+    splits: split -> number of batches.
+    simulator: "name" and "reason" of the choice; None until one was used.
+    samples: number of samples forwarded in total, over all verbs and resumed runs.
+    seconds: as `commands` -> wall time of the last execution.
+    commands: verb -> the command that last executed it; "verb NAME" for a named plan.
+    settings: option -> value.
+    environment: name -> value of hardware and software facts.
+    warnings: what the reader must know.
+    scales: groups of quantizers that share one range, in the scan and in exported files.
     residuals: whether quantizers for skip connections were added to the model.
-    seed: of all that is drawn at random.
-    samples: forwarded in all, over all verbs and resumes. seconds: as commands -> wall time of its
-    last run.
+    near: path from the run directory to the task's file, for a project that is moved as a whole.
+    began: verb and options of the command that started the run, without its task and directory; for
+        a task made in Python, the function and its keywords.
+    seed: seed of everything drawn at random.
     """
 
     task: str
@@ -88,10 +95,11 @@ class RunInfo:
 
 
 class RunDir:
-    """Paths and JSON records of one run directory, as one of its plans sees it.
+    """Paths and JSON records of one run directory, as seen by one of its plans.
 
-    name: of the plan; None for that in plan.json. folder: where the files of the plan are: the run
-    directory itself, or plans/NAME. Raises NamesError for what cannot be the name of a plan.
+    name: name of the plan; None for the one in plan.json.
+    folder: where the plan's files are: the run directory itself, or plans/NAME.
+    Raises NamesError for a name that no plan can have.
     """
 
     def __init__(self, path: Path, name: str | None = None) -> None:
@@ -106,41 +114,49 @@ class RunDir:
         self.journal = path / "journal.jsonl"
 
     def file(self, name: str) -> Path:
-        """Where a file of this name lies."""
+        """Return the path of the file with this name."""
         if self.name is not None and name == "plan.json":
             return self.path / PLANS / f"{self.name}.json"
         return self.path / name if name in OF_THE_RUN else self.folder / name
 
     def plan_names(self) -> tuple[str, ...]:
-        """The named plans of the run, in the order of the alphabet."""
+        """Return the names of the run's named plans in alphabetical order."""
         names = (file.stem for file in (self.path / PLANS).glob("*.json"))
         return tuple(sorted(filter(PLAN_NAME.fullmatch, names)))
 
     def plans(self) -> tuple[RunDir, ...]:
-        """The run directory as each of its plans sees it: this one first, then the others."""
+        """Return the run directory as seen by each of its plans, this one first."""
         names = (self.name, None, *self.plan_names())
         return tuple(RunDir(self.path, name) for name in dict.fromkeys(names))
 
     def step(self, verb: str) -> str:
-        """The key of a verb in `RunInfo.commands` and `RunInfo.seconds`."""
+        """Return the key of a verb in `RunInfo.commands` and `RunInfo.seconds`."""
         return verb if self.name is None else f"{verb} {self.name}"
 
     def info(self) -> RunInfo:
+        """Read run.json. Raises RunDirError."""
         return self.read("run.json", RunInfo)
 
     def plan(self) -> Plan:
+        """Read the plan. Raises RunDirError, and NamesError for an unknown name."""
         return self.read("plan.json", Plan)
 
     def place_of(self, file: Path, function: str) -> tuple[str, str]:
-        """Where a task is, for `RunInfo`: its `task` and `near`. file: absolute."""
+        """Return `task` and `near` of `RunInfo` for a task.
+
+        file: absolute path.
+        """
         own = self.path.resolve()
         if file.is_relative_to(own):
             return f"{file.relative_to(own)}:{function}", ""
         return f"{file}:{function}", os.path.relpath(file, own)
 
     def reference(self) -> str:
-        """The task of this run, from any folder and wherever the directory is now. Raises
-        RunDirError where it is gone."""
+        """Return the reference of the run's task, valid from any folder and after the directory was
+        moved.
+
+        Raises RunDirError if the task no longer exists, or was made in Python.
+        """
         info = self.info()
         if info.in_python:
             raise RunDirError(
@@ -151,8 +167,8 @@ class RunDir:
         path, _, function = info.task.rpartition(":")
         if not path:
             path, function = info.task, "task"
-        # A run of an older version names its task as it was given, from a folder that nobody wrote
-        # down.
+        # Older versions stored the reference as it was given, relative to a folder that they did
+        # not record.
         places = (
             self.path / path,
             Path(path),
@@ -169,8 +185,11 @@ class RunDir:
         return f"{found}:{function}"
 
     def go_on(self) -> str:
-        """What goes on with the scan or run of this directory: a command with TASK where nothing is
-        known of it, or a call for a task made in Python."""
+        """Return what continues the scan or run of this directory.
+
+        That is a command, with TASK in place of an unknown task, or a Python call for a task made
+        in Python.
+        """
         words, task = ["scan"], "TASK"
         if (self.path / "run.json").exists():
             info = self.info()
@@ -183,7 +202,7 @@ class RunDir:
         )
 
     def unfinished(self) -> str | None:
-        """What to tell of a scan or run that has not come to its end; None where it has."""
+        """Return the warning about a scan or run that did not finish, or None if it did."""
         info = self.info()
         verb = info.began[0] if info.began else ""
         steps = ("scan", "plan", "export", "bench") if verb == "run" else ("scan",)
@@ -196,15 +215,16 @@ class RunDir:
         )
 
     def canonical(self) -> dict[Exported, Path]:
-        """The canonical files that are there, by variant."""
+        """Return the canonical files that exist, by variant."""
         files = {variant: self.folder / f"model.{variant}.onnx" for variant in EXPORTED}
         return {variant: file for variant, file in files.items() if file.exists()}
 
     def models(self, runtime: str | None) -> dict[Exported, Path]:
-        """The exported files by variant, those lowered for `runtime` where there are any; None for
-        canonical ones.
+        """Return the exported files by variant.
 
-        Raises RunDirError where the float one is missing.
+        runtime: takes the files lowered for this runtime where there are any; None takes canonical
+            ones.
+        Raises RunDirError if there is no float file.
         """
         files = self.canonical()
         if runtime is not None:
@@ -221,8 +241,11 @@ class RunDir:
         return files
 
     def read(self, name: str, kind: type[Record]) -> Record:
-        """A record from its file. Raises RunDirError that says how to make it, and NamesError for
-        a plan whose name is of none."""
+        """Read a record from its file.
+
+        Raises RunDirError with how to make the file if it is missing or damaged, and NamesError for
+        a plan with an unknown name.
+        """
         file = self.file(name)
         try:
             content = file.read_bytes()
@@ -248,11 +271,11 @@ class RunDir:
         return record
 
     def read_if_there(self, name: str, kind: type[Record]) -> Record | None:
-        """A record from its file; None where that step has not been done."""
+        """Read a record from its file, or return None if there is no such file."""
         return self.read(name, kind) if self.file(name).exists() else None
 
     def read_values(self, name: str) -> NDArray[np.float64]:
-        """The table in an .npz. Raises RunDirError where it is damaged."""
+        """Read the table in an .npz file. Raises RunDirError if it is damaged."""
         import numpy as np
 
         try:
@@ -271,14 +294,16 @@ class RunDir:
         return table
 
     def write(self, name: str, record: Any) -> None:
-        """A record to its file, whole or not at all, with a checksum."""
+        """Write a record to its file with a checksum. The file is written completely or not at
+        all."""
         write_whole(
             self.file(name),
             with_checksum(msgspec.json.format(msgspec.json.encode(record), indent=2)),
         )
 
     def makes(self, name: str) -> str:
-        """What makes a file of this directory: a command, or a call for a task made in Python."""
+        """Return what makes a file of this directory: a command, or a Python call for a task made
+        in Python."""
         if name in OF_THE_RUN:
             return self.go_on()
         verb = MADE_BY.get(name, "plan")

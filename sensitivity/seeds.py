@@ -1,4 +1,4 @@
-"""The seed of what is drawn at random: one for a whole command, whoever draws."""
+"""The random seed of a command, shared by everything that draws."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SEED: ContextVar[int] = ContextVar("seed", default=0)
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw with this seed inside the `with`; it is 0 outside of any."""
+    """Use this seed inside the `with`. Outside of any, the seed is 0."""
     before = _SEED.set(seed)
     try:
         yield
@@ -22,14 +22,15 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def current_seed() -> int:
-    """The seed of the command that is at work."""
+    """Return the seed of the running command."""
     return _SEED.get()
 
 
 def generator(seed: int | None = None, *, offset: int = 0) -> np.random.Generator:
-    """A new generator, the same at each call.
+    """Return a new generator, the same at each call.
 
-    seed: None for that of the command. offset: for draws that must not repeat each other.
+    seed: None takes the seed of the command.
+    offset: distinguishes draws that must not repeat each other.
 
     >>> with seeded(3):
     ...     same = generator().random() == generator(3).random() == generator(2, offset=1).random()

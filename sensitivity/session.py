@@ -1,5 +1,5 @@
-"""A task opened for measuring: its model seen through an adapter, its units, and the journal of its
-run directory."""
+"""An opened task: its model seen through an adapter, its units, and the journal of its run
+directory."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ if TYPE_CHECKING:
     from sensitivity.units.relations import Placed
 
 IN_ONE = WorkerChoices()
-"""This process alone measures."""
+"""Only this process measures."""
 FISHER_BATCHES = 2
+"""Batches of `rank` on which the "fisher" signal is measured."""
 JUDGED_ON = ("confirm", "rank", "holdout")
-"""The splits, in the order in which `SomeBatches` takes from them."""
+"""The splits in the order in which `SomeBatches` takes batches from them."""
 NO_INTERVALS = (
     "The task has only evaluate(model): no per-sample scores, so no intervals and no ties; "
     "each variant costs a whole evaluation. Return a Task with score() to get them."
@@ -58,17 +59,24 @@ NOT_HELD_OUT = (
 
 @dataclass(frozen=True)
 class Session:
-    """given: the task as the user gave it. task: always with batches; an EvaluateTask has been
-    turned into one.
-    example: one batch of inputs, for export; None where the task has none. warnings: what the
-    reader must know.
-    scales: quantizers that share one range for as long as the session is open. own_ranges: those
-    that they had before, where the shared one differs. residuals: whether skip connections have got
-    quantizers for as long.
-    unexecuted: quantizers of the user's model that no forward executes; they are in no unit and
-    disabled for as long.
-    loaded: the task as the user's function returned it. graph: what `export.relations.placed` read
-    of the model; None where the units came from an earlier scan."""
+    """A task that is open for measuring.
+
+    given: the task as the user gave it.
+    task: the same with batches; an EvaluateTask is converted into a Task.
+    source: the model, seen through the adapter of its toolkit.
+    units: what scans and plans toggle.
+    measurer: measures variants and records them in the journal.
+    example: one batch of inputs, for export; None if the task has none.
+    warnings: what the reader must know.
+    scales: groups of quantizers that share one range while the session is open.
+    own_ranges: ranges that these quantizers had before, where they differ from the shared one.
+    residuals: whether quantizers on skip connections are added while the session is open.
+    unexecuted: quantizers of the user's model that no forward executes. They are in no unit and are
+        disabled while the session is open.
+    loaded: the task as the user's function returned it.
+    graph: what `units.relations.placed` read from the model; None if the units come from an earlier
+        scan.
+    """
 
     given: Given
     task: Task
@@ -92,25 +100,30 @@ class Session:
 
     @property
     def has_samples(self) -> bool:
-        """False for a task that has only evaluate(model)."""
+        """Whether the task has samples; False for one that has only evaluate(model)."""
         return not callable(next(iter(self.task.data["rank"]))[0])
 
     def exact_samples(self) -> int:
-        """What measuring every unit and the baselines on all of `rank` takes, from the size of its
-        first batch."""
+        """Return how many samples it takes to measure the baselines and every unit on all of
+        `rank`.
+
+        The number is an estimate that takes all batches to have the size of the first one.
+        """
         size = batch_size(self.example) if self.has_samples else 1
         return len(self.task.data["rank"]) * size * (len(self.units) + len(BASELINES))
 
     @property
     def usual_signal(self) -> str:
-        """The signal of a task for which the user names none: its own where it has one."""
+        """The signal to use if the user names none."""
         return "boxes" if isinstance(self.task.score, DetectionScore) else "sqnr"
 
     def signal(self, name: str, samples: int = SIGNAL_SAMPLES) -> dict[str, float]:
-        """Unit -> cheap signal of its sensitivity: "sqnr", "kl", "boxes" or "fisher".
+        """Return a cheap signal of the sensitivity of each unit, unit -> value.
 
-        samples: how many to compare outputs on. Raises TaskError where the signal cannot be had,
-        ModelError where outputs cannot be compared.
+        name: "sqnr", "kl", "boxes" or "fisher".
+        samples: number of samples to compare outputs on.
+        Raises TaskError if the signal is not available for this task, and ModelError if outputs
+        cannot be compared.
         """
         if not self.has_samples:
             raise TaskError(
@@ -122,29 +135,37 @@ class Session:
         return measured_signal(self.study, self.distortion(name), samples)
 
     def distortion(self, name: str) -> Signal:
-        """The signal of this name that compares outputs. Raises TaskError for "boxes" where the
-        task is no detector's."""
+        """Return the signal of this name that compares outputs.
+
+        Raises TaskError for "boxes" if the task is not a detector's.
+        """
         return distortion_signal(name, self.task)
 
     def ends(self) -> tuple[tuple[str, ...], ...]:
-        """For each end of the graph its units, the nearest first: of the inputs, then of each
-        output."""
+        """Return the units near each end of the graph, nearest first: those of the inputs, then
+        those of each output."""
         return ends(self.source, self.units)
 
     def inputs(self) -> Iterator[Any] | None:
-        """Inputs of `rank`, batch by batch; None for a task that has no samples."""
+        """Return an iterator over the input batches of `rank`; None for a task without samples."""
         return (inputs for inputs, _ in self.task.data["rank"]) if self.has_samples else None
 
     def calibration(self) -> Iterator[Any] | None:
-        """Batches of inputs that repairs are fitted on: as `forward_calibration`; None for a task
-        that gives no inputs."""
+        """Return the input batches that repairs are fitted on; None for a task that gives no
+        inputs.
+
+        These are the batches of `forward_calibration`.
+        """
         loaded = self.loaded or self.task
         has_inputs = isinstance(loaded, Task) or loaded.example_inputs is not None
         return calibration_of(loaded) if has_inputs else None
 
     def forward_calibration(self) -> None:
-        """Run the model on the calibration data: split "calib" where the task has it, else `rank`;
-        where there are no samples, one evaluation."""
+        """Run the model on the calibration data.
+
+        That is the split "calib" if the task has it, else `rank`. A task without samples is
+        evaluated once.
+        """
         if not self.has_samples:
             evaluate, _ = next(iter(self.task.data["rank"]))
             evaluate(self.source.model)
@@ -153,7 +174,10 @@ class Session:
             self.forward(inputs)
 
     def forward(self, inputs: Any) -> None:
-        """Run the model once, for what watches it. inputs: one batch, as the task gives it."""
+        """Run the model once, for observers attached to it.
+
+        inputs: one batch, as the task gives it.
+        """
         source = self.source
         if isinstance(source, Runnable):
             source.forward(inputs)
@@ -161,8 +185,11 @@ class Session:
             call(source.model, to_device(inputs, device_of(source.model)))
 
     def some_batches(self, most: int, samples: int) -> SomeBatches | None:
-        """Up to `most` batches of each split, until there are as many samples, of the size of the
-        first batch; None for a task that has no samples."""
+        """Return batches from the start of each split, or None for a task without samples.
+
+        most: largest number of batches of each split.
+        samples: number of samples in total, counted with the size of the first batch.
+        """
         if not self.has_samples:
             return None
         return SomeBatches(self.task, most, -(-samples // batch_size(self.example)))
@@ -170,10 +197,12 @@ class Session:
 
 @dataclass(frozen=True)
 class SomeBatches:
-    """Batches from the start of each split, read anew each time they are iterated over: those of
-    `confirm` first, where most is measured of a plan.
+    """Batches from the start of each split, read anew on each iteration.
 
-    most: of each split. total: of all.
+    Batches of `confirm` come first, since most measurements of a plan are made there.
+
+    most: largest number of batches of each split.
+    total: largest number of batches of all splits.
     """
 
     task: Task
@@ -186,7 +215,7 @@ class SomeBatches:
 
     @property
     def places(self) -> list[tuple[str, int]]:
-        """Split and number there of each batch."""
+        """Split and position in the split of each batch."""
         data = self.task.data
         every = [
             (split, at) for split in JUDGED_ON for at in range(min(self.most, len(data[split])))
@@ -205,21 +234,26 @@ def open_session(
     memory: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Session]:
-    """Load the task where it is in a file, unify the ranges that an engine wants to be one, and
-    open the journal of `out`.
+    """Open a task: load it, unify the ranges that an engine needs to be equal, and open the journal
+    of `out`.
 
-    choices: what the units are; None takes the units and shared ranges in run.json, from the scan.
+    given: a task, or the reference of its file.
+    out: the run directory.
+    resume: whether a journal with measurements may be continued.
+    choices: what the units are; None takes units and shared ranges from run.json, as the scan left
+        them.
     workers: which processes measure.
-    memory: bytes that the simulator may hold besides the weights; None takes a quarter of what is
-    free. Raises TaskError, ModelError (not calibrated), RunDirError (out holds another run),
+    memory: bytes that the simulator may hold besides the weights; None takes a quarter of the free
+        memory.
+    Raises TaskError, ModelError (not calibrated), RunDirError (`out` holds another run) and
     JournalMismatch.
     """
-    # Both import ONNX, which takes half a second: `plan` for another target opens no session and
-    # need not wait.
+    # Both import ONNX, which takes half a second. `plan` for another target opens no session and
+    # does not have to wait for it.
     from sensitivity.units import placement, relations
 
     run_dir = RunDir(out)
-    refuse_used(run_dir.journal, resume)  # before the task's own long work
+    refuse_used(run_dir.journal, resume)  # before the long work of loading the task
 
     residuals = choices.quantize_residuals if choices else run_dir.info().residuals
     with ExitStack() as stack:
@@ -227,14 +261,14 @@ def open_session(
         model = stack.enter_context(opened_model(given, added))
         loaded, source = model.loaded, model.source
         if choices:
-            found = relations.placed(source, model.example, choices)
+            placed = relations.placed(source, model.example, choices)
         else:
             info = run_dir.info()
-            found = relations.Placed(info.units, info.scales)
+            placed = relations.Placed(info.units, info.scales)
         own_ranges: tuple[Range, ...] = ()
-        if found.scales:
-            own_ranges = stack.enter_context(placement.unified_scales(source, found.scales))
-        head = model.head() | ({"scales": found.scales} if found.scales else {})
+        if placed.scales:
+            own_ranges = stack.enter_context(placement.unified_scales(source, placed.scales))
+        head = model.head() | ({"scales": placed.scales} if placed.scales else {})
         if current_seed():
             head |= {"seed": current_seed()}
         with open_journal(run_dir.journal, head, resume=resume) as journal:
@@ -245,35 +279,34 @@ def open_session(
                 crew = crew_for(workers, given, measures)
                 stack.enter_context(crew)
                 measurer = SpreadMeasurer(model.task, simulators, journal, crew, progress)
-            measurer.offer(own_ranges)  # for what sharing them costs
-            study = Study(measurer, found.units, source.quantizers)
+            measurer.offer(own_ranges)  # so that the cost of sharing them can be measured
+            study = Study(measurer, placed.units, source.quantizers)
             changed = _changed(study, run_dir, head["task"], loaded)
             yield Session(
                 given=given,
                 task=model.task,
                 source=source,
-                units=found.units,
+                units=placed.units,
                 run_dir=run_dir,
                 measurer=measurer,
                 example=model.example,
-                warnings=(*source.warnings, *_warnings(loaded), *found.warnings, *changed),
-                scales=found.scales,
+                warnings=(*source.warnings, *_warnings(loaded), *placed.warnings, *changed),
+                scales=placed.scales,
                 own_ranges=own_ranges,
                 residuals=residuals,
                 unexecuted=model.unexecuted,
                 loaded=loaded,
-                graph=found if choices else None,
+                graph=placed if choices else None,
             )
 
 
 def _changed(
     study: Study, run_dir: RunDir, task: Mapping[str, str], loaded: Task | EvaluateTask
 ) -> tuple[str, ...]:
-    """What to tell of a task that has changed since the journal began; nothing where it does the
-    same.
+    """Return the warnings about a task that has changed since the journal began.
 
-    One made in Python is measured again also where its functions read the same: what they call may
-    be another. Raises JournalMismatch where it measures something else.
+    A task made in Python is measured again even if its functions read the same, since the code that
+    they call may differ. Raises JournalMismatch if the task measures something else.
     """
     journal = study.measurer.journal
     same = journal.task is None or same_task(journal.task, task)

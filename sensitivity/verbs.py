@@ -1,9 +1,12 @@
-"""The verbs as functions: `import sensitivity as sv; run = sv.run(task, out="runs/a",
-max_drop="1pt")`.
+"""The verbs as functions.
+
+    import sensitivity as sv
+
+    run = sv.run(task, out="runs/a", max_drop="1pt")
 
 A task is a `Task` or `EvaluateTask` in memory, or the path of its file. Settings are keywords: the
-fields of the verb's dataclass in `sensitivity.config`, which are the options of the command line
-too. Mistakes raise `SensitivityError`.
+fields of the verb's dataclass in `sensitivity.config`, which are also the options of the command
+line. Mistakes raise `SensitivityError`.
 """
 
 from __future__ import annotations
@@ -60,13 +63,14 @@ Verb = Callable[..., Returned]
 TASK = "a Task or EvaluateTask of sensitivity, or the path of its file"
 
 SHOWN_ONLY = {"frontier", "format", "dry_run"}
-"""Settings of what a command prints: a function returns all of it."""
+"""Settings of what a command prints; a function returns everything."""
 
 NUMBERS = {int: Integral, float: Real}
-"""What counts as a number, whatever library it is of."""
+"""Type of a setting -> abstract type that its values are checked against, so that numbers of any
+library are accepted."""
 
 GIVEN = {"task", "out", "directory", "directories"}
-"""Settings that each function has as parameters of its own."""
+"""Settings that the functions take as explicit parameters."""
 
 
 SETTINGS: dict[str, type[Any]] = {
@@ -82,16 +86,17 @@ SETTINGS: dict[str, type[Any]] = {
 
 
 def settings_of(kind: type[Any]) -> list[Field[Any]]:
-    """The settings of a verb that its function takes as keywords, in the order of the dataclass."""
+    """Return the settings that the verb's function takes as keywords, in the order of the
+    dataclass."""
     return [item for item in fields(kind) if item.name not in SHOWN_ONLY | GIVEN]
 
 
 def _verb(function: Verb[Returned]) -> Verb[Returned]:
-    """Name the settings of a verb as keywords, in the signature of its function and in its
-    errors."""
+    """Add the verb's settings as keywords to the signature of its function, and write its errors in
+    terms of keywords."""
 
     @functools.wraps(function)
-    def told(*args: Any, **keywords: Any) -> Returned:
+    def call(*args: Any, **keywords: Any) -> Returned:
         try:
             return function(*args, **keywords)
         except SensitivityError as error:
@@ -99,15 +104,19 @@ def _verb(function: Verb[Returned]) -> Verb[Returned]:
             raise
 
     signature = inspect.signature(function)
-    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    own = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
     added = [
         inspect.Parameter(
             item.name, inspect.Parameter.KEYWORD_ONLY, default=item.default, annotation=item.type
         )
         for item in settings_of(SETTINGS[function.__name__])
     ]
-    told.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
-    return told
+    call.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    return call
 
 
 @_verb
@@ -118,12 +127,11 @@ def run(
     progress: Progress = silent,
     **settings: Any,
 ) -> Run:
-    """Scan, plan, export, bench and report in one go.
+    """Scan, plan, export, bench and report in one call. The model is left as it was.
 
-    task: a task in memory, "my_task.py:task", or a Q/DQ ONNX file with `data=`. out: the run
-    directory; for a file it is runs/<name of the file> by default, for a task in memory it must be
-    given. progress: told of each step, see `sensitivity.measure.progress`. The model is left as it
-    was found.
+    task: a task in memory, "my_task.py:task", or a Q/DQ ONNX file with `data=`.
+    out: the run directory; runs/<name of the file> by default. Required for a task in memory.
+    progress: is told of each step, see `sensitivity.measure.progress`.
     """
     chosen, given = _of_task("run", task, out, settings)
     api.run(chosen, progress, given)
@@ -138,7 +146,10 @@ def scan(
     progress: Progress = silent,
     **settings: Any,
 ) -> Scanned:
-    """Rank layers by how much accuracy each costs. task, out, progress: as for `run`."""
+    """Rank the layers by the accuracy that quantizing each one costs.
+
+    task, out, progress: as for `run`.
+    """
     chosen, given = _of_task("scan", task, out, settings)
     api.scan(chosen, progress, given)
     return scanned(api.out_of(chosen), given)
@@ -146,8 +157,10 @@ def scan(
 
 @_verb
 def check(task: Task | EvaluateTask | str | Path, **settings: Any) -> Checked:
-    """Prove on one batch what a scan rests on. task: as for `run`; a Q/DQ ONNX file also without
-    `data=`."""
+    """Check on one batch the assumptions that a scan rests on.
+
+    task: as for `run`; a Q/DQ ONNX file also without `data=`.
+    """
     chosen, given = _of_task("check", task, None, settings)
     return Checked(api.check(chosen, given))
 
@@ -160,10 +173,11 @@ def plan(
     progress: Progress = silent,
     **settings: Any,
 ) -> Planned:
-    """Choose the layers to leave out so that a target holds.
+    """Choose the layers to leave unquantized so that a target holds.
 
-    run: a run directory, or what an earlier function returned. task: needed for a task that was
-    made in Python where only the directory is given.
+    run: a run directory, or the result of an earlier function.
+    task: the run's task; needed if it was made in Python and `run` is only a directory.
+    progress: as for `run`.
     """
     chosen, given = _of_run("plan", run, task, settings)
     api.plan(chosen, progress, given)
@@ -178,8 +192,10 @@ def export(
     progress: Progress = silent,
     **settings: Any,
 ) -> Exported:
-    """Write and verify the float, INT8 and partial ONNX files of the plan. run, task: as for
-    `plan`."""
+    """Write and verify the float, INT8 and partial ONNX files of the plan.
+
+    run, task, progress: as for `plan`.
+    """
     chosen, given = _of_run("export", run, task, settings)
     api.export(chosen, progress, given)
     return exported(chosen.directory, given, chosen.name)
@@ -193,8 +209,11 @@ def bench(
     progress: Progress = silent,
     **settings: Any,
 ) -> Benched:
-    """Measure the latency of the exported files, interleaved. run: as for `plan`. task: for
-    `accuracy=True` only."""
+    """Measure the latency of the exported files, interleaved.
+
+    run, progress: as for `plan`.
+    task: as for `plan`, but only needed for `accuracy=True`.
+    """
     chosen, given = _of_run("bench", run, task, settings)
     api.bench(chosen, progress, given)
     return benched(chosen.directory, given, chosen.name)
@@ -202,8 +221,10 @@ def bench(
 
 @_verb
 def report(run: Result | str | Path, **settings: Any) -> Path:
-    """Write report.html, the CSV files and the figures, and return the path of report.html. run: as
-    for `plan`."""
+    """Write report.html, the CSV files and the figures, and return the path of report.html.
+
+    run: as for `plan`.
+    """
     chosen, _ = _of_run("report", run, None, settings)
     return api.report(chosen)
 
@@ -212,9 +233,9 @@ def report(run: Result | str | Path, **settings: Any) -> Path:
 def compare(*runs: Result | str | Path, out: str | Path | None = None, **settings: Any) -> Compared:
     """Show runs, or the plans of one run, side by side.
 
-    runs: run directories or report folders, or what earlier functions returned, of which its own
-    plan is meant; one directory alone stands for all its plans. out: a folder for compare.html,
-    compare.csv and compare_layers.csv; None writes nothing.
+    runs: run directories, report folders or results of earlier functions. A result stands for its
+        own plan; one directory alone stands for all its plans.
+    out: folder for compare.html, compare.csv and compare_layers.csv; None writes nothing.
     """
     own: dict[str, Any] = {"directories": tuple(place_of(run, None)[0] for run in runs)}
     if out is not None:
@@ -233,7 +254,7 @@ def compare(*runs: Result | str | Path, out: str | Path | None = None, **setting
 def _of_task(
     verb: str, task: Any, out: str | Path | None, values: dict[str, Any]
 ) -> tuple[Any, Given | None]:
-    """The settings of a verb that begins with a task, and the task where it is in no file."""
+    """Return the settings of a verb that starts from a task, and the task if it is in memory."""
     given = None if isinstance(task, (str, Path)) else _object(task)
     own = {"task": str(task) if given is None else IN_PYTHON}
     if out is not None:
@@ -242,25 +263,29 @@ def _of_task(
 
 
 def _object(task: Any) -> Task | EvaluateTask:
-    """A task in memory; what is in it is checked where it is opened. Raises TaskError for anything
-    else."""
+    """Return a task in memory. Its contents are checked when it is opened.
+
+    Raises TaskError for anything else.
+    """
     return task if isinstance(task, (Task, EvaluateTask)) else checked(task, TASK)
 
 
 def _of_run(verb: str, run: Any, task: Any, values: dict[str, Any]) -> tuple[Any, Given | None]:
-    """The settings of a verb that goes on in a run directory, and the task where one is at hand."""
+    """Return the settings of a verb that continues a run, and the task if there is one."""
     directory, given = place_of(run, task)
     if given is not None:
         given = str(given) if isinstance(given, (str, Path)) else _object(given)
     own: dict[str, Any] = {"directory": directory}
-    if isinstance(run, Result) and verb != "plan":  # which makes a plan of its own
+    if isinstance(run, Result) and verb != "plan":  # `plan` makes a plan with a name of its own
         own["name"] = run.name
     return _settings(verb, own, values), given
 
 
 def _settings(verb: str, own: dict[str, Any], values: dict[str, Any]) -> Any:
-    """The verb's settings. Raises NamesError for a name that is none of them, SensitivityError for
-    a wrong value."""
+    """Return the verb's settings.
+
+    Raises NamesError for an unknown name and SensitivityError for a wrong value.
+    """
     kind = SETTINGS[verb]
     known = {item.name: item for item in settings_of(kind)}
     hints = get_type_hints(kind)
@@ -276,18 +301,19 @@ def _settings(verb: str, own: dict[str, Any], values: dict[str, Any]) -> Any:
 
 
 def _fitting(where: str, name: str, hint: Any, value: Any) -> Any:
-    """The value as the setting's type has it. Raises SensitivityError with what is expected."""
+    """Return the value converted to the setting's type. Raises SensitivityError if it has
+    another."""
     options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     for option in options:
-        found = _as(option, value)
-        if found is not NotImplemented:
-            return found
+        converted = _as(option, value)
+        if converted is not NotImplemented:
+            return converted
     wanted = " or ".join(_words(option) for option in options)
     raise SensitivityError(f"Expected {name}= of {where} to be {wanted}, got {value!r}.")
 
 
 def _as(option: Any, value: Any) -> Any:
-    """The value as one type; NotImplemented where it is of another."""
+    """Return the value converted to one type, or NotImplemented if it has another."""
     if get_origin(option) is Literal:
         return value if value in get_args(option) else NotImplemented
     if get_origin(option) is tuple:
@@ -295,20 +321,20 @@ def _as(option: Any, value: Any) -> Any:
     if option is Path:
         return Path(value).expanduser() if isinstance(value, (str, Path)) else NotImplemented
     kind = NUMBERS.get(option, option)
-    if option is not bool and isinstance(value, bool):  # which Python takes for a whole number
+    if option is not bool and isinstance(value, bool):  # bool is a subclass of int
         return NotImplemented
     return option(value) if isinstance(value, kind) else NotImplemented
 
 
 def _names(value: Any) -> Any:
-    """Several names as a tuple: one alone may be given as text."""
-    several = [value] if isinstance(value, str) else value
-    is_list = isinstance(several, (list, tuple)) and all(isinstance(each, str) for each in several)
-    return tuple(several) if is_list else NotImplemented
+    """Return several names as a tuple; a single one may be given as text."""
+    names = [value] if isinstance(value, str) else value
+    is_list = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_list else NotImplemented
 
 
 def _words(option: Any) -> str:
-    """What a type is called in messages."""
+    """Return what messages call a type."""
     if get_origin(option) is Literal:
         return " or ".join(map(repr, get_args(option)))
     if get_origin(option) is tuple:

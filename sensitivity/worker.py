@@ -1,4 +1,4 @@
-"""A worker: the task of a run, opened in a process of its own, and variants measured on it."""
+"""A worker: opens the task of a run in a process of its own and measures variants on it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from sensitivity.units import placement
 
 @contextmanager
 def opened_worker(opening: Opening) -> Iterator[Callable[[Work], Measured]]:
-    """Inside the `with`, what measures on the task. Raises what opening it raises, and TaskError
-    where model, data or versions are others than those of the run."""
+    """Open the task of a run and yield a function that measures on it.
+
+    Raises what opening the task raises, and TaskError if model, data or versions differ from the
+    run's.
+    """
     with ExitStack() as stack:
         stack.enter_context(seeded(opening.seed))
         _set_threads(opening.measures.threads)
@@ -35,7 +38,7 @@ def opened_worker(opening: Opening) -> Iterator[Callable[[Work], Measured]]:
         hand = Hand(model.task, model.simulators(_memory(model, opening)))
 
         def measured(work: Work) -> Measured:
-            with seeded(opening.seed):  # a call may come in a context of its own
+            with seeded(opening.seed):  # a call may run in a context of its own
                 return hand(work)
 
         yield measured
@@ -60,7 +63,7 @@ def _set_threads(count: int | None) -> None:
 
 
 def _memory(model: OpenModel, opening: Opening) -> int:
-    """Bytes for values kept for replay: this worker's part."""
+    """Return the bytes that this worker may use for values kept for replay."""
     memory = opening.measures.memory
     if memory is not None:
         return memory // opening.shared

@@ -124,7 +124,14 @@ def _members(kind: type[Any]) -> Iterator[tuple[str, str]]:
 
 
 def _docstring(thing: Any) -> Iterator[str]:
-    yield f"{inspect.getdoc(thing)}\n"
+    """Yield a docstring as Markdown, with its parameters and "Raises" as items of a list."""
+    text = inspect.getdoc(thing) or ""
+    text = re.sub(r"^(\w+(?:, \w+)*): ", _list_item, text, flags=re.MULTILINE)
+    yield re.sub(r"(?<=\S\n)Raises ", "- Raises ", text) + "\n"
+
+
+def _list_item(names: re.Match[str]) -> str:
+    return f"- `{names[1].replace(', ', '`, `')}`: "
 
 
 def _text(function: Any) -> str:
