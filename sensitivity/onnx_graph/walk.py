@@ -3,7 +3,8 @@ chain of them needs no check in between."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 
 import onnx_ir as ir
 
@@ -17,6 +18,23 @@ def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:
     """The operation that gives this value where it is of one of these kinds, else None."""
     node = producer(value)
     return node if node is not None and node.op_type in kinds else None
+
+
+def of_kind(nodes: Iterable[ir.Node], *kinds: str) -> list[ir.Node]:
+    """The operations of these kinds, in their order. nodes: a graph for its own operations,
+    `graph.all_nodes()` for those of the bodies in it as well."""
+    return [node for node in nodes if node.op_type in kinds]
+
+
+def all_outputs(nodes: Iterable[ir.Node]) -> list[ir.Value]:
+    """All that these operations give, in their order."""
+    return list(chain.from_iterable(node.outputs for node in nodes))
+
+
+def size_of(value: ir.Value, axis: int) -> int | None:
+    """How long the value is along an axis; None where that is not known before it is computed."""
+    size = None if value.shape is None else value.shape[axis]
+    return size if isinstance(size, int) else None
 
 
 def given(node: ir.Node | None, index: int | None) -> ir.Value | None:

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import RewriteInTurn, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import value_name
+from sensitivity.onnx_graph.walk import of_kind, value_name
 
 STEPS = 255
 
 
-class ClipByRange(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _Clipped:
+    """A Clip from 0 to `top` in front of the one Q that reads it. scale: of the Q."""
+
+    clip: ir.Node
+    top: float
+    quantize: ir.Node
+    scale: np.ndarray
+
+
+class ClipByRange(RewriteInTurn[ir.Node, _Clipped]):
     """Clip from 0 to c in front of one uint8 quantizer with zero point 0 goes: the quantizer ends
     at c itself.
 
@@ -21,47 +35,39 @@ class ClipByRange(ir.passes.InPlacePass):
     then, for nothing stands between it and its quantizer.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in list(model.graph.all_nodes()):
-            top, quantize = _top(node), _only_quantizer(node)
-            if quantize is None or top is None:
-                continue
-            _end_at(model.graph, quantize, top)
-            quantize.replace_input_with(0, node.inputs[0])
-            model.graph.remove(node, safe=True)
-            modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph.all_nodes(), "Clip")
+
+    def match(self, place: ir.Node) -> _Clipped:
+        low, high = needed(qdq.clip_limits(place))
+        require(low == 0 < high < np.inf)
+        quantize = _only_quantizer(place.outputs[0])
+        scale, zero_point = map(needed, map(qdq.constant, quantize.inputs[1:3]))
+        require(scale.size == 1)
+        require(zero_point.dtype == np.uint8)
+        require(not zero_point.any())
+        return _Clipped(place, high, quantize, scale)
+
+    def rewrite(self, graph: ir.Graph, found: _Clipped) -> None:
+        _end_at_top(graph, found)
+        found.quantize.replace_input_with(0, found.clip.inputs[0])
+        graph.remove(found.clip, safe=True)
 
 
-def _top(node: ir.Node) -> float | None:
-    """Where a Clip from 0 ends; None for any other node."""
-    limits = qdq.clip_limits(node) if node.op_type == "Clip" else None
-    low, high = limits or (-np.inf, np.inf)
-    return high if low == 0 < high < np.inf else None
+def _only_quantizer(value: ir.Value) -> ir.Node:
+    """The Q that alone reads the value. Raises NoMatch where there is none."""
+    require(not value.is_graph_output())
+    readers = [use.node for use in value.uses()]
+    require(len(readers) == 1)
+    require(readers[0].op_type == "QuantizeLinear")
+    return readers[0]
 
 
-def _only_quantizer(node: ir.Node) -> ir.Node | None:
-    """The Q that alone reads the Clip's output, uint8 for the whole tensor with zero point 0."""
-    value = node.outputs[0]
-    users = list(value.uses())
-    if value.is_graph_output() or len(users) != 1 or users[0].node.op_type != "QuantizeLinear":
-        return None
-    quantize = users[0].node
-    scale, zero_point = map(qdq.constant, quantize.inputs[1:3])
-    if scale is None or zero_point is None or scale.size != 1:
-        return None
-    is_plain = zero_point.dtype == np.uint8 and not zero_point.any()
-    return quantize if is_plain else None
-
-
-def _end_at(graph: ir.Graph, quantize: ir.Node, top: float) -> None:
-    """Let the quantizer, and those that read it, end at `top` where they end behind it."""
-    scale = qdq.constant(quantize.inputs[1])
-    assert scale is not None
-    if float(scale.item()) * STEPS <= top:
+def _end_at_top(graph: ir.Graph, found: _Clipped) -> None:
+    """Let the Q, and the DQs that read it, end where the Clip does, if they end behind it."""
+    if float(found.scale.item()) * STEPS <= found.top:
         return
-    name = value_name(quantize.inputs[1])
-    finer = add(graph, f"{name}.clipped", np.full_like(scale, top / STEPS))
-    for each in (quantize, *quantize.outputs[0].consumers()):
-        each.replace_input_with(1, finer)
+    name = value_name(found.quantize.inputs[1])
+    finer = add(graph, f"{name}.clipped", np.full_like(found.scale, found.top / STEPS))
+    for node in (found.quantize, *found.quantize.outputs[0].consumers()):
+        node.replace_input_with(1, finer)

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import RewriteMatches, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
-from sensitivity.onnx_graph.walk import first_input, given, name_of
+from sensitivity.onnx_graph.walk import first_input, given, name_of, of_kind, size_of
 
 HOW = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-"""As PyTorch exports it: pixel i of the output is pixel i // factor of the input."""
-
-
-class EnlargeByCopies(ir.passes.InPlacePass):
-    """DQ -> Resize -> Q on one grid, nearest by whole factors, becomes Concat with itself, twice.
-    No value changes.
-
-    ONNX Runtime's Resize takes single bytes, Concat whole rows: the two of YOLOv8n at 640 pixels
-    take a tenth of the time. Channels come last meanwhile, as they do around them: the Transposes
-    cancel with those that it puts there.
-    """
-
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        found = list(filter(None, map(_enlargement, model.graph)))
-        for enlargement in found:
-            _copy(model.graph, enlargement)
-        return ir.passes.PassResult(model, modified=bool(found))
+"""How PyTorch exports it: pixel i of the output is pixel i // factor of the input."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Enlargement:
-    """A Resize by whole factors of height and width. pair: the one that it reads. channels, height,
-    width: of its input."""
+    """A Resize by whole factors of height and width.
+
+    pair: the Q/DQ pair that it reads. down, across: its factors. channels, height, width: of its
+    input.
+    """
 
     node: ir.Node
     pair: qdq.Pair
@@ -45,58 +34,72 @@ class _Enlargement:
     width: int
 
 
-def _enlargement(node: ir.Node) -> _Enlargement | None:
-    """None where other axes change, a factor is not whole, the size is not known, or the grids in
-    front and behind differ."""
-    if node.op_type != "Resize" or not _takes_nearest(node):
-        return None
-    pair, scales, sides = qdq.pair_of(node.inputs[0]), _scales(node), _sides(node.inputs[0])
-    if pair is None or scales is None or sides is None or not _on_one_grid(node, pair):
-        return None
-    return _Enlargement(node, pair, *scales, *sides)
+class EnlargeByCopies(RewriteMatches[ir.Node, _Enlargement]):
+    """DQ -> Resize -> Q on one grid, nearest by whole factors, becomes Concat with itself, twice.
+    No value changes.
+
+    It stays a Resize where it changes other axes, a factor is not whole, the size is not known, or
+    the grids in front and behind differ. ONNX Runtime's Resize takes single bytes, Concat whole
+    rows: the two of YOLOv8n at 640 pixels take a tenth of the time. Channels come last meanwhile,
+    as they do around them: the Transposes cancel with those that ONNX Runtime puts there.
+    """
+
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph, "Resize")
+
+    def match(self, place: ir.Node) -> _Enlargement:
+        require(_takes_nearest(place))
+        image = needed(place.inputs[0])
+        pair = needed(qdq.pair_of(image))
+        _require_one_grid(place, pair)
+        return _Enlargement(place, pair, *_factors(place), *_sides(image))
+
+    def rewrite(self, graph: ir.Graph, found: _Enlargement) -> None:
+        _copy(graph, found)
 
 
 def _takes_nearest(node: ir.Node) -> bool:
     attributes = node.attributes
-    if "axes" in attributes:
-        return False
-    return all(attributes.get_string(name, "") == wanted for name, wanted in HOW.items())
+    how = {name: attributes.get_string(name, "") for name in HOW}
+    return how == HOW and "axes" not in attributes
 
 
-def _scales(node: ir.Node) -> tuple[int, int] | None:
-    """The factors of height and width, where they are whole and nothing else changes."""
-    scales = qdq.constant(given(node, 2))
-    if scales is None or scales.size != 4:
-        return None
+def _factors(node: ir.Node) -> tuple[int, int]:
+    """The factors of height and width. Raises NoMatch where they are not whole, or other axes
+    change."""
+    scales = needed(qdq.constant(given(node, 2)))
+    require(scales.size == 4)
     batch, channels, down, across = scales.tolist()
-    changes_others = (batch, channels) != (1, 1)
-    is_whole = float(down).is_integer() and float(across).is_integer()
-    return (int(down), int(across)) if is_whole and not changes_others else None
+    require((batch, channels) == (1, 1))
+    require(float(down).is_integer())
+    require(float(across).is_integer())
+    return int(down), int(across)
 
 
-def _sides(value: ir.Value | None) -> tuple[int, ...] | None:
-    """Channels, height and width, where all are known."""
-    if value is None or value.shape is None:
-        return None
-    sides = [side for side in value.shape[1:] if isinstance(side, int)]
-    return tuple(sides) if len(sides) == 3 else None
+def _sides(image: ir.Value) -> tuple[int, ...]:
+    """Channels, height and width. Raises NoMatch where one is not known."""
+    rank = len(image.shape or ())
+    require(rank == 4)
+    return tuple(needed(size_of(image, axis)) for axis in (1, 2, 3))
 
 
-def _on_one_grid(node: ir.Node, pair: qdq.Pair) -> bool:
-    """Whether all that reads the Resize are Qs with the very grid of the pair in front of it."""
-    users = node.outputs[0].consumers()
-    if pair.quantize is None or pair.axis is not None or node.outputs[0].is_graph_output():
-        return False
-    grid = _grid(pair.quantize)
-    if None in grid or not users:
-        return False
-    return all(user.op_type == "QuantizeLinear" and _grid(user) == grid for user in users)
+def _require_one_grid(node: ir.Node, pair: qdq.Pair) -> None:
+    """Raise NoMatch unless all that reads the Resize are Qs with the very grid of this pair, which
+    is in front of it."""
+    output = node.outputs[0]
+    grid = _grid(needed(pair.quantize))
+    require(pair.axis is None)
+    require(not output.is_graph_output())
+    users = output.consumers()
+    require({user.op_type for user in users} == {"QuantizeLinear"})
+    for user in users:
+        require(_grid(user) == grid)
 
 
-def _grid(quantize: ir.Node) -> list[bytes | None]:
-    """Scale and zero point; None for what is no constant."""
-    constants = [qdq.constant(value) for value in quantize.inputs[1:]]
-    return [None if constant is None else constant.tobytes() for constant in constants]
+def _grid(quantize: ir.Node) -> list[bytes]:
+    """Scale and zero point. Raises NoMatch where the graph computes one."""
+    constants = map(qdq.constant, quantize.inputs[1:])
+    return [needed(constant).tobytes() for constant in constants]
 
 
 def _copy(graph: ir.Graph, found: _Enlargement) -> None:

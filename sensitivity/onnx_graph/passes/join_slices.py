@@ -2,88 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.walk import given, made_by
+from sensitivity.onnx_graph.matching import (
+    NoMatch,
+    RewriteInTurn,
+    match_or_none,
+    needed,
+    require,
+)
+from sensitivity.onnx_graph.walk import given, made_by, of_kind, size_of
 
-Piece = tuple[ir.Value, int, int] | None
-"""What was cut, and from where to where; None for a value that is no piece of another."""
+Values = Sequence[ir.Value | None]
 
 
-class JoinSlices(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _Joined:
+    """A Concat, and the fewer values that it can read in the place of its own."""
+
+    concat: ir.Node
+    values: Values
+
+
+@dataclass(frozen=True, eq=False)
+class _Piece:
+    """What a Slice cuts out of `whole`, from `start` up to `end`."""
+
+    whole: ir.Value
+    start: int
+    end: int
+
+
+class JoinSlices(RewriteInTurn[ir.Node, _Joined]):
     """Concat(x[0:a], x[a:n], y) becomes Concat(x, y), as in the C2f blocks of YOLOv8. No value
     changes."""
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        concats = [node for node in model.graph if node.op_type == "Concat"]
-        changed = [_join(node) for node in concats]
-        return ir.passes.PassResult(model, modified=any(changed))
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph, "Concat")
+
+    def match(self, place: ir.Node) -> _Joined:
+        values = _joined(place.inputs, place.attributes.get_int("axis"))
+        require(len(values) < len(place.inputs))
+        return _Joined(place, values)
+
+    def rewrite(self, _: ir.Graph, found: _Joined) -> None:
+        found.concat.resize_inputs(len(found.values))
+        for index, value in enumerate(found.values):
+            found.concat.replace_input_with(index, value)
 
 
-def _join(concat: ir.Node) -> bool:
-    """Let the node read whole values in place of their pieces; whether there were any."""
-    axis = concat.attributes.get_int("axis")
-    pieces = [_piece(value, axis) for value in concat.inputs]
-    joined = _joined(concat.inputs, pieces, axis)
-    if len(joined) == len(concat.inputs):
-        return False
-    concat.resize_inputs(len(joined))
-    for index, value in enumerate(joined):
-        concat.replace_input_with(index, value)
-    return True
-
-
-def _joined(
-    values: Sequence[ir.Value | None], pieces: Sequence[Piece], axis: int
-) -> list[ir.Value | None]:
+def _joined(values: Values, axis: int) -> Values:
     """The same values, with every run of pieces that make up a whole replaced by the whole."""
+    match_whole = partial(_whole, axis=axis)
     joined: list[ir.Value | None] = []
-    index = 0
-    while index < len(values):
-        piece, end = pieces[index], _end_of_run(pieces, index, axis)
-        joined.append(values[index] if piece is None or end is None else piece[0])
-        index = end or index + 1
+    while values:
+        value, count = match_or_none(match_whole, values) or (values[0], 1)
+        joined.append(value)
+        values = values[count:]
     return joined
 
 
-def _end_of_run(pieces: Sequence[Piece], start: int, axis: int) -> int | None:
-    """The index behind the pieces, from `start` on, that make up all of what they were cut from;
-    None where none do."""
-    first = pieces[start]
-    if first is None:
-        return None
-    whole, reached = first[0], 0
-    for index, piece in enumerate(pieces[start:], start):
-        if piece is None or piece[:2] != (whole, reached):
-            return None
-        reached = piece[2]
-        if whole.shape is not None and reached == whole.shape[axis]:
-            return index + 1
-    return None
+def _whole(values: Values, axis: int) -> tuple[ir.Value, int]:
+    """The value that the first ones are all pieces of, in order, and how many they are. Raises
+    NoMatch where they are not."""
+    whole = _piece(values[0], axis).whole
+    reached = 0
+    for count, value in enumerate(values, 1):
+        piece = _piece(value, axis)
+        require(piece.whole is whole)
+        require(piece.start == reached)
+        reached = piece.end
+        if reached == size_of(whole, axis):
+            return whole, count
+    raise NoMatch
 
 
-def _piece(value: ir.Value | None, axis: int) -> Piece:
-    """Where the value is a Slice of another one along this axis, in steps of 1."""
-    node = made_by(value, "Slice")
-    whole = given(node, 0)
-    limits = None if node is None else _limits(node, axis)
-    if whole is None or whole.shape is None or limits is None:
-        return None
-    start, end = limits
-    size = whole.shape[axis]
-    if not isinstance(size, int) or start < 0:
-        return None
-    return whole, start, min(end, size) if end >= 0 else size + end
+def _piece(value: ir.Value | None, axis: int) -> _Piece:
+    """What the value is a piece of. Raises NoMatch unless it is a Slice of a value of known size,
+    along this axis, in steps of 1."""
+    node = needed(made_by(value, "Slice"))
+    whole = needed(given(node, 0))
+    size = needed(size_of(whole, axis))
+    start, end = _limits(node, axis)
+    require(start >= 0)
+    return _Piece(whole, start, min(end, size) if end >= 0 else size + end)
 
 
-def _limits(node: ir.Node, axis: int) -> tuple[int, int] | None:
-    """Start and end of a Slice as the file has them; None where it cuts along another axis, or in
-    larger steps."""
-    numbers = [qdq.only_number(qdq.constant(value)) for value in node.inputs[1:]]
-    match numbers:
-        case [float(start), float(end), along] | [float(start), float(end), along, 1]:
-            return (int(start), int(end)) if along == axis else None
-    return None
+def _limits(node: ir.Node, axis: int) -> tuple[int, int]:
+    """Start and end of a Slice as the file has them. Raises NoMatch where it cuts along another
+    axis, or in larger steps."""
+    constants = map(qdq.constant, node.inputs[1:])
+    numbers = list(map(qdq.only_number, constants))
+    require(len(numbers) >= 3)
+    start, end, along, step = (*numbers, 1)[:4]
+    require((along, step) == (axis, 1))
+    return int(needed(start)), int(needed(end))

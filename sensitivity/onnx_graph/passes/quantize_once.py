@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import match_or_none, needed, require
 from sensitivity.onnx_graph.uses import stored_type
 from sensitivity.onnx_graph.walk import is_read
 
@@ -26,35 +27,40 @@ class QuantizeOnce(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         changed = [_read_first(pair) for pair in list(qdq.pairs(model.graph))]
-        unread = [pair for pair in qdq.pairs(model.graph) if not is_read(pair.dequantize)]
+        unread = [pair.name for pair in qdq.pairs(model.graph) if not is_read(pair.dequantize)]
         if unread:
-            names = [pair.name.partition("/")[0] for pair in unread]
-            model.metadata_props[MERGED] = json.dumps(names)
+            quantizers = [name.partition("/")[0] for name in unread]
+            model.metadata_props[MERGED] = json.dumps(quantizers)
         return ir.passes.PassResult(model, modified=any(changed))
 
 
 def _read_first(pair: qdq.Pair) -> bool:
     """Let a Q read what the first of the equal pairs in front of it reads; False where it does."""
     modified = False
-    before = qdq.pair_of(pair.source)
-    while pair.quantize is not None and before is not None and _same_grid(before, pair):
-        pair.quantize.replace_input_with(0, before.source)
-        before = qdq.pair_of(pair.source)
+    while (source := match_or_none(_source_of_equal_pair, pair)) is not None:
+        pair.nodes[0].replace_input_with(0, source)
         modified = True
     return modified
+
+
+def _source_of_equal_pair(pair: qdq.Pair) -> ir.Value:
+    """What the pair in front of this one quantizes. Raises NoMatch where there is none, or one of
+    another grid."""
+    before = needed(qdq.pair_of(pair.source))
+    for each in (before, pair):
+        require(not each.is_compact)
+    require(stored_type(before) is stored_type(pair))
+    require((before.axis, before.block) == (pair.axis, pair.block))
+    _require_equal(before.scale, pair.scale)
+    _require_equal(before.zero_point, pair.zero_point)
+    return before.source
+
+
+def _require_equal(first: qdq.Array | None, second: qdq.Array | None) -> None:
+    """Raise NoMatch unless both are known, and alike."""
+    require(np.array_equal(needed(first), needed(second)))
 
 
 def merged_quantizers(model: ir.Model) -> set[str]:
     """Names of quantizers that are in the file as the pairs of others."""
     return set(json.loads(model.metadata_props.get(MERGED, "[]")))
-
-
-def _same_grid(first: qdq.Pair, second: qdq.Pair) -> bool:
-    if first.quantize is None or (first.axis, first.block) != (second.axis, second.block):
-        return False
-    if stored_type(first) is not stored_type(second):
-        return False
-    pairs = ((first.scale, second.scale), (first.zero_point, second.zero_point))
-    return all(
-        one is not None and other is not None and np.array_equal(one, other) for one, other in pairs
-    )

@@ -6,7 +6,10 @@ import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.initializers import add, remove_constant
-from sensitivity.onnx_graph.walk import graph_of
+from sensitivity.onnx_graph.walk import given, graph_of
+
+SCALE, ZERO_POINT = 1, 2
+"""Inputs of Q and DQ."""
 
 
 class ScalarScales(ir.passes.InPlacePass):
@@ -19,35 +22,39 @@ class ScalarScales(ir.passes.InPlacePass):
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        nodes = [node for node in model.graph.all_nodes() if has_vector_scale(node)]
-        scalars: dict[tuple[ir.Graph | None, ir.Value], ir.Value] = {}
+        nodes = list(filter(has_vector_scale, model.graph.all_nodes()))
+        scalars = _Scalars()
         for node in nodes:
             node.attributes.pop("axis", None)
-            for index, value in enumerate(node.inputs):
-                if index == 0 or value is None or not _is_vector_of_one(value):
-                    continue
-                place = (node.graph, value)
-                if place not in scalars:
-                    scalars[place] = _scalar(node, value)
-                node.replace_input_with(index, scalars[place])
+            for index in SCALE, ZERO_POINT:
+                value = given(node, index)
+                if value is not None and _is_vector_of_one(value):
+                    node.replace_input_with(index, scalars[graph_of(node), value])
         for _, value in scalars:
             remove_constant(value)
         return ir.passes.PassResult(model, modified=bool(nodes))
 
 
+class _Scalars(dict[tuple[ir.Graph, ir.Value], ir.Value]):
+    """By a graph and a vector of one element: the scalar of the same value in that graph, made when
+    it is first asked for."""
+
+    def __missing__(self, place: tuple[ir.Graph, ir.Value]) -> ir.Value:
+        graph, value = place
+        self[place] = add(graph, f"{value.name}.scalar", qdq.known(value).reshape(()))
+        return self[place]
+
+
 def has_vector_scale(node: ir.Node) -> bool:
     """Whether this is a Q or DQ of an activation whose one scale is a vector of one element."""
-    if node.op_type not in qdq.PAIR or "block_size" in node.attributes:
+    if node.op_type not in qdq.PAIR:
         return False
-    data, scale = node.inputs[0], node.inputs[1]
-    of_weight = data is None or qdq.rooted_at_constant(data)
-    return not of_weight and scale is not None and _is_vector_of_one(scale)
+    data, scale = node.inputs[0], node.inputs[SCALE]
+    has_blocks = "block_size" in node.attributes
+    of_activation = not qdq.rooted_at_constant(data)
+    return of_activation and not has_blocks and _is_vector_of_one(scale)
 
 
-def _is_vector_of_one(value: ir.Value) -> bool:
+def _is_vector_of_one(value: ir.Value | None) -> bool:
     constant = qdq.constant(value)
     return constant is not None and constant.shape == (1,)
-
-
-def _scalar(node: ir.Node, value: ir.Value) -> ir.Value:
-    return add(graph_of(node), f"{value.name}.scalar", qdq.known(value).reshape(()))

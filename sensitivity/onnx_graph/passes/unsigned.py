@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.matching import RewriteInTurn, needed, require
 from sensitivity.onnx_graph.passes.initializers import add
 from sensitivity.onnx_graph.sign import non_negative
-from sensitivity.onnx_graph.walk import value_name
+from sensitivity.onnx_graph.walk import of_kind, value_name
 
 LARGEST_LEVEL = np.iinfo(np.int8).max
 BEYOND = 1.1
@@ -18,7 +20,17 @@ BEYOND = 1.1
 values go a few per cent further than those of the float model that amax is of."""
 
 
-class UnsignedActivations(ir.passes.InPlacePass):
+@dataclass(frozen=True, eq=False)
+class _Signed:
+    """A Q of an int8 activation. source: what it quantizes. zero_point: int8, as the file has
+    it."""
+
+    quantize: ir.Node
+    source: ir.Value
+    zero_point: np.ndarray
+
+
+class UnsignedActivations(RewriteInTurn[ir.Node, _Signed]):
     """Turn int8 activations into uint8 with a zero point that is 128 more: the same grid, the same
     values.
 
@@ -35,45 +47,40 @@ class UnsignedActivations(ir.passes.InPlacePass):
     ) -> None:
         self.zero_point_0, self.ranges = zero_point_0, ranges
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        quantizes = [node for node in model.graph.all_nodes() if node.op_type == "QuantizeLinear"]
-        changed = [self._made_unsigned(model.graph, node) for node in quantizes]
-        return ir.passes.PassResult(model, modified=any(changed))
+    def places(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return of_kind(graph.all_nodes(), "QuantizeLinear")
 
-    def _made_unsigned(self, graph: ir.Graph, quantize: ir.Node) -> bool:
-        """Change a Q of an int8 activation, and the DQs behind it; False where it is none."""
-        source, zero_point = quantize.inputs[0], qdq.constant(qdq.zero_point_value(quantize))
-        if source is None or zero_point is None:
-            return False
-        is_weight = qdq.constant(source) is not None
-        if is_weight or zero_point.dtype != np.int8:
-            return False
-        keeps_0 = (
-            self.zero_point_0
-            and not zero_point.any()
-            and non_negative(source)
-            and self._ends_within(source, qdq.constant(quantize.inputs[1]))
-        )
-        shifted = zero_point.astype(np.int16) + (0 if keeps_0 else 128)
-        value = _zero_point(graph, quantize, shifted.astype(np.uint8))
+    def match(self, place: ir.Node) -> _Signed:
+        source = needed(place.inputs[0])
+        zero_point = needed(qdq.constant(qdq.zero_point_value(place)))
+        of_weight = qdq.constant(source) is not None
+        require(not of_weight)
+        require(zero_point.dtype == np.int8)
+        return _Signed(place, source, zero_point)
+
+    def rewrite(self, graph: ir.Graph, found: _Signed) -> None:
+        quantize, zero_point = found.quantize, found.zero_point
+        shift = 0 if self._keeps_0(found) else 128
+        shifted = (zero_point.astype(np.int16) + shift).astype(np.uint8)
+        name = value_name(qdq.zero_point_value(quantize)) or "zero_point"
+        value = add(graph, f"{name}.unsigned", shifted)
         output = quantize.outputs[0]
-        quantize.replace_input_with(2, value)
-        for user in output.consumers():
-            if user.op_type == "DequantizeLinear":
-                user.replace_input_with(2, value)
+        for node in (quantize, *of_kind(output.consumers(), "DequantizeLinear")):
+            node.replace_input_with(2, value)
         output.type = ir.TensorType(ir.DataType.UINT8)
-        return True
 
-    def _ends_within(self, value: ir.Value, scale: np.ndarray | None) -> bool:
-        """Whether the largest level of int8 is about as far as the value's range goes."""
+    def _keeps_0(self, found: _Signed) -> bool:
+        """Whether the zero point stays 0, with the same scale."""
+        if not self.zero_point_0 or found.zero_point.any():
+            return False
+        return non_negative(found.source) and self._ends_within(found)
+
+    def _ends_within(self, found: _Signed) -> bool:
+        """Whether the largest level of int8 is about as far as the value's range goes; False where
+        the range or the scale is not known."""
         if self.ranges is None:
             return True
-        known = self.ranges.get(value_name(value))
-        if known is None or scale is None:
-            return False
-        return known[1] <= BEYOND * LARGEST_LEVEL * float(scale.min())
-
-
-def _zero_point(graph: ir.Graph, node: ir.Node, shifted: np.ndarray) -> ir.Value:
-    name = value_name(qdq.zero_point_value(node)) or "zero_point"
-    return add(graph, f"{name}.unsigned", shifted)
+        _, high = self.ranges.get(value_name(found.source), (0.0, np.inf))
+        scale = qdq.scales_of(found.quantize)
+        largest = LARGEST_LEVEL * scale
+        return scale.size > 0 and high <= BEYOND * float(largest.min())
