@@ -488,7 +488,7 @@ class YoloChoices:
     )
     evaluator: Evaluator = setting(
         "built-in",
-        "What judges the boxes. built-in: COCO mAP image by image, with intervals; ultralytics: "
+        "What judges the model. built-in: COCO mAP image by image, with intervals; ultralytics: "
         "its own validator, one number for each evaluation and slow.",
     )
     trust_weights: bool = setting(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,8 +23,7 @@ from sensitivity.tasks.agreement import METRIC, FloatBatches, FloatModel, agreem
 from sensitivity.tasks.base import Batches, Task
 from sensitivity.tasks.classification import Images, Labels, Top1, answer_lost
 from sensitivity.tasks.detection import SIZES, DetectionScore, random_splits
-from sensitivity.tasks.detection_labels import LabelledImage, LabelledImages, unlabelled
-from sensitivity.tasks.detection_map import mean_average_precision
+from sensitivity.tasks.detection_labels import LabelForm, LabelledImage, LabelledImages, unlabelled
 from sensitivity.tasks.images import Size, image_files, sides
 from sensitivity.tasks.load import Evaluator, load_evaluator
 from sensitivity.tasks.onnx_arrays import CODES, Codes, Port
@@ -186,7 +184,8 @@ def _usual_task(model: File, data: Path, reading: Reading) -> Task:
     kind = onnx_data.data_kind(data)
     _check_kind(kind, told, model.path.name)
     if kind == "boxes":
-        labels = onnx_data.boxes(data, told.names, reading.images)
+        form = LabelForm() if reading.evaluator is not None else told.form
+        labels = onnx_data.boxes(data, told.names, reading.images, form)
         return _detection(model, labels, _with_train(reading, data, labels), told)
     if kind == "folders":
         return _folders(model, onnx_data.folders(data), reading, told)
@@ -409,23 +408,20 @@ def _detection(model: File, labels: LabelledImages, reading: Reading, told: Expo
         colours, reading.pixels.scale(usual.scale, image.dtype), image.layout, image.dtype
     )
     splits = _detection_splits(labels, reading)
+    more = None
+    if reading.evaluator is None:
+        more = told.part(image.size, chosen=name == "end2end")
     batches = {
         split: onnx_data.DetectionBatches(
-            part, image.size, DETECTION_BATCH, pixels=pixels, stretched=name == "rtdetr"
+            part, image.size, DETECTION_BATCH, more, pixels=pixels, stretched=name == "rtdetr"
         )
         for split, part in splits.items()
     }
     meaning = onnx_decode.Decode(name, image.size, len(labels.names))
     taken = "" if reading.decode or told.task else onnx_decode.reading(name, shapes)
     given = f"{taken} {pixels_in_words(colours, pixels.scale)} {SAY_OTHERWISE}".strip()
-    score = DetectionScore(labels.names, meaning, meaning.rule, given)
-    return Task(
-        model,
-        batches,
-        score,
-        partial(mean_average_precision, classes=len(labels.names)),
-        metric="box mAP50-95" if told.has_more else "mAP50-95",
-    )
+    score = DetectionScore(labels.names, meaning, meaning.rule, given, more)
+    return Task(model, batches, score, score.aggregate, metric=score.metric)
 
 
 def _detection_splits(

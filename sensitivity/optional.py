@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ai_edge_litert import schema_py_generated as tflite_schema
     from PIL import Image as Image
     from PIL import ImageOps as ImageOps
+    from pycocotools import mask as mask_tools
     from scipy import stats as stats
     from torch.utils import _pytree as pytree
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         "Image",
         "ImageOps",
         "graphlay",
+        "mask_tools",
         "openvino",
         "pytree",
         "ray",
@@ -44,6 +46,7 @@ __getattr__ = importer(
         "Image": "PIL.Image",
         "ImageOps": "PIL.ImageOps",
         "graphlay": "graphlay",
+        "mask_tools": "pycocotools.mask",
         "openvino": "openvino",
         "pytree": "torch.utils._pytree",
         "ray": "ray",

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from sensitivity.errors import TaskError
-from sensitivity.tasks.detection_labels import coco_images, yolo_images
+from sensitivity.tasks.detection_labels import LabelForm, coco_images, yolo_images
 
 
 @pytest.fixture
@@ -123,3 +123,70 @@ def test_a_missing_folder_and_missing_labels_are_told_apart(folder):
         match=r"Expected label files below .*labels for the 3 images below .*images, got none",
     ):
         yolo_images(folder / "images", folder / "labels", ["cat"])
+
+
+OUTLINES, POINTS = LabelForm("outlines"), LabelForm("keypoints", 2, 3)
+PAIRS = LabelForm("keypoints", 2, 2)
+
+
+def yolo_image(folder, text, form):
+    (folder / "labels" / "a.txt").write_text(text)
+    return yolo_images(folder / "images", folder / "labels", ["cat", "dog"], form).images[0]
+
+
+def test_outlines_and_key_points_of_yolo_files_are_in_pixels(folder):
+    image = yolo_image(folder, "1 0.1 0.2 0.3 0.2 0.2 0.6\n", OUTLINES)
+    np.testing.assert_allclose(image.outlines[0], [[20, 20, 60, 20, 40, 60]])
+    np.testing.assert_allclose(image.boxes, [[20, 20, 60, 60]])
+    image = yolo_image(folder, "1 0.5 0.5 0.2 0.4 0.1 0.2 2 0.3 0.4 0\n", POINTS)
+    np.testing.assert_allclose(image.keypoints, [[[20, 20, 2], [60, 40, 0]]])
+    np.testing.assert_allclose(image.areas, [0.53 * 40 * 40])
+    image = yolo_image(folder, "1 0.5 0.5 0.2 0.4 0.1 0.2 -1 0.4\n", PAIRS)
+    np.testing.assert_allclose(image.keypoints, [[[20, 20, 1], [-200, 40, 0]]])
+
+
+def test_outlines_and_key_points_of_coco_are_read(folder):
+    person = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 30, 40]}
+    shape = [[1, 2, 31, 2, 31, 42]]
+    runs = {"size": [100, 200], "counts": [5, 9, 19986]}
+    (image, empty), _ = vars(coco_images(*coco(folder, annotations=[
+        person | {"segmentation": shape}, person | {"segmentation": runs, "iscrowd": 1}
+    ]), OUTLINES)).values()  # fmt: skip
+    assert image.outlines == (shape, runs)
+    assert empty.outlines == ()
+    (image, empty), _ = vars(coco_images(*coco(folder, annotations=[
+        person | {"keypoints": [4, 5, 2, 0, 0, 0], "area": 700}, person
+    ]), POINTS)).values()  # fmt: skip
+    assert image.keypoints.tolist() == [[[4, 5, 2], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]]
+    np.testing.assert_allclose(image.areas, [700, 0.53 * 1200])
+    assert empty.keypoints.shape == (0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("form", "line", "message"),
+    [
+        (OUTLINES, "0 0.5 0.5 0.2 0.2", r"Expected a class and at least 3 points, at .*a\.txt:1"),
+        (
+            POINTS,
+            "0 0.5 0.5 0.2 0.2 0.1 0.1",
+            r"and 2 key points of 3 numbers at .*a\.txt:1, .* 6 ",
+        ),
+    ],
+)
+def test_lines_without_what_the_model_gives_are_refused(folder, form, line, message):
+    with pytest.raises(TaskError, match=message):
+        yolo_image(folder, line, form)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (OUTLINES, "to hold a `segmentation` for a segmentation model, got none in annotation 12"),
+        (POINTS, "Expected 2 key points of x, y and visibility for each object in .*, got 9 numb"),
+    ],
+)
+def test_annotations_without_what_the_model_gives_are_refused(folder, form, message):
+    person = {"id": 12, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    person |= {"keypoints": [0] * 9, "segmentation": []}
+    with pytest.raises(TaskError, match=message):
+        coco_images(*coco(folder, annotations=[person]), form)

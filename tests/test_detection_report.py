@@ -17,7 +17,8 @@ from sensitivity import api
 from sensitivity.cli.main import group
 from sensitivity.records import Estimate, Unit
 from sensitivity.reporting.page import render
-from sensitivity.tasks.detection_boxes import Detections
+from sensitivity.tasks.detection import DetectionScore
+from sensitivity.tasks.detection_boxes import Detections, Suppression, decode_ultralytics
 from sensitivity.tasks.detection_detail import (
     ClassResult,
     DetectionDetail,
@@ -74,7 +75,8 @@ def test_classes_come_with_their_boxes_the_most_hurt_first():
     _, truth = image_of([[0, 0, 20, 20], [40, 10, 60, 30]], [0, 2])
     good = image_scores(found_of([([0, 0, 20, 20], 0.9, 0), ([40, 10, 60, 30], 0.8, 2)]), truth, 3)
     bad = image_scores(found_of([([0, 0, 20, 20], 0.9, 0), ([40, 10, 60, 30], 0.0, 2)]), truth, 3)
-    results = class_results({"float": good, "int8": bad, "partial": good}, NAMES)
+    judge = DetectionScore(NAMES, decode_ultralytics, Suppression())
+    results = class_results({"float": good, "int8": bad, "partial": good}, judge)
     assert [(one.name, one.boxes) for one in results] == [("cow", 1), ("cat", 1)]
     assert results[0].precision == pytest.approx({"float": 1.0, "int8": 0.0, "partial": 1.0})
     assert results[1].precision["int8"] == pytest.approx(average_precision(bad, 3)[:, 0].mean())

@@ -119,20 +119,42 @@ def test_a_data_set_without_names_needs_them_from_the_file(data: Path) -> None:
         boxes(data / "yolo" / "images" / "val", ())
 
 
-@pytest.mark.parametrize(("task", "output", "metric"), [
-    ("segment", ["batch", 39, 126], "box mAP50-95"), ("pose", ["batch", "a", 63], "box mAP50-95"),
-    ("detect", ["batch", 7, 126], "mAP50-95"),
+POSE = {"task": "pose", "kpt_shape": "[17, 3]"}
+CHOSEN = ["batch", 300, 6 + 51]
+
+
+@pytest.mark.parametrize(("told", "output", "metric"), [
+    ({"task": "segment"}, ["batch", 39, 126], "box and mask mAP50-95"),
+    (POSE, ["batch", 58, 126], "box and key-point mAP50-95"),
+    (POSE, CHOSEN, "box and key-point mAP50-95"), ({}, ["batch", 7, 126], "mAP50-95"),
 ])  # fmt: skip
-def test_of_masks_and_key_points_the_boxes_are_judged(
-    data: Path, task: str, output: list[Any], metric: str
+def test_masks_and_key_points_are_judged_where_the_metadata_says_that_there_are_some(
+    data: Path, told: dict[str, str], output: list[Any], metric: str
 ) -> None:
-    file = File(["batch", 3, 64, 96], output, TOLD | {"task": task})
-    made = task_of(file, data / "yolo", Reading())
-    assert made.metric == metric
-    raw = np.zeros((1, 39, 126), np.float32)
-    raw[0, 4:7, 0], raw[0, 7:, 0] = (0.1, 0.7, 0.2), 30.0
-    if output[-1] != 63:
-        assert made.score.decode([raw])[1][0, :, 0].tolist() == pytest.approx([0.1, 0.7, 0.2])
+    task = task_of(File(["n", 3, 64, 96], output, TOLD | told), data / "coco", Reading())
+    assert task.metric == metric
+    inputs, targets = next(iter(task.data["rank"]))
+    raw = np.zeros((len(inputs), *output[1:]), np.float32)
+    scale, _, left, top, *_ = targets["geometry"].T
+    box = np.stack([20 / scale + left, 20 / scale + top, 30 / scale, 30 / scale])
+    place = (slice(None), 0) if output is CHOSEN else (slice(None), slice(None), 0)
+    corners = np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2])
+    label = targets["classes"][:, 0]
+    confidences = [np.full(len(label), 0.9), label] if output is CHOSEN else np.eye(3)[label].T
+    points = [*box[:2], np.ones(len(label))] * 17 if "kpt_shape" in told else []
+    weights = [np.ones(len(label))] * 32 if told.get("task") == "segment" else []
+    columns = [*(corners if output is CHOSEN else box), *confidences, *points, *weights]
+    raw[place] = np.stack(columns).T
+    protos = [np.ones((len(inputs), 32, 16, 24), np.float32)] if weights else []
+    assert task.aggregate(task.score([raw, *protos], targets)) == pytest.approx(1)
+    raw[place] = 0
+    assert task.aggregate(task.score([raw, *protos], targets)) == 0
+
+
+def test_a_pose_file_without_its_number_of_points_is_one_sentence(data: Path) -> None:
+    file = File(["n", 3, 64, 96], ["n", 58, 126], TOLD | {"task": "pose"})
+    with pytest.raises(TaskError, match="m.onnx to say in its metadata how many key points it"):
+        task_of(file, data / "coco", Reading())
 
 
 def test_a_file_of_ultralytics_that_classifies_takes_pixels_as_they_are(classes: Path) -> None:

@@ -96,3 +96,25 @@ def test_a_task_that_is_no_detector_is_told():
         TaskError, match="for --signal boxes, got one whose score has no decode; use --signal sqnr"
     ):
         boxes_signal(task)
+
+
+class Shift:
+    """A part whose loss is how far its only number moved, at each candidate."""
+
+    name = "shift"
+
+    def reported(self, outputs: Any) -> list[np.ndarray]:
+        return [outputs[2]]
+
+    def lost(self, boxes: Any, anchors: Any, own: Any, other: Any) -> np.ndarray:
+        assert boxes.shape == (*anchors.shape, 4)
+        return np.take_along_axis(np.abs(own[0] - other[0]), anchors, axis=1)
+
+
+def test_masks_and_key_points_count_beside_boxes_by_what_they_lack_times_the_confidence():
+    task = SimpleNamespace(score=SimpleNamespace(decode=lambda out: out[:2], part=Shift()))
+    signal = boxes_signal(task)
+    boxes = detector([[0.5, 0.25]])
+    own, other = (signal.view([*boxes, np.array([row])]) for row in ([0.0, 0.0], [0.1, 0.9]))
+    assert signal.of(own, own).tolist() == [0.0]
+    assert signal.of(own, other) == pytest.approx([(0.5 * 2 * 0.1 + 0.25 * 1) / 0.75])

@@ -155,17 +155,29 @@ def test_a_data_yaml_calibrates_with_its_train_part(folder, tmp_path):
     assert [image.classes.tolist() for image in task.data["rank"].images] != [[]] * 3
 
 
-def test_segmentation_and_pose_models_are_judged_by_their_boxes(tmp_path, folder):
-    for config, kind in (
-        ("yolov8n-seg.yaml", "SegmentationModel"),
-        ("yolov8n-pose.yaml", "PoseModel"),
-    ):
-        weights = save(yolo(config, kind), tmp_path / f"{kind}.pt")
-        task = workflow.task(weights, folder / "instances.json", **SIZE)
-        inputs, targets = next(iter(task.data["rank"]))
-        with torch.no_grad():
-            assert task.score(task.model(inputs), targets).shape[0] == len(inputs)
-        assert task.metric == "box mAP50-95"
+@pytest.mark.parametrize(
+    ("config", "kind", "metric"),
+    [
+        ("yolov8n-seg.yaml", "SegmentationModel", "box and mask mAP50-95"),
+        ("yolov8n-pose.yaml", "PoseModel", "box and key-point mAP50-95"),
+    ],
+)
+def test_segmentation_and_pose_models_are_judged_by_all_that_they_give(
+    tmp_path, folder, config, kind, metric
+):
+    weights = save(yolo(config, kind), tmp_path / f"{kind}.pt")
+    task = workflow.task(weights, folder / "instances.json", **SIZE)
+    assert task.metric == metric
+    inputs, targets = next(iter(task.data["rank"]))
+    with torch.no_grad():
+        outputs = task.model(inputs)
+    scores = task.score(outputs, targets)
+    assert scores.shape == (len(inputs), 3 * 300 + 2 * len(NAMES) + 1)
+    detections = outputs[0] if kind == "SegmentationModel" else outputs
+    detections[:, 4 + len(NAMES) :] *= -1  # boxes and confidences stay
+    moved = task.score(outputs, targets)
+    assert np.array_equal(task.score.box_rows(scores), task.score.box_rows(moved))
+    assert not np.array_equal(scores, moved)
 
 
 def test_classifiers_are_judged_by_top_1_on_class_folders(tmp_path):

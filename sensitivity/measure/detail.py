@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity.measure.measurer import Measurer
-from sensitivity.measure.ranking import Aggregate, estimate
+from sensitivity.measure.ranking import estimate
 from sensitivity.measure.study import Study
 from sensitivity.records import Plan, Scores, Variant
 from sensitivity.stats.jackknife import pseudo_values
@@ -21,7 +21,6 @@ from sensitivity.tasks.detection_detail import (
     DetectionDetail,
     ShownImage,
     class_results,
-    map50,
     shown_boxes,
 )
 from sensitivity.tasks.detection_images import image_size, load_rgb
@@ -45,10 +44,7 @@ def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
         return None
     variants = (study.float_variant, study.baselines["quantized"], study.plan_variant(plan))
     scores = dict(zip(VARIANTS, _scores(measurer, variants), strict=True))
-    aggregates: dict[str, Aggregate] = {
-        measurer.task.metric: measurer.task.aggregate,
-        "mAP50": map50(len(judge.names)),
-    }
+    aggregates = {measurer.task.metric: measurer.task.aggregate} | judge.figures
     metrics = {
         name: {variant: estimate(rows, aggregate) for variant, rows in scores.items()}
         for name, aggregate in aggregates.items()
@@ -65,9 +61,11 @@ def detection_detail(study: Study, plan: Plan) -> DetectionDetail | None:
         len(loss),
         plan.skip,
         metrics,
-        class_results(scores, judge.names),
+        class_results(scores, judge),
         images,
-        threshold_result(scores, len(judge.names)),
+        threshold_result(
+            {variant: judge.box_rows(rows) for variant, rows in scores.items()}, len(judge.names)
+        ),
     )
 
 

@@ -14,6 +14,7 @@ from sensitivity.signals.base import Outputs, Signal
 from sensitivity.tasks.base import EvaluateTask, Task
 from sensitivity.tasks.batches import as_numpy
 from sensitivity.tasks.detection_boxes import areas
+from sensitivity.tasks.detection_parts import Part
 
 SURE = 1e-3
 """Confidences are compared between this and 1 minus this: below it nothing is reported."""
@@ -22,23 +23,53 @@ PRECISION_LOST = 2.0
 """How much of the precision averaged over overlaps of 0.50 to 0.95 is lost per lost overlap: a
 tenth for each 0.05."""
 
+SUREST = 32
+"""Candidates whose masks or key points are compared."""
+
 Floats = NDArray[np.float64]
 
 
 def boxes_signal(task: Task | EvaluateTask) -> Signal:
     """The signal `boxes`, with the `decode` of this task's score. Raises TaskError where it has
     none."""
-    decode = getattr(getattr(task, "score", None), "decode", None)
+    judge = getattr(task, "score", None)
+    decode = getattr(judge, "decode", None)
     if decode is None:
         raise TaskError(
             "Expected a task of detection_task, or an ONNX detector with COCO annotations, for "
             "--signal boxes, got one whose score has no decode; use --signal sqnr."
         )
 
-    def decoded(outputs: Any) -> Outputs:
-        return [as_numpy(array) for array in decode(outputs)]
+    part: Part | None = getattr(judge, "part", None)
 
-    return Signal("boxes", distortion, decoded, edition=", as precision falls")
+    def decoded(outputs: Any) -> Outputs:
+        boxes = [as_numpy(array) for array in decode(outputs)]
+        return boxes if part is None else boxes + part.reported(outputs)
+
+    def lost(reference: Outputs, outputs: Outputs) -> Scores:
+        own = distortion(reference[:2], outputs[:2])
+        return own if part is None else own + part_distortion(part, reference, outputs)
+
+    edition = "" if part is None else f", and {part.name}s"
+    return Signal("boxes", lost, decoded, edition=f", as precision falls{edition}")
+
+
+def part_distortion(part: Part, reference: Outputs, outputs: Outputs) -> Scores:
+    """What is lost of the masks or key points that the float model reports, float64[n]: 0 is
+    nothing, 1 all.
+
+    reference, outputs: boxes, confidences and what `part.reported` gives, of the float model and a
+    variant. Of the `SUREST` candidates that float is surest of, what each lacks of an overlap of 1,
+    twice and 1 at most, weighted with float's confidence.
+    """
+    boxes, confidences, *own = reference
+    sure = confidences.max(axis=1).astype(np.float64)
+    surest = np.argsort(-sure, axis=1, kind="stable")[:, :SUREST]
+    sure = np.take_along_axis(sure, surest, axis=1)
+    chosen = np.take_along_axis(boxes, surest[:, :, None], axis=1)
+    lacking = part.lost(chosen, surest, own, list(outputs[2:]))
+    missed = (sure * np.minimum(PRECISION_LOST * lacking, 1)).sum(axis=1)
+    return np.asarray(missed / np.maximum(sure.sum(axis=1), SURE), dtype=np.float64)
 
 
 def distortion(reference: Outputs, outputs: Outputs) -> Scores:

@@ -1,4 +1,5 @@
-"""Object detectors judged by COCO's mAP50-95, image by image.
+"""Object detectors judged by COCO's mAP50-95, image by image; see `detection_parts` for masks and
+key points.
 
     labels = coco_images(Path("instances.json"), Path("images"))
     task = detection_task(model, random_splits(labels.images, seed=0), labels.names, size=640)
@@ -10,7 +11,7 @@ resample of images comes from them at once, so intervals are had by resampling i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +33,20 @@ from sensitivity.tasks.detection_boxes import (
 )
 from sensitivity.tasks.detection_images import Geometry, letterbox, load_rgb, to_image
 from sensitivity.tasks.detection_labels import LabelledImage
-from sensitivity.tasks.detection_map import Truth, image_scores, mean_average_precision
+from sensitivity.tasks.detection_map import (
+    Truth,
+    average_precision,
+    image_scores,
+    mean_average_precision,
+    mean_average_precision_50,
+)
+from sensitivity.tasks.detection_parts import (
+    Part,
+    both_scores,
+    box_rows,
+    mean_of_both,
+    part_rows,
+)
 from sensitivity.tasks.images import Size
 
 Decode = Callable[[Any], tuple[Floats, Floats]]
@@ -41,6 +55,13 @@ classes, anchors]."""
 
 SIZES: Mapping[str, float] = {"rank": 0.25, "confirm": 0.5, "holdout": 0.25}
 """Signals rank detectors on few images; it is the choice of a plan by mAP that takes many."""
+
+Aggregate = Callable[[Scores], Any]
+
+MEANS: Mapping[str, Callable[[Scores, int], float]] = {
+    "mAP50-95": mean_average_precision,
+    "mAP50": mean_average_precision_50,
+}
 
 CACHE_BYTES = 1 << 29
 """Letterboxed images kept in memory for each split; the rest is read again on each pass."""
@@ -55,19 +76,24 @@ def detection_task(
     batch: int = 8,
     decode: Decode = decode_ultralytics,
     rule: Suppression | None = None,
+    part: Part | None = None,
 ) -> Task:
-    """A task whose metric is mAP50-95, 0..1.
+    """A task whose metric is mAP50-95, 0..1; with `part` the mean of that of boxes and that of
+    masks or key points.
 
     model: calibrated, takes float32[n, 3, height, width], RGB 0..1. splits: images for "rank",
     "confirm" and "holdout".
     names: of the classes, as many as the model has. size: side of the square input in pixels, or
     (height, width). decode: what the model's outputs mean. rule: which boxes are reported;
-    ultralytics' validation settings by default.
+    ultralytics' validation settings by default. part: what it gives with each box, which is judged
+    too.
     """
-    data = {name: ImageBatches(images, size=size, batch=batch) for name, images in splits.items()}
-    score = DetectionScore(tuple(names), decode, rule or Suppression())
-    aggregate = partial(mean_average_precision, classes=len(names))
-    return Task(model, data, score, aggregate, metric="mAP50-95")
+    data = {
+        name: ImageBatches(images, size=size, batch=batch, part=part)
+        for name, images in splits.items()
+    }
+    score = DetectionScore(tuple(names), decode, rule or Suppression(), part=part)
+    return Task(model, data, score, score.aggregate, metric=score.metric)
 
 
 def random_splits(
@@ -85,12 +111,14 @@ class ImageBatches:
 
     inputs: float32[n, 3, height, width], RGB 0..1. targets: a dict of tensors, the image first in
     each: boxes float64[n, most, 4] in image pixels, classes int64[n, most] (-1 where there is no
-    box), crowd bool[n, most], geometry float64[n, 6]; `most` is the same in all batches.
+    box), crowd bool[n, most], geometry float64[n, 6], and those of `part`; `most` is the same in
+    all batches. part: what is judged beside boxes.
     """
 
     images: Sequence[LabelledImage]
     size: Size
     batch: int
+    part: Part | None = None
     _kept: dict[int, tuple[NDArray[np.uint8], Geometry]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,24 +129,28 @@ class ImageBatches:
         return -(-len(self.images) // self.batch)
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        most = self.most
-        for start in range(0, len(self.images), self.batch):
-            numbers = range(start, min(start + self.batch, len(self.images)))
-            pixels, geometry = zip(*(self._letterboxed(number) for number in numbers), strict=True)
-            truth = pad_truth([self.images[number] for number in numbers], most)
+        for pixels, targets in self.arrays():
             inputs = (
-                optional.torch.from_numpy(np.stack(pixels))
-                .permute(0, 3, 1, 2)
-                .contiguous()
-                .float()
-                .div_(255)
+                optional.torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div_(255)
             )
-            targets = {"boxes": truth.boxes, "classes": truth.classes, "crowd": truth.crowd}
-            targets["geometry"] = np.stack(geometry)
             yield (
                 inputs,
                 {name: optional.torch.from_numpy(value) for name, value in targets.items()},
             )
+
+    def arrays(self) -> Iterator[tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]]:
+        """Batches of images uint8[n, height, width, 3] in RGB, and targets, as numpy arrays."""
+        for start in range(0, len(self.images), self.batch):
+            numbers = range(start, min(start + self.batch, len(self.images)))
+            pixels, geometry = zip(*(self._letterboxed(number) for number in numbers), strict=True)
+            images = [self.images[number] for number in numbers]
+            yield np.stack(pixels), self._targets(images) | {"geometry": np.stack(geometry)}
+
+    def _targets(self, images: Sequence[LabelledImage]) -> dict[str, NDArray[Any]]:
+        truth = pad_truth(images, self.most)
+        targets = {"boxes": truth.boxes, "classes": truth.classes, "crowd": truth.crowd}
+        more = {} if self.part is None else self.part.truth(images, self.most)
+        return targets | more
 
     @property
     def most(self) -> int:
@@ -141,22 +173,71 @@ class ImageBatches:
 @dataclass(frozen=True)
 class DetectionScore:
     """(outputs, targets) -> one record per image, float64[n, 2 * rule.limit + classes]; see
-    `detection_map`.
+    `detection_map`, and `detection_parts` for those with a part.
 
     reading: a sentence on what the outputs were taken for, where nobody said so; told where float
-    finds nothing.
+    finds nothing. part: what is judged beside boxes, None for boxes alone.
     """
 
     names: tuple[str, ...]
     decode: Decode
     rule: Suppression
     reading: str = ""
+    part: Part | None = None
 
     def __call__(self, outputs: Any, targets: Mapping[str, Any]) -> Scores:
-        boxes, classes, crowd = (as_numpy(targets[name]) for name in ("boxes", "classes", "crowd"))
-        return image_scores(
-            self.detections(outputs, targets), Truth(boxes, classes, crowd), len(self.names)
-        )
+        arrays = {name: as_numpy(value) for name, value in targets.items()}
+        truth = Truth(arrays["boxes"], arrays["classes"], arrays["crowd"])
+        found = self.detections(outputs, targets)
+        if self.part is None:
+            return image_scores(found, truth, len(self.names))
+        overlaps = self.part.overlaps(found, truth, outputs, arrays)
+        return both_scores(found, truth, overlaps, len(self.names))
+
+    @property
+    def metric(self) -> str:
+        """The name of the metric."""
+        return "mAP50-95" if self.part is None else f"box and {self.part.name} mAP50-95"
+
+    @property
+    def aggregate(self) -> Aggregate:
+        """Records of images -> the metric, 0..1."""
+        classes = len(self.names)
+        if self.part is None:
+            return partial(mean_average_precision, classes=classes)
+        return partial(mean_of_both, classes=classes)
+
+    @property
+    def figures(self) -> dict[str, Aggregate]:
+        """Further numbers from the same records, by name."""
+        classes = len(self.names)
+        if self.part is None:
+            return {"mAP50": partial(mean_average_precision_50, classes=classes)}
+        rows: dict[str, Aggregate] = {"box": self.box_rows, self.part.name: self.part_rows}
+        return {
+            f"{of} {name}": Figure(taken, mean, classes)
+            for name, mean in MEANS.items()
+            for of, taken in rows.items()
+        }
+
+    def box_rows(self, scores: Scores) -> Scores:
+        """Of records those of the boxes."""
+        return scores if self.part is None else box_rows(scores, len(self.names))
+
+    def part_rows(self, scores: Scores) -> Scores:
+        """Of records those of the masks or key points, in the same form."""
+        return part_rows(scores, len(self.names))
+
+    def precision(self, scores: Scores) -> NDArray[np.float64]:
+        """AP float64[10, classes] of each class by the metric; nan for a class that is not
+        shown."""
+        classes = len(self.names)
+        of_boxes = average_precision(self.box_rows(scores), classes)
+        if self.part is None:
+            return of_boxes
+        of_parts = average_precision(self.part_rows(scores), classes)
+        # a class may have boxes alone, such as people without a labelled key point
+        return (of_boxes + np.where(np.isnan(of_parts), of_boxes, of_parts)) / 2
 
     def detections(self, outputs: Any, targets: Mapping[str, Any]) -> Detections:
         """What the model reports, in pixels of the original images."""
@@ -175,7 +256,20 @@ class DetectionScore:
             )
         found = detections(boxes, confidences, self.rule)
         placed = to_image(found.boxes, as_numpy(targets["geometry"]))
-        return Detections(placed, found.confidences, found.classes)
+        return replace(found, boxes=placed)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of a part of the records. taken: records -> that part. mean: the number of its
+    rows."""
+
+    taken: Aggregate
+    mean: Callable[[Scores, int], float]
+    classes: int
+
+    def __call__(self, scores: Scores) -> float:
+        return self.mean(self.taken(scores), self.classes)
 
 
 def pad_truth(images: Sequence[LabelledImage], most: int) -> Truth:

@@ -4,7 +4,7 @@ numpy only."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +28,16 @@ PER_CLASS = 100
 class Detections:
     """What was found in a batch, most confident first in each image.
 
-    boxes: float64[n, limit, 4], x1 y1 x2 y2. confidences: float32[n, limit], 0 where there is no
-    detection.
-    classes: int64[n, limit].
+    boxes: float64[n, limit, 4], x1 y1 x2 y2; of rotated ones [n, limit, 5], centre, size and angle.
+    confidences: float32[n, limit], 0 where there is no detection.
+    classes: int64[n, limit]. anchors: int64[n, limit], the candidate that each one is; None where
+    nobody asks.
     """
 
     boxes: NDArray[np.float64]
     confidences: NDArray[np.float32]
     classes: NDArray[np.int64]
+    anchors: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,21 @@ class Suppression:
 
     confidence: candidates must lie above it. iou: of two boxes of a class that overlap more, the
     less confident goes.
-    limit: detections per image over all classes.
+    limit: detections per image over all classes. per_class: and of one class.
     """
 
     confidence: float = 0.001
     iou: float = 0.7
     limit: int = 300
+    per_class: int = PER_CLASS
+
+
+class Suppress(Protocol):
+    """As `nms`, for boxes of its kind."""
+
+    def __call__(
+        self, boxes: Floats, confidences: Floats, classes: Integers, *, iou: float, limit: int
+    ) -> NDArray[np.int64]: ...
 
 
 def decode_ultralytics(outputs: Any, classes: int | None = None) -> tuple[Floats, Floats]:
@@ -177,27 +188,47 @@ def _scaled(boxes: Floats, size: Size) -> Floats:
     return _corners(pixels[:, :2], pixels[:, 2:])
 
 
-def detections(boxes: Floats, confidences: Floats, rule: Suppression) -> Detections:
-    """Non-maximum suppression per class, as decoded: an anchor may be reported once for each class
-    it is above the threshold for. Of one class the best `PER_CLASS` are reported.
+def more_values(outputs: Any, classes: int, *, chosen: bool = False) -> Floats:
+    """What an ultralytics model gives with each candidate behind its classes, float32[n, anchors,
+    more]: coefficients of a mask, key points or an angle.
 
-    boxes: [n, anchors, 4]. confidences: [n, classes, anchors].
+    chosen: the outputs are those of `decode_chosen`, else those of `decode_ultralytics` or
+    `decode_corners`.
     """
+    raw = _first(outputs)
+    return raw[..., 6:] if chosen else np.moveaxis(raw[:, 4 + classes :], 1, 2)
+
+
+def detections(
+    boxes: Floats, confidences: Floats, rule: Suppression, suppress: Suppress | None = None
+) -> Detections:
+    """Non-maximum suppression per class, as decoded: an anchor may be reported once for each class
+    it is above the threshold for.
+
+    boxes: [n, anchors, 4], or 5 for rotated ones. confidences: [n, classes, anchors]. suppress:
+    which of the candidates stay; `nms` for None.
+    """
+    suppress = suppress or nms
     n, anchors = len(boxes), boxes.shape[1]
+    numbers = np.zeros((n, rule.limit), np.int64)
     found = Detections(
-        np.zeros((n, rule.limit, 4)),
+        np.zeros((n, rule.limit, boxes.shape[2])),
         np.zeros((n, rule.limit), np.float32),
         np.zeros((n, rule.limit), np.int64),
+        numbers,
     )
     for image in range(n):
         flat = confidences[image].reshape(-1)
         candidates = np.flatnonzero(flat > rule.confidence)
         classes, anchor = np.divmod(candidates, anchors)
-        kept = nms(boxes[image, anchor], flat[candidates], classes, iou=rule.iou, limit=rule.limit)
-        kept = kept[_rank_in_class(classes[kept]) < PER_CLASS]
+        kept = suppress(
+            boxes[image, anchor], flat[candidates], classes, iou=rule.iou, limit=rule.limit
+        )
+        kept = kept[rank_in_class(classes[kept]) < rule.per_class]
         found.boxes[image, : len(kept)] = boxes[image, anchor[kept]]
         found.confidences[image, : len(kept)] = flat[candidates[kept]]
         found.classes[image, : len(kept)] = classes[kept]
+        numbers[image, : len(kept)] = anchor[kept]
     return found
 
 
@@ -252,7 +283,7 @@ def areas(boxes: Floats) -> Floats:
     return area
 
 
-def _rank_in_class(classes: Integers) -> Integers:
+def rank_in_class(classes: Integers) -> Integers:
     """int[n]: how many before each one are of its class."""
     order = np.argsort(classes, kind="stable")
     together = classes[order]

@@ -5,20 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.records import Estimate, Scores
+from sensitivity.tasks.detection import DetectionScore
 from sensitivity.tasks.detection_boxes import Bools, Detections
 from sensitivity.tasks.detection_labels import LabelledImage
-from sensitivity.tasks.detection_map import (
-    Truth,
-    average_precision,
-    match,
-    mean_average_precision_50,
-)
+from sensitivity.tasks.detection_map import Truth, match
 from sensitivity.tasks.detection_thresholds import ThresholdResult
 
 VARIANTS = ("float", "int8", "partial")
@@ -78,14 +73,12 @@ class DetectionDetail:
     thresholds: ThresholdResult | None = None
 
 
-def class_results(scores: Mapping[str, Scores], names: Sequence[str]) -> tuple[ClassResult, ...]:
-    """One for each class that occurs, the most hurt by INT8 first. scores: variant -> rows of
-    `image_scores`."""
-    precision = {
-        variant: average_precision(rows, len(names)).mean(axis=0)
-        for variant, rows in scores.items()
-    }
-    counts = scores["float"][:, -len(names) :].sum(axis=0)
+def class_results(scores: Mapping[str, Scores], judge: DetectionScore) -> tuple[ClassResult, ...]:
+    """One for each class that occurs, the most hurt by INT8 first. scores: variant -> records of
+    `judge`."""
+    names = judge.names
+    precision = {variant: judge.precision(rows).mean(axis=0) for variant, rows in scores.items()}
+    counts = judge.box_rows(scores["float"])[:, -len(names) :].sum(axis=0)
     found = [
         ClassResult(
             names[at],
@@ -95,11 +88,6 @@ def class_results(scores: Mapping[str, Scores], names: Sequence[str]) -> tuple[C
         for at in np.flatnonzero(counts).tolist()
     ]
     return tuple(sorted(found, key=lambda one: one.precision["int8"] - one.precision["float"]))
-
-
-def map50(classes: int) -> partial[float]:
-    """Mean average precision at an overlap of half, as a function of the scores of images."""
-    return partial(mean_average_precision_50, classes=classes)
 
 
 def shown_boxes(

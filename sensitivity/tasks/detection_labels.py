@@ -1,12 +1,12 @@
-"""Images with their ground-truth boxes, from COCO JSON or YOLO text files."""
+"""Images with what is to be found in them, from COCO JSON or YOLO text files."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +14,9 @@ from numpy.typing import ArrayLike, NDArray
 from sensitivity.errors import TaskError
 from sensitivity.tasks.detection_images import image_size
 from sensitivity.tasks.images import image_files
+
+BODY_SHARE = 0.53
+"""The area of an object as a share of its box, where labels do not say it; as ultralytics does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +28,10 @@ class LabelledImage:
     crowd: bool[g], regions of many objects where detections are not judged.
     size: (width, height) that the labels were made for; None to take the image as it is shown (EXIF
     applied).
+    outlines: for each object polygons in pixels of the image, or run lengths, as COCO has them in
+    `segmentation`. keypoints: float64[g, k, 3], x y in pixels of the image, and 0 where a point is
+    not labelled. areas: float64[g] of the objects in square pixels. Each is None where it was not
+    asked for.
     """
 
     file: Path
@@ -32,6 +39,25 @@ class LabelledImage:
     classes: NDArray[np.int64]
     crowd: NDArray[np.bool_]
     size: tuple[int, int] | None = None
+    outlines: tuple[Any, ...] | None = None
+    keypoints: NDArray[np.float64] | None = None
+    areas: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """What is wanted of labels.
+
+    kind: "boxes"; "outlines", boxes with the outline of each object; or "keypoints", boxes with
+    `points` key points of `numbers` numbers each: x, y and, as a third, whether it is labelled.
+    """
+
+    kind: Literal["boxes", "outlines", "keypoints"] = "boxes"
+    points: int = 0
+    numbers: int = 3
+
+
+BOXES = LabelForm()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +74,12 @@ def unlabelled(file: Path) -> LabelledImage:
     return LabelledImage(file, np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool))
 
 
-def coco_images(annotations: Path, folder: Path) -> LabelledImages:
-    """All images of a COCO instances file, also those without objects. Classes are numbered by
-    rising category id.
+def coco_images(annotations: Path, folder: Path, form: LabelForm = BOXES) -> LabelledImages:
+    """All images of a COCO instances or key-point file, also those without objects. Classes are
+    numbered by rising category id.
 
     folder: where the images lie under their `file_name`. Raises TaskError where the file or an
-    image is missing, or an annotation names an unknown image or category.
+    image is missing, an annotation names an unknown image or category, or lacks what is wanted.
     """
     content = _read_json(annotations)
     categories = sorted(content["categories"], key=lambda category: category["id"])
@@ -68,19 +94,25 @@ def coco_images(annotations: Path, folder: Path) -> LabelledImages:
             )
         grouped[annotation["image_id"]].append(annotation)
     images = tuple(
-        _coco_image(image, grouped[image["id"]], index, folder) for image in content["images"]
+        replace(
+            _coco_image(image, grouped[image["id"]], index, folder),
+            **_coco_more(grouped[image["id"]], form, annotations),
+        )
+        for image in content["images"]
     )
     _require_files(images, folder)
     return LabelledImages(images, tuple(str(category["name"]) for category in categories))
 
 
-def yolo_images(folder: Path, labels: Path, names: Sequence[str]) -> LabelledImages:
+def yolo_images(
+    folder: Path, labels: Path, names: Sequence[str], form: LabelForm = BOXES
+) -> LabelledImages:
     """All images below `folder`, sorted by name, with the text files of the same relative name
     below `labels`.
 
-    A line is `class x y width height` or `class x1 y1 x2 y2 ...` (an outline, reduced to its box),
-    in fractions of the image. An image without a file holds no object; no file at all is a
-    TaskError, as is a line that cannot be read.
+    A line is `class x y width height` or `class x1 y1 x2 y2 ...` (an outline, whose box is taken),
+    in fractions of the image; with key points `class x y width height x1 y1 v1 ...`. An image
+    without a file holds no object; no file at all is a TaskError, as is a line that cannot be read.
     """
     files = image_files(folder)
     texts = [(labels / file.relative_to(folder)).with_suffix(".txt") for file in files]
@@ -89,15 +121,17 @@ def yolo_images(folder: Path, labels: Path, names: Sequence[str]) -> LabelledIma
             f"Expected label files below {labels} for the {len(files)} images below {folder}, got "
             "none; YOLO data sets keep them in a folder `labels` beside `images`."
         )
-    return LabelledImages(labelled_files(files, texts, len(names)), tuple(names))
+    return LabelledImages(labelled_files(files, texts, len(names), form), tuple(names))
 
 
 def labelled_files(
-    files: Sequence[Path], texts: Sequence[Path], classes: int
+    files: Sequence[Path], texts: Sequence[Path], classes: int, form: LabelForm = BOXES
 ) -> tuple[LabelledImage, ...]:
     """Images with their YOLO text files, in this order. A text file that is not there means that
     nothing is shown."""
-    return tuple(_yolo_image(file, text, classes) for file, text in zip(files, texts, strict=True))
+    return tuple(
+        _yolo_image(file, text, classes, form) for file, text in zip(files, texts, strict=True)
+    )
 
 
 def _read_json(annotations: Path) -> dict[str, Any]:
@@ -137,6 +171,46 @@ def _coco_image(
     )
 
 
+def _coco_more(
+    annotations: Sequence[Mapping[str, Any]], form: LabelForm, file: Path
+) -> dict[str, Any]:
+    """Fields of a LabelledImage beside its boxes."""
+    if form.kind == "outlines":
+        missing = [each.get("id") for each in annotations if not each.get("segmentation")]
+        if missing:
+            raise TaskError(
+                f"Expected every annotation of {file} to hold a `segmentation` for a segmentation "
+                f"model, got none in annotation {missing[0]}; give the annotations that it is "
+                "validated on."
+            )
+        return {"outlines": tuple(each["segmentation"] for each in annotations)}
+    if form.kind == "keypoints":
+        return _coco_keypoints(annotations, form.points, file)
+    return {}
+
+
+def _coco_keypoints(
+    annotations: Sequence[Mapping[str, Any]], points: int, file: Path
+) -> dict[str, Any]:
+    nothing = [0.0] * (3 * points)
+    rows = [each.get("keypoints") or nothing for each in annotations]
+    wrong = [len(row) for row in rows if len(row) != len(nothing)]
+    if wrong:
+        raise TaskError(
+            f"Expected {points} key points of x, y and visibility for each object in {file}, as "
+            f"the model has, got {wrong[0]} numbers; give the data that it was trained for."
+        )
+    given = [each.get("area") for each in annotations]
+    areas = [
+        BODY_SHARE * each["bbox"][2] * each["bbox"][3] if area is None else float(area)
+        for each, area in zip(annotations, given, strict=True)
+    ]
+    return {
+        "keypoints": np.array(rows, np.float64).reshape(-1, points, 3),
+        "areas": np.array(areas, np.float64),
+    }
+
+
 def _require_files(images: Sequence[LabelledImage], folder: Path) -> None:
     missing = [image.file.name for image in images if not image.file.is_file()]
     if missing:
@@ -146,23 +220,54 @@ def _require_files(images: Sequence[LabelledImage], folder: Path) -> None:
         )
 
 
-def _yolo_image(file: Path, text: Path, classes: int) -> LabelledImage:
+class _Line(NamedTuple):
+    """A line of a YOLO text file, in fractions of the image. box: its corners. more: the points of
+    an outline, or numbers of key points."""
+
+    label: int
+    box: list[float]
+    more: list[float]
+
+
+def _yolo_image(file: Path, text: Path, classes: int, form: LabelForm) -> LabelledImage:
     lines = text.read_text().splitlines() if text.is_file() else []
     read = [
-        _yolo_line(line, f"{text}:{number}", classes)
+        _yolo_line(line, f"{text}:{number}", classes, form)
         for number, line in enumerate(lines, 1)
         if line.strip()
     ]
-    boxes = _table([box for _, box in read])
-    if read:
-        boxes *= np.tile(image_size(file), 2)
-    return LabelledImage(
-        file, boxes, np.array([label for label, _ in read], np.int64), np.zeros(len(read), bool)
-    )
+    boxes = _table([line.box for line in read])
+    size = np.array(image_size(file) if read else (1, 1), np.float64)
+    boxes *= np.tile(size, 2)
+    labels = np.array([line.label for line in read], np.int64)
+    image = LabelledImage(file, boxes, labels, np.zeros(len(read), bool))
+    more = [line.more for line in read]
+    if form.kind == "outlines":
+        return replace(image, outlines=tuple(_in_pixels(points, size) for points in more))
+    if form.kind == "keypoints":
+        areas = BODY_SHARE * (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+        return replace(image, keypoints=_yolo_keypoints(more, form, size), areas=areas)
+    return image
 
 
-def _yolo_line(line: str, where: str, classes: int) -> tuple[int, list[float]]:
-    """(class, box as corners in fractions of the image)."""
+def _in_pixels(points: list[float], size: NDArray[np.float64]) -> list[list[float]]:
+    """An outline as COCO has it: a list of its only polygon x1 y1 x2 y2 ..., in pixels."""
+    return [(np.array(points).reshape(-1, 2) * size).ravel().tolist()]
+
+
+def _yolo_keypoints(
+    rows: list[list[float]], form: LabelForm, size: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """float64[g, k, 3]. Points of two numbers are labelled where neither is below 0."""
+    given = np.array(rows, np.float64).reshape(-1, form.points, form.numbers)
+    places = given[..., :2]
+    labelled = given[..., 2:3]
+    if form.numbers == 2:
+        labelled = np.all(places >= 0, axis=-1, keepdims=True).astype(np.float64)
+    return np.concatenate([places * size, labelled], axis=-1)
+
+
+def _yolo_line(line: str, where: str, classes: int, form: LabelForm) -> _Line:
     try:
         label, *numbers = (float(field) for field in line.split())
     except ValueError:
@@ -172,16 +277,32 @@ def _yolo_line(line: str, where: str, classes: int) -> tuple[int, list[float]]:
             f"Expected a class from 0 to {classes - 1} at {where}, got {label:g}; check the class "
             "names."
         )
-    if len(numbers) == 4:
-        x, y, width, height = numbers
-        return int(label), [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+    if form.kind == "keypoints":
+        return _keypoint_line(int(label), numbers, where, form)
+    if len(numbers) == 4 and form.kind == "boxes":
+        return _Line(int(label), _corners(numbers), [])
     if len(numbers) < 6 or len(numbers) % 2:
-        raise TaskError(
-            f"Expected a class and 4 numbers, or a class and at least 3 points, at {where}, got "
-            f"{line!r}."
-        )
+        also = "a class and 4 numbers, or " if form.kind == "boxes" else ""
+        raise TaskError(f"Expected {also}a class and at least 3 points, at {where}, got {line!r}.")
     x_points, y_points = numbers[0::2], numbers[1::2]
-    return int(label), [min(x_points), min(y_points), max(x_points), max(y_points)]
+    box = [min(x_points), min(y_points), max(x_points), max(y_points)]
+    return _Line(int(label), box, numbers)
+
+
+def _keypoint_line(label: int, numbers: list[float], where: str, form: LabelForm) -> _Line:
+    box, more = numbers[:4], numbers[4:]
+    if len(more) != form.points * form.numbers:
+        raise TaskError(
+            f"Expected a class, 4 numbers of the box and {form.points} key points of "
+            f"{form.numbers} numbers at {where}, as the model has, got {len(numbers)} numbers "
+            "behind the class; give the data that it was trained for."
+        )
+    return _Line(label, _corners(box), more)
+
+
+def _corners(box: list[float]) -> list[float]:
+    x, y, width, height = box
+    return [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
 
 
 def _table(boxes: ArrayLike) -> NDArray[np.float64]:

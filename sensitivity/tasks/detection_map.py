@@ -16,7 +16,9 @@ A row holds 2 * limit + classes numbers, each exact in float32 up to 284 classes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +36,7 @@ from sensitivity.tasks.detection_boxes import (
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 
+_ALL = (1 << len(IOUS)) - 1
 _STATES = 3 ** len(IOUS)
 _DIGITS = np.arange(_STATES) // 3 ** np.arange(len(IOUS))[:, None] % 3
 _TRUE, _IGNORED = _DIGITS == 1, _DIGITS == 2
@@ -53,6 +56,20 @@ class Truth:
     boxes: NDArray[np.float64]
     classes: NDArray[np.int64]
     crowd: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """How far detections of a batch meet its objects.
+
+    values: float[n, limit, most], 0..1. ignored: bool[n, most], objects of which a detection counts
+    neither for nor against: crowds, and such as have nothing to be compared. counted: bool[n,
+    limit], detections that count at all; None for all of them.
+    """
+
+    values: Floats
+    ignored: Bools
+    counted: Bools | None = None
 
 
 def mean_average_precision(scores: Scores, classes: int) -> float:
@@ -100,10 +117,19 @@ def _columns(scores: Scores, classes: int) -> tuple[Scores, Scores, Scores]:
 def image_scores(found: Detections, truth: Truth, classes: int) -> Scores:
     """One row per image, float64[n, 2 * limit + classes]; boxes of `found` and `truth` in the same
     coordinates."""
-    hits, ignored = match(found, truth)
-    outcomes = found.classes * _STATES + _TERNARY[hits] + 2 * _TERNARY[ignored]
+    overlaps = Overlaps(coco_iou(found.boxes, truth.boxes, truth.crowd), truth.crowd)
+    return overlap_scores(found, truth, overlaps, classes)
+
+
+def overlap_scores(found: Detections, truth: Truth, overlaps: Overlaps, classes: int) -> Scores:
+    """The same where detections and truth overlap in another way than by their boxes, such as by
+    masks."""
+    hits, missed = match_overlaps(found, truth, overlaps)
+    if overlaps.counted is not None:
+        missed[~overlaps.counted] = _ALL
+    outcomes = found.classes * _STATES + _TERNARY[hits] + 2 * _TERNARY[missed]
     n = len(truth.classes)
-    counted = (truth.classes >= 0) & ~truth.crowd
+    counted = (truth.classes >= 0) & ~overlaps.ignored
     image, box = np.nonzero(counted)
     counts = np.bincount(
         image * classes + truth.classes[image, box], minlength=n * classes
@@ -112,47 +138,59 @@ def image_scores(found: Detections, truth: Truth, classes: int) -> Scores:
 
 
 def match(found: Detections, truth: Truth) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Which detections are true and which ignored, by their boxes; see `match_overlaps`."""
+    overlap = coco_iou(found.boxes, truth.boxes, truth.crowd)
+    return match_overlaps(found, truth, Overlaps(overlap, truth.crowd))
+
+
+def match_overlaps(
+    found: Detections, truth: Truth, overlaps: Overlaps
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Which detections are true and which ignored, int64[n, limit] each: one bit per IoU threshold.
 
     As COCOeval.evaluateImg of pycocotools: in order of confidence, each detection takes the free
-    box of its class that it overlaps most (of equal ones the last), else it is ignored inside a
-    crowd, which is never used up.
+    object of its class that it overlaps most (of equal ones the last), else it is ignored where it
+    meets one that is ignored. A crowd is never used up.
     """
-    pairs = _pairs(found, truth)
     limit, most = found.classes.shape[1], truth.classes.shape[1]
-    hits, ignored = [0] * found.classes.size, [0] * found.classes.size
-    free = [(1 << len(IOUS)) - 1] * truth.classes.size
-    for image, detection, box, reach, crowd in zip(
-        *(column.tolist() for column in pairs), strict=True
-    ):
-        d, b = image * limit + detection, image * most + box
-        unsettled = reach & ~(hits[d] | ignored[d])
-        if crowd:
-            ignored[d] |= unsettled
-        else:
-            won = unsettled & free[b]
-            hits[d] |= won
+    hits, missed = [0] * found.classes.size, [0] * found.classes.size
+    free = [_ALL] * truth.classes.size
+    for pair in _pairs(found, truth, overlaps):
+        d, b = pair.image * limit + pair.detection, pair.image * most + pair.box
+        won = pair.reach & free[b] & ~(hits[d] | missed[d])
+        taken = missed if pair.ignored else hits
+        taken[d] |= won
+        if not pair.crowd:
             free[b] &= ~won
     shape = found.classes.shape
-    return np.array(hits, np.int64).reshape(shape), np.array(ignored, np.int64).reshape(shape)
+    return np.array(hits, np.int64).reshape(shape), np.array(missed, np.int64).reshape(shape)
 
 
-def _pairs(found: Detections, truth: Truth) -> tuple[Integers, Integers, Integers, Integers, Bools]:
-    """(image, detection, box, reach, crowd) of all pairs that may match, in the order in which they
-    are to be tried.
+class _Pair(NamedTuple):
+    """A detection and an object that may match. reach: the IoU thresholds met, one bit each."""
 
-    reach: the IoU thresholds met, one bit each.
-    """
-    overlap = coco_iou(found.boxes, truth.boxes, truth.crowd)
-    same = (found.classes[:, :, None] == truth.classes[:, None, :]) & (found.confidences > 0)[
-        :, :, None
-    ]
-    image, detection, box = np.nonzero(same & (overlap >= IOUS[0]))
-    value, crowd = overlap[image, detection, box], truth.crowd[image, box]
-    order = np.lexsort((-box, -value, crowd, detection, image))
+    image: int
+    detection: int
+    box: int
+    reach: int
+    ignored: bool
+    crowd: bool
+
+
+def _pairs(found: Detections, truth: Truth, overlaps: Overlaps) -> Iterator[_Pair]:
+    """All pairs that may match, in the order in which they are to be tried."""
+    reported = found.confidences > 0
+    if overlaps.counted is not None:
+        reported &= overlaps.counted
+    same = (found.classes[:, :, None] == truth.classes[:, None, :]) & reported[:, :, None]
+    image, detection, box = np.nonzero(same & (overlaps.values >= IOUS[0]))
+    value = overlaps.values[image, detection, box]
+    ignored, crowd = overlaps.ignored[image, box], truth.crowd[image, box]
+    order = np.lexsort((-box, -value, ignored, detection, image))
     # pycocotools lets an overlap of 1 - 1e-10 meet any threshold.
     met = np.searchsorted(np.minimum(IOUS, 1 - 1e-10), value, side="right")
-    return image[order], detection[order], box[order], ((1 << met) - 1)[order], crowd[order]
+    columns = (image, detection, box, (1 << met) - 1, ignored, crowd)
+    return map(_Pair, *(column[order].tolist() for column in columns))
 
 
 def coco_iou(boxes: Floats, truth: Floats, crowd: Bools) -> Floats:

@@ -15,7 +15,7 @@ from sensitivity.seeds import generator
 from sensitivity.tasks import classification, detection
 from sensitivity.tasks.classification import Images, images_by_class, random_parts
 from sensitivity.tasks.detection_images import Geometry, letterbox, placed, stretch
-from sensitivity.tasks.detection_labels import LabelledImages, coco_images
+from sensitivity.tasks.detection_labels import BOXES, LabelForm, LabelledImages, coco_images
 from sensitivity.tasks.images import image_files
 from sensitivity.tasks.onnx_pixels import RGB_TO_ONE, Layout, Pixels
 from sensitivity.tasks.yolo_data import (
@@ -52,12 +52,8 @@ class DetectionBatches(detection.ImageBatches):
     stretched: bool = False
 
     def __iter__(self) -> Iterator[tuple[Any, dict[str, Any]]]:
-        for start in range(0, len(self.images), self.batch):
-            numbers = range(start, min(start + self.batch, len(self.images)))
-            images, geometry = zip(*(self._letterboxed(number) for number in numbers), strict=True)
-            truth = detection.pad_truth([self.images[number] for number in numbers], self.most)
-            targets = {"boxes": truth.boxes, "classes": truth.classes, "crowd": truth.crowd}
-            yield self.pixels(np.stack(images)), {**targets, "geometry": np.stack(geometry)}
+        for images, targets in self.arrays():
+            yield self.pixels(images), targets
 
     def _placed(self, image: Any) -> tuple[NDArray[np.uint8], Geometry]:
         if not self.stretched:
@@ -136,23 +132,26 @@ def is_coco(data: Path) -> bool:
     return data.suffix == ".json" or (data / ANNOTATIONS).is_file()
 
 
-def boxes(data: Path, names: Sequence[str], images: Path | None = None) -> LabelledImages:
+def boxes(
+    data: Path, names: Sequence[str], images: Path | None = None, form: LabelForm = BOXES
+) -> LabelledImages:
     """Labelled images of a detector, in any of its forms.
 
     names: of the model's classes, empty where the file does not say; then those of the data stand.
     images: folder of the images of COCO annotations; None for `images` beside them, or where they
-    are. Raises TaskError where neither the file nor the data names the classes, or they differ.
+    are. form: what is wanted of the labels. Raises TaskError where neither the file nor the data
+    names the classes, or they differ.
     """
     data = described(data)
     if is_coco(data):
-        return as_model(coco(data, images), names, data)
+        return as_model(coco(data, images, form), names, data)
     own = names_in(data) if data.suffix in YAML else ()
     if not own and not names:
         raise TaskError(
             f"Expected names of the classes in {data}, as the file has none in its metadata, got "
             "none; give a data YAML with `names`, or COCO annotations."
         )
-    found = labelled(data, own or names, split=measured_split(data))
+    found = labelled(data, own or names, split=measured_split(data), form=form)
     return as_model(found, names, data)
 
 
@@ -180,11 +179,11 @@ def as_model(found: LabelledImages, names: Sequence[str], data: Path) -> Labelle
     )
 
 
-def coco(data: Path, images: Path | None = None) -> LabelledImages:
+def coco(data: Path, images: Path | None = None, form: LabelForm = BOXES) -> LabelledImages:
     """The images of COCO annotations, which lie beside the file or in a folder `images` beside
     it."""
     file = data if data.suffix == ".json" else data / ANNOTATIONS
-    return coco_images(file, images or images_of(file))
+    return coco_images(file, images or images_of(file), form)
 
 
 def images_of(annotations: Path) -> Path:

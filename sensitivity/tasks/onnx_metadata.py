@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensitivity.errors import TaskError
+from sensitivity.tasks.detection_keypoints import KeyPoints, usual_sigmas
+from sensitivity.tasks.detection_labels import LabelForm
+from sensitivity.tasks.detection_masks import Masks
+from sensitivity.tasks.detection_parts import Part
+from sensitivity.tasks.images import Size
 
 JUDGED = ("detect", "segment", "pose", "classify")
-"""Tasks of ultralytics that are judged here; of masks and key points only the boxes."""
+"""Tasks of ultralytics that are judged here."""
 
 
 @dataclass(frozen=True)
@@ -19,18 +24,36 @@ class Exported:
 
     task: what the model does, one of `JUDGED`. names: of the classes, in the order of the outputs.
     size: (height, width) it was exported for, in pixels. is_rtdetr: an RT-DETR, whose boxes are
-    parts of the input.
+    parts of the input. points: how many key points it gives, and numbers of each.
     """
 
     task: str = ""
     names: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
     is_rtdetr: bool = False
+    points: tuple[int, int] = (0, 0)
 
     @property
     def has_more(self) -> bool:
         """Whether masks or key points follow the classes."""
         return self.task in ("segment", "pose")
+
+    @property
+    def form(self) -> LabelForm:
+        """What is wanted of labels."""
+        if self.task == "segment":
+            return LabelForm("outlines")
+        return LabelForm("keypoints", *self.points) if self.task == "pose" else LabelForm()
+
+    def part(self, size: Size, *, chosen: bool) -> Part | None:
+        """What it gives with each box, which is judged too. size: of the input. chosen: it gives
+        the boxes that it chooses."""
+        classes = len(self.names)
+        if self.task == "segment":
+            return Masks(classes, size, chosen)
+        if self.task == "pose":
+            return KeyPoints(classes, *self.points, usual_sigmas(*self.points), chosen)
+        return None
 
 
 def exported_by_ultralytics(metadata: Mapping[str, str], file: str) -> Exported:
@@ -48,11 +71,18 @@ def exported_by_ultralytics(metadata: Mapping[str, str], file: str) -> Exported:
             f"{task} in its metadata; write a task file with a `score` of your own, see "
             "docs/onnx.md."
         )
+    points = _literal(metadata.get("kpt_shape", ""))
+    if task == "pose" and not isinstance(points, list | tuple):
+        raise TaskError(
+            f"Expected {file} to say in its metadata how many key points it gives (kpt_shape, as "
+            "in [17, 3]), got nothing; export it again with ultralytics."
+        )
     return Exported(
         task,
         tuple(str(names[number]) for number in sorted(names)),
         tuple(size) if isinstance(size, list) else None,
         metadata.get("head", "").startswith("RTDETR"),
+        tuple(points) if task == "pose" else (0, 0),
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 from sensitivity.errors import MissingPackage, TaskError, begun
 from sensitivity.tasks.detection_images import image_size
 from sensitivity.tasks.detection_labels import (
+    BOXES,
+    LabelForm,
     LabelledImage,
     LabelledImages,
     coco_images,
@@ -26,23 +28,29 @@ FORMS = "a data YAML, a COCO JSON file, or a folder that holds images and labels
 
 
 def labelled(
-    data: Path, names: Sequence[str], *, split: str, folder: Path | None = None
+    data: Path,
+    names: Sequence[str],
+    *,
+    split: str,
+    folder: Path | None = None,
+    form: LabelForm = BOXES,
 ) -> LabelledImages:
     """The labelled images of a data set, checked to have the classes of the model.
 
     data: a data YAML as ultralytics takes it; COCO JSON, whose images lie in `folder` or in
     `images` beside it; or a folder with `images` and `labels` (YOLO text files). names: classes of
-    the model, which stand in where the data set has no names of its own. split: of a YAML. Raises
-    TaskError where something is missing or the classes are not as many as the model's.
+    the model, which stand in where the data set has no names of its own. split: of a YAML. form:
+    what is wanted of the labels. Raises TaskError where something is missing or the classes are not
+    as many as the model's.
     """
     if data.is_dir():
-        return _of_folder(data, names, split)
+        return _of_folder(data, names, split, form)
     if data.suffix == ".json":
-        found = coco_images(data, folder or _beside(data))
+        found = coco_images(data, folder or _beside(data), form)
         _check_classes(found.names, names, data)
         return found
     if data.suffix in YAML:
-        return _from_yaml(data, names, split)
+        return _from_yaml(data, names, split, form)
     got = "another kind of file" if data.exists() else f"nothing there (from {Path.cwd()})"
     raise TaskError(f"Expected --data to be {FORMS}, got {data}: {got}.")
 
@@ -144,28 +152,29 @@ def holds_labels(folder: Path) -> bool:
     return any(label_file(file.absolute()).is_file() for file in files)
 
 
-def _of_folder(data: Path, names: Sequence[str], split: str) -> LabelledImages:
+def _of_folder(data: Path, names: Sequence[str], split: str, form: LabelForm) -> LabelledImages:
     """The images of a folder, of one with a part for each split those of this split."""
     images, labels = data / "images", data / "labels"
     if (images / split).is_dir() and (labels / split).is_dir():
-        return yolo_images(images / split, labels / split, names)
+        return yolo_images(images / split, labels / split, names, form)
     if images.is_dir():
-        return yolo_images(images, labels, names)
+        return yolo_images(images, labels, names, form)
     files = image_files(data)
     texts = [label_file(file.absolute()) for file in files]
     if not any(text.is_file() for text in texts):
-        return yolo_images(data, data, names)
-    return LabelledImages(labelled_files(files, texts, len(names)), tuple(names))
+        return yolo_images(data, data, names, form)
+    return LabelledImages(labelled_files(files, texts, len(names), form), tuple(names))
 
 
-def _from_yaml(data: Path, names: Sequence[str], split: str) -> LabelledImages:
+def _from_yaml(data: Path, names: Sequence[str], split: str, form: LabelForm) -> LabelledImages:
     file = _find_yaml(data)
     content = _read_yaml(file)
     own = _names_of(content.get("names"), file)
     _check_classes(own or range(int(content.get("nc") or len(names))), names, file)
     files = split_files(content, file, split)
+    texts = [label_file(image) for image in files]
     return LabelledImages(
-        labelled_files(files, [label_file(image) for image in files], len(names)),
+        labelled_files(files, texts, len(names), form),
         own or tuple(names),
     )
 

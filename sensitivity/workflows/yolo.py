@@ -31,7 +31,10 @@ from sensitivity.tasks.detection_boxes import (
     decode_corners,
     decode_ultralytics,
 )
-from sensitivity.tasks.detection_labels import LabelledImage, unlabelled
+from sensitivity.tasks.detection_keypoints import KeyPoints, usual_sigmas
+from sensitivity.tasks.detection_labels import LabelForm, LabelledImage, unlabelled
+from sensitivity.tasks.detection_masks import Masks
+from sensitivity.tasks.detection_parts import Part
 from sensitivity.tasks.images import centre_crop, shown_size, sides
 from sensitivity.tasks.yolo_data import (
     calibration_files,
@@ -133,7 +136,10 @@ def _check_size(size: ImageSize, stride: int, name: str) -> None:
 
 
 def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
-    found = labelled(settings.data, yolo.names, split=settings.split, folder=settings.image_folder)
+    part, form = reported_part(yolo, settings), label_form(yolo)
+    found = labelled(
+        settings.data, yolo.names, split=settings.split, folder=settings.image_folder, form=form
+    )
     splits, calib = splits_of(found.images, settings)
     decode = _decode(yolo, settings)
     batches = ImageBatches(calib, size=settings.imgsz, batch=settings.batch)
@@ -148,15 +154,31 @@ def _detector(yolo: Yolo, settings: YoloChoices) -> Task | EvaluateTask:
     if settings.evaluator == "ultralytics":
         return validator_task(model, yolo, splits, settings)
     found_task = detection_task(
-        model, splits, names, size=size, batch=batch, decode=decode, rule=rule
+        model, splits, names, size=size, batch=batch, decode=decode, rule=rule, part=part
     )
     if yolo.end2end and settings.output == "decoded":
-        found_task = replace(found_task, finish=partial(with_best_boxes, classes=len(names)))
-    return (
-        found_task
-        if yolo.kind == "detect"
-        else replace(found_task, metric=f"box {found_task.metric}")
-    )
+        return replace(found_task, finish=partial(with_best_boxes, classes=len(names)))
+    return found_task
+
+
+def reported_part(yolo: Yolo, settings: YoloChoices) -> Part | None:
+    """What the model gives with each box, which is judged too."""
+    classes = len(yolo.names)
+    if yolo.kind == "segment":
+        return Masks(classes, settings.imgsz)
+    if yolo.kind == "pose":
+        points, numbers = yolo.head.kpt_shape
+        return KeyPoints(classes, points, numbers, usual_sigmas(points, numbers))
+    return None
+
+
+def label_form(yolo: Yolo) -> LabelForm:
+    """What is wanted of the labels."""
+    if yolo.kind == "segment":
+        return LabelForm("outlines")
+    if yolo.kind == "pose":
+        return LabelForm("keypoints", *yolo.head.kpt_shape)
+    return LabelForm()
 
 
 def _decode(yolo: Yolo, settings: YoloChoices) -> Decode:

@@ -30,9 +30,15 @@ def _iou(a, b):
     return shared / union if union > 0 else 0.0
 
 
-def pycocotools_ap(found: Detections, truth: Truth, classes: int) -> np.ndarray:
+def pycocotools_ap(
+    found: Detections, truth: Truth, classes: int, masks=None, keypoints=None
+) -> np.ndarray:
     """AP float64[10, classes] by pycocotools, all areas, 100 detections; nan for classes without
-    ground truth."""
+    ground truth.
+
+    masks: run lengths by image of the "found" and of the "truth", to judge by those. keypoints: of
+    both [n, ..., k, 3], with "areas" of the truth and "sigmas"; then 20 detections count.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -43,10 +49,11 @@ def pycocotools_ap(found: Detections, truth: Truth, classes: int) -> np.ndarray:
             "bbox": _xywh(box),
             "area": 1.0,
             "iscrowd": int(crowd),
+            **_more(masks, keypoints, "truth", image, at),
         }
         for image in range(len(truth.boxes))
-        for box, label, crowd in zip(
-            truth.boxes[image], truth.classes[image], truth.crowd[image], strict=True
+        for at, (box, label, crowd) in enumerate(
+            zip(truth.boxes[image], truth.classes[image], truth.crowd[image], strict=True)
         )
         if label >= 0
     ]
@@ -56,17 +63,21 @@ def pycocotools_ap(found: Detections, truth: Truth, classes: int) -> np.ndarray:
             "category_id": int(label),
             "bbox": _xywh(box),
             "score": float(confidence),
+            **_more(masks, keypoints, "found", image, at),
         }
         for image in range(len(found.boxes))
-        for box, label, confidence in zip(
-            found.boxes[image], found.classes[image], found.confidences[image], strict=True
+        for at, (box, label, confidence) in enumerate(
+            zip(found.boxes[image], found.classes[image], found.confidences[image], strict=True)
         )
         if confidence > 0
     ]
+    kind = "segm" if masks else "keypoints" if keypoints else "bbox"
     with contextlib.redirect_stdout(io.StringIO()):
         ground = COCO()
         ground.dataset = {
-            "images": [{"id": image} for image in range(len(truth.boxes))],
+            "images": [
+                {"id": image, "height": 64, "width": 64} for image in range(len(truth.boxes))
+            ],
             "categories": [{"id": label} for label in range(classes)],
             "annotations": [
                 annotation | {"id": number} for number, annotation in enumerate(annotations, 1)
@@ -76,13 +87,37 @@ def pycocotools_ap(found: Detections, truth: Truth, classes: int) -> np.ndarray:
         # loadRes refuses an empty list; one detection of a class that does not exist stands for
         # none.
         nothing = {"image_id": 0, "category_id": classes, "bbox": [0, 0, 1, 1], "score": 0.5}
-        evaluation = COCOeval(ground, ground.loadRes(results or [nothing]), "bbox")
+        nothing |= {"keypoints": [0, 0, 1]} if keypoints else {}
+        given = ground.loadRes(_without_box(results, kind) or [nothing])
+        evaluation = COCOeval(ground, given, kind)
+        if keypoints:
+            evaluation.params.kpt_oks_sigmas = np.array(keypoints["sigmas"])
         evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.params.maxDets = [100]
+        evaluation.params.maxDets = [20 if keypoints else 100]
         evaluation.evaluate()
         evaluation.accumulate()
     precision = evaluation.eval["precision"][:, :, :, 0, 0]
     return np.where(precision[:, 0] == -1, np.nan, precision.mean(axis=1))
+
+
+def _more(masks, keypoints, whose, image, at):
+    if masks:
+        return {"segmentation": masks[whose][image][at]}
+    if not keypoints:
+        return {}
+    points = keypoints[whose][image][at]
+    more = {"keypoints": points.ravel().tolist()}
+    if whose == "truth":
+        more["num_keypoints"] = int((points[:, 2] > 0).sum())
+        more["area"] = float(keypoints["areas"][image][at])
+    return more
+
+
+def _without_box(results, kind):
+    """loadRes takes whatever has a box for boxes alone."""
+    if kind == "bbox":
+        return results
+    return [{name: value for name, value in one.items() if name != "bbox"} for one in results]
 
 
 def _xywh(box):

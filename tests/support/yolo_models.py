@@ -53,7 +53,7 @@ def images(
 
 
 def coco(folder: Path, count: int = 12, names: tuple[str, ...] = NAMES) -> Path:
-    """Images with one box each, and their COCO JSON."""
+    """Images with one object each, and their COCO JSON: its box, outline and key points."""
     files = images(folder / "images", count)
     content = {
         "categories": [{"id": number + 1, "name": name} for number, name in enumerate(names)],
@@ -66,6 +66,8 @@ def coco(folder: Path, count: int = 12, names: tuple[str, ...] = NAMES) -> Path:
                 "bbox": [5, 5, 30, 30],
                 "area": 900,
                 "iscrowd": 0,
+                "segmentation": [[5, 5, 35, 5, 35, 35, 5, 35]],
+                "keypoints": [20, 20, 2] * 17,
             }
             for n in range(count)
         ],
