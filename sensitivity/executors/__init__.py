@@ -1,1 +1,1 @@
-"""How work is spread over processes and machines: one file for each kind of worker."""
+"""Spreads work over processes and machines. Each kind of worker has a file."""

@@ -1,7 +1,7 @@
-"""Work spread over workers: who has it, what came of it, and what happens when a worker dies.
+"""Work spread over workers: handing it out, collecting the answers, and replacing workers that die.
 
-Nothing here knows what the work is. A worker opens what it works on once, by itself, and then turns
-each piece of work into an answer.
+Nothing here depends on what the work is. A worker opens its subject once, and then turns each piece
+of work into an answer.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any, Protocol
 from sensitivity.errors import SensitivityError
 
 TRIES = 3
-"""How many workers may die of one piece of work before it is given up."""
+"""Number of workers that may die on one piece of work before it is given up."""
 
 OWN = ("builtins", "sensitivity.")
-"""Modules whose errors a process that leads knows, whatever its workers have imported."""
+"""Modules whose exceptions the main process can import, whatever its workers have imported."""
 
 Reply = tuple[bool, Any]
 """(True, answer) or (False, error)."""
@@ -30,9 +30,12 @@ Reply = tuple[bool, Any]
 
 @dataclass(frozen=True)
 class Start:
-    """What a worker begins with. place: "module:function", a function that gives a context inside
-    of which there is a function from work to answer; it is imported in the worker alone. argument:
-    what it is called with."""
+    """How a worker starts.
+
+    place: "module:function" of a function that returns a context manager, which yields a function
+        from work to answer. It is imported in the worker only.
+    argument: the argument that the function is called with.
+    """
 
     place: str
     argument: Any
@@ -47,47 +50,54 @@ class Start:
 
 
 class Lost(Exception):
-    """A worker died. The text says how, as far as that is known."""
+    """A worker died. The message says how, as far as that is known."""
 
 
 class Worker(Protocol):
-    """One worker, which answers first to its start, then to each piece of work that it is given."""
+    """One worker. It replies first to its start, and then to each piece of work."""
 
     def give(self, work: Any) -> None:
-        """Hand over the next piece of work. Raises Lost."""
+        """Send the next piece of work. Raises Lost."""
         ...
 
     def reply(self) -> Reply:
-        """What came of the last one; waits for it. Raises Lost."""
+        """Wait for the reply to the last piece of work and return it. Raises Lost."""
         ...
 
     def stop(self) -> None:
-        """End the worker, whatever it is at."""
+        """End the worker, whatever it is doing."""
         ...
 
 
 class Executor(Protocol):
-    """A kind of workers, such as processes of this machine. shared: how many of its workers share
-    the memory of one machine, at most."""
+    """A kind of workers, such as processes of this machine.
+
+    shared: largest number of its workers that share the memory of one machine.
+    """
 
     shared: int
 
     def start(self, start: Start) -> Worker:
-        """A new worker, which begins at once."""
+        """Return a new worker, which starts at once."""
         ...
 
     def ready(self, workers: Sequence[Any]) -> list[Any]:
-        """Those that have replied or died; waits until there is one."""
+        """Wait until a worker has replied or died, and return all that have."""
         ...
 
     def close(self) -> None:
-        """Give back what all workers need."""
+        """Release what the workers share."""
         ...
 
 
 @dataclass(eq=False)
 class Job:
-    """A piece of work that was handed in. deaths: workers that died of it."""
+    """A piece of work that was submitted.
+
+    work: the work; None for the start of a worker.
+    deaths: number of workers that died on it.
+    replied: the reply; None until there is one.
+    """
 
     work: Any
     deaths: int = 0
@@ -95,10 +105,10 @@ class Job:
 
 
 class Crew:
-    """So many workers of a kind, started when there is work. A worker that dies is replaced, and
-    its work done again.
+    """A fixed number of workers of one kind, started when the first work is submitted.
 
-    Used inside `with`, which ends the workers.
+    A worker that dies is replaced, and its work is done again. Use the crew in a `with` block,
+    which ends the workers.
     """
 
     def __init__(self, executor: Executor, count: int, start: Start) -> None:
@@ -124,7 +134,7 @@ class Crew:
         self._executor.close()
 
     def submit(self, work: Any) -> Job:
-        """Hand work in; workers take it in this order."""
+        """Submit a piece of work. Workers take work in the order of submission."""
         for _ in range(self.count - len(self._idle) - len(self._busy)):
             self._begin(Job(None))
         job = Job(work)
@@ -133,7 +143,10 @@ class Crew:
         return job
 
     def result(self, job: Job) -> Any:
-        """The answer; waits for it. Raises what the work raised, or what starting a worker did."""
+        """Wait for the answer to a piece of work and return it.
+
+        Raises what the work raised, or what starting a worker raised.
+        """
         while job.replied is None and self._refused is None:
             for worker in self._executor.ready(list(self._busy)):
                 self._take(worker)
@@ -147,12 +160,12 @@ class Crew:
         return answer
 
     def forget(self, job: Job) -> None:
-        """Say that nobody will ask for the result: what is not begun is left out."""
+        """Drop a piece of work whose result nobody will ask for, unless it has begun."""
         if job in self._waiting:
             self._waiting.remove(job)
 
     def _begin(self, job: Job) -> None:
-        """Start a worker. job: its start, with how often that went wrong."""
+        """Start a worker. `job` counts how often its start has failed."""
         self._busy[self._executor.start(self._start)] = job
 
     def _deal(self) -> None:
@@ -160,7 +173,7 @@ class Crew:
             worker, job = self._idle.pop(), self._waiting.popleft()
             try:
                 worker.give(job.work)
-            except Lost:  # while it was idle: no work of it is lost
+            except Lost:  # the worker died while idle, so no work of it is lost
                 worker.stop()
                 self._waiting.appendleft(job)
                 self._begin(Job(None))
@@ -168,7 +181,7 @@ class Crew:
                 self._busy[worker] = job
 
     def _take(self, worker: Worker) -> None:
-        """What a worker has replied, or a new worker where it died."""
+        """Take the reply of a worker, or replace the worker if it died."""
         job = self._busy.pop(worker)
         try:
             job.replied = worker.reply()
@@ -199,7 +212,7 @@ class Crew:
 
 
 class Server:
-    """The side of a worker."""
+    """The worker's side: opens its subject and replies to work."""
 
     def __init__(self, start: Start) -> None:
         self._opened = ExitStack()
@@ -207,11 +220,11 @@ class Server:
         self._began = self._replied(self._open, start)
 
     def began(self) -> Reply:
-        """What came of the start."""
+        """Return the reply to the start."""
         return self._began
 
     def reply(self, work: Any) -> Reply:
-        """What comes of this work."""
+        """Return the reply to a piece of work."""
         return self._replied(self._answer, work)
 
     def _open(self, start: Start) -> None:
@@ -220,21 +233,23 @@ class Server:
     def _replied(self, function: Callable[[Any], Any], argument: Any) -> Reply:
         try:
             return True, function(argument)
-        except Exception as error:  # noqa: BLE001 - it is raised where the work came from
+        except Exception as error:  # noqa: BLE001 - raised again in the main process
             return False, portable(error)
 
 
 def portable(error: Exception) -> Exception:
-    """The error as another process can read it: itself where that process knows its class, else its
-    text with the traceback."""
+    """Return an error that another process can unpickle.
+
+    That is the error itself if its class is known there, else one with its text and traceback.
+    """
     text = "".join(traceback.format_exception(error))
     if not f"{type(error).__module__}.".startswith(OWN):
         return RuntimeError(text)
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 - of our own making
-    except Exception:  # noqa: BLE001 - whatever its class makes of it
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - pickled in the same line
+    except Exception:  # noqa: BLE001 - its class may raise anything
         known = isinstance(error, SensitivityError)
         return SensitivityError(str(error)) if known else RuntimeError(text)
-    if not isinstance(error, SensitivityError):  # which is a sentence that says it all
+    if not isinstance(error, SensitivityError):  # whose sentence needs no traceback
         error.add_note(f"In a worker:\n{text}")
     return error

@@ -1,4 +1,4 @@
-"""Which kind of workers a command gets."""
+"""Choice of the kind of workers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from sensitivity.executors.ray import RayExecutor
 
 
 def executor_of(choices: WorkerChoices, gpus: int) -> Executor:
-    """The workers that the settings ask for. gpus: of each worker on a cluster. Raises
-    MissingPackage, and SensitivityError where there is no such cluster."""
+    """Return the executor that the settings ask for.
+
+    gpus: number of GPUs for each worker on a cluster.
+    Raises MissingPackage, and SensitivityError if there is no such cluster.
+    """
     if choices.ray is None:
         return LocalExecutor(choices.workers)
     return RayExecutor(choices.ray, choices.workers, gpus)

@@ -1,7 +1,7 @@
 """Workers that are processes of this machine.
 
-Each is a new Python, which gets its work through a socket of its own. Nothing of the program that
-leads is run again in it, in contrast to `multiprocessing`, whose children import the main script.
+Each is a new Python interpreter that receives work through its own socket. Unlike children of
+`multiprocessing`, it does not import the main script again.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from sensitivity.executors.base import Lost, Reply, Server, Start
 
 BEGIN = "import sys; sys.path[:] = {}; from sensitivity.executors import local; local.serve({})"
 ENDED_S = 5.0
-"""How long a process may take to end before it is killed."""
+"""Seconds that a process may take to end before it is killed."""
 TAIL = 2000
-"""Bytes of what a worker printed that are read when it has died."""
+"""Bytes at the end of a dead worker's output that are read."""
 
 
 class LocalWorker:
-    """One process. What it prints is kept to tell how it died: the process that leads prints the
-    same."""
+    """One process. Its stderr is kept to report how it died, and otherwise not shown, since the
+    main process prints the same."""
 
     def __init__(self, start: Start) -> None:
         ours, theirs = socket.socketpair()
@@ -42,18 +42,18 @@ class LocalWorker:
                 stderr=self._printed,
             )
         self.connection: connection.Connection = connection.Connection(ours.detach())
-        with suppress(Lost):  # told by `reply`
+        with suppress(Lost):  # `reply` raises it again
             self.give(start)
 
     def give(self, work: object) -> None:
-        """Send it. Raises Lost."""
+        """Send a piece of work. Raises Lost."""
         try:
             self.connection.send(work)
         except OSError as error:
             raise Lost(self._end()) from error
 
     def reply(self) -> Reply:
-        """Receive it. Raises Lost."""
+        """Receive the reply. Raises Lost."""
         try:
             replied: Reply = self.connection.recv()
         except (EOFError, OSError) as error:
@@ -61,7 +61,7 @@ class LocalWorker:
         return replied
 
     def stop(self) -> None:
-        """Terminate the process, and kill it where that does not help."""
+        """Terminate the process, and kill it if it does not end."""
         self.connection.close()
         self._process.terminate()
         try:
@@ -72,7 +72,7 @@ class LocalWorker:
         self._printed.close()
 
     def _end(self) -> str:
-        """How the process ended, and the last line that it printed."""
+        """Return how the process ended, and the last line that it printed."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(ENDED_S)
         code = self._process.returncode
@@ -85,32 +85,32 @@ class LocalWorker:
 
 
 class LocalExecutor:
-    """Processes of this machine."""
+    """Starts processes on this machine."""
 
     def __init__(self, count: int) -> None:
         self.shared = count
 
     def start(self, start: Start) -> LocalWorker:
-        """A new process."""
+        """Start a new process."""
         return LocalWorker(start)
 
     def ready(self, workers: Sequence[LocalWorker]) -> list[LocalWorker]:
-        """Those whose sockets have something to read, or are closed."""
+        """Return the workers whose socket has something to read or is closed."""
         by_connection = {id(worker.connection): worker for worker in workers}
-        found = connection.wait([worker.connection for worker in workers])
-        return [by_connection[id(each)] for each in found]
+        readable = connection.wait([worker.connection for worker in workers])
+        return [by_connection[id(ready)] for ready in readable]
 
     def close(self) -> None:
-        """Nothing is shared by the workers."""
+        """Do nothing: the workers share nothing."""
 
 
 def serve(descriptor: int) -> None:
-    """Reply to the start and then to each piece of work that comes through this socket, until it
-    is closed at its other end."""
-    # Control-C reaches the whole group of processes: who leads ends its workers.
+    """Reply to the start and then to each piece of work from this socket, until its other end is
+    closed."""
+    # Control-C reaches the whole process group. Only the main process reacts, and ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     line = connection.Connection(descriptor)
-    with suppress(EOFError, ConnectionError):  # who leads has ended
+    with suppress(EOFError, ConnectionError):  # the main process has ended
         server = Server(line.recv())
         line.send(server.began())
         while True:

@@ -1,4 +1,4 @@
-"""Workers on the machines of a Ray cluster: each is an actor."""
+"""Workers that are actors on the machines of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sensitivity.executors.base import Lost, Reply, Server, Start
 
 
 class RayWorker:
-    """One actor. Ray gives it a core of its own, and a GPU where the model is on one."""
+    """One actor. Ray reserves a core for it, and a GPU if the model is on one."""
 
     def __init__(self, start: Start, gpus: int) -> None:
         actor = optional.ray.remote(Server).options(num_cpus=1, num_gpus=gpus, max_restarts=0)
@@ -20,11 +20,11 @@ class RayWorker:
         self.due = self._actor.began.remote()
 
     def give(self, work: object) -> None:
-        """Call the actor; that it is dead is told by `reply`."""
+        """Call the actor. If it is dead, `reply` raises Lost."""
         self.due = self._actor.reply.remote(work)
 
     def reply(self) -> Reply:
-        """Wait for the actor. Raises Lost."""
+        """Wait for the reply of the actor. Raises Lost."""
         try:
             replied: Reply = optional.ray.get(self.due)
         except optional.ray.exceptions.RayError as error:
@@ -37,9 +37,9 @@ class RayWorker:
 
 
 class RayExecutor:
-    """Actors of the cluster at an address, which is connected to at once.
+    """Starts actors on the cluster at an address, to which it connects at once.
 
-    Raises MissingPackage without Ray, SensitivityError where there is no cluster or it has too few
+    Raises MissingPackage without Ray, and SensitivityError if there is no cluster or it has too few
     cores.
     """
 
@@ -58,17 +58,17 @@ class RayExecutor:
             )
 
     def start(self, start: Start) -> RayWorker:
-        """A new actor."""
+        """Start a new actor."""
         return RayWorker(start, self._gpus)
 
     def ready(self, workers: Sequence[RayWorker]) -> list[RayWorker]:
-        """Those whose answers are there."""
+        """Return the workers whose reply is available, after waiting for at least one."""
         by_answer = {worker.due: worker for worker in workers}
-        found, _ = optional.ray.wait(list(by_answer), num_returns=1)
-        return [by_answer[each] for each in found]
+        available, _ = optional.ray.wait(list(by_answer), num_returns=1)
+        return [by_answer[reply] for reply in available]
 
     def close(self) -> None:
-        """Leave the cluster, and end one that was started here."""
+        """Disconnect from the cluster, and end it if it was started here."""
         optional.ray.shutdown()
 
 
@@ -76,9 +76,9 @@ def _connect(address: str) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         optional.ray.init(address=address, include_dashboard=False, **quiet)
-    except Exception as error:  # whatever Ray raises
-        said = " ".join(str(error).split())[:200]
+    except Exception as error:  # Ray may raise anything
+        reason = " ".join(str(error).split())[:200]
         raise SensitivityError(
-            f"Expected a Ray cluster at {address}, got {type(error).__name__}: {said}; start one "
+            f"Expected a Ray cluster at {address}, got {type(error).__name__}: {reason}; start one "
             "with `ray start --head`, or leave out --ray."
         ) from error

@@ -1,1 +1,1 @@
-"""Experiment trackers that a run is told to, each through its own client."""
+"""Experiment trackers that a run can be logged with, each through its own client."""

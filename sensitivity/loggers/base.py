@@ -1,4 +1,4 @@
-"""What a tracker of experiments is told of a run."""
+"""What an experiment tracker receives of a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,15 @@ from sensitivity.errors import MissingPackage
 
 @dataclass(frozen=True)
 class Entry:
-    """title: of the run. settings: option -> value. tags: what else is text, such as the verdict.
-    metrics: name -> finite number. files: to keep with it. folder: of the run, or of a named plan
-    in it."""
+    """A run to be logged.
+
+    title: title of the run.
+    settings: option -> value.
+    tags: name -> other text, such as the verdict.
+    metrics: name -> finite number.
+    files: files to store with the run.
+    folder: folder of the run, or of a named plan in it.
+    """
 
     title: str
     settings: Mapping[str, str]
@@ -26,19 +32,28 @@ class Entry:
 
 
 class Logger(Protocol):
-    """A tracker. Its constructor takes no arguments, changes nothing, and raises MissingPackage
-    where its client is not installed."""
+    """An experiment tracker.
+
+    Its constructor takes no arguments, has no side effects, and raises MissingPackage if the client
+    is not installed.
+    """
 
     name: str
 
     def log(self, entry: Entry) -> None:
-        """Make a run of its own of the entry, and end it. Where it goes is set as its client says,
-        by variables of the environment. May raise whatever the client raises."""
+        """Log the entry as a new run of the tracker, and end that run.
+
+        The destination is set by the client's own environment variables. May raise whatever the
+        client raises.
+        """
 
 
 def client(name: str, *modules: str) -> Any:
-    """The first of these modules that can be imported. name: of the logger, and of the extra that
-    installs its client. Raises MissingPackage where there is none."""
+    """Return the first of these modules that can be imported.
+
+    name: name of the logger, and of the extra that installs its client.
+    Raises MissingPackage if none can be imported.
+    """
     for module in modules:
         try:
             return importlib.import_module(module)

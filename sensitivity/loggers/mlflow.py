@@ -1,4 +1,4 @@
-"""MLflow: one run, in the experiment and at the server that its environment names."""
+"""MLflow: one run, in the experiment and on the server given by MLflow's environment variables."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from sensitivity.loggers.base import Entry, client
 
 
 class MlflowLogger:
-    """MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME say where; in an active run it is a child of
-    that."""
+    """Logs to MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME. Inside an active run, it logs a child
+    run."""
 
     name = "mlflow"
 
@@ -15,7 +15,8 @@ class MlflowLogger:
         self._mlflow = client(self.name, "mlflow")
 
     def log(self, entry: Entry) -> None:
-        """Settings as parameters, numbers as metrics, files as artifacts, the rest as tags."""
+        """Log settings as parameters, numbers as metrics, files as artifacts and the rest as
+        tags."""
         mlflow = self._mlflow
         with mlflow.start_run(run_name=entry.title, nested=True):
             mlflow.log_params(dict(entry.settings))

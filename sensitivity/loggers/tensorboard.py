@@ -8,7 +8,7 @@ from sensitivity.loggers.base import Entry, client
 
 
 class TensorboardLogger:
-    """Writes with torch and tensorboard, or with tensorboardX, which needs neither."""
+    """Writes with torch and tensorboard, or with tensorboardX, which needs neither of them."""
 
     name = "tensorboard"
 
@@ -16,8 +16,10 @@ class TensorboardLogger:
         self._client = client(self.name, "torch.utils.tensorboard", "tensorboardX")
 
     def log(self, entry: Entry) -> None:
-        """Numbers as scalars, settings and the rest as tables of text; it keeps no files, and is
-        told where they are."""
+        """Log numbers as scalars, and settings and the rest as tables of text.
+
+        TensorBoard stores no files, so the paths of the files are logged instead.
+        """
         files = {file.name: str(file) for file in entry.files}
         texts = {"settings": entry.settings, "verdict": entry.tags, "files": files}
         with self._client.SummaryWriter(str(entry.folder / "tensorboard")) as writer:
@@ -28,7 +30,7 @@ class TensorboardLogger:
 
 
 def _table(rows: Mapping[str, str]) -> str:
-    """Names and values as Markdown."""
+    """Return names and values as a Markdown table."""
     lines = []
     for key, value in rows.items():
         cell = value.replace("|", "\\|").replace("\n", "; ")

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run, in the project that its environment names."""
+"""Weights & Biases: one run, in the project given by its environment variables."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from sensitivity.loggers.base import Entry, client
 
 
 class WandbLogger:
-    """WANDB_PROJECT says where, `sensitivity` by default; WANDB_MODE=offline writes to the folder
-    wandb alone. A run that is open in the same program stays open."""
+    """Logs to WANDB_PROJECT, `sensitivity` by default. With WANDB_MODE=offline it only writes to
+    the folder wandb. A run that is already open in the program stays open."""
 
     name = "wandb"
 
@@ -17,7 +17,8 @@ class WandbLogger:
         self._wandb = client(self.name, "wandb")
 
     def log(self, entry: Entry) -> None:
-        """Settings as configuration, numbers and tags as the summary, files as one artifact."""
+        """Log settings as configuration, numbers and tags as the summary, and files as one
+        artifact."""
         wandb = self._wandb
         with wandb.init(
             project=os.environ.get("WANDB_PROJECT", "sensitivity"),

@@ -1,1 +1,1 @@
-"""What is done to a layer so that it can stay in INT8, from calibration inputs alone."""
+"""Repairs, which let a layer stay in INT8. They are fitted on calibration inputs alone."""

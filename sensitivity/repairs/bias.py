@@ -1,7 +1,7 @@
-"""Bias correction: the mean error of each channel goes into the layer's bias (Nagel et al. 2019,
-"Data-free quantization through weight equalization and bias correction", in its empirical form).
+"""Bias correction: the mean quantization error of each channel is added to the layer's bias.
 
-Costs two forwards on the calibration inputs, and nothing in an engine.
+This is the empirical form of Nagel et al. 2019, "Data-free quantization through weight equalization
+and bias correction". It takes two forwards on the calibration inputs and costs an engine nothing.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 METHOD = "bias correction"
 
 Lacking = dict[str, tuple[Range, tuple[float, ...]]]
+"""Weight quantizer -> (its range, the correction of its layer's bias per output channel)."""
 
 Change = Callable[[str, Any, "Tensor"], "Tensor | None"]
-"""Name of a layer's weight quantizer, what the layer gets and what it gives -> what it gives
-instead; None for the same."""
+"""Function of a layer's weight quantizer, its inputs and its output that returns a new output, or
+None to keep the output."""
 
 
 class RecalibratableModel(QuantizedModel, Recalibratable, Protocol):
@@ -38,7 +39,7 @@ class RecalibratableModel(QuantizedModel, Recalibratable, Protocol):
 
 @runtime_checkable
 class Correctable(RecalibratableModel, Protocol):
-    """A calibrated model of torch whose layers' biases can be changed."""
+    """A calibrated torch model whose layers' biases can be changed."""
 
     biases: Biases
 
@@ -50,35 +51,39 @@ def bias_corrections(
     ranges: Iterable[Range] = (),
     left_out: Collection[str] = (),
 ) -> tuple[Range, ...]:
-    """For each weighted layer the range that its weight has, with what its bias lacks: the mean
-    over calibration inputs of its output in float minus its output quantized, per output channel.
+    """Fit a bias correction for each weighted layer and return it with the weight's range.
 
-    source: `is_correctable`. inputs: one batch with all samples, as the model takes it. ranges:
-    that quantizers have meanwhile, without biases. left_out: quantizers that stay off; their layers
-    get nothing. The layers are corrected in the order in which the model calls them, each with
-    those before it corrected. A layer that one forward calls several times stays as it is: what its
-    calls lack is not the same. Raises ModelError for a model without such layers.
+    The correction is the mean over calibration inputs of the layer's float output minus its
+    quantized output, per output channel. Layers are corrected in the order in which the model calls
+    them, each behind the corrected layers before it. A layer that is called several times in one
+    forward is left unchanged, because its calls need different corrections.
+
+    source: a model for which `is_correctable` holds.
+    inputs: one batch with all samples, as the model takes it.
+    ranges: ranges that replace those of quantizers, without biases.
+    left_out: quantizers that stay disabled; their layers are not corrected.
+    Raises ModelError for a model without such layers.
     """
     if not is_correctable(source):
         raise ModelError(
             f"Expected a model whose biases can be changed, got one of {source.source}."
         )
     ranges = tuple(ranges)
-    methods = {one.quantizer: f"{one.method}, {METHOD}" for one in ranges}
+    methods = {replacement.quantizer: f"{replacement.method}, {METHOD}" for replacement in ranges}
     lacking = _lacking_in_module
     if form_of(source) == "onnx":
         from sensitivity.repairs.onnx_bias import lacking_biases  # imports ONNX
 
         lacking = lacking_biases
-    found = lacking(source, inputs, ranges, left_out)
+    corrections = lacking(source, inputs, ranges, left_out)
     return tuple(
-        replace(one, method=methods.get(name, METHOD), bias=delta)
-        for name, (one, delta) in found.items()
+        replace(weight_range, method=methods.get(name, METHOD), bias=delta)
+        for name, (weight_range, delta) in corrections.items()
     )
 
 
 def is_correctable(source: QuantizedModel) -> TypeGuard[RecalibratableModel]:
-    """Whether biases of this model can be changed."""
+    """Return whether biases of this model can be changed."""
     if form_of(source) == "onnx":
         return True
     return isinstance(source, Correctable)
@@ -90,7 +95,8 @@ def _lacking_in_module(
     ranges: Sequence[Range],
     left_out: Collection[str],
 ) -> Lacking:
-    """Weight quantizer -> its range now, and what its layer lacks."""
+    """Return, for each weight quantizer of a torch model, its current range and its layer's
+    correction."""
     every = names_of(source.quantizers)
     layers = sorted(source.biases.layers.keys() - set(left_out))
     names = [name for name in layers if has_range(source, name)]
@@ -104,23 +110,24 @@ def _lacking_in_module(
 
 
 def _means(source: Any, names: Collection[str], inputs: Any) -> dict[str, Tensor]:
-    """What each layer gives on average, float64[channels], of those that are called once."""
-    found: dict[str, Tensor] = {}
+    """Return the mean output float64[channels] of each layer that is called once."""
+    means: dict[str, Tensor] = {}
     calls: Counter[str] = Counter()
 
     def keep(name: str, args: Any, output: Tensor) -> None:
         calls[name] += 1
-        found[name] = channel_means(source.biases.layers[name], output)
+        means[name] = channel_means(source.biases.layers[name], output)
 
     with changing_outputs(source, names, keep):
         forward(source, inputs)
-    return {name: mean for name, mean in found.items() if calls[name] == 1}
+    return {name: mean for name, mean in means.items() if calls[name] == 1}
 
 
 def _lacking(
     source: Any, expected: Mapping[str, Tensor], inputs: Any
 ) -> dict[str, tuple[float, ...]]:
-    """What the output of each layer lacks to its expected mean, those before it corrected."""
+    """Return the difference of each layer's output from its expected mean, with the layers before
+    it corrected."""
     deltas: dict[str, tuple[float, ...]] = {}
 
     def correct(name: str, args: Any, output: Tensor) -> Tensor:
@@ -136,7 +143,7 @@ def _lacking(
 
 @contextmanager
 def changing_outputs(source: Any, names: Iterable[str], change: Change) -> Iterator[None]:
-    """Inside the `with`, what each layer gives is what `change` makes of it."""
+    """Replace the output of each layer by what `change` makes of it, inside the `with`."""
 
     def hook_for(name: str) -> Any:
         def hook(module: Any, args: Any, output: Any) -> Any:
@@ -152,31 +159,31 @@ def changing_outputs(source: Any, names: Iterable[str], change: Change) -> Itera
 
 
 def forward(source: QuantizedModel, inputs: Any) -> None:
-    """Run the model on one batch, for what is hooked to it."""
+    """Run the model on one batch, for the hooks attached to it."""
     call(source.model, to_device(inputs, device_of(source.model)))
 
 
 def channel_means(layer: Any, output: Tensor) -> Tensor:
-    """float64[channels] of an output whose channels lie along the axis that the layer puts them
-    on."""
-    behind = axes_behind(layer)
-    channels = output.shape[output.ndim - 1 - behind]
-    if behind:
-        # Each image in float32 first: all of them in float64 take twice the memory of the output.
+    """Return the means float64[channels] of an output, whose channel axis depends on the layer."""
+    trailing = axes_behind(layer)
+    channels = output.shape[output.ndim - 1 - trailing]
+    if trailing:
+        # Average each image in float32 first: the whole output in float64 would take twice its
+        # memory.
         exact = optional.torch.promote_types(output.dtype, optional.torch.float32)
-        output = output.flatten(-behind).mean(-1, dtype=exact)
+        output = output.flatten(-trailing).mean(-1, dtype=exact)
     return output.double().reshape(-1, channels).mean(0)
 
 
 def axes_behind(layer: Any) -> int:
-    """How many axes follow the channels in what a layer gives: those of the image."""
+    """Return how many axes follow the channel axis in a layer's output: those of the image."""
     return int(layer.weight.ndim) - 2
 
 
 def has_range(source: Recalibratable, name: str) -> bool:
-    """Whether a quantizer has a range that can be changed."""
+    """Return whether a quantizer has a range that can be replaced."""
     try:
         source.range(name)
-    except ModelError:  # FP8, blocks, learned ranges: nothing to switch the bias along with
+    except ModelError:  # FP8, blocks, learned ranges: no range to attach the bias to
         return False
     return True

@@ -1,10 +1,12 @@
-"""Equalization of activations in front of depthwise convolutions (Nagel et al. 2019, "Data-free
-quantization through weight equalization and bias correction", from the activations' side).
+"""Equalization of activations in front of depthwise convolutions.
 
-Channels of what a convolution gives differ in size, and one range for all leaves small ones few
-levels. A depthwise convolution takes each channel by itself, so a range per channel can be put into
-the weights before and behind, which have scales per channel already: nothing in an engine changes.
-Costs one forward on the calibration inputs.
+The channels of an activation differ in size, and one range for all leaves the small ones few
+levels. A depthwise convolution takes each channel by itself, so ranges per channel can be folded
+into the weights before and after the activation, which have scales per channel already. Nothing in
+an engine changes. It takes one forward on the calibration inputs.
+
+Applies Nagel et al. 2019, "Data-free quantization through weight equalization and bias correction",
+to activations.
 """
 
 from __future__ import annotations
@@ -25,29 +27,32 @@ if TYPE_CHECKING:
 METHOD = "equalized"
 
 SMALLEST = 1e-3
-"""The range of a channel that gives hardly anything, over that of the largest."""
+"""Smallest range of a channel, as a fraction of the largest channel's. It bounds channels that are
+almost 0."""
 
 PARTS = np.linspace(0.15, 1.0, 35)
-"""Of the largest value of each channel: the ranges that are tried."""
+"""Candidate ranges, as fractions of the largest value of a channel."""
 
 BINS = 4096
-"""Of a channel's histogram: a step of 8 bits is 16 bins or more. All values count, since the few
-large ones decide: with 8,000 of 200 images MobileNetV1 was a tenth further from float."""
+"""Bins in the histogram of a channel, so that a step of 8 bits is at least 16 bins wide. All values
+are counted, since the few large ones decide: with a sample of 8,000 values from 200 images, the
+outputs of MobileNetV1 were a tenth further from float."""
 
 
 def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[Range, ...]:
-    """For each of these quantizers a range per channel: of each channel the part of its largest
-    value that has the smallest mean squared error.
+    """Return a range per channel for each of these quantizers, with the smallest mean squared
+    error.
 
-    source: a model of torch with ranges. names: quantizers of images, whose channels are axis 1.
-    inputs: one batch with all samples, as the model takes it. A quantizer that one forward does not
-    reach gets nothing.
+    source: a torch model with ranges.
+    names: quantizers of images, whose channel axis is 1.
+    inputs: one batch with all samples, as the model takes it.
+    A quantizer that is not reached in one forward has no range in the result.
     """
-    found: dict[str, Range] = {}
+    ranges: dict[str, Range] = {}
 
     def hook_for(name: str) -> Any:
         def hook(module: Any, args: Any) -> None:
-            found[name] = _range(source, name, args[0])
+            ranges[name] = _range(source, name, args[0])
 
         return hook
 
@@ -59,7 +64,7 @@ def equalized_ranges(source: Any, names: Collection[str], inputs: Any) -> tuple[
             module = source.model.get_submodule(name)
             stack.callback(module.register_forward_pre_hook(hook_for(name)).remove)
         call(source.model, to_device(inputs, device_of(source.model)))
-    return tuple(found.values())
+    return tuple(ranges.values())
 
 
 def _range(source: Any, name: str, values: Tensor) -> Range:
@@ -74,8 +79,8 @@ def _range(source: Any, name: str, values: Tensor) -> Range:
 
     def errors(part: float) -> Tensor:
         levels = (centres * (grid.high / part)).round().clamp(grid.low, grid.high)
-        found: Tensor = counts @ (levels * (part / grid.high) - centres).square()
-        return found
+        squared: Tensor = counts @ (levels * (part / grid.high) - centres).square()
+        return squared
 
     best = optional.torch.stack([errors(part) for part in PARTS.tolist()]).argmin(0)
     parts = optional.torch.as_tensor(PARTS, dtype=peaks.dtype, device=peaks.device)

@@ -1,4 +1,4 @@
-"""Bias correction of Q/DQ files, as `repairs/bias.py` has it for models of torch."""
+"""Bias correction of Q/DQ files. `repairs/bias.py` does the same for torch models."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from sensitivity.simulators.onnx.network import Unsplittable
 def lacking_biases(
     source: OnnxQdqModel, inputs: Any, ranges: Iterable[Range], left_out: Collection[str]
 ) -> dict[str, tuple[Range, tuple[float, ...]]]:
-    """Quantizer of a weight -> its range now, and what its operation lacks per output channel.
+    """Return {weight quantizer: (its range, correction of its operation's bias per output
+    channel)}.
 
-    ranges: that quantizers have meanwhile. left_out: quantizers that stay off. A file that cannot
-    be run in parts has none.
+    ranges: ranges that replace those of quantizers.
+    left_out: quantizers that stay disabled.
+    Returns nothing for a file that cannot be run in parts.
     """
     model = source.model
-    known = {one.quantizer: replace(one, bias=None) for one in ranges}
+    known = {changed.quantizer: replace(changed, bias=None) for changed in ranges}
     weights: dict[str, Range] = {}
     for name in model.bias_places.keys() - set(left_out):
         own = _range(source, name)
         if own is not None:
             weights[name] = known.get(name, own)
-    # An integer bias becomes float with its weight's grid, so that is what lacks something.
+    # An integer bias is scaled by the grid of its weight, so the correction is measured with the
+    # new ranges in force.
     with source.with_ranges({**known, **weights}.values()):
         try:
             deltas = _deltas(source, weights, inputs, frozenset(left_out))
@@ -43,7 +46,7 @@ def lacking_biases(
 def _range(source: OnnxQdqModel, name: str) -> Range | None:
     try:
         return source.range(name)
-    except ModelError:  # FP8, blocks: nothing to switch the bias along with
+    except ModelError:  # FP8, blocks: no range to attach the bias to
         return None
 
 
@@ -76,7 +79,7 @@ def _deltas(
 
 
 def _channel_means(output: list[NDArray[Any]], axis: int) -> NDArray[np.float64]:
-    """float64[channels], over all pieces, which are of one size."""
+    """Return the means float64[channels] over all pieces of an output, which have equal sizes."""
     rows = [np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1) for array in output]
     means = [row.mean(1, dtype=np.float64) for row in rows]
     return np.asarray(np.mean(means, axis=0), np.float64)

@@ -1,12 +1,11 @@
-"""Learned rounding: weights go up or down so that what a layer gives is nearest to float, for what
-it gets from the quantized layers before it.
+"""Learned rounding: round each weight up or down so that the layer's output is nearest to float.
 
-Each value may go to either of the two levels around it. The mean squared error of an output channel
-is a quadratic form of its weights (Nagel et al. 2020, "Up or down? Adaptive rounding for
-post-training quantization", section 3), and one value after the other takes the better level while
-the others stay (coordinate descent, as in Zhang et al. 2024, "COMQ"): no gradients, no learning
-rate. Costs two forwards on the calibration inputs, a matrix of inputs by inputs for each layer, and
-nothing in an engine.
+The layer's inputs are those that it gets from the quantized layers before it. Each weight may take
+either of its two neighbouring levels. The mean squared error of an output channel is a quadratic
+form of its weights (Nagel et al. 2020, "Up or down? Adaptive rounding for post-training
+quantization", section 3). It is minimized by coordinate descent, as in Zhang et al. 2024, "COMQ",
+without gradients or a learning rate. This takes two forwards on the calibration inputs and, for
+each layer, a matrix of inputs by inputs. It costs an engine nothing.
 """
 
 from __future__ import annotations
@@ -36,39 +35,44 @@ if TYPE_CHECKING:
 METHOD = "learned rounding"
 
 OUTPUTS = 8192
-"""Places of a layer's output, over all samples, that its rounding is learned on. With 20,000 of
-MobileNetV1's 200 images the outputs came no nearer to float."""
+"""Positions of a layer's output, over all samples, on which its rounding is learned. With 20,000
+positions for MobileNetV1's 200 images the outputs came no nearer to float."""
 
 MOST_INPUTS = 2304
-"""Of one output: those of 3x3 kernels over 256 channels. The matrix has so many rows and columns;
-layers with more keep their rounding."""
+"""Largest number of inputs of one output for which rounding is learned, that of 3x3 kernels over
+256 channels. The matrix has this many rows and columns. Larger layers keep their rounding."""
 
 RIDGE = 1e-3
-"""What moving off the float weights costs, over the mean square of an input; for as few outputs as
-inputs it is as much as an input itself."""
+"""Penalty for moving off the float weights, as a fraction of the mean square of an input. If there
+are only as many outputs as inputs, the penalty equals that mean square."""
 
 SWEEPS = 2
+"""Passes of the coordinate descent over all inputs of a layer."""
 
 SAMPLES = 16
-"""Images that are quantized at a time, for what is seen of them."""
+"""Images that are quantized at a time to collect the inputs of a layer."""
 
 
 @runtime_checkable
 class Roundable(Correctable, Protocol):
-    """A calibrated model of torch whose weights can be rounded otherwise."""
+    """A calibrated torch model whose weights can be rounded differently."""
 
     roundings: Roundings
 
 
 def is_roundable(source: QuantizedModel) -> TypeGuard[Roundable]:
-    """Whether weights of this model can be rounded otherwise."""
+    """Return whether weights of this model can be rounded differently."""
     return isinstance(source, Roundable)
 
 
 @dataclass(frozen=True, eq=False)
 class Wanted:
-    """What a layer gives in float. means: float64[channels], over all. places: int64[n], numbers of
-    some places of its output. outputs: float32[n, channels], there."""
+    """Outputs of a layer in the float model.
+
+    means: float64[channels], over all positions.
+    places: int64[n], indices of sampled positions of the output.
+    outputs: float32[n, channels], the outputs at these positions.
+    """
 
     means: Tensor
     places: Tensor
@@ -82,39 +86,45 @@ def learned_roundings(
     ranges: Iterable[Range] = (),
     left_out: Collection[str] = (),
 ) -> tuple[Range, ...]:
-    """For each weighted layer the range that its weight has, with its rounding, and with what its
-    bias lacks then.
+    """Learn a rounding and a bias correction for each weighted layer, returned with the weight's
+    range.
 
-    source: `is_roundable`. inputs: one batch with all samples, as the model takes it. ranges: that
-    quantizers have meanwhile. left_out: quantizers that stay off; their layers get nothing. Layers
-    are taken in the order in which the model calls them, each behind those before it as they are
-    rounded and corrected. A layer that one forward calls several times stays as it is; one whose
-    rounding cannot be learned (transposed convolutions, kernels over images that are padded with
-    other values than 0, more than `MOST_INPUTS`) gets its bias alone.
+    Layers are taken in the order in which the model calls them, each behind the rounded and
+    corrected layers before it. A layer that is called several times in one forward is left
+    unchanged. A layer whose rounding cannot be learned gets only a bias correction: transposed
+    convolutions, convolutions over images with a padding other than zeros, and layers with more
+    than `MOST_INPUTS` inputs.
+
+    source: a model for which `is_roundable` holds.
+    inputs: one batch with all samples, as the model takes it.
+    ranges: ranges that replace those of quantizers.
+    left_out: quantizers that stay disabled; their layers are left unchanged.
     """
-    kept = {one.quantizer: replace(one, bias=None, rounding=None) for one in ranges}
-    methods = {name: one.method.removesuffix(f", {bias.METHOD}") for name, one in kept.items()}
+    kept = {changed.quantizer: replace(changed, bias=None, rounding=None) for changed in ranges}
+    methods = {
+        name: changed.method.removesuffix(f", {bias.METHOD}") for name, changed in kept.items()
+    }
     layers = sorted(source.biases.layers.keys() - set(left_out))
     names = [name for name in layers if bias.has_range(source, name)]
     with optional.torch.no_grad():
         with source.disabled(names_of(source.quantizers)):
             wanted = _wanted(source, names, inputs)
         with source.with_ranges(kept.values()), source.disabled(left_out):
-            found = _learned(source, wanted, inputs)
+            learned = _learned(source, wanted, inputs)
     return tuple(
-        replace(one, method=_method(methods.get(one.quantizer), one)) for one in found.values()
+        replace(new, method=_method(methods.get(new.quantizer), new)) for new in learned.values()
     )
 
 
-def _method(before: str | None, one: Range) -> str:
+def _method(before: str | None, new: Range) -> str:
     parts = [before] if before not in (None, bias.METHOD, METHOD) else []
-    parts += [METHOD] if one.rounding is not None else []
+    parts += [METHOD] if new.rounding is not None else []
     return ", ".join([*(part for part in parts if part), bias.METHOD])
 
 
 def _wanted(source: Roundable, names: Collection[str], inputs: Any) -> dict[str, Wanted]:
-    """Of those layers that are called once."""
-    found: dict[str, Wanted] = {}
+    """Return the float outputs of those layers that are called once."""
+    wanted: dict[str, Wanted] = {}
     calls: Counter[str] = Counter()
 
     def keep(name: str, args: Any, output: Tensor) -> None:
@@ -125,41 +135,46 @@ def _wanted(source: Roundable, names: Collection[str], inputs: Any) -> dict[str,
         drawn = generator().permutation(count)[:OUTPUTS]
         places = optional.torch.from_numpy(np.sort(drawn)).to(output.device)
         outputs = turned[optional.torch.unravel_index(places, turned.shape[:-1])]
-        found[name] = Wanted(bias.channel_means(layer, output), places, outputs)
+        wanted[name] = Wanted(bias.channel_means(layer, output), places, outputs)
 
     with bias.changing_outputs(source, names, keep):
         bias.forward(source, inputs)
-    return {name: one for name, one in found.items() if calls[name] == 1}
+    return {name: outputs for name, outputs in wanted.items() if calls[name] == 1}
 
 
 def _learned(source: Roundable, wanted: Mapping[str, Wanted], inputs: Any) -> dict[str, Range]:
-    found: dict[str, Range] = {}
+    learned: dict[str, Range] = {}
     with ExitStack() as stack:
 
         def learn(name: str, args: Any, output: Tensor) -> Tensor:
             layer, target = source.biases.layers[name], wanted[name]
             rounding = _rounding(source, name, args[0], target)
-            one = replace(source.range(name), rounding=rounding)
+            rounded = replace(source.range(name), rounding=rounding)
             if rounding is not None:
-                stack.enter_context(source.with_ranges([one]))
+                stack.enter_context(source.with_ranges([rounded]))
                 output = layer.forward(*args)
             lacking = (target.means - bias.channel_means(layer, output)).to(output.dtype)
-            found[name] = replace(one, bias=tuple(lacking.float().tolist()))
+            learned[name] = replace(rounded, bias=tuple(lacking.float().tolist()))
             return output + lacking.reshape(-1, *[1] * bias.axes_behind(layer))
 
         with bias.changing_outputs(source, wanted, learn):
             bias.forward(source, inputs)
-    return found
+    return learned
 
 
 def _rounding(source: Roundable, name: str, given: Tensor, target: Wanted) -> str | None:
-    """Of one layer, packed; None where it cannot be learned, or none is better than the nearest.
-    given: what the layer gets, not quantized yet."""
+    """Return the packed rounding of one layer, or None if it cannot be learned or the nearest
+    levels are best.
+
+    given: input of the layer, not quantized yet.
+    """
     layer = source.biases.layers[name]
     if name not in source.roundings.layers or not _can_be_learned(layer):
         return None
-    place = next(one.layer for one in source.quantizers if one.name == name)
-    before = [one.name for one in source.quantizers if (one.layer, one.role) == (place, "input")]
+    place = next(each.layer for each in source.quantizers if each.name == name)
+    before = [
+        each.name for each in source.quantizers if (each.layer, each.role) == (place, "input")
+    ]
     if len(before) > 1:
         return None
     quantize = source.model.get_submodule(before[0]) if before else _as_it_is
@@ -185,20 +200,21 @@ def _can_be_learned(layer: Any) -> bool:
 def _inputs_at(
     layer: Any, given: Tensor, places: Tensor, quantize: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """What the kernel of a layer sees at these places of its output: [n, groups, inputs]."""
+    """Return the inputs of a layer's kernel at these positions of its output, [n, groups,
+    inputs]."""
     if layer.weight.ndim == 2:
         return quantize(given).flatten(0, -2)[places].unsqueeze(1)
-    found = []
+    seen = []
     for start in range(0, len(given), SAMPLES):
         part = quantize(given[start : start + SAMPLES])
         count = _places_along(layer, part, 0) * _places_along(layer, part, 1)
         is_of_part = (places >= start * count) & (places < (start + len(part)) * count)
-        found.append(_seen_in(layer, part, places[is_of_part] - start * count))
-    return optional.torch.cat(found)
+        seen.append(_seen_in(layer, part, places[is_of_part] - start * count))
+    return optional.torch.cat(seen)
 
 
 def _seen_in(layer: Any, given: Tensor, places: Tensor) -> Tensor:
-    """The same of images that are quantized."""
+    """Return the same for images that are quantized already."""
     torch = optional.torch
     height, width = _places_along(layer, given, 0), _places_along(layer, given, 1)
     tall, wide = layer.padding
@@ -211,26 +227,29 @@ def _seen_in(layer: Any, given: Tensor, places: Tensor) -> Tensor:
 
 
 def _places_along(layer: Any, given: Tensor, axis: int) -> int:
-    """How many places a convolution's output has along an axis of the image."""
+    """Return how many positions a convolution's output has along an axis of the image."""
     kernel = layer.dilation[axis] * (layer.weight.shape[2 + axis] - 1) + 1
     length = given.shape[2 + axis] + 2 * layer.padding[axis]
     return int((length - kernel) // layer.stride[axis] + 1)
 
 
 def _seen_along(layer: Any, places: Tensor, axis: int) -> Tensor:
-    """[n, kernel]: indices into the padded image of what is seen from these places."""
+    """Return the indices into the padded image that these positions read along an axis, [n,
+    kernel]."""
     steps = optional.torch.arange(layer.weight.shape[2 + axis], device=places.device)
-    found: Tensor = places[:, None] * layer.stride[axis] + steps * layer.dilation[axis]
-    return found
+    indices: Tensor = places[:, None] * layer.stride[axis] + steps * layer.dilation[axis]
+    return indices
 
 
 def learned_moves(
     weight: Tensor, grid: Grid, seen: Tensor, outputs: Tensor
 ) -> np.ndarray[Any, np.dtype[np.int8]]:
-    """By how many levels each value of a weight is moved off the nearest one: -1, 0 or 1.
+    """Return by how many levels each weight moves off its nearest level: -1, 0 or 1.
 
-    seen: [n, groups, inputs], what the kernel sees. outputs: [n, channels], what the layer gives
-    there in float. The bias takes what both are on average.
+    Both the inputs and the outputs are centred, since the bias takes up their means.
+
+    seen: [n, groups, inputs], the inputs of the kernel.
+    outputs: [n, channels], the float outputs at the same positions.
     """
     torch = optional.torch
     groups, inputs = seen.shape[1:]
@@ -254,16 +273,20 @@ def learned_moves(
 
 
 def _descended(square: Tensor, mixed: Tensor, nearest: Tensor, other: Tensor) -> Tensor:
-    """Levels [groups, channels, inputs], each the nearest or the other one, with a small w S w - 2
-    w M, one after the other for all channels."""
+    """Choose for each weight its nearest or its other level, minimizing w S w - 2 w M by coordinate
+    descent.
+
+    S is `square` and M is `mixed`. All channels are treated at once. Returns levels [groups,
+    channels, inputs].
+    """
     low, high = optional.torch.minimum(nearest, other), optional.torch.maximum(nearest, other)
     chosen = nearest.clone()
-    left = mixed - chosen @ square
+    residual = mixed - chosen @ square
     for _ in range(SWEEPS):
         for at in range(chosen.shape[-1]):
-            best = chosen[:, :, at] + left[:, :, at] / square[:, at, at].unsqueeze(1)
+            best = chosen[:, :, at] + residual[:, :, at] / square[:, at, at].unsqueeze(1)
             level = best.round().clamp(low[:, :, at], high[:, :, at])
             move = level - chosen[:, :, at]
-            left -= move.unsqueeze(2) * square[:, at].unsqueeze(1)
+            residual -= move.unsqueeze(2) * square[:, at].unsqueeze(1)
             chosen[:, :, at] = level
     return chosen

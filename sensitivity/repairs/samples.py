@@ -1,4 +1,4 @@
-"""The calibration inputs that a repair is fitted on, as one batch."""
+"""Gathers the calibration inputs that a repair is fitted on into one batch."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sensitivity.tasks.batches import arrays, batch_size, each_array, first_samp
 
 MOST_SAMPLES = 256
 MOST_BYTES = 128 * 2**20
-"""Of the inputs: what one forward of a convolutional network holds at once is ten to thirty times
-as much."""
+"""Largest number of bytes of the inputs. One forward of a convolutional network holds ten to thirty
+times as much."""
 
 
 def one_batch(batches: Iterable[Any]) -> Any:
-    """The samples of these batches of inputs as one batch, as far as the limits above allow.
+    """Return the samples of these input batches as one batch, within the limits above.
 
-    Batches whose samples have another shape than the first are left out. Where inputs are not
-    tensors or numpy arrays alone the first batch is all.
+    Batches whose samples differ in shape from those of the first are left out. If the inputs are
+    not only tensors or numpy arrays, the first batch is returned.
     """
     batches = iter(batches)
     first = next(batches)
@@ -38,7 +38,8 @@ def one_batch(batches: Iterable[Any]) -> Any:
 
 
 def _is_of_arrays(inputs: Any) -> bool:
-    """Whether it is a nest of tensors or numpy arrays alone, each of which has samples."""
+    """Return whether the inputs are a nest of tensors or numpy arrays only, each with a sample
+    axis."""
     parts = list(inputs.values()) if isinstance(inputs, Mapping) else inputs
     if isinstance(parts, (tuple, list)):
         return all(map(_is_of_arrays, parts))
@@ -54,7 +55,7 @@ def _sample_shapes(inputs: Any) -> list[tuple[int, ...]]:
 
 
 def _joined(*parts: Any) -> Any:
-    """Arrays of several batches as one with all their samples."""
+    """Return arrays of several batches as one array with all their samples."""
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts)
     return optional.torch.cat(parts)

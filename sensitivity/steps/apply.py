@@ -1,4 +1,4 @@
-"""A plan in the user's own quantized model: for a while, or for good."""
+"""Applies a plan to the user's own quantized model, temporarily or permanently."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from sensitivity.units.placement import unified_scales
 
 @contextmanager
 def applied(model: Any, plan: Plan, info: RunInfo) -> Iterator[Any]:
-    """The model as the plan was judged, inside the `with`: layers left out, ranges shared and
-    recalibrated.
+    """Put the model into the state that the plan was judged in, inside the `with`.
 
-    model: the one that was scanned, or another with the same quantizers. It is put back afterwards,
-    also after an exception. Raises ModelError, with their names, where quantizers of the run are
-    missing.
+    Units of the plan are left out, and shared and recalibrated ranges are in force. The model is
+    restored afterwards, also after an exception.
+
+    model: the model that was scanned, or another one with the same quantizers.
+    Raises ModelError, with their names, if quantizers of the run are missing.
     """
     source = _source(model, info)
     with _ranges(source, plan, info), source.disabled(plan.quantizers):
@@ -30,22 +31,23 @@ def applied(model: Any, plan: Plan, info: RunInfo) -> Iterator[Any]:
 
 
 def apply_for_good(model: Any, plan: Plan, info: RunInfo) -> None:
-    """The same without an end. Raises ModelError, and changes nothing, for a model whose toolkit
-    does not allow it."""
+    """Put the model into the state that the plan was judged in, and leave it so.
+
+    Raises ModelError, and changes nothing, for a model whose toolkit does not allow it.
+    """
     source = _source(model, info)
     if not isinstance(source, Changeable):
         raise ModelError(
             "Expected a model that can be changed for good, of ModelOpt or pytorch-quantization, "
             f"got one of {source.source}; use `with plan.apply(model)`, or the exported file."
         )
-    changed = {name for group in info.scales for name in group} | {
-        one.quantizer for one in plan.ranges
-    }
+    changed = {name for group in info.scales for name in group}
+    changed |= {new_range.quantizer for new_range in plan.ranges}
     with _ranges(source, plan, info):
         ranges: list[Range] = []
         if isinstance(source, Recalibratable):
             ranges = [source.range(name) for name in sorted(changed)]
-    # Of two ranges for a quantizer the last counts.
+    # If a quantizer has two ranges, the last one counts.
     source.change(plan.quantizers, [*ranges, *plan.wide_ranges])
 
 

@@ -1,4 +1,4 @@
-"""Latency and accuracy of a run's files in a runtime, and what its layers ran in."""
+"""Latency and accuracy of a run's files in a runtime, and the precision that its layers ran in."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ from sensitivity.timing.sentences import bench_sentences
 WARMUP_ROUNDS = 10
 
 AFFORDABLE_S = 30
-"""Seconds that measuring the metric of the files in the runtime may take without having been asked
+"""Seconds that may be spent on measuring the metric of the files in the runtime if it was not asked
 for."""
 
 CHANGES_NUMBERS = {"SQ705"}
-"""Rules that are warnings and all the same change what a file computes."""
+"""Rules that are warnings but nevertheless change what a file computes."""
 
 TOO_LONG = (
     "The metric in {} was not measured for {}: that would take more than {} s; --accuracy "
@@ -61,8 +61,10 @@ TOO_LONG = (
 
 
 def runtime_of(name: str) -> Runtime:
-    """The runtime of this name. Raises NamesError for an unknown one, RuntimeUnavailable where it
-    cannot work here."""
+    """Return the runtime of this name.
+
+    Raises NamesError for an unknown name, and RuntimeUnavailable if the runtime does not work here.
+    """
     runtime: Runtime = load("runtimes", name)()
     problem = runtime.unavailable()
     if problem:
@@ -72,9 +74,10 @@ def runtime_of(name: str) -> Runtime:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What judges benched files: a task with samples, and what was simulated on its `holdout`.
+    """What the accuracy of benched files is judged with.
 
-    float_, plan: per-sample scores of the float model and of the plan.
+    task: a task with samples.
+    float_, plan: per-sample scores of the float model and of the simulated plan on `holdout`.
     """
 
     task: Task
@@ -83,7 +86,7 @@ class HeldOut:
 
 
 def held_out(session: Session, chosen: Plan) -> HeldOut | None:
-    """None for a task that has only evaluate(model)."""
+    """Measure float and the plan on `holdout`; None for a task that has only evaluate(model)."""
     if not session.has_samples:
         return None
     variants = [session.study.float_variant, session.study.plan_variant(chosen)]
@@ -91,30 +94,33 @@ def held_out(session: Session, chosen: Plan) -> HeldOut | None:
 
 
 def held_out_of(run_dir: RunDir, given: Given | None, progress: Progress) -> HeldOut:
-    """The same from a run directory. given: its task; None loads it from its file. Raises TaskError
-    without samples."""
+    """Measure float and the plan on `holdout`, for a run directory.
+
+    given: the run's task; None loads it from its file.
+    Raises TaskError for a task without samples.
+    """
     with open_session(
         given or run_dir.reference(), run_dir.path, resume=True, progress=progress
     ) as session:
-        found = held_out(session, run_dir.plan())
-    if found is None:
+        held = held_out(session, run_dir.plan())
+    if held is None:
         raise TaskError(
             "Expected a task with samples for --accuracy, got one with evaluate(model) only; "
             "return a Task with score()."
         )
-    return found
+    return held
 
 
 def bench_run(
     run_dir: RunDir, settings: BenchChoices, progress: Progress, held: HeldOut | Given | None = None
 ) -> BenchResult:
-    """Time the files of a run's plan, say what they ran in, and write bench.json, bench.csv and
-    layers.csv.
+    """Time the files of a run's plan, note which precision they ran in, and write bench.json,
+    bench.csv and layers.csv.
 
-    held: what judges the files in the runtime, as far as that takes little time; all of them with
-    --accuracy. A task, or None for that of the run, is asked with --accuracy only. Raises
-    RunDirError where the files are those of an earlier plan, and what the runtime raises for one it
-    cannot take.
+    held: judges the files in the runtime as far as that takes little time, and all of them with
+        --accuracy. A task, or None for the run's own, is opened only with --accuracy.
+    Raises RunDirError if the files belong to an earlier plan, and what the runtime raises for a
+    file that it cannot take.
     """
     runtime = runtime_of(settings.runtime)
     files = run_dir.models(runtime.lowering if hasattr(runtime, "lowering") else runtime.name)
@@ -128,7 +134,7 @@ def bench_run(
         variant: file for variant, file in files.items() if same.get(variant, variant) == variant
     }
     timings, refused = _timed(distinct, runtime, inputs, settings, progress)
-    timings = tuple(replace(one, same=_others(one.variant, same)) for one in timings)
+    timings = tuple(replace(timing, same=_others(timing.variant, same)) for timing in timings)
     files = {timing.variant: files[timing.variant] for timing in timings}
     profiles = profile_files(files, run_dir.canonical(), runtime, inputs)
     accuracy, judged, unmeasured = _accuracy(timings, runtime, held, settings)
@@ -182,7 +188,7 @@ def _timed(
     settings: BenchChoices,
     progress: Progress,
 ) -> tuple[tuple[Timing, ...], list[str]]:
-    """Latencies, and why the FP16 file is not among them where the runtime does not take it."""
+    """Return the latencies, and why the FP16 file is missing if the runtime does not take it."""
     refused: list[SensitivityError] = []
     with progress("bench", settings.rounds) as advance:
         timings = bench_files(
@@ -201,19 +207,22 @@ def _timed(
 def _accuracy(
     timings: Sequence[Timing], runtime: Runtime, held: HeldOut | None, settings: BenchChoices
 ) -> tuple[dict[str, Estimate], RuntimeAccuracy | None, list[str]]:
-    """The metric of the files in this runtime on `holdout`, the plan's first: all of them with
-    --accuracy, and else those that take no longer than `AFFORDABLE_S`. Then what it says of the
-    plan, and why something is missing."""
-    found: dict[str, Estimate] = {}
+    """Measure the metric of the files in this runtime on `holdout`.
+
+    With --accuracy all files are measured, else those that take no longer than `AFFORDABLE_S`
+    together, the plan's first. Returns the metrics, what they say of the plan, and why something is
+    missing.
+    """
+    metrics: dict[str, Estimate] = {}
     judged = None
     if held is None:
-        return found, judged, []
+        return metrics, judged, []
     spent_s = 0.0
-    for timing in sorted(timings, key=lambda one: "partial" not in one.variants):
+    for timing in sorted(timings, key=lambda timing: "partial" not in timing.variants):
         spent_s += len(held.plan) / timing.batch * timing.median_ms / 1000
         if spent_s > AFFORDABLE_S and not settings.accuracy:
             return (
-                found,
+                metrics,
                 judged,
                 [TOO_LONG.format(runtime.name, ", ".join(timing.variants), AFFORDABLE_S)],
             )
@@ -222,11 +231,11 @@ def _accuracy(
         except SensitivityError as error:
             if settings.accuracy:
                 raise
-            return found, judged, [f"The metric in {runtime.name} could not be measured: {error}"]
-        found |= dict.fromkeys(timing.variants, estimate(scores, held.task.aggregate))
+            return metrics, judged, [f"The metric in {runtime.name} could not be measured: {error}"]
+        metrics |= dict.fromkeys(timing.variants, estimate(scores, held.task.aggregate))
         if "partial" in timing.variants:
             judged = runtime_accuracy(scores, held, runtime.name, Path(timing.file))
-    return found, judged, []
+    return metrics, judged, []
 
 
 def _scores(timing: Timing, runtime: Runtime, task: Task) -> Scores:
@@ -237,11 +246,12 @@ def _scores(timing: Timing, runtime: Runtime, task: Task) -> Scores:
 
 
 def runtime_accuracy(scores: Scores, held: HeldOut, runtime: str, file: Path) -> RuntimeAccuracy:
-    """What the plan's file does in a runtime, against float and against what was simulated for it.
+    """Compare the plan's file in a runtime with float and with the simulated plan.
 
-    scores: of the file on all of `holdout`. It differs from the simulation where the paired
-    difference is more than chance and more than rounding of single values makes, with the bounds
-    that exported files are verified with.
+    The file differs from the simulation if the paired difference is larger than both chance and
+    rounding of single values allow, with the bounds used to verify exported files.
+
+    scores: per-sample scores of the file on all of `holdout`.
     """
     aggregate = held.task.aggregate
     change = aggregate(scores) - aggregate(held.plan)
@@ -259,7 +269,7 @@ def runtime_accuracy(scores: Scores, held: HeldOut, runtime: str, file: Path) ->
 
 
 def _causes(file: Path, runtime: str) -> Iterator[str]:
-    """What the rules know of this runtime that makes it compute something else."""
+    """Yield the rules for this runtime that explain why it computes something else."""
     if runtime not in TARGETS:
         return
     nodes: dict[str, list[str]] = {}
@@ -274,18 +284,19 @@ def _causes(file: Path, runtime: str) -> Iterator[str]:
 def accuracy_sentences(
     accuracy: Mapping[str, Estimate], runtime: str, run_dir: RunDir
 ) -> list[str]:
-    """The metric of each file in this runtime, beside what the plan simulated for it."""
+    """Return a sentence with the metric of each file in this runtime and the metric simulated for
+    the plan."""
     if not accuracy:
         return []
     info, chosen = run_dir.info(), run_dir.plan()
     metric = MetricFormat(info.metric, info.full_scale)
     same = "int8" if "partial" in accuracy else "int8 = partial"
-    found = ", ".join(
-        f"{same if name == 'int8' else name} {metric.level(one.value)} {metric.interval(one)}"
-        for name, one in sorted(accuracy.items(), key=lambda item: EXPORTED.index(item[0]))
+    levels = ", ".join(
+        f"{same if name == 'int8' else name} {metric.level(level.value)} {metric.interval(level)}"
+        for name, level in sorted(accuracy.items(), key=lambda item: EXPORTED.index(item[0]))
     )
     simulated = metric.level(chosen.metric.holdout.value)
     return [
-        f"{metric.name} measured in {runtime} on holdout: {found}; the plan's was simulated as "
+        f"{metric.name} measured in {runtime} on holdout: {levels}; the plan's was simulated as "
         f"{simulated}."
     ]

@@ -1,5 +1,5 @@
-"""What is compared: which plans of which directories, and what is known of a folder that holds a
-report and no run, from the files that scripts read."""
+"""Reads what is compared: the plans of run directories, or the files of a report folder without a
+run."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from sensitivity.reporting.tables import SEPARATOR
 from sensitivity.run_dir import RunDir
 
 Row = dict[Hashable, Any]
-"""A row of a table by the names of its columns."""
+"""A row of a table, column name -> value."""
 
 
 def places_of(settings: CompareSettings) -> tuple[RunDir, ...]:
-    """The plans that are compared. Raises RunDirError for less than two, and for a directory that
-    is given twice."""
+    """Return the plans that are compared.
+
+    Raises RunDirError for fewer than two plans, and for a directory given twice.
+    """
     directories = settings.directories
     names: Sequence[str | None] = settings.name or (None,)
     places = tuple(RunDir(directory, name) for directory in directories for name in names)
@@ -35,15 +37,16 @@ def places_of(settings: CompareSettings) -> tuple[RunDir, ...]:
 
 
 def every_plan_of(run_dir: RunDir) -> tuple[RunDir, ...]:
-    """All plans of a run, that in plan.json first. Raises RunDirError where there is none."""
+    """Return all plans of a run, the one in plan.json first. Raises RunDirError if there is
+    none."""
     made = tuple(place for place in run_dir.plans() if place.file("plan.json").exists())
     if not made:
-        run_dir.plan()  # says how to make one
+        run_dir.plan()  # raises with how to make one
     return made
 
 
 def check_several(places: Sequence[RunDir]) -> None:
-    """Raise RunDirError for less than two plans, and for one that comes twice."""
+    """Raise RunDirError for fewer than two plans, and for one given twice."""
     files = [place.file("plan.json") for place in places]
     if len(files) < 2:
         got = f"only {files[0]}" if files else "none"
@@ -60,8 +63,11 @@ def check_several(places: Sequence[RunDir]) -> None:
 
 
 def labels_of(places: Sequence[RunDir]) -> tuple[str, ...]:
-    """What each plan is called in the comparison: its own name within one run, the folder of its
-    run where there are several, or the path of that where folders have one name."""
+    """Return what each plan is called in the comparison.
+
+    That is its own name within one run, the folder of its run if there are several, or the path of
+    the run if folders have the same name.
+    """
     if len({place.path for place in places}) == 1:
         return tuple(place.name or "plan.json" for place in places)
     short = tuple(_label(place.path.resolve().name, place.name) for place in places)
@@ -75,8 +81,10 @@ def _label(folder: str, name: str | None) -> str:
 
 
 def folder_data(run_dir: RunDir) -> ReportData:
-    """plan.json, scan.csv and bench*.csv of a report folder; without the CSV files where they are
-    not there. Raises RunDirError."""
+    """Read plan.json, scan.csv and bench*.csv of a report folder. The CSV files may be missing.
+
+    Raises RunDirError.
+    """
     plan, directory = run_dir.plan(), run_dir.path
     scan = directory / "scan.csv"
     rows = _rows(scan) if scan.exists() else []
@@ -97,15 +105,19 @@ def folder_data(run_dir: RunDir) -> ReportData:
 
 
 def _full_scale(plan: Plan) -> float:
-    """A share is written as a fraction or in percent, and a metric of another kind needs none."""
-    found = plan.metric
-    highest = max(found.float.value, found.quantized.value, found.holdout_float.value)
+    """Return the full scale of the metric: 1 for a fraction, 100 for percent. Other metrics need
+    none."""
+    metric = plan.metric
+    highest = max(metric.float.value, metric.quantized.value, metric.holdout_float.value)
     return 100.0 if highest > 1 else 1.0
 
 
 def _mode(effects: tuple[Effect, ...]) -> Mode:
-    """A gain and its metric differ by the metric of everything in INT8, the same for all layers; a
-    loss and its metric add up to that of float."""
+    """Infer the mode of the scan from its table.
+
+    In mode `disable`, a unit's metric minus its effect is the metric of everything in INT8, the
+    same for all layers. In mode `enable`, metric plus effect is the metric of float.
+    """
     measured = [(effect.metric, effect.effect.value) for effect in effects if effect.effect.n]
     table = pd.DataFrame(measured, columns=["metric", "effect"], dtype=float)
     gains, losses = table["metric"] - table["effect"], table["metric"] + table["effect"]
@@ -113,7 +125,7 @@ def _mode(effects: tuple[Effect, ...]) -> Mode:
 
 
 def _rows(file: Path) -> list[Row]:
-    """The table as records, what is empty as None. Raises RunDirError."""
+    """Return the table as records, with None for empty cells. Raises RunDirError."""
     try:
         table = pd.read_csv(file, dtype={"same": str, "unit": str})
     except (OSError, ValueError) as error:
@@ -161,7 +173,8 @@ def _timing(row: Row) -> Timing:
 
 
 def _number(value: object, otherwise: float | None = None) -> float:
-    """Raises TypeError or ValueError for what is no number."""
+    """Return the value as a float, or `otherwise` for None. Raises TypeError or ValueError if it is
+    not a number."""
     if value is None and otherwise is not None:
         return otherwise
     return float(value)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A plan as another tool's own settings, in a file of the run directory."""
+"""Writes a plan as another tool's own settings, in a file of the run directory."""
 
 from __future__ import annotations
 
@@ -19,28 +19,34 @@ from sensitivity.run_dir import RunDir, RunInfo
 
 @dataclass(frozen=True)
 class WrittenConfig:
-    """file: what was written. config: its text, how to apply it, and what the tool does
-    otherwise."""
+    """The settings of another tool as written.
+
+    file: path of the file.
+    config: its text, how to apply it, and where the tool deviates from the plan.
+    """
 
     file: Path
     config: Config
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """What the command line says of it."""
+        """The lines that the command line prints about it."""
         return (f"{self.file}: apply it with {self.config.apply}", *self.config.notes)
 
 
 def has_files_of(run_dir: RunDir, plan: Plan) -> bool:
-    """Whether the exported files of the directory are of this plan."""
+    """Return whether the exported files of the directory belong to this plan."""
     verified = run_dir.read_if_there("export.json", Verification)
     every = {"float", "int8", "partial"} <= run_dir.canonical().keys()
     return verified is not None and verified.is_of(plan) and every
 
 
 def write_tool_config(run_dir: RunDir, writer: ConfigWriter) -> WrittenConfig:
-    """Write the settings of one tool. The exported files are of this plan where the writer reads
-    operations. Raises ExportError where the tool would not do what the plan says."""
+    """Write the settings of one tool.
+
+    If the writer reads operations, the exported files must belong to the plan. Raises ExportError
+    if the tool would not do what the plan says.
+    """
     config = writer.write(named_plan(run_dir, writer))
     file = run_dir.file(writer.file)
     write_whole(file, config.text.encode())
@@ -48,13 +54,15 @@ def write_tool_config(run_dir: RunDir, writer: ConfigWriter) -> WrittenConfig:
 
 
 def named_plan(run_dir: RunDir, writer: ConfigWriter) -> NamedPlan:
-    """The plan of a run directory by the names that the writer reads."""
+    """Return the plan of a run directory in the names that the writer reads."""
     info, plan = run_dir.info(), run_dir.plan()
     left_out = frozenset(plan.quantizers)
     quantizers = tuple(planned_quantizers(info.quantizers, plan))
     if writer.reads == "modules":
         _check_has_modules(info, writer)
-        wide = {one.quantizer: one.bits for one in plan.wide_ranges if one.bits}
+        wide = {
+            new_range.quantizer: new_range.bits for new_range in plan.wide_ranges if new_range.bits
+        }
         return NamedPlan((), quantizers, left_out, wide)
     operations = operations_of({str(name): file for name, file in run_dir.canonical().items()})
     return NamedPlan(operations, quantizers, left_out)

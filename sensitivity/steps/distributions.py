@@ -1,5 +1,5 @@
-"""What the quantizers of a model get on a few calibration samples, kept with a scan so that the
-report can say why a layer hurts."""
+"""Distributions of the values at a model's quantizers, stored with a scan so that the report can
+explain why a layer is sensitive."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from sensitivity.session import Session
 from sensitivity.tasks.batches import batch_size
 
 SAMPLES = 16
-"""At least, in whole batches: a model may take no others."""
+"""Smallest number of calibration samples, rounded up to whole batches because a model may take no
+other batch size."""
 
 
 def distributions(session: Session) -> Distributions | None:
-    """Of all weights, and of activations on the first samples that calibration takes; None where
-    the model does not show them, or the task gives no inputs.
+    """Return the distributions of all weights, and of activations on the first calibration samples.
 
-    Takes one forward of `SAMPLES` samples in float, of which a scan takes one for every quantizer.
+    Returns None if the model does not expose its values, or if the task gives no inputs. This takes
+    one forward of `SAMPLES` samples in float; a scan takes one for every quantizer.
     """
     batches = session.calibration()
     if batches is None or not isinstance(session.source, Watchable):
@@ -43,23 +44,27 @@ def distributions(session: Session) -> Distributions | None:
             samples += batch_size(inputs)
             if samples >= SAMPLES:
                 break
-    return Distributions(samples, tuple(_found(session.source, seen)))
+    return Distributions(samples, tuple(_distributions_of(session.source, seen)))
 
 
-def _found(source: Any, seen: dict[str, Histogram]) -> Iterator[Distribution]:
+def _distributions_of(source: Any, seen: dict[str, Histogram]) -> Iterator[Distribution]:
     quantizers = {quantizer.name: quantizer for quantizer in source.quantizers}
     for name, weight, axis in source.weights():
-        found = of_weight(quantizers[name], weight, _grid(source, name), axis)
-        if found is not None:
-            yield found
+        distribution = of_weight(quantizers[name], weight, _grid(source, name), axis)
+        if distribution is not None:
+            yield distribution
     for name, histogram in seen.items():
-        found = of_activation(quantizers[name], histogram, _grid(source, name))
-        if found is not None:
-            yield found
+        distribution = of_activation(quantizers[name], histogram, _grid(source, name))
+        if distribution is not None:
+            yield distribution
 
 
 def _grid(source: Any, name: str) -> Grid | None:
-    """None where it is no integer grid, or one per channel of an activation."""
+    """Return the integer grid of a quantizer.
+
+    Returns None for a format without an integer grid, and for an activation with a grid per
+    channel.
+    """
     try:
         grid: Grid = source.grid(name)
     except ModelError:

@@ -1,4 +1,4 @@
-"""What a job would take, from one timed batch."""
+"""Forecast of what a job takes, from one timed batch."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ TIMED_UNITS = 8
 """Units whose variants are timed, spread over the model."""
 
 LINE_BYTES = 150
-"""Of a line of the journal, besides its scores."""
+"""Bytes of a line of the journal besides its scores."""
 
 COPIES = (2, 6)
-"""Of the weights that writing, verifying and timing files hold besides the model."""
+"""Smallest and largest number of copies of the weights that are held while files are written,
+verified and timed, besides the model."""
 
 SMALLEST_FILE = 0.25
-"""Of the float file: weights in eight bits in place of 32."""
+"""Size of the smallest file as a fraction of the float file: weights of eight bits instead of
+32."""
 
 PLAN = (
     "A plan takes least where everything in INT8 meets the target. At most the planner judges "
@@ -65,9 +67,14 @@ AS_BUSY = "The machine is taken to be as busy as it was until this batch was tim
 
 @dataclass(frozen=True)
 class Pace:
-    """What one batch took. begin: seconds to load all and forward the first time. unit, whole:
-    seconds a sample of a variant in a scan, where units share work, and of a set in a plan. line:
-    bytes of the journal for one variant on the batch. slowed: see `Stopwatch`."""
+    """What one batch took.
+
+    begin: seconds to load everything and run the first forward.
+    unit: seconds per sample and variant in a scan, where units share work.
+    whole: seconds per sample and set in a plan.
+    line: bytes of the journal for one variant on the batch.
+    slowed: see `Stopwatch`.
+    """
 
     begin: float
     unit: float
@@ -78,7 +85,11 @@ class Pace:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a step takes, each at least and at most. memory: bytes; None where not known."""
+    """What a step takes, each as (least, most).
+
+    samples: samples forwarded.
+    memory: bytes; None if unknown.
+    """
 
     name: str
     samples: tuple[float, float]
@@ -88,10 +99,12 @@ class Expected:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a job would take.
+    """What a job takes.
 
-    steps: in their order. layers: that have quantizers. disk: bytes, at least and at most. assumed:
-    what it rests on, a sentence each.
+    steps: in the order of execution.
+    disk: bytes, (least, most).
+    layers: number of layers with quantizers.
+    assumed: assumptions of the forecast, one sentence each.
     """
 
     size: Size
@@ -103,7 +116,7 @@ class Forecast:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Of all steps together."""
+        """Seconds of all steps together, (least, most)."""
         return (
             sum(step.seconds[0] for step in self.steps),
             sum(step.seconds[1] for step in self.steps),
@@ -113,21 +126,27 @@ class Forecast:
 def forecast_of(
     session: Session, settings: RunSettings | ScanSettings, watch: Stopwatch
 ) -> Forecast:
-    """Time one batch and say what the job takes. watch: made before the session was opened.
-    Raises TaskError as measuring does."""
+    """Time one batch and forecast the job.
+
+    watch: started before the session was opened.
+    Raises TaskError as measuring does.
+    """
     pace, size = timed(session, watch), size_of(session)
     needs = amounts(size, session.exact_samples(), settings)
     weights = weight_bytes(session.source.model)
     layers = len({quantizer.layer for quantizer in session.source.quantizers})
-    found = forecast_from(pace, size, needs, weights)
-    return replace(found, layers=layers, assumed=tuple(assumed(settings)))
+    forecast = forecast_from(pace, size, needs, weights)
+    return replace(forecast, layers=layers, assumed=tuple(assumed(settings)))
 
 
 def forecast_from(pace: Pace, size: Size, needs: dict[str, Amount], weights: int) -> Forecast:
-    """The same from what is known. weights: bytes."""
+    """Forecast the job from what was timed and counted.
+
+    weights: bytes of the weights.
+    """
     least, most = (pace.begin + seconds * pace.slowed for seconds in TRACED_S)
     check = Expected("check", (0, 0), (least, most), _held(weights, (0, 0)))
-    steps = [check, *(_expected(name, one, pace, weights) for name, one in needs.items())]
+    steps = [check, *(_expected(name, amount, pace, weights) for name, amount in needs.items())]
     return Forecast(size, pace, tuple(steps), _disk(pace, size, needs, weights))
 
 
@@ -148,11 +167,11 @@ def _held(weights: int, copies: tuple[int, int]) -> tuple[float, float] | None:
 
 
 def _disk(pace: Pace, size: Size, needs: dict[str, Amount], weights: int) -> tuple[float, float]:
-    """The journal of what is scored, and the files."""
+    """Return the bytes of the journal and the files, (least, most)."""
     kept = [needs[name] for name in ("scan", "plan") if name in needs]
     a_sample = pace.line / size.batch
-    least = a_sample * sum(one.least.samples for one in kept)
-    most = a_sample * sum(one.most.samples for one in kept)
+    least = a_sample * sum(amount.least.samples for amount in kept)
+    most = a_sample * sum(amount.most.samples for amount in kept)
     if "export" not in needs:
         return least, most
     smallest = weights * (1 + (FILES[0] - 1) * SMALLEST_FILE)
@@ -160,18 +179,20 @@ def _disk(pace: Pace, size: Size, needs: dict[str, Amount], weights: int) -> tup
 
 
 def assumed(settings: RunSettings | ScanSettings) -> list[str]:
-    """What a forecast for these settings rests on."""
-    told = [AS_BUSY, TRACED]
+    """Return the assumptions of a forecast for these settings, one sentence each."""
+    sentences = [AS_BUSY, TRACED]
     if isinstance(settings, RunSettings):
-        told += [PLAN, FILES_TOO, FILES_MEMORY]
-        told += [COST] if settings.cost or wants_cost(settings) else []
-    told.append(MEMORY)
-    return told + ([RESUMED] if settings.resume else [])
+        sentences += [PLAN, FILES_TOO, FILES_MEMORY]
+        sentences += [COST] if settings.cost or wants_cost(settings) else []
+    sentences.append(MEMORY)
+    return sentences + ([RESUMED] if settings.resume else [])
 
 
 def timed(session: Session, watch: Stopwatch) -> Pace:
-    """What the first batch of `rank` takes, after a forward that prepares all. A task with only
-    evaluate(model) is evaluated once."""
+    """Time the first batch of `rank`, after one forward that prepares everything.
+
+    A task with only evaluate(model) is evaluated once.
+    """
     study = session.study
     quantized = study.baselines["quantized"]
     if not session.has_samples:
@@ -181,7 +202,7 @@ def timed(session: Session, watch: Stopwatch) -> Pace:
     _seconds(session, [quantized])
     begin = watch.seconds
     units = spread(study.units, TIMED_UNITS)
-    variants = [*study.baselines.values(), *(study.unit_variant(one, "disable") for one in units)]
+    variants = [*study.baselines.values(), *(study.unit_variant(unit, "disable") for unit in units)]
     whole, scores = _seconds(session, [quantized])
     together, _ = _seconds(session, variants)
     size = len(scores)
@@ -191,18 +212,19 @@ def timed(session: Session, watch: Stopwatch) -> Pace:
 
 
 def spread(units: Sequence[Unit], most: int) -> list[Unit]:
-    """Up to `most` units from the first to the last."""
+    """Return up to `most` units, evenly spread from the first to the last."""
     number = min(most, len(units))
     return [units[at * len(units) // number] for at in range(number)]
 
 
 def line_bytes(scores: Scores) -> int:
-    """Bytes of the journal for these scores of one batch."""
+    """Return the bytes of a journal line with these scores of one batch."""
     return LINE_BYTES + len(packed(scores))
 
 
 def _seconds(session: Session, variants: Sequence[Variant]) -> tuple[float, Scores]:
-    """What forwarding and scoring took, and the last scores; nothing is kept."""
+    """Return the seconds that forwarding and scoring took, and the last scores. Nothing is
+    stored."""
     measurer = session.measurer
     inputs, targets = Reader(measurer.task, "rank").at(0)
     size = size_of(session).batch
@@ -213,9 +235,9 @@ def _seconds(session: Session, variants: Sequence[Variant]) -> tuple[float, Scor
 
 
 def weight_bytes(model: object) -> int:
-    """Bytes of a torch module's parameters and buffers, or of the file that an ONNX model is."""
+    """Return the bytes of a torch module's parameters and buffers, or of an ONNX model's file."""
     path = getattr(model, "path", None)
     if isinstance(path, Path):
         return path.stat().st_size
     parameters, buffers = getattr(model, "parameters", list), getattr(model, "buffers", list)
-    return sum(one.numel() * one.element_size() for one in (*parameters(), *buffers()))
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*parameters(), *buffers()))

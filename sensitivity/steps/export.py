@@ -1,4 +1,4 @@
-"""The files of a plan: written, verified, lowered for runtimes."""
+"""Writes the files of a plan, verifies them, and lowers them for runtimes."""
 
 from __future__ import annotations
 
@@ -34,16 +34,19 @@ if TYPE_CHECKING:
     from sensitivity.exporters.lower import LowerTarget
 
 METRIC_BATCHES = 6
-"""Of each split at most, for the metric of the exported files."""
+"""Largest number of batches of each split used for the metric of the exported files."""
 
 METRIC_SAMPLES = 250
-"""After which no batch is added. A fault that changes the score of one sample in 50 goes unseen in
-so many once in 150 times; outputs and single layers are compared besides."""
+"""Number of samples after which no batch is added. A fault that changes the score of one sample in
+50 goes unseen in that many samples once in 150 times; outputs and single layers are compared in
+addition."""
 
 
 def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
-    """The runtimes that files are lowered for: those that `export --for` names, or that of a bench
-    where it has any."""
+    """Return the runtimes that files are lowered for.
+
+    wanted: the argument of `export --for`, or the runtime of a bench, for which there may be none.
+    """
     names = TARGETS if wanted == "all" else TARGETS.keys() & {wanted}
     return tuple(cast("LowerTarget", name) for name in names)
 
@@ -51,10 +54,10 @@ def targets_of(wanted: str | None) -> tuple[LowerTarget, ...]:
 def export_plan(
     session: Session, chosen: Plan, targets: Sequence[LowerTarget], *, forgiving: bool = False
 ) -> Verification:
-    """Write and verify the files of a plan, and export.json.
+    """Write and verify the files of a plan, and write export.json.
 
-    forgiving: a lowered file that does not compute what it should is left out, where it was not
-    asked for by name.
+    forgiving: whether a lowered file that does not compute what it should is left out instead of
+        raising, since nobody asked for it by name.
     """
     if session.example is None:
         raise TaskError(
@@ -73,7 +76,7 @@ def export_plan(
             verification = _exported_torch(
                 session, chosen, targets, scoring, {} if forgiving else None
             )
-        ranges = tuple(one.key for one in chosen.every_range)
+        ranges = tuple(new_range.key for new_range in chosen.every_range)
         verification = _built(
             session, chosen, replace(verification, skip=chosen.skip, ranges=ranges)
         )
@@ -82,8 +85,8 @@ def export_plan(
 
 
 def _scoring(session: Session, chosen: Plan) -> Scoring | None:
-    """What files are judged by, with what was measured of their variants; None for a task that has
-    no samples."""
+    """Return what the files are judged by, with the simulated scores of their variants; None for a
+    task without samples."""
     batches = session.some_batches(METRIC_BATCHES, METRIC_SAMPLES)
     task, measurer = session.task, session.measurer
     if batches is None:
@@ -102,8 +105,11 @@ def _scoring(session: Session, chosen: Plan) -> Scoring | None:
 
 
 def _built(session: Session, chosen: Plan, verification: Verification) -> Verification:
-    """With what TensorRT-RTX makes of the plan's files: those lowered for TensorRT, or else the
-    canonical one. Where it is not installed, that is said of files lowered for TensorRT alone."""
+    """Add what TensorRT-RTX builds from the plan's files: those lowered for TensorRT, or else the
+    canonical one.
+
+    If TensorRT-RTX is not installed, this is noted only for files lowered for TensorRT.
+    """
     lowered = [name for name, check in verification.lowered.items() if check.target == "tensorrt"]
     quantized = [name for name in lowered if ".partial." in name]
     problem = unavailable()
@@ -164,7 +170,7 @@ def _exported_torch(
 
 
 def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
-    """What the task makes of the verified files."""
+    """Return what the task's `finish` makes of the verified files."""
     finish = session.task.finish
     return (
         {name: fact for file in files for name, fact in finish(file, session.example).items()}
@@ -176,8 +182,11 @@ def _finished(session: Session, files: Sequence[Path]) -> dict[str, str]:
 def _exported_onnx(
     session: Session, chosen: Plan, scoring: Scoring | None, refused: dict[str, str] | None
 ) -> Verification:
-    """The files keep the form that the source's toolkit gave them; ONNX Runtime gets copies where
-    it would compute something else."""
+    """Export and verify a Q/DQ ONNX model.
+
+    The files keep the form that their toolkit gave them. ONNX Runtime gets a copy of each file that
+    it would otherwise compute differently.
+    """
     source, units = session.source, session.units
     with session.measurer.progress("export, verify", 2) as advance:
         fingerprint = str(session.measurer.journal.head["model"])

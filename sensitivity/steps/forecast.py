@@ -1,5 +1,4 @@
-"""What the steps of a run take, before they are done: samples to forward, and seconds for all
-else."""
+"""Forecast of what the steps of a run take: samples to forward, and seconds for everything else."""
 
 from __future__ import annotations
 
@@ -20,20 +19,21 @@ from sensitivity.tasks.batches import batch_size
 
 STEPS = ("check", "scan", "plan", "export", "bench", "report")
 WITHOUT_FILES = ("check", "scan", "plan", "report")
-"""The steps of a run whose model cannot be exported."""
+"""Steps of a run whose model cannot be exported."""
 
 MORE_SETS = 4
-"""Sets that a planner judges besides those of a bisection."""
+"""Sets that a planner judges in addition to those of a bisection."""
 METHODS = 3
-"""Other ranges that are tried of a quantizer, about."""
+"""Approximate number of other ranges tried for a quantizer."""
 FILES = (3, 9)
-"""Verified, at least and at most: lowered ones come to the three canonical ones."""
+"""Smallest and largest number of files that are verified: three canonical ones, plus lowered
+ones."""
 FASTER = 8
-"""How many times as fast as the simulation a runtime is, at most."""
+"""Largest speed-up of a runtime over the simulation."""
 TRACED_S = (1.0, 15.0)
 """Seconds to trace, write and load files."""
 FITTED_S = (1.0, 40.0)
-"""Seconds of a plan besides forwards: to fit other ranges, biases and the rounding of weights, and
+"""Seconds of a plan without forwards: to fit other ranges, biases and the rounding of weights, and
 to draw conclusions."""
 DRAWN_S = (0.5, 5.0)
 """Seconds to draw a report."""
@@ -48,7 +48,7 @@ class Amount:
 
     @property
     def middle(self) -> Need:
-        """Between the two: as many times the least as the most is of it."""
+        """Geometric mean of the two."""
         return Need(
             math.sqrt(self.least.samples * self.most.samples),
             math.sqrt(self.least.seconds * self.most.seconds),
@@ -57,9 +57,14 @@ class Amount:
 
 @dataclass(frozen=True)
 class Size:
-    """What the amounts follow from. units: number of them. rank, confirm, holdout: samples. batch:
-    samples of a batch. compares: whether outputs of samples can be compared, and not only whole
-    evaluations. further: samples besides confirm on which a set near the target is looked at."""
+    """The sizes that the amounts follow from.
+
+    units: number of units.
+    rank, confirm, holdout: number of samples in the split.
+    batch: number of samples in a batch.
+    compares: whether outputs of samples can be compared, not only whole evaluations.
+    further: samples in addition to `confirm` on which a set near the target is measured.
+    """
 
     units: int
     rank: int
@@ -71,7 +76,8 @@ class Size:
 
 
 def size_of(session: Session) -> Size:
-    """The size of a session's job, each batch taken for as large as the first of `rank`."""
+    """Return the size of a session's job. All batches are taken to be as large as the first one of
+    `rank`."""
     batch = batch_size(session.example) if session.has_samples else 1
     data = session.task.data
     rank, confirm, holdout = (len(data[name]) * batch for name in ("rank", "confirm", "holdout"))
@@ -80,8 +86,10 @@ def size_of(session: Session) -> Size:
 
 
 def amounts(size: Size, exact: int, settings: RunSettings | ScanSettings) -> dict[str, Amount]:
-    """Step -> what it takes. exact: samples of a scan that measures every unit whole. Only the scan
-    for settings of a scan."""
+    """Return step -> what it takes. Settings of a scan give only the scan.
+
+    exact: samples of a scan that measures every unit on the whole split.
+    """
     found = {"scan": _scan(size, exact, settings)}
     if isinstance(settings, RunSettings):
         found["plan"] = _plan(size, settings)
@@ -103,8 +111,11 @@ def _scan(size: Size, exact: int, settings: RunSettings | ScanSettings) -> Amoun
 
 
 def _plan(size: Size, settings: RunSettings) -> Amount:
-    """At least what a plan takes where everything in INT8 meets the target. At most a bisection,
-    with the order of units made anew and other ranges tried."""
+    """Return what a plan takes.
+
+    At least: everything in INT8 meets the target. At most: a bisection, with units ranked again and
+        other ranges tried.
+    """
     held = 2 * size.holdout
     least = 2 * size.confirm + held
     sets = 2 + math.ceil(math.log2(max(size.units, 2))) + MORE_SETS
@@ -118,7 +129,7 @@ def _plan(size: Size, settings: RunSettings) -> Amount:
 
 
 def _ranges_of_a_unit(size: Size) -> int:
-    """Samples for finding other ranges of its weights and of its activations."""
+    """Return the samples for finding other ranges of a unit's weights and activations."""
     return 2 * METHODS * (ranges.SIGNAL_SAMPLES if size.compares else size.rank)
 
 
@@ -131,7 +142,8 @@ def _export(size: Size) -> Amount:
 
 
 def _bench(size: Size, settings: RunSettings) -> Amount:
-    """Files take turns on one sample; then their metric is measured, where that is soon done."""
+    """Return what a bench takes: files take turns on one sample, and then their metric is measured
+    if that is quick."""
     rounds = WARMUP_ROUNDS + settings.rounds
     judging = 0 if settings.no_accuracy else AFFORDABLE_S
     return Amount(
@@ -150,8 +162,10 @@ def begin(
     expected: Mapping[str, Amount] | None = None,
     steps: tuple[str, ...] = STEPS,
 ) -> None:
-    """Tell of a step that begins, where `progress` wants to know. expected: see `amounts`; None
-    where they are not known yet."""
+    """Tell `progress` that a step begins, if it wants to know.
+
+    expected: see `amounts`; None if not known yet.
+    """
     watcher: object = progress
     if not isinstance(watcher, WithSteps):
         return
@@ -159,6 +173,6 @@ def begin(
     if expected is None:
         watcher.begin(Step(name, at + 1, len(steps)))
         return
-    later = [expected[each].middle for each in steps[at + 1 :]]
-    together = Need(sum(one.samples for one in later), sum(one.seconds for one in later))
+    later = [expected[step].middle for step in steps[at + 1 :]]
+    together = Need(sum(need.samples for need in later), sum(need.seconds for need in later))
     watcher.begin(Step(name, at + 1, len(steps), expected[name].middle, together))

@@ -1,5 +1,7 @@
-"""What steps work with that imports ONNX or draws, each module imported when it is first used: it
-takes half a second and more, which `plan` for another target need not wait for."""
+"""Modules of the steps that import ONNX or draw figures, each imported on first use.
+
+Importing them takes more than half a second, and `plan` for another target needs none of them.
+"""
 
 from __future__ import annotations
 

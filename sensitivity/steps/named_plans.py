@@ -1,4 +1,4 @@
-"""Named plans of a run: what they are called, and that none takes the place of another."""
+"""Named plans of a run: their names, and protection against replacing one with another."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from sensitivity.reporting.formats import MetricFormat
 from sensitivity.run_dir import RunDir
 
 KEPT = "The plan that was here before, for {}, is kept as {}."
-"""target, file."""
+"""Arguments: target, file."""
 
 
 def keep_earlier(run_dir: RunDir, found: Plan) -> tuple[str, ...]:
-    """Keep the plan that `found` is about to replace under a name of its own, and say where.
+    """Store the plan that `found` is about to replace under a name of its own, and return a note
+    about it.
 
-    Nothing is kept where it is the same plan: for the same target, of the same planner and with the
-    same units left out.
+    Nothing is stored if both are the same plan: for the same target, from the same planner and with
+        the same units left out.
     """
     earlier = run_dir.read_if_there("plan.json", Plan)
     if earlier is None or _same(earlier, found):
@@ -30,9 +31,10 @@ def keep_earlier(run_dir: RunDir, found: Plan) -> tuple[str, ...]:
 
 
 def _place_for(run_dir: RunDir, plan: Plan, name: str) -> RunDir:
-    """The first of NAME, NAME-2, NAME-3 and so on that is free or holds this very plan."""
+    """Return the first of NAME, NAME-2, NAME-3 and so on that is free or holds this plan
+    already."""
     names = chain([name], (f"{name}-{number}" for number in count(2)))
-    places = (RunDir(run_dir.path, one) for one in names)
+    places = (RunDir(run_dir.path, candidate) for candidate in names)
 
     def fits(place: RunDir) -> bool:
         held = place.read_if_there("plan.json", Plan)
@@ -42,7 +44,7 @@ def _place_for(run_dir: RunDir, plan: Plan, name: str) -> RunDir:
 
 
 def plan_name(target: Target, full_scale: float) -> str:
-    """What a plan that nobody named is called when another takes its place.
+    """Return the name for a plan without one that is about to be replaced.
 
     >>> plan_name(Target(drop=0.01), full_scale=1.0), plan_name(Target(relative=0.02), 1.0)
     ('max-drop-1pt-at-0.8', 'max-drop-2percent-at-0.8')
@@ -58,7 +60,7 @@ def plan_name(target: Target, full_scale: float) -> str:
 
 
 def check_name(run_dir: RunDir, target: Target) -> None:
-    """Raise NamesError where the name of the plan is that of one for another target."""
+    """Raise NamesError if the plan of this name exists for another target."""
     earlier = run_dir.read_if_there("plan.json", Plan)
     if run_dir.name is None or earlier is None or earlier.target == target:
         return

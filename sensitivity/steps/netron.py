@@ -1,4 +1,5 @@
-"""The plan's file with what is known of each layer in its nodes, for viewers such as Netron."""
+"""Writes the plan's file with a description of each layer in its nodes, for viewers such as
+Netron."""
 
 from __future__ import annotations
 
@@ -19,10 +20,10 @@ FILE = "model.netron.onnx"
 
 
 def described_file(run_dir: RunDir) -> Path:
-    """Write model.partial.onnx once more, each layer's node with a description: what the plan runs
-    it in, its effect and its rank. Viewers show it; runtimes do not read it.
+    """Write a copy of model.partial.onnx whose nodes describe their layers.
 
-    Raises RunDirError where the files of the plan are not there.
+    A description holds the format in the plan, the effect and the rank. Viewers show it and
+    runtimes ignore it. Raises RunDirError if the files of the plan do not exist.
     """
     plan, info = run_dir.plan(), run_dir.info()
     if not has_files_of(run_dir, plan):
@@ -32,15 +33,15 @@ def described_file(run_dir: RunDir) -> Path:
         )
     effects = {effect.unit: effect for effect in run_dir.read("scan.json", Scan).effects}
     formats = plan_formats(info.units, info.quantizers, plan)
-    told = dict[str, str]()
+    descriptions = dict[str, str]()
     for unit in info.units:
-        said = _said(formats[unit.name], effects.get(unit.name), info)
-        told |= dict.fromkeys(unit.layers or (unit.name,), said)
-    return _described(run_dir.canonical()["partial"], run_dir.folder / FILE, told)
+        description = _description(formats[unit.name], effects.get(unit.name), info)
+        descriptions |= dict.fromkeys(unit.layers or (unit.name,), description)
+    return _described(run_dir.canonical()["partial"], run_dir.folder / FILE, descriptions)
 
 
-def _said(format_name: str, effect: Effect | None, info: RunInfo) -> str:
-    """Such as "INT8; left out alone +22.0 pt [17.7, 26.1] of top-1, rank 1 of 10"."""
+def _description(format_name: str, effect: Effect | None, info: RunInfo) -> str:
+    """Return text such as "INT8; left out alone +22.0 pt [17.7, 26.1] of top-1, rank 1 of 10"."""
     if effect is None:
         return format_name
     metric = MetricFormat(info.metric, info.full_scale)
@@ -49,9 +50,9 @@ def _said(format_name: str, effect: Effect | None, info: RunInfo) -> str:
     return f"{format_name}; left out alone {change} of {info.metric}, {rank}"
 
 
-def _described(file: Path, out: Path, told: Mapping[str, str]) -> Path:
+def _described(file: Path, out: Path, descriptions: Mapping[str, str]) -> Path:
     model = load_model(file)
     for node in model.graph.all_nodes():
-        if node.name is not None and node.name in told:
-            node.doc_string = told[node.name]
+        if node.name is not None and node.name in descriptions:
+            node.doc_string = descriptions[node.name]
     return save(model, out)

@@ -1,5 +1,4 @@
-"""The plan of a run, with all that goes beside it: plan.json, frontier.json, frontier.csv, and
-advice."""
+"""The plan of a run: writes plan.json, frontier.json, frontier.csv and the advice."""
 
 from __future__ import annotations
 
@@ -83,7 +82,7 @@ if TYPE_CHECKING:
     from sensitivity.planners.base import Probe
 
 COUNTED = {"max_drop", "target", "confidence", "frontier", "search", "directory"}
-"""Settings that may change between two plans of one search; all others are of the search."""
+"""Settings that may differ between two plans of one search. All others belong to the search."""
 
 OWN_RANGES = (
     "Other ranges of {} units were tried as well: the plan found under them leaves out {} and is "
@@ -93,15 +92,16 @@ OWN_RANGES = (
 Found = TypeVar("Found")
 
 SearchSettings = RunSettings | PlanSettings
-"""What tells a search what to look for; its other settings are of no interest here."""
+"""Settings that contain those of a search."""
 
 
 @dataclass(frozen=True)
 class Question:
     """What is searched for, the same under all ranges that are tried.
 
-    fixed: units that are not up for choice. cost, probe: what sets cost, and what measures whole
-    engines; None where units are counted.
+    fixed: units that are not up for choice.
+    cost: what sets cost; None if units are counted.
+    probe: measures whole engines; None if they are not measured.
     """
 
     study: Study
@@ -114,10 +114,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one search found. ranges: those that it was made under.
+    """Result of one search.
 
-    plan: as the search left it. points: the sets that it measured. values: float[1 + points, m], of
-    `confirm_values`.
+    ranges: the ranges that it was made under.
+    plan: as the search left it.
+    points: the sets that it measured.
+    values: float[1 + points, m], see `confirm_values`.
     """
 
     ranges: Recalibration
@@ -134,7 +136,7 @@ def search_plan(
     target = target_of(settings, session.task.full_scale)
     fixed = pins(settings.skip, settings.keep, session.units)
     unseen = set(scanned.unjudged) - {*fixed.skip, *fixed.keep}
-    # Leaving those out would cost time and gain nothing that is measured.
+    # Leaving these out would cost time and gain nothing that is measured.
     fixed = replace(fixed, keep=(*fixed.keep, *sorted(unseen)))
     own = new = Recalibration("", (), scanned)
     if not settings.no_recalibrate:
@@ -143,21 +145,20 @@ def search_plan(
         study = _study(session, settings, fixed)
         question = Question(study, settings.planner, target, fixed, cost, probe)
         ranges = (new, own) if cost and new.units else (new,)
-        attempts = under_each(
-            session, ranges, partial(_attempt, session, question), lambda one: one.plan, fixed.skip
-        )
+        search = partial(_attempt, session, question)
+        attempts = under_each(session, ranges, search, lambda made: made.plan, fixed.skip)
         best = attempts[cheapest([attempt.plan for attempt in attempts], cost, probe)]
-    found = _finished_plan(session, attempts, best, cost)
+    chosen = _finished_plan(session, attempts, best, cost)
     frontier = Frontier(best.points, _choices(settings), cost, dict(question.study.wide))
-    _write(session.run_dir, found, frontier, best.values)
-    return _advised(session.run_dir, found)
+    _write(session.run_dir, chosen, frontier, best.values)
+    return _advised(session.run_dir, chosen)
 
 
 def _finished_plan(
     session: Session, attempts: Sequence[Attempt], best: Attempt, cost: CostModel | None
 ) -> Plan:
-    """The plan of the best attempt with all that was found around it; advice and verdict follow
-    from it later."""
+    """Return the plan of the best attempt with everything that was found around it, except advice
+    and verdict, which follow from it later."""
     plan, used = best.plan, best.ranges
     quantized, recalibrated = plan.metric.quantized, None
     if used.units:
@@ -184,14 +185,14 @@ def _finished_plan(
 
 
 def _still_recalibrated(ranges: Recalibration, plan: Plan) -> tuple[Recalibrated, ...]:
-    """The units with other ranges in 8 bits of which something stays in the plan."""
-    wide = {one.quantizer for one in plan.wide_ranges}
+    """Return the units with other ranges in 8 bits that are at least partly used in the plan."""
+    wide = {wide_range.quantizer for wide_range in plan.wide_ranges}
     return without_ranges(kept(ranges.units, plan.quantizers), wide)
 
 
 def _study(session: Session, settings: SearchSettings, fixed: Pins) -> Study:
-    """The study of the session, with activations of 16 bits for units that are up for choice where
-    they were asked for."""
+    """Return the study of the session, with 16-bit activations for units that are up for choice if
+    these were asked for."""
     if "int16" not in formats_of(settings):
         return session.study
     pinned = {*fixed.skip, *fixed.keep}
@@ -201,8 +202,11 @@ def _study(session: Session, settings: SearchSettings, fixed: Pins) -> Study:
 
 
 def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -> None:
-    """Raise SensitivityError where --formats asks for 16 bits that the target does not take, or
-    that the model's quantizers cannot have. source: None where it is not open yet."""
+    """Raise SensitivityError if --formats asks for 16 bits that the target or the model's
+    quantizers cannot take.
+
+    source: None if it is not open yet.
+    """
     if "int16" not in formats_of(settings):
         return
     for target in (getattr(settings, "for_", None), getattr(settings, "runtime", None)):
@@ -217,17 +221,17 @@ def check_formats(settings: PlanChoices, source: QuantizedModel | None = None) -
 def _corrected_drop(
     attempts: Sequence[Attempt], plan: Plan, cost: CostModel | None
 ) -> Estimate | None:
-    """The drop of the plan on `confirm`, corrected for all sets that it was chosen among."""
+    """Return the drop of the plan on `confirm`, corrected for all sets that it was chosen among."""
     first, *others = attempts
     points = [point for attempt in attempts for point in attempt.points]
-    # The first row of each is float.
+    # The first row of each attempt is float.
     values = np.concatenate([first.values, *(attempt.values[1:] for attempt in others)])
     return correction(values, points, plan.names, plan.floor, cost)
 
 
 def wants_cost(settings: PlanChoices) -> bool:
-    """Whether the planner compares skip-sets by what they cost to run, rather than by how many
-    units they hold."""
+    """Return whether the planner compares skip-sets by their cost instead of their number of
+    units."""
     return bool(getattr(load("planners", settings.planner), "wants_cost", False))
 
 
@@ -238,23 +242,23 @@ def under_each(
     plan_of: Callable[[Found], Plan],
     pinned: Collection[str] = (),
 ) -> list[Found]:
-    """What `search` finds under these ranges in turn, until a plan leaves out no more than
+    """Return what `search` finds under these ranges in turn, until a plan leaves out no more than
     `pinned`."""
-    found: list[Found] = []
-    for one in ranges:
-        with session.measurer.with_ranges(one.ranges):
-            found.append(search(one))
-        if not set(plan_of(found[-1]).outside) - set(pinned):
+    results: list[Found] = []
+    for candidate in ranges:
+        with session.measurer.with_ranges(candidate.ranges):
+            results.append(search(candidate))
+        if not set(plan_of(results[-1]).outside) - set(pinned):
             break
-    return found
+    return results
 
 
 def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None) -> int:
-    """Which of plans that were searched for under different ranges takes least, the first of
-    equals.
+    """Return the index of the cheapest of several plans that were searched for under different
+    ranges.
 
-    Engines are measured side by side where `probe` measures them. Where no plan meets the target:
-    the most accurate one.
+    Among equals the first one is taken. If `probe` measures engines, they are measured side by
+    side. If no plan meets the target, the most accurate one is taken.
     """
     met = [at for at, plan in enumerate(plans) if plan.met]
     if not met:
@@ -262,14 +266,14 @@ def cheapest(plans: Sequence[Plan], cost: CostModel | None, probe: Probe | None)
     sets = [plans[at].names for at in met]
     if len(set(map(frozenset, sets))) == 1:
         return met[0]
-    # Engines with activations of 16 bits are not built in a search.
+    # A search does not build engines with 16-bit activations.
     in_float = not any(plans[at].widened for at in met)
-    taken = probe(sets) if probe and in_float else [cost_of(names, cost) for names in sets]
-    return met[int(np.argmin(taken))]
+    costs = probe(sets) if probe and in_float else [cost_of(names, cost) for names in sets]
+    return met[int(np.argmin(costs))]
 
 
 def _attempt(session: Session, question: Question, ranges: Recalibration) -> Attempt:
-    """Search for a plan under these ranges, which the session has at the moment."""
+    """Search for a plan under these ranges, which are in force in the session."""
     offered = question.study.wide.values()
     session.measurer.offer((*ranges.ranges, *chain.from_iterable(offered)))
     plan = _choose(session, question, ranges.scan)
@@ -278,8 +282,11 @@ def _attempt(session: Session, question: Question, ranges: Recalibration) -> Att
 
 
 def _int8_held_out(session: Session, plan: Plan) -> Estimate | None:
-    """The metric of everything in INT8, as it was calibrated, on `holdout`: the reader sees what
-    the plan gains there. None where that is a whole evaluation, or many samples."""
+    """Return the metric of everything in INT8 as calibrated, on `holdout`, so that the reader sees
+    what the plan gains there.
+
+    Returns None if this would take a whole evaluation or many samples.
+    """
     is_cheap = session.has_samples and plan.metric.holdout.n <= HOLDOUT_SAMPLES
     if not is_cheap:
         return None
@@ -293,18 +300,18 @@ def _int8_held_out(session: Session, plan: Plan) -> Estimate | None:
 def _choose(session: Session, question: Question, scanned: Scan) -> Plan:
     signal, alone = _signal(session, scanned)
     if session.measurer.ranges:
-        alone = None  # the scan's own signal is of the ranges that the model came with
+        alone = None  # the scan's own signal belongs to the ranges that the model came with
     means = Means(question.planner, question.cost, question.probe, signal, alone, session.ends())
     return choose_plan(question.study, scanned, question.target, means, question.fixed)
 
 
 def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None) -> Plan | None:
-    """A plan for another target from what an earlier search of the same kind measured; loads no
-    task.
+    """Choose a plan for another target from the measurements of an earlier search of the same kind,
+    without loading a task.
 
-    given: the task; None for that of the run, which nobody can have changed where it is in no file.
-    None where there was no such search, the task has changed since, or no measured set answers for
-    the target.
+    given: the task; None for the run's own. A task in no file cannot have been changed by anybody.
+    Returns None if there was no such search, if the task has changed since, or if no measured set
+    meets the target.
     """
     searches = [each for place in run_dir.plans() if (each := _search_of(place, settings))]
     if not searches:
@@ -316,19 +323,23 @@ def replan(run_dir: RunDir, settings: SearchSettings, given: Given | None = None
         return None
     target = target_of(settings, info.full_scale)
     for search in searches:
-        found = _taken_from(search, target, info)
-        if found is not None:
-            _write(run_dir, found, search.frontier, search.values)
+        chosen = _taken_from(search, target, info)
+        if chosen is not None:
+            _write(run_dir, chosen, search.frontier, search.values)
             if search.ranges is not None:
                 run_dir.write(RECALIBRATION, search.ranges)
-            return _advised(run_dir, found)
+            return _advised(run_dir, chosen)
     return None
 
 
 @dataclass(frozen=True)
 class Search:
-    """What an earlier search left. plan: the last one taken from it. values: float[1 + points, m],
-    of `confirm_values`. ranges: tried in it; None where it took them as they are."""
+    """What an earlier search left.
+
+    plan: the last one taken from it.
+    values: float[1 + points, m], see `confirm_values`.
+    ranges: ranges tried in it; None if it kept those of the model.
+    """
 
     plan: Plan
     frontier: Frontier
@@ -337,7 +348,8 @@ class Search:
 
 
 def _search_of(run_dir: RunDir, settings: SearchSettings) -> Search | None:
-    """The search for a plan, if it was of the same kind and left all that another target takes."""
+    """Return the search for a plan if it was of the same kind and left everything that another
+    target needs."""
     earlier = run_dir.read_if_there("plan.json", Plan)
     frontier = run_dir.read_if_there("frontier.json", Frontier)
     if earlier is None or frontier is None or frontier.search != _choices(settings):
@@ -351,58 +363,63 @@ def _search_of(run_dir: RunDir, settings: SearchSettings) -> Search | None:
 
 
 def _taken_from(search: Search, target: Target, info: RunInfo) -> Plan | None:
-    found = replanned(
+    chosen = replanned(
         search.plan, search.frontier, search.values, target, info.units, info.quantizers
     )
-    if found is None or search.ranges is None:
-        return found and replace(found, recalibrated=())
-    return replace(found, recalibrated=_still_recalibrated(search.ranges, found))
+    if chosen is None or search.ranges is None:
+        return chosen and replace(chosen, recalibrated=())
+    return replace(chosen, recalibrated=_still_recalibrated(search.ranges, chosen))
 
 
 def with_timings(run_dir: RunDir, result: BenchResult) -> None:
-    """Put the measured latency into plan.json and the frontier, and the advice that follows from
+    """Write the measured latency into plan.json and the frontier, with the advice that follows from
     it."""
-    found = run_dir.plan()
+    chosen = run_dir.plan()
     times = {name: timing.median_ms for timing in result.timings for name in timing.variants}
-    found = replace(
-        found, measured_ms=times.get("partial", times.get("int8") if not found.outside else None)
+    chosen = replace(
+        chosen, measured_ms=times.get("partial", times.get("int8") if not chosen.outside else None)
     )
     frontier = run_dir.read_if_there("frontier.json", Frontier)
     if frontier is not None:
         known: dict[tuple[str, ...], float | None] = {(): times.get("int8")}
-        known[found.names] = found.measured_ms
+        known[chosen.names] = chosen.measured_ms
         points = tuple(
             replace(point, measured_ms=known.get(point.names, point.measured_ms))
             for point in frontier.points
         )
         run_dir.write("frontier.json", replace(frontier, points=points))
-        _write_csv(run_dir, found, points, frontier.cost)
-    _advised(run_dir, found, result)
+        _write_csv(run_dir, chosen, points, frontier.cost)
+    _advised(run_dir, chosen, result)
 
 
 def read_frontier(run_dir: RunDir) -> tuple[Frontier, list[FrontierPoint]]:
-    """What plans have met so far, and those of it that nothing beats, the cheapest first. Raises
-    RunDirError."""
+    """Return all sets measured so far, and those that no other set beats, the cheapest first.
+
+    Raises RunDirError.
+    """
     frontier = run_dir.read("frontier.json", Frontier)
     return frontier, best_points(frontier.points, frontier.cost)
 
 
 def choices_of(run_dir: RunDir, earlier: Plan) -> tuple[Choice, ...]:
-    """The sets that the search of a plan measured, the cheapest first, each with the command that
-    makes it the plan; none where there was no such search. Raises RunDirError."""
+    """Return the sets that the search of a plan measured, the cheapest first, each with the command
+    that makes it the plan.
+
+    Returns nothing if there was no such search. Raises RunDirError.
+    """
     frontier = run_dir.read_if_there("frontier.json", Frontier)
     if frontier is None:
         return ()
     points = sorted(frontier.points, key=lambda point: cost_of(point.names, frontier.cost))
     info = run_dir.info()
     asked = asks_for(points, earlier, info.full_scale)
-    # A named plan keeps its target: what another one chooses becomes the plan without a name.
+    # A named plan keeps its target: choosing another set changes the plan without a name.
     settings = PlanSettings(directory=run_dir.path, **_settings_of(frontier.search))
     work = frontier.cost if frontier.cost and frontier.cost.unit == "work" else None
     choices = []
     for point, target in zip(points, asked, strict=True):
         choice = Choice(point, work=work.of(point.names) if work else None)
-        # Float itself is no plan: a search for its accuracy may find one.
+        # Float itself is not a plan, and a search for its accuracy may find a better set.
         if target is not None and len(point.skip) < len(info.units):
             command = command_line("plan", replace(settings, **target.settings))
             choice = replace(choice, command=command, allowed=target.allowed)
@@ -411,47 +428,47 @@ def choices_of(run_dir: RunDir, earlier: Plan) -> tuple[Choice, ...]:
 
 
 def _settings_of(search: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that `_choices` wrote as texts."""
-    found = {}
+    """Return the settings that `_choices` wrote as text."""
+    settings = {}
     for name, text in search.items():
         try:
-            found[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):  # a word is no literal
-            found[name] = text
-    return found
+            settings[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # a plain word is not a literal
+            settings[name] = text
+    return settings
 
 
-def _advised(run_dir: RunDir, found: Plan, bench: BenchResult | None = None) -> Plan:
+def _advised(run_dir: RunDir, plan: Plan, bench: BenchResult | None = None) -> Plan:
     info: RunInfo = run_dir.info()
     metric = MetricFormat(info.metric, info.full_scale)
     timings = bench.timings if bench else ()
-    found = replace(found, advice=advice(found, timings, len(info.units), metric))
-    found = replace(found, verdict=verdict_of(found, bench, metric))
-    found = _said_in(found, format_of(info.quantizers))
-    found = replace(found, formats=plan_formats(info.units, info.quantizers, found))
-    found = replace(found, notes=(*found.notes, *keep_earlier(run_dir, found)))
-    run_dir.write("plan.json", found)
-    return found
+    plan = replace(plan, advice=advice(plan, timings, len(info.units), metric))
+    plan = replace(plan, verdict=verdict_of(plan, bench, metric))
+    plan = _worded_for(plan, format_of(info.quantizers))
+    plan = replace(plan, formats=plan_formats(info.units, info.quantizers, plan))
+    plan = replace(plan, notes=(*plan.notes, *keep_earlier(run_dir, plan)))
+    run_dir.write("plan.json", plan)
+    return plan
 
 
-def _said_in(found: Plan, format_name: str) -> Plan:
-    """The plan with its sentences about the format of the model."""
+def _worded_for(plan: Plan, format_name: str) -> Plan:
+    """Return the plan with its sentences adapted to the model's format."""
 
-    def said(sentences: Iterable[str]) -> tuple[str, ...]:
+    def worded(sentences: Iterable[str]) -> tuple[str, ...]:
         return tuple(in_format(sentence, format_name) for sentence in sentences)
 
     return replace(
-        found,
-        reason=found.reason and in_format(found.reason, format_name),
-        try_next=said(found.try_next),
-        notes=said(found.notes),
-        advice=found.advice and replace(found.advice, sentences=said(found.advice.sentences)),
-        verdict=found.verdict
+        plan,
+        reason=plan.reason and in_format(plan.reason, format_name),
+        try_next=worded(plan.try_next),
+        notes=worded(plan.notes),
+        advice=plan.advice and replace(plan.advice, sentences=worded(plan.advice.sentences)),
+        verdict=plan.verdict
         and replace(
-            found.verdict,
-            accuracy_sentence=in_format(found.verdict.accuracy_sentence, format_name),
-            speed_sentence=in_format(found.verdict.speed_sentence, format_name),
-            action_sentence=in_format(found.verdict.action_sentence, format_name),
+            plan.verdict,
+            accuracy_sentence=in_format(plan.verdict.accuracy_sentence, format_name),
+            speed_sentence=in_format(plan.verdict.speed_sentence, format_name),
+            action_sentence=in_format(plan.verdict.action_sentence, format_name),
         ),
     )
 
@@ -459,59 +476,67 @@ def _said_in(found: Plan, format_name: str) -> Plan:
 def _priced(
     session: Session, settings: SearchSettings, runtime: Runtime
 ) -> AbstractContextManager[tuple[CostModel | None, Probe | None]]:
-    """None for a planner that counts layers, unless a cost was asked for."""
+    """Return the cost model and the probe; (None, None) for a planner that counts layers, unless a
+    cost was asked for."""
     if settings.cost is None and not wants_cost(settings):
         return nullcontext((None, None))
     return later.price.priced(session, settings.cost or "table", runtime, settings.threads)
 
 
 def _signal(session: Session, scanned: Scan) -> tuple[Signal | None, dict[str, float] | None]:
-    """What re-ranks the units, and its values for each alone where the scan has them; None where
-    outputs are unknown or the user wants the order of the metric."""
+    """Return the signal that re-ranks the units, and its values for single units if the scan has
+    them.
+
+    Returns None for what is not available: outputs are unknown, or the user wants the order of the
+        metric.
+    """
     name = session.run_dir.info().settings.get("signal", session.usual_signal)
     if not session.has_samples or name == "metric":
         return None, None
-    if name == "fisher":  # says nothing about a set of units
+    if name == "fisher":  # is not defined for a set of units
         return session.distortion(session.usual_signal), None
     return session.distortion(name), scanned.signal or None
 
 
 def _frontier(
-    study: Study, found: Plan, cost: CostModel | None
+    study: Study, plan: Plan, cost: CostModel | None
 ) -> tuple[tuple[FrontierPoint, ...], np.ndarray]:
-    points = measured_frontier(study, found, cost)
+    points = measured_frontier(study, plan, cost)
     points = tuple(
-        replace(one, measured_ms=found.measured_ms) if one.names == found.names else one
-        for one in points
+        replace(point, measured_ms=plan.measured_ms) if point.names == plan.names else point
+        for point in points
     )
     return points, confirm_values(study, points)
 
 
-def _write(run_dir: RunDir, found: Plan, frontier: Frontier, values: np.ndarray) -> None:
+def _write(run_dir: RunDir, plan: Plan, frontier: Frontier, values: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, values=values)
-    # A kill between the two must not leave the points of one search beside the values of another.
+    # A process killed between the two writes must not leave the points of one search with the
+    # values of another.
     run_dir.file("frontier.json").unlink(missing_ok=True)
     write_whole(run_dir.file("frontier.npz"), buffer.getvalue())
     run_dir.write("frontier.json", frontier)
-    _write_csv(run_dir, found, frontier.points, frontier.cost)
+    _write_csv(run_dir, plan, frontier.points, frontier.cost)
 
 
 def _write_csv(
-    run_dir: RunDir, found: Plan, points: Sequence[FrontierPoint], cost: CostModel | None
+    run_dir: RunDir, plan: Plan, points: Sequence[FrontierPoint], cost: CostModel | None
 ) -> None:
     best = {point.names for point in best_points(points, cost)}
-    write_csv(frontier_table(points, found, cost, best), run_dir.file("frontier.csv"))
+    write_csv(frontier_table(points, plan, cost, best), run_dir.file("frontier.csv"))
 
 
 def _choices(settings: SearchSettings) -> dict[str, str]:
-    """What two searches must share for one to answer for the other; the runtime only where it was
-    timed."""
+    """Return the settings that two searches must share for one to answer for the other.
+
+    The runtime is included only if latencies were timed in it.
+    """
     names = {
         field.name for kind in (PlanChoices, RuntimeChoices) for field in fields(kind)
     } - COUNTED
     timed = settings.cost is not None or wants_cost(settings)
     names -= set() if timed else {"runtime", "threads"}
-    if settings.formats is None:  # as in searches from before there was a choice
+    if settings.formats is None:  # compatible with searches made before the setting existed
         names -= {"formats"}
     return {name: str(getattr(settings, name)) for name in sorted(names)}

@@ -1,5 +1,5 @@
-"""What a skip-set costs to run, for the planners: from the graph, from a table of measured layers,
-or from engines."""
+"""Cost of running a skip-set, for the planners: from the graph, from a table of measured layers, or
+from engines."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ if TYPE_CHECKING:
 
 ROUNDS, MOST_ROUNDS, WARMUP, PER_TURN = 60, 600, 10, 5
 PASSES, QUICK_MS, FEW = 3, 2.0, 12
-"""Times that each set is built and timed, in other groups; once where there are more than `FEW` and
-one takes longer than `QUICK_MS`: so each unit alone may be timed once, the plans to choose among
-never."""
+"""Each set is built and timed `PASSES` times, in different groups. With more than `FEW` sets, it is
+done once if one engine takes longer than `QUICK_MS` milliseconds. Single units may thus be timed
+once, but never the plans that are compared in the end."""
 
+"""Engines in a group."""
 AT_ONCE = 6
 BUILDS = 2
-"""Of everything in INT8, which the others of a group are compared with: two builds of one file
-differ by some percent."""
+"""Builds of everything in INT8 in each group, which the others are compared with. Two builds of one
+file differ by some percent."""
 
 TIMED_MS = 200.0
-"""Of each engine at least, within the rounds: medians of engines that take a tenth of a millisecond
-need many of them."""
+"""Smallest total time of each engine in milliseconds, within the limits on rounds. The median of an
+engine that takes a tenth of a millisecond needs many rounds."""
 
 
 @contextmanager
 def priced(
     session: Session, kind: CostName, runtime: Runtime, threads: int | None
 ) -> Iterator[tuple[CostModel, Probe | None]]:
-    """The cost of leaving units out, and for `engine` what measures whole engines, inside the
-    `with`.
+    """Yield the cost of leaving units out and, for `engine`, a probe that measures whole engines.
 
-    Raises TaskError for a task without example inputs, ExportError where the model cannot be
-    exported, and what the runtime raises.
+    Raises TaskError for a task without example inputs, ExportError if the model cannot be exported,
+    and what the runtime raises.
     """
     from sensitivity.exporters.candidates import Candidates
 
@@ -110,17 +110,16 @@ def priced(
 
 
 def place(runtime: Runtime, threads: int) -> str:
-    """Where a time was measured; two that differ in any of these are not comparable."""
+    """Return where a time was measured. Times with different places are not comparable."""
     return f"{runtime.name} {runtime.version()}, {threads} threads, {environment().get('cpu', '?')}"
 
 
 class Prober:
-    """Milliseconds of the whole engine with each skip-set left out.
+    """Measures the latency of whole engines, in milliseconds, for given skip-sets.
 
-    A few engines at a time take turns, for many would drive each other out of the caches;
-    everything in INT8 is in every such group, and what the others take more or less than it is what
-    counts. All calls speak of the pace that the machine had at the first one, so that what they say
-    can be compared.
+    Only a few engines take turns at a time, since many would evict each other from the caches.
+    Everything in INT8 is in every group, and only the ratio to it counts. All calls are scaled to
+    the speed that the machine had at the first call, so that their results are comparable.
     """
 
     def __init__(self, made: Candidates, runtime: Runtime, threads: int) -> None:
@@ -132,24 +131,24 @@ class Prober:
     ) -> list[float]:
         int8_ms, ratios = self.timed(skips, self.passes(len(skips)), advance)
         self._int8_ms = self._int8_ms or int8_ms
-        return [float(self._int8_ms * one) for one in np.median(ratios, axis=0)]
+        return [float(self._int8_ms * ratio) for ratio in np.median(ratios, axis=0)]
 
     def passes(self, sets: int) -> int:
-        """How often each of so many sets is built and timed."""
+        """Return how often each of this many sets is built and timed."""
         return PASSES if sets <= FEW or self._once < QUICK_MS else 1
 
     def timed(
         self, skips: Sequence[tuple[str, ...]], passes: int, advance: Advance | None = None
     ) -> tuple[float, np.ndarray]:
-        """Milliseconds of everything in INT8 now, and float[passes, skips]: what each set takes, in
-        parts of that."""
+        """Return the milliseconds of everything in INT8 now, and float[passes, skips], the time of
+        each set as a ratio to it."""
         rng, references, ratios = generator(), [], np.ones((passes, len(skips)))
         others = [at for at, skip in enumerate(skips) if skip]
         for ratio in ratios:
             order = rng.permutation(others).astype(int).tolist()
             for at in range(0, max(len(order), 1), AT_ONCE):
                 group = order[at : at + AT_ONCE]
-                ms = self._medians([*[()] * BUILDS, *(skips[one] for one in group)])
+                ms = self._medians([*[()] * BUILDS, *(skips[member] for member in group)])
                 references.append(float(np.mean(ms[:BUILDS])))
                 ratio[group] = np.array(ms[BUILDS:]) / references[-1]
                 if advance:

@@ -1,7 +1,7 @@
-"""Recalibrate before skipping: the ranges with which a run's plan is searched for.
+"""Recalibrate before skipping: finds the ranges with which a run's plan is searched for.
 
-What was found lies in recalibration.json, so that another target is planned without calibrating
-again.
+The result is stored in recalibration.json, so that a plan for another target needs no new
+calibration.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ CANNOT = (
 )
 TRACED_SAMPLES = 2
 EDITION = 6
-"""What tells what was found from what an earlier release would have found."""
+"""Number that changes whenever a new release would find other ranges."""
 
 
 @dataclass(frozen=True)
 class Recalibration:
-    """units: recalibrated, in the order taken; none where no other range is worth it. basis: digest
-    of what this is of.
+    """The recalibrated units of a run.
 
-    scan: the ranking to plan from: where only the metric ranks, all units measured again with these
-    ranges.
+    basis: digest of what they were fitted for.
+    units: in the order taken; empty if no other range is better.
+    scan: the ranking to plan from. If only the metric can rank units, all units have been measured
+        again with these ranges.
     note: what the reader must know.
     """
 
@@ -63,14 +64,14 @@ class Recalibration:
 
     @property
     def ranges(self) -> tuple[Range, ...]:
-        return tuple(one for unit in self.units for one in unit.ranges)
+        """Ranges of all recalibrated units."""
+        return tuple(new_range for unit in self.units for new_range in unit.ranges)
 
 
 def recalibration(
     session: Session, scanned: Scan, target: Target, skip: Sequence[str]
 ) -> Recalibration:
-    """The worst units with the ranges that serve them best; nothing where INT8 meets the target as
-    it is.
+    """Find better ranges for the worst units, unless INT8 meets the target as it is.
 
     skip: units that every plan leaves out.
     """
@@ -83,22 +84,23 @@ def recalibration(
     known = _known(session.run_dir, basis)
     if known is not None:
         return known
-    units = _equalized(session, _found(session, scanned, skip), skip)
+    units = _equalized(session, _recalibrated(session, scanned, skip), skip)
     units = _corrected(session, units, skip)
     units = _rounded(session, units, skip)
     missing = session.source.missing() if isinstance(session.source, Sharing) else None
-    found = Recalibration(basis, units, scanned, missing)
-    # Where outputs can be compared the planner ranks the units anew by their signal; where not, the
-    # metric has to.
+    result = Recalibration(basis, units, scanned, missing)
+    # If outputs can be compared, the planner ranks the units again by their signal; otherwise the
+    # metric has to rank them.
     if units and not session.has_samples:
-        with session.measurer.with_ranges(found.ranges):
-            found = replace(found, scan=measure_scan(session.study, scanned.mode))
-    session.run_dir.write(FILE, found)
-    return found
+        with session.measurer.with_ranges(result.ranges):
+            result = replace(result, scan=measure_scan(session.study, scanned.mode))
+    session.run_dir.write(FILE, result)
+    return result
 
 
 def _known(run_dir: RunDir, basis: str) -> Recalibration | None:
-    """What the search for any plan of the run found of the same; kept for this plan too."""
+    """Return the stored result with this basis of any plan of the run, and store it for this plan
+    too."""
     for place in run_dir.plans():
         found = place.read_if_there(FILE, Recalibration)
         if found is not None and found.basis == basis:
@@ -108,7 +110,8 @@ def _known(run_dir: RunDir, basis: str) -> Recalibration | None:
 
 
 def own_quantized(session: Session) -> Estimate:
-    """The metric of everything in INT8 on `confirm`, with the ranges that the model came with."""
+    """Return the metric of everything in INT8 on `confirm`, with the ranges that the model came
+    with."""
     measurer = session.measurer
     with measurer.with_ranges(()):
         own = measurer.known(session.study.baselines["quantized"], "confirm")
@@ -116,42 +119,50 @@ def own_quantized(session: Session) -> Estimate:
 
 
 def kept(units: Sequence[Recalibrated], left_out: Sequence[str]) -> tuple[Recalibrated, ...]:
-    """The recalibrated units of which something stays in INT8. left_out: quantizers that the plan
-    disables."""
+    """Return the recalibrated units that are at least partly in INT8.
+
+    left_out: quantizers that the plan disables.
+    """
     return tuple(
-        one for one in units if not {each.quantizer for each in one.ranges} <= set(left_out)
+        unit
+        for unit in units
+        if not {new_range.quantizer for new_range in unit.ranges} <= set(left_out)
     )
 
 
 def without_ranges(
     units: Sequence[Recalibrated], replaced: Collection[str]
 ) -> tuple[Recalibrated, ...]:
-    """The units with the ranges of these quantizers taken out of them, and none without any."""
-    found = []
+    """Return the units without the ranges of these quantizers. Units left without any range are
+    dropped."""
+    remaining = []
     for unit in units:
         pairs = [pair for pair in unit.pairs if pair[0].quantizer not in replaced]
         if pairs:
             before, ranges = zip(*pairs, strict=True)
-            found.append(replace(unit, before=before, ranges=ranges))
-    return tuple(found)
+            remaining.append(replace(unit, before=before, ranges=ranges))
+    return tuple(remaining)
 
 
 def in_force(run_dir: RunDir, plan: Plan) -> Recalibration | None:
-    """What was recalibrated in the search that a plan is of, also units that it leaves out; None
-    where that search kept all ranges."""
+    """Return what was recalibrated in the search that found the plan, including units that it
+    leaves out.
+
+    Returns None if that search kept all ranges.
+    """
     if plan.metric.recalibrated is None:
         return None
     return run_dir.read(FILE, Recalibration)
 
 
 def plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
-    """Inside the `with`, the model has the ranges of the plan, all with the bits that the model
-    came with."""
+    """Apply the ranges of the plan, inside the `with`, with the number of bits that the model came
+    with."""
     return _with_ranges(plan.ranges, source)
 
 
 def wide_plan_ranges(plan: Plan, source: QuantizedModel) -> AbstractContextManager[None]:
-    """Inside the `with`, the activations that the plan gives 16 bits have them."""
+    """Apply the 16-bit ranges of the plan to its activations, inside the `with`."""
     return _with_ranges(plan.wide_ranges, source)
 
 
@@ -185,11 +196,12 @@ def _basis(session: Session, scanned: Scan, skip: Sequence[str]) -> str:
 def _corrected(
     session: Session, known: Sequence[Recalibrated], skip: Sequence[str]
 ) -> tuple[Recalibrated, ...]:
-    """The units with the biases of all layers corrected, where that is worth it."""
+    """Correct the biases of all layers if that is better, and return the units with the
+    corrections."""
     source, study = session.source, session.study
     if not is_correctable(source):
         return tuple(known)
-    ranges = tuple(one for unit in known for one in unit.ranges)
+    ranges = tuple(new_range for unit in known for new_range in unit.ranges)
     left_out = study.skip_variant(skip).disabled
     correct = partial(bias_corrections, source, ranges=ranges, left_out=left_out)
     return _repaired(session, known, _fitted(session, correct), skip)
@@ -198,11 +210,11 @@ def _corrected(
 def _rounded(
     session: Session, known: Sequence[Recalibrated], skip: Sequence[str]
 ) -> tuple[Recalibrated, ...]:
-    """The units with weights whose rounding is learned, where that is worth it."""
+    """Learn the rounding of weights if that is better, and return the units with it."""
     source, study = session.source, session.study
     if not is_roundable(source) or not session.has_samples:
         return tuple(known)
-    ranges = tuple(one for unit in known for one in unit.ranges)
+    ranges = tuple(new_range for unit in known for new_range in unit.ranges)
     left_out = study.skip_variant(skip).disabled
     learn = partial(learned_roundings, source, ranges=ranges, left_out=left_out)
     return _repaired(session, known, _fitted(session, learn), skip)
@@ -211,8 +223,8 @@ def _rounded(
 def _equalized(
     session: Session, known: Sequence[Recalibrated], skip: Sequence[str]
 ) -> tuple[Recalibrated, ...]:
-    """The units with ranges per channel in front of depthwise convolutions, where that is worth
-    it."""
+    """Equalize the activations in front of depthwise convolutions if that is better, and return the
+    units with their ranges per channel."""
     source = session.source
     if not isinstance(source, Correctable) or session.example is None:
         return tuple(known)
@@ -222,7 +234,7 @@ def _equalized(
             links = later.torch_model.even_links(
                 source, first_samples(session.example, TRACED_SAMPLES)
             )
-    except (ExportError, ModelError):  # no file could have such ranges either
+    except (ExportError, ModelError):  # such ranges could not be written to a file either
         return tuple(known)
     names = [name for name in links if name not in shared]
     if not names:
@@ -239,7 +251,7 @@ def _repaired(
 ) -> tuple[Recalibrated, ...]:
     source, study = session.source, session.study
     assert isinstance(source, Recalibratable)
-    repairs = [(source.range(one.quantizer), one) for one in found]
+    repairs = [(source.range(repair.quantizer), repair) for repair in found]
     signal = session.distortion(session.usual_signal) if session.has_samples else None
     try:
         return repaired(study, known, repairs, skip=skip, signal=signal)
@@ -248,20 +260,20 @@ def _repaired(
 
 
 def _fitted(session: Session, fit: Callable[[Any], tuple[Range, ...]]) -> tuple[Range, ...]:
-    """What `fit` makes of the calibration inputs as one batch; nothing where there are none."""
+    """Return what `fit` finds on the calibration inputs as one batch; nothing if there are none."""
     batches = session.calibration()
     if batches is None:
         return ()
     first = next(batches)
     try:
         return fit(one_batch(chain([first], batches)))
-    except TaskError:  # it takes batches of one length only, or the memory is short
+    except TaskError:  # the model takes only one batch size, or memory is short
         return fit(first)
 
 
-def _found(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recalibrated, ...]:
-    """Where everything in INT8 has collapsed, all units at once by the task's own signal; else the
-    worst, one by one."""
+def _recalibrated(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recalibrated, ...]:
+    """Recalibrate the worst units one by one, or all units at once by the task's own signal if
+    everything in INT8 has collapsed."""
     study = session.study
     order = [effect.unit for effect in scanned.effects if effect.unit not in skip]
     if scanned.collapsed and session.has_samples:
@@ -277,23 +289,25 @@ def _found(session: Session, scanned: Scan, skip: Sequence[str]) -> tuple[Recali
 
 
 def _places(session: Session, tried: Sequence[str]) -> tuple[Place, ...]:
-    """Where ranges of these units could be others. Quantizers that share a range change together,
-    also those of units that are not tried."""
+    """Return the places where ranges of these units could change.
+
+    Quantizers that share a range change together, including those of units that are not tried.
+    """
     source = session.source
     assert isinstance(source, Recalibratable)
     shared_in_file = source.sharing() if isinstance(source, Sharing) else ()
     scales = (*session.scales, *shared_in_file)
     names = [name for unit in session.units if unit.name in tried for name in unit.quantizers]
     other = source.other_ranges(_with_sharers(names, scales), session.forward_calibration)
-    changeable = dict.fromkeys(one.quantizer for one in other)
+    changeable = dict.fromkeys(candidate.quantizer for candidate in other)
     own = {name: source.range(name) for name in _with_sharers(changeable, scales)}
     return places_of(own, own, other, scales)
 
 
 def _with_sharers(names: Iterable[str], scales: Iterable[Sequence[str]]) -> list[str]:
-    """These quantizers and all that share a range with one of them, each once."""
+    """Return these quantizers and all that share a range with one of them, each once."""
     group_of = {name: group for group in scales for name in group}
-    found: dict[str, None] = {}
+    sharers: dict[str, None] = {}
     for name in names:
-        found.update(dict.fromkeys(group_of.get(name, (name,))))
-    return list(found)
+        sharers.update(dict.fromkeys(group_of.get(name, (name,))))
+    return list(sharers)
