@@ -1,5 +1,5 @@
-"""From a calibrated model and a skip-set to verified ONNX files, and from those to files for each
-runtime."""
+"""Exports a calibrated model with a skip-set as verified ONNX files, and derives a file for each
+runtime from them."""
 
 from sensitivity.exporters.verification import (
     FileCheck,

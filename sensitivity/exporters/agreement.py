@@ -1,4 +1,4 @@
-"""How near two runs of one model must come to each other: outputs, and the metric."""
+"""How closely two executions of one model must agree, in outputs and in the metric."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ Outputs = Sequence[np.ndarray]
 
 
 def relative_rms(outputs: Outputs, others: Outputs, unit: Outputs) -> float:
-    """RMS of outputs minus others over RMS of unit, each output counting the same whatever its
-    scale and size."""
+    """Return the RMS of outputs - others, relative to the RMS of unit.
+
+    Each output has the same weight, whatever its scale and size.
+    """
     parts = []
     for output, other, reference in zip(outputs, others, unit, strict=True):
         power = float(np.mean(np.square(reference, dtype=np.float64)))
@@ -30,9 +32,11 @@ def relative_rms(outputs: Outputs, others: Outputs, unit: Outputs) -> float:
 def agreed(
     file: str, reference: str, expected: Scores, scores: Scores, scoring: Scoring
 ) -> MetricCheck:
-    """Compare the metric of two sets of scores of the same samples. file, reference: names.
+    """Compare the metric of two sets of scores of the same samples.
 
-    Raises ExportError where they differ by more than 0.3 points and more than by chance.
+    file, reference: what the message calls the two sides.
+    expected, scores: scores of the reference and of the file.
+    Raises ExportError if the metrics differ by more than 0.3 points and by more than chance.
     """
     aggregate = scoring.aggregate
     check = MetricCheck(float(aggregate(expected)), float(aggregate(scores)), len(scores))

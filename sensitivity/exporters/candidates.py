@@ -1,4 +1,4 @@
-"""Files of many skip-sets of one model, made from one trace, to be timed."""
+"""Files of many skip-sets of one model, made from one trace, for timing."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ from sensitivity.records import Unit
 
 
 class Candidates:
-    """Traced when made. calibration: batches of inputs for the ranges that lowerings need; None for
-    the example batch. target: what files are lowered for; None where the canonical ones are timed.
+    """Makes files of skip-sets. The model is traced once, on construction.
 
-    Files are for timing: they are not verified, and hold the model's own ranges. Raises ExportError
-    where the model cannot be exported.
+    The files are not verified and hold the model's own ranges.
+
+    calibration: batches of inputs for the ranges that lowerings need; None takes the example batch.
+    target: what files are lowered for; None if the canonical ones are timed.
+    Raises ExportError if the model cannot be exported.
     """
 
     def __init__(
@@ -50,14 +52,16 @@ class Candidates:
         folder.mkdir(parents=True, exist_ok=True)
 
     def canonical(self, skip: Sequence[str]) -> Path:
-        """The canonical file with these units left out."""
+        """Write the canonical file with these units left out, and return its path."""
         model = self._model(disabled_by_variant(self._source, self._units, skip)["partial"])
         keep_ranges(model, self._ranges)
         return save(model, self._folder / "candidate.onnx")
 
     def lowered(self, skip: Sequence[str], name: str) -> Path:
-        """The file that the runtime is timed with; the canonical one where nothing is lowered for
-        it."""
+        """Write the file that the runtime is timed with, and return its path.
+
+        It is the canonical file if there is no lowering for the runtime.
+        """
         file = self.canonical(skip)
         out = self._folder / f"{name}.onnx"
         return lower_file(file, self._target, out) if self._target else file.replace(out)

@@ -1,4 +1,4 @@
-"""The metric of an ONNX file, in ONNX Runtime with every graph optimization off: the reference
+"""Metric of an ONNX file in ONNX Runtime with all graph optimizations off, which are the reference
 numerics."""
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def evaluate_file(
     *,
     runtime: Runtime | None = None,
 ) -> tuple[float, Scores]:
-    """The aggregate metric of a file, and its per-sample scores.
+    """Return the aggregate metric of a file, and its per-sample scores.
 
-    batches, score, aggregate: as in a task. runtime: None for ONNX Runtime without optimizations.
-    Outputs reach `score` in the nest that the model gave them in, where the file is one of our
-    exports.
+    batches, score, aggregate: as in a task. If the file is one of our exports, `score` receives the
+        outputs in the model's own nest.
+    runtime: None for ONNX Runtime without optimizations.
     """
     structure, ports = output_structure(file), input_ports(file)
     scores = []
@@ -51,8 +51,10 @@ def evaluate_file(
 
 
 def file_scores(file: Path, scoring: Scoring, *, optimize: bool = False) -> Scores:
-    """Per-sample scores of a file in ONNX Runtime on all batches of `scoring`; evaluated once, as
-    several checks ask for them, also of files that are the same but for their names."""
+    """Return the per-sample scores of a file in ONNX Runtime on all batches of `scoring`.
+
+    The result is cached by the contents of the file, since several checks ask for it.
+    """
     key = (digest(file), optimize)
     if key not in scoring.of_files:
         _, scores = evaluate_file(
@@ -69,11 +71,12 @@ def file_scores(file: Path, scoring: Scoring, *, optimize: bool = False) -> Scor
 def check_metric(
     file: Path, variant: str, simulate: Callable[[Any], Any], scoring: Scoring
 ) -> MetricCheck:
-    """The metric of a variant's file and of its simulated model on the batches of `scoring`.
+    """Compare the metric of a variant's file with that of its simulated model on the batches of
+    `scoring`.
 
-    simulate: gives the model's outputs for inputs. Raises ExportError where the two differ by more
-    than 0.3 points and more than by chance: rounding flips turn single samples right and wrong,
-    which on few samples is more than 0.3 points.
+    simulate: returns the model's outputs for inputs.
+    Raises ExportError if the two differ by more than 0.3 points and by more than chance. Rounding
+    flips turn single samples right and wrong, which on few samples is more than 0.3 points.
     """
     expected = simulated_scores(variant, scoring, simulate)
     scores = file_scores(file, scoring)
@@ -81,24 +84,28 @@ def check_metric(
 
 
 def simulated_scores(variant: str, scoring: Scoring, simulate: Callable[[Any], Any]) -> Scores:
-    """Per-sample scores of the simulated model of a variant on all batches of `scoring`: what was
-    measured before, else from the outputs that `simulate` gives for inputs."""
-    found = []
+    """Return the per-sample scores of a variant's simulated model on all batches of `scoring`.
+
+    Scores that were measured before are reused. Others are computed from the outputs of `simulate`.
+    """
+    scores = []
     for number, (inputs, targets) in enumerate(scoring.batches):
         known = scoring.simulated(variant, number)
         if known is None:
             known = scores_of(scoring.score(simulate(inputs), targets))
-        found.append(known)
-    return np.concatenate(found)
+        scores.append(known)
+    return np.concatenate(scores)
 
 
 def outputs_of(
     engine: Engine, inputs: Any, ports: Mapping[str, int | None], structure: str | None
 ) -> Any:
-    """What the file gives for a batch: as tensors in the model's own nest, for files of a torch
-    model; else as arrays, also where the task's data are tensors, as a Q/DQ file's own task gets
-    them. Files of a torch model that were scanned as Q/DQ files themselves get arrays and give
-    arrays."""
+    """Return the outputs of the file for a batch.
+
+    A file of a torch model gives tensors in the model's own nest. A Q/DQ file of the user gives
+    arrays, even if the task's data are tensors, since that is what its own task receives. A file of
+    a torch model that was itself scanned as a Q/DQ file takes and gives arrays.
+    """
     is_of_numpy = isinstance(next(arrays(inputs), None), np.ndarray)
     if structure is not None and not is_of_numpy:
         return nested(list(run(engine, inputs).values()), structure)
@@ -108,10 +115,10 @@ def outputs_of(
 
 
 def arrays_of(file: Path, inputs: Any) -> dict[str, np.ndarray]:
-    """A batch of arrays by the names of the file's inputs; the first samples only, where the file
-    takes so many.
+    """Return a batch of arrays by the names of the file's inputs.
 
-    Raises TaskError where number or names differ from the file's.
+    If the file has a fixed batch size, only that many samples are taken. Raises TaskError if the
+    number or the names of the arrays differ from the file's.
     """
     ports = input_ports(file)
     fixed = next((size for size in ports.values() if size is not None), None)
@@ -119,8 +126,7 @@ def arrays_of(file: Path, inputs: Any) -> dict[str, np.ndarray]:
 
 
 def input_ports(file: Path) -> dict[str, int | None]:
-    """The file's inputs by name, and the batch size that each is made for; None where it takes
-    any."""
+    """Return name -> fixed batch size of each input of the file; None for any size."""
     graph = onnx.load(file, load_external_data=False).graph
     stored = {tensor.name for tensor in graph.initializer}
     sides = {
@@ -132,21 +138,21 @@ def input_ports(file: Path) -> dict[str, int | None]:
 
 
 def output_structure(file: Path) -> str | None:
-    """The nest of the model's outputs as our export keeps it in the file; None for files of
-    others."""
+    """Return the nest of the model's outputs that our export stored in the file; None for other
+    files."""
     proto = onnx.load(file, load_external_data=False)
     return next((item.value for item in proto.metadata_props if item.key == STRUCTURE), None)
 
 
 def run(engine: Engine, inputs: Any) -> dict[str, np.ndarray]:
-    """Outputs of an engine for one batch of torch tensors."""
+    """Return the outputs of an engine for one batch of torch tensors."""
     names, tensors = flat_inputs(inputs)
     feed = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
     return engine.run(feed)
 
 
 def nested(outputs: list[np.ndarray], structure: str | None) -> Any:
-    """Outputs as torch tensors in the model's own nest; without one, a tensor or a tuple of
+    """Return outputs as torch tensors in the model's own nest; without one, a tensor or a tuple of
     them."""
     tensors = [optional.torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
     if structure is not None:

@@ -1,4 +1,4 @@
-"""What verification found, in words."""
+"""Describes the result of a verification in words."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from sensitivity.exporters.verification import FileCheck, LoweringCheck, Verific
 
 
 def facts(verification: Verification) -> dict[str, str]:
-    """File -> what holds for it, for reports and the command line."""
-    found = {
+    """Return file -> what was found about it, for reports and the command line."""
+    facts_by_file = {
         f"model.{check.variant}.onnx": _file(check, verification.samples)
         for check in verification.files
     }
-    found |= {name: _lowered(check) for name, check in verification.lowered.items()}
-    found |= verification.left_out | verification.finished
-    found |= {
+    facts_by_file |= {name: _lowered(check) for name, check in verification.lowered.items()}
+    facts_by_file |= verification.left_out | verification.finished
+    facts_by_file |= {
         f"{name} in TensorRT-RTX": built.sentence for name, built in verification.engines.items()
     }
-    found |= {
+    facts_by_file |= {
         f"{name} in TensorRT-RTX": f"not built: {why}"
         for name, why in verification.not_built.items()
     }
     if verification.unreached:
-        found["never reached"] = (
+        facts_by_file["never reached"] = (
             f"quantizers that no input passes, in no file: {', '.join(verification.unreached)}"
         )
-    return found
+    return facts_by_file
 
 
 def _lowered(check: LoweringCheck) -> str:

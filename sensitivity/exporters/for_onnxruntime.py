@@ -1,4 +1,4 @@
-"""Copies of a Q/DQ file that compute in ONNX Runtime what the file says."""
+"""Copies of a Q/DQ file that ONNX Runtime computes as the file says."""
 
 from __future__ import annotations
 
@@ -32,14 +32,16 @@ def faithful_copies(
     left_out: dict[str, str] | None = None,
 ) -> dict[str, LoweringCheck]:
     """Write model.<variant>.onnxruntime.onnx beside each file that ONNX Runtime would change while
-    it loads it.
+    loading it.
 
-    Nothing else is done to them: files of a Q/DQ source keep the form that its toolkit gave them. A
-    copy of an earlier plan that is not needed any more is removed. Returns what the check of each
-    copy found, by its name. Raises ExportError where a copy does not compute what it should; with
-    `left_out` it is removed, and the reason is put there.
+    Nothing else is changed: files of a Q/DQ source keep the form that their toolkit gave them. A
+        copy of an earlier plan that is no longer needed is removed. Returns the name of each copy
+        -> its check.
+
+    left_out: receives the name of each copy that does not compute what it should -> the reason; the
+        copy is removed. None raises ExportError instead.
     """
-    found = {}
+    checks = {}
     for variant in ("int8", "partial"):
         file = files[variant]
         out = file.with_name(f"model.{variant}.{TARGET}.onnx")
@@ -56,17 +58,17 @@ def faithful_copies(
         if check is None:
             out.unlink(missing_ok=True)
         else:
-            found[out.name] = check
-    return found
+            checks[out.name] = check
+    return checks
 
 
 def faithful_copy(
     file: Path, unquantized: Path, inputs: Tensors, scoring: Scoring | None = None
 ) -> LoweringCheck | None:
-    """Write and check the copy of one file; None where it needs none. The arguments are those of
-    `check_lowering`.
+    """Write and check the copy of one file; None if it needs none.
 
-    Raises ExportError where the copy does not compute what it should; it is removed then.
+    The arguments are those of `check_lowering`. Raises ExportError, and removes the copy, if it
+    does not compute what it should.
     """
     made = faithful(load_model(file))
     if made is None:
@@ -81,6 +83,6 @@ def faithful_copy(
 
 
 def faithful(model: ir.Model) -> ir.Model | None:
-    """The model so that ONNX Runtime computes what it says; None where it does so already."""
+    """Return a model that ONNX Runtime computes as it says, or None if the given one already is."""
     result = ir.passes.Sequential(KeepMeaning(), RoomForBias(), KeepFloat(), MovableInt8())(model)
     return result.model if result.modified else None

@@ -1,4 +1,4 @@
-"""The float model in FP16: what a quantized engine has to beat on a GPU."""
+"""The float model in FP16, which a quantized engine has to beat on a GPU."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ NAME = "model.fp16.onnx"
 def half_baseline(unquantized: Path, example_inputs: Any) -> LoweringCheck | str:
     """Write model.fp16.onnx beside the float file and compare the two on the example batch.
 
-    Returns what the check found; in words why there is no such file where FP16 cannot hold the
-    model's values.
+    Returns the check, or the reason why there is no such file if FP16 cannot hold the model's
+    values.
     """
     out = unquantized.with_name(NAME)
     names, tensors = flat_inputs(example_inputs)
@@ -38,19 +38,22 @@ def half_baseline(unquantized: Path, example_inputs: Any) -> LoweringCheck | str
 
 
 def half_file(unquantized: Path, out: Path) -> Path:
-    """The same graph with FP16 weights and values between inputs and outputs, which stay FP32; the
-    opset stays too, so that every TensorRT from 8.6 on reads it. What ONNX defines for FP32 only
-    stays FP32. Raises ExportError."""
+    """Write the graph with FP16 weights and values. Inputs and outputs stay FP32.
+
+    Operations that ONNX defines for FP32 only stay FP32. The opset is unchanged, so that every
+    TensorRT from 8.6 on can read the file. Raises ExportError.
+    """
     try:
         proto: onnx.ModelProto = convert_float_to_float16(
             ir.to_proto(load_model(unquantized)), keep_io_types=True
         )
-    except Exception as error:  # it raises what its helpers happen to raise
+    except Exception as error:  # the converter raises what its helpers raise
         raise ExportError(
             f"Expected {unquantized.name} to be convertible to FP16, got: {error}."
         ) from error
     onnx.helper.set_model_props(
         proto,
-        {one.key: one.value for one in proto.metadata_props} | {"sensitivity.lowered": "fp16"},
+        {entry.key: entry.value for entry in proto.metadata_props}
+        | {"sensitivity.lowered": "fp16"},
     )
     return save(proto, out)

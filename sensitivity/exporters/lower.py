@@ -1,4 +1,4 @@
-"""From a canonical Q/DQ file to the file that is fast, and right, in one runtime."""
+"""Turns a canonical Q/DQ file into one that is fast and correct in one runtime."""
 
 from __future__ import annotations
 
@@ -23,16 +23,18 @@ TARGETS: dict[str, str] = {
 
 
 def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
-    """Write the canonical file lowered for one runtime to `out`, labelled in its metadata
+    """Write the canonical file, lowered for one runtime, to `out`. Its metadata names the runtime
     (`sensitivity.lowered`).
 
-    tensorrt: FP16 by types in the graph, opset 19, for TensorRT 10 and 11 strongly typed (8.6 takes
-    the canonical file).
-    openvino: uint8 activations on the same grid, where nothing is negative clipped later.
-    onnxruntime: more is quantized, numbers change a little.
-    Raises ExportError for an unknown target, a file that is lowered already, or one in another
-    format than INT8; OnnxFileError for a file that cannot be read, WriteError where `out` cannot be
-    written.
+    - tensorrt: FP16 through types in the graph, opset 19, for strongly typed TensorRT 10 and 11
+      (8.6 takes the canonical file).
+    - openvino: uint8 activations on the same grid; tensors that are never negative are clipped
+      later.
+    - onnxruntime: more is quantized, and numbers change a little.
+
+    Raises ExportError for an unknown target, for a file that is already lowered, and for one in
+    another format than INT8; OnnxFileError for a file that cannot be read; WriteError if `out`
+    cannot be written.
     """
     if target not in TARGETS:
         raise ExportError(f"Expected one of {', '.join(TARGETS)} to export for, got {target!r}.")
@@ -51,7 +53,7 @@ def lower_file(canonical: Path, target: LowerTarget, out: Path) -> Path:
 
 
 def _check_formats(model: ir.Model, name: str, target: str) -> None:
-    """Raise ExportError where a pair has another type than INT8: the passes are for kernels of
+    """Raise ExportError if a pair has another type than INT8: the passes are made for kernels of
     8-bit integers."""
     formats = {format_of(pair) for pair in qdq.pairs(model.graph)} - {"INT8"}
     if formats:

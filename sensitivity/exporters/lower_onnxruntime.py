@@ -1,5 +1,5 @@
-"""For ONNX Runtime on CPUs: its integer kernels want quantized outputs too, unsigned activations,
-and one pair each."""
+"""Lowering for ONNX Runtime on CPUs, whose integer kernels need quantized outputs, unsigned
+activations and a pair of their own."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 
 
 def lower(model: ir.Model) -> ir.Model:
-    """Numbers change a little: more values are quantized than in the canonical file, and clipped a
-    little later.
+    """Lower the model. Numbers change a little: more values are quantized than in the canonical
+    file, and clipped a little later.
 
-    What is slow in this runtime is spelled in another way, with the same values or, where sums are
-    rounded in another order, nearly so: Softmax over an inner axis, Resize of integers, 1x1
-    convolutions from integers to float, and convolutions of three channels. What it would quantize
-    while it loads the file, it does not: see `integer_layers`.
+    Operations that are slow in this runtime are replaced by equivalent ones, whose sums may be
+    rounded in another order: Softmax over an inner axis, Resize of integers, 1x1 convolutions from
+    integers to float, and convolutions of three channels. Layers that the runtime would quantize by
+    itself while loading the file are protected from that: see `integer_layers`.
     """
     passes = ir.passes.Sequential(
         JoinSlices(),

@@ -1,17 +1,18 @@
-"""For OpenVINO: uint8 activations on the same grid, quantized once where they are made.
+"""Lowering for OpenVINO: uint8 activations on the same grid, quantized once where they are
+computed.
 
-What cannot be negative has the zero point 0: convolutions need not take zero points out of their
-sums then (ResNet18 takes 0.7 of the time). Values that are not clipped on calibration data are then
-clipped at twice amax in place of amax. All else has the zero point 128.
+A tensor that cannot be negative gets the zero point 0, so that convolutions need not subtract zero
+points from their sums (ResNet18 takes 0.7 of the time). Such a tensor is clipped at twice amax
+instead of amax if it is not clipped on calibration data. All other tensors get the zero point 128.
 
-What moves values (Concat, Slice, Resize, MaxPool) then moves integers, and a convolution writes
-them itself: OpenVINO fuses a quantizer into a convolution that nothing else reads, but not one
-behind a Slice.
+Operations that only move values (Concat, Slice, Resize, MaxPool) then move integers, and
+convolutions write integers directly: OpenVINO fuses a quantizer into a convolution whose output
+nothing else reads, but not a quantizer behind a Slice.
 
-OpenVINO 2024.6 to 2026.4 give wrong values where a Concat feeds a quantizer with int8 and zero
-point 0; with uint8 and zero point 128 they are exact. They move the stride of a 1x1 convolution to
-before its own pair, which then is no longer folded, and compute it in float; a pair that other
-convolutions read too stays where it is.
+OpenVINO 2024.6 to 2026.4 compute wrong values if a Concat feeds a quantizer with int8 and zero
+point 0; with uint8 and zero point 128 they are exact. They also move the stride of a 1x1
+convolution in front of its own pair, which is then no longer folded, so that the convolution runs
+in float; a pair that other convolutions read too stays in its place.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from sensitivity.onnx_graph.passes.unsigned import UnsignedActivations
 
 
 def lower(model: ir.Model) -> ir.Model:
-    """Activations on the uint8 grid that OpenVINO's kernels expect, quantized before they are
-    moved."""
+    """Convert activations to the uint8 grid that OpenVINO's kernels expect, quantized before they
+    are moved."""
     return before_moves(unsigned(model))
 
 
 def unsigned(model: ir.Model) -> ir.Model:
-    """Activations in uint8, with the zero point 0 where that changes next to nothing."""
+    """Convert activations to uint8, with the zero point 0 where that changes next to nothing."""
     return UnsignedActivations(zero_point_0=True, ranges=ranges_of(model))(model).model
 
 
 def before_moves(model: ir.Model) -> ir.Model:
-    """Quantizers in front of what only moves values, and equal ones merged."""
+    """Move quantizers in front of operations that only move values, and merge equal ones."""
     passes = ir.passes.Sequential(
         QuantizeBeforeMoves(),
-        # Pairs are the same where their inputs are, scales and zero points included.
+        # Pairs are equal if their inputs are, including scales and zero points.
         common.DeduplicateInitializersPass(),
         common.CommonSubexpressionEliminationPass(),
         JoinSlices(),

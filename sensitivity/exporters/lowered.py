@@ -1,4 +1,4 @@
-"""Files for runtimes, lowered from the canonical ones of a run and checked against them."""
+"""Lowers the canonical files of a run for runtimes, and checks the results against them."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ def lower_files(
     scoring: Scoring | None = None,
     left_out: dict[str, str] | None = None,
 ) -> dict[str, LoweringCheck]:
-    """Write model.<variant>.<target>.onnx beside each canonical file; name of the file -> what its
-    check found.
+    """Write model.<variant>.<target>.onnx beside each canonical file, and return name of the file
+    -> its check.
 
-    files: canonical, by variant ("float", "int8", "partial"). The float file lowered for TensorRT
-    is the FP16 baseline and is named so. Raises ExportError where a lowered file does not compute
-    what it should; with `left_out` such a file is removed, and its name and the reason are put
-    there: the canonical one serves in its place, for ONNX Runtime a copy of it where that runtime
-    would compute something else.
+    The float file lowered for TensorRT is the FP16 baseline and is named so.
+
+    files: canonical files by variant ("float", "int8", "partial").
+    left_out: receives the name of each file that does not compute what it should -> the reason. The
+        file is removed and the canonical one serves instead; for ONNX Runtime a copy of it, if that
+        runtime would compute it differently. None raises ExportError instead.
     """
     names, tensors = flat_inputs(example_inputs)
     inputs = {name: as_numpy(tensor) for name, tensor in zip(names, tensors, strict=True)}
-    found = {}
+    checks = {}
     for target in targets:
         for variant, canonical in files.items():
             has_nothing_to_lower = variant == "float" and target != "tensorrt"
@@ -56,19 +57,19 @@ def lower_files(
                 if target == "onnxruntime":
                     copied = _faithful(canonical, files["float"], inputs)
                 if copied is not None:
-                    found[lowered.name] = copied
+                    checks[lowered.name] = copied
                     reason = "changed only where ONNX Runtime would compute something else"
                 left_out[lowered.name] = f"{reason}: {error}"
             else:
-                found[lowered.name] = check
-    return found
+                checks[lowered.name] = check
+    return checks
 
 
 def _faithful(canonical: Path, unquantized: Path, inputs: Tensors) -> LoweringCheck | None:
-    """The canonical file with what ONNX Runtime would else change; None where it needs none, or it
-    cannot be had."""
+    """Return the check of a copy that ONNX Runtime computes as the canonical file says; None if no
+    copy is needed or possible."""
     try:
         return faithful_copy(canonical, unquantized, inputs)
     except ExportError:
-        # the canonical file serves, and the reason why nothing else does is told already
+        # The canonical file serves instead, and the reason has already been recorded.
         return None

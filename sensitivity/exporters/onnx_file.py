@@ -1,11 +1,10 @@
-"""Float, INT8 and partial file of a Q/DQ ONNX source, cut out of the file itself, and their
-verification.
+"""Cuts the float, INT8 and partial files of a Q/DQ ONNX source out of its file, and verifies them.
 
-The INT8 file is the user's, byte for byte, unless the plan has other ranges. The other two are that
-graph without the skipped uses of pairs, with the grids of this moment; all else in them
-(operations, names, order, opset, metadata) is as it was. Only scales per channel raise an opset
-that has none. Where scales of activations have the shape [1] they become scalars in all three,
-which TensorRT-RTX needs for INT8; the values are the same.
+The INT8 file is the user's, byte for byte, unless the plan has other ranges. The other two are the
+same graph without the skipped uses of pairs and with the current grids. Everything else in them
+(operations, names, order, opset, metadata) is unchanged. Only scales per channel raise an opset
+that lacks them. Scales of activations with the shape [1] become scalars in all three files, since
+TensorRT-RTX needs that for INT8; the values are the same.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.scoring import Scoring
 
 OWN = "sensitivity."
-"""Prefix of the metadata that exports add; everything else in the metadata is the user's."""
+"""Prefix of the metadata that exports add. All other metadata are the user's."""
 
 
 def export_onnx(
@@ -57,8 +56,11 @@ def export_onnx(
     fingerprint: str,
     wide: Collection[Range] = (),
 ) -> dict[str, Path]:
-    """Write model.float.onnx, model.int8.onnx and model.partial.onnx; variant -> file. wide: of
-    uses that have 16 bits in the partial file, and in no other. Raises WriteError."""
+    """Write model.float.onnx, model.int8.onnx and model.partial.onnx, and return variant -> file.
+
+    wide: 16-bit ranges of uses, in force in the partial file only.
+    Raises WriteError.
+    """
     model: OnnxModel = source.model
     files = {}
     for variant, disabled in disabled_by_variant(source, units, skip).items():
@@ -74,8 +76,8 @@ def export_onnx(
 
 
 def _same_file(model: OnnxModel, made: ir.Model, path: Path) -> Path:
-    """A copy of the user's file; with its weights inside where they lie beside it, and with scalars
-    for scales [1]."""
+    """Copy the user's file. Weights stored beside it are included, and scales of shape [1] become
+    scalars."""
     original = load_model(model.path)
     tensors = [value.const_value for value in original.graph.initializers.values()]
     if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
@@ -96,19 +98,21 @@ def verify_onnx(
     scoring: Scoring | None = None,
     wide: Collection[Range] = (),
 ) -> Verification:
-    """Check the files that `export_onnx` wrote with the same `wide`, which the simulator offers.
+    """Check the files that `export_onnx` wrote with the same `wide`, whose ranges the simulator
+    offers.
 
-    disabled: what each file leaves out, as `disabled_by_variant` says. scoring: None where the
-    metric is not compared.
+    Kept uses of pairs must be there and skipped ones gone, scales must be finite and positive,
+    everything else must be as in the user's file, and outputs and metric in ONNX Runtime must agree
+    with `simulator`, which measured the plan.
 
-    Kept uses of pairs are there and skipped ones are gone, scales are finite and positive,
-    everything else is as in the user's file, and outputs and metric in ONNX Runtime agree with
-    `simulator`, which measured the plan. Raises ExportError that names the file and the difference.
+    disabled: quantizers that each file leaves out, see `disabled_by_variant`.
+    scoring: None does not compare the metric.
+    Raises ExportError with the file and the difference.
     """
     switched = dict(disabled)
-    switched["partial"] = disabled["partial"] | {one.key for one in wide}
+    switched["partial"] = disabled["partial"] | {wide_range.key for wide_range in wide}
     reference = {
-        variant: _flat(_one(simulator, names, example_inputs))
+        variant: _flat(_simulated(simulator, names, example_inputs))
         for variant, names in switched.items()
     }
     checks = []
@@ -127,14 +131,17 @@ def verify_onnx(
             )
         metric = None
         if scoring is not None and variant != "float":
-            simulate = partial(_one, simulator, switched[variant])
+            simulate = partial(_simulated, simulator, switched[variant])
             metric = check_metric(file, variant, simulate, scoring)
         checks.append(FileCheck(variant, kept, rms, own, None, (), metric))
     return Verification(tuple(checks), (), len(reference["float"][0]))
 
 
 def _check_graph(source: QuantizedModel, file: Path, variant: str, disabled: frozenset[str]) -> int:
-    """How many uses of pairs the file holds; all else in it must be as in the user's file."""
+    """Check the graph of a file and return how many uses of pairs it holds.
+
+    Everything else in it must be as in the user's file.
+    """
     model = canonical(load_model(file))
     qdq.check_scales(model, file.name)
     left_out = disabled | _left_out_besides(source.model, variant)
@@ -153,8 +160,8 @@ def _check_graph(source: QuantizedModel, file: Path, variant: str, disabled: fro
 def _check_placement(
     source: QuantizedModel, model: ir.Model, disabled: Collection[str], name: str
 ) -> int:
-    """How many uses of pairs the file holds. Raises ExportError unless they are exactly those that
-    are kept."""
+    """Return how many uses of pairs the file holds. Raises ExportError unless they are exactly the
+    kept ones."""
     original: OnnxModel = source.model
     wanted = {(use.unit, _pair(use.pair)) for use in original.uses if use.name not in disabled}
     found = {(use.unit, _pair(use.pair)) for use in uses(paths(model.graph))}
@@ -174,18 +181,18 @@ def _pair(pair: qdq.Pair) -> str:
 
 
 def _left_out_besides(model: OnnxModel, variant: str) -> frozenset[str]:
-    """Uses that a file is without, besides those of the plan."""
+    """Return the uses that a file leaves out in addition to those of the plan."""
     return frozenset() if _is_users_own(model, variant) else model.skipped | model.freed
 
 
 def _is_users_own(model: OnnxModel, variant: str) -> bool:
-    """Whether the file of this variant is the user's, byte for byte."""
+    """Return whether the file of this variant is the user's, byte for byte."""
     return variant == "int8" and not model.grids
 
 
 def _opset(model: OnnxModel, left_out: Collection[str]) -> int:
-    """Of the file's own operations, raised where pairs that it keeps have got scales per
-    channel."""
+    """Return the opset of the file's standard operations, raised if pairs that it keeps have scales
+    per channel now."""
     own = int(model.graph.opset_imports.get("", 0))
     per_channel = any(
         grid.axis is not None for name, grid in model.grids.items() if name not in left_out
@@ -196,9 +203,12 @@ def _opset(model: OnnxModel, left_out: Collection[str]) -> int:
 def _check_rest(
     original: ir.Model, model: ir.Model, name: str, *, opset: int, own_pairs: bool = False
 ) -> None:
-    """Raise ExportError unless operations, inputs, outputs and the user's metadata are as in the
-    original, and opsets too, but for `opset` of the standard operations. own_pairs: whether pairs
-    of ONNX Runtime's own are there."""
+    """Raise ExportError unless operations, inputs, outputs, opsets and the user's metadata are as
+    in the original.
+
+    opset: expected opset of the standard operations.
+    own_pairs: whether the file has pairs from ONNX Runtime's own domain.
+    """
     wanted = {**dict(_opsets(original)), "": opset}
     opsets = sorted(({MICROSOFT: 1} | wanted if own_pairs else wanted).items())
     for what, before, after in (
@@ -226,7 +236,7 @@ def _operations(model: ir.Model) -> list[Any]:
 
 
 def _may_change(node: ir.Node) -> bool:
-    """Whether exports add and remove such nodes."""
+    """Return whether exports may add and remove such a node."""
     is_ours = (node.name or "").endswith(("_skipped", RESTORED))
     return is_ours or node.op_type in {*qdq.PAIR, "Constant"}
 
@@ -246,7 +256,7 @@ def _metadata(model: ir.Model) -> list[Any]:
     return sorted(item for item in model.metadata_props.items() if not item[0].startswith(OWN))
 
 
-def _one(simulator: Simulator, disabled: frozenset[str], inputs: Any) -> Any:
+def _simulated(simulator: Simulator, disabled: frozenset[str], inputs: Any) -> Any:
     ((_, outputs),) = simulator.outputs(inputs, [disabled])
     return outputs
 

@@ -1,4 +1,4 @@
-"""Run the user's fake-quantized model and keep what the exported file will be compared with."""
+"""Runs the user's fake-quantized model and records what exported files are compared with."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from sensitivity.seeds import generator
 from sensitivity.tasks.batches import as_numpy, batch_size
 
 ROUNDING = 2.0**-24
-"""Half a unit in the last place of float32, relative to the largest value that is summed."""
+"""Half a unit in the last place of float32, relative to the largest summand."""
 
 
 def outputs_of(source: QuantizedModel, inputs: Any, disabled: Collection[str]) -> Any:
-    """What the model gives for one batch with exactly these quantizers disabled, on the CPU."""
+    """Return the outputs of the model for one batch with exactly these quantizers disabled, on the
+    CPU."""
     with optional.torch.inference_mode(), source.disabled(disabled):
         return to_device(call(source.model, to_device(inputs, device_of(source.model))), "cpu")
 
@@ -30,8 +31,8 @@ def outputs_of(source: QuantizedModel, inputs: Any, disabled: Collection[str]) -
 def quantized_weights(
     source: QuantizedModel, inputs: Any
 ) -> tuple[dict[str, QuantizedWeight], set[str]]:
-    """What each weight quantizer gets and gives, and the names of all quantizers that this batch
-    reaches."""
+    """Return the input and output of each weight quantizer, and the names of all quantizers that
+    this batch reaches."""
     weights: dict[str, QuantizedWeight] = {}
     reached: set[str] = set()
     roles = {quantizer.name: quantizer.role for quantizer in source.quantizers}
@@ -58,13 +59,16 @@ def _quantized_weight(
 def jittered_outputs(
     source: QuantizedModel, inputs: Any, disabled: Collection[str], number: int, noise: float = 0.0
 ) -> Any:
-    """As `outputs_of`, with every activation moved before it is quantized, by `noise` in parts of
-    the largest, and by float32's own rounding error at least.
+    """Return outputs as `outputs_of`, with every activation perturbed before it is quantized.
 
-    What the model gives when the same sums are taken in another order: a few values near a rounding
-    boundary change by a whole step, and those steps move others. Deep models end up far from
-    themselves (ResNet-20: a quarter of what quantization changes), so no exact export can agree
-    better than this.
+    The result is what the model computes if the same sums are taken in another order: a few values
+    near a rounding boundary change by a whole step, and those steps move others. Deep models end up
+    far from themselves (ResNet-20: a quarter of what quantization changes), so no exact export can
+    agree better than this.
+
+    number: number of the random draw.
+    noise: size of the perturbation relative to the largest value; at least the rounding error of
+        float32.
     """
     modules = dict(source.model.named_modules())
     draw = generator(offset=number)
@@ -88,7 +92,7 @@ def jittered_outputs(
 
 @contextmanager
 def hooked(source: QuantizedModel, names: Collection[str], keep: Any) -> Iterator[None]:
-    """Call keep(name, args, output) after each call of these modules, inside the `with` only."""
+    """Call keep(name, args, output) after each call of these modules, inside the `with`."""
     modules = dict(source.model.named_modules())
 
     def hook_for(name: str) -> Any:
@@ -104,17 +108,18 @@ def hooked(source: QuantizedModel, names: Collection[str], keep: Any) -> Iterato
 
 
 def numpy(tensor: Any) -> np.ndarray:
-    """A tensor as an array on the host; bfloat16, which numpy lacks, as float32."""
+    """Return a tensor as an array on the host. bfloat16, which numpy lacks, becomes float32."""
     return as_numpy(tensor)
 
 
 def first_samples(inputs: Any, samples: int) -> Any:
-    """The first samples of a batch: a tensor, or a tuple, list or mapping of tensors."""
+    """Return the first samples of a batch, which is a tensor, or a tuple, list or mapping of
+    tensors."""
     return _slice(inputs, 0, samples)
 
 
 def chunks(batches: Iterable[Any], size: int, most: int) -> Iterator[Any]:
-    """The first `most` samples of batches of inputs, `size` at a time."""
+    """Yield the first `most` samples of batches of inputs, `size` at a time."""
     left = most
     for inputs in batches:
         count = min(batch_size(inputs), left)
@@ -134,8 +139,11 @@ def _slice(inputs: Any, start: int, stop: int) -> Any:
 
 
 def flat_inputs(inputs: Any) -> tuple[list[str], list[optional.torch.Tensor]]:
-    """Names and tensors of one batch: `input`, or `input_0`, ... of a tuple or list, or the keys of
-    a mapping."""
+    """Return the names and tensors of one batch.
+
+    The names are `input` for a tensor, `input_0`, ... for a tuple or list, or the keys of a
+    mapping.
+    """
     args, kwargs = arguments(inputs)
     named = {f"input_{index}": value for index, value in enumerate(args)} | kwargs
     if not isinstance(inputs, (tuple, list, Mapping)):

@@ -1,4 +1,4 @@
-"""Export a calibrated model as three ONNX files: float, fully quantized, and with a skip-set left
+"""Exports a calibrated model as three ONNX files: float, fully quantized, and with a skip-set left
 out."""
 
 from __future__ import annotations
@@ -50,14 +50,16 @@ def export_files(
     """Write model.float.onnx, model.int8.onnx and model.partial.onnx into `out`, and return them by
     variant.
 
-    example_inputs: one batch, as the model takes it: a tensor, a tuple or a dict of tensors, first
-    axis the sample.
-    skip: names of units left unquantized in the partial file. fingerprint: of the run, kept in the
-    files.
-    calibration: batches of inputs for the ranges that lowerings need; None for the example batch.
-    wide: of activations that have 16 bits in the partial file, and in no other.
-    The files are not verified yet: see `verify`. Raises NamesError for a name in `skip` that is no
-    unit, ExportError where the model cannot be exported, WriteError where a file cannot be written.
+    The files are not verified yet: see `verify`.
+
+    example_inputs: one batch, as the model takes it: a tensor, a tuple or a dict of tensors; the
+        first axis is the sample.
+    skip: names of units left unquantized in the partial file.
+    fingerprint: fingerprint of the run, stored in the files.
+    calibration: batches of inputs for the ranges that lowerings need; None takes the example batch.
+    wide: 16-bit ranges of activations, used in the partial file only.
+    Raises NamesError for a name in `skip` that is not a unit, ExportError if the model cannot be
+    exported, and WriteError if a file cannot be written.
     """
     disabled = disabled_by_variant(source, units, skip)
     weights, _ = quantized_weights(source, example_inputs)
@@ -79,7 +81,7 @@ def export_files(
         models[variant].metadata_props.update(
             file_facts(variant, units, disabled[variant], fingerprint)
         )
-    with writing(Path(out) / FILES["int8"]):  # ranges are taken from a temporary file
+    with writing(Path(out) / FILES["int8"]):  # the ranges are measured with a temporary file
         ranges = activation_ranges(
             models["int8"], [example_inputs] if calibration is None else calibration
         )
@@ -94,12 +96,15 @@ def _traced(
     disabled: Mapping[str, frozenset[str]],
     opset: int,
 ) -> dict[str, ir.Model]:
-    """The traced model by variant: one for all, but where biases are corrected and weights rounded
-    otherwise, which a layer that is left out keeps as they were."""
+    """Return the traced model by variant.
+
+    All variants share one trace, unless biases are corrected or weights are rounded differently: a
+    layer that is left out keeps its own values.
+    """
     from sensitivity.exporters.trace import trace
 
     changes = [getattr(source, name, None) for name in ("biases", "roundings")]
-    corrected = frozenset[str]().union(*(each.in_force for each in changes if each))
+    corrected = frozenset[str]().union(*(change.in_force for change in changes if change))
 
     @cache
     def with_own_values(names: frozenset[str]) -> ir.Model:
@@ -112,15 +117,18 @@ def _traced(
 def in_variant(
     source: QuantizedModel, variant: str, wide: Collection[Range]
 ) -> AbstractContextManager[None]:
-    """Inside the `with`, the model is as it is in the file of this variant. wide: as for
-    `export_files`."""
+    """Put the model into the state of this variant's file, inside the `with`.
+
+    wide: as for `export_files`.
+    """
     if variant != "partial" or not wide:
         return nullcontext()
     return cast("Recalibratable", source).with_ranges(wide)
 
 
 def file_grids(source: QuantizedModel) -> dict[str, Grid]:
-    """The grid of every quantizer. Raises ModelError or ExportError where no file can hold one."""
+    """Return the grid of every quantizer. Raises ModelError or ExportError if a file cannot hold
+    one."""
     grids = {quantizer.name: file_grid(source, quantizer.name) for quantizer in source.quantizers}
     for name, grid in grids.items():
         level_type(name, grid)
@@ -128,14 +136,14 @@ def file_grids(source: QuantizedModel) -> dict[str, Grid]:
 
 
 def needed_opset(grids: Mapping[str, Grid]) -> int:
-    """The first opset that has all of these grids, and at least `OPSET`."""
+    """Return the first opset that supports all of these grids, but at least `OPSET`."""
     return max(OPSET, *(opset_of(name, grid) for name, grid in grids.items()))
 
 
 def disabled_by_variant(
     source: QuantizedModel, units: Sequence[Unit], skip: Sequence[str]
 ) -> dict[str, frozenset[str]]:
-    """Which quantizers each of the three files leaves out."""
+    """Return the quantizers that each of the three files leaves out."""
     every = frozenset(names_of(source.quantizers))
     return {"float": every, "int8": frozenset(), "partial": quantizers_of(skip, units)}
 
@@ -146,8 +154,10 @@ def canonical(
     weights: Mapping[str, QuantizedWeight],
     layers: Mapping[str, str],
 ) -> ir.Model:
-    """The canonical Q/DQ form of a traced model with the quantizers in `grids` enabled. `traced` is
-    left as it is."""
+    """Return the canonical Q/DQ form of a traced model with the quantizers in `grids` enabled.
+
+    `traced` is not changed.
+    """
     model = traced.clone()
     passes = ir.passes.Sequential(
         NameNodes(layers),
@@ -155,7 +165,7 @@ def canonical(
         TakeMarks(),
         QuantizeOnce(),
         TransposedWeights(),
-        # torch writes parameters of equal values once, and reads them through Identity
+        # torch writes parameters with equal values once, and reads them through Identity.
         IdentityEliminationPass(),
         FoldBatchNorm(),
         FoldConstants(),
@@ -170,11 +180,11 @@ def canonical(
 
 
 def even_links(source: QuantizedModel, example_inputs: Any) -> tuple[str, ...]:
-    """The quantizers whose ranges may be per channel, since a file can put them into the weights
-    around (`passes.fold_channel_scales`).
+    """Return the quantizers whose ranges may be per channel, because a file can fold them into the
+    weights around (`passes.fold_channel_scales`).
 
-    Raises ExportError where the model cannot be traced, ModelError where it has other grids than
-    integer ones.
+    Raises ExportError if the model cannot be traced, and ModelError if it has other than integer
+    grids.
     """
     if not any(getattr(module, "groups", 1) > 1 for module in source.model.modules()):
         return ()
@@ -207,21 +217,21 @@ def check_weight_axes(model: ir.Model) -> None:
 
 
 def _layers(model: ir.Model) -> dict[str, list[dict[str, Any]]]:
-    """Of each marked module and each of its calls: the value it gives, and the BatchNorm folded
-    into it."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """Return, for each marked module and each of its calls, its output value and the BatchNorm
+    folded into it."""
+    layers: dict[str, list[dict[str, Any]]] = {}
     for node in model.graph.all_nodes():
         for value in node.outputs:
             for output in module_outputs(value):
                 record = {"call": output.call, "value": value.name, "then": output.then}
-                found.setdefault(output.module, []).append(record)
-    return found
+                layers.setdefault(output.module, []).append(record)
+    return layers
 
 
 def file_facts(
     variant: str, units: Sequence[Unit], disabled: Collection[str], fingerprint: str
 ) -> dict[str, str]:
-    """What an exported file says of itself in its metadata, which `rules.plan` reads."""
+    """Return the metadata of an exported file, which `rules.plan` reads."""
     left_out = {unit.name: set(unit.quantizers) <= set(disabled) for unit in units}
     return {
         "sensitivity.version": sensitivity.__version__,

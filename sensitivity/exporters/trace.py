@@ -1,10 +1,10 @@
-"""A PyTorch model as an ONNX graph in which quantizers and layers are still marked by name.
+"""Traces a PyTorch model into an ONNX graph that marks quantizers and layers by name.
 
-Each enabled quantizer becomes a node `sensitivity.Quantizer(x, name=...)` that changes nothing, and
-the output of each quantized layer and BatchNorm a node `sensitivity.Output(x, module=...,
-call=...)`. The passes of `onnx_graph.passes` turn the first into Q/DQ pairs and use the second to
-name nodes and to check layers one at a time. One traced graph serves the float, the quantized and
-the partial file.
+Each enabled quantizer becomes a node `sensitivity.Quantizer(x, name=...)` that changes nothing. The
+output of each quantized layer and BatchNorm becomes a node `sensitivity.Output(x, module=...,
+call=...)`. The passes of `onnx_graph.passes` turn the former into Q/DQ pairs, and use the latter to
+name nodes and to check single layers. The float, the quantized and the partial file come from one
+traced graph.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from sensitivity.quantizers.torch.native import model_copy, put_in_place
 from sensitivity.quantizers.torch.sums import change_sums
 
 NEWEST_TRACED = 20
-"""Of torch's exporter that keeps the modules' names. In opset 21 no operation that it writes gives
-other values than in 20."""
+"""Newest opset of the torch exporter that keeps module names. No operation that it writes computes
+other values in opset 21 than in 20."""
 
 IR_VERSIONS = {19: 9, 20: 9, 21: 10}
-"""Of the file format: the first that has an opset's types."""
+"""Opset -> first IR version of the file format that has its types."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -49,15 +49,15 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def trace(
     source: QuantizedModel, example_inputs: Any, *, sums: bool = False, opset: int = OPSET
 ) -> ir.Model:
-    """Trace a copy of the model on one batch; the user's model is left alone. The batch axis (the
-    first) stays free.
+    """Trace a copy of the model on one batch. The user's model is not changed.
 
-    A model in BF16 or FP16 is traced in FP32, with the same weights.
+    The first axis, the batch axis, stays dynamic. A model in BF16 or FP16 is traced in FP32 with
+    the same weights.
 
-    sums: mark the second operand of every sum that the model's code takes too, as
-    `marks.SumOperand` names it.
-    opset: of the graph, 17 to 21.
-    Raises ExportError, with torch's own exception as its cause, where the model cannot be exported.
+    sums: whether the second operand of every sum in the model's code is marked too, named as in
+        `marks.SumOperand`.
+    opset: opset of the graph, 17 to 21.
+    Raises ExportError, caused by torch's own exception, if the model cannot be exported.
     """
     model, example_inputs = _copy(source.model).cpu().eval(), as_float32(example_inputs)
     if half_type(model) is not None:
@@ -70,7 +70,7 @@ def trace(
         change_sums(model, marking)
     names, tensors = flat_inputs(to_device(example_inputs, "cpu"))
     structures: list[tuple[list[str], str]] = []
-    # the exporter would take the graph of a torch.fx module for a scripted one
+    # The exporter would take the graph of a torch.fx module for that of a scripted one.
     is_fx = hasattr(model, "graph")
     forward = flat_forward(model if is_fx else model.forward, example_inputs, structures)
     if is_fx:
@@ -84,8 +84,7 @@ def trace(
 
 
 def with_opset(model: ir.Model, opset: int) -> ir.Model:
-    """The model, said to be of this opset, with the version of the file format that has its
-    types."""
+    """Set the opset of the model, and the IR version of the file format that has its types."""
     model.opset_imports[""] = opset
     model.ir_version = max(model.ir_version, IR_VERSIONS.get(opset, 0))
     return model
@@ -94,7 +93,7 @@ def with_opset(model: ir.Model, opset: int) -> ir.Model:
 def _copy(model: nn.Module) -> nn.Module:
     try:
         return model_copy(model)
-    except Exception as error:  # whatever the model's own attributes meet in a deep copy
+    except Exception as error:  # copying the model's attributes may raise anything
         raise ExportError(
             f"Expected a model that can be copied for the export, got {type(error).__name__}: "
             f"{error}; keep what cannot be copied, such as open files and locks, out of the model."
@@ -103,11 +102,11 @@ def _copy(model: nn.Module) -> nn.Module:
 
 def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
     """Replace every enabled quantizer, under all of its names, by a mark, and every disabled one by
-    nothing."""
+    an identity."""
     modules = dict(model.named_modules())
     kinds = {type(modules[quantizer.name]) for quantizer in source.quantizers}
     marks: dict[int, nn.Module] = {
-        id(each): PreScaled(each) for each in modules.values() if type(each) in kinds
+        id(module): PreScaled(module) for module in modules.values() if type(module) in kinds
     }
     marks |= {
         id(modules[quantizer.name]): PreScaled(
@@ -119,7 +118,7 @@ def mark_quantizers(model: nn.Module, source: QuantizedModel) -> None:
 
 
 def mark_outputs(model: nn.Module, layers: set[str]) -> None:
-    """Mark what each layer, and each BatchNorm, gives each time that it is called."""
+    """Mark the output of each layer and BatchNorm at each of its calls."""
     for name, module in model.named_modules():
         if isinstance(module, (PreScaled, QuantizerMark)):
             continue
@@ -146,8 +145,12 @@ def _mark_operand(
 
 
 class PreScaled(nn.Module):
-    """Stands in for a quantizer that multiplies its input by a pre-quantization scale first
-    (SmoothQuant, AWQ), also where it is disabled: the weights behind it were divided by it."""
+    """Replaces a quantizer that first multiplies its input by a pre-quantization scale
+    (SmoothQuant, AWQ).
+
+    The scale is applied even if the quantizer is disabled, since the weights behind it were divided
+    by it.
+    """
 
     def __init__(self, quantizer: Any, mark: nn.Module | None = None) -> None:
         super().__init__()
@@ -162,7 +165,7 @@ class PreScaled(nn.Module):
 
 
 class QuantizerMark(nn.Module):
-    """Stands in for a quantizer of this name while a model is traced, and leaves its mark in the
+    """Replaces a quantizer while a model is traced, and leaves a mark with its name in the
     graph."""
 
     def __init__(self, name: str) -> None:
@@ -174,8 +177,11 @@ class QuantizerMark(nn.Module):
 
 
 def _marked(x: torch.Tensor, kind: str, **attributes: Any) -> torch.Tensor:
-    """The same values, and in the graph a node of this kind. attributes: of the node, with the
-    ending that tells the exporter their type, `_s` or `_i`."""
+    """Return the same values, with a node of this kind in the graph.
+
+    attributes: attributes of the node, with a suffix that gives the exporter their type, `_s` or
+        `_i`.
+    """
     marked: torch.Tensor = _Mark.apply(x, kind, attributes)  # type: ignore[no-untyped-call]
     return marked
 
@@ -191,10 +197,9 @@ class _Mark(torch.autograd.Function):
 
 
 def flat_forward(forward: Any, example_inputs: Any, structures: list[tuple[list[str], str]]) -> Any:
-    """A forward that takes a flat list of tensors and gives a flat tuple of them.
+    """Return a forward function that takes a flat list of tensors and returns a flat tuple of them.
 
-    At each call it appends to `structures` the names of its outputs, and the nest that they came in
-    as JSON.
+    Each call appends to `structures` the names of its outputs and their original nest as JSON.
     """
 
     def flat(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -234,7 +239,7 @@ def _export(
             buffer,  # type: ignore[arg-type]
             input_names=names,
             opset_version=opset,
-            dynamo=False,  # the exporter that gives these opsets and keeps the modules' names
+            dynamo=False,  # the exporter that supports these opsets and keeps module names
             do_constant_folding=False,
             dynamic_axes={name: {0: "batch"} for name in names},
             custom_opsets={DOMAIN: 1},

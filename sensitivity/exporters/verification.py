@@ -1,4 +1,4 @@
-"""What was checked of exported files, as records that are kept with the run."""
+"""Results of checking exported files, as records that are stored with the run."""
 
 from __future__ import annotations
 
@@ -7,45 +7,47 @@ from dataclasses import dataclass, field
 from sensitivity.records import EngineStructure, Plan
 
 LAYER_TOLERANCE = 1e-5
-"""Largest difference of one layer's output, relative to the largest output, when file and model get
+"""Largest difference of one layer's output, relative to its largest value, if file and model get
 the same input."""
 
 OUTPUT_TOLERANCE = 0.05
-"""Largest difference of the file's outputs from the model's, as a part of what quantization changes
-(both RMS)."""
+"""Largest difference of the file's outputs from the model's, as a fraction of what quantization
+changes (both RMS)."""
 
 FLOOR_TOLERANCE = 2.0
-"""The same, as a multiple of how far the simulated model is from itself when its sums are rounded
-otherwise: flips of single values at rounding boundaries add up in deep models, whatever computes
+"""Largest difference of the file's outputs from the model's, as a multiple of the rounding floor.
+The floor is the difference of the simulated model from itself when its sums are rounded
+differently. In deep models, flips of single values at rounding boundaries add up, whatever computes
 them."""
 
 FLOOR_DRAWS = 6
-"""How many times the model is run so, at most; the largest difference counts. On few samples it is
-chance whether a value flips early: of 12 draws on 8 images of ResNet-20, four changed nothing and
-the largest 23 % of what quantization changes. On more the draws agree (YOLOv8n: 30 to 32 %), and
-the first one mostly settles it."""
+"""Largest number of draws for the rounding floor, of which the largest difference counts. On few
+samples it is chance whether a value flips early: of 12 draws on 8 images of ResNet-20, four changed
+nothing and the largest changed 23 % of what quantization changes. On more samples the draws agree
+(YOLOv8n: 30 to 32 %), and the first one mostly settles it."""
 
 FLOAT_TOLERANCE = 1e-4
-"""Where quantization changes next to nothing: largest difference of outputs, relative to the
-model's (both RMS)."""
+"""Largest difference of the outputs, relative to the model's (both RMS), if quantization changes
+next to nothing."""
 
 METRIC_TOLERANCE = 0.003
-"""Largest difference of the metric that is not chance, as a part of its full scale: 0.3 points."""
+"""Largest difference of the metric that is accepted even if it is not chance, as a fraction of the
+full scale: 0.3 points."""
 
 METRIC_ALPHA = 0.001
-"""How often chance alone may refuse a file. A run checks several, and at 0.05 one right file in
-twenty would be refused; that each quantized layer computes what it should is checked apart, to
-1e-5."""
+"""Probability that chance alone refuses a correct file. A run checks several files, and at 0.05 one
+correct file in twenty would be refused. That each quantized layer computes what it should is
+checked separately, to 1e-5."""
 
 
 @dataclass(frozen=True)
 class LayerCheck:
     """One quantized layer of the file, alone, against the model's own module on the same input.
 
-    difference: largest, relative to the largest output; None where the layer could not be cut out
-    of the graph.
-    moved: part of the input's values that were moved off a rounding boundary first, where either
-    side may round differently.
+    difference: largest difference relative to the largest output; None if the layer could not be
+        cut out of the graph.
+    moved: fraction of the input's values that were first moved off a rounding boundary, where file
+        and model may round differently.
     """
 
     layer: str
@@ -55,7 +57,7 @@ class LayerCheck:
 
 @dataclass(frozen=True)
 class MetricCheck:
-    """The metric on the same n samples: of the simulated model, and of the file in ONNX Runtime."""
+    """The metric of the simulated model and of the file in ONNX Runtime, on the same n samples."""
 
     simulated: float
     file: float
@@ -64,13 +66,15 @@ class MetricCheck:
 
 @dataclass(frozen=True)
 class FileCheck:
-    """One exported file against the simulated model. Each rms is of a difference of outputs,
-    relative to the float model's outputs.
+    """One exported file against the simulated model. Each rms is relative to the outputs of the
+    float model.
 
-    quantizers: how many the file holds. rms: file and simulated model. quantization_rms: float and
-    simulated model, what quantization itself changes. floor_rms: the simulated model and itself
-    with other rounding of sums, the largest of the draws that were needed; None where rms was
-    within the bounds without them. metric: None where none was asked for.
+    quantizers: number of quantizers in the file.
+    rms: difference of file and simulated model.
+    quantization_rms: difference of float and simulated model, which quantization itself causes.
+    floor_rms: difference of the simulated model from itself with other rounding of sums, the
+        largest of the draws that were needed; None if rms was within the bounds without them.
+    metric: None if it was not asked for.
     """
 
     variant: str
@@ -84,13 +88,13 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class LoweringCheck:
-    """A lowered file against the canonical one, in ONNX Runtime. Each rms is relative to the float
-    file's outputs.
+    """A lowered file against the canonical one, in ONNX Runtime. Each rms is relative to the
+    outputs of the float file.
 
-    rms: lowered and canonical. quantization_rms: float and canonical, what quantization itself
-    changes.
-    metric: simulated is the canonical file's, file the lowered one's; None where none was asked
-    for.
+    rms: difference of lowered and canonical file.
+    quantization_rms: difference of float and canonical file, which quantization itself causes.
+    metric: `simulated` is the canonical file's, `file` the lowered one's; None if it was not asked
+        for.
     """
 
     target: str
@@ -101,17 +105,17 @@ class LoweringCheck:
 
 @dataclass(frozen=True)
 class Verification:
-    """Every exported file, checked. unreached: quantizers that the example batch never reaches;
-    they are in no file.
+    """The checks of all exported files.
 
-    samples: in the batch that outputs were compared on. lowered: name of each lowered file -> what
-    its check found.
-    left_out: name of each file that could not be made -> why. skip: the units that the partial file
-    leaves unquantized.
-    ranges: keys of those that the plan gave quantizers in the place of their own. finished: name of
-    each file that the task made of a verified one -> what holds for it. engines: name of each file
-    that TensorRT-RTX built -> the engine.
-    not_built: name of each that it should have built -> why it did not.
+    unreached: quantizers that the example batch never reaches; they are in no file.
+    samples: number of samples in the batch that outputs were compared on.
+    lowered: lowered file -> its check.
+    skip: units that the partial file leaves unquantized.
+    left_out: file that could not be made -> why.
+    ranges: keys of the plan's ranges that replace those of quantizers.
+    finished: file that the task made of a verified one -> what was found about it.
+    engines: file that TensorRT-RTX built -> the engine.
+    not_built: file that TensorRT-RTX should have built -> why it did not.
     """
 
     files: tuple[FileCheck, ...]
@@ -126,5 +130,7 @@ class Verification:
     not_built: dict[str, str] = field(default_factory=dict)
 
     def is_of(self, plan: Plan) -> bool:
-        """Whether the files are what this plan asks for."""
-        return self.skip == plan.skip and self.ranges == tuple(one.key for one in plan.every_range)
+        """Return whether the files belong to this plan."""
+        return self.skip == plan.skip and self.ranges == tuple(
+            new_range.key for new_range in plan.every_range
+        )

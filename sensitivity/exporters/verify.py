@@ -1,4 +1,4 @@
-"""Is an exported file what was planned, and does it compute what was measured?"""
+"""Verifies that an exported file has the planned quantizers and computes what was measured."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ from sensitivity.tasks.scoring import Scoring
 class Simulated:
     """What a file is compared with: one variant of the user's model, run on one batch.
 
-    disabled: the quantizers that the variant is without. outputs: of the variant. unquantized: of
-    the float model, the unit of all differences.
+    disabled: quantizers that are off in the variant.
+    outputs: outputs of the variant.
+    unquantized: outputs of the float model, the reference of all relative differences.
     """
 
     source: QuantizedModel
@@ -52,11 +53,11 @@ class Simulated:
     unquantized: Outputs
 
     def again(self, inputs: Any) -> Any:
-        """The variant's outputs for other inputs."""
+        """Return the variant's outputs for other inputs."""
         return outputs_of(self.source, inputs, self.disabled)
 
     def difference(self, outputs: Outputs) -> float:
-        """How far these outputs are from the variant's: see `relative_rms`."""
+        """Return how far these outputs are from the variant's, see `relative_rms`."""
         return relative_rms(outputs, self.outputs, self.unquantized)
 
 
@@ -72,10 +73,10 @@ def verify(
 ) -> Verification:
     """Check the files that `export_files` wrote with the same arguments.
 
-    Kept layers hold exactly their quantizers and skipped ones none; scales are finite and positive;
-    each quantized layer alone, and the whole file, agree with the simulated model within the bounds
-    of `verification`; with `scoring` the metric of the quantized files does too. Raises ExportError
-    that names the file, the layer and the numbers.
+    Kept layers must hold exactly their quantizers and skipped ones none. Scales must be finite and
+    positive. Each quantized layer alone, and the whole file, must agree with the simulated model
+    within the bounds of `verification`. With `scoring`, the metric of the quantized files must
+    agree too. Raises ExportError with the file, the layer and the numbers.
     """
     disabled = disabled_by_variant(source, units, skip)
     _, reached = quantized_weights(source, example_inputs)
@@ -95,11 +96,11 @@ def verify(
             qdq.check_scales(model, file.name)
             kept = reached - disabled[variant]
             check_placement(model, file.name, source, kept)
-            if twin is not None:  # as where a plan leaves nothing out
+            if twin is not None:  # e.g. a plan that leaves nothing out
                 checks.append(replace(twin, variant=variant))
                 continue
-            found = _compared(file, variant, model, simulated, scoring)
-            checks.append(replace(found, quantizers=len(kept)))
+            compared = _compared(file, variant, model, simulated, scoring)
+            checks.append(replace(compared, quantizers=len(kept)))
     names = names_of(source.quantizers)
     unreached = tuple(name for name in names if name not in reached)
     return Verification(tuple(checks), unreached, len(reference["float"][0]))
@@ -108,7 +109,8 @@ def verify(
 def _compared(
     file: Path, variant: str, model: ir.Model, simulated: Simulated, scoring: Scoring | None
 ) -> FileCheck:
-    """How far one file is from what was simulated; how many quantizers it holds is not counted."""
+    """Return how far one file is from the simulated model, with the number of quantizers still
+    0."""
     disabled = simulated.disabled
     layers = check_layers(simulated.source, model, simulated.inputs, disabled, file.name)
     rms, own, floor = check_outputs(file, simulated, noise_of(layers))
@@ -123,8 +125,7 @@ def check_placement(
 ) -> None:
     """Raise ExportError unless the file holds a pair for each kept quantizer, and no other.
 
-    Judged by what each pair feeds where the layer's operation is in the graph, and by the pairs'
-    names everywhere.
+    A pair is identified by its name, and by what it feeds if the layer's operation is in the graph.
     """
     found = {pair.name.partition("/")[0] for pair in qdq.pairs(model.graph)}
     found |= merged_quantizers(model)
@@ -146,8 +147,8 @@ def check_placement(
 
 
 def _misplaced(node: ir.Node, roles: Collection[str]) -> list[str]:
-    """What is wrong with the pairs on the inputs of a layer's operation, given the roles of its
-    kept quantizers."""
+    """Return what is wrong with the pairs on the inputs of a layer's operation, given the roles of
+    its kept quantizers."""
     weight = qdq.weight(node)
     others = [value for value in node.inputs if value is not weight]
     found = set()
@@ -163,23 +164,29 @@ def _misplaced(node: ir.Node, roles: Collection[str]) -> list[str]:
 
 
 def flat(outputs: Any) -> list[np.ndarray]:
-    """All tensors of a nest of outputs, in order, as arrays."""
+    """Return all tensors of a nest of outputs, in order, as arrays."""
     return [as_numpy(tensor) for tensor in optional.pytree.tree_leaves(outputs)]
 
 
 def noise_of(layers: Iterable[LayerCheck]) -> float:
-    """How far file and model are apart on one layer where nothing is rounded to a grid, relative to
-    its largest output."""
+    """Return the largest difference between file and model on a single layer, relative to its
+    largest output.
+
+    Values near a rounding boundary are excluded, so this is the difference of the sums themselves.
+    """
     return max((layer.difference for layer in layers if layer.difference is not None), default=0.0)
 
 
 def check_outputs(
     file: Path, simulated: Simulated, noise: float
 ) -> tuple[float, float, float | None]:
-    """Relative RMS of file and simulated model, of float and simulated model, and the floor where
-    it was needed.
+    """Check the outputs of a file.
 
-    noise: as `noise_of` says. Raises ExportError beyond the bounds.
+    Returns the relative RMS of file and simulated model, that of float and simulated model, and the
+    rounding floor if it was needed.
+
+    noise: as returned by `noise_of`.
+    Raises ExportError beyond the bounds.
     """
     with OnnxRuntime(optimize=False).build(file) as engine:
         outputs = list(run(engine, simulated.inputs).values())
@@ -192,7 +199,7 @@ def check_outputs(
         )
     rms, own = simulated.difference(outputs), simulated.difference(simulated.unquantized)
     limit, floor = max(OUTPUT_TOLERANCE * own, FLOAT_TOLERANCE), None
-    if not rms <= limit:  # also where it is not a number
+    if not rms <= limit:  # also true for NaN
         rms = min(rms, _sample_by_sample(file, simulated))
     if not rms <= limit:
         floor = rounding_floor(simulated, noise=noise, enough=rms / FLOOR_TOLERANCE)
@@ -208,9 +215,11 @@ def check_outputs(
 
 
 def _sample_by_sample(file: Path, simulated: Simulated) -> float:
-    """The same difference with the file run on one sample at a time: ONNX Runtime then takes sums
-    in another order, which is as right, and a flip of one value in an early layer may be all that
-    kept the two apart."""
+    """Return the difference with the file run on one sample at a time.
+
+    ONNX Runtime then takes sums in another order, which is equally valid, and a single flipped
+    value in an early layer may have caused the whole difference.
+    """
     samples = chunks([simulated.inputs], 1, len(simulated.outputs[0]))
     with OnnxRuntime(optimize=False).build(file) as engine:
         parts = [list(run(engine, sample).values()) for sample in samples]
@@ -218,11 +227,11 @@ def _sample_by_sample(file: Path, simulated: Simulated) -> float:
 
 
 def rounding_floor(simulated: Simulated, *, noise: float, enough: float) -> float:
-    """How far the simulated model gets from itself when its sums are rounded otherwise: the largest
-    of a few draws.
+    """Return how far the simulated model gets from itself if its sums are rounded differently, the
+    largest of a few draws.
 
-    noise: how much the sums of a layer were seen to differ, relative to the largest. No more are
-    drawn once one reaches `enough`.
+    noise: largest observed difference of a layer's sums, relative to the largest sum.
+    enough: no more draws are made once one reaches this value.
     """
     floor = 0.0
     for number in range(FLOOR_DRAWS):

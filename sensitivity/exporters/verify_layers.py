@@ -1,4 +1,4 @@
-"""Each quantized layer of an exported file, alone, against the model's own module on the same
+"""Checks each quantized layer of an exported file alone, against the model's own module on the same
 input."""
 
 from __future__ import annotations
@@ -28,24 +28,27 @@ from sensitivity.records import Grid, Quantizer
 from sensitivity.runtimes.onnxruntime import OnnxRuntime
 
 LAYER_SAMPLES = 4
-"""Samples that each layer is checked on: every value of every channel counts, so few are needed."""
+"""Samples that each layer is checked on. Few are needed, since every value of every channel is
+compared."""
 
 NEAR_BOUNDARY = 1e-4
-"""In steps of the grid: nearer than this to a rounding boundary, x / scale and x * (1 / scale) may
-round apart."""
+"""Distance from a rounding boundary, in steps of the grid, below which x / scale and x * (1 /
+scale) may round differently."""
 
 
 RELATIVELY_NEAR = 2.0**-21
-"""The same of fine grids (INT16, and FP8 near 0), in parts of the value: a few roundings of
-float32."""
+"""The same distance for fine grids (INT16, and FP8 near 0), relative to the value: a few roundings
+of float32."""
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """A layer's first call: its kept quantizers, what it was given, and which argument each of its
-    input quantizers got.
+    """The first call of a layer.
 
-    fed: None where a quantizer got something else than one of the arguments.
+    quantizers: its kept quantizers.
+    args: the arguments of the call.
+    fed: input quantizer -> position of the argument that it received; None if one received anything
+        else.
     """
 
     quantizers: tuple[Quantizer, ...]
@@ -60,7 +63,7 @@ def check_layers(
     disabled: Collection[str],
     name: str,
 ) -> tuple[LayerCheck, ...]:
-    """Compare every layer that keeps a quantizer. Raises ExportError that names layer and
+    """Compare every layer that keeps a quantizer. Raises ExportError with the layer and the
     difference."""
     layers: dict[str, list[Quantizer]] = {}
     for quantizer in source.quantizers:
@@ -111,7 +114,7 @@ def _first_calls(
 
 
 def _copies(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Copies of the tensors, which a later in-place operation would change."""
+    """Return copies of the tensors, which a later in-place operation could change."""
     return tuple(arg.clone() if isinstance(arg, optional.torch.Tensor) else arg for arg in args)
 
 
@@ -156,14 +159,17 @@ def _check(
 
 
 def _parts(parts: Mapping[str, Sequence[float]], name: str, array: np.ndarray) -> np.ndarray:
-    """What a value of the file is to be multiplied by, where its channels were scaled, to be what
-    the model has there. array: one of its shape and type."""
+    """Return the factor that turns a value of the file into the model's value, where the file
+    scales channels.
+
+    array: an array with the shape and type of the value.
+    """
     own = np.asarray(parts.get(name, [1.0]), array.dtype)
     return along(own, 1, array.ndim)
 
 
 def _input_values(model: ir.Model, layer: str, fed: dict[str, int]) -> dict[str, int] | None:
-    """Names of the values that enter the layer in the graph, and the argument that each is."""
+    """Return the values that enter the layer in the graph: name -> position of the argument."""
     nodes = {node.name: node for node in model.graph.all_nodes()}
     entering = {f"{name}/QuantizeLinear": place for name, place in fed.items()} or {layer: 0}
     values = {}
@@ -176,7 +182,8 @@ def _input_values(model: ir.Model, layer: str, fed: dict[str, int]) -> dict[str,
 
 
 def _before_pre_scale(value: ir.Value | None) -> ir.Value | None:
-    """What a pre-quantization scale multiplies; the value itself where there is none."""
+    """Return the value that a pre-quantization scale multiplies, or the value itself if there is
+    none."""
     scaling = walk.made_by(value, "Mul")
     factor = walk.given(scaling, 1)
     is_pre_scale = factor is not None and value_name(factor).endswith(PRE_SCALE)
@@ -184,7 +191,7 @@ def _before_pre_scale(value: ir.Value | None) -> ir.Value | None:
 
 
 def _cut(model: ir.Model, inputs: list[str], output: str, file: Path) -> bool:
-    """Write the part of the graph between these values; False where more goes into it."""
+    """Write the part of the graph between these values. Returns False if other values enter it."""
     try:
         graph = ir.convenience.extract(model.graph, inputs, [output])
     except ValueError:
@@ -196,8 +203,8 @@ def _cut(model: ir.Model, inputs: list[str], output: str, file: Path) -> bool:
 
 
 def _off_boundaries(source: QuantizedModel, call: Call) -> tuple[list[Any], float]:
-    """The arguments with values near a rounding boundary put onto the grid, and the part of values
-    that were."""
+    """Return the arguments with values near a rounding boundary moved onto the grid, and the
+    fraction of values moved."""
     args, moved, total = list(call.args), 0, 0
     modules = dict(source.model.named_modules())
     for name, place in (call.fed or {}).items():
@@ -214,14 +221,14 @@ def _off_boundaries(source: QuantizedModel, call: Call) -> tuple[list[Any], floa
 
 
 def pre_scale(quantizer: Any) -> np.ndarray:
-    """What a quantizer multiplies its input by; 1 for most."""
+    """Return the factor that a quantizer multiplies its input by; 1 for most."""
     scale = getattr(quantizer, PRE_SCALE, None)
     return np.ones(1, np.float32) if scale is None else numpy(scale)
 
 
 def near_boundary(array: np.ndarray, grid: Grid) -> np.ndarray:
-    """Where a value is so near the middle between two levels that the order of float operations
-    decides."""
+    """Return where a value is so near the middle between two levels that the order of float
+    operations decides."""
     kind = level_type("", grid)
     steps = array.astype(np.float64) / spread(grid.scale, grid, array.shape)
     margin = np.maximum(NEAR_BOUNDARY * (not grid.is_float), np.abs(steps) * RELATIVELY_NEAR)

@@ -1,4 +1,4 @@
-"""Does a lowered file still compute what the canonical one does?"""
+"""Verifies that a lowered file still computes what the canonical one does."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from sensitivity.runtimes.onnxruntime import OnnxRuntime
 from sensitivity.tasks.scoring import Scoring
 
 LARGEST = {"fp16": 0.0, "openvino": 0.0, "tensorrt": 1.5, "onnxruntime": 3.0}
-"""Largest relative RMS against the canonical file, as a multiple of what quantization itself
-changes.
+"""Largest relative RMS from the canonical file, as a multiple of what quantization itself changes.
 
-fp16: the float file, where nothing is quantized. openvino: the same grid, so nothing but float
-rounding, against the canonical file with the same zero points: they let a few values be clipped
-later, which the metric is asked about. tensorrt: FP16 moves values across rounding boundaries; two
-roundings that know nothing of each other differ by 1.4 times what each of them costs. onnxruntime:
-quantizes more.
+- fp16: the float file, in which nothing is quantized.
+- openvino: the same grid, so only float rounding is allowed. It is compared with the canonical file
+  with the same zero points. These may clip a few values later, which the comparison of the metric
+  covers.
+- tensorrt: FP16 moves values across rounding boundaries; two independent roundings differ by 1.4
+  times the error of each.
+- onnxruntime: more is quantized.
 """
 
 FP16_TOLERANCE = 0.01
-"""For files that quantize little or nothing."""
+"""Largest relative RMS of files that quantize little or nothing."""
 
 
 def check_lowering(
@@ -40,11 +41,12 @@ def check_lowering(
     inputs: Tensors,
     scoring: Scoring | None = None,
 ) -> LoweringCheck:
-    """Compare outputs on one batch, and the metric where `scoring` is given.
+    """Compare the outputs on one batch, and the metric if `scoring` is given.
 
-    unquantized: the float file of the same export. Files for ONNX Runtime run in it as users run
-    them, the others with its optimizations off. Raises ExportError that names the file and the
-    numbers.
+    Files for ONNX Runtime run as users run them, the others with its optimizations off.
+
+    unquantized: the float file of the same export.
+    Raises ExportError with the file and the numbers.
     """
     target = load_model(lowered).metadata_props.get("sensitivity.lowered", "")
     if target not in LARGEST:

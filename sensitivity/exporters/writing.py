@@ -1,4 +1,4 @@
-"""Write an ONNX file whole or not at all."""
+"""Writes an ONNX file completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def save(model: ir.Model | onnx.ModelProto, path: Path) -> Path:
-    """Write the file whole or not at all. Raises WriteError, and ExportError
-    for a model that no single file can hold."""
+    """Write the file completely or not at all.
+
+    Raises WriteError, and ExportError for a model that is too large for a single file.
+    """
     proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
     if proto.ByteSize() > LARGEST_BYTES:
         raise ExportError(

@@ -1,1 +1,1 @@
-"""A plan as other tools' own settings: one module for each tool."""
+"""Writers of a plan as other tools' own settings, one module per tool."""

@@ -1,8 +1,8 @@
 """AIMET for ONNX: tensors whose quantizers stay enabled in a `QuantizationSimModel`.
 
-Source: aimet-onnx 2.42.0, `quantsim.py` (`qc_quantize_op_dict`: the name of a tensor -> its
-quantizer, which has `enabled`). AIMET has one quantizer for each tensor, whoever reads it, and no
-file of its own that names layers to leave out.
+Source: aimet-onnx 2.42.0, `quantsim.py` (`qc_quantize_op_dict`: name of a tensor -> its quantizer,
+    which has `enabled`). AIMET has one quantizer per tensor, whatever reads it, and no file format
+    that names layers to leave out.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from sensitivity.exporters.configs.base import (
 )
 
 WEIGHT_INDEX = 1
-"""Of every operation with a weight."""
+"""Index of the weight among the inputs of every operation that has one."""
 
 
 class AimetConfig:
-    """What the operations read that the plan keeps: activations and weights."""
+    """Lists the activations and weights that are read by operations that the plan keeps
+    quantized."""
 
     name = "aimet"
     file = "config.aimet.json"
@@ -53,7 +54,8 @@ class AimetConfig:
 
 
 def _tensors(operation: Operation, indices: Iterable[int]) -> list[str]:
-    """Names of these inputs; of a weight that of its initializer, also where it is transposed."""
+    """Return the names of these inputs. A weight is named by its initializer, even if it is
+    transposed."""
     weight = operation.weight
     return [
         weight if index == WEIGHT_INDEX and weight else operation.inputs[index]

@@ -1,4 +1,4 @@
-"""What a writer of another tool's settings gets, and what it gives."""
+"""Interface of the writers of other tools' settings."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from sensitivity.errors import ExportError, listed
 from sensitivity.records import Quantizer, names_of
 
 BIAS = "INT32"
-"""Format of a stored bias, which follows from input and weight."""
+"""Format of a stored bias, which follows from its input and weight."""
 
 
 @dataclass(frozen=True)
 class Operation:
     """One operation of the main graph of model.float.onnx.
 
-    name: of its node; "" where it has none. inputs, outputs: names of its values, in order. weight:
-    name of the initializer that is its weight; None for operations without one. int8, plan: which
-    inputs model.int8.onnx and model.partial.onnx quantize, by index; a bias does not count.
-    weight_shape: as the file stores it; () where it has none. groups: of a convolution.
+    name: name of its node; "" if it has none.
+    inputs, outputs: names of its values, in order.
+    weight: name of the initializer that is its weight; None if it has none.
+    int8, plan: indices of the inputs that model.int8.onnx and model.partial.onnx quantize, without
+        a bias.
+    weight_shape: shape of the weight in the file; () if it has none.
+    groups: number of groups of a convolution.
     """
 
     name: str
@@ -42,17 +45,19 @@ class Operation:
 
     @property
     def left_out(self) -> bool:
-        """Whether the plan leaves it in float and it was quantized before."""
+        """Whether the plan leaves it in float although it was quantized before."""
         return bool(self.int8) and not self.plan
 
 
 @dataclass(frozen=True)
 class NamedPlan:
-    """A plan by the names that other tools know.
+    """A plan in the names that other tools know.
 
-    operations: of the ONNX file, for tools that read it; empty for tools that take the PyTorch
-    model. quantizers: of the scanned model, each with the name of its layer. left_out: names of
-    those that the plan leaves out. wide: name -> bits of those that the plan gives more of.
+    operations: operations of the ONNX file, for tools that read it; empty for tools that take the
+        PyTorch model.
+    quantizers: quantizers of the scanned model, each with the name of its layer.
+    left_out: names of the quantizers that the plan leaves out.
+    wide: name of a quantizer -> its larger number of bits in the plan.
     """
 
     operations: tuple[Operation, ...]
@@ -67,8 +72,8 @@ class NamedPlan:
 
     @property
     def excluded(self) -> tuple[Operation, ...]:
-        """Operations of types that model.int8.onnx quantizes which the plan does not: tools that
-        quantize by type have to be told of each."""
+        """Operations that the plan does not quantize, of types that model.int8.onnx quantizes.
+        Tools that quantize by type need the name of each."""
         types = self.quantized_types
         return tuple(each for each in self.operations if each.op_type in types and not each.kept)
 
@@ -81,22 +86,26 @@ class NamedPlan:
     def layers(self) -> dict[str, bool]:
         """Layer -> whether the plan leaves it out, in the order of the quantizers.
 
-        Raises ExportError for a layer that the plan leaves out in part, which no layer's name can
-        say.
+        Raises ExportError for a layer that the plan leaves out in part, which a layer's name cannot
+        express.
         """
-        found: dict[str, set[bool]] = {}
+        states_of: dict[str, set[bool]] = {}
         for quantizer in self.quantizers:
-            found.setdefault(quantizer.layer, set()).add(quantizer.name in self.left_out)
-        parted = [layer for layer, states in found.items() if len(states) > 1]
+            states_of.setdefault(quantizer.layer, set()).add(quantizer.name in self.left_out)
+        parted = [layer for layer, states in states_of.items() if len(states) > 1]
         if parted:
             raise split_layers(parted)
-        return {layer: True in states for layer, states in found.items()}
+        return {layer: True in states for layer, states in states_of.items()}
 
 
 @dataclass(frozen=True)
 class Config:
-    """text: content of the file. apply: how to give it to the tool, a command or a line of Python.
-    notes: sentences about what the tool does otherwise than the plan; empty where it does not."""
+    """The settings of another tool.
+
+    text: content of the file.
+    apply: how to give it to the tool, a command or a line of Python.
+    notes: sentences about where the tool deviates from the plan; empty if it does not.
+    """
 
     text: str
     apply: str
@@ -104,27 +113,37 @@ class Config:
 
 
 class ConfigWriter(Protocol):
-    """One tool. name: what `--config` calls it. file: in the run directory. reads: by which names
-    the tool knows a model: operations of the ONNX file, or modules of the PyTorch model."""
+    """Writer of the settings of one tool.
+
+    name: what `--config` calls the tool.
+    file: name of the file in the run directory.
+    reads: the names by which the tool knows a model: operations of the ONNX file, or modules of the
+        PyTorch model.
+    """
 
     name: str
     file: str
     reads: Literal["operations", "modules"]
 
     def write(self, plan: NamedPlan) -> Config:
-        """The plan as the tool's settings. Raises ExportError for a name that the tool would match
-        wrongly or not at all."""
+        """Return the plan as the tool's settings.
+
+        Raises ExportError for a name that the tool would match wrongly or not at all.
+        """
         ...
 
 
 def as_json(settings: Any) -> str:
-    """Settings as the text of a JSON file."""
+    """Return settings as the text of a JSON file."""
     return json.dumps(settings, indent=2) + "\n"
 
 
 def own_names(operations: Iterable[Operation], plan: NamedPlan, tool: str) -> list[str]:
-    """The operations' names, in order. Raises ExportError where one has none, or shares it with an
-    operation that is not among them, which the tool would then take too."""
+    """Return the names of the operations, in order.
+
+    Raises ExportError if one has no name, or shares it with an operation that is not among them,
+    which the tool would then take too.
+    """
     wanted = list(operations)
     names = names_of(wanted)
     if "" in names:
@@ -145,14 +164,14 @@ def own_names(operations: Iterable[Operation], plan: NamedPlan, tool: str) -> li
 
 
 def left_out_names(plan: NamedPlan, tool: str) -> list[str]:
-    """Names of the operations that the plan leaves out, checked as by `own_names`."""
+    """Return the names of the operations that the plan leaves out, checked as in `own_names`."""
     return own_names((each for each in plan.operations if each.left_out), plan, tool)
 
 
 def check_characters(names: Iterable[str], forbidden: str, tool: str, why: str) -> None:
-    """Raise ExportError for a name with a character that means something else to the tool.
+    """Raise ExportError for a name with a character that has a special meaning for the tool.
 
-    why: what the tool takes such a character for, as in "separates layers".
+    why: what the character means to the tool, as in "separates layers".
     """
     for name in names:
         bad = next((character for character in name if character in forbidden), None)
@@ -161,7 +180,8 @@ def check_characters(names: Iterable[str], forbidden: str, tool: str, why: str) 
 
 
 def check_beginnings(names: Iterable[str], forbidden: str, tool: str, why: str) -> None:
-    """The same for a name that begins with such a character."""
+    """Raise ExportError for a name that begins with a character with a special meaning for the
+    tool."""
     for name in names:
         if name.startswith(forbidden):
             raise _misread(name, f"that do not begin with {forbidden!r}", tool, why)
@@ -175,7 +195,7 @@ def _misread(name: str, how: str, tool: str, why: str) -> ExportError:
 
 
 def check_formats(plan: NamedPlan, tool: str, allowed: Sequence[str] = ("INT8",)) -> None:
-    """Raise ExportError for quantizers in a format that these settings do not give."""
+    """Raise ExportError for quantizers in a format that these settings cannot express."""
     others = {each.format for each in plan.quantizers if each.format != BIAS} - set(allowed)
     if others:
         raise ExportError(
@@ -185,7 +205,7 @@ def check_formats(plan: NamedPlan, tool: str, allowed: Sequence[str] = ("INT8",)
 
 
 def split_layers(layers: Sequence[str]) -> ExportError:
-    """The error for layers of which the plan leaves out some quantizers and keeps others."""
+    """Return the error for layers with some quantizers left out and others kept by the plan."""
     return ExportError(
         "Expected a plan that leaves layers out as a whole, which is all that a layer's name can "
         f"say, got some quantizers of {listed(layers)} left out and others kept; scan with --unit "

@@ -1,8 +1,8 @@
 """LiteRT: entries for a recipe of AI Edge Quantizer, the quantizer of `.tflite` files.
 
-Source: ai-edge-quantizer 0.10, `recipe_manager.py` (entries are read in their order and the last
-that fits counts; `regex` is searched in the scope of an operator) and
-`utils/tfl_flatbuffer_utils.py` (`get_op_scope`: names of its outputs, each with ";" behind it).
+Source: ai-edge-quantizer 0.10, `recipe_manager.py` (entries are read in order and the last match
+    counts; `regex` is searched in the scope of an operator) and `utils/tfl_flatbuffer_utils.py`
+    (`get_op_scope`: the names of its outputs, each followed by ";").
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ NOTE = (
 
 
 class LitertConfig:
-    """One entry for each operator that stays in float, by its output's whole name. A node of an
-    ONNX file that was made of a .tflite file is called as that output."""
+    """Writes one entry for each operator that stays in float, with the whole name of its output.
+
+    A node of an ONNX file that was converted from a .tflite file has the name of that output.
+    """
 
     name = "litert"
     file = "config.litert.json"

@@ -1,8 +1,8 @@
 """NVIDIA ModelOpt for PyTorch: entries of `quant_cfg` for `modelopt.torch.quantization.quantize`.
 
-Source: nvidia-modelopt 0.47.0, `torch/quantization/config.py` (a list of entries, of which later
-ones win) and `torch/quantization/conversion.py` (`_match_quantizer`: the whole name by `fnmatch`,
-also a name of experts' quantizers without its index).
+Source: nvidia-modelopt 0.47.0, `torch/quantization/config.py` (a list of entries, of which the last
+    match wins) and `torch/quantization/conversion.py` (`_match_quantizer`: the whole name is
+    matched by `fnmatch`, and so is the name of an expert's quantizer without its index).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sensitivity.exporters.configs.base import Config, NamedPlan, as_json
 
 
 class ModelOptConfig:
-    """One entry for each quantizer that is left out or given more bits, to stand behind the
-    entries that the model was quantized with."""
+    """Writes one entry for each quantizer that is left out or given more bits. They belong after
+    the entries that the model was quantized with."""
 
     name = "modelopt"
     file = "config.modelopt.json"
@@ -29,7 +29,9 @@ class ModelOptConfig:
         patterns = [glob.escape(name) for name in disabled]
         kept = [each.name for each in plan.quantizers if each.name not in plan.left_out]
         _check_patterns(patterns, kept)
-        _check_patterns(map(glob.escape, plan.wide), [one for one in kept if one not in plan.wide])
+        _check_patterns(
+            map(glob.escape, plan.wide), [name for name in kept if name not in plan.wide]
+        )
         entries: list[dict[str, Any]] = [
             {"quantizer_name": pattern, "enable": False} for pattern in patterns
         ]
@@ -45,7 +47,7 @@ class ModelOptConfig:
 
 
 def _check_patterns(patterns: Iterable[str], kept: Iterable[str]) -> None:
-    """Raise ExportError where a pattern would change a quantizer that the plan keeps as it is."""
+    """Raise ExportError if a pattern would change a quantizer that the plan keeps as it is."""
     every = list(kept)
     for pattern in patterns:
         caught = [name for name in every if fnmatchcase(_without_index(name), pattern)]
@@ -57,8 +59,8 @@ def _check_patterns(patterns: Iterable[str], kept: Iterable[str]) -> None:
 
 
 def _without_index(name: str) -> str:
-    """A quantizer in a list of experts as ModelOpt also calls it: experts.weight_quantizers.3 is
-    experts.weight_quantizer."""
+    """Return the second name that ModelOpt matches for a quantizer in a list of experts:
+    experts.weight_quantizers.3 is also experts.weight_quantizer."""
     parent, _, index = name.rpartition(".")
     is_expert = index.isdecimal() and parent.endswith(
         ("weight_quantizer", "weight_quantizers", "input_quantizer", "input_quantizers")

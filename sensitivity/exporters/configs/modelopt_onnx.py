@@ -1,9 +1,9 @@
 """NVIDIA ModelOpt for ONNX: arguments of `modelopt.onnx.quantization.quantize`.
 
 Source: nvidia-modelopt 0.47.0, `onnx/quantization/quantize.py`, `int8.py` (`quantize`) and
-`graph_utils.py` (`expand_node_names_from_patterns`: each name is a regular expression that has to
-match the beginning of a node's name, so that "conv1" takes "conv10" too; and
-`find_nodes_from_convs_to_exclude`: convolutions that it leaves out by itself).
+    `graph_utils.py` (`expand_node_names_from_patterns`: each name is a regular expression that is
+    matched at the beginning of a node's name, so that "conv1" also matches "conv10"; and
+    `find_nodes_from_convs_to_exclude`: convolutions that it leaves out by itself).
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from sensitivity.exporters.configs.base import (
 
 FEW_CHANNELS = 16
 ALIGNED = 8
-"""Channels of INT8 kernels in TensorRT come in multiples of this."""
+"""Channels of INT8 kernels in TensorRT are multiples of this."""
 
 
 class ModelOptOnnxConfig:
-    """Nodes to quantize and nodes to exclude, each as a regular expression for its whole name."""
+    """Writes the nodes to quantize and the nodes to exclude, each as a regular expression for its
+    whole name."""
 
     name = "modelopt-onnx"
     file = "config.modelopt-onnx.json"
@@ -40,7 +41,7 @@ class ModelOptOnnxConfig:
             "op_types_to_quantize": plan.quantized_types,
             "nodes_to_quantize": _patterns(plan.kept, plan),
             "nodes_to_exclude": _patterns(plan.excluded, plan),
-            # Else it leaves out the layers that are small for TensorRT, whatever the plan says.
+            # Otherwise it leaves out layers that are small for TensorRT, whatever the plan says.
             "enable_gemv_detection_for_trt": False,
         }
         return Config(
@@ -71,8 +72,10 @@ def _notes(plan: NamedPlan) -> list[str]:
 
 
 def _takes(conv: Operation, *, is_first: bool) -> bool:
-    """Whether ModelOpt quantizes a convolution when it is told to. is_first: whether it reads what
-    no operation makes."""
+    """Return whether ModelOpt quantizes a convolution when told to.
+
+    is_first: whether its input is not computed by any operation.
+    """
     if not conv.weight_shape:
         return False
     given, taken = conv.weight_shape[:2]

@@ -1,7 +1,7 @@
 """NNCF: the ignored scope of `nncf.quantize` for the ONNX file.
 
-Source: nncf 3.4.0, `scopes.py` (`IgnoredScope`: `names` are compared whole, and a name or a type
-that is not in the graph is an error).
+Source: nncf 3.4.0, `scopes.py` (`IgnoredScope`: `names` are compared as a whole, and a name or a
+    type that is not in the graph is an error).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sensitivity.exporters.configs.base import (
 
 
 class NncfConfig:
-    """Names of nodes that stay in float, and the types of which none is quantized."""
+    """Writes the names of nodes that stay in float, and the types that are never quantized."""
 
     name = "nncf"
     file = "config.nncf.json"

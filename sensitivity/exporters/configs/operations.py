@@ -18,19 +18,19 @@ from sensitivity.records import names_of
 
 
 def operations_of(files: Mapping[str, Path]) -> tuple[Operation, ...]:
-    """The operations of the main graph, in its order.
+    """Return the operations of the main graph, in its order.
 
-    files: variant ("float", "int8" and "partial") -> exported file. Raises ExportError where an
-    operation that is quantized cannot be named, or where the plan quantizes only some of its
-    inputs.
+    files: variant ("float", "int8" and "partial") -> exported file.
+    Raises ExportError if a quantized operation cannot be named, or if the plan quantizes only some
+    of its inputs.
     """
     int8, plan = quantized_inputs(files["int8"]), quantized_inputs(files["partial"])
-    found = tuple(
+    operations = tuple(
         _operation(node, int8, plan)
         for node in load_model(files["float"]).graph
         if node.op_type != "Constant"
     )
-    count = Counter(names_of(found))
+    count = Counter(names_of(operations))
     hidden = [name for name in int8 if count[name] != 1]
     if hidden:
         raise ExportError(
@@ -38,25 +38,28 @@ def operations_of(files: Mapping[str, Path]) -> tuple[Operation, ...]:
             f"is where other tools look for it, got {listed(hidden)}; name the nodes of the model "
             "and export again."
         )
-    parted = [each.name for each in found if each.plan and each.plan != each.int8]
+    parted = [each.name for each in operations if each.plan and each.plan != each.int8]
     if parted:
         raise split_layers(parted)
-    return found
+    return operations
 
 
 def quantized_inputs(file: Path) -> dict[str, frozenset[int]]:
-    """Operation -> indices of its inputs that come from a Q/DQ pair, in the order of the graph. A
-    bias does not count, nor do outputs of the graph."""
-    found: dict[str, set[int]] = {}
+    """Return operation -> indices of its inputs that come from a Q/DQ pair, in the order of the
+    graph.
+
+    Biases and outputs of the graph are not counted.
+    """
+    indices_of: dict[str, set[int]] = {}
     graph = load_model(file).graph
     for path in paths(graph):
         user = path.user
         if user is None or path.is_bias:
             continue
-        # a unit is called otherwise where an output of the graph has the operation's name
+        # A unit has another name if an output of the graph has the operation's name.
         name = user.name if path.graph is graph else None
-        found.setdefault(name or path.unit, set()).add(path.index)
-    return {name: frozenset(indices) for name, indices in found.items()}
+        indices_of.setdefault(name or path.unit, set()).add(path.index)
+    return {name: frozenset(indices) for name, indices in indices_of.items()}
 
 
 def _operation(
@@ -78,7 +81,7 @@ def _operation(
 
 
 def _weight(node: ir.Node) -> ir.Value | None:
-    """The constant that the weight of an operation is, perhaps behind a Transpose."""
+    """Return the constant that is the weight of an operation, possibly behind a Transpose."""
     value = qdq.weight(node)
     while value is not None and qdq.constant(value) is None:
         value = given(producer(value), 0)

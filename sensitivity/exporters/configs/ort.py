@@ -1,9 +1,9 @@
 """ONNX Runtime: arguments of `quantize_static`.
 
 Source: onnxruntime 1.31.1, `quantization/quantize.py` (arguments), `base_quantizer.py`
-(`should_quantize_node`: node names are compared whole), `qdq_quantizer.py` (`DedicatedQDQPair`,
-`OpTypesToExcludeOutputQuantization`, `QDQKeepRemovableActivations`) and `operators/direct_q8.py`
-(`ForceQuantizeNoInputCheck`).
+    (`should_quantize_node`: node names are compared as a whole), `qdq_quantizer.py`
+    (`DedicatedQDQPair`, `OpTypesToExcludeOutputQuantization`, `QDQKeepRemovableActivations`) and
+    `operators/direct_q8.py` (`ForceQuantizeNoInputCheck`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from sensitivity.exporters.configs.base import (
 from sensitivity.records import names_of
 
 ONLY_BEHIND_QUANTIZED = ("Relu", "Clip")
-"""Types whose input ONNX Runtime quantizes only where something else quantizes that tensor."""
+"""Types whose input ONNX Runtime quantizes only if another operation quantizes the same tensor."""
 
 
 class OrtConfig:
-    """Nodes to exclude, with the options that keep the pairs at the inputs of the other nodes."""
+    """Writes the nodes to exclude, with the options that keep the pairs at the inputs of the other
+    nodes."""
 
     name = "ort"
     file = "config.ort.json"
@@ -41,8 +42,8 @@ class OrtConfig:
             "nodes_to_exclude": own_names(plan.excluded, plan, "ONNX Runtime"),
             "per_channel": any(each.axis is not None for each in plan.quantizers),
             "extra_options": {
-                # Pairs for each reader, and none behind a node: else a node that is left out reads
-                # rounded values.
+                # A pair for each reader, and none behind a node. Otherwise a node that is left out
+                # would read rounded values.
                 "DedicatedQDQPair": True,
                 "OpTypesToExcludeOutputQuantization": types,
                 "ForceQuantizeNoInputCheck": True,
@@ -75,8 +76,8 @@ def _notes(plan: NamedPlan) -> list[str]:
 
 
 def _reading_rounded(plan: NamedPlan) -> list[Operation]:
-    """Operations in float that share a tensor with exactly one quantized operation, which ONNX
-    Runtime gives no pair of its own."""
+    """Return the float operations that share a tensor with exactly one quantized operation, to
+    which ONNX Runtime gives no pair of its own."""
     readers = Counter(name for each in plan.kept for name in each.inputs)
     return [
         each

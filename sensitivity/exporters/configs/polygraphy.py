@@ -1,9 +1,8 @@
 """Polygraphy: precisions of layers in a TensorRT network, for TensorRT before 11.
 
 Source: polygraphy 0.53.6, `tools/args/backend/trt/loader.py` (`--layer-precisions`),
-`tools/args/util/util.py` (`parse_arglist_to_tuple_list`: the last colon separates name and
-precision) and `backend/trt/loader.py`
-(`SetLayerPrecisions`: names are compared whole).
+    `tools/args/util/util.py` (`parse_arglist_to_tuple_list`: the last colon separates name and
+    precision) and `backend/trt/loader.py` (`SetLayerPrecisions`: names are compared as a whole).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from sensitivity.exporters.configs.trtexec import NOTE
 
 
 class PolygraphyConfig:
-    """Arguments, one a line: layers that are left out compute in FP32."""
+    """Writes arguments, one per line, that make layers left out compute in FP32."""
 
     name = "polygraphy"
     file = "config.polygraphy.txt"

@@ -1,8 +1,8 @@
 """AMD Quark for ONNX: the `exclude` list of its `QConfig`.
 
 Source: amd-quark 0.13, `onnx/quantization/config/config.py` (`QConfig.exclude`) and
-`onnx/quantization/quant_utils.py` (`get_all_target_nodes`: names are compared whole, and one that
-begins with "^" is a regular expression).
+    `onnx/quantization/quant_utils.py` (`get_all_target_nodes`: names are compared as a whole, and
+    one that begins with "^" is a regular expression).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sensitivity.exporters.configs.base import (
 
 
 class QuarkConfig:
-    """Names of all nodes that stay in float, also those that were never quantized."""
+    """Writes the names of all nodes that stay in float, including those that were never
+    quantized."""
 
     name = "quark"
     file = "config.quark.json"

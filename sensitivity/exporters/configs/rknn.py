@@ -1,8 +1,8 @@
 """RKNN-Toolkit2: layers in float16 for the hybrid quantization of Rockchip's NPUs.
 
-Source: public examples of RKNN-Toolkit2's hybrid quantization: the file `*.quantization.cfg` of
-step 1 has an entry `custom_quantize_layers`, of which a key is the name of a layer's output and a
-value is int8, int16 or float16. These settings have not been applied.
+Source: public examples of RKNN-Toolkit2's hybrid quantization. The file `*.quantization.cfg` of
+    step 1 has an entry `custom_quantize_layers`, whose keys are names of layer outputs and whose
+    values are int8, int16 or float16. These settings have not been tried with the toolkit.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NOTE = (
 
 
 class RknnConfig:
-    """The entry of the cfg: outputs of the operations that are left out."""
+    """Writes that entry of the cfg, with the outputs of the operations that are left out."""
 
     name = "rknn"
     file = "config.rknn.yaml"

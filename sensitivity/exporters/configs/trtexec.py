@@ -1,10 +1,10 @@
 """TensorRT's trtexec: precisions of layers, for versions before 11.
 
 Source: NVIDIA/TensorRT, `samples/common/sampleOptions.cpp` (`getLayerPrecisions`: commas separate
-layers, the last colon is in front of the precision, single quotes are taken away) and
-`sampleEngine.cpp` (`setLayerPrecisions`: names are compared whole; newer versions take a "*" in one
-as a wildcard). The lists of flags under `tests/contract` have `--layerPrecisions` in 8.6 to 10.16
-and no longer in 11.0.
+    layers, the last colon comes before the precision, single quotes are removed) and
+    `sampleEngine.cpp` (`setLayerPrecisions`: names are compared as a whole; newer versions take a
+    "*" in one as a wildcard). The lists of flags under `tests/contract` have `--layerPrecisions` in
+    8.6 to 10.16 and no longer in 11.0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NOTE = (
 
 
 class TrtexecConfig:
-    """Flags, one a line: layers that are left out compute and write FP32."""
+    """Writes flags, one per line, that make layers left out compute and write FP32."""
 
     name = "trtexec"
     file = "config.trtexec.txt"
