@@ -1,2 +1,2 @@
-"""What a runtime needs of a Q/DQ ONNX file, as rules with a reason, a fix, a source and two
+"""Requirements of runtimes on Q/DQ ONNX files, as rules with a reason, a fix, a source and two
 examples each."""

@@ -1,4 +1,4 @@
-"""Every rule, by code: ours, and those of other packages."""
+"""All rules by code: built-in ones, and those of other packages."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ TOPICS = {
     "OpenVINO": openvino,
     "ONNX Runtime": onnxruntime,
 }
-"""Heading in the docs, and the module that holds its rules."""
+"""Heading in the docs -> module that holds its rules."""
 
 
 def rules_of(topic: str) -> tuple[Rule, ...]:
-    """Our rules of one topic, a key of `TOPICS`, in the order of their codes."""
-    found = [value for value in vars(TOPICS[topic]).values() if isinstance(value, Rule)]
-    return tuple(sorted(found, key=lambda rule: rule.code))
+    """Return the built-in rules of one topic, a key of `TOPICS`, in the order of their codes."""
+    rules = [value for value in vars(TOPICS[topic]).values() if isinstance(value, Rule)]
+    return tuple(sorted(rules, key=lambda rule: rule.code))
 
 
 RULES: tuple[Rule, ...] = tuple(rule for topic in TOPICS for rule in rules_of(topic))
 
 
 def rules_for(target: str) -> tuple[Rule, ...]:
-    """Ours and those of guests that hold for this target. Raises GuestError for one of a guest that
-    cannot be used."""
+    """Return the built-in rules and those of guests for this target.
+
+    Raises GuestError for a guest's rule that cannot be used.
+    """
     return tuple(rule for rule in (*RULES, *_foreign()) if target in rule.targets)
 
 
@@ -56,5 +58,5 @@ def _foreign() -> Iterator[Rule]:
 
 
 def rule(code: str) -> Rule:
-    """The rule of ours with this code. Raises KeyError."""
+    """Return the built-in rule with this code. Raises KeyError."""
     return {found.code: found for found in RULES}[code]

@@ -1,4 +1,4 @@
-"""docs/rules.md, written from the rules: python -m sensitivity.rules.docs > docs/rules.md"""
+"""Writes docs/rules.md from the rules: python -m sensitivity.rules.docs > docs/rules.md"""
 
 from __future__ import annotations
 
@@ -18,29 +18,31 @@ HEAD = f"""# Rules of `sensitivity lint`
     sensitivity lint model.onnx --for tensorrt-10
     sensitivity lint model.onnx --for onnxruntime --plan runs/my_task/plan.json --format json
 
-Judges any Q/DQ ONNX file, also from other tools, for
+Checks any Q/DQ ONNX file, including files of other tools, for
 {EVERY_TARGET}.
 
-- **error**: the runtime refuses the file, or computes something else; the exit code is 1.
-- **warning**: it costs speed or accuracy. **info**: it may. The exit code is 0.
+- **error**: the runtime refuses the file or computes something else. The exit code is 1.
+- **warning**: it costs speed or accuracy. The exit code is 0.
+- **info**: it may cost speed or accuracy. The exit code is 0.
 
-Rules for TensorRT come from its public sources and documents, as each says; none was tried on
-TensorRT itself. Those marked *measured* were tried.
-What {RTX_SEEN} does was seen in its parser and builder, for SM 8.9; nothing was
-executed. What it makes of every example: [rtx_rules.md](../benchmarks/results/rtx_rules.md).
+Rules for TensorRT come from its public sources and documents, which each rule names; none was
+tried on TensorRT itself. Rules whose source says *measured* were tried.
+The behaviour of {RTX_SEEN} was observed in its parser and builder, for SM 8.9; nothing was
+executed. [rtx_rules.md](../benchmarks/results/rtx_rules.md) has its result for every example.
 
-Each rule's two examples, in ONNX's text syntax, are its tests. Where *Good* is missing, it is this:
+The two examples of each rule, in ONNX's text syntax, are also its tests. If *Good* is missing, it
+is this graph:
 
 ```text
 {{canonical}}
 ```
 
-This page is written from the rules: `python -m sensitivity.rules.docs > docs/rules.md`.
+This page is generated from the rules: `python -m sensitivity.rules.docs > docs/rules.md`.
 """
 
 
 def page() -> str:
-    """The whole page as Markdown, one line break at its end."""
+    """Return the whole page as Markdown, with one line break at the end."""
     parts = [HEAD.replace("{canonical}", onnx_text(CANONICAL)), index()]
     for topic in TOPICS:
         parts.append(f"## {topic}\n")
@@ -49,7 +51,7 @@ def page() -> str:
 
 
 def index() -> str:
-    """The table at the head of the page: each of our rules with a link to its section."""
+    """Return the table at the top of the page: each built-in rule with a link to its section."""
     rows = [
         f"| [{rule.code}](#{anchor(rule)}) | {rule.name} | {_severity(rule)} | {_for(rule)} |"
         for rule in RULES
@@ -58,12 +60,12 @@ def index() -> str:
 
 
 def anchor(rule: Rule) -> str:
-    """How code hosts link to the rule's heading."""
+    """Return the anchor that code hosts give the rule's heading."""
     return f"{rule.code}-{rule.name}".lower()
 
 
 def entry(rule: Rule) -> str:
-    """One rule's section."""
+    """Return the section of one rule."""
     lines = [
         f"### {rule.code} {rule.name}\n",
         f"*{_severity(rule)}* for {_for(rule)}.\n",
@@ -79,7 +81,7 @@ def entry(rule: Rule) -> str:
 
 
 def paragraph(text: str) -> str:
-    """Lines of at most 100 columns, and a line break at the end."""
+    """Return the text in lines of at most 100 columns, with a line break at the end."""
     return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
@@ -99,7 +101,7 @@ def _for(rule: Rule) -> str:
 
 
 def onnx_text(example: Example) -> str:
-    """An example with its inputs, outputs and constants."""
+    """Return an example as text, with its inputs, outputs and constants."""
     head = f"({example.inputs}) => ({example.outputs})"
     opset = f"opset {example.opset}: " if example.opset != 17 else ""
     return "\n".join([opset + head, *_given(example), example.body.strip()])

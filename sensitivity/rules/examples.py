@@ -1,5 +1,5 @@
-"""The smallest graphs that break and keep a rule, written as ONNX text so that they can be read in
-the docs.
+"""The smallest graphs that break and keep a rule, written as ONNX text so that the docs can show
+them.
 
 x, x2, x3, y are activations float[1,16,8,8]; the names below are constants.
 """
@@ -23,7 +23,8 @@ Y = "float[1,16,8,8] y"
 
 
 def weights(*shape: int) -> Array:
-    """float32, the same at every call, every channel different and none of them zero."""
+    """Return float32 weights that are the same at every call, with different channels and no
+    zeros."""
     return np.linspace(-1, 1, int(np.prod(shape)), dtype=np.float32).reshape(shape)
 
 
@@ -38,17 +39,18 @@ CONSTANTS: dict[str, Array] = {
     "v": weights(16, 16, 1, 1),
     "b": weights(16),
 }
-"""What examples may use without saying so: a scale, zero points, and weights with a scale per
-channel."""
+"""Constants that examples may use without declaring them: a scale, zero points, and weights with a
+scale per channel."""
 
 
 @dataclass(frozen=True)
 class Example:
     """A graph from `inputs` to `outputs`.
 
-    body: nodes in ONNX's text syntax. constants: those that are not in CONSTANTS, or replace one of
-    them.
-    skip: unit names of the plan that it is judged with; None for no plan.
+    body: nodes in ONNX's text syntax.
+    constants: constants that are not in CONSTANTS, or that replace one of them.
+    metadata: metadata of the file.
+    skip: unit names of the plan that it is linted with; None for no plan.
     """
 
     body: str
@@ -61,15 +63,15 @@ class Example:
 
     @property
     def used(self) -> dict[str, Array]:
-        """The constants that the body names."""
+        """The constants that the body uses."""
         named = set(re.findall(r"\w+", self.body))
         return {
             name: value for name, value in {**CONSTANTS, **self.constants}.items() if name in named
         }
 
     def proto(self) -> onnx.ModelProto:
-        """The example as a file holds it. Raises onnx.parser.ParseError for a body with a
-        mistake."""
+        """Return the example as it is stored in a file. Raises onnx.parser.ParseError for an
+        invalid body."""
         imports = f'"" : {self.opset}' + (
             ', "com.microsoft" : 1' if "com.microsoft." in self.body else ""
         )
@@ -85,7 +87,7 @@ class Example:
         return proto
 
     def model(self) -> ir.Model:
-        """The example as rules take it."""
+        """Return the example in the form that rules take."""
         model: ir.Model = ir.from_proto(self.proto())
         return model
 
@@ -93,7 +95,7 @@ class Example:
 def qdq(
     value: str, scale: str = "s", zero: str = "z", *, axis: int | None = None, to: str = ""
 ) -> str:
-    """Two lines of ONNX text: a Q/DQ pair of `value` that ends in `<value>d`, or in `to`.
+    """Return two lines of ONNX text: a Q/DQ pair of `value`, whose result is `<value>d` or `to`.
 
     >>> print(qdq("x"))
     xq = QuantizeLinear (x, s, z)
@@ -112,8 +114,8 @@ def qdq(
 def conv(
     data: str = "xd", weight: str = "wd", *, to: str = "y", name: str = "conv", rest: str = ""
 ) -> str:
-    """One line of ONNX text: a convolution that keeps the size of the image, 3x3 unless `rest` says
-    otherwise."""
+    """Return one line of ONNX text: a convolution that keeps the size of the image, 3x3 unless
+    `rest` says otherwise."""
     attributes = rest or "pads = [1, 1, 1, 1]"
     return f"[{name}] {to} = Conv <{attributes}> ({data}, {weight})\n"
 
@@ -121,5 +123,5 @@ def conv(
 POINTWISE = "pads = [0, 0, 0, 0]"
 WEIGHT = qdq("w", "ws", "wz", axis=0)
 CANONICAL = Example(qdq("x") + WEIGHT + conv())
-"""What TensorRT wants of a convolution: activation per tensor, weight per channel, both int8 with
-zero point 0."""
+"""The form of a convolution that TensorRT needs: activation per tensor, weight per channel, both
+int8 with zero point 0."""

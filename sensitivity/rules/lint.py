@@ -1,4 +1,4 @@
-"""Judge one ONNX file for one target."""
+"""Lints an ONNX file for a target."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ ORDER = {"error": 0, "warning": 1, "info": 2}
 
 
 def run_lint(path: Path, target: str, plan: Path | None = None) -> list[Finding]:
-    """Every place in `path` where a rule for `target` does not hold: errors first, then by code,
-    then as in the file.
+    """Return every place in `path` where a rule for `target` does not hold: errors first, then by
+    code, then in the order of the file.
 
-    target: one of TARGETS. plan: a plan.json to compare the file with; None for no comparison.
-    Raises OnnxFileError for a file that cannot be read, RunDirError for such a plan, NamesError for
-    another target.
+    target: one of TARGETS.
+    plan: a plan.json to compare the file with; None makes no comparison.
+    Raises OnnxFileError for a file that cannot be read, RunDirError for a plan that cannot be read,
+    and NamesError for an unknown target.
     """
     if target not in TARGETS:
         raise unknown_name("--for", target, TARGETS)
@@ -35,15 +36,18 @@ def run_lint(path: Path, target: str, plan: Path | None = None) -> list[Finding]
 
 
 def lint_model(model: ir.Model, target: str, plan: PlanNames | None = None) -> list[Finding]:
-    """The same for a model in memory, which stays as it is. Names of nodes in functions start with
-    that of the call."""
+    """Return the findings for a model in memory, which is not changed.
+
+    Names of nodes in functions start with the name of the call.
+    """
     subject = Subject(written_out(model), target, plan)
     found = [finding for rule in rules_for(target) for finding in rule.findings(subject)]
     return sorted(found, key=lambda finding: (ORDER[finding.severity], finding.code))
 
 
 def read_plan(path: Path) -> PlanNames:
-    """Units and quantizers that a plan.json skips. Raises RunDirError where it is not one."""
+    """Read the units and quantizers that a plan.json skips. Raises RunDirError if it is not a
+    plan."""
     try:
         content = path.read_bytes()
         data = json.loads(content)
@@ -51,11 +55,11 @@ def read_plan(path: Path) -> PlanNames:
             raise ValueError("another checksum than it was written with")
         skip, quantizers = data["skip"], data["quantizers"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        said = getattr(error, "strerror", None) or (
+        problem = getattr(error, "strerror", None) or (
             f"no {error}" if isinstance(error, KeyError) else error
         )
         raise RunDirError(
-            f"Expected {path} to be a plan.json with 'skip' and 'quantizers', got: {said}; "
+            f"Expected {path} to be a plan.json with 'skip' and 'quantizers', got: {problem}; "
             "use the one that 'sensitivity plan' wrote."
         ) from error
     if not all(

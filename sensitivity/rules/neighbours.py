@@ -1,5 +1,4 @@
-"""SQ4: what decides speed between the INT8 layers: residual adds, shared scales, and runs of
-INT8."""
+"""SQ4: speed between INT8 layers: residual adds, shared scales, and chains of INT8 operations."""
 
 from __future__ import annotations
 
@@ -32,9 +31,9 @@ UNEQUAL = {"s2": np.array(0.07, np.float32)}
     "warning",
     TENSORRT,
     why="TensorRT fuses a convolution with the Add behind it into one INT8 kernel if the other "
-    "input of the Add "
-    "is INT8 too. A float residual breaks the fusion: on a ResNet-18 the file without it ran in "
-    "0.883 ms, slower than FP16 (0.862), and with it in 0.546 (A100, batch 32).",
+    "input of the Add is INT8 too. A float residual breaks the fusion: a ResNet-18 took 0.883 ms "
+    "with float residuals, more than in FP16 (0.862), and 0.546 ms with quantized ones (A100, "
+    "batch 32).",
     fix="Put a Q/DQ pair on the residual input of the Add (the input that does not come from the "
     "convolution).",
     source=PLACEMENT + ": quantize the residual input in skip connections",
@@ -73,7 +72,7 @@ def residual_float(subject: Subject) -> Iterator[Hit]:
 
 
 def _float_residual(add: ir.Node) -> ir.Value | None:
-    """The operand beside that of a quantized layer; None where a pair stands on one of them."""
+    """Return the operand next to that of a quantized layer; None if either comes from a pair."""
     operands = qdq.variable_inputs(add)
     if any(pair_before(value) is not None for value in operands):
         return None
@@ -85,15 +84,15 @@ def _float_residual(add: ir.Node) -> ir.Value | None:
 
 
 def _from_quantized_layer(value: ir.Value) -> bool:
-    """Whether a convolution or matrix product with a quantized weight gives this value, perhaps
-    through BatchNorm."""
+    """Return whether a convolution or matrix product with a quantized weight gives this value,
+    possibly through BatchNorm."""
     node = source(value, lambda node: node.op_type in {"BatchNormalization", "Cast"}).producer()
     return node is not None and pair_before(qdq.weight(node)) is not None
 
 
 def _concat(second: str) -> str:
-    """Two tensors of 8 channels, quantized by s and `second`, one after the other into a
-    convolution of 16."""
+    """Return a Concat of two tensors of 8 channels, quantized with s and `second`, that feeds a
+    convolution."""
     return (
         pair("x")
         + pair("x2", second)
@@ -112,10 +111,9 @@ HALVES = "float[1,8,8,8] x, float[1,8,8,8] x2"
     "concat-scales",
     "warning",
     (*TENSORRT, RTX),
-    why="A Concat of INT8 values needs one scale for all of them, and for their other users; "
-    "unequal scales put a"
-    " requantize kernel on each input (10.8 % of kernel time in YOLOv6, 180 instead of 207 queries "
-    "a second in YOLOv7).",
+    why="A Concat of INT8 values needs one scale for all of them, and for their other users. "
+    "Unequal scales put a requantize kernel on each input (10.8 % of kernel time in YOLOv6, 180 "
+    "instead of 207 queries a second in YOLOv7).",
     fix="Give all inputs of the Concat, and the quantizers behind it, the largest of their scales.",
     source="Meituan, YOLOv6 quantization practice; NVIDIA yolo_deepstream, guidance of yolov7_qat",
     bad=Example(_concat("s2"), inputs=HALVES, constants=UNEQUAL),
@@ -140,9 +138,8 @@ def concat_scales(subject: Subject) -> Iterator[Hit]:
     "fan-out-scales",
     "warning",
     (*TENSORRT, RTX),
-    why="A value that several layers quantize is stored once if they agree on its scale; otherwise "
-    "every further "
-    "scale is one more kernel and one more copy.",
+    why="A value that several layers quantize is stored once if they agree on its scale; every "
+    "further scale costs one more kernel and one more copy.",
     fix="Give all quantizers of this value the largest of their scales.",
     source="Meituan, YOLOv6 quantization practice; NVIDIA yolo_deepstream, guidance of yolov7_qat",
     bad=Example(
@@ -161,7 +158,7 @@ def fan_out_scales(subject: Subject) -> Iterator[Hit]:
     for value in given_values:
         yield from _unequal_users(value, value.name or "?")
     for node in subject.nodes:
-        # What only moves values is judged at the value that it moves.
+        # Operations that only move a value are covered by the check of that value.
         if node.op_type not in MOVES_VALUES:
             for value in node.outputs:
                 yield from _unequal_users(value, name_of(node))
@@ -186,8 +183,8 @@ COMPUTES = ACTIVATIONS | {
     *("Add", "Sub", "Mul", "Div", "Sum", "Softmax", "Resize"),
     *("AveragePool", "GlobalAveragePool", "GlobalMaxPool", "ReduceMean"),
 }  # fmt: skip
-"""Operations without a weight that give new values, so that a Q behind them cannot move in
-front."""
+"""Operations without a weight that compute new values, so that a Q behind them cannot move in front
+of them."""
 
 
 @rule(
@@ -195,10 +192,10 @@ front."""
     "int8-in-float-out",
     "warning",
     TENSORRT,
-    why="An operation without a weight gains from INT8 only through the memory that it does not "
-    "move; with INT8 "
-    "in and float out it runs in float, and the Q and DQ in front become kernels of their own.",
-    fix="Quantize its output too, or take the Q/DQ off its inputs.",
+    why="An operation without a weight gains from INT8 only because it moves less memory. With "
+    "INT8 inputs and a float output it runs in float, and the Q and DQ in front of it become "
+    "kernels of their own.",
+    fix="Quantize its output too, or remove the Q/DQ pairs from its inputs.",
     source=PLACEMENT + "; ResNet-18 on an A100: 0.546 ms, with the pooling quantized too 0.500",
     bad=Example(pair("x") + "[pool] y = AveragePool <kernel_shape = [1, 1]> (xd)"),
     good=Example(
@@ -229,16 +226,12 @@ def _reads_only_pairs(node: ir.Node) -> bool:
     "warning",
     TARGETS,
     why="A RepVGG block in its training form adds a 3x3 and a 1x1 convolution (and BatchNorm) of "
-    "the same tensor:"
-    " several layers where one would do, each with its own scale, and quantized so it is slower "
-    "than the "
-    "merged float block.",
-    fix="Merge the branches before calibration (switch_to_deploy, reparameterize), with RepOpt or "
-    "QAT if the "
-    "merged weights quantize badly.",
+    "the same tensor: several layers instead of one, each with its own scale. Quantized in this "
+    "form, it is slower than the merged float block.",
+    fix="Merge the branches before calibration (switch_to_deploy, reparameterize); use RepOpt or "
+    "QAT if the merged weights quantize badly.",
     source="RepVGG paper and repository; YOLOv6 tools/quantization: RepVGG-B1 falls from 78.4 to "
-    "54.6 when merged "
-    "and quantized without care",
+    "54.6 when merged and quantized without care",
     bad=Example(
         pair("x")
         + WEIGHT
@@ -264,23 +257,23 @@ def repvgg_branches(subject: Subject) -> Iterator[Hit]:
 
 
 def _kernel_sizes(node: ir.Node) -> dict[ir.Value, set[int]]:
-    """Of each value that terms of the sum are convolutions of: how large their kernels are."""
-    found: dict[ir.Value, set[int]] = {}
+    """Return, for each value, the kernel sizes of its convolutions among the terms of a sum."""
+    sizes: dict[ir.Value, set[int]] = {}
     for term in _terms(node):
         branch = _branch(term)
         if branch is not None:
-            value, size = branch
-            found.setdefault(value, set()).add(size)
-    return found
+            value, kernel_size = branch
+            sizes.setdefault(value, set()).add(kernel_size)
+    return sizes
 
 
 def _is_term(node: ir.Node) -> bool:
-    """Whether this sum is only a term of another one."""
+    """Return whether this sum is only a term of another one."""
     return any(user.op_type in SUMS for user in node.outputs[0].consumers())
 
 
 def _terms(node: ir.Node) -> Iterator[ir.Value]:
-    """What a tree of Add and Sum adds up, once each."""
+    """Yield the terms of a tree of Add and Sum, once each."""
     waiting = inputs(node)
     seen = set(waiting)
     while waiting:
@@ -294,8 +287,8 @@ def _terms(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _branch(value: ir.Value) -> tuple[ir.Value, int] | None:
-    """(what a convolution reads, its kernel size) where one gives this value, perhaps through
-    BatchNorm and Q/DQ."""
+    """Return (input of a convolution, its kernel size) if a convolution gives this value, possibly
+    through BatchNorm and Q/DQ."""
     norm = made_by(origin(value), "BatchNormalization")
     conv_node = made_by(origin(value if norm is None else norm.inputs[0]), "Conv")
     if conv_node is None:

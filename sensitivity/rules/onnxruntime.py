@@ -1,5 +1,5 @@
-"""SQ7: what keeps ONNX Runtime's CPU kernels from INT8 speed, and what it computes in another
-way."""
+"""SQ7: what keeps ONNX Runtime's CPU kernels from INT8 speed, and what ONNX Runtime computes
+differently."""
 
 from __future__ import annotations
 
@@ -44,19 +44,17 @@ def _relu(zero: str) -> Example:
     "signed-activations",
     "warning",
     ORT,
-    why="On x64 ONNX Runtime's fast kernels take uint8 activations with int8 weights; int8 "
-    "activations run in "
-    "slow ones.",
-    fix="Shift activations to uint8 ('sensitivity export --for onnxruntime'): with 128 more in the "
-    "zero point it is "
-    "the same grid.",
+    why="On x64, ONNX Runtime's fast kernels take uint8 activations with int8 weights; int8 "
+    "activations run in slow ones.",
+    fix="Shift activations to uint8 ('sensitivity export --for onnxruntime'): with 128 added to "
+    "the zero point it is the same grid.",
     source="ONNX Runtime docs, Quantize ONNX Models > Method selection (U8S8 on x86-64); "
     + MEASURED,
     bad=S8,
     good=U8,
 )
 def signed_activations(subject: Subject) -> Iterator[Hit]:
-    """Find the first activation in int8, and count them."""
+    """Find the first int8 activation, and count them."""
     of_activations = [pair for pair in subject.pairs if pair.quantize and not pair.of_weight]
     signed = [pair for pair in of_activations if grid_type(pair.nodes[0]) == "int8"]
     if signed:
@@ -68,10 +66,9 @@ def signed_activations(subject: Subject) -> Iterator[Hit]:
     "output-not-quantized",
     "warning",
     ORT,
-    why="ONNX Runtime fuses DQ -> Conv -> Q into one INT8 kernel and needs all three; without the "
-    "Q behind it a "
-    "convolution dequantizes its inputs and runs in float (0.7 of float speed on a ResNet-18, with "
-    "it 2.8 to 3.1).",
+    why="ONNX Runtime fuses DQ -> Conv -> Q into one INT8 kernel and needs all three. Without the "
+    "Q, a convolution dequantizes its inputs and runs in float (on a ResNet-18: 0.7 of float speed "
+    "without it, 2.8 to 3.1 with it).",
     fix="Add a Q/DQ pair behind the operation, or its ReLU ('sensitivity export --for "
     "onnxruntime').",
     source=MEASURED + ", ResNet-18",
@@ -79,7 +76,7 @@ def signed_activations(subject: Subject) -> Iterator[Hit]:
     good=U8,
 )
 def output_not_quantized(subject: Subject) -> Iterator[Hit]:
-    """Find quantized convolutions with no Q behind them, or behind their Relu or Clip."""
+    """Find quantized convolutions without a Q behind them, or behind their Relu or Clip."""
     for node in _quantized_convs(subject):
         if not any(user.op_type == "QuantizeLinear" for user in _behind(node)):
             yield name_of(node), f"expected a Q/DQ pair behind this {node.op_type}, got none"
@@ -90,17 +87,16 @@ def output_not_quantized(subject: Subject) -> Iterator[Hit]:
     "relu-not-absorbed",
     "warning",
     ORT,
-    why="A ReLU between a convolution and its Q is absorbed only if the Q's zero point is the "
-    "smallest value of "
-    "its type (then Q cuts off below zero by itself); otherwise it stays and the convolution runs "
-    "in float.",
+    why="A ReLU between a convolution and its Q is absorbed only if the zero point of the Q is the "
+    "smallest value of its type, so that the Q itself cuts off values below zero. Otherwise the "
+    "ReLU stays and the convolution runs in float.",
     fix="Quantize outputs of ReLU to uint8 with zero point 0.",
     source="ONNX Runtime, optimizer/qdq_transformer/relu_quantizelinear.cc",
     bad=_relu("u128"),
     good=_relu("u"),
 )
 def relu_not_absorbed(subject: Subject) -> Iterator[Hit]:
-    """Find Qs behind a convolution and its Relu whose grid goes below 0."""
+    """Find Qs behind a convolution and its Relu whose grid includes negative values."""
     for conv_node in _quantized_convs(subject):
         for relu in _users(conv_node, "Relu"):
             for quantize in _users(relu, "QuantizeLinear"):
@@ -125,21 +121,19 @@ def _biased(scale: str, bias: str = "b") -> Example:
     "bias-beyond-int32",
     "error",
     ORT,
-    why="ONNX Runtime puts the float bias of a layer between a DQ and a Q on int32, with the scale "
-    "of the input times "
-    "that of the weight, while it loads the file, whether it fits or not. In a channel of almost "
-    "no weight (BatchNorm switched it off, and its bias is all it gives) it does not fit, and the "
-    "channel is lost: 20.4 % where the file has 97.6.",
+    why="While loading the file, ONNX Runtime converts the float bias of a layer between a DQ and "
+    "a Q to int32, with the scale of the input times that of the weight, whether it fits or not. "
+    "It does not fit in a channel with almost no weight (one that BatchNorm switched off, so that "
+    "its bias is all it gives), and the channel is lost: 20.4 % where the file has 97.6.",
     fix="Raise the scale of such channels until the bias fits, as quantize_static does; the "
-    "weights there are too small "
-    "to matter. 'sensitivity run' and 'sensitivity export --for onnxruntime' write such a file, "
-    "model.*.onnxruntime.onnx.",
+    "weights there are too small to matter. 'sensitivity run' and 'sensitivity export --for "
+    "onnxruntime' write such a file, model.*.onnxruntime.onnx.",
     source="ONNX Runtime 1.31, optimizer/qdq_transformer/weight_bias_quantization.cc; " + MEASURED,
     bad=_biased("dead"),
     good=_biased("ws"),
 )
 def bias_beyond_int32(subject: Subject) -> Iterator[Hit]:
-    """Find layers with a bias that their scales put beyond int32, and the worst channel of each."""
+    """Find layers whose scales put the bias beyond int32, and the worst channel of each."""
     for layer in integer_layers(subject.graph):
         needed = layer.smallest_weight_scale()
         scale = layer.weight.scale if layer.weight is not None else None
@@ -160,19 +154,18 @@ def bias_beyond_int32(subject: Subject) -> Iterator[Hit]:
     "float-weight-quantized",
     "warning",
     ORT,
-    why="ONNX Runtime also quantizes a float weight of a Conv, ConvTranspose or Gemm between a DQ "
-    "and a Q, to 8 bits with "
-    "one scale for the whole tensor, while it loads the file: a layer that was left out for its "
-    "weight is quantized again, and worse.",
-    fix="Take the pair off the input of the layer too. 'sensitivity run' and 'sensitivity export "
-    "--for onnxruntime' write "
-    "a file that keeps such weights in float, model.*.onnxruntime.onnx.",
+    why="While loading the file, ONNX Runtime also quantizes a float weight of a Conv, "
+    "ConvTranspose or Gemm between a DQ and a Q, to 8 bits with one scale for the whole tensor. A "
+    "layer that was left out because of its weight is then quantized again, and worse.",
+    fix="Also remove the pair from the input of the layer. 'sensitivity run' and 'sensitivity "
+    "export --for onnxruntime' write a file that keeps such weights in float, "
+    "model.*.onnxruntime.onnx.",
     source="ONNX Runtime 1.31, optimizer/qdq_transformer/weight_bias_quantization.cc; " + MEASURED,
     bad=Example(pair("x", zero="u128") + conv(weight="w", to="c") + pair("c", zero="u128", to="y")),
     good=U8,
 )
 def float_weight_quantized(subject: Subject) -> Iterator[Hit]:
-    """Find layers with a float weight that stand between a DQ and a Q."""
+    """Find layers with a float weight between a DQ and a Q."""
     for layer in integer_layers(subject.graph):
         if layer.weight is None:
             yield (
@@ -182,7 +175,7 @@ def float_weight_quantized(subject: Subject) -> Iterator[Hit]:
 
 
 def _moved(zero: str) -> Example:
-    """A quantized value that is only moved, up to an operation in float."""
+    """Return a quantized value that is only moved, up to a float operation."""
     return Example(
         pair("x", zero=zero) + "[move] m = Transpose <perm = [0, 1, 3, 2]> (xd)\ny = Sigmoid (m)",
         opset=21,
@@ -194,14 +187,13 @@ def _moved(zero: str) -> Example:
     "int8-moved",
     "error",
     ORT,
-    why="From opset 21 on ONNX Runtime cannot load a file in which an int8 activation is moved "
-    "(Transpose, MaxPool, "
-    "Reshape, Squeeze, Unsqueeze, Slice) behind its pair, and not quantized again there: it puts "
-    "another pair behind the operation, int8 by one attribute and uint8 by its zero point "
-    "('output_dtype INT8 does not match y_zero_point type UINT8').",
-    fix="Shift activations to uint8 (128 more in the zero point is the same grid), or convert the "
-    "file to opset 17. "
-    "'sensitivity run' writes a file that does, model.*.onnxruntime.onnx.",
+    why="From opset 21 on, ONNX Runtime cannot load a file in which an int8 activation is moved "
+    "(Transpose, MaxPool, Reshape, Squeeze, Unsqueeze, Slice) behind its pair and not quantized "
+    "again there. It adds another pair behind the operation, which is int8 by one attribute and "
+    "uint8 by its zero point ('output_dtype INT8 does not match y_zero_point type UINT8').",
+    fix="Shift activations to uint8 (with 128 added to the zero point it is the same grid), or "
+    "convert the file to opset 17. 'sensitivity run' writes a file that loads, "
+    "model.*.onnxruntime.onnx.",
     source="measured: ONNX Runtime 1.31 on x64 (right with opset 17 and 19)",
     bad=_moved("z"),
     good=_moved("u128"),
@@ -224,7 +216,7 @@ INT32_BIAS = {
 
 
 def _gemm(scale: str) -> Example:
-    """A Gemm with a bias stored in steps of this scale."""
+    """Return a Gemm with a bias stored in steps of this scale."""
     return Example(
         pair("x2", zero="u128", to="xd")
         + pair("v2", "ws", "wz", axis=1, to="wd")
@@ -241,12 +233,12 @@ def _gemm(scale: str) -> Example:
     "bias-scale-ignored",
     "error",
     ORT,
-    why="ONNX Runtime makes one QGemm of a quantized Gemm, or MatMul and Add, with an int32 bias. "
-    "It adds the codes of the bias as steps of the input's scale times the weight's and never "
-    "reads the scale that the file gives for them, so another scale makes the bias wrong by the "
-    "ratio of the two, without a word. A Conv reads the scale.",
+    why="ONNX Runtime turns a quantized Gemm, or MatMul and Add, with an int32 bias into one "
+    "QGemm. It takes the integers of the bias as steps of the input's scale times the weight's, "
+    "and never reads the scale that the file gives for them. Another scale makes the bias wrong by "
+    "the ratio of the two, without any message. A Conv does read the scale.",
     fix="Store the bias in float, or in steps of the input's scale times the weight's. "
-    "'sensitivity run' and 'sensitivity export --for onnxruntime' write a file with a float one, "
+    "'sensitivity run' and 'sensitivity export --for onnxruntime' write a file with a float bias, "
     "model.*.onnxruntime.onnx.",
     source="measured: ONNX Runtime 1.31 on x64, "
     "findings/ort_gemm_takes_any_bias_for_its_own_scale.sh",
@@ -254,7 +246,8 @@ def _gemm(scale: str) -> Example:
     good=_gemm("own"),
 )
 def bias_scale_ignored(subject: Subject) -> Iterator[Hit]:
-    """Find Gemms whose int32 bias is not on the grid of the sum, and how far off it is."""
+    """Find Gemms whose int32 bias is not on the grid of the sum, with the ratio of the two
+    scales."""
     for bias in biases_of_another_scale(subject.graph):
         yield (
             name_of(bias.node),
@@ -280,8 +273,8 @@ def _along(axis: int) -> Example:
     ORT,
     why="The integer operators that ONNX Runtime makes of Conv, Gemm and MatMul have one weight "
     "scale for each output and no axis. Scales along another axis are taken for those of the "
-    "outputs where the counts agree, as in every square layer: wrong values, without a word. Where "
-    "they do not agree, the first run fails.",
+    "outputs if their numbers agree, as in every square layer: the values are wrong, without any "
+    "message. If the numbers do not agree, the first run fails.",
     fix="Quantize the weight along its output channels: axis 0 for Conv, for Gemm 0 with transB=1 "
     "and 1 without, the last for MatMul. 'sensitivity run' and 'sensitivity export --for "
     "onnxruntime' write a file that computes such a layer in float, model.*.onnxruntime.onnx.",
@@ -290,7 +283,8 @@ def _along(axis: int) -> Example:
     good=_along(0),
 )
 def weight_axis_ignored(subject: Subject) -> Iterator[Hit]:
-    """Find layers that become integer ones, with weight scales along another axis than outputs."""
+    """Find layers that become integer ones and have weight scales along another axis than their
+    outputs."""
     for weight in weights_of_another_axis(subject.graph):
         yield (
             name_of(weight.node),
@@ -313,11 +307,11 @@ def _pooled(dilations: str) -> Example:
     "dilated-average",
     "error",
     ORT,
-    why="ONNX Runtime makes a QLinearAveragePool of an AveragePool between 8-bit pairs and hands "
-    "every attribute on. That operator has no dilations, which AveragePool has from opset 19 on, "
-    "so the file does not load, even where all dilations are 1 ('Unrecognized attribute: "
+    why="ONNX Runtime turns an AveragePool between 8-bit pairs into a QLinearAveragePool and "
+    "passes every attribute on. That operator has no dilations, which AveragePool has from opset "
+    "19 on, so the file does not load, even if all dilations are 1 ('Unrecognized attribute: "
     "dilations').",
-    fix="Leave out dilations that are all 1, and the pair behind a pool with others. 'sensitivity "
+    fix="Remove dilations that are all 1, and the pair behind a pool with others. 'sensitivity "
     "run' and 'sensitivity export --for onnxruntime' write a file that loads, "
     "model.*.onnxruntime.onnx.",
     source="measured: ONNX Runtime 1.31 on x64, findings/ort_dilated_average_pool_does_not_load.sh",
@@ -325,14 +319,14 @@ def _pooled(dilations: str) -> Example:
     good=_pooled(""),
 )
 def dilated_average(subject: Subject) -> Iterator[Hit]:
-    """Find AveragePools between 8-bit pairs that name dilations."""
+    """Find AveragePools between 8-bit pairs that have the attribute dilations."""
     for pool in dilated_averages(subject.graph):
         got = list(pool.attributes.get_ints("dilations", ()))
         yield name_of(pool), f"expected no dilations on a pool between pairs, got {got}"
 
 
 def _blocks(count: int) -> Example:
-    """A MatMul with a stored weight in blocks along the sum."""
+    """Return a MatMul with a stored weight in blocks along the summed axis."""
     return Example(
         pair("x2", zero="u128", to="xd")
         + f"wd = DequantizeLinear <axis = 0, block_size = {16 // count}> (v8, bs)\n"
@@ -353,10 +347,10 @@ def _blocks(count: int) -> Example:
     "error",
     ORT,
     why="The integer MatMul that ONNX Runtime makes of a MatMul behind a DequantizeLinear takes "
-    "one weight scale for each output of a weight of two axes. Scales of 8-bit blocks are spread "
-    "over the rows of the result: wrong values where there are as many rows as blocks, else the "
-    "first run fails, as it does with scales per output of a weight of three axes. Weights of 4 "
-    "bits in blocks are right.",
+    "one weight scale for each output of a weight with two axes. Scales of 8-bit blocks are spread "
+    "over the rows of the result: the values are wrong if there are as many rows as blocks, and "
+    "otherwise the first run fails, as it does with scales per output of a weight with three axes. "
+    "Weights of 4 bits in blocks are computed correctly.",
     fix="Give such a weight one scale, or one for each output of two axes. 'sensitivity run' and "
     "'sensitivity export --for onnxruntime' write a file that computes it in float, "
     "model.*.onnxruntime.onnx.",
@@ -366,7 +360,7 @@ def _blocks(count: int) -> Example:
     good=_blocks(1),
 )
 def matmul_scale_shape(subject: Subject) -> Iterator[Hit]:
-    """Find integer MatMuls with weight scales in 8-bit blocks, or of a weight of three axes."""
+    """Find integer MatMuls with weight scales in 8-bit blocks, or with a weight of three axes."""
     for node in matmuls_of_other_scales(subject.graph):
         found = qdq.pair_of(qdq.weight(node))
         scale = None if found is None else found.scale
@@ -377,8 +371,10 @@ def matmul_scale_shape(subject: Subject) -> Iterator[Hit]:
 
 
 def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
-    """Convolutions with both inputs quantized. Gemm and MatMul run in INT8 without a Q behind them
-    too."""
+    """Yield the convolutions with both inputs quantized.
+
+    Gemm and MatMul are not included, since they run in INT8 without a Q behind them too.
+    """
     for node in subject.nodes:
         if node.op_type != "Conv":
             continue
@@ -387,7 +383,7 @@ def _quantized_convs(subject: Subject) -> Iterator[ir.Node]:
 
 
 def _behind(node: ir.Node) -> Iterator[ir.Node]:
-    """Users of a node's output; those of its ReLU or Clip where that is the only one."""
+    """Yield the users of a node's output, or those of its ReLU or Clip if that is the only user."""
     value = node.outputs[0]
     only = only_user(value)
     if only is not None and only.op_type in {"Relu", "Clip"}:
@@ -396,5 +392,5 @@ def _behind(node: ir.Node) -> Iterator[ir.Node]:
 
 
 def _users(node: ir.Node, kind: str) -> list[ir.Node]:
-    """The operations of this kind that read what the node gives."""
+    """Return the operations of this kind that read the output of the node."""
     return [user for user in node.outputs[0].consumers() if user.op_type == kind]

@@ -1,4 +1,4 @@
-"""SQ6: what OpenVINO computes in another way."""
+"""SQ6: what OpenVINO computes differently."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PASSED = QDQ | {
     "Mul",
     "Add",
 }
-"""Tried one by one behind the Concat: values are still wrong. Right with Transpose, Split, a
-pooling or another activation there, with a grouped convolution, a ConvTranspose, MatMul or Gemm
-behind, and with a float weight."""
+"""Operations that were each tried behind the Concat, with wrong values. Values are right with
+Transpose, Split, a pooling or another activation there, with a grouped convolution, a
+ConvTranspose, MatMul or Gemm behind, and with a float weight."""
 
 
 @rule(
@@ -38,14 +38,13 @@ behind, and with a float weight."""
     "concat-int8",
     "error",
     ("openvino",),
-    why="OpenVINO returns wrong values, without a word, where a convolution reads a Concat in "
-    "INT8, quantized "
-    "behind the Concat or in front of it: errors of 5 to 150 % of the largest output in graphs of "
-    "a few nodes. With uint8 and zero point 128, which is the same grid, it is exact.",
+    why="OpenVINO returns wrong values, without any message, where a convolution reads a Concat in "
+    "INT8 that is quantized either behind the Concat or in front of it: errors of 5 to 150 % of "
+    "the largest output in graphs of a few nodes. With uint8 and zero point 128, which is the same "
+    "grid, it is exact.",
     fix="Shift activations to uint8 with zero point 128 ('sensitivity export --for openvino').",
     source="measured against ONNX Runtime on a CPU with VNNI: OpenVINO 2024.6, 2025.4.1 and "
-    "2026.4.1 (all the graphs "
-    "above on 2026.4.1)",
+    "2026.4.1 (all the graphs above on 2026.4.1)",
     bad=Example(CONCAT + pair("c") + WEIGHT + conv("cd"), inputs=HALVES),
     good=Example(CONCAT + pair("c", zero="u128") + WEIGHT + conv("cd"), inputs=HALVES),
 )
@@ -66,9 +65,10 @@ def concat_int8(subject: Subject) -> Iterator[Hit]:
 
 
 def _quantizers_of(path: list[ir.Node]) -> list[ir.Node]:
-    """What quantizes the values that a Concat joins: behind it, or in front of all its inputs.
+    """Return the quantizers of the values that a Concat joins: behind it, or in front of all its
+    inputs.
 
-    path: back from a convolution to the Concat.
+    path: nodes from a convolution back to the Concat.
     """
     behind = [step for step in path if step.op_type == "QuantizeLinear"]
     if behind:
@@ -80,8 +80,8 @@ def _quantizers_of(path: list[ir.Node]) -> list[ir.Node]:
 
 
 def _back_to_concat(value: ir.Value | None) -> Iterator[ir.Node]:
-    """The nodes in front of a convolution, up to the first Concat or the first node that mends
-    it."""
+    """Yield the nodes in front of a convolution, up to the first Concat or the first node that
+    avoids the error."""
     node = producer(value)
     while node is not None:
         yield node
@@ -99,7 +99,7 @@ MEASURED = (
 
 
 def _sixteen(zero: str, between: str = "") -> Example:
-    """Two convolutions, with a pair of 16 bits between them."""
+    """Return two convolutions with a 16-bit pair between them."""
     name = "r" if between else "c"
     return Example(
         conv("x", "w", to="c", name="first")
@@ -120,19 +120,18 @@ def _sixteen(zero: str, between: str = "") -> Example:
     "clamp-of-16-bits",
     "error",
     ("openvino",),
-    why="OpenVINO's CPU plug-in takes pairs of 16 bits out. Where the zero point is the end of the "
-    "type, the pair also "
-    "was the ReLU: quantizers remove a ReLU in front of such a pair, since the pair cuts at 0 by "
-    "itself. What runs then is the network without its ReLUs (a digits net: 82.4 instead of 94.3 "
-    "%).",
-    fix="Quantize to 8 bits, or keep the ReLU in the graph (quantize_static: extra_options={"
-    "'QDQKeepRemovableActivations': True}).",
+    why="OpenVINO's CPU plug-in removes pairs of 16 bits. If the zero point is an end of the type, "
+    "the pair also acted as the ReLU: quantizers remove a ReLU in front of such a pair, since the "
+    "pair itself cuts at 0. What runs is then the network without its ReLUs (a digits net: 82.4 "
+    "instead of 94.3 %).",
+    fix="Quantize to 8 bits, or keep the ReLU in the graph (quantize_static: "
+    "extra_options={'QDQKeepRemovableActivations': True}).",
     source=MEASURED + ": wrong in all of them with 16 bits, right in all of them with uint8",
     bad=_sixteen("h0"),
     good=_sixteen("h0", "r = Relu (c)\n"),
 )
 def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
-    """Find pairs of 16 bits whose grid cuts off values that the graph does not prove absent."""
+    """Find 16-bit pairs whose grid cuts off values that may occur in the graph."""
     for found in _pairs_of_16_bits(subject):
         zero = found.zero_point
         if zero is None:
@@ -153,24 +152,23 @@ def clamp_of_16_bits(subject: Subject) -> Iterator[Hit]:
     "sixteen-bits-removed",
     "warning",
     ("openvino",),
-    why="OpenVINO's CPU plug-in takes pairs of 16 bits out: what they stand in front of is "
-    "computed in float, no faster "
-    "than before, and values beyond the calibrated range are no longer cut.",
-    fix="Quantize activations to 8 bits, or leave them unquantized; judge accuracy in OpenVINO "
+    why="OpenVINO's CPU plug-in removes pairs of 16 bits: the operations behind them are computed "
+    "in float, no faster than before, and values beyond the calibrated range are no longer cut.",
+    fix="Quantize activations to 8 bits, or leave them unquantized; measure accuracy in OpenVINO "
     "itself.",
     source=MEASURED,
     bad=_sixteen("h32768"),
     good=Example(pair("x", zero="u128") + WEIGHT + conv()),
 )
 def sixteen_bits_removed(subject: Subject) -> Iterator[Hit]:
-    """Find the first pair of 16 bits on an activation, and count them."""
+    """Find the first 16-bit pair on an activation, and count them."""
     found = list(_pairs_of_16_bits(subject))
     if found:
         yield found[0].name, f"expected activations of 8 bits, got {len(found)} pairs of 16"
 
 
 def _pairs_of_16_bits(subject: Subject) -> Iterator[qdq.Pair]:
-    """Pairs of activations whose grid has 16 bits."""
+    """Yield the pairs of activations with a 16-bit grid."""
     for found in subject.pairs:
         of_activation = found.quantize is not None and not found.of_weight
         if of_activation and grid_type(found.dequantize) in SIXTEEN:

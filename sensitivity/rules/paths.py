@@ -1,4 +1,4 @@
-"""Walking a graph past what does not matter for quantization."""
+"""Walks a graph past nodes that do not matter for quantization."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ MOVES_VALUES = frozenset(
     {"Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Identity"}
     | {"MaxPool", "Slice", "Split", "DepthToSpace", "SpaceToDepth", "Cast"}
 )
-"""Every value that comes out went in, so a Q or DQ may stand before or after without changing a
-result. A Cast between FP32 and FP16 rounds it, which is nothing beside the grid."""
+"""Operations whose output values are all input values, so that a Q or DQ may stand before or after
+them with the same result. A Cast between FP32 and FP16 rounds, but far less than the grid does."""
 
 ACTIVATIONS = frozenset(
     {"Relu", "LeakyRelu", "PRelu", "Clip", "Elu", "Tanh"}
@@ -25,19 +25,20 @@ QDQ = frozenset(qdq.PAIR)
 
 
 def attribute(node: ir.Node, name: str, default: int) -> int:
-    """An integer attribute of a node, or `default` where the file leaves it out."""
-    found = node.attributes.get(name)
-    return default if found is None else int(found.as_int())
+    """Return an integer attribute of a node, or `default` if the file leaves it out."""
+    stored = node.attributes.get(name)
+    return default if stored is None else int(stored.as_int())
 
 
 def block_size(node: ir.Node) -> int:
-    """Entries along the axis of a Q or DQ that share a scale; 0 where there is one scale per tensor
-    or channel."""
+    """Return the number of entries along the axis of a Q or DQ that share a scale; 0 with one scale
+    per tensor or channel."""
     return attribute(node, "block_size", 0)
 
 
 def pair_before(value: ir.Value | None) -> qdq.Pair | None:
-    """The Q/DQ pair that this value comes from, perhaps through nodes that only move values."""
+    """Return the Q/DQ pair that this value comes from, possibly through nodes that only move
+    values."""
     found = qdq.pair_of(value)
     while found is None and value is not None:
         value = given(made_by(value, *MOVES_VALUES), 0)
@@ -46,19 +47,19 @@ def pair_before(value: ir.Value | None) -> qdq.Pair | None:
 
 
 def quantizers_after(value: ir.Value, through: frozenset[str] = MOVES_VALUES) -> Iterator[ir.Node]:
-    """Every QuantizeLinear that this value reaches directly or through operations named in
+    """Yield every QuantizeLinear that this value reaches, directly or through operations in
     `through`, once each."""
-    found = [value]
-    for current in found:  # which grows on the way
+    reached = [value]
+    for current in reached:  # grows during the loop
         for node in current.consumers():
             if node.op_type == "QuantizeLinear" and node.inputs[0] is current:
                 yield node
-            elif node.op_type in through and node.outputs[0] not in found:
-                found += node.outputs
+            elif node.op_type in through and node.outputs[0] not in reached:
+                reached += node.outputs
 
 
 def origin(value: ir.Value | None) -> ir.Value | None:
-    """The float value behind any Q/DQ pairs and Identity nodes."""
+    """Return the float value behind any Q/DQ pairs and Identity nodes."""
     return None if value is None else source(value, _keeps_value)
 
 
@@ -67,9 +68,9 @@ def _keeps_value(node: ir.Node) -> bool:
 
 
 def grid_type(node: ir.Node) -> str | None:
-    """Integer type of a Q or DQ, such as "int8"; None where the file does not say it outright.
+    """Return the integer type of a Q or DQ, such as "int8"; None if the file does not state it.
 
-    ONNX takes uint8 for a Q whose zero point is left out.
+    For a Q without a zero point, ONNX takes uint8.
     """
     zero = qdq.zero_point_value(node)
     array = qdq.constant(zero)
@@ -83,8 +84,8 @@ def _type_name(value: ir.Value | None) -> str | None:
 
 
 def steps(nodes: tuple[ir.Node, ...]) -> Iterator[ir.Node]:
-    """Every Q, and every DQ that is not the equal partner of the Q before it: one place for each
-    thing to report."""
+    """Yield every Q, and every DQ unless it is the partner of a Q with an equal grid, so that each
+    problem is reported once."""
     for node in nodes:
         if node.op_type not in QDQ or node.inputs[0] is None:
             continue
@@ -95,10 +96,10 @@ def steps(nodes: tuple[ir.Node, ...]) -> Iterator[ir.Node]:
 
 
 def same_grid(one: ir.Node, other: ir.Node) -> bool:
-    """Whether two Q/DQ nodes have the same scale, zero point and axis. Computed ones are never
-    equal, unless shared.
+    """Return whether two Q/DQ nodes have the same scale, zero point and axis.
 
-    The scales may be of two types, FP16 and FP32, as long as they are the same number.
+    The scales may have different types, FP16 and FP32, if they are the same number. Computed values
+    are equal only if they are shared.
     """
     return (
         _same(one.inputs[1], other.inputs[1], types=False)

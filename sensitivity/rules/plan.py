@@ -1,4 +1,4 @@
-"""SQ5: does the file hold what the plan says? Silent where no plan is given."""
+"""SQ5: whether the file holds what the plan says. The rules find nothing if no plan is given."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sensitivity.rules.paths import pair_before
 from sensitivity.rules.targets import TARGETS
 
 KEPT, SKIPPED = "sensitivity.kept", "sensitivity.skipped"
-"""Metadata of our exports: JSON lists of unit names."""
+"""Metadata keys of our exports. The values are JSON lists of unit names."""
 
 
 def _named(skip: tuple[str, ...]) -> str:
-    """The canonical convolution as our export names it, with `conv` left unquantized if the plan
-    says so."""
+    """Return the canonical convolution with the names that our export writes, with `conv`
+    unquantized if it is in `skip`."""
     if "conv" in skip:
         return "[conv] y = Conv <pads = [1, 1, 1, 1]> (x, w)"
     return CANONICAL.body.replace("xq =", '["conv.input_quantizer/QuantizeLinear"] xq =')
@@ -35,9 +35,8 @@ def _metadata(*, kept: tuple[str, ...] = (), skipped: tuple[str, ...] = ()) -> d
     "quantized-but-skipped",
     "error",
     TARGETS,
-    why="The plan leaves this unit in float to reach the accuracy target; quantized, the file is "
-    "not the one that"
-    " was measured.",
+    why="The plan leaves this unit in float to reach the accuracy target. A file in which it is "
+    "quantized is not the one that was measured.",
     fix="Export again with this plan, and lint the file that is deployed.",
     source="plan.json of sensitivity",
     bad=Example(CANONICAL.body, metadata=_metadata(kept=("conv",)), skip=("conv",)),
@@ -48,14 +47,14 @@ def quantized_but_skipped(subject: Subject) -> Iterator[Hit]:
     if subject.plan is None:
         return
     found = quantizers_in(subject)
-    told = set()
+    reported = set()
     for name in subject.plan.quantizers:
         if name in found:
-            told.add(name.rpartition(".")[0])
+            reported.add(name.rpartition(".")[0])
             yield found[name], f"expected no Q/DQ for {name}, which the plan leaves out, got a pair"
     kept = _units(subject, KEPT)
     for unit in subject.plan.skip:
-        if unit in told:
+        if unit in reported:
             continue
         if unit in kept or _has_quantized_weight(operation_of(subject, unit)):
             yield unit, f"expected {unit} in float, which the plan skips, got it quantized"
@@ -70,7 +69,7 @@ def _has_quantized_weight(node: ir.Node | None) -> bool:
     "kept-but-float",
     "error",
     TARGETS,
-    why="The plan keeps this unit in INT8 and counts on its speed; the file has it in float.",
+    why="The plan keeps this unit in INT8 and counts on its speed, but the file has it in float.",
     fix="Export again with this plan; if the file went through another tool, look for what that "
     "tool removed.",
     source="plan.json of sensitivity",
@@ -96,16 +95,15 @@ def kept_but_float(subject: Subject) -> Iterator[Hit]:
     "plan-not-comparable",
     "warning",
     TARGETS,
-    why="Units are found by the names that our export writes into the file; without them nothing "
-    "can be said "
-    "about the plan.",
+    why="Units are found by the names that our export writes into the file; without them the file "
+    "cannot be compared with the plan.",
     fix="Lint the file that 'sensitivity export' wrote, or run lint without --plan.",
     source="plan.json of sensitivity",
     bad=Example(CANONICAL.body, skip=("stem",)),
     good=Example(_named(("conv",)), metadata=_metadata(skipped=("conv",)), skip=("conv",)),
 )
 def plan_not_comparable(subject: Subject) -> Iterator[Hit]:
-    """Tell where the file holds neither our metadata nor any name of the plan."""
+    """Report a file with neither our metadata nor any name of the plan."""
     if subject.plan is None or {KEPT, SKIPPED} & set(subject.model.metadata_props):
         return
     names_quantizer = not quantizers_in(subject).keys().isdisjoint(subject.plan.quantizers)
@@ -118,7 +116,7 @@ def plan_not_comparable(subject: Subject) -> Iterator[Hit]:
 
 
 def quantizers_in(subject: Subject) -> dict[str, str]:
-    """Names of quantizers whose Q/DQ the file holds, and the node: our export names nodes
+    """Return quantizer -> node of its Q/DQ pair in the file. Our export names nodes
     <quantizer>/<operation>."""
     found: dict[str, str] = {}
     for pair in subject.pairs:
@@ -129,8 +127,8 @@ def quantizers_in(subject: Subject) -> dict[str, str]:
 
 
 def operation_of(subject: Subject, unit: str) -> ir.Node | None:
-    """The operation that our export named after this unit; None where there is none, or the unit
-    has several."""
+    """Return the operation that our export named after this unit; None if there is none, or if the
+    unit has several."""
     found = [node for node in subject.nodes if node.name == unit and qdq.weight(node) is not None]
     return found[0] if len(found) == 1 else None
 

@@ -15,9 +15,11 @@ LEVELS = {"error": "error", "warning": "warning", "info": "note"}
 
 
 def sarif(findings: Sequence[Finding], path: Path, target: str, *, version: str) -> dict[str, Any]:
-    """One run of this linter, of `version`, on one file.
+    """Return one run of this linter on one file.
 
-    An ONNX file has no lines: places are names of nodes (logical locations).
+    Places are node names (logical locations), since an ONNX file has no lines.
+
+    version: version of the linter.
     """
     rules = rules_for(target)
     index = {rule.code: position for position, rule in enumerate(rules)}
@@ -57,7 +59,7 @@ def _result(finding: Finding, index: int, path: Path) -> dict[str, Any]:
 
 
 def uri(path: Path) -> str:
-    """A relative path as it was given, an absolute one as file://, both escaped.
+    """Return a relative path as given, and an absolute one as file://, both escaped.
 
     >>> uri(Path("runs/a b/model.onnx"))
     'runs/a%20b/model.onnx'

@@ -19,9 +19,9 @@ from sensitivity.rules.targets import RTX, TARGETS, TENSORRT
 from sensitivity.rules.zero_points import PARSER
 
 FP16_NORMAL = 2.0**-14
-"""About 6.1e-5; below it FP16 loses one bit for each halving."""
+"""About 6.1e-5. Below it, FP16 loses one bit with each halving."""
 FP16_ZERO = 2.0**-25
-"""About 3.0e-8; this and anything smaller rounds to zero in FP16."""
+"""About 3.0e-8. This and anything smaller rounds to zero in FP16."""
 
 HALF = Example(
     pair("x") + "wd = DequantizeLinear <axis = 0> (i8, ws, wz)\n" + conv(),
@@ -52,7 +52,8 @@ INT4 = {
 
 
 def _in_blocks(rows: int) -> Example:
-    """A weight of 4 bits with one scale for 64 entries along the sum of a MatMul."""
+    """Return a MatMul with a 4-bit weight that has one scale for 64 entries along the summed
+    axis."""
     return Example(
         "wd = DequantizeLinear <axis = 0, block_size = 64> (w4, bs)\n[fc] y = MatMul (x2, wd)",
         inputs=f"float[4,{rows}] x2",
@@ -63,7 +64,7 @@ def _in_blocks(rows: int) -> Example:
 
 
 def _stored(scales: str) -> Example:
-    """A convolution with a weight stored in INT8."""
+    """Return a convolution with a weight stored in INT8."""
     return Example(
         pair("x") + f"wd = DequantizeLinear <axis = 0> (i8, {scales}, wz)\n" + conv(),
         constants={"i8": np.ones((16, 16, 3, 3), np.int8), "ns": np.full(16, -0.01, np.float32)},
@@ -86,21 +87,21 @@ def _scales(subject: Subject) -> Iterator[tuple[ir.Node, Array]]:
     "scale-not-positive",
     "error",
     TARGETS,
-    why="A scale of NaN, infinity, zero or below comes from a quantizer that saw no data, or only "
-    "zeros; every "
-    "value behind it is lost. Scales of stored weights may be negative in some runtimes: SQ210.",
-    fix="Calibrate that quantizer again on data that reaches it, or leave it out.",
+    why="A scale that is NaN, infinite, zero or negative comes from a quantizer that saw no data, "
+    "or only zeros; every value behind it is lost. Scales of stored weights may be negative in "
+    "some runtimes: SQ210.",
+    fix="Calibrate that quantizer again on data that reaches it, or leave its layer out.",
     source=PARSER + ": 'Scale coefficients must all be positive'",
     bad=Example(CANONICAL.body, constants={"s": np.array(np.nan, np.float32)}),
     good=CANONICAL,
     rtx=Seen("refuses it"),
 )
 def scale_not_positive(subject: Subject) -> Iterator[Hit]:
-    """Find scales that are not finite, 0, or, of an activation, below 0."""
+    """Find scales that are not finite or zero, and negative scales of activations."""
     for node, scale in _scales(subject):
         values = scale.astype(np.float64).ravel()
-        # A weight's scale may be negative, which is SQ210's: 4-bit quantizers of ONNX Runtime write
-        # such blocks.
+        # Negative scales of weights are left to SQ210: 4-bit quantizers of ONNX Runtime write such
+        # blocks.
         right = values != 0 if _of_weight(node) else values > 0
         wrong = values[~(np.isfinite(values) & right)]
         if wrong.size:
@@ -118,9 +119,8 @@ def scale_not_positive(subject: Subject) -> Iterator[Hit]:
     "scale-type",
     "error",
     TARGETS,
-    why="TensorRT 8.6 reads the bytes of a scale as FP32 whatever their type; later versions read "
-    "FP32, FP16 and "
-    "BF16, the other runtimes FP32 and FP16.",
+    why="TensorRT 8.6 reads the bytes of a scale as FP32, whatever its type. Later versions read "
+    "FP32, FP16 and BF16, and the other runtimes FP32 and FP16.",
     fix="Write scales as FP32, or for TensorRT 10 and 11 as FP16 where the graph is FP16.",
     source=PARSER,
     bad=Example(CANONICAL.body, constants={"s": np.array(0.05, np.float64)}),
@@ -144,13 +144,12 @@ def scale_type(subject: Subject) -> Iterator[Hit]:
     "scale-not-in-fp16",
     "info",
     ("tensorrt-10", "tensorrt-11", RTX),
-    why="As FP32 this scale is right, and the operation that it feeds computes in FP32. In FP16 it "
-    "would become zero "
-    "(from 3e-8 on) and end in infinities, so this operation cannot take part in FP16. Such scales "
-    "come from channels that are all but dead, after BatchNorm was folded into a convolution.",
-    fix="Leave these scales, and the operations they feed, in FP32 when the rest is converted to "
-    "FP16 ('sensitivity "
-    "export --for tensorrt' does); a channel that small may also be pruned.",
+    why="As FP32 this scale is correct, and the operation that it feeds computes in FP32. In FP16 "
+    "it would become zero (at 3e-8 and below) and lead to infinities, so this operation cannot run "
+    "in FP16. Such scales come from channels that are almost dead after BatchNorm was folded into "
+    "a convolution.",
+    fix="Keep these scales, and the operations that they feed, in FP32 when the rest is converted "
+    "to FP16 ('sensitivity export --for tensorrt' does). A channel that small may also be pruned.",
     source="IEEE 754 binary16; ModelOpt 0.47 onnx/autocast keeps such layers in FP32",
     bad=Example(CANONICAL.body, constants={"ws": np.full(16, 1e-9, np.float32)}),
     good=CANONICAL,
@@ -177,8 +176,8 @@ def _below(subject: Subject, kind: np.dtype[np.generic], limit: float) -> Iterat
     "scale-not-constant",
     "error",
     (*TENSORRT, RTX),
-    why="TensorRT needs every scale when it builds the engine; one that is computed at run time "
-    "cannot be built.",
+    why="TensorRT needs every scale when it builds the engine; it cannot use one that is computed "
+    "at run time.",
     fix="Use static quantization, whose scales are constants in the file.",
     source="NVIDIA TensorRT documentation, IQuantizeLayer: the scale must be a build-time constant",
     bad=Example("sx = ReduceMax <keepdims = 0> (x)\n" + pair("x", "sx") + WEIGHT + conv()),
@@ -186,7 +185,7 @@ def _below(subject: Subject, kind: np.dtype[np.generic], limit: float) -> Iterat
     rtx=Seen("does not build it"),
 )
 def scale_not_constant(subject: Subject) -> Iterator[Hit]:
-    """Find scales that the graph computes from what the model is given."""
+    """Find scales that the graph computes at run time."""
     for node in steps(subject.nodes):
         value = node.inputs[1]
         if value is not None and not qdq.rooted_at_constant(value):
@@ -198,9 +197,8 @@ def scale_not_constant(subject: Subject) -> Iterator[Hit]:
     "axis-left-out",
     "error",
     TENSORRT,
-    why="Where a per-channel Q or DQ has no axis, ONNX takes axis 1 and TensorRT takes axis 0: the "
-    "same file "
-    "means different things, or fails where the sizes differ.",
+    why="If a per-channel Q or DQ has no axis, ONNX takes axis 1 and TensorRT takes axis 0: the "
+    "same file means different things, or fails if the sizes differ.",
     fix="Write the axis: 0 for a Conv weight, 1 for a ConvTranspose weight.",
     source=PARSER,
     bad=Example(pair("x") + pair("w", "ws", "wz") + conv()),
@@ -208,7 +206,7 @@ def scale_not_constant(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("takes axis 1, as ONNX does; where that is the wrong one see SQ207"),
 )
 def axis_left_out(subject: Subject) -> Iterator[Hit]:
-    """Find per-channel scales whose node does not name their axis."""
+    """Find per-channel scales whose node does not state the axis."""
     for node, scale in _scales(subject):
         if scale.size > 1 and "axis" not in node.attributes and "block_size" not in node.attributes:
             yield name_of(node), f"expected an axis for {scale.size} scales, got none"
@@ -219,9 +217,8 @@ def axis_left_out(subject: Subject) -> Iterator[Hit]:
     "activation-per-channel",
     "error",
     (*TENSORRT, RTX),
-    why="TensorRT quantizes activations per tensor only; a kernel sums over channels and cannot "
-    "give each its own"
-    " scale.",
+    why="TensorRT quantizes activations per tensor only: a kernel sums over channels and cannot "
+    "give each channel its own scale.",
     fix="Calibrate activations per tensor; keep per-channel scales for weights.",
     source="NVIDIA TensorRT documentation, Working with Quantized Types > quantization modes; "
     + PARSER,
@@ -246,13 +243,11 @@ def activation_per_channel(subject: Subject) -> Iterator[Hit]:
     "error",
     (*TENSORRT, RTX),
     why="A per-channel scale must run along the output channels of the operation: axis 0 for Conv, "
-    "1 for "
-    "ConvTranspose, for Gemm 0 with transB=1 and 1 without, the last for MatMul. No kernel can "
-    "take another axis out of its sum.",
+    "1 for ConvTranspose, for Gemm 0 with transB=1 and 1 without, the last for MatMul. No kernel "
+    "can move scales along another axis out of its sum.",
     fix="Quantize the weight along its output channels, or per tensor.",
     source="NVIDIA TensorRT documentation, Working with Quantized Types; NVIDIA/TensorRT issue "
-    "1694 (versions around "
-    "8.2 wanted axis 0 for ConvTranspose)",
+    "1694 (versions around 8.2 wanted axis 0 for ConvTranspose)",
     bad=Example(pair("x") + pair("w", "ws", "wz", axis=1) + conv()),
     good=CANONICAL,
     rtx=Seen("builds it and runs the layer in float", "warning"),
@@ -264,7 +259,7 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
         if found is None or found.axis is None:
             continue
         data = qdq.constant(found.source)
-        # The axis of blocks is the one that is summed over.
+        # Blocks run along the summed axis.
         if data is None or block_size(found.dequantize):
             continue
         wanted, got = qdq.output_axis(node, data.ndim), found.axis % data.ndim
@@ -281,9 +276,9 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
     "scale-count",
     "error",
     TARGETS,
-    why="A per-channel quantizer needs one scale for each slice along its axis; one in blocks "
-    "needs a scale for each "
-    "block along its axis, and as many as the weight has entries along the others.",
+    why="A per-channel quantizer needs one scale for each slice along its axis. A quantizer in "
+    "blocks needs one scale for each block along its axis, and as many as the weight has entries "
+    "along the other axes.",
     fix="Write as many scales as the axis has entries or blocks, or a single one.",
     source=PARSER + "; ONNX operator QuantizeLinear",
     bad=Example(
@@ -302,7 +297,7 @@ def weight_axis(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("refuses it"),
 )
 def scale_count(subject: Subject) -> Iterator[Hit]:
-    """Find weights with another number of scales than their axis has entries or blocks."""
+    """Find weights whose number of scales differs from the entries or blocks along their axis."""
     for node, scale in _scales(subject):
         data, axis, block = qdq.constant(node.inputs[0]), qdq.axis_of(node), block_size(node)
         per_channel = scale.size != 1 and scale.ndim == 1
@@ -315,8 +310,10 @@ def scale_count(subject: Subject) -> Iterator[Hit]:
 
 
 def _wanted(shape: tuple[int, ...], axis: int, block: int) -> tuple[int, ...] | None:
-    """The shape of the scales of a weight; None for an axis that it has not. The last block may be
-    cut short."""
+    """Return the shape that a weight's scales must have; None for an axis that it does not have.
+
+    The last block may be shorter.
+    """
     if not -len(shape) <= axis < len(shape):
         return None
     at = axis % len(shape)
@@ -335,10 +332,9 @@ def _shown(shape: tuple[int, ...]) -> str:
     "scale-rounded-in-fp16",
     "warning",
     ("tensorrt-10", "tensorrt-11", RTX),
-    why="FP16 has full precision down to 6.1e-5 only: this scale has lost digits already, and "
-    "every value of its "
-    "channel is off by as much.",
-    fix="Write these scales as FP32 and let the operations they feed compute in FP32.",
+    why="FP16 has full precision only down to 6.1e-5: this scale has already lost digits, and "
+    "every value of its channel is off by the same factor.",
+    fix="Write these scales as FP32, and let the operations that they feed compute in FP32.",
     source="IEEE 754 binary16; ModelOpt 0.47 onnx/autocast keeps such layers in FP32",
     bad=Example(
         HALF.body,
@@ -350,7 +346,7 @@ def _shown(shape: tuple[int, ...]) -> str:
     good=HALF,
 )
 def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
-    """Find FP16 scales that are too small for all their digits."""
+    """Find FP16 scales that are too small for full precision."""
     yield from _below(subject, np.dtype(np.float16), FP16_NORMAL)
 
 
@@ -359,13 +355,11 @@ def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
     "negative-weight-scale",
     "error",
     (*TENSORRT, RTX),
-    why="TensorRT refuses a scale below zero. ONNX allows it, and ONNX Runtime and OpenVINO "
-    "compute such stored weights "
-    "as they are meant: 4-bit quantizers write them, to give the entry of largest size the level "
-    "-8, which has no positive counterpart.",
-    fix="Quantize these weights again symmetrically, to levels from -7 to 7; a block may also "
-    "change the sign of its "
-    "scale and its levels where none of them is -8.",
+    why="TensorRT refuses a negative scale. ONNX allows it, and ONNX Runtime and OpenVINO compute "
+    "such stored weights correctly: 4-bit quantizers write negative scales to give the largest "
+    "entry the level -8, which has no positive counterpart.",
+    fix="Quantize these weights again symmetrically, to levels from -7 to 7. In a block without "
+    "the level -8, the signs of the scale and of the levels may be changed instead.",
     source=PARSER
     + ": 'Scale coefficients must all be positive'; measured with ONNX Runtime 1.31 and OpenVINO "
     "2026.4.1: "
@@ -375,7 +369,7 @@ def scale_rounded_in_fp16(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("refuses it"),
 )
 def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
-    """Find stored weights with a scale below 0."""
+    """Find stored weights with a negative scale."""
     for node, scale in _scales(subject):
         values = scale.astype(np.float64).ravel()
         negative = values[values < 0]
@@ -393,8 +387,8 @@ def negative_weight_scale(subject: Subject) -> Iterator[Hit]:
     "error",
     ("tensorrt-11", RTX),
     why="TensorRT does not read block_size: it divides the weight's shape by that of the scales. "
-    "Where the last block is "
-    "cut short it takes another size than the file says, or refuses the file.",
+    "If the last block is shorter, TensorRT takes another block size than the file states, or "
+    "refuses the file.",
     fix="Choose a block size that divides the weight's side, or pad the weight.",
     source="onnx-tensorrt, QuantDequantLinearHelper (onnxOpImporters.cpp of 10.x)",
     bad=_in_blocks(100),
@@ -423,12 +417,12 @@ VECTOR: dict[str, Array] = {"s1": np.array([0.05], np.float32), "z1": np.array([
     "activation-scale-vector",
     "warning",
     (RTX,),
-    why="A scale of shape [1] is per tensor for ONNX, and TensorRT documents no difference for "
-    "8.6, 10 and 11; TensorRT-RTX takes it for one per channel, and runs a convolution behind it, "
-    "or in front of an Add with it, in float without a word. Matrix products and weights are not "
-    "affected.",
+    why="For ONNX a scale of shape [1] is per tensor, and TensorRT documents no difference for "
+    "8.6, 10 and 11. TensorRT-RTX takes it as a scale per channel, and runs a convolution behind "
+    "it, or in front of an Add with it, in float without any message. Matrix products and weights "
+    "are not affected.",
     fix="Write scale and zero point of an activation as scalars, of shape []; 'sensitivity export' "
-    "does.",
+    "does so.",
     source="measured with TensorRT-RTX 1.7.1.116, for SM 8.9",
     bad=Example(pair("x", "s1", "z1") + WEIGHT + conv(), constants=VECTOR),
     good=CANONICAL,
@@ -445,7 +439,7 @@ def activation_scale_vector(subject: Subject) -> Iterator[Hit]:
 
 
 def _users(value: ir.Value) -> Iterator[str]:
-    """Operations that read this value, perhaps moved."""
+    """Yield the types of the operations that read this value, possibly moved."""
     for node in value.consumers():
         yield node.op_type
         if node.op_type in MOVES_VALUES:
@@ -453,7 +447,7 @@ def _users(value: ir.Value) -> Iterator[str]:
 
 
 SAME_TYPES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"} | {"Add", "Sub", "Mul", "Div"})
-"""Operations whose inputs must all have one type."""
+"""Operations whose inputs must all have the same type."""
 FLOAT_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16"}
 
 
@@ -463,8 +457,8 @@ FLOAT_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16"}
     "error",
     (RTX,),
     why="A DequantizeLinear gives values of the type of its scale, and the inputs of an operation "
-    "must have one type: an FP16 scale in a graph of FP32 is not valid. TensorRT 8.6, which reads "
-    "FP32 scales only, says so by SQ202; 10 and 11 take both types, and document no check.",
+    "must have one type, so an FP16 scale in an FP32 graph is not valid. TensorRT 8.6 reads only "
+    "FP32 scales, which SQ202 checks; 10 and 11 take both types and document no such check.",
     fix="Write the scale in the type of the other inputs, or a Cast behind the DequantizeLinear.",
     source="ONNX operator DequantizeLinear (19); measured with TensorRT-RTX 1.7.1.116",
     bad=Example(
@@ -476,7 +470,7 @@ FLOAT_TYPES = {"FLOAT", "FLOAT16", "BFLOAT16"}
     rtx=Seen("refuses the operation behind"),
 )
 def scale_types_mixed(subject: Subject) -> Iterator[Hit]:
-    """Find operations whose inputs would have two float types, one of them by its scale."""
+    """Find operations whose inputs would have two float types, one of them because of a scale."""
     for node in subject.nodes:
         if node.op_type not in SAME_TYPES:
             continue
@@ -486,8 +480,8 @@ def scale_types_mixed(subject: Subject) -> Iterator[Hit]:
 
 
 def _float_type(value: ir.Value | None) -> str | None:
-    """Type of the value: that of the scale behind a DQ, perhaps moved; None where it is not
-    known."""
+    """Return the type of a value; behind a DQ, possibly moved, that of its scale. None if
+    unknown."""
     node = _by_scale(value)
     if node is None:
         return None if value is None or value.dtype is None else value.dtype.name
@@ -498,7 +492,8 @@ def _float_type(value: ir.Value | None) -> str | None:
 
 
 def _by_scale(value: ir.Value | None) -> ir.Node | None:
-    """The DQ that gives this value its type, perhaps through nodes that only move values."""
+    """Return the DQ that gives this value its type, possibly through nodes that only move
+    values."""
     if value is None:
         return None
     moved = source(value, lambda node: node.op_type in MOVES_VALUES - {"Cast"})

@@ -1,4 +1,4 @@
-"""SQ3: what makes a convolution or matrix product run in INT8."""
+"""SQ3: conditions for a convolution or matrix product to run in INT8."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ PLACEMENT = (
     "warning",
     (*TENSORRT, RTX, "openvino"),
     why="A convolution or matrix product runs in INT8 only if both its activation and its weight "
-    "are quantized; "
-    "with one of them it pays the rounding and runs in float. Weights of 4 bits are meant so: they "
-    "save memory.",
+    "are quantized. With only one of them it pays for the rounding and runs in float. Weights of 4 "
+    "bits are an exception: their purpose is to save memory.",
     fix="Quantize both inputs, or neither.",
     source=PLACEMENT,
     bad=Example(WEIGHT + conv("x")),
@@ -38,7 +37,7 @@ PLACEMENT = (
     rtx=Seen("runs the layer in float"),
 )
 def one_input_quantized(subject: Subject) -> Iterator[Hit]:
-    """Find layers with a quantized activation and a float weight, or the other way round."""
+    """Find layers with a quantized activation and a float weight, or the reverse."""
     for node in qdq.weighted_nodes(subject.graph):
         inputs = {"activation": qdq.activation(node), "weight": qdq.weight(node)}
         missing = [what for what, value in inputs.items() if not _dequantized(value)]
@@ -56,8 +55,8 @@ def _four_bits(weight: ir.Value | None) -> bool:
 
 
 def _dequantized(value: ir.Value | None) -> bool:
-    """Whether a DQ gives this value, perhaps through nodes that only move values; whatever stands
-    before the DQ."""
+    """Return whether a DQ gives this value, possibly through nodes that only move values, whatever
+    the DQ reads."""
     if value is None:
         return False
     moved = source(value, lambda node: node.op_type in MOVES_VALUES)
@@ -69,13 +68,11 @@ def _dequantized(value: ir.Value | None) -> bool:
     "bias-quantized",
     "error",
     (*TENSORRT, RTX),
-    why="TensorRT takes the bias in float and adds it to the INT32 sum itself; a bias behind a "
-    "DequantizeLinear, "
-    "as ONNX Runtime's quantizer writes it, is refused.",
+    why="TensorRT takes the bias in float and adds it to the INT32 sum itself. It refuses a bias "
+    "behind a DequantizeLinear, as ONNX Runtime's quantizer writes it.",
     fix="Keep the bias in float (quantize_static: extra_options={'QuantizeBias': False}).",
     source="microsoft/onnxruntime issue 14229 (TensorRT: 'only activation types allowed as input "
-    "to this layer'); "
-    "onnx/onnx-tensorrt issue 850",
+    "to this layer'); onnx/onnx-tensorrt issue 850",
     bad=Example(
         pair("x") + WEIGHT + "bd = DequantizeLinear <axis = 0> (b32, bs, b0)\n"
         "[conv] y = Conv <pads = [1, 1, 1, 1]> (xd, wd, bd)",
@@ -103,9 +100,9 @@ def bias_quantized(subject: Subject) -> Iterator[Hit]:
     "warning",
     TENSORRT,
     why="Between the stored weight and its operation there may be a Q/DQ pair (or a DQ) and "
-    "nothing else: any other "
-    "node there hides the pattern from the passes that look for it, and the weight may be computed "
-    "in float at run time. ONNX Runtime alone folds a Transpose there away.",
+    "nothing else. Any other node there hides the pattern from the passes that look for it, and "
+    "the weight may be computed in float at run time. Only ONNX Runtime folds a Transpose there "
+    "away.",
     fix="Store the weight in the layout that the operation reads, then Q -> DQ -> operation.",
     source=PLACEMENT + "; ONNX Runtime 1.31: read from its optimized graph",
     bad=Example(
@@ -115,7 +112,7 @@ def bias_quantized(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("computes in INT8 through a Transpose or Reshape there"),
 )
 def weight_path_broken(subject: Subject) -> Iterator[Hit]:
-    """Find quantized weights with another operation than Q and DQ in front of their layer."""
+    """Find quantized weights with operations other than Q and DQ in front of their layer."""
     for node in qdq.weighted_nodes(subject.graph):
         path = list(weight_path(qdq.weight(node)))
         others = [step.op_type for step in path if step.op_type not in QDQ]
@@ -129,7 +126,7 @@ def weight_path_broken(subject: Subject) -> Iterator[Hit]:
 
 
 def weight_path(value: ir.Value | None) -> Iterator[ir.Node]:
-    """The nodes between an operation and its stored weight, from the operation back."""
+    """Yield the nodes between an operation and its stored weight, starting at the operation."""
     while qdq.constant(value) is None:
         node = producer(value)
         if node is None:
@@ -144,8 +141,7 @@ def weight_path(value: ir.Value | None) -> Iterator[ir.Node]:
     "error",
     TENSORRT,
     why="Per-channel weights of a ConvTranspose have their output channels on axis 1, which with "
-    "groups holds "
-    "only one group's share: TensorRT has no way to read such scales.",
+    "groups holds only one group's share: TensorRT cannot read such scales.",
     fix="Leave grouped transposed convolutions unquantized.",
     source="NVIDIA/TensorRT issue 1934: grouped quantized transposed convolutions are rejected",
     bad=Example(
@@ -184,10 +180,10 @@ def _quantized_transposed(subject: Subject) -> Iterator[ir.Node]:
     "thin-conv",
     "info",
     TENSORRT,
-    why="INT8 kernels work on blocks of channels: a convolution with fewer than 16 channels in or "
-    "out fills them "
-    "with padding and is often no faster than FP16, while it still costs accuracy.",
-    fix="Leave it unquantized if it is sensitive; it costs little speed.",
+    why="INT8 kernels work on blocks of channels. A convolution with fewer than 16 channels in or "
+    "out fills them with padding and is often no faster than in FP16, while it still costs "
+    "accuracy.",
+    fix="Leave it unquantized if it is sensitive; that costs little speed.",
     source="ModelOpt 0.47, onnx/quantization/graph_utils.py, find_nodes_from_convs_to_exclude",
     bad=Example(
         pair("x") + pair("n", "ns", "nz", axis=0) + conv(weight="nd"),
@@ -202,7 +198,7 @@ def _quantized_transposed(subject: Subject) -> Iterator[ir.Node]:
     good=CANONICAL,
 )
 def thin_conv(subject: Subject) -> Iterator[Hit]:
-    """Find quantized convolutions that ModelOpt leaves out for having few channels."""
+    """Find quantized convolutions that ModelOpt leaves out because they have few channels."""
     for node in qdq.weighted_nodes(subject.graph):
         found = pair_before(qdq.weight(node)) if node.op_type == "Conv" else None
         weight = None if found is None else qdq.constant(found.source)
@@ -216,12 +212,12 @@ def thin_conv(subject: Subject) -> Iterator[Hit]:
 
 
 def thin(node: ir.Node, shape: tuple[int, ...]) -> bool:
-    """Whether ModelOpt would leave this convolution out: under 16 channels, and of a shape that has
-    no kernels.
+    """Return whether ModelOpt would leave this convolution out: under 16 channels, and a shape
+    without kernels.
 
-    The shapes with kernels are square ones with 8, 16, ... channels on one side and 16 or more on
-    the other, or the model's input in front; and grouped ones of 3x3 or more with 8, 16, ... output
-    channels.
+    Shapes with kernels are square ones with a multiple of 8 channels on one side and 16 or more on
+    the other, or with the model's input in front; and grouped ones of 3x3 or more with a multiple
+    of 8 output channels.
     """
     out, into, *kernel = shape
     if min(out, into) >= 16:
@@ -237,7 +233,7 @@ def thin(node: ir.Node, shape: tuple[int, ...]) -> bool:
 
 
 def _given(value: ir.Value) -> bool:
-    """Whether this is an input of the model, perhaps in another float type."""
+    """Return whether this is an input of the model, possibly cast to another float type."""
     cast = made_by(value, "Cast")
     before = value if cast is None else cast.inputs[0]
     return value.is_graph_input() or (before is not None and before.is_graph_input())
@@ -248,16 +244,15 @@ def _given(value: ir.Value) -> bool:
     "output-quantized",
     "warning",
     (*TENSORRT, RTX),
-    why="A Q/DQ pair on an output of the model rounds the result once more and gains nothing: no "
-    "INT8 operation "
-    "follows.",
+    why="A Q/DQ pair on an output of the model rounds the result once more and gains nothing, "
+    "since no INT8 operation follows.",
     fix="Remove the pair in front of the output.",
     source=PLACEMENT,
     bad=Example(pair("x") + WEIGHT + conv(to="c") + pair("c", to="y")),
     good=CANONICAL,
 )
 def output_quantized(subject: Subject) -> Iterator[Hit]:
-    """Find outputs of the model that a Q or DQ gives."""
+    """Find outputs of the model that come directly from a Q or DQ."""
     for output in subject.graph.outputs:
         node = made_by(output, *QDQ)
         if node is not None:
@@ -277,9 +272,9 @@ DOUBLED = "float[1,16,16,16] y"
     "transposed-conv-float",
     "warning",
     (RTX,),
-    why="TensorRT-RTX runs every quantized ConvTranspose in float, per channel or per tensor, with "
-    "groups or without: the file pays the rounding and gains nothing. TensorRT 8.6, 10 and 11 "
-    "document INT8 for those without groups: SQ304.",
+    why="TensorRT-RTX runs every quantized ConvTranspose in float, with scales per channel or per "
+    "tensor, with groups or without: the file pays for the rounding and gains nothing. TensorRT "
+    "8.6, 10 and 11 document INT8 for those without groups: SQ304.",
     fix="Leave transposed convolutions unquantized.",
     source="measured with TensorRT-RTX 1.7.1.116, for SM 8.9",
     bad=Example(

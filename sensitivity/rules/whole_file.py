@@ -1,4 +1,4 @@
-"""SQ0: can the file be judged, and read, at all?"""
+"""SQ0: whether the file can be read and linted at all."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ OPERATOR_FORM = {
     ),
     *("QAttention", "DynamicQuantizeLSTM"),
 }
-"""Operations that compute on integers themselves: ONNX's and, from QLinearAdd on, ONNX Runtime's
-own."""
+"""Operations that compute on integers: ONNX's own and, from QLinearAdd on, ONNX Runtime's."""
 
 FLOAT = Example("[conv] y = Conv <pads = [1, 1, 1, 1]> (x, w)")
 DYNAMIC = Example(
@@ -69,8 +68,7 @@ HALF = {"s": np.array(0.05, np.float16), "h": np.ones((16, 16, 3, 3), np.float16
     "warning",
     TARGETS,
     why="A file without QuantizeLinear and DequantizeLinear runs in float: there is nothing to "
-    "gain and nothing "
-    "to judge.",
+    "gain and nothing to judge.",
     fix="Export the quantized model ('sensitivity export'), or check that this is the file you "
     "meant.",
     source="ONNX operators QuantizeLinear and DequantizeLinear",
@@ -78,7 +76,7 @@ HALF = {"s": np.array(0.05, np.float16), "h": np.ones((16, 16, 3, 3), np.float16
     good=CANONICAL,
 )
 def no_qdq(subject: Subject) -> Iterator[Hit]:
-    """Tell where the file holds neither Q/DQ nor operations on integers."""
+    """Report a file with neither Q/DQ nor operations on integers."""
     if not any(node.op_type in QDQ | OPERATOR_FORM for node in subject.nodes):
         yield (
             subject.graph.name or "graph",
@@ -91,9 +89,8 @@ def no_qdq(subject: Subject) -> Iterator[Hit]:
     "operator-form",
     "error",
     (*TENSORRT, RTX),
-    why="QLinearConv, ConvInteger, DynamicQuantizeLinear and their kind compute on integers "
-    "themselves; TensorRT "
-    "reads Q/DQ pairs around float operations only.",
+    why="QLinearConv, ConvInteger, DynamicQuantizeLinear and similar operations compute on "
+    "integers themselves. TensorRT reads only Q/DQ pairs around float operations.",
     fix="Quantize to Q/DQ pairs instead: in ONNX Runtime, quantize_static with "
     "quant_format=QuantFormat.QDQ.",
     source="onnx-tensorrt docs/operators.md: none of ONNX's five is supported",
@@ -102,7 +99,7 @@ def no_qdq(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("refuses it"),
 )
 def operator_form(subject: Subject) -> Iterator[Hit]:
-    """Find the first operation that computes on integers itself, and count them by kind."""
+    """Find the first operation that computes on integers, and count them by kind."""
     yield from _operator_form(subject)
 
 
@@ -112,18 +109,16 @@ def operator_form(subject: Subject) -> Iterator[Hit]:
     "info",
     ("openvino", "onnxruntime"),
     why="The file is quantized in operator form, static (QLinearConv) or dynamic "
-    "(DynamicQuantizeLinear). ONNX "
-    "Runtime runs it, and so does OpenVINO but for some of ONNX Runtime's own operators; the other "
-    "rules judge Q/DQ pairs and say nothing about it.",
-    fix="Nothing if it runs and the speed is right; otherwise quantize to Q/DQ pairs.",
+    "(DynamicQuantizeLinear). ONNX Runtime runs it, and so does OpenVINO, except for some of ONNX "
+    "Runtime's own operators. The other rules judge only Q/DQ pairs and say nothing about it.",
+    fix="Nothing, if it runs at the speed that you need; otherwise quantize to Q/DQ pairs.",
     source="ONNX Runtime docs, Quantize ONNX Models > ONNX quantization representation format; "
-    "tried with OpenVINO "
-    "2026.4.1",
+    "tried with OpenVINO 2026.4.1",
     bad=DYNAMIC,
     good=CANONICAL,
 )
 def operator_form_not_judged(subject: Subject) -> Iterator[Hit]:
-    """Find what `operator_form` does, for runtimes that run it."""
+    """Find what `operator_form` finds, for runtimes that run it."""
     yield from _operator_form(subject)
 
 
@@ -140,20 +135,18 @@ def _operator_form(subject: Subject) -> Iterator[Hit]:
     "opset-range",
     "error",
     TENSORRT,
-    why="Each TensorRT version reads a range of ONNX opsets; a file outside it fails to parse, or "
-    "parses with "
-    "operations that changed meaning.",
+    why="Each TensorRT version reads a range of ONNX opsets. A file outside it fails to parse, or "
+    "parses with operations whose meaning has changed.",
     fix="Export with opset 17, which 8.6, 10 and 11 read; with opset 19 for FP16 scales on 10 and "
     "11.",
     source="onnx-tensorrt docs/operators.md: 8.6 up to 17, 10 from 9 to 20, 11 from 9 to 25; "
-    "ModelImporter.cpp 8.6: "
-    "from 7",
+    "ModelImporter.cpp 8.6: from 7",
     bad=Example(CANONICAL.body, opset=26),
     good=CANONICAL,
     rtx=Seen("takes opsets 9 and 26 too"),
 )
 def opset_range(subject: Subject) -> Iterator[Hit]:
-    """Tell where the file's opset is none that this version of TensorRT reads."""
+    """Report a file whose opset this version of TensorRT does not read."""
     low, high = OPSETS[subject.target]
     if not low <= subject.opset <= high:
         yield (
@@ -167,9 +160,9 @@ def opset_range(subject: Subject) -> Iterator[Hit]:
     "opset-too-old",
     "error",
     TARGETS,
-    why="Per-channel scales came with opset 13, FP16 scales with 19, 16-bit and 4-bit integers "
-    "with 21: in an "
-    "older opset such a node is not valid, and what a runtime makes of it is not defined.",
+    why="Per-channel scales came with opset 13, FP16 scales with 19, and 16-bit and 4-bit integers "
+    "with 21. In an older opset such a node is not valid, and what a runtime makes of it is not "
+    "defined.",
     fix="Export with a newer opset: 17 for per-channel scales, 19 for FP16 scales, 21 for 4 and 16 "
     "bits.",
     source="ONNX operators, versions of QuantizeLinear (10, 13, 19, 21)",
@@ -189,7 +182,7 @@ def opset_too_old(subject: Subject) -> Iterator[Hit]:
 
 
 def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
-    """What of a Q or DQ came with which opset."""
+    """Yield each feature of a Q or DQ with the opset that introduced it."""
     scale, kind = qdq.constant(node.inputs[1]), grid_type(node)
     if scale is not None:
         if scale.size > 1:
@@ -206,8 +199,8 @@ def _needs(node: ir.Node) -> Iterator[tuple[str, int]]:
     "error",
     (*TENSORRT, RTX),
     why="A file saved by ONNX Runtime after optimization, or quantized with its own operators, "
-    "holds nodes of the"
-    " domain com.microsoft (and an INT32 bias behind DQ), which TensorRT does not know.",
+    "holds nodes of the domain com.microsoft (and an INT32 bias behind DQ), which TensorRT does "
+    "not know.",
     fix="Give the runtime the file from before optimization; quantize without UseQDQContribOps.",
     source="ONNX Runtime docs, Graph Optimizations > offline mode; onnx-tensorrt docs/operators.md",
     bad=ORT_DOMAIN,
@@ -235,9 +228,8 @@ def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
     "lone-quantize",
     "warning",
     (*TENSORRT, RTX),
-    why="TensorRT finds INT8 layers by Q/DQ pairs; integers that go from a Q to anything but a DQ "
-    "are left as "
-    "they stand, and most layers refuse them.",
+    why="TensorRT finds INT8 layers by Q/DQ pairs. Integers that go from a Q to anything other "
+    "than a DQ stay integers, and most layers refuse them.",
     fix="Put a DequantizeLinear with the same scale and zero point behind every QuantizeLinear.",
     source="NVIDIA TensorRT documentation, Explicit Quantization > TensorRT processing of Q/DQ "
     "networks",
@@ -251,7 +243,7 @@ def runtime_specific_operators(subject: Subject) -> Iterator[Hit]:
     rtx=Seen("computes in INT8 where the operation takes integers; for others see SQ014"),
 )
 def lone_quantize(subject: Subject) -> Iterator[Hit]:
-    """Find Qs that something else than a DQ reads, or nothing."""
+    """Find Qs whose output is read by anything other than a DQ, or by nothing."""
     for node in subject.nodes:
         if node.op_type != "QuantizeLinear":
             continue
@@ -267,9 +259,9 @@ def lone_quantize(subject: Subject) -> Iterator[Hit]:
     "lone-quantize-refused",
     "error",
     (RTX,),
-    why="TensorRT-RTX keeps the integers that go from a Q to anything but a DQ as they stand, and "
-    "some operations have no form for integers. NVIDIA documents Q/DQ pairs only, for TensorRT "
-    "8.6, 10 and 11: SQ013.",
+    why="TensorRT-RTX keeps integers that go from a Q to anything other than a DQ as integers, and "
+    "some operations have no integer version. NVIDIA documents only Q/DQ pairs, for TensorRT 8.6, "
+    "10 and 11: SQ013.",
     fix="Put a DequantizeLinear with the same scale and zero point behind the QuantizeLinear.",
     source="measured with TensorRT-RTX 1.7.1.116, for SM 8.9: it builds Relu, LeakyRelu, Clip, "
     "Add, Mul, Concat, MaxPool, AveragePool, Reshape, Transpose and nearest Resize of integers, "

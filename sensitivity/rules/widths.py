@@ -1,5 +1,8 @@
-"""Which targets take activations of 16 bits beside weights of 8, and who says so. Imports no ONNX:
-plans ask before any file is there; `lint` finds such pairs in files (SQ104, SQ603)."""
+"""Targets that take 16-bit activations with 8-bit weights, and the sources.
+
+This module does not import ONNX, since plans need it before any file exists. `lint` finds such
+pairs in files (SQ104, SQ603).
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,12 @@ from sensitivity.errors import SensitivityError
 
 @dataclass(frozen=True)
 class Width:
-    """What one target does with activations of 16 bits. takes: whether it computes with them. why:
-    what its formats are. source: who says so."""
+    """What one target does with 16-bit activations.
+
+    takes: whether it computes with them.
+    why: the formats that it has.
+    source: where that is stated.
+    """
 
     takes: bool
     why: str
@@ -42,16 +49,18 @@ WIDTHS = {
         "measured: OpenVINO CPU, rules SQ602 and SQ603",
     ),
 }
-"""By target. Those that are not here are not known to refuse any."""
+"""Target -> what it does. Targets that are not listed are not known to refuse any width."""
 
 OTHER_NAMES = {"tensorrt_rtx": "tensorrt", "trtexec": "tensorrt"}
-"""Of runtimes that have the formats of another."""
+"""Runtime -> the target whose formats it has."""
 
 
 def refuse_wide(target: str | None, what: str) -> None:
-    """Raise SensitivityError where a target does not take activations of 16 bits. target: a name of
-    `WIDTHS` or of a runtime; None, and one that is not known, refuse nothing. what: asks for them,
-    at the start of the sentence's list of what to leave out."""
+    """Raise SensitivityError if a target does not take 16-bit activations.
+
+    target: a key of `WIDTHS` or the name of a runtime; None and unknown names refuse nothing.
+    what: what asks for them, as the message names it.
+    """
     name = OTHER_NAMES.get(target or "", target or "")
     width = WIDTHS.get(name)
     if width is None or width.takes:

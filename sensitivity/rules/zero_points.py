@@ -32,10 +32,9 @@ TYPES = {
     "zero-point-missing",
     "error",
     (*TENSORRT, RTX),
-    why="Where a Q has no zero point, ONNX takes uint8, TensorRT 10 and later take int8, and "
-    "TensorRT 8.6 fails: the "
-    "same file means different things. A DQ of a stored weight has the type of the weight, from "
-    "TensorRT 10 on too.",
+    why="If a Q has no zero point, ONNX takes uint8, TensorRT 10 and later take int8, and TensorRT "
+    "8.6 fails: the same file means different things. From TensorRT 10 on, a DQ of a stored weight "
+    "needs none, since it has the type of the weight.",
     fix="Write a zero point of type int8 and value 0 into every Q and DQ.",
     source=PARSER,
     bad=Example("xq = QuantizeLinear (x, s)\nxd = DequantizeLinear (xq, s)\n" + WEIGHT + conv()),
@@ -43,7 +42,7 @@ TYPES = {
     rtx=Seen("takes it, as int8"),
 )
 def zero_point_missing(subject: Subject) -> Iterator[Hit]:
-    """Find Qs and DQs whose type neither a zero point nor anything else tells the target."""
+    """Find Qs and DQs whose type the target cannot infer from a zero point or anything else."""
     for node in steps(subject.nodes):
         has_type_of_weight = _stored(node) and subject.target != "tensorrt-8.6"
         is_typed = has_type_of_weight or "output_dtype" in node.attributes
@@ -52,7 +51,8 @@ def zero_point_missing(subject: Subject) -> Iterator[Hit]:
 
 
 def _stored(node: ir.Node) -> bool:
-    """Whether the integers that a DQ reads are in the file, with a type of their own."""
+    """Return whether the integers that a DQ reads are stored in the file, with a type of their
+    own."""
     return node.op_type == "DequantizeLinear" and qdq.constant(node.inputs[0]) is not None
 
 
@@ -63,8 +63,7 @@ def _stored(node: ir.Node) -> bool:
     (*TENSORRT, RTX),
     why="TensorRT computes with symmetric grids only and refuses any other zero point.",
     fix="Quantize symmetrically: int8 with zero point 0 (quantize_static: "
-    "extra_options={'ActivationSymmetric': "
-    "True, 'WeightSymmetric': True}).",
+    "extra_options={'ActivationSymmetric': True, 'WeightSymmetric': True}).",
     source=PARSER,
     bad=Example(pair("x", zero="z3") + WEIGHT + conv(), constants={"z3": np.array(3, np.int8)}),
     good=CANONICAL,
@@ -84,7 +83,7 @@ def zero_point_not_zero(subject: Subject) -> Iterator[Hit]:
     "zero-point-size",
     "error",
     TARGETS,
-    why="A zero point belongs to a scale: there must be as many of one as of the other.",
+    why="Each zero point belongs to a scale, so there must be as many of one as of the other.",
     fix="Write one zero point for each scale.",
     source=PARSER + "; ONNX operator QuantizeLinear",
     bad=Example(pair("x") + pair("w", "ws", "z", axis=0) + conv()),
@@ -107,9 +106,8 @@ def zero_point_size(subject: Subject) -> Iterator[Hit]:
     "grid-type",
     "error",
     (*TENSORRT, RTX),
-    why="TensorRT has signed 8-bit grids (from 10 on also FP8 and INT4); it refuses uint8 and 16 "
-    "bits, or reads "
-    "them as int8.",
+    why="TensorRT has only signed 8-bit grids (from 10 on also FP8 and INT4). It refuses uint8 and "
+    "16 bits, or reads them as int8.",
     fix="Quantize to int8 (quantize_static: activation_type=QuantType.QInt8, "
     "weight_type=QuantType.QInt8).",
     source=PARSER,
@@ -121,9 +119,9 @@ def zero_point_size(subject: Subject) -> Iterator[Hit]:
     ),
 )
 def grid_type_of_target(subject: Subject) -> Iterator[Hit]:
-    """Find Qs and DQs of a type that the target has no grid for."""
+    """Find Qs and DQs with a type for which the target has no grid."""
     allowed = TYPES[subject.target]
-    # An int32 bias has its own rule.
+    # An int32 bias has a rule of its own.
     passed = {None, "int32", *allowed}
     for node in steps(subject.nodes):
         kind = grid_type(node)
@@ -134,7 +132,7 @@ def grid_type_of_target(subject: Subject) -> Iterator[Hit]:
 
 
 def _output_type(node: ir.Node) -> str | None:
-    """The type that output_dtype of a Q without zero point names (opset 21); None where it names
+    """Return the type in output_dtype of a Q without zero point (opset 21); None if there is
     none."""
     number = attribute(node, "output_dtype", 0)
     return ir.DataType(number).name.lower().replace("float8e", "float8_e") if number else None
@@ -146,8 +144,7 @@ def _output_type(node: ir.Node) -> str | None:
     "error",
     TARGETS,
     why="Q and DQ of one pair must have the same scale, zero point and axis: otherwise the pair "
-    "multiplies every "
-    "value.",
+    "multiplies every value.",
     fix="Give both nodes the same scale, zero point and axis.",
     source="ONNX operators QuantizeLinear and DequantizeLinear",
     bad=Example(
