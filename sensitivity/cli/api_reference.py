@@ -1,8 +1,8 @@
 """The API reference, from signatures and docstrings: python -m sensitivity.cli.api_reference >
 docs/api.md.
 
-With the word `signatures` it prints what tests/public_signatures.txt holds: all that is promised to
-stay.
+With the argument `signatures`, prints the contents of tests/public_signatures.txt: everything that
+is promised to stay.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ What [python.md](python.md) shows, in full. This page is written from the code:
 
 
 def markdown() -> str:
-    """docs/api.md, whole."""
+    """Return the contents of docs/api.md."""
     parts = [HEAD, "## Functions\n"]
     for name in SETTINGS:
         parts += _function(name)
@@ -44,7 +44,7 @@ def markdown() -> str:
 
 
 def signatures() -> str:
-    """One line for each public function, class, attribute and method."""
+    """Return one line for each public function, class, attribute and method."""
     lines = [f"sensitivity.{name}{_text(getattr(verbs, name))}" for name in SETTINGS]
     lines += [
         f"sensitivity.{name}{_text(getattr(sensitivity, name))}"
@@ -94,7 +94,7 @@ def _class(kind: type[Any], *, members: bool) -> Iterator[str]:
 
 
 def _broken(signature: str) -> str:
-    """A signature with a parameter a line where it is longer than a line of code may be."""
+    """Return a signature with one parameter per line if it is longer than a line of code may be."""
     if len(signature) <= COLUMNS:
         return signature
     name, _, rest = signature.partition("(")
@@ -111,7 +111,8 @@ def _item(text: str) -> str:
 
 
 def _members(kind: type[Any]) -> Iterator[tuple[str, str]]:
-    """(signature, docstring) of the public properties and methods that a class defines itself."""
+    """Yield (signature, docstring) of the public properties and methods that a class defines
+    itself."""
     for name, value in vars(kind).items():
         if name.startswith("_"):
             continue
@@ -139,7 +140,7 @@ def _text(function: Any) -> str:
 
 
 def _plain(signature: inspect.Signature) -> str:
-    """The signature as it is written: without quotes around types, without addresses of
+    """Return the signature as in the source, without quotes around types and addresses of
     functions."""
     kept = [_named_default(each) for each in signature.parameters.values()]
     return str(signature.replace(parameters=kept)).replace("'", "")

@@ -1,4 +1,4 @@
-"""`sensitivity check`: the proof that a scan begins with, alone."""
+"""`sensitivity check`: the check with which a scan begins, on its own."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def command(settings: CheckSettings) -> int:
 
     Exit codes: 0 no error, 1 errors.
     """
-    # toolkits print while they quantize: what is printed here is the result alone
+    # Toolkits print while they quantize; stdout is for the result only.
     with redirect_stdout(sys.stderr):
         findings = later.api.check(settings)
     ok = all(finding.severity != "error" for finding in findings)

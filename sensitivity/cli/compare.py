@@ -28,7 +28,7 @@ def command(settings: CompareSettings) -> None:
 
 
 def side_by_side(runs: tuple[ComparedRun, ...]) -> later.table.Table:
-    """One row for each thing compared, one column for each run."""
+    """Return a table with one row for each thing compared and one column for each run."""
 
     def shown(cell: Cell) -> str:
         return later.markup.escape(f"{cell.text} {cell.detail}".rstrip())

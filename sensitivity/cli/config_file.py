@@ -1,4 +1,4 @@
-"""`--config`: what verbs take, from a TOML file with a table for each."""
+"""`--config`: settings of verbs from a TOML file with a table for each verb."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TEXT_OR_NUMBER = {str, int, float}
 
 
 def read_config(file: Path, context: click.Context) -> dict[str, Any]:
-    """Verb -> values of its options and arguments, for click to take where the command line gives
-    none.
+    """Return verb -> values of its options and arguments, which click uses if the command line
+    gives none.
 
-    context: of the group whose verbs are meant. Raises SensitivityError for a file that cannot be
-    read and a value of another kind, and NamesError, with close names, for a verb or key that does
-    not exist.
+    context: context of the group that the verbs belong to.
+    Raises SensitivityError for a file that cannot be read and for a value of the wrong type, and
+    NamesError, with close names, for an unknown verb or key.
     """
     try:
         tables = tomllib.loads(file.read_text())
@@ -29,7 +29,7 @@ def read_config(file: Path, context: click.Context) -> dict[str, Any]:
             f"Expected --config to be a TOML file that can be read, got {file}: {error.strerror}; "
             "check its path."
         ) from error
-    except ValueError as error:  # no TOML, or no text at all
+    except ValueError as error:  # not TOML, or not text
         raise SensitivityError(
             f"Expected --config to be a TOML file, got {file}: {error}; write a table for each "
             "verb, as in docs/automation.md."
@@ -64,7 +64,7 @@ def _of_group(
 def _of_verb(
     table: Mapping[str, Any], command: click.Command, context: click.Context, place: str
 ) -> dict[str, Any]:
-    # An option without its hyphens, or an argument as `--help` writes it, in small letters.
+    # Keys are options without hyphens, or arguments as in `--help` but in lower case.
     known = {max(each.opts, key=len).removeprefix("--"): each for each in command.params}
     values = {}
     for key, value in table.items():
@@ -77,7 +77,7 @@ def _of_verb(
 
 
 def _fitting(value: Any, parameter: click.Parameter, context: click.Context, what: str) -> Any:
-    """The value as the command line would give it, so that click reads both in one way."""
+    """Return the value as the command line would give it, so that click treats both alike."""
     if getattr(parameter, "is_flag", False):  # arguments have none
         if not isinstance(value, bool):
             raise SensitivityError(f"Expected {what} to be true or false, got {value!r}.")

@@ -1,4 +1,4 @@
-"""How far a command is, and how long it still takes: from the pace of what is done."""
+"""Progress of a command and the time that it still takes, estimated from the pace so far."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from sensitivity.measure.progress import Step
 
 @dataclass
 class Work:
-    """A piece of work and how far it is. began: seconds, of `time.monotonic`."""
+    """A piece of work and its progress.
+
+    began: time of the start, in seconds of `time.monotonic`.
+    """
 
     what: str
     total: int
@@ -18,7 +21,7 @@ class Work:
     samples: int = 0
 
     def left_s(self, now: float) -> float | None:
-        """Seconds that are left at the pace so far; None where nothing is done yet."""
+        """Return the seconds left at the pace so far; None before anything is done."""
         if not self.done:
             return None
         return (now - self.began) / self.done * (self.total - self.done)
@@ -32,21 +35,21 @@ class Spent:
     seconds: float = 0.0
 
     def add(self, samples: int, seconds: float) -> None:
-        """Count these too."""
+        """Add samples and seconds."""
         self.samples += samples
         self.seconds += seconds
 
     @property
     def pace(self) -> float | None:
-        """Seconds a sample; None before the first."""
+        """Seconds per sample; None before the first sample."""
         return self.seconds / self.samples if self.samples else None
 
 
 class Course:
-    """The step that a command is in, and the pace of all work so far.
+    """The current step of a command, and the pace of all work so far.
 
-    The pace is that of the step itself, and before it has forwarded a sample that of whole forwards
-    before it: variants of a scan share most of theirs, sets of a plan nothing.
+    The pace is that of the step itself. Before the step has forwarded a sample, it is the pace of
+    earlier whole forwards: variants of a scan share most of their forwards, sets of a plan nothing.
     """
 
     def __init__(self) -> None:
@@ -57,23 +60,29 @@ class Course:
         self._slowed = 1.0
 
     def begin(self, step: Step, now: float, slowed: float) -> None:
-        """Take the step for that of now. slowed: see `Stopwatch`."""
+        """Make this the current step.
+
+        slowed: see `Stopwatch`.
+        """
         self._last_pace = self._whole.pace or self._pace()
         self._spent = Spent()
         self.step, self._began, self._slowed = step, now, slowed
 
     def spent(self, samples: int, seconds: float, *, whole: bool = False) -> None:
-        """Take in what some samples took; nothing where none was forwarded. whole: whether each
-        forward was whole, and shared nothing with that of another variant."""
+        """Record the time that some samples took. Nothing is recorded without samples.
+
+        whole: whether each forward was complete, sharing nothing with that of another variant.
+        """
         if samples:
             self._spent.add(samples, seconds)
         if samples and whole:
             self._whole.add(samples, seconds)
 
     def left_s(self, now: float, work: Work | None = None) -> float | None:
-        """Seconds until the command ends; None where that cannot be said yet.
+        """Return the seconds until the command ends; None if unknown.
 
-        A step that takes longer than expected has at least what the work in hand still takes.
+        A step that takes longer than expected is assumed to last at least as long as the current
+        work.
         """
         step, pace = self.step, self._pace()
         if step is None or step.own is None or step.later is None or pace is None:
@@ -84,7 +93,7 @@ class Course:
         return max(expected, in_hand or 0.0) + later
 
     def words(self, now: float, work: Work | None = None) -> str:
-        """The step and the time left, as in "step 3 of 6 (plan), about 3 min left"."""
+        """Return the step and the time left, as in "step 3 of 6 (plan), about 3 min left"."""
         if self.step is None:
             return ""
         left = self.left_s(now, work)
@@ -96,7 +105,7 @@ class Course:
 
 
 def about(seconds: float) -> str:
-    """A time that is not known well, in words.
+    """Return an uncertain time in words.
 
     >>> [about(seconds) for seconds in (4, 38, 170, 9000)]
     ['under 10 s', 'about 40 s', 'about 3 min', 'about 2.5 h']
@@ -105,7 +114,7 @@ def about(seconds: float) -> str:
 
 
 def rounded(seconds: float) -> str:
-    """A time to one or two digits.
+    """Return a time with one or two digits.
 
     >>> [rounded(seconds) for seconds in (4, 38, 170, 9000)]
     ['under 10 s', '40 s', '3 min', '2.5 h']

@@ -30,11 +30,11 @@ def command() -> None:
             later.markup.escape(runtime.problem or runtime.version),
         )
     console.print(table)
-    found = later.doctor.additions()
-    if not found:
+    additions = later.doctor.additions()
+    if not additions:
         return
     table = later.table.Table("package", "what", "name", "usable", title="From other packages")
-    for addition in found:
+    for addition in additions:
         usable = later.markup.escape(addition.problem or "yes")
         table.add_row(addition.package, addition.kind, addition.name, usable)
     console.print(table)

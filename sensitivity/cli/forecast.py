@@ -1,4 +1,4 @@
-"""What `--dry-run` prints."""
+"""Output of `--dry-run`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sensitivity.steps.dry_run import Forecast
 
 
 def show_forecast(forecast: Forecast) -> None:
-    """Print what a job would take."""
+    """Print the forecast of a job."""
     console = Console(highlight=False)
     console.print(sizes(forecast), soft_wrap=True, markup=False)
     console.print(steps_table(forecast))
@@ -22,7 +22,7 @@ def show_forecast(forecast: Forecast) -> None:
 
 
 def sizes(forecast: Forecast) -> str:
-    """What there is to do, and what the batch took."""
+    """Return a sentence about the size of the job and what the batch took."""
     size, pace = forecast.size, forecast.pace
     what = "samples" if size.compares else "evaluations"
     a_sample = f"a {what.removesuffix('s')}"
@@ -34,7 +34,7 @@ def sizes(forecast: Forecast) -> str:
 
 
 def short(seconds: float) -> str:
-    """A measured time.
+    """Return a measured time as text.
 
     >>> short(0.00123), short(0.5), short(12.34)
     ('1.23 ms', '500 ms', '12.3 s')
@@ -43,7 +43,7 @@ def short(seconds: float) -> str:
 
 
 def steps_table(forecast: Forecast) -> Table:
-    """One row for each step, and one for all."""
+    """Return a table with one row for each step and one for all."""
     table = Table("step", "samples", "time", "memory")
     for step in forecast.steps:
         memory = between(step.memory, mebibytes) if step.memory else "not known"
@@ -54,7 +54,7 @@ def steps_table(forecast: Forecast) -> Table:
 
 
 def between(least_and_most: tuple[float, float], written: Callable[[float], str]) -> str:
-    """The least and the most, once where both read the same.
+    """Return the least and the most as text, or only one if both read the same.
 
     >>> between((20, 200), rounded), between((100, 101), rounded)
     ('20 s to 3 min', 'about 2 min')
@@ -66,7 +66,7 @@ def between(least_and_most: tuple[float, float], written: Callable[[float], str]
 
 
 def mebibytes(size: float) -> str:
-    """Bytes to two digits or whole MiB.
+    """Return bytes in MiB, with two digits or as a whole number.
 
     >>> [mebibytes(size) for size in (3e5, 3e6, 3e9)]
     ['under 1 MiB', '2.9 MiB', '2861 MiB']

@@ -1,4 +1,4 @@
-"""What verbs work with and `--help` does not need, each module imported when it is first used."""
+"""Modules that verbs need and `--help` does not, each imported on first use."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sensitivity.rules.base import Finding
 
 SHOWN = 5
-"""Nodes that the table names for each rule; JSON and SARIF name all."""
+"""Nodes that the table lists for each rule; JSON and SARIF list all."""
 STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
@@ -76,7 +76,7 @@ def command(
 
 
 def check_build(target: str, form: str, with_build: bool, sm: int | None) -> None:
-    """Raise UsageError for options that do not go with each other."""
+    """Raise UsageError for options that exclude each other."""
     if sm is not None and not with_build:
         raise click.UsageError(
             "Expected --build with --sm, which says what the build is for; got --sm alone."
@@ -104,10 +104,10 @@ def _print(
     findings: Sequence[Finding], file: Path, target: str, form: str, built: EngineStructure | None
 ) -> None:
     if form == "json":
-        found = [asdict(finding) for finding in findings]
+        listed = [asdict(finding) for finding in findings]
         more = {} if built is None else {"build": asdict(built)}
         click.echo(
-            json.dumps({"file": str(file), "target": target, "findings": found, **more}, indent=2)
+            json.dumps({"file": str(file), "target": target, "findings": listed, **more}, indent=2)
         )
     elif form == "sarif":
         click.echo(
@@ -122,7 +122,7 @@ def _print(
 
 
 def show_build(built: EngineStructure) -> None:
-    """Print what the engine has of the plan, and each layer that is not as planned."""
+    """Print what was built, and each layer that is not as planned."""
     click.echo(built.sentence)
     for layer in built.layers:
         if not layer.as_planned:
@@ -132,7 +132,7 @@ def show_build(built: EngineStructure) -> None:
 
 
 def show(findings: Sequence[Finding], file: Path, target: str) -> None:
-    """Print one row for each rule that was broken, and how often."""
+    """Print one row for each broken rule, with the places where it is broken."""
     console = later.console.Console(highlight=False)
     if not findings:
         console.print(f"{file}: nothing to report for {target}.", markup=False, soft_wrap=True)
@@ -163,7 +163,7 @@ def _places(same: Sequence[Finding]) -> str:
 
 
 def count(findings: Sequence[Finding]) -> str:
-    """How many findings of each severity, in words."""
+    """Return the number of findings of each severity, in words."""
     totals = {
         severity: sum(finding.severity == severity for finding in findings) for severity in STYLES
     }

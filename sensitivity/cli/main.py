@@ -1,4 +1,4 @@
-"""The command line: one verb a file, imported when it is asked for."""
+"""The command line. Each verb has a module, which is imported when the verb is used."""
 
 from __future__ import annotations
 
@@ -32,40 +32,40 @@ VERBS = {
 }
 INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of a disk, a quota or a file that can take no more. It is said of a write,
-which names no file."""
+"""Errors of the operating system for a full disk, an exceeded quota or a file that is too large.
+They come from a write, which names no file."""
 RESUMED, GOES_ON, STARTS_ANEW = (
     ("run", "scan", "yolo"),
     ("plan", "demo"),
     ("export", "bench", "report", "compare"),
 )
-"""Verbs that go on where they stopped with --resume, and without; and those that keep nothing of
-what they had begun."""
+"""Verbs that continue where they stopped with --resume; verbs that do so without it; and verbs that
+start again from the beginning."""
 BEFORE_THE_VERB = "--config stands before the verb: sensitivity --config FILE VERB."
 
 
 class Verbs(click.Group):
-    """Knows its verbs by name, so that `--help` imports none of them."""
+    """A group that knows the names of its verbs, so that `--help` imports none of them."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """The verbs in the order of the work, not of the alphabet."""
+        """Return the verbs in the order in which they are used."""
         return list(VERBS)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """Import the verb that is asked for, and no other; None for a name that is none."""
+        """Import the verb that is asked for, and no other. Returns None for an unknown name."""
         if name not in VERBS:
             return None
         command: click.Command = importlib.import_module(f"sensitivity.cli.{name}").command
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the verbs with the help texts of `VERBS`, so that none is imported for its own."""
+        """Write the verbs with the help texts of `VERBS`, so that none has to be imported."""
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
 
 def _take_config(context: click.Context, _: click.Parameter, file: Path | None) -> None:
-    if file is not None and not context.resilient_parsing:  # as for a shell that completes words
+    if file is not None and not context.resilient_parsing:  # set while a shell completes words
         context.default_map = later.config_file.read_config(file, context)
 
 
@@ -89,8 +89,10 @@ def group() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit. A user's mistake is one sentence on stderr; our bugs show
-    their traceback."""
+    """Run the command line and exit.
+
+    A user's mistake prints one sentence to stderr; a bug of ours shows its traceback.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     try:
         code = group.main(words, prog_name="sensitivity", standalone_mode=False)
@@ -100,32 +102,33 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         code = 1
     except SensitivityError as error:
-        code = _told(error)
+        code = _print_error(error)
     except (KeyboardInterrupt, click.Abort):
         click.echo(stopped(words), err=True)
         code = INTERRUPTED
     except Exception as error:
-        found = _foreign(error, words)
-        if found is None:
+        explained = _foreign(error, words)
+        if explained is None:
             raise
-        code = _told(found)
+        code = _print_error(explained)
     sys.exit(code)
 
 
-def _told(error: SensitivityError) -> int:
-    """Print a user's mistake in one line, whatever a library had to say about it."""
+def _print_error(error: SensitivityError) -> int:
+    """Print a user's mistake in one line, even if a library's message has several, and return the
+    exit code."""
     click.echo(f"Error: {' '.join(str(error).split())}", err=True)
     return 1
 
 
 def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
-    """What to say of an exception that nobody foresaw; None where nothing but our own code can be
-    at fault."""
+    """Return the message for an exception that no code expected, or None if it can only be a bug of
+    ours."""
     for word in words:
         if word.endswith(".onnx"):
-            found = later.well_formed.refused(Path(word))
-            if found:
-                return found
+            refusal = later.well_formed.refused(Path(word))
+            if refusal:
+                return refusal
     if isinstance(error, MemoryError):
         return SensitivityError(
             "Expected enough memory, got less than is needed; try a smaller batch, --memory, or "
@@ -146,7 +149,7 @@ def _foreign(error: Exception, words: Sequence[str]) -> SensitivityError | None:
 
 
 def stopped(words: Sequence[str]) -> str:
-    """What to say of an interrupted command: how to go on, as it can be typed."""
+    """Return the message about an interrupted command, with the command that continues it."""
     verb = next(filter(VERBS.get, words), "")
     again = shlex.join(["sensitivity", *words])
     if verb in RESUMED:

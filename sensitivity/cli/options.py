@@ -1,4 +1,4 @@
-"""Click options and arguments made from the settings dataclasses, so that each setting is listed
+"""Makes click options and arguments from the settings dataclasses, so that each setting is defined
 once."""
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ Settings = TypeVar("Settings")
 def verb(
     settings: type[Settings], name: str
 ) -> Callable[[Callable[[Settings], int | None]], click.Command]:
-    """Make a click command whose options are the fields of `settings`; the function gets one
-    instance, whole.
+    """Return a decorator that makes a click command with the fields of `settings` as options.
 
-    An int that the function returns is the exit code.
+    The function receives one instance of `settings`. An int that it returns is the exit code.
     """
 
     def decorate(function: Callable[[Settings], int | None]) -> click.Command:
@@ -53,8 +52,11 @@ def verb(
 def long_verb(
     settings: type[Settings], name: str
 ) -> Callable[[Callable[[Settings, Teller], int | None]], click.Command]:
-    """The same for a verb that takes a while: the options of `ProgressChoices` too, and the
-    function also gets what says how far it is."""
+    """Return a decorator as `verb`, for a verb that takes a while.
+
+    The command also has the options of `ProgressChoices`, and the function also receives a teller,
+    which reports progress.
+    """
 
     def decorate(function: Callable[[Settings, Teller], int | None]) -> click.Command:
         def callback(**values: Any) -> None:
@@ -88,7 +90,7 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
         else _click_type(hint)
     )
     if field.metadata.get("argument"):
-        if get_origin(hint) is tuple:  # how many are too few is for the verb to say
+        if get_origin(hint) is tuple:  # the verb itself refuses too few values
             metavar = f"{field.name.upper()}..."
             return click.Argument(
                 [field.name], type=kind, metavar=metavar, nargs=-1, required=False
@@ -99,7 +101,7 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
     help_text = field.metadata["help"]
     if hint is bool:
         return click.Option([flag, field.name], is_flag=True, default=default, help=help_text)
-    if field.default is MISSING:  # click takes any default, even None, for an answer
+    if field.default is MISSING:  # click would take any default, even None, as a given value
         return click.Option([flag, field.name], type=kind, required=True, help=help_text)
     return click.Option(
         [flag, field.name],
@@ -112,8 +114,8 @@ def _parameter(field: Field[Any], hint: Any) -> click.Parameter:
 
 
 class _Registered(click.ParamType[str]):
-    """A name in a family of the registry, or one in `also`. Raises NamesError, with close names,
-    for any other."""
+    """A name in a family of the registry or in `also`. Raises NamesError, with close names, for any
+    other."""
 
     name = "name"
 
@@ -130,13 +132,13 @@ class _Registered(click.ParamType[str]):
     def shell_complete(
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """The names that begin so."""
+        """Return the names that begin with the given text."""
         known = click.Choice((*self.also, *names(self.family)))
         return known.shell_complete(ctx, param, incomplete)
 
 
 class _ImageSize(click.ParamType[ImageSize]):
-    """A whole number, or two as 64x96 or 64,96."""
+    """An image size: a whole number, or two as in 64x96 or 64,96."""
 
     name = "size"
 

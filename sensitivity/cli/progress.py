@@ -1,4 +1,4 @@
-"""What a command says on stderr while it works: bars, lines with times where there is no terminal,
+"""What a command prints to stderr while it works: progress bars, timed lines without a terminal,
 JSON for programs, or nothing."""
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ from sensitivity.measure.progress import Advance, Step, Stopwatch, silent
 
 LINE_EVERY_S = 10.0
 EVENT_EVERY_S = 1.0
+"""Shortest time between two lines or two events, in seconds."""
 
 UNRELATED = 2
-"""Variants forwarded together that may share nothing, as float and everything in INT8 do."""
+"""Number of variants forwarded together that may share nothing, as float and everything in INT8."""
 
 
 class Teller(Protocol):
-    """A `sensitivity.measure.progress.Progress` that can say a sentence too."""
+    """A `sensitivity.measure.progress.Progress` that can also print a sentence."""
 
     def __call__(self, what: str, total: int) -> AbstractContextManager[Advance]:
-        """Tell of a piece of work with `total` steps."""
+        """Report a piece of work with `total` steps."""
 
     def say(self, sentence: str) -> None:
-        """Tell what happens now."""
+        """Report what happens now."""
 
 
 def teller(choices: ProgressChoices) -> Teller:
-    """What these choices and stderr ask for. Raises SensitivityError for two that exclude each
-    other."""
+    """Return the teller for these choices and this stderr. Raises SensitivityError for two choices
+    that exclude each other."""
     if choices.quiet and choices.json_events:
         raise SensitivityError(
             "Expected one of --quiet and --json-events, got both; leave one out."
@@ -61,18 +62,18 @@ def teller(choices: ProgressChoices) -> Teller:
 
 
 class Quiet:
-    """Says nothing."""
+    """Prints nothing."""
 
     def __call__(self, what: str, total: int) -> AbstractContextManager[Advance]:
-        """Nothing is told."""
+        """Print nothing."""
         return silent(what, total)
 
     def say(self, sentence: str) -> None:
-        """Nothing is told."""
+        """Print nothing."""
 
 
 class _OnCourse(ABC):
-    """Counts what all work takes, for the time that is left."""
+    """Base class that measures the pace of all work, to estimate the time left."""
 
     def __init__(self) -> None:
         self._began = self._last = time.monotonic()
@@ -80,14 +81,14 @@ class _OnCourse(ABC):
         self._course = Course()
 
     def _begins(self, step: Step) -> float:
-        """Take the step for that of now, and return the time."""
+        """Make this the current step, and return the time."""
         now = time.monotonic()
         self._course.begin(step, now, self._watch.slowed)
         return now
 
     @contextmanager
     def __call__(self, what: str, total: int) -> Iterator[Advance]:
-        """Tell of a piece of work as it begins, goes on and ends."""
+        """Report a piece of work as it begins, proceeds and ends."""
         work = Work(what, total, time.monotonic())
         counted = work.began
         with self._shown(work) as goes_on:
@@ -104,22 +105,27 @@ class _OnCourse(ABC):
 
     @abstractmethod
     def _shown(self, work: Work) -> AbstractContextManager[Callable[[float], None]]:
-        """Tell that the work begins, and where it ends well that it has ended. What is given is
-        told the time whenever some of it is done."""
+        """Report the beginning of the work and, unless it raises, its end.
+
+        Yields a function to be called with the time whenever some of the work is done.
+        """
 
 
 class Below(Progress):
-    """Bars below a line that is made anew each time they are drawn. An empty line is left out, and
-    so is one whose bars are all at their end: it would stay on the screen and grow old."""
+    """Progress bars below a line that is rewritten each time they are drawn.
+
+    The line is left out if it is empty, or if all bars have finished, since it would stay on the
+    screen and become outdated.
+    """
 
     def __init__(
         self, line: Callable[[], str], columns: Iterable[ProgressColumn], console: Console
     ) -> None:
-        self._line = line  # the bars are drawn in what follows
+        self._line = line  # set first, since the next line already draws the bars
         super().__init__(*columns, console=console)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """What is drawn, from top to bottom."""
+        """Return what is drawn, from top to bottom."""
         line = self._line()
         if line and not self.finished:
             yield Text(line)
@@ -127,19 +133,19 @@ class Below(Progress):
 
 
 class Bars(_OnCourse):
-    """Steps done, time left and samples spent, each kept up to date on a line of a terminal, below
-    the step of the command."""
+    """Bars with steps done, time left and samples used, kept up to date in a terminal, below the
+    step of the command."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
         self._console = console
 
     def say(self, sentence: str) -> None:
-        """Print it."""
+        """Print the sentence."""
         click.echo(sentence, err=True)
 
     def begin(self, step: Step) -> None:
-        """Print which step it is; how long all still takes stands above its bars."""
+        """Print the step. The time left for everything is shown above the bars of its work."""
         self.say(self._course.words(self._begins(step)))
 
     @contextmanager
@@ -163,15 +169,18 @@ class Bars(_OnCourse):
 
 
 class Lines(_OnCourse):
-    """Now and then a line that begins with the seconds since the command began, by whatever work:
-    many short pieces in a row are told of too."""
+    """Lines with the seconds since the command began, at intervals.
+
+    The interval is counted across pieces of work, so that many short ones in a row are reported
+    too.
+    """
 
     def say(self, sentence: str) -> None:
-        """Print it with the seconds so far."""
+        """Print the sentence with the seconds so far."""
         self._line(time.monotonic(), sentence)
 
     def begin(self, step: Step) -> None:
-        """Print which step it is, and how long all still takes."""
+        """Print the step and the time left for everything."""
         now = self._begins(step)
         self._line(now, self._course.words(now))
 
@@ -196,20 +205,24 @@ def _sentence(work: Work, now: float) -> str:
 
 
 class Events(_OnCourse):
-    """JSON for programs: one object a line when a step or a piece of work begins, when work ends,
-    and at most one a second between.
+    """JSON for programs, one object per line.
 
-    kind: "step" for a step of the command, "work" for what is done in it. step: which. done, total:
-    steps of the command before this one and in all, or parts of the work. samples: forwarded for
-    it. seconds: since the command began. left: until the command ends; null where that cannot be
-    said.
+    A line is written when a step begins, when a piece of work begins or ends, and at most once a
+    second in between.
+
+    kind: "step" for a step of the command, "work" for work within it.
+    step: name of the step or of the work.
+    done, total: steps of the command before this one and in all, or parts of the work.
+    samples: samples forwarded for it.
+    seconds: time since the command began.
+    left: time until the command ends; null if unknown.
     """
 
     def say(self, sentence: str) -> None:
-        """Nothing: programs read no sentences."""
+        """Print nothing, since programs read no sentences."""
 
     def begin(self, step: Step) -> None:
-        """Write which step it is."""
+        """Write the step."""
         now = self._begins(step)
         self._write("step", Work(step.name, step.of, now, step.number - 1), now)
 

@@ -1,4 +1,4 @@
-"""The command reference, from the same place as --help: python -m sensitivity.cli.reference >
+"""The command reference, from the same source as --help: python -m sensitivity.cli.reference >
 docs/commands.md."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from sensitivity.cli.main import VERBS, group
 
 
 def markdown() -> str:
-    """docs/commands.md, whole."""
+    """Return the contents of docs/commands.md."""
     parts = ["# Commands\n", "Every verb as `--help` shows it.\n"]
     context = click.Context(
         group,
@@ -29,8 +29,8 @@ def markdown() -> str:
 
 
 def _helps(command: click.Command, name: str, parent: click.Context) -> Iterator[str]:
-    """The help of a verb, and behind it that of the verbs inside it."""
-    # `info_name` of the child gives the usage line the full command.
+    """Yield the help of a verb, followed by that of its own verbs."""
+    # With `info_name`, the usage line of the child has the full command.
     own = click.Context(
         command, info_name=name, parent=parent, max_content_width=110, terminal_width=110
     )

@@ -1,4 +1,4 @@
-"""What the verbs print: the verdict and a short table, from the same data as the report."""
+"""What the verbs print: the verdict and short tables, from the same data as the report."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def show(
     directory: Path, *, name: str | None = None, ranking: bool = False, latency: bool = False
 ) -> None:
     """Print the verdict on a plan of a run directory, with the most sensitive units and the
-    latencies if asked. name: of the plan; None for that in plan.json."""
+    latencies if asked for.
+
+    name: name of the plan; None for the one in plan.json.
+    """
     data = api.report_data(directory, name)
     console = Console(highlight=False)
     if ranking:
@@ -53,7 +56,8 @@ def show(
 
 
 def show_bench(directory: Path, name: str | None = None) -> None:
-    """Print the latencies of a run directory's files and what they mean. name: as for `show`."""
+    """Print the latencies of a run directory's files and what they mean. `name` is as for
+    `show`."""
     data = api.report_data(directory, name)
     console = Console(highlight=False)
     console.print(latency_table(data))
@@ -62,7 +66,7 @@ def show_bench(directory: Path, name: str | None = None) -> None:
 
 
 def show_frontier(directory: Path, name: str | None = None) -> None:
-    """Print accuracy against latency of the plans that a run has met so far. name: as for
+    """Print accuracy against latency of the sets measured in a run so far. `name` is as for
     `show`."""
     data = api.report_data(directory, name)
     frontier, best = read_frontier(RunDir(directory, name))
@@ -74,7 +78,7 @@ def show_frontier(directory: Path, name: str | None = None) -> None:
 def frontier_rows(
     best: Sequence[FrontierPoint], frontier: Frontier, metric: MetricFormat, plan: Plan | None
 ) -> Table:
-    """The frontier: one row for each number of layers left out, best tries only."""
+    """Return the frontier as a table, one row for each set that no other set beats."""
     table = Table(
         "layers out",
         escape(metric.name),
@@ -102,15 +106,15 @@ def frontier_rows(
             chosen,
         )
         table.add_row(*row)
-    left = len(frontier.points) - len(best)
+    beaten = len(frontier.points) - len(best)
     table.caption = (
-        f"on confirm; {left} more that others beat in frontier.csv" if left else "on confirm"
+        f"on confirm; {beaten} more that others beat in frontier.csv" if beaten else "on confirm"
     )
     return table
 
 
 def ranking_table(data: ReportData) -> Table:
-    """The most sensitive units, at most `TOP`, with what each is tied with."""
+    """Return the most sensitive units, at most `TOP`, with the units that each is tied with."""
     metric = MetricFormat(data.metric, data.full_scale)
     verb = "gained without it" if data.mode == "disable" else "lost with it alone"
     kinds = {unit.name: kind_of(unit) for unit in data.units if kind_of(unit)}
@@ -138,8 +142,8 @@ def ranking_table(data: ReportData) -> Table:
 
 
 def latency_table(data: ReportData) -> Table:
-    """Median and 95th percentile of each file in each runtime, in ms, and its speed against
-    float."""
+    """Return the median and 95th percentile of each file in each runtime, in ms, and its speed
+    against float."""
     table = Table("file", "runtime", "median", "p95", "speed against float")
     for timing in data.timings:
         row = (

@@ -1,5 +1,5 @@
-"""JSON schemas of the files in a run directory, from the records that are written:
-python -m sensitivity.cli.schemas docs/schemas."""
+"""JSON schemas of the files in a run directory, from the classes of their records: python -m
+sensitivity.cli.schemas docs/schemas."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FILES: dict[str, Any] = {
     "bench.json": BenchResult,
     COSTS: list[Table],
 }
-"""File -> what it holds. A named plan has the schema of plan.json."""
+"""File -> class of its record. A named plan has the schema of plan.json."""
 
 CHECKSUM = {
     "type": "string",
@@ -47,20 +47,24 @@ CHECKSUM = {
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The schema of one file, by JSON Schema 2020-12. name: a key of `FILES`."""
-    made = msgspec.json.schema(FILES[name])
-    records = {title: _in_one_line(record) for title, record in made.pop("$defs").items()}
+    """Return the schema of one file, in JSON Schema 2020-12.
+
+    name: a key of `FILES`.
+    """
+    generated = msgspec.json.schema(FILES[name])
+    records = {title: _in_one_line(record) for title, record in generated.pop("$defs").items()}
     own = {} if name == COSTS else {"properties": {"checksum": CHECKSUM}}
-    return {"$schema": DIALECT, "title": name, **made, **own, "$defs": records}
+    return {"$schema": DIALECT, "title": name, **generated, **own, "$defs": records}
 
 
 def _in_one_line(record: dict[str, Any]) -> dict[str, Any]:
-    """A record whose description has no line breaks of a docstring."""
+    """Return the record with its description in one line, without the line breaks of a
+    docstring."""
     return record | {"description": " ".join(record.get("description", "").split())}
 
 
 def schema_file(name: str) -> str:
-    """What the schema of a file is called.
+    """Return the file name of a schema.
 
     >>> schema_file("plan.json")
     'plan.schema.json'
@@ -69,7 +73,7 @@ def schema_file(name: str) -> str:
 
 
 def text(name: str) -> str:
-    """The schema of one file, as it is kept in docs/schemas."""
+    """Return the schema of one file as text, as it is stored in docs/schemas."""
     return msgspec.json.format(msgspec.json.encode(schema(name)), indent=2).decode() + "\n"
 
 

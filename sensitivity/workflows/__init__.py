@@ -1,1 +1,1 @@
-"""Whole jobs on a kind of model, ready to run."""
+"""Complete jobs for one kind of model, ready to run."""

@@ -1,10 +1,10 @@
-"""The demo: handwritten digits, a small RepVGG trained on the spot, and the whole job on it.
+"""The demo: trains a small RepVGG on handwritten digits and runs the whole job on it.
 
     reference = prepare(Path("runs/demo"))      # trains once, in seconds
     api.run(RunSettings(task=reference, out=Path("runs/demo"), max_drop="1pt"))
 
-The weights and a task file that loads them lie in the run directory, so every verb works on it
-alone.
+The run directory holds the weights and a task file that loads them, so that every verb can be used
+on it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def prepare(folder: Path) -> str:
     """Train the demo's model, unless `folder` holds its weights already, and return the reference
     of its task.
 
-    Raises MissingPackage without torch, ModelOpt or scikit-learn, WriteError where the folder
+    Raises MissingPackage without torch, ModelOpt or scikit-learn, and WriteError if the folder
     cannot be written.
     """
     splits = digits()
@@ -75,7 +75,7 @@ def prepare(folder: Path) -> str:
 
 
 def task(weights: Path) -> Task:
-    """The demo's task from the weights that `prepare` wrote."""
+    """Return the demo's task, with the weights that `prepare` wrote."""
     from sensitivity.workflows.repvgg import RepVGG
 
     splits = digits()
@@ -90,8 +90,8 @@ def task(weights: Path) -> Task:
 
 
 def digits() -> dict[str, ArrayBatches]:
-    """The 1,797 real digits of scikit-learn, 8x8 pixels on the scale 0..1, drawn at random into
-    disjoint splits."""
+    """Return the 1,797 real digits of scikit-learn, 8x8 pixels in the range 0 to 1, drawn at random
+    into disjoint splits."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -107,7 +107,8 @@ def digits() -> dict[str, ArrayBatches]:
 
 
 def trained(split: ArrayBatches) -> PlainVGG:
-    """The trained model, re-parameterised: the same bits each time on one machine."""
+    """Return the trained and re-parameterised model, bit for bit the same each time on one
+    machine."""
     from sensitivity.workflows.repvgg import RepVGG, repeatable, train
 
     x, y = optional.torch.from_numpy(split.x), optional.torch.from_numpy(split.y)
@@ -118,13 +119,14 @@ def trained(split: ArrayBatches) -> PlainVGG:
 
 
 def calibrated(model: PlainVGG, calib: ArrayBatches) -> Any:
-    """INT8 with max ranges, one scale for each activation and each weight tensor.
+    """Quantize the model to INT8 with max ranges and one scale for each activation and each weight
+    tensor.
 
     One scale per weight tensor is the default of ONNX Runtime's `quantize_static`, and all that
-    some accelerators know. It is what hurts here, as it does RepVGG in the literature: where
+    some accelerators support. It is what hurts here, as it does RepVGG in the literature: where
     training has left an input channel almost unused, its identity branch divides by a tiny
     deviation, and re-parameterising puts that one huge number next to ordinary weights. One scale
-    per output channel costs this model nothing, and is the better remedy where it can be had.
+    per output channel costs this model nothing, and is the better remedy where it is available.
     """
     import modelopt.torch.quantization as mtq
 

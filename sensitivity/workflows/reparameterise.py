@@ -1,9 +1,9 @@
-"""RepVGG blocks of any repository: recognised, and merged into the one convolution that they are in
-inference.
+"""Finds the RepVGG blocks of a model from any repository, and merges each into the single
+convolution used in inference.
 
-Quantizing the branches of a block instead means a quantizer on each, an Add of INT8 and float, and
-none of the speed that the block was made for; and what is measured is not what is deployed. So they
-are merged first.
+The blocks are merged before quantization. Otherwise each branch would have a quantizer, their sum
+would mix INT8 and float, none of the block's speed would remain, and the measured model would not
+be the deployed one.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from sensitivity import optional
 from sensitivity.errors import ModelError
 
 METHODS = ("switch_to_deploy", "fuse_repvgg_block", "fuse_convs", "reparameterize")
-"""Of RepVGG and YOLOv6, YOLOv7, ultralytics, MobileOne."""
+"""Methods that merge a block in RepVGG and YOLOv6, YOLOv7, ultralytics and MobileOne."""
 
 BRANCHES = ("rbr_dense", "rbr_1x1", "conv1", "conv2", "rbr_conv")
-"""Attributes that a block with branches has, and a merged one has not."""
+"""Attributes that a block has before it is merged and not afterwards."""
 
 TOLERANCE = 1e-3
-"""Largest difference of outputs, as a share of the largest output: sums are taken in another
-order."""
+"""Largest difference of the outputs, as a fraction of the largest output. It is not 0, since sums
+are taken in another order."""
 
 
 def branched(model: Any) -> tuple[str, ...]:
-    """Names of the blocks that have branches to merge, whatever repository they are of."""
+    """Return the names of the blocks that have branches to merge, whatever repository they come
+    from."""
     return tuple(
         name
         for name, module in model.named_modules()
@@ -37,8 +38,8 @@ def branched(model: Any) -> tuple[str, ...]:
 def reparameterised(model: Any, example: Any) -> tuple[str, ...]:
     """Merge all RepVGG blocks of a float model in place, in eval mode, and return their names.
 
-    example: inputs, by which the result is checked: raises ModelError where the outputs change, as
-    they do in training mode.
+    example: inputs with which the result is checked.
+    Raises ModelError if the outputs change, as they do in training mode.
     """
     names = branched(model)
     if not names:
@@ -48,7 +49,7 @@ def reparameterised(model: Any, example: Any) -> tuple[str, ...]:
         for name in names:
             block = model.get_submodule(name)
             next(getattr(block, method) for method in METHODS if hasattr(block, method))()
-            # ultralytics merges, and leaves it to its model to call the merged way.
+            # ultralytics leaves it to its own model to call the merged forward.
             if hasattr(block, "forward_fuse") and hasattr(block, "conv"):
                 block.forward = block.forward_fuse
         after = _first(model(example))

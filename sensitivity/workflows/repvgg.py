@@ -14,7 +14,8 @@ BATCH = 32
 
 
 class Block(nn.Module):
-    """relu(bn(conv3x3(x)) + bn(conv1x1(x)) + bn(x)); the last only where the shape stays."""
+    """relu(bn(conv3x3(x)) + bn(conv1x1(x)) + bn(x)). The last term is left out if the shape
+    changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class Block(nn.Module):
         return functional.relu(y if self.identity is None else y + self.identity(x))
 
     def plain(self) -> nn.Conv2d:
-        """The one convolution that gives the same values in eval mode, before the activation."""
+        """Return the convolution that gives the same values in eval mode, before the activation."""
         branches = [
             (self.conv3.weight, self.norm3),
             (functional.pad(self.conv1.weight, (1, 1, 1, 1)), self.norm1),
@@ -44,7 +45,7 @@ class Block(nn.Module):
 
 
 def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution and the BatchNorm behind it as one."""
+    """Return the weight and the bias of a convolution with the BatchNorm behind it folded in."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     factor = norm.weight / (norm.running_var + norm.eps).sqrt()
@@ -54,8 +55,12 @@ def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
 
 
 class RepVGG(nn.Module):
-    """float32[n, 1, h, w] -> scores [n, classes]. depths: blocks per stage; each stage but the
-    first halves the image and doubles `width`, the channels of the first."""
+    """A network from images float32[n, 1, h, w] to scores [n, classes].
+
+    width: channels of the first stage. Each further stage halves the image and doubles the
+        channels.
+    depths: number of blocks in each stage.
+    """
 
     def __init__(self, width: int, depths: tuple[int, ...], classes: int) -> None:
         super().__init__()
@@ -75,14 +80,14 @@ class RepVGG(nn.Module):
         return scores
 
     def plain(self) -> PlainVGG:
-        """The same function in eval mode, without branches and BatchNorm."""
+        """Return the same function in eval mode, without branches and BatchNorm."""
         return PlainVGG(
             [block.plain() for block in self.blocks if isinstance(block, Block)], self.head
         )
 
 
 class PlainVGG(nn.Module):
-    """Convolutions `conv1`, `conv2`, ..., each with a ReLU, then the linear layer `head`."""
+    """Convolutions `conv1`, `conv2`, ..., each with a ReLU, followed by the linear layer `head`."""
 
     def __init__(self, convs: list[nn.Conv2d], head: nn.Linear) -> None:
         super().__init__()
@@ -101,8 +106,10 @@ class PlainVGG(nn.Module):
 def train(
     model: RepVGG, x: Tensor, y: Tensor, *, epochs: int, rate: float, decay: float, seed: int
 ) -> None:
-    """SGD with momentum and a cosine schedule on samples x, class indices y; leaves the model in
-    eval mode."""
+    """Train with SGD, momentum and a cosine schedule, and leave the model in eval mode.
+
+    x, y: samples and their class indices.
+    """
     steps = epochs * (len(x) // BATCH)
     optimizer = torch.optim.SGD(
         model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay
@@ -123,10 +130,10 @@ def train(
 
 @contextmanager
 def repeatable(seed: int) -> Iterator[None]:
-    """One thread and a fixed seed, so that the same machine gives the same bits; both are put back
-    afterwards.
+    """Use one thread and a fixed seed inside the `with`, so that a machine always computes the same
+    bits.
 
-    One thread is also the fastest: these images are too small to share out.
+    One thread is also the fastest, since these images are too small to share out.
     """
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
