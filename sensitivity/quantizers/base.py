@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from sensitivity.errors import ModelError, unknown_name
 from sensitivity.records import (
@@ -13,6 +14,7 @@ from sensitivity.records import (
     ModelGraph,
     Quantizer,
     Range,
+    Role,
     Unit,
     UnitKind,
     names_of,
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     Seer = Callable[[str, NDArray[np.floating]], None]
     """Is called with the name of a quantizer and what it gets."""
 
+SHOWN = 5
+"""How many quantizers without calibration an error names."""
+
 
 class QuantizedModel(Protocol):
     """A calibrated model and its enabled quantizers.
@@ -32,8 +37,7 @@ class QuantizedModel(Protocol):
     source: the toolkit's name in the registry, such as "modelopt".
     model: the user's own object, never copied, always left as it was found.
     quantizers: every quantizer that was enabled when this was made, in the model's order.
-    Quantizers that the user
-        had already disabled are not listed and stay disabled.
+        Quantizers that the user had already disabled are not listed and stay disabled.
     warnings: what the reader of results must know of this model, a sentence each.
     """
 
@@ -225,16 +229,18 @@ def ends(source: QuantizedModel, units: Iterable[Unit]) -> tuple[tuple[str, ...]
     A model that does not know its graph is taken to compute its units in order, and to have one
     output.
     """
-    unit_of = {name: unit.name for unit in units for name in unit.quantizers}
+    unit_of: dict[str, str] = {}
+    for unit in units:
+        unit_of.update(dict.fromkeys(unit.quantizers, unit.name))
 
     def units_in_order(quantizers: Iterable[str]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(unit_of[name] for name in quantizers if name in unit_of))
+        own = map(unit_of.get, quantizers)
+        return tuple(dict.fromkeys(filter(None, own)))
 
     from_inputs = units_in_order(names_of(source.quantizers))
     if not isinstance(source, Ordered):
         return from_inputs, from_inputs[::-1]
-    from_outputs = [units_in_order(near) for near in source.nearest_outputs()]
-    return from_inputs, *from_outputs
+    return from_inputs, *map(units_in_order, source.nearest_outputs())
 
 
 def layers(quantizers: Iterable[Quantizer]) -> tuple[Unit, ...]:
@@ -246,10 +252,50 @@ def layers(quantizers: Iterable[Quantizer]) -> tuple[Unit, ...]:
     >>> unit.name, unit.quantizers
     ('a', ('a.input_quantizer', 'a.weight_quantizer'))
     """
-    grouped: dict[str, list[str]] = {}
+    grouped: defaultdict[str, list[str]] = defaultdict(list)
     for quantizer in quantizers:
-        grouped.setdefault(quantizer.layer, []).append(quantizer.name)
+        grouped[quantizer.layer].append(quantizer.name)
     return tuple(Unit(layer, tuple(names)) for layer, names in grouped.items())
+
+
+class HasRole(Protocol):
+    """What quantizes either a weight or an activation."""
+
+    @property
+    def role(self) -> Role: ...
+
+
+OfARole = TypeVar("OfARole", bound=HasRole)
+
+
+def weights_and_activations(items: Iterable[OfARole]) -> tuple[list[OfARole], list[OfARole]]:
+    """Those that quantize a weight, and all others, each in their order."""
+    weights: list[OfARole] = []
+    activations: list[OfARole] = []
+    for item in items:
+        own_kind = weights if item.role == "weight" else activations
+        own_kind.append(item)
+    return weights, activations
+
+
+def known_names(names: Iterable[str], known: Collection[str]) -> frozenset[str]:
+    """The names, once each. Raises NamesError for one that is not the name of a quantizer.
+
+    known: the names of all quantizers that there are.
+    """
+    wanted = frozenset(names)
+    for name in sorted(wanted.difference(known)):
+        raise unknown_name("a quantizer's name", name, known)
+    return wanted
+
+
+def first_fault(faults: Mapping[str, bool]) -> str | None:
+    """The first of some faults that is there; None where none is.
+
+    faults: a clause for each fault -> whether it is there.
+    """
+    found = (fault for fault, is_there in faults.items() if is_there)
+    return next(found, None)
 
 
 def quantizers_of(names: Iterable[str], units: Iterable[Unit]) -> frozenset[str]:
@@ -271,11 +317,13 @@ def quantizers_of(names: Iterable[str], units: Iterable[Unit]) -> frozenset[str]
 
 def check_calibrated(quantizers: Iterable[Quantizer]) -> None:
     """Raise ModelError that names each quantizer which is enabled but not calibrated."""
-    bad = [quantizer for quantizer in quantizers if quantizer.problem]
+    bad = [f"{each.name}: {each.problem}" for each in quantizers if each.problem]
     if bad:
-        shown = "; ".join(f"{quantizer.name}: {quantizer.problem}" for quantizer in bad[:5])
-        more = f"; and {len(bad) - 5} more" if len(bad) > 5 else ""
+        shown = bad[:SHOWN]
+        if len(bad) > SHOWN:
+            shown.append(f"and {len(bad) - SHOWN} more")
         raise ModelError(
             f"Expected every enabled quantizer to be calibrated, got {len(bad)} that are not "
-            f"({shown}{more}); run calibration on data that reaches these layers, or disable them."
+            f"({'; '.join(shown)}); run calibration on data that reaches these layers, or disable "
+            "them."
         )

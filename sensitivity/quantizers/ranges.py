@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,9 @@ from scipy.special import rel_entr
 
 from sensitivity import optional
 from sensitivity.errors import ModelError
+from sensitivity.quantizers.base import weights_and_activations
 from sensitivity.quantizers.torch.calls import every_module_called
+from sensitivity.quantizers.torch.modules import class_names
 from sensitivity.records import Quantizer, Range, names_of
 
 if TYPE_CHECKING:
@@ -22,55 +26,58 @@ if TYPE_CHECKING:
 
 PERCENTILES = (99.9, 99.99)
 STRIDE = 16
-"""Of 2048 bins, how many to go on between two ranges tried for entropy."""
+"""How many of 2048 bins lie between the ends of two ranges tried for entropy."""
 
 FEWEST_BINS = 128
-"""Of the narrowest range tried for entropy, as in ModelOpt."""
+"""Bins of the narrowest range tried for entropy, as in ModelOpt."""
 
-CHANNEL_AXIS = {"ConvTranspose1d": 1, "ConvTranspose2d": 1, "ConvTranspose3d": 1}
-"""Of the weight, where it is not 0."""
+TRANSPOSED = {"ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"}
+"""Classes of layers whose weight has its output channels along axis 1."""
 
 Amax = tuple[float, ...]
 State = tuple[Any, Any, Any]
 """amax, axis and bits of a quantizer module."""
 
 Hook = Callable[[Any, Any], None]
-"""Of a module, called before its forward with it and its arguments."""
+"""A hook of a module: called before its forward, with the module and its arguments."""
 
 
 @contextmanager
-def ranges_set(
-    modules: Mapping[str, Any], ranges: Iterable[Range], dims: Mapping[str, int]
-) -> Iterator[None]:
-    """Each quantizer module has this range inside the `with`, its own before and after it.
+def range_set(module: Any, wanted: Range, *, dimensions: int) -> Iterator[None]:
+    """The quantizer module has this range inside the `with`, its own before and after it.
 
-    dims: how many axes the tensor of a per-channel range has.
+    dimensions: how many axes the tensor of a per-channel range has.
     """
-    before: list[tuple[Any, State]] = []
+    own, state = module._buffers["_amax"], state_of(module)
+    amax = optional.torch.tensor(wanted.amax, dtype=own.dtype, device=own.device)
+    if wanted.axis is not None:
+        amax = amax.reshape(shape_along(wanted.axis, dimensions))
+    if amax.numel() == own.numel():
+        amax = amax.reshape(own.shape)
     try:
-        for one in ranges:
-            module = modules[one.quantizer]
-            own = module._buffers["_amax"]
-            before.append((module, state_of(module)))
-            amax = optional.torch.tensor(one.amax, dtype=own.dtype, device=own.device)
-            if one.axis is not None:
-                amax = amax.reshape(
-                    [-1 if axis == one.axis else 1 for axis in range(dims[one.quantizer])]
-                )
-            module._buffers["_amax"] = (
-                amax.reshape(own.shape) if amax.numel() == own.numel() else amax
-            )
-            vars(module)["_axis"] = module._axis if one.axis == _first(module._axis) else one.axis
-            if one.bits is not None:
-                vars(module)["_num_bits"] = one.bits
+        module._buffers["_amax"] = amax
+        if wanted.axis != first_axis(module._axis):
+            vars(module)["_axis"] = wanted.axis
+        if wanted.bits is not None:
+            vars(module)["_num_bits"] = wanted.bits
         yield
     finally:
-        for module, state in reversed(before):
-            restore(module, state)
+        restore(module, state)
+
+
+def shape_along(axis: int, dimensions: int) -> list[int]:
+    """The shape in which values of channels broadcast along this axis of a tensor.
+
+    >>> shape_along(1, 4)
+    [1, -1, 1, 1]
+    """
+    shape = [1] * dimensions
+    shape[axis] = -1
+    return shape
 
 
 def state_of(module: Any) -> State:
-    """What `ranges_set` changes of a quantizer module."""
+    """What `range_set` changes of a quantizer module."""
     return module._buffers["_amax"], module._axis, module._num_bits
 
 
@@ -97,33 +104,33 @@ def other_ranges(
     integer grid, get nothing. forward: runs the model on the calibration data.
     """
     by_name = {quantizer.name: quantizer for quantizer in source.quantizers}
-    wanted = [
-        by_name[name]
-        for name in dict.fromkeys(names)
-        if by_name[name].axis is None and _on_grid(source, name)
-    ]
-    activations = [one for one in wanted if one.role != "weight"]
-    found = {one.name: per_channel(source, one) for one in wanted if one.role == "weight"}
-    found |= _calibrated(source, activations, forward)
-    return tuple(one for quantizer in wanted for one in found.get(quantizer.name, ()))
+    asked = [by_name[name] for name in dict.fromkeys(names)]
+    wanted = [quantizer for quantizer in asked if _has_one_range(source, quantizer)]
+    weights, activations = weights_and_activations(wanted)
+    found = _calibrated(source, activations, forward)
+    for quantizer in weights:
+        found[quantizer.name] = per_channel(source, quantizer)
+    in_order = (found[quantizer.name] for quantizer in wanted)
+    return tuple(chain.from_iterable(in_order))
 
 
-def _on_grid(source: TensorQuantizerModel, name: str) -> bool:
-    """Whether the quantizer has an integer grid, whose range can be changed."""
+def _has_one_range(source: TensorQuantizerModel, quantizer: Quantizer) -> bool:
+    """Whether the quantizer has an integer grid with one range per tensor, which can be changed."""
     try:
-        source.grid(name)
+        source.grid(quantizer.name)
     except ModelError:
         return False
-    return True
+    return quantizer.axis is None
 
 
 def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Range, ...]:
-    """One range per output channel for a weight that has one in all. None for grouped transposed
+    """One range per output channel for a weight that has one in all. Nothing for grouped transposed
     convolutions: TensorRT takes no quantized ones."""
     layer = source.model.get_submodule(quantizer.layer)
     weight = getattr(layer, "weight", None)
     axis = channel_axis(layer)
-    if weight is None or weight.ndim < 2 or (axis and layer.groups > 1):
+    is_grouped = axis != 0 and layer.groups > 1
+    if weight is None or weight.ndim < 2 or is_grouped:
         return ()
     amax = weight.detach().abs().transpose(0, axis).flatten(1).amax(dim=1)
     if not bool((amax > 0).any()):
@@ -132,9 +139,9 @@ def per_channel(source: TensorQuantizerModel, quantizer: Quantizer) -> tuple[Ran
 
 
 def channel_axis(layer: Any) -> int:
-    """Of a module's weight: that of its output channels."""
-    kinds = (base.__name__ for base in type(layer).__mro__)
-    return next((CHANNEL_AXIS[kind] for kind in kinds if kind in CHANNEL_AXIS), 0)
+    """The axis of the output channels of a module's weight."""
+    is_transposed = TRANSPOSED & set(class_names(layer))
+    return 1 if is_transposed else 0
 
 
 def _calibrated(
@@ -144,9 +151,11 @@ def _calibrated(
         return {}
     histogram = importlib.import_module(source.calibrators).HistogramCalibrator
     seen: dict[str, Any] = {}
+    collectors: dict[str, Hook] = {}
     for one in quantizers:
-        seen[one.name] = histogram(one.bits, None, bool(_module(source, one)._unsigned))
-    with hooked_in_float(source, {name: _collector(each) for name, each in seen.items()}):
+        calibrator = histogram(one.bits, None, bool(_module(source, one)._unsigned))
+        seen[one.name], collectors[one.name] = calibrator, partial(_collect, calibrator)
+    with hooked_in_float(source, collectors):
         forward()
     return {name: _ranges_of(name, calibrator) for name, calibrator in seen.items()}
 
@@ -156,41 +165,37 @@ def hooked_in_float(source: Any, hooks: Mapping[str, Hook]) -> Iterator[None]:
     """Inside the `with` the model runs with nothing quantized, and each quantizer named here calls
     its hook with what it gets. source: a quantized PyTorch model with a module for each."""
     with ExitStack() as stack:
-        for quantizer in source.quantizers:
-            if quantizer.name in hooks:
-                module = _module(source, quantizer)
-                handle = module.register_forward_pre_hook(hooks[quantizer.name])
-                stack.callback(handle.remove)
+        for name, hook in hooks.items():
+            module = source.model.get_submodule(name)
+            stack.callback(module.register_forward_pre_hook(hook).remove)
         stack.enter_context(source.disabled(names_of(source.quantizers)))
         stack.enter_context(optional.torch.no_grad())
         stack.enter_context(every_module_called())
         yield
 
 
-def _collector(calibrator: Any) -> Hook:
-    def hook(module: Any, args: Any) -> None:
-        calibrator.collect(args[0].detach())
-
-    return hook
+def _collect(calibrator: Any, module: Any, args: Any) -> None:
+    calibrator.collect(args[0].detach())
 
 
 def _ranges_of(name: str, calibrator: Any) -> tuple[Range, ...]:
+    """What each method of calibration finds in a histogram; nothing where no batch came there."""
     if calibrator._calib_hist is None:
         return ()
-    amaxes = {
-        f"percentile {share}": float(calibrator.compute_amax(method="percentile", percentile=share))
-        for share in PERCENTILES
-    }
+    amaxes: dict[str, float] = {}
+    for share in PERCENTILES:
+        found = calibrator.compute_amax(method="percentile", percentile=share)
+        amaxes[f"percentile {share}"] = float(found)
     levels = 2 ** (calibrator._num_bits - 1 + int(calibrator._unsigned)) - 1
     counts = np.asarray(calibrator._calib_hist, np.float64)
     edges = np.asarray(calibrator._calib_bin_edges, np.float64)
     amaxes["entropy"] = lowest_divergence(counts, edges, levels)
     amaxes["mse"] = lowest_error(counts, edges, levels)
-    return tuple(
-        Range(name, method, (float(np.float32(amax)),))
-        for method, amax in amaxes.items()
-        if 0 < amax < np.inf
-    )
+    ranges = []
+    for method, amax in amaxes.items():
+        if 0 < amax < np.inf:
+            ranges.append(Range(name, method, (float(np.float32(amax)),)))
+    return tuple(ranges)
 
 
 def lowest_error(counts: NDArray[np.float64], edges: NDArray[np.float64], levels: int) -> float:
@@ -245,5 +250,7 @@ def _values(amax: Any) -> Amax:
     return tuple(amax.detach().float().cpu().reshape(-1).tolist())
 
 
-def _first(axis: Any) -> Any:
-    return axis[0] if isinstance(axis, (tuple, list)) and len(axis) == 1 else axis
+def first_axis(axis: Any) -> Any:
+    """The axis itself of a list or tuple of one axis; anything else as it is."""
+    is_one = isinstance(axis, (tuple, list)) and len(axis) == 1
+    return axis[0] if is_one else axis

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 from pathlib import Path
 
+UNKNOWN_MEMORY = 8 * 2**30
+"""Bytes taken to be free where the system does not say."""
+
 
 def host_memory() -> int:
-    """Bytes free on the host; 8 GiB where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 8 * 2**30
-    available = next((line for line in lines if line.startswith("MemAvailable:")), None)
-    return int(available.split()[1]) * 1024 if available else 8 * 2**30
+    """Bytes free on the host; `UNKNOWN_MEMORY` where the system does not say."""
+    return _bytes_told("/proc/meminfo", "MemAvailable:") or UNKNOWN_MEMORY
 
 
 def peak_memory() -> int | None:
     """Bytes of the host that this process has held at once so far, at most; None where the system
     does not say."""
+    return _bytes_told("/proc/self/status", "VmHWM:")
+
+
+def _bytes_told(path: str, field: str) -> int | None:
+    """A number of bytes that Linux tells in a file of its own; None where it does not."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(path).read_text().splitlines()
     except OSError:
         return None
-    peak = next((line for line in lines if line.startswith("VmHWM:")), None)
-    return int(peak.split()[1]) * 1024 if peak else None
+    for line in lines:
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return None
 
 
-def over_budget(needed: int, memory: int) -> str:
-    """One sentence for values that take more bytes than the budget has. needed: the most that were
-    planned."""
+def budget_warnings(needed: int, memory: int | None) -> tuple[str, ...]:
+    """One sentence for values that take more bytes than the budget has; nothing where they do not.
+
+    needed: the most bytes that were planned. memory: the budget; None for no limit.
+    """
+    if memory is None or needed <= memory:
+        return ()
     return (
         f"Replay holds up to {needed / 2**20:.1f} MiB of values at once, more than its budget of "
         f"{memory / 2**20:.1f} MiB (--memory): one batch takes that much where cutting it further "
-        "would change the numbers; use smaller batches or a larger budget."
+        "would change the numbers; use smaller batches or a larger budget.",
     )

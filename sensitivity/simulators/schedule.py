@@ -9,9 +9,11 @@ downstream". Pure: no torch, no tensors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain
 
 Value = tuple[int, int]
 """A node, and the bits of the disabled quantizers upstream of it."""
@@ -55,6 +57,11 @@ class Network:
             upstream.append(bits)
         return tuple(upstream)
 
+    def reads(self, value: Value) -> list[Value]:
+        """The values that a value is computed from, in the order of its node's deps."""
+        node, mask = value
+        return [value_of(self, dep, mask) for dep in self.deps[node]]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -86,6 +93,11 @@ class Leg:
     owned: tuple[bool, ...]
     frees: tuple[int, ...]
 
+    @cached_property
+    def let_go(self) -> frozenset[int]:
+        """The slots that its steps empty."""
+        return frozenset(chain.from_iterable(step.frees for step in self.steps))
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -112,17 +124,21 @@ def order(masks: Sequence[int], bits: Sequence[int]) -> list[int]:
     >>> order([0b00, 0b01, 0b10], [0b01, 0b10])
     [1, 2, 0]
     """
+    return _ordered(list(range(len(masks))), masks, bits)
+
+
+def _ordered(group: list[int], masks: Sequence[int], bits: Sequence[int]) -> list[int]:
+    """The indices of a group of variants in the order that `order` describes."""
     result: list[int] = []
-    group = list(range(len(masks)))
-    for position, bit in enumerate(bits):
-        disabled = [index for index in group if masks[index] & bit]
-        enabled = [index for index in group if not masks[index] & bit]
-        parts_here = bool(disabled) and bool(enabled)
-        if not parts_here:
-            continue
-        few, group = sorted((disabled, enabled), key=len)
-        order_of_few = order([masks[index] for index in few], bits[position + 1 :])
-        result += [few[index] for index in order_of_few]
+    for position, bit in enumerate(bits, 1):
+        enabled: list[int] = []
+        disabled: list[int] = []
+        for index in group:
+            part = disabled if masks[index] & bit else enabled
+            part.append(index)
+        if enabled and disabled:
+            few, group = sorted((disabled, enabled), key=len)
+            result += _ordered(few, masks, bits[position:])
     return result + group
 
 
@@ -179,7 +195,7 @@ def _draft(network: Network, ranked: list[tuple[int, int]], dropped: set[Value])
     for variant, mask in ranked:
         first = len(draft.moments)
         outputs = [value_of(network, node, mask) for node in network.outputs]
-        for value in _missing(network, outputs, held):
+        for value in needed(outputs, held, partial(_reads_of_moment, network)):
             _add(network, draft, held, value)
         draft.legs.append((variant, first, len(draft.moments)))
         draft.moments.append((HANDOUT, tuple(held[value] for value in outputs), -1))
@@ -198,23 +214,32 @@ def value_of(network: Network, node: int, mask: int) -> Value:
     return network.twins[node] if network.twins else node, mask & upstream
 
 
-def _missing(network: Network, wanted: list[Value], held: dict[Value, int]) -> list[Value]:
-    """The values not held that the wanted ones need, in an order in which they can be computed."""
+def needed(
+    wanted: Iterable[Value],
+    held: Container[object],
+    reads: Callable[[Value], Iterable[Value]],
+) -> list[Value]:
+    """The values not held that have to be computed for the wanted ones, each behind what it reads.
+
+    reads: the values that a value is computed from.
+    """
     found: set[Value] = set()
-    waiting = [value for value in wanted if value not in held]
+    waiting = list(wanted)
     while waiting:
         value = waiting.pop()
-        if value in found:
-            continue
-        found.add(value)
-        if not network.fixed[value[0]]:
-            deps = (value_of(network, dep, value[1]) for dep in network.deps[value[0]])
-            waiting += [dep for dep in deps if dep not in held]
+        if value not in held and value not in found:
+            found.add(value)
+            waiting += reads(value)
     return sorted(found)
 
 
+def _reads_of_moment(network: Network, value: Value) -> list[Value]:
+    """As `Network.reads`, without those of fixed values, which are computed once beforehand."""
+    return [] if network.fixed[value[0]] else network.reads(value)
+
+
 def _add(network: Network, draft: _Draft, held: dict[Value, int], value: Value) -> None:
-    node, mask = value
+    node, _ = value
     slot = held[value] = len(draft.values)
     draft.values.append(value)
     if network.fixed[node]:
@@ -222,7 +247,7 @@ def _add(network: Network, draft: _Draft, held: dict[Value, int], value: Value) 
     elif not network.deps[node]:
         draft.inputs[node] = slot
     else:
-        reads = tuple(held[value_of(network, dep, mask)] for dep in network.deps[node])
+        reads = tuple(held[read] for read in network.reads(value))
         draft.moments.append((node, reads, slot))
 
 
@@ -241,9 +266,10 @@ def _holds(network: Network, draft: _Draft) -> list[int]:
     """For each slot the moment its memory can go: when its last view was last read."""
     holds = _lives(draft)
     for node, reads, out in reversed(draft.moments):
-        if node != HANDOUT and not network.fresh[node]:
-            for slot in reads:
-                holds[slot] = max(holds[slot], holds[out])
+        if node == HANDOUT or network.fresh[node]:
+            continue
+        for slot in reads:
+            holds[slot] = max(holds[slot], holds[out])
     return holds
 
 
@@ -277,20 +303,24 @@ def _victims(network: Network, draft: _Draft, leg: int, excess: int, copies: int
     save `excess` bytes, where there are; those needed farthest in the future first."""
     _, first, handout = draft.legs[leg]
     last = _lives(draft)
-    again: dict[int, int] = {}
+    # Slot -> the moment it is needed next after this leg, or last where that is earlier.
+    needed_at: dict[int, int] = {}
+    for moment, (node, _, out) in enumerate(draft.moments[:handout]):
+        if node == HANDOUT:
+            continue
+        is_for_later = last[out] > handout
+        is_from_earlier = moment < first <= last[out]
+        if is_for_later or is_from_earlier:
+            needed_at[out] = last[out]
     for moment in range(len(draft.moments) - 1, handout, -1):
-        again.update(dict.fromkeys(draft.moments[moment][1], moment))
-    made = [
-        (moment, out)
-        for moment, (node, _, out) in enumerate(draft.moments[:handout])
-        if node != HANDOUT
-    ]
-    waiting = [out for moment, out in made if last[out] > handout or moment < first <= last[out]]
+        read = needed_at.keys() & draft.moments[moment][1]
+        needed_at.update(dict.fromkeys(read, moment))
     victims: set[Value] = set()
-    for slot in sorted(waiting, key=lambda slot: again.get(slot, last[slot]), reverse=True):
-        if excess > 0:
-            victims.add(draft.values[slot])
-            excess -= network.size[draft.values[slot][0]] * copies
+    for slot in sorted(needed_at, key=needed_at.__getitem__, reverse=True):
+        if excess <= 0:
+            break
+        victims.add(draft.values[slot])
+        excess -= network.size[draft.values[slot][0]] * copies
     return victims
 
 
@@ -299,26 +329,26 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
     exclusive = _exclusive(network)
     mine = [exclusive[node] for node, _ in draft.values]
     stays = set(draft.fixed.values())
-    frees: dict[int, list[int]] = {}
+    frees: defaultdict[int, list[int]] = defaultdict(list)
     for slot, moment in enumerate(last):
         if slot not in stays:
-            frees.setdefault(moment, []).append(slot)
+            frees[moment].append(slot)
+
+    def is_alone(slot: int, moment: int) -> bool:
+        """Whether nothing but one read at this moment needs the memory of a slot any more."""
+        reads = draft.moments[moment][1]
+        return mine[slot] and last[slot] == moment and reads.count(slot) == 1
 
     def step(moment: int) -> Step:
         node, reads, out = draft.moments[moment]
-        source = reads[0]
-        alone = mine[source] and last[source] == moment and reads.count(source) == 1
-        return Step(
-            node, reads, out, network.overwrites[node] and alone, tuple(frees.get(moment, ()))
-        )
+        overwrite = network.overwrites[node] and is_alone(reads[0], moment)
+        return Step(node, reads, out, overwrite, tuple(frees[moment]))
 
     def leg(variant: int, first: int, handout: int) -> Leg:
         outputs = draft.moments[handout][1]
-        owned = tuple(
-            mine[slot] and last[slot] == handout and outputs.count(slot) == 1 for slot in outputs
-        )
-        steps = tuple(step(moment) for moment in range(first, handout))
-        return Leg(variant, steps, outputs, owned, tuple(frees.get(handout, ())))
+        owned = tuple(is_alone(slot, handout) for slot in outputs)
+        steps = tuple(map(step, range(first, handout)))
+        return Leg(variant, steps, outputs, owned, tuple(frees[handout]))
 
     legs = tuple(leg(*entry) for entry in draft.legs)
     return Schedule(legs, len(draft.values), draft.inputs, draft.fixed, peak)
@@ -327,14 +357,20 @@ def _finish(network: Network, draft: _Draft, peak: int) -> Schedule:
 def _exclusive(network: Network) -> list[bool]:
     """For each node, whether no other value ever shares its memory. A disabled quantizer counts as
     what it reads."""
-    exclusive = [
-        fresh and not fixed and bool(deps)
-        for fresh, fixed, deps in zip(network.fresh, network.fixed, network.deps, strict=True)
-    ]
+    exclusive = [bool(deps) for deps in network.deps]
     for node, deps in enumerate(network.deps):
-        for source in () if network.fresh[node] else deps:
-            exclusive[source] = False
-            while network.switch[source]:
-                source = network.deps[source][0]
-                exclusive[source] = False
+        if network.fixed[node]:
+            exclusive[node] = False
+        if not network.fresh[node]:
+            exclusive[node] = False
+            for source in deps:
+                _mark_shared(source, network, exclusive)
     return exclusive
+
+
+def _mark_shared(node: int, network: Network, exclusive: list[bool]) -> None:
+    """Mark a node as not exclusive, and all that it gives back while it is disabled."""
+    exclusive[node] = False
+    while network.switch[node]:
+        node = network.deps[node][0]
+        exclusive[node] = False

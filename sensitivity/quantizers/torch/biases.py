@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sensitivity import optional
 from sensitivity.errors import ModelError
+from sensitivity.quantizers.torch.modules import class_names
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,11 +23,12 @@ the toolkits too."""
 class Biases:
     """What is added to the biases of layers now.
 
-    layers: weight quantizer -> the module that holds the bias, which may be None.
+    layers: weight quantizer -> the module that holds the bias, which may be None. Given are the
+        modules of all weights; those whose bias cannot be changed are left out.
     """
 
     def __init__(self, layers: Mapping[str, Any]) -> None:
-        self.layers = layers
+        self.layers = {name: layer for name, layer in layers.items() if has_bias(layer)}
         # The user's own parameter, or None, and the type that the layer had with it.
         self._own: dict[str, tuple[Any, Any]] = {}
         self._now: dict[str, Delta] = {}
@@ -42,8 +44,10 @@ class Biases:
 
     def change(self, name: str, delta: Delta | None) -> None:
         """Add this to the layer's own bias, in the place of what was added before; None adds
-        nothing. Raises ModelError where the quantizer is not of such a layer."""
+        nothing. Raises ModelError for a change where the quantizer is not of such a layer."""
         if name not in self.layers:
+            if not delta:
+                return
             raise ModelError(
                 "Expected a change of the bias for the weight of a convolution or linear layer, "
                 f"got one for {name}."
@@ -73,20 +77,22 @@ class Biases:
 def has_bias(layer: Any) -> bool:
     """Whether a module is a layer of torch whose bias can be changed, one that has none yet
     included."""
-    names = {base.__name__ for base in type(layer).__mro__}
-    return bool(names & WEIGHTED) and "bias" in layer._parameters
+    is_weighted = WEIGHTED.intersection(class_names(layer))
+    return bool(is_weighted) and "bias" in layer._parameters
 
 
 def _sum(layer: Any, own: Any, dtype: Any, delta: Delta) -> nn.Parameter:
-    """Added in the layer's own type, as where it was measured, and given in the type that the layer
-    has now."""
-    added = optional.torch.tensor(delta, dtype=dtype, device=layer.weight.device)
-    values = added if own is None else own.detach().to(dtype) + added
+    """Add in the layer's own type, as where the change was measured, and give the sum in the type
+    that the layer has now."""
+    values = optional.torch.tensor(delta, dtype=dtype, device=layer.weight.device)
+    if own is not None:
+        values = own.detach().to(dtype) + values
     values = values.to(layer.weight.dtype)
     return optional.torch.nn.Parameter(values, requires_grad=bool(layer.weight.requires_grad))
 
 
 def _in_type_of(layer: Any, own: Any) -> nn.Parameter | None:
+    """The layer's own bias, None where it has none, in the type that the layer has now."""
     if own is None:
         return None
     values = own.detach().to(layer.weight.dtype)
@@ -120,8 +126,9 @@ def mark_biases(
         for layer, numbers in layers:
             bias: Any = layer._parameters["bias"]
             if bias is None:
+                _, channels = numbers[0]
                 weight: Any = layer.weight
-                bias = optional.torch.zeros(numbers[0][1], dtype=weight.dtype, device=weight.device)
+                bias = optional.torch.zeros(channels, dtype=weight.dtype, device=weight.device)
             for number, _ in numbers:
                 bias = node(bias, number)
             # found before the parameter of this name, which stays as it is

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from sensitivity.errors import ModelError
+from sensitivity.quantizers.base import first_fault
 from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel, is_a
-from sensitivity.records import Grid, Role
+from sensitivity.records import Grid
 
 E4M3, E4M3_HIGH = (4, 3), 448
 """ModelOpt's name of FP8 E4M3, exponent and mantissa bits, and its largest value."""
@@ -71,28 +71,28 @@ class ModelOptModel(TensorQuantizerModel):
         return any(is_a(module, container, self.package) for container in CONTAINERS)
 
     def _is_fixed(self, module: Any) -> bool:
-        return not (
-            module._dynamic or getattr(module, "_use_constant_amax", False) or module.is_mx_format
-        )
+        is_constant = getattr(module, "_use_constant_amax", False)
+        return not (module._dynamic or is_constant or module.is_mx_format)
 
     def _format(self, module: Any) -> str:
-        sizes = [
-            size
-            for axis, size in (module._block_sizes or {}).items()
-            if isinstance(axis, int) and size
-        ]
-        return super()._format(module) + (f" in blocks of {sizes[0]}" if len(sizes) == 1 else "")
+        own_format = super()._format(module)
+        sizes = []
+        for axis, size in _block_sizes(module).items():
+            if isinstance(axis, int):
+                sizes.append(size)
+        return f"{own_format} in blocks of {sizes[0]}" if len(sizes) == 1 else own_format
 
     def file_grid(self, name: str) -> Grid:
         """As `quantizers.base.WithFileGrids` says."""
         module = self._named(name)
-        reason = self._not_in_a_file(module, self._roles[name]) or self._problem(module)
+        is_weight = name in self._of_weights
+        reason = self._not_in_a_file(module, is_weight=is_weight) or self._problem(module)
         if reason:
             raise ModelError(
                 f"Expected {name} to quantize as an ONNX file can hold it, got a quantizer that "
                 f"does not: {reason}."
             )
-        is_float = not isinstance(module._num_bits, int)
+        is_float = _is_float(module)
         low, high = (-E4M3_HIGH, E4M3_HIGH) if is_float else self._bounds(module)
         scale, axis, block = self._scale(name, high), self._axis(module), _block(module)
         if block is not None:
@@ -103,36 +103,52 @@ class ModelOptModel(TensorQuantizerModel):
         return Grid(scale, 0, low, high, axis, block, is_float)
 
     def _not_an_integer_grid(self, module: Any) -> str | None:
-        reasons = {
-            f"its number format is {module._num_bits}": not isinstance(module._num_bits, int),
-            f"it quantizes blocks of {module._block_sizes}": module._block_sizes is not None,
+        faults = {
+            f"its number format is {module._num_bits}": _is_float(module),
+            f"it quantizes blocks of {module._block_sizes}": _has_blocks(module),
             "its range is taken from each batch": bool(module._dynamic),
             "it multiplies by a pre-quantization scale": module.pre_quant_scale is not None,
             "it has more than one channel axis": _has_several_axes(module),
         }
-        return _first(reasons) or _unusual(module)
+        return first_fault(faults) or _unusual(module)
 
-    def _not_in_a_file(self, module: Any, role: Role) -> str | None:
-        sizes = module._block_sizes
-        reasons = {
+    def _not_in_a_file(self, module: Any, *, is_weight: bool) -> str | None:
+        is_other_float = _is_float(module) and tuple(module._num_bits) != E4M3
+        has_blocks = _has_blocks(module)
+        blocks_fit = is_weight and _block(module) is not None
+        faults = {
             "its range is taken from each batch": not self._is_fixed(module),
-            f"its number format is {module._num_bits}": not isinstance(module._num_bits, int)
-            and tuple(module._num_bits) != E4M3,
-            f"it quantizes blocks of {sizes}": sizes is not None
-            and (_block(module) is None or role != "weight"),
-            "it has more than one channel axis": sizes is None and _has_several_axes(module),
+            f"its number format is {module._num_bits}": is_other_float,
+            f"it quantizes blocks of {module._block_sizes}": has_blocks and not blocks_fit,
+            "it has more than one channel axis": not has_blocks and _has_several_axes(module),
         }
-        return _first(reasons) or _unusual(module)
+        return first_fault(faults) or _unusual(module)
+
+
+def _is_float(module: Any) -> bool:
+    """Whether the quantized values are floating-point numbers, told by two numbers of bits."""
+    return not isinstance(module._num_bits, int)
+
+
+def _has_blocks(module: Any) -> bool:
+    return module._block_sizes is not None
 
 
 def _has_several_axes(module: Any) -> bool:
     return isinstance(module._axis, (tuple, list)) and len(module._axis) > 1
 
 
+def _block_sizes(module: Any) -> dict[Any, Any]:
+    """What a quantizer says of its blocks, without what it leaves empty: by axis, how many values
+    of it have one scale, and by name what else it says."""
+    told = module._block_sizes or {}
+    return {key: value for key, value in told.items() if value}
+
+
 def _block(module: Any) -> int | None:
     """How many values along the last axis have one scale; None where they have none, and where
     blocks run otherwise."""
-    sizes = {key: size for key, size in (module._block_sizes or {}).items() if size}
+    sizes = _block_sizes(module)
     if sizes.get("type", "static") != "static" or sizes.keys() - {-1, "type"}:
         return None
     size: int | None = sizes.get(-1)
@@ -141,7 +157,7 @@ def _block(module: Any) -> int | None:
 
 def _unusual(module: Any) -> str | None:
     """What keeps a quantizer out of any grid; None for most."""
-    return _first(
+    return first_fault(
         {
             "it rotates its input": bool(module.rotate_is_enabled),
             f"it uses the backend {module.backend!r}": module.backend is not None,
@@ -149,7 +165,3 @@ def _unusual(module: Any) -> str | None:
             "it stores real quantized values": not module._fake_quant,
         }
     )
-
-
-def _first(reasons: Mapping[str, bool]) -> str | None:
-    return next((reason for reason, holds in reasons.items() if holds), None)

@@ -4,6 +4,7 @@ several places."""
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -28,22 +29,25 @@ def head_parts(model: Any, layers: Collection[str]) -> tuple[tuple[str, ...], ..
     layers but not most of them; its parts are its children.
     """
     found: list[tuple[str, ...]] = []
-    taken: list[str] = []
+    heads: tuple[str, ...] = ()
     for name, module in model.named_modules():
+        attribute = name.rpartition(".")[2]
+        called_head = HEAD.search(f"{type(module).__name__} {attribute}")
+        is_in_head = name.startswith(heads)
         inside = _inside(name, layers)
-        is_head = HEAD.search(type(module).__name__) or HEAD.search(name.rpartition(".")[2])
-        if not name or not is_head or not 2 <= len(inside) <= LARGEST_HEAD * len(layers):
-            continue
-        if not any(name.startswith(f"{other}.") for other in taken):
-            taken.append(name)
+        holds_some_layers = 2 <= len(inside) <= LARGEST_HEAD * len(layers)
+        if name and called_head and holds_some_layers and not is_in_head:
+            heads += (f"{name}.",)
             found += _parts(name, inside)
     return tuple(found)
 
 
 def merged_blocks(model: Any, layers: Collection[str]) -> tuple[str, ...]:
     """Layers that are the one convolution of a re-parameterised RepVGG block."""
-    modules = dict(model.named_modules())
-    blocks = {name for name in modules if REPVGG.search(type(modules[name]).__name__)}
+    blocks = set()
+    for name, module in model.named_modules():
+        if REPVGG.search(type(module).__name__):
+            blocks.add(name)
 
     def is_merged(layer: str) -> bool:
         holder, _, attribute = layer.rpartition(".")
@@ -51,23 +55,36 @@ def merged_blocks(model: Any, layers: Collection[str]) -> tuple[str, ...]:
             return True
         return holder in blocks and len(_inside(holder, layers)) == 1
 
-    return tuple(layer for layer in layers if is_merged(layer))
+    return tuple(filter(is_merged, layers))
 
 
 def shared_objects(model: Any, quantizers: Collection[str]) -> tuple[tuple[str, ...], ...]:
-    """Modules that hold the same quantizer object, two or more for each; quantizers: the names they
-    are listed under."""
+    """Names of modules that hold the same quantizer object, two or more for each.
+
+    quantizers: the names under which the quantizer objects are listed.
+    """
     modules = dict(model.named_modules(remove_duplicate=False))
-    holders: dict[int, dict[str, None]] = {id(modules[name]): {} for name in quantizers}
-    seen: set[tuple[int, int]] = set()
+    # Quantizer object -> holder object -> its first name: a whole module under two names is one
+    # layer.
+    holders: dict[int, dict[int, str]] = {id(modules[name]): {} for name in quantizers}
     for name, module in modules.items():
         holder = name.rpartition(".")[0]
-        # A whole module under two names is one layer.
-        place = (id(module), id(modules[holder]))
-        if id(module) in holders and place not in seen:
-            seen.add(place)
-            holders[id(module)][holder] = None
-    return tuple(tuple(names) for names in holders.values() if len(names) > 1)
+        if id(module) in holders:
+            holders[id(module)].setdefault(id(modules[holder]), holder)
+    return tuple(tuple(names.values()) for names in holders.values() if len(names) > 1)
+
+
+def class_names(module: Any) -> list[str]:
+    """Names of a module's class and of all that it descends from, its own first.
+
+    A class is told by its name where its package need not be imported.
+    """
+    return [kind.__name__ for kind in type(module).__mro__]
+
+
+def named_modules(model: Any) -> dict[str, Any]:
+    """Every module of a model by its name; none of what is no torch module."""
+    return dict(model.named_modules()) if hasattr(model, "named_modules") else {}
 
 
 def _inside(name: str, layers: Collection[str]) -> list[str]:
@@ -75,7 +92,10 @@ def _inside(name: str, layers: Collection[str]) -> list[str]:
 
 
 def _parts(head: str, layers: list[str]) -> Iterator[tuple[str, ...]]:
-    parts: dict[str, list[str]] = {}
+    """The layers of a head, grouped by the child of the head that holds them."""
+    parts: defaultdict[str, list[str]] = defaultdict(list)
     for layer in layers:
-        parts.setdefault(layer.removeprefix(f"{head}.").partition(".")[0], []).append(layer)
+        inside_head = layer.removeprefix(f"{head}.")
+        child = inside_head.partition(".")[0]
+        parts[child].append(layer)
     return map(tuple, parts.values())

@@ -9,6 +9,7 @@ from itertools import product
 from typing import Any
 
 from sensitivity import optional
+from sensitivity.quantizers.base import first_fault
 from sensitivity.quantizers.torch.tensor_quantizer import TensorQuantizerModel, array, range_problem
 
 FLAGS = ("_disabled", "_if_quant", "_if_clip", "_if_calib", "_fake_quant", "_scale")
@@ -58,13 +59,14 @@ class PytorchQuantizationModel(TensorQuantizerModel):
     @contextmanager
     def _more_restored(self) -> Iterator[None]:
         with ExitStack() as stack:
-            kinds = {kind for module in self._all.values() for kind in type(module).__mro__}
+            kinds: set[type] = set()
+            for module in self._all.values():
+                kinds.update(type(module).__mro__)
+                for bound in _learned(module):  # disable_clip() and enable_clip() switch these
+                    stack.callback(bound.requires_grad_, bound.requires_grad)
             for kind, flag in product(kinds, CLASS_FLAGS):
                 if flag in vars(kind):
                     stack.callback(setattr, kind, flag, vars(kind)[flag])
-            for module in self._all.values():
-                for bound in _learned(module):  # disable_clip() and enable_clip() switch these
-                    stack.callback(bound.requires_grad_, bound.requires_grad)
             yield
 
     def _amax(self, module: Any) -> Any:
@@ -72,16 +74,15 @@ class PytorchQuantizationModel(TensorQuantizerModel):
             low, high = _learned(module)
             return optional.torch.maximum(-low.detach(), high.detach())
         amax = getattr(module, "_amax", None)
-        return (
-            amax
-            if amax is None or module._scale_amax is None
-            else amax.detach() * module._scale_amax
-        )
+        if amax is None or module._scale_amax is None:
+            return amax
+        return amax.detach() * module._scale_amax
 
     def _bounds(self, module: Any) -> tuple[int, int]:
         low, high = super()._bounds(module)
-        # it clips to +-amax first
-        return (max(low, -high), high) if module._learn_amax else (low, high)
+        if module._learn_amax:  # it clips to +-amax first
+            low = max(low, -high)
+        return low, high
 
     def _problem(self, module: Any) -> str | None:
         stored = getattr(module, "_amax", None)
@@ -91,22 +92,20 @@ class PytorchQuantizationModel(TensorQuantizerModel):
         return super()._problem(module)
 
     def _not_an_integer_grid(self, module: Any) -> str | None:
-        amax = self._amax(module)
-        low, high = _learned(module) or (None, None)
-        reasons = {
+        faults = {
             f"its number format is {module._num_bits}": not isinstance(module._num_bits, int),
-            "it multiplies by a pre-quantization scale": getattr(module, "pre_quant_scale", None)
-            is not None,
+            "it multiplies by a pre-quantization scale": _has_pre_quant_scale(module),
             "it gives integers instead of fake-quantized values": not module._fake_quant,
-            "it learned a range that is not symmetric": bool(
-                module._learn_amax and (-low.detach() != high.detach()).any()
-            ),
-            f"its amax has the shape {_shape(amax)}, which is not that of one channel axis": amax
-            is not None
-            and amax.numel() > 1
-            and self._axis(module) is None,
+            "it learned a range that is not symmetric": not _is_symmetric(module),
         }
-        return next((reason for reason, holds in reasons.items() if holds), None)
+        fault = first_fault(faults)
+        amax = self._amax(module)
+        if fault or amax is None:
+            return fault
+        if amax.numel() > 1 and self._axis(module) is None:
+            shape = tuple(amax.shape)
+            return f"its amax has the shape {shape}, which is not that of one channel axis"
+        return None
 
 
 def _learned(module: Any) -> tuple[Any, ...]:
@@ -114,5 +113,14 @@ def _learned(module: Any) -> tuple[Any, ...]:
     return (module.clip.clip_value_min, module.clip.clip_value_max) if module._learn_amax else ()
 
 
-def _shape(amax: Any) -> tuple[int, ...]:
-    return () if amax is None else tuple(amax.shape)
+def _has_pre_quant_scale(module: Any) -> bool:
+    return getattr(module, "pre_quant_scale", None) is not None
+
+
+def _is_symmetric(module: Any) -> bool:
+    """Whether the bounds of a range are as far from 0 on both sides; only learned ones may not
+    be."""
+    if not module._learn_amax:
+        return True
+    low, high = _learned(module)
+    return not bool((-low.detach() != high.detach()).any())

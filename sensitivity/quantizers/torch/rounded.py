@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sensitivity import optional
 from sensitivity.errors import ModelError
+from sensitivity.quantizers.ranges import shape_along
 from sensitivity.quantizers.rounding import unpacked
 from sensitivity.records import Grid
 
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
 class Roundings:
     """Which way the weights of layers are rounded now.
 
-    layers: weight quantizer -> the module that holds the weight.
+    layers: weight quantizer -> the module that holds the weight. Given are layers of any kind;
+        those whose weight cannot be replaced are left out.
     """
 
     def __init__(self, layers: Mapping[str, Any]) -> None:
-        self.layers = layers
+        self.layers = {name: layer for name, layer in layers.items() if has_weight(layer)}
         self._own: dict[str, Any] = {}
         self._now: dict[str, str] = {}
 
@@ -63,10 +65,12 @@ class Roundings:
         """Inside the `with` weights are rounded so, before and after it as they are now."""
         with ExitStack() as stack:
             for name, rounding in roundings.items():
-                if rounding is None and name not in self._now:
-                    continue
-                stack.callback(self._put_back, name, self._state(name))
-                self.change(name, rounding, grid_of(name) if rounding is not None else None)
+                if rounding is not None:
+                    stack.callback(self._put_back, name, self._state(name))
+                    self.change(name, rounding, grid_of(name))
+                elif name in self._now:
+                    stack.callback(self._put_back, name, self._state(name))
+                    self.change(name, None)
             yield
 
     def _layer(self, name: str) -> Any:
@@ -100,8 +104,7 @@ def levels_of(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """A weight in steps of its grid, and the scale by which it was divided, which broadcasts."""
     scale = optional.torch.as_tensor(grid.scale, device=weight.device)
     if scale.numel() > 1:
-        axis = grid.axis or 0
-        scale = scale.reshape([-1 if at == axis else 1 for at in range(weight.ndim)])
+        scale = scale.reshape(shape_along(grid.axis or 0, weight.ndim))
     return weight / scale, scale
 
 

@@ -10,27 +10,32 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity import optional
-from sensitivity.errors import ModelError, listed, unknown_name
+from sensitivity.errors import ModelError, listed
+from sensitivity.quantizers.base import known_names, weights_and_activations
 from sensitivity.quantizers.proofs import reached, still_quantized
 from sensitivity.quantizers.ranges import (
     channel_axis,
+    first_axis,
     hooked_in_float,
     other_ranges,
     own_range,
-    ranges_set,
+    range_set,
     restore,
     state_of,
 )
-from sensitivity.quantizers.torch.biases import Biases, has_bias
+from sensitivity.quantizers.torch.biases import Biases
 from sensitivity.quantizers.torch.half import HALF, half_type
-from sensitivity.quantizers.torch.rounded import Roundings, has_weight
-from sensitivity.records import Finding, Grid, Quantizer, Range, Role
+from sensitivity.quantizers.torch.modules import class_names, named_modules
+from sensitivity.quantizers.torch.rounded import Roundings
+from sensitivity.records import Finding, Grid, Quantizer, Range, Role, names_of
 
 if TYPE_CHECKING:
     from sensitivity.quantizers.base import Seer
@@ -40,11 +45,11 @@ SMALLEST_AMAX = 2.0**-24
 this: it is dead."""
 
 SMALLEST_SCALE = 4 * SMALLEST_AMAX
-"""Of a dead channel: no value of it is rounded to anything but 0."""
+"""The smallest scale that a dead channel gets: it rounds all values of the channel to 0."""
 
 DEAD_INPUT_SCALE = 2.0**20
-"""Of a dead activation: values up to half of this are rounded to 0, as the toolkits replace them
-all by 0."""
+"""The scale that a dead activation gets: values up to half of it are rounded to 0, as the toolkits
+replace them all by 0."""
 
 DEAD_INPUT = (
     "{names}: only values of 0 came there in calibration, so everything that comes there becomes "
@@ -78,40 +83,38 @@ class TensorQuantizerModel:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        modules = dict(model.named_modules()) if hasattr(model, "named_modules") else {}
-        self._all = {name: module for name, module in modules.items() if self._is_quantizer(module)}
-        enabled = {name: module for name, module in self._all.items() if _is_enabled(module)}
-        if not enabled:
-            found = (
-                f"{len(self._all)} quantizers, all disabled" if self._all else "a model without any"
-            )
-            raise ModelError(
-                f"Expected at least one enabled {self.toolkit} quantizer, got {found}; {self.how} "
-                "first."
-            )
-        self._enabled = enabled
-        self.quantizers = tuple(
-            self._quantizer(name, module, modules) for name, module in enabled.items()
+        modules = named_modules(model)
+        self._all: dict[str, Any] = {}
+        self._enabled: dict[str, Any] = {}
+        for name, module in modules.items():
+            if self._is_quantizer(module):
+                self._all[name] = module
+                if _is_enabled(module):
+                    self._enabled[name] = module
+        self._check_some_enabled()
+        self.quantizers = tuple(self._quantizer(name, modules) for name in self._enabled)
+        weights, activations = weights_and_activations(self.quantizers)
+        self._of_weights = frozenset(names_of(weights))
+        self.biases = Biases({each.name: modules[each.layer] for each in weights})
+        self.roundings = Roundings(self.biases.layers)
+        self.warnings = tuple(self._warnings(names_of(activations)))
+
+    def _check_some_enabled(self) -> None:
+        if self._enabled:
+            return
+        found = f"{len(self._all)} quantizers, all disabled" if self._all else "a model without any"
+        raise ModelError(
+            f"Expected at least one enabled {self.toolkit} quantizer, got {found}; {self.how} "
+            "first."
         )
-        self._roles = {quantizer.name: quantizer.role for quantizer in self.quantizers}
-        self.biases = Biases(
-            {
-                each.name: modules[each.layer]
-                for each in self.quantizers
-                if each.role == "weight" and has_bias(modules[each.layer])
-            }
-        )
-        self.roundings = Roundings(
-            {name: layer for name, layer in self.biases.layers.items() if has_weight(layer)}
-        )
-        dead = [
-            name
-            for name, role in self._roles.items()
-            if role != "weight" and self._is_dead(enabled[name])
-        ]
-        self.warnings = (DEAD_INPUT.format(names=listed(dead, 3)),) if dead else ()
-        if half := half_type(model):
-            self.warnings += (HALF.format(type=half),)
+
+    def _warnings(self, activations: Iterable[str]) -> Iterator[str]:
+        dead = list(filter(self._is_dead, activations))
+        if dead:
+            yield DEAD_INPUT.format(names=listed(dead, 3))
+        half = half_type(self.model)
+        if half:
+            yield HALF.format(type=half)
 
     @classmethod
     def recognises(cls, model: Any) -> bool:
@@ -120,15 +123,14 @@ class TensorQuantizerModel:
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
-        wanted = self._known(names)
+        wanted = known_names(names, self._enabled)
+        without_changes = dict.fromkeys(wanted)
         with ExitStack() as stack:
             for module in self._all.values():
                 stack.callback(vars(module).update, self._state(module))
             stack.enter_context(self._more_restored())
-            stack.enter_context(
-                self.biases.changed(dict.fromkeys(wanted & self.biases.layers.keys()))
-            )
-            stack.enter_context(self.roundings.changed(dict.fromkeys(wanted), self.grid))
+            stack.enter_context(self.biases.changed(without_changes))
+            stack.enter_context(self.roundings.changed(without_changes, self.grid))
             for name, module in self._enabled.items():
                 module._disabled = name in wanted
                 # a quantizer that still collects would be changed by being measured
@@ -147,21 +149,14 @@ class TensorQuantizerModel:
         scale = self._scale(name, high)
         return Grid(scale=scale, zero_point=0, low=low, high=high, axis=self._axis(module))
 
-    def _known(self, names: Iterable[str]) -> set[str]:
-        """The names, once each. Raises NamesError for one that is no quantizer's."""
-        wanted = set(names)
-        for name in sorted(wanted - self._enabled.keys()):
-            raise unknown_name("a quantizer's name", name, self._enabled)
-        return wanted
-
     def _named(self, name: str) -> Any:
-        self._known([name])
+        known_names([name], self._enabled)
         return self._enabled[name]
 
     def _scale(self, name: str, high: int) -> NDArray[np.float32]:
         """float32[n]: one for each of the quantizer's ranges. high: its largest level."""
         amax = array(self._amax(self._enabled[name])).reshape(-1)
-        return scales_of(amax, high, is_weight=self._roles[name] == "weight")
+        return scales_of(amax, high, is_weight=name in self._of_weights)
 
     def amax(self, name: str) -> Any:
         """The largest absolute value that a quantizer can give, a tensor that broadcasts against
@@ -188,55 +183,58 @@ class TensorQuantizerModel:
 
     @contextmanager
     def _with_ranges(self, ranges: Sequence[Range]) -> Iterator[None]:
-        dims = {one.quantizer: self._dimensions(one.quantizer) for one in ranges}
-        roundings = {one.quantizer: one.rounding for one in ranges}
-        with (
-            ranges_set(self._enabled, ranges, dims),
-            self.biases.changed(self._deltas(ranges)),
-            self.roundings.changed(roundings, self.grid),
-        ):
+        deltas, roundings = {}, {}
+        with ExitStack() as stack:
+            for one in ranges:
+                name = one.quantizer
+                deltas[name], roundings[name] = one.bias, one.rounding
+                stack.enter_context(
+                    range_set(self._enabled[name], one, dimensions=self._dimensions(name))
+                )
+            stack.enter_context(self.biases.changed(deltas))
+            stack.enter_context(self.roundings.changed(roundings, self.grid))
             yield
 
     def change(self, names: Iterable[str], ranges: Iterable[Range]) -> None:
-        ranges, wanted = tuple(ranges), self._known(names)
+        ranges, wanted = tuple(ranges), known_names(names, self._enabled)
         modules = [self._enabled[one.quantizer] for one in ranges]
         with self.with_ranges(ranges):
-            states = [state_of(module) for module in modules]
+            states = list(map(state_of, modules))
         for module, state in zip(modules, states, strict=True):
             restore(module, state)
-        deltas = self._deltas(ranges)
-        for name in deltas.keys() - wanted:
-            self.biases.change(name, deltas[name])
         for one in ranges:
-            if one.rounding is not None and one.quantizer not in wanted:
-                self.roundings.change(one.quantizer, one.rounding, self.grid(one.quantizer))
+            if one.quantizer not in wanted:
+                self._change_layer(one)
         for name in wanted:
             self._enabled[name]._disabled = True
+
+    def _change_layer(self, one: Range) -> None:
+        """Change the bias and the weight of a quantizer's layer for good, as the range says."""
+        self.biases.change(one.quantizer, one.bias)
+        if one.rounding is not None:
+            self.roundings.change(one.quantizer, one.rounding, self.grid(one.quantizer))
 
     def other_ranges(self, names: Iterable[str], forward: Callable[[], None]) -> tuple[Range, ...]:
         return other_ranges(self, names, forward)
 
     def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
-        for quantizer in self.quantizers:
+        weights, _ = weights_and_activations(self.quantizers)
+        for quantizer in weights:
             layer = self.model.get_submodule(quantizer.layer)
             weight = getattr(layer, "weight", None)
-            if quantizer.role == "weight" and weight is not None:
+            if weight is not None:
                 yield quantizer.name, array(weight), channel_axis(layer)
 
     def watching(self, see: Seer) -> AbstractContextManager[None]:
         return shown_in_float(self, see)
 
-    def _deltas(self, ranges: Iterable[Range]) -> dict[str, tuple[float, ...] | None]:
-        """What is added to biases with these ranges; nothing is where a weight has no change."""
-        known = self.biases.layers
-        return {one.quantizer: one.bias for one in ranges if one.quantizer in known or one.bias}
-
     def _dimensions(self, name: str) -> int:
         """How many axes the tensor that this quantizer gets has, as far as per-channel ranges need
         it."""
+        layer = name.rpartition(".")[0]
         amax = self._enabled[name]._amax
-        weight = getattr(self.model.get_submodule(name.rpartition(".")[0]), "weight", None)
-        return max(int(amax.ndim), 0 if weight is None else int(weight.ndim))
+        weight = getattr(self.model.get_submodule(layer), "weight", None)
+        return max(int(amax.ndim), getattr(weight, "ndim", 0))
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256()
@@ -266,8 +264,12 @@ class TensorQuantizerModel:
         return getattr(module, "_amax", None)
 
     def _bounds(self, module: Any) -> tuple[int, int]:
-        high = 2 ** (module._num_bits - 1 + int(module._unsigned)) - 1
-        return (0 if module._unsigned else -high if module._narrow_range else -high - 1), high
+        """The smallest and the largest level."""
+        if module._unsigned:
+            return 0, 2**module._num_bits - 1
+        high = 2 ** (module._num_bits - 1) - 1
+        lowest = -high - 1
+        return lowest + int(module._narrow_range), high
 
     def _is_fixed(self, module: Any) -> bool:
         """Whether the range comes from calibration, and must be there."""
@@ -289,9 +291,12 @@ class TensorQuantizerModel:
 
     # ----------------------------------------------------------------------------------------------
 
-    def _is_dead(self, module: Any) -> bool:
-        """Whether it replaces all that it gets by 0."""
-        amax = self._amax(module) if self._is_fixed(module) else None
+    def _is_dead(self, name: str) -> bool:
+        """Whether a quantizer replaces all that it gets by 0."""
+        module = self._enabled[name]
+        if not self._is_fixed(module):
+            return False
+        amax = self._amax(module)
         return amax is not None and bool((amax <= SMALLEST_AMAX).all())
 
     @classmethod
@@ -299,39 +304,48 @@ class TensorQuantizerModel:
         return is_a(module, "TensorQuantizer", cls.package)
 
     def _state(self, module: Any) -> Mapping[str, Any]:
-        return {flag: vars(module)[flag] for flag in self.flags if flag in vars(module)}
+        own = vars(module)
+        return {flag: own[flag] for flag in own.keys() & self.flags}
 
-    def _quantizer(self, name: str, module: Any, modules: Mapping[str, Any]) -> Quantizer:
-        layer, _, attribute = name.rpartition(".")
-        while layer and (self._is_container(modules[layer]) or _is_list(layer, modules[layer])):
-            layer, _, attribute = layer.rpartition(".")
-        if not layer or not attribute.endswith(("quantizer", "quantizers")):
-            layer = name  # it stands by itself: what it quantizes is the operation
-        bits = module._num_bits if isinstance(module._num_bits, int) else 1 + sum(module._num_bits)
-        problem = self._problem(module) or self._wrong_axis(
-            module, _role(attribute), modules[layer]
-        )
-        return Quantizer(
-            name,
-            layer,
-            _role(attribute),
-            bits,
-            self._axis(module),
-            problem,
-            format=self._format(module),
-        )
-
-    def _wrong_axis(self, module: Any, role: Role, layer: Any) -> str | None:
-        """Both toolkits give every weight axis 0 by default, which in a transposed convolution is
-        the axis that the kernel sums over: no engine can take scales out of that sum."""
+    def _quantizer(self, name: str, modules: Mapping[str, Any]) -> Quantizer:
+        module = modules[name]
+        layer, attribute = self._place(name, modules)
+        role, axis = _role(attribute), self._axis(module)
+        problem = self._problem(module)
         # pytorch-quantization's own layers do not descend from torch's ConvTranspose2d, only from
         # its base.
-        transposed = "_ConvTransposeNd" in {base.__name__ for base in type(layer).__mro__}
-        if role != "weight" or not transposed or self._axis(module) in (None, 1):
+        is_transposed = "_ConvTransposeNd" in class_names(modules[layer])
+        if role == "weight" and is_transposed and not problem:
+            problem = self._wrong_axis(axis)
+        return Quantizer(
+            name, layer, role, _bits(module), axis, problem, format=self._format(module)
+        )
+
+    def _place(self, name: str, modules: Mapping[str, Any]) -> tuple[str, str]:
+        """The layer that holds a quantizer, and the attribute by which it does; a quantizer that
+        stands by itself is the layer: what it quantizes is the operation."""
+        layer, _, attribute = name.rpartition(".")
+        while layer and self._holds_quantizers(layer, modules[layer]):
+            layer, _, attribute = layer.rpartition(".")
+        if layer and attribute.endswith(("quantizer", "quantizers")):
+            return layer, attribute
+        return name, attribute
+
+    def _holds_quantizers(self, name: str, module: Any) -> bool:
+        """Whether the module is no layer, but only holds quantizers of one."""
+        return _is_list(name, module) or self._is_container(module)
+
+    def _wrong_axis(self, axis: int | None) -> str | None:
+        """What is wrong with this channel axis of the weight of a transposed convolution.
+
+        Both toolkits give every weight axis 0 by default, which in a transposed convolution is the
+        axis that the kernel sums over: no engine can take scales out of that sum.
+        """
+        if axis in (None, 1):
             return None
         return (
-            f"its scales run along axis {self._axis(module)}, and the output channels of a "
-            f"ConvTranspose are axis 1; {self.transposed}"
+            f"its scales run along axis {axis}, and the output channels of a ConvTranspose are "
+            f"axis 1; {self.transposed}"
         )
 
     def _axis(self, module: Any) -> int | None:
@@ -343,13 +357,14 @@ class TensorQuantizerModel:
         amax, told = self._amax(module), _told_axis(module)
         if amax is None:
             return told
-        along = [index for index, length in enumerate(amax.shape) if length > 1]
-        if along:
-            is_one_axis = len(along) == 1 and amax.ndim > 1
-            return along[0] if is_one_axis else None
-        if told is None or amax.ndim == 0:
+        dimensions = int(amax.ndim)
+        several_values = np.greater(tuple(amax.shape), 1)
+        if several_values.any():
+            is_one_axis = several_values.sum() == 1 and dimensions > 1
+            return int(several_values.argmax()) if is_one_axis else None
+        if told is None or dimensions == 0:
             return None
-        return told % int(amax.ndim)
+        return told % dimensions
 
     def _problem(self, module: Any) -> str | None:
         if not module._if_quant:
@@ -366,21 +381,22 @@ class TensorQuantizerModel:
 def is_a(module: Any, kind: str, package: str) -> bool:
     """Whether a module is of this class of a package, found by name: the package need not be
     imported."""
-    return any(
-        base.__name__ == kind and base.__module__.partition(".")[0] == package
-        for base in type(module).__mro__
-    )
+    for base in type(module).__mro__:
+        own_package = base.__module__.partition(".")[0]
+        if (base.__name__, own_package) == (kind, package):
+            return True
+    return False
 
 
 def shown_in_float(source: Any, see: Seer) -> AbstractContextManager[None]:
     """Inside the `with` the model runs with nothing quantized, and `see` is called with the name of
     each quantizer of an activation and what it gets."""
 
-    def shown(name: str) -> Callable[[Any, Any], None]:
-        return lambda module, given: see(name, array(given[0]))
+    def show(name: str, module: Any, given: Any) -> None:
+        see(name, array(given[0]))
 
-    watched = [one.name for one in source.quantizers if one.role != "weight"]
-    return hooked_in_float(source, {name: shown(name) for name in watched})
+    _, activations = weights_and_activations(source.quantizers)
+    return hooked_in_float(source, {name: partial(show, name) for name in names_of(activations)})
 
 
 def array(tensor: Any) -> NDArray[np.float32]:
@@ -408,9 +424,11 @@ def scales_of(amax: NDArray[np.float32], high: int, *, is_weight: bool) -> NDArr
 def range_problem(amax: NDArray[np.float32]) -> str | None:
     """What is wrong with the ranges of a quantizer's channels; None where nothing is. Those of dead
     channels are right."""
-    faults = {"not finite": ~np.isfinite(amax), "negative": amax < 0}
-    found = [_describe(fault, where) for fault, where in faults.items() if where.any()]
-    return "; ".join(found) or None
+    faults = [
+        _describe("not finite", ~np.isfinite(amax)),
+        _describe("negative", amax < 0),
+    ]
+    return "; ".join(filter(None, faults)) or None
 
 
 def add_tensors(digest: Any, model: Any) -> None:
@@ -418,10 +436,9 @@ def add_tensors(digest: Any, model: Any) -> None:
 
     Not those of state_dict(): buffers that are not persistent change the outputs too.
     """
-    for kind in (model.named_parameters(), model.named_buffers()):
-        for name, tensor in kind:
-            digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
-            digest.update(_bytes(tensor))
+    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}\n".encode())
+        digest.update(_bytes(tensor))
 
 
 def _is_enabled(module: Any) -> bool:
@@ -439,15 +456,24 @@ def _is_list(name: str, module: Any) -> bool:
 def _role(attribute: str) -> Role:
     if attribute.endswith(("weight_quantizer", "weight_quantizers")):
         return "weight"
-    return "output" if attribute.endswith("output_quantizer") else "input"
+    if attribute.endswith("output_quantizer"):
+        return "output"
+    return "input"
 
 
-def _describe(fault: str, where: NDArray[np.bool_]) -> str:
-    return (
-        f"amax is {fault}"
-        if where.size == 1
-        else f"amax of {int(where.sum())} of {where.size} channels is {fault}"
-    )
+def _bits(module: Any) -> int:
+    """Bits of the quantized values; a float format is told by its exponent and mantissa bits."""
+    bits = module._num_bits
+    return bits if isinstance(bits, int) else 1 + sum(bits)
+
+
+def _describe(fault: str, where: NDArray[np.bool_]) -> str | None:
+    """The fault in words; None where no channel has it. where: bool[channels], those that do."""
+    count = int(where.sum())
+    if count == 0:
+        return None
+    channels = "" if where.size == 1 else f" of {count} of {where.size} channels"
+    return f"amax{channels} is {fault}"
 
 
 def _bytes(tensor: Any) -> bytes:
@@ -458,7 +484,5 @@ def _bytes(tensor: Any) -> bytes:
 
 def _told_axis(module: Any) -> int | None:
     """The channel axis that a quantizer says it has; None for none and for several."""
-    axis: int | tuple[int, ...] | list[int] | None = module._axis
-    if not isinstance(axis, (tuple, list)):
-        return axis
-    return axis[0] if len(axis) == 1 else None
+    axis = first_axis(module._axis)
+    return axis if isinstance(axis, int) else None

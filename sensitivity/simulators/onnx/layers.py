@@ -3,19 +3,20 @@ the next one reads it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import onnx_ir as ir
-import onnxruntime
 from numpy.typing import NDArray
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces
 from sensitivity.quantizers.onnx.model import OnnxModel
+from sensitivity.records import names_of
 from sensitivity.simulators.onnx.network import Split, Unsplittable, split
-from sensitivity.simulators.onnx.program import Action, Key, Program, share_memory
-from sensitivity.simulators.schedule import Value, value_of
+from sensitivity.simulators.onnx.program import Action, Key, Program, ort_value, share_memory
+from sensitivity.simulators.schedule import Value, needed, value_of
+from sensitivity.simulators.switches import bits_by_name
 
 Change = Callable[[str, list[NDArray[Any]]], "list[NDArray[Any]] | None"]
 """Gets the name of a layer and its output, an array for each piece of the batch; gives what the
@@ -35,7 +36,7 @@ class Layers:
     def __init__(self, model: OnnxModel, inputs: Any) -> None:
         share_memory()
         self._model = model
-        self._bits = {use.name: 1 << index for index, use in enumerate(model.uses)}
+        self._bits = bits_by_name(names_of(model.uses))
         self._split: Split = split(model, self._bits)
         arrays, size = feed(inputs, list(self._split.inputs)), fixed_batch(model)
         samples = length(arrays) or 1
@@ -54,48 +55,32 @@ class Layers:
         """
         mask = sum(self._bits[name] for name in off)
         network = self._split.network
-        wanted = {
-            value_of(network, self._split.operations[node], mask): name
-            for name, node in layers.items()
-        }
-        order = self._order(list(wanted))
-        last_reader: dict[Key, int] = {
-            dep: number for number, value in enumerate(order) for dep in self._deps(value)
-        }
-        held = [self._given(piece) for piece in self._pieces]
-        for number, value in enumerate(order):
-            self._advance(value, held)
-            if value in wanted:
-                self._change(wanted[value], value, held, change)
-            read_no_more = {dep for dep in self._deps(value) if last_reader[dep] == number}
-            for values in held:
-                for dep in read_no_more:
-                    del values[dep]
-
-    def _deps(self, value: Value) -> list[Value]:
-        network, (node, mask) = self._split.network, value
-        return [value_of(network, dep, mask) for dep in network.deps[node]]
-
-    def _order(self, wanted: Sequence[Value]) -> list[Value]:
-        """What has to be computed for these values, each behind what it reads."""
+        names: dict[Value, str] = {}
+        for name, node in layers.items():
+            names[value_of(network, self._split.operations[node], mask)] = name
         given = {(node, 0) for node in self._split.inputs.values()}
-        found: set[Value] = set()
-        waiting = list(wanted)
-        while waiting:
-            value = waiting.pop()
-            if value not in found and value not in given:
-                found.add(value)
-                waiting += self._deps(value)
-        return sorted(found)
+        order = needed(names, given, network.reads)
+        # Value -> the value that reads it last.
+        last_reader: dict[Value, Value] = {}
+        for value in order:
+            last_reader.update(dict.fromkeys(network.reads(value), value))
+        held = [self._given(piece) for piece in self._pieces]
+        for value in order:
+            self._advance(value, held)
+            if value in names:
+                self._change(names[value], value, held, change)
+            for read in set(network.reads(value)):
+                if last_reader[read] == value:
+                    _let_go(read, held)
 
     def _given(self, arrays: Mapping[str, NDArray[Any]]) -> Held:
         return {
-            (node, 0): [_held(arrays[name]), arrays[name]]
+            (node, 0): [ort_value(arrays[name]), arrays[name]]
             for name, node in self._split.inputs.items()
         }
 
     def _advance(self, value: Value, held: list[Held]) -> None:
-        action: Action = (value[0], self._deps(value), value)
+        action: Action = (value[0], self._split.network.reads(value), value)
         program = Program(self._model, self._split, [action], {value})
         try:
             program.build(held[0])
@@ -114,8 +99,9 @@ class Layers:
         if changed is not None:
             for values, array in zip(held, changed, strict=True):
                 # the array comes last, since an OrtValue does not keep the memory that it is of
-                values[value] = [_held(array), *values[value][1:], array]
+                values[value] = [ort_value(array), *values[value][1:], array]
 
 
-def _held(array: NDArray[Any]) -> Any:
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)._ortvalue
+def _let_go(value: Value, held: list[Held]) -> None:
+    for values in held:
+        del values[value]

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from sensitivity.onnx_graph.passes.skip_uses import MICROSOFT
 from sensitivity.quantizers.onnx.model import OnnxModel, session
@@ -175,6 +176,11 @@ def _rename_captured(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
     graph.node.extend(nodes)
     for value in graph.output:
         value.name = outer.get(value.name, value.name)
+
+
+def ort_value(array: NDArray[Any]) -> Any:
+    """The array as ONNX Runtime takes it, in the same memory, which it does not keep alive."""
+    return ort.OrtValue.ortvalue_from_numpy(array)._ortvalue
 
 
 @cache

@@ -12,14 +12,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import onnxruntime
 from numpy.typing import NDArray
 
-from sensitivity.errors import SensitivityError, TaskError, unknown_name
+from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid
-from sensitivity.quantizers.alternatives import Alternatives, replacing
+from sensitivity.quantizers.alternatives import Alternatives
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.onnx.batches import (
     Arrays,
@@ -31,17 +31,27 @@ from sensitivity.quantizers.onnx.batches import (
     pieces,
 )
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.simulators.memory import over_budget
+from sensitivity.quantizers.recent import Recent
+from sensitivity.simulators.memory import budget_warnings
 from sensitivity.simulators.onnx.network import Offered, Unsplittable, split
-from sensitivity.simulators.onnx.program import Action, Program, Values, share_memory
-from sensitivity.simulators.schedule import Leg, Schedule, Value, schedule, value_of
+from sensitivity.simulators.onnx.program import (
+    Action,
+    Key,
+    Program,
+    Values,
+    ort_value,
+    share_memory,
+)
+from sensitivity.simulators.schedule import Leg, Schedule, Value, needed, schedule
+from sensitivity.simulators.switches import Switches
 
 LARGEST_VALUE = 4 * 2**20
 """Bytes. A batch is cut until no value is larger than this, for the caches, and until every core
 has a piece."""
 
 SCHEDULES = 2
-"""How many to keep, with their sessions. A scan asks for the same variants batch after batch."""
+"""How many schedules to keep, with their sessions. A scan asks for the same variants batch after
+batch."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,46 +76,28 @@ class OnnxReplay:
         self._model: OnnxModel = source.model
         self._memory = memory
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._bits = {
-            quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)
-        }
-        self._quantizers = source.quantizers
-        self._offered = frozenset(
-            quantizer.name for quantizer in source.quantizers if quantizer.replaces
-        )
-        self._split = split(self._model, self._bits, offered_grids(source))
+        self._switches = Switches(source.quantizers)
+        self._split = split(self._model, self._switches.bits, offered_grids(source))
         self._batch = fixed_batch(self._model)
         self.smallest = self._batch  # a file that takes any size may mix its samples
-        self._constants: dict[Value, Values] = {}
+        self._constants: dict[Key, Values] = {}
         self._sizes: dict[Any, tuple[int, ...]] = {}
         self._cuts: dict[Any, int | None] = {}
-        self._plans: dict[Any, Prepared] = {}
+        self._plans = Recent[Prepared](SCHEDULES)
         self._needed = 0
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        held = self._memory is None or self._needed <= self._memory
-        return () if held else (over_budget(self._needed, self._memory or 0),)
+        return budget_warnings(self._needed, self._memory)
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
-        masks = [self._mask(variant) for variant in variants]
+        # The steps of an integer bias are those of a range, and with it goes the bias.
+        masks = [self._switches.mask(variant, self._model.biases) for variant in variants]
         arrays = feed(inputs, list(self._split.inputs))
         parts = pieces(arrays, self._size_of_pieces(arrays))
         plan = self._plan(parts, masks)
         self._needed = max(self._needed, plan.schedule.peak)
         yield from self._run(plan, parts, length(arrays))
-
-    def _mask(self, variant: frozenset[str]) -> int:
-        """Bits of what is left out: disabled quantizers, those replaced by another range, ranges
-        not in use, and biases whose steps were those of a range that is replaced."""
-        for name in variant - self._bits.keys():
-            raise unknown_name("a quantizer's name", name, self._bits)
-        replaced = replacing(self._quantizers, variant)
-        out = ((variant | self._offered) - set(replaced.values())) | replaced.keys()
-        out |= {
-            self._model.biases[name] for name in replaced if name in self._model.biases
-        } & self._bits.keys()
-        return sum(self._bits[name] for name in out)
 
     def _run(
         self, plan: Prepared, parts: Sequence[Arrays], samples: int | None
@@ -142,32 +134,28 @@ class OnnxReplay:
     def _stand_alone(self, arrays: Arrays, size: int) -> bool:
         """Whether the batch in pieces gives what it gives as a whole, all quantizers on and all
         off."""
-        masks = [0, sum(self._bits.values())]
-        runs = [
-            dict(self._run(self._plan(parts, masks), parts, length(arrays)))
-            for parts in ([arrays], pieces(arrays, size))
-        ]
-        return all(difference(runs[0][index], runs[1][index]) == 0 for index in range(len(masks)))
+        masks = [0, self._switches.everything]
+
+        def run(parts: list[Arrays]) -> list[Any]:
+            found = dict(self._run(self._plan(parts, masks), parts, length(arrays)))
+            return [found[index] for index in range(len(masks))]
+
+        whole, in_pieces = run([arrays]), run(pieces(arrays, size))
+        return not any(map(difference, whole, in_pieces))
 
     def _plan(self, parts: Sequence[Arrays], masks: Sequence[int]) -> Prepared:
         key = (tuple(masks), len(parts), _shape(parts[0]))
-        if key not in self._plans:
-            while len(self._plans) >= SCHEDULES:
-                del self._plans[next(iter(self._plans))]
-            network = replace(self._split.network, size=self._measured(parts[0]))
-            made = schedule(network, masks, self._memory, len(parts))
-            self._plans[key] = Prepared(made, tuple((leg, self._program(leg)) for leg in made.legs))
-        return self._plans[key]
+        return self._plans.get(key, partial(self._prepared, parts, masks))
+
+    def _prepared(self, parts: Sequence[Arrays], masks: Sequence[int]) -> Prepared:
+        network = replace(self._split.network, size=self._measured(parts[0]))
+        made = schedule(network, masks, self._memory, len(parts))
+        return Prepared(made, tuple((leg, self._program(leg)) for leg in made.legs))
 
     def _program(self, leg: Leg) -> Program:
-        let_go = {slot for step in leg.steps for slot in step.frees}
-        keep = {step.out for step in leg.steps} - let_go
-        return Program(
-            self._model,
-            self._split,
-            [(step.node, step.reads, step.out) for step in leg.steps],
-            keep,
-        )
+        actions = _actions(leg)
+        keep = {out for _, _, out in actions} - leg.let_go
+        return Program(self._model, self._split, actions, keep)
 
     def _measured(self, arrays: Arrays) -> tuple[int, ...]:
         """Bytes of each node's values, from one forward with all quantizers on."""
@@ -175,16 +163,14 @@ class OnnxReplay:
         if shape not in self._sizes:
             plan = schedule(self._split.network, [0])
             (leg,) = plan.legs
-            actions: list[Action] = [(step.node, step.reads, step.out) for step in leg.steps]
+            actions = _actions(leg)
             program = Program(self._model, self._split, actions, {out for _, _, out in actions})
             slots = self._start(plan, arrays)
             self._refusing(program.build, slots)
             found = self._refusing(program.run, slots)
             size = [0] * len(self._split.recipes)
             for node, _, out in actions:
-                size[node] = sum(
-                    value.tensor_size_in_bytes() for value in found[out] if value is not None
-                )
+                size[node] = sum(map(_bytes, found[out]))
             self._sizes[shape] = tuple(size)
         return self._sizes[shape]
 
@@ -195,32 +181,17 @@ class OnnxReplay:
             slots[slot] = self._constants[value]
         for name, node in self._split.inputs.items():
             if node in plan.inputs:
-                slots[plan.inputs[node]] = [
-                    onnxruntime.OrtValue.ortvalue_from_numpy(arrays[name])._ortvalue
-                ]
+                slots[plan.inputs[node]] = [ort_value(arrays[name])]
         return slots
 
     def _compute(self, wanted: Sequence[Value]) -> None:
-        """Values that no input changes, such as quantized weights: computed once for all
-        batches."""
-        actions: dict[Value, Action] = {}
+        """Compute values that no input changes, such as quantized weights, once for all batches."""
         network = self._split.network
-
-        def add(value: Value) -> None:
-            if value in self._constants or value in actions:
-                return
-            node, mask = value
-            deps = [value_of(network, dep, mask) for dep in network.deps[node]]
-            for dep in deps:
-                add(dep)
-            actions[value] = (node, deps, value)
-
-        for value in wanted:
-            add(value)
-        program = Program(self._model, self._split, list(actions.values()), set(actions))
+        missing = needed(wanted, self._constants, network.reads)
+        actions: list[Action] = [(value[0], network.reads(value), value) for value in missing]
+        program = Program(self._model, self._split, actions, set(missing))
         program.build(self._constants)
-        found = program.run(self._constants)
-        self._constants.update({value: found[value] for value in actions})
+        self._constants.update(program.run(self._constants))
 
     def _refusing(self, function: Any, values: Any) -> Any:
         """What the function gives; a batch that ONNX Runtime refuses is told as such."""
@@ -243,7 +214,7 @@ class OnnxReplay:
         # They share ONNX Runtime's memory, and what a later variant gives too must not be the
         # caller's to change.
         found = [array if slot in leg.frees else array.copy() for slot, array in arrays]
-        for slot in (*leg.frees, *(slot for step in leg.steps for slot in step.frees)):
+        for slot in leg.let_go.union(leg.frees):
             slots[slot] = None
         return found
 
@@ -259,5 +230,14 @@ def offered_grids(source: QuantizedModel) -> Offered:
     return found
 
 
-def _shape(arrays: Mapping[str, Any]) -> Any:
+def _actions(leg: Leg) -> list[Action]:
+    return [(step.node, step.reads, step.out) for step in leg.steps]
+
+
+def _bytes(value: Any) -> int:
+    """Of an OrtValue; 0 for an output that the file leaves out."""
+    return 0 if value is None else int(value.tensor_size_in_bytes())
+
+
+def _shape(arrays: Mapping[str, NDArray[Any]]) -> Any:
     return tuple((name, array.shape, str(array.dtype)) for name, array in arrays.items())

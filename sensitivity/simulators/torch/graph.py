@@ -66,6 +66,13 @@ class Graph:
         self._schedules: dict[Any, Schedule] = {}
         self._turned = False
 
+    def holds_for(self, length: int | None) -> bool:
+        """Whether it runs batches of this length; None for inputs that have none."""
+        if length is None:
+            return True
+        shortest, longest = self.batches
+        return shortest <= length <= longest
+
     def largest(self, leaves: Sequence[Any]) -> int:
         """Bytes of the largest value that one forward on these inputs makes."""
         return max(self._forward(leaves).size, default=0)

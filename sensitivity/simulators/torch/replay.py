@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from sensitivity.errors import unknown_name
-from sensitivity.quantizers.alternatives import replacing
 from sensitivity.quantizers.base import QuantizedModel
 from sensitivity.quantizers.torch.calls import device_of, to_device
 from sensitivity.quantizers.torch.native import (
@@ -21,7 +21,8 @@ from sensitivity.quantizers.torch.native import (
     native_quantizers,
 )
 from sensitivity.simulators.compare import TOLERANCE, difference, same
-from sensitivity.simulators.memory import over_budget
+from sensitivity.simulators.memory import budget_warnings
+from sensitivity.simulators.switches import Switches
 from sensitivity.simulators.toggle import ToggleSimulator
 from sensitivity.simulators.torch.graph import Graph
 from sensitivity.simulators.torch.layouts import has_channels_last
@@ -72,20 +73,14 @@ class ReplaySimulator:
         self.reason = reason
         self._source = source
         self._memory = memory
-        self._bits = {
-            quantizer.name: 1 << index for index, quantizer in enumerate(source.quantizers)
-        }
-        self._offered = frozenset(
-            quantizer.name for quantizer in source.quantizers if quantizer.replaces
-        )
+        self._switches = Switches(source.quantizers)
         self._quantizers = native_quantizers(source, own=own)
-        # a change of a bias goes with the range that brings it
-        self._node_bits = [
-            *self._bits.values(),
-            *(1 << index for index, _ in bias_changes(source)),
-        ]
+        self._node_bits = list(self._switches.bits.values())
+        for index, _ in bias_changes(source):
+            # a change of a bias goes with the range that brings it
+            self._node_bits.append(self._node_bits[index])
         self._marked = _marked(source)
-        self._own = any(isinstance(quantizer, OwnQuantizer) for quantizer in self._quantizers)
+        self._own = OwnQuantizer in set(map(type, self._quantizers))
         self._graphs: list[tuple[Any, Graph]] = []
         self._parts: dict[Any, int] = {} if cuts is None else cuts.setdefault(own, {})
         self._refused: dict[Any, Untraceable] = {}
@@ -93,9 +88,8 @@ class ReplaySimulator:
         self._needed = 0
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
-        masks = [self._mask(variant) for variant in variants]
-        inputs = to_device(inputs, device_of(self._source.model))
-        leaves, spec = pytree.tree_flatten(ordered_arguments(self._marked, inputs))
+        masks = list(map(self._switches.mask, variants))
+        inputs, leaves, spec = self._flat(inputs)
         try:
             self._check(inputs, leaves, spec)
             graph, pieces = self._pieces(leaves, spec)
@@ -116,6 +110,12 @@ class ReplaySimulator:
             yield item
             del item  # not kept while the next one is computed
 
+    def _flat(self, inputs: Any) -> tuple[Any, list[Any], Any]:
+        """A batch on the model's device: as the task gives it, and its leaves and their nest in the
+        order of the model's arguments."""
+        inputs = to_device(inputs, device_of(self._source.model))
+        return inputs, *pytree.tree_flatten(ordered_arguments(self._marked, inputs))
+
     @property
     def smallest(self) -> int | None:
         """Of the first graph traced; None before that, and where the graph holds for one length
@@ -127,8 +127,7 @@ class ReplaySimulator:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        held = self._memory is None or self._needed <= self._memory
-        return () if held else (over_budget(self._needed, self._memory or 0),)
+        return budget_warnings(self._needed, self._memory)
 
     def prepare(self, inputs: Any) -> None:
         """Trace the model for batches like this one, and leave it to the caller to check the
@@ -136,23 +135,23 @@ class ReplaySimulator:
 
         Raises Untraceable.
         """
-        inputs = to_device(inputs, device_of(self._source.model))
-        leaves, spec = pytree.tree_flatten(ordered_arguments(self._marked, inputs))
+        _, leaves, spec = self._flat(inputs)
         self._pieces(leaves, spec)
         self._checked.add(_shape(leaves, spec))
 
     def peak(self, inputs: Any, variants: Sequence[frozenset[str]]) -> int:
-        """Bytes that values will take at most while these variants run on this batch; Raises
+        """Bytes that values will take at most while these variants run on this batch. Raises
         Untraceable."""
-        inputs = to_device(inputs, device_of(self._source.model))
-        graph, pieces = self._pieces(*pytree.tree_flatten(ordered_arguments(self._marked, inputs)))
-        return graph.peak(pieces, [self._mask(variant) for variant in variants], self._memory)
+        _, leaves, spec = self._flat(inputs)
+        graph, pieces = self._pieces(leaves, spec)
+        return graph.peak(pieces, list(map(self._switches.mask, variants)), self._memory)
 
     @contextmanager
     def _ready(self) -> Iterator[None]:
         """No gradients, and the user's own quantizers enabled, for as long as something is
         computed."""
-        with torch.no_grad(), self._source.disabled(()) if self._own else nullcontext():
+        enabled = self._source.disabled(()) if self._own else nullcontext()
+        with torch.no_grad(), enabled:
             yield
 
     def _check(self, inputs: Any, leaves: list[Any], spec: Any) -> None:
@@ -164,7 +163,8 @@ class ReplaySimulator:
         graph, pieces = self._pieces(leaves, spec)
         ((_, theirs),) = ToggleSimulator(self._source).outputs(inputs, [frozenset()])
         with self._ready():
-            ((_, ours),) = graph.outputs(pieces, [self._mask(frozenset())], self._memory)
+            all_on = self._switches.mask(frozenset())
+            ((_, ours),) = graph.outputs(pieces, [all_on], self._memory)
         distance = difference(theirs, ours)
         if distance > 0 and len(pieces) > 1:  # the number of parts may be that of a longer batch
             self._parts[shape] = 1
@@ -176,15 +176,6 @@ class ReplaySimulator:
             )
             raise self._refused[shape]
         self._checked.add(shape)
-
-    def _mask(self, variant: frozenset[str]) -> int:
-        """Bits of what the graph leaves out: disabled quantizers, those replaced by another range,
-        ranges not in use."""
-        for name in variant - self._bits.keys():
-            raise unknown_name("a quantizer's name", name, self._bits)
-        replaced = replacing(self._source.quantizers, variant)
-        out = ((variant | self._offered) - set(replaced.values())) | replaced.keys()
-        return sum(self._bits[name] for name in out)
 
     def _pieces(self, leaves: list[Any], spec: Any) -> tuple[Graph, list[list[Any]]]:
         """The batch as micro-batches, and the graph for them; as one where splitting does not pay
@@ -205,7 +196,7 @@ class ReplaySimulator:
             return None
         for (*other_kind, other), parts in self._parts.items():
             if other_kind == kind and other > length:
-                return int(min(parts, length))
+                return min(parts, int(length))
         return None
 
     def _measured_parts(self, leaves: list[Any], spec: Any) -> int:
@@ -213,24 +204,26 @@ class ReplaySimulator:
         no bit of the outputs changes. That depends on the kernels, which are chosen by the shape
         and the number of threads: tried here."""
         whole, length = self._graph(leaves, spec), _length(leaves)
-        if length is None:
+        if length is None or whole.goes_by_place(leaves):
             return 1
-        masks, theirs = [0, sum(self._bits.values())], dict[int, Any]()
+        masks = [0, self._switches.everything]
+        theirs: dict[int, Any] = {}
 
         def changes_nothing(parts: int) -> bool:
+            if parts == 1:
+                return True
             pieces = _split(leaves, parts)
             graph = self._common_graph(pieces, spec)
             if graph is None or any(map(graph.goes_by_place, pieces)):
                 return False
             theirs.update(theirs or whole.outputs([leaves], masks, None))
-            return all(
-                same(theirs[index], ours) for index, ours in graph.outputs(pieces, masks, None)
-            )
+            for index, ours in graph.outputs(pieces, masks, None):
+                if not same(theirs[index], ours):
+                    return False
+            return True
 
-        if whole.goes_by_place(leaves):
-            return 1
         tries = _tries(leaves, length, whole.largest(leaves))
-        same_bits = [parts for parts in tries if parts == 1 or changes_nothing(parts)]
+        same_bits = list(filter(changes_nothing, tries))
         parts = finer = self._fastest(same_bits or [1], leaves, spec)
         most = length // whole.batches[0]
         while not self._fits(_split(leaves, parts), spec):
@@ -242,39 +235,38 @@ class ReplaySimulator:
         return parts
 
     def _fastest(self, parts: Sequence[int], leaves: list[Any], spec: Any) -> int:
-        """Of these ways to cut the batch."""
+        """The fastest of these ways to cut the batch, the coarsest of equals."""
         if len(parts) == 1:
             return parts[0]
-        pieces = [_split(leaves, number) for number in parts]
-        graphs = [self._graph(cut[0], spec) for cut in pieces]
-        rounds = [
-            [graph.seconds(cut) for graph, cut in zip(graphs, pieces, strict=True)]
-            for _ in range(TIMINGS)
-        ]
-        return min(zip(map(min, zip(*rounds, strict=True)), parts, strict=True))[1]
+        pieces = {number: _split(leaves, number) for number in parts}
+        graphs = {number: self._graph(pieces[number][0], spec) for number in parts}
+        seconds = dict.fromkeys(parts, math.inf)
+        for _, number in product(range(TIMINGS), parts):
+            taken = graphs[number].seconds(pieces[number])
+            seconds[number] = min(seconds[number], taken)
+        return min(parts, key=lambda number: (seconds[number], number))
 
     def _fits(self, pieces: list[list[Any]], spec: Any) -> bool:
         """Whether the forward of one variant leaves half of the memory to values that wait for
         later ones."""
-        return (
-            self._memory is None
-            or self._graph(pieces[0], spec).peak(pieces, [0], None) <= self._memory // 2
-        )
+        if self._memory is None:
+            return True
+        return self._graph(pieces[0], spec).peak(pieces, [0], None) <= self._memory // 2
 
     def _common_graph(self, pieces: list[list[Any]], spec: Any) -> Graph | None:
         """The graph that holds for all the pieces; None where they would need different ones, or
         none can be had."""
         try:
-            graphs = [self._graph(piece, spec) for piece in pieces]
+            graphs = {self._graph(piece, spec) for piece in pieces}
         except Untraceable:
             return None
-        return graphs[0] if len(set(graphs)) == 1 else None
+        return graphs.pop() if len(graphs) == 1 else None
 
     def _graph(self, leaves: list[Any], spec: Any) -> Graph:
-        key = (spec, tuple(_kind(leaf) for leaf in leaves))
+        key = (spec, _kinds(leaves))
         length = _length(leaves)
         for known, graph in self._graphs:
-            if known == key and (length is None or graph.batches[0] <= length <= graph.batches[1]):
+            if known == key and graph.holds_for(length):
                 return graph
         if len(self._graphs) >= GRAPHS:
             raise Untraceable(f"its batches have more than {GRAPHS} shapes")
@@ -311,12 +303,11 @@ def _split(leaves: list[Any], parts: int) -> list[list[Any]]:
     """Every tensor whose axis 0 is the batch cut into `parts` pieces; all else as it is in each of
     them."""
     length = _length(leaves)
-
-    def cut(leaf: Any) -> list[Any]:
-        batched = isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == length
-        return list(leaf.tensor_split(parts)) if batched else [leaf] * parts
-
-    return [list(piece) for piece in zip(*map(cut, leaves), strict=True)]
+    cut: list[Sequence[Any]] = []
+    for leaf in leaves:
+        is_batched = isinstance(leaf, Tensor) and leaf.shape[:1] == (length,)
+        cut.append(leaf.tensor_split(parts) if is_batched else [leaf] * parts)
+    return list(map(list, zip(*cut, strict=True)))
 
 
 def _kind(leaf: Any) -> Any:
@@ -326,13 +317,20 @@ def _kind(leaf: Any) -> Any:
     return leaf.dtype, tuple(leaf.shape[1:]), leaf.device, has_channels_last(leaf)
 
 
+def _kinds(leaves: list[Any]) -> tuple[Any, ...]:
+    return tuple(map(_kind, leaves))
+
+
 def _shape(leaves: list[Any], spec: Any) -> Any:
-    return spec, tuple(_kind(leaf) for leaf in leaves), _length(leaves)
+    return spec, _kinds(leaves), _length(leaves)
 
 
 def _length(leaves: list[Any]) -> int | None:
-    """The axis-0 length of the first tensor; None where there is none."""
-    return next((len(leaf) for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim), None)
+    """The axis-0 length of the first tensor that has an axis; None where there is none."""
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return len(leaf)
+    return None
 
 
 def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
@@ -340,8 +338,9 @@ def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
 
     length: samples of the batch. largest: bytes of the largest value of its forward.
     """
-    on_cpu = all(leaf.device.type == "cpu" for leaf in leaves if isinstance(leaf, Tensor))
-    if not on_cpu:
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    devices = {tensor.device.type for tensor in tensors}
+    if not devices <= {"cpu"}:
         return []
     return list(dict.fromkeys(_parts(length, largest, limit) for limit in LARGEST_VALUES))
 
@@ -349,6 +348,7 @@ def _tries(leaves: Iterable[Any], length: int, largest: int) -> list[int]:
 def _parts(length: int, largest: int, limit: int) -> int:
     """As few parts as the limit allows; equal ones where twice as many are not needed for it."""
     few = max(1, min(length, -(-largest // limit)))
-    return next(
-        (parts for parts in range(few, min(2 * few, length) + 1) if length % parts == 0), few
-    )
+    for parts in range(few, min(2 * few, length) + 1):
+        if length % parts == 0:
+            return parts
+    return few

@@ -1,0 +1,51 @@
+"""The bits by which simulators that replay a model name what a variant leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sensitivity.quantizers.alternatives import replacing
+from sensitivity.quantizers.base import known_names
+from sensitivity.records import NOTHING, Quantizer
+
+
+class Switches:
+    """One bit for each quantizer of a model, those of ranges on offer included.
+
+    bits: name of a quantizer, or key of a range on offer -> its bit, in the model's order.
+    """
+
+    def __init__(self, quantizers: Sequence[Quantizer]) -> None:
+        self._quantizers = quantizers
+        self._offered = {each.name for each in quantizers if each.replaces}
+        self.bits = bits_by_name(each.name for each in quantizers)
+
+    @property
+    def everything(self) -> int:
+        """The bits of all of them."""
+        return self.bits_of(self.bits)
+
+    def bits_of(self, names: Iterable[str]) -> int:
+        """The bits of these names together."""
+        return sum(self.bits[name] for name in names)
+
+    def mask(self, variant: frozenset[str], together: Mapping[str, str] = NOTHING) -> int:
+        """The bits of what a variant leaves out: disabled quantizers, those replaced by another
+        range, and ranges that are not in use.
+
+        variant: names of disabled quantizers, and keys of ranges. together: quantizer -> another
+        one that is left out too where the first is replaced. Raises NamesError for an unknown name.
+        """
+        replaced = replacing(self._quantizers, known_names(variant, self.bits))
+        left_out = (variant | self._offered).difference(replaced.values()).union(replaced)
+        others = self.bits.keys() & set(map(together.get, replaced))
+        return self.bits_of(left_out | others)
+
+
+def bits_by_name(names: Iterable[str]) -> dict[str, int]:
+    """A bit of its own for each name, in their order.
+
+    >>> bits_by_name(["stem", "head"])
+    {'stem': 1, 'head': 2}
+    """
+    return {name: 1 << index for index, name in enumerate(names)}
