@@ -16,7 +16,8 @@ from sensitivity.errors import OnnxFileError, SensitivityError
 from sensitivity.onnx_graph.load import load_model
 from sensitivity.onnx_graph.qdq import PAIR
 from sensitivity.onnx_graph.refusals import is_quantized_otherwise
-from sensitivity.quantizers.onnx.float_model import Arrays, distance, run_batch, tolerances
+from sensitivity.quantizers.onnx.batches import Arrays
+from sensitivity.quantizers.onnx.float_model import distance, run_batch, tolerances
 from sensitivity.quantizers.onnx.model import optimized, session
 
 FIRST_OPSET = 13

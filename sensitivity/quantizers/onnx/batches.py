@@ -20,7 +20,7 @@ def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
     Raises TaskError where number or names differ from the file's.
     """
     if isinstance(inputs, Mapping):
-        given = {str(name): value for name, value in inputs.items()}
+        given = dict(zip(map(str, inputs), inputs.values(), strict=True))
         fits, got = given.keys() == set(names), ", ".join(given)
     else:
         values = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
@@ -34,18 +34,38 @@ def feed(inputs: Any, names: Sequence[str]) -> dict[str, NDArray[Any]]:
 
 
 def _array(value: Any) -> NDArray[Any]:
-    return np.ascontiguousarray(value.detach().cpu().numpy() if hasattr(value, "detach") else value)
+    """A tensor of torch, or what numpy takes for an array, as a contiguous array."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.ascontiguousarray(value)
 
 
 def fixed_batch(model: Any) -> int | None:
     """The batch size that a session (or an `OnnxModel`) is made for; None where it takes any."""
-    sizes = [value.shape[0] for value in model.get_inputs() if value.shape]
-    return next((size for size in sizes if isinstance(size, int)), None)
+    for value in model.get_inputs():
+        sizes = value.shape or [None]
+        if isinstance(sizes[0], int):
+            return sizes[0]
+    return None
 
 
 def length(arrays: Arrays) -> int | None:
-    """Samples in a batch: the first axis of its first array that has one."""
-    return next((len(array) for array in arrays.values() if array.ndim), None)
+    """Samples in a batch: the first axis of its first array that has one; None where none has."""
+    for array in arrays.values():
+        if array.ndim:
+            return len(array)
+    return None
+
+
+def of_samples(arrays: Arrays, rows: slice | NDArray[np.integer]) -> Arrays:
+    """The batch with these of its samples only; an array without an entry for each sample stays as
+    it is. rows: which samples."""
+    samples = length(arrays)
+    chosen = {}
+    for name, array in arrays.items():
+        has_samples = array.shape[:1] == (samples,)
+        chosen[name] = array[rows] if has_samples else array
+    return chosen
 
 
 def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
@@ -54,18 +74,18 @@ def pieces(arrays: Arrays, size: int | None) -> list[Arrays]:
     samples = length(arrays)
     if size is None or samples is None:
         return [arrays]
-    batched = {name for name, array in arrays.items() if array.shape[:1] == (samples,)}
     parts: list[Arrays] = []
     for start in range(0, samples, size):
         rows = np.minimum(np.arange(start, start + size), samples - 1)
-        parts.append({**arrays, **{name: arrays[name][rows] for name in batched}})
+        parts.append(of_samples(arrays, rows))
     return parts
 
 
 def without_filling(array: NDArray[Any], size: int, samples: int) -> NDArray[Any]:
     """What is of so many samples in a batch of `size` that others only fill up; an array without an
     entry for each sample as it is."""
-    return array[:samples] if array.shape[:1] == (size,) else array
+    has_samples = array.shape[:1] == (size,)
+    return array[:samples] if has_samples else array
 
 
 def nested(outputs: Sequence[Any]) -> Any:
@@ -77,9 +97,11 @@ def joined(parts: Sequence[Sequence[NDArray[Any]]], samples: int | None) -> Any:
     """Outputs of all pieces as of one batch, without those of samples that only filled the last
     piece."""
     if len(parts) == 1:
-        # `[:None]` takes all of an array.
-        return nested([part[:samples] if part.ndim else part for part in parts[0]])
-    return nested([np.concatenate(same)[:samples] for same in zip(*parts, strict=True)])
+        whole = list(parts[0])
+    else:
+        whole = [np.concatenate(same) for same in zip(*parts, strict=True)]
+    # `[:None]` takes all of an array.
+    return nested([output[:samples] if output.ndim else output for output in whole])
 
 
 def difference(one: Any, other: Any) -> float:

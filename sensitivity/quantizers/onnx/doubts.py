@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import listed
 from sensitivity.onnx_graph.clamps import UNLIMITED
+from sensitivity.onnx_graph.qdq import only_number
 from sensitivity.onnx_graph.uses import grid_limits
 from sensitivity.onnx_graph.walk import value_name
+from sensitivity.quantizers.base import weights_and_activations
 from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.onnx.float_model import first_samples, run_batch, with_outputs
 from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.records import Finding, names_of
 
 MUCH = 0.05
-"""Part of a tensor's float values beyond its pair's range from which that is no matter of
+"""Part of a tensor's float values beyond its pair's range, from which on that is no matter of
 calibration: clipping by percentile or entropy leaves some tenths of a percent out."""
 
 
@@ -49,11 +51,8 @@ def float_doubts(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
 
 
 def _integer_weights(model: OnnxModel) -> Iterator[str]:
-    stored = {
-        use.pair.source.name
-        for use in model.uses
-        if use.role == "weight" and use.pair.quantize is None
-    }
+    weights, _ = weights_and_activations(model.uses)
+    stored = {use.pair.source.name for use in weights if use.pair.quantize is None}
     if stored:
         yield f"of {len(stored)} weights it has integers only, whose rounding cannot be undone"
 
@@ -72,7 +71,7 @@ def _beyond(model: OnnxModel, inputs: Any) -> Iterator[str]:
     ranges = _ranges_of_computed(model, off)
     if not ranges:
         return
-    arrays = first_samples(feed(inputs, [value.name for value in model.get_inputs()]), 1)
+    arrays = first_samples(feed(inputs, names_of(model.get_inputs())), 1)
     made = session(with_outputs(off, list(ranges)), model.path.name, model.custom_ops)
     values = run_batch(made, arrays, list(ranges))
     shares = {name: _share_beyond(values[name], name, model, ends) for name, ends in ranges.items()}
@@ -96,21 +95,16 @@ def _ranges_of_computed(model: OnnxModel, off: ir.Model) -> dict[str, tuple[floa
 
 def _ranges(model: OnnxModel) -> dict[str, tuple[float, float]]:
     """Tensor in front of a pair of one scale -> smallest and largest value of the pair's grid."""
+    _, activations = weights_and_activations(model.uses)
     found = {}
-    for use in model.uses:
+    for use in activations:
         pair, limits = use.pair, grid_limits(use.pair)
-        scale = pair.scale
-        if (
-            use.role == "weight"
-            or pair.quantize is None
-            or limits is None
-            or scale is None
-            or scale.size != 1
-        ):
+        step = only_number(pair.scale)
+        if pair.quantize is None or limits is None or step is None:
             continue
         offset = 0.0 if pair.zero_point is None else float(pair.zero_point.reshape(-1)[0])
-        step = float(scale.reshape(-1)[0])
-        found[value_name(pair.source)] = ((limits[0] - offset) * step, (limits[1] - offset) * step)
+        low, high = limits
+        found[value_name(pair.source)] = ((low - offset) * step, (high - offset) * step)
     return found
 
 
@@ -118,7 +112,10 @@ def _share_beyond(
     values: NDArray[Any], name: str, model: OnnxModel, ends: tuple[float, float]
 ) -> float:
     """Part of the values beyond the ends; what the Relu that stays clamps is not counted."""
+    if not values.size:
+        return 0.0
+    low, high = ends
     values = np.clip(values, *model.clamps.get(name, UNLIMITED))
-    slack = 0.01 * (ends[1] - ends[0])
-    outside = (values < ends[0] - slack) | (values > ends[1] + slack)
-    return float(outside.mean()) if outside.size else 0.0
+    slack = 0.01 * (high - low)
+    outside = (values < low - slack) | (values > high + slack)
+    return float(outside.mean())

@@ -14,18 +14,25 @@ from numpy.typing import NDArray
 from sensitivity.errors import OnnxFileError, TaskError, listed
 from sensitivity.onnx_graph.align import align, ports
 from sensitivity.onnx_graph.float_model import FloatModel
-from sensitivity.onnx_graph.walk import producer, value_name
-from sensitivity.quantizers.onnx.batches import feed, fixed_batch, joined, length, pieces
+from sensitivity.onnx_graph.walk import value_name
+from sensitivity.quantizers.onnx.batches import (
+    Arrays,
+    feed,
+    fixed_batch,
+    joined,
+    length,
+    of_samples,
+    pieces,
+)
 from sensitivity.quantizers.onnx.model import OnnxModel, session
 from sensitivity.records import Finding, names_of
 from sensitivity.seeds import generator
 
 Array = NDArray[Any]
-Arrays = Mapping[str, Array]
 
 SAMPLES, LARGEST_INPUT = 8, 4_000_000
-"""Of the batch, how many samples both models are run on: so many at most, and no more numbers, for
-it is to take seconds."""
+"""How many samples of the batch both models are run on at most, and how many numbers these may have
+together, for it is to take seconds."""
 
 TOLERANCE = 1e-4
 """How far outputs may be from each other, as a part of their spread: rounding alone adds up to some
@@ -51,6 +58,13 @@ ONLY_ROUNDING = (
 )
 
 
+FLOAT_TYPES: dict[str, type[np.floating]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+}
+"""Floating-point types by the names that ONNX Runtime has for them."""
+
 FULL_CHANNEL = 64
 """Values in a channel from which its own spread can be told: then it is compared by that, for
 pixels drown probabilities in one output."""
@@ -64,7 +78,7 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
     """
     known = model.float
     assert known is not None
-    arrays = _few_samples(feed(inputs, [value.name for value in model.get_inputs()]))
+    arrays = _few_samples(feed(inputs, names_of(model.get_inputs())))
     found = _weights(model, known)
     outputs = _comparable_outputs(model.graph, known)
     if not outputs:
@@ -81,12 +95,13 @@ def compare_with_float(model: OnnxModel, inputs: Any) -> tuple[Finding, ...]:
     allowed = tolerances(original, arrays, theirs, usual)
     if not allowed:
         return (*found, _not_compared(model, known, ONLY_ROUNDING))
-    distances = {
-        name: distance(ours[name], theirs[other])
-        for name, other in outputs.items()
-        if other in allowed
-    }
-    worst = max(distances, key=lambda name: distances[name] / allowed[outputs[name]])
+    distances: dict[str, float] = {}
+    parts_of_tolerance: dict[str, float] = {}
+    for name, other in outputs.items():
+        if other in allowed:
+            distances[name] = distance(ours[name], theirs[other])
+            parts_of_tolerance[name] = distances[name] / allowed[other]
+    worst = max(distances, key=parts_of_tolerance.__getitem__)
     tolerance = allowed[outputs[worst]]
     if distances[worst] <= tolerance:
         return (*found, _same(model, known, distances[worst], tolerance))
@@ -108,12 +123,12 @@ def tolerances(
     far that this is all it shows: nothing can be compared there.
     """
     moved = run_batch(model, _nudged(arrays), list(outputs))
-    rounding = {name: distance(moved[name], output) for name, output in outputs.items()}
-    return {
-        name: max(usual, TIMES_ROUNDING * apart)
-        for name, apart in rounding.items()
-        if TIMES_ROUNDING * apart <= max(usual, ILL_CONDITIONED)
-    }
+    allowed: dict[str, float] = {}
+    for name, output in outputs.items():
+        rounding = TIMES_ROUNDING * distance(moved[name], output)
+        if rounding <= max(usual, ILL_CONDITIONED):
+            allowed[name] = max(usual, rounding)
+    return allowed
 
 
 def _nudged(arrays: Arrays) -> Arrays:
@@ -142,13 +157,22 @@ def distance(own: Array, theirs: Array) -> float:
     same = (a == b) | (np.isnan(a) & np.isnan(b))
     if same.all():
         return 0.0
-    if not np.isfinite(a[~same]).all() or not np.isfinite(b[~same]).all():
+    are_finite = np.isfinite(a) & np.isfinite(b)
+    if not (are_finite | same).all():
         return float("inf")
-    off = np.where(same, 0, np.abs(np.where(same, 0, a) - np.where(same, 0, b)))
+    off = np.abs(np.where(same, 0, a) - np.where(same, 0, b))
     finite = np.where(np.isfinite(b), b, 0)
-    axes = {axis % b.ndim for axis in (1, -1) if b.ndim > 2}
-    scales = [_spread(finite, axis) for axis in axes if b.size / b.shape[axis] >= FULL_CHANNEL]
-    return max(float((off / scale).max()) for scale in (scales or [_spread(finite, None)]))
+    spreads = [_spread(finite, axis) for axis in _full_axes(b)] or [_spread(finite, None)]
+    return max(float((off / spread).max()) for spread in spreads)
+
+
+def _full_axes(output: Array) -> list[int]:
+    """The axes that may be channels, the second and the last, along which each has enough values to
+    tell its spread."""
+    if output.ndim <= 2:
+        return []
+    enough = output.size // FULL_CHANNEL
+    return [axis for axis in {1, output.ndim - 1} if output.shape[axis] <= enough]
 
 
 def _spread(values: Array, axis: int | None) -> Array:
@@ -169,11 +193,7 @@ def _few_samples(arrays: Arrays) -> Arrays:
 
 def first_samples(arrays: Arrays, samples: int) -> Arrays:
     """The first samples of every array that has one entry for each sample; others stay whole."""
-    batch = length(arrays)
-    return {
-        name: array[:samples] if array.ndim and len(array) == batch else array
-        for name, array in arrays.items()
-    }
+    return of_samples(arrays, slice(samples))
 
 
 def _comparable_outputs(graph: ir.Model, known: FloatModel) -> dict[str, str]:
@@ -200,7 +220,7 @@ def float_runner(model: OnnxModel) -> Callable[[Any], list[Array]]:
             "labels where there are none, got others; give labels, or the file that was quantized."
         )
     judge = session(with_outputs(known.original), known.name, model.custom_ops)
-    names = [value.name for value in model.get_inputs()]
+    names = names_of(model.get_inputs())
 
     def run(inputs: Any) -> list[Array]:
         return list(run_batch(judge, feed(inputs, names), list(outputs.values())).values())
@@ -212,7 +232,7 @@ def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Arr
     """Some outputs of a session (or an `OnnxModel`) for a batch, whose inputs are by name or by
     position."""
     wanted = model.get_inputs()
-    given = _given(arrays, [value.name for value in wanted])
+    given = _given(arrays, names_of(wanted))
     typed = {value.name: _as(given[value.name], value.type) for value in wanted}
     try:
         parts = [model.run(list(names), dict(part)) for part in pieces(typed, fixed_batch(model))]
@@ -222,11 +242,13 @@ def run_batch(model: Any, arrays: Arrays, names: Sequence[str]) -> dict[str, Arr
             f"Expected the batch to fit the inputs of the file, got from ONNX Runtime: {said}"
         ) from error
     found = joined(parts, length(typed))
-    return dict(zip(names, found if isinstance(found, tuple) else (found,), strict=True))
+    outputs = found if isinstance(found, tuple) else (found,)
+    return dict(zip(names, outputs, strict=True))
 
 
 def _given(arrays: Arrays, names: Sequence[str]) -> Arrays:
-    if all(name in arrays for name in names):
+    """The arrays by the names of a file's inputs: by their own names, or else by position."""
+    if arrays.keys() >= set(names):
         return arrays
     if len(names) != len(arrays):
         raise FloatInputError(f"it has the inputs {', '.join(names)} and not {', '.join(arrays)}")
@@ -234,13 +256,11 @@ def _given(arrays: Arrays, names: Sequence[str]) -> Arrays:
 
 
 def _as(array: Array, kind: str) -> Array:
-    types = {
-        "tensor(float)": np.float32,
-        "tensor(float16)": np.float16,
-        "tensor(double)": np.float64,
-    }
-    wanted = types.get(kind)
-    return array if wanted is None or array.dtype.kind != "f" else array.astype(wanted)
+    """Floating-point numbers in the type of an input, which ONNX Runtime calls `kind`."""
+    wanted = FLOAT_TYPES.get(kind)
+    if wanted is None or array.dtype.kind != "f":
+        return array
+    return array.astype(wanted)
 
 
 def with_outputs(model: ir.Model, outputs: Sequence[str] = ()) -> bytes:
@@ -264,24 +284,20 @@ def _first_difference(model: OnnxModel, known: FloatModel, arrays: Arrays, toler
     """The first tensor that differs in what both models compute for one sample, in words."""
     off = model.without(frozenset(names_of(model.uses)))
     pairs = _common_tensors(off.graph, known.model.graph)
+    if not pairs:
+        return "they share no tensor"
+    own_names, their_names = list(pairs), sorted(set(pairs.values()))
     one = first_samples(arrays, 1)
-    ours = run_batch(
-        session(with_outputs(off, list(pairs)), model.path.name, model.custom_ops), one, list(pairs)
-    )
-    original = session(
-        with_outputs(known.model, sorted(set(pairs.values()))), known.name, model.custom_ops
-    )
-    theirs = run_batch(original, one, sorted(set(pairs.values())))
+    own = session(with_outputs(off, own_names), model.path.name, model.custom_ops)
+    ours = run_batch(own, one, own_names)
+    original = session(with_outputs(known.model, their_names), known.name, model.custom_ops)
+    theirs = run_batch(original, one, their_names)
     for name, other in pairs.items():
         apart = distance(ours[name], theirs[other])
         if apart > tolerance:
             alias = "" if name == other else f" ({other} there)"
             return f"the first tensor that differs is {name}{alias}, by {apart:.2g}"
-    return (
-        f"none of the {len(pairs)} tensors that both have differs before it"
-        if pairs
-        else "they share no tensor"
-    )
+    return f"none of the {len(pairs)} tensors that both have differs before it"
 
 
 def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
@@ -300,9 +316,9 @@ def _common_tensors(own: ir.Graph, theirs: ir.Graph) -> dict[str, str]:
 
 def _is_inner(value: ir.Value | None) -> bool:
     """Whether an operation gives the value, under a name, and the graph does not give it on."""
-    if producer(value) is None or value is None:
+    if value is None or value.name is None:
         return False
-    return value.name is not None and not value.is_graph_output()
+    return value.producer() is not None and not value.is_graph_output()
 
 
 def _told(known: FloatModel) -> str:

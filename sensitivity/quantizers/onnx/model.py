@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sensitivity.onnx_graph.refusals import check_switchable
 from sensitivity.onnx_graph.uses import integer_biases, paths, uses
 from sensitivity.onnx_graph.walk import first_input, value_name
 from sensitivity.quantizers.onnx.batches import feed, fixed_batch, length, pieces, without_filling
+from sensitivity.quantizers.recent import Recent
 from sensitivity.records import names_of
 
 Watcher = Callable[[str, NDArray[Any]], None]
@@ -37,7 +38,7 @@ more."""
 
 
 class OnnxModel:
-    """run, get_inputs, get_outputs and get_providers are those of an InferenceSession.
+    """A Q/DQ file; run, get_inputs, get_outputs and get_providers are those of an InferenceSession.
 
     path: a Q/DQ file from any toolkit. float_path: the file it was made from; its weights, biases
     and activations are what a skipped operation gets. Without it weights stay what their pairs
@@ -78,7 +79,7 @@ class OnnxModel:
         self._skipped: frozenset[str] = frozenset()
         self._grids: dict[str, NewGrid] = {}
         self._threads = 0
-        self._sessions: dict[Any, Any] = {}
+        self._sessions = Recent[Any](SESSIONS)
         self._watched: tuple[tuple[str, ...], Watcher] | None = None
 
     def run(
@@ -150,8 +151,14 @@ class OnnxModel:
     def bias_places(self) -> Mapping[str, BiasPlace]:
         """Use of a weight -> where the bias of its operation stands, for those of the main graph
         whose bias can be changed."""
-        own = (bias_place(path) for path in self.paths if path.graph is self.graph.graph)
-        return {place.weight.name: place for place in own if place is not None}
+        places: dict[str, BiasPlace] = {}
+        for path in self.paths:
+            if path.graph is not self.graph.graph:
+                continue
+            place = bias_place(path)
+            if place is not None:
+                places[place.weight.name] = place
+        return places
 
     def float_bias(self, place: BiasPlace) -> NDArray[Any] | None:
         """What the bias is where its weight has another grid, or none; None where there is none."""
@@ -171,7 +178,8 @@ class OnnxModel:
     def freed(self) -> frozenset[str]:
         """Uses of biases that are float at this moment, since a grid that their steps are of has
         changed."""
-        return frozenset(self.biases[name] for name in self._grids if name in self.biases)
+        changed = self.biases.keys() & self._grids
+        return frozenset(map(self.biases.__getitem__, changed))
 
     @contextmanager
     def watching(self, names: Sequence[str], see: Watcher) -> Iterator[None]:
@@ -210,14 +218,16 @@ class OnnxModel:
         inputs: as `feed` takes them. Other bodies (of Loop and Scan, and in bodies) count as
         entered.
         """
-        branching = [node for node in self.graph.graph if node.op_type == "If"]
-        choices = {node: value_name(first_input(node)) for node in branching}
+        choices: dict[ir.Node, str] = {}
+        for node in self.graph.graph:
+            if node.op_type == "If":
+                choices[node] = value_name(first_input(node))
         names = list(dict.fromkeys(choices.values()))
         if not names:
             return set()
         runner = session(_giving(self.graph, names), self.path.name, self.custom_ops)
-        given = feed(inputs, [value.name for value in runner.get_inputs()])
-        taken = dict(zip(names, runner.run([_copied(name) for name in names], given), strict=True))
+        given = feed(inputs, names_of(runner.get_inputs()))
+        taken = dict(zip(names, runner.run(list(map(_copied, names)), given), strict=True))
         idle: set[ir.Graph] = set()
         for node, condition in choices.items():
             is_true = bool(np.ravel(taken[condition])[0])
@@ -226,20 +236,18 @@ class OnnxModel:
         return idle
 
     def _session(self) -> Any:
+        """The session of the variant of this moment."""
         grids = frozenset((name, grid.key) for name, grid in self._grids.items())
-        return self._kept(
-            (self._skipped, grids, self._threads), lambda: ir.to_proto(self.without(self._skipped))
-        )
+        key = (self._skipped, grids, self._threads)
 
-    def _kept(self, key: Any, make: Callable[[], onnx.ModelProto]) -> Any:
-        """The session of this key."""
-        if key not in self._sessions:
-            while len(self._sessions) >= SESSIONS:
-                del self._sessions[next(iter(self._sessions))]
-            self._sessions[key] = session(
-                make().SerializeToString(), self.path.name, self.custom_ops, threads=self._threads
-            )
-        return self._sessions[key]
+        def make() -> Any:
+            return self._made(self.without(self._skipped))
+
+        return self._sessions.get(key, make)
+
+    def _made(self, model: ir.Model) -> Any:
+        content = ir.to_proto(model).SerializeToString()
+        return session(content, self.path.name, self.custom_ops, threads=self._threads)
 
     def _run_watched(
         self,
@@ -248,44 +256,52 @@ class OnnxModel:
         names: tuple[str, ...],
         see: Watcher,
     ) -> list[Any]:
-        inputs = {value.name for value in self.graph.graph.inputs}
+        inputs = set(map(value_name, self.graph.graph.inputs))
         inner = tuple(name for name in names if name not in inputs)
-        runner = self._kept((inner, self._threads), lambda: self._giving_float(inner))
-        outputs = list(output_names or [value_name(value) for value in self.graph.graph.outputs])
+        key = (inner, self._threads)
+        runner = self._sessions.get(key, lambda: self._made(self._giving_float(inner)))
+        outputs = output_names or list(map(value_name, self.graph.graph.outputs))
         size = fixed_batch(runner) or 1
+        samples = length(given) or size
         asked = list(dict.fromkeys([*outputs, *inner]))
         found = []
         for start, part in enumerate(pieces(given, size)):
             values = {**part, **dict(zip(asked, runner.run(asked, part), strict=True))}
-            fresh = (length(given) or size) - start * size  # the last piece may be filled up
+            fresh = samples - start * size  # the last piece may be filled up
             for name in names:
                 see(name, without_filling(values[name], size, fresh))
             found.append([values[name] for name in outputs])
-        return [
-            np.concatenate(parts) if parts[0].ndim else parts[0]
-            for parts in zip(*found, strict=True)
-        ]
+        return list(map(_joined, zip(*found, strict=True)))
 
-    def _giving_float(self, names: Sequence[str]) -> onnx.ModelProto:
+    def _giving_float(self, names: Sequence[str]) -> ir.Model:
         """The unquantized model with these tensors of its main graph as further outputs."""
         model = self.graph.clone()
-        produced = {value.name: value for node in model.graph for value in node.outputs}
-        outputs = {value.name for value in model.graph.outputs}
-        model.graph.outputs.extend(produced[name] for name in names if name not in outputs)
+        outputs = model.graph.outputs
+        inner = set(names).difference(map(value_name, outputs))
+        produced: dict[str | None, ir.Value] = {}
+        for node in model.graph:
+            produced.update((value.name, value) for value in node.outputs if value.name in inner)
+        outputs.extend(produced[name] for name in names if name in inner)
         SkipUses(names_of(self.uses), self.weights, self.clamps)(model)
-        return ir.to_proto(model)
+        return model
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """One output of all pieces of a batch; that of the first piece where it has no axis."""
+    return np.concatenate(parts) if parts[0].ndim else parts[0]
 
 
 def float_forms(path: Path, custom_ops: str | Path | None = None) -> list[Form]:
     """Ways to write a float model that compute the same: a tool may have quantized any of them."""
     original = _loaded(path)
+
+    def optimized_original() -> ir.Model:
+        return optimized(str(path), path.name, custom_ops)
+
     return [
         ("as it is", lambda: original),
-        ("with BatchNorm folded", lambda: with_batchnorm_folded(original)),
-        (
-            "as ONNX Runtime's basic optimizations write it",
-            lambda: optimized(str(path), path.name, custom_ops),
-        ),
+        ("with BatchNorm folded", partial(with_batchnorm_folded, original)),
+        ("as ONNX Runtime's basic optimizations write it", optimized_original),
     ]
 
 
@@ -297,7 +313,7 @@ def optimized(content: bytes | str, name: str, custom_ops: str | Path | None = N
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(written)
-        _made(content, name, options, custom_ops)
+        _made_session(content, name, options, custom_ops)
         return _loaded(written)
 
 
@@ -320,7 +336,7 @@ def session(
     options.enable_mem_pattern = False
     if shared:
         options.add_session_config_entry("session.use_env_allocators", "1")
-    return _made(content, name, options, custom_ops)
+    return _made_session(content, name, options, custom_ops)
 
 
 def _options() -> Any:
@@ -330,7 +346,9 @@ def _options() -> Any:
     return options
 
 
-def _made(content: bytes | str, name: str, options: Any, custom_ops: str | Path | None) -> Any:
+def _made_session(
+    content: bytes | str, name: str, options: Any, custom_ops: str | Path | None
+) -> Any:
     try:
         if custom_ops is not None:
             options.register_custom_ops_library(str(custom_ops))

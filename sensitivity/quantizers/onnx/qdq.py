@@ -8,6 +8,7 @@ unquantized alone. Layers are the operations, weighted or not, and the graph's o
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from sensitivity.errors import ModelError, unknown_name
+from sensitivity.errors import ModelError
 from sensitivity.onnx_graph.clamps import UNLIMITED
 from sensitivity.onnx_graph.connections import connections, path_owners
 from sensitivity.onnx_graph.qdq_groups import belonging, meeting_uses
@@ -28,14 +29,17 @@ from sensitivity.onnx_graph.reach import (
     rounded_outputs,
 )
 from sensitivity.onnx_graph.uses import (
+    Use,
     bits_of,
     format_of,
     grid_limits,
+    integer_limits,
     is_integer_bias,
     problem,
     uses,
 )
 from sensitivity.onnx_graph.walk import value_name
+from sensitivity.quantizers.base import first_fault, known_names, weights_and_activations
 from sensitivity.quantizers.onnx.batches import feed
 from sensitivity.quantizers.onnx.doubts import float_doubts
 from sensitivity.quantizers.onnx.float_model import compare_with_float
@@ -50,7 +54,7 @@ from sensitivity.quantizers.onnx.ranges import (
     sharing,
 )
 from sensitivity.quantizers.proofs import left_quantized
-from sensitivity.records import Finding, Grid, ModelGraph, Quantizer, Range, UnitKind
+from sensitivity.records import Finding, Grid, ModelGraph, Quantizer, Range, UnitKind, names_of
 
 if TYPE_CHECKING:
     from sensitivity.onnx_graph.passes.skip_uses import NewGrid
@@ -98,52 +102,43 @@ class OnnxQdqModel:
 
     @contextmanager
     def disabled(self, names: Iterable[str]) -> Iterator[None]:
-        wanted = frozenset(names)
-        for name in sorted(wanted - self._uses.keys()):
-            raise unknown_name("a quantizer's name", name, self._uses)
+        wanted = known_names(names, self._uses)
         with self.model.skipping(wanted | self._left_out):
             yield
 
     def grid(self, name: str) -> Grid:
-        if name not in self._uses:
-            raise unknown_name("a quantizer's name", name, self._uses)
+        known_names([name], self._uses)
         pair = self._uses[name].pair
-        limits, scale = grid_limits(pair), pair.scale
-        zero_points = pair.zero_points
-        reasons = {
-            "its type is no integer": limits is None,
-            "its scale is computed in the graph": scale is None,
-            "its channels have different zero points": len(zero_points) > 1,
-            str(problem(pair)): problem(pair) is not None,
+        faults = {
+            "its type is no integer": grid_limits(pair) is None,
+            "its scale is computed in the graph": pair.scale is None,
+            "its channels have different zero points": len(pair.zero_points) > 1,
         }
-        for reason, holds in reasons.items():
-            if holds:
-                raise ModelError(
-                    f"Expected {name} to quantize to one integer grid, got a quantizer that does "
-                    f"not: {reason}."
-                )
-        assert limits is not None
-        assert scale is not None
-        new = self.model.grids.get(name)
-        if new is not None:
-            zero_point = int(new.zero_point.reshape(-1)[0])
-            if new.is_wide:
-                whole = np.iinfo(new.zero_point.dtype)
-                limits = int(whole.min), int(whole.max)
-            return Grid(
-                np.asarray(new.scale, np.float32).reshape(-1), zero_point, *limits, axis=new.axis
+        fault = first_fault(faults) or problem(pair)
+        if fault:
+            raise ModelError(
+                f"Expected {name} to quantize to one integer grid, got a quantizer that does not: "
+                f"{fault}."
             )
-        values = np.asarray(scale, np.float32).reshape(-1)
-        return Grid(values, int(zero_points[0]), *limits, axis=pair.axis)
+        limits = integer_limits(pair)
+        new = self.model.grids.get(name)
+        if new is None:
+            scale = np.asarray(pair.scale, np.float32).reshape(-1)
+            return Grid(scale, int(pair.zero_points[0]), *limits, axis=pair.axis)
+        if new.is_wide:
+            whole = np.iinfo(new.zero_point.dtype)
+            limits = int(whole.min), int(whole.max)
+        scale = np.asarray(new.scale, np.float32).reshape(-1)
+        return Grid(scale, int(new.zero_point.reshape(-1)[0]), *limits, axis=new.axis)
 
     def range(self, name: str) -> Range:
         """The range that a quantizer has now. Raises ModelError where it has none that could be
         changed."""
         self.grid(name)
         new = self.model.grids.get(name)
-        return (
-            own_range(name, self._uses[name]) if new is None else replace(new.range, quantizer=name)
-        )
+        if new is not None:
+            return replace(new.range, quantizer=name)
+        return own_range(name, self._uses[name])
 
     @contextmanager
     def with_ranges(self, ranges: Iterable[Range]) -> Iterator[None]:
@@ -161,22 +156,25 @@ class OnnxQdqModel:
         return other_ranges(self.model, self._uses, names, forward)
 
     def weights(self) -> Iterator[tuple[str, NDArray[np.floating], int | None]]:
-        for use in self._uses.values():
-            weight = float_weight(self.model, use) if use.role == "weight" else None
+        weights, _ = weights_and_activations(self._uses.values())
+        for use in weights:
+            weight = float_weight(self.model, use)
             if weight is not None and not is_integer_bias(use):
                 yield use.name, weight, output_axis(self.model, use)
 
     @contextmanager
     def watching(self, see: Seer) -> Iterator[None]:
-        readers: dict[str, list[str]] = {}
-        for name, tensor in roots(self.model).items():
-            if name in self._uses and self._uses[name].role != "weight":
-                readers.setdefault(tensor, []).append(name)
+        tensors = roots(self.model)
+        _, activations = weights_and_activations(self._uses.values())
+        readers: defaultdict[str, list[Use]] = defaultdict(list)
+        for use in activations:
+            if use.name in tensors:
+                readers[tensors[use.name]].append(use)
 
         def seen(tensor: str, values: NDArray[Any]) -> None:
-            for name in readers[tensor]:
-                source = value_name(self._uses[name].pair.source)
-                see(name, np.clip(values, *self.model.clamps.get(source, UNLIMITED)))
+            for use in readers[tensor]:
+                limits = self.model.clamps.get(value_name(use.pair.source), UNLIMITED)
+                see(use.name, np.clip(values, *limits))
 
         with self.model.watching(tuple(readers), seen):
             yield
@@ -192,14 +190,13 @@ class OnnxQdqModel:
         for name, values in sorted(self.model.weights.items()):
             digest.update(name.encode() + np.ascontiguousarray(values).tobytes())
         digest.update(repr(sorted(self.model.clamps.items())).encode())
-        if self.model.grids:
-            digest.update(
-                repr(sorted((name, grid.key) for name, grid in self.model.grids.items())).encode()
-            )
+        keys = sorted((name, grid.key) for name, grid in self.model.grids.items())
+        if keys:
+            digest.update(repr(keys).encode())
         return digest.hexdigest()
 
     def forward(self, inputs: Any) -> None:
-        names = [value.name for value in self.model.get_inputs()]
+        names = names_of(self.model.get_inputs())
         self.model.run(None, feed(inputs, names))
 
     def related(self) -> tuple[tuple[UnitKind, tuple[str, ...]], ...]:
@@ -215,7 +212,8 @@ class OnnxQdqModel:
 
     def nearest_outputs(self) -> tuple[tuple[str, ...], ...]:
         found = nearest_outputs(self.model.graph.graph, self.model.paths)
-        return tuple(tuple(name for name in near if name in self._uses) for near in found)
+        is_own = self._uses.__contains__
+        return tuple(tuple(filter(is_own, near)) for near in found)
 
     def remaining(self) -> tuple[Finding, ...]:
         plain = self.model.without(self._left_out | frozenset(self._uses))
@@ -227,19 +225,18 @@ class OnnxQdqModel:
         on these inputs."""
         live = reaching_outputs(self.model.graph.graph)
         idle = self.model.branches_not_taken(inputs)
-        unit_graphs = {use.name: path.graph for path in self.model.paths for use in uses([path])}
-        return frozenset(
-            name
-            for name, use in self._uses.items()
-            if use.pair.dequantize in live and unit_graphs[name] not in idle
-        )
+        executed: set[str] = set()
+        for path in self.model.paths:
+            if path.graph not in idle:
+                executed.update(use.name for use in uses([path]) if use.pair.dequantize in live)
+        return frozenset(executed & self._uses.keys())
 
     def float_findings(self, inputs: Any) -> tuple[Finding, ...]:
         """Whether the file with everything unquantized is its float model: compared on this batch,
         or doubted."""
-        return (float_doubts if self.model.float is None else compare_with_float)(
-            self.model, inputs
-        )
+        if self.model.float is None:
+            return float_doubts(self.model, inputs)
+        return compare_with_float(self.model, inputs)
 
 
 def _integer_output(name: str) -> Finding:

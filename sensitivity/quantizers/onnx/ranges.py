@@ -3,6 +3,7 @@ float weights suggest."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,37 +19,42 @@ from sensitivity.onnx_graph.levels import along
 from sensitivity.onnx_graph.passes.insert_qdq import to_levels
 from sensitivity.onnx_graph.passes.skip_uses import NewGrid, can_be_per_channel, dequantized
 from sensitivity.onnx_graph.qdq import PAIR
-from sensitivity.onnx_graph.uses import MOVERS, Path, Use, grid_limits, integer_limits, stored_type
+from sensitivity.onnx_graph.uses import MOVERS, Path, Use, integer_limits, stored_type
 from sensitivity.onnx_graph.uses import uses as uses_of
 from sensitivity.onnx_graph.walk import value_name
+from sensitivity.quantizers.base import weights_and_activations
 from sensitivity.quantizers.histogram import Histogram
 from sensitivity.quantizers.onnx.model import OnnxModel
 from sensitivity.quantizers.torch.tensor_quantizer import scales_of
-from sensitivity.records import Range
+from sensitivity.records import Range, names_of
 
 TYPES = {"INT8", "UINT8", "INT16", "UINT16"}
-"""Of the quantized values: smaller ones are stored in blocks, and larger ones are biases."""
+"""Types of quantized values whose range can be changed: smaller ones are stored in blocks, and
+larger ones are biases."""
 
 PER_CHANNEL = "per channel"
 
 HALF_OF_LEVELS = 0.55
-"""Part of the levels that the largest weight takes where a tool has left half of them out, or just
-more."""
+"""Part of the levels up to which the largest weight comes where a tool has left half of them out:
+just more than a half."""
 
 ON_GRID = 1e-3
 """Steps by which values that were rounded to a grid miss it at most."""
+
+Tensor = tuple[str, Limits]
+"""A value of the graph and what reaches a pair of it: its name, the smallest and the largest."""
 
 
 def own_range(name: str, use: Use) -> Range:
     """The range that the file gives this use. Raises ModelError where it has none that could be
     changed."""
-    pair, limits, scale = use.pair, grid_limits(use.pair), use.pair.scale
-    if limits is None or scale is None or scale.ndim > 1 or stored_type(pair).name not in TYPES:
+    pair, scale = use.pair, use.pair.scale
+    kind = stored_type(pair).name
+    if kind not in TYPES or scale is None or scale.ndim > 1:
         raise ModelError(
-            f"Expected {name} to have a range that can be changed, got a grid of "
-            f"{stored_type(pair).name}."
+            f"Expected {name} to have a range that can be changed, got a grid of {kind}."
         )
-    low, high = limits
+    low, high = integer_limits(pair)
     zero_point = _zero_point(pair)
     steps = scale.reshape(-1).astype(np.float64)
     amax = tuple((steps * (high - zero_point)).astype(np.float32).tolist())
@@ -71,16 +77,7 @@ def new_grids(
     found = {}
     for one in ranges:
         use = uses[one.quantizer]
-        if one.bias is not None and use.name not in model.bias_places:
-            raise ModelError(
-                "Expected a change of the bias for the weight of an operation that adds a constant "
-                f"one, got one for {use.name}."
-            )
-        if one.rounding is not None:
-            raise ModelError(
-                f"Expected a range that rounds to the nearest level, got one for {use.name} with a "
-                "rounding of its own, which only models of torch take."
-            )
+        _check_can_have(model, use, one)
         key = (use.pair.dequantize, one.amax, one.axis, one.low, one.bias)
         if key not in made:
             made[key] = _new_grid(model, use, one)
@@ -88,25 +85,41 @@ def new_grids(
     return found
 
 
-def _new_grid(model: OnnxModel, use: Use, one: Range) -> NewGrid:
-    pair = use.pair
-    assert pair.scale is not None
-    whole, (low, high) = _levels(pair, one.bits)
-    if use.role == "weight" and _is_own(use, one):
+def _check_can_have(model: OnnxModel, use: Use, wanted: Range) -> None:
+    """Raise ModelError where the use cannot have what the range brings with it."""
+    if wanted.bias is not None and use.name not in model.bias_places:
+        raise ModelError(
+            "Expected a change of the bias for the weight of an operation that adds a constant "
+            f"one, got one for {use.name}."
+        )
+    if wanted.rounding is not None:
+        raise ModelError(
+            f"Expected a range that rounds to the nearest level, got one for {use.name} with a "
+            "rounding of its own, which only models of torch take."
+        )
+
+
+def _new_grid(model: OnnxModel, use: Use, wanted: Range) -> NewGrid:
+    pair, own_scale = use.pair, qdq.known(use.pair.dequantize.inputs[1])
+    is_weight = use.role == "weight"
+    whole, (low, high) = _levels(pair, wanted.bits)
+    if is_weight and _is_own(use, wanted):
         zero_points = np.asarray(pair.zero_points, stored_type(pair).numpy())
-        own_zero_point = np.broadcast_to(zero_points.reshape(-1)[0], pair.scale.shape)
-        return NewGrid(one, pair.scale, own_zero_point, pair.axis, keeps_pair=True)
-    amax = np.asarray(one.amax, np.float32)
-    if one.low is None:
-        zero_point = _zero_point(pair) if one.bits is None else (low + high + 1) // 2
-        scale = scales_of(amax, high - zero_point, is_weight=use.role == "weight")
+        own_zero_point = np.broadcast_to(zero_points.reshape(-1)[0], own_scale.shape)
+        return NewGrid(wanted, own_scale, own_zero_point, pair.axis, keeps_pair=True)
+    amax = np.asarray(wanted.amax, np.float32)
+    if wanted.low is None:
+        middle = (low + high + 1) // 2
+        zero_point = _zero_point(pair) if wanted.bits is None else middle
+        scale = scales_of(amax, high - zero_point, is_weight=is_weight)
     else:
-        scale = np.maximum((amax - np.float32(one.low)) / np.float32(high - low), np.float32(1e-30))
-        zero_point = int(np.clip(np.rint(low - one.low / float(scale[0])), low, high))
-    shape = () if one.axis is None else (len(amax),)
-    scale = scale.reshape(shape).astype(pair.scale.dtype)
-    grid = NewGrid(one, scale, np.full(shape, zero_point, whole), one.axis)
-    if use.role == "weight":
+        spread = amax - np.float32(wanted.low)
+        scale = np.maximum(spread / np.float32(high - low), np.float32(1e-30))
+        zero_point = int(np.clip(np.rint(low - wanted.low / float(scale[0])), low, high))
+    shape = () if wanted.axis is None else (len(amax),)
+    scale = scale.reshape(shape).astype(own_scale.dtype)
+    grid = NewGrid(wanted, scale, np.full(shape, zero_point, whole), wanted.axis)
+    if is_weight:
         return replace(grid, constant=_requantized(model, use, grid))
     return grid
 
@@ -130,8 +143,7 @@ def _is_own(use: Use, one: Range) -> bool:
 def _requantized(model: OnnxModel, use: Use, grid: NewGrid) -> NDArray[Any]:
     """What the pair of a weight reads: the float weight where it has a Q, the integers where
     not."""
-    values, stored = float_weight(model, use), qdq.known(use.pair.source)
-    assert values is not None
+    values, stored = _known_weight(model, use), qdq.known(use.pair.source)
     if not use.pair.is_compact:
         return values.astype(stored.dtype)
     levels = to_levels(values, grid.scale, grid.zero_point, grid.axis, integer_limits(use.pair))
@@ -154,12 +166,20 @@ def weight_on_grid(use: Use, grid: NewGrid) -> NDArray[Any]:
 
 
 def float_weight(model: OnnxModel, use: Use) -> NDArray[Any] | None:
-    """The weight before it was quantized; what the pair gives, where the float model is not
-    known."""
-    name = value_name(use.pair.source)
+    """The weight before it was quantized, or what the pair gives where the float model is not
+    known; None for what is no constant."""
+    pair = use.pair
+    name = value_name(pair.source)
     if name in model.weights:
         return np.asarray(model.weights[name])
-    return dequantized(use.pair) if use.pair.is_compact else qdq.constant(use.pair.source)
+    return dequantized(pair) if pair.is_compact else qdq.constant(pair.source)
+
+
+def _known_weight(model: OnnxModel, use: Use) -> NDArray[Any]:
+    """As `float_weight`, of a weight that is a constant for sure."""
+    values = float_weight(model, use)
+    assert values is not None
+    return values
 
 
 def other_ranges(
@@ -171,9 +191,9 @@ def other_ranges(
     float. Weights with one range per tensor whose float values are known: one per output channel.
     All else gets nothing. forward: runs the model on the calibration data.
     """
-    wanted = [uses[name] for name in dict.fromkeys(names) if _has_one_range(uses[name])]
-    weights = [use for use in wanted if use.role == "weight"]
-    activations = [use for use in wanted if use.role != "weight"]
+    asked = [uses[name] for name in dict.fromkeys(names)]
+    wanted = list(filter(_has_one_range, asked))
+    weights, activations = weights_and_activations(wanted)
     found = _calibrated(model, activations, forward)
     for use in weights:
         found[use.name] = _per_channel(model, use)
@@ -186,30 +206,34 @@ def other_ranges(
 def sharing(model: OnnxModel, uses: Mapping[str, Use]) -> tuple[tuple[str, ...], ...]:
     """Uses that keep one range together: those of one pair, and of equal pairs that see the same
     values, or parts of what one Concat joins, which engines pass on as integers."""
-    graph = model.graph.graph
-    activations = [use for use in uses.values() if use.role != "weight" and _has_one_range(use)]
+    _, activations = weights_and_activations(filter(_has_one_range, uses.values()))
     readers = [(use.pair.source, use.name) for use in activations]
-    met = groups.met(graph, readers, _passes_integers)
-    meeting = {name: number for number, one in enumerate(met) for name in one.quantizers}
-    found: dict[Any, list[str]] = {}
+    # Use -> its meeting with others, where it has one.
+    meeting: dict[str, Any] = {}
+    for met in groups.met(model.graph.graph, readers, _passes_integers):
+        meeting.update(dict.fromkeys(met.quantizers, met))
+    together: defaultdict[Any, list[str]] = defaultdict(list)
     for use in activations:
         where = meeting.get(use.name, use.pair.dequantize)
         _, _, own = own_range(use.name, use).key.partition("@")
-        found.setdefault((where, own, stored_type(use.pair)), []).append(use.name)
-    return tuple(tuple(names) for names in found.values() if len(names) > 1)
+        together[where, own, stored_type(use.pair)].append(use.name)
+    return tuple(tuple(names) for names in together.values() if len(names) > 1)
 
 
 def _passes_integers(node: ir.Node) -> bool:
+    """Whether engines pass integers on through this operation."""
     return node.op_type in PAIR | MOVERS or groups.keeps_values(node)
 
 
 def lacks_float_weights(model: OnnxModel, uses: Mapping[str, Use]) -> bool:
     """Whether weights have one range per tensor, and one per channel gains nothing since only
     integers of them are known."""
-    weights = [
-        use for use in uses.values() if use.role == "weight" and output_axis(model, use) is not None
-    ]
-    return any(_has_one_range(use) and not _is_known(model, use) for use in weights)
+    weights, _ = weights_and_activations(uses.values())
+    for use in weights:
+        can_have_channels = output_axis(model, use) is not None
+        if can_have_channels and _has_one_range(use) and not _is_known(model, use):
+            return True
+    return False
 
 
 def _has_one_range(use: Use) -> bool:
@@ -238,38 +262,41 @@ def _is_symmetric(pair: qdq.Pair) -> bool:
 def _per_channel(model: OnnxModel, use: Use) -> tuple[Range, ...]:
     """One range per output channel, with as many levels as the largest weight has now: some tools
     leave the outer half of them out, for processors that add products of 8 bits in 16."""
-    axis, weight = output_axis(model, use), float_weight(model, use)
-    if axis is None or weight is None:
+    axis = output_axis(model, use)
+    if axis is None or not _is_known(model, use) or not _is_symmetric(use.pair):
         return ()
+    weight = _known_weight(model, use)
     channels = np.abs(np.moveaxis(weight, axis, 0)).reshape(weight.shape[axis], -1)
     largest = channels.max(axis=1).astype(np.float64)
-    is_zero = not largest.max() > 0
-    if is_zero or not (_is_known(model, use) and _is_symmetric(use.pair)):
+    if not largest.max() > 0:
         return ()
-    part = min(float(largest.max()) / own_range(use.name, use).amax[0], 1.0)
-    spare = 1.0 if part > HALF_OF_LEVELS else 1 / part
-    amax = (largest * spare).astype(np.float32)
+    part_of_levels = min(float(largest.max()) / own_range(use.name, use).amax[0], 1.0)
+    if part_of_levels <= HALF_OF_LEVELS:
+        largest = largest * (1 / part_of_levels)
+    amax = largest.astype(np.float32)
     return (Range(use.name, PER_CHANNEL, tuple(amax.tolist()), axis),)
 
 
 def output_axis(model: OnnxModel, use: Use) -> int | None:
-    """Of the weight, where every operation that reads it can have scales along it; None
-    elsewhere."""
-    weight = qdq.constant(use.pair.source)
-    readers = [path for path in model.paths if path.root is use.pair.source]
+    """The axis of a weight's output channels, where every operation that reads it can have scales
+    along it; None elsewhere."""
+    source = use.pair.source
+    weight = qdq.constant(source)
     if weight is None or weight.ndim < 2 or not can_be_per_channel(model.graph):
         return None
-    axes = {_axis_of(path, weight.ndim) for path in readers}
+    axes = {_axis_of(path, weight.ndim) for path in model.paths if path.root is source}
     return axes.pop() if len(axes) == 1 else None
 
 
 def _axis_of(path: Path, rank: int) -> int | None:
-    """None where something stands between the pair and the operation, and for grouped transposed
-    convolutions."""
+    """The axis of the output channels of the weight in which a path ends; None where something
+    stands between the pair and the operation, and for grouped transposed convolutions."""
     node = path.user
-    if node is None or len(path.links) > 1 or not path.is_weight:
+    is_direct = path.is_weight and len(path.links) == 1
+    if node is None or not is_direct:
         return None
-    if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1:
+    groups = node.attributes.get_int("group", 1)
+    if node.op_type == "ConvTranspose" and groups > 1:
         return None
     return qdq.output_axis(node, rank)
 
@@ -290,51 +317,66 @@ def _is_known(model: OnnxModel, use: Use) -> bool:
 def _calibrated(
     model: OnnxModel, uses: list[Use], forward: Callable[[], None]
 ) -> dict[str, tuple[Range, ...]]:
+    """Use -> the ranges that each method finds in what reaches its pair on the calibration data;
+    uses in bodies, and those that nothing reaches, are left out."""
     tensors = roots(model)
-    watched = {
-        use.name: (tensors[use.name], _limits(model, use)) for use in uses if use.name in tensors
-    }
-    histograms = {key: Histogram() for key in watched.values()}
-    if not histograms:
+    watched: dict[Use, Tensor] = {}
+    for use in uses:
+        if use.name in tensors:
+            watched[use] = tensors[use.name], _limits(model, use)
+    if not watched:
         return {}
-
-    def see(name: str, values: NDArray[Any]) -> None:
-        for (tensor, (low, high)), histogram in histograms.items():
-            if tensor == name:
-                histogram.add(np.clip(values, low, high))
-
-    with model.watching(tuple(dict.fromkeys(tensor for tensor, _ in histograms)), see):
-        forward()
+    histograms = _histograms(model, watched.values(), forward)
     made: dict[Any, dict[str, tuple[float, float]]] = {}
     found = {}
-    for use in uses:
-        histogram = histograms.get(watched.get(use.name, ("", UNLIMITED)))
-        if histogram is None or not histogram.total:
+    for use, tensor in watched.items():
+        if not histograms[tensor].total:
             continue
         low, high = integer_limits(use.pair)
-        kind = (watched[use.name], _is_symmetric(use.pair), high - low)
+        levels, symmetric = high - low, _is_symmetric(use.pair)
+        kind = (tensor, symmetric, levels)
         if kind not in made:
-            made[kind] = histogram.ranges(high - low, symmetric=kind[1])
+            made[kind] = histograms[tensor].ranges(levels, symmetric=symmetric)
         found[use.name] = tuple(
-            _as_range(use.name, method, ends, kind[1]) for method, ends in made[kind].items()
+            _as_range(use.name, method, ends, symmetric) for method, ends in made[kind].items()
         )
     return found
 
 
+def _histograms(
+    model: OnnxModel, tensors: Iterable[Tensor], forward: Callable[[], None]
+) -> dict[Tensor, Histogram]:
+    """How often values occur in each of these tensors on the calibration data, within its
+    limits."""
+    histograms = {tensor: Histogram() for tensor in tensors}
+    by_name: defaultdict[str, list[tuple[Limits, Histogram]]] = defaultdict(list)
+    for (name, limits), histogram in histograms.items():
+        by_name[name].append((limits, histogram))
+
+    def see(name: str, values: NDArray[Any]) -> None:
+        for limits, histogram in by_name[name]:
+            histogram.add(np.clip(values, *limits))
+
+    with model.watching(tuple(by_name), see):
+        forward()
+    return histograms
+
+
 def _as_range(name: str, method: str, ends: tuple[float, float], symmetric: bool) -> Range:
-    low, high = (float(np.float32(end)) for end in ends)
-    return Range(name, method, (high,)) if symmetric else Range(name, method, (high,), None, low)
+    low, high = np.asarray(ends, np.float32).tolist()
+    if symmetric:
+        return Range(name, method, (high,))
+    return Range(name, method, (high,), low=low)
 
 
 def roots(model: OnnxModel) -> dict[str, str]:
     """Use in the main graph -> the tensor whose values its pair gets: movers on the way change none
     of them."""
-    return {
-        use.name: value_name(path.root)
-        for path in model.paths
-        if path.graph is model.graph.graph
-        for use in uses_of([path])
-    }
+    found: dict[str, str] = {}
+    for path in model.paths:
+        if path.graph is model.graph.graph:
+            found.update(dict.fromkeys(names_of(uses_of([path])), value_name(path.root)))
+    return found
 
 
 def _limits(model: OnnxModel, use: Use) -> Limits:
@@ -342,8 +384,9 @@ def _limits(model: OnnxModel, use: Use) -> Limits:
     grid does not have."""
     own = own_range(use.name, use)
     low, high = model.clamps.get(value_name(use.pair.source), UNLIMITED)
+    is_asymmetric = own.low is not None
     if own.low == 0:
         low = max(low, 0.0)
-    if own.low is not None and own.amax[0] == 0:
+    if is_asymmetric and own.amax[0] == 0:
         high = min(high, 0.0)
     return low, high

@@ -45,7 +45,7 @@ class WholeFile:
 
     def outputs(self, inputs: Any, variants: Sequence[frozenset[str]]) -> Iterator[tuple[int, Any]]:
         model: OnnxModel = self._source.model
-        arrays = feed(inputs, [value.name for value in model.get_inputs()])
+        arrays = feed(inputs, names_of(model.get_inputs()))
         parts = pieces(arrays, fixed_batch(model))
         for index, disabled in enumerate(variants):
             with self._source.disabled(disabled):
@@ -61,7 +61,7 @@ def onnx_simulator(
     memory: bytes that replay may hold besides the weights; None takes a quarter of what is free.
     """
     whole = WholeFile(source)
-    arrays = feed(example_inputs, [value.name for value in source.model.get_inputs()])
+    arrays = feed(example_inputs, names_of(source.model.get_inputs()))
     _check_types(arrays, source.model)
     first = pieces(arrays, fixed_batch(source.model))[0]
     names = names_of(source.quantizers)
