@@ -30,22 +30,23 @@ def difference(one: Any, other: Any) -> float:
     theirs, other_spec = optional.pytree.tree_flatten(other)
     if spec != other_spec:
         return math.inf
-    return max((_leaf(a, b) for a, b in zip(ours, theirs, strict=True)), default=0.0)
+    return max(map(_leaf, ours, theirs), default=0.0)
 
 
 def _leaf(one: Any, other: Any) -> float:
-    tensor = optional.torch.Tensor
+    tensor, equal = optional.torch.Tensor, optional.torch.equal
     if not isinstance(one, tensor) or not isinstance(other, tensor):
-        return 0.0 if type(one) is type(other) and one == other else math.inf
-    if one.shape != other.shape or one.dtype != other.dtype:
+        is_same = type(one) is type(other) and one == other
+        return 0.0 if is_same else math.inf
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
         return math.inf
-    if optional.torch.equal(one, other):
+    if equal(one, other):
         return 0.0
     one, other = one.double(), other.double()
     finite = one.isfinite()
-    if not optional.torch.equal(finite, other.isfinite()):
+    if not equal(finite, other.isfinite()):
         return math.inf
-    if not optional.torch.equal(one[~finite].nan_to_num(), other[~finite].nan_to_num()):
+    if not equal(one[~finite].nan_to_num(), other[~finite].nan_to_num()):
         return math.inf
     return _relative(one[finite], other[finite])
 

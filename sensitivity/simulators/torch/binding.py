@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 import torch
 from torch import fx
+
+from sensitivity.records import names_of
 
 Run = Callable[..., Any]
 
@@ -39,23 +42,25 @@ OVERWRITES = {
 """Elementwise ops: their in-place form runs the same kernel."""
 
 SHARES = ("p", "dropout_p")
-"""Arguments of random ops: at 0 nothing is drawn."""
+"""Arguments of random ops that draw nothing where one of these is 0."""
 MODES = ("train", "training")
-"""Arguments of ops that are random in training only."""
+"""Arguments of ops that are random only where one of these is true."""
 
 
 def bind(target: Run, node: fx.Node, deps: Sequence[fx.Node]) -> Run:
     """A function of the values of `deps`, in their order, that calls `target` with the arguments of
     `node`."""
-    position = {dep: index for index, dep in enumerate(deps)}
+    position = dict(zip(deps, count()))
     template, kwargs = list(node.args), dict(node.kwargs)
-    fill = [
-        (at, position[value]) for at, value in enumerate(template) if isinstance(value, fx.Node)
-    ]
-    # Every dep is an argument by itself, and no list or keyword argument holds one.
-    others = [value for value in template if not isinstance(value, fx.Node)]
-    is_flat = {template[at] for at, _ in fill} == set(deps) and not _holds_nodes([others, kwargs])
-    if not is_flat:
+    fill: list[tuple[int, int]] = []
+    nests: list[Any] = [kwargs]
+    for at, value in enumerate(template):
+        if isinstance(value, fx.Node):
+            fill.append((at, position[value]))
+        else:
+            nests.append(value)
+    # A list or keyword argument that holds a dep is filled in by way of the nest.
+    if _holds_nodes(nests):
         return _bind_nested(target, node, position)
 
     def run(*values: Any) -> Any:
@@ -97,16 +102,18 @@ def functional(node: fx.Node) -> tuple[Run | None, fx.Node | None]:
     schema = target._schema
     if not schema.is_mutable:
         return target, None
-    written = [
-        argument.alias_info is not None and argument.alias_info.is_write
-        for argument in schema.arguments
-    ]
-    only_first_is_written = written == [True] + [False] * (len(written) - 1)
-    first = node.args[0]
+    first, *others = map(_is_written, schema.arguments)
+    changed = node.args[0]
     plain = _without_underscore(schema)
-    if plain is None or not only_first_is_written or not isinstance(first, fx.Node):
+    only_first_is_written = first and not any(others)
+    if plain is None or not only_first_is_written or not isinstance(changed, fx.Node):
         return None, None
-    return plain, first
+    return plain, changed
+
+
+def _is_written(argument: Any) -> bool:
+    """Whether an op writes to this argument of its schema."""
+    return argument.alias_info is not None and bool(argument.alias_info.is_write)
 
 
 def _without_underscore(schema: Any) -> Run | None:
@@ -126,38 +133,40 @@ def is_fresh(target: Any) -> bool:
     if any(result.alias_info is not None for result in target._schema.returns):
         return False
     name: str = target.name()  # type: ignore[no-untyped-call]
-    return name in FRESH or not torch._C._dispatch_has_kernel_for_dispatch_key(
-        name, "CompositeImplicitAutograd"
-    )
+    if name in FRESH:
+        return True
+    return not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
 
 
 def is_random(node: fx.Node) -> bool:
     """Whether the op draws random numbers as it is called here: dropout of nothing does not, nor
     dropout in eval mode."""
     target = node.target
-    if (
-        not isinstance(target, torch._ops.OpOverload)
-        or torch.Tag.nondeterministic_seeded not in target.tags
-    ):
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    if torch.Tag.nondeterministic_seeded not in target.tags:
         return False
     given = _given(target, node)
-    draws_nothing = any(
-        isinstance(given.get(name), (int, float)) and given[name] == 0 for name in SHARES
-    )
-    in_eval = any(given.get(name) is False for name in MODES)
+    shares, modes = map(given.get, SHARES), map(given.get, MODES)
+    draws_nothing = any(map(_is_zero, shares))
+    in_eval = any(mode is False for mode in modes)
     return not (draws_nothing or in_eval)
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value == 0
 
 
 def _given(target: torch._ops.OpOverload, node: fx.Node) -> dict[str, Any]:
     """Arguments of a call by name, with the defaults of those that are not given."""
     arguments = target._schema.arguments
-    defaults = {
-        argument.name: argument.default_value
-        for argument in arguments
-        if argument.has_default_value()
-    }
-    placed = {argument.name: value for argument, value in zip(arguments, node.args, strict=False)}
-    return defaults | placed | dict(node.kwargs)
+    given: dict[str, Any] = {}
+    for argument in arguments:
+        if argument.has_default_value():
+            given[argument.name] = argument.default_value
+    given.update(zip(names_of(arguments), node.args, strict=False))
+    given.update(node.kwargs)
+    return given
 
 
 def updates_statistics(node: fx.Node) -> bool:
@@ -175,15 +184,20 @@ def in_place(target: Any, node: fx.Node, deps: Sequence[fx.Node]) -> Run | None:
     into the first dep."""
     if not isinstance(target, torch._ops.OpOverload) or not deps or node.args[0] is not deps[0]:
         return None
-    name = target._schema.name.removeprefix("aten::")
-    packet = getattr(torch.ops.aten, f"{name}_", None) if name in OVERWRITES else None
-    overload = getattr(packet, target._schema.overload_name or "default", None)
-    result, source = node.meta.get("val"), deps[0].meta.get("val")
-    if (
-        overload is None
-        or not isinstance(result, torch.Tensor)
-        or not isinstance(source, torch.Tensor)
-    ):
+    schema = target._schema
+    name = schema.name.removeprefix("aten::")
+    if name not in OVERWRITES:
         return None
-    fits = result.dtype == source.dtype and str(result.shape) == str(source.shape)
-    return bind(overload, node, deps) if fits else None
+    packet = getattr(torch.ops.aten, f"{name}_", None)
+    overload = getattr(packet, schema.overload_name or "default", None)
+    if overload is None or not _have_one_form(node, deps[0]):
+        return None
+    return bind(overload, node, deps)
+
+
+def _have_one_form(one: fx.Node, other: fx.Node) -> bool:
+    """Whether both give a tensor, of the same type and shape."""
+    first, second = one.meta.get("val"), other.meta.get("val")
+    if not isinstance(first, torch.Tensor) or not isinstance(second, torch.Tensor):
+        return False
+    return (first.dtype, str(first.shape)) == (second.dtype, str(second.shape))

@@ -4,7 +4,7 @@ schedules."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from operator import not_
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from sensitivity.quantizers.recent import Recent
 from sensitivity.quantizers.torch.native import NativeQuantizer
-from sensitivity.records import NOTHING
-from sensitivity.simulators.schedule import Leg, Network, Schedule, Step, Value, schedule, value_of
+from sensitivity.simulators.schedule import Leg, Network, Schedule, Step, Value, schedule
 from sensitivity.simulators.torch.layouts import (
     fills_vectors,
     has_channels_last,
     keeping_layout,
     laid_out,
 )
-from sensitivity.simulators.torch.tracing import Traced
+from sensitivity.simulators.torch.tracing import Node, Run, Traced
 
 Slots = list[Any]
 
@@ -34,12 +34,24 @@ some now and then."""
 
 @dataclass(frozen=True)
 class _Forward:
-    """size: bytes of new memory that each node takes. handed: bytes of the outputs. goes_by_place:
-    whether an op that goes by place has elements left over behind its last full vector."""
+    """What one forward tells of all batches of its shape.
+
+    size: bytes of new memory that each node takes. handed: bytes of the outputs. goes_by_place:
+    whether an op that goes by place has elements left over behind its last full vector.
+    """
 
     size: tuple[int, ...]
     handed: int
     goes_by_place: bool
+
+
+@dataclass
+class _Runner:
+    """How a node is run: `run` gives its value; `overwrite` does so in the memory of the first
+    value that it reads, None where it cannot."""
+
+    run: Run
+    overwrite: Run | None = None
 
 
 class Graph:
@@ -55,15 +67,11 @@ class Graph:
         self.batches = traced.batches
         self._traced = traced
         self._network = _network(traced, quantizers, bits)
-        self._run = [node.run if node.kind == "call" else None for node in traced.nodes]
-        self._overwrite = [node.overwrite for node in traced.nodes]
-        for place, node in enumerate(traced.nodes):
-            if node.kind == "quantizer":
-                self._run[place] = quantizers[node.index]
-                self._overwrite[place] = quantizers[node.index].overwrite
+        self._whole = schedule(self._network, [0])
+        self._runners = [_runner(node, quantizers) for node in traced.nodes]
         self._fixed: dict[Value, Any] = {}
         self._measured: dict[Any, _Forward] = {}
-        self._schedules: dict[Any, Schedule] = {}
+        self._schedules = Recent[Schedule](SCHEDULES)
         self._turned = False
 
     def holds_for(self, length: int | None) -> bool:
@@ -102,29 +110,33 @@ class Graph:
         """How long the variants that each leave out one quantizer take, as far as one forward
         tells: the time of each node counts as often as there are quantizers upstream of it, which
         is how often these variants recompute it."""
-        plan = schedule(self._network, [0])
+        upstream = self._network.upstream
         total = 0.0
         for piece in pieces:
-            slots = self._start(plan, piece)
-            for step in plan.legs[0].steps:
+            slots = self._start(self._whole, piece)
+            for step in self._steps:
                 start = time.perf_counter()
                 self._do(step, slots)
-                total += (time.perf_counter() - start) * self._network.upstream[
-                    step.node
-                ].bit_count()
+                taken = time.perf_counter() - start
+                total += taken * upstream[step.node].bit_count()
         return total
+
+    @property
+    def _steps(self) -> tuple[Step, ...]:
+        """The steps of one forward with all quantizers on."""
+        return self._whole.legs[0].steps
 
     def _schedule(
         self, pieces: Sequence[Sequence[Any]], masks: Sequence[int], memory: int | None
     ) -> Schedule:
         forward = self._forward(pieces[0])
         key = (tuple(masks), memory, len(pieces), forward.size)
-        if key not in self._schedules:
-            if len(self._schedules) >= SCHEDULES:
-                del self._schedules[next(iter(self._schedules))]
+
+        def make() -> Schedule:
             network = replace(self._network, size=forward.size, handed=forward.handed)
-            self._schedules[key] = schedule(network, masks, memory, len(pieces))
-        return self._schedules[key]
+            return schedule(network, masks, memory, len(pieces))
+
+        return self._schedules.get(key, make)
 
     def _forward(self, leaves: Sequence[Any]) -> _Forward:
         """What one forward on these inputs tells, all quantizers on."""
@@ -132,143 +144,157 @@ class Graph:
         if not self._measured:
             self._lay_out(leaves)
         if shapes not in self._measured:
-            plan = schedule(self._network, [0])
-            slots = self._start(plan, leaves)
-            size = [0] * len(self._traced.nodes)
-            goes_by_place = False
-            for step in plan.legs[0].steps:
-                read = [slots[slot] for slot in step.reads]
-                slots[step.out] = self._call(step.node, read)
-                if self._traced.nodes[step.node].by_place:
-                    goes_by_place = goes_by_place or not all(map(fills_vectors, read))
-                size[step.node] = sum(_storages(slots[step.out], but=_storages(read)).values())
-                for slot in step.frees:
-                    slots[slot] = None
-            outputs = [slots[slot] for slot in plan.legs[0].outputs]
-            handed = sum(leaf.nbytes for leaf in outputs if isinstance(leaf, Tensor))
-            self._measured[shapes] = _Forward(tuple(size), handed, goes_by_place)
+            self._measured[shapes] = self._measure(leaves)
         return self._measured[shapes]
+
+    def _measure(self, leaves: Sequence[Any]) -> _Forward:
+        slots = self._start(self._whole, leaves)
+        size = [0] * len(self._traced.nodes)
+        goes_by_place = False
+        for step in self._steps:
+            read = _take(slots, step.reads)
+            slots[step.out] = self._runners[step.node].run(*read)
+            if self._traced.nodes[step.node].by_place:
+                goes_by_place |= not all(map(fills_vectors, read))
+            before, after = _storages(read), _storages(slots[step.out])
+            size[step.node] = sum(after[address] for address in after.keys() - before.keys())
+            _let_go(slots, step.frees)
+        outputs = _take(slots, self._whole.legs[0].outputs)
+        handed = sum(tensor.nbytes for tensor in _tensors(outputs))
+        return _Forward(tuple(size), handed, goes_by_place)
 
     def _lay_out(self, leaves: Sequence[Any]) -> None:
         """Choose for each node whether it runs on images with channels last, in one forward beside
         that of the model's own order, all quantizers on."""
-        if any(map(has_channels_last, [*leaves, *(node.tensor for node in self._traced.nodes)])):
+        constants = [node.tensor for node in self._traced.nodes]
+        if any(map(has_channels_last, [*leaves, *constants])):
             return  # the model has an order of its own, which decides about its bits
         self._turned = True
-        plan = schedule(self._network, [0])
-        plain, slots = self._start(plan, leaves), self._start(plan, leaves)
-        for step in plan.legs[0].steps:
-            read = [plain[slot] for slot in step.reads]
-            own = self._call(step.node, read)
-            self._settle(step.node, read, [slots[slot] for slot in step.reads])
-            slots[step.out] = self._call(step.node, [slots[slot] for slot in step.reads])
-            plain[step.out] = own
-            for slot in step.frees:
-                plain[slot] = slots[slot] = None
+        plain, slots = self._start(self._whole, leaves), self._start(self._whole, leaves)
+        for step in self._steps:
+            read, given = _take(plain, step.reads), _take(slots, step.reads)
+            plain[step.out] = self._runners[step.node].run(*read)
+            self._settle(step.node, read, given)
+            slots[step.out] = self._runners[step.node].run(*given)
+            _let_go(plain, step.frees)
+            _let_go(slots, step.frees)
 
     def _settle(self, place: int, plain: Sequence[Any], given: Sequence[Any]) -> None:
-        node, run = self._traced.nodes[place], self._run[place]
-        assert run is not None
+        """Choose how one node runs. plain, given: as for `laid_out`."""
+        node, runner = self._traced.nodes[place], self._runners[place]
         if node.kind == "quantizer":
-            self._run[place], self._overwrite[place] = keeping_layout(run, self._overwrite[place])
+            runner.run, runner.overwrite = keeping_layout(runner.run, runner.overwrite)
             return
-        self._run[place] = found = laid_out(
-            run, plain, given, turns=node.turns, by_place=node.by_place
-        )
-        if found is not run and self._overwrite[place] is not None:
-            self._overwrite[place] = found
+        found = laid_out(runner.run, plain, given, turns=node.turns, by_place=node.by_place)
+        if found is not runner.run and runner.overwrite is not None:
+            runner.overwrite = found
+        runner.run = found
 
     def _start(self, plan: Schedule, leaves: Sequence[Any]) -> Slots:
         slots: Slots = [None] * plan.slots
         for value, slot in plan.fixed.items():
             slots[slot] = self._constant(value)
-        for place, leaf in zip(self._traced.inputs, leaves, strict=True):
-            if place is not None and place in plan.inputs:
-                slots[plan.inputs[place]] = leaf
+        given = dict(zip(self._traced.inputs, leaves, strict=True))
+        for place, slot in plan.inputs.items():
+            slots[slot] = given[place]
         return slots
 
     def _constant(self, value: Value) -> Any:
         """A value that no input changes, such as a quantized weight; computed once."""
         if value not in self._fixed:
-            node, mask = value
+            node, _ = value
             if self._traced.nodes[node].kind == "tensor":
                 self._fixed[value] = self._traced.nodes[node].tensor
             else:
-                deps = [
-                    self._constant(value_of(self._network, dep, mask))
-                    for dep in self._network.deps[node]
-                ]
-                self._fixed[value] = self._call(node, deps)
+                read = map(self._constant, self._network.reads(value))
+                self._fixed[value] = self._runners[node].run(*read)
         return self._fixed[value]
 
-    def _call(self, node: int, values: Sequence[Any]) -> Any:
-        run = self._run[node]
-        assert run is not None
-        return run(*values)
-
     def _do(self, step: Step, slots: Slots) -> None:
-        run = self._overwrite[step.node] if step.overwrite else self._run[step.node]
+        runner = self._runners[step.node]
+        run = runner.overwrite if step.overwrite else runner.run
         slots[step.out] = run(*[slots[slot] for slot in step.reads])  # type: ignore[misc]
         for slot in step.frees:
             slots[slot] = None
 
-    def _finish(self, leg: Leg, slots: Slots, *, alone: bool) -> list[Any]:
-        """Do the steps of one leg and give its outputs, as copies where later legs still read
-        them."""
+    def _finish(self, leg: Leg, slots: Slots) -> list[Any]:
+        """Do the steps of one leg and give its outputs, whose memory later legs may still read."""
         for step in leg.steps:
             self._do(step, slots)
-        results = [slots[slot] for slot in leg.outputs]
-        if alone:
-            results = [
-                value if owned else _copy(value)
-                for value, owned in zip(results, leg.owned, strict=True)
-            ]
-        for slot in leg.frees:
-            slots[slot] = None
+        results = _take(slots, leg.outputs)
+        _let_go(slots, leg.frees)
         return results
 
     def _outputs(self, leg: Leg, states: list[Slots]) -> Any:
-        results = [self._finish(leg, slots, alone=len(states) == 1) for slots in states]
-        values = iter(results[0] if len(results) == 1 else map(_joined, zip(*results, strict=True)))
-        flat = [
-            leaf if constant else self._handed(next(values))
-            for leaf, constant in zip(self._traced.outputs, self._traced.constant, strict=True)
-        ]
-        return pytree.tree_unflatten(flat, self._traced.spec)
+        """The outputs of the whole batch, in memory of their own."""
+        results = [self._finish(leg, slots) for slots in states]
+        if len(results) == 1:
+            own = zip(results[0], leg.owned, strict=True)
+            values = [value if owned else _copy(value) for value, owned in own]
+        else:
+            values = list(map(_joined, zip(*results, strict=True)))
+        return self._traced.nested(map(self._handed, values))
 
     def _handed(self, value: Any) -> Any:
         """An output in the order that the model gives it in."""
-        return value.contiguous() if self._turned and has_channels_last(value) else value
+        is_turned = self._turned and has_channels_last(value)
+        return value.contiguous() if is_turned else value
+
+
+def _runner(node: Node, quantizers: Sequence[NativeQuantizer]) -> _Runner:
+    if node.kind == "quantizer":
+        quantizer = quantizers[node.index]
+        return _Runner(quantizer, quantizer.overwrite)
+    return _Runner(node.run, node.overwrite)
+
+
+def _take(slots: Slots, places: Sequence[int]) -> list[Any]:
+    return [slots[place] for place in places]
+
+
+def _let_go(slots: Slots, places: Sequence[int]) -> None:
+    for place in places:
+        slots[place] = None
 
 
 def _network(traced: Traced, quantizers: Sequence[NativeQuantizer], bits: Sequence[int]) -> Network:
     fixed: list[bool] = []
+    switch: list[int] = []
+    fresh: list[bool] = []
+    overwrites: list[bool] = []
     for node in traced.nodes:
+        is_quantizer = node.kind == "quantizer"
+        kernel = quantizers[node.index] if is_quantizer else node
         fixed.append(node.kind != "input" and all(fixed[dep] for dep in node.deps))
-    runners = [
-        quantizers[node.index] if node.kind == "quantizer" else node for node in traced.nodes
-    ]
+        switch.append(bits[node.index] if is_quantizer else 0)
+        fresh.append(kernel.fresh)
+        overwrites.append(kernel.overwrite is not None)
     return Network(
         deps=tuple(node.deps for node in traced.nodes),
-        switch=tuple(bits[node.index] if node.kind == "quantizer" else 0 for node in traced.nodes),
+        switch=tuple(switch),
         fixed=tuple(fixed),
-        fresh=tuple(runner.fresh for runner in runners),
-        overwrites=tuple(runner.overwrite is not None for runner in runners),
+        fresh=tuple(fresh),
+        overwrites=tuple(overwrites),
         size=(0,) * len(traced.nodes),
         outputs=tuple(compress(traced.outputs, map(not_, traced.constant))),
     )
 
 
+def _tensors(values: Iterable[Any]) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor)]
+
+
 def _shapes(leaves: Sequence[Any]) -> tuple[tuple[int, ...], ...]:
-    return tuple(tuple(leaf.shape) for leaf in leaves if isinstance(leaf, Tensor))
+    return tuple(tuple(tensor.shape) for tensor in _tensors(leaves))
 
 
-def _storages(value: Any, but: Mapping[int, int] = NOTHING) -> dict[int, int]:
-    """Address to bytes of the memory under every tensor in a nest, except those in `but`."""
-    tensors = [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
-    storages = [tensor.untyped_storage() for tensor in tensors]
-    found = {storage.data_ptr(): storage.nbytes() for storage in storages}
-    return {address: found[address] for address in found.keys() - but.keys()}
+def _storages(value: Any) -> dict[int, int]:
+    """Address -> bytes of the memory under every tensor in a nest."""
+    found = {}
+    for tensor in _tensors(pytree.tree_leaves(value)):
+        storage = tensor.untyped_storage()
+        found[storage.data_ptr()] = storage.nbytes()
+    return found
 
 
 def _copy(value: Any) -> Any:

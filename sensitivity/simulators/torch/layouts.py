@@ -8,6 +8,7 @@ is tried at each node, on the values of a whole forward.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import compress, count
 from typing import Any
 
 import torch
@@ -62,15 +63,18 @@ def is_faster(node: fx.Node) -> bool:
     goes into the turning."""
     if node.target not in FASTER:
         return False
-    values = [dep.meta.get("val") for dep in node.all_input_nodes[1:2]]
-    return not any(isinstance(value, Tensor) and value.shape[2:] == (1, 1) for value in values)
+    read = node.all_input_nodes
+    weight = read[1].meta.get("val") if len(read) > 1 else None
+    is_pointwise = isinstance(weight, Tensor) and weight.shape[2:] == (1, 1)
+    return not is_pointwise
 
 
 def goes_by_place(node: fx.Node) -> bool:
     """Whether the bits of an element may depend on where in memory it is."""
     target: Any = node.target
-    is_pointwise = torch.Tag.pointwise in getattr(target, "tags", ())
-    return is_pointwise and (target.overloadpacket not in EXACT or bool(node.kwargs))
+    if torch.Tag.pointwise not in getattr(target, "tags", ()):
+        return False
+    return target.overloadpacket not in EXACT or bool(node.kwargs)
 
 
 def fills_vectors(value: Any) -> bool:
@@ -84,18 +88,16 @@ def fills_vectors(value: Any) -> bool:
 def has_channels_last(value: Any) -> bool:
     """Whether it is a batch of images in memory by place, then channel, and not the other way
     round too."""
-    return (
-        isinstance(value, Tensor)
-        and value.ndim == 4
-        and not value.is_contiguous()
-        and value.is_contiguous(memory_format=torch.channels_last)
-    )
+    if not isinstance(value, Tensor) or value.ndim != 4 or value.is_contiguous():
+        return False
+    return value.is_contiguous(memory_format=torch.channels_last)
 
 
 def with_channels_last(value: Any) -> Any:
     """A batch of images on the CPU in float32 with its channels last; anything else as it is."""
-    is_image = isinstance(value, Tensor) and value.ndim == 4 and value.dtype == torch.float32
-    if not is_image or value.device.type != "cpu":
+    if not isinstance(value, Tensor):
+        return value
+    if (value.ndim, value.dtype, value.device.type) != (4, torch.float32, "cpu"):
         return value
     return value.contiguous(memory_format=torch.channels_last)
 
@@ -114,11 +116,14 @@ def laid_out(
     they come here. turns: try its image with channels last. by_place: see `goes_by_place`; a trial
     alone does not tell, since few elements are concerned and most of them are the same either way.
     """
-    differs = [_differ(one, other) for one, other in zip(plain, given, strict=True)]
+    differs = list(map(_differ, plain, given))
     as_plain = _contiguous_where(differs, run)
-    ways = [_turning(run)] if turns else []
+    as_given = _where_vectors_are_filled(run, as_plain) if by_place else run
+    ways: list[Run] = []
+    if turns:
+        ways.append(_turning(run))
     if any(differs):
-        ways.append(_where_vectors_are_filled(run, as_plain) if by_place else run)
+        ways.append(as_given)
     if not ways:
         return run
     expected = run(*plain)
@@ -135,8 +140,9 @@ def keeping_layout(quantizer: Run, overwrite: Run | None) -> tuple[Run, Run | No
         return quantizer.in_layout, quantizer.overwrite_in_layout
 
     def kept(x: Tensor) -> Any:
-        turned = has_channels_last(x)
-        return with_channels_last(quantizer(x.contiguous())) if turned else quantizer(x)
+        if has_channels_last(x):
+            return with_channels_last(quantizer(x.contiguous()))
+        return quantizer(x)
 
     return kept, overwrite and kept
 
@@ -150,7 +156,8 @@ def _gives(run: Run, values: Sequence[Any], expected: Any) -> bool:
 
 def _where_vectors_are_filled(run: Run, plain: Run) -> Run:
     def filling(*values: Any) -> Any:
-        return run(*values) if all(map(fills_vectors, values)) else plain(*values)
+        chosen = run if all(map(fills_vectors, values)) else plain
+        return chosen(*values)
 
     return filling
 
@@ -170,8 +177,12 @@ def _differ(plain: Any, given: Any) -> bool:
 
 
 def _contiguous_where(differs: Sequence[bool], run: Run) -> Run:
+    others = list(compress(count(), differs))
+
     def as_plain(*values: Any) -> Any:
-        pairs = zip(values, differs, strict=True)
-        return run(*[value.contiguous() if differ else value for value, differ in pairs])
+        given = list(values)
+        for index in others:
+            given[index] = given[index].contiguous()
+        return run(*given)
 
     return as_plain

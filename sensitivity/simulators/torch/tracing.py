@@ -42,6 +42,11 @@ class _NotFunctional(Exception):
     """The exported graph holds what only torch's own functionalization can take out."""
 
 
+def _refuse(*values: Any) -> Any:
+    """The `run` of nodes that only hold a value, or the place of a quantizer."""
+    raise AssertionError("this node is not run")
+
+
 @dataclass(frozen=True)
 class Node:
     """run(*values of deps) gives the node's value; overwrite does so in the memory of the first
@@ -55,7 +60,7 @@ class Node:
 
     kind: str
     deps: tuple[int, ...] = ()
-    run: Run | None = None
+    run: Run = _refuse
     overwrite: Run | None = None
     index: int = -1
     tensor: Any = None
@@ -80,13 +85,24 @@ class Traced:
     spec: Any
     batches: tuple[int, int]
 
+    def nested(self, values: Iterable[Any]) -> Any:
+        """What the model gives. values: those of the nodes among `outputs`, in their order."""
+        computed = iter(values)
+        flat = [
+            leaf if is_constant else next(computed)
+            for leaf, is_constant in zip(self.outputs, self.constant, strict=True)
+        ]
+        return pytree.tree_unflatten(flat, self.spec)
+
 
 def ordered_arguments(model: nn.Module, inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """As `calls.arguments`, with the names in the order of the model's signature, as torch.export
     wants them."""
     args, kwargs = arguments(inputs)
-    known = [name for name in inspect.signature(model.forward).parameters if name in kwargs]
-    return args, {name: kwargs[name] for name in dict.fromkeys([*known, *kwargs])}
+    parameters = list(inspect.signature(model.forward).parameters)
+    # Names that the signature does not have come last, in the order given.
+    in_order = dict.fromkeys([*parameters, *kwargs])
+    return args, {name: kwargs[name] for name in in_order if name in kwargs}
 
 
 def trace(model: nn.Module, inputs: Any) -> Traced:
@@ -101,7 +117,8 @@ def trace(model: nn.Module, inputs: Any) -> Traced:
 
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     def free_batch(leaf: Any) -> Any:
-        return {0: torch.export.Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim > 0 else None
+        has_batch = isinstance(leaf, Tensor) and leaf.ndim > 0
+        return {0: torch.export.Dim.AUTO} if has_batch else None
 
     shapes = pytree.tree_map(free_batch, kwargs or args)
     try:
@@ -144,9 +161,9 @@ def _read_functionalized(program: Any) -> Traced:
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else "no message"
-    return f"{type(error).__name__}: {text[:160]}"
+    lines = map(str.strip, str(error).splitlines())
+    first = next(filter(None, lines), "no message")
+    return f"{type(error).__name__}: {first[:160]}"
 
 
 class _Reader:
@@ -161,6 +178,8 @@ class _Reader:
         self._nodes: list[Node] = []
         self._place: dict[fx.Node, int] = {}
         self._group: dict[fx.Node, int] = {}
+        self._inputs: list[int | None] = []
+        self._batches = (1, sys.maxsize)
         self._position = {node: position for position, node in enumerate(program.graph.nodes)}
 
     def read(self) -> Traced:
@@ -171,36 +190,34 @@ class _Reader:
                     f"it changes {spec.target or 'a value of its own'} in its forward"
                 )
         specs = {spec.arg.name: spec for spec in signature.input_specs}
-        inputs: list[int | None] = []
-        batches = (1, sys.maxsize)
-        output: fx.Node | None = None
-        for node in self._program.graph.nodes:
-            if node.op == "placeholder" and specs[node.name].kind == InputKind.USER_INPUT:
-                is_tensor = isinstance(node.meta.get("val"), Tensor)
-                inputs.append(self._add(node, Node("input")) if is_tensor else None)
-                batches = self._narrower(batches, node) if is_tensor else batches
-            elif node.op == "placeholder":
-                self._add(node, Node("tensor", tensor=self._stored(specs[node.name])))
-            elif node.op == "get_attr":
-                self._add(node, Node("tensor", tensor=self._attribute(node)))
-            elif node.op == "call_function":
-                self._call(node)
-            else:
-                output = node
-        assert output is not None
-        flat = output.args[0]
-        assert isinstance(flat, Iterable)
-        leaves = list(flat)
-        constant = tuple(not isinstance(leaf, fx.Node) for leaf in leaves)
-        places = tuple(self._place[leaf] if isinstance(leaf, fx.Node) else leaf for leaf in leaves)
+        *nodes, output = self._program.graph.nodes
+        for node in nodes:
+            match node.op:
+                case "placeholder":
+                    self._placeholder(node, specs[node.name])
+                case "get_attr":
+                    self._add(node, Node("tensor", tensor=self._attribute(node)))
+                case "call_function":
+                    self._call(node)
+        leaves = output.args[0]
         return Traced(
-            tuple(self._nodes),
-            tuple(inputs),
-            places,
-            constant,
-            self._program.call_spec.out_spec,
-            batches,
+            nodes=tuple(self._nodes),
+            inputs=tuple(self._inputs),
+            outputs=tuple(self._place.get(leaf, leaf) for leaf in leaves),
+            constant=tuple(not isinstance(leaf, fx.Node) for leaf in leaves),
+            spec=self._program.call_spec.out_spec,
+            batches=self._batches,
         )
+
+    def _placeholder(self, node: fx.Node, spec: Any) -> None:
+        """Add an input of the user, or what the program holds."""
+        if spec.kind != InputKind.USER_INPUT:
+            self._add(node, Node("tensor", tensor=self._stored(spec)))
+        elif isinstance(node.meta.get("val"), Tensor):
+            self._inputs.append(self._add(node, Node("input")))
+            self._batches = self._narrower(self._batches, node)
+        else:
+            self._inputs.append(None)
 
     def _add(self, fx_node: fx.Node, node: Node) -> int:
         self._nodes.append(node)
@@ -226,16 +243,16 @@ class _Reader:
         if value.ndim == 0:
             return batches
         length = value.shape[0]
-        limits = (
-            None
-            if isinstance(length, int)
-            else self._program.range_constraints.get(length.node.expr)
-        )
-        # a number, or one that follows from others: then only this length is sure
+        limits = None
+        if not isinstance(length, int):
+            limits = self._program.range_constraints.get(length.node.expr)
         if limits is None:
-            return max(batches[0], int(length)), min(batches[1], int(length))
-        high = int(limits.upper) if str(limits.upper).isdigit() else sys.maxsize
-        return max(batches[0], int(limits.lower)), min(batches[1], high)
+            # a number, or one that follows from others: then only this length is sure
+            low = high = int(length)
+        else:
+            low = int(limits.lower)
+            high = int(limits.upper) if str(limits.upper).isdigit() else sys.maxsize
+        return max(batches[0], low), min(batches[1], high)
 
     def _call(self, node: fx.Node) -> None:
         deps = list(dict.fromkeys(node.all_input_nodes))
@@ -259,18 +276,16 @@ class _Reader:
         if changed is not None:
             self._check_alone(node, changed)
         fresh = is_fresh(target)
-        self._add(
-            node,
-            Node(
-                "call",
-                places,
-                bind(target, node, deps),
-                in_place(target, node, deps),
-                fresh=fresh,
-                turns=is_faster(node),
-                by_place=goes_by_place(node),
-            ),
+        made = Node(
+            "call",
+            places,
+            bind(target, node, deps),
+            in_place(target, node, deps),
+            fresh=fresh,
+            turns=is_faster(node),
+            by_place=goes_by_place(node),
         )
+        self._add(node, made)
         if not fresh:
             for dep in deps:
                 self._join(self._group[dep], self._group[node])
@@ -278,29 +293,37 @@ class _Reader:
             self._move(changed, node)
 
     def _join(self, one: int, other: int) -> None:
-        for node, group in self._group.items():
-            if group == other:
-                self._group[node] = one
+        """Let all nodes of the group `other` be of the group `one`."""
+        _rename(self._group, other, one)
 
     def _check_alone(self, node: fx.Node, changed: fx.Node) -> None:
         """Refuse an in-place op whose target shares memory with what is read later, or with the
         model's own tensors."""
+        now, place = self._position[node], self._place[changed]
         for other, group in self._group.items():
-            if group != self._group[changed] or self._place[other] == self._place[changed]:
+            if group != self._group[changed] or self._place[other] == place:
                 continue
-            later = any(self._position[user] > self._position[node] for user in other.users)
-            if later or self._nodes[self._place[other]].kind in ("input", "tensor"):
+            last_read = max((self._position[user] for user in other.users), default=-1)
+            if last_read > now or self._is_the_models(other):
                 raise _NotFunctional(
                     f"it writes into memory that something else reads ({node.target})"
                 )
-        if self._nodes[self._place[changed]].kind in ("input", "tensor"):
+        if self._is_the_models(changed):
             raise Untraceable(
                 f"it changes its inputs or buffers in its forward ({node.target} on {changed.name})"
             )
 
+    def _is_the_models(self, node: fx.Node) -> bool:
+        """Whether this is now an input of the model or a tensor that it holds."""
+        return self._nodes[self._place[node]].kind in ("input", "tensor")
+
     def _move(self, changed: fx.Node, node: fx.Node) -> None:
-        old = self._place[changed]
-        for other, place in self._place.items():
-            if place == old:
-                self._place[other] = self._place[node]
+        """Let what was changed in place be, from here on, the value of `node`."""
+        _rename(self._place, self._place[changed], self._place[node])
         self._join(self._group[changed], self._group[node])
+
+
+def _rename(numbers: dict[fx.Node, int], old: int, new: int) -> None:
+    for node, number in numbers.items():
+        if number == old:
+            numbers[node] = new
