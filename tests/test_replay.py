@@ -234,7 +234,8 @@ def test_nodes_run_with_channels_last_where_that_changes_no_bit() -> None:
     simulator = ReplaySimulator(source)
     check(source, simulator, batch(seed=5), scan(source))
     ((_, graph),) = simulator._graphs
-    ways = [getattr(run, "__qualname__", "").partition(".")[0] for run in graph._run]
+    runs = [runner.run for runner in graph._runners]
+    ways = [getattr(run, "__qualname__", "").partition(".")[0] for run in runs]
     assert ways.count("_turning") >= 3  # the depthwise convolution, the pooling, the upsampling
     assert "_contiguous_where" in ways  # the view
 
@@ -336,7 +337,7 @@ def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) ->
     left out, and the inputs, of which each part of a batch is a view."""
     deque(simulator.outputs(inputs, variants), maxlen=0)  # weights are folded now, and not counted
     ((_, graph),) = simulator._graphs
-    original, most = list(graph._run), 0
+    original, most = [runner.run for runner in graph._runners], 0
 
     def watched(run):
         def call(*values):
@@ -353,13 +354,15 @@ def most_held(simulator: ReplaySimulator, inputs: Tensor, variants: Variants) ->
 
         return call
 
-    graph._run[:] = [watched(run) if run else run for run in original]
+    for runner in graph._runners:
+        runner.run = watched(runner.run)
     gc.collect()
     gc.freeze()  # what is there already is not looked at
     try:
         deque(simulator.outputs(inputs, variants), maxlen=0)
     finally:
-        graph._run[:] = original
+        for runner, run in zip(graph._runners, original, strict=True):
+            runner.run = run
     return most
 
 

@@ -4,7 +4,8 @@ a switch."""
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import onnx
@@ -19,19 +20,20 @@ from sensitivity.onnx_graph.passes.skip_uses import (
     NewGrid,
     corrected,
     corrected_bias,
-    dequantized,
-    nodes_of,
     wide_domain,
 )
-from sensitivity.onnx_graph.uses import Link, Use
-from sensitivity.onnx_graph.walk import value_name
+from sensitivity.onnx_graph.uses import BIAS_INPUT, Link, Path, Use
+from sensitivity.onnx_graph.walk import bodies, first_input, given, inputs, value_name
 from sensitivity.quantizers.onnx.model import OnnxModel
-from sensitivity.quantizers.onnx.ranges import weight_on_grid
+from sensitivity.quantizers.onnx.ranges import float_weight, weight_on_grid
 from sensitivity.records import NOTHING
 from sensitivity.simulators.schedule import Network
 
 Place = tuple[int, int]
 """A node of the network and which of its outputs."""
+
+Input = tuple[ir.Node | None, int]
+"""An operation and which of its inputs; None for the outputs of the graph."""
 
 EMBEDDED = 2**20
 """Bytes. Constants up to this stay in the operation that reads them, as in the file; larger ones
@@ -44,7 +46,7 @@ class Unsplittable(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Recipe:
-    """How a node of the network is computed.
+    """How a node of the network is computed; the empty recipe is that of an input.
 
     nodes: of the file, one after the other. reads: name of each input -> (index into the node's
     deps, output of that dep). outputs: names, "" for those that the file leaves out. constants:
@@ -57,15 +59,22 @@ class Recipe:
     constants: Mapping[str, onnx.TensorProto] = field(default_factory=dict)
     value: NDArray[Any] | None = None
 
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Name of each output that the file gives -> which output it is."""
+        return {name: index for index, name in enumerate(self.outputs) if name}
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """network: as the schedule wants it. recipes: of each node; None for inputs. inputs: name ->
-    node.
-    outputs: which output of which node each graph output is. operations: of the file -> node."""
+    """A file as a network, and what its nodes are.
+
+    network: as the schedule wants it. recipes: of each node. inputs: name -> node. outputs: which
+    output of which node each graph output is. operations: of the file -> node.
+    """
 
     network: Network
-    recipes: tuple[Recipe | None, ...]
+    recipes: tuple[Recipe, ...]
     inputs: dict[str, int]
     outputs: tuple[Place, ...]
     operations: Mapping[ir.Node, int]
@@ -89,23 +98,26 @@ class _Splitter:
         self._wide_domain = wide_domain(source.graph)
         self._deps: list[tuple[int, ...]] = []
         self._switch: list[int] = []
-        self._recipes: list[Recipe | None] = []
+        self._recipes: list[Recipe] = []
         self._fixed: list[bool] = []
         self._twins: list[int] = []
         self._at: dict[ir.Value, Place] = {}
-        self._activated: dict[tuple[Place, Limits], int] = {}
-        self._of_pair: dict[tuple[ir.Node, Place, NewGrid | None], int] = {}
+        self._activated: dict[tuple[int, Limits], int] = {}
+        self._of_pair: dict[tuple[ir.Node, int, NewGrid | None], int] = {}
         self._operations: dict[ir.Node, int] = {}
-        self._biased = {
-            place.node: place
-            for name, place in source.bias_places.items()
-            if any(grid.bias is not None for grid in self._grids_of(name).values())
-        }
-        self._paths = {(path.user, path.index): path for path in source.paths}
-        by_tool = ((path.user, corrected_bias(path, source.weights)) for path in source.paths)
-        self._corrected = {
-            (user, found.index): found for user, found in by_tool if found is not None
-        }
+        self._paths: dict[Input, Path] = {}
+        self._corrected: dict[Input, CorrectedBias] = {}
+        for path in source.paths:
+            self._paths[path.user, path.index] = path
+            bias = corrected_bias(path, source.weights)
+            if bias is not None:
+                self._corrected[path.user, bias.index] = bias
+        self._biased: dict[Input, BiasPlace] = {}
+        for name, place in source.bias_places.items():
+            biases = [grid.bias for grid in self._grids_of(name).values()]
+            if any(bias is not None for bias in biases):
+                self._biased[place.node, place.index] = place
+        self._own_nodes = {*self._paths, *self._corrected, *self._biased}
 
     def split(self) -> Split:
         graph = self._model.graph
@@ -114,13 +126,12 @@ class _Splitter:
         inputs = {}
         for value in graph.inputs:
             if not value.is_initializer():
-                inputs[value_name(value)] = self._add((), None, fixed=False)
-                self._at[value] = (inputs[value_name(value)], 0)
+                at = self._add((), Recipe(), fixed=False)
+                inputs[value_name(value)] = at
+                self._at[value] = (at, 0)
         for node in graph:
             self._add_operation(node)
-        outputs = tuple(
-            self._reached(None, index, value) for index, value in enumerate(graph.outputs)
-        )
+        outputs = [self._reached(None, index, value) for index, value in enumerate(graph.outputs)]
         size = len(self._deps)
         network = Network(
             deps=tuple(self._deps),
@@ -132,11 +143,9 @@ class _Splitter:
             outputs=tuple(node for node, _ in outputs),
             twins=tuple(self._twins),
         )
-        return Split(network, tuple(self._recipes), inputs, outputs, self._operations)
+        return Split(network, tuple(self._recipes), inputs, tuple(outputs), self._operations)
 
-    def _add(
-        self, deps: tuple[int, ...], recipe: Recipe | None, *, fixed: bool, switch: int = 0
-    ) -> int:
+    def _add(self, deps: tuple[int, ...], recipe: Recipe, *, fixed: bool, switch: int = 0) -> int:
         self._deps.append(deps)
         self._recipes.append(recipe)
         self._fixed.append(fixed)
@@ -145,32 +154,36 @@ class _Splitter:
         return len(self._deps) - 1
 
     def _add_operation(self, node: ir.Node) -> None:
-        places = {
-            index: self._reached(node, index, value)
-            for index, value in enumerate(node.inputs)
-            if value is not None and not self._is_embedded(node, index, value)
-        }
-        biased = self._biased.get(node)
-        if biased is not None:
-            places[biased.index] = self._changed_bias(biased, places.get(biased.index)), 0
-        captured = self._places(_captured(node))
         # By place, not by name: one value may be read twice, quantized once and not the other time.
-        names = {index: f"input_{index}" for index in places}
-        at = self._call(
-            [node], {names[index]: place for index, place in places.items()} | captured, names
-        )
+        names: dict[int, str] = {}
+        places: dict[str, Place] = {}
+        # The operation may get a bias that it has not had.
+        for index in range(max(len(node.inputs), BIAS_INPUT + 1)):
+            place = self._input(node, index)
+            if place is not None:
+                names[index] = f"input_{index}"
+                places[names[index]] = place
+        at = self._call([node], places | self._places(_captured(node)), names)
         self._operations[node] = at
         for output, value in enumerate(node.outputs):
             self._at[value] = (at, output)
 
+    def _input(self, node: ir.Node, index: int) -> Place | None:
+        """Where an input of an operation is had from; None where it is left out or stays in the
+        operation."""
+        value, biased = given(node, index), self._biased.get((node, index))
+        before = None
+        if value is not None and not self._is_embedded(node, index, value):
+            before = self._reached(node, index, value)
+        if biased is not None:
+            return self._changed_bias(biased, before), 0
+        return before
+
     def _grids_of(self, name: str) -> dict[str, NewGrid]:
         """The grid that a use has now, by the use's name, and those on offer, by their keys."""
-        found = dict[str, NewGrid]()
         now = self._source.grids.get(name)
-        if now is not None:
-            found[name] = now
-        found.update(self._offered.get(name, {}))
-        return found
+        own = {} if now is None else {name: now}
+        return own | dict(self._offered.get(name, {}))
 
     def _changed_bias(self, place: BiasPlace, before: Place | None) -> int:
         """A chain of switches on the bias, as on the weight that it goes with."""
@@ -182,21 +195,16 @@ class _Splitter:
             bias = biased.no_bias
         at = self._constant(bias)
         if before is not None and name not in grids:
-            at = before[0]  # maybe of integers, which are float only while the weight has a grid
+            at, _ = before  # maybe of integers, which are float only while the weight has a grid
         for switch, grid in grids.items():
-            values = corrected(bias, grid)
-            constant = f"{switch}.bias"
-            keep = onnx.helper.make_node("Identity", [constant], ["value"])
-            recipe = Recipe((keep,), {}, constants=_tensors({constant: values}))
+            recipe = _kept(f"{switch}.bias", corrected(bias, grid))
             at = self._add((at,), recipe, fixed=True, switch=self._bits.get(switch, 0))
         return at
 
     def _is_embedded(self, node: ir.Node, index: int, value: ir.Value) -> bool:
-        if (node, index) in self._paths or (node, index) in self._corrected:
-            return False
-        biased = self._biased.get(node)
-        is_changed = biased is not None and biased.index == index
-        if is_changed or value in self._at:
+        """Whether an input stays in the operation, as in the file: a small constant, or what no
+        operation gives."""
+        if (node, index) in self._own_nodes or value in self._at:
             return False
         array = qdq.constant(value)
         return array is None or array.nbytes <= EMBEDDED
@@ -207,11 +215,10 @@ class _Splitter:
         places: dict[str, Place],
         renamed: Mapping[int, str] = NOTHING,
     ) -> int:
-        deps = tuple(dict.fromkeys(place for place, _ in places.values()))
-        reads = {name: (deps.index(place), output) for name, (place, output) in places.items()}
-        return self._add(
-            deps, _recipe(nodes, reads, renamed), fixed=all(self._fixed[dep] for dep in deps)
-        )
+        deps = tuple(dict.fromkeys(at for at, _ in places.values()))
+        reads = {name: (deps.index(at), output) for name, (at, output) in places.items()}
+        fixed = all(map(self._fixed.__getitem__, deps))
+        return self._add(deps, _recipe(nodes, reads, renamed), fixed=fixed)
 
     def _reached(self, user: ir.Node | None, index: int, value: ir.Value) -> Place:
         """Where an input of an operation, or an output of the graph, is had from."""
@@ -229,14 +236,12 @@ class _Splitter:
         return place
 
     def _link(self, link: Link, use: Use | None, before: Place | None) -> Place:
-        if use is None:
-            assert isinstance(link, ir.Node)
-            assert before is not None
-            first = link.inputs[0]
-            assert first is not None
-            others = self._places(link.inputs[1:])
-            return self._call([link], {value_name(first): before, **others}), 0
-        return self._switched(use, before), 0
+        if use is not None:
+            return self._switched(use, before), 0
+        assert isinstance(link, ir.Node)
+        assert before is not None
+        others = self._places(link.inputs[1:])
+        return self._call([link], {value_name(first_input(link)): before, **others}), 0
 
     def _places(self, values: Iterable[ir.Value | None]) -> dict[str, Place]:
         """Name -> where it is had from, of those of the values that the network computes."""
@@ -246,30 +251,34 @@ class _Splitter:
         """A node that quantizes unless its bit is disabled, and then gives what it reads."""
         if use.name in self._source.freed:
             return self._unquantized_weight(use)
-        stored_otherwise = (
-            use.pair.is_compact or value_name(use.pair.source) in self._source.weights
-        )
+        pair = use.pair
+        stored_otherwise = pair.is_compact or value_name(pair.source) in self._source.weights
         if before is None or stored_otherwise:
-            before = (self._unquantized_weight(use), 0)
-        if before[1]:  # a switch gives back all that its node reads, so it must read one value
-            identity = onnx.helper.make_node("Identity", ["x"], ["value"])
-            before = (
-                self._add((before[0],), Recipe((identity,), {"x": (0, before[1])}), fixed=False),
-                0,
-            )
-        if any(self._places(node.inputs[1:]) for node in nodes_of(use.pair)):
+            source = self._unquantized_weight(use)
+        else:
+            source = self._alone(before)
+        if any(self._places(node.inputs[1:]) for node in pair.nodes):
             raise Unsplittable(f"the scale of {use.name} is computed in the graph")
-        clamped = None if stored_otherwise else self._clamped(use, before)
-        deps = (before[0],) if clamped is None else (clamped, before[0])
-        grid = self._source.grids.get(use.name)
+        deps = [source]
+        if not stored_otherwise:
+            deps = [*self._clamped(use, source), source]
+        grid, fixed = self._source.grids.get(use.name), self._fixed[source]
         recipe = self._pair_recipe(use, grid, len(deps) - 1, stored_otherwise)
-        fixed = self._fixed[before[0]]
-        at = self._add(deps, recipe, fixed=fixed, switch=self._bits.get(use.name, 0))
-        self._twins[at] = self._of_pair.setdefault((use.pair.dequantize, before, grid), at)
+        at = self._add(tuple(deps), recipe, fixed=fixed, switch=self._bits.get(use.name, 0))
+        self._twins[at] = self._of_pair.setdefault((pair.dequantize, source, grid), at)
         for key, other in self._offered.get(use.name, {}).items():
             offered = self._pair_recipe(use, other, 1, stored_otherwise)
-            at = self._add((at, before[0]), offered, fixed=fixed, switch=self._bits[key])
+            at = self._add((at, source), offered, fixed=fixed, switch=self._bits[key])
         return at
+
+    def _alone(self, place: Place) -> int:
+        """A node that gives nothing but this value: a switch gives back all that its node reads, so
+        it must read one value."""
+        at, output = place
+        if output == 0:
+            return at
+        identity = onnx.helper.make_node("Identity", ["x"], ["value"])
+        return self._add((at,), Recipe((identity,), {"x": (0, output)}), fixed=False)
 
     def _pair_recipe(
         self, use: Use, grid: NewGrid | None, dep: int, stored_otherwise: bool
@@ -279,27 +288,21 @@ class _Splitter:
         if grid is not None and not grid.keeps_pair:
             return _on_grid(use, grid, dep, self._wide_domain)
         reads = {} if stored_otherwise else {value_name(use.pair.source): (dep, 0)}
-        return _recipe(nodes_of(use.pair), reads, {})
+        return _recipe(use.pair.nodes, reads, {})
 
-    def _clamped(self, use: Use, before: Place) -> int | None:
-        """A node with the activation that only the pair stands for; None where there is none."""
+    def _clamped(self, use: Use, source: int) -> list[int]:
+        """A node with the activation that only the pair stands for; none where there is none."""
         limits = self._source.clamps.get(value_name(use.pair.source))
         if limits is None:
-            return None
-        if (before, limits) not in self._activated:
+            return []
+        if (source, limits) not in self._activated:
             value = ir.Value(name="clamped_input")
             node = activation(limits, value, use.pair, self._model.opset_imports.get("", 0))
-            self._activated[before, limits] = self._call([node], {"clamped_input": before})
-        return self._activated[before, limits]
+            self._activated[source, limits] = self._call([node], {"clamped_input": (source, 0)})
+        return [self._activated[source, limits]]
 
     def _unquantized_weight(self, use: Use) -> int:
-        source = use.pair.source
-        given = self._source.weights.get(value_name(source))
-        if given is not None:
-            return self._constant(given)
-        return self._constant(
-            dequantized(use.pair) if use.pair.quantize is None else qdq.constant(source)
-        )
+        return self._constant(float_weight(self._source, use))
 
     def _switched_bias(self, corrected: CorrectedBias) -> int:
         """A node that gives the corrected bias unless the weight's bit is disabled, and then the
@@ -307,12 +310,9 @@ class _Splitter:
         before = self._constant(corrected.values)
         if corrected.weight.name in self._source.grids:
             return before
-        name = value_name(corrected.bias)
-        keep = onnx.helper.make_node("Identity", [name], ["value"])
-        recipe = Recipe((keep,), {}, constants={name: _tensor(corrected.bias)})
-        return self._add(
-            (before,), recipe, fixed=True, switch=self._bits.get(corrected.weight.name, 0)
-        )
+        bit = self._bits.get(corrected.weight.name, 0)
+        recipe = _kept(value_name(corrected.bias), _tensor(corrected.bias))
+        return self._add((before,), recipe, fixed=True, switch=bit)
 
     def _constant(self, array: NDArray[Any] | None) -> int:
         if array is None:
@@ -324,20 +324,22 @@ def _on_grid(use: Use, grid: NewGrid, source: int, wide_domain: str) -> Recipe:
     """A pair on another grid. source: which dep gives what it quantizes; a weight's values are
     computed here, since older opsets have no scales per channel. wide_domain: of Q and DQ of 16
     bits."""
-    names = {what: f"{grid.key}.{what}" for what in ("scale", "zero_point", "values")}
     if grid.constant is not None:
-        keep = onnx.helper.make_node("Identity", [names["values"]], ["value"])
-        return Recipe((keep,), {}, constants=_tensors({names["values"]: weight_on_grid(use, grid)}))
-    parameters = _tensors({names["scale"]: grid.scale, names["zero_point"]: grid.zero_point})
+        return _kept(f"{grid.key}.values", weight_on_grid(use, grid))
+    scale, zero_point = f"{grid.key}.scale", f"{grid.key}.zero_point"
+    parameters = {
+        scale: onnx.numpy_helper.from_array(grid.scale, scale),
+        zero_point: onnx.numpy_helper.from_array(grid.zero_point, zero_point),
+    }
     if grid.is_wide:
         nodes = _pair_of(list(parameters), wide_domain, grid.axis)
         return Recipe(nodes, {"x": (source, 0)}, constants=parameters)
-    recipe = _recipe(nodes_of(use.pair), {value_name(use.pair.source): (source, 0)}, {})
+    recipe = _recipe(use.pair.nodes, {value_name(use.pair.source): (source, 0)}, {})
     for node in recipe.nodes:
         if node.op_type != "Clip":
             del node.input[1:]
             node.input.extend(parameters)
-    return Recipe(recipe.nodes, recipe.reads, recipe.outputs, {**recipe.constants, **parameters})
+    return replace(recipe, constants={**recipe.constants, **parameters})
 
 
 def _pair_of(
@@ -354,33 +356,37 @@ def _pair_of(
     return quantize, dequantize
 
 
-def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, onnx.TensorProto]:
-    return {name: onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()}
+def _kept(name: str, value: NDArray[Any] | onnx.TensorProto) -> Recipe:
+    """The recipe of a switch that gives a constant of this name."""
+    keep = onnx.helper.make_node("Identity", [name], ["value"])
+    if not isinstance(value, onnx.TensorProto):
+        value = onnx.numpy_helper.from_array(value, name)
+    return Recipe((keep,), constants={name: value})
 
 
 def _recipe(
     nodes: Sequence[ir.Node], reads: Mapping[str, Place], renamed: Mapping[int, str]
 ) -> Recipe:
     """renamed: place of an input of the first node -> its name in `reads`."""
-    inner = {value_name(value) for node in nodes for value in node.outputs}
-    constants = {
-        name: _tensor(value)
-        for name, value in _values_read(nodes, renamed).items()
-        if name not in reads.keys() | inner
-    }
-    protos = tuple(ir.to_proto(node) for node in nodes)
+    computed = set(reads)
+    for node in nodes:
+        computed.update(map(value_name, node.outputs))
+    values = _values_read(nodes, renamed)
+    constants = {name: _tensor(values[name]) for name in values if name not in computed}
+    protos = tuple(map(ir.to_proto, nodes))
+    first = protos[0].input
     for index, name in renamed.items():
-        missing = index + 1 - len(protos[0].input)
-        protos[0].input.extend([""] * missing)  # a bias that the operation has not had
-        protos[0].input[index] = name
-    return Recipe(protos, reads, tuple(value_name(value) for value in nodes[-1].outputs), constants)
+        missing = index + 1 - len(first)
+        first.extend([""] * missing)  # a bias that the operation has not had
+        first[index] = name
+    return Recipe(protos, reads, tuple(map(value_name, nodes[-1].outputs)), constants)
 
 
 def _values_read(nodes: Sequence[ir.Node], renamed: Container[int]) -> dict[str, ir.Value]:
     """Name -> value, of all that the nodes read. renamed: places of inputs of the first node that
     are left out."""
     first, *others = nodes
-    values = [value for index, value in enumerate(first.inputs) if index not in renamed]
+    values = [given(first, index) for index in range(len(first.inputs)) if index not in renamed]
     values += _captured(first)
     for node in others:
         values += (*node.inputs, *_captured(node))
@@ -390,22 +396,14 @@ def _values_read(nodes: Sequence[ir.Node], renamed: Container[int]) -> dict[str,
 def _captured(node: ir.Node) -> list[ir.Value]:
     """Values of outer graphs that sub-graphs of this node read."""
     found: dict[ir.Value, None] = {}
-    for attribute in node.attributes.values():
-        graphs = (
-            [attribute.as_graph()]
-            if attribute.type == ir.AttributeType.GRAPH
-            else attribute.as_graphs()
-            if attribute.type == ir.AttributeType.GRAPHS
-            else []
-        )
-        for graph in graphs:
-            nodes = list(graph.all_nodes())
-            own = {value for inner in nodes for value in inner.outputs} | set(graph.inputs)
-            own |= set(graph.initializers.values())
-            read = [value for inner in nodes for value in inner.inputs if value is not None] + list(
-                graph.outputs
-            )
-            found.update(dict.fromkeys(value for value in read if value not in own))
+    for graph in bodies(node):
+        own = {*graph.inputs, *graph.initializers.values()}
+        read: list[ir.Value] = []
+        for inner in graph.all_nodes():
+            own.update(inner.outputs)
+            read += inputs(inner)
+        read += graph.outputs
+        found.update(dict.fromkeys(value for value in read if value not in own))
     return list(found)
 
 

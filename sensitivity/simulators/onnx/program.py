@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from sensitivity.onnx_graph.passes.skip_uses import MICROSOFT
 from sensitivity.quantizers.onnx.model import OnnxModel, session
+from sensitivity.records import names_of
 from sensitivity.simulators.onnx.network import Recipe, Split, Unsplittable
 
 Values = list[Any]
@@ -35,51 +36,42 @@ class Program:
     def __init__(
         self, source: OnnxModel, split: Split, actions: Sequence[Action], keep: Collection[Key]
     ) -> None:
-        self._source, self._split, self._actions = source, split, actions
-        made = {out for _, _, out in actions}
-        self._keep = [out for _, _, out in actions if out in keep]
-        read = {key: None for node, reads, _ in actions for key in reads if key not in made}
-        self._given = list(read)
+        self._source = source
+        # What each action computes: its recipe, where each dep of its node is held, and where its
+        # values go.
+        self._steps = [(split.recipes[node], reads, out) for node, reads, out in actions]
+        self._kept = {out: recipe for recipe, _, out in self._steps if out in keep}
         self._feeds: list[tuple[str, Key, int]] = []
         self._outputs: list[str] = []
         self._session: Any = None
 
     def build(self, held: Any) -> None:
         """Make the session, once. held: at least the values that the actions read from outside."""
-        if self._session is not None or not self._actions:
+        if self._session is not None or not self._steps:
             return
-        names = {
-            key: _Names(index)
-            for index, key in enumerate([*self._given, *(out for _, _, out in self._actions)])
-        }
+        made = {out for _, _, out in self._steps}
         graph = onnx.GraphProto(name="steps")
-        used: dict[str, tuple[Key, int]] = {}
+        names = _Names()
         constants: dict[str, onnx.TensorProto] = {}
-        for number, (node, reads, out) in enumerate(self._actions):
-            recipe = self._split.recipes[node]
-            assert recipe is not None
+        # Name -> where a value from outside is held, and which output of its node it is.
+        outside: dict[str, tuple[Key, int]] = {}
+        for recipe, reads, out in self._steps:
             inputs: dict[str, str] = {}
             for name, (dep, output) in recipe.reads.items():
-                inputs[name] = names[reads[dep]].at(output)
-                used[inputs[name]] = reads[dep], output
-            _add(graph, recipe, inputs, names[out], constants, number)
-        given = set(self._given)
-        for name, (key, output) in used.items():
-            if key in given:
-                value = held[key][output]
-                if not value.is_tensor():
-                    raise Unsplittable("it passes on values that are no tensors")
-                graph.input.append(
-                    onnx.helper.make_tensor_value_info(name, value.element_type(), None)
-                )
-                self._feeds.append((name, key, output))
-        for key, recipe in self._kept():
-            self._outputs += [
-                names[key].at(index) for index, name in enumerate(recipe.outputs) if name
-            ]
+                key = reads[dep]
+                inputs[name] = names.of(key, output)
+                if key not in made:
+                    outside[inputs[name]] = key, output
+            outputs = {name: names.of(out, output) for name, output in recipe.places.items()}
+            _add(graph, recipe, inputs | outputs, constants)
+        for name, (key, output) in outside.items():
+            graph.input.append(_described(name, held[key][output]))
+            self._feeds.append((name, key, output))
+        for key, recipe in self._kept.items():
+            self._outputs += [names.of(key, output) for output in recipe.places.values()]
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._outputs)
         graph.initializer.extend(constants.values())
-        made = session(
+        running = session(
             self._proto(graph).SerializeToString(),
             self._source.path.name,
             self._source.custom_ops,
@@ -88,24 +80,18 @@ class Program:
         )
         # The session below the Python class, which checks each call for longer than small kernels
         # take.
-        self._session = made._sess
+        self._session = running._sess
 
     def run(self, held: Any) -> dict[Key, Values]:
-        if not self._actions:
+        """The values of the keys in `keep`. held: as for `build`."""
+        if not self._steps:
             return {}
         feeds = {name: held[key][output] for name, key, output in self._feeds}
         found = iter(self._session.run_with_ort_values(feeds, self._outputs, None))
-        return {
-            key: [next(found) if name else None for name in recipe.outputs]
-            for key, recipe in self._kept()
-        }
-
-    def _kept(self) -> list[tuple[Key, Recipe]]:
-        keep = set(self._keep)
-        recipes = (
-            (out, self._split.recipes[node]) for node, _, out in self._actions if out in keep
-        )
-        return [(out, recipe) for out, recipe in recipes if recipe is not None]
+        values: dict[Key, Values] = {}
+        for key, recipe in self._kept.items():
+            values[key] = [next(found) if name else None for name in recipe.outputs]
+        return values
 
     def _proto(self, graph: onnx.GraphProto) -> onnx.ModelProto:
         model = self._source.graph
@@ -118,40 +104,42 @@ class Program:
 
 
 class _Names:
-    """Names of the values that one key holds."""
+    """Names of values by the key that holds them and which output of their node they are."""
 
-    def __init__(self, index: int) -> None:
-        self._index = index
+    def __init__(self) -> None:
+        self._numbers: dict[Key, int] = {}
 
-    def at(self, output: int) -> str:
-        return f"value_{self._index}_{output}"
+    def of(self, key: Key, output: int) -> str:
+        """The name, the same each time."""
+        number = self._numbers.setdefault(key, len(self._numbers))
+        return f"value_{number}_{output}"
+
+
+def _described(name: str, value: Any) -> onnx.ValueInfoProto:
+    """An input of a graph with the type of this OrtValue. Raises Unsplittable for one that is no
+    tensor."""
+    if not value.is_tensor():
+        raise Unsplittable("it passes on values that are no tensors")
+    return onnx.helper.make_tensor_value_info(name, value.element_type(), None)
 
 
 def _add(
     graph: onnx.GraphProto,
     recipe: Recipe,
-    inputs: Mapping[str, str],
-    outputs: _Names,
+    names: Mapping[str, str],
     constants: dict[str, onnx.TensorProto],
-    number: int,
 ) -> None:
-    """Add a recipe's nodes under names of their own."""
+    """Add a recipe's nodes under names of their own. names: of what it reads and gives."""
     if recipe.value is not None:
-        constants[outputs.at(0)] = onnx.numpy_helper.from_array(recipe.value, outputs.at(0))
+        (name,) = names.values()
+        constants[name] = onnx.numpy_helper.from_array(recipe.value, name)
         return
-    renamed = dict(inputs) | {
-        name: outputs.at(index) for index, name in enumerate(recipe.outputs) if name
-    }
+    renamed = dict(names)
     for name, tensor in recipe.constants.items():
-        if name not in constants:
-            constants[name] = tensor
-    for position, node in enumerate(recipe.nodes):
-        inner = {
-            name: f"inner_{number}_{position}_{name}"
-            for name in node.output
-            if name and name not in renamed
-        }
-        renamed |= inner
+        constants.setdefault(name, tensor)
+    for node in recipe.nodes:
+        for name in filter(None, node.output):
+            renamed.setdefault(name, f"inner_{len(graph.node)}_{name}")
         graph.node.append(_renamed(node, renamed))
 
 
@@ -162,14 +150,18 @@ def _renamed(node: onnx.NodeProto, names: Mapping[str, str]) -> onnx.NodeProto:
     copy.input[:] = [names.get(name, name) for name in node.input]
     copy.output[:] = [names.get(name, name) for name in node.output]
     for attribute in copy.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+        if attribute.HasField("g"):
+            _rename_captured(attribute.g, names)
+        for graph in attribute.graphs:
             _rename_captured(graph, names)
     return copy
 
 
 def _rename_captured(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    own = {value.name for value in graph.input} | {value.name for value in graph.initializer}
-    own |= {name for node in graph.node for name in node.output}
+    """Rename in the body of an operation what it reads from outside."""
+    own = {*names_of(graph.input), *names_of(graph.initializer)}
+    for node in graph.node:
+        own.update(node.output)
     outer = {name: new for name, new in names.items() if name not in own}
     nodes = [_renamed(node, outer) for node in graph.node]
     del graph.node[:]
