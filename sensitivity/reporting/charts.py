@@ -3,7 +3,7 @@ matplotlib for files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ from sensitivity.reporting.formats import (
     MetricFormat,
     count,
     includes_zero,
+    joined,
     listing,
     milliseconds,
     ratio,
@@ -68,8 +69,9 @@ def effect_charts(data: ReportData, most: int = 30) -> tuple[RowChart, ...]:
 
     Each chart has a scale of its own: effects on few samples are larger by chance.
     """
-    bands = bands_of([effect for effect in data.effects if effect.is_measured])
-    sizes = {effect.effect.n for band in bands for effect in band}
+    measured = [effect for effect in data.effects if effect.is_measured]
+    bands = bands_of(measured)
+    sizes = {effect.effect.n for effect in measured}
     charts = []
     for size in sorted(sizes, reverse=True):
         rows = _rows_of(bands, size, data)
@@ -84,8 +86,11 @@ def effect_charts(data: ReportData, most: int = 30) -> tuple[RowChart, ...]:
 
 def _rows_of(bands: Iterable[Sequence[Effect]], size: int, data: ReportData) -> tuple[Row, ...]:
     """The rows of all units that were measured on `size` samples."""
-    alike = [[effect for effect in band if effect.effect.n == size] for band in bands]
-    return tuple(row for band in alike for row in _band_rows(band, data))
+    rows = list[Row]()
+    for band in bands:
+        alike = [effect for effect in band if effect.effect.n == size]
+        rows += _band_rows(alike, data)
+    return tuple(rows)
 
 
 def bands_of(effects: Sequence[Effect]) -> list[list[Effect]]:
@@ -102,11 +107,9 @@ def bands_of(effects: Sequence[Effect]) -> list[list[Effect]]:
 
 def _band_rows(band: Sequence[Effect], data: ReportData) -> list[Row]:
     """Rows of units whose order is not settled, the largest effect first."""
-    metric = MetricFormat(data.metric, data.full_scale)
-    skip = frozenset(data.plan.skip if data.plan else ())
     parts = parts_of(data)
     order = sorted(band, key=lambda effect: -effect.effect.value)
-    rows = [_effect_row(one, metric, skip, parts.get(one.unit, "")) for one in order]
+    rows = [_effect_row(effect, data, parts.get(effect.unit, "")) for effect in order]
     if len(rows) < 2:
         return rows
     ranks = [effect.rank for effect in band]
@@ -116,40 +119,46 @@ def _band_rows(band: Sequence[Effect], data: ReportData) -> list[Row]:
 
 
 def _effect_unit(data: ReportData) -> str:
-    change = (
-        "gained when only this layer is left out of"
-        if data.mode == "disable"
-        else "lost when only this layer is in"
-    )
+    """What the axis of effects shows, in words and with its unit."""
+    change = "gained when only this layer is left out of"
+    if data.mode == "enable":
+        change = "lost when only this layer is in"
     unit = MetricFormat(data.metric, data.full_scale).change_unit
-    return f"{data.metric} {change} INT8{unit and ', '}{unit}"
+    return joined(f"{data.metric} {change} INT8", unit)
 
 
 def parts_of(data: ReportData) -> dict[str, str]:
     """Unit -> what it is: part of a detection head, a RepVGG block, or layers that are switched
     together."""
-    return {unit.name: kind_of(unit) for unit in data.units if kind_of(unit)}
+    kinds = {unit.name: kind_of(unit) for unit in data.units}
+    return {name: kind for name, kind in kinds.items() if kind}
 
 
-def _effect_row(effect: Effect, metric: MetricFormat, skip: frozenset[str], part: str) -> Row:
-    silent = includes_zero(effect.effect)
-    notes = [
-        *(["left out"] if effect.unit in skip else []),
-        *(["includes 0"] if silent else []),
-    ]
-    tone: Tone = "muted" if silent else "chosen" if effect.unit in skip else "plain"
-    text = metric.effect(effect)
+def effect_tone(effect: Effect, skip: Collection[str]) -> Tone:
+    """How an effect is drawn: muted where it may be nothing, else by whether the plan leaves its
+    unit out. skip: what the plan leaves out."""
+    if includes_zero(effect.effect):
+        return "muted"
+    return "chosen" if effect.unit in skip else "plain"
+
+
+def _effect_row(effect: Effect, data: ReportData, part: str) -> Row:
+    metric = MetricFormat(data.metric, data.full_scale)
+    notes = []
+    if effect.unit in data.skip:
+        notes.append("left out")
+    if includes_zero(effect.effect):
+        notes.append("includes 0")
     low, high = metric.shown_interval(effect.effect)
-    value, interval = metric.shown(effect.effect.value), metric.interval(effect.effect)
     return Row(
         effect.unit,
-        value,
+        metric.shown(effect.effect.value),
         low,
         high,
-        text,
-        interval,
-        tone,
-        tuple(notes),
+        text=metric.effect(effect),
+        interval=metric.interval(effect.effect),
+        tone=effect_tone(effect, data.skip),
+        notes=tuple(notes),
         place=f"{effect.rank}",
         part=part,
     )
@@ -166,36 +175,41 @@ def baseline_chart(data: ReportData) -> RowChart:
         low, high = metric.shown_interval(estimate)
         text, interval = metric.level(estimate.value), metric.interval(estimate)
         rows.append(Row(words, metric.shown(estimate.value), low, high, text, interval))
-    return RowChart(
-        "dot", axis_around(_extremes(rows), zero=False), tuple(rows), metric.level_label
-    )
+    axis = axis_around(_extremes(rows), zero=False)
+    return RowChart("dot", axis, tuple(rows), metric.level_label)
 
 
 def latency_chart(timings: Sequence[Timing]) -> RowChart:
     """Median latency of each file as bars from zero, a mark at the 95th percentile. `timings` must
     not be empty."""
-    rows = tuple(
-        Row(
-            name=timing.file,
-            value=timing.median_ms,
-            low=None,
-            high=None,
-            text=milliseconds(timing.median_ms),
-            interval=ratio(timing.ratio) if timing.variant != "float" else "",
-            tone="chosen" if "partial" in timing.variants else "plain",
-            notes=(
-                *([f"the same file as {listing(timing.same)}"] if timing.same else []),
-                f"{timing.runtime}, {timing.precision}, batch {timing.batch}, "
-                f"{count(timing.threads, 'thread')}",
-            ),
-            mark=timing.p95_ms,
-        )
-        for timing in timings
-    )
-    return RowChart(
-        "bar", axis_around([row.mark or row.value for row in rows], zero=True), rows, "latency, ms"
+    rows = tuple(map(_latency_row, timings))
+    axis = axis_around([row.mark or row.value for row in rows], zero=True)
+    return RowChart("bar", axis, rows, "latency, ms")
+
+
+def _latency_row(timing: Timing) -> Row:
+    notes = []
+    if timing.same:
+        notes.append(f"the same file as {listing(timing.same)}")
+    threads = count(timing.threads, "thread")
+    notes.append(f"{timing.runtime}, {timing.precision}, batch {timing.batch}, {threads}")
+    return Row(
+        name=timing.file,
+        value=timing.median_ms,
+        low=None,
+        high=None,
+        text=milliseconds(timing.median_ms),
+        interval="" if timing.variant == "float" else ratio(timing.ratio),
+        tone="chosen" if "partial" in timing.variants else "plain",
+        notes=tuple(notes),
+        mark=timing.p95_ms,
     )
 
 
 def _extremes(rows: Iterable[Row]) -> list[float]:
-    return [value for row in rows for value in (row.value, row.low, row.high) if value is not None]
+    """All values and ends of intervals."""
+    values = list[float]()
+    for row in rows:
+        ends = (row.low, row.high)
+        values += [row.value, *(end for end in ends if end is not None)]
+    return values

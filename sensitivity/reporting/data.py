@@ -115,6 +115,11 @@ class ReportData:
         return "plan.json" if self.name is None else f"plans/{self.name}.json"
 
     @property
+    def skip(self) -> tuple[str, ...]:
+        """The units that the plan leaves out; empty without a plan."""
+        return () if self.plan is None else self.plan.skip
+
+    @property
     def own_choice(self) -> Choice | None:
         """The plan's own set among `choices`; None where it is not there, and without a plan."""
         plan = self.plan

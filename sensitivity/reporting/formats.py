@@ -178,6 +178,15 @@ def listing(names: tuple[str, ...], most: int = 6, last: str = ",") -> str:
     return f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
+def joined(*parts: str) -> str:
+    """The parts that are not empty, with commas between them.
+
+    >>> joined("Conv", "", "float")
+    'Conv, float'
+    """
+    return ", ".join(filter(None, parts))
+
+
 def wide_words(tried: PlanStep | FrontierPoint) -> str:
     """What stands behind the number of layers that a set leaves out, where others have activations
     of 16 bits in it."""

@@ -4,6 +4,7 @@ them."""
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -11,12 +12,13 @@ from itertools import chain, groupby
 from operator import attrgetter
 from typing import Any, Literal
 
-from sensitivity.records import Effect, GraphNode, ModelGraph, Quantizer
-from sensitivity.reporting.charts import Tone
+from sensitivity.records import Effect, ModelGraph, Quantizer, Unit
+from sensitivity.reporting.charts import Tone, effect_tone
 from sensitivity.reporting.data import ReportData
-from sensitivity.reporting.formats import MetricFormat, count, includes_zero
+from sensitivity.reporting.formats import MetricFormat, count, includes_zero, joined
 from sensitivity.reporting.graph.folding import Block, folded
 from sensitivity.reporting.graph.layout import (
+    Edge,
     Layout,
     Point,
     is_possible,
@@ -68,6 +70,7 @@ class Box:
 
     @property
     def size(self) -> Point:
+        """Width and height in pixels."""
         return {"join": DOT, "port": PORT}.get(self.kind, BOX)
 
 
@@ -122,203 +125,228 @@ class Picture:
     @property
     def boxes(self) -> list[Box]:
         """Those of all views."""
-        return list(chain.from_iterable(view.boxes for view in self.views))
+        return [box for view in self.views for box in view.boxes]
 
     @property
     def borders(self) -> set[Border]:
         """Kinds of borders that are drawn somewhere."""
-        lines = chain.from_iterable(view.lines for view in self.views)
-        return {line.border for line in lines}
+        return {line.border for view in self.views for line in view.lines}
 
 
 def picture_of(data: ReportData) -> Picture | None:
     """None where the graph of the model is not known, or cannot be laid out."""
     if data.graph is None or not is_possible():
         return None
-    graph = without_inner_outputs(data.graph)
-    blocks = folded(graph)
-    drawing = _Drawing(data, graph, blocks)
-    insides = [block for block in blocks if len(drawing.layers_in(block)) > 1]
-    view_of = {block.name: number for number, block in enumerate(insides, 1)}
-    views = (drawing.whole(view_of), *(drawing.inside(block, view_of) for block in insides))
-    return Picture(views, drawing.facts(view_of))
+    drawing = _Drawing(data, without_inner_outputs(data.graph))
+    views = (drawing.whole(), *map(drawing.inside, drawing.insides))
+    return Picture(views, drawing.facts())
 
 
 def without_inner_outputs(graph: ModelGraph) -> ModelGraph:
     """The graph without outputs whose values the model goes on with, as long as others are left."""
     near = Neighbours(graph.edges)
-
-    def is_inner(at: int) -> bool:
-        readers = [graph.nodes[other] for one in near.before[at] for other in near.after[one]]
-        return any(node.kind != "output" for node in readers)
-
     outputs = set(graph.of_kind("output"))
-    inner = set(filter(is_inner, outputs))
+    inner = set[int]()
+    for output in outputs:
+        readers = set[int]()
+        for source in near.before[output]:
+            readers.update(near.after[source])
+        if readers - outputs:
+            inner.add(output)
     return graph if inner == outputs else graph.without(inner)
 
 
 class _Drawing:
-    """A graph with what is known of its layers.
+    """A graph in blocks, with what is known of its layers.
 
-    formats: of each node, in words; "" where it has none. borders: by edge.
+    layers: the names of all nodes that have quantizers, by position; outputs of Q/DQ files have
+    some too. units: of each layer, those that it is part of. effects: of each unit that was
+    measured. insides: the blocks that are drawn on their own, for they hold several layers.
+    view_of: the position in `Picture.views` of each of them, by name. formats: of each node, in
+    words; "" where it has none. borders: by edge.
     """
 
-    def __init__(self, data: ReportData, graph: ModelGraph, blocks: Sequence[Block]) -> None:
-        self.graph, self.blocks = graph, blocks
+    def __init__(self, data: ReportData, graph: ModelGraph) -> None:
+        self.graph, self.blocks = graph, folded(graph)
         self.metric = MetricFormat(data.metric, data.full_scale)
         self.usual = data.format
-        self.units: dict[str, list[str]] = {}
-        for unit in data.units:
-            for layer in unit.layers or (unit.name,):
-                self.units.setdefault(layer, []).append(unit.name)
+        self.skip = frozenset(data.skip)
+        self.units = _units_of_layers(data.units)
         self.effects = {effect.unit: effect for effect in data.effects if effect.is_measured}
         values = [effect.effect.value for effect in self.effects.values()]
         self.largest = max(values, default=0.0)
-        self.skip = frozenset(data.plan.skip if data.plan else ())
+        self.layers = {at: graph.nodes[at].name for at in graph.of_kind("layer")}
+        outputs = {at: graph.nodes[at].name for at in graph.of_kind("output")}
+        self.layers |= {at: name for at, name in outputs.items() if name in self.units}
+        self.insides = [block for block in self.blocks if len(self.layers_in(block)) > 1]
+        self.view_of = {block.name: number for number, block in enumerate(self.insides, 1)}
         self.formats = _node_formats(data, graph)
         self.borders = _borders(data, graph, self.formats)
 
-    def layers_in(self, block: Block) -> tuple[str, ...]:
-        nodes = [self.graph.nodes[at] for at in block.nodes]
-        return tuple(node.name for node in nodes if self._is_layer(node))
+    def places_in(self, block: Block) -> list[int]:
+        """The positions of a block's layers."""
+        return sorted(self.layers.keys() & block.nodes)
 
-    def whole(self, view_of: Mapping[str, int]) -> View:
+    def layers_in(self, block: Block) -> tuple[str, ...]:
+        """The names of a block's layers."""
+        return tuple(self.layers[at] for at in self.places_in(block))
+
+    def whole(self) -> View:
         """The model in blocks."""
-        at = {node: number for number, block in enumerate(self.blocks) for node in block.nodes}
-        boxes = tuple(self._block(block, view_of.get(block.name)) for block in self.blocks)
-        lines = self._lines(self.graph.edges, at)
+        box_of = dict[int, int]()
+        for number, block in enumerate(self.blocks):
+            box_of |= dict.fromkeys(block.nodes, number)
+        boxes = tuple(map(self._block, self.blocks))
+        lines = self._lines(self.graph.edges, box_of)
         return View("The whole model", boxes, lines, tuple(WIDTHS))
 
-    def inside(self, block: Block, view_of: Mapping[str, int]) -> View:
+    def inside(self, block: Block) -> View:
         """The layers of one block, between the blocks that it reads from and that read it."""
         own = set(block.nodes)
         touching = [edge for edge in self.graph.edges if not own.isdisjoint(edge)]
-        around = {at for edge in touching for at in edge} - own
+        around = set(chain.from_iterable(touching)) - own
         ports = [other for other in self.blocks if not around.isdisjoint(other.nodes)]
-        at = {node: number for number, node in enumerate(block.nodes)}
+        box_of = {node: number for number, node in enumerate(block.nodes)}
         for number, port in enumerate(ports, len(block.nodes)):
-            at |= dict.fromkeys(port.nodes, number)
+            box_of |= dict.fromkeys(port.nodes, number)
         boxes = [self._named_within(block, node) for node in block.nodes]
-        boxes += [self._port(port, view_of) for port in ports]
-        return View(block.name, tuple(boxes), self._lines(touching, at))
+        boxes += map(self._port, ports)
+        return View(block.name, tuple(boxes), self._lines(touching, box_of))
 
     def _named_within(self, block: Block, at: int) -> Box:
         """A node of a block without the beginning of its name, which all there have."""
-        node = self.graph.nodes[at]
-        box = self._box(node, at)
-        within = re.sub(rf"^{re.escape(block.name)}[./]", "", node.name)
-        return replace(box, label=shortened(within)) if box.kind == "layer" else box
+        box = self._box(at)
+        if box.kind != "layer":
+            return box
+        within = re.sub(rf"^{re.escape(block.name)}[./]", "", self.layers[at])
+        return replace(box, label=shortened(within))
 
-    def facts(self, view_of: Mapping[str, int]) -> dict[str, LayerFacts]:
+    def facts(self) -> dict[str, LayerFacts]:
+        """What the page says of each layer, in the graph's order."""
         near = Neighbours(self.graph.edges)
-        view = {node: view_of.get(block.name, 0) for block in self.blocks for node in block.nodes}
-        return {
-            node.name: LayerFacts(
-                unit=self.units.get(node.name, [node.name])[0],
+        view = dict[int, int]()
+        for block in self.blocks:
+            view |= dict.fromkeys(block.nodes, self.view_of.get(block.name, 0))
+        found = dict[str, LayerFacts]()
+        for at in sorted(self.layers):
+            name = self.layers[at]
+            found[name] = LayerFacts(
+                unit=self.units.get(name, [name])[0],
                 format=self.formats[at],
-                operation=node.operation,
+                operation=self.graph.nodes[at].operation,
                 before=self._near(at, near.before),
                 after=self._near(at, near.after),
                 view=view[at],
             )
-            for at, node in enumerate(self.graph.nodes)
-            if self._is_layer(node)
-        }
-
-    def _is_layer(self, node: GraphNode) -> bool:
-        """Whether it has quantizers: outputs of Q/DQ files have some too."""
-        return node.kind == "layer" or (node.kind == "output" and node.name in self.units)
+        return found
 
     def _near(self, at: int, around: Mapping[int, list[int]]) -> tuple[str, ...]:
         """The layers on one side of a node, also those on the other side of one join. around: node
         -> its neighbours on that side."""
-        found: dict[str, None] = {}
-        for one in around[at]:
-            is_join = self.graph.nodes[one].kind == "join"
-            nodes = [self.graph.nodes[each] for each in (around[one] if is_join else [one])]
-            found.update(dict.fromkeys(node.name for node in nodes if self._is_layer(node)))
-        return tuple(found)
+        reached = list[int]()
+        for neighbour in around[at]:
+            is_join = self.graph.nodes[neighbour].kind == "join"
+            reached += around[neighbour] if is_join else [neighbour]
+        names = filter(None, map(self.layers.get, reached))
+        return tuple(dict.fromkeys(names))
 
-    def _lines(self, edges: Iterable[tuple[int, int]], at: Mapping[int, int]) -> tuple[Line, ...]:
-        """Of these edges, one between any two boxes. at: of each node its box."""
-        found: dict[tuple[int, int], Border] = {}
-        for before, after in edges:
-            ends = (at[before], at[after])
-            if ends[0] != ends[1]:
-                found[ends] = self.borders.get((before, after), "") or found.get(ends, "")
+    def _lines(self, edges: Iterable[Edge], box_of: Mapping[int, int]) -> tuple[Line, ...]:
+        """Of these edges, one between any two boxes. box_of: each node's box."""
+        found: dict[Edge, Border] = {}
+        for edge in edges:
+            before, after = box_of[edge[0]], box_of[edge[1]]
+            if before != after:
+                earlier = found.get((before, after), "")
+                found[before, after] = self.borders.get(edge, earlier)
         return tuple(Line(*ends, border) for ends, border in found.items())
 
-    def _block(self, block: Block, view: int | None) -> Box:
-        if view is None:
-            nodes = [at for at in block.nodes if self._is_layer(self.graph.nodes[at])]
-            at = (nodes or list(block.nodes))[0]
-            return self._box(self.graph.nodes[at], at)
-        layers = self.layers_in(block)
-        formats = [self.formats[at] for at in block.nodes if self._is_layer(self.graph.nodes[at])]
+    def _block(self, block: Block) -> Box:
+        """A block as one box; one that is not drawn on its own as its layer, or its first node."""
+        places = self.places_in(block)
+        if block.name not in self.view_of:
+            return self._box((places or block.nodes)[0])
+        formats = [self.formats[at] for at in places]
         in_float = formats.count(FLOAT)
-        what, note = count(len(layers), "layer"), count(len(layers), "layer")
+        what = note = count(len(places), "layer")
         if in_float:
-            what, note = f"{what}, {in_float} of them in float", f"{in_float}/{len(layers)} float"
-        return self._with_effect(
-            Box("block", shortened(block.name), note, f"Block {block.name}: {what}"),
-            layers,
-            self._tone(formats),
-            view,
+            what, note = f"{what}, {in_float} of them in float", f"{in_float}/{len(places)} float"
+        box = Box(
+            "block",
+            shortened(block.name),
+            note,
+            f"Block {block.name}: {what}",
+            layers=self.layers_in(block),
+            tone=self._tone(formats),
+            view=self.view_of[block.name],
         )
+        return self._with_effect(box)
 
-    def _box(self, node: GraphNode, at: int) -> Box:
+    def _box(self, at: int) -> Box:
         """One node as it is."""
+        node = self.graph.nodes[at]
         if node.kind == "join":
             return Box("join", "", "", f"{node.operation}, where values of several layers meet")
-        if not self._is_layer(node):
+        if at not in self.layers:
             return Box("port", shortened(node.name), "", f"{node.kind} {node.name}")
         said = self.formats[at]
         what = {"": "", self.usual: USUAL}.get(said, said)
-        title = f"{node.name}: {', '.join(word for word in (node.operation, what) if word)}"
-        box = Box("layer", shortened(node.name), FLOAT if said == FLOAT else "", title)
-        return self._with_effect(box, (node.name,), self._tone([said]), None)
-
-    def _port(self, block: Block, view_of: Mapping[str, int]) -> Box:
-        layers = self.layers_in(block)
-        return Box(
-            "port",
-            shortened(block.name),
-            "",
-            f"Go to {block.name}" if layers else block.name,
-            layers=layers[:1],
-            view=view_of.get(block.name, 0 if layers else None),
+        box = Box(
+            "layer",
+            shortened(node.name),
+            note=FLOAT if said == FLOAT else "",
+            title=f"{node.name}: {joined(node.operation, what)}",
+            layers=(node.name,),
+            tone=self._tone([said]),
         )
+        return self._with_effect(box)
 
-    def _with_effect(
-        self, box: Box, layers: tuple[str, ...], tone: BoxTone, view: int | None
-    ) -> Box:
-        box = replace(box, layers=layers, tone=tone, view=view)
-        worst = self._worst(layers)
-        if worst is None:
+    def _port(self, block: Block) -> Box:
+        """A neighbour of the block that is drawn; a click goes to its layers where it has some."""
+        layers = self.layers_in(block)
+        label = shortened(block.name)
+        if not layers:
+            return Box("port", label, "", block.name)
+        view = self.view_of.get(block.name, 0)
+        return Box("port", label, "", f"Go to {block.name}", layers=layers[:1], view=view)
+
+    def _with_effect(self, box: Box) -> Box:
+        """The box with the largest effect of its layers, where one was measured."""
+        effects = self._effects_of(box.layers)
+        if not effects:
             return box
+        worst = max(effects, key=lambda effect: effect.effect.value)
         change = self.metric.change(worst.effect.value)
-        silent = includes_zero(worst.effect)
         most = f"at most {change}" if box.kind == "block" else change
-        doubt = ", which may be nothing" if silent else ""
+        doubt = ", which may be nothing" if includes_zero(worst.effect) else ""
+        share = max(worst.effect.value, 0.0) / self.largest if self.largest > 0 else 0.0
         return replace(
             box,
-            note=", ".join(word for word in (box.note, change) if word),
+            note=joined(box.note, change),
             title=f"{box.title}; effect {most}{doubt}",
-            share=max(worst.effect.value, 0.0) / self.largest if self.largest > 0 else 0.0,
-            effect_tone="muted" if silent else "chosen" if worst.unit in self.skip else "plain",
+            share=share,
+            effect_tone=effect_tone(worst, self.skip),
         )
 
-    def _worst(self, layers: Iterable[str]) -> Effect | None:
+    def _effects_of(self, layers: Iterable[str]) -> list[Effect]:
+        """The measured effects of all units that these layers are part of."""
         units = [unit for layer in layers for unit in self.units.get(layer, ())]
-        effects = [self.effects[unit] for unit in units if unit in self.effects]
-        return max(effects, key=lambda effect: effect.effect.value, default=None)
+        return [self.effects[unit] for unit in units if unit in self.effects]
 
     def _tone(self, formats: Iterable[str]) -> BoxTone:
-        kinds = set(formats) - {""}
-        if len(kinds) > 1:
+        kinds = {"", *formats}
+        if len(kinds) > 2:
             return "mixed"
-        only = kinds.pop() if kinds else ""
-        return {"": "", FLOAT: "float", self.usual: "usual"}.get(only, "other")  # type: ignore[return-value]
+        tones: dict[str, BoxTone] = {"": "", FLOAT: "float", self.usual: "usual"}
+        return tones.get(max(kinds), "other")
+
+
+def _units_of_layers(units: Iterable[Unit]) -> dict[str, list[str]]:
+    """Layer -> the names of the units that it is part of."""
+    found = defaultdict[str, list[str]](list)
+    for unit in units:
+        for layer in unit.layers or (unit.name,):
+            found[layer].append(unit.name)
+    return dict(found)
 
 
 def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
@@ -328,15 +356,16 @@ def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
     formats = [of_layers.get(node.name, "") for node in graph.nodes]
     joins = graph.of_kind("join")
     near = Neighbours(graph.edges)
-    for at in joins[::-1]:
-        formats[at] = _common(formats[other] for other in near.after[at])
+    for at in reversed(joins):
+        formats[at] = _common(formats, near.after[at])
     for at in joins:
-        formats[at] = formats[at] or _common(formats[other] for other in near.before[at])
+        formats[at] = formats[at] or _common(formats, near.before[at])
     return formats
 
 
 def _layer_formats(data: ReportData) -> dict[str, str]:
-    formats = dict.fromkeys((quantizer.layer for quantizer in data.quantizers), FLOAT)
+    """Layer -> what the quantizers that the plan leaves enabled make it run in."""
+    formats = dict.fromkeys(map(attrgetter("layer"), data.quantizers), FLOAT)
     enabled = sorted(_enabled(data), key=attrgetter("layer"))
     for layer, own in groupby(enabled, key=attrgetter("layer")):
         formats[layer] = format_of(own)
@@ -345,29 +374,32 @@ def _layer_formats(data: ReportData) -> dict[str, str]:
 
 def _enabled(data: ReportData) -> list[Quantizer]:
     """The quantizers that the plan leaves enabled."""
-    left_out = data.plan.quantizers if data.plan else ()
+    if data.plan is None:
+        return list(data.quantizers)
+    left_out = set(data.plan.quantizers)
     planned = planned_quantizers(data.quantizers, data.plan)
     return [quantizer for quantizer in planned if quantizer.name not in left_out]
 
 
-def _common(formats: Iterable[str]) -> str:
-    """The one format that there is; "" where there are several, or none."""
-    known = set(formats) - {""}
-    return known.pop() if len(known) == 1 else ""
+def _common(formats: Sequence[str], nodes: Iterable[int]) -> str:
+    """The one format that these nodes have; "" where they have several, or none."""
+    known = {"", *map(formats.__getitem__, nodes)}
+    return max(known) if len(known) == 2 else ""
 
 
-def _borders(
-    data: ReportData, graph: ModelGraph, formats: Sequence[str]
-) -> dict[tuple[int, int], Border]:
-    """Of edges where an engine has to convert values."""
+def _borders(data: ReportData, graph: ModelGraph, formats: Sequence[str]) -> dict[Edge, Border]:
+    """Of edges where an engine has to convert values. Inputs and outputs of the model convert
+    none."""
     uneven = _unevenly_read(data, graph)
-    found: dict[tuple[int, int], Border] = {}
+    inputs, outputs = graph.of_kind("input"), graph.of_kind("output")
+    found: dict[Edge, Border] = {}
     for before, after in graph.edges:
-        is_inner = graph.nodes[before].kind != "input" and graph.nodes[after].kind != "output"
         both = {formats[before], formats[after]}
-        if is_inner and len(both) > 1 and "" not in both:
+        if before in inputs or after in outputs:
+            continue
+        if len(both - {""}) == 2:
             found[before, after] = "format"
-        elif is_inner and graph.nodes[after].name in uneven and FLOAT not in both:
+        elif graph.nodes[after].name in uneven and FLOAT not in both:
             found[before, after] = "range"
     return found
 
@@ -375,10 +407,11 @@ def _borders(
 def _unevenly_read(data: ReportData, graph: ModelGraph) -> set[str]:
     """Layers that share what they read with others which the plan leaves another range."""
     layer_of = {quantizer.name: quantizer.layer for quantizer in _enabled(data)}
-    found: set[str] = set()
+    found = set[str]()
     for names in graph.meetings:
-        layers = {layer_of.get(name, "") for name in names} - {""}
-        found |= layers if len(layers) > 1 else set()
+        layers = {layer_of[name] for name in layer_of.keys() & names}
+        if len(layers) > 1:
+            found |= layers
     return found
 
 
