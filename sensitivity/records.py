@@ -610,14 +610,19 @@ class Plan:
     widened: tuple[Widened, ...] = ()
 
     @property
+    def wide(self) -> tuple[str, ...]:
+        """Units that have activations of 16 bits, as `PlanStep` names them."""
+        return tuple(widened.unit for widened in self.widened)
+
+    @property
     def outside(self) -> tuple[str, ...]:
         """Units that do not run in their own format: those in float or with 16-bit activations."""
-        return (*self.skip, *(widened.unit for widened in self.widened))
+        return (*self.skip, *self.wide)
 
     @property
     def names(self) -> tuple[str, ...]:
         """The set in the notation of planners, see `names_of_set`."""
-        return names_of_set(self.skip, [widened.unit for widened in self.widened])
+        return names_of_set(self.skip, self.wide)
 
     def is_of(self, names: Iterable[str]) -> bool:
         """Return whether the plan is this set, given in the notation of planners."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 
 import pandas as pd
 
@@ -58,7 +60,8 @@ class ComparedRun:
 
     def timing(self, variant: str, runtime: str) -> Timing | None:
         """Of one file in one runtime; None where it was not timed there."""
-        return timing_of(variant, (one for one in self.data.timings if one.runtime == runtime))
+        there = [timing for timing in self.data.timings if timing.runtime == runtime]
+        return timing_of(variant, there)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,10 @@ class Fact:
     cells: tuple[Cell, ...]
 
 
+Reader = Callable[[ComparedRun], Cell]
+"""Reads what a run has to say of one thing."""
+
+
 @dataclass(frozen=True)
 class LayerRow:
     """One layer in every run. effects: None in a run that has not measured it. left_out: whether
@@ -89,38 +96,24 @@ class LayerRow:
 
 def facts(runs: Sequence[ComparedRun]) -> tuple[Fact, ...]:
     """What the runs are, their accuracy and their latencies; without the verdict and the layers."""
-    made = [
-        _fact(runs, "Model", lambda run: Cell(run.task or run.directory, run.source)),
-        _fact(runs, "Metric", lambda run: Cell(run.data.metric)),
-    ]
-    notes = [other_metric(run, runs[0]) for run in runs]
-    if any(notes):
-        made.append(Fact("Same metric", tuple(Cell(note or "yes") for note in notes)))
-    if any(run.data.format != USUAL for run in runs):
-        made.append(_fact(runs, "What INT8 stands for", lambda run: Cell(run.data.format)))
-    has_wide = any(run.plan.widened for run in runs)
-    wide = [_fact(runs, "With activations of 16 bits", _widened)] if has_wide else []
-    made += [
-        _fact(runs, "Target", lambda run: Cell(run.metric.target(run.plan.target))),
-        _fact(runs, "Left out of INT8", _left_out),
-        *wide,
-        _fact(runs, "Repaired to stay in INT8", _repaired),
-    ]
-    made += [_fact(runs, title, _level_of(read)) for title, read in LEVELS.items()]
-    made += [
-        _fact(runs, "Drop on holdout", lambda run: _change(run, run.plan.metric.holdout_drop)),
-        _fact(runs, "True drop", lambda run: _change(run, run.plan.metric.true_drop)),
-    ]
-    return (*made, *_latencies(runs))
+    is_same = {"Same metric": partial(_same_metric, first=runs[0])}
+    readers = IDENTITY | is_same | RESULTS
+    made = [Fact(title, tuple(map(read, runs))) for title, read in readers.items()]
+    shown = [fact for fact in made if set(fact.cells) != {USUAL_CELLS.get(fact.title)}]
+    return (*shown, *_latencies(runs))
 
 
 def verdict_facts(runs: Sequence[ComparedRun]) -> tuple[Fact, ...]:
     """Accuracy, speed and what to do, in a word or two, with the sentence as the detail."""
-    lines = zip(*(run.lines for run in runs), strict=True)
-    return tuple(
-        Fact(of_all[0].title, tuple(Cell(line.status, line.sentence) for line in of_all))
-        for of_all in lines
-    )
+    found = []
+    for lines in zip(*map(attrgetter("lines"), runs), strict=True):
+        cells = tuple(Cell(line.status, line.sentence) for line in lines)
+        found.append(Fact(lines[0].title, cells))
+    return tuple(found)
+
+
+def _same_metric(run: ComparedRun, first: ComparedRun) -> Cell:
+    return Cell(other_metric(run, first) or "yes")
 
 
 def other_metric(run: ComparedRun, first: ComparedRun) -> str:
@@ -136,17 +129,14 @@ def other_metric(run: ComparedRun, first: ComparedRun) -> str:
 def layer_rows(runs: Sequence[ComparedRun]) -> tuple[LayerRow, ...]:
     """Every layer that any run ranks or leaves out, by the best rank that it has in any of them."""
     by_unit = [{effect.unit: effect for effect in run.data.effects} for run in runs]
-    named = [
-        name for run, known in zip(runs, by_unit, strict=True) for name in (*known, *run.plan.skip)
-    ]
-    rows = [
-        LayerRow(
-            name,
-            tuple(known.get(name) for known in by_unit),
-            tuple(name in run.plan.skip for run in runs),
-        )
-        for name in dict.fromkeys(named)
-    ]
+    named = dict[str, None]()
+    for run, known in zip(runs, by_unit, strict=True):
+        named |= dict.fromkeys((*known, *run.plan.skip))
+    rows = []
+    for name in named:
+        effects = tuple(known.get(name) for known in by_unit)
+        left_out = tuple(name in run.plan.skip for run in runs)
+        rows.append(LayerRow(name, effects, left_out))
     return tuple(sorted(rows, key=_best_rank))
 
 
@@ -167,21 +157,7 @@ def layers_table(runs: Sequence[ComparedRun]) -> pd.DataFrame:
     return _whole(pd.DataFrame(rows), ": rank")
 
 
-def _fact(runs: Sequence[ComparedRun], title: str, read: Callable[[ComparedRun], Cell]) -> Fact:
-    return Fact(title, tuple(map(read, runs)))
-
-
-LEVELS: dict[str, Callable[[PlanMetric], Estimate | None]] = {
-    "Float, confirm": lambda found: found.float,
-    "All INT8, confirm": lambda found: found.quantized,
-    "Plan, confirm": lambda found: found.confirm,
-    "Float, holdout": lambda found: found.holdout_float,
-    "All INT8, holdout": lambda found: found.holdout_quantized,
-    "Plan, holdout": lambda found: found.holdout,
-}
-
-
-def _level_of(read: Callable[[PlanMetric], Estimate | None]) -> Callable[[ComparedRun], Cell]:
+def _level_of(read: Callable[[PlanMetric], Estimate | None]) -> Reader:
     def cell(run: ComparedRun) -> Cell:
         estimate = read(run.plan.metric)
         if estimate is None:
@@ -207,16 +183,50 @@ def _left_out(run: ComparedRun) -> Cell:
 
 
 def _widened(run: ComparedRun) -> Cell:
-    wide = [one.unit for one in run.plan.widened]
-    return Cell(count(len(wide), "layer"), listing(tuple(wide)))
+    return Cell(count(len(run.plan.wide), "layer"), listing(run.plan.wide))
 
 
-def _repaired(run: ComparedRun) -> Cell:
-    return Cell(count(len(run.plan.recalibrated), "layer"))
+LEVELS: dict[str, Callable[[PlanMetric], Estimate | None]] = {
+    "Float, confirm": lambda found: found.float,
+    "All INT8, confirm": lambda found: found.quantized,
+    "Plan, confirm": lambda found: found.confirm,
+    "Float, holdout": lambda found: found.holdout_float,
+    "All INT8, holdout": lambda found: found.holdout_quantized,
+    "Plan, holdout": lambda found: found.holdout,
+}
+
+
+IDENTITY: dict[str, Reader] = {
+    "Model": lambda run: Cell(run.task or run.directory, run.source),
+    "Metric": lambda run: Cell(run.data.metric),
+}
+
+
+RESULTS: dict[str, Reader] = {
+    "What INT8 stands for": lambda run: Cell(run.data.format),
+    "Target": lambda run: Cell(run.metric.target(run.plan.target)),
+    "Left out of INT8": _left_out,
+    "With activations of 16 bits": _widened,
+    "Repaired to stay in INT8": lambda run: Cell(count(len(run.plan.recalibrated), "layer")),
+    **{title: _level_of(read) for title, read in LEVELS.items()},
+    "Drop on holdout": lambda run: _change(run, run.plan.metric.holdout_drop),
+    "True drop": lambda run: _change(run, run.plan.metric.true_drop),
+}
+
+
+USUAL_CELLS = {
+    "Same metric": Cell("yes"),
+    "What INT8 stands for": Cell(USUAL),
+    "With activations of 16 bits": Cell("0 layers"),
+}
+"""What most runs have to say of some things. A fact is left out where every run says that."""
 
 
 def _all_runtimes(runs: Sequence[ComparedRun]) -> list[str]:
-    return list(dict.fromkeys(runtime for run in runs for runtime in run.runtimes))
+    found = dict[str, None]()
+    for run in runs:
+        found |= dict.fromkeys(run.runtimes)
+    return list(found)
 
 
 def _latencies(runs: Sequence[ComparedRun]) -> Iterator[Fact]:
@@ -235,7 +245,8 @@ def _latency(timing: Timing | None) -> Cell:
 
 
 def _best_rank(row: LayerRow) -> float:
-    return min((effect.rank for effect in row.effects if effect), default=float("inf"))
+    effects = filter(None, row.effects)
+    return min(map(attrgetter("rank"), effects), default=float("inf"))
 
 
 def _run_row(run: ComparedRun, first: ComparedRun, runtimes: Sequence[str]) -> dict[str, object]:
@@ -268,7 +279,8 @@ def _run_row(run: ComparedRun, first: ComparedRun, runtimes: Sequence[str]) -> d
 
 def _whole(table: pd.DataFrame, ending: str) -> pd.DataFrame:
     # An empty cell would otherwise make floats of all whole numbers in its column.
-    return table.astype({name: "Int64" for name in table.columns if name.endswith(ending)})
+    whole = table.filter(regex=f"{ending}$").columns
+    return table.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _columns(name: str, estimate: Estimate | None) -> dict[str, object]:
@@ -286,10 +298,10 @@ def _latency_columns(run: ComparedRun, runtime: str) -> dict[str, object]:
     columns: dict[str, object] = {}
     for variant, words in VARIANTS.items():
         timing = run.timing(variant, runtime)
+        median_ms, speed = (timing.median_ms, timing.ratio) if timing else (None, None)
         name = f"{runtime}_{words.lower().replace(' ', '_')}"
-        columns[f"{name}_ms"] = timing.median_ms if timing else None
+        columns[f"{name}_ms"] = median_ms
         if variant != "float":
-            speed = timing.ratio if timing else None
             columns |= _columns(f"{name}_speed", speed)
     return columns
 
@@ -297,16 +309,20 @@ def _latency_columns(run: ComparedRun, runtime: str) -> dict[str, object]:
 def _layer_row(runs: Sequence[ComparedRun], row: LayerRow) -> dict[str, object]:
     columns: dict[str, object] = {"unit": row.unit}
     for run, effect, left_out in zip(runs, row.effects, row.left_out, strict=True):
-        known = left_out or effect is not None
-        own = {"rank": effect.rank if effect else None, **_effect_columns(effect)}
-        own["left_out"] = left_out if known else None
+        is_known = left_out or effect is not None
+        own = _effect_columns(effect)
+        own["left_out"] = left_out if is_known else None
         columns |= {f"{run.name}: {name}": value for name, value in own.items()}
     return columns
 
 
 def _effect_columns(effect: Effect | None) -> dict[str, object]:
     """Empty where there is no effect, or where nobody knows it."""
-    if effect is None or not effect.judged or effect.effect.n == 0:
-        return {"effect": None, "low": None, "high": None}
-    found = effect.effect
-    return {"effect": found.value, "low": found.low, "high": found.high}
+    columns: dict[str, object] = {"rank": None, "effect": None, "low": None, "high": None}
+    if effect is None:
+        return columns
+    columns["rank"] = effect.rank
+    if effect.is_measured:
+        found = effect.effect
+        columns |= {"effect": found.value, "low": found.low, "high": found.high}
+    return columns

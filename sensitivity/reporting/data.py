@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sensitivity.records import (
+    Distribution,
     Distributions,
     Effect,
     EngineStructure,
@@ -15,6 +16,7 @@ from sensitivity.records import (
     ModelGraph,
     Plan,
     Quantizer,
+    Range,
     Recalibrated,
     RuntimeAccuracy,
     Timing,
@@ -122,10 +124,19 @@ class ReportData:
     @property
     def own_choice(self) -> Choice | None:
         """The plan's own set among `choices`; None where it is not there, and without a plan."""
-        plan = self.plan
-        if plan is None:
+        if self.plan is None:
             return None
-        return next((one for one in self.choices if plan.is_of(one.point.names)), None)
+        return next((one for one in self.choices if self.plan.is_of(one.point.names)), None)
+
+    @property
+    def distributions(self) -> tuple[Distribution, ...]:
+        """What quantizers get on calibration data; empty where that was not kept."""
+        return () if self.seen is None else self.seen.quantizers
+
+    def repaired(self, unit: str) -> tuple[tuple[Range, Range], ...]:
+        """The old and the new range of each quantizer of a unit; empty where none was found."""
+        found = next((tried for tried in self.ranges if tried.unit == unit), None)
+        return () if found is None else found.pairs
 
     @property
     def whole_choice(self) -> Choice | None:

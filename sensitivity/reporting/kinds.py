@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import starmap
+from operator import attrgetter
 
 from sensitivity.records import Quantizer, Range, Unit
 from sensitivity.reporting.formats import count
@@ -30,11 +32,9 @@ def kind_of(unit: Unit) -> str:
     if len(unit.layers) < 2 or not words:
         return words
     several = count(len(unit.layers), "layer")
-    return (
-        f"{words}, {several}"
-        if unit.kind in ("repvgg", "head", "pattern")
-        else f"{several} that {words}"
-    )
+    if unit.kind in ("repvgg", "head", "pattern"):
+        return f"{words}, {several}"
+    return f"{several} that {words}"
 
 
 def layer_words(units: Sequence[Unit], quantizers: Iterable[Quantizer], layers: int) -> str:
@@ -47,14 +47,12 @@ def layer_words(units: Sequence[Unit], quantizers: Iterable[Quantizer], layers: 
     >>> layer_words(units, roles, 2), layer_words(units[:1], roles[:2], 1)
     ('2 layers, 1 of them with weights', '1 layer')
     """
-    weights = {one.name for one in quantizers if one.role == "weight"}
+    weights = _weights_of(quantizers)
     weighted = sum(not weights.isdisjoint(unit.quantizers) for unit in units)
     words = count(layers, "layer")
-    return (
-        f"{words}, {weighted} of them with weights"
-        if 0 < weighted < len(units) == layers
-        else words
-    )
+    if 0 < weighted < len(units) == layers:
+        words += f", {weighted} of them with weights"
+    return words
 
 
 def weights_alone(units: Sequence[Unit], quantizers: Iterable[Quantizer]) -> tuple[str, ...]:
@@ -67,9 +65,25 @@ def weights_alone(units: Sequence[Unit], quantizers: Iterable[Quantizer]) -> tup
     >>> weights_alone([both, alone], roles), weights_alone([alone], roles)
     (('b',), ())
     """
-    weights = {one.name for one in quantizers if one.role == "weight"}
+    weights = _weights_of(quantizers)
     alone = tuple(unit.name for unit in units if weights.issuperset(unit.quantizers))
-    return alone if len(alone) < len(units) else ()
+    if len(alone) == len(units):
+        return ()
+    return alone
+
+
+def _weights_of(quantizers: Iterable[Quantizer]) -> set[str]:
+    """The names of all quantizers of weights."""
+    return {quantizer.name for quantizer in quantizers if quantizer.role == "weight"}
+
+
+def is_moved(old: Range, new: Range) -> bool:
+    """Whether a repair changed where values clip: a corrected bias alone leaves a range as it is.
+
+    >>> is_moved(Range("a", "own", (1.25,)), Range("a", "bias correction", (1.25,), bias=(0.5,)))
+    False
+    """
+    return (old.amax, old.low) != (new.amax, new.low)
 
 
 def range_words(ranges: tuple[Range, ...]) -> str:
@@ -83,13 +97,17 @@ def range_words(ranges: tuple[Range, ...]) -> str:
     >>> range_words((Range("a", "bias correction", (1.25,), bias=(0.5, -0.75)),))
     '1.25; bias by up to 0.75'
     """
-    words = [_amax_words(*ends) for ends in dict.fromkeys((one.amax, one.low) for one in ranges)]
-    words += [f"bias by up to {max(map(abs, one.bias)):.4g}" for one in ranges if one.bias]
-    words += ["rounding learned"] if any(one.rounding for one in ranges) else []
+    ends = dict.fromkeys(map(attrgetter("amax", "low"), ranges))
+    words = list(starmap(_amax_words, ends))
+    biases = filter(None, map(attrgetter("bias"), ranges))
+    words += [f"bias by up to {max(map(abs, bias)):.4g}" for bias in biases]
+    if any(map(attrgetter("rounding"), ranges)):
+        words.append("rounding learned")
     return "; ".join(words)
 
 
 def _amax_words(amax: tuple[float, ...], low: float | None) -> str:
+    """The ends of one range, or from the smallest to the largest of a range per channel."""
     if low is not None:
         return f"[{low:.4g}, {amax[0]:.4g}]"
     if len(amax) == 1:

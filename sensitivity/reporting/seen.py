@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from operator import attrgetter
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy as np
 from sensitivity.records import Distribution, OnGrid, Range, Unit
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MINUS
+from sensitivity.reporting.kinds import is_moved
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 """Heights of bars, one character each, as the page's script reads them."""
@@ -48,43 +48,48 @@ class Seen:
 def seen_by_unit(data: ReportData) -> dict[str, list[Seen]]:
     """Unit -> its quantizers of which values were kept, those of its weights first; empty where
     none were."""
-    known = {one.quantizer: one for one in data.seen.quantizers} if data.seen else {}
-    pairs = chain.from_iterable(one.pairs for one in data.ranges)
-    # A corrected bias leaves the range as it is.
-    new = {
-        found.quantizer: found
-        for old, found in pairs
-        if (old.amax, old.low) != (found.amax, found.low)
-    }
-    return {unit.name: _of_unit(unit, known, new) for unit in data.units if known}
+    known = {seen.quantizer: seen for seen in data.distributions}
+    if not known:
+        return {}
+    new = dict[str, Range]()
+    for repair in data.ranges:
+        for old, found in repair.pairs:
+            if is_moved(old, found):
+                new[found.quantizer] = found
+    return {unit.name: _of_unit(unit, known, new) for unit in data.units}
 
 
 def _of_unit(unit: Unit, known: dict[str, Distribution], new: dict[str, Range]) -> list[Seen]:
     own = [known[name] for name in unit.quantizers if name in known]
     # "weight" is the last of the roles by the alphabet.
     own.sort(key=attrgetter("role"), reverse=True)
-    return [_seen(one, new.get(one.quantizer)) for one in own]
+    return [_seen(values, new.get(values.quantizer)) for values in own]
 
 
-def _seen(one: Distribution, found: Range | None) -> Seen:
-    own = None if one.on_grid is None else one.on_grid.ends
-    ends = None if found is None else ends_of(found)
-    known = [one.low, one.high, *(own or ()), *(ends or ())]
-    left, width = min(known), (max(known) - min(known)) or 1.0
+def _seen(values: Distribution, found: Range | None) -> Seen:
+    """found: the range after a repair; None where it is as before."""
+    own = None if values.on_grid is None else values.on_grid.ends
+    repaired = None if found is None else ends_of(found)
+    known: list[float] = [values.low, values.high, *(own or ()), *(repaired or ())]
+    left = min(known)
+    width = (max(known) - left) or 1.0
 
-    def shares(pair: Ends | None) -> Ends | None:
-        return pair and (round((pair[0] - left) / width, 4), round((pair[1] - left) / width, 4))
+    def share(value: float) -> float:
+        return round((value - left) / width, 4)
 
-    largest = max(one.channels, default=0.0) or 1.0
+    def shares(ends: Ends | None) -> Ends | None:
+        return ends and (share(ends[0]), share(ends[1]))
+
+    largest = max(values.channels, default=0.0) or 1.0
     return Seen(
-        WHAT[one.role],
-        one.quantizer,
-        bars(one.counts),
-        shares((one.low, one.high)) or (0.0, 1.0),
-        shares(own),
-        shares(ends),
-        tuple(_sentences(one, found)),
-        tuple(round(value / largest, 3) for value in one.channels),
+        WHAT[values.role],
+        values.quantizer,
+        bars(values.counts),
+        place=(share(values.low), share(values.high)),
+        own=shares(own),
+        found=shares(repaired),
+        sentences=tuple(_sentences(values, found)),
+        channels=tuple(round(channel / largest, 3) for channel in values.channels),
     )
 
 
@@ -97,28 +102,30 @@ def bars(counts: Sequence[int]) -> str:
     most = max(counts, default=0) or 1
     top = len(DIGITS) - 1
     heights = [math.ceil(top * math.sqrt(count / most)) for count in counts]
-    return "".join(DIGITS[height] for height in heights)
+    return "".join(map(DIGITS.__getitem__, heights))
 
 
-def ends_of(one: Range) -> Ends:
+def ends_of(found: Range) -> Ends:
     """The smallest and the largest value that does not clip, of all channels."""
-    largest = max(one.amax)
-    return (-largest if one.low is None else one.low, largest)
+    largest = max(found.amax)
+    if found.low is None:
+        return -largest, largest
+    return found.low, largest
 
 
-def _sentences(one: Distribution, found: Range | None) -> Iterator[str]:
-    yield f"Values from {_number(one.low)} to {_number(one.high)}."
-    if one.on_grid is None:
+def _sentences(values: Distribution, found: Range | None) -> Iterator[str]:
+    yield f"Values from {_number(values.low)} to {_number(values.high)}."
+    if values.on_grid is None:
         yield "Its format has no integer grid."
         return
-    yield f"Range {_between(one.on_grid.ends)}, {_steps(one.on_grid.step)}."
-    yield from _losses(one, one.on_grid)
+    yield f"Range {_between(values.on_grid.ends)}, {_steps(values.on_grid.step)}."
+    yield from _losses(values, values.on_grid)
     if found is not None:
-        yield _repaired(one, one.on_grid, found)
+        yield _after_repair(values, values.on_grid, found)
 
 
-def _losses(one: Distribution, own: OnGrid) -> Iterator[str]:
-    if one.role == "weight" and own.rounding < ROUNDED:
+def _losses(values: Distribution, own: OnGrid) -> Iterator[str]:
+    if values.role == "weight" and own.rounding < ROUNDED:
         yield "They are on their grid already: their float values are not known."
         return
     clips = f"{percent(own.clipped)} of the values clip" if own.clipped else "Nothing clips"
@@ -130,26 +137,27 @@ def _losses(one: Distribution, own: OnGrid) -> Iterator[str]:
         yield f"In the median channel {percent(own.median_channel)} of its own power is lost."
 
 
-def _repaired(one: Distribution, own: OnGrid, found: Range) -> str:
+def _after_repair(values: Distribution, own: OnGrid, found: Range) -> str:
     """What another range makes of the same values: a step twice as coarse loses four times as much
     by rounding."""
     levels = (own.ends[1] - own.ends[0]) / own.step[1]
     low, high = ends_of(found)
     largest = np.array(found.amax)
-    steps = (2 * largest if found.low is None else largest - low) / levels
+    lowest = -largest if found.low is None else found.low
+    steps = (largest - lowest) / levels
     coarser = float(np.mean(steps**2) / np.mean(np.square(own.step)))
     rounding = f"about {percent(own.rounding * coarser)} is lost by rounding"
     told = f"After the repair ({found.method}) {_between((low, high))}, "
     told += _steps((steps.min(), steps.max()))
     if len(found.amax) > 1:
         return f"{told}: {rounding}."
-    return f"{told}: about {percent(beyond(one, (low, high)))} clips, {rounding}."
+    return f"{told}: about {percent(beyond(values, (low, high)))} clips, {rounding}."
 
 
-def beyond(one: Distribution, ends: Ends) -> float:
+def beyond(values: Distribution, ends: Ends) -> float:
     """Share of the values outside of these ends, as far as bins tell it."""
-    edges = np.linspace(one.low, one.high, len(one.counts) + 1)
-    up_to = np.concatenate([[0.0], np.cumsum(one.counts)])
+    edges = np.linspace(values.low, values.high, len(values.counts) + 1)
+    up_to = np.concatenate([[0.0], np.cumsum(values.counts)])
     low, high = np.interp(ends, edges, up_to)
     return float(1 - (high - low) / up_to[-1])
 
@@ -159,13 +167,19 @@ def _between(ends: Ends) -> str:
 
 
 def _steps(step: Ends) -> str:
-    same = _number(step[0]) == _number(step[1])
-    many = f"from {_number(step[0])} to {_number(step[1])}"
-    return f"in steps of {_number(step[1])}" if same else f"in steps {many}, by channel"
+    """The step of a grid, or the smallest and the largest of all channels."""
+    least, most = map(_number, step)
+    if least == most:
+        return f"in steps of {most}"
+    return f"in steps from {least} to {most}, by channel"
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", MINUS, 1) if value < 0 else f"{value:.3g}"
+    """Three digits that matter, with a true minus sign."""
+    number = f"{value:.3g}"
+    if value < 0:
+        return number.replace("-", MINUS, 1)
+    return number
 
 
 def percent(share: float) -> str:
@@ -176,4 +190,6 @@ def percent(share: float) -> str:
     """
     if share == 0:
         return "nothing"
-    return "under 0.001 %" if share < 1e-5 else f"{100 * share:.2g} %"
+    if share < 1e-5:
+        return "under 0.001 %"
+    return f"{100 * share:.2g} %"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from operator import attrgetter
 from typing import Any, Literal
 
 from sensitivity.records import (
@@ -14,6 +14,7 @@ from sensitivity.records import (
     Estimate,
     FrontierPoint,
     Plan,
+    Range,
     Tone,
     Verdict,
 )
@@ -26,7 +27,7 @@ from sensitivity.reporting.formats import (
     milliseconds,
     samples,
 )
-from sensitivity.reporting.kinds import weights_alone
+from sensitivity.reporting.kinds import is_moved, weights_alone
 from sensitivity.reporting.outcome import verdict_of
 from sensitivity.stats.proof import chance_below
 
@@ -72,12 +73,12 @@ def words_of(data: ReportData) -> Words:
     """What was found, the most important first; every number with its interval, its samples and
     their split."""
     latency = data.bench_sentences[:1]
-    found = verdict_in(data)
-    if data.plan is None or found is None:
+    plan = data.plan
+    if plan is None:
         headline, *rest = scan_sentences(data) or ("Nothing has been measured yet.",)
         return Words("scan", (), headline, (*rest, *latency))
     metric = MetricFormat(data.metric, data.full_scale)
-    plan = data.plan
+    found = plan.verdict or verdict_of(plan, None, metric)
     sentences = (
         *_plan_sentences(plan, found, metric),
         *_weights_alone(data, plan),
@@ -86,14 +87,13 @@ def words_of(data: ReportData) -> Words:
         *latency,
     )
     headline = _plan_headline(plan, found.accuracy, data.layers, metric)
-    accuracy, *others = lines_of(found)
+    accuracy, speed, act = lines_of(found)
     chance = _chance_words(found, plan.target.confidence)
     accuracy = replace(accuracy, sentence=accuracy.sentence + chance)
-    *others, act = others
     if found.action in ("use", "prove", "risk"):
         act = replace(act, sentence=act.sentence + _equal_words(data, plan))
     levels = tuple(_levels(plan, metric))
-    return Words(found.tone, (accuracy, *others, act), headline, sentences, levels)
+    return Words(found.tone, (accuracy, speed, act), headline, sentences, levels)
 
 
 def _chance_words(found: Verdict, confidence: float) -> str:
@@ -117,20 +117,23 @@ def verdict_in(data: ReportData) -> Verdict | None:
     return data.plan.verdict or verdict_of(data.plan, None, metric)
 
 
-def lines_of(found: Verdict) -> tuple[Line, ...]:
-    """The three lines. The words are never greener than what to do."""
-    accuracy: Tone = {"met": "good", "not proven": "open", "missed": "bad"}[found.accuracy]  # type: ignore[assignment]
+def lines_of(found: Verdict) -> tuple[Line, Line, Line]:
+    """Accuracy, speed and what to do. The words are never greener than what to do."""
+    accuracy = TONES[found.accuracy]
     if accuracy == "good":
         accuracy = found.tone
     speed: Tone = "good" if found.speed == "faster" else "open"
-    so_far = " so far" if found.action == "lower" else ""
+    speed_words = SPEED_WORDS.get(found.speed, found.speed)
+    if found.action == "lower":
+        speed_words += " so far"
     return (
         Line("Accuracy", found.accuracy, found.accuracy_sentence, accuracy),
-        Line(
-            "Speed", SPEED_WORDS.get(found.speed, found.speed) + so_far, found.speed_sentence, speed
-        ),
+        Line("Speed", speed_words, found.speed_sentence, speed),
         Line("What to do", TITLES[found.action], found.action_sentence, found.tone),
     )
+
+
+TONES: dict[AccuracyStatus, Tone] = {"met": "good", "not proven": "open", "missed": "bad"}
 
 
 SPEED_WORDS = {
@@ -145,13 +148,31 @@ def scan_sentences(data: ReportData) -> tuple[str, ...]:
     """What the scan alone says: the most sensitive layer, what cannot be told apart, the loss as a
     whole."""
     metric = MetricFormat(data.metric, data.full_scale)
-    layers = (_first_layer(data, metric), *_unclear(data.effects)) if data.effects else ()
-    shared = (_sharing(data, metric),) if data.sharing is not None else ()
-    return (
-        (*layers, _whole_loss(data, metric), *shared)
-        if {"float", "quantized"} <= data.baselines.keys()
-        else layers
-    )
+    sentences = list[str]()
+    if data.effects:
+        sentences += [_first_layer(data, metric), *_unclear(data.effects)]
+    if {"float", "quantized"} <= data.baselines.keys():
+        sentences += [_whole_loss(data, metric), *_sharing(data, metric)]
+    return tuple(sentences)
+
+
+def _repair_words(plan: Plan) -> str:
+    """What the units of a plan were given so that they can stay in INT8."""
+    found = set[str]()
+    for unit in plan.recalibrated:
+        for old, new in unit.pairs:
+            found.update(_given(old, new))
+    return listing(tuple(sorted(found, reverse=True)), last="and")
+
+
+def _given(old: Range, new: Range) -> Iterator[str]:
+    """What a repair gave one quantizer."""
+    if is_moved(old, new):
+        yield "new ranges"
+    if new.bias is not None:
+        yield "corrected biases"
+    if new.rounding is not None:
+        yield "learned rounding"
 
 
 def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: MetricFormat) -> str:
@@ -170,7 +191,7 @@ def _plan_headline(plan: Plan, accuracy: AccuracyStatus, layers: int, metric: Me
         possible: tuple[tuple[Sequence[Any], str], ...] = (
             (plan.skip, f"leaving {left_out} out of INT8"),
             (plan.widened, f"giving {wide} activations of 16 bits"),
-            (plan.recalibrated, f"giving {others} {_repairs(plan)}"),
+            (plan.recalibrated, f"giving {others} {_repair_words(plan)}"),
         )
         changes = [words for units, words in possible if units]
         if not changes:
@@ -199,20 +220,6 @@ ENDINGS: dict[AccuracyStatus, str] = {
 """What `confirm` together with the rest of the evidence says of a plan that was chosen as met."""
 
 
-def _repairs(plan: Plan) -> str:
-    """What the units of a plan were given so that they can stay in INT8, in words."""
-    found = set()
-    for old, new in chain.from_iterable(unit.pairs for unit in plan.recalibrated):
-        if (old.amax, old.low) != (new.amax, new.low):
-            found.add("new ranges")
-        if new.bias is not None:
-            found.add("corrected biases")
-        if new.rounding is not None:
-            found.add("learned rounding")
-    *others, last = sorted(found, reverse=True) or [""]
-    return f"{', '.join(others)} and {last}" if others else last
-
-
 def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
     """The metric on `confirm` and on `holdout`, a sentence each."""
     found = plan.metric
@@ -221,11 +228,9 @@ def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
         f"for {metric.level(plan.floor)}, float has {metric.level(found.float.value)}, "
         f"INT8 as it was calibrated {metric.level(found.quantized.value)}."
     )
-    int8 = (
-        ""
-        if found.holdout_quantized is None
-        else f", INT8 as it was calibrated {_level(found.holdout_quantized, metric)}"
-    )
+    int8 = ""
+    if found.holdout_quantized is not None:
+        int8 = f", INT8 as it was calibrated {_level(found.holdout_quantized, metric)}"
     yield (
         f"On holdout, samples that no choice has seen: {_level(found.holdout, metric)}; float has "
         f"{metric.level(found.holdout_float.value)} there{int8}, so the drop is "
@@ -236,20 +241,18 @@ def _levels(plan: Plan, metric: MetricFormat) -> Iterator[str]:
 def _plan_sentences(plan: Plan, found: Verdict, metric: MetricFormat) -> Iterator[str]:
     if plan.skip:
         yield f"Left out: {listing(plan.skip)}."
-    if plan.widened:
-        wide = listing(tuple(one.unit for one in plan.widened))
-        yield f"With activations of 16 bits and weights as they are: {wide}."
+    if plan.wide:
+        yield f"With activations of 16 bits and weights as they are: {listing(plan.wide)}."
     if plan.recalibrated:
-        named = tuple(f"{one.unit} ({one.method})" for one in plan.recalibrated)
-        yield f"In INT8 with {_repairs(plan)}: {listing(named)}."
+        named = tuple(f"{unit.unit} ({unit.method})" for unit in plan.recalibrated)
+        yield f"In INT8 with {_repair_words(plan)}: {listing(named)}."
     if plan.predicted_ms is not None:
         yield _latency(plan.predicted_ms, plan.measured_ms)
     if plan.reason:
         yield f"Why: {_sentence(plan.reason)}"
     if plan.try_next:
-        yield (
-            f"What else to try: {_sentence('; '.join(step.rstrip('.') for step in plan.try_next))}"
-        )
+        steps = "; ".join(step.rstrip(".") for step in plan.try_next)
+        yield f"What else to try: {_sentence(steps)}"
     # What is not proven needs no advice on what it is worth; the others are in the lines above.
     worth = {"met": ("partial", "qat"), "missed": ("qat",), "not proven": ()}[found.accuracy]
     if plan.advice and plan.advice.choice in worth:
@@ -272,7 +275,7 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
     """What everything in INT8, repaired, was worth to the search that left something out."""
     if not plan.skip or not plan.met:
         return
-    why = f"Why anything is left out: with everything in INT8{_repaired(plan)}"
+    why = f"Why anything is left out: with everything in INT8{_also_repaired(plan)}"
     whole = data.whole_choice
     if whole is None:
         yield from (f"{why} {told}" for told in _tried_whole(plan, metric))
@@ -280,16 +283,22 @@ def _why_out(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str
     drop = whole.point.best_drop
     chance = chance_words(whole.point, plan)
     allowed = plan.metric.float.value - plan.floor
-    asked = f"{plan.target.confidence:.0%} is asked for"
-    above = f", above the {metric.change(allowed, sign=False)} allowed"
-    if metric.number(allowed) == metric.number(drop.value):
-        above = f", {metric.apart(drop.value, allowed)} to be exact and above what is allowed"
-    ending = f"; the target was {chance} to hold, and {asked}" if chance else above
+    if chance:
+        asked = f"{plan.target.confidence:.0%} is asked for"
+        ending = f"; the target was {chance} to hold, and {asked}"
+    elif metric.number(allowed) == metric.number(drop.value):
+        exact = metric.apart(drop.value, allowed)
+        ending = f", {exact} to be exact and above what is allowed"
+    else:
+        ending = f", above the {metric.change(allowed, sign=False)} allowed"
     yield f"{why} the drop was {_change(drop, metric)} of {judged_on(drop, plan)}{ending}."
 
 
-def _repaired(plan: Plan) -> str:
-    return ", repaired," if plan.recalibrated else ""
+def _also_repaired(plan: Plan) -> str:
+    """What stands behind "everything in INT8" where the plan has repairs."""
+    if not plan.recalibrated:
+        return ""
+    return ", repaired,"
 
 
 def _tried_whole(plan: Plan, metric: MetricFormat) -> Iterator[str]:
@@ -304,19 +313,13 @@ def _tried_whole(plan: Plan, metric: MetricFormat) -> Iterator[str]:
 def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[str]:
     """What shows that just these layers have to stay out: that the target did not hold without
     them, or that nothing does."""
-    effects = {one.unit: one.effect for one in data.effects}
-    known = [effects[unit] for unit in plan.skip if unit in effects]
     needed = needed_units(plan)
     if len(plan.skip) > 1 and needed:
-        untried = tuple(unit for unit in plan.skip if unit not in needed)
-        rest = f" That was not tried with {listing(untried, last='or')}." if untried else ""
-        yield (
-            "Why these: the search left layers out until the target held, and put back those that "
-            f"it could. With {listing(needed, last='or')} put back, it did not hold.{rest}"
-            f"{ALONE if data.mode == 'disable' else ''}"
-        )
-    elif known and all(map(includes_zero, known)):
-        own = f", {_change(known[0], metric)}," if len(known) == 1 else ""
+        yield _needed_words(data, plan, needed)
+        return
+    effects = [effect.effect for effect in data.effects if effect.unit in plan.skip]
+    if effects and all(map(includes_zero, effects)):
+        own = f", {_change(effects[0], metric)}," if len(effects) == 1 else ""
         yield (
             "Why these: of the sets tried, this is the cheapest that met the target. The effect of "
             f"these layers alone{own} is no more than chance: the samples do not tell whether "
@@ -324,11 +327,32 @@ def _why_these(data: ReportData, plan: Plan, metric: MetricFormat) -> Iterator[s
         )
 
 
+def _needed_words(data: ReportData, plan: Plan, needed: tuple[str, ...]) -> str:
+    """That the target did not hold without some of the layers. needed: which these are."""
+    told = (
+        "Why these: the search left layers out until the target held, and put back those that "
+        f"it could. With {listing(needed, last='or')} put back, it did not hold."
+    )
+    untried = tuple(unit for unit in plan.skip if unit not in needed)
+    if untried:
+        told += f" That was not tried with {listing(untried, last='or')}."
+    if data.mode == "disable":
+        told += ALONE
+    return told
+
+
 def needed_units(plan: Plan) -> tuple[str, ...]:
     """The units left out without which a set that met the target no longer did."""
-    met = [frozenset(step.names) for step in plan.path if step.met]
-    missed = {frozenset(step.names) for step in plan.path if not step.met}
-    return tuple(unit for unit in plan.skip if any(tried - {unit} in missed for tried in met))
+    met, missed = set[frozenset[str]](), set[frozenset[str]]()
+    for step in plan.path:
+        tried = met if step.met else missed
+        tried.add(frozenset(step.names))
+
+    def is_needed(unit: str) -> bool:
+        without = {names - {unit} for names in met}
+        return not missed.isdisjoint(without)
+
+    return tuple(filter(is_needed, plan.skip))
 
 
 ALONE = (
@@ -339,20 +363,23 @@ ALONE = (
 
 def judged_on(drop: Estimate, plan: Plan) -> str:
     """The splits whose samples a drop counts, where it is one that sets are chosen by."""
-    return "rank and confirm" if drop.n > plan.metric.confirm.n else "confirm"
+    if drop.n > plan.metric.confirm.n:
+        return "rank and confirm"
+    return "confirm"
 
 
 def _equal_words(data: ReportData, plan: Plan) -> str:
     """That everything in INT8 is as good as the plan, as far as the samples tell, with the command
     that chooses it; "" where it is not."""
     own, whole = data.own_choice, data.whole_choice
-    if own is None or whole is None or own is whole or whole.point.true_drop or not whole.command:
+    if own is None or whole is None or own is whole:
         return ""
-    drop = whole.point.drop
-    if not drop.has_interval or drop.ends[0] > own.point.drop.value:
+    lowest = whole.point.drop.low
+    is_as_good = lowest is not None and lowest <= own.point.drop.value
+    if whole.point.true_drop or not whole.command or not is_as_good:
         return ""
     return (
-        f" Everything in INT8{_repaired(plan)} is as good as far as these samples tell: "
+        f" Everything in INT8{_also_repaired(plan)} is as good as far as these samples tell: "
         f"{whole.command} chooses that."
     )
 
@@ -386,7 +413,7 @@ def _latency(predicted_ms: float, measured_ms: float | None) -> str:
 
 
 def _first_layer(data: ReportData, metric: MetricFormat) -> str:
-    first = min(data.effects, key=lambda effect: effect.rank)
+    first = min(data.effects, key=attrgetter("rank"))
     change = _change(first.effect, metric)
     if data.mode == "disable":
         what = f"Leaving only {first.unit} out of INT8 gains {change}"
@@ -398,34 +425,37 @@ def _first_layer(data: ReportData, metric: MetricFormat) -> str:
     return f"{what}, the largest effect of {count(measured, 'layer')} measured."
 
 
-def _unclear(effects: tuple[Effect, ...]) -> Iterator[str]:
-    yield from _tied_first([effect for effect in effects if effect.is_measured])
-    unseen = sum(not effect.judged for effect in effects)
+def _unclear(effects: Sequence[Effect]) -> Iterator[str]:
+    """What the effects do not tell: ties, layers that the metric does not see, and others whose
+    effect may be nothing or was not measured."""
+    judged = [effect for effect in effects if effect.judged]
+    measured = [effect for effect in judged if effect.is_measured]
+    yield from _tied_first(measured)
+    unseen = len(effects) - len(judged)
     if unseen:
         yield (
             f"{count(unseen, 'layer')} reach no output that the metric reads: they are not judged."
         )
-    effects = tuple(effect for effect in effects if effect.judged)
-    measured = [effect for effect in effects if effect.effect.n]
     silent = sum(includes_zero(effect.effect) for effect in measured)
     if silent:
         yield (
             f"For {silent} of {count(len(measured), 'layer')} the interval includes 0: no effect "
             "is shown."
         )
-    if len(measured) < len(effects):
-        rest = count(len(effects) - len(measured), "layer")
+    unspent = len(judged) - len(measured)
+    if unspent:
+        rest = count(unspent, "layer")
         yield f"The metric was not spent on {rest}: there the ranking is a signal's alone."
 
 
 def _tied_first(measured: Sequence[Effect]) -> Iterator[str]:
-    tied = [effect for effect in measured if effect.tie == 1]
+    tied = [effect.effect for effect in measured if effect.tie == 1]
     if len(tied) < 2:
         return
-    if any(effect.effect.low is not None for effect in tied):
+    if any(map(attrgetter("has_interval"), tied)):
         yield f"{len(tied)} layers are tied for rank 1: the data cannot tell them from the first."
         return
-    least = count(min(effect.effect.n for effect in tied), "sample")
+    least = count(min(map(attrgetter("n"), tied)), "sample")
     yield (
         f"{least} for each layer give no interval: take the order of the {len(tied)} measured as "
         "a hint."
@@ -433,22 +463,21 @@ def _tied_first(measured: Sequence[Effect]) -> Iterator[str]:
 
 
 def _whole_loss(data: ReportData, metric: MetricFormat) -> str:
-    float_ = data.baselines["float"]
-    loss = float_.value - data.baselines["quantized"].value
+    float_, quantized = data.baselines["float"], data.baselines["quantized"]
+    loss = float_.value - quantized.value
     alone = {
         part: float_.value - data.baselines[f"{part} only"].value
         for part in ("weights", "activations")
         if f"{part} only" in data.baselines
     }
-    told = [f"{metric.change(one, sign=False)} with only {part}" for part, one in alone.items()]
+    told = [f"{metric.change(lost, sign=False)} with only {part}" for part, lost in alone.items()]
     adds_up = metric.number(sum(alone.values())) == metric.number(loss)
     ending = "" if adds_up else "; they need not add up"
     more = f" ({', '.join(told)}{ending})" if told else ""
-    before, after = metric.level(float_.value), metric.level(data.baselines["quantized"].value)
+    before, after = metric.level(float_.value), metric.level(quantized.value)
     cost = f"INT8 as calibrated costs {metric.change(loss, sign=False)} of {metric.name}{more}"
-    hidden = ""
-    if data.mode == "disable" and data.baselines["quantized"].value < float_.value / 2:
-        hidden = HIDDEN
+    is_most = data.mode == "disable" and quantized.value < float_.value / 2
+    hidden = HIDDEN if is_most else ""
     return f"{cost}: from {before} to {after} {samples(float_)} of rank.{hidden}"
 
 
@@ -458,11 +487,13 @@ HIDDEN = (
 )
 
 
-def _sharing(data: ReportData, metric: MetricFormat) -> str:
-    assert data.sharing is not None
-    names = sum(len(group) for group in data.scales)
+def _sharing(data: ReportData, metric: MetricFormat) -> Iterator[str]:
+    """What the quantizers cost that share one range; nothing where none had to change."""
+    if data.sharing is None:
+        return
+    names = sum(map(len, data.scales))
     groups = count(len(data.scales), "group")
-    return (
+    yield (
         f"{names} quantizers in {groups} share one range each, as engines want it where tensors "
         "meet; with everything in "
         f"INT8 that costs {_change(data.sharing, metric)} of rank."
@@ -481,4 +512,7 @@ def _change(estimate: Estimate, metric: MetricFormat) -> str:
 
 
 def _sentence(text: str) -> str:
-    return text if text.endswith((".", "!", "?")) else f"{text}."
+    """The text with a full stop, unless it ends with a sign of its own."""
+    if text.endswith((".", "!", "?")):
+        return text
+    return f"{text}."

@@ -3,17 +3,17 @@ of their quantizers tell."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from operator import attrgetter
 from statistics import median
 
-from sensitivity.records import Effect, OnGrid, Range, Role
+from sensitivity.records import Effect, Range, Role
 from sensitivity.reporting.charts import effect_charts
 from sensitivity.reporting.data import ReportData
 from sensitivity.reporting.formats import MetricFormat, includes_zero
-from sensitivity.reporting.seen import WHAT, percent
+from sensitivity.reporting.seen import WHAT, ends_of, percent
 
 SHOWN = 5
 """Layers that are explained at most, besides those left out."""
@@ -42,55 +42,66 @@ class Why:
 def reasons(data: ReportData) -> tuple[Why, ...]:
     """The most sensitive layers in the order of the chart, and those that the plan leaves out: not
     those whose effect may be nothing, unless that is all of them."""
-    effects = {one.unit: one for one in data.effects}
-    order = [effects[row.name] for chart in effect_charts(data) for row in chart.rows]
+    effects = {effect.unit: effect for effect in data.effects}
+    rows = chain.from_iterable(chart.rows for chart in effect_charts(data))
+    order = [effects[row.name] for row in rows]
     worst = _worst(order)
-    others = set(data.plan.skip if data.plan else ()).difference(map(attrgetter("unit"), worst))
-    left_out = [one for one in order if one.unit in others]
-    rows = [_why(data, effect) for effect in (*worst, *left_out[:SHOWN])]
-    return tuple(row for row in rows if row.sentences)
+    left_out = [effect for effect in order if effect.unit in data.skip]
+    others = [effect for effect in left_out if effect not in worst]
+    found = [_why(data, effect) for effect in (*worst, *others[:SHOWN])]
+    return tuple(why for why in found if why.sentences)
 
 
 def _worst(order: list[Effect]) -> list[Effect]:
-    clear = [one for one in order if not includes_zero(one.effect)]
-    return clear[:SHOWN] or order[:UNPROVEN]
+    """The first layers whose effect is shown, or the first of all where none is."""
+    clear = [effect for effect in order if not includes_zero(effect.effect)]
+    if clear:
+        return clear[:SHOWN]
+    return order[:UNPROVEN]
 
 
 def _why(data: ReportData, effect: Effect) -> Why:
-    found = next((one for one in data.ranges if one.unit == effect.unit), None)
-    pairs = found.pairs if found else ()
-    roles = {quantizer.name: quantizer.role for quantizer in data.quantizers}
+    pairs = data.repaired(effect.unit)
+    sentences = _repair_sentences(data, pairs) or _loss_sentences(data, effect.unit)
+    split = [new.amax for old, new in pairs if is_split(old, new)]
+    channels = sorted(chain.from_iterable(split[:1]), reverse=True)
+    shares = tuple(round(width / channels[0], 4) for width in channels)
     metric = MetricFormat(data.metric, data.full_scale)
+    words = f"{metric.effect(effect)} {metric.interval(effect.effect)}".rstrip()
+    is_shown = not includes_zero(effect.effect)
+    return Why(effect.unit, words, tuple(sentences), shares, is_shown)
+
+
+def _repair_sentences(data: ReportData, pairs: Iterable[tuple[Range, Range]]) -> list[str]:
+    """What the repair of a unit says, each sentence once. pairs: its old and new ranges."""
+    roles = {quantizer.name: quantizer.role for quantizer in data.quantizers}
     sentences = list[str]()
     for old, new in pairs:
         sentences += range_sentences(old, new, roles.get(new.quantizer, "weight"))
-    split = [new.amax for old, new in pairs if is_split(old, new)]
-    channels = sorted(chain.from_iterable(split[:1]), reverse=True)
-    words = f"{metric.effect(effect)} {metric.interval(effect.effect)}".rstrip()
-    shares = tuple(round(one / channels[0], 4) for one in channels)
-    said = tuple(dict.fromkeys(sentences)) or tuple(_loss_sentences(data, effect.unit))
-    return Why(effect.unit, words, said, shares, not includes_zero(effect.effect))
+    return list(dict.fromkeys(sentences))
 
 
-def _loss_sentences(data: ReportData, unit: str) -> Iterator[str]:
+def _loss_sentences(data: ReportData, unit: str) -> list[str]:
     """What the quantizer of a unit that loses most loses, against all of its kind; nothing where
     the values were not kept."""
-    seen = data.seen.quantizers if data.seen else ()
-    lost = {one.quantizer: (_lost(one.on_grid), one.role) for one in seen if one.on_grid}
-    owners = {name: one.name for one in data.units for name in one.quantizers}
-    own = [found for name, found in lost.items() if owners.get(name) == unit]
-    if own:
-        most, role = max(own)
-        usual = median(share for share, other in lost.values() if other == role)
-        yield (
-            f"{WHAT[role]}: {percent(most)} of their power is lost by rounding and clipping; the "
-            f"median layer loses {percent(usual)}."
-        )
-
-
-def _lost(grid: OnGrid) -> float:
-    """By rounding and clipping, as a share of the mean square."""
-    return grid.rounding + grid.clipping
+    owners = {name: owner.name for owner in data.units for name in owner.quantizers}
+    by_role = defaultdict[Role, list[float]](list)
+    own = list[tuple[float, Role]]()
+    for seen in data.distributions:
+        if seen.on_grid is None:
+            continue
+        lost = seen.on_grid.rounding + seen.on_grid.clipping
+        by_role[seen.role].append(lost)
+        if owners.get(seen.quantizer) == unit:
+            own.append((lost, seen.role))
+    if not own:
+        return []
+    most, role = max(own)
+    usual = median(by_role[role])
+    return [
+        f"{WHAT[role]}: {percent(most)} of their power is lost by rounding and clipping; the "
+        f"median layer loses {percent(usual)}."
+    ]
 
 
 def is_split(old: Range, new: Range) -> bool:
@@ -112,8 +123,9 @@ def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[s
         yield _uneven(new, "Weights" if role == "weight" else "Activations")
     elif len(old.amax) == len(new.amax) == 1:
         yield from _clipped(old, new)
-    if new.bias is not None and any(new.bias):
-        yield f"Biases: rounding the weights moved outputs by up to {max(map(abs, new.bias)):.2g}."
+    shift = max(map(abs, new.bias or (0.0,)))
+    if shift > 0:
+        yield f"Biases: rounding the weights moved outputs by up to {shift:.2g}."
     if new.rounding is not None:
         yield "Weights: rounded to the nearest level they are further from float than as learned."
 
@@ -141,14 +153,19 @@ def _clipped(old: Range, new: Range) -> Iterator[str]:
     )
 
 
-def _width(one: Range) -> float:
-    return 2 * one.amax[0] if one.low is None else one.amax[0] - one.low
+def _width(found: Range) -> float:
+    """From the smallest to the largest value that does not clip, of a range for a whole tensor."""
+    low, high = ends_of(found)
+    return high - low
 
 
-def _ends(one: Range) -> str:
-    """Of a range, in words.
+def _ends(found: Range) -> str:
+    """The ends of a range for a whole tensor, in words.
 
     >>> _ends(Range("a", "mse", (2.5,), low=-0.25))
     '[-0.25, 2.5]'
     """
-    return f"{one.amax[0]:.3g}" if one.low is None else f"[{one.low:.3g}, {one.amax[0]:.3g}]"
+    high = f"{found.amax[0]:.3g}"
+    if found.low is None:
+        return high
+    return f"[{found.low:.3g}, {high}]"

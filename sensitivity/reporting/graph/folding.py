@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from sensitivity.records import ModelGraph
 from sensitivity.reporting.graph.neighbours import Neighbours
@@ -24,6 +25,8 @@ RESIDUAL = ("Add", "Sum", "Mul")
 """Joins that belong to the last of their terms, as the sum behind a block does."""
 
 END = re.compile(r"[./]")
+
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -47,24 +50,36 @@ def folded(graph: ModelGraph) -> tuple[Block, ...]:
     for at in layers:
         blocks[at] = graph.nodes[at].name
     if len(layers) > FLAT:
-        by_name = blocks_by_name([blocks[at] for at in layers])
-        for at in layers:
-            blocks[at] = by_name.get(blocks[at], blocks[at])
-        fold = _take_joins if by_name else _merge
-        fold(graph, blocks)
-    members: dict[str, list[int]] = {}
+        _fold(graph, blocks)
+    members = defaultdict[str, list[int]](list)
     for at, block in enumerate(blocks):
-        members.setdefault(block, []).append(at)
+        members[block].append(at)
     return tuple(_block(graph, name, nodes) for name, nodes in members.items())
+
+
+def _fold(graph: ModelGraph, blocks: list[str]) -> None:
+    """Fold by names where they have parts, else by the graph. blocks: of each node, changed in
+    place; each layer is in one of its own."""
+    layers = graph.of_kind("layer")
+    by_name = blocks_by_name([blocks[at] for at in layers])
+    if not by_name:
+        _merge(graph, blocks)
+        return
+    for at in layers:
+        blocks[at] = by_name[blocks[at]]
+    _take_joins(graph, blocks)
 
 
 def _block(graph: ModelGraph, name: str, nodes: Sequence[int]) -> Block:
     """name: what the names of its layers begin with, or else of any use only to tell it from
     others."""
-    layers = [graph.nodes[at].name for at in nodes if graph.nodes[at].kind == "layer"]
-    is_beginning = len(layers) > 1 and all(layer.startswith(name) for layer in layers)
-    first = layers[0] if layers else graph.nodes[nodes[0]].name
-    return Block(name if is_beginning else first, tuple(nodes))
+    own = [graph.nodes[at] for at in nodes]
+    layers = [node.name for node in own if node.kind == "layer"]
+    is_beginning = all(layer.startswith(name) for layer in layers)
+    if len(layers) > 1 and is_beginning:
+        return Block(name, tuple(nodes))
+    first = next(iter(layers), own[0].name)
+    return Block(first, tuple(nodes))
 
 
 def blocks_by_name(names: Sequence[str]) -> dict[str, str]:
@@ -83,12 +98,15 @@ def blocks_by_name(names: Sequence[str]) -> dict[str, str]:
     while True:
         sizes = Counter(blocks.values())
         block, size = sizes.most_common(1)[0]
-        parts = {name: _longer(name, block) for name in names if blocks[name] == block}
+        inside = [name for name in names if blocks[name] == block]
+        parts = {name: _longer(name, block) for name in inside}
         new = len(set(parts.values()))
-        is_too_fine = len(sizes) - 1 + new > BLOCKS or new == size
-        if size * LARGE <= len(names) or is_too_fine:
-            return blocks if len(sizes) > 1 else {}
+        is_small = size * LARGE <= len(names)
+        is_too_fine = new == size or len(sizes) - 1 + new > BLOCKS
+        if is_small or is_too_fine:
+            break
         blocks |= parts
+    return blocks if len(sizes) > 1 else {}
 
 
 def _longer(name: str, block: str) -> str:
@@ -101,41 +119,37 @@ def _take_joins(graph: ModelGraph, blocks: list[str]) -> None:
     """Put joins into blocks of layers. blocks: of each node, changed in place."""
     near = Neighbours(graph.edges)
     joins = graph.of_kind("join")
-    own = {blocks[at] for at in joins}
+    alone = {blocks[at] for at in graph.of_kind("join", "input", "output")}
     for at in joins:
-        _take_join(blocks, at, near.before[at], own)
-    for at in joins[::-1]:
-        _take_join(blocks, at, near.after[at], own)
-    for at in joins:
-        terms = [blocks[other] for other in near.before[at]]
-        is_sum = graph.nodes[at].operation in RESIDUAL
-        if is_sum and blocks[at] in own and _has_layers(terms[-1], own):
-            _take_sum(graph, blocks, at, terms)
+        _take_join(blocks, at, near.before[at], alone)
+    for at in reversed(joins):
+        _take_join(blocks, at, near.after[at], alone)
+    sums = [at for at in joins if graph.nodes[at].operation in RESIDUAL]
+    for at in sums:
+        if blocks[at] in alone:
+            _take_sum(near, blocks, at, alone)
 
 
-def _take_join(blocks: list[str], at: int, around: Sequence[int], own: Collection[str]) -> None:
-    """Put a join that is still in a block of its own into that of all nodes on one side of it."""
+def _take_join(blocks: list[str], at: int, around: Sequence[int], alone: Collection[str]) -> None:
+    """Put a join that is still in a block of its own into that of all nodes on one side of it.
+
+    around: the nodes on that side. alone: blocks of one join, input or output.
+    """
     found = {blocks[other] for other in around}
-    if len(found) == 1 and blocks[at] in own and all(_has_layers(one, own) for one in found):
+    if blocks[at] in alone and len(found) == 1 and found.isdisjoint(alone):
         blocks[at] = found.pop()
 
 
-def _has_layers(block: str, own: Collection[str]) -> bool:
-    """Whether a block is not that of one join, input or output."""
-    return block not in own and not block.startswith(("input ", "output "))
-
-
-def _take_sum(graph: ModelGraph, blocks: list[str], at: int, terms: Sequence[str]) -> None:
-    """Put a sum into the block of its last term, where that makes no cycle."""
-    last = terms[-1]
-    if not _reached_from(last, graph, blocks) & (set(terms) - {last}):
+def _take_sum(near: Neighbours, blocks: list[str], at: int, alone: Collection[str]) -> None:
+    """Put a sum into the block of its last term, where that has layers and makes no cycle."""
+    *others, last = [blocks[term] for term in near.before[at]]
+    if last not in alone and _reached_from(last, near, blocks).isdisjoint(others):
         blocks[at] = last
 
 
-def _reached_from(block: str, graph: ModelGraph, blocks: Sequence[str]) -> set[str]:
+def _reached_from(block: str, near: Neighbours, blocks: Sequence[str]) -> set[str]:
     """All blocks behind a block, without itself."""
-    near = Neighbours(graph.edges)
-    found: set[int] = set()
+    found = set[int]()
     ready = [at for at, own in enumerate(blocks) if own == block]
     while ready:
         new = set(near.after[ready.pop()]) - found
@@ -151,7 +165,8 @@ def _merge(graph: ModelGraph, blocks: list[str]) -> None:
     """
     inner = set(graph.of_kind("layer", "join"))
     edges = [edge for edge in graph.edges if inner.issuperset(edge)]
-    while len({blocks[at] for at in inner}) > BLOCKS:
+    spare = len({blocks[at] for at in inner}) - BLOCKS
+    for _ in range(spare):
         pair = _smallest_pair(edges, blocks)
         if pair is None:
             return
@@ -159,19 +174,18 @@ def _merge(graph: ModelGraph, blocks: list[str]) -> None:
         blocks[:] = [first if block == second else block for block in blocks]
 
 
-def _smallest_pair(
-    edges: Iterable[tuple[int, int]], blocks: Sequence[str]
-) -> tuple[str, str] | None:
+def _smallest_pair(edges: Iterable[tuple[int, int]], blocks: Sequence[str]) -> Pair | None:
     """Two blocks, one of which leads to nothing but the other or is led to by nothing else; None
     where there are none."""
-    between = {(blocks[before], blocks[after]) for before, after in edges}
-    between = {(first, second) for first, second in between if first != second}
-    leading_in = Counter(second for _, second in between)
-    leading_out = Counter(first for first, _ in between)
-    alone = [
-        (first, second)
-        for first, second in between
-        if leading_in[second] == 1 or leading_out[first] == 1
-    ]
+    touching = {(blocks[before], blocks[after]) for before, after in edges}
+    between = {(first, second) for first, second in touching if first != second}
+    leading_out = Counter(map(itemgetter(0), between))
+    leading_in = Counter(map(itemgetter(1), between))
     sizes = Counter(blocks)
-    return min(alone, key=lambda pair: (sizes[pair[0]] + sizes[pair[1]], pair), default=None)
+    alone = [pair for pair in between if 1 in (leading_out[pair[0]], leading_in[pair[1]])]
+
+    def size(pair: Pair) -> tuple[int, Pair]:
+        first, second = pair
+        return sizes[first] + sizes[second], pair
+
+    return min(alone, key=size, default=None)
