@@ -49,12 +49,10 @@ class Measurer(Forwarder):
 
     def of(self, variant: Variant) -> Variant:
         """The variant as it is measured: with the ranges of now, and none for what is disabled."""
-        own = {one.quantizer for one in variant.ranges}
-        ranges = [*variant.ranges, *(one for one in self.ranges if one.quantizer not in own)]
-        return replace(
-            variant,
-            ranges=frozenset(one for one in ranges if one.quantizer not in variant.disabled),
-        )
+        settled = variant.disabled.union(own.quantizer for own in variant.ranges)
+        added = {now for now in self.ranges if now.quantizer not in settled}
+        kept = {own for own in variant.ranges if own.quantizer not in variant.disabled}
+        return replace(variant, ranges=frozenset(kept | added))
 
     def scores(self, variants: Sequence[Variant], split: str, what: str) -> list[Scores]:
         """Per-sample scores float64[n] or [n, k] of each variant on all of `split`, in the order of
@@ -65,7 +63,7 @@ class Measurer(Forwarder):
     def stream(self, variants: Sequence[Variant], split: str, what: str) -> Iterator[list[Scores]]:
         """The same batch by batch, each measured when it is asked for: who has seen enough stops
         asking."""
-        variants = [self.of(variant) for variant in variants]
+        variants = list(map(self.of, variants))
         count = len(self.task.data[split])
         missing = sum(len(self._missing(variants, split, batch)) for batch in range(count))
         with self.progress(what, missing) if missing else nullcontext(_no_progress) as advance:
@@ -82,7 +80,7 @@ class Measurer(Forwarder):
         self, variants: Sequence[Variant], split: str, batch: int, reader: Reader, advance: Advance
     ) -> list[Scores]:
         """Scores of each variant on one batch."""
-        variants = [self.of(variant) for variant in variants]
+        variants = list(map(self.of, variants))
         missing = self._missing(distinct(variants), split, batch)
         if missing:
             size = self._measure(missing, split, batch, reader)
@@ -98,7 +96,7 @@ class Measurer(Forwarder):
         signal: its name is part of the journal's key. samples: how many; some more where batches
         have to stay whole, all where there are fewer.
         """
-        variants = [self.of(variant) for variant in variants]
+        variants = list(map(self.of, variants))
         whole = Comparison(signal, self.of(reference), samples, 0)
         reader, found, split = Reader(self.task, "rank"), list[list[Scores]](), whole.split
         with self.progress(f"signal: {signal.name}", samples) as advance:
@@ -118,10 +116,12 @@ class Measurer(Forwarder):
         """Scores of the first batches of `split` that have been measured; of all, measured now,
         where none has been."""
         variant = self.of(variant)
-        parts: list[Scores] = []
+        parts = list[Scores]()
         while (scores := self.journal.scores(variant, split, len(parts))) is not None:
             parts.append(scores)
-        return np.concatenate(parts) if parts else self.scores([variant], split, variant.label)[0]
+        if parts:
+            return np.concatenate(parts)
+        return self.scores([variant], split, variant.label)[0]
 
     def aggregate(self, scores: Scores) -> float:
         """The task's metric of these scores. Raises TaskError if it raises or is not finite."""

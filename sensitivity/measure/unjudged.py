@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,9 @@ nothing."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+BASE_OF = {"disable": "quantized", "enable": "float"}
+"""Mode -> the baseline that its variants are compared with."""
+
 MOST_CHANNELS, STRETCHES = 128, 16
 """An axis up to this long is looked at index by index, a longer one in so many stretches."""
 
@@ -47,9 +52,9 @@ def mark_unjudged(study: Study, scanned: Scan) -> Scan:
     if not names:
         return scanned
     effects = behind(scanned.effects, names)
-    signal = (
-        {effect.unit: scanned.signal[effect.unit] for effect in effects} if scanned.signal else {}
-    )
+    signal = scanned.signal
+    if signal:
+        signal = {effect.unit: signal[effect.unit] for effect in effects}
     return replace(scanned, effects=effects, signal=signal)
 
 
@@ -60,15 +65,15 @@ def not_judged(study: Study, mode: Mode) -> frozenset[str]:
     batch of `rank`, what they touch of the outputs when they alone are quantized; and whether the
     score notices any other values there.
     """
-    doubtful = {
-        unit.name: study.unit_variant(unit, "enable")
-        for unit in study.units
-        if not _changed_a_score(study, unit, mode)
-    }
+    doubtful = dict[str, Variant]()
+    for unit in study.units:
+        if not _changed_a_score(study, unit, mode):
+            doubtful[unit.name] = study.unit_variant(unit, "enable")
     unknown = [variant for variant in doubtful.values() if _answer(study, variant) is None]
     if unknown:
         _look(study.measurer, unknown, study.float_variant)
-    return frozenset(name for name, variant in doubtful.items() if _answer(study, variant) is False)
+    answers = {name: _answer(study, variant) for name, variant in doubtful.items()}
+    return frozenset(name for name, is_seen in answers.items() if is_seen is False)
 
 
 def _answer(study: Study, variant: Variant) -> bool | None:
@@ -83,11 +88,11 @@ def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ..
     new order."""
     seen = [effect for effect in effects if effect.unit not in names]
     unseen = [effect for effect in effects if effect.unit in names]
-    new_rank = {effect.rank: rank for rank, effect in enumerate(seen, 1)}
+    old_ranks = [effect.rank for effect in seen]
     made = []
     for rank, effect in enumerate(seen, 1):
-        tied = [new_rank[old] for old in range(effect.tie, effect.rank) if old in new_rank]
-        made.append(replace(effect, rank=rank, tie=min(tied, default=rank)))
+        tie = 1 + bisect_left(old_ranks, effect.tie)
+        made.append(replace(effect, rank=rank, tie=tie))
     nothing = Estimate(0.0, None, None, 0)
     for rank, effect in enumerate(unseen, len(seen) + 1):
         made.append(replace(effect, rank=rank, tie=rank, effect=nothing, judged=False))
@@ -96,11 +101,14 @@ def behind(effects: Sequence[Effect], names: frozenset[str]) -> tuple[Effect, ..
 
 def _changed_a_score(study: Study, unit: Unit, mode: Mode) -> bool:
     measurer = study.measurer
-    reference = measurer.of(study.baselines["quantized" if mode == "disable" else "float"])
+    reference = measurer.of(study.baselines[BASE_OF[mode]])
     variant = measurer.of(study.unit_variant(unit, mode))
     for batch in range(len(measurer.task.data["rank"])):
-        found, other = (measurer.journal.scores(one, "rank", batch) for one in (variant, reference))
-        if found is not None and other is not None and not np.array_equal(found, other):
+        found = measurer.journal.scores(variant, "rank", batch)
+        other = measurer.journal.scores(reference, "rank", batch)
+        if found is None or other is None:
+            continue
+        if not np.array_equal(found, other):
             return True
     return False
 
@@ -110,36 +118,36 @@ def _look(measurer: Measurer, variants: Sequence[Variant], float_: Variant) -> N
     inputs, targets = Reader(measurer.task, "rank").at(0)
     ((_, outputs),) = measurer.outputs([float_], inputs)
     outputs = mapped(outputs, _copied)
-    arrays = [as_numpy(leaf) for leaf in leaves(outputs)]
-    reads = _Reads(measurer.task, outputs, arrays, targets, batch_size(inputs))
+    scores = partial(_scores, measurer.task, targets=targets, size=batch_size(inputs))
+    reads = _Reads(scores, outputs)
     # A score that notices nothing at all on this batch, such as one that is 0 for all its samples,
     # cannot tell.
-    tells = reads([everything(array) for array in arrays])
-    if not tells or all(map(reads, every_part(arrays))):
+    tells = reads(list(map(everything, reads.arrays)))
+    if not tells or all(map(reads, every_part(reads.arrays))):
         # nothing that a unit could reach is known to go unread
         answers = dict.fromkeys(range(len(variants)), True)
     else:
-        answers = _looked_at(measurer, variants, inputs, arrays, reads)
+        answers = _looked_at(measurer, variants, inputs, reads)
     measurer.journal.add_batch(SPLIT, 0, batch_digest(inputs, targets))
     for index, answer in answers.items():
-        measurer.journal.add_scores(
-            measurer.of(variants[index]), SPLIT, 0, np.array([float(answer)])
-        )
+        variant = measurer.of(variants[index])
+        measurer.journal.add_scores(variant, SPLIT, 0, np.array([float(answer)]))
     measurer.journal.sync()
 
 
+def _scores(task: Task, outputs: Any, *, targets: Any, size: int) -> Scores:
+    return checked_scores(task, outputs, targets, size, " while it was found out what it reads")
+
+
 def _looked_at(
-    measurer: Measurer,
-    variants: Sequence[Variant],
-    inputs: Any,
-    arrays: Sequence[Array],
-    reads: _Reads,
+    measurer: Measurer, variants: Sequence[Variant], inputs: Any, reads: _Reads
 ) -> dict[int, bool]:
     """Whether the score reads what each variant touches of float's outputs."""
-    answers: dict[int, bool] = {}
+    answers = dict[int, bool]()
     with measurer.progress("scan: what the score reads", len(variants)) as advance:
         for index, changed in measurer.outputs(variants, inputs):
-            answers[index] = reads(list(map(block, arrays, map(as_numpy, leaves(changed)))))
+            found = map(as_numpy, leaves(changed))
+            answers[index] = reads(list(map(block, reads.arrays, found)))
             advance(1, batch_size(inputs))
     return answers
 
@@ -148,34 +156,25 @@ class _Reads:
     """Whether the score notices other values in some part of the outputs; each part is looked at
     once."""
 
-    def __init__(
-        self, task: Task, outputs: Any, arrays: Sequence[Array], targets: Any, size: int
-    ) -> None:
-        self._task, self._outputs, self._arrays, self._targets, self._size = (
-            task,
-            outputs,
-            arrays,
-            targets,
-            size,
-        )
-        self._own = self._scores(outputs)
+    def __init__(self, scores: Callable[[Any], Scores], outputs: Any) -> None:
+        self.arrays: list[Array] = list(map(as_numpy, leaves(outputs)))
+        self._scores, self._outputs = scores, outputs
+        self._own = scores(outputs)
         self._known: dict[Any, bool] = {}
 
     def __call__(self, touched: Sequence[Block]) -> bool:
         """True also where nothing is touched, and where a touched part holds no floating-point
         numbers."""
-        if all(one is None for one in touched):
+        key = tuple(map(_key, touched))
+        if not any(key):
             return True
-        key = tuple(
-            None if one is None else tuple(axis.tobytes() for axis in one) for one in touched
-        )
         if key not in self._known:
             self._known[key] = any(self._notices(touched, other) for other in OTHER_VALUES)
         return self._known[key]
 
     def _notices(self, touched: Sequence[Block], other: Callable[[Array, float], Array]) -> bool:
         replaced = []
-        for array, part in zip(self._arrays, touched, strict=True):
+        for array, part in zip(self.arrays, touched, strict=True):
             if part is None:
                 replaced.append(array)
                 continue
@@ -191,10 +190,12 @@ class _Reads:
             return True
         return not np.array_equal(scores, self._own)
 
-    def _scores(self, outputs: Any) -> Scores:
-        return checked_scores(
-            self._task, outputs, self._targets, self._size, " while it was found out what it reads"
-        )
+
+def _key(touched: Block) -> Hashable:
+    """What tells parts of one output from each other; None where nothing is touched."""
+    if touched is None:
+        return None
+    return "part", *map(np.ndarray.tobytes, touched)
 
 
 def _random(values: Array, largest: float) -> Array:
@@ -224,23 +225,28 @@ def block(before: Array, after: Array) -> Block:
     """
     if before.shape != after.shape:
         return everything(before)
-    differs = ~((before == after) | ((before != before) & (after != after)))
+    both_nan = (before != before) & (after != after)
+    differs = ~((before == after) | both_nan)
     if not differs.any():
         return None
-    by_axis = (np.moveaxis(differs, axis, 0) for axis in range(1, differs.ndim))
-    return tuple(np.flatnonzero(part.reshape(len(part), -1).any(axis=1)) for part in by_axis)
+    touched = []
+    for axis in range(1, differs.ndim):
+        part = np.moveaxis(differs, axis, 0)
+        touched.append(np.flatnonzero(part.reshape(len(part), -1).any(axis=1)))
+    return tuple(touched)
 
 
 def everything(array: Array) -> Block:
     """All of an output."""
-    return tuple(np.arange(side) for side in array.shape[1:])
+    return tuple(map(np.arange, array.shape[1:]))
 
 
 def every_part(arrays: Sequence[Array]) -> Iterator[list[Block]]:
     """Each channel of each output, and each stretch of its positions, as something touched
     alone."""
     for number, array in enumerate(arrays):
-        for part in _parts([np.arange(side) for side in array.shape[1:]]):
+        axes = list(map(np.arange, array.shape[1:]))
+        for part in _parts(axes):
             touched: list[Block] = [None] * len(arrays)
             touched[number] = part
             yield touched
@@ -258,7 +264,7 @@ def _parts(axes: list[Array]) -> Iterator[tuple[Array, ...]]:
 
 def leaves(outputs: Any) -> list[Any]:
     """The tensors or arrays in a nest of tuples, lists, dicts and dataclasses, in order."""
-    found: list[Any] = []
+    found = list[Any]()
 
     def seen(leaf: Any) -> Any:
         found.append(leaf)
@@ -274,7 +280,9 @@ def with_arrays(outputs: Any, arrays: Sequence[Array]) -> Any:
 
     def filled(leaf: Any) -> Any:
         array = next(left)
-        return leaf.new_tensor(array, dtype=leaf.dtype) if hasattr(leaf, "new_tensor") else array
+        if hasattr(leaf, "new_tensor"):
+            return leaf.new_tensor(array, dtype=leaf.dtype)
+        return array
 
     return mapped(outputs, filled)
 
@@ -304,9 +312,14 @@ def _mapped_mapping(value: Mapping[Any, Any], change: Callable[[Any], Any]) -> M
 
 
 def _mapped_dataclass(value: Any, change: Callable[[Any], Any]) -> Any:
-    names = [field.name for field in dataclasses.fields(value) if field.init]
-    return replace(value, **{name: mapped(getattr(value, name), change) for name in names})
+    made = {}
+    for field in dataclasses.fields(value):
+        if field.init:
+            made[field.name] = mapped(getattr(value, field.name), change)
+    return replace(value, **made)
 
 
 def _copied(leaf: Any) -> Any:
-    return leaf.clone() if hasattr(leaf, "clone") else leaf.copy()
+    if hasattr(leaf, "clone"):
+        return leaf.clone()
+    return leaf.copy()

@@ -10,9 +10,11 @@ speed.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, islice
+from operator import attrgetter
 
 import numpy as np
 
@@ -47,7 +49,8 @@ class Place:
 
     @property
     def quantizers(self) -> frozenset[str]:
-        return frozenset(one.quantizer for one in self.own)
+        """The names of the quantizers that share the range."""
+        return frozenset(map(attrgetter("quantizer"), self.own))
 
 
 def places_of(
@@ -61,29 +64,35 @@ def places_of(
     own: of every quantizer in them. other: ranges of single quantizers. scales: groups that share
     one range: what a method finds for such a group is the widest range that it finds for a member.
     """
-    group_of = {name: tuple(group) for group in scales for name in group}
-    by_method: dict[str, dict[str, Range]] = {}
-    for one in other:
-        by_method.setdefault(one.method, {})[one.quantizer] = one
+    group_of = dict[str, tuple[str, ...]]()
+    for group in map(tuple, scales):
+        group_of |= dict.fromkeys(group, group)
+    by_method = defaultdict[str, dict[str, Range]](dict)
+    for tried in other:
+        by_method[tried.method][tried.quantizer] = tried
+    groups = dict.fromkeys(group_of.get(name, (name,)) for name in quantizers)
     found = []
-    for group in dict.fromkeys(group_of.get(name, (name,)) for name in quantizers):
-        tried = [_shared(group, ranges) for ranges in by_method.values()]
-        choices = tuple(choice for choice in tried if choice)
+    for group in groups:
+        shared = [_shared(group, ranges) for ranges in by_method.values()]
+        choices = tuple(filter(None, shared))
         if choices:
-            found.append(Place(tuple(own[name] for name in group), choices))
+            found.append(Place(tuple(map(own.__getitem__, group)), choices))
     return tuple(found)
 
 
 def _shared(group: tuple[str, ...], ranges: Mapping[str, Range]) -> Ranges:
+    """The widest of the members' ranges, for each member; empty where no member has one.
+
+    group: of quantizers that share a range. ranges: of one method, by quantizer.
+    """
     found = [ranges[name] for name in group if name in ranges]
     stands_alone = len(group) == 1
     if stands_alone or not found:
         return tuple(found)
-    method = found[0].method
-    largest = max(one.amax[0] for one in found)
-    lows = [one.low for one in found if one.low is not None]
-    lowest = min(lows, default=None)
-    return tuple(Range(name, method, (largest,), low=lowest) for name in group)
+    largest = max(tried.amax[0] for tried in found)
+    lows = set(map(attrgetter("low"), found)) - {None}
+    widest = Range(group[0], found[0].method, (largest,), low=min(lows, default=None))
+    return tuple(replace(widest, quantizer=name) for name in group)
 
 
 def recalibrate_together(
@@ -99,25 +108,18 @@ def recalibrate_together(
     confidences of a detector that matter.
     """
     measurer = study.measurer
-    every = study.float_variant.disabled
-    weights = {quantizer.name for quantizer in study.quantizers if quantizer.role == "weight"}
     left_out = study.skip_variant(skip).disabled
-    taken: list[Ranges] = []
-    for kind in (weights, every - weights):
-        mine = [place for place in places if place.quantizers <= kind]
-        base = Variant("together", left_out | (every - kind))
-        choice = _nearest(study, base, _by_method(mine), signal)
-        taken += [choice] if choice else []
+    taken = _nearest_by_kind(study, places, left_out, signal)
     if not taken:
         return ()
     tries = list(accumulate(taken, initial=Ranges()))
     measurer.offer(tries[-1])
     scores = measurer.scores(
-        [Variant("recalibrated", left_out, frozenset(one)) for one in tries],
+        [Variant("recalibrated", left_out, frozenset(ranges)) for ranges in tries],
         "rank",
         "recalibrate: together",
     )
-    values = [measurer.aggregate(each) for each in scores]
+    values = list(map(measurer.aggregate, scores))
     best = max(range(len(tries)), key=lambda at: (values[at], at))
     brought = gain(scores[0], scores[best], measurer.task.aggregate)
     if not _credibly_rises(brought):
@@ -125,12 +127,27 @@ def recalibrate_together(
     return _of_units(study.units, places, tries[best], brought)
 
 
+def _nearest_by_kind(
+    study: Study, places: Sequence[Place], left_out: frozenset[str], signal: Signal
+) -> list[Ranges]:
+    """The best ranges of one method for all weights, and those for all activations; without those
+    that are not credibly nearer than the own ranges."""
+    every = study.float_variant.disabled
+    weights = {quantizer.name for quantizer in study.quantizers if quantizer.role == "weight"}
+    taken = []
+    for kind in (weights, every - weights):
+        mine = [place for place in places if place.quantizers <= kind]
+        base = Variant("together", left_out | (every - kind))
+        taken.append(_nearest(study, base, _by_method(mine), signal))
+    return list(filter(None, taken))
+
+
 def _by_method(places: Iterable[Place]) -> dict[str, Ranges]:
     """Method -> its ranges for all of these places that have any."""
-    found: dict[str, Ranges] = {}
+    found = defaultdict[str, Ranges](tuple)
     for choice in _choices_of(places):
-        found[choice[0].method] = (*found.get(choice[0].method, ()), *choice)
-    return found
+        found[choice[0].method] += choice
+    return dict(found)
 
 
 def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal: Signal) -> Ranges:
@@ -145,34 +162,37 @@ def _nearest(study: Study, base: Variant, choices: Mapping[str, Ranges], signal:
         signal, variants, study.float_variant, TOGETHER_SAMPLES
     )
     best = _least_moved(others)
-    return tried[best] if is_above(own, others[best], ALPHA / len(tried)) else ()
+    if is_above(own, others[best], ALPHA / len(tried)):
+        return tried[best]
+    return ()
 
 
 def _least_moved(distances: Sequence[Scores]) -> int:
     """The position of the variant whose outputs are the nearest to float's. distances: of each."""
-    return min(range(len(distances)), key=lambda at: float(np.mean(distances[at])))
+    means = list(map(np.mean, distances))
+    return means.index(min(means))
 
 
 def _of_units(
     units: Sequence[Unit], places: Sequence[Place], choice: Ranges, brought: Estimate
 ) -> tuple[Recalibrated, ...]:
     """Each range with the first unit that has a quantizer of its place."""
-    new = {one.quantizer: one for one in choice}
+    new = {tried.quantizer: tried for tried in choice}
     names = names_of(units)
     found = []
     for name, mine in shares(names, units, places).items():
         before = _own_of(mine, new)
         if not before:
             continue
-        ranges = tuple(new[one.quantizer] for one in before)
+        ranges = tuple(new[own.quantizer] for own in before)
         found.append(recalibrated_unit(name, before, ranges, brought, together=True))
     return tuple(found)
 
 
 def _own_of(places: Iterable[Place], quantizers: Collection[str]) -> Ranges:
     """The own ranges of these quantizers, in the order of their places."""
-    own = chain.from_iterable(place.own for place in places)
-    return tuple(one for one in own if one.quantizer in quantizers)
+    own = chain.from_iterable(map(attrgetter("own"), places))
+    return tuple(found for found in own if found.quantizer in quantizers)
 
 
 def recalibrated_unit(
@@ -221,7 +241,8 @@ def recalibrate(
 
 
 def _choices_of(places: Iterable[Place]) -> list[Ranges]:
-    return list(chain.from_iterable(place.choices for place in places))
+    """Every choice of each place."""
+    return list(chain.from_iterable(map(attrgetter("choices"), places)))
 
 
 def shares(
@@ -230,13 +251,14 @@ def shares(
     """Unit -> its places, each with the first unit that has one of its quantizers; units without
     any are left out."""
     by_name = {unit.name: unit for unit in units}
-    left, found = list(places), dict[str, list[Place]]()
+    left = list(places)
+    found = dict[str, list[Place]]()
     for name in order:
-        mine = [
-            place for place in left if not place.quantizers.isdisjoint(by_name[name].quantizers)
-        ]
+        quantizers = by_name[name].quantizers
+        mine = [place for place in left if not place.quantizers.isdisjoint(quantizers)]
         left = [place for place in left if place not in mine]
-        found |= {name: mine} if mine else {}
+        if mine:
+            found[name] = mine
     return found
 
 
@@ -244,15 +266,15 @@ def closer_choices(study: Study, places: Sequence[Place], signal: Signal) -> dic
     """For each place the choice with which the outputs move least when nothing else is quantized;
     places where that is not credibly less than with their own range are left out."""
     every = study.float_variant.disabled
-    variants = [
-        Variant("range", every - place.quantizers, frozenset(choice))
-        for place in places
-        for choice in ((), *place.choices)
-    ]
+    variants = list[Variant]()
+    for place in places:
+        others_off = every - place.quantizers
+        tried = map(frozenset[Range], ((), *place.choices))
+        variants += [Variant("range", others_off, ranges) for ranges in tried]
     moved = iter(study.measurer.distortion(signal, variants, study.float_variant, SIGNAL_SAMPLES))
     found = {}
     for place in places:
-        own, *others = (next(moved) for _ in range(1 + len(place.choices)))
+        own, *others = islice(moved, 1 + len(place.choices))
         best = _least_moved(others)
         if is_above(own, others[best], ALPHA / len(others)):
             found[place] = place.choices[best]
@@ -288,13 +310,12 @@ class _Trials:
         rise. A pass over `rank` for each unit is then saved."""
         if len(changes) < 2:
             return ()
-        every = sum((change.choice for change in changes), Ranges())
+        every = tuple(chain.from_iterable(change.choice for change in changes))
         now, then = self._trials([(), every], "all at once")
         if not _credibly_rises(self._rise(now, then)):
             return ()
-        return tuple(
-            replace(self._recalibrated(change, now, then), together=True) for change in changes
-        )
+        found = [self._recalibrated(change, now, then) for change in changes]
+        return tuple(replace(unit, together=True) for unit in found)
 
     def add(self, change: Change) -> None:
         """Take a choice that is known to move the outputs less, unless the metric falls."""
@@ -312,9 +333,13 @@ class _Trials:
         now, *others = self._trials([before, *((*before, *choice) for choice in choices)], unit)
         rises = [self._rise(now, other) for other in others]
         best = max(range(len(others)), key=lambda index: rises[index].value)
-        values = [per_sample(one.values, self._aggregate) for one in (others[best], now)]
-        by_chance = not rises[best].has_interval and rises[best].value > 0
-        if by_chance or is_above(values[0], values[1], ALPHA / len(choices)):
+        if rises[best].has_interval:
+            new = per_sample(others[best].values, self._aggregate)
+            old = per_sample(now.values, self._aggregate)
+            is_better = is_above(new, old, ALPHA / len(choices))
+        else:
+            is_better = rises[best].value > 0
+        if is_better:
             change = Change(unit, places, choices[best])
             self._taken.append(self._recalibrated(change, now, others[best]))
 
@@ -322,31 +347,33 @@ class _Trials:
         """What was taken; or all that was tried, where the metric is no lower with all of it
         together: many small improvements show where none does alone. Each then has the gain of all,
         and says so."""
-        if len(self._tried) > len(self._taken):
-            own, taken, every = self._trials(
-                [(), self._ranges(self._taken), self._ranges(self._tried)], "all"
-            )
-            if self._rise(taken, every).value >= 0:
-                together = gain(own.scores, every.scores, self._aggregate)
-                return tuple(replace(one, gain=together, together=True) for one in self._tried)
-        return tuple(self._taken)
+        taken = tuple(self._taken)
+        if len(self._tried) == len(taken):
+            return taken
+        own, now, every = self._trials([(), self._ranges(taken), self._ranges(self._tried)], "all")
+        if self._rise(now, every).value < 0:
+            return taken
+        together = gain(own.scores, every.scores, self._aggregate)
+        return tuple(replace(unit, gain=together, together=True) for unit in self._tried)
 
     def _trials(self, ranges: Sequence[Ranges], what: str) -> list[Compared]:
-        variants = [Variant("recalibrated", self._base.disabled, frozenset(one)) for one in ranges]
+        """Base and ranges measured on `rank`, for each of these ranges."""
+        disabled = self._base.disabled
+        variants = [Variant("recalibrated", disabled, frozenset(tried)) for tried in ranges]
         return self._compare(variants, "rank", f"recalibrate: {what}")
 
     def _rise(self, now: Compared, then: Compared) -> Estimate:
         return gain(now.values, then.values, self._aggregate)
 
     def _recalibrated(self, change: Change, now: Compared, then: Compared) -> Recalibrated:
-        changed = {one.quantizer for one in change.choice}
+        changed = set(map(attrgetter("quantizer"), change.choice))
         before = _own_of(change.places, changed)
         brought = gain(now.scores, then.scores, self._aggregate)
         return recalibrated_unit(change.unit, before, change.choice, brought)
 
     @staticmethod
     def _ranges(units: Iterable[Recalibrated]) -> Ranges:
-        return tuple(chain.from_iterable(unit.ranges for unit in units))
+        return tuple(chain.from_iterable(map(attrgetter("ranges"), units)))
 
 
 def _credibly_rises(gain: Estimate) -> bool:

@@ -6,7 +6,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
+from functools import partial
 from heapq import nlargest
+from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 
 from sensitivity.errors import OnnxFileError, RuntimeUnavailable, SensitivityError
@@ -25,9 +28,10 @@ from sensitivity.timing.profile import quantized_nodes
 GENERATED = "kgen"
 """The builder's word for a kernel that it composes of elementwise operations and moves; its name
 lists them."""
-NAME = re.compile(r"__myl_(?P<words>\w+?)_myl\d+_\d+$")
-ONLY_REQUANTIZES = re.compile(r"((Mul)?MinMaxRounCast|CastMul|Cast|Conc|Tran|Move|Slic|Resh)*")
-"""Quantize, dequantize, cast and moves, as the builder shortens their names."""
+ONLY_REQUANTIZES = re.compile(
+    r"__myl_((Mul)?MinMaxRounCast|CastMul|Cast|Conc|Tran|Move|Slic|Resh)+_myl\d+_\d+$"
+)
+"""The name of a kernel of quantize, dequantize, cast and moves, as the builder shortens them."""
 QDQ = frozenset({"QuantizeLinear", "DequantizeLinear", "Cast"})
 WIDTH = ("int4", "int8", "fp8", "fp16", "bf16", "fp32")
 
@@ -79,20 +83,21 @@ def structure_of(
     in_float: layers that a plan leaves in float; None where there is no plan. Of the others, and
     without a plan, the file's own Q/DQ says what is planned.
     """
-    names, kernels = onnx_names(file), [layer for layer in made.layers if layer.outputs]
+    kernels = [layer for layer in made.layers if layer.outputs]
     in_int8 = set(quantized_nodes(file)) - set(in_float or ())
     layers = []
-    for node in weighted_nodes(load_model(file).graph):
-        name = name_of(node)
+    for name in map(name_of, weighted_nodes(load_model(file).graph)):
         planned = "int8" if name in in_int8 else "float"
         layers.append(BuiltLayer(name, planned, _built(name, kernels)))
+    requantizes = partial(only_requantizes, names=onnx_names(file))
+    activations = chain.from_iterable(map(attrgetter("outputs"), kernels))
     return EngineStructure(
         version=made.version,
         sm=made.sm,
         layers=tuple(layers),
         kernels=len(kernels),
-        requantize_kernels=sum(only_requantizes(layer, names) for layer in kernels),
-        activation_bytes=sum(tensor.nbytes for layer in kernels for tensor in layer.outputs),
+        requantize_kernels=sum(map(requantizes, kernels)),
+        activation_bytes=sum(map(attrgetter("nbytes"), activations)),
     )
 
 
@@ -113,8 +118,8 @@ def _precision(layer: Layer) -> str:
     """INT8 where both operands are: an activation and the weights, or two activations. Else the
     widest of them."""
     weights = nlargest(1, layer.constants, key=lambda tensor: math.prod(tensor.shape))
-    tensors = (*layer.inputs, *weights)
-    operands = [tensor.dtype for tensor in tensors if tensor.dtype in WIDTH]
+    types = map(attrgetter("dtype"), (*layer.inputs, *weights))
+    operands = list(filter(WIDTH.__contains__, types))
     if operands.count("int8") > 1:
         return "int8"
     return max(operands, key=WIDTH.index, default="?")
@@ -128,11 +133,9 @@ def only_requantizes(layer: Layer, names: OnnxNames) -> bool:
     One that stands before a weighted layer names that layer's operations as well, and is judged by
     its own name.
     """
-    found = NAME.match(layer.name)
-    if layer.kind != GENERATED or found is None:
+    if layer.kind != GENERATED or not ONLY_REQUANTIZES.match(layer.name):
         return False
-    if not ONLY_REQUANTIZES.fullmatch(found["words"]):
-        return False
-    nodes = list(filter(None, map(names.find, layer.onnx)))
-    before_weighted = any(node.op in WEIGHTED for node in nodes)
-    return before_weighted or all(node.op in QDQ for node in nodes)
+    nodes = filter(None, map(names.find, layer.onnx))
+    operations = set(map(attrgetter("op"), nodes))
+    before_weighted = not WEIGHTED.isdisjoint(operations)
+    return before_weighted or operations <= QDQ

@@ -54,7 +54,9 @@ def environment() -> dict[str, str]:
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _machine() -> dict[str, str]:
@@ -66,12 +68,11 @@ def _machine() -> dict[str, str]:
 
 
 def _cpu() -> dict[str, str]:
-    info = _cpu_info(_read("/proc/cpuinfo") or "")
-    words = info.get("flags") or info.get("Features") or ""
-    present = set(words.split())
-    flags = [flag for flag in FLAGS + ARM_FLAGS if flag in present]
+    info = {"flags": "", "Features": "", "model name": ""} | _cpu_info(_read("/proc/cpuinfo"))
+    present = set((info["flags"] or info["Features"]).split())
+    flags = filter(present.__contains__, FLAGS + ARM_FLAGS)
     return {
-        "cpu": info.get("model name") or platform.processor() or UNKNOWN,
+        "cpu": info["model name"] or platform.processor() or UNKNOWN,
         "cpu flags": " ".join(flags) if present else UNKNOWN,
         "int8 instructions": _yes_or_no(present & INT8_FLAGS),
         "hypervisor": _yes_or_no(present & {"hypervisor"}),
@@ -79,14 +80,19 @@ def _cpu() -> dict[str, str]:
 
 
 def _yes_or_no(found: set[str]) -> str:
-    return "yes" if found else "no"
+    if found:
+        return "yes"
+    return "no"
 
 
 def _cpu_info(text: str) -> dict[str, str]:
     """The first processor's block of /proc/cpuinfo."""
+    info = {}
     first = text.split("\n\n")[0]
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {name.strip(): value.strip() for name, _, value in pairs}
+    for line in first.splitlines():
+        name, _, value = line.partition(":")
+        info[name.strip()] = value.strip()
+    return info
 
 
 def _clocks() -> dict[str, str]:
@@ -106,17 +112,19 @@ def _clocks() -> dict[str, str]:
 def _load() -> str:
     if not hasattr(os, "getloadavg"):  # Windows
         return UNKNOWN
-    return " ".join(f"{load:.2f}" for load in os.getloadavg())
+    return " ".join(map("{:.2f}".format, os.getloadavg()))
 
 
 def _threads() -> dict[str, str]:
-    quota = _read("/sys/fs/cgroup/cpu.max") or UNKNOWN
-    settings = {name: value for name in THREAD_VARIABLES if (value := os.environ.get(name))}
-    return {
+    found = {
         "cores": str(os.cpu_count()),
         "usable cores": str(usable_cores()),
-        "cpu quota": quota,
-    } | settings
+        "cpu quota": _read("/sys/fs/cgroup/cpu.max") or UNKNOWN,
+    }
+    for name in THREAD_VARIABLES:
+        if os.environ.get(name):
+            found[name] = os.environ[name]
+    return found
 
 
 def _gpu() -> dict[str, str]:
@@ -129,8 +137,11 @@ def _gpu() -> dict[str, str]:
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return {"gpu": "nvidia-smi does not answer"}
-    values = [value.strip() for value in answer.splitlines()[0].split(",")] if answer else []
-    return {f"gpu {field}": value for field, value in zip(GPU_FIELDS, values, strict=False)}
+    if not answer:
+        return {}
+    values = map(str.strip, answer.splitlines()[0].split(","))
+    names = map("gpu {}".format, GPU_FIELDS)
+    return dict(zip(names, values, strict=False))
 
 
 def _versions() -> dict[str, str]:
@@ -143,8 +154,9 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _read(path: str) -> str | None:
+def _read(path: str) -> str:
+    """The text of a file; "" where it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except OSError:
-        return None
+        return ""

@@ -7,9 +7,11 @@ no causes for its reformats.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from operator import attrgetter
 
 from sensitivity.errors import listed
 from sensitivity.records import Timing, timing_of
@@ -59,12 +61,16 @@ class Reformat:
 def not_in_int8(runs: Sequence[LayerRun], kept: Iterable[str]) -> dict[str, str]:
     """ONNX node -> the precision it ran in, for each node of `kept` (quantized in the file) that
     did not run in INT8; "?" where no step says that it computed the node."""
-    ran = {}
+    ran = dict[str, str]()
     for run in runs:
         if run.origin is None:
-            ran.update(dict.fromkeys(run.onnx, run.precision))
-    precisions = {node: ran.get(node, "?") for node in kept}
-    return {node: precision for node, precision in precisions.items() if precision != "int8"}
+            ran |= dict.fromkeys(run.onnx, run.precision)
+    missed = {}
+    for node in kept:
+        precision = ran.get(node, "?")
+        if precision != "int8":
+            missed[node] = precision
+    return missed
 
 
 def in_int8(
@@ -76,17 +82,19 @@ def in_int8(
     profile = None if partial is None else profiles.get(partial.variant)
     if profile is None or not profile.kept:
         return None
-    return len(profile.kept) - len(not_in_int8(profile.runs, profile.kept)), len(profile.kept)
+    kept = len(profile.kept)
+    return kept - len(not_in_int8(profile.runs, profile.kept)), kept
 
 
 def mixed_adds(runs: Sequence[LayerRun]) -> tuple[LayerRun, ...]:
     """INT8 steps with a second input in float: a residual add that was fused into a convolution,
     but not quantized."""
-    return tuple(run for run in runs if run.precision == "int8" and _adds_float(run))
+    return tuple(filter(_adds_float, runs))
 
 
 def _adds_float(run: LayerRun) -> bool:
-    return any(port.precision in FLOATS for port in run.inputs[1:])
+    others = {port.precision for port in run.inputs[1:]}
+    return run.precision == "int8" and not FLOATS.isdisjoint(others)
 
 
 def reformats(runs: Sequence[LayerRun]) -> tuple[Reformat, ...]:
@@ -132,16 +140,21 @@ def _reformat_sentences(runs: Sequence[LayerRun]) -> list[str]:
     if total:
         share = f"{spent / total:.0%} of the profiled time"
         cost = f", {spent:.3g} of {total:.3g} ms ({share})"
-    sentences = [f"Conversions and copies: {len(found)} step{_s(found)}{cost}."]
-    by_cause: dict[str, list[Reformat]] = {}
+    by_cause = defaultdict[str, list[Reformat]](list)
     for reformat in found:
-        by_cause.setdefault(reformat.cause, []).append(reformat)
-    for cause, alike in sorted(by_cause.items(), key=lambda entry: -_ms(entry[1])):
-        beside = dict.fromkeys(chain.from_iterable(reformat.beside for reformat in alike))
-        where = f" ({_shown(beside)})" if beside else ""
-        steps = f"{len(alike)} step{_s(alike)}, {_ms(alike):.3g} ms{where}"
-        sentences.append(f"{WORDS[cause]}: {steps}. {ADVICE[cause]}.")
-    return sentences
+        by_cause[reformat.cause].append(reformat)
+    costliest = sorted(by_cause.values(), key=_ms, reverse=True)
+    whole = f"Conversions and copies: {len(found)} step{_s(found)}{cost}."
+    return [whole, *map(_cause_sentence, costliest)]
+
+
+def _cause_sentence(alike: Sequence[Reformat]) -> str:
+    """Where reformats of one cause stand, what they cost and what to do."""
+    beside = dict.fromkeys(chain.from_iterable(map(attrgetter("beside"), alike)))
+    where = f" ({_shown(beside)})" if beside else ""
+    cause = alike[0].cause
+    steps = f"{len(alike)} step{_s(alike)}, {_ms(alike):.3g} ms{where}"
+    return f"{WORDS[cause]}: {steps}. {ADVICE[cause]}."
 
 
 def _ms(found: Iterable[Reformat]) -> float:
@@ -152,26 +165,29 @@ class _Neighbours:
     """Which step writes and which steps read each tensor."""
 
     def __init__(self, runs: Sequence[LayerRun]) -> None:
-        self.writer: dict[str, LayerRun] = {}
-        self.readers: dict[str, list[LayerRun]] = {}
+        self.writer = dict[str, LayerRun]()
+        self.readers = defaultdict[str, list[LayerRun]](list)
         for run in runs:
-            self.writer.update((tensor, run) for tensor in _tensors(run.outputs))
+            self.writer |= dict.fromkeys(_tensors(run.outputs), run)
             for tensor in _tensors(run.inputs):
-                self.readers.setdefault(tensor, []).append(run)
+                self.readers[tensor].append(run)
         self.mixed = {run.name for run in mixed_adds(runs)}
 
-    def source(self, port: Port) -> LayerRun | None:
-        """The step that computed this tensor, looking through reformats; None for an input of the
+    def sources(self, port: Port) -> list[LayerRun]:
+        """The step that computed this tensor, looking through reformats; none for an input of the
         network."""
-        writer = self.writer.get(port.tensor)
-        while writer is not None and writer.origin is not None and writer.inputs:
-            writer = self.writer.get(writer.inputs[0].tensor)
-        return writer
+        if port.tensor not in self.writer:
+            return []
+        writer = self.writer[port.tensor]
+        is_reformat = writer.origin is not None
+        if is_reformat and writer.inputs:
+            return self.sources(writer.inputs[0])
+        return [writer]
 
     def targets(self, port: Port) -> list[LayerRun]:
         """The steps that use this tensor, looking through reformats."""
-        found: list[LayerRun] = []
-        for reader in self.readers.get(port.tensor, []):
+        found = list[LayerRun]()
+        for reader in self.readers[port.tensor]:
             is_reformat = reader.origin is not None
             if is_reformat and reader.outputs:
                 found += self.targets(reader.outputs[0])
@@ -179,10 +195,14 @@ class _Neighbours:
                 found.append(reader)
         return found
 
+    def mixed_adds(self, steps: Iterable[LayerRun]) -> list[LayerRun]:
+        """Those of the steps that add an input in float to one in INT8, each once."""
+        return [step for step in _unique(steps) if step.name in self.mixed]
+
 
 def _tensors(ports: Iterable[Port]) -> list[str]:
     """The names of the ports' tensors, of those that the profile names."""
-    return [port.tensor for port in ports if port.tensor]
+    return list(filter(None, map(attrgetter("tensor"), ports)))
 
 
 def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
@@ -191,23 +211,25 @@ def _cause(run: LayerRun, graph: _Neighbours) -> Reformat:
     if len(_tensors(ports)) < 2:
         return Reformat(run, "unfused" if is_qdq and run.onnx else "unknown", ())
     read, written = ports
-    source, targets = graph.source(read), graph.targets(written)
-    if source is None:
-        between = _unique(targets)
-        at_end = "input"
-    else:
-        between = _unique([source, *targets])
-        at_end = "" if targets else "output"
-    if not at_end and read.precision == written.precision:
+    sources, targets = graph.sources(read), graph.targets(written)
+    between = _unique([*sources, *targets])
+    end = _end(sources, targets)
+    if read.precision == written.precision and not end:
         return Reformat(run, "scales" if is_qdq else "layout", _shorts(between))
-    nearby = _unique([*between, *graph.readers[read.tensor]])
-    mixed = [step for step in nearby if step.name in graph.mixed]
+    mixed = graph.mixed_adds([*between, *graph.readers[read.tensor]])
     if mixed:
         return Reformat(run, "residual", _shorts(mixed))
-    if at_end:
-        return Reformat(run, at_end, _shorts(between))
+    if end:
+        return Reformat(run, end, _shorts(between))
     floats = [step for step in between if step.precision in FLOATS]
     return Reformat(run, "float neighbour", _shorts(floats or between))
+
+
+def _end(sources: Sequence[LayerRun], targets: Sequence[LayerRun]) -> str:
+    """The end of the network that a reformat stands at: "input", "output", or "" within."""
+    if not sources:
+        return "input"
+    return "" if targets else "output"
 
 
 def _shorts(steps: Iterable[LayerRun]) -> tuple[str, ...]:
@@ -221,8 +243,8 @@ def _unique(steps: Iterable[LayerRun]) -> list[LayerRun]:
 def _short(run: LayerRun) -> str:
     """The first ONNX nodes of a fused step, enough to find it, without weights, Q/DQ and TensorRT's
     unnamed layers."""
-    names = [name for name in run.onnx if _tells_the_layer(name)]
-    return " + ".join(names[:3]) if names else run.name[:60]
+    names = list(filter(_tells_the_layer, run.onnx))
+    return " + ".join(names[:3]) or run.name[:60]
 
 
 def _tells_the_layer(name: str) -> bool:
@@ -236,8 +258,12 @@ def _shown(names: Collection[str]) -> str:
 
 
 def _s(items: Collection[object]) -> str:
-    return "" if len(items) == 1 else "s"
+    if len(items) == 1:
+        return ""
+    return "s"
 
 
 def _are(items: Collection[object]) -> str:
-    return "is" if len(items) == 1 else "are"
+    if len(items) == 1:
+        return "is"
+    return "are"

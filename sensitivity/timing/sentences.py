@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from sensitivity.records import NOTHING, Timing, speed_from_ratio
+from sensitivity.records import NOTHING, Estimate, Timing, speed_from_ratio
 from sensitivity.timing.explain import explain, not_in_int8
 from sensitivity.timing.profile import FileProfile
 
@@ -43,24 +43,24 @@ def bench_sentences(
     profiles: of some of the files, by variant; each adds what its layers ran in and what its
     reformats cost.
     """
-
     by_variant: dict[str, Timing] = {timing.variant: timing for timing in timings}
     base = by_variant["float"]
     sentences = [SAME.format(_names(timing)) for timing in timings if timing.same]
-    for variant in ("partial", "int8", "fp16"):
-        timing = by_variant.get(variant)
-        # What the FP16 file says in another type is in `_against_each_other`.
-        if timing is not None and (variant != "fp16" or timing.precision == "fp16"):
-            sentences.append(_against_float(timing))
+    compared = dict(by_variant)
+    if "fp16" in compared and compared["fp16"].precision != "fp16":
+        del compared["fp16"]  # `_against_each_other` says what it ran in
+    told = filter(None, map(compared.get, ("partial", "int8", "fp16")))
+    sentences += map(_against_float, told)
     sentences += _against_each_other(by_variant)
     if _may_be_written_wrongly(timings, profiles) and base.runtime in WHY_SLOW:
         sentences.append(WHY_SLOW[base.runtime])
     for variant, profile in profiles.items():
         sentences += [f"{NAMES[variant]}: {text}" for text in explain(profile.runs, profile.kept)]
+    threads = f"{base.threads} thread{'s' if base.threads > 1 else ''}"
     sentences.append(
-        f"Float takes {base.median_ms:.3g} ms. Measured in {base.runtime} ({base.threads} "
-        f"thread{'s' if base.threads > 1 else ''}, batch {base.batch}, unquantized layers in "
-        f"{base.precision}), {base.n} rounds with all files in turn."
+        f"Float takes {base.median_ms:.3g} ms. Measured in {base.runtime} ({threads}, "
+        f"batch {base.batch}, unquantized layers in {base.precision}), "
+        f"{base.n} rounds with all files in turn."
     )
     return sentences
 
@@ -69,12 +69,10 @@ def _may_be_written_wrongly(timings: Sequence[Timing], profiles: Mapping[str, Fi
     """Whether a quantized file is no faster than float, and not because its layers gain nothing:
     none was lowered for the runtime, and none is known to have run in INT8 as a whole."""
     quantized = [timing for timing in timings if timing.variant in ("int8", "partial")]
-    is_slow = any(speed_from_ratio(timing.ratio) != "faster" for timing in quantized)
-    return (
-        is_slow
-        and not any(map(_is_lowered, timings))
-        and not any(map(_ran_in_int8, profiles.values()))
-    )
+    speeds = {speed_from_ratio(timing.ratio) for timing in quantized}
+    is_slow = bool(speeds - {"faster"})
+    is_explained = any(map(_is_lowered, timings)) or any(map(_ran_in_int8, profiles.values()))
+    return is_slow and not is_explained
 
 
 def _is_lowered(timing: Timing) -> bool:
@@ -91,7 +89,7 @@ SAME = "{} are the same file, timed once."
 
 def _names(timing: Timing) -> str:
     """Such as "Full INT8 and the partial plan"."""
-    first, *rest = (NAMES[variant] for variant in timing.variants)
+    first, *rest = map(NAMES.__getitem__, timing.variants)
     return " and ".join([first, *(f"{name[0].lower()}{name[1:]}" for name in rest)])
 
 
@@ -110,34 +108,31 @@ def _against_float(timing: Timing) -> str:
     )
 
 
-def _against_each_other(by_variant: Mapping[str, Timing]) -> list[str]:
-    partial, int8, fp16 = (by_variant.get(variant) for variant in ("partial", "int8", "fp16"))
-    sentences = []
+def _against_each_other(by_variant: Mapping[str, Timing]) -> Iterator[str]:
+    """What the plan keeps of the gain of full INT8, and how both compare with FP16."""
+    partial, int8, fp16 = map(by_variant.get, ("partial", "int8", "fp16"))
     if partial and int8 and speed_from_ratio(int8.ratio) == "faster":
         gain = (1 - 1 / partial.ratio.value) / (1 - 1 / int8.ratio.value)
-        sentences.append(
-            f"The partial plan keeps {max(gain, 0):.0%} of the time that full INT8 saves."
-        )
+        yield f"The partial plan keeps {max(gain, 0):.0%} of the time that full INT8 saves."
     if fp16 and fp16.precision != "fp16":
-        sentences.append(
+        yield (
             f"{fp16.runtime} ran the FP16 file in {fp16.precision}, at {fp16.ratio.value:.2f} "
             "times the speed of float: that says nothing about FP16 on a GPU."
         )
-        return sentences
-    compared = [timing for timing in (partial, int8) if timing and timing.against_fp16]
-    return sentences + list(map(_against_fp16, compared))
+        return
+    for timing in filter(None, (partial, int8)):
+        if timing.against_fp16 is not None:
+            yield _against_fp16(timing, timing.against_fp16)
 
 
-def _against_fp16(timing: Timing) -> str:
-    ratio, name = timing.against_fp16, NAMES[timing.variant]
-    assert ratio is not None
+def _against_fp16(timing: Timing, ratio: Estimate) -> str:
+    """ratio: time of the FP16 file over that of this one."""
     interval = "" if ratio.low is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
-    speed = f"{ratio.value:.2f} times its speed{interval}"
     result = speed_from_ratio(ratio)
-    told = f"{name} {COMPARED[result]} FP16: {speed}"
+    told = f"{NAMES[timing.variant]} {COMPARED[result]} FP16: {ratio.value:.2f} times its speed"
     if result == "faster":
-        return f"{told}."
+        return f"{told}{interval}."
     return (
-        f"{told}; as it is, FP16 is the better engine: have fewer boundaries "
+        f"{told}{interval}; as it is, FP16 is the better engine: have fewer boundaries "
         "between INT8 and float, quantize residual adds, or leave out fewer layers."
     )
