@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -41,9 +42,9 @@ def check_model(source: QuantizedModel, example: Any) -> Iterator[Finding]:
 
 def unexecuted(quantizers: Sequence[Quantizer]) -> Iterator[Finding]:
     """One warning for each layer of which no forward executes some quantizer."""
-    layers: dict[str, list[str]] = {}
+    layers = defaultdict[str, list[str]](list)
     for quantizer in quantizers:
-        layers.setdefault(quantizer.layer, []).append(quantizer.name)
+        layers[quantizer.layer].append(quantizer.name)
     for layer, names in layers.items():
         yield Finding(
             "never-executed",
@@ -65,9 +66,9 @@ def refuse_errors(findings: Sequence[Finding], *, force: bool = False) -> None:
     """Raise CheckError where there is an error among the findings; with `force` only where nothing
     can be measured."""
     errors = [finding for finding in findings if finding.severity == "error"]
-    for finding in errors:
-        if finding.code == "metric-fails":
-            raise CheckError(finding.message)
+    fatal = [finding for finding in errors if finding.code == "metric-fails"]
+    if fatal:
+        raise CheckError(fatal[0].message)
     if force or not errors:
         return
     first, *others = errors

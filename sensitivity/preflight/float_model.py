@@ -41,20 +41,14 @@ def task_float_findings(session: Session) -> Iterator[Finding]:
         return
     reason = not_comparable(session.source, given, session.example)
     if reason:
-        yield Finding(
-            "float-not-compared",
-            "warning",
-            "",
-            f"The task's float_model was not compared: {reason}.",
-            "",
-        )
+        message = f"The task's float_model was not compared: {reason}."
+        yield Finding("float-not-compared", "warning", "", message, "")
         return
     try:
         yield compared(session.source, given, session.example)
     except SensitivityError as error:
-        yield Finding(
-            "float-differs", "error", "", f"The task's float_model cannot be compared: {error}", ""
-        )
+        message = f"The task's float_model cannot be compared: {error}"
+        yield Finding("float-differs", "error", "", message, "")
 
 
 def not_comparable(source: QuantizedModel, given: Any, example: Any) -> str | None:
@@ -83,7 +77,7 @@ def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
             "Expected float_model in eval mode, got training mode; call float_model.eval()."
         )
     wanted, found = _outputs(given, example), _float_outputs(source, example)
-    shapes, others = [array.shape for array in wanted], [array.shape for array in found]
+    shapes, others = _shapes_of(wanted), _shapes_of(found)
     if shapes != others:
         return _differs("", f"outputs of shapes {_shapes(others)} and not {_shapes(shapes)}")
     difference, tolerance = furthest(found, wanted), tolerance_of(source.model, given)
@@ -100,20 +94,18 @@ def compared(source: QuantizedModel, given: nn.Module, example: Any) -> Finding:
 
 def tolerance_of(*models: Any) -> float:
     """The loosest that a type of their weights asks for."""
-    kinds = {
-        str(tensor.dtype).removeprefix("torch.")
-        for model in models
-        for tensor in model.parameters()
-    }
-    return max((TOLERANCES.get(kind, USUAL_TOLERANCE) for kind in kinds), default=USUAL_TOLERANCE)
+    kinds = {"float32"}
+    for model in models:
+        kinds |= {str(tensor.dtype).removeprefix("torch.") for tensor in model.parameters()}
+    return max(TOLERANCES.get(kind, USUAL_TOLERANCE) for kind in kinds)
 
 
 def furthest(found: Arrays, wanted: Arrays) -> float:
     """The largest RMS difference of two arrays as a part of the standard deviation of the wanted
     one."""
-    return max(
-        (_distance(one, other) for one, other in zip(found, wanted, strict=True)), default=0.0
-    )
+    if not wanted:
+        return 0.0
+    return max(map(_distance, found, wanted))
 
 
 def first_difference(
@@ -123,8 +115,8 @@ def first_difference(
     differ; "" for none."""
     inputs = first_samples(example, SAMPLES)
     shared = set(dict(given.named_modules())) & set(dict(source.model.named_modules())) - {""}
-    wanted: dict[str, Arrays] = {}
-    different: list[str] = []
+    wanted = dict[str, Arrays]()
+    different = list[str]()
 
     def keep(name: str, outputs: Arrays) -> None:
         wanted.setdefault(name, outputs)
@@ -133,7 +125,7 @@ def first_difference(
         other = wanted.pop(name, None)  # of its first call
         if other is None or different:
             return
-        alike = [array.shape for array in outputs] == [array.shape for array in other]
+        alike = _shapes_of(outputs) == _shapes_of(other)
         if not alike or furthest(outputs, other) > tolerance:
             different.append(name)
 
@@ -141,7 +133,7 @@ def first_difference(
         _outputs(given, inputs)
     with _seen(source.model, shared, compare):
         _float_outputs(source, inputs)
-    return different[0] if different else ""
+    return next(iter(different), "")
 
 
 def _seen(model: Any, names: set[str], take: Any) -> ExitStack:
@@ -173,7 +165,8 @@ def _float_outputs(source: QuantizedModel, inputs: Any) -> Arrays:
 
 def _flat(outputs: Any) -> Arrays:
     """Every tensor of a nest of outputs, as float64 on the host; what is no tensor is left out."""
-    tensors = [value for value in optional.pytree.tree_leaves(outputs) if hasattr(value, "detach")]
+    leaves = optional.pytree.tree_leaves(outputs)
+    tensors = [leaf for leaf in leaves if hasattr(leaf, "detach")]
     return [np.array(tensor.detach().double().cpu().numpy()) for tensor in tensors]
 
 
@@ -182,10 +175,10 @@ def _distance(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     finite = np.isfinite(wanted)
     if not np.array_equal(np.isfinite(found), finite):
         return float("inf")
-    error = (
-        float(np.sqrt(np.mean(np.square(found[finite] - wanted[finite])))) if finite.any() else 0.0
-    )
-    spread = float(np.std(wanted[finite])) if finite.any() else 0.0
+    if not finite.any():
+        return 0.0
+    error = float(np.sqrt(np.mean(np.square(found[finite] - wanted[finite]))))
+    spread = float(np.std(wanted[finite]))
     return error / (spread or 1.0)
 
 
@@ -202,4 +195,8 @@ def _differs(where: str, got: str) -> Finding:
 
 
 def _shapes(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join(str(list(shape)) for shape in shapes)
+    return ", ".join(map(str, map(list, shapes)))
+
+
+def _shapes_of(arrays: Arrays) -> list[tuple[int, ...]]:
+    return [array.shape for array in arrays]

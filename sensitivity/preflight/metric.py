@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -99,30 +100,30 @@ def _is_luck(found: Judged, value: float) -> bool:
     """Whether the answers are no better than when they are given to other samples. Where every
     answer is right nothing is wrong with them: then most samples of a batch have the same
     target."""
-    if found.own is None or found.n < FEWEST or (_counts(found.scores, value) and value == 1):
+    if found.own is None or found.n < FEWEST:
         return False
-    return found.own <= max(found.shuffled)
+    is_perfect = value == 1 and _counts(found.scores, value)
+    return found.own <= max(found.shuffled) and not is_perfect
 
 
 def measured_findings(session: Session) -> Iterator[Finding]:
     """The same once float is measured on all of `rank`: whether it can be told from guessing."""
     scores = session.measurer.known(session.study.float_variant, "rank")
     value, task = session.measurer.aggregate(scores), session.task
+    on_all = f"on all of rank ({len(scores)} samples"
     if _is_nothing(scores, value, task):
-        yield _at_chance(
-            f"{value:.2g} on all of rank ({len(scores)} samples)", task, _severity(scores, value)
-        )
+        yield _at_chance(f"{value:.2g} {on_all})", task, _severity(scores, value))
         return
     classes = _classes_of(session)
-    if classes and _counts(scores, value) and len(scores) > 1:
-        found = mean_estimate(scores)
-        low, _ = found.ends
-        if found.has_interval and low <= 1 / classes:
-            yield _at_chance(
-                f"{value:.4g} on all of rank ({len(scores)} samples; its interval begins at "
-                f"{low:.4g}), and guessing has {1 / classes:.4g}",
-                task,
-            )
+    if not classes or not _counts(scores, value):
+        return
+    found = mean_estimate(scores)
+    if found.low is not None and found.low <= 1 / classes:
+        yield _at_chance(
+            f"{value:.4g} {on_all}; its interval begins at {found.low:.4g}), and guessing has "
+            f"{1 / classes:.4g}",
+            task,
+        )
 
 
 def target_findings(scores: Scores, value: float, target: Target, name: str) -> Iterator[Finding]:
@@ -173,6 +174,7 @@ class _Shuffles:
 
     @property
     def samples(self) -> int:
+        """How many samples were judged with other answers."""
         return sum(map(len, self.own))
 
     def add(self, task: Task, outputs: Any, targets: Any, scores: Scores) -> None:
@@ -185,31 +187,35 @@ class _Shuffles:
         for number in range(SHUFFLES):
             order = generator(offset=number).permutation(n)
             try:
-                made.append(checked_scores(task, _taken(outputs, order), targets, n, ""))
+                shuffled = checked_scores(task, _taken(outputs, order), targets, n, "")
             except (_NotBySample, TaskError):
                 self.possible = False
                 return
-            if not _looks_at_targets(made[-1], scores, order):
+            if not _looks_at_targets(shuffled, scores, order):
                 self.possible = False
                 return
+            made.append(shuffled)
         self.own.append(scores)
         for others, shuffled in zip(self.others, made, strict=True):
             others.append(shuffled)
 
     def metrics(self, session: Session) -> tuple[float | None, tuple[float, ...]]:
+        """The metric with the right answers, None where it cannot be compared, and with each set of
+        others."""
         if not self.possible or not self.own:
             return None, ()
         aggregate = session.measurer.aggregate
-        return aggregate(np.concatenate(self.own)), tuple(
-            aggregate(np.concatenate(one)) for one in self.others
-        )
+        own, *others = map(np.concatenate, (self.own, *self.others))
+        return aggregate(own), tuple(map(aggregate, others))
 
 
 def _looks_at_targets(shuffled: Scores, scores: Scores, order: NDArray[np.int64]) -> bool:
     """False where the scores only followed the answers: their targets changed nothing."""
     if shuffled.shape != scores.shape:
         return False
-    return np.array_equal(shuffled, scores) or not np.array_equal(shuffled, scores[order])
+    changed_nothing = np.array_equal(shuffled, scores)
+    followed = np.array_equal(shuffled, scores[order])
+    return changed_nothing or not followed
 
 
 class _NotBySample(Exception):
@@ -220,17 +226,18 @@ def _taken(outputs: Any, order: NDArray[np.int64]) -> Any:
     """The same nest with the samples in another order. Raises _NotBySample."""
     if hasattr(outputs, "shape"):
         return _taken_array(outputs, order)
+    take = partial(_taken, order=order)
     if isinstance(outputs, Mapping):
-        by_name = {str(key): _taken(value, order) for key, value in outputs.items()}
-        return type(outputs)(**by_name)
+        names = map(str, outputs)
+        taken = map(take, outputs.values())
+        return type(outputs)(**dict(zip(names, taken, strict=True)))
     if not isinstance(outputs, (tuple, list)):
         raise _NotBySample
-    return sequence_of(type(outputs), [_taken(value, order) for value in outputs])
+    return sequence_of(type(outputs), list(map(take, outputs)))
 
 
 def _taken_array(array: Any, order: NDArray[np.int64]) -> Any:
-    is_by_sample = len(array.shape) > 0 and int(array.shape[0]) == len(order)
-    if not is_by_sample:
+    if list(array.shape[:1]) != [len(order)]:
         raise _NotBySample
     is_tensor = hasattr(array, "detach")
     return array[order.tolist()] if is_tensor else array[order]
@@ -247,7 +254,8 @@ def _alike(targets: Any, n: int) -> bool:
         rows = [targets[at] for at in range(n)]
     except (TypeError, KeyError, IndexError):
         return True
-    return len({batch_digest(None, row) for row in rows}) == 1
+    digests = {batch_digest(None, row) for row in rows}
+    return len(digests) == 1
 
 
 def _classes_of(session: Session) -> int | None:
@@ -258,10 +266,12 @@ def _classes_of(session: Session) -> int | None:
 
 
 def _classes(outputs: Any) -> int | None:
-    arrays = list(flat_outputs(outputs))
-    if len(arrays) == 1 and arrays[0].ndim == 2 and arrays[0].shape[1] > 1:
-        return int(arrays[0].shape[1])
-    return None
+    """How many answers the outputs choose among; None where they are no class scores."""
+    first, *others = flat_outputs(outputs)
+    if others or first.ndim != 2:
+        return None
+    classes = int(first.shape[1])
+    return classes if classes > 1 else None
 
 
 def _is_nothing(scores: Scores, value: float, task: Task) -> bool:
@@ -269,8 +279,10 @@ def _is_nothing(scores: Scores, value: float, task: Task) -> bool:
     be negative has no such value."""
     if scores.min(initial=0.0) < 0:
         return False
-    is_no_mean = scores.ndim > 1
-    return value == 0 or (is_no_mean and value < NEXT_TO_NOTHING * task.full_scale)
+    is_mean = scores.ndim == 1
+    if is_mean:
+        return value == 0
+    return value == 0 or value < NEXT_TO_NOTHING * task.full_scale
 
 
 def _counts(scores: Scores, value: float) -> bool:
@@ -287,7 +299,9 @@ def _severity(scores: Scores, value: float) -> Severity:
     """An error where the metric is the mean of the samples' scores. One that is no mean, such as a
     detector's mAP, is 0 on a handful of images, or before a detector is trained, without any
     mistake in the task: the verdict then claims nothing."""
-    return "error" if _is_mean(scores, value) else "warning"
+    if _is_mean(scores, value):
+        return "error"
+    return "warning"
 
 
 def _at_chance(got: str, task: Task, severity: Severity = "error") -> Finding:

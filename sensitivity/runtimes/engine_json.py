@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ PRECISIONS = {
     "bool": "bool",
 }
 WIDTH = ("int4", "int8", "fp8", "fp16", "bf16", "fp32")
-WEIGHTED_KINDS = ("conv", "gemm", "matmul", "matrixmultiply", "fullyconnected")
+WEIGHTED_KINDS = re.compile("conv|gemm|matmul|matrixmultiply|fullyconnected")
 ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]\x1e\x1f]+)\]")
 REFORMAT_OF = re.compile(r"^Reformatting CopyNode for (Input|Output) Tensor \d+ to ")
 
@@ -122,7 +123,8 @@ def _format_precision(text: str) -> str:
     """Of "Thirty-two wide channel vectorized row major Int8 format" (8.x) as of "Int8" (10 on):
     int8."""
     words = re.findall(r"[a-z]+\d*", text.lower())
-    return next((PRECISIONS[word] for word in words if word in PRECISIONS), "?")
+    known = filter(None, map(PRECISIONS.get, words))
+    return next(known, "?")
 
 
 def _precision(
@@ -130,16 +132,23 @@ def _precision(
 ) -> str:
     """Weighted layers compute in the type of their weights, or of their first input; others in the
     widest type."""
+    of_weights = _weight_type(layer)
+    if of_weights:
+        return _format_precision(of_weights)
+    if inputs and WEIGHTED_KINDS.search(kind.lower()):
+        return inputs[0].precision
+    precisions = map(attrgetter("precision"), inputs + outputs)
+    known = filter(WIDTH.__contains__, precisions)
+    return max(known, key=WIDTH.index, default="?")
+
+
+def _weight_type(layer: Mapping[str, Any]) -> str:
+    """The type of a layer's weights in TensorRT's words; "" where it has none or does not say."""
     for key in ("Weights", "ConvWeights"):
         weights = layer.get(key)
         if isinstance(weights, Mapping) and weights.get("Type"):
-            return _format_precision(str(weights["Type"]))
-    is_weighted = any(word in kind.lower() for word in WEIGHTED_KINDS)
-    if is_weighted and inputs:
-        return inputs[0].precision
-    precisions = [port.precision for port in inputs + outputs]
-    known = [precision for precision in precisions if precision in WIDTH]
-    return max(known, key=WIDTH.index, default="?")
+            return str(weights["Type"])
+    return ""
 
 
 def _onnx_candidates(name: str, metadata: str) -> tuple[str, ...]:

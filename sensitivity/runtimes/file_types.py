@@ -29,24 +29,28 @@ class FileTypes:
         >>> FileTypes(quantized=False, half=False).builder_flags("fp16")
         ()
         """
-        flags = {
-            "INT8": self.quantized,
-            "FP16": self.half or (self.quantized and float_type == "fp16"),
-        }
-        return tuple(flag for flag, is_set in flags.items() if is_set)
+        flags = []
+        if self.quantized:
+            flags.append("INT8")
+        if self.half or (self.quantized and float_type == "fp16"):
+            flags.append("FP16")
+        return tuple(flags)
 
     def precision(self, float_type: str, *, strong: bool) -> str:
         """What unquantized layers run in: the file's types alone where the network is strongly
         typed."""
-        may_fall_back = not strong and "FP16" in self.builder_flags(float_type)
-        return "fp16" if self.half or may_fall_back else "fp32"
+        is_half = self.half if strong else "FP16" in self.builder_flags(float_type)
+        return "fp16" if is_half else "fp32"
 
 
 def file_types(file: Path) -> FileTypes:
     """Raises OnnxFileError for a file that is not a whole ONNX model."""
     graph = load_model(file).graph
-    nodes = list(graph.all_nodes())
     types: set[int | None] = {value.dtype for value in graph.initializers.values()}
-    types |= {node.attributes.get_int("to", 0) for node in nodes if node.op_type == "Cast"}
-    is_quantized = any(node.op_type in QDQ_OPS for node in nodes)
+    operations = set[str]()
+    for node in graph.all_nodes():
+        operations.add(node.op_type)
+        if node.op_type == "Cast":
+            types.add(node.attributes.get_int("to", 0))
+    is_quantized = not QDQ_OPS.isdisjoint(operations)
     return FileTypes(is_quantized, ir.DataType.FLOAT16 in types)

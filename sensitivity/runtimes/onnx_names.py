@@ -34,7 +34,9 @@ class OnnxNames:
         self.nodes = tuple(nodes)
         self.ends = frozenset(ends)
         self.by_name = {node.name: node for node in self.nodes}
-        self.by_output = {output: node for node in self.nodes for output in node.outputs}
+        self.by_output = dict[str, NodeName]()
+        for node in self.nodes:
+            self.by_output |= dict.fromkeys(node.outputs, node)
 
     def find(self, name: str) -> NodeName | None:
         """The node of this name, or else the one that gives a tensor of this name."""
@@ -46,7 +48,8 @@ class OnnxNames:
         after a convolution."""
         node = self.find(name)
         while node is not None and node.op not in WEIGHTED:
-            node = self.by_output.get(node.inputs[0]) if node.inputs else None
+            first, *_ = (*node.inputs, "")
+            node = self.by_output.get(first)
         return node
 
     def known(self, names: Iterable[str]) -> tuple[str, ...]:
@@ -59,26 +62,26 @@ def onnx_names(file: Path) -> OnnxNames:
     """Names of the main graph's nodes. Raises OnnxFileError for a file that is not a whole ONNX
     model."""
     graph = load_model(file).graph
-    nodes = (
-        NodeName(
-            node.name or _name(node.outputs[0]),
-            node.op_type,
-            tuple(_name(value) for value in node.inputs),
-            tuple(_name(value) for value in node.outputs),
-        )
-        for node in graph
-    )
+    nodes = []
+    for node in graph:
+        inputs, outputs = tuple(map(_name, node.inputs)), tuple(map(_name, node.outputs))
+        nodes.append(NodeName(node.name or outputs[0], node.op_type, inputs, outputs))
     return OnnxNames(nodes, map(_name, [*graph.inputs, *graph.outputs]))
 
 
 def input_types(file: Path) -> dict[str, np.dtype[Any]]:
     """Type of each input of the model, in its order. Raises OnnxFileError as `onnx_names` does."""
     graph = load_model(file).graph
-    given = (value for value in graph.inputs if value.name not in graph.initializers)
-    return {
-        _name(value): np.dtype(value.dtype.numpy()) for value in given if value.dtype is not None
-    }
+    types = {}
+    for value in graph.inputs:
+        is_given = value.name not in graph.initializers
+        if is_given and value.dtype is not None:
+            types[_name(value)] = np.dtype(value.dtype.numpy())
+    return types
 
 
 def _name(value: Any) -> str:
-    return "" if value is None else str(value.name)
+    """The name of a tensor; "" for an optional one that is left out."""
+    if value is None:
+        return ""
+    return str(value.name)

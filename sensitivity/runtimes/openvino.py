@@ -62,7 +62,7 @@ class OpenVinoEngine(Closing):
         self._compiled = _compile(file, self._settings)
         self._request: Any = self._compiled.create_infer_request()
         told = str(self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())
-        self.precision = PRECISION.get(told, told)
+        self.precision = _precision(told)
 
     def run(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
         self._request.infer(self._feed(inputs))
@@ -99,8 +99,11 @@ class OpenVinoEngine(Closing):
     def _name(self, port: Any) -> str:
         """OpenVINO gives a port the names of all tensors that it folded into it; the file's own is
         one of them."""
-        names: set[str] = port.get_names()
-        return next(iter(names & self._names.ends), None) or port.get_any_name()
+        own: set[str] = port.get_names() & self._names.ends
+        if own:
+            return next(iter(own))
+        name: str = port.get_any_name()
+        return name
 
 
 def computes_fp16() -> bool:
@@ -131,21 +134,20 @@ def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
     """The executed nodes of a runtime graph, in its order, without what is computed from constants
     alone."""
     info = {node.get_friendly_name(): _about(node) for node in nodes}
-    constants: set[str] = set()  # also a bias behind a Reshape: it is no activation
-    same: dict[str, str] = {}  # a step that is not executed works in place: its output is its input
+    constants = set[str]()  # also a bias behind a Reshape: it is no activation
+    same = dict[str, str]()  # a step that is not executed works in place: its output is its input
     steps = []
     for node in nodes:
-        name = node.get_friendly_name()
-        about, sources = info[name], _sources(node)
+        name, sources = node.get_friendly_name(), _sources(node)
+        about = info[name]
         reads = [same.get(source, source) for source in sources if source not in constants]
-        is_constant = about["layerType"] == "Const" or (sources and not reads)
-        # A Concat may work in place, too.
-        is_executed = about["execTimeMcs"].isdigit() or len(reads) > 1
-        if is_constant:
+        if about["layerType"] == "Const":
             constants.add(name)
         elif not sources or about["layerType"] == "Output":
             continue
-        elif is_executed:
+        elif not reads:
+            constants.add(name)
+        elif _is_executed(about, reads):
             ports = tuple(_port(source, info[source]) for source in reads)
             steps.append(_step(name, about, ports, names))
         else:
@@ -153,28 +155,40 @@ def _steps(nodes: list[Any], names: OnnxNames) -> tuple[LayerRun, ...]:
     return tuple(steps)
 
 
+def _is_executed(about: dict[str, str], reads: list[str]) -> bool:
+    """Whether a node is a step of its own: a Concat of several tensors is, though it may work in
+    place."""
+    return about["execTimeMcs"].isdigit() or len(reads) > 1
+
+
 def _about(node: Any) -> dict[str, str]:
+    """What the runtime graph says of a node, by key."""
     return {key: _text(value) for key, value in node.get_rt_info().items()}
 
 
 def _sources(node: Any) -> list[str]:
     """Names of the nodes that a node reads."""
-    ports = (port.get_source_output() for port in node.inputs())
-    return [port.get_node().get_friendly_name() for port in ports]
+    names = []
+    for port in node.inputs():
+        source = port.get_source_output().get_node()
+        names.append(source.get_friendly_name())
+    return names
 
 
 def _step(name: str, about: dict[str, str], inputs: tuple[Port, ...], names: OnnxNames) -> LayerRun:
-    onnx = names.known(_in_file(part, names) for part in about["originalLayersNames"].split(","))
+    parts = about["originalLayersNames"].split(",")
+    onnx = names.known(_in_file(part, names) for part in parts)
+    operations = {names.by_name[node].op for node in onnx}
     origin = None
-    if about["layerType"] in ("Reorder", "Convert") and not onnx:
+    if not onnx and about["layerType"] in ("Reorder", "Convert"):
         origin = "reformat"
-    elif onnx and all(names.by_name[node].op in QDQ_OPS for node in onnx):
+    elif onnx and operations <= QDQ_OPS:
         origin = "qdq"
     took = about["execTimeMcs"]
     return LayerRun(
         name=name,
         op=about["layerType"],
-        precision=PRECISION.get(about["runtimePrecision"], about["runtimePrecision"]),
+        precision=_precision(about["runtimePrecision"]),
         ms=int(took) / 1000 if took.isdigit() else 0.0,
         onnx=onnx,
         origin=origin,
@@ -184,8 +198,15 @@ def _step(name: str, about: dict[str, str], inputs: tuple[Port, ...], names: Onn
 
 
 def _port(name: str, about: dict[str, str]) -> Port:
-    made = about["outputPrecisions"].split(",")[0]
-    return Port(name, PRECISION.get(made, made), about["outputLayouts"].split(",")[0])
+    """The first output of a node."""
+    made, *_ = about["outputPrecisions"].split(",")
+    layout, *_ = about["outputLayouts"].split(",")
+    return Port(name, _precision(made), layout)
+
+
+def _precision(told: str) -> str:
+    """The precision as other runtimes call it."""
+    return PRECISION.get(told, told)
 
 
 def _in_file(name: str, names: OnnxNames) -> str:
@@ -193,8 +214,12 @@ def _in_file(name: str, names: OnnxNames) -> str:
     those it copies."""
     for suffix in ADDED_BY_OPENVINO:
         name = name.removesuffix(suffix)
-    return name if names.find(name) else re.sub(r"_\d+$", "", name)
+    if names.find(name):
+        return name
+    return re.sub(r"_\d+$", "", name)
 
 
 def _text(value: Any) -> str:
-    return str(value.astype(str) if hasattr(value, "astype") else value)
+    if hasattr(value, "astype"):
+        value = value.astype(str)
+    return str(value)

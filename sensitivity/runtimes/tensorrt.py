@@ -143,14 +143,18 @@ class TensorRtEngine(Closing):
         other."""
         samples = len(next(iter(inputs.values()))) if self._takes_one_sample() else 1
         if samples > 1:
-            each = [
-                self.run({name: array[[i]] for name, array in inputs.items()})
-                for i in range(samples)
-            ]
-            return {name: np.concatenate([outputs[name] for outputs in each]) for name in each[0]}
+            return self._run_one_by_one(inputs, samples)
         self._bind(self._context, inputs)
         self._enqueue(self._context)
         return self._outputs(self._context)
+
+    def _run_one_by_one(self, inputs: Tensors, samples: int) -> dict[str, NDArray[np.generic]]:
+        found = defaultdict[str, list[NDArray[np.generic]]](list)
+        for index in range(samples):
+            sample = {name: array[[index]] for name, array in inputs.items()}
+            for name, output in self.run(sample).items():
+                found[name].append(output)
+        return {name: np.concatenate(outputs) for name, outputs in found.items()}
 
     def time_ms(self, inputs: Tensors, repeats: int) -> NDArray[np.float64]:
         launch = self._prepared(inputs)
@@ -201,17 +205,21 @@ class TensorRtEngine(Closing):
         return self._launch
 
     def _takes_one_sample(self) -> bool:
-        names = [] if self._settings.shapes else self._tensor_names(inputs=True)
-        return any(tuple(self._engine.get_tensor_shape(name))[:1] == (-1,) for name in names)
+        if self._settings.shapes:
+            return False
+        shapes = map(self._engine.get_tensor_shape, self._tensor_names(inputs=True))
+        return any(tuple(shape)[:1] == (-1,) for shape in shapes)
 
     def _tensor_names(self, *, inputs: bool) -> list[str]:
+        """The names of the engine's inputs, or of its outputs."""
         engine = self._engine
-        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        return [
-            name
-            for name in names
-            if (engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT) is inputs
-        ]
+        found = []
+        for index in range(engine.num_io_tensors):
+            name = engine.get_tensor_name(index)
+            is_input = engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
+            if is_input is inputs:
+                found.append(name)
+        return found
 
     def _dtype(self, name: str) -> np.dtype[Any]:
         try:
@@ -224,7 +232,8 @@ class TensorRtEngine(Closing):
         return dtype
 
     def _feed(self, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
-        return fitted(inputs, {name: self._dtype(name) for name in self._tensor_names(inputs=True)})
+        names = self._tensor_names(inputs=True)
+        return fitted(inputs, {name: self._dtype(name) for name in names})
 
     def _bind(self, context: Any, inputs: Tensors) -> None:
         """Set shapes, then addresses: output shapes are known only once all input shapes are set. A

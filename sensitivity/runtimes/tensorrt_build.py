@@ -144,15 +144,17 @@ def _add_profile(builder: Any, network: Any, config: Any, shapes: Shapes) -> Non
 
 def _read_timing_cache(config: Any, file: Path | None) -> None:
     """A cache of another version or device is ignored by TensorRT, and replaced after the build."""
-    if file is not None:
-        config.set_timing_cache(
-            config.create_timing_cache(file.read_bytes() if file.exists() else b""), False
-        )
+    if file is None:
+        return
+    content = file.read_bytes() if file.exists() else b""
+    config.set_timing_cache(config.create_timing_cache(content), False)
 
 
 def _write_timing_cache(config: Any, file: Path | None) -> None:
-    cache = config.get_timing_cache() if file is not None else None
-    if file is not None and cache is not None:
+    if file is None:
+        return
+    cache = config.get_timing_cache()
+    if cache is not None:
         replace_file(file, bytes(cache.serialize()))
 
 
@@ -163,9 +165,13 @@ def _parser_errors(parser: Any) -> str:
 
 def _parser_error(error: Any) -> str:
     """With operator and name of the node, which 8.6 does not say."""
-    named = [getattr(error, name, None) for name in ("node_operator", "node_name")]
-    where = " ".join(filter(None, (part() for part in named if part is not None)))
-    return f"{where}: {error.desc()}" if where else str(error.desc())
+    words = []
+    for name in ("node_operator", "node_name"):
+        read = getattr(error, name, str)
+        words.append(read())
+    where = " ".join(filter(None, words))
+    said = str(error.desc())
+    return f"{where}: {said}" if where else said
 
 
 def plan_file(trt: Any, file: Path, settings: TensorRtSettings, device: str) -> Path | None:
@@ -213,4 +219,6 @@ def make_logger(trt: Any) -> Any:
 
 def last_error(logger: Any) -> str:
     """What TensorRT said last before it gave up."""
-    return str(logger.errors[-1]) if logger.errors else "no reason given"
+    if not logger.errors:
+        return "no reason given"
+    return str(logger.errors[-1])

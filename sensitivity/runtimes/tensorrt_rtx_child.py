@@ -53,15 +53,19 @@ def main(file: str, sm: str, answer_path: str) -> None:
 def _take_one_sample(builder: Any, network: Any, config: Any) -> None:
     """A free first axis gets one sample. What another free axis should be, nobody said: the builder
     refuses it."""
-    inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    shapes = {tensor.name: tuple(tensor.shape) for tensor in inputs}
-    dynamic = {name: shape for name, shape in shapes.items() if -1 in shape}
-    others = [side for shape in dynamic.values() for side in shape[1:]]
-    if not dynamic or -1 in others:
+    dynamic = {}
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape = tuple(tensor.shape)
+        if -1 in shape[1:]:
+            return
+        if -1 in shape:
+            dynamic[tensor.name] = (1, *shape[1:])
+    if not dynamic:
         return
     profile = builder.create_optimization_profile()
     for name, shape in dynamic.items():
-        profile.set_shape(name, *[(1, *shape[1:])] * 3)
+        profile.set_shape(name, shape, shape, shape)
     config.add_optimization_profile(profile)
 
 

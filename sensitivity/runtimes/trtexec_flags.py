@@ -42,15 +42,18 @@ def version_from_banner(text: str) -> Version:
 def is_strong(version: Version, settings: TensorRtSettings) -> bool:
     """Whether the network takes its types from the file; raises RuntimeUnavailable where this
     version cannot do what the settings ask."""
-    if settings.strongly_typed and version < (10, 0):
+    asked = settings.strongly_typed
+    if asked is None:
+        return version >= (10, 0)
+    if asked and version < (10, 0):
         raise RuntimeUnavailable(
             f"Expected TensorRT 10 or later for a strongly typed network, got {_dotted(version)}."
         )
-    if settings.strongly_typed is False and version >= (11, 0):
+    if not asked and version >= (11, 0):
         raise RuntimeUnavailable(
             f"Expected TensorRT 10 or earlier for a weakly typed network, got {_dotted(version)}."
         )
-    return version >= (10, 0) if settings.strongly_typed is None else settings.strongly_typed
+    return asked
 
 
 def build_flags(
@@ -120,12 +123,13 @@ def input_flags(
 ) -> list[str]:
     """Values from raw files, and their shapes where the engine is dynamic (a static one refuses
     them)."""
-    flags = (
-        ["--loadInputs=" + ",".join(f"{_quoted(name)}:{file}" for name, file in files.items())]
-        if files
-        else []
-    )
-    return [*flags, f"--shapes={shapes_text(shapes)}"] if settings.shapes else flags
+    flags = []
+    if files:
+        loaded = [f"{_quoted(name)}:{file}" for name, file in files.items()]
+        flags.append(f"--loadInputs={','.join(loaded)}")
+    if settings.shapes:
+        flags.append(f"--shapes={shapes_text(shapes)}")
+    return flags
 
 
 def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -134,13 +138,17 @@ def shapes_text(shapes: Mapping[str, tuple[int, ...]]) -> str:
     >>> shapes_text({"x": (1, 3, 224, 224), "images:0": (1, 3, 8, 8)})
     "x:1x3x224x224,'images:0':1x3x8x8"
     """
-    return ",".join(
-        f"{_quoted(name)}:{'x'.join(map(str, shape))}" for name, shape in shapes.items()
-    )
+    words = []
+    for name, shape in shapes.items():
+        sides = "x".join(map(str, shape))
+        words.append(f"{_quoted(name)}:{sides}")
+    return ",".join(words)
 
 
 def _quoted(name: str) -> str:
-    return f"'{name}'" if ":" in name else name
+    if ":" in name:
+        return f"'{name}'"
+    return name
 
 
 def _dotted(version: Version) -> str:

@@ -53,12 +53,15 @@ def groups_of(batches: Iterable[Outputs]) -> tuple[Group, ...]:
     in [0, 1] are taken for probabilities, one unit however rare some of them are; others are parted
     where their root mean squares are GAP times apart. An output without such a gap is one group.
     """
-    found: list[_Output] = []
+    found = list[_Output]()
     for outputs in batches:
         found = found or [_Output(array.ndim) for array in outputs]
-        for one, array in zip(found, outputs, strict=True):
-            one.add(array)
-    return tuple(group for index, one in enumerate(found) for group in one.groups(index))
+        for seen, array in zip(found, outputs, strict=True):
+            seen.add(array)
+    groups = list[Group]()
+    for index, seen in enumerate(found):
+        groups += seen.groups(index)
+    return tuple(groups)
 
 
 @dataclass
@@ -90,7 +93,10 @@ class _Sums:
         return np.asarray(np.sqrt(self.squares / self.count))
 
     def power(self, channels: NDArray[np.intp]) -> float:
-        """Mean square distance from each channel's own mean; of a constant, from 0."""
+        """Mean square distance from each channel's own mean; of a constant, from 0; 0 where no
+        value was seen."""
+        if not self.count:
+            return 0.0
         square = self.squares[channels].mean() / self.count
         spread = square - np.mean((self.total[channels] / self.count) ** 2)
         return float(spread if spread > CONSTANT * square else square)
@@ -117,12 +123,13 @@ class _Output:
                 sums.add(rows)
 
     def groups(self, output: int) -> list[Group]:
+        """The groups of this output; output: which of the model's it is."""
         parted = {axis: _parts(sums) for axis, sums in self._axes.items()}
-        axis = max(parted, key=lambda one: parted[one][0], default=None)
+        axis = max(parted, key=lambda axis: parted[axis][0], default=None)
         if axis is None or parted[axis][0] < GAP:
-            power = self._whole.power(np.array([0])) if self._whole.count else 0.0
-            return [Group(output, power)]
-        return [Group(output, self._axes[axis].power(part), axis, part) for part in parted[axis][1]]
+            return [Group(output, self._whole.power(np.array([0])))]
+        sums = self._axes[axis]
+        return [Group(output, sums.power(part), axis, part) for part in parted[axis][1]]
 
 
 def _parts(sums: _Sums) -> tuple[float, list[NDArray[np.intp]]]:
@@ -133,12 +140,11 @@ def _parts(sums: _Sums) -> tuple[float, list[NDArray[np.intp]]]:
         return 1.0, [channels]
     size = sums.size()
     probable = (sums.low >= 0) & (sums.high <= 1)
-    parts = [
-        part for part in (channels[probable], *_by_gap(channels[~probable], size)) if part.size
-    ]
-    typical = [float(np.sqrt(np.mean(size[part] ** 2))) for part in parts]
-    least = min((one for one in typical if one > 0), default=1.0)
-    return max(typical, default=1.0) / least, parts
+    every = (channels[probable], *_by_gap(channels[~probable], size))
+    parts = [part for part in every if part.size]
+    typical = np.array([np.sqrt(np.mean(size[part] ** 2)) for part in parts])
+    least = typical.min(initial=np.inf, where=typical > 0)
+    return float(typical.max(initial=0.0) / least), parts
 
 
 def _by_gap(channels: NDArray[np.intp], size: Values) -> list[NDArray[np.intp]]:

@@ -4,7 +4,8 @@ framework."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,9 @@ def by_spread(batches: Iterable[Outputs]) -> Distance:
     gives as 0 counts 0 where it stays so and 1 where it does not. Raises ModelError where a value
     is not finite; the distance does as `sqnr`.
     """
-    groups = groups_of(_finite(outputs) for outputs in batches)
+    groups = groups_of(map(_finite, batches))
+    if len(groups) < 2:
+        return sqnr
 
     def distance(reference: Outputs, outputs: Outputs) -> Scores:
         _check_alike(reference, outputs)
@@ -55,7 +58,7 @@ def by_spread(batches: Iterable[Outputs]) -> Distance:
         ]
         return np.asarray(np.mean(ratios, axis=0), dtype=np.float64)
 
-    return distance if len(groups) > 1 else sqnr
+    return distance
 
 
 def kl(reference: Outputs, outputs: Outputs) -> Scores:
@@ -69,7 +72,7 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
     [0.1438]
     """
     _check_alike(reference, outputs)
-    if len(reference) != 1 or reference[0].ndim != 2 or reference[0].shape[1] < 2:
+    if not _are_logits(reference):
         shapes = ", ".join(str(array.shape) for array in reference)
         raise ModelError(
             "Expected the model to have one output, the logits [samples, classes] of two classes "
@@ -78,6 +81,13 @@ def kl(reference: Outputs, outputs: Outputs) -> Scores:
     wanted, got = _log_softmax(reference[0]), _log_softmax(outputs[0])
     # Never negative but for rounding.
     return np.asarray(np.maximum(np.sum(np.exp(wanted) * (wanted - got), axis=1), 0.0))
+
+
+def _are_logits(outputs: Outputs) -> bool:
+    if len(outputs) != 1:
+        return False
+    _, *classes = outputs[0].shape
+    return len(classes) == 1 and classes[0] > 1
 
 
 SQNR = Signal("sqnr", sqnr, fitted=by_spread, edition=" by spread")
@@ -91,11 +101,11 @@ def flat_outputs(outputs: Any) -> list[NDArray[np.floating]]:
     that are no floats, such as chosen classes and masks, have no distance and are left out. Arrays
     may share memory with `outputs`. Raises ModelError where nothing is left.
     """
-    found = [
-        array
-        for array in _arrays(outputs)
-        if np.issubdtype(array.dtype, np.floating) and array.ndim
-    ]
+    found = []
+    for array in _arrays(outputs):
+        is_float = np.issubdtype(array.dtype, np.floating)
+        if is_float and array.ndim:
+            found.append(array)
     if not found:
         raise ModelError(
             "Expected the model to return arrays of floating-point numbers, got "
@@ -104,26 +114,29 @@ def flat_outputs(outputs: Any) -> list[NDArray[np.floating]]:
     return found
 
 
-def _arrays(value: Any) -> Iterator[NDArray[Any]]:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        yield as_numpy(value)
-    elif isinstance(value, Mapping):
-        yield from _arrays(tuple(value.values()))
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _arrays(item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield from _arrays(tuple(getattr(value, field.name) for field in dataclasses.fields(value)))
+def _arrays(value: Any) -> Iterable[NDArray[Any]]:
+    """All arrays of a nest, in order."""
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+    if is_array:
+        return (as_numpy(value),)
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    if isinstance(value, (tuple, list)):
+        return chain.from_iterable(map(_arrays, value))
+    return ()
 
 
 def _check_alike(reference: Outputs, outputs: Outputs) -> None:
     """The same samples and shapes: what is left of boxes after suppression, say, cannot be
     compared."""
-    wanted, got = [array.shape for array in reference], [array.shape for array in outputs]
-    if wanted != got or len({shape[:1] for shape in wanted}) != 1:
+    wanted, got = _shapes(reference), _shapes(outputs)
+    samples = {shape[:1] for shape in wanted}
+    if wanted != got or len(samples) != 1:
         raise ModelError(
             "Expected outputs whose first axis is the sample and whose shapes do not depend on "
-            f"the values, got {_shapes(wanted)} from the float model and {_shapes(got)} from a "
+            f"the values, got {_in_words(wanted)} from the float model and {_in_words(got)} from a "
             "quantized one; return what comes before suppression or selection, or use --signal "
             "metric."
         )
@@ -138,8 +151,16 @@ def _finite(outputs: Outputs) -> Outputs:
     return outputs
 
 
-def _shapes(shapes: list[tuple[int, ...]]) -> str:
-    return " and ".join(str(shape) for shape in shapes[:4]) + (", ..." if len(shapes) > 4 else "")
+def _shapes(outputs: Outputs) -> list[tuple[int, ...]]:
+    return [array.shape for array in outputs]
+
+
+def _in_words(shapes: list[tuple[int, ...]]) -> str:
+    """The first shapes."""
+    words = " and ".join(map(str, shapes[:4]))
+    if len(shapes) > 4:
+        words += ", ..."
+    return words
 
 
 def _rows(array: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -157,7 +178,9 @@ def _over_spread(
     group: Group, wanted: NDArray[np.floating], got: NDArray[np.floating]
 ) -> NDArray[np.float64]:
     noise = np.mean((group.of(got) - group.of(wanted)) ** 2, axis=1)
-    return np.asarray(noise / group.power if group.power > 0 else (noise > 0).astype(np.float64))
+    if group.power > 0:
+        return np.asarray(noise / group.power)
+    return np.asarray(noise > 0, dtype=np.float64)
 
 
 def _log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
