@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sensitivity.records import Border, CostModel
+from sensitivity.records import CostModel
 from sensitivity.seeds import generator
 from sensitivity.stats.evidence import likeliest
 
@@ -60,24 +60,22 @@ def engine_cost(table: CostModel, ms: Mapping[tuple[str, ...], float]) -> CostMo
     every, int8_ms = tuple(table.units), ms[()]
     sets = [skip for skip in ms if skip]
     added = np.array([ms[skip] - int8_ms for skip in sets])
-    out = np.array([[float(unit in skip) for unit in every] for skip in sets])
-    guess = np.array([table.units[unit] for unit in every])
+    out = np.array([np.isin(every, skip) for skip in sets], dtype=np.float64)
+    guess = np.array(list(table.units.values()))
     moved = np.array([_cut(table, skip) - _cut(table, ()) for skip in sets])
     size = max(float(np.sqrt(np.mean(added[out.sum(axis=1) == 1] ** 2))), 1e-9)
-    own, noises = size**2 * out @ out.T, [size * one for one in NOISES]
-    surprises = {share: added - out @ guess - share * moved for share in SHARES}
-    found = {
-        share: likeliest(own, surprise, SCALES, noises) for share, surprise in surprises.items()
-    }
-    share = max(found, key=lambda one: found[one].log_likelihood)
-    known = found[share]
-    units = guess + known.scale * size**2 * out.T @ (known.inverse @ surprises[share])
+    own, noises = size**2 * out @ out.T, [size * noise for noise in NOISES]
+    surprises = [added - out @ guess - share * moved for share in SHARES]
+    fits = [likeliest(own, surprise, SCALES, noises) for surprise in surprises]
+    best = max(range(len(SHARES)), key=lambda at: fits[at].log_likelihood)
+    share, known = SHARES[best], fits[best]
+    units = guess + known.scale * size**2 * out.T @ (known.inverse @ surprises[best])
     model = CostModel(
         kind="engine",
         unit="ms",
         base=int8_ms - share * _cut(table, ()),
         units=dict(zip(every, units.tolist(), strict=True)),
-        borders=tuple(Border(one.a, one.b, one.cost * share) for one in table.borders),
+        borders=tuple(replace(border, cost=border.cost * share) for border in table.borders),
         error=known.noise,
     )
     float_ms = ms[every]

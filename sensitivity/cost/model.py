@@ -3,6 +3,7 @@ times."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from sensitivity.cost.table import Table
 from sensitivity.onnx_graph.work import OUTSIDE, Layer, LayerShape, Link, Work
-from sensitivity.records import Border, CostModel, Unit
+from sensitivity.records import Border, CostModel, Unit, names_of
 
 INT8_SPEED = 4.0
 """Multiply-accumulates that integer units do while float ones do one: 4 times as many lanes of a
@@ -29,10 +30,12 @@ something else."""
 def unit_of_layer(layers: Sequence[Layer], units: Sequence[Unit]) -> dict[str, tuple[str, ...]]:
     """Node -> the units that take it out of INT8: of single quantizers, that of its input and that
     of its weight."""
-    owner = {quantizer: unit.name for unit in units for quantizer in unit.quantizers}
+    owner = dict[str, str]()
+    for unit in units:
+        owner |= dict.fromkeys(unit.quantizers, unit.name)
     found = {}
     for layer in layers:
-        owners = [owner[name] for name in layer.quantizers if name in owner]
+        owners = filter(None, map(owner.get, layer.quantizers))
         found[layer.node] = tuple(dict.fromkeys(owners))
     return found
 
@@ -73,7 +76,9 @@ def table_cost(
     owners = unit_of_layer(work.layers, units)
     per_unit = _per_unit(added, owners, units)
     model = CostModel("table", "ms", base, per_unit, _between_units(borders, owners))
-    return model if int8_ms is None or float_ms is None else _anchored(model, int8_ms, float_ms)
+    if int8_ms is None or float_ms is None:
+        return model
+    return _anchored(model, int8_ms, float_ms)
 
 
 def _conversion(link: Link, table: Table) -> float:
@@ -88,6 +93,7 @@ def _conversion(link: Link, table: Table) -> float:
 
 
 def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
+    """The model tied to the times of two whole engines, as `table_cost` says."""
     every = tuple(model.units)
     span = model.of(every) - model.of(())
     scale = (float_ms - int8_ms) / span if span else 1.0
@@ -99,7 +105,7 @@ def _anchored(model: CostModel, int8_ms: float, float_ms: float) -> CostModel:
             f"times{INSTEAD.get(model.kind, '')}."
         )
         scale = 1.0
-    borders = tuple(Border(one.a, one.b, one.cost * scale) for one in model.borders)
+    borders = tuple(replace(border, cost=border.cost * scale) for border in model.borders)
     units = {unit: ms * scale for unit, ms in model.units.items()}
     scaled = replace(model, base=0.0, units=units, borders=borders, note=note)
     return replace(scaled, base=int8_ms - scaled.of(()))
@@ -109,7 +115,7 @@ def _per_unit(
     added: Mapping[str, float], owners: Mapping[str, tuple[str, ...]], units: Sequence[Unit]
 ) -> dict[str, float]:
     """What each unit adds where it is left out. added: the same by node."""
-    per_unit = {unit.name: 0.0 for unit in units}
+    per_unit = dict.fromkeys(names_of(units), 0.0)
     for node, cost in added.items():
         for owner in owners[node]:
             per_unit[owner] += cost
@@ -123,18 +129,22 @@ def _between_units(
     between nodes, or a node and OUTSIDE."""
     # With single quantizers as units, the first one of a layer stands for it.
     first = {node: units[0] for node, units in owners.items() if units}
-    merged: dict[tuple[str, str], float] = {}
+    merged = defaultdict[tuple[str, str], float](float)
     for before, after, cost in borders:
         a, b = first.get(before, OUTSIDE), first.get(after, OUTSIDE)
-        if a != b:
-            key = (b, a) if a == OUTSIDE else (a, b)
-            merged[key] = merged.get(key, 0.0) + cost
+        if a == b:
+            continue
+        if a == OUTSIDE:
+            a, b = b, a
+        merged[a, b] += cost
     return tuple(Border(a, b, cost) for (a, b), cost in merged.items())
 
 
 def _roofline(shape: LayerShape, *, INT8: bool) -> float:  # noqa: N803 - the word of the docs
-    arithmetic = shape.macs / INT8_SPEED if INT8 else float(shape.macs)
-    return max(arithmetic, MACS_PER_BYTE * shape.values * (1 if INT8 else 4))
+    arithmetic, width = float(shape.macs), 4
+    if INT8:
+        arithmetic, width = shape.macs / INT8_SPEED, 1
+    return max(arithmetic, MACS_PER_BYTE * shape.values * width)
 
 
 def _difference(shape: LayerShape, table: Table) -> float:

@@ -94,6 +94,7 @@ class Journal:
 
     @property
     def variants(self) -> tuple[Variant, ...]:
+        """Every variant that was measured, in order."""
         return tuple(self._variants.values())
 
     def scores(self, variant: Variant, split: str, batch: int) -> Scores | None:
@@ -136,11 +137,13 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def _add_variant(self, variant: Variant) -> None:
-        for one in sorted(variant.ranges, key=lambda one: one.key):
-            if one.key not in self._ranges:
-                self._append(RangeTried(one.key, **asdict(one)))
-        keys = tuple(sorted(one.key for one in variant.ranges))
-        self._append(VariantMade(variant.key, variant.label, tuple(sorted(variant.disabled)), keys))
+        by_key = {tried.key: tried for tried in variant.ranges}
+        keys = sorted(by_key)
+        for key in keys:
+            if key not in self._ranges:
+                self._append(RangeTried(key, **asdict(by_key[key])))
+        disabled = tuple(sorted(variant.disabled))
+        self._append(VariantMade(variant.key, variant.label, disabled, tuple(keys)))
 
     def _append(self, record: Record) -> None:
         write_line(self._file, self.path, record)
@@ -154,10 +157,9 @@ class Journal:
             case VariantMade():
                 self._variants[record.key] = made_variant(record, self._ranges)
             case BatchRead():
-                if (
-                    self._digests.setdefault((record.split, record.batch), record.digest)
-                    != record.digest
-                ):
+                place = (record.split, record.batch)
+                known = self._digests.setdefault(place, record.digest)
+                if known != record.digest:
                     raise Damaged("an earlier line says that this batch is other data")
             case Scored():
                 self._replay_scores(record)
@@ -321,10 +323,14 @@ def _schema(path: Path, first: Record) -> int:
 def task_of(path: Path) -> Any:
     """Of the task that measured last, as its head told it; None where that cannot be said. Raises
     RunDirError."""
-    records = read_records(path)
-    told = [record.task for record in records if isinstance(record, TaskTold)]
-    opened = [record.head.get(TASK) for record in records if isinstance(record, Opened)]
-    return (told or opened or [None])[-1]
+    opened, told = None, None
+    for record in read_records(path):
+        match record:
+            case Opened():
+                opened = record.head.get(TASK)
+            case TaskTold():
+                told = record.task
+    return opened if told is None else told
 
 
 def _damaged(path: Path, number: int, error: Damaged) -> RunDirError:
@@ -340,13 +346,14 @@ def _damaged(path: Path, number: int, error: Damaged) -> RunDirError:
 def check_head(path: Path, first: Record, head: Head) -> None:
     """Raise JournalMismatch where the journal is of something else."""
     assert isinstance(first, Opened), "checked while reading"
-    old, new = (
-        {key: value for key, value in one.items() if key != TASK} for one in (first.head, head)
-    )
-    if old.get("seed", 0) != new.get("seed", 0):
+    old, new = dict(first.head), dict(head)
+    for each in (old, new):
+        each.pop(TASK, None)
+    begun_with, seed = old.get("seed", 0), new.get("seed", 0)
+    if begun_with != seed:
         raise JournalMismatch(
-            f"Expected --seed {old.get('seed', 0)}, with which the journal {path} was begun, got "
-            f"{new.get('seed', 0)}; give that one, or choose another --out."
+            f"Expected --seed {begun_with}, with which the journal {path} was begun, got "
+            f"{seed}; give that one, or choose another --out."
         )
     different = differences(old, new)
     if different:
@@ -362,14 +369,20 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     >>> differences({"model": "a", "data": {"rank": 1}}, {"model": "a", "data": {"rank": 2}})
     ['data.rank was 1, is 2']
     """
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
-        for key in sorted({*old, *new}):
-            found += differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
-        return found
-    return [] if old == new else [f"{where} was {_short(old)}, is {_short(new)}"]
+    if old == new:
+        return []
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return [f"{where} was {_short(old)}, is {_short(new)}"]
+    found = []
+    for key in sorted({*old, *new}):
+        inside = f"{where}.{key}".removeprefix(".")
+        found += differences(old.get(key), new.get(key), inside)
+    return found
 
 
 def _short(value: Any) -> str:
+    """The value as JSON, its end left out where it is long."""
     text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    if len(text) <= 60:
+        return text
+    return f"{text[:57]}..."

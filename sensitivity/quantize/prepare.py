@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,11 @@ def is_float(path: Path) -> bool:
     model = load_model(path)
     bodies = (function.all_nodes() for function in model.functions.values())
     nodes = chain(model.graph.all_nodes(), *bodies)
-    return not any(node.op_type in PAIR or is_quantized_otherwise(node) for node in nodes)
+    return not any(map(_is_of_quantizer, nodes))
+
+
+def _is_of_quantizer(node: ir.Node) -> bool:
+    return node.op_type in PAIR or is_quantized_otherwise(node)
 
 
 def float_file(path: Path, shapes: Mapping[str, Sequence[int | str]]) -> FloatFile:
@@ -118,53 +121,61 @@ def flatten_biases(graph: onnx.GraphProto) -> None:
     takes it."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        names = [name for name in node.input[1:3] if name in constants]
+        names = list(filter(constants.__contains__, node.input[1:3]))
         if node.op_type != "Gemm" or len(names) < 2:
             continue
         weight, bias = (onnx.numpy_helper.to_array(constants[name]) for name in names)
-        outputs = weight.shape[0 if _is_transposed(node) else 1]
+        outputs = weight.shape[_output_axis(node)]
         is_row = set(bias.shape[:-1]) <= {1}  # the same for all samples
         if is_row and bias.shape != (outputs,):
             flat = np.broadcast_to(bias.reshape(-1), outputs).copy()
-            name = f"{node.output[0]}_bias"
-            graph.initializer.append(onnx.numpy_helper.from_array(flat, name))
-            node.input[2] = name
+            _give_bias(graph, node, onnx.numpy_helper.from_array(flat))
 
 
 def separate_biases(graph: onnx.GraphProto) -> None:
     """Give each operation a bias of its own. ONNX Runtime's quantizer does too, but calls the copy
     of `conv_25` `conv_252`, even where that is the name of a tensor."""
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    seen: set[str] = set()
+    seen = set[str]()
     for node in graph.node:
         has_bias = node.op_type in WITH_BIAS and len(node.input) > 2
-        name = node.input[2] if has_bias else ""
+        if not has_bias or node.input[2] not in constants:
+            continue
+        name = node.input[2]
         if name in seen:
-            copy = onnx.TensorProto()
-            copy.CopyFrom(constants[name])
-            copy.name = f"{node.output[0]}_bias"
-            graph.initializer.append(copy)
-            node.input[2] = copy.name
-        elif name in constants:
-            seen.add(name)
+            _give_bias(graph, node, constants[name])
+        seen.add(name)
 
 
-def _is_transposed(gemm: onnx.NodeProto) -> bool:
-    return any(each.name == "transB" and each.i for each in gemm.attribute)
+def _give_bias(graph: onnx.GraphProto, node: onnx.NodeProto, bias: onnx.TensorProto) -> None:
+    """Let a node read a copy of this constant, named after the node's output."""
+    copy = onnx.TensorProto()
+    copy.CopyFrom(bias)
+    copy.name = f"{node.output[0]}_bias"
+    graph.initializer.append(copy)
+    node.input[2] = copy.name
+
+
+def _output_axis(gemm: onnx.NodeProto) -> int:
+    """The axis of a Gemm's weight that has an entry for each output."""
+    numbers = {attribute.name: attribute.i for attribute in gemm.attribute}
+    return 0 if numbers.get("transB") else 1
 
 
 def opset_of(model: onnx.ModelProto) -> int:
     """Version of the standard operations."""
-    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    return int(max(versions, default=1))
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    return int(max(versions.get("", 1), versions.get("ai.onnx", 1)))
 
 
 def name_nodes(graph: onnx.GraphProto) -> None:
     """Give operations without a name, or with one that is taken, one of their type and output."""
-    seen: Counter[str] = Counter(node.name for node in graph.node)
+    seen = Counter(node.name for node in graph.node)
     for node in graph.node:
-        if not node.name or seen[node.name] > 1:
-            node.name = f"{node.op_type}_{next(iter(node.output), '')}"
+        is_taken = seen[node.name] > 1
+        if not node.name or is_taken:
+            output = next(iter(node.output), "")
+            node.name = f"{node.op_type}_{output}"
 
 
 def _lifted(file: FloatFile) -> onnx.ModelProto:
@@ -213,7 +224,9 @@ def _drop_overridable(model: onnx.ModelProto) -> None:
 
 def _only_used_opsets(model: onnx.ModelProto) -> None:
     """ONNX Runtime declares all domains that it knows; other runtimes ask what they are for."""
-    used = {"", *(node.domain for node in ir.from_proto(model).graph.all_nodes())}
+    used = {""}
+    for node in ir.from_proto(model).graph.all_nodes():
+        used.add(node.domain)
     kept = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
@@ -222,9 +235,11 @@ def _only_used_opsets(model: onnx.ModelProto) -> None:
 def _fix_shapes(
     model: onnx.ModelProto, shapes: Mapping[str, Sequence[int | str]], path: Path
 ) -> None:
+    """Give inputs these shapes, as `float_file` says."""
     inputs = {value.name: value for value in model.graph.input}
+    only = list(inputs) if len(inputs) == 1 else [""]
     for name, sides in shapes.items():
-        wanted = name or (next(iter(inputs)) if len(inputs) == 1 else "")
+        wanted = name or only[0]
         if wanted not in inputs:
             raise SensitivityError(
                 f"Expected --shape as NAME=SIDES for an input of {path.name} "

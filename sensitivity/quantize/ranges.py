@@ -50,26 +50,27 @@ def ranges(
     model: with the types of its tensors. batches: inputs. max: all that was seen; the others as for
     recalibration. symmetric: the grid has as many levels on both sides of 0.
     """
-    seen: dict[str, Any] = {
-        name: Extremes() if method == "max" else Histogram() for name in float_tensors(model.graph)
-    }
+    kind = Extremes if method == "max" else Histogram
+    seen: dict[str, Any] = {name: kind() for name in float_tensors(model.graph)}
     forward(model, batches, seen, lambda name, values: seen[name].add(values))
     key = METHODS[method]
-    return {
-        name: each.ranges(LEVELS, symmetric=symmetric).get(key, (0.0, 0.0))
-        for name, each in seen.items()
-    }
+    found = {}
+    for name, values in seen.items():
+        ends = values.ranges(LEVELS, symmetric=symmetric)
+        found[name] = ends.get(key, (0.0, 0.0))
+    return found
 
 
 def float_tensors(graph: onnx.GraphProto) -> list[str]:
     """Names of the float tensors that inputs give or operations compute, in their order."""
-    typed = {
-        value.name: value.type.tensor_type.elem_type
-        for value in (*graph.input, *graph.value_info, *graph.output)
-    }
-    computed = (name for node in graph.node for name in node.output)
-    names = dict.fromkeys((*(value.name for value in graph.input), *computed))
-    return [name for name in names if typed.get(name) == onnx.TensorProto.FLOAT]
+    floats = set[str]()
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
+            floats.add(value.name)
+    names = dict.fromkeys(value.name for value in graph.input)
+    for node in graph.node:
+        names |= dict.fromkeys(node.output)
+    return list(filter(floats.__contains__, names))
 
 
 def forward(
@@ -99,6 +100,8 @@ def _giving(model: onnx.ModelProto, names: Collection[str]) -> bytes:
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     own = {value.name for value in (*watched.graph.output, *watched.graph.input)}
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in own)
+    for name in names:
+        if name not in own:
+            watched.graph.output.append(onnx.ValueInfoProto(name=name))
     content: bytes = watched.SerializeToString()
     return content
