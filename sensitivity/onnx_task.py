@@ -203,8 +203,9 @@ def _check_kind(kind: str, told: Exported, name: str) -> None:
     """Raise TaskError for labels of another kind than the model's metadata asks for."""
     if not told.task or kind in ("arrays", "images"):
         return
-    if (told.task == "classify") != (kind == "folders"):
-        wanted, got = LABELS[told.task == "classify"], LABELS[kind == "folders"]
+    is_classifier, has_folders = told.task == "classify", kind == "folders"
+    if is_classifier != has_folders:
+        wanted, got = LABELS[is_classifier], LABELS[has_folders]
         raise TaskError(
             f"Expected --data with {wanted} for {name}, by its metadata a model of ultralytics for "
             f"{told.task}, got {got}; give the data that it is validated on."
@@ -295,34 +296,34 @@ def image_input(model: File, size: Size | None = None) -> ImageInput:
     open. Raises TaskError."""
     found = ports(model)
     layout = image_layout(found)
-    if layout is not None:
-        shape = found[0].shape
-        height, width = shape[2:] if layout == "nchw" else shape[1:3]
-        if size is not None and (height is None or width is None):
-            height, width = sides(size)
-        if height is not None and width is not None:
-            return ImageInput((height, width), layout, found[0].dtype)
     listed = ", ".join(f"{item.name} {list(item.shape)}" for item in model.get_inputs())
-    if layout is not None:
+    if layout is None:
+        raise TaskError(
+            f"Expected {model.path.name} to have one input of colour images, "
+            f"[n, 3, height, width] or [n, height, width, 3], got {listed}; give its inputs as "
+            "they are in an .npz, or write a task file, see docs/onnx.md."
+        )
+    shape = found[0].shape
+    height, width = shape[2:] if layout == "nchw" else shape[1:3]
+    has_open_side = height is None or width is None
+    if has_open_side and size is not None:
+        height, width = sides(size)
+    if height is None or width is None:
         raise TaskError(
             f"Expected to know the size of the images that {model.path.name} takes, got {listed}, "
             "whose sides are open; give it with --imgsz, as in 640 or 384,640 (height, width)."
         )
-    raise TaskError(
-        f"Expected {model.path.name} to have one input of colour images, [n, 3, height, width] or "
-        f"[n, height, width, 3], got {listed}; give its inputs as they are in an .npz, or write a "
-        "task file, see docs/onnx.md."
-    )
+    return ImageInput((height, width), layout, found[0].dtype)
 
 
 def image_layout(found: Sequence[Port]) -> Layout | None:
     """Where the colours are in the only input of a file; None where it takes no colour images."""
     if len(found) != 1 or len(found[0].shape) != 4:
         return None
-    _, one, _, three = found[0].shape
-    if one == 3:
+    _, first, _, last = found[0].shape
+    if first == 3:
         return "nchw"
-    return "nhwc" if three == 3 else None
+    return "nhwc" if last == 3 else None
 
 
 def _agreement(model: File, splits: Mapping[str, Batches]) -> Task:
@@ -437,9 +438,10 @@ def _detection_splits(
 
 def _calibration_images(reading: Reading) -> list[Path]:
     """Images that are none of the data; empty where a part of it calibrates, or nothing does."""
-    if reading.calibration is None or reading.source is None:
+    calibration = reading.calibration
+    if calibration is None or calibration.source is None:
         return []
-    return onnx_data.calibration_images(reading.source, reading.calibration.samples)
+    return onnx_data.calibration_images(calibration.source, calibration.samples)
 
 
 def written_task(settings: TaskChoices, out: Path, made: Path | None = None) -> str:
@@ -504,7 +506,10 @@ def _arguments(settings: TaskChoices) -> dict[str, str]:
 
 def _absolute(path: Path) -> Path:
     """Absolute, except for the bare name of a data set that comes with ultralytics."""
-    return path.resolve() if path.exists() or path.parent != Path() else path
+    is_bare = path.parent == Path()
+    if is_bare and not path.exists():
+        return path
+    return path.resolve()
 
 
 def reading_of(settings: TaskChoices, calibration: Calibration) -> Reading:

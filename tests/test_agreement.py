@@ -72,7 +72,7 @@ def test_float_is_run_once_for_a_batch_as_long_as_there_is_room(
         for _, outputs in batches:
             assert len(outputs.arrays[0]) == outputs.samples
     assert ran == [10, 30]
-    monkeypatch.setattr("sensitivity.tasks.agreement.LARGEST_KEPT", X[:10].nbytes)
+    monkeypatch.setattr("sensitivity.tasks.kept.KEPT_BYTES", X[:10].nbytes)
     batches = FloatBatches(batches.batches, batches.model)
     for _ in range(3):
         for _, outputs in batches:

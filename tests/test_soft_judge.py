@@ -15,7 +15,6 @@ from support.studies import study_of
 
 from sensitivity.errors import TaskError
 from sensitivity.journal.journal import open_journal
-from sensitivity.measure.kept import KeptOutputs
 from sensitivity.measure.measurer import Measurer
 from sensitivity.measure.scan import scan
 from sensitivity.measure.soft import SoftMeasurer
@@ -28,6 +27,7 @@ from sensitivity.search.soft_judge import OPEN, Promise, SoftJudge
 from sensitivity.stats.proof import chance_below
 from sensitivity.stats.soft_drop import ratio_of, true_drop
 from sensitivity.tasks.base import Task
+from sensitivity.tasks.kept import KeptOutputs
 from sensitivity.testing.fakes import FakeModel, FakeSimulator
 
 HARM = {"stem": 0.20, "head": 0.10} | {f"block{index}": 0.004 for index in range(8)}
@@ -95,7 +95,7 @@ def test_float_is_forwarded_once_for_all_variants(tmp_path: Path) -> None:
 
 def test_outputs_are_kept_as_far_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the split at work, and its first batches: the next pass begins with them."""
-    monkeypatch.setattr("sensitivity.measure.kept.KEPT_BYTES", 800)
+    monkeypatch.setattr("sensitivity.tasks.kept.KEPT_BYTES", 800)
     kept = KeptOutputs()
     array = np.zeros(50)
     for batch in range(3):

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sensitivity.measure.checked import checked_scores
-from sensitivity.measure.kept import KeptOutputs
 from sensitivity.measure.reader import Reader
 from sensitivity.records import Range, Scores, Variant
 from sensitivity.signals.base import Distance, Outputs, Signal
@@ -18,6 +17,7 @@ from sensitivity.signals.distortion import flat_outputs
 from sensitivity.simulators.base import Simulator
 from sensitivity.tasks.base import Task
 from sensitivity.tasks.batches import batch_size, first_samples
+from sensitivity.tasks.kept import KeptOutputs
 
 MakeSimulator = Callable[[tuple[Range, ...]], Simulator]
 Fit = tuple[str, str, int]

@@ -14,14 +14,12 @@ from sensitivity.errors import TaskError
 from sensitivity.records import Scores
 from sensitivity.tasks.base import Batches
 from sensitivity.tasks.batches import as_numpy, batch_size
+from sensitivity.tasks.kept import KeptOutputs
 
 Array = NDArray[Any]
 
 SPREAD_SAMPLES = 64
 """Samples on which it is found how much the outputs differ from one sample to the next."""
-
-LARGEST_KEPT = 2**28
-"""Bytes of float's outputs that a split keeps; those of later batches are computed again."""
 
 METRIC = "agreement with float"
 
@@ -67,10 +65,15 @@ class FloatOutputs:
     another machine.
     """
 
-    def __init__(self, model: FloatModel, inputs: Any) -> None:
+    def __init__(
+        self, model: FloatModel, inputs: Any, known: Sequence[Array] | None = None
+    ) -> None:
+        """known: the outputs where they were computed before; None where not."""
         self.samples = batch_size(inputs)
         self._model = model
         self._inputs = inputs
+        if known is not None:
+            self.arrays = known
 
     @property
     def spreads(self) -> tuple[float, ...]:
@@ -85,28 +88,24 @@ class FloatOutputs:
 
 @dataclass(eq=False)
 class FloatBatches:
-    """Batches (inputs, `FloatOutputs`) of these inputs."""
+    """Batches (inputs, `FloatOutputs`) of these inputs; outputs are kept as far as `KeptOutputs`
+    has room."""
 
     batches: Batches
     model: FloatModel
-    _kept: dict[int, FloatOutputs] = field(default_factory=dict)
+    _kept: KeptOutputs = field(default_factory=KeptOutputs)
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Any, FloatOutputs]]:
         for number, (inputs, _) in enumerate(self.batches):
-            outputs = self._kept.get(number) or FloatOutputs(self.model, inputs)
+            place = ("float", number)
+            outputs = FloatOutputs(self.model, inputs, self._kept.get(place))
             yield inputs, outputs
-            self._keep(number, outputs)
-
-    def _keep(self, number: int, outputs: FloatOutputs) -> None:
-        if number in self._kept or "arrays" not in vars(outputs):
-            return
-        held = (array.nbytes for kept in self._kept.values() for array in kept.arrays)
-        own = sum(array.nbytes for array in outputs.arrays)
-        if sum(held) + own <= LARGEST_KEPT:
-            self._kept[number] = outputs
+            was_asked_for = "arrays" in vars(outputs)
+            if was_asked_for:
+                self._kept.keep(place, outputs.arrays)
 
 
 def agreement(outputs: Any, targets: FloatOutputs) -> Scores:
