@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,11 @@ def axis_around(values: Iterable[float], zero: bool, ticks: int = 5) -> Axis:
     low, high = min(shown), max(shown)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     # An end at zero is the axis itself, which needs no room, unless nothing else is shown.
-    ends_at_zero = zero and high <= 0 and low != high
-    starts_at_zero = zero and low >= 0
-    if not starts_at_zero:
+    has_fixed_low = zero and low == 0
+    has_fixed_high = zero and high == 0 and low < 0
+    if not has_fixed_low:
         low -= room
-    if not ends_at_zero:
+    if not has_fixed_high:
         high += room
     return Axis(low, high, _ticks(low, high, ticks))
 
@@ -60,13 +61,13 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
     >>> spread([0.50, 0.52], gap=0.1)
     [0.46, 0.56]
     """
-    order = sorted(range(len(places)), key=lambda index: places[index])
+    order = sorted(range(len(places)), key=places.__getitem__)
     moved = [places[index] for index in order]
     for _ in range(20 * len(moved)):  # each round moves neighbours only, so a crowd needs several
-        for left in range(len(moved) - 1):
-            overlap = gap - (moved[left + 1] - moved[left])
+        for left, right in pairwise(range(len(moved))):
+            overlap = gap - (moved[right] - moved[left])
             if overlap > 1e-12:
                 moved[left] -= overlap / 2
-                moved[left + 1] += overlap / 2
+                moved[right] += overlap / 2
     by_index = dict(zip(order, moved, strict=True))
     return [round(by_index[index], 6) for index in range(len(places))]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import attrgetter
 from typing import Literal
+
+import numpy as np
 
 from sensitivity.records import Estimate, FrontierPoint, Plan, cost_of
 from sensitivity.reporting.axes import Axis, axis_around
 from sensitivity.reporting.data import Choice, ReportData
-from sensitivity.reporting.formats import MetricFormat, count, milliseconds, wide_words
+from sensitivity.reporting.formats import MetricFormat, count, joined, milliseconds, wide_words
 from sensitivity.reporting.verdict import chance_words, judged_on, verdict_in
 
 Kind = Literal["float", "int8", "option", "beaten"]
@@ -93,7 +96,7 @@ class ChoiceChart:
     def line(self) -> tuple[Mark, ...]:
         """The marks of the options, from left to right."""
         found = [mark for mark in self.marks if mark.kind == "option"]
-        return tuple(sorted(found, key=lambda mark: (mark.x, mark.y)))
+        return tuple(sorted(found, key=attrgetter("x", "y")))
 
 
 @dataclass(frozen=True)
@@ -134,59 +137,74 @@ class _Sets:
     def shown(self) -> tuple[Choice, ...]:
         """Those that some target chooses."""
         return tuple(
-            choice
-            for choice in self.choices
-            if choice.command or self.plan.is_of(choice.point.names)
+            choice for choice in self.choices if choice.command or self.is_plan(choice.point)
         )
+
+    def is_plan(self, point: FrontierPoint) -> bool:
+        """Whether a set is the plan's."""
+        return self.plan.is_of(point.names)
 
     @cached_property
     def times_ms(self) -> dict[str, float]:
         """Median latency of each variant that was timed."""
-        return {name: one.median_ms for one in self.data.timings for name in one.variants}
+        found = dict[str, float]()
+        for timing in self.data.timings:
+            found |= dict.fromkeys(timing.variants, timing.median_ms)
+        return found
 
     @cached_property
     def across(self) -> Across:
         """What to draw the sets along: the best that is known of all of them."""
-        if all(self.latency_ms(choice.point) is not None for choice in self.choices):
+        times = [self.latency_ms(choice.point) for choice in self.choices]
+        if None not in times:
             return "ms"
-        has_work = all(choice.work is not None for choice in self.choices)
-        return "work" if has_work else "layers"
+        works = [choice.work for choice in self.choices]
+        return "layers" if None in works else "work"
 
     @property
     def across_words(self) -> str:
-        is_mixed = any(choice.point.wide for choice in self.choices)
-        return MIXED if is_mixed and self.across == "layers" else ACROSS[self.across]
+        """The title of the horizontal axis."""
+        has_wide = any(choice.point.wide for choice in self.choices)
+        if has_wide and self.across == "layers":
+            return MIXED
+        return ACROSS[self.across]
 
     def chart(self, whole: bool) -> ChoiceChart:
+        """whole: as in `choice_chart`."""
         metric, plan = self.metric, self.plan
-        places = [self.place(choice) for choice in self.choices] + self.float_()
+        places = [*map(self.place, self.choices), *self.float_()]
         if whole:
             places += self.int8()
-        options = tuple(self.option(choice) for choice in self.shown)
-        ends = [(one.level.value, one.level.low, one.level.high) for one in places]
-        lines = (plan.metric.float.value, plan.floor)
-        drawn = [value for three in (*ends, lines) for value in three if value is not None]
+        float_, floor = plan.metric.float.value, plan.floor
+        drawn = [float_, floor]
+        for place in places:
+            ends = (place.level.low, place.level.high)
+            drawn += [place.level.value, *(end for end in ends if end is not None)]
         ticks, at = self.horizontal([place.across for place in places])
+        own = [index for index, choice in enumerate(self.shown) if self.is_plan(choice.point)]
         return ChoiceChart(
             up=axis_around(map(metric.shown, drawn), zero=False),
             up_unit=f"{metric.level_label} on confirm",
             across_unit=self.across_words,
             ticks=ticks,
             marks=tuple(self.mark(place, at[place.across]) for place in places),
-            options=options,
-            float_line=(metric.shown(lines[0]), f"float {metric.level(lines[0])}"),
-            target_line=(metric.shown(lines[1]), f"target {metric.level(lines[1])}"),
-            plan=next((index for index, one in enumerate(options) if one.is_plan), None),
+            options=tuple(map(self.option, self.shown)),
+            float_line=(metric.shown(float_), f"float {metric.level(float_)}"),
+            target_line=(metric.shown(floor), f"target {metric.level(floor)}"),
+            plan=next(iter(own), None),
         )
 
     def latency_ms(self, point: FrontierPoint) -> float | None:
         """What was measured of a set, or else what was predicted."""
-        known = [point.measured_ms, point.predicted_ms]
-        if self.plan.is_of(point.names):
-            known.insert(0, self.times_ms.get("partial"))
+        timed = None
+        if self.is_plan(point):
+            timed = self.times_ms.get("partial")
         elif not point.names:
-            known.insert(0, self.times_ms.get("int8"))
-        return next((value for value in known if value is not None), None)
+            timed = self.times_ms.get("int8")
+        for known in (timed, point.measured_ms):
+            if known is not None:
+                return known
+        return point.predicted_ms
 
     def cost(self, choice: Choice) -> float:
         """Along the horizontal axis."""
@@ -204,8 +222,10 @@ class _Sets:
         layers in INT8 before they were repaired stands for it."""
         if point.measured_ms is None and latency_ms == point.predicted_ms:
             return "predicted"
-        is_whole = not point.names and not self.plan.is_of(())
-        return "measured before repairs" if is_whole and self.plan.recalibrated else "measured"
+        is_other_file = not point.names and not self.is_plan(point)
+        if is_other_file and self.plan.recalibrated:
+            return "measured before repairs"
+        return "measured"
 
     def level(self, point: FrontierPoint) -> Estimate:
         """Float on `confirm` less what is known of the drop: a difference on the same samples is
@@ -213,9 +233,10 @@ class _Sets:
         return point.best_drop.under(self.plan.metric.float.value)
 
     def option(self, choice: Choice) -> Option:
-        point, metric, plan = choice.point, self.metric, self.plan
+        """A set as a row of the table."""
+        point, metric = choice.point, self.metric
         drop, level, held = point.best_drop, self.level(point), point.holdout
-        is_plan = plan.is_of(point.names)
+        is_plan = self.is_plan(point)
         every = count(max(self.data.layers, len(point.names)), "layer")
         return Option(
             names=point.names,
@@ -234,25 +255,25 @@ class _Sets:
         """How likely a set meets the target by `confirm`, and what all samples say of the plan."""
         point, found = choice.point, verdict_in(self.data)
         chance = chance_words(point, self.plan)
-        state = (
-            "met on confirm" if self.level(point).value >= self.plan.floor else "missed on confirm"
-        )
+        is_met = self.level(point).value >= self.plan.floor
+        state = "met on confirm" if is_met else "missed on confirm"
         if chance:
             state = f"{chance} by {judged_on(point.best_drop, self.plan)} alone"
-        if self.plan.is_of(point.names) and found is not None:
+        if self.is_plan(point) and found is not None:
             return f"{state}, which chose it; {found.accuracy} on all samples"
         return state
 
     def place(self, choice: Choice) -> _Place:
-        level = self.level(choice.point)
-        left_out = count(len(choice.point.skip), "layer")
-        left_out = f"{left_out} left out{wide_words(choice.point)}"
-        words = [f"{left_out}: {self.metric.level(level.value)}", self.cost_words(choice)]
-        option = self.shown.index(choice) if choice in self.shown else None
-        kind: Kind = "beaten" if option is None else "option"
-        if option is None and len(choice.point.skip) >= self.data.layers:
-            kind = "float"
-        return _Place(kind, self.cost(choice), level, ", ".join(filter(None, words)), option)
+        """Where a set stands in the picture."""
+        point, level = choice.point, self.level(choice.point)
+        left_out = f"{count(len(point.skip), 'layer')} left out{wide_words(point)}"
+        accuracy = f"{left_out}: {self.metric.level(level.value)}"
+        title = joined(accuracy, self.cost_words(choice))
+        across = self.cost(choice)
+        if choice in self.shown:
+            return _Place("option", across, level, title, self.shown.index(choice))
+        is_float = len(point.skip) >= self.data.layers
+        return _Place("float" if is_float else "beaten", across, level, title)
 
     def float_(self) -> list[_Place]:
         """Float, where its latency is known."""
@@ -264,13 +285,14 @@ class _Sets:
 
     def int8(self) -> list[_Place]:
         """Everything in INT8 as it was calibrated, unless that is one of the sets."""
-        whole = next((choice for choice in self.choices if not choice.point.names), None)
-        if whole is not None and self.plan.metric.recalibrated is None:
-            return []
-        if whole is not None:
-            cost: float | None = self.cost(whole)
-        else:
+        whole = [choice for choice in self.choices if not choice.point.names]
+        cost: float | None
+        if not whole:
             cost = {"ms": self.times_ms.get("int8"), "layers": 0.0}.get(self.across)
+        elif self.plan.metric.recalibrated is not None:
+            cost = self.cost(whole[0])
+        else:
+            return []
         if cost is None:
             return []
         found = self.plan.metric.quantized
@@ -284,7 +306,8 @@ class _Sets:
         layers."""
         if self.across == "layers":
             slots = sorted(set(costs))
-            at = {cost: (index + 0.5) / len(slots) for index, cost in enumerate(slots)}
+            middles = (np.arange(len(slots)) + 0.5) / len(slots)
+            at = dict(zip(slots, middles.tolist(), strict=True))
             return tuple((at[cost], f"{cost:g}") for cost in slots), at
         axis = axis_around(costs, zero=True)
         ticks = tuple((axis.at(tick), axis.label(tick)) for tick in axis.ticks)
@@ -307,6 +330,6 @@ def _of_plan(plan: Plan) -> Choice:
             found.holdout,
             found.holdout_drop,
             true_drop=found.true_drop,
-            wide=tuple(one.unit for one in plan.widened),
+            wide=plan.wide,
         )
     )

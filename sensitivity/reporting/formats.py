@@ -35,26 +35,33 @@ class MetricFormat:
     @property
     def percent(self) -> bool:
         """Whether values are shown in percent, and changes in points."""
-        return self.full_scale in (1.0, 100.0) and _PERCENT_NAME.search(self.name) is not None
+        is_share = _PERCENT_NAME.search(self.name) is not None
+        return is_share and self.full_scale in (1.0, 100.0)
 
     @property
     def level_unit(self) -> str:
         """Unit of a value; "" for a metric in its own unit."""
-        return "%" if self.percent else ""
+        if self.percent:
+            return "%"
+        return ""
 
     @property
     def level_label(self) -> str:
         """Name and unit, for an axis or the head of a column."""
-        return f"{self.name}, %" if self.percent else self.name
+        return joined(self.name, self.level_unit)
 
     @property
     def change_unit(self) -> str:
         """Unit of a difference of two values; "" for a metric in its own unit."""
-        return "pt" if self.percent else ""
+        if self.percent:
+            return "pt"
+        return ""
 
     def shown(self, value: float) -> float:
         """The value as a number in the unit shown."""
-        return value * 100 / self.full_scale if self.percent else value
+        if self.percent:
+            return value * 100 / self.full_scale
+        return value
 
     def shown_interval(self, estimate: Estimate) -> tuple[float, float] | tuple[None, None]:
         """Both ends in the unit shown; None, None where there is no interval."""
@@ -66,7 +73,8 @@ class MetricFormat:
     def number(self, value: float, sign: bool = False) -> str:
         """The value in the unit shown, without the unit."""
         shown = self.shown(value)
-        return signed(f"{shown:.1f}" if self.percent else f"{shown:.4g}", plus=sign)
+        digits = f"{shown:.1f}" if self.percent else f"{shown:.4g}"
+        return signed(digits, plus=sign)
 
     def level(self, value: float) -> str:
         """A value with its unit, such as "29.9 %"."""
@@ -92,7 +100,9 @@ class MetricFormat:
         spend it there."""
         if not effect.judged:
             return "not judged"
-        return self.change(effect.effect.value) if effect.effect.n else "by signal only"
+        if not effect.is_measured:
+            return "by signal only"
+        return self.change(effect.effect.value)
 
     def interval(self, estimate: Estimate) -> str:
         """Such as "[27.0, 32.8]"."""
@@ -151,8 +161,9 @@ def memory(size: int) -> str:
     """
     if size < 1000:
         return count(size, "byte")
-    scale, unit = (1e6, "MB") if size >= 1e6 else (1e3, "kB")
-    return f"{size / scale:.3g} {unit}"
+    if size < 1_000_000:
+        return f"{size / 1e3:.3g} kB"
+    return f"{size / 1e6:.3g} MB"
 
 
 def includes_zero(estimate: Estimate) -> bool:
@@ -162,7 +173,9 @@ def includes_zero(estimate: Estimate) -> bool:
 
 def samples(estimate: Estimate) -> str:
     """What a value rests on; one evaluation where the task gives no per-sample scores."""
-    return "in one evaluation" if estimate.n < 2 else f"on {count(estimate.n, 'sample')}"
+    if estimate.n < 2:
+        return "in one evaluation"
+    return f"on {count(estimate.n, 'sample')}"
 
 
 def listing(names: tuple[str, ...], most: int = 6, last: str = ",") -> str:
@@ -190,7 +203,9 @@ def joined(*parts: str) -> str:
 def wide_words(tried: PlanStep | FrontierPoint) -> str:
     """What stands behind the number of layers that a set leaves out, where others have activations
     of 16 bits in it."""
-    return f", {len(tried.wide)} in 16 bits" if tried.wide else ""
+    if not tried.wide:
+        return ""
+    return f", {len(tried.wide)} in 16 bits"
 
 
 def count(n: int, noun: str) -> str:
@@ -199,7 +214,9 @@ def count(n: int, noun: str) -> str:
     >>> count(1, "layer"), count(28, "layer")
     ('1 layer', '28 layers')
     """
-    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+    if n != 1:
+        noun += "s"
+    return f"{n:,} {noun}"
 
 
 def rounded(n: int) -> int:

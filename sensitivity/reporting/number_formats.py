@@ -25,14 +25,13 @@ def format_of(quantizers: Iterable[Quantizer]) -> str:
     >>> format_of([weight, Quantizer("a.i", "a", "input", 16, None, format="INT16")])
     'INT8 with INT16 activations'
     """
-    weights: Counter[str] = Counter()
-    activations: Counter[str] = Counter()
+    weights, activations = list[str](), list[str]()
     for quantizer in quantizers:
-        counted = weights if quantizer.role == "weight" else activations
-        counted[quantizer.format] += 1
-    if not weights or not activations:
-        return _most_common(weights or activations) or USUAL
+        own = weights if quantizer.role == "weight" else activations
+        own.append(quantizer.format)
     of_weights, of_activations = _most_common(weights), _most_common(activations)
+    if not of_weights or not of_activations:
+        return of_weights or of_activations or USUAL
     if of_weights == of_activations:
         return of_weights
     return f"{of_weights} with {of_activations} activations"
@@ -51,7 +50,7 @@ def unit_formats(
     by_name = {quantizer.name: quantizer for quantizer in quantizers}
     formats = {}
     for unit in units:
-        own = [by_name[name] for name in unit.quantizers if name in by_name]
+        own = filter(None, map(by_name.get, unit.quantizers))
         formats[unit.name] = FLOAT if unit.name in skip else format_of(own)
     return formats
 
@@ -65,16 +64,19 @@ def plan_formats(
 
 def planned_quantizers(quantizers: Iterable[Quantizer], plan: Plan | None) -> list[Quantizer]:
     """The quantizers with the bits that a plan gives them; as they are where there is none."""
-    found = {each.name: each for each in quantizers}
-    for one in plan.wide_ranges if plan else ():
-        own = found[one.quantizer]
-        found[own.name] = replace(own, bits=one.bits or own.bits, format=f"INT{one.bits}")
+    if plan is None:
+        return list(quantizers)
+    found = {quantizer.name: quantizer for quantizer in quantizers}
+    for wide in plan.wide_ranges:
+        own = found[wide.quantizer]
+        found[own.name] = replace(own, bits=wide.bits or own.bits, format=f"INT{wide.bits}")
     return list(found.values())
 
 
-def _most_common(formats: Counter[str]) -> str:
+def _most_common(formats: Iterable[str]) -> str:
     """The first of those that are most common; "" where there is none."""
-    return max(formats, key=formats.__getitem__, default="")
+    counts = Counter(formats)
+    return max(counts, key=counts.__getitem__, default="")
 
 
 def in_format(text: str, name: str) -> str:
@@ -83,4 +85,6 @@ def in_format(text: str, name: str) -> str:
     >>> in_format("Everything in INT8 meets the target: see model.int8.onnx.", "FP8 E4M3")
     'Everything in FP8 E4M3 meets the target: see model.int8.onnx.'
     """
-    return text if name == USUAL else re.sub(rf"\b{USUAL}\b", name, text)
+    if name == USUAL:
+        return text
+    return re.sub(rf"\b{USUAL}\b", name, text)

@@ -3,6 +3,7 @@ its files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,8 +118,10 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
     differs = measured is not None and measured.differs
     if found.true_drop is not None and not differs:
         return _soft_evidence(found, target, found.true_drop)
-    level = measured.level if measured else found.holdout
-    drop = measured.drop if measured else found.holdout_drop
+    level, drop, where = found.holdout, found.holdout_drop, "holdout"
+    if measured is not None:
+        level, drop = measured.level, measured.drop
+        where = f"holdout in {called(measured.runtime)}"
     levels, drops = [level], [drop]
     missing = [shortfall(target, found.holdout_float, level, drop)]
     if found.confirm_drop is not None and not differs:
@@ -126,8 +129,6 @@ def evidence_of(plan: Plan, measured: RuntimeAccuracy | None = None) -> Evidence
         levels.append(chosen)
         drops.append(found.confirm_drop)
         missing.append(shortfall(target, found.float, chosen, found.confirm_drop))
-    where = f"holdout in {called(measured.runtime)}" if measured else "holdout"
-    if len(drops) > 1:
         corrected = " (corrected for the luck of the choice)" if len(plan.path) > 1 else ""
         where = f"{where} and confirm{corrected}"
     shown = levels if target.metric is not None else drops
@@ -165,10 +166,11 @@ def speed_of(partial: Timing | None) -> SpeedStatus:
 def _action(
     plan: Plan, accuracy: AccuracyStatus, speed: SpeedStatus, bench: BenchResult | None
 ) -> Action:
+    choice = plan.advice.choice if plan.advice else "partial"
+    wins_nothing = speed in NO_GAIN or choice == "float"
     if _is_broken(bench):
         return "repair"
-    choice = plan.advice.choice if plan.advice else "partial"
-    if speed in NO_GAIN or choice == "float":
+    if wins_nothing:
         return "lower" if lacks_lowering(bench) else "float"
     if accuracy == "missed" or choice == "qat":
         return "train"
@@ -179,7 +181,9 @@ def _action(
 
 def _is_broken(bench: BenchResult | None) -> bool:
     """Whether the plan's file computes something else in the runtime than was simulated."""
-    return bench is not None and bench.judged is not None and bench.judged.differs
+    if bench is None or bench.judged is None:
+        return False
+    return bench.judged.differs
 
 
 def _accuracy_words(
@@ -188,25 +192,23 @@ def _accuracy_words(
     evidence: Evidence,
     measured: RuntimeAccuracy | None,
     metric: MetricFormat,
-) -> list[str]:
-    said = []
+) -> Iterator[str]:
     if measured is not None and measured.differs:
-        said.append(_broken_promise(measured, metric))
+        yield _broken_promise(measured, metric)
     if not plan.met:
-        said.append(_nothing_met(plan, metric))
-    said.append(_drop_words(plan, evidence, metric))
+        yield _nothing_met(plan, metric)
+    yield _drop_words(plan, evidence, metric)
     if _is_worthless(plan):
-        said.append(
+        yield (
             f"Float itself has {metric.level(0.0)}, so a drop from it says nothing: check the task."
         )
     elif accuracy == "not proven":
-        said.append(_doubt(evidence, plan.target.confidence))
+        yield _doubt(evidence, plan.target.confidence)
     if _better_than_float(evidence.drop):
-        said.append(
+        yield (
             "That is better than float by more than chance: check that what is called float is "
             "your own model, and that holdout was not used to tune the quantized one."
         )
-    return said
 
 
 def _nothing_met(plan: Plan, metric: MetricFormat) -> str:
@@ -266,19 +268,27 @@ def _doubt(evidence: Evidence, confidence: float) -> str:
 def _cannot_be_proven(evidence: Evidence, confidence: float) -> bool:
     """Whether more samples would rather speak against the plan, or more than anybody has would
     settle nothing."""
-    if evidence.missing.low is None:
+    missing = evidence.missing
+    if missing.low is None:
         return False
-    return evidence.missing.value > 0 or _more(evidence, confidence) is None
+    return missing.value > 0 or _more(evidence, confidence) is None
 
 
 def _more(evidence: Evidence, confidence: float) -> int | None:
     """How many samples more would settle it, rounded; None where that is out of reach."""
-    if evidence.spread is None:
-        needed = samples_to_settle(evidence.missing, confidence)
-        more = None if needed is None else needed - evidence.missing.n
-    else:
-        more = more_to_settle(evidence.missing, evidence.spread, confidence)
-    return None if more is None or more > MOST_SAMPLES else rounded(more)
+    more = _samples_more(evidence, confidence)
+    if more is None or more > MOST_SAMPLES:
+        return None
+    return rounded(more)
+
+
+def _samples_more(evidence: Evidence, confidence: float) -> int | None:
+    """How many samples more would settle it; None where no number would."""
+    missing = evidence.missing
+    if evidence.spread is not None:
+        return more_to_settle(missing, evidence.spread, confidence)
+    needed = samples_to_settle(missing, confidence)
+    return None if needed is None else needed - missing.n
 
 
 def _better_than_float(drop: Estimate) -> bool:
@@ -293,8 +303,10 @@ def is_lowered_file(partial: Timing) -> bool:
 
 def lacks_lowering(bench: BenchResult | None) -> bool:
     """Whether a file for the runtime can be had that may be faster than the one that was timed."""
-    partial = None if bench is None else timing_of("partial", bench.timings)
-    if bench is None or partial is None or bench.keeps_form or "float" in partial.variants:
+    if bench is None or bench.keeps_form:
+        return False
+    partial = timing_of("partial", bench.timings)
+    if partial is None or "float" in partial.variants:
         return False
     return partial.runtime in LOWERED and not is_lowered_file(partial)
 
@@ -324,7 +336,9 @@ def _beside_int8(bench: BenchResult, partial: Timing) -> str:
     if "int8" in partial.variants:
         return " Nothing is left out, so that is the speed of everything in INT8."
     int8 = timing_of("int8", bench.timings)
-    return "" if int8 is None else f" With everything in INT8 it is {ratio(int8.ratio)}."
+    if int8 is None:
+        return ""
+    return f" With everything in INT8 it is {ratio(int8.ratio)}."
 
 
 def _few_in_int8(bench: BenchResult, partial: Timing) -> str:
@@ -375,11 +389,15 @@ def _action_words(
 
 
 def _train_words(plan: Plan) -> str:
-    if plan.met and plan.advice and plan.advice.choice == "qat":
+    if plan.met and _is_advised_to_train(plan):
         return "The plan gives most of the speed of INT8 away: use quantization-aware training."
     if plan.try_next:
         return f"Try {'; '.join(step.rstrip('.') for step in plan.try_next)}."
     return "Loosen the target, calibrate again, or use quantization-aware training."
+
+
+def _is_advised_to_train(plan: Plan) -> bool:
+    return plan.advice is not None and plan.advice.choice == "qat"
 
 
 def _prove_words(file: str, evidence: Evidence, plan: Plan, metric: MetricFormat) -> str:
