@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -45,29 +45,13 @@ def folded(graph: ModelGraph) -> tuple[Block, ...]:
     what nothing else leads to goes with what leads to it. Inputs and outputs stay alone, and a join
     goes with its neighbours where they are all in one block.
     """
-    blocks = [f"{node.kind} {node.name}" for node in graph.nodes]
-    layers = graph.of_kind("layer")
-    for at in layers:
-        blocks[at] = graph.nodes[at].name
-    if len(layers) > FLAT:
-        _fold(graph, blocks)
+    folding = _Folding(graph)
+    if len(graph.of_kind("layer")) > FLAT:
+        folding.fold()
     members = defaultdict[str, list[int]](list)
-    for at, block in enumerate(blocks):
+    for at, block in enumerate(folding.blocks):
         members[block].append(at)
     return tuple(_block(graph, name, nodes) for name, nodes in members.items())
-
-
-def _fold(graph: ModelGraph, blocks: list[str]) -> None:
-    """Fold by names where they have parts, else by the graph. blocks: of each node, changed in
-    place; each layer is in one of its own."""
-    layers = graph.of_kind("layer")
-    by_name = blocks_by_name([blocks[at] for at in layers])
-    if not by_name:
-        _merge(graph, blocks)
-        return
-    for at in layers:
-        blocks[at] = by_name[blocks[at]]
-    _take_joins(graph, blocks)
 
 
 def _block(graph: ModelGraph, name: str, nodes: Sequence[int]) -> Block:
@@ -76,10 +60,9 @@ def _block(graph: ModelGraph, name: str, nodes: Sequence[int]) -> Block:
     own = [graph.nodes[at] for at in nodes]
     layers = [node.name for node in own if node.kind == "layer"]
     is_beginning = all(layer.startswith(name) for layer in layers)
-    if len(layers) > 1 and is_beginning:
-        return Block(name, tuple(nodes))
-    first = next(iter(layers), own[0].name)
-    return Block(first, tuple(nodes))
+    if len(layers) < 2 or not is_beginning:
+        name = next(iter(layers), own[0].name)
+    return Block(name, tuple(nodes))
 
 
 def blocks_by_name(names: Sequence[str]) -> dict[str, str]:
@@ -112,66 +95,94 @@ def blocks_by_name(names: Sequence[str]) -> dict[str, str]:
 def _longer(name: str, block: str) -> str:
     """The beginning of a name that has one part more than its block."""
     end = END.search(name, len(block) + 1)
-    return name[: end.start()] if end else name
+    if end is None:
+        return name
+    return name[: end.start()]
 
 
-def _take_joins(graph: ModelGraph, blocks: list[str]) -> None:
-    """Put joins into blocks of layers. blocks: of each node, changed in place."""
-    near = Neighbours(graph.edges)
-    joins = graph.of_kind("join")
-    alone = {blocks[at] for at in graph.of_kind("join", "input", "output")}
-    for at in joins:
-        _take_join(blocks, at, near.before[at], alone)
-    for at in reversed(joins):
-        _take_join(blocks, at, near.after[at], alone)
-    sums = [at for at in joins if graph.nodes[at].operation in RESIDUAL]
-    for at in sums:
-        if blocks[at] in alone:
-            _take_sum(near, blocks, at, alone)
+class _Folding:
+    """Which block each node of a graph is in, while blocks are joined.
 
-
-def _take_join(blocks: list[str], at: int, around: Sequence[int], alone: Collection[str]) -> None:
-    """Put a join that is still in a block of its own into that of all nodes on one side of it.
-
-    around: the nodes on that side. alone: blocks of one join, input or output.
+    blocks: of each node the name of its block; at first every node has one of its own. alone:
+    blocks of one join, input or output.
     """
-    found = {blocks[other] for other in around}
-    if blocks[at] in alone and len(found) == 1 and found.isdisjoint(alone):
-        blocks[at] = found.pop()
 
+    def __init__(self, graph: ModelGraph) -> None:
+        self.graph = graph
+        self.near = Neighbours(graph.edges)
+        self.blocks = [f"{node.kind} {node.name}" for node in graph.nodes]
+        self.alone = frozenset(self.of(graph.of_kind("join", "input", "output")))
+        for at in graph.of_kind("layer"):
+            self.blocks[at] = graph.nodes[at].name
 
-def _take_sum(near: Neighbours, blocks: list[str], at: int, alone: Collection[str]) -> None:
-    """Put a sum into the block of its last term, where that has layers and makes no cycle."""
-    *others, last = [blocks[term] for term in near.before[at]]
-    if last not in alone and _reached_from(last, near, blocks).isdisjoint(others):
-        blocks[at] = last
+    def of(self, nodes: Iterable[int]) -> list[str]:
+        """The blocks of these nodes."""
+        return [self.blocks[at] for at in nodes]
 
-
-def _reached_from(block: str, near: Neighbours, blocks: Sequence[str]) -> set[str]:
-    """All blocks behind a block, without itself."""
-    found = set[int]()
-    ready = [at for at, own in enumerate(blocks) if own == block]
-    while ready:
-        new = set(near.after[ready.pop()]) - found
-        found |= new
-        ready += new
-    return {blocks[at] for at in found} - {block}
-
-
-def _merge(graph: ModelGraph, blocks: list[str]) -> None:
-    """Join blocks to their only neighbour on one side, the smallest first: that makes no cycle.
-
-    blocks: of each node, changed in place.
-    """
-    inner = set(graph.of_kind("layer", "join"))
-    edges = [edge for edge in graph.edges if inner.issuperset(edge)]
-    spare = len({blocks[at] for at in inner}) - BLOCKS
-    for _ in range(spare):
-        pair = _smallest_pair(edges, blocks)
-        if pair is None:
+    def fold(self) -> None:
+        """Join the layers by their names where these have parts, else by the graph."""
+        layers = self.graph.of_kind("layer")
+        by_name = blocks_by_name(self.of(layers))
+        if not by_name:
+            self.merge()
             return
-        first, second = pair
-        blocks[:] = [first if block == second else block for block in blocks]
+        for at in layers:
+            self.blocks[at] = by_name[self.blocks[at]]
+        self.take_joins()
+
+    def take_joins(self) -> None:
+        """Put joins into blocks of layers."""
+        joins = self.graph.of_kind("join")
+        for at in joins:
+            self._take_join(at, self.near.before[at])
+        for at in reversed(joins):
+            self._take_join(at, self.near.after[at])
+        for at in joins:
+            if self.graph.nodes[at].operation in RESIDUAL:
+                self._take_sum(at)
+
+    def _take_join(self, at: int, around: Sequence[int]) -> None:
+        """Put a join that is still alone into the block of all nodes on one side of it. around:
+        these nodes."""
+        found = set(self.of(around))
+        if self.blocks[at] in self.alone and len(found) == 1:
+            self._put(at, found.pop())
+
+    def _take_sum(self, at: int) -> None:
+        """Put a sum that is still alone into the block of its last term, where that makes no
+        cycle."""
+        if self.blocks[at] in self.alone:
+            *others, last = self.of(self.near.before[at])
+            if self._behind(last).isdisjoint(others):
+                self._put(at, last)
+
+    def _put(self, at: int, block: str) -> None:
+        """Put a node into a block that has layers; one without is no place for it."""
+        if block not in self.alone:
+            self.blocks[at] = block
+
+    def _behind(self, block: str) -> set[str]:
+        """All blocks behind a block, without itself."""
+        found = set[int]()
+        ready = [at for at, own in enumerate(self.blocks) if own == block]
+        while ready:
+            new = set(self.near.after[ready.pop()]) - found
+            found |= new
+            ready += new
+        return set(self.of(found)) - {block}
+
+    def merge(self) -> None:
+        """Join blocks to their only neighbour on one side, the smallest first: that makes no
+        cycle."""
+        inner = set(self.graph.of_kind("layer", "join"))
+        edges = [edge for edge in self.graph.edges if inner.issuperset(edge)]
+        spare = len(set(self.of(inner))) - BLOCKS
+        for _ in range(spare):
+            pair = _smallest_pair(edges, self.blocks)
+            if pair is None:
+                return
+            kept, joined = pair
+            self.blocks = [kept if block == joined else block for block in self.blocks]
 
 
 def _smallest_pair(edges: Iterable[tuple[int, int]], blocks: Sequence[str]) -> Pair | None:

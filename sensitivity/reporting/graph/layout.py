@@ -3,10 +3,11 @@ graphlay."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import chain, pairwise, product
+from itertools import chain, pairwise, product, starmap
 from typing import Any
 
 from sensitivity import optional
@@ -72,15 +73,20 @@ def left_to_right(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -
         return whole
     for aspect in ASPECTS:
         found = _layout(sizes, edges, {"wrap": {"viewport_aspect": aspect}, "tuning": WRAPPING})
-        if found.width <= width:
-            return found if _is_clear(found, sizes) else _in_rows(sizes, edges, width)
+        if found.width > width:
+            continue
+        if _is_clear(found, sizes):
+            return found
+        break
     return _in_rows(sizes, edges, width)
 
 
 def narrow(sizes: Sequence[Point], edges: Sequence[Edge]) -> Layout:
     """For a phone: from top to bottom where that fits, else a column in each row."""
     found = _layout(sizes, edges, {"direction": "topbottom"})
-    return found if found.width <= NARROW else _in_rows(sizes, edges, NARROW)
+    if found.width <= NARROW:
+        return found
+    return _in_rows(sizes, edges, NARROW)
 
 
 def path(points: Path) -> str:
@@ -89,7 +95,7 @@ def path(points: Path) -> str:
     >>> path(((0.0, 4.0), (12.5, 4.0)))
     'M0 4L12.5 4'
     """
-    return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
+    return "M" + "L".join(starmap("{:g} {:g}".format, points))
 
 
 def middle(points: Path) -> Point:
@@ -126,9 +132,9 @@ def _is_clear(layout: Layout, sizes: Sequence[Point]) -> bool:
     """Whether every line runs along the axes and around all boxes."""
     lines = chain.from_iterable(layout.lines)
     parts = list(chain.from_iterable(map(pairwise, lines)))
-    boxes = list(zip(layout.places, sizes, strict=True))
     if any(map(_is_slanted, parts)):
         return False
+    boxes = zip(layout.places, sizes, strict=True)
     return not any(_crosses(part, *box) for part, box in product(parts, boxes))
 
 
@@ -139,30 +145,32 @@ def _is_slanted(part: tuple[Point, Point]) -> bool:
 
 def _crosses(part: tuple[Point, Point], place: Point, size: Point) -> bool:
     """Whether a part of a line goes through the inside of a box."""
-    return all(
-        max(part[0][axis], part[1][axis]) > place[axis] - size[axis] / 2 + 1
-        and min(part[0][axis], part[1][axis]) < place[axis] + size[axis] / 2 - 1
-        for axis in (0, 1)
-    )
+    inside = []
+    for axis in (0, 1):
+        middle, half = place[axis], size[axis] / 2 - 1
+        ends = (part[0][axis], part[1][axis])
+        inside.append(min(ends) < middle + half and max(ends) > middle - half)
+    return all(inside)
 
 
 def _in_rows(sizes: Sequence[Point], edges: Sequence[Edge], width: float) -> Layout:
     """The columns of a layout from left to right, as many in each row as fit, with signs where
     lines lead from row to row."""
     places = _layout(sizes, edges, {}).places
-    at = {box: place[0] for box, place in enumerate(places)}
-    columns = [[box for box in at if at[box] == middle] for middle in sorted(set(at.values()))]
-    rows: list[_Row] = []
-    while columns:
-        fitting = _Row(columns[0], sizes, edges)
-        count = 1
-        for more in range(2, len(columns) + 1):
-            row = _Row([box for column in columns[:more] for box in column], sizes, edges)
-            if row.layout.width > width:
+    columns = defaultdict[float, list[int]](list)
+    for box, (across, _) in enumerate(places):
+        columns[across].append(box)
+    left = [columns[across] for across in sorted(columns)]
+    rows = list[_Row]()
+    while left:
+        fitting = _Row(left.pop(0), sizes, edges)
+        while left:
+            longer = _Row([*fitting.boxes, *left[0]], sizes, edges)
+            if longer.layout.width > width:
                 break
-            fitting, count = row, more
+            fitting = longer
+            del left[0]
         rows.append(fitting)
-        columns = columns[count:]
     return _stacked(rows, edges, len(sizes))
 
 
@@ -173,22 +181,22 @@ class _Row:
     def __init__(self, boxes: Sequence[int], sizes: Sequence[Point], edges: Sequence[Edge]) -> None:
         own = set(boxes)
         touching = [edge for edge in edges if not own.isdisjoint(edge)]
-        readers = list(dict.fromkeys(after for _, after in touching if after not in own))
-        givers = list(dict.fromkeys(before for before, _ in touching if before not in own))
+        befores = dict.fromkeys(before for before, _ in touching)
+        afters = dict.fromkeys(after for _, after in touching)
+        readers = [box for box in afters if box not in own]
+        givers = [box for box in befores if box not in own]
         self.boxes = list(boxes)
         self.signs = [*readers, *givers]
-        self.at = _numbered(boxes, 0)
-        self.reader_at = _numbered(readers, len(boxes))
-        self.giver_at = _numbered(givers, len(boxes) + len(readers))
+        at = _numbered(boxes, 0)
+        self._first_at = at | _numbered(givers, len(boxes) + len(readers))
+        self._last_at = at | _numbered(readers, len(boxes))
         self.edges = {edge: self._ends(edge) for edge in touching}
         row_sizes = [sizes[box] for box in boxes] + [SIGN] * len(self.signs)
         self.layout = _layout(row_sizes, list(self.edges.values()), {})
 
     def _ends(self, edge: Edge) -> Edge:
         before, after = edge
-        first = self.at[before] if before in self.at else self.giver_at[before]
-        last = self.at[after] if after in self.at else self.reader_at[after]
-        return first, last
+        return self._first_at[before], self._last_at[after]
 
     def lines(self, down: float) -> dict[Edge, Path]:
         """Of each edge that touches the row, so many pixels further down."""
