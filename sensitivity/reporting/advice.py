@@ -72,12 +72,12 @@ def _partial(plan: Plan, times: dict[str, Timing], layers: int, metric: MetricFo
 def outside_words(plan: Plan, layers: int) -> str:
     """What a plan leaves out, and what has 16 bits, with names. layers: how many the model has."""
     every = count(max(layers, len(plan.outside)), "layer")
-    wide = tuple(one.unit for one in plan.widened)
     words = []
     if plan.skip:
         words.append(f"{len(plan.skip)} of {every} left out ({listing(plan.skip)})")
-    if wide:
-        words.append(f"{len(wide)} of {every} with activations of 16 bits ({listing(wide)})")
+    if plan.wide:
+        number = f"{len(plan.wide)} of {every}"
+        words.append(f"{number} with activations of 16 bits ({listing(plan.wide)})")
     return " and ".join(words)
 
 

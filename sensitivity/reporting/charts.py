@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from operator import attrgetter
 from typing import Literal
 
 from sensitivity.records import Effect, Estimate, Timing
@@ -95,11 +97,12 @@ def _rows_of(bands: Iterable[Sequence[Effect]], size: int, data: ReportData) -> 
 
 def bands_of(effects: Sequence[Effect]) -> list[list[Effect]]:
     """The units by rank, parted wherever all below are told apart from all above."""
-    bands: list[list[Effect]] = []
-    order = sorted(effects, key=lambda effect: effect.rank)
-    for index, effect in enumerate(order):
-        is_apart = min(below.tie for below in order[index:]) >= effect.rank
-        if is_apart or not bands:
+    order = sorted(effects, key=attrgetter("rank"))
+    ties = [effect.tie for effect in order]
+    least_below = [*accumulate(reversed(ties), min)][::-1]
+    bands = list[list[Effect]]()
+    for effect, least in zip(order, least_below, strict=True):
+        if not bands or least >= effect.rank:
             bands.append([])
         bands[-1].append(effect)
     return bands
@@ -130,8 +133,12 @@ def _effect_unit(data: ReportData) -> str:
 def parts_of(data: ReportData) -> dict[str, str]:
     """Unit -> what it is: part of a detection head, a RepVGG block, or layers that are switched
     together."""
-    kinds = {unit.name: kind_of(unit) for unit in data.units}
-    return {name: kind for name, kind in kinds.items() if kind}
+    found = {}
+    for unit in data.units:
+        kind = kind_of(unit)
+        if kind:
+            found[unit.name] = kind
+    return found
 
 
 def effect_tone(effect: Effect, skip: Collection[str]) -> Tone:

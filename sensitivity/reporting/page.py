@@ -8,6 +8,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
 import jinja2
@@ -53,8 +54,10 @@ def render(data: ReportData) -> str:
     own."""
     choices = choice_chart(data, whole=False)
     rows = row_charts(data)
-    graph, seen = picture_of(data), seen_by_unit(data)
-    by_rank = sorted(data.effects, key=lambda effect: effect.rank)
+    graph = picture_of(data)
+    seen = {unit: list(map(asdict, found)) for unit, found in seen_by_unit(data).items()}
+    options = list(map(asdict, choices.options)) if choices else []
+    by_rank = sorted(data.effects, key=attrgetter("rank"))
     return page(
         "report.html.j2",
         data=data,
@@ -65,7 +68,7 @@ def render(data: ReportData) -> str:
         rows=rows,
         picture=choice_chart(data),
         choices=choices,
-        option_data=json.dumps([asdict(one) for one in choices.options]) if choices else "",
+        option_data=json.dumps(options) if choices else "",
         next_step=next_step(data),
         splits=split_words(data),
         layer_words=layer_words(data.units, data.quantizers, data.layers),
@@ -82,10 +85,10 @@ def render(data: ReportData) -> str:
         parts=parts_of(data),
         detection=detection_section(data),
         graph=graph,
-        seen=json.dumps({unit: [asdict(one) for one in found] for unit, found in seen.items()}),
+        seen=json.dumps(seen),
         layer_facts=json.dumps(facts_for_script(graph)),
         least_height=LEAST_HEIGHT,
-        left_out=frozenset(data.plan.skip if data.plan else ()),
+        left_out=frozenset(data.skip),
         spread=spread,
     )
 
@@ -150,8 +153,8 @@ def _as_calibrated(data: ReportData) -> int:
     plan = data.plan
     if plan is None:
         return 0
-    changed = {*plan.skip}
-    changed |= {one.unit for one in plan.recalibrated} | {one.unit for one in plan.widened}
+    repaired = [unit.unit for unit in plan.recalibrated]
+    changed = {*plan.outside, *repaired}
     return data.layers - len(changed)
 
 

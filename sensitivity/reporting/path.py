@@ -100,8 +100,12 @@ def changes(plan: Plan) -> tuple[str, ...]:
         now = frozenset(step.names)
         out = tuple(name for name in step.names if name not in before)
         back = tuple(sorted(before - now))
-        parts = (("out: ", out), ("back: ", back))
-        told.append("; ".join(what + listing(names, most=3) for what, names in parts if names))
+        words = []
+        if out:
+            words.append(f"out: {listing(out, most=3)}")
+        if back:
+            words.append(f"back: {listing(back, most=3)}")
+        told.append("; ".join(words))
         before = now
     return tuple(told)
 

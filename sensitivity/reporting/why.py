@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from statistics import median
 
@@ -42,14 +43,21 @@ class Why:
 def reasons(data: ReportData) -> tuple[Why, ...]:
     """The most sensitive layers in the order of the chart, and those that the plan leaves out: not
     those whose effect may be nothing, unless that is all of them."""
-    effects = {effect.unit: effect for effect in data.effects}
-    rows = chain.from_iterable(chart.rows for chart in effect_charts(data))
-    order = [effects[row.name] for row in rows]
+    order = _in_order_of_charts(data)
     worst = _worst(order)
-    left_out = [effect for effect in order if effect.unit in data.skip]
-    others = [effect for effect in left_out if effect not in worst]
-    found = [_why(data, effect) for effect in (*worst, *others[:SHOWN])]
+    others = [effect for effect in order if effect not in worst]
+    left_out = [effect for effect in others if effect.unit in data.skip]
+    found = map(partial(_why, data), (*worst, *left_out[:SHOWN]))
     return tuple(why for why in found if why.sentences)
+
+
+def _in_order_of_charts(data: ReportData) -> list[Effect]:
+    """The effects that are drawn, in the order of their rows."""
+    effects = {effect.unit: effect for effect in data.effects}
+    order = list[Effect]()
+    for chart in effect_charts(data):
+        order += [effects[row.name] for row in chart.rows]
+    return order
 
 
 def _worst(order: list[Effect]) -> list[Effect]:
@@ -106,7 +114,8 @@ def _loss_sentences(data: ReportData, unit: str) -> list[str]:
 
 def is_split(old: Range, new: Range) -> bool:
     """Whether one range for a tensor became one for each channel."""
-    return len(old.amax) == 1 < len(new.amax) and max(new.amax) > 0
+    has_more = len(old.amax) == 1 < len(new.amax)
+    return has_more and max(new.amax) > 0
 
 
 def range_sentences(old: Range, new: Range, role: Role = "weight") -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain, groupby
@@ -175,9 +175,7 @@ class _Drawing:
         self.effects = {effect.unit: effect for effect in data.effects if effect.is_measured}
         values = [effect.effect.value for effect in self.effects.values()]
         self.largest = max(values, default=0.0)
-        self.layers = {at: graph.nodes[at].name for at in graph.of_kind("layer")}
-        outputs = {at: graph.nodes[at].name for at in graph.of_kind("output")}
-        self.layers |= {at: name for at, name in outputs.items() if name in self.units}
+        self.layers = _layers_of(graph, self.units)
         self.insides = [block for block in self.blocks if len(self.layers_in(block)) > 1]
         self.view_of = {block.name: number for number, block in enumerate(self.insides, 1)}
         self.formats = _node_formats(data, graph)
@@ -193,10 +191,8 @@ class _Drawing:
 
     def whole(self) -> View:
         """The model in blocks."""
-        box_of = dict[int, int]()
-        for number, block in enumerate(self.blocks):
-            box_of |= dict.fromkeys(block.nodes, number)
         boxes = tuple(map(self._block, self.blocks))
+        box_of = _box_of(block.nodes for block in self.blocks)
         lines = self._lines(self.graph.edges, box_of)
         return View("The whole model", boxes, lines, tuple(WIDTHS))
 
@@ -206,12 +202,10 @@ class _Drawing:
         touching = [edge for edge in self.graph.edges if not own.isdisjoint(edge)]
         around = set(chain.from_iterable(touching)) - own
         ports = [other for other in self.blocks if not around.isdisjoint(other.nodes)]
-        box_of = {node: number for number, node in enumerate(block.nodes)}
-        for number, port in enumerate(ports, len(block.nodes)):
-            box_of |= dict.fromkeys(port.nodes, number)
+        shown = [(node,) for node in block.nodes] + [port.nodes for port in ports]
         boxes = [self._named_within(block, node) for node in block.nodes]
         boxes += map(self._port, ports)
-        return View(block.name, tuple(boxes), self._lines(touching, box_of))
+        return View(block.name, tuple(boxes), self._lines(touching, _box_of(shown)))
 
     def _named_within(self, block: Block, at: int) -> Box:
         """A node of a block without the beginning of its name, which all there have."""
@@ -311,10 +305,9 @@ class _Drawing:
 
     def _with_effect(self, box: Box) -> Box:
         """The box with the largest effect of its layers, where one was measured."""
-        effects = self._effects_of(box.layers)
-        if not effects:
+        worst = self._worst(box.layers)
+        if worst is None:
             return box
-        worst = max(effects, key=lambda effect: effect.effect.value)
         change = self.metric.change(worst.effect.value)
         most = f"at most {change}" if box.kind == "block" else change
         doubt = ", which may be nothing" if includes_zero(worst.effect) else ""
@@ -327,10 +320,14 @@ class _Drawing:
             effect_tone=effect_tone(worst, self.skip),
         )
 
-    def _effects_of(self, layers: Iterable[str]) -> list[Effect]:
-        """The measured effects of all units that these layers are part of."""
-        units = [unit for layer in layers for unit in self.units.get(layer, ())]
-        return [self.effects[unit] for unit in units if unit in self.effects]
+    def _worst(self, layers: Iterable[str]) -> Effect | None:
+        """The largest effect of a unit that one of these layers is part of; None where none was
+        measured."""
+        units = list[str]()
+        for layer in layers:
+            units += self.units.get(layer, ())
+        effects = filter(None, map(self.effects.get, units))
+        return max(effects, key=lambda effect: effect.effect.value, default=None)
 
     def _tone(self, formats: Iterable[str]) -> BoxTone:
         kinds = {"", *formats}
@@ -347,6 +344,25 @@ def _units_of_layers(units: Iterable[Unit]) -> dict[str, list[str]]:
         for layer in unit.layers or (unit.name,):
             found[layer].append(unit.name)
     return dict(found)
+
+
+def _layers_of(graph: ModelGraph, units: Collection[str]) -> dict[int, str]:
+    """Position -> name of each node that has quantizers. units: names of layers that are part of a
+    unit."""
+    names = {at: graph.nodes[at].name for at in graph.of_kind("layer")}
+    for at in graph.of_kind("output"):
+        name = graph.nodes[at].name
+        if name in units:
+            names[at] = name
+    return names
+
+
+def _box_of(boxes: Iterable[Iterable[int]]) -> dict[int, int]:
+    """Node -> the position of its box. boxes: the nodes of each."""
+    found = dict[int, int]()
+    for number, nodes in enumerate(boxes):
+        found |= dict.fromkeys(nodes, number)
+    return found
 
 
 def _node_formats(data: ReportData, graph: ModelGraph) -> list[str]:
@@ -421,7 +437,9 @@ def shortened(name: str, most: int = LABEL) -> str:
     >>> shortened("encoder.layers.encoder_layer_11"), shortened("model.22.cv3")
     ('…ncoder_layer_11', 'model.22.cv3')
     """
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    if len(name) <= most:
+        return name
+    return f"…{name[1 - most :]}"
 
 
 def facts_for_script(picture: Picture | None) -> list[dict[str, Any]]:

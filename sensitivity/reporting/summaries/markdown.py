@@ -22,20 +22,24 @@ BACKTICKS = re.compile(r"`+")
 def render(data: ReportData) -> str:
     """The three lines of the verdict, accuracy and latency as tables, the layers left out, and the
     command to go on with. Names and sentences are escaped."""
+    metric, plan = MetricFormat(data.metric, data.full_scale), data.plan
     blocks = [f"## {escaped(data.title)}", *_lines(data)]
-    if data.plan is not None:
-        metric = MetricFormat(data.metric, data.full_scale)
-        blocks.append(_table(_accuracy_rows(data.plan, metric)))
+    if plan is not None:
+        blocks.append(_table(_accuracy_rows(plan, metric)))
     if data.timings:
         blocks.append(_table(_latency_rows(data)))
-    if data.plan is not None and data.plan.skip:
-        names = "\n".join(f"- {code(name)}" for name in data.plan.skip)
-        blocks.append(f"Left out of INT8, the most sensitive first:\n\n{names}")
-    if data.plan is not None and data.plan.widened:
-        names = "\n".join(f"- {code(one.unit)}" for one in data.plan.widened)
-        blocks.append(f"With activations of 16 bits:\n\n{names}")
+    if plan is not None:
+        blocks += _units("Left out of INT8, the most sensitive first", plan.skip)
+        blocks += _units("With activations of 16 bits", plan.wide)
     blocks += _go_on(data)
     return in_format("\n\n".join(blocks) + "\n", data.format)
+
+
+def _units(title: str, names: Sequence[str]) -> Iterator[str]:
+    """A list of units with its title; nothing where there are none."""
+    if names:
+        lines = "\n".join(f"- {code(name)}" for name in names)
+        yield f"{title}:\n\n{lines}"
 
 
 def _lines(data: ReportData) -> Iterator[str]:
