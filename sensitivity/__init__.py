@@ -1,13 +1,13 @@
-"""Which layers of a neural network stay out of INT8: measured, planned, exported and proved.
+"""Decide which layers of a neural network stay out of INT8, and export and verify the result.
 
     import sensitivity as sv
 
     run = sv.run(task, out="runs/my_model", max_drop="1pt")  # or "my_task.py:task"
-    run.to_frame()                                           # one row for each layer
+    run.to_frame()                                           # one row per layer
     with run.apply(model):                                   # with the plan's layers left out
         ...
 
-What is named in `__all__` is stable, see docs/python.md; all else may change from one version to
+The names in `__all__` are stable, see docs/python.md. Everything else may change from one version to
 the next.
 """
 

@@ -80,72 +80,73 @@ class TaskChoices:
     )
     data: Path | None = setting(
         None,
-        "For an ONNX file: COCO annotations, a data YAML or a folder with images and labels as "
-        "YOLO has them, a folder with one folder of images per class, or an .npz with x and y; "
-        "without labels, the float model's outputs stand for them.",
+        "For an ONNX file: COCO annotations, a data YAML or a folder with images and labels in "
+        "YOLO's layout, a folder with one folder of images per class, or an .npz with x and y. "
+        "Without labels, the float model's outputs take their place.",
     )
     decode: DecodeName | None = setting(
-        None, "For an ONNX detector: what its output means; told by its shape by default."
+        None,
+        "For an ONNX detector: the format of its output; recognised from its shape by default.",
     )
     evaluator: str | None = setting(
         None,
-        "For an ONNX file: your own metric as my_eval.py:function, run as it is. It gets outputs "
-        "and targets of a batch and returns one number for each sample, higher is better; their "
-        "mean is the metric.",
+        "For an ONNX file: your own metric as my_eval.py:function, which is executed as it is. "
+        "It receives outputs and targets of a batch and returns one number per sample, higher is "
+        "better; their mean is the metric.",
     )
     colours: Colours | None = setting(
-        None, "For an ONNX file of images: the order of their colours; rgb by default."
+        None, "For an ONNX file of images: the order of the colour channels; rgb by default."
     )
     top: float | None = setting(
         None,
         "For an ONNX file of images: the value of white, where black is 0, before --mean and "
-        "--std; with these 255 where any is above 1, else 1.",
+        "--std. By default, if these are given, 255 if any of their values is above 1, else 1.",
         least=1e-9,
     )
     mean: str | None = setting(
         None,
-        "For an ONNX file of images: what is taken off each channel, as in 0.485,0.456,0.406, or "
-        "off all as in 127.5. By default what ultralytics' metadata in the file or the detector "
-        "asks for, else ImageNet's.",
+        "For an ONNX file of images: what is subtracted from each channel, as in "
+        "0.485,0.456,0.406, or from all, as in 127.5. By default what the ultralytics metadata "
+        "in the file or the detector requires, else ImageNet's.",
     )
     std: str | None = setting(
-        None, "For an ONNX file of images: what each channel is divided by then."
+        None, "For an ONNX file of images: what each channel is divided by, after --mean."
     )
     imgsz: ImageSize | None = setting(
         None,
-        "For an ONNX file of images whose sides are open: their side in pixels, or "
-        "HEIGHTxWIDTH; by default what ultralytics' metadata says.",
+        "For an ONNX file of images with dynamic height and width: the side in pixels, or "
+        "HEIGHTxWIDTH; by default from the ultralytics metadata.",
     )
     float_model: Path | None = setting(
         None,
-        "For a Q/DQ ONNX file: the float file it was made from, whose weights skipped operations "
-        "then get.",
+        "For a Q/DQ ONNX file: the float file it was made from. Operations that are left out use "
+        "its weights.",
     )
     for_: QuantizeFor | None = setting(
         None,
-        "For a float ONNX file: the runtime by whose rules it is quantized first; by default that "
-        "of --runtime, else onnxruntime.",
+        "For a float ONNX file: the runtime whose rules it is quantized by; by default that of "
+        "--runtime, else onnxruntime.",
     )
     calib: Path | None = setting(
         None,
-        "For an ONNX file: what calibrates, in any form that --data takes, labels not needed. By "
-        "default a float file calibrates on a part of --data that is in no split.",
+        "For an ONNX file: the calibration data, in any form that --data takes; labels are not "
+        "needed. By default a float file is calibrated on a part of --data that is in no split.",
     )
     calib_samples: int | None = setting(
         None,
-        "For an ONNX file: how many samples calibrate; 128 by default, and of --data at most a "
-        "fifth.",
+        "For an ONNX file: number of calibration samples; 128 by default, and at most a fifth of "
+        "--data.",
         least=1,
     )
     calib_method: CalibrationMethod | None = setting(
         None,
-        "For a float ONNX file: how activation ranges are found, percentile by default, which "
-        "leaves out a ten thousandth of the values; weights always take the max.",
+        "For a float ONNX file: how activation ranges are found. The default, percentile, leaves "
+        "out one value in ten thousand; weights always use max.",
     )
     shape: tuple[str, ...] = setting(
         (),
-        "For a float ONNX file whose input has sides of any length: what they are, as in "
-        "1,3,640,640, or NAME=1,3,640,640 for one of several inputs; a word leaves a side open.",
+        "For a float ONNX file with dynamic input shapes: the shape, as in 1,3,640,640, or "
+        "NAME=1,3,640,640 for one of several inputs; a word leaves a dimension dynamic.",
     )
 
 
@@ -154,20 +155,20 @@ class TaskSettings(TaskChoices):
     """The task, and where the results go."""
 
     out: Path | None = setting(None, "Run directory; by default runs/<name of the task file>.")
-    resume: bool = setting(False, "Go on with the run that is in the run directory.")
+    resume: bool = setting(False, "Continue the run in the run directory.")
     dry_run: bool = setting(
         False,
-        "Say what each step would take, from one timed batch: samples, time, memory and disk. "
+        "Print what each step would take, from one timed batch: samples, time, memory and disk. "
         "Nothing else is measured, and nothing is written into the run directory.",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings(TaskChoices):
-    """Prove on one batch what a scan rests on."""
+    """Check on one batch what a scan relies on."""
 
     format: Literal["text", "json"] = setting(
-        "text", "Sentences, or JSON with one object for each finding."
+        "text", "Sentences, or JSON with one object per finding."
     )
 
 
@@ -177,23 +178,24 @@ class UnitChoices:
 
     unit: UnitName = setting(
         "layer",
-        "What is left out of INT8 as a whole: layer; group: layers that the compiler wants in one "
-        "precision, and parts of detection heads; quantizer.",
+        "What is left out of INT8 as one unit. layer: each layer; group: layers that the "
+        "compiler needs in one precision, and parts of detection heads; quantizer: each "
+        "quantizer.",
     )
     group: tuple[str, ...] = setting(
         (),
         "A unit of your own as NAME=PATTERN of layers, as in 'head=model.22.*'; several patterns "
-        "with commas.",
+        "are separated by commas.",
     )
     separate_scales: bool = setting(
         False,
-        "Leave each quantizer its own range, also where an engine wants one for all that read or "
-        "join a tensor.",
+        "Keep a range of its own for each quantizer, even where an engine needs a single one for "
+        "all that read or join a tensor.",
     )
     quantize_residuals: bool = setting(
         False,
-        "Quantize what comes over each skip connection too, as TensorRT needs to fuse the Add in "
-        "INT8; calibrated here.",
+        "Also quantize the residual input of each Add, as TensorRT needs to fuse the Add in "
+        "INT8. These quantizers are calibrated here.",
     )
 
 
@@ -203,13 +205,13 @@ class WorkerChoices:
 
     workers: int = setting(
         1,
-        "Processes that measure. Each opens the task itself, and the cores of the machine are "
-        "shared out among them; 1 measures in this process.",
+        "Number of processes that measure. Each opens the task itself, and they share the cores "
+        "of the machine; 1 measures in this process.",
         least=1,
     )
     ray: str | None = setting(
         None,
-        "Have the workers on this Ray cluster, as in auto or HOST:PORT; local starts one here.",
+        "Run the workers on this Ray cluster, as in auto or HOST:PORT; local starts one here.",
     )
 
     @property
@@ -224,43 +226,47 @@ class ScanChoices(WorkerChoices, UnitChoices):
 
     mode: Mode | None = setting(
         None,
-        "disable: what is gained when one layer alone is left unquantized; enable: what is lost "
-        "when one layer alone is quantized. By default disable, and enable where everything in "
-        "INT8 keeps less than a tenth of float's metric, so that no layer alone gains anything.",
+        "disable: what is gained if one layer alone is left unquantized; enable: what is lost if "
+        "one layer alone is quantized. The default is disable, or enable if everything in INT8 "
+        "keeps less than a tenth of float's metric, so that no layer alone gains anything.",
     )
     exact: bool = setting(
-        False, "Measure every layer on all of rank, and every set tried on all of confirm."
+        False,
+        "Measure every layer on the whole of rank, and every set tried on the whole of confirm.",
     )
     samples: int | None = setting(
         None,
-        "Samples that the layers may spend in a race on the metric. By default they race, for 1000 "
-        "samples, only where measuring them all would take more than 20000; for 400 and 5000 where "
-        "everything in INT8 has collapsed.",
+        "Samples that the layers may use in a race on the metric. By default they race, with "
+        "1000 samples, only if measuring all of them would take more than 20000; with 400 and "
+        "5000 if everything in INT8 has collapsed.",
         least=1,
     )
     time_budget: float | None = setting(
-        None, "Seconds after which the race ends with what it has; none by default.", least=0
+        None,
+        "Seconds after which the race ends with the results so far; no limit by default.",
+        least=0,
     )
     signal: str | None = registered(
         None,
-        "What orders the layers before the race and in a plan. By default boxes for detectors, and "
-        "sqnr for all else; metric: nothing, measure them all as --exact does, and plan in that "
-        "order.",
+        "Cheap signal that orders the layers before the race and in a plan. By default boxes for "
+        "detectors, and sqnr otherwise. metric: no signal; all layers are measured as with "
+        "--exact, and a plan uses their order.",
         family="signals",
         also=("metric", "boxes", "fisher"),
     )
     force: bool = setting(
         False,
-        "Go on where the check before the scan finds an error; it stays as a warning with the "
+        "Continue if the check before the scan finds an error. It stays as a warning with the "
         "results.",
     )
     memory: int | None = setting(
-        None, "MiB for values kept for replay; a quarter of what is free by default.", least=1
+        None, "MiB for values kept for replay; a quarter of the free memory by default.", least=1
     )
     seed: int | None = setting(
         None,
-        "Seed of all that is drawn at random: the splits of the data, calibration samples, signs, "
-        "orders and resamples. 0 by default, and what goes on with a run keeps that of the run.",
+        "Seed of everything drawn at random: the splits of the data, calibration samples, signs, "
+        "orders and resamples. 0 by default; a command that continues a run uses the seed of the "
+        "run.",
         least=0,
     )
 
@@ -271,15 +277,15 @@ class PlanChoices:
 
     max_drop: str | None = setting(
         None,
-        "Largest accuracy drop from float: points (1pt) or relative (1%). 1pt when no target is "
+        "Largest accuracy drop from float, in points (1pt) or relative (1%). 1pt if no target is "
         "given.",
     )
     target: float | None = setting(
-        None, "The metric that must be reached, as an absolute number such as 0.51."
+        None, "The metric to be reached, as an absolute number such as 0.51."
     )
     confidence: float = setting(
         0.8,
-        "Probability with which the true drop shall be within the target, from 0.5 to under 1.",
+        "Probability with which the true drop has to be within the target, from 0.5 to under 1.",
         least=0.5,
         below=1,
     )
@@ -291,28 +297,29 @@ class PlanChoices:
     )
     no_recalibrate: bool = setting(
         False,
-        "Take ranges, biases and rounding as they are; by default the worst units are tried with "
-        "other ranges, all biases corrected and the rounding of weights learned, before any is "
-        "left out.",
+        "Keep ranges, biases and rounding as they are. By default, before any unit is left out, "
+        "other ranges are tried for the worst ones, all biases are corrected, and the rounding "
+        "of weights is learned.",
     )
     formats: str | None = setting(
         None,
-        "What a unit may run in: int8,float by default, where int8 stands for what the model came "
-        "with. int8,int16,float: a unit may have activations of 16 bits, at an eighth of the cost "
-        "of leaving it out, as NPUs and ONNX Runtime take them.",
+        "Formats that a unit may have. The default is int8,float, where int8 stands for the "
+        "formats that the model came with. With int8,int16,float a unit may also have 16-bit "
+        "activations, at an eighth of the cost of leaving it out, as NPUs and ONNX Runtime "
+        "support them.",
     )
     planner: str = registered(
         "greedy",
-        "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer programs; "
-        "exhaustive: every set, for up to 12 layers; rule: what people leave out by hand, to "
-        "compare with (detection heads, else the first and the last layers).",
+        "greedy: the fewest layers along the ranking; cost: the lowest cost, by integer "
+        "programs; exhaustive: every set, for up to 12 layers; rule: what people leave out by "
+        "hand, for comparison (detection heads, else the first and the last layers).",
         family="planners",
     )
     cost: CostName | None = setting(
         None,
-        "What a layer out of INT8 costs; table by default, and for greedy nothing. macs: "
+        "Cost of leaving a layer out of INT8; table by default, and none for greedy. macs: "
         "arithmetic and bytes from the graph; table: each distinct layer timed in the runtime; "
-        "engine: whole files, with each layer out and of each plan that may be best.",
+        "engine: whole files, with each layer left out and for each plan that may be best.",
     )
 
 
@@ -332,14 +339,17 @@ class RuntimeChoices:
 class BenchChoices(RuntimeChoices):
     """How often files are timed, and whether their accuracy is measured too."""
 
-    rounds: int = setting(100, "How many times each file is timed; files take turns.", least=1)
+    rounds: int = setting(
+        100, "Number of times that each file is timed; files take turns.", least=1
+    )
     accuracy: bool = setting(
         False,
-        "Measure the metric of each file in this runtime, on holdout. Without it a run measures "
-        "what takes no more than 30 s, the plan's file first, and bench alone nothing.",
+        "Measure the metric of each file in this runtime, on holdout. Without this option, `run` "
+        "measures the files that take no more than 30 s together, the plan's first, and `bench` "
+        "measures none.",
     )
     no_accuracy: bool = setting(
-        False, "Measure no metric in the runtime: the verdict is then about what was simulated."
+        False, "Measure no metric in the runtime. The verdict is then about the simulated accuracy."
     )
 
 
@@ -355,7 +365,7 @@ class NamedSettings(DirSettings):
     """One plan of a run."""
 
     name: str | None = setting(
-        None, "The plan in plans/NAME.json of the run directory; by default that in plan.json."
+        None, "The plan in plans/NAME.json of the run directory; by default the one in plan.json."
     )
 
 
@@ -369,10 +379,10 @@ class PlanSettings(WorkerChoices, RuntimeChoices, PlanChoices, NamedSettings):
     """Choose the layers to leave out of INT8 so that a target holds."""
 
     frontier: bool = setting(
-        False, "Print accuracy against latency of the plans met so far; choose nothing."
+        False, "Print accuracy against latency of the sets measured so far, and choose nothing."
     )
     search: bool = setting(
-        False, "Search anew, also where sets that were measured before answer for this target."
+        False, "Search again, even if sets measured before answer for this target."
     )
 
 
@@ -385,8 +395,8 @@ class ExportSettings(NamedSettings):
     )
     config: str | None = registered(
         None,
-        "Write the plan as this tool's own settings, config.TOOL.* in the run directory; files of "
-        "this plan that are there are not written again.",
+        "Write the plan as this tool's own settings, config.TOOL.* in the run directory. Files "
+        "of this plan that exist are not written again.",
         family="configs",
     )
 
@@ -402,8 +412,8 @@ class LogChoices:
 
     log: str | None = registered(
         None,
-        "Log numbers, settings and files with this tracker of experiments too; where it writes is "
-        "set in its own environment variables.",
+        "Also log numbers, settings and files with this experiment tracker. Where it writes is "
+        "set by its own environment variables.",
         family="loggers",
     )
 
@@ -414,10 +424,10 @@ class ReportSettings(LogChoices, NamedSettings):
 
     format: ReportFormat = setting(
         "html",
-        "html: write the files. netron: write model.netron.onnx, the plan's file with what each "
-        "layer runs in and costs in its node's description. The others are printed and write "
-        "nothing: markdown for the summary of a CI job, junit (XML) for services that count tests, "
-        "sarif (2.1.0) for code hosts.",
+        "html: write the files. netron: write model.netron.onnx, the plan's file with the format "
+        "and the cost of each layer in its node's description. The others are printed and write "
+        "nothing: markdown for the summary of a CI job, junit (XML) for services that count "
+        "tests, sarif (2.1.0) for code hosts.",
     )
 
 
@@ -449,52 +459,55 @@ class YoloChoices:
 
     weights: Path = required("A .pt file of the ultralytics package: v5u, v8, v9, v10, 11, 12, 26.")
     data: Path = required(
-        "Labelled images: a data YAML, a COCO JSON file, or a folder with images and labels; class "
-        "folders to classify."
+        "Labelled images: a data YAML, a COCO JSON file, or a folder with images and labels; for "
+        "classification, a folder with one folder per class."
     )
     imgsz: ImageSize = setting(
         640, "Side of the square input in pixels, or HEIGHTxWIDTH; multiples of 32."
     )
-    batch: int = setting(8, "Images in a batch.")
-    split: str = setting("val", "Which part of a data YAML is measured; its train part calibrates.")
+    batch: int = setting(8, "Images per batch.")
+    split: str = setting(
+        "val", "The part of a data YAML that is measured; its train part calibrates."
+    )
     image_folder: Path | None = setting(
-        None, "Where the images of a COCO JSON file are; the folder images beside it by default."
+        None, "Folder with the images of a COCO JSON file; the folder images beside it by default."
     )
     limit: int | None = setting(
-        None, "Measure this many of the images, drawn at random; all by default."
+        None, "Measure only this many images, drawn at random; all by default."
     )
     calib: Path | None = setting(
         None,
-        "Images to calibrate with, in any form that --data takes, labels not needed. By default "
-        "the train part of the data YAML; else a fifth of --data is set aside.",
+        "Calibration images, in any form that --data takes; labels are not needed. By default "
+        "the train part of the data YAML; otherwise a fifth of --data is set aside.",
     )
-    calib_images: int = setting(64, "How many images calibrate.")
+    calib_images: int = setting(64, "Number of calibration images.")
     calib_method: CalibrationMethod = setting(
-        "max", "How activation ranges are found; weights always take the max."
+        "max", "How activation ranges are found; weights always use max."
     )
     output: DetectorOutput = setting(
         "decoded",
-        "What the model and the exported files give. decoded: boxes and confidences, as "
+        "What the model and the exported files return. decoded: boxes and confidences, as "
         "ultralytics exports them; raw: box bins and class logits, for runtimes that decode "
         "themselves.",
     )
     end2end: bool = setting(
         False,
-        "Take the one-to-one head of v10 and 26, whose boxes need no suppression. Beside each file "
-        "one more, model.*.end2end.onnx, chooses the best 300 of them in its graph.",
+        "Use the one-to-one head of v10 and 26, whose boxes need no suppression. In addition to "
+        "each file, model.*.end2end.onnx selects the best 300 of them in its graph.",
     )
     quantize_dfl: bool = setting(
-        False, "Quantize the convolution in DFL too, which sums 16 bins and stays float."
+        False,
+        "Also quantize the convolution in DFL, which sums 16 bins and stays float by default.",
     )
     evaluator: Evaluator = setting(
         "built-in",
-        "What judges the model. built-in: COCO mAP image by image, with intervals; ultralytics: "
-        "its own validator, one number for each evaluation and slow.",
+        "What evaluates the boxes. built-in: COCO mAP image by image, with intervals; "
+        "ultralytics: its own validator, which is slow and gives one number per evaluation.",
     )
     trust_weights: bool = setting(
         False,
-        "Run whatever code the weights file holds. Only for a file you trust, with classes that "
-        "ultralytics does not know.",
+        "Execute any code that the weights file contains. Only for a file that you trust, with "
+        "classes that ultralytics does not know.",
     )
 
 
@@ -504,7 +517,7 @@ class YoloSettings(LogChoices, BenchChoices, PlanChoices, ScanChoices, YoloChoic
 
     out: Path | None = setting(None, "Run directory; by default runs/<name of the weights file>.")
     resume: bool = setting(
-        False, "Go on with the run in the run directory, with the task file that is there."
+        False, "Continue the run in the run directory, with the task file that is there."
     )
 
 
@@ -519,10 +532,10 @@ class DemoSettings:
 class ProgressChoices:
     """What a command prints to stderr while it works. No measurement depends on it."""
 
-    quiet: bool = setting(False, "Print results and errors only, nothing while it works.")
+    quiet: bool = setting(False, "Print only results and errors, and nothing while working.")
     json_events: bool = setting(
         False,
-        "Say how far the work is in JSON, for programs: one object a line on stderr.",
+        "Report progress in JSON, for programs: one object per line on stderr.",
     )
 
 

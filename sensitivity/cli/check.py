@@ -23,11 +23,11 @@ STYLES = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 @verb(CheckSettings, "check")
 def command(settings: CheckSettings) -> int:
-    """Prove on one batch what a scan rests on: that "float" is your float model, and that each
+    """Check on one batch what a scan relies on: that "float" is your float model, and that each
     quantizer is executed.
 
     TASK is a Python file and a function in it that returns a task, as in my_task.py:task, or a Q/DQ
-    ONNX file, with or without --data. `scan` and `run` do the same first.
+    ONNX file, with or without --data. `scan` and `run` begin with the same check.
 
     Exit codes: 0 no error, 1 errors.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def command(settings: CompareSettings) -> None:
     """Show runs, or the plans of one run, side by side.
 
-    DIRECTORIES are run directories with a plan, or folders that hold the plan.json, scan.csv and
+    DIRECTORIES are run directories with a plan, or folders with the plan.json, scan.csv and
     bench.csv of one; one run directory alone stands for all its plans. Nothing in them is changed.
     """
     runs = later.api.compare(settings)

@@ -20,8 +20,8 @@ def command(settings: DemoSettings, teller: Teller) -> int:
     """Run the whole job on handwritten digits, in minutes.
 
     Trains a small RepVGG once, calibrates it with ModelOpt, and does what `sensitivity run` does.
-    The run directory then holds a task file to read and change. The same command again goes on
-    where it stopped.
+    The run directory then holds a task file to read and change. The same command continues where
+    it stopped.
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """

@@ -9,7 +9,7 @@ from sensitivity.cli import later
 
 @click.command("doctor")
 def command() -> None:
-    """Say what is installed, what is missing, and what it would add."""
+    """Show what is installed, what is missing, and what it would add."""
     console = later.console.Console()
     table = later.table.Table(
         "package", "version", "what it adds", "how to get it", title="Packages"

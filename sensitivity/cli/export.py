@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 def command(settings: ExportSettings, teller: Teller) -> None:
     """Write and verify the float, INT8 and partial ONNX files.
 
-    DIRECTORY is a run directory with a plan. The files of a named plan go to plans/NAME. With
-    --config the plan is written as the settings of another tool instead, which quantizes the float
-    model itself.
+    DIRECTORY is a run directory with a plan. The files of a named plan are written to plans/NAME.
+    With --config the plan is written as the settings of another tool instead, which quantizes the
+    float model itself.
     """
     if settings.config is not None:
         for line in later.api.write_config(settings, teller).lines:

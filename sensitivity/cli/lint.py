@@ -32,24 +32,24 @@ STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
     "target",
     type=click.Choice(TARGETS),
     required=True,
-    help="The runtime that shall run the file.",
+    help="The runtime that will run the file.",
 )
 @click.option(
     "--plan",
     type=click.Path(path_type=Path),
-    help="A plan.json: also check that the file quantizes what it keeps.",
+    help="A plan.json: also check that the file quantizes what the plan keeps.",
 )
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "sarif"]), default="text",
     show_default=True,
-    help="A table, JSON with one object for each finding, or SARIF 2.1.0 for code hosts.",
+    help="A table, JSON with one object per finding, or SARIF 2.1.0 for code hosts.",
 )  # fmt: skip
 @click.option(
     "--build", "with_build", is_flag=True,
-    help="Also let NVIDIA's TensorRT-RTX parse and build the file, which needs no GPU, and say "
-         "what each layer became.",
+    help="Also let NVIDIA's TensorRT-RTX parse and build the file, which needs no GPU, and print "
+         "the precision of each layer.",
 )  # fmt: skip
-@click.option("--sm", type=int, help="Compute capability that --build is for: 89 by default.")
+@click.option("--sm", type=int, help="Compute capability that --build builds for; 89 by default.")
 @click.pass_context
 def command(
     context: click.Context,
@@ -60,7 +60,7 @@ def command(
     with_build: bool,
     sm: int | None,
 ) -> None:
-    """Check a Q/DQ ONNX file, from any tool, for a runtime. Exits with 1 if there is any error."""
+    """Check a Q/DQ ONNX file, from any tool, for a runtime. Exits with 1 if there is an error."""
     check_build(target, form, with_build, sm)
     findings = later.lint.run_lint(file, target, plan)
     refused = any(finding.severity == "error" for finding in findings)

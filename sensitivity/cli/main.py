@@ -19,14 +19,14 @@ from sensitivity.errors import SensitivityError
 VERBS = {
     "run": "Scan, plan, export, bench and report in one go.",
     "scan": "Rank layers by how much accuracy each costs in INT8.",
-    "check": "Prove on one batch what a scan rests on.",
+    "check": "Check on one batch what a scan relies on.",
     "plan": "Choose the layers to leave out of INT8 so that a target holds.",
     "export": "Write and verify the float, INT8 and partial ONNX files.",
     "lint": "Check a Q/DQ ONNX file for a runtime.",
     "bench": "Measure the latency of the exported files, interleaved.",
     "report": "Write report.html, the CSV files and the figures.",
     "compare": "Show runs, or the plans of one run, side by side.",
-    "doctor": "Say what is installed, what is missing, and what it would add.",
+    "doctor": "Show what is installed, what is missing, and what it would add.",
     "yolo": "The whole job for a YOLO of ultralytics: give weights and labelled images.",
     "demo": "Run the whole job on handwritten digits, in minutes.",
 }
@@ -76,11 +76,11 @@ def _take_config(context: click.Context, _: click.Parameter, file: Path | None) 
     type=click.Path(path_type=Path),
     expose_value=False,
     callback=_take_config,
-    help="A TOML file with what verbs take, in a table for each; the command line goes before it.",
+    help="A TOML file with options, in a table for each verb; the command line takes precedence.",
 )
 def group() -> None:
-    """Which layers of a calibrated network stay out of INT8: measured, planned, exported and
-    proved.
+    """Decide which layers of a calibrated network stay out of INT8: measured, planned, exported
+    and verified.
 
     \b
     Start with:  sensitivity run my_task.py:task --max-drop 1pt

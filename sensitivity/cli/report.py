@@ -13,8 +13,8 @@ from sensitivity.config import ReportSettings
 def command(settings: ReportSettings) -> None:
     """Write report.html, the CSV files and the figures.
 
-    DIRECTORY is a run directory; the report shows the steps that have been done in it. That of a
-    named plan goes to plans/NAME.
+    DIRECTORY is a run directory; the report shows the steps that have been done in it. The report
+    of a named plan is written to plans/NAME.
     """
     if settings.format == "netron":
         click.echo(f"For Netron: {later.api.described(settings)}")

@@ -17,7 +17,7 @@ def command(settings: RunSettings, teller: Teller) -> int:
     """Scan, plan, export, bench and report in one go.
 
     TASK is a Python file and a function in it that returns a task, as in my_task.py:task; the file
-    is run as it is. Or it is an ONNX or .tflite file, with --data; a float one is quantized
+    is executed as it is. Or it is an ONNX or .tflite file, with --data; a float file is quantized
     first.
 
     Exit codes: 0 target met, 2 target missed, 1 error.

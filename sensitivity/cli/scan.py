@@ -17,7 +17,7 @@ def command(settings: ScanSettings, teller: Teller) -> None:
     """Rank layers by how much accuracy each costs in INT8.
 
     TASK is a Python file and a function in it that returns a task, as in my_task.py:task; the file
-    is run as it is. Or it is an ONNX or .tflite file, with --data; a float one is quantized
+    is executed as it is. Or it is an ONNX or .tflite file, with --data; a float file is quantized
     first.
     """
     if settings.dry_run:

@@ -45,7 +45,7 @@ WIDTHS = {
     ),
     "openvino": Width(
         False,
-        "its CPU plug-in takes pairs of 16 bits out and computes in float",
+        "its CPU plug-in removes pairs of 16 bits and computes in float",
         "measured: OpenVINO CPU, rules SQ602 and SQ603",
     ),
 }
