@@ -7,8 +7,8 @@
     with run.apply(model):                                   # with the plan's layers left out
         ...
 
-The names in `__all__` are stable, see docs/python.md. Everything else may change from one version to
-the next.
+The names in `__all__` are stable, see docs/python.md. Everything else may change from one version
+to the next.
 """
 
 from __future__ import annotations

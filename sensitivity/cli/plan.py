@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 def command(settings: PlanSettings, teller: Teller) -> int:
     """Choose the layers to leave out of INT8 so that a target holds.
 
-    DIRECTORY is a run directory made by `sensitivity scan`. Earlier measurements are reused: another
-    target of an earlier search takes a second if a set that was measured then meets it. No plan
-    replaces another: with --name it is written to plans/NAME.json, and an earlier plan.json for
-    another target is kept in plans under a name of its own.
+    DIRECTORY is a run directory made by `sensitivity scan`. Earlier measurements are reused: a plan
+    for another target of an earlier search takes a second, if a set that was measured then meets
+    it. No plan replaces another: with --name it is written to plans/NAME.json, and an earlier
+    plan.json for another target is kept in plans under a name of its own.
 
     Exit codes: 0 target met, 2 target missed, 1 error.
     """
