@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
@@ -10,7 +9,7 @@ import onnx_ir as ir
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.passes.lift_dequantize import moved_places
 from sensitivity.onnx_graph.uses import Path, uses
-from sensitivity.onnx_graph.walk import bodies, inputs, name_of
+from sensitivity.onnx_graph.walk import bodies, inputs, name_of, producers, reached
 from sensitivity.records import names_of
 
 
@@ -45,13 +44,14 @@ def _is_port(node: ir.Node) -> bool:
 
 
 def _comes_from_input(value: ir.Value | None) -> bool:
+    """Whether the integers are an input of the graph, or only inputs that were moved since."""
     if value is None:
         return False
     node = value.producer()
     if node is None:
         return value.is_graph_input() and not value.is_initializer()
-    places = moved_places(node)
-    return bool(places) and all(_comes_from_input(node.inputs[place]) for place in places)
+    moved = [node.inputs[place] for place in moved_places(node)]
+    return bool(moved) and all(map(_comes_from_input, moved))
 
 
 def _goes_to_output(value: ir.Value) -> bool:
@@ -59,21 +59,18 @@ def _goes_to_output(value: ir.Value) -> bool:
     readers = value.consumers()
     if not readers:
         return value.is_graph_output()
-    return all(moved_places(node) and all(map(_goes_to_output, node.outputs)) for node in readers)
+    return all(map(_moves_to_output, readers))
+
+
+def _moves_to_output(node: ir.Node) -> bool:
+    """Whether the operation only moves integers, and all that it gives only reaches outputs."""
+    return bool(moved_places(node)) and all(map(_goes_to_output, node.outputs))
 
 
 def reaching_outputs(graph: ir.Graph) -> set[ir.Node]:
     """The nodes of the main graph whose values reach an output; a sub-graph reads the values that
     its nodes read."""
-    found: set[ir.Node] = set()
-    waiting = [value.producer() for value in graph.outputs]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in found:
-            continue
-        found.add(node)
-        waiting += [value.producer() for value in values_read(node)]
-    return found
+    return set(reached(producers(graph.outputs), _givers))
 
 
 def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
@@ -88,25 +85,17 @@ def nearest_outputs(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, 
 
 def _uses_by_distance(paths: Sequence[Path], index: int, output: ir.Value) -> tuple[str, ...]:
     """The names of the uses that one output depends on, the nearest first. index: the output's."""
-    away = _nodes_away(output.producer())
-    own = [path for path in paths if path.user is None and path.index == index]
-    own += [path for path in paths if path.user in away]
+    away = reached(producers([output]), _givers)
     # The output's own pairs are the nearest of all.
-    own.sort(key=lambda path: away.get(path.user, -1))
-    return tuple(names_of(uses(own)))
+    own = [path for path in paths if (path.user, path.index) == (None, index)]
+    before = [path for path in paths if path.user in away]
+    before.sort(key=lambda path: away[path.operation])
+    return tuple(names_of(uses([*own, *before])))
 
 
-def _nodes_away(last: ir.Node | None) -> dict[ir.Node | None, int]:
-    """How many nodes each node that reaches `last` is away from it, by the shortest way."""
-    away: dict[ir.Node | None, int] = {}
-    waiting = deque([(last, 0)])
-    while waiting:
-        node, distance = waiting.popleft()
-        if node is None or node in away:
-            continue
-        away[node] = distance
-        waiting.extend((value.producer(), distance + 1) for value in values_read(node))
-    return away
+def _givers(node: ir.Node) -> list[ir.Node]:
+    """The operations that give what a node reads, also inside its sub-graphs."""
+    return producers(values_read(node))
 
 
 def values_read(node: ir.Node) -> Iterator[ir.Value]:

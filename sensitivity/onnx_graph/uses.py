@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, groupby
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.walk import bodies
+from sensitivity.onnx_graph.walk import bodies, is_kind, made_by
 from sensitivity.records import Role
 
 MOVERS = {"Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout", "Cast"}
@@ -68,6 +69,22 @@ class Path:
     links: tuple[tuple[Link, Use | None], ...]
 
     @property
+    def operation(self) -> ir.Node:
+        """The operation that it ends in. Not for paths to outputs."""
+        assert self.user is not None
+        return self.user
+
+    @property
+    def uses(self) -> tuple[Use, ...]:
+        """The uses of pairs on it, one or more, from its root to its user."""
+        return tuple(use for _, use in self.links if use is not None)
+
+    @property
+    def last_use(self) -> Use:
+        """The use of the pair that is the nearest to its user."""
+        return self.uses[-1]
+
+    @property
     def is_weight(self) -> bool:
         """Whether it ends in the weight of an operation."""
         return self.user is not None and qdq.WEIGHT_INPUT.get(self.user.op_type) == self.index
@@ -75,33 +92,32 @@ class Path:
     @property
     def is_bias(self) -> bool:
         """Whether it ends in the bias of an operation with a weight."""
-        has_bias = self.user is not None and self.user.op_type in WITH_BIAS
-        return has_bias and self.index == BIAS_INPUT
+        return is_kind(self.user, *WITH_BIAS) and self.index == BIAS_INPUT
 
 
 def paths(graph: ir.Graph) -> tuple[Path, ...]:
     """Every path, in the order of the graph's operations and their inputs; those of the graph's
     outputs come last, and those of bodies behind them."""
     names = _unit_names(graph)
-    found = [path for one, owner in _graphs(graph) for path in _paths_of(one, owner, names)]
+    found: list[Path] = []
+    for inner, owner in _graphs(graph):
+        found += _paths_of(inner, owner, names)
     return _named(found)
 
 
-def uses(found: Sequence[Path]) -> tuple[Use, ...]:
+def uses(found: Iterable[Path]) -> tuple[Use, ...]:
     """Every use of a pair on these paths, in their order, from the root of each to its user."""
-    return tuple(use for path in found for _, use in path.links if use is not None)
+    return tuple(chain.from_iterable(path.uses for path in found))
 
 
 def integer_biases(found: Sequence[Path]) -> dict[str, str]:
     """Use of the input or the weight of an operation -> use of its bias, where that is stored as
     INT32."""
-    last = {(path.user, path.index): uses([path])[-1] for path in found}
-    biases = {}
-    for path in filter(lambda path: path.is_bias, found):
-        bias = last[path.user, BIAS_INPUT]
-        if is_integer_bias(bias):
-            places = [(path.user, index) for index in range(BIAS_INPUT)]
-            biases.update({last[place].name: bias.name for place in places if place in last})
+    biases: dict[str, str] = {}
+    for _, own in groupby(found, key=lambda path: path.user):
+        *others, last = own
+        if last.is_bias and is_integer_bias(last.last_use):
+            biases |= {path.last_use.name: last.last_use.name for path in others}
     return biases
 
 
@@ -164,19 +180,18 @@ def problem(pair: qdq.Pair) -> str | None:
 
     Stored integers may have scales of 0 and below: nothing is divided by them.
     """
-    scale = pair.scale
-    if scale is None:
-        return None
-    values = np.asarray(scale, np.float64)
-    faults = {"not finite": ~np.isfinite(values)}
-    if pair.quantize is not None:
-        faults |= {"0": values == 0, "negative": values < 0}
-    found = []
-    for fault, where in faults.items():
-        if where.any():
-            places = "" if values.size == 1 else f" in {where.sum()} of {values.size} places"
-            found.append(f"its scale is {fault}{places}")
+    scales = qdq.scales_of(pair.dequantize).astype(np.float64)
+    faults = {"not finite": ~np.isfinite(scales)}
+    if not pair.is_compact:
+        faults |= {"0": scales == 0, "negative": scales < 0}
+    found = [_fault(name, where) for name, where in faults.items() if where.any()]
     return "; ".join(found) or None
+
+
+def _fault(name: str, where: NDArray[np.bool_]) -> str:
+    """What is wrong with a scale, in words. where: of its numbers, which are so; one at least."""
+    places = "" if where.size == 1 else f" in {where.sum()} of {where.size} places"
+    return f"its scale is {name}{places}"
 
 
 def stored_type(pair: qdq.Pair) -> ir.DataType:
@@ -184,61 +199,69 @@ def stored_type(pair: qdq.Pair) -> ir.DataType:
     says: uint8 for Q."""
     if pair.quantize is None:
         return _type(pair.source) or ir.DataType.INT8
-    kind = _type(qdq.zero_point_value(pair.quantize))
-    if kind is not None:
-        return kind
-    said = pair.quantize.attributes.get_int("output_dtype", 0)
-    return ir.DataType(said) if said else ir.DataType.UINT8
+    said = pair.quantize.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8
+    return _type(qdq.zero_point_value(pair.quantize)) or ir.DataType(said)
 
 
 def _type(value: ir.Value | None) -> ir.DataType | None:
+    """The type of a value's elements; None where it is not known, and for no value."""
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
-    return tensor.dtype if tensor is not None else value.dtype
+    return value.dtype if tensor is None else tensor.dtype
 
 
 def _paths_of(
     graph: ir.Graph, owner: ir.Node | None, names: Mapping[ir.Node, str]
 ) -> Iterator[Path]:
     """Those of one graph; owner: the node whose body it is, None for the main graph."""
-    for node in graph:
-        if _is_operation(node):
-            for index, value in enumerate(node.inputs):
-                yield from _path(graph, node, index, names[node], value)
+    for node in filter(_is_operation, graph):
+        for index, value in enumerate(node.inputs):
+            yield from _path(graph, node, index, names[node], value)
     within = "" if owner is None else f"{names[owner]}/"
-    for index, value in enumerate(graph.outputs):
-        yield from _path(graph, None, index, f"{within}{value.name or 'output'}", value)
+    for index, output in enumerate(graph.outputs):
+        yield from _path(graph, None, index, f"{within}{output.name or 'output'}", output)
 
 
 def _path(
     graph: ir.Graph, user: ir.Node | None, index: int, unit: str, value: ir.Value | None
 ) -> Iterator[Path]:
     """The path that ends in this input or output, if a pair is on it."""
-    links: list[Link] = []
-    # Movers in front of the first pair are no part of the path.
-    end, root = 0, value
-    while value is not None:
-        pair, mover = qdq.pair_of(value), value.producer()
-        if pair is not None:
-            links.append(pair)
-            value = root = pair.source
-            end = len(links)
-        elif mover is not None and _only_moves(mover):
-            links.append(mover)
-            value = mover.inputs[0]
-        else:
-            break
-    if end and root is not None:
-        made = [(link, _use(link, unit, user)) for link in reversed(links[:end])]
-        yield Path(graph, user, index, unit, root, tuple(made))
+    links = list(_links_before(value))
+    pairs = [link for link in links if isinstance(link, qdq.Pair)]
+    if pairs:
+        # Movers in front of the first pair are no part of the path.
+        end = links.index(pairs[-1]) + 1
+        used = tuple((link, _use(link, unit, user)) for link in reversed(links[:end]))
+        yield Path(graph, user, index, unit, pairs[-1].source, used)
+
+
+def _links_before(value: ir.Value | None) -> Iterator[Link]:
+    """The pairs, and the movers with a single reader, that a value comes through; the nearest
+    first."""
+    while (link := qdq.pair_of(value) or _single_mover(value)) is not None:
+        yield link
+        value = link.source if isinstance(link, qdq.Pair) else link.inputs[0]
+
+
+def _single_mover(value: ir.Value | None) -> ir.Node | None:
+    """The mover that gives the value on the way to a single reader; None where there is none."""
+    mover = made_by(value, *MOVERS)
+    return mover if mover is not None and _only_moves(mover) else None
 
 
 def _use(link: Link, unit: str, user: ir.Node | None) -> Use | None:
+    """The use of a pair on a path; None for a mover."""
     if isinstance(link, ir.Node):
         return None
-    role: Role = "output" if user is None else "input"
-    return Use(link.name, unit, "weight" if qdq.rooted_at_constant(link.source) else role, link)
+    return Use(link.name, unit, _role(link, user), link)
+
+
+def _role(pair: qdq.Pair, user: ir.Node | None) -> Role:
+    """What a pair quantizes on a path to this operation; None for an output."""
+    if qdq.rooted_at_constant(pair.source):
+        return "weight"
+    return "output" if user is None else "input"
 
 
 def _graphs(
@@ -254,19 +277,20 @@ def _graphs(
 def _is_operation(node: ir.Node) -> bool:
     """False for Q and DQ, for what belongs to a pair, and for a mover on the way to a single
     reader."""
-    if node.op_type in qdq.PAIR or _is_inside_pair(node):
-        return False
-    return not _only_moves(node)
+    is_in_pair = node.op_type in qdq.PAIR or _limits_pair(node)
+    return not is_in_pair and not _only_moves(node)
 
 
-def _is_inside_pair(node: ir.Node) -> bool:
+def _limits_pair(node: ir.Node) -> bool:
+    """Whether this is the Clip of a pair."""
     if node.op_type != "Clip":
         return False
-    behind = (qdq.pair_of(user.outputs[0]) for user in node.outputs[0].consumers())
-    return any(pair is not None and pair.clip is node for pair in behind)
+    behind = [qdq.pair_of(user.outputs[0]) for user in node.outputs[0].consumers()]
+    return any(pair.clip is node for pair in filter(None, behind))
 
 
 def _only_moves(node: ir.Node) -> bool:
+    """Whether this is a mover on the way to a single reader."""
     output = node.outputs[0]
     return node.op_type in MOVERS and len(output.uses()) + output.is_graph_output() == 1
 
@@ -276,13 +300,15 @@ def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
     another."""
     nodes = list(graph.all_nodes())
     count = Counter(node.name for node in nodes)
-    outputs = {value.name for value in graph.outputs}
-    names = {}
-    for node in nodes:
-        is_unique = count[node.name] == 1 and node.name not in outputs
-        by_output = f"{node.op_type}:{node.outputs[0].name}"
-        names[node] = (is_unique and node.name) or by_output
-    return names
+    # An output is a unit too, by its own name.
+    count.update(value.name for value in graph.outputs)
+    return {node: _unit_name(node, is_own=count[node.name] == 1) for node in nodes}
+
+
+def _unit_name(node: ir.Node, *, is_own: bool) -> str:
+    """is_own: whether nothing else has the name of the node."""
+    by_output = f"{node.op_type}:{node.outputs[0].name}"
+    return node.name if is_own and node.name else by_output
 
 
 def _named(found: list[Path]) -> tuple[Path, ...]:
@@ -293,38 +319,41 @@ def _named(found: list[Path]) -> tuple[Path, ...]:
     users = Counter(use.pair.dequantize for use in every)
     taken: Counter[str] = Counter()
 
-    def renamed(use: Use) -> Use:
+    def renamed(use: Use | None) -> Use | None:
+        if use is None:
+            return None
         name = names[use.pair.dequantize]
         if users[use.pair.dequantize] > 1:
             name = f"{name}>{use.unit}"
         taken[name] += 1
-        return replace(use, name=name if taken[name] == 1 else f"{name}#{taken[name]}")
+        number = "" if taken[name] == 1 else f"#{taken[name]}"
+        return replace(use, name=f"{name}{number}")
 
-    return tuple(
-        replace(path, links=tuple((link, use and renamed(use)) for link, use in path.links))
-        for path in found
-    )
+    def with_names(path: Path) -> Path:
+        return replace(path, links=tuple((link, renamed(use)) for link, use in path.links))
+
+    return tuple(map(with_names, found))
 
 
 def _pair_names(every: Sequence[Use]) -> dict[ir.Node, str]:
     """By the DQ of each pair: the short form of its name, its name, or else its output's: the first
     that no other pair has."""
-    pairs = {use.pair.dequantize: use.pair.name for use in every}
-    short = Counter(_short(name) for name in pairs.values())
-    full = Counter(pairs.values())
-    names = {}
-    for dequantize, name in pairs.items():
+    names = {use.pair.dequantize: use.pair.name for use in every}
+    short = Counter(map(_short, names.values()))
+    full = Counter(names.values())
+
+    def free_name(dequantize: ir.Node, name: str) -> str:
         if short[_short(name)] == 1:
-            names[dequantize] = _short(name)
-        elif full[name] == 1:
-            names[dequantize] = name
-        else:
-            names[dequantize] = dequantize.outputs[0].name or name
-    return names
+            return _short(name)
+        by_output = dequantize.outputs[0].name or name
+        return name if full[name] == 1 else by_output
+
+    return {dequantize: free_name(dequantize, name) for dequantize, name in names.items()}
 
 
 def _short(name: str) -> str:
+    """The name without what tools put behind it; a name that is nothing else stays as it is."""
     for suffix in SUFFIXES:
-        if name.endswith(suffix) and name != suffix:
-            return name.removesuffix(suffix)
+        if name.endswith(suffix):
+            return name.removesuffix(suffix) or name
     return name

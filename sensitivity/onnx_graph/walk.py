@@ -3,10 +3,14 @@ chain of them needs no check in between."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import chain, takewhile
+from typing import TypeVar
 
 import onnx_ir as ir
+
+Item = TypeVar("Item", bound=Hashable)
 
 
 def producer(value: ir.Value | None) -> ir.Node | None:
@@ -14,10 +18,20 @@ def producer(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
 
 
+def producers(values: Iterable[ir.Value | None]) -> list[ir.Node]:
+    """The operations that give these values, each once, in the order of the values."""
+    return list(dict.fromkeys(filter(None, map(producer, values))))
+
+
+def is_kind(node: ir.Node | None, *kinds: str) -> bool:
+    """Whether there is a node, and its operation is one of these kinds."""
+    return node is not None and node.op_type in kinds
+
+
 def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:
     """The operation that gives this value where it is of one of these kinds, else None."""
     node = producer(value)
-    return node if node is not None and node.op_type in kinds else None
+    return node if is_kind(node, *kinds) else None
 
 
 def of_kind(nodes: Iterable[ir.Node], *kinds: str) -> list[ir.Node]:
@@ -52,7 +66,7 @@ def value_name(value: ir.Value | None) -> str:
 
 def name_of(node: ir.Node) -> str:
     """Its name in the file; that of its first output where it has none."""
-    names = (node.name, *(output.name for output in node.outputs), node.op_type)
+    names = (node.name, *map(value_name, node.outputs), node.op_type)
     return next(filter(None, names))
 
 
@@ -61,10 +75,25 @@ def inputs(node: ir.Node) -> list[ir.Value]:
     return [value for value in node.inputs if value is not None]
 
 
+def only(found: Sequence[Item]) -> Item | None:
+    """The one item that was found; None where there is none, or there are several."""
+    return found[0] if len(found) == 1 else None
+
+
 def only_user(value: ir.Value) -> ir.Node | None:
     """The operation that alone reads the value; None where several do, or none does."""
-    users = value.consumers()
-    return users[0] if len(users) == 1 else None
+    return only(value.consumers())
+
+
+def read_by(value: ir.Value, *kinds: str) -> ir.Node | None:
+    """The operation that alone reads the value where it is of one of these kinds, else None."""
+    user = only_user(value)
+    return user if is_kind(user, *kinds) else None
+
+
+def place_of(value: ir.Value, node: ir.Node) -> int:
+    """The first place among the inputs of a node at which it reads the value."""
+    return node.inputs.index(value)
 
 
 def readers(value: ir.Value, passes: Callable[[ir.Node], bool]) -> Iterator[ir.Node]:
@@ -77,15 +106,32 @@ def readers(value: ir.Value, passes: Callable[[ir.Node], bool]) -> Iterator[ir.N
             yield user
 
 
+def before(value: ir.Value | None) -> Iterator[ir.Node]:
+    """The operation that gives the value, the one that gives its first input, and so on."""
+    node = producer(value)
+    while node is not None:
+        yield node
+        node = producer(given(node, 0))
+
+
 def source(value: ir.Value, passes: Callable[[ir.Node], bool]) -> ir.Value:
     """The value in front of all operations that `passes` is true of, by their first inputs."""
-    node = value.producer()
-    while node is not None and passes(node):
-        before = given(node, 0)
-        if before is None:
-            break
-        value, node = before, before.producer()
+    for node in takewhile(passes, before(value)):
+        value = given(node, 0) or value
     return value
+
+
+def reached(starts: Iterable[Item], onward: Callable[[Item], Iterable[Item]]) -> dict[Item, int]:
+    """How many steps everything that can be reached is away from the nearest start, the nearest
+    first; the starts are 0 away. onward: one step from an item to the next ones."""
+    away = dict.fromkeys(starts, 0)
+    waiting = deque(away)
+    while waiting:
+        item = waiting.popleft()
+        new = dict.fromkeys((after for after in onward(item) if after not in away), away[item] + 1)
+        away |= new
+        waiting.extend(new)
+    return away
 
 
 def bodies(node: ir.Node) -> Iterator[ir.Graph]:
