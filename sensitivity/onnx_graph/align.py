@@ -3,9 +3,9 @@ for."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain, filterfalse, takewhile
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from sensitivity.onnx_graph.passes.skip_uses import dequantized
 from sensitivity.onnx_graph.walk import (
     first_input,
     given,
+    is_kind,
     name_of,
+    only,
     producer,
     readers,
     source,
@@ -76,13 +78,14 @@ class _Aligner:
             self._found.values[own] = theirs
             self._found.limits[own] = UNLIMITED
         for node in self._graph:
-            if node.op_type in PASSING:
+            if _passes(node):
                 self._pass_on(node)
             else:
                 self._match(node)
         return self._found
 
     def _match(self, node: ir.Node) -> None:
+        """Find the operation of the float model that this one stands for."""
         candidates = self._candidates(node)
         if candidates:
             self._join(node, min(candidates, key=lambda other: self._rank(node, other)))
@@ -90,25 +93,33 @@ class _Aligner:
             self._found.unmatched.append(node)
 
     def _pass_on(self, node: ir.Node) -> None:
+        """Let the output of a passing operation stand for what its input does."""
         source = node.inputs[0]
         if source in self._found.values:
             self._found.values[node.outputs[0]] = self._found.values[source]
 
     def _candidates(self, node: ir.Node) -> list[ir.Node]:
         """Operations of the float model that this one can stand for."""
-        found = [*self._by_output_name(node), *self._reading_the_same(node)]
-        named = self._by_name.get(node.name)
-        if named is not None:
-            found.insert(0, named)
+        found = chain(
+            self._by_node_name(node), self._by_output_name(node), self._reading_the_same(node)
+        )
         free = [other for other in dict.fromkeys(found) if other not in self._taken]
         return [other for other in free if self._fits(node, other)]
 
     def _reading_the_same(self, node: ir.Node) -> list[ir.Node]:
         """What reads the tensor that the first input stands for, of those that are known."""
-        for value in node.inputs:
-            if value in self._found.values:
-                return _readers(self._found.values[value])
-        return []
+        known = (value for value in node.inputs if value in self._found.values)
+        first = next(known, None)
+        if first is None:
+            return []
+        return _readers(self._found.values[first])
+
+    def _by_node_name(self, node: ir.Node) -> list[ir.Node]:
+        """The operation of the same name, if there is one."""
+        named = self._by_name.get(node.name)
+        if named is None:
+            return []
+        return [named]
 
     def _by_output_name(self, node: ir.Node) -> Iterator[ir.Node]:
         """The operation whose output has this name, or that before the activations whose output has
@@ -119,12 +130,11 @@ class _Aligner:
             found = producer(found.inputs[0]) if found.op_type in CLAMPING else None
 
     def _fits(self, node: ir.Node, other: ir.Node) -> bool:
-        kind = (node.op_type, node.domain, len(node.outputs))
-        if kind != (other.op_type, other.domain, len(other.outputs)):
+        """Whether both are of one kind, and no input is known to stand for another tensor."""
+        if _kind(node) != _kind(other):
             return False
-        return all(
-            self._may_agree(value, given(other, index)) for index, value in enumerate(node.inputs)
-        )
+        theirs = (given(other, index) for index in range(len(node.inputs)))
+        return all(map(self._may_agree, node.inputs, theirs))
 
     def _may_agree(self, own: ir.Value | None, theirs: ir.Value | None) -> bool:
         """False where `own` is known to stand for another tensor than `theirs`."""
@@ -159,21 +169,26 @@ class _Aligner:
         return theirs, limits
 
 
+def _kind(node: ir.Node) -> tuple[str, str, int]:
+    """What two operations must have in common to stand for each other."""
+    return node.op_type, node.domain, len(node.outputs)
+
+
 def _removed(own: ir.Value, theirs: ir.Value) -> list[ir.Node]:
     """The activations behind `theirs`, each its only reader, that are no more behind `own`.
 
     ONNX Runtime's quantizer gives the tensor the name that the last of them had. Without such a
     name they are those whose kind does not read `own`.
     """
-    chain = list(_activations_behind(theirs))
+    removed = list(_activations_behind(theirs))
+    names = [node.outputs[0].name for node in removed]
+    name = value_name(own).removesuffix(OUTPUT_SUFFIX)
     users = _readers(own)
     are_restored = any(name_of(user).endswith(RESTORED) for user in users)
-    names = [node.outputs[0].name for node in chain]
-    name = value_name(own).removesuffix(OUTPUT_SUFFIX)
     if name in names and not are_restored:
-        return chain[: names.index(name) + 1]
+        return removed[: names.index(name) + 1]
     kept = {user.op_type for user in users}
-    return list(itertools.takewhile(lambda node: node.op_type not in kept, chain))
+    return list(takewhile(lambda node: node.op_type not in kept, removed))
 
 
 def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
@@ -185,11 +200,13 @@ def _activations_behind(value: ir.Value) -> Iterator[ir.Node]:
 
 def _only_activation(value: ir.Value) -> ir.Node | None:
     """The Relu or Clip that alone reads the value; None where there is none."""
-    users = _readers(value)
-    if len(users) != 1 or value.is_graph_output() or users[0].op_type not in CLAMPING:
+    user = None if value.is_graph_output() else only(_readers(value))
+    if not is_kind(user, *CLAMPING):
         return None
     # The value can also be one of the ends of a Clip.
-    return users[0] if _behind_passing(first_input(users[0])) is value else None
+    if _behind_passing(first_input(user)) is not value:
+        return None
+    return user
 
 
 def ports(
@@ -200,15 +217,15 @@ def ports(
     ours, others = _without_initializers(own), _without_initializers(theirs)
     by_name = {value.name: value for value in others}
     named = [value for value in ours if value.name in by_name]
-    all_are_named = len(named) == len(ours)
-    if len(ours) == len(others) and not all_are_named:
+    is_one_without_name = len(named) < len(ours)
+    if is_one_without_name and len(ours) == len(others):
         return ours, others
     return named, [by_name[value.name] for value in named]
 
 
 def _without_initializers(values: Iterable[ir.Value]) -> list[ir.Value]:
     """Old files list initializers among the graph's inputs too, where nobody feeds them."""
-    return [value for value in values if not value.is_initializer()]
+    return list(filterfalse(ir.Value.is_initializer, values))
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
@@ -238,7 +255,10 @@ def _weight_values(node: ir.Node) -> NDArray[Any]:
     """The weight of an operation in float; empty where it has none that is known."""
     value = given(node, qdq.WEIGHT_INPUT.get(node.op_type))
     pair = qdq.through_transpose(value)
-    if pair is not None and pair.is_compact and pair.scale is not None:
-        return dequantized(pair)
-    values = qdq.constant(value if pair is None else pair.source)
+    if pair is None:
+        values = qdq.constant(value)
+    elif pair.is_compact and pair.scale is not None:
+        values = dequantized(pair)
+    else:
+        values = qdq.constant(pair.source)
     return np.zeros(0) if values is None else values

@@ -7,62 +7,76 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.uses import BIAS_INPUT, Path, Use, is_integer_bias, uses
-from sensitivity.onnx_graph.walk import given, only_user
+from sensitivity.onnx_graph.uses import BIAS_INPUT, Path, Use, is_integer_bias
+from sensitivity.onnx_graph.walk import given, read_by
 
 
 @dataclass(frozen=True, eq=False)
-class BiasPlace:
-    """weight: the use that the bias goes with. node: that adds the bias; its first output is what
-    the layer gives. index: of the bias among its inputs, which may be left out."""
+class BiasInput:
+    """The input that the bias of a layer comes by.
 
-    weight: Use
+    node: the layer, or the Add behind a MatMul, of which ONNX Runtime makes one Gemm. index: of the
+    input, which may be left out.
+    """
+
     node: ir.Node
     index: int
 
     @property
     def value(self) -> ir.Value | None:
+        """The bias; None where the layer has none."""
         return given(self.node, self.index)
+
+
+@dataclass(frozen=True, eq=False)
+class BiasPlace(BiasInput):
+    """An input whose bias can be changed. weight: the use that the bias goes with. The first output
+    of the node is what the layer gives."""
+
+    weight: Use
 
     @property
     def channel_axis(self) -> int:
-        """Of what the node gives."""
+        """The axis of the channels in what the node gives."""
         return 1 if self.node.op_type in {"Conv", "ConvTranspose"} else -1
 
 
+def bias_input(layer: ir.Node) -> BiasInput:
+    """The input that the bias of this operation with a weight comes by."""
+    add = read_by(layer.outputs[0], "Add")
+    if layer.op_type != "MatMul" or add is None:
+        return BiasInput(layer, BIAS_INPUT)
+    place_of_product = add.inputs.index(layer.outputs[0])
+    return BiasInput(add, 1 - place_of_product)
+
+
 def bias_place(path: Path) -> BiasPlace | None:
-    """Of the operation whose weight comes by this path; None where it has no bias that can be
-    changed: no weight, a bias that is computed or has a grid of its own, a MatMul without an Add.
+    """The bias of the operation whose weight comes by this path; None where it has no bias that can
+    be changed: no weight, a bias that is computed or has a grid of its own, a MatMul without an
+    Add.
     """
-    weight = uses([path])[-1]
-    if path.user is None or not path.is_weight or weight.role != "weight":
+    weight = path.last_use
+    if not path.is_weight or weight.role != "weight":
         return None
-    place = _place_of(weight, path.user)
-    return place if place is not None and _can_change(place.value) else None
-
-
-def _place_of(weight: Use, node: ir.Node) -> BiasPlace | None:
-    if node.op_type == "MatMul":
-        return _added_behind(weight, node)
-    is_scaled = node.attributes.get_float("beta", 1.0) != 1.0
-    return None if is_scaled else BiasPlace(weight, node, BIAS_INPUT)
-
-
-def _added_behind(weight: Use, node: ir.Node) -> BiasPlace | None:
-    """The constant that the only reader of a MatMul adds to what it gives."""
-    output = node.outputs[0]
-    adding = only_user(output)
-    if adding is None or adding.op_type != "Add":
+    found = bias_input(path.operation)
+    if not _can_change(path.operation, found.value):
         return None
-    index = 1 if adding.inputs[0] is output else 0
-    is_constant = qdq.constant(adding.inputs[index]) is not None
-    return BiasPlace(weight, adding, index) if is_constant else None
+    return BiasPlace(found.node, found.index, weight)
 
 
-def _can_change(bias: ir.Value | None) -> bool:
-    """Whether it is left out, a constant, or stored as INT32 in steps of the input's and weight's
-    scales: that becomes float where the weight changes."""
-    if bias is None or qdq.constant(bias) is not None:
-        return True
+def _can_change(layer: ir.Node, bias: ir.Value | None) -> bool:
+    """Whether the bias is a constant. Of a layer that has an input for it, it may also be left out,
+    or stored as INT32 in steps of the input's and weight's scales: that becomes float where the
+    weight changes."""
+    is_constant = qdq.constant(bias) is not None
+    if layer.op_type == "MatMul":
+        return is_constant
+    is_scaled = layer.attributes.get_float("beta", 1.0) != 1.0
+    has_known_place = bias is None or is_constant or _is_stored_integer(bias)
+    return has_known_place and not is_scaled
+
+
+def _is_stored_integer(bias: ir.Value) -> bool:
+    """Whether a bias is stored as INT32, behind a DQ."""
     pair = qdq.pair_of(bias)
-    return pair is not None and is_integer_bias(Use("", "", "weight", pair))
+    return pair is not None and is_integer_bias(pair)

@@ -21,6 +21,9 @@ from sensitivity.onnx_graph.walk import value_name
 CLAMPING = {"Relu", "Clip"}
 """Activations that ONNX Runtime's quantizer removes in front of an asymmetric pair."""
 
+ENDS = ("min", "max")
+"""Names of the limits of a Clip."""
+
 CLIP_WITH_INPUTS = 11
 """From this opset on the ends of a Clip are inputs."""
 
@@ -50,17 +53,19 @@ def clamping_pairs(uses: Iterable[Use], inputs: Collection[ir.Value]) -> dict[st
     """
     found = {}
     for use in uses:
-        source = use.pair.source
-        if use.role == "weight" or source in inputs or _is_activated(use.pair):
-            continue
         limits = _clamped_at_zero(use.pair)
+        source = use.pair.source
+        is_own = use.role == "weight" or source in inputs or _is_activated(use.pair)
+        if limits is None or is_own:
+            continue
         is_clamped_already = limits == RELU and non_negative(source)
-        if limits is not None and not is_clamped_already:
+        if not is_clamped_already:
             found[value_name(source)] = limits
     return found
 
 
 def _is_activated(pair: qdq.Pair) -> bool:
+    """Whether an activation of the graph reads what the pair gives."""
     return any(reader.op_type in CLAMPING for reader in pair.output.consumers())
 
 
@@ -91,27 +96,26 @@ def activation(limits: Limits, value: ir.Value, pair: qdq.Pair, opset: int) -> i
     kind = "Relu" if limits == RELU else "Clip"
     name = f"{pair.source.name}_{kind}{RESTORED}"
     made = ir.Value(name=name, type=pair.source.type, shape=pair.source.shape)
-    attributes: list[ir.Attr] = []
-    ends: list[ir.Value | None] = []
-    if kind == "Clip":
-        finite = {
-            key: end for key, end in zip(("min", "max"), limits, strict=True) if np.isfinite(end)
-        }
-        if opset < CLIP_WITH_INPUTS:
-            attributes = [ir.AttrFloat32(key, end) for key, end in finite.items()]
-        else:
-            ends = _ends(name, finite, pair)
-    return ir.Node("", kind, [value, *ends], attributes, name=name, outputs=[made])
+    finite = {} if kind == "Relu" else _finite(limits)
+    if opset < CLIP_WITH_INPUTS:
+        attributes = [ir.AttrFloat32(key, end) for key, end in finite.items()]
+        return ir.Node("", kind, [value], attributes, name=name, outputs=[made])
+    ends = _ends(name, finite, pair) if finite else []
+    return ir.Node("", kind, [value, *ends], name=name, outputs=[made])
+
+
+def _finite(limits: Limits) -> dict[str, float]:
+    """The ends that limit anything, by their names."""
+    ends = dict(zip(ENDS, limits, strict=True))
+    return {key: end for key, end in ends.items() if np.isfinite(end)}
 
 
 def _ends(name: str, finite: Mapping[str, float], pair: qdq.Pair) -> list[ir.Value | None]:
     """Both ends of a Clip as inputs, None for one that is left out."""
     scale = pair.scale
     kind = np.float32 if scale is None else scale.dtype
-    return [
-        _constant(f"{name}_{key}", finite[key], kind) if key in finite else None
-        for key in ("min", "max")
-    ]
+    made = {key: _constant(f"{name}_{key}", end, kind) for key, end in finite.items()}
+    return [made.get(key) for key in ENDS]
 
 
 def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:
@@ -127,10 +131,12 @@ def _constant(name: str, number: float, kind: np.typing.DTypeLike) -> ir.Value:
 def _clamped_at_zero(pair: qdq.Pair) -> Limits | None:
     """(0, inf) or (-inf, 0) for a pair whose grid has 0 at one end; None for any other."""
     grid = grid_limits(pair)
-    if pair.quantize is None or grid is None:
+    if pair.is_compact or grid is None:
         return None
-    smallest, largest = grid
+    smallest, largest = ([limit] for limit in grid)
     levels = pair.zero_points.tolist()
-    if levels == [smallest]:
+    if levels == smallest:
         return RELU
-    return (-np.inf, 0.0) if levels == [largest] else None
+    if levels == largest:
+        return (-np.inf, 0.0)
+    return None

@@ -3,15 +3,16 @@ places where values of several of them meet."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, filterfalse
 
 import onnx_ir as ir
 
-from sensitivity.onnx_graph.marks import is_mark
+from sensitivity.onnx_graph.marks import is_mark, quantizer_of
 from sensitivity.onnx_graph.qdq import WEIGHT_INPUT
 from sensitivity.onnx_graph.reach import values_read
-from sensitivity.onnx_graph.uses import MOVERS, Path
-from sensitivity.onnx_graph.walk import readers, value_name
+from sensitivity.onnx_graph.uses import MOVERS
+from sensitivity.onnx_graph.walk import only, readers, value_name
 from sensitivity.records import GraphNode, ModelGraph, NodeKind, Quantizer
 
 NO_VALUES = {"Shape", "Size"}
@@ -35,14 +36,16 @@ def connections(
     operation of no layer that reads values of one place is left out.
     """
     found = _Found()
-    for value in graph.inputs:
-        if not value.is_initializer():
-            found.sources[value] = (found.place("input", value_name(value), ""),)
+    for value in filterfalse(ir.Value.is_initializer, graph.inputs):
+        found.sources[value] = (found.place("input", value_name(value), ""),)
     for node in graph:
         found.add(node, owners.get(node))
     for value in graph.outputs:
         found.lead(found.sources.get(value, ()), found.place("output", value_name(value), ""))
-    return _in_few_joins(found.nodes, list(found.edges), tuple(meetings))
+    edges = _in_few_joins(found.nodes, list(found.edges))
+    unused = set(range(len(found.nodes))).difference(*edges)
+    whole = ModelGraph(tuple(found.nodes), tuple(sorted(edges)), tuple(meetings))
+    return whole.without(unused)
 
 
 class _Found:
@@ -57,8 +60,8 @@ class _Found:
     def add(self, node: ir.Node, owner: str | None) -> None:
         """Take an operation into account, of which all inputs are known. owner: its layer."""
         read = () if node.op_type in NO_VALUES else self._read_by(node)
+        operation = "" if is_mark(node, "Quantizer") else node.op_type
         if owner is not None:
-            operation = "" if is_mark(node, "Quantizer") else node.op_type
             read = self.lead(read, self.place("layer", owner, operation))
         elif len(read) > 1:
             read = self.lead(read, self.place("join", value_name(node.outputs[0]), node.op_type))
@@ -66,12 +69,12 @@ class _Found:
             self.sources[value] = read
 
     def place(self, kind: NodeKind, name: str, operation: str) -> int:
-        """The position of a node, which is a new one the first time that it is asked for."""
+        """The position of a node, which is a new one the first time that it is asked for. Its
+        operation is the last one with a weight, or else the first that has a name."""
         at = self._at.setdefault((kind, name), len(self.nodes))
         if at == len(self.nodes):
             self.nodes.append(GraphNode(kind, name, operation))
-        is_better = operation in WEIGHT_INPUT or not self.nodes[at].operation
-        if operation and is_better:
+        if operation in WEIGHT_INPUT or not self.nodes[at].operation:
             self.nodes[at] = GraphNode(kind, name, operation)
         return at
 
@@ -81,30 +84,35 @@ class _Found:
         return (to,)
 
     def _read_by(self, node: ir.Node) -> tuple[int, ...]:
-        read = [at for value in values_read(node) for at in self.sources.get(value, ())]
-        return tuple(dict.fromkeys(read))
+        """The positions of the nodes whose values an operation reads."""
+        places = (self.sources.get(value, ()) for value in values_read(node))
+        return tuple(dict.fromkeys(chain.from_iterable(places)))
 
 
-def _in_few_joins(
-    nodes: Sequence[GraphNode], edges: list[Edge], meetings: tuple[tuple[str, ...], ...]
-) -> ModelGraph:
-    """The graph in which what a join gives to nothing but another of its kind goes there itself."""
+def _in_few_joins(nodes: Sequence[GraphNode], edges: list[Edge]) -> list[Edge]:
+    """The edges, where what a join gives to nothing but another of its kind goes there itself."""
     for at, node in enumerate(nodes):
-        readers = [after for before, after in edges if before == at]
-        if node.operation in MEETING and len(readers) == 1:
-            edges = _joined(nodes, edges, at, readers[0])
-    unused = set(range(len(nodes))).difference(*edges)
-    return ModelGraph(tuple(nodes), tuple(sorted(edges)), meetings).without(unused)
+        reader = only([after for before, after in edges if before == at])
+        if reader is not None and _are_one_join(node, nodes[reader]):
+            edges = _led_on(edges, at, reader)
+    return edges
 
 
-def _joined(nodes: Sequence[GraphNode], edges: list[Edge], join: int, reader: int) -> list[Edge]:
-    """The edges without a join whose only reader is another of its kind; as they are where it is
-    not."""
-    kinds = {(nodes[at].kind, nodes[at].operation) for at in (join, reader)}
-    if nodes[join].kind != "join" or len(kinds) > 1:
-        return edges
-    others = [edge for edge in edges if join not in edge]
-    return others + [(before, reader) for before, after in edges if after == join]
+def _led_on(edges: Sequence[Edge], join: int, reader: int) -> list[Edge]:
+    """The edges without a join: what leads to it leads to its only reader."""
+    others, leading = [], []
+    for before, after in edges:
+        if after == join:
+            leading.append((before, reader))
+        elif before != join:
+            others.append((before, after))
+    return others + leading
+
+
+def _are_one_join(node: GraphNode, reader: GraphNode) -> bool:
+    """Whether two nodes in a row are one place where values meet."""
+    are_alike = (node.kind, node.operation) == (reader.kind, reader.operation)
+    return are_alike and node.kind == "join" and node.operation in MEETING
 
 
 def marked_owners(model: ir.Model, quantizers: Iterable[Quantizer]) -> dict[ir.Node, str]:
@@ -114,26 +122,26 @@ def marked_owners(model: ir.Model, quantizers: Iterable[Quantizer]) -> dict[ir.N
     which is no part of it. That of any other layer reads a marked input, or stands in front of a
     marked output.
     """
-    known = {quantizer.name: quantizer for quantizer in quantizers}
-    marks = [
-        (node, known[node.attributes.get_string("name")])
-        for node in model.graph
-        if is_mark(node, "Quantizer") and node.attributes.get_string("name") in known
-    ]
+    marks = list(_marks(model.graph, {quantizer.name: quantizer for quantizer in quantizers}))
     with_weight = {quantizer.layer for _, quantizer in marks if quantizer.role == "weight"}
     owners: dict[ir.Node, str] = {}
-    for node, quantizer in marks:
-        if quantizer.role != "weight" and quantizer.layer in with_weight:
-            continue
-        own = [node] if quantizer.role == "output" else readers(node.outputs[0], _moves)
-        owners |= dict.fromkeys(own, quantizer.layer)
+    for mark, quantizer in marks:
+        is_beside_weight = quantizer.role != "weight" and quantizer.layer in with_weight
+        if not is_beside_weight:
+            owners |= dict.fromkeys(_operations_of(mark, quantizer), quantizer.layer)
     return owners
 
 
-def _moves(node: ir.Node) -> bool:
-    return node.op_type in MOVERS
+def _marks(graph: ir.Graph, known: Mapping[str, Quantizer]) -> Iterator[tuple[ir.Node, Quantizer]]:
+    """Every mark of a known quantizer, in the graph's order."""
+    for node in graph:
+        quantizer = known.get(quantizer_of(node)) if is_mark(node, "Quantizer") else None
+        if quantizer is not None:
+            yield node, quantizer
 
 
-def path_owners(paths: Iterable[Path]) -> dict[ir.Node, str]:
-    """Operation -> its unit, in a Q/DQ file. paths: of the file, see `uses.paths`."""
-    return {path.user: path.unit for path in paths if path.user is not None}
+def _operations_of(mark: ir.Node, quantizer: Quantizer) -> Iterable[ir.Node]:
+    """The operations that read what is marked; of an output the mark itself."""
+    if quantizer.role == "output":
+        return [mark]
+    return readers(mark.outputs[0], lambda node: node.op_type in MOVERS)

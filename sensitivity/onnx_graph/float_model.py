@@ -3,10 +3,11 @@ activations."""
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice, permutations
 from typing import Any
 
 import numpy as np
@@ -87,11 +88,13 @@ def float_model(
     original = forms[0][1]()
     found: list[FloatModel] = []
     for form, load in forms:
-        found.append(replace(_Finder(graph, paths, load()).found(name, form), original=original))
+        finder = _Finder(graph, paths, load())
+        found.append(replace(finder.found(name, form), original=original))
         if not any(found[-1].not_found):
             break
     best = min(found, key=lambda model: model.not_found)
-    if best.stored and len(best.missing) == best.stored:
+    has_nothing = len(best.missing) == best.stored
+    if best.stored and has_nothing:
         raise OnnxFileError(
             f"Expected {name} to be the float model that was quantized, got none of the "
             f"{best.stored} quantized weights in it; give the very file that the quantizer read."
@@ -124,19 +127,45 @@ class _Stored:
     step: Array
     path: Path
 
+    def like(self, array: Array) -> Array:
+        """An array of as many values in the shape and the type of these."""
+        return array.reshape(self.values.shape).astype(self.values.dtype)
+
+    def is_rounded(self, array: Array) -> bool:
+        """Whether these are an array of the same shape, rounded to the nearest step."""
+        values = self.values.astype(np.float64)
+        off = np.abs(array.astype(np.float64) - values)
+        near = off <= ROUNDED * self.step + 1e-6 * np.abs(values)
+        return near.size == 0 or bool(near.mean() >= MOST)
+
+    def is_learned(self, array: Array) -> bool:
+        """Whether these may be an array whose rounding was learned, or whose range was chosen."""
+        if array.shape != self.values.shape:
+            return False
+        off = array.astype(np.float64) - self.values.astype(np.float64)
+        steps = off / np.maximum(self.step, 1e-30)
+        return bool(np.sqrt(np.mean(np.square(steps))) <= LEARNED)
+
 
 class _Finder:
+    """Looks for the constants of a Q/DQ file in one form of the float model."""
+
     def __init__(self, graph: ir.Graph, paths: Sequence[Path], original: ir.Model) -> None:
         self._graph, self._original = graph, original
-        self._paths = paths
+        self._places = {(path.user, path.index) for path in paths}
+        self._stored = list(chain.from_iterable(map(_stored, paths)))
         self._alignment: Alignment = align(graph, original.graph)
         self._constants = _constants(original.graph)
         self._weights: dict[str, Array] = {}
         self._seen: set[str] = set()
         self._learned = 0
+        self._weight_names: defaultdict[ir.Node, set[str]] = defaultdict(set)
+        for stored in self._stored:
+            if stored.path.is_weight:
+                self._weight_names[stored.path.operation].add(stored.name)
 
     def found(self, name: str, form: str) -> FloatModel:
-        every = {stored.name: stored for path in self._paths for stored in _stored(path)}
+        every = {stored.name: stored for stored in self._stored}
         # A bias is looked for beside its weight, so all weights come first.
         for stored in sorted(every.values(), key=lambda stored: stored.path.is_bias):
             find = self._bias_beside if stored.path.is_bias else self._nearest
@@ -154,85 +183,87 @@ class _Finder:
             doubts=self._learned + len(self._alignment.unmatched),
         )
 
-    def _take(self, one: _Stored, values: Array | None) -> None:
+    def _take(self, stored: _Stored, values: Array | None) -> None:
+        """Keep what was found for a constant; None where nothing was."""
         if values is None:
             return
-        self._seen.add(one.name)
-        if one.is_integer or not np.array_equal(values, one.values):
-            self._weights[one.name] = values
+        self._seen.add(stored.name)
+        if stored.is_integer or not np.array_equal(values, stored.values):
+            self._weights[stored.name] = values
 
-    def _nearest(self, one: _Stored) -> Array | None:
+    def _nearest(self, stored: _Stored) -> Array | None:
         """The constant of the operation that stands for the reader, of the same name, or else of
         the same values."""
-        own = self._of_operation(one.path)
-        named = self._constants.get(one.name.removesuffix("_quantized"))
+        own = self._of_operation(stored.path)
+        named = self._constants.get(stored.name.removesuffix("_quantized"))
         likely = [array for array in (own, named) if array is not None]
         for array in (*likely, *self._constants.values()):
-            for version in _versions(array, one.values.shape):
-                if _is_rounded(version, one):
-                    return version.astype(one.values.dtype)
-        for array in likely:
-            if _is_learned(array, one):
-                self._learned += 1
-                return array.astype(one.values.dtype)
-        return None
+            versions = _versions(array, stored.values.shape)
+            rounded = next(filter(stored.is_rounded, versions), None)
+            if rounded is not None:
+                return stored.like(rounded)
+        learned = next(filter(stored.is_learned, likely), None)
+        if learned is None:
+            return None
+        self._learned += 1
+        return stored.like(learned)
 
-    def _bias_beside(self, one: _Stored) -> Array | None:
+    def _bias_beside(self, stored: _Stored) -> Array | None:
         """The bias beside the weight that was found: also where it was corrected; zeros where it
         was added."""
-        user = one.path.user
-        assert user is not None
-        if user not in self._alignment.nodes or not self._has_weight(user):
-            return self._nearest(one)
-        bias = self._of_operation(one.path)
-        if bias is not None and bias.size == one.values.size:
-            return bias.reshape(one.values.shape).astype(one.values.dtype)
-        was_added = bias is None and not self._reads(one.path)
-        return np.zeros_like(one.values) if was_added else self._nearest(one)
+        user = stored.path.operation
+        twin = self._alignment.nodes.get(user)
+        if twin is None or not self._has_weight(user):
+            return self._nearest(stored)
+        if given(twin, stored.path.index) is None:
+            return np.zeros_like(stored.values)
+        bias = self._of_operation(stored.path)
+        if bias is None or bias.size != stored.values.size:
+            return self._nearest(stored)
+        return stored.like(bias)
 
     def _take_corrected(self) -> None:
         """Float biases that are others than the float model's, beside weights that were found."""
-        quantized = {(path.user, path.index) for path in self._paths}
         for node, twin in self._alignment.nodes.items():
-            if self._has_weight(node) and (node, BIAS_INPUT) not in quantized:
+            if self._has_weight(node) and (node, BIAS_INPUT) not in self._places:
                 self._take_bias(given(node, BIAS_INPUT), twin)
 
     def _take_bias(self, bias: ir.Value | None, twin: ir.Node) -> None:
         """The bias of the float model's operation, where this one is another; 0 where it has
         none."""
-        own, theirs = qdq.constant(bias), _constant_input(twin, BIAS_INPUT)
-        if bias is None or bias.name is None or own is None:
+        name, own = value_name(bias), qdq.constant(bias)
+        if own is None or not name:
             return
-        if len(twin.inputs) <= BIAS_INPUT:
-            theirs = np.zeros_like(own)
-        if theirs is None or theirs.size != own.size:
-            return
-        theirs = theirs.reshape(own.shape).astype(own.dtype)
-        if not np.allclose(own, theirs, rtol=1e-5, atol=1e-6):
-            self._weights[bias.name] = theirs
+        theirs = _bias_like(own, twin)
+        if theirs is not None and not np.allclose(own, theirs, rtol=1e-5, atol=1e-6):
+            self._weights[name] = theirs
 
     def _has_weight(self, node: ir.Node) -> bool:
         """Whether the node's weight is quantized, and is the float model's."""
-        own = (path for path in self._paths if path.user is node and path.is_weight)
-        stored = itertools.chain.from_iterable(map(_stored, own))
-        return any(one.name in self._seen for one in stored)
-
-    def _twin(self, path: Path) -> ir.Node | None:
-        """The float model's operation for the one at the end of a path; None where none is
-        known."""
-        return None if path.user is None else self._alignment.nodes.get(path.user)
+        return not self._seen.isdisjoint(self._weight_names[node])
 
     def _of_operation(self, path: Path) -> Array | None:
-        return _constant_input(self._twin(path), path.index)
+        """The float constant that the float model's operation for the one at the end of a path
+        reads; None where the operation or the constant is not known."""
+        twin = None if path.user is None else self._alignment.nodes.get(path.user)
+        return _constant_input(twin, path.index)
 
-    def _reads(self, path: Path) -> bool:
-        return given(self._twin(path), path.index) is not None
+
+def _bias_like(own: Array, twin: ir.Node) -> Array | None:
+    """The constant bias of the float model's operation in the shape of the file's, zeros where it
+    has none; None where it is of another size, or computed."""
+    if len(twin.inputs) <= BIAS_INPUT:
+        return np.zeros_like(own)
+    theirs = _constant_input(twin, BIAS_INPUT)
+    if theirs is None or theirs.size != own.size:
+        return None
+    return theirs.reshape(own.shape).astype(own.dtype)
 
 
 def _stored(path: Path) -> Iterator[_Stored]:
-    for link, _ in path.links:
-        if isinstance(link, qdq.Pair):
-            yield from _stored_in(link, path)
+    """The constants that the pairs of a path quantize."""
+    for use in path.uses:
+        yield from _stored_in(use.pair, path)
 
 
 def _stored_in(pair: qdq.Pair, path: Path) -> Iterator[_Stored]:
@@ -250,18 +281,23 @@ def _stored_in(pair: qdq.Pair, path: Path) -> Iterator[_Stored]:
 
 def _constants(graph: ir.Graph) -> dict[str, Array]:
     """Every float constant of the graph by name."""
-    values = list(graph.initializers.values())
-    values += [node.outputs[0] for node in graph if node.op_type == "Constant"]
+    computed = (node.outputs[0] for node in graph if node.op_type == "Constant")
     found = {}
-    for value in values:
-        array = qdq.constant(value)
-        if array is not None and _is_float(array):
+    for value in chain(graph.initializers.values(), computed):
+        array = _float_constant(value)
+        if array is not None:
             found[value_name(value)] = array
     return found
 
 
-def _is_float(array: Array) -> bool:
-    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+def _float_constant(value: ir.Value) -> Array | None:
+    """The array of a float constant; None for anything else."""
+    array = qdq.constant(value)
+    if array is None:
+        return None
+    if array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        return None
+    return array
 
 
 def _constant_input(node: ir.Node | None, index: int) -> Array | None:
@@ -270,8 +306,7 @@ def _constant_input(node: ir.Node | None, index: int) -> Array | None:
     value = given(node, index)
     if value is None:
         return None
-    array = qdq.constant(source(value, lambda mover: mover.op_type in MOVERS))
-    return array if array is not None and _is_float(array) else None
+    return _float_constant(source(value, lambda mover: mover.op_type in MOVERS))
 
 
 def _versions(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
@@ -279,24 +314,11 @@ def _versions(array: Array, shape: tuple[int, ...]) -> Iterator[Array]:
     if array.size != math.prod(shape):
         return
     # The first order of the axes is that of the array.
-    orders = itertools.permutations(range(array.ndim))
-    for order in itertools.islice(orders, None if array.ndim <= LARGEST_RANK else 1):
-        if array.transpose(order).shape == shape:
-            yield array.transpose(order)
+    orders = permutations(range(array.ndim))
+    tried = orders if array.ndim <= LARGEST_RANK else islice(orders, 1)
+    for order in tried:
+        moved = array.transpose(order)
+        if moved.shape == shape:
+            yield moved
     if array.shape != shape:
         yield array.reshape(shape)
-
-
-def _is_rounded(array: Array, one: _Stored) -> bool:
-    values = one.values.astype(np.float64)
-    off = np.abs(array.astype(np.float64) - values)
-    near = off <= ROUNDED * one.step + 1e-6 * np.abs(values)
-    return near.size == 0 or bool(near.mean() >= MOST)
-
-
-def _is_learned(array: Array, one: _Stored) -> bool:
-    if array.shape != one.values.shape:
-        return False
-    off = array.astype(np.float64) - one.values.astype(np.float64)
-    steps = off / np.maximum(one.step, 1e-30)
-    return bool(np.sqrt(np.mean(np.square(steps))) <= LEARNED)

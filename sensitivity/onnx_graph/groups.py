@@ -3,20 +3,28 @@ residual adds."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, takewhile
 from typing import Literal
 
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.marks import DOMAIN, SumOperand, is_mark
+from sensitivity.onnx_graph.marks import (
+    DOMAIN,
+    SumOperand,
+    is_mark,
+    mark_behind,
+    module_of,
+    quantizer_of,
+)
 from sensitivity.onnx_graph.walk import (
+    before,
     first_input,
-    given,
     inputs,
     made_by,
-    producer,
     readers,
     source,
 )
@@ -34,6 +42,10 @@ ACTIVATIONS = {
     "Softplus", "Identity",
 }  # fmt: skip
 SUMS = {"Add", "Sum"}
+GATES = {"Sigmoid", "HardSigmoid"}
+"""Operations whose output times their input is an activation: SiLU and HardSwish."""
+
+MeetingKind = Literal["fan-out", "concat"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class Meeting:
     Of a Q/DQ file the operations that read them.
     """
 
-    kind: Literal["fan-out", "concat"]
+    kind: MeetingKind
     quantizers: tuple[str, ...]
 
 
@@ -55,7 +67,7 @@ def meetings(model: ir.Model) -> tuple[Meeting, ...]:
     model: traced, with its quantizers still marked. Weights are in no group.
     """
     marks = [node for node in model.graph if is_mark(node, "Quantizer")]
-    marked = [(first_input(node), node.attributes.get_string("name")) for node in marks]
+    marked = [(first_input(mark), quantizer_of(mark)) for mark in marks]
     return met(model.graph, marked, keeps_values)
 
 
@@ -70,22 +82,33 @@ def met(
     same = _SameValues()
     joined = []
     for node in graph:
-        values = qdq.variable_inputs(node)
-        if values and node.op_type == "Concat":
-            same.join(*values, *node.outputs)
+        values = _values_kept(node, keeps)
+        if not values:
+            continue
+        same.join(*values, *node.outputs)
+        if node.op_type == "Concat":
             joined.append(node.outputs[0])
-        elif values and keeps(node):
-            same.join(values[0], *node.outputs)
-    groups: dict[ir.Value, dict[str, None]] = {}
+    groups: defaultdict[ir.Value, dict[str, None]] = defaultdict(dict)
     for value, name in readers:
         if qdq.constant(value) is None:
-            groups.setdefault(same.first(value), {})[name] = None
+            groups[same.first(value)][name] = None
     concats = set(map(same.first, joined))
-    return tuple(
-        Meeting("concat" if first in concats else "fan-out", tuple(names))
-        for first, names in groups.items()
-        if len(names) > 1
-    )
+    found = []
+    for first, names in groups.items():
+        kind: MeetingKind = "concat" if first in concats else "fan-out"
+        if len(names) > 1:
+            found.append(Meeting(kind, tuple(names)))
+    return tuple(found)
+
+
+def _values_kept(node: ir.Node, keeps: Callable[[ir.Node], bool]) -> list[ir.Value]:
+    """The computed inputs whose values are those of the output, or parts of them."""
+    values = qdq.variable_inputs(node)
+    if node.op_type == "Concat":
+        return values
+    if keeps(node):
+        return values[:1]
+    return []
 
 
 class _SameValues:
@@ -113,13 +136,11 @@ def residual_layers(model: ir.Model, layers: Collection[str]) -> tuple[tuple[str
     model: traced, with marks. layers: names of quantized modules. A quantizer on an input of the
     Add counts for the module that holds it.
     """
-    found: dict[tuple[str, ...], None] = {}
+    found = []
     for node in filter(_adds_two_values, model.graph):
-        first, second = inputs(node)
-        givers = tuple(dict.fromkeys([*_givers(first, layers), *_givers(second, layers)]))
-        if len(givers) > 1:
-            found[givers] = None
-    return tuple(found)
+        givers = chain.from_iterable(_givers(value, layers) for value in inputs(node))
+        found.append(tuple(dict.fromkeys(givers)))
+    return tuple(layers for layers in dict.fromkeys(found) if len(layers) > 1)
 
 
 def _adds_two_values(node: ir.Node) -> bool:
@@ -130,21 +151,15 @@ def _adds_two_values(node: ir.Node) -> bool:
 def branched_blocks(model: ir.Model) -> tuple[tuple[str, ...], ...]:
     """RepVGG blocks in their training form: the convolutions of one tensor, two or more, that one
     sum adds up."""
-    found: list[tuple[str, ...]] = []
-    for node in model.graph:
-        if node.op_type in SUMS and not _is_term(node):
-            found += _branches_of_sum(node)
-    return tuple(found)
+    sums = (node for node in model.graph if node.op_type in SUMS and not _is_term(node))
+    return tuple(chain.from_iterable(map(_branches_of_sum, sums)))
 
 
 def _branches_of_sum(node: ir.Node) -> list[tuple[str, ...]]:
-    """The convolutions of each tensor that two or more terms of the sum come from."""
-    branches: dict[ir.Value, list[str]] = {}
-    for value in _terms(node):
-        branch = _branch(value)
-        if branch is not None:
-            start, module = branch
-            branches.setdefault(start, []).append(module)
+    """Of each tensor that several terms of the sum are convolutions of: those convolutions."""
+    branches: defaultdict[ir.Value, list[str]] = defaultdict(list)
+    for start, module in filter(None, map(_branch, _terms(node))):
+        branches[start].append(module)
     return [tuple(modules) for modules in branches.values() if len(modules) > 1]
 
 
@@ -156,66 +171,77 @@ def residual_operands(model: ir.Model) -> tuple[SumOperand, ...]:
     with which runtimes fuse the Add. Where both do, the second operand is taken, which is the
     shortcut in `y + shortcut(x)`. An Add that no sum of the model's code gave is left out.
     """
-    found: dict[SumOperand, None] = {}
-    for node in filter(_adds_two_values, model.graph):
-        operand = _skip_connection(node)
-        if operand is not None:
-            found[operand] = None
-    return tuple(found)
+    operands = map(_skip_connection, filter(_adds_two_values, model.graph))
+    return tuple(dict.fromkeys(filter(None, operands)))
 
 
 def _skip_connection(add: ir.Node) -> SumOperand | None:
     """The operand that comes over the skip connection; None where there is none to quantize."""
-    first, second = _operands(add)
-    if first is None or second is None:
+    operands = inputs(add)
+    mark = _operand_mark(add)
+    if mark is None:
         return None
-    mark = second.producer()
-    assert mark is not None
-    module, position = mark.attributes.get_string("module"), mark.attributes.get_int("sum")
-    first, second = _unmarked(first), _unmarked(second)
-    if _of_weighted(first) and not _is_quantized(second):
+    # The mark stands behind the second operand of the sum in the model's code.
+    is_swapped = mark.outputs[0] is operands[0]
+    first, second = map(_unmarked, reversed(operands) if is_swapped else operands)
+    module, position = module_of(mark), mark.attributes.get_int("sum")
+    if _can_skip(second, first):
         return SumOperand(module, position, 1)
-    if _of_weighted(second) and not _is_quantized(first):
+    if _can_skip(first, second):
         return SumOperand(module, position, 0)
     return None
 
 
-def _operands(node: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
-    """Both operands in the order of the model's code; the second is None where it is not marked."""
-    first, second = node.inputs
-    if _is_operand(second):
-        return first, second
-    return (second, first) if _is_operand(first) else (first, None)
+def _operand_mark(add: ir.Node) -> ir.Node | None:
+    """The mark behind the second operand in the order of the model's code; None where no sum of it
+    gave the Add."""
+    first, second = add.inputs
+    return mark_behind(second, "Operand") or mark_behind(first, "Operand")
 
 
-def _is_operand(value: ir.Value | None) -> bool:
-    return is_mark(producer(value), "Operand")
+def _can_skip(operand: ir.Value, other: ir.Value) -> bool:
+    """Whether an operand of a sum has no quantizer, and the other one comes from a weighted
+    branch."""
+    return _of_weighted(other) and mark_behind(operand, "Quantizer") is None
 
 
 def _givers(value: ir.Value, layers: Collection[str]) -> Iterator[str]:
     """The layer that gives this value, and those whose quantizers it passed since."""
-    node = value.producer()
-    while node is not None and given(node, 0) is not None:
-        if is_mark(node, "Quantizer"):
-            holder = node.attributes.get_string("name").rpartition(".")[0]
-            if holder in layers:
-                yield holder
-        elif is_mark(node, "Output"):
-            module = node.attributes.get_string("module")
-            if module in layers:
-                yield module
+    for node in takewhile(_keeps_layer, before(value)):
+        layer = _layer_of(node)
+        if layer is not None and layer in layers:
+            yield layer
+            if is_mark(node, "Output"):
                 return
-        elif not _is_activation(node):
-            return
-        node = producer(node.inputs[0])
 
 
-def _is_activation(node: ir.Node) -> bool:
-    """BatchNorm, or an activation with its value as its first input; x * sigmoid(x) too."""
+def _keeps_layer(node: ir.Node) -> bool:
+    """Whether what the node gives counts for the layer that gives its input."""
+    return is_mark(node, "Quantizer", "Output") or is_activation(node)
+
+
+def _layer_of(node: ir.Node) -> str | None:
+    """The module that a mark of an output is of, or that holds its quantizer; None for another
+    node."""
+    if is_mark(node, "Output"):
+        return module_of(node)
+    if is_mark(node, "Quantizer"):
+        return quantizer_of(node).rpartition(".")[0]
+    return None
+
+
+def _never(_: ir.Node) -> bool:
+    return False
+
+
+def is_activation(node: ir.Node, passes: Callable[[ir.Node], bool] = _never) -> bool:
+    """BatchNorm, or an activation with its value as its first input; x * sigmoid(x) too. passes:
+    true of operations that may stand between these."""
     if node.op_type != "Mul":
         return node.op_type in ACTIVATIONS
-    gate = made_by(node.inputs[1], "Sigmoid", "HardSigmoid")
-    return gate is not None and gate.inputs[0] is node.inputs[0]
+    value, gated = (source(operand, passes) for operand in inputs(node))
+    gate = made_by(gated, *GATES)
+    return gate is not None and source(first_input(gate), passes) is value
 
 
 def _is_term(node: ir.Node) -> bool:
@@ -226,6 +252,7 @@ def _is_term(node: ir.Node) -> bool:
 
 
 def _terms(node: ir.Node) -> Iterator[ir.Value]:
+    """What a sum adds up, also by sums that are only terms of it."""
     for value in inputs(node):
         inner = made_by(_unmarked(value), *SUMS)
         if inner is None:
@@ -238,17 +265,13 @@ def _branch(value: ir.Value) -> tuple[ir.Value, str] | None:
     """(what a convolution reads, the module it is) where one gives this value, perhaps through
     BatchNorm."""
     module = None
-    while (node := value.producer()) is not None:
-        before = given(node, 0)
-        if before is None:
-            return None
-        if node.op_type == "Conv":
-            return (_unquantized(before), module) if module is not None else None
+    for node in before(value):
         if is_mark(node, "Output"):
-            module = node.attributes.get_string("module")
+            module = module_of(node)
         elif node.op_type != "BatchNormalization":
-            return None
-        value = before
+            if node.op_type != "Conv" or module is None:
+                return None
+            return _unquantized(first_input(node)), module
     return None
 
 
@@ -268,11 +291,7 @@ def _unmarked(value: ir.Value) -> ir.Value:
 
 
 def _of_weighted(value: ir.Value) -> bool:
+    """Whether an operation with a weight gives this value, perhaps through BatchNorm."""
     norm = made_by(value, "BatchNormalization")
-    before = given(norm, 0)
-    end = value if before is None else _unmarked(before)
+    end = value if norm is None else _unmarked(first_input(norm))
     return made_by(end, *qdq.WEIGHT_INPUT) is not None
-
-
-def _is_quantized(value: ir.Value) -> bool:
-    return is_mark(producer(value), "Quantizer")

@@ -10,20 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import filterfalse
 
 import numpy as np
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
+from sensitivity.onnx_graph.biases import bias_input
 from sensitivity.onnx_graph.qdq import Array
-from sensitivity.onnx_graph.uses import BIAS_INPUT
-from sensitivity.onnx_graph.walk import first_input, given, made_by, only_user, source
+from sensitivity.onnx_graph.walk import behind, first_input, given, is_kind, made_by, source
 
 PASSED_BY = {"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"}
 """Operations that a DQ is moved behind, and a Q in front of."""
 
 CUTS = {"Relu", "Clip"}
 """What may stand between the layer and its Q."""
+
+GET_A_PAIR = PASSED_BY - {"Identity"}
+"""Operations behind which ONNX Runtime puts a pair where one stands in front."""
+
+FIRST_OPSET_OF_MOVES = 21
+"""From this opset on it puts such pairs in files of any type."""
 
 LARGEST = float(np.iinfo(np.int32).max)
 MARGIN = 1.0001
@@ -51,45 +58,44 @@ class IntegerLayer:
 
         None where the layer has no bias, or no weight scale that is known.
         """
-        scale = self.weight.scale if self.weight is not None else None
-        if scale is None or self.bias is None:
+        if self.weight is None or self.bias is None:
             return None
+        scale = qdq.scales_of(self.weight.dequantize)
+        has_scale_of_bias = scale.size in (1, self.bias.size) and self._runs_along_outputs(
+            self.weight
+        )
         is_known = np.isfinite(self.input_scale) and self.input_scale > 0
-        if not is_known or not self._has_scale_of_bias(scale, self.bias):
+        if not is_known or not has_scale_of_bias:
             return None
         needed = np.abs(self.bias) / LARGEST / self.input_scale
         return np.reshape(needed.max() if scale.size == 1 else needed, scale.shape)
 
-    def _has_scale_of_bias(self, scale: Array, bias: Array) -> bool:
-        """Whether there is one weight scale, or one for each value of the bias."""
-        return scale.size in (1, bias.size) and self._along_channels()
-
-    def _along_channels(self) -> bool:
-        data = qdq.constant(self.weight.source) if self.weight is not None else None
-        if self.weight is None or data is None:
+    def _runs_along_outputs(self, weight: qdq.Pair) -> bool:
+        """Whether there is one weight scale, or one for each output channel."""
+        data = qdq.constant(weight.source)
+        if data is None:
             return False
-        axis = self.weight.axis_in(data.ndim)
-        return axis is None or axis == qdq.output_axis(self.node, data.ndim)
+        own, wanted = weight.axis_in(data.ndim), qdq.output_axis(self.node, data.ndim)
+        return own in (None, wanted)
 
 
 def integer_layers(graph: ir.Graph) -> Iterator[IntegerLayer]:
     """Every layer that ONNX Runtime makes an integer kernel of, in the order of the graph's
     nodes."""
-    for node in qdq.weighted_nodes(graph):
-        layer = _integer_layer(node)
-        if layer is not None:
-            yield layer
+    return filter(None, map(_integer_layer, qdq.weighted_nodes(graph)))
 
 
 def _integer_layer(node: ir.Node) -> IntegerLayer | None:
-    weight = qdq.pair_of(qdq.weight(node))
+    """The layer of this operation with a weight; None where it is computed in float."""
     end, scale = _with_bias(node), input_scale(node)
-    if weight is None and qdq.constant(qdq.weight(node)) is None:
-        return None
     if end is None or scale is None:
         return None
-    output = quantized_output(end.value)
-    return None if output is None else IntegerLayer(node, scale, weight, end.bias, output)
+    quantizer = quantizer_behind(end.value)
+    weight = qdq.pair_of(qdq.weight(node))
+    has_weight = weight is not None or qdq.constant(qdq.weight(node)) is not None
+    if quantizer is None or not has_weight:
+        return None
+    return IntegerLayer(node, scale, weight, end.bias, first_input(quantizer))
 
 
 def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
@@ -99,27 +105,24 @@ def moved_int8(model: ir.Model) -> Iterator[ir.Node]:
     From opset 21 on it puts a pair behind them that is int8 by one attribute and uint8 by its zero
     point; not where what follows is a Q already.
     """
-    if model.opset_imports.get("", 0) < 21:
+    if model.opset_imports.get("", 0) < FIRST_OPSET_OF_MOVES:
         return
-    for pair in qdq.pairs(model.graph):
-        if pair.quantize is not None and not pair.of_weight and _is_int8_per_tensor(pair):
-            yield from filter(_gets_a_pair, pair.output.consumers())
+    for pair in filter(_is_int8_activation, qdq.pairs(model.graph)):
+        yield from filter(_gets_a_pair, pair.output.consumers())
 
 
-def _is_int8_per_tensor(pair: qdq.Pair) -> bool:
+def _is_int8_activation(pair: qdq.Pair) -> bool:
+    """Whether the pair quantizes an activation to int8, with one zero point for the tensor."""
     zero = pair.zero_point
-    return zero is not None and zero.dtype == np.int8 and zero.size == 1
+    if pair.is_compact or pair.of_weight or zero is None:
+        return False
+    return zero.dtype == np.int8 and zero.size == 1
 
 
 def _gets_a_pair(node: ir.Node) -> bool:
     """Whether ONNX Runtime puts a pair behind this operation, where one stands in front."""
-    moves = node.op_type in PASSED_BY - {"Identity"}
-    return moves and not _only_to_quantizers(node.outputs[0])
-
-
-def _only_to_quantizers(value: ir.Value) -> bool:
-    users = value.consumers()
-    return bool(users) and all(user.op_type == "QuantizeLinear" for user in users)
+    users = {user.op_type for user in node.outputs[0].consumers()}
+    return node.op_type in GET_A_PAIR and users != {"QuantizeLinear"}
 
 
 def input_scale(node: ir.Node) -> float | None:
@@ -139,36 +142,25 @@ class _End:
 
 
 def _with_bias(node: ir.Node) -> _End | None:
-    """The end of a layer; None where its bias is no constant with one value a channel."""
-    if node.op_type == "MatMul":
-        return _with_added_bias(node)
-    value = given(node, BIAS_INPUT)
-    if value is None:
+    """The end of a layer; None where its bias is no constant with one value a channel, and for a
+    MatMul without the Add that ONNX Runtime makes one Gemm of with it."""
+    place = bias_input(node)
+    if place.value is None and node.op_type != "MatMul":
         return _End(node.outputs[0], None)
-    return _end(node, qdq.constant(value))
-
-
-def _with_added_bias(matmul: ir.Node) -> _End | None:
-    """A MatMul counts with the Add behind it: ONNX Runtime makes one Gemm of the two."""
-    add = only_user(matmul.outputs[0])
-    if add is None or add.op_type != "Add":
-        return None
-    constants = [array for array in map(qdq.constant, add.inputs) if array is not None]
-    return _end(add, constants[0]) if len(constants) == 1 else None
-
-
-def _end(last: ir.Node, bias: Array | None) -> _End | None:
+    bias = qdq.constant(place.value)
     if bias is None or bias.ndim != 1:
         return None
-    return _End(last.outputs[0], bias.astype(np.float64))
+    return _End(place.node.outputs[0], bias.astype(np.float64))
 
 
-def quantized_output(value: ir.Value) -> ir.Value | None:
-    """What the Q behind a layer reads; None where its output goes anywhere else too."""
-    while (user := only_user(value)) is not None:
-        if user.op_type == "QuantizeLinear":
-            return value
-        if user.op_type not in CUTS | PASSED_BY:
-            return None
-        value = user.outputs[0]
-    return None
+def quantizer_behind(value: ir.Value) -> ir.Node | None:
+    """The Q behind a layer that gives this value; None where its output goes anywhere else too."""
+    last = next(filterfalse(_stands_between, behind(value)), None)
+    if not is_kind(last, "QuantizeLinear"):
+        return None
+    return last
+
+
+def _stands_between(node: ir.Node) -> bool:
+    """Whether this operation may stand between a layer and its Q."""
+    return node.op_type in CUTS | PASSED_BY

@@ -47,7 +47,9 @@ def level_type(name: str, grid: Grid) -> ir.DataType:
 def opset_of(name: str, grid: Grid) -> int:
     """The first opset that has this grid; 0 where any will do. Errors as `level_type`."""
     first = FIRST_OPSET.get(level_type(name, grid), 0)
-    return first if grid.block is None else max(first, BLOCKS_OPSET)
+    if grid.block is None:
+        return first
+    return max(first, BLOCKS_OPSET)
 
 
 def numpy_type(kind: ir.DataType) -> np.dtype[np.generic]:

@@ -10,10 +10,11 @@ that a file is made from.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import onnx_ir as ir
 
-from sensitivity.onnx_graph.walk import first_input, graph_of
+from sensitivity.onnx_graph.walk import first_input, graph_of, is_kind, producer
 
 DOMAIN = "sensitivity"
 PRE_SCALE = "pre_quant_scale"
@@ -59,9 +60,27 @@ def add_module_outputs(value: ir.Value, outputs: tuple[ModuleOutput, ...]) -> No
     value.meta[OUTPUTS] = (*module_outputs(value), *outputs)
 
 
-def is_mark(node: ir.Node | None, *kinds: str) -> bool:
+def is_mark(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
     """Whether the node is one of ours. kinds: some of "Quantizer", "Output" and "Operand"."""
-    return node is not None and node.domain == DOMAIN and node.op_type in kinds
+    return is_kind(node, *kinds) and node.domain == DOMAIN
+
+
+def mark_behind(value: ir.Value | None, *kinds: str) -> ir.Node | None:
+    """The mark of one of these kinds that gives the value; None where there is none."""
+    node = producer(value)
+    if not is_mark(node, *kinds):
+        return None
+    return node
+
+
+def module_of(mark: ir.Node) -> str:
+    """The module that an `Output` or an `Operand` is of."""
+    return mark.attributes.get_string("module")
+
+
+def quantizer_of(mark: ir.Node) -> str:
+    """The name of the quantizer that stood where a `Quantizer` is."""
+    return mark.attributes.get_string("name")
 
 
 def remove(node: ir.Node) -> None:

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from sensitivity.errors import OnnxFileError
-from sensitivity.onnx_graph.walk import first_input, given, inputs, made_by, only_user, producer
+from sensitivity.onnx_graph.walk import first_input, given, inputs, made_by, producer, read_by
 
 WEIGHT_INPUT = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 """Operations with a weight, and which input it is. A MatMul of two activations has no weight: see
@@ -61,7 +61,9 @@ class Pair:
     @property
     def name(self) -> str:
         """Name of the Q, of the DQ in the compact form, or of the output where they have none."""
-        return (self.quantize or self.dequantize).name or self.output.name or "?"
+        first = self.quantize or self.dequantize
+        names = (first.name, self.output.name, "?")
+        return next(filter(None, names))
 
     @property
     def scale(self) -> Array | None:
@@ -95,12 +97,16 @@ class Pair:
     def axis_in(self, rank: int) -> int | None:
         """Channel axis of a tensor with this many axes, counted from the front; None per tensor."""
         axis = self.axis
-        return None if axis is None else axis % rank
+        if axis is None:
+            return None
+        return axis % rank
 
     @property
     def limits(self) -> tuple[float, float] | None:
         """What its Clip limits integers to; None where there is none."""
-        return None if self.clip is None else clip_limits(self.clip)
+        if self.clip is None:
+            return None
+        return clip_limits(self.clip)
 
     @property
     def of_weight(self) -> bool:
@@ -115,11 +121,8 @@ class Pair:
 
 def pairs(graph: ir.Graph) -> Iterator[Pair]:
     """Every pair, in the order of the graph's nodes."""
-    for node in graph.all_nodes():
-        if node.op_type == "DequantizeLinear":
-            pair = pair_of(node.outputs[0])
-            if pair is not None:
-                yield pair
+    outputs = (node.outputs[0] for node in graph.all_nodes() if node.op_type == "DequantizeLinear")
+    return filter(None, map(pair_of, outputs))
 
 
 def pair_of(value: ir.Value | None) -> Pair | None:
@@ -133,14 +136,17 @@ def pair_of(value: ir.Value | None) -> Pair | None:
     if clip is not None:
         levels = first_input(clip)
     quantize = made_by(levels, "QuantizeLinear")
-    is_stored = constant(levels) is not None
-    return Pair(quantize, node, clip) if quantize or is_stored else None
+    if quantize is None and constant(levels) is None:
+        return None
+    return Pair(quantize, node, clip)
 
 
 def _limiting_clip(value: ir.Value) -> ir.Node | None:
     """The Clip of known limits that gives the value."""
     clip = made_by(value, "Clip")
-    return clip if clip is not None and clip_limits(clip) is not None else None
+    if clip is None or clip_limits(clip) is None:
+        return None
+    return clip
 
 
 def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
@@ -148,7 +154,9 @@ def clip_limits(clip: ir.Node) -> tuple[float, float] | None:
     computes that."""
     low = _clip_end(clip, "min", 1, -np.inf)
     high = _clip_end(clip, "max", 2, np.inf)
-    return None if low is None or high is None else (low, high)
+    if low is None or high is None:
+        return None
+    return low, high
 
 
 def _clip_end(clip: ir.Node, name: str, index: int, unlimited: float) -> float | None:
@@ -157,7 +165,9 @@ def _clip_end(clip: ir.Node, name: str, index: int, unlimited: float) -> float |
     if value is None:
         return clip.attributes.get_float(name, unlimited)
     end = constant(value)
-    return None if end is None else float(end.reshape(-1)[0])
+    if end is None:
+        return None
+    return float(end.reshape(-1)[0])
 
 
 def moved_values(node: ir.Node) -> list[ir.Value]:
@@ -169,10 +179,13 @@ def moved_values(node: ir.Node) -> list[ir.Value]:
     """
     if node.op_type == "Concat":
         return inputs(node)
-    return inputs(node)[:1] if _moves_first_input(node) else []
+    if _moves_first_input(node):
+        return inputs(node)[:1]
+    return []
 
 
 def _moves_first_input(node: ir.Node) -> bool:
+    """Whether the values of the first input come out as they went in."""
     if node.op_type == "MaxPool":
         # A second output holds indices, which the operation computes.
         return len(node.outputs) == 1
@@ -187,11 +200,11 @@ def takes_nearest(node: ir.Node) -> bool:
 def quantized(value: ir.Value | None) -> bool:
     """Whether the value comes from integers, perhaps moved since: what is moved may be integers as
     well."""
-    if made_by(value, "DequantizeLinear"):
-        return True
     node = producer(value)
     if node is None:
         return False
+    if node.op_type == "DequantizeLinear":
+        return True
     moved = moved_values(node)
     return bool(moved) and all(map(quantized, moved))
 
@@ -200,14 +213,18 @@ def through_transpose(value: ir.Value | None) -> Pair | None:
     """The pair that ends in this value, also where a Transpose stands between (a Linear layer as
     MatMul)."""
     transpose = made_by(value, "Transpose")
-    return pair_of(value if transpose is None else transpose.inputs[0])
+    if transpose is None:
+        return pair_of(value)
+    return pair_of(transpose.inputs[0])
 
 
 def quantized_constant(pair: Pair) -> tuple[Array, Array, Array] | None:
     """The constant that a Q quantizes, with its scale and its zero point; None where the graph
     computes one of them, and for the compact form."""
+    if pair.is_compact:
+        return None
     values, scale, zero_point = constant(pair.source), pair.scale, pair.zero_point
-    if pair.is_compact or values is None or scale is None or zero_point is None:
+    if values is None or scale is None or zero_point is None:
         return None
     return values, scale, zero_point
 
@@ -215,8 +232,10 @@ def quantized_constant(pair: Pair) -> tuple[Array, Array, Array] | None:
 def behind_relu(value: ir.Value) -> ir.Value:
     """What the Relu gives that alone reads the value; the value itself where there is none.
     Runtimes compute a Relu within the operation before it."""
-    user = only_user(value)
-    return user.outputs[0] if user is not None and user.op_type == "Relu" else value
+    relu = read_by(value, "Relu")
+    if relu is None:
+        return value
+    return relu.outputs[0]
 
 
 def activation(node: ir.Node) -> ir.Value | None:
@@ -228,7 +247,9 @@ def weight(node: ir.Node) -> ir.Value | None:
     """The weight input of a node, quantized or not; None for operations without one (also MatMul of
     activations)."""
     value = given(node, WEIGHT_INPUT.get(node.op_type))
-    return value if rooted_at_constant(value) else None
+    if not rooted_at_constant(value):
+        return None
+    return value
 
 
 def output_axis(node: ir.Node, rank: int) -> int:
@@ -237,11 +258,9 @@ def output_axis(node: ir.Node, rank: int) -> int:
 
     Per-channel weights of a grouped ConvTranspose have no such axis; lint has a rule for them.
     """
-    if node.op_type == "MatMul":
-        return rank - 1
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    return {"Conv": 0, "ConvTranspose": 1}[node.op_type]
+    is_turned = bool(node.attributes.get_int("transB", 0))
+    axes = {"MatMul": rank - 1, "Gemm": int(not is_turned), "Conv": 0, "ConvTranspose": 1}
+    return axes[node.op_type]
 
 
 def weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
@@ -272,12 +291,16 @@ def constant(value: ir.Value | None) -> Array | None:
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    if tensor is None:
+        return None
+    return tensor.numpy()
 
 
 def only_number(array: Array | None) -> float | None:
     """The number that an array of one value holds; None for any other, and for none."""
-    return float(array.item()) if array is not None and array.size == 1 else None
+    if array is None or array.size != 1:
+        return None
+    return float(array.item())
 
 
 def zero_point_value(node: ir.Node) -> ir.Value | None:
@@ -287,8 +310,7 @@ def zero_point_value(node: ir.Node) -> ir.Value | None:
 
 def axis_of(node: ir.Node) -> int:
     """The axis of a Q or DQ, also where the file leaves it to the default of opset 13 and later."""
-    attribute = node.attributes.get("axis")
-    return 1 if attribute is None else int(attribute.as_int())
+    return node.attributes.get_int("axis", 1)
 
 
 def scales_of(node: ir.Node) -> Array:

@@ -7,16 +7,20 @@ Conv -> Q -> DQ -> Add              a residual Add, with the weighted operations
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import filterfalse
 from typing import Literal
 
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
-from sensitivity.onnx_graph.groups import ACTIVATIONS, keeps_values, met
-from sensitivity.onnx_graph.uses import MOVERS, Path, uses
-from sensitivity.onnx_graph.walk import source
+from sensitivity.onnx_graph.groups import is_activation, keeps_values, met
+from sensitivity.onnx_graph.uses import MOVERS, Path, path_owners
+from sensitivity.onnx_graph.walk import before
+
+PASSED = qdq.PAIR | MOVERS
+"""Operations that stand between two others without computing anything."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,25 @@ class Together:
 
 def belonging(graph: ir.Graph, paths: Sequence[Path]) -> tuple[Together, ...]:
     """What belongs together, in the graph's order. paths: all of this graph, `uses.paths`."""
-    readers = [(path.root, path.unit) for path in paths if not qdq.rooted_at_constant(path.root)]
+    readers = [(path.root, path.unit) for path in _computed(paths)]
     found = [
         Together(meeting.kind, meeting.quantizers) for meeting in met(graph, readers, _keeps_values)
     ]
-    units = {path.user: path.unit for path in paths if path.user is not None}
-    return (*found, *_residuals(graph, units))
+    return (*found, *_residuals(graph, path_owners(paths)))
 
 
 def meeting_uses(graph: ir.Graph, paths: Sequence[Path]) -> tuple[tuple[str, ...], ...]:
     """Uses of pairs that read the same values, or parts of what one Concat joins; two or more
     each. paths: as for `belonging`."""
-    computed = [path for path in paths if not qdq.rooted_at_constant(path.root)]
-    readers = [(path.root, use.name) for path in computed for use in uses([path])]
+    readers: list[tuple[ir.Value, str]] = []
+    for path in _computed(paths):
+        readers += [(path.root, use.name) for use in path.uses]
     return tuple(meeting.quantizers for meeting in met(graph, readers, _keeps_values))
+
+
+def _computed(paths: Iterable[Path]) -> Iterator[Path]:
+    """The paths of what is computed, and not of weights."""
+    return (path for path in paths if not qdq.rooted_at_constant(path.root))
 
 
 def _keeps_values(node: ir.Node) -> bool:
@@ -50,42 +59,30 @@ def _keeps_values(node: ir.Node) -> bool:
 
 
 def _is_passed(node: ir.Node) -> bool:
-    return node.op_type in qdq.PAIR | MOVERS
+    return node.op_type in PASSED
 
 
 def _residuals(graph: ir.Graph, units: Mapping[ir.Node, str]) -> Iterator[Together]:
+    """Each Add of two computed values with the weighted operations that give them, one or both."""
     for node in graph:
-        if node.op_type != "Add" or node not in units:
-            continue
-        values = qdq.computed_inputs(node)
+        values = qdq.computed_inputs(node) if node.op_type == "Add" else []
         if len(values) != 2:
             continue
-        givers = filter(None, map(_weighted, values))
-        before = [units[giver] for giver in givers if giver in units]
-        members = tuple(dict.fromkeys([*before, units[node]]))
-        if len(members) > 1:
-            yield Together("residual", members)
+        members = [*filter(None, map(_weighted, values)), node]
+        names = dict.fromkeys(units[member] for member in members if member in units)
+        if node in units and len(names) > 1:
+            yield Together("residual", tuple(names))
 
 
 def _weighted(value: ir.Value) -> ir.Node | None:
     """The weighted operation that gives this value, through pairs and activations; None where
     another one does."""
-    node = _behind(value)
-    while node is not None and _is_activation(node):
-        node = _behind(node.inputs[0])
-    return node if node is not None and qdq.weight(node) is not None else None
+    node = next(filterfalse(_is_between, before(value)), None)
+    if node is None or qdq.weight(node) is None:
+        return None
+    return node
 
 
-def _behind(value: ir.Value | None) -> ir.Node | None:
-    """The operation that gives this value, behind pairs and movers."""
-    return None if value is None else source(value, _is_passed).producer()
-
-
-def _is_activation(node: ir.Node) -> bool:
-    """BatchNorm, or an activation with its value as its first input; x * sigmoid(x) too."""
-    if node.op_type != "Mul":
-        return node.op_type in ACTIVATIONS
-    gate = _behind(node.inputs[1])
-    if gate is None or gate.op_type not in {"Sigmoid", "HardSigmoid"}:
-        return False
-    return _behind(gate.inputs[0]) is _behind(node.inputs[0])
+def _is_between(node: ir.Node) -> bool:
+    """Whether this is a pair's, a mover or an activation."""
+    return _is_passed(node) or is_activation(node, _is_passed)

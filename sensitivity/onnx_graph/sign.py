@@ -23,31 +23,35 @@ FIRST_ONLY = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", 
 
 
 def non_negative(value: ir.Value | None) -> bool:
-    """Whether the graph proves that no element is below 0."""
-    return value is not None and _non_negative(value, {})
+    """Whether the graph proves that no element is below 0. False for no value."""
+    return _non_negative(value, {})
 
 
-def _non_negative(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
+def _non_negative(value: ir.Value | None, known: dict[ir.Value, bool]) -> bool:
+    """known: what was found of other values, and grows."""
+    if value is None:
+        return False
     if value not in known:
         known[value] = False  # while it is looked at
-        known[value] = _from_producer(value, known)
+        known[value] = _is_proven(value, known)
     return known[value]
 
 
-def _from_producer(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
+def _is_proven(value: ir.Value, known: dict[ir.Value, bool]) -> bool:
+    """The same of a value that is not known yet."""
     constant, node = qdq.constant(value), value.producer()
     if constant is not None:
         return constant.dtype.kind in "fiu" and _no_element_below_0(constant)
     if node is None:
         return False
     if node.op_type == "Clip":
-        low = qdq.constant(given(node, 1))
-        return low is not None and _no_element_below_0(low)
+        return _no_element_below_0(qdq.constant(given(node, 1)))
     if node.op_type in KEEPS_SIGN:
         read = node.inputs[:1] if node.op_type in FIRST_ONLY else node.inputs
-        return all(each is not None and _non_negative(each, known) for each in read)
+        return all(_non_negative(operand, known) for operand in read)
     return node.op_type in NEVER_NEGATIVE
 
 
-def _no_element_below_0(array: qdq.Array) -> bool:
-    return bool((array >= 0).all())
+def _no_element_below_0(array: qdq.Array | None) -> bool:
+    """False for no array."""
+    return array is not None and bool((array >= 0).all())

@@ -100,8 +100,8 @@ def paths(graph: ir.Graph) -> tuple[Path, ...]:
     outputs come last, and those of bodies behind them."""
     names = _unit_names(graph)
     found: list[Path] = []
-    for inner, owner in _graphs(graph):
-        found += _paths_of(inner, owner, names)
+    for inner, within in _graphs(graph, names):
+        found += _paths_of(inner, within, names)
     return _named(found)
 
 
@@ -110,20 +110,25 @@ def uses(found: Iterable[Path]) -> tuple[Use, ...]:
     return tuple(chain.from_iterable(path.uses for path in found))
 
 
+def path_owners(paths: Iterable[Path]) -> dict[ir.Node, str]:
+    """Operation -> its unit, in a Q/DQ file. paths: of the file, see `paths`."""
+    return {path.user: path.unit for path in paths if path.user is not None}
+
+
 def integer_biases(found: Sequence[Path]) -> dict[str, str]:
     """Use of the input or the weight of an operation -> use of its bias, where that is stored as
     INT32."""
     biases: dict[str, str] = {}
     for _, own in groupby(found, key=lambda path: path.user):
         *others, last = own
-        if last.is_bias and is_integer_bias(last.last_use):
+        if last.is_bias and is_integer_bias(last.last_use.pair):
             biases |= {path.last_use.name: last.last_use.name for path in others}
     return biases
 
 
-def is_integer_bias(use: Use) -> bool:
-    """Whether it is of a constant that is stored as INT32."""
-    return use.pair.is_compact and stored_type(use.pair) is ir.DataType.INT32
+def is_integer_bias(pair: qdq.Pair) -> bool:
+    """Whether the pair is of a constant that is stored as INT32."""
+    return pair.is_compact and stored_type(pair) is ir.DataType.INT32
 
 
 def bits_of(pair: qdq.Pair) -> int:
@@ -208,19 +213,19 @@ def _type(value: ir.Value | None) -> ir.DataType | None:
     if value is None:
         return None
     tensor = ir.convenience.get_const_tensor(value)
-    return value.dtype if tensor is None else tensor.dtype
+    if tensor is None:
+        return value.dtype
+    return tensor.dtype
 
 
-def _paths_of(
-    graph: ir.Graph, owner: ir.Node | None, names: Mapping[ir.Node, str]
-) -> Iterator[Path]:
-    """Those of one graph; owner: the node whose body it is, None for the main graph."""
+def _paths_of(graph: ir.Graph, within: str, names: Mapping[ir.Node, str]) -> Iterator[Path]:
+    """The paths of one graph. within: what names of its outputs begin with."""
     for node in filter(_is_operation, graph):
         for index, value in enumerate(node.inputs):
             yield from _path(graph, node, index, names[node], value)
-    within = "" if owner is None else f"{names[owner]}/"
     for index, output in enumerate(graph.outputs):
-        yield from _path(graph, None, index, f"{within}{output.name or 'output'}", output)
+        unit = f"{within}{output.name or 'output'}"
+        yield from _path(graph, None, index, unit, output)
 
 
 def _path(
@@ -247,7 +252,9 @@ def _links_before(value: ir.Value | None) -> Iterator[Link]:
 def _single_mover(value: ir.Value | None) -> ir.Node | None:
     """The mover that gives the value on the way to a single reader; None where there is none."""
     mover = made_by(value, *MOVERS)
-    return mover if mover is not None and _only_moves(mover) else None
+    if mover is None or not _only_moves(mover):
+        return None
+    return mover
 
 
 def _use(link: Link, unit: str, user: ir.Node | None) -> Use | None:
@@ -261,17 +268,20 @@ def _role(pair: qdq.Pair, user: ir.Node | None) -> Role:
     """What a pair quantizes on a path to this operation; None for an output."""
     if qdq.rooted_at_constant(pair.source):
         return "weight"
-    return "output" if user is None else "input"
+    if user is None:
+        return "output"
+    return "input"
 
 
 def _graphs(
-    graph: ir.Graph, owner: ir.Node | None = None
-) -> Iterator[tuple[ir.Graph, ir.Node | None]]:
-    """The graph and every body in it, each with the node whose body it is."""
-    yield graph, owner
+    graph: ir.Graph, names: Mapping[ir.Node, str], within: str = ""
+) -> Iterator[tuple[ir.Graph, str]]:
+    """The graph and every body in it, each with what names of its outputs begin with: the node
+    whose body it is."""
+    yield graph, within
     for node in graph:
         for body in bodies(node):
-            yield from _graphs(body, node)
+            yield from _graphs(body, names, f"{names[node]}/")
 
 
 def _is_operation(node: ir.Node) -> bool:
@@ -307,8 +317,9 @@ def _unit_names(graph: ir.Graph) -> dict[ir.Node, str]:
 
 def _unit_name(node: ir.Node, *, is_own: bool) -> str:
     """is_own: whether nothing else has the name of the node."""
-    by_output = f"{node.op_type}:{node.outputs[0].name}"
-    return node.name if is_own and node.name else by_output
+    if node.name and is_own:
+        return node.name
+    return f"{node.op_type}:{node.outputs[0].name}"
 
 
 def _named(found: list[Path]) -> tuple[Path, ...]:
@@ -345,8 +356,9 @@ def _pair_names(every: Sequence[Use]) -> dict[ir.Node, str]:
     def free_name(dequantize: ir.Node, name: str) -> str:
         if short[_short(name)] == 1:
             return _short(name)
-        by_output = dequantize.outputs[0].name or name
-        return name if full[name] == 1 else by_output
+        if full[name] == 1:
+            return name
+        return dequantize.outputs[0].name or name
 
     return {dequantize: free_name(dequantize, name) for dequantize, name in names.items()}
 

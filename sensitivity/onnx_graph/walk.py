@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import chain, takewhile
-from typing import TypeVar
+from typing import TypeGuard, TypeVar
 
 import onnx_ir as ir
 
@@ -15,7 +15,9 @@ Item = TypeVar("Item", bound=Hashable)
 
 def producer(value: ir.Value | None) -> ir.Node | None:
     """The operation that gives this value; None for an input, an initializer and no value."""
-    return None if value is None else value.producer()
+    if value is None:
+        return None
+    return value.producer()
 
 
 def producers(values: Iterable[ir.Value | None]) -> list[ir.Node]:
@@ -23,7 +25,7 @@ def producers(values: Iterable[ir.Value | None]) -> list[ir.Node]:
     return list(dict.fromkeys(filter(None, map(producer, values))))
 
 
-def is_kind(node: ir.Node | None, *kinds: str) -> bool:
+def is_kind(node: ir.Node | None, *kinds: str) -> TypeGuard[ir.Node]:
     """Whether there is a node, and its operation is one of these kinds."""
     return node is not None and node.op_type in kinds
 
@@ -31,7 +33,9 @@ def is_kind(node: ir.Node | None, *kinds: str) -> bool:
 def made_by(value: ir.Value | None, *kinds: str) -> ir.Node | None:
     """The operation that gives this value where it is of one of these kinds, else None."""
     node = producer(value)
-    return node if is_kind(node, *kinds) else None
+    if not is_kind(node, *kinds):
+        return None
+    return node
 
 
 def of_kind(nodes: Iterable[ir.Node], *kinds: str) -> list[ir.Node]:
@@ -61,7 +65,9 @@ def given(node: ir.Node | None, index: int | None) -> ir.Value | None:
 
 def value_name(value: ir.Value | None) -> str:
     """The name of a value; "" for one that has none, and for an input that is left out."""
-    return "" if value is None else value.name or ""
+    if value is None:
+        return ""
+    return value.name or ""
 
 
 def name_of(node: ir.Node) -> str:
@@ -77,7 +83,9 @@ def inputs(node: ir.Node) -> list[ir.Value]:
 
 def only(found: Sequence[Item]) -> Item | None:
     """The one item that was found; None where there is none, or there are several."""
-    return found[0] if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    return found[0]
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
@@ -88,12 +96,9 @@ def only_user(value: ir.Value) -> ir.Node | None:
 def read_by(value: ir.Value, *kinds: str) -> ir.Node | None:
     """The operation that alone reads the value where it is of one of these kinds, else None."""
     user = only_user(value)
-    return user if is_kind(user, *kinds) else None
-
-
-def place_of(value: ir.Value, node: ir.Node) -> int:
-    """The first place among the inputs of a node at which it reads the value."""
-    return node.inputs.index(value)
+    if not is_kind(user, *kinds):
+        return None
+    return user
 
 
 def readers(value: ir.Value, passes: Callable[[ir.Node], bool]) -> Iterator[ir.Node]:
@@ -112,6 +117,15 @@ def before(value: ir.Value | None) -> Iterator[ir.Node]:
     while node is not None:
         yield node
         node = producer(given(node, 0))
+
+
+def behind(value: ir.Value) -> Iterator[ir.Node]:
+    """The operation that alone reads the value, the one that alone reads its first output, and so
+    on."""
+    node = only_user(value)
+    while node is not None:
+        yield node
+        node = only_user(node.outputs[0])
 
 
 def source(value: ir.Value, passes: Callable[[ir.Node], bool]) -> ir.Value:

@@ -66,6 +66,7 @@ def check_tensors(tensors: Iterable[onnx.TensorProto], path: Path) -> None:
 
 
 def _problem(tensor: onnx.TensorProto) -> str | None:
+    """What is wrong with a stored tensor; None where nothing is."""
     if _has_broken_text(tensor):
         return "a name that is not UTF-8"
     try:
@@ -75,33 +76,44 @@ def _problem(tensor: onnx.TensorProto) -> str | None:
     shape = list(tensor.dims)
     if kind == ir.DataType.UNDEFINED or min(shape, default=0) < 0:
         return f"the data type {kind.name} and shape {shape}"
-    size = math.prod(shape)
-    stored = _stored_bytes(tensor)
-    if stored is not None:
-        # How long a string is, its shape does not say.
-        has_size = kind != ir.DataType.STRING
-        needed = math.ceil(size * kind.bitwidth / 8)
-        is_wrong = has_size and stored != needed
-        return f"{stored} bytes for {kind.name} of shape {shape}" if is_wrong else None
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return _problem_in_bytes(kind, shape, _external_bytes(tensor))
+    if tensor.HasField("raw_data"):
+        return _problem_in_bytes(kind, shape, len(tensor.raw_data))
+    return _problem_in_numbers(shape, max(len(getattr(tensor, name)) for name in TYPED))
+
+
+def _problem_in_bytes(kind: ir.DataType, shape: list[int], stored: int | None) -> str | None:
+    """stored: how many bytes hold the values; None where the file does not say."""
+    needed = math.ceil(math.prod(shape) * kind.bitwidth / 8)
+    # How long a string is, its shape does not say.
+    is_unknown = stored is None or kind == ir.DataType.STRING
+    if is_unknown or stored == needed:
         return None
-    typed = max(len(getattr(tensor, name)) for name in TYPED)
+    return f"{stored} bytes for {kind.name} of shape {shape}"
+
+
+def _problem_in_numbers(shape: list[int], stored: int) -> str | None:
+    """stored: how many entries hold the values."""
+    size = math.prod(shape)
     # A complex number takes two entries; two or four small integers share one.
     packed = (size, 2 * size, math.ceil(size / 2), math.ceil(size / 4))
-    return None if typed in packed else f"{typed} values for shape {shape}"
+    if stored in packed:
+        return None
+    return f"{stored} values for shape {shape}"
 
 
 def _has_broken_text(tensor: onnx.TensorProto) -> bool:
+    """Whether protobuf gives a name as bytes, which are not UTF-8."""
     texts = chain.from_iterable((entry.key, entry.value) for entry in tensor.external_data)
     return any(isinstance(text, bytes) for text in (tensor.name, *texts))
 
 
-def _stored_bytes(tensor: onnx.TensorProto) -> int | None:
-    """How many bytes hold the values; None where numbers hold them, or the file does not say."""
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        lengths = [entry.value for entry in tensor.external_data if entry.key == "length"]
-        return int(lengths[0]) if lengths and lengths[0].isdigit() else None
-    return len(tensor.raw_data) if tensor.HasField("raw_data") else None
+def _external_bytes(tensor: onnx.TensorProto) -> int | None:
+    """How many bytes another file holds of a tensor; None where this one does not say."""
+    lengths = [entry.value for entry in tensor.external_data if entry.key == "length"]
+    first = next(iter(lengths), "")
+    return int(first) if first.isdigit() else None
 
 
 def check_text(proto: onnx.ModelProto, path: Path) -> None:
@@ -156,20 +168,34 @@ def _check_graph(graph: ir.Graph | ir.Function, outer: frozenset[ir.Value], path
     known = _made_in(graph) | outer
     for node in graph:
         reader = node.name or node.op_type
-        for value in inputs(node):
-            if value not in known:
-                raise _unmade(value, reader, path)
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.UNDEFINED and not attribute.is_ref():
-                raise OnnxFileError(
-                    f"Expected the attribute {attribute.name!r} of {reader} in {path} to have a "
-                    f"type, got none; {DAMAGED}"
-                )
+        _check_made(inputs(node), known, reader, path)
+        _check_attributes(node, reader, path)
         for body in bodies(node):
             _check_graph(body, known, path)
-    for value in graph.outputs:
+    _check_made(graph.outputs, known, "its outputs", path)
+
+
+def _check_made(
+    values: Iterable[ir.Value], known: frozenset[ir.Value], reader: str, path: Path
+) -> None:
+    """Raise OnnxFileError for a value that nobody makes. known: what is made. reader: in words."""
+    for value in values:
         if value not in known:
-            raise _unmade(value, "its outputs", path)
+            raise OnnxFileError(
+                f"Expected the value {value.name!r} that {reader} reads in {path} to be an input, "
+                f"a constant or what an operation makes, got none of that name; {DAMAGED}"
+            )
+
+
+def _check_attributes(node: ir.Node, reader: str, path: Path) -> None:
+    """Raise OnnxFileError for an attribute without a type."""
+    for attribute in node.attributes.values():
+        has_type = attribute.is_ref() or attribute.type != ir.AttributeType.UNDEFINED
+        if not has_type:
+            raise OnnxFileError(
+                f"Expected the attribute {attribute.name!r} of {reader} in {path} to have a "
+                f"type, got none; {DAMAGED}"
+            )
 
 
 def _made_in(graph: ir.Graph | ir.Function) -> frozenset[ir.Value]:
@@ -177,10 +203,3 @@ def _made_in(graph: ir.Graph | ir.Function) -> frozenset[ir.Value]:
     stored = graph.initializers.values() if isinstance(graph, ir.Graph) else ()
     computed = chain.from_iterable(node.outputs for node in graph)
     return frozenset(chain(graph.inputs, stored, computed))
-
-
-def _unmade(value: ir.Value, reader: str, path: Path) -> OnnxFileError:
-    return OnnxFileError(
-        f"Expected the value {value.name!r} that {reader} reads in {path} to be an input, a "
-        f"constant or what an operation makes, got none of that name; {DAMAGED}"
-    )

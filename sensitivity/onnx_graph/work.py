@@ -7,16 +7,19 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import onnx_ir as ir
 
 from sensitivity.onnx_graph import qdq
 from sensitivity.onnx_graph.uses import BIAS_INPUT
-from sensitivity.onnx_graph.walk import given, made_by, name_of, only_user, value_name
+from sensitivity.onnx_graph.walk import given, made_by, name_of, reached, read_by, value_name
 
 ACTIVATIONS = {"Relu", "LeakyRelu", "Clip", "HardSwish", "Sigmoid", "Tanh", "Gelu", "Elu", "PRelu"}
 """Operations that runtimes run together with the layer before them, or in its precision."""
+
+PLAIN = (int, float, str, list, tuple)
+"""Types of attributes that JSON can hold."""
 
 OUTSIDE = ""
 """In place of a unit's name: what is never quantized, such as the model's input."""
@@ -89,62 +92,75 @@ class Work:
     links: tuple[Link, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class _Quantized:
+    """A weighted node with pairs on its input and its weight.
+
+    end: the value that the layer and the activations behind it give. then: those activations, as in
+    `LayerShape`.
+    """
+
+    node: ir.Node
+    activation: qdq.Pair
+    weight: qdq.Pair
+    end: ir.Value
+    then: tuple[tuple[str, str], ...]
+
+    @property
+    def given(self) -> ir.Value:
+        """The activation before its quantizer."""
+        return self.activation.source
+
+
 def needed_values(model: ir.Model) -> tuple[str, ...]:
     """Names of the values whose shapes `work` asks for."""
     names: dict[str, None] = {}
-    for node in _quantized(model.graph):
-        end, _ = _after(node)
-        names[value_name(_given(node))] = None
-        names[value_name(end)] = None
+    for layer in _quantized(model.graph):
+        names |= dict.fromkeys(map(value_name, (layer.given, layer.end)))
     return tuple(names)
 
 
 def work(model: ir.Model, shapes: Mapping[str, tuple[int, ...]]) -> Work:
     """shapes: of every value in `needed_values`, with a batch of 1."""
-    nodes = {id(node): node for node in _quantized(model.graph)}
-    layers, links = [], []
-    for node in nodes.values():
-        given_value, end = _given(node), _after(node)[0]
-        layers.append(_layer(node, shapes))
-        size = shapes[value_name(given_value)]
-        producers = {id(other): other for other in _producers(given_value)}
-        before = [name_of(other) for key, other in producers.items() if key in nodes]
+    quantized = {layer.node: layer for layer in _quantized(model.graph)}
+    links = []
+    for node, layer in quantized.items():
+        producers = dict.fromkeys(_producers(layer.given))
+        before = [name_of(other) for other in producers if other in quantized]
+        size = shapes[value_name(layer.given)]
         links += [Link(giver, name_of(node), size) for giver in before or [OUTSIDE]]
-        if not _reaches(end, nodes):
-            links.append(Link(name_of(node), OUTSIDE, shapes[value_name(end)]))
-    return Work(tuple(layers), tuple(links))
+        if not _reaches(layer.end, quantized):
+            links.append(Link(name_of(node), OUTSIDE, shapes[value_name(layer.end)]))
+    layers = tuple(_layer(layer, shapes) for layer in quantized.values())
+    return Work(layers, tuple(links))
 
 
-def _layer(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
-    end, then = _after(node)
-    activation, weight = qdq.pair_of(node.inputs[0]), qdq.through_transpose(qdq.weight(node))
-    assert activation is not None
-    assert weight is not None
+def _layer(layer: _Quantized, shapes: Mapping[str, tuple[int, ...]]) -> Layer:
+    """The layer as its time depends on it. shapes: as for `work`."""
+    node = layer.node
     shape = LayerShape(
         op=node.op_type,
         attributes=_attributes(node),
-        input=shapes[value_name(_given(node))],
-        weight=_as_used(qdq.known(weight.source).shape, node),
-        output=shapes[value_name(end)],
+        input=shapes[value_name(layer.given)],
+        weight=_as_used(qdq.known(layer.weight.source).shape, node),
+        output=shapes[value_name(layer.end)],
         bias=given(node, BIAS_INPUT) is not None,
-        then=then,
+        then=layer.then,
     )
-    names = dict.fromkeys(map(_quantizer, (activation, weight)))
+    names = dict.fromkeys(map(_quantizer, (layer.activation, layer.weight)))
     return Layer(name_of(node), tuple(names), shape)
 
 
-def _quantized(graph: ir.Graph) -> Iterator[ir.Node]:
+def _quantized(graph: ir.Graph) -> Iterator[_Quantized]:
+    """Every weighted node with pairs on both inputs, in the graph's order."""
     for node in qdq.weighted_nodes(graph):
+        activation = qdq.pair_of(node.inputs[0])
         weight = qdq.through_transpose(qdq.weight(node))
-        if weight is not None and qdq.pair_of(node.inputs[0]) is not None:
-            yield node
-
-
-def _given(node: ir.Node) -> ir.Value:
-    """The activation before its quantizer."""
-    pair = qdq.pair_of(node.inputs[0])
-    assert pair is not None
-    return pair.source
+        if activation is not None and weight is not None:
+            run = list(_activations_behind(node.outputs[0]))
+            end = run[-1].output if run else node.outputs[0]
+            then = tuple((one.kind, one.attributes) for one in run)
+            yield _Quantized(node, activation, weight, end, then)
 
 
 def _quantizer(pair: qdq.Pair) -> str:
@@ -156,28 +172,40 @@ def _as_used(stored: tuple[int, ...], node: ir.Node) -> tuple[int, ...]:
     return stored[::-1] if is_transposed else stored
 
 
-def _after(node: ir.Node) -> tuple[ir.Value, tuple[tuple[str, str], ...]]:
-    """The value that the layer and the activations behind it give, and those activations."""
-    value, then = node.outputs[0], []
-    while True:
-        user, product = only_user(value), _silu(value)
-        if user is not None and user.op_type in ACTIVATIONS and user.inputs[0] is value:
-            then.append((user.op_type, _attributes(user)))
-            value = user.outputs[0]
-        elif product is not None:
-            then.append(("SiLU", "{}"))
-            value = product
-        else:
-            return value, tuple(then)
+@dataclass(frozen=True, eq=False)
+class _Activation:
+    """An activation behind a layer. kind, attributes: as in `LayerShape`. output: what it gives."""
+
+    kind: str
+    attributes: str
+    output: ir.Value
 
 
-def _silu(value: ir.Value) -> ir.Value | None:
+def _activations_behind(value: ir.Value) -> Iterator[_Activation]:
+    """The run of activations behind a value, each of which alone reads what the one before it
+    gives."""
+    while (found := _only_activation(value) or _silu(value)) is not None:
+        yield found
+        value = found.output
+
+
+def _only_activation(value: ir.Value) -> _Activation | None:
+    """The activation that alone reads the value, as its first input."""
+    user = read_by(value, *ACTIVATIONS)
+    if user is None or user.inputs[0] is not value:
+        return None
+    return _Activation(user.op_type, _attributes(user), user.outputs[0])
+
+
+def _silu(value: ir.Value) -> _Activation | None:
     """X * sigmoid(x) of this value."""
     users = {user.op_type: user for user in value.consumers()}
     if len(value.consumers()) != 2 or users.keys() != {"Sigmoid", "Mul"}:
         return None
     gate, product = users["Sigmoid"].outputs[0], users["Mul"]
-    return product.outputs[0] if gate in product.inputs else None
+    if gate not in product.inputs:
+        return None
+    return _Activation("SiLU", "{}", product.outputs[0])
 
 
 def _producers(value: ir.Value) -> Iterator[ir.Node]:
@@ -195,26 +223,21 @@ def _producers(value: ir.Value) -> Iterator[ir.Node]:
         ready += new
 
 
-def _reaches(value: ir.Value, nodes: Mapping[int, ir.Node]) -> bool:
+def _reaches(value: ir.Value, layers: Mapping[ir.Node, _Quantized]) -> bool:
     """Whether this value gets to a quantized layer without passing another layer with weights."""
-    ready, seen = [value], {value}
-    while ready:
-        for user in ready.pop().consumers():
-            if id(user) in nodes:
-                return True
-            if qdq.weight(user) is None:
-                ready += [output for output in user.outputs if output not in seen]
-                seen.update(user.outputs)
-    return False
+    readers = chain.from_iterable(found.consumers() for found in reached([value], _passed_on))
+    return not layers.keys().isdisjoint(readers)
+
+
+def _passed_on(value: ir.Value) -> Iterator[ir.Value]:
+    """What the operations without a weight that read the value give."""
+    for user in value.consumers():
+        if qdq.weight(user) is None:
+            yield from user.outputs
 
 
 def _attributes(node: ir.Node) -> str:
     """As JSON with sorted keys; tensors are left out: they change no shape."""
-    found: dict[str, Any] = {}
-    for name, attribute in node.attributes.items():
-        value = attribute.value
-        if isinstance(value, (int, float, str)):
-            found[name] = value
-        elif isinstance(value, (list, tuple)):
-            found[name] = list(value)
+    values = {name: attribute.value for name, attribute in node.attributes.items()}
+    found = {name: value for name, value in values.items() if isinstance(value, PLAIN)}
     return json.dumps(found, sort_keys=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from sensitivity.errors import ModelError
 from sensitivity.onnx_graph.clamps import UNLIMITED
-from sensitivity.onnx_graph.connections import connections, path_owners
+from sensitivity.onnx_graph.connections import connections
 from sensitivity.onnx_graph.qdq_groups import belonging, meeting_uses
 from sensitivity.onnx_graph.reach import (
     nearest_outputs,
@@ -35,6 +35,7 @@ from sensitivity.onnx_graph.uses import (
     grid_limits,
     integer_limits,
     is_integer_bias,
+    path_owners,
     problem,
     uses,
 )
@@ -159,7 +160,7 @@ class OnnxQdqModel:
         weights, _ = weights_and_activations(self._uses.values())
         for use in weights:
             weight = float_weight(self.model, use)
-            if weight is not None and not is_integer_bias(use):
+            if weight is not None and not is_integer_bias(use.pair):
                 yield use.name, weight, output_axis(self.model, use)
 
     @contextmanager
