@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ import numpy as np
 from sensitivity.errors import TaskError
 
 DIGEST_BYTES = 8
+
+SEQUENCES = (tuple, list)
+"""Types of nests that hold arrays by their places."""
 
 
 def batch_digest(inputs: Any, targets: Any) -> str:
@@ -30,11 +34,11 @@ def batch_digest(inputs: Any, targets: Any) -> str:
 def check_pair(batch: Any, split: str) -> tuple[Any, Any]:
     """The batch as (inputs, targets). Raises TaskError for anything else, also for an array or a
     dict of two."""
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        return batch[0], batch[1]
-    got = (
-        f"{len(batch)} parts" if isinstance(batch, (tuple, list)) else f"one {type(batch).__name__}"
-    )
+    got = f"one {type(batch).__name__}"
+    if isinstance(batch, SEQUENCES):
+        if len(batch) == 2:
+            return batch[0], batch[1]
+        got = f"{len(batch)} parts"
     raise TaskError(
         f"Expected each batch of split {split!r} to be (inputs, targets), got {got}; yield pairs, "
         "with several inputs as a tuple or dict in the first place."
@@ -51,11 +55,8 @@ def batch_size(inputs: Any) -> int:
     shapes = [tuple(int(side) for side in array.shape) for array in arrays(inputs)]
     sizes = {shape[0] for shape in shapes if shape}
     if len(sizes) != 1:
-        got = (
-            f"shapes {', '.join(str(shape) for shape in shapes)}"
-            if shapes
-            else type(inputs).__name__
-        )
+        listed = ", ".join(map(str, shapes))
+        got = f"shapes {listed}" if shapes else type(inputs).__name__
         raise TaskError(
             "Expected the inputs of a batch to be arrays that all have the sample as their first "
             f"axis, got {got}; yield (inputs, targets) pairs of batches, not of single samples."
@@ -84,11 +85,10 @@ def each_array(function: Callable[..., Any], *nests: Any) -> Any:
         return function(*nests)
     if isinstance(first, Mapping):
         return {key: each_array(function, *(nest[key] for nest in nests)) for key in first}
-    if not isinstance(first, (tuple, list)):
+    if not isinstance(first, SEQUENCES):
         return first
-    return sequence_of(
-        type(first), [each_array(function, *column) for column in zip(*nests, strict=True)]
-    )
+    columns = zip(*nests, strict=True)
+    return sequence_of(type(first), [each_array(function, *column) for column in columns])
 
 
 def sequence_of(kind: Any, values: list[Any]) -> Any:
@@ -101,8 +101,10 @@ def arrays(value: Any) -> Iterator[Any]:
     """Every array of a nest of tuples, lists and dicts."""
     if hasattr(value, "shape"):
         yield value
-    elif isinstance(value, (tuple, list, Mapping)):
-        for item in value.values() if isinstance(value, Mapping) else value:
+    elif isinstance(value, Mapping):
+        yield from arrays(list(value.values()))
+    elif isinstance(value, SEQUENCES):
+        for item in value:
             yield from arrays(item)
 
 
@@ -113,20 +115,18 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 def _add(update: Callable[[Any], None], value: Any) -> None:
     """Feed one value to a digest, its kind and size first so that neighbours cannot run into each
     other."""
-    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
-    is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
-    if is_array:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
         _add_array(update, value)
     elif isinstance(value, PLAIN):
         text = repr(value).encode()
         update(f"{type(value).__name__}{len(text)}:".encode() + text)
-    elif isinstance(value, Mapping):
-        _add(update, tuple(item for pair in value.items() for item in pair))
-    elif isinstance(value, (tuple, list)):
+    elif isinstance(value, SEQUENCES):
         update(f"sequence{len(value)}:".encode())
         for item in value:
             _add(update, item)
-    elif is_dataclass:
+    elif isinstance(value, Mapping):
+        _add(update, tuple(chain.from_iterable(value.items())))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
         _add(update, {name: getattr(value, name) for name in names})
     else:  # never repr(): it holds an address, which is another one in the next process
@@ -148,7 +148,9 @@ def as_numpy(value: Any) -> np.ndarray[Any, np.dtype[Any]]:
     if not hasattr(value, "detach"):
         return np.asarray(value)
     tensor = value.detach().cpu()
-    return np.asarray(tensor.float().numpy() if "bfloat16" in str(tensor.dtype) else tensor.numpy())
+    if "bfloat16" in str(tensor.dtype):
+        tensor = tensor.float()
+    return np.asarray(tensor.numpy())
 
 
 def scores_of(value: Any) -> np.ndarray[Any, np.dtype[np.float64]]:

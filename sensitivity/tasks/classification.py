@@ -180,9 +180,8 @@ def classification_task(model: Any, splits: Mapping[str, Any]) -> Task:
     """
     known = (*SPLITS, "calib", "unlabeled")
     data = {name: batches for name, batches in splits.items() if name in known}
-    classes = next(
-        (batches.classes for batches in data.values() if getattr(batches, "classes", None)), None
-    )
+    counts = (getattr(batches, "classes", None) for batches in data.values())
+    classes = next(filter(None, counts), None)
     return Task(model, data, Top1(classes), metric="top-1", soft=answer_lost)
 
 
@@ -200,11 +199,13 @@ class Top1:
     def __call__(self, outputs: Any, targets: Any) -> Scores:
         scores, labels = _class_scores(outputs), as_numpy(targets)
         wanted = self.classes or int(labels.max(initial=0)) + 1
-        if scores.shape[1] < wanted or (self.classes and scores.shape[1] != wanted):
+        given = scores.shape[1]
+        fits = given == wanted if self.classes else given >= wanted
+        if not fits:
             at_least = "" if self.classes else "at least "
             raise TaskError(
                 f"Expected the model to have {at_least}{wanted} outputs, one for each class of the "
-                f"data, got {scores.shape[1]}; use the data that the model was trained for, or "
+                f"data, got {given}; use the data that the model was trained for, or "
                 "give `label` its class indices."
             )
         return np.asarray(scores.argmax(axis=1) == labels, dtype=np.float64)
@@ -305,8 +306,8 @@ def images_by_class(root: Path) -> Images:
 
 def _class_folders(root: Path) -> list[str]:
     """Names of the folders of classes, in alphabetical order; hidden ones are none."""
-    names = [path.name for path in root.iterdir() if path.is_dir()]
-    return sorted(name for name in names if not name.startswith("."))
+    folders = filter(Path.is_dir, root.iterdir())
+    return sorted(folder.name for folder in folders if not folder.name.startswith("."))
 
 
 def labelled_images(root: Path, label: Callable[[Path], int]) -> Images:
@@ -344,12 +345,11 @@ def random_parts(n: int, sizes: Mapping[str, float], seed: int | None = None) ->
 
 def _class_scores(outputs: Any) -> NDArray[Any]:
     """The model's outputs as an array [n, classes]."""
-    if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
-        got = (
-            f"shape {tuple(outputs.shape)}"
-            if hasattr(outputs, "shape")
-            else f"a {type(outputs).__name__}"
-        )
+    got = f"a {type(outputs).__name__}"
+    if hasattr(outputs, "shape"):
+        got = f"shape {tuple(outputs.shape)}"
+    is_matrix = len(getattr(outputs, "shape", ())) == 2
+    if not is_matrix:
         raise TaskError(
             f"Expected the model to give one array [n, classes], got {got}; return a Task with "
             "your own score()."

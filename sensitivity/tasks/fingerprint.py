@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from functools import partial
+from functools import partial, singledispatchmethod
+from itertools import chain
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -66,37 +67,58 @@ class _Reader:
         self.text(type(value).__qualname__)
         self._compound(value)
 
+    @singledispatchmethod
     def _compound(self, value: Any) -> None:
-        match value:
-            case FunctionType():
-                self._function(value)
-            case MethodType():
-                self._all((value.__func__, value.__self__))
-            case partial():
-                self._all((value.func, value.args, value.keywords))
-            case ModuleType():
-                self.text(value.__name__)
-            case BuiltinFunctionType() | type():
-                self.text(f"{value.__module__}.{value.__qualname__}")
-            case Mapping():
-                self._all(item for pair in value.items() for item in pair)
-            case tuple() | list():
-                self._all(value)
-            case set() | frozenset():
-                self.text(repr(sorted(map(repr, value))))
-            case _:
-                self._object(value)
+        """Read what a value is made of, by its type."""
+        if hasattr(value, "shape") and hasattr(value, "dtype"):
+            self.text(batch_digest(value, None))
+        elif callable(value) and not hasattr(value, "named_modules"):
+            # An object that is called like a function; a model among them has a fingerprint of its
+            # own.
+            self._all((type(value).__call__, getattr(value, "__dict__", None)))
 
-    def _all(self, values: Iterable[Any]) -> None:
-        for value in values:
-            self.read(value)
+    @_compound.register
+    def _method(self, value: MethodType) -> None:
+        self._all((value.__func__, value.__self__))
 
+    @_compound.register(partial)
+    def _partial(self, value: partial[Any]) -> None:
+        self._all((value.func, value.args, value.keywords))
+
+    @_compound.register
+    def _module(self, value: ModuleType) -> None:
+        self.text(value.__name__)
+
+    @_compound.register(BuiltinFunctionType)
+    @_compound.register(type)
+    def _named(self, value: Any) -> None:
+        self.text(f"{value.__module__}.{value.__qualname__}")
+
+    @_compound.register(Mapping)
+    def _mapping(self, value: Mapping[Any, Any]) -> None:
+        self._all(chain.from_iterable(value.items()))
+
+    @_compound.register(tuple)
+    @_compound.register(list)
+    def _sequence(self, value: Iterable[Any]) -> None:
+        self._all(value)
+
+    @_compound.register(set)
+    @_compound.register(frozenset)
+    def _set(self, value: Iterable[Any]) -> None:
+        self.text(repr(sorted(map(repr, value))))
+
+    @_compound.register
     def _function(self, function: FunctionType) -> None:
         self._code(function.__code__, function.__globals__)
         self._all((function.__defaults__, function.__kwdefaults__))
         for cell in function.__closure__ or ():
             with suppress(ValueError):  # a name that has got no value yet
                 self.read(cell.cell_contents)
+
+    def _all(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self.read(value)
 
     def _code(self, code: CodeType, known: Mapping[str, Any]) -> None:
         """known: what its names stand for in its module."""
@@ -108,11 +130,3 @@ class _Reader:
                 self._code(constant, known)
             else:
                 self.read(constant)
-
-    def _object(self, value: Any) -> None:
-        if hasattr(value, "shape") and hasattr(value, "dtype"):
-            self.text(batch_digest(value, None))
-        elif callable(value) and not hasattr(value, "named_modules"):
-            # An object that is called like a function; a model among them has a fingerprint of its
-            # own.
-            self._all((type(value).__call__, vars(value) if hasattr(value, "__dict__") else None))

@@ -127,14 +127,18 @@ def same_task(one: Any, other: Any) -> bool:
     """Whether two digests are of tasks that do the same. A digest of an old journal is that of the
     text alone."""
     if isinstance(one, str) or isinstance(other, str):
-        texts = [
-            digest["text"] if isinstance(digest, Mapping) else digest for digest in (one, other)
-        ]
-        return bool(texts[0] == texts[1])
+        return bool(_text_of(one) == _text_of(other))
     if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
         return False
-    same_code = one.get("text") == other.get("text") or one.get("code") == other.get("code")
-    return same_code and one.get("function") == other.get("function")
+    same_function = one.get("function") == other.get("function")
+    same_text = one.get("text") == other.get("text")
+    same_code = one.get("code") == other.get("code")
+    return same_function and (same_text or same_code)
+
+
+def _text_of(digest: Any) -> Any:
+    """The digest of a task's text."""
+    return digest["text"] if isinstance(digest, Mapping) else digest
 
 
 def _sha(content: bytes) -> str:
@@ -157,8 +161,10 @@ def _code(source: bytes) -> bytes:
 def split_reference(reference: str, default: str = DEFAULT_FUNCTION) -> tuple[Path, str]:
     """The file, absolute, and the function's name. default: the name where none is given. Raises
     TaskError where there is no such Python file."""
-    before, colon, after = reference.rpartition(":")
-    path, name = (before, after) if colon and after.isidentifier() else (reference, default)
+    path, colon, name = reference.rpartition(":")
+    has_name = colon and name.isidentifier()
+    if not has_name:
+        path, name = reference, default
     file = Path(path).expanduser()
     if not file.is_file():
         got = "a folder" if file.is_dir() else f"nothing there (from {Path.cwd()})"
@@ -183,11 +189,11 @@ def check_task(task: Task) -> None:
         )
     missing = [split for split in SPLITS if split not in task.data]
     if missing:
+        known = ", ".join(map(str, task.data))
         raise TaskError(
             f"Expected task.data to have the splits {', '.join(SPLITS)}, got no "
-            f"{' and no '.join(missing)} (only "
-            f"{', '.join(map(str, task.data)) or 'an empty mapping'}); add batches of other "
-            "samples for it."
+            f"{' and no '.join(missing)} (only {known or 'an empty mapping'}); add batches of "
+            "other samples for it."
         )
     for split in (*SPLITS, *({"unlabeled"} & task.data.keys())):
         _check_split(split, task.data[split])
@@ -269,13 +275,7 @@ def _check_model(model: Any) -> None:
             "Expected a calibrated model in the task, got None; return the model that was "
             "quantized."
         )
-    # A graph of torch.export has its mode built in: its flag says nothing, and its eval() raises.
-    is_graph = any(base.__name__ == "GraphModule" for base in type(model).__mro__)
-    training = (
-        "the model"
-        if getattr(model, "training", False) and not is_graph
-        else _training_layer(model)
-    )
+    training = _training_part(model)
     if training:
         raise TaskError(
             f"Expected the model in eval mode, got {training} in training mode; call model.eval() "
@@ -283,23 +283,34 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _training_layer(model: Any) -> str | None:
-    """The first layer whose values depend on the mode and that is in training mode.
+def _training_part(model: Any) -> str | None:
+    """The model or its layer that is in training mode; None where none is that matters."""
+    # A graph of torch.export has its mode built in: its flag says nothing, and its eval() raises.
+    is_graph = any(base.__name__ == "GraphModule" for base in type(model).__mro__)
+    if getattr(model, "training", False) and not is_graph:
+        return "the model"
+    named = model.named_modules() if hasattr(model, "named_modules") else ()
+    for name, layer in named:
+        if layer.training and _depends_on_mode(layer):
+            return str(name)
+    return None
+
+
+def _depends_on_mode(layer: Any) -> bool:
+    """Whether a layer gives other values in training mode.
 
     Others do not matter: quantizers inserted after `model.eval()` are born in training mode.
     """
-    named = model.named_modules() if hasattr(model, "named_modules") else ()
-    depends = ("BatchNorm", "Dropout")
-    return next(
-        (n for n, m in named if m.training and any(kind in type(m).__name__ for kind in depends)),
-        None,
-    )
+    kind = type(layer).__name__
+    return "BatchNorm" in kind or "Dropout" in kind
 
 
 def _check_optional(task: Task | EvaluateTask, *names: str) -> None:
+    """Raise TaskError where an attribute that may be None is something else than a function."""
     for name in names:
-        if getattr(task, name) is not None:
-            _check_callable(name, getattr(task, name))
+        value = getattr(task, name)
+        if value is not None:
+            _check_callable(name, value)
 
 
 def _check_callable(name: str, value: Any) -> None:
@@ -358,11 +369,8 @@ def _user_error(what: str, file: Path, error: BaseException) -> SensitivityError
     came through."""
     if isinstance(error, SensitivityError):
         return error
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == str(file)
-    ]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
     where = f" (line {lines[-1]})" if lines else ""
     said = " ".join(str(error).split())[:300]
     if isinstance(error, FileNotFoundError) and not os.path.isabs(error.filename or "/"):
@@ -374,4 +382,6 @@ def _user_error(what: str, file: Path, error: BaseException) -> SensitivityError
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    if value is None:
+        return "None"
+    return f"a {type(value).__name__}"

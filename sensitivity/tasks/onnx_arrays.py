@@ -80,14 +80,11 @@ def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, 
     found = _read(data)
     label = _label_name(found, ports)
     names = _input_names(found, ports, label)
-    if label is None or names is None:
-        listed = ", ".join(
-            f"{name} {array.dtype}{list(array.shape)}" for name, array in found.items()
-        )
+    if label is None or not names:
+        how = SAVE if len(ports) == 1 else "give the arrays the names of the inputs"
         raise TaskError(
             f"Expected {data} to hold inputs {_wanted(ports)} and labels y (integers, one for each "
-            f"sample), got {listed or 'nothing'}; "
-            f"{SAVE if len(ports) == 1 else 'give the arrays the names of the inputs'}."
+            f"sample), got {_listed_with_types(found) or 'nothing'}; {how}."
         )
     labels = class_indices(found[label], f"{label} in {data}", classes)
     inputs = _as_ports(found, ports, names, data)
@@ -100,17 +97,26 @@ def arrays(data: Path, ports: list[Port], classes: int | None) -> tuple[Inputs, 
     return _alone(inputs), labels
 
 
+def _listed_with_types(found: Mapping[str, NDArray[Any]]) -> str:
+    """Names, types and shapes of arrays, for messages."""
+    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in found.items())
+
+
+def _listed(found: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Names and shapes of arrays, for messages."""
+    return [f"{name} {list(array.shape)}" for name, array in found.items()]
+
+
 def _check_samples(inputs: Mapping[str, NDArray[Any]], data: Path) -> None:
     """Raise TaskError unless every input has an entry for each sample."""
     lengths = {array.shape[:1] for array in inputs.values()}
     if len(lengths) == 1 and () not in lengths:
         return
-    listed = " and ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
     raise TaskError(
         f"Expected every input in {data} to have the samples as its first axis, as many as the "
-        f"others, got {listed}; what all samples share, such as a state or a rate, cannot be "
-        "given: export the model with it as a constant, or let a script of yours judge the "
-        "quantized file, see docs/onnx.md."
+        f"others, got {' and '.join(_listed(inputs))}; what all samples share, such as a state or "
+        "a rate, cannot be given: export the model with it as a constant, or let a script of yours "
+        "judge the quantized file, see docs/onnx.md."
     )
 
 
@@ -138,7 +144,7 @@ def calibration_inputs(source: Path, ports: list[Port], samples: int | None) -> 
     """
     found = _read(source)
     names = _input_names(found, ports, _label_name(found, ports))
-    if names is None:
+    if not names:
         raise TaskError(
             f"Expected {source} to hold inputs {_wanted(ports)} to calibrate with, got "
             f"{', '.join(found) or 'nothing'}; save it with numpy.savez(file, x=inputs)."
@@ -153,18 +159,23 @@ def samples(data: Path, ports: list[Port]) -> tuple[Inputs, Inputs]:
     Raises TaskError for inputs that are not there or do not fit, and arrays of other lengths.
     """
     found = _read(data)
-    names = _input_names(found, ports, "y") or []
-    targets = {name: array for name, array in found.items() if name not in names}
+    names = _input_names(found, ports, "y")
+    targets = {name: found[name] for name in found if name not in names}
     lengths = {array.shape[:1] for array in found.values()}
-    if not names or not targets or len(lengths) > 1:
+    is_whole = names and targets and len(lengths) == 1
+    if not is_whole:
         raise _no_samples(data, found)
-    inputs = _as_ports(found, ports, names, data)
-    return _alone(inputs), targets["y"] if set(targets) == {"y"} else targets
+    inputs = _alone(_as_ports(found, ports, names, data))
+    if list(targets) == ["y"]:
+        return inputs, targets["y"]
+    return inputs, targets
 
 
 def _wanted(ports: list[Port]) -> str:
     """Names of the arrays that hold the inputs, for messages."""
-    return "x" if len(ports) == 1 else ", ".join(port.name for port in ports)
+    if len(ports) == 1:
+        return "x"
+    return ", ".join(port.name for port in ports)
 
 
 def _as_ports(
@@ -181,21 +192,24 @@ def _as_ports(
 
 
 def _no_samples(data: Path, found: Mapping[str, NDArray[Any]]) -> TaskError:
-    listed = ", ".join(f"{name} {list(array.shape)}" for name, array in found.items())
     return TaskError(
         f"Expected {data} to hold the file's inputs by their names, or x where it has one, and "
         "what --evaluator compares outputs with, such as y, as many of each, got "
-        f"{listed or 'nothing'}; {SAVE}."
+        f"{', '.join(_listed(found)) or 'nothing'}; {SAVE}."
     )
 
 
 def _alone(inputs: dict[str, NDArray[Any]]) -> Inputs:
-    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
+    """The array of the only input, or the arrays by the names of several."""
+    if len(inputs) > 1:
+        return inputs
+    return next(iter(inputs.values()))
 
 
 def count(arrays: Inputs) -> int:
     """How many samples there are."""
-    return len(next(iter(arrays.values())) if isinstance(arrays, dict) else arrays)
+    first = next(iter(arrays.values())) if isinstance(arrays, dict) else arrays
+    return len(first)
 
 
 def split_arrays(
@@ -238,30 +252,33 @@ def _opened(data: Path) -> Iterator[Any]:
 
 
 def _label_name(found: Mapping[str, NDArray[Any]], ports: list[Port]) -> str | None:
+    """The name of the array of labels; None where none can be told from the others."""
     if "y" in found:
         return "y"
-    inputs = {port.name for port in ports}
-    flat = [
-        name
-        for name, array in found.items()
-        if array.ndim == 1 and array.dtype.kind in "iu" and name not in inputs
-    ]
-    return flat[0] if len(flat) == 1 else None
+    others = found.keys() - {port.name for port in ports}
+    likely = [name for name in others if _may_be_indices(found[name])]
+    if len(likely) != 1:
+        return None
+    return likely[0]
+
+
+def _may_be_indices(array: NDArray[Any]) -> bool:
+    """Whether an array holds one integer for each sample."""
+    return array.ndim == 1 and array.dtype.kind in "iu"
 
 
 def _input_names(
     found: Mapping[str, NDArray[Any]], ports: list[Port], label: str | None
-) -> list[str] | None:
-    """The name of the array for each input, in their order; None where they are not there."""
-    names = [port.name for port in ports]
-    if all(name in found and name != label for name in names):
-        return names
-    if len(ports) > 1:
-        return None
-    if "x" in found and label != "x":
-        return ["x"]
+) -> list[str]:
+    """The name of the array for each input, in their order; none where they are not there."""
     others = [name for name in found if name != label]
-    return others if len(others) == 1 else None
+    names = [port.name for port in ports]
+    if set(names) <= set(others):
+        return names
+    likely = ["x"] if "x" in others else others
+    if len(likely) == len(ports) == 1:
+        return likely
+    return []
 
 
 def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels:
@@ -281,6 +298,12 @@ def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels
             "integers from 0, or one-hot rows [n, classes]."
         )
     indices: Labels = labels.astype(np.int64)
+    _check_range(indices, what, classes)
+    return indices
+
+
+def _check_range(indices: Labels, what: str, classes: int | None) -> None:
+    """Raise TaskError for an index below 0, or above that of the last class where it is known."""
     is_wrong = indices < 0
     upto = ""
     if classes is not None:
@@ -291,10 +314,10 @@ def class_indices(given: NDArray[Any], what: str, classes: int | None) -> Labels
             f"Expected class indices from 0{upto}, got {indices[is_wrong][0]} in {what}; leave out "
             "samples without a class, and count classes from 0."
         )
-    return indices
 
 
 def _are_whole_numbers(labels: NDArray[Any]) -> bool:
+    """Whether the array holds integers, in their own type or as floats."""
     if labels.dtype.kind == "f":
         return bool(np.all(labels == np.rint(labels)))
     return labels.dtype.kind in "iu"
@@ -303,7 +326,8 @@ def _are_whole_numbers(labels: NDArray[Any]) -> bool:
 def _from_one_hot(given: NDArray[Any], what: str) -> NDArray[Any]:
     """The column of the one 1 of each row."""
     ones = given == 1
-    bad = np.flatnonzero((ones.sum(axis=1) != 1) | ((given != 0) & ~ones).any(axis=1))
+    has_others = ((given != 0) & ~ones).any(axis=1)
+    bad = np.flatnonzero(has_others | (ones.sum(axis=1) != 1))
     if bad.size:
         raise TaskError(
             f"Expected {what} to be one-hot rows of one 1 and else 0, got {given.dtype} of shape "
@@ -323,14 +347,20 @@ def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
     if port.codes is not None and given.dtype == port.codes.dtype:
         moved = given.astype(kind) - port.codes.zero_point
         given = moved * kind.type(port.codes.scale)
-    if given.dtype == kind:
-        _check_finite(given, what)
-        return given
-    if given.dtype.kind not in "iufb":
+    if given.dtype.kind not in "iufb" and given.dtype != kind:
         raise TaskError(
             f"Expected {what} to hold numbers for the file's input {port.name}, got {given.dtype}."
         )
     _check_finite(given, what)
+    if given.dtype == kind:
+        return given
+    return _converted(given, port, what)
+
+
+def _converted(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
+    """Numbers in another type. Raises TaskError where one does not keep its meaning in it: a float
+    may lose digits, and nothing else."""
+    kind = np.dtype(port.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         made = given.astype(kind)
         back = made.astype(np.float64)
@@ -347,19 +377,21 @@ def as_port(given: NDArray[Any], port: Port, what: str) -> NDArray[Any]:
 
 
 def _check_shape(given: NDArray[Any], port: Port, what: str) -> None:
-    if not port.shape:  # the file does not say
-        return
-    sides = (None, *port.shape[1:])
-    fits = given.ndim == len(sides) and all(
-        wanted in (None, side) for wanted, side in zip(sides, given.shape, strict=True)
-    )
-    if not fits:
-        wanted = ["n", *("any" if side is None else side for side in sides[1:])]
+    """Raise TaskError unless every side but the first is as the file says, where it does."""
+    sides = port.shape[1:]
+    fits = given.ndim == len(port.shape) and all(map(_may_be, sides, given.shape[1:]))
+    if port.shape and not fits:
+        wanted = ["n", *("any" if side is None else side for side in sides)]
         raise TaskError(
             f"Expected {what} to have the shape of the file's input {port.name}, "
             f"[{', '.join(map(str, wanted))}], got "
             f"{list(given.shape)}; the samples are its first axis."
         )
+
+
+def _may_be(wanted: int | None, side: int) -> bool:
+    """Whether a side is as long as the file says; None where it takes any length."""
+    return wanted in (None, side)
 
 
 def _check_finite(given: NDArray[Any], what: str) -> None:

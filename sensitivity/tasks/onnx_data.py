@@ -37,6 +37,9 @@ Kind = Literal["boxes", "folders", "arrays", "images"]
 """What labels are: of objects in images, folders of images by class, or in an .npz; images of a
 folder have none."""
 
+FILES: Mapping[str, Kind] = {".npz": "arrays", ".json": "boxes"}
+"""Files of data by how their names end; data YAMLs are apart."""
+
 ANNOTATIONS = "instances.json"
 
 PARTS = ("val", "valid", "validation", "test")
@@ -73,12 +76,10 @@ class ImageBatches(classification.ImageBatches):
             made = [self._prepared(number) for number in numbers]
             self._check_shapes(made, numbers)
             pixels = np.stack(made)
-            yield (
-                np.ascontiguousarray(
-                    pixels if self.layout == "nchw" else pixels.transpose(0, 2, 3, 1)
-                ),
-                self.images.labels[numbers.start : numbers.stop],
-            )
+            if self.layout == "nhwc":
+                pixels = pixels.transpose(0, 2, 3, 1)
+            labels = self.images.labels[numbers.start : numbers.stop]
+            yield np.ascontiguousarray(pixels), labels
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,11 @@ class Calibration:
 def data_kind(data: Path) -> Kind:
     """What `--data` names. Raises TaskError for anything else."""
     place = described(data)
-    files: Mapping[str, Kind] = {".npz": "arrays", ".json": "boxes"}
-    if place.is_file() and place.suffix in files:
-        return files[place.suffix]
-    if place.suffix in YAML:
+    if place.is_file() and place.suffix in FILES:
+        return FILES[place.suffix]
+    if place.suffix in YAML or _holds_boxes(data):
         return "boxes"
-    if data.is_dir() and (is_coco(data) or holds_labels(data)):
-        return "boxes"
-    if any(path.is_dir() for path in data.glob("*")):
+    if any(map(Path.is_dir, data.glob("*"))):
         return "folders"
     if data.is_dir() and image_files(data):
         return "images"
@@ -121,10 +119,17 @@ def data_kind(data: Path) -> Kind:
     )
 
 
+def _holds_boxes(data: Path) -> bool:
+    """Whether this is a folder of images with boxes, as COCO or YOLO has them."""
+    return data.is_dir() and (is_coco(data) or holds_labels(data))
+
+
 def described(data: Path) -> Path:
     """The data YAML in a folder that has one and only one; else what is given."""
     files = list(data.glob("*.y*ml"))
-    return files[0] if len(files) == 1 and not is_coco(data) else data
+    if len(files) != 1 or is_coco(data):
+        return data
+    return files[0]
 
 
 def is_coco(data: Path) -> bool:
@@ -167,8 +172,8 @@ def as_model(found: LabelledImages, names: Sequence[str], data: Path) -> Labelle
     place = np.array([number.get(name.lower(), -1) for name in found.names], np.int64)
     shown = np.unique(np.concatenate([image.classes for image in found.images]))
     strange = shown[place[shown] < 0]
-    if not len(strange):
-        images = (replace(image, classes=place[image.classes]) for image in found.images)
+    if strange.size == 0:
+        images = [replace(image, classes=place[image.classes]) for image in found.images]
         return LabelledImages(tuple(images), tuple(names))
     if len(names) == len(found.names):
         return found
@@ -189,13 +194,15 @@ def coco(data: Path, images: Path | None = None, form: LabelForm = BOXES) -> Lab
 def images_of(annotations: Path) -> Path:
     """Where the images of COCO annotations lie: in `images` beside them, or where they are."""
     beside = annotations.parent / "images"
-    return beside if beside.is_dir() else annotations.parent
+    if beside.is_dir():
+        return beside
+    return annotations.parent
 
 
 def folders(data: Path) -> Images:
     """The images of a folder with one folder for each class; of one with train and val the part
     that is measured."""
-    parts = [data / name for name in PARTS if (data / name).is_dir()]
+    parts = list(filter(Path.is_dir, (data / name for name in PARTS)))
     is_parted = parts and (data / "train").is_dir()
     return images_by_class(parts[0] if is_parted else data)
 

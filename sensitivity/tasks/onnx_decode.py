@@ -34,11 +34,8 @@ def decode_name(
     more: coefficients of masks or key points follow the classes of ultralytics' YOLO. Raises
     TaskError where it is none of those known.
     """
-    given = [[side if isinstance(side, int) else None for side in shape] for shape in shapes]
-    found = None if more else _of_several(given, size, classes)
-    if found is None and len(given[0]) == 3:
-        _, rows, columns = given[0]
-        found = _with_more(columns, size) if more else _known_decode(rows, columns, size, classes)
+    given = [list(map(_known_side, shape)) for shape in shapes]
+    found = _with_more(given[0], size) if more else _decode_of(given, size, classes)
     if found is not None:
         return found
     raise TaskError(
@@ -51,17 +48,31 @@ def decode_name(
     )
 
 
+def _known_side(side: Any) -> int | None:
+    """A side of an output; None for one of any length."""
+    return side if isinstance(side, int) else None
+
+
 def _listed(shapes: Sequence[Sequence[Any]]) -> str:
+    """The shapes of outputs, in words."""
     return " and ".join(str(list(shape)) for shape in shapes)
 
 
-def _known_decode(
-    rows: int | None, columns: int | None, size: Size, classes: int
-) -> DecodeName | None:
+def _decode_of(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName | None:
+    """What the outputs mean together, or else the first alone; None where it is none of those
+    known."""
+    together = _of_several(shapes, size, classes)
+    if together is not None or len(shapes[0]) != 3:
+        return together
+    return _of_one(shapes[0], size, classes)
+
+
+def _of_one(shape: Shape, size: Size, classes: int) -> DecodeName | None:
     """What an output [n, rows, columns] means; None where it is none of those known."""
+    _, rows, columns = shape
     # Later lines win. With one class, six columns are those of end2end too: only the number of rows
     # can tell. With two, they are those of RT-DETR too.
-    known: dict[tuple[int, int], DecodeName | None] = {
+    known: dict[tuple[int | None, int], DecodeName | None] = {
         (5 + classes, NO_CELLS): "yolox",
         (5 + classes, OPEN): "yolox",
         (4 + classes, NO_CELLS): "rtdetr",
@@ -70,8 +81,10 @@ def _known_decode(
         (5 + classes, 1): "yolox",
         (5 + classes, 3): "yolov5",
     }
-    found = None if columns is None else known.get((columns, _cells(size, rows)))
-    return "yolo" if found is None and rows == 4 + classes else found
+    found = known.get((columns, _cells(size, rows)))
+    if found is None and rows == 4 + classes:
+        return "yolo"
+    return found
 
 
 def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName | None:
@@ -83,13 +96,19 @@ def _of_several(shapes: Sequence[Shape], size: Size, classes: int) -> DecodeName
         return None
     _, rows, columns = map(set, zip(*shapes, strict=True))
     if columns == {4, classes}:
-        return "rtdetr" if _cells(size, shapes[0][1]) == NO_CELLS else None
-    return "raw" if classes in rows else None
+        has_queries = _cells(size, shapes[0][1]) == NO_CELLS
+        return "rtdetr" if has_queries else None
+    if classes in rows:
+        return "raw"
+    return None
 
 
-def _with_more(columns: int | None, size: Size) -> DecodeName:
-    """The same for outputs of ultralytics with masks or key points behind the classes."""
-    return "yolo" if _cells(size, columns) in (1, OPEN) else "end2end"
+def _with_more(shape: Shape, size: Size) -> DecodeName | None:
+    """The same for an output of ultralytics with masks or key points behind the classes."""
+    if len(shape) != 3:
+        return None
+    is_open = _cells(size, shape[2]) in (1, OPEN)
+    return "yolo" if is_open else "end2end"
 
 
 MEANINGS: Mapping[DecodeName, str] = {

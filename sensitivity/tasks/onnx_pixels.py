@@ -61,14 +61,17 @@ class PixelChoices:
                 f"Expected no --mean and no --std for a file that takes {dtype}, got them; leave "
                 "them out: its pixels are whole numbers, 0 to 255 or to --top."
             )
-        mean, std = self.mean or (0.0,) * 3, self.std or (1.0,) * 3
-        top = self.top or (255.0 if max(mean + std) > OF_255 else 1.0)
-        return Scale(top, mean, std)
+        mean, std = self.mean or TO_ONE.mean, self.std or TO_ONE.std
+        likely_top = 255.0 if max(mean + std) > OF_255 else 1.0
+        return Scale(self.top or likely_top, mean, std)
 
     def _without_mean(self, usual: Scale, dtype: str) -> Scale:
+        """The same where neither a mean nor a deviation is said."""
         if self.top is not None:
             return Scale(self.top)
-        return Scale(255.0) if whole_numbers(dtype) else usual
+        if whole_numbers(dtype):
+            return Scale(255.0)
+        return usual
 
 
 AS_USUAL = PixelChoices()
@@ -124,11 +127,10 @@ class Pixels:
 
     def __call__(self, images: NDArray[np.uint8]) -> NDArray[Any]:
         """uint8[n, h, w, 3] in RGB -> as the file takes it."""
-        ordered = images if self.colours == "rgb" else images[..., ::-1]
-        scaled = in_type(self.scale(ordered), self.dtype)
-        return np.ascontiguousarray(
-            scaled if self.layout == "nhwc" else scaled.transpose(0, 3, 1, 2)
-        )
+        scaled = in_type(self.scale(in_order(images, self.colours)), self.dtype)
+        if self.layout == "nchw":
+            scaled = scaled.transpose(0, 3, 1, 2)
+        return np.ascontiguousarray(scaled)
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ class ClassifierPixels:
         whole = centre_crop(self.size, resize=covered, mean=(0.0,) * 3, std=(1.0,) * 3)(image)
         # 255 levels, whatever dividing them left
         levels = np.rint(whole * 255).transpose(1, 2, 0)
-        ordered = levels if self.colours == "rgb" else levels[..., ::-1]
-        return np.ascontiguousarray(in_type(self.scale(ordered).transpose(2, 0, 1), self.dtype))
+        scaled = self.scale(in_order(levels, self.colours))
+        return np.ascontiguousarray(in_type(scaled.transpose(2, 0, 1), self.dtype))
 
 
 RGB_TO_ONE = Pixels()
@@ -186,9 +188,18 @@ def channels(name: str, given: str | float | Sequence[float] | None) -> Channels
     return first, second, third
 
 
+def in_order(pixels: NDArray[Any], colours: Colours) -> NDArray[Any]:
+    """Pixels [..., 3] in RGB with their colours in this order."""
+    if colours == "rgb":
+        return pixels
+    return pixels[..., ::-1]
+
+
 def in_type(pixels: NDArray[np.float32], dtype: str) -> NDArray[Any]:
     """Pixels in the type of a file's input; whole numbers are rounded to."""
-    return (np.rint(pixels) if whole_numbers(dtype) else pixels).astype(dtype)
+    if whole_numbers(dtype):
+        pixels = np.rint(pixels)
+    return pixels.astype(dtype)
 
 
 def whole_numbers(dtype: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import filterfalse, product
 from pathlib import Path
 from typing import Any
 
@@ -45,35 +46,44 @@ def labelled(
     """
     if data.is_dir():
         return _of_folder(data, names, split, form)
+    if data.suffix in YAML:
+        return _from_yaml(data, names, split, form)
     if data.suffix == ".json":
         found = coco_images(data, folder or _beside(data), form)
         _check_classes(found.names, names, data)
         return found
-    if data.suffix in YAML:
-        return _from_yaml(data, names, split, form)
-    got = "another kind of file" if data.exists() else f"nothing there (from {Path.cwd()})"
-    raise TaskError(f"Expected --data to be {FORMS}, got {data}: {got}.")
+    raise _no_form("--data", data, f"nothing there (from {Path.cwd()})")
 
 
 def calibration_files(data: Path, *, folder: Path | None = None) -> list[Path]:
     """Image files to calibrate with, from any of the same forms; labels are not needed. Of a YAML
     its train part."""
-    if data.is_dir():
-        files = image_files(data)
-    elif data.suffix == ".json":
-        files = [image.file for image in coco_images(data, folder or _beside(data)).images]
-    elif data.suffix in YAML:
-        file = _find_yaml(data)
-        files = split_files(_read_yaml(file), file, "train")
-    else:
-        got = "another kind of file" if data.exists() else "nothing there"
-        raise TaskError(f"Expected --calib to be {FORMS}, got {data}: {got}.")
+    files = _image_files(data, folder)
     if not files:
         raise TaskError(
             f"Expected images to calibrate with at {data}, got none that end in "
             f"{', '.join(sorted(SUFFIXES))}."
         )
     return files
+
+
+def _image_files(data: Path, folder: Path | None) -> list[Path]:
+    """The image files of any of the forms, of a YAML those of its train part."""
+    if data.is_dir():
+        return image_files(data)
+    if data.suffix in YAML:
+        file = _find_yaml(data)
+        return split_files(_read_yaml(file), file, "train")
+    if data.suffix == ".json":
+        found = coco_images(data, folder or _beside(data))
+        return [image.file for image in found.images]
+    raise _no_form("--calib", data, "nothing there")
+
+
+def _no_form(option: str, data: Path, missing: str) -> TaskError:
+    """The error for what is none of the forms. missing: how to say that nothing is there."""
+    got = "another kind of file" if data.exists() else missing
+    return TaskError(f"Expected {option} to be {FORMS}, got {data}: {got}.")
 
 
 def names_in(data: Path) -> tuple[str, ...]:
@@ -85,8 +95,11 @@ def names_in(data: Path) -> tuple[str, ...]:
 def measured_split(data: Path) -> str:
     """The part of a data YAML that is measured where nobody says it: "val", or "test" where there
     is no "val"."""
-    content = _read_yaml(_find_yaml(data)) if data.suffix in YAML else {}
-    return "test" if content.get("test") and not content.get("val") else "val"
+    if data.suffix not in YAML:
+        return "val"
+    content = _read_yaml(_find_yaml(data))
+    has_test_alone = content.get("test") and not content.get("val")
+    return "test" if has_test_alone else "val"
 
 
 def train_apart(data: Path, measured: Collection[Path]) -> bool:
@@ -116,40 +129,60 @@ def yaml_for_validator(
     for kind in ("images", "labels"):
         (path / kind).mkdir(parents=True, exist_ok=True)
     for split, some in images.items():
-        lines = []
+        links = []
         for number, image in enumerate(some):
-            link = path / "images" / f"{split}-{number:06d}{image.file.suffix.lower()}"
-            if not link.exists():
-                link.symlink_to(image.file.resolve())
-            width, height = image.size or image_size(image.file)
-            rows = [
-                f"{label} {(x1 + x2) / 2 / width:.8f} {(y1 + y2) / 2 / height:.8f} "
-                f"{(x2 - x1) / width:.8f} {(y2 - y1) / height:.8f}"
-                for (x1, y1, x2, y2), label, crowd in zip(
-                    image.boxes, image.classes, image.crowd, strict=True
-                )
-                if not crowd
-            ]
-            (path / "labels" / link.with_suffix(".txt").name).write_text("\n".join(rows))
-            lines.append(str(link))
-        (path / f"{split}.txt").write_text("\n".join(lines))
-    listed = "\n".join(f"  {number}: {name!r}" for number, name in enumerate(names))
-    first = next(iter(images))
+            name = f"{split}-{number:06d}"
+            links.append(str(_linked(image, path / "images" / name)))
+            (path / "labels" / f"{name}.txt").write_text(_label_text(image))
+        (path / f"{split}.txt").write_text("\n".join(links))
+    file = path / "data.yaml"
+    file.write_text(_yaml_text(path.resolve(), list(images), names))
+    return file
+
+
+def _linked(image: LabelledImage, path: Path) -> Path:
+    """A link to the image at this path, to which its suffix is added."""
+    link = path.with_name(f"{path.name}{image.file.suffix.lower()}")
+    if not link.exists():
+        link.symlink_to(image.file.resolve())
+    return link
+
+
+def _label_text(image: LabelledImage) -> str:
+    """The labels of an image as YOLO writes them, in parts of its width and height: a line for each
+    object, with its class, centre and size."""
+    width, height = image.size or image_size(image.file)
+    rows = []
+    for (x1, y1, x2, y2), label, is_crowd in zip(
+        image.boxes, image.classes, image.crowd, strict=True
+    ):
+        centre = f"{(x1 + x2) / 2 / width:.8f} {(y1 + y2) / 2 / height:.8f}"
+        size = f"{(x2 - x1) / width:.8f} {(y2 - y1) / height:.8f}"
+        if not is_crowd:
+            rows.append(f"{label} {centre} {size}")
+    return "\n".join(rows)
+
+
+def _yaml_text(path: Path, splits: Sequence[str], names: Sequence[str]) -> str:
+    """The data YAML of a data set in this folder, with a list of images for each split."""
     # ultralytics asks for train and val, whatever is read, and takes lists of other names by their
     # whole path only.
-    parts = {"train": first, "val": first} | {split: split for split in images}
-    lists = "\n".join(f"{part}: {path.resolve() / split}.txt" for part, split in parts.items())
-    file = path / "data.yaml"
-    file.write_text(f"path: {path.resolve()}\n{lists}\nnames:\n{listed}\n")
-    return file
+    parts = {"train": splits[0], "val": splits[0]} | dict(zip(splits, splits, strict=True))
+    lists = "\n".join(f"{part}: {path / split}.txt" for part, split in parts.items())
+    listed = "\n".join(f"  {number}: {name!r}" for number, name in enumerate(names))
+    return f"path: {path}\n{lists}\nnames:\n{listed}\n"
 
 
 def holds_labels(folder: Path) -> bool:
     """Whether a folder holds images with text files of YOLO where these may lie."""
     if (folder / "images").is_dir() and (folder / "labels").is_dir():
         return True
-    files = image_files(folder)[:FIRST]
-    return any(label_file(file.absolute()).is_file() for file in files)
+    return any(map(Path.is_file, _label_files(image_files(folder)[:FIRST])))
+
+
+def _label_files(images: Sequence[Path]) -> list[Path]:
+    """Where ultralytics looks for the labels of these images."""
+    return [label_file(image.absolute()) for image in images]
 
 
 def _of_folder(data: Path, names: Sequence[str], split: str, form: LabelForm) -> LabelledImages:
@@ -160,23 +193,22 @@ def _of_folder(data: Path, names: Sequence[str], split: str, form: LabelForm) ->
     if images.is_dir():
         return yolo_images(images, labels, names, form)
     files = image_files(data)
-    texts = [label_file(file.absolute()) for file in files]
-    if not any(text.is_file() for text in texts):
+    texts = _label_files(files)
+    if not any(map(Path.is_file, texts)):
         return yolo_images(data, data, names, form)
     return LabelledImages(labelled_files(files, texts, len(names), form), tuple(names))
 
 
 def _from_yaml(data: Path, names: Sequence[str], split: str, form: LabelForm) -> LabelledImages:
+    """The images of one split of a data YAML."""
     file = _find_yaml(data)
     content = _read_yaml(file)
     own = _names_of(content.get("names"), file)
-    _check_classes(own or range(int(content.get("nc") or len(names))), names, file)
+    declared = own or range(int(content.get("nc") or len(names)))
+    _check_classes(declared, names, file)
     files = split_files(content, file, split)
-    texts = [label_file(image) for image in files]
-    return LabelledImages(
-        labelled_files(files, texts, len(names), form),
-        own or tuple(names),
-    )
+    labels = list(map(label_file, files))
+    return LabelledImages(labelled_files(files, labels, len(names), form), own or tuple(names))
 
 
 def _names_of(declared: Any, file: Path) -> tuple[str, ...]:
@@ -198,18 +230,23 @@ def split_files(content: Mapping[str, Any], file: Path, split: str) -> list[Path
     is not there."""
     entries = content.get(split)
     if not entries:
-        parts = [key for key in ("train", "val", "test") if content.get(key)]
+        parts = ", ".join(filter(content.get, ("train", "val", "test")))
         raise TaskError(
-            f"Expected {file} to name the images of {split!r}, got {', '.join(parts) or 'no part'} "
-            "only."
+            f"Expected {file} to name the images of {split!r}, got {parts or 'no part'} only."
         )
+    root = str(content.get("path") or "")
     files: list[Path] = []
-    for entry in [entries] if isinstance(entries, str) else entries:
-        place = _place(str(content.get("path") or ""), str(entry), file, split)
+    for entry in _in_list(entries):
+        place = _place(root, str(entry), file, split)
         files += image_files(place) if place.is_dir() else _listed(place)
     if not files:
         raise TaskError(f"Expected images for {split!r} of {file}, got none in {entries}.")
     return files
+
+
+def _in_list(entries: Any) -> Sequence[Any]:
+    """The entries of a data YAML, which may be one alone."""
+    return [entries] if isinstance(entries, str) else entries
 
 
 def label_file(image: Path) -> Path:
@@ -226,11 +263,11 @@ def label_file(image: Path) -> Path:
 def _place(root: str, entry: str, file: Path, split: str) -> Path:
     """The folder or list that an entry means. ultralytics looks for a relative `path` in its own
     folder of data sets; here the folders of the YAML file and of the call come first."""
-    roots = [file.parent, Path.cwd(), Path.cwd() / "datasets"]
-    tried = [one / root / entry for one in roots]
-    if entry.startswith("../"):  # as Roboflow writes it, and ultralytics reads it
-        tried += [one / root / entry[3:] for one in roots]
-    found = next((one for one in tried if one.exists()), None)
+    folders = [file.parent, Path.cwd(), Path.cwd() / "datasets"]
+    # Roboflow writes one `../` too many, and ultralytics reads past it.
+    entries = dict.fromkeys([entry, entry.removeprefix("../")])
+    tried = [folder / root / name for name, folder in product(entries, folders)]
+    found: Path | None = next(filter(Path.exists, tried), None)
     if found is None:
         raise TaskError(
             f"Expected the images of {split!r} in {file} to be at {tried[0].resolve()}, got "
@@ -240,9 +277,10 @@ def _place(root: str, entry: str, file: Path, split: str) -> Path:
 
 
 def _listed(place: Path) -> list[Path]:
-    lines = [line.strip() for line in place.read_text().splitlines() if line.strip()]
+    """The image files that a text file lists, one a line."""
+    lines = filter(None, map(str.strip, place.read_text().splitlines()))
     files = [place.parent / line for line in lines]  # an absolute path stays as it is
-    missing = [file for file in files if not file.is_file()]
+    missing = list(filterfalse(Path.is_file, files))
     if missing:
         raise TaskError(
             f"Expected the {len(files)} images listed in {place}, got {len(missing)} missing, "
@@ -254,14 +292,14 @@ def _listed(place: Path) -> list[Path]:
 def _find_yaml(data: Path) -> Path:
     """The file; where there is none and only a name is given, the one that comes with
     ultralytics."""
-    if data.is_file():
-        return data
-    package = find_spec("ultralytics")
-    if data.parent == Path() and package is not None and package.origin is not None:
-        own = Path(package.origin).parent / "cfg" / "datasets" / data.name
-        if own.is_file():
-            return own
-    raise TaskError(f"Expected a data YAML at {data}, got nothing there (from {Path.cwd()}).")
+    candidates = [data]
+    package = find_spec("ultralytics") if data.parent == Path() else None
+    if package is not None and package.origin is not None:
+        candidates.append(Path(package.origin).parent / "cfg" / "datasets" / data.name)
+    found = next(filter(Path.is_file, candidates), None)
+    if found is None:
+        raise TaskError(f"Expected a data YAML at {data}, got nothing there (from {Path.cwd()}).")
+    return found
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
